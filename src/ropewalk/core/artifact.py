@@ -1,0 +1,144 @@
+"""A folder is finished when its manifest exists, and it appears whole or not at all.
+
+Work is written into a hidden folder beside the target; then every file is hashed into ``manifest.json``, everything is
+flushed to disk, and one rename publishes it. A crash leaves a ``.tmp-`` folder that the next attempt removes.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ropewalk.core.digest import digest_file
+from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_bytes
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+def is_finished(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished folder: ``{format, kind, inputs, facts, files: {name: {bytes, digest}}}``."""
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder} is not finished", where=str(path), why="it has no manifest", fix="run the part that makes it"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            "a manifest cannot be read", where=str(path), why=str(error), fix=f"remove {folder} and run the part again"
+        ) from None
+    return manifest
+
+
+@contextmanager
+def new_folder(
+    folder: Path, *, kind: str, inputs: Mapping[str, Any], facts: Callable[[], Mapping[str, Any]] | None = None
+) -> Iterator[Path]:
+    """Yield a working folder that becomes ``folder`` when the block ends without an error.
+
+    ``inputs`` is what the contents are a function of (digests, specs); ``facts()`` is called at the end for what was
+    learnt while writing. Raises FileExistsError if ``folder`` is there already: nothing is ever overwritten.
+    """
+    if folder.exists():
+        raise FileExistsError(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for stale in folder.parent.glob(f".tmp-{folder.name}-*"):
+        shutil.rmtree(stale)
+    work = folder.parent / f".tmp-{folder.name}-{os.getpid()}"
+    work.mkdir()
+    try:
+        yield work
+        seal(work, kind=kind, inputs=inputs, facts=facts() if facts else {})
+        publish(work, folder)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def seal(work: Path, *, kind: str, inputs: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Hash every file of ``work`` into its manifest and flush all of it to disk."""
+    files = {}
+    for path in sorted(path for path in work.rglob("*") if path.is_file()):
+        _flush(path)
+        files[str(path.relative_to(work))] = {"bytes": path.stat().st_size, "digest": digest_file(path)}
+    manifest = {"format": FORMAT, "kind": kind, "inputs": dict(inputs), "facts": dict(facts), "files": files}
+    target = work / MANIFEST
+    target.write_text(json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True))
+    _flush(target)
+    for inner in [*(path for path in work.rglob("*") if path.is_dir()), work]:
+        _flush(inner)
+
+
+def publish(work: Path, folder: Path) -> None:
+    """Give a sealed folder its name, durably."""
+    os.rename(work, folder)
+    _flush(folder.parent)
+
+
+def find_damage(folder: Path) -> str | None:
+    """Why a finished folder is not what its manifest says, or None: sizes first, then digests."""
+    manifest = read_manifest(folder)
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != expected["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes, not {expected['bytes']}"
+    for name, expected in manifest["files"].items():
+        if digest_file(folder / name) != expected["digest"]:
+            return f"{name} does not have the digest that its manifest gives"
+    return None
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep other processes out of ``folder`` for the length of the block, or raise UserError if one is in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise UserError(
+                "the run folder is in use",
+                where=str(folder),
+                why=f"held by {lock.read().strip() or 'another process'}",
+                fix="wait for it, stop it, or give this run another folder (run=...)",
+            ) from None
+        lock.truncate(0)
+        lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield
+
+
+def require_free(folder: Path, needed_bytes: int) -> None:
+    """Raise UserError unless the disk under ``folder`` has room for ``needed_bytes``."""
+    existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise UserError(
+            "not enough free disk",
+            where=str(folder),
+            why=f"{format_bytes(needed_bytes)} needed, {format_bytes(free)} free",
+            fix="free some space, or choose a folder on another disk",
+        )
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

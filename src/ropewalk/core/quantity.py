@@ -1,0 +1,72 @@
+"""Counts as people write them: lengths in powers of two (``16Ki``), amounts in powers of ten (``20B``).
+
+The two never mix: ``16K`` is refused for neither, but means 16,000, and ``256Ki`` is never 256,000.
+"""
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+_UNITS = {
+    "": 1,
+    "K": 10**3,
+    "M": 10**6,
+    "B": 10**9,
+    "T": 10**12,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+}
+_PATTERN = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][0-9]+)?)\s*([A-Za-z]*)\s*")
+
+
+def parse_count(value: object) -> int:
+    """Read ``4096``, ``"16Ki"``, ``"20B"`` or ``1e6`` as a whole number; raise ValueError for anything else."""
+    if isinstance(value, bool):
+        raise ValueError("a yes/no is not a count")
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return _whole(value, str(value))
+    match = _PATTERN.fullmatch(str(value))
+    if match is None or match[2] not in _UNITS:
+        raise ValueError(
+            f"{value!r} is not a count such as 4096, 16Ki, 20B or 1e6 (units: {', '.join(list(_UNITS)[1:])})"
+        )
+    return _whole(float(match[1].replace("_", "")) * _UNITS[match[2]], str(value))
+
+
+def format_length(tokens: int) -> str:
+    """A length in powers of two where it is one: 16384 -> ``16Ki``, 1000 -> ``1000``."""
+    for unit in ("Gi", "Mi", "Ki"):
+        if tokens >= _UNITS[unit] and tokens % _UNITS[unit] == 0:
+            return f"{tokens // _UNITS[unit]}{unit}"
+    return str(tokens)
+
+
+def format_amount(amount: float) -> str:
+    """An amount to three figures in powers of ten: 20_971_520 -> ``21.0M``."""
+    for unit in ("T", "B", "M", "K"):
+        if abs(amount) >= _UNITS[unit]:
+            return f"{amount / _UNITS[unit]:.3g}{unit}" if abs(amount) < 1000 * _UNITS[unit] else f"{amount:.3g}"
+    return f"{amount:.3g}"
+
+
+def format_bytes(amount: float) -> str:
+    """Bytes in powers of two to three figures: 1_572_864 -> ``1.5 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(amount) < 1024:
+            return f"{amount:.3g} {unit}"
+        amount /= 1024
+    return f"{amount:.4g} TiB"
+
+
+def _whole(number: float, text: str) -> int:
+    if number != int(number):
+        raise ValueError(f"{text} is not a whole number")
+    return int(number)
+
+
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
+PositiveCount = Annotated[int, BeforeValidator(parse_count), Field(gt=0)]

@@ -1,0 +1,119 @@
+"""The records that cross the walls between rooms, and the JSONL rows that a run leaves behind.
+
+Seven in all: ``Recipe`` stands in recipe/, ``TrainState`` in checkpoint/, the other five here. Each has one maker.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8, UInt16, UInt32, UInt64
+
+Role = Literal["general", "domain", "instruction"]
+ROLES: tuple[Role, ...] = ("general", "domain", "instruction")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text with where it comes from. Made by corpus/read.
+
+    ``loss_spans`` are the half-open character ranges whose tokens are trained on (an instruction's answers); None
+    means all of the text. ``metadata`` is JSON-like.
+    """
+
+    text: str
+    source: str
+    role: Role
+    language: str
+    id: str
+    loss_spans: tuple[tuple[int, int], ...] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One source's tokens, flat and memory-mapped. Made by corpus/store.
+
+    Document ``i`` is ``tokens[ends[i - 1]:ends[i]]``; ``mask`` is 1 where a token may be a label.
+    """
+
+    tokens: UInt16[np.ndarray, "tokens"] | UInt32[np.ndarray, "tokens"]
+    ends: UInt64[np.ndarray, "documents"]
+    mask: UInt8[np.ndarray, "tokens"]
+    manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of packed documents, before the cut over context ranks. Made by corpus/feed.
+
+    ``labels[r, t]`` is the token that follows ``tokens[r, t]`` in its document, and ``weights[r, t]`` is 0 where there
+    is none or where it is not trained on. ``positions`` restart at every document. ``document`` numbers the documents of
+    a row from 0, with -1 for padding; ``source`` is an index into the feed's list of sources, -1 for padding.
+    """
+
+    tokens: Int32[np.ndarray, "rows context"]
+    labels: Int32[np.ndarray, "rows context"]
+    weights: Float32[np.ndarray, "rows context"]
+    positions: Int32[np.ndarray, "rows context"]
+    document: Int32[np.ndarray, "rows context"]
+    source: Int32[np.ndarray, "rows context"]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One measured figure of one model. Made by evaluate/.
+
+    ``task`` is like ``nll/position/1536-2048``, ``retrieval/key_value`` or ``short/code``; ``value`` lies in
+    [``low``, ``high``], its 95 % interval; ``n`` counts what was averaged (tokens or answers). ``depth`` is the share
+    of the context before the wanted fact, None where a task has none.
+    """
+
+    model: str
+    task: str
+    metric: str
+    context_tokens: int
+    depth: float | None
+    language: str | None
+    n: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure of one step of training, named like ``loss/position/1024-2048`` or ``loss/source/law``."""
+
+    stage: int
+    step: int
+    name: str
+    value: float
+    unit: str
+
+
+def append_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Append rows to a JSONL file, one line each."""
+    with path.open("a") as file:
+        file.writelines(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows)
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Read rows back; a torn last line, left by a kill, is passed over."""
+    with path.open() as file:
+        for line in file:
+            if not line.endswith("\n"):
+                return
+            yield Row(**json.loads(line))
+
+
+def write_scores(path: Path, scores: Iterable[Score]) -> None:
+    path.write_text(json.dumps([dataclasses.asdict(score) for score in scores], indent=1) + "\n")
+
+
+def read_scores(path: Path) -> list[Score]:
+    return [Score(**entry) for entry in json.loads(path.read_text())]
