@@ -83,7 +83,7 @@ def seal(work: Path, *, kind: str, inputs: Mapping[str, Any], facts: Mapping[str
 
 def publish(work: Path, folder: Path) -> None:
     """Give a sealed folder its name, durably."""
-    os.rename(work, folder)
+    work.rename(folder)
     _flush(folder.parent)
 
 

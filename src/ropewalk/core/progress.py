@@ -66,6 +66,3 @@ def _print_lines(name: str, total: float, unit: str) -> Iterator[Advance]:
 
     yield advance
     say(f"{name}: {done:,.0f} {unit} in {time.monotonic() - begun:.1f} s")
-
-
-__all__ = ["Advance", "Callable", "say", "watch"]

@@ -52,8 +52,8 @@ class Batch:
     """Rows of packed documents, before the cut over context ranks. Made by corpus/feed.
 
     ``labels[r, t]`` is the token that follows ``tokens[r, t]`` in its document, and ``weights[r, t]`` is 0 where there
-    is none or where it is not trained on. ``positions`` restart at every document. ``document`` numbers the documents of
-    a row from 0, with -1 for padding; ``source`` is an index into the feed's list of sources, -1 for padding.
+    is none or where it is not trained on. ``positions`` restart at every document. ``document`` numbers a row's
+    documents from 0, with -1 for padding; ``source`` is an index into the feed's list of sources, -1 for padding.
     """
 
     tokens: Int32[np.ndarray, "rows context"]

@@ -1,0 +1,1 @@
+"""Exact attention over rows that are cut over ranks: partition x exchange x kernel. Knows no model class."""

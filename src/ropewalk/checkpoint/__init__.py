@@ -1,0 +1,1 @@
+"""The state of a training run as a folder that appears whole."""

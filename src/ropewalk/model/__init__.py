@@ -1,0 +1,1 @@
+"""The door into transformers: load, extend, attend, loss, export. The only room that imports it."""

@@ -1,0 +1,1 @@
+"""Ranks, meshes and sharded models."""

@@ -1,0 +1,1 @@
+"""Seeded prompts with known answers: text only, no model and no torch."""

@@ -1,0 +1,1 @@
+"""Continued pretraining: a step is a function, the loop a while."""
