@@ -1,0 +1,149 @@
+"""The whole run as one frozen value.
+
+Every key has a unit in its name or in its comment; a key that does not exist is refused. The rooms to the left own
+their specs (rope/, corpus/); what is left stands here. The digest of the recipe names the run.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ropewalk.core.digest import digest_value
+from ropewalk.core.quantity import Count, PositiveCount
+from ropewalk.core.spec import Spec
+from ropewalk.corpus.spec import CorpusSpec
+from ropewalk.rope.layers import LayerRule
+from ropewalk.rope.scaling import Rope
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Init(Spec):
+    """A new model with random weights of this shape, instead of a base that exists."""
+
+    architecture: Literal["LlamaForCausalLM"] = "LlamaForCausalLM"
+    layers: PositiveCount
+    width: PositiveCount
+    heads: PositiveCount
+    kv_heads: PositiveCount
+    head_dim: PositiveCount
+    mlp_width: PositiveCount
+    context: PositiveCount
+    theta: float = Field(default=1e4, gt=1)
+    tied: bool = True
+    deviation: float = Field(default=0.02, gt=0)
+    """Standard deviation of the normal distribution that matrices are drawn from."""
+    tokenizer: str | PositiveCount
+    """A folder with tokenizer.json, or a vocabulary size: then a byte-level BPE is trained on the corpus."""
+
+
+class ModelSource(Spec):
+    """``model: {init: ...}`` of a recipe."""
+
+    init: Init
+
+
+class Until(Spec):
+    """End a stage as soon as a metric, averaged since the last panel, reaches a value."""
+
+    metric: str
+    value: float
+    max_steps: PositiveCount
+
+
+class Schedule(Spec):
+    """Learning rate over a stage: linear warm-up, then a shape down to ``floor`` x the peak."""
+
+    shape: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    warmup: float = Field(default=0.02, ge=0, lt=1)
+    """Share of the stage's steps."""
+    decay: Share = 0.2
+    """Share of the stage's steps in which ``wsd`` goes down."""
+    floor: float = Field(default=0.1, ge=0, le=1)
+
+
+class Stage(Spec):
+    """One context length of a run."""
+
+    context: PositiveCount
+    """Row length in tokens."""
+    rope: Rope
+    layers: tuple[LayerRule, ...] = ()
+    tokens: PositiveCount
+    step_tokens: PositiveCount
+    """Tokens of one optimizer step over all ranks; rounded to whole rows."""
+    micro_rows: PositiveCount = 1
+    """Rows that one data rank takes through the model at once."""
+    lr: float = Field(gt=0)
+    schedule: Schedule = Schedule()
+    weight_decay: float = Field(default=0.1, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient over all parameters."""
+    mix: dict[str, float] | None = None
+    """Overrides the corpus's mix for this stage."""
+    until: Until | None = None
+    checkpoint_steps: PositiveCount = 200
+    panel_steps: PositiveCount = 50
+    """Steps between two rows of averaged metrics, and between checks of ``until``."""
+    keep: PositiveCount = 2
+    """Checkpoints of this stage to keep, the newest ones that verify."""
+
+
+class Parallel(Spec):
+    """How the ranks share the work. ``ranks`` counts processes; data degree = ranks / context."""
+
+    ranks: PositiveCount = 1
+    context: PositiveCount = 1
+    layout: Literal["auto", "contiguous", "zigzag", "balanced", "local"] = "auto"
+    exchange: Literal["auto", "needed", "ring", "all_gather"] = "auto"
+    recompute: Literal["auto", "none", "full"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products; master weights, reductions, angles and loss are float32 always."""
+    loss_chunk_tokens: PositiveCount = 1024
+
+
+class EvaluateSpec(Spec):
+    """What is measured, on base and extended model alike. Lengths are multiples of the base's context."""
+
+    lengths: tuple[PositiveCount, ...] = (1, 2, 4, 8)
+    answers: PositiveCount = 1000
+    """Teacher-forced answers per length."""
+    depths: PositiveCount = 5
+    position_lengths: PositiveCount = 4
+    """Loss by position reaches this multiple of the base's context."""
+    documents: PositiveCount = 64
+    """Held-out documents for loss by position, each at least that long."""
+    short_tokens: PositiveCount = 65536
+    """Held-out tokens per source for the short-context loss."""
+    pairs: tuple[PositiveCount, PositiveCount] = (4, 8)
+    """Fewest and most key-value pairs of a retrieval prompt."""
+    seed: int = 1_000_003
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class ExportSpec(Spec):
+    dtype: Literal["base", "float32", "bfloat16"] = "base"
+
+
+class Recipe(Spec):
+    """A run: which model, on which text, through which stages, on how many ranks, measured how."""
+
+    model: str | ModelSource
+    """A folder, ``tiny-base``, ``hub_id@revision``, or ``{init: ...}``."""
+    run: str
+    seed: int = 0
+    corpus: CorpusSpec
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    parallel: Parallel = Parallel()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    export: ExportSpec = ExportSpec()
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe with every default filled in, as JSON-like data."""
+        return self.model_dump(mode="json")
+
+    @property
+    def digest(self) -> str:
+        """Names everything that decides the result; the run folder's own name does not."""
+        return digest_value({key: value for key, value in self.to_json().items() if key != "run"})
