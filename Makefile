@@ -1,0 +1,33 @@
+# make quickstart: install, then stretch the tiny base model from 512 to 2048 tokens on this machine.
+# make test: install, then the whole test suite. TORCH_INDEX=URL takes torch from another index (another build of it).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: quickstart test check clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.workshop: $(VENV)/.installed
+	$(INSTALL) -e ".[test,check]"
+	@touch $@
+
+quickstart: $(VENV)/.installed
+	$(BIN)/ropewalk run recipes/quickstart.yaml
+
+test: $(VENV)/.workshop
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.workshop
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) runs store

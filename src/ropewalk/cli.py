@@ -1,0 +1,136 @@
+"""One verb per part of a run; each thin, each importing its part only when called, so that ``--help`` is instant.
+
+Results go to standard output (with ``--json`` as one JSON object), progress to standard error. Exit code 0: done;
+2: something the user gave cannot be used; 130: interrupted.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ropewalk.core.error import EXIT_CODE, UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Make a language model's context longer, and prove it. RECIPE is a YAML file; override it with path=value.",
+)
+
+RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe: a .yaml file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[PATH=VALUE]...", help="Overrides on the recipe.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command()
+def run(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Do all parts of a recipe, from text to report; go on where an earlier run stopped."""
+    from ropewalk.study.run import run_recipe
+
+    _print(run_recipe(_load(recipe, overrides)), as_json)
+
+
+@app.command()
+def prepare(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Collect, clean, de-duplicate and tokenise the corpus into the store."""
+    _do_part("prepare", recipe, overrides, as_json)
+
+
+@app.command()
+def extend(
+    target: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model folder.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[OUT] [PATH=VALUE]...", help="For a model: the new folder, then the stage.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change how positions turn into angles, and prove that the model runs what was asked for."""
+    if target.suffix == ".yaml":
+        _do_part("extend", target, arguments, as_json)
+        return
+    if not arguments or "=" in arguments[0]:
+        raise UserError(
+            "where should the extended model go?",
+            where="the command line",
+            why="a model folder is extended into a new folder",
+            fix=f"ropewalk extend {target} OUT context=16Ki rope.kind=theta rope.theta=1e6",
+        )
+    from ropewalk.study.run import extend_model
+
+    _print(extend_model(str(target), Path(arguments[0]), arguments[1:]), as_json)
+
+
+@app.command()
+def train(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Continue the pretraining, stage by stage, on this machine's ranks or under torchrun."""
+    _do_part("train", recipe, overrides, as_json)
+
+
+@app.command()
+def evaluate(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Measure base and trained model on the same inputs: loss by position, retrieval, short context."""
+    _do_part("evaluate", recipe, overrides, as_json)
+
+
+@app.command()
+def export(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Write the folder that any engine loads, and check it in a fresh process."""
+    _do_part("export", recipe, overrides, as_json)
+
+
+@app.command()
+def report(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Write report.html from what the run folder holds so far."""
+    _do_part("report", recipe, overrides, as_json)
+
+
+@app.command()
+def check(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Hold a recipe against the rules of the field without doing anything; exit code 2 if one is broken."""
+    from ropewalk.study.run import check_recipe
+
+    findings = check_recipe(_load(recipe, overrides))
+    _print(findings, as_json)
+    if findings["errors"]:
+        raise typer.Exit(EXIT_CODE)
+
+
+def main() -> None:
+    """The ``ropewalk`` command."""
+    try:
+        app()
+    except UserError as error:
+        if "--json" in sys.argv:
+            print(json.dumps({"error": {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}}))
+        print(f"ropewalk: {error}", file=sys.stderr)
+        sys.exit(EXIT_CODE)
+    except KeyboardInterrupt:
+        print("ropewalk: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def _load(recipe: Path, overrides: list[str] | None) -> Any:
+    from ropewalk.recipe.load import load_recipe
+
+    return load_recipe(recipe, overrides or ())
+
+
+def _do_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool) -> None:
+    from ropewalk.study.run import do_part
+
+    _print(do_part(part, _load(recipe, overrides)), as_json)
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    """``text`` is for people and left out of the JSON; everything else is for programs."""
+    if as_json:
+        print(json.dumps({key: value for key, value in result.items() if key != "text"}, ensure_ascii=False))
+    else:
+        print(result["text"])
+
+
+if __name__ == "__main__":
+    main()

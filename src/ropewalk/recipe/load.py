@@ -1,0 +1,166 @@
+"""From a YAML file and ``path=value`` overrides to a Recipe, or to one clear error.
+
+YAML's traps are closed here: a key given twice is an error, and nothing but plain data is ever constructed.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from ropewalk.core.error import UserError
+from ropewalk.recipe.spec import Recipe, Stage
+
+_SHOWN_FAULTS = 5
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, where YAML itself keeps the last."""
+
+
+def _construct_mapping(loader: _PlainLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key_node, _ in node.value:
+        key = str(loader.construct_object(key_node))
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
+        seen.add(key)
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read ``path``, apply overrides such as ``stages.0.lr=1e-5``, and validate. Raises UserError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            "the recipe cannot be read", where=str(path), why=error.strerror or str(error), fix="check the path"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            "the recipe is not UTF-8", where=str(path), why=str(error), fix="save the file as UTF-8"
+        ) from None
+    data = _parse_yaml(text, where=str(path))
+    if not isinstance(data, dict):
+        raise UserError(
+            "the recipe is not a mapping",
+            where=str(path),
+            why=f"its top level is {type(data).__name__}",
+            fix="start from a file in recipes/",
+        )
+    for override in overrides:
+        apply_override(data, override)
+    return parse_recipe(data, where=str(path))
+
+
+def parse_recipe(data: Any, *, where: str) -> Recipe:
+    """Validate plain data as a Recipe; every fault names its key. Raises UserError."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise _explain(error, where) from None
+
+
+def parse_stage(overrides: Sequence[str]) -> Stage:
+    """One stage out of overrides alone, for verbs that are given a model folder instead of a recipe."""
+    # What only training uses has no bearing on extending, and gets a value that validates.
+    data: dict[str, Any] = {"tokens": 1, "step_tokens": 1, "lr": 1}
+    for override in overrides:
+        apply_override(data, override)
+    try:
+        return Stage.model_validate(data)
+    except ValidationError as error:
+        raise _explain(error, "the overrides on the command line") from None
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set ``a.b.0.c=value`` inside plain data, in place; the value is read as YAML. Raises UserError."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise UserError(
+            f"{override!r} is not an override", where="the command line", why="it has no =", fix="write path=value"
+        )
+    *parents, last = path.split(".")
+    place: Any = data
+    for key in parents:
+        place = _step_into(place, key, override)
+    value = _parse_yaml(text, where=override)
+    if isinstance(place, list):
+        place[_index(place, last, override)] = value
+    else:
+        place[last] = value
+
+
+def _step_into(place: Any, key: str, override: str) -> Any:
+    if isinstance(place, list):
+        return place[_index(place, key, override)]
+    inner = place.setdefault(key, {})
+    if not isinstance(inner, dict | list):
+        raise UserError(
+            f"{override!r} leads nowhere",
+            where="the command line",
+            why=f"{key!r} holds {inner!r}, which has no keys of its own",
+            fix="override that key as a whole",
+        )
+    return inner
+
+
+def _index(place: list[Any], key: str, override: str) -> int:
+    if key.isdigit() and int(key) < len(place):
+        return int(key)
+    raise UserError(
+        f"{override!r} leads nowhere",
+        where="the command line",
+        why=f"{key!r} is not one of the positions 0 to {len(place) - 1}",
+        fix="use a position that exists",
+    )
+
+
+def _parse_yaml(text: str, *, where: str) -> Any:
+    try:
+        # _PlainLoader is a SafeLoader: no object is ever constructed.
+        return yaml.load(text, Loader=_PlainLoader)
+    except yaml.YAMLError as error:
+        raise UserError("this is not YAML", where=where, why=str(error), fix="mend the line that it names") from None
+
+
+def _explain(error: ValidationError, where: str) -> UserError:
+    faults = error.errors(include_url=False)
+    lines = [_describe(fault) for fault in faults[:_SHOWN_FAULTS]]
+    if len(faults) > _SHOWN_FAULTS:
+        lines.append(f"and {len(faults) - _SHOWN_FAULTS} more")
+    keys = ", ".join(dict.fromkeys(_join(fault["loc"]) or "the recipe" for fault in faults[:_SHOWN_FAULTS]))
+    return UserError(
+        f"the recipe does not hold together at {keys}",
+        where=where,
+        why="\n         ".join(lines),
+        fix="mend these keys; docs/recipe.md lists every key with its unit",
+    )
+
+
+def _describe(fault: Any) -> str:
+    key = _join(fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(fault["loc"][-1]), sorted(_known_keys()), n=1)
+        return f"{key}: there is no such key{f'; did you mean {near[0]}?' if near else ''}"
+    if fault["type"] == "missing":
+        return f"{key}: missing"
+    given = repr(fault["input"])
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" + (f" (given: {given})" if len(given) < 60 and given not in message else "")
+
+
+def _join(location: Sequence[int | str]) -> str:
+    return ".".join(map(str, location))
+
+
+def _known_keys() -> set[str]:
+    schema = TypeAdapter(Recipe).json_schema()
+    return {key for part in [schema, *schema["$defs"].values()] for key in part.get("properties", {})}

@@ -1,0 +1,131 @@
+"""The house rules as a test: one import order, a torch-free half, one door into transformers, small files."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src" / "ropewalk"
+ORDER = (
+    "core rope shape probe corpus recipe partition plan attention parallel model checkpoint evaluate train report study"
+).split()
+TORCH_FREE = {*ORDER[: ORDER.index("attention")], "report", "study", "cli"}
+REPORT_MAY_IMPORT = {"core", "rope", "partition", "plan", "report"}
+FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
+FORBIDDEN_SUFFIXES = ("Manager", "Handler", "Processor", "Engine", "Base")
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS, MAX_POSITIONAL = 300, 60, 8, 3
+
+FILES = sorted(SRC.rglob("*.py"))
+pytestmark = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SRC).parts[0].removesuffix(".py")
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, ast.stmt]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            yield node.module or "", node
+
+
+def imported_at_start(tree: ast.Module) -> Iterator[str]:
+    """What importing the module imports: not what stands in functions or under TYPE_CHECKING."""
+    stack: list[ast.AST] = list(tree.body)
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (name for name, _ in imports(node))
+        stack.extend(ast.iter_child_nodes(node))
+
+
+def test_imports_point_left(path: Path) -> None:
+    here = room(path)
+    if here not in ORDER:  # __init__ and cli stand above all rooms
+        return
+    for name, node in imports(parse(path)):
+        parts = name.split(".")
+        if parts[0] != "ropewalk" or len(parts) == 1:
+            continue
+        assert parts[1] in ORDER, f"line {node.lineno}: {here} imports {name}"
+        assert ORDER.index(parts[1]) <= ORDER.index(here), f"line {node.lineno}: {here} imports {name}, to its right"
+        assert (here, parts[1]) != ("train", "report") and (here, parts[1]) != ("evaluate", "train")
+        if here == "report":
+            assert parts[1] in REPORT_MAY_IMPORT, f"line {node.lineno}: report imports {name}"
+
+
+def test_torch_and_transformers_stay_in_their_rooms(path: Path) -> None:
+    here, tree = room(path), parse(path)
+    if here in TORCH_FREE or here == "__init__":
+        for name in imported_at_start(tree):
+            assert name.split(".")[0] not in {"torch", "transformers", "matplotlib"}, f"{here} imports {name} at start"
+    if here != "model":
+        for name, node in imports(tree):
+            assert name.split(".")[0] != "transformers", f"line {node.lineno}: only model/ imports transformers"
+
+
+def test_sizes(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= MAX_FILE_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, node.name
+            positional = [arg for arg in node.args.args if arg.arg not in {"self", "cls"}]
+            if any("command" in ast.dump(decorator) for decorator in node.decorator_list):
+                continue  # a verb of the command line: its parameters are what the user types
+            assert len(positional) + len(node.args.kwonlyargs) <= MAX_PARAMETERS, node.name
+
+
+def test_names_and_words(path: Path) -> None:
+    tree = parse(path)
+    assert not FORBIDDEN_NAMES & {part.removesuffix(".py") for part in path.relative_to(SRC).parts}
+    docstring = ast.get_docstring(tree)
+    assert docstring, "a file opens with what it is for"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            assert not node.name.endswith(FORBIDDEN_SUFFIXES) or node.name in {"Base"}, node.name
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            public = node in tree.body
+            body = node.end_lineno - node.lineno if node.end_lineno else 0
+            assert not public or body < 6 or ast.get_docstring(node), f"{node.name} is public and says nothing"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"line {node.lineno}: a bare except"
+            names = {child.id for child in ast.walk(node.type) if isinstance(child, ast.Name)}
+            reraises = any(isinstance(child, ast.Raise) for child in ast.walk(node))
+            assert reraises or not names & {"Exception", "BaseException"}, f"line {node.lineno}: a broad except"
+
+
+def test_environment_is_read_only_where_ranks_start(path: Path) -> None:
+    if path.relative_to(SRC).as_posix() == "parallel/launch.py":
+        return
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}:
+            raise AssertionError(f"line {node.lineno}: reads the environment")
+
+
+def test_importing_the_torch_free_half_imports_no_torch(path: Path) -> None:
+    if path != SRC / "__init__.py":
+        return
+    modules = [
+        ".".join(("ropewalk", *file.relative_to(SRC).with_suffix("").parts)).removesuffix(".__init__")
+        for file in FILES
+        if room(file) in TORCH_FREE
+    ]
+    code = f"import sys\nfor name in {modules!r}: __import__(name)\nprint(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
