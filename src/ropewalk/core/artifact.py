@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,18 @@ def new_folder(
         raise
 
 
-def seal(work: Path, *, kind: str, inputs: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Hash every file of ``work`` into its manifest and flush all of it to disk."""
+def seal(
+    work: Path,
+    *,
+    kind: str,
+    inputs: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    names: Iterable[str] | None = None,
+) -> None:
+    """Hash the files of ``work`` (all, or those named) into its manifest and flush all of it to disk."""
+    paths = (path for path in work.rglob("*") if path.is_file()) if names is None else (work / name for name in names)
     files = {}
-    for path in sorted(path for path in work.rglob("*") if path.is_file()):
+    for path in sorted(paths):
         _flush(path)
         files[str(path.relative_to(work))] = {"bytes": path.stat().st_size, "digest": digest_file(path)}
     manifest = {"format": FORMAT, "kind": kind, "inputs": dict(inputs), "facts": dict(facts), "files": files}
