@@ -1,0 +1,217 @@
+"""Start ranks: forked on this machine, or in place where torchrun has started them already.
+
+A fork of a process that has imported torch is ready in 20 ms; a fresh interpreter takes three seconds. The surprise:
+each rank computes in a thread of its own. OpenMP's workers do not survive a fork, and a forked main thread that asks
+for them again would wait for ever; a new thread gets new ones, and the main thread is left to notice a dead parent.
+"""
+
+import os
+import pickle
+import signal
+import socket
+import tempfile
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ropewalk.core.error import UserError
+
+_TIMEOUT = timedelta(minutes=10)
+_GRACE_SECONDS = 0.2
+_STOP_SECONDS = 0.5
+_END_SECONDS = 10.0
+
+
+class RankError(RuntimeError):
+    """A rank raised, or was ended from outside; the message names it and carries its traceback."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    rank: int
+    seconds: float
+    """On the machine's monotonic clock: the first failure is the cause, later ones follow from it."""
+    result: Any = None
+    error: UserError | None = None
+    trace: str = ""
+
+    @property
+    def failed(self) -> bool:
+        return self.error is not None or bool(self.trace)
+
+
+def run_ranks(function: Callable[..., Any], ranks: int, *args: Any, threads: int | None = None) -> list[Any]:
+    """Call ``function(*args)`` on every rank, with a process group standing, and return the ranks' results in order.
+
+    Forks ``ranks`` processes on this machine with ``threads`` torch threads each (default: torch's threads of this
+    process, dealt out). Under torchrun the ranks exist already: the call is made in place. A rank's UserError is
+    raised here as it is, any other failure as RankError naming the rank; the other ranks are then ended, as they are
+    by Ctrl-C or when this process dies.
+    """
+    if "RANK" in os.environ:
+        return _run_in_place(function, ranks, *args)
+    threads = threads or max(1, torch.get_num_threads() // ranks)
+    lifeline, held_end = os.pipe()
+    with tempfile.TemporaryDirectory(prefix="ropewalk-ranks-") as folder:
+        context = get_context("fork")
+        processes, pipes = [], []
+        try:
+            for rank in range(ranks):
+                ours, theirs = context.Pipe(duplex=False)
+                seat = _Seat(rank, ranks, threads, Path(folder) / "store")
+                process = context.Process(
+                    target=_be_rank, args=(seat, theirs, (lifeline, held_end), function, args), daemon=True
+                )
+                with warnings.catch_warnings():  # python 3.12 warns of any fork beside threads; see the module's head
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    process.start()
+                theirs.close()
+                processes.append(process)
+                pipes.append(ours)
+            results = _collect(processes, pipes)
+            _stop(processes, patience_seconds=_END_SECONDS)
+            return results
+        finally:
+            _stop(processes, patience_seconds=0.0)
+            os.close(lifeline)
+            os.close(held_end)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    rank: int
+    ranks: int
+    threads: int
+    store: Path
+
+
+def _be_rank(
+    seat: _Seat, pipe: Connection, lifeline: tuple[int, int], function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    """The life of a forked rank: its main thread waits for the end of the work or of the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the ranks
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    reading_end, held_end = lifeline
+    os.close(held_end)
+    threading.Thread(target=_die_with_parent, args=(reading_end,), daemon=True).start()
+    work = threading.Thread(target=_work, args=(seat, pipe, function, args))
+    work.start()
+    work.join()
+
+
+def _die_with_parent(reading_end: int) -> None:
+    os.read(reading_end, 1)  # nobody writes: it returns when the parent's end is closed
+    os._exit(1)
+
+
+def _work(seat: _Seat, pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    try:
+        torch.set_num_threads(seat.threads)
+        if seat.rank:
+            warnings.simplefilter("ignore")  # rank 0 says it once
+        _join_group(seat)
+        outcome = _Outcome(seat.rank, time.monotonic(), result=function(*args))
+        # Not Connection.send: it would pass tensors by shared memory of a process that is about to end.
+        message = pickle.dumps(outcome)
+    except UserError as error:
+        message = pickle.dumps(_Outcome(seat.rank, time.monotonic(), error=error))
+    except BaseException:
+        pipe.send_bytes(pickle.dumps(_Outcome(seat.rank, time.monotonic(), trace=traceback.format_exc())))
+        raise SystemExit(1) from None  # ends this thread without a word: the parent raises the error, with our name
+    pipe.send_bytes(message)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _join_group(seat: _Seat) -> None:
+    loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
+    if loopback:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(seat.rank % torch.cuda.device_count())
+    store = dist.FileStore(str(seat.store), seat.ranks)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=seat.rank, world_size=seat.ranks, timeout=_TIMEOUT)
+
+
+def _run_in_place(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]:
+    """Join the group that torchrun prepared, if nobody has, and call the function on this rank."""
+    found = int(os.environ["WORLD_SIZE"])
+    if found != ranks:
+        raise UserError(
+            f"the recipe wants {ranks} ranks, torchrun started {found}",
+            where="parallel.ranks",
+            why="WORLD_SIZE is what torchrun was given (nodes x processes per node)",
+            fix=f"start {ranks} processes, or set parallel.ranks={found}",
+        )
+    if not dist.is_initialized():
+        backend = "gloo"
+        if torch.cuda.is_available():
+            backend = "cpu:gloo,cuda:nccl"
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group(backend, timeout=_TIMEOUT)
+    results: list[Any] = [None] * ranks
+    dist.all_gather_object(results, function(*args))
+    return results
+
+
+def _collect(processes: Sequence[BaseProcess], pipes: Sequence[Connection]) -> list[Any]:
+    """Wait for every rank's outcome; at the first failure, look a moment longer for its cause, then raise it."""
+    outcomes: dict[int, _Outcome] = {}
+    killed: dict[int, float] = {}
+    deadline: float | None = None
+    open_pipes = dict(zip(pipes, range(len(pipes)), strict=True))
+    while open_pipes and (deadline is None or time.monotonic() < deadline):
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        for pipe in wait(list(open_pipes), timeout=left):
+            assert isinstance(pipe, Connection)
+            rank = open_pipes.pop(pipe)
+            try:
+                outcomes[rank] = pickle.loads(pipe.recv_bytes())
+            except EOFError:
+                killed[rank] = time.monotonic()
+            if deadline is None and (rank in killed or outcomes[rank].failed):
+                deadline = time.monotonic() + _GRACE_SECONDS
+    if deadline is not None:
+        _raise_cause(processes, outcomes, killed)
+    return [outcomes[rank].result for rank in range(len(processes))]
+
+
+def _raise_cause(processes: Sequence[BaseProcess], outcomes: dict[int, _Outcome], killed: dict[int, float]) -> None:
+    if killed:  # a rank that could not even speak; what the others say then is that they lost it
+        rank = min(killed, key=lambda rank: killed[rank])
+        processes[rank].join(timeout=_STOP_SECONDS)
+        code = processes[rank].exitcode or 0
+        reason = f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
+        hint = "; the system does that when memory runs out" if code == -signal.SIGKILL else ""
+        raise RankError(f"rank {rank} of {len(processes)} failed: {reason}{hint}")
+    first = min((outcome for outcome in outcomes.values() if outcome.failed), key=lambda outcome: outcome.seconds)
+    if first.error is not None:
+        raise first.error
+    raise RankError(f"rank {first.rank} of {len(processes)} failed:\n{first.trace}")
+
+
+def _stop(processes: Sequence[BaseProcess], *, patience_seconds: float) -> None:
+    """Wait for the ranks to end, ask those that still run, kill those that do not listen."""
+    for ask in (None, BaseProcess.terminate, BaseProcess.kill):
+        alive = [process for process in processes if process.is_alive()]
+        for process in alive:
+            if ask is not None:
+                ask(process)
+        deadline = time.monotonic() + patience_seconds
+        for process in alive:
+            process.join(timeout=max(0.0, deadline - time.monotonic()))
+        patience_seconds = _STOP_SECONDS

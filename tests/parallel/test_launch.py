@@ -1,0 +1,144 @@
+"""Ranks start warm, speak in order, and fall together: failures, kills, hangs, Ctrl-C, torchrun."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ropewalk.core.error import UserError
+from ropewalk.parallel.launch import RankError, run_ranks
+
+
+def sum_of_ranks(offset: int) -> tuple[int, torch.Tensor]:
+    total = torch.tensor([float(dist.get_rank() + offset)])
+    dist.all_reduce(total)
+    return dist.get_rank(), total
+
+
+def test_results_come_back_in_order() -> None:
+    results = run_ranks(sum_of_ranks, 2, 10)
+    assert [rank for rank, _ in results] == [0, 1]
+    assert all(total.item() == 21 for _, total in results)
+
+
+def test_one_rank_and_a_closure() -> None:
+    found = []
+    assert run_ranks(lambda: found.append(1) or dist.get_world_size(), 1) == [1]
+    assert found == [], "a rank is a process of its own"
+
+
+def test_a_large_result_passes() -> None:
+    results = run_ranks(lambda: torch.full((1 << 20,), float(dist.get_rank())), 2)
+    assert [result.sum().item() for result in results] == [0, 1 << 20]
+
+
+def test_threads_work_after_the_parent_has_computed_with_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.relu(torch.randn(1000, 1000)).sum()
+
+        def compute() -> int:
+            torch.relu(torch.randn(1000, 1000)).sum()
+            return torch.get_num_threads()
+
+        assert run_ranks(compute, 1, threads=2) == [2]
+    finally:
+        torch.set_num_threads(before)
+
+
+def fail(how: str) -> None:
+    if dist.get_rank() == 1:
+        if how == "user":
+            raise UserError("no such text", where="corpus", why="it is empty", fix="give one")
+        if how == "raise":
+            raise ValueError("seven")
+        if how == "exit":
+            os._exit(3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.barrier()
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "words"),
+    [
+        ("user", UserError, "no such text"),
+        ("raise", RankError, r"rank 1 of 2 failed:[\s\S]*ValueError: seven"),
+        ("exit", RankError, "rank 1 of 2 failed: it ended with exit code 3"),
+        ("kill", RankError, "rank 1 of 2 failed: it was ended by SIGKILL; the system does that when memory"),
+    ],
+)
+def test_one_failure_ends_all_within_seconds(how: str, kind: type[Exception], words: str) -> None:
+    begun = time.monotonic()
+    with pytest.raises(kind, match=words):
+        run_ranks(fail, 2, how)
+    assert time.monotonic() - begun < 10, "loaded machines included; 0.4 s on an idle one"
+
+
+def test_a_rank_that_ignores_the_request_to_end_is_killed() -> None:
+    def linger() -> None:
+        if dist.get_rank() == 1:
+            raise ValueError("over")
+        time.sleep(60)
+
+    begun = time.monotonic()
+    with pytest.raises(RankError, match="over"):
+        run_ranks(linger, 2)
+    assert time.monotonic() - begun < 10
+
+
+PARENT = """
+    import os, sys, time
+    from pathlib import Path
+    from ropewalk.parallel.launch import run_ranks
+
+    def tell():
+        Path(sys.argv[1], str(os.getpid())).touch()
+        time.sleep(100)
+
+    run_ranks(tell, 2)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
+def test_ranks_end_with_their_parent(tmp_path: Path, number: signal.Signals) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(PARENT), str(tmp_path)], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(pids) == 2
+    parent.send_signal(number)
+    parent.communicate(timeout=20)
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(_runs(pid) for pid in pids)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_under_torchrun_the_call_is_made_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def be_torchrun() -> list[object]:
+        os.environ.update(RANK=str(dist.get_rank()), WORLD_SIZE="2")
+        return run_ranks(sum_of_ranks, 2, 1)
+
+    both = run_ranks(be_torchrun, 2)
+    assert [[rank for rank, _ in seen] for seen in both] == [[0, 1], [0, 1]]
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError, match="wants 2 ranks, torchrun started 3"):
+        run_ranks(sum_of_ranks, 2, 1)
