@@ -1,0 +1,51 @@
+"""Shard a model's parameters, gradients and optimizer states over all ranks with torch's FSDP2.
+
+Each block is gathered just before it runs; what the root owns itself (embedding, last norm, head) is gathered for as
+long as the root's forward and backward run, so a loss inside that forward sees a plain head weight. Gradients are
+*summed* over ranks: the loss has been divided by the step's global token count already, and ranks hold unequal parts.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from ropewalk.parallel.mesh import Mesh
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class Blocked(Protocol):
+    """A module that names its repeated blocks."""
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]: ...
+
+
+def shard_model(model: Blocked, mesh: Mesh, *, precision: Precision = "auto") -> None:
+    """Shard ``model`` in place, moving it to the mesh's device; its parameters become DTensors, float32 masters.
+
+    With ``bfloat16`` the gathered copies and so the matrix products are bfloat16, and reductions of gradients float32.
+    Works on one rank too, where it only makes that mixed precision.
+    """
+    assert isinstance(model, nn.Module)
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters()), "masters are float32"
+    policy = MixedPrecisionPolicy(cast_forward_inputs=False)  # loss weights are float32, positions integers
+    if choose_precision(precision, mesh) == "bfloat16":
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh.line, mp_policy=policy)
+    fully_shard(model, mesh=mesh.line, mp_policy=policy)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows neither averages nor scaled sums
+
+
+def choose_precision(precision: Precision, mesh: Mesh) -> Literal["float32", "bfloat16"]:
+    """What ``auto`` means here: bfloat16 on an accelerator, float32 on a CPU."""
+    if precision == "auto":
+        return "bfloat16" if mesh.device.type == "cuda" else "float32"
+    return precision

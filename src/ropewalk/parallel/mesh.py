@@ -1,0 +1,64 @@
+"""The ranks as a grid of data x context, and as one line over which parameters are sharded.
+
+Context ranks are neighbours: they exchange keys in every layer, so they should share a machine. Data ranks see other
+rows. Parameters are sharded over *all* ranks, because to a parameter a context rank is only one more data rank.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from ropewalk.core.error import UserError
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """This rank's place. ``line`` holds every rank; ``context_group`` those that share this rank's rows."""
+
+    line: DeviceMesh
+    context_group: dist.ProcessGroup
+    data_ranks: int
+    context_ranks: int
+
+    @property
+    def ranks(self) -> int:
+        return self.data_ranks * self.context_ranks
+
+    @property
+    def rank(self) -> int:
+        return self.line.get_rank()
+
+    @property
+    def data_rank(self) -> int:
+        return self.rank // self.context_ranks
+
+    @property
+    def context_rank(self) -> int:
+        return self.rank % self.context_ranks
+
+    @property
+    def device(self) -> torch.device:
+        if self.line.device_type == "cuda":
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device(self.line.device_type)
+
+
+def make_mesh(ranks: int, context: int) -> Mesh:
+    """Lay out ``ranks`` ranks in rows of ``context``; every rank calls it, inside run_ranks.
+
+    Raises UserError where the context degree does not divide the ranks.
+    """
+    if ranks % context:
+        raise UserError(
+            f"{context} context ranks do not divide {ranks} ranks",
+            where="parallel.context",
+            why="ranks = data ranks x context ranks",
+            fix=f"choose a divisor of {ranks}",
+        )
+    assert dist.get_world_size() == ranks, "run_ranks has checked the number"
+    device_type = "cuda" if torch.cuda.is_available() else "cpu"
+    grid = init_device_mesh(device_type, (ranks // context, context), mesh_dim_names=("data", "context"))
+    line = init_device_mesh(device_type, (ranks,), mesh_dim_names=("ranks",))
+    return Mesh(line, grid.get_group("context"), ranks // context, context)
