@@ -1,0 +1,39 @@
+"""Counts as people write them, there and back."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ropewalk.core.quantity import format_amount, format_bytes, format_length, parse_count
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("16Ki", 16384),
+        ("20B", 20 * 10**9),
+        ("1e6", 10**6),
+        (4096, 4096),
+        (2e5, 200_000),
+        ("1.5M", 1_500_000),
+        ("4_096", 4096),
+    ],
+)
+def test_counts_are_read(text: object, count: int) -> None:
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["16ki", "16 KiB", "", "many", "1.5", 0.5, True, None, "-4"])
+def test_what_is_no_count_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="count|whole"):
+        parse_count(text)
+
+
+@given(st.integers(1, 2**40))
+def test_a_length_survives_printing(tokens: int) -> None:
+    assert parse_count(format_length(tokens)) == tokens
+
+
+def test_amounts_have_three_figures() -> None:
+    assert [format_amount(n) for n in (999, 20_971_520, 20e9)] == ["999", "21M", "20B"]
+    assert [format_bytes(n) for n in (512, 1536, 3 * 2**30)] == ["512 B", "1.5 KiB", "3 GiB"]
