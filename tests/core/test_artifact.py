@@ -75,7 +75,10 @@ def test_an_unfinished_or_garbled_folder_is_a_clear_error(tmp_path: Path) -> Non
 
 
 def test_a_held_folder_keeps_another_process_out(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from ropewalk.core.artifact import hold\nwith hold(Path(sys.argv[1])): pass"
+    code = (
+        "import sys; from pathlib import Path; from ropewalk.core.artifact import hold\n"
+        "with hold(Path(sys.argv[1])): pass"
+    )
     with hold(tmp_path):
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode != 0 and f"held by pid {os.getpid()}" in done.stderr

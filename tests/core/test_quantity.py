@@ -25,7 +25,7 @@ def test_counts_are_read(text: object, count: int) -> None:
 
 @pytest.mark.parametrize("text", ["16ki", "16 KiB", "", "many", "1.5", 0.5, True, None, "-4"])
 def test_what_is_no_count_is_refused(text: object) -> None:
-    with pytest.raises(ValueError, match="count|whole"):
+    with pytest.raises(ValueError, match=r"count|whole"):
         parse_count(text)
 
 

@@ -49,7 +49,7 @@ def format_amount(amount: float) -> str:
     """An amount to three figures in powers of ten: 20_971_520 -> ``21.0M``."""
     for unit in ("T", "B", "M", "K"):
         if abs(amount) >= _UNITS[unit]:
-            return f"{amount / _UNITS[unit]:.3g}{unit}" if abs(amount) < 1000 * _UNITS[unit] else f"{amount:.3g}"
+            return f"{amount / _UNITS[unit]:.3g}{unit}"
     return f"{amount:.3g}"
 
 
