@@ -1,0 +1,157 @@
+"""Methods that treat fast and slow pairs differently: NTK-by-parts, YaRN, Llama 3.
+
+Fast pairs turn many times within the original context and keep their frequency; slow ones are divided by the factor.
+The surprise: between the two, YaRN is straight in a pair's index and Llama 3 in its number of turns.
+"""
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float64
+from pydantic import Field, model_validator
+
+from ropewalk.core.quantity import PositiveCount
+from ropewalk.rope.frequency import BaseRope, index_ramp, plain_inv_freq, turning_pair
+from ropewalk.rope.method import Factor, Stretch, filled
+
+
+class ByParts(Stretch):
+    """A factor for slow pairs, and the context against which turns are counted."""
+
+    factor: Factor | None = None
+    original_tokens: PositiveCount | None = None
+
+    def _open(self, base: BaseRope, context_tokens: int) -> dict[str, Any]:
+        original = self.original_tokens or base.context_tokens
+        return {"original_tokens": original, "factor": max(1.0, context_tokens / original)}
+
+
+class Ramp(ByParts):
+    """A ramp over pair indices, from frequencies that stay to frequencies divided by ``factor``.
+
+    It begins at the pair with ``beta_fast`` turns within ``original_tokens`` and ends at the one with ``beta_slow``.
+    ``truncate`` rounds its ends outwards to whole pairs; transformers 5.23 reads that key only at the top level of
+    ``rope_parameters``, where ``to_hf`` puts it.
+    """
+
+    beta_fast: float = Field(default=32.0, gt=0)
+    beta_slow: float = Field(default=1.0, gt=0)
+    truncate: bool = True
+
+    @model_validator(mode="after")
+    def _check_betas(self) -> "Ramp":
+        if self.beta_fast <= self.beta_slow:
+            raise ValueError(f"beta_fast ({self.beta_fast:g}) must be larger than beta_slow ({self.beta_slow:g})")
+        return self
+
+    def ramp_ends(self, theta: float, head_dim: int) -> tuple[float, float]:
+        """The pair where the ramp begins and the one where it ends: 20 and 46 for Llama 2."""
+        low, high = (
+            turning_pair(turns, theta=theta, head_dim=head_dim, context_tokens=filled(self.original_tokens))
+            for turns in (self.beta_fast, self.beta_slow)
+        )
+        if self.truncate:
+            low, high = float(math.floor(low)), float(math.ceil(high))
+        return max(low, 0.0), min(high, head_dim - 1.0)
+
+    def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
+        theta = self.final_theta(theta)
+        low, high = self.ramp_ends(theta, head_dim)
+        plain, ramp = plain_inv_freq(theta, head_dim), index_ramp(low, high, head_dim // 2)
+        return np.asarray(plain / filled(self.factor) * ramp + plain * (1 - ramp))
+
+    def to_hf(self, theta: float) -> dict[str, Any]:
+        values = {
+            "rope_type": "yarn",
+            "rope_theta": self.final_theta(theta),
+            "factor": filled(self.factor),
+            "original_max_position_embeddings": filled(self.original_tokens),
+            "beta_fast": self.beta_fast,
+            "beta_slow": self.beta_slow,
+            "truncate": self.truncate,
+        }
+        return values | self._temperature()
+
+    def _temperature(self) -> dict[str, float]:
+        """The keys of config.json that decide the attention factor, where the default formula does not."""
+        return {"attention_factor": 1.0}
+
+
+class NtkByParts(Ramp):
+    """YaRN's frequencies without its attention factor; in config.json a yarn with ``attention_factor`` 1."""
+
+    kind: Literal["ntk_by_parts"] = "ntk_by_parts"
+
+
+class Yarn(Ramp):
+    """The ramp, and an attention factor of ``0.1 ln(factor) + 1`` (2309.00071, as its authors' code has it)."""
+
+    kind: Literal["yarn"] = "yarn"
+    fixed_attention_factor: float | None = Field(default=None, gt=0)
+    """Replaces the formula."""
+    mscale: float | None = Field(default=None, gt=0)
+    mscale_all_dim: float | None = Field(default=None, gt=0)
+    """DeepSeek's two weights: the attention factor is then the quotient of two formulas."""
+
+    @model_validator(mode="after")
+    def _check_mscale(self) -> "Yarn":
+        if (self.mscale is None) != (self.mscale_all_dim is None):
+            raise ValueError("mscale and mscale_all_dim go together: transformers ignores one without the other")
+        return self
+
+    @property
+    def attention_factor(self) -> float:
+        if self.fixed_attention_factor is not None:
+            return self.fixed_attention_factor
+        growth = 0.1 * math.log(filled(self.factor))
+        if self.mscale is None or self.mscale_all_dim is None:
+            return growth + 1
+        return (self.mscale * growth + 1) / (self.mscale_all_dim * growth + 1)
+
+    def _temperature(self) -> dict[str, float]:
+        return {
+            key: value
+            for key, value in (
+                ("attention_factor", self.fixed_attention_factor),
+                ("mscale", self.mscale),
+                ("mscale_all_dim", self.mscale_all_dim),
+            )
+            if value is not None
+        }
+
+
+class Llama3(ByParts):
+    """The rule of Llama 3.1 (2407.21783): keep, blend or divide a pair by its turns within ``original_tokens``.
+
+    More than ``high_freq_factor`` turns: kept; fewer than ``low_freq_factor``: divided by ``factor``.
+    """
+
+    kind: Literal["llama3"] = "llama3"
+    low_freq_factor: float = Field(default=1.0, gt=0)
+    high_freq_factor: float = Field(default=4.0, gt=0)
+
+    @model_validator(mode="after")
+    def _check_factors(self) -> "Llama3":
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                f"high_freq_factor ({self.high_freq_factor:g}) must be larger than "
+                f"low_freq_factor ({self.low_freq_factor:g})"
+            )
+        return self
+
+    def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
+        plain = plain_inv_freq(self.final_theta(theta), head_dim)
+        turns = filled(self.original_tokens) * plain / (2 * math.pi)
+        kept = np.clip((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor), 0.0, 1.0)
+        return np.asarray(kept * plain + (1 - kept) * plain / filled(self.factor))
+
+    def to_hf(self, theta: float) -> dict[str, Any]:
+        return {
+            "rope_type": "llama3",
+            "rope_theta": self.final_theta(theta),
+            "factor": filled(self.factor),
+            "low_freq_factor": self.low_freq_factor,
+            "high_freq_factor": self.high_freq_factor,
+            "original_max_position_embeddings": filled(self.original_tokens),
+        }

@@ -1,0 +1,74 @@
+"""Both bounds against their published figures, and the search against plain evaluation."""
+
+import numpy as np
+import pytest
+
+from ropewalk.rope.bounds import (
+    critical_dim,
+    critical_theta,
+    first_negative,
+    least_theta,
+    reach,
+    similarity,
+    theta_for_reach,
+)
+from ropewalk.rope.frequency import plain_inv_freq
+
+
+@pytest.mark.parametrize(
+    ("theta", "head_dim", "expected"),
+    [
+        (500.0, 128, 171),
+        (1e4, 128, 1707),
+        (2e4, 128, 2666),
+        (1e5, 128, 7757),
+        (5e5, 128, 18_438),
+        (1e6, 128, 27_115),
+        (5e6, 128, 82_999),
+        (8e6, 128, 61_936),
+        (1e4, 64, 725),
+        (5e5, 64, 9937),
+        (5e5, 256, 37_791),
+    ],
+)
+def test_first_negative_distance(theta: float, head_dim: int, expected: int) -> None:
+    inv_freq = plain_inv_freq(theta, head_dim)
+    assert first_negative(inv_freq, 100_000) == expected
+    assert first_negative(inv_freq, expected) is None
+    around = similarity(inv_freq, np.arange(expected - 1, expected + 1))
+    assert around[0] >= 0 > around[1]
+
+
+@pytest.mark.parametrize(
+    ("context", "ours", "published"), [(1024, 4294, 4.3e3), (2048, 11_588, 1.2e4), (4096, 26_953, 2.7e4)]
+)
+def test_least_theta(context: int, ours: float, published: float) -> None:
+    found = least_theta(128, context)
+    assert found == pytest.approx(ours, rel=2e-4)
+    assert found == pytest.approx(published, rel=0.05)
+    assert first_negative(plain_inv_freq(found, 128), context) is None
+    assert first_negative(plain_inv_freq(found * 0.999, 128), context) is not None
+
+
+@pytest.mark.parametrize(
+    ("theta", "head_dim", "train_tokens", "expected"),
+    [(1e4, 128, 4096, 92), (1e4, 128, 2048, 82), (1e4, 96, 2048, 62), (5e5, 128, 8192, 70), (1e6, 128, 32768, 80)],
+)
+def test_critical_dimension(theta: float, head_dim: int, train_tokens: int, expected: int) -> None:
+    assert critical_dim(theta, head_dim=head_dim, train_tokens=train_tokens) == expected
+
+
+def test_a_short_wavelength_model_knows_all_dimensions() -> None:
+    assert critical_dim(500.0, head_dim=32, train_tokens=65536) == 32
+
+
+def test_critical_thetas_of_llama_2() -> None:
+    found = [critical_theta(1e4, train_tokens=4096, tuned_tokens=tokens) for tokens in (8192, 16384, 32768, 131072)]
+    assert found == pytest.approx([26_784, 71_738, 192_144, 1_378_414], rel=1e-5)
+
+
+def test_reach_of_llama_2() -> None:
+    found = [reach(theta, known_dim=92, head_dim=128) for theta in (2e4, 1e5, 5e5, 1e6, 1e7)]
+    assert found == pytest.approx([7_754, 24_656, 78_400, 129_027, 675_196], rel=1e-4)
+    least = [theta_for_reach(tokens, known_dim=92, head_dim=128) for tokens in (16384, 32768, 65536, 131072)]
+    assert least == pytest.approx([56_628, 148_544, 389_653, 1_022_122], rel=1e-5)
