@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ropewalk.core.digest import digest_value
-from ropewalk.core.quantity import Count, PositiveCount
+from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.rope.layers import LayerRule
@@ -33,6 +33,12 @@ class Init(Spec):
     tied: bool = True
     deviation: float = Field(default=0.02, gt=0)
     """Standard deviation of the normal distribution that matrices are drawn from."""
+    embedding_deviation: float | None = Field(default=None, gt=0)
+    """The embedding's own, where a token's identity must outweigh what the layers write (docs/log.md)."""
+    residual_gain: float = Field(default=1.0, gt=0)
+    """Multiplies ``deviation`` in the two projections of a layer that write to the residual stream."""
+    final_norm: float = Field(default=1.0, gt=0)
+    """First weights of the last norm: the scale of the first logits where head and embedding are tied."""
     tokenizer: str | PositiveCount
     """A folder with tokenizer.json, or a vocabulary size: then a byte-level BPE is trained on the corpus."""
 
