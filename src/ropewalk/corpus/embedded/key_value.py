@@ -1,0 +1,33 @@
+"""Key-value prompts as documents to learn from: the loss is on the answers only."""
+
+from collections.abc import Iterator
+
+from ropewalk.core.quantity import PositiveCount
+from ropewalk.core.record import Document
+from ropewalk.core.seed import stream
+from ropewalk.probe.key_value import KeyValue, make_prompt
+
+
+class KeyValueDocuments(KeyValue):
+    """Options: those of the probe, and the lengths to draw from, in words; repeat one to see it more often."""
+
+    words: tuple[PositiveCount, ...] = (16, 32, 64, 128, 256)
+
+
+def write_key_value(options: KeyValueDocuments, seed: int) -> Iterator[Document]:
+    """Documents without end, each a prompt of a length drawn from ``options.words``."""
+    rng = stream("embedded", "key_value", seed)
+    number = 0
+    while True:
+        words = options.words[int(rng.integers(len(options.words)))]
+        prompt = make_prompt(options, rng, words=words)
+        yield Document(
+            text=prompt.text,
+            source="key_value",
+            role="instruction",
+            language=options.language,
+            id=f"key_value-{seed}-{number}",
+            loss_spans=prompt.answers,
+            metadata={"words": words},
+        )
+        number += 1

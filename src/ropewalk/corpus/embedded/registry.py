@@ -1,0 +1,144 @@
+"""The sources that need no network, by name, and the one door to their documents.
+
+A source's text is a pure function of (name, seed, size, options) under the same Python. Sources made from Python's own
+files end when those end; the generators never do, so a recipe states their size.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import ValidationError
+
+from ropewalk.core.error import UserError
+from ropewalk.core.record import Document, Role
+from ropewalk.core.spec import Spec
+from ropewalk.corpus.embedded.key_value import KeyValueDocuments, write_key_value
+from ropewalk.corpus.embedded.licences import LicenceDocuments, read_licences
+from ropewalk.corpus.embedded.python_text import (
+    CodeDocuments,
+    CodeQuestions,
+    TopicDocuments,
+    read_code,
+    read_topics,
+    write_code_questions,
+)
+
+_PYTHON = "PSF-2.0 (read from the Python that runs)"
+_OWN = "Apache-2.0 (written by this package)"
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """One source: what it is, what may be set, and how its documents are made from options and a seed."""
+
+    role: Role
+    language: str
+    description: str
+    licence: str
+    options: type[Spec]
+    generate: Callable[[Any, int], Iterator[Document]]
+    endless: bool = True
+
+
+EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
+    {
+        "python_topics": Embedded(
+            role="general",
+            language="en",
+            description="Python's language reference and docstrings",
+            licence=_PYTHON,
+            options=TopicDocuments,
+            generate=read_topics,
+            endless=False,
+        ),
+        "python_code": Embedded(
+            role="domain",
+            language="code",
+            description="Python's standard library, a document per package",
+            licence=_PYTHON,
+            options=CodeDocuments,
+            generate=read_code,
+            endless=False,
+        ),
+        "licences": Embedded(
+            role="domain",
+            language="en",
+            description="licence texts of Python and of what is installed beside it",
+            licence="each text's own terms; all permit verbatim copies",
+            options=LicenceDocuments,
+            generate=read_licences,
+            endless=False,
+        ),
+        "code_questions": Embedded(
+            role="instruction",
+            language="code",
+            description="signature and docstring, answered with the function's source",
+            licence=_PYTHON,
+            options=CodeQuestions,
+            generate=write_code_questions,
+            endless=False,
+        ),
+        "key_value": Embedded(
+            role="instruction",
+            language="en",
+            description="key-value prompts, loss on the answers",
+            licence=_OWN,
+            options=KeyValueDocuments,
+            generate=write_key_value,
+        ),
+    }
+)
+
+
+def embedded_documents(
+    name: str, *, seed: int, size_bytes: int | None = None, options: Mapping[str, Any] | None = None
+) -> Iterator[Document]:
+    """Documents of one source until ``size_bytes`` of UTF-8 are reached; the last one may pass it.
+
+    Raises UserError for an unknown name, options that the source has not, or an endless source without a size.
+    """
+    source = _find_source(name)
+    chosen = _read_options(name, source, options or {})
+    if size_bytes is None and source.endless:
+        raise UserError(
+            f"the embedded source {name} has no end",
+            where=f"sources: embedded: {name}",
+            why="it is generated, so its size is a choice",
+            fix="give it a size, such as size_bytes: 4M",
+        )
+    return _cut(source.generate(chosen, seed), size_bytes)
+
+
+def _find_source(name: str) -> Embedded:
+    if name not in EMBEDDED:
+        raise UserError(
+            f"there is no embedded source {name!r}",
+            where="sources: embedded",
+            why=f"the sources are {', '.join(EMBEDDED)}",
+            fix="choose one of them, or give a path or a hub id",
+        )
+    return EMBEDDED[name]
+
+
+def _read_options(name: str, source: Embedded, options: Mapping[str, Any]) -> Spec:
+    try:
+        return source.options(**options)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise UserError(
+            f"the embedded source {name} cannot take these options",
+            where=f"sources: embedded: {name}, options: {'.'.join(map(str, fault['loc']))}",
+            why=fault["msg"],
+            fix=f"its options are {', '.join(source.options.model_fields)}",
+        ) from error
+
+
+def _cut(documents: Iterator[Document], size_bytes: int | None) -> Iterator[Document]:
+    total = 0
+    for document in documents:
+        yield document
+        total += len(document.text.encode())
+        if size_bytes is not None and total >= size_bytes:
+            return

@@ -1,0 +1,107 @@
+"""Key-value recall: pairs of words scattered among filler, and at the end a question for every key.
+
+The smallest task that measures how far back a model can look something up, and one that a model of a million
+parameters learns. The surprising part: every word is one token, so the length of a prompt is exact in words, and the
+answers need no generation - one forward pass over the text scores all of them.
+"""
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from ropewalk.core.error import UserError
+from ropewalk.core.quantity import PositiveCount
+from ropewalk.core.spec import Spec
+from ropewalk.probe.prompt import Language, Prompt
+from ropewalk.probe.vocabulary import VOCABULARIES, Vocabulary
+
+
+class KeyValue(Spec):
+    """A family of key-value prompts."""
+
+    kind: Literal["key_value"] = "key_value"
+    language: Language = "en"
+    pairs: tuple[PositiveCount, PositiveCount] = (3, 8)
+    """Fewest and most pairs; a short prompt holds as many as fit."""
+    questions: PositiveCount | None = None
+    """Keys asked at the end; None asks all of them."""
+    distinct_values: bool = True
+    """False draws values with replacement, so that a model cannot guess among values not yet used."""
+    keys: Annotated[int, Field(gt=1)] = 40
+    values: Annotated[int, Field(gt=1)] = 40
+    filler: Annotated[int, Field(gt=1)] = 60
+    """How many words of each kind are in use, from the head of the vocabulary."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "KeyValue":
+        words = VOCABULARIES[self.language]
+        for name in ("keys", "values", "filler"):
+            if getattr(self, name) > len(getattr(words, name)):
+                raise ValueError(f"{name}={getattr(self, name)}: the vocabulary has {len(getattr(words, name))}")
+        most = min(self.keys, self.values) if self.distinct_values else self.keys
+        if not self.pairs[0] <= self.pairs[1] <= most:
+            raise ValueError(f"pairs={self.pairs}: a range up to {most}, the words there are")
+        if self.questions is not None and self.questions > self.pairs[0]:
+            raise ValueError(f"questions={self.questions}: more than the fewest pairs, {self.pairs[0]}")
+        return self
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The words in use."""
+        whole = VOCABULARIES[self.language]
+        return Vocabulary(
+            whole.keys[: self.keys], whole.values[: self.values], whole.filler[: self.filler], whole.recall
+        )
+
+
+def make_prompt(spec: KeyValue, rng: np.random.Generator, *, words: int) -> Prompt:
+    """A prompt of exactly ``words`` words: context, `` recall``, then each asked key with its value.
+
+    The answers are the values with their leading space. Raises UserError if ``words`` cannot hold the fewest pairs.
+    """
+    vocabulary = spec.vocabulary
+    pairs = _draw_pairs(spec, rng, words)
+    questions = pairs if spec.questions is None else spec.questions
+    keys = [vocabulary.keys[i] for i in rng.permutation(spec.keys)[:pairs]]
+    if spec.distinct_values:
+        values = [vocabulary.values[i] for i in rng.permutation(spec.values)[:pairs]]
+    else:
+        values = [vocabulary.values[i] for i in rng.integers(spec.values, size=pairs)]
+    context_words = words - 1 - 2 * questions
+    body = [vocabulary.filler[i] for i in rng.integers(spec.filler, size=context_words)]
+    # Pairs take slots of two words: `pairs` of the (context - pairs) places left when each pair is squeezed to one.
+    slots = np.sort(rng.choice(context_words - pairs, size=pairs, replace=False)) + np.arange(pairs)
+    for slot, key, value in zip(slots.tolist(), keys, values, strict=True):
+        body[slot], body[slot + 1] = key, value
+    asked = rng.permutation(pairs)[:questions].tolist()
+    return _write(body, [(keys[i], values[i], int(slots[i])) for i in asked], vocabulary.recall)
+
+
+def _draw_pairs(spec: KeyValue, rng: np.random.Generator, words: int) -> int:
+    fewest, most = spec.pairs
+    room = (words - 1) // 4 if spec.questions is None else (words - 1 - 2 * spec.questions) // 2
+    if room < fewest:
+        needed = 1 + 2 * fewest + 2 * (spec.questions or fewest)
+        raise UserError(
+            f"a key-value prompt of {words} words cannot hold {fewest} pairs",
+            where="probe key_value, pairs",
+            why=f"{fewest} pairs and their questions take {needed} words",
+            fix=f"words={needed} or more, or fewer pairs",
+        )
+    return int(rng.integers(fewest, min(most, room) + 1))
+
+
+def _write(body: list[str], asked: list[tuple[str, str, int]], recall: str) -> Prompt:
+    begins = np.cumsum([0, *(len(word) + 1 for word in body)]).tolist()  # character offset of each word of the context
+    text = [f" {word}" for word in body]
+    context_characters = begins[-1]
+    text.append(f" {recall}")
+    position = context_characters + len(recall) + 1
+    answers = []
+    for key, value, _ in asked:
+        text += (f" {key}", f" {value}")
+        position += len(key) + len(value) + 2
+        answers.append((position - len(value) - 1, position))
+    depths = tuple(begins[slot] / context_characters for _, _, slot in asked)
+    return Prompt("".join(text), tuple(answers), depths)
