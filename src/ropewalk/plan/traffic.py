@@ -1,0 +1,55 @@
+"""How many bytes a rank sends: for attention over context ranks, and for sharded states.
+
+Per layer and pass, of one packed sequence. The surprise: with four query heads per key head, moving keys and values
+costs less than moving heads up to four ranks, and more from eight on.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ropewalk.shape.model_shape import ModelShape
+
+Exchange = Literal["ring", "all_gather", "needed", "heads"]
+_GRADIENT_BYTES = 4  # key and value gradients travel in fp32, as sums of many small parts must
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes that one rank sends."""
+
+    forward: float
+    backward: float
+
+    def training_bytes(self, *, forwards: int = 1) -> float:
+        """Of a training step, whose forward runs twice where activations are recomputed."""
+        return forwards * self.forward + self.backward
+
+
+def attention_traffic(
+    shape: ModelShape,
+    sequence_tokens: int,
+    *,
+    ranks: int,
+    exchange: Exchange,
+    element_bytes: int = 2,
+    needed_share: float = 1.0,
+) -> Traffic:
+    """Traffic of one layer for a sequence cut over ``ranks``.
+
+    ``needed_share`` is the share of other ranks' key rows that a rank needs, which the partition knows; ``needed``
+    sends only those. Backward sends keys and values again, and their gradients home. ``heads`` is for at most as many
+    ranks as key heads; beyond that they are copied, and more is sent.
+    """
+    others = (ranks - 1) / ranks
+    if exchange == "heads":
+        moved = others / ranks * sequence_tokens * 2 * (shape.query_width + shape.kv_width) * element_bytes
+        return Traffic(moved, moved)
+    rows = sequence_tokens * 2 * shape.kv_width * (needed_share if exchange == "needed" else 1.0)
+    # A ring's gradients take one hop more than its keys, the one that brings them home.
+    gradient_rows = rows * (1.0 if exchange == "ring" and ranks > 1 else others)
+    return Traffic(others * rows * element_bytes, others * rows * element_bytes + gradient_rows * _GRADIENT_BYTES)
+
+
+def state_traffic(shape: ModelShape, *, ranks: int, element_bytes: int = 2, gathers: int = 2) -> float:
+    """Bytes per rank and micro-batch of sharded states: weights gathered ``gathers`` times, gradients summed in fp32."""
+    return (ranks - 1) / ranks * shape.parameters * (gathers * element_bytes + _GRADIENT_BYTES)
