@@ -1,0 +1,54 @@
+"""Weights into a model folder that any engine loads: the extended model's, file for file, with these weights.
+
+Everything beside the weights comes from the folder that was trained, so nothing can be forgotten here.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor
+
+from ropewalk.core.artifact import is_finished, new_folder, read_manifest
+from ropewalk.model.folder import copy_tokenizer, read_config, write_config
+from ropewalk.model.weights import Dtype, check_finite, check_weights, read_headers, read_tensor
+from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.read import read_shape
+
+_SHARD_BYTES = 5 * 10**9
+
+
+def export(weights: Mapping[str, Tensor] | Path, like: Path, out: Path, *, dtype: Dtype) -> None:
+    """Write ``out``, finished: config and tokenizer of the model folder ``like``, with ``weights`` as ``dtype``.
+
+    ``weights`` are whole tensors under transformers' names, or a model folder that has them. Raises UserError where
+    names or shapes are not those of ``like``, or a value is not finite.
+    """
+    shape = read_shape(like)
+    tensors = read_weights(weights) if isinstance(weights, Path) else weights
+    expected = {name: stored.shape for name, stored in read_headers(like).items()}
+    # A head that is tied and was stored twice is stored once: no engine needs the copy.
+    tied = {"lm_head.weight": "model.embed_tokens.weight"} if shape.tied else {}
+    kept = {name: tensor.to(getattr(torch, dtype)).contiguous() for name, tensor in tensors.items() if name not in tied}
+    check_finite(out, kept)
+    facts = read_manifest(like)["facts"] if is_finished(like) else {"context_tokens": shape.context_tokens}
+    with new_folder(out, kind="model", inputs={"like": str(like), "dtype": dtype}, facts=lambda: facts) as work:
+        save_torch_state_dict(kept, work, max_shard_size=_SHARD_BYTES, metadata={"format": "pt"})
+        check_weights(work, expected, tied=tied)
+        positions = plain_parameters(shape)
+        config = read_config(like)
+        write_config(work, config, rope_parameters=positions, context_tokens=shape.context_tokens, dtype=dtype)
+        copy_tokenizer(like, work, context_tokens=shape.context_tokens)
+
+
+def plain_parameters(shape: ModelShape) -> dict[str, Any]:
+    """The ``rope_parameters`` of a model's shape, spelled out also where they are plain."""
+    return dict(shape.rope) if shape.rope else {"rope_type": "default", "rope_theta": shape.theta}
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All stored tensors of a model folder, checked by their headers only."""
+    stored = read_headers(folder)
+    return {name: read_tensor(stored, name) for name in stored}

@@ -1,0 +1,83 @@
+"""A new model with random weights, as a folder like any other: the start of a run that has no base.
+
+Each tensor is drawn from a stream named after it, so its values depend on the seed and its own name and shape alone.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float32
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoConfig
+
+from ropewalk.core.artifact import new_folder
+from ropewalk.core.seed import seed_for
+from ropewalk.model.family import CLASSES, tied_names
+from ropewalk.model.folder import check_tokenizer, copy_tokenizer, read_token_ids, write_config
+from ropewalk.model.load import load_model
+from ropewalk.model.weights import SINGLE
+from ropewalk.recipe.spec import Init
+from ropewalk.rope.scaling import Unchanged
+
+_MODEL_TYPES = {"LlamaForCausalLM": "llama"}
+_INTO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
+
+
+def init_model(spec: Init, out: Path, *, tokenizer: Path, seed: int) -> None:
+    """Write a model folder of this shape with random float32 weights and the tokenizer of folder ``tokenizer``.
+
+    Matrices are normal with ``spec.deviation``, scaled as the spec says where they are embeddings or write to the
+    residual stream; norms are 1, but for the last one; biases are 0.
+    """
+    vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).get_vocab_size(with_added_tokens=True)
+    config = _config(spec, vocabulary) | read_token_ids(tokenizer)
+    with new_folder(out, kind="model", inputs={"init": spec.model_dump(mode="json"), "seed": seed}) as work:
+        positions = Unchanged().to_hf(spec.theta)
+        write_config(work, config, rope_parameters=positions, context_tokens=spec.context, dtype="float32")
+        copy_tokenizer(tokenizer, work, context_tokens=spec.context)
+        check_tokenizer(work, vocabulary=vocabulary)
+        with torch.device("meta"):
+            skeleton = CLASSES[spec.architecture](AutoConfig.from_pretrained(work, local_files_only=True))
+        tied = tied_names(skeleton)
+        names = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items() if name not in tied}
+        tensors = {name: _draw(name, shape, spec, seed=seed) for name, shape in names.items()}
+        save_file(tensors, work / SINGLE, metadata={"format": "pt"})
+        load_model(work)
+
+
+def _draw(name: str, shape: tuple[int, ...], spec: Init, *, seed: int) -> Float32[Tensor, "..."]:
+    if len(shape) == 1:
+        first = 0.0 if name.endswith("bias") else spec.final_norm if name == "model.norm.weight" else 1.0
+        return torch.full(shape, first)
+    deviation = spec.deviation
+    if name.endswith(_INTO_RESIDUAL):
+        deviation *= spec.residual_gain
+    elif name == "model.embed_tokens.weight":
+        deviation = spec.embedding_deviation or deviation
+    generator = torch.Generator().manual_seed(seed_for("init", name, seed))
+    return torch.empty(shape).normal_(0, deviation, generator=generator)
+
+
+def _config(spec: Init, vocabulary: int) -> dict[str, Any]:
+    return {
+        "architectures": [spec.architecture],
+        "model_type": _MODEL_TYPES[spec.architecture],
+        "vocab_size": vocabulary,
+        "hidden_size": spec.width,
+        "intermediate_size": spec.mlp_width,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads,
+        "num_key_value_heads": spec.kv_heads,
+        "head_dim": spec.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "initializer_range": spec.deviation,
+        "tie_word_embeddings": spec.tied,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "mlp_bias": False,
+        "use_cache": True,
+    }

@@ -1,0 +1,65 @@
+"""A causal language model together with its loss, as the one module that is sharded and trained.
+
+The surprise is why it exists: FSDP2 hands out whole weights only inside the forward and backward of the module that
+owns them. The loss reads the head's weight itself, so the loss must run inside that module.
+"""
+
+from collections.abc import Sequence
+
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ropewalk.model.family import blocks_of, head_of
+from ropewalk.model.loss import CHUNK_TOKENS, chunked_cross_entropy
+from ropewalk.partition import Partition
+
+
+class Learner(nn.Module):
+    """``causal`` (a transformers model, parameters named as in its files) and its chunked loss."""
+
+    def __init__(self, causal: PreTrainedModel, *, chunk_tokens: int = CHUNK_TOKENS) -> None:
+        super().__init__()
+        self.causal = causal
+        self.chunk_tokens = chunk_tokens
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return blocks_of(self.causal)
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "local"],
+        positions: Int[Tensor, "local"],
+        labels: Int[Tensor, "local"],
+        weights: Float[Tensor, "local"],
+        *,
+        partition: Partition,
+        context_group: dist.ProcessGroup | None = None,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "local"]]:
+        """This context rank's ``(sum of weights x nll, nll)`` in float32; ranks' sums add up to the batch's.
+
+        The four tensors are the batch's fields as ``partition.cut`` gives them to this rank.
+        """
+        hidden = self.read(tokens, positions, partition=partition, context_group=context_group)
+        return chunked_cross_entropy(hidden, head_of(self.causal), labels, weights, chunk_tokens=self.chunk_tokens)
+
+    def read(
+        self,
+        tokens: Int[Tensor, "local"],
+        positions: Int[Tensor, "local"],
+        *,
+        partition: Partition,
+        context_group: dist.ProcessGroup | None = None,
+    ) -> Float[Tensor, "local width"]:
+        """What the head would see of these tokens. On a sharded learner it is for the inside of forward only."""
+        hidden: Tensor = self.causal.model(
+            input_ids=tokens[None],
+            position_ids=positions[None],
+            attention_mask=None,
+            use_cache=False,  # the config's default would build one, and lose the documents' borders
+            partition=partition,
+            context_group=context_group,
+        ).last_hidden_state[0]
+        return hidden

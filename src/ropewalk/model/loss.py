@@ -1,0 +1,74 @@
+"""Cross-entropy of a long row without its logits: [131072, 128000] of them would be 62 GiB.
+
+Tokens pass the head in chunks, and each chunk's gradient is taken at once, while its logits exist: three matrix
+products instead of the four that recomputing them later would cost. The price is a float32 copy of the head's gradient.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+CHUNK_TOKENS = 1024
+
+
+def chunked_cross_entropy(
+    hidden: Float[Tensor, "tokens width"],
+    head: Float[Tensor, "vocabulary width"],
+    labels: Int[Tensor, "tokens"],
+    weights: Float[Tensor, "tokens"],
+    *,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens"]]:
+    """``(sum of weights x nll, nll)`` in float32 (float64 for float64 inputs), nll in nats, not differentiable.
+
+    Labels are the tokens to predict, shifted already; where a weight is 0 the label may be anything, also negative,
+    and its nll is 0. Gradients flow to ``hidden`` and ``head`` through the sum.
+    """
+    loss_sum, nll = _ChunkedCrossEntropy.apply(hidden, head, labels, weights, chunk_tokens)
+    return loss_sum, nll
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor, weights: Tensor, chunk_tokens: int
+    ) -> tuple[Tensor, Tensor]:
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        nll = torch.zeros(len(hidden), dtype=exact, device=hidden.device)
+        hidden_grad = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
+        head_grad = torch.zeros_like(head, dtype=exact) if ctx.needs_input_grad[1] else None
+        for start in range(0, len(hidden), chunk_tokens):
+            chunk = slice(start, start + chunk_tokens)
+            rows = torch.nonzero(weights[chunk]).squeeze(1) + start
+            if not len(rows):
+                continue  # padding, or instructions: nothing to learn here
+            everything = len(rows) == len(nll[chunk])
+            inputs = hidden[chunk] if everything else hidden[rows]
+            logits = (inputs @ head.T).to(exact)
+            wanted = labels[rows, None].long()
+            normalizer = torch.logsumexp(logits, dim=1, keepdim=True)
+            nll[rows] = (normalizer - logits.gather(1, wanted)).squeeze(1)
+            if hidden_grad is None and head_grad is None:
+                continue
+            probability = logits.sub_(normalizer).exp_()
+            probability.scatter_add_(1, wanted, probability.new_full((), -1).expand_as(wanted))
+            slope = probability.mul_(weights[rows, None]).to(hidden.dtype)
+            if hidden_grad is not None:
+                hidden_grad[rows] = slope @ head
+            if head_grad is not None:
+                head_grad += slope.T @ inputs
+        ctx.save_for_backward(hidden_grad, head_grad)
+        ctx.head_dtype = head.dtype
+        ctx.mark_non_differentiable(nll)
+        return (nll * weights.to(exact)).sum(), nll
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden_grad, head_grad = ctx.saved_tensors
+        if hidden_grad is not None:
+            hidden_grad = hidden_grad * upstream  # a scalar: the product is taken in float32, then rounded
+        if head_grad is not None:
+            head_grad = (head_grad * upstream).to(ctx.head_dtype)
+        return hidden_grad, head_grad, None, None, None

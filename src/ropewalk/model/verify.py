@@ -1,0 +1,88 @@
+"""The proof of an export: a fresh process that has never heard of ropewalk gets the same logits from the folder.
+
+Ours come from the path that training took: partition, our attention, our loader. Both run in float32 on the exported
+weights, so the difference is rounding alone, whatever type the weights are stored in.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ropewalk.core.artifact import is_finished, read_manifest
+from ropewalk.core.error import UserError
+from ropewalk.core.seed import stream
+from ropewalk.model.family import head_of
+from ropewalk.model.learner import Learner
+from ropewalk.model.load import load_model
+from ropewalk.parallel.launch import run_ranks
+from ropewalk.partition import partition_rows
+from ropewalk.shape.read import read_shape
+
+PARITY = 1e-5
+
+
+def verify_export(folder: Path, *, places: tuple[int, ...] | None = None) -> dict[int, float]:
+    """The norm-relative difference of logits between this code and plain transformers, by place in a random text.
+
+    ``places`` default to 0, the end of the base's context, the token after it, and the end of the new context.
+    Raises UserError where one exceeds 1e-5, or where the folder does not load without us.
+    """
+    shape = read_shape(folder)
+    chosen = places or _usual_places(folder, shape.context_tokens)
+    request = {
+        "tokens": torch.from_numpy(stream("verify").integers(shape.vocabulary, size=max(chosen) + 1)),
+        "places": torch.tensor(chosen),
+    }
+    with tempfile.TemporaryDirectory(prefix="ropewalk-verify-") as scratch:
+        theirs = _ask_plain_transformers(folder, request, Path(scratch))
+    (ours,) = run_ranks(_compute_logits, 1, folder, request)
+    differences = (ours.double() - theirs.double()).norm(dim=1) / theirs.double().norm(dim=1)
+    found = dict(zip(chosen, differences.tolist(), strict=True))
+    worst = max(found, key=lambda place: found[place])
+    if not found[worst] <= PARITY:
+        raise UserError(
+            "the export is not the model that was trained",
+            where=str(folder),
+            why=f"logits at position {worst} differ by {found[worst]:.2e} of their norm, more than {PARITY:g}",
+            fix="compare the transformers versions; report this with the folder's config.json",
+        )
+    return found
+
+
+def _usual_places(folder: Path, context_tokens: int) -> tuple[int, ...]:
+    facts = read_manifest(folder)["facts"] if is_finished(folder) else {}
+    before = int(facts.get("base_context_tokens", context_tokens))
+    return tuple(sorted({0, before - 1, min(before, context_tokens - 1), context_tokens - 1}))
+
+
+def _ask_plain_transformers(folder: Path, request: dict[str, Tensor], scratch: Path) -> Float32[Tensor, "places ids"]:
+    program = Path(__file__).with_name("plain_reload.py")
+    save_file(request, scratch / "request")
+    command = [sys.executable, "-P", *map(str, (program, folder, scratch / "request", scratch / "answer"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(
+            "the export does not load in plain transformers",
+            where=str(folder),
+            why=done.stderr.strip().splitlines()[-1],
+            fix="export again; if it stays, report this with the folder's config.json",
+        )
+    logits: Tensor = load_file(scratch / "answer")["logits"]
+    return logits
+
+
+@torch.no_grad()
+def _compute_logits(folder: Path, request: dict[str, Tensor]) -> Float32[Tensor, "places ids"]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    learner = Learner(load_model(folder)).to(device)
+    tokens = request["tokens"].to(device)
+    partition = partition_rows(np.zeros((1, len(tokens)), np.int32), ranks=1)
+    hidden = learner.read(tokens, torch.arange(len(tokens), device=device), partition=partition)
+    return (hidden[request["places"]] @ head_of(learner.causal).T).cpu()

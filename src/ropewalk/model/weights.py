@@ -1,0 +1,149 @@
+"""What the safetensors files of a model folder hold, read from their headers, and whether that is the model.
+
+transformers fills a missing tensor with random numbers and drops one it does not know, both with a warning. Here the
+names and shapes must be exactly the model's, before a single value is read.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ropewalk.core.error import UserError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+Dtype = Literal["float32", "bfloat16", "float16"]
+_FLOATS: Mapping[str, Dtype] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_DERIVED = ("rotary_emb.inv_freq",)  # old files carry it; every model computes it from its config
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where a tensor lies and what its header says."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder. Raises UserError if there is none, or one of several is gone."""
+    if not (folder / INDEX).is_file():
+        if (folder / SINGLE).is_file():
+            return [folder / SINGLE]
+        pickled = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind))
+        raise UserError(
+            "the model has no safetensors weights",
+            where=str(folder),
+            why=f"only {', '.join(pickled[:3])}: a pickle can run code" if pickled else f"no {SINGLE}, no {INDEX}",
+            fix="convert the weights to safetensors, or choose a revision that has them",
+        )
+    try:
+        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError) as error:
+        raise _damaged(folder / INDEX, f"it is no index of weights: {error!r}") from None
+    for name in names:
+        if Path(name).name != name:
+            raise _damaged(folder / INDEX, f"{name} leads out of the folder")
+        if not (folder / name).is_file():
+            raise _damaged(folder / name, f"the index names {len(names)} files and this one is missing")
+    return [folder / name for name in names]
+
+
+def read_headers(folder: Path) -> dict[str, StoredTensor]:
+    """Name, shape and type of every stored tensor; raises UserError for files that are cut short or broken."""
+    stored: dict[str, StoredTensor] = {}
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118  it is no mapping
+                    view = file.get_slice(name)
+                    if name in stored:
+                        raise _damaged(path, f"{name} is also in {stored[name].file.name}")
+                    stored[name] = StoredTensor(path, tuple(view.get_shape()), str(view.get_dtype()))
+        except SafetensorError as error:
+            raise _damaged(path, f"safetensors says: {error}") from None
+    return {name: tensor for name, tensor in stored.items() if not name.endswith(_DERIVED)}
+
+
+def check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]], *, tied: Mapping[str, str]) -> None:
+    """Raise UserError unless the stored tensors are exactly ``expected``, in floating point.
+
+    ``tied`` maps a name that may be left out to the one it equals; stored as well, it must hold the same values.
+    """
+    stored = read_headers(folder)
+    missing = [name for name in expected if name not in stored and name not in tied]
+    unknown = [name for name in stored if name not in expected]
+    if missing or unknown:
+        parts = [f"{len(missing)} missing ({_list(missing)})"] * bool(missing)
+        parts += [f"{len(unknown)} unknown ({_list(unknown)})"] * bool(unknown)
+        raise UserError(
+            "the weights are not the weights of this config",
+            where=str(folder),
+            why="tensors: " + ", ".join(parts),
+            fix="get the folder again; check num_hidden_layers, tie_word_embeddings and architectures in config.json",
+        )
+    for name, tensor in stored.items():
+        if tensor.shape != expected[name]:
+            raise UserError(
+                f"{name} has another shape than the config says",
+                where=str(tensor.file),
+                why=f"stored {list(tensor.shape)}, expected {list(expected[name])}",
+                fix="make config.json and weights come from the same model",
+            )
+        if tensor.dtype not in _FLOATS:
+            raise UserError(
+                f"{name} is stored in a type that cannot be trained",
+                where=str(tensor.file),
+                why=f"its type is {tensor.dtype}, none of {', '.join(_FLOATS)}",
+                fix="choose the unquantized model, or convert it",
+            )
+    for name, source in tied.items():
+        if name in stored and not torch.equal(read_tensor(stored, name), read_tensor(stored, source)):
+            raise UserError(
+                f"{name} is tied by the config, and different in the file",
+                where=str(stored[name].file),
+                why=f"tie_word_embeddings is true, so {source} would silently replace it",
+                fix='set "tie_word_embeddings": false in config.json if the model was trained with two matrices',
+            )
+
+
+def check_finite(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UserError if a tensor holds a value that is not a finite number."""
+    for name, tensor in tensors.items():
+        # One pass, no copy: a sum of finite numbers in float32 is finite unless they are absurdly large.
+        if not torch.isfinite(tensor.sum(dtype=torch.float32)) and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise UserError(
+                f"{name} is not finite",
+                where=str(folder),
+                why=f"{bad} of {tensor.numel()} values are NaN or infinite",
+                fix="get the weights again, or take an earlier checkpoint",
+            )
+
+
+def stored_dtype(folder: Path) -> Dtype:
+    """The type of the stored weights (``bfloat16`` ...); the one that most tensors have, where a model mixes."""
+    kinds = [tensor.dtype for tensor in read_headers(folder).values()]
+    return _FLOATS[max(sorted(set(kinds)), key=kinds.count)]
+
+
+def read_tensor(stored: Mapping[str, StoredTensor], name: str) -> Tensor:
+    """One tensor's values."""
+    with safe_open(stored[name].file, framework="pt") as file:
+        tensor: Tensor = file.get_tensor(name)
+    return tensor
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError("the weights are damaged", where=str(path), why=why, fix="get the model folder again")
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")

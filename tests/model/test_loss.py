@@ -1,0 +1,83 @@
+"""The chunked loss against torch's cross-entropy in float64: value, nll, both gradients, every kind of chunk."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from ropewalk.model.loss import chunked_cross_entropy
+
+
+def problem(dtype: torch.dtype, tokens: int = 37) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(tokens, 16, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    head = torch.randn(50, 16, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    labels = torch.randint(50, (tokens,), generator=generator, dtype=torch.int32)
+    weights = torch.rand(tokens, generator=generator)
+    weights[::3] = 0
+    weights[16:24] = 0
+    labels[weights == 0] = -1
+    return hidden, head, labels, weights
+
+
+def truth(hidden: torch.Tensor, head: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Per-token nll in float64, all logits at once."""
+    return cross_entropy(hidden.double() @ head.double().T, labels.long(), reduction="none", ignore_index=-1)
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 8, 37, 1000])
+def test_value_and_gradients_in_float64(chunk_tokens: int) -> None:
+    hidden, head, labels, weights = problem(torch.float64)
+    nll = truth(hidden, head, labels, weights)
+    (0.3 * (nll * weights).sum()).backward()
+    expected = hidden.grad, head.grad
+    hidden.grad = head.grad = None
+    loss, ours = chunked_cross_entropy(hidden, head, labels, weights, chunk_tokens=chunk_tokens)
+    assert loss.dtype == ours.dtype == torch.float64
+    torch.testing.assert_close(ours, nll.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(loss.detach(), (nll * weights).sum().detach(), rtol=1e-12, atol=1e-12)
+    (0.3 * loss).backward()
+    torch.testing.assert_close(hidden.grad, expected[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(head.grad, expected[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_lower_precision_stays_close(dtype: torch.dtype, tolerance: float) -> None:
+    hidden, head, labels, weights = problem(dtype)
+    loss, _ = chunked_cross_entropy(hidden, head, labels, weights, chunk_tokens=8)
+    loss.backward()
+    exact_hidden, exact_head = hidden.detach().double().requires_grad_(), head.detach().double().requires_grad_()
+    expected = (truth(exact_hidden, exact_head, labels, weights) * weights).sum()
+    expected.backward()
+    assert loss.dtype == torch.float32 and hidden.grad.dtype == head.grad.dtype == dtype
+    assert abs(loss.item() / expected.item() - 1) < tolerance
+    for ours, exact in ((hidden.grad, exact_hidden.grad), (head.grad, exact_head.grad)):
+        assert (ours.double() - exact).norm() / exact.norm() < tolerance
+
+
+def test_tied_weights_get_both_gradients() -> None:
+    _, table, labels, weights = problem(torch.float64)
+    tokens = torch.arange(37) % 50
+    nll = truth(table[tokens], table, labels, weights)
+    (nll * weights).sum().backward()
+    expected, table.grad = table.grad, None
+    loss, _ = chunked_cross_entropy(table[tokens], table, labels, weights, chunk_tokens=8)
+    loss.backward()
+    torch.testing.assert_close(table.grad, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_frozen_inputs_and_no_gradient_at_all() -> None:
+    hidden, head, labels, weights = problem(torch.float32)
+    for wants_hidden, wants_head in ((True, False), (False, True)):
+        first, second = hidden.detach().requires_grad_(wants_hidden), head.detach().requires_grad_(wants_head)
+        chunked_cross_entropy(first, second, labels, weights)[0].backward()
+        assert (first.grad is not None, second.grad is not None) == (wants_hidden, wants_head)
+    with torch.no_grad():
+        loss, nll = chunked_cross_entropy(hidden, head, labels, weights)
+    assert not loss.requires_grad and not nll.requires_grad
+
+
+def test_nothing_to_learn_is_zero_with_zero_gradients() -> None:
+    hidden, head, labels, _ = problem(torch.float32)
+    loss, nll = chunked_cross_entropy(hidden, head, labels, torch.zeros(37))
+    loss.backward()
+    assert loss.item() == 0 and not nll.any() and not hidden.grad.any() and not head.grad.any()
