@@ -1,1 +1,6 @@
-"""How one packed row is cut over context ranks: plain data, computed ahead on the CPU. Needs no torch."""
+"""How rows are cut over ranks: who owns which token, what each rank computes, which key rows it must receive."""
+
+from ropewalk.partition.cut import cut
+from ropewalk.partition.partition import EXCHANGES, LAYOUTS, Partition, partition_rows
+
+__all__ = ["EXCHANGES", "LAYOUTS", "Partition", "cut", "partition_rows"]

@@ -1,0 +1,14 @@
+"""Gather one field of a batch for one rank: tokens, labels, weights, positions, whatever has one entry a token."""
+
+from typing import Any
+
+import numpy as np
+
+from ropewalk.partition.partition import Partition
+
+
+def cut(partition: Partition, rank: int, field: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The entries of ``field`` [rows, context, ...] that ``rank`` owns, in its local order: [local, ...]."""
+    packed = field.reshape(-1, *field.shape[2:])
+    assert len(packed) == partition.tokens, "the field has the shape that the partition was made for"
+    return packed[partition.owned(rank)]

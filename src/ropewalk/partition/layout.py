@@ -1,0 +1,40 @@
+"""Who owns which token: contiguous, zigzag per document, balanced chunks, or local.
+
+Every layout gives each rank exactly tokens / ranks tokens, for any documents. ``auto`` looks at all of them, and local
+at several lengths from which on a document is spread; the caller takes the cheapest.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ropewalk.partition.balanced import own_balanced
+from ropewalk.partition.local import own_local
+from ropewalk.partition.pieces import Documents, Ownership
+from ropewalk.partition.zigzag import own_zigzag
+
+LAYOUTS = ("auto", "contiguous", "zigzag", "balanced", "local")
+_SPREAD_SHARES = (1.0, 0.5, 0.25, 0.125)
+
+
+def own_contiguous(documents: Documents, ranks: int) -> Ownership:
+    """Rank r owns the r-th of equal ranges: least traffic, and no balance for a long document."""
+    return Ownership(np.arange(ranks) * (documents.tokens // ranks), np.arange(ranks))
+
+
+def propose(documents: Documents, ranks: int, layout: str) -> Iterator[tuple[str, Ownership]]:
+    """The ownerships that a layout allows, each with the layout's name; where two cost the same, the first is meant."""
+    if ranks == 1:
+        yield "contiguous" if layout == "auto" else layout, own_contiguous(documents, 1)
+        return
+    if layout in ("contiguous", "auto"):
+        yield "contiguous", own_contiguous(documents, ranks)
+    if layout in ("local", "auto"):
+        longest = documents.ranges.length[documents.real].max(initial=0)
+        shares = [documents.tokens // ranks * share for share in _SPREAD_SHARES]
+        for share in [shares[0], *(share for share in shares[1:] if longest > share)]:
+            yield "local", own_local(documents, ranks, spread_above_tokens=int(share))
+    if layout in ("zigzag", "auto"):
+        yield "zigzag", own_zigzag(documents, ranks)
+    if layout in ("balanced", "auto"):
+        yield "balanced", own_balanced(documents, ranks)

@@ -1,0 +1,155 @@
+"""A partition: which rank owns which token, what it computes, which key rows it must receive. Plain data.
+
+It is made once for each batch from the document ids alone, ahead of the step, and every layer reads it. All ranks make
+the same one, so nothing about it is ever sent.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from ropewalk.core.error import UserError
+from ropewalk.partition.cost import choose_cheapest, count_pairs, count_rows
+from ropewalk.partition.layout import LAYOUTS, propose
+from ropewalk.partition.pieces import Pieces, Ranges, find_documents, make_pieces
+from ropewalk.partition.rows import Needs, find_needs
+from ropewalk.partition.tiles import Queries, Tiles, cut_bands, make_bands, make_rectangles, make_triangles
+
+EXCHANGES = ("auto", "needed", "ring", "all_gather")
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """How ``tokens`` packed tokens are shared by ``ranks`` ranks; each owns ``local_tokens`` of them."""
+
+    ranks: int
+    tokens: int
+    layout: str
+    exchange: str
+    window: int | None
+    pieces: Pieces
+
+    @property
+    def local_tokens(self) -> int:
+        return self.tokens // self.ranks
+
+    def owned(self, rank: int) -> Int64[np.ndarray, "local"]:
+        """Packed indices of the rank's tokens, ascending: its local order."""
+        return self._runs(rank).expand()
+
+    def triangles(self, rank: int) -> Tiles:
+        """The rank's tiles of queries against themselves; with ``tiles`` of all steps they are all it computes."""
+        return make_triangles(self._queries(rank))
+
+    def tiles(self, rank: int) -> tuple[Tiles, ...]:
+        """The rank's other tiles, for each step; step 0 reads its own rows, step i the i-th block that it receives."""
+        queries = self._queries(rank)
+        steps = []
+        for block in (self._runs(rank), *self.blocks(rank)):
+            parts = make_rectangles(queries, block, self.window), make_bands(queries, block, self.window)
+            steps.append(Tiles(np.concatenate([part.columns for part in parts])))
+        return tuple(steps)
+
+    def blocks(self, rank: int) -> tuple[Ranges, ...]:
+        """Packed rows of the blocks that the exchange brings: all rows of one rank after the other in a ring, else one
+        block with just the rows that this rank needs, in packed order; none if no rank needs any."""
+        if not self.exchanges:
+            return ()
+        if self.exchange == "ring":
+            return tuple(self._runs((rank - step) % self.ranks) for step in range(1, self.ranks))
+        mine = self.needs.rank == rank
+        return (Ranges(self.needs.start[mine], self.needs.stop[mine]),)
+
+    def received(self, rank: int, source: int) -> Int64[np.ndarray, "rows"]:
+        """Packed indices of the key rows that ``rank`` needs from ``source``, ascending."""
+        chosen = (self.needs.rank == rank) & (self.pieces.owner[self.needs.piece] == source)
+        return Ranges(self.needs.start[chosen], self.needs.stop[chosen]).expand()
+
+    def localise(self, packed: Int64[np.ndarray, "rows"]) -> tuple[np.ndarray, np.ndarray]:
+        """Owner of each packed index, and where the token stands in its owner's local order."""
+        piece = np.searchsorted(self.pieces.start, packed, side="right") - 1
+        return self.pieces.owner[piece], self.pieces.local[piece] + packed - self.pieces.start[piece]
+
+    @cached_property
+    def needs(self) -> Needs:
+        """Rows that some rank needs and does not own."""
+        return find_needs(self.pieces, self.ranks, self.window)
+
+    @cached_property
+    def exchanges(self) -> bool:
+        """Whether any rank needs any row of another one."""
+        return bool(len(self.needs.rank))
+
+    @cached_property
+    def pairs(self) -> Int64[np.ndarray, "ranks"]:
+        """(query, key) pairs of each rank, for one head: the document-true work."""
+        return count_pairs(self.pieces, self.ranks, self.window)
+
+    @property
+    def balance(self) -> float:
+        """Largest work of a rank over the mean; 1 is perfect."""
+        return float(self.pairs.max() / max(self.pairs.mean(), 1))
+
+    @cached_property
+    def rows(self) -> Int64[np.ndarray, "ranks ranks"]:
+        """Key rows that travel to rank [i] from rank [j] in one layer's forward."""
+        if self.exchange == "needed" or not self.exchanges:
+            return count_rows(self.pieces, self.ranks, self.window)
+        return self.local_tokens * (1 - np.eye(self.ranks, dtype=np.int64))
+
+    def sent_bytes(self, *, kv_heads: int, head_dim: int, element_bytes: int) -> Int64[np.ndarray, "ranks"]:
+        """Bytes of keys and values that each rank sends in one layer's forward; a ring passes rows on, so it counts
+        what a rank relays too. The backward returns as many gradients."""
+        return self.rows.sum(0) * (2 * kv_heads * head_dim * element_bytes)
+
+    def _runs(self, rank: int) -> Ranges:
+        mine = self.pieces.owner == rank
+        return Ranges(self.pieces.start[mine], self.pieces.stop[mine])
+
+    def _queries(self, rank: int) -> Queries:
+        mine = (self.pieces.owner == rank) & (self.pieces.document >= 0)
+        packed = Ranges(self.pieces.start[mine], self.pieces.stop[mine])
+        return cut_bands(Queries(packed, self.pieces.local[mine], self.pieces.begin[mine]), self.window)
+
+
+def partition_rows(
+    document: Int32[np.ndarray, "rows context"],
+    *,
+    ranks: int,
+    layout: str = "auto",
+    exchange: str = "auto",
+    window: int | None = None,
+) -> Partition:
+    """Cut packed rows over ``ranks`` context ranks.
+
+    ``document`` holds an id for each token, the same for the tokens of one document, -1 for padding; the rows are laid
+    end to end. ``window`` is how many keys a query sees, itself included; None for all of its document. Raises
+    UserError for an unknown layout or exchange, and where the tokens do not divide by the ranks.
+    """
+    _check(document, ranks, layout=layout, exchange=exchange, window=window)
+    documents = find_documents(document)
+    proposals = ((name, make_pieces(documents, owned, ranks)) for name, owned in propose(documents, ranks, layout))
+    name, pieces = choose_cheapest(proposals, ranks, window=window)
+    exchange = "needed" if exchange == "auto" else exchange
+    return Partition(ranks, documents.tokens, name, exchange, window, pieces)
+
+
+def _check(document: np.ndarray, ranks: int, *, layout: str, exchange: str, window: int | None) -> None:
+    for key, value, allowed in (("layout", layout, LAYOUTS), ("exchange", exchange, EXCHANGES)):
+        if value not in allowed:
+            raise UserError(
+                f"there is no {key} {value!r}", where=f"parallel.{key}", why="", fix=f"one of {', '.join(allowed)}"
+            )
+    if ranks < 1 or document.size == 0 or document.size % ranks:
+        raise UserError(
+            "rows cannot be cut into equal shares",
+            where="parallel.context",
+            why=f"{document.size} tokens ({' x '.join(map(str, document.shape))}) over {ranks} context ranks",
+            fix="choose a context length that is a multiple of the context ranks",
+        )
+    if window is not None and window < 1:
+        raise UserError(
+            "a window must hold a token", where="window", why=f"it is {window}", fix="give 1 or more, or none at all"
+        )

@@ -1,0 +1,33 @@
+"""Zigzag per document: 2 x ranks chunks, and rank r owns the r-th from the front and the r-th from the back.
+
+Each pair of chunks holds the same number of causal pairs, so every single document is balanced. A length need not be a
+multiple of 2 x ranks: the tokens left over are dealt round the ranks from document to document, so nothing is padded.
+"""
+
+import numpy as np
+
+from ropewalk.partition.pieces import Documents, Ownership, Ranges
+
+
+def own_zigzag(documents: Documents, ranks: int) -> Ownership:
+    """Cut every document, padding too, into 2 x ``ranks`` chunks."""
+    chunks, owner = cut_zigzag(documents.ranges, ranks)
+    return Ownership(chunks.start, owner)
+
+
+def cut_zigzag(documents: Ranges, ranks: int) -> tuple[Ranges, np.ndarray]:
+    """The non-empty chunks and their owners, in packed order; ranks' totals differ by at most one token."""
+    chunks = 2 * ranks
+    base, left = np.divmod(documents.length, chunks)
+    dealt = (np.cumsum(left) - left) % ranks
+    # Of the tokens left over, rank r gets one for each full round and one if the last round reaches it.
+    turn = (np.arange(ranks) - dealt[:, None]) % ranks
+    extra = left[:, None] // ranks + (turn < left[:, None] % ranks)
+    size = np.repeat(base[:, None], chunks, axis=1)
+    size[:, :ranks] += extra > 1
+    size[:, ranks:] += extra[:, ::-1] > 0
+    stop = documents.start[:, None] + np.cumsum(size, axis=1)
+    rank = np.arange(ranks)
+    owner = np.broadcast_to(np.concatenate([rank, rank[::-1]]), size.shape)
+    filled = size > 0
+    return Ranges((stop - size)[filled], stop[filled]), owner[filled]
