@@ -1,0 +1,166 @@
+"""Find the newest checkpoint that is whole, and read it back, on any number of ranks.
+
+Nothing of a folder is used before every byte of it has the digest that its manifest gives: one flipped bit in a tensor
+would load without a word. Saved on 2 ranks, loaded on 3: each rank reads the slices that it needs.
+"""
+
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import load as read_shards
+
+from ropewalk.checkpoint.state import (
+    STATE,
+    WEIGHT,
+    TrainState,
+    name_tensors,
+    random_states,
+    set_random_states,
+    set_updates,
+)
+from ropewalk.core.artifact import MANIFEST, find_damage, is_finished, read_manifest
+from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
+from ropewalk.parallel.collective import rank_and_ranks, share_from_first
+
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoint folders in ``folder`` by name, newest first, damaged ones too."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step_of, reverse=True)
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint in ``folder`` whose every byte verifies; says so aloud if that is not the newest one.
+
+    Inside run_ranks every rank calls it: rank 0 reads, all get its answer.
+    """
+    return share_from_first(_find_newest(folder) if rank_and_ranks()[0] == 0 else None)
+
+
+def find_fault(path: Path) -> str | None:
+    """Why a checkpoint folder cannot be used, or None. Reads all of it."""
+    if not is_finished(path):
+        return "it has no manifest"
+    try:
+        fault = find_damage(path)
+        named = {*read_manifest(path)["files"], MANIFEST}
+    except UserError as error:
+        return error.why
+    except (KeyError, TypeError, AttributeError) as error:
+        return f"its manifest does not say what it should: {error!r}"
+    stray = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    extra = [name for name in stray if name not in named]
+    return fault or (f"{extra[0]} is not in its manifest" if extra else None)
+
+
+def load(state: TrainState, checkpoint: Path) -> TrainState:
+    """Read a verified checkpoint into ``state``'s model and optimizer, in place, and return it with its counters.
+
+    Every rank calls it. Random states are restored where the number of ranks is the same. Raises UserError if the
+    checkpoint holds other tensors, or was made from other inputs, than the state.
+    """
+    facts = _read_facts(checkpoint)
+    _compare("inputs", dict(state.inputs), facts["inputs"], checkpoint)
+    _read_tensors(name_tensors(state), facts, checkpoint)
+    same_ranks = facts["ranks"] == rank_and_ranks()[1]
+    generators = random_states() if same_ranks else {}
+    generators = {name: value for name, value in generators.items() if name in facts["tensors"]}
+    _fill(generators, checkpoint)
+    set_random_states(generators)
+    state = state.with_figures(facts)
+    set_updates(state)
+    return state
+
+
+def load_moments(state: TrainState, checkpoint: Path) -> TrainState:
+    """Read only the optimizer's moments and its count of updates, to carry them into the next stage."""
+    facts = _read_facts(checkpoint)
+    moments = {name: tensor for name, tensor in name_tensors(state).items() if not name.startswith(WEIGHT)}
+    _read_tensors(moments, facts, checkpoint)
+    state = state.with_figures({**state.figures(), "updates": facts["updates"]})
+    set_updates(state)
+    return state
+
+
+def load_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """All weights of a checkpoint as whole tensors under transformers' names, on this process alone.
+
+    A weight tied to another is there once, under the other's name. Raises UserError if the folder is damaged.
+    """
+    fault = find_fault(checkpoint)
+    if fault is not None:
+        raise UserError(
+            "the checkpoint is damaged", where=str(checkpoint), why=fault, fix="use an older one, or train again"
+        )
+    shapes = _read_facts(checkpoint)["tensors"]
+    weights = {
+        name: torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
+        for name, (dtype, shape) in shapes.items()
+        if name.startswith(WEIGHT)
+    }
+    _fill(weights, checkpoint, alone=True)
+    return {name.removeprefix(WEIGHT): weight for name, weight in weights.items()}
+
+
+def _find_newest(folder: Path) -> Path | None:
+    passed_over = False
+    for path in list_checkpoints(folder):
+        fault = find_fault(path)
+        if fault is None:
+            if passed_over:
+                say(f"falling back to {path}")
+            return path
+        say(f"WARNING: {path} cannot be used: {fault}")
+        passed_over = True
+    return None
+
+
+def _step_of(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
+
+
+def _read_facts(checkpoint: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
+    return facts
+
+
+def _read_tensors(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], checkpoint: Path) -> None:
+    """Fill tensors after comparing names, dtypes and shapes: torch's reader passes over what is too much."""
+    kinds = {name.partition("/")[0] for name in tensors}
+    held = {name: shape for name, shape in facts["tensors"].items() if name.partition("/")[0] in kinds}
+    wanted = {name: [str(tensor.dtype), list(tensor.shape)] for name, tensor in tensors.items()}
+    _compare("tensors", wanted, held, checkpoint)
+    _fill(tensors, checkpoint)
+
+
+def _fill(tensors: Mapping[str, Tensor], checkpoint: Path, *, alone: bool = False) -> None:
+    reader = HuggingFaceStorageReader(str(checkpoint))
+    with warnings.catch_warnings():
+        if alone:  # it warns that no ranks will be asked, which is what we want
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        read_shards(dict(tensors), storage_reader=reader, no_dist=alone)
+
+
+def _compare(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], checkpoint: Path) -> None:
+    differing = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"the checkpoint was made with other {what}",
+            where=str(checkpoint),
+            why=f"{name} is {theirs.get(name)} there and {ours.get(name)} here ({len(differing)} differ)",
+            fix="resume with the recipe and corpus that it was made with, or give the run another folder",
+        )

@@ -1,0 +1,99 @@
+"""All that a stage of training is at one step: weights, optimizer moments, random states, and a few plain figures.
+
+Tensors are named flatly (``weight/NAME``, ``exp_avg/NAME``, ``rng/cpu/RANK``) and stay sharded; the rest is JSON. The
+moments are addressed by the parameter's name and never by its place in the optimizer, so groups may be cut anew.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from ropewalk.parallel.collective import rank_and_ranks
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+WEIGHT = "weight/"
+STATE = "state.json"
+"""The file with everything that is no tensor."""
+_FIGURES = ("stage", "step", "cursor", "tokens", "updates", "skipped", "sums")
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """What a checkpoint holds. The counters are replaced from step to step, model and optimizer change in place.
+
+    ``step`` counts the stage's steps, ``cursor`` the global rows it has consumed, ``tokens`` what was in them;
+    ``updates`` counts the optimizer's moves over all stages, ``skipped`` the stage's steps without one. ``sums`` is
+    what the running panel has added up. Whoever resumes must bring the same ``inputs`` (digests of recipe and data).
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    stage: int
+    step: int = 0
+    cursor: int = 0
+    tokens: int = 0
+    updates: int = 0
+    skipped: int = 0
+    sums: tuple[float, ...] = ()
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+    def figures(self) -> dict[str, Any]:
+        """The counters, as JSON-like data."""
+        return {name: getattr(self, name) for name in _FIGURES}
+
+    def with_figures(self, figures: Mapping[str, Any]) -> "TrainState":
+        """This state at the counters that ``figures`` gave."""
+        values = {name: figures[name] for name in _FIGURES}
+        return dataclasses.replace(self, **{**values, "sums": tuple(values["sums"])})
+
+
+def name_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters as transformers' files name them; a tied one once."""
+    for name, parameter in model.named_parameters():
+        yield name.removeprefix("causal."), parameter
+
+
+def name_tensors(state: TrainState) -> dict[str, Tensor]:
+    """Weights and moments, all of them this rank's part of a whole; moments that do not exist yet are made, as zeros.
+
+    AdamW makes them at its first step only, and a checkpoint must find them before.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in name_weights(state.model):
+        moments = state.optimizer.state[parameter]
+        if not moments:
+            # What AdamW makes: a float32 count, on the device only where the step is fused or captured.
+            moments["step"] = torch.tensor(float(state.updates))
+            moments |= {moment: torch.zeros_like(parameter) for moment in MOMENTS}
+        tensors[WEIGHT + name] = parameter.detach()
+        tensors |= {f"{moment}/{name}": moments[moment] for moment in MOMENTS}
+    return tensors
+
+
+def set_updates(state: TrainState) -> None:
+    """Tell the optimizer how often it has moved, which sets Adam's bias correction."""
+    for moments in state.optimizer.state.values():
+        moments["step"].fill_(float(state.updates))
+
+
+def random_states() -> dict[str, UInt8[Tensor, "bytes"]]:
+    """This rank's generators under keys that no other rank uses: of one key, only one rank's value would be kept."""
+    rank, _ = rank_and_ranks()
+    states = {f"rng/cpu/{rank:05}": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states[f"rng/cuda/{rank:05}"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_random_states(states: Mapping[str, Tensor]) -> None:
+    """Put this rank's generators where ``states`` says."""
+    for name, value in states.items():
+        if name.startswith("rng/cpu/"):
+            torch.set_rng_state(value)
+        else:
+            torch.cuda.set_rng_state(value)
