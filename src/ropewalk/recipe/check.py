@@ -1,0 +1,173 @@
+"""The field's rules that span the parts of a recipe, each with its source.
+
+An error would waste the run; a warning may be meant. Nothing is read but the recipe, the base's shape and, once it is
+built, what the corpus holds.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float64
+
+from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.core.record import ROLES
+from ropewalk.recipe.spec import Recipe, Stage
+from ropewalk.rope.bounds import first_negative
+from ropewalk.rope.frequency import BaseRope
+from ropewalk.shape.model_shape import ModelShape
+
+# Critical share of domain text after 20B tokens, by model size: Gu et al., CMR (2407.17467), as their law predicts it.
+_CRITICAL_SHARE = {0.46e9: 0.298, 0.94e9: 0.349, 1.6e9: 0.414, 3.1e9: 0.478}
+_CRITICAL_TOKENS = 20e9
+# The largest rates in print at 7B and at 30B and above: PI, YaRN, Code Llama, Llama 2 Long.
+_LR_7B, _LR_30B = 2e-5, 1e-5
+_SMALLEST_STUDIED = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One rule that a recipe breaks."""
+
+    level: Literal["error", "warning"]
+    key: str
+    message: str
+    source: str
+
+
+def check(recipe: Recipe, shape: ModelShape | None, tokens: Mapping[str, int] | None = None) -> list[Finding]:
+    """Hold ``recipe`` against the rules; ``shape`` is its base's, ``tokens`` counts each built source's tokens."""
+    findings = [*_check_ranks(recipe)]
+    rope = None if shape is None else shape.base_rope
+    for index, stage in enumerate(recipe.stages):
+        key = f"stages.{index}"
+        findings += _check_budget(stage, key, shape)
+        if isinstance(recipe.model, str):
+            findings += _check_replay(recipe, stage, key)
+        if shape is not None and rope is not None:
+            findings += [
+                *_check_length(stage, key, rope.context_tokens),
+                *_check_domain_share(recipe, stage, key, shape),
+            ]
+            if stage.context >= rope.context_tokens:
+                method = stage.rope.complete(rope, stage.context)
+                findings += _check_reach(method.inv_freq(rope.theta, rope.head_dim), stage, key)
+                rope = BaseRope(
+                    theta=method.final_theta(rope.theta), head_dim=rope.head_dim, context_tokens=stage.context
+                )
+    if tokens is not None:
+        findings += _check_repeats(recipe, tokens)
+    return findings
+
+
+def source_shares(recipe: Recipe, stage: Stage, tokens: Mapping[str, int] | None = None) -> dict[str, float]:
+    """The share of the stage's tokens that each source is to give; within a role by size, or evenly if unknown."""
+    weights = stage.mix or recipe.corpus.mix
+    shares = dict.fromkeys((source.name for source in recipe.corpus.sources), 0.0)
+    total = sum(weights.values())
+    for name, weight in weights.items():
+        members = [
+            s.name
+            for s in recipe.corpus.sources
+            if name in (s.name, s.role) and not (name == s.role and s.name in weights)
+        ]
+        sizes = np.array([float(tokens[member]) if tokens else 1.0 for member in members])
+        for member, size in zip(members, sizes, strict=True):
+            shares[member] += weight / total * size / sizes.sum()
+    return shares
+
+
+def _role_shares(recipe: Recipe, stage: Stage) -> dict[str, float]:
+    shares = source_shares(recipe, stage)
+    return {role: sum(shares[s.name] for s in recipe.corpus.sources if s.role == role) for role in ROLES}
+
+
+def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
+    ranks, context = recipe.parallel.ranks, recipe.parallel.context
+    if ranks % context:
+        yield Finding(
+            "error", "parallel", f"{ranks} ranks are not a multiple of context degree {context}", "arithmetic"
+        )
+        return
+    for index, stage in enumerate(recipe.stages):
+        rows = stage.step_tokens // stage.context
+        if rows < ranks // context:
+            message = f"a step of {rows} rows leaves some of {ranks // context} data ranks idle"
+            yield Finding("error", f"stages.{index}.step_tokens", message, "arithmetic")
+        if stage.context * stage.micro_rows % context:
+            message = f"{stage.context * stage.micro_rows} tokens cannot be cut evenly over {context} ranks"
+            yield Finding("error", f"stages.{index}.context", message, "arithmetic")
+
+
+def _check_replay(recipe: Recipe, stage: Stage, key: str) -> Iterator[Finding]:
+    general = {source.language for source in recipe.corpus.sources if source.role == "general"}
+    domain = {source.language for source in recipe.corpus.sources if source.role == "domain"} - {None, "code"}
+    share = _role_shares(recipe, stage)["general"]
+    floor, kind = (0.25, "in a language that the general text lacks") if domain - general else (0.05, "near the base's")
+    if share < floor:
+        message = f"{share:.1%} general text replayed; domain text {kind} asks for at least {floor:.0%}"
+        yield Finding(
+            "warning", f"{key}.mix", message, "Ibrahim et al. 2024 (2403.08763): 5 % at a weak, 25 % at a strong shift"
+        )
+
+
+def _check_length(stage: Stage, key: str, before_tokens: int) -> Iterator[Finding]:
+    if stage.context < before_tokens:
+        message = (
+            f"{format_length(stage.context)} is below the {format_length(before_tokens)} that the model has already"
+        )
+        yield Finding("error", f"{key}.context", message, "a stage extends")
+
+
+def _check_reach(inv_freq: Float64[np.ndarray, "half"], stage: Stage, key: str) -> Iterator[Finding]:
+    negative = first_negative(inv_freq, stage.context)
+    if negative is not None:
+        message = f"near tokens stand out up to distance {negative - 1:,} only, not {stage.context:,}: theta is small"
+        yield Finding("warning", f"{key}.rope", message, "Men et al. 2024 (2405.14591): B(m) >= 0, a soft bound")
+
+
+def _check_budget(stage: Stage, key: str, shape: ModelShape | None) -> Iterator[Finding]:
+    steps = stage.tokens // stage.step_tokens
+    if steps < 100:
+        message = f"{steps} steps; position interpolation needed 200 to settle"
+        yield Finding("warning", f"{key}.tokens", message, "Chen et al. 2023 (2306.15595), passkey by steps")
+    if shape is None or shape.parameters < _SMALLEST_STUDIED:
+        return
+    if stage.tokens < 1e9:
+        message = (
+            f"{format_amount(stage.tokens)} tokens; retrieval over the window stood at 38 % after 100M, 85 % after 1B"
+        )
+        yield Finding("warning", f"{key}.tokens", message, "Fu et al. 2024 (2402.10171), table of data scale")
+    limit = _LR_30B if shape.parameters >= 30e9 else _LR_7B
+    if stage.lr > limit:
+        message = f"{stage.lr:g} is above {limit:g}, the largest that the methods' papers used at this size"
+        yield Finding("warning", f"{key}.lr", message, "PI, YaRN, Code Llama, Llama 2 Long")
+
+
+def _check_domain_share(recipe: Recipe, stage: Stage, key: str, shape: ModelShape) -> Iterator[Finding]:
+    if shape.parameters < min(_CRITICAL_SHARE) or not _CRITICAL_TOKENS / 4 <= stage.tokens <= _CRITICAL_TOKENS * 4:
+        return  # The law was fitted there and nowhere else.
+    sizes = np.log(list(_CRITICAL_SHARE))
+    critical = float(np.interp(np.log(shape.parameters), sizes, list(_CRITICAL_SHARE.values())))
+    share = _role_shares(recipe, stage)["domain"]
+    if share > critical:
+        size = format_amount(shape.parameters)
+        message = f"{share:.1%} domain text is above the critical {critical:.1%} for {size} parameters"
+        yield Finding("warning", f"{key}.mix", message, "Gu et al. 2024 (2407.17467), CMR at 20B tokens")
+
+
+def _check_repeats(recipe: Recipe, tokens: Mapping[str, int]) -> Iterator[Finding]:
+    for index, stage in enumerate(recipe.stages):
+        for name, share in source_shares(recipe, stage, tokens).items():
+            repeats = share * stage.tokens / tokens[name]
+            if repeats > recipe.corpus.max_repeats:
+                message = (
+                    f"{name} would be read {repeats:.1f} times, more than max_repeats {recipe.corpus.max_repeats:g}"
+                )
+                yield Finding("error", f"stages.{index}.tokens", message, "corpus.max_repeats")
+            elif repeats > 4:
+                message = f"{name} would be read {repeats:.1f} times"
+                yield Finding(
+                    "warning", f"stages.{index}.tokens", message, "Muennighoff et al. 2023 (2305.16264): to 4"
+                )

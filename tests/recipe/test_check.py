@@ -1,0 +1,101 @@
+"""Each rule of the field speaks when it is broken and is silent when it is not."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from ropewalk.recipe.check import Finding, check, source_shares
+from ropewalk.recipe.load import parse_recipe
+from ropewalk.shape.read import parse_shape
+
+LLAMA2_7B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+    "rope_theta": 10000.0,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float16",
+}
+STAGE = {"context": "16Ki", "rope": {"kind": "theta", "theta": 1e6}, "tokens": "20B", "step_tokens": "4Mi", "lr": 2e-5}
+SOURCES = [
+    {"name": "web", "path": "a", "role": "general", "language": "en"},
+    {"name": "books", "path": "b", "role": "general", "language": "zh"},
+    {"name": "law", "path": "c", "role": "domain", "language": "zh"},
+    {"name": "chat", "path": "d", "role": "instruction", "language": "en"},
+]
+MIX = {"general": 7, "domain": 2, "instruction": 1}
+
+
+def find(
+    stage: Mapping[str, Any] = {}, mix: Mapping[str, float] = MIX, tokens: Any = None, **rest: Any
+) -> list[Finding]:
+    data = {
+        "model": "base",
+        "run": "run",
+        "corpus": {"sources": rest.pop("sources", SOURCES), "mix": dict(mix)},
+        "stages": [{**STAGE, **stage}],
+        **rest,
+    }
+    return check(parse_recipe(data, where="test"), parse_shape(LLAMA2_7B, where="test"), tokens)
+
+
+def test_the_mission_s_own_recipe_breaks_no_rule() -> None:
+    assert find() == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "level", "named"),
+    [
+        ({"context": "2Ki"}, "error", "below the 4Ki"),
+        ({"context": "32Ki"}, "warning", "27,114"),
+        ({"rope": {"kind": "theta", "theta": 2e4}}, "warning", "near tokens stand out"),
+        ({"lr": 3e-4}, "warning", "above 2e-05"),
+        ({"tokens": "100M", "step_tokens": "64Ki"}, "warning", "38 %"),
+        ({"tokens": "1B", "step_tokens": "20Mi"}, "warning", "47 steps"),
+        ({"step_tokens": "8Ki"}, "error", "idle"),
+    ],
+)
+def test_a_stage_that_breaks_a_rule(stage: dict[str, Any], level: str, named: str) -> None:
+    found = find(stage)
+    assert any(finding.level == level and named in finding.message and finding.source for finding in found), found
+
+
+@pytest.mark.parametrize(
+    ("mix", "named"),
+    [
+        ({"general": 1, "domain": 99}, "5%"),
+        ({"general": 4, "domain": 5, "instruction": 1}, "critical 47.8%"),
+    ],
+)
+def test_a_mix_that_forgets(mix: dict[str, float], named: str) -> None:
+    assert any(named in finding.message for finding in find(mix=mix))
+
+
+def test_a_new_language_asks_for_more_replay() -> None:
+    sources = [source for source in SOURCES if source["name"] != "books"]
+    assert any("25%" in finding.message for finding in find(mix={"general": 1, "domain": 9}, sources=sources))
+
+
+def test_ranks_must_divide() -> None:
+    assert [f.level for f in find(parallel={"ranks": 6, "context": 4})] == ["error"]
+
+
+def test_repeats_are_counted_from_what_the_corpus_holds() -> None:
+    tokens = {"web": 10 * 10**9, "books": 4 * 10**9, "law": 10**9, "chat": 3 * 10**8}
+    found = find(tokens=tokens)
+    assert [f.level for f in found] == ["error"] and "chat would be read 6.7 times" in found[0].message
+
+
+def test_shares_add_up_and_named_sources_go_before_their_role() -> None:
+    data = {"model": "m", "run": "r", "corpus": {"sources": SOURCES, "mix": {**MIX, "web": 10}}, "stages": [STAGE]}
+    recipe = parse_recipe(data, where="test")
+    shares = source_shares(recipe, recipe.stages[0])
+    assert shares == pytest.approx({"web": 0.5, "books": 0.35, "law": 0.1, "chat": 0.05})

@@ -1,0 +1,91 @@
+"""A recipe is read, overridden and refused with the key, the reason and the cure."""
+
+from pathlib import Path
+
+import pytest
+
+from ropewalk.core.error import UserError
+from ropewalk.recipe.load import load_recipe, parse_stage
+
+RECIPE = """
+model: base
+run: runs/test
+corpus:
+  sources: [{name: text, path: text.jsonl, role: general}]
+  mix: {general: 1}
+stages:
+  - {context: 16Ki, rope: {kind: theta, theta: 1e6}, tokens: 20B, step_tokens: 4Mi, lr: 2e-5}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_quantities_and_exponents_are_read(path: Path) -> None:
+    stage = load_recipe(path).stages[0]
+    assert (stage.context, stage.tokens, stage.step_tokens, stage.lr) == (16384, 20 * 10**9, 1 << 22, 2e-5)
+
+
+def test_overrides_reach_every_depth(path: Path) -> None:
+    recipe = load_recipe(path, ["stages.0.rope.theta=2e6", "parallel.ranks=8", "corpus.mix.general=3", "run=elsewhere"])
+    assert recipe.stages[0].rope.theta == 2e6 and recipe.parallel.ranks == 8
+    assert recipe.corpus.mix == {"general": 3} and recipe.run == "elsewhere"
+
+
+def test_the_digest_is_of_what_decides_the_result(path: Path) -> None:
+    digest = load_recipe(path).digest
+    assert load_recipe(path, ["run=elsewhere"]).digest == digest
+    assert load_recipe(path, ["seed=1"]).digest != digest
+    assert load_recipe(path, ["stages.0.context=16384"]).digest == digest
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("stages.0.rope.tehta=1", "theta"),
+        ("paralel.ranks=2", "parallel"),
+        ("stages.0.lr=fast", "lr"),
+        ("stages.0.lr=-1", "lr"),
+        ("stages.0.context=16ki", "context"),
+        ("stages.0.tokens=1.5", "tokens"),
+        ("corpus.mix={general: 0}", "mix"),
+        ("corpus.mix={genral: 1}", "genral"),
+        ("corpus.sources=[]", "sources"),
+        ("corpus.sources.0.role=expert", "role"),
+        ("stages.3.lr=1", "positions"),
+        ("seed.deep=1", "seed"),
+        ("seed", "path=value"),
+        ("stages.0.rope={kind: magic}", "rope"),
+        ("parallel.ranks=yes", "ranks"),
+    ],
+)
+def test_what_is_wrong_is_named(path: Path, override: str, named: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(path, [override])
+    assert named in str(caught.value)
+
+
+def test_files_that_are_no_recipes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        load_recipe(tmp_path / "none.yaml")
+    for text, named in [
+        (b"a: [", "YAML"),
+        (b"- 1", "mapping"),
+        (b"\xff\xfe", "UTF-8"),
+        (b"seed: 1\nseed: 2", "given twice"),
+        (b"model: !!python/object/apply:os.system [ls]", "YAML"),
+    ]:
+        (tmp_path / "bad.yaml").write_bytes(text)
+        with pytest.raises(UserError, match=named):
+            load_recipe(tmp_path / "bad.yaml")
+
+
+def test_a_stage_can_stand_alone() -> None:
+    stage = parse_stage(["context=16Ki", "rope.kind=theta", "rope.theta=1e6"])
+    assert stage.context == 16384 and stage.rope.kind == "theta"
+    with pytest.raises(UserError, match="rope"):
+        parse_stage(["context=16Ki"])
