@@ -95,6 +95,15 @@ def publish(work: Path, folder: Path) -> None:
     _flush(folder.parent)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is never seen half-written: aside, flushed, renamed."""
+    aside = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    _flush(aside)
+    aside.replace(path)
+    _flush(path.parent)
+
+
 def find_damage(folder: Path) -> str | None:
     """Why a finished folder is not what its manifest says, or None: sizes first, then digests."""
     manifest = read_manifest(folder)

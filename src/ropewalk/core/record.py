@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8, UInt16, UInt32, UInt64
 
+from ropewalk.core.artifact import write_whole
+
 Role = Literal["general", "domain", "instruction"]
 ROLES: tuple[Role, ...] = ("general", "domain", "instruction")
 
@@ -112,8 +114,10 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def write_scores(path: Path, scores: Iterable[Score]) -> None:
-    path.write_text(json.dumps([dataclasses.asdict(score) for score in scores], indent=1) + "\n")
+    """Write scores as one JSON list; the file appears whole."""
+    write_whole(path, json.dumps([dataclasses.asdict(score) for score in scores], indent=1) + "\n")
 
 
 def read_scores(path: Path) -> list[Score]:
+    """Read back what write_scores wrote."""
     return [Score(**entry) for entry in json.loads(path.read_text())]
