@@ -6,6 +6,7 @@ files end when those end; the generators never do, so a recipe states their size
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -24,6 +25,7 @@ from ropewalk.corpus.embedded.python_text import (
     read_topics,
     write_code_questions,
 )
+from ropewalk.corpus.embedded.stories import ChineseStories, EnglishStories, write_stories
 
 _PYTHON = "PSF-2.0 (read from the Python that runs)"
 _OWN = "Apache-2.0 (written by this package)"
@@ -52,6 +54,22 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
             options=TopicDocuments,
             generate=read_topics,
             endless=False,
+        ),
+        "stories_en": Embedded(
+            role="general",
+            language="en",
+            description="long English stories whose ends speak of their beginnings",
+            licence=_OWN,
+            options=EnglishStories,
+            generate=partial(write_stories, "en"),
+        ),
+        "stories_zh": Embedded(
+            role="general",
+            language="zh",
+            description="long Chinese stories whose ends speak of their beginnings",
+            licence=_OWN,
+            options=ChineseStories,
+            generate=partial(write_stories, "zh"),
         ),
         "python_code": Embedded(
             role="domain",
