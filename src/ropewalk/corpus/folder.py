@@ -1,0 +1,124 @@
+"""A corpus as a folder: which documents of which token stores are trained on, which are held out, and the ledger.
+
+``corpus.json`` names the sources and their stores; ``NAME/train.npy`` numbers a store's documents that are trained on;
+``NAME/held_out/`` holds the others' tokens; ``ledger.json`` says where everything else went. Tokens stay in the store.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ropewalk.core.artifact import is_finished, read_manifest
+from ropewalk.core.digest import digest_value
+from ropewalk.core.error import UserError
+from ropewalk.core.record import Role, Shard
+from ropewalk.corpus.store import Documents, open_shards
+
+KIND = "corpus"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a source amounts to. ``languages`` counts its documents by language."""
+
+    role: Role
+    documents: int
+    tokens: int
+    held_out_documents: int
+    held_out_tokens: int
+    languages: Mapping[str, int]
+    license: str | None
+
+    @property
+    def language(self) -> str:
+        """The language of most documents."""
+        return max(self.languages, key=lambda name: self.languages[name], default="unknown")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus folder, opened. ``digest`` names its content: which tokens, in which documents, of which sources."""
+
+    folder: Path
+    digest: str
+    vocabulary: int
+    eos_id: int
+    long_documents: str
+    ledger: Mapping[str, Any]
+    _facts: Mapping[str, Facts]
+    _stores: Mapping[str, Path]
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names, in the recipe's order."""
+        return tuple(self._facts)
+
+    def facts(self, source: str) -> Facts:
+        return self._facts[source]
+
+    def train(self, source: str) -> Documents:
+        """The documents that are trained on, out of the source's shards in the token store."""
+        shards = open_shards(self._stores[source], vocabulary=self.vocabulary, manifest=self._describe(source))
+        return Documents(tuple(shards), np.load(self.folder / source / "train.npy", allow_pickle=False))
+
+    def held_out(self, source: str) -> list[Shard]:
+        """The documents that are not, as shards of their own; none of them nearly equals one that is trained on."""
+        folder = self.folder / source / "held_out"
+        return open_shards(folder, vocabulary=self.vocabulary, manifest=self._describe(source))
+
+    def _describe(self, source: str) -> dict[str, Any]:
+        facts = self._facts[source]
+        return {"source": source, "language": facts.language, **asdict(facts)}
+
+
+def open_corpus(folder: Path) -> Corpus:
+    """Open a corpus folder; raise UserError if it, or a token store that it points into, is not what was built."""
+    if not is_finished(folder):
+        raise UserError(
+            "the corpus is not built",
+            where=str(folder),
+            why="the folder is missing or unfinished",
+            fix="run `ropewalk prepare RECIPE`",
+        )
+    if (kind := read_manifest(folder)["kind"]) != KIND:
+        raise UserError("this is not a corpus", where=str(folder), why=f"it is a {kind}", fix="name a corpus folder")
+    content = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+    stores = {name: _find_store(folder, name, entry) for name, entry in content["sources"].items()}
+    return Corpus(
+        folder=folder,
+        digest=content["digest"],
+        vocabulary=content["vocabulary"],
+        eos_id=content["eos_id"],
+        long_documents=content["long_documents"],
+        ledger=json.loads((folder / "ledger.json").read_text(encoding="utf-8")),
+        _facts={name: Facts(**entry["facts"]) for name, entry in content["sources"].items()},
+        _stores=stores,
+    )
+
+
+def content_digest(folder: Path) -> str:
+    """Names what a finished folder holds, by the digests in its manifest."""
+    return digest_value(read_manifest(folder)["files"])
+
+
+def point_to(store: Path, *, from_folder: Path) -> str:
+    """The way from a corpus folder to a token store, so that both can move together."""
+    return os.path.relpath(store.resolve(), from_folder.resolve())
+
+
+def _find_store(folder: Path, name: str, entry: Mapping[str, Any]) -> Path:
+    store = (folder.resolve() / str(entry["store"])).resolve()
+    if not is_finished(store) or content_digest(store) != entry["store_digest"]:
+        state = "is gone" if not is_finished(store) else "holds other text than when the corpus was built"
+        raise UserError(
+            f"the token store of source {name} {state}",
+            where=str(store),
+            why=f"{folder} points into it",
+            fix=f"remove {folder} and run `ropewalk prepare RECIPE` again",
+        )
+    return store

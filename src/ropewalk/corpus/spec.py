@@ -1,0 +1,101 @@
+"""What text a run reads, and in which proportions.
+
+A source is one body of text of one role. The mix counts tokens, never documents or rows: sampling a 7:2:1 of documents
+from sources of unlike lengths gives 12:87:0.4 in tokens.
+"""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from ropewalk.core.quantity import Count
+from ropewalk.core.record import ROLES, Role
+from ropewalk.core.spec import Spec
+
+ProfileName = Literal["prose_en", "prose_zh", "code", "law", "instruction"]
+Faults = Literal["error", "skip", "replace"]
+
+
+class Source(Spec):
+    """One body of text: files, a hub dataset, or text that ropewalk makes itself; exactly one of the three."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    path: str | None = None
+    """A file, a folder or a glob: .jsonl[.zst|.gz], .json, .txt, .md; a code tree where the profile is ``code``."""
+    hub: str | None = None
+    """``owner/dataset`` on the Hugging Face hub; ``options``: config, split, revision."""
+    embedded: str | None = None
+    """A generator's name: docs/corpus.md lists them; ``options`` are its own."""
+    role: Role
+    language: str | None = None
+    """Of all documents, such as ``en``, ``zh``, ``code``; None: judged for each by its script."""
+    profile: ProfileName | None = None
+    """What counts as clean; None: by role and language."""
+    text_key: str = "text"
+    size_bytes: Count | None = None
+    """Read (or make) whole documents until this many bytes of text; None: all, or the generator's own size."""
+    faults: Faults = "error"
+    """What to do with a broken line or invalid text: stop, drop it and count it, or (for text) replace what is bad."""
+    license: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check_origin(self) -> "Source":
+        given = [key for key in ("path", "hub", "embedded") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"source {self.name} needs exactly one of path, hub, embedded; it has {given or 'none'}")
+        return self
+
+    @property
+    def cleaning(self) -> ProfileName:
+        """The profile that is used: the one given, else the one that fits role and language."""
+        if self.profile is not None:
+            return self.profile
+        if self.role == "instruction":
+            return "instruction"
+        if self.language == "code":
+            return "code"
+        return "prose_zh" if self.language == "zh" else "prose_en"
+
+
+class CorpusSpec(Spec):
+    """All sources of a run, how they are mixed, and what is kept of them."""
+
+    store: str = "store"
+    """Folder of the token store, shared by runs."""
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    mix: dict[str, float]
+    """Weights in tokens, by role or by source name; a role's weight is spread over its sources by their size."""
+    max_repeats: float = Field(default=4.0, gt=0)
+    """How often a source may be read; 4 epochs are nearly as good as new text (2305.16264)."""
+    held_out: float = Field(default=0.02, ge=0, lt=1)
+    """Share of each source's documents kept from training, at least 8 of them or a tenth."""
+    near_duplicates: float | None = Field(default=0.8, gt=0, le=1)
+    """Jaccard similarity of shingles from which one of two documents is dropped; None keeps them."""
+    long_documents: Literal["split", "drop"] = "split"
+    """What happens to a document that is longer than a row."""
+    decontaminate: tuple[str, ...] = ()
+    """Files of evaluation prompts; a document that shares 13 words in a row with one is dropped."""
+
+    @model_validator(mode="after")
+    def _check_names(self) -> "CorpusSpec":
+        names = [source.name for source in self.sources]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"two sources are named {', '.join(repeated)}")
+        if clash := sorted(set(names) & set(ROLES)):
+            raise ValueError(f"a source cannot have a role's name: {', '.join(clash)}")
+        check_mix(self.mix, {source.name: source.role for source in self.sources})
+        return self
+
+
+def check_mix(mix: dict[str, float], roles: dict[str, Role]) -> None:
+    """Raise ValueError unless each key of ``mix`` names a role or source that exists and the weights make sense."""
+    for key, weight in mix.items():
+        if not math.isfinite(weight) or weight < 0:
+            raise ValueError(f"mix.{key} is {weight:g}; a weight is a number from 0 up")
+        if key not in roles and not any(role == key and name not in mix for name, role in roles.items()):
+            raise ValueError(f"mix.{key} names no source, nor a role with a source of its own: {', '.join(roles)}")
+    if not any(weight > 0 for weight in mix.values()):
+        raise ValueError("mix has no weight above 0")

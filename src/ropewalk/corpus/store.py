@@ -1,0 +1,124 @@
+"""Token ids as flat files that are mapped, never read whole.
+
+``shard-00000.tok`` holds ids (uint16 while the vocabulary fits, else uint32, little-endian), ``.idx`` the uint64 ends
+of its documents, ``.mask`` one byte a token, written only where some token is not trained on. The first two are also
+what datatrove and nanotron read. A document never straddles two shards.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, UInt8, UInt16, UInt32
+
+from ropewalk.core.record import Shard
+
+SHARD_TOKENS = 1 << 28
+_ENDS = np.dtype("<u8")
+
+
+def token_dtype(vocabulary: int) -> np.dtype[Any]:
+    """The smallest stored type that holds every id below ``vocabulary``."""
+    return np.dtype("<u2" if vocabulary <= 1 << 16 else "<u4")
+
+
+def write_shards(
+    documents: Iterable[tuple[Int64[np.ndarray, "tokens"], UInt8[np.ndarray, "tokens"]]],
+    folder: Path,
+    *,
+    vocabulary: int,
+    shard_tokens: int = SHARD_TOKENS,
+) -> list[dict[str, int]]:
+    """Write ``(tokens, mask)`` of each document in order; return ``{documents, tokens}`` of each shard.
+
+    A shard is closed at the first document that brings it to ``shard_tokens``.
+    """
+    written: list[dict[str, int]] = []
+    stream = iter(documents)
+    pending = next(stream, None)
+    while pending is not None:
+        stem, ends, tokens, masked = folder / f"shard-{len(written):05d}", [], 0, False
+        with stem.with_suffix(".tok").open("wb") as ids_file, stem.with_suffix(".mask").open("wb") as mask_file:
+            while pending is not None and tokens < shard_tokens:
+                ids, mask = pending
+                assert len(ids) == len(mask) and (len(ids) == 0 or 0 <= ids.min() <= ids.max() < vocabulary)
+                ids_file.write(ids.astype(token_dtype(vocabulary)).tobytes())
+                mask_file.write(mask.tobytes())
+                masked |= not mask.all()
+                tokens += len(ids)
+                ends.append(tokens)
+                pending = next(stream, None)
+        stem.with_suffix(".idx").write_bytes(np.array(ends, dtype=_ENDS).tobytes())
+        if not masked:
+            stem.with_suffix(".mask").unlink()
+        written.append({"documents": len(ends), "tokens": tokens})
+    return written
+
+
+def open_shards(folder: Path, *, vocabulary: int, manifest: Mapping[str, Any]) -> list[Shard]:
+    """Map the shards of ``folder``; each carries ``manifest``, the facts of its source."""
+    return [_open_shard(path, vocabulary, manifest) for path in sorted(folder.glob("shard-*.tok"))]
+
+
+def _open_shard(path: Path, vocabulary: int, manifest: Mapping[str, Any]) -> Shard:
+    tokens = _map(path, token_dtype(vocabulary))
+    mask_path = path.with_suffix(".mask")
+    mask = _map(mask_path, np.dtype("u1")) if mask_path.exists() else np.broadcast_to(np.uint8(1), tokens.shape)
+    shard = Shard(tokens=tokens, ends=_map(path.with_suffix(".idx"), _ENDS), mask=mask, manifest=manifest)
+    assert len(tokens) == len(mask) == int(shard.ends[-1]), f"{path}: tokens, mask and ends disagree"
+    return shard
+
+
+def _map(path: Path, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Some documents of a source's shards, by number over all shards."""
+
+    shards: tuple[Shard, ...]
+    chosen: Int64[np.ndarray, "documents"]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @cached_property
+    def _first(self) -> Int64[np.ndarray, "shards"]:
+        """Number of each shard's first document."""
+        return np.cumsum([0, *(len(shard.ends) for shard in self.shards)])[:-1].astype(np.int64)
+
+    @cached_property
+    def lengths(self) -> Int64[np.ndarray, "documents"]:
+        """Tokens of each document."""
+        ends = [np.diff(shard.ends.astype(np.int64), prepend=0) for shard in self.shards]
+        lengths: Int64[np.ndarray, stored] = np.concatenate([np.empty(0, dtype=np.int64), *ends])
+        return lengths.take(self.chosen)
+
+    @property
+    def tokens(self) -> int:
+        return int(self.lengths.sum())
+
+    def read(
+        self, document: int, start: int = 0, stop: int | None = None
+    ) -> tuple[UInt16[np.ndarray, "tokens"] | UInt32[np.ndarray, "tokens"], UInt8[np.ndarray, "tokens"]]:
+        """Tokens ``[start, stop)`` of one document, with their mask: views of the mapped files."""
+        number = int(self.chosen[document])
+        index = int(np.searchsorted(self._first, number, side="right")) - 1
+        shard, local = self.shards[index], number - int(self._first[index])
+        begin = int(shard.ends[local - 1]) if local else 0
+        end = int(shard.ends[local]) if stop is None else begin + stop
+        assert begin + start <= end <= int(shard.ends[local]), f"document {document} has no tokens {start}:{stop}"
+        return shard.tokens[begin + start : end], shard.mask[begin + start : end]
+
+    def __iter__(self) -> Iterator[np.ndarray[Any, Any]]:
+        return (self.read(document)[0] for document in range(len(self)))
+
+
+def all_documents(shards: Iterable[Shard]) -> Documents:
+    """Every document of ``shards``."""
+    held = tuple(shards)
+    return Documents(held, np.arange(sum(len(shard.ends) for shard in held), dtype=np.int64))

@@ -1,0 +1,218 @@
+"""Text to token ids and back, by the base model's own tokenizer.json.
+
+A special token that stands in a text is text: it never becomes a border. Long texts are cut before encoding only where
+the pre-tokenizer is proven to split anyway, so the ids are those of the whole text.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from tokenizers import Tokenizer as Bpe
+
+from ropewalk.core.digest import digest_value
+from ropewalk.core.error import UserError
+from ropewalk.core.record import Document
+from ropewalk.corpus.vocabulary import SPLIT
+
+Encoded = tuple[Int64[np.ndarray, "tokens"], UInt8[np.ndarray, "tokens"]]
+_CL100K = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# GPT-4, Llama 3, Qwen and ours. No match crosses from a line break to what is not white space, none looks back, and
+# white space that ends in a line break is taken by `\s*[\r\n]+` up to that break: so a cut right there changes no id.
+_CUTTABLE = {SPLIT, _CL100K.replace("DIGITS", r"\p{N}{1,3}"), _CL100K.replace("DIGITS", r"\p{N}")}
+_CUT_CHARACTERS = 4096
+_BATCH_CHARACTERS = 1 << 20
+
+
+class Tokenizer:
+    """A base model's tokenizer and the ids that border its documents."""
+
+    def __init__(self, bpe: Bpe, *, bos_id: int | None, eos_id: int) -> None:
+        bpe.encode_special_tokens = True  # spelled out like any text
+        bpe.no_truncation()
+        bpe.no_padding()
+        self._bpe = bpe
+        self.bos_id, self.eos_id = bos_id, eos_id
+        self.vocabulary: int = bpe.get_vocab_size()
+        made_of = json.loads(bpe.to_str())
+        self.digest = digest_value([made_of, bos_id, eos_id])
+        self._cuttable = _may_cut(made_of)
+        self._newline = self._encode_all(["\n"])[0]
+        # SentencePiece-like tokenizers put a space before whatever they are given, also in the middle of a document.
+        self._prepends = len(self._encode_all(["\nx"])[0]) < sum(map(len, self._encode_all(["\n", "x"])))
+
+    def encode(self, text: str) -> Int64[np.ndarray, "tokens"]:
+        """Ids of ``text`` without border tokens."""
+        return np.concatenate(self._encode_all(list(self._cut(text))))
+
+    def decode(self, tokens: Sequence[int] | Int64[np.ndarray, "tokens"]) -> str:
+        """The text of ``tokens``, border tokens included."""
+        text: str = self._bpe.decode([int(token) for token in tokens], skip_special_tokens=False)
+        return text
+
+    def encode_document(self, document: Document) -> Encoded:
+        """``[BOS if the base adds one] text EOS``, and a mask that is 1 where a token is trained on.
+
+        The pieces between the borders of ``loss_spans`` are encoded by themselves, so that no token stands astride.
+        The end is trained on if the last span reaches it.
+        """
+        return next(self.encode_documents([document]))
+
+    def encode_documents(self, documents: Iterable[Document]) -> Iterator[Encoded]:
+        """``encode_document`` of each, in order, a megabyte of text at a time so that all cores work."""
+        batch: list[Document] = []
+        characters = 0
+        for document in documents:
+            batch.append(document)
+            characters += len(document.text)
+            if characters >= _BATCH_CHARACTERS:
+                yield from self._encode_batch(batch)
+                batch, characters = [], 0
+        yield from self._encode_batch(batch)
+
+    def _encode_batch(self, documents: list[Document]) -> Iterator[Encoded]:
+        split = [[(text, trained, inside) for text, trained, inside in _split_at_spans(d)] for d in documents]
+        chunks = [list(self._cut(text, inside)) for pieces in split for text, _, inside in pieces]
+        ids = iter(self._encode_all([chunk for cut in chunks for chunk in cut]))
+        counts = iter(len(cut) for cut in chunks)
+        start = np.array([] if self.bos_id is None else [self.bos_id], dtype=np.int64)
+        end = np.array([self.eos_id], dtype=np.int64)
+        for document, pieces in zip(documents, split, strict=True):
+            parts = [(start, True)]  # a first token is never a label, whatever its mask says
+            for _, trained, inside in pieces:
+                tokens = np.concatenate([np.empty(0, dtype=np.int64), *islice(ids, next(counts))])
+                parts.append((tokens[len(self._newline) :] if inside and self._prepends else tokens, trained))
+            parts.append((end, _trains_end(document)))
+            yield (
+                np.concatenate([tokens for tokens, _ in parts]),
+                np.concatenate([np.full(len(tokens), trained, dtype=np.uint8) for tokens, trained in parts]),
+            )
+
+    def _cut(self, text: str, inside: bool = False) -> Iterator[str]:
+        if not self._cuttable:
+            yield "\n" + text if inside and self._prepends else text
+            return
+        start = 0
+        while len(text) - start > _CUT_CHARACTERS:
+            end = text.find("\n", start + _CUT_CHARACTERS) + 1
+            while 0 < end < len(text) and text[end].isspace():
+                end = text.find("\n", end) + 1
+            if not 0 < end < len(text):
+                break
+            yield text[start:end]
+            start = end
+        yield text[start:]
+
+    def _encode_all(self, texts: list[str]) -> list[Int64[np.ndarray, "tokens"]]:
+        encodings = self._bpe.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a model folder: tokenizer.json, with border tokens from tokenizer_config.json.
+
+    Raises UserError if there is no tokenizer.json, if it cannot be read, or if no end-of-document token is named.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(
+            "the model has no fast tokenizer",
+            where=str(path),
+            why="text is encoded through tokenizer.json alone, and the folder holds none",
+            fix=f"write it once: AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})",
+        )
+    try:
+        bpe = Bpe.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # what the Rust side raises is a bare Exception
+        raise UserError(
+            "a tokenizer cannot be read", where=str(path), why=str(error), fix="copy it again from the base model"
+        ) from error
+    settings = {**_read_json(folder / "config.json"), **_read_json(folder / "tokenizer_config.json")}
+    eos_id = _token_id(bpe, settings, "eos")
+    if eos_id is None:
+        raise UserError(
+            "the tokenizer names no end of document",
+            where=str(folder / "tokenizer_config.json"),
+            why="documents are parted by the base's own end token, and neither eos_token nor eos_token_id is there",
+            fix="add the eos_token that the model was trained with",
+        )
+    return Tokenizer(bpe, bos_id=_added_bos(bpe, settings), eos_id=eos_id)
+
+
+def _added_bos(bpe: Bpe, settings: dict[str, Any]) -> int | None:
+    """The BOS that the base's tokenizer puts before a text: told by its config, else by its post-processor."""
+    named = _token_id(bpe, settings, "bos")
+    told = settings.get("add_bos_token")
+    if told is not None:
+        return named if told else None
+    ids = bpe.encode("x", add_special_tokens=True).ids
+    return named if named is not None and ids[0] == named else None
+
+
+def _token_id(bpe: Bpe, settings: dict[str, Any], name: str) -> int | None:
+    token = settings.get(f"{name}_token")
+    if isinstance(token, dict):
+        token = token.get("content")
+    if token is not None:
+        found: int | None = bpe.token_to_id(str(token))
+        return found
+    number = settings.get(f"{name}_token_id")
+    if isinstance(number, list):
+        number = number[0] if number else None
+    return None if number is None else int(number)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path.name} cannot be read", where=str(path), why=str(error), fix="copy it again from the base model"
+        ) from None
+    return content
+
+
+def _may_cut(made_of: dict[str, Any]) -> bool:
+    """Whether the proof above holds: a split that is known, byte-level BPE, and nothing that reaches over a cut."""
+    split, *rest = (made_of["pre_tokenizer"] or {}).get("pretokenizers") or [{}]
+    return (
+        made_of["normalizer"] in (None, {"type": "NFC"})
+        and split.get("pattern", {}).get("Regex") in _CUTTABLE
+        and split.get("behavior") == "Isolated"
+        and not split.get("invert")
+        and [part["type"] for part in rest] == ["ByteLevel"]
+        and not rest[0]["use_regex"]
+        and not rest[0]["add_prefix_space"]
+        and made_of["model"]["type"] == "BPE"
+        and not any(
+            not token["special"] and (token["lstrip"] or token["rstrip"] or "\n" in token["content"])
+            for token in made_of["added_tokens"]
+        )
+    )
+
+
+def _split_at_spans(document: Document) -> Iterator[tuple[str, bool, bool]]:
+    """(text, trained on, inside the document) between the borders of the loss spans."""
+    if document.loss_spans is None:
+        yield document.text, True, False
+        return
+    done = 0
+    for start, end in document.loss_spans:
+        assert done <= start <= end <= len(document.text), f"{document.id}: loss spans out of order"
+        for text, trained in ((document.text[done:start], False), (document.text[start:end], True)):
+            if text:
+                yield text, trained, done > 0
+                done += len(text)
+    if done < len(document.text):
+        yield document.text[done:], False, done > 0
+
+
+def _trains_end(document: Document) -> bool:
+    spans = document.loss_spans
+    return spans is None or (len(spans) > 0 and not document.text[spans[-1][1] :].strip())

@@ -1,0 +1,74 @@
+"""A tokenizer for a model that starts from nothing: byte-level BPE, trained on the corpus.
+
+Any text has ids, since all 256 bytes are in the vocabulary. Runs of Han characters stay among themselves and every
+digit is a token, so a number costs its length and a Chinese sentence never glues to Latin letters.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from ropewalk.core.artifact import new_folder
+from ropewalk.core.error import UserError
+
+END = "<|endoftext|>"
+SMALLEST = 257
+"""All bytes and the end."""
+# The split of GPT-4's tokenizer, with Han runs and combining marks told apart.
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{Han}+|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}&&[^\p{Han}]]+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}\p{M}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def train_tokenizer(texts: Iterable[str], *, vocabulary: int, folder: Path) -> Path:
+    """Train on ``texts`` and write tokenizer.json and tokenizer_config.json into the new ``folder``.
+
+    Id 0 is the end of a document; there is no BOS. Raises UserError if ``vocabulary`` cannot hold all bytes, or if the
+    texts are too few for that many tokens.
+    """
+    if vocabulary < SMALLEST:
+        raise UserError(
+            "the vocabulary is too small",
+            where="tokenizer",
+            why=f"{vocabulary} tokens cannot hold the 256 bytes and the end of a document",
+            fix=f"ask for at least {SMALLEST}",
+        )
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    bpe.encode_special_tokens = True
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[AddedToken(END, special=True, normalized=False)],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    if bpe.get_vocab_size() < vocabulary:
+        raise UserError(
+            "there is too little text for the vocabulary",
+            where="tokenizer",
+            why=f"it holds only {bpe.get_vocab_size()} tokens, not {vocabulary}",
+            fix="add text, or ask for a smaller vocabulary",
+        )
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": END,
+        "pad_token": None,
+        "bos_token": None,
+        "clean_up_tokenization_spaces": False,
+        "add_bos_token": False,
+        "add_eos_token": False,
+    }
+    with new_folder(folder, kind="tokenizer", inputs={"vocabulary": vocabulary}) as work:
+        bpe.save(str(work / "tokenizer.json"))
+        (work / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    return folder
