@@ -5,88 +5,22 @@ attention or traffic as free. Without recomputation a step is up to 1.3 times fa
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
 
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import format_amount, format_bytes, format_length
-from ropewalk.plan.flops import Recompute, TokenFlops, token_flops
-from ropewalk.plan.hardware import KNOWN, Machine
-from ropewalk.plan.memory import STATE_BYTES, Memory, estimate_memory
-from ropewalk.plan.traffic import Exchange, attention_traffic, state_traffic
+from ropewalk.plan.flops import Recompute, token_flops
+from ropewalk.plan.hardware import KNOWN, Machine, find_machine
+from ropewalk.plan.memory import Memory, estimate_memory
+from ropewalk.plan.plan import Plan, Split
+from ropewalk.plan.traffic import attention_traffic, state_traffic
+from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.shape.model_shape import ModelShape
 
 USABLE_MEMORY = 0.92
 """Share of a device's memory that a run may plan with; the formulas fall 3 to 5 GB short on a card of 150."""
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
-    """How ranks share the work, and in which precision.
-
-    ``imbalance`` is the busiest rank's attention work over the mean; ``needed_share`` the share of the others' key rows
-    that a rank needs. Both are known once a batch is partitioned.
-    """
-
-    context_ranks: int = 1
-    exchange: Exchange = "needed"
-    recompute: Literal["auto"] | Recompute = "auto"
-    micro_rows: int = 1
-    element_bytes: int = 2
-    loss_chunk_tokens: int = 1024
-    imbalance: float = 1.0
-    needed_share: float = 1.0
-    state_bytes: float = STATE_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run will cost. Bytes are one rank's; ``fits`` says whether its peak stays below what it may use."""
-
-    context_tokens: int
-    tokens: int
-    steps: int
-    step_tokens: int
-    ranks: int
-    flops: TokenFlops
-    recompute: Recompute
-    memory: Memory
-    fits: bool
-    context_bytes: float
-    """Sent per step for attention."""
-    state_bytes: float
-    """Sent per step for sharded weights and gradients."""
-    step_seconds: float
-    machine: Machine
-
-    @property
-    def seconds(self) -> float:
-        return self.steps * self.step_seconds
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.step_tokens / self.step_seconds
-
-    @property
-    def run_flops(self) -> float:
-        """Model FLOPs of all steps."""
-        return self.flops.model * self.steps * self.step_tokens
-
-    def rows(self) -> list[tuple[str, str]]:
-        """The plan as people read it: name and figure."""
-        return [
-            ("row", f"{format_length(self.context_tokens)} tokens"),
-            ("steps", f"{self.steps:,} of {format_amount(self.step_tokens)} tokens"),
-            (
-                "arithmetic",
-                f"{format_amount(self.flops.model)} FLOP per token, {self.flops.attention_share:.0%} attention",
-            ),
-            ("speed", f"{format_amount(self.tokens_per_second)} tokens/s on {self.ranks} x {self.machine.name}"),
-            ("time", f"{self.seconds / 3600:.3g} h"),
-            ("memory", f"{format_bytes(self.memory.peak_bytes)} per rank, recompute {self.recompute}"),
-            ("fits", f"{'yes' if self.fits else 'no'}, {format_bytes(self.machine.memory_bytes)} per rank"),
-            ("sent", f"{format_bytes(self.context_bytes)} for attention, {format_bytes(self.state_bytes)} for states"),
-        ]
+_LARGE_PARAMETERS = 1e9  # nobody trains more than this on a CPU, so a GPU is meant
 
 
 def forecast(
@@ -130,10 +64,11 @@ def forecast(
     # Keys travel while tiles are computed, and weights while the layer before them is: only the excess costs time.
     attention = max(rank_tokens * attention_seconds * split.imbalance, context_bytes / machine.link_bytes_per_second)
     linear = max(rank_tokens * linear_seconds, state_bytes / machine.link_bytes_per_second)
+    step_seconds, steps = attention + linear, math.ceil(tokens / (waves * wave_tokens))
     return Plan(
         context_tokens=context_tokens,
         tokens=tokens,
-        steps=math.ceil(tokens / (waves * wave_tokens)),
+        steps=steps,
         step_tokens=waves * wave_tokens,
         ranks=ranks,
         flops=flops,
@@ -142,9 +77,49 @@ def forecast(
         fits=memory.peak_bytes <= USABLE_MEMORY * machine.memory_bytes,
         context_bytes=context_bytes,
         state_bytes=state_bytes,
-        step_seconds=attention + linear,
+        step_seconds=step_seconds,
+        seconds=steps * step_seconds,
+        tokens_per_second=waves * wave_tokens / step_seconds,
         machine=machine,
     )
+
+
+def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | None = None) -> list[Plan]:
+    """One plan per stage of ``recipe``, an upper bound: rows of one document each, every key row needed.
+
+    ``machine`` None is this one; a model too large for a CPU is forecast on an H200 there. Ranks that cannot be split,
+    which recipe/check reports, have no plan.
+    """
+    ranks, context_ranks = recipe.parallel.ranks, recipe.parallel.context
+    if ranks % context_ranks:
+        return []
+    machine = machine or find_machine(ranks=ranks)
+    if machine.name == "cpu" and shape.parameters >= _LARGE_PARAMETERS:
+        machine = replace(KNOWN["h200"], name="h200 (assumed)")
+    narrow = recipe.parallel.precision == "bfloat16" or (recipe.parallel.precision == "auto" and machine.name != "cpu")
+    split = Split(
+        context_ranks=context_ranks,
+        exchange="needed" if recipe.parallel.exchange == "auto" else recipe.parallel.exchange,
+        recompute=recipe.parallel.recompute,
+        element_bytes=2 if narrow else 4,
+        loss_chunk_tokens=recipe.parallel.loss_chunk_tokens,
+    )
+    return [
+        forecast(
+            shape,
+            context_tokens=stage.context,
+            tokens=_most_tokens(stage),
+            step_tokens=stage.step_tokens,
+            ranks=ranks,
+            split=replace(split, micro_rows=stage.micro_rows),
+            machine=machine,
+        )
+        for stage in recipe.stages
+    ]
+
+
+def _most_tokens(stage: Stage) -> int:
+    return stage.tokens if stage.until is None else min(stage.tokens, stage.until.max_steps * stage.step_tokens)
 
 
 def _context_bytes(shape: ModelShape, context_tokens: int, *, split: Split, recompute: Recompute) -> float:

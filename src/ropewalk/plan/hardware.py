@@ -1,13 +1,15 @@
 """What a rank's device can do, as a value with its source: measured, or published.
 
-Rates are what a training step sustains, not a data sheet's. A CPU is measured by a matrix product that takes well under
-a second. The surprise: ranks on one CPU share it, so each gets its part of the rate and of the memory.
+Rates are what a training step sustains, not a data sheet's. A CPU is measured by matrix products that take well under
+a second; a GPU is recognised by the name that its driver shows, without torch. The surprise: ranks on one CPU share
+it, so each gets its part of the rate and of the memory.
 """
 
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -61,6 +63,15 @@ KNOWN: Mapping[str, Machine] = {
 _PROBE_WIDTH, _PROBE_SECONDS = 1024, 0.2
 _ATTENTION_SHARE = 0.65
 """Of the matrix rate, fp32 attention of torch's CPU flash kernel: 0.61 to 0.67 at 64 dimensions on a Xeon."""
+
+
+def find_machine(*, ranks: int = 1, driver: Path = Path("/proc/driver/nvidia/gpus")) -> Machine:
+    """This machine, per rank: the known GPU that ``driver`` lists, or else the CPU, measured."""
+    for information in sorted(driver.glob("*/information")):
+        text = information.read_text().lower()
+        if found := [machine for name, machine in KNOWN.items() if name in text]:
+            return found[0]
+    return measure_cpu(ranks=ranks)
 
 
 def measure_cpu(*, ranks: int = 1) -> Machine:

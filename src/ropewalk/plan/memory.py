@@ -73,10 +73,10 @@ def stored_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: i
     """What autograd keeps of one layer when nothing is recomputed.
 
     Three tensors per norm (input, normalised, scaled), rotated queries and keys, values, output, log-sum-exp, and four
-    of the MLP's width. Counted on transformers' Llama in float32; in bfloat16 its norms keep two of three in float32.
+    of the MLP's width. Counted on transformers' Llama, whose norms keep their input in float32 whatever the dtype.
     """
     elements = 6 * shape.width + 2 * shape.query_width + 2 * shape.kv_width + 4 * shape.mlp_width
-    wide_norms = 4 * shape.width * (4 - element_bytes)
+    wide_norms = 2 * shape.width * (4 - element_bytes)
     return float(local_tokens * (elements * element_bytes + wide_norms + shape.heads * 4))
 
 

@@ -37,12 +37,13 @@ def attention_traffic(
     """Traffic of one layer for a sequence cut over ``ranks``.
 
     ``needed_share`` is the share of other ranks' key rows that a rank needs, which the partition knows; ``needed``
-    sends only those. Backward sends keys and values again, and their gradients home. ``heads`` is for at most as many
-    ranks as key heads; beyond that they are copied, and more is sent.
+    sends only those. Backward sends keys and values again, and their gradients home. ``heads`` copies
+    key heads where there are fewer than ranks.
     """
     others = (ranks - 1) / ranks
     if exchange == "heads":
-        moved = others / ranks * sequence_tokens * 2 * (shape.query_width + shape.kv_width) * element_bytes
+        copied_width = max(shape.kv_heads, ranks) * shape.head_dim
+        moved = others / ranks * sequence_tokens * 2 * (shape.query_width + copied_width) * element_bytes
         return Traffic(moved, moved)
     rows = sequence_tokens * 2 * shape.kv_width * (needed_share if exchange == "needed" else 1.0)
     # A ring's gradients take one hop more than its keys, the one that brings them home.
@@ -51,5 +52,5 @@ def attention_traffic(
 
 
 def state_traffic(shape: ModelShape, *, ranks: int, element_bytes: int = 2, gathers: int = 2) -> float:
-    """Bytes per rank and micro-batch of sharded states: weights gathered ``gathers`` times, gradients summed in fp32."""
+    """Bytes per rank and micro-batch of sharded states: weights gathered ``gathers`` times, fp32 gradients."""
     return (ranks - 1) / ranks * shape.parameters * (gathers * element_bytes + _GRADIENT_BYTES)

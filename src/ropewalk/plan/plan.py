@@ -1,0 +1,72 @@
+"""The forecast as a record, and how the work is split, which it depends on."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ropewalk.core.quantity import format_amount, format_bytes, format_length
+from ropewalk.plan.flops import Recompute, TokenFlops
+from ropewalk.plan.hardware import Machine
+from ropewalk.plan.memory import STATE_BYTES, Memory
+from ropewalk.plan.traffic import Exchange
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How ranks share the work, and in which precision.
+
+    ``imbalance`` is the busiest rank's attention work over the mean; ``needed_share`` the share of the others' key rows
+    that a rank needs. Both are known once a batch is partitioned.
+    """
+
+    context_ranks: int = 1
+    exchange: Exchange = "needed"
+    recompute: Literal["auto"] | Recompute = "auto"
+    micro_rows: int = 1
+    element_bytes: int = 2
+    loss_chunk_tokens: int = 1024
+    imbalance: float = 1.0
+    needed_share: float = 1.0
+    state_bytes: float = STATE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will cost. Bytes are one rank's; ``fits`` says whether its peak stays below what it may use."""
+
+    context_tokens: int
+    tokens: int
+    steps: int
+    step_tokens: int
+    ranks: int
+    flops: TokenFlops
+    recompute: Recompute
+    memory: Memory
+    fits: bool
+    context_bytes: float
+    """Sent per step for attention."""
+    state_bytes: float
+    """Sent per step for sharded weights and gradients."""
+    step_seconds: float
+    seconds: float
+    tokens_per_second: float
+    machine: Machine
+
+    def describe(self) -> str:
+        """The plan as people read it, one line per figure."""
+        return "\n".join(f"{name:<11} {figure}" for name, figure in self.rows())
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and figure of each line."""
+        return [
+            ("row", f"{format_length(self.context_tokens)} tokens"),
+            ("steps", f"{self.steps:,} of {format_amount(self.step_tokens)} tokens"),
+            (
+                "arithmetic",
+                f"{format_amount(self.flops.model)} FLOP per token, {self.flops.attention_share:.0%} attention",
+            ),
+            ("speed", f"{format_amount(self.tokens_per_second)} tokens/s on {self.ranks} x {self.machine.name}"),
+            ("time", f"{self.seconds / 3600:.3g} h"),
+            ("memory", f"{format_bytes(self.memory.peak_bytes)} per rank, recompute {self.recompute}"),
+            ("fits", f"{'yes' if self.fits else 'no'}, {format_bytes(self.machine.memory_bytes)} per rank"),
+            ("sent", f"{format_bytes(self.context_bytes)} for attention, {format_bytes(self.state_bytes)} for states"),
+        ]

@@ -1,0 +1,84 @@
+"""Memory formulas against published peaks, and against what autograd really keeps."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaModel
+
+from ropewalk.plan.memory import (
+    checkpoint_bytes,
+    estimate_memory,
+    kept_attention_bytes,
+    mlp_bytes,
+    offloaded_checkpoint_bytes,
+    stored_block_bytes,
+    tiled_bytes,
+    whole_loss_bytes,
+)
+from ropewalk.shape.model_shape import ModelShape
+
+
+def test_four_published_peaks(shapes: Mapping[str, ModelShape]) -> None:
+    # ArcticTraining's run-h200-sp1 recipes, states on the host: reported 137.36, 134.96, 126.81 and 136.15 GB.
+    shape = shapes["llama-8b"]
+    baseline = checkpoint_bytes(shape, 65_000) + whole_loss_bytes(shape, 65_000)
+    chunked = checkpoint_bytes(shape, 300_000) + mlp_bytes(shape, 300_000)
+    offloaded = offloaded_checkpoint_bytes(shape, 650_000) + mlp_bytes(shape, 650_000)
+    tiled = tiled_bytes(shape, 1_200_000)
+    assert [baseline / 1e9, chunked / 1e9, offloaded / 1e9, tiled / 1e9] == pytest.approx(
+        [133.8, 130.3, 122.5, 132.7], abs=0.06
+    )
+
+
+def test_worked_table(shapes: Mapping[str, ModelShape]) -> None:
+    full = estimate_memory(shapes["llama-1b"], 131072, ranks=1, recompute="full", loss_chunk_tokens=4096)
+    assert [full.states / 1e9, full.kept / 1e9, full.loss / 1e9] == pytest.approx([19.8, 8.6, 6.3], abs=0.06)
+    assert full.gathered == 0
+    big = estimate_memory(shapes["llama-8b"], 32768, ranks=1, recompute="full", loss_chunk_tokens=4096)
+    assert [big.states / 1e9, big.kept / 1e9, big.loss / 1e9] == pytest.approx([128.5, 8.6, 7.4], abs=0.06)
+    assert big.peak_bytes == big.states + big.kept + max(big.block, big.loss)
+
+
+def test_ways_to_recompute_are_ordered(shapes: Mapping[str, ModelShape]) -> None:
+    shape = shapes["qwen-0.6b"]
+    peaks = [
+        estimate_memory(shape, 32768, ranks=4, recompute=way).peak_bytes
+        for way in ("full", "all_but_attention", "none")
+    ]
+    assert peaks == sorted(peaks)
+    assert peaks[1] - peaks[0] == pytest.approx(kept_attention_bytes(shape, 32768))
+    assert estimate_memory(shape, 32768, ranks=4, recompute="full").gathered > 0
+
+
+def count_kept_bytes(dtype: torch.dtype, *, layers: int, tokens: int) -> int:
+    config = LlamaConfig(
+        vocab_size=16,
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=tokens,
+        attn_implementation="sdpa",
+    )
+    model = LlamaModel(config).to(dtype)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    alive: list[torch.Tensor] = []  # keeps every tensor, so that no address is used twice
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(torch.zeros(1, tokens, dtype=torch.long), use_cache=False)
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in alive}
+    return sum(size for address, size in storages.items() if address not in weights)
+
+
+@pytest.mark.parametrize(("dtype", "element_bytes"), [(torch.float32, 4), (torch.bfloat16, 2)])
+def test_autograd_keeps_what_the_formula_says(dtype: torch.dtype, element_bytes: int) -> None:
+    shape = ModelShape("LlamaForCausalLM", 2, 64, 4, 2, 32, 160, 16, False, 256, 1e4)
+    layer = count_kept_bytes(dtype, layers=3, tokens=256) - count_kept_bytes(dtype, layers=2, tokens=256)
+    assert layer == pytest.approx(stored_block_bytes(shape, 256, element_bytes=element_bytes), rel=0.005)
