@@ -1,18 +1,14 @@
-"""Find a model and load it strictly: every tensor, every shape, every value finite, or a UserError.
+"""Load a model strictly: every tensor, every shape, every value finite, or a UserError.
 
 Eleven of seventeen broken folders load in transformers 5.23, five of them without a word; here none does. The loaded
 model attends through ropewalk, which without a partition is plain causal attention.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -21,24 +17,6 @@ from ropewalk.model.attend import NAME
 from ropewalk.model.family import CLASSES, tied_names
 from ropewalk.model.weights import Dtype, check_finite, check_weights
 from ropewalk.shape.read import read_shape
-
-TINY_BASE = Path(__file__).parent / "tiny_base"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+@[\w.-]+")
-
-
-def resolve_model(name: str | Path) -> Path:
-    """The folder of a model named by a folder, ``tiny-base``, or ``hub_id@revision`` (fetched into the hub's cache)."""
-    folder = TINY_BASE if name == "tiny-base" else Path(name)
-    if (folder / "config.json").is_file():
-        return folder
-    if not folder.exists() and _HUB_NAME.fullmatch(str(name)):
-        return _fetch(*str(name).split("@"))
-    raise UserError(
-        f"{name} is not a model",
-        where="model",
-        why=f"{folder} has no config.json" if folder.exists() else "there is no such folder",
-        fix="give a model folder, tiny-base, or a hub name with its revision such as org/name@main",
-    )
 
 
 def load_model(folder: Path, *, dtype: Dtype = "float32") -> PreTrainedModel:
@@ -85,16 +63,3 @@ def _quietly() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-def _fetch(hub_id: str, revision: str) -> Path:
-    wanted: dict[str, Any] = {"allow_patterns": ["*.safetensors", "*.json", "tokenizer*", "*.jinja", "merges.txt"]}
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, **wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise UserError(
-            f"{hub_id}@{revision} cannot be fetched",
-            where="model",
-            why=str(error).strip().splitlines()[0],
-            fix="check name, revision and network, or give a folder",
-        ) from None

@@ -1,0 +1,48 @@
+"""From a model's name in a recipe to its folder: a path, the packaged tiny base, or the Hugging Face hub.
+
+Stands here and not in model/ because checking a recipe needs a config.json and no torch.
+"""
+
+import re
+from pathlib import Path
+
+from ropewalk.core.error import UserError
+
+TINY_BASE = Path(__file__).parents[1] / "model" / "tiny_base"
+_HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)@([\w.-]+)")
+_WHOLE = ["*.safetensors", "*.json", "tokenizer*", "*.jinja", "merges.txt"]
+
+
+def find_model(name: str | Path, *, config_only: bool = False) -> Path:
+    """The folder of a model named by a folder, ``tiny-base``, or ``hub_id@revision``.
+
+    A hub model is fetched into the hub's cache, all of it or its config.json alone. Raises UserError.
+    """
+    folder = TINY_BASE if name == "tiny-base" else Path(name)
+    if (folder / "config.json").is_file():
+        return folder
+    hub_name = _HUB_NAME.fullmatch(str(name))
+    if hub_name and not folder.exists():
+        return _fetch(hub_name[1], hub_name[2], ["config.json"] if config_only else _WHOLE)
+    raise UserError(
+        f"{name} is not a model",
+        where="model",
+        why=f"{folder} has no config.json" if folder.exists() else "there is no such folder",
+        fix="give a model folder, tiny-base, or a hub name with its revision such as org/name@main",
+    )
+
+
+def _fetch(hub_id: str, revision: str, patterns: list[str]) -> Path:
+    # Half a second to import, and only for models that are not on this disk.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise UserError(
+            f"{hub_id}@{revision} cannot be fetched",
+            where="model",
+            why=str(error).strip().splitlines()[0],
+            fix="check name, revision and network, or give a folder",
+        ) from None

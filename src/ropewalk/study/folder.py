@@ -1,0 +1,97 @@
+"""Where everything of a run lies. The only place that knows these names, besides the rooms that write inside."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ropewalk.core.artifact import is_finished
+from ropewalk.core.error import UserError
+from ropewalk.recipe.spec import ModelSource, Recipe
+from ropewalk.shape.find import find_model
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The paths of one run."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / "recipe.yaml"
+
+    @property
+    def tokenizer(self) -> Path:
+        """Trained on the corpus, for a model that starts from nothing."""
+        return self.root / "tokenizer"
+
+    @property
+    def initial(self) -> Path:
+        """The random weights of a model that starts from nothing."""
+        return self.root / "initial"
+
+    @property
+    def corpus(self) -> Path:
+        return self.root / "corpus"
+
+    def extended(self, stage: int) -> Path:
+        return self.root / "stages" / str(stage) / "extended"
+
+    def checkpoints(self, stage: int) -> Path:
+        return self.root / "stages" / str(stage) / "checkpoints"
+
+    def trained(self, stage: int) -> Path:
+        """The stage's last weights in float32, as a model folder."""
+        return self.root / "stages" / str(stage) / "trained"
+
+    @property
+    def scores(self) -> Path:
+        return self.root / "scores.json"
+
+    @property
+    def rows(self) -> Path:
+        return self.root / "rows.jsonl"
+
+    @property
+    def export(self) -> Path:
+        return self.root / "export"
+
+    @property
+    def parity(self) -> Path:
+        """How far the export's logits are from the trained model's, by place in a text."""
+        return self.root / "parity.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    def made_by(self, part: str, *, stages: int) -> list[Path]:
+        """The artifacts of a part, there or not."""
+        every = range(stages)
+        return {
+            "prepare": [self.corpus],
+            "extend": [self.extended(0)],
+            "train": [self.trained(stage) for stage in every],
+            "evaluate": [self.scores],
+            "export": [self.export, self.parity],
+            "report": [self.report],
+        }[part]
+
+    def stage_input(self, recipe: Recipe, stage: int) -> Path:
+        """The model folder that a stage extends."""
+        return self.trained(stage - 1) if stage else self.base(recipe)
+
+    def base(self, recipe: Recipe) -> Path:
+        """The model folder that the run starts from."""
+        return self.initial if isinstance(recipe.model, ModelSource) else find_model(recipe.model)
+
+
+def require(folder: Path, *, verb: str) -> Path:
+    """``folder`` if it is finished; else a UserError that names the verb to run first."""
+    if not is_finished(folder):
+        raise UserError(
+            "a part that this one stands on is not done",
+            where=str(folder),
+            why="it is missing or unfinished",
+            fix=f"run `ropewalk {verb} RECIPE` first, or `ropewalk run RECIPE` for all parts",
+        )
+    return folder

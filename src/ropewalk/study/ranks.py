@@ -1,0 +1,64 @@
+"""What the parts of a run do on ranks: called in forked processes, so torch is imported inside each.
+
+Each writes its artifact whole; nothing but small facts crosses back to the parent.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ropewalk.recipe.spec import Init, Recipe, Stage
+from ropewalk.study.folder import RunFolder
+
+
+def on_ranks(function: Callable[..., None], ranks: int, *args: Any) -> None:
+    """Call ``function(*args)`` on ``ranks`` forked ranks, or in place under torchrun."""
+    from ropewalk.parallel.launch import run_ranks
+
+    run_ranks(function, ranks, *args)
+
+
+def init(spec: Init, tokenizer: Path, out: Path, seed: int) -> None:
+    from ropewalk.model.init import init_model
+
+    init_model(spec, out, tokenizer=tokenizer, seed=seed)
+
+
+def extend(base: Path, out: Path, stage: Stage) -> None:
+    from ropewalk.model.extend import extend as extend_folder
+    from ropewalk.rope.layers import require_uniform
+
+    require_uniform(stage.layers)
+    extend_folder(base, out, rope=stage.rope, context_tokens=stage.context)
+
+
+def train(recipe: Recipe, stage: int, folder: RunFolder) -> None:
+    from ropewalk.train.stage import train_stage
+
+    train_stage(recipe, stage=stage, run=folder.root, corpus=folder.corpus)
+
+
+def write_trained(folder: RunFolder, stage: int) -> None:
+    """The stage's last checkpoint as a model folder in float32, which evaluation and the next stage read."""
+    from ropewalk.checkpoint.load import load_weights, newest
+    from ropewalk.model.export import export as export_folder
+
+    checkpoint = newest(folder.checkpoints(stage))
+    assert checkpoint is not None
+    export_folder(load_weights(checkpoint), folder.extended(stage), folder.trained(stage), dtype="float32")
+
+
+def evaluate(recipe: Recipe, folder: RunFolder, models: dict[str, Path], base_context_tokens: int) -> None:
+    from ropewalk.core.record import write_scores
+    from ropewalk.evaluate.evaluate import evaluate_models
+
+    scores = evaluate_models(models, recipe.evaluate, corpus=folder.corpus, base_context_tokens=base_context_tokens)
+    if scores is not None:
+        write_scores(folder.scores, scores)
+
+
+def export(trained: Path, base: Path, out: Path, dtype: str) -> None:
+    from ropewalk.model.export import export as export_folder
+    from ropewalk.model.weights import stored_dtype
+
+    export_folder(trained, trained, out, dtype=stored_dtype(base) if dtype == "base" else dtype)

@@ -1,0 +1,235 @@
+"""All parts of one recipe, in order, each skipped when its artifact stands.
+
+Nothing here computes with torch: whatever does is forked into ranks, so that this process stays small and a rank that
+dies takes nothing with it. A part is a function of (recipe, run folder); what it made is known by its manifest.
+"""
+
+import json
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ropewalk.core.artifact import hold, is_finished, read_manifest, require_free, seal, write_whole
+from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
+from ropewalk.plan.choose import Plan, Split, forecast
+from ropewalk.recipe.check import check
+from ropewalk.recipe.load import parse_recipe, parse_stage
+from ropewalk.recipe.spec import ModelSource, Recipe, Stage
+from ropewalk.shape.find import find_model
+from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.read import read_shape
+from ropewalk.study import ranks
+from ropewalk.study.folder import RunFolder, require
+from ropewalk.study.ranks import on_ranks
+
+_VERSIONS = ("ropewalk", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+_SMALLEST_FREE_BYTES = 1 << 28
+
+Part = Callable[[Recipe, RunFolder], None]
+
+
+def run_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Do every part that is not done yet; return the summary for the command line."""
+    from ropewalk.report.page import summarise
+
+    folder = RunFolder(Path(recipe.run))
+    with _claim(recipe, folder):
+        if is_finished(folder.root):
+            say(f"{folder.root} is finished: nothing to do")
+        else:
+            for name, part in PARTS.items():
+                say(f"== {name}")
+                part(recipe, folder)
+            names = [path.name for path in (folder.recipe, folder.rows, folder.scores, folder.report)]
+            seal(folder.root, kind="run", inputs={"recipe": recipe.digest}, facts=_versions(), names=names)
+    return {"run": str(folder.root), "report": str(folder.report), **summarise(folder.root)}
+
+
+def do_part(name: str, recipe: Recipe) -> dict[str, Any]:
+    """Do one part, if it is not done; what it stands on must be there. Returns its artifacts."""
+    folder = RunFolder(Path(recipe.run))
+    with _claim(recipe, folder):
+        PARTS[name](recipe, folder)
+    made = [str(path) for path in folder.made_by(name, stages=len(recipe.stages)) if path.exists()]
+    return {"part": name, "made": made, "text": "\n".join(made)}
+
+
+def prepare(recipe: Recipe, folder: RunFolder) -> None:
+    """Text into the token store; for a model that starts from nothing also its tokenizer and first weights."""
+    from ropewalk.corpus.build import build, read_texts
+    from ropewalk.corpus.tokenize import load_tokenizer
+    from ropewalk.corpus.vocabulary import train_tokenizer
+
+    if isinstance(recipe.model, ModelSource) and not is_finished(folder.initial):
+        init = recipe.model.init
+        tokenizer = folder.tokenizer
+        if isinstance(init.tokenizer, str):
+            tokenizer = Path(init.tokenizer)
+        elif not tokenizer.exists():
+            texts = read_texts(recipe.corpus, seed=recipe.seed)
+            train_tokenizer(texts, vocabulary=init.tokenizer, folder=tokenizer)
+        on_ranks(ranks.init, 1, init, tokenizer, folder.initial, recipe.seed)
+    if not is_finished(folder.corpus):
+        tokenizer = load_tokenizer(folder.base(recipe))
+        build(recipe.corpus, tokenizer=tokenizer, seed=recipe.seed, folder=folder.corpus)
+
+
+def extend(recipe: Recipe, folder: RunFolder) -> None:
+    """The first stage's model with its new positions; a later stage's is made when its turn comes."""
+    _extend_stage(recipe, folder, 0)
+
+
+def train(recipe: Recipe, folder: RunFolder) -> None:
+    """All stages in turn, each from the weights of the one before."""
+    require(folder.corpus, verb="prepare")
+    for stage in range(len(recipe.stages)):
+        if not is_finished(folder.trained(stage)):
+            _extend_stage(recipe, folder, stage)
+            on_ranks(ranks.train, recipe.parallel.ranks, recipe, stage, folder)
+            on_ranks(ranks.write_trained, 1, folder, stage)
+
+
+def evaluate(recipe: Recipe, folder: RunFolder) -> None:
+    """Base and trained model on the same inputs, into scores.json."""
+    trained = require(folder.trained(len(recipe.stages) - 1), verb="train")
+    if folder.scores.exists():
+        return
+    base = folder.base(recipe)
+    models = {"extended": trained} if isinstance(recipe.model, ModelSource) else {"base": base, "extended": trained}
+    on_ranks(ranks.evaluate, recipe.parallel.ranks, recipe, folder, models, read_shape(base).context_tokens)
+
+
+def export(recipe: Recipe, folder: RunFolder) -> None:
+    """The last weights in the base's dtype, compared with plain transformers in a fresh process."""
+    trained = require(folder.trained(len(recipe.stages) - 1), verb="train")
+    if not is_finished(folder.export):
+        from ropewalk.model.verify import verify_export
+
+        on_ranks(ranks.export, 1, trained, folder.base(recipe), folder.export, recipe.export.dtype)
+        differences = verify_export(folder.export)
+        write_whole(folder.parity, json.dumps(differences))
+
+
+def report(recipe: Recipe, folder: RunFolder) -> None:
+    """report.html out of what is there."""
+    from ropewalk.report.page import write_report
+
+    write_report(folder.root)
+
+
+PARTS: dict[str, Part] = {
+    "prepare": prepare,
+    "extend": extend,
+    "train": train,
+    "evaluate": evaluate,
+    "export": export,
+    "report": report,
+}
+
+
+def extend_model(model: str, out: Path, overrides: list[str]) -> dict[str, Any]:
+    """Extend a model folder without a recipe, as ``overrides`` of one stage say. Returns what was proven."""
+    stage = parse_stage(overrides)
+    if out.exists():
+        raise UserError(
+            "the new folder is there already",
+            where=str(out),
+            why="nothing is ever overwritten",
+            fix="name another folder, or remove it",
+        )
+    on_ranks(ranks.extend, 1, find_model(model), out, stage)
+    facts = read_manifest(out)["facts"]
+    return {"model": str(out), **facts, "text": "\n".join([str(out), *(f"{key}: {facts[key]}" for key in facts)])}
+
+
+def check_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Every rule that the recipe breaks, and the forecast of what its stages will cost."""
+    shape = _read_base_shape(recipe)
+    findings = check(recipe, shape)
+    errors = sum(finding.level == "error" for finding in findings)
+    plans = [] if shape is None else [_plan_stage(recipe, stage, shape) for stage in recipe.stages]
+    lines = [f"{finding.level}: {finding.key}: {finding.message} ({finding.source})" for finding in findings]
+    for index, plan in enumerate(plans):
+        lines += [f"stage {index}", *(f"  {name:<12}{figure}" for name, figure in plan.rows())]
+    lines.append(f"{errors} errors, {len(findings) - errors} warnings")
+    return {
+        "errors": errors,
+        "findings": [asdict(finding) for finding in findings],
+        "plans": [asdict(plan) for plan in plans],
+        "text": "\n".join(lines),
+    }
+
+
+def _plan_stage(recipe: Recipe, stage: Stage, shape: ModelShape) -> Plan:
+    split = Split(context_ranks=recipe.parallel.context, micro_rows=stage.micro_rows)
+    return forecast(
+        shape,
+        context_tokens=stage.context,
+        tokens=stage.tokens,
+        step_tokens=stage.step_tokens,
+        ranks=recipe.parallel.ranks,
+        split=split,
+    )
+
+
+def _extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
+    if not is_finished(folder.extended(stage)):
+        base = folder.stage_input(recipe, stage)
+        on_ranks(ranks.extend, 1, base, folder.extended(stage), recipe.stages[stage])
+
+
+@contextmanager
+def _claim(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
+    """Hold the run folder for this recipe; one that is another's, or a recipe that breaks a rule, is refused first."""
+    known = folder.recipe.exists()
+    if known:
+        _compare(recipe, folder)
+    else:
+        _refuse_errors(recipe)
+        require_free(folder.root, _SMALLEST_FREE_BYTES)
+    with hold(folder.root):
+        if not known:
+            write_whole(folder.recipe, yaml.safe_dump(recipe.to_json(), sort_keys=False, allow_unicode=True))
+        yield
+
+
+def _compare(recipe: Recipe, folder: RunFolder) -> None:
+    held = parse_recipe(yaml.safe_load(folder.recipe.read_text()), where=str(folder.recipe))
+    if held.digest == recipe.digest:
+        return
+    ours, theirs = recipe.to_json(), held.to_json()
+    changed = [key for key in ours if key != "run" and ours[key] != theirs[key]]
+    raise UserError(
+        "the run folder holds another recipe's run",
+        where=str(folder.root),
+        why=f"they differ in {', '.join(changed)}",
+        fix="give this run another folder (run=...), or remove the old one",
+    )
+
+
+def _refuse_errors(recipe: Recipe) -> None:
+    findings = check(recipe, _read_base_shape(recipe))
+    for finding in findings:
+        say(f"{finding.level}: {finding.key}: {finding.message} ({finding.source})")
+    for finding in findings:
+        if finding.level == "error":
+            raise UserError(
+                "the recipe breaks a rule", where=finding.key, why=finding.message, fix=f"see {finding.source}"
+            )
+
+
+def _read_base_shape(recipe: Recipe) -> ModelShape | None:
+    if isinstance(recipe.model, ModelSource):
+        return None
+    return read_shape(find_model(recipe.model, config_only=True))
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS}}
