@@ -23,6 +23,7 @@ from ropewalk.recipe.spec import Init
 from ropewalk.rope.scaling import Unchanged
 
 _MODEL_TYPES = {"LlamaForCausalLM": "llama"}
+_EMBEDDING, _LAST_NORM = "model.embed_tokens.weight", "model.norm.weight"
 _INTO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 

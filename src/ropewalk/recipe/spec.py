@@ -35,8 +35,6 @@ class Init(Spec):
     """Standard deviation of the normal distribution that matrices are drawn from."""
     embedding_deviation: float | None = Field(default=None, gt=0)
     """The embedding's own, where a token's identity must outweigh what the layers write (docs/log.md)."""
-    residual_gain: float = Field(default=1.0, gt=0)
-    """Multiplies ``deviation`` in the two projections of a layer that write to the residual stream."""
     final_norm: float = Field(default=1.0, gt=0)
     """First weights of the last norm: the scale of the first logits where head and embedding are tied."""
     tokenizer: str | PositiveCount
