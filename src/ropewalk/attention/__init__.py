@@ -1,1 +1,5 @@
-"""Exact attention over rows that are cut over ranks: partition x exchange x kernel. Knows no model class."""
+"""Exact attention over documents and context ranks: partition x exchange x kernel. Knows no model class."""
+
+from ropewalk.attention.context_parallel import attend
+
+__all__ = ["attend"]

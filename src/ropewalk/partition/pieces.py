@@ -45,7 +45,7 @@ class Documents:
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """Ranges that cover all tokens: range ``i`` runs from ``start[i]`` to the next start and belongs to ``owner[i]``."""
+    """Ranges that cover all tokens: the i-th runs from ``start[i]`` to the next start and belongs to ``owner[i]``."""
 
     start: Int64[np.ndarray, "ranges"]
     owner: Int64[np.ndarray, "ranges"]

@@ -14,7 +14,7 @@ from ropewalk.partition.pieces import Pieces
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Rank ``rank[i]`` needs the packed rows ``start[i]:stop[i]`` of piece ``piece[i]``; sorted by rank, then packed."""
+    """``rank[i]`` needs the packed rows ``start[i]:stop[i]`` of piece ``piece[i]``; sorted by rank, then packed."""
 
     rank: Int64[np.ndarray, "needs"]
     piece: Int64[np.ndarray, "needs"]

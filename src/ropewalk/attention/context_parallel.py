@@ -1,0 +1,178 @@
+"""Attention over packed documents that several ranks share: partition x exchange x kernel, forward and backward.
+
+Every rank calls it with its own rows. Keys of other ranks arrive while the rank computes on its own; partial results
+are merged by log-sum-exp. The backward recomputes nothing but scores: each tile's gradients follow from the global
+output and log-sum-exp. Received rows are kept for it where no rank gets more than it owns, else they are fetched again.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from ropewalk.attention.exchange import EXCHANGES, Block, plan_traffic
+from ropewalk.attention.kernel import attend_tiles, attend_tiles_backward
+from ropewalk.attention.merge import merge
+from ropewalk.attention.schedule import Call, Calls, schedule_tiles
+from ropewalk.partition.partition import Partition
+
+
+def attend(
+    query: Float[Tensor, "local heads head_dim"],
+    key: Float[Tensor, "local kv_heads head_dim"],
+    value: Float[Tensor, "local kv_heads head_dim"],
+    *,
+    partition: Partition,
+    group: dist.ProcessGroup | None,
+    scale: float | None = None,
+) -> Float[Tensor, "local heads head_dim"]:
+    """Causal attention within documents for this rank's tokens, in the partition's local order.
+
+    Differentiable and deterministic, in any floating dtype; padding gets zeros. ``scale`` multiplies the scores,
+    1 / sqrt(head_dim) by default. ``group`` holds the partition's ranks in order; None for a partition over one rank.
+    """
+    assert partition.ranks == (1 if group is None else dist.get_world_size(group)), "the group's ranks share the rows"
+    assert len(query) == partition.local_tokens, "a rank brings the rows that it owns"
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    result: Tensor = _Attention.apply(query, key, value, partition, group, scale)
+    return result
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        partition: Partition,
+        group: dist.ProcessGroup | None,
+        scale: float,
+    ) -> Tensor:
+        query, key, value = (_rows_last(tensor) for tensor in (query, key, value))
+        arriving = _fetch(key, value, partition, group)
+        schedule = schedule_tiles(partition, _rank(group))
+        out, logsum = _compute(schedule.triangles, query, key, value, scale)
+        if schedule.merges:
+            out = out.to(_exact(query.dtype))
+        blocks = []
+        for step, layers in enumerate(schedule.steps):
+            if step:
+                blocks.append(next(arriving))
+            keys, values = blocks[-1].chunk(2, dim=1) if step else (key, value)
+            for calls in layers:
+                part = _compute(calls, query, keys, values, scale)
+                out[calls.rows], logsum[calls.rows] = merge(out[calls.rows], logsum[calls.rows], part)
+        out = out.to(query.dtype)
+        if partition.rows.sum(1).max() > partition.local_tokens:
+            blocks = []
+        ctx.save_for_backward(query, key, value, out, logsum, *blocks)
+        ctx.settings = partition, group, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, logsum, *blocks = ctx.saved_tensors
+        partition, group, scale = ctx.settings
+        schedule = schedule_tiles(partition, _rank(group))
+        arriving = iter(blocks) if blocks else _fetch(key, value, partition, group)
+        if schedule.pads:
+            logsum = torch.cat([logsum, logsum.new_full((1, logsum.shape[1]), torch.inf)])
+        global_part = _Global(query, _rows_last(grad), out, logsum, scale)
+        results = list(zip(*(global_part.differentiate(call, key, value) for call in schedule.triangles.calls)))
+        grads = [_assemble(schedule.triangles, list(parts)) for parts in results]
+        d_query, d_key, d_value = grads if results else (torch.zeros_like(each) for each in (query, key, value))
+        if not schedule.merges and not partition.exchanges:
+            return d_query, d_key, d_value, None, None, None
+        d_query, own = d_query.to(_exact(query.dtype)), torch.cat([d_key, d_value], dim=1).to(_exact(query.dtype))
+
+        def accumulate(layers: tuple[Calls, ...], keys: Tensor, values: Tensor, total: Block) -> Block:
+            for calls in layers:
+                d_queries = []
+                for call in calls.calls:
+                    parts = global_part.differentiate(call, keys, values)
+                    d_queries.append(parts[0])
+                    call.key.add(total, torch.cat(parts[1:], dim=2))
+                d_query[calls.rows] += _assemble(calls, d_queries)
+            return total
+
+        def gradients() -> Iterator[Block]:
+            for layers, block in zip(schedule.steps[1:], arriving, strict=True):
+                yield accumulate(layers, *block.chunk(2, dim=1), torch.zeros_like(block, dtype=own.dtype))
+
+        accumulate(schedule.steps[0], key, value, own)
+        if partition.exchanges:
+            own += EXCHANGES[partition.exchange].give_back(gradients(), plan_traffic(partition, schedule.rank), group)
+        d_key, d_value = own.to(query.dtype).chunk(2, dim=1)
+        return d_query.to(query.dtype), d_key, d_value, None, None, None
+
+
+@dataclass(frozen=True, slots=True)
+class _Global:
+    """What the gradients of every tile need of all of its query's tiles together."""
+
+    query: Tensor
+    grad: Tensor
+    out: Tensor
+    logsum: Tensor
+    scale: float
+
+    def differentiate(self, call: Call, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return attend_tiles_backward(
+            call.query.take(self.grad),
+            call.query.take(self.query),
+            call.key.take(key),
+            call.key.take(value),
+            out=call.query.take(self.out),
+            logsum=call.logsum.take(self.logsum),
+            sight=call.sight,
+            scale=self.scale,
+        )
+
+
+def _compute(calls: Calls, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of the rows that ``calls`` are about."""
+    outs, logsums = [], []
+    for call in calls.calls:
+        out, logsum = attend_tiles(
+            call.query.take(query), call.key.take(key), call.key.take(value), sight=call.sight, scale=scale
+        )
+        outs.append(out)
+        logsums.append(logsum)
+    if not outs:
+        return torch.zeros_like(query), query.new_zeros(query.shape[:2], dtype=_exact(query.dtype))
+    return _assemble(calls, outs), _assemble(calls, logsums)
+
+
+def _assemble(calls: Calls, parts: list[Tensor]) -> Tensor:
+    """Results of the calls, [tiles, length, ...] each, as rows in the order of ``calls``."""
+    flat = [part.flatten(0, 1) for part in parts]
+    if calls.home is None:
+        return flat[0] if len(flat) == 1 else torch.cat(flat)
+    return torch.cat([*flat, flat[0].new_zeros(1, *flat[0].shape[1:])]).index_select(0, calls.home)
+
+
+def _fetch(key: Tensor, value: Tensor, partition: Partition, group: dist.ProcessGroup | None) -> Iterator[Block]:
+    if not partition.exchanges:
+        return iter(())
+    assert group is not None
+    traffic = plan_traffic(partition, dist.get_rank(group))
+    return EXCHANGES[partition.exchange].fetch(torch.cat([key, value], dim=1), traffic, group)
+
+
+def _rank(group: dist.ProcessGroup | None) -> int:
+    return 0 if group is None else dist.get_rank(group)
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """What partial results are summed in: float32 or better."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _rows_last(tensor: Tensor) -> Tensor:
+    """The kernel takes any strides but that of the last dimension."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

@@ -1,0 +1,188 @@
+"""How key rows reach the ranks that read them, and how their gradients come home.
+
+Three ways with one signature: just the needed rows in one all-to-all, everything in one all-gather, or block by block
+round a ring. ``fetch`` starts at once and yields the blocks of steps 1, 2, ... as they arrive, so a rank computes on
+its own rows meanwhile; ``give_back`` pulls the gradients of those blocks from an iterator, in the same order, and
+returns the sum of what the others have for this rank's own rows. Sums have a fixed order, so two runs agree in all bits.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from ropewalk.partition.partition import Partition
+
+Block = Float[Tensor, "rows both_heads head_dim"]
+"""Keys and values of some rows, side by side in the second axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """One rank's part of a partition's exchange. Local indices; ``send`` goes out by destination."""
+
+    rank: int
+    ranks: int
+    local_tokens: int
+    send: Tensor
+    send_rows: list[int]
+    receive_rows: list[int]
+    order: Tensor | None
+    """Where each row of the block, in packed order, stands among the received ones; None where they agree."""
+    gathered: Tensor
+    """Where each row of the block stands when all ranks' rows are laid end to end."""
+
+
+Fetch = Callable[[Block, Traffic, dist.ProcessGroup], Iterator[Block]]
+GiveBack = Callable[[Iterator[Block], Traffic, dist.ProcessGroup], Block]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A way there and the same way back."""
+
+    fetch: Fetch
+    give_back: GiveBack
+
+
+def fetch_needed(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
+    """One block: the rows that this rank's tiles read, and nothing else."""
+    outgoing = own.index_select(0, traffic.send)
+    block = own.new_empty(sum(traffic.receive_rows), *own.shape[1:])
+    work = dist.all_to_all_single(block, outgoing, traffic.receive_rows, traffic.send_rows, group=group, async_op=True)
+
+    def arrive() -> Iterator[Block]:
+        assert outgoing.is_contiguous()  # and alive until it has been sent
+        work.wait()
+        yield block if traffic.order is None else block.index_select(0, traffic.order)
+
+    return arrive()
+
+
+def give_back_needed(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
+    """The all-to-all the other way round."""
+    (block,) = gradients
+    outgoing = block
+    if traffic.order is not None:
+        outgoing = torch.empty_like(block)
+        outgoing[traffic.order] = block
+    incoming = block.new_empty(len(traffic.send), *block.shape[1:])
+    dist.all_to_all_single(incoming, outgoing.contiguous(), traffic.send_rows, traffic.receive_rows, group=group)
+    total = block.new_zeros(traffic.local_tokens, *block.shape[1:])
+    for rows, index in zip(incoming.split(traffic.send_rows), traffic.send.split(traffic.send_rows), strict=True):
+        total[index] += rows  # a destination asks for a row once
+    return total
+
+
+def fetch_all(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
+    """One block, picked from an all-gather of every row: more bytes, one regular collective."""
+    everything = own.new_empty(traffic.ranks * traffic.local_tokens, *own.shape[1:])
+    mine = own.contiguous()
+    work = dist.all_gather(list(everything.chunk(traffic.ranks)), mine, group=group, async_op=True)
+
+    def arrive() -> Iterator[Block]:
+        assert mine.is_contiguous()
+        assert work is not None
+        work.wait()
+        yield everything.index_select(0, traffic.gathered)
+
+    return arrive()
+
+
+def give_back_all(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
+    """A reduce-scatter, written as an all-to-all and a sum in the order of ranks."""
+    (block,) = gradients
+    everything = block.new_zeros(traffic.ranks * traffic.local_tokens, *block.shape[1:])
+    everything[traffic.gathered] = block
+    incoming = torch.empty_like(everything)
+    dist.all_to_all_single(incoming, everything, group=group)
+    return incoming.unflatten(0, (traffic.ranks, -1)).sum(0)
+
+
+def fetch_round(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
+    """The others' rows one rank after the other; while a block is computed on, the next one travels."""
+    left, right = (traffic.rank - 1) % traffic.ranks, (traffic.rank + 1) % traffic.ranks
+    first = _pass_on(own.contiguous(), left, right, group)
+
+    def arrive() -> Iterator[Block]:
+        moving = first
+        for step in range(1, traffic.ranks):
+            block = moving.wait()
+            if step + 1 < traffic.ranks:
+                moving = _pass_on(block, left, right, group)
+            yield block
+
+    return arrive()
+
+
+def give_back_round(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
+    """Each block's gradient follows its block, growing on the way, and ends one rank beyond: at home."""
+    left, right = (traffic.rank - 1) % traffic.ranks, (traffic.rank + 1) % traffic.ranks
+    moving: _Passing | None = None
+    for gradient in gradients:
+        total = gradient if moving is None else moving.wait() + gradient
+        moving = _pass_on(total.contiguous(), left, right, group)
+    assert moving is not None
+    return moving.wait()
+
+
+EXCHANGES = {
+    "needed": Exchange(fetch_needed, give_back_needed),
+    "all_gather": Exchange(fetch_all, give_back_all),
+    "ring": Exchange(fetch_round, give_back_round),
+}
+
+_traffics: WeakKeyDictionary[Partition, dict[int, Traffic]] = WeakKeyDictionary()
+
+
+def plan_traffic(partition: Partition, rank: int) -> Traffic:
+    """What a rank sends and receives under a partition; made at the first request."""
+    of_partition = _traffics.setdefault(partition, {})
+    if rank not in of_partition:
+        of_partition[rank] = _plan_traffic(partition, rank)
+    return of_partition[rank]
+
+
+def _plan_traffic(partition: Partition, rank: int) -> Traffic:
+    sent = [partition.localise(partition.received(other, rank))[1] for other in range(partition.ranks)]
+    received = [partition.received(rank, other) for other in range(partition.ranks)]
+    packed = np.concatenate(received)
+    order = np.argsort(packed, kind="stable")
+    owner, local = partition.localise(packed[order])
+    return Traffic(
+        rank=rank,
+        ranks=partition.ranks,
+        local_tokens=partition.local_tokens,
+        send=torch.from_numpy(np.concatenate(sent)),
+        send_rows=[len(rows) for rows in sent],
+        receive_rows=[len(rows) for rows in received],
+        order=None if (order[1:] > order[:-1]).all() else torch.from_numpy(order),
+        gathered=torch.from_numpy(owner * partition.local_tokens + local),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Passing:
+    """A block on its way to the right while another one comes from the left."""
+
+    works: tuple[dist.Work, ...]
+    incoming: Block
+    outgoing: Block
+
+    def wait(self) -> Block:
+        for work in self.works:
+            work.wait()
+        return self.incoming
+
+
+def _pass_on(outgoing: Block, left: int, right: int, group: dist.ProcessGroup) -> _Passing:
+    incoming = torch.empty_like(outgoing)
+    send = dist.isend(outgoing, group=group, group_dst=right)
+    receive = dist.irecv(incoming, group=group, group_src=left)
+    assert send is not None and receive is not None
+    return _Passing((send, receive), incoming, outgoing)

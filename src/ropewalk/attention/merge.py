@@ -1,0 +1,19 @@
+"""Join two partial attentions over disjoint keys into one, exactly: a weighted mean in log-sum-exp arithmetic."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def merge(
+    out: Float[Tensor, "rows heads head_dim"],
+    logsum: Float[Tensor, "rows heads"],
+    other: tuple[Float[Tensor, "rows heads head_dim"], Float[Tensor, "rows heads"]],
+) -> tuple[Float[Tensor, "rows heads head_dim"], Float[Tensor, "rows heads"]]:
+    """Outputs and log-sum-exps of both parts together, in the dtype of ``out``: float32 or better.
+
+    Every row has seen a key in both parts, so no log-sum-exp is infinite.
+    """
+    other_out, other_logsum = other
+    share = torch.sigmoid(other_logsum - logsum).unsqueeze(-1)
+    return torch.lerp(out, other_out.to(out.dtype), share.to(out.dtype)), torch.logaddexp(logsum, other_logsum)

@@ -1,0 +1,174 @@
+"""A rank's tiles as kernel calls: tiles of one shape stacked, and where each call's rows come from and go to.
+
+Made once for each partition and rank, and used by every layer, forward and backward. Triangles may be stacked beyond
+their length: a triangle that is too large reads the rows after it, but its first queries never see them. So hundreds of
+small documents of all lengths become a handful of calls.
+"""
+
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from ropewalk.attention.kernel import Sight
+from ropewalk.partition.partition import Partition
+from ropewalk.partition.tiles import ALWAYS, Tiles
+
+_STACKED_BEYOND_TOKENS = 1024
+"""Longer triangles keep their length: one call each costs nothing beside their work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Equally long runs of rows of a tensor: ``step`` apart where they lie regularly, else by index."""
+
+    starts: tuple[int, ...]
+    length: int
+    step: int
+    index: Tensor | None
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """[rows, ...] -> [tiles, length, ...]; a view where the runs are regular."""
+        if self.index is not None:
+            return tensor.index_select(0, self.index).unflatten(0, (-1, self.length))
+        stride = tensor.stride()
+        return tensor.as_strided(
+            (len(self.starts), self.length, *tensor.shape[1:]),
+            (self.step * stride[0], *stride),
+            tensor.storage_offset() + self.starts[0] * stride[0],
+        )
+
+    def add(self, tensor: Tensor, parts: Tensor) -> None:
+        """Add [tiles, length, ...] to the rows in ``tensor``, run after run: runs may overlap."""
+        for start, part in zip(self.starts, parts, strict=True):
+            tensor[start : start + self.length] += part
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One kernel call. ``logsum`` is like ``query``, but rows beyond a triangle's own read the row of infinities."""
+
+    query: Rows
+    key: Rows
+    logsum: Rows
+    sight: Sight
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Calls whose queries are disjoint; their results, laid end to end, are about ``rows``.
+
+    Where ``home`` is given, the i-th of those rows is the ``home[i]``-th of the results followed by one row of zeros.
+    """
+
+    calls: tuple[Call, ...]
+    rows: Tensor | slice
+    home: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """All that a rank computes: triangles on its own rows, then for each step lists of calls on its block of keys."""
+
+    rank: int
+    triangles: Calls
+    steps: tuple[tuple[Calls, ...], ...]
+
+    @property
+    def merges(self) -> bool:
+        """Whether any query has more than its triangle."""
+        return any(self.steps)
+
+    @property
+    def pads(self) -> bool:
+        """Whether triangles are stacked beyond their length."""
+        return any(call.logsum is not call.query for call in self.triangles.calls)
+
+
+_schedules: WeakKeyDictionary[Partition, dict[int, Schedule]] = WeakKeyDictionary()
+
+
+def schedule_tiles(partition: Partition, rank: int) -> Schedule:
+    """The rank's calls under a partition; made at the first request."""
+    of_partition = _schedules.setdefault(partition, {})
+    if rank not in of_partition:
+        triangles = _stack_triangles(partition.triangles(rank), partition.local_tokens)
+        steps = tuple(tuple(_stack_layers(tiles)) for tiles in partition.tiles(rank))
+        of_partition[rank] = Schedule(rank, triangles, steps)
+    return of_partition[rank]
+
+
+def _stack_triangles(tiles: Tiles, rows: int) -> Calls:
+    """Triangles of similar length in one call; their results cover all rows, padding gets the row of zeros."""
+    start, length = tiles.columns[:, 0], tiles.columns[:, 1]
+    size = _round_up(length)
+    calls, home, offset = [], np.full(rows, -1), 0
+    for shared in np.unique(size):
+        chosen = np.flatnonzero(size == shared)
+        longest = int(length[chosen].max())
+        query = _rows(start[chosen], longest, limit=rows)
+        logsum = query
+        if (length[chosen] < longest).any():
+            inside = np.arange(longest) < length[chosen][:, None]
+            index = np.where(inside, start[chosen][:, None] + np.arange(longest), rows)
+            logsum = Rows(query.starts, longest, 0, torch.from_numpy(index.reshape(-1)))
+        calls.append(Call(query, query, logsum, Sight(True, None)))
+        within, counted = _spread(length[chosen])
+        home[np.repeat(start[chosen], length[chosen]) + within] = offset + counted * longest + within
+        offset += len(chosen) * longest
+    home[home < 0] = offset
+    if np.array_equal(home, np.arange(offset)):
+        return Calls(tuple(calls), slice(None), None)
+    return Calls(tuple(calls), slice(None), torch.from_numpy(home))
+
+
+def _stack_layers(tiles: Tiles) -> list[Calls]:
+    """Other tiles, in as few layers as keep the queries of a layer disjoint."""
+    order = np.argsort(tiles.columns[:, 0], kind="stable")
+    columns = tiles.columns[order]
+    _, first, count = np.unique(columns[:, 0], return_index=True, return_counts=True)
+    layer = np.arange(len(columns)) - np.repeat(first, count)
+    return [_stack(columns[layer == each]) for each in range(layer.max(initial=-1) + 1)]
+
+
+def _stack(columns: Int64[np.ndarray, "tiles 6"]) -> Calls:
+    shapes, which = np.unique(columns[:, [1, 3, 5]], axis=0, return_inverse=True)
+    calls, rows = [], []
+    for shape, (queries, keys, window) in enumerate(shapes.tolist()):
+        chosen = columns[which == shape]
+        query, key = _rows(chosen[:, 0], queries), _rows(chosen[:, 2], keys)
+        sight = Sight(False, None if window == -ALWAYS else window)
+        calls.append(Call(query, key, query, sight))
+        rows.append((chosen[:, 0, None] + np.arange(queries)).reshape(-1))
+    return Calls(tuple(calls), _sliced(np.concatenate(rows)), None)
+
+
+def _sliced(rows: np.ndarray) -> Tensor | slice:
+    """A slice, if the rows are one run in order."""
+    run = len(rows) == rows[-1] - rows[0] + 1 and bool((np.diff(rows) == 1).all())
+    return slice(int(rows[0]), int(rows[-1]) + 1) if run else torch.from_numpy(rows)
+
+
+def _rows(start: Int64[np.ndarray, "tiles"], length: int, *, limit: int | None = None) -> Rows:
+    """Runs of ``length`` rows; where they reach over ``limit``, its last row is read again."""
+    starts, steps = tuple(start.tolist()), np.diff(start)
+    step = int(steps[0]) if len(steps) else length
+    if (steps == step).all() and (limit is None or start[-1] + length <= limit):
+        return Rows(starts, length, step, None)
+    index = (start[:, None] + np.arange(length)).reshape(-1)
+    return Rows(starts, length, 0, torch.from_numpy(index if limit is None else np.minimum(index, limit - 1)))
+
+
+def _round_up(length: np.ndarray) -> np.ndarray:
+    """To four sizes in each octave, so that a stacked triangle is at most a quarter longer than its document."""
+    grain = np.maximum(1 << np.maximum(np.frexp(length - 1)[1] - 3, 0), 4)
+    return np.where(length > _STACKED_BEYOND_TOKENS, length, -(-length // grain) * grain)
+
+
+def _spread(length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For ranges of these lengths, laid end to end: place within the range, and number of the range."""
+    counted = np.repeat(np.arange(len(length)), length)
+    return np.arange(len(counted)) - np.repeat(np.cumsum(length) - length, length), counted
