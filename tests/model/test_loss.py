@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from ropewalk.model.loss import chunked_cross_entropy
+from ropewalk.model.loss import chunked_cross_entropy, score_labels
 
 
 def problem(dtype: torch.dtype, tokens: int = 37) -> tuple[torch.Tensor, ...]:
@@ -81,3 +81,11 @@ def test_nothing_to_learn_is_zero_with_zero_gradients() -> None:
     loss, nll = chunked_cross_entropy(hidden, head, labels, torch.zeros(37))
     loss.backward()
     assert loss.item() == 0 and not nll.any() and not hidden.grad.any() and not head.grad.any()
+
+
+def test_correct_is_the_argmax_on_weighted_tokens() -> None:
+    hidden, head, labels, weights = problem(torch.float32)
+    best = (hidden @ head.T).argmax(dim=1)
+    labels[::2] = best[::2].to(torch.int32)
+    _, _, correct = score_labels(hidden, head, labels, weights, chunk_tokens=8)
+    assert torch.equal(correct, (labels == best) & (weights > 0)) and correct.any()

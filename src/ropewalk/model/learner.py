@@ -7,12 +7,12 @@ owns them. The loss reads the head's weight itself, so the loss must run inside 
 from collections.abc import Sequence
 
 import torch.distributed as dist
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ropewalk.model.family import blocks_of, head_of
-from ropewalk.model.loss import CHUNK_TOKENS, chunked_cross_entropy
+from ropewalk.model.loss import CHUNK_TOKENS, score_labels
 from ropewalk.partition import Partition
 
 
@@ -37,13 +37,14 @@ class Learner(nn.Module):
         *,
         partition: Partition,
         context_group: dist.ProcessGroup | None = None,
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, "local"]]:
-        """This context rank's ``(sum of weights x nll, nll)`` in float32; ranks' sums add up to the batch's.
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "local"], Bool[Tensor, "local"]]:
+        """This context rank's ``(sum of weights x nll, nll, correct)``; ranks' sums add up to the batch's.
 
-        The four tensors are the batch's fields as ``partition.cut`` gives them to this rank.
+        The four tensors are the batch's fields as ``partition.cut`` gives them to this rank. ``nll`` is in float32;
+        ``correct`` is True where the label is a likeliest token and has a weight.
         """
         hidden = self.read(tokens, positions, partition=partition, context_group=context_group)
-        return chunked_cross_entropy(hidden, head_of(self.causal), labels, weights, chunk_tokens=self.chunk_tokens)
+        return score_labels(hidden, head_of(self.causal), labels, weights, chunk_tokens=self.chunk_tokens)
 
     def read(
         self,

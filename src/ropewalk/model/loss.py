@@ -7,7 +7,7 @@ products instead of the four that recomputing them later would cost. The price i
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 CHUNK_TOKENS = 1024
@@ -26,17 +26,31 @@ def chunked_cross_entropy(
     Labels are the tokens to predict, shifted already; where a weight is 0 the label may be anything, also negative,
     and its nll is 0. Gradients flow to ``hidden`` and ``head`` through the sum.
     """
-    loss_sum, nll = _ChunkedCrossEntropy.apply(hidden, head, labels, weights, chunk_tokens)
+    loss_sum, nll, _ = score_labels(hidden, head, labels, weights, chunk_tokens=chunk_tokens)
     return loss_sum, nll
+
+
+def score_labels(
+    hidden: Float[Tensor, "tokens width"],
+    head: Float[Tensor, "vocabulary width"],
+    labels: Int[Tensor, "tokens"],
+    weights: Float[Tensor, "tokens"],
+    *,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens"], Bool[Tensor, "tokens"]]:
+    """``chunked_cross_entropy``, and where no token is likelier than the label (False where the weight is 0)."""
+    loss_sum, nll, correct = _ChunkedCrossEntropy.apply(hidden, head, labels, weights, chunk_tokens)
+    return loss_sum, nll, correct
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor, weights: Tensor, chunk_tokens: int
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         exact = torch.promote_types(hidden.dtype, torch.float32)
         nll = torch.zeros(len(hidden), dtype=exact, device=hidden.device)
+        correct = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
         hidden_grad = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
         head_grad = torch.zeros_like(head, dtype=exact) if ctx.needs_input_grad[1] else None
         for start in range(0, len(hidden), chunk_tokens):
@@ -48,24 +62,27 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             inputs = hidden[chunk] if everything else hidden[rows]
             logits = (inputs @ head.T).to(exact)
             wanted = labels[rows, None].long()
-            normalizer = torch.logsumexp(logits, dim=1, keepdim=True)
-            nll[rows] = (normalizer - logits.gather(1, wanted)).squeeze(1)
+            largest, given = logits.amax(dim=1, keepdim=True), logits.gather(1, wanted)
+            # In place, and not by logsumexp: one pass over the logits less, and the largest comes for nothing.
+            powers = logits.sub_(largest).exp_()
+            total = powers.sum(dim=1, keepdim=True)
+            nll[rows] = (total.log() + largest - given).squeeze(1)
+            correct[rows] = (given >= largest).squeeze(1)
             if hidden_grad is None and head_grad is None:
                 continue
-            probability = logits.sub_(normalizer).exp_()
-            probability.scatter_add_(1, wanted, probability.new_full((), -1).expand_as(wanted))
-            slope = probability.mul_(weights[rows, None]).to(hidden.dtype)
+            weight = weights[rows, None].to(exact)
+            slope = powers.mul_(weight / total).scatter_add_(1, wanted, -weight).to(hidden.dtype)
             if hidden_grad is not None:
                 hidden_grad[rows] = slope @ head
             if head_grad is not None:
                 head_grad += slope.T @ inputs
         ctx.save_for_backward(hidden_grad, head_grad)
         ctx.head_dtype = head.dtype
-        ctx.mark_non_differentiable(nll)
-        return (nll * weights.to(exact)).sum(), nll
+        ctx.mark_non_differentiable(nll, correct)
+        return (nll * weights.to(exact)).sum(), nll, correct
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         hidden_grad, head_grad = ctx.saved_tensors
         if hidden_grad is not None:
             hidden_grad = hidden_grad * upstream  # a scalar: the product is taken in float32, then rounded
