@@ -21,7 +21,7 @@ from ropewalk.rope.method import Method
 from ropewalk.rope.scaling import Rope
 from ropewalk.shape.read import read_shape
 
-_RTOL = 1e-6  # float32's rounding, over the few operations of the longest formula
+_RTOL = 5e-6  # transformers computes in float32; its llama3 at theta 1e9 lies 3.0e-6 from float64
 
 
 def extend(base: Path, out: Path, *, rope: Rope, context_tokens: int) -> None:
@@ -54,7 +54,7 @@ def extend(base: Path, out: Path, *, rope: Rope, context_tokens: int) -> None:
 def check_positions(model: PreTrainedModel, method: Method, *, theta: float, head_dim: int) -> dict[str, float]:
     """Compare every live rotary module with the completed ``method``; returns the largest relative difference.
 
-    ``theta`` is the base's. Raises UserError where frequencies or attention factor differ by more than 1e-6.
+    ``theta`` is the base's. Raises UserError where frequencies or attention factor differ by more than 5e-6.
     """
     wanted = method.inv_freq(theta, head_dim)
     worst = 0.0

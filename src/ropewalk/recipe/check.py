@@ -6,7 +6,7 @@ built, what the corpus holds.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -53,12 +53,20 @@ def check(recipe: Recipe, shape: ModelShape | None, tokens: Mapping[str, int] | 
             if stage.context >= rope.context_tokens:
                 method = stage.rope.complete(rope, stage.context)
                 findings += _check_reach(method.inv_freq(rope.theta, rope.head_dim), stage, key)
-                rope = BaseRope(
-                    theta=method.final_theta(rope.theta), head_dim=rope.head_dim, context_tokens=stage.context
-                )
+                rope = _after(rope, method.to_hf(rope.theta), stage.context)
     if tokens is not None:
         findings += _check_repeats(recipe, tokens)
     return findings
+
+
+def _after(rope: BaseRope, parameters: dict[str, Any], context_tokens: int) -> BaseRope:
+    """What the next stage finds: scaled frequencies are kept apart from a plain theta, since they do not stack."""
+    return BaseRope(
+        theta=parameters["rope_theta"],
+        head_dim=rope.head_dim,
+        context_tokens=context_tokens,
+        parameters=None if parameters["rope_type"] == "default" else parameters,
+    )
 
 
 def source_shares(recipe: Recipe, stage: Stage, tokens: Mapping[str, int] | None = None) -> dict[str, float]:

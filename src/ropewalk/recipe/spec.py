@@ -82,10 +82,14 @@ class Stage(Spec):
     schedule: Schedule = Schedule()
     weight_decay: float = Field(default=0.1, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
+    embedding_lr: float = Field(default=1.0, gt=0)
+    """Multiplies the embedding's learning rate; more than 1 only for a model that starts from nothing."""
     clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient over all parameters."""
     mix: dict[str, float] | None = None
     """Overrides the corpus's mix for this stage."""
+    loss_weights: dict[str, float] = {}
+    """Multiplies the loss of a source's tokens, where few tokens of a row are answers and must still be heard."""
     until: Until | None = None
     checkpoint_steps: PositiveCount = 200
     panel_steps: PositiveCount = 50

@@ -77,8 +77,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
             train_tokenizer(texts, vocabulary=init.tokenizer, folder=tokenizer)
         on_ranks(ranks.init, 1, init, tokenizer, folder.initial, recipe.seed)
     if not is_finished(folder.corpus):
-        tokenizer = load_tokenizer(folder.base(recipe))
-        build(recipe.corpus, tokenizer=tokenizer, seed=recipe.seed, folder=folder.corpus)
+        build(recipe.corpus, tokenizer=load_tokenizer(folder.base(recipe)), seed=recipe.seed, folder=folder.corpus)
 
 
 def extend(recipe: Recipe, folder: RunFolder) -> None:
@@ -154,10 +153,10 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
     shape = _read_base_shape(recipe)
     findings = check(recipe, shape)
     errors = sum(finding.level == "error" for finding in findings)
-    plans = [] if shape is None else [_plan_stage(recipe, stage, shape) for stage in recipe.stages]
+    plans = [] if shape is None else forecast_recipe(recipe, shape)
     lines = [f"{finding.level}: {finding.key}: {finding.message} ({finding.source})" for finding in findings]
     for index, plan in enumerate(plans):
-        lines += [f"stage {index}", *(f"  {name:<12}{figure}" for name, figure in plan.rows())]
+        lines += [f"stage {index}", plan.describe()]
     lines.append(f"{errors} errors, {len(findings) - errors} warnings")
     return {
         "errors": errors,
@@ -165,18 +164,6 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
         "plans": [asdict(plan) for plan in plans],
         "text": "\n".join(lines),
     }
-
-
-def _plan_stage(recipe: Recipe, stage: Stage, shape: ModelShape) -> Plan:
-    split = Split(context_ranks=recipe.parallel.context, micro_rows=stage.micro_rows)
-    return forecast(
-        shape,
-        context_tokens=stage.context,
-        tokens=stage.tokens,
-        step_tokens=stage.step_tokens,
-        ranks=recipe.parallel.ranks,
-        split=split,
-    )
 
 
 def _extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
