@@ -17,6 +17,36 @@ ProfileName = Literal["prose_en", "prose_zh", "code", "law", "instruction"]
 Faults = Literal["error", "skip", "replace"]
 
 
+class RecordOptions(Spec):
+    """How a record becomes a document, where one text field is not all."""
+
+    prompt_key: str | None = None
+    """With ``answer_key``: the document is the prompt, a line break and the answer; only the answer is trained on."""
+    answer_key: str | None = None
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> Self:
+        if (self.prompt_key is None) != (self.answer_key is None):
+            raise ValueError("prompt_key and answer_key come together")
+        return self
+
+
+class FileOptions(RecordOptions):
+    """Options of a source with a ``path``."""
+
+    join: Literal["file", "folder"] = "file"
+    """What a document of a code tree or a text folder is."""
+
+
+class HubOptions(RecordOptions):
+    """Options of a source on the hub."""
+
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    """A commit, so that the same recipe reads the same text."""
+
+
 class Source(Spec):
     """One body of text: files, a hub dataset, or text that ropewalk makes itself; exactly one of the three."""
 
@@ -45,7 +75,14 @@ class Source(Spec):
         given = [key for key in ("path", "hub", "embedded") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(f"source {self.name} needs exactly one of path, hub, embedded; it has {given or 'none'}")
+        if self.embedded is None:
+            _ = self.record_options
         return self
+
+    @property
+    def record_options(self) -> FileOptions | HubOptions:
+        """The options of a source that is read, not generated."""
+        return (HubOptions if self.hub is not None else FileOptions).model_validate(self.options)
 
     @property
     def cleaning(self) -> ProfileName:

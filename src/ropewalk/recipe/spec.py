@@ -88,7 +88,7 @@ class Stage(Spec):
     """Largest norm of the gradient over all parameters."""
     mix: dict[str, float] | None = None
     """Overrides the corpus's mix for this stage."""
-    loss_weights: dict[str, float] = {}
+    loss_weights: dict[str, float] = Field(default_factory=dict)
     """Multiplies the loss of a source's tokens, where few tokens of a row are answers and must still be heard."""
     until: Until | None = None
     checkpoint_steps: PositiveCount = 200

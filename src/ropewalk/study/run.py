@@ -18,10 +18,10 @@ import yaml
 from ropewalk.core.artifact import hold, is_finished, read_manifest, require_free, seal, write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
-from ropewalk.plan.choose import Plan, Split, forecast
+from ropewalk.plan.choose import forecast_recipe
 from ropewalk.recipe.check import check
 from ropewalk.recipe.load import parse_recipe, parse_stage
-from ropewalk.recipe.spec import ModelSource, Recipe, Stage
+from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.shape.find import find_model
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
