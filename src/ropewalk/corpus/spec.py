@@ -25,7 +25,7 @@ class RecordOptions(Spec):
     answer_key: str | None = None
 
     @model_validator(mode="after")
-    def _check_pair(self) -> Self:
+    def _check_pair(self) -> "RecordOptions":
         if (self.prompt_key is None) != (self.answer_key is None):
             raise ValueError("prompt_key and answer_key come together")
         return self
