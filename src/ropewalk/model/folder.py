@@ -50,10 +50,10 @@ def write_config(
 
 
 def copy_tokenizer(source: Path, folder: Path, *, context_tokens: int) -> None:
-    """Copy tokenizer and generation settings byte for byte; only ``model_max_length`` becomes ``context_tokens``."""
-    for name in (*TOKENIZER_FILES, "generation_config.json"):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+    """Copy tokenizer, generation settings and licence byte for byte; ``model_max_length`` alone changes."""
+    for pattern in (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "NOTICE*", "USE_POLICY*"):
+        for path in source.glob(pattern):
+            shutil.copyfile(path, folder / path.name)
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return
@@ -86,17 +86,20 @@ def check_tokenizer(folder: Path, *, vocabulary: int) -> None:
         )
 
 
-def read_token_ids(folder: Path) -> dict[str, int]:
-    """``bos_token_id`` and ``eos_token_id`` for a config, as far as the tokenizer's own files name such tokens."""
+def read_token_ids(folder: Path) -> dict[str, int | None]:
+    """``bos_token_id`` and ``eos_token_id`` for a config, null where the tokenizer's own files name no such token.
+
+    Null is said aloud, because transformers assumes 1 and 2 for a Llama whose config is silent.
+    """
     path = folder / "tokenizer_config.json"
     names = json.loads(path.read_text()) if path.is_file() else {}
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    found = {}
+    found: dict[str, int | None] = {}
     for key in ("bos_token", "eos_token"):
         name = names.get(key)
-        token = tokenizer.token_to_id(name["content"] if isinstance(name, dict) else name) if name else None
-        if token is not None:
-            found[f"{key}_id"] = token
+        found[f"{key}_id"] = (
+            tokenizer.token_to_id(name["content"] if isinstance(name, dict) else name) if name else None
+        )
     return found
 
 

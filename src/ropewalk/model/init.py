@@ -24,14 +24,13 @@ from ropewalk.rope.scaling import Unchanged
 
 _MODEL_TYPES = {"LlamaForCausalLM": "llama"}
 _EMBEDDING, _LAST_NORM = "model.embed_tokens.weight", "model.norm.weight"
-_INTO_RESIDUAL = ("o_proj.weight", "down_proj.weight")
 
 
 def init_model(spec: Init, out: Path, *, tokenizer: Path, seed: int) -> None:
     """Write a model folder of this shape with random float32 weights and the tokenizer of folder ``tokenizer``.
 
-    Matrices are normal with ``spec.deviation``, scaled as the spec says where they are embeddings or write to the
-    residual stream; norms are 1, but for the last one; biases are 0.
+    Matrices are normal with ``spec.deviation``, the embedding with its own; norms are 1, the last one
+    ``spec.final_norm``; biases are 0.
     """
     vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).get_vocab_size(with_added_tokens=True)
     config = _config(spec, vocabulary) | read_token_ids(tokenizer)
@@ -51,15 +50,11 @@ def init_model(spec: Init, out: Path, *, tokenizer: Path, seed: int) -> None:
 
 def _draw(name: str, shape: tuple[int, ...], spec: Init, *, seed: int) -> Float32[Tensor, "..."]:
     if len(shape) == 1:
-        first = 0.0 if name.endswith("bias") else spec.final_norm if name == "model.norm.weight" else 1.0
+        first = 0.0 if name.endswith("bias") else spec.final_norm if name == _LAST_NORM else 1.0
         return torch.full(shape, first)
-    deviation = spec.deviation
-    if name.endswith(_INTO_RESIDUAL):
-        deviation *= spec.residual_gain
-    elif name == "model.embed_tokens.weight":
-        deviation = spec.embedding_deviation or deviation
+    own = spec.embedding_deviation if name == _EMBEDDING else None
     generator = torch.Generator().manual_seed(seed_for("init", name, seed))
-    return torch.empty(shape).normal_(0, deviation, generator=generator)
+    return torch.empty(shape).normal_(0, own or spec.deviation, generator=generator)
 
 
 def _config(spec: Init, vocabulary: int) -> dict[str, Any]:

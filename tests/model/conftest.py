@@ -1,0 +1,71 @@
+"""Small random models of every supported family, saved as anybody would save them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from transformers import AutoConfig, PreTrainedModel
+
+from ropewalk.model.family import CLASSES
+
+MODEL_TYPES = {name: name.removesuffix("ForCausalLM").lower() for name in CLASSES}
+CONTEXT_TOKENS = 32
+VOCABULARY = 97
+
+
+def tiny_config(architecture: str, **changes: Any) -> Any:
+    settings: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": CONTEXT_TOKENS,
+        "bos_token_id": None,
+        "eos_token_id": 96,
+        "pad_token_id": None,
+        "tie_word_embeddings": False,
+        "initializer_range": 0.1,
+        "attn_implementation": "sdpa",
+    }
+    if architecture == "MistralForCausalLM":
+        settings["sliding_window"] = None
+    return AutoConfig.for_model(MODEL_TYPES[architecture], **(settings | changes))
+
+
+def tiny_model(architecture: str, **changes: Any) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return CLASSES[architecture](tiny_config(architecture, **changes)).eval()
+
+
+def write_tokenizer(folder: Path) -> None:
+    tokenizer = Tokenizer(models.BPE(vocab={chr(33 + index): index for index in range(VOCABULARY - 1)}, merges=[]))
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    # Odd spacing on purpose: the copy must keep it.
+    text = '{"eos_token": "<|endoftext|>",   "model_max_length": 32,\r\n "tokenizer_class": "PreTrainedTokenizerFast"}'
+    (folder / "tokenizer_config.json").write_bytes(text.encode())
+
+
+@pytest.fixture
+def make_tiny() -> Callable[..., PreTrainedModel]:
+    """``make_tiny(architecture, **config changes)``: a model with random weights; in forked ranks the same ones."""
+    return tiny_model
+
+
+@pytest.fixture
+def save_tiny(tmp_path: Path) -> Callable[..., Path]:
+    """``save_tiny(architecture, shard_bytes=..., **config changes)``: a folder written by transformers."""
+
+    def save(architecture: str = "LlamaForCausalLM", shard_bytes: int = 10**9, **changes: Any) -> Path:
+        folder = tmp_path / f"base-{architecture}"
+        tiny_model(architecture, **changes).save_pretrained(folder, max_shard_size=shard_bytes)
+        write_tokenizer(folder)
+        return folder
+
+    return save

@@ -1,0 +1,127 @@
+"""Loss and every gradient of packed rows, on one rank and on two, against plain transformers, text by text."""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.distributed.tensor import DTensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from ropewalk.core.record import Batch
+from ropewalk.model.attend import NAME
+from ropewalk.model.family import CLASSES
+from ropewalk.model.learner import Learner
+from ropewalk.parallel.collective import sum_over_ranks
+from ropewalk.parallel.fsdp import shard_model
+from ropewalk.parallel.launch import run_ranks
+from ropewalk.parallel.mesh import make_mesh
+from ropewalk.parallel.recompute import set_recompute
+from ropewalk.partition import cut, partition_rows
+
+VOCABULARY, CONTEXT = 97, 40
+LENGTHS = ((17, 16), (40,))  # documents of each row; the first row ends in padding
+Gradients = dict[str, torch.Tensor]
+Make = Callable[..., PreTrainedModel]
+
+
+def packed_batch() -> Batch:
+    generator = np.random.default_rng(0)
+    document = np.full((len(LENGTHS), CONTEXT), -1, np.int32)
+    positions = np.zeros_like(document)
+    for row, lengths in enumerate(LENGTHS):
+        starts = np.cumsum([0, *lengths])
+        for index, (start, stop) in enumerate(pairwise(starts)):
+            document[row, start:stop] = index
+            positions[row, start:stop] = np.arange(stop - start)
+    tokens, labels = (generator.integers(VOCABULARY, size=document.shape, dtype=np.int32) for _ in range(2))
+    weights = generator.random(document.shape, np.float32) * (document >= 0) * (generator.random(document.shape) < 0.8)
+    return Batch(tokens, labels, weights.astype(np.float32), positions, document, np.maximum(document, -1))
+
+
+def plain_truth(make: Make) -> tuple[float, Gradients]:
+    """Each document alone through transformers' own SDPA; sums of weights x nll, and their gradients."""
+    model, batch, total = make(), packed_batch(), 0.0
+    for row, lengths in enumerate(LENGTHS):
+        for index in range(len(lengths)):
+            mine = np.flatnonzero(batch.document[row] == index)
+            tokens, labels, weights = (
+                torch.from_numpy(field[row, mine]) for field in (batch.tokens, batch.labels, batch.weights)
+            )
+            logits = model(tokens[None].long(), use_cache=False).logits[0]
+            loss = (cross_entropy(logits, labels.long(), reduction="none") * weights).sum()
+            loss.backward()
+            total += loss.item()
+    return total, {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def train_once(
+    make: Make, context: int, precision: Any = "float32", recompute: Any = "none", passes: int = 1
+) -> tuple[float, Gradients]:
+    """The same on this rank of data x context, in whole: called by run_ranks."""
+    learner = Learner(make(attn_implementation=NAME), chunk_tokens=13).train()
+    mesh = make_mesh(torch.distributed.get_world_size(), context)
+    set_recompute(learner.causal, recompute)
+    shard_model(learner, mesh, precision=precision)
+    batch = packed_batch()
+    rows = slice(mesh.data_rank, None, mesh.data_ranks)
+    partition = partition_rows(batch.document[rows], ranks=context)
+    fields = (batch.tokens, batch.positions, batch.labels, batch.weights)
+    local = [torch.from_numpy(cut(partition, mesh.context_rank, field[rows])) for field in fields]
+    for _ in range(passes):
+        loss, nll, correct = learner(*local, partition=partition, context_group=mesh.context_group)
+        loss.backward()
+    assert loss.dtype == nll.dtype == torch.float32 and correct.dtype == torch.bool
+    torch.testing.assert_close((nll * local[3]).sum(), loss.detach())
+    gradients = {}
+    for name, parameter in learner.causal.named_parameters():
+        assert isinstance(parameter.grad, DTensor) and parameter.dtype == parameter.grad.dtype == torch.float32
+        gradients[name] = parameter.grad.full_tensor() / passes
+    return sum_over_ranks(loss.detach().double()).item(), gradients
+
+
+def assert_same(found: tuple[float, Gradients], expected: tuple[float, Gradients], tolerance: float) -> None:
+    assert found[0] == pytest.approx(expected[0], rel=tolerance)
+    assert found[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        assert (found[1][name] - gradient).norm() <= tolerance * gradient.norm(), name
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("architecture", CLASSES)
+def test_loss_and_gradients_equal_plain_transformers(make_tiny: Make, architecture: str, tied: bool) -> None:
+    make = partial(make_tiny, architecture, tie_word_embeddings=tied)
+    expected = plain_truth(make)
+    for ranks, context in ((1, 1), (2, 2)):
+        for found in run_ranks(train_once, ranks, make, context):
+            assert_same(found, expected, 1e-5)
+
+
+def test_data_ranks_recompute_and_accumulation_change_nothing(make_tiny: Make) -> None:
+    make = partial(make_tiny, "Qwen3ForCausalLM", tie_word_embeddings=True)
+    expected = plain_truth(make)
+    for context, recompute, passes in ((1, "none", 1), (2, "full", 1), (2, "none", 2)):
+        for found in run_ranks(train_once, 2, make, context, "float32", recompute, passes):
+            assert_same(found, expected, 1e-5)
+
+
+def test_bfloat16_keeps_float32_masters_and_stays_close(make_tiny: Make) -> None:
+    make = partial(make_tiny, "LlamaForCausalLM")
+    expected = plain_truth(make)
+    for found in run_ranks(train_once, 2, make, 2, "bfloat16", "full"):
+        assert_same(found, expected, 0.05)
+
+
+def test_a_plain_learner_needs_no_ranks(make_tiny: Make) -> None:
+    learner = Learner(make_tiny("LlamaForCausalLM", attn_implementation=NAME))
+    batch = packed_batch()
+    partition = partition_rows(batch.document, ranks=1)
+    fields = (batch.tokens, batch.positions, batch.labels, batch.weights)
+    with torch.no_grad():
+        loss, nll, _ = learner(*(torch.from_numpy(field.reshape(-1)) for field in fields), partition=partition)
+    assert loss.item() == pytest.approx(plain_truth(partial(make_tiny, "LlamaForCausalLM"))[0], rel=1e-6)
+    assert not nll[torch.from_numpy(batch.weights.reshape(-1)) == 0].any()
