@@ -15,6 +15,7 @@ from ropewalk.core.error import UserError
 from ropewalk.recipe.spec import Recipe, Stage
 
 _SHOWN_FAULTS = 5
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -24,6 +25,8 @@ class _PlainLoader(yaml.SafeLoader):
 def _construct_mapping(loader: _PlainLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[str] = set()
     for key_node, _ in node.value:
+        if key_node.tag == _MERGE:
+            continue  # << takes in another mapping, whose keys are meant to be overridden
         key = str(loader.construct_object(key_node))
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
