@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document, Role
 from ropewalk.core.spec import Spec
+from ropewalk.corpus.embedded.encyclopedia import EncyclopediaDocuments, write_encyclopedia
 from ropewalk.corpus.embedded.key_value import KeyValueDocuments, write_key_value
 from ropewalk.corpus.embedded.licences import LicenceDocuments, read_licences
 from ropewalk.corpus.embedded.python_text import (
@@ -25,6 +26,8 @@ from ropewalk.corpus.embedded.python_text import (
     read_topics,
     write_code_questions,
 )
+from ropewalk.corpus.embedded.questions import StoryQuestions, write_story_questions
+from ropewalk.corpus.embedded.statutes import StatuteDocuments, write_statutes
 from ropewalk.corpus.embedded.stories import ChineseStories, EnglishStories, write_stories
 
 _PYTHON = "PSF-2.0 (read from the Python that runs)"
@@ -71,6 +74,14 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
             options=ChineseStories,
             generate=partial(write_stories, "zh"),
         ),
+        "encyclopedia_zh": Embedded(
+            role="general",
+            language="zh",
+            description="Chinese encyclopedia volumes about invented regions, whose entries agree",
+            licence=_OWN,
+            options=EncyclopediaDocuments,
+            generate=write_encyclopedia,
+        ),
         "python_code": Embedded(
             role="domain",
             language="code",
@@ -89,6 +100,14 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
             generate=read_licences,
             endless=False,
         ),
+        "statutes_zh": Embedded(
+            role="domain",
+            language="zh",
+            description="invented Chinese statutes, whose penalties cite and repeat their articles",
+            licence=_OWN,
+            options=StatuteDocuments,
+            generate=write_statutes,
+        ),
         "code_questions": Embedded(
             role="instruction",
             language="code",
@@ -97,6 +116,14 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
             options=CodeQuestions,
             generate=write_code_questions,
             endless=False,
+        ),
+        "story_questions": Embedded(
+            role="instruction",
+            language="zh",
+            description="a long story, Chinese or English, then questions about it; loss on the answers",
+            licence=_OWN,
+            options=StoryQuestions,
+            generate=write_story_questions,
         ),
         "key_value": Embedded(
             role="instruction",
