@@ -19,7 +19,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight/"
 STATE = "state.json"
 """The file with everything that is no tensor."""
-_FIGURES = ("stage", "step", "cursor", "tokens", "updates", "skipped", "sums")
+_FIGURES = ("stage", "step", "cursor", "tokens", "updates", "skipped", "sums", "ended")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class TrainState:
 
     ``step`` counts the stage's steps, ``cursor`` the global rows it has consumed, ``tokens`` what was in them;
     ``updates`` counts the optimizer's moves over all stages, ``skipped`` the stage's steps without one. ``sums`` is
-    what the running panel has added up. Whoever resumes must bring the same ``inputs`` (digests of recipe and data).
+    what the running panel has added up; ``ended`` says how the stage came to its end (``solved``, ``limit``), or is
+    empty. Whoever resumes must bring the same ``inputs`` (digests of recipe and data).
     """
 
     model: nn.Module
@@ -40,6 +41,7 @@ class TrainState:
     updates: int = 0
     skipped: int = 0
     sums: tuple[float, ...] = ()
+    ended: str = ""
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Any]:
@@ -67,8 +69,8 @@ def name_tensors(state: TrainState) -> dict[str, Tensor]:
     for name, parameter in name_weights(state.model):
         moments = state.optimizer.state[parameter]
         if not moments:
-            # What AdamW makes: a float32 count, on the device only where the step is fused or captured.
-            moments["step"] = torch.tensor(float(state.updates))
+            # AdamW's own first state: its count lies on the device where the step is fused, which ours is.
+            moments["step"] = torch.tensor(float(state.updates), device=parameter.device)
             moments |= {moment: torch.zeros_like(parameter) for moment in MOMENTS}
         tensors[WEIGHT + name] = parameter.detach()
         tensors |= {f"{moment}/{name}": moments[moment] for moment in MOMENTS}

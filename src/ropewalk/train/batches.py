@@ -1,0 +1,74 @@
+"""A step's rows, dealt out: to the data ranks, into micro-batches, and by partition over the context ranks.
+
+A pure function of the feed and the cursor, so it runs one step ahead, on the CPU, in a thread. Which rows a step takes
+does not depend on the ranks; which rank takes them does.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ropewalk.core.record import Batch
+from ropewalk.corpus.feed import Feed
+from ropewalk.parallel.mesh import Mesh
+from ropewalk.partition import Partition, cut, partition_rows
+from ropewalk.recipe.spec import Parallel, Stage
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one rank takes through the model at once: its tokens of a few rows, and how they are cut."""
+
+    tokens: Int[Tensor, "local"]
+    positions: Int[Tensor, "local"]
+    labels: Int[Tensor, "local"]
+    weights: Float[Tensor, "local"]
+    source: Int[Tensor, "local"]
+    partition: Partition
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """One rank's share of a step of ``rows`` global rows. ``pairs`` counts its attention: queries x keys."""
+
+    rows: int
+    micro: tuple[MicroBatch, ...]
+    pairs: float
+
+
+def make_batches(feed: Feed, cursor: int, *, rows: int, spec: Stage, mesh: Mesh, parallel: Parallel) -> StepBatches:
+    """The share of this rank of ``mesh`` in rows ``[cursor, cursor + rows)`` of the feed."""
+    # One more, at -1, for padding.
+    factors = np.array([*(spec.loss_weights.get(name, 1.0) for name in feed.sources), 1.0], dtype=np.float32)
+    mine = _deal(rows, mesh.data_ranks)[mesh.data_rank]
+    most = -(-rows // mesh.data_ranks)
+    micro, pairs = [], 0.0
+    for part in np.array_split(mine, -(-most // spec.micro_rows)):  # as many on every rank: sharded weights are shared
+        batch = feed.batch(cursor + int(part[0]), len(part)) if len(part) else _empty_row(feed)
+        partition = partition_rows(
+            batch.document, ranks=mesh.context_ranks, layout=parallel.layout, exchange=parallel.exchange
+        )
+        pairs += float(partition.pairs[mesh.context_rank])
+        micro.append(_cut_batch(batch, partition, factors=factors, mesh=mesh))
+    return StepBatches(rows, tuple(micro), pairs)
+
+
+def _deal(rows: int, ranks: int) -> list[np.ndarray]:
+    return np.array_split(np.arange(rows), ranks)
+
+
+def _cut_batch(batch: Batch, partition: Partition, *, factors: np.ndarray, mesh: Mesh) -> MicroBatch:
+    tokens, positions, labels, weights, source = (
+        torch.from_numpy(cut(partition, mesh.context_rank, field)).to(mesh.device)
+        for field in (batch.tokens, batch.positions, batch.labels, batch.weights * factors[batch.source], batch.source)
+    )
+    return MicroBatch(tokens, positions, labels, weights, source=source, partition=partition)
+
+
+def _empty_row(feed: Feed) -> Batch:
+    """A row of padding, for a data rank that has run out of rows while others have not."""
+    zeros, nobody = np.zeros((1, feed.context_tokens), np.int32), np.full((1, feed.context_tokens), -1, np.int32)
+    return Batch(zeros, zeros, zeros.astype(np.float32), zeros, nobody, nobody)

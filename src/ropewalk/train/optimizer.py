@@ -1,0 +1,41 @@
+"""AdamW from torch, with weight decay on matrices only; norms and biases are not pulled to zero.
+
+The fused kernel, on CPU too: with 55 sharded tensors of a 3.4M-parameter model a step takes 14 ms against 50 with
+torch's foreach and 61 with a loop, most of which is spent on the way to the kernel (docs/train.md).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from ropewalk.checkpoint.state import name_weights
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+def make_optimizer(
+    model: nn.Module, *, weight_decay: float, betas: tuple[float, float], embedding_lr: float = 1.0
+) -> torch.optim.AdamW:
+    """AdamW over all parameters of ``model``; its learning rate is set before each step.
+
+    ``embedding_lr`` multiplies the embedding's rate, and so the head's where the two are tied.
+    """
+    groups = list(_group(model, weight_decay, embedding_lr))
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Use ``rate`` from the next step on, times each group's own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate_factor"]
+
+
+def _group(model: nn.Module, weight_decay: float, embedding_lr: float) -> Iterator[dict[str, Any]]:
+    members: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in name_weights(model):
+        key = weight_decay if parameter.dim() >= 2 else 0.0, embedding_lr if name == EMBEDDING else 1.0
+        members.setdefault(key, []).append(parameter)
+    for (decay, factor), parameters in members.items():
+        yield {"params": parameters, "weight_decay": decay, "rate_factor": factor}

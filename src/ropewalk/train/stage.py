@@ -1,0 +1,128 @@
+"""One stage on every rank: from the extended model, or the newest whole checkpoint, to the stage's last checkpoint.
+
+Going on after a kill needs no flag: the same call finds where it was. Adam's moments go on from stage to stage, because
+the weights do; the learning rate begins anew.
+"""
+
+from pathlib import Path
+from typing import Literal, cast
+
+from ropewalk.checkpoint.load import load, load_moments, newest
+from ropewalk.checkpoint.state import TrainState
+from ropewalk.core.artifact import read_manifest
+from ropewalk.core.digest import digest_value
+from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
+from ropewalk.corpus.feed import Feed, open_feed
+from ropewalk.corpus.folder import open_corpus
+from ropewalk.model.learner import Learner
+from ropewalk.model.load import load_model
+from ropewalk.parallel.fsdp import shard_model
+from ropewalk.parallel.mesh import Mesh, make_mesh
+from ropewalk.parallel.recompute import set_recompute
+from ropewalk.recipe.spec import Recipe, Stage
+from ropewalk.train.journal import Journal
+from ropewalk.train.loop import StageJob, run_loop
+from ropewalk.train.optimizer import make_optimizer
+from ropewalk.train.tally import Tally
+
+Ending = Literal["solved", "limit", "stopped"]
+
+
+def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Ending:
+    """Train stage number ``stage`` of a run on the folder that ``corpus`` was built into; every rank calls it.
+
+    Reads ``run/stages/<stage>/extended``, writes checkpoints beside it and rows to ``run/rows.jsonl``. Returns how it
+    came to its end: ``until`` was reached, or the last step, or SIGTERM asked for a stop (then the same call goes on).
+    """
+    spec, parallel = recipe.stages[stage], recipe.parallel
+    mesh = make_mesh(parallel.ranks, parallel.context)
+    steps, rows = plan_steps(spec)
+    feed = open_feed(
+        open_corpus(corpus),
+        mix=spec.mix or recipe.corpus.mix,
+        context_tokens=spec.context,
+        rows=steps * rows,
+        seed=recipe.seed,
+        stage=stage,
+        max_repeats=recipe.corpus.max_repeats,
+    )
+    check_names(spec, feed, where=f"stages.{stage}")
+    state = _resume(_begin(recipe, stage, run=run, mesh=mesh, feed=feed), run)
+    journal = Journal(run / "rows.jsonl", writes=mesh.rank == 0)
+    journal.rewind(stage, state.step)
+    if not state.ended:
+        job = StageJob(
+            spec=spec,
+            steps=steps,
+            rows=rows,
+            feed=feed,
+            mesh=mesh,
+            parallel=parallel,
+            journal=journal,
+            checkpoints=checkpoints_of(run, stage),
+        )
+        state = run_loop(state, job)
+    return cast(Ending, state.ended or "stopped")
+
+
+def plan_steps(spec: Stage) -> tuple[int, int]:
+    """(steps of the stage at most, rows of a step over all ranks)."""
+    rows = max(1, round(spec.step_tokens / spec.context))
+    steps = max(1, spec.tokens // (rows * spec.context))
+    return min(steps, spec.until.max_steps) if spec.until else steps, rows
+
+
+def check_names(spec: Stage, feed: Feed, *, where: str) -> None:
+    """Raise UserError where the stage names a metric or a source that its training will not have."""
+    groups = Tally(feed.sources, feed.context_tokens).groups
+    metrics = [f"{kind}/{group}" for kind in ("loss", "accuracy") for group in groups]
+    if spec.until is not None and spec.until.metric not in metrics:
+        raise UserError(
+            f"there is no metric {spec.until.metric!r}",
+            where=f"{where}.until.metric",
+            why="it is none of those that this stage's panels hold",
+            fix=f"one of {', '.join(metrics)}",
+        )
+    unknown = sorted(spec.loss_weights.keys() - set(feed.sources))
+    if unknown:
+        raise UserError(
+            f"there is no source {unknown[0]!r} in this stage",
+            where=f"{where}.loss_weights",
+            why="its mix draws on others only",
+            fix=f"some of {', '.join(feed.sources)}",
+        )
+
+
+def checkpoints_of(run: Path, stage: int) -> Path:
+    """Where a stage's checkpoints lie."""
+    return run / "stages" / str(stage) / "checkpoints"
+
+
+def _begin(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed) -> TrainState:
+    """The stage before its first step. What must agree when it is resumed stands in ``inputs``."""
+    spec = recipe.stages[stage]
+    extended = run / "stages" / str(stage) / "extended"
+    learner = Learner(load_model(extended), chunk_tokens=recipe.parallel.loss_chunk_tokens).train()
+    set_recompute(learner.causal, recipe.parallel.recompute)
+    shard_model(learner, mesh, precision=recipe.parallel.precision)
+    inputs = {
+        "model": digest_value(read_manifest(extended)["files"]),
+        "data": feed.digest,
+        "stage": digest_value(spec.model_dump(mode="json")),
+        "seed": recipe.seed,
+    }
+    optimizer = make_optimizer(
+        learner, weight_decay=spec.weight_decay, betas=spec.betas, embedding_lr=spec.embedding_lr
+    )
+    return TrainState(learner, optimizer, stage=stage, inputs=inputs)
+
+
+def _resume(state: TrainState, run: Path) -> TrainState:
+    """From the newest checkpoint of this stage, else with the optimizer's moments of the stage before, else fresh."""
+    checkpoint = newest(checkpoints_of(run, state.stage))
+    if checkpoint is not None:
+        say(f"stage {state.stage} goes on from {checkpoint.name}")
+        return load(state, checkpoint)
+    earlier = newest(checkpoints_of(run, state.stage - 1)) if state.stage else None
+    return load_moments(state, earlier) if earlier is not None else state

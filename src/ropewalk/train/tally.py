@@ -1,0 +1,79 @@
+"""Sums and counts by source and by position, from which every averaged figure of training is made.
+
+They are added up over tokens, micro-batches, ranks and steps, in float64, and divided once, when a panel is due. The
+running sums lie in the checkpoint, so a resumed run writes the same figures.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+
+from ropewalk.core.record import Row
+from ropewalk.train.batches import MicroBatch
+
+_BUCKETS = 5
+_NLL, _WEIGHT, _CORRECT, _TOKENS = range(4)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What is told apart: the feed's sources, and positions in the document up to ``context_tokens``, by doubling.
+
+    Its table has one row for each source and then for each bucket of positions; the columns are weighted nll, weight,
+    weight of correct labels, tokens.
+    """
+
+    sources: tuple[str, ...]
+    context_tokens: int
+
+    @property
+    def borders(self) -> list[int]:
+        """Where buckets of positions begin and end: 0, 128, 256, 512, 1024, 2048 for a context of 2048."""
+        edges = {self.context_tokens >> shift for shift in range(_BUCKETS)}
+        return [0, *sorted(edge for edge in edges if edge)]
+
+    @property
+    def groups(self) -> list[str]:
+        """``source/law`` and the like, then ``position/0-128`` and the like."""
+        buckets = zip(self.borders, self.borders[1:], strict=False)
+        return [*(f"source/{name}" for name in self.sources), *(f"position/{low}-{high}" for low, high in buckets)]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.groups), 4
+
+    def count(
+        self, micro: MicroBatch, nll: Float[Tensor, "local"], correct: Bool[Tensor, "local"]
+    ) -> Float64[Tensor, "groups 4"]:
+        """The table of one micro-batch, as a product with one-hot groups: exact, and in a fixed order on any device."""
+        device, sources = nll.device, len(self.sources)
+        weights = micro.weights.double()
+        columns = torch.stack((weights * nll, weights, weights * correct, (micro.source >= 0).double()), dim=1)
+        inner = torch.tensor(self.borders[1:-1], device=device)
+        bucket = torch.bucketize(micro.positions, inner, right=True) + sources
+        numbers = torch.arange(self.shape[0], device=device)[:, None]
+        member = torch.where(numbers < sources, numbers == micro.source, numbers == bucket)
+        return member.double() @ columns
+
+    def loss(self, table: Float64[Tensor, "groups 4"]) -> tuple[float, float]:
+        """(mean nll, accuracy) over all sources."""
+        total = table[: len(self.sources)].sum(0)
+        weight = max(float(total[_WEIGHT]), 1e-300)
+        return float(total[_NLL]) / weight, float(total[_CORRECT]) / weight
+
+    def tokens(self, table: Float64[Tensor, "groups 4"]) -> int:
+        """Tokens counted, weighted or not, without padding."""
+        return int(table[: len(self.sources), _TOKENS].sum())
+
+    def panel(self, sums: Sequence[float], *, stage: int, step: int) -> Iterator[Row]:
+        """The averages of a panel whose table, laid flat, is ``sums``; a group without a label gives no row."""
+        table = torch.tensor(sums, dtype=torch.float64).reshape(self.shape)
+        for name, (nll, weight, correct, tokens) in zip(self.groups, table.tolist(), strict=True):
+            if weight:
+                yield Row(stage, step, f"loss/{name}", nll / weight, "nats per token")
+                yield Row(stage, step, f"accuracy/{name}", correct / weight, "share")
+            if tokens and name.startswith("source/"):
+                yield Row(stage, step, f"tokens/{name}", tokens, "tokens")
