@@ -4,7 +4,7 @@ All of them are Llama's shape: an embedding, blocks of attention and MLP with ro
 class is named here only when its attention is plain causal softmax over every earlier token of the document.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,9 +23,9 @@ CLASSES: dict[str, type[PreTrainedModel]] = {
 }
 
 
-def blocks_of(model: Any) -> Sequence[nn.Module]:
+def blocks_of(model: Any) -> nn.ModuleList:
     """The repeated blocks, first to last."""
-    blocks: Sequence[nn.Module] = model.model.layers
+    blocks: nn.ModuleList = model.model.layers
     return blocks
 
 

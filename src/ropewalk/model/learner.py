@@ -4,7 +4,6 @@ The surprise is why it exists: FSDP2 hands out whole weights only inside the for
 owns them. The loss reads the head's weight itself, so the loss must run inside that module.
 """
 
-from collections.abc import Sequence
 
 import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
@@ -25,7 +24,7 @@ class Learner(nn.Module):
         self.chunk_tokens = chunk_tokens
 
     @property
-    def blocks(self) -> Sequence[nn.Module]:
+    def blocks(self) -> nn.ModuleList:
         return blocks_of(self.causal)
 
     def forward(

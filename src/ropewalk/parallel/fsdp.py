@@ -5,8 +5,7 @@ long as the root's forward and backward run, so a loss inside that forward sees 
 *summed* over ranks: the loss has been divided by the step's global token count already, and ranks hold unequal parts.
 """
 
-from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -17,11 +16,12 @@ from ropewalk.parallel.mesh import Mesh
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
+@runtime_checkable
 class Blocked(Protocol):
     """A module that names its repeated blocks."""
 
     @property
-    def blocks(self) -> Sequence[nn.Module]: ...
+    def blocks(self) -> nn.ModuleList: ...
 
 
 def shard_model(model: Blocked, mesh: Mesh, *, precision: Precision = "auto") -> None:

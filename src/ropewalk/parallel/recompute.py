@@ -4,19 +4,16 @@ It goes through the model's own switch, so that sharding hooks stay outside what
 pass of the blocks, exchange of keys included.
 """
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 RecomputePolicy = Literal["auto", "none", "full"]
 
 
-class Recomputable(Protocol):
-    """What a transformers model offers: its switch is called one thing up to 5.22 and another from 5.23 on."""
+def set_recompute(model: Any, policy: RecomputePolicy) -> None:
+    """Recompute every block of a transformers ``model`` (``full``) or none; ``auto`` is full, safe for long rows.
 
-    def __getattr__(self, name: str) -> Any: ...
-
-
-def set_recompute(model: Recomputable, policy: RecomputePolicy) -> None:
-    """Recompute every block of ``model`` (``full``) or none; ``auto`` is full, the safe choice for long rows."""
+    It acts while the model is in training mode. The switch is called one thing up to 5.22 and another from 5.23 on.
+    """
     if policy == "none":
         return
     # There is no dropout in what we train, so there is no random state to keep.
