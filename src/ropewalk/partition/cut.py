@@ -7,8 +7,9 @@ import numpy as np
 from ropewalk.partition.partition import Partition
 
 
-def cut(partition: Partition, rank: int, field: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def cut(partition: Partition, rank: int, field: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
     """The entries of ``field`` [rows, context, ...] that ``rank`` owns, in its local order: [local, ...]."""
     packed = field.reshape(-1, *field.shape[2:])
     assert len(packed) == partition.tokens, "the field has the shape that the partition was made for"
-    return packed[partition.owned(rank)]
+    local: np.ndarray[Any, Any] = packed[partition.owned(rank)]
+    return local
