@@ -5,7 +5,7 @@ are merged by log-sum-exp. The backward recomputes nothing but scores: each tile
 output and log-sum-exp. Received rows are kept for it where no rank gets more than it owns, else they are fetched again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,18 +59,17 @@ class _Attention(torch.autograd.Function):
         out, logsum = _compute(schedule.triangles, query, key, value, scale)
         if schedule.merges:
             out = out.to(_exact(query.dtype))
-        blocks = []
+        keeps = partition.rows.sum(1).max() <= partition.local_tokens
+        kept = []
         for step, layers in enumerate(schedule.steps):
-            if step:
-                blocks.append(next(arriving))
-            keys, values = blocks[-1].chunk(2, dim=1) if step else (key, value)
+            keys, values = (key, value) if step == 0 else (block := next(arriving)).chunk(2, dim=1)
+            if step and keeps:
+                kept.append(block)
             for calls in layers:
                 part = _compute(calls, query, keys, values, scale)
                 out[calls.rows], logsum[calls.rows] = merge(out[calls.rows], logsum[calls.rows], part)
         out = out.to(query.dtype)
-        if partition.rows.sum(1).max() > partition.local_tokens:
-            blocks = []
-        ctx.save_for_backward(query, key, value, out, logsum, *blocks)
+        ctx.save_for_backward(query, key, value, out, logsum, *kept)
         ctx.settings = partition, group, scale
         return out
 
@@ -82,37 +81,23 @@ class _Attention(torch.autograd.Function):
         arriving = iter(blocks) if blocks else _fetch(key, value, partition, group)
         if schedule.pads:
             logsum = torch.cat([logsum, logsum.new_full((1, logsum.shape[1]), torch.inf)])
-        global_part = _Global(query, _rows_last(grad), out, logsum, scale)
-        results = list(zip(*(global_part.differentiate(call, key, value) for call in schedule.triangles.calls)))
-        grads = [_assemble(schedule.triangles, list(parts)) for parts in results]
-        d_query, d_key, d_value = grads if results else (torch.zeros_like(each) for each in (query, key, value))
-        if not schedule.merges and not partition.exchanges:
-            return d_query, d_key, d_value, None, None, None
-        d_query, own = d_query.to(_exact(query.dtype)), torch.cat([d_key, d_value], dim=1).to(_exact(query.dtype))
-
-        def accumulate(layers: tuple[Calls, ...], keys: Tensor, values: Tensor, total: Block) -> Block:
-            for calls in layers:
-                d_queries = []
-                for call in calls.calls:
-                    parts = global_part.differentiate(call, keys, values)
-                    d_queries.append(parts[0])
-                    call.key.add(total, torch.cat(parts[1:], dim=2))
-                d_query[calls.rows] += _assemble(calls, d_queries)
-            return total
-
-        def gradients() -> Iterator[Block]:
-            for layers, block in zip(schedule.steps[1:], arriving, strict=True):
-                yield accumulate(layers, *block.chunk(2, dim=1), torch.zeros_like(block, dtype=own.dtype))
-
-        accumulate(schedule.steps[0], key, value, own)
-        if partition.exchanges:
-            own += EXCHANGES[partition.exchange].give_back(gradients(), plan_traffic(partition, schedule.rank), group)
-        d_key, d_value = own.to(query.dtype).chunk(2, dim=1)
+        work = _Backward(query, _rows_last(grad), out, logsum, scale)
+        d_query, d_key, d_value = work.differentiate_triangles(schedule.triangles, key, value)
+        if schedule.merges or partition.exchanges:
+            exact = _exact(query.dtype)
+            d_query, d_block = d_query.to(exact), torch.cat([d_key, d_value], dim=1).to(exact)
+            for calls in schedule.steps[0]:
+                work.accumulate(calls, torch.cat([key, value], dim=1), d_query, d_block)
+            if partition.exchanges:
+                gradients = work.differentiate_blocks(schedule.steps[1:], arriving, d_query)
+                traffic = plan_traffic(partition, schedule.rank)
+                d_block += EXCHANGES[partition.exchange].give_back(gradients, traffic, group)
+            d_key, d_value = d_block.to(query.dtype).chunk(2, dim=1)
         return d_query.to(query.dtype), d_key, d_value, None, None, None
 
 
 @dataclass(frozen=True, slots=True)
-class _Global:
+class _Backward:
     """What the gradients of every tile need of all of its query's tiles together."""
 
     query: Tensor
@@ -122,6 +107,7 @@ class _Global:
     scale: float
 
     def differentiate(self, call: Call, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of one call: [tiles, queries, ...], and twice [tiles, keys, ...]."""
         return attend_tiles_backward(
             call.query.take(self.grad),
             call.query.take(self.query),
@@ -132,6 +118,33 @@ class _Global:
             sight=call.sight,
             scale=self.scale,
         )
+
+    def differentiate_triangles(self, calls: Calls, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of all own rows: triangles share neither queries nor keys."""
+        if not calls.calls:
+            return torch.zeros_like(self.query), torch.zeros_like(key), torch.zeros_like(value)
+        of_calls = [self.differentiate(call, key, value) for call in calls.calls]
+        d_query, d_key, d_value = (_assemble(calls, [each[i] for each in of_calls]) for i in range(3))
+        return d_query, d_key, d_value
+
+    def differentiate_blocks(
+        self, steps: Sequence[Sequence[Calls]], blocks: Iterator[Block], d_query: Tensor
+    ) -> Iterator[Block]:
+        """Gradients of the received blocks one after the other; those of the queries are added to ``d_query``."""
+        for layers, block in zip(steps, blocks, strict=True):
+            d_block = torch.zeros_like(block, dtype=d_query.dtype)
+            for calls in layers:
+                self.accumulate(calls, block, d_query, d_block)
+            yield d_block
+
+    def accumulate(self, calls: Calls, block: Block, d_query: Tensor, d_block: Block) -> None:
+        """Add the gradients of ``calls`` on one block of keys, in the order of calls and tiles."""
+        d_queries = []
+        for call in calls.calls:
+            d_rows, d_key, d_value = self.differentiate(call, *block.chunk(2, dim=1))
+            d_queries.append(d_rows)
+            call.key.add(d_block, torch.cat([d_key, d_value], dim=2))
+        d_query[calls.rows] += _assemble(calls, d_queries)
 
 
 def _compute(calls: Calls, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:

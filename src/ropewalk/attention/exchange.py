@@ -3,7 +3,7 @@
 Three ways with one signature: just the needed rows in one all-to-all, everything in one all-gather, or block by block
 round a ring. ``fetch`` starts at once and yields the blocks of steps 1, 2, ... as they arrive, so a rank computes on
 its own rows meanwhile; ``give_back`` pulls the gradients of those blocks from an iterator, in the same order, and
-returns the sum of what the others have for this rank's own rows. Sums have a fixed order, so two runs agree in all bits.
+returns the sum of what the others have for this rank's own rows. Sums have a fixed order, so runs agree in all bits.
 """
 
 from collections.abc import Callable, Iterator
@@ -101,7 +101,7 @@ def give_back_all(gradients: Iterator[Block], traffic: Traffic, group: dist.Proc
     everything[traffic.gathered] = block
     incoming = torch.empty_like(everything)
     dist.all_to_all_single(incoming, everything, group=group)
-    return incoming.unflatten(0, (traffic.ranks, -1)).sum(0)
+    return incoming.view(traffic.ranks, traffic.local_tokens, *block.shape[1:]).sum(0)
 
 
 def fetch_round(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:

@@ -33,7 +33,8 @@ class Rows:
     def take(self, tensor: Tensor) -> Tensor:
         """[rows, ...] -> [tiles, length, ...]; a view where the runs are regular."""
         if self.index is not None:
-            return tensor.index_select(0, self.index).unflatten(0, (-1, self.length))
+            chosen: Tensor = tensor.index_select(0, self.index).unflatten(0, (-1, self.length))
+            return chosen
         stride = tensor.stride()
         return tensor.as_strided(
             (len(self.starts), self.length, *tensor.shape[1:]),

@@ -41,7 +41,8 @@ def _cut_evenly(tokens: int, ranks: int) -> np.ndarray:
     size = max(min(_SMALLEST_TOKENS, share), share // _CHUNKS_PER_RANK)
     count, left = divmod(share, size)
     lengths = np.repeat([size, left], [count * ranks, ranks if left else 0])
-    return np.cumsum(lengths) - lengths
+    start: np.ndarray = np.cumsum(lengths) - lengths
+    return start
 
 
 def _measure(documents: Documents, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,10 +12,19 @@ from jaxtyping import Int32, Int64
 
 from ropewalk.core.error import UserError
 from ropewalk.partition.cost import choose_cheapest, count_pairs, count_rows
-from ropewalk.partition.layout import LAYOUTS, propose
+from ropewalk.partition.layout import LAYOUTS as LAYOUTS
+from ropewalk.partition.layout import propose
 from ropewalk.partition.pieces import Pieces, Ranges, find_documents, make_pieces
 from ropewalk.partition.rows import Needs, find_needs
-from ropewalk.partition.tiles import Queries, Tiles, cut_bands, make_bands, make_rectangles, make_triangles
+from ropewalk.partition.tiles import (
+    Queries,
+    Tiles,
+    cut_bands,
+    join_documents,
+    make_bands,
+    make_rectangles,
+    make_triangles,
+)
 
 EXCHANGES = ("auto", "needed", "ring", "all_gather")
 
@@ -40,17 +49,14 @@ class Partition:
         return self._runs(rank).expand()
 
     def triangles(self, rank: int) -> Tiles:
-        """The rank's tiles of queries against themselves; with ``tiles`` of all steps they are all it computes."""
-        return make_triangles(self._queries(rank))
+        """The rank's tiles of rows against themselves; with ``tiles`` of all steps they are all it computes."""
+        return make_triangles(self._own_queries(rank))
 
     def tiles(self, rank: int) -> tuple[Tiles, ...]:
         """The rank's other tiles, for each step; step 0 reads its own rows, step i the i-th block that it receives."""
-        queries = self._queries(rank)
-        steps = []
-        for block in (self._runs(rank), *self.blocks(rank)):
-            parts = make_rectangles(queries, block, self.window), make_bands(queries, block, self.window)
-            steps.append(Tiles(np.concatenate([part.columns for part in parts])))
-        return tuple(steps)
+        cut = cut_bands(self._pieces(rank), self.window)
+        own = self._find_tiles(self._own_queries(rank), self._runs(rank))
+        return (own, *(self._find_tiles(cut, block) for block in self.blocks(rank)))
 
     def blocks(self, rank: int) -> tuple[Ranges, ...]:
         """Packed rows of the blocks that the exchange brings: all rows of one rank after the other in a ring, else one
@@ -94,24 +100,34 @@ class Partition:
 
     @cached_property
     def rows(self) -> Int64[np.ndarray, "ranks ranks"]:
-        """Key rows that travel to rank [i] from rank [j] in one layer's forward."""
+        """Key rows that reach rank [i] from rank [j] in one layer's forward; a ring's rows count for who owns them."""
         if self.exchange == "needed" or not self.exchanges:
             return count_rows(self.pieces, self.ranks, self.window)
-        return self.local_tokens * (1 - np.eye(self.ranks, dtype=np.int64))
+        return np.full((self.ranks, self.ranks), self.local_tokens) - np.diag([self.local_tokens] * self.ranks)
 
-    def sent_bytes(self, *, kv_heads: int, head_dim: int, element_bytes: int) -> Int64[np.ndarray, "ranks"]:
-        """Bytes of keys and values that each rank sends in one layer's forward; a ring passes rows on, so it counts
-        what a rank relays too. The backward returns as many gradients."""
-        return self.rows.sum(0) * (2 * kv_heads * head_dim * element_bytes)
+    def sent_bytes(self, *, kv_heads: int, head_dim: int, element_bytes: int) -> int:
+        """Bytes of keys and values that the busiest rank sends or receives in one layer's forward.
+
+        The backward returns as many gradients, in float32 or better.
+        """
+        busiest = int(max(self.rows.sum(0).max(), self.rows.sum(1).max()))
+        return busiest * 2 * kv_heads * head_dim * element_bytes
 
     def _runs(self, rank: int) -> Ranges:
         mine = self.pieces.owner == rank
         return Ranges(self.pieces.start[mine], self.pieces.stop[mine])
 
-    def _queries(self, rank: int) -> Queries:
+    def _pieces(self, rank: int) -> Queries:
         mine = (self.pieces.owner == rank) & (self.pieces.document >= 0)
         packed = Ranges(self.pieces.start[mine], self.pieces.stop[mine])
-        return cut_bands(Queries(packed, self.pieces.local[mine], self.pieces.begin[mine]), self.window)
+        return Queries(packed, self.pieces.local[mine], packed.length, self.pieces.begin[mine])
+
+    def _own_queries(self, rank: int) -> Queries:
+        return cut_bands(join_documents(self._pieces(rank), self.window), self.window)
+
+    def _find_tiles(self, queries: Queries, block: Ranges) -> Tiles:
+        rectangles = make_rectangles(queries, block, self.window)
+        return Tiles(np.concatenate([rectangles.columns, make_bands(queries, block, self.window).columns]))
 
 
 def partition_rows(

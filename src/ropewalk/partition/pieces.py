@@ -19,7 +19,9 @@ class Ranges:
 
     @property
     def length(self) -> Int64[np.ndarray, "ranges"]:
-        return self.stop - self.start
+        """Tokens in each range."""
+        length: np.ndarray = self.stop - self.start
+        return length
 
     def where(self, chosen: Bool[np.ndarray, "ranges"]) -> "Ranges":
         """The chosen ones of these ranges."""
@@ -28,7 +30,9 @@ class Ranges:
     def expand(self) -> Int64[np.ndarray, "indices"]:
         """All indices of the ranges, one range after the other."""
         ends = np.cumsum(self.length)
-        return np.arange(ends[-1] if len(ends) else 0) + np.repeat(self.start - (ends - self.length), self.length)
+        indices: np.ndarray = np.arange(ends[-1] if len(ends) else 0)
+        indices += np.repeat(self.start - (ends - self.length), self.length)
+        return indices
 
 
 @dataclass(frozen=True, slots=True)
