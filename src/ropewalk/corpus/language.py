@@ -4,7 +4,7 @@ On majority-Han technical text the small language models in use find Chinese in 
 """
 
 import numpy as np
-from jaxtyping import UInt32
+from jaxtyping import Int64, UInt32
 
 # First code point of each run and the script it belongs to; "" is no letter of any.
 _RUNS: tuple[tuple[int, str], ...] = (
@@ -29,10 +29,21 @@ def code_points(text: str) -> UInt32[np.ndarray, "characters"]:
 
 def script_shares(text: str) -> dict[str, float]:
     """Share of each script among the letters of ``text``; empty where there is no letter."""
-    runs = np.searchsorted(_STARTS, code_points(text), side="right") - 1
-    counts = np.bincount(_SCRIPT[runs], minlength=len(SCRIPTS))[1:]
+    counts = _count_scripts(text)[1:]
     total = int(counts.sum())
     return {name: int(count) / total for name, count in zip(SCRIPTS[1:], counts, strict=True) if count}
+
+
+def script_counts(text: str) -> tuple[int, int, int]:
+    """(letters, those of them in Han, characters that are not white space)."""
+    counts = _count_scripts(text)
+    spaces = sum(map(text.count, (" ", "\n", "\t", "\u3000")))
+    return int(counts[1:].sum()), int(counts[SCRIPTS.index("han")]), len(text) - spaces
+
+
+def _count_scripts(text: str) -> Int64[np.ndarray, "scripts"]:
+    runs = np.searchsorted(_STARTS, code_points(text), side="right") - 1
+    return np.bincount(_SCRIPT[runs], minlength=len(SCRIPTS))
 
 
 def judge_language(text: str) -> str:

@@ -1,0 +1,164 @@
+"""From a corpus's spec to a corpus folder: read, clean and tokenise each source once, then choose among documents.
+
+All that costs time lies in the store and is found there by the next run; what this run adds is indices, a few held-out
+tokens and the ledger. Doing it again changes nothing, and nothing is ever seen half done.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int8
+
+from ropewalk.core.artifact import hold, is_finished, new_folder, read_manifest
+from ropewalk.core.digest import digest_file, digest_value
+from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
+from ropewalk.core.record import Document
+from ropewalk.corpus.audit import Amount, SourceLedger, format_ledger
+from ropewalk.corpus.clean import PROFILES, clean_document
+from ropewalk.corpus.decontaminate import read_prompts
+from ropewalk.corpus.embedded import EMBEDDED
+from ropewalk.corpus.folder import KIND, Facts, content_digest, point_to
+from ropewalk.corpus.folder import open_corpus as open_corpus
+from ropewalk.corpus.mix import source_shares
+from ropewalk.corpus.read import read_source
+from ropewalk.corpus.select import HELD_OUT, REASONS, TRAIN, select_documents
+from ropewalk.corpus.spec import CorpusSpec, Source
+from ropewalk.corpus.store import Documents, all_documents, open_shards, write_shards
+from ropewalk.corpus.tokenize import Tokenizer
+from ropewalk.corpus.tokenized import Tokenized, tokenize_source
+
+SAMPLE_BYTES = 4 << 20
+_SAMPLE_CHARACTERS = 1 << 16
+
+
+def build(spec: CorpusSpec, *, tokenizer: Tokenizer, seed: int, folder: Path) -> Path:
+    """Build the corpus ``folder``; where it is built already from the same inputs, do nothing.
+
+    Raises UserError for text that cannot be read and for a folder that holds another corpus.
+    """
+    inputs = {"corpus": spec.model_dump(mode="json"), "tokenizer": tokenizer.digest, "seed": seed}
+    if is_finished(folder):
+        if read_manifest(folder)["inputs"] != inputs:
+            raise UserError(
+                "the folder holds another corpus",
+                where=str(folder),
+                why="its sources, tokenizer or seed differ from those asked for",
+                fix="name another folder, or remove it; the token store keeps what is common",
+            )
+        return folder
+    store = Path(spec.store)
+    with hold(store):
+        prompts = read_prompts(spec.decontaminate)
+        sources = [
+            tokenize_source(source, tokenizer=tokenizer, prompts=prompts, seed=seed, store=store)
+            for source in spec.sources
+        ]
+        fates = select_documents(
+            sources,
+            [source.role for source in spec.sources],
+            near_duplicates=spec.near_duplicates,
+            held_out=spec.held_out,
+        )
+        with new_folder(folder, kind=KIND, inputs=inputs) as work:
+            entries, ledger = {}, {}
+            for source, stored, fate in zip(spec.sources, sources, fates, strict=True):
+                balance = _balance(stored, fate)
+                ledger[source.name] = balance.to_json()
+                entries[source.name] = {
+                    **_write_choice(work / source.name, stored, fate, vocabulary=tokenizer.vocabulary),
+                    "store": point_to(stored.folder, from_folder=folder),
+                    "facts": _describe(source, stored, fate, balance),
+                }
+            content = {
+                "digest": digest_value([[name, entry["content"]] for name, entry in entries.items()]),
+                "vocabulary": tokenizer.vocabulary,
+                "eos_id": tokenizer.eos_id,
+                "long_documents": spec.long_documents,
+                "sources": entries,
+            }
+            _write_json(work / "corpus.json", content)
+            _write_json(work / "ledger.json", ledger)
+    say(format_ledger(ledger))
+    return folder
+
+
+def read_texts(spec: CorpusSpec, *, seed: int, size_bytes: int = SAMPLE_BYTES) -> Iterator[str]:
+    """About ``size_bytes`` of cleaned text in the mix's proportions, to train a tokenizer on.
+
+    Each source gives its documents from the first on, of a long one only the first 64Ki characters.
+    """
+    shares = source_shares(
+        spec.mix,
+        roles={source.name: source.role for source in spec.sources},
+        tokens={source.name: source.size_bytes or 1 for source in spec.sources},
+    )
+    for source in spec.sources:
+        left = shares.get(source.name, 0.0) * size_bytes
+        for item in read_source(source, seed=seed):
+            if left <= 0:
+                break
+            if isinstance(item, Document):
+                item = clean_document(item, PROFILES[source.cleaning])
+            if isinstance(item, Document):
+                text = item.text[:_SAMPLE_CHARACTERS]
+                left -= len(text.encode())
+                yield text
+
+
+def _write_choice(
+    folder: Path, stored: Tokenized, fate: Int8[np.ndarray, "documents"], *, vocabulary: int
+) -> dict[str, Any]:
+    """Write which documents are trained on, and the tokens of those that are held out."""
+    (folder / "held_out").mkdir(parents=True)
+    np.save(folder / "train.npy", np.flatnonzero(fate == TRAIN).astype(np.int64), allow_pickle=False)
+    every = all_documents(open_shards(stored.folder, vocabulary=vocabulary, manifest={}))
+    held_out = Documents(every.shards, np.flatnonzero(fate == HELD_OUT).astype(np.int64))
+    copies = (held_out.read(document) for document in range(len(held_out)))
+    write_shards(
+        ((tokens.astype(np.int64), mask) for tokens, mask in copies), folder / "held_out", vocabulary=vocabulary
+    )
+    digest = content_digest(stored.folder)
+    return {"store_digest": digest, "content": [digest, digest_file(folder / "train.npy")]}
+
+
+def _balance(stored: Tokenized, fate: Int8[np.ndarray, "documents"]) -> SourceLedger:
+    ledger = stored.ledger
+    ledger.train, ledger.held_out = _sum(stored, fate == TRAIN), _sum(stored, fate == HELD_OUT)
+    for code, reason in REASONS.items():
+        if (fate == code).any():
+            ledger.dropped[reason] = _sum(stored, fate == code)
+    ledger.check()
+    return ledger
+
+
+def _sum(stored: Tokenized, where: np.ndarray[Any, Any]) -> Amount:
+    return Amount(int(where.sum()), int(stored.bytes[where].sum()), int(stored.tokens[where].sum()))
+
+
+def _describe(
+    source: Source, stored: Tokenized, fate: Int8[np.ndarray, "documents"], balance: SourceLedger
+) -> dict[str, Any]:
+    counts = np.bincount(stored.language[fate <= HELD_OUT], minlength=len(stored.languages))
+    facts = Facts(
+        role=source.role,
+        documents=balance.train.documents,
+        tokens=balance.train.tokens,
+        held_out_documents=balance.held_out.documents,
+        held_out_tokens=balance.held_out.tokens,
+        languages={name: int(count) for name, count in zip(stored.languages, counts, strict=True) if count},
+        license=source.license or _own_license(source),
+    )
+    return asdict(facts)
+
+
+def _own_license(source: Source) -> str | None:
+    return EMBEDDED[source.embedded].licence if source.embedded is not None else None
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

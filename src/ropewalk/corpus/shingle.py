@@ -1,0 +1,82 @@
+"""Runs of words as 64-bit numbers, by whole arrays: what near-duplicates, repetition and contamination are found with.
+
+A word is a run of letters and digits; in Han and kana every character is one, since nothing parts their words. Hashes
+are polynomials over code points, all windows at once from one running sum: the factor is odd and so can be divided by,
+modulo 2**64. Narrower keys would cost ten times the error (measured at 32 bits).
+"""
+
+import numpy as np
+from jaxtyping import Integer, UInt32, UInt64
+
+from ropewalk.corpus.language import code_points
+
+_FACTOR = 0x9E3779B97F4A7C15
+_INVERSE = pow(_FACTOR, -1, 1 << 64)
+# First code point of each run; True where its characters belong to words, and where each of them is one.
+_RUNS: tuple[tuple[int, bool, bool], ...] = (
+    (0x0, False, False), (0x30, True, False), (0x3A, False, False), (0x41, True, False), (0x5B, False, False),
+    (0x61, True, False), (0x7B, False, False), (0xC0, True, False), (0x2000, False, False), (0x2C00, True, False),
+    (0x2E00, False, False), (0x3041, True, True), (0x3100, True, False), (0x3200, False, False), (0x3400, True, True),
+    (0xA000, True, False), (0xE000, False, False), (0xF900, True, True), (0xFB00, True, False), (0xFE10, False, False),
+    (0xFE70, True, False), (0xFEFF, False, False), (0xFF10, True, False), (0xFF1A, False, False), (0xFF21, True, False),
+    (0xFF3B, False, False), (0xFF41, True, False), (0xFF5B, False, False), (0xFF66, True, False),
+    (0xFFE0, False, False), (0x10000, True, False), (0x1F000, False, False), (0x20000, True, True),
+    (0x32000, False, False),
+)  # fmt: skip
+_STARTS = np.array([start for start, _, _ in _RUNS], dtype=np.uint32)
+_IN_WORD = np.array([inside for _, inside, _ in _RUNS])
+_ALONE = np.array([alone for _, _, alone in _RUNS])
+
+
+def word_hashes(text: str) -> UInt64[np.ndarray, "words"]:
+    """A number for each word of ``text``, in order, whatever its case."""
+    points = code_points(text.lower())
+    runs = np.searchsorted(_STARTS, points, side="right") - 1
+    inside, alone = _IN_WORD[runs], _ALONE[runs]
+    before = np.concatenate([[False], inside[:-1]])
+    alone_before = np.concatenate([[False], alone[:-1]])
+    begins = inside & (~before | alone | alone_before)
+    after = np.concatenate([begins[1:] | ~inside[1:], [True]])
+    start, end = np.flatnonzero(begins), np.flatnonzero(inside & after) + 1
+    return _window_hashes(points, start, end)
+
+
+def shingles(words: UInt64[np.ndarray, "words"], width: int) -> UInt64[np.ndarray, "shingles"]:
+    """A number for each run of ``width`` words; one for all of them where there are fewer, none where there is none."""
+    width = min(width, len(words))
+    if width == 0:
+        return words
+    start = np.arange(len(words) - width + 1)
+    return _window_hashes(words, start, start + width)
+
+
+def character_runs(text: str, width: int) -> UInt64[np.ndarray, "runs"]:
+    """A number for each run of ``width`` characters of ``text``; none where it is shorter."""
+    points = code_points(text)
+    start = np.arange(max(0, len(points) - width + 1))
+    return _window_hashes(points, start, start + width)
+
+
+def mix_bits(values: UInt64[np.ndarray, "*any"]) -> UInt64[np.ndarray, "*any"]:
+    """Spread every input bit over all 64 (the finaliser of splitmix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: UInt64[np.ndarray, "*any"] = values ^ (values >> np.uint64(31))
+    return mixed
+
+
+def _window_hashes(
+    values: UInt32[np.ndarray, "values"] | UInt64[np.ndarray, "values"],
+    start: Integer[np.ndarray, "windows"],
+    end: Integer[np.ndarray, "windows"],
+) -> UInt64[np.ndarray, "windows"]:
+    """Hash of ``values[start:end]`` for each window: sum of value x FACTOR**(position in the window)."""
+    powers = _powers(_FACTOR, len(values) + 1)
+    running = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum((values + np.uint64(1)) * powers[:-1])])
+    return mix_bits((running[end] - running[start]) * _powers(_INVERSE, len(values) + 1)[start])
+
+
+def _powers(factor: int, count: int) -> UInt64[np.ndarray, "count"]:
+    factors = np.full(count, factor, dtype=np.uint64)
+    factors[0] = 1
+    return np.cumprod(factors, dtype=np.uint64)

@@ -1,0 +1,180 @@
+"""One source, read, cleaned and tokenised once into a finished folder of the store.
+
+The folder's name is a digest of all that decides its content: the files' bytes (or the generator's code and options),
+how they are read and cleaned, and the tokenizer. What else may be in a run's corpus, its role and its weight are not
+part of it, so that changing a mix never tokenises again.
+"""
+
+import json
+import platform
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import xxhash
+from jaxtyping import Int64, UInt32, UInt64
+
+import ropewalk.corpus.embedded
+from ropewalk.core.artifact import is_finished, new_folder, read_manifest
+from ropewalk.core.digest import digest_file, digest_value
+from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
+from ropewalk.core.record import Document
+from ropewalk.corpus.audit import SourceLedger
+from ropewalk.corpus.clean import CLEANING, PROFILES, Profile, clean_document
+from ropewalk.corpus.decontaminate import Prompts
+from ropewalk.corpus.dedup import sign
+from ropewalk.corpus.read import Reject, digest_files, read_source
+from ropewalk.corpus.spec import Source
+from ropewalk.corpus.store import write_shards
+from ropewalk.corpus.tokenize import Encoded, Tokenizer
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """A source's finished folder: what is known of each document, beside its tokens."""
+
+    folder: Path
+    ledger: SourceLedger
+    languages: tuple[str, ...]
+    """Names for the numbers in ``language``."""
+    digests: UInt64[np.ndarray, "documents"]
+    """Of the cleaned text."""
+    signatures: UInt32[np.ndarray, "documents 128"]
+    bytes: Int64[np.ndarray, "documents"]
+    tokens: Int64[np.ndarray, "documents"]
+    language: Int64[np.ndarray, "documents"]
+
+
+@dataclass(slots=True)
+class _Columns:
+    """What is gathered while documents go by."""
+
+    digests: list[int] = field(default_factory=list)
+    signatures: list[UInt32[np.ndarray, "128"]] = field(default_factory=list)
+    bytes: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list)
+
+
+def tokenize_source(source: Source, *, tokenizer: Tokenizer, prompts: Prompts, seed: int, store: Path) -> Tokenized:
+    """The source's folder in ``store``: made now, or found there. Raises UserError for what cannot be read."""
+    inputs = _inputs(source, tokenizer, prompts, seed)
+    folder = store / digest_value(inputs)
+    if is_finished(folder):
+        say(f"{source.name}: found in {folder}")
+    else:
+        say(f"{source.name}: read, clean, tokenise")
+        _make(source, tokenizer=tokenizer, prompts=prompts, seed=seed, inputs=inputs, folder=folder)
+    return _open(folder)
+
+
+def _inputs(source: Source, tokenizer: Tokenizer, prompts: Prompts, seed: int) -> dict[str, Any]:
+    if source.embedded is not None:
+        code = Path(ropewalk.corpus.embedded.__path__[0])
+        made_by = {
+            path.relative_to(code).as_posix(): digest_file(path)
+            for path in sorted(code.rglob("*"))
+            if path.is_file() and path.suffix != ".pyc"
+        }
+        # Some generators read the files of the Python that runs.
+        origin: Any = [source.embedded, seed, platform.python_version(), digest_value(made_by)]
+    else:
+        origin = source.hub if source.hub is not None else digest_files(source)
+    reading = source.model_dump(mode="json", include={"language", "text_key", "size_bytes", "faults", "options"})
+    return {
+        "format": _FORMAT,
+        "origin": origin,
+        "reading": reading,
+        "cleaning": [CLEANING, asdict(PROFILES[source.cleaning])],
+        "prompts": list(prompts.digest),
+        "tokenizer": tokenizer.digest,
+    }
+
+
+def _make(
+    source: Source, *, tokenizer: Tokenizer, prompts: Prompts, seed: int, inputs: dict[str, Any], folder: Path
+) -> None:
+    ledger, columns = SourceLedger(), _Columns()
+
+    def facts() -> dict[str, Any]:
+        ledger.check_store()
+        return {"source": source.name, "ledger": ledger.to_json(), "languages": sorted(set(columns.languages))}
+
+    with new_folder(folder, kind="tokens", inputs=inputs, facts=facts) as work:
+        with (work / "documents.jsonl").open("w", encoding="utf-8") as log:
+            documents = _clean(read_source(source, seed=seed), PROFILES[source.cleaning], prompts, ledger, columns, log)
+            write_shards(_count(tokenizer.encode_documents(documents), columns), work, vocabulary=tokenizer.vocabulary)
+        if not columns.tokens:
+            _refuse_empty(source, ledger)
+        ledger.stored.tokens = sum(columns.tokens)
+        languages = sorted(set(columns.languages))
+        made: dict[str, np.ndarray[Any, Any]] = {
+            "digests": np.array(columns.digests, dtype=np.uint64),
+            "signatures": np.array(columns.signatures, dtype=np.uint32),
+            "bytes": np.array(columns.bytes, dtype=np.int64),
+            "tokens": np.array(columns.tokens, dtype=np.int64),
+            "language": np.array([languages.index(name) for name in columns.languages], dtype=np.int64),
+        }
+        for name, column in made.items():
+            np.save(work / f"{name}.npy", column, allow_pickle=False)
+
+
+def _clean(
+    items: Iterable[Document | Reject],
+    profile: Profile,
+    prompts: Prompts,
+    ledger: SourceLedger,
+    columns: _Columns,
+    log: TextIO,
+) -> Iterator[Document]:
+    """The documents that stay; every item leaves a line in ``log`` and its size in ``ledger``."""
+    for item in items:
+        size = item.size_bytes if isinstance(item, Reject) else len(item.text.encode())
+        ledger.read.add(bytes=size)
+        kept = item if isinstance(item, Reject) else clean_document(item, profile)
+        if isinstance(kept, Document) and prompts.touches(kept.text):
+            kept = Reject(kept.id, "contaminated", size)
+        if isinstance(kept, Reject):
+            ledger.dropped[kept.reason].add(bytes=kept.size_bytes)
+            log.write(json.dumps({"id": kept.id, "dropped": kept.reason}, ensure_ascii=False) + "\n")
+            continue
+        encoded = kept.text.encode()
+        ledger.stored.add(bytes=len(encoded))
+        ledger.trimmed_bytes += size - len(encoded)
+        columns.digests.append(xxhash.xxh3_64_intdigest(encoded))
+        columns.signatures.append(sign(kept.text))
+        columns.bytes.append(len(encoded))
+        columns.languages.append(kept.language)
+        log.write(json.dumps({"id": kept.id, "language": kept.language}, ensure_ascii=False) + "\n")
+        yield kept
+
+
+def _count(documents: Iterable[Encoded], columns: _Columns) -> Iterator[Encoded]:
+    for tokens, mask in documents:
+        columns.tokens.append(len(tokens))
+        yield tokens, mask
+
+
+def _open(folder: Path) -> Tokenized:
+    facts = read_manifest(folder)["facts"]
+    columns = {
+        name: np.load(folder / f"{name}.npy", allow_pickle=False)
+        for name in ("digests", "signatures", "bytes", "tokens", "language")
+    }
+    ledger = SourceLedger.from_json(facts["ledger"])
+    return Tokenized(folder=folder, ledger=ledger, languages=tuple(facts["languages"]), **columns)
+
+
+def _refuse_empty(source: Source, ledger: SourceLedger) -> None:
+    reasons = ", ".join(f"{reason} {amount.documents:,}" for reason, amount in ledger.dropped.items())
+    raise UserError(
+        f"nothing of source {source.name} is left",
+        where=f"source {source.name}, profile {source.cleaning}",
+        why=f"all {ledger.read.documents:,} documents were dropped: {reasons}",
+        fix="choose the profile that fits the text (prose_en, prose_zh, code, law, instruction), or another text_key",
+    )
