@@ -11,15 +11,15 @@ from typing import Literal
 from ropewalk.core.error import UserError
 
 Language = Literal["en", "zh"]
-_ROUNDS = 40
+_ROUNDS = 48
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A text, the half-open character spans of its answers, and how deep in the context each wanted fact stands.
 
-    ``depths[i]`` is the share of the context that stands before the fact which answer ``i`` needs, in [0, 1]; the
-    context is the text before the questions.
+    ``depths[i]`` is the share of the context, in characters, that stands before the fact which answer ``i`` needs, in
+    [0, 1]; the context is the text between any opening words and the questions.
     """
 
     text: str
@@ -42,10 +42,10 @@ def fit_prompt(
 ) -> Prompt:
     """The longest prompt of at most ``context_tokens`` tokens; ``make(words)`` must give the same text each time.
 
-    Grows by the measured tokens per word, then bisects; raises UserError if even ``smallest_words`` does not fit.
+    Brackets by the measured tokens per word, then bisects. A probe whose text stops growing ends the search. Raises
+    UserError if even ``smallest_words`` does not fit.
     """
-    low, high, words = smallest_words, None, smallest_words
-    best = make(low)
+    best = make(smallest_words)
     tokens = count_tokens(best.text)
     if tokens > context_tokens:
         raise UserError(
@@ -54,15 +54,18 @@ def fit_prompt(
             why=f"a prompt of {smallest_words} words already holds its facts and questions and little else",
             fix="probe a longer context, or ask fewer facts",
         )
+    low, high = smallest_words, None
+    step = max(1, (context_tokens - tokens) * low // max(tokens, 1))
     for _ in range(_ROUNDS):
         if high is not None and high - low <= 1:
             break
-        guess = low + max(1, int((context_tokens - tokens) * max(low, 1) / max(tokens, 1)))
-        words = guess if high is None or low < guess < high else (low + high) // 2
+        words = low + step if high is None else (low + high) // 2
         prompt = make(words)
         found = count_tokens(prompt.text)
         if found > context_tokens:
             high = words
-        else:
-            low, best, tokens = words, prompt, found
+            continue
+        deficit = (context_tokens - found) * words // max(found, 1)
+        step = 2 * step if found == tokens else max(1, 2 * deficit)
+        low, best, tokens = words, prompt, found
     return best

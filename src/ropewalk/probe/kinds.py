@@ -1,0 +1,36 @@
+"""Every probe as one type for a recipe, and one door to their prompts."""
+
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from ropewalk.probe import key_value, needle, passkey, ruler
+from ropewalk.probe.prompt import Prompt
+
+Probe = Annotated[
+    key_value.KeyValue
+    | passkey.Passkey
+    | needle.Needle
+    | ruler.VariableTracking
+    | ruler.CommonWords
+    | ruler.NeedleAmongNeedles,
+    Field(discriminator="kind"),
+]
+
+
+def make_prompt(probe: Probe, rng: np.random.Generator, *, words: int) -> Prompt:
+    """A prompt of a probe of any kind, of at most ``words`` words; raises UserError if they are too few."""
+    match probe:
+        case key_value.KeyValue():
+            return key_value.make_prompt(probe, rng, words=words)
+        case passkey.Passkey():
+            return passkey.make_prompt(probe, rng, words=words)
+        case needle.Needle():
+            return needle.make_prompt(probe, rng, words=words)
+        case ruler.VariableTracking():
+            return ruler.track_variables(probe, rng, words=words)
+        case ruler.CommonWords():
+            return ruler.find_common_words(probe, rng, words=words)
+        case ruler.NeedleAmongNeedles():
+            return ruler.find_needle_among_needles(probe, rng, words=words)

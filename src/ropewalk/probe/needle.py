@@ -1,0 +1,60 @@
+"""Needle in a haystack: the number of one town among plain sentences, with other towns as distractors."""
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ropewalk.core.spec import Spec
+from ropewalk.probe.haystack import (
+    Fact,
+    close_prompt,
+    count_words,
+    hide_facts,
+    refuse_length,
+    split_list,
+    write_sentences,
+)
+from ropewalk.probe.prompt import Language, Prompt
+
+_TOWNS = {
+    "en": split_list("""
+Lisbon|Oslo|Cairo|Lima|Seoul|Vienna|Quito|Dakar|Hanoi|Prague|Athens|Dublin|Havana|Nairobi|Tunis|Riga|Ankara|Bogota|Manila
+Warsaw|Geneva|Kyoto|Tbilisi|Valencia|Bergen|Cusco|Marseille|Toronto|Adelaide|Zagreb
+"""),
+    "zh": split_list("""
+南京|成都|昆明|苏州|泉州|大连|兰州|桂林|洛阳|青岛|哈尔滨|贵阳|温州|扬州|拉萨|西宁|合肥|南昌|厦门|太原|银川|徐州|绍兴|宜昌|大理|烟台|保定|湛江|延安|敦煌
+"""),
+}  # fmt: skip
+_FACT = {"en": "The secret number of {town} is {number}.", "zh": "{town}的暗号是{number}。"}
+_QUESTION = {
+    "en": "\n\nWhat is the secret number of {town}? The secret number of {town} is",
+    "zh": "\n\n{town}的暗号是多少？{town}的暗号是",
+}
+_BEFORE = {"en": " ", "zh": ""}
+
+
+class Needle(Spec):
+    """A family of needle prompts; ``depth`` None hides the needle anywhere, distractors lie anywhere."""
+
+    kind: Literal["needle"] = "needle"
+    language: Language = "en"
+    depth: Annotated[float, Field(ge=0, le=1)] | None = None
+    distractors: Annotated[int, Field(ge=0, lt=30)] = 3
+    digits: Annotated[int, Field(ge=3, le=18)] = 7
+
+
+def make_prompt(spec: Needle, rng: np.random.Generator, *, words: int) -> Prompt:
+    """A prompt of at most ``words`` words (characters in Chinese); raises UserError if they are too few."""
+    language, towns = spec.language, _TOWNS[spec.language]
+    chosen = [towns[i] for i in rng.permutation(len(towns))[: spec.distractors + 1]]
+    numbers = rng.choice(9 * 10 ** (spec.digits - 1), size=len(chosen), replace=False) + 10 ** (spec.digits - 1)
+    texts = [_FACT[language].format(town=town, number=number) for town, number in zip(chosen, numbers, strict=True)]
+    question = _QUESTION[language].format(town=chosen[0])
+    answer = f"{_BEFORE[language]}{numbers[0]}"
+    fixed = count_words("".join([*(f"{text} " for text in texts), question, answer]), language)
+    if words < fixed:
+        raise refuse_length("needle", words, fixed)
+    facts = [Fact(texts[0], spec.depth), *map(Fact, texts[1:])]
+    haystack, depths = hide_facts(write_sentences(language, rng, words=words - fixed), facts, rng)
+    return close_prompt(haystack, question, [("", answer, depths[0])])
