@@ -1,0 +1,78 @@
+"""Sharding changes where numbers lie, not what they are: sums of gradients, float32 masters, one AdamW step."""
+
+from typing import Literal
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from ropewalk.parallel.fsdp import choose_precision, shard_model
+from ropewalk.parallel.launch import run_ranks
+from ropewalk.parallel.mesh import make_mesh
+
+
+class Stack(nn.Module):
+    """Two blocks and a root weight that is used outside any submodule, as a tied head is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList(nn.Linear(5, 5) for _ in range(2))  # 5 does not divide by 2
+        self.head = nn.Parameter(torch.randn(7, 5))
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        hidden = rows.to(self.head.dtype)
+        for block in self.blocks:
+            hidden = block(hidden).tanh()
+        return (hidden @ self.head.T).float().square().sum()
+
+
+def rows_of(rank: int) -> torch.Tensor:
+    return torch.randn(3 + rank, 5, generator=torch.Generator().manual_seed(rank))
+
+
+def step_alone(ranks: int) -> dict[str, torch.Tensor]:
+    model = Stack()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    sum(model(rows_of(rank)) for rank in range(ranks)).backward()
+    optimizer.step()
+    named = model.named_parameters()
+    return {key: value for name, p in named for key, value in ((name, p.detach()), (f"{name} slope", p.grad))}
+
+
+def step_sharded(precision: Literal["float32", "bfloat16"]) -> dict[str, torch.Tensor]:
+    model = Stack()
+    mesh = make_mesh(torch.distributed.get_world_size(), 1)
+    shard_model(model, mesh, precision=precision)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(rows_of(mesh.rank)).backward()
+    optimizer.step()
+    found = {}
+    for name, parameter in model.named_parameters():
+        assert isinstance(parameter, DTensor) and parameter.dtype == parameter.grad.dtype == torch.float32
+        found |= {name: parameter.full_tensor().detach(), f"{name} slope": parameter.grad.full_tensor()}
+    return found
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_gradients_are_sums_over_ranks(ranks: int) -> None:
+    expected = step_alone(ranks)
+    for found in run_ranks(step_sharded, ranks, "float32"):
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_bfloat16_rounds_products_only() -> None:
+    expected = step_alone(2)
+    (found, again) = run_ranks(step_sharded, 2, "bfloat16")
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], again[name])
+        if name.endswith("slope"):
+            assert 1e-4 < (found[name] - tensor).norm() / tensor.norm() < 3e-2, name
+
+
+def test_auto_is_float32_on_a_cpu() -> None:
+    expected = "bfloat16" if torch.cuda.is_available() else "float32"
+    assert run_ranks(lambda: choose_precision("auto", make_mesh(1, 1)), 1) == [expected]

@@ -1,0 +1,34 @@
+"""Ranks find their place: context ranks are neighbours, data ranks see other rows, one line holds all."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ropewalk.core.error import UserError
+from ropewalk.parallel.launch import run_ranks
+from ropewalk.parallel.mesh import make_mesh
+
+
+def describe(ranks: int, context: int) -> tuple[int, ...]:
+    mesh = make_mesh(ranks, context)
+    group = dist.get_world_size(mesh.context_group)
+    return mesh.rank, mesh.data_rank, mesh.context_rank, mesh.data_ranks, mesh.context_ranks, group, mesh.line.size()
+
+
+def test_context_ranks_are_neighbours() -> None:
+    assert run_ranks(describe, 4, 4, 2) == [
+        (0, 0, 0, 2, 2, 2, 4),
+        (1, 0, 1, 2, 2, 2, 4),
+        (2, 1, 0, 2, 2, 2, 4),
+        (3, 1, 1, 2, 2, 2, 4),
+    ]
+
+
+def test_one_rank_is_a_mesh_too() -> None:
+    assert run_ranks(describe, 1, 1, 1) == [(0, 0, 0, 1, 1, 1, 1)]
+    assert run_ranks(lambda: str(make_mesh(1, 1).device), 1) == ["cuda:0" if torch.cuda.is_available() else "cpu"]
+
+
+def test_degrees_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(UserError, match="2 context ranks do not divide 3 ranks"):
+        run_ranks(describe, 3, 3, 2)
