@@ -1,6 +1,7 @@
 """How rows are cut over ranks: who owns which token, what each rank computes, which key rows it must receive."""
 
 from ropewalk.partition.cut import cut
+from ropewalk.partition.draw import draw
 from ropewalk.partition.partition import EXCHANGES, LAYOUTS, Partition, partition_rows
 
-__all__ = ["EXCHANGES", "LAYOUTS", "Partition", "cut", "partition_rows"]
+__all__ = ["EXCHANGES", "LAYOUTS", "Partition", "cut", "draw", "partition_rows"]

@@ -1,0 +1,117 @@
+"""Every pair inside the mask computed once and none outside; every needed row received once and nothing else."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from packs import mask_of, pack, packs
+from ropewalk.core.error import UserError
+from ropewalk.partition.layout import LAYOUTS
+from ropewalk.partition.partition import Partition, partition_rows
+from ropewalk.partition.tiles import Tiles
+
+WINDOWS = st.one_of(st.none(), st.integers(1, 50))
+
+
+def add_tiles(counts: np.ndarray, tiles: Tiles, queries: np.ndarray, keys: np.ndarray) -> None:
+    """Count the pairs that the tiles compute, in packed indices."""
+    for tile in tiles:
+        query, key = np.arange(tile.query_tokens)[:, None], np.arange(tile.key_tokens)
+        seen = np.ones((tile.query_tokens, tile.key_tokens), dtype=bool)
+        if tile.causal is not None:
+            seen &= key <= query + tile.causal
+        if tile.window is not None:
+            seen &= key >= query + tile.window
+        assert seen.any(axis=1).all(), "a query of a tile without a key would break the kernel"
+        of_queries = queries[tile.query : tile.query + tile.query_tokens]
+        counts[np.ix_(of_queries, keys[tile.key : tile.key + tile.key_tokens])] += seen
+
+
+def count_computed(partition: Partition) -> np.ndarray:
+    counts = np.zeros((partition.tokens, partition.tokens), dtype=int)
+    for rank in range(partition.ranks):
+        own = partition.owned(rank)
+        add_tiles(counts, partition.triangles(rank), own, own)
+        blocks = [own, *(block.expand() for block in partition.blocks(rank))]
+        for tiles, block in zip(partition.tiles(rank), blocks, strict=True):
+            add_tiles(counts, tiles, own, block)
+    return counts
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(packs(), st.sampled_from(LAYOUTS), st.sampled_from(["needed", "ring", "all_gather"]), WINDOWS)
+def test_exactly_the_mask_is_computed_once(
+    rows: tuple[np.ndarray, int], layout: str, exchange: str, window: int | None
+) -> None:
+    document, ranks = rows
+    partition = partition_rows(document, ranks=ranks, layout=layout, exchange=exchange, window=window)
+    mask = mask_of(document, window)
+    assert np.array_equal(count_computed(partition), mask.astype(int))
+    for rank in range(ranks):
+        assert partition.pairs[rank] == mask[partition.owned(rank)].sum()
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(packs(), st.sampled_from(LAYOUTS), WINDOWS)
+def test_exactly_the_needed_rows_are_received_once(
+    rows: tuple[np.ndarray, int], layout: str, window: int | None
+) -> None:
+    document, ranks = rows
+    partition = partition_rows(document, ranks=ranks, layout=layout, window=window)
+    mask = mask_of(document, window)
+    for rank in range(ranks):
+        own = partition.owned(rank)
+        truth = np.setdiff1d(np.flatnonzero(mask[own].any(axis=0)), own)
+        received = [partition.received(rank, source) for source in range(ranks)]
+        assert np.array_equal(np.sort(np.concatenate(received)), truth)
+        assert [len(part) for part in received] == partition.rows[rank].tolist()
+        for source, part in enumerate(received):
+            owner, local = partition.localise(part)
+            assert (owner == source).all()
+            assert np.array_equal(partition.owned(source)[local], part)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(packs(), st.sampled_from(LAYOUTS))
+def test_every_token_has_one_owner_and_every_rank_as_many(rows: tuple[np.ndarray, int], layout: str) -> None:
+    document, ranks = rows
+    partition = partition_rows(document, ranks=ranks, layout=layout)
+    owned = [partition.owned(rank) for rank in range(ranks)]
+    assert np.array_equal(np.sort(np.concatenate(owned)), np.arange(document.size))
+    assert all(len(part) == document.size // ranks and (np.diff(part) > 0).all() for part in owned)
+
+
+def test_one_rank_owns_all_and_exchanges_nothing() -> None:
+    partition = partition_rows(pack([5, 3], 10), ranks=1)
+    assert not partition.exchanges and partition.blocks(0) == () and partition.balance == 1
+    assert [tuple(tile) for tile in partition.triangles(0)] == [(0, 5, 0, 5, 0, None), (5, 3, 5, 3, 0, None)]
+
+
+def test_rows_of_padding_alone_cost_nothing() -> None:
+    partition = partition_rows(pack([], 8), ranks=2)
+    assert partition.pairs.sum() == 0 and not partition.exchanges and len(partition.triangles(0)) == 0
+
+
+def test_a_ring_sends_everything_and_needed_rows_do_not() -> None:
+    document = pack([96, 32], 128)
+    ring = partition_rows(document, ranks=2, layout="zigzag", exchange="ring")
+    needed = partition_rows(document, ranks=2, layout="zigzag")
+    assert ring.rows.tolist() == [[0, 64], [64, 0]]
+    assert needed.rows.tolist() == [[0, 64], [32, 0]], "half of the front is enough for the middle"
+    assert needed.sent_bytes(kv_heads=2, head_dim=4, element_bytes=4) == 64 * 64
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ranks": 3}, "rows cannot be cut into equal shares"),
+        ({"ranks": 0}, "rows cannot be cut into equal shares"),
+        ({"ranks": 2, "layout": "diagonal"}, "there is no layout 'diagonal'"),
+        ({"ranks": 2, "exchange": "post"}, "there is no exchange 'post'"),
+        ({"ranks": 2, "window": 0}, "a window must hold a token"),
+    ],
+)
+def test_what_cannot_be_cut_is_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        partition_rows(pack([8], 8), **settings)  # type: ignore[arg-type]
