@@ -14,19 +14,22 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from ropewalk.core.error import UserError
+from ropewalk.parallel.stop import answer_stop
 
 _TIMEOUT = timedelta(minutes=10)
 _GRACE_SECONDS = 0.2
@@ -80,13 +83,33 @@ def run_ranks(function: Callable[..., Any], ranks: int, *args: Any, threads: int
                 theirs.close()
                 processes.append(process)
                 pipes.append(ours)
-            results = _collect(processes, pipes)
-            _stop(processes, patience_seconds=_END_SECONDS)
+            with _pass_on_stop(processes):
+                results = _collect(processes, pipes)
+                _stop(processes, patience_seconds=_END_SECONDS)
             return results
         finally:
             _stop(processes, patience_seconds=0.0)
             os.close(lifeline)
             os.close(held_end)
+
+
+@contextmanager
+def _pass_on_stop(processes: Sequence[BaseProcess]) -> Iterator[None]:
+    """A SIGTERM to this process goes to the ranks, which may have something to save; their end ends this one's wait."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +125,7 @@ def _be_rank(
 ) -> None:
     """The life of a forked rank: its main thread waits for the end of the work or of the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the ranks
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, answer_stop)
     reading_end, held_end = lifeline
     os.close(held_end)
     threading.Thread(target=_die_with_parent, args=(reading_end,), daemon=True).start()

@@ -7,12 +7,15 @@ the weights do; the learning rate begins anew.
 from pathlib import Path
 from typing import Literal, cast
 
+import torch
+
 from ropewalk.checkpoint.load import load, load_moments, newest
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.artifact import read_manifest
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
+from ropewalk.core.seed import seed_for
 from ropewalk.corpus.feed import Feed, open_feed
 from ropewalk.corpus.folder import open_corpus
 from ropewalk.model.learner import Learner
@@ -102,6 +105,7 @@ def checkpoints_of(run: Path, stage: int) -> Path:
 def _begin(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed) -> TrainState:
     """The stage before its first step. What must agree when it is resumed stands in ``inputs``."""
     spec = recipe.stages[stage]
+    torch.manual_seed(seed_for("train", recipe.seed, stage, mesh.rank))
     extended = run / "stages" / str(stage) / "extended"
     learner = Learner(load_model(extended), chunk_tokens=recipe.parallel.loss_chunk_tokens).train()
     set_recompute(learner.causal, recipe.parallel.recompute)

@@ -1,0 +1,234 @@
+"""A stage on any ranks is the same stage; killed or stopped anywhere it goes on bit for bit; it ends when told."""
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from ropewalk.checkpoint.load import list_checkpoints, load_weights, newest
+from ropewalk.core.digest import digest_bytes
+from ropewalk.core.error import UserError
+from ropewalk.core.record import Row, read_rows
+from ropewalk.parallel.launch import RankError, run_ranks
+from ropewalk.recipe.spec import Recipe
+from ropewalk.train import loop
+from ropewalk.train.stage import checkpoints_of, plan_steps, train_stage
+from tiny_run import make_recipe
+
+NewRun = Callable[[str], Path]
+Prepared = tuple[Path, Path]
+TIMED = {"tokens_per_second"}
+
+
+def train(recipe: Recipe, run: Path, corpus: Path, stage: int = 0) -> str:
+    def on_rank() -> str:
+        return train_stage(recipe, stage=stage, run=run, corpus=corpus)
+
+    return run_ranks(on_rank, recipe.parallel.ranks, threads=1)[0]
+
+
+def rows_of(run: Path) -> list[Row]:
+    return [row for row in read_rows(run / "rows.jsonl") if row.name not in TIMED]
+
+
+def last_weights(run: Path, stage: int = 0) -> dict[str, torch.Tensor]:
+    checkpoint = newest(checkpoints_of(run, stage))
+    assert checkpoint is not None
+    return load_weights(checkpoint)
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """All of the last checkpoint: weights, moments, generators, counters. File headers keep no order of keys."""
+    checkpoint = newest(checkpoints_of(run, 0))
+    assert checkpoint is not None
+    found: dict[str, Any] = {"state": (checkpoint / "state.json").read_text()}
+    for path in checkpoint.glob("*.safetensors"):
+        found |= {
+            f"{path.name}/{name}": digest_bytes(value.numpy().tobytes()) for name, value in load_file(path).items()
+        }
+    return found
+
+
+@pytest.mark.parametrize(
+    "parallel",
+    [{"ranks": 2, "context": 2}, {"ranks": 2, "context": 1}, {"ranks": 2, "context": 2, "recompute": "full"}],
+    ids=["context", "data", "recompute"],
+)
+def test_two_ranks_equal_one(prepared: Prepared, new_run: NewRun, parallel: dict[str, Any]) -> None:
+    short = {"tokens": 5 * 4 * 64, "panel_steps": 5, "checkpoint_steps": 5, "loss_weights": {"counted": 3.0}}
+    one, two = new_run("one"), new_run("two")
+    assert train(make_recipe(**short, parallel={"ranks": 1, "context": 1}), one, prepared[1]) == "limit"
+    assert train(make_recipe(**short, micro_rows=2, parallel=parallel), two, prepared[1]) == "limit"
+    expected = {(row.step, row.name): row.value for row in rows_of(one) if row.name != "imbalance"}
+    found = {(row.step, row.name): row.value for row in rows_of(two) if row.name != "imbalance"}
+    assert found == pytest.approx(expected, rel=2e-4, abs=1e-6)
+    before = load_start(prepared)
+    for name, weight in last_weights(two).items():
+        moved = (last_weights(one)[name] - before[name]).norm()
+        assert moved > 0
+        # Adam divides by the gradient's size, so what rounding leaves of a gradient near 0 moves a weight fully.
+        assert (weight - last_weights(one)[name]).norm() / moved < 5e-3, name
+
+
+def load_start(prepared: Prepared) -> dict[str, torch.Tensor]:
+    return load_file(next((prepared[0] / "stages" / "0" / "extended").glob("*.safetensors")))
+
+
+@pytest.fixture(scope="module")
+def straight(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of eight steps on two context ranks that nothing disturbs."""
+    run = tmp_path_factory.mktemp("straight")
+    (run / "stages" / "0").mkdir(parents=True)
+    (run / "stages" / "0" / "extended").symlink_to(prepared[0] / "stages" / "0" / "extended")
+    assert train(make_recipe(), run, prepared[1]) == "limit"
+    return run
+
+
+def kill_before(step: int) -> Callable[..., Any]:
+    original = loop.train_step
+
+    def die(state: Any, *args: Any, **settings: Any) -> Any:
+        if state.step == step and dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(state, *args, **settings)
+
+    return die
+
+
+def test_resume_after_kills_is_bit_identical(
+    straight: Path, prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run("killed")
+    for step, saved in ((2, []), (6, [4]), (5, [4])):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "train_step", kill_before(step))
+            with pytest.raises(RankError, match="SIGKILL"):
+                train(make_recipe(), run, prepared[1])
+        assert [int(path.name[-1]) for path in list_checkpoints(checkpoints_of(run, 0))] == saved
+    assert train(make_recipe(), run, prepared[1]) == "limit"
+    assert contents(run) == contents(straight)
+    assert rows_of(run) == rows_of(straight)
+    assert train(make_recipe(), run, prepared[1]) == "limit", "a stage that has ended is not trained again"
+    assert rows_of(run) == rows_of(straight)
+
+
+def test_sigterm_saves_and_leaves(
+    straight: Path, prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, parent, original = new_run("stopped"), os.getpid(), loop.train_step
+
+    def ask(state: Any, *args: Any, **settings: Any) -> Any:
+        if state.step == 4 and dist.get_rank() == 0:
+            os.kill(parent, signal.SIGTERM)
+        return original(state, *args, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", ask)
+        assert train(make_recipe(), run, prepared[1]) == "stopped"
+    saved = newest(checkpoints_of(run, 0))
+    assert saved is not None and saved.name in {"step-00000005", "step-00000006"}
+    assert train(make_recipe(), run, prepared[1]) == "limit"
+    assert contents(run) == contents(straight) and rows_of(run) == rows_of(straight)
+
+
+def test_resume_on_another_number_of_ranks(straight: Path, prepared: Prepared, new_run: NewRun) -> None:
+    run = new_run("fewer")
+    recipe = make_recipe()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", kill_before(5))
+        with pytest.raises(RankError):
+            train(recipe, run, prepared[1])
+    assert train(make_recipe(parallel={"ranks": 1, "context": 1}), run, prepared[1]) == "limit"
+    loss = {row.step: row.value for row in rows_of(run) if row.name == "loss/train"}
+    assert loss == pytest.approx({r.step: r.value for r in rows_of(straight) if r.name == "loss/train"}, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "ending", "steps"),
+    [("loss/source/plain", 100.0, "solved", 3), ("accuracy/source/counted", 1.1, "limit", 5)],
+)
+def test_until(prepared: Prepared, new_run: NewRun, metric: str, value: float, ending: str, steps: int) -> None:
+    run = new_run("until")
+    recipe = make_recipe(until={"metric": metric, "value": value, "max_steps": 5})
+    assert train(recipe, run, prepared[1]) == ending
+    rows = rows_of(run)
+    assert max(row.step for row in rows) == steps
+    assert [row.value for row in rows if row.name == "stage/solved"] == [float(ending == "solved")]
+    assert train(recipe, run, prepared[1]) == ending and rows_of(run) == rows
+
+
+def test_a_second_stage_takes_the_moments_along(straight: Path, prepared: Prepared, new_run: NewRun) -> None:
+    run = new_run("two")
+    recipe = make_recipe(tokens=2 * 4 * 64)
+    assert train(recipe, run, prepared[1]) == "limit"
+    assert train(recipe, run, prepared[1], stage=1) == "limit"
+    checkpoint = newest(checkpoints_of(run, 1))
+    assert checkpoint is not None and '"updates": 4' in (checkpoint / "state.json").read_text()
+    assert {row.stage for row in rows_of(run)} == {0, 1}
+
+
+def poison(steps: set[int]) -> Callable[..., Any]:
+    """Before these steps one weight's gradient on one rank becomes NaN; the state before and after is compared."""
+    original = loop.train_step
+
+    def step(state: Any, batches: Any, **settings: Any) -> Any:
+        if state.step not in steps:
+            return original(state, batches, **settings)
+        before = [value.clone() for value in everything(state)]
+        if dist.get_rank() == 1:
+            micro = dataclasses.replace(batches.micro[0], weights=batches.micro[0].weights * float("inf"))
+            batches = dataclasses.replace(batches, micro=(micro, *batches.micro[1:]))
+        state, rows = original(state, batches, **settings)
+        assert all(torch.equal(a, b) for a, b in zip(before, everything(state), strict=True))
+        assert {row.name for row in rows} == {"lr", "imbalance", "skipped"}
+        return state, rows
+
+    return step
+
+
+def everything(state: Any) -> list[torch.Tensor]:
+    tensors = [parameter.to_local() for parameter in state.model.parameters()]
+    for moments in state.optimizer.state.values():
+        tensors += [moments[name].to_local() for name in ("exp_avg", "exp_avg_sq")]
+    return [tensor.detach() for tensor in tensors]
+
+
+def test_a_step_that_is_not_finite_moves_nothing(
+    prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run("poisoned")
+    monkeypatch.setattr(loop, "train_step", poison({2, 5}))
+    assert train(make_recipe(), run, prepared[1]) == "limit"
+    rows = rows_of(run)
+    assert [(row.step, row.value) for row in rows if row.name == "skipped"] == [(3, 1), (6, 2)]
+    assert all(weight.isfinite().all() for weight in last_weights(run).values())
+    assert all(row.value == row.value for row in rows), "no figure is NaN"
+
+
+def test_too_many_skips_end_the_stage(prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "train_step", poison(set(range(100))))
+    monkeypatch.setattr(loop, "SKIPS_ALLOWED", 1)
+    with pytest.raises(UserError, match="does not stay finite"):
+        train(make_recipe(), new_run("lost"), prepared[1])
+
+
+def test_names_that_lead_nowhere_are_refused(prepared: Prepared, new_run: NewRun) -> None:
+    until = {"metric": "accuracy/source/kv", "value": 0.9, "max_steps": 5}
+    with pytest.raises(UserError, match=r"no metric 'accuracy/source/kv'[\s\S]*accuracy/source/counted"):
+        train(make_recipe(until=until), new_run("metric"), prepared[1])
+    with pytest.raises(UserError, match=r"no source 'kv'"):
+        train(make_recipe(loss_weights={"kv": 2.0}), new_run("source"), prepared[1])
+
+
+def test_plan_steps_rounds_to_whole_rows() -> None:
+    stage = make_recipe(step_tokens=100, tokens=1000).stages[0]
+    assert plan_steps(stage) == (7, 2)
+    until = {"metric": "loss/source/plain", "value": 1, "max_steps": 3}
+    assert plan_steps(make_recipe(step_tokens=1, tokens=1000, until=until).stages[0]) == (3, 1)
