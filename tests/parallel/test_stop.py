@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+import torch.distributed as dist
 
 from ropewalk.parallel.launch import RankError, run_ranks
 from ropewalk.parallel.stop import listen_for_stop
@@ -15,7 +16,9 @@ def wait_for_stop(parent: int, listening: bool) -> bool:
         os.kill(parent, signal.SIGTERM)
         time.sleep(60)
     with listen_for_stop() as asked:
-        os.kill(parent, signal.SIGTERM)
+        dist.barrier()
+        if dist.get_rank() == 0:
+            os.kill(parent, signal.SIGTERM)
         deadline = time.monotonic() + 10
         while not asked() and time.monotonic() < deadline:
             time.sleep(0.01)
