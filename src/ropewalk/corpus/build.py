@@ -103,7 +103,7 @@ def read_texts(spec: CorpusSpec, *, seed: int, size_bytes: int = SAMPLE_BYTES) -
             if left <= 0:
                 break
             if isinstance(item, Document):
-                item = clean_document(item, PROFILES[source.cleaning])
+                item = clean_document(item, PROFILES[source.cleaning(item.language)])
             if isinstance(item, Document):
                 text = item.text[:_SAMPLE_CHARACTERS]
                 left -= len(text.encode())
@@ -136,7 +136,7 @@ def _balance(stored: Tokenized, fate: Int8[np.ndarray, "documents"]) -> SourceLe
     return ledger
 
 
-def _sum(stored: Tokenized, where: np.ndarray[Any, Any]) -> Amount:
+def _sum(stored: Tokenized, where: Shaped[np.ndarray, "..."]) -> Amount:
     return Amount(int(where.sum()), int(stored.bytes[where].sum()), int(stored.tokens[where].sum()))
 
 

@@ -38,7 +38,7 @@ class Prompts:
 
 def read_prompts(paths: Iterable[str]) -> Prompts:
     """The prompts of files that a source could read. Raises UserError for one too short to be compared."""
-    runs: list[UInt64[np.ndarray, runs]] = [np.empty(0, dtype=np.uint64)]
+    runs = [np.empty(0, dtype=np.uint64)]
     digests = []
     for path in paths:
         source = Source(name="prompts", path=path, role="general", language="none")

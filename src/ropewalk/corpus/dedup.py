@@ -7,7 +7,7 @@ share in which two signatures agree estimates their Jaccard similarity to within
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Int64, UInt32, UInt64
+from jaxtyping import Int64, UInt32
 
 from ropewalk.core.seed import stream
 from ropewalk.corpus.shingle import mix_bits, shingles, word_hashes
@@ -67,7 +67,7 @@ def _find_candidates(
 ) -> Iterator[Int64[np.ndarray, "members"]]:
     """Documents that agree in all rows of one band, group by group, band by band."""
     for start in range(0, SIGNATURE - band_rows + 1, band_rows):
-        keys: UInt64[np.ndarray, documents] = np.zeros(len(signatures), dtype=np.uint64)
+        keys = np.zeros(len(signatures), dtype=np.uint64)
         for row in range(start, start + band_rows):
             keys = mix_bits(keys + signatures[:, row] + np.uint64(1))
         order = np.argsort(keys, kind="stable")

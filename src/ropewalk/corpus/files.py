@@ -68,6 +68,20 @@ def read_lines(path: Path) -> Iterator[Line]:
         yield Line(number + 1, offset, rest)
 
 
+def content_bytes(path: Path) -> int:
+    """How large a file is once decompressed: exact where its header says so, else guessed at 4 : 1."""
+    size = path.stat().st_size
+    if path.suffix == ".zst":
+        with path.open("rb") as file:
+            head = file.read(18)
+        try:
+            stated = int(zstandard.frame_content_size(head))
+        except zstandard.ZstdError:
+            return size  # reading it will say what is wrong
+        return stated if stated > 0 else 4 * size
+    return 4 * size if path.suffix == ".gz" else size
+
+
 def _is_passed_over(file: Path, root: Path) -> bool:
     return any(part.startswith(".") or part in _PASSED_OVER for part in file.relative_to(root).parts)
 

@@ -8,7 +8,7 @@ prefix (Tijdeman 1980, for rows of one size), where taking the largest deficit d
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Int32, Int64
 
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Role
@@ -50,7 +50,7 @@ def schedule_rows(
     A prefix does not depend on ``rows``. Where ``next_row`` says 0 the source is dry; the schedule ends at the row that
     would have been its turn, which is then the last one and has 0 tokens.
     """
-    share: Float64[np.ndarray, sources] = np.asarray(shares, dtype=np.float64)
+    share = np.asarray(shares, dtype=np.float64)
     waiting = np.array([next_row(source) for source in range(len(share))], dtype=np.int64)
     given, total = np.zeros(len(share), dtype=np.int64), 0
     source, tokens = np.empty(rows, dtype=np.int32), np.empty(rows, dtype=np.int64)

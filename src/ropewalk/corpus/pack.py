@@ -37,11 +37,9 @@ def pack(lengths: Int64[np.ndarray, "documents"], *, context_tokens: int, random
     """Pack every token of documents of these ``lengths`` into rows of at most ``context_tokens``, in random order."""
     document, start, tokens = split_documents(lengths, context_tokens)
     order = random.permutation(len(tokens))
-    rows: list[Int64[np.ndarray, pieces]] = []
-    for begin in range(0, len(order), WINDOW_PIECES):
-        window = order[begin : begin + WINDOW_PIECES]
-        rows += [window[row] for row in fit_rows(tokens[window], context_tokens)]
-    rows = [rows[index] for index in random.permutation(len(rows))]
+    windows = [order[begin : begin + WINDOW_PIECES] for begin in range(0, len(order), WINDOW_PIECES)]
+    fitted = [window[row] for window in windows for row in fit_rows(tokens[window], context_tokens)]
+    rows = [fitted[index] for index in random.permutation(len(fitted))]
     flat = np.concatenate([np.empty(0, dtype=np.int64), *rows])
     ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
     return Packing(document[flat], start[flat], tokens[flat], ends)

@@ -15,7 +15,7 @@ from ropewalk.core.digest import digest_file
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
 from ropewalk.corpus.embedded import embedded_documents
-from ropewalk.corpus.files import CODE, LINES, RECORDS, TEXTS, find_files, read_lines
+from ropewalk.corpus.files import CODE, LINES, RECORDS, TEXTS, content_bytes, find_files, read_lines
 from ropewalk.corpus.language import judge_language
 from ropewalk.corpus.spec import FileOptions, Source
 
@@ -65,13 +65,20 @@ def read_source(source: Source, *, seed: int) -> Iterator[Document | Reject]:
 def source_files(source: Source) -> list[Path]:
     """The files that a ``path`` source reads."""
     assert source.path is not None
-    code = source.cleaning == "code"
+    code = source.cleaning() == "code"
     return find_files(source.path, endings=CODE + LINES if code else RECORDS + TEXTS, where=f"source {source.name}")
 
 
 def digest_files(source: Source) -> dict[str, str]:
     """What a ``path`` source's files hold, by name."""
     return {str(path): digest_file(path) for path in source_files(source)}
+
+
+def source_megabytes(source: Source) -> float:
+    """About how much text a source holds, for a progress line; 1 where nobody can know."""
+    if source.size_bytes is not None:
+        return source.size_bytes / 1e6
+    return 1.0 if source.path is None else sum(map(content_bytes, source_files(source))) / 1e6
 
 
 def _open_source(source: Source, seed: int) -> Iterator[Document | Reject]:

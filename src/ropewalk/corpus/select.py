@@ -25,7 +25,7 @@ _FEWEST, _MOST_OF_FEW = 8, 0.1
 
 def select_documents(
     sources: Sequence[Tokenized], roles: Sequence[Role], *, near_duplicates: float | None, held_out: float
-) -> list[Int8[np.ndarray, "documents"]]:
+) -> list[Int8[np.ndarray, "_"]]:
     """A fate for each document of each source: TRAIN, HELD_OUT, EXACT or NEAR.
 
     ``near_duplicates`` is the similarity from which copies are dropped; None keeps all but exact ones. ``held_out`` is

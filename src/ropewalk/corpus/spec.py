@@ -84,16 +84,16 @@ class Source(Spec):
         """The options of a source that is read, not generated."""
         return (HubOptions if self.hub is not None else FileOptions).model_validate(self.options)
 
-    @property
-    def cleaning(self) -> ProfileName:
-        """The profile that is used: the one given, else the one that fits role and language."""
+    def cleaning(self, language: str | None = None) -> ProfileName:
+        """The profile for a document of ``language``: the one given, else the one that fits role and language."""
         if self.profile is not None:
             return self.profile
         if self.role == "instruction":
             return "instruction"
-        if self.language == "code":
+        known = self.language or language
+        if known == "code":
             return "code"
-        return "prose_zh" if self.language == "zh" else "prose_en"
+        return "prose_zh" if known == "zh" else "prose_en"
 
 
 class CorpusSpec(Spec):

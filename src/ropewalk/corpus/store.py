@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt8, UInt16, UInt32
+from jaxtyping import Int64, Shaped, UInt8, UInt16, UInt32
 
 from ropewalk.core.record import Shard
 
@@ -26,7 +26,7 @@ def token_dtype(vocabulary: int) -> np.dtype[Any]:
 
 
 def write_shards(
-    documents: Iterable[tuple[Int64[np.ndarray, "tokens"], UInt8[np.ndarray, "tokens"]]],
+    documents: Iterable[tuple[Int64[np.ndarray, "_"], UInt8[np.ndarray, "_"]]],
     folder: Path,
     *,
     vocabulary: int,
@@ -72,7 +72,7 @@ def _open_shard(path: Path, vocabulary: int, manifest: Mapping[str, Any]) -> Sha
     return shard
 
 
-def _map(path: Path, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+def _map(path: Path, dtype: np.dtype[Any]) -> Shaped[np.ndarray, "..."]:
     return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
 
 
@@ -95,8 +95,7 @@ class Documents:
     def lengths(self) -> Int64[np.ndarray, "documents"]:
         """Tokens of each document."""
         ends = [np.diff(shard.ends.astype(np.int64), prepend=0) for shard in self.shards]
-        lengths: Int64[np.ndarray, stored] = np.concatenate([np.empty(0, dtype=np.int64), *ends])
-        return lengths.take(self.chosen)
+        return np.concatenate([np.empty(0, dtype=np.int64), *ends]).take(self.chosen)
 
     @property
     def tokens(self) -> int:
@@ -114,7 +113,7 @@ class Documents:
         assert begin + start <= end <= int(shard.ends[local]), f"document {document} has no tokens {start}:{stop}"
         return shard.tokens[begin + start : end], shard.mask[begin + start : end]
 
-    def __iter__(self) -> Iterator[np.ndarray[Any, Any]]:
+    def __iter__(self) -> Iterator[Shaped[np.ndarray, "_"]]:
         return (self.read(document)[0] for document in range(len(self)))
 
 

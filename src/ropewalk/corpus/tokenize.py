@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, Integer, UInt8
 from tokenizers import Tokenizer as Bpe
 
 from ropewalk.core.digest import digest_value
@@ -19,7 +19,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
 from ropewalk.corpus.vocabulary import SPLIT
 
-Encoded = tuple[Int64[np.ndarray, "tokens"], UInt8[np.ndarray, "tokens"]]
+Encoded = tuple[Int64[np.ndarray, "_"], UInt8[np.ndarray, "_"]]  # as many of either; each document its own
 _CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -51,7 +51,7 @@ class Tokenizer:
         """Ids of ``text`` without border tokens."""
         return np.concatenate(self._encode_all(list(self._cut(text))))
 
-    def decode(self, tokens: Sequence[int] | Int64[np.ndarray, "tokens"]) -> str:
+    def decode(self, tokens: Sequence[int] | Integer[np.ndarray, "tokens"]) -> str:
         """The text of ``tokens``, border tokens included."""
         text: str = self._bpe.decode([int(token) for token in tokens], skip_special_tokens=False)
         return text
@@ -94,13 +94,13 @@ class Tokenizer:
                 np.concatenate([np.full(len(tokens), trained, dtype=np.uint8) for tokens, trained in parts]),
             )
 
-    def _cut(self, text: str, inside: bool = False) -> Iterator[str]:
+    def _cut(self, text: str, inside: bool = False, *, longest: int = _CUT_CHARACTERS) -> Iterator[str]:
         if not self._cuttable:
             yield "\n" + text if inside and self._prepends else text
             return
         start = 0
-        while len(text) - start > _CUT_CHARACTERS:
-            end = text.find("\n", start + _CUT_CHARACTERS) + 1
+        while len(text) - start > longest:
+            end = text.find("\n", start + longest) + 1
             while 0 < end < len(text) and text[end].isspace():
                 end = text.find("\n", end) + 1
             if not 0 < end < len(text):
@@ -109,7 +109,7 @@ class Tokenizer:
             start = end
         yield text[start:]
 
-    def _encode_all(self, texts: list[str]) -> list[Int64[np.ndarray, "tokens"]]:
+    def _encode_all(self, texts: list[str]) -> list[Int64[np.ndarray, "_"]]:
         encodings = self._bpe.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 

@@ -14,19 +14,19 @@ from typing import Any, TextIO
 
 import numpy as np
 import xxhash
-from jaxtyping import Int64, UInt32, UInt64
+from jaxtyping import Int64, Shaped, UInt32, UInt64
 
 import ropewalk.corpus.embedded
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest
 from ropewalk.core.digest import digest_file, digest_value
 from ropewalk.core.error import UserError
-from ropewalk.core.progress import say
+from ropewalk.core.progress import Advance, say, watch
 from ropewalk.core.record import Document
 from ropewalk.corpus.audit import SourceLedger
-from ropewalk.corpus.clean import CLEANING, PROFILES, Profile, clean_document
+from ropewalk.corpus.clean import CLEANING, PROFILES, clean_document
 from ropewalk.corpus.decontaminate import Prompts
 from ropewalk.corpus.dedup import sign
-from ropewalk.corpus.read import Reject, digest_files, read_source
+from ropewalk.corpus.read import Reject, digest_files, read_source, source_megabytes
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import write_shards
 from ropewalk.corpus.tokenize import Encoded, Tokenizer
@@ -51,14 +51,32 @@ class Tokenized:
 
 
 @dataclass(slots=True)
-class _Columns:
-    """What is gathered while documents go by."""
+class _Gathered:
+    """What is learnt while documents go by."""
 
+    ledger: SourceLedger = field(default_factory=SourceLedger)
     digests: list[int] = field(default_factory=list)
     signatures: list[UInt32[np.ndarray, "128"]] = field(default_factory=list)
     bytes: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
+
+    def columns(self) -> dict[str, Shaped[np.ndarray, "..."]]:
+        """What is known of each document, as arrays."""
+        names = sorted(set(self.languages))
+        return {
+            "digests": np.array(self.digests, dtype=np.uint64),
+            "signatures": np.array(self.signatures, dtype=np.uint32),
+            "bytes": np.array(self.bytes, dtype=np.int64),
+            "tokens": np.array(self.tokens, dtype=np.int64),
+            "language": np.array([names.index(name) for name in self.languages], dtype=np.int64),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """For the manifest."""
+        self.ledger.stored.tokens = sum(self.tokens)
+        self.ledger.check_store()
+        return {"ledger": self.ledger.to_json(), "languages": sorted(set(self.languages))}
 
 
 def tokenize_source(source: Source, *, tokenizer: Tokenizer, prompts: Prompts, seed: int, store: Path) -> Tokenized:
@@ -68,7 +86,6 @@ def tokenize_source(source: Source, *, tokenizer: Tokenizer, prompts: Prompts, s
     if is_finished(folder):
         say(f"{source.name}: found in {folder}")
     else:
-        say(f"{source.name}: read, clean, tokenise")
         _make(source, tokenizer=tokenizer, prompts=prompts, seed=seed, inputs=inputs, folder=folder)
     return _open(folder)
 
@@ -90,7 +107,7 @@ def _inputs(source: Source, tokenizer: Tokenizer, prompts: Prompts, seed: int) -
         "format": _FORMAT,
         "origin": origin,
         "reading": reading,
-        "cleaning": [CLEANING, asdict(PROFILES[source.cleaning])],
+        "cleaning": [CLEANING, source.profile or source.role, {name: asdict(PROFILES[name]) for name in PROFILES}],
         "prompts": list(prompts.digest),
         "tokenizer": tokenizer.digest,
     }
@@ -99,44 +116,39 @@ def _inputs(source: Source, tokenizer: Tokenizer, prompts: Prompts, seed: int) -
 def _make(
     source: Source, *, tokenizer: Tokenizer, prompts: Prompts, seed: int, inputs: dict[str, Any], folder: Path
 ) -> None:
-    ledger, columns = SourceLedger(), _Columns()
-
-    def facts() -> dict[str, Any]:
-        ledger.check_store()
-        return {"source": source.name, "ledger": ledger.to_json(), "languages": sorted(set(columns.languages))}
-
-    with new_folder(folder, kind="tokens", inputs=inputs, facts=facts) as work:
-        with (work / "documents.jsonl").open("w", encoding="utf-8") as log:
-            documents = _clean(read_source(source, seed=seed), PROFILES[source.cleaning], prompts, ledger, columns, log)
-            write_shards(_count(tokenizer.encode_documents(documents), columns), work, vocabulary=tokenizer.vocabulary)
-        if not columns.tokens:
-            _refuse_empty(source, ledger)
-        ledger.stored.tokens = sum(columns.tokens)
-        languages = sorted(set(columns.languages))
-        made: dict[str, np.ndarray[Any, Any]] = {
-            "digests": np.array(columns.digests, dtype=np.uint64),
-            "signatures": np.array(columns.signatures, dtype=np.uint32),
-            "bytes": np.array(columns.bytes, dtype=np.int64),
-            "tokens": np.array(columns.tokens, dtype=np.int64),
-            "language": np.array([languages.index(name) for name in columns.languages], dtype=np.int64),
-        }
-        for name, column in made.items():
+    gathered = _Gathered()
+    with new_folder(folder, kind="tokens", inputs=inputs, facts=gathered.facts) as work:
+        with (
+            (work / "documents.jsonl").open("w", encoding="utf-8") as log,
+            watch(source.name, source_megabytes(source), unit="MB of text") as advance,
+        ):
+            items = _report(read_source(source, seed=seed), advance)
+            documents = _clean(items, source, prompts=prompts, gathered=gathered, log=log)
+            encoded = _count(tokenizer.encode_documents(documents), gathered)
+            write_shards(encoded, work, vocabulary=tokenizer.vocabulary)
+        if not gathered.tokens:
+            _refuse_empty(source, gathered.ledger)
+        for name, column in gathered.columns().items():
             np.save(work / f"{name}.npy", column, allow_pickle=False)
 
 
+def _report(items: Iterable[Document | Reject], advance: Advance) -> Iterator[Document | Reject]:
+    for item in items:
+        yield item
+        advance((item.size_bytes if isinstance(item, Reject) else len(item.text.encode())) / 1e6)
+
+
 def _clean(
-    items: Iterable[Document | Reject],
-    profile: Profile,
-    prompts: Prompts,
-    ledger: SourceLedger,
-    columns: _Columns,
-    log: TextIO,
+    items: Iterable[Document | Reject], source: Source, *, prompts: Prompts, gathered: _Gathered, log: TextIO
 ) -> Iterator[Document]:
-    """The documents that stay; every item leaves a line in ``log`` and its size in ``ledger``."""
+    """The documents that stay; every item leaves a line in ``log`` and its size in the ledger."""
+    ledger = gathered.ledger
     for item in items:
         size = item.size_bytes if isinstance(item, Reject) else len(item.text.encode())
         ledger.read.add(bytes=size)
-        kept = item if isinstance(item, Reject) else clean_document(item, profile)
+        kept = item
+        if isinstance(item, Document):
+            kept = clean_document(item, PROFILES[source.cleaning(item.language)])
         if isinstance(kept, Document) and prompts.touches(kept.text):
             kept = Reject(kept.id, "contaminated", size)
         if isinstance(kept, Reject):
@@ -146,17 +158,17 @@ def _clean(
         encoded = kept.text.encode()
         ledger.stored.add(bytes=len(encoded))
         ledger.trimmed_bytes += size - len(encoded)
-        columns.digests.append(xxhash.xxh3_64_intdigest(encoded))
-        columns.signatures.append(sign(kept.text))
-        columns.bytes.append(len(encoded))
-        columns.languages.append(kept.language)
+        gathered.digests.append(xxhash.xxh3_64_intdigest(encoded))
+        gathered.signatures.append(sign(kept.text))
+        gathered.bytes.append(len(encoded))
+        gathered.languages.append(kept.language)
         log.write(json.dumps({"id": kept.id, "language": kept.language}, ensure_ascii=False) + "\n")
         yield kept
 
 
-def _count(documents: Iterable[Encoded], columns: _Columns) -> Iterator[Encoded]:
+def _count(documents: Iterable[Encoded], gathered: _Gathered) -> Iterator[Encoded]:
     for tokens, mask in documents:
-        columns.tokens.append(len(tokens))
+        gathered.tokens.append(len(tokens))
         yield tokens, mask
 
 
@@ -174,7 +186,7 @@ def _refuse_empty(source: Source, ledger: SourceLedger) -> None:
     reasons = ", ".join(f"{reason} {amount.documents:,}" for reason, amount in ledger.dropped.items())
     raise UserError(
         f"nothing of source {source.name} is left",
-        where=f"source {source.name}, profile {source.cleaning}",
+        where=f"source {source.name}, profile {source.profile or 'by role and language'}",
         why=f"all {ledger.read.documents:,} documents were dropped: {reasons}",
         fix="choose the profile that fits the text (prose_en, prose_zh, code, law, instruction), or another text_key",
     )
