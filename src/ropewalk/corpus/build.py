@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int8
+from jaxtyping import Bool, Int8
 
 from ropewalk.core.artifact import hold, is_finished, new_folder, read_manifest
 from ropewalk.core.digest import digest_file, digest_value
@@ -136,7 +136,7 @@ def _balance(stored: Tokenized, fate: Int8[np.ndarray, "documents"]) -> SourceLe
     return ledger
 
 
-def _sum(stored: Tokenized, where: Shaped[np.ndarray, "..."]) -> Amount:
+def _sum(stored: Tokenized, where: Bool[np.ndarray, "documents"]) -> Amount:
     return Amount(int(where.sum()), int(stored.bytes[where].sum()), int(stored.tokens[where].sum()))
 
 
