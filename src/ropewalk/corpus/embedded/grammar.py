@@ -18,7 +18,7 @@ Production = str | tuple[tuple[str, str], ...]
 
 
 class Grammar:
-    """The rules of one file; every slot is a rule or one of the declared facts."""
+    """The rules of some files; every slot is a rule or one of the declared facts. ``[+rule]`` adds to a rule."""
 
     def __init__(self, text: str) -> None:
         self.facts: frozenset[str] = frozenset()
@@ -30,9 +30,9 @@ class Grammar:
             if line.startswith("facts:"):
                 self.facts = self.facts | set(line.removeprefix("facts:").split())
             elif line.startswith("["):
-                name = line.strip("[] ")
-                assert name not in bodies, f"the rule {name} stands twice"
-                bodies[name] = []
+                name, adds = line.strip("[]+ "), line.startswith("[+")
+                assert adds == (name in bodies), f"the rule {name} stands twice, or [+{name}] before it"
+                bodies.setdefault(name, [])
             else:
                 bodies[name] += (piece.strip() for piece in line.split("|") if piece.strip())
         self.rules = {name: tuple(map(_compile, body)) for name, body in bodies.items()}

@@ -9,9 +9,10 @@ import ast
 import importlib
 import sysconfig
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.record import Document
@@ -33,6 +34,7 @@ _LEFT_OUT = {
 _LEFT_OUT_PREFIXES = ("_sysconfigdata", "config-", "__phello__", "__hello__", "python3")
 _SHORTEST_ANSWER, _LONGEST_ANSWER = 80, 4000
 _SHORTEST_DOCSTRING, _SHORTEST_MANUAL = 40, 1000
+Item = TypeVar("Item")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -83,31 +85,34 @@ def read_files() -> Iterator[SourceFile]:
 
 def read_code(options: CodeDocuments, seed: int) -> Iterator[Document]:
     """A document per package or module, its files in order, each under a line with its path."""
-    for package, files in _shuffle_packages("python_code", seed):
-        texts = [f"# {file.path}\n{file.text.strip()}\n" for file in files if file.text.strip()]
+    packages = _gather_packages()
+    for package in _shuffle(list(packages), "python_code", seed):
+        texts = [f"# {file.path}\n{file.text.strip()}\n" for file in packages[package] if file.text.strip()]
         for number, text in enumerate(_join(texts, options.characters, "\n\n")):
             yield Document(text, "python_code", "domain", "code", f"python_code-{package}-{number}")
 
 
 def read_topics(options: TopicDocuments, seed: int) -> Iterator[Document]:
-    """The language reference, then the docstrings of each package, joined to documents of about equal length."""
+    """The language reference in parts, and the docstrings of each package, in documents of about equal length."""
     topics: Mapping[str, str] = importlib.import_module("pydoc_data.topics").topics
-    manual = [f"{text.strip()}\n" for _, text in sorted(topics.items()) if len(text) > 400]
-    for number, text in enumerate(_join(manual, options.characters, "\n\n")):
-        yield Document(text, "python_topics", "general", "en", f"python_topics-reference-{number}")
-    for package, files in _shuffle_packages("python_topics", seed):
-        entries = [entry for file in files for entry in _describe(file)]
+    manual = [f"{text.strip()}\n" for _, text in sorted(topics.items()) if len(text) > _SHORTEST_MANUAL]
+    packages = _gather_packages()
+    names: list[str | None] = [*packages, *(None for _ in manual)]
+    for name in _shuffle(names, "python_topics", seed):
+        entries = [manual.pop()] if name is None else [entry for file in packages[name] for entry in _describe(file)]
         if sum(map(len, entries)) < _SHORTEST_MANUAL:
             continue
+        title = f"reference-{len(manual)}" if name is None else name
         for number, text in enumerate(_join(entries, options.characters, "\n")):
-            yield Document(text, "python_topics", "general", "en", f"python_topics-{package}-{number}")
+            yield Document(text, "python_topics", "general", "en", f"python_topics-{title}-{number}")
 
 
 def write_code_questions(options: CodeQuestions, seed: int) -> Iterator[Document]:
     """Name, signature and docstring of a function as the question; its source, with the loss, as the answer."""
-    for package, files in _shuffle_packages("code_questions", seed):
+    packages = _gather_packages()
+    for package in _shuffle(list(packages), "code_questions", seed):
         text, spans, number = "", [], 0
-        for question, answer in (pair for file in files for pair in _ask(file)):
+        for question, answer in (pair for file in packages[package] for pair in _ask(file)):
             begin = len(text) + len(question)
             text += f"{question}{answer}\n\n"
             spans.append((begin, begin + len(answer)))
@@ -122,13 +127,15 @@ def _make_questions(text: str, spans: list[tuple[int, int]], name: str) -> Docum
     return Document(text, "code_questions", "instruction", "code", f"code_questions-{name}", tuple(spans))
 
 
-def _shuffle_packages(purpose: str, seed: int) -> Iterator[tuple[str, list[SourceFile]]]:
+def _gather_packages() -> dict[str, list[SourceFile]]:
     packages: dict[str, list[SourceFile]] = {}
     for file in read_files():
         packages.setdefault(file.package, []).append(file)
-    names = list(packages)
-    for i in stream("embedded", purpose, seed).permutation(len(names)):
-        yield names[i], packages[names[i]]
+    return packages
+
+
+def _shuffle(items: Sequence[Item], purpose: str, seed: int) -> list[Item]:
+    return [items[i] for i in stream("embedded", purpose, seed).permutation(len(items))]
 
 
 def _join(texts: list[str], characters: int, between: str) -> Iterator[str]:

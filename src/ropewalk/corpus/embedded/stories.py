@@ -14,12 +14,12 @@ from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.record import Document
 from ropewalk.core.seed import stream
 from ropewalk.core.spec import Spec
+from ropewalk.corpus.embedded.chinese_number import spell_count, spell_digits
 from ropewalk.corpus.embedded.grammar import Writer, load_grammar
 from ropewalk.probe.prompt import Language
 
 _AN = re.compile(r"\b([Aa]) (?=[aeiou])")
-_SENTENCE_START = re.compile(r"(?:^|[.!?]”? |“)[a-z]", re.MULTILINE)
-_CHINESE_DIGITS = "〇一二三四五六七八九"
+_SENTENCE_START = re.compile(r"(?:^|[.!?] |\.” |“)[a-z]", re.MULTILINE)
 PEOPLE, PLACES, THINGS = 8, 10, 14
 
 
@@ -91,7 +91,9 @@ class Teller:
     def __init__(self, language: Language, seed: int, *, purpose: str = "stories") -> None:
         self.language = language
         self.rng = stream("embedded", purpose, language, seed)
-        self.writer = Writer(load_grammar(f"stories_{language}", f"stories_{language}_scenes"), self.rng)
+        self.writer = Writer(
+            load_grammar(*(f"stories_{language}{part}" for part in ("", "_scenes", "_more"))), self.rng
+        )
 
     def tell(self, characters: tuple[int, int]) -> Story:
         """A whole story of about so many characters."""
@@ -107,14 +109,17 @@ class Teller:
 
     def _make_world(self) -> Story:
         write = self.writer.write
-        people = []
-        women = self.rng.random(PEOPLE) < 0.5
-        for woman in women.tolist():
-            he = _pronouns(self.language, woman)
-            people.append(
-                Person(_name(self.writer, woman), woman, write("craft_name"), write("sign_of", he), write("maxim"))
-            )
-        places = list(dict.fromkeys(write("place") for _ in range(PLACES)))
+        people: list[Person] = []
+        while len(people) < PEOPLE:
+            woman = bool(self.rng.random() < 0.5)
+            name = write("woman" if woman else "man")
+            if not _clashes(name, [person.name for person in people]):
+                sign = write("sign_of", _pronouns(self.language, woman))
+                people.append(Person(name, woman, write("craft_name"), sign, write("maxim")))
+        places: list[str] = []
+        while len(places) < PLACES:
+            if not _clashes(place := write("place"), places):
+                places.append(place)
         names = list(dict.fromkeys(f"{write('stuff')}{self._space}{write('noun')}" for _ in range(THINGS)))
         numbers = self.rng.choice(np.arange(11, 990), size=len(names), replace=False).tolist()
         things = [
@@ -127,7 +132,7 @@ class Teller:
         return " " if self.language == "en" else ""
 
     def _number(self, number: int) -> str:
-        return str(number) if self.language == "en" else "".join(_CHINESE_DIGITS[int(digit)] for digit in str(number))
+        return str(number) if self.language == "en" else spell_digits(number)
 
     def _cast(self, story: Story) -> list[int]:
         return [int(i) for i in self.rng.permutation(len(story.people))[:3]]
@@ -214,11 +219,12 @@ def _pronouns(language: Language, woman: bool) -> dict[str, str]:
     return {"he": "她" if woman else "他"}
 
 
-def _name(writer: Writer, woman: bool) -> str:
-    return writer.write("woman" if woman else "man")
+def _clashes(name: str, others: list[str]) -> bool:
+    """Whether a name is part of another or the other of it: then a question about it would have two answers."""
+    return any(name in other or other in name for other in others)
 
 
 def _heading(language: Language, number: int, title: str) -> str:
     if language == "en":
         return f"Chapter {number}. {title}"
-    return f"第{''.join(_CHINESE_DIGITS[int(digit)] for digit in str(number))}章　{title}"
+    return f"第{spell_count(number)}章　{title}"

@@ -1,0 +1,92 @@
+"""Key-value prompts: exact in words, answered by a dictionary that knows nothing of how they were made."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from ropewalk.core.error import UserError
+from ropewalk.core.seed import stream
+from ropewalk.probe.key_value import KeyValue, make_prompt
+from ropewalk.probe.prompt import fit_prompt
+from ropewalk.probe.vocabulary import VOCABULARIES
+
+SPECS = [
+    KeyValue(),
+    KeyValue(language="zh"),
+    KeyValue(pairs=(4, 12), distinct_values=False),
+    KeyValue(pairs=(5, 9), questions=2, keys=20, values=12, filler=10),
+]
+
+
+def solve(text: str, spec: KeyValue) -> list[str]:
+    """What follows each asked key in the context: read as words, with no help from spans."""
+    words = text.split()
+    recall = words.index(VOCABULARIES[spec.language].recall)
+    keys = set(VOCABULARIES[spec.language].keys)
+    memory = {word: words[i + 1] for i, word in enumerate(words[:recall]) if word in keys}
+    return [memory[word] for word in words[recall + 1 :: 2]]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_kinds_of_words_are_disjoint_and_many(language: str) -> None:
+    words = VOCABULARIES[language]
+    everything = [*words.keys, *words.values, *words.filler, words.recall]
+    assert len(set(everything)) == len(everything)
+    assert len(words.keys) >= 40 and len(words.values) >= 40 and len(words.filler) >= 60
+    assert not any(" " in word for word in everything)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@settings(max_examples=30, deadline=None)
+@given(words=st.integers(48, 600), seed=st.integers(0, 10**6))
+def test_answers_stand_at_their_spans_and_follow_from_the_text(spec: KeyValue, words: int, seed: int) -> None:
+    prompt = make_prompt(spec, stream("test", seed), words=words)
+    assert len(prompt.text.split()) == words and prompt.text.count(" ") == words
+    assert [answer.strip() for answer in prompt.answer_texts] == solve(prompt.text, spec)
+    assert all(answer.startswith(" ") and not answer[1:].startswith(" ") for answer in prompt.answer_texts)
+    assert prompt.answers[-1][1] == len(prompt.text)
+    least, most = spec.pairs
+    assert (spec.questions or least) <= len(prompt.answers) <= (spec.questions or most)
+
+
+def test_depth_is_the_share_of_the_context_before_the_pair() -> None:
+    prompt = make_prompt(KeyValue(), stream("test"), words=300)
+    context = prompt.text[: prompt.text.index(" recall ")]
+    words = prompt.text[len(context) :].split()[1:]
+    for key, depth in zip(words[::2], prompt.depths, strict=True):
+        assert depth == pytest.approx(context.index(f" {key} ") / len(context))
+
+
+def test_depths_cover_the_context_evenly() -> None:
+    depths = [depth for i in range(300) for depth in make_prompt(KeyValue(), stream("test", i), words=200).depths]
+    counts, _ = np.histogram(depths, bins=5, range=(0, 1))
+    assert counts.min() > 0.8 * len(depths) / 5
+
+
+def test_same_seed_same_text() -> None:
+    first, second, other = (make_prompt(KeyValue(), stream("test", i), words=64) for i in (1, 1, 2))
+    assert first == second and first != other
+
+
+def test_a_short_prompt_holds_the_pairs_that_fit() -> None:
+    assert len(make_prompt(KeyValue(), stream("test"), words=16).answers) == 3
+    with pytest.raises(UserError, match="13 or more"):
+        make_prompt(KeyValue(), stream("test"), words=12)
+
+
+@pytest.mark.parametrize("wrong", [{"pairs": (5, 3)}, {"pairs": (3, 41)}, {"questions": 4}, {"filler": 500}])
+def test_what_the_vocabulary_cannot_do_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        KeyValue(**wrong)
+
+
+def test_a_prompt_grows_into_its_budget() -> None:
+    def count(text: str) -> int:
+        return len(text.split()) + 2
+
+    prompt = fit_prompt(lambda words: make_prompt(KeyValue(), stream("t"), words=words), count, 512, smallest_words=16)
+    assert count(prompt.text) == 512
+    with pytest.raises(UserError, match="the context 10"):
+        fit_prompt(lambda words: make_prompt(KeyValue(), stream("t"), words=words), count, 10, smallest_words=16)
