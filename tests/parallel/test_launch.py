@@ -34,6 +34,17 @@ def test_one_rank_and_a_closure() -> None:
     assert found == [], "a rank is a process of its own"
 
 
+def test_a_rank_that_is_done_early_leaves_no_one_behind() -> None:
+    """It must not close its connections while a slower rank is still opening its own, or reading from them."""
+    for _ in range(5):
+        assert run_ranks(dist.get_rank, 3) == [0, 1, 2]
+
+
+def test_what_a_rank_prints_last_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
+    run_ranks(lambda: print(f"rank {dist.get_rank()} is done"), 2)
+    assert sorted(capfd.readouterr().out.splitlines()) == ["rank 0 is done", "rank 1 is done"]
+
+
 def test_a_large_result_passes() -> None:
     results = run_ranks(lambda: torch.full((1 << 20,), float(dist.get_rank())), 2)
     assert [result.sum().item() for result in results] == [0, 1 << 20]
