@@ -1,0 +1,226 @@
+"""What a run folder holds, read once; everything of it may be missing but the recipe.
+
+A report is made of the folder's files alone, as plain data, so it can be made where nothing of the run could be run:
+no torch, no token store, no base model. A run that broke off half-way reads like any other, with less in it.
+"""
+
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ropewalk.core.artifact import MANIFEST, is_finished, read_manifest
+from ropewalk.core.digest import digest_value
+from ropewalk.core.error import UserError
+from ropewalk.core.record import Row, Score, read_rows, read_scores
+
+_PACKAGES = ("ropewalk", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A figure of training over the steps of the whole run, counted on from stage to stage."""
+
+    steps: Sequence[int]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class StageContents:
+    """One stage: what the recipe says, what extending it noted, the config it ran with, and what training wrote."""
+
+    number: int
+    spec: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    config: Mapping[str, Any]
+    rows: Sequence[Row]
+    finished: bool
+
+    @property
+    def steps(self) -> int:
+        """Steps taken so far."""
+        return max((row.step for row in self.rows), default=0)
+
+    @property
+    def solved(self) -> bool:
+        """Whether the stage ended because its ``until`` was reached."""
+        return any(row.name == "stage/solved" and row.value > 0 for row in self.rows)
+
+    @property
+    def source_tokens(self) -> dict[str, int]:
+        """Tokens that each source has given, from the panels."""
+        tokens: dict[str, int] = {}
+        for row in self.rows:
+            if row.name.startswith("tokens/source/"):
+                name = row.name.removeprefix("tokens/source/")
+                tokens[name] = tokens.get(name, 0) + int(row.value)
+        return tokens
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A run folder. ``corpus``, ``ledger`` and ``parity`` are None, ``scores`` empty, where a part is not done.
+
+    ``versions`` are those that the finished run noted; before that, of the packages installed here (``sealed`` False).
+    """
+
+    run: Path
+    recipe: Mapping[str, Any]
+    corpus: Mapping[str, Any] | None
+    ledger: Mapping[str, Any] | None
+    stages: Sequence[StageContents]
+    scores: Sequence[Score]
+    parity: Mapping[str, float] | None
+    versions: Mapping[str, str]
+    sealed: bool
+
+    @property
+    def model(self) -> str:
+        """The base's name, or what is said of a model without one."""
+        model = self.recipe["model"]
+        return model if isinstance(model, str) else "a model from nothing"
+
+    @property
+    def from_nothing(self) -> bool:
+        return not isinstance(self.recipe["model"], str)
+
+    @property
+    def is_tiny_base(self) -> bool:
+        """Whether the base is the packaged one, whose own figures are known."""
+        return bool(self.recipe["model"] == "tiny-base")
+
+    @property
+    def base_context_tokens(self) -> int | None:
+        """The length that the base was trained at; None before the first stage is extended."""
+        if self.from_nothing:
+            return int(self.recipe["model"]["init"]["context"])
+        tokens = self.stages[0].facts.get("base_context_tokens")
+        return None if tokens is None else int(tokens)
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest length that the run trains at."""
+        return max(int(stage.spec["context"]) for stage in self.stages)
+
+    @property
+    def recipe_digest(self) -> str:
+        """As the recipe itself computes it: of everything but the run folder's name."""
+        return digest_value({key: value for key, value in self.recipe.items() if key != "run"})
+
+    @property
+    def sources(self) -> Mapping[str, Mapping[str, Any]]:
+        """Facts of each source of the corpus: role, documents, tokens, languages, license."""
+        entries = (self.corpus or {}).get("sources", {})
+        return {name: entry["facts"] for name, entry in entries.items()}
+
+    @property
+    def models(self) -> list[str]:
+        """The models that were measured, the base first."""
+        return [name for name in ("base", "extended") if any(score.model == name for score in self.scores)]
+
+    def find_scores(self, task: str, *, model: str) -> list[Score]:
+        """The scores of ``model`` whose task is ``task``, or begins with it if it ends in ``/``."""
+        match = str.startswith if task.endswith("/") else str.__eq__
+        return [score for score in self.scores if score.model == model and match(score.task, task)]
+
+    @property
+    def stage_starts(self) -> list[int]:
+        """Steps of the run that were taken before each stage."""
+        starts = [0]
+        for stage in self.stages[:-1]:
+            starts.append(starts[-1] + stage.steps)
+        return starts
+
+    def curve(self, name: str) -> Curve:
+        """All rows called ``name``, over the steps of the whole run."""
+        return self._curves.get(name, Curve((), ()))
+
+    def curves(self, prefix: str) -> dict[str, Curve]:
+        """Every curve whose name begins with ``prefix``, by the rest of its name."""
+        return {name.removeprefix(prefix): curve for name, curve in self._curves.items() if name.startswith(prefix)}
+
+    @cached_property
+    def _curves(self) -> dict[str, Curve]:
+        found: dict[str, tuple[list[int], list[float]]] = {}
+        for start, stage in zip(self.stage_starts, self.stages, strict=True):
+            for row in stage.rows:
+                steps, values = found.setdefault(row.name, ([], []))
+                steps.append(start + row.step)
+                values.append(row.value)
+        return {name: Curve(steps, values) for name, (steps, values) in found.items()}
+
+
+def read_run(run: Path) -> Contents:
+    """Read a run folder; raise UserError if it is none, or if a file in it is damaged."""
+    recipe = _read_recipe(run / "recipe.yaml")
+    rows = list(_read(run / "rows.jsonl", lambda path: list(read_rows(path))) or ())
+    sealed = is_finished(run)
+    return Contents(
+        run=run,
+        recipe=recipe,
+        corpus=_read_json(run / "corpus" / "corpus.json"),
+        ledger=_read_json(run / "corpus" / "ledger.json"),
+        stages=[_read_stage(run, number, spec, rows) for number, spec in enumerate(recipe["stages"])],
+        scores=_read(run / "scores.json", read_scores) or [],
+        parity=_read_json(run / "parity.json"),
+        versions=read_manifest(run)["facts"] if sealed else _installed(),
+        sealed=sealed,
+    )
+
+
+def _read_stage(run: Path, number: int, spec: Mapping[str, Any], rows: Iterable[Row]) -> StageContents:
+    folder = run / "stages" / str(number)
+    extended = folder / "extended"
+    return StageContents(
+        number=number,
+        spec=spec,
+        facts=(_read_json(extended / MANIFEST) or {}).get("facts", {}),
+        config=_read_json(extended / "config.json") or {},
+        rows=[row for row in rows if row.stage == number],
+        finished=is_finished(folder / "trained"),
+    )
+
+
+def _read_recipe(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise UserError(
+            "this is not a run folder",
+            where=str(path.parent),
+            why="it has no recipe.yaml",
+            fix="name the folder that a recipe calls `run`",
+        )
+    recipe = _read(path, lambda file: yaml.safe_load(file.read_text(encoding="utf-8")))
+    if not isinstance(recipe, dict) or not {"model", "stages", "corpus"} <= recipe.keys():
+        raise _damaged(path, "it is not a recipe with model, corpus and stages")
+    return recipe
+
+
+def _read_json(path: Path) -> Any:
+    return _read(path, lambda file: json.loads(file.read_text(encoding="utf-8")))
+
+
+def _read(path: Path, parse: Any) -> Any:
+    """What ``parse`` makes of a file, or None where there is none."""
+    try:
+        return parse(path) if path.is_file() else None
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(
+        "a file of the run cannot be read",
+        where=str(path),
+        why=why,
+        fix="remove it and run the part again that writes it",
+    )
+
+
+def _installed() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}

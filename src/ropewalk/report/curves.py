@@ -1,0 +1,116 @@
+"""Pictures of training: loss, gradient and rate over steps, each source's loss, speed and balance."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ropewalk.core.quantity import format_amount
+from ropewalk.report.contents import Curve
+from ropewalk.report.figure import EXTENDED, FAINT, ROLE_COLOURS, Picture, draw, scale_logarithmic, smooth, thin_out
+
+_WIDTH_INCHES = 8.4
+_SMOOTH_SHARE = 0.04
+_SOURCES_ABREAST = 4
+
+Border = tuple[int, str]
+"""A step at which a stage begins, and its name."""
+
+
+def draw_training(loss: Curve, norm: Curve, rate: Curve, *, borders: Sequence[Border]) -> Picture:
+    """Training loss above, gradient norm and learning rate below, over the steps of the run."""
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 1))
+        _plot_smoothed(axes[0], loss)
+        axes[0].set_title("training loss, nats per token")
+        _plot_smoothed(axes[1], norm)
+        axes[1].set_title("gradient norm")
+        if norm.values and max(norm.values) > 20 * sorted(norm.values)[len(norm.values) // 2] > 0:
+            scale_logarithmic(axes[1], "{:g}".format)
+        axes[2].plot(*thin_out(rate.steps, rate.values), color=EXTENDED)
+        axes[2].set_title("learning rate")
+        axes[2].set_ylim(bottom=0)
+        axes[2].set_xlabel("step")
+        for axis in axes:
+            _mark_stages(axis, borders, named=axis is axes[0])
+
+    first, last = (loss.values[0], smooth(loss.values, _smooth_width(loss))[-1]) if loss.values else (math.nan,) * 2
+    return draw(
+        paint,
+        size=(_WIDTH_INCHES, 4.6),
+        caption="Thin: every step. Thick: running mean over 4 % of the steps.",
+        alt=f"Training loss falls from {first:.2f} to {last:.2f} nats per token.",
+    )
+
+
+def draw_sources(curves: Mapping[str, Curve], *, roles: Mapping[str, str], borders: Sequence[Border]) -> Picture:
+    """One small picture per source: its loss at each panel, coloured by role."""
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots(rows, _SOURCES_ABREAST, sharex=True, squeeze=False).flat
+        for axis, (name, curve) in zip(axes, curves.items(), strict=False):
+            colour = ROLE_COLOURS.get(roles.get(name, ""), FAINT)
+            axis.plot(*thin_out(curve.steps, curve.values), color=colour)
+            axis.set_title(name, color=colour, fontsize=9)
+            axis.locator_params(axis="y", nbins=4)
+            axis.locator_params(axis="x", nbins=3)
+            axis.margins(y=0.15)
+            _mark_stages(axis, borders, named=False)
+        for axis in list(axes)[len(curves) :]:
+            axis.set_visible(False)
+
+    rows = -(-len(curves) // _SOURCES_ABREAST)
+    told = ", ".join(f"{name} {curve.values[-1]:.2f}" for name, curve in curves.items())
+    return draw(
+        paint,
+        size=(_WIDTH_INCHES, 0.4 + 1.3 * rows),
+        caption="Training loss by source, nats per token over steps; each picture has its own scale. "
+        "Blue: general, green: domain, purple: instruction.",
+        alt=f"Training loss by source at the end, in nats per token: {told}.",
+    )
+
+
+def draw_speed(speed: Curve, imbalance: Curve, *, borders: Sequence[Border]) -> Picture:
+    """Tokens per second, and the busiest rank's attention over the mean, over steps."""
+
+    def paint(figure: Any) -> None:
+        from matplotlib.ticker import FuncFormatter
+
+        left, right = figure.subplots(1, 2)
+        _plot_smoothed(left, speed)
+        left.set_title("tokens per second")
+        left.set_ylim(bottom=0)
+        left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_amount(value)))
+        _plot_smoothed(right, imbalance)
+        right.set_title("busiest rank's attention / mean")
+        right.set_ylim(bottom=min(1.0, *imbalance.values) if imbalance.values else 1.0)
+        for axis in (left, right):
+            axis.set_xlabel("step")
+            axis.locator_params(axis="x", nbins=6)
+            _mark_stages(axis, borders, named=False)
+
+    return draw(
+        paint,
+        size=(_WIDTH_INCHES, 2.3),
+        caption="Speed as measured on the machine of the run; 1 is perfect balance.",
+        alt="Left: tokens per second over steps. Right: imbalance of attention over ranks over steps.",
+    )
+
+
+def _plot_smoothed(axis: Any, curve: Curve) -> None:
+    axis.plot(*thin_out(curve.steps, curve.values), color=EXTENDED, alpha=0.3, linewidth=0.9)
+    axis.plot(*thin_out(curve.steps, smooth(curve.values, _smooth_width(curve))), color=EXTENDED)
+    axis.margins(x=0.01)
+
+
+def _smooth_width(curve: Curve) -> int:
+    return max(1, round(len(curve.values) * _SMOOTH_SHARE))
+
+
+def _mark_stages(axis: Any, borders: Sequence[Border], *, named: bool) -> None:
+    for step, name in borders:
+        if step:
+            axis.axvline(step, color=FAINT, linewidth=0.8, linestyle=(0, (2, 2)))
+        if named and len(borders) > 1:
+            axis.annotate(name, (step, 1), xycoords=("data", "axes fraction"), xytext=(3, -2),
+                          textcoords="offset points", va="top", fontsize=8, color=FAINT)  # fmt: skip

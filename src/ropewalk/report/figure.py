@@ -1,0 +1,140 @@
+"""matplotlib's SVG made fit for a page: small, without styles, ids or fonts of its own, and safe under a strict policy.
+
+Text stays text, so it can be searched and read aloud, and takes the page's font. The surprise: matplotlib styles every
+element by a ``style`` attribute, which a page without ``unsafe-inline`` may not carry; here they become plain
+attributes of SVG, and the picture looks the same.
+"""
+
+import io
+import re
+import warnings
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+BASE, EXTENDED = "#C2571A", "#0B5FA5"
+"""Burnt orange and blue: apart for every kind of colour vision, and in grey."""
+INK, FAINT, GRID = "#1F2933", "#7B8794", "#E4E7EB"
+ROLE_COLOURS = {"general": "#0B5FA5", "domain": "#00795C", "instruction": "#A23E8C"}
+
+_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+_POINTS_SHOWN = 400
+_STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # names come from outside: a $ in one is a $
+    "font.size": 9.5,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.labelsize": 9.5,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A drawing as an ``<svg>`` element, with what a person who does not see it is told."""
+
+    svg: str
+    caption: str
+
+
+def draw(paint: Callable[[Any], None], *, size: tuple[float, float], caption: str, alt: str) -> Picture:
+    """Let ``paint`` draw on a matplotlib figure of ``size`` inches; returns it as inline SVG.
+
+    ``alt`` says in words what is to be seen, ``caption`` stands below the picture.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    stream = io.StringIO()
+    with rc_context(_STYLE | {"svg.hashsalt": caption}), warnings.catch_warnings():
+        # The page's fonts show the text, so it does not matter which glyphs matplotlib's own font lacks.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure = Figure(figsize=size, layout="constrained")
+        paint(figure)
+        figure.savefig(stream, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator")))
+    return Picture(_simplify(stream.getvalue(), alt), caption)
+
+
+def thin_out(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """At most 400 points of a curve: means of equal runs of neighbours, so nothing is left out."""
+    run = -(-len(steps) // _POINTS_SHOWN) or 1
+    starts = range(0, len(steps), run)
+    means = [[sum(part) / len(part) for at in starts if (part := column[at : at + run])] for column in (steps, values)]
+    return means[0], means[1]
+
+
+def smooth(values: Sequence[float], width: int) -> list[float]:
+    """Running means over up to ``width`` values, the newest last."""
+    sums = list(accumulate(values, initial=0.0))
+    return [(sums[end] - sums[max(0, end - width)]) / min(end, width) for end in range(1, len(values) + 1)]
+
+
+def scale_logarithmic(axis: Any, format_tick: Callable[[float], str]) -> None:
+    """Make ``axis.yaxis`` logarithmic; matplotlib's own labels are formulas, which we do not let it parse."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value)))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _simplify(text: str, alt: str) -> str:
+    """The drawing without prolog, metadata, style sheets and ids that nothing refers to; styles as attributes."""
+    ET.register_namespace("", _SVG)
+    ET.register_namespace("xlink", _XLINK)
+    root = ET.fromstring(text)
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
+                parent.remove(child)
+    for element in root.iter():
+        if element.get("id") not in used:
+            element.attrib.pop("id", None)
+        for key, value in _split_style(element.attrib.pop("style", "")):
+            element.set(key, value)
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)
+    root.set("role", "img")
+    root.set("aria-label", alt)
+    return re.sub(r"\n\s*", "\n", ET.tostring(root, encoding="unicode"))
+
+
+def _split_style(style: str) -> list[tuple[str, str]]:
+    """``fill: #fff; font: 9px 'A', serif`` as attributes; of a font only its size and weight are kept."""
+    pairs = []
+    for entry in filter(None, map(str.strip, style.split(";"))):
+        key, _, value = entry.partition(":")
+        key, value = key.strip(), value.strip()
+        if key == "font":
+            size = re.search(r"([\d.]+px)", value)
+            pairs += [("font-size", size[1])] if size else []
+            pairs += [("font-weight", "bold")] if re.match(r"(bold|[6-9]00)\b", value) else []
+        else:
+            pairs.append((key, value))
+    return pairs

@@ -1,0 +1,138 @@
+"""Sections about what went into a run: recipe, positions, text, mix, versions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ropewalk.core.quantity import format_amount, format_bytes, format_length
+from ropewalk.report.charts import draw_mixture, draw_wavelengths
+from ropewalk.report.contents import Contents, StageContents
+from ropewalk.report.measures import length_marks, read_mixture, wavelengths_of
+from ropewalk.report.section import Section
+from ropewalk.report.table import Cell, Table
+
+
+def make_done(contents: Contents) -> Section:
+    """One line per stage: what was asked, and how far it came."""
+    columns = ["stage", "context", "positions", "theta", "learning rate", "steps", "tokens", "end"]
+    rows = [_describe_stage(stage) for stage in contents.stages]
+    parallel = contents.recipe["parallel"]
+    lead = (
+        f"{parallel['ranks']} ranks, each row cut over {parallel['context']} of them; layout {parallel['layout']}, "
+        f"exchange {parallel['exchange']}, recompute {parallel['recompute']}, precision {parallel['precision']}."
+    )
+    return Section("done", "What was done", lead, [Table(columns, rows, "rrlrlrrl")])
+
+
+def make_positions(contents: Contents) -> Section:
+    """Wavelengths of the RoPE pairs before and after."""
+    title, waves = "Positions", wavelengths_of(contents)
+    if not waves:
+        return Section("rope", title, note="The model has not been extended yet.")
+    live = max((stage.facts.get("live_frequency_difference", 0.0) for stage in contents.stages), default=0.0)
+    lead = f"Frequencies read back from the built models differ from the method's by at most {live:.1e} of a value."
+    note = "" if "base" in waves or contents.from_nothing else "The base's theta is not noted in the run folder."
+    return Section("rope", title, lead, pictures=[draw_wavelengths(waves, marks=length_marks(contents))], note=note)
+
+
+def make_ledger(contents: Contents) -> Section:
+    """Every document that was read, and where it went."""
+    title, ledger = "Token ledger", contents.ledger
+    if not ledger:
+        return Section("ledger", title, note="The corpus has not been prepared yet.")
+    columns = ["source", "role", "language", "bytes", "read", "dropped", "held out", "train", "train tokens", "balance"]
+    rows = [_balance(name, entry, facts=contents.sources.get(name, {})) for name, entry in ledger.items()]
+    tables = [Table(columns, rows, "lllrrrrrrl", "Documents: read = dropped + held out + train, for each source.")]
+    if any(entry["dropped"] for entry in ledger.values()):
+        tables.append(_tabulate_drops(ledger))
+    lead = "What went in came out, or has a reason. A source balances if documents, bytes and tokens all add up."
+    return Section("ledger", title, lead, tables)
+
+
+def make_mixture(contents: Contents) -> Section:
+    """Planned beside realised share of the tokens, by source for every stage, drawn for the last."""
+    title = "Mixture"
+    stages = [stage for stage in contents.stages if stage.source_tokens]
+    if not contents.sources or not stages:
+        return Section("mixture", title, note="No tokens have been drawn from the corpus yet.")
+    columns = ["stage", "source", "role", "planned", "realised", "tokens", "repeats"]
+    mixtures = [read_mixture(contents, stage) for stage in stages]
+    rows = [
+        [
+            str(stage.number),
+            part.source,
+            part.role,
+            f"{part.planned:.2%}",
+            f"{part.realised:.2%}",
+            format_amount(part.tokens),
+            f"{part.repeats:.2f}",
+        ]
+        for stage, mixture in zip(stages, mixtures, strict=True)
+        for part in mixture
+    ]
+    lead = "Shares are counted in tokens; repeats say how often a source's text was read."
+    if len(stages) > 1:
+        lead += f" The picture shows stage {stages[-1].number}."
+    return Section("mixture", title, lead, [Table(columns, rows, "rllrrrr")], [draw_mixture(mixtures[-1])])
+
+
+def make_versions(contents: Contents) -> Section:
+    """What someone needs to get the same run again."""
+    facts = [
+        ["seed", str(contents.recipe["seed"])],
+        ["seed of the evaluation", str(contents.recipe["evaluate"]["seed"])],
+        ["digest of the recipe", contents.recipe_digest],
+    ]
+    if contents.corpus:
+        facts.append(["digest of the corpus", str(contents.corpus["digest"])])
+    versions = [[name, str(value)] for name, value in contents.versions.items()]
+    lead = "" if contents.sealed else "Versions are those installed where this page was made."
+    tables = [Table(["what", "value"], facts, "ll"), Table(["package", "version"], versions, "ll")]
+    return Section("versions", "Versions and seeds", lead, tables)
+
+
+def _describe_stage(stage: StageContents) -> list[str]:
+    theta, taken = stage.facts.get("theta"), sum(stage.source_tokens.values())
+    ended = "target reached" if stage.solved else "all steps taken"
+    return [
+        str(stage.number),
+        format_length(int(stage.spec["context"])),
+        str(stage.spec["rope"]["kind"]),
+        f"{theta:,.0f}" if theta else "",
+        f"{float(stage.spec['lr']):g}, {stage.spec['schedule']['shape']}",
+        f"{stage.steps:,}",
+        f"{format_amount(taken)} of {format_amount(stage.spec['tokens'])}",
+        ended if stage.finished else "not finished" if stage.rows else "not begun",
+    ]
+
+
+def _balance(name: str, entry: Mapping[str, Any], *, facts: Mapping[str, Any]) -> list[str | Cell]:
+    read, train, held = entry["read"], entry["train"], entry["held_out"]
+    parts = [train, held, *entry["dropped"].values()]
+    sums = {unit: sum(part[unit] for part in parts) for unit in ("documents", "bytes", "tokens")}
+    asked = (read["documents"], read["bytes"] - entry["trimmed_bytes"], entry["stored"]["tokens"])
+    return [
+        name,
+        str(facts.get("role", "")),
+        ", ".join(sorted(facts.get("languages", {}))),
+        format_bytes(read["bytes"]),
+        f"{read['documents']:,}",
+        f"{sum(amount['documents'] for amount in entry['dropped'].values()):,}",
+        f"{held['documents']:,}",
+        f"{train['documents']:,}",
+        format_amount(train["tokens"]),
+        Cell("yes", "pass") if tuple(sums.values()) == asked else Cell("NO", "fail"),
+    ]
+
+
+def _tabulate_drops(ledger: Mapping[str, Any]) -> Table:
+    reasons = sorted({reason for entry in ledger.values() for reason in entry["dropped"]})
+    rows = []
+    for name, entry in ledger.items():
+        found = [entry["dropped"].get(reason, {"documents": 0, "bytes": 0}) for reason in reasons]
+        counts = [f"{amount['documents']:,}" if amount["documents"] else "" for amount in found]
+        sizes = (sum(amount["bytes"] for amount in found), entry["trimmed_bytes"])
+        rows.append([name, *counts, *(format_bytes(size) if size else "" for size in sizes)])
+    columns = ["source", *reasons, "bytes dropped", "bytes trimmed"]
+    return Table(
+        columns, rows, "l" + "r" * (len(columns) - 1), "Documents dropped, by reason; trimmed: within documents."
+    )

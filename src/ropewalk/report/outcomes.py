@@ -1,0 +1,123 @@
+"""Sections about what came of a run: training, loss by position, retrieval, short context, speed, parity."""
+
+from statistics import median
+
+from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.report.charts import draw_changes, draw_positions, draw_retrieval
+from ropewalk.report.contents import Contents
+from ropewalk.report.curves import Border, draw_sources, draw_speed, draw_training
+from ropewalk.report.measures import length_marks, position_losses, retrieval_maps
+from ropewalk.report.section import Section
+from ropewalk.report.table import Cell, Table
+from ropewalk.report.verdict import PARITY, RETRIEVAL, short_changes
+
+
+def make_training(contents: Contents) -> Section:
+    """Loss, gradient and rate over steps; each source's loss."""
+    loss = contents.curve("loss/train")
+    if not loss.values:
+        return Section("training", "Training", note="No step has been taken yet.")
+    borders = _borders(contents)
+    pictures = [draw_training(loss, contents.curve("grad_norm"), contents.curve("lr"), borders=borders)]
+    if sources := contents.curves("loss/source/"):
+        roles = {name: str(facts["role"]) for name, facts in contents.sources.items()}
+        pictures.append(draw_sources(sources, roles=roles, borders=borders))
+    skipped = len(contents.curve("skipped").values)
+    lead = f"{skipped} steps were skipped because loss or gradient was not finite." if skipped else ""
+    return Section("training", "Training", lead, pictures=pictures)
+
+
+def make_loss_by_position(contents: Contents) -> Section:
+    """Loss by position, base against extended."""
+    title, lines = "Loss by position", position_losses(contents)
+    if not lines:
+        return Section("position", title, note="Loss by position has not been measured yet.")
+    reached = max(end for line in lines for _, end in line.buckets)
+    marks = {name: tokens for name, tokens in length_marks(contents).items() if tokens <= reached}
+    return Section("position", title, pictures=[draw_positions(lines, marks=marks)])
+
+
+def make_retrieval(contents: Contents) -> Section:
+    """Right answers by length and depth."""
+    tasks = sorted({score.task for score in contents.scores if score.task.startswith("retrieval/")})
+    if not tasks:
+        return Section("retrieval", "Retrieval", note="Retrieval has not been measured yet.")
+    tasks.sort(key=lambda task: task != RETRIEVAL)
+    grids = {task: retrieval_maps(contents, task) for task in tasks}
+    pictures = [
+        draw_retrieval(maps, trained_tokens=contents.context_tokens, task=_name_task(task))
+        for task, maps in grids.items()
+        if maps
+    ]
+    rows = [
+        [
+            _name_task(task),
+            model,
+            format_length(score.context_tokens),
+            f"{score.n:,}",
+            f"{score.value * 100:.1f} %",
+            f"{score.low * 100:.1f} to {score.high * 100:.1f}",
+        ]
+        for task in tasks
+        for model in contents.models
+        for score in contents.find_scores(task, model=model)
+        if score.depth is None
+    ]
+    columns = ["task", "model", "context", "answers", "right", "95 % interval"]
+    return Section("retrieval", "Retrieval", "", [Table(columns, rows, "llrrrr")] if rows else [], pictures)
+
+
+def make_short(contents: Contents) -> Section:
+    """Held-out loss at the base's own context, by source."""
+    title, models, changes = "Short context", contents.models, short_changes(contents)
+    found = {model: {score.task: score for score in contents.find_scores("short/", model=model)} for model in models}
+    tasks = list(dict.fromkeys(task for scores in found.values() for task in scores))
+    if not tasks:
+        return Section("short", title, note="Loss at the short context has not been measured yet.")
+    columns = ["source", "tokens", *models, *(["change"] if changes else [])]
+    rows = []
+    for task in tasks:
+        name = task.removeprefix("short/")
+        tokens = next(scores[task].n for scores in found.values() if task in scores)
+        losses = [f"{found[model][task].value:.4f}" if task in found[model] else "" for model in models]
+        change = [f"{changes[name] * 100:+.2f} %" if name in changes else ""] if changes else []
+        rows.append([name, format_amount(tokens), *losses, *change])
+    table = Table(columns, rows, "l" + "r" * (len(columns) - 1), "Held-out loss at the base's context, nats per token.")
+    return Section("short", title, "", [table], [draw_changes(changes, limit=0.02)] if changes else [])
+
+
+def make_speed(contents: Contents) -> Section:
+    """Tokens per second, and how evenly attention is spread over ranks."""
+    speed, imbalance = contents.curve("tokens_per_second"), contents.curve("imbalance")
+    if not speed.values:
+        return Section("speed", "Speed and balance", note="No step has been taken yet.")
+    lead = f"Median {format_amount(median(speed.values))} tokens per second"
+    if imbalance.values:
+        lead += f"; the busiest rank has {median(imbalance.values):.2f} times the mean attention work (median)"
+    pictures = [draw_speed(speed, imbalance, borders=_borders(contents))]
+    return Section("speed", "Speed and balance", lead + ".", pictures=pictures)
+
+
+def make_parity(contents: Contents) -> Section:
+    """The export against plain transformers."""
+    title = "Parity of the export"
+    if not contents.parity:
+        return Section("parity", title, note="Nothing has been exported yet.")
+    rows: list[list[str | Cell]] = [
+        [str(int(place)), f"{value:.2e}", Cell("pass", "pass") if value <= PARITY else Cell("FAIL", "fail")]
+        for place, value in sorted(contents.parity.items(), key=lambda item: int(item[0]))
+    ]
+    lead = (
+        "The exported folder, loaded in a fresh process by plain transformers, against this code: difference of the "
+        f"logits, relative to their norm, in float32. At most {PARITY:g} is allowed."
+    )
+    return Section("parity", title, lead, [Table(["position", "difference", ""], rows, "rrl")])
+
+
+def _name_task(task: str) -> str:
+    return task.removeprefix("retrieval/").replace("_", "-")
+
+
+def _borders(contents: Contents) -> list[Border]:
+    starts = zip(contents.stage_starts, contents.stages, strict=True)
+    return [(start, f"stage {stage.number}") for start, stage in starts if stage.rows]

@@ -1,0 +1,163 @@
+"""One self-contained page about a run, and the same summary for the terminal.
+
+The page loads nothing and runs nothing: no script, no font, no picture from elsewhere, and a policy that would refuse
+them. Every word that comes from outside is escaped by the template; only our own drawings go in as they are.
+"""
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ropewalk.core.artifact import write_whole
+from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.report.contents import Contents, read_run
+from ropewalk.report.inputs import make_done, make_ledger, make_mixture, make_positions, make_versions
+from ropewalk.report.outcomes import (
+    make_loss_by_position,
+    make_parity,
+    make_retrieval,
+    make_short,
+    make_speed,
+    make_training,
+)
+from ropewalk.report.table import Mark, show
+from ropewalk.report.verdict import Verdict, count_met, format_bound, format_value, judge, verdict_table
+
+_SECTIONS = (
+    make_done,
+    make_positions,
+    make_ledger,
+    make_mixture,
+    make_training,
+    make_loss_by_position,
+    make_retrieval,
+    make_short,
+    make_speed,
+    make_parity,
+    make_versions,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A figure at the head of the page: what it is, before, after, what was asked."""
+
+    name: str
+    before: str
+    after: str
+    asked: str
+    mark: Mark
+
+
+def write_report(run: Path) -> Path:
+    """Write ``report.html`` into a run folder, from the files that lie there. Raises UserError if it is none."""
+    contents = read_run(run)
+    verdicts = judge(contents)
+    environment = Environment(
+        loader=PackageLoader("ropewalk.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"hash": _hash_style, "show": show, "drawing": Markup}
+    text = environment.get_template("page.html").render(
+        title=contents.run.resolve().name,
+        what=_tell_what(contents),
+        verdict=_tell_verdict(verdicts),
+        verdict_mark=_mark_all(verdicts),
+        tiles=_make_tiles(verdicts),
+        summary=verdict_table(verdicts, intervals=True) if verdicts else None,
+        sections=[make(contents) for make in _SECTIONS],
+        recipe=_format_recipe(contents),
+    )
+    target = run / "report.html"
+    write_whole(target, text)
+    return target
+
+
+def summarise(run: Path) -> dict[str, Any]:
+    """What a run has shown: ``text`` for people; ``verdicts``, ``targets_met`` and ``targets_set`` for programs."""
+    contents = read_run(run)
+    verdicts = judge(contents)
+    met, asked = count_met(verdicts)
+    lines = [show(_tell_what(contents)), ""]
+    if verdicts:
+        lines += [verdict_table(verdicts, intervals=False).to_text(), ""]
+    lines.append(_tell_verdict(verdicts))
+    return {
+        "text": "\n".join(lines),
+        "verdicts": [verdict.to_json() for verdict in verdicts],
+        "targets_met": met,
+        "targets_set": asked,
+    }
+
+
+def _tell_what(contents: Contents) -> str:
+    """``tiny-base, 512 to 2Ki tokens (4x), 1.5M tokens in 183 steps``."""
+    parts = [contents.model]
+    before, after = contents.base_context_tokens, contents.context_tokens
+    if before is None or before == after:
+        parts.append(f"{format_length(after)} tokens")
+    else:
+        parts.append(f"{format_length(before)} to {format_length(after)} tokens ({after / before:g}x)")
+    steps = sum(stage.steps for stage in contents.stages)
+    if steps:
+        taken = sum(sum(stage.source_tokens.values()) for stage in contents.stages)
+        parts.append(f"trained on {format_amount(taken)} tokens in {steps:,} steps")
+    return ", ".join(parts)
+
+
+def _tell_verdict(verdicts: list[Verdict]) -> str:
+    met, asked = count_met(verdicts)
+    if not asked:
+        return "Nothing has been measured yet." if not verdicts else "No target is set for these measures."
+    missed = [f"{verdict.name} ({verdict.model})" for verdict in verdicts if verdict.met is False and not verdict.aim]
+    return (
+        f"All {asked} targets are met."
+        if met == asked
+        else f"{met} of {asked} targets are met. Missed: {'; '.join(missed)}."
+    )
+
+
+def _mark_all(verdicts: list[Verdict]) -> Mark:
+    met, asked = count_met(verdicts)
+    return "" if not asked else "pass" if met == asked else "fail"
+
+
+def _make_tiles(verdicts: list[Verdict]) -> list[Tile]:
+    """One tile per measure of the extended model."""
+    base = {verdict.key: verdict for verdict in verdicts if verdict.model == "base"}
+    tiles = []
+    for verdict in verdicts:
+        if verdict.model == "extended":
+            before = base.get(verdict.key)
+            mark: Mark = "" if verdict.met is None else "aim" if verdict.aim else "pass" if verdict.met else "fail"
+            asked = f"aim {format_bound(verdict)}" if verdict.aim else format_bound(verdict)
+            name = verdict.name.partition(" (")[0]
+            tiles.append(
+                Tile(
+                    name,
+                    format_value(before, interval=False) if before else "",
+                    format_value(verdict, interval=False),
+                    asked,
+                    mark,
+                )
+            )
+    return tiles
+
+
+def _format_recipe(contents: Contents) -> str:
+    text: str = yaml.safe_dump(dict(contents.recipe), sort_keys=False, allow_unicode=True)
+    return "\n".join(map(show, text.splitlines()))
+
+
+def _hash_style(style: str) -> str:
+    """How a content security policy names this very style sheet."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(str(style).encode()).digest()).decode()
