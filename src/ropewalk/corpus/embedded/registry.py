@@ -119,7 +119,7 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
         ),
         "story_questions": Embedded(
             role="instruction",
-            language="zh",
+            language="zh+en",
             description="a long story, Chinese or English, then questions about it; loss on the answers",
             licence=_OWN,
             options=StoryQuestions,

@@ -157,7 +157,7 @@ class Teller:
         held = [i for i, thing in enumerate(story.things) if thing.holder == cast[0]]
         unseen = [i for i, thing in enumerate(story.things) if thing.holder is None]
         choice = held if held and (not unseen or self.rng.random() < 0.6) else unseen
-        thing = int(self.rng.choice(choice)) if choice else None
+        thing = choice[int(self.rng.integers(len(choice)))] if choice else None
         facts = self._facts(story, cast, thing or 0)
         if number % 4 == 0:
             self._add(story, [_heading(self.language, number // 4 + 1, self.writer.write("chapter", facts))])
