@@ -16,7 +16,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
 from ropewalk.corpus import tokenize
 from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
-from ropewalk.corpus.vocabulary import END, train_tokenizer
+from ropewalk.corpus.vocabulary import BEGIN, END, train_tokenizer
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -61,7 +61,7 @@ def test_special_tokens_in_a_text_are_text(tokenizer: Tokenizer) -> None:
     text = f"one{END}two {END}"
     tokens, mask = tokenizer.encode_document(document(text))
     assert np.flatnonzero(tokens == tokenizer.eos_id).tolist() == [len(tokens) - 1]
-    assert tokenizer.decode(tokens) == text + END and mask.all()
+    assert tokenizer.decode(tokens) == BEGIN + text + END and mask.all()
 
 
 def test_han_latin_and_digits_never_share_a_token(tokenizer_folder: Path, tokenizer: Tokenizer) -> None:
@@ -101,9 +101,11 @@ def test_loss_spans_are_encoded_by_themselves(tokenizer: Tokenizer) -> None:
     spans = ((12, 18), (29, 34))
     tokens, mask = tokenizer.encode_document(document(text, spans))
     trained = np.split(tokens, np.flatnonzero(np.diff(mask)) + 1)
-    assert [tokenizer.decode(piece) for piece in trained] == ["what is it? ", "stone.", " and then? ", "river" + END]
+    assert [tokenizer.decode(piece) for piece in trained] == [
+        *(BEGIN, "what is it? ", "stone.", " and then? ", "river" + END)
+    ]
     assert tokenizer.encode_document(document(text, ((0, 4),)))[1][-1] == 0
-    assert tokenizer.encode_document(document(text, ()))[1].sum() == 0
+    assert tokenizer.encode_document(document(text, ()))[1][1:].sum() == 0
 
 
 def test_documents_in_a_batch_are_as_alone(tokenizer: Tokenizer) -> None:
@@ -126,8 +128,8 @@ def test_our_own_loads_in_transformers(tokenizer_folder: Path, tokenizer: Tokeni
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoTokenizer.from_pretrained(tokenizer_folder)
     text = sentence(3) + "\n" + han(3) + "!"
-    assert theirs(text).input_ids == tokenizer.encode(text).tolist()
-    assert (theirs.eos_token, theirs.eos_token_id, theirs.bos_token_id) == (END, 0, None)
+    assert theirs(text).input_ids == [1, *tokenizer.encode(text).tolist()]
+    assert (theirs.eos_token, theirs.eos_token_id, theirs.bos_token_id) == (END, 0, 1)
 
 
 def test_training_twice_gives_the_same_bytes(tokenizer_folder: Path, tmp_path: Path) -> None:

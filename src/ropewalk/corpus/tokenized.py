@@ -7,7 +7,7 @@ part of it, so that changing a mix never tokenises again.
 
 import json
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,7 +20,7 @@ import ropewalk.corpus.embedded
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest
 from ropewalk.core.digest import digest_file, digest_value
 from ropewalk.core.error import UserError
-from ropewalk.core.progress import Advance, say, watch
+from ropewalk.core.progress import say, watch
 from ropewalk.core.record import Document
 from ropewalk.corpus.audit import SourceLedger
 from ropewalk.corpus.clean import CLEANING, PROFILES, clean_document
@@ -132,7 +132,7 @@ def _make(
             np.save(work / f"{name}.npy", column, allow_pickle=False)
 
 
-def _report(items: Iterable[Document | Reject], advance: Advance) -> Iterator[Document | Reject]:
+def _report(items: Iterable[Document | Reject], advance: Callable[[float], None]) -> Iterator[Document | Reject]:
     for item in items:
         yield item
         advance((item.size_bytes if isinstance(item, Reject) else len(item.text.encode())) / 1e6)

@@ -1,0 +1,90 @@
+"""What cleaning keeps of each kind of text, and why it drops the rest."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from made_texts import han, sentence
+from ropewalk.core.record import Document
+from ropewalk.corpus.clean import PROFILES, clean_document, find_fault, mend
+from ropewalk.corpus.language import judge_language
+from ropewalk.corpus.read import Reject
+
+PROSE = "\n".join(sentence(number, 20) for number in range(30))
+CODE = "\n".join(f"def name_{n}(value):\n    return value + {n} * {n + 1}" for n in range(40))
+
+
+def clean(text: str, profile: str, spans: tuple[tuple[int, int], ...] | None = None) -> Document | Reject:
+    return clean_document(Document(text, "s", "general", "en", "1", spans), PROFILES[profile])  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("text", "profile", "reason"),
+    [
+        (PROSE, "prose_en", None),
+        (han(1, 500), "prose_zh", None),
+        ("床前明月光，疑是地上霜。\n舉頭望明月，低頭思故鄉。", "prose_zh", None),
+        (CODE, "code", None),
+        ("yes, of course", "instruction", None),
+        ("short", "prose_en", "too short"),
+        ("", "instruction", "too short"),
+        (CODE, "prose_zh", "little Han"),
+        ("1 + 2 = 3; " * 40, "prose_en", "few letters"),
+        (PROSE.replace("e", "\ufffd"), "prose_en", "broken characters"),
+        ("x = [" + "name, other, 12, " * 2000 + "]", "code", "long lines"),
+        ((sentence(1, 10) + "\n" + sentence(2, 10) + "\n") * 40, "prose_en", "repeated lines"),
+        (" ".join([sentence(1, 12)] * 40), "prose_en", "repeated passages"),
+    ],
+)
+def test_reasons(text: str, profile: str, reason: str | None) -> None:
+    result = clean(text, profile)
+    assert (result.reason if isinstance(result, Reject) else None) == reason
+
+
+def test_length_is_no_fault() -> None:
+    book = "\n".join(sentence(number, 30) for number in range(5000))
+    assert len(book) > 900_000 and find_fault(book, PROFILES["prose_en"]) is None
+
+
+def test_what_nobody_sees_goes() -> None:
+    text = "\ufeffcafe\u0301 \x00one\u200b  \r\ntwo\t\r\n\n\n\n\n\nthree\x0c" + PROSE
+    document = clean(text, "prose_en")
+    assert isinstance(document, Document)
+    assert document.text.startswith("café one\ntwo\n\n\nthree\n")
+
+
+def test_a_line_said_four_times_is_said_once() -> None:
+    document = clean(PROSE + "\n" + "advertisement\n" * 9 + "end\nend\nend", "prose_en")
+    assert isinstance(document, Document) and document.text == PROSE + "\nadvertisement\nend\nend\nend"
+
+
+@given(parts=st.lists(st.text(alphabet="ab \x00é\u0301\r\n\ufeff天", max_size=12), min_size=5, max_size=5))
+@settings(max_examples=100, deadline=None)
+def test_loss_spans_move_with_their_text(parts: list[str]) -> None:
+    starts = [sum(map(len, parts[:index])) for index in range(6)]
+    spans = ((starts[1], starts[2]), (starts[3], starts[4]))
+    text = "".join(parts)
+    result = clean("long enough " + text, "instruction", tuple((a + 12, b + 12) for a, b in spans))
+    assert isinstance(result, Document) and result.loss_spans is not None
+    assert [result.text[a:b] for a, b in result.loss_spans] == [mend(parts[1]), mend(parts[3])]
+
+
+@given(text=st.text(max_size=100))
+@settings(max_examples=100, deadline=None)
+def test_mending_twice_is_mending_once(text: str) -> None:
+    assert mend(mend(text)) == mend(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("The rope is long", "latin"),
+        ("绳子很长 is 很长的 rope", "zh"),
+        ("縄はとても長いです", "ja"),
+        ("밧줄은 길다", "ko"),
+        ("Верёвка длинная", "ru"),
+        ("123 !?", "none"),
+    ],
+)
+def test_language_by_script(text: str, language: str) -> None:
+    assert judge_language(text) == language
