@@ -8,14 +8,14 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from ropewalk.core.artifact import new_folder
 from ropewalk.core.error import UserError
 
-END = "<|endoftext|>"
-SMALLEST = 257
-"""All bytes and the end."""
+BEGIN, END = "<|begin|>", "<|endoftext|>"
+SMALLEST = 258
+"""All bytes and the two borders."""
 # The split of GPT-4's tokenizer, with Han runs and combining marks told apart.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{Han}+|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}&&[^\p{Han}]]+|\p{N}"
@@ -26,14 +26,15 @@ SPLIT = (
 def train_tokenizer(texts: Iterable[str], *, vocabulary: int, folder: Path) -> Path:
     """Train on ``texts`` and write tokenizer.json and tokenizer_config.json into the new ``folder``.
 
-    Id 0 is the end of a document; there is no BOS. Raises UserError if ``vocabulary`` cannot hold all bytes, or if the
+    Id 0 ends a document and id 1 begins it, as Llama's do: a first token that is always the same is where attention
+    rests when it looks for nothing. Raises UserError if ``vocabulary`` cannot hold all bytes and borders, or if the
     texts are too few for that many tokens.
     """
     if vocabulary < SMALLEST:
         raise UserError(
             "the vocabulary is too small",
             where="tokenizer",
-            why=f"{vocabulary} tokens cannot hold the 256 bytes and the end of a document",
+            why=f"{vocabulary} tokens cannot hold the 256 bytes and a document's borders",
             fix=f"ask for at least {SMALLEST}",
         )
     bpe = Tokenizer(models.BPE())
@@ -47,7 +48,7 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int, folder: Path) -> P
     bpe.encode_special_tokens = True
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=[AddedToken(END, special=True, normalized=False)],
+        special_tokens=[AddedToken(name, special=True, normalized=False) for name in (END, BEGIN)],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -59,13 +60,14 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int, folder: Path) -> P
             why=f"it holds only {bpe.get_vocab_size()} tokens, not {vocabulary}",
             fix="add text, or ask for a smaller vocabulary",
         )
+    bpe.post_processor = processors.TemplateProcessing(single=f"{BEGIN} $A", special_tokens=[(BEGIN, 1)])
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END,
         "pad_token": None,
-        "bos_token": None,
+        "bos_token": BEGIN,
         "clean_up_tokenization_spaces": False,
-        "add_bos_token": False,
+        "add_bos_token": True,
         "add_eos_token": False,
     }
     with new_folder(folder, kind="tokenizer", inputs={"vocabulary": vocabulary}) as work:
