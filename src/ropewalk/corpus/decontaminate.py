@@ -13,11 +13,13 @@ from jaxtyping import UInt64
 from ropewalk.core.digest import digest_file
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
+from ropewalk.corpus.language import blocks
 from ropewalk.corpus.read import read_source
 from ropewalk.corpus.shingle import shingles, word_hashes
 from ropewalk.corpus.spec import Source
 
 RUN_WORDS = 13
+_OVERLAP_CHARACTERS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,10 @@ class Prompts:
         """Whether the text shares a run of words with a prompt."""
         if len(self.runs) == 0:
             return False
-        found = shingles(word_hashes(text), RUN_WORDS)
-        at = np.minimum(np.searchsorted(self.runs, found), len(self.runs) - 1)
-        return bool((self.runs[at] == found).any())
+        return any(
+            bool(np.isin(shingles(word_hashes(block), RUN_WORDS), self.runs).any())
+            for block in blocks(text, overlap=_OVERLAP_CHARACTERS)
+        )
 
 
 def read_prompts(paths: Iterable[str]) -> Prompts:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64, UInt32
 
 from ropewalk.core.seed import stream
+from ropewalk.corpus.language import blocks
 from ropewalk.corpus.shingle import mix_bits, shingles, word_hashes
 
 SIGNATURE = 128
@@ -23,12 +24,13 @@ _OFFSETS = _RANDOM.integers(0, 1 << 63, size=(SIGNATURE, 1), dtype=np.uint64)
 
 def sign(text: str) -> UInt32[np.ndarray, "128"]:
     """The MinHash signature of a text; of one without a word, that of the empty set."""
-    found = np.unique(shingles(word_hashes(text), _WIDTH))
     least = np.full(SIGNATURE, np.iinfo(np.uint64).max, dtype=np.uint64)
-    for start in range(0, len(found), _BLOCK):
-        # Multiply-shift: the high half of an odd multiple is close to a random permutation of 64-bit keys.
-        hashed = _FACTORS * found[None, start : start + _BLOCK] + _OFFSETS
-        least = np.minimum(least, hashed.min(axis=1))
+    for block in blocks(text):
+        found = np.unique(shingles(word_hashes(block), _WIDTH))
+        for start in range(0, len(found), _BLOCK):
+            # Multiply-shift: the high half of an odd multiple is close to a random permutation of 64-bit keys.
+            hashed = _FACTORS * found[None, start : start + _BLOCK] + _OFFSETS
+            least = np.minimum(least, hashed.min(axis=1))
     return (least >> np.uint64(32)).astype(np.uint32)
 
 

@@ -57,15 +57,18 @@ def find_files(path: str, *, endings: tuple[str, ...], where: str) -> list[Path]
 
 def read_lines(path: Path) -> Iterator[Line]:
     """The lines of a file, decompressed by its ending. Raises UserError where the archive is torn."""
-    number, offset, rest = 0, 0, b""
+    number, offset = 1, 0
+    pending: list[bytes] = []  # a line can be a book: its chunks are joined once
     for chunk in _read_chunks(path):
-        *whole, rest = (rest + chunk).split(b"\n")
-        for content in whole:
-            number += 1
+        parts = chunk.split(b"\n")
+        for part in parts[:-1]:
+            content = b"".join((*pending, part))
+            pending = []
             yield Line(number, offset, content)
-            offset += len(content) + 1
-    if rest:
-        yield Line(number + 1, offset, rest)
+            number, offset = number + 1, offset + len(content) + 1
+        pending.append(parts[-1])
+    if content := b"".join(pending):
+        yield Line(number, offset, content)
 
 
 def content_bytes(path: Path) -> int:

@@ -3,6 +3,8 @@
 On majority-Han technical text the small language models in use find Chinese in 77 to 100 % of cases, this in all.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Int64, UInt32
 
@@ -18,6 +20,7 @@ _RUNS: tuple[tuple[int, str], ...] = (
 _STARTS = np.array([start for start, _ in _RUNS], dtype=np.uint32)
 SCRIPTS = ("", *sorted({script for _, script in _RUNS if script}))
 _SCRIPT = np.array([SCRIPTS.index(script) for _, script in _RUNS])
+_BLOCK_CHARACTERS = 1 << 20
 _HAN_TEXT = 0.5
 _KANA_TEXT = 0.05
 
@@ -41,9 +44,18 @@ def script_counts(text: str) -> tuple[int, int, int]:
     return int(counts[1:].sum()), int(counts[SCRIPTS.index("han")]), len(text) - spaces
 
 
+def blocks(text: str, *, overlap: int = 0) -> Iterator[str]:
+    """A text in parts of a million characters, so that arrays over a huge one stay small."""
+    for start in range(0, max(1, len(text)), _BLOCK_CHARACTERS):
+        yield text[start : start + _BLOCK_CHARACTERS + overlap]
+
+
 def _count_scripts(text: str) -> Int64[np.ndarray, "scripts"]:
-    runs = np.searchsorted(_STARTS, code_points(text), side="right") - 1
-    return np.bincount(_SCRIPT[runs], minlength=len(SCRIPTS))
+    counts = np.zeros(len(SCRIPTS), dtype=np.int64)
+    for block in blocks(text):
+        runs = np.searchsorted(_STARTS, code_points(block), side="right") - 1
+        counts += np.bincount(_SCRIPT[runs], minlength=len(SCRIPTS))
+    return counts
 
 
 def judge_language(text: str) -> str:

@@ -28,6 +28,7 @@ _CL100K = (
 _CUTTABLE = {SPLIT, _CL100K.replace("DIGITS", r"\p{N}{1,3}"), _CL100K.replace("DIGITS", r"\p{N}")}
 _CUT_CHARACTERS = 4096
 _BATCH_CHARACTERS = 1 << 20
+_BATCH_TEXTS = 256
 
 
 class Tokenizer:
@@ -110,8 +111,11 @@ class Tokenizer:
         yield text[start:]
 
     def _encode_all(self, texts: list[str]) -> list[Int64[np.ndarray, "_"]]:
-        encodings = self._bpe.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        ids = []
+        for start in range(0, len(texts), _BATCH_TEXTS):  # an encoding takes 100 bytes a token, an array 8
+            encodings = self._bpe.encode_batch_fast(texts[start : start + _BATCH_TEXTS], add_special_tokens=False)
+            ids += [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        return ids
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
