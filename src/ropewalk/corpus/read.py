@@ -74,11 +74,11 @@ def digest_files(source: Source) -> dict[str, str]:
     return {str(path): digest_file(path) for path in source_files(source)}
 
 
-def source_megabytes(source: Source) -> float:
-    """About how much text a source holds, for a progress line; 1 where nobody can know."""
-    if source.size_bytes is not None:
-        return source.size_bytes / 1e6
-    return 1.0 if source.path is None else sum(map(content_bytes, source_files(source))) / 1e6
+def source_megabytes(source: Source) -> float | None:
+    """About how much text a source holds, for a progress line; None where nobody can know."""
+    files = None if source.path is None else sum(map(content_bytes, source_files(source)))
+    sizes = [size for size in (source.size_bytes, files) if size is not None]
+    return min(sizes) / 1e6 if sizes else None
 
 
 def _open_source(source: Source, seed: int) -> Iterator[Document | Reject]:

@@ -8,6 +8,7 @@ part of it, so that changing a mix never tokenises again.
 import json
 import platform
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -120,7 +121,7 @@ def _make(
     with new_folder(folder, kind="tokens", inputs=inputs, facts=gathered.facts) as work:
         with (
             (work / "documents.jsonl").open("w", encoding="utf-8") as log,
-            watch(source.name, source_megabytes(source), unit="MB of text") as advance,
+            _watch(source) as advance,
         ):
             items = _report(read_source(source, seed=seed), advance)
             documents = _clean(items, source, prompts=prompts, gathered=gathered, log=log)
@@ -130,6 +131,17 @@ def _make(
             _refuse_empty(source, gathered.ledger)
         for name, column in gathered.columns().items():
             np.save(work / f"{name}.npy", column, allow_pickle=False)
+
+
+@contextmanager
+def _watch(source: Source) -> Iterator[Callable[[float], None]]:
+    megabytes = source_megabytes(source)
+    if megabytes is None:
+        say(f"{source.name}: read, clean, tokenise")
+        yield lambda _: None
+    else:
+        with watch(source.name, megabytes, unit="MB of text") as advance:
+            yield advance
 
 
 def _report(items: Iterable[Document | Reject], advance: Callable[[float], None]) -> Iterator[Document | Reject]:
