@@ -12,6 +12,7 @@ from ropewalk.core.digest import digest_value
 from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.spec import CorpusSpec
+from ropewalk.probe.kinds import Probe
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Rope
 
@@ -126,6 +127,8 @@ class EvaluateSpec(Spec):
     """Held-out tokens per source for the short-context loss."""
     pairs: tuple[PositiveCount, PositiveCount] = (4, 8)
     """Fewest and most key-value pairs of a retrieval prompt."""
+    probes: tuple[Probe, ...] = ()
+    """Further probes at the same lengths, such as ``{kind: variable_tracking}`` or ``{kind: needle, language: zh}``."""
     seed: int = 1_000_003
     precision: Literal["float32", "bfloat16"] = "float32"
 

@@ -5,26 +5,29 @@ Each writes its artifact whole; nothing but small facts crosses back to the pare
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from ropewalk.core.record import write_scores
 from ropewalk.recipe.spec import Init, Recipe, Stage
 from ropewalk.study.folder import RunFolder
 
 
-def on_ranks(function: Callable[..., None], ranks: int, *args: Any) -> None:
-    """Call ``function(*args)`` on ``ranks`` forked ranks, or in place under torchrun."""
+def on_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> Any:
+    """Call ``function(*args)`` on ``ranks`` forked ranks, or in place under torchrun; rank 0's result."""
     from ropewalk.parallel.launch import run_ranks
 
-    run_ranks(function, ranks, *args)
+    return run_ranks(function, ranks, *args)[0]
 
 
 def init(spec: Init, tokenizer: Path, out: Path, seed: int) -> None:
+    """First weights."""
     from ropewalk.model.init import init_model
 
     init_model(spec, out, tokenizer=tokenizer, seed=seed)
 
 
 def extend(base: Path, out: Path, stage: Stage) -> None:
+    """The stage's positions in a copy of the base."""
     from ropewalk.model.extend import extend as extend_folder
     from ropewalk.rope.layers import require_uniform
 
@@ -32,10 +35,11 @@ def extend(base: Path, out: Path, stage: Stage) -> None:
     extend_folder(base, out, rope=stage.rope, context_tokens=stage.context)
 
 
-def train(recipe: Recipe, stage: int, folder: RunFolder) -> None:
+def train(recipe: Recipe, stage: int, folder: RunFolder) -> str:
+    """Train one stage; returns how it ended."""
     from ropewalk.train.stage import train_stage
 
-    train_stage(recipe, stage=stage, run=folder.root, corpus=folder.corpus)
+    return train_stage(recipe, stage=stage, run=folder.root, corpus=folder.corpus)
 
 
 def write_trained(folder: RunFolder, stage: int) -> None:
@@ -48,16 +52,17 @@ def write_trained(folder: RunFolder, stage: int) -> None:
     export_folder(load_weights(checkpoint), folder.extended(stage), folder.trained(stage), dtype="float32")
 
 
-def evaluate(recipe: Recipe, folder: RunFolder, models: dict[str, Path], base_context_tokens: int) -> None:
-    from ropewalk.core.record import write_scores
+def evaluate(recipe: Recipe, folder: RunFolder, models: dict[str, Path], base_tokens: int) -> None:
+    """Measure the models by name and write scores.json."""
     from ropewalk.evaluate.evaluate import evaluate_models
 
-    scores = evaluate_models(models, recipe.evaluate, corpus=folder.corpus, base_context_tokens=base_context_tokens)
+    scores = evaluate_models(models, recipe.evaluate, corpus=folder.corpus, base_context_tokens=base_tokens)
     if scores is not None:
         write_scores(folder.scores, scores)
 
 
-def export(trained: Path, base: Path, out: Path, dtype: str) -> None:
+def export(trained: Path, base: Path, out: Path, dtype: Literal["base", "float32", "bfloat16"]) -> None:
+    """The trained model in another dtype."""
     from ropewalk.model.export import export as export_folder
     from ropewalk.model.weights import stored_dtype
 

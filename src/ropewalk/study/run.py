@@ -91,7 +91,8 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
     for stage in range(len(recipe.stages)):
         if not is_finished(folder.trained(stage)):
             _extend_stage(recipe, folder, stage)
-            on_ranks(ranks.train, recipe.parallel.ranks, recipe, stage, folder)
+            if on_ranks(ranks.train, recipe.parallel.ranks, recipe, stage, folder) == "stopped":
+                raise KeyboardInterrupt  # SIGTERM was heard and the state is saved: the same command goes on from there
             on_ranks(ranks.write_trained, 1, folder, stage)
 
 
