@@ -1,0 +1,127 @@
+"""All measurements of a recipe, on every model alike: the same documents, the same prompts, token for token.
+
+It reads model folders and nothing of the run that made them, so it measures any model; what is compared must share a
+tokenizer, or "the same input" would mean nothing.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
+from ropewalk.core.record import Score
+from ropewalk.corpus.folder import Corpus, open_corpus
+from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
+from ropewalk.evaluate.items import Measurement, Sums, measure
+from ropewalk.evaluate.nll import plan_position_loss
+from ropewalk.evaluate.retrieval import plan_retrieval
+from ropewalk.evaluate.short import ShortLoss, plan_short_loss
+from ropewalk.model.learner import Learner
+from ropewalk.model.load import load_model
+from ropewalk.parallel.collective import rank_and_ranks
+from ropewalk.probe.key_value import KeyValue
+from ropewalk.recipe.spec import EvaluateSpec
+
+
+def evaluate_models(
+    models: Mapping[str, Path], spec: EvaluateSpec, *, corpus: Path | None, base_context_tokens: int
+) -> list[Score] | None:
+    """Measure each model folder, by name; the scores on the first rank, None on others. Every rank calls it.
+
+    Lengths are multiples of ``base_context_tokens``. Changes are told against the first of ``models``. Without a
+    ``corpus`` there is no held-out text, and retrieval is all. Raises UserError where tokenizers differ.
+    """
+    tokenizer = _share_tokenizer(models)
+    held = None if corpus is None else _open_matching(corpus, tokenizer)
+    planned = plan_measurements(spec, tokenizer, corpus=held, base_tokens=base_context_tokens)
+    found: dict[str, list[Sums]] = {}
+    scores: list[Score] = []
+    for name, folder in models.items():
+        learner = _open_learner(folder, spec)
+        found[name] = [measure(learner, each.items, each.groups, name=f"{name}: {each.name}") for each in planned]
+        for each, sums in zip(planned, found[name], strict=True):
+            scores += each.score(sums, model=name)
+    first, *others = found
+    for name in others:
+        for each, before, after in zip(planned, found[first], found[name], strict=True):
+            if isinstance(each, ShortLoss):
+                scores += each.score_change(before, after, model=name)
+    if rank_and_ranks()[0]:
+        return None
+    for line in _tell_gaps(scores):
+        say(line)
+    return scores
+
+
+def plan_measurements(
+    spec: EvaluateSpec, tokenizer: Tokenizer, *, corpus: Corpus | None, base_tokens: int
+) -> list[Measurement]:
+    """What a recipe asks to be measured; the same on every rank."""
+    lengths = [multiple * base_tokens for multiple in spec.lengths]
+    planned: list[Measurement | None] = [
+        plan_retrieval(probe, tokenizer, lengths=lengths, answers=spec.answers, depths=spec.depths, seed=spec.seed)
+        for probe in (KeyValue(pairs=spec.pairs), *spec.probes)
+    ]
+    if corpus is not None:
+        positions = plan_position_loss(
+            corpus, base_tokens=base_tokens, multiple=spec.position_lengths, documents=spec.documents, seed=spec.seed
+        )
+        _tell_documents(0 if positions is None else len(positions.documents), spec, base_tokens)
+        short = plan_short_loss(corpus, base_tokens=base_tokens, tokens=spec.short_tokens, seed=spec.seed)
+        planned = [positions, *planned, short]
+    return [each for each in planned if each is not None]
+
+
+def _share_tokenizer(models: Mapping[str, Path]) -> Tokenizer:
+    (first, folder), *others = models.items()
+    tokenizer = load_tokenizer(folder)
+    for name, other in others:
+        if load_tokenizer(other).digest != tokenizer.digest:
+            raise UserError(
+                f"{name} has another tokenizer than {first}",
+                where=str(other / "tokenizer.json"),
+                why="models are compared on the same tokens, and a loss per token means nothing across tokenizers",
+                fix="measure them in two runs, or copy the base's tokenizer files",
+            )
+    return tokenizer
+
+
+def _open_matching(folder: Path, tokenizer: Tokenizer) -> Corpus:
+    corpus = open_corpus(folder)
+    if (corpus.vocabulary, corpus.eos_id) != (tokenizer.vocabulary, tokenizer.eos_id):
+        raise UserError(
+            "the corpus was made with another tokenizer",
+            where=str(folder),
+            why=f"it has {corpus.vocabulary} tokens and ends documents with {corpus.eos_id}, "
+            f"the model {tokenizer.vocabulary} and {tokenizer.eos_id}",
+            fix="prepare the corpus with this model",
+        )
+    return corpus
+
+
+def _open_learner(folder: Path, spec: EvaluateSpec) -> Learner:
+    # A head that asks for gradients would get them computed, chunk by chunk, with the loss.
+    learner = Learner(load_model(folder, dtype=spec.precision)).requires_grad_(False)
+    return learner.to("cuda") if torch.cuda.is_available() else learner
+
+
+def _tell_documents(found: int, spec: EvaluateSpec, base_tokens: int) -> None:
+    if found < spec.documents and not rank_and_ranks()[0]:
+        say(
+            f"loss by position: {found} of {spec.documents} held-out documents have "
+            f"{spec.position_lengths * base_tokens} tokens; a larger corpus.held_out, or longer text, gives more"
+        )
+
+
+def _tell_gaps(scores: list[Score]) -> Iterator[str]:
+    """The three figures of loss by position, per model."""
+    for gap in (score for score in scores if score.task == "nll/gap"):
+        far_tokens = gap.context_tokens
+        mine = {score.task: score.value for score in scores if score.model == gap.model}
+        far = mine[f"nll/position/{far_tokens * 3 // 4}-{far_tokens}"]
+        yield (
+            f"{gap.model}: loss {far - gap.value:.4f} in the last quarter of the base's context, {far:.4f} in the last "
+            f"of {far_tokens} tokens, difference {gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+        )

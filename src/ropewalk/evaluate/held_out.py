@@ -1,0 +1,63 @@
+"""Which held-out text is measured: a draw that depends on the corpus and the seed alone, so all models read the same.
+
+Only text counts, not prompts: of an instruction's tokens a few are answers, and their loss is near 0 where it is good,
+so a change of it in percent says nothing. What prompts ask for is measured as retrieval.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Int64
+
+from ropewalk.core.seed import stream
+from ropewalk.corpus.folder import Corpus
+from ropewalk.corpus.store import Documents, all_documents
+
+
+def text_sources(corpus: Corpus) -> list[str]:
+    """The sources of general and domain text, in the corpus's order."""
+    return [name for name in corpus.sources if corpus.facts(name).role != "instruction"]
+
+
+def draw_long(
+    corpus: Corpus, *, context_tokens: int, documents: int, seed: int
+) -> list[Int64[np.ndarray, "context_tokens"]]:
+    """The first ``context_tokens`` tokens of up to ``documents`` held-out documents that have as many.
+
+    Sources take turns, so that none is left out because another has many.
+    """
+    queues = []
+    for name in text_sources(corpus):
+        held = all_documents(corpus.held_out(name))
+        long = np.flatnonzero(held.lengths >= context_tokens)
+        order = stream("evaluate", "long", corpus.digest, name, seed).permutation(long)
+        queues.append([(held, int(number)) for number in order])
+    turns = [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
+    return [held.read(number, 0, context_tokens)[0].astype(np.int64) for held, number in turns[:documents]]
+
+
+def draw_short(
+    corpus: Corpus, source: str, *, context_tokens: int, tokens: int, seed: int
+) -> Iterator[tuple[int, Int64[np.ndarray, "piece"]]]:
+    """``(document, piece)`` of at most ``context_tokens`` tokens each, until ``tokens`` are drawn or all is read.
+
+    Documents are cut as for training at that length; every document's first piece comes before any second one.
+    """
+    held = all_documents(corpus.held_out(source))
+    order = stream("evaluate", "short", corpus.digest, source, seed).permutation(len(held))
+    drawn = 0
+    for document, piece in _pieces(held, order.astype(np.int64), context_tokens):
+        if drawn >= tokens:
+            return
+        drawn += len(piece)
+        yield document, piece
+
+
+def _pieces(
+    held: Documents, order: Int64[np.ndarray, "documents"], context_tokens: int
+) -> Iterator[tuple[int, Int64[np.ndarray, "piece"]]]:
+    lengths = held.lengths
+    for start in range(0, int(lengths.max(initial=0)), context_tokens):
+        for document in order[lengths[order] > start + 1].tolist():  # a single token has no label
+            stop = min(start + context_tokens, int(lengths[document]))
+            yield document, held.read(document, start, stop)[0].astype(np.int64)

@@ -1,0 +1,130 @@
+"""What every measurement comes down to: texts whose scored tokens fall into groups, and one pass over all of them.
+
+Items are dealt out over ranks by cost, packed into rows with their borders kept, read once, and added up per group in
+float64. Only those sums travel between ranks, so the figures are the same on any number of them, up to rounding.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from ropewalk.core.progress import watch
+from ropewalk.core.record import Score
+from ropewalk.model.learner import Learner
+from ropewalk.parallel.collective import rank_and_ranks, sum_over_ranks
+from ropewalk.partition import partition_rows
+
+ROW_TOKENS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One text. ``group[t]`` says where the prediction of ``tokens[t]`` counts; -1 where it does not, as at 0."""
+
+    tokens: Int64[np.ndarray, "tokens"]
+    group: Int64[np.ndarray, "tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Per group: how many predictions, the sum of their nll in nats, how many were the likeliest token."""
+
+    count: Float64[np.ndarray, "groups"]
+    nll: Float64[np.ndarray, "groups"]
+    correct: Float64[np.ndarray, "groups"]
+
+
+class Measurement(Protocol):
+    """Something to measure: items, the number of groups they count in, and what their sums mean."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def items(self) -> Sequence[Item]: ...
+
+    @property
+    def groups(self) -> int: ...
+
+    def score(self, sums: Sums, *, model: str) -> Iterator[Score]:
+        """Scores of the model called ``model``, out of one pass over the items."""
+        ...
+
+
+def measure(learner: Learner, items: Sequence[Item], groups: int, *, name: str) -> Sums:
+    """Read ``items`` with ``learner``, whole on every rank, and add up each of ``groups`` groups over all ranks.
+
+    Every rank calls it with the same items and gets the same sums.
+    """
+    rank, ranks = rank_and_ranks()
+    table = torch.zeros(3, groups, dtype=torch.float64)
+    mine = [items[index] for index in deal([len(item.tokens) for item in items], ranks)[rank]]
+    total = sum(len(item.tokens) for item in mine)
+    with torch.inference_mode(), nullcontext(_show_nothing) if rank else watch(name, total, unit="tokens") as advance:
+        for row in pack_items(mine):
+            table.index_add_(1, *_read_row(learner, row))
+            advance(sum(len(item.tokens) for item in row))
+    count, nll, correct = sum_over_ranks(table).numpy()
+    return Sums(count, nll, correct)
+
+
+def deal(lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Which items each rank reads: the costliest first, always to the rank that has least to do."""
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    loads = np.zeros(ranks)
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        rank = int(loads.argmin())
+        shares[rank].append(index)
+        loads[rank] += _cost(lengths[index])
+    return shares
+
+
+def pack_items(items: Sequence[Item], *, row_tokens: int = ROW_TOKENS) -> Iterator[list[Item]]:
+    """Items in rows of at most ``row_tokens``, in order; one that is longer has a row for itself."""
+    row: list[Item] = []
+    used = 0
+    for item in items:
+        if row and used + len(item.tokens) > row_tokens:
+            yield row
+            row, used = [], 0
+        row.append(item)
+        used += len(item.tokens)
+    if row:
+        yield row
+
+
+def _cost(tokens: int) -> float:
+    # Attention overtakes the matrix products of a small model near a thousand tokens of context.
+    return tokens * (1 + tokens / 1024)
+
+
+def _read_row(learner: Learner, row: list[Item]) -> tuple[Int64[Tensor, "counted"], Float64[Tensor, "3 counted"]]:
+    """(group, [1, nll, correct]) of every prediction of a row that counts."""
+    lengths = [len(item.tokens) for item in row]
+    tokens = np.concatenate([item.tokens for item in row])
+    # What stands at t is predicted at t - 1, and the first token of a text by nothing.
+    labels = np.roll(tokens, -1)
+    group = np.concatenate([np.append(item.group[1:], -1) for item in row])
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    document = np.repeat(np.arange(len(row), dtype=np.int32), lengths)
+    counted = torch.from_numpy(group >= 0)
+    device = next(learner.parameters()).device
+    _, nll, correct = learner(
+        torch.from_numpy(tokens).to(device),
+        torch.from_numpy(positions).to(device),
+        torch.from_numpy(labels).to(device),
+        counted.float().to(device),
+        partition=partition_rows(document[None], ranks=1),
+    )
+    figures = torch.stack((torch.ones_like(nll), nll, correct.float())).cpu()[:, counted]
+    return torch.from_numpy(group)[counted], figures.double()
+
+
+def _show_nothing(amount: float = 1, *, note: str = "") -> None:
+    """What ranks beside the first show."""

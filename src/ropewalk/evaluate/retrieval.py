@@ -1,0 +1,116 @@
+"""Retrieval by length and depth, of any probe: is the likeliest continuation the answer, all of it?
+
+Answers are teacher-forced: the prompt holds the right ones, and one forward pass tells for each whether every token of
+it would have been chosen. No text is generated, and a prompt with eight questions gives eight answers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
+from ropewalk.core.record import Document, Score
+from ropewalk.core.seed import stream
+from ropewalk.corpus.tokenize import Tokenizer
+from ropewalk.evaluate.items import Item, Sums
+from ropewalk.evaluate.score import wilson
+from ropewalk.probe.kinds import Probe, make_prompt
+from ropewalk.probe.prompt import Language, Prompt
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """A probe's prompts; answers are numbered through, one group for each."""
+
+    task: str
+    language: Language
+    items: list[Item]
+    context_tokens: Int64[np.ndarray, "answers"]
+    """Of the length that each answer was asked at."""
+    depth: Float64[np.ndarray, "answers"]
+    bins: int
+
+    @property
+    def name(self) -> str:
+        return self.task
+
+    @property
+    def groups(self) -> int:
+        return len(self.depth)
+
+    def score(self, sums: Sums, *, model: str) -> Iterator[Score]:
+        """Accuracy at each length, and at each length and depth: a depth is the middle of its bin."""
+        right = sums.correct == sums.count
+        bins = np.minimum((self.depth * self.bins).astype(int), self.bins - 1)
+        for tokens in np.unique(self.context_tokens).tolist():
+            here = self.context_tokens == tokens
+            yield self._record(right[here], model=model, context_tokens=tokens, depth=None)
+            for number in np.unique(bins[here]).tolist():
+                depth = (number + 0.5) / self.bins
+                yield self._record(right[here & (bins == number)], model=model, context_tokens=tokens, depth=depth)
+
+    def _record(self, right: np.ndarray, *, model: str, context_tokens: int, depth: float | None) -> Score:
+        interval = wilson(int(right.sum()), len(right))
+        return Score(model, self.task, "accuracy", context_tokens, depth, self.language, len(right), *interval)
+
+
+def plan_retrieval(
+    probe: Probe, tokenizer: Tokenizer, *, lengths: list[int], answers: int, depths: int, seed: int
+) -> Retrieval | None:
+    """Prompts of nearly each of ``lengths`` tokens until each length has ``answers`` answers, in ``depths`` bins.
+
+    A length that is too short for the probe is left out with a word; None if all are. Seeds never meet those of
+    training: a stream is named after what it is for.
+    """
+    language: Language = getattr(probe, "language", "en")
+    task = f"retrieval/{probe.kind}" + ("" if language == "en" else f"_{language}")
+    items: list[Item] = []
+    context: list[int] = []
+    depth: list[float] = []
+    for tokens in lengths:
+        end = len(depth) + answers
+        purpose = ("evaluate", task, tokens, seed)
+        try:
+            for text, asked, depths_here in _write_prompts(probe, tokenizer, context_tokens=tokens, purpose=purpose):
+                items.append(Item(text, np.where(asked >= 0, asked + len(depth), -1)))
+                depth += depths_here
+                context += [tokens] * len(depths_here)
+                if len(depth) >= end:
+                    break
+        except UserError as error:
+            say(f"{task} is not asked at {tokens} tokens: {error.what}")
+    return Retrieval(task, language, items, np.array(context), np.array(depth), depths) if items else None
+
+
+def _write_prompts(
+    probe: Probe, tokenizer: Tokenizer, *, context_tokens: int, purpose: tuple[str | int, ...]
+) -> Iterator[tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"], tuple[float, ...]]]:
+    """Prompts without end, each of at most ``context_tokens`` tokens and not much less.
+
+    Yields tokens, the answer that each is part of or -1, and the answers' depths.
+    """
+    words, number = 2 * context_tokens, 0  # two Chinese characters may share a token; too many is mended at once
+    while True:
+        size = words
+        while True:
+            prompt = make_prompt(probe, stream(*purpose, number), words=size)
+            tokens, asked = _encode(prompt, tokenizer)
+            if len(tokens) <= context_tokens:
+                break
+            size = min(size - 1, size * context_tokens // len(tokens))
+        yield tokens, asked, prompt.depths
+        words, number = (words, number + 1) if number else (size, 1)
+
+
+def _encode(prompt: Prompt, tokenizer: Tokenizer) -> tuple[Int64[np.ndarray, "tokens"], Int64[np.ndarray, "tokens"]]:
+    """The prompt as training would see it, without an end; and the answer that each token is part of, or -1."""
+    document = Document(prompt.text, "probe", "instruction", "unknown", "probe", loss_spans=prompt.answers)
+    tokens, trained = (values[:-1] for values in tokenizer.encode_document(document))
+    trained[0] = 0  # the BOS, or what has nothing before it
+    answers = np.diff(trained.astype(np.int8), prepend=np.int8(0)) == 1
+    assert answers.sum() == len(prompt.answers), "answers have tokens between them"
+    asked = np.where(trained == 1, np.cumsum(answers) - 1, -1)
+    return tokens, asked
