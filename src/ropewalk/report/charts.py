@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ropewalk.core.quantity import format_amount, format_length
-from ropewalk.report.figure import BASE, EXTENDED, FAINT, INK, ROLE_COLOURS, Picture, draw, scale_logarithmic
+from ropewalk.report.figure import BASE, EXTENDED, FAINT, INK, ROLE_COLOURS, Picture, draw, scale_logarithmic, shorten
 
 _WIDTH_INCHES = 8.4
 _COLOURS = {"base": BASE, "extended": EXTENDED}
@@ -61,8 +61,8 @@ def draw_positions(lines: Sequence[PositionLoss], *, marks: Mapping[str, int]) -
                       label=line.model)  # fmt: skip
         for name, tokens in marks.items():
             axis.axvline(tokens, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
-            axis.annotate(f"{name} {format_length(tokens)} ", (tokens, 1), xycoords=("data", "axes fraction"),
-                          ha="right", va="top", fontsize=8.5)  # fmt: skip
+            axis.annotate(f"{name} {format_length(tokens)}", (tokens, 1), xycoords=("data", "axes fraction"),
+                          xytext=(-4, 0), textcoords="offset points", ha="right", va="top", fontsize=8.5)  # fmt: skip
         _scale_lengths(axis, sorted({end for line in lines for _, end in line.buckets}))
         axis.set_xlabel("position in the document, tokens")
         axis.set_ylabel("loss, nats per token")
@@ -112,9 +112,9 @@ def draw_mixture(parts: Sequence[SourcePart]) -> Picture:
         for row, plan, real in zip(rows, planned, realised, strict=True):
             axis.annotate(f"{plan:.1f} / {real:.1f}", (max(plan, real), row), xytext=(5, 0),
                           textcoords="offset points", va="center", fontsize=8.5)  # fmt: skip
-        axis.set_yticks(rows, [bar.source for bar in bars])
+        axis.set_yticks(rows, [shorten(bar.source) for bar in bars])
         _lay_flat(axis)
-        axis.margins(x=0.12)
+        axis.margins(x=0.12, y=0.02)
         axis.set_xlabel("share of the tokens, %: planned / realised")
 
     roles = [_sum_role(role, parts) for role in dict.fromkeys(part.role for part in parts)]
@@ -158,28 +158,30 @@ def draw_wavelengths(waves: Mapping[str, Float64[np.ndarray, "pairs"]], *, marks
     )
 
 
-def draw_changes(changes: Mapping[str, float], *, limit: float) -> Picture:
-    """Relative change of a loss by source, with the largest one allowed marked."""
+def draw_changes(changes: Mapping[str, tuple[float, float, float]], *, limit: float) -> Picture:
+    """(change, low, high) of a loss by source, relative, with the largest one allowed marked."""
 
     def paint(figure: Any) -> None:
         axis = figure.subplots()
         rows = np.arange(len(changes))
-        values = np.array(list(changes.values())) * 100
+        values, lows, highs = np.array(list(changes.values())).T * 100
         axis.barh(rows, values, 0.55, color=np.where(values > limit * 100, BASE, EXTENDED))
+        axis.hlines(rows, lows, highs, color=INK, linewidth=1.2)
         axis.axvline(0, color=FAINT, linewidth=0.8)
         axis.axvline(limit * 100, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
-        axis.annotate(f"allowed {limit:+.0%} ", (limit * 100, 1), xycoords=("data", "axes fraction"), ha="right",
-                      va="bottom", fontsize=8.5)  # fmt: skip
-        axis.set_yticks(rows, list(changes))
+        axis.annotate(f"allowed {limit:+.0%}", (limit * 100, 1), xycoords=("data", "axes fraction"), ha="right",
+                      xytext=(2, 2), textcoords="offset points", va="bottom", fontsize=8.5)  # fmt: skip
+        axis.set_yticks(rows, [shorten(name) for name in changes])
         _lay_flat(axis)
-        axis.margins(x=0.1)
+        axis.margins(x=0.1, y=0.02)
         axis.set_xlabel("change of the loss, %")
 
-    told = ", ".join(f"{name} {value:+.1%}" for name, value in changes.items())
+    told = ", ".join(f"{name} {value:+.1%}" for name, (value, _, _) in changes.items())
     return draw(
         paint,
         size=(_WIDTH_INCHES, 0.9 + 0.26 * len(changes)),
-        caption="Held-out text at the base's own context: relative change of the loss, extended against base.",
+        caption="Held-out text at the base's own context: relative change of the loss, extended against base; "
+        "lines are 95 % intervals.",
         alt=f"Change of the short-context loss: {told}.",
     )
 

@@ -7,7 +7,7 @@ no torch, no token store, no base model. A run that broke off half-way reads lik
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from ropewalk.core.artifact import MANIFEST, is_finished, read_manifest
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Row, Score, read_rows, read_scores
+from ropewalk.report.visible import show, show_all
 
 _PACKAGES = ("ropewalk", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
@@ -68,9 +69,11 @@ class Contents:
     """A run folder. ``corpus``, ``ledger`` and ``parity`` are None, ``scores`` empty, where a part is not done.
 
     ``versions`` are those that the finished run noted; before that, of the packages installed here (``sealed`` False).
+    All text is fit to be shown. ``recipe_digest`` is as the recipe computes it: of everything but the folder's name.
     """
 
-    run: Path
+    name: str
+    recipe_digest: str
     recipe: Mapping[str, Any]
     corpus: Mapping[str, Any] | None
     ledger: Mapping[str, Any] | None
@@ -107,11 +110,6 @@ class Contents:
     def context_tokens(self) -> int:
         """The longest length that the run trains at."""
         return max(int(stage.spec["context"]) for stage in self.stages)
-
-    @property
-    def recipe_digest(self) -> str:
-        """As the recipe itself computes it: of everything but the run folder's name."""
-        return digest_value({key: value for key, value in self.recipe.items() if key != "run"})
 
     @property
     def sources(self) -> Mapping[str, Mapping[str, Any]]:
@@ -159,17 +157,21 @@ class Contents:
 def read_run(run: Path) -> Contents:
     """Read a run folder; raise UserError if it is none, or if a file in it is damaged."""
     recipe = _read_recipe(run / "recipe.yaml")
-    rows = list(_read(run / "rows.jsonl", lambda path: list(read_rows(path))) or ())
+    rows = [
+        replace(row, name=show(row.name)) for row in _read(run / "rows.jsonl", lambda path: [*read_rows(path)]) or ()
+    ]
+    scores = [replace(score, task=show(score.task)) for score in _read(run / "scores.json", read_scores) or ()]
     sealed = is_finished(run)
     return Contents(
-        run=run,
-        recipe=recipe,
+        name=show(run.resolve().name),
+        recipe_digest=digest_value({key: value for key, value in recipe.items() if key != "run"}),
+        recipe=show_all(recipe),
         corpus=_read_json(run / "corpus" / "corpus.json"),
         ledger=_read_json(run / "corpus" / "ledger.json"),
-        stages=[_read_stage(run, number, spec, rows) for number, spec in enumerate(recipe["stages"])],
-        scores=_read(run / "scores.json", read_scores) or [],
+        stages=[_read_stage(run, number, spec, rows) for number, spec in enumerate(show_all(recipe["stages"]))],
+        scores=scores,
         parity=_read_json(run / "parity.json"),
-        versions=read_manifest(run)["facts"] if sealed else _installed(),
+        versions=show_all(read_manifest(run)["facts"]) if sealed else _installed(),
         sealed=sealed,
     )
 
@@ -202,7 +204,7 @@ def _read_recipe(path: Path) -> Mapping[str, Any]:
 
 
 def _read_json(path: Path) -> Any:
-    return _read(path, lambda file: json.loads(file.read_text(encoding="utf-8")))
+    return show_all(_read(path, lambda file: json.loads(file.read_text(encoding="utf-8"))))
 
 
 def _read(path: Path, parse: Any) -> Any:

@@ -6,7 +6,17 @@ from typing import Any
 
 from ropewalk.core.quantity import format_amount
 from ropewalk.report.contents import Curve
-from ropewalk.report.figure import EXTENDED, FAINT, ROLE_COLOURS, Picture, draw, scale_logarithmic, smooth, thin_out
+from ropewalk.report.figure import (
+    EXTENDED,
+    FAINT,
+    ROLE_COLOURS,
+    Picture,
+    draw,
+    scale_logarithmic,
+    shorten,
+    smooth,
+    thin_out,
+)
 
 _WIDTH_INCHES = 8.4
 _SMOOTH_SHARE = 0.04
@@ -47,16 +57,16 @@ def draw_sources(curves: Mapping[str, Curve], *, roles: Mapping[str, str], borde
     """One small picture per source: its loss at each panel, coloured by role."""
 
     def paint(figure: Any) -> None:
-        axes = figure.subplots(rows, _SOURCES_ABREAST, sharex=True, squeeze=False).flat
+        axes = figure.subplots(rows, _SOURCES_ABREAST, sharex=True, squeeze=False).ravel()
         for axis, (name, curve) in zip(axes, curves.items(), strict=False):
             colour = ROLE_COLOURS.get(roles.get(name, ""), FAINT)
             axis.plot(*thin_out(curve.steps, curve.values), color=colour)
-            axis.set_title(name, color=colour, fontsize=9)
+            axis.set_title(shorten(name), color=colour, fontsize=9)
             axis.locator_params(axis="y", nbins=4)
             axis.locator_params(axis="x", nbins=3)
             axis.margins(y=0.15)
             _mark_stages(axis, borders, named=False)
-        for axis in list(axes)[len(curves) :]:
+        for axis in axes[len(curves) :]:
             axis.set_visible(False)
 
     rows = -(-len(curves) // _SOURCES_ABREAST)

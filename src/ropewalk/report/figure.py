@@ -21,6 +21,7 @@ ROLE_COLOURS = {"general": "#0B5FA5", "domain": "#00795C", "instruction": "#A23E
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _POINTS_SHOWN = 400
+_NAME_LETTERS = 24
 _STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # names come from outside: a $ in one is a $
@@ -76,8 +77,18 @@ def draw(paint: Callable[[Any], None], *, size: tuple[float, float], caption: st
         warnings.filterwarnings("ignore", message="Glyph")
         figure = Figure(figsize=size, layout="constrained")
         paint(figure)
+        # Laid out here, once: savefig would draw everything a second time, unseen, to get there.
+        layout = figure.get_layout_engine()
+        assert layout is not None
+        layout.execute(figure)
+        figure.set_layout_engine("none")
         figure.savefig(stream, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator")))
     return Picture(_simplify(stream.getvalue(), alt), caption)
+
+
+def shorten(name: str) -> str:
+    """A name that leaves room for the picture; tables have it in full."""
+    return name if len(name) <= _NAME_LETTERS else name[: _NAME_LETTERS - 1] + "…"
 
 
 def thin_out(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -96,11 +107,11 @@ def smooth(values: Sequence[float], width: int) -> list[float]:
 
 def scale_logarithmic(axis: Any, format_tick: Callable[[float], str]) -> None:
     """Make ``axis.yaxis`` logarithmic; matplotlib's own labels are formulas, which we do not let it parse."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
     axis.set_yscale("log")
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value)))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_minor_locator(NullLocator())
 
 
 def _simplify(text: str, alt: str) -> str:

@@ -1,6 +1,6 @@
 """Sections about what went into a run: recipe, positions, text, mix, versions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ropewalk.core.quantity import format_amount, format_bytes, format_length
@@ -13,14 +13,14 @@ from ropewalk.report.table import Cell, Table
 
 def make_done(contents: Contents) -> Section:
     """One line per stage: what was asked, and how far it came."""
-    columns = ["stage", "context", "positions", "theta", "learning rate", "steps", "tokens", "end"]
+    columns = ["stage", "context", "positions", "learning rate", "theta", "steps", "tokens", "end"]
     rows = [_describe_stage(stage) for stage in contents.stages]
     parallel = contents.recipe["parallel"]
     lead = (
         f"{parallel['ranks']} ranks, each row cut over {parallel['context']} of them; layout {parallel['layout']}, "
         f"exchange {parallel['exchange']}, recompute {parallel['recompute']}, precision {parallel['precision']}."
     )
-    return Section("done", "What was done", lead, [Table(columns, rows, "rrlrlrrl")])
+    return Section("done", "What was done", lead, [Table(columns, rows, "llllrrrl")])
 
 
 def make_positions(contents: Contents) -> Section:
@@ -39,9 +39,7 @@ def make_ledger(contents: Contents) -> Section:
     title, ledger = "Token ledger", contents.ledger
     if not ledger:
         return Section("ledger", title, note="The corpus has not been prepared yet.")
-    columns = ["source", "role", "language", "bytes", "read", "dropped", "held out", "train", "train tokens", "balance"]
-    rows = [_balance(name, entry, facts=contents.sources.get(name, {})) for name, entry in ledger.items()]
-    tables = [Table(columns, rows, "lllrrrrrrl", "Documents: read = dropped + held out + train, for each source.")]
+    tables = [_tabulate_balance(contents, ledger)]
     if any(entry["dropped"] for entry in ledger.values()):
         tables.append(_tabulate_drops(ledger))
     lead = "What went in came out, or has a reason. A source balances if documents, bytes and tokens all add up."
@@ -54,17 +52,17 @@ def make_mixture(contents: Contents) -> Section:
     stages = [stage for stage in contents.stages if stage.source_tokens]
     if not contents.sources or not stages:
         return Section("mixture", title, note="No tokens have been drawn from the corpus yet.")
-    columns = ["stage", "source", "role", "planned", "realised", "tokens", "repeats"]
+    columns = ["source", "role", "planned", "realised", "tokens", "repeats", "stage"]
     mixtures = [read_mixture(contents, stage) for stage in stages]
     rows = [
         [
-            str(stage.number),
             part.source,
             part.role,
             f"{part.planned:.2%}",
             f"{part.realised:.2%}",
             format_amount(part.tokens),
             f"{part.repeats:.2f}",
+            str(stage.number),
         ]
         for stage, mixture in zip(stages, mixtures, strict=True)
         for part in mixture
@@ -72,7 +70,7 @@ def make_mixture(contents: Contents) -> Section:
     lead = "Shares are counted in tokens; repeats say how often a source's text was read."
     if len(stages) > 1:
         lead += f" The picture shows stage {stages[-1].number}."
-    return Section("mixture", title, lead, [Table(columns, rows, "rllrrrr")], [draw_mixture(mixtures[-1])])
+    return Section("mixture", title, lead, [Table(columns, rows, "llrrrrr")], [draw_mixture(mixtures[-1])])
 
 
 def make_versions(contents: Contents) -> Section:
@@ -97,12 +95,36 @@ def _describe_stage(stage: StageContents) -> list[str]:
         str(stage.number),
         format_length(int(stage.spec["context"])),
         str(stage.spec["rope"]["kind"]),
-        f"{theta:,.0f}" if theta else "",
         f"{float(stage.spec['lr']):g}, {stage.spec['schedule']['shape']}",
+        f"{theta:,.0f}" if theta else "",
         f"{stage.steps:,}",
         f"{format_amount(taken)} of {format_amount(stage.spec['tokens'])}",
         ended if stage.finished else "not finished" if stage.rows else "not begun",
     ]
+
+
+def _tabulate_balance(contents: Contents, ledger: Mapping[str, Any]) -> Table:
+    columns = ["source", "role", "language", "bytes", "read", "dropped", "held out", "train", "tokens", "balance"]
+    rows = [_balance(name, entry, facts=contents.sources.get(name, {})) for name, entry in ledger.items()]
+    if len(rows) > 1:
+        rows.append(_balance("total", _add_up(ledger.values()), facts={}))
+    caption = "Documents: read = dropped + held out + train."
+    return Table(columns, rows, "lllrrrrrrl", caption, total=len(rows) > 1)
+
+
+def _add_up(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """All sources' entries of a ledger as one, its drops under one reason."""
+    entries = list(entries)
+
+    def add(amounts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+        amounts = list(amounts)
+        return {unit: sum(amount[unit] for amount in amounts) for unit in ("documents", "bytes", "tokens")}
+
+    return {
+        **{part: add(entry[part] for entry in entries) for part in ("read", "stored", "train", "held_out")},
+        "dropped": {"all": add(amount for entry in entries for amount in entry["dropped"].values())},
+        "trimmed_bytes": sum(entry["trimmed_bytes"] for entry in entries),
+    }
 
 
 def _balance(name: str, entry: Mapping[str, Any], *, facts: Mapping[str, Any]) -> list[str | Cell]:

@@ -1,5 +1,6 @@
 """From a run's records to the numbers of its pictures: shares, losses by position, retrieval maps, wavelengths."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -48,8 +49,8 @@ def position_losses(contents: Contents) -> list[PositionLoss]:
                     model=model,
                     buckets=[(first, end) for first, end, _ in buckets],
                     values=[score.value for score in scores],
-                    lows=[score.low for score in scores],
-                    highs=[score.high for score in scores],
+                    lows=[score.low if math.isfinite(score.low) else score.value for score in scores],
+                    highs=[score.high if math.isfinite(score.high) else score.value for score in scores],
                 )
             )
     return lines

@@ -1,5 +1,6 @@
 """Sections about what came of a run: training, loss by position, retrieval, short context, speed, parity."""
 
+import math
 from statistics import median
 
 from ropewalk.core.quantity import format_amount, format_length
@@ -9,7 +10,7 @@ from ropewalk.report.curves import Border, draw_sources, draw_speed, draw_traini
 from ropewalk.report.measures import length_marks, position_losses, retrieval_maps
 from ropewalk.report.section import Section
 from ropewalk.report.table import Cell, Table
-from ropewalk.report.verdict import PARITY, RETRIEVAL, short_changes
+from ropewalk.report.verdict import PARITY, RETRIEVAL, Change, short_changes
 
 
 def make_training(contents: Contents) -> Section:
@@ -74,16 +75,16 @@ def make_short(contents: Contents) -> Section:
     tasks = list(dict.fromkeys(task for scores in found.values() for task in scores))
     if not tasks:
         return Section("short", title, note="Loss at the short context has not been measured yet.")
-    columns = ["source", "tokens", *models, *(["change"] if changes else [])]
+    columns = ["source", "tokens", *models, *(["change", "95 % interval"] if changes else [])]
     rows = []
     for task in tasks:
         name = task.removeprefix("short/")
         tokens = next(scores[task].n for scores in found.values() if task in scores)
         losses = [f"{found[model][task].value:.4f}" if task in found[model] else "" for model in models]
-        change = [f"{changes[name] * 100:+.2f} %" if name in changes else ""] if changes else []
-        rows.append([name, format_amount(tokens), *losses, *change])
+        rows.append([name, format_amount(tokens), *losses, *(_describe_change(changes.get(name)) if changes else [])])
     table = Table(columns, rows, "l" + "r" * (len(columns) - 1), "Held-out loss at the base's context, nats per token.")
-    return Section("short", title, "", [table], [draw_changes(changes, limit=0.02)] if changes else [])
+    bars = {name: (change.value, *_interval(change)) for name, change in changes.items()}
+    return Section("short", title, "", [table], [draw_changes(bars, limit=0.02)] if bars else [])
 
 
 def make_speed(contents: Contents) -> Section:
@@ -112,6 +113,20 @@ def make_parity(contents: Contents) -> Section:
         f"logits, relative to their norm, in float32. At most {PARITY:g} is allowed."
     )
     return Section("parity", title, lead, [Table(["position", "difference", ""], rows, "rrl")])
+
+
+def _describe_change(change: Change | None) -> list[str]:
+    if change is None:
+        return ["", ""]
+    low, high = _interval(change)
+    return [f"{change.value * 100:+.2f} %", f"{low * 100:+.2f} to {high * 100:+.2f}" if low < high else ""]
+
+
+def _interval(change: Change) -> tuple[float, float]:
+    """The interval, or the value twice where there is none or it is infinite."""
+    if change.low is None or change.high is None or not math.isfinite(change.high - change.low):
+        return change.value, change.value
+    return change.low, change.high
 
 
 def _name_task(task: str) -> str:

@@ -26,7 +26,7 @@ from ropewalk.report.outcomes import (
     make_speed,
     make_training,
 )
-from ropewalk.report.table import Mark, show
+from ropewalk.report.table import Mark
 from ropewalk.report.verdict import Verdict, count_met, format_bound, format_value, judge, verdict_table
 
 _SECTIONS = (
@@ -66,16 +66,16 @@ def write_report(run: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"hash": _hash_style, "show": show, "drawing": Markup}
+    environment.filters |= {"hash": _hash_style, "drawing": Markup}
     text = environment.get_template("page.html").render(
-        title=contents.run.resolve().name,
+        title=contents.name,
         what=_tell_what(contents),
         verdict=_tell_verdict(verdicts),
         verdict_mark=_mark_all(verdicts),
         tiles=_make_tiles(verdicts),
         summary=verdict_table(verdicts, intervals=True) if verdicts else None,
         sections=[make(contents) for make in _SECTIONS],
-        recipe=_format_recipe(contents),
+        recipe=yaml.safe_dump(dict(contents.recipe), sort_keys=False, allow_unicode=True),
     )
     target = run / "report.html"
     write_whole(target, text)
@@ -87,7 +87,7 @@ def summarise(run: Path) -> dict[str, Any]:
     contents = read_run(run)
     verdicts = judge(contents)
     met, asked = count_met(verdicts)
-    lines = [show(_tell_what(contents)), ""]
+    lines = [_tell_what(contents), ""]
     if verdicts:
         lines += [verdict_table(verdicts, intervals=False).to_text(), ""]
     lines.append(_tell_verdict(verdicts))
@@ -118,12 +118,10 @@ def _tell_verdict(verdicts: list[Verdict]) -> str:
     met, asked = count_met(verdicts)
     if not asked:
         return "Nothing has been measured yet." if not verdicts else "No target is set for these measures."
-    missed = [f"{verdict.name} ({verdict.model})" for verdict in verdicts if verdict.met is False and not verdict.aim]
-    return (
-        f"All {asked} targets are met."
-        if met == asked
-        else f"{met} of {asked} targets are met. Missed: {'; '.join(missed)}."
-    )
+    if met == asked:
+        return f"All {asked} targets are met." if asked > 1 else "The one target is met."
+    missed = [f"{verdict.name}, {verdict.model}" for verdict in verdicts if verdict.met is False and not verdict.aim]
+    return f"{met} of {asked} targets are met. Missed: {'; '.join(missed)}."
 
 
 def _mark_all(verdicts: list[Verdict]) -> Mark:
@@ -151,11 +149,6 @@ def _make_tiles(verdicts: list[Verdict]) -> list[Tile]:
                 )
             )
     return tiles
-
-
-def _format_recipe(contents: Contents) -> str:
-    text: str = yaml.safe_dump(dict(contents.recipe), sort_keys=False, allow_unicode=True)
-    return "\n".join(map(show, text.splitlines()))
 
 
 def _hash_style(style: str) -> str:

@@ -21,6 +21,8 @@ PARITY = 1e-5
 
 _TINY_BASE_RETRIEVAL = {1: (">=", 0.95), 4: ("<=", 0.65), 8: ("<=", 0.50)}
 _TINY_BASE_GAP = (">=", 0.2)
+_GAP = ("<=", 0.05)
+_SHORT = ("<=", 0.02)
 
 Sense = Literal[">=", "<="]
 Unit = Literal["share", "nats", "change"]
@@ -51,6 +53,11 @@ class Verdict:
         sense, limit = self.bound
         return self.value >= limit if sense == ">=" else self.value <= limit
 
+    @property
+    def has_interval(self) -> bool:
+        """False also where one document was all there is, and the interval is infinite."""
+        return self.low is not None and self.high is not None and math.isfinite(self.high - self.low)
+
     def to_json(self) -> dict[str, object]:
         """A flat record for programs."""
         sense, limit = self.bound or (None, None)
@@ -58,14 +65,23 @@ class Verdict:
             "key": self.key,
             "model": self.model,
             "value": self.value,
-            "low": self.low,
-            "high": self.high,
+            "low": self.low if self.has_interval else None,
+            "high": self.high if self.has_interval else None,
             "unit": self.unit,
             "sense": sense,
             "bound": limit,
             "aim": self.aim,
             "met": self.met,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A relative change, 0.01 for 1 % more, with its 95 % interval where it was measured in pairs."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
 
 
 def judge(contents: Contents) -> list[Verdict]:
@@ -106,18 +122,20 @@ def format_value(verdict: Verdict, *, interval: bool) -> str:
     """A value in its unit: ``98.2 %``, ``+0.031 nats``, ``+0.4 %``; with its interval where there is one."""
     scale, form = (1.0, "+.3f") if verdict.unit == "nats" else (100.0, ".1f" if verdict.unit == "share" else "+.1f")
     text = f"{verdict.value * scale:{form}} {'nats' if verdict.unit == 'nats' else '%'}"
-    if not interval or verdict.low is None or verdict.high is None:
+    if not interval or not verdict.has_interval:
         return text
-    return f"{text} [{verdict.low * scale:{form}}, {verdict.high * scale:{form}}]"
+    low, high = (f"{(end or 0.0) * scale:{form}}" for end in (verdict.low, verdict.high))
+    return f"{text} [{low}, {high}]"
 
 
 def format_bound(verdict: Verdict) -> str:
-    """``>= 95 %``, ``<= 0.05 nats``, ``<= +2 %``; empty where nothing is asked."""
+    """``≥ 95 %``, ``≤ 0.05 nats``, ``≤ +2 %``; empty where nothing is asked."""
     if verdict.bound is None:
         return ""
     sense, limit = verdict.bound
+    sign = {">=": "≥", "<=": "≤"}[sense]
     figure = {"share": f"{limit * 100:g} %", "nats": f"{limit:g} nats", "change": f"{limit * 100:+g} %"}[verdict.unit]
-    return f"{sense} {figure}"
+    return f"{sign} {figure}"
 
 
 def _target_cell(verdict: Verdict | None) -> Cell:
@@ -167,8 +185,8 @@ def _judge_gap(contents: Contents) -> Iterator[Verdict]:
         if found is None:
             continue
         tokens, value, low, high = found
-        name = f"loss in the last quarter of {tokens / base_tokens:g}x, less 1x"
-        bound: tuple[str, float] | None = ("<=", 0.05)
+        name = f"loss, last quarter of {tokens / base_tokens:g}x minus that of 1x"
+        bound: tuple[str, float] | None = _GAP
         if model == "base":
             bound = _TINY_BASE_GAP if contents.is_tiny_base else None
         yield Verdict("nll/gap", name, model, "nats", value, low, high, bound)
@@ -208,23 +226,26 @@ def _mean_over(buckets: Sequence[tuple[int, int, Score]], first: int, end: int) 
     return sum(score.value * score.n for *_, score in inside) / tokens
 
 
-def short_changes(contents: Contents) -> dict[str, float]:
-    """Relative change of the held-out loss at the short context, by source: 0.01 is 1 % more."""
+def short_changes(contents: Contents) -> dict[str, Change]:
+    """How the held-out loss at the short context changed, by source: as measured in pairs, else from the two losses."""
+    measured = contents.find_scores("change/short/", model="extended")
+    if measured:
+        return {
+            score.task.removeprefix("change/short/"): Change(score.value, score.low, score.high) for score in measured
+        }
     before = {score.task: score.value for score in contents.find_scores("short/", model="base")}
-    after = {score.task: score.value for score in contents.find_scores("short/", model="extended")}
-    return {
-        task.removeprefix("short/"): after[task] / loss - 1 for task, loss in before.items() if task in after and loss
-    }
+    after = contents.find_scores("short/", model="extended")
+    pairs = [(score.task.removeprefix("short/"), score.value, before.get(score.task)) for score in after]
+    return {name: Change(value / base - 1) for name, value, base in pairs if base}
 
 
 def _judge_short(contents: Contents) -> Iterator[Verdict]:
     changes = short_changes(contents)
     if not changes:
         return
-    worst = max(changes, key=lambda name: changes[name])
-    mean = sum(changes.values()) / len(changes)
-    limit = ("<=", 0.02)
+    worst = max(changes, key=lambda name: changes[name].value)
+    change, mean = changes[worst], sum(change.value for change in changes.values()) / len(changes)
     name = f"short-context loss, worst source ({worst})"
-    yield Verdict("short/worst", name, "extended", "change", changes[worst], bound=limit)
+    yield Verdict("short/worst", name, "extended", "change", change.value, change.low, change.high, _SHORT)
     name = f"short-context loss, mean of {len(changes)} sources"
-    yield Verdict("short/mean", name, "extended", "change", mean, bound=limit)
+    yield Verdict("short/mean", name, "extended", "change", mean, bound=_SHORT)

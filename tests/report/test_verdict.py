@@ -1,0 +1,123 @@
+"""What is asked of a run, of the packaged base and of others, and what is only reported."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ropewalk.core.record import Score, read_scores, write_scores
+from ropewalk.report.contents import read_run
+from ropewalk.report.page import summarise
+from ropewalk.report.verdict import Verdict, format_bound, format_value, judge
+
+
+def find(run: Path, key: str, model: str) -> Verdict:
+    (found,) = [verdict for verdict in judge(read_run(run)) if (verdict.key, verdict.model) == (key, model)]
+    return found
+
+
+def change_scores(run: Path, change: Callable[[Score], Score]) -> None:
+    write_scores(run / "scores.json", [change(score) for score in read_scores(run / "scores.json")])
+
+
+def test_the_packaged_base_has_bounds_of_its_own(run: Path) -> None:
+    bounds = {(verdict.key, verdict.model): verdict.bound for verdict in judge(read_run(run))}
+    assert bounds == {
+        ("retrieval/1x", "base"): (">=", 0.95),
+        ("retrieval/1x", "extended"): (">=", 0.95),
+        ("retrieval/4x", "base"): ("<=", 0.65),
+        ("retrieval/4x", "extended"): (">=", 0.95),
+        ("retrieval/8x", "base"): ("<=", 0.50),
+        ("retrieval/8x", "extended"): (">=", 0.90),
+        ("nll/gap", "base"): (">=", 0.2),
+        ("nll/gap", "extended"): ("<=", 0.05),
+        ("short/worst", "extended"): ("<=", 0.02),
+        ("short/mean", "extended"): ("<=", 0.02),
+    }
+    assert [verdict.key for verdict in judge(read_run(run)) if verdict.aim] == ["retrieval/8x"]
+
+
+def test_another_base_is_shown_without_bounds(run: Path) -> None:
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"model": "some/other-base@main"}))
+    verdicts = judge(read_run(run))
+    assert all(verdict.bound is None for verdict in verdicts if verdict.model == "base")
+    assert summarise(run)["targets_set"] == 5
+    assert summarise(run)["text"].splitlines()[2].split() == ["measure", "base", "extended", "target"]
+
+
+def test_a_missed_target_fails_and_a_missed_aim_does_not(run: Path) -> None:
+    def change(score: Score) -> Score:
+        falls = score.model == "extended" and score.task == "retrieval/key_value" and score.context_tokens >= 2048
+        return replace(score, value=0.8) if falls else score
+
+    change_scores(run, change)
+    summary = summarise(run)
+    assert (summary["targets_met"], summary["targets_set"]) == (8, 9)
+    assert "8 of 9 targets are met. Missed: retrieval at 4x (2Ki), extended." in summary["text"]
+    assert "FAIL, ≥ 95 %" in summary["text"] and "aim missed, ≥ 90 %" in summary["text"]
+
+
+def drop_scores(run: Path, task: str) -> None:
+    write_scores(
+        run / "scores.json", [one for one in read_scores(run / "scores.json") if not one.task.startswith(task)]
+    )
+
+
+def test_the_gap_is_shown_as_measured(run: Path) -> None:
+    gap = find(run, "nll/gap", "extended")
+    assert gap.met and format_value(gap, interval=True) == "-0.080 nats [-0.100, -0.060]"
+
+
+def test_without_it_the_gap_is_the_difference_of_the_last_quarters(run: Path) -> None:
+    def change(score: Score) -> Score:
+        if not score.task.startswith("nll/position/"):
+            return score
+        return replace(score, value=float(score.task.removeprefix("nll/position/").split("-")[0]))
+
+    change_scores(run, change)
+    drop_scores(run, "nll/gap")
+    assert find(run, "nll/gap", "extended").value == 1536 - 384
+    scores = read_scores(run / "scores.json")
+    halves = [
+        replace(scores[0], model="extended", task="nll/position/1536-1792", value=1.0, n=100),
+        replace(scores[0], model="extended", task="nll/position/1792-2048", value=2.0, n=300),
+    ]
+    scores = [one for one in scores if one.task != "nll/position/1536-2048"]
+    write_scores(run / "scores.json", scores + halves)
+    assert find(run, "nll/gap", "extended").value == pytest.approx(1.75 - 384)
+
+
+def test_buckets_that_do_not_fit_give_no_gap(run: Path) -> None:
+    change_scores(run, lambda score: replace(score, task=score.task.replace("position/384-512", "position/380-512")))
+    drop_scores(run, "nll/gap")
+    assert "nll/gap" not in {verdict.key for verdict in judge(read_run(run))}
+
+
+def test_the_worst_source_and_the_mean_are_told_apart(run: Path) -> None:
+    drop_scores(run, "change/")
+    changes = {"short/topics": 1.05, "short/code": 1.01}
+
+    def change(score: Score) -> Score:
+        if not score.task.startswith("short/"):
+            return score
+        return replace(score, value=2.0 * (changes.get(score.task, 1.0) if score.model == "extended" else 1.0))
+
+    change_scores(run, change)
+    worst, mean = find(run, "short/worst", "extended"), find(run, "short/mean", "extended")
+    assert "topics" in worst.name and worst.value == pytest.approx(0.05) and worst.met is False
+    assert mean.value == pytest.approx(0.06 / 7) and mean.met
+
+
+def test_changes_measured_in_pairs_go_first(run: Path) -> None:
+    worst = find(run, "short/worst", "extended")
+    assert "statutes_zh" in worst.name and worst.value == pytest.approx(0.002)
+    assert (worst.low, worst.high) == (pytest.approx(-0.001), pytest.approx(0.005))
+
+
+def test_an_infinite_interval_is_left_out() -> None:
+    verdict = Verdict("nll/gap", "", "base", "nats", 0.1, float("-inf"), float("inf"), (">=", 0.2))
+    assert format_value(verdict, interval=True) == "+0.100 nats" and format_bound(verdict) == "≥ 0.2 nats"
+    assert verdict.to_json()["low"] is None and verdict.met is False
