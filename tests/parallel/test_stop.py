@@ -13,7 +13,8 @@ from ropewalk.parallel.stop import listen_for_stop
 
 def wait_for_stop(parent: int, listening: bool) -> bool:
     if not listening:
-        os.kill(parent, signal.SIGTERM)
+        if dist.get_rank() == 0:
+            os.kill(parent, signal.SIGTERM)
         time.sleep(60)
     with listen_for_stop() as asked:
         dist.barrier()

@@ -4,7 +4,6 @@ The surprise is why it exists: FSDP2 hands out whole weights only inside the for
 owns them. The loss reads the head's weight itself, so the loss must run inside that module.
 """
 
-
 import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn

@@ -70,7 +70,11 @@ def run_ranks(function: Callable[..., Any], ranks: int, *args: Any, threads: int
     processes: list[BaseProcess] = []
     pipes: list[Connection] = []
     lifeline = os.pipe()
-    with tempfile.TemporaryDirectory(prefix="ropewalk-ranks-") as folder, os.fdopen(lifeline[1], "w") as held_end:
+    with (
+        tempfile.TemporaryDirectory(prefix="ropewalk-ranks-") as folder,
+        os.fdopen(lifeline[1], "w") as held_end,
+        _pass_on_stop(processes),
+    ):
         try:
             for rank in range(ranks):
                 ours, theirs = context.Pipe(duplex=False)
@@ -82,10 +86,9 @@ def run_ranks(function: Callable[..., Any], ranks: int, *args: Any, threads: int
                 theirs.close()
                 processes.append(process)
                 pipes.append(ours)
-            with _pass_on_stop(processes):
-                results = _collect(processes, pipes)
-                held_end.close()
-                _stop(processes, patience_seconds=_END_SECONDS)
+            results = _collect(processes, pipes)
+            held_end.close()
+            _stop(processes, patience_seconds=_END_SECONDS)
             return results
         finally:
             _stop(processes, patience_seconds=0.0)
@@ -94,12 +97,20 @@ def run_ranks(function: Callable[..., Any], ranks: int, *args: Any, threads: int
 
 @contextmanager
 def _pass_on_stop(processes: Sequence[BaseProcess]) -> Iterator[None]:
-    """A SIGTERM to this process goes to the ranks, which may have something to save; their end ends this one's wait."""
+    """A SIGTERM to this process goes to the ranks, which may have something to save; their end ends this one's wait.
+
+    It stands before the first rank starts and until the last has ended, so that no signal finds the gap.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    parent = os.getpid()
+
     def pass_on(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != parent:  # a rank that has just been forked
+            answer_stop(number, frame)
+            return
         for process in processes:
             if process.is_alive():
                 process.terminate()
