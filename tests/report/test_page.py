@@ -174,7 +174,7 @@ def test_a_run_that_broke_off_is_reported_as_far_as_it_came(run: Path) -> None:
     states = [
         (
             ["manifest.json", "parity.json", "scores.json"],
-            ["installed where", "been exported yet", "Retrieval has not"],
+            ["been exported yet", "Retrieval has not"],
         ),
         (["stages/0/trained"], ["not finished"]),
         (["rows.jsonl", "stages"], ["No step has been taken yet.", "The model has not been extended yet."]),

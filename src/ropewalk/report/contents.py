@@ -21,7 +21,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.record import Row, Score, read_rows, read_scores
 from ropewalk.report.visible import show, show_all
 
-_PACKAGES = ("ropewalk", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+_PACKAGES = ("numpy", "ropewalk", "safetensors", "tokenizers", "torch", "transformers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ class StageContents:
 class Contents:
     """A run folder. ``corpus``, ``ledger`` and ``parity`` are None, ``scores`` empty, where a part is not done.
 
-    ``versions`` are those that the finished run noted; before that, of the packages installed here (``sealed`` False).
-    All text is fit to be shown. ``recipe_digest`` is as the recipe computes it: of everything but the folder's name.
+    ``versions`` are those that the finished run noted; before that, of the packages installed here. All text is
+    fit to be shown. ``recipe_digest`` is as the recipe computes it: of everything but the folder's name.
     """
 
     name: str
@@ -81,7 +81,6 @@ class Contents:
     scores: Sequence[Score]
     parity: Mapping[str, float] | None
     versions: Mapping[str, str]
-    sealed: bool
 
     @property
     def model(self) -> str:
@@ -161,7 +160,6 @@ def read_run(run: Path) -> Contents:
         replace(row, name=show(row.name)) for row in _read(run / "rows.jsonl", lambda path: [*read_rows(path)]) or ()
     ]
     scores = [replace(score, task=show(score.task)) for score in _read(run / "scores.json", read_scores) or ()]
-    sealed = is_finished(run)
     return Contents(
         name=show(run.resolve().name),
         recipe_digest=digest_value({key: value for key, value in recipe.items() if key != "run"}),
@@ -171,8 +169,7 @@ def read_run(run: Path) -> Contents:
         stages=[_read_stage(run, number, spec, rows) for number, spec in enumerate(show_all(recipe["stages"]))],
         scores=scores,
         parity=_read_json(run / "parity.json"),
-        versions=show_all(read_manifest(run)["facts"]) if sealed else _installed(),
-        sealed=sealed,
+        versions=show_all(read_manifest(run)["facts"]) if is_finished(run) else _installed(),
     )
 
 
@@ -225,4 +222,6 @@ def _damaged(path: Path, why: str) -> UserError:
 
 
 def _installed() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    # Sorted as in a manifest, so that the page does not change when the run is sealed.
+    versions = {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}
+    return dict(sorted(versions.items()))

@@ -16,8 +16,9 @@ def make_done(contents: Contents) -> Section:
     columns = ["stage", "context", "positions", "learning rate", "theta", "steps", "tokens", "end"]
     rows = [_describe_stage(stage) for stage in contents.stages]
     parallel = contents.recipe["parallel"]
+    ranks = f"{parallel['ranks']} ranks" if parallel["ranks"] > 1 else "1 rank"
     lead = (
-        f"{parallel['ranks']} ranks, each row cut over {parallel['context']} of them; layout {parallel['layout']}, "
+        f"{ranks}, each row cut over {parallel['context']}; layout {parallel['layout']}, "
         f"exchange {parallel['exchange']}, recompute {parallel['recompute']}, precision {parallel['precision']}."
     )
     return Section("done", "What was done", lead, [Table(columns, rows, "llllrrrl")])
@@ -83,7 +84,7 @@ def make_versions(contents: Contents) -> Section:
     if contents.corpus:
         facts.append(["digest of the corpus", str(contents.corpus["digest"])])
     versions = [[name, str(value)] for name, value in contents.versions.items()]
-    lead = "" if contents.sealed else "Versions are those installed where this page was made."
+    lead = "Versions are those that the run ended with; until it has, those installed where this page was made."
     tables = [Table(["what", "value"], facts, "ll"), Table(["package", "version"], versions, "ll")]
     return Section("versions", "Versions and seeds", lead, tables)
 
