@@ -1,6 +1,7 @@
 """A corpus of made-up tokens, a tiny model that stands where a run's extended one would, and a recipe over both."""
 
 import json
+import string
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def write_corpus(folder: Path) -> Path:
 def write_model(run: Path, folder: Path) -> None:
     """Random weights as the extended model of both stages of ``run``."""
     folder.mkdir()
-    tokenizer = Tokenizer(models.BPE(vocab={chr(33 + index): index for index in range(VOCABULARY - 1)}, merges=[]))
+    letters = string.ascii_letters + " \n.,:;?!-'="
+    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[]))
     tokenizer.add_special_tokens(["<|endoftext|>"])
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"eos_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}

@@ -41,10 +41,10 @@ def step_alone(ranks: int) -> dict[str, torch.Tensor]:
     return {key: value for name, p in named for key, value in ((name, p.detach()), (f"{name} slope", p.grad))}
 
 
-def step_sharded(precision: Literal["float32", "bfloat16"]) -> dict[str, torch.Tensor]:
+def step_sharded(precision: Literal["float32", "bfloat16"], whole_bytes: int = 0) -> dict[str, torch.Tensor]:
     model = Stack()
     mesh = make_mesh(torch.distributed.get_world_size(), 1)
-    shard_model(model, mesh, precision=precision)
+    shard_model(model, mesh, precision=precision, whole_bytes=whole_bytes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     model(rows_of(mesh.rank)).backward()
     optimizer.step()
@@ -62,6 +62,12 @@ def test_gradients_are_sums_over_ranks(ranks: int) -> None:
         assert found.keys() == expected.keys()
         for name, tensor in expected.items():
             torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_a_small_model_is_one_unit_and_gives_the_same() -> None:
+    by_block, at_once = run_ranks(step_sharded, 2, "float32"), run_ranks(step_sharded, 2, "float32", 1 << 20)
+    for name, tensor in by_block[0].items():
+        assert torch.equal(at_once[0][name], tensor), name
 
 
 def test_bfloat16_rounds_products_only() -> None:

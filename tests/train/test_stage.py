@@ -13,12 +13,19 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from ropewalk.checkpoint.load import list_checkpoints, load_weights, newest
+from ropewalk.checkpoint.state import TrainState, name_weights
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Row, read_rows
+from ropewalk.model.learner import Learner
+from ropewalk.model.load import load_model
+from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.launch import RankError, run_ranks
+from ropewalk.parallel.mesh import make_mesh
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train import loop
+from ropewalk.train.measure import gather_learner
+from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.stage import checkpoints_of, plan_steps, train_stage
 from tiny_run import make_recipe
 
@@ -131,7 +138,8 @@ def test_sigterm_saves_and_leaves(
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", ask)
-        assert train(make_recipe(), run, prepared[1]) == "stopped"
+        with pytest.raises(UserError, match="saved at step"):
+            train(make_recipe(), run, prepared[1])
     saved = newest(checkpoints_of(run, 0))
     assert saved is not None and saved.name in {"step-00000005", "step-00000006"}
     assert train(make_recipe(), run, prepared[1]) == "limit"
@@ -162,6 +170,34 @@ def test_until(prepared: Prepared, new_run: NewRun, metric: str, value: float, e
     assert max(row.step for row in rows) == steps
     assert [row.value for row in rows if row.name == "stage/solved"] == [float(ending == "solved")]
     assert train(recipe, run, prepared[1]) == ending and rows_of(run) == rows
+
+
+def test_until_retrieval_asks_the_weights_as_they_stand(prepared: Prepared, new_run: NewRun) -> None:
+    until = {"metric": "retrieval", "value": 0.0, "max_steps": 4}
+    recipe = make_recipe(context=512, step_tokens=1024, tokens=4096, until=until, panel_steps=2)
+    run = new_run("asked")
+    assert train(recipe, run, prepared[1]) == "solved"
+    found = {row.name: row for row in rows_of(run) if row.step == 2}
+    assert found["retrieval"].unit == "share" and found["stage/solved"].value == 1
+    with pytest.raises(UserError, match="cannot be asked at 64"):
+        train(make_recipe(until=until), new_run("short"), prepared[1])
+
+
+def test_gathered_weights_are_the_sharded_ones(straight: Path, prepared: Prepared) -> None:
+    recipe, extended = make_recipe(), straight / "stages" / "0" / "extended"
+
+    def gather() -> bool:
+        mesh = make_mesh(2, 2)
+        learner = Learner(load_model(extended))
+        shard_model(learner, mesh)
+        state = TrainState(learner, make_optimizer(learner, weight_decay=0, betas=(0.9, 0.95)), stage=0)
+        with torch.no_grad():
+            for parameter in learner.parameters():
+                parameter.add_(1.0)
+        whole = dict(name_weights(gather_learner(state, extended)))
+        return all(torch.equal(p.full_tensor(), whole[name]) for name, p in name_weights(learner))
+
+    assert run_ranks(gather, recipe.parallel.ranks) == [True, True]
 
 
 def test_a_second_stage_takes_the_moments_along(straight: Path, prepared: Prepared, new_run: NewRun) -> None:

@@ -22,6 +22,7 @@ from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.recipe.spec import Parallel, Stage
 from ropewalk.train.batches import StepBatches, make_batches
 from ropewalk.train.journal import Journal
+from ropewalk.train.measure import Measure
 from ropewalk.train.schedule import learning_rate
 from ropewalk.train.step import train_step
 from ropewalk.train.tally import Tally
@@ -43,6 +44,8 @@ class StageJob:
     parallel: Parallel
     journal: Journal
     checkpoints: Path
+    measure: Measure | None = None
+    """Gives ``retrieval``, where ``until`` asks for it."""
 
 
 def run_loop(state: TrainState, job: StageJob) -> TrainState:
@@ -111,6 +114,9 @@ def _close_panel(state: TrainState, job: StageJob, tally: Tally) -> tuple[TrainS
     until = job.spec.until
     if until is not None:
         value = {row.name: row.value for row in rows}.get(until.metric)
+        if job.measure is not None:
+            value = job.measure(state)
+            rows.append(Row(state.stage, state.step, until.metric, value, "share"))
         falling = until.metric.startswith("loss")
         solved = value is not None and (value <= until.value if falling else value >= until.value)
         ended = "solved" if solved else ended

@@ -26,17 +26,18 @@ from ropewalk.parallel.recompute import set_recompute
 from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.train.journal import Journal
 from ropewalk.train.loop import StageJob, run_loop
+from ropewalk.train.measure import RETRIEVAL, plan_measure
 from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.tally import Tally
 
-Ending = Literal["solved", "limit", "stopped"]
+Ending = Literal["solved", "limit"]
 
 
 def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Ending:
     """Train stage number ``stage`` of a run on the folder that ``corpus`` was built into; every rank calls it.
 
     Reads ``run/stages/<stage>/extended``, writes checkpoints beside it and rows to ``run/rows.jsonl``. Returns how it
-    came to its end: ``until`` was reached, or the last step, or SIGTERM asked for a stop (then the same call goes on).
+    came to its end: ``until`` was reached, or the last step. Raises UserError after SIGTERM, when all has been saved.
     """
     spec, parallel = recipe.stages[stage], recipe.parallel
     mesh = make_mesh(parallel.ranks, parallel.context)
@@ -55,6 +56,7 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Endin
     journal = Journal(run / "rows.jsonl", writes=mesh.rank == 0)
     journal.rewind(stage, state.step)
     if not state.ended:
+        gated = spec.until is not None and spec.until.metric == RETRIEVAL
         job = StageJob(
             spec=spec,
             steps=steps,
@@ -64,9 +66,19 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Endin
             parallel=parallel,
             journal=journal,
             checkpoints=checkpoints_of(run, stage),
+            measure=plan_measure(recipe.evaluate, extended_of(run, stage), context_tokens=spec.context)
+            if gated
+            else None,
         )
         state = run_loop(state, job)
-    return cast(Ending, state.ended or "stopped")
+    if not state.ended:
+        raise UserError(
+            "training was stopped",
+            where=str(run),
+            why=f"SIGTERM asked for it; stage {stage} is saved at step {state.step} of {steps}",
+            fix="run the same command: it goes on from there",
+        )
+    return cast(Ending, state.ended)
 
 
 def plan_steps(spec: Stage) -> tuple[int, int]:
@@ -79,7 +91,7 @@ def plan_steps(spec: Stage) -> tuple[int, int]:
 def check_names(spec: Stage, feed: Feed, *, where: str) -> None:
     """Raise UserError where the stage names a metric or a source that its training will not have."""
     groups = Tally(feed.sources, feed.context_tokens).groups
-    metrics = [f"{kind}/{group}" for kind in ("loss", "accuracy") for group in groups]
+    metrics = [RETRIEVAL] + [f"{kind}/{group}" for kind in ("loss", "accuracy") for group in groups]
     if spec.until is not None and spec.until.metric not in metrics:
         raise UserError(
             f"there is no metric {spec.until.metric!r}",
@@ -102,11 +114,16 @@ def checkpoints_of(run: Path, stage: int) -> Path:
     return run / "stages" / str(stage) / "checkpoints"
 
 
+def extended_of(run: Path, stage: int) -> Path:
+    """The model folder that a stage starts from."""
+    return run / "stages" / str(stage) / "extended"
+
+
 def _begin(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed) -> TrainState:
     """The stage before its first step. What must agree when it is resumed stands in ``inputs``."""
     spec = recipe.stages[stage]
     torch.manual_seed(seed_for("train", recipe.seed, stage, mesh.rank))
-    extended = run / "stages" / str(stage) / "extended"
+    extended = extended_of(run, stage)
     learner = Learner(load_model(extended), chunk_tokens=recipe.parallel.loss_chunk_tokens).train()
     set_recompute(learner.causal, recipe.parallel.recompute)
     shard_model(learner, mesh, precision=recipe.parallel.precision)
