@@ -60,13 +60,19 @@ def plain_truth(make: Make) -> tuple[float, Gradients]:
 
 
 def train_once(
-    make: Make, context: int, precision: Any = "float32", recompute: Any = "none", passes: int = 1
+    make: Make,
+    context: int,
+    precision: Any = "float32",
+    recompute: Any = "none",
+    *,
+    passes: int = 1,
+    whole_bytes: int = 0,
 ) -> tuple[float, Gradients]:
     """The same on this rank of data x context, in whole: called by run_ranks."""
     learner = Learner(make(attn_implementation=NAME), chunk_tokens=13).train()
     mesh = make_mesh(torch.distributed.get_world_size(), context)
     set_recompute(learner.causal, recompute)
-    shard_model(learner, mesh, precision=precision)
+    shard_model(learner, mesh, precision=precision, whole_bytes=whole_bytes)
     batch = packed_batch()
     rows = slice(mesh.data_rank, None, mesh.data_ranks)
     partition = partition_rows(batch.document[rows], ranks=context)
@@ -101,11 +107,16 @@ def test_loss_and_gradients_equal_plain_transformers(make_tiny: Make, architectu
             assert_same(found, expected, 1e-5)
 
 
-def test_data_ranks_recompute_and_accumulation_change_nothing(make_tiny: Make) -> None:
+def test_data_ranks_recompute_accumulation_and_units_change_nothing(make_tiny: Make) -> None:
     make = partial(make_tiny, "Qwen3ForCausalLM", tie_word_embeddings=True)
     expected = plain_truth(make)
-    for context, recompute, passes in ((1, "none", 1), (2, "full", 1), (2, "none", 2)):
-        for found in run_ranks(train_once, 2, make, context, "float32", recompute, passes):
+    for context, recompute, more in (
+        (1, "none", {}),
+        (2, "full", {}),
+        (2, "none", {"passes": 2}),
+        (2, "full", {"whole_bytes": 1 << 20}),
+    ):
+        for found in run_ranks(partial(train_once, **more), 2, make, context, "float32", recompute):
             assert_same(found, expected, 1e-5)
 
 
