@@ -14,15 +14,18 @@ from ropewalk.core.progress import say
 from ropewalk.core.record import Score
 from ropewalk.corpus.folder import Corpus, open_corpus
 from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
-from ropewalk.evaluate.items import Measurement, Sums, measure
-from ropewalk.evaluate.nll import plan_position_loss
-from ropewalk.evaluate.retrieval import plan_retrieval
+from ropewalk.evaluate.items import Sums, measure
+from ropewalk.evaluate.nll import PositionLoss, plan_position_loss
+from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
 from ropewalk.evaluate.short import ShortLoss, plan_short_loss
 from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
 from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.spec import EvaluateSpec
+
+Measurement = PositionLoss | Retrieval | ShortLoss
+"""Each has items, their groups, and ``score``, which says what the groups' sums mean."""
 
 
 def evaluate_models(

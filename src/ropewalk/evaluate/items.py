@@ -7,7 +7,6 @@ float64. Only those sums travel between ranks, so the figures are the same on an
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,7 +14,6 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from ropewalk.core.progress import watch
-from ropewalk.core.record import Score
 from ropewalk.model.learner import Learner
 from ropewalk.parallel.collective import rank_and_ranks, sum_over_ranks
 from ropewalk.partition import partition_rows
@@ -38,23 +36,6 @@ class Sums:
     count: Float64[np.ndarray, "groups"]
     nll: Float64[np.ndarray, "groups"]
     correct: Float64[np.ndarray, "groups"]
-
-
-class Measurement(Protocol):
-    """Something to measure: items, the number of groups they count in, and what their sums mean."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def items(self) -> Sequence[Item]: ...
-
-    @property
-    def groups(self) -> int: ...
-
-    def score(self, sums: Sums, *, model: str) -> Iterator[Score]:
-        """Scores of the model called ``model``, out of one pass over the items."""
-        ...
 
 
 def measure(learner: Learner, items: Sequence[Item], groups: int, *, name: str) -> Sums:

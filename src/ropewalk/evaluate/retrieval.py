@@ -6,6 +6,7 @@ it would have been chosen. No text is generated, and a prompt with eight questio
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -92,8 +93,8 @@ def _write_prompts(
 
     Yields tokens, the answer that each is part of or -1, and the answers' depths.
     """
-    words, number = 2 * context_tokens, 0  # two Chinese characters may share a token; too many is mended at once
-    while True:
+    words = most = 2 * context_tokens  # two Chinese characters may share a token
+    for number in count():
         size = words
         while True:
             prompt = make_prompt(probe, stream(*purpose, number), words=size)
@@ -101,8 +102,9 @@ def _write_prompts(
             if len(tokens) <= context_tokens:
                 break
             size = min(size - 1, size * context_tokens // len(tokens))
-        yield tokens, asked, prompt.depths
-        words, number = (words, number + 1) if number else (size, 1)
+        words = min(most, size * context_tokens // len(tokens))
+        if number:  # the first one only shows how many words are how many tokens
+            yield tokens, asked, prompt.depths
 
 
 def _encode(prompt: Prompt, tokenizer: Tokenizer) -> tuple[Int64[np.ndarray, "tokens"], Int64[np.ndarray, "tokens"]]:

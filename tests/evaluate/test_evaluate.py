@@ -1,0 +1,108 @@
+"""All measurements of two models together: what is scored, on the same tokens, by any number of ranks."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from made_texts import sentence
+from ropewalk.core.error import UserError
+from ropewalk.core.record import Score
+from ropewalk.corpus.folder import Corpus
+from ropewalk.corpus.vocabulary import train_tokenizer
+from ropewalk.evaluate.evaluate import evaluate_models
+from ropewalk.parallel.launch import run_ranks
+from ropewalk.recipe.spec import EvaluateSpec
+
+BASE_TOKENS = 64
+SPEC = EvaluateSpec.model_validate(
+    {
+        "lengths": [1, 2, 4],
+        "answers": 40,
+        "documents": 6,
+        "short_tokens": 600,
+        "pairs": [2, 4],
+        "probes": [{"kind": "needle", "language": "zh"}],
+    }
+)
+
+
+def run(models: dict[str, Path], corpus: Corpus | None) -> list[Score]:
+    folder = None if corpus is None else corpus.folder
+    scores = evaluate_models(models, SPEC, corpus=folder, base_context_tokens=BASE_TOKENS)
+    assert scores is not None
+    return scores
+
+
+def test_both_models_have_every_score(
+    models: dict[str, Path], corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = run(models, corpus)
+    named = {name: [(s.task, s.context_tokens, s.depth) for s in scores if s.model == name] for name in models}
+    changes = [entry for entry in named["extended"] if entry[0].startswith("change/")]
+    assert len(named["base"]) == len(set(named["base"]))
+    assert set(named["extended"]) - set(changes) == set(named["base"])
+    assert sorted(task for task, *_ in changes) == ["change/short/han", "change/short/prose"]
+    tasks = {task for task, *_ in named["base"]}
+    assert {"nll/position/48-64", "nll/position/192-256", "nll/gap", "short/han", "retrieval/needle_zh"} <= tasks
+    grid = [depth for task, tokens, depth in named["base"] if task == "retrieval/key_value" and tokens == 256]
+    assert grid[0] is None and grid[1:] == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
+    assert all(score.low <= score.value <= score.high for score in scores)
+    told = capsys.readouterr().err
+    assert "base: loss" in told and "extended: loss" in told and "in the last of 256 tokens" in told
+
+
+def test_a_model_does_not_differ_from_itself(models: dict[str, Path], corpus: Corpus) -> None:
+    scores = run({"base": models["base"], "again": models["base"]}, corpus)
+    values = {name: {(s.task, s.context_tokens, s.depth): s.value for s in scores if s.model == name} for name in ("base", "again")}  # fmt: skip # noqa: E501
+    for key, value in values["base"].items():
+        assert values["again"][key] == value
+    assert all(score.value == 0 for score in scores if score.task.startswith("change/"))
+
+
+def test_ranks_share_the_work_and_the_first_has_the_scores(models: dict[str, Path], corpus: Corpus) -> None:
+    alone = run(models, corpus)
+
+    def work() -> list[Score] | None:
+        return evaluate_models(models, SPEC, corpus=corpus.folder, base_context_tokens=BASE_TOKENS)
+
+    first, second = run_ranks(work, 2)
+    assert second is None and len(first) == len(alone)
+    for ours, theirs in zip(first, alone, strict=True):
+        assert (ours.task, ours.model, ours.n) == (theirs.task, theirs.model, theirs.n)
+        assert (ours.value, ours.low, ours.high) == pytest.approx(
+            (theirs.value, theirs.low, theirs.high), rel=1e-5, abs=1e-6
+        )
+
+
+def test_without_a_corpus_there_is_retrieval(models: dict[str, Path]) -> None:
+    assert {score.task for score in run({"one": models["base"]}, None)} == {
+        "retrieval/key_value",
+        "retrieval/needle_zh",
+    }
+
+
+def test_models_of_unlike_tokenizers_are_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(models["base"], other)
+    made = train_tokenizer([sentence(n) for n in range(40)], vocabulary=300, folder=tmp_path / "made")
+    shutil.copy(made / "tokenizer.json", other / "tokenizer.json")
+    with pytest.raises(UserError, match="another tokenizer"):
+        run({"base": models["base"], "extended": other}, None)
+
+
+def test_a_corpus_of_another_tokenizer_is_refused(models: dict[str, Path], corpus: Corpus, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(models["base"], other)
+    made = train_tokenizer([sentence(n) for n in range(40)], vocabulary=300, folder=tmp_path / "made")
+    shutil.copy(made / "tokenizer.json", other / "tokenizer.json")
+    with pytest.raises(UserError, match="corpus was made with another tokenizer"):
+        run({"base": other}, corpus)
+
+
+def test_too_few_long_documents_are_told(
+    models: dict[str, Path], corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = SPEC.model_copy(update={"documents": 5000})
+    evaluate_models({"one": models["base"]}, spec, corpus=corpus.folder, base_context_tokens=BASE_TOKENS)
+    assert "of 5000 held-out documents have 256 tokens" in capsys.readouterr().err
