@@ -43,6 +43,7 @@ def extend(base: Path, out: Path, *, rope: Rope, context_tokens: int) -> None:
         link_weights(base, work)
         model = load_model(work, dtype=dtype)
         facts |= {
+            "base_theta": shape.theta,
             "base_context_tokens": shape.context_tokens,
             "context_tokens": context_tokens,
             "theta": method.final_theta(shape.theta),

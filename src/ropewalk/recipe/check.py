@@ -42,9 +42,8 @@ def check(recipe: Recipe, shape: ModelShape | None, tokens: Mapping[str, int] | 
     rope = None if shape is None else shape.base_rope
     for index, stage in enumerate(recipe.stages):
         key = f"stages.{index}"
-        findings += _check_budget(stage, key, shape)
         if isinstance(recipe.model, str):
-            findings += _check_replay(recipe, stage, key)
+            findings += [*_check_budget(stage, key, shape), *_check_replay(recipe, stage, key)]
         if shape is not None and rope is not None:
             findings += [
                 *_check_length(stage, key, rope.context_tokens),

@@ -1,0 +1,52 @@
+"""A recipe small enough to go through every part in seconds."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ropewalk.recipe.load import load_recipe
+from ropewalk.recipe.spec import Recipe
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """A model from nothing, then the same model's context doubled: two stages, two ranks, context degree 2."""
+    source = {"role": "general", "language": "en", "size_bytes": 60_000}
+    stage: dict[str, Any] = {"tokens": 4096, "step_tokens": 512, "lr": 1e-3, "checkpoint_steps": 3, "panel_steps": 2}
+    data = {
+        "model": {
+            "init": {
+                "layers": 2,
+                "width": 32,
+                "heads": 2,
+                "kv_heads": 1,
+                "head_dim": 16,
+                "mlp_width": 64,
+                "context": 64,
+                "tokenizer": 320,
+            }
+        },
+        "run": str(tmp_path / "run"),
+        "seed": 1,
+        "corpus": {
+            "store": str(tmp_path / "store"),
+            "sources": [
+                {"name": "stories", "embedded": "stories_en", "options": {"characters": [3000, 4000]}, **source},
+                {"name": "pairs", "embedded": "key_value", "options": {"words": [40]}, **source, "role": "instruction"},
+            ],
+            "mix": {"general": 3, "instruction": 1},
+            "held_out": 0.2,
+        },
+        "stages": [
+            {"context": 64, "rope": {"kind": "unchanged"}, **stage},
+            {"context": 128, "rope": {"kind": "theta", "theta": 1e5}, **stage},
+        ],
+        "parallel": {"ranks": 2, "context": 2, "recompute": "none"},
+        "evaluate": {"lengths": [1, 2], "answers": 40, "documents": 4, "position_lengths": 2, "short_tokens": 2048},
+        "export": {"dtype": "float32"},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return load_recipe(path)

@@ -1,0 +1,90 @@
+"""A whole run: every part leaves its artifact, a second run does nothing, a killed one goes on to the same result."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ropewalk.core.artifact import is_finished
+from ropewalk.core.error import UserError
+from ropewalk.core.record import read_rows, read_scores
+from ropewalk.recipe.load import parse_recipe
+from ropewalk.recipe.spec import Recipe
+from ropewalk.study.folder import RunFolder
+from ropewalk.study.run import do_part, run_recipe
+
+TORCH_FREE_CODE = "import sys; from ropewalk.cli import main; sys.argv = ['ropewalk', 'run', sys.argv[1]]; main()"
+
+
+def change(recipe: Recipe, **changes: Any) -> Recipe:
+    return parse_recipe({**recipe.to_json(), **changes}, where="test")
+
+
+def read_weights(folder: RunFolder) -> bytes:
+    return (folder.export / "model.safetensors").read_bytes()
+
+
+@pytest.mark.timeout(300)
+def test_all_parts_and_then_nothing_and_a_killed_run_ends_the_same(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(Path(recipe.run))
+    result = run_recipe(recipe)
+    for path in (folder.corpus, folder.tokenizer, folder.initial, folder.trained(1), folder.export, folder.root):
+        assert is_finished(path), path
+    assert Path(result["report"]).stat().st_size > 10_000 and "retrieval" in result["text"]
+    assert json.loads(folder.parity.read_text())
+    assert {score.model for score in read_scores(folder.scores)} == {"extended"}
+    steps = {(row.stage, row.step) for row in read_rows(folder.rows) if row.name == "loss/train"}
+    assert steps == {(stage, step) for stage in (0, 1) for step in range(1, 9)}
+
+    before = {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.name != ".lock"}
+    capsys.readouterr()
+    assert run_recipe(recipe)["report"] == result["report"]
+    assert "nothing to do" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.name != ".lock"}
+
+    with pytest.raises(UserError, match="another recipe"):
+        run_recipe(change(recipe, seed=2))
+
+    again = change(recipe, run=str(tmp_path / "again"))
+    kill_repeatedly(again, tmp_path)
+    assert read_weights(RunFolder(Path(again.run))) == read_weights(folder)
+
+
+def kill_repeatedly(recipe: Recipe, tmp_path: Path) -> None:
+    """Run in a process that is killed at three moments, then left to finish."""
+    path = tmp_path / "again.yaml"
+    path.write_text(yaml.safe_dump(recipe.to_json()))
+    folder = RunFolder(Path(recipe.run))
+    moments = [folder.corpus, folder.checkpoints(0) / "step-00000003", folder.trained(0)]
+    for moment in moments:
+        process = subprocess.Popen([sys.executable, "-c", TORCH_FREE_CODE, str(path)], stderr=subprocess.DEVNULL)
+        while not moment.exists() and process.poll() is None:
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(
+        [sys.executable, "-c", TORCH_FREE_CODE, str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_part_names_the_one_that_it_stands_on(recipe: Recipe) -> None:
+    for part, needed in (("train", "prepare"), ("evaluate", "train"), ("export", "train")):
+        with pytest.raises(UserError, match=f"ropewalk {needed}"):
+            do_part(part, recipe)
+
+
+def test_a_recipe_that_breaks_a_rule_leaves_nothing(recipe: Recipe) -> None:
+    broken = change(recipe, parallel={"ranks": 3, "context": 2})
+    with pytest.raises(UserError, match="breaks a rule"):
+        run_recipe(broken)
+    assert not Path(recipe.run).exists()

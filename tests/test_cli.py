@@ -1,0 +1,51 @@
+"""The command line: instant, honest about its faults, readable by programs."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROPEWALK = [sys.executable, "-m", "ropewalk.cli"]
+VERBS = ["run", "prepare", "extend", "train", "evaluate", "export", "report", "check"]
+
+
+def call(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*ROPEWALK, *arguments], capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def test_help_is_instant_and_names_every_verb() -> None:
+    call("--help")  # the first start compiles
+    begun = time.process_time(), time.monotonic()
+    done = call("--help")
+    assert done.returncode == 0 and all(verb in done.stdout for verb in VERBS)
+    assert time.monotonic() - begun[1] < 2.0  # 0.35 s on an idle machine; this one may be busy
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_without_torch(verb: str) -> None:
+    code = "import sys; sys.argv = ['ropewalk', sys.argv[1], '--help']\nfrom ropewalk.cli import app\n"
+    code += "try: app()\nexcept SystemExit: pass\nassert not {'torch', 'transformers'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, verb], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "--json" in done.stdout, done.stderr
+
+
+def test_what_is_wrong_ends_with_exit_code_2_and_the_cure(tmp_path: Path) -> None:
+    done = call("run", "nowhere.yaml", cwd=tmp_path)
+    assert done.returncode == 2 and "fix:" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_programs_get_the_error_as_json(tmp_path: Path) -> None:
+    done = call("check", "nowhere.yaml", "--json", cwd=tmp_path)
+    assert done.returncode == 2 and set(json.loads(done.stdout)["error"]) == {"what", "where", "why", "fix"}
+
+
+def test_extending_asks_for_a_target(tmp_path: Path) -> None:
+    done = call("extend", str(tmp_path), "context=16Ki")
+    assert done.returncode == 2 and "where should the extended model go" in done.stderr
+    (tmp_path / "out").mkdir()
+    done = call("extend", str(tmp_path), str(tmp_path / "out"), "context=16Ki", "rope.kind=theta", "rope.theta=1e6")
+    assert done.returncode == 2 and "there already" in done.stderr

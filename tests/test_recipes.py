@@ -1,0 +1,48 @@
+"""Every shipped recipe parses, breaks no rule, and has a forecast."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ropewalk.recipe.load import load_recipe
+from ropewalk.study.run import check_recipe
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+# What config.json of Llama 2 7B says, as far as shape and positions go.
+LLAMA2_7B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float16",
+}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_breaks_no_rule(path: Path, tmp_path: Path) -> None:
+    overrides = []
+    if path.stem.startswith("llama2"):
+        (tmp_path / "config.json").write_text(json.dumps(LLAMA2_7B))
+        overrides = [f"model={tmp_path}"]
+    recipe = load_recipe(path, overrides)
+    result = check_recipe(recipe)
+    assert result["errors"] == 0, result["text"]
+    if isinstance(recipe.model, str):
+        assert len(result["plans"]) == len(recipe.stages)
+    if path.stem.startswith("llama2"):
+        assert sum(stage.tokens for stage in recipe.stages) == 20 * 10**9
+        assert recipe.corpus.mix == {"general": 7, "domain": 2, "instruction": 1}
+        assert "tokens/s" in result["text"]
+
+
+def test_there_are_recipes() -> None:
+    names = {path.stem for path in RECIPES}
+    assert names >= {"quickstart", "tiny-base", "llama2-7b-16k", "llama2-7b-32k", "llama2-7b-128k"}
