@@ -43,7 +43,8 @@ def prepare(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson
 def extend(
     target: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model folder.")],
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[OUT] [PATH=VALUE]...", help="For a model: the new folder, then the stage.")
+        list[str] | None,
+        typer.Argument(metavar="[OUT] [PATH=VALUE]...", help="For a model: the new folder, then the stage."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

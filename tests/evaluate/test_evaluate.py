@@ -106,3 +106,13 @@ def test_too_few_long_documents_are_told(
     spec = SPEC.model_copy(update={"documents": 5000})
     evaluate_models({"one": models["base"]}, spec, corpus=corpus.folder, base_context_tokens=BASE_TOKENS)
     assert "of 5000 held-out documents have 256 tokens" in capsys.readouterr().err
+
+
+def test_bfloat16_is_near_float32(models: dict[str, Path], corpus: Corpus) -> None:
+    spec = SPEC.model_copy(update={"precision": "bfloat16", "probes": ()})
+    rough = evaluate_models({"base": models["base"]}, spec, corpus=corpus.folder, base_context_tokens=BASE_TOKENS)
+    assert rough is not None
+    exact = {score.task: score.value for score in run({"base": models["base"]}, corpus)}
+    for score in rough:
+        if score.metric == "nats":
+            assert score.value == pytest.approx(exact[score.task], abs=0.05)

@@ -49,7 +49,13 @@ def shard_model(model: Blocked, mesh: Mesh, *, precision: Precision = "auto", wh
 
 
 def choose_precision(precision: Precision, mesh: Mesh) -> Literal["float32", "bfloat16"]:
-    """What ``auto`` means here: bfloat16 on an accelerator, float32 on a CPU."""
-    if precision == "auto":
-        return "bfloat16" if mesh.device.type == "cuda" else "float32"
-    return precision
+    """What ``auto`` means here: bfloat16 on an accelerator, and on a CPU that multiplies it in hardware."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if mesh.device.type == "cuda" or _multiplies_bfloat16() else "float32"
+
+
+def _multiplies_bfloat16() -> bool:
+    # torch 2.11 cannot tell, and is then taken at its slower word.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

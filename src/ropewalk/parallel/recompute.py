@@ -6,11 +6,11 @@ pass of the blocks, exchange of keys included.
 
 from typing import Any, Literal
 
-RecomputePolicy = Literal["auto", "none", "full"]
+RecomputePolicy = Literal["none", "full"]
 
 
 def set_recompute(model: Any, policy: RecomputePolicy) -> None:
-    """Recompute every block of a transformers ``model`` (``full``) or none; ``auto`` is full, safe for long rows.
+    """Recompute every block of a transformers ``model`` (``full``) or none.
 
     It acts while the model is in training mode. The switch is called one thing up to 5.22 and another from 5.23 on.
     """

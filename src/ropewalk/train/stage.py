@@ -22,8 +22,10 @@ from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
 from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.mesh import Mesh, make_mesh
-from ropewalk.parallel.recompute import set_recompute
+from ropewalk.parallel.recompute import RecomputePolicy, set_recompute
+from ropewalk.plan.choose import forecast_recipe
 from ropewalk.recipe.spec import Recipe, Stage
+from ropewalk.shape.read import read_shape
 from ropewalk.train.journal import Journal
 from ropewalk.train.loop import StageJob, run_loop
 from ropewalk.train.measure import RETRIEVAL, plan_measure
@@ -118,7 +120,7 @@ def _begin(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed) -> 
     torch.manual_seed(seed_for("train", recipe.seed, stage, mesh.rank))
     extended = extended_of(run, stage)
     learner = Learner(load_model(extended), chunk_tokens=recipe.parallel.loss_chunk_tokens).train()
-    set_recompute(learner.causal, recipe.parallel.recompute)
+    set_recompute(learner.causal, _choose_recompute(recipe, stage, extended))
     shard_model(learner, mesh, precision=recipe.parallel.precision)
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
@@ -130,6 +132,13 @@ def _begin(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed) -> 
         learner, weight_decay=spec.weight_decay, betas=spec.betas, embedding_lr=spec.embedding_lr
     )
     return TrainState(learner, optimizer, stage=stage, inputs=inputs)
+
+
+def _choose_recompute(recipe: Recipe, stage: int, extended: Path) -> RecomputePolicy:
+    """What the recipe says; ``auto`` is the least that the plan finds to fit in this machine's memory."""
+    if recipe.parallel.recompute != "auto":
+        return recipe.parallel.recompute
+    return forecast_recipe(recipe, read_shape(extended))[stage].recompute
 
 
 def _resume(state: TrainState, run: Path) -> TrainState:
