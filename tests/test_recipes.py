@@ -5,25 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from llama2 import LLAMA2_7B
 from ropewalk.recipe.load import load_recipe
 from ropewalk.study.run import check_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
-# What config.json of Llama 2 7B says, as far as shape and positions go.
-LLAMA2_7B = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "vocab_size": 32000,
-    "max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": False,
-    "torch_dtype": "float16",
-}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

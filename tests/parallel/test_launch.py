@@ -149,6 +149,12 @@ def test_under_torchrun_the_call_is_made_in_place(monkeypatch: pytest.MonkeyPatc
 
     both = run_ranks(be_torchrun, 2)
     assert [[rank for rank, _ in seen] for seen in both] == [[0, 1], [0, 1]]
+
+    def do_once() -> list[object]:
+        os.environ.update(RANK=str(dist.get_rank()), WORLD_SIZE="2")
+        return run_ranks(dist.get_rank, 1)
+
+    assert run_ranks(do_once, 2) == [[0], [0]]
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match="wants 2 ranks, torchrun started 3"):

@@ -5,25 +5,11 @@ from typing import Any
 
 import pytest
 
+from llama2 import LLAMA2_7B
 from ropewalk.recipe.check import Finding, check, source_shares
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.shape.read import parse_shape
 
-LLAMA2_7B = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "vocab_size": 32000,
-    "max_position_embeddings": 4096,
-    "rope_theta": 10000.0,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": False,
-    "torch_dtype": "float16",
-}
 STAGE = {"context": "16Ki", "rope": {"kind": "theta", "theta": 1e6}, "tokens": "20B", "step_tokens": "4Mi", "lr": 2e-5}
 SOURCES = [
     {"name": "web", "path": "a", "role": "general", "language": "en"},

@@ -183,9 +183,12 @@ def _join_group(seat: _Seat) -> None:
 
 
 def _run_in_place(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]:
-    """Join the group that torchrun prepared, if nobody has, and call the function on this rank."""
+    """Join the group that torchrun prepared, if nobody has, and call the function on this rank.
+
+    What wants one rank only runs on the first, and the others wait for its result.
+    """
     found = int(os.environ["WORLD_SIZE"])
-    if found != ranks:
+    if found != ranks and ranks > 1:
         raise UserError(
             f"the recipe wants {ranks} ranks, torchrun started {found}",
             where="parallel.ranks",
@@ -198,9 +201,31 @@ def _run_in_place(function: Callable[..., Any], ranks: int, *args: Any) -> list[
             backend = "cpu:gloo,cuda:nccl"
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group(backend, timeout=_TIMEOUT)
+    if ranks < found:
+        return [_run_on_first(function, *args)]
     results: list[Any] = [None] * ranks
     dist.all_gather_object(results, function(*args))
     return results
+
+
+def _run_on_first(function: Callable[..., Any], *args: Any) -> Any:
+    outcome: list[tuple[Any, UserError | None] | None] = [None]
+    if is_first():
+        try:
+            outcome = [(function(*args), None)]
+        except UserError as error:
+            outcome = [(None, error)]
+    dist.broadcast_object_list(outcome, src=0)
+    assert outcome[0] is not None
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result
+
+
+def is_first() -> bool:
+    """Whether this process speaks for all: the only one, or torchrun's rank 0."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _collect(processes: Sequence[BaseProcess], pipes: Sequence[Connection]) -> list[Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from ropewalk.core.artifact import is_finished
 from ropewalk.core.record import write_scores
 from ropewalk.recipe.spec import Init, Recipe, Stage
 from ropewalk.study.folder import RunFolder
@@ -27,7 +28,9 @@ def init(spec: Init, tokenizer: Path, out: Path, seed: int) -> None:
 
 
 def extend(base: Path, out: Path, stage: Stage) -> None:
-    """The stage's positions in a copy of the base."""
+    """The stage's positions in a copy of the base, unless that is done."""
+    if is_finished(out):
+        return
     from ropewalk.model.extend import extend as extend_folder
     from ropewalk.rope.layers import require_uniform
 

@@ -7,7 +7,7 @@ dies takes nothing with it. A part is a function of (recipe, run folder); what i
 import json
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -168,9 +168,8 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def _extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
-    if not is_finished(folder.extended(stage)):
-        base = folder.stage_input(recipe, stage)
-        on_ranks(ranks.extend, 1, base, folder.extended(stage), recipe.stages[stage])
+    # Whether it is done is asked on the one rank that does it: torchrun's ranks may come here at different times.
+    on_ranks(ranks.extend, 1, folder.stage_input(recipe, stage), folder.extended(stage), recipe.stages[stage])
 
 
 @contextmanager
@@ -182,8 +181,10 @@ def _claim(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
     else:
         _refuse_errors(recipe)
         require_free(folder.root, _SMALLEST_FREE_BYTES)
-    with hold(folder.root):
-        if not known:
+    from ropewalk.parallel.launch import is_first
+
+    with hold(folder.root) if is_first() else nullcontext():
+        if not known and is_first():
             write_whole(folder.recipe, yaml.safe_dump(recipe.to_json(), sort_keys=False, allow_unicode=True))
         yield
 
