@@ -49,7 +49,13 @@ def run_recipe(recipe: Recipe) -> dict[str, Any]:
                 part(recipe, folder)
             names = [path.name for path in (folder.recipe, folder.rows, folder.scores, folder.report)]
             seal(folder.root, kind="run", inputs={"recipe": recipe.digest}, facts=_versions(), names=names)
-    return {"run": str(folder.root), "report": str(folder.report), **summarise(folder.root)}
+    summary = summarise(folder.root)
+    return {
+        **summary,
+        "run": str(folder.root),
+        "report": str(folder.report),
+        "text": f"{summary['text']}\n\n{folder.report}",
+    }
 
 
 def do_part(name: str, recipe: Recipe) -> dict[str, Any]:
