@@ -116,7 +116,7 @@ def test_bad_bases_leave_nothing_behind(save_tiny: Save, tmp_path: Path) -> None
     with pytest.raises(UserError, match="the target is shorter"):
         extend(base, tmp_path / "out", rope=Theta(theta=1e6), context_tokens=16)
     (base / "tokenizer.json").rename(base / "gone")
-    with pytest.raises(UserError, match=r"no tokenizer\.json"):
+    with pytest.raises(UserError, match="no fast tokenizer"):
         extend(base, tmp_path / "out", rope=Theta(theta=1e6), context_tokens=256)
     (base / "gone").rename(base / "tokenizer.json")
     config = read(base) | {"vocab_size": 90}

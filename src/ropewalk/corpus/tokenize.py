@@ -123,20 +123,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
     Raises UserError if there is no tokenizer.json, if it cannot be read, or if no end-of-document token is named.
     """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise UserError(
-            "the model has no fast tokenizer",
-            where=str(path),
-            why="text is encoded through tokenizer.json alone, and the folder holds none",
-            fix=f"write it once: AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})",
-        )
-    try:
-        bpe = Bpe.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # what the Rust side raises is a bare Exception
-        raise UserError(
-            "a tokenizer cannot be read", where=str(path), why=str(error), fix="copy it again from the base model"
-        ) from error
+    bpe = read_bpe(folder)
     settings = {**_read_json(folder / "config.json"), **_read_json(folder / "tokenizer_config.json")}
     eos_id = _token_id(bpe, settings, "eos")
     if eos_id is None:
@@ -147,6 +134,24 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             fix="add the eos_token that the model was trained with",
         )
     return Tokenizer(bpe, bos_id=_added_bos(bpe, settings), eos_id=eos_id)
+
+
+def read_bpe(folder: Path) -> Bpe:
+    """What tokenizer.json holds. Raises UserError if it is missing or broken."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(
+            "the model has no fast tokenizer",
+            where=str(path),
+            why="text is encoded through tokenizer.json alone, and the folder holds none",
+            fix=f"write it once: AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})",
+        )
+    try:
+        return Bpe.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # what the Rust side raises is a bare Exception
+        raise UserError(
+            "a tokenizer cannot be read", where=str(path), why=str(error), fix="copy it again from the base model"
+        ) from error
 
 
 def _added_bos(bpe: Bpe, settings: dict[str, Any]) -> int | None:

@@ -15,7 +15,7 @@ from ropewalk.core.error import UserError
 from ropewalk.model.family import rotaries_of
 from ropewalk.model.folder import check_tokenizer, copy_tokenizer, link_weights, read_config, write_config
 from ropewalk.model.load import load_model
-from ropewalk.model.weights import stored_dtype
+from ropewalk.model.weights import Dtype, stored_dtype
 from ropewalk.rope.frequency import wavelengths
 from ropewalk.rope.method import Method
 from ropewalk.rope.scaling import Rope
@@ -33,15 +33,15 @@ def extend(base: Path, out: Path, *, rope: Rope, context_tokens: int) -> None:
     shape = read_shape(base)
     method = rope.complete(shape.base_rope, context_tokens)
     dtype = stored_dtype(base)
+    check_tokenizer(base, vocabulary=shape.vocabulary)
     facts: dict[str, Any] = {}
     inputs = {"base": str(base), "rope": method.model_dump(mode="json"), "context_tokens": context_tokens}
     with new_folder(out, kind="model", inputs=inputs, facts=lambda: facts) as work:
         positions = method.to_hf(shape.theta)
         write_config(work, read_config(base), rope_parameters=positions, context_tokens=context_tokens, dtype=dtype)
         copy_tokenizer(base, work, context_tokens=context_tokens)
-        check_tokenizer(work, vocabulary=shape.vocabulary)
         link_weights(base, work)
-        model = load_model(work, dtype=dtype)
+        model = _load(work, base, dtype=dtype)
         facts |= {
             "base_theta": shape.theta,
             "base_context_tokens": shape.context_tokens,
@@ -73,6 +73,15 @@ def check_positions(model: PreTrainedModel, method: Method, *, theta: float, hea
             raise _mismatch(name, f"{part} differs by {errors.max():.2e} of its value, more than {_RTOL:g}")
         worst = max(worst, float(errors.max()))
     return {"live_frequency_difference": worst}
+
+
+def _load(work: Path, base: Path, *, dtype: Dtype) -> PreTrainedModel:
+    """The model in ``work``; what is wrong with it is told of ``base``, which gave the weights and stays."""
+    try:
+        return load_model(work, dtype=dtype)
+    except UserError as error:
+        where = error.where.replace(str(work), str(base))
+        raise UserError(error.what, where=where, why=error.why, fix=error.fix) from None
 
 
 def _mismatch(name: str, why: str) -> UserError:

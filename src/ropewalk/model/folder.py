@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from ropewalk.core.error import UserError
-from ropewalk.model.weights import INDEX, weight_files
+from ropewalk.corpus.tokenize import read_bpe
 from ropewalk.rope.scaling import legacy_hf
+from ropewalk.shape.weight_files import INDEX, weight_files
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -69,14 +68,7 @@ def copy_tokenizer(source: Path, folder: Path, *, context_tokens: int) -> None:
 def check_tokenizer(folder: Path, *, vocabulary: int) -> None:
     """Raise UserError unless the folder has a tokenizer.json whose ids all fit the model's ``vocabulary``."""
     path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise UserError(
-            "the model has no tokenizer.json",
-            where=str(folder),
-            why="texts cannot become tokens without it",
-            fix="save the tokenizer once with AutoTokenizer.from_pretrained(...).save_pretrained(...)",
-        )
-    largest = max(Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True).values())
+    largest = max(read_bpe(folder).get_vocab(with_added_tokens=True).values())
     if largest >= vocabulary:
         raise UserError(
             "tokenizer and model do not fit",
@@ -93,7 +85,7 @@ def read_token_ids(folder: Path) -> dict[str, int | None]:
     """
     path = folder / "tokenizer_config.json"
     names = json.loads(path.read_text()) if path.is_file() else {}
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = read_bpe(folder)
     found: dict[str, int | None] = {}
     for key in ("bos_token", "eos_token"):
         name = names.get(key)

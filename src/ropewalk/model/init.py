@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from jaxtyping import Float32
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoConfig
 
 from ropewalk.core.artifact import new_folder
 from ropewalk.core.seed import seed_for
+from ropewalk.corpus.tokenize import read_bpe
 from ropewalk.model.family import CLASSES, tied_names
 from ropewalk.model.folder import check_tokenizer, copy_tokenizer, read_token_ids, write_config
 from ropewalk.model.load import load_model
-from ropewalk.model.weights import SINGLE
 from ropewalk.recipe.spec import Init
 from ropewalk.rope.scaling import Unchanged
+from ropewalk.shape.weight_files import SINGLE
 
 _MODEL_TYPES = {"LlamaForCausalLM": "llama"}
 _EMBEDDING, _LAST_NORM = "model.embed_tokens.weight", "model.norm.weight"
@@ -32,13 +32,13 @@ def init_model(spec: Init, out: Path, *, tokenizer: Path, seed: int) -> None:
     Matrices are normal with ``spec.deviation``, the embedding with its own; norms are 1, the last one
     ``spec.final_norm``; biases are 0.
     """
-    vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).get_vocab_size(with_added_tokens=True)
+    vocabulary = read_bpe(tokenizer).get_vocab_size(with_added_tokens=True)
     config = _config(spec, vocabulary) | read_token_ids(tokenizer)
+    check_tokenizer(tokenizer, vocabulary=vocabulary)
     with new_folder(out, kind="model", inputs={"init": spec.model_dump(mode="json"), "seed": seed}) as work:
         positions = Unchanged().to_hf(spec.theta)
         write_config(work, config, rope_parameters=positions, context_tokens=spec.context, dtype="float32")
         copy_tokenizer(tokenizer, work, context_tokens=spec.context)
-        check_tokenizer(work, vocabulary=vocabulary)
         with torch.device("meta"):
             skeleton = CLASSES[spec.architecture](AutoConfig.from_pretrained(work, local_files_only=True))
         tied = tied_names(skeleton)

@@ -4,7 +4,6 @@ transformers fills a missing tensor with random numbers and drops one it does no
 names and shapes must be exactly the model's, before a single value is read.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ropewalk.core.error import UserError
+from ropewalk.shape.weight_files import INDEX as INDEX
+from ropewalk.shape.weight_files import SINGLE as SINGLE
+from ropewalk.shape.weight_files import damaged, weight_files
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 Dtype = Literal["float32", "bfloat16", "float16"]
 _FLOATS: Mapping[str, Dtype] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _DERIVED = ("rotary_emb.inv_freq",)  # old files carry it; every model computes it from its config
@@ -32,30 +32,6 @@ class StoredTensor:
     dtype: str
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder. Raises UserError if there is none, or one of several is gone."""
-    if not (folder / INDEX).is_file():
-        if (folder / SINGLE).is_file():
-            return [folder / SINGLE]
-        pickled = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind))
-        raise UserError(
-            "the model has no safetensors weights",
-            where=str(folder),
-            why=f"only {', '.join(pickled[:3])}: a pickle can run code" if pickled else f"no {SINGLE}, no {INDEX}",
-            fix="convert the weights to safetensors, or choose a revision that has them",
-        )
-    try:
-        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError) as error:
-        raise _damaged(folder / INDEX, f"it is no index of weights: {error!r}") from None
-    for name in names:
-        if Path(name).name != name:
-            raise _damaged(folder / INDEX, f"{name} leads out of the folder")
-        if not (folder / name).is_file():
-            raise _damaged(folder / name, f"the index names {len(names)} files and this one is missing")
-    return [folder / name for name in names]
-
-
 def read_headers(folder: Path) -> dict[str, StoredTensor]:
     """Name, shape and type of every stored tensor; raises UserError for files that are cut short or broken."""
     stored: dict[str, StoredTensor] = {}
@@ -65,10 +41,10 @@ def read_headers(folder: Path) -> dict[str, StoredTensor]:
                 for name in file.keys():  # noqa: SIM118  it is no mapping
                     view = file.get_slice(name)
                     if name in stored:
-                        raise _damaged(path, f"{name} is also in {stored[name].file.name}")
+                        raise damaged(path, f"{name} is also in {stored[name].file.name}")
                     stored[name] = StoredTensor(path, tuple(view.get_shape()), str(view.get_dtype()))
         except SafetensorError as error:
-            raise _damaged(path, f"safetensors says: {error}") from None
+            raise damaged(path, f"safetensors says: {error}") from None
     return {name: tensor for name, tensor in stored.items() if not name.endswith(_DERIVED)}
 
 
@@ -139,10 +115,6 @@ def read_tensor(stored: Mapping[str, StoredTensor], name: str) -> Tensor:
     with safe_open(stored[name].file, framework="pt") as file:
         tensor: Tensor = file.get_tensor(name)
     return tensor
-
-
-def _damaged(path: Path, why: str) -> UserError:
-    return UserError("the weights are damaged", where=str(path), why=why, fix="get the model folder again")
 
 
 def _list(names: list[str]) -> str:

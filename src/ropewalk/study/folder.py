@@ -7,6 +7,7 @@ from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.shape.find import find_model
+from ropewalk.shape.weight_files import weight_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,12 @@ class RunFolder:
         return self.trained(stage - 1) if stage else self.base(recipe)
 
     def base(self, recipe: Recipe) -> Path:
-        """The model folder that the run starts from."""
-        return self.initial if isinstance(recipe.model, ModelSource) else find_model(recipe.model)
+        """The model folder that the run starts from. Raises UserError where a base has not all its weight files."""
+        if isinstance(recipe.model, ModelSource):
+            return self.initial
+        base = find_model(recipe.model)
+        weight_files(base)  # before hours of preparing text for it
+        return base
 
 
 def require(folder: Path, *, verb: str) -> Path:

@@ -1,0 +1,41 @@
+"""Which files hold a model's weights, by their names alone.
+
+Stands here and not in model/ because a missing shard must be noticed before hours of preparing text, without torch.
+"""
+
+import json
+from pathlib import Path
+
+from ropewalk.core.error import UserError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder. Raises UserError if there is none, or one of several is gone."""
+    if not (folder / INDEX).is_file():
+        if (folder / SINGLE).is_file():
+            return [folder / SINGLE]
+        pickled = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind))
+        raise UserError(
+            "the model has no safetensors weights",
+            where=str(folder),
+            why=f"only {', '.join(pickled[:3])}: a pickle can run code" if pickled else f"no {SINGLE}, no {INDEX}",
+            fix="convert the weights to safetensors, or choose a revision that has them",
+        )
+    try:
+        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(folder / INDEX, f"it is no index of weights: {error!r}") from None
+    for name in names:
+        if Path(name).name != name:
+            raise damaged(folder / INDEX, f"{name} leads out of the folder")
+        if not (folder / name).is_file():
+            raise damaged(folder / name, f"the index names {len(names)} files and this one is missing")
+    return [folder / name for name in names]
+
+
+def damaged(path: Path, why: str) -> UserError:
+    """The error of a weight file that is not what it should be."""
+    return UserError("the weights are damaged", where=str(path), why=why, fix="get the model folder again")
