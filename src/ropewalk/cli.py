@@ -7,11 +7,13 @@ Results go to standard output (with ``--json`` as one JSON object), progress to 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ropewalk.core.error import EXIT_CODE, UserError
+from ropewalk.core.error import EXIT_CODE, UserError, explain_disk_fault
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -104,13 +106,23 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        if "--json" in sys.argv:
-            print(json.dumps({"error": {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}}))
-        print(f"ropewalk: {error}", file=sys.stderr)
-        sys.exit(EXIT_CODE)
-    except KeyboardInterrupt:
-        print("ropewalk: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        _end(error)
+    except OSError as error:
+        fault = explain_disk_fault(error)
+        if fault is None:
+            raise
+        _end(fault)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # typer turns KeyboardInterrupt into it without a word
+            print("ropewalk: interrupted; the same command goes on from here", file=sys.stderr)
+        raise
+
+
+def _end(error: UserError) -> NoReturn:
+    if "--json" in sys.argv:
+        print(json.dumps({"error": {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}}))
+    print(f"ropewalk: {error}", file=sys.stderr)
+    sys.exit(EXIT_CODE)
 
 
 def _load(recipe: Path, overrides: list[str] | None) -> Any:

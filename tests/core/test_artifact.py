@@ -1,5 +1,6 @@
 """A folder appears whole or not at all, and tells when it is damaged."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ropewalk.core.artifact import find_damage, hold, is_finished, new_folder, read_manifest, require_free
-from ropewalk.core.error import UserError
+from ropewalk.core.error import UserError, explain_disk_fault
 
 
 def make(folder: Path) -> None:
@@ -90,3 +91,23 @@ def test_a_full_disk_is_told_before_the_work(tmp_path: Path) -> None:
     require_free(tmp_path / "not" / "yet", 1)
     with pytest.raises(UserError, match="not enough free disk"):
         require_free(tmp_path, 1 << 60)
+
+
+def test_a_held_folder_goes_again_unless_something_lies_in_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="first"), hold(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b" / "note").touch()
+        raise ValueError("first")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="second"), hold(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "b" / "work").mkdir()
+        raise ValueError("second")
+    with pytest.raises(ValueError, match="third"), hold(tmp_path / "a"):
+        raise ValueError("third")
+    assert (tmp_path / "a" / "b" / "work").is_dir()
+
+
+def test_only_what_the_disk_refuses_is_the_user_s_to_mend(tmp_path: Path) -> None:
+    fault = explain_disk_fault(OSError(errno.ENOSPC, "No space left on device", "shard"))
+    assert fault is not None and (fault.where, fault.why) == ("shard", "No space left on device")
+    assert explain_disk_fault(ConnectionResetError(errno.ECONNRESET, "reset")) is None
+    assert explain_disk_fault(FileNotFoundError(errno.ENOENT, "gone", "ours")) is None

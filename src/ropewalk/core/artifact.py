@@ -20,6 +20,7 @@ from ropewalk.core.quantity import format_bytes
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+_FULL_BYTES = 1 << 16  # less than any folder that is worth writing
 
 
 def is_finished(folder: Path) -> bool:
@@ -49,11 +50,12 @@ def new_folder(
     """Yield a working folder that becomes ``folder`` when the block ends without an error.
 
     ``inputs`` is what the contents are a function of (digests, specs); ``facts()`` is called at the end for what was
-    learnt while writing. Raises FileExistsError if ``folder`` is there already: nothing is ever overwritten.
+    learnt while writing. Raises FileExistsError if ``folder`` is there already: nothing is ever overwritten. After an
+    error nothing is left, not even parent folders; one on a full disk becomes a UserError, whatever a library calls it.
     """
     if folder.exists():
         raise FileExistsError(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = _make_folder(folder.parent)
     for stale in folder.parent.glob(f".tmp-{folder.name}-*"):
         shutil.rmtree(stale)
     work = folder.parent / f".tmp-{folder.name}-{os.getpid()}"
@@ -62,8 +64,17 @@ def new_folder(
         yield work
         seal(work, kind=kind, inputs=inputs, facts=facts() if facts else {})
         publish(work, folder)
-    except BaseException:
+    except BaseException as error:
+        is_full = isinstance(error, Exception) and shutil.disk_usage(folder.parent).free < _FULL_BYTES
         shutil.rmtree(work, ignore_errors=True)
+        _remove_empty(made)
+        if is_full and not isinstance(error, UserError):
+            raise UserError(
+                "the disk is full",
+                where=str(folder),
+                why=str(error),
+                fix="free some space, or choose a folder on another disk",
+            ) from None
         raise
 
 
@@ -121,23 +132,55 @@ def find_damage(folder: Path) -> str | None:
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keep other processes out of ``folder`` for the length of the block, or raise UserError if one is in it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Keep other processes out of ``folder`` for the length of the block, or raise UserError if one is in it.
+
+    A folder that did not exist and has no folder in it when the block fails goes again, with its lock and its notes.
+    """
+    made = _make_folder(folder)
     with (folder / ".lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
             raise UserError(
-                "the run folder is in use",
+                "the folder is in use",
                 where=str(folder),
                 why=f"held by {lock.read().strip() or 'another process'}",
-                fix="wait for it, stop it, or give this run another folder (run=...)",
+                fix="wait for it, stop it, or name another folder in the recipe (run, corpus.store)",
             ) from None
         lock.truncate(0)
         lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
         lock.flush()
-        yield
+        try:
+            yield
+        except BaseException:
+            if made and not any(path.is_dir() for path in folder.iterdir()):
+                shutil.rmtree(folder)
+                _remove_empty(made[1:])
+            raise
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Make ``folder`` with its parents; returns those that were not there, innermost first."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # a file has its name, or one may not write here
+        raise UserError(
+            "this folder cannot be made",
+            where=str(folder),
+            why=error.strerror or str(error),
+            fix="choose another folder, or remove what stands in its place",
+        ) from None
+    return made
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """From the innermost outwards, up to one that something else has come to lie in."""
+    for folder in folders:
+        if any(folder.iterdir()):
+            return
+        folder.rmdir()
 
 
 def require_free(folder: Path, needed_bytes: int) -> None:

@@ -4,7 +4,19 @@ Something the user gave is wrong: say what, where, why and how to mend it, on on
 Our own invariants are ``assert`` statements and end in a traceback, because then the fault is ours.
 """
 
+import errno
+
 EXIT_CODE = 2
+
+_DISK_FAULTS = {
+    errno.ENOSPC: "free some space, or choose a folder on another disk",
+    errno.EDQUOT: "free some of your quota, or choose a folder on another disk",
+    errno.EFBIG: "allow larger files (ulimit -f), or choose a folder on another disk",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "allow it, or choose another folder",
+    errno.EPERM: "allow it, or choose another folder",
+    errno.ENOTDIR: "remove the file that stands where a folder should be, or choose another folder",
+}
 
 
 class UserError(Exception):
@@ -24,6 +36,22 @@ class UserError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default pickling, and errors cross process walls.
         return _rebuild, (self.what, self.where, self.why, self.fix)
+
+
+def explain_disk_fault(error: OSError) -> UserError | None:
+    """What the disk refused, for its owner to mend; None where the fault is ours (a file that we lost, a connection).
+
+    Asked where a process ends, not at every write: any of them may meet a full disk.
+    """
+    fix = _DISK_FAULTS.get(error.errno or 0)
+    if fix is None:
+        return None
+    return UserError(
+        "the disk refuses",
+        where=str(error.filename2 or error.filename or "a file being written"),
+        why=error.strerror or str(error),
+        fix=f"{fix}; then the same command goes on from here",
+    )
 
 
 def _rebuild(what: str, where: str, why: str, fix: str) -> UserError:

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ropewalk.core.error import UserError
+from ropewalk.core.error import UserError, explain_disk_fault
 from ropewalk.parallel.stop import answer_stop
 
 _TIMEOUT = timedelta(minutes=10)
@@ -163,6 +163,10 @@ def _work(seat: _Seat, pipe: Connection, function: Callable[..., Any], args: tup
         message = pickle.dumps(outcome)
     except UserError as error:
         message = pickle.dumps(_Outcome(seat.rank, time.monotonic(), error=error))
+    except OSError as error:
+        fault = explain_disk_fault(error)
+        trace = "" if fault else traceback.format_exc()
+        message = pickle.dumps(_Outcome(seat.rank, time.monotonic(), error=fault, trace=trace))
     except BaseException:
         pipe.send_bytes(pickle.dumps(_Outcome(seat.rank, time.monotonic(), trace=traceback.format_exc())))
         raise SystemExit(1) from None  # ends this thread without a word: the parent raises the error, with our name
@@ -217,9 +221,9 @@ def _run_on_first(function: Callable[..., Any], *args: Any) -> Any:
             outcome = [(None, error)]
     dist.broadcast_object_list(outcome, src=0)
     assert outcome[0] is not None
-    result, error = outcome[0]
-    if error is not None:
-        raise error
+    result, fault = outcome[0]
+    if fault is not None:
+        raise fault
     return result
 
 
