@@ -4,6 +4,7 @@ YAML's traps are closed here: a key given twice is an error, and nothing but pla
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ropewalk.core.error import UserError
 from ropewalk.recipe.spec import Recipe, Stage
 
 _SHOWN_FAULTS = 5
+_BRANCH = re.compile(r"[A-Z]|function-|str$")  # what pydantic calls the branches of a union; no key looks like it
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -44,7 +46,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(
-            "the recipe cannot be read", where=str(path), why=error.strerror or str(error), fix="check the path"
+            "the recipe cannot be read",
+            where=str(path),
+            why=error.strerror or str(error),
+            fix="give the path of a .yaml file; recipes/ has some to start from",
         ) from None
     except UnicodeDecodeError as error:
         raise UserError(
@@ -130,12 +135,16 @@ def _parse_yaml(text: str, *, where: str) -> Any:
     try:
         # _PlainLoader is a SafeLoader: no object is ever constructed.
         return yaml.load(text, Loader=_PlainLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
+        raise UserError("this is not YAML", where=place, why=str(error.problem), fix="mend that line") from None
     except yaml.YAMLError as error:
-        raise UserError("this is not YAML", where=where, why=str(error), fix="mend the line that it names") from None
+        raise UserError("this is not YAML", where=where, why=str(error), fix="remove what it names") from None
 
 
 def _explain(error: ValidationError, where: str) -> UserError:
-    faults = error.errors(include_url=False)
+    faults = _keep_causes(error.errors(include_url=False))
     lines = [_describe(fault) for fault in faults[:_SHOWN_FAULTS]]
     if len(faults) > _SHOWN_FAULTS:
         lines.append(f"and {len(faults) - _SHOWN_FAULTS} more")
@@ -148,6 +157,22 @@ def _explain(error: ValidationError, where: str) -> UserError:
     )
 
 
+def _keep_causes(faults: Sequence[Any]) -> list[Any]:
+    """Without what only follows: "too short" where an item is faulty, "not text" where the mapping instead of it is.
+
+    Keys that do not exist come first: where one is misspelt, another is missing.
+    """
+    inner = [fault["loc"] for fault in faults]
+
+    def follows(fault: Any) -> bool:
+        place = fault["loc"][:-1] if fault["loc"][-1:] == ("str",) else fault["loc"]
+        deeper = any(len(other) > len(fault["loc"]) and other[: len(place)] == place for other in inner)
+        return deeper and fault["type"] in ("too_short", "string_type")
+
+    causes = [fault for fault in faults if not follows(fault)]
+    return sorted(causes, key=lambda fault: fault["type"] != "extra_forbidden")
+
+
 def _describe(fault: Any) -> str:
     key = _join(fault["loc"])
     if fault["type"] == "extra_forbidden":
@@ -157,11 +182,13 @@ def _describe(fault: Any) -> str:
         return f"{key}: missing"
     given = repr(fault["input"])
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}" + (f" (given: {given})" if len(given) < 60 and given not in message else "")
+    return (f"{key}: {message}" if key else message) + (
+        f" (given: {given})" if len(given) < 60 and given not in message else ""
+    )
 
 
 def _join(location: Sequence[int | str]) -> str:
-    return ".".join(map(str, location))
+    return ".".join(str(part) for part in location if not _BRANCH.match(str(part)))
 
 
 def _known_keys() -> set[str]:

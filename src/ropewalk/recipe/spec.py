@@ -6,12 +6,12 @@ their specs (rope/, corpus/); what is left stands here. The digest of the recipe
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ropewalk.core.digest import digest_value
 from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
-from ropewalk.corpus.spec import CorpusSpec
+from ropewalk.corpus.spec import CorpusSpec, check_mix
 from ropewalk.probe.kinds import Probe
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Rope
@@ -40,6 +40,12 @@ class Init(Spec):
     """First weights of the last norm: the scale of the first logits where head and embedding are tied."""
     tokenizer: str | PositiveCount
     """A folder with tokenizer.json, or a vocabulary size: then a byte-level BPE is trained on the corpus."""
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> "Init":
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} kv_heads evenly")
+        return self
 
 
 class ModelSource(Spec):
@@ -149,6 +155,20 @@ class Recipe(Spec):
     parallel: Parallel = Parallel()
     evaluate: EvaluateSpec = EvaluateSpec()
     export: ExportSpec = ExportSpec()
+
+    @model_validator(mode="after")
+    def _check_stage_names(self) -> "Recipe":
+        roles = {source.name: source.role for source in self.corpus.sources}
+        for index, stage in enumerate(self.stages):
+            if stage.mix is not None:
+                try:
+                    check_mix(stage.mix, roles)
+                except ValueError as error:
+                    raise ValueError(f"stages.{index}.{error}") from None
+            unknown = sorted(stage.loss_weights.keys() - roles.keys())
+            if unknown:
+                raise ValueError(f"stages.{index}.loss_weights.{unknown[0]} names no source: {', '.join(roles)}")
+        return self
 
     def to_json(self) -> dict[str, Any]:
         """The recipe with every default filled in, as JSON-like data."""
