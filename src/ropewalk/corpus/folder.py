@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ropewalk.core.artifact import is_finished, read_manifest
+from ropewalk.core.artifact import find_damage, is_finished, read_manifest
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Role, Shard
@@ -87,6 +87,13 @@ def open_corpus(folder: Path) -> Corpus:
         )
     if (kind := read_manifest(folder)["kind"]) != KIND:
         raise UserError("this is not a corpus", where=str(folder), why=f"it is a {kind}", fix="name a corpus folder")
+    if fault := find_damage(folder):  # indices and held-out tokens: seconds at most
+        raise UserError(
+            "the corpus folder is damaged",
+            where=str(folder),
+            why=fault,
+            fix="remove it and run `ropewalk prepare RECIPE` again; the token store keeps what costs time",
+        )
     content = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
     stores = {name: _find_store(folder, name, entry) for name, entry in content["sources"].items()}
     return Corpus(

@@ -54,7 +54,7 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Endin
         max_repeats=recipe.corpus.max_repeats,
     )
     check_names(spec, feed, where=f"stages.{stage}")
-    state = _resume(_begin(recipe, stage, run=run, mesh=mesh, feed=feed), run)
+    state = _resume(_begin(recipe, stage, run=run, mesh=mesh, feed=feed), run, speaks=mesh.rank == 0)
     journal = Journal(run / "rows.jsonl", writes=mesh.rank == 0)
     journal.rewind(stage, state.step)
     if not state.ended:
@@ -141,11 +141,12 @@ def _choose_recompute(recipe: Recipe, stage: int, extended: Path) -> RecomputePo
     return forecast_recipe(recipe, read_shape(extended))[stage].recompute
 
 
-def _resume(state: TrainState, run: Path) -> TrainState:
+def _resume(state: TrainState, run: Path, *, speaks: bool) -> TrainState:
     """From the newest checkpoint of this stage, else with the optimizer's moments of the stage before, else fresh."""
     checkpoint = newest(checkpoints_of(run, state.stage))
     if checkpoint is not None:
-        say(f"stage {state.stage} goes on from {checkpoint.name}")
+        if speaks:
+            say(f"stage {state.stage} goes on from {checkpoint.name}")
         return load(state, checkpoint)
     earlier = newest(checkpoints_of(run, state.stage - 1)) if state.stage else None
     return load_moments(state, earlier) if earlier is not None else state
