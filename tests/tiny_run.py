@@ -22,7 +22,7 @@ RUN = {"model": "tiny-base", "run": "runs/test", "seed": 3}
 
 def make_recipe(**changes: Any) -> Recipe:
     """Eight steps of 4 rows of 64 tokens on 2 ranks, context degree 2; ``changes`` go to the stage or ``parallel``."""
-    parallel = {"ranks": 2, "context": 2, "recompute": "none", **changes.pop("parallel", {})}
+    parallel = {"ranks": 2, "context": 2, "recompute": "none", "precision": "float32", **changes.pop("parallel", {})}
     stage = {
         "context": CONTEXT_TOKENS,
         "rope": {"kind": "unchanged"},

@@ -42,7 +42,7 @@ class Small(nn.Module):
 def make_state(ranks: int) -> TrainState:
     torch.manual_seed(0)
     model = Small()
-    shard_model(model, make_mesh(ranks, 1))
+    shard_model(model, make_mesh(ranks, 1), precision="float32")
     torch.manual_seed(torch.distributed.get_rank())
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
     return TrainState(model, optimizer, stage=0, inputs={"data": "d1"})

@@ -18,7 +18,7 @@ from ropewalk.core.record import read_rows, read_scores
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.recipe.spec import Recipe
 from ropewalk.study.folder import RunFolder
-from ropewalk.study.run import do_part, run_recipe
+from ropewalk.study.run import check_recipe, do_part, run_recipe
 
 TORCH_FREE_CODE = "import sys; from ropewalk.cli import main; sys.argv = ['ropewalk', 'run', sys.argv[1]]; main()"
 
@@ -51,6 +51,7 @@ def test_all_parts_and_then_nothing_and_a_killed_run_ends_the_same(
     assert "nothing to do" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.name != ".lock"}
 
+    assert check_recipe(recipe)["errors"] == 0  # now also of the rows that the corpus gives
     with pytest.raises(UserError, match="another recipe"):
         run_recipe(change(recipe, seed=2))
 

@@ -13,6 +13,8 @@ from jaxtyping import Float64
 
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.core.record import ROLES
+from ropewalk.corpus.feed import open_feed
+from ropewalk.corpus.folder import Corpus
 from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.rope.bounds import first_negative
 from ropewalk.rope.frequency import BaseRope
@@ -178,3 +180,29 @@ def _check_repeats(recipe: Recipe, tokens: Mapping[str, int]) -> Iterator[Findin
                 yield Finding(
                     "warning", f"stages.{index}.tokens", message, "Muennighoff et al. 2023 (2305.16264): to 4"
                 )
+
+
+def check_rows(recipe: Recipe, corpus: Corpus) -> Iterator[Finding]:
+    """What only the built corpus can tell: whether each stage's rows really hold the mix, to one row.
+
+    Raises UserError if a source runs dry.
+    """
+    for index, stage in enumerate(recipe.stages):
+        feed = open_feed(
+            corpus,
+            mix=stage.mix or recipe.corpus.mix,
+            context_tokens=stage.context,
+            rows=max(1, stage.tokens // stage.context),
+            seed=recipe.seed,
+            stage=index,
+            max_repeats=recipe.corpus.max_repeats,
+        )
+        realised = feed.realised(feed.rows)
+        total = sum(realised.values())
+        for name, share in feed.planned.items():
+            rows_off = abs(realised[name] - share * total) / stage.context
+            if rows_off > 1:
+                message = (
+                    f"{name} is to give {share:.2%} and gives {realised[name] / total:.2%}, {rows_off:.1f} rows off"
+                )
+                yield Finding("error", f"stages.{index}.mix", message, "corpus/mix keeps every source within one row")

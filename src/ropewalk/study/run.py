@@ -18,8 +18,9 @@ import yaml
 from ropewalk.core.artifact import hold, is_finished, read_manifest, require_free, seal, write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
+from ropewalk.corpus.folder import open_corpus
 from ropewalk.plan.choose import forecast_recipe
-from ropewalk.recipe.check import check
+from ropewalk.recipe.check import check, check_rows
 from ropewalk.recipe.load import parse_recipe, parse_stage
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.shape.find import find_model
@@ -158,7 +159,12 @@ def extend_model(model: str, out: Path, overrides: list[str]) -> dict[str, Any]:
 def check_recipe(recipe: Recipe) -> dict[str, Any]:
     """Every rule that the recipe breaks, and the forecast of what its stages will cost."""
     shape = _read_base_shape(recipe)
-    findings = check(recipe, shape)
+    folder = RunFolder(Path(recipe.run))
+    corpus = open_corpus(folder.corpus) if is_finished(folder.corpus) else None
+    tokens = None if corpus is None else {name: corpus.facts(name).tokens for name in corpus.sources}
+    findings = check(recipe, shape, tokens)
+    if corpus is not None and not any(finding.level == "error" for finding in findings):
+        findings += check_rows(recipe, corpus)
     errors = sum(finding.level == "error" for finding in findings)
     plans = [] if shape is None else forecast_recipe(recipe, shape)
     lines = [f"{finding.level}: {finding.key}: {finding.message} ({finding.source})" for finding in findings]

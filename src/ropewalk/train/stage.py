@@ -84,7 +84,7 @@ def plan_steps(spec: Stage) -> tuple[int, int]:
 
 
 def check_names(spec: Stage, feed: Feed, *, where: str) -> None:
-    """Raise UserError where the stage names a metric or a source that its training will not have."""
+    """Raise UserError where the stage waits for a metric that its training will not have."""
     groups = Tally(feed.sources, feed.context_tokens).groups
     metrics = [RETRIEVAL] + [f"{kind}/{group}" for kind in ("loss", "accuracy") for group in groups]
     if spec.until is not None and spec.until.metric not in metrics:
@@ -93,14 +93,6 @@ def check_names(spec: Stage, feed: Feed, *, where: str) -> None:
             where=f"{where}.until.metric",
             why="it is none of those that this stage's panels hold",
             fix=f"one of {', '.join(metrics)}",
-        )
-    unknown = sorted(spec.loss_weights.keys() - set(feed.sources))
-    if unknown:
-        raise UserError(
-            f"there is no source {unknown[0]!r} in this stage",
-            where=f"{where}.loss_weights",
-            why="its mix draws on others only",
-            fix=f"some of {', '.join(feed.sources)}",
         )
 
 
