@@ -258,8 +258,10 @@ def test_names_that_lead_nowhere_are_refused(prepared: Prepared, new_run: NewRun
     until = {"metric": "accuracy/source/kv", "value": 0.9, "max_steps": 5}
     with pytest.raises(UserError, match=r"no metric 'accuracy/source/kv'[\s\S]*accuracy/source/counted"):
         train(make_recipe(until=until), new_run("metric"), prepared[1])
-    with pytest.raises(UserError, match=r"no source 'counted'"):
-        train(make_recipe(mix={"plain": 1}, loss_weights={"counted": 2.0}), new_run("source"), prepared[1])
+    with pytest.raises(ValueError, match=r"loss_weights\.kv names no source"):
+        make_recipe(loss_weights={"kv": 2.0})
+
+
 def test_plan_steps_rounds_to_whole_rows() -> None:
     stage = make_recipe(step_tokens=100, tokens=1000).stages[0]
     assert plan_steps(stage) == (7, 2)

@@ -130,7 +130,7 @@ def _choose_recompute(recipe: Recipe, stage: int, extended: Path) -> RecomputePo
     """What the recipe says; ``auto`` is the least that the plan finds to fit in this machine's memory."""
     if recipe.parallel.recompute != "auto":
         return recipe.parallel.recompute
-    return forecast_recipe(recipe, read_shape(extended))[stage].recompute
+    return "none" if forecast_recipe(recipe, read_shape(extended))[stage].recompute == "none" else "full"
 
 
 def _resume(state: TrainState, run: Path, *, speaks: bool) -> TrainState:
