@@ -5,7 +5,8 @@ long as the root's forward and backward run, so a loss inside that forward sees 
 *summed* over ranks: the loss has been divided by the step's global token count already, and ranks hold unequal parts.
 """
 
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -57,5 +58,5 @@ def choose_precision(precision: Precision, mesh: Mesh) -> Literal["float32", "bf
 
 def _multiplies_bfloat16() -> bool:
     # torch 2.11 cannot tell, and is then taken at its slower word.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
