@@ -1,8 +1,6 @@
 """A whole run: every part leaves its artifact, a second run does nothing, a killed one goes on to the same result."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -70,8 +68,9 @@ def kill_repeatedly(recipe: Recipe, tmp_path: Path) -> None:
         process = subprocess.Popen([sys.executable, "-c", TORCH_FREE_CODE, str(path)], stderr=subprocess.DEVNULL)
         while not moment.exists() and process.poll() is None:
             time.sleep(0.05)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
+        assert moment.exists(), "it ended before the moment came"
     done = subprocess.run(
         [sys.executable, "-c", TORCH_FREE_CODE, str(path)], capture_output=True, text=True, check=False
     )

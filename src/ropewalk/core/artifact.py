@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_bytes
 
 MANIFEST = "manifest.json"
+_LOCK_TRIES, _LOCK_PAUSE_SECONDS = 20, 0.1
 FORMAT = 1
 _FULL_BYTES = 1 << 16  # less than any folder that is worth writing
 
@@ -138,16 +140,14 @@ def hold(folder: Path) -> Iterator[None]:
     """
     made = _make_folder(folder)
     with (folder / ".lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock_soon(lock.fileno()):
             lock.seek(0)
             raise UserError(
                 "the folder is in use",
                 where=str(folder),
                 why=f"held by {lock.read().strip() or 'another process'}",
                 fix="wait for it, stop it, or name another folder in the recipe (run, corpus.store)",
-            ) from None
+            )
         lock.truncate(0)
         lock.write(f"pid {os.getpid()} on {socket.gethostname()}")
         lock.flush()
@@ -158,6 +158,17 @@ def hold(folder: Path) -> Iterator[None]:
                 shutil.rmtree(folder)
                 _remove_empty(made[1:])
             raise
+
+
+def _lock_soon(handle: int) -> bool:
+    """Take the lock, waiting a moment for ranks of a run just killed: a fork holds what its parent held."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE_SECONDS)
+    return False
 
 
 def _make_folder(folder: Path) -> list[Path]:

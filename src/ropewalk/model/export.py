@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest
 from ropewalk.model.folder import copy_tokenizer, read_config, write_config
-from ropewalk.model.weights import Dtype, check_finite, check_weights, read_headers, read_tensor
+from ropewalk.model.weights import Dtype, check_finite, check_weights, open_to_readers, read_headers, read_tensor
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 
@@ -36,6 +36,7 @@ def export(weights: Mapping[str, Tensor] | Path, like: Path, out: Path, *, dtype
     facts = read_manifest(like)["facts"] if is_finished(like) else {"context_tokens": shape.context_tokens}
     with new_folder(out, kind="model", inputs={"like": str(like), "dtype": dtype}, facts=lambda: facts) as work:
         save_torch_state_dict(kept, work, max_shard_size=_SHARD_BYTES, metadata={"format": "pt"})
+        open_to_readers(work)
         check_weights(work, expected, tied=tied)
         positions = plain_parameters(shape)
         config = read_config(like)

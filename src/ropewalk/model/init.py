@@ -18,6 +18,7 @@ from ropewalk.corpus.tokenize import read_bpe
 from ropewalk.model.family import CLASSES, tied_names
 from ropewalk.model.folder import check_tokenizer, copy_tokenizer, read_token_ids, write_config
 from ropewalk.model.load import load_model
+from ropewalk.model.weights import open_to_readers
 from ropewalk.recipe.spec import Init
 from ropewalk.rope.scaling import Unchanged
 from ropewalk.shape.weight_files import SINGLE
@@ -45,6 +46,7 @@ def init_model(spec: Init, out: Path, *, tokenizer: Path, seed: int) -> None:
         names = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items() if name not in tied}
         tensors = {name: _draw(name, shape, spec, seed=seed) for name, shape in names.items()}
         save_file(tensors, work / SINGLE, metadata={"format": "pt"})
+        open_to_readers(work)
         load_model(work)
 
 

@@ -90,6 +90,13 @@ def check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]], *, tied
             )
 
 
+def open_to_readers(folder: Path) -> None:
+    """Give the weight files just written the rights that others are: safetensors makes them its owner's alone."""
+    rights = (folder / "config.json").stat().st_mode if (folder / "config.json").exists() else 0o644
+    for path in folder.glob("*.safetensors"):
+        path.chmod(rights)
+
+
 def check_finite(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Raise UserError if a tensor holds a value that is not a finite number."""
     for name, tensor in tensors.items():

@@ -30,6 +30,7 @@ import torch.distributed as dist
 
 from ropewalk.core.error import UserError, explain_disk_fault
 from ropewalk.parallel.stop import answer_stop
+from ropewalk.parallel.torchrun import is_first
 
 _TIMEOUT = timedelta(minutes=10)
 _GRACE_SECONDS = 0.2
@@ -225,11 +226,6 @@ def _run_on_first(function: Callable[..., Any], *args: Any) -> Any:
     if fault is not None:
         raise fault
     return result
-
-
-def is_first() -> bool:
-    """Whether this process speaks for all: the only one, or torchrun's rank 0."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _collect(processes: Sequence[BaseProcess], pipes: Sequence[Connection]) -> list[Any]:

@@ -21,6 +21,11 @@ class RunFolder:
         return self.root / "recipe.yaml"
 
     @property
+    def holds_work(self) -> bool:
+        """Whether anything was made yet for the recipe that lies here; if not, a mended recipe may replace it."""
+        return any(path.exists() for path in (self.tokenizer, self.initial, self.corpus, self.root / "stages"))
+
+    @property
     def tokenizer(self) -> Path:
         """Trained on the corpus, for a model that starts from nothing."""
         return self.root / "tokenizer"

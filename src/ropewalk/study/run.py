@@ -19,9 +19,10 @@ from ropewalk.core.artifact import hold, is_finished, read_manifest, require_fre
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.corpus.folder import open_corpus
+from ropewalk.parallel.torchrun import is_first
 from ropewalk.plan.choose import forecast_recipe
 from ropewalk.recipe.check import check, check_rows
-from ropewalk.recipe.load import parse_recipe, parse_stage
+from ropewalk.recipe.load import load_recipe, parse_stage
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.shape.find import find_model
 from ropewalk.shape.model_shape import ModelShape
@@ -117,11 +118,11 @@ def export(recipe: Recipe, folder: RunFolder) -> None:
     """The last weights in the base's dtype, compared with plain transformers in a fresh process."""
     trained = require(folder.trained(len(recipe.stages) - 1), verb="train")
     if not is_finished(folder.export):
+        on_ranks(ranks.export, 1, trained, folder.base(recipe), folder.export, recipe.export.dtype)
+    if not folder.parity.exists():
         from ropewalk.model.verify import verify_export
 
-        on_ranks(ranks.export, 1, trained, folder.base(recipe), folder.export, recipe.export.dtype)
-        differences = verify_export(folder.export)
-        write_whole(folder.parity, json.dumps(differences))
+        write_whole(folder.parity, json.dumps(verify_export(folder.export)))
 
 
 def report(recipe: Recipe, folder: RunFolder) -> None:
@@ -187,14 +188,12 @@ def _extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
 @contextmanager
 def _claim(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
     """Hold the run folder for this recipe; one that is another's, or a recipe that breaks a rule, is refused first."""
-    known = folder.recipe.exists()
+    known = folder.recipe.exists() and folder.holds_work
     if known:
         _compare(recipe, folder)
     else:
         _refuse_errors(recipe)
         require_free(folder.root, _SMALLEST_FREE_BYTES)
-    from ropewalk.parallel.launch import is_first
-
     with hold(folder.root) if is_first() else nullcontext():
         if not known and is_first():
             write_whole(folder.recipe, yaml.safe_dump(recipe.to_json(), sort_keys=False, allow_unicode=True))
@@ -202,7 +201,7 @@ def _claim(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
 
 
 def _compare(recipe: Recipe, folder: RunFolder) -> None:
-    held = parse_recipe(yaml.safe_load(folder.recipe.read_text()), where=str(folder.recipe))
+    held = load_recipe(folder.recipe)
     if held.digest == recipe.digest:
         return
     ours, theirs = recipe.to_json(), held.to_json()
