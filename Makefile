@@ -25,8 +25,8 @@ test: $(VENV)/.workshop
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.workshop
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 
 clean:

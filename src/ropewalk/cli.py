@@ -139,6 +139,8 @@ def _do_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool
 
 def _print(result: dict[str, Any], as_json: bool) -> None:
     """``text`` is for people and left out of the JSON; everything else is for programs."""
+    if not is_first():
+        return
     if as_json:
         print(json.dumps({key: value for key, value in result.items() if key != "text"}, ensure_ascii=False))
     else:

@@ -88,3 +88,16 @@ def test_a_recipe_that_breaks_a_rule_leaves_nothing(recipe: Recipe) -> None:
     with pytest.raises(UserError, match="breaks a rule"):
         run_recipe(broken)
     assert not Path(recipe.run).exists()
+
+
+@pytest.mark.timeout(180)
+def test_torchrun_trains_the_same_recipe(recipe: Recipe, tmp_path: Path) -> None:
+    path, folder = tmp_path / "torchrun.yaml", RunFolder(Path(recipe.run))
+    path.write_text(yaml.safe_dump(recipe.to_json()))
+    do_part("prepare", recipe)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "ropewalk.cli", "train", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(folder.trained(0)), str(folder.trained(1))]
+    assert is_finished(folder.trained(1))

@@ -213,6 +213,13 @@ def _run_in_place(function: Callable[..., Any], ranks: int, *args: Any) -> list[
     return results
 
 
+def leave_ranks() -> None:
+    """Part from the group that torchrun prepared, all at once: one that leaves early breaks gloo for the others."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def _run_on_first(function: Callable[..., Any], *args: Any) -> Any:
     outcome: list[tuple[Any, UserError | None] | None] = [None]
     if is_first():

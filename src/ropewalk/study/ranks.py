@@ -46,13 +46,19 @@ def train(recipe: Recipe, stage: int, folder: RunFolder) -> str:
 
 
 def write_trained(folder: RunFolder, stage: int) -> None:
-    """The stage's last checkpoint as a model folder in float32, which evaluation and the next stage read."""
+    """The stage's last checkpoint as a model folder in float32, which evaluation and the next stage read.
+
+    Every rank calls it, since they agree on the checkpoint; the first one writes.
+    """
     from ropewalk.checkpoint.load import load_weights, newest
     from ropewalk.model.export import export as export_folder
+    from ropewalk.parallel.collective import rank_and_ranks, wait_for_ranks
 
     checkpoint = newest(folder.checkpoints(stage))
     assert checkpoint is not None
-    export_folder(load_weights(checkpoint), folder.extended(stage), folder.trained(stage), dtype="float32")
+    if rank_and_ranks()[0] == 0:
+        export_folder(load_weights(checkpoint), folder.extended(stage), folder.trained(stage), dtype="float32")
+    wait_for_ranks()
 
 
 def evaluate(recipe: Recipe, folder: RunFolder, models: dict[str, Path], base_tokens: int) -> None:

@@ -19,7 +19,7 @@ from ropewalk.core.artifact import hold, is_finished, read_manifest, require_fre
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.corpus.folder import open_corpus
-from ropewalk.parallel.torchrun import is_first
+from ropewalk.parallel.torchrun import is_first, is_started
 from ropewalk.plan.choose import forecast_recipe
 from ropewalk.recipe.check import check, check_rows
 from ropewalk.recipe.load import load_recipe, parse_stage
@@ -65,6 +65,10 @@ def do_part(name: str, recipe: Recipe) -> dict[str, Any]:
     folder = RunFolder(Path(recipe.run))
     with _claim(recipe, folder):
         PARTS[name](recipe, folder)
+    if is_started():
+        from ropewalk.parallel.launch import leave_ranks
+
+        leave_ranks()
     made = [str(path) for path in folder.made_by(name, stages=len(recipe.stages)) if path.exists()]
     return {"part": name, "made": made, "text": "\n".join(made)}
 
@@ -101,7 +105,7 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
             _extend_stage(recipe, folder, stage)
             if on_ranks(ranks.train, recipe.parallel.ranks, recipe, stage, folder) == "stopped":
                 raise KeyboardInterrupt  # SIGTERM was heard and the state is saved: the same command goes on from there
-            on_ranks(ranks.write_trained, 1, folder, stage)
+            on_ranks(ranks.write_trained, recipe.parallel.ranks, folder, stage)
 
 
 def evaluate(recipe: Recipe, folder: RunFolder) -> None:
