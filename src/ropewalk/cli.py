@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ropewalk.core.error import EXIT_CODE, UserError, explain_disk_fault
+from ropewalk.parallel.torchrun import is_first
 
 _INTERRUPTED = 130
 
