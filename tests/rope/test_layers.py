@@ -1,23 +1,53 @@
-"""Layer patterns: how they spread, and which ones are refused."""
+"""Layer patterns: how they spread over a base's layers, and which ones are refused."""
+
+from typing import Any
 
 import pytest
 
 from ropewalk.core.error import UserError
-from ropewalk.rope.layers import UNIFORM, LayerRule, require_uniform, spread_rules
+from ropewalk.rope.layers import LayerPosition, LayerRule, stretch_layers
+from ropewalk.rope.scaling import Nope, Theta, Unchanged
+
+PLAIN = LayerPosition(rope=Unchanged(), theta=1e4)
+RNOPE = (LayerRule(window="4Ki", rope="unchanged"),) * 3 + (LayerRule(rope="nope"),)
 
 
-def test_a_pattern_repeats_over_the_layers() -> None:
-    window, full = LayerRule(window_tokens=4096), LayerRule(position="nope")
-    assert spread_rules((window, window, full), 7) == (window, window, full, window, window, full, window)
-    assert spread_rules((), 2) == (UNIFORM, UNIFORM)
+def stretch(base: tuple[LayerPosition, ...], pattern: tuple[LayerRule, ...], **changes: Any) -> tuple[Any, ...]:
+    wish = {"rope": Theta(theta=1e6), "head_dim": 64, "base_tokens": 4096, "context_tokens": 16384} | changes
+    return stretch_layers(base, pattern, **wish)
+
+
+def test_a_pattern_repeats_over_the_layers_and_says_everything() -> None:
+    layers = stretch((PLAIN,) * 8, RNOPE)
+    assert [layer.window_tokens for layer in layers] == [4096, 4096, 4096, None] * 2
+    assert [layer.rope for layer in layers[:4]] == [Unchanged()] * 3 + [Nope()]
+
+
+def test_what_a_rule_leaves_out_is_the_stages() -> None:
+    window, full = stretch((PLAIN,) * 2, (LayerRule(window=512), LayerRule(temperature="log_n")))
+    assert window.rope == full.rope == Theta(theta=1e6)
+    assert full.log_n_tokens == 4096 and window.log_n_tokens is None
+
+
+def test_without_a_pattern_only_full_layers_that_turn_are_stretched() -> None:
+    base = (PLAIN.model_copy(update={"window_tokens": 4096}), PLAIN.model_copy(update={"rope": Nope()}), PLAIN)
+    assert stretch(base, ()) == (*base[:2], LayerPosition(rope=Theta(theta=1e6), theta=1e4))
+
+
+def test_each_layer_is_stretched_from_its_own_theta() -> None:
+    other = LayerPosition(rope=Unchanged(), theta=5e4)
+    layers = stretch((PLAIN, other), (LayerRule(rope={"kind": "linear"}),))
+    assert [layer.rope.theta for layer in layers] == [1e4, 5e4]
 
 
 @pytest.mark.parametrize(
-    ("rule", "word"), [(LayerRule(window_tokens="4Ki"), "window of 4096"), (LayerRule(position="nope"), "no RoPE")]
+    ("base", "pattern", "words"),
+    [
+        ((PLAIN,) * 6, RNOPE, "6 layers are no multiple of the 4 lines"),
+        ((PLAIN,) * 2, (LayerRule(window="32Ki"),), "32Ki tokens do not fit into 16Ki"),
+        ((PLAIN.model_copy(update={"window_tokens": 64}),), (), "every layer of it sees a window"),
+    ],
 )
-def test_only_uniform_layers_pass(rule: LayerRule, word: str) -> None:
-    require_uniform(())
-    require_uniform((UNIFORM, UNIFORM))
-    with pytest.raises(UserError, match=word) as caught:
-        require_uniform((UNIFORM, rule))
-    assert caught.value.where == "layers[1]"
+def test_patterns_that_cannot_be(base: tuple[LayerPosition, ...], pattern: tuple[LayerRule, ...], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        stretch(base, pattern)

@@ -1,39 +1,129 @@
-"""Which layers turn positions and how far each may look: a short pattern, repeated over the depth of a model.
+"""What each layer does with positions: a short pattern of rules in a recipe, one completed value per layer of a model.
 
-Hybrids such as OLMo 3 (three windows, one full layer) or SmolLM3 (every fourth layer without RoPE) are such patterns.
-Only the uniform pattern is run now: windows and layers without RoPE are refused by name before anything is built.
+Hybrids are such patterns: three windows and a full layer whose RoPE alone is stretched (OLMo 3), every fourth layer
+without RoPE (SmolLM3), windows with RoPE beside full layers without (RNoPE). The surprise: a layer that sees a window
+no longer than the base's context meets no new distance, so by itself it needs no stretching at all.
 """
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, cast
+
+import numpy as np
+from jaxtyping import Float64
+from pydantic import BeforeValidator
 
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import PositiveCount
+from ropewalk.core.quantity import PositiveCount, format_length
 from ropewalk.core.spec import Spec
+from ropewalk.rope.frequency import BaseRope
+from ropewalk.rope.scaling import Nope, Rope, Unchanged
+
+
+def _name_kind(value: Any) -> Any:
+    """``rope: nope`` for ``rope: {kind: nope}``."""
+    return {"kind": value} if isinstance(value, str) else value
 
 
 class LayerRule(Spec):
-    """What one layer does: turn positions (``rope``) or not (``nope``), over all tokens or a window of them."""
+    """One line of a recipe's pattern; what it leaves out is the stage's ``rope`` over all tokens."""
 
-    position: Literal["rope", "nope"] = "rope"
+    rope: Annotated[Rope, BeforeValidator(_name_kind)] | None = None
+    window: PositiveCount | None = None
+    """Tokens that a query sees, itself included."""
+    temperature: Literal["log_n"] | None = None
+    """``log_n``: beyond the base's context, scores grow with the logarithm of a query's position."""
+    bias: Literal["alibi", "fire"] | None = None
+    """Added to scores by distance; on a GPU only."""
+
+
+class LayerPosition(Spec):
+    """What one layer of a model does: a completed method over the base's ``theta``, how far and sharply it looks."""
+
+    rope: Rope
+    theta: float
     window_tokens: PositiveCount | None = None
+    log_n_tokens: PositiveCount | None = None
+    """Queries at position p >= this are multiplied by ln(p + 1) / ln(this)."""
+    bias: Literal["alibi", "fire"] | None = None
+
+    def inv_freq(self, head_dim: int) -> Float64[np.ndarray, "half"]:
+        """Radians per token of each pair, at the length that the method was completed for."""
+        return self.rope.inv_freq(self.theta, head_dim)
+
+    def inv_freq_at(self, tokens: int, head_dim: int) -> Float64[np.ndarray, "half"]:
+        """Radians per token of each pair in a document of ``tokens``; the same at any length for most methods."""
+        return self.rope.inv_freq_at(tokens, self.theta, head_dim)
+
+    @property
+    def attention_factor(self) -> float:
+        return self.rope.attention_factor
+
+    def as_base(self, *, head_dim: int, context_tokens: int) -> BaseRope:
+        """This layer as something to stretch."""
+        plain = isinstance(self.rope, Unchanged)
+        return BaseRope(self.theta, head_dim, context_tokens, None if plain else self.rope.to_hf(self.theta))
 
 
-UNIFORM = LayerRule()
+def stretch_layers(
+    base: Sequence[LayerPosition],
+    pattern: tuple[LayerRule, ...],
+    *,
+    rope: Rope,
+    head_dim: int,
+    base_tokens: int,
+    context_tokens: int,
+) -> tuple[LayerPosition, ...]:
+    """One completed value per layer of ``base``, stretched from ``base_tokens`` to ``context_tokens``.
 
-
-def spread_rules(pattern: tuple[LayerRule, ...], layers: int) -> tuple[LayerRule, ...]:
-    """One rule per layer: ``pattern`` repeated from the first layer on, the uniform rule where it is empty."""
-    return tuple((pattern or (UNIFORM,))[layer % (len(pattern) or 1)] for layer in range(layers))
-
-
-def require_uniform(pattern: tuple[LayerRule, ...]) -> None:
-    """Raise UserError if a rule of ``pattern`` asks for more than RoPE over all tokens."""
-    for index, rule in enumerate(pattern):
-        if rule != UNIFORM:
-            wish = "no RoPE" if rule.position == "nope" else f"a window of {rule.window_tokens} tokens"
-            raise UserError(
-                "layers that differ are not supported yet",
-                where=f"layers[{index}]",
-                why=f"it asks for {wish}; what is missing is attention and export per layer",
-                fix="leave layers out: every layer then turns positions and sees all tokens",
+    Without a ``pattern``, ``rope`` goes to the layers that see all tokens and turn positions; windowed layers and
+    layers without RoPE stay as they are. A pattern says everything, and is repeated from the first layer on. Raises
+    UserError where it does not divide the layers, a window exceeds the target, or no layer would change.
+    """
+    bases = [layer.as_base(head_dim=head_dim, context_tokens=base_tokens) for layer in base]
+    if pattern:
+        _check_pattern(pattern, layers=len(base), context_tokens=context_tokens)
+        rules = pattern * (len(base) // len(pattern))
+        return tuple(
+            LayerPosition(
+                rope=cast(Rope, (rule.rope or rope).complete(own, context_tokens)),
+                theta=own.theta,
+                window_tokens=rule.window,
+                log_n_tokens=base_tokens if rule.temperature else None,
+                bias=rule.bias,
             )
+            for rule, own in zip(rules, bases, strict=True)
+        )
+    stretched = [layer.window_tokens is None and not isinstance(layer.rope, Nope) for layer in base]
+    if not any(stretched) and not isinstance(rope, Unchanged):
+        raise UserError(
+            "no layer of this base can be stretched",
+            where="rope.kind",
+            why="every layer of it sees a window or turns no positions",
+            fix="use kind: unchanged, or say with layers: which layers shall see all tokens",
+        )
+    return tuple(
+        layer.model_copy(update={"rope": rope.complete(own, context_tokens)}) if changes else layer
+        for layer, own, changes in zip(base, bases, stretched, strict=True)
+    )
+
+
+def _check_pattern(pattern: tuple[LayerRule, ...], *, layers: int, context_tokens: int) -> None:
+    if layers % len(pattern):
+        raise UserError(
+            "the pattern does not divide the layers",
+            where="layers",
+            why=f"{layers} layers are no multiple of the {len(pattern)} lines of the pattern",
+            fix=f"give a pattern of {_divisors(layers)} lines",
+        )
+    for index, rule in enumerate(pattern):
+        if rule.window is not None and rule.window > context_tokens:
+            raise UserError(
+                "a window is larger than the context",
+                where=f"layers[{index}].window",
+                why=f"{format_length(rule.window)} tokens do not fit into {format_length(context_tokens)}",
+                fix="leave the window out, or make it smaller",
+            )
+
+
+def _divisors(layers: int) -> str:
+    return ", ".join(str(lines) for lines in range(1, layers + 1) if layers % lines == 0)

@@ -7,7 +7,7 @@ not matter whether the base's or the final theta is handed to it afterwards.
 
 import math
 from abc import abstractmethod
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import numpy as np
 from jaxtyping import Float64
@@ -27,6 +27,8 @@ class Method(Spec):
     """One way to turn positions into angles. ``theta`` in its arguments is the base's."""
 
     kind: str
+    depends_on_length: ClassVar[bool] = False
+    """Whether a document's own length decides its frequencies (``inv_freq_at``)."""
 
     @abstractmethod
     def complete(self, base: BaseRope, context_tokens: int) -> "Method":
@@ -38,6 +40,10 @@ class Method(Spec):
     @abstractmethod
     def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
         """Radians per token of each pair."""
+
+    def inv_freq_at(self, tokens: int, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
+        """Radians per token of each pair in a document of ``tokens``; only some methods look at the length."""
+        return self.inv_freq(theta, head_dim)
 
     @abstractmethod
     def to_hf(self, theta: float) -> dict[str, Any]:

@@ -121,8 +121,25 @@ class Proportional(Stretch):
         return {}
 
 
+class Nope(Method):
+    """No rotation: order comes from the causal mask alone (Kazemnejad et al., 2305.19466)."""
+
+    kind: Literal["nope"] = "nope"
+
+    def complete(self, base: BaseRope, context_tokens: int) -> Method:
+        check_head(base)
+        return self
+
+    def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
+        return np.zeros(head_dim // 2)
+
+    def to_hf(self, theta: float) -> dict[str, Any]:
+        """A proportional rope none of whose pairs turns; readers without that type refuse it."""
+        return {"rope_type": "proportional", "rope_theta": theta, "partial_rotary_factor": 0.0}
+
+
 Rope = Annotated[
-    Unchanged | Theta | Linear | Ntk | NtkByParts | Yarn | Llama3 | Proportional, Field(discriminator="kind")
+    Unchanged | Theta | Linear | Ntk | NtkByParts | Yarn | Llama3 | Proportional | Nope, Field(discriminator="kind")
 ]
 
 _OUR_KEYS = {
