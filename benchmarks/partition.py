@@ -39,7 +39,8 @@ def measure_head_tail(document: np.ndarray, ranks: int) -> float:
 
 def tell(case: str, peer: str, *, ours: float, theirs: float, unit: str, must_reach: float) -> None:
     figures = {"ours": round(ours, 3), "theirs": round(theirs, 3), "unit": unit}
-    ratio = {"ratio": round(theirs / max(ours, 1e-9), 3), "must_reach": must_reach}
+    # Where nothing is sent there is no ratio to tell.
+    ratio = {"ratio": round(theirs / ours, 3) if ours else None, "must_reach": must_reach}
     print(json.dumps({"case": case, "peer": peer, **figures, **ratio}), flush=True)
 
 
