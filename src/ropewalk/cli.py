@@ -80,9 +80,29 @@ def evaluate(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJso
 
 
 @app.command()
-def export(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Write the folder that any engine loads, and check it in a fresh process."""
-    _do_part("export", recipe, overrides, as_json)
+def export(
+    target: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model folder.")],
+    overrides: Overrides = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare logits in a fresh process; print commands for engines.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the folder that engines load, and check it in a fresh process."""
+    if not verify and target.suffix == ".yaml":
+        _do_part("export", target, overrides, as_json)
+        return
+    if not verify or (overrides and target.suffix != ".yaml"):
+        raise UserError(
+            "what should be exported?",
+            where="the command line",
+            why="a model folder is an export already: it can be verified, and nothing of it overridden",
+            fix=f"ropewalk export {target} --verify",
+        )
+    from ropewalk.study.verify import verify_model, verify_recipe
+
+    of_recipe = target.suffix == ".yaml"
+    _print(verify_recipe(_load(target, overrides)) if of_recipe else verify_model(str(target)), as_json)
 
 
 @app.command()

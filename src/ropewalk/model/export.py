@@ -12,12 +12,21 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest
+from ropewalk.model.engines import LOADER, is_native
 from ropewalk.model.folder import copy_tokenizer, read_config, write_config
 from ropewalk.model.weights import Dtype, check_finite, check_weights, open_to_readers, read_headers, read_tensor
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 
 _SHARD_BYTES = 5 * 10**9
+_LOADING = f"""No class of transformers has the positions of this model; config.json tells them layer by layer, under `ropewalk`.
+Other readers refuse it instead of running another model. It loads with
+
+    from pathlib import Path
+    from {LOADER.replace(":", " import ")}
+
+    model = load_model(Path("this folder"))
+"""
 
 
 def export(weights: Mapping[str, Tensor] | Path, like: Path, out: Path, *, dtype: Dtype) -> None:
@@ -42,6 +51,8 @@ def export(weights: Mapping[str, Tensor] | Path, like: Path, out: Path, *, dtype
         config = read_config(like)
         write_config(work, config, rope_parameters=positions, context_tokens=shape.context_tokens, dtype=dtype)
         copy_tokenizer(like, work, context_tokens=shape.context_tokens)
+        if not is_native(work):
+            (work / "LOADING.md").write_text(_LOADING)
 
 
 def plain_parameters(shape: ModelShape) -> dict[str, Any]:

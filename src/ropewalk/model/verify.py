@@ -1,7 +1,8 @@
 """The proof of an export: a fresh process that has never heard of ropewalk gets the same logits from the folder.
 
-Ours come from the path that training took: partition, our attention, our loader. Both run in float32 on the exported
-weights, so the difference is rounding alone, whatever type the weights are stored in.
+Only a folder that no class of transformers runs is loaded there by our loader. Ours come from the path that training
+took: partition, our attention, our loader. Both run in float32 on the exported weights, so the difference is rounding
+alone, whatever type the weights are stored in.
 """
 
 import subprocess
@@ -18,33 +19,34 @@ from torch import Tensor
 from ropewalk.core.artifact import is_finished, read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
+from ropewalk.model.engines import LOADER, is_native
 from ropewalk.model.family import head_of
 from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_rows
+from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 
 PARITY = 1e-5
 
 
 def verify_export(folder: Path, *, places: tuple[int, ...] | None = None) -> dict[int, float]:
-    """The norm-relative difference of logits between this code and plain transformers, by place in a random text.
+    """The norm-relative difference of logits between this code and a fresh process, by place in a random text.
 
-    ``places`` default to 0, the end of the base's context, the token after it, and the end of the new context.
-    Raises UserError where one exceeds 1e-5, or where the folder does not load without us.
+    ``places`` default to 0, the end of the base's context, the token after it, and the end of the new context. Where a
+    text's length chooses its frequencies, one as long as the base's context is compared too. Raises UserError where a
+    difference exceeds 1e-5, or where the folder does not load.
     """
     shape = read_shape(folder)
-    chosen = places or _usual_places(folder, shape.context_tokens)
-    request = {
-        "tokens": torch.from_numpy(stream("verify").integers(shape.vocabulary, size=max(chosen) + 1)),
-        "places": torch.tensor(chosen),
-    }
-    with tempfile.TemporaryDirectory(prefix="ropewalk-verify-") as scratch:
-        theirs = _ask_plain_transformers(folder, request, Path(scratch))
-    (ours,) = run_ranks(_compute_logits, 1, folder, request)
-    differences = (ours.double() - theirs.double()).norm(dim=1) / theirs.double().norm(dim=1)
-    found = dict(zip(chosen, differences.tolist(), strict=True))
+    before, after = _context_lengths(folder, shape)
+    chosen = places or tuple(sorted({0, before - 1, min(before, after - 1), after - 1}))
+    text = torch.from_numpy(stream("verify").integers(shape.vocabulary, size=max(chosen) + 1))
+    found = _compare(folder, text, chosen)
+    if any(layer.rope.depends_on_length for layer in getattr(shape, "positions", ())):
+        short = tuple(place for place in chosen if place < before)
+        for place, difference in _compare(folder, text[:before], short).items():
+            found[place] = max(found[place], difference)
     worst = max(found, key=lambda place: found[place])
     if not found[worst] <= PARITY:
         raise UserError(
@@ -56,20 +58,30 @@ def verify_export(folder: Path, *, places: tuple[int, ...] | None = None) -> dic
     return found
 
 
-def _usual_places(folder: Path, context_tokens: int) -> tuple[int, ...]:
+def _context_lengths(folder: Path, shape: ModelShape) -> tuple[int, int]:
+    """The base's context and the folder's own, which its config.json alone does not always tell."""
     facts = read_manifest(folder)["facts"] if is_finished(folder) else {}
-    before = int(facts.get("base_context_tokens", context_tokens))
-    return tuple(sorted({0, before - 1, min(before, context_tokens - 1), context_tokens - 1}))
+    after = int(facts.get("context_tokens", shape.context_tokens))
+    return int(facts.get("base_context_tokens", after)), after
 
 
-def _ask_plain_transformers(folder: Path, request: dict[str, Tensor], scratch: Path) -> Float32[Tensor, "places ids"]:
-    program = Path(__file__).with_name("plain_reload.py")
+def _compare(folder: Path, text: Tensor, places: tuple[int, ...]) -> dict[int, float]:
+    request = {"tokens": text, "places": torch.tensor(places)}
+    with tempfile.TemporaryDirectory(prefix="ropewalk-verify-") as scratch:
+        theirs = _ask_fresh_process(folder, request, Path(scratch))
+    (ours,) = run_ranks(compute_logits, 1, folder, request)
+    differences = (ours.double() - theirs.double()).norm(dim=1) / theirs.double().norm(dim=1)
+    return dict(zip(places, differences.tolist(), strict=True))
+
+
+def _ask_fresh_process(folder: Path, request: dict[str, Tensor], scratch: Path) -> Float32[Tensor, "places ids"]:
+    program, loader = Path(__file__).with_name("plain_reload.py"), [] if is_native(folder) else [LOADER]
     save_file(request, scratch / "request")
-    command = [sys.executable, "-P", *map(str, (program, folder, scratch / "request", scratch / "answer"))]
+    command = [sys.executable, "-P", *map(str, (program, folder, scratch / "request", scratch / "answer")), *loader]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(
-            "the export does not load in plain transformers",
+            f"the export does not load in {LOADER if loader else 'plain transformers'}",
             where=str(folder),
             why=done.stderr.strip().splitlines()[-1],
             fix="export again; if it stays, report this with the folder's config.json",
@@ -79,7 +91,8 @@ def _ask_plain_transformers(folder: Path, request: dict[str, Tensor], scratch: P
 
 
 @torch.no_grad()
-def _compute_logits(folder: Path, request: dict[str, Tensor]) -> Float32[Tensor, "places ids"]:
+def compute_logits(folder: Path, request: dict[str, Tensor]) -> Float32[Tensor, "places ids"]:
+    """Our logits of ``request["tokens"]`` at its ``places``, by the path that training takes. Called on one rank."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     learner = Learner(load_model(folder)).to(device)
     tokens = request["tokens"].to(device)

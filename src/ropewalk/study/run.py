@@ -124,8 +124,11 @@ def export(recipe: Recipe, folder: RunFolder) -> None:
     if not is_finished(folder.export):
         on_ranks(ranks.export, 1, trained, folder.base(recipe), folder.export, recipe.export.dtype)
     if not folder.parity.exists():
+        from ropewalk.model.engines import is_native
         from ropewalk.model.verify import verify_export
 
+        if not is_native(folder.export):
+            say("no class of transformers has these positions: other readers refuse this folder, see its LOADING.md")
         write_whole(folder.parity, json.dumps(verify_export(folder.export)))
 
 

@@ -1,0 +1,237 @@
+"""Do other readers run the model that was exported? Every method on every architecture, reader by reader.
+
+    python benchmarks/readers.py SCRATCH [--quick]
+
+Extends and exports a tiny model of each architecture, 512 -> 2048 tokens, and compares logits of a random text at
+positions 0, 511, 512 and 2047 with this code's: in transformers of this environment, in transformers 4.57, and in
+llama.cpp (built from the sdist of llama-cpp-python, which carries the converter). SCRATCH keeps the environments, so a
+second run starts at once; --quick takes one architecture and only readers that are there. Prints JSON lines: the
+largest norm-relative difference, and beside it what it would be if a reader ignored the method.
+
+llama.cpp knows tokenizers by a hash of what they do and so not ours. Its copy in SCRATCH is told to call any other one
+gpt-2: tokens are given here, text is not.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig
+
+from ropewalk.core.error import UserError
+from ropewalk.core.seed import stream
+from ropewalk.model.engines import find_commands
+from ropewalk.model.export import export
+from ropewalk.model.family import CLASSES
+from ropewalk.model.verify import compute_logits
+from ropewalk.parallel.launch import run_ranks
+from ropewalk.recipe.load import parse_stage
+from ropewalk.shape.find import find_model
+from ropewalk.study.ranks import extend
+
+SAME = 1e-5
+SAME_BY_ANOTHER_KERNEL = 1e-3  # llama.cpp multiplies in its own order, with its own exp and cos
+OLD_TOKENS, NEW_TOKENS = 512, 2048
+PLACES = [0, OLD_TOKENS - 1, OLD_TOKENS, NEW_TOKENS - 1]
+METHODS: Mapping[str, tuple[str, ...]] = {
+    "unchanged": ("rope.kind=unchanged",),
+    "theta": ("rope.kind=theta", "rope.theta=1e6"),
+    "linear": ("rope.kind=linear",),
+    "ntk": ("rope.kind=ntk",),
+    "ntk_by_parts": ("rope.kind=ntk_by_parts",),
+    "yarn": ("rope.kind=yarn",),
+    "yarn, not truncated": ("rope.kind=yarn", "rope.truncate=false"),
+    "llama3": ("rope.kind=llama3",),
+    "proportional": ("rope.kind=proportional", "rope.share=0.75"),
+}
+_PROGRAM = Path(__file__).with_name("read_logits.py")
+_LLAMA_BUILD = "-DGGML_OPENMP=OFF -DLLAMA_CURL=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF"
+
+
+class Reader(NamedTuple):
+    """How a reader is started, and from where its modules come."""
+
+    name: str
+    kind: str
+    python: str
+    path: str
+    same: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scratch", type=Path)
+    parser.add_argument("--quick", action="store_true", help="Llama alone, and only readers whose environments stand")
+    asked = parser.parse_args()
+    readers = list(find_readers(asked.scratch.resolve(), build=not asked.quick))
+    tokens = stream("readers").integers(4096, size=NEW_TOKENS)
+    for architecture in ["LlamaForCausalLM"] if asked.quick else CLASSES:
+        work = asked.scratch.resolve() / "folders" / architecture
+        shutil.rmtree(work, ignore_errors=True)
+        base = write_base(architecture, work / "base")
+        folders = {}
+        for method, overrides in METHODS.items():
+            try:
+                folders[method] = export_method(base, work / method.replace(", ", "-").replace(" ", "-"), overrides)
+            except UserError as error:
+                tell(architecture, method, "ropewalk", {"verdict": "not offered", "why": error.why})
+        compare(architecture, folders, tokens, readers)
+
+
+def find_readers(scratch: Path, *, build: bool) -> Iterator[Reader]:
+    """Every reader whose environment stands, after building what is missing."""
+    yield Reader(f"transformers {version('transformers')}", "transformers", sys.executable, "", SAME)
+    old, cpp = scratch / "tf4" / "bin" / "python", scratch / "llama" / "bin" / "python"
+    if build and not old.exists():
+        make_environment(scratch / "tf4", "torch==2.13.0", "transformers==4.57.*", "sentencepiece", "protobuf")
+    if build and not (scratch / "sdist").exists():
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-binary", ":all:", "--no-deps"]
+        subprocess.run([*pip, "llama-cpp-python", "-d", str(scratch / "sdist")], check=True)
+        for archive in (scratch / "sdist").glob("*.tar.gz"):
+            shutil.unpack_archive(archive, scratch / "sdist", filter="data")
+    if build and not cpp.exists():
+        make_environment(scratch / "llama", *map(str, (scratch / "sdist").glob("*.tar.gz")))
+    if old.exists():
+        yield Reader(f"transformers {ask_version(old, 'transformers')}", "transformers", str(old), "", SAME)
+    if old.exists() and cpp.exists():
+        source = next((scratch / "sdist").glob("*/vendor/llama.cpp"))
+        name_tokenizer(source / "conversion" / "base.py")
+        name = f"llama.cpp (llama-cpp-python {ask_version(cpp, 'llama_cpp_python')})"
+        yield Reader(name, "llama.cpp", str(cpp), str(source), SAME_BY_ANOTHER_KERNEL)
+
+
+def make_environment(folder: Path, *packages: str) -> None:
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *packages]
+    subprocess.run(install, check=True, env=os.environ | {"CMAKE_ARGS": _LLAMA_BUILD})
+
+
+def ask_version(python: Path, package: str) -> str:
+    code = f"from importlib.metadata import version; print(version({package!r}))"
+    return subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def name_tokenizer(source: Path) -> None:
+    """Let the converter's copy call a tokenizer that it does not know gpt-2, instead of refusing the model."""
+    text = source.read_text()
+    source.write_text(text.replace("        res = None\n", '        res = "gpt-2"\n', 1))
+
+
+def write_base(architecture: str, folder: Path) -> Path:
+    """The tiny base's weights in ``architecture``; what that has besides is random or one."""
+    tiny = find_model("tiny-base")
+    config = json.loads((tiny / "config.json").read_text())
+    for key in ("architectures", "model_type", "rope_theta", "torch_dtype"):
+        config.pop(key)
+    kind = architecture.removesuffix("ForCausalLM").lower()
+    torch.manual_seed(0)
+    model = CLASSES[architecture](AutoConfig.for_model(kind, **config, sliding_window=None))
+    model.load_state_dict(load_file(tiny / "model.safetensors"), strict=False)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tiny / name, folder / name)
+    return folder
+
+
+def export_method(base: Path, out: Path, overrides: tuple[str, ...]) -> Path:
+    """The folder that a user would get."""
+    extended = out.with_name(f"{out.name}-extended")
+    stage = parse_stage([f"context={NEW_TOKENS}", *overrides])
+    run_ranks(extend, 1, base, extended, stage)
+    export(extended, extended, out, dtype="float32")
+    return out
+
+
+def compare(architecture: str, folders: Mapping[str, Path], tokens: np.ndarray, readers: list[Reader]) -> None:
+    """One line for each method and reader."""
+    request = {"tokens": torch.from_numpy(tokens), "places": torch.tensor(PLACES)}
+    ours = {method: run_ranks(compute_logits, 1, folder, request)[0].numpy() for method, folder in folders.items()}
+    for reader in readers:
+        for method, refusal in ask(reader, folders, tokens):
+            if refusal:
+                facts = {"verdict": "refuses loudly", "why": refusal}
+            else:
+                theirs = np.load(answer_of(folders[method]))
+                difference = measure(ours[method], theirs)
+                same = np.array_equal(ours[method].argmax(1), theirs.argmax(1))
+                verdict = "same" if difference <= reader.same else "other logits"
+                ignored = measure(ours[method], ours["unchanged"])
+                facts = {"verdict": verdict, "difference": float(f"{difference:.2e}"), "same_next_tokens": bool(same)}
+                facts |= {"difference_if_ignored": float(f"{ignored:.2e}")}
+            tell(architecture, method, reader.name, facts)
+
+
+def ask(reader: Reader, folders: Mapping[str, Path], tokens: np.ndarray) -> Iterator[tuple[str, str]]:
+    """Each method with the reader's refusal, empty where it answered."""
+    methods = {str(folder): method for method, folder in folders.items()}
+    jobs = [
+        {
+            "folder": str(folder),
+            "gguf": f"{folder}.gguf",
+            "answer": str(answer_of(folder)),
+            "overrides": read_overrides(folder),
+        }
+        for folder in folders.values()
+    ]
+    if reader.kind == "llama.cpp":
+        old = str(Path(reader.python).parents[2] / "tf4" / "bin" / "python")
+        refused = dict(start("convert", old, reader.path, jobs, tokens))
+        yield from ((methods[folder], f"converter: {refusal}") for folder, refusal in refused.items() if refusal)
+        jobs = [job for job in jobs if not refused[job["folder"]]]
+    for folder, refusal in start(reader.kind, reader.python, "", jobs, tokens):
+        yield methods[folder], refusal
+
+
+def start(
+    kind: str, python: str, path: str, jobs: list[dict[str, Any]], tokens: np.ndarray
+) -> Iterator[tuple[str, str]]:
+    """Run the program in another environment; a reader that dies has refused all it did not answer."""
+    asked = Path(jobs[0]["folder"]).with_name("jobs.json")
+    asked.write_text(json.dumps({"tokens": tokens.tolist(), "places": PLACES, "jobs": jobs}))
+    search = os.environ | {"PYTHONPATH": f"{path}:{path}/gguf-py"} if path else dict(os.environ)
+    program = f"import sys, runpy; sys.path.insert(0, {path!r}); sys.argv = sys.argv[1:]; "
+    program += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [python, "-c", program, str(_PROGRAM), kind, str(asked)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=search)
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    yield from ((answer["folder"], answer["refusal"]) for answer in answers)
+    for job in jobs[len(answers) :]:
+        yield job["folder"], f"died: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}"
+
+
+def read_overrides(folder: Path) -> dict[str, float]:
+    """What the ready command for llama.cpp overrides in the file; the reader gets it too."""
+    command = next(serving.command for serving in find_commands(folder) if serving.engine == "llama.cpp")
+    return {key: float(value) for key, value in re.findall(r"--override-kv (\S+)=float:(\S+)", command)}
+
+
+def answer_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.npy")
+
+
+def measure(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest difference of a place's logits, relative to their norm."""
+    wide = ours.astype(np.float64), theirs.astype(np.float64)
+    return float((np.linalg.norm(wide[0] - wide[1], axis=1) / np.linalg.norm(wide[0], axis=1)).max())
+
+
+def tell(architecture: str, method: str, reader: str, facts: Mapping[str, Any]) -> None:
+    print(json.dumps({"case": f"{architecture}, {method}", "peer": reader, **facts}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""The commands that serve a model folder in vLLM, SGLang and llama.cpp, and which of them would run another model.
+
+An engine that does not know a method seldom says so: it runs plain RoPE, or full attention, and answers a little worse.
+What stands here about llama.cpp was measured (benchmarks/readers.py); about vLLM and SGLang it was read in their
+sources and issues of 2026, and they change. The surprise: transformers is also a backend of vLLM, so where vLLM's own
+classes fall short, one flag lets it run exactly what was verified.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ropewalk.model.folder import read_config
+from ropewalk.rope.by_parts import Yarn
+from ropewalk.rope.scaling import read_method
+
+OWN_CLASS = "RopewalkForCausalLM"
+LOADER = "ropewalk.model.load:load_model"
+
+_GGUF_NAMES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "Olmo2ForCausalLM": "olmo2",
+    "Olmo3ForCausalLM": "olmo2",
+    "Gemma3ForCausalLM": "gemma3",
+    "SmolLM3ForCausalLM": "smollm3",
+}
+_GGUF_TYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How one engine serves a folder. ``command`` is empty where it would not run this model; ``note`` says why."""
+
+    engine: str
+    command: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What engines differ about, from a config.json."""
+
+    folder: Path
+    architecture: str
+    context_tokens: int
+    dtype: str
+    ropes: tuple[Mapping[str, Any], ...]
+    windows: bool
+    turning: tuple[bool, ...]
+    """SmolLM3's layers: whether each turns positions; empty elsewhere."""
+
+    @property
+    def kinds(self) -> set[str]:
+        return {str(rope["rope_type"]) for rope in self.ropes}
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether a prompt's length chooses its frequencies."""
+        return "dynamic" in self.kinds or any(
+            rope["short_factor"] != rope["long_factor"] for rope in self.ropes if rope["rope_type"] == "longrope"
+        )
+
+    @property
+    def sharpening(self) -> float:
+        """The attention factor relative to what YaRN's formula gives for the same factor; 1 where nothing is said."""
+        ratios = [
+            read_method(rope, where=str(self.folder)).attention_factor / Yarn(factor=rope["factor"]).attention_factor
+            for rope in self.ropes
+            if rope["rope_type"] == "yarn"
+        ]
+        return next((ratio for ratio in ratios if not math.isclose(ratio, 1, rel_tol=1e-6)), 1.0)
+
+
+def is_native(folder: Path) -> bool:
+    """Whether a class of transformers runs the folder as it is; if not, only our loader does."""
+    return bool(read_config(folder)["architectures"][0] != OWN_CLASS)
+
+
+def find_commands(folder: Path) -> tuple[Serving, ...]:
+    """One answer for each engine, from the folder's config.json alone."""
+    facts = _read_facts(folder)
+    return tuple(ask(facts) for ask in _ENGINES)
+
+
+def describe_commands(folder: Path) -> str:
+    """What ``find_commands`` found, for people."""
+    lines = []
+    for serving in find_commands(folder):
+        lines += [f"{serving.engine:<10} {serving.command or 'not this folder'}"]
+        lines += [f"{'':<10} {serving.note}"] if serving.note else []
+    return "\n".join(lines)
+
+
+def _read_facts(folder: Path) -> _Facts:
+    config = read_config(folder)
+    rope = config["rope_parameters"]
+    nested = [value for value in rope.values() if isinstance(value, Mapping)]
+    return _Facts(
+        folder=folder,
+        architecture=config["architectures"][0],
+        context_tokens=config["max_position_embeddings"],
+        dtype=config["dtype"],
+        ropes=tuple(nested or [rope]),
+        windows="sliding_attention" in (config.get("layer_types") or ())
+        or (config["architectures"][0] == "MistralForCausalLM" and config.get("sliding_window") is not None),
+        turning=tuple(bool(turns) for turns in config.get("no_rope_layers") or ()),
+    )
+
+
+def _ask_vllm(facts: _Facts) -> Serving:
+    if facts.architecture == OWN_CLASS:
+        return _refuse("vLLM", facts)
+    if "dynamic" in facts.kinds:
+        return Serving("vLLM", "", "it computes one theta for all prompts, whatever their length (its issue 41236)")
+    command = f"vllm serve {facts.folder} --max-model-len {facts.context_tokens}"
+    note = "it takes the long factors for short prompts too" if facts.depends_on_length else ""
+    missing = _find_missing_in_vllm(facts)
+    return Serving("vLLM", f"{command} --model-impl transformers" if missing else command, note or missing)
+
+
+def _find_missing_in_vllm(facts: _Facts) -> str:
+    if facts.architecture in ("SmolLM3ForCausalLM", "MinistralForCausalLM"):
+        return "it has no class of its own for this model and runs that of transformers"
+    if facts.windows and facts.architecture.startswith("Qwen"):
+        return "its own Qwen class may see every token in every layer (its issue 39514)"
+    if facts.sharpening != 1:
+        return "its own YaRN does not read attention_factor (its pull request 48351)"
+    if facts.kinds & {"proportional", "longrope"}:
+        return f"its own RoPE does not read every key of {', '.join(sorted(facts.kinds - {'default'}))}"
+    return ""
+
+
+def _ask_sglang(facts: _Facts) -> Serving:
+    if facts.architecture == OWN_CLASS:
+        return _refuse("SGLang", facts)
+    note = ""
+    if facts.depends_on_length:
+        note = "it computes one set of frequencies for all prompts of a batch or of the server"
+    elif facts.sharpening != 1:
+        note = "its YaRN does not read attention_factor"
+    elif facts.kinds & {"proportional", "longrope"}:
+        note = f"its RoPE does not read every key of {', '.join(sorted(facts.kinds - {'default'}))}"
+    elif facts.windows and facts.architecture not in ("Olmo3ForCausalLM", "Gemma3ForCausalLM"):
+        note = "it sees every token in every layer of this architecture (its issue 22528)"
+    if note:
+        return Serving("SGLang", "", note)
+    backend = " --model-impl transformers" if facts.architecture == "SmolLM3ForCausalLM" else ""
+    length = f"--context-length {facts.context_tokens}"
+    return Serving("SGLang", f"python -m sglang.launch_server --model-path {facts.folder} {length}{backend}")
+
+
+def _ask_llama_cpp(facts: _Facts) -> Serving:
+    if facts.architecture == OWN_CLASS:
+        return _refuse("llama.cpp", facts)
+    if missing := _find_missing_in_llama_cpp(facts):
+        return Serving("llama.cpp", "", missing)
+    gguf, name = f"{facts.folder}.gguf", _GGUF_NAMES[facts.architecture]
+    convert = f"python convert_hf_to_gguf.py {facts.folder} --outfile {gguf} --outtype {_GGUF_TYPES[facts.dtype]}"
+    serve = f"llama-server -m {gguf} -c {facts.context_tokens}"
+    if facts.sharpening != 1:
+        serve += f" --override-kv {name}.rope.scaling.attn_factor=float:{facts.sharpening:.9g}"
+    return Serving("llama.cpp", f"{convert} && {serve}", "its converter refuses a tokenizer that it does not know")
+
+
+def _find_missing_in_llama_cpp(facts: _Facts) -> str:
+    if facts.architecture not in _GGUF_NAMES:
+        return f"its converter refuses {facts.architecture}"
+    unknown = facts.kinds - {"default", "linear", "yarn", "llama3"}
+    if "llama3" in facts.kinds and _GGUF_NAMES[facts.architecture] not in ("llama", "smollm3"):
+        unknown.add("llama3")  # written by the converter for Llama's own classes only
+    if unknown:
+        return f"it would run plain RoPE without a word: its converter does not write {', '.join(sorted(unknown))}"
+    if any(rope.get("truncate") is False for rope in facts.ropes):
+        return "its YaRN always rounds the ends of the ramp, and this one does not"
+    if facts.windows and facts.architecture not in ("Olmo3ForCausalLM", "Gemma3ForCausalLM"):
+        return "it would see every token in every layer: its converter does not write these windows"
+    if facts.turning and facts.turning != tuple((layer + 1) % 4 != 0 for layer in range(len(facts.turning))):
+        return "it turns positions in three layers of four, whatever the config says"
+    return ""
+
+
+def _refuse(engine: str, facts: _Facts) -> Serving:
+    return Serving(engine, "", f"no class has these positions; load it with {LOADER.replace(':', '.')}")
+
+
+_ENGINES: tuple[Callable[[_Facts], Serving], ...] = (_ask_vllm, _ask_sglang, _ask_llama_cpp)

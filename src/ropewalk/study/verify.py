@@ -1,0 +1,47 @@
+"""What ``ropewalk export --verify`` says of a folder: whether others get the same logits, and how to serve it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ropewalk.recipe.spec import Recipe
+from ropewalk.shape.find import find_model
+from ropewalk.study.folder import RunFolder
+from ropewalk.study.run import do_part
+
+
+def verify_model(model: str) -> dict[str, Any]:
+    """Reload a model folder in a fresh process and compare logits. Raises UserError where they differ."""
+    from ropewalk.model.verify import verify_export
+
+    folder = find_model(model)
+    return _describe(folder, verify_export(folder))
+
+
+def verify_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Export what the recipe trained, if that is not done, and verify it; what the export itself found is enough."""
+    from ropewalk.model.verify import verify_export
+
+    folder = RunFolder(Path(recipe.run))
+    known = folder.parity.exists()
+    made = do_part("export", recipe)["made"]
+    stored = {int(place): value for place, value in json.loads(folder.parity.read_text()).items()}
+    return {"made": made, **_describe(folder.export, verify_export(folder.export) if known else stored)}
+
+
+def _describe(folder: Path, differences: Mapping[int, float]) -> dict[str, Any]:
+    from ropewalk.model.engines import LOADER, describe_commands, find_commands, is_native
+
+    native = is_native(folder)
+    peer = "plain transformers" if native else LOADER.replace(":", ".")
+    lines = [f"{folder}: logits in a fresh process, {peer}", "", "  position   difference, of their norm"]
+    lines += [f"{place:>10}   {difference:.1e}" for place, difference in sorted(differences.items())]
+    return {
+        "model": str(folder),
+        "native": native,
+        "differences": dict(differences),
+        "engines": [asdict(serving) for serving in find_commands(folder)],
+        "text": "\n".join([*lines, "", describe_commands(folder)]),
+    }
