@@ -1,8 +1,7 @@
 """What the advice says about cases whose answer is known."""
 
-from ropewalk.rope.advise import PRACTICE, advise, suggest_theta
-from ropewalk.rope.bounds import first_negative
-from ropewalk.rope.frequency import BaseRope, plain_inv_freq
+from ropewalk.rope.advise import PRACTICE, advise
+from ropewalk.rope.method import BaseRope
 from ropewalk.rope.scaling import Linear, Proportional, Theta, Unchanged
 
 LLAMA2 = BaseRope(theta=1e4, head_dim=128, context_tokens=4096)
@@ -34,14 +33,6 @@ def test_standing_pairs_have_no_wavelength() -> None:
     advice = advise(LLAMA2, method=Proportional(share=0.5), context_tokens=16384)
     assert advice.longest_wavelength_tokens < 4096
     assert advice.first_negative_tokens is None, "32 pairs at frequency 0 outweigh 32 cosines"
-
-
-def test_suggested_thetas_are_round_and_hold() -> None:
-    for context_tokens, expected in ((16384, 5e5), (32768, 2e6), (65536, 5e6)):
-        theta = suggest_theta(LLAMA2, context_tokens)
-        assert theta == expected
-        assert first_negative(plain_inv_freq(theta, 128), context_tokens) is None
-    assert suggest_theta(BaseRope(1e7, 128, 8192), 16384) == 5e7, "a large theta knows few pairs at 8Ki"
 
 
 def test_practice_is_sorted_by_length() -> None:

@@ -10,6 +10,7 @@ from ropewalk.rope.bounds import (
     least_theta,
     reach,
     similarity,
+    suggest_theta,
     theta_for_reach,
 )
 from ropewalk.rope.frequency import plain_inv_freq
@@ -72,3 +73,12 @@ def test_reach_of_llama_2() -> None:
     assert found == pytest.approx([7_754, 24_656, 78_400, 129_027, 675_196], rel=1e-4)
     least = [theta_for_reach(tokens, known_dim=92, head_dim=128) for tokens in (16384, 32768, 65536, 131072)]
     assert least == pytest.approx([56_628, 148_544, 389_653, 1_022_122], rel=1e-5)
+
+
+def test_suggested_thetas_are_round_and_hold() -> None:
+    for context_tokens, expected in ((16384, 5e5), (32768, 2e6), (65536, 5e6)):
+        theta = suggest_theta(1e4, head_dim=128, train_tokens=4096, context_tokens=context_tokens)
+        assert theta == expected
+        assert first_negative(plain_inv_freq(theta, 128), context_tokens) is None
+    found = suggest_theta(1e7, head_dim=128, train_tokens=8192, context_tokens=16384)
+    assert found == 5e7, "a large theta knows few pairs at 8Ki"

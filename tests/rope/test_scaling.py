@@ -16,8 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ropewalk.core.error import UserError
 from ropewalk.rope.by_parts import Llama3, NtkByParts, Ramp, Yarn
-from ropewalk.rope.frequency import BaseRope
-from ropewalk.rope.method import Method
+from ropewalk.rope.method import BaseRope, Method
 from ropewalk.rope.scaling import Linear, Ntk, Proportional, Rope, Theta, Unchanged, legacy_hf, read_method
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "reference" / "golden_rope.json"
@@ -171,9 +170,8 @@ def test_complete_fills_what_is_open_and_keeps_what_is_given() -> None:
 
 def test_unchanged_runs_what_the_base_runs() -> None:
     assert Unchanged().complete(LLAMA2, 1024) == Unchanged()
-    scaled = BaseRope(5e5, 128, 131072, Llama3(factor=8, original_tokens=8192).to_hf(5e5))
-    running = Unchanged().complete(scaled, 131072)
-    assert running == Llama3(theta=5e5, factor=8, original_tokens=8192)
+    running = Llama3(theta=5e5, factor=8, original_tokens=8192)
+    assert Unchanged().complete(BaseRope(5e5, 128, 131072, running), 131072) == running
 
 
 def test_a_recipe_names_a_method_by_kind() -> None:
@@ -214,11 +212,6 @@ def test_a_recipe_cannot_say(values: dict[str, Any], word: str) -> None:
         (Unchanged(), BaseRope(1e4, 5, 4096), 16384, ("head_dim is 5",)),
         (Ntk(), BaseRope(1e4, 2, 4096), 16384, ("head_dim is 2",)),
         (Ntk(theta=1e6), LLAMA2, 16384, ("1e+06", "40889.942")),
-        (Theta(theta=1e6), BaseRope(5e5, 128, 8192, {"rope_type": "llama3"}), 16384, ("llama3", "theta")),
-        (Unchanged(), BaseRope(1e4, 128, 8192, {"rope_type": "dynamic", "factor": 2.0}), 8192, ("dynamic",)),
-        (Unchanged(), BaseRope(1e4, 128, 8192, {"rope_type": "longrope"}), 8192, ("longrope",)),
-        (Unchanged(), BaseRope(1e4, 128, 8192, {"rope_type": "yarn", "factor": 0.5}), 8192, ("factor", "0.5")),
-        (Unchanged(), BaseRope(1e4, 128, 8192, {"rope_type": "yarn", "turns": 5}), 8192, ("turns",)),
     ],
 )
 def test_refusals_name_their_figures(method: Method, base: BaseRope, context: int, words: tuple[str, ...]) -> None:

@@ -6,7 +6,7 @@ built, what the corpus holds.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -17,7 +17,6 @@ from ropewalk.corpus.feed import open_feed
 from ropewalk.corpus.folder import Corpus
 from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.rope.bounds import first_negative
-from ropewalk.rope.frequency import BaseRope
 from ropewalk.shape.model_shape import ModelShape
 
 # Critical share of domain text after 20B tokens, by model size: Gu et al., CMR (2407.17467), as their law predicts it.
@@ -53,21 +52,11 @@ def check(recipe: Recipe, shape: ModelShape | None, tokens: Mapping[str, int] | 
             ]
             if stage.context >= rope.context_tokens:
                 method = stage.rope.complete(rope, stage.context)
-                findings += _check_reach(method.inv_freq(rope.theta, rope.head_dim), stage, key)
-                rope = _after(rope, method.to_hf(rope.theta), stage.context)
+                findings += _check_reach(method.inv_freq_at(stage.context, rope.theta, rope.head_dim), stage, key)
+                rope = method.as_base(rope.theta, head_dim=rope.head_dim, context_tokens=stage.context)
     if tokens is not None:
         findings += _check_repeats(recipe, tokens)
     return findings
-
-
-def _after(rope: BaseRope, parameters: dict[str, Any], context_tokens: int) -> BaseRope:
-    """What the next stage finds: scaled frequencies are kept apart from a plain theta, since they do not stack."""
-    return BaseRope(
-        theta=parameters["rope_theta"],
-        head_dim=rope.head_dim,
-        context_tokens=context_tokens,
-        parameters=None if parameters["rope_type"] == "default" else parameters,
-    )
 
 
 def source_shares(recipe: Recipe, stage: Stage, tokens: Mapping[str, int] | None = None) -> dict[str, float]:

@@ -6,12 +6,11 @@ Llama 3.1 by far. So nothing here refuses anything; it says what is unusual, and
 
 import math
 from dataclasses import dataclass
-from itertools import product
 
 from ropewalk.core.quantity import format_length
-from ropewalk.rope.bounds import critical_dim, first_negative, theta_for_reach
-from ropewalk.rope.frequency import BaseRope, count_whole_turns, plain_inv_freq, wavelengths
-from ropewalk.rope.method import Method
+from ropewalk.rope.bounds import first_negative, suggest_theta
+from ropewalk.rope.frequency import count_whole_turns, plain_inv_freq, wavelengths
+from ropewalk.rope.method import BaseRope, Method
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,25 +74,13 @@ def advise(base: BaseRope, *, method: Method, context_tokens: int) -> Advice:
     )
 
 
-def suggest_theta(base: BaseRope, context_tokens: int) -> float:
-    """The least round theta (1, 2 or 5 times a power of ten) that both published arguments find large enough.
-
-    Never below the base's. For Llama 2 at 16Ki it is 5e5, where CodeLlama took 1e6.
-    """
-    known = critical_dim(base.theta, head_dim=base.head_dim, train_tokens=base.context_tokens)
-    least = max(base.theta, theta_for_reach(context_tokens, known_dim=known, head_dim=base.head_dim))
-    rounds = (digit * 10.0**power for power, digit in product(range(1, 16), (1, 2, 5)))
-    for theta in rounds:
-        if theta >= least and first_negative(plain_inv_freq(theta, base.head_dim), context_tokens) is None:
-            return theta
-    return least
-
-
 def _warn(method: Method, base: BaseRope, context_tokens: int, *, negative: int | None) -> list[str]:
     warnings = []
     stretched = context_tokens > base.context_tokens
     if negative is not None and stretched:
-        theta = suggest_theta(base, context_tokens)
+        theta = suggest_theta(
+            base.theta, head_dim=base.head_dim, train_tokens=base.context_tokens, context_tokens=context_tokens
+        )
         warnings.append(
             f"from a distance of {negative} tokens on, similar tokens no longer attract (2405.14591); "
             f"a theta of {theta:g} keeps them attractive up to {format_length(context_tokens)}"

@@ -3,17 +3,20 @@
 Men et al. (2405.14591): attention can prefer similar tokens at distance m only if B(m) = sum of cos(m * frequency)
 over all pairs is not negative. Liu et al. (2310.05209): only the pairs that made a whole turn in training are known,
 so the first unknown pair limits the reach. The surprise: the first is not monotone in theta (at 128 dimensions 5e6
-is fine up to 82,998 tokens, 8e6 only up to 61,935), so it must be evaluated, never looked up.
+is fine up to 82,998 tokens, 8e6 only up to 61,935), so it must be evaluated, never looked up. That is cheap: a block
+of neighbouring distances is one matrix product, because cos(a + b) = cos a cos b - sin a sin b.
 """
 
 import math
+from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from ropewalk.rope.frequency import plain_inv_freq
 
-_CHUNK = 4096
+_BLOCK, _MOST_BLOCKS = 1024, 64
 _WITNESS_WIDTH = 16
 _GRID_RATIO = 1.0005
 
@@ -25,8 +28,20 @@ def similarity(
     return np.asarray(np.cos(np.outer(distances, inv_freq)).sum(axis=1))
 
 
+def attraction(
+    inv_freq: Float64[np.ndarray, "half"], edges: Int64[np.ndarray, "edges"]
+) -> Float64[np.ndarray, "windows"]:
+    """B(m) / B(0), averaged over the distances of each window ``edges[k] <= m < edges[k + 1]``; edges must grow.
+
+    The expectation of attention by distance as Llama 2 Long (Fig. 4) and CodeLlama (Fig. 9a) draw it, for queries and
+    keys whose every pair weighs the same. At single distances it swings too much to be read.
+    """
+    values = np.concatenate(list(_blocks(inv_freq, int(edges[0]), int(edges[-1])))) / len(inv_freq)
+    return np.asarray(np.add.reduceat(values, edges[:-1] - edges[0]) / np.diff(edges))
+
+
 def first_negative(inv_freq: Float64[np.ndarray, "half"], limit_tokens: int) -> int | None:
-    """The first distance below ``limit_tokens`` at which B is negative, or None. 16Ki distances take 10 ms."""
+    """The first distance below ``limit_tokens`` at which B is negative, or None. 128Ki distances take 10 ms."""
     found = _scan(inv_freq, 0, limit_tokens)
     return None if found is None else found[0]
 
@@ -75,17 +90,45 @@ def theta_for_reach(context_tokens: int, *, known_dim: int, head_dim: int) -> fl
     return float((context_tokens / (2 * math.pi)) ** (head_dim / known_dim))
 
 
+def suggest_theta(theta: float, *, head_dim: int, train_tokens: int, context_tokens: int) -> float:
+    """The least round theta (1, 2 or 5 times a power of ten) that both arguments find large enough for a target.
+
+    Never below ``theta``, the one of a base trained at ``train_tokens``. For Llama 2 at 16Ki it is 5e5, where CodeLlama
+    took 1e6.
+    """
+    known = critical_dim(theta, head_dim=head_dim, train_tokens=train_tokens)
+    least = max(theta, theta_for_reach(context_tokens, known_dim=known, head_dim=head_dim))
+    rounds = (digit * 10.0**power for power, digit in product(range(1, 16), (1, 2, 5)))
+    for found in rounds:
+        if found >= least and first_negative(plain_inv_freq(found, head_dim), context_tokens) is None:
+            return found
+    return least
+
+
 def _scan(inv_freq: Float64[np.ndarray, "half"], start: int, stop: int) -> tuple[int, int] | None:
     """The first negative distance in the range, and the most negative one of its chunk."""
-    for begin in range(start, stop, _CHUNK):
-        values = similarity(inv_freq, np.arange(begin, min(begin + _CHUNK, stop)))
+    begin = start
+    for values in _blocks(inv_freq, start, stop):
         negative = np.flatnonzero(values < 0)
         if negative.size:
             return begin + int(negative[0]), begin + int(values.argmin())
+        begin += len(values)
     return None
+
+
+def _blocks(inv_freq: Float64[np.ndarray, "half"], start: int, stop: int) -> Iterator[Float64[np.ndarray, "_"]]:
+    """B at every distance from ``start`` to ``stop``, in growing chunks, since many a search ends in the first."""
+    inner = np.outer(inv_freq, np.arange(min(_BLOCK, stop - start)))
+    right = np.concatenate([np.cos(inner), -np.sin(inner)])
+    blocks, width = 1, inner.shape[1]
+    while start < stop:
+        outer = np.outer(np.arange(start, min(stop, start + blocks * width), width), inv_freq)
+        values = (np.concatenate([np.cos(outer), np.sin(outer)], axis=1) @ right).ravel()[: stop - start]
+        yield values
+        start, blocks = start + len(values), min(4 * blocks, _MOST_BLOCKS)
 
 
 def _fails_near(theta: float, head_dim: int, worst: int, limit_tokens: int) -> bool:
     # Neighbouring thetas fail at neighbouring distances, so most of the grid is refused without a full scan.
-    window = max(0, worst - _WITNESS_WIDTH), min(limit_tokens, worst + _WITNESS_WIDTH)
-    return _scan(plain_inv_freq(theta, head_dim), *window) is not None
+    near = np.arange(max(0, worst - _WITNESS_WIDTH), min(limit_tokens, worst + _WITNESS_WIDTH))
+    return bool((similarity(plain_inv_freq(theta, head_dim), near) < 0).any())

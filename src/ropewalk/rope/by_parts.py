@@ -12,8 +12,8 @@ from jaxtyping import Float64
 from pydantic import Field, model_validator
 
 from ropewalk.core.quantity import PositiveCount
-from ropewalk.rope.frequency import BaseRope, index_ramp, plain_inv_freq, turning_pair
-from ropewalk.rope.method import Factor, Stretch, filled
+from ropewalk.rope.frequency import index_ramp, plain_inv_freq, turning_pair
+from ropewalk.rope.method import BaseRope, Factor, Stretch, filled
 
 
 class ByParts(Stretch):
@@ -25,6 +25,10 @@ class ByParts(Stretch):
     def _open(self, base: BaseRope, context_tokens: int) -> dict[str, Any]:
         original = self.original_tokens or base.context_tokens
         return {"original_tokens": original, "factor": max(1.0, context_tokens / original)}
+
+    def _reopen(self, values: dict[str, Any], base: BaseRope, context_tokens: int) -> dict[str, Any]:
+        # Some configs promise less than their factor gives (Qwen: 32Ki with a yarn of 4), so it never shrinks.
+        return {"factor": max(values["factor"], context_tokens / values["original_tokens"])}
 
 
 class Ramp(ByParts):

@@ -7,22 +7,9 @@ YaRN is straight in the *index* of a pair, in every implementation that people r
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
-
-
-@dataclass(frozen=True, slots=True)
-class BaseRope:
-    """What a base model runs: plain RoPE, or the method that its ``parameters`` (a ``rope_parameters``) describe."""
-
-    theta: float
-    head_dim: int
-    context_tokens: int
-    parameters: Mapping[str, Any] | None = None
 
 
 def plain_inv_freq(theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:

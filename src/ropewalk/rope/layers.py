@@ -15,7 +15,7 @@ from pydantic import BeforeValidator
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import PositiveCount, format_length
 from ropewalk.core.spec import Spec
-from ropewalk.rope.frequency import BaseRope
+from ropewalk.rope.method import BaseRope
 from ropewalk.rope.scaling import Nope, Rope, Unchanged
 
 
@@ -47,7 +47,7 @@ class LayerPosition(Spec):
     bias: Literal["alibi", "fire"] | None = None
 
     def inv_freq(self, head_dim: int) -> Float64[np.ndarray, "half"]:
-        """Radians per token of each pair, at the length that the method was completed for."""
+        """Radians per token of each pair, as a model is built with them."""
         return self.rope.inv_freq(self.theta, head_dim)
 
     def inv_freq_at(self, tokens: int, head_dim: int) -> Float64[np.ndarray, "half"]:
@@ -60,8 +60,7 @@ class LayerPosition(Spec):
 
     def as_base(self, *, head_dim: int, context_tokens: int) -> BaseRope:
         """This layer as something to stretch."""
-        plain = isinstance(self.rope, Unchanged)
-        return BaseRope(self.theta, head_dim, context_tokens, None if plain else self.rope.to_hf(self.theta))
+        return self.rope.as_base(self.theta, head_dim=head_dim, context_tokens=context_tokens)
 
 
 def stretch_layers(

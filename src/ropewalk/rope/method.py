@@ -2,12 +2,15 @@
 
 A method is written with open fields (``{kind: yarn}``), completed once against a base model, and then knows its
 frequencies, its attention factor and its Hugging Face spelling. A completed method carries its own theta, so it does
-not matter whether the base's or the final theta is handed to it afterwards.
+not matter whether the base's or the final theta is handed to it afterwards. The surprise: a base may run a method
+already. Then the same kind counts again from the base's original length, and all others but ``theta`` are refused, so
+that nothing is scaled twice in silence.
 """
 
 import math
 from abc import abstractmethod
-from typing import Annotated, Any, ClassVar, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float64
@@ -16,19 +19,34 @@ from pydantic import Field
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length
 from ropewalk.core.spec import Spec
-from ropewalk.rope.frequency import BaseRope
 
 Factor = Annotated[float, Field(ge=1)]
 ThetaValue = Annotated[float, Field(gt=1)]
 Value = TypeVar("Value")
 
 
+@dataclass(frozen=True, slots=True)
+class BaseRope:
+    """What a base model does to positions: plain RoPE over ``theta``, or the completed method that it is ``running``.
+
+    ``context_tokens`` is its ``max_position_embeddings``; ``theta`` the one in its config.json.
+    """
+
+    theta: float
+    head_dim: int
+    context_tokens: int
+    running: "Method | None" = None
+
+
 class Method(Spec):
     """One way to turn positions into angles. ``theta`` in its arguments is the base's."""
 
     kind: str
-    depends_on_length: ClassVar[bool] = False
-    """Whether a document's own length decides its frequencies (``inv_freq_at``)."""
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether a document's own length decides its frequencies (``inv_freq_at``)."""
+        return False
 
     @abstractmethod
     def complete(self, base: BaseRope, context_tokens: int) -> "Method":
@@ -39,7 +57,10 @@ class Method(Spec):
 
     @abstractmethod
     def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
-        """Radians per token of each pair."""
+        """Radians per token of each pair, as a model is built with them.
+
+        Where they depend on the length, these are the ones of a document within the original context.
+        """
 
     def inv_freq_at(self, tokens: int, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
         """Radians per token of each pair in a document of ``tokens``; only some methods look at the length."""
@@ -48,6 +69,10 @@ class Method(Spec):
     @abstractmethod
     def to_hf(self, theta: float) -> dict[str, Any]:
         """``rope_parameters`` of a config.json, in the dialect of transformers 5."""
+
+    def config_tokens(self, context_tokens: int) -> int:
+        """``max_position_embeddings`` of a model stretched to ``context_tokens``; only ``dynamic`` needs another."""
+        return context_tokens
 
     def final_theta(self, theta: float) -> float:
         """The theta that the extended model's config carries."""
@@ -58,15 +83,24 @@ class Method(Spec):
         """What cosine and sine are both multiplied by, so that scores get its square."""
         return 1.0
 
+    def as_base(self, theta: float, *, head_dim: int, context_tokens: int) -> BaseRope:
+        """What the next stretch finds, once this completed method has stretched a base to ``context_tokens``."""
+        plain = self.to_hf(theta)["rope_type"] == "default"
+        tokens = self.config_tokens(context_tokens)
+        return BaseRope(self.final_theta(theta), head_dim, tokens, None if plain else self)
+
 
 class Stretch(Method):
     """A method that changes something. ``theta`` None keeps the base's."""
 
     theta: ThetaValue | None = None
 
-    def complete(self, base: BaseRope, context_tokens: int) -> "Stretch":
-        """Raises UserError for an odd head_dim, a scaled base, a shorter target, or a theta below the base's."""
+    def complete(self, base: BaseRope, context_tokens: int) -> Method:
+        """Raises UserError for an odd head_dim, a shorter target, a theta below the base's, or a base whose own
+        scaling does not go with this method."""
         _check_stretch(self, base, context_tokens)
+        if base.running is not None:
+            return self._compose(base.running, base, context_tokens)
         opened = {"theta": base.theta, **self._open(base, context_tokens)}
         return type(self).model_validate(opened | self.model_dump(exclude_none=True))
 
@@ -75,13 +109,58 @@ class Stretch(Method):
 
     @abstractmethod
     def _open(self, base: BaseRope, context_tokens: int) -> dict[str, Any]:
-        """Values for the fields that the recipe left open."""
+        """Values for the fields that the recipe left open, over plain RoPE."""
+
+    def _compose(self, running: Method, base: BaseRope, context_tokens: int) -> Method:
+        """This method over a base that is scaled already. Raises UserError unless the kind can take that up."""
+        if type(running) is not type(self):
+            raise refuse_stacking(self, running)
+        inherited = running.model_dump(exclude_none=True)
+        given = self.model_dump(exclude_unset=True, exclude_none=True)
+        opened = self._reopen(inherited | given, base, context_tokens)
+        composed = type(self).model_validate(inherited | opened | given)
+        _check_growth(running, composed)
+        return composed
+
+    def _reopen(self, values: dict[str, Any], base: BaseRope, context_tokens: int) -> dict[str, Any]:
+        """What a longer target changes in the base's own ``values``; nothing, unless a method says otherwise."""
+        return {}
 
 
 def filled(value: Value | None) -> Value:
     """A field of a completed method."""
     assert value is not None, "complete the method first"
     return value
+
+
+def describe(base: BaseRope, method: Method) -> str:
+    """What the completed ``method`` changes in one line: ``llama3 factor 8 -> 32 over the original 8Ki``."""
+    before = base.running.model_dump(exclude_none=True) if base.running else {"theta": base.theta}
+    after = {"theta": method.final_theta(base.theta)} | method.model_dump(exclude_none=True)
+    words = [method.kind]
+    for name in ("factor", "share", "theta"):
+        if name in after and (name != "theta" or after[name] != before.get(name)):
+            moved = name in before and before[name] != after[name]
+            words.append(f"{name} {before[name]:g} -> {after[name]:g}" if moved else f"{name} {after[name]:g}")
+    if "original_tokens" in after:
+        words.append(f"over the original {format_length(after['original_tokens'])}")
+    return " ".join(words)
+
+
+def refuse_stacking(method: Method, running: Method) -> UserError:
+    """The error of a method that would come on top of another."""
+    theta = running.final_theta(0.0)
+    ways = [
+        f"kind: {running.kind}, which counts from the base's original length" if isinstance(running, Stretch) else "",
+        f"kind: theta with a theta above {theta:g}" if theta else "",
+        "kind: unchanged",
+    ]
+    return UserError(
+        f"{method.kind} does not go on top of {running.kind}",
+        where="rope.kind",
+        why=f"the base's positions are scaled already ({running.kind}), and {method.kind} would scale them once more",
+        fix=f"use {', or '.join(way for way in ways if way)}",
+    )
 
 
 def check_head(base: BaseRope) -> None:
@@ -97,14 +176,6 @@ def check_head(base: BaseRope) -> None:
 
 def _check_stretch(method: Stretch, base: BaseRope, context_tokens: int) -> None:
     check_head(base)
-    if base.parameters is not None:
-        running = base.parameters.get("rope_type", "unknown")
-        raise UserError(
-            "methods cannot be stacked yet",
-            where="rope.kind",
-            why=f"the base's positions are scaled already ({running}), and {method.kind} would come on top of that",
-            fix="use kind: unchanged, or a base with plain RoPE",
-        )
     if context_tokens < base.context_tokens:
         raise UserError(
             "the target is shorter than what the base can do",
@@ -118,4 +189,24 @@ def _check_stretch(method: Stretch, base: BaseRope, context_tokens: int) -> None
             where="rope.theta",
             why=f"{method.theta:g} is below the base's {base.theta:g}: that reaches far in loss, not in retrieval",
             fix=f"give a theta above {base.theta:g}, or leave it out",
+        )
+
+
+def _check_growth(running: Method, composed: Method) -> None:
+    """Raise UserError where a composed method forgets what the base was trained with."""
+    before, after = running.model_dump(), composed.model_dump()
+    if after.get("factor", 1) < (least := before.get("factor", 1)):
+        raise UserError(
+            "the factor may only grow",
+            where="rope.factor",
+            why=f"it counts from the base's original length; {after['factor']:g} is below the base's own {least:g}",
+            fix=f"give a factor of at least {least:g}, or leave it out",
+        )
+    ours, theirs = after.get("original_tokens"), before.get("original_tokens")
+    if ours is not None and theirs is not None and ours != theirs:
+        raise UserError(
+            "the original length is the base's",
+            where="rope.original_tokens",
+            why=f"the base counts from {format_length(theirs)}, and {format_length(ours)} was given",
+            fix="leave original_tokens out",
         )

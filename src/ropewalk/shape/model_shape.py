@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ropewalk.rope.frequency import BaseRope
+from ropewalk.rope.method import BaseRope
+from ropewalk.rope.scaling import read_method
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,5 +67,6 @@ class ModelShape:
 
     @property
     def base_rope(self) -> BaseRope:
-        """What the model does to positions now."""
-        return BaseRope(self.theta, self.head_dim, self.context_tokens, self.rope)
+        """What the model does to positions now. Raises UserError for a method we do not know."""
+        running = None if self.rope is None else read_method(self.rope, where="the base's config.json")
+        return BaseRope(self.theta, self.head_dim, self.context_tokens, running)

@@ -12,7 +12,7 @@ from typing import Any
 from ropewalk.core.error import UserError
 
 DEFAULT_THETA = 10_000.0  # of transformers, where a config names none
-_KNOWS_ORIGINAL_LENGTH = {"yarn", "llama3", "longrope"}
+_KNOWS_ORIGINAL_LENGTH = {"yarn", "llama3", "longrope", "dynamic"}
 
 
 def read_rope(config: Mapping[str, Any], *, context_tokens: int, where: str) -> tuple[float, dict[str, Any] | None]:

@@ -1,0 +1,207 @@
+"""Methods with one rule for all pairs: nothing, a larger theta, a division, pairs that stand still, no rotation at all.
+
+Each docstring says what it does to short context and who reads it. The surprise: ``ntk`` needs no scaling key in
+config.json at all, it *is* a change of theta.
+"""
+
+import math
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from jaxtyping import Float64
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from ropewalk.core.error import UserError
+from ropewalk.rope.bounds import suggest_theta
+from ropewalk.rope.frequency import ntk_theta, plain_inv_freq
+from ropewalk.rope.method import BaseRope, Factor, Method, Stretch, ThetaValue, check_head, filled, refuse_stacking
+
+
+class Unchanged(Method):
+    """What the base runs, also where that is scaled already: ``complete`` then gives the base's own method.
+
+    Free, and no cure: beyond the trained length every slow pair meets angles that it has never seen.
+    """
+
+    kind: Literal["unchanged"] = "unchanged"
+
+    def complete(self, base: BaseRope, context_tokens: int) -> Method:
+        """Any length is allowed here, also one below the base's."""
+        check_head(base)
+        return base.running or self
+
+    def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
+        return plain_inv_freq(theta, head_dim)
+
+    def to_hf(self, theta: float) -> dict[str, Any]:
+        return {"rope_type": "default", "rope_theta": theta}
+
+
+def _open_auto(value: Any) -> Any:
+    return None if value == "auto" else value
+
+
+AutoTheta = Annotated[
+    ThetaValue | None,
+    BeforeValidator(_open_auto),
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 1}, {"const": "auto"}]}),
+]
+
+
+class Theta(Stretch):
+    """Adjusted base frequency: pair i turns by ``theta' ** (-2 i / d)`` (Llama 2 Long, 2309.16039; Code Llama).
+
+    Slow pairs slow down most, the fastest one stays. Every engine reads it, since it is one number. It needs training
+    at the new length, and gives back nearly all of short context after it. ``theta: auto`` takes the least round one
+    that both published bounds find large enough for the target (``bounds.suggest_theta``). On a base that is scaled
+    already, the scaling stays and its theta grows.
+    """
+
+    kind: Literal["theta"] = "theta"
+    theta: AutoTheta
+
+    def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
+        return plain_inv_freq(filled(self.theta), head_dim)
+
+    def to_hf(self, theta: float) -> dict[str, Any]:
+        return {"rope_type": "default", "rope_theta": filled(self.theta)}
+
+    def _open(self, base: BaseRope, context_tokens: int) -> dict[str, Any]:
+        theta = self.theta or suggest_theta(
+            base.theta, head_dim=base.head_dim, train_tokens=base.context_tokens, context_tokens=context_tokens
+        )
+        return {"theta": theta}
+
+    def _compose(self, running: Method, base: BaseRope, context_tokens: int) -> Method:
+        if not isinstance(running, Stretch):
+            raise refuse_stacking(self, running)
+        if self.theta is None:
+            raise UserError(
+                "theta: auto knows plain RoPE only",
+                where="rope.theta",
+                why=f"the base's positions are scaled already ({running.kind}), which the bounds do not describe",
+                fix=f"give a number above {base.theta:g}",
+            )
+        return running.model_copy(update={"theta": self.theta})
+
+
+class Ntk(Stretch):
+    """NTK-aware interpolation: ``theta' = theta * factor ** (d / (d - 2))``; the lowest frequency is ``factor`` lower.
+
+    From a forum post of bloc97 (2023), analysed in YaRN (2309.00071). Works a little without training; with it, a
+    smaller change than ``theta`` usually makes, so the reach is shorter. Every engine reads it: config.json gets a
+    theta. It is fixed, unlike ``dynamic``, whose theta moves with the length of each document.
+    """
+
+    kind: Literal["ntk"] = "ntk"
+    factor: Factor | None = None
+
+    def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
+        return plain_inv_freq(filled(self.theta), head_dim)
+
+    def to_hf(self, theta: float) -> dict[str, Any]:
+        return {"rope_type": "default", "rope_theta": filled(self.theta)}
+
+    def _open(self, base: BaseRope, context_tokens: int) -> dict[str, Any]:
+        check_pairs(self, base)
+        factor = self.factor or context_tokens / base.context_tokens
+        theta = ntk_theta(base.theta, base.head_dim, factor)
+        if self.theta is not None and not math.isclose(self.theta, theta, rel_tol=1e-9):
+            raise UserError(
+                "ntk chooses theta itself",
+                where="rope.theta",
+                why=f"a factor of {factor:g} makes {base.theta:g} into {theta:.8g}, and {self.theta:g} was asked for",
+                fix="leave theta out, or use kind: theta",
+            )
+        return {"factor": factor, "theta": theta}
+
+
+class Linear(Stretch):
+    """Position interpolation: every frequency divided by ``factor`` (Chen et al., 2306.15595; kaiokendev).
+
+    No angle is new, so a thousand steps of training are enough; but the fastest pairs are squeezed too, and short
+    context pays: BoolQ of LLaMA 7B fell from 76.1 to 69.8 at a factor of 8. Every engine reads it. On a base that is
+    divided already, factors multiply: ``factor`` counts from the base's original length.
+    """
+
+    kind: Literal["linear"] = "linear"
+    factor: Factor | None = None
+
+    def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
+        return plain_inv_freq(self.final_theta(theta), head_dim) / filled(self.factor)
+
+    def to_hf(self, theta: float) -> dict[str, Any]:
+        return {"rope_type": "linear", "rope_theta": self.final_theta(theta), "factor": filled(self.factor)}
+
+    def _open(self, base: BaseRope, context_tokens: int) -> dict[str, Any]:
+        return {"factor": context_tokens / base.context_tokens}
+
+    def _reopen(self, values: dict[str, Any], base: BaseRope, context_tokens: int) -> dict[str, Any]:
+        return {"factor": values["factor"] * context_tokens / base.context_tokens}
+
+
+class Proportional(Stretch):
+    """p-RoPE: only the ``share`` of the pairs with the highest frequencies turns (Barbero et al., 2410.06205).
+
+    The others carry no position, so no distance can push similar tokens apart. Needs training, because those pairs
+    did turn; short context keeps the fast pairs untouched. transformers 5 reads it; older readers refuse the type.
+    """
+
+    kind: Literal["proportional"] = "proportional"
+    share: float = Field(gt=0, le=1)
+    factor: Factor = 1.0
+
+    def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
+        # int(share * head_dim // 2) is the rounding of transformers, and so part of the definition.
+        turns = np.arange(head_dim // 2) < int(self.share * head_dim // 2)
+        return np.where(turns, plain_inv_freq(self.final_theta(theta), head_dim) / self.factor, 0.0)
+
+    def to_hf(self, theta: float) -> dict[str, Any]:
+        return {
+            "rope_type": "proportional",
+            "rope_theta": self.final_theta(theta),
+            "partial_rotary_factor": self.share,
+            "factor": self.factor,
+        }
+
+    def _open(self, base: BaseRope, context_tokens: int) -> dict[str, Any]:
+        return {}
+
+    def _compose(self, running: Method, base: BaseRope, context_tokens: int) -> Method:
+        if isinstance(running, Proportional) and self.share > running.share:
+            raise UserError(
+                "the share may only shrink",
+                where="rope.share",
+                why=f"{self.share:g} is above the base's {running.share:g}: those pairs learned to stand still",
+                fix=f"give a share of at most {running.share:g}",
+            )
+        return super()._compose(running, base, context_tokens)
+
+
+class Nope(Method):
+    """No rotation: order comes from the causal mask alone (Kazemnejad et al., 2305.19466).
+
+    For some layers of a pattern, beside others that turn. No length is new to it, but a model that was trained with
+    RoPE must be trained again for billions of tokens. Read by transformers 5, natively by SmolLM3's class.
+    """
+
+    kind: Literal["nope"] = "nope"
+
+    def complete(self, base: BaseRope, context_tokens: int) -> Method:
+        check_head(base)
+        return self
+
+    def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
+        return np.zeros(head_dim // 2)
+
+    def to_hf(self, theta: float) -> dict[str, Any]:
+        """A proportional rope none of whose pairs turns; readers without that type refuse it."""
+        return {"rope_type": "proportional", "rope_theta": theta, "partial_rotary_factor": 0.0}
+
+
+def check_pairs(method: Method, base: BaseRope) -> None:
+    """Raise UserError where a head has one pair only, so that none can be slower than another."""
+    if base.head_dim == 2:
+        raise UserError(
+            f"{method.kind} needs two pairs", where="rope.kind", why="head_dim is 2", fix="use kind: linear"
+        )
