@@ -41,7 +41,7 @@ from ropewalk.shape.find import find_model
 from ropewalk.study.ranks import extend
 
 SAME = 1e-5
-SAME_BY_ANOTHER_KERNEL = 1e-3  # llama.cpp multiplies in its own order, with its own exp and cos
+SAME_BY_ANOTHER_KERNEL = 1e-4  # llama.cpp multiplies in its own order, with its own exp and cos
 OLD_TOKENS, NEW_TOKENS = 512, 2048
 PLACES = [0, OLD_TOKENS - 1, OLD_TOKENS, NEW_TOKENS - 1]
 METHODS: Mapping[str, tuple[str, ...]] = {
@@ -55,6 +55,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "llama3": ("rope.kind=llama3",),
     "proportional": ("rope.kind=proportional", "rope.share=0.75"),
 }
+_EXTRA: Mapping[str, dict[str, Any]] = {"MistralForCausalLM": {"sliding_window": None}}
 _PROGRAM = Path(__file__).with_name("read_logits.py")
 _LLAMA_BUILD = "-DGGML_OPENMP=OFF -DLLAMA_CURL=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF"
 
@@ -136,7 +137,7 @@ def write_base(architecture: str, folder: Path) -> Path:
         config.pop(key)
     kind = architecture.removesuffix("ForCausalLM").lower()
     torch.manual_seed(0)
-    model = CLASSES[architecture](AutoConfig.for_model(kind, **config, sliding_window=None))
+    model = CLASSES[architecture](AutoConfig.for_model(kind, **config, **_EXTRA.get(architecture, {})))
     model.load_state_dict(load_file(tiny / "model.safetensors"), strict=False)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
@@ -200,6 +201,8 @@ def start(
     kind: str, python: str, path: str, jobs: list[dict[str, Any]], tokens: np.ndarray
 ) -> Iterator[tuple[str, str]]:
     """Run the program in another environment; a reader that dies has refused all it did not answer."""
+    if not jobs:
+        return
     asked = Path(jobs[0]["folder"]).with_name("jobs.json")
     asked.write_text(json.dumps({"tokens": tokens.tolist(), "places": PLACES, "jobs": jobs}))
     search = os.environ | {"PYTHONPATH": f"{path}:{path}/gguf-py"} if path else dict(os.environ)

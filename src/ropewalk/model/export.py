@@ -19,8 +19,8 @@ from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 
 _SHARD_BYTES = 5 * 10**9
-_LOADING = f"""No class of transformers has the positions of this model; config.json tells them layer by layer, under `ropewalk`.
-Other readers refuse it instead of running another model. It loads with
+_LOADING = f"""No class of transformers has this model's positions: config.json tells them under `ropewalk`, layer by
+layer. Other readers refuse the folder, and so run no other model in silence. It loads with
 
     from pathlib import Path
     from {LOADER.replace(":", " import ")}
