@@ -35,6 +35,21 @@ def test_balanced_chunks_balance_with_fewer_rows_than_zigzag_where_documents_are
     assert balanced.rows.sum() < 0.6 * zigzag.rows.sum()
 
 
+def test_auto_balances_and_sends_little_at_once() -> None:
+    """One layout for both: 100 packs of documents around 4Ki (log-normal, sigma 1.3) in 128Ki tokens on 8 ranks."""
+    tokens, ranks, share_of_ring = 1 << 17, 8, []
+    for seed in range(100):
+        lengths = np.random.default_rng(seed).lognormal(np.log(4096), 1.3, size=400).astype(int) + 1
+        document = np.repeat(np.arange(400), lengths)[None, :tokens].astype(np.int32)
+        partition = partition_rows(document, ranks=ranks)
+        assert partition.balance <= 1.02
+        share_of_ring.append(partition.rows.sum() / ((ranks - 1) * tokens))
+        pieces = partition.pieces
+        whole = np.bincount(document[0])[document[0, pieces.start]]
+        assert (pieces.stop - pieces.start >= np.minimum(64, whole)).all(), "no crumbs"
+    assert np.mean(share_of_ring) <= 0.3, "0.24 where it was written; zigzag sends 0.75"
+
+
 def test_contiguous_is_as_unbalanced_as_the_formula_says() -> None:
     for ranks in (2, 8):
         partition = partition_rows(pack([1 << 14], 1 << 14), ranks=ranks, layout="contiguous")

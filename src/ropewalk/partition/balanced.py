@@ -1,55 +1,122 @@
-"""Balanced chunks: equal chunks dealt one by one, each to the rank where it costs least.
+"""Balanced: each rank takes the ends of long documents and fills up with short ones, until tokens and work are equal.
 
-The cost of giving a chunk to a rank is the work that rank has already, plus the key rows that it would have to
-receive for it. So balance is traded against traffic with one number, the price of a row in attention pairs.
+A late query of a long document costs many pairs, an early or short one few. So a rank's share is cut from both sides of
+the list of documents: tails of the longest, and the shortest whole. The ratio of the two is what makes its work the mean.
+What is left then has the same mean again, so the next rank can do likewise. Every rank ends up with about one long
+slice, and short documents stay whole: far fewer key rows travel than with zigzag, at the same balance.
 """
 
-import numpy as np
+from dataclasses import dataclass
+from functools import cached_property
 
-from ropewalk.partition.cost import PRICE, Price
+import numpy as np
+from jaxtyping import Bool, Int64
+
 from ropewalk.partition.pieces import Documents, Ownership
 
-_CHUNKS_PER_RANK = 32
-_SMALLEST_TOKENS = 64
+SMALLEST_TOKENS = 64
+"""No piece is smaller, unless its document is, or a rank would miss its work by more than 1 %."""
+_GRID = 128
+_NEIGHBOURS = 4 * SMALLEST_TOKENS
+_SLACK = 0.01
 
 
-def own_balanced(documents: Documents, ranks: int, *, price: Price = PRICE) -> Ownership:
-    """Longest-work-first dealing of equal chunks; every rank gets the same number of them."""
-    start = _cut_evenly(documents.tokens, ranks)
-    stop = np.append(start[1:], documents.tokens)
-    work, first = _measure(documents, start, stop)
-    length = stop - start
-    load = np.zeros(ranks)
-    room = np.full(ranks, documents.tokens // ranks)
-    held = np.zeros((ranks, len(start)), dtype=bool)
-    owner = np.zeros(len(start), dtype=np.int64)
-    for chunk in np.lexsort((start, -work, -length)).tolist():
-        keys = slice(first[chunk], chunk)
-        missing = ~held[:, keys] @ length[keys]
-        score = np.where(room >= length[chunk], load + price.row_pairs * missing, np.inf)
-        rank = int(score.argmin())
-        owner[chunk] = rank
-        load[rank] += work[chunk] + price.row_pairs * missing[rank]
-        room[rank] -= length[chunk]
-        held[rank, first[chunk] : chunk + 1] = True
-    return Ownership(start, owner)
+@dataclass(frozen=True)
+class _Rest:
+    """What no rank has taken yet, one entry per document, the one whose middle token is cheapest first.
+
+    ``start`` is the packed index of an entry's first token, ``first`` that token's place in its document. Padding is
+    not ``real``: it costs nothing.
+    """
+
+    start: Int64[np.ndarray, "rest"]
+    first: Int64[np.ndarray, "rest"]
+    tokens: Int64[np.ndarray, "rest"]
+    real: Bool[np.ndarray, "rest"]
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @cached_property
+    def tokens_before(self) -> Int64[np.ndarray, "edges"]:
+        return np.append(0, np.cumsum(self.tokens))
+
+    @cached_property
+    def pairs_before(self) -> Int64[np.ndarray, "edges"]:
+        return np.append(0, np.cumsum(self._head_pairs(slice(None), self.tokens)))
+
+    def count_head(self, tokens: Int64[np.ndarray, "choices"]) -> Int64[np.ndarray, "choices"]:
+        """Pairs of the first ``tokens`` tokens of the list."""
+        entry = np.minimum(np.searchsorted(self.tokens_before, tokens, side="right") - 1, len(self) - 1)
+        pairs: np.ndarray = self.pairs_before[entry] + self._head_pairs(entry, tokens - self.tokens_before[entry])
+        return pairs
+
+    def _head_pairs(self, entry: slice | np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        pairs: np.ndarray = self.real[entry] * (tokens * self.first[entry] + tokens * (tokens + 1) // 2)
+        return pairs
 
 
-def _cut_evenly(tokens: int, ranks: int) -> np.ndarray:
-    """Starts of equal chunks, as many for each rank; where tokens do not divide, one short chunk more for each."""
-    share = tokens // ranks
-    size = max(min(_SMALLEST_TOKENS, share), share // _CHUNKS_PER_RANK)
-    count, left = divmod(share, size)
-    lengths = np.repeat([size, left], [count * ranks, ranks if left else 0])
-    start: np.ndarray = np.cumsum(lengths) - lengths
-    return start
+def own_balanced(documents: Documents, ranks: int) -> Ownership:
+    """Equal tokens and nearly equal pairs for each rank, in few and long pieces."""
+    ranges = documents.ranges
+    order = np.argsort(np.where(documents.real, ranges.length, 0), kind="stable")
+    rest = _Rest(ranges.start[order], np.zeros_like(order), ranges.length[order], documents.real[order])
+    share = documents.tokens // ranks
+    starts, owners = [], []
+    for rank in range(ranks - 1):
+        dear = _choose(rest, share, rest.pairs_before[-1] / (ranks - rank))
+        taken, rest = _take(rest, share - dear, dear)
+        starts.append(taken)
+        owners.append(np.full(len(taken), rank))
+    starts.append(rest.start)
+    owners.append(np.full(len(rest), ranks - 1))
+    start = np.concatenate(starts)
+    order = np.argsort(start, kind="stable")
+    return Ownership(start[order], np.concatenate(owners)[order])
 
 
-def _measure(documents: Documents, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Causal pairs of each chunk, and the first chunk whose keys it reads."""
-    seen = np.arange(1, documents.tokens + 1) - np.repeat(documents.ranges.start, documents.ranges.length)
-    seen[~np.repeat(documents.real, documents.ranges.length)] = 0
-    total = np.append(0, np.cumsum(seen))
-    index = np.searchsorted(documents.ranges.start, start, side="right") - 1
-    begin = np.where(documents.real[index], documents.ranges.start[index], start)
-    return total[stop] - total[start], np.searchsorted(start, begin, side="right") - 1
+def _choose(rest: _Rest, share: int, wanted: float) -> int:
+    """How many of ``share`` tokens to take from the dear end of the list, the others from the cheap end.
+
+    The number that comes nearest to ``wanted`` pairs; then, close by, the best one that leaves no crumbs.
+    """
+    total, pairs = rest.tokens_before[-1], rest.pairs_before[-1]
+
+    def miss(dear: np.ndarray) -> np.ndarray:
+        return np.abs(rest.count_head(share - dear) + pairs - rest.count_head(total - dear) - wanted)
+
+    low, high = 0, share
+    while True:
+        grid = np.unique(np.linspace(low, high, _GRID + 1).astype(np.int64))
+        best = int(miss(grid).argmin())
+        if high - low <= _GRID:
+            break
+        low, high = int(grid[max(best - 1, 0)]), int(grid[min(best + 1, len(grid) - 1)])
+    near = np.arange(max(0, grid[best] - _NEIGHBOURS), min(share, grid[best] + _NEIGHBOURS) + 1)
+    clean = _is_clean(rest, share - near) & _is_clean(rest, total - near)
+    missed = miss(near)
+    neat = int(np.where(clean, missed, np.inf).argmin())
+    return int(near[neat] if clean[neat] and missed[neat] <= _SLACK * wanted else near[missed.argmin()])
+
+
+def _is_clean(rest: _Rest, edge: np.ndarray) -> np.ndarray:
+    """Whether a cut after ``edge`` tokens of the list leaves no crumb of a real document on either side."""
+    entry = np.minimum(np.searchsorted(rest.tokens_before, edge, side="right") - 1, len(rest) - 1)
+    before = edge - rest.tokens_before[entry]
+    after = rest.tokens[entry] - before
+    whole = (before == 0) | (after == 0)
+    clean: np.ndarray = whole | ~rest.real[entry] | (np.minimum(before, after) >= SMALLEST_TOKENS)
+    return clean
+
+
+def _take(rest: _Rest, cheap: int, dear: int) -> tuple[np.ndarray, _Rest]:
+    """Starts of the first ``cheap`` and the last ``dear`` tokens of the list, entry by entry, and what is left."""
+    low, high = cheap, int(rest.tokens_before[-1]) - dear
+    from_low = np.clip(low - rest.tokens_before[:-1], 0, rest.tokens)
+    to_high = np.clip(high - rest.tokens_before[:-1], 0, rest.tokens)
+    taken = np.concatenate([rest.start[from_low > 0], (rest.start + to_high)[to_high < rest.tokens]])
+    kept = from_low < to_high
+    left = [rest.start + from_low, rest.first + from_low, to_high - from_low, rest.real]
+    left = [column[kept] for column in left]
+    order = np.argsort(np.where(left[3], 2 * left[1] + left[2], 0), kind="stable")
+    return taken, _Rest(*(column[order] for column in left))

@@ -52,12 +52,13 @@ def count_rows(pieces: Pieces, ranks: int, window: int | None = None) -> Int64[n
 
 
 def price_pieces(pieces: Pieces, ranks: int, *, window: int | None, price: Price = PRICE) -> tuple[float, float]:
-    """The slowest rank's work plus the busiest rank's traffic, in attention pairs; and the mean work, its least."""
+    """The slowest rank's work plus the traffic that it waits for, in attention pairs; and the mean work, its least."""
     rows = count_rows(pieces, ranks, window)
     tiles = np.bincount(pieces.owner[pieces.document >= 0], minlength=ranks)
     work = count_pairs(pieces, ranks, window) + price.tile_pairs * tiles
-    busiest = max(rows.sum(0).max(), rows.sum(1).max())
-    return float(work.max() + price.row_pairs * busiest + price.message_pairs * rows.any()), float(work.mean())
+    # Ranks wait for the busiest link, and where links are shared for all of them: half of each.
+    sent = (max(rows.sum(0).max(), rows.sum(1).max()) + rows.sum() / ranks) / 2
+    return float(work.max() + price.row_pairs * sent + price.message_pairs * rows.any()), float(work.mean())
 
 
 def choose_cheapest(

@@ -1,4 +1,4 @@
-"""Who owns which token: contiguous, zigzag per document, balanced chunks, or local.
+"""Who owns which token: contiguous, zigzag per document, balanced, or local.
 
 Every layout gives each rank exactly tokens / ranks tokens, for any documents. ``auto`` looks at all of them, and local
 at several lengths from which on a document is spread; the caller takes the cheapest.
@@ -15,6 +15,8 @@ from ropewalk.partition.zigzag import own_zigzag
 
 LAYOUTS = ("auto", "contiguous", "zigzag", "balanced", "local")
 _SPREAD_SHARES = (1.0, 0.5, 0.25, 0.125)
+_FEW_DOCUMENTS = 512
+"""Up to so many, all layouts are tried; among more, balanced finds shares that nothing beats by much."""
 
 
 def own_contiguous(documents: Documents, ranks: int) -> Ownership:
@@ -27,14 +29,15 @@ def propose(documents: Documents, ranks: int, layout: str) -> Iterator[tuple[str
     if ranks == 1:
         yield "contiguous" if layout == "auto" else layout, own_contiguous(documents, 1)
         return
+    searched = layout == "auto" and len(documents.real) <= _FEW_DOCUMENTS
     if layout in ("contiguous", "auto"):
         yield "contiguous", own_contiguous(documents, ranks)
-    if layout in ("local", "auto"):
+    if layout in ("balanced", "auto"):
+        yield "balanced", own_balanced(documents, ranks)
+    if layout == "local" or searched:
         longest = documents.ranges.length[documents.real].max(initial=0)
         shares = [documents.tokens // ranks * share for share in _SPREAD_SHARES]
         for share in [shares[0], *(share for share in shares[1:] if longest > share)]:
             yield "local", own_local(documents, ranks, spread_above_tokens=int(share))
-    if layout in ("zigzag", "auto"):
+    if layout == "zigzag" or searched:
         yield "zigzag", own_zigzag(documents, ranks)
-    if layout in ("balanced", "auto"):
-        yield "balanced", own_balanced(documents, ranks)

@@ -4,7 +4,7 @@ It is made once for each batch from the document ids alone, ahead of the step, a
 the same one, so nothing about it is ever sent.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -39,6 +39,18 @@ class Partition:
     exchange: str
     window: int | None
     pieces: Pieces
+    _windowed: "dict[int | None, Partition]" = field(default_factory=dict, init=False, repr=False)
+
+    def with_window(self, window: int | None) -> "Partition":
+        """The same tokens on the same ranks, where a query sees ``window`` keys, itself included; None for all.
+
+        One object for each window, so layers of one kind share its schedule. Raises UserError below 1.
+        """
+        _check_window(window)
+        if window == self.window:
+            return self
+        # Two threads that come at once may both make one; setdefault gives them the same.
+        return self._windowed.get(window) or self._windowed.setdefault(window, replace(self, window=window))
 
     @property
     def local_tokens(self) -> int:
@@ -47,6 +59,14 @@ class Partition:
     def owned(self, rank: int) -> Int64[np.ndarray, "local"]:
         """Packed indices of the rank's tokens, ascending: its local order."""
         return self._runs(rank).expand()
+
+    def document_tokens(self, rank: int) -> Int64[np.ndarray, "local"]:
+        """How long the document of each of the rank's tokens is, all ranks' parts together; 0 for padding."""
+        real, begin = self.pieces.document >= 0, self.pieces.begin
+        length = np.bincount(begin[real], weights=(self.pieces.stop - self.pieces.start)[real], minlength=self.tokens)
+        mine = self.pieces.owner == rank
+        each = np.where(real, length[begin], 0).astype(np.int64)
+        return np.repeat(each[mine], self._runs(rank).length)
 
     def triangles(self, rank: int) -> Tiles:
         """The rank's tiles of rows against themselves; with ``tiles`` of all steps they are all it computes."""
@@ -165,6 +185,10 @@ def _check(document: np.ndarray, ranks: int, *, layout: str, exchange: str, wind
             why=f"{document.size} tokens ({' x '.join(map(str, document.shape))}) over {ranks} context ranks",
             fix="choose a context length that is a multiple of the context ranks",
         )
+    _check_window(window)
+
+
+def _check_window(window: int | None) -> None:
     if window is not None and window < 1:
         raise UserError(
             "a window must hold a token", where="window", why=f"it is {window}", fix="give 1 or more, or none at all"
