@@ -1,7 +1,7 @@
 """Balanced: each rank takes the ends of long documents and fills up with short ones, until tokens and work are equal.
 
 A late query of a long document costs many pairs, an early or short one few. So a rank's share is cut from both sides of
-the list of documents: tails of the longest, and the shortest whole. The ratio of the two is what makes its work the mean.
+the list of documents: tails of the longest, and the shortest whole. Their ratio is what makes the rank's work the mean.
 What is left then has the same mean again, so the next rank can do likewise. Every rank ends up with about one long
 slice, and short documents stay whole: far fewer key rows travel than with zigzag, at the same balance.
 """
