@@ -1,5 +1,7 @@
 """Every pair inside the mask computed once and none outside; every needed row received once and nothing else."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -80,6 +82,41 @@ def test_every_token_has_one_owner_and_every_rank_as_many(rows: tuple[np.ndarray
     owned = [partition.owned(rank) for rank in range(ranks)]
     assert np.array_equal(np.sort(np.concatenate(owned)), np.arange(document.size))
     assert all(len(part) == document.size // ranks and (np.diff(part) > 0).all() for part in owned)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(packs(), st.sampled_from(LAYOUTS), st.integers(1, 50), st.sampled_from(["needed", "ring", "all_gather"]))
+def test_another_window_over_the_same_tokens(
+    rows: tuple[np.ndarray, int], layout: str, window: int, exchange: str
+) -> None:
+    document, ranks = rows
+    whole = partition_rows(document, ranks=ranks, layout=layout, exchange=exchange)
+    windowed = whole.with_window(window)
+    assert np.array_equal(count_computed(windowed), mask_of(document, window).astype(int))
+    assert all(np.array_equal(windowed.owned(rank), whole.owned(rank)) for rank in range(ranks))
+    assert windowed is whole.with_window(window), "layers with one window share one schedule"
+    assert whole.with_window(None) is whole and windowed.with_window(None).window is None
+    assert np.array_equal(count_computed(whole), mask_of(document).astype(int)), "the whole one stays whole"
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(packs(), st.sampled_from(LAYOUTS))
+def test_every_token_knows_the_length_of_its_whole_document(rows: tuple[np.ndarray, int], layout: str) -> None:
+    document, ranks = rows
+    partition = partition_rows(document, ranks=ranks, layout=layout)
+    row = np.repeat(np.arange(len(document)), document.shape[1])
+    ids = document.reshape(-1)
+    truth = np.array([((row == row[i]) & (ids == ids[i])).sum() if ids[i] >= 0 else 0 for i in range(ids.size)])
+    for rank in range(ranks):
+        assert np.array_equal(partition.document_tokens(rank), truth[partition.owned(rank)])
+
+
+def test_a_window_is_made_once_for_all_threads() -> None:
+    partition = partition_rows(pack([64], 64), ranks=2)
+    with ThreadPoolExecutor(8) as threads:
+        assert len({id(each) for each in threads.map(partition.with_window, [7] * 200)}) == 1
+    with pytest.raises(UserError, match="a window must hold a token"):
+        partition.with_window(0)
 
 
 def test_one_rank_owns_all_and_exchanges_nothing() -> None:
