@@ -70,6 +70,16 @@ def test_a_new_language_asks_for_more_replay() -> None:
     assert any("25%" in finding.message for finding in find(mix={"general": 1, "domain": 9}, sources=sources))
 
 
+def test_a_stage_that_skips_is_held_to_its_reach() -> None:
+    short = {"context": "2Ki", "step_tokens": "4Mi"}
+    assert find({**short, "skip": {"reach": "16Ki"}}) == [], "rows may be shorter than what the base was trained at"
+    found = find({**short, "skip": {"reach": "3Ki"}})
+    assert [(f.level, f.key) for f in found] == [("error", "stages.0.skip.reach")] and "below the 4Ki" in found[
+        0
+    ].message
+    assert any("27,114" in f.message for f in find({**short, "skip": {"reach": "32Ki"}}))
+
+
 def test_ranks_must_divide() -> None:
     assert [f.level for f in find(parallel={"ranks": 6, "context": 4})] == ["error"]
 

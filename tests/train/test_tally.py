@@ -23,7 +23,7 @@ def make_micro(tokens: int) -> tuple[MicroBatch, torch.Tensor, torch.Tensor]:
 
 def test_every_figure_equals_a_plain_loop() -> None:
     micro, nll, correct = make_micro(200)
-    tally = Tally(("a", "b", "silent"), context_tokens=64)
+    tally = Tally(("a", "b", "silent"), reach_tokens=64)
     assert tally.borders == [0, 4, 8, 16, 32, 64]
     table = tally.count(micro, nll, correct)
     groups = {"source/a": [], "source/b": [], "source/silent": []} | {
@@ -54,4 +54,4 @@ def test_every_figure_equals_a_plain_loop() -> None:
 
 
 def test_small_contexts_have_fewer_buckets() -> None:
-    assert Tally(("a",), context_tokens=4).borders == [0, 1, 2, 4]
+    assert Tally(("a",), reach_tokens=4).borders == [0, 1, 2, 4]

@@ -17,6 +17,7 @@ from ropewalk.corpus.feed import open_feed
 from ropewalk.corpus.folder import Corpus
 from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.rope.bounds import first_negative
+from ropewalk.rope.method import Method
 from ropewalk.shape.model_shape import ModelShape
 
 # Critical share of domain text after 20B tokens, by model size: Gu et al., CMR (2407.17467), as their law predicts it.
@@ -50,10 +51,11 @@ def check(recipe: Recipe, shape: ModelShape | None, tokens: Mapping[str, int] | 
                 *_check_length(stage, key, rope.context_tokens),
                 *_check_domain_share(recipe, stage, key, shape),
             ]
-            if stage.context >= rope.context_tokens:
-                method = stage.rope.complete(rope, stage.context)
-                findings += _check_reach(method.inv_freq_at(stage.context, rope.theta, rope.head_dim), stage, key)
-                rope = method.as_base(rope.theta, head_dim=rope.head_dim, context_tokens=stage.context)
+            if stage.reach_tokens >= rope.context_tokens:
+                method = stage.rope.complete(rope, stage.reach_tokens)
+                findings += _check_skip(method, stage, key)
+                findings += _check_reach(method.inv_freq_at(stage.reach_tokens, rope.theta, rope.head_dim), stage, key)
+                rope = method.as_base(rope.theta, head_dim=rope.head_dim, context_tokens=stage.reach_tokens)
     if tokens is not None:
         findings += _check_repeats(recipe, tokens)
     return findings
@@ -111,17 +113,25 @@ def _check_replay(recipe: Recipe, stage: Stage, key: str) -> Iterator[Finding]:
 
 
 def _check_length(stage: Stage, key: str, before_tokens: int) -> Iterator[Finding]:
-    if stage.context < before_tokens:
-        message = (
-            f"{format_length(stage.context)} is below the {format_length(before_tokens)} that the model has already"
-        )
-        yield Finding("error", f"{key}.context", message, "a stage extends")
+    if stage.reach_tokens < before_tokens:
+        reach = format_length(stage.reach_tokens)
+        message = f"{reach} is below the {format_length(before_tokens)} that the model has already"
+        yield Finding("error", f"{key}.{'skip.reach' if stage.skip else 'context'}", message, "a stage extends")
+
+
+def _check_skip(method: Method, stage: Stage, key: str) -> Iterator[Finding]:
+    """What a stage's own keys cannot tell (recipe/spec): the base's method, which it may keep."""
+    if stage.skip is not None and method.depends_on_length:
+        message = f"the base's {method.kind} turns by a document's length, which skip-wise positions do not tell"
+        yield Finding("error", f"{key}.skip", message, "rope/skip")
 
 
 def _check_reach(inv_freq: Float64[np.ndarray, "half"], stage: Stage, key: str) -> Iterator[Finding]:
-    negative = first_negative(inv_freq, stage.context)
+    negative = first_negative(inv_freq, stage.reach_tokens)
     if negative is not None:
-        message = f"near tokens stand out up to distance {negative - 1:,} only, not {stage.context:,}: theta is small"
+        message = (
+            f"near tokens stand out up to distance {negative - 1:,} only, not {stage.reach_tokens:,}: theta is small"
+        )
         yield Finding("warning", f"{key}.rope", message, "Men et al. 2024 (2405.14591): B(m) >= 0, a soft bound")
 
 

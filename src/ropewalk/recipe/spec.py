@@ -15,6 +15,7 @@ from ropewalk.corpus.spec import CorpusSpec, check_mix
 from ropewalk.probe.kinds import Probe
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Rope
+from ropewalk.rope.skip import Skip
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -80,6 +81,8 @@ class Stage(Spec):
     """Row length in tokens."""
     rope: Rope
     layers: tuple[LayerRule, ...] = ()
+    skip: Skip | None = None
+    """Positions that reach beyond the row's length."""
     tokens: PositiveCount
     step_tokens: PositiveCount
     """Tokens of one optimizer step over all ranks; rounded to whole rows."""
@@ -103,6 +106,26 @@ class Stage(Spec):
     """Steps between two rows of averaged metrics, and between checks of ``until``."""
     keep: PositiveCount = 2
     """Checkpoints of this stage to keep, the newest ones that verify."""
+
+    @property
+    def reach_tokens(self) -> int:
+        """How far positions go: the length that the methods are completed for, and the model is made for."""
+        return self.context if self.skip is None else self.skip.reach
+
+    @model_validator(mode="after")
+    def _check_skip(self) -> "Stage":
+        if self.skip is None:
+            return self
+        if self.skip.reach < self.context:
+            raise ValueError(f"skip.reach, {self.skip.reach} tokens, is shorter than a row of {self.context}")
+        if self.skip.chunks > self.context:
+            raise ValueError(f"skip.chunks: a row of {self.context} tokens has no {self.skip.chunks} parts")
+        for rope in (self.rope, *(rule.rope for rule in self.layers if rule.rope is not None)):
+            if rope.depends_on_length:
+                raise ValueError(f"skip: {rope.kind} turns by a document's length, which its positions do not tell")
+        if any(rule.window is not None for rule in self.layers):
+            raise ValueError("skip: a window counts tokens, so it would meet distances that it never meets afterwards")
+        return self
 
 
 class Parallel(Spec):

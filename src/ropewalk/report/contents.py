@@ -44,6 +44,12 @@ class StageContents:
     finished: bool
 
     @property
+    def reach_tokens(self) -> int:
+        """How far its positions go: its rows' length, or what skip-wise positions reach."""
+        skip = self.spec.get("skip")
+        return int(skip["reach"] if skip else self.spec["context"])
+
+    @property
     def steps(self) -> int:
         """Steps taken so far."""
         return max((row.step for row in self.rows), default=0)
@@ -107,8 +113,8 @@ class Contents:
 
     @property
     def context_tokens(self) -> int:
-        """The longest length that the run trains at."""
-        return max(int(stage.spec["context"]) for stage in self.stages)
+        """The longest length that the run trains positions at."""
+        return max(stage.reach_tokens for stage in self.stages)
 
     @property
     def sources(self) -> Mapping[str, Mapping[str, Any]]:

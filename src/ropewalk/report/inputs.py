@@ -91,10 +91,12 @@ def make_versions(contents: Contents) -> Section:
 
 def _describe_stage(stage: StageContents) -> list[str]:
     theta, taken = stage.facts.get("theta"), sum(stage.source_tokens.values())
+    context = format_length(int(stage.spec["context"]))
+    skips = f", skipping to {format_length(stage.reach_tokens)}" if stage.spec.get("skip") else ""
     ended = "target reached" if stage.solved else "all steps taken"
     return [
         str(stage.number),
-        format_length(int(stage.spec["context"])),
+        context + skips,
         str(stage.spec["rope"]["kind"]),
         f"{float(stage.spec['lr']):g}, {stage.spec['schedule']['shape']}",
         f"{theta:,.0f}" if theta else "",

@@ -1,10 +1,10 @@
 """A step's rows, dealt out: to the data ranks, into micro-batches, and by partition over the context ranks.
 
 A pure function of the feed and the cursor, so it runs one step ahead, on the CPU, in a thread. Which rows a step takes
-does not depend on the ranks; which rank takes them does.
+does not depend on the ranks; which rank takes them does. Skip-wise positions are drawn row by row, by the row's number.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,10 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ropewalk.core.record import Batch
+from ropewalk.core.seed import stream
 from ropewalk.corpus.feed import Feed
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.partition import Partition, cut, partition_rows
 from ropewalk.recipe.spec import Parallel, Stage
+from ropewalk.rope.skip import skip_rows
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,22 @@ def make_batches(feed: Feed, cursor: int, *, rows: int, spec: Stage, mesh: Mesh,
     most = -(-rows // mesh.data_ranks)
     micro, pairs = [], 0.0
     for part in np.array_split(mine, -(-most // spec.micro_rows)):  # as many on every rank: sharded weights are shared
-        batch = feed.batch(cursor + int(part[0]), len(part)) if len(part) else _empty_row(feed)
+        batch = _read_rows(feed, cursor + int(part[0]), len(part), spec=spec) if len(part) else _empty_row(feed)
         partition = partition_rows(
             batch.document, ranks=mesh.context_ranks, layout=parallel.layout, exchange=parallel.exchange
         )
         pairs += float(partition.pairs[mesh.context_rank])
         micro.append(_cut_batch(batch, partition, factors=factors, mesh=mesh))
     return StepBatches(rows, tuple(micro), pairs)
+
+
+def _read_rows(feed: Feed, first: int, rows: int, *, spec: Stage) -> Batch:
+    """Rows of the feed. A stage that skips moves their positions only: documents, and so the mask, stay as they are."""
+    batch = feed.batch(first, rows)
+    if spec.skip is None:
+        return batch
+    random = [stream("skip", feed.digest, number) for number in range(first, first + rows)]
+    return replace(batch, positions=skip_rows(batch.document, spec.skip, random=random))
 
 
 def _deal(rows: int, ranks: int) -> list[np.ndarray]:

@@ -50,7 +50,7 @@ class StageJob:
 
 def run_loop(state: TrainState, job: StageJob) -> TrainState:
     """Train from ``state`` on; the state that comes back has been saved. ``ended`` is empty if a stop was asked for."""
-    tally = Tally(job.feed.sources, job.feed.context_tokens)
+    tally = Tally(job.feed.sources, job.spec.reach_tokens)
     first = job.mesh.rank == 0
     name = f"stage {state.stage}"
     mix = job.feed.realised(state.cursor)

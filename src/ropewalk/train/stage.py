@@ -68,7 +68,7 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Endin
             parallel=parallel,
             journal=journal,
             checkpoints=checkpoints_of(run, stage),
-            measure=plan_measure(recipe.evaluate, extended_of(run, stage), context_tokens=spec.context)
+            measure=plan_measure(recipe.evaluate, extended_of(run, stage), context_tokens=spec.reach_tokens)
             if gated
             else None,
         )
@@ -85,7 +85,7 @@ def plan_steps(spec: Stage) -> tuple[int, int]:
 
 def check_names(spec: Stage, feed: Feed, *, where: str) -> None:
     """Raise UserError where the stage waits for a metric that its training will not have."""
-    groups = Tally(feed.sources, feed.context_tokens).groups
+    groups = Tally(feed.sources, spec.reach_tokens).groups
     metrics = [RETRIEVAL] + [f"{kind}/{group}" for kind in ("loss", "accuracy") for group in groups]
     if spec.until is not None and spec.until.metric not in metrics:
         raise UserError(

@@ -20,19 +20,19 @@ _NLL, _WEIGHT, _CORRECT, _TOKENS = range(4)
 
 @dataclass(frozen=True)
 class Tally:
-    """What is told apart: the feed's sources, and positions in the document up to ``context_tokens``, by doubling.
+    """What is told apart: the feed's sources, and positions in the document up to ``reach_tokens``, by doubling.
 
     Its table has one row for each source and then for each bucket of positions; the columns are weighted nll, weight,
     weight of correct labels, tokens.
     """
 
     sources: tuple[str, ...]
-    context_tokens: int
+    reach_tokens: int
 
     @property
     def borders(self) -> list[int]:
-        """Where buckets of positions begin and end: 0, 128, 256, 512, 1024, 2048 for a context of 2048."""
-        edges = {self.context_tokens >> shift for shift in range(_BUCKETS)}
+        """Where buckets of positions begin and end: 0, 128, 256, 512, 1024, 2048 for a reach of 2048."""
+        edges = {self.reach_tokens >> shift for shift in range(_BUCKETS)}
         return [0, *sorted(edge for edge in edges if edge)]
 
     @property

@@ -1,0 +1,169 @@
+"""Skip-wise positions in training: drawn by the row's number, never a border of the mask, the same on any ranks."""
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from ropewalk.checkpoint.load import newest
+from ropewalk.core.record import Row, read_rows
+from ropewalk.core.seed import stream
+from ropewalk.corpus.feed import Feed, open_feed
+from ropewalk.corpus.folder import open_corpus
+from ropewalk.model.learner import Learner
+from ropewalk.model.load import load_model
+from ropewalk.parallel.launch import RankError, run_ranks
+from ropewalk.parallel.mesh import Mesh
+from ropewalk.partition import partition_rows
+from ropewalk.recipe.spec import Recipe
+from ropewalk.rope.skip import Skip, skip_rows
+from ropewalk.train import loop
+from ropewalk.train.batches import make_batches
+from ropewalk.train.stage import checkpoints_of, train_stage
+from tiny_run import CONTEXT_TOKENS, make_recipe
+
+SKIP = {"reach": 1024, "chunks": 3}
+SHORT = {"tokens": 6 * 4 * CONTEXT_TOKENS, "checkpoint_steps": 3, "skip": SKIP}
+Prepared = tuple[Path, Path]
+
+
+@dataclass(frozen=True)
+class Place(Mesh):
+    """Where a rank stands, without a process group."""
+
+    line: Any = field(default_factory=lambda: SimpleNamespace(device_type="cpu"))
+    context_group: Any = None
+    data_ranks: int = 1
+    context_ranks: int = 1
+    data_rank: int = 0
+    context_rank: int = 0
+
+
+def open_tiny(recipe: Recipe, corpus: Path, *, seed: int = 3, stage: int = 0) -> Feed:
+    return open_feed(
+        open_corpus(corpus),
+        mix=recipe.corpus.mix,
+        context_tokens=CONTEXT_TOKENS,
+        rows=24,
+        seed=seed,
+        stage=stage,
+        max_repeats=100,
+    )
+
+
+def read_positions(
+    feed: Feed, recipe: Recipe, *, data: int = 1, context: int = 1, cursor: int = 4, rows: int = 6
+) -> np.ndarray:
+    """Positions of all rows as the ranks get them, put together again: [rows, context]."""
+    found = []
+    for data_rank in range(data):
+        packed: list[np.ndarray] = []
+        for context_rank in range(context):
+            mesh = Place(data_ranks=data, context_ranks=context, data_rank=data_rank, context_rank=context_rank)
+            batches = make_batches(feed, cursor, rows=rows, spec=recipe.stages[0], mesh=mesh, parallel=recipe.parallel)
+            for number, micro in enumerate(batches.micro):
+                if context_rank == 0:
+                    packed.append(np.zeros(micro.partition.tokens, np.int32))
+                packed[number][micro.partition.owned(context_rank)] = micro.positions.numpy()
+        found.append(np.concatenate(packed))
+    return np.concatenate(found).reshape(rows, CONTEXT_TOKENS)
+
+
+def test_positions_are_the_row_s_own_on_any_ranks_and_the_mask_knows_nothing(prepared: Prepared) -> None:
+    recipe, plain = make_recipe(**SHORT), make_recipe()
+    feed = open_tiny(recipe, prepared[1])
+    wanted = read_positions(feed, recipe)
+    for data, context, micro_rows in ((2, 1, 1), (1, 2, 3), (3, 2, 2)):
+        other = make_recipe(**SHORT, micro_rows=micro_rows)
+        assert (read_positions(feed, other, data=data, context=context) == wanted).all()
+    late = read_positions(feed, recipe, cursor=7, rows=3)
+    assert (late == wanted[3:]).all(), "a row's positions do not depend on where a step begins"
+    assert wanted.max() > 10 * CONTEXT_TOKENS and wanted.max() < SKIP["reach"]
+    batch = feed.batch(4, 6)
+    streams = [stream("skip", feed.digest, number) for number in range(4, 10)]
+    assert (wanted == skip_rows(batch.document, Skip(**SKIP), random=streams)).all()
+    with_skip, without = (
+        make_batches(feed, 0, rows=4, spec=each.stages[0], mesh=Place(), parallel=each.parallel)
+        for each in (recipe, plain)
+    )
+    for ours, theirs in zip(with_skip.micro, without.micro, strict=True):
+        for name in ("tokens", "labels", "weights", "source"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+        assert (ours.partition.pairs == theirs.partition.pairs).all()
+        assert ours.partition.pieces.document.tolist() == theirs.partition.pieces.document.tolist()
+    for seed, stage in ((4, 0), (3, 1)):
+        elsewhere = read_positions(open_tiny(recipe, prepared[1], seed=seed, stage=stage), recipe)
+        assert (elsewhere != wanted).any()
+
+
+def test_a_jump_is_no_border(prepared: Prepared) -> None:
+    """Against plain attention with an explicit mask; transformers' own reading of the jump would be two documents."""
+    model = load_model(prepared[0] / "stages" / "0" / "extended")
+    tokens, positions = torch.arange(12) % 7, torch.tensor([0, 1, 2, 3, 4, 500, 501, 502, 503, 504, 505, 506])
+    partition = partition_rows(np.zeros((1, 12), np.int32), ranks=1)
+    with torch.no_grad():
+        ours = Learner(model).read(tokens, positions, partition=partition)
+        model.set_attn_implementation("sdpa")
+        settings: dict[str, Any] = {"input_ids": tokens[None], "position_ids": positions[None], "use_cache": False}
+        causal = torch.full((1, 1, 12, 12), -torch.inf).triu(1)
+        exact = model.model(**settings, attention_mask=causal).last_hidden_state[0]
+        guessed = model.model(**settings).last_hidden_state[0]
+    torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-5)
+    assert (guessed[:5] - exact[:5]).abs().max() < 1e-5 < 1e-2 < (guessed[5:] - exact[5:]).abs().max()
+
+
+def train(recipe: Recipe, run: Path, corpus: Path) -> str:
+    def on_rank() -> str:
+        return train_stage(recipe, stage=0, run=run, corpus=corpus)
+
+    return run_ranks(on_rank, recipe.parallel.ranks, threads=1)[0]
+
+
+def rows_of(run: Path) -> list[Row]:
+    return [row for row in read_rows(run / "rows.jsonl") if row.name != "tokens_per_second"]
+
+
+def losses_of(run: Path) -> dict[tuple[int, str], float]:
+    return {(row.step, row.name): row.value for row in rows_of(run) if row.name.startswith("loss/")}
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    checkpoint = newest(checkpoints_of(run, 0))
+    assert checkpoint is not None
+    return {name: value for path in checkpoint.glob("*.safetensors") for name, value in load_file(path).items()}
+
+
+def test_a_stage_that_skips_trains_resumes_and_shares_its_rows(
+    prepared: Prepared, new_run: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two, killed, one = (new_run(name) for name in ("two", "killed", "one"))
+    assert train(make_recipe(**SHORT), two, prepared[1]) == "limit"
+    original = loop.train_step
+
+    def die(state: Any, *args: Any, **settings: Any) -> Any:
+        if state.step == 4 and dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(state, *args, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", die)
+        with pytest.raises(RankError, match="SIGKILL"):
+            train(make_recipe(**SHORT), killed, prepared[1])
+    assert train(make_recipe(**SHORT), killed, prepared[1]) == "limit"
+    assert rows_of(killed) == rows_of(two)
+    after, wanted = weights_of(killed), weights_of(two)
+    assert after.keys() == wanted.keys() and all(torch.equal(after[name], wanted[name]) for name in wanted)
+    single = {"parallel": {"ranks": 1, "context": 1}}
+    train(make_recipe(**SHORT, **single), one, prepared[1])
+    assert losses_of(two) == pytest.approx(losses_of(one), rel=2e-4)
+    names = {name for _, name in losses_of(two)}
+    assert "loss/position/512-1024" in names, "figures by position go as far as positions do"
