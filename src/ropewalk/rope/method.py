@@ -139,9 +139,11 @@ def describe(base: BaseRope, method: Method) -> str:
     after = {"theta": method.final_theta(base.theta)} | method.model_dump(exclude_none=True)
     words = [method.kind]
     for name in ("factor", "share", "theta"):
-        if name in after and (name != "theta" or after[name] != before.get(name)):
-            moved = name in before and before[name] != after[name]
-            words.append(f"{name} {before[name]:g} -> {after[name]:g}" if moved else f"{name} {after[name]:g}")
+        old, new = before.get(name), after.get(name)
+        if new is None or (name == "theta" and new == old):
+            continue
+        change = f"{new:g}" if old in (None, new) else f"{old:g} -> {new:g}"
+        words.append(change if name == method.kind else f"{name} {change}")
     if "original_tokens" in after:
         words.append(f"over the original {format_length(after['original_tokens'])}")
     return " ".join(words)
@@ -149,17 +151,15 @@ def describe(base: BaseRope, method: Method) -> str:
 
 def refuse_stacking(method: Method, running: Method) -> UserError:
     """The error of a method that would come on top of another."""
-    theta = running.final_theta(0.0)
-    ways = [
-        f"kind: {running.kind}, which counts from the base's original length" if isinstance(running, Stretch) else "",
-        f"kind: theta with a theta above {theta:g}" if theta else "",
-        "kind: unchanged",
-    ]
+    ways = ["kind: unchanged"]
+    if isinstance(running, Stretch):
+        ways.insert(0, f"kind: {running.kind}, which counts from the base's original length")
+        ways.insert(1, f"kind: theta with a theta above {running.final_theta(0.0):g}")
     return UserError(
         f"{method.kind} does not go on top of {running.kind}",
         where="rope.kind",
         why=f"the base's positions are scaled already ({running.kind}), and {method.kind} would scale them once more",
-        fix=f"use {', or '.join(way for way in ways if way)}",
+        fix=f"use {', or '.join(ways)}",
     )
 
 

@@ -157,12 +157,13 @@ class Proportional(Stretch):
         return np.where(turns, plain_inv_freq(self.final_theta(theta), head_dim) / self.factor, 0.0)
 
     def to_hf(self, theta: float) -> dict[str, Any]:
-        return {
+        parameters = {
             "rope_type": "proportional",
             "rope_theta": self.final_theta(theta),
             "partial_rotary_factor": self.share,
-            "factor": self.factor,
         }
+        # transformers 5.23 runs the key and warns of it, so it stands there only where it does something.
+        return parameters if self.factor == 1 else parameters | {"factor": self.factor}
 
     def _open(self, base: BaseRope, context_tokens: int) -> dict[str, Any]:
         return {}

@@ -1,26 +1,33 @@
 """The methods a recipe can name, each a frozen value, and both spellings that config.json has for them.
 
 transformers 5 writes one dict, ``rope_parameters``; transformers 4 and most engines read ``rope_theta`` and
-``rope_scaling``. The surprise: ``ntk`` needs no scaling key at all, it *is* a change of theta.
+``rope_scaling``. The surprise: the two are not the same keys in another place; transformers 4 looks for the original
+length of a longrope beside ``rope_scaling`` and not in it.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
 from ropewalk.core.error import UserError
+from ropewalk.rope.by_length import Dynamic, LongRope, longrope_attention
 from ropewalk.rope.by_parts import Llama3, NtkByParts, Yarn
-from ropewalk.rope.method import Method, Stretch
+from ropewalk.rope.method import Method
 from ropewalk.rope.plain import Linear, Nope, Ntk, Proportional, Theta, Unchanged
+from ropewalk.rope.resonance import Resonance
 
 __all__ = [
+    "Dynamic",
     "Linear",
     "Llama3",
+    "LongRope",
     "Nope",
     "Ntk",
     "NtkByParts",
     "Proportional",
+    "Resonance",
     "Rope",
     "Theta",
     "Unchanged",
@@ -29,9 +36,20 @@ __all__ = [
     "read_method",
 ]
 
-
 Rope = Annotated[
-    Unchanged | Theta | Linear | Ntk | NtkByParts | Yarn | Llama3 | Proportional | Nope, Field(discriminator="kind")
+    Unchanged
+    | Theta
+    | Linear
+    | Ntk
+    | Dynamic
+    | NtkByParts
+    | Yarn
+    | Llama3
+    | LongRope
+    | Resonance
+    | Proportional
+    | Nope,
+    Field(discriminator="kind"),
 ]
 
 _OUR_KEYS = {
@@ -40,11 +58,13 @@ _OUR_KEYS = {
     "partial_rotary_factor": "share",
     "attention_factor": "fixed_attention_factor",
 }
-_OUR_METHODS: Mapping[str, type[Stretch]] = {
+_OUR_METHODS: Mapping[str, type[Method]] = {
     "default": Theta,
     "linear": Linear,
+    "dynamic": Dynamic,
     "yarn": Yarn,
     "llama3": Llama3,
+    "longrope": LongRope,
     "proportional": Proportional,
 }
 
@@ -52,22 +72,23 @@ _OUR_METHODS: Mapping[str, type[Stretch]] = {
 def read_method(parameters: Mapping[str, Any], *, where: str) -> Method:
     """The completed method that a config.json's ``rope_parameters`` describe; ``to_hf`` read backwards.
 
-    Raises UserError, naming ``where``, for a type or a key that none of our methods has.
+    A resonance comes back as the longrope that it was written as. A ``dynamic`` is complete only where the reader of
+    the config has put its ``max_position_embeddings`` in as ``original_max_position_embeddings``. Raises UserError,
+    naming ``where``, for a type or a key that none of our methods has.
     """
     rope_type = str(parameters.get("rope_type"))
     if rope_type not in _OUR_METHODS:
         raise UserError(
             f"rope type {rope_type} is not supported",
             where=where,
-            why=f"it is none of {', '.join(_OUR_METHODS)}, the ones whose frequencies are fixed",
+            why=f"it is none of {', '.join(_OUR_METHODS)}",
             fix="choose a base with one of those",
         )
     values = {_OUR_KEYS.get(key, key): value for key, value in parameters.items() if key != "rope_type"}
     values = {key: value for key, value in values.items() if value is not None}
-    if rope_type == "proportional":
-        values.setdefault("share", 1.0)
+    kind = _name_kind(rope_type, values)
     try:
-        return _OUR_METHODS[rope_type].model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(
@@ -78,8 +99,32 @@ def read_method(parameters: Mapping[str, Any], *, where: str) -> Method:
         ) from None
 
 
+def _name_kind(rope_type: str, values: dict[str, Any]) -> type[Method]:
+    """Which of our methods ``values`` are, with what only the dialect needs taken out of them."""
+    if rope_type == "proportional":
+        if values.setdefault("share", 1.0) == 0:
+            values.clear()
+            return Nope
+    elif values.get("share") == 1:  # transformers writes it beside methods that turn every pair anyway
+        del values["share"]
+    attention_factor = values.get("fixed_attention_factor")
+    if rope_type == "yarn" and attention_factor == 1 and "mscale" not in values:
+        del values["fixed_attention_factor"]
+        return NtkByParts
+    if rope_type == "longrope" and attention_factor is not None:
+        factor, original = values.get("factor"), values.get("original_tokens")
+        if factor and original and math.isclose(attention_factor, longrope_attention(factor, original), rel_tol=1e-9):
+            del values["fixed_attention_factor"]
+    return _OUR_METHODS[rope_type]
+
+
 def legacy_hf(rope_parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The same positions for readers of transformers 4: ``rope_theta``, and ``rope_scaling`` unless plain."""
     scaling = {key: value for key, value in rope_parameters.items() if key != "rope_theta"}
     theta = {"rope_theta": rope_parameters["rope_theta"]}
-    return theta if scaling["rope_type"] == "default" else {**theta, "rope_scaling": scaling}
+    if scaling["rope_type"] == "default":
+        return theta
+    original = {}
+    if scaling["rope_type"] == "longrope":
+        original["original_max_position_embeddings"] = scaling["original_max_position_embeddings"]
+    return {**theta, **original, "rope_scaling": scaling}
