@@ -2,11 +2,12 @@
 
     python benchmarks/readers.py SCRATCH [--quick]
 
-Extends and exports a tiny model of each architecture, 512 -> 2048 tokens, and compares logits of a random text at
-positions 0, 511, 512 and 2047 with this code's: in transformers of this environment, in transformers 4.57, and in
-llama.cpp (built from the sdist of llama-cpp-python, which carries the converter). SCRATCH keeps the environments, so a
-second run starts at once; --quick takes one architecture and only readers that are there. Prints JSON lines: the
-largest norm-relative difference, and beside it what it would be if a reader ignored the method.
+Extends and exports a tiny model of each architecture, 512 -> 2048 tokens, and compares logits of two random texts, of
+512 and 2048 tokens, at positions 0, 511, 512 and 2047 with this code's: in transformers of this environment, by our
+loader in a fresh process, in transformers 4.57, and in llama.cpp (built from the sdist of llama-cpp-python, which
+carries the converter). SCRATCH keeps the environments, so a second run starts at once; --quick takes one architecture
+and only readers that are there. Prints JSON lines: the largest norm-relative difference, and beside it what it would be
+if a reader ignored the method.
 
 llama.cpp knows tokenizers by a hash of what they do and so not ours. Its copy in SCRATCH is told to call any other one
 gpt-2: tokens are given here, text is not.
@@ -43,7 +44,9 @@ from ropewalk.study.ranks import extend
 SAME = 1e-5
 SAME_BY_ANOTHER_KERNEL = 1e-4  # llama.cpp multiplies in its own order, with its own exp and cos
 OLD_TOKENS, NEW_TOKENS = 512, 2048
-PLACES = [0, OLD_TOKENS - 1, OLD_TOKENS, NEW_TOKENS - 1]
+PLACES = {OLD_TOKENS: [0, OLD_TOKENS - 1], NEW_TOKENS: [0, OLD_TOKENS - 1, OLD_TOKENS, NEW_TOKENS - 1]}
+_LONG = [round(1 + 3 * pair / 15, 4) for pair in range(16)]
+_WINDOW, _STAYS, _NOPE = "{window: 256}", "{window: 256, rope: unchanged}", "{rope: nope}"
 METHODS: Mapping[str, tuple[str, ...]] = {
     "unchanged": ("rope.kind=unchanged",),
     "theta": ("rope.kind=theta", "rope.theta=1e6"),
@@ -54,8 +57,21 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "yarn, not truncated": ("rope.kind=yarn", "rope.truncate=false"),
     "llama3": ("rope.kind=llama3",),
     "proportional": ("rope.kind=proportional", "rope.share=0.75"),
+    "dynamic": ("rope.kind=dynamic",),
+    "longrope": ("rope.kind=longrope", f"rope.short_factor={[1.0] * 16}", f"rope.long_factor={_LONG}"),
+    "resonance": ("rope.kind=resonance",),
+    "nope": ("rope.kind=nope",),
+    "yarn, windows in 3 of 4 layers": ("rope.kind=yarn", f"layers=[{_WINDOW}, {_WINDOW}, {_WINDOW}, {{}}]"),
+    "yarn beside windows that stay": ("rope.kind=yarn", f"layers=[{_STAYS}, {_STAYS}, {_STAYS}, {{}}]"),
+    "theta, nope in every 4th layer": ("rope.kind=theta", "rope.theta=1e6", f"layers=[{{}}, {{}}, {{}}, {_NOPE}]"),
+    "windows, nope in every 4th layer": ("rope.kind=unchanged", f"layers=[{_WINDOW}, {_WINDOW}, {_WINDOW}, {_NOPE}]"),
+    "theta, log n": ("rope.kind=theta", "rope.theta=1e6", "layers=[{temperature: log_n}]"),
 }
-_EXTRA: Mapping[str, dict[str, Any]] = {"MistralForCausalLM": {"sliding_window": None}}
+_EXTRA: Mapping[str, dict[str, Any]] = {
+    "MistralForCausalLM": {"sliding_window": None},
+    "Olmo2ForCausalLM": {"tie_word_embeddings": False},  # llama.cpp refuses a tied one
+    "Olmo3ForCausalLM": {"tie_word_embeddings": False},
+}
 _PROGRAM = Path(__file__).with_name("read_logits.py")
 _LLAMA_BUILD = "-DGGML_OPENMP=OFF -DLLAMA_CURL=OFF -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF"
 
@@ -93,6 +109,7 @@ def main() -> None:
 def find_readers(scratch: Path, *, build: bool) -> Iterator[Reader]:
     """Every reader whose environment stands, after building what is missing."""
     yield Reader(f"transformers {version('transformers')}", "transformers", sys.executable, "", SAME)
+    yield Reader("ropewalk.model.load.load_model", "ropewalk", sys.executable, "", SAME)
     old, cpp = scratch / "tf4" / "bin" / "python", scratch / "llama" / "bin" / "python"
     if build and not old.exists():
         make_environment(scratch / "tf4", "torch==2.13.0", "transformers==4.57.*", "sentencepiece", "protobuf")
@@ -130,15 +147,16 @@ def name_tokenizer(source: Path) -> None:
 
 
 def write_base(architecture: str, folder: Path) -> Path:
-    """The tiny base's weights in ``architecture``; what that has besides is random or one."""
+    """The tiny base in ``architecture``, its first layer once more as the fourth; what is missing is random or one."""
     tiny = find_model("tiny-base")
-    config = json.loads((tiny / "config.json").read_text())
+    config = json.loads((tiny / "config.json").read_text()) | {"num_hidden_layers": 4} | _EXTRA.get(architecture, {})
     for key in ("architectures", "model_type", "rope_theta", "torch_dtype"):
         config.pop(key)
-    kind = architecture.removesuffix("ForCausalLM").lower()
     torch.manual_seed(0)
-    model = CLASSES[architecture](AutoConfig.for_model(kind, **config, **_EXTRA.get(architecture, {})))
-    model.load_state_dict(load_file(tiny / "model.safetensors"), strict=False)
+    model = CLASSES[architecture](AutoConfig.for_model(architecture.removesuffix("ForCausalLM").lower(), **config))
+    weights = load_file(tiny / "model.safetensors")
+    weights |= {name.replace(".0.", ".3."): weights[name] for name in weights if ".0." in name}
+    model.load_state_dict(weights | {"lm_head.weight": weights["model.embed_tokens.weight"]}, strict=False)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)
@@ -159,8 +177,7 @@ def export_method(base: Path, out: Path, overrides: tuple[str, ...]) -> Path:
 
 def compare(architecture: str, folders: Mapping[str, Path], tokens: np.ndarray, readers: list[Reader]) -> None:
     """One line for each method and reader."""
-    request = {"tokens": torch.from_numpy(tokens), "places": torch.tensor(PLACES)}
-    ours = {method: run_ranks(compute_logits, 1, folder, request)[0].numpy() for method, folder in folders.items()}
+    ours = {method: run_ranks(compute_all, 1, folder, tokens)[0] for method, folder in folders.items()}
     for reader in readers:
         for method, refusal in ask(reader, folders, tokens):
             if refusal:
@@ -174,6 +191,15 @@ def compare(architecture: str, folders: Mapping[str, Path], tokens: np.ndarray, 
                 facts = {"verdict": verdict, "difference": float(f"{difference:.2e}"), "same_next_tokens": bool(same)}
                 facts |= {"difference_if_ignored": float(f"{ignored:.2e}")}
             tell(architecture, method, reader.name, facts)
+
+
+def compute_all(folder: Path, tokens: np.ndarray) -> np.ndarray:
+    """Our logits of both texts."""
+    texts = [
+        {"tokens": torch.from_numpy(tokens[:length]), "places": torch.tensor(places)}
+        for length, places in PLACES.items()
+    ]
+    return np.concatenate([compute_logits(folder, text).numpy() for text in texts])
 
 
 def ask(reader: Reader, folders: Mapping[str, Path], tokens: np.ndarray) -> Iterator[tuple[str, str]]:
@@ -204,7 +230,8 @@ def start(
     if not jobs:
         return
     asked = Path(jobs[0]["folder"]).with_name("jobs.json")
-    asked.write_text(json.dumps({"tokens": tokens.tolist(), "places": PLACES, "jobs": jobs}))
+    texts = [{"tokens": tokens[:length].tolist(), "places": places} for length, places in PLACES.items()]
+    asked.write_text(json.dumps({"texts": texts, "jobs": jobs}))
     search = os.environ | {"PYTHONPATH": f"{path}:{path}/gguf-py"} if path else dict(os.environ)
     program = f"import sys, runpy; sys.path.insert(0, {path!r}); sys.argv = sys.argv[1:]; "
     program += "runpy.run_path(sys.argv[0], run_name='__main__')"

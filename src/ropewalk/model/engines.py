@@ -53,6 +53,7 @@ class _Facts:
     windows: bool
     turning: tuple[bool, ...]
     """SmolLM3's layers: whether each turns positions; empty elsewhere."""
+    tied: bool
 
     @property
     def kinds(self) -> set[str]:
@@ -109,6 +110,7 @@ def _read_facts(folder: Path) -> _Facts:
         windows="sliding_attention" in (config.get("layer_types") or ())
         or (config["architectures"][0] == "MistralForCausalLM" and config.get("sliding_window") is not None),
         turning=tuple(bool(turns) for turns in config.get("no_rope_layers") or ()),
+        tied=bool(config.get("tie_word_embeddings")),
     )
 
 
@@ -170,6 +172,8 @@ def _ask_llama_cpp(facts: _Facts) -> Serving:
 def _find_missing_in_llama_cpp(facts: _Facts) -> str:
     if facts.architecture not in _GGUF_NAMES:
         return f"its converter refuses {facts.architecture}"
+    if facts.tied and facts.architecture.startswith("Olmo"):
+        return "it refuses an OLMo whose head is its embedding"
     unknown = facts.kinds - {"default", "linear", "yarn", "llama3"}
     if "llama3" in facts.kinds and _GGUF_NAMES[facts.architecture] not in ("llama", "smollm3"):
         unknown.add("llama3")  # written by the converter for Llama's own classes only

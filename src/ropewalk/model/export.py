@@ -3,9 +3,9 @@
 Everything beside the weights comes from the folder that was trained, so nothing can be forgotten here.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
@@ -13,9 +13,8 @@ from torch import Tensor
 
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest
 from ropewalk.model.engines import LOADER, is_native
-from ropewalk.model.folder import copy_tokenizer, read_config, write_config
+from ropewalk.model.folder import copy_tokenizer, read_config
 from ropewalk.model.weights import Dtype, check_finite, check_weights, open_to_readers, read_headers, read_tensor
-from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 
 _SHARD_BYTES = 5 * 10**9
@@ -47,17 +46,11 @@ def export(weights: Mapping[str, Tensor] | Path, like: Path, out: Path, *, dtype
         save_torch_state_dict(kept, work, max_shard_size=_SHARD_BYTES, metadata={"format": "pt"})
         open_to_readers(work)
         check_weights(work, expected, tied=tied)
-        positions = plain_parameters(shape)
-        config = read_config(like)
-        write_config(work, config, rope_parameters=positions, context_tokens=shape.context_tokens, dtype=dtype)
-        copy_tokenizer(like, work, context_tokens=shape.context_tokens)
+        config = read_config(like) | {"dtype": dtype, "torch_dtype": dtype}
+        (work / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        copy_tokenizer(like, work, context_tokens=facts["context_tokens"])
         if not is_native(work):
             (work / "LOADING.md").write_text(_LOADING)
-
-
-def plain_parameters(shape: ModelShape) -> dict[str, Any]:
-    """The ``rope_parameters`` of a model's shape, spelled out also where they are plain."""
-    return dict(shape.rope) if shape.rope else {"rope_type": "default", "rope_theta": shape.theta}
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
