@@ -1,9 +1,12 @@
 """Both bounds against their published figures, and the search against plain evaluation."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from ropewalk.rope.bounds import (
+    attraction,
     critical_dim,
     critical_theta,
     first_negative,
@@ -82,3 +85,50 @@ def test_suggested_thetas_are_round_and_hold() -> None:
         assert first_negative(plain_inv_freq(theta, 128), context_tokens) is None
     found = suggest_theta(1e7, head_dim=128, train_tokens=8192, context_tokens=16384)
     assert found == 5e7, "a large theta knows few pairs at 8Ki"
+
+
+def test_the_finer_search_of_su_is_met_up_to_128ki() -> None:
+    found = [least_theta(128, tokens) for tokens in (8192, 16384, 32768)]
+    assert found == pytest.approx([83_768, 231_665, 629_997], rel=2e-4)
+    assert first_negative(plain_inv_freq(4.8697e6, 128), 131072) is None
+    assert first_negative(plain_inv_freq(4.8697e6 * 0.999, 128), 131072) is not None
+
+
+def test_the_block_product_is_the_sum_of_cosines() -> None:
+    inv_freq = plain_inv_freq(5e5, 128)
+    edges = np.array([5, 6, 40, 1029, 3000, 70_001])
+    slow = [similarity(inv_freq, np.arange(begin, end)).mean() / 64 for begin, end in pairwise(edges)]
+    assert attraction(inv_freq, edges) == pytest.approx(slow, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("theta", "head_dim", "factor", "expected"),  # at 1Ki, 4Ki, 16Ki, 64Ki and 100,000 tokens
+    [
+        (1e4, 1024, 1, (0.177, 0.050, -0.090, 0.002, 0.027)),  # as CodeLlama draws it: the model's width
+        (1e6, 1024, 1, (0.460, 0.339, 0.249, 0.135, 0.145)),
+        (1e4, 1024, 4, (0.335, 0.177, 0.050, -0.090, 0.012)),
+        (1e4, 128, 1, (0.204, -0.053, -0.142, -0.008, 0.056)),
+        (5e5, 128, 1, (0.479, 0.383, 0.133, 0.045, 0.002)),
+        (1e6, 128, 1, (0.494, 0.278, 0.160, 0.093, 0.036)),
+        (1e4, 128, 4, (0.321, 0.204, -0.053, -0.142, -0.098)),
+    ],
+)
+def test_decay_of_attention(theta: float, head_dim: int, factor: float, expected: tuple[float, ...]) -> None:
+    inv_freq = plain_inv_freq(theta, head_dim) / factor
+    for tokens, value in zip((1024, 4096, 16384, 65536, 100_000), expected, strict=True):
+        assert attraction(inv_freq, np.array([tokens, tokens + 1]))[0] == pytest.approx(value, abs=6e-4)
+
+
+@pytest.mark.parametrize(
+    ("theta", "expected"),
+    [
+        (1e4, (0.048, -0.017, -0.019, 0.007)),
+        (5e5, (0.320, 0.194, 0.154, 0.098)),
+        (1e6, (0.356, 0.283, 0.214, 0.086)),
+        (8e6, (0.442, 0.366, 0.318, 0.243)),
+    ],
+)
+def test_decay_of_attention_in_windows(theta: float, expected: tuple[float, ...]) -> None:
+    windows = ((3000, 4000), (15_000, 16_000), (30_000, 32_000), (64_000, 65_000))
+    found = [attraction(plain_inv_freq(theta, 128), np.array(window))[0] for window in windows]
+    assert found == pytest.approx(expected, abs=2e-3)

@@ -7,17 +7,20 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ropewalk.core.error import UserError
+from ropewalk.core.spec import Spec
+from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.recipe.spec import Recipe, Stage
 
 _SHOWN_FAULTS = 5
 _BRANCH = re.compile(r"[A-Z]|function-|str$")  # what pydantic calls the branches of a union; no key looks like it
 _MERGE = "tag:yaml.org,2002:merge"
+Part = TypeVar("Part", bound=Spec)
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -79,13 +82,12 @@ def parse_recipe(data: Any, *, where: str) -> Recipe:
 def parse_stage(overrides: Sequence[str]) -> Stage:
     """One stage out of overrides alone, for verbs that are given a model folder instead of a recipe."""
     # What only training uses has no bearing on extending, and gets a value that validates.
-    data: dict[str, Any] = {"tokens": 1, "step_tokens": 1, "lr": 1}
-    for override in overrides:
-        apply_override(data, override)
-    try:
-        return Stage.model_validate(data)
-    except ValidationError as error:
-        raise _explain(error, "the overrides on the command line") from None
+    return _parse_alone(Stage, overrides, {"tokens": 1, "step_tokens": 1, "lr": 1})
+
+
+def parse_advice(overrides: Sequence[str]) -> AdviceSpec:
+    """What advice is asked for, out of overrides alone."""
+    return _parse_alone(AdviceSpec, overrides, {})
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
@@ -104,6 +106,15 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         place[_index(place, last, override)] = value
     else:
         place[last] = value
+
+
+def _parse_alone(kind: type[Part], overrides: Sequence[str], data: dict[str, Any]) -> Part:
+    for override in overrides:
+        apply_override(data, override)
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise _explain(error, "the overrides on the command line") from None
 
 
 def _step_into(place: Any, key: str, override: str) -> Any:

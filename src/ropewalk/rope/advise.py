@@ -1,4 +1,4 @@
-"""Is this method good for that length? A few figures per method, a warning where one is out of line, a round theta.
+"""What one method does to one base at one length: figures per pair and for the whole, and what is unusual about them.
 
 What is known is soft: CodeLlama keeps within the bound of Men et al., Llama 2 Long and ProLong break it a little and
 Llama 3.1 by far. So nothing here refuses anything; it says what is unusual, and next to what.
@@ -7,28 +7,40 @@ Llama 3.1 by far. So nothing here refuses anything; it says what is unusual, and
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Float64
+
 from ropewalk.core.quantity import format_length
-from ropewalk.rope.bounds import first_negative, suggest_theta
-from ropewalk.rope.frequency import count_whole_turns, plain_inv_freq, wavelengths
+from ropewalk.rope.bounds import attraction, first_negative, suggest_theta
+from ropewalk.rope.frequency import count_whole_turns, wavelengths
 from ropewalk.rope.method import BaseRope, Method
+from ropewalk.rope.plain import Unchanged
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
     """Figures of a method at one length, and what is unusual about them.
 
-    ``first_negative_tokens`` is None where the bound of Men et al. holds up to the target. ``new_angle_pairs`` counts
-    pairs that will see angles at the target which no training at the base's length has shown.
+    ``scales`` are the base's frequencies over the new ones, pair by pair: how many tokens do now what one did (infinite
+    where a pair no longer turns). ``new_angle_pairs`` counts pairs that will see angles at the target which no training
+    at the base's length has shown. ``reach_tokens`` is the wavelength of the first pair that the base never saw turn
+    around (Liu et al., 2310.05209), None if it saw all. ``first_negative_tokens`` is None where the bound of Men et al.
+    holds up to the target. The two attractions are means of B(m) / B(0) over the last quarter of the base's context and
+    of the target.
     """
 
     kind: str
     context_tokens: int
     theta: float
     attention_factor: float
+    scales: tuple[float, ...]
     longest_wavelength_tokens: float
     whole_turn_pairs: int
     new_angle_pairs: int
+    reach_tokens: float | None
     first_negative_tokens: int | None
+    near_attraction: float
+    far_attraction: float
     warnings: tuple[str, ...]
 
 
@@ -44,48 +56,75 @@ class Practice:
 PRACTICE = (
     Practice(16384, 1e6, "CodeLlama, 2308.12950"),
     Practice(32768, 5e5, "Llama 2 Long, 2309.16039"),
-    Practice(32768, 1e6, "EasyContext and AnchorAttention (2411.13476)"),
+    Practice(32768, 1e6, "EasyContext and AnchorAttention, 2411.13476"),
+    Practice(32768, 2e6, "SmolLM3"),
     Practice(65536, 5e6, "EasyContext, AnchorAttention, SmolLM3"),
     Practice(65536, 8e6, "ProLong, 2410.02660"),
+    Practice(131072, 5e6, "Qwen2.5-1M, 2501.15383"),
     Practice(131072, 1e7, "AnchorAttention, 2411.13476"),
+    Practice(262144, 1e7, "Qwen2.5-1M, 2501.15383"),
     Practice(262144, 5e7, "EasyContext, AnchorAttention"),
     Practice(524288, 1.28e8, "ProLong, 2410.02660"),
 )
 
 
+def trained_inv_freq(base: BaseRope) -> Float64[np.ndarray, "half"]:
+    """Radians per token of each pair as the base was trained with them, at its own length."""
+    running = base.running or Unchanged()
+    return running.inv_freq_at(base.context_tokens, base.theta, base.head_dim)
+
+
+def practice_at(context_tokens: int) -> tuple[Practice, ...]:
+    """What was published for the shortest length that is no shorter, or for the longest there is."""
+    lengths = [entry.context_tokens for entry in PRACTICE]
+    chosen = min((length for length in lengths if length >= context_tokens), default=max(lengths))
+    return tuple(entry for entry in PRACTICE if entry.context_tokens == chosen)
+
+
 def advise(base: BaseRope, *, method: Method, context_tokens: int) -> Advice:
-    """The figures of a completed ``method`` at ``context_tokens``, with warnings."""
-    inv_freq = method.inv_freq(base.theta, base.head_dim)
-    # A pair is new where the target shows it larger angles than the base did, and not yet a whole turn.
-    seen = plain_inv_freq(base.theta, base.head_dim) * base.context_tokens
+    """The figures of a completed ``method`` in a document of ``context_tokens``, with warnings."""
+    inv_freq = method.inv_freq_at(context_tokens, base.theta, base.head_dim)
+    trained = trained_inv_freq(base)
+    seen = trained * base.context_tokens
+    # A pair is new where the target shows it larger angles than the base did, and the base no whole turn.
     new = (inv_freq * context_tokens > seen * (1 + 1e-9)) & (seen < 2 * math.pi)
-    turning = inv_freq[inv_freq > 0]
+    turning, unknown = inv_freq[inv_freq > 0], wavelengths(inv_freq)[seen < 2 * math.pi]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scales = np.where(trained == inv_freq, 1.0, trained / inv_freq)
     negative = first_negative(inv_freq, context_tokens)
     return Advice(
         kind=method.kind,
         context_tokens=context_tokens,
         theta=method.final_theta(base.theta),
         attention_factor=method.attention_factor,
-        longest_wavelength_tokens=float(wavelengths(turning)[-1]),
+        scales=tuple(scales.tolist()),
+        longest_wavelength_tokens=float(wavelengths(turning)[-1]) if len(turning) else math.inf,
         whole_turn_pairs=count_whole_turns(inv_freq, context_tokens),
         new_angle_pairs=int(new.sum()),
+        reach_tokens=float(unknown[0]) if len(unknown) else None,
         first_negative_tokens=negative,
+        near_attraction=_last_quarter(inv_freq, base.context_tokens),
+        far_attraction=_last_quarter(inv_freq, context_tokens),
         warnings=tuple(_warn(method, base, context_tokens, negative=negative)),
     )
+
+
+def _last_quarter(inv_freq: Float64[np.ndarray, "half"], tokens: int) -> float:
+    return float(attraction(inv_freq, np.array([tokens * 3 // 4, tokens]))[0])
 
 
 def _warn(method: Method, base: BaseRope, context_tokens: int, *, negative: int | None) -> list[str]:
     warnings = []
     stretched = context_tokens > base.context_tokens
     if negative is not None and stretched:
-        theta = suggest_theta(
-            base.theta, head_dim=base.head_dim, train_tokens=base.context_tokens, context_tokens=context_tokens
-        )
-        warnings.append(
-            f"from a distance of {negative} tokens on, similar tokens no longer attract (2405.14591); "
-            f"a theta of {theta:g} keeps them attractive up to {format_length(context_tokens)}"
-        )
-    if stretched and method.kind == "unchanged":
+        warning = f"from a distance of {negative} tokens on, similar tokens no longer attract (2405.14591)"
+        if base.running is None:
+            theta = suggest_theta(
+                base.theta, head_dim=base.head_dim, train_tokens=base.context_tokens, context_tokens=context_tokens
+            )
+            warning += f"; a theta of {theta:g} keeps them attractive up to {format_length(context_tokens)}"
+        warnings.append(warning)
+    if stretched and method in (base.running, Unchanged()):
         warnings.append(
             f"positions beyond {format_length(base.context_tokens)} are new to the base and nothing shortens them"
         )

@@ -1,0 +1,19 @@
+"""What advice on positions is asked for: a target, one more candidate, and how much a probe may read."""
+
+from ropewalk.core.quantity import PositiveCount
+from ropewalk.core.spec import Spec
+from ropewalk.rope.scaling import Rope
+
+
+class AdviceSpec(Spec):
+    """The overrides of ``ropewalk advise MODEL``."""
+
+    context: PositiveCount
+    """The target, in tokens."""
+    rope: Rope | None = None
+    """A method to be shown beside the usual candidates."""
+    documents: PositiveCount = 8
+    """Texts of the target's length that a probe reads with each candidate."""
+    answers: PositiveCount = 60
+    """Teacher-forced answers that a probe asks at each length."""
+    seed: int = 1_000_003

@@ -1,0 +1,212 @@
+"""The ways to stretch one base to one length, side by side, and which of them to take, with the reasons.
+
+Torch-free and training-free: everything is computed from theta, the size of a head and two lengths. The surprise is how
+little a theta has to be right: Llama 2 Long's granularity grows with its logarithm, so the round numbers that people
+trained with are as good as any, and what counts is not to be far too small.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_length
+from ropewalk.rope.advise import Advice, Practice, advise, practice_at, trained_inv_freq
+from ropewalk.rope.bounds import least_theta, suggest_theta
+from ropewalk.rope.frequency import count_whole_turns, wavelengths
+from ropewalk.rope.method import BaseRope, Method, describe
+from ropewalk.rope.scaling import Linear, Llama3, Ntk, NtkByParts, Rope, Theta, Unchanged, Yarn
+
+ASKED = "asked"
+_FINE_GRID, _COARSE_GRID, _FINE_TOKENS = 1.0005, 1.005, 131072
+_ONE_STAGE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A completed method under a short name, with its figures."""
+
+    name: str
+    method: Method
+    advice: Advice
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Every candidate for stretching ``base`` to ``context_tokens``; the first one changes nothing.
+
+    ``least_theta`` is the smallest that Men et al. (2405.14591) allow at the target; None where the base does not run
+    plain RoPE. ``refused`` are
+    methods that do not go with this base, with the reason. ``recommended`` names the candidate to train with.
+    """
+
+    base: BaseRope
+    context_tokens: int
+    candidates: tuple[Candidate, ...]
+    refused: dict[str, str]
+    least_theta: float | None
+    practice: tuple[Practice, ...]
+    recommended: str
+    reasons: tuple[str, ...]
+
+    @property
+    def known_pairs(self) -> int:
+        """Pairs that made a whole turn within the base's context; twice as many dimensions are critical."""
+        return count_whole_turns(trained_inv_freq(self.base), self.base.context_tokens)
+
+    @property
+    def pairs(self) -> int:
+        return self.base.head_dim // 2
+
+    def find(self, name: str) -> Candidate:
+        """The candidate called ``name``."""
+        return next(candidate for candidate in self.candidates if candidate.name == name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON-like data; infinite and missing figures are None."""
+        waves = wavelengths(trained_inv_freq(self.base)).tolist()
+        found: dict[str, Any] = _finite(
+            {
+                "base_context_tokens": self.base.context_tokens,
+                "context_tokens": self.context_tokens,
+                "base_theta": self.base.theta,
+                "base_running": self.base.running.model_dump(mode="json") if self.base.running else None,
+                "head_dim": self.base.head_dim,
+                "critical_dim": 2 * self.known_pairs,
+                "least_theta": self.least_theta,
+                "practice": [asdict(entry) for entry in self.practice],
+                "pairs": [
+                    {"pair": pair, "wavelength_tokens": wave, "turns": self.base.context_tokens / wave}
+                    for pair, wave in enumerate(waves)
+                ],
+                "candidates": [
+                    {"name": each.name, "rope": each.method.model_dump(mode="json"), **asdict(each.advice)}
+                    for each in self.candidates
+                ],
+                "refused": self.refused,
+                "recommended": self.recommended,
+                "reasons": list(self.reasons),
+            }
+        )
+        return found
+
+
+def survey(base: BaseRope, context_tokens: int, *, asked: Rope | None = None) -> Survey:
+    """All candidates for ``base`` at ``context_tokens``, and ``asked`` beside them; takes seconds at 128Ki.
+
+    Raises UserError for a target that is not longer than the base's context, and where ``asked`` does not fit the base.
+    """
+    if context_tokens <= base.context_tokens:
+        reached = format_length(base.context_tokens)
+        raise UserError(
+            "there is nothing to stretch",
+            where="context",
+            why=f"the base reads {reached} tokens already, and {format_length(context_tokens)} is no more",
+            fix=f"ask for more than {reached}",
+        )
+    found, refused = _complete(base, context_tokens)
+    if asked is not None:
+        found[ASKED] = asked.complete(base, context_tokens)
+    candidates = tuple(
+        Candidate(name, method, advise(base, method=method, context_tokens=context_tokens))
+        for name, method in found.items()
+    )
+    grid = _FINE_GRID if context_tokens <= _FINE_TOKENS else _COARSE_GRID
+    least = None if base.running else least_theta(base.head_dim, context_tokens, grid=grid)
+    recommended = _choose(base, candidates, context_tokens)
+    chosen = next(candidate for candidate in candidates if candidate.name == recommended)
+    reasons = tuple(_tell(base, candidates, chosen, least=least))
+    return Survey(base, context_tokens, candidates, refused, least, practice_at(context_tokens), recommended, reasons)
+
+
+def format_theta(theta: float) -> str:
+    """``5e5``, ``1.28e8``; in full where it is no such round number: ``40,890``."""
+    digits, power = f"{theta:.2e}".split("e")
+    rounded = f"{digits.rstrip('0').rstrip('.')}e{int(power)}"
+    return rounded if math.isclose(float(rounded), theta, rel_tol=1e-9) else f"{theta:,.0f}"
+
+
+def _complete(base: BaseRope, context_tokens: int) -> tuple[dict[str, Method], dict[str, str]]:
+    """Every candidate completed, by name; and what the base refuses."""
+    found: dict[str, Method] = {}
+    refused: dict[str, str] = {}
+    for rope in _draft(base, context_tokens):
+        name = f"theta {format_theta(rope.theta)}" if isinstance(rope, Theta) and rope.theta else rope.kind
+        try:
+            found[name] = rope.complete(base, context_tokens)
+        except UserError as error:
+            refused[name] = error.why
+    return found, refused
+
+
+def _draft(base: BaseRope, context_tokens: int) -> Iterator[Rope]:
+    yield Unchanged()
+    thetas = {entry.theta for entry in practice_at(context_tokens) if entry.theta > base.theta}
+    if base.running is None:
+        thetas.add(
+            suggest_theta(
+                base.theta, head_dim=base.head_dim, train_tokens=base.context_tokens, context_tokens=context_tokens
+            )
+        )
+    yield from (Theta(theta=theta) for theta in sorted(thetas))
+    yield from (Ntk(), Linear(), Yarn(), NtkByParts(), Llama3())
+
+
+def _choose(base: BaseRope, candidates: tuple[Candidate, ...], context_tokens: int) -> str:
+    """What to train with: a published theta that both arguments allow here, else the least round one that they allow.
+
+    On a base that is scaled already its own kind, counted on, because its short frequencies stay as they were trained.
+    """
+    if base.running is not None:
+        own = [each.name for each in candidates if each.name == base.running.kind]
+        return (own or [each.name for each in candidates if each.name.startswith("theta")] or ["unchanged"])[0]
+    published = {entry.theta for entry in practice_at(context_tokens)}
+    thetas = [each for each in candidates if each.name.startswith("theta") and _holds(each.advice)]
+    trained_with = [each for each in thetas if each.advice.theta in published]
+    return (trained_with or thetas or [each for each in candidates if each.name == "yarn"])[0].name
+
+
+def _holds(advice: Advice) -> bool:
+    """Whether both published arguments allow it at its length."""
+    known = advice.reach_tokens is None or advice.reach_tokens >= advice.context_tokens
+    return known and advice.first_negative_tokens is None
+
+
+def _tell(
+    base: BaseRope, candidates: tuple[Candidate, ...], chosen: Candidate, *, least: float | None
+) -> Iterator[str]:
+    """Why this one, in plain words; then what to do without training, and about the way there."""
+    advice, length = chosen.advice, format_length(chosen.advice.context_tokens)
+    if base.running is not None:
+        yield f"the base is scaled already; this composes: {describe(base, chosen.method)}"
+    if advice.new_angle_pairs == 0:
+        yield f"no pair meets an angle at {length} that training has not shown it"
+    else:
+        yield f"{advice.new_angle_pairs} pairs meet new angles at {length}: training has to show them"
+    if advice.first_negative_tokens is None:
+        tail = f" (least theta that does: {format_theta(float(f'{least:.3g}'))})" if least else ""
+        yield f"similar tokens attract one another at every distance up to {length}{tail}"
+    else:
+        yield f"similar tokens attract one another up to {advice.first_negative_tokens - 1:,} tokens: a soft bound"
+    practice = practice_at(advice.context_tokens)
+    told = "; ".join(f"{format_theta(entry.theta)} ({entry.source})" for entry in practice)
+    yield f"others trained at {format_length(practice[0].context_tokens)} with theta {told}"
+    if chosen.method.kind == "theta":
+        yield "after training at the target, a larger theta beat linear, ntk and yarn (2309.16039, 2411.13476)"
+        yield "plain RoPE stays plain RoPE: every engine reads it"
+    if any(each.name == "yarn" for each in candidates) and chosen.name != "yarn":
+        yield "without any training take yarn; --probe TEXT measures all of them on the model as it is"
+    factor = advice.context_tokens / base.context_tokens
+    if factor > _ONE_STAGE:
+        middle = base.context_tokens * 2 ** round(math.log2(factor) / 2)
+        yield f"{factor:g} times at once is much: a stage at {format_length(middle)} on the way costs less"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
