@@ -10,7 +10,7 @@ from ropewalk.plan.choose import forecast, forecast_recipe
 from ropewalk.plan.hardware import KNOWN
 from ropewalk.plan.plan import Split
 from ropewalk.recipe.spec import Recipe
-from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.model_shape import ModelShape, plain_layers
 
 K = 1024
 
@@ -28,7 +28,7 @@ def test_one_h200_lies_near_the_worked_table(shapes: Mapping[str, ModelShape]) -
 
 
 def test_twenty_billion_tokens_of_llama_2_7b() -> None:
-    shape = ModelShape("LlamaForCausalLM", 32, 4096, 32, 32, 128, 11008, 32000, False, 4096, 1e4)
+    shape = ModelShape("LlamaForCausalLM", 4096, 32, 32, 128, 11008, 32000, False, 4096, plain_layers(32, 1e4))
     plan = forecast(
         shape,
         context_tokens=16 * K,

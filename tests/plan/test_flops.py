@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ropewalk.plan.flops import TokenFlops, share_of_pairs, token_flops, utilisation
-from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.model_shape import ModelShape, plain_layers
 
 K = 1024
 
@@ -93,7 +93,7 @@ def test_a_torch_forward_counts_the_same() -> None:
         head_dim=16,
         attn_implementation="eager",
     )
-    shape = ModelShape("LlamaForCausalLM", 2, 32, 4, 2, 16, 48, 96, False, 2048, 1e4)
+    shape = ModelShape("LlamaForCausalLM", 32, 4, 2, 16, 48, 96, False, 2048, plain_layers(2, 1e4))
     tokens = 64
     model = LlamaForCausalLM(config)
     with FlopCounterMode(display=False) as counter:

@@ -16,7 +16,7 @@ from ropewalk.plan.memory import (
     tiled_bytes,
     whole_loss_bytes,
 )
-from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.model_shape import ModelShape, plain_layers
 
 
 def test_four_published_peaks(shapes: Mapping[str, ModelShape]) -> None:
@@ -79,6 +79,6 @@ def count_kept_bytes(dtype: torch.dtype, *, layers: int, tokens: int) -> int:
 
 @pytest.mark.parametrize(("dtype", "element_bytes"), [(torch.float32, 4), (torch.bfloat16, 2)])
 def test_autograd_keeps_what_the_formula_says(dtype: torch.dtype, element_bytes: int) -> None:
-    shape = ModelShape("LlamaForCausalLM", 2, 64, 4, 2, 32, 160, 16, False, 256, 1e4)
+    shape = ModelShape("LlamaForCausalLM", 64, 4, 2, 32, 160, 16, False, 256, plain_layers(2, 1e4))
     layer = count_kept_bytes(dtype, layers=3, tokens=256) - count_kept_bytes(dtype, layers=2, tokens=256)
     assert layer == pytest.approx(stored_block_bytes(shape, 256, element_bytes=element_bytes), rel=0.005)

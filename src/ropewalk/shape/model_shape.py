@@ -4,21 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.method import BaseRope
-from ropewalk.rope.scaling import read_method
+from ropewalk.rope.scaling import Nope, Unchanged
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
     """A decoder of the Llama kind. Made by shape/read.
 
-    ``rope`` is the base's ``rope_parameters`` (with ``rope_type`` and ``rope_theta``), None where it is plain RoPE.
-    ``mlp_width`` is the inner width of the gated MLP. ``dtype`` is the name of the weights' type. ``eos_id`` is the
-    first, where a config lists several. ``qk_norm`` says over what queries and keys are normalised.
+    ``positions`` says what each layer does with them, first to last. ``mlp_width`` is the inner width of the gated MLP.
+    ``dtype`` is the name of the weights' type. ``eos_id`` is the first, where a config lists several. ``qk_norm`` says
+    over what queries and keys are normalised, ``block_norms`` how many other norms a layer has.
     """
 
     architecture: str
-    layers: int
     width: int
     heads: int
     kv_heads: int
@@ -27,8 +27,7 @@ class ModelShape:
     vocabulary: int
     tied: bool
     context_tokens: int
-    theta: float
-    rope: Mapping[str, Any] | None = None
+    positions: tuple[LayerPosition, ...]
     bos_id: int | None = None
     eos_id: int | None = None
     dtype: str = "float32"
@@ -36,6 +35,11 @@ class ModelShape:
     output_bias: bool = False
     mlp_bias: bool = False
     qk_norm: Literal["none", "head", "all_heads"] = "none"
+    block_norms: int = 2
+
+    @property
+    def layers(self) -> int:
+        return len(self.positions)
 
     @property
     def query_width(self) -> int:
@@ -57,7 +61,7 @@ class ModelShape:
             + self.mlp_bias * (2 * self.mlp_width + self.width)
         )
         qk_norm = {"none": 0, "head": 2 * self.head_dim, "all_heads": self.query_width + self.kv_width}[self.qk_norm]
-        return matrices + biases + 2 * self.width + qk_norm
+        return matrices + biases + self.block_norms * self.width + qk_norm
 
     @property
     def parameters(self) -> int:
@@ -66,7 +70,29 @@ class ModelShape:
         return embeddings + self.layers * self.block_parameters + self.width
 
     @property
+    def stretched(self) -> LayerPosition:
+        """The first layer of those that a longer context is about: full attention with RoPE, else RoPE, else any."""
+        turning = [layer for layer in self.positions if not isinstance(layer.rope, Nope)]
+        full = [layer for layer in turning if layer.window_tokens is None]
+        return (full or turning or self.positions)[0]
+
+    @property
+    def theta(self) -> float:
+        """Of the layers that get stretched."""
+        return self.stretched.theta
+
+    @property
+    def rope(self) -> Mapping[str, Any] | None:
+        """``rope_parameters`` of the layers that get stretched, None where they are plain."""
+        layer = self.stretched
+        return None if isinstance(layer.rope, Unchanged) else layer.rope.to_hf(layer.theta)
+
+    @property
     def base_rope(self) -> BaseRope:
-        """What the model does to positions now. Raises UserError for a method we do not know."""
-        running = None if self.rope is None else read_method(self.rope, where="the base's config.json")
-        return BaseRope(self.theta, self.head_dim, self.context_tokens, running)
+        """What the layers that get stretched do to positions now."""
+        return self.stretched.as_base(head_dim=self.head_dim, context_tokens=self.context_tokens)
+
+
+def plain_layers(layers: int, theta: float) -> tuple[LayerPosition, ...]:
+    """Every layer with plain RoPE over all earlier tokens."""
+    return (LayerPosition(rope=Unchanged(), theta=theta),) * layers

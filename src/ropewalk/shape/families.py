@@ -1,0 +1,161 @@
+"""The architectures we know: how each differs from Llama, what its config.json can say, and who else runs its weights.
+
+The surprise: one set of weights has several names. Llama, Mistral, Ministral and SmolLM3 are the same arithmetic, and
+so are Olmo2 and Olmo3; they differ in what their config.json can say about positions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ropewalk.core.error import UserError
+
+OWN_ARCHITECTURE, OWN_TYPE = "RopewalkForCausalLM", "ropewalk"
+"""Named in folders whose layers no class of transformers can describe; ``OWN_TYPE`` is also the key that does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How an architecture differs from Llama, and what its config.json can say.
+
+    ``head_dim`` is the class's default, None where it is width / heads; ``needs_kv_heads``: the file must say how many,
+    because the default of the class is another model's. ``biases`` are the keys it obeys. ``windows`` says which layers
+    may have one: none, all alike, or some of them by ``layer_types``; ``window_tokens`` is the default. ``ropes`` says
+    whether rotating layers share one RoPE or have one per layer type; ``window_theta`` is then the default of the
+    windowed ones, and ``window_theta_key`` their older spelling. ``kin`` run the same weights.
+    """
+
+    model_type: str
+    biases: tuple[str, ...] = ()
+    qkv_bias: bool = False
+    qk_norm: Literal["none", "head", "all_heads"] = "none"
+    block_norms: int = 2
+    needs_kv_heads: bool = False
+    head_dim: int | None = None
+    tied: bool = False
+    windows: Literal["none", "all", "some"] = "none"
+    window_switch: bool = False
+    window_tokens: int | None = 4096
+    skips_rope: bool = False
+    ropes: Literal["one", "by_type"] = "one"
+    theta: float = 10_000.0
+    window_theta: float = 10_000.0
+    window_theta_key: str = "rope_theta"
+    kin: tuple[str, ...] = ()
+
+
+SUPPORTED: Mapping[str, Family] = {
+    "LlamaForCausalLM": Family(
+        "llama",
+        biases=("attention_bias", "mlp_bias"),
+        kin=("MistralForCausalLM", "MinistralForCausalLM", "SmolLM3ForCausalLM"),
+    ),
+    "MistralForCausalLM": Family(
+        "mistral", needs_kv_heads=True, windows="all", kin=("MinistralForCausalLM", "SmolLM3ForCausalLM")
+    ),
+    "MinistralForCausalLM": Family("ministral", needs_kv_heads=True, windows="some", kin=("SmolLM3ForCausalLM",)),
+    "SmolLM3ForCausalLM": Family(
+        "smollm3",
+        biases=("attention_bias", "mlp_bias"),
+        needs_kv_heads=True,
+        tied=True,
+        windows="some",
+        window_switch=True,
+        window_tokens=None,
+        skips_rope=True,
+        theta=2_000_000.0,
+    ),
+    "Qwen2ForCausalLM": Family("qwen2", qkv_bias=True, needs_kv_heads=True, windows="some", window_switch=True),
+    "Qwen3ForCausalLM": Family(
+        "qwen3",
+        biases=("attention_bias",),
+        qk_norm="head",
+        needs_kv_heads=True,
+        head_dim=128,
+        windows="some",
+        window_switch=True,
+    ),
+    "Olmo2ForCausalLM": Family("olmo2", biases=("attention_bias",), qk_norm="all_heads", kin=("Olmo3ForCausalLM",)),
+    "Olmo3ForCausalLM": Family(
+        "olmo3",
+        biases=("attention_bias",),
+        qk_norm="all_heads",
+        windows="some",
+        ropes="by_type",
+        theta=500_000.0,
+        window_theta=500_000.0,
+    ),
+    "Gemma3ForCausalLM": Family(
+        "gemma3_text",
+        biases=("attention_bias",),
+        qk_norm="head",
+        block_norms=4,
+        needs_kv_heads=True,
+        head_dim=256,
+        tied=True,
+        windows="some",
+        ropes="by_type",
+        theta=1_000_000.0,
+        window_theta_key="rope_local_base_freq",
+    ),
+}
+
+_MISSING = (
+    (("moe", "mixtral", "jamba", "gptoss", "dbrx"), "mixture of experts"),
+    (("deepseek", "kimi", "minicpm3"), "latent attention (MLA)"),
+    (("llama4",), "attention in chunks, and mixture of experts"),
+    (("cohere", "exaone4"), "a check of its norms and its layers without RoPE"),
+    (("gemma2",), "softcapping of attention scores, which our kernels cannot do"),
+    (("mamba", "rwkv", "recurrent", "next", "lfm", "falconh1", "zamba", "bamba"), "linear or recurrent attention"),
+    (("gpt2", "gptneo", "opt", "bloom", "mpt", "bert"), "RoPE: its positions are learned, absolute or biases"),
+    (("vl", "vision", "audio", "conditionalgeneration", "omni"), "more than text"),
+)
+_EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
+_NOT_OURS = {
+    "use_bidirectional_attention": "its queries see later tokens",
+    "attn_logit_softcapping": "its attention scores are capped",
+    "final_logit_softcapping": "its logits are capped, which the loss in chunks leaves out",
+}
+
+
+def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
+    """The architecture that a config.json names, of our own spelling the inner one. Raises UserError if unsupported."""
+    names = config.get("architectures") or ["(none)"]
+    name = str(names[0] if isinstance(names, list) else names)
+    if (name == OWN_ARCHITECTURE) != (OWN_TYPE in config):
+        raise UserError(
+            "the layers of this model are not told clearly",
+            where=where,
+            why=f"architectures says {name}, and a key {OWN_TYPE} is {'there' if OWN_TYPE in config else 'missing'}",
+            fix="get the folder again as ropewalk wrote it",
+        )
+    if name == OWN_ARCHITECTURE:
+        inner = config[OWN_TYPE]
+        name = str(inner.get("architecture")) if isinstance(inner, Mapping) else "(none)"
+    missing = next((reason for words, reason in _MISSING if any(word in name.lower() for word in words)), None)
+    if "kv_lora_rank" in config:
+        missing = "latent attention (MLA)"
+    if any(config.get(key) for key in _EXPERT_KEYS):
+        missing = "mixture of experts"
+    if config.get("quantization_config"):
+        missing = "training of quantized weights"
+    if missing is None and name in SUPPORTED:
+        _refuse_other_arithmetic(config, where)
+        return name, SUPPORTED[name]
+    raise UserError(
+        f"{name} is not supported",
+        where=f"{where}: architectures",
+        why=f"what is missing here is {missing or 'a check of its shape and its positions'}",
+        fix=f"choose a base of one of {', '.join(SUPPORTED)}",
+    )
+
+
+def _refuse_other_arithmetic(config: Mapping[str, Any], where: str) -> None:
+    for key, why in _NOT_OURS.items():
+        if config.get(key):
+            raise UserError(
+                f"{key} is not supported",
+                where=f"{where}: {key}",
+                why=f"it is {config[key]!r}: {why}",
+                fix="choose another base",
+            )

@@ -1,0 +1,224 @@
+"""Layers into a config.json: as a class of transformers that runs them, else in our own words that others refuse.
+
+``read_layers`` backwards. A pattern often needs another class for the same weights (a Llama with windows is a
+Ministral), and classes differ in what they assume where a file is silent; so what was assumed is then written out. The
+surprise is what a file must not say: where the older keys cannot tell the positions, ``rope_theta`` is null, because
+readers of transformers 4 would run theta 10000 without a word where the key is missing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ropewalk.rope.layers import LayerPosition
+from ropewalk.rope.scaling import Nope, Unchanged, legacy_hf
+from ropewalk.shape.families import OWN_ARCHITECTURE, OWN_TYPE, SUPPORTED, Family
+from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.shape.read import parse_shape
+from ropewalk.shape.rope_keys import FULL, WINDOWED
+
+POSITION_KEYS = (
+    "rope_parameters",
+    "rope_theta",
+    "rope_scaling",
+    "rope_local_base_freq",
+    "partial_rotary_factor",
+    "original_max_position_embeddings",
+    "layer_types",
+    "sliding_window",
+    "sliding_window_pattern",
+    "use_sliding_window",
+    "max_window_layers",
+    "no_rope_layers",
+    "no_rope_layer_interval",
+    OWN_TYPE,
+)
+"""Every key that says something about positions; whoever writes them anew takes the old ones out first."""
+
+_Parameters = dict[str, Any]
+
+# What Llama, Mistral and Ministral assume where the file is silent, and SmolLM3 assumes otherwise.
+_ASSUMED: Mapping[str, Any] = {
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "initializer_range": 0.02,
+    "use_cache": True,
+    "attention_dropout": 0.0,
+    "pad_token_id": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SpelledLayers:
+    """What a config.json says about its layers. ``native``: a class of transformers runs them, ``architecture``.
+
+    ``keys`` are to be written and ``dropped`` taken out first. ``legacy``: readers of the keys of transformers 4 run
+    the same. ``why_not`` tells why a folder is not native.
+    """
+
+    architecture: str
+    model_type: str
+    keys: Mapping[str, Any]
+    dropped: tuple[str, ...]
+    native: bool
+    legacy: bool
+    why_not: str = ""
+
+    def apply(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """``config`` with these layers and no others."""
+        return {key: value for key, value in config.items() if key not in self.dropped} | dict(self.keys)
+
+
+def spell_layers(
+    config: Mapping[str, Any], positions: Sequence[LayerPosition], *, context_tokens: int, where: str = "config.json"
+) -> SpelledLayers:
+    """How a config.json says that the model of ``config`` runs ``positions``, one per layer, up to ``context_tokens``.
+
+    ``config`` is a model's config.json, whose shape can be read. The class of the model is kept where it can say it.
+    """
+    shape = parse_shape(config, where)
+    assert len(positions) == shape.layers
+    names = [shape.architecture, *SUPPORTED[shape.architecture].kin]
+    if any(isinstance(layer.rope, Nope) for layer in positions):
+        names.sort(key=lambda name: not SUPPORTED[name].skips_rope)  # more readers know it than a rope of zeros
+    why = ""
+    for name in names:
+        why = _find_obstacle(SUPPORTED[name], shape, positions)
+        if not why:
+            return _spell_native(config, shape, name, positions, context_tokens=context_tokens)
+    return _spell_own(shape, positions, context_tokens=context_tokens, why=why)
+
+
+def _find_obstacle(family: Family, shape: ModelShape, positions: Sequence[LayerPosition]) -> str:
+    """Why ``family`` cannot run ``positions`` with the weights of ``shape``; empty if it can."""
+    name = family.model_type
+    windows = {layer.window_tokens for layer in positions}
+    if any(layer.log_n_tokens or layer.bias for layer in positions):
+        return "no class of transformers has a temperature by length, or biases, on such layers"
+    if (shape.qkv_bias or shape.mlp_bias) and not (family.qkv_bias or family.biases):
+        return f"{name} has no biases"
+    if len(windows - {None}) > 1:
+        return f"{name} has one window for all windowed layers"
+    if (family.windows == "none" and windows != {None}) or (family.windows == "all" and len(windows) > 1):
+        return f"{name} has no layers with windows beside layers without"
+    if len({layer.rope.config_tokens(0) for layer in positions} - {0}) > 1:
+        return "its layers count from different original lengths, and config.json names one"
+    return _find_rope_obstacle(family, positions)
+
+
+def _find_rope_obstacle(family: Family, positions: Sequence[LayerPosition]) -> str:
+    groups = _group(family, positions)
+    for kind, layers in groups.items():
+        ropes = [_parameters(layer) for layer in layers]
+        if any(rope != ropes[0] for rope in ropes):
+            which = "all layers" if family.ropes == "one" else f"all layers of {kind}"
+            return f"{family.model_type} has one RoPE for {which} that rotate"
+        if family.ropes == "by_type" and ropes and ropes[0].get("truncate") is False:
+            return "transformers reads truncate: false only where all layers share one RoPE"
+    return ""
+
+
+def _group(family: Family, positions: Sequence[LayerPosition]) -> dict[str, list[LayerPosition]]:
+    """The layers that must share one RoPE in this class."""
+    layers = [layer for layer in positions if not (family.skips_rope and isinstance(layer.rope, Nope))]
+    if family.ropes == "one":
+        return {FULL: layers}
+    return {kind: [layer for layer in layers if _kind(layer) == kind] for kind in (FULL, WINDOWED)}
+
+
+def _kind(layer: LayerPosition) -> str:
+    return FULL if layer.window_tokens is None else WINDOWED
+
+
+def _parameters(layer: LayerPosition) -> _Parameters:
+    return layer.rope.to_hf(layer.theta)
+
+
+def _spell_native(
+    config: Mapping[str, Any],
+    shape: ModelShape,
+    name: str,
+    positions: Sequence[LayerPosition],
+    *,
+    context_tokens: int,
+) -> SpelledLayers:
+    family = SUPPORTED[name]
+    tokens = min(layer.rope.config_tokens(context_tokens) for layer in positions)
+    ropes, legacy = _spell_ropes(family, positions)
+    keys = {
+        "architectures": [name],
+        "model_type": family.model_type,
+        "max_position_embeddings": tokens,
+        **({} if name == shape.architecture else _say_aloud(config, shape, family)),
+        **_spell_windows(family, positions),
+        **ropes,
+    }
+    return SpelledLayers(name, family.model_type, keys, POSITION_KEYS, native=True, legacy=legacy)
+
+
+def _say_aloud(config: Mapping[str, Any], shape: ModelShape, family: Family) -> dict[str, Any]:
+    """What the model's own class assumed and the new one may not."""
+    assumed = {} if family.model_type == "olmo3" else _ASSUMED  # Olmo2 and Olmo3 assume the same
+    return {
+        **{key: config.get(key, value) for key, value in assumed.items()},
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "tie_word_embeddings": shape.tied,
+        "attention_bias": shape.output_bias,
+        "mlp_bias": shape.mlp_bias,
+    }
+
+
+def _spell_windows(family: Family, positions: Sequence[LayerPosition]) -> dict[str, Any]:
+    if family.windows == "none":
+        return {}
+    windows = [layer.window_tokens for layer in positions if layer.window_tokens is not None]
+    window = windows[0] if windows else None
+    if family.windows == "all":
+        return {"sliding_window": window}
+    keys: dict[str, Any] = {"sliding_window": window, "layer_types": [_kind(layer) for layer in positions]}
+    if family.window_switch:
+        keys["use_sliding_window"] = window is not None
+    if family.skips_rope:
+        keys["no_rope_layers"] = [int(not isinstance(layer.rope, Nope)) for layer in positions]
+    return keys
+
+
+def _spell_ropes(family: Family, positions: Sequence[LayerPosition]) -> tuple[dict[str, Any], bool]:
+    """The keys of both dialects, and whether the older ones tell the same."""
+    groups = _group(family, positions)
+    plain = Unchanged().to_hf(positions[0].theta)  # for a type that no layer is of
+    ropes = {kind: _parameters(layers[0]) if layers else plain for kind, layers in groups.items()}
+    full = ropes[FULL]
+    if family.ropes == "one":
+        return {"rope_parameters": full, **legacy_hf(full)}, True
+    if not groups[FULL]:
+        full = ropes[FULL] = ropes[WINDOWED]
+    windowed = ropes[WINDOWED] if groups[WINDOWED] else Unchanged().to_hf(full["rope_theta"])
+    own_key = family.window_theta_key != "rope_theta"
+    told = windowed["rope_type"] == "default" and (own_key or windowed["rope_theta"] == full["rope_theta"])
+    older = legacy_hf(full) if told else {"rope_theta": None}
+    if own_key:
+        older[family.window_theta_key] = windowed["rope_theta"] if told else None
+    return {"rope_parameters": {FULL: full, WINDOWED: windowed}, **older}, told
+
+
+def _spell_own(
+    shape: ModelShape, positions: Sequence[LayerPosition], *, context_tokens: int, why: str
+) -> SpelledLayers:
+    """The usual keys describe the same weights with plain RoPE everywhere; the positions stand in our key alone."""
+    family = SUPPORTED[shape.architecture]
+    plain = plain_layers(shape.layers, shape.theta)
+    ropes, _ = _spell_ropes(family, plain)
+    layers = [layer.model_dump(mode="json", exclude_none=True) for layer in positions]
+    keys = {
+        "architectures": [OWN_ARCHITECTURE],
+        "model_type": OWN_TYPE,
+        "max_position_embeddings": context_tokens,
+        **_spell_windows(family, plain),
+        **ropes,
+        OWN_TYPE: {"architecture": shape.architecture, "model_type": family.model_type, "layers": layers},
+    }
+    return SpelledLayers(OWN_ARCHITECTURE, OWN_TYPE, keys, POSITION_KEYS, native=False, legacy=False, why_not=why)

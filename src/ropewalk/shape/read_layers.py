@@ -1,0 +1,133 @@
+"""What each layer does with positions, from a config.json: its RoPE or none, and its window.
+
+Each class has its own words for it and its own defaults. The surprise: SmolLM3's switch for windows puts them on the
+layers *without* RoPE, the other way round from every published hybrid, unless ``layer_types`` says otherwise.
+"""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from ropewalk.core.error import UserError
+from ropewalk.rope.layers import LayerPosition
+from ropewalk.rope.scaling import Nope, Rope, Unchanged, read_method
+from ropewalk.shape.families import OWN_TYPE, Family
+from ropewalk.shape.rope_keys import FULL, WINDOWED, read_ropes
+
+_LAYERS: TypeAdapter[tuple[LayerPosition, ...]] = TypeAdapter(tuple[LayerPosition, ...])
+
+
+def read_layers(
+    config: Mapping[str, Any], family: Family, *, layers: int, context_tokens: int, where: str
+) -> tuple[LayerPosition, ...]:
+    """One value per layer. Raises UserError for what the class would ignore, misread or not run."""
+    ropes = read_ropes(config, family, context_tokens=context_tokens, where=where)
+    if OWN_TYPE in config:
+        return _read_own(config[OWN_TYPE], layers=layers, where=f"{where}: {OWN_TYPE}.layers")
+    turning = _read_turning(config, family, layers=layers, where=where)
+    window = _read_window(config, family, where)
+    kinds = _read_kinds(config, family, turning=turning, window=window, where=where)
+    methods = {
+        kind: LayerPosition(
+            rope=cast(Rope, Unchanged() if values["rope_type"] == "default" else read_method(values, where=where)),
+            theta=values["rope_theta"],
+            window_tokens=window if kind == WINDOWED else None,
+        )
+        for kind, values in ropes.items()
+    }
+    return tuple(
+        methods[kind] if turns else methods[kind].model_copy(update={"rope": Nope()})
+        for kind, turns in zip(kinds, turning, strict=True)
+    )
+
+
+def _read_own(own: Mapping[str, Any], *, layers: int, where: str) -> tuple[LayerPosition, ...]:
+    try:
+        found = _LAYERS.validate_python(own.get("layers"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _unclear(where, f"{'.'.join(map(str, first['loc']))}: {first['msg']}", "get the folder again") from None
+    if len(found) != layers:
+        raise _unclear(where, f"it has {len(found)} entries for {layers} layers", "get the folder again")
+    return found
+
+
+def _read_turning(config: Mapping[str, Any], family: Family, *, layers: int, where: str) -> list[bool]:
+    """Which layers rotate; in ``no_rope_layers`` a 1 means that a layer does."""
+    if not family.skips_rope:
+        return [True] * layers
+    given = config.get("no_rope_layers")
+    if given is None:
+        interval = _read_whole(config, "no_rope_layer_interval", 4, where)
+        return [bool((layer + 1) % interval) for layer in range(layers)]
+    if not isinstance(given, list) or len(given) < layers or not all(flag in (0, 1) for flag in given):
+        raise _unclear(f"{where}: no_rope_layers", f"it is {given!r}", f"give {layers} entries of 0 or 1")
+    return [bool(flag) for flag in given[:layers]]
+
+
+def _read_window(config: Mapping[str, Any], family: Family, where: str) -> int | None:
+    if family.windows == "none" or (family.window_switch and not config.get("use_sliding_window")):
+        return None
+    if config.get("sliding_window", family.window_tokens) is None:
+        return None
+    return _read_whole(config, "sliding_window", family.window_tokens, where)
+
+
+def _read_kinds(
+    config: Mapping[str, Any], family: Family, *, turning: list[bool], window: int | None, where: str
+) -> list[str]:
+    """``FULL`` or ``WINDOWED`` per layer."""
+    layers = len(turning)
+    given = config.get("layer_types")
+    kinds = _assume_kinds(config, family, turning=turning, window=window, where=where) if given is None else list(given)
+    where = f"{where}: layer_types"
+    if strangers := sorted({str(kind) for kind in kinds} - {FULL, WINDOWED}):
+        raise UserError(
+            f"layers of type {', '.join(strangers)} are not supported",
+            where=where,
+            why=f"a layer sees all earlier tokens ({FULL}) or a window of them ({WINDOWED})",
+            fix="choose another base",
+        )
+    if len(kinds) != layers:
+        raise _unclear(where, f"it has {len(kinds)} entries for {layers} layers", "correct it")
+    runs = {"none": [FULL] * layers, "all": [WINDOWED if window else FULL] * layers, "some": kinds}[family.windows]
+    if kinds != runs:
+        raise _unclear(
+            where,
+            f"it names windows for {kinds.count(WINDOWED)} of {layers} layers, and {family.model_type} ignores it",
+            "name a class that has layer_types, such as MinistralForCausalLM",
+        )
+    if window is None and WINDOWED in kinds:
+        switch = ", or use_sliding_window is not true" if family.window_switch else ""
+        raise _unclear(where, f"it names {WINDOWED} layers, and sliding_window is null{switch}", "correct one of them")
+    return kinds
+
+
+def _assume_kinds(
+    config: Mapping[str, Any], family: Family, *, turning: list[bool], window: int | None, where: str
+) -> list[str]:
+    """What each class takes for ``layer_types`` where the file has none."""
+    layers = len(turning)
+    if family.model_type in ("olmo3", "gemma3_text"):
+        every = 4 if family.model_type == "olmo3" else _read_whole(config, "sliding_window_pattern", 6, where)
+        return [WINDOWED if (layer + 1) % every else FULL for layer in range(layers)]
+    if window is None:
+        return [FULL] * layers
+    if family.model_type in ("qwen2", "qwen3"):
+        first = _read_whole(config, "max_window_layers", 28, where, least=0)
+        return [WINDOWED if layer >= first else FULL for layer in range(layers)]
+    if family.model_type == "smollm3":
+        return [FULL if turns else WINDOWED for turns in turning]
+    return [WINDOWED] * layers
+
+
+def _read_whole(config: Mapping[str, Any], key: str, default: int | None, where: str, *, least: int = 1) -> int:
+    value = config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise _unclear(f"{where}: {key}", f"it is {value!r}, and must be a whole number from {least} on", "correct it")
+    return value
+
+
+def _unclear(where: str, why: str, fix: str) -> UserError:
+    return UserError("what each layer does is not told clearly", where=where, why=why, fix=fix)
