@@ -173,8 +173,8 @@ def test_transformers_agrees(base: BaseRope, method: Method, times: float) -> No
     parameters = method.to_hf(base.theta)
     config = their_config(parameters, base.head_dim, method.config_tokens(context_tokens))
     theirs, attention_factor = ask_transformers(config)
-    # transformers computes in float32: at theta 1e10 its exponent alone is off by 23 * 6e-8, a ramp adds rounding, and a
-    # llama3 whose blend is narrow most of all (1.02e-5 between 1.95 and 2.5 turns).
+    # transformers computes in float32: at theta 1e10 its exponent alone is off by 23 * 6e-8, a ramp adds rounding,
+    # and a llama3 whose blend is narrow most of all (1.02e-5 between 1.95 and 2.5 turns).
     assert method.inv_freq(base.theta, base.head_dim) == pytest.approx(theirs, rel=2e-5)
     assert method.attention_factor == pytest.approx(attention_factor, rel=1e-12)
     for tokens in (1, base.context_tokens, base.context_tokens + 1, context_tokens, 3 * context_tokens):
