@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.model.folder import read_config
-from ropewalk.rope.by_parts import Yarn
-from ropewalk.rope.scaling import read_method
+from ropewalk.rope.by_parts import Ramp, Yarn
+from ropewalk.rope.layers import LayerPosition
+from ropewalk.rope.scaling import Nope
+from ropewalk.shape.families import OWN_ARCHITECTURE
+from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.read import read_shape
 
-OWN_CLASS = "RopewalkForCausalLM"
 LOADER = "ropewalk.model.load:load_model"
 
 _GGUF_NAMES = {
@@ -43,48 +46,58 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What engines differ about, from a config.json."""
+    """What engines differ about: the class that a folder names, and what its layers do."""
 
     folder: Path
     architecture: str
-    context_tokens: int
-    dtype: str
-    ropes: tuple[Mapping[str, Any], ...]
-    windows: bool
-    turning: tuple[bool, ...]
-    """SmolLM3's layers: whether each turns positions; empty elsewhere."""
-    tied: bool
+    shape: ModelShape
+
+    @property
+    def turning(self) -> tuple[LayerPosition, ...]:
+        """The layers that have RoPE."""
+        return tuple(layer for layer in self.shape.positions if not isinstance(layer.rope, Nope))
+
+    @property
+    def ropes(self) -> list[Mapping[str, Any]]:
+        """``rope_parameters`` of the layers; a model that turns nothing has those of no rotation."""
+        return [layer.rope.to_hf(layer.theta) for layer in self.turning or self.shape.positions]
 
     @property
     def kinds(self) -> set[str]:
         return {str(rope["rope_type"]) for rope in self.ropes}
 
     @property
+    def windows(self) -> bool:
+        return any(layer.window_tokens is not None for layer in self.shape.positions)
+
+    @property
     def depends_on_length(self) -> bool:
         """Whether a prompt's length chooses its frequencies."""
-        return "dynamic" in self.kinds or any(
-            rope["short_factor"] != rope["long_factor"] for rope in self.ropes if rope["rope_type"] == "longrope"
-        )
+        return any(layer.rope.depends_on_length for layer in self.shape.positions)
 
     @property
     def sharpening(self) -> float:
-        """The attention factor relative to what YaRN's formula gives for the same factor; 1 where nothing is said."""
-        ratios = [
-            read_method(rope, where=str(self.folder)).attention_factor / Yarn(factor=rope["factor"]).attention_factor
-            for rope in self.ropes
-            if rope["rope_type"] == "yarn"
-        ]
-        return next((ratio for ratio in ratios if not math.isclose(ratio, 1, rel_tol=1e-6)), 1.0)
+        """YaRN's attention factor relative to what the formula gives for the same factor; 1 where it is the formula."""
+        for layer in self.turning:
+            if isinstance(layer.rope, Ramp):
+                ratio = layer.attention_factor / Yarn(factor=layer.rope.factor).attention_factor
+                if not math.isclose(ratio, 1, rel_tol=1e-6):
+                    return ratio
+        return 1.0
+
+    @property
+    def thetas(self) -> set[float]:
+        return {float(rope["rope_theta"]) for rope in self.ropes}
 
 
 def is_native(folder: Path) -> bool:
     """Whether a class of transformers runs the folder as it is; if not, only our loader does."""
-    return bool(read_config(folder)["architectures"][0] != OWN_CLASS)
+    return bool(read_config(folder)["architectures"][0] != OWN_ARCHITECTURE)
 
 
 def find_commands(folder: Path) -> tuple[Serving, ...]:
     """One answer for each engine, from the folder's config.json alone."""
-    facts = _read_facts(folder)
+    facts = _Facts(folder, read_config(folder)["architectures"][0], read_shape(folder))
     return tuple(ask(facts) for ask in _ENGINES)
 
 
@@ -97,29 +110,12 @@ def describe_commands(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _read_facts(folder: Path) -> _Facts:
-    config = read_config(folder)
-    rope = config["rope_parameters"]
-    nested = [value for value in rope.values() if isinstance(value, Mapping)]
-    return _Facts(
-        folder=folder,
-        architecture=config["architectures"][0],
-        context_tokens=config["max_position_embeddings"],
-        dtype=config["dtype"],
-        ropes=tuple(nested or [rope]),
-        windows="sliding_attention" in (config.get("layer_types") or ())
-        or (config["architectures"][0] == "MistralForCausalLM" and config.get("sliding_window") is not None),
-        turning=tuple(bool(turns) for turns in config.get("no_rope_layers") or ()),
-        tied=bool(config.get("tie_word_embeddings")),
-    )
-
-
 def _ask_vllm(facts: _Facts) -> Serving:
-    if facts.architecture == OWN_CLASS:
+    if facts.architecture == OWN_ARCHITECTURE:
         return _refuse("vLLM", facts)
     if "dynamic" in facts.kinds:
         return Serving("vLLM", "", "it computes one theta for all prompts, whatever their length (its issue 41236)")
-    command = f"vllm serve {facts.folder} --max-model-len {facts.context_tokens}"
+    command = f"vllm serve {facts.folder} --max-model-len {facts.shape.context_tokens}"
     note = "it takes the long factors for short prompts too" if facts.depends_on_length else ""
     missing = _find_missing_in_vllm(facts)
     return Serving("vLLM", f"{command} --model-impl transformers" if missing else command, note or missing)
@@ -130,6 +126,8 @@ def _find_missing_in_vllm(facts: _Facts) -> str:
         return "it has no class of its own for this model and runs that of transformers"
     if facts.windows and facts.architecture.startswith("Qwen"):
         return "its own Qwen class may see every token in every layer (its issue 39514)"
+    if len(facts.thetas) > 1 and facts.architecture == "Olmo3ForCausalLM":
+        return "its own OLMo class has one theta for all layers"
     if facts.sharpening != 1:
         return "its own YaRN does not read attention_factor (its pull request 48351)"
     if facts.kinds & {"proportional", "longrope"}:
@@ -138,7 +136,7 @@ def _find_missing_in_vllm(facts: _Facts) -> str:
 
 
 def _ask_sglang(facts: _Facts) -> Serving:
-    if facts.architecture == OWN_CLASS:
+    if facts.architecture == OWN_ARCHITECTURE:
         return _refuse("SGLang", facts)
     note = ""
     if facts.depends_on_length:
@@ -149,21 +147,23 @@ def _ask_sglang(facts: _Facts) -> Serving:
         note = f"its RoPE does not read every key of {', '.join(sorted(facts.kinds - {'default'}))}"
     elif facts.windows and facts.architecture not in ("Olmo3ForCausalLM", "Gemma3ForCausalLM"):
         note = "it sees every token in every layer of this architecture (its issue 22528)"
+    elif len(facts.thetas) > 1 and facts.architecture == "Olmo3ForCausalLM":
+        note = "its OLMo class has one theta for all layers"
     if note:
         return Serving("SGLang", "", note)
     backend = " --model-impl transformers" if facts.architecture == "SmolLM3ForCausalLM" else ""
-    length = f"--context-length {facts.context_tokens}"
+    length = f"--context-length {facts.shape.context_tokens}"
     return Serving("SGLang", f"python -m sglang.launch_server --model-path {facts.folder} {length}{backend}")
 
 
 def _ask_llama_cpp(facts: _Facts) -> Serving:
-    if facts.architecture == OWN_CLASS:
+    if facts.architecture == OWN_ARCHITECTURE:
         return _refuse("llama.cpp", facts)
     if missing := _find_missing_in_llama_cpp(facts):
         return Serving("llama.cpp", "", missing)
     gguf, name = f"{facts.folder}.gguf", _GGUF_NAMES[facts.architecture]
-    convert = f"python convert_hf_to_gguf.py {facts.folder} --outfile {gguf} --outtype {_GGUF_TYPES[facts.dtype]}"
-    serve = f"llama-server -m {gguf} -c {facts.context_tokens}"
+    convert = f"python convert_hf_to_gguf.py {facts.folder} --outfile {gguf} --outtype {_GGUF_TYPES[facts.shape.dtype]}"
+    serve = f"llama-server -m {gguf} -c {facts.shape.context_tokens}"
     if facts.sharpening != 1:
         serve += f" --override-kv {name}.rope.scaling.attn_factor=float:{facts.sharpening:.9g}"
     return Serving("llama.cpp", f"{convert} && {serve}", "its converter refuses a tokenizer that it does not know")
@@ -172,7 +172,7 @@ def _ask_llama_cpp(facts: _Facts) -> Serving:
 def _find_missing_in_llama_cpp(facts: _Facts) -> str:
     if facts.architecture not in _GGUF_NAMES:
         return f"its converter refuses {facts.architecture}"
-    if facts.tied and facts.architecture.startswith("Olmo"):
+    if facts.shape.tied and facts.architecture.startswith("Olmo"):
         return "it refuses an OLMo whose head is its embedding"
     unknown = facts.kinds - {"default", "linear", "yarn", "llama3"}
     if "llama3" in facts.kinds and _GGUF_NAMES[facts.architecture] not in ("llama", "smollm3"):
@@ -183,7 +183,8 @@ def _find_missing_in_llama_cpp(facts: _Facts) -> str:
         return "its YaRN always rounds the ends of the ramp, and this one does not"
     if facts.windows and facts.architecture not in ("Olmo3ForCausalLM", "Gemma3ForCausalLM"):
         return "it would see every token in every layer: its converter does not write these windows"
-    if facts.turning and facts.turning != tuple((layer + 1) % 4 != 0 for layer in range(len(facts.turning))):
+    turns = [not isinstance(layer.rope, Nope) for layer in facts.shape.positions]
+    if facts.architecture == "SmolLM3ForCausalLM" and turns != [(layer + 1) % 4 != 0 for layer in range(len(turns))]:
         return "it turns positions in three layers of four, whatever the config says"
     return ""
 

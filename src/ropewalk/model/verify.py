@@ -43,7 +43,7 @@ def verify_export(folder: Path, *, places: tuple[int, ...] | None = None) -> dic
     chosen = places or tuple(sorted({0, before - 1, min(before, after - 1), after - 1}))
     text = torch.from_numpy(stream("verify").integers(shape.vocabulary, size=max(chosen) + 1))
     found = _compare(folder, text, chosen)
-    if any(layer.rope.depends_on_length for layer in getattr(shape, "positions", ())):
+    if any(layer.rope.depends_on_length for layer in shape.positions):
         short = tuple(place for place in chosen if place < before)
         for place, difference in _compare(folder, text[:before], short).items():
             found[place] = max(found[place], difference)
