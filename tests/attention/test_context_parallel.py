@@ -10,8 +10,9 @@ from torch import Tensor
 
 from packs import mask_of, pack
 from ropewalk.attention import attend
+from ropewalk.core.error import UserError
 from ropewalk.parallel.launch import run_ranks
-from ropewalk.partition import partition_rows
+from ropewalk.partition import partition_rows, partition_rows_and_heads
 
 LAYOUTS = ("contiguous", "zigzag", "balanced", "local")
 EXCHANGES = ("needed", "ring", "all_gather")
@@ -31,6 +32,7 @@ class Case(NamedTuple):
     exchange: str
     dtype: torch.dtype
     window: int | None = None
+    head_ranks: int = 1
 
 
 def draw_tensors(document: np.ndarray) -> list[Tensor]:
@@ -56,8 +58,10 @@ def attend_shares(cases: list[Case]) -> list[tuple[np.ndarray, list[Tensor]]]:
     """This rank's tokens, output and gradients of each case."""
     ranks, rank = dist.get_world_size(), dist.get_rank()
     results = []
-    for document, layout, exchange, dtype, window in cases:
-        partition = partition_rows(document, ranks=ranks, layout=layout, exchange=exchange, window=window)
+    for document, layout, exchange, dtype, window, head_ranks in cases:
+        partition = partition_rows_and_heads(
+            document, ranks=ranks, head_ranks=head_ranks, layout=layout, exchange=exchange
+        ).with_window(window)
         own = torch.from_numpy(partition.owned(rank))
         *inputs, grad = (tensor.to(dtype)[own] for tensor in draw_tensors(document))
         query, key, value = (tensor.requires_grad_() for tensor in inputs)
@@ -104,6 +108,27 @@ def test_windows_are_exact(ranks: int) -> None:
     ]
     for case, errors in zip(cases, find_errors(cases, ranks), strict=True):
         assert max(errors) <= 1e-12, (case.layout, case.exchange, case.window, errors)
+
+
+@pytest.mark.parametrize(("ranks", "head_ranks"), [(2, 2), (4, 4), (4, 2)])
+def test_heads_over_ranks_are_exact(ranks: int, head_ranks: int) -> None:
+    """Also with fewer key heads than ranks: 4 ranks share 2."""
+    cases = [
+        Case(document, layout, exchange, torch.float64, window, head_ranks)
+        for document in (PACKS["documents that cross cuts"], PACKS["padding"])
+        for layout, exchange in (("auto", "needed"), ("zigzag", "ring"))
+        for window in (None, 7)
+    ]
+    cases.append(cases[0]._replace(dtype=torch.float32))
+    for case, errors in zip(cases, find_errors(cases, ranks), strict=True):
+        assert max(errors) <= (1e-12 if case.dtype == torch.float64 else 1e-5), (case, errors)
+
+
+def test_heads_that_cannot_be_split_are_refused_on_every_rank() -> None:
+    case = Case(PACKS["tiny documents"], "auto", "auto", torch.float64, None, 3)
+    with pytest.raises(UserError, match="4 query heads and 2 key heads over 3 ranks") as caught:
+        run_ranks(attend_shares, 3, [case])
+    assert "take one of 1, 2, 4" in caught.value.fix
 
 
 def test_bfloat16_is_summed_in_float32() -> None:

@@ -15,9 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ropewalk.attention.exchange import EXCHANGES, Block, plan_traffic
+from ropewalk.attention.heads import find_teams, repeat_kv, swap_in, swap_out
 from ropewalk.attention.kernel import attend_tiles, attend_tiles_backward
 from ropewalk.attention.merge import merge
 from ropewalk.attention.schedule import Call, Calls, schedule_tiles
+from ropewalk.partition.heads import AnyPartition
 from ropewalk.partition.partition import Partition
 
 
@@ -26,7 +28,7 @@ def attend(
     key: Float[Tensor, "local kv_heads head_dim"],
     value: Float[Tensor, "local kv_heads head_dim"],
     *,
-    partition: Partition,
+    partition: AnyPartition,
     group: dist.ProcessGroup | None,
     scale: float | None = None,
 ) -> Float[Tensor, "local heads head_dim"]:
@@ -38,8 +40,15 @@ def attend(
     assert partition.ranks == (1 if group is None else dist.get_world_size(group)), "the group's ranks share the rows"
     assert len(query) == partition.local_tokens, "a rank brings the rows that it owns"
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    result: Tensor = _Attention.apply(query, key, value, partition, group, scale)
-    return result
+    if isinstance(partition, Partition):
+        result: Tensor = _Attention.apply(query, key, value, partition, group, scale)
+        return result
+    assert group is not None
+    likes, team = find_teams(group, partition.head_ranks)
+    heads, members = query.shape[1], partition.head_ranks
+    rows = (query, repeat_kv(heads, key, members), repeat_kv(heads, value, members))
+    swapped = (swap_in(each, team) for each in rows)
+    return swap_out(_Attention.apply(*swapped, partition.by_rows, likes, scale), team)
 
 
 class _Attention(torch.autograd.Function):

@@ -2,6 +2,17 @@
 
 from ropewalk.partition.cut import cut
 from ropewalk.partition.draw import draw
+from ropewalk.partition.heads import AnyPartition, HeadPartition, partition_rows_and_heads
 from ropewalk.partition.partition import EXCHANGES, LAYOUTS, Partition, partition_rows
 
-__all__ = ["EXCHANGES", "LAYOUTS", "Partition", "cut", "draw", "partition_rows"]
+__all__ = [
+    "EXCHANGES",
+    "LAYOUTS",
+    "AnyPartition",
+    "HeadPartition",
+    "Partition",
+    "cut",
+    "draw",
+    "partition_rows",
+    "partition_rows_and_heads",
+]

@@ -83,7 +83,8 @@ def _choose(rest: _Rest, share: int, wanted: float) -> int:
     total, pairs = rest.tokens_before[-1], rest.pairs_before[-1]
 
     def miss(dear: np.ndarray) -> np.ndarray:
-        return np.abs(rest.count_head(share - dear) + pairs - rest.count_head(total - dear) - wanted)
+        missed: np.ndarray = np.abs(rest.count_head(share - dear) + pairs - rest.count_head(total - dear) - wanted)
+        return missed
 
     low, high = 0, share
     while True:

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from ropewalk.partition.partition import Partition
+from ropewalk.partition.heads import AnyPartition
 
 
-def cut(partition: Partition, rank: int, field: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
+def cut(partition: AnyPartition, rank: int, field: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
     """The entries of ``field`` [rows, context, ...] that ``rank`` owns, in its local order: [local, ...]."""
     packed = field.reshape(-1, *field.shape[2:])
     assert len(packed) == partition.tokens, "the field has the shape that the partition was made for"
