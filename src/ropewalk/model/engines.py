@@ -14,7 +14,6 @@ from typing import Any
 
 from ropewalk.model.folder import read_config
 from ropewalk.rope.by_parts import Ramp, Yarn
-from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.scaling import Nope
 from ropewalk.shape.families import OWN_ARCHITECTURE
 from ropewalk.shape.model_shape import ModelShape
@@ -32,6 +31,7 @@ _GGUF_NAMES = {
     "Gemma3ForCausalLM": "gemma3",
     "SmolLM3ForCausalLM": "smollm3",
 }
+_ODD_WINDOWS = "its OLMo has plain RoPE in windows, over one theta for all layers"
 _GGUF_TYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
@@ -53,14 +53,14 @@ class _Facts:
     shape: ModelShape
 
     @property
-    def turning(self) -> tuple[LayerPosition, ...]:
-        """The layers that have RoPE."""
-        return tuple(layer for layer in self.shape.positions if not isinstance(layer.rope, Nope))
-
-    @property
     def ropes(self) -> list[Mapping[str, Any]]:
-        """``rope_parameters`` of the layers; a model that turns nothing has those of no rotation."""
-        return [layer.rope.to_hf(layer.theta) for layer in self.turning or self.shape.positions]
+        """``rope_parameters`` of the layers; SmolLM3 says by another key which layers have none."""
+        skips = self.architecture == "SmolLM3ForCausalLM"
+        return [
+            layer.rope.to_hf(layer.theta)
+            for layer in self.shape.positions
+            if not (skips and isinstance(layer.rope, Nope))
+        ]
 
     @property
     def kinds(self) -> set[str]:
@@ -78,7 +78,7 @@ class _Facts:
     @property
     def sharpening(self) -> float:
         """YaRN's attention factor relative to what the formula gives for the same factor; 1 where it is the formula."""
-        for layer in self.turning:
+        for layer in self.shape.positions:
             if isinstance(layer.rope, Ramp):
                 ratio = layer.attention_factor / Yarn(factor=layer.rope.factor).attention_factor
                 if not math.isclose(ratio, 1, rel_tol=1e-6):
@@ -86,8 +86,19 @@ class _Facts:
         return 1.0
 
     @property
-    def thetas(self) -> set[float]:
-        return {float(rope["rope_theta"]) for rope in self.ropes}
+    def odd_windows(self) -> bool:
+        """Whether windowed layers do anything but plain RoPE over the theta of the others."""
+        theta = self.shape.stretched.rope.final_theta(self.shape.theta)
+        return any(
+            layer.rope.to_hf(layer.theta) != {"rope_type": "default", "rope_theta": theta}
+            for layer in self.shape.positions
+            if layer.window_tokens is not None
+        )
+
+    def has_windows_but_every(self, step: int) -> bool:
+        """Whether all layers but every ``step``-th have a window."""
+        windows = [layer.window_tokens is not None for layer in self.shape.positions]
+        return windows == [(layer + 1) % step != 0 for layer in range(len(windows))]
 
 
 def is_native(folder: Path) -> bool:
@@ -126,8 +137,8 @@ def _find_missing_in_vllm(facts: _Facts) -> str:
         return "it has no class of its own for this model and runs that of transformers"
     if facts.windows and facts.architecture.startswith("Qwen"):
         return "its own Qwen class may see every token in every layer (its issue 39514)"
-    if len(facts.thetas) > 1 and facts.architecture == "Olmo3ForCausalLM":
-        return "its own OLMo class has one theta for all layers"
+    if facts.odd_windows and facts.architecture == "Olmo3ForCausalLM":
+        return _ODD_WINDOWS
     if facts.sharpening != 1:
         return "its own YaRN does not read attention_factor (its pull request 48351)"
     if facts.kinds & {"proportional", "longrope"}:
@@ -147,8 +158,8 @@ def _ask_sglang(facts: _Facts) -> Serving:
         note = f"its RoPE does not read every key of {', '.join(sorted(facts.kinds - {'default'}))}"
     elif facts.windows and facts.architecture not in ("Olmo3ForCausalLM", "Gemma3ForCausalLM"):
         note = "it sees every token in every layer of this architecture (its issue 22528)"
-    elif len(facts.thetas) > 1 and facts.architecture == "Olmo3ForCausalLM":
-        note = "its OLMo class has one theta for all layers"
+    elif facts.odd_windows and facts.architecture == "Olmo3ForCausalLM":
+        note = _ODD_WINDOWS
     if note:
         return Serving("SGLang", "", note)
     backend = " --model-impl transformers" if facts.architecture == "SmolLM3ForCausalLM" else ""
@@ -175,13 +186,21 @@ def _find_missing_in_llama_cpp(facts: _Facts) -> str:
     if facts.shape.tied and facts.architecture.startswith("Olmo"):
         return "it refuses an OLMo whose head is its embedding"
     unknown = facts.kinds - {"default", "linear", "yarn", "llama3"}
-    if "llama3" in facts.kinds and _GGUF_NAMES[facts.architecture] not in ("llama", "smollm3"):
-        unknown.add("llama3")  # written by the converter for Llama's own classes only
+    if "llama3" in facts.kinds and _GGUF_NAMES[facts.architecture] != "llama":
+        unknown.add("llama3")
     if unknown:
-        return f"it would run plain RoPE without a word: its converter does not write {', '.join(sorted(unknown))}"
+        return f"it would run plain RoPE without a word: it does not know {', '.join(sorted(unknown))} here"
     if any(rope.get("truncate") is False for rope in facts.ropes):
         return "its YaRN always rounds the ends of the ramp, and this one does not"
-    if facts.windows and facts.architecture not in ("Olmo3ForCausalLM", "Gemma3ForCausalLM"):
+    if facts.architecture == "Gemma3ForCausalLM":
+        plain = facts.sharpening == 1 and all(
+            layer.window_tokens is None or layer.rope.to_hf(layer.theta)["rope_type"] == "default"
+            for layer in facts.shape.positions
+        )
+        return "" if plain and facts.has_windows_but_every(6) else "its Gemma has plain windows in five layers of six"
+    if facts.architecture == "Olmo3ForCausalLM":
+        return _ODD_WINDOWS if facts.odd_windows else ""
+    if facts.windows:
         return "it would see every token in every layer: its converter does not write these windows"
     turns = [not isinstance(layer.rope, Nope) for layer in facts.shape.positions]
     if facts.architecture == "SmolLM3ForCausalLM" and turns != [(layer + 1) % 4 != 0 for layer in range(len(turns))]:
