@@ -67,8 +67,8 @@ class LongRope(Stretch):
     Ding et al., 2402.13753; Phi-3. ``theta_i = 1 / (factor_i * theta ** (2 i / d))``, and cosine and sine times
     ``sqrt(1 + ln(factor) / ln(original_tokens))`` at any length. Without ``long_factor`` it is searched on the base's
     own loss, which costs ``search.evaluations`` readings of a few long documents; training can be short after it.
-    Short documents keep their angles, but not their attention factor. transformers, vLLM and SGLang read it; a cache
-    of keys that grows past the original length mixes both lists.
+    Short documents keep their angles, but not their attention factor. transformers reads it; engines that serve many
+    texts at once take one list for all, and a cache of keys that grows past the original length mixes both.
     """
 
     kind: Literal["longrope"] = "longrope"

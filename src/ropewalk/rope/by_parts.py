@@ -86,7 +86,7 @@ class NtkByParts(Ramp):
     """YaRN's frequencies without its attention factor; in config.json a yarn with ``attention_factor`` 1.
 
     From a pull request of bloc97 (2023). Fast pairs stay, so little of short context is lost without training and
-    nearly nothing with it; every reader of ``yarn`` runs it that honours ``attention_factor``.
+    nearly nothing with it. Read by those readers of ``yarn`` that honour ``attention_factor``; transformers does.
     """
 
     kind: Literal["ntk_by_parts"] = "ntk_by_parts"
@@ -97,7 +97,7 @@ class Yarn(Ramp):
 
     In its paper the best without training, and 400 steps were enough for Llama 2 at 16 times. The attention factor
     holds at any length, so short context is sharpened too. transformers, vLLM, SGLang and llama.cpp read it, and
-    differ on ``mscale``, ``truncate`` and an attention factor of one's own.
+    differ where ``mscale``, ``truncate`` or the attention factor are one's own.
     """
 
     kind: Literal["yarn"] = "yarn"
@@ -138,7 +138,7 @@ class Llama3(ByParts):
     """The rule of Llama 3.1 (2407.21783): keep, blend or divide a pair by its turns within ``original_tokens``.
 
     More than ``high_freq_factor`` turns: kept; fewer than ``low_freq_factor``: divided by ``factor``. No attention
-    factor. Short context keeps its fast pairs; Llama 3.1 took 800B tokens for the way to 128Ki. Every engine reads it.
+    factor. Short context keeps its fast pairs; Llama 3.1 took 800B tokens for the way to 128Ki. Most engines read it.
     """
 
     kind: Literal["llama3"] = "llama3"

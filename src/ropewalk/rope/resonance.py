@@ -28,8 +28,8 @@ class Resonance(Method):
     """The wavelengths of another method, each rounded to whole tokens.
 
     The fastest pairs move most (6.28 tokens become 6), so short context is disturbed and training is needed. The paper
-    adds it to YaRN: ``{kind: resonance, of: {kind: yarn}}``. Every reader of ``longrope`` runs the frequencies;
-    an attention factor other than 1 is lost on those that compute their own.
+    adds it to YaRN: ``{kind: resonance, of: {kind: yarn}}``. transformers runs
+    it as a ``longrope``; engines that do not read ``attention_factor`` lose the one of a yarn.
     """
 
     kind: Literal["resonance"] = "resonance"
