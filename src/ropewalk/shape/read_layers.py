@@ -15,6 +15,8 @@ from ropewalk.rope.scaling import Nope, Rope, Unchanged, read_method
 from ropewalk.shape.families import OWN_TYPE, Family
 from ropewalk.shape.rope_keys import FULL, WINDOWED, read_ropes
 
+_NEEDED = ("theta", "factor", "original_tokens", "short_factor", "long_factor", "wavelengths_tokens")
+"""What a method that a model runs has filled, where it has such a field."""
 _LAYERS: TypeAdapter[tuple[LayerPosition, ...]] = TypeAdapter(tuple[LayerPosition, ...])
 
 
@@ -24,7 +26,23 @@ def read_layers(
     """One value per layer. Raises UserError for what the class would ignore, misread or not run."""
     ropes = read_ropes(config, family, context_tokens=context_tokens, where=where)
     if OWN_TYPE in config:
-        return _read_own(config[OWN_TYPE], layers=layers, where=f"{where}: {OWN_TYPE}.layers")
+        found = _read_own(config[OWN_TYPE], layers=layers, where=f"{where}: {OWN_TYPE}.layers")
+    else:
+        found = _read_theirs(config, family, ropes, layers=layers, where=where)
+    for rope in {layer.rope: None for layer in found}:
+        if missing := [name for name in _NEEDED if name in type(rope).model_fields and getattr(rope, name) is None]:
+            raise UserError(
+                f"the {rope.kind} rope of this model is not whole",
+                where=where,
+                why=f"it has no {' and no '.join(missing)}",
+                fix="correct config.json",
+            )
+    return found
+
+
+def _read_theirs(
+    config: Mapping[str, Any], family: Family, ropes: Mapping[str, Mapping[str, Any]], *, layers: int, where: str
+) -> tuple[LayerPosition, ...]:
     turning = _read_turning(config, family, layers=layers, where=where)
     window = _read_window(config, family, where)
     kinds = _read_kinds(config, family, turning=turning, window=window, where=where)

@@ -39,6 +39,14 @@ def read_ropes(
         raise _disagree(
             where, f"rope_theta of {WINDOWED}", windowed["rope_theta"], family.window_theta_key, legacy_theta
         )
+    for kind, values in ((FULL, full), (WINDOWED, windowed)):
+        if values.get("truncate") is False:
+            raise UserError(
+                "truncate: false would be ignored",
+                where=f"{where}: rope_parameters.{kind}",
+                why="transformers reads it only where all layers share one RoPE, and rounds the ramp to whole pairs",
+                fix="remove it if the model was trained with transformers, or choose another base",
+            )
     return {FULL: full, WINDOWED: windowed}
 
 
@@ -81,14 +89,6 @@ def _check_nested(nested: Any, where: str) -> Mapping[str, Any]:
             why=f"this architecture has one RoPE for {FULL} and one for {WINDOWED}, and ignores {', '.join(strangers)}",
             fix="write rope_parameters with an entry for each of the two",
         )
-    for kind, values in nested.items():
-        if isinstance(values, Mapping) and values.get("truncate") is False:
-            raise UserError(
-                "truncate: false would be ignored",
-                where=f"{where}: rope_parameters.{kind}",
-                why="transformers reads it only where all layers share one RoPE, and rounds the ramp to whole pairs",
-                fix="remove it if the model was trained with transformers, or choose another base",
-            )
     return nested
 
 
