@@ -80,6 +80,11 @@ def test_a_stage_that_skips_is_held_to_its_reach() -> None:
     assert any("27,114" in f.message for f in find({**short, "skip": {"reach": "32Ki"}}))
 
 
+def test_factors_that_are_still_to_be_searched_break_no_rule_yet() -> None:
+    found = find({"rope": {"kind": "longrope", "search": {}}})
+    assert [f.level for f in found] == ["warning"] and "4,327" in found[0].message, "as far as YaRN"
+
+
 def test_ranks_must_divide() -> None:
     assert [f.level for f in find(parallel={"ranks": 6, "context": 4})] == ["error"]
 

@@ -17,7 +17,9 @@ from ropewalk.corpus.feed import open_feed
 from ropewalk.corpus.folder import Corpus
 from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.rope.bounds import first_negative
-from ropewalk.rope.method import Method
+from ropewalk.rope.method import BaseRope, Method
+from ropewalk.rope.scaling import LongRope, Rope
+from ropewalk.rope.search import seed_factors
 from ropewalk.shape.model_shape import ModelShape
 
 # Critical share of domain text after 20B tokens, by model size: Gu et al., CMR (2407.17467), as their law predicts it.
@@ -52,13 +54,20 @@ def check(recipe: Recipe, shape: ModelShape | None, tokens: Mapping[str, int] | 
                 *_check_domain_share(recipe, stage, key, shape),
             ]
             if stage.reach_tokens >= rope.context_tokens:
-                method = stage.rope.complete(rope, stage.reach_tokens)
+                method = _foresee(stage.rope, rope, stage.reach_tokens).complete(rope, stage.reach_tokens)
                 findings += _check_skip(method, stage, key)
                 findings += _check_reach(method.inv_freq_at(stage.reach_tokens, rope.theta, rope.head_dim), stage, key)
                 rope = method.as_base(rope.theta, head_dim=rope.head_dim, context_tokens=stage.reach_tokens)
     if tokens is not None:
         findings += _check_repeats(recipe, tokens)
     return findings
+
+
+def _foresee(method: Rope, base: BaseRope, context_tokens: int) -> Rope:
+    """``method``, and where its factors are still to be searched YaRN's, which the search starts from."""
+    if not isinstance(method, LongRope) or method.long_factor is not None:
+        return method
+    return method.model_copy(update={"long_factor": seed_factors(base, context_tokens)["yarn"]})
 
 
 def source_shares(recipe: Recipe, stage: Stage, tokens: Mapping[str, int] | None = None) -> dict[str, float]:
