@@ -68,6 +68,24 @@ def extend(
 
 
 @app.command()
+def advise(
+    target: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model folder.")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[OUT] [PATH=VALUE]...", help="A folder for the page, then the target: context=128Ki."),
+    ] = None,
+    probe: Annotated[
+        Path | None, typer.Option(metavar="TEXT", help="Run the candidates on the model: a .txt, .md or .jsonl.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which change of positions reaches a length, and why; no GPU, no training."""
+    from ropewalk.study.advise import advise_model
+
+    _print(advise_model(target, arguments or [], probe=probe), as_json)
+
+
+@app.command()
 def train(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Continue the pretraining, stage by stage, on this machine's ranks or under torchrun."""
     _do_part("train", recipe, overrides, as_json)
@@ -109,6 +127,20 @@ def export(
 def report(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Write report.html from what the run folder holds so far."""
     _do_part("report", recipe, overrides, as_json)
+
+
+@app.command()
+def sweep(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study: a .yaml file that names a recipe and arms.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[PATH=VALUE]...", help="Overrides on the study.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe once for each arm, length and seed of a study, and gather what they measured; goes on where it stopped."""
+    from ropewalk.study.sweep import run_sweep
+
+    _print(run_sweep(study, overrides or []), as_json)
 
 
 @app.command()

@@ -4,7 +4,7 @@ It reads model folders and nothing of the run that made them, so it measures any
 tokenizer, or "the same input" would mean nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
 from ropewalk.evaluate.short import ShortLoss, plan_short_loss
 from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
+from ropewalk.model.weights import Dtype
 from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.spec import EvaluateSpec
@@ -42,8 +43,7 @@ def evaluate_models(
     found: dict[str, list[Sums]] = {}
     scores: list[Score] = []
     for name, folder in models.items():
-        learner = _open_learner(folder, spec)
-        found[name] = [measure(learner, each.items, each.groups, name=f"{name}: {each.name}") for each in planned]
+        found[name] = measure_model(folder, planned, name=name, precision=spec.precision)
         for each, sums in zip(planned, found[name], strict=True):
             scores += each.score(sums, model=name)
     first, *others = found
@@ -56,6 +56,15 @@ def evaluate_models(
     for line in _tell_gaps(scores):
         say(line)
     return scores
+
+
+def measure_model(folder: Path, planned: Sequence[Measurement], *, name: str, precision: Dtype) -> list[Sums]:
+    """The sums of each measurement on one model folder, over all ranks. Every rank calls it."""
+    # A head that asks for gradients would get them computed, chunk by chunk, with the loss.
+    learner = Learner(load_model(folder, dtype=precision)).requires_grad_(False)
+    if torch.cuda.is_available():
+        learner = learner.to("cuda")
+    return [measure(learner, each.items, each.groups, name=f"{name}: {each.name}") for each in planned]
 
 
 def plan_measurements(
@@ -102,12 +111,6 @@ def _open_matching(folder: Path, tokenizer: Tokenizer) -> Corpus:
             fix="prepare the corpus with this model",
         )
     return corpus
-
-
-def _open_learner(folder: Path, spec: EvaluateSpec) -> Learner:
-    # A head that asks for gradients would get them computed, chunk by chunk, with the loss.
-    learner = Learner(load_model(folder, dtype=spec.precision)).requires_grad_(False)
-    return learner.to("cuda") if torch.cuda.is_available() else learner
 
 
 def _tell_documents(found: int, spec: EvaluateSpec, base_tokens: int) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 BASE, EXTENDED = "#C2571A", "#0B5FA5"
 """Burnt orange and blue: apart for every kind of colour vision, and in grey."""
 INK, FAINT, GRID = "#1F2933", "#7B8794", "#E4E7EB"
+OTHERS = ("#00795C", "#A23E8C", "#B07900", "#5B6B7B", "#6A51A3", "#1B9E9E", "#8C2D04", "#3F3F3F")
+"""For lines beside those two."""
 ROLE_COLOURS = {"general": "#0B5FA5", "domain": "#00795C", "instruction": "#A23E8C"}
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
@@ -105,11 +107,11 @@ def smooth(values: Sequence[float], width: int) -> list[float]:
     return [(sums[end] - sums[max(0, end - width)]) / min(end, width) for end in range(1, len(values) + 1)]
 
 
-def scale_logarithmic(axis: Any, format_tick: Callable[[float], str]) -> None:
+def scale_logarithmic(axis: Any, format_tick: Callable[[float], str], *, base: int = 10) -> None:
     """Make ``axis.yaxis`` logarithmic; matplotlib's own labels are formulas, which we do not let it parse."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
-    axis.set_yscale("log")
+    axis.set_yscale("log", base=base)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_tick(value)))
     axis.yaxis.set_minor_locator(NullLocator())
 

@@ -17,3 +17,5 @@ class Section:
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
     note: str = ""
+    points: Sequence[str] = ()
+    """Lines of a list below the lead."""

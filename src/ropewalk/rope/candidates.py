@@ -116,7 +116,7 @@ def survey(base: BaseRope, context_tokens: int, *, asked: Rope | None = None) ->
     least = None if base.running else least_theta(base.head_dim, context_tokens, grid=grid)
     recommended = _choose(base, candidates, context_tokens)
     chosen = next(candidate for candidate in candidates if candidate.name == recommended)
-    reasons = tuple(_tell(base, candidates, chosen, least=least))
+    reasons = tuple(_tell(base, chosen, least=least))
     return Survey(base, context_tokens, candidates, refused, least, practice_at(context_tokens), recommended, reasons)
 
 
@@ -176,7 +176,7 @@ def _holds(advice: Advice) -> bool:
 def _tell(
     base: BaseRope, candidates: tuple[Candidate, ...], chosen: Candidate, *, least: float | None
 ) -> Iterator[str]:
-    """Why this one, in plain words; then what to do without training, and about the way there."""
+    """Why this one, in plain words, and how to get there."""
     advice, length = chosen.advice, format_length(chosen.advice.context_tokens)
     if base.running is not None:
         yield f"the base is scaled already; this composes: {describe(base, chosen.method)}"
@@ -195,8 +195,6 @@ def _tell(
     if chosen.method.kind == "theta":
         yield "after training at the target, a larger theta beat linear, ntk and yarn (2309.16039, 2411.13476)"
         yield "plain RoPE stays plain RoPE: every engine reads it"
-    if any(each.name == "yarn" for each in candidates) and chosen.name != "yarn":
-        yield "without any training take yarn; --probe TEXT measures all of them on the model as it is"
     factor = advice.context_tokens / base.context_tokens
     if factor > _ONE_STAGE:
         middle = base.context_tokens * 2 ** round(math.log2(factor) / 2)

@@ -1,0 +1,187 @@
+"""What a probe of the candidates has measured: loss by position and retrieval, as a table, pictures and plain words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ropewalk.core.quantity import format_length
+from ropewalk.core.record import Score
+from ropewalk.report.figure import INK, Picture, draw
+from ropewalk.report.positions import WIDTH_INCHES, list_aside, scale_distances, style_line
+from ropewalk.report.table import Cell, Table
+
+_POSITION = "nll/position/"
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The scores of all candidates, by their names in ``colours``; the base's own length is ``base_tokens``."""
+
+    colours: Mapping[str, str]
+    scores: Sequence[Score]
+    base_tokens: int
+
+    @property
+    def models(self) -> list[str]:
+        return list(self.colours)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Lengths at which retrieval was asked."""
+        return sorted({score.context_tokens for score in self.scores if score.task.startswith("retrieval/")})
+
+    @property
+    def far_tokens(self) -> int:
+        """How far loss by position reaches."""
+        return next(score.context_tokens for score in self.scores if score.task == "nll/gap")
+
+    def find(self, model: str, task: str, *, context_tokens: int | None = None) -> Score | None:
+        """The score of a task over all depths; ``task`` may be the beginning of its name."""
+        return next(
+            (
+                score
+                for score in self.scores
+                if score.model == model
+                and score.task.startswith(task)
+                and score.depth is None
+                and context_tokens in (None, score.context_tokens)
+            ),
+            None,
+        )
+
+    def last_quarter(self, model: str, tokens: int) -> Score:
+        """Loss in the last quarter of a length."""
+        score = self.find(model, f"{_POSITION}{tokens * 3 // 4}-{tokens}")
+        assert score is not None, "borders have the last quarter of every length"
+        return score
+
+    def curve(self, model: str) -> tuple[list[float], list[float]]:
+        """(middle of each bucket, its loss), in order."""
+        found = []
+        for score in self.scores:
+            if score.model == model and score.task.startswith(_POSITION):
+                first, end = map(int, score.task.removeprefix(_POSITION).split("-"))
+                found.append(((first + end) / 2, score.value))
+        found.sort()
+        return [middle for middle, _ in found], [value for _, value in found]
+
+
+def tabulate_probe(probed: Probed) -> Table:
+    """One line per candidate; the best loss at the target and the best answers at each length are marked."""
+    far, near = probed.far_tokens, probed.base_tokens
+    answers = {length: _answers(probed, length) for length in probed.lengths}
+    columns = ["candidate", f"loss at {format_length(near)}", f"at {format_length(far)}", "difference, 95 %"]
+    columns += [f"right at {format_length(length)}" for length in probed.lengths]
+    losses = {model: probed.last_quarter(model, far).value for model in probed.models}
+    rows: list[list[str | Cell]] = []
+    for model in probed.models:
+        gap = probed.find(model, "nll/gap")
+        assert gap is not None
+        difference = (
+            f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]" if np.isfinite(gap.low) else f"{gap.value:+.3f}"
+        )
+        row: list[str | Cell] = [model, f"{probed.last_quarter(model, near).value:.3f}"]
+        row += [_mark(f"{losses[model]:.3f}", losses[model] == min(losses.values())), difference]
+        for found in answers.values():
+            row.append(_mark(f"{found[model] * 100:.0f} %", found[model] == max(found.values()) > 0))
+        rows.append(row)
+    caption = "Loss: nats per token over the last quarter of the length, on the same text. Right: answers retrieved."
+    return Table(columns, rows, "lrrr" + "r" * len(answers), caption)
+
+
+def tell_probe(probed: Probed) -> list[str]:
+    """Which candidate does best without training, by loss and by retrieval at the longest length."""
+    losses = {model: probed.last_quarter(model, probed.far_tokens).value for model in probed.models}
+    best = min(losses, key=lambda model: losses[model])
+    length = format_length(probed.far_tokens)
+    lines = [f"Without training {best} reads {length} best: {losses[best]:.3f} nats, unchanged {_first(losses):.3f}"]
+    if probed.lengths:
+        answers = _answers(probed, probed.lengths[-1])
+        top = max(answers.values())
+        names = ", ".join(model for model, value in answers.items() if value == top)
+        lines.append(
+            f"Most answers at {format_length(probed.lengths[-1])}: {names}, {top:.0%}; unchanged {_first(answers):.0%}"
+            if top
+            else f"No candidate retrieves anything at {format_length(probed.lengths[-1])}: training has to teach it"
+        )
+    return lines
+
+
+def draw_losses(probed: Probed) -> Picture:
+    """Loss by position, one line per candidate."""
+
+    def paint(figure: Any) -> None:
+        axis = figure.subplots()
+        for model, colour in probed.colours.items():
+            axis.plot(*curves[model], label=model, marker="o", markersize=3, **style_line(colour, main=model == best))
+        axis.axvline(probed.base_tokens, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
+        axis.annotate(f"base {format_length(probed.base_tokens)}", (probed.base_tokens, 1),
+                      xycoords=("data", "axes fraction"), xytext=(-4, 0), textcoords="offset points", ha="right",
+                      va="top", fontsize=8.5)  # fmt: skip
+        scale_distances(axis, int(min(curves[best][0])), probed.far_tokens)
+        axis.set_xlabel("position in the document, tokens")
+        axis.set_ylabel("loss, nats per token")
+        list_aside(figure, axis, last)
+
+    curves = {model: probed.curve(model) for model in probed.models}
+    last = {model: values[-1] for model, (_, values) in curves.items()}
+    best = min(last, key=lambda model: last[model])
+    told = ", ".join(f"{model} {value:.2f}" for model, value in last.items())
+    return draw(
+        paint,
+        size=(WIDTH_INCHES, 3.3),
+        caption="Loss by position on the given text, without any training. Thick: the least at the far end.",
+        alt=f"Loss at the far end, nats per token: {told}.",
+    )
+
+
+def draw_retrieval(probed: Probed) -> list[Picture]:
+    """Right answers by candidate and length; no picture where nothing was asked."""
+    if not probed.lengths:
+        return []
+
+    def paint(figure: Any) -> None:
+        axis = figure.subplots()
+        axis.pcolormesh(percent, cmap="Blues", vmin=0, vmax=125, edgecolors="white", linewidth=1.5)
+        for (row, column), value in np.ndenumerate(percent):
+            axis.text(column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", fontsize=9,
+                      color="white" if value > 70 else INK)  # fmt: skip
+        axis.set_xticks(np.arange(len(probed.lengths)) + 0.5, [format_length(length) for length in probed.lengths])
+        axis.set_yticks(np.arange(len(probed.models)) + 0.5, list(probed.models))
+        axis.invert_yaxis()
+        axis.grid(visible=False)
+        axis.tick_params(length=0)
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+        axis.set_xlabel("context, tokens")
+
+    found = [_answers(probed, length) for length in probed.lengths]
+    percent = np.array([[values[model] * 100 for values in found] for model in probed.models])
+    told = ", ".join(f"{model} {found[-1][model]:.0%}" for model in probed.models)
+    asked = next(score.n for score in probed.scores if score.task.startswith("retrieval/") and score.depth is None)
+    picture = draw(
+        paint,
+        size=(WIDTH_INCHES, 0.7 + 0.3 * len(probed.models)),
+        caption=f"Key-value retrieval: right answers in percent of about {asked}, without any training.",
+        alt=f"Right answers at {probed.lengths[-1]:,} tokens: {told}.",
+    )
+    return [picture]
+
+
+def _answers(probed: Probed, length: int) -> dict[str, float]:
+    found = {}
+    for model in probed.models:
+        score = probed.find(model, "retrieval/", context_tokens=length)
+        assert score is not None, "all candidates are asked the same"
+        found[model] = score.value
+    return found
+
+
+def _mark(text: str, best: bool) -> str | Cell:
+    return Cell(text, "pass") if best else text
+
+
+def _first(values: Mapping[str, float]) -> float:
+    return next(iter(values.values()))
