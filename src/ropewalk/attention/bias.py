@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
+from ropewalk.rope.layers import FIRE_UNITS
+
 ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """``(score, batch, head, query index, key index) -> score``, as FlexAttention calls it."""
 
 _CELLS = 1024
-_HIDDEN = 32
 _START_RATE, _START_THRESHOLD_TOKENS = 0.1, 512.0  # the paper's own first values
 _SMALL = 1e-6
 
@@ -39,11 +40,11 @@ class Alibi(nn.Module):
 
     def __init__(self, heads: int) -> None:
         super().__init__()
-        self._slopes = alibi_slopes(heads)
+        self._heads = heads
 
     def score_mod(self, positions: Int[Tensor, "tokens"], dtype: torch.dtype) -> ScoreMod:
         """For queries and keys that stand at ``positions`` of their documents; ``dtype`` is the scores'."""
-        slopes = self._slopes.to(positions.device, dtype)
+        slopes = alibi_slopes(self._heads).to(positions.device, dtype)
 
         def add(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return score - slopes[head] * (positions[query] - positions[key])
@@ -64,11 +65,13 @@ class Fire(nn.Module):
         self.rate = nn.Parameter(torch.tensor([_START_RATE]))
         self.threshold = nn.Parameter(torch.ones(1))
         """Times 512 tokens: nearer queries are squeezed as if they stood there."""
-        self.hidden = nn.Linear(1, _HIDDEN)
-        self.curves = nn.Linear(_HIDDEN, heads, bias=False)  # what is added to all keys alike, softmax takes off again
+        self.hidden = nn.Linear(1, FIRE_UNITS)
+        self.curves = nn.Linear(
+            FIRE_UNITS, heads, bias=False
+        )  # what is added to all keys alike, softmax takes off again
         with torch.no_grad():
             self.hidden.weight.fill_(1.0)
-            self.hidden.bias.copy_(-torch.arange(_HIDDEN) / _HIDDEN)
+            self.hidden.bias.copy_(-torch.arange(FIRE_UNITS) / FIRE_UNITS)
             self.curves.weight.zero_()
 
     def score_mod(self, positions: Int[Tensor, "tokens"], dtype: torch.dtype) -> ScoreMod:

@@ -19,6 +19,10 @@ from ropewalk.rope.method import BaseRope
 from ropewalk.rope.scaling import Nope, Rope, Unchanged
 
 
+FIRE_UNITS = 32
+"""Of the small network of a layer with ``bias: fire``."""
+
+
 def _name_kind(value: Any) -> Any:
     """``rope: nope`` for ``rope: {kind: nope}``."""
     return {"kind": value} if isinstance(value, str) else value
