@@ -173,9 +173,7 @@ def _holds(advice: Advice) -> bool:
     return known and advice.first_negative_tokens is None
 
 
-def _tell(
-    base: BaseRope, candidates: tuple[Candidate, ...], chosen: Candidate, *, least: float | None
-) -> Iterator[str]:
+def _tell(base: BaseRope, chosen: Candidate, *, least: float | None) -> Iterator[str]:
     """Why this one, in plain words, and how to get there."""
     advice, length = chosen.advice, format_length(chosen.advice.context_tokens)
     if base.running is not None:
