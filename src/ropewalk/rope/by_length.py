@@ -100,7 +100,7 @@ class LongRope(Stretch):
                 "longrope has no factors yet",
                 where="rope.long_factor",
                 why=f"they are to be searched first, in up to {self.search.evaluations} scores of the base",
-                fix="extend through a recipe (ropewalk run), which searches; or give long_factor",
+                fix="make it the rope of a recipe's stage, and ropewalk run will search; or give long_factor",
             )
         pairs = base.head_dim // 2
         for name, factors in (("short_factor", self.short_factor), ("long_factor", self.long_factor)):

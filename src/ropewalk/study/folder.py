@@ -42,6 +42,10 @@ class RunFolder:
     def extended(self, stage: int) -> Path:
         return self.root / "stages" / str(stage) / "extended"
 
+    def factors(self, stage: int) -> Path:
+        """What a search for LongRoPE's factors found, where the stage leaves them open."""
+        return self.root / "stages" / str(stage) / "factors.json"
+
     def checkpoints(self, stage: int) -> Path:
         return self.root / "stages" / str(stage) / "checkpoints"
 

@@ -27,7 +27,7 @@ from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.shape.find import find_model
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
-from ropewalk.study import ranks
+from ropewalk.study import ranks, search
 from ropewalk.study.folder import RunFolder, require
 from ropewalk.study.ranks import on_ranks
 
@@ -189,7 +189,12 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
 
 def _extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     # Whether it is done is asked on the one rank that does it: torchrun's ranks may come here at different times.
-    on_ranks(ranks.extend, 1, folder.stage_input(recipe, stage), folder.extended(stage), recipe.stages[stage])
+    spec = recipe.stages[stage]
+    if search.needs_search(spec):
+        require(folder.corpus, verb="prepare")
+        on_ranks(search.extend, 1, recipe, folder, stage)
+    else:
+        on_ranks(ranks.extend, 1, folder.stage_input(recipe, stage), folder.extended(stage), spec)
 
 
 @contextmanager
