@@ -1,7 +1,7 @@
 """Forecasts: what they add up to, what they choose, what they refuse."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -10,6 +10,8 @@ from ropewalk.plan.choose import forecast, forecast_recipe
 from ropewalk.plan.hardware import KNOWN
 from ropewalk.plan.plan import Split
 from ropewalk.recipe.spec import Recipe
+from ropewalk.rope.layers import LayerRule
+from ropewalk.rope.scaling import Unchanged
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 
 K = 1024
@@ -73,7 +75,7 @@ def test_context_ranks_split_activations_and_time(shapes: Mapping[str, ModelShap
 
 
 def test_documents_imbalance_and_slow_links_show(shapes: Mapping[str, ModelShape]) -> None:
-    def step_seconds(pair_share: float = 1.0, machine: str = "h200", **split: float) -> float:
+    def step_seconds(documents: int = 1, machine: str = "h200", **split: float) -> float:
         chosen = KNOWN[machine]
         if split.pop("slow", 0):
             chosen = dataclasses.replace(chosen, link_bytes_per_second=1e9)
@@ -82,13 +84,13 @@ def test_documents_imbalance_and_slow_links_show(shapes: Mapping[str, ModelShape
             context_tokens=128 * K,
             tokens=128 * K,
             ranks=8,
-            pair_share=pair_share,
+            document_tokens=[128 * K // documents] * documents,
             split=dataclasses.replace(Split(context_ranks=8), **split),
             machine=chosen,
         ).step_seconds
 
     plain = step_seconds()
-    assert step_seconds(pair_share=0.15) < 0.5 * plain
+    assert step_seconds(documents=7) < 0.5 * plain
     assert step_seconds(imbalance=1.86) > 1.5 * plain
     assert step_seconds(slow=1) > 2 * plain
     assert step_seconds(machine="a100") > 2 * plain
@@ -112,7 +114,47 @@ def test_ranks_that_do_not_split(shapes: Mapping[str, ModelShape]) -> None:
         forecast(shapes["llama-1b"], context_tokens=1000, tokens=1000, ranks=6, split=Split(context_ranks=4))
 
 
-def recipe(**parallel: object) -> Recipe:
+def test_a_window_saves_arithmetic_and_traffic(shapes: Mapping[str, ModelShape]) -> None:
+    full = shapes["llama-8b"]
+    hybrid = full.stretch(
+        (LayerRule(window=4 * K),) * 3 + (LayerRule(),), rope=Unchanged(), context_tokens=full.context_tokens
+    )
+    plans = [
+        forecast(
+            shape,
+            context_tokens=128 * K,
+            tokens=128 * K,
+            ranks=8,
+            split=Split(context_ranks=8, layout="contiguous", recompute="full"),
+        )
+        for shape in (full, hybrid)
+    ]
+    # Each rank but the first needs the window before its range, less its first token.
+    share = (4 * K - 1) / (128 * K)
+    assert plans[1].context_bytes / plans[0].context_bytes == pytest.approx(1 / 4 + 3 / 4 * share)
+    assert plans[0].seconds / plans[1].seconds == pytest.approx(2.1, abs=0.1)
+    assert plans[1].memory == plans[0].memory, "a window changes what is computed and sent, not what is kept"
+
+
+def test_a_recipe_s_pattern_is_in_its_plan(shapes: Mapping[str, ModelShape]) -> None:
+    kept = {"window": "1Ki", "rope": "unchanged"}
+    pattern = {"layers": [kept, kept, kept, {}]}
+    plain, hybrid = (
+        forecast_recipe(recipe(stages=stages), shapes["qwen-0.6b"], machine=KNOWN["h200"])
+        for stages in ([{}, {}], [pattern, {}])
+    )
+    assert [
+        ours.flops.attention < 0.3 * theirs.flops.attention for ours, theirs in zip(hybrid, plain, strict=True)
+    ] == [
+        True,
+        True,
+    ], "the second stage keeps what the first one made"
+    assert hybrid[0].context_bytes < 0.3 * plain[0].context_bytes
+    broken = forecast_recipe(recipe(stages=[pattern, {"layers": [kept] * 5}]), shapes["qwen-0.6b"])
+    assert len(broken) == 1, "recipe/check tells why"
+
+
+def recipe(stages: Sequence[Mapping[str, object]] = ({}, {}), **parallel: object) -> Recipe:
     return Recipe.model_validate(
         {
             "model": "base",
@@ -123,12 +165,20 @@ def recipe(**parallel: object) -> Recipe:
                 "mix": {"general": 1},
             },
             "stages": [
-                {"context": "1Ki", "rope": {"kind": "unchanged"}, "tokens": "1M", "step_tokens": 8192, "lr": 1e-3},
                 {
-                    "context": "4Ki",
-                    "rope": {"kind": "theta", "theta": 1e6},
+                    **stages[0],
+                    "context": "64Ki",
+                    "rope": {"kind": "unchanged"},
                     "tokens": "1M",
-                    "step_tokens": 8192,
+                    "step_tokens": "128Ki",
+                    "lr": 1e-3,
+                },
+                {
+                    **stages[1],
+                    "context": "128Ki",
+                    "rope": {"kind": "theta", "theta": 1e7},
+                    "tokens": "4M",
+                    "step_tokens": "128Ki",
                     "lr": 1e-3,
                     "until": {"metric": "retrieval", "value": 0.9, "max_steps": 10},
                 },
@@ -140,7 +190,7 @@ def recipe(**parallel: object) -> Recipe:
 
 def test_a_recipe_has_a_plan_per_stage(shapes: Mapping[str, ModelShape]) -> None:
     plans = forecast_recipe(recipe(), shapes["qwen-0.6b"], machine=dataclasses.replace(KNOWN["h200"], name="cpu"))
-    assert [(plan.context_tokens, plan.steps) for plan in plans] == [(1024, 123), (4096, 10)]
+    assert [(plan.context_tokens, plan.steps) for plan in plans] == [(64 * K, 8), (128 * K, 10)]
     assert all(plan.fits for plan in plans)
     whole = forecast_recipe(recipe(), shapes["qwen-0.6b"], machine=KNOWN["h200"])
     assert whole[0].context_bytes < plans[0].context_bytes, "a CPU computes in float32"

@@ -7,7 +7,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ropewalk.plan.flops import TokenFlops, share_of_pairs, token_flops, utilisation
+from ropewalk.plan.flops import TokenFlops, count_pairs, token_flops, utilisation
+from ropewalk.rope.layers import LayerRule
+from ropewalk.rope.scaling import Unchanged
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 
 K = 1024
@@ -99,16 +101,43 @@ def test_a_torch_forward_counts_the_same() -> None:
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, tokens, dtype=torch.long), use_cache=False)
     flops = token_flops(shape, tokens)
-    # Eager attention computes the full square, twice what a causal kernel needs.
-    assert counter.get_total_flops() == tokens * (flops.linear + 2 * flops.attention)
+    # Eager attention computes the full square, a causal kernel its lower half with the diagonal.
+    assert counter.get_total_flops() == tokens * (flops.linear + flops.attention * 2 * tokens / (tokens + 1))
 
 
-def test_share_of_pairs() -> None:
-    assert share_of_pairs([16], 16) == 1
-    assert share_of_pairs([8, 4, 4], 16) == pytest.approx((64 + 16 + 16) / 256)
-    lengths = [100, 30, 70, 56]
+@pytest.mark.parametrize("lengths", [[256], [100, 30, 70, 56], [1, 2, 3], [64, 64]])
+@pytest.mark.parametrize("window", [None, 1, 16, 64, 1000])
+def test_pairs_are_those_inside_document_and_window(lengths: list[int], window: int | None) -> None:
     documents = [index for index, length in enumerate(lengths) for _ in range(length)]
-    pairs = sum(documents[query] == documents[key] for query in range(256) for key in range(256))
-    assert share_of_pairs(lengths, 256) == pytest.approx(pairs / 256**2)
+    pairs = sum(
+        documents[query] == documents[key] and (window is None or query - key < window)
+        for query in range(len(documents))
+        for key in range(query + 1)
+    )
+    assert count_pairs(lengths, window) == pairs
+
+
+def test_each_layer_counts_its_own_window(shapes: Mapping[str, ModelShape]) -> None:
+    full = shapes["llama-1b"]
+    hybrid = windowed(full, 48)
+    documents = [100, 28, 72]
+    flops = token_flops(hybrid, 256, document_tokens=documents)
+    pairs = 12 * count_pairs(documents, 48) + 4 * count_pairs(documents)
+    assert flops.attention == 4 * full.query_width * pairs / 256
+    assert flops.linear == token_flops(full, 256).linear
     with pytest.raises(AssertionError):
-        share_of_pairs([10, 10], 16)
+        token_flops(full, 16, document_tokens=[10, 10])
+
+
+def test_three_windows_and_a_full_layer_at_128ki(shapes: Mapping[str, ModelShape]) -> None:
+    # A quarter of the layers reads everything, and 4Ki of 128Ki are 1/16 of a triangle.
+    full = token_flops(shapes["llama-8b"], 128 * K)
+    hybrid = token_flops(windowed(shapes["llama-8b"], 4 * K), 128 * K)
+    assert hybrid.attention / full.attention == pytest.approx(1 / 4 + 3 / 4 * (1 / 16 - 1 / 32**2), rel=1e-4)
+    assert full.model / hybrid.model == pytest.approx(1.97, abs=0.01)
+
+
+def windowed(shape: ModelShape, window: int) -> ModelShape:
+    """Every layer but each fourth sees ``window`` tokens."""
+    pattern = (LayerRule(window=window),) * 3 + (LayerRule(),)
+    return shape.stretch(pattern, rope=Unchanged(), context_tokens=shape.context_tokens)

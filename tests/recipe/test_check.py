@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from llama2 import LLAMA2_7B
-from ropewalk.recipe.check import Finding, check, source_shares
+from ropewalk.recipe.check import check, source_shares
+from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.shape.read import parse_shape
 
@@ -27,7 +28,7 @@ def find(
         "model": "base",
         "run": "run",
         "corpus": {"sources": rest.pop("sources", SOURCES), "mix": dict(mix)},
-        "stages": [{**STAGE, **stage}],
+        "stages": rest.pop("stages", [{**STAGE, **stage}]),
         **rest,
     }
     return check(parse_recipe(data, where="test"), parse_shape(LLAMA2_7B, where="test"), tokens)
@@ -100,3 +101,42 @@ def test_shares_add_up_and_named_sources_go_before_their_role() -> None:
     recipe = parse_recipe(data, where="test")
     shares = source_shares(recipe, recipe.stages[0])
     assert shares == pytest.approx({"web": 0.5, "books": 0.35, "law": 0.1, "chat": 0.05})
+
+
+KEPT = {"window": 1024, "rope": "unchanged"}
+LAYERS: dict[str, tuple[list[dict[str, Any]], str, str]] = {
+    "a pattern that does not divide": ([KEPT] * 5, "error", "32 layers are no multiple of the 5 lines"),
+    "a window larger than the target": ([{"window": "32Ki"}], "error", "32Ki tokens do not fit into 16Ki"),
+    "a method on top of another": ([{"rope": {"kind": "theta", "theta": 1e3}}], "error", "1000 is below the base's"),
+    "a stretched window": ([{"window": 1024}, {}], "warning", "a window of 1Ki meet no distance beyond the base's 4Ki"),
+    "rope lost": ([KEPT, {"rope": "nope"}], "warning", "16 of 32 layers were trained with RoPE"),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_pattern_that_breaks_a_rule(name: str) -> None:
+    layers, level, named = LAYERS[name]
+    found = [
+        finding
+        for finding in find({"layers": layers, "tokens": "4B"})
+        if finding.key.startswith("stages.0.layers") or finding.key == "stages.0.rope.theta"
+    ]
+    assert [finding.level for finding in found] == [level] and named in found[0].message, found
+
+
+def test_patterns_that_break_no_rule() -> None:
+    assert find({"layers": [KEPT, KEPT, KEPT, {}]}) == [], "as OLMo 3 and Gemma 3"
+    assert find({"layers": [KEPT, {"rope": "nope"}], "tokens": "20B"}) == [], "20B tokens are enough to forget RoPE"
+    assert find({"layers": [{"window": "8Ki"}, {}]}) == [], "a window beyond the base's context needs its stretch"
+
+
+def test_a_stage_finds_what_the_one_before_it_left() -> None:
+    hybrid = {**STAGE, "layers": [KEPT, KEPT, KEPT, {}]}
+    longer = {**STAGE, "context": "32Ki", "rope": {"kind": "theta", "theta": 5e6}}
+    assert find(stages=[hybrid, longer]) == []
+    found = find(stages=[{**hybrid, "layers": [KEPT] * 5}, {**longer, "context": "2Ki"}])
+    assert [finding.key for finding in found] == ["stages.0.layers"], "nothing is known of what would come after"
+    windows = {**STAGE, "layers": [KEPT]}
+    found = find(stages=[windows, longer])
+    assert [(f.level, f.key) for f in found] == [("error", "stages.1.rope.kind")]
+    assert "every layer of it sees a window" in found[0].message

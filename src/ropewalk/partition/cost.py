@@ -30,14 +30,14 @@ _GOOD_ENOUGH = 1.01
 def count_pairs(pieces: Pieces, ranks: int, window: int | None = None) -> Int64[np.ndarray, "ranks"]:
     """(query, key) pairs inside the document-causal mask, and the window if there is one, on each rank."""
     real = pieces.document >= 0
-    pairs = _pairs_before(pieces.stop - pieces.begin, window) - _pairs_before(pieces.start - pieces.begin, window)
+    pairs = pairs_before(pieces.stop - pieces.begin, window) - pairs_before(pieces.start - pieces.begin, window)
     counts = np.zeros(ranks, dtype=np.int64)
     np.add.at(counts, pieces.owner[real], pairs[real])
     return counts
 
 
-def _pairs_before(tokens: np.ndarray, window: int | None) -> np.ndarray:
-    """Pairs of a document's first ``tokens`` queries: sum of min(t, window)."""
+def pairs_before(tokens: np.ndarray, window: int | None) -> np.ndarray:
+    """Pairs of a document's first ``tokens`` queries: sum of min(t, window) over t = 1 to tokens."""
     inside = tokens if window is None else np.minimum(tokens, window)
     pairs: np.ndarray = inside * (inside + 1) // 2 + (tokens - inside) * inside
     return pairs

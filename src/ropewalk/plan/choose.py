@@ -5,15 +5,21 @@ attention or traffic as free. Without recomputation a step is up to 1.3 times fa
 """
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from ropewalk.core.error import UserError
+from ropewalk.partition.partition import partition_rows
 from ropewalk.plan.flops import Recompute, token_flops
 from ropewalk.plan.hardware import KNOWN, Machine, find_machine
 from ropewalk.plan.memory import Memory, estimate_memory
 from ropewalk.plan.plan import Plan, Split
 from ropewalk.plan.traffic import attention_traffic, state_traffic
 from ropewalk.recipe.spec import Recipe, Stage
+from ropewalk.recipe.stretch import stretch_stages
 from ropewalk.shape.model_shape import ModelShape
 
 USABLE_MEMORY = 0.92
@@ -30,14 +36,15 @@ def forecast(
     tokens: int,
     step_tokens: int | None = None,
     ranks: int = 1,
-    pair_share: float = 1.0,
+    document_tokens: Sequence[int] | None = None,
     split: Split | None = None,
     machine: Machine = KNOWN["h200"],
 ) -> Plan:
     """Forecast a run of ``tokens`` in rows of ``context_tokens`` on ``ranks`` ranks.
 
     ``step_tokens`` is rounded down to whole rows for all data ranks, at least one each; None means exactly that.
-    ``pair_share`` is flops.share_of_pairs of a typical row. Raises UserError if the ranks cannot be split so.
+    ``document_tokens`` are the documents of a typical row, None for a single one. Raises UserError if the ranks cannot
+    be split so.
     """
     split = split or Split()
     if ranks % split.context_ranks:
@@ -50,9 +57,10 @@ def forecast(
     data_ranks = ranks // split.context_ranks
     wave_tokens = data_ranks * split.micro_rows * context_tokens
     waves = max(1, (step_tokens or 0) // wave_tokens)
-    flops = token_flops(shape, context_tokens, pair_share=pair_share)
+    flops = token_flops(shape, context_tokens, document_tokens=document_tokens)
     recompute, memory = _fit(shape, context_tokens, ranks=ranks, split=split, machine=machine)
-    context_bytes = waves * _context_bytes(shape, context_tokens, split=split, recompute=recompute)
+    row = (context_tokens,) if document_tokens is None else document_tokens
+    context_bytes = waves * _context_bytes(shape, context_tokens, row, split=split, recompute=recompute)
     state_bytes = waves * state_traffic(shape, ranks=ranks, element_bytes=split.element_bytes)
     linear_seconds, attention_seconds = flops.seconds(
         recompute,
@@ -85,10 +93,10 @@ def forecast(
 
 
 def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | None = None) -> list[Plan]:
-    """One plan per stage of ``recipe``, an upper bound: rows of one document each, every key row needed.
+    """One plan per stage of ``recipe``, an upper bound: rows of one document each, every key row in sight needed.
 
     ``machine`` None is this one; a model too large for a CPU is forecast on an H200 there. Ranks that cannot be split,
-    which recipe/check reports, have no plan.
+    and stages whose positions cannot be, which recipe/check reports, have no plan.
     """
     ranks, context_ranks = recipe.parallel.ranks, recipe.parallel.context
     if ranks % context_ranks:
@@ -99,6 +107,7 @@ def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | Non
     narrow = recipe.parallel.precision == "bfloat16" or (recipe.parallel.precision == "auto" and machine.name != "cpu")
     split = Split(
         context_ranks=context_ranks,
+        layout=recipe.parallel.layout,
         exchange="needed" if recipe.parallel.exchange == "auto" else recipe.parallel.exchange,
         recompute=recipe.parallel.recompute,
         element_bytes=2 if narrow else 4,
@@ -106,7 +115,7 @@ def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | Non
     )
     return [
         forecast(
-            shape,
+            extended,
             context_tokens=stage.context,
             tokens=_most_tokens(stage),
             step_tokens=stage.step_tokens,
@@ -114,7 +123,7 @@ def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | Non
             split=replace(split, micro_rows=stage.micro_rows),
             machine=machine,
         )
-        for stage in recipe.stages
+        for stage, extended in zip(recipe.stages, stretch_stages(recipe, shape), strict=False)
     ]
 
 
@@ -122,17 +131,36 @@ def _most_tokens(stage: Stage) -> int:
     return stage.tokens if stage.until is None else min(stage.tokens, stage.until.max_steps * stage.step_tokens)
 
 
-def _context_bytes(shape: ModelShape, context_tokens: int, *, split: Split, recompute: Recompute) -> float:
+def _context_bytes(
+    shape: ModelShape, context_tokens: int, document_tokens: Sequence[int], *, split: Split, recompute: Recompute
+) -> float:
     """Sent by one rank for attention in all layers of one micro-batch."""
-    layer = attention_traffic(
-        shape,
-        context_tokens * split.micro_rows,
-        ranks=split.context_ranks,
-        exchange=split.exchange,
-        element_bytes=split.element_bytes,
-        needed_share=split.needed_share,
-    )
-    return shape.layers * layer.training_bytes(forwards=2 if recompute == "full" else 1)
+    total = 0.0
+    for window, layers in Counter(layer.window_tokens for layer in shape.positions).items():
+        layer = attention_traffic(
+            shape,
+            context_tokens * split.micro_rows,
+            ranks=split.context_ranks,
+            exchange=split.exchange,
+            element_bytes=split.element_bytes,
+            needed_share=_needed_share(context_tokens, document_tokens, split=split, window=window),
+        )
+        total += layers * layer.training_bytes(forwards=2 if recompute == "full" else 1)
+    return total
+
+
+def _needed_share(context_tokens: int, document_tokens: Sequence[int], *, split: Split, window: int | None) -> float:
+    """The share of other ranks' rows that a rank needs: as a partition says for a window, else what ``split`` says."""
+    ranks = split.context_ranks
+    if window is None or ranks == 1 or context_tokens * split.micro_rows % ranks:
+        return split.needed_share
+    ids = np.full((split.micro_rows, context_tokens), -1, dtype=np.int32)
+    row = np.repeat(np.arange(len(document_tokens)), document_tokens)
+    ids[:, : len(row)] = row + len(document_tokens) * np.arange(split.micro_rows)[:, None]
+    # One partition serves all layers, so it is chosen for those that see everything.
+    partition = partition_rows(ids, ranks=ranks, layout=split.layout).with_window(window)
+    rows = int(partition.rows.sum())
+    return min(split.needed_share, rows / ((ranks - 1) * partition.tokens))
 
 
 def _fit(

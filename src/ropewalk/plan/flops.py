@@ -1,14 +1,19 @@
-"""The one place where arithmetic is counted: causal-true, document-true, per token.
+"""The one place where arithmetic is counted: causal-true, document-true, window-true, per token.
 
-A token attends to half of its row on average, and to its own document only. Utilisation (MFU) is model FLOPs, which
-count no recomputation, over what the hardware could do. The surprise: systems that count attention over the full square
-and four passes report 1.8 times our figure for the same speed (ALST's 590 TFLOP/s are 333 by this count).
+A token attends to what stands before it in its own document, and in a layer with a window to no more than that.
+Utilisation (MFU) is model FLOPs, which count no recomputation, over what the hardware could do. The surprise: systems
+that count attention over the full square and four passes report 1.8 times our figure for the same speed (ALST's 590
+TFLOP/s are 333 by this count).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from ropewalk.partition.cost import pairs_before
 from ropewalk.shape.model_shape import ModelShape
 
 Recompute = Literal["none", "full", "all_but_attention"]
@@ -49,22 +54,25 @@ class TokenFlops:
         )
 
 
-def token_flops(shape: ModelShape, context_tokens: int, *, pair_share: float = 1.0) -> TokenFlops:
-    """Forward FLOPs per token of rows of ``context_tokens``; ``pair_share`` as ``share_of_pairs`` gives it.
+def token_flops(shape: ModelShape, context_tokens: int, *, document_tokens: Sequence[int] | None = None) -> TokenFlops:
+    """Forward FLOPs per token of rows of ``context_tokens`` that hold ``document_tokens``; None for one whole document.
 
     Norms, rotations, softmax and embeddings' look-up are left out (below 1 %); the head is counted, tied or not.
     """
     block = 2 * shape.width * (shape.query_width + shape.kv_width) + 3 * shape.width * shape.mlp_width
+    documents = (context_tokens,) if document_tokens is None else document_tokens
+    assert sum(documents) <= context_tokens
+    windows = Counter(layer.window_tokens for layer in shape.positions)
+    pairs = sum(layers * count_pairs(documents, window) for window, layers in windows.items())
     return TokenFlops(
         linear=2.0 * (shape.layers * block + shape.vocabulary * shape.width),
-        attention=2.0 * context_tokens * pair_share * shape.query_width * shape.layers,
+        attention=4.0 * shape.query_width * pairs / context_tokens,
     )
 
 
-def share_of_pairs(document_tokens: Sequence[int], context_tokens: int) -> float:
-    """The share of a row's causal pairs that lie within a document: sum of squared lengths over the row's square."""
-    assert sum(document_tokens) <= context_tokens
-    return sum(length**2 for length in document_tokens) / context_tokens**2
+def count_pairs(document_tokens: Sequence[int], window_tokens: int | None = None) -> int:
+    """(query, key) pairs of one layer: each token with itself and those before it, in its document and its window."""
+    return int(pairs_before(np.asarray(document_tokens, dtype=np.int64), window_tokens).sum())
 
 
 def utilisation(flops: TokenFlops, *, tokens_per_second: float, peak_flops: float) -> float:

@@ -15,10 +15,11 @@ class Split:
     """How ranks share the work, and in which precision.
 
     ``imbalance`` is the busiest rank's attention work over the mean; ``needed_share`` the share of the others' key rows
-    that a rank needs. Both are known once a batch is partitioned.
+    that a rank needs where a layer sees all of them. Both are known once a batch is partitioned.
     """
 
     context_ranks: int = 1
+    layout: str = "auto"
     exchange: Exchange = "needed"
     recompute: Literal["auto"] | Recompute = "auto"
     micro_rows: int = 1

@@ -5,21 +5,18 @@ built, what the corpus holds.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64
 
+from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.core.record import ROLES
 from ropewalk.corpus.feed import open_feed
 from ropewalk.corpus.folder import Corpus
+from ropewalk.recipe.check_layers import check_layers
+from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.spec import Recipe, Stage
-from ropewalk.rope.bounds import first_negative
-from ropewalk.rope.method import BaseRope, Method
-from ropewalk.rope.scaling import LongRope, Rope
-from ropewalk.rope.search import seed_factors
+from ropewalk.recipe.stretch import stretch_stage
 from ropewalk.shape.model_shape import ModelShape
 
 # Critical share of domain text after 20B tokens, by model size: Gu et al., CMR (2407.17467), as their law predicts it.
@@ -30,44 +27,36 @@ _LR_7B, _LR_30B = 2e-5, 1e-5
 _SMALLEST_STUDIED = 1e9
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One rule that a recipe breaks."""
-
-    level: Literal["error", "warning"]
-    key: str
-    message: str
-    source: str
-
-
 def check(recipe: Recipe, shape: ModelShape | None, tokens: Mapping[str, int] | None = None) -> list[Finding]:
     """Hold ``recipe`` against the rules; ``shape`` is its base's, ``tokens`` counts each built source's tokens."""
     findings = [*_check_ranks(recipe)]
-    rope = None if shape is None else shape.base_rope
+    before = shape
     for index, stage in enumerate(recipe.stages):
         key = f"stages.{index}"
         if isinstance(recipe.model, str):
             findings += [*_check_budget(stage, key, shape), *_check_replay(recipe, stage, key)]
-        if shape is not None and rope is not None:
-            findings += [
-                *_check_length(stage, key, rope.context_tokens),
-                *_check_domain_share(recipe, stage, key, shape),
-            ]
-            if stage.reach_tokens >= rope.context_tokens:
-                method = _foresee(stage.rope, rope, stage.reach_tokens).complete(rope, stage.reach_tokens)
-                findings += _check_skip(method, stage, key)
-                findings += _check_reach(method.inv_freq_at(stage.reach_tokens, rope.theta, rope.head_dim), stage, key)
-                rope = method.as_base(rope.theta, head_dim=rope.head_dim, context_tokens=stage.reach_tokens)
+        if before is not None:
+            findings += _check_domain_share(recipe, stage, key, before)
+            if stage.reach_tokens < before.context_tokens:
+                findings += _check_length(stage, key, before.context_tokens)
+                continue
+            try:
+                after = stretch_stage(stage, before)
+            except UserError as error:
+                findings.append(_tell(error, key))
+                before = None  # nothing is known of the stages that follow
+                continue
+            findings += check_layers(stage, key, before, after, trained=index > 0 or isinstance(recipe.model, str))
+            before = after
     if tokens is not None:
         findings += _check_repeats(recipe, tokens)
     return findings
 
 
-def _foresee(method: Rope, base: BaseRope, context_tokens: int) -> Rope:
-    """``method``, and where its factors are still to be searched YaRN's, which the search starts from."""
-    if not isinstance(method, LongRope) or method.long_factor is not None:
-        return method
-    return method.model_copy(update={"long_factor": seed_factors(base, context_tokens)["yarn"]})
+def _tell(error: UserError, key: str) -> Finding:
+    inside = error.where.startswith(("rope", "layers", "context"))
+    where = f"{key}.{error.where}" if inside else key
+    return Finding("error", where, f"{error.what}: {error.why}; {error.fix}", "rope")
 
 
 def source_shares(recipe: Recipe, stage: Stage, tokens: Mapping[str, int] | None = None) -> dict[str, float]:
@@ -122,26 +111,10 @@ def _check_replay(recipe: Recipe, stage: Stage, key: str) -> Iterator[Finding]:
 
 
 def _check_length(stage: Stage, key: str, before_tokens: int) -> Iterator[Finding]:
-    if stage.reach_tokens < before_tokens:
-        reach = format_length(stage.reach_tokens)
-        message = f"{reach} is below the {format_length(before_tokens)} that the model has already"
-        yield Finding("error", f"{key}.{'skip.reach' if stage.skip else 'context'}", message, "a stage extends")
-
-
-def _check_skip(method: Method, stage: Stage, key: str) -> Iterator[Finding]:
-    """What a stage's own keys cannot tell (recipe/spec): the base's method, which it may keep."""
-    if stage.skip is not None and method.depends_on_length:
-        message = f"the base's {method.kind} turns by a document's length, which skip-wise positions do not tell"
-        yield Finding("error", f"{key}.skip", message, "rope/skip")
-
-
-def _check_reach(inv_freq: Float64[np.ndarray, "half"], stage: Stage, key: str) -> Iterator[Finding]:
-    negative = first_negative(inv_freq, stage.reach_tokens)
-    if negative is not None:
-        message = (
-            f"near tokens stand out up to distance {negative - 1:,} only, not {stage.reach_tokens:,}: theta is small"
-        )
-        yield Finding("warning", f"{key}.rope", message, "Men et al. 2024 (2405.14591): B(m) >= 0, a soft bound")
+    message = (
+        f"{format_length(stage.reach_tokens)} is below the {format_length(before_tokens)} that the model has already"
+    )
+    yield Finding("error", f"{key}.{'skip.reach' if stage.skip else 'context'}", message, "a stage extends")
 
 
 def _check_budget(stage: Stage, key: str, shape: ModelShape | None) -> Iterator[Finding]:

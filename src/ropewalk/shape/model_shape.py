@@ -1,12 +1,12 @@
 """The numbers of a model that everybody else computes with: widths, counts, positions. No weights, no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ropewalk.rope.layers import LayerPosition
+from ropewalk.rope.layers import FIRE_UNITS, LayerPosition, LayerRule, stretch_layers
 from ropewalk.rope.method import BaseRope
-from ropewalk.rope.scaling import Nope, Unchanged
+from ropewalk.rope.scaling import Nope, Rope, Unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ class ModelShape:
     def parameters(self) -> int:
         """Parameters of the whole model, exactly; a tied head is counted once."""
         embeddings = self.vocabulary * self.width * (1 if self.tied else 2)
-        return embeddings + self.layers * self.block_parameters + self.width
+        fires = sum(layer.bias == "fire" for layer in self.positions) * (2 + 2 * FIRE_UNITS + FIRE_UNITS * self.heads)
+        return embeddings + self.layers * self.block_parameters + self.width + fires
 
     @property
     def stretched(self) -> LayerPosition:
@@ -91,6 +92,19 @@ class ModelShape:
     def base_rope(self) -> BaseRope:
         """What the layers that get stretched do to positions now."""
         return self.stretched.as_base(head_dim=self.head_dim, context_tokens=self.context_tokens)
+
+    def stretch(self, pattern: tuple[LayerRule, ...], *, rope: Rope, context_tokens: int) -> "ModelShape":
+        """The model that ``rope/layers.stretch_layers`` makes of this one; raises UserError as that does."""
+        positions = stretch_layers(
+            self.positions,
+            pattern,
+            rope=rope,
+            head_dim=self.head_dim,
+            base_tokens=self.context_tokens,
+            context_tokens=context_tokens,
+        )
+        tokens = min(layer.rope.config_tokens(context_tokens) for layer in positions)
+        return replace(self, positions=positions, context_tokens=tokens)
 
 
 def plain_layers(layers: int, theta: float) -> tuple[LayerPosition, ...]:

@@ -1,0 +1,78 @@
+"""The field's rules about what a stage does to a model's layers, each with its source."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.recipe.finding import Finding
+from ropewalk.recipe.spec import Stage
+from ropewalk.rope.bounds import first_negative
+from ropewalk.rope.scaling import Nope
+from ropewalk.shape.model_shape import ModelShape
+
+# DroPE recovered 95 % of the SmolLM models' short-context scores within 5B tokens without rotation.
+_RECALIBRATION_TOKENS = 5e9
+
+
+def check_layers(stage: Stage, key: str, before: ModelShape, after: ModelShape, *, trained: bool) -> Iterator[Finding]:
+    """Rules broken where ``stage`` makes ``after`` of ``before``; ``trained``: of a base that has been trained."""
+    yield from _check_skip(stage, key, after)
+    yield from _check_reach(stage, key, after)
+    if trained:
+        yield from _check_windows(stage, key, before, after)
+        yield from _check_lost(stage, key, before, after)
+
+
+def _check_skip(stage: Stage, key: str, after: ModelShape) -> Iterator[Finding]:
+    """What a stage's own keys cannot tell (recipe/spec): what the base does, which it may keep."""
+    if stage.skip is None:
+        return
+    for kind in sorted({layer.rope.kind for layer in after.positions if layer.rope.depends_on_length}):
+        message = f"the base's {kind} turns by a document's length, which skip-wise positions do not tell"
+        yield Finding("error", f"{key}.skip", message, "rope/skip")
+    if any(layer.window_tokens for layer in after.positions):
+        message = "the base has windows, which count tokens, and would meet distances that they never meet afterwards"
+        yield Finding("error", f"{key}.skip", message, "rope/skip")
+
+
+def _check_reach(stage: Stage, key: str, after: ModelShape) -> Iterator[Finding]:
+    layer, reach = after.stretched, stage.reach_tokens
+    if isinstance(layer.rope, Nope):
+        return
+    farthest = min(reach, layer.window_tokens or reach)
+    negative = first_negative(layer.inv_freq_at(reach, after.head_dim), farthest)
+    if negative is not None:
+        message = f"near tokens stand out up to distance {negative - 1:,} only, not {farthest:,}: theta is small"
+        yield Finding("warning", f"{key}.rope", message, "Men et al. 2024 (2405.14591): B(m) >= 0, a soft bound")
+
+
+def _check_windows(stage: Stage, key: str, before: ModelShape, after: ModelShape) -> Iterator[Finding]:
+    reach, head_dim, trained_tokens = stage.reach_tokens, before.head_dim, before.context_tokens
+    windows = {
+        new.window_tokens
+        for old, new in zip(before.positions, after.positions, strict=True)
+        if new.window_tokens is not None
+        and new.window_tokens <= trained_tokens
+        and not isinstance(new.rope, Nope)
+        and not np.allclose(old.inv_freq_at(reach, head_dim), new.inv_freq_at(reach, head_dim), rtol=1e-9, atol=0)
+    }
+    for window in sorted(windows):
+        message = (
+            f"layers with a window of {format_length(window)} meet no distance beyond the base's "
+            f"{format_length(trained_tokens)}, and their RoPE is stretched all the same; rope: unchanged keeps it"
+        )
+        yield Finding("warning", f"{key}.layers", message, "OLMo 3, Gemma 3 (2503.19786): full layers alone")
+
+
+def _check_lost(stage: Stage, key: str, before: ModelShape, after: ModelShape) -> Iterator[Finding]:
+    lost = sum(
+        isinstance(new.rope, Nope) and not isinstance(old.rope, Nope)
+        for old, new in zip(before.positions, after.positions, strict=True)
+    )
+    if lost and stage.tokens < _RECALIBRATION_TOKENS:
+        message = (
+            f"{lost} of {after.layers} layers were trained with RoPE and lose it; that took up to "
+            f"{format_amount(_RECALIBRATION_TOKENS)} tokens to heal, not {format_amount(stage.tokens)}"
+        )
+        yield Finding("warning", f"{key}.layers", message, "DroPE 2025 (2512.12167): 0.5 to 2 % of pretraining")
