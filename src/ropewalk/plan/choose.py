@@ -59,8 +59,7 @@ def forecast(
     waves = max(1, (step_tokens or 0) // wave_tokens)
     flops = token_flops(shape, context_tokens, document_tokens=document_tokens)
     recompute, memory = _fit(shape, context_tokens, ranks=ranks, split=split, machine=machine)
-    row = (context_tokens,) if document_tokens is None else document_tokens
-    context_bytes = waves * _context_bytes(shape, context_tokens, row, split=split, recompute=recompute)
+    context_bytes = waves * _context_bytes(shape, context_tokens, document_tokens, split=split, recompute=recompute)
     state_bytes = waves * state_traffic(shape, ranks=ranks, element_bytes=split.element_bytes)
     linear_seconds, attention_seconds = flops.seconds(
         recompute,
@@ -132,10 +131,15 @@ def _most_tokens(stage: Stage) -> int:
 
 
 def _context_bytes(
-    shape: ModelShape, context_tokens: int, document_tokens: Sequence[int], *, split: Split, recompute: Recompute
+    shape: ModelShape,
+    context_tokens: int,
+    document_tokens: Sequence[int] | None,
+    *,
+    split: Split,
+    recompute: Recompute,
 ) -> float:
     """Sent by one rank for attention in all layers of one micro-batch."""
-    total = 0.0
+    documents, total = document_tokens or (context_tokens,), 0.0
     for window, layers in Counter(layer.window_tokens for layer in shape.positions).items():
         layer = attention_traffic(
             shape,
@@ -143,7 +147,7 @@ def _context_bytes(
             ranks=split.context_ranks,
             exchange=split.exchange,
             element_bytes=split.element_bytes,
-            needed_share=_needed_share(context_tokens, document_tokens, split=split, window=window),
+            needed_share=_needed_share(context_tokens, documents, split=split, window=window),
         )
         total += layers * layer.training_bytes(forwards=2 if recompute == "full" else 1)
     return total
