@@ -90,6 +90,13 @@ def test_ranks_must_divide() -> None:
     assert [f.level for f in find(parallel={"ranks": 6, "context": 4})] == ["error"]
 
 
+def test_a_bias_needs_whole_rows() -> None:
+    biased = {"layers": [{"bias": "alibi"}, {}]}
+    shared = find(biased, parallel={"ranks": 2, "context": 2})
+    assert any(f.level == "error" and f.key == "stages.0.layers" and "2 ranks share one" in f.message for f in shared)
+    assert not any(f.level == "error" for f in find(biased, parallel={"ranks": 2, "context": 1}))
+
+
 def test_repeats_are_counted_from_what_the_corpus_holds() -> None:
     tokens = {"web": 10 * 10**9, "books": 4 * 10**9, "law": 10**9, "chat": 3 * 10**8}
     found = find(tokens=tokens)

@@ -96,6 +96,9 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
         if stage.context * stage.micro_rows % context:
             message = f"{stage.context * stage.micro_rows} tokens cannot be cut evenly over {context} ranks"
             yield Finding("error", f"stages.{index}.context", message, "arithmetic")
+        if context > 1 and any(rule.bias for rule in stage.layers):
+            message = f"a bias needs whole rows on a rank, and {context} ranks share one"
+            yield Finding("error", f"stages.{index}.layers", message, "attention/flex")
 
 
 def _check_replay(recipe: Recipe, stage: Stage, key: str) -> Iterator[Finding]:
