@@ -10,8 +10,10 @@ from tokenizers import Tokenizer, models
 from transformers import AutoConfig, PreTrainedModel
 
 from ropewalk.model.family import CLASSES
+from ropewalk.shape.families import SUPPORTED
 
-MODEL_TYPES = {name: name.removesuffix("ForCausalLM").lower() for name in CLASSES}
+WINDOW_TOKENS = 6
+KINDS = ("sliding_attention", "full_attention")
 CONTEXT_TOKENS = 32
 VOCABULARY = 97
 
@@ -33,9 +35,17 @@ def tiny_config(architecture: str, **changes: Any) -> Any:
         "initializer_range": 0.1,
         "attn_implementation": "sdpa",
     }
-    if architecture == "MistralForCausalLM":
+    family = SUPPORTED[architecture]
+    if family.windows == "all":
         settings["sliding_window"] = None
-    return AutoConfig.for_model(MODEL_TYPES[architecture], **(settings | changes))
+    if family.windows == "some" and not family.window_switch:
+        layers = changes.get("num_hidden_layers", 2)
+        settings |= {"sliding_window": WINDOW_TOKENS, "layer_types": (list(KINDS) * layers)[:layers]}
+    if family.skips_rope:
+        settings["no_rope_layer_interval"] = 2
+    plain = {"rope_type": "default", "rope_theta": 10_000.0}
+    settings["rope_parameters"] = {kind: dict(plain) for kind in KINDS} if family.ropes == "by_type" else plain
+    return AutoConfig.for_model(family.model_type, **(settings | changes))
 
 
 def tiny_model(architecture: str, **changes: Any) -> PreTrainedModel:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import and_masks, causal_mask_function, sdpa_mask, sliding_window_overlay
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ropewalk.attention import attend
@@ -24,16 +24,26 @@ NAME = "ropewalk"
 
 
 class PromisedMask:
-    """A mask that is made when first asked for, and then shared by all layers of one forward."""
+    """A mask that is made when first asked for, and then shared by all layers of one forward that look as far."""
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
-        self._make = partial(sdpa_mask, **arguments)
-        self._made: tuple[Tensor | None] | None = None
+        self._arguments = arguments
+        self._made: dict[int | None, Tensor | None] = {}
 
-    def make(self) -> Tensor | None:
-        if self._made is None:
-            self._made = (self._make(),)
-        return self._made[0]
+    def make(self, window_tokens: int | None = None) -> Tensor | None:
+        """The mask, cut to the last ``window_tokens`` keys where a layer has a window that its class does not know."""
+        if window_tokens not in self._made:
+            make = partial(sdpa_mask, **self._arguments)
+            if window_tokens is not None:
+                whole = self._arguments.get("mask_function", causal_mask_function)
+                # local_size tells transformers when the window reaches over all keys, and needs no mask.
+                make = partial(
+                    make,
+                    mask_function=and_masks(whole, sliding_window_overlay(window_tokens)),
+                    local_size=window_tokens,
+                )
+            self._made[window_tokens] = make()
+        return self._made[window_tokens]
 
 
 def promise_mask(**arguments: Any) -> PromisedMask:
@@ -54,15 +64,26 @@ def attend_layer(
 ) -> tuple[Float[Tensor, "rows tokens heads head_dim"], None]:
     """Attention of one layer, called by transformers; ``partition`` and ``context_group`` come with the forward.
 
-    With a partition there is one row: this rank's tokens of all rows, in the partition's order.
+    With a partition there is one row: this rank's tokens of all rows, in the partition's order. ``settings`` are
+    transformers' own (``scaling``, ``sliding_window``), and where model/positions directs the layer ``window_tokens``
+    and ``query_temperature`` [rows, tokens], which its queries are multiplied by.
     """
+    window_tokens: int | None = settings.pop("window_tokens", None)
+    temperature: Float[Tensor, "rows tokens"] | None = settings.pop("query_temperature", None)
+    if temperature is not None:
+        query = (query * temperature[:, None, :, None]).to(query.dtype)
     if partition is None:
-        mask = attention_mask.make() if isinstance(attention_mask, PromisedMask) else attention_mask
+        mask = attention_mask.make(window_tokens) if isinstance(attention_mask, PromisedMask) else attention_mask
+        assert window_tokens is None or isinstance(attention_mask, PromisedMask), (
+            "a made mask cannot be cut to a window"
+        )
         output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **settings)
         return output, None
     assert len(query) == 1 and not settings.get("dropout")
+    assert key.shape[2] == query.shape[2], "a cache holds keys that the partition does not know"
     flat = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    output = attend(*flat, partition=partition, group=context_group, scale=settings["scaling"])
+    seen = partition.with_window(window_tokens or settings.get("sliding_window"))
+    output = attend(*flat, partition=seen, group=context_group, scale=settings["scaling"])
     return output[None], None
 
 

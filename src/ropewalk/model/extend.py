@@ -1,78 +1,114 @@
-"""Give a model new positions: the same weights under a config with another RoPE and a longer context.
+"""Give a model new positions: the same weights under a config with other layers and a longer context.
 
 transformers builds its angles when the model is built and ignores later changes of the config. So the config is
-written first, the model is built from the folder as everybody will, and the live frequencies are compared with ours.
+written first, the model is built from the folder as everybody will, and every live layer is compared with its value.
 """
 
+import math
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedModel
 
-from ropewalk.core.artifact import new_folder
+from ropewalk.core.artifact import is_finished, new_folder, read_manifest
 from ropewalk.core.error import UserError
-from ropewalk.model.family import rotaries_of
+from ropewalk.core.quantity import format_length
+from ropewalk.model.check import check_positions
 from ropewalk.model.folder import check_tokenizer, copy_tokenizer, link_weights, read_config, write_config
 from ropewalk.model.load import load_model
 from ropewalk.model.weights import Dtype, stored_dtype
 from ropewalk.rope.frequency import wavelengths
-from ropewalk.rope.method import Method
+from ropewalk.rope.layers import LayerPosition, LayerRule, stretch_layers
+from ropewalk.rope.method import describe
 from ropewalk.rope.scaling import Rope
+from ropewalk.shape.layer_keys import SpelledLayers, spell_layers
+from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 
-_RTOL = 5e-6  # transformers computes in float32; its llama3 at theta 1e9 lies 3.0e-6 from float64
 
-
-def extend(base: Path, out: Path, *, rope: Rope, context_tokens: int) -> None:
+def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] = (), context_tokens: int) -> None:
     """Write ``out``: the model of ``base`` with ``rope``, completed for ``context_tokens``. A finished folder.
 
+    ``layers`` is a pattern of rules, repeated over the layers; without one ``rope`` goes to those with full attention.
     Weight files are linked where the disk allows. Raises UserError for a base that does not load strictly, a method
-    that does not fit it, or live angles that are not the method's.
+    or pattern that does not fit it, or live layers that are not what they should be.
     """
     shape = read_shape(base)
-    method = rope.complete(shape.base_rope, context_tokens)
+    positions = stretch_layers(
+        shape.positions,
+        layers,
+        rope=rope,
+        head_dim=shape.head_dim,
+        base_tokens=shape.context_tokens,
+        context_tokens=context_tokens,
+    )
+    config = read_config(base)
+    spelled = spell_layers(config, positions, context_tokens=context_tokens, where=str(base / "config.json"))
     dtype = stored_dtype(base)
     check_tokenizer(base, vocabulary=shape.vocabulary)
     facts: dict[str, Any] = {}
-    inputs = {"base": str(base), "rope": method.model_dump(mode="json"), "context_tokens": context_tokens}
+    inputs = {
+        "base": str(base),
+        "context_tokens": context_tokens,
+        "former": [layer.model_dump(mode="json", exclude_none=True) for layer in shape.positions],
+        "positions": [layer.model_dump(mode="json", exclude_none=True) for layer in positions],
+    }
     with new_folder(out, kind="model", inputs=inputs, facts=lambda: facts) as work:
-        positions = method.to_hf(shape.theta)
-        write_config(work, read_config(base), rope_parameters=positions, context_tokens=context_tokens, dtype=dtype)
+        write_config(work, spelled.apply(config), dtype=dtype)
         copy_tokenizer(base, work, context_tokens=context_tokens)
         link_weights(base, work)
         model = _load(work, base, dtype=dtype)
-        facts |= {
-            "base_theta": shape.theta,
-            "base_context_tokens": shape.context_tokens,
-            "context_tokens": context_tokens,
-            "theta": method.final_theta(shape.theta),
-            "longest_wavelength_tokens": float(wavelengths(method.inv_freq(shape.theta, shape.head_dim)).max()),
-            **check_positions(model, method, theta=shape.theta, head_dim=shape.head_dim),
-        }
+        facts |= check_positions(model, positions, head_dim=shape.head_dim, context_tokens=context_tokens)
+        facts |= _tell(shape, read_shape(work), spelled, context_tokens=context_tokens)
 
 
-def check_positions(model: PreTrainedModel, method: Method, *, theta: float, head_dim: int) -> dict[str, float]:
-    """Compare every live rotary module with the completed ``method``; returns the largest relative difference.
+def read_former(folder: Path) -> tuple[LayerPosition, ...]:
+    """What each layer of an extended model did before it was extended. Raises UserError where nobody wrote it down."""
+    former = read_manifest(folder)["inputs"].get("former") if is_finished(folder) else None
+    if former is None:
+        raise UserError(
+            "there is nothing to anneal from",
+            where=str(folder),
+            why="its manifest does not say what positions its base had",
+            fix="extend the base again, or set anneal_steps to 0",
+        )
+    return tuple(LayerPosition.model_validate(layer) for layer in former)
 
-    ``theta`` is the base's. Raises UserError where frequencies or attention factor differ by more than 5e-6.
-    """
-    wanted = method.inv_freq(theta, head_dim)
-    worst = 0.0
-    found = list(rotaries_of(model))
-    assert found, "a supported model turns positions"
-    for name, rotary in found:
-        live = rotary.inv_freq.double().numpy()
-        if live.shape != wanted.shape:
-            raise _mismatch(name, f"it turns {len(live)} pairs, the method {len(wanted)}")
-        scale = np.where(wanted == 0, 1.0, wanted)
-        errors = np.append(np.abs(live - wanted) / scale, abs(rotary.attention_scaling / method.attention_factor - 1))
-        if not errors.max() <= _RTOL:
-            pair = int(errors.argmax())
-            part = f"pair {pair}" if pair < len(live) else "the attention factor"
-            raise _mismatch(name, f"{part} differs by {errors.max():.2e} of its value, more than {_RTOL:g}")
-        worst = max(worst, float(errors.max()))
-    return {"live_frequency_difference": worst}
+
+def _tell(base: ModelShape, made: ModelShape, spelled: SpelledLayers, *, context_tokens: int) -> dict[str, Any]:
+    """What was done, for the manifest: all layers in words, those that longer contexts are about in figures."""
+    stretched = made.stretched
+    longest = wavelengths(stretched.inv_freq_at(context_tokens, made.head_dim)).max()
+    return {
+        "architecture": spelled.architecture,
+        **({} if spelled.native else {"why_no_class": spelled.why_not}),
+        "layers": _describe(base, made.positions),
+        "base_theta": base.theta,
+        "base_context_tokens": base.context_tokens,
+        "context_tokens": context_tokens,
+        "theta": stretched.rope.final_theta(stretched.theta),
+        "longest_wavelength_tokens": float(longest) if math.isfinite(longest) else None,
+    }
+
+
+def _describe(shape: ModelShape, positions: Sequence[LayerPosition]) -> list[str]:
+    """Runs of equal layers in words, such as ``0-2: unchanged, window 4Ki``."""
+    words, first = [], 0
+    for (old, new), run in groupby(zip(shape.positions, positions, strict=True)):
+        last = first + len(list(run)) - 1
+        base = old.as_base(head_dim=shape.head_dim, context_tokens=shape.context_tokens)
+        parts = [describe(base, new.rope)]
+        if new.window_tokens is not None:
+            parts.append(f"window {format_length(new.window_tokens)}")
+        if new.log_n_tokens is not None:
+            parts.append(f"temperature from {format_length(new.log_n_tokens)} on")
+        if new.bias is not None:
+            parts.append(new.bias)
+        words.append(f"{first}-{last}: {', '.join(parts)}" if last > first else f"{first}: {', '.join(parts)}")
+        first = last + 1
+    return words
 
 
 def _load(work: Path, base: Path, *, dtype: Dtype) -> PreTrainedModel:
@@ -82,12 +118,3 @@ def _load(work: Path, base: Path, *, dtype: Dtype) -> PreTrainedModel:
     except UserError as error:
         where = error.where.replace(str(work), str(base))
         raise UserError(error.what, where=where, why=error.why, fix=error.fix) from None
-
-
-def _mismatch(name: str, why: str) -> UserError:
-    return UserError(
-        "the built model does not turn positions as the method says",
-        where=name,
-        why=why,
-        fix="install a transformers version from the supported range, and report this with the config.json",
-    )

@@ -1,25 +1,39 @@
 """The model classes we take apart, and where their parts are.
 
 All of them are Llama's shape: an embedding, blocks of attention and MLP with rotary positions, a last norm, a head. A
-class is named here only when its attention is plain causal softmax over every earlier token of the document.
+class is named here only when its attention is plain causal softmax over the earlier tokens of the document, or over a
+window of them.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import (
+    Gemma3ForCausalLM,
     LlamaForCausalLM,
+    MinistralForCausalLM,
     MistralForCausalLM,
     Olmo2ForCausalLM,
+    Olmo3ForCausalLM,
     PreTrainedModel,
     Qwen2ForCausalLM,
     Qwen3ForCausalLM,
+    SmolLM3ForCausalLM,
 )
 
 CLASSES: dict[str, type[PreTrainedModel]] = {
     kind.__name__: kind
-    for kind in (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, Olmo2ForCausalLM)
+    for kind in (
+        LlamaForCausalLM,
+        MistralForCausalLM,
+        MinistralForCausalLM,
+        SmolLM3ForCausalLM,
+        Qwen2ForCausalLM,
+        Qwen3ForCausalLM,
+        Olmo2ForCausalLM,
+        Olmo3ForCausalLM,
+        Gemma3ForCausalLM,
+    )
 }
 
 
@@ -35,13 +49,6 @@ def head_of(model: Any) -> Tensor:
     assert head.bias is None
     weight: Tensor = head.weight
     return weight
-
-
-def rotaries_of(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every module that turns positions into angles, with its name."""
-    for name, module in model.named_modules():
-        if hasattr(module, "inv_freq"):
-            yield name, module
 
 
 def tied_names(model: PreTrainedModel) -> dict[str, str]:

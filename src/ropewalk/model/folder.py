@@ -1,7 +1,7 @@
 """The files of a model folder beside its weights: the config in both rope dialects, the tokenizer untouched.
 
 transformers 5 writes only ``rope_parameters``, and readers of the older keys then run theta 10000 without a word; so
-both are written, from one value. Tokenizer files are copied byte for byte, because saving them again renames classes.
+both are written, from one value (shape/layer_keys). Tokenizer files are copied byte for byte, because saving them again renames classes.
 """
 
 import json
@@ -14,7 +14,6 @@ from typing import Any
 
 from ropewalk.core.error import UserError
 from ropewalk.corpus.tokenize import read_bpe
-from ropewalk.rope.scaling import legacy_hf
 from ropewalk.shape.weight_files import INDEX, weight_files
 
 TOKENIZER_FILES = (
@@ -28,7 +27,6 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-_ROPE_KEYS = {"rope_parameters", "rope_theta", "rope_scaling", "partial_rotary_factor"}
 _LENGTH = re.compile(r'("model_max_length"\s*:\s*)[^\s,}]+')
 
 
@@ -38,14 +36,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def write_config(
-    folder: Path, config: Mapping[str, Any], *, rope_parameters: Mapping[str, Any], context_tokens: int, dtype: str
-) -> None:
-    """Write config.json: ``config`` with these positions in both dialects, this length, this type."""
-    kept = {key: value for key, value in config.items() if key not in _ROPE_KEYS}
-    positions = {"rope_parameters": dict(rope_parameters), **legacy_hf(rope_parameters)}
-    length = {"max_position_embeddings": context_tokens, "dtype": dtype, "torch_dtype": dtype}
-    (folder / "config.json").write_text(json.dumps(kept | positions | length, indent=2, ensure_ascii=False) + "\n")
+def write_config(folder: Path, config: Mapping[str, Any], *, dtype: str) -> None:
+    """Write config.json: ``config`` with this type under both names that readers know."""
+    whole = {**config, "dtype": dtype, "torch_dtype": dtype}
+    (folder / "config.json").write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
 
 
 def copy_tokenizer(source: Path, folder: Path, *, context_tokens: int) -> None:

@@ -20,7 +20,8 @@ from ropewalk.model.folder import check_tokenizer, copy_tokenizer, read_token_id
 from ropewalk.model.load import load_model
 from ropewalk.model.weights import open_to_readers
 from ropewalk.recipe.spec import Init
-from ropewalk.rope.scaling import Unchanged
+from ropewalk.shape.layer_keys import spell_layers
+from ropewalk.shape.model_shape import plain_layers
 from ropewalk.shape.weight_files import SINGLE
 
 _MODEL_TYPES = {"LlamaForCausalLM": "llama"}
@@ -37,8 +38,8 @@ def init_model(spec: Init, out: Path, *, tokenizer: Path, seed: int) -> None:
     config = _config(spec, vocabulary) | read_token_ids(tokenizer)
     check_tokenizer(tokenizer, vocabulary=vocabulary)
     with new_folder(out, kind="model", inputs={"init": spec.model_dump(mode="json"), "seed": seed}) as work:
-        positions = Unchanged().to_hf(spec.theta)
-        write_config(work, config, rope_parameters=positions, context_tokens=spec.context, dtype="float32")
+        spelled = spell_layers(config, plain_layers(spec.layers, spec.theta), context_tokens=spec.context)
+        write_config(work, spelled.apply(config), dtype="float32")
         copy_tokenizer(tokenizer, work, context_tokens=spec.context)
         with torch.device("meta"):
             skeleton = CLASSES[spec.architecture](AutoConfig.from_pretrained(work, local_files_only=True))
@@ -70,6 +71,7 @@ def _config(spec: Init, vocabulary: int) -> dict[str, Any]:
         "num_attention_heads": spec.heads,
         "num_key_value_heads": spec.kv_heads,
         "head_dim": spec.head_dim,
+        "max_position_embeddings": spec.context,
         "hidden_act": "silu",
         "rms_norm_eps": 1e-6,
         "initializer_range": spec.deviation,

@@ -1,31 +1,41 @@
-"""Load a model strictly: every tensor, every shape, every value finite, or a UserError.
+"""Load a model strictly: every tensor, every shape, every value finite, every layer's position live, or a UserError.
 
 Eleven of seventeen broken folders load in transformers 5.23, five of them without a word; here none does. The loaded
-model attends through ropewalk, which without a partition is plain causal attention.
+model attends through ropewalk, which without a partition is plain causal attention. A folder whose layers no class of
+transformers can describe is built as the class it is made of, and each layer is then told what it does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ropewalk.core.error import UserError
 from ropewalk.model.attend import NAME
+from ropewalk.model.check import check_positions
 from ropewalk.model.family import CLASSES, tied_names
+from ropewalk.model.folder import read_config
+from ropewalk.model.positions import direct_positions
 from ropewalk.model.weights import Dtype, check_finite, check_weights
+from ropewalk.rope.layers import LayerPosition
+from ropewalk.shape.families import OWN_TYPE
 from ropewalk.shape.read import read_shape
 
 
-def load_model(folder: Path, *, dtype: Dtype = "float32") -> PreTrainedModel:
+def load_model(
+    folder: Path, *, dtype: Dtype = "float32", former: Sequence[LayerPosition] | None = None
+) -> PreTrainedModel:
     """The causal language model in ``folder``, on the CPU, in evaluation mode.
 
-    Raises UserError for an unsupported architecture, and unless the files hold exactly the model's tensors, finite.
+    ``former`` are the positions it had before it was extended, where they are to be annealed. Raises UserError for an
+    unsupported architecture, unless the files hold exactly the model's tensors, finite, and where a live layer does
+    something else than config.json says.
     """
     shape = read_shape(folder)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config = _build_config(folder)
     if getattr(config, "attention_dropout", 0):
         raise UserError(
             "attention dropout is not supported",
@@ -49,8 +59,21 @@ def load_model(folder: Path, *, dtype: Dtype = "float32") -> PreTrainedModel:
         )
     assert not any(report.values()), report
     check_finite(folder, dict(model.named_parameters()))
+    native = OWN_TYPE not in read_config(folder)
+    direct_positions(model, shape.positions, head_dim=shape.head_dim, native=native, former=former)
+    check_positions(model, shape.positions, head_dim=shape.head_dim, context_tokens=shape.context_tokens)
     loaded: PreTrainedModel = model.eval()
     return loaded
+
+
+def _build_config(folder: Path) -> PreTrainedConfig:
+    """transformers' config of a folder; of our own spelling that of the class inside."""
+    raw = read_config(folder)
+    if OWN_TYPE not in raw:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    inner = raw.pop(OWN_TYPE)
+    settings = raw | {"architectures": [inner["architecture"]]}
+    return AutoConfig.for_model(inner["model_type"], **{k: v for k, v in settings.items() if k != "model_type"})
 
 
 @contextmanager

@@ -181,6 +181,10 @@ def _spell_windows(family: Family, positions: Sequence[LayerPosition]) -> dict[s
     keys: dict[str, Any] = {"sliding_window": window, "layer_types": [_kind(layer) for layer in positions]}
     if family.window_switch:
         keys["use_sliding_window"] = window is not None
+    elif window is None:
+        keys["sliding_window"] = (
+            family.window_tokens
+        )  # of no layer; but the class makes a mask of it, and stops at null
     if family.skips_rope:
         keys["no_rope_layers"] = [int(not isinstance(layer.rope, Nope)) for layer in positions]
     return keys

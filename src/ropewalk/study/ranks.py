@@ -33,8 +33,7 @@ def extend(base: Path, out: Path, stage: Stage) -> None:
         return
     from ropewalk.model.extend import extend as extend_folder
 
-    assert not stage.layers, "patterns reach the model with the next step"
-    extend_folder(base, out, rope=stage.rope, context_tokens=stage.reach_tokens)
+    extend_folder(base, out, rope=stage.rope, layers=stage.layers, context_tokens=stage.reach_tokens)
 
 
 def train(recipe: Recipe, stage: int, folder: RunFolder) -> str:

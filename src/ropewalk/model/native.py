@@ -1,0 +1,46 @@
+"""What a built model's own modules do with positions, layer by layer: read from what lives, never from its config.
+
+transformers keeps frequencies in one rotary module for all layers, or in one with a set per layer type; windows and
+the switch for no RoPE stand in each attention module. The surprise is Mistral, whose attention asks the config for its
+window at every call: there the config *is* what lives.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from ropewalk.model.family import blocks_of
+
+
+@dataclass(frozen=True, slots=True)
+class LiveLayer:
+    """What one layer does in a document of given length. ``temperature`` multiplies its last query."""
+
+    inv_freq: Float64[np.ndarray, "half"]
+    attention_factor: float
+    window_tokens: int | None
+    temperature: float = 1.0
+
+
+def read_native(model: Any) -> tuple[LiveLayer, ...]:
+    """One value per layer, as the model was built; frequencies of short documents where the length decides them."""
+    rotary = model.model.rotary_emb
+    found = []
+    for index, block in enumerate(blocks_of(model)):
+        attention: Any = block.self_attn
+        own = not hasattr(rotary, "inv_freq")  # then one set per layer type
+        prefix = f"{model.config.layer_types[index]}_" if own else ""
+        inv_freq = getattr(rotary, f"{prefix}inv_freq").double().cpu().numpy()
+        factor = float(getattr(rotary, f"{prefix}attention_scaling"))
+        if not getattr(attention, "use_rope", True):
+            inv_freq, factor = np.zeros_like(inv_freq), 1.0
+        window = attention.sliding_window if hasattr(attention, "sliding_window") else _ask_config(attention)
+        found.append(LiveLayer(inv_freq, factor, window))
+    return tuple(found)
+
+
+def _ask_config(attention: Any) -> int | None:
+    window: int | None = getattr(attention.config, "sliding_window", None)
+    return window
