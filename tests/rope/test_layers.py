@@ -29,6 +29,11 @@ def test_what_a_rule_leaves_out_is_the_stages() -> None:
     assert full.log_n_tokens == 4096 and window.log_n_tokens is None
 
 
+def test_a_later_stage_sharpens_from_where_the_first_one_did() -> None:
+    (sharpened,) = stretch((PLAIN.model_copy(update={"log_n_tokens": 1024}),), (LayerRule(temperature="log_n"),))
+    assert sharpened.log_n_tokens == 1024
+
+
 def test_without_a_pattern_only_full_layers_that_turn_are_stretched() -> None:
     base = (PLAIN.model_copy(update={"window_tokens": 4096}), PLAIN.model_copy(update={"rope": Nope()}), PLAIN)
     assert stretch(base, ()) == (*base[:2], LayerPosition(rope=Theta(theta=1e6), theta=1e4))

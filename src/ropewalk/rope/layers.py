@@ -91,10 +91,11 @@ def stretch_layers(
                 rope=cast(Rope, (rule.rope or rope).complete(own, context_tokens)),
                 theta=own.theta,
                 window_tokens=rule.window,
-                log_n_tokens=base_tokens if rule.temperature else None,
+                # A stage after the first keeps the length from which the first one sharpened.
+                log_n_tokens=layer.log_n_tokens or base_tokens if rule.temperature else None,
                 bias=rule.bias,
             )
-            for rule, own in zip(rules, bases, strict=True)
+            for rule, layer, own in zip(rules, base, bases, strict=True)
         )
     stretched = [layer.window_tokens is None and not isinstance(layer.rope, Nope) for layer in base]
     if not any(stretched) and not isinstance(rope, Unchanged):
