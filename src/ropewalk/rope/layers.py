@@ -18,7 +18,6 @@ from ropewalk.core.spec import Spec
 from ropewalk.rope.method import BaseRope
 from ropewalk.rope.scaling import Nope, Rope, Unchanged
 
-
 FIRE_UNITS = 32
 """Of the small network of a layer with ``bias: fire``."""
 
