@@ -32,7 +32,7 @@ from transformers import AutoConfig
 
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
-from ropewalk.model.engines import find_commands
+from ropewalk.model.engines import Serving, find_commands
 from ropewalk.model.export import export
 from ropewalk.model.family import CLASSES
 from ropewalk.model.verify import compute_logits
@@ -204,6 +204,8 @@ def compare(architecture: str, folders: Mapping[str, Path], tokens: np.ndarray, 
                 ignored = measure(ours[method], ours["unchanged"])
                 facts = {"verdict": verdict, "difference": float(f"{difference:.2e}"), "same_next_tokens": bool(same)}
                 facts |= {"difference_if_ignored": float(f"{ignored:.2e}")}
+            if reader.kind == "llama.cpp":
+                facts["command_printed"] = bool(find_llama_cpp(folders[method]).command)
             tell(architecture, method, reader.name, facts)
 
 
@@ -259,8 +261,12 @@ def start(
 
 def read_overrides(folder: Path) -> dict[str, float]:
     """What the ready command for llama.cpp overrides in the file; the reader gets it too."""
-    command = next(serving.command for serving in find_commands(folder) if serving.engine == "llama.cpp")
-    return {key: float(value) for key, value in re.findall(r"--override-kv (\S+)=float:(\S+)", command)}
+    found = re.findall(r"--override-kv (\S+)=float:(\S+)", find_llama_cpp(folder).command)
+    return {key: float(value) for key, value in found}
+
+
+def find_llama_cpp(folder: Path) -> Serving:
+    return next(serving for serving in find_commands(folder) if serving.engine == "llama.cpp")
 
 
 def answer_of(folder: Path) -> Path:

@@ -8,38 +8,65 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
+from ropewalk.cli import app
 from ropewalk.core.artifact import find_damage
 from ropewalk.core.error import UserError
 from ropewalk.model.engines import Serving, describe_commands, find_commands, is_native
 from ropewalk.model.export import export, read_weights
+from ropewalk.model.extend import extend
 from ropewalk.model.family import CLASSES
 from ropewalk.model.load import load_model
 from ropewalk.model.verify import compute_logits, verify_export
 from ropewalk.model.weights import SINGLE
 from ropewalk.recipe.load import parse_stage
-from ropewalk.study.ranks import extend
+from ropewalk.rope.scaling import Theta, Yarn
+from ropewalk.shape.families import OWN_ARCHITECTURE
 from ropewalk.study.verify import verify_model
 
 Save = Callable[..., Path]
+FACTORS = "[1.0, 1.5, 2.0, 4.0]"
 METHODS = {
     "theta": ["rope.kind=theta", "rope.theta=1e6"],
     "linear": ["rope.kind=linear"],
     "ntk": ["rope.kind=ntk"],
     "ntk_by_parts": ["rope.kind=ntk_by_parts"],
-    "yarn": ["rope.kind=yarn", "rope.truncate=false", "rope.mscale=1.0", "rope.mscale_all_dim=0.5"],
+    "yarn": ["rope.kind=yarn", "rope.mscale=1.0", "rope.mscale_all_dim=0.5"],
+    "not_truncated": ["rope.kind=yarn", "rope.truncate=false"],
     "llama3": ["rope.kind=llama3"],
     "proportional": ["rope.kind=proportional", "rope.share=0.5"],
+    "dynamic": ["rope.kind=dynamic"],
+    "longrope": ["rope.kind=longrope", f"rope.long_factor={FACTORS}"],
     "resonance": ["rope.kind=resonance"],
     "nope": ["rope.kind=nope"],
 }
+BY_LENGTH = {"dynamic", "longrope"}
+WINDOWS = "layers=[{window: 16}, {}]"
+# A Ministral has one RoPE for all layers, and only its full ones are stretched; where there is one for each type of
+# layer, transformers does not read truncate.
+OURS = {("MinistralForCausalLM", name) for name in METHODS if name != "nope"}
+OURS |= {("Olmo3ForCausalLM", "not_truncated"), ("Gemma3ForCausalLM", "not_truncated")}
+PATTERNS = [
+    ("LlamaForCausalLM", ["rope.kind=yarn", WINDOWS], "MinistralForCausalLM"),
+    ("LlamaForCausalLM", ["rope.kind=theta", "rope.theta=1e6", "layers=[{}, {rope: nope}]"], "SmolLM3ForCausalLM"),
+    ("MistralForCausalLM", ["rope.kind=unchanged", "layers=[{window: 16}, {rope: nope}]"], "SmolLM3ForCausalLM"),
+    ("MistralForCausalLM", ["rope.kind=linear", "layers=[{window: 64}]"], "MistralForCausalLM"),
+    ("Qwen2ForCausalLM", ["rope.kind=yarn", WINDOWS], "Qwen2ForCausalLM"),
+    ("Qwen3ForCausalLM", ["rope.kind=linear", WINDOWS], "Qwen3ForCausalLM"),
+    ("Olmo2ForCausalLM", ["rope.kind=yarn", "layers=[{window: 16, rope: unchanged}, {}]"], "Olmo3ForCausalLM"),
+    ("LlamaForCausalLM", ["rope.kind=yarn", "layers=[{window: 16, rope: unchanged}, {}]"], OWN_ARCHITECTURE),
+    ("LlamaForCausalLM", ["rope.kind=theta", "rope.theta=1e6", "layers=[{temperature: log_n}]"], OWN_ARCHITECTURE),
+    ("Qwen3ForCausalLM", ["rope.kind=dynamic", "layers=[{window: 16}, {rope: nope}]"], OWN_ARCHITECTURE),
+]
 TEXT = torch.arange(128)[None] * 31 % 97
 
 
 def stretch(base: Path, out: Path, overrides: list[str]) -> Path:
     """What a user gets of ``base`` at 128 tokens, exported in float32."""
     extended = out.with_name(f"{out.name}-extended")
-    extend(base, extended, parse_stage(["context=128", *overrides]))
+    stage = parse_stage(["context=128", *overrides])
+    extend(base, extended, rope=stage.rope, layers=stage.layers, context_tokens=128)
     export(extended, extended, out, dtype="float32")
     return out
 
@@ -61,10 +88,9 @@ def move(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor.float() + 0.01 for name, tensor in read_weights(folder).items()}
 
 
-@pytest.mark.parametrize(("architecture", "tied"), [("Olmo2ForCausalLM", False), ("Qwen2ForCausalLM", True)])
-def test_exports_verify_in_a_fresh_process(save_tiny: Save, tmp_path: Path, architecture: str, tied: bool) -> None:
+def test_an_export_verifies_in_a_fresh_process(save_tiny: Save, tmp_path: Path) -> None:
     extended, out = tmp_path / "extended", tmp_path / "out"
-    extend(save_tiny(architecture, tie_word_embeddings=tied), extended, parse_stage(["context=128", "rope.kind=yarn"]))
+    extend(save_tiny("Qwen2ForCausalLM", tie_word_embeddings=True), extended, rope=Yarn(), context_tokens=128)
     trained = move(extended)
     export(trained, extended, out, dtype="bfloat16")
     assert find_damage(out) is None
@@ -101,7 +127,7 @@ def test_wrong_weights_are_refused(save_tiny: Save, tmp_path: Path) -> None:
 
 def test_an_export_that_nobody_else_can_load_is_refused(save_tiny: Save, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    extend(save_tiny(), out, parse_stage(["context=64", *METHODS["theta"]]))
+    extend(save_tiny(), out, rope=Theta(theta=1e6), context_tokens=64)
     path = out / "config.json"
     path.write_text(path.read_text().replace('"model_type": "llama"', '"model_type": "unheard"'))
     with pytest.raises(UserError, match="does not load in plain transformers"):
@@ -111,25 +137,62 @@ def test_an_export_that_nobody_else_can_load_is_refused(save_tiny: Save, tmp_pat
 @pytest.mark.parametrize("architecture", CLASSES)
 def test_every_method_is_read_by_plain_transformers(save_tiny: Save, tmp_path: Path, architecture: str) -> None:
     base = save_tiny(architecture)
+    _, before = compare(base)
     for name, overrides in METHODS.items():
         out = stretch(base, tmp_path / name, overrides)
-        assert is_native(out), name
+        assert is_native(out) != ((architecture, name) in OURS), name
         difference, after = compare(out)
         assert difference <= 1e-5, name
-        _, before = compare(base)
         assert float((after - before).norm() / before.norm()) > 1e-3, f"{name} changes nothing, so proves nothing"
+        if name in BY_LENGTH:
+            assert compare(out, tokens=32)[0] <= 1e-5, name
         assert json.loads((out / "tokenizer_config.json").read_text())["model_max_length"] == 128
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_both_dialects_tell_the_same_in_whole_numbers(save_tiny: Save, tmp_path: Path, name: str) -> None:
     config = json.loads((stretch(save_tiny(), tmp_path / "out", METHODS[name]) / "config.json").read_text())
-    assert config["max_position_embeddings"] == 128
+    assert config["max_position_embeddings"] == (32 if name == "dynamic" else 128)
     scaling = {key: value for key, value in config["rope_parameters"].items() if key != "rope_theta"}
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
     assert config.get("rope_scaling", {"rope_type": "default"}) == scaling
     sizes = [value for key, value in (config | scaling).items() if key.endswith(("_size", "position_embeddings"))]
     assert len(sizes) >= 4 and {type(size) for size in sizes} == {int}
+
+
+@pytest.mark.parametrize(("architecture", "overrides", "becomes"), PATTERNS, ids=str)
+def test_patterns_become_a_class_that_has_them_or_are_ours(
+    save_tiny: Save, tmp_path: Path, architecture: str, overrides: list[str], becomes: str
+) -> None:
+    out = stretch(save_tiny(architecture), tmp_path / "out", overrides)
+    assert json.loads((out / "config.json").read_text())["architectures"] == [becomes]
+    assert compare(out)[0] <= 1e-5
+    assert (out / "LOADING.md").exists() == (becomes == OWN_ARCHITECTURE)
+    if becomes == OWN_ARCHITECTURE:
+        with pytest.raises(ValueError, match="ropewalk"):
+            AutoModelForCausalLM.from_pretrained(out)
+        assert not any(serving.command for serving in find_commands(out))
+
+
+def test_what_only_our_loader_runs_is_verified_by_it_in_a_fresh_process(save_tiny: Save, tmp_path: Path) -> None:
+    out = stretch(save_tiny(), tmp_path / "out", ["rope.kind=yarn", "layers=[{window: 16, rope: unchanged}, {}]"])
+    told = verify_model(str(out))
+    assert max(told["differences"].values()) <= 1e-5 and not told["native"]
+    assert "ropewalk.model.load.load_model" in told["text"] and "vllm serve" not in told["text"]
+
+
+def test_a_long_text_alone_does_not_prove_a_method_that_looks_at_lengths(
+    save_tiny: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = stretch(save_tiny(), tmp_path / "out", METHODS["longrope"])
+    lengths: list[int] = []
+
+    def note(folder: Path, text: torch.Tensor, places: tuple[int, ...]) -> dict[int, float]:
+        lengths.append(len(text))
+        return dict.fromkeys(places, 0.0)
+
+    monkeypatch.setattr("ropewalk.model.verify._compare", note)
+    assert sorted(verify_export(out)) == [0, 31, 32, 127] and lengths == [128, 32]
 
 
 def ask(folder: Path, engine: str) -> Serving:
@@ -150,9 +213,12 @@ def test_an_engine_that_runs_another_model_gets_no_command(save_tiny: Save, tmp_
         assert ask(tmp_path / name, "vLLM").command.endswith("--model-impl transformers")
     for name, engine, why in (
         ("ntk_by_parts", "SGLang", "attention_factor"),
-        ("yarn", "llama.cpp", "rounds the ends"),
+        ("not_truncated", "llama.cpp", "rounds the ends"),
         ("proportional", "llama.cpp", "does not know proportional"),
         ("proportional", "SGLang", "every key of proportional"),
+        ("dynamic", "vLLM", "one theta for all prompts"),
+        ("longrope", "SGLang", "one set of frequencies"),
+        ("longrope", "llama.cpp", "does not know longrope"),
     ):
         refusal = ask(tmp_path / name, engine)
         assert not refusal.command and why in refusal.note
@@ -163,6 +229,9 @@ def test_an_engine_that_runs_another_model_gets_no_command(save_tiny: Save, tmp_
     ("architecture", "overrides", "why"),
     [
         ("Qwen3ForCausalLM", METHODS["llama3"], "does not know llama3"),
+        ("Qwen3ForCausalLM", ["rope.kind=linear", WINDOWS], "every token in every layer"),
+        ("LlamaForCausalLM", ["rope.kind=linear", WINDOWS], "refuses MinistralForCausalLM"),
+        ("LlamaForCausalLM", ["rope.kind=linear", "layers=[{}, {rope: nope}]"], "three layers of four"),
     ],
 )
 def test_llama_cpp_gets_no_folder_that_its_converter_misreads(
@@ -179,3 +248,9 @@ def test_verifying_a_folder_tells_differences_and_commands(save_tiny: Save, tmp_
     assert "       127   " in told["text"] and "vllm serve" in told["text"]
     with pytest.raises(UserError, match="model"):
         verify_model(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("arguments", [[], ["export.dtype=bfloat16", "--verify"]])
+def test_a_model_folder_is_an_export_already(tmp_path: Path, arguments: list[str]) -> None:
+    refused = CliRunner().invoke(app, ["export", str(tmp_path), *arguments]).exception
+    assert isinstance(refused, UserError) and refused.fix.endswith("--verify")
