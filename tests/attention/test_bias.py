@@ -22,7 +22,7 @@ from ropewalk.core.seed import stream
 from ropewalk.partition import partition_rows
 from ropewalk.rope.skip import Skip, skip_rows
 
-HEADS, KV_HEADS, WIDTH = 6, 2, 8
+HEADS, KV_HEADS, WIDTH = 6, 2, 16
 ROWS = np.concatenate([pack([70, 1, 40, 20], 150), pack([150], 150)])
 SKIPPED = skip_rows(ROWS, Skip(reach=900, chunks=3), random=[stream("bias", row) for row in range(2)])
 
@@ -95,6 +95,37 @@ def test_attention_equals_the_matrix(kind: str, window: int | None, plain_flex: 
         # The table's gradient is not the network's in the cell where a bend lies, and near tokens crowd into few cells.
         bound = 0.1 if name.startswith("hidden") else 1e-9
         assert true.norm() > 0 and (mine - true).norm() <= bound * true.norm(), name
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", ["alibi", "fire"])
+def test_the_compiled_kernel_equals_the_matrix_on_a_gpu(kind: str) -> None:
+    config.update("jaxtyping_disable", True)
+    generator = torch.Generator().manual_seed(1)
+    inputs = [
+        torch.randn(ROWS.size, heads, WIDTH, generator=generator).double().requires_grad_()
+        for heads in (HEADS, KV_HEADS, KV_HEADS)
+    ]
+    bias, matrix = (make_fire(), fire_matrix) if kind == "fire" else (Alibi(HEADS), alibi_matrix)
+    positions = torch.from_numpy(SKIPPED.reshape(-1))
+    seen = torch.from_numpy(mask_of(ROWS)) | torch.eye(ROWS.size, dtype=torch.bool)
+    wanted = attend_plainly(*inputs, bias=matrix(bias, positions), seen=seen)
+    learnt = dict(bias.named_parameters())
+    grad = torch.randn(wanted.shape, generator=generator).double()
+    truth = torch.autograd.grad(wanted, [*inputs, *learnt.values()], grad)
+    bias = bias.float().cuda()
+    near = [tensor.detach().float().cuda().requires_grad_() for tensor in inputs]
+    found = attend_biased(
+        *near, bias=bias, positions=positions.cuda(), partition=partition_rows(ROWS, ranks=1), scale=0.3
+    )
+    ours = torch.autograd.grad(found, [*near, *bias.parameters()], grad.float().cuda())
+    config.update("jaxtyping_disable", False)
+    for name, mine, true in zip(
+        ("out", "query", "key", "value", *learnt), (found, *ours), (wanted, *truth), strict=True
+    ):
+        bound = 0.1 if name.startswith("hidden") else 2e-2
+        assert (mine.cpu().double() - true).norm() <= bound * true.norm(), name
 
 
 def test_a_curve_with_bends_anywhere_is_read_off_a_table() -> None:

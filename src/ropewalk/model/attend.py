@@ -18,6 +18,9 @@ from transformers.masking_utils import and_masks, causal_mask_function, sdpa_mas
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ropewalk.attention import attend
+from ropewalk.attention.flex import attend_biased
+from ropewalk.core.error import UserError
+from ropewalk.model.biases import NAME as BIAS
 from ropewalk.partition import Partition
 
 NAME = "ropewalk"
@@ -72,7 +75,15 @@ def attend_layer(
     temperature: Float[Tensor, "rows tokens"] | None = settings.pop("query_temperature", None)
     if temperature is not None:
         query = (query * temperature[:, None, :, None]).to(query.dtype)
+    bias = getattr(module, BIAS, None)
     if partition is None:
+        if bias is not None:
+            raise UserError(
+                "a layer with a bias runs over documents that it is told",
+                where="the model's forward",
+                why="transformers' own attention has no place for a bias",
+                fix="pass partition= and position_ids, as model/learner does",
+            )
         mask = attention_mask.make(window_tokens) if isinstance(attention_mask, PromisedMask) else attention_mask
         assert window_tokens is None or isinstance(attention_mask, PromisedMask), (
             "a made mask cannot be cut to a window"
@@ -83,7 +94,11 @@ def attend_layer(
     assert key.shape[2] == query.shape[2], "a cache holds keys that the partition does not know"
     flat = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     seen = partition.with_window(window_tokens or settings.get("sliding_window"))
-    output = attend(*flat, partition=seen, group=context_group, scale=settings["scaling"])
+    if bias is not None:
+        places = settings["position_ids"][0]
+        output = attend_biased(*flat, bias=bias, positions=places, partition=seen, scale=settings["scaling"])
+    else:
+        output = attend(*flat, partition=seen, group=context_group, scale=settings["scaling"])
     return output[None], None
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length
+from ropewalk.model.biases import add_bias_weights
 from ropewalk.model.check import check_positions
 from ropewalk.model.folder import check_tokenizer, copy_tokenizer, link_weights, read_config, write_config
 from ropewalk.model.load import load_model
@@ -59,6 +60,7 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
         write_config(work, spelled.apply(config), dtype=dtype)
         copy_tokenizer(base, work, context_tokens=context_tokens)
         link_weights(base, work)
+        add_bias_weights(work, positions, heads=shape.heads, dtype=dtype)
         model = _load(work, base, dtype=dtype)
         facts |= check_positions(model, positions, head_dim=shape.head_dim, context_tokens=context_tokens)
         facts |= _tell(shape, read_shape(work), spelled, context_tokens=context_tokens)

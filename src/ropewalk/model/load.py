@@ -13,8 +13,10 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from ropewalk.attention.flex import require_gpu
 from ropewalk.core.error import UserError
 from ropewalk.model.attend import NAME
+from ropewalk.model.biases import with_biases
 from ropewalk.model.check import check_positions
 from ropewalk.model.family import CLASSES, tied_names
 from ropewalk.model.folder import read_config
@@ -43,12 +45,15 @@ def load_model(
             why=f"it is {config.attention_dropout}, and a dropped weight cannot be drawn alike on all context ranks",
             fix="set it to 0",
         )
+    if any(position.bias for position in shape.positions):
+        require_gpu(where=f"{folder / 'config.json'}: layers with a bias")
+    kind = with_biases(CLASSES[shape.architecture], shape.positions)
     with torch.device("meta"):
-        skeleton = CLASSES[shape.architecture](config)
+        skeleton = kind(config)
     tied = tied_names(skeleton)
     check_weights(folder, {name: tuple(t.shape) for name, t in skeleton.state_dict().items()}, tied=tied)
     with _quietly():
-        model, report = CLASSES[shape.architecture].from_pretrained(
+        model, report = kind.from_pretrained(
             folder,
             config=config,
             dtype=getattr(torch, dtype),

@@ -18,7 +18,6 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ropewalk.core.error import UserError
 from ropewalk.model.family import blocks_of
 from ropewalk.model.native import LiveLayer, read_native
 from ropewalk.partition import Partition
@@ -128,7 +127,7 @@ def direct_positions(
     """Make ``model``, as built from its config, run ``positions``, one per layer, wherever its class does not.
 
     ``native``: its config tells all of ``positions``, so only what depends on a document's length is added. With
-    ``former``, the positions it had before, its frequencies can be annealed. Raises UserError for a bias.
+    ``former``, the positions it had before, its frequencies can be annealed.
     """
     angles = Angles(head_dim)
     directions: list[Direction | None] = []
@@ -143,7 +142,6 @@ def direct_positions(
             anneals=old != position,
             windows=not native and live.window_tokens != position.window_tokens,
         )
-        _refuse_bias(position)
         assert not direction.windows or live.window_tokens is None, "a class's own window cannot be widened"
         if direction.anneals and isinstance(position.rope, Nope) and hasattr(attention, "use_rope"):
             attention.use_rope = True  # it turns for a while; then by no angle at all
@@ -221,13 +219,3 @@ def _document_tokens(given: _Given) -> np.ndarray:
         return longest
     group = given.get("context_group")
     return partition.document_tokens(0 if group is None else dist.get_rank(group))[None]
-
-
-def _refuse_bias(position: LayerPosition) -> None:
-    if position.bias is not None:
-        raise UserError(
-            f"{position.bias} does not run here",
-            where="layers: bias",
-            why="biases are added inside a kernel that only a GPU has",
-            fix="leave bias out",
-        )

@@ -1,0 +1,70 @@
+"""Biases of attention scores in a model: a module in each layer that has one, its parameters beside the layer's own.
+
+No class of transformers has a place for them. So a class is derived whose layers own one more module, before a single
+weight is read: then loading, sharding, checkpoints and export find its parameters as they find all others.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ropewalk.attention.bias import BIASES
+from ropewalk.model.family import blocks_of
+from ropewalk.model.weights import Dtype, open_to_readers, read_headers
+from ropewalk.rope.layers import LayerPosition
+from ropewalk.shape.weight_files import INDEX, SINGLE
+
+NAME = "score_bias"
+"""Of the module in a layer's attention, and so in the names of its weights."""
+
+_BASE_FILE, _BIAS_FILE = "model-base.safetensors", "model-biases.safetensors"
+
+
+def with_biases(kind: type[PreTrainedModel], positions: Sequence[LayerPosition]) -> type[PreTrainedModel]:
+    """``kind`` with a module for each bias that ``positions``, one per layer, name; ``kind`` itself for none."""
+    if not any(position.bias for position in positions):
+        return kind
+
+    def build(self: Any, config: Any) -> None:
+        kind.__init__(self, config)
+        for block, position in zip(blocks_of(self), positions, strict=True):
+            if position.bias is not None:
+                attention: Any = block.self_attn
+                attention.add_module(NAME, BIASES[position.bias](config.num_attention_heads))
+
+    derived: type[PreTrainedModel] = type(kind.__name__, (kind,), {"__init__": build})
+    return derived
+
+
+def add_bias_weights(folder: Path, positions: Sequence[LayerPosition], *, heads: int, dtype: Dtype) -> None:
+    """Write the first values of biases that are learnt into a folder of weights that lacks them.
+
+    They get a file and the folder an index: one file alone would be read for the whole model.
+    """
+    stored = read_headers(folder)
+    new = {name: tensor for name, tensor in _first_values(positions, heads, dtype).items() if name not in stored}
+    if not new:
+        return
+    if (folder / SINGLE).exists():
+        (folder / SINGLE).rename(folder / _BASE_FILE)
+    save_file(new, folder / _BIAS_FILE, metadata={"format": "pt"})
+    open_to_readers(folder)
+    places = {name: tensor.file.name if tensor.file.name != SINGLE else _BASE_FILE for name, tensor in stored.items()}
+    index = {"metadata": {}, "weight_map": places | dict.fromkeys(new, _BIAS_FILE)}
+    (folder / INDEX).unlink(missing_ok=True)  # it may be a link to the base's own
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _first_values(positions: Sequence[LayerPosition], heads: int, dtype: Dtype) -> dict[str, Tensor]:
+    return {
+        f"model.layers.{layer}.self_attn.{NAME}.{name}": value.to(getattr(torch, dtype))
+        for layer, position in enumerate(positions)
+        if position.bias is not None
+        for name, value in BIASES[position.bias](heads).state_dict().items()
+    }
