@@ -137,7 +137,7 @@ def sweep(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recipe once for each arm, length and seed of a study, and gather what they measured; goes on where it stopped."""
+    """Run a recipe for each arm, axis and seed of a study, and gather what they measured; go on where it stopped."""
     from ropewalk.study.sweep import run_sweep
 
     _print(run_sweep(study, overrides or []), as_json)

@@ -25,6 +25,10 @@ FORMAT = 1
 _FULL_BYTES = 1 << 16  # less than any folder that is worth writing
 
 
+class FolderInUseError(UserError):
+    """Another process holds the folder."""
+
+
 def is_finished(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
@@ -134,7 +138,7 @@ def find_damage(folder: Path) -> str | None:
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keep other processes out of ``folder`` for the length of the block, or raise UserError if one is in it.
+    """Keep other processes out of ``folder`` for the length of the block, or raise FolderInUseError if one is in it.
 
     A folder that did not exist and has no folder in it when the block fails goes again, with its lock and its notes.
     """
@@ -142,7 +146,7 @@ def hold(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("a+") as lock:
         if not _lock_soon(lock.fileno()):
             lock.seek(0)
-            raise UserError(
+            raise FolderInUseError(
                 "the folder is in use",
                 where=str(folder),
                 why=f"held by {lock.read().strip() or 'another process'}",

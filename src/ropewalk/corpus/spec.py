@@ -114,6 +114,8 @@ class CorpusSpec(Spec):
     """What happens to a document that is longer than a row."""
     decontaminate: tuple[str, ...] = ()
     """Files of evaluation prompts; a document that shares 13 words in a row with one is dropped."""
+    seed: int | None = None
+    """Draws generated text and what is held out; None: the run's. Runs that differ in seed can so share a corpus."""
 
     @model_validator(mode="after")
     def _check_names(self) -> "CorpusSpec":

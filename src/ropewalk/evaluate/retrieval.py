@@ -18,7 +18,7 @@ from ropewalk.core.seed import stream
 from ropewalk.corpus.tokenize import Tokenizer
 from ropewalk.evaluate.items import Item, Sums
 from ropewalk.evaluate.score import wilson
-from ropewalk.probe.kinds import Probe, make_prompt
+from ropewalk.probe.kinds import Probe, make_prompt, name_probe
 from ropewalk.probe.prompt import Language, Prompt
 
 
@@ -67,7 +67,7 @@ def plan_retrieval(
     training: a stream is named after what it is for.
     """
     language: Language = getattr(probe, "language", "en")
-    task = f"retrieval/{probe.kind}" + ("" if language == "en" else f"_{language}")
+    task = f"retrieval/{name_probe(probe)}"
     items: list[Item] = []
     context: list[int] = []
     depth: list[float] = []

@@ -1,8 +1,9 @@
 """Key-value recall: pairs of words scattered among filler, and at the end a question for every key.
 
 The smallest task that measures how far back a model can look something up, and one that a model of a million
-parameters learns. The surprising part: every word is one token, so the length of a prompt is exact in words, and the
-answers need no generation - one forward pass over the text scores all of them.
+parameters learns. With ``hops`` a key leads to another key, and only the last one to the value. The surprising part:
+every word is one token, so the length of a prompt is exact in words, and the answers need no generation - one forward
+pass over the text scores all of them.
 """
 
 from typing import Annotated, Literal
@@ -23,7 +24,9 @@ class KeyValue(Spec):
     kind: Literal["key_value"] = "key_value"
     language: Language = "en"
     pairs: tuple[PositiveCount, PositiveCount] = (3, 8)
-    """Fewest and most pairs; a short prompt holds as many as fit."""
+    """Fewest and most pairs of a key with its value; a short prompt holds as many as fit."""
+    hops: PositiveCount = 1
+    """Facts from a key to its value: with 2, ``lamp river`` and ``river red`` scattered apart, and ``lamp`` asked."""
     questions: PositiveCount | None = None
     """Keys asked at the end; None asks all of them."""
     distinct_values: bool = True
@@ -39,7 +42,9 @@ class KeyValue(Spec):
         for name in ("keys", "values", "filler"):
             if getattr(self, name) > len(getattr(words, name)):
                 raise ValueError(f"{name}={getattr(self, name)}: the vocabulary has {len(getattr(words, name))}")
-        most = min(self.keys, self.values) if self.distinct_values else self.keys
+        most = self.keys // self.hops
+        if self.distinct_values:
+            most = min(most, self.values)
         if not self.pairs[0] <= self.pairs[1] <= most:
             raise ValueError(f"pairs={self.pairs}: a range up to {most}, the words there are")
         if self.questions is not None and self.questions > self.pairs[0]:
@@ -58,31 +63,38 @@ class KeyValue(Spec):
 def make_prompt(spec: KeyValue, rng: np.random.Generator, *, words: int) -> Prompt:
     """A prompt of exactly ``words`` words: context, `` recall``, then each asked key with its value.
 
-    The answers are the values with their leading space. Raises UserError if ``words`` cannot hold the fewest pairs.
+    The answers are the values with their leading space; an answer's depth is that of the earliest fact that it needs.
+    Raises UserError if ``words`` cannot hold the fewest pairs.
     """
     vocabulary = spec.vocabulary
     pairs = _draw_pairs(spec, rng, words)
     questions = pairs if spec.questions is None else spec.questions
-    keys = [vocabulary.keys[i] for i in rng.permutation(spec.keys)[:pairs]]
+    facts = pairs * spec.hops
+    keys = [vocabulary.keys[i] for i in rng.permutation(spec.keys)[:facts]]
     if spec.distinct_values:
         values = [vocabulary.values[i] for i in rng.permutation(spec.values)[:pairs]]
     else:
         values = [vocabulary.values[i] for i in rng.integers(spec.values, size=pairs)]
     context_words = words - 1 - 2 * questions
     body = [vocabulary.filler[i] for i in rng.integers(spec.filler, size=context_words)]
-    # Pairs take slots of two words: `pairs` of the (context - pairs) places left when each pair is squeezed to one.
-    slots = np.sort(rng.choice(context_words - pairs, size=pairs, replace=False)) + np.arange(pairs)
-    for slot, key, value in zip(slots.tolist(), keys, values, strict=True):
-        body[slot], body[slot + 1] = key, value
+    # Facts take slots of two words: `facts` of the (context - facts) places left when each is squeezed to one.
+    slots = np.sort(rng.choice(context_words - facts, size=facts, replace=False)) + np.arange(facts)
+    if spec.hops > 1:
+        slots = rng.permutation(slots)  # or every chain's first fact would stand before every second one
+    # Fact i leads from key i to key i + pairs, the last `pairs` of them to the values.
+    for slot, key, target in zip(slots.tolist(), keys, keys[pairs:] + values, strict=True):
+        body[slot], body[slot + 1] = key, target
+    first = slots.reshape(spec.hops, pairs).min(axis=0).tolist()
     asked = rng.permutation(pairs)[:questions].tolist()
-    return _write(body, [(keys[i], values[i], int(slots[i])) for i in asked], vocabulary.recall)
+    return _write(body, [(keys[i], values[i], first[i]) for i in asked], vocabulary.recall)
 
 
 def _draw_pairs(spec: KeyValue, rng: np.random.Generator, words: int) -> int:
     fewest, most = spec.pairs
-    room = (words - 1) // 4 if spec.questions is None else (words - 1 - 2 * spec.questions) // 2
+    room = words - 1 - 2 * (spec.questions or 0)
+    room //= 2 * spec.hops + (2 if spec.questions is None else 0)
     if room < fewest:
-        needed = 1 + 2 * fewest + 2 * (spec.questions or fewest)
+        needed = 1 + 2 * spec.hops * fewest + 2 * (spec.questions or fewest)
         raise UserError(
             f"a key-value prompt of {words} words cannot hold {fewest} pairs",
             where="probe key_value, pairs",

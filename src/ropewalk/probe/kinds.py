@@ -19,6 +19,15 @@ Probe = Annotated[
 ]
 
 
+def name_probe(probe: Probe) -> str:
+    """What its scores are called: ``key_value``, ``key_value_2_hops``, ``passkey_zh``."""
+    name: str = probe.kind
+    if isinstance(probe, key_value.KeyValue) and probe.hops > 1:
+        name += f"_{probe.hops}_hops"
+    language = getattr(probe, "language", "en")
+    return name if language == "en" else f"{name}_{language}"
+
+
 def make_prompt(probe: Probe, rng: np.random.Generator, *, words: int) -> Prompt:
     """A prompt of a probe of any kind, of at most ``words`` words; raises UserError if they are too few."""
     match probe:

@@ -45,6 +45,11 @@ _PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _co
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read ``path``, apply overrides such as ``stages.0.lr=1e-5``, and validate. Raises UserError."""
+    return parse_recipe(read_data(path, overrides), where=str(path))
+
+
+def read_data(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The plain data of a YAML file whose top level is a mapping, overridden but not validated. Raises UserError."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -68,13 +73,18 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         )
     for override in overrides:
         apply_override(data, override)
-    return parse_recipe(data, where=str(path))
+    return data
 
 
 def parse_recipe(data: Any, *, where: str) -> Recipe:
     """Validate plain data as a Recipe; every fault names its key. Raises UserError."""
+    return parse_as(Recipe, data, where=where)
+
+
+def parse_as(kind: type[Part], data: Any, *, where: str) -> Part:
+    """Validate plain data as a spec of any kind; every fault names its key. Raises UserError."""
     try:
-        return Recipe.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
         raise _explain(error, where) from None
 
@@ -111,10 +121,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
 def _parse_alone(kind: type[Part], overrides: Sequence[str], data: dict[str, Any]) -> Part:
     for override in overrides:
         apply_override(data, override)
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        raise _explain(error, "the overrides on the command line") from None
+    return parse_as(kind, data, where="the overrides on the command line")
 
 
 def _step_into(place: Any, key: str, override: str) -> Any:

@@ -83,6 +83,8 @@ class Stage(Spec):
     layers: tuple[LayerRule, ...] = ()
     skip: Skip | None = None
     """Positions that reach beyond the row's length."""
+    anneal_steps: int = Field(default=0, ge=0)
+    """First steps, in which frequencies go gradually from the former model's to the new ones; windows hold at once."""
     tokens: PositiveCount
     step_tokens: PositiveCount
     """Tokens of one optimizer step over all ranks; rounded to whole rows."""
@@ -111,6 +113,25 @@ class Stage(Spec):
     def reach_tokens(self) -> int:
         """How far positions go: the length that the methods are completed for, and the model is made for."""
         return self.context if self.skip is None else self.skip.reach
+
+    @property
+    def step_rows(self) -> int:
+        """Rows of a step over all ranks."""
+        return max(1, round(self.step_tokens / self.context))
+
+    @property
+    def steps(self) -> int:
+        """Steps of the stage at most."""
+        steps = max(1, self.tokens // (self.step_rows * self.context))
+        return min(steps, self.until.max_steps) if self.until else steps
+
+    @model_validator(mode="after")
+    def _check_annealing(self) -> "Stage":
+        if self.anneal_steps > self.steps:
+            raise ValueError(
+                f"anneal_steps: the stage ends after {self.steps} steps, with {self.anneal_steps} not at its positions"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_skip(self) -> "Stage":
@@ -196,6 +217,11 @@ class Recipe(Spec):
     def to_json(self) -> dict[str, Any]:
         """The recipe with every default filled in, as JSON-like data."""
         return self.model_dump(mode="json")
+
+    @property
+    def corpus_seed(self) -> int:
+        """Draws the corpus; ``seed`` draws what is made of it."""
+        return self.seed if self.corpus.seed is None else self.corpus.seed
 
     @property
     def digest(self) -> str:

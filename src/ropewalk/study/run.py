@@ -42,7 +42,7 @@ def run_recipe(recipe: Recipe) -> dict[str, Any]:
     from ropewalk.report.page import summarise
 
     folder = RunFolder(Path(recipe.run))
-    with _claim(recipe, folder):
+    with claim(recipe, folder):
         if is_finished(folder.root):
             say(f"{folder.root} is finished: nothing to do")
         else:
@@ -50,7 +50,7 @@ def run_recipe(recipe: Recipe) -> dict[str, Any]:
                 say(f"== {name}")
                 part(recipe, folder)
             names = [path.name for path in (folder.recipe, folder.rows, folder.scores, folder.report)]
-            seal(folder.root, kind="run", inputs={"recipe": recipe.digest}, facts=_versions(), names=names)
+            seal(folder.root, kind="run", inputs={"recipe": recipe.digest}, facts=read_versions(), names=names)
     summary = summarise(folder.root)
     return {
         **summary,
@@ -63,7 +63,7 @@ def run_recipe(recipe: Recipe) -> dict[str, Any]:
 def do_part(name: str, recipe: Recipe) -> dict[str, Any]:
     """Do one part, if it is not done; what it stands on must be there. Returns its artifacts."""
     folder = RunFolder(Path(recipe.run))
-    with _claim(recipe, folder):
+    with claim(recipe, folder):
         PARTS[name](recipe, folder)
     if is_started():
         from ropewalk.parallel.launch import leave_ranks
@@ -85,11 +85,12 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
         if isinstance(init.tokenizer, str):
             tokenizer = Path(init.tokenizer)
         elif not tokenizer.exists():
-            texts = read_texts(recipe.corpus, seed=recipe.seed)
+            texts = read_texts(recipe.corpus, seed=recipe.corpus_seed)
             train_tokenizer(texts, vocabulary=init.tokenizer, folder=tokenizer)
         on_ranks(ranks.init, 1, init, tokenizer, folder.initial, recipe.seed)
     if not is_finished(folder.corpus):
-        build(recipe.corpus, tokenizer=load_tokenizer(folder.base(recipe)), seed=recipe.seed, folder=folder.corpus)
+        spoken = load_tokenizer(folder.base(recipe))
+        build(recipe.corpus, tokenizer=spoken, seed=recipe.corpus_seed, folder=folder.corpus)
 
 
 def extend(recipe: Recipe, folder: RunFolder) -> None:
@@ -111,11 +112,15 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
 def evaluate(recipe: Recipe, folder: RunFolder) -> None:
     """Base and trained model on the same inputs, into scores.json."""
     trained = require(folder.trained(len(recipe.stages) - 1), verb="train")
-    if folder.scores.exists():
-        return
-    base = folder.base(recipe)
-    models = {"extended": trained} if isinstance(recipe.model, ModelSource) else {"base": base, "extended": trained}
-    on_ranks(ranks.evaluate, recipe.parallel.ranks, recipe, folder, models, read_shape(base).context_tokens)
+    models = {} if isinstance(recipe.model, ModelSource) else {"base": folder.base(recipe)}
+    measure(recipe, folder, models | {"extended": trained})
+
+
+def measure(recipe: Recipe, folder: RunFolder, models: dict[str, Path]) -> None:
+    """Any models on the same inputs, into scores.json, unless it is there; lengths are multiples of the base's."""
+    if not folder.scores.exists():
+        base_tokens = read_shape(folder.base(recipe)).context_tokens
+        on_ranks(ranks.evaluate, recipe.parallel.ranks, recipe, folder, models, base_tokens)
 
 
 def export(recipe: Recipe, folder: RunFolder) -> None:
@@ -198,7 +203,7 @@ def _extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
 
 
 @contextmanager
-def _claim(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
+def claim(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
     """Hold the run folder for this recipe; one that is another's, or a recipe that breaks a rule, is refused first."""
     known = folder.recipe.exists() and folder.holds_work
     if known:
@@ -243,5 +248,6 @@ def _read_base_shape(recipe: Recipe) -> ModelShape | None:
     return read_shape(find_model(recipe.model, config_only=True))
 
 
-def _versions() -> dict[str, str]:
+def read_versions() -> dict[str, str]:
+    """Python's and of all that decides a result."""
     return {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS}}

@@ -1,0 +1,145 @@
+"""Many runs of one recipe that differ in a few keys: the arms of a study, further axes, and seeds, all multiplied.
+
+A sweep says names and overrides and nothing else. What makes its cells comparable is settled here: every arm has the
+same corpus, with the same documents held out, in the same order of rows for a seed, and is asked the same prompts.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ropewalk.core.error import UserError
+from ropewalk.core.spec import Spec
+from ropewalk.recipe.load import parse_as, parse_recipe, read_data
+from ropewalk.recipe.spec import ModelSource, Recipe
+
+Kind = Literal["base", "zero-shot", "trained"]
+Overrides = tuple[str, ...]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # it becomes a folder
+
+
+class Sweep(Spec):
+    """A study: ``recipe`` with each arm's overrides, times each axis's, times the seeds."""
+
+    recipe: str
+    """A recipe's file, beside this one."""
+    study: str
+    """The folder of the cells and of ``results.json``."""
+    overrides: Overrides = ()
+    """What every cell changes in the recipe."""
+    arms: Annotated[dict[str, Overrides], Field(min_length=1)]
+    """What is compared, by name: the overrides of each."""
+    axes: dict[str, Annotated[dict[str, Overrides], Field(min_length=1)]] = Field(default_factory=dict)
+    """Each arm is run with each value of each axis, such as ``length: {4x: [stages.0.context=2Ki]}``."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    """Each draws the order of rows anew, and the prompts that are asked; never the corpus."""
+    base: bool = True
+    """Measure the unchanged base, too; once, since no seed trains it."""
+    zero_shot: bool = True
+    """Measure each arm's model before any training, too; likewise."""
+
+    @model_validator(mode="after")
+    def _check_names(self) -> "Sweep":
+        for name in (*self.arms, *self.axes, *(value for axis in self.axes.values() for value in axis)):
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} becomes a folder's name: letters, digits, and . _ - after the first")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: {self.seeds} holds one of them twice")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of a study. ``arm`` is None and ``choices`` is empty for the base as it is."""
+
+    kind: Kind
+    arm: str | None
+    choices: dict[str, str]
+    """Axis -> the value's name."""
+    seed: int
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """``seed-7/4x/yarn/trained``: also its folder within the study's."""
+        return "/".join([f"seed-{self.seed}", *self.choices.values(), *([self.arm] if self.arm else []), self.kind])
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> tuple[Sweep, list[Cell]]:
+    """Read a study's file, with overrides on it such as ``seeds=[1]``, and write out its cells. Raises UserError."""
+    sweep = parse_as(Sweep, read_data(path, overrides), where=str(path))
+    return sweep, list(_multiply(sweep, path))
+
+
+def _multiply(sweep: Sweep, path: Path) -> Iterator[Cell]:
+    """All cells, seed by seed; what needs no training comes first, with the first seed's prompts."""
+    recipe_path = path.parent / sweep.recipe
+    unchanged = parse_recipe(
+        read_data(recipe_path, sweep.overrides), where=f"{path}, with its overrides of {recipe_path}"
+    )
+    if sweep.base and isinstance(unchanged.model, ModelSource):
+        raise UserError(
+            "a model from nothing has no base to measure",
+            where=f"{path}, base",
+            why="the recipe's model is {init: ...}",
+            fix="write base: false",
+        )
+    points = list(_points(sweep, path))
+    seen: dict[str, str] = {}
+    for seed in sweep.seeds:
+        trained = []
+        for arm, choices, chosen in points:
+            recipe = _resolve(sweep, recipe_path, chosen, seed=seed, where=f"{path}, arm {arm}")
+            cell = _place(Cell("trained", arm, choices, seed, recipe), sweep)
+            if recipe.digest in seen:
+                raise UserError(
+                    "two cells are the same run",
+                    where=f"{path}, {seen[recipe.digest]} and {cell.name}",
+                    why="their overrides lead to the same recipe",
+                    fix="remove one of them, or mend its overrides",
+                )
+            seen[recipe.digest] = cell.name
+            trained.append(cell)
+        if seed == sweep.seeds[0]:
+            if sweep.base:
+                recipe = _resolve(sweep, recipe_path, (), seed=seed, where=str(path))
+                yield _place(Cell("base", None, {}, seed, recipe), sweep)
+            if sweep.zero_shot:
+                yield from (_place(replace(cell, kind="zero-shot"), sweep) for cell in trained)
+        yield from trained
+
+
+def _points(sweep: Sweep, path: Path) -> Iterator[tuple[str, dict[str, str], Overrides]]:
+    """(arm, value of each axis, all their overrides). Raises UserError where two of them set the same key."""
+    for values in itertools.product(*(axis.items() for axis in sweep.axes.values())):
+        for arm, own in sweep.arms.items():
+            choices = {axis: name for axis, (name, _) in zip(sweep.axes, values, strict=True)}
+            chosen = (*own, *(override for _, of_value in values for override in of_value))
+            keys = [override.partition("=")[0] for override in chosen]
+            for one, other in itertools.permutations(keys, 2):
+                if f"{other}.".startswith(f"{one}."):
+                    raise UserError(
+                        f"{one} is set twice",
+                        where=f"{path}, arm {arm} at {', '.join(choices.values()) or 'its only point'}",
+                        why="an arm and an axis that set the same key would be told apart by name only",
+                        fix="set it in one place",
+                    )
+            yield arm, choices, chosen
+
+
+def _resolve(sweep: Sweep, recipe_path: Path, chosen: Overrides, *, seed: int, where: str) -> Recipe:
+    recipe = parse_recipe(read_data(recipe_path, (*sweep.overrides, *chosen)), where=where)
+    corpus = recipe.corpus.model_copy(update={"seed": recipe.corpus_seed})
+    asked = recipe.evaluate.model_copy(update={"seed": recipe.evaluate.seed + seed})
+    return recipe.model_copy(update={"seed": seed, "corpus": corpus, "evaluate": asked})
+
+
+def _place(cell: Cell, sweep: Sweep) -> Cell:
+    """The cell with its run folder named in its recipe, which the digest does not see."""
+    recipe = cell.recipe.model_copy(update={"run": str(Path(sweep.study) / "cells" / cell.name)})
+    return replace(cell, recipe=recipe)

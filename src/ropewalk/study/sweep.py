@@ -1,0 +1,154 @@
+"""Every cell of a sweep in turn, each a run folder of its own, and what they measured in one file.
+
+Nothing is kept in memory that a kill could lose: a cell is done when its scores stand, and a training that was cut off
+goes on from its checkpoint. The surprising part: the same command started twice shares the work, because a cell that
+another process holds is passed over and asked for again at the end.
+"""
+
+import json
+import os
+import platform
+import time
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ropewalk.core.artifact import FolderInUseError, write_whole
+from ropewalk.core.progress import say
+from ropewalk.core.record import Score, read_scores
+from ropewalk.recipe.sweep import Cell, Sweep, load_sweep
+from ropewalk.study.folder import RunFolder
+from ropewalk.study.run import claim, extend, measure, prepare, read_versions, train
+
+_WAIT_SECONDS = 5.0
+_DIGITS = 6
+_INTERVAL = ("value", "low", "high")
+
+
+def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
+    """Do every cell that is not done yet, and gather all of them. Returns the summary for the command line."""
+    sweep, cells = load_sweep(path, overrides)
+    left = [cell for cell in cells if not _folder(cell).scores.exists()]
+    say(f"{len(cells)} cells, {len(cells) - len(left)} of them done")
+    while left:
+        held = []
+        for number, cell in enumerate(left, start=1):
+            if not _folder(cell).scores.exists():
+                say(f"== {cell.name}, {number} of {len(left)} left")
+                try:
+                    _do_cell(cell)
+                except FolderInUseError:
+                    held.append(cell)
+        if len(held) == len(left):
+            time.sleep(_WAIT_SECONDS)
+        left = held
+    results = gather(sweep, cells)
+    out = Path(sweep.study) / "results.json"
+    write_whole(out, format_results(results))
+    return {"results": str(out), "cells": len(cells), "text": f"{tabulate(results)}\n\n{out}"}
+
+
+def _folder(cell: Cell) -> RunFolder:
+    return RunFolder(Path(cell.recipe.run))
+
+
+def _do_cell(cell: Cell) -> None:
+    """From nothing, or from what is there, to the cell's scores."""
+    import ropewalk.evaluate.evaluate  # noqa: F401 - once here, so that every forked rank has it already
+
+    recipe, folder = cell.recipe, _folder(cell)
+    with claim(recipe, folder):
+        prepare(recipe, folder)
+        model = folder.base(recipe)
+        if cell.kind == "zero-shot":
+            extend(recipe, folder)
+            model = folder.extended(0)
+        elif cell.kind == "trained":
+            train(recipe, folder)
+            model = folder.trained(len(recipe.stages) - 1)
+        measure(recipe, folder, {cell.kind: model})
+
+
+def gather(sweep: Sweep, cells: list[Cell]) -> dict[str, Any]:
+    """All that the cells measured, with the digest of each one's recipe, and the means over seeds."""
+    entries = [
+        {
+            "kind": cell.kind,
+            "arm": cell.arm,
+            "choices": cell.choices,
+            "seed": cell.seed,
+            "recipe": cell.recipe.digest,
+            "scores": [_describe(score) for score in read_scores(_folder(cell).scores)],
+        }
+        for cell in cells
+    ]
+    return {
+        "sweep": sweep.model_dump(mode="json"),
+        "machine": {"processor": _name_processor(), "cores": os.cpu_count(), **read_versions()},
+        "means": average(entries),
+        "cells": entries,
+    }
+
+
+def average(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over seeds with their intervals, of each task of each arm; a single seed keeps its own interval."""
+    from ropewalk.evaluate.score import mean
+
+    repeats: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for cell in cells:
+        for score in cell["scores"]:
+            of = {key: cell[key] for key in ("kind", "arm", "choices")}
+            of |= {key: score[key] for key in ("task", "metric", "context_tokens", "depth")}
+            repeats[json.dumps(of)].append(score)
+    means = []
+    for of_all, scores in repeats.items():
+        first = scores[0]
+        alone = first["value"], first["low"], first["high"]
+        value, low, high = mean([score["value"] for score in scores]) if len(scores) > 1 else alone
+        if first["metric"] == "accuracy":
+            low, high = max(low, 0.0), min(high, 1.0)
+        means.append({**json.loads(of_all), "seeds": len(scores), "value": value, "low": low, "high": high})
+    return means
+
+
+def _describe(score: Score) -> dict[str, Any]:
+    kept = {key: value for key, value in asdict(score).items() if key not in ("model", "language")}
+    return kept | {key: round(kept[key], _DIGITS) for key in _INTERVAL}
+
+
+def _name_processor() -> str:
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def format_results(results: dict[str, Any]) -> str:
+    """JSON with a line for each mean and each cell, so that a change shows as the lines that it changed."""
+    parts = []
+    for key, value in results.items():
+        if isinstance(value, list):
+            lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in value)
+            parts.append(f'"{key}": [\n{lines}\n]')
+        else:
+            parts.append(f'"{key}": {json.dumps(value, ensure_ascii=False)}')
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def tabulate(results: dict[str, Any]) -> str:
+    """Retrieval by length, in percent, and the loss gap: a line for each arm, for the terminal."""
+    lines = []
+    rows: dict[str, dict[str, float]] = defaultdict(dict)
+    for entry in results["means"]:
+        if entry["depth"] is None and (entry["metric"] == "accuracy" or entry["task"] == "nll/gap"):
+            name = " ".join([entry["kind"], *entry["choices"].values(), entry["arm"] or ""])
+            rows[name][f"{entry['task']} {entry['context_tokens']}"] = entry["value"]
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    for number, column in enumerate(columns):
+        lines.append(f"{chr(ord('a') + number)}: {column}")
+    width = max(map(len, rows), default=0)
+    lines.append(" " * width + "".join(f"{chr(ord('a') + number):>8}" for number in range(len(columns))))
+    for name, row in rows.items():
+        lines.append(f"{name:<{width}}" + "".join(f"{row[c]:8.3f}" if c in row else " " * 8 for c in columns))
+    return "\n".join(lines)
