@@ -192,4 +192,4 @@ def test_several_ranks_and_a_machine_without_a_gpu_are_refused() -> None:
         attend_biased(nothing, nothing, nothing, bias=Alibi(HEADS), positions=torch.zeros(1).int(), partition=partition)
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="needs a GPU"):
-            require_gpu(where="layers")
+            require_gpu()

@@ -28,7 +28,7 @@ from ropewalk.shape.read import read_shape
 @pytest.fixture
 def without_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Takes away what keeps biases off a CPU: our check, FlexAttention's, and types that it cannot trace."""
-    monkeypatch.setattr(load, "require_gpu", lambda **_: None)
+    monkeypatch.setattr(load, "require_gpu", lambda: None)
     monkeypatch.setattr(flex, "_validate_device", lambda *_: None)
     config.update("jaxtyping_disable", True)
     yield

@@ -59,12 +59,12 @@ def attend_biased(
     return out[0].transpose(0, 1)
 
 
-def require_gpu(*, where: str) -> None:
+def require_gpu() -> None:
     """Raise UserError on a machine where a model with a bias would not run."""
     if not torch.cuda.is_available():
         raise UserError(
             "a bias on attention scores needs a GPU",
-            where=where,
+            where="layers: bias",
             why="it runs through FlexAttention, which has no backward on a CPU, and there is none but a CPU here",
             fix="go on where there is a GPU, or leave bias out of layers",
         )

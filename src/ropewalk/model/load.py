@@ -46,7 +46,7 @@ def load_model(
             fix="set it to 0",
         )
     if any(position.bias for position in shape.positions):
-        require_gpu(where=f"{folder / 'config.json'}: layers with a bias")
+        require_gpu()
     kind = with_biases(CLASSES[shape.architecture], shape.positions)
     with torch.device("meta"):
         skeleton = kind(config)
