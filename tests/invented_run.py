@@ -15,7 +15,8 @@ from ropewalk.core.record import Row, Score, append_rows, write_scores
 from ropewalk.corpus.audit import Amount, SourceLedger
 from ropewalk.corpus.mix import source_shares
 from ropewalk.recipe.load import load_recipe, parse_recipe
-from ropewalk.rope.scaling import Theta
+from ropewalk.rope.layers import LayerPosition
+from ropewalk.rope.scaling import Theta, Unchanged
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
 STEPS, STEP_TOKENS, PANEL_STEPS = 180, 8192, 10
@@ -104,21 +105,23 @@ def make_rows(shares: dict[str, float], *, stage: int = 0, steps: int = STEPS) -
 
 
 def write_models(folder: Path, *, theta: float, context: int) -> None:
-    config = {
-        "head_dim": 32,
-        "hidden_size": 128,
-        "num_attention_heads": 4,
-        "rope_parameters": Theta(theta=theta).to_hf(1e4),
+    config = {"head_dim": 32, "hidden_size": 128, "num_attention_heads": 4}
+    former = LayerPosition(rope=Unchanged(), theta=1e4)
+    changed = former if theta == 1e4 else LayerPosition(rope=Theta(theta=theta), theta=1e4)
+    inputs = {
+        "former": 3 * [former.model_dump(mode="json", exclude_none=True)],
+        "positions": 3 * [changed.model_dump(mode="json", exclude_none=True)],
     }
     facts = {
         "base_context_tokens": BASE_TOKENS,
         "base_theta": 1e4,
         "context_tokens": context,
         "theta": theta,
+        "layers": [f"0-2: theta {theta:g}"],
         "live_frequency_difference": 6.1e-8,
     }
     for name in ("extended", "trained"):
-        with new_folder(folder / name, kind="model", inputs={}, facts=lambda: facts) as work:
+        with new_folder(folder / name, kind="model", inputs=inputs, facts=lambda: facts) as work:
             (work / "config.json").write_text(json.dumps(config))
 
 

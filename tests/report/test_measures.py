@@ -1,5 +1,7 @@
 """Shares against the feed's own, wavelengths against RoPE's, maps against the scores that they are made of."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +9,14 @@ import pytest
 import yaml
 
 from ropewalk.core.artifact import seal
+from ropewalk.core.error import UserError
 from ropewalk.corpus.mix import source_shares
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.report.contents import read_run
-from ropewalk.report.measures import length_marks, read_mixture, retrieval_maps, wavelengths_of
-from ropewalk.rope.frequency import plain_inv_freq, wavelengths
+from ropewalk.report.measures import length_marks, read_mixture, retrieval_maps, turnings_of
+from ropewalk.rope.frequency import plain_inv_freq
+from ropewalk.rope.layers import LayerPosition
+from ropewalk.rope.scaling import Nope, Unchanged, Yarn
 
 
 @pytest.mark.parametrize(
@@ -45,16 +50,38 @@ def test_realised_shares_are_tokens_over_all_panels(run: Path) -> None:
     assert topics.tokens == sum(row.value for row in contents.stages[0].rows if row.name == "tokens/source/topics")
 
 
-def test_wavelengths_before_and_after(run: Path) -> None:
-    waves = wavelengths_of(read_run(run))
-    assert np.allclose(waves["base"], wavelengths(plain_inv_freq(1e4, 32)))
-    assert np.allclose(waves["extended"], wavelengths(plain_inv_freq(1e6, 32)))
+def test_turns_before_and_after(run: Path) -> None:
+    base, extended = turnings_of(read_run(run))
+    assert (base.name, extended.name, base.main, extended.main) == ("base", "extended", False, True)
+    assert np.allclose(base.inv_freq, plain_inv_freq(1e4, 32)) and base.theta == pytest.approx(1e4)
+    assert np.allclose(extended.inv_freq, plain_inv_freq(1e6, 32)) and extended.theta == pytest.approx(1e6)
 
 
-def test_a_base_of_unknown_theta_is_not_drawn(run: Path) -> None:
+def test_where_layers_differ_those_that_see_all_tokens_are_drawn(run: Path) -> None:
+    window = LayerPosition(rope=Unchanged(), theta=1e4, window_tokens=128)
+    layers = [
+        window,
+        LayerPosition(rope=Nope(), theta=1e4),
+        LayerPosition(rope=Yarn(factor=4, theta=1e4, original_tokens=512), theta=1e4),
+    ]
     manifest = run / "stages" / "0" / "extended" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("base_theta", "other"))
-    assert list(wavelengths_of(read_run(run))) == ["extended"]
+    noted = json.loads(manifest.read_text())
+    noted["inputs"]["positions"] = [layer.model_dump(mode="json") for layer in layers]
+    manifest.write_text(json.dumps(noted))
+    _, extended = turnings_of(read_run(run))
+    assert np.allclose(extended.inv_freq, layers[2].inv_freq(32)) and extended.theta is None
+
+
+def test_damaged_positions_are_named(run: Path) -> None:
+    manifest = run / "stages" / "0" / "extended" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"unchanged"', '"unheard of"'))
+    with pytest.raises(UserError, match=r"extended/manifest\.json"):
+        read_run(run)
+
+
+def test_nothing_is_drawn_before_anything_is_extended(run: Path) -> None:
+    shutil.rmtree(run / "stages")
+    assert turnings_of(read_run(run)) == []
 
 
 def test_marks_are_the_lengths_before_and_after(run: Path) -> None:

@@ -117,7 +117,7 @@ def test_the_page_loads_and_runs_nothing(page: str) -> None:
 
 def test_pictures_are_svg_with_words_for_those_who_do_not_see_them(page: str) -> None:
     drawings = re.findall(r"<svg .*?</svg>", page, re.DOTALL)
-    assert len(drawings) == 8
+    assert len(drawings) == 11
     for drawing in drawings:
         root = ET.fromstring(drawing)
         assert root.get("role") == "img" and len(root.get("aria-label", "")) > 40

@@ -14,6 +14,6 @@ class AdviceSpec(Spec):
     """A method to be shown beside the usual candidates."""
     documents: PositiveCount = 8
     """Texts of the target's length that a probe reads with each candidate."""
-    answers: PositiveCount = 60
+    answers: PositiveCount = 40
     """Teacher-forced answers that a probe asks at each length."""
     seed: int = 1_000_003

@@ -13,10 +13,8 @@ import numpy as np
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.quantity import format_length
 from ropewalk.core.record import Score
-from ropewalk.report.figure import Picture
 from ropewalk.report.html import Page, Tile, render
 from ropewalk.report.positions import (
-    ThetaMark,
     Turning,
     choose_colours,
     draw_attraction,
@@ -30,7 +28,6 @@ from ropewalk.report.table import Table
 from ropewalk.report.visible import show
 from ropewalk.rope.advise import PRACTICE
 from ropewalk.rope.candidates import Candidate, Survey, format_theta
-from ropewalk.rope.plain import Unchanged
 
 
 @dataclass(frozen=True)
@@ -182,21 +179,15 @@ def _make_reasons(advised: Advised) -> Section:
 def _make_pictures(advised: Advised) -> list[Section]:
     found, lines = advised.survey, _turnings(advised)
     lengths = {"base_tokens": found.base.context_tokens, "context_tokens": found.context_tokens}
+    published = [(entry.theta, entry.context_tokens) for entry in PRACTICE]
+    reach = draw_reach(lines, context_tokens=found.context_tokens, published=published)
     chief = [line for line in lines if line.main or line is lines[0]]
     return [
         Section("turns", "Turns of each pair", pictures=[draw_turns(chief, **lengths)]),
         Section("scales", "Effective scale", pictures=[draw_scales(lines, **lengths)]),
         Section("decay", "Decay of attention by distance", pictures=[draw_attraction(lines, **lengths)]),
-        Section("reach", "How far similar tokens attract", pictures=[_draw_reach(advised, lines)]),
+        Section("reach", "How far similar tokens attract", pictures=[reach]),
     ]
-
-
-def _draw_reach(advised: Advised, lines: Sequence[Turning]) -> Picture:
-    found = advised.survey
-    plain = [each for each in found.candidates if each.method.kind == "theta" or each.method == Unchanged()]
-    marks = [ThetaMark(each.name, each.advice.theta, advised.colours[each.name]) for each in plain]
-    published = [(entry.theta, entry.context_tokens) for entry in PRACTICE]
-    return draw_reach(lines, marks, context_tokens=found.context_tokens, published=published)
 
 
 def _turnings(advised: Advised) -> list[Turning]:

@@ -1,4 +1,4 @@
-"""Pictures of what came of it: loss by position, retrieval, the mix, the angles' wavelengths, short context."""
+"""Pictures of what came of it: loss by position, retrieval, the mix, short context."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from ropewalk.core.quantity import format_amount, format_length
-from ropewalk.report.figure import BASE, EXTENDED, FAINT, INK, ROLE_COLOURS, Picture, draw, scale_logarithmic, shorten
+from ropewalk.core.quantity import format_length
+from ropewalk.report.figure import BASE, EXTENDED, FAINT, INK, ROLE_COLOURS, Picture, draw, shorten
 
 _WIDTH_INCHES = 8.4
 _COLOURS = {"base": BASE, "extended": EXTENDED}
@@ -126,35 +126,6 @@ def draw_mixture(parts: Sequence[SourcePart]) -> Picture:
         caption="Planned (outline) and realised (filled) share of the tokens, by role and by source. "
         "Blue: general, green: domain, purple: instruction.",
         alt=f"Planned and realised share of the tokens: {told}.",
-    )
-
-
-def draw_wavelengths(waves: Mapping[str, Float64[np.ndarray, "pairs"]], *, marks: Mapping[str, int]) -> Picture:
-    """Tokens in a whole turn of each pair of dimensions, by model, against the context lengths in ``marks``."""
-
-    def paint(figure: Any) -> None:
-        axis = figure.subplots()
-        for model, values in waves.items():
-            finite = np.isfinite(values)
-            axis.plot(np.arange(len(values))[finite], values[finite], color=_COLOURS[model], marker="o",
-                      linestyle=_LINES[model], linewidth=1.2, markersize=3.5, label=model)  # fmt: skip
-        for name, tokens in marks.items():
-            axis.axhline(tokens, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
-            axis.annotate(f"{name} {format_length(tokens)}", (0, tokens), xycoords=("axes fraction", "data"),
-                          xytext=(4, 3), textcoords="offset points", fontsize=8.5)  # fmt: skip
-        scale_logarithmic(axis, format_amount)
-        axis.set_xlabel("pair of dimensions, fastest first")
-        axis.set_ylabel("tokens in a whole turn")
-        axis.legend(loc="lower right")
-
-    told = ", ".join(
-        f"{model} up to {values[np.isfinite(values)].max():,.0f} tokens" for model, values in waves.items()
-    )
-    return draw(
-        paint,
-        size=(_WIDTH_INCHES, 3.0),
-        caption="Wavelength of each RoPE pair. Pairs above a dashed line make no whole turn within that context.",
-        alt=f"Wavelengths of RoPE pairs: {told}.",
     )
 
 

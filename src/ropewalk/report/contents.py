@@ -20,6 +20,7 @@ from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Row, Score, read_rows, read_scores
 from ropewalk.report.visible import show, show_all
+from ropewalk.rope.layers import LayerPosition
 
 _PACKAGES = ("numpy", "ropewalk", "safetensors", "tokenizers", "torch", "transformers")
 
@@ -34,12 +35,17 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class StageContents:
-    """One stage: what the recipe says, what extending it noted, the config it ran with, and what training wrote."""
+    """One stage: what the recipe says, what extending it noted, and what training wrote.
+
+    ``former`` and ``positions`` are what each layer did before the stage and does in it; empty before it is extended.
+    """
 
     number: int
     spec: Mapping[str, Any]
     facts: Mapping[str, Any]
-    config: Mapping[str, Any]
+    former: Sequence[LayerPosition]
+    positions: Sequence[LayerPosition]
+    head_dim: int
     rows: Sequence[Row]
     finished: bool
 
@@ -181,15 +187,25 @@ def read_run(run: Path) -> Contents:
 
 def _read_stage(run: Path, number: int, spec: Mapping[str, Any], rows: Iterable[Row]) -> StageContents:
     folder = run / "stages" / str(number)
-    extended = folder / "extended"
+    manifest, config = folder / "extended" / MANIFEST, _read_json(folder / "extended" / "config.json") or {}
     return StageContents(
         number=number,
         spec=spec,
-        facts=(_read_json(extended / MANIFEST) or {}).get("facts", {}),
-        config=_read_json(extended / "config.json") or {},
+        facts=(_read_json(manifest) or {}).get("facts", {}),
+        former=_read_layers(manifest, "former"),
+        positions=_read_layers(manifest, "positions"),
+        head_dim=config.get("head_dim") or config.get("hidden_size", 0) // config.get("num_attention_heads", 1),
         rows=[row for row in rows if row.stage == number],
         finished=is_finished(folder / "trained"),
     )
+
+
+def _read_layers(manifest: Path, key: str) -> tuple[LayerPosition, ...]:
+    def parse(path: Path) -> tuple[LayerPosition, ...]:
+        noted = json.loads(path.read_text(encoding="utf-8"))["inputs"].get(key, ())
+        return tuple(LayerPosition.model_validate(layer) for layer in noted)
+
+    return _read(manifest, parse) or ()
 
 
 def _read_recipe(path: Path) -> Mapping[str, Any]:

@@ -1,14 +1,17 @@
 """Sections about what went into a run: recipe, positions, text, mix, versions."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ropewalk.core.quantity import format_amount, format_bytes, format_length
-from ropewalk.report.charts import draw_mixture, draw_wavelengths
+from ropewalk.report.charts import draw_mixture
 from ropewalk.report.contents import Contents, StageContents
-from ropewalk.report.measures import length_marks, read_mixture, wavelengths_of
+from ropewalk.report.figure import Picture
+from ropewalk.report.measures import read_mixture, turnings_of
+from ropewalk.report.positions import Turning, draw_attraction, draw_reach, draw_scales, draw_turns
 from ropewalk.report.section import Section
 from ropewalk.report.table import Cell, Table
+from ropewalk.rope.advise import PRACTICE
 
 
 def make_done(contents: Contents) -> Section:
@@ -25,14 +28,33 @@ def make_done(contents: Contents) -> Section:
 
 
 def make_positions(contents: Contents) -> Section:
-    """Wavelengths of the RoPE pairs before and after."""
-    title, waves = "Positions", wavelengths_of(contents)
-    if not waves:
+    """What each layer does with positions, and the pairs' turns, scales, attraction and reach before and after."""
+    title, lines, base_tokens = "Positions", turnings_of(contents), contents.base_context_tokens
+    if not lines or base_tokens is None:
         return Section("rope", title, note="The model has not been extended yet.")
     live = max((stage.facts.get("live_frequency_difference", 0.0) for stage in contents.stages), default=0.0)
     lead = f"Frequencies read back from the built models differ from the method's by at most {live:.1e} of a value."
-    note = "" if "base" in waves or contents.from_nothing else "The base's theta is not noted in the run folder."
-    return Section("rope", title, lead, pictures=[draw_wavelengths(waves, marks=length_marks(contents))], note=note)
+    points = [
+        f"stage {stage.number}, layers {words}" for stage in contents.stages for words in stage.facts.get("layers", ())
+    ]
+    if not any(line.inv_freq.any() for line in lines):
+        return Section("rope", title, lead, points=points, note="No layer turns positions.")
+    return Section("rope", title, lead, points=points, pictures=_draw_positions(contents, lines, base_tokens))
+
+
+def _draw_positions(contents: Contents, lines: Sequence[Turning], base_tokens: int) -> list[Picture]:
+    reached = max(contents.stages, key=lambda stage: stage.reach_tokens).reach_tokens
+    lengths = {"base_tokens": base_tokens, "context_tokens": reached}
+    turns = draw_turns(lines, **lengths)
+    if len(lines) == 1 or reached <= base_tokens:
+        return [turns]
+    published = [(entry.theta, entry.context_tokens) for entry in PRACTICE]
+    return [
+        turns,
+        draw_scales(lines, **lengths),
+        draw_attraction(lines, **lengths),
+        draw_reach(lines, context_tokens=reached, published=published),
+    ]
 
 
 def make_ledger(contents: Contents) -> Section:

@@ -1,16 +1,14 @@
-"""From a run's records to the numbers of its pictures: shares, losses by position, retrieval maps, wavelengths."""
+"""From a run's records to the numbers of its pictures: shares, losses by position, retrieval maps, frequencies."""
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float64
 
 from ropewalk.report.charts import PositionLoss, RetrievalMap, SourcePart
 from ropewalk.report.contents import Contents, StageContents
+from ropewalk.report.positions import Turning, choose_colours
 from ropewalk.report.verdict import position_buckets
-from ropewalk.rope.frequency import plain_inv_freq, wavelengths
-from ropewalk.rope.scaling import read_method
+from ropewalk.rope.layers import find_stretched
 
 
 def length_marks(contents: Contents) -> dict[str, int]:
@@ -80,29 +78,23 @@ def retrieval_maps(contents: Contents, task: str) -> list[RetrievalMap]:
     ]
 
 
-def wavelengths_of(contents: Contents) -> dict[str, Float64[np.ndarray, "pairs"]]:
-    """Tokens in a whole turn of each pair: of the base, where its theta is known, and of the last extended model."""
-    extended = [stage for stage in contents.stages if stage.config]
-    if not extended:
-        return {}
-    config = extended[-1].config
-    after = _inv_freq(config)
-    waves = {"extended": wavelengths(after)}
-    kinds = {stage.spec["rope"]["kind"] for stage in extended}
-    theta = extended[0].facts.get("base_theta")
-    if contents.from_nothing:
-        theta = contents.recipe["model"]["init"]["theta"]
-    if kinds == {"unchanged"}:
-        return waves
-    return waves if theta is None else {"base": wavelengths(plain_inv_freq(float(theta), 2 * len(after))), **waves}
+def turnings_of(contents: Contents) -> list[Turning]:
+    """How fast each pair turns: in the base, and after each stage that changed it; the last one stands out.
 
-
-def _inv_freq(config: Mapping[str, object]) -> Float64[np.ndarray, "half"]:
-    """Frequencies as a config.json of an extended model states them."""
-    parameters = config["rope_parameters"]
-    assert isinstance(parameters, dict)
-    head_dim = int(
-        str(config.get("head_dim") or int(str(config["hidden_size"])) // int(str(config["num_attention_heads"])))
-    )
-    theta = float(parameters["rope_theta"])
-    return read_method(parameters, where="rope_parameters").inv_freq(theta, head_dim)
+    Of the layers that a longer context is about, where layers differ. Empty before anything was extended.
+    """
+    extended = [stage for stage in contents.stages if stage.positions]
+    if not extended or contents.base_context_tokens is None:
+        return []
+    first = extended[0]
+    turned = {"base": find_stretched(first.former).inv_freq_at(contents.base_context_tokens, first.head_dim)}
+    for stage in extended:
+        inv_freq = find_stretched(stage.positions).inv_freq_at(stage.reach_tokens, stage.head_dim)
+        if not np.allclose(inv_freq, next(reversed(turned.values())), rtol=1e-9, atol=0):
+            turned[f"stage {stage.number}"] = inv_freq
+    *_, last = turned
+    if len(turned) == 2:
+        turned["extended"] = turned.pop(last)
+        last = "extended"
+    colours = choose_colours(list(turned), main=last if len(turned) > 1 else None)
+    return [Turning(name, inv_freq, colours[name], name == last) for name, inv_freq in turned.items()]

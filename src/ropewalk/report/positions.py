@@ -29,16 +29,20 @@ class Turning:
 
     name: str
     inv_freq: Float64[np.ndarray, "half"]
+    colour: str
     main: bool = False
 
+    @property
+    def theta(self) -> float | None:
+        """Of plain RoPE; None where no theta alone makes these frequencies."""
+        pairs = len(self.inv_freq)
+        theta = float(self.inv_freq[-1] ** (-pairs / (pairs - 1))) if pairs > 1 and self.inv_freq[-1] > 0 else 0.0
+        return theta if theta > 1 and np.allclose(self.inv_freq, plain_inv_freq(theta, 2 * pairs), rtol=1e-9) else None
 
-@dataclass(frozen=True, slots=True)
-class ThetaMark:
-    """A theta on the curve of what a theta reaches: where, and whose."""
-
-    name: str
-    theta: float
-    colour: str
+    @property
+    def style(self) -> dict[str, Any]:
+        """How matplotlib draws its line."""
+        return style_line(self.colour, main=self.main)
 
 
 def draw_turns(lines: Sequence[Turning], *, base_tokens: int, context_tokens: int) -> Picture:
@@ -140,9 +144,7 @@ def draw_attraction(lines: Sequence[Turning], *, base_tokens: int, context_token
     )
 
 
-def draw_reach(
-    lines: Sequence[Turning], marks: Sequence[ThetaMark], *, context_tokens: int, published: Sequence[tuple[float, int]]
-) -> Picture:
+def draw_reach(lines: Sequence[Turning], *, context_tokens: int, published: Sequence[tuple[float, int]]) -> Picture:
     """Up to which distance B(m) stays positive: of each line as a bar, and of plain RoPE over theta.
 
     ``published`` are thetas that were trained with, and at which length.
@@ -159,15 +161,15 @@ def draw_reach(
         if shown:
             right.plot(*zip(*shown, strict=True), "D", color=INK, markersize=4.5, linestyle="none",
                    label="published run")  # fmt: skip
-        for mark in marks:
-            reached = _reach(plain_inv_freq(mark.theta, head_dim), limit)
-            right.plot([mark.theta], [reached], "o", color=mark.colour, markersize=7, label=mark.name)
-        right.legend(loc="upper left", fontsize=8.5)
+        for line in lines:
+            if line.theta is not None:
+                right.plot([line.theta], [reaches[line.name]], "o", color=line.colour, markersize=7, label=line.name)
+        right.legend(loc="lower right", fontsize=8.5)
 
     head_dim = 2 * len(lines[0].inv_freq)
     limit = _BEYOND * context_tokens
     shown = [(theta, tokens) for theta, tokens in published if tokens <= limit]
-    thetas = np.geomspace(1e3, 10 * max([1e6, *(mark.theta for mark in marks)]), _THETAS)
+    thetas = np.geomspace(1e3, 10 * max([1e6, *(line.theta or 0.0 for line in lines)]), _THETAS)
     reaches = {line.name: _reach(line.inv_freq, limit) for line in lines}
     curve = [_reach(plain_inv_freq(theta, head_dim), limit) for theta in thetas]
     told = ", ".join(f"{name} {'beyond ' if tokens == limit else ''}{tokens:,}" for name, tokens in reaches.items())
@@ -228,7 +230,7 @@ def _paint_curve(axis: Any, thetas: Float64[np.ndarray, "thetas"], curve: Sequen
     ticks = [limit >> shift for shift in range(0, 24, 2) if limit >> shift >= lowest]
     axis.set_yticks(ticks, [format_length(tick) for tick in ticks])
     axis.minorticks_off()
-    axis.set_ylim(top=limit * 8)  # room for the legend
+    axis.set_ylim(top=limit * 2)
     axis.set_xlabel("theta")
 
 

@@ -66,6 +66,13 @@ class LayerPosition(Spec):
         return self.rope.as_base(self.theta, head_dim=head_dim, context_tokens=context_tokens)
 
 
+def find_stretched(layers: Sequence[LayerPosition]) -> LayerPosition:
+    """The first layer of those that a longer context is about: full attention with RoPE, else RoPE, else any."""
+    turning = [layer for layer in layers if not isinstance(layer.rope, Nope)]
+    full = [layer for layer in turning if layer.window_tokens is None]
+    return (full or turning or layers)[0]
+
+
 def stretch_layers(
     base: Sequence[LayerPosition],
     pattern: tuple[LayerRule, ...],

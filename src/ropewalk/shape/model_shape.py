@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ropewalk.rope.layers import FIRE_UNITS, LayerPosition, LayerRule, stretch_layers
+from ropewalk.rope.layers import FIRE_UNITS, LayerPosition, LayerRule, find_stretched, stretch_layers
 from ropewalk.rope.method import BaseRope
-from ropewalk.rope.scaling import Nope, Rope, Unchanged
+from ropewalk.rope.scaling import Rope, Unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +72,8 @@ class ModelShape:
 
     @property
     def stretched(self) -> LayerPosition:
-        """The first layer of those that a longer context is about: full attention with RoPE, else RoPE, else any."""
-        turning = [layer for layer in self.positions if not isinstance(layer.rope, Nope)]
-        full = [layer for layer in turning if layer.window_tokens is None]
-        return (full or turning or self.positions)[0]
+        """The first layer of those that a longer context is about."""
+        return find_stretched(self.positions)
 
     @property
     def theta(self) -> float:
