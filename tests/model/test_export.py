@@ -211,7 +211,11 @@ def test_an_engine_that_runs_another_model_gets_no_command(save_tiny: Save, tmp_
     assert "llama.rope.scaling.attn_factor=float:0.878248" in ask(tmp_path / "ntk_by_parts", "llama.cpp").command
     for name in ("ntk_by_parts", "proportional", "nope", "resonance"):
         assert ask(tmp_path / name, "vLLM").command.endswith("--model-impl transformers")
+    longrope = ask(tmp_path / "longrope", "vLLM")
+    assert longrope.command.endswith("--max-model-len 128") and "short prompts too" in longrope.note
+    stretch(base, tmp_path / "sharper", [*METHODS["longrope"], "rope.fixed_attention_factor=1.3"])
     for name, engine, why in (
+        ("sharper", "vLLM", "computes the attention factor itself"),
         ("ntk_by_parts", "SGLang", "attention_factor"),
         ("not_truncated", "llama.cpp", "rounds the ends"),
         ("proportional", "llama.cpp", "does not know proportional"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.model.folder import read_config
+from ropewalk.rope.by_length import LongRope, longrope_attention
 from ropewalk.rope.by_parts import Ramp, Yarn
 from ropewalk.rope.scaling import Nope
 from ropewalk.shape.families import OWN_ARCHITECTURE
@@ -86,6 +87,17 @@ class _Facts:
         return 1.0
 
     @property
+    def odd_longrope(self) -> bool:
+        """Whether a LongRoPE has another attention factor than the one that follows from both contexts."""
+        found = {layer.rope for layer in self.shape.positions if isinstance(layer.rope, LongRope)}
+        tokens = self.shape.context_tokens
+        return any(
+            not math.isclose(rope.attention_factor, longrope_attention(tokens / original, original), rel_tol=1e-6)
+            for rope in found
+            for original in [rope.original_tokens or tokens]
+        )
+
+    @property
     def odd_windows(self) -> bool:
         """Whether windowed layers do anything but plain RoPE over the theta of the others."""
         theta = self.shape.stretched.rope.final_theta(self.shape.theta)
@@ -127,9 +139,11 @@ def _ask_vllm(facts: _Facts) -> Serving:
     if "dynamic" in facts.kinds:
         return Serving("vLLM", "", "it computes one theta for all prompts, whatever their length (its issue 41236)")
     command = f"vllm serve {facts.folder} --max-model-len {facts.shape.context_tokens}"
-    note = "it takes the long factors for short prompts too" if facts.depends_on_length else ""
+    if facts.depends_on_length:
+        why = "" if facts.odd_longrope else "it takes the long factors for short prompts too"
+        return Serving("vLLM", command if why else "", why or "its LongRoPE computes the attention factor itself")
     missing = _find_missing_in_vllm(facts)
-    return Serving("vLLM", f"{command} --model-impl transformers" if missing else command, note or missing)
+    return Serving("vLLM", f"{command} --model-impl transformers" if missing else command, missing)
 
 
 def _find_missing_in_vllm(facts: _Facts) -> str:

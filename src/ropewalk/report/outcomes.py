@@ -109,8 +109,9 @@ def make_parity(contents: Contents) -> Section:
         for place, value in sorted(contents.parity.items(), key=lambda item: int(item[0]))
     ]
     lead = (
-        "The exported folder, loaded in a fresh process by plain transformers, against this code: difference of the "
-        f"logits, relative to their norm, in float32. At most {PARITY:g} is allowed."
+        "The exported folder, loaded in a fresh process by plain transformers (by our loader where no class of it has "
+        "these positions), against this code: difference of the logits, relative to their norm, in float32. At most "
+        f"{PARITY:g} is allowed."
     )
     return Section("parity", title, lead, [Table(["position", "difference", ""], rows, "rrl")])
 
