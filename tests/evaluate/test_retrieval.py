@@ -50,6 +50,13 @@ def test_what_is_asked_is_the_answer_at_its_depth(tokenizer: Tokenizer) -> None:
             assert found.depth[item.group[place]] == pytest.approx(first / recall, abs=0.05)
 
 
+def test_probes_that_differ_in_language_or_hops_have_scores_of_their_own_name(tokenizer: Tokenizer) -> None:
+    probes = KeyValue(), KeyValue(hops=2, pairs=(2, 3)), KeyValue(language="zh"), VariableTracking()
+    names = [plan(probe, tokenizer, lengths=[256], answers=4).name for probe in probes]
+    wanted = ["key_value", "key_value_2_hops", "key_value_zh", "variable_tracking"]
+    assert names == [f"retrieval/{name}" for name in wanted]
+
+
 def test_prompts_depend_on_seed_and_length_alone(tokenizer: Tokenizer) -> None:
     one, two = plan(KeyValue(), tokenizer, lengths=[64, 128]), plan(KeyValue(), tokenizer, lengths=[128])
     later = [item.tokens.tolist() for item in one.items if len(item.tokens) == 128]

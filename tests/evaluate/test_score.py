@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ropewalk.evaluate.score import difference, ratio, wilson
+from ropewalk.evaluate.score import difference, mean, ratio, wilson
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,23 @@ def test_intervals_hold_as_often_as_they_say() -> None:
 def test_one_document_says_nothing_about_the_spread() -> None:
     value, low, high = ratio(np.array([0.0, 6.0]), np.array([0.0, 2.0]))
     assert value == 3 and low == -math.inf and high == math.inf
+
+
+@pytest.mark.parametrize("count", range(2, 16))
+def test_a_mean_over_repeats_has_the_interval_of_the_density_that_student_gave(count: int) -> None:
+    """The half width in standard errors is where the integral of Student's density, done by hand, has its 97.5 %."""
+    values = np.random.default_rng(count).normal(size=count)
+    value, low, high = mean(values.tolist())
+    error = values.std(ddof=1) / math.sqrt(count)
+    assert (value, value - low) == pytest.approx((values.mean(), high - value))
+    freedom = count - 1
+    grid = np.linspace(0, (high - value) / error, 200_001)
+    density = (1 + grid**2 / freedom) ** (-(freedom + 1) / 2)
+    density *= math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2) / math.sqrt(freedom * math.pi)
+    assert 0.5 + np.trapezoid(density, grid) == pytest.approx(0.975, abs=2e-6)
+
+
+def test_a_single_repeat_says_nothing_of_its_spread_and_too_many_are_refused() -> None:
+    assert mean([0.5]) == (0.5, -math.inf, math.inf)
+    with pytest.raises(ValueError, match="16 repeats"):
+        mean([0.5] * 16)

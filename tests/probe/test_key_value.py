@@ -12,21 +12,34 @@ from ropewalk.probe.key_value import KeyValue, make_prompt
 from ropewalk.probe.prompt import fit_prompt
 from ropewalk.probe.vocabulary import VOCABULARIES
 
+VALUES = VOCABULARIES["en"].values
+GOLDEN = " from needle white some was after between she river ruby while guitar tan between from and before recall needle white river ruby guitar tan"
 SPECS = [
     KeyValue(),
     KeyValue(language="zh"),
     KeyValue(pairs=(4, 12), distinct_values=False),
     KeyValue(pairs=(5, 9), questions=2, keys=20, values=12, filler=10),
+    KeyValue(pairs=(3, 12), hops=2),
+    KeyValue(pairs=(2, 4), hops=3, questions=2, language="zh"),
 ]
 
 
 def solve(text: str, spec: KeyValue) -> list[str]:
-    """What follows each asked key in the context: read as words, with no help from spans."""
+    """Where each asked key leads in the context, hop by hop: read as words, with no help from spans."""
     words = text.split()
     recall = words.index(VOCABULARIES[spec.language].recall)
     keys = set(VOCABULARIES[spec.language].keys)
-    memory = {word: words[i + 1] for i, word in enumerate(words[:recall]) if word in keys}
-    return [memory[word] for word in words[recall + 1 :: 2]]
+    memory: dict[str, str] = {}
+    place = 0
+    while place < recall:
+        if words[place] in keys:  # a fact is two words, and the second one may be a key as well
+            memory[words[place]] = words[place + 1]
+            place += 1
+        place += 1
+    answers = words[recall + 1 :: 2]
+    for _ in range(spec.hops):
+        answers = [memory[word] for word in answers]
+    return answers
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -59,6 +72,28 @@ def test_depth_is_the_share_of_the_context_before_the_pair() -> None:
         assert depth == pytest.approx(context.index(f" {key} ") / len(context))
 
 
+def test_more_hops_lead_through_other_keys_from_the_earliest_fact_on() -> None:
+    spec = KeyValue(pairs=(6, 6), hops=2)
+    orders = set()
+    for number in range(20):
+        prompt = make_prompt(spec, stream("hops", number), words=300)
+        context, _, asked = prompt.text.partition(" recall ")
+        words = context.split()
+        for key, depth in zip(asked.split()[::2], prompt.depths, strict=True):
+            assert words.count(key) == 1  # nothing leads to the key that is asked
+            second = words[words.index(key) + 1]
+            assert words.count(second) == 2
+            places = context.index(f" {key} {second} "), max(f"{context} ".find(f" {second} {v} ") for v in VALUES)
+            assert depth == pytest.approx(min(places) / len(context))
+            orders.add(places[0] < places[1])
+    assert orders == {True, False}  # the chain is not always written in the order in which it is followed
+
+
+def test_a_prompt_of_one_hop_is_what_it_was_before_there_were_more() -> None:
+    prompt = make_prompt(KeyValue(pairs=(3, 3)), stream("test", 5), words=24)
+    assert prompt.text == GOLDEN
+
+
 def test_depths_cover_the_context_evenly() -> None:
     depths = [depth for i in range(300) for depth in make_prompt(KeyValue(), stream("test", i), words=200).depths]
     counts, _ = np.histogram(depths, bins=5, range=(0, 1))
@@ -74,9 +109,22 @@ def test_a_short_prompt_holds_the_pairs_that_fit() -> None:
     assert len(make_prompt(KeyValue(), stream("test"), words=16).answers) == 3
     with pytest.raises(UserError, match="13 or more"):
         make_prompt(KeyValue(), stream("test"), words=12)
+    with pytest.raises(UserError, match="19 or more"):
+        make_prompt(KeyValue(hops=2), stream("test"), words=18)
+    assert len(make_prompt(KeyValue(hops=2), stream("test"), words=19).answers) == 3
 
 
-@pytest.mark.parametrize("wrong", [{"pairs": (5, 3)}, {"pairs": (3, 41)}, {"questions": 4}, {"filler": 500}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"pairs": (5, 3)},
+        {"pairs": (3, 41)},
+        {"questions": 4},
+        {"filler": 500},
+        {"hops": 0},
+        {"pairs": (3, 21), "hops": 2},
+    ],
+)
 def test_what_the_vocabulary_cannot_do_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         KeyValue(**wrong)

@@ -20,6 +20,7 @@ from ropewalk.recipe.spec import ModelSource, Recipe
 
 Kind = Literal["base", "zero-shot", "trained"]
 Overrides = tuple[str, ...]
+_OWN_KEYS = ("seed", "run")  # the seeds set one, the study's folder the other
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # it becomes a folder
 
 
@@ -120,13 +121,13 @@ def _points(sweep: Sweep, path: Path) -> Iterator[tuple[str, dict[str, str], Ove
         for arm, own in sweep.arms.items():
             choices = {axis: name for axis, (name, _) in zip(sweep.axes, values, strict=True)}
             chosen = (*own, *(override for _, of_value in values for override in of_value))
-            keys = [override.partition("=")[0] for override in chosen]
+            keys = [*_OWN_KEYS, *(override.partition("=")[0] for override in chosen)]
             for one, other in itertools.permutations(keys, 2):
                 if f"{other}.".startswith(f"{one}."):
                     raise UserError(
                         f"{one} is set twice",
                         where=f"{path}, arm {arm} at {', '.join(choices.values()) or 'its only point'}",
-                        why="an arm and an axis that set the same key would be told apart by name only",
+                        why="arms, axes and seeds each set keys of their own, or names would not tell what was run",
                         fix="set it in one place",
                     )
             yield arm, choices, chosen
