@@ -1,6 +1,7 @@
 """Small random models of every supported family, saved as anybody would save them."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,20 @@ def make_tiny() -> Callable[..., PreTrainedModel]:
     return tiny_model
 
 
+def write_model(folder: Path, architecture: str = "LlamaForCausalLM", shard_bytes: int = 10**9, **changes: Any) -> Path:
+    out = folder / f"base-{architecture}"
+    tiny_model(architecture, **changes).save_pretrained(out, max_shard_size=shard_bytes)
+    write_tokenizer(out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def write_tiny() -> Callable[..., Path]:
+    """``write_tiny(folder, architecture, shard_bytes=..., **config changes)``: a folder in it, by transformers."""
+    return write_model
+
+
 @pytest.fixture
 def save_tiny(tmp_path: Path) -> Callable[..., Path]:
-    """``save_tiny(architecture, shard_bytes=..., **config changes)``: a folder written by transformers."""
-
-    def save(architecture: str = "LlamaForCausalLM", shard_bytes: int = 10**9, **changes: Any) -> Path:
-        folder = tmp_path / f"base-{architecture}"
-        tiny_model(architecture, **changes).save_pretrained(folder, max_shard_size=shard_bytes)
-        write_tokenizer(folder)
-        return folder
-
-    return save
+    """``save_tiny(architecture, shard_bytes=..., **config changes)``: the same in the test's own folder."""
+    return partial(write_model, tmp_path)

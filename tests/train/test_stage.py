@@ -26,7 +26,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.train import loop
 from ropewalk.train.measure import gather_learner
 from ropewalk.train.optimizer import make_optimizer
-from ropewalk.train.stage import checkpoints_of, plan_steps, train_stage
+from ropewalk.train.stage import checkpoints_of, train_stage
 from tiny_run import make_recipe
 
 NewRun = Callable[[str], Path]
@@ -260,10 +260,3 @@ def test_names_that_lead_nowhere_are_refused(prepared: Prepared, new_run: NewRun
         train(make_recipe(until=until), new_run("metric"), prepared[1])
     with pytest.raises(ValueError, match=r"loss_weights\.kv names no source"):
         make_recipe(loss_weights={"kv": 2.0})
-
-
-def test_plan_steps_rounds_to_whole_rows() -> None:
-    stage = make_recipe(step_tokens=100, tokens=1000).stages[0]
-    assert plan_steps(stage) == (7, 2)
-    until = {"metric": "loss/source/plain", "value": 1, "max_steps": 3}
-    assert plan_steps(make_recipe(step_tokens=1, tokens=1000, until=until).stages[0]) == (3, 1)

@@ -1,7 +1,8 @@
 """The files of a model folder beside its weights: the config in both rope dialects, the tokenizer untouched.
 
 transformers 5 writes only ``rope_parameters``, and readers of the older keys then run theta 10000 without a word; so
-both are written, from one value (shape/layer_keys). Tokenizer files are copied byte for byte, because saving them again renames classes.
+both are written, from one value (shape/layer_keys). Tokenizer files are copied byte for byte, because saving them again
+renames classes.
 """
 
 import json

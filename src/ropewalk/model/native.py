@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
+from transformers import MistralForCausalLM
 
 from ropewalk.model.family import blocks_of
 
@@ -26,7 +27,7 @@ class LiveLayer:
 
 def read_native(model: Any) -> tuple[LiveLayer, ...]:
     """One value per layer, as the model was built; frequencies of short documents where the length decides them."""
-    rotary = model.model.rotary_emb
+    rotary, asks_config = model.model.rotary_emb, isinstance(model, MistralForCausalLM)
     found = []
     for index, block in enumerate(blocks_of(model)):
         attention: Any = block.self_attn
@@ -36,11 +37,6 @@ def read_native(model: Any) -> tuple[LiveLayer, ...]:
         factor = float(getattr(rotary, f"{prefix}attention_scaling"))
         if not getattr(attention, "use_rope", True):
             inv_freq, factor = np.zeros_like(inv_freq), 1.0
-        window = attention.sliding_window if hasattr(attention, "sliding_window") else _ask_config(attention)
+        window = attention.config.sliding_window if asks_config else getattr(attention, "sliding_window", None)
         found.append(LiveLayer(inv_freq, factor, window))
     return tuple(found)
-
-
-def _ask_config(attention: Any) -> int | None:
-    window: int | None = getattr(attention.config, "sliding_window", None)
-    return window

@@ -16,6 +16,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.progress import watch
 from ropewalk.core.record import Row
 from ropewalk.corpus.feed import Feed
+from ropewalk.model.positions import anneal_positions
 from ropewalk.parallel.collective import max_over_ranks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.stop import listen_for_stop
@@ -23,7 +24,7 @@ from ropewalk.recipe.spec import Parallel, Stage
 from ropewalk.train.batches import StepBatches, make_batches
 from ropewalk.train.journal import Journal
 from ropewalk.train.measure import Measure
-from ropewalk.train.schedule import learning_rate
+from ropewalk.train.schedule import annealing_share, learning_rate
 from ropewalk.train.step import train_step
 from ropewalk.train.tally import Tally
 from ropewalk.train.watch import describe_step
@@ -63,6 +64,7 @@ def run_loop(state: TrainState, job: StageJob) -> TrainState:
         for batches in stream:
             rate = learning_rate(state.step, schedule=job.spec.schedule, peak=job.spec.lr, steps=job.steps)
             before = state.tokens
+            anneal_positions(state.model, annealing_share(state.step, steps=job.spec.anneal_steps))
             state, rows = train_step(state, batches, mesh=job.mesh, tally=tally, rate=rate, clip=job.spec.clip)
             now = time.perf_counter()
             speed, begun = (state.tokens - before) / (now - begun), now
@@ -118,7 +120,8 @@ def _close_panel(state: TrainState, job: StageJob, tally: Tally) -> tuple[TrainS
             value = job.measure(state)
             rows.append(Row(state.stage, state.step, until.metric, value, "share"))
         falling = until.metric.startswith("loss")
-        solved = value is not None and (value <= until.value if falling else value >= until.value)
+        settled = state.step >= job.spec.anneal_steps  # before that it is not the model that will be written
+        solved = settled and value is not None and (value <= until.value if falling else value >= until.value)
         ended = "solved" if solved else ended
         if ended:
             rows.append(Row(state.stage, state.step, "stage/solved", float(solved), "1"))

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to restore, the same after any resume."""
+"""Learning rate and annealing as pure functions of the step: nothing to save or restore, the same after any resume."""
 
 import math
 
@@ -26,3 +26,8 @@ def learning_rate(step: int, *, schedule: Schedule, peak: float, steps: int) -> 
     else:
         share = 1 - progress
     return peak * (schedule.floor + (1 - schedule.floor) * share)
+
+
+def annealing_share(step: int, *, steps: int) -> float:
+    """How far step ``step`` (from 0) is from the former positions (0) to the new (1), which it is from ``steps`` on."""
+    return step / steps if step < steps else 1.0

@@ -18,6 +18,7 @@ from ropewalk.core.progress import say
 from ropewalk.core.seed import seed_for
 from ropewalk.corpus.feed import Feed, open_feed
 from ropewalk.corpus.folder import open_corpus
+from ropewalk.model.extend import read_former
 from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
 from ropewalk.parallel.fsdp import shard_model
@@ -43,12 +44,11 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Endin
     """
     spec, parallel = recipe.stages[stage], recipe.parallel
     mesh = make_mesh(parallel.ranks, parallel.context)
-    steps, rows = plan_steps(spec)
     feed = open_feed(
         open_corpus(corpus),
         mix=spec.mix or recipe.corpus.mix,
         context_tokens=spec.context,
-        rows=steps * rows,
+        rows=spec.steps * spec.step_rows,
         seed=recipe.seed,
         stage=stage,
         max_repeats=recipe.corpus.max_repeats,
@@ -61,8 +61,8 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Endin
         gated = spec.until is not None and spec.until.metric == RETRIEVAL
         job = StageJob(
             spec=spec,
-            steps=steps,
-            rows=rows,
+            steps=spec.steps,
+            rows=spec.step_rows,
             feed=feed,
             mesh=mesh,
             parallel=parallel,
@@ -74,13 +74,6 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Endin
         )
         state = run_loop(state, job)
     return cast(Ending, state.ended or "stopped")
-
-
-def plan_steps(spec: Stage) -> tuple[int, int]:
-    """(steps of the stage at most, rows of a step over all ranks)."""
-    rows = max(1, round(spec.step_tokens / spec.context))
-    steps = max(1, spec.tokens // (rows * spec.context))
-    return min(steps, spec.until.max_steps) if spec.until else steps, rows
 
 
 def check_names(spec: Stage, feed: Feed, *, where: str) -> None:
@@ -111,7 +104,8 @@ def _begin(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed) -> 
     spec = recipe.stages[stage]
     torch.manual_seed(seed_for("train", recipe.seed, stage, mesh.rank))
     extended = extended_of(run, stage)
-    learner = Learner(load_model(extended), chunk_tokens=recipe.parallel.loss_chunk_tokens).train()
+    causal = load_model(extended, former=read_former(extended) if spec.anneal_steps else None)
+    learner = Learner(causal, chunk_tokens=recipe.parallel.loss_chunk_tokens).train()
     set_recompute(learner.causal, _choose_recompute(recipe, stage, extended))
     shard_model(learner, mesh, precision=recipe.parallel.precision)
     inputs = {
