@@ -72,6 +72,9 @@ def test_a_base_that_is_scaled_already_composes_or_refuses() -> None:
     assert found.recommended == "llama3" and found.least_theta is None
     assert found.reasons[0].endswith("llama3 factor 8 -> 64 over the original 8Ki")
     assert trained_inv_freq(LLAMA31)[-1] == pytest.approx(plain_inv_freq(5e5, 128)[-1] / 8)
+    nearer = survey(LLAMA31, 262144)
+    assert nearer.find("llama3").advice.first_negative_tokens == 241_522
+    assert nearer.recommended == "theta 1e7" and "theta 500000 -> 1e+07" in nearer.reasons[0]
     assert found.find("llama3").advice.scales[-1] == pytest.approx(8), "against what runs now, not plain RoPE"
 
 

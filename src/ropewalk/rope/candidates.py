@@ -156,11 +156,13 @@ def _draft(base: BaseRope, context_tokens: int) -> Iterator[Rope]:
 def _choose(base: BaseRope, candidates: tuple[Candidate, ...], context_tokens: int) -> str:
     """What to train with: a published theta that both arguments allow here, else the least round one that they allow.
 
-    On a base that is scaled already its own kind, counted on, because its short frequencies stay as they were trained.
+    On a base that is scaled already its own kind, counted on, because its short frequencies stay as they were trained;
+    a larger theta where the arguments allow that alone.
     """
     if base.running is not None:
-        own = [each.name for each in candidates if each.name == base.running.kind]
-        return (own or [each.name for each in candidates if each.name.startswith("theta")] or ["unchanged"])[0]
+        own = [each for each in candidates if each.name == base.running.kind]
+        ways = own + [each for each in candidates if each.name.startswith("theta")]
+        return ([each for each in ways if _holds(each.advice)] or ways or list(candidates))[0].name
     published = {entry.theta for entry in practice_at(context_tokens)}
     thetas = [each for each in candidates if each.name.startswith("theta") and _holds(each.advice)]
     trained_with = [each for each in thetas if each.advice.theta in published]

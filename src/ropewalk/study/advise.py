@@ -4,7 +4,6 @@ No GPU, no torch, no training, unless a probe is asked for: then the candidates 
 """
 
 from dataclasses import asdict
-from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,10 +59,9 @@ def describe_layers(shape: ModelShape) -> list[str]:
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     if not full:
         return [f"all {shape.layers} layers: {told}; none is stretched by itself, a pattern (layers:) must say which"]
-    runs = [f"{len(list(run))} {kind or 'full with RoPE'}" for kind, run in groupby(kinds)][:4]
     return [
-        f"only {full} of {shape.layers} layers see all tokens and turn positions: they alone are stretched "
-        f"({told} stay as they are; from the first on: {', '.join(runs)})"
+        f"only {full} of {shape.layers} layers see all tokens and turn positions: they alone are stretched, "
+        f"not the {told}"
     ]
 
 
