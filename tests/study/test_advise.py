@@ -92,6 +92,8 @@ def test_a_folder_gets_a_page_that_loads_nothing(tmp_path: Path) -> None:
     assert found["page"] == str(tmp_path / "out" / "advice.html")
     assert page.count("<svg ") == 4 and "<script" not in page and "<b>base" not in page and "asked" in page
     assert "default-src 'none'" in page and len(page) < 300_000
+    none = advise_model(write_base(tmp_path / "plain", "llama"), ["context=8Ki", "rope.kind=nope"])["text"]
+    assert any(line.startswith("asked") and "still" in line for line in none.splitlines())
     again = advise_model(base, [str(tmp_path / "out"), "context=256Ki"])
     assert "asked" not in again["text"] and "asked" not in (tmp_path / "out" / "advice.html").read_text()
 

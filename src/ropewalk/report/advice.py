@@ -4,6 +4,7 @@ The same figures twice, so that what is printed can be shown. Where a probe has 
 losses and answers come last: they are measured, zero-shot, and say nothing about what training makes of a candidate.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,12 +124,14 @@ def _tabulate(found: Survey) -> Table:
 
 def _describe(each: Candidate, *, pairs: int) -> list[str]:
     advice = each.advice
-    first, last = (f"{scale:.3g}" for scale in (advice.scales[0], advice.scales[-1]))
+    first, last = (
+        f"{scale:.3g}x" if math.isfinite(scale) else "still" for scale in (advice.scales[0], advice.scales[-1])
+    )
     negative = advice.first_negative_tokens
     return [
         each.name,
         format_theta(advice.theta),
-        f"{first}x" if first == last else f"{first}x to {last}x",
+        first if first == last else f"{first} to {last}",
         f"{advice.new_angle_pairs} of {pairs}" if advice.new_angle_pairs else "none",
         f"{negative - 1:,}" if negative is not None else format_length(advice.context_tokens),
         f"{advice.near_attraction:+.2f}",
