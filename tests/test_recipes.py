@@ -1,15 +1,19 @@
 """Every shipped recipe parses, breaks no rule, and has a forecast."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from llama2 import LLAMA2_7B
 from ropewalk.recipe.load import load_recipe
+from ropewalk.recipe.sweep import load_sweep
 from ropewalk.study.run import check_recipe
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+FILES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+STUDIES = [path for path in FILES if path.stem.startswith("study-")]
+RECIPES = [path for path in FILES if path not in STUDIES]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -29,6 +33,17 @@ def test_a_shipped_recipe_breaks_no_rule(path: Path, tmp_path: Path) -> None:
         assert "tokens/s" in result["text"]
 
 
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_no_cell_of_a_shipped_study_breaks_a_rule(path: Path) -> None:
+    sweep, cells = load_sweep(path)
+    trained = [cell for cell in cells if cell.kind == "trained"]
+    assert len(trained) == len(sweep.seeds) * len(sweep.arms) * math.prod(map(len, sweep.axes.values()))
+    for cell in trained:
+        if cell.seed == sweep.seeds[0]:
+            result = check_recipe(cell.recipe)
+            assert result["errors"] == 0, result["text"]
+
+
 def test_there_are_recipes() -> None:
-    names = {path.stem for path in RECIPES}
-    assert names >= {"quickstart", "tiny-base", "llama2-7b-16k", "llama2-7b-32k", "llama2-7b-128k"}
+    names = {path.stem for path in FILES}
+    assert names >= {"study-theta", "quickstart", "tiny-base", "llama2-7b-16k", "llama2-7b-32k", "llama2-7b-128k"}

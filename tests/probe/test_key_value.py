@@ -13,7 +13,10 @@ from ropewalk.probe.prompt import fit_prompt
 from ropewalk.probe.vocabulary import VOCABULARIES
 
 VALUES = VOCABULARIES["en"].values
-GOLDEN = " from needle white some was after between she river ruby while guitar tan between from and before recall needle white river ruby guitar tan"
+GOLDEN = (
+    " from needle white some was after between she river ruby while guitar tan between from and before"
+    " recall needle white river ruby guitar tan"
+)
 SPECS = [
     KeyValue(),
     KeyValue(language="zh"),

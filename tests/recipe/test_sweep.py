@@ -41,14 +41,18 @@ def cells_of(path: Path, *overrides: str) -> list[Cell]:
     return load_sweep(path, overrides)[1]
 
 
-def test_arms_axes_and_seeds_are_multiplied_and_what_needs_no_training_comes_once_and_first(tmp_path: Path) -> None:
+def test_arms_axes_and_seeds_are_multiplied_and_what_needs_no_training_comes_first(tmp_path: Path) -> None:
     points = [f"{length}/{arm}" for length in ("4x", "8x") for arm in ("theta", "linear")]
-    names = ["seed-1/base", *(f"seed-1/{point}/zero-shot" for point in points)]
-    names += [f"seed-{seed}/{point}/trained" for seed in (1, 2) for point in points]
+    bases = ["seed-1/4x/base", "seed-1/8x/base"]
+    names = [*bases, *(f"seed-1/{point}/zero-shot" for point in points)]
+    names += [f"seed-1/{point}/trained" for point in points]
+    names += ["seed-2/4x/base", "seed-2/8x/base", *(f"seed-2/{point}/trained" for point in points)]
     cells = cells_of(write(tmp_path))
     assert [cell.name for cell in cells] == names
     assert [cell.recipe.run for cell in cells] == [f"runs/study/cells/{name}" for name in names]
-    assert [cell.name for cell in cells_of(write(tmp_path, base=False, zero_shot=False))] == names[5:]
+    assert [cell.name for cell in cells_of(write(tmp_path, base=False, zero_shot=False))] == [
+        name for name in names if name.endswith("trained")
+    ]
     assert [cell.name for cell in cells_of(write(tmp_path), "seeds=[2]", "axes={}", "base=false")] == [
         f"seed-2/{arm}/{kind}" for kind in ("zero-shot", "trained") for arm in ("theta", "linear")
     ]
@@ -85,6 +89,7 @@ def test_seeds_change_order_and_prompts_but_never_the_corpus(tmp_path: Path) -> 
         ({"arms": {"a": ["stages.0.lr=1", "stages.0.lr=2"]}}, "stages.0.lr is set twice"),
         ({"arms": {"a/b": []}}, "becomes a folder's name"),
         ({"arms": {"..": []}}, "becomes a folder's name"),
+        ({"arms": {"base": []}}, "give it another name"),
         ({"axes": {"length": {}}}, "axes.length"),
         ({"seeds": []}, "seeds"),
         ({"seeds": [1, 1]}, "holds one of them twice"),

@@ -1,7 +1,7 @@
 """Many runs of one recipe that differ in a few keys: the arms of a study, further axes, and seeds, all multiplied.
 
-A sweep says names and overrides and nothing else. What makes its cells comparable is settled here: every arm has the
-same corpus, with the same documents held out, in the same order of rows for a seed, and is asked the same prompts.
+A sweep says names and overrides and nothing else. What makes its cells comparable is settled here: all arms at a value
+of an axis have the same corpus, the same order of rows for a seed, and are asked the same, as is the base.
 """
 
 import itertools
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -40,15 +40,17 @@ class Sweep(Spec):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     """Each draws the order of rows anew, and the prompts that are asked; never the corpus."""
     base: bool = True
-    """Measure the unchanged base, too; once, since no seed trains it."""
+    """Measure the unchanged base, too, with each seed at each axis's value: on what the arms there are asked."""
     zero_shot: bool = True
-    """Measure each arm's model before any training, too; likewise."""
+    """Measure each arm's model before any training, too; with the first seed alone, since none trains it."""
 
     @model_validator(mode="after")
     def _check_names(self) -> "Sweep":
         for name in (*self.arms, *self.axes, *(value for axis in self.axes.values() for value in axis)):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} becomes a folder's name: letters, digits, and . _ - after the first")
+            if name in get_args(Kind):
+                raise ValueError(f"{name!r} is what a cell of each arm is called; give it another name")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds: {self.seeds} holds one of them twice")
         return self
@@ -56,7 +58,7 @@ class Sweep(Spec):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One run of a study. ``arm`` is None and ``choices`` is empty for the base as it is."""
+    """One run of a study. ``arm`` is None for the base as it is."""
 
     kind: Kind
     arm: str | None
@@ -78,7 +80,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> tuple[Sweep, list[C
 
 
 def _multiply(sweep: Sweep, path: Path) -> Iterator[Cell]:
-    """All cells, seed by seed; what needs no training comes first, with the first seed's prompts."""
+    """All cells, seed by seed; what needs no training comes first."""
     recipe_path = path.parent / sweep.recipe
     unchanged = parse_recipe(
         read_data(recipe_path, sweep.overrides), where=f"{path}, with its overrides of {recipe_path}"
@@ -93,9 +95,12 @@ def _multiply(sweep: Sweep, path: Path) -> Iterator[Cell]:
     points = list(_points(sweep, path))
     seen: dict[str, str] = {}
     for seed in sweep.seeds:
-        trained = []
+        cells: dict[Kind, list[Cell]] = {"base": [], "zero-shot": [], "trained": []}
         for arm, choices, chosen in points:
-            recipe = _resolve(sweep, recipe_path, chosen, seed=seed, where=f"{path}, arm {arm}")
+            recipe = _resolve(sweep, recipe_path, chosen, seed=seed, where=f"{path}, arm {arm or 'base'}")
+            if arm is None:
+                cells["base"].append(_place(Cell("base", None, choices, seed, recipe), sweep))
+                continue
             cell = _place(Cell("trained", arm, choices, seed, recipe), sweep)
             if recipe.digest in seen:
                 raise UserError(
@@ -105,23 +110,24 @@ def _multiply(sweep: Sweep, path: Path) -> Iterator[Cell]:
                     fix="remove one of them, or mend its overrides",
                 )
             seen[recipe.digest] = cell.name
-            trained.append(cell)
-        if seed == sweep.seeds[0]:
-            if sweep.base:
-                recipe = _resolve(sweep, recipe_path, (), seed=seed, where=str(path))
-                yield _place(Cell("base", None, {}, seed, recipe), sweep)
-            if sweep.zero_shot:
-                yield from (_place(replace(cell, kind="zero-shot"), sweep) for cell in trained)
-        yield from trained
+            cells["trained"].append(cell)
+            if sweep.zero_shot and seed == sweep.seeds[0]:
+                cells["zero-shot"].append(_place(replace(cell, kind="zero-shot"), sweep))
+        yield from itertools.chain.from_iterable(cells.values())
 
 
-def _points(sweep: Sweep, path: Path) -> Iterator[tuple[str, dict[str, str], Overrides]]:
-    """(arm, value of each axis, all their overrides). Raises UserError where two of them set the same key."""
+def _points(sweep: Sweep, path: Path) -> Iterator[tuple[str | None, dict[str, str], Overrides]]:
+    """(arm, value of each axis, all their overrides); arm None is the base, which an axis may give another corpus.
+
+    Raises UserError where two of them set the same key.
+    """
     for values in itertools.product(*(axis.items() for axis in sweep.axes.values())):
+        choices = {axis: name for axis, (name, _) in zip(sweep.axes, values, strict=True)}
+        shared = tuple(override for _, of_value in values for override in of_value)
+        if sweep.base:
+            yield None, choices, shared
         for arm, own in sweep.arms.items():
-            choices = {axis: name for axis, (name, _) in zip(sweep.axes, values, strict=True)}
-            chosen = (*own, *(override for _, of_value in values for override in of_value))
-            keys = [*_OWN_KEYS, *(override.partition("=")[0] for override in chosen)]
+            keys = [*_OWN_KEYS, *(override.partition("=")[0] for override in (*own, *shared))]
             for one, other in itertools.permutations(keys, 2):
                 if f"{other}.".startswith(f"{one}."):
                     raise UserError(
@@ -130,7 +136,7 @@ def _points(sweep: Sweep, path: Path) -> Iterator[tuple[str, dict[str, str], Ove
                         why="arms, axes and seeds each set keys of their own, or names would not tell what was run",
                         fix="set it in one place",
                     )
-            yield arm, choices, chosen
+            yield arm, choices, (*own, *shared)
 
 
 def _resolve(sweep: Sweep, recipe_path: Path, chosen: Overrides, *, seed: int, where: str) -> Recipe:

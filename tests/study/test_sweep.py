@@ -1,0 +1,130 @@
+"""A whole sweep in miniature: every cell once, none twice, the same scores whoever was killed, and means over seeds."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ropewalk.core.error import UserError
+from ropewalk.core.record import read_scores
+from ropewalk.evaluate.score import mean
+from ropewalk.recipe.load import load_recipe
+from ropewalk.recipe.spec import Recipe
+from ropewalk.study.folder import RunFolder
+from ropewalk.study.run import do_part
+from ropewalk.study.sweep import run_sweep
+
+SWEEP = [sys.executable, "-m", "ropewalk.cli", "sweep"]
+CELLS = ["seed-1/base/", "seed-1/linear/zero-shot/", "seed-1/theta/zero-shot/"]
+CELLS += ["seed-1/linear/trained/", "seed-1/theta/trained/"]
+CELLS += ["seed-2/base/", "seed-2/linear/trained/", "seed-2/theta/trained/"]
+
+
+@pytest.fixture
+def study(recipe: Recipe, tmp_path: Path) -> Path:
+    """Two arms and two seeds on a model that was made from nothing beforehand, one rank."""
+    do_part("prepare", recipe)
+    data = recipe.to_json()
+    data |= {"model": str(RunFolder(Path(recipe.run)).initial), "stages": data["stages"][1:]}
+    data["parallel"] |= {"ranks": 1, "context": 1}
+    data["stages"][0] |= {"tokens": 2048, "checkpoint_steps": 1}
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(data))
+    sweep = {
+        "recipe": "one.yaml",
+        "study": str(tmp_path / "study"),
+        "arms": {"linear": ["stages.0.rope={kind: linear}"], "theta": ["stages.0.rope={kind: theta, theta: 1e5}"]},
+        "seeds": [1, 2],
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(sweep, sort_keys=False))
+    return path
+
+
+def read_cells(results: Path) -> list[dict[str, Any]]:
+    return [{**cell, "choices": tuple(cell["choices"])} for cell in json.loads(results.read_text())["cells"]]
+
+
+@pytest.mark.timeout(300)
+def test_a_sweep_measures_every_cell_once_and_killed_or_shared_ends_the_same(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run_sweep(study, [])
+    folder = tmp_path / "study"
+    found = sorted(str(path.parent.relative_to(folder / "cells")) + "/" for path in folder.rglob("scores.json"))
+    assert found == sorted(CELLS) and result["cells"] == len(CELLS) and "trained theta" in result["text"]
+    check_results(json.loads(Path(result["results"]).read_text()), folder)
+
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("scores.json")}
+    capsys.readouterr()
+    run_sweep(study, [])
+    assert "8 cells, 8 of them done" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("scores.json")}
+
+    again = tmp_path / "again"
+    kill_in_the_midst(study, again)
+    both = [start(study, again) for _ in range(2)]  # what is left, shared by two
+    assert [process.wait() for process in both] == [0, 0]
+    told = [process.stderr.read() for process in both if process.stderr]
+    assert any("goes on from step-" in text for text in told), "the training that was killed began anew"
+    assert read_cells(again / "results.json") == read_cells(folder / "results.json")
+
+
+def start(study: Path, folder: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*SWEEP, str(study), f"study={folder}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def kill_in_the_midst(study: Path, folder: Path) -> None:
+    """Kill while the last arm of the first seed is being trained."""
+    cell = RunFolder(folder / "cells" / CELLS[4])
+    process = start(study, folder)
+    while not (cell.checkpoints(0) / "step-00000001").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not cell.scores.exists(), "it was measured before it was killed"
+
+
+def check_results(results: dict[str, Any], folder: Path) -> None:
+    """The file against the cells' own folders, by hand."""
+    for cell, name in zip(results["cells"], CELLS, strict=True):
+        run = RunFolder(folder / "cells" / name)
+        assert cell["recipe"] == load_recipe(run.recipe).digest
+        scores = read_scores(run.scores)
+        assert {score.model for score in scores} == {cell["kind"]}
+        assert [score["value"] for score in cell["scores"]] == pytest.approx([s.value for s in scores], abs=1e-6)
+    loss = [
+        [s["value"] for s in cell["scores"] if s["task"] == "short/stories"]
+        for cell in results["cells"]
+        if (cell["kind"], cell["arm"]) == ("trained", "linear")
+    ]
+    (found,) = (
+        entry
+        for entry in results["means"]
+        if (entry["kind"], entry["arm"], entry["task"]) == ("trained", "linear", "short/stories")
+    )
+    assert (found["value"], found["low"], found["high"]) == pytest.approx(mean([loss[0][0], loss[1][0]]))
+    assert found["seeds"] == 2 and loss[0] != loss[1]
+    (alone,) = (
+        entry
+        for entry in results["means"]
+        if (entry["kind"], entry["arm"], entry["task"]) == ("zero-shot", "linear", "short/stories")
+    )
+    assert alone["seeds"] == 1 and alone["low"] < alone["value"] < alone["high"]
+    assert {"processor", "cores", "torch"} <= results["machine"].keys()
+
+
+def test_a_sweep_that_does_not_hold_together_leaves_nothing(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="set twice"):
+        run_sweep(study, ["overrides=[]", "axes={rope: {a: [stages.0.rope.theta=1e4]}}"])
+    broken = ["arms={a: [stages.0.context=32]}"]  # below the base's own: a rule of recipes, met before any work
+    with pytest.raises(UserError, match="breaks a rule"):
+        run_sweep(study, [*broken, "base=false"])
+    assert not (tmp_path / "study").exists()
