@@ -46,4 +46,12 @@ def test_no_cell_of_a_shipped_study_breaks_a_rule(path: Path) -> None:
 
 def test_there_are_recipes() -> None:
     names = {path.stem for path in FILES}
-    assert names >= {"study-theta", "quickstart", "tiny-base", "llama2-7b-16k", "llama2-7b-32k", "llama2-7b-128k"}
+    assert names >= {
+        "study-theta",
+        "quickstart",
+        "tiny-base",
+        "llama2-7b-16k",
+        "llama2-7b-32k",
+        "llama2-7b-128k",
+        "llama2-7b-128k-hybrid",
+    }
