@@ -5,12 +5,16 @@ the switch for no RoPE stand in each attention module. The surprise is Mistral, 
 window at every call: there the config *is* what lives.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
 from transformers import MistralForCausalLM
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ropewalk.model.family import blocks_of
 
@@ -40,3 +44,18 @@ def read_native(model: Any) -> tuple[LiveLayer, ...]:
         window = attention.config.sliding_window if asks_config else getattr(attention, "sliding_window", None)
         found.append(LiveLayer(inv_freq, factor, window))
     return tuple(found)
+
+
+def class_frequencies(model: Any, index: int) -> Callable[[int, torch.device], Float[Tensor, "half"]]:
+    """How the class of ``model`` computes a layer's frequencies from a length, in float32 and to the last bit."""
+    parameters, kind = model.config.rope_parameters, None
+    if "rope_type" not in parameters:  # one set per layer type
+        kind = model.config.layer_types[index]
+        parameters = parameters[kind]
+    compute = ROPE_INIT_FUNCTIONS[parameters["rope_type"]]
+
+    def at(tokens: int, device: torch.device) -> Float[Tensor, "half"]:
+        found: Tensor = compute(model.config, device, seq_len=torch.tensor(tokens, device=device), layer_type=kind)[0]
+        return found
+
+    return at

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ropewalk.model.family import blocks_of
-from ropewalk.model.native import LiveLayer, read_native
+from ropewalk.model.native import LiveLayer, class_frequencies, read_native
 from ropewalk.partition import Partition
 from ropewalk.rope.anneal import Between
 from ropewalk.rope.layers import LayerPosition
@@ -27,6 +27,9 @@ from ropewalk.rope.scaling import Nope
 
 RTOL = 5e-6
 """Relative: transformers computes frequencies in float32; its llama3 at theta 1e9 lies 3.0e-6 from float64."""
+
+ClassFrequencies = Callable[[int, torch.device], Float[Tensor, "half"]]
+"""What a class of transformers would turn a document of so many tokens by."""
 
 _Given = Mapping[str, Any]
 """Keyword arguments of an attention layer's forward."""
@@ -41,6 +44,7 @@ class Angles:
 
     def __init__(self, head_dim: int) -> None:
         self.head_dim = head_dim
+        self.of_class: dict[LayerPosition, ClassFrequencies] = {}
         self.share = 1.0
         self._of: tuple[Any, ...] = ()
         self._made: dict[Any, Any] = {}
@@ -76,8 +80,14 @@ class Angles:
         if way.depends_on_length:
             lengths = self._once("lengths", given, lambda: _document_tokens(given))
         distinct, which = np.unique(lengths, return_inverse=True)
-        table = np.stack([way.inv_freq_at(int(tokens), self.head_dim) for tokens in distinct])
-        return torch.from_numpy(table.astype(np.float32)[which.reshape(lengths.shape)]).to(positions.device)
+        table = torch.stack([self._frequencies_at(way, int(tokens), positions.device) for tokens in distinct])
+        return table[torch.from_numpy(which.reshape(lengths.shape)).to(positions.device)]
+
+    def _frequencies_at(self, way: Between, tokens: int, device: torch.device) -> Float[Tensor, "half"]:
+        """In float32; by the class's own function where it has one, whose last bit is an angle at a far position."""
+        if way.share == 1 and way.latter in self.of_class:
+            return self.of_class[way.latter](tokens, device)
+        return torch.from_numpy(way.inv_freq_at(tokens, self.head_dim).astype(np.float32)).to(device)
 
     def _once(self, key: Any, given: _Given, make: Callable[[], Any]) -> Any:
         of = given["position_ids"], given.get("partition")
@@ -132,8 +142,8 @@ def direct_positions(
     angles = Angles(head_dim)
     directions: list[Direction | None] = []
     olds = positions if former is None else former
-    for block, live, position, old in zip(blocks_of(model), read_native(model), positions, olds, strict=True):
-        attention: Any = block.self_attn
+    for index, (live, position, old) in enumerate(zip(read_native(model), positions, olds, strict=True)):
+        attention: Any = blocks_of(model)[index].self_attn
         direction = Direction(
             old,
             position,
@@ -142,6 +152,8 @@ def direct_positions(
             anneals=old != position,
             windows=not native and live.window_tokens != position.window_tokens,
         )
+        if native and position.rope.depends_on_length:
+            angles.of_class[position] = class_frequencies(model, index)
         assert not direction.windows or live.window_tokens is None, "a class's own window cannot be widened"
         if direction.anneals and isinstance(position.rope, Nope) and hasattr(attention, "use_rope"):
             attention.use_rope = True  # it turns for a while; then by no angle at all
