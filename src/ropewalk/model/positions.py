@@ -220,7 +220,7 @@ def _temperature(position: LayerPosition, places: Int[Tensor, "rows tokens"]) ->
     original = position.log_n_tokens
     if original is None:
         return torch.ones_like(places, dtype=torch.float32)
-    return ((places + 1).float().log() / math.log(original)).where(places >= original, torch.ones(()))
+    return ((places + 1).float().log() / math.log(original)).where(places >= original, 1.0)
 
 
 def _document_tokens(given: _Given) -> np.ndarray:
