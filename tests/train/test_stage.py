@@ -65,8 +65,14 @@ def contents(run: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "parallel",
-    [{"ranks": 2, "context": 2}, {"ranks": 2, "context": 1}, {"ranks": 2, "context": 2, "recompute": "full"}],
-    ids=["context", "data", "recompute"],
+    [
+        {"ranks": 2, "context": 2},
+        {"ranks": 2, "context": 2, "head_ranks": 2},
+        {"ranks": 4, "context": 4, "head_ranks": 2},
+        {"ranks": 2, "context": 1},
+        {"ranks": 2, "context": 2, "recompute": "full"},
+    ],
+    ids=["context", "heads", "heads x rows", "data", "recompute"],
 )
 def test_two_ranks_equal_one(prepared: Prepared, new_run: NewRun, parallel: dict[str, Any]) -> None:
     short = {"tokens": 5 * 4 * 64, "panel_steps": 5, "checkpoint_steps": 5, "loss_weights": {"counted": 3.0}}

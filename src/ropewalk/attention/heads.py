@@ -5,8 +5,6 @@ and the output goes back the same way. In between nothing knows of heads. Where 
 they are repeated before the swap, just as often as needed, and autograd adds their gradients up again.
 """
 
-import math
-from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,7 +13,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from ropewalk.core.error import UserError
+from ropewalk.shape.shared_heads import count_shared_heads
 
 
 def swap_in(rows: Float[Tensor, "local heads head_dim"], team: dist.ProcessGroup) -> Tensor:
@@ -33,18 +31,11 @@ def swap_out(rows: Float[Tensor, "team_rows some_heads head_dim"], team: dist.Pr
 def repeat_kv(
     heads: int, kv: Float[Tensor, "local kv_heads head_dim"], members: int
 ) -> Float[Tensor, "local repeated head_dim"]:
-    """Key or value heads repeated to the least number that ``members`` can share out beside their query heads.
+    """Key or value heads repeated to the least number that ``members`` can share out beside their ``heads``.
 
-    Raises UserError where ``heads`` query heads cannot be split.
+    Raises UserError where the heads cannot be split.
     """
-    needed = math.lcm(kv.shape[1], members)
-    if heads % members or heads % needed:
-        raise UserError(
-            "heads cannot be split over ranks",
-            where="parallel.head_ranks",
-            why=f"{heads} query heads and {kv.shape[1]} key heads over {members} ranks",
-            fix=f"take one of {', '.join(map(str, _fitting(heads, kv.shape[1])))}, and cut rows over the other ranks",
-        )
+    needed = count_shared_heads(heads, kv.shape[1], members)
     return kv.repeat_interleave(needed // kv.shape[1], dim=1)
 
 
@@ -73,10 +64,6 @@ def _make_teams(group: dist.ProcessGroup, members: int) -> tuple[dist.ProcessGro
     both = ranks[member::members], ranks[team * members : (team + 1) * members]
     likes, own = (dist.new_group(each, use_local_synchronization=True) for each in both)
     return likes, own
-
-
-def _fitting(heads: int, kv_heads: int) -> Iterator[int]:
-    return (each for each in range(1, heads + 1) if heads % each == 0 and heads % math.lcm(kv_heads, each) == 0)
 
 
 class _SwapIn(torch.autograd.Function):

@@ -21,7 +21,7 @@ from ropewalk.attention import attend
 from ropewalk.attention.flex import attend_biased
 from ropewalk.core.error import UserError
 from ropewalk.model.biases import NAME as BIAS
-from ropewalk.partition import Partition
+from ropewalk.partition import AnyPartition, Partition
 
 NAME = "ropewalk"
 
@@ -61,7 +61,7 @@ def attend_layer(
     value: Float[Tensor, "rows kv_heads keys head_dim"],
     attention_mask: PromisedMask | Tensor | None,
     *,
-    partition: Partition | None = None,
+    partition: AnyPartition | None = None,
     context_group: dist.ProcessGroup | None = None,
     **settings: Any,
 ) -> tuple[Float[Tensor, "rows tokens heads head_dim"], None]:
@@ -95,6 +95,7 @@ def attend_layer(
     flat = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     seen = partition.with_window(window_tokens or settings.get("sliding_window"))
     if bias is not None:
+        assert isinstance(seen, Partition), "recipe/check refuses a bias whose rows are shared"
         places = settings["position_ids"][0]
         output = attend_biased(*flat, bias=bias, positions=places, partition=seen, scale=settings["scaling"])
     else:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from ropewalk.model.family import blocks_of, head_of
 from ropewalk.model.loss import CHUNK_TOKENS, score_labels
-from ropewalk.partition import Partition
+from ropewalk.partition import AnyPartition
 
 
 class Learner(nn.Module):
@@ -33,7 +33,7 @@ class Learner(nn.Module):
         labels: Int[Tensor, "local"],
         weights: Float[Tensor, "local"],
         *,
-        partition: Partition,
+        partition: AnyPartition,
         context_group: dist.ProcessGroup | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "local"], Bool[Tensor, "local"]]:
         """This context rank's ``(sum of weights x nll, nll, correct)``; ranks' sums add up to the batch's.
@@ -49,7 +49,7 @@ class Learner(nn.Module):
         tokens: Int[Tensor, "local"],
         positions: Int[Tensor, "local"],
         *,
-        partition: Partition,
+        partition: AnyPartition,
         context_group: dist.ProcessGroup | None = None,
     ) -> Float[Tensor, "local width"]:
         """What the head would see of these tokens. On a sharded learner it is for the inside of forward only."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ropewalk.model.family import blocks_of
 from ropewalk.model.native import LiveLayer, class_frequencies, read_native
-from ropewalk.partition import Partition
+from ropewalk.partition import AnyPartition
 from ropewalk.rope.anneal import Between
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.scaling import Nope
@@ -225,7 +225,7 @@ def _temperature(position: LayerPosition, places: Int[Tensor, "rows tokens"]) ->
 
 def _document_tokens(given: _Given) -> np.ndarray:
     """Length of each token's document [rows, tokens], or [rows, 1]; without a partition a row is one document."""
-    partition: Partition | None = given.get("partition")
+    partition: AnyPartition | None = given.get("partition")
     if partition is None:
         longest: np.ndarray = given["position_ids"].amax(dim=-1, keepdim=True).cpu().numpy() + 1
         return longest

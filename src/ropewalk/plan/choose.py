@@ -98,7 +98,7 @@ def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | Non
     and stages whose positions cannot be, which recipe/check reports, have no plan.
     """
     ranks, context_ranks = recipe.parallel.ranks, recipe.parallel.context
-    if ranks % context_ranks:
+    if ranks % context_ranks or context_ranks % recipe.parallel.head_ranks:
         return []
     machine = machine or find_machine(ranks=ranks)
     if machine.name == "cpu" and shape.parameters >= _LARGE_PARAMETERS:
@@ -106,6 +106,7 @@ def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | Non
     narrow = recipe.parallel.precision == "bfloat16" or (recipe.parallel.precision == "auto" and machine.name != "cpu")
     split = Split(
         context_ranks=context_ranks,
+        head_ranks=recipe.parallel.head_ranks,
         layout=recipe.parallel.layout,
         exchange="needed" if recipe.parallel.exchange == "auto" else recipe.parallel.exchange,
         recompute=recipe.parallel.recompute,
@@ -140,16 +141,27 @@ def _context_bytes(
 ) -> float:
     """Sent by one rank for attention in all layers of one micro-batch."""
     documents, total = document_tokens or (context_tokens,), 0.0
+    forwards = 2 if recompute == "full" else 1
+    split = replace(split, context_ranks=split.context_ranks // split.head_ranks)  # teams, which share rows
+    tokens = context_tokens * split.micro_rows
+    swap = attention_traffic(
+        shape,
+        tokens // split.context_ranks,
+        ranks=split.head_ranks,
+        exchange="heads",
+        element_bytes=split.element_bytes,
+    )
     for window, layers in Counter(layer.window_tokens for layer in shape.positions).items():
         layer = attention_traffic(
             shape,
-            context_tokens * split.micro_rows,
+            tokens,
             ranks=split.context_ranks,
             exchange=split.exchange,
             element_bytes=split.element_bytes,
             needed_share=_needed_share(context_tokens, documents, split=split, window=window),
         )
-        total += layers * layer.training_bytes(forwards=2 if recompute == "full" else 1)
+        rows = layer.training_bytes(forwards=forwards) / split.head_ranks  # each member sends its heads
+        total += layers * (rows + swap.training_bytes(forwards=forwards))
     return total
 
 

@@ -19,6 +19,7 @@ class Split:
     """
 
     context_ranks: int = 1
+    head_ranks: int = 1
     layout: str = "auto"
     exchange: Exchange = "needed"
     recompute: Literal["auto"] | Recompute = "auto"

@@ -18,6 +18,7 @@ from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.recipe.stretch import stretch_stage
 from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.shared_heads import count_shared_heads
 
 # Critical share of domain text after 20B tokens, by model size: Gu et al., CMR (2407.17467), as their law predicts it.
 _CRITICAL_SHARE = {0.46e9: 0.298, 0.94e9: 0.349, 1.6e9: 0.414, 3.1e9: 0.478}
@@ -29,7 +30,7 @@ _SMALLEST_STUDIED = 1e9
 
 def check(recipe: Recipe, shape: ModelShape | None, tokens: Mapping[str, int] | None = None) -> list[Finding]:
     """Hold ``recipe`` against the rules; ``shape`` is its base's, ``tokens`` counts each built source's tokens."""
-    findings = [*_check_ranks(recipe)]
+    findings = [*_check_ranks(recipe), *_check_heads(recipe, shape)]
     before = shape
     for index, stage in enumerate(recipe.stages):
         key = f"stages.{index}"
@@ -88,6 +89,9 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
             "error", "parallel", f"{ranks} ranks are not a multiple of context degree {context}", "arithmetic"
         )
         return
+    if context % recipe.parallel.head_ranks:
+        message = f"{context} context ranks make no equal teams of {recipe.parallel.head_ranks}"
+        yield Finding("error", "parallel.head_ranks", message, "arithmetic")
     for index, stage in enumerate(recipe.stages):
         rows = stage.step_tokens // stage.context
         if rows < ranks // context:
@@ -99,6 +103,14 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
         if context > 1 and any(rule.bias for rule in stage.layers):
             message = f"a bias needs whole rows on a rank, and {context} ranks share one"
             yield Finding("error", f"stages.{index}.layers", message, "attention/flex")
+
+
+def _check_heads(recipe: Recipe, shape: ModelShape | None) -> Iterator[Finding]:
+    if shape is not None and recipe.parallel.head_ranks > 1:
+        try:
+            count_shared_heads(shape.heads, shape.kv_heads, recipe.parallel.head_ranks)
+        except UserError as error:
+            yield Finding("error", error.where, f"{error.why}: {error.fix}", "arithmetic")
 
 
 def _check_replay(recipe: Recipe, stage: Stage, key: str) -> Iterator[Finding]:

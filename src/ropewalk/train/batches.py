@@ -15,7 +15,7 @@ from ropewalk.core.record import Batch
 from ropewalk.core.seed import stream
 from ropewalk.corpus.feed import Feed
 from ropewalk.parallel.mesh import Mesh
-from ropewalk.partition import Partition, cut, partition_rows
+from ropewalk.partition import AnyPartition, cut, partition_rows_and_heads
 from ropewalk.recipe.spec import Parallel, Stage
 from ropewalk.rope.skip import skip_rows
 
@@ -29,7 +29,7 @@ class MicroBatch:
     labels: Int[Tensor, "local"]
     weights: Float[Tensor, "local"]
     source: Int[Tensor, "local"]
-    partition: Partition
+    partition: AnyPartition
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,12 @@ def make_batches(feed: Feed, cursor: int, *, rows: int, spec: Stage, mesh: Mesh,
     micro, pairs = [], 0.0
     for part in np.array_split(mine, -(-most // spec.micro_rows)):  # as many on every rank: sharded weights are shared
         batch = _read_rows(feed, cursor + int(part[0]), len(part), spec=spec) if len(part) else _empty_row(feed)
-        partition = partition_rows(
-            batch.document, ranks=mesh.context_ranks, layout=parallel.layout, exchange=parallel.exchange
+        partition = partition_rows_and_heads(
+            batch.document,
+            ranks=mesh.context_ranks,
+            head_ranks=parallel.head_ranks,
+            layout=parallel.layout,
+            exchange=parallel.exchange,
         )
         pairs += float(partition.pairs[mesh.context_rank])
         micro.append(_cut_batch(batch, partition, factors=factors, mesh=mesh))
@@ -71,7 +75,7 @@ def _deal(rows: int, ranks: int) -> list[np.ndarray]:
     return np.array_split(np.arange(rows), ranks)
 
 
-def _cut_batch(batch: Batch, partition: Partition, *, factors: np.ndarray, mesh: Mesh) -> MicroBatch:
+def _cut_batch(batch: Batch, partition: AnyPartition, *, factors: np.ndarray, mesh: Mesh) -> MicroBatch:
     tokens, positions, labels, weights, source = (
         torch.from_numpy(cut(partition, mesh.context_rank, field)).to(mesh.device)
         for field in (batch.tokens, batch.positions, batch.labels, batch.weights * factors[batch.source], batch.source)
