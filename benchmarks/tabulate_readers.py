@@ -1,8 +1,8 @@
-"""The tables of docs/export.md, out of what benchmarks/readers.py printed.
+"""Into the pages, between their marks: the tables of what benchmarks/readers.py printed.
 
     python benchmarks/tabulate_readers.py RESULTS.jsonl
 
-A cell is the largest norm-relative difference of logits from ours. Prints Markdown; a test holds the page against it.
+A figure is the largest norm-relative difference of logits from ours. A test holds the pages against the results.
 """
 
 import json
@@ -15,20 +15,33 @@ LOADER = "ropewalk.model.load.load_model"
 
 
 def main(results: str) -> None:
-    """Print both tables."""
-    print(tabulate(Path(results)))
+    """Write every table into its page."""
+    for page, (mark, tabulate) in TABLES.items():
+        path = Path(__file__).parents[1] / "docs" / page
+        before, _, rest = path.read_text().partition(f"<!-- {mark} -->\n")
+        _, _, after = rest.partition("<!-- end -->\n")
+        path.write_text(f"{before}<!-- {mark} -->\n{tabulate(Path(results))}\n<!-- end -->\n{after}")
 
 
-def tabulate(results: Path) -> str:
-    """Method x architecture in this environment, and method x reader over all architectures, as Markdown."""
-    rows = [json.loads(line) for line in results.read_text().splitlines()]
-    rows = [row | dict(zip(("architecture", "method"), row["case"].split(", ", 1), strict=True)) for row in rows[1:]]
-    peers = list(dict.fromkeys(row["peer"] for row in rows if row["peer"] != "ropewalk"))
-    ours = [row for row in rows if row["peer"] in (peers[0], LOADER, "ropewalk")]
-    architectures = _make_table(ours, "architecture", lambda name: name.removesuffix("ForCausalLM"), _reload)
-    return "\n".join(
-        [*architectures, "", *_make_table(rows, "peer", lambda name: name, _read, skip=("ropewalk", LOADER))]
-    )
+def tabulate_architectures(results: Path) -> str:
+    """Method x architecture in this environment: by plain transformers, else by our loader."""
+    rows = _read_rows(results)
+    ours = [row for row in rows if row["peer"] in (rows[0]["peer"], LOADER, "ropewalk")]
+    return _make_table(ours, "architecture", lambda name: name.removesuffix("ForCausalLM"), _reload)
+
+
+def tabulate_readers(results: Path) -> str:
+    """Method x reader, over all architectures."""
+    rows = [row for row in _read_rows(results) if row["peer"] not in ("ropewalk", LOADER)]
+    return _make_table(rows, "peer", lambda name: name, _read)
+
+
+TABLES = {"rope.md": ("architectures", tabulate_architectures), "export.md": ("readers", tabulate_readers)}
+
+
+def _read_rows(results: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in results.read_text().splitlines()][1:]  # the first line names the machine
+    return [row | dict(zip(("architecture", "method"), row["case"].split(", ", 1), strict=True)) for row in rows]
 
 
 def _make_table(
@@ -36,14 +49,13 @@ def _make_table(
     column: str,
     title: Callable[[str], str],
     cell: Callable[[Iterable[Mapping[str, Any]]], str],
-    skip: tuple[str, ...] = (),
-) -> list[str]:
-    columns = [name for name in dict.fromkeys(row[column] for row in rows) if name not in skip]
+) -> str:
+    columns = list(dict.fromkeys(row[column] for row in rows))
     lines = [f"| method | {' | '.join(map(title, columns))} |", f"|---|{'---|' * len(columns)}"]
     for method in dict.fromkeys(row["method"] for row in rows):
         found = [[row for row in rows if (row["method"], row[column]) == (method, name)] for name in columns]
         lines.append(f"| {method} | {' | '.join(cell(each) for each in found)} |")
-    return lines
+    return "\n".join(lines)
 
 
 def _reload(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -53,8 +65,8 @@ def _reload(rows: Iterable[Mapping[str, Any]]) -> str:
         return "not offered"
     plain = next(row for peer, row in by_peer.items() if peer != LOADER)
     if plain["verdict"] == "refuses loudly":
-        return f"{by_peer[LOADER]['difference']:.0e}, our loader"
-    return f"{plain['difference']:.0e}"
+        return f"{_tell(by_peer[LOADER]['difference'])} (ours)"
+    return _tell(plain["difference"])
 
 
 def _read(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -64,11 +76,15 @@ def _read(rows: Iterable[Mapping[str, Any]]) -> str:
         by_verdict.setdefault(row["verdict"], []).append(row)
     words = []
     for verdict, those in by_verdict.items():
-        worst = max((row.get("difference", 0.0) for row in those), default=0.0)
+        worst = max(row.get("difference", 0.0) for row in those)
         names = ", ".join(row["architecture"].removesuffix("ForCausalLM") for row in those)
-        figure = "" if verdict == "refuses loudly" else f" ({worst:.0e})"
+        figure = "" if verdict == "refuses loudly" else f" ({_tell(worst)})"
         words.append(f"{verdict}{figure}{f': {names}' if len(by_verdict) > 1 else ''}")
     return "; ".join(words)
+
+
+def _tell(difference: float) -> str:
+    return "0" if difference == 0 else f"{difference:.0e}".replace("e-0", "e-")
 
 
 if __name__ == "__main__":

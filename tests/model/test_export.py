@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -147,6 +148,20 @@ def test_every_method_is_read_by_plain_transformers(save_tiny: Save, tmp_path: P
         if name in BY_LENGTH:
             assert compare(out, tokens=32)[0] <= 1e-5, name
         assert json.loads((out / "tokenizer_config.json").read_text())["model_max_length"] == 128
+
+
+@pytest.mark.parametrize("name", sorted(BY_LENGTH))
+def test_far_positions_turn_by_the_same_bits(save_tiny: Save, tmp_path: Path, name: str) -> None:
+    factors = [f"rope.long_factor={[1 + pair / 7 for pair in range(16)]}"] if name == "longrope" else []
+    rope = parse_stage(["context=32Ki", f"rope.kind={name}", *factors]).rope
+    extend(save_tiny(head_dim=32), tmp_path / "far", rope=rope, context_tokens=1 << 15)
+    ours, places = load_model(tmp_path / "far"), torch.tensor([[0, 5000, 20000, 32767]])
+    told: dict[str, Any] = {}
+    attention: Any = ours.model.layers[0].self_attn
+    attention.register_forward_pre_hook(lambda module, args, given: told.update(given), with_kwargs=True)
+    ours(torch.arange(4)[None], position_ids=places, use_cache=False)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "far").model.rotary_emb(torch.zeros(1), places)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(told["position_embeddings"], plain, strict=True))
 
 
 @pytest.mark.parametrize("name", METHODS)
