@@ -49,7 +49,16 @@ def read(results: dict[str, Any], target: str) -> dict[tuple[str, str], Measured
 
 def values_of(cell: Cell) -> dict[tuple[str, int], float]:
     """(task, context_tokens) -> value, without the depths."""
-    return {(s["task"], s["context_tokens"]): s["value"] for s in cell["scores"] if s["depth"] is None}
+    return {key: interval[0] for key, interval in intervals_of(cell).items()}
+
+
+def intervals_of(cell: Cell) -> dict[tuple[str, int], Interval]:
+    """(task, context_tokens) -> (value, low, high), without the depths."""
+    return {
+        (task, tokens): (value, low, high)
+        for task, _, tokens, depth, _, value, low, high in cell["scores"]
+        if depth is None
+    }
 
 
 def _measure(repeats: list[Cell], base: dict[int, dict[tuple[str, int], float]], target: int) -> Measured:
@@ -57,15 +66,9 @@ def _measure(repeats: list[Cell], base: dict[int, dict[tuple[str, int], float]],
     retrieval = {}
     for task, tokens in next(iter(tables.values())):
         if task == RETRIEVAL:
-            interval = mean([table[task, tokens] for table in tables.values()])
-            if len(tables) == 1:
-                (score,) = (
-                    score
-                    for score in repeats[0]["scores"]
-                    if (score["task"], score["context_tokens"], score["depth"]) == (task, tokens, None)
-                )
-                interval = score["value"], score["low"], score["high"]
-            retrieval[tokens] = interval[0], max(interval[1], 0.0), min(interval[2], 1.0)
+            values = [table[task, tokens] for table in tables.values()]
+            value, low, high = mean(values) if len(values) > 1 else intervals_of(repeats[0])[task, tokens]
+            retrieval[tokens] = value, max(low, 0.0), min(high, 1.0)
     return Measured(
         retrieval=retrieval,
         gap=mean([_gap(table, target) for table in tables.values()]),

@@ -99,26 +99,24 @@ def check_results(results: dict[str, Any], folder: Path) -> None:
         assert cell["recipe"] == load_recipe(run.recipe).digest
         scores = read_scores(run.scores)
         assert {score.model for score in scores} == {cell["kind"]}
-        assert [score["value"] for score in cell["scores"]] == pytest.approx([s.value for s in scores], abs=1e-6)
-    loss = [
-        [s["value"] for s in cell["scores"] if s["task"] == "short/stories"]
-        for cell in results["cells"]
-        if (cell["kind"], cell["arm"]) == ("trained", "linear")
-    ]
-    (found,) = (
-        entry
-        for entry in results["means"]
-        if (entry["kind"], entry["arm"], entry["task"]) == ("trained", "linear", "short/stories")
-    )
-    assert (found["value"], found["low"], found["high"]) == pytest.approx(mean([loss[0][0], loss[1][0]]))
-    assert found["seeds"] == 2 and loss[0] != loss[1]
-    (alone,) = (
-        entry
-        for entry in results["means"]
-        if (entry["kind"], entry["arm"], entry["task"]) == ("zero-shot", "linear", "short/stories")
-    )
-    assert alone["seeds"] == 1 and alone["low"] < alone["value"] < alone["high"]
+        assert [row[0] for row in cell["scores"]] == [score.task for score in scores]
+        assert [row[5] for row in cell["scores"]] == pytest.approx([score.value for score in scores], abs=1e-6)
+    one, two = (cell for cell in results["cells"] if (cell["kind"], cell["arm"]) == ("trained", "linear"))
+    (first,), (second,) = ([row for row in cell["scores"] if row[0] == "short/stories"] for cell in (one, two))
+    found, alone = (find(results, kind, "linear") for kind in ("trained", "zero-shot"))
+    assert found["seeds"] == 2 and alone["seeds"] == 1 and first[5] != second[5]
+    (row,) = (row for row in found["scores"] if row[0] == "short/stories")
+    assert row[4] == first[4] + second[4]
+    assert row[5:] == pytest.approx(mean([first[5], second[5]]), abs=1e-6)
+    (row,) = (row for row in alone["scores"] if row[0] == "short/stories")
+    assert row[6] < row[5] < row[7]
+    assert not any(row[3] is not None for row in found["scores"])
     assert {"processor", "cores", "torch"} <= results["machine"].keys()
+
+
+def find(results: dict[str, Any], kind: str, arm: str) -> dict[str, Any]:
+    (entry,) = (entry for entry in results["means"] if (entry["kind"], entry["arm"]) == (kind, arm))
+    return dict(entry)
 
 
 def test_a_sweep_that_does_not_hold_together_leaves_nothing(study: Path, tmp_path: Path) -> None:

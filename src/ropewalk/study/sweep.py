@@ -24,6 +24,7 @@ from ropewalk.study.run import claim, extend, measure, prepare, read_versions, t
 _WAIT_SECONDS = 5.0
 _DIGITS = 6
 _INTERVAL = ("value", "low", "high")
+COLUMNS = ("task", "metric", "context_tokens", "depth", "n", *_INTERVAL)
 
 
 def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
@@ -71,7 +72,10 @@ def _do_cell(cell: Cell) -> None:
 
 
 def gather(sweep: Sweep, cells: list[Cell]) -> dict[str, Any]:
-    """All that the cells measured, with the digest of each one's recipe, and the means over seeds."""
+    """All that the cells measured, with the digest of each one's recipe, and the means over seeds.
+
+    A score is a list with the entries that ``columns`` names: there are thousands.
+    """
     entries = [
         {
             "kind": cell.kind,
@@ -79,42 +83,43 @@ def gather(sweep: Sweep, cells: list[Cell]) -> dict[str, Any]:
             "choices": cell.choices,
             "seed": cell.seed,
             "recipe": cell.recipe.digest,
-            "scores": [_describe(score) for score in read_scores(_folder(cell).scores)],
+            "scores": [_row(score) for score in read_scores(_folder(cell).scores)],
         }
         for cell in cells
     ]
     return {
         "sweep": sweep.model_dump(mode="json"),
         "machine": {"processor": _name_processor(), "cores": os.cpu_count(), **read_versions()},
+        "columns": COLUMNS,
         "means": average(entries),
         "cells": entries,
     }
 
 
 def average(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over seeds with their intervals, of each task of each arm; a single seed keeps its own interval."""
+    """Means over seeds of each arm's tasks, depths left out; a single seed keeps its own interval, n is summed."""
     from ropewalk.evaluate.score import mean
 
-    repeats: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    repeats: dict[str, list[list[list[Any]]]] = defaultdict(list)
     for cell in cells:
-        for score in cell["scores"]:
-            of = {key: cell[key] for key in ("kind", "arm", "choices")}
-            of |= {key: score[key] for key in ("task", "metric", "context_tokens", "depth")}
-            repeats[json.dumps(of)].append(score)
+        arm = json.dumps({key: cell[key] for key in ("kind", "arm", "choices")})
+        repeats[arm].append([row for row in cell["scores"] if row[COLUMNS.index("depth")] is None])
     means = []
-    for of_all, scores in repeats.items():
-        first = scores[0]
-        alone = first["value"], first["low"], first["high"]
-        value, low, high = mean([score["value"] for score in scores]) if len(scores) > 1 else alone
-        if first["metric"] == "accuracy":
-            low, high = max(low, 0.0), min(high, 1.0)
-        means.append({**json.loads(of_all), "seeds": len(scores), "value": value, "low": low, "high": high})
+    for arm, tables in repeats.items():
+        rows = []
+        for same in zip(*tables, strict=True):
+            task, metric, tokens, depth, _, *interval = same[0]
+            assert all(row[:4] == same[0][:4] for row in same)
+            if len(same) > 1:
+                interval = [round(number, _DIGITS) for number in mean([row[5] for row in same])]
+            rows.append([task, metric, tokens, depth, sum(row[4] for row in same), *interval])
+        means.append({**json.loads(arm), "seeds": len(tables), "scores": rows})
     return means
 
 
-def _describe(score: Score) -> dict[str, Any]:
-    kept = {key: value for key, value in asdict(score).items() if key not in ("model", "language")}
-    return kept | {key: round(kept[key], _DIGITS) for key in _INTERVAL}
+def _row(score: Score) -> list[Any]:
+    values = asdict(score)
+    return [round(values[key], _DIGITS) if key in _INTERVAL else values[key] for key in COLUMNS]
 
 
 def _name_processor() -> str:
@@ -137,18 +142,20 @@ def format_results(results: dict[str, Any]) -> str:
 
 
 def tabulate(results: dict[str, Any]) -> str:
-    """Retrieval by length, in percent, and the loss gap: a line for each arm, for the terminal."""
-    lines = []
-    rows: dict[str, dict[str, float]] = defaultdict(dict)
+    """Retrieval by length and the loss gap, a line for each arm, for the terminal."""
+    table: dict[str, dict[str, float]] = {}
     for entry in results["means"]:
-        if entry["depth"] is None and (entry["metric"] == "accuracy" or entry["task"] == "nll/gap"):
-            name = " ".join([entry["kind"], *entry["choices"].values(), entry["arm"] or ""])
-            rows[name][f"{entry['task']} {entry['context_tokens']}"] = entry["value"]
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    for number, column in enumerate(columns):
-        lines.append(f"{chr(ord('a') + number)}: {column}")
-    width = max(map(len, rows), default=0)
-    lines.append(" " * width + "".join(f"{chr(ord('a') + number):>8}" for number in range(len(columns))))
-    for name, row in rows.items():
+        name = " ".join([entry["kind"], *entry["choices"].values(), entry["arm"] or ""])
+        table[name] = {
+            f"{task} {tokens}": value
+            for task, metric, tokens, _, _, value, *_ in entry["scores"]
+            if metric == "accuracy" or task == "nll/gap"
+        }
+    columns = list(dict.fromkeys(column for row in table.values() for column in row))
+    letters = [chr(ord("a") + number) for number in range(len(columns))]
+    width = max(map(len, table))
+    lines = [f"{letter}: {column}" for letter, column in zip(letters, columns, strict=True)]
+    lines.append(" " * width + "".join(f"{letter:>8}" for letter in letters))
+    for name, row in table.items():
         lines.append(f"{name:<{width}}" + "".join(f"{row[c]:8.3f}" if c in row else " " * 8 for c in columns))
     return "\n".join(lines)
