@@ -20,7 +20,7 @@ def check_positions(
 ) -> dict[str, float]:
     """Compare every live layer with its position, in a short document and in one of ``context_tokens``.
 
-    Returns the largest relative difference of a frequency or a factor. Raises UserError where one exceeds 5e-6, or a
+    Returns the largest relative difference of a frequency or a factor. Raises UserError where one exceeds 2e-5, or a
     window is another.
     """
     worst = 0.0
