@@ -11,6 +11,7 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ropewalk.core.quantity import format_length
@@ -23,6 +24,19 @@ TARGETS = {"4x": 2048, "8x": 4096}
 KINDS = ("zero-shot", "trained")
 RETRIEVAL = "retrieval/key_value"
 Cell = dict[str, Any]
+Table = dict[tuple[str, int], float]
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What all arms share at one seed: the base's values on what it asks, and how hard its documents are far out.
+
+    ``shift`` is the trained arms' mean loss there, less their mean over all seeds. It is taken out of every arm, since
+    16 other documents differ by more than arms do (Cousineau 2005 does the same with persons).
+    """
+
+    base: Table
+    shift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -31,8 +45,8 @@ class Measured:
 
     retrieval: dict[int, Interval]
     """By length in tokens: share of right answers."""
-    gap: Interval
-    """Nats, the last quarter of the target less the last quarter of the base's context."""
+    far: Interval
+    """Nats, the last quarter of the target less what the base has in the last quarter of its own 512 tokens."""
     short: Interval
     """Change of loss at the base's context against the base, mean over sources."""
 
@@ -41,13 +55,18 @@ def read(results: dict[str, Any], target: str) -> dict[tuple[str, str], Measured
     """(kind, arm) -> what was measured at a target such as ``4x``; the base is ``("base", "base")``."""
     cells: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in results["cells"]:
-        if cell["choices"].get("length", target) == target:
+        if cell["choices"]["length"] == target:
             cells[cell["kind"], cell["arm"] or "base"].append(cell)
-    base = {cell["seed"]: values_of(cell) for cell in cells["base", "base"]}
-    return {key: _measure(repeats, base, TARGETS[target]) for key, repeats in cells.items()}
+    seeds = {cell["seed"]: Seed(values_of(cell)) for cell in cells["base", "base"]}
+    every = [cell for (kind, _), repeats in cells.items() if kind == "trained" for cell in repeats]
+    far = [(cell["seed"], _far(values_of(cell), seeds[cell["seed"]].base, TARGETS[target])) for cell in every]
+    middle = fmean(value for _, value in far)
+    for number, seed in seeds.items():
+        seeds[number] = Seed(seed.base, fmean(value for of, value in far if of == number) - middle)
+    return {key: _measure(repeats, seeds, TARGETS[target]) for key, repeats in cells.items()}
 
 
-def values_of(cell: Cell) -> dict[tuple[str, int], float]:
+def values_of(cell: Cell) -> Table:
     """(task, context_tokens) -> value, without the depths."""
     return {key: interval[0] for key, interval in intervals_of(cell).items()}
 
@@ -61,7 +80,7 @@ def intervals_of(cell: Cell) -> dict[tuple[str, int], Interval]:
     }
 
 
-def _measure(repeats: list[Cell], base: dict[int, dict[tuple[str, int], float]], target: int) -> Measured:
+def _measure(repeats: list[Cell], seeds: dict[int, Seed], target: int) -> Measured:
     tables = {cell["seed"]: values_of(cell) for cell in repeats}
     retrieval = {}
     for task, tokens in next(iter(tables.values())):
@@ -71,31 +90,31 @@ def _measure(repeats: list[Cell], base: dict[int, dict[tuple[str, int], float]],
             retrieval[tokens] = value, max(low, 0.0), min(high, 1.0)
     return Measured(
         retrieval=retrieval,
-        gap=mean([_gap(table, target) for table in tables.values()]),
-        short=mean([_change(table, base[seed]) for seed, table in tables.items()]),
+        far=mean([_far(table, seeds[seed].base, target) - seeds[seed].shift for seed, table in tables.items()]),
+        short=mean([_change(table, seeds[seed].base) for seed, table in tables.items()]),
     )
 
 
-def _gap(table: dict[tuple[str, int], float], target: int) -> float:
-    far = 8 * BASE_TOKENS  # all positions are measured on documents of this length
+def _far(table: Table, base: Table, target: int) -> float:
+    tokens = 8 * BASE_TOKENS  # all positions are measured on documents of this length
     near = f"nll/position/{BASE_TOKENS * 3 // 4}-{BASE_TOKENS}"
-    return table[f"nll/position/{target * 3 // 4}-{target}", far] - table[near, far]
+    return table[f"nll/position/{target * 3 // 4}-{target}", tokens] - base[near, tokens]
 
 
-def _change(table: dict[tuple[str, int], float], base: dict[tuple[str, int], float]) -> float:
+def _change(table: Table, base: Table) -> float:
     sources = [key for key in table if key[0].startswith("short/")]
     return sum(table[key] / base[key] - 1 for key in sources) / len(sources)
 
 
 def tabulate(results: dict[str, Any]) -> str:
-    """A table for each target: retrieval by length, loss gap, short context; zero-shot and trained."""
+    """A table for each target: retrieval by length, loss far out, short context; zero-shot and trained."""
     return "\n".join(_tabulate_target(results, target) for target in TARGETS)
 
 
 def _tabulate_target(results: dict[str, Any], target: str) -> str:
     found = read(results, target)
     lengths = [BASE_TOKENS, *(tokens for tokens in (2048, 4096) if tokens >= TARGETS[target])]
-    columns = [f"{format_length(tokens)}, %" for tokens in lengths] + ["gap, nats", "short, %"]
+    columns = [f"{format_length(tokens)}, %" for tokens in lengths] + ["far, nats", "short, %"]
     titles = [
         f"{kind}: {columns[0]}" if not number else columns[number] for kind in KINDS for number in range(len(columns))
     ]
@@ -113,7 +132,7 @@ def _tabulate_target(results: dict[str, Any], target: str) -> str:
 
 def _row(measured: Measured, lengths: list[int]) -> str:
     entries = [_show(measured.retrieval[tokens], 100, "{:.1f}") for tokens in lengths]
-    return " | ".join([*entries, _show(measured.gap, 1, "{:+.2f}"), _show(measured.short, 100, "{:+.1f}")])
+    return " | ".join([*entries, _show(measured.far, 1, "{:+.2f}"), _show(measured.short, 100, "{:+.1f}")])
 
 
 def _show(interval: Interval, scale: float, form: str) -> str:
@@ -135,7 +154,7 @@ def draw(results: dict[str, Any], out: Path) -> None:
         tokens = TARGETS[target]
         measures = (
             (f"retrieval at {format_length(tokens)}, %", 100, lambda each, tokens=tokens: each.retrieval[tokens]),
-            (f"loss at {format_length(tokens)} less loss at 512, nats", 1, lambda each: each.gap),
+            (f"loss at {format_length(tokens)} less the base's at 512, nats", 1, lambda each: each.far),
             ("loss at 512 against the base, %", 100, lambda each: each.short),
         )
         for ax, (title, scale, pick) in zip(row, measures, strict=True):

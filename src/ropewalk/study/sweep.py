@@ -88,7 +88,7 @@ def gather(sweep: Sweep, cells: list[Cell]) -> dict[str, Any]:
         for cell in cells
     ]
     return {
-        "sweep": sweep.model_dump(mode="json"),
+        "sweep": sweep.model_dump(mode="json", exclude={"study"}),
         "machine": {"processor": _name_processor(), "cores": os.cpu_count(), **read_versions()},
         "columns": COLUMNS,
         "means": average(entries),

@@ -1,0 +1,63 @@
+"""The page of the study says what its file holds, its file is of the study that ships, and what it concludes is so."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ropewalk.recipe.sweep import load_sweep
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "2026-11-24-study-theta.json"
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(RESULTS.read_text())
+    return found
+
+
+def load_program() -> Any:
+    spec = importlib.util.spec_from_file_location("study_theta", ROOT / "benchmarks" / "study_theta.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_has_the_measured_tables(results: dict[str, Any]) -> None:
+    page = (ROOT / "docs" / "theta.md").read_text()
+    program = load_program()
+    assert f"{program.BEGIN}{program.tabulate(results)}{program.END}" in page
+    picture = ROOT / "docs" / "theta.png"
+    assert "theta.png" in page and 20_000 < picture.stat().st_size < 150_000
+
+
+def test_the_file_is_of_the_study_that_ships(results: dict[str, Any]) -> None:
+    sweep, cells = load_sweep(ROOT / "recipes" / "study-theta.yaml")
+    assert results["sweep"] == sweep.model_dump(mode="json", exclude={"study"})
+    named = [(cell.kind, cell.arm, cell.choices, cell.seed) for cell in cells]
+    assert [(c["kind"], c["arm"], c["choices"], c["seed"]) for c in results["cells"]] == named
+    assert all(len(cell["recipe"]) == 32 and cell["scores"] for cell in results["cells"])
+    digests = {(cell["kind"], cell["recipe"]) for cell in results["cells"]}
+    assert len(digests) == len(cells)
+
+
+def test_a_table_entry_follows_from_the_cells_by_hand(results: dict[str, Any]) -> None:
+    program = load_program()
+    found = program.read(results, "4x")["trained", "yarn"]
+    values = [
+        value
+        for cell in results["cells"]
+        if (cell["kind"], cell["arm"], cell["choices"]) == ("trained", "yarn", {"length": "4x"})
+        for task, _, tokens, depth, _, value, *_ in cell["scores"]
+        if (task, tokens, depth) == ("retrieval/key_value", 2048, None)
+    ]
+    mean = sum(values) / 3
+    half = 4.302653 * math.sqrt(sum((value - mean) ** 2 for value in values) / 2 / 3)
+    assert len(values) == 3
+    assert found.retrieval[2048] == pytest.approx((mean, max(0.0, mean - half), min(1.0, mean + half)), abs=1e-5)
+    assert program.read(results, "8x")["base", "base"].short[0] == 0
