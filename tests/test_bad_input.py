@@ -307,6 +307,9 @@ def long_text(home: Path) -> Iterator[Path]:
 @pytest.mark.usefixtures("long_text")
 def test_ctrl_c_leaves_nothing_half_done_and_going_on_gives_the_same_bytes(home: Path, call: Call) -> None:
     before = tree(home)
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job ignores it, and so would children
     command = [sys.executable, "-m", "ropewalk.cli", "prepare", "recipe.yaml"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while not list(home.glob("store/.tmp-*/documents.jsonl")) and process.poll() is None:
