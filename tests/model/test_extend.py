@@ -47,7 +47,9 @@ def save_full(save_tiny: Save, architecture: str, **changes: Any) -> Path:
 def test_live_positions_are_the_methods(save_tiny: Save, tmp_path: Path, method: Any) -> None:
     extend(save_tiny(), tmp_path / "out", rope=method, context_tokens=256)
     assert is_finished(tmp_path / "out") and find_damage(tmp_path / "out") is None
-    assert read_manifest(tmp_path / "out")["facts"]["live_frequency_difference"] <= 1e-6
+    facts = read_manifest(tmp_path / "out")["facts"]
+    assert facts["live_frequency_difference"] <= 1e-6
+    assert facts["layers"][0].startswith(f"0-1: {method.kind}"), "told as asked for, though read back it is plain"
     completed = method.complete(load_shape(tmp_path).base_rope, 256)
     live = AutoModelForCausalLM.from_pretrained(tmp_path / "out").model.rotary_emb
     np.testing.assert_allclose(live.inv_freq.double().numpy(), completed.inv_freq(10_000.0, 8), rtol=1e-6)

@@ -63,6 +63,7 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
         add_bias_weights(work, positions, heads=shape.heads, dtype=dtype)
         model = _load(work, base, dtype=dtype)
         facts |= check_positions(model, positions, head_dim=shape.head_dim, context_tokens=context_tokens)
+        facts |= {"layers": _describe(shape, positions)}  # as asked for: read back, a new theta is just plain RoPE
         facts |= _tell(shape, read_shape(work), spelled, context_tokens=context_tokens)
 
 
@@ -80,13 +81,12 @@ def read_former(folder: Path) -> tuple[LayerPosition, ...]:
 
 
 def _tell(base: ModelShape, made: ModelShape, spelled: SpelledLayers, *, context_tokens: int) -> dict[str, Any]:
-    """What was done, for the manifest: all layers in words, those that longer contexts are about in figures."""
+    """What was done, for the manifest: the layers that longer contexts are about, in figures."""
     stretched = made.stretched
     longest = wavelengths(stretched.inv_freq_at(context_tokens, made.head_dim)).max()
     return {
         "architecture": spelled.architecture,
         **({} if spelled.native else {"why_no_class": spelled.why_not}),
-        "layers": _describe(base, made.positions),
         "base_theta": base.theta,
         "base_context_tokens": base.context_tokens,
         "context_tokens": context_tokens,
