@@ -70,16 +70,15 @@ def _reload(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _read(rows: Iterable[Mapping[str, Any]]) -> str:
-    """What a reader makes of a method: one word, or each architecture's if they differ."""
+    """What a reader makes of a method on most architectures, and of which it makes something else."""
     by_verdict: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_verdict.setdefault(row["verdict"], []).append(row)
     words = []
-    for verdict, those in by_verdict.items():
-        worst = max(row.get("difference", 0.0) for row in those)
+    for verdict, those in sorted(by_verdict.items(), key=lambda item: -len(item[1])):
+        figure = "" if verdict == "refuses loudly" else f" ({_tell(max(row['difference'] for row in those))})"
         names = ", ".join(row["architecture"].removesuffix("ForCausalLM") for row in those)
-        figure = "" if verdict == "refuses loudly" else f" ({_tell(worst)})"
-        words.append(f"{verdict}{figure}{f': {names}' if len(by_verdict) > 1 else ''}")
+        words.append(f"{names}: {verdict}{figure}" if words else f"{verdict}{figure}")
     return "; ".join(words)
 
 
