@@ -1,5 +1,6 @@
 """attend on 1 to 4 ranks against float64 attention with the whole mask, forward and all three gradients."""
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from packs import mask_of, pack
-from ropewalk.attention import attend
+from ropewalk.attention import attend, use_kernel
 from ropewalk.core.error import UserError
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_rows, partition_rows_and_heads
@@ -33,7 +34,7 @@ class Case(NamedTuple):
     dtype: torch.dtype
     window: int | None = None
     head_ranks: int = 1
-    kernel: str = "auto"
+    kernel: str | None = None
     soft_cap: float | None = None
     sinks: bool = False
 
@@ -78,14 +79,9 @@ def attend_shares(cases: list[Case]) -> list[tuple[np.ndarray, list[Tensor]]]:
         own = torch.from_numpy(partition.owned(rank))
         *inputs, grad = (tensor.to(case.dtype)[own] for tensor in draw_tensors(case.document))
         leaves = [tensor.requires_grad_() for tensor in [*inputs, *draw_sinks(case)]]
-        out = attend(
-            *leaves[:3],
-            partition=partition,
-            group=dist.group.WORLD if ranks > 1 else None,
-            soft_cap=case.soft_cap,
-            sinks=leaves[3] if case.sinks else None,
-            kernel=case.kernel,
-        )
+        group, sinks = dist.group.WORLD if ranks > 1 else None, leaves[3] if case.sinks else None
+        with use_kernel(case.kernel) if case.kernel else nullcontext():
+            out = attend(*leaves[:3], partition=partition, group=group, soft_cap=case.soft_cap, sinks=sinks)
         grads = torch.autograd.grad(out, leaves, grad)
         assert {each.dtype for each in (out, *grads)} == {case.dtype}
         results.append((own.numpy(), [out.detach(), *grads]))

@@ -34,7 +34,6 @@ def attend(
     scale: float | None = None,
     soft_cap: float | None = None,
     sinks: Float[Tensor, "heads"] | None = None,
-    kernel: str = "auto",
 ) -> Float[Tensor, "local heads head_dim"]:
     """Causal attention within documents for this rank's tokens, in the partition's local order.
 
@@ -42,65 +41,55 @@ def attend(
     under ``torch.use_deterministic_algorithms``. ``scale`` multiplies the scores, 1 / sqrt(head_dim) by default.
     ``soft_cap`` bends them, c tanh(score / c), as Gemma 2 does; ``sinks`` are one more score per head that takes part
     in the softmax and carries no value, as in GPT-OSS. ``group`` holds the partition's ranks in order; None for a
-    partition over one rank. ``kernel`` is one of ``attention.kernels.KERNELS``, ``flex``, or the fastest that can.
+    partition over one rank. The kernel is the fastest that can, or the one that ``use_kernel`` names.
 
     Raises UserError where no kernel does what is asked here, and where heads cannot be split as the partition says.
     """
     assert partition.ranks == (1 if group is None else dist.get_world_size(group)), "the group's ranks share the rows"
     assert len(query) == partition.local_tokens, "a rank brings the rows that it owns"
     scores = Scores(query.shape[-1] ** -0.5 if scale is None else scale, soft_cap)
-    if kernel == "auto":
-        demand = Demand(
-            query.device.type, query.dtype, query.shape[-1], partition.window is not None, soft_cap is not None
-        )
-        kernel = choose_kernel(demand)
+    windowed, capped = partition.window is not None, soft_cap is not None
+    kernel = choose_kernel(Demand(query.device.type, query.dtype, query.shape[-1], windowed, capped))
     if isinstance(partition, Partition):
-        return _attend_rows(query, key, value, sinks, partition=partition, group=group, scores=scores, kernel=kernel)
+        return _attend_rows(query, key, value, sinks, _Task(partition, group, scores, kernel))
     assert group is not None
     likes, team = find_teams(group, partition.head_ranks)
     heads, members = query.shape[1], partition.head_ranks
     rows = (query, repeat_kv(heads, key, members), repeat_kv(heads, value, members))
-    swapped = (swap_in(each, team) for each in rows)
+    query, key, value = (swap_in(each, team) for each in rows)
     if sinks is not None:
         sinks = sinks.chunk(members)[dist.get_rank(team)]
-    return swap_out(
-        _attend_rows(*swapped, sinks, partition=partition.by_rows, group=likes, scores=scores, kernel=kernel), team
-    )
+    return swap_out(_attend_rows(query, key, value, sinks, _Task(partition.by_rows, likes, scores, kernel)), team)
 
 
-def _attend_rows(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    sinks: Tensor | None,
-    *,
-    partition: Partition,
-    group: dist.ProcessGroup | None,
-    scores: Scores,
-    kernel: str,
-) -> Tensor:
-    if kernel == FLEX:
-        return attend_flex(query, key, value, sinks, partition=partition, group=group, scores=scores)
-    result: Tensor = _Attention.apply(query, key, value, sinks, partition, group, scores, kernel)
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What is to be computed, beside the tensors."""
+
+    partition: Partition
+    group: dist.ProcessGroup | None
+    scores: Scores
+    kernel: str
+
+    def schedule(self, device: torch.device) -> Schedule:
+        """This rank's calls."""
+        rank = 0 if self.group is None else dist.get_rank(self.group)
+        return schedule_tiles(self.partition, rank, self.kernel, device)
+
+
+def _attend_rows(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, task: _Task) -> Tensor:
+    if task.kernel == FLEX:
+        return attend_flex(query, key, value, sinks, partition=task.partition, group=task.group, scores=task.scores)
+    result: Tensor = _Attention.apply(query, key, value, sinks, task)
     return result
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        sinks: Tensor | None,
-        partition: Partition,
-        group: dist.ProcessGroup | None,
-        scores: Scores,
-        kernel: str,
-    ) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, task: _Task) -> Tensor:
         query, key, value = (_rows_last(tensor) for tensor in (query, key, value))
-        schedule = schedule_tiles(partition, _rank(group), kernel, query.device)
-        way = _find_way(partition, schedule, group, query.device)
+        partition, scores, schedule = task.partition, task.scores, task.schedule(query.device)
+        way = _find_way(task, schedule, query.device)
         arriving = iter(()) if way is None else way.fetch(key, value)
         out, logsum = schedule.triangles.attend(query, key, value, scores)
         if schedule.merges or sinks is not None:
@@ -118,15 +107,15 @@ class _Attention(torch.autograd.Function):
             out, logsum = sink(out, logsum, sinks)
         out = out.to(query.dtype)
         ctx.save_for_backward(query, key, value, sinks, out, logsum, *kept)
-        ctx.settings = partition, group, scores, kernel
+        ctx.task = task
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, sinks, out, logsum, *blocks = ctx.saved_tensors
-        partition, group, scores, kernel = ctx.settings
-        schedule = schedule_tiles(partition, _rank(group), kernel, query.device)
-        way = _find_way(partition, schedule, group, query.device)
+        task: _Task = ctx.task
+        scores, schedule = task.scores, task.schedule(query.device)
+        way = _find_way(task, schedule, query.device)
         arriving = way.fetch(key, value) if way is not None and not blocks else iter(blocks)
         grad = _rows_last(grad)
         d_sinks = None if sinks is None else _differentiate_sinks(sinks, grad, out, logsum)
@@ -142,7 +131,7 @@ class _Attention(torch.autograd.Function):
             if way is not None:
                 d_block += way.give_back(_differentiate_blocks(schedule.steps[1:], given, arriving, scores, d_query))
             d_key, d_value = d_block.to(query.dtype).chunk(2, dim=1)
-        return d_query.to(query.dtype), d_key, d_value, d_sinks, None, None, None, None
+        return d_query.to(query.dtype), d_key, d_value, d_sinks, None
 
 
 def _differentiate_triangles(
@@ -171,7 +160,8 @@ def _accumulate(calls: Calls, given: Given, block: Block, scores: Scores, d_quer
     """Add the gradients of ``calls`` on one block of keys, in the order of calls and tiles."""
     d_queries = []
     for call in calls.calls:
-        d_rows, d_key, d_value = call.differentiate(given, *block.chunk(2, dim=1), scores)
+        keys, values = block.chunk(2, dim=1)
+        d_rows, d_key, d_value = call.differentiate(given, keys, values, scores)
         d_queries.append(d_rows)
         call.add_to_keys(d_block, d_key, d_value)
     d_query[calls.rows] += calls.assemble(tuple(d_queries))
@@ -208,19 +198,14 @@ class _Way:
         return self.exchange.give_back(gradients, self.traffic, self.group)
 
 
-def _find_way(
-    partition: Partition, schedule: Schedule, group: dist.ProcessGroup | None, device: torch.device
-) -> _Way | None:
+def _find_way(task: _Task, schedule: Schedule, device: torch.device) -> _Way | None:
     """None where a rank computes on its own rows only, in their own order."""
+    partition = task.partition
     if not (partition.exchanges or schedule.joint):
         return None
     exchange = JOINT if schedule.joint else EXCHANGES[partition.exchange]
     traffic = plan_traffic(partition, schedule.rank, device) if partition.exchanges else None
-    return _Way(exchange, traffic, group)
-
-
-def _rank(group: dist.ProcessGroup | None) -> int:
-    return 0 if group is None else dist.get_rank(group)
+    return _Way(exchange, traffic, task.group)
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:

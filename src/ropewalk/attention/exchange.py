@@ -100,7 +100,8 @@ def give_back_joint(gradients: Iterator[Block], traffic: Traffic, group: dist.Pr
     parts = torch.empty_like(joint)
     parts[traffic.joint] = joint
     own, block = parts.split([traffic.local_tokens, len(joint) - traffic.local_tokens])
-    return own + give_back_needed(iter([block]), traffic, group)
+    total: Block = own + give_back_needed(iter([block]), traffic, group)
+    return total
 
 
 def fetch_all(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:

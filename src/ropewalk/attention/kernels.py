@@ -5,7 +5,9 @@ ones wait until all keys are there, and then take every piece in one call: on a 
 few keys travel and no band is cut finer than the kernel's own blocks.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -70,11 +72,27 @@ class Demand:
     soft_cap: bool
 
 
+_named: ContextVar[str | None] = ContextVar("kernel", default=None)
+
+
+@contextmanager
+def use_kernel(name: str) -> Iterator[None]:
+    """Inside, ``attend`` takes this kernel: one of ``KERNELS``, or ``flex``. What it cannot do is not checked first."""
+    assert name in KERNELS or name == FLEX, f"no kernel {name}: {', '.join((*KERNELS, FLEX))}"
+    token = _named.set(name)
+    try:
+        yield
+    finally:
+        _named.reset(token)
+
+
 def choose_kernel(demand: Demand) -> str:
-    """The fastest kernel that does what is asked.
+    """The fastest kernel that does what is asked, or the one that is named.
 
     Raises UserError where none does.
     """
+    if (named := _named.get()) is not None:
+        return named
     if demand.device == "cpu":
         return "plain" if demand.soft_cap else "cpu"
     if demand.dtype == torch.float64:
@@ -86,7 +104,7 @@ def choose_kernel(demand: Demand) -> str:
             why=f"flash attention and FlexAttention take up to {flash.MOST_HEAD_DIM} on a GPU",
             fix="choose a model with smaller heads",
         )
-    if demand.dtype not in flash.DTYPES or demand.soft_cap:
+    if demand.dtype not in flash.DTYPES or demand.soft_cap or demand.head_dim % 8:
         return FLEX
     return "flash_joint" if demand.windowed else "flash"
 

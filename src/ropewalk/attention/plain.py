@@ -66,11 +66,10 @@ def _blocks(tiles: RaggedTiles, *, heads: int, device: torch.device) -> Iterator
 
 def _see(ahead: Tensor, diagonals: Diagonals) -> Tensor | None:
     """Of pairs, by how far the key stands ahead of the query in the tile."""
-    causal, window = diagonals
-    seen = None if causal is None else ahead <= causal
-    if window is None:
-        return seen
-    return ahead >= window if seen is None else seen & (ahead >= window)
+    seen = [] if diagonals.causal is None else [ahead <= diagonals.causal]
+    if diagonals.window is not None:
+        seen.append(ahead >= diagonals.window)
+    return torch.stack(seen).all(0) if seen else None
 
 
 def _score(query: Tensor, key: Tensor, seen: Tensor | None, scores: Scores) -> tuple[Tensor, Tensor | float]:

@@ -20,7 +20,8 @@ from ropewalk.model.positions import anneal_positions
 from ropewalk.parallel.collective import max_over_ranks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.stop import listen_for_stop
-from ropewalk.recipe.spec import Parallel, Stage
+from ropewalk.partition.choose import Sharing
+from ropewalk.recipe.spec import Stage
 from ropewalk.train.batches import StepBatches, make_batches
 from ropewalk.train.journal import Journal
 from ropewalk.train.measure import Measure
@@ -42,7 +43,7 @@ class StageJob:
     rows: int
     feed: Feed
     mesh: Mesh
-    parallel: Parallel
+    sharing: Sharing
     journal: Journal
     checkpoints: Path
     measure: Measure | None = None
@@ -96,7 +97,7 @@ def _look_ahead(job: StageJob, cursor: int) -> Generator[StepBatches, None, None
             rows=job.rows,
             spec=job.spec,
             mesh=job.mesh,
-            parallel=job.parallel,
+            sharing=job.sharing,
         )
 
     with ThreadPoolExecutor(1) as ahead:

@@ -21,9 +21,11 @@ from ropewalk.corpus.folder import open_corpus
 from ropewalk.model.extend import read_former
 from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
-from ropewalk.parallel.fsdp import shard_model
+from ropewalk.parallel.fsdp import choose_precision, shard_model
 from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.parallel.recompute import RecomputePolicy, set_recompute
+from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
+from ropewalk.partition.cost import Heads
 from ropewalk.plan.choose import forecast_recipe
 from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.shape.read import read_shape
@@ -58,6 +60,10 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Endin
     journal = Journal(run / "rows.jsonl", writes=mesh.rank == 0)
     journal.rewind(stage, state.step)
     if not state.ended:
+        sharing = _share(recipe, extended_of(run, stage), mesh)
+        if mesh.rank == 0 and mesh.context_ranks > 1:
+            choice = choose_partition(feed.batch(0, 1).document, ranks=mesh.context_ranks, sharing=sharing)
+            say(f"stage {stage}, first row: {choice.explain()}")
         gated = spec.until is not None and spec.until.metric == RETRIEVAL
         job = StageJob(
             spec=spec,
@@ -65,7 +71,7 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Endin
             rows=spec.step_rows,
             feed=feed,
             mesh=mesh,
-            parallel=parallel,
+            sharing=sharing,
             journal=journal,
             checkpoints=checkpoints_of(run, stage),
             measure=plan_measure(recipe.evaluate, extended_of(run, stage), context_tokens=spec.reach_tokens)
@@ -118,6 +124,20 @@ def _begin(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed) -> 
         learner, weight_decay=spec.weight_decay, betas=spec.betas, embedding_lr=spec.embedding_lr
     )
     return TrainState(learner, optimizer, stage=stage, inputs=inputs)
+
+
+def _share(recipe: Recipe, extended: Path, mesh: Mesh) -> Sharing:
+    """How a batch may be shared by the context ranks, priced for the model on this kind of device."""
+    shape, parallel = read_shape(extended), recipe.parallel
+    narrow = choose_precision(parallel.precision, mesh) == "bfloat16"
+    return make_sharing(
+        Heads(shape.heads, shape.kv_heads, shape.head_dim),
+        device=mesh.device.type,
+        element_bytes=2 if narrow else 4,
+        layout=parallel.layout,
+        exchange=parallel.exchange,
+        head_ranks=None if parallel.head_ranks == "auto" else parallel.head_ranks,
+    )
 
 
 def _choose_recompute(recipe: Recipe, stage: int, extended: Path) -> RecomputePolicy:
