@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ropewalk.core.digest import digest_arrays
 from ropewalk.core.record import Batch
 from ropewalk.core.seed import stream
 from ropewalk.corpus.feed import Feed
@@ -34,11 +35,15 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StepBatches:
-    """One rank's share of a step of ``rows`` global rows. ``pairs`` counts its attention: queries x keys."""
+    """One rank's share of a step of ``rows`` global rows. ``pairs`` counts its attention: queries x keys.
+
+    ``digest`` names the rows before they were cut: the ranks that share them must have read the same.
+    """
 
     rows: int
     micro: tuple[MicroBatch, ...]
     pairs: float
+    digest: int
 
 
 def make_batches(feed: Feed, cursor: int, *, rows: int, spec: Stage, mesh: Mesh, parallel: Parallel) -> StepBatches:
@@ -47,7 +52,7 @@ def make_batches(feed: Feed, cursor: int, *, rows: int, spec: Stage, mesh: Mesh,
     factors = np.array([*(spec.loss_weights.get(name, 1.0) for name in feed.sources), 1.0], dtype=np.float32)
     mine = _deal(rows, mesh.data_ranks)[mesh.data_rank]
     most = -(-rows // mesh.data_ranks)
-    micro, pairs = [], 0.0
+    micro, pairs, digests = [], 0.0, []
     for part in np.array_split(mine, -(-most // spec.micro_rows)):  # as many on every rank: sharded weights are shared
         batch = _read_rows(feed, cursor + int(part[0]), len(part), spec=spec) if len(part) else _empty_row(feed)
         partition = partition_rows_and_heads(
@@ -59,7 +64,8 @@ def make_batches(feed: Feed, cursor: int, *, rows: int, spec: Stage, mesh: Mesh,
         )
         pairs += float(partition.pairs[mesh.context_rank])
         micro.append(_cut_batch(batch, partition, factors=factors, mesh=mesh))
-    return StepBatches(rows, tuple(micro), pairs)
+        digests.append(digest_arrays(batch.tokens, batch.document, batch.positions))
+    return StepBatches(rows, tuple(micro), pairs, digest_arrays(np.array(digests)))
 
 
 def _read_rows(feed: Feed, first: int, rows: int, *, spec: Stage) -> Batch:
