@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ropewalk.core.digest import digest_arrays
 from ropewalk.core.record import Batch
 from ropewalk.core.seed import stream
 from ropewalk.corpus.feed import Feed
@@ -39,11 +40,15 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StepBatches:
-    """One rank's share of a step of ``rows`` global rows. ``pairs`` counts its attention: queries x keys."""
+    """One rank's share of a step of ``rows`` global rows. ``pairs`` counts its attention: queries x keys.
+
+    ``digest`` names the rows before they were cut: the ranks that share them must have read the same.
+    """
 
     rows: int
     micro: tuple[MicroBatch, ...]
     pairs: float
+    digest: int
 
 
 def make_batches(feed: Feed, cursor: int, *, rows: int, spec: Stage, mesh: Mesh, sharing: Sharing) -> StepBatches:
@@ -52,13 +57,14 @@ def make_batches(feed: Feed, cursor: int, *, rows: int, spec: Stage, mesh: Mesh,
     factors = np.array([*(spec.loss_weights.get(name, 1.0) for name in feed.sources), 1.0], dtype=np.float32)
     costs = count_row_pairs([feed.document_tokens(number) for number in range(cursor, cursor + rows)])
     dealt = deal_rows(costs, ranks=mesh.data_ranks, micro_rows=spec.micro_rows)[mesh.data_rank]
-    micro, pairs = [], 0.0
+    micro, pairs, digests = [], 0.0, []
     for part in dealt:
         batch = _read_rows(feed, [cursor + row for row in part], spec=spec) if part else _empty_row(feed)
         partition = choose_partition(batch.document, ranks=mesh.context_ranks, sharing=sharing).partition
         pairs += float(partition.pairs[mesh.context_rank])
         micro.append(_cut_batch(batch, partition, factors=factors, mesh=mesh))
-    return StepBatches(rows, tuple(micro), pairs)
+        digests.append(digest_arrays(batch.tokens, batch.document, batch.positions))
+    return StepBatches(rows, tuple(micro), pairs, digest_arrays(np.array(digests)))
 
 
 def _read_rows(feed: Feed, numbers: list[int], *, spec: Stage) -> Batch:
