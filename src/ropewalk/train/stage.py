@@ -106,7 +106,7 @@ def _begin(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed) -> 
     extended = extended_of(run, stage)
     causal = load_model(extended, former=read_former(extended) if spec.anneal_steps else None)
     learner = Learner(causal, chunk_tokens=recipe.parallel.loss_chunk_tokens).train()
-    set_recompute(learner.causal, _choose_recompute(recipe, stage, extended))
+    set_recompute(learner.causal, choose_recompute(recipe, stage, extended))
     shard_model(learner, mesh, precision=recipe.parallel.precision)
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
@@ -120,7 +120,7 @@ def _begin(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed) -> 
     return TrainState(learner, optimizer, stage=stage, inputs=inputs)
 
 
-def _choose_recompute(recipe: Recipe, stage: int, extended: Path) -> RecomputePolicy:
+def choose_recompute(recipe: Recipe, stage: int, extended: Path) -> RecomputePolicy:
     """What the recipe says; ``auto`` is the least that the plan finds to fit in this machine's memory."""
     if recipe.parallel.recompute != "auto":
         return recipe.parallel.recompute
