@@ -124,6 +124,17 @@ def export(
 
 
 @app.command()
+def verify(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Compare a few steps at context degree 1 and at the recipe's; exit code 2 if they learn something else."""
+    from ropewalk.study.parity import verify_degrees
+
+    found = verify_degrees(_load(recipe, overrides))
+    _print(found, as_json)
+    if not found["passed"]:
+        raise typer.Exit(EXIT_CODE)
+
+
+@app.command()
 def report(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Write report.html from what the run folder holds so far."""
     _do_part("report", recipe, overrides, as_json)

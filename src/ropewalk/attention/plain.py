@@ -84,7 +84,8 @@ def _score(query: Tensor, key: Tensor, seen: Tensor | None, scores: Scores) -> t
 
 def _group(rows: Tensor, key: Tensor) -> Tensor:
     """[queries, kv_heads, group, head_dim], in float32 or better."""
-    return _exact(rows).unflatten(1, (key.shape[1], -1))
+    grouped: Tensor = _exact(rows).unflatten(1, (key.shape[1], -1))
+    return grouped
 
 
 def _exact(tensor: Tensor) -> Tensor:

@@ -127,8 +127,14 @@ def attend_layer(
         places = settings["position_ids"][0]
         output = attend_biased(*flat, bias=bias, positions=places, partition=seen, scale=settings["scaling"])
     else:
-        bends = {"soft_cap": settings.get("softcap"), "sinks": settings.get("s_aux")}
-        output = attend(*flat, partition=seen, group=context_group, scale=settings["scaling"], **bends)
+        output = attend(
+            *flat,
+            partition=seen,
+            group=context_group,
+            scale=settings["scaling"],
+            soft_cap=settings.get("softcap"),
+            sinks=settings.get("s_aux"),
+        )
     return output[None], None
 
 

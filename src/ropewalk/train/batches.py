@@ -36,6 +36,8 @@ class MicroBatch:
     weights: Float[Tensor, "local"]
     source: Int[Tensor, "local"]
     partition: AnyPartition
+    rows: tuple[int, ...] = ()
+    """Which of the feed's rows they are; none where it is a row of padding."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,16 @@ def make_batches(feed: Feed, cursor: int, *, rows: int, spec: Stage, mesh: Mesh,
     dealt = deal_rows(costs, ranks=mesh.data_ranks, micro_rows=spec.micro_rows)[mesh.data_rank]
     micro, pairs, digests = [], 0.0, []
     for part in dealt:
-        batch = _read_rows(feed, [cursor + row for row in part], spec=spec) if part else _empty_row(feed)
+        numbers = tuple(cursor + row for row in part)
+        batch = _read_rows(feed, numbers, spec=spec) if numbers else _empty_row(feed)
         partition = choose_partition(batch.document, ranks=mesh.context_ranks, sharing=sharing).partition
         pairs += float(partition.pairs[mesh.context_rank])
-        micro.append(_cut_batch(batch, partition, factors=factors, mesh=mesh))
+        micro.append(replace(_cut_batch(batch, partition, factors=factors, mesh=mesh), rows=numbers))
         digests.append(digest_arrays(batch.tokens, batch.document, batch.positions))
     return StepBatches(rows, tuple(micro), pairs, digest_arrays(np.array(digests)))
 
 
-def _read_rows(feed: Feed, numbers: list[int], *, spec: Stage) -> Batch:
+def _read_rows(feed: Feed, numbers: tuple[int, ...], *, spec: Stage) -> Batch:
     """Rows of the feed. A stage that skips moves their positions only: documents, and so the mask, stay as they are."""
     each = [feed.batch(number, 1) for number in numbers]
     batch = Batch(**{name: np.concatenate([getattr(row, name) for row in each]) for name in _FIELDS})

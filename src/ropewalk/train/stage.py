@@ -60,7 +60,7 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Endin
     journal = Journal(run / "rows.jsonl", writes=mesh.rank == 0)
     journal.rewind(stage, state.step)
     if not state.ended:
-        sharing = _share(recipe, extended_of(run, stage), mesh)
+        sharing = plan_sharing(recipe, extended_of(run, stage), mesh)
         if mesh.rank == 0 and mesh.context_ranks > 1:
             choice = choose_partition(feed.batch(0, 1).document, ranks=mesh.context_ranks, sharing=sharing)
             say(f"stage {stage}, first row: {choice.explain()}")
@@ -112,7 +112,7 @@ def _begin(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed) -> 
     extended = extended_of(run, stage)
     causal = load_model(extended, former=read_former(extended) if spec.anneal_steps else None)
     learner = Learner(causal, chunk_tokens=recipe.parallel.loss_chunk_tokens).train()
-    set_recompute(learner.causal, _choose_recompute(recipe, stage, extended))
+    set_recompute(learner.causal, choose_recompute(recipe, stage, extended))
     shard_model(learner, mesh, precision=recipe.parallel.precision)
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
@@ -126,7 +126,7 @@ def _begin(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed) -> 
     return TrainState(learner, optimizer, stage=stage, inputs=inputs)
 
 
-def _share(recipe: Recipe, extended: Path, mesh: Mesh) -> Sharing:
+def plan_sharing(recipe: Recipe, extended: Path, mesh: Mesh) -> Sharing:
     """How a batch may be shared by the context ranks, priced for the model on this kind of device."""
     shape, parallel = read_shape(extended), recipe.parallel
     narrow = choose_precision(parallel.precision, mesh) == "bfloat16"
@@ -140,7 +140,7 @@ def _share(recipe: Recipe, extended: Path, mesh: Mesh) -> Sharing:
     )
 
 
-def _choose_recompute(recipe: Recipe, stage: int, extended: Path) -> RecomputePolicy:
+def choose_recompute(recipe: Recipe, stage: int, extended: Path) -> RecomputePolicy:
     """What the recipe says; ``auto`` is the least that the plan finds to fit in this machine's memory."""
     if recipe.parallel.recompute != "auto":
         return recipe.parallel.recompute
