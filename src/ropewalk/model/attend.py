@@ -96,26 +96,7 @@ def attend_layer(
         query = (query * temperature[:, None, :, None]).to(query.dtype)
     bias = getattr(module, BIAS, None)
     if partition is None:
-        if bias is not None:
-            raise UserError(
-                "a layer with a bias runs over documents that it is told",
-                where="the model's forward",
-                why="transformers' own attention has no place for a bias",
-                fix="pass partition= and position_ids, as model/learner does",
-            )
-        if settings.get("softcap") or settings.get("s_aux") is not None:
-            raise UserError(
-                "soft caps and sinks need documents that the attention is told",
-                where="the model's forward",
-                why="without them it is transformers' SDPA, which would leave both out without a word",
-                fix="cut the batch as parallelize does, or set_attn_implementation('eager') for plain calls",
-            )
-        mask = attention_mask.make(window_tokens) if isinstance(attention_mask, PromisedMask) else attention_mask
-        assert window_tokens is None or isinstance(attention_mask, PromisedMask), (
-            "a made mask cannot be cut to a window"
-        )
-        output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **settings)
-        return output, None
+        return _attend_plainly(module, query, key, value, attention_mask, window_tokens, settings)
     assert len(query) == 1, "a rank's tokens of all rows are one row"
     _refuse_undone(module, query, key, value, attention_mask, settings)
     for counter in _counting:
@@ -136,6 +117,39 @@ def attend_layer(
             sinks=settings.get("s_aux"),
         )
     return output[None], None
+
+
+def _attend_plainly(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: PromisedMask | Tensor | None,
+    window_tokens: int | None,
+    settings: Mapping[str, Any],
+) -> tuple[Tensor, None]:
+    """transformers' SDPA. Raises UserError for what that would leave out without a word."""
+    asked = [
+        name
+        for name, wanted in (
+            ("a bias of its own", getattr(module, BIAS, None) is not None),
+            ("a soft cap", bool(settings.get("softcap"))),
+            ("sinks", settings.get("s_aux") is not None),
+        )
+        if wanted
+    ]
+    if asked:
+        raise UserError(
+            f"a layer with {' and '.join(asked)} runs over documents that it is told",
+            where="the model's forward",
+            why="without them it would be transformers' SDPA, which knows no such thing",
+            fix="pass partition= and position_ids as parallelize's cut makes them, or "
+            "set_attn_implementation('eager') where the class knows it",
+        )
+    made = mask.make(window_tokens) if isinstance(mask, PromisedMask) else mask
+    assert window_tokens is None or isinstance(mask, PromisedMask), "a made mask cannot be cut to a window"
+    output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, made, **settings)
+    return output, None
 
 
 @contextmanager
