@@ -17,6 +17,7 @@ arithmetic at the measured rate of matrix products, and of bytes at the measured
 """
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,13 @@ import torch
 import torch.distributed as dist
 
 from packs import draw_pack
-from race import clock, measure_link, measure_products, race, tell
+from race import clock, find_share_of_datasheet, measure_link, measure_products, race, tell
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import Partition, partition_rows
-from sides import HEAD_DIM, HEADS, KV_HEADS, NAMES, Setting, check_same, ours, ring, sdpa, ulysses
+from sides import NAMES, Setting, check_same, ours, ring, sdpa, ulysses
 from ulysses import find_version
 
 MEDIAN_TOKENS = 4096
-TRAINING_FLOPS = 3.5 * 4
-"""Per pair, head and dimension: two products forward, five backward, a multiplication and an addition each."""
 
 
 def count_bytes(partition: Partition, setting: Setting) -> tuple[int, int]:
@@ -46,16 +45,23 @@ def count_bytes(partition: Partition, setting: Setting) -> tuple[int, int]:
     busiest = int(max(rows.sum(0).max(), rows.sum(1).max()))
     local = partition.local_tokens
     fetches = 1 if rows.sum(1).max() <= local else 2
-    row = 2 * KV_HEADS * HEAD_DIM
+    _, kv_heads, head_dim = setting.shape
+    row = 2 * kv_heads * head_dim
     element = getattr(torch, setting.dtype).itemsize
     ring_rows = (partition.ranks - 1) * local
     return busiest * row * (fetches * element + 4), row * (2 * ring_rows * element + partition.ranks * local * 4)
 
 
+def count_flops(pairs: int, setting: Setting) -> float:
+    """Of forward and backward: per pair, head and dimension seven products, each a multiplication and an addition."""
+    heads, _, head_dim = setting.shape
+    return 14.0 * heads * head_dim * pairs
+
+
 def find_limit(partition: Partition, setting: Setting) -> dict[str, float]:
     """Milliseconds that the busiest rank cannot go below: of arithmetic, and of its bytes on the link."""
     products = measure_products(getattr(torch, setting.dtype), setting.device)
-    flops = TRAINING_FLOPS * HEADS * HEAD_DIM * int(partition.pairs.max())
+    flops = count_flops(int(partition.pairs.max()), setting)
     link = measure_link(setting.device)
     return {
         "arithmetic_ms": flops / products * 1e3,
@@ -129,12 +135,12 @@ def measure_one(setting: Setting) -> None:
         runs = {"ours": side.run} | {how: other.run for how, other in others.items()}
         times = race(runs, turns=setting.turns, device=setting.device)
         partition = partition_rows(document, ranks=1)
-        flops = TRAINING_FLOPS * HEADS * HEAD_DIM * int(partition.pairs.sum())
+        rate = count_flops(int(partition.pairs.sum()), setting) / times["ours"]
         for how, must in peers:
             compare(
                 f"{word}, {setting.tokens} tokens, {setting.dtype}, 1 rank", f"sdpa, {how}", times, ("ours", how),
                 must_reach=must, limit=find_limit(partition, setting), difference=same[how], turns=setting.turns,
-                gigaflops=flops / times["ours"] / 1e9,
+                gigaflops=rate / 1e9, of_datasheet=find_share_of_datasheet(rate),
             )  # fmt: skip
 
 
@@ -200,19 +206,24 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="2Ki tokens in float32: within 50 seconds")
     parser.add_argument("--tokens", default="8192,16384,32768")
     parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--parts", default="one,ranks,scaling")
+    parser.add_argument("--parts", help="of one, ranks, scaling, turns")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--deepspeed-python", type=Path, help="a Python that has deepspeed; absent without")
     given = parser.parse_args()
+    if given.device == "cuda":  # what a GPU is for; torchrun gives the ranks, without it there is one
+        given.dtypes, alone = "bfloat16", "RANK" not in os.environ
+        given.ranks = 8 if alone else int(os.environ["WORLD_SIZE"])
+        given.parts = given.parts or ("one,turns" if alone else "ranks,scaling")
     if given.quick:
         given.tokens, given.dtypes = "2048", "float32"
     torch.set_num_threads(1)
-    for dtype in given.dtypes.split(","):
-        for tokens in map(int, given.tokens.split(",")):
-            setting = Setting(tokens, dtype, given.device, given.turns, given.deepspeed_python)
-            for part in given.parts.split(","):
+    # Turns come last: they use the device in this process, which then cannot be forked.
+    for part in sorted((given.parts or "one,ranks,scaling").split(","), key=lambda part: part == "turns"):
+        for dtype in given.dtypes.split(","):
+            for tokens in map(int, given.tokens.split(",")):
+                setting = Setting(tokens, dtype, given.device, given.turns, given.deepspeed_python)
                 if part == "turns":
                     play_ranks(setting, given.ranks)
                 else:

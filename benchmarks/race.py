@@ -17,6 +17,8 @@ import torch.distributed as dist
 _PRODUCT_WIDTH = {"cpu": 1024, "cuda": 8192}
 _LINK_BYTES = 1 << 24
 _PROBES = 5
+_DATASHEET_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+"""bfloat16, dense, of the SXM cards."""
 
 
 def race(sides: Mapping[str, Callable[[], Any]], *, turns: int, device: str = "cpu") -> dict[str, float]:
@@ -66,6 +68,12 @@ def measure_link(device: str = "cpu") -> float:
     received = torch.empty_like(sent)
     best = min(clock(lambda: dist.all_to_all_single(received, sent), device) for _ in range(_PROBES))
     return _LINK_BYTES * (dist.get_world_size() - 1) / best
+
+
+def find_share_of_datasheet(flops: float) -> float | None:
+    """A rate as a share of what the GPU's maker promises in bfloat16; None for what is not in the list."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return next((flops / promised for card, promised in _DATASHEET_FLOPS.items() if card in name), None)
 
 
 def tell(case: str, peer: str, *, ours: float, theirs: float | None, unit: str, must_reach: float, **more: Any) -> None:

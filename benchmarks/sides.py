@@ -20,7 +20,8 @@ from ropewalk.partition import partition_rows
 from torch_ring import attend_ring, own_rows
 from ulysses import Ulysses
 
-HEADS, KV_HEADS, HEAD_DIM = 8, 2, 64
+SHAPES = {"cpu": (8, 2, 64), "cuda": (32, 8, 128)}
+"""Heads, key heads and head_dim: the small ones that two CPU cores can race, and those of Llama 3 8B."""
 NAMES = ("out", "d_query", "d_key", "d_value")
 SAME = {"float32": 1e-5, "float64": 1e-12, "bfloat16": 2e-2}
 
@@ -34,6 +35,10 @@ class Setting(NamedTuple):
     turns: int
     deepspeed_python: Path | None
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return SHAPES[self.device]
+
 
 class Side(NamedTuple):
     """Attention of one side: forward and backward once, giving this rank's ``NAMES``, about its ``own`` rows."""
@@ -45,10 +50,11 @@ class Side(NamedTuple):
 def draw_inputs(setting: Setting) -> dict[str, Tensor]:
     """The whole row's tensors [tokens, heads, head_dim], the same on all ranks."""
     generator = torch.Generator().manual_seed(0)
-    sizes = {"query": HEADS, "key": KV_HEADS, "value": KV_HEADS, "grad": HEADS}
+    heads, kv_heads, head_dim = setting.shape
+    sizes = {"query": heads, "key": kv_heads, "value": kv_heads, "grad": heads}
     drawn = {
-        name: torch.randn(setting.tokens, heads, HEAD_DIM, generator=generator).to(getattr(torch, setting.dtype))
-        for name, heads in sizes.items()
+        name: torch.randn(setting.tokens, each, head_dim, generator=generator).to(getattr(torch, setting.dtype))
+        for name, each in sizes.items()
     }
     return {name: tensor.to(setting.device) for name, tensor in drawn.items()}
 
@@ -86,7 +92,7 @@ def ring(setting: Setting) -> Side:
     ranks, rank = dist.get_world_size(), dist.get_rank()
 
     def attention(*tensors: Tensor) -> Tensor:
-        return attend_ring(*tensors, group=dist.group.WORLD, balanced=True, scale=HEAD_DIM**-0.5)
+        return attend_ring(*tensors, group=dist.group.WORLD, balanced=True, scale=setting.shape[2] ** -0.5)
 
     return theirs(setting, attention, own_rows(setting.tokens, ranks=ranks, rank=rank, balanced=True))
 

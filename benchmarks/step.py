@@ -15,6 +15,7 @@ Prints JSON lines; ``limit_ms`` is the step's arithmetic at the rate of matrix p
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -212,7 +213,7 @@ def work(part: str, setting: Setting, documents: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="shorter rows, fewer turns: within 50 seconds")
-    parser.add_argument("--parts", default="packed,memory,mission,scaling")
+    parser.add_argument("--parts", help="of packed, memory, mission, scaling")
     parser.add_argument("--tokens", default="8192")
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--documents", default="one,pack", help="of the mission")
@@ -222,6 +223,10 @@ def main() -> None:
     parser.add_argument("--deepspeed-python", type=Path, help="a Python that has deepspeed; absent without")
     parser.add_argument("--peak", choices=("ours", "theirs"), help="only measure this side's peak, here")
     given = parser.parse_args()
+    if given.device == "cuda":  # torchrun gives the ranks, without it there is one
+        alone = "RANK" not in os.environ
+        given.ranks = 1 if alone else int(os.environ["WORLD_SIZE"])
+        given.parts = given.parts or ("packed,memory" if alone else "mission,scaling")
     if given.quick:
         given.tokens, given.dtypes, given.turns = "1024", "float32", 3
     torch.set_num_threads(1)
@@ -231,7 +236,7 @@ def main() -> None:
             if given.peak:
                 print(run_ranks(find_peak, 1, setting, given.peak, threads=1)[0])
                 continue
-            for part in given.parts.split(","):
+            for part in (given.parts or "packed,memory,mission,scaling").split(","):
                 if part == "memory":
                     measure_memory(setting)
                 else:
