@@ -39,14 +39,13 @@ class Choice:
     """By the number of ranks that share heads; 1 is rows alone."""
 
     def explain(self) -> str:
-        """The choice in a line or two."""
+        """The choice in a line, beside rows alone and the best other way of sharing heads."""
         chosen = self.partition.head_ranks if isinstance(self.partition, HeadPartition) else 1
-        others = [
-            f"{_name(each)} would cost {cost / self.costs[chosen]:.2f} times as much"
-            for each, cost in self.costs.items()
-            if each != chosen
+        others = sorted((each for each in self.costs if each != chosen), key=lambda each: (each > 1, self.costs[each]))
+        told = [
+            f"{_name(each)} would cost {self.costs[each] / self.costs[chosen]:.2f} times as much" for each in others
         ]
-        return "; ".join([self.partition.describe(), *others])
+        return "; ".join([self.partition.describe(), *told[: 1 + (chosen > 1)]])
 
 
 def make_sharing(

@@ -9,6 +9,7 @@ from typing import Literal, cast
 
 import torch
 
+from ropewalk.attention.flash import use_installed_flash
 from ropewalk.checkpoint.load import load, load_moments, newest
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.artifact import read_manifest
@@ -60,6 +61,8 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Endin
     journal = Journal(run / "rows.jsonl", writes=mesh.rank == 0)
     journal.rewind(stage, state.step)
     if not state.ended:
+        if (newer := use_installed_flash()) and mesh.rank == 0:
+            say(f"stage {stage}: attention runs {newer}")
         sharing = plan_sharing(recipe, extended_of(run, stage), mesh)
         if mesh.rank == 0 and mesh.context_ranks > 1:
             choice = choose_partition(feed.batch(0, 1).document, ranks=mesh.context_ranks, sharing=sharing)
