@@ -17,6 +17,7 @@ from ropewalk.core.record import Row
 from ropewalk.corpus.feed import Feed
 from ropewalk.model.positions import anneal_positions
 from ropewalk.parallel.collective import max_over_ranks
+from ropewalk.parallel.hang import watch_for_hang
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.recipe.spec import Parallel, Stage
 from ropewalk.train.batches import StepBatches, make_batches
@@ -58,11 +59,14 @@ def run_loop(state: TrainState, job: StageJob, asked: Callable[[], bool]) -> Tra
         closing(_look_ahead(job, state.cursor)) as stream,
         watch(name, job.steps - state.step, unit="steps") if job.mesh.rank == 0 else nullcontext(_show_nothing) as advance,
         Saver(job.folder / "checkpoints", keep=job.spec.keep) as saver,
+        watch_for_hang(job.parallel.hang_seconds) as clock,
     ):
         for batches in stream:
             state, rows = _take_step(state, batches, job, tally)
+            clock.tick()
             if state.step % job.spec.panel_steps == 0 or state.step == job.steps:
-                state, averages = _close_panel(state, job, tally)
+                with clock.at_leisure():
+                    state, averages = _close_panel(state, job, tally)
                 rows += averages
                 mix = job.feed.realised(state.cursor)
             job.journal.append(rows)
@@ -73,13 +77,16 @@ def run_loop(state: TrainState, job: StageJob, asked: Callable[[], bool]) -> Tra
             # Asked of all ranks, who hear of a signal or of a failed save at different moments.
             flags = torch.tensor([asked(), saver.has_failed], dtype=torch.float64)
             stopping, failed = max_over_ranks(flags).tolist()
-            if failed:
-                saver.finish()
-            if state.ended or stopping or state.step % job.spec.checkpoint_steps == 0:
-                job.journal.flush()
-                saver.begin(state)
-            if state.ended or stopping:
-                saver.finish()
+            ending = bool(state.ended or stopping)
+            with clock.at_leisure():
+                if failed:
+                    saver.finish()
+                if ending or state.step % job.spec.checkpoint_steps == 0:
+                    job.journal.flush()
+                    saver.begin(state)
+                if ending:
+                    saver.finish()
+            if ending:
                 break
     return state
 
