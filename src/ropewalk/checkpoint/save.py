@@ -75,7 +75,9 @@ def _write_new(snapshot: Snapshot, target: Path, group: Group) -> None:
     work = target.with_name(f".tmp-{target.name}")
     tensors = dict(snapshot.tensors)
     shapes: dict[str, Any] = {name: [str(t.dtype), list(t.shape)] for name, t in tensors.items()}
-    for others in gather_values({name: shape for name, shape in shapes.items() if name.startswith("rng/")}, group=group):
+    for others in gather_values(
+        {name: shape for name, shape in shapes.items() if name.startswith("rng/")}, group=group
+    ):
         shapes |= others
     needed_bytes = sum(gather_values(_local_bytes(tensors), group=group))
     _agree_or_refuse(_prepare(work, needed_bytes=needed_bytes), work, target, group)

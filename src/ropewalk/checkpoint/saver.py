@@ -1,7 +1,7 @@
 """Saves that training does not wait for: a copy is taken at once, and a thread writes it while steps go on.
 
 The threads of all ranks speak through a process group of their own: two threads in one group would read each other's
-messages. One save is in flight at a time. A failure is kept, never lost: the loop asks each step, and every rank raises.
+messages. One save is in flight at a time. A failure is never lost: the loop asks each step, and every rank raises.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -48,6 +48,8 @@ class Saver:
     def __enter__(self) -> "Saver":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """A rank that fails is not kept by a save that may wait for it."""
         self._thread.shutdown(wait=kind is None)

@@ -1,8 +1,8 @@
 """The life of forked ranks: how one works, and how the process that started them learns what became of it.
 
-The surprise: each rank computes in a thread of its own. OpenMP's workers do not survive a fork, and a forked main thread
-that asks for them again would wait for ever; a new thread gets new ones, and the main thread is left to hear signals and
-to notice a dead parent.
+The surprise: each rank computes in a thread of its own. OpenMP's workers do not survive a fork, and a forked main
+thread that asks for them again would wait for ever; a new thread gets new ones, and the main thread is left to hear
+signals and to notice a dead parent.
 """
 
 import os
@@ -60,7 +60,9 @@ class Seat:
     folder: Path
 
 
-def be_rank(seat: Seat, pipe: Connection, lifeline: tuple[int, int], join: Callable[[Seat], None], work: Callable[[], Any]) -> None:
+def be_rank(
+    seat: Seat, pipe: Connection, lifeline: tuple[int, int], join: Callable[[Seat], None], work: Callable[[], Any]
+) -> None:
     """The life of a forked rank: another thread works, the main one waits for the parent to let go of the lifeline.
 
     So a rank outlives its work until every rank has reported: one that left earlier would close connections that

@@ -1,8 +1,8 @@
 """A rank that hangs is named, by a roll call that costs nothing until nobody gets on any more.
 
-Ranks go in step, so one that hangs stops all within a step, and a timeout says only that somebody is missing. Each rank's
-own clock notices that it has not got on for too long; then all write down where they stand. Who writes nothing is stopped
-or gone; who writes that it computes while others wait for it is stuck. Stacks are shown, and the ranks end.
+Ranks go in step, so one that hangs stops all within a step, and a timeout says only that somebody is missing. Each
+rank's own clock notices that it has not got on for too long; then all write down where they stand. Who writes nothing
+is stopped or gone; who writes that it computes while others wait for it is stuck. Stacks are shown, and the ranks end.
 """
 
 import faulthandler
@@ -29,20 +29,23 @@ _STDERR = 2
 
 @dataclass(frozen=True)
 class _Place:
-    open_store: Callable[[], dist.Store]
+    open_store: Callable[[], dist.Store]  # type: ignore[name-defined]
     report: Callable[[str], None]
 
 
 _places: list[_Place] = []
 
 
-def take_place(open_store: Callable[[], dist.Store], report: Callable[[str], None]) -> None:
+def take_place(
+    open_store: Callable[[], dist.Store],  # type: ignore[name-defined]
+    report: Callable[[str], None],
+) -> None:
     """Said once by whoever starts this rank: where a roll can be written, and who is told of a hang before the end."""
     _places[:] = [_Place(open_store, report)]
 
 
 class Clock:
-    """When this rank last got on. ``patience_seconds`` is how long that may be ago; None: by the slowest step so far."""
+    """When this rank last got on. ``patience_seconds`` is how long ago that may be; None: by the slowest step so far."""
 
     def __init__(self, patience_seconds: float | None) -> None:
         self._given, self._slowest = patience_seconds, 0.0
@@ -86,7 +89,7 @@ class Clock:
 
 @contextmanager
 def watch_for_hang(patience_seconds: float | None) -> Iterator[Clock]:
-    """For the length of the block, end this rank if it does not get on; the clock that is yielded ticks at every step."""
+    """For the length of the block, end this rank if it does not get on; tick the clock that is yielded at every step."""
     clock, done = Clock(patience_seconds), threading.Event()
     thread = threading.Thread(
         target=_watch, args=(clock, done, threading.get_ident()), daemon=True, name="watch for a hang"
@@ -127,7 +130,12 @@ def _end(clock: Clock, frame: FrameType | None) -> None:
 
 
 def _call_roll(
-    store: dist.Store, name: str, mine: Mapping[str, Any], *, ranks: Iterable[int], wait_seconds: float
+    store: dist.Store,  # type: ignore[name-defined]
+    name: str,
+    mine: Mapping[str, Any],
+    *,
+    ranks: Iterable[int],
+    wait_seconds: float,
 ) -> dict[int, Any]:
     """What every one of ``ranks`` wrote under ``name`` that could, by rank."""
     deadline, missing, called = time.monotonic() + wait_seconds, set(ranks), sorted(ranks)

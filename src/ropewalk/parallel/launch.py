@@ -76,9 +76,7 @@ def _run_forked(work: Callable[[], Any], ranks: int, threads: int) -> list[Any]:
             for rank in range(ranks):
                 ours, theirs = context.Pipe(duplex=False)
                 seat = Seat(rank, ranks, threads, Path(folder))
-                process = context.Process(
-                    target=be_rank, args=(seat, theirs, lifeline, _join_group, work), daemon=True
-                )
+                process = context.Process(target=be_rank, args=(seat, theirs, lifeline, _join_group, work), daemon=True)
                 with warnings.catch_warnings():  # python 3.12 warns of any fork beside threads; see forked.py
                     warnings.simplefilter("ignore", DeprecationWarning)
                     process.start()
@@ -96,7 +94,7 @@ def _run_forked(work: Callable[[], Any], ranks: int, threads: int) -> list[Any]:
 
 @contextmanager
 def _pass_on_stop(processes: Sequence[BaseProcess]) -> Iterator[None]:
-    """A signal to stop this process goes to the ranks, which may have something to save; their end ends this one's wait.
+    """A signal to stop this process goes to the ranks, which may have something to save; their end ends the wait.
 
     It stands before the first rank starts and until the last has ended, so that no signal finds the gap.
     """
@@ -131,7 +129,7 @@ def _join_group(seat: Seat) -> None:
     _init_group(store, seat.rank, seat.ranks, device=device)
 
 
-def _init_group(store: dist.Store, rank: int, ranks: int, *, device: int) -> None:
+def _init_group(store: Any, rank: int, ranks: int, *, device: int) -> None:
     """Return when all ranks are here and every one has been heard, so that none begins before all can."""
     backend = "gloo"
     if torch.cuda.is_available():
@@ -168,9 +166,9 @@ def _join_torchrun() -> None:
     """Join through torchrun's store, under this attempt's own prefix: it keeps what earlier attempts wrote."""
     attempt = f"ropewalk attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
-    def open_store() -> dist.Store:
-        store, _, _ = next(dist.rendezvous("env://", timeout=_JOIN_TIMEOUT))
-        return dist.PrefixStore(attempt, store)
+    def open_store() -> Any:
+        store, _, _ = next(dist.rendezvous("env://", timeout=_JOIN_TIMEOUT))  # type: ignore[attr-defined]
+        return dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
 
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     _init_group(open_store(), rank, ranks, device=int(os.environ["LOCAL_RANK"]))

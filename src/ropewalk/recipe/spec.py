@@ -177,7 +177,7 @@ class Parallel(Spec):
     """Of matrix products; master weights, reductions, angles and loss are float32 always."""
     loss_chunk_tokens: PositiveCount = 1024
     hang_seconds: float | None = Field(default=None, gt=0)
-    """A step that lasts longer is a hang, and the rank that causes it is named; null: 20 x the slowest step, 60 to 480."""
+    """A step that lasts longer is a hang, and its rank is named; null: 20 x the slowest step, but 60 to 480."""
     restarts: int = Field(default=3, ge=0)
     """How often lost ranks are started anew without a new checkpoint in between, where ropewalk started them."""
 

@@ -57,13 +57,23 @@ def run_loop(state: TrainState, job: StageJob, asked: Callable[[], bool]) -> Tra
     name, mix = f"stage {state.stage}", job.feed.realised(state.cursor)
     with (
         closing(_look_ahead(job, state.cursor)) as stream,
-        watch(name, job.steps - state.step, unit="steps") if job.mesh.rank == 0 else nullcontext(_show_nothing) as advance,
+        watch(name, job.steps - state.step, unit="steps")
+        if job.mesh.rank == 0
+        else nullcontext(_show_nothing) as advance,
         Saver(job.folder / "checkpoints", keep=job.spec.keep) as saver,
         watch_for_hang(job.parallel.hang_seconds) as clock,
     ):
+        begun = time.perf_counter()
         for batches in stream:
-            state, rows = _take_step(state, batches, job, tally)
+            before = state.tokens
+            state, rows, fault = take_step(state, batches, job, tally)
             clock.tick()
+            now = time.perf_counter()
+            speed, begun = (state.tokens - before) / (now - begun), now
+            rows.append(Row(state.stage, state.step, "tokens_per_second", speed, "tokens/s"))
+            if fault and job.mesh.rank == 0:
+                written = write_skipped(state, job.folder, feed=job.feed, rows=batches.rows, reason=fault)
+                say(f"WARNING: step {state.step} was skipped: {fault}; its rows are in {written}")
             if state.step % job.spec.panel_steps == 0 or state.step == job.steps:
                 with clock.at_leisure():
                     state, averages = _close_panel(state, job, tally)
@@ -74,10 +84,7 @@ def run_loop(state: TrainState, job: StageJob, asked: Callable[[], bool]) -> Tra
             if is_astray(state.recent, guard=job.spec.guard):
                 saver.finish()
                 break
-            # Asked of all ranks, who hear of a signal or of a failed save at different moments.
-            flags = torch.tensor([asked(), saver.has_failed], dtype=torch.float64)
-            stopping, failed = max_over_ranks(flags).tolist()
-            ending = bool(state.ended or stopping)
+            ending, failed = _agree_on_ending(state, asked(), saver)
             with clock.at_leisure():
                 if failed:
                     saver.finish()
@@ -91,28 +98,27 @@ def run_loop(state: TrainState, job: StageJob, asked: Callable[[], bool]) -> Tra
     return state
 
 
-def _take_step(
+def _agree_on_ending(state: TrainState, asked: bool, saver: Saver) -> tuple[bool, bool]:
+    """Whether the loop ends, and whether a save failed: ranks hear of signals and failures at different moments."""
+    flags = max_over_ranks(torch.tensor([asked, saver.has_failed], dtype=torch.float64))
+    stopping, failed = flags.bool().tolist()
+    return bool(state.ended) or stopping, failed
+
+
+def take_step(
     state: TrainState, batches: StepBatches, job: StageJob, tally: Tally
-) -> tuple[TrainState, list[Row]]:
-    """One step with all that depends on its number; a skipped one is written down."""
-    begun, before, reasons = time.perf_counter(), state, []
+) -> tuple[TrainState, list[Row], str]:
+    """One step with all that depends on its number. Last comes why it was not taken, empty if it was."""
+    before, reasons, guard = state, [], job.spec.guard
 
     def judge(loss: float, norm: float) -> str:
-        reasons.append(judge_step(before.recent, loss, norm, guard=job.spec.guard))
+        reasons.append(judge_step(before.recent, loss, norm, guard=guard))
         return reasons[-1]
 
     rate = learning_rate(state.step, schedule=job.spec.schedule, peak=job.spec.lr, steps=job.steps)
     anneal_positions(state.model, annealing_share(state.step, steps=job.spec.anneal_steps))
-    state, rows = train_step(
-        state, batches, mesh=job.mesh, tally=tally, rate=rate, clip=job.spec.clip, judge=judge
-    )
-    state = dataclasses.replace(state, recent=state.recent[-job.spec.guard.window :])
-    if reasons[-1] and job.mesh.rank == 0:
-        path = write_skipped(state, job.folder, feed=job.feed, rows=batches.rows, reason=reasons[-1])
-        say(f"WARNING: step {state.step} was skipped: {reasons[-1]}; its rows are in {path}")
-    speed = (state.tokens - before.tokens) / (time.perf_counter() - begun)
-    rows.append(Row(state.stage, state.step, "tokens_per_second", speed, "tokens/s"))
-    return state, rows
+    state, rows = train_step(state, batches, mesh=job.mesh, tally=tally, rate=rate, clip=job.spec.clip, judge=judge)
+    return dataclasses.replace(state, recent=state.recent[-guard.window :]), rows, reasons[-1]
 
 
 def _look_ahead(job: StageJob, cursor: int) -> Generator[StepBatches, None, None]:

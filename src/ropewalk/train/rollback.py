@@ -55,7 +55,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
 
 
 def remove_astray(folder: Path) -> None:
-    """Remove the checkpoints that the stage has gone back behind; every rank calls it before it looks for the newest."""
+    """Remove the checkpoints that the stage has gone back behind; every rank calls it before looking for the newest."""
     history = share_from_first(read_history(folder))
     if history and rank_and_ranks()[0] == 0:
         for path in list_checkpoints(folder / "checkpoints"):

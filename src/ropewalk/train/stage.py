@@ -43,7 +43,7 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Endin
     """Train stage number ``stage`` of a run on the folder that ``corpus`` was built into; every rank calls it.
 
     Reads ``run/stages/<stage>/extended``, writes checkpoints beside it and rows to ``run/rows.jsonl``. Returns how it
-    came to its end: ``until`` was reached, or the last step; or that SIGTERM or SIGUSR1 stopped it, saved, before its end.
+    came to its end: ``until`` was reached, or the last step; or that SIGTERM or SIGUSR1 stopped it, saved.
     """
     spec, parallel, folder = recipe.stages[stage], recipe.parallel, stage_folder(run, stage)
     mesh = make_mesh(parallel.ranks, parallel.context)
@@ -151,5 +151,10 @@ def _resume(state: TrainState, run: Path, *, speaks: bool) -> TrainState:
         if speaks:
             say(f"stage {state.stage} goes on from {checkpoint.name}")
         return go_past(load(state, checkpoint), folder)
+    return go_past(carry_moments(state, run), folder)
+
+
+def carry_moments(state: TrainState, run: Path) -> TrainState:
+    """A stage at its first step, with the optimizer's moments of the stage before, if there is one."""
     earlier = newest(checkpoints_of(run, state.stage - 1)) if state.stage else None
-    return go_past(load_moments(state, earlier) if earlier is not None else state, folder)
+    return load_moments(state, earlier) if earlier is not None else state

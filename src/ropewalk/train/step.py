@@ -22,7 +22,6 @@ from ropewalk.train.guard import see
 from ropewalk.train.optimizer import set_learning_rate
 from ropewalk.train.tally import Tally
 
-
 Judge = Callable[[float, float], str]
 """(loss, gradient norm) -> why the step must not be taken, or nothing; it answers all ranks alike."""
 
