@@ -14,8 +14,9 @@ from ropewalk.recipe.spec import Guard
 
 FEWEST = 32
 """Finite steps that must have been seen before a finite one can be called a spike."""
-_LEAST_SHARE = 0.02
-"""Of the median: a deviation is never less, or a loss that stands still would make every wiggle a spike."""
+_LEAST_SHARES = {"loss": 0.02, "gradient norm": 0.75}
+"""Of the median: a deviation is never less. A loss that stands still must not make a spike of every wiggle; a gradient
+norm is clipped, and in healthy training now and then seven times the median (docs/log.md), so its spikes begin at ten."""
 _NORMAL = 1.4826
 
 
@@ -32,18 +33,18 @@ def judge_step(recent: Sequence[Sight], loss: float, norm: float, *, guard: Guar
     ):
         known = [each for each in before[-guard.window :] if each is not None]
         if len(known) >= FEWEST:
-            middle, deviation = spread(known)
+            middle, deviation = spread(known, least_share=_LEAST_SHARES[name])
             if value > middle + guard.spike * deviation:
                 away = (value - middle) / deviation
                 return f"the {name}, {value:.4g}, is {away:.0f} deviations above the median {middle:.4g}"
     return ""
 
 
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    """The median, and the deviation from it that a normal distribution would have."""
+def spread(values: Sequence[float], *, least_share: float) -> tuple[float, float]:
+    """The median, and the deviation from it that a normal distribution would have, at least that share of it."""
     middle = median(values)
     deviation = _NORMAL * median(abs(value - middle) for value in values)
-    return middle, max(deviation, _LEAST_SHARE * abs(middle), 1e-12)
+    return middle, max(deviation, least_share * abs(middle), 1e-12)
 
 
 def see(loss: float, norm: float, *, taken: bool) -> Sight:
