@@ -113,9 +113,10 @@ def read_texts(spec: CorpusSpec, *, seed: int, size_bytes: int = SAMPLE_BYTES) -
 def _write_choice(
     folder: Path, stored: Tokenized, fate: Int8[np.ndarray, "documents"], *, vocabulary: int
 ) -> dict[str, Any]:
-    """Write which documents are trained on, and the tokens of those that are held out."""
+    """Write every document's fate, which are trained on, and the tokens of those that are held out."""
     (folder / "held_out").mkdir(parents=True)
     np.save(folder / "train.npy", np.flatnonzero(fate == TRAIN).astype(np.int64), allow_pickle=False)
+    np.save(folder / "fate.npy", fate, allow_pickle=False)
     every = all_documents(open_shards(stored.folder, vocabulary=vocabulary, manifest={}))
     held_out = Documents(every.shards, np.flatnonzero(fate == HELD_OUT).astype(np.int64))
     copies = (held_out.read(document) for document in range(len(held_out)))

@@ -52,6 +52,7 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Endin
         seed=recipe.seed,
         stage=stage,
         max_repeats=recipe.corpus.max_repeats,
+        rules=recipe.corpus,
     )
     check_names(spec, feed, where=f"stages.{stage}")
     state = _resume(_begin(recipe, stage, run=run, mesh=mesh, feed=feed), run, speaks=mesh.rank == 0)
