@@ -1,4 +1,4 @@
-"""What every verb of the command line has: a recipe with overrides to begin with, and one result to print at the end."""
+"""What every verb of the command line has: a recipe with overrides first, and one result to print at the end."""
 
 import json
 from collections.abc import Sequence

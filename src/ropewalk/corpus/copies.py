@@ -28,7 +28,10 @@ class _Place:
 
 
 def show_copies(corpus: Corpus, *, tokenizer: Tokenizer, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """By reason, a few dropped documents: id, source, similarity to the kept one, and both texts where they part."""
+    """By reason, a few dropped documents, each with the one kept in its place: ids, tokens, text where the two part.
+
+    ``similarity`` is None where the texts are the same.
+    """
     fates = {name: corpus.fates(name) for name in corpus.sources}
     shown = {}
     for code in (EXACT, NEAR):
@@ -41,8 +44,8 @@ def show_copies(corpus: Corpus, *, tokenizer: Tokenizer, seed: int) -> dict[str,
     return shown
 
 
-def _find_kept(corpus: Corpus, dropped: _Place) -> tuple[_Place, float]:
-    """The document that stayed and is most like a dropped one, and how like it is."""
+def _find_kept(corpus: Corpus, dropped: _Place) -> tuple[_Place, float | None]:
+    """The document that stayed and is most like a dropped one, and how like it is; None: it is the same text."""
     digest = corpus.column(dropped.source, "digests")[dropped.document]
     signature = corpus.column(dropped.source, "signatures")[dropped.document]
     best, likeness = None, -1.0
@@ -57,20 +60,20 @@ def _find_kept(corpus: Corpus, dropped: _Place) -> tuple[_Place, float]:
             if alike[at] > likeness:
                 best, likeness = _Place(name, start + at), float(alike[at])
     assert best is not None, "something was kept, or nothing would have been dropped as a copy of it"
-    return best, min(likeness, 1.0)
+    return best, None if likeness > 1 else likeness
 
 
-def _compare(
-    equal: Bool[np.ndarray, "block"], signatures: Any, signature: Any
-) -> Float64[np.ndarray, "block"]:
+def _compare(equal: Bool[np.ndarray, "block"], signatures: Any, signature: Any) -> Float64[np.ndarray, "block"]:
     """The estimated similarity; the same text counts for more than any estimate."""
     return np.where(equal, 2.0, (signatures == signature).mean(axis=1))
 
 
-def _show_pair(corpus: Corpus, dropped: _Place, kept: _Place, likeness: float, tokenizer: Tokenizer) -> dict[str, Any]:
+def _show_pair(
+    corpus: Corpus, dropped: _Place, kept: _Place, likeness: float | None, tokenizer: Tokenizer
+) -> dict[str, Any]:
     texts = [_read(corpus, place, tokenizer) for place in (dropped, kept)]
     differ = next((at for at, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
-    if texts[0] == texts[1]:
+    if likeness is None:
         differ = 0
     begin, end = max(0, differ - _BEFORE_CHARACTERS), differ + _AFTER_CHARACTERS
     sides = {
@@ -78,14 +81,15 @@ def _show_pair(corpus: Corpus, dropped: _Place, kept: _Place, likeness: float, t
             "source": place.source,
             "id": corpus.ids(place.source, {place.document})[place.document],
             "tokens": int(corpus.column(place.source, "tokens")[place.document]),
-            "text": text[begin:end],
+            "text": " ".join(text[begin:end].split()),
         }
         for side, place, text in zip(("dropped", "kept"), (dropped, kept), texts, strict=True)
     }
-    return {**sides, "similarity": likeness, "differ_at": differ}
+    return {**sides, "similarity": likeness}
 
 
 def _read(corpus: Corpus, place: _Place, tokenizer: Tokenizer) -> str:
     stored = corpus.stored(place.source)
-    tokens, _ = stored.read(place.document, 0, min(_READ_TOKENS, int(stored.lengths[place.document])))
+    begin = 0 if tokenizer.bos_id is None else 1
+    tokens, _ = stored.read(place.document, begin, min(_READ_TOKENS, int(stored.lengths[place.document]) - 1))
     return tokenizer.decode(tokens)

@@ -100,9 +100,9 @@ class Feed:
         return self.sources[int(self._source[row])]
 
     def piece_tokens(self) -> Int64[np.ndarray, "pieces"]:
-        """The length of every piece of every planned row."""
-        rows = (self._rows[s].pieces(i)[1] for s, i in zip(self._source.tolist(), self._index.tolist(), strict=True))
-        return np.array([tokens for pieces in rows for _, _, tokens in pieces], dtype=np.int64)
+        """The length of every piece of every planned row, source by source."""
+        given = np.bincount(self._source, minlength=len(self.sources)).tolist()
+        return np.concatenate([rows.piece_tokens(count) for rows, count in zip(self._rows, given, strict=True)])
 
     def batch(self, cursor: int, rows: int) -> Batch:
         """Rows ``[cursor, cursor + rows)``: the same however a run is cut into batches."""
@@ -148,11 +148,10 @@ def open_feed(
     rules: MixRules = PLAIN,
 ) -> Feed:
     """Plan ``rows`` rows of ``context_tokens``. Raises UserError if a strand has too little text for its share."""
-    whole = [_read_source(corpus, name, context_tokens) for name in corpus.sources]
-    strands = _part_sources(corpus, whole, rules)
-    most = [max_repeats * strand.tokens / max(1, rows * context_tokens) for strand in strands]
-    roles = {name: corpus.facts(name).role for name in corpus.sources}
-    strands = share_out(strands, mix, rules, roles=roles, most=most)
+    amount = rows * context_tokens
+    strands = plan_strands(
+        corpus, mix, context_tokens=context_tokens, tokens=amount, max_repeats=max_repeats, rules=rules
+    )
     purpose = ("order", ORDER, corpus.digest, seed, stage)
     planned = []
     for name in dict.fromkeys(strand.source for strand in strands):
@@ -177,23 +176,38 @@ def open_feed(
     )
     if len(tokens) and tokens[-1] == 0:
         dry = planned[source[-1]].turn.strand
-        _refuse_dry(dry, max_repeats, (int(tokens.sum()), rows * context_tokens))
+        _refuse_dry(dry, max_repeats, (int(tokens.sum()), amount))
     index = np.zeros(len(source), dtype=np.int64)
     for number in range(len(planned)):
         index[source == number] = np.arange((source == number).sum())
-    held = {strand.source: strand for strand in whole}
     return Feed(
         digest=_name_order(corpus, strands, rules, (context_tokens, seed, stage)),
         sources=tuple(rows.name for rows in planned),
         planned={rows.name: rows.share for rows in planned},
         context_tokens=context_tokens,
-        dropped_tokens={rows.name: corpus.train(rows.name).tokens - held[rows.name].tokens for rows in planned},
+        dropped_tokens={rows.name: _dropped_tokens(corpus, rows.name, context_tokens) for rows in planned},
         _rows=tuple(planned),
         _source=source,
         _tokens=tokens,
         _index=index,
         _padding_id=corpus.eos_id,
     )
+
+
+def plan_strands(
+    corpus: Corpus,
+    mix: Mapping[str, float],
+    *,
+    context_tokens: int,
+    tokens: int,
+    max_repeats: float,
+    rules: MixRules = PLAIN,
+) -> list[Strand]:
+    """What of the corpus would be read for ``tokens`` tokens, with which share each; nothing is packed for it."""
+    strands = _part_sources(corpus, context_tokens, rules)
+    most = [max_repeats * strand.tokens / max(1, tokens) for strand in strands]
+    roles = {name: corpus.facts(name).role for name in corpus.sources}
+    return share_out(strands, mix, rules, roles=roles, most=most)
 
 
 def _name_order(corpus: Corpus, strands: Sequence[Strand], rules: MixRules, place: tuple[int, int, int]) -> str:
@@ -215,16 +229,22 @@ def _read_source(corpus: Corpus, name: str, context_tokens: int) -> Strand:
     return Strand(name, None, None, documents, lengths)
 
 
-def _part_sources(corpus: Corpus, whole: Sequence[Strand], rules: MixRules) -> list[Strand]:
-    if not rules.parts_sources:
-        return list(whole)
+def _part_sources(corpus: Corpus, context_tokens: int, rules: MixRules) -> list[Strand]:
     strands: list[Strand] = []
-    for strand in whole:
-        names, language = corpus.languages(strand.source)
-        if corpus.long_documents == "drop":
-            language = language[np.isin(corpus.train(strand.source).chosen, strand.documents.chosen)]
-        strands += part_source(strand, rules, names=names, language=language)
+    for name in corpus.sources:
+        strand = _read_source(corpus, name, context_tokens)
+        if rules.parts_sources:
+            names, language = corpus.languages(name)
+            if len(strand.documents) < len(language):  # long ones are left out
+                language = language[corpus.train(name).lengths <= context_tokens]
+            strands += part_source(strand, rules, names=names, language=language)
+        else:
+            strands.append(strand)
     return strands
+
+
+def _dropped_tokens(corpus: Corpus, name: str, context_tokens: int) -> int:
+    return corpus.train(name).tokens - _read_source(corpus, name, context_tokens).tokens
 
 
 def _refuse_dry(strand: Strand, max_repeats: float, reached_and_planned: tuple[int, int]) -> None:

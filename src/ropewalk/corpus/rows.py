@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Int64
 
 from ropewalk.core.seed import stream
 from ropewalk.corpus.mix import Schedule
@@ -47,6 +48,14 @@ class StrandRows:
         span = slice(int(packing.row_ends[local - 1]) if local else 0, int(packing.row_ends[local]))
         columns = (packing.document[span], packing.start[span], packing.tokens[span])
         return list(zip(*(column.tolist() for column in columns), strict=True))
+
+    def piece_tokens(self, rows: int) -> Int64[np.ndarray, "pieces"]:
+        """The length of every piece in the first ``rows`` rows."""
+        found = [np.empty(0, dtype=np.int64)]
+        for first, packing in zip(self._first_rows, self._epochs, strict=True):
+            here = min(rows - first, len(packing.row_ends))
+            found.append(packing.tokens[: packing.row_ends[here - 1]] if here > 0 else found[0])
+        return np.concatenate(found)
 
     @property
     def cut(self) -> tuple[int, int]:
@@ -99,6 +108,11 @@ class SourceRows:
         """Tokens that each strand gives in the source's first ``rows`` rows."""
         tokens = np.array(self._tokens[:rows], dtype=np.float64)
         return np.bincount(self._strand[:rows], tokens, minlength=len(self.strands)).astype(int).tolist()
+
+    def piece_tokens(self, rows: int) -> Int64[np.ndarray, "pieces"]:
+        """The length of every piece in the source's first ``rows`` rows, strand by strand."""
+        given = np.bincount(self._strand[:rows], minlength=len(self.strands)).tolist()
+        return np.concatenate([strand.piece_tokens(count) for strand, count in zip(self.strands, given, strict=True)])
 
     @property
     def turn(self) -> StrandRows:

@@ -124,5 +124,10 @@ def _show_row(corpus: Corpus, feed: Feed, row: int, tokenizer: Tokenizer) -> dic
 def _show_ends(tokens: Sequence[int] | np.ndarray, tokenizer: Tokenizer) -> tuple[str, str]:
     """The first and the last words of a piece; all of a short one is in the first."""
     if len(tokens) <= 2 * _SHOWN_TOKENS:
-        return tokenizer.decode(tokens), ""
-    return tokenizer.decode(tokens[:_SHOWN_TOKENS]), tokenizer.decode(tokens[-_SHOWN_TOKENS:])
+        return show_words(tokens, tokenizer), ""
+    return show_words(tokens[:_SHOWN_TOKENS], tokenizer), show_words(tokens[-_SHOWN_TOKENS:], tokenizer)
+
+
+def show_words(tokens: Sequence[int] | np.ndarray, tokenizer: Tokenizer) -> str:
+    """Tokens as one line of text, without the halves of characters that may stand at its ends."""
+    return " ".join(tokenizer.decode(tokens).strip("\ufffd").split())

@@ -1,0 +1,25 @@
+"""``ropewalk corpus VERB``: looking at text before and after it is prepared, never changing it."""
+
+import typer
+
+from ropewalk.verb import AsJson, Overrides, RecipeArgument, load, show
+
+app = typer.Typer(
+    no_args_is_help=True, help="Look at a recipe's text: what it holds, and what other weights would give."
+)
+
+
+@app.command()
+def report(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Write corpus.html and corpus.json: ledger, lengths, languages, mix, copies, rows, licences."""
+    from ropewalk.study.corpus import report_corpus
+
+    show(report_corpus(load(recipe, overrides)), as_json)
+
+
+@app.command()
+def mix(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say what other weights would read (mix.general=6 lengths.64Ki=3 ...): tokens, repeats, lengths."""
+    from ropewalk.study.corpus import mix_corpus
+
+    show(mix_corpus(recipe, overrides or []), as_json)

@@ -1,0 +1,84 @@
+"""``ropewalk corpus report`` and ``mix``: what a prepared corpus holds, and what other weights would make of it."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ropewalk.core.artifact import write_whole
+from ropewalk.core.error import UserError
+from ropewalk.corpus.copies import show_copies
+from ropewalk.corpus.feed import Feed, open_feed
+from ropewalk.corpus.folder import Corpus, open_corpus
+from ropewalk.corpus.survey import survey
+from ropewalk.corpus.tokenize import load_tokenizer
+from ropewalk.corpus.weigh import format_weighing, weigh
+from ropewalk.recipe.load import load_recipe
+from ropewalk.recipe.spec import Recipe
+from ropewalk.study.folder import RunFolder, require
+
+_OF_RECIPE = ("corpus", "stages", "seed", "run")
+
+
+def report_corpus(recipe: Recipe) -> dict[str, Any]:
+    """Write ``corpus.html`` and ``corpus.json`` into the run folder. Raises UserError if the corpus is not built."""
+    from ropewalk.report.corpus import write_corpus_page
+
+    folder = RunFolder(Path(recipe.run))
+    corpus = open_corpus(require(folder.corpus, verb="prepare"))
+    tokenizer = load_tokenizer(folder.base(recipe))
+    feeds = dict(enumerate(_open_feeds(recipe, corpus)))
+    counted = survey(corpus, feeds, tokenizer=tokenizer, seed=recipe.seed)
+    counted["copies"] = show_copies(corpus, tokenizer=tokenizer, seed=recipe.seed)
+    write_corpus_page(folder.corpus_page, folder.root.name, counted)
+    write_whole(folder.corpus_survey, json.dumps(counted, ensure_ascii=False) + "\n")
+    made = [str(folder.corpus_page), str(folder.corpus_survey)]
+    return {"made": made, "survey": counted, "text": "\n".join(made)}
+
+
+def mix_corpus(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """What every stage would read with other weights: tokens, repeats and lengths, from indices alone.
+
+    Overrides address the corpus (``mix.general=6``), or the recipe where they begin with one of its keys. The corpus
+    must be built, with the recipe's own weights or any other.
+    """
+    recipe = load_recipe(path, [_address(override) for override in overrides])
+    corpus = open_corpus(require(RunFolder(Path(recipe.run)).corpus, verb="prepare"))
+    if sorted(corpus.sources) != sorted(source.name for source in recipe.corpus.sources):
+        raise UserError(
+            "the corpus has other sources than the recipe",
+            where=recipe.run,
+            why=f"it was built from {', '.join(corpus.sources)}",
+            fix="override weights only, or prepare the corpus of this recipe in another run folder",
+        )
+    stages = [
+        weigh(
+            corpus,
+            stage.mix or recipe.corpus.mix,
+            context_tokens=stage.context,
+            tokens=stage.steps * stage.step_rows * stage.context,
+            max_repeats=recipe.corpus.max_repeats,
+            rules=recipe.corpus,
+        )
+        for stage in recipe.stages
+    ]
+    text = "\n\n".join(f"stage {number}\n{format_weighing(found)}" for number, found in enumerate(stages))
+    return {"stages": stages, "text": text}
+
+
+def _open_feeds(recipe: Recipe, corpus: Corpus) -> Iterable[Feed]:
+    for number, stage in enumerate(recipe.stages):
+        yield open_feed(
+            corpus,
+            mix=stage.mix or recipe.corpus.mix,
+            context_tokens=stage.context,
+            rows=stage.steps * stage.step_rows,
+            seed=recipe.seed,
+            stage=number,
+            max_repeats=recipe.corpus.max_repeats,
+            rules=recipe.corpus,
+        )
+
+
+def _address(override: str) -> str:
+    return override if override.partition("=")[0].split(".")[0] in _OF_RECIPE else f"corpus.{override}"
