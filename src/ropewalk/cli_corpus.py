@@ -1,5 +1,7 @@
 """``ropewalk corpus VERB``: looking at text before and after it is prepared, never changing it."""
 
+from typing import Annotated
+
 import typer
 
 from ropewalk.verb import AsJson, Overrides, RecipeArgument, load, show
@@ -15,6 +17,19 @@ def report(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson 
     from ropewalk.study.corpus import report_corpus
 
     show(report_corpus(load(recipe, overrides)), as_json)
+
+
+@app.command()
+def tokenise(
+    recipe: RecipeArgument,
+    share: Annotated[str, typer.Option(metavar="I/N", help="Which share, counted from 0, of how many: 3/16.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Clean and tokenise one share of the text, as one job of an array; `prepare` then puts all shares together."""
+    from ropewalk.study.corpus import tokenise_recipe
+
+    show(tokenise_recipe(load(recipe, overrides), share), as_json)
 
 
 @app.command()

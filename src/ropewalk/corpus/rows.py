@@ -107,7 +107,7 @@ class SourceRows:
     def dealt(self, rows: int) -> list[int]:
         """Tokens that each strand gives in the source's first ``rows`` rows."""
         tokens = np.array(self._tokens[:rows], dtype=np.float64)
-        return np.bincount(self._strand[:rows], tokens, minlength=len(self.strands)).astype(int).tolist()
+        return [int(count) for count in np.bincount(self._strand[:rows], tokens, minlength=len(self.strands))]
 
     def piece_tokens(self, rows: int) -> Int64[np.ndarray, "pieces"]:
         """The length of every piece in the source's first ``rows`` rows, strand by strand."""

@@ -156,6 +156,13 @@ class CorpusSpec(MixRules):
     seed: int | None = None
     """Draws generated text and what is held out; None: the run's. Runs that differ in seed can so share a corpus."""
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """All that decides what a corpus folder holds; how its rows are dealt out and who made it does not."""
+        return self.model_dump(
+            mode="json", exclude={"store", "mix", "max_repeats", "workers", "worker_count", *MixRules.model_fields}
+        )
+
     @model_validator(mode="after")
     def _check_names(self) -> "CorpusSpec":
         names = [source.name for source in self.sources]

@@ -5,7 +5,7 @@ the pre-tokenizer is proven to split anyway, so the ids are those of the whole t
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,15 @@ class Tokenizer:
         self._newline = self._encode_all(["\n"])[0]
         # SentencePiece-like tokenizers put a space before whatever they are given, also in the middle of a document.
         self._prepends = len(self._encode_all(["\nx"])[0]) < sum(map(len, self._encode_all(["\n", "x"])))
+
+    def to_json(self) -> dict[str, Any]:
+        """All that another process needs to make this tokenizer again."""
+        return {"tokenizer": self._bpe.to_str(), "bos_id": self.bos_id, "eos_id": self.eos_id}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "Tokenizer":
+        """The inverse of ``to_json``."""
+        return cls(Bpe.from_str(entry["tokenizer"]), bos_id=entry["bos_id"], eos_id=entry["eos_id"])
 
     def encode(self, text: str) -> Int64[np.ndarray, "tokens"]:
         """Ids of ``text`` without border tokens."""

@@ -7,9 +7,11 @@ from typing import Any
 
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.error import UserError
-from ropewalk.corpus.copies import show_copies
+from ropewalk.corpus.copy_examples import show_copies
+from ropewalk.corpus.decontaminate import read_prompts
 from ropewalk.corpus.feed import Feed, open_feed
 from ropewalk.corpus.folder import Corpus, open_corpus
+from ropewalk.corpus.prepare import tokenize_share
 from ropewalk.corpus.survey import survey
 from ropewalk.corpus.tokenize import load_tokenizer
 from ropewalk.corpus.weigh import format_weighing, weigh
@@ -34,6 +36,27 @@ def report_corpus(recipe: Recipe) -> dict[str, Any]:
     write_whole(folder.corpus_survey, json.dumps(counted, ensure_ascii=False) + "\n")
     made = [str(folder.corpus_page), str(folder.corpus_survey)]
     return {"made": made, "survey": counted, "text": "\n".join(made)}
+
+
+def tokenise_recipe(recipe: Recipe, share: str) -> dict[str, Any]:
+    """Make the shards of one share, ``3/16``, of the recipe's text. Nothing but the token store is touched."""
+    number, _, of = share.partition("/")
+    if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
+        raise UserError(
+            "this is no share",
+            where=f"--share {share}",
+            why="a share is its number, counted from 0, and how many there are",
+            fix="--share 0/16 up to --share 15/16; of a Slurm array: $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT",
+        )
+    tasks = tokenize_share(
+        recipe.corpus,
+        tokenizer=load_tokenizer(RunFolder(Path(recipe.run)).base(recipe)),
+        prompts=read_prompts(recipe.corpus.decontaminate),
+        seed=recipe.corpus_seed,
+        share=int(number),
+        shares=int(of),
+    )
+    return {"share": share, "tasks": tasks, "text": f"share {share}: {tasks} tasks done"}
 
 
 def mix_corpus(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
