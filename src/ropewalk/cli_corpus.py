@@ -1,5 +1,6 @@
 """``ropewalk corpus VERB``: looking at text before and after it is prepared, never changing it."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,6 +31,20 @@ def tokenise(
     from ropewalk.study.corpus import tokenise_recipe
 
     show(tokenise_recipe(load(recipe, overrides), share), as_json)
+
+
+@app.command()
+def export(
+    recipe: RecipeArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    format: Annotated[str, typer.Option(metavar="KIND", help="megatron, datatrove, olmo or datasets.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the tokens that are trained on as another trainer's files, source by source."""
+    from ropewalk.study.corpus import export_corpus
+
+    show(export_corpus(load(recipe, overrides), out, format), as_json)
 
 
 @app.command()

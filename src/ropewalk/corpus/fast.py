@@ -29,7 +29,7 @@ _TRAPS = (
     "a\u0300\u0301\u0302b", "\u1e0b\u0323", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𠮷野家",
 )  # fmt: skip
 TRAPS = tuple(unicodedata.normalize("NFC", text) for text in _TRAPS)
-"""Texts on which encoders are known to disagree, or could; composed, as clean text is: tokenizers errs on what is not."""
+"""Texts on which encoders are known to disagree, or could; composed like clean text: tokenizers errs on what is not."""
 
 
 class Fast:

@@ -6,13 +6,16 @@ on what else is in the corpus, on the workers, or on where an earlier attempt st
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ropewalk.core.artifact import is_finished
+from ropewalk.core.digest import digest_file
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say, watch
 from ropewalk.corpus.decontaminate import Prompts
+from ropewalk.corpus.imported import token_files
 from ropewalk.corpus.shards import FOLDER, SHARD_BYTES, Job, assemble, work
-from ropewalk.corpus.spec import CorpusSpec
+from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.tokenize import Tokenizer
 from ropewalk.corpus.tokenized import Tokenized, describe_inputs, open_tokenized
 from ropewalk.corpus.workers import count_workers, name_task, run_tasks
@@ -63,13 +66,21 @@ def _make_jobs(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts, seed
             decontaminate=spec.decontaminate,
             seed=seed,
             tokenizer=tokenizer,
-            inputs=describe_inputs(source, tokenizer, prompts, seed),
+            inputs=_describe(source, tokenizer, prompts, seed),
             store=Path(spec.store),
             shard_bytes=SHARD_BYTES,
             working_folder=Path.cwd(),
         )
         for source in spec.sources
     ]
+
+
+def _describe(source: Source, tokenizer: Tokenizer, prompts: Prompts, seed: int) -> dict[str, Any]:
+    if not source.tokens:
+        return describe_inputs(source, tokenizer, prompts, seed)
+    files = {str(path): digest_file(path) for path in token_files(source)}
+    made_of = {"tokens": source.tokens, "origin": files, "language": source.language, "prompts": list(prompts.digest)}
+    return {**made_of, "tokenizer": tokenizer.digest}
 
 
 def _run(spec: CorpusSpec, jobs: Sequence[Job]) -> None:

@@ -23,6 +23,7 @@ from ropewalk.core.record import Document, Shard
 from ropewalk.corpus.audit import SourceLedger
 from ropewalk.corpus.decontaminate import Prompts, read_prompts
 from ropewalk.corpus.files import RECORDS
+from ropewalk.corpus.imported import read_imported, write_imported
 from ropewalk.corpus.read import Reject, read_items, read_source, source_files, source_megabytes
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import join_shards, open_shards
@@ -57,7 +58,7 @@ class Job:
     @cached_property
     def streams(self) -> list[Source]:
         """What is read by itself, in the source's order."""
-        if self.source.path is None or self.source.size_bytes is not None:
+        if self.source.path is None or self.source.size_bytes is not None or self.source.tokens:
             return [self.source]
         files = source_files(self.source)
         if not all(path.name.lower().endswith(RECORDS) for path in files):
@@ -82,7 +83,7 @@ class Job:
         """All there is to do, in pieces for ``workers``: every ``of``-th shard of a stream, from ``residue`` on."""
         tasks = []
         for number, stream in enumerate(self.streams):
-            size = round(1e6 * (source_megabytes(stream) or 0.0))
+            size = 0 if stream.tokens else round(1e6 * (source_megabytes(stream) or 0.0))
             of = min(workers, max(1, -(-size // self.shard_bytes)))
             tasks += [{"stream": number, "residue": at, "of": of, "bytes": size // of} for at in range(of)]
         return tasks
@@ -134,6 +135,9 @@ def read_job(path: Path) -> Job:
 def work(job: Job, task: dict[str, int], advance: Advance) -> None:
     """Make the shards of one task that are not there yet. Raises UserError for what cannot be read."""
     stream, folder = job.streams[task["stream"]], job.folders[task["stream"]]
+    if job.source.tokens:
+        _import(job, folder)
+        return
     # One file of many may be empty.
     items = read_items(stream, job.seed) if len(job.streams) > 1 else read_source(stream, seed=job.seed)
     shards = 0
@@ -172,6 +176,17 @@ def assemble(job: Job) -> None:
                 for part in parts:
                     with (part / name).open("rb") as piece:
                         shutil.copyfileobj(piece, joined)
+
+
+def _import(job: Job, folder: Path) -> None:
+    """A source of token ids is one shard: there is nothing to do but to copy it."""
+    if not is_finished(folder / "00000"):
+        gathered = Gathered()
+        with new_folder(folder / "00000", kind="shard", inputs={}, facts=gathered.facts) as work_folder:
+            documents = read_imported(job.source, job.tokenizer)
+            keys: dict[str, Any] = {"tokenizer": job.tokenizer, "prompts": job.prompts, "gathered": gathered}
+            write_imported(documents, job.source, **keys, folder=work_folder)
+    write_whole(folder / "stream.json", json.dumps({"shards": 1}))
 
 
 def _make_shard(job: Job, items: Iterator[Document | Reject], folder: Path, advance: Advance) -> None:

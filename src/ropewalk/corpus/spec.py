@@ -60,6 +60,8 @@ class Source(Spec):
     role: Role
     language: str | None = None
     """Of all documents, such as ``en``, ``zh``, ``code``; None: judged for each by its script."""
+    tokens: Literal["megatron", "datatrove", "olmo", "datasets"] | None = None
+    """``path`` holds ids of this model's tokenizer, in files of that kind, instead of text."""
     profile: ProfileName | None = None
     """What counts as clean; None: by role and language."""
     text_key: str = "text"
@@ -75,6 +77,8 @@ class Source(Spec):
         given = [key for key in ("path", "hub", "embedded") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(f"source {self.name} needs exactly one of path, hub, embedded; it has {given or 'none'}")
+        if self.tokens is not None and self.path is None:
+            raise ValueError(f"source {self.name} has tokens: {self.tokens} and no path to them")
         if self.embedded is None:
             _ = self.record_options
         return self

@@ -60,6 +60,20 @@ class Gathered:
     tokens: list[int] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
 
+    def take(self, text: str, *, language: str) -> None:
+        """What is asked of a text that is stored."""
+        encoded = text.encode()
+        self.ledger.stored.add(bytes=len(encoded))
+        self.digests.append(xxhash.xxh3_64_intdigest(encoded))
+        self.signatures.append(sign(text))
+        self.bytes.append(len(encoded))
+        self.languages.append(language)
+
+    def write(self, folder: Path) -> None:
+        """Every column as a file."""
+        for name, column in self.columns().items():
+            np.save(folder / f"{name}.npy", column, allow_pickle=False)
+
     def columns(self) -> dict[str, Shaped[np.ndarray, "..."]]:
         """What is known of each document, as arrays."""
         names = sorted(set(self.languages))
@@ -116,8 +130,7 @@ def write_documents(
         documents = _clean(items, source, prompts=prompts, gathered=gathered, log=log)
         encoded = _count(tokenizer.encode_documents(documents), gathered)
         write_shards(encoded, folder, vocabulary=tokenizer.vocabulary)
-    for name, column in gathered.columns().items():
-        np.save(folder / f"{name}.npy", column, allow_pickle=False)
+    gathered.write(folder)
 
 
 def item_bytes(item: Document | Reject) -> int:
@@ -142,13 +155,8 @@ def _clean(
             ledger.dropped[kept.reason].add(bytes=kept.size_bytes)
             log.write(json.dumps({"id": kept.id, "dropped": kept.reason}, ensure_ascii=False) + "\n")
             continue
-        encoded = kept.text.encode()
-        ledger.stored.add(bytes=len(encoded))
-        ledger.trimmed_bytes += size - len(encoded)
-        gathered.digests.append(xxhash.xxh3_64_intdigest(encoded))
-        gathered.signatures.append(sign(kept.text))
-        gathered.bytes.append(len(encoded))
-        gathered.languages.append(kept.language)
+        gathered.take(kept.text, language=kept.language)
+        ledger.trimmed_bytes += size - gathered.bytes[-1]
         log.write(json.dumps({"id": kept.id, "language": kept.language}, ensure_ascii=False) + "\n")
         yield kept
 

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
-from ropewalk.core.artifact import write_whole
+from ropewalk.core.artifact import new_folder, write_whole
 from ropewalk.core.error import UserError
 from ropewalk.corpus.copy_examples import show_copies
 from ropewalk.corpus.decontaminate import read_prompts
+from ropewalk.corpus.exchange import Format, write_tokens
 from ropewalk.corpus.feed import Feed, open_feed
 from ropewalk.corpus.folder import Corpus, open_corpus
 from ropewalk.corpus.prepare import tokenize_share
@@ -57,6 +58,26 @@ def tokenise_recipe(recipe: Recipe, share: str) -> dict[str, Any]:
         shares=int(of),
     )
     return {"share": share, "tasks": tasks, "text": f"share {share}: {tasks} tasks done"}
+
+
+def export_corpus(recipe: Recipe, out: Path, format: str) -> dict[str, Any]:
+    """Write every source's training documents into the new folder ``out``, in another trainer's format."""
+    if format not in get_args(Format) or out.exists():
+        there = out.exists()
+        raise UserError(
+            "the new folder is there already" if there else "no such format",
+            where=str(out) if there else f"--format {format}",
+            why="nothing is ever overwritten" if there else "these are known: " + ", ".join(get_args(Format)),
+            fix="name another folder, or remove it" if there else "choose one of them",
+        )
+    corpus = open_corpus(require(RunFolder(Path(recipe.run)).corpus, verb="prepare"))
+    kind = cast(Format, format)
+    with new_folder(out, kind=f"tokens for {format}", inputs={"corpus": corpus.digest}) as work:
+        for name in corpus.sources:
+            held = corpus.train(name)
+            documents = (held.read(document) for document in range(len(held)))
+            write_tokens(documents, work / name, format=kind, vocabulary=corpus.vocabulary)
+    return {"made": str(out), "tokens": sum(corpus.facts(name).tokens for name in corpus.sources), "text": str(out)}
 
 
 def mix_corpus(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
