@@ -88,6 +88,7 @@ def open_rows(recipe: Recipe, stage: int, *, corpus: Path, rows: int) -> Feed:
         seed=recipe.seed,
         stage=stage,
         max_repeats=recipe.corpus.max_repeats,
+        rules=recipe.corpus,
     )
 
 
