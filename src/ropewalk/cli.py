@@ -1,7 +1,8 @@
 """One verb per part of a run; each thin, each importing its part only when called, so that ``--help`` is instant.
 
 Results go to standard output (with ``--json`` as one JSON object), progress to standard error. Exit code 0: done;
-2: something the user gave cannot be used; 130: interrupted.
+1: a rank failed, hung or was lost; 2: something the user gave cannot be used; 75: stopped by SIGTERM or SIGUSR1, and
+saved; 130: interrupted. After 1, 75 and 130 the same command goes on from the newest checkpoint.
 """
 
 import json
@@ -11,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ropewalk.core.error import EXIT_CODE, UserError, explain_disk_fault
+from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
 from ropewalk.parallel.torchrun import is_first
 
 _INTERRUPTED = 130
@@ -99,8 +100,14 @@ def evaluate(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJso
 
 @app.command()
 def export(
-    target: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model folder.")],
-    overrides: Overrides = None,
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="RECIPE|MODEL|CHECKPOINT", help="A recipe, a model folder, or a checkpoint of a run."),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[OUT] [PATH=VALUE]...", help="For a checkpoint: the new folder, then dtype=float32."),
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare logits in a fresh process; print commands for engines.")
     ] = False,
@@ -110,12 +117,17 @@ def export(
     if not verify and target.suffix == ".yaml":
         _do_part("export", target, overrides, as_json)
         return
+    from ropewalk.study.checkpoints import export_checkpoint, is_checkpoint
+
+    if is_checkpoint(target) and overrides and "=" not in overrides[0] and not verify:
+        _print(export_checkpoint(target, Path(overrides[0]), overrides[1:]), as_json)
+        return
     if not verify or (overrides and target.suffix != ".yaml"):
         raise UserError(
             "what should be exported?",
             where="the command line",
-            why="a model folder is an export already: it can be verified, and nothing of it overridden",
-            fix=f"ropewalk export {target} --verify",
+            why="a model folder is an export already and can be verified; a checkpoint needs a new folder",
+            fix=f"ropewalk export {target} --verify, or ropewalk export RUN/stages/0/checkpoints/step-00000100 OUT",
         )
     from ropewalk.study.verify import verify_model, verify_recipe
 
@@ -132,6 +144,17 @@ def verify(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson 
     _print(found, as_json)
     if not found["passed"]:
         raise typer.Exit(EXIT_CODE)
+
+
+@app.command()
+def replay(
+    skipped: Annotated[Path, typer.Argument(metavar="FILE", help="RUN/stages/N/skipped/*.json")],
+    as_json: AsJson = False,
+) -> None:
+    """Take a step that the guard skipped once more, row by row: was it the data, or the machine?"""
+    from ropewalk.study.checkpoints import replay_skipped
+
+    _print(replay_skipped(skipped), as_json)
 
 
 @app.command()
@@ -171,6 +194,9 @@ def main() -> None:
         app()
     except UserError as error:
         _end(error)
+    except RankError as error:
+        print(f"ropewalk: {error}", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         fault = explain_disk_fault(error)
         if fault is None:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from ropewalk.model.family import CLASSES
 from ropewalk.model.parallelize import parallelize
@@ -132,6 +132,24 @@ def test_a_class_that_nobody_took_apart_is_tried_and_served(make_tiny: Make) -> 
 
     for found in run_ranks(learn_cut, 2, make):
         assert_same(found, learn_plainly(make))
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "gpt_oss"])
+def test_soft_caps_and_sinks_are_the_eager_ones(kind: str, make_tiny: Make) -> None:
+    """Classes that we have not taken apart, with windows in every second layer; their sinks learn too."""
+    config = make_tiny("LlamaForCausalLM").config.to_dict() | {"num_local_experts": 4, "num_experts_per_tok": 2}
+    config |= {"sliding_window": 6, "attn_logit_softcapping": 0.5, "query_pre_attn_scalar": 8, "head_dim": 8}
+    config = {name: config[name] for name in config if name not in ("model_type", "layer_types", "architectures")}
+
+    def make() -> PreTrainedModel:
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **config), attn_implementation="eager")
+
+    expected = learn_plainly(make)
+    if kind == "gpt_oss":
+        assert all(gradient.norm() > 0 for name, gradient in expected[1].items() if name.endswith("sinks"))
+    for found in run_ranks(learn_cut, 2, make):
+        assert_same(found, expected)
 
 
 def test_documents_are_told_in_several_ways(make_tiny: Make) -> None:

@@ -64,8 +64,6 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "jamba": ({}, "linear_attention"),
     "deepseek_v3": (LATENT, r"latent attention \(MLA\)"),
     "llama4_text": (FEW_EXPERTS, "chunked_attention"),
-    "gemma2": ({}, "soft-capped"),
-    "gpt_oss": (FEW_EXPERTS | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, "attention sinks"),
     "bert": ({"attention_probs_dropout_prob": 0.0}, "later tokens"),
     "gemma3_text": ({"use_bidirectional_attention": True}, "later tokens"),
     "llama": ({"attention_dropout": 0.1}, "attention dropout"),

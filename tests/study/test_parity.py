@@ -41,9 +41,9 @@ def lose_key_gradients(query: torch.Tensor, key: torch.Tensor, value: torch.Tens
     return ATTEND(query, key if settings["partition"].ranks == 1 else key.detach(), value, **settings)
 
 
-PARTITION, ATTEND = batches.partition_rows_and_heads, door.attend
+PARTITION, ATTEND = batches.choose_partition, door.attend
 WRONG = {
-    "documents leak": (batches, "partition_rows_and_heads", forget_documents, "to a token of another document"),
+    "documents leak": (batches, "choose_partition", forget_documents, "to a token of another document"),
     "gradients are lost": (door, "attend", lose_key_gradients, "layer 0: the gradient of self_attn.k_proj"),
     "another attention runs": (load, "NAME", "sdpa", "our attention ran 0 to 0 times a layer"),
 }
@@ -72,7 +72,7 @@ def test_the_gate(prepared: Recipe, tmp_path: Path, capsys: pytest.CaptureFixtur
     path = tmp_path / "again.yaml"
     path.write_text(yaml.safe_dump(change(prepared, precision="float32").to_json()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "partition_rows_and_heads", forget_documents)
+        patch.setattr(batches, "choose_partition", forget_documents)
         patch.setattr(sys, "argv", ["ropewalk", "verify", str(path), "--json"])
         with pytest.raises(SystemExit) as end:
             main()

@@ -30,8 +30,6 @@ NAME = "ropewalk"
 
 _Asked = Callable[[Any], bool]
 _UNDONE: Mapping[str, tuple[_Asked, str]] = {
-    "s_aux": (lambda asked: asked is not None, "attention sinks: a learnt score per head that softmax gives weight to"),
-    "softcap": (bool, "soft-capping of attention scores"),
     "position_bias": (lambda asked: asked is not None, "a bias of attention scores that the model makes itself"),
     "dropout": (bool, "attention dropout, which cannot be drawn alike on all context ranks"),
     "is_causal": (lambda asked: asked is False, "attention to later tokens"),
@@ -98,19 +96,7 @@ def attend_layer(
         query = (query * temperature[:, None, :, None]).to(query.dtype)
     bias = getattr(module, BIAS, None)
     if partition is None:
-        if bias is not None:
-            raise UserError(
-                "a layer with a bias runs over documents that it is told",
-                where="the model's forward",
-                why="transformers' own attention has no place for a bias",
-                fix="pass partition= and position_ids, as model/learner does",
-            )
-        mask = attention_mask.make(window_tokens) if isinstance(attention_mask, PromisedMask) else attention_mask
-        assert window_tokens is None or isinstance(attention_mask, PromisedMask), (
-            "a made mask cannot be cut to a window"
-        )
-        output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **settings)
-        return output, None
+        return _attend_plainly(module, query, key, value, attention_mask, window_tokens, settings)
     assert len(query) == 1, "a rank's tokens of all rows are one row"
     _refuse_undone(module, query, key, value, attention_mask, settings)
     for counter in _counting:
@@ -122,8 +108,48 @@ def attend_layer(
         places = settings["position_ids"][0]
         output = attend_biased(*flat, bias=bias, positions=places, partition=seen, scale=settings["scaling"])
     else:
-        output = attend(*flat, partition=seen, group=context_group, scale=settings["scaling"])
+        output = attend(
+            *flat,
+            partition=seen,
+            group=context_group,
+            scale=settings["scaling"],
+            soft_cap=settings.get("softcap"),
+            sinks=settings.get("s_aux"),
+        )
     return output[None], None
+
+
+def _attend_plainly(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: PromisedMask | Tensor | None,
+    window_tokens: int | None,
+    settings: Mapping[str, Any],
+) -> tuple[Tensor, None]:
+    """transformers' SDPA. Raises UserError for what that would leave out without a word."""
+    asked = [
+        name
+        for name, wanted in (
+            ("a bias of its own", getattr(module, BIAS, None) is not None),
+            ("a soft cap", bool(settings.get("softcap"))),
+            ("sinks", settings.get("s_aux") is not None),
+        )
+        if wanted
+    ]
+    if asked:
+        raise UserError(
+            f"a layer with {' and '.join(asked)} runs over documents that it is told",
+            where="the model's forward",
+            why="without them it would be transformers' SDPA, which knows no such thing",
+            fix="pass partition= and position_ids as parallelize's cut makes them, or "
+            "set_attn_implementation('eager') where the class knows it",
+        )
+    made = mask.make(window_tokens) if isinstance(mask, PromisedMask) else mask
+    assert window_tokens is None or isinstance(mask, PromisedMask), "a made mask cannot be cut to a window"
+    output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, made, **settings)
+    return output, None
 
 
 @contextmanager

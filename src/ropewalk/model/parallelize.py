@@ -26,7 +26,9 @@ from ropewalk.model.positions import direct_positions, is_directed
 from ropewalk.model.refuse import refuse_unsupported, try_unknown
 from ropewalk.model.whole_batch import read_whole_batch
 from ropewalk.parallel.agree import require_same_batch
-from ropewalk.partition import cut, partition_rows_and_heads
+from ropewalk.partition import cut
+from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
+from ropewalk.partition.cost import Heads
 from ropewalk.shape.read import parse_shape
 from ropewalk.shape.shared_heads import count_shared_heads
 
@@ -39,9 +41,7 @@ class ContextParallel:
     """This rank's place among those that share rows; made by ``parallelize``."""
 
     group: dist.ProcessGroup | None
-    layout: str
-    exchange: str
-    head_ranks: int
+    sharing: Sharing
     device: torch.device
     """One that the group can talk from: the model's."""
 
@@ -84,16 +84,11 @@ class ContextParallel:
             "attention_mask": attention_mask,
         }
         fields = {name: each.numpy(force=True) for name, each in given.items() if each is not None}
-        settings = np.array([self.layout, self.exchange, str(self.head_ranks), *fields])
+        asked = self.sharing.layout, self.sharing.exchange, str(self.sharing.head_ranks)
+        settings = np.array([*asked, *fields])
         require_same_batch(digest_arrays(settings, *fields.values()), self.group, device=self.device)
         batch = read_whole_batch(fields, ranks=self.ranks)
-        partition = partition_rows_and_heads(
-            batch.document,
-            ranks=self.ranks,
-            head_ranks=self.head_ranks,
-            layout=self.layout,
-            exchange=self.exchange,
-        )
+        partition = choose_partition(batch.document, ranks=self.ranks, sharing=self.sharing).partition
 
         def share(field: np.ndarray) -> Tensor:
             return torch.from_numpy(cut(partition, self.rank, field))[None].to(input_ids.device)
@@ -131,12 +126,13 @@ def parallelize(
     *,
     layout: str = "auto",
     exchange: str = "auto",
-    head_ranks: int = 1,
+    head_ranks: int | None = None,
 ) -> ContextParallel:
     """Put our attention into ``model``, a causal language model of transformers; what comes back cuts its batches.
 
     ``mesh`` are the ranks that share rows: a 1-D DeviceMesh, one with a dimension "context", or a process group; None
-    for this rank alone. ``layout``, ``exchange`` and ``head_ranks`` as in a recipe (docs/partition.md). The model is
+    for this rank alone. ``layout``, ``exchange`` and ``head_ranks`` as in a recipe (docs/partition.md); with the last
+    None it is what is cheapest for each batch. The model is
     changed only in its attention implementation, and in positions that depend on a text's length (dynamic NTK,
     LongRoPE): they take it from the token's own document. Without ``cut``'s arguments it attends by SDPA.
 
@@ -152,17 +148,19 @@ def parallelize(
     ``num_items_in_batch`` counted over all of them.
 
     Raises UserError, by name, for models whose tokens meet elsewhere than in plain causal attention (linear, latent,
-    chunked, bidirectional, soft-capped, with sinks or dropout), heads that ``head_ranks`` cannot share, and a mesh that
+    chunked, bidirectional, with dropout), heads that ``head_ranks`` cannot share, and a mesh that
     names no context ranks. A class that we have not taken apart is tried on 13 tokens first.
     """
     refuse_unsupported(model)
     assert isinstance(model, PreTrainedModel)
     group = _find_group(mesh)
-    _check_heads(model, head_ranks, ranks=1 if group is None else dist.get_world_size(group))
+    if head_ranks is not None:
+        _check_teams(head_ranks, ranks=1 if group is None else dist.get_world_size(group))
+    sharing = _share(model, layout=layout, exchange=exchange, head_ranks=head_ranks)
     model.set_attn_implementation(NAME)
     _direct_by_length(model)
     try_unknown(model)
-    return ContextParallel(group, layout, exchange, head_ranks, next(model.parameters()).device)
+    return ContextParallel(group, sharing, next(model.parameters()).device)
 
 
 def _find_group(mesh: Any) -> dist.ProcessGroup | None:
@@ -180,7 +178,24 @@ def _find_group(mesh: Any) -> dist.ProcessGroup | None:
     )
 
 
-def _check_heads(model: PreTrainedModel, head_ranks: int, *, ranks: int) -> None:
+def _share(model: PreTrainedModel, *, layout: str, exchange: str, head_ranks: int | None) -> Sharing:
+    """How batches may be shared, priced for the model; raises UserError where its heads cannot be split so."""
+    config, first = model.config.get_text_config(), next(model.parameters())
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    count_shared_heads(heads, kv_heads, head_ranks or 1)
+    return make_sharing(
+        Heads(heads, kv_heads, head_dim),
+        device=first.device.type,
+        element_bytes=first.element_size(),
+        layout=layout,
+        exchange=exchange,
+        head_ranks=head_ranks,
+    )
+
+
+def _check_teams(head_ranks: int, *, ranks: int) -> None:
     if head_ranks < 1 or ranks % head_ranks:
         raise UserError(
             "context ranks make no equal teams",
@@ -188,9 +203,6 @@ def _check_heads(model: PreTrainedModel, head_ranks: int, *, ranks: int) -> None
             why=f"{ranks} context ranks are no multiple of {head_ranks}",
             fix=f"choose a divisor of {ranks}",
         )
-    config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    count_shared_heads(heads, getattr(config, "num_key_value_heads", None) or heads, head_ranks)
 
 
 def _direct_by_length(model: PreTrainedModel) -> None:

@@ -23,7 +23,6 @@ _KEYS = {
     "is_encoder_decoder": "it has an encoder, which reads later tokens",
     "use_bidirectional_attention": "its queries see later tokens",
     "kv_lora_rank": "it has latent attention (MLA)",
-    "attn_logit_softcapping": "its attention scores are soft-capped",
     "output_router_logits": "the balance of its experts is measured over all tokens of a batch, and a rank has its own",
     "attention_dropout": "it has attention dropout, which cannot be drawn alike on all context ranks",
     "attn_pdrop": "it has attention dropout, which cannot be drawn alike on all context ranks",
@@ -96,19 +95,19 @@ def _find_reasons(model: PreTrainedModel) -> Iterator[str]:
         yield "it has linear or recurrent attention"
     if any(getattr(module, "is_causal", True) is False for module in model.modules()):
         yield "its queries see later tokens (is_causal: False)"
-    if any(name.rpartition(".")[2] == "sinks" for name, _ in model.named_parameters()):
-        yield "it has attention sinks"
     if not model.is_backend_compatible():
         yield "its attention does not go through transformers' AttentionInterface"
 
 
-def _try(model: nn.Module, device: torch.device) -> float:
+def _try(model: PreTrainedModel, device: torch.device) -> float:
     tokens = torch.arange(sum(_TRIED_TOKENS), device=device)[None] + 3
     document = np.repeat(np.arange(len(_TRIED_TOKENS), dtype=np.int32), _TRIED_TOKENS)[None]
     positions = torch.cat([torch.arange(length, device=device) for length in _TRIED_TOKENS])[None]
     partition = partition_rows(document, ranks=1)
     packed = model(tokens, position_ids=positions, use_cache=False, partition=partition).logits[0].double()
+    model.set_attn_implementation("eager")  # its authors' own words for what its attention is
     alone = torch.cat([model(part, use_cache=False).logits[0] for part in tokens.split(_TRIED_TOKENS, dim=1)]).double()
+    model.set_attn_implementation(NAME)
     return float((packed - alone).norm() / alone.norm())
 
 

@@ -49,6 +49,11 @@ class RunFolder:
     def checkpoints(self, stage: int) -> Path:
         return self.root / "stages" / str(stage) / "checkpoints"
 
+    def newest_step(self, stage: int) -> int:
+        """The step of the stage's newest finished checkpoint, by name; 0 before the first."""
+        manifests = self.checkpoints(stage).glob("step-*/manifest.json")
+        return max((int(path.parent.name.removeprefix("step-")) for path in manifests), default=0)
+
     def trained(self, stage: int) -> Path:
         """The stage's last weights in float32, as a model folder."""
         return self.root / "stages" / str(stage) / "trained"

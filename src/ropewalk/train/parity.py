@@ -7,7 +7,7 @@ be 0 to the last bit, and counts whose attention ran.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from jaxtyping import Int32
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from ropewalk.corpus.feed import Feed, open_feed
-from ropewalk.corpus.folder import open_corpus
+from ropewalk.corpus.feed import Feed
 from ropewalk.model.attend import count_calls
 from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
@@ -27,10 +26,11 @@ from ropewalk.parallel.fsdp import choose_precision, shard_model
 from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.parallel.recompute import set_recompute
 from ropewalk.partition import HeadPartition, cut
-from ropewalk.recipe.spec import Parallel, Recipe, Stage
+from ropewalk.partition.choose import Sharing
+from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.train.batches import MicroBatch, StepBatches, make_batches
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
-from ropewalk.train.stage import choose_recompute
+from ropewalk.train.stage import choose_recompute, open_rows, plan_sharing
 from ropewalk.train.step import agree_on_work
 
 STEPS = 3
@@ -76,31 +76,32 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     spec, parallel = recipe.stages[stage], recipe.parallel
     mesh = make_mesh(parallel.ranks, parallel.context)
     chosen = choose_precision(parallel.precision, mesh)
-    feed = _open_feed(recipe, spec, stage=stage, corpus=corpus)
+    rows = max(STEPS * parallel.ranks, min(spec.steps * spec.step_rows, _SEARCHED_ROWS))
+    feed = open_rows(recipe, stage, corpus=corpus, rows=rows)
     policy = choose_recompute(recipe, stage, model)
     found: dict[str, Parity] = {}
     for precision in dict.fromkeys(("float32", chosen) if mesh.device.type == "cpu" else (chosen,)):
         learner = Learner(load_model(model), chunk_tokens=parallel.loss_chunk_tokens).train()
         set_recompute(learner.causal, policy)
         shard_model(learner, mesh, precision=precision)
-        found[precision] = _compare(learner, feed, spec=spec, mesh=mesh, parallel=parallel)
+        found[precision] = _compare(learner, feed, spec=spec, mesh=mesh, sharing=plan_sharing(recipe, model, mesh))
     return found
 
 
-def _compare(learner: Learner, feed: Feed, *, spec: Stage, mesh: Mesh, parallel: Parallel) -> Parity:
+def _compare(learner: Learner, feed: Feed, *, spec: Stage, mesh: Mesh, sharing: Sharing) -> Parity:
     # A micro-batch is one row, because ranks that share several rows may simply take one each.
     spec, single = spec.model_copy(update={"micro_rows": 1}), make_mesh(mesh.ranks, 1)
-    alone = parallel.model_copy(update={"context": 1, "head_ranks": 1})
+    alone = replace(sharing, head_ranks=1)
     optimizer = make_optimizer(learner, weight_decay=spec.weight_decay, betas=spec.betas)
     set_learning_rate(optimizer, spec.lr)
     losses, tables, calls = [], [], torch.zeros(len(learner.blocks), dtype=torch.int64)
     micro: list[MicroBatch] = []
     first = _find_packed(feed, mesh.ranks)
     for cursor in range(first, first + STEPS * mesh.ranks, mesh.ranks):
-        whole = make_batches(feed, cursor, rows=mesh.ranks, spec=spec, mesh=single, parallel=alone)
+        whole = make_batches(feed, cursor, rows=mesh.ranks, spec=spec, mesh=single, sharing=alone)
         expected = _take_gradients(learner, whole, single)
         kept = _detach_gradients(learner)
-        batches = make_batches(feed, cursor, rows=mesh.ranks, spec=spec, mesh=mesh, parallel=parallel)
+        batches = make_batches(feed, cursor, rows=mesh.ranks, spec=spec, mesh=mesh, sharing=sharing)
         with count_calls() as counted:
             found = _take_gradients(learner, batches, mesh)
         calls += torch.tensor([counted[layer] for layer in range(len(calls))])
@@ -111,23 +112,12 @@ def _compare(learner: Learner, feed: Feed, *, spec: Stage, mesh: Mesh, parallel:
             parameter.grad = kept[name]
         optimizer.step()
         optimizer.zero_grad()
-    row = feed.batch(first + mesh.data_rank * mesh.context_ranks, 1)  # what this data rank was dealt first
-    foreign, own = _seek_leak(learner, micro[0], row.document, mesh)
+    documents = [feed.batch(each.rows[0], 1).document for each in micro]
+    asked = next((index for index, document in enumerate(documents) if document.max() > 0), 0)
+    foreign, own = _seek_leak(learner, micro[asked], documents[asked], mesh)
     layers = tuple(_describe_layers(list(kept), torch.stack(tables)))
     crossing = sum(isinstance(each.partition, HeadPartition) or each.partition.exchanges for each in micro)
     return Parity(tuple(losses), layers, foreign, own, tuple(calls.tolist()), len(micro), crossing)
-
-
-def _open_feed(recipe: Recipe, spec: Stage, *, stage: int, corpus: Path) -> Feed:
-    return open_feed(
-        open_corpus(corpus),
-        mix=spec.mix or recipe.corpus.mix,
-        context_tokens=spec.context,
-        rows=max(STEPS * recipe.parallel.ranks, min(spec.steps * spec.step_rows, _SEARCHED_ROWS)),
-        seed=recipe.seed,
-        stage=stage,
-        max_repeats=recipe.corpus.max_repeats,
-    )
 
 
 def _find_packed(feed: Feed, ranks: int) -> int:
