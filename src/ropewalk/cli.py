@@ -189,8 +189,8 @@ def launch(
     from ropewalk.study.launch_script import write_script
 
     given = overrides or []
-    script = write_script(scheduler, _load(recipe, given), argument=recipe, overrides=given, nodes=nodes, image=image)
-    _print(script, as_json)
+    script = write_script(scheduler, load(recipe, given), argument=recipe, overrides=given, nodes=nodes, image=image)
+    show(script, as_json)
 
 
 @app.command()
