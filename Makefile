@@ -25,8 +25,8 @@ test: $(VENV)/.workshop
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.workshop
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/mypy
 
 clean:

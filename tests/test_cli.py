@@ -9,7 +9,21 @@ from pathlib import Path
 import pytest
 
 ROPEWALK = [sys.executable, "-m", "ropewalk.cli"]
-VERBS = ["run", "prepare", "extend", "advise", "train", "evaluate", "export", "report", "check", "sweep"]
+VERBS = [
+    "run",
+    "prepare",
+    "extend",
+    "advise",
+    "train",
+    "evaluate",
+    "export",
+    "verify",
+    "replay",
+    "report",
+    "launch",
+    "check",
+    "sweep",
+]
 
 
 def call(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -5,12 +5,17 @@ Each writes its artifact whole; nothing but small facts crosses back to the pare
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.record import write_scores
 from ropewalk.recipe.spec import Init, Recipe, Stage
 from ropewalk.study.folder import RunFolder
+
+if TYPE_CHECKING:
+    from ropewalk.train.parity import Parity
+
+Dtype = Literal["base", "float32", "bfloat16"]
 
 
 def on_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> Any:
@@ -43,6 +48,20 @@ def train(recipe: Recipe, stage: int, folder: RunFolder) -> str:
     return train_stage(recipe, stage=stage, run=folder.root, corpus=folder.corpus)
 
 
+def compare(recipe: Recipe, stage: int, folder: RunFolder) -> "dict[str, Parity]":
+    """A stage's losses and gradients at degree 1 and at the recipe's, by precision."""
+    from ropewalk.train.parity import compare_degrees
+
+    return compare_degrees(recipe, stage=stage, model=folder.extended(stage), corpus=folder.corpus)
+
+
+def replay(record: dict[str, Any], recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+    """A skipped step once more."""
+    from ropewalk.train.replay import replay as replay_step
+
+    return replay_step(record, recipe, folder.root, folder.corpus)
+
+
 def write_trained(folder: RunFolder, stage: int) -> None:
     """The stage's last checkpoint as a model folder in float32, which evaluation and the next stage read.
 
@@ -59,6 +78,15 @@ def write_trained(folder: RunFolder, stage: int) -> None:
     wait_for_ranks()
 
 
+def export_checkpoint(checkpoint: Path, like: Path, out: Path, dtype: Dtype) -> None:
+    """Any checkpoint's weights as a model folder, config and tokenizer being those of the model it was trained from."""
+    from ropewalk.checkpoint.load import load_weights
+    from ropewalk.model.export import export as export_folder
+    from ropewalk.model.weights import stored_dtype
+
+    export_folder(load_weights(checkpoint), like, out, dtype=stored_dtype(like) if dtype == "base" else dtype)
+
+
 def evaluate(recipe: Recipe, folder: RunFolder, models: dict[str, Path], base_tokens: int) -> None:
     """Measure the models by name and write scores.json."""
     from ropewalk.evaluate.evaluate import evaluate_models
@@ -68,7 +96,7 @@ def evaluate(recipe: Recipe, folder: RunFolder, models: dict[str, Path], base_to
         write_scores(folder.scores, scores)
 
 
-def export(trained: Path, base: Path, out: Path, dtype: Literal["base", "float32", "bfloat16"]) -> None:
+def export(trained: Path, base: Path, out: Path, dtype: Dtype) -> None:
     """The trained model in another dtype."""
     from ropewalk.model.export import export as export_folder
     from ropewalk.model.weights import stored_dtype

@@ -6,7 +6,7 @@ dies takes nothing with it. A part is a function of (recipe, run folder); what i
 
 import json
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from ropewalk.core.artifact import hold, is_finished, read_manifest, require_free, seal, write_whole
-from ropewalk.core.error import UserError
+from ropewalk.core.error import STOPPED_CODE, RankError, UserError
 from ropewalk.core.progress import say
 from ropewalk.corpus.folder import open_corpus
 from ropewalk.parallel.torchrun import is_first, is_started
@@ -104,9 +104,24 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
     for stage in range(len(recipe.stages)):
         if not is_finished(folder.trained(stage)):
             _extend_stage(recipe, folder, stage)
-            if on_ranks(ranks.train, recipe.parallel.ranks, recipe, stage, folder) == "stopped":
-                raise KeyboardInterrupt  # SIGTERM was heard and the state is saved: the same command goes on from there
+            if _train_stage(recipe, folder, stage) == "stopped":
+                say("stopped when asked, and saved: the same command goes on from here")
+                raise SystemExit(STOPPED_CODE)
             on_ranks(ranks.write_trained, recipe.parallel.ranks, folder, stage)
+
+
+def _train_stage(recipe: Recipe, folder: RunFolder, stage: int) -> str:
+    """Train a stage to its end; lost ranks are started again as long as that gets it further."""
+    reached, tries = folder.newest_step(stage), 0
+    while True:
+        try:
+            return str(on_ranks(ranks.train, recipe.parallel.ranks, recipe, stage, folder))
+        except RankError as error:
+            before, reached = reached, folder.newest_step(stage)
+            tries = tries + 1 if reached <= before else 1
+            if tries > recipe.parallel.restarts:
+                raise
+            say(f"{error}\nstarting the ranks again from step {reached} ({tries} of {recipe.parallel.restarts} there)")
 
 
 def evaluate(recipe: Recipe, folder: RunFolder) -> None:
@@ -207,7 +222,7 @@ def claim(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
     """Hold the run folder for this recipe; one that is another's, or a recipe that breaks a rule, is refused first."""
     known = folder.recipe.exists() and folder.holds_work
     if known:
-        _compare(recipe, folder)
+        require_same_recipe(recipe, folder)
     else:
         _refuse_errors(recipe)
         require_free(folder.root, _SMALLEST_FREE_BYTES)
@@ -217,12 +232,15 @@ def claim(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
         yield
 
 
-def _compare(recipe: Recipe, folder: RunFolder) -> None:
+def require_same_recipe(recipe: Recipe, folder: RunFolder, *, but: Container[str] = ()) -> None:
+    """Raise UserError where the folder's recipe is another one, in other keys than ``but``."""
     held = load_recipe(folder.recipe)
     if held.digest == recipe.digest:
         return
     ours, theirs = recipe.to_json(), held.to_json()
-    changed = [key for key in ours if key != "run" and ours[key] != theirs[key]]
+    changed = [key for key in ours if key != "run" and key not in but and ours[key] != theirs[key]]
+    if not changed:
+        return
     raise UserError(
         "the run folder holds another recipe's run",
         where=str(folder.root),

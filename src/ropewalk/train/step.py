@@ -7,6 +7,7 @@ finite must not reach Adam's moments, where it would stay.
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +15,26 @@ from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.record import Row
+from ropewalk.parallel.agree import refuse_strangers
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.train.batches import StepBatches
+from ropewalk.train.guard import see
 from ropewalk.train.optimizer import set_learning_rate
 from ropewalk.train.tally import Tally
 
+Judge = Callable[[float, float], str]
+"""(loss, gradient norm) -> why the step must not be taken, or nothing; it answers all ranks alike."""
+
 
 def train_step(
-    state: TrainState, batches: StepBatches, *, mesh: Mesh, tally: Tally, rate: float, clip: float
+    state: TrainState, batches: StepBatches, *, mesh: Mesh, tally: Tally, rate: float, clip: float, judge: Judge
 ) -> tuple[TrainState, list[Row]]:
-    """Take one step at learning rate ``rate``, or skip it on all ranks if loss or gradient is not finite.
+    """Take one step at learning rate ``rate``, or skip it on all ranks if ``judge`` finds a fault.
 
     ``clip`` is the largest gradient norm. The rows are this step's own; what is averaged lies in ``state.sums``.
     """
-    weight, imbalance = _agree_on_work(batches, mesh)
+    weight, imbalance = agree_on_work(batches, mesh)
     table = torch.zeros(tally.shape, dtype=torch.float64, device=mesh.device)
     for micro in batches.micro:
         loss, nll, correct = state.model(
@@ -45,11 +51,16 @@ def train_step(
     total = sum_over_ranks(torch.cat((table.flatten(), _square_sum(gradients, mesh)[None]))).cpu()
     table, norm = total[:-1].reshape(tally.shape), math.sqrt(total[-1])
     mean, _ = tally.loss(table)
+    taken = not judge(mean, norm)
     state = dataclasses.replace(
-        state, step=state.step + 1, cursor=state.cursor + batches.rows, tokens=state.tokens + tally.tokens(table)
+        state,
+        step=state.step + 1,
+        cursor=state.cursor + batches.rows,
+        tokens=state.tokens + tally.tokens(table),
+        recent=(*state.recent, see(mean, norm, taken=taken)),
     )
     rows = [Row(state.stage, state.step, "lr", rate, "1"), Row(state.stage, state.step, "imbalance", imbalance, "1")]
-    if math.isfinite(mean) and math.isfinite(norm):
+    if taken:
         _move(state.optimizer, gradients, rate=rate, scale=clip / max(norm, clip))
         state = dataclasses.replace(state, updates=state.updates + 1, sums=_add(state.sums, table))
         rows += [
@@ -63,12 +74,19 @@ def train_step(
     return state, rows
 
 
-def _agree_on_work(batches: StepBatches, mesh: Mesh) -> tuple[float, float]:
-    """The weight of all labels of the step, and the busiest rank's attention over the mean of all."""
-    mine = torch.zeros(1 + mesh.ranks, dtype=torch.float64, device=mesh.device)
+def agree_on_work(batches: StepBatches, mesh: Mesh) -> tuple[float, float]:
+    """The weight of all labels of the step, and the busiest rank's attention over the mean of all.
+
+    Raises UserError on every rank where ranks that share rows have read different ones: seen here, before one of
+    them waits for keys that never come, and in a sum that is needed anyway.
+    """
+    mine = torch.zeros(1 + 2 * mesh.ranks, dtype=torch.float64, device=mesh.device)
     mine[0] = sum((micro.weights.double().sum() for micro in batches.micro), start=torch.zeros(()))
     mine[1 + mesh.rank] = batches.pairs
-    weight, *pairs = sum_over_ranks(mine).tolist()
+    mine[1 + mesh.ranks + mesh.rank] = batches.digest
+    weight, *others = sum_over_ranks(mine).tolist()
+    pairs, digests = others[: mesh.ranks], others[mesh.ranks :]
+    refuse_strangers(digests, context_ranks=mesh.context_ranks)
     return max(weight, 1.0), max(pairs) * mesh.ranks / max(sum(pairs), 1.0)
 
 
