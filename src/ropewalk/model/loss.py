@@ -66,6 +66,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 inputs, head, wanted, weight=weight, head_grad=head_grad
             )
             if hidden_grad is not None:
+                assert slope_at_inputs is not None
                 hidden_grad[rows] = slope_at_inputs
         ctx.save_for_backward(hidden_grad, head_grad)
         ctx.head_dtype = head.dtype
