@@ -26,10 +26,16 @@ def tabulate(results: Path) -> Iterator[str]:
 
 def _row(row: Mapping[str, Any]) -> str:
     unit, ratio, must = row["unit"], row["ratio"], row["must_reach"]
-    theirs = "" if row["theirs"] is None else f"{row['theirs']:,.5g} {unit}"
+    ours, theirs = (_figure(row[side], unit) for side in ("ours", "theirs"))
     reached = "" if ratio is None else f"{ratio:.2f}" if ratio >= must else f"**{ratio:.2f}**"
-    cells = [row["case"], row["peer"], f"{row['ours']:,.5g} {unit}", theirs, reached, f"{must:g}", _limit(row)]
+    cells = [row["case"], row["peer"], ours, theirs, reached, f"{must:g}", _limit(row)]
     return f"| {' | '.join(cells)} |"
+
+
+def _figure(value: float | None, unit: str) -> str:
+    if value is None:
+        return ""
+    return f"{value:,} {unit}" if isinstance(value, int) else f"{value:,.5g} {unit}"
 
 
 def _limit(row: Mapping[str, Any]) -> str:
