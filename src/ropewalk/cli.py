@@ -7,12 +7,13 @@ Results go to standard output (with ``--json`` as one JSON object), progress to 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from ropewalk import cli_corpus
 from ropewalk.core.error import EXIT_CODE, UserError, explain_disk_fault
-from ropewalk.parallel.torchrun import is_first
+from ropewalk.verb import AsJson, Overrides, RecipeArgument, load, show
 
 _INTERRUPTED = 130
 
@@ -23,9 +24,7 @@ app = typer.Typer(
     help="Make a language model's context longer, and prove it. RECIPE is a YAML file; override it with path=value.",
 )
 
-RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe: a .yaml file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[PATH=VALUE]...", help="Overrides on the recipe.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+app.add_typer(cli_corpus.app, name="corpus")
 
 
 @app.command()
@@ -33,7 +32,7 @@ def run(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = F
     """Do all parts of a recipe, from text to report; go on where an earlier run stopped."""
     from ropewalk.study.run import run_recipe
 
-    _print(run_recipe(_load(recipe, overrides)), as_json)
+    show(run_recipe(load(recipe, overrides)), as_json)
 
 
 @app.command()
@@ -64,7 +63,7 @@ def extend(
         )
     from ropewalk.study.run import extend_model
 
-    _print(extend_model(str(target), Path(arguments[0]), arguments[1:]), as_json)
+    show(extend_model(str(target), Path(arguments[0]), arguments[1:]), as_json)
 
 
 @app.command()
@@ -82,7 +81,7 @@ def advise(
     """Say which change of positions reaches a length, and why; no GPU, no training."""
     from ropewalk.study.advise import advise_model
 
-    _print(advise_model(target, arguments or [], probe=probe), as_json)
+    show(advise_model(target, arguments or [], probe=probe), as_json)
 
 
 @app.command()
@@ -120,7 +119,7 @@ def export(
     from ropewalk.study.verify import verify_model, verify_recipe
 
     of_recipe = target.suffix == ".yaml"
-    _print(verify_recipe(_load(target, overrides)) if of_recipe else verify_model(str(target)), as_json)
+    show(verify_recipe(load(target, overrides)) if of_recipe else verify_model(str(target)), as_json)
 
 
 @app.command()
@@ -140,7 +139,7 @@ def sweep(
     """Run a recipe for each arm, axis and seed of a study, and gather what they measured; go on where it stopped."""
     from ropewalk.study.sweep import run_sweep
 
-    _print(run_sweep(study, overrides or []), as_json)
+    show(run_sweep(study, overrides or []), as_json)
 
 
 @app.command()
@@ -148,8 +147,8 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson =
     """Hold a recipe against the rules of the field without doing anything; exit code 2 if one is broken."""
     from ropewalk.study.run import check_recipe
 
-    findings = check_recipe(_load(recipe, overrides))
-    _print(findings, as_json)
+    findings = check_recipe(load(recipe, overrides))
+    show(findings, as_json)
     if findings["errors"]:
         raise typer.Exit(EXIT_CODE)
 
@@ -178,26 +177,10 @@ def _end(error: UserError) -> NoReturn:
     sys.exit(EXIT_CODE)
 
 
-def _load(recipe: Path, overrides: list[str] | None) -> Any:
-    from ropewalk.recipe.load import load_recipe
-
-    return load_recipe(recipe, overrides or ())
-
-
 def _do_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool) -> None:
     from ropewalk.study.run import do_part
 
-    _print(do_part(part, _load(recipe, overrides)), as_json)
-
-
-def _print(result: dict[str, Any], as_json: bool) -> None:
-    """``text`` is for people and left out of the JSON; everything else is for programs."""
-    if not is_first():
-        return
-    if as_json:
-        print(json.dumps({key: value for key, value in result.items() if key != "text"}, ensure_ascii=False))
-    else:
-        print(result["text"])
+    show(do_part(part, load(recipe, overrides)), as_json)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """Whatever is wrong with the data, nobody reads on without knowing: where it is, why, and what to do."""
 
+import bz2
 import gzip
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zstandard
 from pydantic import ValidationError
@@ -13,7 +16,7 @@ from pydantic import ValidationError
 from made_texts import han, sentence
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
-from ropewalk.corpus.files import content_bytes, read_lines
+from ropewalk.corpus.archive import content_bytes, read_lines
 from ropewalk.corpus.read import Reject, read_source
 from ropewalk.corpus.spec import Source
 
@@ -28,6 +31,11 @@ def read(path: Path | str, **keys: Any) -> list[Document | Reject]:
 
 def lines(*records: object) -> bytes:
     return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
+
+
+def random_text(number: int) -> str:
+    """A kilobyte that no archive makes much smaller."""
+    return np.random.default_rng(number).bytes(500).hex()
 
 
 RECORDS = [{"text": sentence(1), "id": "first"}, {"text": han(2)}]
@@ -50,7 +58,7 @@ def test_records_from_every_container(tmp_path: Path, name: str, pack: Callable[
     (tmp_path / name).write_bytes(pack(lines(*RECORDS)))
     documents = read(tmp_path / name)
     assert [document.text for document in documents] == [record["text"] for record in RECORDS]
-    assert [document.language for document in documents] == ["latin", "zh"]
+    assert [document.language for document in documents] == ["en", "zh"]
     assert documents[0].id == "first" and documents[1].id.startswith(str(tmp_path / name))
 
 
@@ -134,7 +142,24 @@ def test_a_torn_archive_is_an_error(tmp_path: Path, ending: str, pack: Callable[
     whole = pack(lines(*({"text": sentence(number)} for number in range(300))))
     (tmp_path / f"a.jsonl.{ending}").write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(UserError, match="an archive is torn"):
-        read(tmp_path / f"a.jsonl.{ending}", faults="skip")
+        read(tmp_path / f"a.jsonl.{ending}")
+
+
+@pytest.mark.parametrize(
+    ("ending", "pack"),
+    [("zst", zstandard.compress), ("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)],
+)
+def test_what_is_whole_in_a_torn_archive_is_kept_on_demand(
+    tmp_path: Path, ending: str, pack: Callable[[bytes], bytes]
+) -> None:
+    content = lines(*({"text": random_text(number)} for number in range(3000)))
+    whole = pack(content)
+    (tmp_path / f"a.jsonl.{ending}").write_bytes(whole[: int(len(whole) * 0.7)])
+    *documents, last = read(tmp_path / f"a.jsonl.{ending}", faults="skip")
+    assert isinstance(last, Reject) and last.reason == "torn archive"
+    assert f"line {len(documents) + 1}," in last.place
+    assert 100 < len(documents) < 3000
+    assert [item.text for item in documents] == [random_text(number) for number in range(len(documents))]
 
 
 def test_what_is_no_archive_is_an_error(tmp_path: Path) -> None:
@@ -169,7 +194,8 @@ def test_a_hub_source_without_the_library_says_how_to_get_it(monkeypatch: pytest
     [
         {},
         {"path": "a", "hub": "b"},
-        {"path": "a", "options": {"split": "train"}},
+        {"path": "a", "options": {"revision": "main"}},
+        {"path": "a", "options": {"encoding": "utf-9"}},
         {"path": "a", "options": {"prompt_key": "q"}},
         {"path": "a", "size_bytes": "10x"},
         {"path": "a", "name": "../up"},

@@ -6,10 +6,10 @@ part of it, so that changing a mix never tokenises again.
 """
 
 import json
-import platform
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,22 +17,25 @@ import numpy as np
 import xxhash
 from jaxtyping import Int64, Shaped, UInt32, UInt64
 
-import ropewalk.corpus.embedded
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest
-from ropewalk.core.digest import digest_file, digest_value
+from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say, watch
 from ropewalk.core.record import Document
 from ropewalk.corpus.audit import SourceLedger
-from ropewalk.corpus.clean import CLEANING, PROFILES, clean_document
 from ropewalk.corpus.decontaminate import Prompts
 from ropewalk.corpus.dedup import sign
-from ropewalk.corpus.read import Reject, digest_files, read_source, source_megabytes
+from ropewalk.corpus.measures import Measures
+from ropewalk.corpus.origin import describe_text
+from ropewalk.corpus.read import read_source, source_megabytes
+from ropewalk.corpus.reject import Reject
+from ropewalk.corpus.screen import REPEATED, Cuts, Screen
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import write_shards
 from ropewalk.corpus.tokenize import Encoded, Tokenizer
 
-_FORMAT = 1
+_FORMAT = 2
+_HEAD_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,9 @@ class Tokenized:
     languages: tuple[str, ...]
     """Names for the numbers in ``language``."""
     digests: UInt64[np.ndarray, "documents"]
-    """Of the cleaned text."""
+    """Of the cleaned text, before sections that repeat were cut; so are signatures and whole_bytes."""
     signatures: UInt32[np.ndarray, "documents 128"]
+    whole_bytes: Int64[np.ndarray, "documents"]
     bytes: Int64[np.ndarray, "documents"]
     tokens: Int64[np.ndarray, "documents"]
     language: Int64[np.ndarray, "documents"]
@@ -58,7 +62,10 @@ class _Gathered:
     ledger: SourceLedger = field(default_factory=SourceLedger)
     digests: list[int] = field(default_factory=list)
     signatures: list[UInt32[np.ndarray, "128"]] = field(default_factory=list)
+    whole_bytes: list[int] = field(default_factory=list)
     bytes: list[int] = field(default_factory=list)
+    contaminated: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Documents dropped for each prompt."""
     tokens: list[int] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
 
@@ -68,6 +75,7 @@ class _Gathered:
         return {
             "digests": np.array(self.digests, dtype=np.uint64),
             "signatures": np.array(self.signatures, dtype=np.uint32),
+            "whole_bytes": np.array(self.whole_bytes, dtype=np.int64),
             "bytes": np.array(self.bytes, dtype=np.int64),
             "tokens": np.array(self.tokens, dtype=np.int64),
             "language": np.array([names.index(name) for name in self.languages], dtype=np.int64),
@@ -77,54 +85,35 @@ class _Gathered:
         """For the manifest."""
         self.ledger.stored.tokens = sum(self.tokens)
         self.ledger.check_store()
-        return {"ledger": self.ledger.to_json(), "languages": sorted(set(self.languages))}
+        languages = sorted(set(self.languages))
+        return {"ledger": self.ledger.to_json(), "languages": languages, "contaminated": dict(self.contaminated)}
 
 
-def tokenize_source(source: Source, *, tokenizer: Tokenizer, prompts: Prompts, seed: int, store: Path) -> Tokenized:
+def tokenize_source(
+    source: Source, *, tokenizer: Tokenizer, prompts: Prompts, cuts: Cuts, seed: int, store: Path
+) -> Tokenized:
     """The source's folder in ``store``: made now, or found there. Raises UserError for what cannot be read."""
-    inputs = _inputs(source, tokenizer, prompts, seed)
+    text = describe_text(source, prompts=prompts, seed=seed)
+    inputs = {"format": _FORMAT, **text, "cuts": cuts.digest, "tokenizer": tokenizer.digest}
     folder = store / digest_value(inputs)
     if is_finished(folder):
         say(f"{source.name}: found in {folder}")
     else:
-        _make(source, tokenizer=tokenizer, prompts=prompts, seed=seed, inputs=inputs, folder=folder)
+        _make(Screen(source, prompts, cuts), tokenizer=tokenizer, seed=seed, inputs=inputs, folder=folder)
     return _open(folder)
 
 
-def _inputs(source: Source, tokenizer: Tokenizer, prompts: Prompts, seed: int) -> dict[str, Any]:
-    if source.embedded is not None:
-        code = Path(ropewalk.corpus.embedded.__path__[0])
-        made_by = {
-            path.relative_to(code).as_posix(): digest_file(path)
-            for path in sorted(code.rglob("*"))
-            if path.is_file() and path.suffix != ".pyc"
-        }
-        # Some generators read the files of the Python that runs.
-        origin: Any = [source.embedded, seed, platform.python_version(), digest_value(made_by)]
-    else:
-        origin = source.hub if source.hub is not None else digest_files(source)
-    reading = source.model_dump(mode="json", include={"language", "text_key", "size_bytes", "faults", "options"})
-    return {
-        "format": _FORMAT,
-        "origin": origin,
-        "reading": reading,
-        "cleaning": [CLEANING, source.profile or source.role, {name: asdict(PROFILES[name]) for name in PROFILES}],
-        "prompts": list(prompts.digest),
-        "tokenizer": tokenizer.digest,
-    }
-
-
-def _make(
-    source: Source, *, tokenizer: Tokenizer, prompts: Prompts, seed: int, inputs: dict[str, Any], folder: Path
-) -> None:
+def _make(screen: Screen, *, tokenizer: Tokenizer, seed: int, inputs: dict[str, Any], folder: Path) -> None:
+    source = screen.source
     gathered = _Gathered()
     with new_folder(folder, kind="tokens", inputs=inputs, facts=gathered.facts) as work:
         with (
             (work / "documents.jsonl").open("w", encoding="utf-8") as log,
+            (work / "rejects.jsonl").open("w", encoding="utf-8") as rejects,
             _watch(source) as advance,
         ):
             items = _report(read_source(source, seed=seed), advance)
-            documents = _clean(items, source, prompts=prompts, gathered=gathered, log=log)
+            documents = _clean(items, screen, gathered=gathered, log=log, rejects=rejects)
             encoded = _count(tokenizer.encode_documents(documents), gathered)
             write_shards(encoded, work, vocabulary=tokenizer.vocabulary)
         if not gathered.tokens:
@@ -151,31 +140,44 @@ def _report(items: Iterable[Document | Reject], advance: Callable[[float], None]
 
 
 def _clean(
-    items: Iterable[Document | Reject], source: Source, *, prompts: Prompts, gathered: _Gathered, log: TextIO
+    items: Iterable[Document | Reject], screen: Screen, *, gathered: _Gathered, log: TextIO, rejects: TextIO
 ) -> Iterator[Document]:
     """The documents that stay; every item leaves a line in ``log`` and its size in the ledger."""
-    ledger = gathered.ledger
+    ledger, number = gathered.ledger, -1
     for item in items:
         size = item.size_bytes if isinstance(item, Reject) else len(item.text.encode())
         ledger.read.add(bytes=size)
-        kept = item
+        kept, whole, measures, cut_bytes = item, "", None, 0
         if isinstance(item, Document):
-            kept = clean_document(item, PROFILES[source.cleaning(item.language)])
-        if isinstance(kept, Document) and prompts.touches(kept.text):
-            kept = Reject(kept.id, "contaminated", size)
+            number += 1
+            screened = screen.judge(item, number)
+            kept, whole, measures, cut_bytes = screened.outcome, screened.whole, screened.measures, screened.cut_bytes
         if isinstance(kept, Reject):
             ledger.dropped[kept.reason].add(bytes=kept.size_bytes)
-            log.write(json.dumps({"id": kept.id, "dropped": kept.reason}, ensure_ascii=False) + "\n")
+            if kept.reason == "contaminated":
+                gathered.contaminated[kept.why] += 1
+            rejects.write(kept.to_line())
+            log.write(_line(kept.id, measures, dropped=kept.reason))
             continue
         encoded = kept.text.encode()
         ledger.stored.add(bytes=len(encoded))
-        ledger.trimmed_bytes += size - len(encoded)
-        gathered.digests.append(xxhash.xxh3_64_intdigest(encoded))
-        gathered.signatures.append(sign(kept.text))
+        ledger.trimmed_bytes += size - len(encoded) - cut_bytes
+        if cut_bytes:
+            ledger.dropped[REPEATED].add(documents=0, bytes=cut_bytes)
+        whole_encoded = whole.encode() if cut_bytes else encoded
+        gathered.digests.append(xxhash.xxh3_64_intdigest(whole_encoded))
+        gathered.signatures.append(sign(whole))
+        gathered.whole_bytes.append(len(whole_encoded))
         gathered.bytes.append(len(encoded))
         gathered.languages.append(kept.language)
-        log.write(json.dumps({"id": kept.id, "language": kept.language}, ensure_ascii=False) + "\n")
+        log.write(_line(kept.id, measures, language=kept.language, cut_bytes=cut_bytes, text=whole[:_HEAD_CHARACTERS]))
         yield kept
+
+
+def _line(id: str, measures: Measures | None, **facts: Any) -> str:
+    """What is known of an item, as a line of JSON."""
+    figures = measures.to_json() if measures else None
+    return json.dumps({"id": id, **facts, "measures": figures}, ensure_ascii=False) + "\n"
 
 
 def _count(documents: Iterable[Encoded], gathered: _Gathered) -> Iterator[Encoded]:
@@ -188,7 +190,7 @@ def _open(folder: Path) -> Tokenized:
     facts = read_manifest(folder)["facts"]
     columns = {
         name: np.load(folder / f"{name}.npy", allow_pickle=False)
-        for name in ("digests", "signatures", "bytes", "tokens", "language")
+        for name in ("digests", "signatures", "whole_bytes", "bytes", "tokens", "language")
     }
     ledger = SourceLedger.from_json(facts["ledger"])
     return Tokenized(folder=folder, ledger=ledger, languages=tuple(facts["languages"]), **columns)
@@ -198,7 +200,13 @@ def _refuse_empty(source: Source, ledger: SourceLedger) -> None:
     reasons = ", ".join(f"{reason} {amount.documents:,}" for reason, amount in ledger.dropped.items())
     raise UserError(
         f"nothing of source {source.name} is left",
-        where=f"source {source.name}, profile {source.profile or 'by role and language'}",
+        where=f"source {source.name}, profile {_name_profile(source)}",
         why=f"all {ledger.read.documents:,} documents were dropped: {reasons}",
-        fix="choose the profile that fits the text (prose_en, prose_zh, code, law, instruction), or another text_key",
+        fix="choose the profile that fits the text ({', '.join(PROFILES)}), or another text_key",
     )
+
+
+def _name_profile(source: Source) -> str:
+    if source.profile is None:
+        return "by role and language"
+    return source.profile if isinstance(source.profile, str) else f"like {source.profile.like}, changed"
