@@ -57,6 +57,12 @@ class Profile(Spec):
     mask: tuple[Personal, ...] = ()
     """Personal data that is replaced by placeholders."""
 
+    @property
+    def only_judging(self) -> "Profile":
+        """The same thresholds for a text whose lines and letters all stay."""
+        kept = {"width": "keep", "script": "keep", "boilerplate": (), "remove_lines": (), "mask": ()}
+        return self.model_copy(update=kept)
+
     @model_validator(mode="before")
     @classmethod
     def _take_from_named(cls, given: Any) -> Any:

@@ -107,15 +107,21 @@ class Source(Spec):
         return (HubOptions if self.hub is not None else FileOptions).model_validate(self.options)
 
     def cleaning(self, language: str | None = None) -> Profile:
-        """The profile for a document of ``language``: the one given, else the one that fits role and language."""
-        if self.profile is not None:
-            return PROFILES[self.profile] if isinstance(self.profile, str) else self.profile
-        if self.role == "instruction":
-            return PROFILES["instruction"]
+        """The profile for a document of ``language``: the one given, else the one that fits role and language.
+
+        Of text that ropewalk makes itself no line and no letter is taken: which documents a base was not trained on is
+        known by their digests.
+        """
+        if isinstance(self.profile, Profile):
+            return self.profile
         known = self.language or language
-        if known == "code":
-            return PROFILES["code"]
-        return PROFILES["prose_zh" if known == "zh" else "prose_en"]
+        if self.profile is not None:
+            name = self.profile
+        elif self.role == "instruction":
+            name = "instruction"
+        else:
+            name = "code" if known == "code" else "prose_zh" if known == "zh" else "prose_en"
+        return PROFILES[name] if self.embedded is None else PROFILES[name].only_judging
 
     @property
     def is_code(self) -> bool:
