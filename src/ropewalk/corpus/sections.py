@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
-from jaxtyping import Bool, Int64, UInt64
+from jaxtyping import Bool, Int64, UInt32, UInt64
 
 from ropewalk.core.artifact import is_finished, new_folder
 from ropewalk.core.digest import digest_value
@@ -131,8 +131,20 @@ def find_pairs(text: str) -> tuple[UInt64[np.ndarray, "pairs"], Int64[np.ndarray
     if not says.all():
         borders = np.append(borders[np.flatnonzero(says)[1:] - 1], len(points)) if says.any() else borders[-1:]
         starts = np.concatenate([[0], borders[:-1]])
-    units = window_hashes(points, starts, borders)
+    units = window_hashes(points, *_without_space(points, starts, borders))
     return shingles(units, 2) if len(units) > 1 else _NO_PAIRS[0], borders.astype(np.int64)
+
+
+def _without_space(
+    points: UInt32[np.ndarray, "characters"], starts: Int64[np.ndarray, "units"], ends: Int64[np.ndarray, "units"]
+) -> tuple[Int64[np.ndarray, "units"], Int64[np.ndarray, "units"]]:
+    """The units without the white space around them, so that a paragraph's last line is the same in another place."""
+    seen = np.flatnonzero(points > _SPACE)
+    first = np.searchsorted(seen, starts)
+    last = np.searchsorted(seen, ends) - 1
+    empty = first > last
+    at = np.append(seen, 0)
+    return np.where(empty, starts, at[first]), np.where(empty, starts, at[last] + 1)
 
 
 def _long_runs(
