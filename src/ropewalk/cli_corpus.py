@@ -8,8 +8,17 @@ import typer
 from ropewalk.verb import AsJson, Overrides, RecipeArgument, load, show
 
 app = typer.Typer(
-    no_args_is_help=True, help="Look at a recipe's text: what it holds, and what other weights would give."
+    no_args_is_help=True,
+    help="Look at a recipe's text: what it holds, what was dropped and why, and what other weights would give.",
 )
+
+
+@app.command()
+def inspect(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Show twenty examples of each reason to drop text, of a corpus that `prepare` has built."""
+    from ropewalk.study.inspect import inspect_recipe
+
+    show(inspect_recipe(load(recipe, overrides)), as_json)
 
 
 @app.command()

@@ -62,6 +62,10 @@ class Corpus:
     def facts(self, source: str) -> Facts:
         return self._facts[source]
 
+    def store(self, source: str) -> Path:
+        """The source's folder in the token store."""
+        return self._stores[source]
+
     def train(self, source: str) -> Documents:
         """The documents that are trained on, out of the source's shards in the token store."""
         shards = open_shards(self._stores[source], vocabulary=self.vocabulary, manifest=self._describe(source))

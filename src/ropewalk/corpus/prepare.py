@@ -14,12 +14,15 @@ from ropewalk.core.error import UserError
 from ropewalk.core.progress import say, watch
 from ropewalk.corpus.decontaminate import Prompts
 from ropewalk.corpus.imported import token_files
+from ropewalk.corpus.origin import describe_text
+from ropewalk.corpus.sections import find_cuts
 from ropewalk.corpus.shards import FOLDER, SHARD_BYTES, Job, assemble, work
 from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.tokenize import Tokenizer
-from ropewalk.corpus.tokenized import Tokenized, describe_inputs, open_tokenized
+from ropewalk.corpus.tokenized import Tokenized, open_tokenized
 from ropewalk.corpus.workers import count_workers, name_task, run_tasks
 
+_FORMAT = 2
 _ALONE_MEGABYTES = 16
 _NAMES_LETTERS = 60
 
@@ -60,13 +63,20 @@ def tokenize_share(
 
 
 def _make_jobs(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts, seed: int) -> list[Job]:
+    cuts = find_cuts(spec, prompts=prompts, seed=seed)
     return [
         Job(
             source=source,
-            decontaminate=spec.decontaminate,
+            prompts=prompts,
+            cuts=cuts[source.name],
             seed=seed,
             tokenizer=tokenizer,
-            inputs=_describe(source, tokenizer, prompts, seed),
+            inputs={
+                "format": _FORMAT,
+                **_describe(source, prompts, seed),
+                "cuts": cuts[source.name].digest,
+                "tokenizer": tokenizer.digest,
+            },
             store=Path(spec.store),
             shard_bytes=SHARD_BYTES,
             working_folder=Path.cwd(),
@@ -75,12 +85,11 @@ def _make_jobs(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts, seed
     ]
 
 
-def _describe(source: Source, tokenizer: Tokenizer, prompts: Prompts, seed: int) -> dict[str, Any]:
+def _describe(source: Source, prompts: Prompts, seed: int) -> dict[str, Any]:
     if not source.tokens:
-        return describe_inputs(source, tokenizer, prompts, seed)
+        return describe_text(source, prompts=prompts, seed=seed)
     files = {str(path): digest_file(path) for path in token_files(source)}
-    made_of = {"tokens": source.tokens, "origin": files, "language": source.language, "prompts": list(prompts.digest)}
-    return {**made_of, "tokenizer": tokenizer.digest}
+    return {"tokens": source.tokens, "origin": files, "language": source.language, "prompts": list(prompts.digest)}
 
 
 def _run(spec: CorpusSpec, jobs: Sequence[Job]) -> None:

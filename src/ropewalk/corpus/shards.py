@@ -21,10 +21,12 @@ from ropewalk.core.artifact import is_finished, new_folder, read_manifest, write
 from ropewalk.core.digest import digest_file, digest_value
 from ropewalk.core.record import Document, Shard
 from ropewalk.corpus.audit import SourceLedger
-from ropewalk.corpus.decontaminate import Prompts, read_prompts
+from ropewalk.corpus.decontaminate import Prompts
 from ropewalk.corpus.files import RECORDS
 from ropewalk.corpus.imported import read_imported, write_imported
-from ropewalk.corpus.read import Reject, read_items, read_source, source_files, source_megabytes
+from ropewalk.corpus.read import read_items, read_source, source_files, source_megabytes
+from ropewalk.corpus.reject import Reject
+from ropewalk.corpus.screen import Cuts, Screen
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import join_shards, open_shards
 from ropewalk.corpus.tokenize import Tokenizer
@@ -41,7 +43,8 @@ class Job:
     """One source to be cleaned and tokenised. ``inputs`` is all that decides its bytes, as the store names them."""
 
     source: Source
-    decontaminate: tuple[str, ...]
+    prompts: Prompts
+    cuts: Cuts
     seed: int
     tokenizer: Tokenizer
     inputs: dict[str, Any]
@@ -66,8 +69,9 @@ class Job:
         return [self.source.model_copy(update={"path": str(path)}) for path in files]
 
     @cached_property
-    def prompts(self) -> Prompts:
-        return read_prompts(self.decontaminate)
+    def screen(self) -> Screen:
+        """What a document has to pass; asked of each by itself, so that it does not matter who asks."""
+        return Screen(self.source, self.prompts, self.cuts)
 
     @cached_property
     def folders(self) -> list[Path]:
@@ -104,7 +108,8 @@ class Job:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "source": self.source.model_dump(mode="json"),
-            "decontaminate": self.decontaminate,
+            "prompts": self.prompts.to_json(),
+            "cuts": self.cuts.to_json(),
             "seed": self.seed,
             "tokenizer": self.tokenizer.to_json(),
             "inputs": self.inputs,
@@ -124,7 +129,8 @@ def read_job(path: Path) -> Job:
         **{
             **content,
             "source": Source.model_validate(content["source"]),
-            "decontaminate": tuple(content["decontaminate"]),
+            "prompts": Prompts.from_json(content["prompts"]),
+            "cuts": Cuts.from_json(content["cuts"]),
             "tokenizer": Tokenizer.from_json(content["tokenizer"]),
             "store": Path(content["store"]),
             "working_folder": Path(content["working_folder"]),
@@ -184,8 +190,7 @@ def _import(job: Job, folder: Path) -> None:
         gathered = Gathered()
         with new_folder(folder / "00000", kind="shard", inputs={}, facts=gathered.facts) as work_folder:
             documents = read_imported(job.source, job.tokenizer)
-            keys: dict[str, Any] = {"tokenizer": job.tokenizer, "prompts": job.prompts, "gathered": gathered}
-            write_imported(documents, job.source, **keys, folder=work_folder)
+            write_imported(documents, job.screen, tokenizer=job.tokenizer, gathered=gathered, folder=work_folder)
     write_whole(folder / "stream.json", json.dumps({"shards": 1}))
 
 
@@ -198,9 +203,7 @@ def _make_shard(job: Job, items: Iterator[Document | Reject], folder: Path, adva
             advance(item_bytes(item))
 
     with new_folder(folder, kind="shard", inputs={}, facts=gathered.facts) as work_folder:
-        write_documents(
-            watched(), job.source, tokenizer=job.tokenizer, prompts=job.prompts, gathered=gathered, folder=work_folder
-        )
+        write_documents(watched(), job.screen, tokenizer=job.tokenizer, gathered=gathered, folder=work_folder)
 
 
 def _number_shards(shard_bytes: int) -> Callable[[Document | Reject], int]:
