@@ -8,6 +8,7 @@ they share is how the probe asks, which training may well teach, and not what it
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt64
@@ -32,6 +33,16 @@ class Prompts:
     owner: Int64[np.ndarray, "runs"]
     names: tuple[str, ...]
     digest: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For workers that share nothing else with the process that read the prompts."""
+        return {"runs": self.runs.tolist(), "owner": self.owner.tolist(), "names": self.names, "digest": self.digest}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "Prompts":
+        """The inverse of ``to_json``."""
+        runs, owner = np.array(entry["runs"], dtype=np.uint64), np.array(entry["owner"], dtype=np.int64)
+        return cls(runs, owner, tuple(entry["names"]), tuple(entry["digest"]))
 
     def find(self, text: str) -> str | None:
         """The name of a prompt that shares a run of words with the text, or None."""

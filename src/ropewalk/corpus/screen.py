@@ -5,6 +5,9 @@ One document at a time and nothing remembered, so that any number of workers in 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+import xxhash
 
 from ropewalk.core.digest import digest_value
 from ropewalk.core.record import Document
@@ -14,26 +17,38 @@ from ropewalk.corpus.measures import Measures
 from ropewalk.corpus.reject import Reject, excerpt
 from ropewalk.corpus.spec import Source
 
-REPEATED = "repeated section"
+REPEATED, CONTAMINATED = "repeated section", "contaminated"
+
+
+Spans = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class Cuts:
-    """Spans of a source's clean text that stand elsewhere, by document: half-open, in order, apart from each other."""
+    """Spans of clean texts that stand elsewhere, by the text's digest: half-open, in order, apart from each other."""
 
-    spans: Mapping[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    spans: Mapping[int, Spans] = field(default_factory=dict)
 
     @property
     def digest(self) -> str | None:
         """None where nothing is cut, whoever looked."""
-        return digest_value([[number, self.spans[number]] for number in sorted(self.spans)]) if self.spans else None
+        return digest_value(self.to_json()) if self.spans else None
 
-    def apply(self, text: str, number: int) -> str:
-        """The text of document ``number`` without its spans."""
-        if number not in self.spans:
+    def apply(self, text: str, digest: int) -> str:
+        """The text of that digest without its spans."""
+        if digest not in self.spans:
             return text
-        borders = [0, *(border for span in self.spans[number] for border in span), len(text)]
+        borders = [0, *(border for span in self.spans[digest] for border in span), len(text)]
         return "".join(text[start:end] for start, end in zip(borders[::2], borders[1::2], strict=True))
+
+    def to_json(self) -> list[Any]:
+        """In an order that depends on nothing else."""
+        return [[digest, [list(span) for span in self.spans[digest]]] for digest in sorted(self.spans)]
+
+    @classmethod
+    def from_json(cls, entries: list[Any]) -> "Cuts":
+        """The inverse of ``to_json``."""
+        return cls({digest: tuple((start, end) for start, end in spans) for digest, spans in entries})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +56,11 @@ class Screened:
     """``outcome`` is what is tokenised or why nothing is; ``whole`` is its clean text before repeats were cut."""
 
     outcome: Document | Reject
-    whole: str
-    measures: Measures | None
-    cut_bytes: int = 0
+    measures: Measures
+    whole: str = ""
+    whole_bytes: int = 0
+    digest: int = 0
+    """Of ``whole``."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +71,22 @@ class Screen:
     prompts: Prompts
     cuts: Cuts
 
-    def judge(self, document: Document, number: int) -> Screened:
-        """What becomes of a document, the source's ``number``-th, counted from 0 over its documents alone."""
+    def judge(self, document: Document) -> Screened:
+        """What becomes of a document."""
         profile = self.source.cleaning(document.language)
         cleaned = clean_document(document, profile)
         kept = cleaned.outcome
         if isinstance(kept, Reject):
-            return Screened(kept, "", cleaned.measures)
+            return Screened(kept, cleaned.measures)
         size, place = len(document.text.encode()), str(document.metadata.get("place", ""))
         found = self.prompts.find(kept.text)
         if found is not None:
             why = f"shares a run of words with {found}"
-            refused = Reject(kept.id, "contaminated", size, why, place, excerpt(kept.text))
-            return Screened(refused, "", cleaned.measures)
-        text = self.cuts.apply(kept.text, number)
+            return Screened(Reject(kept.id, CONTAMINATED, size, why, place, excerpt(kept.text)), cleaned.measures)
+        encoded = kept.text.encode()
+        digest = xxhash.xxh3_64_intdigest(encoded)
+        text = self.cuts.apply(kept.text, digest)
         if len(text) < profile.min_characters:
             why = f"{len(text)} characters of {len(kept.text)} stand nowhere else"
-            return Screened(Reject(kept.id, REPEATED, size, why, place, excerpt(kept.text)), "", cleaned.measures)
-        cut_bytes = len(kept.text.encode()) - len(text.encode()) if text is not kept.text else 0
-        return Screened(replace(kept, text=text), kept.text, cleaned.measures, cut_bytes)
+            return Screened(Reject(kept.id, REPEATED, size, why, place, excerpt(kept.text)), cleaned.measures)
+        return Screened(replace(kept, text=text), cleaned.measures, kept.text, len(encoded), digest)

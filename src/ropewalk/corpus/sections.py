@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import xxhash
 from jaxtyping import Bool, Int64, UInt32, UInt64
 
 from ropewalk.core.artifact import is_finished, new_folder
@@ -26,7 +25,7 @@ from ropewalk.corpus.language import code_points
 from ropewalk.corpus.origin import describe_text
 from ropewalk.corpus.pair_spool import PairSpool
 from ropewalk.corpus.read import read_source
-from ropewalk.corpus.screen import Cuts, Screen
+from ropewalk.corpus.screen import Cuts, Screen, Spans
 from ropewalk.corpus.shingle import shingles, window_hashes
 from ropewalk.corpus.spec import CorpusSpec, Source
 
@@ -38,10 +37,8 @@ _SPACE = np.uint32(ord(" "))
 
 @dataclass(slots=True)
 class _Survey:
-    """What is learnt of one source's documents on the way by."""
+    """What is learnt of one source's clean documents on the way by."""
 
-    numbers: list[int] = field(default_factory=list)
-    """Of the documents that clean text was left of, among all that were read."""
     digests: list[int] = field(default_factory=list)
     signatures: list[np.ndarray] = field(default_factory=list)
     whole_bytes: list[int] = field(default_factory=list)
@@ -65,16 +62,14 @@ def find_cuts(spec: CorpusSpec, *, prompts: Prompts, seed: int, store: Path) -> 
             found = _search(spec, prompts=prompts, seed=seed, scratch=Path(scratch))
         with new_folder(folder, kind="sections", inputs=inputs) as work:
             np.save(work / "cuts.npy", found, allow_pickle=False)
-    entries: dict[str, defaultdict[int, tuple[tuple[int, int], ...]]] = {
-        source.name: defaultdict(tuple) for source in spec.sources
-    }
-    for number, document, start, end in np.load(folder / "cuts.npy", allow_pickle=False).tolist():
-        entries[spec.sources[number].name][document] += ((start, end),)
+    entries: dict[str, defaultdict[int, Spans]] = {source.name: defaultdict(tuple) for source in spec.sources}
+    for number, digest, start, end in np.load(folder / "cuts.npy", allow_pickle=False).tolist():
+        entries[spec.sources[number].name][digest] += ((start, end),)
     return {name: Cuts(dict(spans)) for name, spans in entries.items()}
 
 
-def _search(spec: CorpusSpec, *, prompts: Prompts, seed: int, scratch: Path) -> Int64[np.ndarray, "spans 4"]:
-    """``source, document, start, end`` of every span to cut."""
+def _search(spec: CorpusSpec, *, prompts: Prompts, seed: int, scratch: Path) -> UInt64[np.ndarray, "spans 4"]:
+    """``source, digest, start, end`` of every span to cut."""
     spool = PairSpool(scratch)
     surveys = [_survey(source, prompts, seed, spool) for source in spec.sources]
     exact = group_equal(np.array([d for survey in surveys for d in survey.digests], dtype=np.uint64))
@@ -85,27 +80,22 @@ def _search(spec: CorpusSpec, *, prompts: Prompts, seed: int, scratch: Path) -> 
     repeated = spool.find_repeated(rank, find_best(group, rank) == np.arange(len(rank)))
     assert spec.repeated_sections is not None
     found: list[tuple[int, int, int, int]] = []
-    documents = [(source, number) for source, survey in enumerate(surveys) for number in survey.numbers]
-    for position, (source, number) in enumerate(documents):
+    documents = [(source, digest) for source, survey in enumerate(surveys) for digest in survey.digests]
+    for position, (source, digest) in enumerate(documents):
         spans = _long_runs(repeated(position), spool.ends(position), spec.repeated_sections)
-        found += [(source, number, start, end) for start, end in spans]
-    return np.array(found, dtype=np.int64).reshape(-1, 4)
+        found += [(source, digest, start, end) for start, end in spans]
+    return np.array(found, dtype=np.uint64).reshape(-1, 4)
 
 
 def _survey(source: Source, prompts: Prompts, seed: int, spool: PairSpool) -> _Survey:
-    survey, screen, number = _Survey(), Screen(source, prompts, Cuts()), -1
+    survey, screen = _Survey(), Screen(source, prompts, Cuts())
     for item in read_source(source, seed=seed):
-        if not isinstance(item, Document):
+        screened = screen.judge(item) if isinstance(item, Document) else None
+        if screened is None or not isinstance(screened.outcome, Document):
             continue
-        number += 1
-        screened = screen.judge(item, number)
-        if not isinstance(screened.outcome, Document):
-            continue
-        encoded = screened.whole.encode()
-        survey.numbers.append(number)
-        survey.digests.append(xxhash.xxh3_64_intdigest(encoded))
+        survey.digests.append(screened.digest)
         survey.signatures.append(sign(screened.whole))
-        survey.whole_bytes.append(len(encoded))
+        survey.whole_bytes.append(screened.whole_bytes)
         spool.add(*(find_pairs(screened.whole) if _is_searched(source) else _NO_PAIRS))
     return survey
 

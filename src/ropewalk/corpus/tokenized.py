@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import xxhash
 from jaxtyping import Int64, Shaped, UInt32, UInt64
 
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest
@@ -25,11 +24,10 @@ from ropewalk.core.record import Document
 from ropewalk.corpus.audit import SourceLedger
 from ropewalk.corpus.decontaminate import Prompts
 from ropewalk.corpus.dedup import sign
-from ropewalk.corpus.measures import Measures
 from ropewalk.corpus.origin import describe_text
 from ropewalk.corpus.read import read_source, source_megabytes
 from ropewalk.corpus.reject import Reject
-from ropewalk.corpus.screen import REPEATED, Cuts, Screen
+from ropewalk.corpus.screen import CONTAMINATED, REPEATED, Cuts, Screen, Screened
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import write_shards
 from ropewalk.corpus.tokenize import Encoded, Tokenizer
@@ -68,6 +66,16 @@ class _Gathered:
     """Documents dropped for each prompt."""
     tokens: list[int] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
+
+    def take(self, document: Document, screened: Screened) -> None:
+        """What is asked of a document that is stored."""
+        size = len(document.text.encode())
+        self.ledger.stored.add(bytes=size)
+        self.digests.append(screened.digest)
+        self.signatures.append(sign(screened.whole))
+        self.whole_bytes.append(screened.whole_bytes)
+        self.bytes.append(size)
+        self.languages.append(document.language)
 
     def columns(self) -> dict[str, Shaped[np.ndarray, "..."]]:
         """What is known of each document, as arrays."""
@@ -143,41 +151,35 @@ def _clean(
     items: Iterable[Document | Reject], screen: Screen, *, gathered: _Gathered, log: TextIO, rejects: TextIO
 ) -> Iterator[Document]:
     """The documents that stay; every item leaves a line in ``log`` and its size in the ledger."""
-    ledger, number = gathered.ledger, -1
+    ledger = gathered.ledger
     for item in items:
         size = item.size_bytes if isinstance(item, Reject) else len(item.text.encode())
         ledger.read.add(bytes=size)
-        kept, whole, measures, cut_bytes = item, "", None, 0
-        if isinstance(item, Document):
-            number += 1
-            screened = screen.judge(item, number)
-            kept, whole, measures, cut_bytes = screened.outcome, screened.whole, screened.measures, screened.cut_bytes
+        screened = screen.judge(item) if isinstance(item, Document) else None
+        kept = screened.outcome if screened else item
         if isinstance(kept, Reject):
             ledger.dropped[kept.reason].add(bytes=kept.size_bytes)
-            if kept.reason == "contaminated":
+            if kept.reason == CONTAMINATED:
                 gathered.contaminated[kept.why] += 1
             rejects.write(kept.to_line())
-            log.write(_line(kept.id, measures, dropped=kept.reason))
+            log.write(_line(kept.id, screened, dropped=kept.reason))
             continue
-        encoded = kept.text.encode()
-        ledger.stored.add(bytes=len(encoded))
-        ledger.trimmed_bytes += size - len(encoded) - cut_bytes
+        assert screened is not None
+        gathered.take(kept, screened)
+        cut_bytes = screened.whole_bytes - gathered.bytes[-1]
+        ledger.trimmed_bytes += size - screened.whole_bytes
         if cut_bytes:
             ledger.dropped[REPEATED].add(documents=0, bytes=cut_bytes)
-        whole_encoded = whole.encode() if cut_bytes else encoded
-        gathered.digests.append(xxhash.xxh3_64_intdigest(whole_encoded))
-        gathered.signatures.append(sign(whole))
-        gathered.whole_bytes.append(len(whole_encoded))
-        gathered.bytes.append(len(encoded))
-        gathered.languages.append(kept.language)
-        log.write(_line(kept.id, measures, language=kept.language, cut_bytes=cut_bytes, text=whole[:_HEAD_CHARACTERS]))
+        log.write(
+            _line(kept.id, screened, language=kept.language, cut_bytes=cut_bytes, text=kept.text[:_HEAD_CHARACTERS])
+        )
         yield kept
 
 
-def _line(id: str, measures: Measures | None, **facts: Any) -> str:
+def _line(id: str, screened: Screened | None, **facts: Any) -> str:
     """What is known of an item, as a line of JSON."""
-    figures = measures.to_json() if measures else None
-    return json.dumps({"id": id, **facts, "measures": figures}, ensure_ascii=False) + "\n"
+    measures = screened.measures.to_json() if screened else None
+    return json.dumps({"id": id, **facts, "measures": measures}, ensure_ascii=False) + "\n"
 
 
 def _count(documents: Iterable[Encoded], gathered: _Gathered) -> Iterator[Encoded]:
@@ -194,6 +196,12 @@ def _open(folder: Path) -> Tokenized:
     }
     ledger = SourceLedger.from_json(facts["ledger"])
     return Tokenized(folder=folder, ledger=ledger, languages=tuple(facts["languages"]), **columns)
+
+
+def read_documents(stored: Tokenized) -> list[dict[str, Any]]:
+    """What is on record of each stored document, in order."""
+    with (stored.folder / "documents.jsonl").open(encoding="utf-8") as file:
+        return [entry for entry in map(json.loads, file) if "dropped" not in entry]
 
 
 def _refuse_empty(source: Source, ledger: SourceLedger) -> None:

@@ -36,6 +36,30 @@ def extend(base: Path, out: Path, stage: Stage) -> None:
     extend_folder(base, out, rope=stage.rope, layers=stage.layers, context_tokens=stage.reach_tokens)
 
 
+def write_prompts(recipe: Recipe, base: Path) -> dict[str, list[str]]:
+    """The texts of every prompt that the recipe's retrieval asks, by task."""
+    from ropewalk.corpus.tokenize import load_tokenizer
+    from ropewalk.evaluate.evaluate import plan_measurements
+    from ropewalk.evaluate.retrieval import Retrieval
+    from ropewalk.shape.read import read_shape
+
+    tokenizer, base_tokens = load_tokenizer(base), read_shape(base).context_tokens
+    planned = plan_measurements(recipe.evaluate, tokenizer, corpus=None, base_tokens=base_tokens)
+    asked = [each for each in planned if isinstance(each, Retrieval)]
+    return {each.task: [tokenizer.decode(item.tokens) for item in each.items] for each in asked}
+
+
+def score_lengths(
+    recipe: Recipe, model: Path, corpus: Path, near_tokens: int, context_tokens: int, out: Path
+) -> dict[str, Any]:
+    """What far context is worth to each long document, into a column file."""
+    from ropewalk.corpus.folder import open_corpus
+    from ropewalk.evaluate.length_gain import score_lengths as score
+
+    lengths = {"near_tokens": near_tokens, "context_tokens": context_tokens}
+    return score(model, open_corpus(corpus), precision=recipe.evaluate.precision, out=out, **lengths)
+
+
 def train(recipe: Recipe, stage: int, folder: RunFolder) -> str:
     """Train one stage; returns how it ended."""
     from ropewalk.train.stage import train_stage

@@ -19,6 +19,7 @@ from ropewalk.core.artifact import hold, is_finished, read_manifest, require_fre
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.corpus.folder import open_corpus
+from ropewalk.corpus.spec import PROBES
 from ropewalk.parallel.torchrun import is_first, is_started
 from ropewalk.plan.choose import forecast_recipe
 from ropewalk.recipe.check import check, check_rows
@@ -89,8 +90,10 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
             train_tokenizer(texts, vocabulary=init.tokenizer, folder=tokenizer)
         on_ranks(ranks.init, 1, init, tokenizer, folder.initial, recipe.seed)
     if not is_finished(folder.corpus):
-        spoken = load_tokenizer(folder.base(recipe))
-        build(recipe.corpus, tokenizer=spoken, seed=recipe.corpus_seed, folder=folder.corpus)
+        base = folder.base(recipe)
+        probes = on_ranks(ranks.write_prompts, 1, recipe, base) if PROBES in recipe.corpus.decontaminate else {}
+        spoken = load_tokenizer(base)
+        build(recipe.corpus, tokenizer=spoken, seed=recipe.corpus_seed, folder=folder.corpus, probes=probes)
 
 
 def extend(recipe: Recipe, folder: RunFolder) -> None:
