@@ -13,12 +13,11 @@ from ropewalk.corpus.shingle import word_hashes
 
 _WINDOW_CHARACTERS = 1 << 14
 _WINDOWS = 16
-_COMMON = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class LengthFacts:
-    """``coherence``: of a window's words that are not everywhere, the share that stands half a document away too.
+    """``coherence``: of the words (kinds of them) of a window, the share that stands half a document away too.
     ``vocabulary_growth``: the share of the second half's words (kinds of them) that the first half has not."""
 
     coherence: float
@@ -33,12 +32,8 @@ def find_length_facts(text: str) -> LengthFacts | None:
     chosen = starts[:: max(1, -(-len(starts) // _WINDOWS))]
     chosen = chosen if len(chosen) > 1 else starts[:2]
     windows = [np.unique(word_hashes(text[start : start + _WINDOW_CHARACTERS])) for start in chosen]
-    values, count = np.unique(np.concatenate(windows), return_counts=True)
-    # What three windows of four have is grammar, not subject; of two windows nothing can be told to be that.
-    common = values[count > _COMMON * len(windows)] if len(windows) > 2 else values[:0]
-    subjects = [window[~np.isin(window, common)] for window in windows]
     half = len(windows) // 2
-    shares = [_share_in(far, near) for near, far in zip(subjects, subjects[half:], strict=False)]
+    shares = [_share_in(far, near) for near, far in zip(windows, windows[half:], strict=False)]
     early, late = (np.unique(np.concatenate(part)) for part in (windows[:half], windows[half:]))
     return LengthFacts(float(np.mean(shares)), 1 - _share_in(late, early))
 

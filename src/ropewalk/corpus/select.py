@@ -27,7 +27,7 @@ _FEWEST, _MOST_OF_FEW = 8, 0.1
 
 @dataclass(frozen=True)
 class Choice:
-    """What became of one source's documents, and which document of which source stayed for a copy."""
+    """What became of one source's documents, and which document stayed for a copy."""
 
     fate: Int8[np.ndarray, "documents"]
     """TRAIN, HELD_OUT, EXACT, NEAR or UNFIT."""
