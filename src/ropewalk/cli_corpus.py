@@ -62,3 +62,18 @@ def mix(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = F
     from ropewalk.study.corpus import mix_corpus
 
     show(mix_corpus(recipe, overrides or []), as_json)
+
+
+@app.command()
+def score(
+    recipe: RecipeArgument,
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="The column file to write, JSON lines.")],
+    overrides: Overrides = None,
+    model: Annotated[str | None, typer.Option(help="The model that scores; the recipe's own by default.")] = None,
+    near: Annotated[str, typer.Option(help="The context that is compared with all there is.")] = "4Ki",
+    as_json: AsJson = False,
+) -> None:
+    """Write what its context is worth to each long document: loss with little context, less loss with all."""
+    from ropewalk.study.length import score_recipe
+
+    show(score_recipe(load(recipe, overrides), out, model=model, near=near), as_json)

@@ -20,6 +20,7 @@ from ropewalk.core.progress import say
 from ropewalk.core.record import Document
 from ropewalk.corpus.audit import Amount, SourceLedger, format_ledger
 from ropewalk.corpus.clean import clean_document
+from ropewalk.corpus.columns import Picked, pick_documents
 from ropewalk.corpus.decontaminate import read_prompts
 from ropewalk.corpus.embedded import EMBEDDED
 from ropewalk.corpus.folder import KIND, Facts, content_digest, point_to
@@ -27,11 +28,11 @@ from ropewalk.corpus.folder import open_corpus as open_corpus
 from ropewalk.corpus.mix import source_shares
 from ropewalk.corpus.prepare import tokenize_sources
 from ropewalk.corpus.read import read_source
-from ropewalk.corpus.select import HELD_OUT, REASONS, TRAIN, Choice, select_documents, write_duplicates
+from ropewalk.corpus.select import HELD_OUT, REASONS, TRAIN, Choice, select_documents, write_dropped
 from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.store import Documents, all_documents, open_shards, write_shards
 from ropewalk.corpus.tokenize import Tokenizer
-from ropewalk.corpus.tokenized import Tokenized
+from ropewalk.corpus.tokenized import Tokenized, read_documents
 
 SAMPLE_BYTES = 4 << 20
 _SAMPLE_CHARACTERS = 1 << 16
@@ -51,6 +52,8 @@ def build(
     Raises UserError for text that cannot be read and for a folder that holds another corpus.
     """
     inputs = {"corpus": spec.content, "tokenizer": tokenizer.digest, "seed": seed}
+    if scores := {s.name: digest_file(Path(s.scores)) for s in spec.sources if s.scores and Path(s.scores).is_file()}:
+        inputs["scores"] = scores
     if is_finished(folder):
         if read_manifest(folder)["inputs"] != inputs:
             raise UserError(
@@ -64,13 +67,18 @@ def build(
     with hold(store):
         prompts = read_prompts(spec.decontaminate, probes)
         sources = tokenize_sources(spec, tokenizer=tokenizer, prompts=prompts, seed=seed)
+        picked = [
+            pick_documents(source, stored, read_documents(stored))
+            for source, stored in zip(spec.sources, sources, strict=True)
+        ]
         choices = select_documents(
             sources,
             [source.role for source in spec.sources],
             near_duplicates=spec.near_duplicates,
             held_out=spec.held_out,
+            unfit=[each.why for each in picked],
         )
-        ledger = _write_corpus(folder, spec, sources, choices, tokenizer=tokenizer, inputs=inputs)
+        ledger = _write_corpus(folder, spec, sources, choices, picked, tokenizer=tokenizer, inputs=inputs)
     say(format_ledger(ledger))
     return folder
 
@@ -103,6 +111,7 @@ def _write_corpus(
     spec: CorpusSpec,
     sources: Sequence[Tokenized],
     choices: Sequence[Choice],
+    picked: Sequence[Picked],
     *,
     tokenizer: Tokenizer,
     inputs: Mapping[str, Any],
@@ -120,7 +129,7 @@ def _write_corpus(
                 "store": point_to(stored.folder, from_folder=folder),
                 "facts": _describe(source, stored, fate, balance),
             }
-        write_duplicates(work, sources, [source.name for source in spec.sources], choices)
+        write_dropped(work, sources, [source.name for source in spec.sources], choices, picked)
         content = {
             "digest": digest_value([[name, entry["content"]] for name, entry in entries.items()]),
             "vocabulary": tokenizer.vocabulary,

@@ -1,6 +1,6 @@
 """Examples of everything that was dropped, by source and reason, for eyes: what a threshold is judged by.
 
-Reads what building left behind: ``rejects.jsonl`` of each store, and ``duplicates.jsonl`` of the corpus. Which twenty
+Reads what building left behind: ``rejects.jsonl`` of each store, and ``dropped.jsonl`` of the corpus. Which twenty
 of many are shown is a draw by their ids, so that the same corpus shows the same.
 """
 
@@ -16,7 +16,7 @@ from ropewalk.core.seed import seed_for
 from ropewalk.corpus.folder import Corpus
 
 EXAMPLES = 20
-REJECTS, DUPLICATES = "rejects.jsonl", "duplicates.jsonl"
+REJECTS, DROPPED, COLUMNS = "rejects.jsonl", "dropped.jsonl", "columns.json"
 _SHOWN_CHARACTERS = 240
 
 
@@ -48,7 +48,7 @@ def inspect_corpus(corpus: Corpus, *, examples: int = EXAMPLES) -> list[Reason]:
     """For each source and reason up to ``examples`` examples, drawn by id."""
     found = []
     for source in corpus.sources:
-        drops = [*_read(corpus.store(source) / REJECTS), *_read(corpus.folder / source / DUPLICATES)]
+        drops = [*_read(corpus.store(source) / REJECTS), *_read(corpus.folder / source / DROPPED)]
         drawn: defaultdict[str, list[tuple[int, int, Example]]] = defaultdict(list)
         count: defaultdict[str, int] = defaultdict(int)
         for number, (reason, example) in enumerate(drops):
@@ -62,6 +62,25 @@ def inspect_corpus(corpus: Corpus, *, examples: int = EXAMPLES) -> list[Reason]:
             shown = sorted(drawn[reason], key=lambda entry: -entry[1])
             found.append(Reason(source, reason, count[reason], tuple(example for _, _, example in shown)))
     return found
+
+
+def read_columns(corpus: Corpus) -> dict[str, Any]:
+    """Best and worst documents by every column that a source was selected by: ``{source: {column: {best, worst}}}``."""
+    paths = {source: corpus.folder / source / COLUMNS for source in corpus.sources}
+    return {source: json.loads(path.read_text(encoding="utf-8")) for source, path in paths.items() if path.exists()}
+
+
+def format_columns(columns: Mapping[str, Mapping[str, Mapping[str, list[dict[str, Any]]]]]) -> str:
+    """For people: a line for each document that stands at an end of a column."""
+    lines = []
+    for source, found in columns.items():
+        for column, ends in found.items():
+            for end, documents in ends.items():
+                lines.append(f"== {source}: {end} by {column}")
+                lines += [
+                    f"  {each['value']:.4g}  {each['id']}: {' '.join(each['text'].split())}" for each in documents
+                ]
+    return "\n".join(lines)
 
 
 def format_reasons(reasons: list[Reason], totals: Mapping[str, Mapping[str, Any]]) -> str:

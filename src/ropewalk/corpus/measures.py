@@ -12,6 +12,7 @@ import numpy as np
 
 from ropewalk.corpus.chinese import looks_like_wrong_gbk, traditional_share
 from ropewalk.corpus.language import script_counts
+from ropewalk.corpus.length_facts import find_length_facts
 from ropewalk.corpus.profile import Profile
 from ropewalk.corpus.shingle import character_runs
 
@@ -44,6 +45,9 @@ class Measures:
     repeated_passages: float
     traditional: float | None
     """None where no character tells."""
+    coherence: float | None
+    vocabulary_growth: float | None
+    """Both as in length_facts.py; None for a text of one window."""
 
     def to_json(self) -> dict[str, float | None]:
         """Rounded: a threshold has two digits."""
@@ -72,6 +76,7 @@ def measure_text(text: str) -> Measures:
         passages += _repeated_passages(window)
         characters += len(window)
     first = windows[0] if windows else ""
+    facts = find_length_facts(text)
     broken = len(MOJIBAKE.findall(first)) / max(1, len(first)) if not text.isascii() else 0.0
     return Measures(
         characters=len(text),
@@ -84,6 +89,8 @@ def measure_text(text: str) -> Measures:
         repeated_lines=repeated / max(1, len(windows)),
         repeated_passages=passages / max(1, len(windows)),
         traditional=traditional_share(first) if han else None,
+        coherence=facts.coherence if facts else None,
+        vocabulary_growth=facts.vocabulary_growth if facts else None,
     )
 
 

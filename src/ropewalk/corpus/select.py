@@ -5,43 +5,49 @@ groups, not documents, so that none of them nearly equals one that is trained on
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int8, Int64, UInt64
 
 from ropewalk.core.record import Role
 from ropewalk.core.seed import seed_for
+from ropewalk.corpus.columns import Picked
 from ropewalk.corpus.copies import SIMILAR, find_best, group_copies, group_equal, leak_threshold, rank_documents
-from ropewalk.corpus.inspect import DUPLICATES
-from ropewalk.corpus.tokenized import Tokenized
+from ropewalk.corpus.inspect import COLUMNS, DROPPED
+from ropewalk.corpus.tokenized import Tokenized, read_documents
 
-TRAIN, HELD_OUT, EXACT, NEAR = 0, 1, 2, 3
-REASONS = {EXACT: "exact duplicate", NEAR: "near duplicate"}
+TRAIN, HELD_OUT, EXACT, NEAR, UNFIT = 0, 1, 2, 3, 4
+REASONS = {EXACT: "exact duplicate", NEAR: "near duplicate", UNFIT: "not selected"}
 _FEWEST, _MOST_OF_FEW = 8, 0.1
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What became of one source's documents, and for a dropped copy which document of which source stayed for it."""
+    """What became of one source's documents, and which document stayed for a copy."""
 
     fate: Int8[np.ndarray, "documents"]
-    """TRAIN, HELD_OUT, EXACT or NEAR."""
+    """TRAIN, HELD_OUT, EXACT, NEAR or UNFIT."""
     kept_source: Int64[np.ndarray, "documents"]
     kept_document: Int64[np.ndarray, "documents"]
 
 
 def select_documents(
-    sources: Sequence[Tokenized], roles: Sequence[Role], *, near_duplicates: float | None, held_out: float
+    sources: Sequence[Tokenized],
+    roles: Sequence[Role],
+    *,
+    near_duplicates: float | None,
+    held_out: float,
+    unfit: Sequence[Collection[int]] = (),
 ) -> list[Choice]:
     """What becomes of each document of each source.
 
     ``near_duplicates`` is the similarity from which copies are dropped; None keeps all but exact ones. ``held_out`` is
-    the share of each source's documents, at least 8 of them or a tenth of what there is.
+    the share of each source's documents, at least 8 of them or a tenth of what there is. ``unfit`` numbers those of
+    each source that were not selected.
     """
     digests = np.concatenate([source.digests for source in sources])
     signatures = np.concatenate([source.signatures for source in sources])
@@ -56,9 +62,13 @@ def select_documents(
     fate[best != np.arange(len(best))] = NEAR
     fate[find_best(exact, rank) != np.arange(len(best))] = EXACT
 
+    borders = np.cumsum([0, *(len(source.digests) for source in sources)])
+    for first, numbers in zip(borders.tolist(), unfit, strict=False):
+        chosen_out = first + np.fromiter(numbers, dtype=np.int64)
+        fate[chosen_out[fate[chosen_out] == TRAIN]] = UNFIT
+
     key = np.array([seed_for("held out", int(digest)) for digest in digests], dtype=np.uint64)[leak]
     chosen = np.zeros(len(fate), dtype=bool)
-    borders = np.cumsum([0, *(len(source.digests) for source in sources)])
     for first, last in pairwise(borders.tolist()):
         kept = fate[first:last] == TRAIN
         chosen[first:last] = kept & (key[first:last] < _held_out_key(key[first:last][kept], held_out))
@@ -68,31 +78,33 @@ def select_documents(
     return [Choice(*each) for each in zip(*columns, strict=True)]
 
 
-def write_duplicates(
-    folder: Path, sources: Sequence[Tokenized], names: Sequence[str], choices: Sequence[Choice]
+def write_dropped(
+    folder: Path,
+    sources: Sequence[Tokenized],
+    names: Sequence[str],
+    choices: Sequence[Choice],
+    picked: Sequence[Picked],
 ) -> None:
-    """``NAME/duplicates.jsonl`` in ``folder``: each dropped copy, what stayed for it, and how alike they are."""
-    known = [_read_documents(source) for source in sources]
+    """``NAME/dropped.jsonl`` in ``folder``: each stored document that is not used, and why; ``NAME/columns.json``."""
+    known = [read_documents(source) for source in sources]
     for number, (name, choice) in enumerate(zip(names, choices, strict=True)):
-        with (folder / name / DUPLICATES).open("w", encoding="utf-8") as file:
+        with (folder / name / DROPPED).open("w", encoding="utf-8") as file:
             for document in np.flatnonzero(choice.fate > HELD_OUT).tolist():
                 home, kept = int(choice.kept_source[document]), int(choice.kept_document[document])
                 alike = np.mean(sources[number].signatures[document] == sources[home].signatures[kept])
+                why = f"{alike:.0%} like {known[home][kept]['id']} of {names[home]}, which stays"
                 entry = {
                     "id": known[number][document]["id"],
                     "dropped": REASONS[int(choice.fate[document])],
-                    "why": f"{alike:.0%} like {known[home][kept]['id']} of {names[home]}, which stays",
+                    "why": picked[number].why[document] if choice.fate[document] == UNFIT else why,
                     "place": "",
                     "bytes": int(sources[number].bytes[document]),
                     "text": known[number][document]["text"],
                 }
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-
-
-def _read_documents(source: Tokenized) -> list[dict[str, Any]]:
-    """What is on record of each stored document, in order."""
-    with (source.folder / "documents.jsonl").open(encoding="utf-8") as file:
-        return [entry for entry in map(json.loads, file) if "dropped" not in entry]
+        if picked[number].examples:
+            text = json.dumps(picked[number].examples, ensure_ascii=False, indent=1)
+            (folder / name / COLUMNS).write_text(text + "\n", encoding="utf-8")
 
 
 def _held_out_key(keys: UInt64[np.ndarray, "documents"], share: float) -> int:

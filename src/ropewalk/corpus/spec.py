@@ -67,6 +67,25 @@ class HubOptions(RecordOptions):
     """A commit, so that the same recipe reads the same text."""
 
 
+class Selection(Spec):
+    """Which of a source's long documents are trained on, by a column: one of a ``scores`` file, or of the measures."""
+
+    column: str
+    """``gain`` of `ropewalk corpus score`, ``coherence``, ``vocabulary_growth``, ``repeated_passages`` ..."""
+    at_least: float | None = None
+    at_most: float | None = None
+    weigh: bool = False
+    """Keep a document with a probability in proportion to its value, 1 from the 95th percentile up."""
+    from_tokens: Count = 8192
+    """Shorter documents are left as they are, and so are those without a value."""
+
+    @model_validator(mode="after")
+    def _check_use(self) -> "Selection":
+        if self.at_least is None and self.at_most is None and not self.weigh:
+            raise ValueError(f"select {self.column}: give at_least, at_most or weigh")
+        return self
+
+
 class Source(Spec):
     """One body of text: files, a hub dataset, or text that ropewalk makes itself; exactly one of the three."""
 
@@ -91,6 +110,10 @@ class Source(Spec):
     """Read (or make) whole documents until this many bytes of text; None: all, or the generator's own size."""
     faults: Faults = "error"
     """What to do with a broken line or invalid text: stop, drop it and count it, or (for text) replace what is bad."""
+    scores: str | None = None
+    """A file of columns: JSON lines with ``id`` and any number of values, as `ropewalk corpus score` writes them."""
+    select: tuple[Selection, ...] = ()
+    """What long documents must be like; a decision on indices, so that nothing is tokenised again."""
     license: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 

@@ -179,6 +179,12 @@ def open_tokenized(folder: Path) -> Tokenized:
     return Tokenized(folder=folder, ledger=ledger, languages=tuple(facts["languages"]), **columns)
 
 
+def read_documents(stored: Tokenized) -> list[dict[str, Any]]:
+    """What is on record of each stored document, in order."""
+    with (stored.folder / "documents.jsonl").open(encoding="utf-8") as file:
+        return [entry for entry in map(json.loads, file) if "dropped" not in entry]
+
+
 def refuse_empty(source: Source, ledger: SourceLedger) -> None:
     """Raise UserError unless some document of the source was stored."""
     if ledger.stored.documents:

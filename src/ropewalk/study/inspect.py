@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.corpus.folder import open_corpus
-from ropewalk.corpus.inspect import format_reasons, inspect_corpus
+from ropewalk.corpus.inspect import format_columns, format_reasons, inspect_corpus, read_columns
 from ropewalk.recipe.spec import Recipe
 from ropewalk.study.folder import RunFolder, require
 
@@ -14,8 +14,11 @@ def inspect_recipe(recipe: Recipe) -> dict[str, Any]:
     folder = require(RunFolder(Path(recipe.run)).corpus, verb="prepare")
     corpus = open_corpus(folder)
     reasons = inspect_corpus(corpus)
+    columns = read_columns(corpus)
+    told = [format_reasons(reasons, corpus.ledger), format_columns(columns)]
     return {
         "corpus": str(folder),
+        "columns": columns,
         "reasons": [reason.to_json() for reason in reasons],
-        "text": format_reasons(reasons, corpus.ledger),
+        "text": "\n".join(part for part in told if part),
     }
