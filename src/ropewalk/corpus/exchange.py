@@ -1,7 +1,7 @@
 """Token ids in other trainers' files, written and read: Megatron's, datatrove's and nanotron's, OLMo's, Hugging Face's.
 
 All but the last are flat ids with a list of where documents end. OLMo's ``.npy`` has no header and need not have the
-list: documents end at the end token. Only datatrove and Hugging Face know a loss mask; for the others every token counts,
+list: documents end at the end token. Only datatrove and Hugging Face know a loss mask; for the others all tokens count,
 and text of which that is not true is refused.
 """
 

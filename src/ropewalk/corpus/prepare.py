@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.core.artifact import is_finished
-from ropewalk.core.digest import digest_file
+from ropewalk.core.digest import digest_file, digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say, watch
 from ropewalk.corpus.decontaminate import Prompts
@@ -77,7 +77,9 @@ def _make_jobs(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts, seed
 
 def _describe(source: Source, tokenizer: Tokenizer, prompts: Prompts, seed: int) -> dict[str, Any]:
     if not source.tokens:
-        return describe_inputs(source, tokenizer, prompts, seed)
+        inputs = describe_inputs(source, tokenizer, prompts, seed)
+        chat = source.embedded is None and source.record_options.template == "chat"
+        return {**inputs, "chat": digest_value(tokenizer.chat_template)} if chat else inputs
     files = {str(path): digest_file(path) for path in token_files(source)}
     made_of = {"tokens": source.tokens, "origin": files, "language": source.language, "prompts": list(prompts.digest)}
     return {**made_of, "tokenizer": tokenizer.digest}

@@ -14,6 +14,7 @@ from typing import Any
 from ropewalk.core.digest import digest_file
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
+from ropewalk.corpus.chat import MESSAGES, find_messages, join_contents
 from ropewalk.corpus.embedded import embedded_documents
 from ropewalk.corpus.files import CODE, LINES, RECORDS, TEXTS, content_bytes, find_files, read_lines
 from ropewalk.corpus.language import judge_language
@@ -178,6 +179,12 @@ def _make_document(record: object, source: Source, place: _Place) -> Document | 
         return _reject(source, place, "not a record", f"it is a {type(record).__name__}, not an object with keys", 0)
     size = sum(len(value) for value in record.values() if isinstance(value, str))
     options = source.record_options
+    if options.is_chat:
+        messages = find_messages(record, options)
+        if isinstance(messages, str):
+            return _reject(source, place, "no conversation", messages, size)
+        said = _document(join_contents(messages), source, id=str(record.get("id", f"{place.file}:{place.line}")))
+        return replace(said, metadata={**said.metadata, MESSAGES: messages})
     keys = [options.prompt_key, options.answer_key] if options.prompt_key else [source.text_key]
     for key in keys:
         if not isinstance(record.get(str(key)), str):
