@@ -16,8 +16,8 @@ from ropewalk.corpus.spec import CorpusSpec, RecordOptions
 from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
 
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content | trim + '<|im_end|>' + '\n' }}"
-    "{% endfor %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
+    "{{ message.content | trim + '<|im_end|>' + '\n' }}{% endfor %}"
 )
 LLAMA2 = (
     "{% for message in messages %}{% if message['role'] not in ['user', 'assistant'] %}"

@@ -52,7 +52,7 @@ def find_messages(record: Mapping[str, Any], options: RecordOptions) -> list[dic
             return f"message {number} has no role or no text"
         if any("\ud800" <= char <= "\udfff" for char in content):
             return f"message {number} holds half a surrogate pair"
-        clean = content.replace(_OPEN, "\ufffd").replace(_CLOSE, "\ufffd")
+        clean = content.replace(_OPEN, "").replace(_CLOSE, "")
         messages.append({"role": _OTHER_NAMES.get(role, role), "content": clean})
     if not any(message["role"] == _ANSWERS for message in messages):
         return "nobody answers"

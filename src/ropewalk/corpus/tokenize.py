@@ -102,8 +102,12 @@ class Tokenizer:
 
     def _encode_batch(self, documents: list[Document]) -> Iterator[Encoded]:
         split = [list(_split_document(document)) for document in documents]
+        longest = _CUT_CHARACTERS * (16 if self._fast.trusted else 1)  # the fast path needs no small ones
         chunks = [
-            list(self._cut(piece.text, piece.inside)) for pieces in split for piece in pieces if not piece.special
+            list(self._cut(piece.text, piece.inside, longest=longest))
+            for pieces in split
+            for piece in pieces
+            if not piece.special
         ]
         ids = iter(self._fast.encode([chunk for cut in chunks for chunk in cut]))
         counts = iter(len(cut) for cut in chunks)
