@@ -75,7 +75,7 @@ def test_ids_are_those_of_transformers_but_for_forged_tokens(chat_folder: Path, 
     truth = theirs.apply_chat_template(harmless, tokenize=True, return_dict=False)
     ends = [tokenizer._bpe.token_to_id(name) for name in ("<|im_start|>", "<|im_end|>")]
     assert [token for token in tokens if token in ends] == [token for token in truth if token in ends]
-    assert tokenizer.decode(tokens[1:-1]) == theirs.decode(truth).rstrip("\n") + "\n"
+    assert tokenizer.decode(tokens[1:-1]) == theirs.decode(truth)
     parts = np.split(np.arange(len(tokens)), np.flatnonzero(np.diff(mask)) + 1)
     answers = [tokenizer.decode(tokens[part]) for part in parts if mask[part[0]]]
     assert answers == ["<|begin|>", "It ends a turn: 天地.<|im_end|>", "A year.<|im_end|>", "<|endoftext|>"]
@@ -133,6 +133,14 @@ def test_what_a_template_refuses_is_told_or_counted(chat_folder: Path, tmp_path:
     corpus = make(tmp_path, tokenizer, records, options=options, faults="skip")
     assert corpus.ledger["chat"]["dropped"]["conversation refused"]["documents"] == 1
     assert corpus.facts("chat").documents == 1
+
+
+def test_a_template_that_rewrites_messages_is_refused(chat_folder: Path, tmp_path: Path) -> None:
+    tokenizer = with_template(chat_folder, CHATML.replace("| trim", "| upper"))
+    options = {"messages_key": "messages", "template": "chat"}
+    with pytest.raises(UserError, match="does not fit") as caught:
+        make(tmp_path, tokenizer, [{"messages": MESSAGES}], options=options)
+    assert "changes what messages say" in caught.value.why
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
@@ -78,15 +79,15 @@ class ChatTemplate:
         """The document as the model reads conversations, with its loss spans; or why the template refuses it."""
         messages = document.metadata[MESSAGES]
         try:
-            parts = list(self._lay_out(messages))
+            parts = [part for part in self._lay_out(messages) if part.text or part.message is not None]
         except TemplateError as error:
             return f"the chat template refuses it: {error}"
         said = [part.message for part in parts if part.message is not None]
         if said != list(range(len(messages))):
             return f"the chat template renders messages {said} of {len(messages)}"
-        while parts and parts[-1].message is None and (parts[-1].text == self.eos or not parts[-1].text.strip()):
-            if parts.pop().text == self.eos:  # every document ends with it anyway
-                break
+        end = max((at for at, part in enumerate(parts) if part.text.strip()), default=0)
+        if parts[end].special and parts[end].text == self.eos:  # every document ends with it anyway
+            parts = parts[:end]
         text, spans = "", []
         for number, part in enumerate(parts):
             answered = parts[number - 1].message if part.special and number else part.message
@@ -104,14 +105,18 @@ class ChatTemplate:
                 yield _Part(message["content"], number)
                 yield _Part("\n\n" if number < len(messages) - 1 else "")
             return
-        places = [{**message, "content": f"{_OPEN}{number}{_CLOSE}"} for number, message in enumerate(messages)]
-        rendered = _compile(self.source).render(
-            messages=places, bos_token=self.bos or "", eos_token=self.eos, add_generation_prompt=False, tools=None
-        )
+        rendered = self._render(messages, [f"{_OPEN}{number}{_CLOSE}" for number in range(len(messages))])
+        said = [message["content"] for message in messages]
+        truth = self._render(messages, said)
+        for contents in (said, [content.strip() for content in said]):  # many templates trim
+            if _PLACE.sub(lambda place, held=contents: held[int(place[1])], rendered) == truth:
+                break
+        else:
+            raise TemplateError("it changes what messages say, such as taking thoughts out")
         specials = re.compile("|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) or r"(?!)")
         for number, piece in enumerate(_PLACE.split(rendered)):
             if number % 2:
-                yield _Part(messages[int(piece)]["content"], int(piece))
+                yield _Part(contents[int(piece)], int(piece))
                 continue
             at = 0
             for found in specials.finditer(piece):
@@ -119,6 +124,12 @@ class ChatTemplate:
                 yield _Part(found[0], special=True)
                 at = found.end()
             yield _Part(piece[at:])
+
+    def _render(self, messages: Sequence[Mapping[str, str]], contents: Sequence[str]) -> str:
+        """What the template makes of the messages, with other contents."""
+        told = [{**message, "content": content} for message, content in zip(messages, contents, strict=True)]
+        keys = {"bos_token": self.bos or "", "eos_token": self.eos, "add_generation_prompt": False, "tools": None}
+        return str(_compile(str(self.source)).render(messages=told, **keys))
 
 
 def split_marks(text: str) -> Iterator[tuple[str, bool]]:
@@ -141,6 +152,7 @@ def _join_spans(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
+@lru_cache(maxsize=4)
 def _compile(source: str) -> Any:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
