@@ -108,13 +108,14 @@ class ChatTemplate:
         rendered = self._render(messages, [f"{_OPEN}{number}{_CLOSE}" for number in range(len(messages))])
         said = [message["content"] for message in messages]
         truth = self._render(messages, said)
+        pieces = _PLACE.split(rendered)
         for contents in (said, [content.strip() for content in said]):  # many templates trim
-            if _PLACE.sub(lambda place, held=contents: held[int(place[1])], rendered) == truth:
+            if "".join(contents[int(piece)] if at % 2 else piece for at, piece in enumerate(pieces)) == truth:
                 break
         else:
             raise TemplateError("it changes what messages say, such as taking thoughts out")
         specials = re.compile("|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) or r"(?!)")
-        for number, piece in enumerate(_PLACE.split(rendered)):
+        for number, piece in enumerate(pieces):
             if number % 2:
                 yield _Part(contents[int(piece)], int(piece))
                 continue

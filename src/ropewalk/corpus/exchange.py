@@ -166,7 +166,7 @@ def _read_dataset(path: Path) -> Iterator[Tokens]:
 
 def _load_datasets() -> Any:
     try:
-        import datasets  # type: ignore[import-not-found, unused-ignore]
+        import datasets
     except ImportError:
         raise UserError(
             "Hugging Face datasets need one more library",
