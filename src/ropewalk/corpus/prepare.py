@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.core.artifact import is_finished
-from ropewalk.core.digest import digest_file
+from ropewalk.core.digest import digest_file, digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say, watch
 from ropewalk.corpus.decontaminate import Prompts
@@ -73,7 +73,7 @@ def _make_jobs(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts, seed
             tokenizer=tokenizer,
             inputs={
                 "format": _FORMAT,
-                **_describe(source, prompts, seed),
+                **_describe(source, tokenizer, prompts, seed),
                 "cuts": cuts[source.name].digest,
                 "tokenizer": tokenizer.digest,
             },
@@ -85,9 +85,11 @@ def _make_jobs(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts, seed
     ]
 
 
-def _describe(source: Source, prompts: Prompts, seed: int) -> dict[str, Any]:
+def _describe(source: Source, tokenizer: Tokenizer, prompts: Prompts, seed: int) -> dict[str, Any]:
     if not source.tokens:
-        return describe_text(source, prompts=prompts, seed=seed)
+        text = describe_text(source, prompts=prompts, seed=seed)
+        chat = source.embedded is None and source.record_options.template == "chat"
+        return {**text, "chat": digest_value(tokenizer.chat_template)} if chat else text
     files = {str(path): digest_file(path) for path in token_files(source)}
     return {"tokens": source.tokens, "origin": files, "language": source.language, "prompts": list(prompts.digest)}
 

@@ -11,6 +11,7 @@ from ropewalk.core.digest import digest_file
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
 from ropewalk.corpus.archive import content_bytes
+from ropewalk.corpus.chat import MESSAGES, find_messages, join_contents
 from ropewalk.corpus.code_tree import group_files, join_files
 from ropewalk.corpus.embedded import embedded_documents
 from ropewalk.corpus.faults import Place, check_text, reject
@@ -116,6 +117,8 @@ def _make_document(record: object, source: Source, place: Place) -> Document | R
         return reject(source, place, "not a record", why, size_bytes=0, text=str(record)[:1000])
     size = sum(len(value) for value in record.values() if isinstance(value, str))
     options = source.record_options
+    if options.is_chat:
+        return _make_conversation(record, source, place, size)
     keys = [options.prompt_key, options.answer_key] if options.prompt_key else [source.text_key]
     texts: list[str] = []
     for key in keys:
@@ -139,6 +142,21 @@ def _make_document(record: object, source: Source, place: Place) -> Document | R
         return reject(source, place, "bad loss spans", why, size_bytes=size, text=text)
     made = _document(text, source, id=str(record.get("id", f"{place.file}:{place.line}")), place=place)
     return replace(made, loss_spans=None if spans is None else tuple((int(a), int(b)) for a, b in spans))
+
+
+def _make_conversation(record: Mapping[str, object], source: Source, place: Place, size: int) -> Document | Reject:
+    """What is said, for its language; it is laid out where the model's template is at hand."""
+    messages = find_messages(record, source.record_options)
+    if isinstance(messages, str):
+        return reject(source, place, "no conversation", messages, size_bytes=size, text=repr(record)[:1000])
+    for message in messages:
+        checked = check_text(message["content"], source, place)
+        if isinstance(checked, Reject):
+            return checked
+        message["content"] = checked
+    id = str(record.get("id", f"{place.file}:{place.line}"))
+    said = _document(join_contents(messages), source, id=id, place=place)
+    return replace(said, metadata={**said.metadata, MESSAGES: messages})
 
 
 def _are_spans(spans: object, characters: int) -> bool:

@@ -19,13 +19,15 @@ import numpy as np
 
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest, write_whole
 from ropewalk.core.digest import digest_file, digest_value
+from ropewalk.core.error import UserError
 from ropewalk.core.record import Document, Shard
 from ropewalk.corpus.audit import SourceLedger
+from ropewalk.corpus.chat import MESSAGES, ChatTemplate
 from ropewalk.corpus.decontaminate import Prompts
 from ropewalk.corpus.files import RECORDS
 from ropewalk.corpus.imported import read_imported, write_imported
 from ropewalk.corpus.read import read_items, read_source, source_files, source_megabytes
-from ropewalk.corpus.reject import Reject
+from ropewalk.corpus.reject import Reject, excerpt
 from ropewalk.corpus.screen import Cuts, Screen
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import join_shards, open_shards
@@ -72,6 +74,11 @@ class Job:
     def screen(self) -> Screen:
         """What a document has to pass; asked of each by itself, so that it does not matter who asks."""
         return Screen(self.source, self.prompts, self.cuts)
+
+    @cached_property
+    def chat(self) -> ChatTemplate:
+        """How conversations are written. Raises UserError where the model has no template of its own."""
+        return self.tokenizer.chat(plain=self.source.record_options.template == "plain")
 
     @cached_property
     def folders(self) -> list[Path]:
@@ -199,11 +206,30 @@ def _make_shard(job: Job, items: Iterator[Document | Reject], folder: Path, adva
 
     def watched() -> Iterator[Document | Reject]:
         for item in items:
-            yield item
-            advance(item_bytes(item))
+            laid_out = _lay_out(item, job)
+            yield laid_out
+            advance(item_bytes(laid_out))
 
     with new_folder(folder, kind="shard", inputs={}, facts=gathered.facts) as work_folder:
         write_documents(watched(), job.screen, tokenizer=job.tokenizer, gathered=gathered, folder=work_folder)
+
+
+def _lay_out(item: Document | Reject, job: Job) -> Document | Reject:
+    """A conversation as the model reads it; anything else as it is."""
+    if isinstance(item, Reject) or MESSAGES not in item.metadata:
+        return item
+    rendered = job.chat.render(item, job.source.record_options)
+    if isinstance(rendered, Document):
+        return rendered
+    if job.source.faults == "error":
+        raise UserError(
+            f"a conversation does not fit in source {job.source.name}",
+            where=item.id,
+            why=rendered,
+            fix="mend it, set faults: skip on this source to drop and count such, or choose template: plain",
+        )
+    place = str(item.metadata.get("place", ""))
+    return Reject(item.id, "conversation refused", item_bytes(item), rendered, place, excerpt(item.text))
 
 
 def _number_shards(shard_bytes: int) -> Callable[[Document | Reject], int]:

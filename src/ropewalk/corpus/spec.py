@@ -26,11 +26,26 @@ class RecordOptions(Spec):
     prompt_key: str | None = None
     """With ``answer_key``: the document is the prompt, a line break and the answer; only the answer is trained on."""
     answer_key: str | None = None
+    messages_key: str | None = None
+    """The document is a conversation: a list of ``{role, content}``."""
+    template: Literal["plain", "chat"] = "plain"
+    """How a conversation (or prompt and answer) is written: ``chat`` is the model's own chat template."""
+    loss: Literal["responses", "all"] = "responses"
+    """What of a conversation is trained on."""
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether records are conversations that are laid out when they are tokenised."""
+        return self.messages_key is not None or self.template == "chat"
 
     @model_validator(mode="after")
     def _check_pair(self) -> "RecordOptions":
         if (self.prompt_key is None) != (self.answer_key is None):
             raise ValueError("prompt_key and answer_key come together")
+        if self.messages_key is not None and self.prompt_key is not None:
+            raise ValueError("messages_key and prompt_key exclude each other")
+        if self.template == "chat" and self.messages_key is None and self.prompt_key is None:
+            raise ValueError("template: chat needs messages_key, or prompt_key and answer_key")
         return self
 
 
