@@ -20,6 +20,7 @@ VERBS = [
     "verify",
     "replay",
     "report",
+    "launch",
     "check",
     "sweep",
 ]

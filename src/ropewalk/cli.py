@@ -177,6 +177,23 @@ def sweep(
 
 
 @app.command()
+def launch(
+    scheduler: Annotated[str, typer.Argument(metavar="slurm|k8s", help="What starts jobs on your machines.")],
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    nodes: Annotated[int, typer.Option(help="Machines that share parallel.ranks.")] = 1,
+    image: Annotated[str, typer.Option(help="For k8s: a container image that has ropewalk.")] = "ropewalk:latest",
+    as_json: AsJson = False,
+) -> None:
+    """Print a script that trains a recipe on many machines, and goes on by itself after a preemption."""
+    from ropewalk.study.launch_script import write_script
+
+    given = overrides or []
+    script = write_script(scheduler, load(recipe, given), argument=recipe, overrides=given, nodes=nodes, image=image)
+    show(script, as_json)
+
+
+@app.command()
 def check(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Hold a recipe against the rules of the field without doing anything; exit code 2 if one is broken."""
     from ropewalk.study.run import check_recipe

@@ -11,23 +11,20 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load as read_shards
 
 from faults.experiment import Experiment
-from faults.ground import Ground
-from faults.saves import STEP, save_some
+from faults.ground import DATA, STEPS, Ground
 from ropewalk.checkpoint.load import load_weights, newest, read_facts
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import seed_for
+from ropewalk.train.stage import checkpoints_of
 
-_OLDER, _NEWER = f"step-{STEP - 1:08}", f"step-{STEP:08}"
+_OLDER, _NEWER = f"step-{STEPS - 3:08}", f"step-{STEPS:08}"
 
 
 def attempt(ground: Ground, trial: str, guarded: bool) -> str:
     """Damage a copy of the newer of two checkpoints; unguarded, read it as whoever checks nothing does."""
-    whole = ground.folder / "corruptions" / "whole"
-    if not (whole / _NEWER).exists():
-        shutil.rmtree(whole, ignore_errors=True)
-        save_some(whole, steps=(STEP - 1, STEP))
-    folder = ground.folder / "corruptions" / "damaged"
+    whole = checkpoints_of(ground.straight(parallel=DATA), 0)
+    folder = ground.folder / "damaged"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(whole, folder)
     damage = _damage(folder, trial, tensors_only=not guarded)

@@ -18,9 +18,9 @@ from ropewalk.core.error import UserError
 from ropewalk.train.stage import checkpoints_of
 
 _NEW_NAMESPACE, _NEW_USER = 0x00020000, 0x10000000
-_SHARES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97)
-_SPARE_BYTES = 1 << 16
-"""For rows and folders."""
+_SHARES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6, 0.7, 0.8)
+_SPARE_BYTES = 24 << 10
+"""For rows and folders: an eighth of a checkpoint."""
 
 
 def attempt(ground: Ground, trial: str, guarded: bool) -> str:

@@ -21,7 +21,7 @@ _MOST_SECONDS = PATIENCE_SECONDS + 2.5
 def attempt(ground: Ground, trial: str, guarded: bool) -> str:
     """A trial is "how-rank-step"; unguarded, only the timeout of messages speaks."""
     how, culprit, step = trial.split("-")
-    begun = run = ground.new_run(f"hang-{trial}")
+    run = ground.new_run(f"hang-{trial}")
     marker = run / "hangs"
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
@@ -39,11 +39,10 @@ def attempt(ground: Ground, trial: str, guarded: bool) -> str:
         train(ground, run, make(parallel={**BOTH, "hang_seconds": patience_seconds}), before=hang)
     except RankError as error:
         seconds = time.time() - marker.stat().st_mtime
-        told = str(error).splitlines()[0]
-        if f"rank {culprit} does not" not in told:
-            return f"rank {culprit} is not named: {told}"
+        if f"rank {culprit} does not" not in str(error):
+            return f"rank {culprit} is not named, but: {str(error).splitlines()[-1]}"
         return "" if seconds <= _MOST_SECONDS else f"told only after {seconds:.1f} s"
-    return f"{begun} went on"
+    return "it went on"
 
 
 HANGS = Experiment(

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 at twelve moments: the step is finished and saved, and from there the run comes to the same end."""
+"""SIGTERM and SIGUSR1 at twelve moments: the step is finished and saved, and from it the run comes to the same end."""
 
 import os
 import signal

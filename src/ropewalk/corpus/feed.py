@@ -120,18 +120,15 @@ class Feed:
             self._fill(batch, row, cursor + row)
         return batch
 
-    def document_tokens(self, number: int) -> list[int]:
-        """Lengths of the documents, or pieces of them, that row ``number`` holds, in order; nothing is read."""
-        return [tokens for _, _, tokens in self._rows[int(self._source[number])].pieces(int(self._index[number]))]
+    def document_tokens(self, row: int) -> list[int]:
+        """Lengths of the documents, or pieces of them, that a row holds, in order; nothing is read."""
+        return [tokens for *_, tokens in self.describe_row(row)]
 
-    def locate(self, number: int) -> tuple[str, list[dict[str, int]]]:
+    def locate(self, row: int) -> tuple[str, list[dict[str, int]]]:
         """Where a row's text comes from: its source, and the pieces' documents (numbered as in the source's store)."""
-        source = int(self._source[number])
-        rows = self._rows[source]
-        pieces = rows.pieces(int(self._index[number]))
-        return self.sources[source], [
-            {"document": int(rows.documents.chosen[document]), "start": start, "tokens": tokens}
-            for document, start, tokens in pieces
+        return self.source_of(row), [
+            {"document": int(documents.chosen[document]), "start": start, "tokens": tokens}
+            for documents, document, start, tokens in self.describe_row(row)
         ]
 
     def _fill(self, batch: Batch, row: int, number: int) -> None:

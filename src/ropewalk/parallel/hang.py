@@ -45,7 +45,7 @@ def take_place(
 
 
 class Clock:
-    """When this rank last got on. ``patience_seconds`` is how long ago that may be; None: by the slowest step so far."""
+    """When this rank last got on, and how long ago that may be: ``patience_seconds``, or by the slowest step so far."""
 
     def __init__(self, patience_seconds: float | None) -> None:
         self._given, self._slowest = patience_seconds, 0.0
@@ -89,7 +89,7 @@ class Clock:
 
 @contextmanager
 def watch_for_hang(patience_seconds: float | None) -> Iterator[Clock]:
-    """For the length of the block, end this rank if it does not get on; tick the clock that is yielded at every step."""
+    """For the length of the block, end this rank if it does not get on. Let the yielded clock tick at every step."""
     clock, done = Clock(patience_seconds), threading.Event()
     thread = threading.Thread(
         target=_watch, args=(clock, done, threading.get_ident()), daemon=True, name="watch for a hang"

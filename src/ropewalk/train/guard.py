@@ -15,8 +15,8 @@ from ropewalk.recipe.spec import Guard
 FEWEST = 32
 """Finite steps that must have been seen before a finite one can be called a spike."""
 _LEAST_SHARES = {"loss": 0.02, "gradient norm": 0.75}
-"""Of the median: a deviation is never less. A loss that stands still must not make a spike of every wiggle; a gradient
-norm is clipped, and in healthy training now and then seven times the median (docs/log.md), so its spikes begin at ten."""
+"""Of the median: a deviation is never less. A loss that stands still must not make a spike of every wiggle. A gradient
+norm is clipped, and in sound training now and then seven times the median (docs/log.md): its spikes begin at ten."""
 _NORMAL = 1.4826
 
 

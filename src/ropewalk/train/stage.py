@@ -4,6 +4,7 @@ Going on after a kill needs no flag: the same call finds where it was. Adam's mo
 the weights do; the learning rate begins anew.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, cast
 
@@ -48,32 +49,35 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Endin
     Reads ``run/stages/<stage>/extended``, writes checkpoints beside it and rows to ``run/rows.jsonl``. Returns how it
     came to its end: ``until`` was reached, or the last step; or that SIGTERM or SIGUSR1 stopped it, saved.
     """
+    with listen_for_stop() as asked:  # from here on, so that a signal while the model is loaded is not lost
+        return _train(recipe, stage, run, corpus, asked=asked)
+
+
+def _train(recipe: Recipe, stage: int, run: Path, corpus: Path, *, asked: Callable[[], bool]) -> Ending:
     spec, parallel, folder = recipe.stages[stage], recipe.parallel, stage_folder(run, stage)
     mesh = make_mesh(parallel.ranks, parallel.context)
     feed = open_rows(recipe, stage, corpus=corpus, rows=spec.steps * spec.step_rows)
     check_names(spec, feed, where=f"stages.{stage}")
-    fresh = begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed)
+    state = _resume(begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed), run, speaks=mesh.rank == 0)
     sharing = plan_sharing(recipe, folder / "extended", mesh)
     _announce(sharing, feed, mesh, stage=stage)
     journal = Journal(run / "rows.jsonl", writes=mesh.rank == 0)
     measure = None
     if spec.until is not None and spec.until.metric == RETRIEVAL:
         measure = plan_measure(recipe.evaluate, folder / "extended", context_tokens=spec.reach_tokens)
-    with listen_for_stop() as asked:
-        state = _resume(fresh, run, speaks=mesh.rank == 0)
-        while True:
-            journal.rewind(stage, state.step)
-            if state.ended:
-                break
-            planned = state.cursor + (spec.steps - state.step) * spec.step_rows
-            if planned > feed.rows:  # it went back, and past some data
-                feed = open_rows(recipe, stage, corpus=corpus, rows=planned)
-            job = StageJob(spec, spec.steps, spec.step_rows, feed, mesh, parallel, sharing, journal, folder, measure)
-            state = run_loop(state, job, asked)
-            if not is_astray(state.recent, guard=spec.guard):
-                break
-            decide_rollback(state, folder, guard=spec.guard)
-            state = _resume(state, run, speaks=mesh.rank == 0)
+    while True:
+        journal.rewind(stage, state.step)
+        if state.ended:
+            break
+        planned = state.cursor + (spec.steps - state.step) * spec.step_rows
+        if planned > feed.rows:  # it went back, and past some data
+            feed = open_rows(recipe, stage, corpus=corpus, rows=planned)
+        job = StageJob(spec, spec.steps, spec.step_rows, feed, mesh, parallel, sharing, journal, folder, measure)
+        state = run_loop(state, job, asked)
+        if not is_astray(state.recent, guard=spec.guard):
+            break
+        decide_rollback(state, folder, guard=spec.guard)
+        state = _resume(state, run, speaks=mesh.rank == 0)
     return cast(Ending, state.ended or "stopped")
 
 
