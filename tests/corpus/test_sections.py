@@ -114,6 +114,19 @@ def test_short_repeats_and_instructions_stay(tokenizer: Tokenizer, tmp_path: Pat
     assert len(read_all(corpus, "chat", tokenizer)) == 2 and not corpus.ledger["chat"]["dropped"]
 
 
+def test_of_text_with_answers_nothing_is_cut(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    shared = prose(3, 90)
+    texts = [prose(1, 90) + shared, prose(2, 90) + shared]
+    path = tmp_path / "asked.jsonl"
+    records = [{"text": text, "loss_spans": [[len(text) - 20, len(text)]]} for text in texts]
+    path.write_text("\n".join(map(json.dumps, records)))
+    source = {"name": "asked", "path": str(path), "role": "domain", "profile": "instruction"}
+    keys = {"store": str(tmp_path / "store"), "sources": [source], "mix": {"asked": 1}, "held_out": 0}
+    spec = CorpusSpec.model_validate({**keys, "repeated_sections": 100})
+    corpus = open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus"))
+    assert read_all(corpus, "asked", tokenizer) == [text.rstrip("\n") for text in texts]
+
+
 def plain_units(text: str) -> list[str]:
     units, start = [], 0
     for at, sign in enumerate(text):

@@ -125,7 +125,7 @@ def _write_corpus(
             balance = _balance(stored, fate)
             ledger[source.name] = balance.to_json()
             entries[source.name] = {
-                **_write_choice(work / source.name, stored, fate, vocabulary=tokenizer.vocabulary),
+                **_write_choice(work / source.name, stored, choice, vocabulary=tokenizer.vocabulary),
                 "store": point_to(stored.folder, from_folder=folder),
                 "facts": _describe(source, stored, fate, balance),
             }
@@ -142,13 +142,13 @@ def _write_corpus(
     return ledger
 
 
-def _write_choice(
-    folder: Path, stored: Tokenized, fate: Int8[np.ndarray, "documents"], *, vocabulary: int
-) -> dict[str, Any]:
+def _write_choice(folder: Path, stored: Tokenized, choice: Choice, *, vocabulary: int) -> dict[str, Any]:
     """Write every document's fate, which are trained on, and the tokens of those that are held out."""
     (folder / "held_out").mkdir(parents=True)
+    fate, kept = choice.fate, np.stack([choice.kept_source, choice.kept_document], axis=1)
     np.save(folder / "train.npy", np.flatnonzero(fate == TRAIN).astype(np.int64), allow_pickle=False)
     np.save(folder / "fate.npy", fate, allow_pickle=False)
+    np.save(folder / "kept.npy", kept, allow_pickle=False)
     every = all_documents(open_shards(stored.folder, vocabulary=vocabulary, manifest={}))
     held_out = Documents(every.shards, np.flatnonzero(fate == HELD_OUT).astype(np.int64))
     copies = (held_out.read(document) for document in range(len(held_out)))

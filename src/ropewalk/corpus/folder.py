@@ -79,6 +79,11 @@ class Corpus:
         """What became of each stored document, as select numbers it."""
         return np.asarray(np.load(self.folder / source / "fate.npy", allow_pickle=False))
 
+    def kept(self, source: str, document: int) -> tuple[str, int]:
+        """Source and number of what stayed for a stored document that is dropped as a copy."""
+        home, number = np.load(self.folder / source / "kept.npy", mmap_mode="r", allow_pickle=False)[document].tolist()
+        return self.sources[home], number
+
     def column(self, source: str, name: str) -> Shaped[np.ndarray, "documents ..."]:
         """What the store knows of each document: ``digests``, ``signatures``, ``bytes``, ``tokens``, ``language``."""
         return np.asarray(np.load(self._stores[source] / f"{name}.npy", mmap_mode="r", allow_pickle=False))
