@@ -15,8 +15,10 @@ from typing import Any
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
-from ropewalk.corpus.spec import RecordOptions
+from ropewalk.corpus.reject import Reject, excerpt
+from ropewalk.corpus.spec import RecordOptions, Source
 
 MESSAGES = "messages"
 """The key of a document's metadata under which its conversation stands until it is rendered."""
@@ -132,6 +134,22 @@ class ChatTemplate:
         told = [{**message, "content": content} for message, content in zip(messages, contents, strict=True)]
         keys = {"bos_token": self.bos or "", "eos_token": self.eos, "add_generation_prompt": False, "tools": None}
         return str(_compile(str(self.source)).render(messages=told, **keys))
+
+
+def lay_out(document: Document, template: ChatTemplate, source: Source) -> Document | Reject:
+    """A conversation as the model reads it. Raises UserError for one that does not fit where faults are errors."""
+    rendered = template.render(document, source.record_options)
+    if isinstance(rendered, Document):
+        return rendered
+    if source.faults == "error":
+        raise UserError(
+            f"a conversation does not fit in source {source.name}",
+            where=document.id,
+            why=rendered,
+            fix="mend it, set faults: skip on this source to drop and count such, or choose template: plain",
+        )
+    size, place = len(document.text.encode()), str(document.metadata.get("place", ""))
+    return Reject(document.id, "conversation refused", size, rendered, place, excerpt(document.text))
 
 
 def split_marks(text: str) -> Iterator[tuple[str, bool]]:

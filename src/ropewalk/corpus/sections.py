@@ -6,122 +6,103 @@ long enough is cut everywhere but in the document that stays first: one that is 
 that wins, the longest. So nothing is cut whose original is dropped, and long documents stay whole.
 """
 
-import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt32, UInt64
 
-from ropewalk.core.artifact import hold, is_finished, new_folder
-from ropewalk.core.digest import digest_value
-from ropewalk.core.progress import say
-from ropewalk.core.record import Document
-from ropewalk.corpus.copies import find_best, group_copies, group_equal, leak_threshold, rank_documents
-from ropewalk.corpus.decontaminate import Prompts
+from ropewalk.core.record import Document, Role
+from ropewalk.corpus.audit import SourceLedger
+from ropewalk.corpus.copies import find_best, group_copies, group_equal, rank_documents
 from ropewalk.corpus.dedup import sign
 from ropewalk.corpus.language import code_points
-from ropewalk.corpus.origin import describe_text
 from ropewalk.corpus.pair_spool import PairSpool
-from ropewalk.corpus.read import read_source
+from ropewalk.corpus.reject import Reject
 from ropewalk.corpus.screen import Cuts, Screen, Spans
 from ropewalk.corpus.shingle import shingles, window_hashes
-from ropewalk.corpus.spec import CorpusSpec, Source
+from ropewalk.corpus.spec import Source
+from ropewalk.corpus.tokenized import item_bytes
 
-_FORMAT = 1
-SCRATCH = ".sections"
 _BREAKS = np.array([ord(sign) for sign in "\n。！？"], dtype=np.uint32)
 _STOPS = np.array([ord(sign) for sign in ".!?"], dtype=np.uint32)
 _SPACE = np.uint32(ord(" "))
 
 
-@dataclass(slots=True)
-class _Survey:
-    """What is learnt of one source's clean documents on the way by."""
-
-    digests: list[int] = field(default_factory=list)
-    signatures: list[np.ndarray] = field(default_factory=list)
-    whole_bytes: list[int] = field(default_factory=list)
+def is_searched(source: Source) -> bool:
+    """Whether sections of a source's documents may be cut at all."""
+    return source.embedded is None and source.role != "instruction" and not source.tokens
 
 
-def find_cuts(spec: CorpusSpec, *, prompts: Prompts, seed: int) -> dict[str, Cuts]:
-    """For each source what is cut from which of its documents; found in the store where it was asked before."""
-    nothing = {source.name: Cuts() for source in spec.sources}
-    sources = [source for source in spec.sources if not source.tokens]
-    if spec.repeated_sections is None or not any(map(_is_searched, sources)):
-        return nothing
-    inputs = {
-        "format": _FORMAT,
-        "characters": spec.repeated_sections,
-        "threshold": leak_threshold(spec.near_duplicates),
-        "sources": [[source.role, describe_text(source, prompts=prompts, seed=seed)] for source in sources],
-    }
-    folder = Path(spec.store) / f"sections-{digest_value(inputs)}"
-    with _own_scratch(Path(spec.store) / SCRATCH) as scratch:  # others who ask the same wait here for the answer
-        if not is_finished(folder):
-            say("looking for sections that stand twice")
-            found = _search(spec, sources, prompts=prompts, seed=seed, scratch=scratch)
-            with new_folder(folder, kind="sections", inputs=inputs) as work:
-                np.save(work / "cuts.npy", found, allow_pickle=False)
-    entries: dict[str, defaultdict[int, Spans]] = {source.name: defaultdict(tuple) for source in sources}
-    for number, digest, start, end in np.load(folder / "cuts.npy", allow_pickle=False).tolist():
-        entries[sources[number].name][digest] += ((start, end),)
-    return {**nothing, **{name: Cuts(dict(spans)) for name, spans in entries.items()}}
+def survey_documents(items: Iterable[Document | Reject], screen: Screen, *, ledger: SourceLedger, folder: Path) -> None:
+    """Write into ``folder`` what is asked here of each document that passes: its likeness, its pairs and units."""
+    digests, signatures, whole_bytes, counts = [], [], [], []
+    with (folder / "pairs").open("wb") as pairs, (folder / "ends").open("wb") as ends:
+        for item in items:
+            size = item_bytes(item)
+            ledger.read.add(bytes=size)
+            screened = screen.judge(item) if isinstance(item, Document) else None
+            outcome = screened.outcome if screened else item
+            if screened is None or isinstance(outcome, Reject):
+                assert isinstance(outcome, Reject)
+                ledger.dropped[outcome.reason].add(bytes=size)
+                continue
+            ledger.stored.add(bytes=screened.whole_bytes)
+            ledger.trimmed_bytes += size - screened.whole_bytes
+            may_be_cut = is_searched(screen.source) and outcome.loss_spans is None
+            numbers, borders = find_pairs(screened.whole) if may_be_cut else _NO_PAIRS
+            pairs.write(numbers.astype("<u8").tobytes())
+            ends.write(borders.astype("<i8").tobytes())
+            digests.append(screened.digest)
+            signatures.append(sign(screened.whole))
+            whole_bytes.append(screened.whole_bytes)
+            counts.append((len(numbers), len(borders)))
+    np.save(folder / "digests.npy", np.array(digests, dtype=np.uint64))
+    np.save(folder / "signatures.npy", np.array(signatures, dtype=np.uint32).reshape(-1, 128))
+    np.save(folder / "whole_bytes.npy", np.array(whole_bytes, dtype=np.int64))
+    np.save(folder / "counts.npy", np.array(counts, dtype=np.int64).reshape(-1, 2))
 
 
-@contextmanager
-def _own_scratch(folder: Path) -> Iterator[Path]:
-    """A folder for one process at a time, empty at its begin and end, also where another one was killed in it."""
-    scratch = folder / "pairs"
-    with hold(folder, waits=True):
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        try:
-            yield scratch
-        finally:
-            shutil.rmtree(scratch)
-
-
-def _search(
-    spec: CorpusSpec, sources: Sequence[Source], *, prompts: Prompts, seed: int, scratch: Path
+def find_spans(
+    surveyed: Sequence[tuple[Role, Sequence[Path]]], *, characters: int, threshold: float, scratch: Path
 ) -> UInt64[np.ndarray, "spans 4"]:
-    """``source, digest, start, end`` of every span to cut."""
-    spool = PairSpool(scratch)
-    surveys = [_survey(source, prompts, seed, spool) for source in sources]
-    exact = group_equal(np.array([d for survey in surveys for d in survey.digests], dtype=np.uint64))
-    signatures = np.array([s for survey in surveys for s in survey.signatures], dtype=np.uint32).reshape(-1, 128)
-    group = group_copies(exact, signatures, leak_threshold(spec.near_duplicates))
-    roles = [source.role for source in sources]
-    rank = rank_documents(roles, [np.array(survey.whole_bytes, dtype=np.int64) for survey in surveys])
+    """``source, digest, start, end`` of every span of ``characters`` and more to cut; ``surveyed`` is by source."""
+    spool, parts = PairSpool(scratch), [part for _, parts in surveyed for part in parts]
+    for part in parts:
+        _fill(spool, part)
+    digests = np.concatenate([_load(part, "digests") for part in parts])
+    signatures = np.concatenate([_load(part, "signatures") for part in parts])
+    sizes = [np.concatenate([_load(part, "whole_bytes") for part in parts]) for _, parts in surveyed]
+    group = group_copies(group_equal(digests), signatures, threshold)
+    rank = rank_documents([role for role, _ in surveyed], sizes)
     repeated = spool.find_repeated(rank, find_best(group, rank) == np.arange(len(rank)))
-    assert spec.repeated_sections is not None
+    home = np.repeat(np.arange(len(sizes)), [len(each) for each in sizes]).tolist()
     found: list[tuple[int, int, int, int]] = []
-    documents = [(source, digest) for source, survey in enumerate(surveys) for digest in survey.digests]
-    for position, (source, digest) in enumerate(documents):
-        spans = _long_runs(repeated(position), spool.ends(position), spec.repeated_sections)
+    for position, (source, digest) in enumerate(zip(home, digests.tolist(), strict=True)):
+        spans = _long_runs(repeated(position), spool.ends(position), characters)
         found += [(source, digest, start, end) for start, end in spans]
     return np.array(found, dtype=np.uint64).reshape(-1, 4)
 
 
-def _survey(source: Source, prompts: Prompts, seed: int, spool: PairSpool) -> _Survey:
-    survey, screen = _Survey(), Screen(source, prompts, Cuts())
-    for item in read_source(source, seed=seed):
-        screened = screen.judge(item) if isinstance(item, Document) else None
-        if screened is None or not isinstance(screened.outcome, Document):
-            continue
-        survey.digests.append(screened.digest)
-        survey.signatures.append(sign(screened.whole))
-        survey.whole_bytes.append(screened.whole_bytes)
-        is_searched = _is_searched(source) and screened.outcome.loss_spans is None
-        spool.add(*(find_pairs(screened.whole) if is_searched else _NO_PAIRS))
-    return survey
+def make_cuts(spans: UInt64[np.ndarray, "spans 4"], names: Sequence[str]) -> dict[str, Cuts]:
+    """Spans as ``find_spans`` gives them, by the names of the sources."""
+    entries: dict[str, defaultdict[int, Spans]] = {name: defaultdict(tuple) for name in names}
+    for number, digest, start, end in spans.tolist():
+        entries[names[number]][digest] += ((start, end),)
+    return {name: Cuts(dict(found)) for name, found in entries.items()}
 
 
-def _is_searched(source: Source) -> bool:
-    return source.embedded is None and source.role != "instruction"
+def _fill(spool: PairSpool, part: Path) -> None:
+    pairs, ends = np.fromfile(part / "pairs", dtype="<u8"), np.fromfile(part / "ends", dtype="<i8")
+    borders = np.cumsum(_load(part, "counts"), axis=0)[:-1].T
+    for numbers, own_ends in zip(np.split(pairs, borders[0]), np.split(ends, borders[1]), strict=True):
+        spool.add(numbers, own_ends)
+
+
+def _load(part: Path, column: str) -> Any:
+    return np.load(part / f"{column}.npy", allow_pickle=False)
 
 
 _NO_PAIRS = (np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))

@@ -51,7 +51,7 @@ def tokenise_recipe(recipe: Recipe, share: str) -> dict[str, Any]:
             fix="--share 0/16 up to --share 15/16; of a Slurm array: $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT",
         )
     base = RunFolder(Path(recipe.run)).base(recipe)
-    tasks = tokenize_share(
+    done = tokenize_share(
         recipe.corpus,
         tokenizer=load_tokenizer(base),
         prompts=read_prompts(recipe.corpus.decontaminate, ask_probes(recipe, base)),
@@ -59,7 +59,9 @@ def tokenise_recipe(recipe: Recipe, share: str) -> dict[str, Any]:
         share=int(number),
         shares=int(of),
     )
-    return {"share": share, "tasks": tasks, "text": f"share {share}: {tasks} tasks done"}
+    next = "run the array again: sections are compared once all shares are surveyed" if done.waits else "ready"
+    text = f"share {share}: {done.tasks} tasks done; {next}"
+    return {"share": share, "tasks": done.tasks, "waits": done.waits, "text": text}
 
 
 def export_corpus(recipe: Recipe, out: Path, format: str) -> dict[str, Any]:
