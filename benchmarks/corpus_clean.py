@@ -2,7 +2,7 @@
 
     python benchmarks/corpus_clean.py --peers VENV/bin/python --data FOLDER [--quick] [--growth]
 
-Peers live in an environment of their own (datatrove[processing], datasketch, spacy, jieba) and run as a subprocess
+Peers live in an environment of their own (datatrove[io,processing], datasketch, spacy, jieba) and run as a subprocess
 (benchmarks/corpus_peers.py); both sides take turns on the same parts of the same text, and only processor time inside
 their work counts: no imports, no reading. FOLDER holds .jsonl.zst with ``text``; Python's own library is added as code.
 Prints JSON lines {case, peer, ours, theirs, unit, ratio, must_reach}.
@@ -17,6 +17,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ PROFILE_OF = {"en": "prose_en", "zh": "prose_zh", "code": "code", "law": "law"}
 
 
 def collect(data: Path, megabytes: float) -> list[dict[str, str]]:
-    """Laws, books, poems and programs, mixed by a fixed shuffle; the peers are given books in pieces, or they take hours."""
+    """Laws, books, poems and programs, mixed by a fixed shuffle, books in pieces."""
     texts: list[dict[str, str]] = []
     for path in sorted(data.glob("*.jsonl.zst")):
         kind = "law" if "law" in path.name else "zh" if "zh" in path.name else "en"
@@ -119,7 +120,7 @@ def compare(texts: list[dict[str, str]], peers: Peers) -> None:
     theirs_kept: list[bool] = []
     found = {"ours": 0, "datatrove": 0, "datasketch": 0}
     size = 0.0
-    for first, last in zip(borders, borders[1:], strict=False):
+    for first, last in pairwise(borders):
         part = texts[first:last]
         size += sum(len(entry["text"].encode()) for entry in part) / 1e6
         seconds, decisions = clocked(lambda part=part: clean_ours(part, seen))
@@ -139,7 +140,9 @@ def compare(texts: list[dict[str, str]], peers: Peers) -> None:
     more = {"megabytes": round(size, 1), "documents": len(texts)}
     kept = {"ours_keep": sum(ours_kept), "theirs_keep": sum(theirs_kept), "same_decision": round(same, 3)}
     unit = "MB per core-second"
-    tell("clean + exact", "datatrove filters", size / totals["clean"], size / totals["filters"], unit, 10, **more, **kept)
+    tell(
+        "clean + exact", "datatrove filters", size / totals["clean"], size / totals["filters"], unit, 10, **more, **kept
+    )
     for name, must_reach in (("datatrove", 10), ("datasketch", 1.5)):
         dropped_by = {"ours_drop": found["ours"], "theirs_drop": found[name]}
         speeds = size / totals["copies"], size / totals[name]

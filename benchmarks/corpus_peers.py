@@ -32,7 +32,9 @@ WORD = re.compile(r"[\u3400-\u9fff]|\w+")
 
 def make_filters(language):
     """As published for web text; for Chinese with the thresholds that words of one character need."""
-    quality = {"min_avg_word_length": 1, "min_stop_words": 0, "max_non_alpha_words_ratio": 0.6} if language == "cmn" else {}
+    quality = (
+        {"min_avg_word_length": 1, "min_stop_words": 0, "max_non_alpha_words_ratio": 0.6} if language == "cmn" else {}
+    )
     return [
         GopherRepetitionFilter(language=language),
         GopherQualityFilter(language=language, **quality),
@@ -99,6 +101,7 @@ def run_datasketch(texts):
 
 
 def main():
+    replies, sys.stdout = sys.stdout, sys.stderr  # datatrove's own lines go elsewhere
     with Path(sys.argv[1]).open(encoding="utf-8") as file:
         texts = [json.loads(line) for line in file]
     seen = set()
@@ -115,7 +118,7 @@ def main():
         if asked["step"] == "datatrove":
             with tempfile.TemporaryDirectory() as folder:
                 answer["seconds"], answer["dropped"] = run_datatrove(part, Path(folder))
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=replies, flush=True)
 
 
 if __name__ == "__main__":
