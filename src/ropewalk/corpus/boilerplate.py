@@ -57,17 +57,58 @@ _LINES: dict[Boilerplate, str] = {
     "ebook_notices": _EBOOK,
     "page_numbers": _PAGES_OF,
 }
-# A line that has none of these words is not looked at: the expressions above would cost a second for 4 MB.
-_SIGNS = re.compile(
-    _any(
-        r"本章|未完|全[书文]完|完本|手机用户|一秒记住|请记住|最新章节|弹窗|免费小说|笔趣阁|求[推月收订]|书签|举报|百度搜索|小说|公众号|二维码",
-        r"点击|声明|上一|下一|目录|返回|首页|尾页|打印|关闭|位置|书号|共",
-        r"the end|advert|sponsor|newsletter|click here|prev|next|contents|back to top|skip to",
-        r"log ?in|sign |policy|terms of",
-        r"contact us|all rights reserved|cookies|transcriber|prepared by|produced by|isbn|page",
+# A text, or line, that has none of its kinds' words is not looked at: the expressions would cost a second for 4 MB.
+_SIGNS: dict[Boilerplate, tuple[str, ...]] = {
+    "chapter_markers": ("本章", "未完", "全书", "全文", "完本", "the end"),
+    "site_adverts": (
+        *(
+            "用户请",
+            "秒记住",
+            "请记住",
+            "最新章节",
+            "弹窗",
+            "免费小说",
+            "笔趣",
+            "求推荐",
+            "求月票",
+            "求收藏",
+            "求订阅",
+            "书签",
+        ),
+        *(
+            "举报",
+            "百度搜索",
+            "小说",
+            "公众号",
+            "二维码",
+            "点击",
+            "声明",
+            "advertis",
+            "sponsor",
+            "newsletter",
+            "click here",
+        ),
     ),
-    re.IGNORECASE,
-)
+    "navigation": (
+        *(
+            "上一",
+            "下一",
+            "目录",
+            "返回",
+            "首页",
+            "尾页",
+            "打印",
+            "位置",
+            "prev",
+            "next",
+            "table of contents",
+            "back to top",
+        ),
+        *("skip to", "log in", "login", "sign ", "policy", "terms of", "contact us", "rights reserved", "cookies"),
+    ),
+    "ebook_notices": ("transcriber", "prepared by", "produced by", "isbn", "书号"),
+    "page_numbers": ("共", "page "),
+}
 _NUMBER = re.compile(r"^[ \t\u3000]*[-–—·~\[(（]{0,2}[ \t]?(\d{1,4})[ \t]?[-–—·~\])）]{0,2}[ \t]*$", re.MULTILINE)
 _COMMENT = re.compile(r"<!--[\s\S]{0,2000}?-->[ \t]*\n?")
 _FRAME_START = re.compile(r"^\*{3} ?START OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*$", re.MULTILINE | re.IGNORECASE)
@@ -88,16 +129,22 @@ def remove_boilerplate(text: str, kinds: Sequence[Boilerplate], *, further_lines
     expression = _expression(tuple(kinds), tuple(further_lines))
     if expression is None:
         return text
-    if not further_lines and _SIGNS.search(text) is None:
+    lowered = text.lower()
+    signs = [sign for kind in kinds for sign in _SIGNS.get(kind, ()) if sign in lowered]
+    if not further_lines and not signs:
         return text
     lines = text.split("\n")
-    kept = [line for line in lines if not _is_boilerplate(line, expression, bool(further_lines))]
+    kept = [line for line in lines if not _is_boilerplate(line, expression, None if further_lines else signs)]
     return text if len(kept) == len(lines) else "\n".join(kept)
 
 
-def _is_boilerplate(line: str, expression: re.Pattern[str], has_further: bool) -> bool:
-    if not line or len(line) > _LONGEST_LINE or not (has_further or _SIGNS.search(line)):
+def _is_boilerplate(line: str, expression: re.Pattern[str], signs: Sequence[str] | None) -> bool:
+    if not line or len(line) > _LONGEST_LINE:
         return False
+    if signs is not None:
+        lowered = line.lower()
+        if not any(sign in lowered for sign in signs):
+            return False
     return expression.fullmatch(line.strip()) is not None
 
 

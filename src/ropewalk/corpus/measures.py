@@ -24,6 +24,8 @@ _FEWEST_LINES = 10
 _PASSAGE_CHARACTERS = 32
 _ENDS = frozenset(".!?;:\"')]}。！？；：”’」』…）】》.․")
 # Two or more characters that UTF-8 turns into when it is read as Latin-1 or Windows-1252; no language writes them.
+MOJIBAKE_SIGNS = "ÂÃâäåæçèé"
+"""What each of them begins with."""
 MOJIBAKE = re.compile(
     "[ÂÃ][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â[\u0080€][\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
     "|[äåæçèé][\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]{2}"
@@ -77,7 +79,8 @@ def measure_text(text: str) -> Measures:
         characters += len(window)
     first = windows[0] if windows else ""
     facts = find_length_facts(text)
-    broken = len(MOJIBAKE.findall(first)) / max(1, len(first)) if not text.isascii() else 0.0
+    has_signs = not first.isascii() and any(sign in first for sign in MOJIBAKE_SIGNS)
+    broken = len(MOJIBAKE.findall(first)) / max(1, len(first)) if has_signs else 0.0
     return Measures(
         characters=len(text),
         letters=letters / max(1, seen),

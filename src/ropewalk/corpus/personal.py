@@ -16,9 +16,12 @@ from typing import NamedTuple
 from ropewalk.corpus.profile import Personal
 
 _EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}(?![\w-])", re.ASCII)  # fmt: skip  # noqa: E501
-_IP = re.compile(r"(?<![\w.])(?<!v )(?<!version )(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)", re.ASCII)
-_MOBILE = re.compile(r"(?<![\w.])(?:\+?86[- ]?)?1[3-9]\d(?:\d{8}|-\d{4}-\d{4}| \d{4} \d{4})(?![\w]|\.\d)", re.ASCII)
-_IDENTITY = re.compile(r"(?<![\w.])[1-8]\d{5}(?:19|20)\d{9}[\dXx](?!\w)", re.ASCII)
+# Each begins with a digit and looks back from behind it, so that the search may jump from digit to digit.
+_IP = re.compile(r"\d(?<![\w.]\d)(?<!v \d)(?<!version \d)\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\d)", re.ASCII)
+_MOBILE = re.compile(
+    r"1(?:(?<![\w.]1)|(?<=\+861)|(?<=86[ -]1))[3-9]\d(?:\d{8}|-\d{4}-\d{4}| \d{4} \d{4})(?!\w|\.\d)", re.ASCII
+)
+_IDENTITY = re.compile(r"[1-8](?<![\w.]\d)\d{5}(?:19|20)\d{9}[\dXx](?!\w)", re.ASCII)
 _KEY = re.compile(
     r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----[\s\S]{0,10000}?-----END (?:[A-Z]+ )*PRIVATE KEY-----"
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
@@ -81,7 +84,22 @@ _FORMS: Mapping[Personal, _Form] = MappingProxyType(
         "mobile": _Form(tuple(f"1{digit}" for digit in range(3, 10)), _MOBILE, _always, "13000000000"),
         "identity": _Form(("19", "20"), _IDENTITY, is_identity_number, "000000000000000000"),
         "key": _Form(
-            ("-----BEGIN", "AKIA", "ASIA", "gh", "glpat-", "xox", "AIza", "hf_", "sk-", "eyJ"), _KEY, _always, "[KEY]"
+            (
+                "-----BEGIN",
+                "AKIA",
+                "ASIA",
+                *(f"gh{kind}_" for kind in "pousr"),
+                "github_pat_",
+                "glpat-",
+                "xox",
+                "AIza",
+                "hf_",
+                "sk-",
+                "eyJ",
+            ),
+            _KEY,
+            _always,
+            "[KEY]",
         ),
     }
 )

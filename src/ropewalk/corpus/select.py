@@ -46,8 +46,8 @@ def select_documents(
     """What becomes of each document of each source.
 
     ``near_duplicates`` is the similarity from which copies are dropped; None keeps all but exact ones. ``held_out`` is
-    the share of each source's documents, at least 8 of them or a tenth of what there is. ``unfit`` numbers those of
-    each source that were not selected.
+    the share of each source's documents, at least 8 of them or a tenth of what there is. ``unfit`` numbers those
+    of each source that were not selected.
     """
     digests = np.concatenate([source.digests for source in sources])
     signatures = np.concatenate([source.signatures for source in sources])
