@@ -27,13 +27,8 @@ LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-GENERATORS = {"stories_en": 16, "stories_zh": 16, "python_code": 12, "statutes_zh": 12, "python_topics": 6}  # MB of each
-    "stories_en": 30,
-    "stories_zh": 30,
-    "python_code": 12,
-    "statutes_zh": 20,
-    "python_topics": 6,
-}  # MB of each
+# Megabytes of each.
+GENERATORS = {"stories_en": 16, "stories_zh": 16, "python_code": 12, "statutes_zh": 12, "python_topics": 6}
 
 
 # What each side does, in a process of its own. Each returns {seconds, ...}.
