@@ -130,8 +130,9 @@ def test_the_fast_path_gives_the_same_ids(tokenizer_folder: Path, monkeypatch: p
     monkeypatch.setattr(fast, "_CHECKED_CHARACTERS", 1000)
     documents = [document(sentence(n, 60) + f"\n{END}\n" + han(n, 90), ((0, 5),) if n % 3 else None) for n in range(60)]
     slow, quick = known_tokenizer(tokenizer_folder), known_tokenizer(tokenizer_folder)
-    monkeypatch.setattr(slow, "_fast", Fast.__new__(Fast), raising=False)
-    slow._fast.encode = slow._encode_all  # type: ignore[method-assign]
+    with monkeypatch.context() as patched:
+        patched.setattr(fast, "_load", lambda _: None)
+        assert not slow._fast.trusted  # made now, and kept
     ours = list(quick.encode_documents(iter(documents)))
     again = list(quick.encode_documents(iter(documents)))
     assert quick._fast.trusted

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,17 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in files.items() if not name.endswith(".lock")}
 
 
+def prose(number: int) -> str:
+    return "".join(f"{sentence(100 * number + line, 12)}.\n" for line in range(3000, 3030))
+
+
 def write_records(folder: Path, name: str, records: list[dict[str, str]]) -> None:
     (folder / name).write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of unlike sizes: one of many shards, some of one, an empty one, some of texts, answers with a mask."""
+    """Files of many shards, one or none; a chapter that many documents share; texts; answers with a mask."""
     folder = tmp_path_factory.mktemp("texts")
     for name in ("web", "notes"):
         (folder / name).mkdir()
@@ -44,6 +49,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_records(folder / "web", "b.jsonl", [])
     write_records(folder / "web", "c.jsonl", [*({"text": han(n, 300)} for n in range(40)), {"text": "short"}])
     write_records(folder / "web", "d.jsonl", [{"text": sentence(n, 100) + " again"} for n in range(0, 300, 9)])
+    chapter, *own = (prose(n) for n in range(9))
+    write_records(folder / "web", "e.jsonl", [{"text": a + chapter + b} for a, b in pairwise(own)])
     write_records(folder, "pairs.jsonl", [{"q": sentence(n, 12), "a": sentence(1000 + n, 5)} for n in range(300)])
     for n in range(30):
         (folder / "notes" / f"{n}.txt").write_text(sentence(2000 + n, 300))
@@ -61,6 +68,7 @@ def spec_of(texts: Path, store: Path, **keys: Any) -> CorpusSpec:
                 {"name": "pairs", "path": str(texts / "pairs.jsonl"), "role": "instruction", "options": pairs},
             ],
             "mix": {"general": 7, "domain": 2, "instruction": 1},
+            "repeated_sections": 1000,
             **keys,
         }
     )
@@ -81,6 +89,12 @@ def truth(texts: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch, truth: dict[str, bytes]) -> None:
     monkeypatch.setattr(prepare, "SHARD_BYTES", SHARD_BYTES)
+
+
+def test_the_texts_lose_something_at_every_step(truth: dict[str, bytes]) -> None:
+    dropped = json.loads(truth["corpus/ledger.json"])["web"]["dropped"]
+    assert {"too short", "repeated section", "near duplicate"} <= dropped.keys()
+    assert any(name.endswith("rejects.jsonl") and data for name, data in truth.items())
 
 
 def test_small_shards_give_the_same_bytes(
@@ -115,17 +129,19 @@ def test_an_array_of_jobs_gives_the_same_bytes(
 ) -> None:
     spec = spec_of(texts, tmp_path / "store")
     keys = {"tokenizer": tokenizer, "prompts": read_prompts(()), "seed": 0, "shares": 5}
+    surveys = {share: tokenize_share(spec, share=share, **keys) for share in order}  # type: ignore[arg-type]
+    assert [share for share, done in surveys.items() if not done.waits] == [order[-1]]
     tasks = {share: tokenize_share(spec, share=share, **keys) for share in order}  # type: ignore[arg-type]
-    assert len(tasks) == 5 and all(tasks.values())
+    assert len(tasks) == 5 and all(done.tasks and not done.waits for done in tasks.values())
     assert make(texts, tmp_path, tokenizer) == truth
-    assert all(tokenize_share(spec, share=share, **keys) == 0 for share in order)  # type: ignore[arg-type]
+    assert all(tokenize_share(spec, share=share, **keys) == (0, False) for share in order)  # type: ignore[arg-type]
 
 
 def test_after_the_array_nothing_is_tokenised(
     texts: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = spec_of(texts, tmp_path / "store")
-    for share in range(2):
+    for share in (0, 1, 0):  # share 1 finds all surveyed and goes on, share 0 had to wait
         tokenize_share(spec, tokenizer=tokenizer, prompts=read_prompts(()), seed=0, share=share, shares=2)
     monkeypatch.setattr(Tokenizer, "encode_documents", lambda *_: pytest.fail("tokenised again"))
     make(texts, tmp_path, tokenizer, worker_count=1)

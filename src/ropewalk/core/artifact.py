@@ -169,14 +169,17 @@ def find_change(folder: Path, files: Mapping[str, Any]) -> str | None:
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Keep other processes out of ``folder`` for the length of the block, or raise FolderInUseError if one is in it.
+def hold(folder: Path, *, waits: bool = False) -> Iterator[None]:
+    """Keep other processes out of ``folder`` for the length of the block.
 
-    A folder that did not exist and has no folder in it when the block fails goes again, with its lock and its notes.
+    Where one is in it, ``waits`` says to wait for it; else FolderInUseError is raised. A folder that did not exist and
+    has no folder in it when the block fails goes again, with its lock and its notes.
     """
     made = _make_folder(folder)
     with (folder / ".lock").open("a+") as lock:
-        if not _lock_soon(lock.fileno()):
+        if waits:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
+        elif not _lock_soon(lock.fileno()):
             lock.seek(0)
             raise FolderInUseError(
                 "the folder is in use",

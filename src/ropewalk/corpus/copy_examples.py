@@ -1,22 +1,20 @@
 """Examples of what was dropped as a copy, each beside what was kept instead, for a person to judge.
 
-The kept one is looked for again, among all that stayed: the same text, or the signature that agrees most. Shown is the
-place where the two texts first differ, since the heads of near copies mostly agree.
+Shown is the place where the two texts first differ, since the heads of near copies mostly agree.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool
 
 from ropewalk.core.seed import stream
 from ropewalk.corpus.folder import Corpus
-from ropewalk.corpus.select import EXACT, HELD_OUT, NEAR, REASONS
+from ropewalk.corpus.select import EXACT, NEAR, REASONS
 from ropewalk.corpus.tokenize import Tokenizer
 
 _EXAMPLES = 8
-_BLOCK_DOCUMENTS = 1 << 16
 _READ_TOKENS = 1 << 15
 _BEFORE_CHARACTERS, _AFTER_CHARACTERS = 40, 120
 
@@ -45,27 +43,14 @@ def show_copies(corpus: Corpus, *, tokenizer: Tokenizer, seed: int) -> dict[str,
 
 
 def _find_kept(corpus: Corpus, dropped: _Place) -> tuple[_Place, float | None]:
-    """The document that stayed and is most like a dropped one, and how like it is; None: it is the same text."""
-    digest = corpus.column(dropped.source, "digests")[dropped.document]
-    signature = corpus.column(dropped.source, "signatures")[dropped.document]
-    best, likeness = None, -1.0
-    for name in corpus.sources:
-        kept = corpus.fates(name) <= HELD_OUT
-        digests, signatures = corpus.column(name, "digests"), corpus.column(name, "signatures")
-        for start in range(0, len(kept), _BLOCK_DOCUMENTS):
-            block = slice(start, start + _BLOCK_DOCUMENTS)
-            alike = _compare(digests[block] == digest, signatures[block], signature)
-            alike[~kept[block]] = -1
-            at = int(alike.argmax())
-            if alike[at] > likeness:
-                best, likeness = _Place(name, start + at), float(alike[at])
-    assert best is not None, "something was kept, or nothing would have been dropped as a copy of it"
-    return best, None if likeness > 1 else likeness
+    """The document that stayed for a dropped one, and how like it is; None: it is the same text."""
+    kept = _Place(*corpus.kept(dropped.source, dropped.document))
 
+    def compare(column: str) -> Bool[np.ndarray, "..."]:
+        first, second = (corpus.column(place.source, column)[place.document] for place in (dropped, kept))
+        return np.asarray(first == second)
 
-def _compare(equal: Bool[np.ndarray, "block"], signatures: Any, signature: Any) -> Float64[np.ndarray, "block"]:
-    """The estimated similarity; the same text counts for more than any estimate."""
-    return np.where(equal, 2.0, (signatures == signature).mean(axis=1))
+    return kept, None if compare("digests") else float(compare("signatures").mean())
 
 
 def _show_pair(

@@ -1,7 +1,7 @@
 """Token ids in other trainers' files, written and read: Megatron's, datatrove's and nanotron's, OLMo's, Hugging Face's.
 
 All but the last are flat ids with a list of where documents end. OLMo's ``.npy`` has no header and need not have the
-list: documents end at the end token. Only datatrove and Hugging Face know a loss mask; for the others every token counts,
+list: documents end at the end token. Only datatrove and Hugging Face know a loss mask; for the others all tokens count,
 and text of which that is not true is refused.
 """
 
@@ -166,7 +166,7 @@ def _read_dataset(path: Path) -> Iterator[Tokens]:
 
 def _load_datasets() -> Any:
     try:
-        import datasets  # type: ignore[import-not-found, unused-ignore]
+        import datasets
     except ImportError:
         raise UserError(
             "Hugging Face datasets need one more library",

@@ -18,7 +18,8 @@ from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 
 Encode = Callable[[list[str]], list[Int64[np.ndarray, "_"]]]
-_CHECKED_CHARACTERS = 1 << 18
+_CHECKED_CHARACTERS = 1 << 17
+_SAMPLE_CHARACTERS = 1 << 11
 _TRAPS = (
     "", " ", "\n", "\r\n", "\t \n \n\n  x", "  leading", "trailing  ", "a  b   c    d", "don't WE'LL I'M", "x" * 3000,
     " " * 300 + "x", "=" * 500, "1234567890 12.5e-3 ½ ² Ⅷ ٣٤", "天地玄黄，宇宙洪荒。" * 30, "ｆｕｌｌ　ｗｉｄｔｈ",
@@ -48,17 +49,21 @@ class Fast:
 
     def encode(self, texts: list[str]) -> list[Int64[np.ndarray, "_"]]:
         """The ids of ``texts``, by whatever may be believed."""
-        if self.trusted:
-            assert self._encoder is not None
-            if texts and self._differs(texts[len(texts) // 2 :][:1]):
-                raise _lost_trust()
-            return [np.asarray(self._encoder.encode(text)).astype(np.int64) for text in texts]
-        ids = self._slow(texts)
-        if self._encoder is not None:
-            self._checked += sum(map(len, texts))
-            if self._differs(texts, ids):
-                self._set_aside("this text")
-        return ids
+        tried: list[str] = []
+        while self._encoder is not None and not self.trusted and len(tried) < len(texts):
+            self._checked += len(texts[len(tried)])
+            tried.append(texts[len(tried)])
+        ids = self._slow(tried)
+        if tried and self._differs(tried, ids):
+            self._set_aside("this text")
+        return [*ids, *self._encode_rest(texts[len(tried) :])]
+
+    def _encode_rest(self, texts: list[str]) -> list[Int64[np.ndarray, "_"]]:
+        if self._encoder is None or not texts:
+            return self._slow(texts)
+        if self._differs([texts[len(texts) // 2][:_SAMPLE_CHARACTERS]]):
+            raise _lost_trust()
+        return [np.asarray(self._encoder.encode(text)).astype(np.int64) for text in texts]
 
     def _differs(self, texts: Sequence[str], ids: list[Int64[np.ndarray, "_"]] | None = None) -> bool:
         assert self._encoder is not None

@@ -62,6 +62,10 @@ class Corpus:
     def facts(self, source: str) -> Facts:
         return self._facts[source]
 
+    def store(self, source: str) -> Path:
+        """The source's folder in the token store."""
+        return self._stores[source]
+
     def train(self, source: str) -> Documents:
         """The documents that are trained on, out of the source's shards in the token store."""
         shards = open_shards(self._stores[source], vocabulary=self.vocabulary, manifest=self._describe(source))
@@ -74,6 +78,11 @@ class Corpus:
     def fates(self, source: str) -> Int8[np.ndarray, "documents"]:
         """What became of each stored document, as select numbers it."""
         return np.asarray(np.load(self.folder / source / "fate.npy", allow_pickle=False))
+
+    def kept(self, source: str, document: int) -> tuple[str, int]:
+        """Source and number of what stayed for a stored document that is dropped as a copy."""
+        home, number = np.load(self.folder / source / "kept.npy", mmap_mode="r", allow_pickle=False)[document].tolist()
+        return self.sources[home], number
 
     def column(self, source: str, name: str) -> Shaped[np.ndarray, "documents ..."]:
         """What the store knows of each document: ``digests``, ``signatures``, ``bytes``, ``tokens``, ``language``."""

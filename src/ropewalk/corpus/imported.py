@@ -4,21 +4,23 @@ They enter the store as they are, but for their borders, which become those of a
 the ids, EOS. Their text is decoded for what is asked of text: language, copies, prompts. It is not cleaned.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ropewalk.core.error import UserError
-from ropewalk.corpus.decontaminate import Prompts
+from ropewalk.core.record import Document
 from ropewalk.corpus.exchange import Tokens, companions, read_tokens
 from ropewalk.corpus.language import judge_language
+from ropewalk.corpus.measures import measure_text
 from ropewalk.corpus.read import source_files
+from ropewalk.corpus.reject import Reject
+from ropewalk.corpus.screen import Screen
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import write_shards
 from ropewalk.corpus.tokenize import Tokenizer
-from ropewalk.corpus.tokenized import Gathered
+from ropewalk.corpus.tokenized import Gathered, take_notes
 
 
 def token_files(source: Source) -> list[Path]:
@@ -46,37 +48,28 @@ def read_imported(source: Source, tokenizer: Tokenizer) -> Iterator[tuple[str, T
 
 
 def write_imported(
-    documents: Iterator[tuple[str, Tokens]],
-    source: Source,
-    *,
-    tokenizer: Tokenizer,
-    prompts: Prompts,
-    gathered: Gathered,
-    folder: Path,
+    documents: Iterator[tuple[str, Tokens]], screen: Screen, *, tokenizer: Tokenizer, gathered: Gathered, folder: Path
 ) -> None:
     """Write documents into ``folder`` like write_documents, with the same columns."""
-    with (folder / "documents.jsonl").open("w", encoding="utf-8") as log:
+    source = screen.source
+    with take_notes(gathered, folder) as notes:
 
         def kept() -> Iterator[Tokens]:
             for id, (ids, mask) in documents:
                 ids, mask = _bare(ids, mask, tokenizer)
                 text = tokenizer.decode(ids)
-                size = len(text.encode())
-                gathered.ledger.read.add(bytes=size)
-                reason = "contaminated" if prompts.touches(text) else None if len(ids) else "too short"
-                if reason:
-                    gathered.ledger.dropped[reason].add(bytes=size)
-                    log.write(json.dumps({"id": id, "dropped": reason}, ensure_ascii=False) + "\n")
+                if not len(ids):
+                    notes.take(Reject(id, "too short", 0, "no token but its borders", id), None)
                     continue
                 language = source.language or judge_language(text)
-                log.write(json.dumps({"id": id, "language": language}, ensure_ascii=False) + "\n")
-                bordered = _border(ids, mask, tokenizer)
-                gathered.take(text, language=language)
-                gathered.tokens.append(len(bordered[0]))
-                yield bordered
+                document = Document(text, source.name, source.role, language, id, metadata={"place": id})
+                judged = screen.compare(document, measure_text(text), read_bytes=len(text.encode()))
+                if notes.take(document, judged) is not None:
+                    bordered = _border(ids, mask, tokenizer)
+                    gathered.tokens.append(len(bordered[0]))
+                    yield bordered
 
         write_shards(kept(), folder, vocabulary=tokenizer.vocabulary)
-    gathered.write(folder)
 
 
 def _bare(ids: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer) -> Tokens:

@@ -4,38 +4,54 @@ All sources' shards are one pool of tasks, so that a small source does not wait 
 on what else is in the corpus, on the workers, or on where an earlier attempt stopped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ropewalk.core.artifact import is_finished
-from ropewalk.core.digest import digest_file
-from ropewalk.core.error import UserError
+from ropewalk.core.digest import digest_file, digest_value
 from ropewalk.core.progress import say, watch
 from ropewalk.corpus.decontaminate import Prompts
 from ropewalk.corpus.imported import token_files
+from ropewalk.corpus.origin import describe_text
+from ropewalk.corpus.repeats import plan_search
+from ropewalk.corpus.screen import Cuts
 from ropewalk.corpus.shards import FOLDER, SHARD_BYTES, Job, assemble, work
 from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.tokenize import Tokenizer
-from ropewalk.corpus.tokenized import Tokenized, describe_inputs, open_tokenized
+from ropewalk.corpus.tokenized import Tokenized, open_tokenized
 from ropewalk.corpus.workers import count_workers, name_task, run_tasks
 
+_FORMAT = 2
 _ALONE_MEGABYTES = 16
 _NAMES_LETTERS = 60
 
 
+class Share(NamedTuple):
+    """What a job of an array did. ``waits``: it is to be run again when all shares are surveyed."""
+
+    tasks: int
+    waits: bool
+
+
 def tokenize_sources(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts, seed: int) -> list[Tokenized]:
     """Every source's folder in the store. Raises UserError for what cannot be read, and for a source that is empty."""
-    jobs = _make_jobs(spec, tokenizer=tokenizer, prompts=prompts, seed=seed)
-    waiting = {job.folder: job for job in jobs if not is_finished(job.folder)}
-    for job in jobs:
-        if job.folder not in waiting:
-            say(f"{job.source.name}: found in {job.folder}")
+    text = _describe_all(spec, tokenizer=tokenizer, prompts=prompts, seed=seed)
     try:
+        search = plan_search(spec, text)
+        if not search.is_surveyed:
+            say("looking for sections that stand twice")
+            _run(spec, search.surveys)
+        jobs = _list_jobs(text, search.find_cuts())
+        waiting = {job.folder: job for job in jobs if not is_finished(job.folder)}
+        for job in jobs:
+            if job.folder not in waiting:
+                say(f"{job.source.name}: found in {job.folder}")
         if waiting:
             _run(spec, list(waiting.values()))
         for job in waiting.values():
-            _assemble(job)
+            assemble(job)
         for job in jobs:  # those found may have been put together by a process that was then killed
             job.discard()
     finally:
@@ -45,13 +61,23 @@ def tokenize_sources(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts
 
 def tokenize_share(
     spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts, seed: int, share: int, shares: int
-) -> int:
-    """Make the shards of one share of ``shares``, counted from 0, as a job of an array does; returns its tasks.
+) -> Share:
+    """Make the shards of one share of ``shares``, counted from 0, as a job of an array does.
 
     No two shares have a shard in common. Building the corpus afterwards finds them all and puts them together.
     """
-    jobs = _make_jobs(spec, tokenizer=tokenizer, prompts=prompts, seed=seed)
-    mine = _list_tasks([job for job in jobs if not is_finished(job.folder)], shares)[share::shares]
+    text = _describe_all(spec, tokenizer=tokenizer, prompts=prompts, seed=seed)
+    search, done = plan_search(spec, text), 0
+    if not search.is_surveyed:
+        done = _work_share(search.surveys, share, shares)
+        if not search.is_surveyed:
+            return Share(done, waits=True)
+    jobs = [job for job in _list_jobs(text, search.find_cuts()) if not is_finished(job.folder)]
+    return Share(done + _work_share(jobs, share, shares), waits=False)
+
+
+def _work_share(jobs: Sequence[Job], share: int, shares: int) -> int:
+    mine = _list_tasks(jobs, shares)[share::shares]
     with watch(f"share {share} of {shares}", _megabytes(mine), unit="MB of text") as advance:
         for job, task in mine:
             if not job.is_made(task["stream"]):
@@ -59,11 +85,13 @@ def tokenize_share(
     return len(mine)
 
 
-def _make_jobs(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts, seed: int) -> list[Job]:
+def _describe_all(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts, seed: int) -> list[Job]:
+    """A job for each source as if nothing were cut, with all else that decides its tokens."""
     return [
         Job(
             source=source,
-            decontaminate=spec.decontaminate,
+            prompts=prompts,
+            cuts=Cuts(),
             seed=seed,
             tokenizer=tokenizer,
             inputs=_describe(source, tokenizer, prompts, seed),
@@ -75,12 +103,26 @@ def _make_jobs(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts, seed
     ]
 
 
+def _list_jobs(text: Sequence[Job], cuts: Mapping[str, Cuts]) -> list[Job]:
+    """The jobs with what is cut."""
+    found = [(job, cuts[job.source.name]) for job in text]
+    return [
+        replace(
+            job,
+            cuts=own,
+            inputs={"format": _FORMAT, **job.inputs, "cuts": own.digest, "tokenizer": job.tokenizer.digest},
+        )
+        for job, own in found
+    ]
+
+
 def _describe(source: Source, tokenizer: Tokenizer, prompts: Prompts, seed: int) -> dict[str, Any]:
     if not source.tokens:
-        return describe_inputs(source, tokenizer, prompts, seed)
+        text = describe_text(source, prompts=prompts, seed=seed)
+        chat = source.embedded is None and source.record_options.template == "chat"
+        return {**text, "chat": digest_value(tokenizer.chat_template)} if chat else text
     files = {str(path): digest_file(path) for path in token_files(source)}
-    made_of = {"tokens": source.tokens, "origin": files, "language": source.language, "prompts": list(prompts.digest)}
-    return {**made_of, "tokenizer": tokenizer.digest}
+    return {"tokens": source.tokens, "origin": files, "language": source.language, "prompts": list(prompts.digest)}
 
 
 def _run(spec: CorpusSpec, jobs: Sequence[Job]) -> None:
@@ -96,14 +138,6 @@ def _run(spec: CorpusSpec, jobs: Sequence[Job]) -> None:
         lines = [name_task(files[id(job)], task) for job, task in left]
         if lines:
             run_tasks(lines, workers=spec.workers, count=count, advance=lambda size_bytes: advance(size_bytes / 1e6))
-
-
-def _assemble(job: Job) -> None:
-    try:
-        assemble(job)
-    except UserError:  # it holds nothing, and will be another source once that is mended
-        job.discard()
-        raise
 
 
 def _list_tasks(jobs: Sequence[Job], workers: int) -> list[tuple[Job, dict[str, int]]]:

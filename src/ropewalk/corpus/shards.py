@@ -19,12 +19,17 @@ import numpy as np
 
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest, write_whole
 from ropewalk.core.digest import digest_file, digest_value
+from ropewalk.core.error import UserError
 from ropewalk.core.record import Document, Shard
 from ropewalk.corpus.audit import SourceLedger
-from ropewalk.corpus.decontaminate import Prompts, read_prompts
+from ropewalk.corpus.chat import MESSAGES, ChatTemplate, lay_out
+from ropewalk.corpus.decontaminate import Prompts
 from ropewalk.corpus.files import RECORDS
 from ropewalk.corpus.imported import read_imported, write_imported
-from ropewalk.corpus.read import Reject, read_items, read_source, source_files, source_megabytes
+from ropewalk.corpus.read import read_items, read_source, source_files, source_megabytes
+from ropewalk.corpus.reject import Reject
+from ropewalk.corpus.screen import Cuts, Screen
+from ropewalk.corpus.sections import survey_documents
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import join_shards, open_shards
 from ropewalk.corpus.tokenize import Tokenizer
@@ -32,16 +37,21 @@ from ropewalk.corpus.tokenized import Gathered, item_bytes, refuse_empty, write_
 
 SHARD_BYTES = 1 << 26
 FOLDER = ".shards"
+_END = "stream.json"
 Advance = Callable[[float], None]
 """Called with the bytes of text just done."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One source to be cleaned and tokenised. ``inputs`` is all that decides its bytes, as the store names them."""
+    """One source to be cleaned and tokenised. ``inputs`` is all that decides its bytes, as the store names them.
+
+    A job without ``cuts`` comes before: its shards are surveys, which the cuts of all sources are found in.
+    """
 
     source: Source
-    decontaminate: tuple[str, ...]
+    prompts: Prompts
+    cuts: Cuts | None
     seed: int
     tokenizer: Tokenizer
     inputs: dict[str, Any]
@@ -66,8 +76,14 @@ class Job:
         return [self.source.model_copy(update={"path": str(path)}) for path in files]
 
     @cached_property
-    def prompts(self) -> Prompts:
-        return read_prompts(self.decontaminate)
+    def screen(self) -> Screen:
+        """What a document has to pass; asked of each by itself, so that it does not matter who asks."""
+        return Screen(self.source, self.prompts, self.cuts or Cuts())
+
+    @cached_property
+    def chat(self) -> ChatTemplate:
+        """How conversations are written. Raises UserError where the model has no template of its own."""
+        return self.tokenizer.chat(plain=self.source.record_options.template == "plain")
 
     @cached_property
     def folders(self) -> list[Path]:
@@ -92,6 +108,11 @@ class Job:
         """Whether all shards of a stream are there."""
         return missing_shards(self.folders[stream]) == []
 
+    def parts(self) -> list[Path]:
+        """All shards, in the source's order."""
+        counts = [(part, json.loads((part / _END).read_text())["shards"]) for part in self.folders]
+        return [part / f"{number:05d}" for part, count in counts for number in range(count)]
+
     def discard(self) -> None:
         """Remove the shards; the source's folder has all that they held."""
         for folder in self.folders:
@@ -104,7 +125,8 @@ class Job:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "source": self.source.model_dump(mode="json"),
-            "decontaminate": self.decontaminate,
+            "prompts": self.prompts.to_json(),
+            "cuts": None if self.cuts is None else self.cuts.to_json(),
             "seed": self.seed,
             "tokenizer": self.tokenizer.to_json(),
             "inputs": self.inputs,
@@ -124,7 +146,8 @@ def read_job(path: Path) -> Job:
         **{
             **content,
             "source": Source.model_validate(content["source"]),
-            "decontaminate": tuple(content["decontaminate"]),
+            "prompts": Prompts.from_json(content["prompts"]),
+            "cuts": None if content["cuts"] is None else Cuts.from_json(content["cuts"]),
             "tokenizer": Tokenizer.from_json(content["tokenizer"]),
             "store": Path(content["store"]),
             "working_folder": Path(content["working_folder"]),
@@ -145,32 +168,37 @@ def work(job: Job, task: dict[str, int], advance: Advance) -> None:
         shards = number + 1
         if number % task["of"] == task["residue"] and not is_finished(folder / f"{number:05d}"):
             _make_shard(job, members, folder / f"{number:05d}", advance)
-    if not (folder / "stream.json").exists():
+    if not (folder / _END).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "stream.json", json.dumps({"shards": shards}))
+        write_whole(folder / _END, json.dumps({"shards": shards}))
 
 
 def missing_shards(folder: Path) -> list[int] | None:
     """Shards of a stream that are still to be made; None where nobody has read it to its end."""
-    end = folder / "stream.json"
+    end = folder / _END
     if not end.exists():
         return None
     return [n for n in range(json.loads(end.read_text())["shards"]) if not is_finished(folder / f"{n:05d}")]
 
 
+def check_shards(job: Job) -> dict[str, Any]:
+    """The facts of all shards together. Raises UserError if they hold nothing, and then removes them."""
+    gathered = _add_facts([read_manifest(part)["facts"] for part in job.parts()])
+    try:
+        refuse_empty(job.source, SourceLedger.from_json(gathered["ledger"]))
+    except UserError:  # it will be another source once that is mended
+        job.discard()
+        raise
+    return gathered
+
+
 def assemble(job: Job) -> None:
     """Put a source's finished shards together into its folder of the store. Raises UserError if it holds nothing."""
-    parts = [
-        part / f"{number:05d}"
-        for part in job.folders
-        for number in range(json.loads((part / "stream.json").read_text())["shards"])
-    ]
-    facts = [read_manifest(part)["facts"] for part in parts]
-    gathered = _add_facts(facts)
-    refuse_empty(job.source, SourceLedger.from_json(gathered["ledger"]))
+    parts, gathered = job.parts(), check_shards(job)
+    languages = [read_manifest(part)["facts"]["languages"] for part in parts]
     with new_folder(job.folder, kind="tokens", inputs=job.inputs, facts=lambda: gathered) as work_folder:
         join_shards(_open_parts(parts, job.tokenizer.vocabulary), work_folder, vocabulary=job.tokenizer.vocabulary)
-        _join_columns(parts, [entry["languages"] for entry in facts], gathered["languages"], work_folder)
+        _join_columns(parts, languages, gathered["languages"], work_folder)
         for name in sorted({path.name for part in parts for path in part.glob("*.jsonl")}):
             with (work_folder / name).open("wb") as joined:
                 for part in parts:
@@ -184,23 +212,25 @@ def _import(job: Job, folder: Path) -> None:
         gathered = Gathered()
         with new_folder(folder / "00000", kind="shard", inputs={}, facts=gathered.facts) as work_folder:
             documents = read_imported(job.source, job.tokenizer)
-            keys: dict[str, Any] = {"tokenizer": job.tokenizer, "prompts": job.prompts, "gathered": gathered}
-            write_imported(documents, job.source, **keys, folder=work_folder)
-    write_whole(folder / "stream.json", json.dumps({"shards": 1}))
+            write_imported(documents, job.screen, tokenizer=job.tokenizer, gathered=gathered, folder=work_folder)
+    write_whole(folder / _END, json.dumps({"shards": 1}))
 
 
 def _make_shard(job: Job, items: Iterator[Document | Reject], folder: Path, advance: Advance) -> None:
-    gathered = Gathered()
-
     def watched() -> Iterator[Document | Reject]:
         for item in items:
+            if isinstance(item, Document) and MESSAGES in item.metadata and job.cuts is not None:
+                item = lay_out(item, job.chat, job.source)
             yield item
             advance(item_bytes(item))
 
-    with new_folder(folder, kind="shard", inputs={}, facts=gathered.facts) as work_folder:
-        write_documents(
-            watched(), job.source, tokenizer=job.tokenizer, prompts=job.prompts, gathered=gathered, folder=work_folder
-        )
+    gathered = Gathered()
+    if job.cuts is None:
+        with new_folder(folder, kind="survey", inputs={}, facts=gathered.facts) as work_folder:
+            survey_documents(watched(), job.screen, ledger=gathered.ledger, folder=work_folder)
+    else:
+        with new_folder(folder, kind="shard", inputs={}, facts=gathered.facts) as work_folder:
+            write_documents(watched(), job.screen, tokenizer=job.tokenizer, gathered=gathered, folder=work_folder)
 
 
 def _number_shards(shard_bytes: int) -> Callable[[Document | Reject], int]:

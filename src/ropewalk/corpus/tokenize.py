@@ -6,6 +6,7 @@ that is proven to change no id (cut.py), and a faster library is used only once 
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from tokenizers import Tokenizer as Bpe
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
+from ropewalk.corpus.chat import MARKED, ChatTemplate, split_marks
 from ropewalk.corpus.cut import cut, may_cut
 from ropewalk.corpus.fast import Fast
 
@@ -30,12 +32,12 @@ _BATCH_TEXTS = 256
 class Tokenizer:
     """A base model's tokenizer and the ids that border its documents."""
 
-    def __init__(self, bpe: Bpe, *, bos_id: int | None, eos_id: int) -> None:
+    def __init__(self, bpe: Bpe, *, bos_id: int | None, eos_id: int, chat_template: str | None = None) -> None:
         bpe.encode_special_tokens = True  # spelled out like any text
         bpe.no_truncation()
         bpe.no_padding()
         self._bpe = bpe
-        self.bos_id, self.eos_id = bos_id, eos_id
+        self.bos_id, self.eos_id, self.chat_template = bos_id, eos_id, chat_template
         self.vocabulary: int = bpe.get_vocab_size()
         made_of = json.loads(bpe.to_str())
         self.digest = digest_value([made_of, bos_id, eos_id])
@@ -47,12 +49,27 @@ class Tokenizer:
 
     def to_json(self) -> dict[str, Any]:
         """All that another process needs to make this tokenizer again."""
-        return {"tokenizer": self._bpe.to_str(), "bos_id": self.bos_id, "eos_id": self.eos_id}
+        facts = {"bos_id": self.bos_id, "eos_id": self.eos_id, "chat_template": self.chat_template}
+        return {"tokenizer": self._bpe.to_str(), **facts}
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> "Tokenizer":
         """The inverse of ``to_json``."""
-        return cls(Bpe.from_str(entry["tokenizer"]), bos_id=entry["bos_id"], eos_id=entry["eos_id"])
+        return cls(Bpe.from_str(entry["tokenizer"]), **{key: entry[key] for key in entry if key != "tokenizer"})
+
+    def chat(self, *, plain: bool) -> ChatTemplate:
+        """The template of the model's conversations. Raises UserError if it has none and ``plain`` does not do."""
+        if not plain and self.chat_template is None:
+            raise UserError(
+                "the model has no chat template",
+                where="template: chat",
+                why="neither chat_template.jinja nor the tokenizer's config has one; base models often do not",
+                fix="copy it from the model's chat version into the model folder, or take template: plain",
+            )
+        special = [token["content"] for token in self._made_of["added_tokens"] if token["special"]]
+        bos = None if self.bos_id is None else ""  # it stands before every document already
+        named = self._bpe.id_to_token(self.eos_id)
+        return ChatTemplate(None if plain else self.chat_template, tuple(special), bos, str(named))
 
     def encode(self, text: str) -> Int64[np.ndarray, "tokens"]:
         """Ids of ``text`` without border tokens."""
@@ -84,16 +101,26 @@ class Tokenizer:
         yield from self._encode_batch(batch)
 
     def _encode_batch(self, documents: list[Document]) -> Iterator[Encoded]:
-        split = [[(text, trained, inside) for text, trained, inside in _split_at_spans(d)] for d in documents]
-        chunks = [list(self._cut(text, inside)) for pieces in split for text, _, inside in pieces]
+        split = [list(_split_document(document)) for document in documents]
+        longest = _CUT_CHARACTERS * (16 if self._fast.trusted else 1)  # the fast path needs no small ones
+        chunks = [
+            list(self._cut(piece.text, piece.inside, longest=longest))
+            for pieces in split
+            for piece in pieces
+            if not piece.special
+        ]
         ids = iter(self._fast.encode([chunk for cut in chunks for chunk in cut]))
         counts = iter(len(cut) for cut in chunks)
         start = np.array([] if self.bos_id is None else [self.bos_id], dtype=np.int64)
         end = np.array([self.eos_id], dtype=np.int64)
         for document, pieces in zip(documents, split, strict=True):
             parts = [(start, True)]  # a first token is never a label, whatever its mask says
-            for _, trained, inside in pieces:
-                parts.append((self._join([*islice(ids, next(counts))], inside=inside), trained))
+            for piece in pieces:
+                if piece.special:
+                    tokens = np.array([self._bpe.token_to_id(piece.text)], dtype=np.int64)
+                else:
+                    tokens = self._join([*islice(ids, next(counts))], inside=piece.inside)
+                parts.append((tokens, piece.trained))
             parts.append((end, _trains_end(document)))
             yield (
                 np.concatenate([tokens for tokens, _ in parts]),
@@ -138,7 +165,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             why="documents are parted by the base's own end token, and neither eos_token nor eos_token_id is there",
             fix="add the eos_token that the model was trained with",
         )
-    return Tokenizer(bpe, bos_id=_added_bos(bpe, settings), eos_id=eos_id)
+    return Tokenizer(
+        bpe, bos_id=_added_bos(bpe, settings), eos_id=eos_id, chat_template=_read_template(folder, settings)
+    )
 
 
 def read_bpe(folder: Path) -> Bpe:
@@ -157,6 +186,17 @@ def read_bpe(folder: Path) -> Bpe:
         raise UserError(
             "a tokenizer cannot be read", where=str(path), why=str(error), fix="copy it again from the base model"
         ) from error
+
+
+def _read_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """The chat template: a file of its own, or in the config, where it may be one of several."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    held = settings.get("chat_template")
+    if isinstance(held, list):
+        held = next((entry["template"] for entry in held if entry["name"] == "default"), None)
+    return None if held is None else str(held)
 
 
 def _added_bos(bpe: Bpe, settings: dict[str, Any]) -> int | None:
@@ -192,20 +232,39 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _split_at_spans(document: Document) -> Iterator[tuple[str, bool, bool]]:
-    """(text, trained on, inside the document) between the borders of the loss spans."""
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What of a document is encoded by itself; ``inside``: not at its start; ``special``: one token by its name."""
+
+    text: str
+    trained: bool
+    inside: bool
+    special: bool = False
+
+
+def _split_document(document: Document) -> Iterator[_Piece]:
+    """Cut at the borders of the loss spans, and in a conversation at its special tokens."""
+    inside = False
+    for text, trained in _split_at_spans(document):
+        for part, special in split_marks(text) if document.metadata.get(MARKED) else [(text, False)]:
+            yield _Piece(part, trained, inside, special)
+            inside = True
+
+
+def _split_at_spans(document: Document) -> Iterator[tuple[str, bool]]:
+    """(text, trained on) between the borders of the loss spans."""
     if document.loss_spans is None:
-        yield document.text, True, False
+        yield document.text, True
         return
     done = 0
     for start, end in document.loss_spans:
         assert done <= start <= end <= len(document.text), f"{document.id}: loss spans out of order"
         for text, trained in ((document.text[done:start], False), (document.text[start:end], True)):
             if text:
-                yield text, trained, done > 0
-                done += len(text)
+                yield text, trained
+        done = end
     if done < len(document.text):
-        yield document.text[done:], False, done > 0
+        yield document.text[done:], False
 
 
 def _trains_end(document: Document) -> bool:

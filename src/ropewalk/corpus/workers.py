@@ -185,7 +185,7 @@ def _do_on_ray(line: str) -> dict[str, str]:
 def _start_ray() -> Any:
     """Ray, connected: to the cluster that this process is told of or finds, else to one of this machine's cores."""
     try:
-        import ray  # type: ignore[import-not-found, unused-ignore]
+        import ray
     except ImportError:
         raise UserError(
             "Ray is not installed",

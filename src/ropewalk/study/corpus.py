@@ -19,6 +19,7 @@ from ropewalk.corpus.weigh import format_weighing, weigh
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.spec import Recipe
 from ropewalk.study.folder import RunFolder, require
+from ropewalk.study.ranks import ask_probes
 
 _OF_RECIPE = ("corpus", "stages", "seed", "run")
 
@@ -49,15 +50,18 @@ def tokenise_recipe(recipe: Recipe, share: str) -> dict[str, Any]:
             why="a share is its number, counted from 0, and how many there are",
             fix="--share 0/16 up to --share 15/16; of a Slurm array: $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT",
         )
-    tasks = tokenize_share(
+    base = RunFolder(Path(recipe.run)).base(recipe)
+    done = tokenize_share(
         recipe.corpus,
-        tokenizer=load_tokenizer(RunFolder(Path(recipe.run)).base(recipe)),
-        prompts=read_prompts(recipe.corpus.decontaminate),
+        tokenizer=load_tokenizer(base),
+        prompts=read_prompts(recipe.corpus.decontaminate, ask_probes(recipe, base)),
         seed=recipe.corpus_seed,
         share=int(number),
         shares=int(of),
     )
-    return {"share": share, "tasks": tasks, "text": f"share {share}: {tasks} tasks done"}
+    next = "run the array again: sections are compared once all shares are surveyed" if done.waits else "ready"
+    text = f"share {share}: {done.tasks} tasks done; {next}"
+    return {"share": share, "tasks": done.tasks, "waits": done.waits, "text": text}
 
 
 def export_corpus(recipe: Recipe, out: Path, format: str) -> dict[str, Any]:

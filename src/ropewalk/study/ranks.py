@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.record import write_scores
+from ropewalk.corpus.spec import PROBES
 from ropewalk.recipe.spec import Init, Recipe, Stage
 from ropewalk.study.folder import RunFolder
 
@@ -25,6 +26,14 @@ def on_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> Any:
     return run_ranks(function, ranks, *args)[0]
 
 
+def ask_probes(recipe: Recipe, base: Path) -> dict[str, list[str]]:
+    """The prompts of the recipe's own probes, by task, where its corpus is to keep clear of them."""
+    if PROBES not in recipe.corpus.decontaminate:
+        return {}
+    prompts: dict[str, list[str]] = on_ranks(write_prompts, 1, recipe, base)
+    return prompts
+
+
 def init(spec: Init, tokenizer: Path, out: Path, seed: int) -> None:
     """First weights."""
     from ropewalk.model.init import init_model
@@ -39,6 +48,30 @@ def extend(base: Path, out: Path, stage: Stage) -> None:
     from ropewalk.model.extend import extend as extend_folder
 
     extend_folder(base, out, rope=stage.rope, layers=stage.layers, context_tokens=stage.reach_tokens)
+
+
+def write_prompts(recipe: Recipe, base: Path) -> dict[str, list[str]]:
+    """The texts of every prompt that the recipe's retrieval asks, by task."""
+    from ropewalk.corpus.tokenize import load_tokenizer
+    from ropewalk.evaluate.evaluate import plan_measurements
+    from ropewalk.evaluate.retrieval import Retrieval
+    from ropewalk.shape.read import read_shape
+
+    tokenizer, base_tokens = load_tokenizer(base), read_shape(base).context_tokens
+    planned = plan_measurements(recipe.evaluate, tokenizer, corpus=None, base_tokens=base_tokens)
+    asked = [each for each in planned if isinstance(each, Retrieval)]
+    return {each.task: [tokenizer.decode(item.tokens) for item in each.items] for each in asked}
+
+
+def score_lengths(
+    recipe: Recipe, model: Path, corpus: Path, near_tokens: int, context_tokens: int, out: Path
+) -> dict[str, Any]:
+    """What far context is worth to each long document, into a column file."""
+    from ropewalk.corpus.folder import open_corpus
+    from ropewalk.evaluate.length_gain import score_lengths as score
+
+    lengths = {"near_tokens": near_tokens, "context_tokens": context_tokens}
+    return score(model, open_corpus(corpus), precision=recipe.evaluate.precision, out=out, **lengths)
 
 
 def train(recipe: Recipe, stage: int, folder: RunFolder) -> str:

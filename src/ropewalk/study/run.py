@@ -29,7 +29,7 @@ from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 from ropewalk.study import ranks, search
 from ropewalk.study.folder import RunFolder, require
-from ropewalk.study.ranks import on_ranks
+from ropewalk.study.ranks import ask_probes, on_ranks
 
 _VERSIONS = ("ropewalk", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 _SMALLEST_FREE_BYTES = 1 << 28
@@ -89,8 +89,9 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
             train_tokenizer(texts, vocabulary=init.tokenizer, folder=tokenizer)
         on_ranks(ranks.init, 1, init, tokenizer, folder.initial, recipe.seed)
     if not is_finished(folder.corpus):
-        spoken = load_tokenizer(folder.base(recipe))
-        build(recipe.corpus, tokenizer=spoken, seed=recipe.corpus_seed, folder=folder.corpus)
+        base = folder.base(recipe)
+        spoken, probes = load_tokenizer(base), ask_probes(recipe, base)
+        build(recipe.corpus, tokenizer=spoken, seed=recipe.corpus_seed, folder=folder.corpus, probes=probes)
 
 
 def extend(recipe: Recipe, folder: RunFolder) -> None:
