@@ -29,8 +29,8 @@ faults: $(VENV)/.workshop
 	PYTHONPATH=tests $(BIN)/python -m faults --table --results benchmarks/results/faults.json
 
 check: $(VENV)/.workshop
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/mypy
 
 clean:

@@ -1,197 +1,233 @@
-"""Attention on this CPU: ours against what torch has, in one run, turn by turn.
+"""One layer's attention, forward and backward: ours against what a user would pick instead, in one run, turn by turn.
 
-    python benchmarks/attention.py [--quick]
+    python benchmarks/attention.py [--quick] [--tokens 8192,16384] [--dtypes float32,bfloat16] [--parts ranks,scaling]
+                                   [--deepspeed-python PATH]
+    python benchmarks/attention.py --device cuda             # one GPU: kernels, and P ranks played in turn
+    torchrun --nproc-per-node 8 benchmarks/attention.py --device cuda
 
-One rank: against scaled_dot_product_attention, with its causal flag for one document, and for packs with the dense mask
-that transformers makes, or in a loop over documents. Two ranks: against torch's ring attention with head-tail balance,
-which knows no documents: on a pack it computes every pair of the row, so its figure there is a price, not a peer's
-result. Prints JSON lines; times are forward and backward of one layer, the smallest of all turns.
+``ranks``: against torch's ring attention (head-tail) and DeepSpeed's Ulysses (ulysses.py tells how to install it; said
+to be absent without). Both know one document only: on a pack they compute every pair of the row. ``one``: one rank
+against scaled_dot_product_attention, with its causal flag, with the dense mask that transformers makes for packed
+rows, in a loop over documents, and on a GPU compiled flex_attention. ``scaling``: two ranks over one, beside what two
+independent jobs of one rank lose by running at once. ``turns``: one process plays every rank of a partition in turn
+while nothing arrives, so times of ranks can be compared without having them.
+
+First both results are compared where both sides compute the same. Prints JSON lines; ``limit`` is milliseconds of
+arithmetic at the measured rate of matrix products, and of bytes at the measured rate of the link, of the busiest rank.
 """
 
 import argparse
-import json
-import time
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import Any, NamedTuple
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.distributed.tensor.experimental._context_parallel import _attention as torch_ring
-from torch.nn.functional import scaled_dot_product_attention
 
-from ropewalk.attention import attend
+from packs import draw_pack
+from race import clock, find_share_of_datasheet, measure_link, measure_products, race, tell
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import Partition, partition_rows
+from sides import NAMES, Setting, check_same, ours, ring, sdpa, ulysses
+from ulysses import find_version
 
-HEADS, KV_HEADS, HEAD_DIM = 8, 4, 64
-
-
-class Contest(NamedTuple):
-    """Both sides of one case; each makes, from the whole tensors, a function to be timed and returns its output."""
-
-    case: str
-    peer: str
-    ranks: int
-    document: np.ndarray
-    theirs: Callable[[np.ndarray], Callable[[], Tensor]]
-    same_result: bool
-    must_reach: float
+MEDIAN_TOKENS = 4096
 
 
-def draw_tensors(tokens: int) -> list[Tensor]:
-    """Query, key, value, and a gradient for the output: [tokens, heads, head_dim]."""
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(tokens, heads, HEAD_DIM, generator=generator) for heads in (HEADS, KV_HEADS, KV_HEADS, HEADS)]
+def count_bytes(partition: Partition, setting: Setting) -> tuple[int, int]:
+    """What the busiest rank sends in forward and backward: ours, and torch's ring, which passes on everything.
+
+    Both return gradients in float32; we fetch keys once more for the backward only where more come than a rank owns.
+    """
+    rows = partition.rows
+    busiest = int(max(rows.sum(0).max(), rows.sum(1).max()))
+    local = partition.local_tokens
+    fetches = 1 if rows.sum(1).max() <= local else 2
+    _, kv_heads, head_dim = setting.shape
+    row = 2 * kv_heads * head_dim
+    element = getattr(torch, setting.dtype).itemsize
+    ring_rows = (partition.ranks - 1) * local
+    return busiest * row * (fetches * element + 4), row * (2 * ring_rows * element + partition.ranks * local * 4)
 
 
-def run_ours(document: np.ndarray) -> Callable[[], Tensor]:
-    group = dist.group.WORLD if dist.get_world_size() > 1 else None
-    partition = partition_rows(document, ranks=dist.get_world_size())
-    own = torch.from_numpy(partition.owned(dist.get_rank()))
-    query, key, value, grad = (tensor[own] for tensor in draw_tensors(document.size))
-
-    def run() -> Tensor:
-        leaves = [tensor.detach().requires_grad_() for tensor in (query, key, value)]
-        out = attend(*leaves, partition=partition, group=group)
-        out.backward(grad)
-        return out.detach()
-
-    return run
+def count_flops(pairs: int, setting: Setting) -> float:
+    """Of forward and backward: per pair, head and dimension seven products, each a multiplication and an addition."""
+    heads, _, head_dim = setting.shape
+    return 14.0 * heads * head_dim * pairs
 
 
-def run_sdpa(document: np.ndarray, *, how: str) -> Callable[[], Tensor]:
-    """``causal`` over the row, ``mask`` with a dense matrix of all pairs, or a ``loop`` over documents."""
-    query, key, value, grad = (tensor.transpose(0, 1)[None] for tensor in draw_tensors(document.size))
-    kind: dict[str, Any] = {"is_causal": True}
-    if how == "mask":
-        ids = torch.from_numpy(document.reshape(-1))
-        kind = {"attn_mask": (ids[:, None] == ids) & torch.ones(len(ids), len(ids), dtype=torch.bool).tril()}
-    ends = [0, *np.flatnonzero(np.diff(document.reshape(-1), append=-2)) + 1]
-
-    def run() -> Tensor:
-        leaves = [tensor.detach().requires_grad_() for tensor in (query, key, value)]
-        if how == "loop":
-            parts = [
-                scaled_dot_product_attention(*(t[:, :, a:b] for t in leaves), is_causal=True, enable_gqa=True)
-                for a, b in pairwise(ends)
-            ]
-            out = torch.cat(parts, dim=2)
-        else:
-            out = scaled_dot_product_attention(*leaves, enable_gqa=True, **kind)
-        out.backward(grad)
-        return out.detach()[0].transpose(0, 1)
-
-    return run
+def find_limit(partition: Partition, setting: Setting) -> dict[str, float]:
+    """Milliseconds that the busiest rank cannot go below: of arithmetic, and of its bytes on the link."""
+    products = measure_products(getattr(torch, setting.dtype), setting.device)
+    flops = count_flops(int(partition.pairs.max()), setting)
+    link = measure_link(setting.device)
+    return {
+        "arithmetic_ms": flops / products * 1e3,
+        "link_ms": count_bytes(partition, setting)[0] / link * 1e3 if partition.ranks > 1 else 0.0,
+    }
 
 
-def run_torch_ring(document: np.ndarray) -> Callable[[], Tensor]:
-    """torch's ring over the row as if it were one document, each rank with its head and its tail chunk."""
-    ranks, rank = dist.get_world_size(), dist.get_rank()
-    chunks = torch.arange(document.size).chunk(2 * ranks)
-    own = torch.cat([chunks[rank], chunks[2 * ranks - 1 - rank]])
-    query, key, value, grad = (tensor[own].transpose(0, 1)[None].contiguous() for tensor in draw_tensors(document.size))
-    forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    settings = {"group": dist.group.WORLD, "seq_dim": 2}
+def compare(case: str, peer: str, times: dict[str, float], names: tuple[str, str], **more: Any) -> None:
+    """Tell of two sides of one race, from the first rank."""
+    mine, its = (times.get(name) for name in names)
+    assert mine is not None
+    if dist.get_rank() == 0:
+        tell(case, peer, ours=mine * 1e3, theirs=None if its is None else its * 1e3, unit="ms", **more)
 
-    def forward_op(*tensors: Tensor, is_causal: bool) -> tuple[Tensor, Tensor]:
-        return forward(*tensors, 0.0, is_causal)
 
-    def backward_op(*, is_causal: bool, grad_out: Tensor, **tensors: Tensor) -> tuple[Tensor, ...]:
-        return backward(grad_out=grad_out, dropout_p=0.0, is_causal=is_causal, **tensors)
-
-    def run() -> Tensor:
-        out, logsumexp = torch_ring._templated_ring_attention(
-            op=forward_op, query=query, key=key, value=value, is_causal=True, **settings
+def measure_ranks(setting: Setting, folder: Path) -> None:
+    """All ranks of the group against torch's ring and Ulysses, on one document and on a pack."""
+    one, pack = draw_pack(setting.tokens, None), draw_pack(setting.tokens, MEDIAN_TOKENS)
+    sides = {"one": ours(one, setting), "pack": ours(pack, setting), "ring": ring(setting)}
+    same = {"ring": check_same(sides["one"], sides["ring"], (sides["one"].run(), sides["ring"].run()), setting)}
+    sides["pack"].run()
+    version, peer = find_version(setting.deepspeed_python), None
+    if setting.deepspeed_python is not None and version:
+        sides["ulysses"], peer = ulysses(setting, folder, setting.deepspeed_python)
+        sides["ulysses"].run()
+        found = peer.result()
+        same["ulysses"] = check_same(
+            sides["one"], sides["ulysses"], (sides["one"].run(), tuple(found[name] for name in NAMES)), setting
         )
-        torch_ring._templated_ring_attention_backward(
-            op=backward_op,
-            grad_out=grad,
-            grad_out_name="grad_out",
-            query=query,
-            key=key,
-            value=value,
-            out=out,
-            logsumexp=logsumexp,
-            is_causal=True,
-            **settings,
-        )
-        return out[0].transpose(0, 1)
-
-    return run
-
-
-def race(contest: Contest, seconds: float) -> tuple[float, float, list[Tensor]]:
-    """Smallest times of ours and theirs, taken in turn for ``seconds``, and both outputs of this rank."""
-    runs = [run_ours(contest.document), contest.theirs(contest.document)]
-    outs = [run() for run in runs]
-    best = torch.full((2,), torch.inf, dtype=torch.float64)
-    until = time.perf_counter() + seconds
-    enough = torch.zeros(1)
-    while not enough:
-        for side, run in enumerate(runs):
-            dist.barrier()
-            begun = time.perf_counter()
-            run()
-            took = torch.tensor([time.perf_counter() - begun], dtype=torch.float64)
-            dist.all_reduce(took, op=dist.ReduceOp.MAX)
-            best[side] = min(best[side], took[0])
-        enough = torch.tensor([float(time.perf_counter() > until)])
-        dist.all_reduce(enough, op=dist.ReduceOp.MAX)
-    ours, theirs = best.tolist()
-    return ours, theirs, outs
+    times = race({name: side.run for name, side in sides.items()}, turns=setting.turns, device=setting.device)
+    if peer is not None:
+        peer.close()
+    ranks = dist.get_world_size()
+    where = f"{setting.tokens} tokens, {setting.dtype}, {ranks} ranks"
+    for document, name, reached in ((one, "one", (0.98, 1.0)), (pack, "pack", (2.0, 2.0))):
+        partition = partition_rows(document, ranks=ranks)
+        seen = int(partition.pairs.sum()) * 2 / (setting.tokens * (setting.tokens + 1))
+        limit = find_limit(partition, setting)
+        word = "one document" if name == "one" else "packed documents around 4Ki"
+        for other, told, must in (
+            ("ring", "torch ring attention, head-tail", reached[0]),
+            ("ulysses", f"DeepSpeed {version} Ulysses" if version else "DeepSpeed Ulysses: absent", reached[1]),
+        ):
+            note = "" if name == "one" else ", which computes all pairs of the row"
+            difference = same.get(other) if name == "one" else None
+            compare(
+                f"{word}, {where}", told + note, times, (name, other), must_reach=must, limit=limit,
+                share_of_pairs=seen, difference=difference, turns=setting.turns,
+            )  # fmt: skip
+        if dist.get_rank() == 0:
+            mine, its = count_bytes(partition, setting)
+            tell(f"{word}, {where}: sent", "torch ring", ours=mine, theirs=its, unit="bytes", must_reach=1.0)
 
 
-def pack(lengths: Sequence[int], tokens: int) -> np.ndarray:
-    return np.repeat(np.arange(len(lengths)), lengths)[None, :tokens].astype(np.int32)
-
-
-def list_contests(tokens: int) -> list[Contest]:
-    random = np.random.default_rng(0)
-    one = pack([tokens], tokens)
-    mixed = pack(random.lognormal(np.log(tokens / 8), 1, size=200).astype(int) + 1, tokens)
-    tiny = pack(random.integers(16, 65, size=tokens // 16), tokens)
-    ring = "torch 2 ranks, ring attention head-tail"
-    return [
-        Contest("one document, 1 rank", "sdpa causal", 1, one, lambda d: run_sdpa(d, how="causal"), True, 0.9),
-        Contest("mixed pack, 1 rank", "sdpa dense mask", 1, mixed, lambda d: run_sdpa(d, how="mask"), True, 3),
-        Contest("tiny documents, 1 rank", "sdpa loop", 1, tiny, lambda d: run_sdpa(d, how="loop"), True, 1.2),
-        Contest("one document, 2 ranks", ring, 2, one, run_torch_ring, True, 0.9),
-        Contest("mixed pack, 2 ranks", f"{ring}, no document mask", 2, mixed, run_torch_ring, False, 2),
+def measure_one(setting: Setting) -> None:
+    """One rank against the ways that torch offers."""
+    pack = draw_pack(setting.tokens, MEDIAN_TOKENS)
+    tiny = np.repeat(np.arange(setting.tokens), np.random.default_rng(0).integers(16, 65, setting.tokens))
+    cases: list[tuple[str, np.ndarray, list[tuple[str, float]]]] = [
+        ("one document", draw_pack(setting.tokens, None), [("causal", 0.98)]),
+        ("packed documents around 4Ki", pack, [("mask", 2.0), ("loop", 0.98)]),
+        ("documents of 16 to 64", tiny[None, : setting.tokens].astype(np.int32), [("loop", 1.0)]),
     ]
+    if setting.device == "cuda":
+        cases[1][2].append(("flex", 1.0))
+    for word, document, peers in cases:
+        side = ours(document, setting)
+        others = {how: sdpa(document, setting, how) for how, _ in peers}
+        mine = side.run()
+        same = {how: check_same(side, other, (mine, other.run()), setting) for how, other in others.items()}
+        runs = {"ours": side.run} | {how: other.run for how, other in others.items()}
+        times = race(runs, turns=setting.turns, device=setting.device)
+        partition = partition_rows(document, ranks=1)
+        rate = count_flops(int(partition.pairs.sum()), setting) / times["ours"]
+        for how, must in peers:
+            compare(
+                f"{word}, {setting.tokens} tokens, {setting.dtype}, 1 rank", f"sdpa, {how}", times, ("ours", how),
+                must_reach=must, limit=find_limit(partition, setting), difference=same[how], turns=setting.turns,
+                gigaflops=rate / 1e9, of_datasheet=find_share_of_datasheet(rate),
+            )  # fmt: skip
 
 
-def check(contest: Contest, outs: list[list[Tensor]]) -> None:
-    """Both sides have computed the same, if they should have."""
-    whole = torch.empty(contest.document.size, HEADS, HEAD_DIM), torch.empty(contest.document.size, HEADS, HEAD_DIM)
-    partition: Partition = partition_rows(contest.document, ranks=contest.ranks)
-    chunks = torch.arange(contest.document.size).chunk(2 * contest.ranks)
-    for rank, (ours, theirs) in enumerate(outs):
-        whole[0][torch.from_numpy(partition.owned(rank))] = ours
-        whole[1][torch.cat([chunks[rank], chunks[2 * contest.ranks - 1 - rank]])] = theirs
-    assert (whole[0] - whole[1]).norm() <= 1e-5 * whole[1].norm(), contest.case
+def measure_scaling(setting: Setting) -> None:
+    """All ranks over one on the same row, and what independent jobs on as many ranks lose by running at once."""
+    first = dist.get_rank() == 0
+    for word, median, must in (("one document", None, 1.9), ("packed documents around 4Ki", MEDIAN_TOKENS, 1.85)):
+        document = draw_pack(setting.tokens, median)
+        alone, together = ours(document, setting, alone=True), ours(document, setting)
+        runs = {
+            "alone": lambda alone=alone: alone.run() if first else None,
+            "at once": alone.run,
+            "together": together.run,
+        }
+        for run in runs.values():
+            clock(run, setting.device)
+        times = race(runs, turns=setting.turns, device=setting.device)
+        ranks = dist.get_world_size()
+        if first:
+            limit = ranks * times["alone"] / times["at once"]
+            speedup = times["alone"] / times["together"]
+            tell(
+                f"{word}, {setting.tokens} tokens, {setting.dtype}: {ranks} ranks over 1", "ourselves on 1 rank",
+                ours=times["together"] * 1e3, theirs=times["alone"] * 1e3, unit="ms", must_reach=must,
+                limit={"independent_jobs": limit}, of_limit=speedup / limit, turns=setting.turns,
+            )  # fmt: skip
+
+
+def play_ranks(setting: Setting, ranks: int) -> None:
+    """Every rank of a partition in turn, in this process, with a group in which nothing arrives."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    for word, median in (("one document", None), ("packed documents around 4Ki", MEDIAN_TOKENS)):
+        document, times = draw_pack(setting.tokens, median), []
+        for rank in range(ranks):
+            dist.init_process_group("fake", rank=rank, world_size=ranks, store=FakeStore())
+            side = ours(document, setting)
+            side.run()
+            times.append(min(clock(side.run, setting.device) for _ in range(setting.turns)))
+            dist.destroy_process_group()
+        partition = partition_rows(document, ranks=ranks)
+        tell(
+            f"{word}, {setting.tokens} tokens, {setting.dtype}, {ranks} ranks played in turn: slowest over mean",
+            "pairs, slowest over mean", ours=max(times) * ranks / sum(times), theirs=partition.balance, unit="max/mean",
+            must_reach=0.95, turns=setting.turns,
+        )  # fmt: skip
+
+
+def work(part: str, setting: Setting) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        folders = [folder]
+        dist.broadcast_object_list(folders, src=0)
+        {
+            "ranks": lambda: measure_ranks(setting, Path(folders[0])),
+            "one": lambda: measure_one(setting),
+            "scaling": lambda: measure_scaling(setting),
+        }[part]()
+        dist.barrier()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="shorter rows, fewer turns: within 50 seconds")
-    quick = parser.parse_args().quick
+    parser.add_argument("--quick", action="store_true", help="2Ki tokens in float32: within 50 seconds")
+    parser.add_argument("--tokens", default="8192,16384,32768")
+    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--parts", help="of one, ranks, scaling, turns")
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--deepspeed-python", type=Path, help="a Python that has deepspeed; absent without")
+    given = parser.parse_args()
+    if given.device == "cuda":  # what a GPU is for; torchrun gives the ranks, without it there is one
+        given.dtypes, alone = "bfloat16", "RANK" not in os.environ
+        given.ranks = 8 if alone else int(os.environ["WORLD_SIZE"])
+        given.parts = given.parts or ("one,turns" if alone else "ranks,scaling")
+    if given.quick:
+        given.tokens, given.dtypes = "2048", "float32"
     torch.set_num_threads(1)
-    tokens = 2048 if quick else 8192
-    for contest in list_contests(tokens):
-        results = run_ranks(race, contest.ranks, contest, 3.0 if quick else 20.0, threads=1)
-        if contest.same_result:
-            check(contest, [outs for _, _, outs in results])
-        ours, theirs, _ = results[0]
-        figures = {"ours": round(ours * 1e3, 2), "theirs": round(theirs * 1e3, 2), "unit": "ms"}
-        ratio = {"ratio": round(theirs / ours, 3), "must_reach": contest.must_reach}
-        print(
-            json.dumps({"case": f"{contest.case}, {tokens} tokens", "peer": contest.peer, **figures, **ratio}),
-            flush=True,
-        )
+    # Turns come last: they use the device in this process, which then cannot be forked.
+    for part in sorted((given.parts or "one,ranks,scaling").split(","), key=lambda part: part == "turns"):
+        for dtype in given.dtypes.split(","):
+            for tokens in map(int, given.tokens.split(",")):
+                setting = Setting(tokens, dtype, given.device, given.turns, given.deepspeed_python)
+                if part == "turns":
+                    play_ranks(setting, given.ranks)
+                else:
+                    run_ranks(work, 1 if part == "one" else given.ranks, part, setting, threads=1)
 
 
 if __name__ == "__main__":

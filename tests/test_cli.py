@@ -17,6 +17,7 @@ VERBS = [
     "train",
     "evaluate",
     "export",
+    "verify",
     "replay",
     "report",
     "launch",

@@ -5,18 +5,17 @@ which knows gradients, is compared with ours.
 """
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from jaxtyping import config
 from torch import Tensor
-from torch.nn.attention import flex_attention as flex
 
 from packs import mask_of, pack
 from ropewalk.attention.bias import Alibi, Fire, alibi_slopes
-from ropewalk.attention.flex import BLOCK_TOKENS, attend_biased, first_keys, make_block_mask, require_gpu
+from ropewalk.attention.flex import BLOCK_TOKENS, attend_biased, make_block_mask, require_gpu
+from ropewalk.attention.joint import Joint
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
 from ropewalk.partition import partition_rows
@@ -52,16 +51,8 @@ def alibi_matrix(_: Alibi, positions: Tensor) -> Tensor:
 def attend_plainly(query: Tensor, key: Tensor, value: Tensor, *, bias: Tensor, seen: Tensor) -> Tensor:
     key, value = (tensor.repeat_interleave(HEADS // KV_HEADS, dim=1) for tensor in (key, value))
     scores = torch.einsum("qhd,khd->hqk", query, key) * 0.3 + bias
-    return torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, -torch.inf).softmax(-1), value)
-
-
-@pytest.fixture
-def plain_flex(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """FlexAttention with gradients on a CPU; it cannot trace functions that check their arguments' types."""
-    monkeypatch.setattr(flex, "_validate_device", lambda *_: None)
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)
+    out = torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, -torch.inf).softmax(-1), value)
+    return out * torch.from_numpy(ROWS.reshape(-1) >= 0)[:, None, None]
 
 
 def test_slopes_are_the_authors() -> None:
@@ -172,7 +163,8 @@ def test_blocks_hold_what_is_seen_and_no_more(window: int | None) -> None:
     document = np.concatenate([pack([300, 5, 90], 500), pack([129, 371], 500)])
     partition = partition_rows(document, ranks=1).with_window(window)
     seen = mask_of(document, window) | np.eye(document.size, dtype=bool)
-    mask = make_block_mask(first_keys(partition), device=torch.device("cpu"))
+    bounds = Joint(partition, 0).find_bounds()
+    mask = make_block_mask(*bounds, keys=document.size, device=torch.device("cpu"))
     indices, nothing = torch.arange(document.size), torch.zeros(())
     assert (mask.mask_mod(nothing, nothing, indices[:, None], indices).numpy() == seen).all()
     blocks = math.ceil(document.size / BLOCK_TOKENS)

@@ -1,5 +1,6 @@
 """attend on 1 to 4 ranks against float64 attention with the whole mask, forward and all three gradients."""
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from packs import mask_of, pack
-from ropewalk.attention import attend
+from ropewalk.attention import attend, use_kernel
 from ropewalk.core.error import UserError
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_rows, partition_rows_and_heads
@@ -33,6 +34,9 @@ class Case(NamedTuple):
     dtype: torch.dtype
     window: int | None = None
     head_ranks: int = 1
+    kernel: str | None = None
+    soft_cap: float | None = None
+    sinks: bool = False
 
 
 def draw_tensors(document: np.ndarray) -> list[Tensor]:
@@ -42,46 +46,60 @@ def draw_tensors(document: np.ndarray) -> list[Tensor]:
     return [torch.randn(document.size, n, HEAD_DIM, generator=generator, dtype=torch.float64) for n in heads]
 
 
+def draw_sinks(case: Case) -> list[Tensor]:
+    """Sinks as large as scores are, if the case has any."""
+    return [torch.linspace(-1, 2, HEADS, dtype=torch.float64).to(case.dtype)] if case.sinks else []
+
+
 def attend_whole(case: Case) -> list[Tensor]:
     """Output and gradients by the textbook, in float64, from tensors rounded to the case's dtype."""
     *inputs, grad = (tensor.to(case.dtype).double() for tensor in draw_tensors(case.document))
-    query, key, value = (tensor.requires_grad_() for tensor in inputs)
+    query, key, value, *sinks = (tensor.double().requires_grad_() for tensor in [*inputs, *draw_sinks(case)])
     mask = torch.from_numpy(mask_of(case.document, case.window))
     keys, values = (tensor.repeat_interleave(HEADS // KV_HEADS, dim=1) for tensor in (key, value))
     scores = torch.einsum("qhd,khd->hqk", query, keys) / HEAD_DIM**0.5
-    shares = scores.masked_fill(~mask, -torch.inf).softmax(-1).nan_to_num(0)
+    if case.soft_cap is not None:
+        scores = case.soft_cap * torch.tanh(scores / case.soft_cap)
+    scores = scores.masked_fill(~mask, -torch.inf)
+    for each in sinks:
+        scores = torch.cat([scores, each[:, None, None].expand(-1, len(query), 1)], dim=-1)
+    shares = scores.softmax(-1).nan_to_num(0)[..., : len(query)]
     out = torch.einsum("hqk,khd->qhd", shares, values)
-    return [out.detach(), *torch.autograd.grad(out, (query, key, value), grad)]
+    return [out.detach(), *torch.autograd.grad(out, (query, key, value, *sinks), grad)]
 
 
 def attend_shares(cases: list[Case]) -> list[tuple[np.ndarray, list[Tensor]]]:
-    """This rank's tokens, output and gradients of each case."""
+    """This rank's tokens, output and gradients of each case; of sinks its part of the gradient."""
     ranks, rank = dist.get_world_size(), dist.get_rank()
     results = []
-    for document, layout, exchange, dtype, window, head_ranks in cases:
+    for case in cases:
         partition = partition_rows_and_heads(
-            document, ranks=ranks, head_ranks=head_ranks, layout=layout, exchange=exchange
-        ).with_window(window)
+            case.document, ranks=ranks, head_ranks=case.head_ranks, layout=case.layout, exchange=case.exchange
+        ).with_window(case.window)
         own = torch.from_numpy(partition.owned(rank))
-        *inputs, grad = (tensor.to(dtype)[own] for tensor in draw_tensors(document))
-        query, key, value = (tensor.requires_grad_() for tensor in inputs)
-        out = attend(query, key, value, partition=partition, group=dist.group.WORLD if ranks > 1 else None)
-        grads = torch.autograd.grad(out, (query, key, value), grad)
-        assert {each.dtype for each in (out, *grads)} == {dtype}
+        *inputs, grad = (tensor.to(case.dtype)[own] for tensor in draw_tensors(case.document))
+        leaves = [tensor.requires_grad_() for tensor in [*inputs, *draw_sinks(case)]]
+        group, sinks = dist.group.WORLD if ranks > 1 else None, leaves[3] if case.sinks else None
+        with use_kernel(case.kernel) if case.kernel else nullcontext():
+            out = attend(*leaves[:3], partition=partition, group=group, soft_cap=case.soft_cap, sinks=sinks)
+        grads = torch.autograd.grad(out, leaves, grad)
+        assert {each.dtype for each in (out, *grads)} == {case.dtype}
         results.append((own.numpy(), [out.detach(), *grads]))
     return results
 
 
 def find_errors(cases: list[Case], ranks: int) -> list[list[float]]:
-    """For each case, the norm-relative errors of output and three gradients."""
+    """For each case, the norm-relative errors of output and gradients."""
     shares = run_ranks(attend_shares, ranks, cases)
     errors = []
     for index, case in enumerate(cases):
         truth = attend_whole(case)
-        found = [torch.full_like(tensor, torch.nan) for tensor in truth]
+        found = [torch.full_like(tensor, torch.nan) for tensor in truth[:4]]
         for own, tensors in (rank[index] for rank in shares):
-            for whole, share in zip(found, tensors, strict=True):
+            for whole, share in zip(found, tensors, strict=False):
                 whole[own] = share.double()
+        if case.sinks:
+            found.append(sum((rank[index][1][4].double() for rank in shares), torch.zeros(())))
         errors.append([((a - b).norm() / b.norm()).item() for a, b in zip(found, truth, strict=True)])
     return errors
 
@@ -124,8 +142,52 @@ def test_heads_over_ranks_are_exact(ranks: int, head_ranks: int) -> None:
         assert max(errors) <= (1e-12 if case.dtype == torch.float64 else 1e-5), (case, errors)
 
 
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("kernel", ["plain", "plain_joint"])
+def test_ragged_tiles_are_exact(kernel: str, ranks: int) -> None:
+    """What a GPU's kernels are asked for, written out: tiles merged step by step, or all keys of a piece at once."""
+    window_of = {"documents that cross cuts": 7, "padding": 100}
+    cases = [
+        Case(document, layout, exchange, torch.float64, window, kernel=kernel)
+        for name, document in PACKS.items()
+        for layout, exchange in (("zigzag", "needed"), ("balanced", "ring"), ("contiguous", "all_gather"))
+        for window in {None, window_of.get(name)}
+    ]
+    for case, errors in zip(cases, find_errors(cases, ranks), strict=True):
+        assert max(errors) <= 1e-12, (case.layout, case.exchange, case.window, errors)
+
+
+@pytest.mark.parametrize(("ranks", "head_ranks"), [(1, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize("sinks", [False, True])
+@pytest.mark.parametrize("soft_cap", [None, 1.5])
+def test_sinks_and_soft_caps_are_exact(ranks: int, head_ranks: int, sinks: bool, soft_cap: float | None) -> None:
+    cases = [
+        Case(document, layout, exchange, torch.float64, window, head_ranks, soft_cap=soft_cap, sinks=sinks)
+        for document in (PACKS["documents that cross cuts"], PACKS["padding"])
+        for layout, exchange in (("zigzag", "needed"), ("contiguous", "ring"))
+        for window in (None, 7)
+    ]
+    for case, errors in zip(cases, find_errors(cases, ranks), strict=True):
+        assert max(errors) <= 1e-12, (case, errors)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "window", "soft_cap"), [("documents that cross cuts", 7, None), ("padding", None, 1.5)]
+)
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_over_ranks_is_exact(
+    name: str, window: int | None, soft_cap: float | None, ranks: int, plain_flex: None
+) -> None:
+    case = Case(
+        PACKS[name], "zigzag", "needed", torch.float64, window, kernel="flex", soft_cap=soft_cap, sinks=not soft_cap
+    )
+    (errors,) = find_errors([case], ranks)
+    assert max(errors) <= 1e-12, errors
+
+
 def test_heads_that_cannot_be_split_are_refused_on_every_rank() -> None:
-    case = Case(PACKS["tiny documents"], "auto", "auto", torch.float64, None, 3)
+    case = Case(PACKS["tiny documents"], "auto", "auto", torch.float64, head_ranks=3)
     with pytest.raises(UserError, match="4 query heads and 2 key heads over 3 ranks") as caught:
         run_ranks(attend_shares, 3, [case])
     assert "take one of 1, 2, 4" in caught.value.fix

@@ -7,9 +7,15 @@ import pytest
 import torch
 
 from packs import pack
+from ropewalk.attention import kernels
 from ropewalk.attention import schedule as schedules
-from ropewalk.attention.schedule import Rows, schedule_tiles
-from ropewalk.partition import partition_rows
+from ropewalk.attention.calls import Schedule
+from ropewalk.attention.schedule import Rows
+from ropewalk.partition import Partition, partition_rows
+
+
+def schedule_tiles(partition: Partition, rank: int) -> Schedule:
+    return kernels.schedule_tiles(partition, rank, "cpu", torch.device("cpu"))
 
 
 def test_tiny_documents_share_calls() -> None:
@@ -43,10 +49,10 @@ def test_one_document_over_two_ranks_is_two_calls_on_the_first() -> None:
 def test_a_schedule_is_made_once_and_goes_with_its_partition() -> None:
     partition = partition_rows(pack([8], 8), ranks=1)
     assert schedule_tiles(partition, 0) is schedule_tiles(partition, 0)
-    before = len(schedules._schedules)
+    before = len(kernels._schedules)
     del partition
     gc.collect()
-    assert len(schedules._schedules) == before - 1
+    assert len(kernels._schedules) == before - 1
 
 
 @pytest.mark.parametrize("start", [[3, 7, 11], [2, 3, 9], [4, 4, 4]])

@@ -24,6 +24,8 @@ from ropewalk.model.load import load_model
 from ropewalk.parallel.launch import RankError, run_ranks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.partition import partition_rows
+from ropewalk.partition.choose import make_sharing
+from ropewalk.partition.cost import Heads
 from ropewalk.recipe.spec import Recipe
 from ropewalk.rope.skip import Skip, skip_rows
 from ropewalk.train import loop
@@ -33,6 +35,7 @@ from tiny_run import CONTEXT_TOKENS, make_recipe
 
 SKIP = {"reach": 1024, "chunks": 3}
 SHORT = {"tokens": 6 * 4 * CONTEXT_TOKENS, "checkpoint_steps": 3, "skip": SKIP}
+SHARING = make_sharing(Heads(4, 2, 8), device="cpu", element_bytes=4)
 Prepared = tuple[Path, Path]
 
 
@@ -69,7 +72,7 @@ def read_positions(
         packed: list[np.ndarray] = []
         for context_rank in range(context):
             mesh = Place(data_ranks=data, context_ranks=context, data_rank=data_rank, context_rank=context_rank)
-            batches = make_batches(feed, cursor, rows=rows, spec=recipe.stages[0], mesh=mesh, parallel=recipe.parallel)
+            batches = make_batches(feed, cursor, rows=rows, spec=recipe.stages[0], mesh=mesh, sharing=SHARING)
             for number, micro in enumerate(batches.micro):
                 if context_rank == 0:
                     packed.append(np.zeros(micro.partition.tokens, np.int32))
@@ -84,7 +87,8 @@ def test_positions_are_the_row_s_own_on_any_ranks_and_the_mask_knows_nothing(pre
     wanted = read_positions(feed, recipe)
     for data, context, micro_rows in ((2, 1, 1), (1, 2, 3), (3, 2, 2)):
         other = make_recipe(**SHORT, micro_rows=micro_rows)
-        assert (read_positions(feed, other, data=data, context=context) == wanted).all()
+        found = read_positions(feed, other, data=data, context=context)
+        assert sorted(found.tolist()) == sorted(wanted.tolist()), "the same rows, whoever has them"
     late = read_positions(feed, recipe, cursor=7, rows=3)
     assert (late == wanted[3:]).all(), "a row's positions do not depend on where a step begins"
     assert wanted.max() > 10 * CONTEXT_TOKENS and wanted.max() < SKIP["reach"]
@@ -92,8 +96,7 @@ def test_positions_are_the_row_s_own_on_any_ranks_and_the_mask_knows_nothing(pre
     streams = [stream("skip", feed.digest, number) for number in range(4, 10)]
     assert (wanted == skip_rows(batch.document, Skip(**SKIP), random=streams)).all()
     with_skip, without = (
-        make_batches(feed, 0, rows=4, spec=each.stages[0], mesh=Place(), parallel=each.parallel)
-        for each in (recipe, plain)
+        make_batches(feed, 0, rows=4, spec=each.stages[0], mesh=Place(), sharing=SHARING) for each in (recipe, plain)
     )
     for ours, theirs in zip(with_skip.micro, without.micro, strict=True):
         for name in ("tokens", "labels", "weights", "source"):

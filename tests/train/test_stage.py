@@ -177,6 +177,20 @@ def test_until(prepared: Prepared, new_run: NewRun, metric: str, value: float, e
     assert train(recipe, run, prepared[1]) == ending and rows_of(run) == rows
 
 
+def test_ranks_that_read_other_rows_are_named_before_they_wait(prepared: Prepared, new_run: NewRun) -> None:
+    run = new_run("astray")
+
+    def on_rank() -> str:
+        order = {"seed": 3 + dist.get_rank()}
+        try:
+            return train_stage(make_recipe().model_copy(update=order), stage=0, run=run, corpus=prepared[1])
+        except UserError as refusal:
+            return str(refusal)
+
+    for said in run_ranks(on_rank, 2):
+        assert "do not hold the same rows\n  where: rank 1 of 2" in said
+
+
 def test_until_retrieval_asks_the_weights_as_they_stand(prepared: Prepared, new_run: NewRun) -> None:
     until = {"metric": "retrieval", "value": 0.0, "max_steps": 4}
     recipe = make_recipe(context=512, step_tokens=1024, tokens=4096, until=until, panel_steps=2)

@@ -14,11 +14,12 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from ropewalk.attention.exchange import EXCHANGES, Block, plan_traffic
+from ropewalk.attention.calls import Calls, Given, Schedule, Scores
+from ropewalk.attention.exchange import EXCHANGES, JOINT, Block, Exchange, Traffic, plan_traffic
+from ropewalk.attention.flex import attend_flex
 from ropewalk.attention.heads import find_teams, repeat_kv, swap_in, swap_out
-from ropewalk.attention.kernel import attend_tiles, attend_tiles_backward
-from ropewalk.attention.merge import merge
-from ropewalk.attention.schedule import Call, Calls, schedule_tiles
+from ropewalk.attention.kernels import FLEX, Demand, choose_kernel, schedule_tiles
+from ropewalk.attention.merge import merge, sink
 from ropewalk.partition.heads import AnyPartition
 from ropewalk.partition.partition import Partition
 
@@ -31,163 +32,180 @@ def attend(
     partition: AnyPartition,
     group: dist.ProcessGroup | None,
     scale: float | None = None,
+    soft_cap: float | None = None,
+    sinks: Float[Tensor, "heads"] | None = None,
 ) -> Float[Tensor, "local heads head_dim"]:
     """Causal attention within documents for this rank's tokens, in the partition's local order.
 
-    Differentiable and deterministic, in any floating dtype; padding gets zeros. ``scale`` multiplies the scores,
-    1 / sqrt(head_dim) by default. ``group`` holds the partition's ranks in order; None for a partition over one rank.
+    Differentiable, in any floating dtype; padding gets zeros. On a CPU two runs agree in all bits; on a GPU they do
+    under ``torch.use_deterministic_algorithms``. ``scale`` multiplies the scores, 1 / sqrt(head_dim) by default.
+    ``soft_cap`` bends them, c tanh(score / c), as Gemma 2 does; ``sinks`` are one more score per head that takes part
+    in the softmax and carries no value, as in GPT-OSS. ``group`` holds the partition's ranks in order; None for a
+    partition over one rank. The kernel is the fastest that can, or the one that ``use_kernel`` names.
+
+    Raises UserError where no kernel does what is asked here, and where heads cannot be split as the partition says.
     """
     assert partition.ranks == (1 if group is None else dist.get_world_size(group)), "the group's ranks share the rows"
     assert len(query) == partition.local_tokens, "a rank brings the rows that it owns"
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = Scores(query.shape[-1] ** -0.5 if scale is None else scale, soft_cap)
+    windowed, capped = partition.window is not None, soft_cap is not None
+    kernel = choose_kernel(Demand(query.device.type, query.dtype, query.shape[-1], windowed, capped))
     if isinstance(partition, Partition):
-        result: Tensor = _Attention.apply(query, key, value, partition, group, scale)
-        return result
+        return _attend_rows(query, key, value, sinks, _Task(partition, group, scores, kernel))
     assert group is not None
     likes, team = find_teams(group, partition.head_ranks)
     heads, members = query.shape[1], partition.head_ranks
     rows = (query, repeat_kv(heads, key, members), repeat_kv(heads, value, members))
-    swapped = (swap_in(each, team) for each in rows)
-    return swap_out(_Attention.apply(*swapped, partition.by_rows, likes, scale), team)
+    query, key, value = (swap_in(each, team) for each in rows)
+    if sinks is not None:
+        sinks = sinks.chunk(members)[dist.get_rank(team)]
+    return swap_out(_attend_rows(query, key, value, sinks, _Task(partition.by_rows, likes, scores, kernel)), team)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What is to be computed, beside the tensors."""
+
+    partition: Partition
+    group: dist.ProcessGroup | None
+    scores: Scores
+    kernel: str
+
+    def schedule(self, device: torch.device) -> Schedule:
+        """This rank's calls."""
+        rank = 0 if self.group is None else dist.get_rank(self.group)
+        return schedule_tiles(self.partition, rank, self.kernel, device)
+
+
+def _attend_rows(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, task: _Task) -> Tensor:
+    if task.kernel == FLEX:
+        return attend_flex(query, key, value, sinks, partition=task.partition, group=task.group, scores=task.scores)
+    result: Tensor = _Attention.apply(query, key, value, sinks, task)
+    return result
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        partition: Partition,
-        group: dist.ProcessGroup | None,
-        scale: float,
-    ) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, task: _Task) -> Tensor:
         query, key, value = (_rows_last(tensor) for tensor in (query, key, value))
-        arriving = _fetch(key, value, partition, group)
-        schedule = schedule_tiles(partition, _rank(group))
-        out, logsum = _compute(schedule.triangles, query, key, value, scale)
-        if schedule.merges:
+        partition, scores, schedule = task.partition, task.scores, task.schedule(query.device)
+        way = _find_way(task, schedule, query.device)
+        arriving = iter(()) if way is None else way.fetch(key, value)
+        out, logsum = schedule.triangles.attend(query, key, value, scores)
+        if schedule.merges or sinks is not None:
             out = out.to(_exact(query.dtype))
-        keeps = partition.rows.sum(1).max() <= partition.local_tokens
+        keeps = partition.exchanges and partition.rows.sum(1).max() <= partition.local_tokens
         kept = []
         for step, layers in enumerate(schedule.steps):
             keys, values = (key, value) if step == 0 else (block := next(arriving)).chunk(2, dim=1)
             if step and keeps:
                 kept.append(block)
             for calls in layers:
-                part = _compute(calls, query, keys, values, scale)
+                part = calls.attend(query, keys, values, scores)
                 out[calls.rows], logsum[calls.rows] = merge(out[calls.rows], logsum[calls.rows], part)
+        if sinks is not None:
+            out, logsum = sink(out, logsum, sinks)
         out = out.to(query.dtype)
-        ctx.save_for_backward(query, key, value, out, logsum, *kept)
-        ctx.settings = partition, group, scale
+        ctx.save_for_backward(query, key, value, sinks, out, logsum, *kept)
+        ctx.task = task
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out, logsum, *blocks = ctx.saved_tensors
-        partition, group, scale = ctx.settings
-        schedule = schedule_tiles(partition, _rank(group))
-        arriving = iter(blocks) if blocks else _fetch(key, value, partition, group)
+        query, key, value, sinks, out, logsum, *blocks = ctx.saved_tensors
+        task: _Task = ctx.task
+        scores, schedule = task.scores, task.schedule(query.device)
+        way = _find_way(task, schedule, query.device)
+        arriving = way.fetch(key, value) if way is not None and not blocks else iter(blocks)
+        grad = _rows_last(grad)
+        d_sinks = None if sinks is None else _differentiate_sinks(sinks, grad, out, logsum)
         if schedule.pads:
             logsum = torch.cat([logsum, logsum.new_full((1, logsum.shape[1]), torch.inf)])
-        work = _Backward(query, _rows_last(grad), out, logsum, scale)
-        d_query, d_key, d_value = work.differentiate_triangles(schedule.triangles, key, value)
-        if schedule.merges or partition.exchanges:
+        given = Given(query, grad, out, logsum)
+        d_query, d_key, d_value = _differentiate_triangles(schedule.triangles, given, key, value, scores)
+        if schedule.merges or way is not None:
             exact = _exact(query.dtype)
             d_query, d_block = d_query.to(exact), torch.cat([d_key, d_value], dim=1).to(exact)
             for calls in schedule.steps[0]:
-                work.accumulate(calls, torch.cat([key, value], dim=1), d_query, d_block)
-            if partition.exchanges:
-                gradients = work.differentiate_blocks(schedule.steps[1:], arriving, d_query)
-                traffic = plan_traffic(partition, schedule.rank)
-                d_block += EXCHANGES[partition.exchange].give_back(gradients, traffic, group)
+                _accumulate(calls, given, torch.cat([key, value], dim=1), scores, d_query, d_block)
+            if way is not None:
+                d_block += way.give_back(_differentiate_blocks(schedule.steps[1:], given, arriving, scores, d_query))
             d_key, d_value = d_block.to(query.dtype).chunk(2, dim=1)
-        return d_query.to(query.dtype), d_key, d_value, None, None, None
+        return d_query.to(query.dtype), d_key, d_value, d_sinks, None
+
+
+def _differentiate_triangles(
+    calls: Calls, given: Given, key: Tensor, value: Tensor, scores: Scores
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of all own rows: triangles share neither queries nor keys."""
+    if not calls.calls:
+        return torch.zeros_like(given.query), torch.zeros_like(key), torch.zeros_like(value)
+    of_calls = [call.differentiate(given, key, value, scores) for call in calls.calls]
+    d_query, d_key, d_value = (calls.assemble(parts) for parts in zip(*of_calls, strict=True))
+    return d_query, d_key, d_value
+
+
+def _differentiate_blocks(
+    steps: Sequence[Sequence[Calls]], given: Given, blocks: Iterator[Block], scores: Scores, d_query: Tensor
+) -> Iterator[Block]:
+    """Gradients of the received blocks one after the other; those of the queries are added to ``d_query``."""
+    for layers, block in zip(steps, blocks, strict=True):
+        d_block = torch.zeros_like(block, dtype=d_query.dtype)
+        for calls in layers:
+            _accumulate(calls, given, block, scores, d_query, d_block)
+        yield d_block
+
+
+def _accumulate(calls: Calls, given: Given, block: Block, scores: Scores, d_query: Tensor, d_block: Block) -> None:
+    """Add the gradients of ``calls`` on one block of keys, in the order of calls and tiles."""
+    d_queries = []
+    for call in calls.calls:
+        keys, values = block.chunk(2, dim=1)
+        d_rows, d_key, d_value = call.differentiate(given, keys, values, scores)
+        d_queries.append(d_rows)
+        call.add_to_keys(d_block, d_key, d_value)
+    d_query[calls.rows] += calls.assemble(tuple(d_queries))
+
+
+def _differentiate_sinks(sinks: Tensor, grad: Tensor, out: Tensor, logsum: Tensor) -> Tensor:
+    """A sink takes its share from all values and gives none: what it takes off the output, summed over queries."""
+    exact = _exact(grad.dtype)
+    share = (sinks.to(logsum.dtype) - logsum).exp()
+    return -(share * (grad.to(exact) * out.to(exact)).sum(-1)).sum(0).to(sinks.dtype)
 
 
 @dataclass(frozen=True, slots=True)
-class _Backward:
-    """What the gradients of every tile need of all of its query's tiles together."""
+class _Way:
+    """How the keys of one layer travel, and their gradients back; ``traffic`` is None where nothing does."""
 
-    query: Tensor
-    grad: Tensor
-    out: Tensor
-    logsum: Tensor
-    scale: float
+    exchange: Exchange
+    traffic: Traffic | None
+    group: dist.ProcessGroup | None
 
-    def differentiate(self, call: Call, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of one call: [tiles, queries, ...], and twice [tiles, keys, ...]."""
-        return attend_tiles_backward(
-            call.query.take(self.grad),
-            call.query.take(self.query),
-            call.key.take(key),
-            call.key.take(value),
-            out=call.query.take(self.out),
-            logsum=call.logsum.take(self.logsum),
-            sight=call.sight,
-            scale=self.scale,
-        )
+    def fetch(self, key: Tensor, value: Tensor) -> Iterator[Block]:
+        """The blocks of steps 1, 2, ..., as they arrive."""
+        own = torch.cat([key, value], dim=1)
+        if self.traffic is None:
+            return iter([own])
+        assert self.group is not None
+        return self.exchange.fetch(own, self.traffic, self.group)
 
-    def differentiate_triangles(self, calls: Calls, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of all own rows: triangles share neither queries nor keys."""
-        if not calls.calls:
-            return torch.zeros_like(self.query), torch.zeros_like(key), torch.zeros_like(value)
-        of_calls = [self.differentiate(call, key, value) for call in calls.calls]
-        d_query, d_key, d_value = (_assemble(calls, [each[i] for each in of_calls]) for i in range(3))
-        return d_query, d_key, d_value
-
-    def differentiate_blocks(
-        self, steps: Sequence[Sequence[Calls]], blocks: Iterator[Block], d_query: Tensor
-    ) -> Iterator[Block]:
-        """Gradients of the received blocks one after the other; those of the queries are added to ``d_query``."""
-        for layers, block in zip(steps, blocks, strict=True):
-            d_block = torch.zeros_like(block, dtype=d_query.dtype)
-            for calls in layers:
-                self.accumulate(calls, block, d_query, d_block)
-            yield d_block
-
-    def accumulate(self, calls: Calls, block: Block, d_query: Tensor, d_block: Block) -> None:
-        """Add the gradients of ``calls`` on one block of keys, in the order of calls and tiles."""
-        d_queries = []
-        for call in calls.calls:
-            d_rows, d_key, d_value = self.differentiate(call, *block.chunk(2, dim=1))
-            d_queries.append(d_rows)
-            call.key.add(d_block, torch.cat([d_key, d_value], dim=2))
-        d_query[calls.rows] += _assemble(calls, d_queries)
+    def give_back(self, gradients: Iterator[Block]) -> Block:
+        """What all ranks have for this rank's own rows."""
+        if self.traffic is None:
+            return next(gradients)
+        assert self.group is not None
+        return self.exchange.give_back(gradients, self.traffic, self.group)
 
 
-def _compute(calls: Calls, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp of the rows that ``calls`` are about."""
-    outs, logsums = [], []
-    for call in calls.calls:
-        out, logsum = attend_tiles(
-            call.query.take(query), call.key.take(key), call.key.take(value), sight=call.sight, scale=scale
-        )
-        outs.append(out)
-        logsums.append(logsum)
-    if not outs:
-        return torch.zeros_like(query), query.new_zeros(query.shape[:2], dtype=_exact(query.dtype))
-    return _assemble(calls, outs), _assemble(calls, logsums)
-
-
-def _assemble(calls: Calls, parts: list[Tensor]) -> Tensor:
-    """Results of the calls, [tiles, length, ...] each, as rows in the order of ``calls``."""
-    flat = [part.flatten(0, 1) for part in parts]
-    if calls.home is None:
-        return flat[0] if len(flat) == 1 else torch.cat(flat)
-    return torch.cat([*flat, flat[0].new_zeros(1, *flat[0].shape[1:])]).index_select(0, calls.home)
-
-
-def _fetch(key: Tensor, value: Tensor, partition: Partition, group: dist.ProcessGroup | None) -> Iterator[Block]:
-    if not partition.exchanges:
-        return iter(())
-    assert group is not None
-    traffic = plan_traffic(partition, dist.get_rank(group))
-    return EXCHANGES[partition.exchange].fetch(torch.cat([key, value], dim=1), traffic, group)
-
-
-def _rank(group: dist.ProcessGroup | None) -> int:
-    return 0 if group is None else dist.get_rank(group)
+def _find_way(task: _Task, schedule: Schedule, device: torch.device) -> _Way | None:
+    """None where a rank computes on its own rows only, in their own order."""
+    partition = task.partition
+    if not (partition.exchanges or schedule.joint):
+        return None
+    exchange = JOINT if schedule.joint else EXCHANGES[partition.exchange]
+    traffic = plan_traffic(partition, schedule.rank, device) if partition.exchanges else None
+    return _Way(exchange, traffic, task.group)
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:

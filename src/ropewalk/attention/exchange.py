@@ -1,7 +1,8 @@
 """How key rows reach the ranks that read them, and how their gradients come home.
 
 Three ways with one signature: just the needed rows in one all-to-all, everything in one all-gather, or block by block
-round a ring. ``fetch`` starts at once and yields the blocks of steps 1, 2, ... as they arrive, so a rank computes on
+round a ring; and a fourth for kernels that want a rank's own rows in the same block.
+``fetch`` starts at once and yields the blocks of steps 1, 2, ... as they arrive, so a rank computes on
 its own rows meanwhile; ``give_back`` pulls the gradients of those blocks from an iterator, in the same order, and
 returns the sum of what the others have for this rank's own rows. Sums have a fixed order, so runs agree in all bits.
 """
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
+from ropewalk.attention.joint import Joint
 from ropewalk.partition.partition import Partition
 
 Block = Float[Tensor, "rows both_heads head_dim"]
@@ -36,6 +38,8 @@ class Traffic:
     """Where each row of the block, in packed order, stands among the received ones; None where they agree."""
     gathered: Tensor
     """Where each row of the block stands when all ranks' rows are laid end to end."""
+    joint: Tensor
+    """Where each row of the joint block stands among own rows followed by the block."""
 
 
 Fetch = Callable[[Block, Traffic, dist.ProcessGroup], Iterator[Block]]
@@ -76,6 +80,27 @@ def give_back_needed(gradients: Iterator[Block], traffic: Traffic, group: dist.P
     total = block.new_zeros(traffic.local_tokens, *block.shape[1:])
     for rows, index in zip(incoming.split(traffic.send_rows), traffic.send.split(traffic.send_rows), strict=True):
         total[index] += rows  # a destination asks for a row once
+    return total
+
+
+def fetch_joint(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
+    """One block: own rows and needed ones together, in packed order."""
+    others = fetch_needed(own, traffic, group)
+
+    def arrive() -> Iterator[Block]:
+        (block,) = others
+        yield torch.cat([own, block]).index_select(0, traffic.joint)
+
+    return arrive()
+
+
+def give_back_joint(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
+    """Own rows' gradients stay, the others' go home."""
+    (joint,) = gradients
+    parts = torch.empty_like(joint)
+    parts[traffic.joint] = joint
+    own, block = parts.split([traffic.local_tokens, len(joint) - traffic.local_tokens])
+    total: Block = own + give_back_needed(iter([block]), traffic, group)
     return total
 
 
@@ -136,33 +161,40 @@ EXCHANGES = {
     "all_gather": Exchange(fetch_all, give_back_all),
     "ring": Exchange(fetch_round, give_back_round),
 }
+JOINT = Exchange(fetch_joint, give_back_joint)
+"""For kernels that want all keys at once, whatever exchange the partition names: the needed rows beside the own."""
 
-_traffics: WeakKeyDictionary[Partition, dict[int, Traffic]] = WeakKeyDictionary()
+_traffics: WeakKeyDictionary[Partition, dict[tuple[int, torch.device], Traffic]] = WeakKeyDictionary()
 
 
-def plan_traffic(partition: Partition, rank: int) -> Traffic:
+def plan_traffic(partition: Partition, rank: int, device: torch.device) -> Traffic:
     """What a rank sends and receives under a partition; made at the first request."""
     of_partition = _traffics.setdefault(partition, {})
-    if rank not in of_partition:
-        of_partition[rank] = _plan_traffic(partition, rank)
-    return of_partition[rank]
+    if (rank, device) not in of_partition:
+        of_partition[rank, device] = _plan_traffic(partition, rank, device)
+    return of_partition[rank, device]
 
 
-def _plan_traffic(partition: Partition, rank: int) -> Traffic:
+def _plan_traffic(partition: Partition, rank: int, device: torch.device) -> Traffic:
     sent = [partition.localise(partition.received(other, rank))[1] for other in range(partition.ranks)]
     received = [partition.received(rank, other) for other in range(partition.ranks)]
     packed = np.concatenate(received)
     order = np.argsort(packed, kind="stable")
     owner, local = partition.localise(packed[order])
+
+    def place(rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(rows).to(device)
+
     return Traffic(
         rank=rank,
         ranks=partition.ranks,
         local_tokens=partition.local_tokens,
-        send=torch.from_numpy(np.concatenate(sent)),
+        send=place(np.concatenate(sent)),
         send_rows=[len(rows) for rows in sent],
         receive_rows=[len(rows) for rows in received],
-        order=None if (order[1:] > order[:-1]).all() else torch.from_numpy(order),
-        gathered=torch.from_numpy(owner * partition.local_tokens + local),
+        order=None if (order[1:] > order[:-1]).all() else place(order),
+        gathered=place(owner * partition.local_tokens + local),
+        joint=place(Joint(partition, rank).order),
     )
 
 
@@ -182,7 +214,9 @@ class _Passing:
 
 def _pass_on(outgoing: Block, left: int, right: int, group: dist.ProcessGroup) -> _Passing:
     incoming = torch.empty_like(outgoing)
-    send = dist.isend(outgoing, group=group, group_dst=right)
-    receive = dist.irecv(incoming, group=group, group_src=left)
-    assert send is not None and receive is not None
-    return _Passing((send, receive), incoming, outgoing)
+    # As one batch: NCCL runs what is sent and received one by one in order, and all ranks would send and wait.
+    both = [
+        dist.P2POp(dist.isend, outgoing, group=group, group_peer=right),
+        dist.P2POp(dist.irecv, incoming, group=group, group_peer=left),
+    ]
+    return _Passing(tuple(dist.batch_isend_irecv(both)), incoming, outgoing)

@@ -1,27 +1,68 @@
-"""Attention with a bias on its scores, through torch's FlexAttention: one rank, a GPU.
+"""Attention through torch's FlexAttention, which bends or biases scores as it makes them: for GPUs.
 
-A query's keys lie in one run, from its document's first token, or its window's, to itself. So blocks are told from
-these starts alone, without a look at any pair. On a CPU FlexAttention has no backward and makes the matrix of all
-pairs: it serves tests there and nothing else, and whoever would run a model so is told first (``require_gpu``).
+A query's keys lie in one run of its rank's joint rows, from its document's first token, or its window's, to itself. So
+blocks are told from where runs begin and end, without a look at any pair. On a CPU FlexAttention has no backward and
+makes the matrix of all pairs: it serves tests there and nothing else, and whoever would run a model so is told first
+(``require_gpu``).
 """
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
-from ropewalk.attention.bias import Alibi, Fire
+from ropewalk.attention.bias import Alibi, Fire, ScoreMod
+from ropewalk.attention.calls import Scores
+from ropewalk.attention.exchange import Block, fetch_joint, give_back_joint, plan_traffic
+from ropewalk.attention.joint import Joint
+from ropewalk.attention.merge import sink
 from ropewalk.core.error import UserError
 from ropewalk.partition.partition import Partition
 
 BLOCK_TOKENS = 128
 
-_masks: WeakKeyDictionary[Partition, BlockMask] = WeakKeyDictionary()
+_masks: WeakKeyDictionary[Partition, dict[int, BlockMask]] = WeakKeyDictionary()
+
+
+def attend_flex(
+    query: Float[Tensor, "local heads head_dim"],
+    key: Float[Tensor, "local kv_heads head_dim"],
+    value: Float[Tensor, "local kv_heads head_dim"],
+    sinks: Float[Tensor, "heads"] | None = None,
+    *,
+    partition: Partition,
+    group: dist.ProcessGroup | None,
+    scores: Scores,
+    score_mod: ScoreMod | None = None,
+) -> Float[Tensor, "local heads head_dim"]:
+    """Causal attention within documents; padding gets zeros. ``score_mod`` is FlexAttention's, on joint rows.
+
+    See context_parallel.attend for the rest.
+    """
+    rank = 0 if group is None else dist.get_rank(group)
+    key, value = _Gather.apply(torch.cat([key, value], dim=1), partition, group).chunk(2, dim=1)
+    out, aux = _kernel(query.device.type)(
+        *(tensor.transpose(0, 1)[None] for tensor in (query, key, value)),
+        score_mod=score_mod if scores.soft_cap is None else _bend(scores.soft_cap, score_mod),
+        block_mask=_find_mask(partition, rank, query.device),
+        scale=scores.scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+        return_aux=AuxRequest(lse=True),
+    )
+    rows: Tensor = out[0].transpose(0, 1)
+    if sinks is not None:
+        rows, _ = sink(rows, aux.lse[0].T, sinks)
+    if (partition.pieces.document < 0).any():
+        real = torch.from_numpy(partition.document_tokens(rank) > 0).to(query.device)
+        rows = rows * real[:, None, None]
+    return rows.to(query.dtype)
 
 
 def attend_biased(
@@ -34,7 +75,7 @@ def attend_biased(
     partition: Partition,
     scale: float | None = None,
 ) -> Float[Tensor, "tokens heads head_dim"]:
-    """Causal attention within documents, ``bias`` added to the scaled scores; padding sees itself.
+    """``attend_flex`` with ``bias`` added to the scaled scores.
 
     ``positions`` are those in the document that the model was given, so distances are skip-wise where they are. Raises
     UserError for a partition over several ranks.
@@ -43,20 +84,13 @@ def attend_biased(
         raise UserError(
             "a bias needs whole rows on a rank",
             where="parallel.context",
-            why=f"rows are cut over {partition.ranks} ranks, and FlexAttention sees one rank's keys",
+            why=f"rows are cut over {partition.ranks} ranks, and a bias knows the positions of one rank's keys",
             fix="use parallel.context=1, or layers without a bias",
         )
-    if partition not in _masks:
-        _masks[partition] = make_block_mask(first_keys(partition), device=query.device)
     exact = torch.promote_types(query.dtype, torch.float32)
-    out: Tensor = _kernel(query.device.type)(
-        *(tensor.transpose(0, 1)[None] for tensor in (query, key, value)),
-        score_mod=bias.score_mod(positions, exact),
-        block_mask=_masks[partition],
-        scale=scale,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return out[0].transpose(0, 1)
+    scores = Scores(query.shape[-1] ** -0.5 if scale is None else scale)
+    mod = bias.score_mod(positions, exact)
+    return attend_flex(query, key, value, partition=partition, group=None, scores=scores, score_mod=mod)
 
 
 def require_gpu() -> None:
@@ -70,39 +104,72 @@ def require_gpu() -> None:
         )
 
 
-def first_keys(partition: Partition) -> Int64[np.ndarray, "tokens"]:
-    """The packed index of the first key that each token sees; a token of padding sees itself."""
-    pieces, index = partition.pieces, np.arange(partition.tokens)
-    first = np.repeat(np.where(pieces.document >= 0, pieces.begin, partition.tokens), pieces.stop - pieces.start)
-    if partition.window is not None:
-        first = np.maximum(first, index - partition.window + 1)
-    seen: np.ndarray = np.minimum(first, index)
-    return seen
-
-
-def make_block_mask(first: Int64[np.ndarray, "tokens"], *, device: torch.device) -> BlockMask:
-    """Queries that see the keys from ``first`` to themselves, in blocks of 128 x 128."""
-    tokens = len(first)
-    starts = np.arange(0, tokens, BLOCK_TOKENS)
-    lowest, highest = np.minimum.reduceat(first, starts), np.maximum.reduceat(first, starts)
-    own, other = np.arange(len(starts))[:, None], np.arange(len(starts))
-    seen = (other <= own) & (other >= lowest[:, None] // BLOCK_TOKENS)
-    whole = (other < own) & (other * BLOCK_TOKENS >= highest[:, None])
-    bound = torch.from_numpy(first).to(device)
+def make_block_mask(
+    first: Int64[np.ndarray, "queries"], last: Int64[np.ndarray, "queries"], *, keys: int, device: torch.device
+) -> BlockMask:
+    """Queries that see the keys from ``first`` to ``last``, both rising with the query, in blocks of 128 x 128."""
+    queries = len(first)
+    starts, other = np.arange(0, queries, BLOCK_TOKENS), np.arange(-(-keys // BLOCK_TOKENS)) * BLOCK_TOKENS
+    stop = np.minimum(other + BLOCK_TOKENS, keys) - 1
+    lowest, highest = (reduce.reduceat(first, starts)[:, None] for reduce in (np.minimum, np.maximum))
+    soonest, farthest = (reduce.reduceat(last, starts)[:, None] for reduce in (np.minimum, np.maximum))
+    seen = (other <= farthest) & (stop >= lowest)
+    whole = (other >= highest) & (stop <= soonest)
+    lower, upper = (torch.from_numpy(bound).to(device) for bound in (first, last))
 
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key <= query) & (key >= bound[query])
+        return (key <= upper[query]) & (key >= lower[query])
 
     return BlockMask.from_kv_blocks(
         *_list_blocks(seen & ~whole, device),
-        *_list_blocks(whole, device),
+        *_list_blocks(seen & whole, device),
         BLOCK_SIZE=BLOCK_TOKENS,
         mask_mod=sees,
-        seq_lengths=(tokens, tokens),
+        seq_lengths=(queries, keys),
     )
 
 
-def _list_blocks(chosen: Bool[np.ndarray, "blocks blocks"], device: torch.device) -> tuple[Tensor, Tensor]:
+class _Gather(torch.autograd.Function):
+    """A rank's joint rows out of everybody's own."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Block, partition: Partition, group: dist.ProcessGroup | None) -> Block:
+        ctx.settings = partition, group
+        if not partition.exchanges:
+            return own.view_as(own)
+        assert group is not None
+        return next(fetch_joint(own, plan_traffic(partition, dist.get_rank(group), own.device), group))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Block) -> tuple[Tensor, None, None]:
+        partition, group = ctx.settings
+        if not partition.exchanges:
+            return grad, None, None
+        exact = torch.promote_types(grad.dtype, torch.float32)
+        gradients: Iterator[Block] = iter([grad.to(exact)])
+        traffic = plan_traffic(partition, dist.get_rank(group), grad.device)
+        return give_back_joint(gradients, traffic, group).to(grad.dtype), None, None
+
+
+def _find_mask(partition: Partition, rank: int, device: torch.device) -> BlockMask:
+    of_partition = _masks.setdefault(partition, {})
+    if rank not in of_partition:
+        joint = Joint(partition, rank)
+        of_partition[rank] = make_block_mask(*joint.find_bounds(), keys=len(joint.packed), device=device)
+    return of_partition[rank]
+
+
+def _bend(soft_cap: float, score_mod: ScoreMod | None) -> ScoreMod:
+    """FlexAttention's way of a soft cap; what ``score_mod`` adds is added before."""
+
+    def bend(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        given = score if score_mod is None else score_mod(score, batch, head, query, key)
+        return soft_cap * torch.tanh(given / soft_cap)
+
+    return bend
+
+
+def _list_blocks(chosen: Bool[np.ndarray, "blocks key_blocks"], device: torch.device) -> tuple[Tensor, Tensor]:
     """How many blocks each block of queries has, and their numbers, those that it has first."""
     order = np.argsort(~chosen, axis=1, kind="stable").astype(np.int32)
     count = chosen.sum(axis=1, dtype=np.int32)

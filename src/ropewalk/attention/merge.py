@@ -12,8 +12,16 @@ def merge(
 ) -> tuple[Float[Tensor, "rows heads head_dim"], Float[Tensor, "rows heads"]]:
     """Outputs and log-sum-exps of both parts together, in the dtype of ``out``: float32 or better.
 
-    Every row has seen a key in both parts, so no log-sum-exp is infinite.
+    Every row has seen a key in the second part, so only the first's log-sum-exps may be minus infinity.
     """
     other_out, other_logsum = other
     share = torch.sigmoid(other_logsum - logsum).unsqueeze(-1)
     return torch.lerp(out, other_out.to(out.dtype), share.to(out.dtype)), torch.logaddexp(logsum, other_logsum)
+
+
+def sink(
+    out: Float[Tensor, "rows heads head_dim"], logsum: Float[Tensor, "rows heads"], sinks: Float[Tensor, "heads"]
+) -> tuple[Float[Tensor, "rows heads head_dim"], Float[Tensor, "rows heads"]]:
+    """Merge with one more score per head that has no value: it takes part of the softmax, and adds nothing."""
+    total = torch.logaddexp(logsum, sinks.to(logsum.dtype))
+    return out * (logsum - total).exp().unsqueeze(-1).to(out.dtype), total

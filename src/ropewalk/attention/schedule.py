@@ -1,19 +1,18 @@
-"""A rank's tiles as kernel calls: tiles of one shape stacked, and where each call's rows come from and go to.
+"""A rank's tiles for the CPU kernel: tiles of one shape stacked, and where each call's rows come from and go to.
 
-Made once for each partition and rank, and used by every layer, forward and backward. Triangles may be stacked beyond
-their length: a triangle that is too large reads the rows after it, but its first queries never see them. So hundreds of
-small documents of all lengths become a handful of calls.
+Triangles may be stacked beyond their length: a triangle that is too large reads the rows after it, but its first
+queries never see them. So hundreds of small documents of all lengths become a handful of calls.
 """
 
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from ropewalk.attention.kernel import Sight
+from ropewalk.attention.calls import Calls, Given, KeyRows, QueryRows, Schedule, Scores
+from ropewalk.attention.kernel import Sight, attend_tiles, attend_tiles_backward
 from ropewalk.partition.partition import Partition
 from ropewalk.partition.tiles import ALWAYS, Tiles
 
@@ -49,64 +48,55 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One kernel call. ``logsum`` is like ``query``, but rows beyond a triangle's own read the row of infinities."""
+class StackedCall:
+    """Tiles of one shape. ``logsum`` is like ``query``, but rows beyond a triangle's own read the row of infinities."""
 
     query: Rows
     key: Rows
     logsum: Rows
     sight: Sight
 
+    def attend(self, query: QueryRows, key: KeyRows, value: KeyRows, scores: Scores) -> tuple[Tensor, Tensor]:
+        """See calls.Call."""
+        out, logsum = attend_tiles(
+            self.query.take(query), self.key.take(key), self.key.take(value), sight=self.sight, scale=scores.scale
+        )
+        return out.flatten(0, 1), logsum.flatten(0, 1)
 
-@dataclass(frozen=True, slots=True)
-class Calls:
-    """Calls whose queries are disjoint; their results, laid end to end, are about ``rows``.
+    def differentiate(
+        self, given: Given, key: KeyRows, value: KeyRows, scores: Scores
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See calls.Call."""
+        d_query, d_key, d_value = attend_tiles_backward(
+            self.query.take(given.grad),
+            self.query.take(given.query),
+            self.key.take(key),
+            self.key.take(value),
+            out=self.query.take(given.out),
+            logsum=self.logsum.take(given.logsum),
+            sight=self.sight,
+            scale=scores.scale,
+        )
+        return d_query.flatten(0, 1), d_key.flatten(0, 1), d_value.flatten(0, 1)
 
-    Where ``home`` is given, the i-th of those rows is the ``home[i]``-th of the results followed by one row of zeros.
-    """
-
-    calls: tuple[Call, ...]
-    rows: Tensor | slice
-    home: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """All that a rank computes: triangles on its own rows, then for each step lists of calls on its block of keys."""
-
-    rank: int
-    triangles: Calls
-    steps: tuple[tuple[Calls, ...], ...]
-
-    @property
-    def merges(self) -> bool:
-        """Whether any query has more than its triangle."""
-        return any(self.steps)
-
-    @property
-    def pads(self) -> bool:
-        """Whether triangles are stacked beyond their length."""
-        return any(call.logsum is not call.query for call in self.triangles.calls)
+    def add_to_keys(self, total: Tensor, d_key: Tensor, d_value: Tensor) -> None:
+        """See calls.Call."""
+        self.key.add(total, torch.cat([d_key, d_value], dim=1).unflatten(0, (-1, self.key.length)))
 
 
-_schedules: WeakKeyDictionary[Partition, dict[int, Schedule]] = WeakKeyDictionary()
+def stack_tiles(partition: Partition, rank: int) -> Schedule:
+    """The rank's calls under a partition, tiles of one shape stacked."""
+    triangles, pads = _stack_triangles(partition.triangles(rank), partition.local_tokens)
+    steps = tuple(tuple(_stack(layer) for layer in split_layers(tiles)) for tiles in partition.tiles(rank))
+    return Schedule(rank, triangles, steps, pads)
 
 
-def schedule_tiles(partition: Partition, rank: int) -> Schedule:
-    """The rank's calls under a partition; made at the first request."""
-    of_partition = _schedules.setdefault(partition, {})
-    if rank not in of_partition:
-        triangles = _stack_triangles(partition.triangles(rank), partition.local_tokens)
-        steps = tuple(tuple(_stack_layers(tiles)) for tiles in partition.tiles(rank))
-        of_partition[rank] = Schedule(rank, triangles, steps)
-    return of_partition[rank]
-
-
-def _stack_triangles(tiles: Tiles, rows: int) -> Calls:
-    """Triangles of similar length in one call; their results cover all rows, padding gets the row of zeros."""
+def _stack_triangles(tiles: Tiles, rows: int) -> tuple[Calls, bool]:
+    """Triangles of similar length in one call, their results cover all rows, padding gets the row of zeros; and whether
+    any is stacked beyond its length."""
     start, length = tiles.columns[:, 0], tiles.columns[:, 1]
     size = _round_up(length)
-    calls, home, offset = [], np.full(rows, -1), 0
+    calls, home, offset, pads = [], np.full(rows, -1), 0, False
     for shared in np.unique(size):
         chosen = np.flatnonzero(size == shared)
         longest = int(length[chosen].max())
@@ -115,24 +105,24 @@ def _stack_triangles(tiles: Tiles, rows: int) -> Calls:
         if (length[chosen] < longest).any():
             inside = np.arange(longest) < length[chosen][:, None]
             index = np.where(inside, start[chosen][:, None] + np.arange(longest), rows)
-            logsum = Rows(query.starts, longest, 0, torch.from_numpy(index.reshape(-1)))
-        calls.append(Call(query, query, logsum, Sight(True, None)))
+            logsum, pads = Rows(query.starts, longest, 0, torch.from_numpy(index.reshape(-1))), True
+        calls.append(StackedCall(query, query, logsum, Sight(True, None)))
         within, counted = _spread(length[chosen])
         home[np.repeat(start[chosen], length[chosen]) + within] = offset + counted * longest + within
         offset += len(chosen) * longest
     home[home < 0] = offset
     if np.array_equal(home, np.arange(offset)):
-        return Calls(tuple(calls), slice(None), None)
-    return Calls(tuple(calls), slice(None), torch.from_numpy(home))
+        return Calls(tuple(calls), slice(None), None), pads
+    return Calls(tuple(calls), slice(None), torch.from_numpy(home)), pads
 
 
-def _stack_layers(tiles: Tiles) -> list[Calls]:
-    """Other tiles, in as few layers as keep the queries of a layer disjoint."""
+def split_layers(tiles: Tiles) -> list[Int64[np.ndarray, "tiles 6"]]:
+    """Columns of the tiles, in as few layers as keep the queries of a layer disjoint."""
     order = np.argsort(tiles.columns[:, 0], kind="stable")
     columns = tiles.columns[order]
     _, first, count = np.unique(columns[:, 0], return_index=True, return_counts=True)
     layer = np.arange(len(columns)) - np.repeat(first, count)
-    return [_stack(columns[layer == each]) for each in range(layer.max(initial=-1) + 1)]
+    return [columns[layer == each] for each in range(layer.max(initial=-1) + 1)]
 
 
 def _stack(columns: Int64[np.ndarray, "tiles 6"]) -> Calls:
@@ -142,12 +132,12 @@ def _stack(columns: Int64[np.ndarray, "tiles 6"]) -> Calls:
         chosen = columns[which == shape]
         query, key = _rows(chosen[:, 0], queries), _rows(chosen[:, 2], keys)
         sight = Sight(False, None if window == -ALWAYS else window)
-        calls.append(Call(query, key, query, sight))
+        calls.append(StackedCall(query, key, query, sight))
         rows.append((chosen[:, 0, None] + np.arange(queries)).reshape(-1))
-    return Calls(tuple(calls), _sliced(np.concatenate(rows)), None)
+    return Calls(tuple(calls), sliced(np.concatenate(rows)), None)
 
 
-def _sliced(rows: np.ndarray) -> Tensor | slice:
+def sliced(rows: np.ndarray) -> Tensor | slice:
     """A slice, if the rows are one run in order."""
     run = len(rows) == rows[-1] - rows[0] + 1 and bool((np.diff(rows) == 1).all())
     return slice(int(rows[0]), int(rows[-1]) + 1) if run else torch.from_numpy(rows)

@@ -25,12 +25,13 @@ from ropewalk.corpus.embedded import EMBEDDED
 from ropewalk.corpus.folder import KIND, Facts, content_digest, point_to
 from ropewalk.corpus.folder import open_corpus as open_corpus
 from ropewalk.corpus.mix import source_shares
+from ropewalk.corpus.prepare import tokenize_sources
 from ropewalk.corpus.read import read_source
 from ropewalk.corpus.select import HELD_OUT, REASONS, TRAIN, select_documents
 from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.store import Documents, all_documents, open_shards, write_shards
 from ropewalk.corpus.tokenize import Tokenizer
-from ropewalk.corpus.tokenized import Tokenized, tokenize_source
+from ropewalk.corpus.tokenized import Tokenized
 
 SAMPLE_BYTES = 4 << 20
 _SAMPLE_CHARACTERS = 1 << 16
@@ -41,7 +42,7 @@ def build(spec: CorpusSpec, *, tokenizer: Tokenizer, seed: int, folder: Path) ->
 
     Raises UserError for text that cannot be read and for a folder that holds another corpus.
     """
-    inputs = {"corpus": spec.model_dump(mode="json"), "tokenizer": tokenizer.digest, "seed": seed}
+    inputs = {"corpus": spec.content, "tokenizer": tokenizer.digest, "seed": seed}
     if is_finished(folder):
         if read_manifest(folder)["inputs"] != inputs:
             raise UserError(
@@ -54,10 +55,7 @@ def build(spec: CorpusSpec, *, tokenizer: Tokenizer, seed: int, folder: Path) ->
     store = Path(spec.store)
     with hold(store):
         prompts = read_prompts(spec.decontaminate)
-        sources = [
-            tokenize_source(source, tokenizer=tokenizer, prompts=prompts, seed=seed, store=store)
-            for source in spec.sources
-        ]
+        sources = tokenize_sources(spec, tokenizer=tokenizer, prompts=prompts, seed=seed)
         fates = select_documents(
             sources,
             [source.role for source in spec.sources],
@@ -113,9 +111,10 @@ def read_texts(spec: CorpusSpec, *, seed: int, size_bytes: int = SAMPLE_BYTES) -
 def _write_choice(
     folder: Path, stored: Tokenized, fate: Int8[np.ndarray, "documents"], *, vocabulary: int
 ) -> dict[str, Any]:
-    """Write which documents are trained on, and the tokens of those that are held out."""
+    """Write every document's fate, which are trained on, and the tokens of those that are held out."""
     (folder / "held_out").mkdir(parents=True)
     np.save(folder / "train.npy", np.flatnonzero(fate == TRAIN).astype(np.int64), allow_pickle=False)
+    np.save(folder / "fate.npy", fate, allow_pickle=False)
     every = all_documents(open_shards(stored.folder, vocabulary=vocabulary, manifest={}))
     held_out = Documents(every.shards, np.flatnonzero(fate == HELD_OUT).astype(np.int64))
     copies = (held_out.read(document) for document in range(len(held_out)))

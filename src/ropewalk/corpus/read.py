@@ -47,19 +47,24 @@ def read_source(source: Source, *, seed: int) -> Iterator[Document | Reject]:
     Raises UserError for a fault where the source says so, and where there is no document at all.
     """
     size, documents = 0, 0
-    for item in _open_source(source, seed):
+    for item in read_items(source, seed):
         documents += isinstance(item, Document)
         size += len(item.text.encode()) if isinstance(item, Document) else item.size_bytes
         yield item
         if source.size_bytes is not None and size >= source.size_bytes:
             break
     if documents == 0:
-        raise UserError(
-            f"source {source.name} has no document",
-            where=str(source.path or source.hub or source.embedded),
-            why="the files are empty" if size == 0 else f"all of it ({size:,} bytes) was rejected",
-            fix="correct the path or text_key, or remove the source",
-        )
+        raise without_document(source, size)
+
+
+def without_document(source: Source, size_bytes: int) -> UserError:
+    """What is said of a source of ``size_bytes`` that has no document at all."""
+    return UserError(
+        f"source {source.name} has no document",
+        where=str(source.path or source.hub or source.embedded),
+        why="the files are empty" if size_bytes == 0 else f"all of it ({size_bytes:,} bytes) was rejected",
+        fix="correct the path or text_key, or remove the source",
+    )
 
 
 def source_files(source: Source) -> list[Path]:
@@ -81,7 +86,8 @@ def source_megabytes(source: Source) -> float | None:
     return min(sizes) / 1e6 if sizes else None
 
 
-def _open_source(source: Source, seed: int) -> Iterator[Document | Reject]:
+def read_items(source: Source, seed: int) -> Iterator[Document | Reject]:
+    """All that a source holds, without its limit of size and whether or not there is anything."""
     if source.embedded is not None:
         made = embedded_documents(source.embedded, seed=seed, size_bytes=source.size_bytes, options=source.options)
         for document in made:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ropewalk.core.quantity import Count
+from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.record import ROLES, Role
 from ropewalk.core.spec import Spec
 
@@ -60,6 +60,8 @@ class Source(Spec):
     role: Role
     language: str | None = None
     """Of all documents, such as ``en``, ``zh``, ``code``; None: judged for each by its script."""
+    tokens: Literal["megatron", "datatrove", "olmo", "datasets"] | None = None
+    """``path`` holds ids of this model's tokenizer, in files of that kind, instead of text."""
     profile: ProfileName | None = None
     """What counts as clean; None: by role and language."""
     text_key: str = "text"
@@ -75,6 +77,8 @@ class Source(Spec):
         given = [key for key in ("path", "hub", "embedded") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(f"source {self.name} needs exactly one of path, hub, embedded; it has {given or 'none'}")
+        if self.tokens is not None and self.path is None:
+            raise ValueError(f"source {self.name} has tokens: {self.tokens} and no path to them")
         if self.embedded is None:
             _ = self.record_options
         return self
@@ -96,7 +100,42 @@ class Source(Spec):
         return "prose_zh" if known == "zh" else "prose_en"
 
 
-class CorpusSpec(Spec):
+OTHER = "other"
+"""The key of ``languages`` that means all those it does not name."""
+
+
+class MixRules(Spec):
+    """How the text behind each weight of a mix is dealt out; the defaults leave it in its natural proportions."""
+
+    languages: dict[str, float] = Field(default_factory=dict)
+    """Weights in tokens, within every weight of the mix: ``{zh: 2, en: 1, other: 0}``."""
+    lengths: dict[Count, float] = Field(default_factory=dict)
+    """Weights in tokens, within every source, of documents from this many tokens up: ``{0: 4, 64Ki: 6}``."""
+    when_dry: Literal["stop", "spread"] = "stop"
+    """Where text would be read more than ``max_repeats`` times: stop before the first step, or let others give more."""
+    packing: Literal["fit", "chunk"] = "fit"
+    """Whole documents by best fit, or all of them in a line that is cut at every row's end."""
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> "MixRules":
+        for key in ("languages", "lengths"):
+            weights = getattr(self, key)
+            for name, weight in weights.items():
+                if not math.isfinite(weight) or weight < 0:
+                    raise ValueError(f"{key}.{name} is {weight:g}; a weight is a number from 0 up")
+            if weights and not any(weights.values()):
+                raise ValueError(f"{key} has no weight above 0")
+        if self.lengths and 0 not in self.lengths:
+            raise ValueError(f"lengths says nothing of documents below {min(self.lengths)} tokens: add 0: WEIGHT")
+        return self
+
+    @property
+    def parts_sources(self) -> bool:
+        """Whether a source's documents are told apart at all."""
+        return bool(self.languages or self.lengths)
+
+
+class CorpusSpec(MixRules):
     """All sources of a run, how they are mixed, and what is kept of them."""
 
     store: str = "store"
@@ -110,12 +149,23 @@ class CorpusSpec(Spec):
     """Share of each source's documents kept from training, at least 8 of them or a tenth."""
     near_duplicates: float | None = Field(default=0.8, gt=0, le=1)
     """Jaccard similarity of shingles from which one of two documents is dropped; None keeps them."""
-    long_documents: Literal["split", "drop"] = "split"
-    """What happens to a document that is longer than a row."""
+    long_documents: Literal["split", "truncate", "drop"] = "split"
+    """What happens to a document that is longer than a row: cut into rows, only its first row read, or left out."""
     decontaminate: tuple[str, ...] = ()
     """Files of evaluation prompts; a document that shares 13 words in a row with one is dropped."""
+    workers: Literal["processes", "ray"] = "processes"
+    """What the text is cleaned and tokenised on; the bytes are the same whatever it is."""
+    worker_count: PositiveCount | None = None
+    """How many at once; None: a process for each core, or each of the Ray cluster's."""
     seed: int | None = None
     """Draws generated text and what is held out; None: the run's. Runs that differ in seed can so share a corpus."""
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """All that decides what a corpus folder holds; how its rows are dealt out and who made it does not."""
+        return self.model_dump(
+            mode="json", exclude={"store", "mix", "max_repeats", "workers", "worker_count", *MixRules.model_fields}
+        )
 
     @model_validator(mode="after")
     def _check_names(self) -> "CorpusSpec":

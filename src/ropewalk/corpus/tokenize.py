@@ -1,11 +1,12 @@
 """Text to token ids and back, by the base model's own tokenizer.json.
 
 A special token that stands in a text is text: it never becomes a border. Long texts are cut before encoding only where
-the pre-tokenizer is proven to split anyway, so the ids are those of the whole text.
+that is proven to change no id (cut.py), and a faster library is used only once it has proven itself (fast.py).
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,10 @@ from tokenizers import Tokenizer as Bpe
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
-from ropewalk.corpus.vocabulary import SPLIT
+from ropewalk.corpus.cut import cut, may_cut
+from ropewalk.corpus.fast import Fast
 
 Encoded = tuple[Int64[np.ndarray, "_"], UInt8[np.ndarray, "_"]]  # as many of either; each document its own
-_CL100K = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-# GPT-4, Llama 3, Qwen and ours. No match crosses from a line break to what is not white space, none looks back, and
-# white space that ends in a line break is taken by `\s*[\r\n]+` up to that break: so a cut right there changes no id.
-_CUTTABLE = {SPLIT, _CL100K.replace("DIGITS", r"\p{N}{1,3}"), _CL100K.replace("DIGITS", r"\p{N}")}
 _CUT_CHARACTERS = 4096
 _BATCH_CHARACTERS = 1 << 20
 _BATCH_TEXTS = 256
@@ -43,14 +39,24 @@ class Tokenizer:
         self.vocabulary: int = bpe.get_vocab_size()
         made_of = json.loads(bpe.to_str())
         self.digest = digest_value([made_of, bos_id, eos_id])
-        self._cuttable = _may_cut(made_of)
+        self._cuttable = may_cut(made_of)
+        self._made_of = made_of
         self._newline = self._encode_all(["\n"])[0]
         # SentencePiece-like tokenizers put a space before whatever they are given, also in the middle of a document.
         self._prepends = len(self._encode_all(["\nx"])[0]) < sum(map(len, self._encode_all(["\n", "x"])))
 
+    def to_json(self) -> dict[str, Any]:
+        """All that another process needs to make this tokenizer again."""
+        return {"tokenizer": self._bpe.to_str(), "bos_id": self.bos_id, "eos_id": self.eos_id}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "Tokenizer":
+        """The inverse of ``to_json``."""
+        return cls(Bpe.from_str(entry["tokenizer"]), bos_id=entry["bos_id"], eos_id=entry["eos_id"])
+
     def encode(self, text: str) -> Int64[np.ndarray, "tokens"]:
         """Ids of ``text`` without border tokens."""
-        return np.concatenate(self._encode_all(list(self._cut(text))))
+        return self._join(self._encode_all(list(self._cut(text))), inside=False)
 
     def decode(self, tokens: Sequence[int] | Integer[np.ndarray, "tokens"]) -> str:
         """The text of ``tokens``, border tokens included."""
@@ -80,35 +86,34 @@ class Tokenizer:
     def _encode_batch(self, documents: list[Document]) -> Iterator[Encoded]:
         split = [[(text, trained, inside) for text, trained, inside in _split_at_spans(d)] for d in documents]
         chunks = [list(self._cut(text, inside)) for pieces in split for text, _, inside in pieces]
-        ids = iter(self._encode_all([chunk for cut in chunks for chunk in cut]))
+        ids = iter(self._fast.encode([chunk for cut in chunks for chunk in cut]))
         counts = iter(len(cut) for cut in chunks)
         start = np.array([] if self.bos_id is None else [self.bos_id], dtype=np.int64)
         end = np.array([self.eos_id], dtype=np.int64)
         for document, pieces in zip(documents, split, strict=True):
             parts = [(start, True)]  # a first token is never a label, whatever its mask says
             for _, trained, inside in pieces:
-                tokens = np.concatenate([np.empty(0, dtype=np.int64), *islice(ids, next(counts))])
-                parts.append((tokens[len(self._newline) :] if inside and self._prepends else tokens, trained))
+                parts.append((self._join([*islice(ids, next(counts))], inside=inside), trained))
             parts.append((end, _trains_end(document)))
             yield (
                 np.concatenate([tokens for tokens, _ in parts]),
                 np.concatenate([np.full(len(tokens), trained, dtype=np.uint8) for tokens, trained in parts]),
             )
 
+    @cached_property
+    def _fast(self) -> Fast:
+        return Fast(self._made_of, self._encode_all)
+
     def _cut(self, text: str, inside: bool = False, *, longest: int = _CUT_CHARACTERS) -> Iterator[str]:
-        if not self._cuttable:
-            yield "\n" + text if inside and self._prepends else text
-            return
-        start = 0
-        while len(text) - start > longest:
-            end = text.find("\n", start + longest) + 1
-            while 0 < end < len(text) and text[end].isspace():
-                end = text.find("\n", end) + 1
-            if not 0 < end < len(text):
-                break
-            yield text[start:end]
-            start = end
-        yield text[start:]
+        """``text`` in pieces to be encoded; what goes on within a document begins with a line break that is not its."""
+        for number, piece in enumerate(cut(text, longest) if self._cuttable else [text]):
+            yield "\n" + piece if self._prepends and (inside or number) else piece
+
+    def _join(self, ids: list[Int64[np.ndarray, "_"]], *, inside: bool) -> Int64[np.ndarray, "tokens"]:
+        """The ids of a cut text, without those of line breaks that are not its own."""
+        added = len(self._newline) if self._prepends else 0
+        own = [tokens[added:] if inside or number else tokens for number, tokens in enumerate(ids)]
+        return np.concatenate([np.empty(0, dtype=np.int64), *own])
 
     def _encode_all(self, texts: list[str]) -> list[Int64[np.ndarray, "_"]]:
         ids = []
@@ -185,25 +190,6 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path.name} cannot be read", where=str(path), why=str(error), fix="copy it again from the base model"
         ) from None
     return content
-
-
-def _may_cut(made_of: dict[str, Any]) -> bool:
-    """Whether the proof above holds: a split that is known, byte-level BPE, and nothing that reaches over a cut."""
-    split, *rest = (made_of["pre_tokenizer"] or {}).get("pretokenizers") or [{}]
-    return (
-        made_of["normalizer"] in (None, {"type": "NFC"})
-        and split.get("pattern", {}).get("Regex") in _CUTTABLE
-        and split.get("behavior") == "Isolated"
-        and not split.get("invert")
-        and [part["type"] for part in rest] == ["ByteLevel"]
-        and not rest[0]["use_regex"]
-        and not rest[0]["add_prefix_space"]
-        and made_of["model"]["type"] == "BPE"
-        and not any(
-            not token["special"] and (token["lstrip"] or token["rstrip"] or "\n" in token["content"])
-            for token in made_of["added_tokens"]
-        )
-    )
 
 
 def _split_at_spans(document: Document) -> Iterator[tuple[str, bool, bool]]:

@@ -7,8 +7,7 @@ part of it, so that changing a mix never tokenises again.
 
 import json
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,16 +17,15 @@ import xxhash
 from jaxtyping import Int64, Shaped, UInt32, UInt64
 
 import ropewalk.corpus.embedded
-from ropewalk.core.artifact import is_finished, new_folder, read_manifest
+from ropewalk.core.artifact import read_manifest
 from ropewalk.core.digest import digest_file, digest_value
 from ropewalk.core.error import UserError
-from ropewalk.core.progress import say, watch
 from ropewalk.core.record import Document
 from ropewalk.corpus.audit import SourceLedger
 from ropewalk.corpus.clean import CLEANING, PROFILES, clean_document
 from ropewalk.corpus.decontaminate import Prompts
 from ropewalk.corpus.dedup import sign
-from ropewalk.corpus.read import Reject, digest_files, read_source, source_megabytes
+from ropewalk.corpus.read import Reject, digest_files, without_document
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import write_shards
 from ropewalk.corpus.tokenize import Encoded, Tokenizer
@@ -52,8 +50,8 @@ class Tokenized:
 
 
 @dataclass(slots=True)
-class _Gathered:
-    """What is learnt while documents go by."""
+class Gathered:
+    """What is learnt while documents go by: one shard's worth."""
 
     ledger: SourceLedger = field(default_factory=SourceLedger)
     digests: list[int] = field(default_factory=list)
@@ -61,6 +59,20 @@ class _Gathered:
     bytes: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
+
+    def take(self, text: str, *, language: str) -> None:
+        """What is asked of a text that is stored."""
+        encoded = text.encode()
+        self.ledger.stored.add(bytes=len(encoded))
+        self.digests.append(xxhash.xxh3_64_intdigest(encoded))
+        self.signatures.append(sign(text))
+        self.bytes.append(len(encoded))
+        self.languages.append(language)
+
+    def write(self, folder: Path) -> None:
+        """Every column as a file."""
+        for name, column in self.columns().items():
+            np.save(folder / f"{name}.npy", column, allow_pickle=False)
 
     def columns(self) -> dict[str, Shaped[np.ndarray, "..."]]:
         """What is known of each document, as arrays."""
@@ -80,18 +92,8 @@ class _Gathered:
         return {"ledger": self.ledger.to_json(), "languages": sorted(set(self.languages))}
 
 
-def tokenize_source(source: Source, *, tokenizer: Tokenizer, prompts: Prompts, seed: int, store: Path) -> Tokenized:
-    """The source's folder in ``store``: made now, or found there. Raises UserError for what cannot be read."""
-    inputs = _inputs(source, tokenizer, prompts, seed)
-    folder = store / digest_value(inputs)
-    if is_finished(folder):
-        say(f"{source.name}: found in {folder}")
-    else:
-        _make(source, tokenizer=tokenizer, prompts=prompts, seed=seed, inputs=inputs, folder=folder)
-    return _open(folder)
-
-
-def _inputs(source: Source, tokenizer: Tokenizer, prompts: Prompts, seed: int) -> dict[str, Any]:
+def describe_inputs(source: Source, tokenizer: Tokenizer, prompts: Prompts, seed: int) -> dict[str, Any]:
+    """All that decides a source's tokens, JSON-like; its digest names the folder."""
     if source.embedded is not None:
         code = Path(ropewalk.corpus.embedded.__path__[0])
         made_by = {
@@ -114,49 +116,35 @@ def _inputs(source: Source, tokenizer: Tokenizer, prompts: Prompts, seed: int) -
     }
 
 
-def _make(
-    source: Source, *, tokenizer: Tokenizer, prompts: Prompts, seed: int, inputs: dict[str, Any], folder: Path
+def write_documents(
+    items: Iterable[Document | Reject],
+    source: Source,
+    *,
+    tokenizer: Tokenizer,
+    prompts: Prompts,
+    gathered: Gathered,
+    folder: Path,
 ) -> None:
-    gathered = _Gathered()
-    with new_folder(folder, kind="tokens", inputs=inputs, facts=gathered.facts) as work:
-        with (
-            (work / "documents.jsonl").open("w", encoding="utf-8") as log,
-            _watch(source) as advance,
-        ):
-            items = _report(read_source(source, seed=seed), advance)
-            documents = _clean(items, source, prompts=prompts, gathered=gathered, log=log)
-            encoded = _count(tokenizer.encode_documents(documents), gathered)
-            write_shards(encoded, work, vocabulary=tokenizer.vocabulary)
-        if not gathered.tokens:
-            _refuse_empty(source, gathered.ledger)
-        for name, column in gathered.columns().items():
-            np.save(work / f"{name}.npy", column, allow_pickle=False)
+    """Clean and tokenise ``items`` of a source into ``folder``: shards, columns, and a line for each item."""
+    with (folder / "documents.jsonl").open("w", encoding="utf-8") as log:
+        documents = _clean(items, source, prompts=prompts, gathered=gathered, log=log)
+        encoded = _count(tokenizer.encode_documents(documents), gathered)
+        write_shards(encoded, folder, vocabulary=tokenizer.vocabulary)
+    gathered.write(folder)
 
 
-@contextmanager
-def _watch(source: Source) -> Iterator[Callable[[float], None]]:
-    megabytes = source_megabytes(source)
-    if megabytes is None:
-        say(f"{source.name}: read, clean, tokenise")
-        yield lambda _: None
-    else:
-        with watch(source.name, megabytes, unit="MB of text") as advance:
-            yield advance
-
-
-def _report(items: Iterable[Document | Reject], advance: Callable[[float], None]) -> Iterator[Document | Reject]:
-    for item in items:
-        yield item
-        advance((item.size_bytes if isinstance(item, Reject) else len(item.text.encode())) / 1e6)
+def item_bytes(item: Document | Reject) -> int:
+    """How much text an item is, as it was read."""
+    return item.size_bytes if isinstance(item, Reject) else len(item.text.encode())
 
 
 def _clean(
-    items: Iterable[Document | Reject], source: Source, *, prompts: Prompts, gathered: _Gathered, log: TextIO
+    items: Iterable[Document | Reject], source: Source, *, prompts: Prompts, gathered: Gathered, log: TextIO
 ) -> Iterator[Document]:
     """The documents that stay; every item leaves a line in ``log`` and its size in the ledger."""
     ledger = gathered.ledger
     for item in items:
-        size = item.size_bytes if isinstance(item, Reject) else len(item.text.encode())
+        size = item_bytes(item)
         ledger.read.add(bytes=size)
         kept = item
         if isinstance(item, Document):
@@ -167,24 +155,20 @@ def _clean(
             ledger.dropped[kept.reason].add(bytes=kept.size_bytes)
             log.write(json.dumps({"id": kept.id, "dropped": kept.reason}, ensure_ascii=False) + "\n")
             continue
-        encoded = kept.text.encode()
-        ledger.stored.add(bytes=len(encoded))
-        ledger.trimmed_bytes += size - len(encoded)
-        gathered.digests.append(xxhash.xxh3_64_intdigest(encoded))
-        gathered.signatures.append(sign(kept.text))
-        gathered.bytes.append(len(encoded))
-        gathered.languages.append(kept.language)
+        gathered.take(kept.text, language=kept.language)
+        ledger.trimmed_bytes += size - gathered.bytes[-1]
         log.write(json.dumps({"id": kept.id, "language": kept.language}, ensure_ascii=False) + "\n")
         yield kept
 
 
-def _count(documents: Iterable[Encoded], gathered: _Gathered) -> Iterator[Encoded]:
+def _count(documents: Iterable[Encoded], gathered: Gathered) -> Iterator[Encoded]:
     for tokens, mask in documents:
         gathered.tokens.append(len(tokens))
         yield tokens, mask
 
 
-def _open(folder: Path) -> Tokenized:
+def open_tokenized(folder: Path) -> Tokenized:
+    """A source's finished folder."""
     facts = read_manifest(folder)["facts"]
     columns = {
         name: np.load(folder / f"{name}.npy", allow_pickle=False)
@@ -194,7 +178,12 @@ def _open(folder: Path) -> Tokenized:
     return Tokenized(folder=folder, ledger=ledger, languages=tuple(facts["languages"]), **columns)
 
 
-def _refuse_empty(source: Source, ledger: SourceLedger) -> None:
+def refuse_empty(source: Source, ledger: SourceLedger) -> None:
+    """Raise UserError unless some document of the source was stored."""
+    if ledger.stored.documents:
+        return
+    if not ledger.read.documents:
+        raise without_document(source, 0)
     reasons = ", ".join(f"{reason} {amount.documents:,}" for reason, amount in ledger.dropped.items())
     raise UserError(
         f"nothing of source {source.name} is left",

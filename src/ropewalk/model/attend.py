@@ -3,10 +3,13 @@
 With a partition the rows of this rank are one packed sequence and attention runs over documents and context ranks.
 Without one (a plain call, ``generate``) it is transformers' SDPA, so a loaded model works everywhere. The surprise is
 the mask: the model asks for it before it knows whether anyone needs it, and for packed positions it would be a matrix
-of all pairs. So the registered mask is only a promise, and attention with a partition never calls it in.
+of all pairs. So the registered mask is only a promise, and attention with a partition never calls it in. What a
+class of transformers asks for besides and we cannot do is refused by name, never left out.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -25,6 +28,16 @@ from ropewalk.partition import AnyPartition, Partition
 
 NAME = "ropewalk"
 
+_Asked = Callable[[Any], bool]
+_UNDONE: Mapping[str, tuple[_Asked, str]] = {
+    "position_bias": (lambda asked: asked is not None, "a bias of attention scores that the model makes itself"),
+    "dropout": (bool, "attention dropout, which cannot be drawn alike on all context ranks"),
+    "is_causal": (lambda asked: asked is False, "attention to later tokens"),
+}
+"""What a layer may ask of its attention, and what the words mean. A line goes when ``attend`` can do it."""
+
+_counting: list[Counter[int]] = []
+
 
 class PromisedMask:
     """A mask that is made when first asked for, and then shared by all layers of one forward that look as far."""
@@ -32,6 +45,12 @@ class PromisedMask:
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self._arguments = arguments
         self._made: dict[int | None, Tensor | None] = {}
+
+    @property
+    def window_tokens(self) -> int | None:
+        """How far the model's own mask would look; None where that is everywhere."""
+        window: int | None = self._arguments.get("local_size")
+        return window
 
     def make(self, window_tokens: int | None = None) -> Tensor | None:
         """The mask, cut to the last ``window_tokens`` keys where a layer has a window that its class does not know."""
@@ -77,21 +96,11 @@ def attend_layer(
         query = (query * temperature[:, None, :, None]).to(query.dtype)
     bias = getattr(module, BIAS, None)
     if partition is None:
-        if bias is not None:
-            raise UserError(
-                "a layer with a bias runs over documents that it is told",
-                where="the model's forward",
-                why="transformers' own attention has no place for a bias",
-                fix="pass partition= and position_ids, as model/learner does",
-            )
-        mask = attention_mask.make(window_tokens) if isinstance(attention_mask, PromisedMask) else attention_mask
-        assert window_tokens is None or isinstance(attention_mask, PromisedMask), (
-            "a made mask cannot be cut to a window"
-        )
-        output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **settings)
-        return output, None
-    assert len(query) == 1 and not settings.get("dropout")
-    assert key.shape[2] == query.shape[2], "a cache holds keys that the partition does not know"
+        return _attend_plainly(module, query, key, value, attention_mask, window_tokens, settings)
+    assert len(query) == 1, "a rank's tokens of all rows are one row"
+    _refuse_undone(module, query, key, value, attention_mask, settings)
+    for counter in _counting:
+        counter[getattr(module, "layer_idx", 0)] += 1
     flat = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     seen = partition.with_window(window_tokens or settings.get("sliding_window"))
     if bias is not None:
@@ -99,8 +108,89 @@ def attend_layer(
         places = settings["position_ids"][0]
         output = attend_biased(*flat, bias=bias, positions=places, partition=seen, scale=settings["scaling"])
     else:
-        output = attend(*flat, partition=seen, group=context_group, scale=settings["scaling"])
+        output = attend(
+            *flat,
+            partition=seen,
+            group=context_group,
+            scale=settings["scaling"],
+            soft_cap=settings.get("softcap"),
+            sinks=settings.get("s_aux"),
+        )
     return output[None], None
+
+
+def _attend_plainly(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: PromisedMask | Tensor | None,
+    window_tokens: int | None,
+    settings: Mapping[str, Any],
+) -> tuple[Tensor, None]:
+    """transformers' SDPA. Raises UserError for what that would leave out without a word."""
+    asked = [
+        name
+        for name, wanted in (
+            ("a bias of its own", getattr(module, BIAS, None) is not None),
+            ("a soft cap", bool(settings.get("softcap"))),
+            ("sinks", settings.get("s_aux") is not None),
+        )
+        if wanted
+    ]
+    if asked:
+        raise UserError(
+            f"a layer with {' and '.join(asked)} runs over documents that it is told",
+            where="the model's forward",
+            why="without them it would be transformers' SDPA, which knows no such thing",
+            fix="pass partition= and position_ids as parallelize's cut makes them, or "
+            "set_attn_implementation('eager') where the class knows it",
+        )
+    made = mask.make(window_tokens) if isinstance(mask, PromisedMask) else mask
+    assert window_tokens is None or isinstance(mask, PromisedMask), "a made mask cannot be cut to a window"
+    output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, made, **settings)
+    return output, None
+
+
+@contextmanager
+def count_calls() -> Iterator[Counter[int]]:
+    """How often each layer's attention runs over a partition while this stands, by the layer's index.
+
+    Layers that are recomputed in the backward run twice.
+    """
+    counter: Counter[int] = Counter()
+    _counting.append(counter)
+    try:
+        yield counter
+    finally:
+        _counting.remove(counter)
+
+
+def _refuse_undone(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: PromisedMask | Tensor | None,
+    settings: Mapping[str, Any],
+) -> None:
+    """Raise UserError for what this layer's attention is besides causal softmax in a document or a window of it."""
+    asked = [meaning for name, (wants, meaning) in _UNDONE.items() if name in settings and wants(settings[name])]
+    if key.shape[2] != query.shape[2]:
+        asked.append("a cache of earlier keys, which the partition does not know")
+    if value.shape[-1] != key.shape[-1]:
+        asked.append("values of another width than its keys, as in latent attention (MLA)")
+    if isinstance(mask, Tensor):
+        asked.append("a mask that the model makes itself")
+    elif mask is not None and mask.window_tokens not in (None, settings.get("sliding_window")):
+        asked.append(f"a mask in chunks or windows of {mask.window_tokens} tokens that its attention is not told of")
+    if asked:
+        raise UserError(
+            f"{type(module).__name__} cannot run over a partition",
+            where=f"layer {getattr(module, 'layer_idx', '?')}",
+            why=f"it asks for {'; '.join(asked)}",
+            fix="choose a model with plain causal attention, or train it without context parallelism",
+        )
 
 
 AttentionInterface.register(NAME, attend_layer)

@@ -165,6 +165,11 @@ def direct_positions(
     _directed[model] = tuple(directions)
 
 
+def is_directed(model: nn.Module) -> bool:
+    """Whether ``direct_positions`` has been called for it, as ``load_model`` does."""
+    return model in _directed
+
+
 def anneal_positions(model: nn.Module, share: float) -> None:
     """Put ``model``, or the one inside it, at ``share`` of the way from its former positions (0) to its own (1)."""
     assert 0 <= share <= 1

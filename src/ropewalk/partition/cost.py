@@ -1,11 +1,13 @@
-"""What a partition costs: attention pairs per rank, key rows sent, and one number to compare layouts by.
+"""What a partition costs: attention pairs per rank, key rows sent, and one number to compare partitions by.
 
-A *pair* is one query against one key in one head; everything else is priced in pairs. The prices are those of a small
-model over gloo and of an 8B model over 50 GB/s within a factor of two, which is enough to choose between layouts.
+A *pair* is one query against one key in all heads, forward and backward; everything else is priced in pairs. The
+default prices lie between those of a small model over gloo (28 pairs for a row) and of an 8B model over 100 GB/s
+(1,100), which is enough to choose between layouts; to choose between rows and heads a model's own are needed.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -14,17 +16,72 @@ from ropewalk.partition.pieces import Pieces
 from ropewalk.partition.rows import find_needs
 
 
+class Heads(NamedTuple):
+    """How wide one token is in attention."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+class _Device(NamedTuple):
+    """Orders of magnitude of a kind of device, enough to choose by; fixed, so that a choice is the same everywhere."""
+
+    attention_flops: float
+    link_bytes_per_second: float
+    tile_seconds: float
+    message_seconds: float
+    overlaps: bool
+
+
+_DEVICES = {
+    "cpu": _Device(100e9, 1e9, 20e-6, 200e-6, False),  # one core, gloo over loopback: whoever copies does not compute
+    "cuda": _Device(450e12, 100e9, 1e-6, 30e-6, True),  # an H100 between NVLink's 400 GB/s and a network's 50
+}
+_GRADIENT_BYTES = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Price:
-    """In attention pairs: to send one key row (there, and its gradient back), to begin a tile, to begin a message."""
+    """In attention pairs: to send one key row (there, and its gradient back), to begin a tile, to begin a message.
+
+    ``query_pairs`` is what one token's queries and output cost that are swapped, and their gradients, where heads are
+    cut; None if that is not known. ``overlaps``: what travels while its receiver computes costs a quarter.
+    """
 
     row_pairs: float = 128
     tile_pairs: float = 2048
     message_pairs: float = 32768
+    query_pairs: float | None = None
+    kv_heads: int = 1
+    overlaps: bool = False
+
+    def swap_pairs(self, kept_heads: int) -> float:
+        """For one token whose heads are swapped, ``kept_heads`` of them keys after copies are made."""
+        assert self.query_pairs is not None
+        return self.query_pairs + self.row_pairs * kept_heads / self.kv_heads
 
 
 PRICE = Price()
 _GOOD_ENOUGH = 1.01
+_HIDDEN = 0.25
+"""Of the price of traffic that is hidden behind work: it still takes memory bandwidth, and links that others share."""
+
+
+def price_of(heads: Heads, *, device: str, element_bytes: int) -> Price:
+    """Prices for a model's attention on a kind of device, ``cpu`` or ``cuda``."""
+    kind = _DEVICES.get(device, _DEVICES["cuda"])
+    # Two products forward, five backward, each of 2 operations an element.
+    pair_seconds = 14 * heads.heads * heads.head_dim / kind.attention_flops
+    byte_pairs = 1 / kind.link_bytes_per_second / pair_seconds
+    return Price(
+        row_pairs=2 * heads.kv_heads * heads.head_dim * (element_bytes + _GRADIENT_BYTES) * byte_pairs,
+        tile_pairs=kind.tile_seconds / pair_seconds,
+        message_pairs=kind.message_seconds / pair_seconds,
+        query_pairs=4 * heads.heads * heads.head_dim * element_bytes * byte_pairs,
+        kv_heads=heads.kv_heads,
+        overlaps=kind.overlaps,
+    )
 
 
 def count_pairs(pieces: Pieces, ranks: int, window: int | None = None) -> Int64[np.ndarray, "ranks"]:
@@ -51,14 +108,37 @@ def count_rows(pieces: Pieces, ranks: int, window: int | None = None) -> Int64[n
     return rows
 
 
-def price_pieces(pieces: Pieces, ranks: int, *, window: int | None, price: Price = PRICE) -> tuple[float, float]:
+def count_own_pairs(pieces: Pieces, ranks: int) -> Int64[np.ndarray, "ranks"]:
+    """Pairs of each rank for which it needs nobody else's keys, whatever the window."""
+    real = pieces.document >= 0
+    document, owner = pieces.begin[real], pieces.owner[real]
+    shares, which = np.unique(document * ranks + owner, return_inverse=True)
+    tokens = np.bincount(which, weights=(pieces.stop - pieces.start)[real]).astype(np.int64)
+    counts = np.zeros(ranks, dtype=np.int64)
+    np.add.at(counts, shares % ranks, tokens * (tokens + 1) // 2)
+    return counts
+
+
+def price_pieces(
+    pieces: Pieces, ranks: int, *, window: int | None, price: Price = PRICE, exchange: str = "needed"
+) -> tuple[float, float]:
     """The slowest rank's work plus the traffic that it waits for, in attention pairs; and the mean work, its least."""
+    pairs, tiles = count_pairs(pieces, ranks, window), np.bincount(pieces.owner[pieces.document >= 0], minlength=ranks)
+    work = pairs + price.tile_pairs * tiles
     rows = count_rows(pieces, ranks, window)
-    tiles = np.bincount(pieces.owner[pieces.document >= 0], minlength=ranks)
-    work = count_pairs(pieces, ranks, window) + price.tile_pairs * tiles
-    # Ranks wait for the busiest link, and where links are shared for all of them: half of each.
-    sent = (max(rows.sum(0).max(), rows.sum(1).max()) + rows.sum() / ranks) / 2
-    return float(work.max() + price.row_pairs * sent + price.message_pairs * rows.any()), float(work.mean())
+    if not rows.any():
+        return float(work.max()), float(work.mean())
+    if exchange == "ring":
+        sent, messages = np.full(ranks, (ranks - 1) * (int(pieces.stop[-1]) // ranks)), ranks - 1
+    else:
+        # A rank waits for its own link, and where links are shared for everybody's: half of each.
+        sent, messages = (np.maximum(rows.sum(0), rows.sum(1)) + rows.sum() / ranks) / 2, 1
+    waits = price.row_pairs * sent
+    if price.overlaps:
+        # Round a ring all work goes on while blocks travel, but the last block's; else only that on own rows.
+        hides = work * (1 - 1 / ranks) if exchange == "ring" else np.minimum(count_own_pairs(pieces, ranks), work)
+        waits = np.maximum(waits - hides, _HIDDEN * waits)
+    return float((work + waits).max() + price.message_pairs * messages), float(work.mean())
 
 
 def choose_cheapest(

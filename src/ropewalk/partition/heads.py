@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from ropewalk.core.error import UserError
+from ropewalk.partition.cost import PRICE, Price
 from ropewalk.partition.partition import Partition, partition_rows
 
 
@@ -61,6 +62,11 @@ class HeadPartition:
         """Largest work of a rank over the mean; members of a team do the same work."""
         return self.by_rows.balance
 
+    def describe(self) -> str:
+        """The cut in a line: heads within teams, and the teams' rows."""
+        teams = f"; teams: {self.by_rows.describe()}" if self.by_rows.ranks > 1 else ""
+        return f"heads over {self.head_ranks} ranks{teams}"
+
     def _slice(self, rank: int, of_team: np.ndarray) -> np.ndarray:
         member = rank % self.head_ranks
         return of_team[member * self.local_tokens : (member + 1) * self.local_tokens]
@@ -76,6 +82,7 @@ def partition_rows_and_heads(
     head_ranks: int = 1,
     layout: str = "auto",
     exchange: str = "auto",
+    price: Price = PRICE,
 ) -> AnyPartition:
     """Cut packed rows over ``ranks / head_ranks`` teams, and heads over each team's ranks; see ``partition_rows``.
 
@@ -88,7 +95,7 @@ def partition_rows_and_heads(
             why=f"{ranks} context ranks are no multiple of {head_ranks}",
             fix="choose a divisor of parallel.context",
         )
-    by_rows = partition_rows(document, ranks=ranks // head_ranks, layout=layout, exchange=exchange)
+    by_rows = partition_rows(document, ranks=ranks // head_ranks, layout=layout, exchange=exchange, price=price)
     if by_rows.tokens % ranks:
         raise UserError(
             "rows cannot be cut into equal shares",

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from ropewalk.core.error import UserError
-from ropewalk.partition.cost import choose_cheapest, count_pairs, count_rows
+from ropewalk.partition.cost import PRICE, Price, choose_cheapest, count_pairs, count_rows, price_pieces
 from ropewalk.partition.layout import LAYOUTS as LAYOUTS
 from ropewalk.partition.layout import propose
 from ropewalk.partition.pieces import Pieces, Ranges, find_documents, make_pieces
@@ -27,6 +27,7 @@ from ropewalk.partition.tiles import (
 )
 
 EXCHANGES = ("auto", "needed", "ring", "all_gather")
+_CHOICES = ("needed", "ring")
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +126,12 @@ class Partition:
             return count_rows(self.pieces, self.ranks, self.window)
         return np.full((self.ranks, self.ranks), self.local_tokens) - np.diag([self.local_tokens] * self.ranks)
 
+    def describe(self) -> str:
+        """The cut in a line: who owns what, how keys travel, how even the work is."""
+        others = (self.ranks - 1) * self.tokens
+        sent = f", {self.rows.sum() / others:.0%} of a ring's rows sent" if self.exchanges else ", nothing sent"
+        return f"{self.layout} over {self.ranks} ranks, {self.exchange}: work max/mean {self.balance:.2f}{sent}"
+
     def sent_bytes(self, *, kv_heads: int, head_dim: int, element_bytes: int) -> int:
         """Bytes of keys and values that the busiest rank sends or receives in one layer's forward.
 
@@ -157,19 +164,32 @@ def partition_rows(
     layout: str = "auto",
     exchange: str = "auto",
     window: int | None = None,
+    price: Price = PRICE,
 ) -> Partition:
     """Cut packed rows over ``ranks`` context ranks.
 
     ``document`` holds an id for each token, the same for the tokens of one document, -1 for padding; the rows are laid
-    end to end. ``window`` is how many keys a query sees, itself included; None for all of its document. Raises
-    UserError for an unknown layout or exchange, and where the tokens do not divide by the ranks.
+    end to end. ``window`` is how many keys a query sees, itself included; None for all of its document. ``price`` is
+    what ``auto`` chooses by. Raises UserError for an unknown layout or exchange, and where the tokens do not divide by
+    the ranks.
     """
     _check(document, ranks, layout=layout, exchange=exchange, window=window)
     documents = find_documents(document)
     proposals = ((name, make_pieces(documents, owned, ranks)) for name, owned in propose(documents, ranks, layout))
-    name, pieces = choose_cheapest(proposals, ranks, window=window)
-    exchange = "needed" if exchange == "auto" else exchange
+    name, pieces = choose_cheapest(proposals, ranks, window=window, price=price)
+    exchange = _choose_exchange(pieces, ranks, window, price) if exchange == "auto" else exchange
     return Partition(ranks, documents.tokens, name, exchange, window, pieces)
+
+
+def _choose_exchange(pieces: Pieces, ranks: int, window: int | None, price: Price) -> str:
+    """A ring sends all rows, and pays where that is hidden and the needed ones, in one go, are not.
+
+    An all-gather is never cheaper than the needed rows, which are the same message with less in it.
+    """
+    if not price.overlaps or ranks == 1:
+        return "needed"
+    costs = {each: price_pieces(pieces, ranks, window=window, price=price, exchange=each)[0] for each in _CHOICES}
+    return min(_CHOICES, key=costs.__getitem__)
 
 
 def _check(document: np.ndarray, ranks: int, *, layout: str, exchange: str, window: int | None) -> None:

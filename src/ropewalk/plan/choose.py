@@ -8,17 +8,21 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
 from ropewalk.core.error import UserError
+from ropewalk.partition.choose import choose_partition, make_sharing
+from ropewalk.partition.cost import Heads
+from ropewalk.partition.heads import HeadPartition
 from ropewalk.partition.partition import partition_rows
 from ropewalk.plan.flops import Recompute, token_flops
 from ropewalk.plan.hardware import KNOWN, Machine, find_machine
 from ropewalk.plan.memory import Memory, estimate_memory
 from ropewalk.plan.plan import Plan, Split
-from ropewalk.plan.traffic import attention_traffic, state_traffic
-from ropewalk.recipe.spec import Recipe, Stage
+from ropewalk.plan.traffic import Exchange, attention_traffic, state_traffic
+from ropewalk.recipe.spec import Parallel, Recipe, Stage
 from ropewalk.recipe.stretch import stretch_stages
 from ropewalk.shape.model_shape import ModelShape
 
@@ -67,11 +71,10 @@ def forecast(
         forward=machine.attention_forward_flops,
         backward=machine.attention_backward_flops,
     )
-    rank_tokens = waves * wave_tokens / ranks
+    rank_tokens, steps = waves * wave_tokens / ranks, math.ceil(tokens / (waves * wave_tokens))
     # Keys travel while tiles are computed, and weights while the layer before them is: only the excess costs time.
     attention = max(rank_tokens * attention_seconds * split.imbalance, context_bytes / machine.link_bytes_per_second)
     linear = max(rank_tokens * linear_seconds, state_bytes / machine.link_bytes_per_second)
-    step_seconds, steps = attention + linear, math.ceil(tokens / (waves * wave_tokens))
     return Plan(
         context_tokens=context_tokens,
         tokens=tokens,
@@ -84,21 +87,22 @@ def forecast(
         fits=memory.peak_bytes <= USABLE_MEMORY * machine.memory_bytes,
         context_bytes=context_bytes,
         state_bytes=state_bytes,
-        step_seconds=step_seconds,
-        seconds=steps * step_seconds,
-        tokens_per_second=waves * wave_tokens / step_seconds,
+        step_seconds=attention + linear,
+        seconds=steps * (attention + linear),
+        tokens_per_second=waves * wave_tokens / (attention + linear),
         machine=machine,
+        cut=split.why,
     )
 
 
 def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | None = None) -> list[Plan]:
-    """One plan per stage of ``recipe``, an upper bound: rows of one document each, every key row in sight needed.
+    """One plan per stage of ``recipe``, an upper bound: rows of one document each.
 
     ``machine`` None is this one; a model too large for a CPU is forecast on an H200 there. Ranks that cannot be split,
     and stages whose positions cannot be, which recipe/check reports, have no plan.
     """
     ranks, context_ranks = recipe.parallel.ranks, recipe.parallel.context
-    if ranks % context_ranks or context_ranks % recipe.parallel.head_ranks:
+    if ranks % context_ranks or (recipe.parallel.head_ranks != "auto" and context_ranks % recipe.parallel.head_ranks):
         return []
     machine = machine or find_machine(ranks=ranks)
     if machine.name == "cpu" and shape.parameters >= _LARGE_PARAMETERS:
@@ -106,9 +110,7 @@ def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | Non
     narrow = recipe.parallel.precision == "bfloat16" or (recipe.parallel.precision == "auto" and machine.name != "cpu")
     split = Split(
         context_ranks=context_ranks,
-        head_ranks=recipe.parallel.head_ranks,
         layout=recipe.parallel.layout,
-        exchange="needed" if recipe.parallel.exchange == "auto" else recipe.parallel.exchange,
         recompute=recipe.parallel.recompute,
         element_bytes=2 if narrow else 4,
         loss_chunk_tokens=recipe.parallel.loss_chunk_tokens,
@@ -120,11 +122,38 @@ def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | Non
             tokens=_most_tokens(stage),
             step_tokens=stage.step_tokens,
             ranks=ranks,
-            split=replace(split, micro_rows=stage.micro_rows),
+            split=_share(replace(split, micro_rows=stage.micro_rows), recipe.parallel, extended, stage, machine),
             machine=machine,
         )
         for stage, extended in zip(recipe.stages, stretch_stages(recipe, shape), strict=False)
     ]
+
+
+def _share(split: Split, parallel: Parallel, shape: ModelShape, stage: Stage, machine: Machine) -> Split:
+    """Rows, heads or both, as they would be chosen for rows of one document each."""
+    rows = np.repeat(np.arange(split.micro_rows, dtype=np.int32)[:, None], stage.context, axis=1)
+    if rows.size % split.context_ranks:
+        return split  # recipe/check reports it
+    sharing = make_sharing(
+        Heads(shape.heads, shape.kv_heads, shape.head_dim),
+        device="cpu" if machine.name == "cpu" else "cuda",
+        element_bytes=split.element_bytes,
+        layout=parallel.layout,
+        exchange=parallel.exchange,
+        head_ranks=None if parallel.head_ranks == "auto" else parallel.head_ranks,
+    )
+    choice = choose_partition(rows, ranks=split.context_ranks, sharing=sharing)
+    chosen = choice.partition
+    by_rows, head_ranks = (chosen.by_rows, chosen.head_ranks) if isinstance(chosen, HeadPartition) else (chosen, 1)
+    needed_share = by_rows.rows.sum() / max((by_rows.ranks - 1) * by_rows.tokens, 1)
+    return replace(
+        split,
+        head_ranks=head_ranks,
+        exchange=cast(Exchange, by_rows.exchange),
+        imbalance=by_rows.balance,
+        needed_share=float(needed_share),
+        why=choice.explain(),
+    )
 
 
 def _most_tokens(stage: Stage) -> int:

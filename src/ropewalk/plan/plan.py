@@ -29,6 +29,8 @@ class Split:
     imbalance: float = 1.0
     needed_share: float = 1.0
     state_bytes: float = STATE_BYTES
+    why: str = ""
+    """How the context ranks' share was chosen, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class Plan:
     seconds: float
     tokens_per_second: float
     machine: Machine
+    cut: str = ""
+    """How a row of one document is cut, and why; empty where it is not."""
 
     def describe(self) -> str:
         """The plan as people read it, one line per figure."""
@@ -71,4 +75,5 @@ class Plan:
             ("memory", f"{format_bytes(self.memory.peak_bytes)} per rank, recompute {self.recompute}"),
             ("fits", f"{'yes' if self.fits else 'no'}, {format_bytes(self.machine.memory_bytes)} per rank"),
             ("sent", f"{format_bytes(self.context_bytes)} for attention, {format_bytes(self.state_bytes)} for states"),
+            *([("cut", self.cut)] if self.cut else []),
         ]

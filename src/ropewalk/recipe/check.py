@@ -89,7 +89,7 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
             "error", "parallel", f"{ranks} ranks are not a multiple of context degree {context}", "arithmetic"
         )
         return
-    if context % recipe.parallel.head_ranks:
+    if recipe.parallel.head_ranks != "auto" and context % recipe.parallel.head_ranks:
         message = f"{context} context ranks make no equal teams of {recipe.parallel.head_ranks}"
         yield Finding("error", "parallel.head_ranks", message, "arithmetic")
     for index, stage in enumerate(recipe.stages):
@@ -106,7 +106,7 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _check_heads(recipe: Recipe, shape: ModelShape | None) -> Iterator[Finding]:
-    if shape is not None and recipe.parallel.head_ranks > 1:
+    if shape is not None and recipe.parallel.head_ranks != "auto":
         try:
             count_shared_heads(shape.heads, shape.kv_heads, recipe.parallel.head_ranks)
         except UserError as error:
@@ -192,6 +192,7 @@ def check_rows(recipe: Recipe, corpus: Corpus) -> Iterator[Finding]:
             seed=recipe.seed,
             stage=index,
             max_repeats=recipe.corpus.max_repeats,
+            rules=recipe.corpus,
         )
         realised = feed.realised(feed.rows)
         total = sum(realised.values())

@@ -170,8 +170,9 @@ class Parallel(Spec):
     context: PositiveCount = 1
     layout: Literal["auto", "contiguous", "zigzag", "balanced", "local"] = "auto"
     exchange: Literal["auto", "needed", "ring", "all_gather"] = "auto"
-    head_ranks: PositiveCount = 1
-    """Of the context ranks, how many share heads instead of rows: 1 is none, as many as ``context`` is Ulysses."""
+    head_ranks: PositiveCount | Literal["auto"] = "auto"
+    """Of the context ranks, how many share heads instead of rows: 1 is none, as many as ``context`` is Ulysses.
+    ``auto`` is what is cheapest for each batch, and 1 where ``exchange`` names a way for rows."""
     recompute: Literal["auto", "none", "full"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; master weights, reductions, angles and loss are float32 always."""
@@ -246,4 +247,7 @@ class Recipe(Spec):
     @property
     def digest(self) -> str:
         """Names everything that decides the result; the run folder's own name does not."""
-        return digest_value({key: value for key, value in self.to_json().items() if key != "run"})
+        content = {key: value for key, value in self.to_json().items() if key != "run"}
+        for key in ("workers", "worker_count"):  # bytes are the same whoever makes them
+            del content["corpus"][key]
+        return digest_value(content)

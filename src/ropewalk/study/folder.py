@@ -39,6 +39,16 @@ class RunFolder:
     def corpus(self) -> Path:
         return self.root / "corpus"
 
+    @property
+    def corpus_page(self) -> Path:
+        """What ``ropewalk corpus report`` counted, for people."""
+        return self.root / "corpus.html"
+
+    @property
+    def corpus_survey(self) -> Path:
+        """The same for programs."""
+        return self.root / "corpus.json"
+
     def extended(self, stage: int) -> Path:
         return self.root / "stages" / str(stage) / "extended"
 

@@ -5,12 +5,15 @@ Each writes its artifact whole; nothing but small facts crosses back to the pare
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.record import write_scores
 from ropewalk.recipe.spec import Init, Recipe, Stage
 from ropewalk.study.folder import RunFolder
+
+if TYPE_CHECKING:
+    from ropewalk.train.parity import Parity
 
 Dtype = Literal["base", "float32", "bfloat16"]
 
@@ -43,6 +46,13 @@ def train(recipe: Recipe, stage: int, folder: RunFolder) -> str:
     from ropewalk.train.stage import train_stage
 
     return train_stage(recipe, stage=stage, run=folder.root, corpus=folder.corpus)
+
+
+def compare(recipe: Recipe, stage: int, folder: RunFolder) -> "dict[str, Parity]":
+    """A stage's losses and gradients at degree 1 and at the recipe's, by precision."""
+    from ropewalk.train.parity import compare_degrees
+
+    return compare_degrees(recipe, stage=stage, model=folder.extended(stage), corpus=folder.corpus)
 
 
 def replay(record: dict[str, Any], recipe: Recipe, folder: RunFolder) -> dict[str, Any]:

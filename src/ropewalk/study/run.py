@@ -6,7 +6,7 @@ dies takes nothing with it. A part is a function of (recipe, run folder); what i
 
 import json
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
@@ -222,7 +222,7 @@ def claim(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
     """Hold the run folder for this recipe; one that is another's, or a recipe that breaks a rule, is refused first."""
     known = folder.recipe.exists() and folder.holds_work
     if known:
-        _compare(recipe, folder)
+        require_same_recipe(recipe, folder)
     else:
         _refuse_errors(recipe)
         require_free(folder.root, _SMALLEST_FREE_BYTES)
@@ -232,12 +232,15 @@ def claim(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
         yield
 
 
-def _compare(recipe: Recipe, folder: RunFolder) -> None:
+def require_same_recipe(recipe: Recipe, folder: RunFolder, *, but: Container[str] = ()) -> None:
+    """Raise UserError where the folder's recipe is another one, in other keys than ``but``."""
     held = load_recipe(folder.recipe)
     if held.digest == recipe.digest:
         return
     ours, theirs = recipe.to_json(), held.to_json()
-    changed = [key for key in ours if key != "run" and ours[key] != theirs[key]]
+    changed = [key for key in ours if key != "run" and key not in but and ours[key] != theirs[key]]
+    if not changed:
+        return
     raise UserError(
         "the run folder holds another recipe's run",
         where=str(folder.root),

@@ -1,23 +1,29 @@
 """A step's rows, dealt out: to the data ranks, into micro-batches, and by partition over the context ranks.
 
 A pure function of the feed and the cursor, so it runs one step ahead, on the CPU, in a thread. Which rows a step takes
-does not depend on the ranks; which rank takes them does. Skip-wise positions are drawn row by row, by the row's number.
+does not depend on the ranks; which rank takes them does, and follows what they cost. Skip-wise positions are drawn row
+by row, by the row's number.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ropewalk.core.digest import digest_arrays
 from ropewalk.core.record import Batch
 from ropewalk.core.seed import stream
 from ropewalk.corpus.feed import Feed
 from ropewalk.parallel.mesh import Mesh
-from ropewalk.partition import AnyPartition, cut, partition_rows_and_heads
-from ropewalk.recipe.spec import Parallel, Stage
+from ropewalk.partition import AnyPartition, cut
+from ropewalk.partition.choose import Sharing, choose_partition
+from ropewalk.partition.deal import count_row_pairs, deal_rows
+from ropewalk.recipe.spec import Stage
 from ropewalk.rope.skip import skip_rows
+
+_FIELDS = tuple(field.name for field in fields(Batch))
 
 
 @dataclass(frozen=True)
@@ -30,49 +36,48 @@ class MicroBatch:
     weights: Float[Tensor, "local"]
     source: Int[Tensor, "local"]
     partition: AnyPartition
+    rows: tuple[int, ...] = ()
+    """Which of the feed's rows they are; none where it is a row of padding."""
 
 
 @dataclass(frozen=True)
 class StepBatches:
-    """One rank's share of a step of ``rows`` global rows. ``pairs`` counts its attention: queries x keys."""
+    """One rank's share of a step of ``rows`` global rows. ``pairs`` counts its attention: queries x keys.
+
+    ``digest`` names the rows before they were cut: the ranks that share them must have read the same.
+    """
 
     rows: int
     micro: tuple[MicroBatch, ...]
     pairs: float
+    digest: int
 
 
-def make_batches(feed: Feed, cursor: int, *, rows: int, spec: Stage, mesh: Mesh, parallel: Parallel) -> StepBatches:
+def make_batches(feed: Feed, cursor: int, *, rows: int, spec: Stage, mesh: Mesh, sharing: Sharing) -> StepBatches:
     """The share of this rank of ``mesh`` in rows ``[cursor, cursor + rows)`` of the feed."""
     # One more, at -1, for padding.
     factors = np.array([*(spec.loss_weights.get(name, 1.0) for name in feed.sources), 1.0], dtype=np.float32)
-    mine = _deal(rows, mesh.data_ranks)[mesh.data_rank]
-    most = -(-rows // mesh.data_ranks)
-    micro, pairs = [], 0.0
-    for part in np.array_split(mine, -(-most // spec.micro_rows)):  # as many on every rank: sharded weights are shared
-        batch = _read_rows(feed, cursor + int(part[0]), len(part), spec=spec) if len(part) else _empty_row(feed)
-        partition = partition_rows_and_heads(
-            batch.document,
-            ranks=mesh.context_ranks,
-            head_ranks=parallel.head_ranks,
-            layout=parallel.layout,
-            exchange=parallel.exchange,
-        )
+    costs = count_row_pairs([feed.document_tokens(number) for number in range(cursor, cursor + rows)])
+    dealt = deal_rows(costs, ranks=mesh.data_ranks, micro_rows=spec.micro_rows)[mesh.data_rank]
+    micro, pairs, digests = [], 0.0, []
+    for part in dealt:
+        numbers = tuple(cursor + row for row in part)
+        batch = _read_rows(feed, numbers, spec=spec) if numbers else _empty_row(feed)
+        partition = choose_partition(batch.document, ranks=mesh.context_ranks, sharing=sharing).partition
         pairs += float(partition.pairs[mesh.context_rank])
-        micro.append(_cut_batch(batch, partition, factors=factors, mesh=mesh))
-    return StepBatches(rows, tuple(micro), pairs)
+        micro.append(replace(_cut_batch(batch, partition, factors=factors, mesh=mesh), rows=numbers))
+        digests.append(digest_arrays(batch.tokens, batch.document, batch.positions))
+    return StepBatches(rows, tuple(micro), pairs, digest_arrays(np.array(digests)))
 
 
-def _read_rows(feed: Feed, first: int, rows: int, *, spec: Stage) -> Batch:
+def _read_rows(feed: Feed, numbers: tuple[int, ...], *, spec: Stage) -> Batch:
     """Rows of the feed. A stage that skips moves their positions only: documents, and so the mask, stay as they are."""
-    batch = feed.batch(first, rows)
+    each = [feed.batch(number, 1) for number in numbers]
+    batch = Batch(**{name: np.concatenate([getattr(row, name) for row in each]) for name in _FIELDS})
     if spec.skip is None:
         return batch
-    random = [stream("skip", feed.digest, number) for number in range(first, first + rows)]
+    random = [stream("skip", feed.digest, number) for number in numbers]
     return replace(batch, positions=skip_rows(batch.document, spec.skip, random=random))
-
-
-def _deal(rows: int, ranks: int) -> list[np.ndarray]:
-    return np.array_split(np.arange(rows), ranks)
 
 
 def _cut_batch(batch: Batch, partition: AnyPartition, *, factors: np.ndarray, mesh: Mesh) -> MicroBatch:

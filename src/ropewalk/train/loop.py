@@ -19,6 +19,7 @@ from ropewalk.model.positions import anneal_positions
 from ropewalk.parallel.collective import max_over_ranks
 from ropewalk.parallel.hang import watch_for_hang
 from ropewalk.parallel.mesh import Mesh
+from ropewalk.partition.choose import Sharing
 from ropewalk.recipe.spec import Parallel, Stage
 from ropewalk.train.batches import StepBatches, make_batches
 from ropewalk.train.guard import is_astray, judge_step
@@ -41,6 +42,7 @@ class StageJob:
     feed: Feed
     mesh: Mesh
     parallel: Parallel
+    sharing: Sharing
     journal: Journal
     folder: Path
     """The stage's own: the model it starts from, its checkpoints, what it skipped."""
@@ -132,7 +134,7 @@ def _look_ahead(job: StageJob, cursor: int) -> Generator[StepBatches, None, None
             rows=job.rows,
             spec=job.spec,
             mesh=job.mesh,
-            parallel=job.parallel,
+            sharing=job.sharing,
         )
 
     with ThreadPoolExecutor(1) as ahead:

@@ -17,7 +17,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.train.batches import StepBatches, make_batches
 from ropewalk.train.journal import Journal
 from ropewalk.train.loop import StageJob, take_step
-from ropewalk.train.stage import begin_stage, carry_moments, checkpoints_of, open_rows, stage_folder
+from ropewalk.train.stage import begin_stage, carry_moments, checkpoints_of, open_rows, plan_sharing, stage_folder
 from ropewalk.train.step import train_step
 from ropewalk.train.tally import Tally
 
@@ -34,12 +34,13 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
     fresh = begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed)
     start = _find_start(record, checkpoints_of(run, stage))
     state = carry_moments(fresh, run) if start is None else load(fresh, start)
+    sharing = plan_sharing(recipe, stage_folder(run, stage) / "extended", mesh)
     begun, journal = state.step, Journal(run / "rows.jsonl", writes=False)
-    job = StageJob(spec, spec.steps, spec.step_rows, feed, mesh, parallel, journal, stage_folder(run, stage))
+    job = StageJob(spec, spec.steps, spec.step_rows, feed, mesh, parallel, sharing, journal, stage_folder(run, stage))
     tally = Tally(feed.sources, spec.reach_tokens)
 
     def take(cursor: int, rows: int) -> StepBatches:
-        return make_batches(feed, cursor, rows=rows, spec=spec, mesh=mesh, parallel=parallel)
+        return make_batches(feed, cursor, rows=rows, spec=spec, mesh=mesh, sharing=sharing)
 
     def look(batches: StepBatches) -> dict[str, float | None]:
         seen, _ = train_step(state, batches, mesh=mesh, tally=tally, rate=0.0, clip=spec.clip, judge=_refuse)

@@ -10,6 +10,7 @@ from typing import Literal, cast
 
 import torch
 
+from ropewalk.attention.flash import use_installed_flash
 from ropewalk.checkpoint.load import load, load_moments, newest
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.artifact import read_manifest
@@ -22,10 +23,12 @@ from ropewalk.corpus.folder import open_corpus
 from ropewalk.model.extend import read_former
 from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
-from ropewalk.parallel.fsdp import shard_model
+from ropewalk.parallel.fsdp import choose_precision, shard_model
 from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.parallel.recompute import RecomputePolicy, set_recompute
 from ropewalk.parallel.stop import listen_for_stop
+from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
+from ropewalk.partition.cost import Heads
 from ropewalk.plan.choose import forecast_recipe
 from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.shape.read import read_shape
@@ -56,6 +59,8 @@ def _train(recipe: Recipe, stage: int, run: Path, corpus: Path, *, asked: Callab
     feed = open_rows(recipe, stage, corpus=corpus, rows=spec.steps * spec.step_rows)
     check_names(spec, feed, where=f"stages.{stage}")
     state = _resume(begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed), run, speaks=mesh.rank == 0)
+    sharing = plan_sharing(recipe, folder / "extended", mesh)
+    _announce(sharing, feed, mesh, stage=stage)
     journal = Journal(run / "rows.jsonl", writes=mesh.rank == 0)
     measure = None
     if spec.until is not None and spec.until.metric == RETRIEVAL:
@@ -67,7 +72,7 @@ def _train(recipe: Recipe, stage: int, run: Path, corpus: Path, *, asked: Callab
         planned = state.cursor + (spec.steps - state.step) * spec.step_rows
         if planned > feed.rows:  # it went back, and past some data
             feed = open_rows(recipe, stage, corpus=corpus, rows=planned)
-        job = StageJob(spec, spec.steps, spec.step_rows, feed, mesh, parallel, journal, folder, measure)
+        job = StageJob(spec, spec.steps, spec.step_rows, feed, mesh, parallel, sharing, journal, folder, measure)
         state = run_loop(state, job, asked)
         if not is_astray(state.recent, guard=spec.guard):
             break
@@ -87,6 +92,7 @@ def open_rows(recipe: Recipe, stage: int, *, corpus: Path, rows: int) -> Feed:
         seed=recipe.seed,
         stage=stage,
         max_repeats=recipe.corpus.max_repeats,
+        rules=recipe.corpus,
     )
 
 
@@ -125,7 +131,7 @@ def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed
     extended = extended_of(run, stage)
     causal = load_model(extended, former=read_former(extended) if spec.anneal_steps else None)
     learner = Learner(causal, chunk_tokens=recipe.parallel.loss_chunk_tokens).train()
-    set_recompute(learner.causal, _choose_recompute(recipe, stage, extended))
+    set_recompute(learner.causal, choose_recompute(recipe, stage, extended))
     shard_model(learner, mesh, precision=recipe.parallel.precision)
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
@@ -139,7 +145,31 @@ def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed
     return TrainState(learner, optimizer, stage=stage, inputs=inputs)
 
 
-def _choose_recompute(recipe: Recipe, stage: int, extended: Path) -> RecomputePolicy:
+def plan_sharing(recipe: Recipe, extended: Path, mesh: Mesh) -> Sharing:
+    """How a batch may be shared by the context ranks, priced for the model on this kind of device."""
+    shape, parallel = read_shape(extended), recipe.parallel
+    narrow = choose_precision(parallel.precision, mesh) == "bfloat16"
+    return make_sharing(
+        Heads(shape.heads, shape.kv_heads, shape.head_dim),
+        device=mesh.device.type,
+        element_bytes=2 if narrow else 4,
+        layout=parallel.layout,
+        exchange=parallel.exchange,
+        head_ranks=None if parallel.head_ranks == "auto" else parallel.head_ranks,
+    )
+
+
+def _announce(sharing: Sharing, feed: Feed, mesh: Mesh, *, stage: int) -> None:
+    """Put the fastest attention in place, and say what runs."""
+    newer = use_installed_flash()
+    if mesh.rank == 0 and newer:
+        say(f"stage {stage}: attention runs {newer}")
+    if mesh.rank == 0 and mesh.context_ranks > 1:
+        choice = choose_partition(feed.batch(0, 1).document, ranks=mesh.context_ranks, sharing=sharing)
+        say(f"stage {stage}, first row: {choice.explain()}")
+
+
+def choose_recompute(recipe: Recipe, stage: int, extended: Path) -> RecomputePolicy:
     """What the recipe says; ``auto`` is the least that the plan finds to fit in this machine's memory."""
     if recipe.parallel.recompute != "auto":
         return recipe.parallel.recompute

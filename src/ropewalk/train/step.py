@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.record import Row
+from ropewalk.parallel.agree import refuse_strangers
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.train.batches import StepBatches
@@ -33,7 +34,7 @@ def train_step(
 
     ``clip`` is the largest gradient norm. The rows are this step's own; what is averaged lies in ``state.sums``.
     """
-    weight, imbalance = _agree_on_work(batches, mesh)
+    weight, imbalance = agree_on_work(batches, mesh)
     table = torch.zeros(tally.shape, dtype=torch.float64, device=mesh.device)
     for micro in batches.micro:
         loss, nll, correct = state.model(
@@ -73,12 +74,19 @@ def train_step(
     return state, rows
 
 
-def _agree_on_work(batches: StepBatches, mesh: Mesh) -> tuple[float, float]:
-    """The weight of all labels of the step, and the busiest rank's attention over the mean of all."""
-    mine = torch.zeros(1 + mesh.ranks, dtype=torch.float64, device=mesh.device)
+def agree_on_work(batches: StepBatches, mesh: Mesh) -> tuple[float, float]:
+    """The weight of all labels of the step, and the busiest rank's attention over the mean of all.
+
+    Raises UserError on every rank where ranks that share rows have read different ones: seen here, before one of
+    them waits for keys that never come, and in a sum that is needed anyway.
+    """
+    mine = torch.zeros(1 + 2 * mesh.ranks, dtype=torch.float64, device=mesh.device)
     mine[0] = sum((micro.weights.double().sum() for micro in batches.micro), start=torch.zeros(()))
     mine[1 + mesh.rank] = batches.pairs
-    weight, *pairs = sum_over_ranks(mine).tolist()
+    mine[1 + mesh.ranks + mesh.rank] = batches.digest
+    weight, *others = sum_over_ranks(mine).tolist()
+    pairs, digests = others[: mesh.ranks], others[mesh.ranks :]
+    refuse_strangers(digests, context_ranks=mesh.context_ranks)
     return max(weight, 1.0), max(pairs) * mesh.ranks / max(sum(pairs), 1.0)
 
 

@@ -1,0 +1,231 @@
+"""Context parallelism for somebody else's training loop: our attention in a Hugging Face model, and a batch cut for it.
+
+The model stays what it is; its attention is registered under a name and told by keyword arguments, so any loop that
+calls ``model(**kwargs)`` works. The surprise is what must be right besides attention: labels are shifted and counted
+before the rows are cut, and every fault is found from what all ranks have agreed on, so that all of them raise it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from ropewalk.core.digest import digest_arrays
+from ropewalk.core.error import UserError
+from ropewalk.model.attend import NAME
+from ropewalk.model.check import check_positions
+from ropewalk.model.family import CLASSES
+from ropewalk.model.positions import direct_positions, is_directed
+from ropewalk.model.refuse import refuse_unsupported, try_unknown
+from ropewalk.model.whole_batch import read_whole_batch
+from ropewalk.parallel.agree import require_same_batch
+from ropewalk.partition import cut
+from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
+from ropewalk.partition.cost import Heads
+from ropewalk.shape.read import parse_shape
+from ropewalk.shape.shared_heads import count_shared_heads
+
+AnyMesh = DeviceMesh | dist.ProcessGroup | None
+AXIS = "context"
+
+
+@dataclass(frozen=True)
+class ContextParallel:
+    """This rank's place among those that share rows; made by ``parallelize``."""
+
+    group: dist.ProcessGroup | None
+    sharing: Sharing
+    device: torch.device
+    """One that the group can talk from: the model's."""
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks share a row."""
+        return 1 if self.group is None else dist.get_world_size(self.group)
+
+    @property
+    def rank(self) -> int:
+        """This one among them."""
+        return 0 if self.group is None else dist.get_rank(self.group)
+
+    def cut(
+        self,
+        input_ids: Tensor,
+        labels: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> dict[str, Any]:
+        """Keyword arguments of the model's forward for this rank's tokens of a batch, [rows, context] each.
+
+        Every context rank gives the *same* batch. ``document_ids`` tell documents, -1 for padding; without them a
+        document begins where ``position_ids`` are 0, else it is the row. ``labels`` are those of ``input_ids``,
+        unshifted as everywhere in transformers, -100 where nothing is to be learnt; the last token of a document
+        never has one. The rows' tokens come back as one row of ``tokens / ranks``, in the order of
+        ``partition.owned(rank)``.
+
+        The model's loss is then this rank's *part* of the mean over all labels of the batch: the sum over context
+        ranks is the mean. With several batches to a step, or data ranks, set ``num_items_in_batch`` to the labels of
+        all of them before the call. Costs one sum of a few numbers over the ranks. Raises UserError, on every rank,
+        for a batch that cannot be cut or that is not the same everywhere.
+        """
+        given = {
+            "input_ids": input_ids,
+            "labels": labels,
+            "position_ids": position_ids,
+            "document_ids": document_ids,
+            "attention_mask": attention_mask,
+        }
+        fields = {name: each.numpy(force=True) for name, each in given.items() if each is not None}
+        asked = self.sharing.layout, self.sharing.exchange, str(self.sharing.head_ranks)
+        settings = np.array([*asked, *fields])
+        require_same_batch(digest_arrays(settings, *fields.values()), self.group, device=self.device)
+        batch = read_whole_batch(fields, ranks=self.ranks)
+        partition = choose_partition(batch.document, ranks=self.ranks, sharing=self.sharing).partition
+
+        def share(field: np.ndarray) -> Tensor:
+            return torch.from_numpy(cut(partition, self.rank, field))[None].to(input_ids.device)
+
+        kwargs = {
+            "input_ids": share(batch.tokens),
+            "position_ids": share(batch.positions),
+            "use_cache": False,  # the default of most configs would keep keys that the partition does not know
+            "partition": partition,
+            "context_group": self.group,
+        }
+        if batch.labels is not None:
+            own = share(batch.labels)
+            kwargs |= {"labels": own, "shift_labels": own, "num_items_in_batch": max(batch.label_count, 1)}
+        return kwargs
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add up gradients over the context ranks, between backward and the optimizer (or the clipping of norms).
+
+        For models whose whole weights every rank holds. FSDP2 adds up by itself; see ``parallelize``.
+        """
+        if self.group is None:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        assert not any(isinstance(gradient, DTensor) for gradient in gradients), "FSDP2 adds up gradients by itself"
+        waiting = [dist.all_reduce(gradient, group=self.group, async_op=True) for gradient in gradients]
+        for each in waiting:
+            assert each is not None
+            each.wait()
+
+
+def parallelize(
+    model: nn.Module,
+    mesh: AnyMesh = None,
+    *,
+    layout: str = "auto",
+    exchange: str = "auto",
+    head_ranks: int | None = None,
+) -> ContextParallel:
+    """Put our attention into ``model``, a causal language model of transformers; what comes back cuts its batches.
+
+    ``mesh`` are the ranks that share rows: a 1-D DeviceMesh, one with a dimension "context", or a process group; None
+    for this rank alone. ``layout``, ``exchange`` and ``head_ranks`` as in a recipe (docs/partition.md); with the last
+    None it is what is cheapest for each batch. The model is changed only in its attention implementation, and in
+    positions that depend on a text's length (dynamic NTK, LongRoPE): they take it from the token's own document.
+    Without ``cut``'s arguments it attends by SDPA.
+
+        share = parallelize(model, mesh)
+        loss = model(**share.cut(input_ids, labels, position_ids)).loss      # this rank's part of the mean
+        loss.backward()
+        share.sum_gradients(model.parameters())
+
+    **Gradients** must be summed over context ranks, because each rank's loss is a part of one mean. ``sum_gradients``
+    does it for whole weights. DDP and the Trainer *average* over ranks: multiply the loss by the number of ranks.
+    FSDP2 averages too, unless told ``set_gradient_divide_factor(1.0)`` and ``set_force_sum_reduction_for_comms(True)``
+    on every sharded module; shard over data and context ranks alike. Data ranks beside need the sum likewise, with
+    ``num_items_in_batch`` counted over all of them.
+
+    Raises UserError, by name, for models whose tokens meet elsewhere than in plain causal attention (linear, latent,
+    chunked, bidirectional, with dropout), heads that ``head_ranks`` cannot share, and a mesh that names no context
+    ranks. A class that we have not taken apart is tried on 13 tokens first; one that is refused stays as it was.
+    """
+    refuse_unsupported(model)
+    assert isinstance(model, PreTrainedModel)
+    group = _find_group(mesh)
+    if head_ranks is not None:
+        _check_teams(head_ranks, ranks=1 if group is None else dist.get_world_size(group))
+    sharing = _share(model, layout=layout, exchange=exchange, head_ranks=head_ranks)
+    _direct_by_length(model)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    try:
+        try_unknown(model)
+    except UserError:
+        model.set_attn_implementation(before)
+        raise
+    return ContextParallel(group, sharing, next(model.parameters()).device)
+
+
+def _find_group(mesh: Any) -> dist.ProcessGroup | None:
+    if mesh is None or isinstance(mesh, dist.ProcessGroup):
+        return mesh
+    names = mesh.mesh_dim_names or () if isinstance(mesh, DeviceMesh) else ()
+    if isinstance(mesh, DeviceMesh) and (mesh.ndim == 1 or AXIS in names):
+        group: dist.ProcessGroup = mesh.get_group(None if mesh.ndim == 1 else AXIS)
+        return group
+    raise UserError(
+        "the mesh does not say which ranks share rows",
+        where="ropewalk.parallelize: mesh",
+        why=f"it is {mesh!r}",
+        fix=f'give a DeviceMesh of one dimension, one with a dimension named "{AXIS}", or a process group',
+    )
+
+
+def _share(model: PreTrainedModel, *, layout: str, exchange: str, head_ranks: int | None) -> Sharing:
+    """How batches may be shared, priced for the model; raises UserError where its heads cannot be split so."""
+    config, first = model.config.get_text_config(), next(model.parameters())
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    count_shared_heads(heads, kv_heads, head_ranks or 1)
+    return make_sharing(
+        Heads(heads, kv_heads, head_dim),
+        device=first.device.type,
+        element_bytes=first.element_size(),
+        layout=layout,
+        exchange=exchange,
+        head_ranks=head_ranks,
+    )
+
+
+def _check_teams(head_ranks: int, *, ranks: int) -> None:
+    if head_ranks < 1 or ranks % head_ranks:
+        raise UserError(
+            "context ranks make no equal teams",
+            where="ropewalk.parallelize: head_ranks",
+            why=f"{ranks} context ranks are no multiple of {head_ranks}",
+            fix=f"choose a divisor of {ranks}",
+        )
+
+
+def _direct_by_length(model: PreTrainedModel) -> None:
+    """Where a text's length decides the frequencies, make it the document's; a class takes what its batch holds."""
+    config = model.config.get_text_config()
+    ropes = getattr(config, "rope_parameters", None) or {}
+    kinds = {str(each.get("rope_type")) for each in (ropes, *ropes.values()) if isinstance(each, dict)}
+    by_length = sorted(kinds & {"dynamic", "longrope"})
+    if not by_length or is_directed(model):
+        return
+    name = type(model).__name__
+    if type(model) is not CLASSES.get(name):
+        raise UserError(
+            f"{name} turns by the length of a text",
+            where="ropewalk.parallelize: rope_parameters",
+            why=f"{by_length[0]} takes it from the positions at hand, which on a context rank are not a document's",
+            fix=f"choose a class whose layers we can direct: {', '.join(CLASSES)}",
+        )
+    shape = parse_shape(model.config.to_dict() | {"architectures": [name]}, "model.config")
+    direct_positions(model, shape.positions, head_dim=shape.head_dim, native=True)
+    check_positions(model, shape.positions, head_dim=shape.head_dim, context_tokens=shape.context_tokens)

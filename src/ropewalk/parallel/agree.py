@@ -1,0 +1,43 @@
+"""Ranks that share rows must hold the same rows, and it must be seen before one of them waits for keys that never come.
+
+A rank with another batch makes another partition, and then ranks wait for each other until a time-out that names
+nobody. So a digest of the whole batch travels first, in a sum in which every rank fills a place of its own.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+from ropewalk.core.error import UserError
+from ropewalk.parallel.collective import sum_over_ranks
+
+
+def require_same_batch(digest: int, group: dist.ProcessGroup | None, *, device: torch.device) -> None:
+    """Raise UserError on every rank of ``group`` unless all come with one ``digest``; see core/digest.digest_arrays.
+
+    One sum of as many numbers as there are ranks. ``device`` is one that the group can talk from.
+    """
+    if group is None:
+        return
+    digests = torch.zeros(dist.get_world_size(group), dtype=torch.float64, device=device)
+    digests[dist.get_rank(group)] = digest
+    refuse_strangers(sum_over_ranks(digests, group=group).tolist(), context_ranks=len(digests))
+
+
+def refuse_strangers(digests: Sequence[float], *, context_ranks: int) -> None:
+    """Raise UserError unless each ``context_ranks`` neighbours among ``digests``, one per rank, agree."""
+    odd = []
+    for first in range(0, len(digests), context_ranks):
+        shared = digests[first : first + context_ranks]
+        ((usual, _),) = Counter(shared).most_common(1)  # of several as common the one that comes first
+        odd += [first + place for place, digest in enumerate(shared) if digest != usual]
+    if odd:
+        raise UserError(
+            "ranks that share rows do not hold the same rows",
+            where=f"{'ranks' if len(odd) > 1 else 'rank'} {', '.join(map(str, odd))} of {len(digests)}",
+            why="the tokens or documents there are not those of the other ranks of the same rows",
+            fix="give all context ranks one batch: the same data, order and seed, and no sampler that deals rows "
+            "out among them",
+        )

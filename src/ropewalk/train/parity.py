@@ -1,0 +1,210 @@
+"""The parity gate: the user's model on the user's rows at degree 1 and at the chosen one, gradient by gradient.
+
+Both sides are the training path itself and share one set of sharded weights, so nothing but the cut differs, and the
+gate needs no more memory than a step with a second copy of the gradients. The surprise is what it does not trust: that
+equal losses mean equal models. So it also asks one document's loss for its gradient to all other documents, which must
+be 0 to the last bit, and counts whose attention ran.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int32
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from ropewalk.corpus.feed import Feed
+from ropewalk.model.attend import count_calls
+from ropewalk.model.learner import Learner
+from ropewalk.model.load import load_model
+from ropewalk.parallel.collective import max_over_ranks, sum_over_ranks
+from ropewalk.parallel.fsdp import choose_precision, shard_model
+from ropewalk.parallel.mesh import Mesh, make_mesh
+from ropewalk.parallel.recompute import set_recompute
+from ropewalk.partition import HeadPartition, cut
+from ropewalk.partition.choose import Sharing
+from ropewalk.recipe.spec import Recipe, Stage
+from ropewalk.train.batches import MicroBatch, StepBatches, make_batches
+from ropewalk.train.optimizer import make_optimizer, set_learning_rate
+from ropewalk.train.stage import choose_recompute, open_rows, plan_sharing
+from ropewalk.train.step import agree_on_work
+
+STEPS = 3
+_SEARCHED_ROWS = 256
+_SMALL = 1e-3
+"""A tensor's gradient below this share of its layer's counts as this share: a bias that softmax cancels is noise."""
+
+
+@dataclass(frozen=True)
+class LayerParity:
+    """The gradients of one layer's tensors. ``difference`` is the largest, relative to the tensor's own norm."""
+
+    layer: str
+    norm: float
+    difference: float
+    tensor: str
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was found. ``losses`` are pairs, degree 1 first; ``layers`` hold each layer's worst step.
+
+    ``foreign`` is the largest gradient of one document's loss to a token of another, ``own`` to one of its own; None
+    where no row held two documents. ``calls`` counts runs of our attention in each layer at the chosen degree on one
+    rank; in ``passes`` passes each should have run at least once, and in ``crossing`` of them keys crossed ranks.
+    """
+
+    losses: tuple[tuple[float, float], ...]
+    layers: tuple[LayerParity, ...]
+    foreign: float | None
+    own: float
+    calls: tuple[int, ...]
+    passes: int
+    crossing: int
+
+
+def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) -> dict[str, Parity]:
+    """By precision: the one that training would take, and on a CPU float32 as well. Every rank calls it.
+
+    Takes ``STEPS`` steps of as many rows as ranks, from the stage's first row on that holds several documents. Each
+    step's gradients are computed twice from the same weights; those of degree 1 move them.
+    """
+    spec, parallel = recipe.stages[stage], recipe.parallel
+    mesh = make_mesh(parallel.ranks, parallel.context)
+    chosen = choose_precision(parallel.precision, mesh)
+    rows = max(STEPS * parallel.ranks, min(spec.steps * spec.step_rows, _SEARCHED_ROWS))
+    feed = open_rows(recipe, stage, corpus=corpus, rows=rows)
+    policy = choose_recompute(recipe, stage, model)
+    found: dict[str, Parity] = {}
+    for precision in dict.fromkeys(("float32", chosen) if mesh.device.type == "cpu" else (chosen,)):
+        learner = Learner(load_model(model), chunk_tokens=parallel.loss_chunk_tokens).train()
+        set_recompute(learner.causal, policy)
+        shard_model(learner, mesh, precision=precision)
+        found[precision] = _compare(learner, feed, spec=spec, mesh=mesh, sharing=plan_sharing(recipe, model, mesh))
+    return found
+
+
+def _compare(learner: Learner, feed: Feed, *, spec: Stage, mesh: Mesh, sharing: Sharing) -> Parity:
+    # A micro-batch is one row, because ranks that share several rows may simply take one each.
+    spec, single = spec.model_copy(update={"micro_rows": 1}), make_mesh(mesh.ranks, 1)
+    alone = replace(sharing, head_ranks=1)
+    optimizer = make_optimizer(learner, weight_decay=spec.weight_decay, betas=spec.betas)
+    set_learning_rate(optimizer, spec.lr)
+    losses, tables, calls = [], [], torch.zeros(len(learner.blocks), dtype=torch.int64)
+    micro: list[MicroBatch] = []
+    first = _find_packed(feed, mesh.ranks)
+    for cursor in range(first, first + STEPS * mesh.ranks, mesh.ranks):
+        whole = make_batches(feed, cursor, rows=mesh.ranks, spec=spec, mesh=single, sharing=alone)
+        expected = _take_gradients(learner, whole, single)
+        kept = _detach_gradients(learner)
+        batches = make_batches(feed, cursor, rows=mesh.ranks, spec=spec, mesh=mesh, sharing=sharing)
+        with count_calls() as counted:
+            found = _take_gradients(learner, batches, mesh)
+        calls += torch.tensor([counted[layer] for layer in range(len(calls))])
+        micro += batches.micro
+        losses.append((expected, found))
+        tables.append(_measure(kept, _detach_gradients(learner)))
+        for name, parameter in learner.named_parameters():
+            parameter.grad = kept[name]
+        optimizer.step()
+        optimizer.zero_grad()
+    documents = [feed.batch(each.rows[0], 1).document for each in micro]
+    asked = next((index for index, document in enumerate(documents) if document.max() > 0), 0)
+    foreign, own = _seek_leak(learner, micro[asked], documents[asked], mesh)
+    layers = tuple(_describe_layers(list(kept), torch.stack(tables)))
+    crossing = sum(isinstance(each.partition, HeadPartition) or each.partition.exchanges for each in micro)
+    return Parity(tuple(losses), layers, foreign, own, tuple(calls.tolist()), len(micro), crossing)
+
+
+def _find_packed(feed: Feed, ranks: int) -> int:
+    """The first row that holds several documents and is followed by rows enough; 0 if there is none."""
+    last = feed.rows - STEPS * ranks
+    return next((row for row in range(last + 1) if feed.batch(row, 1).document.max() > 0), 0)
+
+
+def _take_gradients(learner: Learner, batches: StepBatches, mesh: Mesh) -> float:
+    """Gradients of the mean loss over all rows, into ``learner``; the mean."""
+    weight, _ = agree_on_work(batches, mesh)
+    total = torch.zeros((), dtype=torch.float64, device=mesh.device)
+    for micro in batches.micro:
+        loss = _lose(learner, micro, micro.weights, mesh)
+        (loss / weight).backward()
+        total += loss.detach()
+    return float(sum_over_ranks(total)) / weight
+
+
+def _lose(learner: Learner, micro: MicroBatch, weights: Tensor, mesh: Mesh) -> Tensor:
+    loss: Tensor = learner(
+        micro.tokens,
+        micro.positions,
+        micro.labels,
+        weights,
+        partition=micro.partition,
+        context_group=mesh.context_group,
+    )[0]
+    return loss
+
+
+def _detach_gradients(learner: Learner) -> dict[str, Tensor]:
+    """The gradients by name, zeros where none came; ``learner`` is left without."""
+    named = list(learner.named_parameters())
+    gradients = {name: torch.zeros_like(each) if each.grad is None else each.grad for name, each in named}
+    learner.zero_grad()
+    return gradients
+
+
+def _measure(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Tensor:
+    """Squares of each gradient and of its difference, over all ranks' shards: [tensors, 2]."""
+    squares = []
+    for name, gradient in expected.items():
+        one, other = (each.to_local() if isinstance(each, DTensor) else each for each in (gradient, found[name]))
+        squares.append(torch.stack([one.double().square().sum(), (other.double() - one.double()).square().sum()]))
+    return sum_over_ranks(torch.stack(squares)).cpu()
+
+
+def _describe_layers(names: list[str], squares: Tensor) -> Iterator[LayerParity]:
+    """One record per layer from [steps, tensors, 2]; everything outside of layers by its own name."""
+    groups: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        parts = name.removeprefix("causal.").removeprefix("model.").split(".")
+        groups.setdefault(f"layer {parts[1]}" if parts[0] == "layers" else parts[0], []).append(index)
+    norms, differences = squares.sqrt().unbind(-1)
+    for layer, members in groups.items():
+        whole = norms[:, members].square().sum(1, keepdim=True).sqrt()
+        relative = differences[:, members] / torch.maximum(norms[:, members], _SMALL * whole).clamp(min=1e-300)
+        step, worst = divmod(int(relative.argmax()), len(members))
+        tensor = names[members[worst]].removesuffix(".weight").rpartition("layers.")[2].partition(".")[2]
+        yield LayerParity(layer, float(whole[step]), float(relative.max()), tensor)
+
+
+def _seek_leak(
+    learner: Learner, micro: MicroBatch, document: Int32[np.ndarray, "1 context"], mesh: Mesh
+) -> tuple[float | None, float]:
+    """The largest gradient of the last document's loss to tokens of others, and to its own.
+
+    The last one, because a causal mask that forgets documents leaks to what stands before. ``document`` comes from the
+    feed: a partition could be wrong about it.
+    """
+    last = document.max()
+    asked = torch.from_numpy(cut(micro.partition, mesh.context_rank, document) == last).to(mesh.device)
+    seen: list[Tensor] = []
+
+    def keep(module: Any, given: Any, out: Tensor) -> None:
+        out.retain_grad()
+        seen.append(out)
+
+    hook = learner.causal.get_input_embeddings().register_forward_hook(keep)
+    _lose(learner, micro, asked.to(micro.weights.dtype), mesh).backward()
+    hook.remove()
+    learner.zero_grad()
+    (reading,) = seen
+    assert reading.grad is not None
+    size = reading.grad[0].double().abs().amax(dim=-1)
+    several = size.new_tensor(float(last > 0))
+    largest = torch.stack([(size * ~asked).amax(), (size * asked).amax(), several])
+    foreign, own, compared = max_over_ranks(largest).tolist()
+    return (foreign if compared else None), own

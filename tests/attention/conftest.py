@@ -1,0 +1,18 @@
+"""FlexAttention on a CPU, for tests."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from jaxtyping import config
+from torch.nn.attention import flex_attention as flex
+
+
+@pytest.fixture
+def plain_flex(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """FlexAttention with gradients on a CPU; it cannot trace functions that check their arguments' types."""
+    monkeypatch.setattr(flex, "_validate_device", lambda *_: None)
+    torch._dynamo.reset()  # tracing with shapes or numbers of a test before it fails
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
