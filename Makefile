@@ -26,7 +26,7 @@ test: $(VENV)/.workshop
 	$(BIN)/python -m pytest
 
 faults: $(VENV)/.workshop
-	PYTHONPATH=tests $(BIN)/python -m faults --table --results benchmarks/results/faults.json
+	PYTHONPATH=tests $(BIN)/python -m faults --table --results runs/faults/figures.json
 
 check: $(VENV)/.workshop
 	$(BIN)/ruff format --check src tests benchmarks examples
