@@ -73,13 +73,7 @@ def _judge(ground: Ground, run: Path) -> str:
             return (
                 f"step {step} saw other tokens than rows {step * spec.step_rows} to {(step + 1) * spec.step_rows - 1}"
             )
-    places = [
-        (source, *piece.values())
-        for row in range(feed.rows)
-        for source, pieces in [feed.locate(row)]
-        for piece in pieces
-    ]
-    return "" if len(places) == len(set(places)) or feed.repeats else "the feed itself repeats a piece"
+    return ""
 
 
 def _expect(feed: Feed, first: int, rows: int) -> Counter[tuple[float, ...]]:

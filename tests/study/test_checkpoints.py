@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 from ropewalk.checkpoint.load import load_weights
 from ropewalk.core.error import RankError, UserError
 from ropewalk.recipe.spec import Recipe
+from ropewalk.study import ranks
 from ropewalk.study.checkpoints import export_checkpoint, is_checkpoint, replay_skipped
 from ropewalk.study.folder import RunFolder
+from ropewalk.study.ranks import on_ranks
 from ropewalk.study.run import _train_stage
 from ropewalk.train import loop
 from tiny_run import make_recipe, write_corpus, write_model
@@ -23,9 +25,12 @@ from tiny_run import make_recipe, write_corpus, write_model
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     """A run that stands before the training of its first stage."""
+    run = RunFolder(tmp_path)
     write_model(tmp_path, tmp_path / "tokenizer")
+    run.extended(0).rename(run.initial)
+    on_ranks(ranks.extend, 1, run.initial, run.extended(0), recipe_of().stages[0])
     write_corpus(tmp_path)
-    return RunFolder(tmp_path)
+    return run
 
 
 def die_before(step: int, marks: Path, times: int) -> Any:
