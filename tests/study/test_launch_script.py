@@ -40,7 +40,7 @@ if [ "$1" = requeue ]; then echo "$2" > requeued; else echo 127.0.0.1; fi
 def long(recipe: Recipe, run: Path) -> Recipe:
     """Its first stage, with enough steps to be stopped in."""
     data = recipe.to_json()
-    stage = {**data["stages"][0], "tokens": 512 * 60}
+    stage = {**data["stages"][0], "tokens": 512 * 24}
     return parse_recipe({**data, "run": str(run), "stages": [stage]}, where="test")
 
 
@@ -56,6 +56,7 @@ def play_slurm(folder: Path, script: str, environment: dict[str, str]) -> subpro
         (tools / name).chmod(0o755)
     (folder / "job.sh").write_text(script)
     paths = {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(Path(ropewalk.__file__).parents[1])}
+    paths["OMP_NUM_THREADS"] = "1"  # the two machines are one, and torchrun only thinks of its own ranks
     return subprocess.Popen(
         ["bash", "job.sh"], cwd=folder, env={**os.environ, **paths, **environment}, stderr=subprocess.PIPE, text=True
     )
