@@ -48,8 +48,10 @@ def say(*words: str) -> str:
 
 
 def test_shares_then_prepare_then_report_mix_and_export(recipe: Path, tmp_path: Path) -> None:
-    for share in ("0/2", "1/2"):
-        assert json.loads(say("corpus", "tokenise", str(recipe), "--share", share, "--json"))["tasks"] == 1
+    # The first share has to wait for the other's survey; the last one surveyed goes on at once.
+    for share, tasks, waits in (("0/2", 1, True), ("1/2", 2, False), ("0/2", 1, False)):
+        done = json.loads(say("corpus", "tokenise", str(recipe), "--share", share, "--json"))
+        assert (done["tasks"], done["waits"]) == (tasks, waits)
     say("prepare", str(recipe))
     made = json.loads(say("corpus", "report", str(recipe), "--json"))
     assert [Path(path).name for path in made["made"]] == ["corpus.html", "corpus.json"]

@@ -59,8 +59,8 @@ def tokenise_recipe(recipe: Recipe, share: str) -> dict[str, Any]:
         share=int(number),
         shares=int(of),
     )
-    next = "run the array again: sections are compared once all shares are surveyed" if done.waits else "ready"
-    text = f"share {share}: {done.tasks} tasks done; {next}"
+    then = "run the array again: sections are compared once all shares are surveyed" if done.waits else "ready"
+    text = f"share {share}: {done.tasks} tasks done; {then}"
     return {"share": share, "tasks": done.tasks, "waits": done.waits, "text": text}
 
 
