@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ropewalk.core.digest import digest_value
+from ropewalk.core.digest import digest_recipe
 from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.spec import CorpusSpec, check_mix
@@ -246,8 +246,5 @@ class Recipe(Spec):
 
     @property
     def digest(self) -> str:
-        """Names everything that decides the result; the run folder's own name does not."""
-        content = {key: value for key, value in self.to_json().items() if key != "run"}
-        for key in ("workers", "worker_count"):  # bytes are the same whoever makes them
-            del content["corpus"][key]
-        return digest_value(content)
+        """Names everything that decides the result."""
+        return digest_recipe(self.to_json())
