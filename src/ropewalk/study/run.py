@@ -106,7 +106,9 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
             _extend_stage(recipe, folder, stage)
             if on_ranks(ranks.train, recipe.parallel.ranks, recipe, stage, folder) == "stopped":
                 raise KeyboardInterrupt  # SIGTERM was heard and the state is saved: the same command goes on from there
-            on_ranks(ranks.write_trained, recipe.parallel.ranks, folder, stage)
+            on_ranks(ranks.write_trained, recipe.parallel.ranks, recipe, folder, stage)
+        if recipe.stages[stage].promote is not None:
+            on_ranks(ranks.promote, recipe.parallel.ranks, recipe, folder, stage)
 
 
 def evaluate(recipe: Recipe, folder: RunFolder) -> None:

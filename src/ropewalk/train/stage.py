@@ -22,18 +22,17 @@ from ropewalk.corpus.folder import open_corpus
 from ropewalk.model.extend import read_former
 from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
-from ropewalk.parallel.fsdp import choose_precision, shard_model
+from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
-from ropewalk.parallel.recompute import RecomputePolicy, set_recompute
 from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
-from ropewalk.plan.choose import forecast_recipe
 from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.shape.read import read_shape
 from ropewalk.train.journal import Journal
 from ropewalk.train.loop import StageJob, run_loop
 from ropewalk.train.measure import RETRIEVAL, plan_measure
 from ropewalk.train.optimizer import make_optimizer
+from ropewalk.train.place import choose_savings, place_learner
 from ropewalk.train.tally import Tally
 
 Ending = Literal["solved", "limit", "stopped"]
@@ -114,9 +113,9 @@ def _begin(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed) -> 
     torch.manual_seed(seed_for("train", recipe.seed, stage, mesh.rank))
     extended = extended_of(run, stage)
     causal = load_model(extended, former=read_former(extended) if spec.anneal_steps else None)
-    learner = Learner(causal, chunk_tokens=recipe.parallel.loss_chunk_tokens).train()
-    set_recompute(learner.causal, choose_recompute(recipe, stage, extended))
-    shard_model(learner, mesh, precision=recipe.parallel.precision)
+    learner = Learner(causal, chunk_tokens=recipe.parallel.loss_chunk_tokens, z_loss=spec.z_loss).train()
+    savings = choose_savings(recipe, stage, extended)
+    place_learner(learner, mesh, savings=savings, precision=recipe.parallel.precision)
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
         "data": feed.digest,
@@ -141,13 +140,6 @@ def plan_sharing(recipe: Recipe, extended: Path, mesh: Mesh) -> Sharing:
         exchange=parallel.exchange,
         head_ranks=None if parallel.head_ranks == "auto" else parallel.head_ranks,
     )
-
-
-def choose_recompute(recipe: Recipe, stage: int, extended: Path) -> RecomputePolicy:
-    """What the recipe says; ``auto`` is the least that the plan finds to fit in this machine's memory."""
-    if recipe.parallel.recompute != "auto":
-        return recipe.parallel.recompute
-    return "none" if forecast_recipe(recipe, read_shape(extended))[stage].recompute == "none" else "full"
 
 
 def _resume(state: TrainState, run: Path, *, speaks: bool) -> TrainState:
