@@ -3,10 +3,11 @@
     python benchmarks/memory.py [--quick] [--tokens 4096,8192,16384] [--threads 2]
     python benchmarks/memory.py --device cuda [--models 0.6B,1B] [--tokens 32768,131072,1048576]
 
-On a CPU: a Llama of 25M parameters with 32,000 tokens, float32, rows of documents of 4Ki, beside transformers' Trainer as
-it comes on the same weights and row. Peaks are the allocator's (torch's profiler reports every allocation), states
-included; each peak and each time in a process of its own. The longest row in 16 GiB follows from them: our bytes are a
-line in the row's length, the Trainer's a parabola, because its mask has the row's length squared.
+On a CPU: a Llama of 25M parameters with 32,000 tokens, float32, rows of documents of 4Ki, beside transformers'
+Trainer as it comes on the same weights and row. Peaks are the allocator's (torch's profiler reports every
+allocation), states included; each peak and each time in a process of its own. The longest row in 16 GiB follows from
+them: our bytes are a line in the row's length, the Trainer's a parabola, because its mask has the row's length
+squared.
 
 On a GPU: rows of one document, bfloat16, the fastest way that fits by the plan's formulas, causal-true MFU of the
 card's datasheet. A side that runs out of memory says so. Prints JSON lines.
@@ -46,7 +47,7 @@ PEER = "transformers' Trainer, its defaults"
 def measure(case: Case, side: str, what: str, threads: int) -> float | None:
     """What a side finds in a process of its own; None where it ran out of memory."""
     fields = json.dumps({"case": list(case), "side": side, "what": what, "threads": threads})
-    done = subprocess.run([sys.executable, __file__, "--run", fields], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, __file__, "--run", fields], capture_output=True, text=True, check=False)
     if done.returncode and ("out of memory" in done.stderr or done.returncode < 0):
         return None
     assert done.returncode == 0, done.stderr[-3000:]
@@ -119,7 +120,9 @@ def measure_gpu(models: list[str], lengths: list[int], steps: int) -> None:
             peaks = [measure(case, each, "peak", 16) for each in (side, "trainer")]
             speeds = [None if each is None else tokens / each for each in (mine, its)]
             flops = token_flops(case.shape, tokens)
-            mfu = [speed and utilisation(flops, tokens_per_second=speed, peak_flops=DATASHEET_FLOPS) for speed in speeds]
+            mfu = [
+                speed and utilisation(flops, tokens_per_second=speed, peak_flops=DATASHEET_FLOPS) for speed in speeds
+            ]
             tell(
                 f"step of {model}, one document of {tokens}, {way.describe()}", PEER, ours=speeds[0], theirs=speeds[1],
                 unit="tokens/s", must_reach=1.5, mfu=mfu, peak_gib=[each and each / 2**30 for each in peaks],

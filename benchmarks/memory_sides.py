@@ -1,12 +1,13 @@
 """The sides of memory.py: one model and one packed row, trained for a few steps by us and by transformers' Trainer.
 
-Both start from the same random weights in float32 (on a GPU: bfloat16 products) and take whole steps: forward, backward,
-clipping, AdamW. A side says what its tensors took at most, states included, or how long its steps lasted.
+Both start from the same random weights in float32 (on a GPU: bfloat16 products) and take whole steps: forward,
+backward, clipping, AdamW. A side says what its tensors took at most, states included, or how long its steps lasted.
 """
 
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -134,7 +135,7 @@ def run_trainer(case: Case, what: str) -> float:
         if what == "peak":
             return _held_bytes(model) + measure_peak_bytes(trainer.train, torch.device(case.device))
         trainer.train()
-    return min(after - before for before, after in zip(marks, marks[1:], strict=False))
+    return min(after - before for before, after in pairwise(marks))
 
 
 def _draw_row(case: Case) -> tuple[np.ndarray, np.ndarray]:

@@ -76,8 +76,13 @@ def find_share_of_datasheet(flops: float) -> float | None:
     return next((flops / promised for card, promised in _DATASHEET_FLOPS.items() if card in name), None)
 
 
-def tell(case: str, peer: str, *, ours: float, theirs: float | None, unit: str, must_reach: float | None, **more: Any) -> None:
-    """Print one line; less is better in every unit but rates (``.../s``) and ``tokens``. ``theirs`` is None for an absent peer."""
+def tell(
+    case: str, peer: str, *, ours: float, theirs: float | None, unit: str, must_reach: float | None, **more: Any
+) -> None:
+    """Print one line; less is better in every unit but rates (``.../s``) and ``tokens``.
+
+    ``theirs`` is None for an absent peer.
+    """
     ratio = None
     if theirs is not None and ours and theirs:
         ratio = ours / theirs if unit.endswith(("/s", "tokens")) else theirs / ours

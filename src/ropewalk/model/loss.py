@@ -79,7 +79,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             z_sum += z_loss * (weight * denominator.square()).sum()
             if hidden_grad is None and head_grad is None:
                 continue
-            slope = powers.mul_(weight * (1 + 2 * z_loss * denominator) / total).scatter_add_(1, wanted, -weight).to(hidden.dtype)
+            slope = (
+                powers.mul_(weight * (1 + 2 * z_loss * denominator) / total)
+                .scatter_add_(1, wanted, -weight)
+                .to(hidden.dtype)
+            )
             if hidden_grad is not None:
                 hidden_grad[rows] = slope @ head
             if head_grad is not None:

@@ -1,9 +1,10 @@
 """An MLP that takes a long row in tiles, so that its wide inner tensors exist for one tile at a time.
 
-An MLP treats every token alone, so tiles change nothing but the peak: of one layer at 128Ki tokens and a width of 14336
-the six inner tensors of a backward pass are 22 GB. Forward keeps the input only; backward takes tile after tile through the
-MLP again and differentiates it. The surprise is that this costs nothing where blocks are recomputed anyway: the input is
-saved *before* the MLP runs, so torch stops the block's second run there, and the MLP still runs twice, not three times.
+An MLP treats every token alone, so tiles change nothing but the peak: of one layer at 128Ki tokens and a width of
+14336 the six inner tensors of a backward pass are 22 GB. Forward keeps the input only; backward takes tile after tile
+through the MLP again and differentiates it. The surprise is that this costs nothing where blocks are recomputed
+anyway: the input is saved *before* the MLP runs, so torch stops the block's second run there, and the MLP still runs
+twice, not three times.
 """
 
 from typing import Any, cast

@@ -19,11 +19,9 @@ from torch.distributed.fsdp import (
 )
 
 from ropewalk.parallel.mesh import Mesh
+from ropewalk.plan.memory import WHOLE_BYTES
 
 Precision = Literal["auto", "float32", "bfloat16"]
-WHOLE_BYTES = 64 << 20
-"""Weights that are gathered at once, not block by block: two collectives a pass instead of eleven with three blocks,
-which is a sixth of the CPU time of a step of 512 tokens with 1.1M parameters (docs/train.md)."""
 
 
 @runtime_checkable
@@ -46,7 +44,8 @@ def shard_model(
 
     With ``bfloat16`` the gathered copies and so the matrix products are bfloat16, and reductions of gradients float32.
     A model of at most ``whole_bytes`` is one unit. With ``states_on_host`` masters, gradients and so the optimizer's
-    states stay in host memory, where the optimizer runs; blocks travel to the device as they are gathered. Works on one rank too, where it only makes that mixed precision.
+    states stay in host memory, where the optimizer runs; blocks travel to the device as they are gathered.
+    Works on one rank too, where it only makes that mixed precision.
     """
     assert isinstance(model, nn.Module)
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters()), "masters are float32"

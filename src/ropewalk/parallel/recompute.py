@@ -2,8 +2,8 @@
 
 It goes through the model's own switch, so that sharding hooks stay outside what is run twice. ``full`` keeps the
 block's input and costs one more forward pass, exchange of keys included; ``save_attention`` keeps attention's output
-and log-sum-exp beside it, so the part that grows with the square of a document runs once. That is the better bargain the
-longer the documents are: two rows of the model's width per token and layer instead of one (docs/parallel.md).
+and log-sum-exp beside it, so the part that grows with the square of a document runs once. That is the better bargain
+the longer the documents are: two rows of the model's width per token and layer instead of one (docs/parallel.md).
 """
 
 from typing import Any, Literal

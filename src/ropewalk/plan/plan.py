@@ -1,6 +1,7 @@
 """The forecast as a record, and how the work is split, which it depends on."""
 
 from dataclasses import dataclass
+
 from ropewalk.core.quantity import format_amount, format_bytes, format_length
 from ropewalk.plan.flops import Recompute, TokenFlops
 from ropewalk.plan.hardware import Machine

@@ -1,8 +1,8 @@
 """The ways to hold a longer row in the same memory, fastest first, from which ``auto`` takes the first that fits.
 
-The order is by what a way costs per token: nothing; all but attention again; the same with the MLP in tiles, which is free
-where blocks run twice anyway; attention again too; copies to the host; an optimizer on the host. Copies are no saving
-where the device's memory *is* the host's.
+The order is by what a way costs per token: nothing; all but attention again; the same with the MLP in tiles, which is
+free where blocks run twice anyway; attention again too; copies to the host; an optimizer on the host. Copies are no
+saving where the device's memory *is* the host's.
 """
 
 from dataclasses import dataclass, replace

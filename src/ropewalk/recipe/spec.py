@@ -195,7 +195,9 @@ class Parallel(Spec):
     @model_validator(mode="after")
     def _check_offload(self) -> "Parallel":
         if self.offload == "inputs" and self.recompute == "none":
-            raise ValueError("offload: it is for the inputs of blocks that run again, and recompute: none runs none again")
+            raise ValueError(
+                "offload: it is for the inputs of blocks that run again, and recompute: none runs none again"
+            )
         return self
 
 

@@ -66,7 +66,9 @@ def judge(promotion: Promotion, scores: Sequence[Score], *, before: str) -> Iter
         # The last bucket of positions is the last quarter of the window.
         ours, its = (find(model, "nll/position/")[-1:] for model in (TRAINED, before))
         value = ours[0].value - its[0].value if ours and its else None
-        yield _at_most("window_loss", value, promotion.window_loss, f"nats above {before}'s, last quarter of its window")
+        yield _at_most(
+            "window_loss", value, promotion.window_loss, f"nats above {before}'s, last quarter of its window"
+        )
     if promotion.retrieval is not None:
         found = find(TRAINED, "retrieval/")
         answers = sum(score.n for score in found)
