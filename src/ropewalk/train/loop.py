@@ -2,10 +2,10 @@
 
 import dataclasses
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -48,11 +48,13 @@ class StageJob:
     checkpoints: Path
     measure: Measure | None = None
     """Gives ``retrieval``, where ``until`` asks for it."""
+    kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What each source belongs to (train/tally.py)."""
 
 
 def run_loop(state: TrainState, job: StageJob) -> TrainState:
     """Train from ``state`` on; the state that comes back has been saved. ``ended`` is empty if a stop was asked for."""
-    tally = Tally(job.feed.sources, job.spec.reach_tokens)
+    tally = Tally(job.feed.sources, job.spec.reach_tokens, job.kinds)
     first = job.mesh.rank == 0
     name = f"stage {state.stage}"
     mix = job.feed.realised(state.cursor)

@@ -33,7 +33,7 @@ from ropewalk.train.loop import StageJob, run_loop
 from ropewalk.train.measure import RETRIEVAL, plan_measure
 from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.place import choose_savings, place_learner
-from ropewalk.train.tally import Tally
+from ropewalk.train.tally import Tally, kinds_of
 
 Ending = Literal["solved", "limit", "stopped"]
 
@@ -79,6 +79,7 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Endin
             measure=plan_measure(recipe.evaluate, extended_of(run, stage), context_tokens=spec.reach_tokens)
             if gated
             else None,
+            kinds=kinds_of(recipe.corpus.sources),
         )
         state = run_loop(state, job)
     return cast(Ending, state.ended or "stopped")
