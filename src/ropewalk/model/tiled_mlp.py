@@ -4,7 +4,7 @@ An MLP treats every token alone, so tiles change nothing but the peak: of one la
 14336 the six inner tensors of a backward pass are 22 GB. Forward keeps the input only; backward takes tile after tile
 through the MLP again and differentiates it. The surprise is that this costs nothing where blocks are recomputed
 anyway: the input is saved *before* the MLP runs, so torch stops the block's second run there, and the MLP still runs
-twice, not three times.
+twice, not three times (but for Gemma and OLMo, whose blocks save something after their MLP).
 """
 
 from typing import Any, cast
