@@ -75,13 +75,19 @@ def make_model(case: Case, attention: str) -> PreTrainedModel:
     return Qwen3ForCausalLM(Qwen3Config(**settings))
 
 
-def run_ours(case: Case, what: str, savings: Savings, *, threads: int) -> float:
-    """``peak`` bytes or ``seconds`` of a step with ``savings``, on one rank."""
-    found: float = run_ranks(_run_ours, 1, case, what, savings, threads=threads)[0]
-    return found
+class Found(NamedTuple):
+    """``peak_bytes`` has states included; ``seconds`` is the fastest step's."""
+
+    peak_bytes: float
+    seconds: float
 
 
-def _run_ours(case: Case, what: str, savings: Savings) -> float:
+def run_ours(case: Case, savings: Savings, *, threads: int) -> Found:
+    """Our steps with ``savings``, on one rank."""
+    return Found(*run_ranks(_run_ours, 1, case, savings, threads=threads)[0])
+
+
+def _run_ours(case: Case, savings: Savings) -> Found:
     mesh = make_mesh(1, 1)
     learner = Learner(make_model(case, NAME)).train()
     place_learner(learner, mesh, savings=savings, precision="float32" if case.device == "cpu" else "bfloat16")
@@ -91,19 +97,21 @@ def _run_ours(case: Case, what: str, savings: Savings) -> float:
     tokens, places = _draw_row(case)
     weights = np.append(places[1:] != 0, False).astype(np.float32)
     row = [torch.from_numpy(each).to(mesh.device) for each in (tokens, places, np.roll(tokens, -1), weights)]
+    _make_moments(learner, optimizer)
+    marks = [time.perf_counter()]
 
-    def step() -> None:
-        (learner(*row, partition=partition)[0] / float(weights.sum())).backward()
-        torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+    def train() -> None:
+        for _ in range(case.steps):
+            (learner(*row, partition=partition)[0] / float(weights.sum())).backward()
+            torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            _mark(marks, case)
 
-    if what == "peak":
-        return _held_bytes(learner) + measure_peak_bytes(lambda: [step(), step()], mesh.device)
-    return _time_steps(step, case)
+    return _find(train, learner, case, marks)
 
 
-def run_trainer(case: Case, what: str) -> float:
+def run_trainer(case: Case) -> Found:
     """The same of transformers' Trainer with its defaults, on the row as its flattening collator packs it."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -113,15 +121,17 @@ def run_trainer(case: Case, what: str) -> float:
     marks: list[float] = []
 
     class Clock(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            _mark(marks, case)
+
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            _settle(case)
-            marks.append(time.perf_counter())
+            _mark(marks, case)
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
             per_device_train_batch_size=1,
-            max_steps=2 if what == "peak" else case.steps + 1,
+            max_steps=case.steps,
             learning_rate=1e-5,
             bf16=case.device == "cuda",
             use_cpu=case.device == "cpu",
@@ -130,37 +140,34 @@ def run_trainer(case: Case, what: str) -> float:
             logging_strategy="no",
             disable_tqdm=True,
         )
-        rows = [{name: torch.from_numpy(each) for name, each in row.items()}] * (case.steps + 1)
+        rows = [{name: torch.from_numpy(each) for name, each in row.items()}] * case.steps
         trainer = Trainer(model, arguments, train_dataset=rows, callbacks=[Clock()])
-        if what == "peak":
-            return _held_bytes(model) + measure_peak_bytes(trainer.train, torch.device(case.device))
-        trainer.train()
-    return min(after - before for before, after in pairwise(marks))
+        _make_moments(model, trainer.create_optimizer())
+        return _find(trainer.train, model, case, marks)
 
 
 def _draw_row(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and places of the row's only copy [tokens]."""
+    """The row's tokens, and their places in their documents."""
     tokens = np.random.default_rng(1).integers(0, case.shape.vocabulary, case.tokens)
     return tokens, count_places(case.documents)
 
 
-def _held_bytes(model: torch.nn.Module) -> int:
-    """Weights, which stand before the first step."""
-    return sum(weight.nbytes for weight in model.parameters())
+def _find(train: Callable[[], object], model: torch.nn.Module, case: Case, marks: list[float]) -> Found:
+    """Weights and moments stand before the first step: 12 bytes a parameter."""
+    states = 12 * sum(weight.numel() for weight in model.parameters())
+    peak = states + measure_peak_bytes(train, torch.device(case.device))
+    return Found(peak, min(after - before for before, after in pairwise(marks)))
 
 
-def _time_steps(step: Callable[[], None], case: Case) -> float:
-    step()
-    seconds = []
-    for _ in range(case.steps):
-        _settle(case)
-        begun = time.perf_counter()
-        step()
-        _settle(case)
-        seconds.append(time.perf_counter() - begun)
-    return min(seconds)
+def _make_moments(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """A step without a gradient, so that every step that is measured finds what all but a first one find."""
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
-def _settle(case: Case) -> None:
+def _mark(marks: list[float], case: Case) -> None:
     if case.device == "cuda":
         torch.cuda.synchronize()
+    marks.append(time.perf_counter())
