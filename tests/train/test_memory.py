@@ -20,8 +20,8 @@ from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.place import place_learner
 
 SHAPE = ModelShape("LlamaForCausalLM", 128, 4, 2, 32, 352, 1000, True, 1 << 20, plain_layers(4, 1e4))
-TOKENS, DOCUMENT_TOKENS, CHUNK_TOKENS = 4096, 256, 256
-WAYS = [Savings(recompute, tile) for recompute in ("none", "save_attention", "full") for tile in (None, 512)]  # type: ignore[arg-type]
+TOKENS, DOCUMENT_TOKENS, CHUNK_TOKENS = 2048, 128, 128
+WAYS = [Savings(recompute, tile) for recompute in ("none", "save_attention", "full") for tile in (None, 256)]  # type: ignore[arg-type]
 
 
 def measure_step(savings: Savings, precision: Literal["float32", "bfloat16"]) -> int:

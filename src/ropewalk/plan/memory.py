@@ -80,6 +80,8 @@ def block_bytes(shape: ModelShape, local_tokens: int, *, savings: Savings, eleme
     again = 0.0
     if savings.recompute != "none":
         again = saved_block_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes)
+    if savings.recompute == "save_attention":  # its results are those that were kept
+        again -= kept_attention_bytes(shape, local_tokens, element_bytes=element_bytes) / shape.layers
     if savings.mlp_tile_tokens is None or local_tokens <= savings.mlp_tile_tokens:
         return again + _MLP_MOVING * local_tokens * shape.mlp_width * element_bytes
     weights = 3 * shape.width * shape.mlp_width
@@ -87,8 +89,8 @@ def block_bytes(shape: ModelShape, local_tokens: int, *, savings: Savings, eleme
     return again + tile + weights * (4 + element_bytes)
 
 
-_MLP_MOVING = 3
-"""Tensors of the MLP's width that its backward makes beside the four that were stored."""
+_MLP_MOVING = 1
+"""Tensors of the MLP's width that its backward adds to the four that were stored, each of which is freed when used."""
 
 
 def saved_block_bytes(shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2) -> float:
