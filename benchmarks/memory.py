@@ -1,6 +1,6 @@
 """Length in little memory: peak bytes and tokens per second against the row's length, and what each piece of it gives.
 
-    python benchmarks/memory.py [--quick] [--tokens 4096,8192,16384] [--threads 2]
+    python benchmarks/memory.py [--quick] [--tokens 16384,8192,4096] [--document-tokens 4096] [--threads 2]
     python benchmarks/memory.py --device cuda [--models 0.6B,1B] [--tokens 32768,131072,1048576]
 
 On a CPU: a Llama of 25M parameters with 32,000 tokens, float32, one step on rows of documents of 4Ki, beside
@@ -70,15 +70,15 @@ def find_longest(tokens: list[int], peaks: list[float], *, degree: int) -> int:
     return int(max(root.real for root in np.roots(curve) if abs(root.imag) < 1))
 
 
-def measure_cpu(lengths: list[int], threads: int) -> None:
+def measure_cpu(lengths: list[int], document_tokens: int, threads: int) -> None:
     """All ways at the shortest length, the ends of the list at all; then the longest rows."""
     peaks: dict[str, list[float]] = {"trainer": [], **{name: [] for name in WAYS}}
     for tokens in lengths:
-        case = Case("25M", tokens, min(DOCUMENT_TOKENS, tokens), "cpu", 1)
+        case = Case("25M", tokens, min(document_tokens, tokens), "cpu", 1)
         theirs = measure(case, "trainer", threads)
         assert theirs is not None, "the Trainer ran out of memory: give shorter --tokens"
         peaks["trainer"].append(theirs.peak_bytes)
-        decides = tokens == DECISIVE_TOKENS
+        decides = (tokens, document_tokens) == (DECISIVE_TOKENS, DOCUMENT_TOKENS)
         for name in WAYS if tokens == min(lengths) else (FASTEST, LEANEST):
             ours = measure(case, name, threads)
             assert ours is not None
@@ -135,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="short rows: within 50 seconds")
     parser.add_argument("--tokens", help="row lengths; three or more give the longest row too")
+    parser.add_argument("--document-tokens", type=int, default=DOCUMENT_TOKENS)
     parser.add_argument("--models", default="0.6B,1B")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=3, help="timed steps on a GPU")
@@ -149,7 +150,7 @@ def main() -> None:
     if given.device == "cuda":
         measure_gpu(given.models.split(","), lengths, given.steps)
     else:
-        measure_cpu(lengths, given.threads)
+        measure_cpu(lengths, given.document_tokens, given.threads)
 
 
 if __name__ == "__main__":
