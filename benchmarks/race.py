@@ -76,11 +76,16 @@ def find_share_of_datasheet(flops: float) -> float | None:
     return next((flops / promised for card, promised in _DATASHEET_FLOPS.items() if card in name), None)
 
 
-def tell(case: str, peer: str, *, ours: float, theirs: float | None, unit: str, must_reach: float, **more: Any) -> None:
-    """Print one line; less is better in every unit but rates (``.../s``). ``theirs`` is None for an absent peer."""
+def tell(
+    case: str, peer: str, *, ours: float, theirs: float | None, unit: str, must_reach: float | None, **more: Any
+) -> None:
+    """Print one line; less is better in every unit but rates (``.../s``) and ``tokens``.
+
+    ``theirs`` is None for an absent peer.
+    """
     ratio = None
     if theirs is not None and ours and theirs:
-        ratio = ours / theirs if unit.endswith("/s") else theirs / ours
+        ratio = ours / theirs if unit.endswith(("/s", "tokens")) else theirs / ours
     figures = {"ours": ours, "theirs": theirs, "unit": unit, "ratio": ratio, "must_reach": must_reach}
     line = {"case": case, "peer": peer, **figures, **more}
     print(json.dumps({key: _short(value) for key, value in line.items()}), flush=True)

@@ -49,6 +49,7 @@ def test_there_are_recipes() -> None:
     assert names >= {
         "study-theta",
         "quickstart",
+        "tiny-programme",
         "tiny-base",
         "llama2-7b-16k",
         "llama2-7b-32k",

@@ -1,5 +1,6 @@
 """Loss and every gradient of packed rows, on one rank and on two, against plain transformers, text by text."""
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -16,6 +17,7 @@ from ropewalk.core.record import Batch
 from ropewalk.model.attend import NAME
 from ropewalk.model.family import CLASSES
 from ropewalk.model.learner import Learner
+from ropewalk.model.tiled_mlp import tile_mlps
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.launch import run_ranks
@@ -67,12 +69,17 @@ def train_once(
     *,
     passes: int = 1,
     whole_bytes: int = 0,
+    tile_tokens: int | None = None,
+    host: bool = False,
 ) -> tuple[float, Gradients]:
     """The same on this rank of data x context, in whole: called by run_ranks."""
     learner = Learner(make(attn_implementation=NAME), chunk_tokens=13).train()
     mesh = make_mesh(torch.distributed.get_world_size(), context)
+    if tile_tokens is not None:
+        tile_mlps(learner.causal, tile_tokens)
     set_recompute(learner.causal, recompute)
-    shard_model(learner, mesh, precision=precision, whole_bytes=whole_bytes)
+    learner.offload = host
+    shard_model(learner, mesh, precision=precision, whole_bytes=whole_bytes, states_on_host=host)
     batch = packed_batch()
     rows = slice(mesh.data_rank, None, mesh.data_ranks)
     partition = partition_rows(batch.document[rows], ranks=context)
@@ -118,6 +125,52 @@ def test_data_ranks_recompute_accumulation_and_units_change_nothing(make_tiny: M
     ):
         for found in run_ranks(partial(train_once, **more), 2, make, context, "float32", recompute):
             assert_same(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen3ForCausalLM", "Gemma3ForCausalLM"])
+def test_what_saves_memory_changes_no_gradient(make_tiny: Make, architecture: str) -> None:
+    make = partial(make_tiny, architecture, tie_word_embeddings=True)
+    expected = plain_truth(make)
+    for context, recompute, more in (
+        (2, "save_attention", {}),
+        (1, "none", {"tile_tokens": 7}),
+        (2, "save_attention", {"tile_tokens": 5, "passes": 2}),
+        (1, "full", {"tile_tokens": 1000, "host": True}),
+        (2, "full", {"tile_tokens": 16, "whole_bytes": 1 << 20, "host": True}),
+    ):
+        for found in run_ranks(partial(train_once, **more), 2, make, context, "float32", recompute):
+            assert_same(found, expected, 1e-5)
+
+
+def count_kernels(make: Make, recompute: str, tile_tokens: int | None = None) -> Counter[str]:
+    """How often a step calls attention's kernel and the MLP's activation."""
+    learner = Learner(make(attn_implementation=NAME), chunk_tokens=13).train()
+    if tile_tokens is not None:
+        tile_mlps(learner.causal, tile_tokens)
+    set_recompute(learner.causal, recompute)  # type: ignore[arg-type]
+    batch = packed_batch()
+    partition = partition_rows(batch.document, ranks=1)
+    fields = (batch.tokens, batch.positions, batch.labels, batch.weights)
+    local = [torch.from_numpy(cut(partition, 0, field)) for field in fields]
+    with torch.profiler.profile() as profile:
+        learner(*local, partition=partition)[0].backward()
+    return Counter(event.name for event in profile.events() or ())
+
+
+def test_attention_runs_once_and_a_tiled_mlp_twice(make_tiny: Make) -> None:
+    make = partial(make_tiny, "LlamaForCausalLM", tie_word_embeddings=True)
+    kernel, activation = "aten::_scaled_dot_product_flash_attention_for_cpu", "aten::silu"
+    plain = count_kernels(make, "none")
+    assert plain[kernel] and plain[activation] == 2
+    saved, full = count_kernels(make, "save_attention"), count_kernels(make, "full")
+    assert saved[kernel] == plain[kernel] and full[kernel] == 2 * plain[kernel]
+    assert saved[f"{kernel}_backward"] == full[f"{kernel}_backward"] == plain[f"{kernel}_backward"]
+    assert saved[activation] == full[activation] == 2 * plain[activation]
+    tiles = -(-packed_batch().tokens.size // 30)
+    assert tiles == 3, "the last tile is a shorter one"
+    for policy in ("none", "save_attention", "full"):
+        tiled = count_kernels(make, policy, tile_tokens=30)
+        assert tiled[activation] == 2 * tiles * plain[activation], f"{policy}: forward once, backward once"
 
 
 def test_bfloat16_keeps_float32_masters_and_stays_close(make_tiny: Make) -> None:

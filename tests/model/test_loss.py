@@ -89,3 +89,17 @@ def test_correct_is_the_argmax_on_weighted_tokens() -> None:
     labels[::2] = best[::2].to(torch.int32)
     _, _, correct = score_labels(hidden, head, labels, weights, chunk_tokens=8)
     assert torch.equal(correct, (labels == best) & (weights > 0)) and correct.any()
+
+
+@pytest.mark.parametrize("chunk_tokens", [8, 1000])
+def test_z_loss_against_autograd(chunk_tokens: int) -> None:
+    hidden, head, labels, weights = problem(torch.float64)
+    nll = truth(hidden, head, labels, weights)
+    log_sum = (hidden @ head.T).logsumexp(1)
+    expected = ((nll + 0.01 * log_sum.square()) * weights).sum()
+    slopes = torch.autograd.grad(expected, (hidden, head))
+    loss, ours, _ = score_labels(hidden, head, labels, weights, chunk_tokens=chunk_tokens, z_loss=0.01)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours, nll.detach(), rtol=1e-12, atol=1e-12)
+    for mine, exact in zip(torch.autograd.grad(loss, (hidden, head)), slopes, strict=True):
+        torch.testing.assert_close(mine, exact, rtol=1e-12, atol=1e-12)

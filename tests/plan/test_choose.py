@@ -9,6 +9,7 @@ from ropewalk.core.error import UserError
 from ropewalk.plan.choose import forecast, forecast_recipe
 from ropewalk.plan.hardware import KNOWN
 from ropewalk.plan.plan import Split
+from ropewalk.plan.savings import Savings
 from ropewalk.recipe.spec import Recipe
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Unchanged
@@ -22,7 +23,11 @@ def test_one_h200_lies_near_the_worked_table(shapes: Mapping[str, ModelShape]) -
     machine = dataclasses.replace(KNOWN["h200"], attention_forward_flops=550e12, attention_backward_flops=480e12)
     speeds = [
         forecast(
-            shapes["llama-8b"], context_tokens=32 * K, tokens=32 * K, split=Split(recompute=way), machine=machine
+            shapes["llama-8b"],
+            context_tokens=32 * K,
+            tokens=32 * K,
+            split=Split(savings=(Savings(way),)),
+            machine=machine,
         ).tokens_per_second
         for way in ("none", "full")
     ]
@@ -50,7 +55,7 @@ def test_recomputation_is_chosen_by_memory(shapes: Mapping[str, ModelShape]) -> 
     found = [
         forecast(shapes["llama-1b"], context_tokens=context, tokens=context).recompute for context in (8 * K, 128 * K)
     ]
-    assert found == ["none", "full"]
+    assert found == ["none", "save_attention"]
 
 
 def test_what_never_fits_says_so(shapes: Mapping[str, ModelShape]) -> None:
@@ -60,13 +65,13 @@ def test_what_never_fits_says_so(shapes: Mapping[str, ModelShape]) -> None:
 
 
 def test_context_ranks_split_activations_and_time(shapes: Mapping[str, ModelShape]) -> None:
-    one = forecast(shapes["llama-8b"], context_tokens=128 * K, tokens=128 * K, split=Split(recompute="full"))
+    one = forecast(shapes["llama-8b"], context_tokens=128 * K, tokens=128 * K, split=Split(savings=(Savings("full"),)))
     eight = forecast(
         shapes["llama-8b"],
         context_tokens=128 * K,
         tokens=128 * K,
         ranks=8,
-        split=Split(context_ranks=8, recompute="full"),
+        split=Split(context_ranks=8, savings=(Savings("full"),)),
     )
     assert eight.memory.kept == one.memory.kept / 8
     assert one.context_bytes == one.state_bytes == 0
@@ -125,7 +130,7 @@ def test_a_window_saves_arithmetic_and_traffic(shapes: Mapping[str, ModelShape])
             context_tokens=128 * K,
             tokens=128 * K,
             ranks=8,
-            split=Split(context_ranks=8, layout="contiguous", recompute="full"),
+            split=Split(context_ranks=8, layout="contiguous", savings=(Savings("full"),)),
         )
         for shape in (full, hybrid)
     ]

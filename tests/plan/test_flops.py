@@ -80,7 +80,7 @@ def test_passes() -> None:
     assert flops.model == 330
     assert flops.hardware("none") == 3 * 100 + 3.5 * 10
     assert flops.hardware("full") == 4 * 100 + 4.5 * 10
-    assert flops.hardware("all_but_attention") == 4 * 100 + 3.5 * 10
+    assert flops.hardware("save_attention") == 4 * 100 + 3.5 * 10
     assert flops.seconds("full", matmul=10, forward=2, backward=5) == (40, 5 + 5 + 5)
 
 

@@ -8,7 +8,10 @@ import torch
 from transformers import AutoModel, LlamaConfig, PreTrainedConfig, Qwen3Config, SmolLM3Config
 
 from ropewalk.plan.memory import (
+    GRADIENT_BYTES,
+    MASTER_BYTES,
     checkpoint_bytes,
+    chunked_loss_bytes,
     estimate_memory,
     kept_attention_bytes,
     mlp_bytes,
@@ -17,6 +20,8 @@ from ropewalk.plan.memory import (
     tiled_bytes,
     whole_loss_bytes,
 )
+from ropewalk.plan.savings import Savings, list_savings
+from ropewalk.recipe.spec import Parallel
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 
 
@@ -33,23 +38,39 @@ def test_four_published_peaks(shapes: Mapping[str, ModelShape]) -> None:
 
 
 def test_worked_table(shapes: Mapping[str, ModelShape]) -> None:
-    full = estimate_memory(shapes["llama-1b"], 131072, ranks=1, recompute="full", loss_chunk_tokens=4096)
-    assert [full.states / 1e9, full.kept / 1e9, full.loss / 1e9] == pytest.approx([19.8, 8.6, 6.3], abs=0.06)
-    assert full.gathered == 0
-    big = estimate_memory(shapes["llama-8b"], 32768, ranks=1, recompute="full", loss_chunk_tokens=4096)
-    assert [big.states / 1e9, big.kept / 1e9, big.loss / 1e9] == pytest.approx([128.5, 8.6, 7.4], abs=0.06)
-    assert big.peak_bytes == big.states + big.kept + max(big.block, big.loss)
+    full = estimate_memory(shapes["llama-1b"], 131072, ranks=1, savings=Savings("full"))
+    states = full.states / MASTER_BYTES * (MASTER_BYTES + GRADIENT_BYTES)
+    assert [states / 1e9, full.kept / 1e9] == pytest.approx([19.8, 8.6], abs=0.06)
+    big = estimate_memory(shapes["llama-8b"], 32768, ranks=1, savings=Savings("full"))
+    states = big.states / MASTER_BYTES * (MASTER_BYTES + GRADIENT_BYTES)
+    assert [states / 1e9, big.kept / 1e9] == pytest.approx([128.5, 8.6], abs=0.06)
+    chunks = [chunked_loss_bytes(shapes[name], 4096, element_bytes=3) for name in ("llama-1b", "llama-8b")]
+    assert [each / 1e9 for each in chunks] == pytest.approx([6.3, 7.4], abs=0.06), "10 bytes a logit"
 
 
 def test_ways_to_recompute_are_ordered(shapes: Mapping[str, ModelShape]) -> None:
     shape = shapes["qwen-0.6b"]
-    peaks = [
-        estimate_memory(shape, 32768, ranks=4, recompute=way).peak_bytes
-        for way in ("full", "all_but_attention", "none")
-    ]
-    assert peaks == sorted(peaks)
-    assert peaks[1] - peaks[0] == pytest.approx(kept_attention_bytes(shape, 32768))
-    assert estimate_memory(shape, 32768, ranks=4, recompute="full").gathered > 0
+    ways = list_savings(Parallel(), shape, host_is_apart=True)
+    found = [estimate_memory(shape, 32768, ranks=4, savings=way) for way in ways]
+    peaks = [memory.peak_bytes for memory in found]
+    assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == 6
+    assert found[1].kept - found[3].kept == pytest.approx(kept_attention_bytes(shape, 32768))
+    assert found[-1].states == 0 and found[-1].gathered > 0
+
+
+def test_the_recipe_decides_and_auto_fills_in(shapes: Mapping[str, ModelShape]) -> None:
+    def list_ways(**parallel: object) -> list[Savings]:
+        return list_savings(Parallel.model_validate(parallel), shapes["llama-8b"], host_is_apart=True)
+
+    assert list_ways(recompute="none", mlp_tile_tokens=None, states="device") == [Savings()]
+    assert {way.recompute for way in list_ways(recompute="full")} == {"full"}
+    assert {way.mlp_tile_tokens for way in list_ways(mlp_tile_tokens=512)} == {512}
+    assert all(way.offload and way.recompute != "none" for way in list_ways(offload="inputs"))
+    assert not any(way.states_on_host for way in list_ways(states="device"))
+    on_cpu = list_savings(Parallel(), shapes["llama-8b"], host_is_apart=False)
+    assert not any(way.offload or way.states_on_host for way in on_cpu)
+    with pytest.raises(ValueError, match="recompute: none"):
+        Parallel(offload="inputs", recompute="none")
 
 
 def count_kept_bytes(kind: type[PreTrainedConfig], dtype: torch.dtype, *, layers: int, tokens: int) -> int:

@@ -48,6 +48,7 @@ def test_the_mission_s_own_recipe_breaks_no_rule() -> None:
         ({"tokens": "100M", "step_tokens": "64Ki"}, "warning", "38 %"),
         ({"tokens": "1B", "step_tokens": "20Mi"}, "warning", "47 steps"),
         ({"step_tokens": "8Ki"}, "error", "idle"),
+        ({"tokens": "100M", "step_tokens": "20Ki"}, "warning", "16.4K tokens, not 20.5K"),
     ],
 )
 def test_a_stage_that_breaks_a_rule(stage: dict[str, Any], level: str, named: str) -> None:

@@ -15,6 +15,8 @@ def recipe(tmp_path: Path) -> Recipe:
     """A model from nothing, then the same model's context doubled: two stages, two ranks, context degree 2."""
     source = {"role": "general", "language": "en", "size_bytes": 60_000}
     stage: dict[str, Any] = {"tokens": 4096, "step_tokens": 512, "lr": 1e-3, "checkpoint_steps": 3, "panel_steps": 2}
+    gates: dict[str, Any] = {"window_loss": 9, "retrieval": 0.99, "short_loss": 9, "otherwise": "warn"}
+    gates |= {"answers": 20, "documents": 2, "short_tokens": 512}
     data = {
         "model": {
             "init": {
@@ -41,7 +43,7 @@ def recipe(tmp_path: Path) -> Recipe:
         },
         "stages": [
             {"context": 64, "rope": {"kind": "unchanged"}, **stage},
-            {"context": 128, "rope": {"kind": "theta", "theta": 1e5}, **stage},
+            {"context": 128, "rope": {"kind": "theta", "theta": 1e5}, "blend": 0.9, "promote": gates, **stage},
         ],
         "parallel": {"ranks": 2, "context": 2, "recompute": "none"},
         "evaluate": {"lengths": [1, 2], "answers": 40, "documents": 4, "position_lengths": 2, "short_tokens": 2048},

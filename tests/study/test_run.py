@@ -16,7 +16,9 @@ from ropewalk.core.record import read_rows, read_scores
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.recipe.spec import Recipe
 from ropewalk.study.folder import RunFolder
+from ropewalk.study.ranks import on_ranks, promote
 from ropewalk.study.run import check_recipe, do_part, run_recipe
+from ropewalk.train.promotion import read_verdicts
 
 TORCH_FREE_CODE = "import sys; from ropewalk.cli import main; sys.argv = ['ropewalk', 'run', sys.argv[1]]; main()"
 
@@ -42,6 +44,13 @@ def test_all_parts_and_then_nothing_and_a_killed_run_ends_the_same(
     assert {score.model for score in read_scores(folder.scores)} == {"extended"}
     steps = {(row.stage, row.step) for row in read_rows(folder.rows) if row.name == "loss/train"}
     assert steps == {(stage, step) for stage in (0, 1) for step in range(1, 9)}
+
+    verdicts = {verdict.gate: verdict.met for verdict in read_verdicts(folder.promotion(1))}
+    assert verdicts == {"window_loss": True, "retrieval": False, "short_loss": True}
+    stages = recipe.to_json()["stages"]
+    stages[1]["promote"]["otherwise"] = "stop"
+    with pytest.raises(UserError, match="stage 1 is not promoted"):
+        on_ranks(promote, 2, change(recipe, stages=stages), folder, 1)
 
     before = {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.name != ".lock"}
     capsys.readouterr()

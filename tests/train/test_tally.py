@@ -53,5 +53,17 @@ def test_every_figure_equals_a_plain_loop() -> None:
     assert tally.tokens(table) == int((micro.source >= 0).sum())
 
 
+def test_roles_and_languages_are_sums_of_their_sources() -> None:
+    micro, nll, correct = make_micro(200)
+    kinds = {"a": ("role/general", "language/en"), "b": ("role/domain", "language/en")}
+    tally = Tally(("a", "b", "silent"), reach_tokens=64, kinds=kinds)
+    table = tally.count(micro, nll, correct)
+    assert table.shape == Tally(("a", "b", "silent"), reach_tokens=64).shape, "checkpoints keep their sums"
+    found = {row.name: row.value for row in tally.panel(table.flatten().tolist(), stage=0, step=1)}
+    assert found["loss/role/domain"] == found["loss/source/b"] != found["loss/source/a"] == found["loss/role/general"]
+    assert found["loss/language/en"] == pytest.approx(tally.loss(table)[0])
+    assert found["accuracy/language/en"] == pytest.approx(tally.loss(table)[1])
+
+
 def test_small_contexts_have_fewer_buckets() -> None:
     assert Tally(("a",), reach_tokens=4).borders == [0, 1, 2, 4]

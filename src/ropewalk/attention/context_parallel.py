@@ -18,6 +18,7 @@ from ropewalk.attention.calls import Calls, Given, Schedule, Scores
 from ropewalk.attention.exchange import EXCHANGES, JOINT, Block, Exchange, Traffic, plan_traffic
 from ropewalk.attention.flex import attend_flex
 from ropewalk.attention.heads import find_teams, repeat_kv, swap_in, swap_out
+from ropewalk.attention.keep import current_tape
 from ropewalk.attention.kernels import FLEX, Demand, choose_kernel, schedule_tiles
 from ropewalk.attention.merge import merge, sink
 from ropewalk.partition.heads import AnyPartition
@@ -88,24 +89,16 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, task: _Task) -> Tensor:
         query, key, value = (_rows_last(tensor) for tensor in (query, key, value))
-        partition, scores, schedule = task.partition, task.scores, task.schedule(query.device)
-        way = _find_way(task, schedule, query.device)
-        arriving = iter(()) if way is None else way.fetch(key, value)
-        out, logsum = schedule.triangles.attend(query, key, value, scores)
-        if schedule.merges or sinks is not None:
-            out = out.to(_exact(query.dtype))
-        keeps = partition.exchanges and partition.rows.sum(1).max() <= partition.local_tokens
-        kept = []
-        for step, layers in enumerate(schedule.steps):
-            keys, values = (key, value) if step == 0 else (block := next(arriving)).chunk(2, dim=1)
-            if step and keeps:
-                kept.append(block)
-            for calls in layers:
-                part = calls.attend(query, keys, values, scores)
-                out[calls.rows], logsum[calls.rows] = merge(out[calls.rows], logsum[calls.rows], part)
-        if sinks is not None:
-            out, logsum = sink(out, logsum, sinks)
-        out = out.to(query.dtype)
+        tape = current_tape()
+        known = None if tape is None else tape.recall()
+        if known is not None:
+            out, logsum = known
+            kept: list[Block] = []
+        else:
+            # With a tape the block runs again, and its second run has no blocks to keep.
+            out, logsum, kept = _compute(query, key, value, sinks, task, keeps=tape is None)
+        if tape is not None and known is None:
+            tape.write(out, logsum)
         ctx.save_for_backward(query, key, value, sinks, out, logsum, *kept)
         ctx.task = task
         return out
@@ -132,6 +125,30 @@ class _Attention(torch.autograd.Function):
                 d_block += way.give_back(_differentiate_blocks(schedule.steps[1:], given, arriving, scores, d_query))
             d_key, d_value = d_block.to(query.dtype).chunk(2, dim=1)
         return d_query.to(query.dtype), d_key, d_value, d_sinks, None
+
+
+def _compute(
+    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, task: _Task, *, keeps: bool
+) -> tuple[Tensor, Tensor, list[Block]]:
+    """Output, log-sum-exp and, where it ``keeps`` them, the received blocks."""
+    partition, scores, schedule = task.partition, task.scores, task.schedule(query.device)
+    way = _find_way(task, schedule, query.device)
+    arriving = iter(()) if way is None else way.fetch(key, value)
+    out, logsum = schedule.triangles.attend(query, key, value, scores)
+    if schedule.merges or sinks is not None:
+        out = out.to(_exact(query.dtype))
+    keeps = keeps and partition.exchanges and bool(partition.rows.sum(1).max() <= partition.local_tokens)
+    kept = []
+    for step, layers in enumerate(schedule.steps):
+        keys, values = (key, value) if step == 0 else (block := next(arriving)).chunk(2, dim=1)
+        if step and keeps:
+            kept.append(block)
+        for calls in layers:
+            part = calls.attend(query, keys, values, scores)
+            out[calls.rows], logsum[calls.rows] = merge(out[calls.rows], logsum[calls.rows], part)
+    if sinks is not None:
+        out, logsum = sink(out, logsum, sinks)
+    return out.to(query.dtype), logsum, kept
 
 
 def _differentiate_triangles(

@@ -57,3 +57,15 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """All stored tensors of a model folder, checked by their headers only."""
     stored = read_headers(folder)
     return {name: read_tensor(stored, name) for name in stored}
+
+
+def blend(trained: Mapping[str, Tensor], base: Mapping[str, Tensor], *, share: float) -> dict[str, Tensor]:
+    """``share`` x ``trained`` + the rest x ``base``, weight by weight; one that the base lacks stays as trained.
+
+    Two ends of one short training lie in one basin of the loss, so the line between them is a way to trade what was
+    learnt for what was forgotten (WiSE-FT, 2109.01903; model soups, 2203.05482).
+    """
+    return {
+        name: tensor if name not in base else torch.lerp(base[name].to(tensor.dtype), tensor, share)
+        for name, tensor in trained.items()
+    }

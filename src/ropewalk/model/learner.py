@@ -4,9 +4,12 @@ The surprise is why it exists: FSDP2 hands out whole weights only inside the for
 owns them. The loss reads the head's weight itself, so the loss must run inside that module.
 """
 
+from contextlib import nullcontext
+
 import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from transformers import PreTrainedModel
 
 from ropewalk.model.family import blocks_of, head_of
@@ -17,10 +20,12 @@ from ropewalk.partition import AnyPartition
 class Learner(nn.Module):
     """``causal`` (a transformers model, parameters named as in its files) and its chunked loss."""
 
-    def __init__(self, causal: PreTrainedModel, *, chunk_tokens: int = CHUNK_TOKENS) -> None:
+    def __init__(self, causal: PreTrainedModel, *, chunk_tokens: int = CHUNK_TOKENS, z_loss: float = 0.0) -> None:
         super().__init__()
         self.causal = causal
-        self.chunk_tokens = chunk_tokens
+        self.chunk_tokens, self.z_loss = chunk_tokens, z_loss
+        self.offload = False
+        """Whether what a forward keeps of its blocks waits in host memory; for blocks that run again (train/place)."""
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -36,13 +41,15 @@ class Learner(nn.Module):
         partition: AnyPartition,
         context_group: dist.ProcessGroup | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "local"], Bool[Tensor, "local"]]:
-        """This context rank's ``(sum of weights x nll, nll, correct)``; ranks' sums add up to the batch's.
+        """This context rank's ``(sum of weights x loss, nll, correct)``; ranks' sums add up to the batch's.
 
         The four tensors are the batch's fields as ``partition.cut`` gives them to this rank. ``nll`` is in float32;
         ``correct`` is True where the label is a likeliest token and has a weight.
         """
         hidden = self.read(tokens, positions, partition=partition, context_group=context_group)
-        return score_labels(hidden, head_of(self.causal), labels, weights, chunk_tokens=self.chunk_tokens)
+        return score_labels(
+            hidden, head_of(self.causal), labels, weights, chunk_tokens=self.chunk_tokens, z_loss=self.z_loss
+        )
 
     def read(
         self,
@@ -53,12 +60,14 @@ class Learner(nn.Module):
         context_group: dist.ProcessGroup | None = None,
     ) -> Float[Tensor, "local width"]:
         """What the head would see of these tokens. On a sharded learner it is for the inside of forward only."""
-        hidden: Tensor = self.causal.model(
-            input_ids=tokens[None],
-            position_ids=positions[None],
-            attention_mask=None,
-            use_cache=False,  # the config's default would build one, and lose the documents' borders
-            partition=partition,
-            context_group=context_group,
-        ).last_hidden_state[0]
+        # What blocks that run again keep is their inputs; both copies run on the compute stream.
+        with save_on_cpu(pin_memory=tokens.is_cuda) if self.offload else nullcontext():
+            hidden: Tensor = self.causal.model(
+                input_ids=tokens[None],
+                position_ids=positions[None],
+                attention_mask=None,
+                use_cache=False,  # the config's default would build one, and lose the documents' borders
+                partition=partition,
+                context_group=context_group,
+            ).last_hidden_state[0]
         return hidden

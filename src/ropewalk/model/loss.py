@@ -37,20 +37,26 @@ def score_labels(
     weights: Float[Tensor, "tokens"],
     *,
     chunk_tokens: int = CHUNK_TOKENS,
+    z_loss: float = 0.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens"], Bool[Tensor, "tokens"]]:
-    """``chunked_cross_entropy``, and where no token is likelier than the label (False where the weight is 0)."""
-    loss_sum, nll, correct = _ChunkedCrossEntropy.apply(hidden, head, labels, weights, chunk_tokens)
+    """``chunked_cross_entropy``, and where no token is likelier than the label (False where the weight is 0).
+
+    ``z_loss`` x (log of the softmax's denominator)^2 is added to each token's loss, not to its nll: it holds logits
+    near where they are, as in PaLM (2204.02311), whose factor was 1e-4.
+    """
+    loss_sum, nll, correct = _ChunkedCrossEntropy.apply(hidden, head, labels, weights, chunk_tokens, z_loss)
     return loss_sum, nll, correct
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor, weights: Tensor, chunk_tokens: int
+        ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor, weights: Tensor, chunk_tokens: int, z_loss: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         exact = torch.promote_types(hidden.dtype, torch.float32)
         nll = torch.zeros(len(hidden), dtype=exact, device=hidden.device)
         correct = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
+        z_sum = torch.zeros((), dtype=exact, device=hidden.device)
         hidden_grad = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
         head_grad = torch.zeros_like(head, dtype=exact) if ctx.needs_input_grad[1] else None
         for start in range(0, len(hidden), chunk_tokens):
@@ -62,16 +68,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             inputs = hidden[chunk] if everything else hidden[rows]
             wanted = labels[rows, None].long()
             weight = None if hidden_grad is None and head_grad is None else weights[rows, None].to(exact)
-            nll[rows], correct[rows], slope_at_inputs = _read_chunk(
-                inputs, head, wanted, weight=weight, head_grad=head_grad
+            nll[rows], correct[rows], denominator, slope_at_inputs = _read_chunk(
+                inputs, head, wanted, weight=weight, head_grad=head_grad, z_loss=z_loss
             )
+            z_sum += z_loss * (weights[rows].to(exact) * denominator.square()).sum()
             if hidden_grad is not None:
                 assert slope_at_inputs is not None
                 hidden_grad[rows] = slope_at_inputs
         ctx.save_for_backward(hidden_grad, head_grad)
         ctx.head_dtype = head.dtype
         ctx.mark_non_differentiable(nll, correct)
-        return (nll * weights.to(exact)).sum(), nll, correct
+        return (nll * weights.to(exact)).sum() + z_sum, nll, correct
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -80,13 +87,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             hidden_grad = hidden_grad * upstream  # a scalar: the product is taken in float32, then rounded
         if head_grad is not None:
             head_grad = (head_grad * upstream).to(ctx.head_dtype)
-        return hidden_grad, head_grad, None, None, None
+        return hidden_grad, head_grad, None, None, None, None
 
 
 def _read_chunk(
-    inputs: Tensor, head: Tensor, wanted: Tensor, *, weight: Tensor | None, head_grad: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """nll, whether the label is likeliest, and with ``weight`` the gradient of the inputs; adds to ``head_grad``.
+    inputs: Tensor, head: Tensor, wanted: Tensor, *, weight: Tensor | None, head_grad: Tensor | None, z_loss: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """nll, whether the label is likeliest, the log of the softmax's denominator, and with ``weight`` the gradient of
+    the inputs; adds to ``head_grad``.
 
     A function of its own, so that a chunk's logits are gone before the next ones are made.
     """
@@ -95,12 +103,14 @@ def _read_chunk(
     # In place, and not by logsumexp: one pass over the logits less, and the largest comes for nothing.
     powers = logits.sub_(largest).exp_()
     total = powers.sum(dim=1, keepdim=True)
-    nll, correct = (total.log() + largest - given).squeeze(1), (given >= largest).squeeze(1)
+    denominator = total.log() + largest
+    nll, correct = (denominator - given).squeeze(1), (given >= largest).squeeze(1)
     if weight is None:
-        return nll, correct, None
-    slope = powers.mul_(weight / total).scatter_add_(1, wanted, -weight).to(inputs.dtype)
+        return nll, correct, denominator.squeeze(1), None
+    shares = powers.mul_(weight * (1 + 2 * z_loss * denominator) / total)
+    slope = shares.scatter_add_(1, wanted, -weight).to(inputs.dtype)
     if head_grad is not None and head_grad.dtype == slope.dtype:
         head_grad.addmm_(slope.T, inputs)  # in one pass, without a second head's worth of memory
     elif head_grad is not None:
         head_grad += slope.T @ inputs
-    return nll, correct, slope @ head
+    return nll, correct, denominator.squeeze(1), slope @ head

@@ -10,14 +10,18 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 
 from ropewalk.parallel.mesh import Mesh
+from ropewalk.plan.memory import WHOLE_BYTES
 
 Precision = Literal["auto", "float32", "bfloat16"]
-WHOLE_BYTES = 64 << 20
-"""Weights that are gathered at once, not block by block: two collectives a pass instead of eleven with three blocks,
-which is a sixth of the CPU time of a step of 512 tokens with 1.1M parameters (docs/train.md)."""
 
 
 @runtime_checkable
@@ -28,21 +32,31 @@ class Blocked(Protocol):
     def blocks(self) -> nn.ModuleList: ...
 
 
-def shard_model(model: Blocked, mesh: Mesh, *, precision: Precision = "auto", whole_bytes: int = WHOLE_BYTES) -> None:
+def shard_model(
+    model: Blocked,
+    mesh: Mesh,
+    *,
+    precision: Precision = "auto",
+    whole_bytes: int = WHOLE_BYTES,
+    states_on_host: bool = False,
+) -> None:
     """Shard ``model`` in place, moving it to the mesh's device; its parameters become DTensors, float32 masters.
 
     With ``bfloat16`` the gathered copies and so the matrix products are bfloat16, and reductions of gradients float32.
-    A model of at most ``whole_bytes`` is one unit. Works on one rank too, where it only makes that mixed precision.
+    A model of at most ``whole_bytes`` is one unit. With ``states_on_host`` masters, gradients and so the optimizer's
+    states stay in host memory, where the optimizer runs; blocks travel to the device as they are gathered.
+    Works on one rank too, where it only makes that mixed precision.
     """
     assert isinstance(model, nn.Module)
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters()), "masters are float32"
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)  # loss weights are float32, positions integers
     if choose_precision(precision, mesh) == "bfloat16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    place = CPUOffloadPolicy(pin_memory=mesh.device.type == "cuda") if states_on_host else OffloadPolicy()
     weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
     for block in model.blocks if weight_bytes > whole_bytes else ():
-        fully_shard(block, mesh=mesh.line, mp_policy=policy)
-    fully_shard(model, mesh=mesh.line, mp_policy=policy)
+        fully_shard(block, mesh=mesh.line, mp_policy=policy, offload_policy=place)
+    fully_shard(model, mesh=mesh.line, mp_policy=policy, offload_policy=place)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

@@ -21,6 +21,7 @@ from ropewalk.plan.flops import Recompute, token_flops
 from ropewalk.plan.hardware import KNOWN, Machine, find_machine
 from ropewalk.plan.memory import Memory, estimate_memory
 from ropewalk.plan.plan import Plan, Split
+from ropewalk.plan.savings import Savings, list_savings
 from ropewalk.plan.traffic import Exchange, attention_traffic, state_traffic
 from ropewalk.recipe.spec import Parallel, Recipe, Stage
 from ropewalk.recipe.stretch import stretch_stages
@@ -62,7 +63,8 @@ def forecast(
     wave_tokens = data_ranks * split.micro_rows * context_tokens
     waves = max(1, (step_tokens or 0) // wave_tokens)
     flops = token_flops(shape, context_tokens, document_tokens=document_tokens)
-    recompute, memory = _fit(shape, context_tokens, ranks=ranks, split=split, machine=machine)
+    savings, memory = _fit(shape, context_tokens, ranks=ranks, split=split, machine=machine)
+    recompute = savings.recompute
     context_bytes = waves * _context_bytes(shape, context_tokens, document_tokens, split=split, recompute=recompute)
     state_bytes = waves * state_traffic(shape, ranks=ranks, element_bytes=split.element_bytes)
     linear_seconds, attention_seconds = flops.seconds(
@@ -82,7 +84,7 @@ def forecast(
         step_tokens=waves * wave_tokens,
         ranks=ranks,
         flops=flops,
-        recompute=recompute,
+        savings=savings,
         memory=memory,
         fits=memory.peak_bytes <= USABLE_MEMORY * machine.memory_bytes,
         context_bytes=context_bytes,
@@ -111,7 +113,7 @@ def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | Non
     split = Split(
         context_ranks=context_ranks,
         layout=recipe.parallel.layout,
-        recompute=recipe.parallel.recompute,
+        savings=tuple(list_savings(recipe.parallel, shape, host_is_apart=machine.name != "cpu")),
         element_bytes=2 if narrow else 4,
         loss_chunk_tokens=recipe.parallel.loss_chunk_tokens,
     )
@@ -210,18 +212,16 @@ def _needed_share(context_tokens: int, document_tokens: Sequence[int], *, split:
 
 def _fit(
     shape: ModelShape, context_tokens: int, *, ranks: int, split: Split, machine: Machine
-) -> tuple[Recompute, Memory]:
-    """The least recomputation whose memory fits, or the most there is."""
-    ways: tuple[Recompute, ...] = ("none", "full") if split.recompute == "auto" else (split.recompute,)
-    for way in ways:
+) -> tuple[Savings, Memory]:
+    """The fastest way to save memory that fits, or the one that saves most."""
+    for way in split.savings or list_savings(Parallel(), shape, host_is_apart=machine.name != "cpu"):
         memory = estimate_memory(
             shape,
             math.ceil(context_tokens * split.micro_rows / split.context_ranks),
             ranks=ranks,
-            recompute=way,
+            savings=way,
             element_bytes=split.element_bytes,
             loss_chunk_tokens=split.loss_chunk_tokens,
-            state_bytes=split.state_bytes,
         )
         if memory.peak_bytes <= USABLE_MEMORY * machine.memory_bytes:
             break

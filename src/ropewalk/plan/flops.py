@@ -16,11 +16,11 @@ import numpy as np
 from ropewalk.partition.cost import pairs_before
 from ropewalk.shape.model_shape import ModelShape
 
-Recompute = Literal["none", "full", "all_but_attention"]
+Recompute = Literal["none", "save_attention", "full"]
 
 # Passes over the linear part and over attention, in forward units. Backward is 2 and 2.5: a flash kernel computes
 # the scores again. Recomputation repeats the forward of what was not kept.
-_PASSES: dict[Recompute, tuple[float, float]] = {"none": (1, 1), "full": (2, 2), "all_but_attention": (2, 1)}
+_PASSES: dict[Recompute, tuple[float, float]] = {"none": (1, 1), "full": (2, 2), "save_attention": (2, 1)}
 BACKWARD_LINEAR, BACKWARD_ATTENTION = 2.0, 2.5
 
 

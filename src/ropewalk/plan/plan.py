@@ -1,12 +1,12 @@
 """The forecast as a record, and how the work is split, which it depends on."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from ropewalk.core.quantity import format_amount, format_bytes, format_length
 from ropewalk.plan.flops import Recompute, TokenFlops
 from ropewalk.plan.hardware import Machine
-from ropewalk.plan.memory import STATE_BYTES, Memory
+from ropewalk.plan.memory import Memory
+from ropewalk.plan.savings import Savings
 from ropewalk.plan.traffic import Exchange
 
 
@@ -22,13 +22,13 @@ class Split:
     head_ranks: int = 1
     layout: str = "auto"
     exchange: Exchange = "needed"
-    recompute: Literal["auto"] | Recompute = "auto"
+    savings: tuple[Savings, ...] = ()
+    """Ways to save memory, the fastest first, of which the first that fits is taken; empty for every way there is."""
     micro_rows: int = 1
     element_bytes: int = 2
     loss_chunk_tokens: int = 1024
     imbalance: float = 1.0
     needed_share: float = 1.0
-    state_bytes: float = STATE_BYTES
     why: str = ""
     """How the context ranks' share was chosen, in words."""
 
@@ -43,7 +43,7 @@ class Plan:
     step_tokens: int
     ranks: int
     flops: TokenFlops
-    recompute: Recompute
+    savings: Savings
     memory: Memory
     fits: bool
     context_bytes: float
@@ -56,6 +56,10 @@ class Plan:
     machine: Machine
     cut: str = ""
     """How a row of one document is cut, and why; empty where it is not."""
+
+    @property
+    def recompute(self) -> Recompute:
+        return self.savings.recompute
 
     def describe(self) -> str:
         """The plan as people read it, one line per figure."""
@@ -72,7 +76,7 @@ class Plan:
             ),
             ("speed", f"{format_amount(self.tokens_per_second)} tokens/s on {self.ranks} x {self.machine.name}"),
             ("time", f"{self.seconds / 3600:.3g} h"),
-            ("memory", f"{format_bytes(self.memory.peak_bytes)} per rank, recompute {self.recompute}"),
+            ("memory", f"{format_bytes(self.memory.peak_bytes)} per rank, {self.savings.describe()}"),
             ("fits", f"{'yes' if self.fits else 'no'}, {format_bytes(self.machine.memory_bytes)} per rank"),
             ("sent", f"{format_bytes(self.context_bytes)} for attention, {format_bytes(self.state_bytes)} for states"),
             *([("cut", self.cut)] if self.cut else []),

@@ -26,6 +26,7 @@ _CRITICAL_TOKENS = 20e9
 # The largest rates in print at 7B and at 30B and above: PI, YaRN, Code Llama, Llama 2 Long.
 _LR_7B, _LR_30B = 2e-5, 1e-5
 _SMALLEST_STUDIED = 1e9
+_STEP_ROUNDING = 0.1
 
 
 def check(recipe: Recipe, shape: ModelShape | None, tokens: Mapping[str, int] | None = None) -> list[Finding]:
@@ -97,6 +98,10 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
         if rows < ranks // context:
             message = f"a step of {rows} rows leaves some of {ranks // context} data ranks idle"
             yield Finding("error", f"stages.{index}.step_tokens", message, "arithmetic")
+        whole = stage.step_rows * stage.context
+        if abs(whole / stage.step_tokens - 1) > _STEP_ROUNDING:
+            message = f"a step of whole rows has {format_amount(whole)} tokens, not {format_amount(stage.step_tokens)}"
+            yield Finding("warning", f"stages.{index}.step_tokens", message, "rates are chosen for a step's tokens")
         if stage.context * stage.micro_rows % context:
             message = f"{stage.context * stage.micro_rows} tokens cannot be cut evenly over {context} ranks"
             yield Finding("error", f"stages.{index}.context", message, "arithmetic")

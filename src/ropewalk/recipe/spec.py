@@ -87,6 +87,22 @@ class Guard(Spec):
     """How often a stage may go back before it ends in an error."""
 
 
+class Promotion(Spec):
+    """What a stage's model must be before the next one builds on it; a gate that is null is not asked."""
+
+    window_loss: float | None = None
+    """Nats that the loss may lie above that of the model before, in the last quarter of that one's window."""
+    retrieval: Share | None = None
+    """Least share of right answers at the stage's length."""
+    short_loss: float | None = None
+    """Share that the loss at the base's own context may lie above the base's, in the worst source: 0.03 is 3 %."""
+    otherwise: Literal["stop", "warn"] = "stop"
+    answers: PositiveCount = 200
+    documents: PositiveCount = 16
+    short_tokens: PositiveCount = 16384
+    """How much is asked, as in ``evaluate``."""
+
+
 class Stage(Spec):
     """One context length of a run."""
 
@@ -115,7 +131,12 @@ class Stage(Spec):
     """Overrides the corpus's mix for this stage."""
     loss_weights: dict[str, float] = Field(default_factory=dict)
     """Multiplies the loss of a source's tokens, where few tokens of a row are answers and must still be heard."""
+    z_loss: float = Field(default=0.0, ge=0)
+    """Adds this x (log of the softmax's denominator)^2 to each token's loss."""
+    blend: Share = 1.0
+    """Share of the trained weights in what the stage writes; the rest is those of the run's base."""
     until: Until | None = None
+    promote: Promotion | None = None
     checkpoint_steps: PositiveCount = 200
     panel_steps: PositiveCount = 50
     """Steps between two rows of averaged metrics, and between checks of ``until``."""
@@ -173,7 +194,14 @@ class Parallel(Spec):
     head_ranks: PositiveCount | Literal["auto"] = "auto"
     """Of the context ranks, how many share heads instead of rows: 1 is none, as many as ``context`` is Ulysses.
     ``auto`` is what is cheapest for each batch, and 1 where ``exchange`` names a way for rows."""
-    recompute: Literal["auto", "none", "full"] = "auto"
+    recompute: Literal["auto", "none", "save_attention", "full"] = "auto"
+    """What of a block runs again in the backward pass; ``auto`` in this and the next three is the fastest that fits."""
+    mlp_tile_tokens: Literal["auto"] | PositiveCount | None = "auto"
+    """Tokens that an MLP takes at once; null is all of them."""
+    offload: Literal["auto", "none", "inputs"] = "auto"
+    """Whether the inputs of blocks that run again wait in host memory; only for a GPU."""
+    states: Literal["auto", "device", "host"] = "auto"
+    """Where masters, gradients and moments live, and so where the optimizer runs."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; master weights, reductions, angles and loss are float32 always."""
     loss_chunk_tokens: PositiveCount = 1024
@@ -181,6 +209,14 @@ class Parallel(Spec):
     """A step that lasts longer is a hang, and its rank is named; null: 20 x the slowest step, but 60 to 480."""
     restarts: int = Field(default=3, ge=0)
     """How often lost ranks are started anew without a new checkpoint in between, where ropewalk started them."""
+
+    @model_validator(mode="after")
+    def _check_offload(self) -> "Parallel":
+        if self.offload == "inputs" and self.recompute == "none":
+            raise ValueError(
+                "offload: it is for the inputs of blocks that run again, and recompute: none runs none again"
+            )
+        return self
 
 
 class EvaluateSpec(Spec):

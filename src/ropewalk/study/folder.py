@@ -68,6 +68,10 @@ class RunFolder:
         """The stage's last weights in float32, as a model folder."""
         return self.root / "stages" / str(stage) / "trained"
 
+    def promotion(self, stage: int) -> Path:
+        """What the stage's gates found."""
+        return self.root / "stages" / str(stage) / "promotion.json"
+
     @property
     def scores(self) -> Path:
         return self.root / "scores.json"

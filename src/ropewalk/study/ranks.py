@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ropewalk.core.artifact import is_finished
+from ropewalk.core.artifact import is_finished, write_whole
+from ropewalk.core.progress import say
 from ropewalk.core.record import write_scores
 from ropewalk.corpus.spec import PROBES
 from ropewalk.recipe.spec import Init, Recipe, Stage
@@ -95,19 +96,25 @@ def replay(record: dict[str, Any], recipe: Recipe, folder: RunFolder) -> dict[st
     return replay_step(record, recipe, folder.root, folder.corpus)
 
 
-def write_trained(folder: RunFolder, stage: int) -> None:
+def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     """The stage's last checkpoint as a model folder in float32, which evaluation and the next stage read.
+
+    Where the stage says so, it is blended with the run's base first.
 
     Every rank calls it, since they agree on the checkpoint; the first one writes.
     """
     from ropewalk.checkpoint.load import load_weights, newest
+    from ropewalk.model.export import blend, read_weights
     from ropewalk.model.export import export as export_folder
     from ropewalk.parallel.collective import rank_and_ranks, wait_for_ranks
 
     checkpoint = newest(folder.checkpoints(stage))
     assert checkpoint is not None
     if rank_and_ranks()[0] == 0:
-        export_folder(load_weights(checkpoint), folder.extended(stage), folder.trained(stage), dtype="float32")
+        weights, share = load_weights(checkpoint), recipe.stages[stage].blend
+        if share < 1:
+            weights = blend(weights, read_weights(folder.base(recipe)), share=share)
+        export_folder(weights, folder.extended(stage), folder.trained(stage), dtype="float32")
     wait_for_ranks()
 
 
@@ -118,6 +125,30 @@ def export_checkpoint(checkpoint: Path, like: Path, out: Path, dtype: Dtype) -> 
     from ropewalk.model.weights import stored_dtype
 
     export_folder(load_weights(checkpoint), like, out, dtype=stored_dtype(like) if dtype == "base" else dtype)
+
+
+def promote(recipe: Recipe, folder: RunFolder, stage: int) -> None:
+    """Hold the stage's model against its gates, once; raises UserError on every rank where one is not met and stops."""
+    from ropewalk.parallel.collective import rank_and_ranks, share_from_first
+    from ropewalk.train.promotion import measure_promotion, read_verdicts, refuse_promotion, spell_verdicts
+
+    spec, path, base = recipe.stages[stage], folder.promotion(stage), folder.base(recipe)
+    assert spec.promote is not None
+    if not share_from_first(path.exists()):
+        models = {"base": base, "before": folder.stage_input(recipe, stage), "trained": folder.trained(stage)}
+        if stage == 0:
+            del models["before"]
+        verdicts = measure_promotion(
+            spec.promote, recipe.evaluate, models=models, reach_tokens=spec.reach_tokens, corpus=folder.corpus
+        )
+        if verdicts is not None:
+            write_whole(path, spell_verdicts(verdicts))
+    verdicts = share_from_first(read_verdicts(path) if rank_and_ranks()[0] == 0 else [])
+    if rank_and_ranks()[0] == 0:
+        for verdict in verdicts:
+            say(f"stage {stage}, {'promoted' if verdict.met else 'WARNING: not promoted'}: {verdict.text}")
+    if spec.promote.otherwise == "stop":
+        refuse_promotion(verdicts, stage=stage, path=path)
 
 
 def evaluate(recipe: Recipe, folder: RunFolder, models: dict[str, Path], base_tokens: int) -> None:

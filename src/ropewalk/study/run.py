@@ -108,7 +108,9 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
             if _train_stage(recipe, folder, stage) == "stopped":
                 say("stopped when asked, and saved: the same command goes on from here")
                 raise SystemExit(STOPPED_CODE)
-            on_ranks(ranks.write_trained, recipe.parallel.ranks, folder, stage)
+            on_ranks(ranks.write_trained, recipe.parallel.ranks, recipe, folder, stage)
+        if recipe.stages[stage].promote is not None:
+            on_ranks(ranks.promote, recipe.parallel.ranks, recipe, folder, stage)
 
 
 def _train_stage(recipe: Recipe, folder: RunFolder, stage: int) -> str:

@@ -2,10 +2,10 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -48,6 +48,8 @@ class StageJob:
     """The stage's own: the model it starts from, its checkpoints, what it skipped."""
     measure: Measure | None = None
     """Gives ``retrieval``, where ``until`` asks for it."""
+    kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What each source belongs to (train/tally.py)."""
 
 
 def run_loop(state: TrainState, job: StageJob, asked: Callable[[], bool]) -> TrainState:
@@ -55,7 +57,7 @@ def run_loop(state: TrainState, job: StageJob, asked: Callable[[], bool]) -> Tra
 
     In the first two cases the state that comes back has been saved; in the last one nothing more has.
     """
-    tally = Tally(job.feed.sources, job.spec.reach_tokens)
+    tally = Tally(job.feed.sources, job.spec.reach_tokens, job.kinds)
     name, mix = f"stage {state.stage}", job.feed.realised(state.cursor)
     with (
         closing(_look_ahead(job, state.cursor)) as stream,

@@ -22,15 +22,15 @@ from ropewalk.model.attend import count_calls
 from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
 from ropewalk.parallel.collective import max_over_ranks, sum_over_ranks
-from ropewalk.parallel.fsdp import choose_precision, shard_model
+from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
-from ropewalk.parallel.recompute import set_recompute
 from ropewalk.partition import HeadPartition, cut
 from ropewalk.partition.choose import Sharing
 from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.train.batches import MicroBatch, StepBatches, make_batches
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
-from ropewalk.train.stage import choose_recompute, open_rows, plan_sharing
+from ropewalk.train.place import choose_savings, place_learner
+from ropewalk.train.stage import open_rows, plan_sharing
 from ropewalk.train.step import agree_on_work
 
 STEPS = 3
@@ -78,12 +78,11 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     chosen = choose_precision(parallel.precision, mesh)
     rows = max(STEPS * parallel.ranks, min(spec.steps * spec.step_rows, _SEARCHED_ROWS))
     feed = open_rows(recipe, stage, corpus=corpus, rows=rows)
-    policy = choose_recompute(recipe, stage, model)
+    savings = choose_savings(recipe, stage, model)
     found: dict[str, Parity] = {}
     for precision in dict.fromkeys(("float32", chosen) if mesh.device.type == "cpu" else (chosen,)):
         learner = Learner(load_model(model), chunk_tokens=parallel.loss_chunk_tokens).train()
-        set_recompute(learner.causal, policy)
-        shard_model(learner, mesh, precision=precision)
+        place_learner(learner, mesh, savings=savings, precision=precision)
         found[precision] = _compare(learner, feed, spec=spec, mesh=mesh, sharing=plan_sharing(recipe, model, mesh))
     return found
 

@@ -23,13 +23,11 @@ from ropewalk.corpus.folder import open_corpus
 from ropewalk.model.extend import read_former
 from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
-from ropewalk.parallel.fsdp import choose_precision, shard_model
+from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
-from ropewalk.parallel.recompute import RecomputePolicy, set_recompute
 from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
-from ropewalk.plan.choose import forecast_recipe
 from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.shape.read import read_shape
 from ropewalk.train.guard import is_astray
@@ -37,8 +35,9 @@ from ropewalk.train.journal import Journal
 from ropewalk.train.loop import StageJob, run_loop
 from ropewalk.train.measure import RETRIEVAL, plan_measure
 from ropewalk.train.optimizer import make_optimizer
+from ropewalk.train.place import choose_savings, place_learner
 from ropewalk.train.rollback import decide_rollback, go_past, remove_astray
-from ropewalk.train.tally import Tally
+from ropewalk.train.tally import Tally, kinds_of
 
 Ending = Literal["solved", "limit", "stopped"]
 
@@ -62,7 +61,7 @@ def _train(recipe: Recipe, stage: int, run: Path, corpus: Path, *, asked: Callab
     sharing = plan_sharing(recipe, folder / "extended", mesh)
     _announce(sharing, feed, mesh, stage=stage)
     journal = Journal(run / "rows.jsonl", writes=mesh.rank == 0)
-    measure = None
+    measure, kinds = None, kinds_of(recipe.corpus.sources)
     if spec.until is not None and spec.until.metric == RETRIEVAL:
         measure = plan_measure(recipe.evaluate, folder / "extended", context_tokens=spec.reach_tokens)
     while True:
@@ -72,7 +71,7 @@ def _train(recipe: Recipe, stage: int, run: Path, corpus: Path, *, asked: Callab
         planned = state.cursor + (spec.steps - state.step) * spec.step_rows
         if planned > feed.rows:  # it went back, and past some data
             feed = open_rows(recipe, stage, corpus=corpus, rows=planned)
-        job = StageJob(spec, spec.steps, spec.step_rows, feed, mesh, parallel, sharing, journal, folder, measure)
+        job = StageJob(spec, spec.steps, spec.step_rows, feed, mesh, parallel, sharing, journal, folder, measure, kinds)
         state = run_loop(state, job, asked)
         if not is_astray(state.recent, guard=spec.guard):
             break
@@ -130,9 +129,9 @@ def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed
     torch.manual_seed(seed_for("train", recipe.seed, stage, mesh.rank))
     extended = extended_of(run, stage)
     causal = load_model(extended, former=read_former(extended) if spec.anneal_steps else None)
-    learner = Learner(causal, chunk_tokens=recipe.parallel.loss_chunk_tokens).train()
-    set_recompute(learner.causal, choose_recompute(recipe, stage, extended))
-    shard_model(learner, mesh, precision=recipe.parallel.precision)
+    learner = Learner(causal, chunk_tokens=recipe.parallel.loss_chunk_tokens, z_loss=spec.z_loss).train()
+    savings = choose_savings(recipe, stage, extended)
+    place_learner(learner, mesh, savings=savings, precision=recipe.parallel.precision)
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
         "data": feed.digest,
@@ -167,13 +166,6 @@ def _announce(sharing: Sharing, feed: Feed, mesh: Mesh, *, stage: int) -> None:
     if mesh.rank == 0 and mesh.context_ranks > 1:
         choice = choose_partition(feed.batch(0, 1).document, ranks=mesh.context_ranks, sharing=sharing)
         say(f"stage {stage}, first row: {choice.explain()}")
-
-
-def choose_recompute(recipe: Recipe, stage: int, extended: Path) -> RecomputePolicy:
-    """What the recipe says; ``auto`` is the least that the plan finds to fit in this machine's memory."""
-    if recipe.parallel.recompute != "auto":
-        return recipe.parallel.recompute
-    return "none" if forecast_recipe(recipe, read_shape(extended))[stage].recompute == "none" else "full"
 
 
 def _resume(state: TrainState, run: Path, *, speaks: bool) -> TrainState:

@@ -4,14 +4,15 @@ They are added up over tokens, micro-batches, ranks and steps, in float64, and d
 running sums lie in the checkpoint, so a resumed run writes the same figures.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from ropewalk.core.record import Row
+from ropewalk.corpus.spec import Source
 from ropewalk.train.batches import MicroBatch
 
 _BUCKETS = 5
@@ -28,6 +29,8 @@ class Tally:
 
     sources: tuple[str, ...]
     reach_tokens: int
+    kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What each source belongs to, such as ``role/domain`` and ``language/zh``: sums of its sources' sums."""
 
     @property
     def borders(self) -> list[int]:
@@ -71,9 +74,25 @@ class Tally:
     def panel(self, sums: Sequence[float], *, stage: int, step: int) -> Iterator[Row]:
         """The averages of a panel whose table, laid flat, is ``sums``; a group without a label gives no row."""
         table = torch.tensor(sums, dtype=torch.float64).reshape(self.shape)
-        for name, (nll, weight, correct, tokens) in zip(self.groups, table.tolist(), strict=True):
+        for name, (nll, weight, correct, tokens) in (
+            *zip(self.groups, table.tolist(), strict=True),
+            *self._kind_sums(table),
+        ):
             if weight:
                 yield Row(stage, step, f"loss/{name}", nll / weight, "nats per token")
                 yield Row(stage, step, f"accuracy/{name}", correct / weight, "share")
             if tokens and name.startswith("source/"):
                 yield Row(stage, step, f"tokens/{name}", tokens, "tokens")
+
+    def _kind_sums(self, table: Float64[Tensor, "groups 4"]) -> Iterator[tuple[str, list[float]]]:
+        for kind in sorted({kind for name in self.sources for kind in self.kinds.get(name, ())}):
+            members = [number for number, name in enumerate(self.sources) if kind in self.kinds.get(name, ())]
+            yield kind, table[members].sum(0).tolist()
+
+
+def kinds_of(sources: Sequence[Source]) -> dict[str, tuple[str, ...]]:
+    """Each source's role, and its language where it says one."""
+    return {
+        source.name: (f"role/{source.role}", *([f"language/{source.language}"] if source.language else []))
+        for source in sources
+    }

@@ -1,0 +1,94 @@
+"""An MLP that takes a long row in tiles, so that its wide inner tensors exist for one tile at a time.
+
+An MLP treats every token alone, so tiles change nothing but the peak: of one layer at 128Ki tokens and a width of
+14336 the six inner tensors of a backward pass are 22 GB. Forward keeps the input only; backward takes tile after tile
+through the MLP again and differentiates it. The surprise is that this costs nothing where blocks are recomputed
+anyway: the input is saved *before* the MLP runs, so torch stops the block's second run there, and the MLP still runs
+twice, not three times (but for Gemma and OLMo, whose blocks save something after their MLP).
+"""
+
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ropewalk.model.family import blocks_of
+
+
+def tile_mlps(model: Any, tile_tokens: int) -> None:
+    """Make every block's MLP in ``model`` take ``tile_tokens`` tokens at a time.
+
+    The module's class is replaced by one derived from it, as FSDP2 does too: names of weights, and what the class
+    computes, stay as they are.
+    """
+    for block in blocks_of(model):
+        mlp: Any = block.mlp
+        kind = type(mlp)
+        mlp.__class__ = type(kind.__name__, (_Tiled, kind), {"tile_tokens": tile_tokens})
+
+
+class _Tiled(nn.Module):
+    """Comes before an MLP's own class."""
+
+    tile_tokens: int
+
+    def forward(self, hidden: Float[Tensor, "rows tokens width"]) -> Float[Tensor, "rows tokens width"]:
+        if hidden.shape[:-1].numel() <= self.tile_tokens:
+            whole: Tensor = super().forward(hidden)
+            return whole
+        kept = _Keep.apply(hidden)
+        if kept.grad_fn is None:  # nobody will ask for gradients
+            result: Tensor = _run_tiles(super().forward, hidden, self.tile_tokens)
+        else:
+            learnt = [weight for weight in self.parameters() if weight.requires_grad]
+            result = _TileByTile.apply(kept, kept.grad_fn, self, super().forward, *learnt)
+        return result
+
+
+class _Keep(torch.autograd.Function):
+    """Saves its input for whoever asks its node: saved here, it is saved before the MLP runs."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden)
+        return hidden.view_as(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return grad
+
+
+class _TileByTile(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, keeper: Any, mlp: _Tiled, run: Any, *learnt: Tensor) -> Tensor:
+        ctx.keeper, ctx.mlp, ctx.run = keeper, mlp, run
+        return _run_tiles(run, hidden, mlp.tile_tokens)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (hidden,) = ctx.keeper.saved_tensors
+        mlp = cast(_Tiled, ctx.mlp)
+        # Sharded weights are whole again by now, in the tensors that they were in forward.
+        learnt = [weight for weight in mlp.parameters() if weight.requires_grad]
+        # Sums over many tiles: in float32, as one product over all tokens would be.
+        sums = [torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32)) for weight in learnt]
+        d_hidden = torch.empty_like(hidden)
+        parts = (each.flatten(0, -2).split(mlp.tile_tokens) for each in (hidden, grad, d_hidden))
+        for tile, d_out, place in zip(*parts, strict=True):
+            with torch.enable_grad():
+                leaf = tile.detach().requires_grad_()
+                d_tile, *slopes = torch.autograd.grad(ctx.run(leaf), [leaf, *learnt], d_out)
+            place.copy_(d_tile)
+            for total, slope in zip(sums, slopes, strict=True):
+                total += slope
+        cast_sums = (total.to(weight.dtype) for total, weight in zip(sums, learnt, strict=True))
+        return d_hidden, None, None, None, *cast_sums
+
+
+def _run_tiles(run: Any, hidden: Tensor, tile_tokens: int) -> Tensor:
+    out = torch.empty_like(hidden)
+    tiles, places = (each.flatten(0, -2).split(tile_tokens) for each in (hidden, out))
+    for tile, place in zip(tiles, places, strict=True):
+        place.copy_(run(tile))
+    return out

@@ -1,0 +1,35 @@
+"""The most bytes that tensors take while something runs, asked of the allocator and not of the process.
+
+A process also holds code, caches and memory that its allocator has not given back, so its size says little about what a
+row needs. A GPU's allocator keeps the figure itself. On a CPU torch's profiler reports every allocation and release;
+their running sum is the figure.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+
+def measure_peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """The largest sum of allocated bytes during ``run()``, above what stood when it began."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    profiler = profile.profiler
+    assert profiler is not None and profiler.kineto_results is not None
+    changes = [
+        (event.start_ns(), event.nbytes())
+        for event in profiler.kineto_results.events()
+        if event.name() == "[memory]" and event.device_type() == torch.profiler.DeviceType.CPU
+    ]
+    held = most = 0
+    for _, size in sorted(changes, key=lambda change: change[0]):
+        held += size
+        most = max(most, held)
+    return most

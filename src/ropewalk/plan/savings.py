@@ -1,0 +1,59 @@
+"""The ways to hold a longer row in the same memory, fastest first, from which ``auto`` takes the first that fits.
+
+The order is by what a way costs per token: nothing; all but attention again; the same with the MLP in tiles, which is
+free where blocks run twice anyway; attention again too; copies to the host; an optimizer on the host. Copies are no
+saving where the device's memory *is* the host's.
+"""
+
+from dataclasses import dataclass, replace
+
+from ropewalk.plan.flops import Recompute
+from ropewalk.recipe.spec import Parallel
+from ropewalk.shape.model_shape import ModelShape
+
+_SMALLEST_TILE_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Savings:
+    """What is recomputed, taken in tiles, or kept on the host."""
+
+    recompute: Recompute = "none"
+    mlp_tile_tokens: int | None = None
+    """None takes all tokens through an MLP at once."""
+    offload: bool = False
+    """Blocks' inputs wait in host memory."""
+    states_on_host: bool = False
+    """Masters, gradients and moments live in host memory, and the optimizer runs there."""
+
+    def describe(self) -> str:
+        """In the recipe's words."""
+        words = [f"recompute {self.recompute}"]
+        words += [f"MLP in tiles of {self.mlp_tile_tokens}"] if self.mlp_tile_tokens else []
+        words += ["inputs on the host"] if self.offload else []
+        words += ["states on the host"] if self.states_on_host else []
+        return ", ".join(words)
+
+
+def list_savings(parallel: Parallel, shape: ModelShape, *, host_is_apart: bool) -> list[Savings]:
+    """What ``parallel`` leaves open in all its ways, the fastest first; where it leaves nothing open, the one way."""
+    tile = max(_SMALLEST_TILE_TOKENS, shape.width)
+    full = Savings("full", tile)
+    ways = [Savings(), Savings("save_attention"), Savings("save_attention", tile), full]
+    if host_is_apart:
+        ways += [replace(full, offload=True), replace(full, offload=True, states_on_host=True)]
+    chosen = dict.fromkeys(_insist(way, parallel) for way in ways)
+    return [way for way in chosen if not (way.offload and way.recompute == "none")]
+
+
+def _insist(way: Savings, parallel: Parallel) -> Savings:
+    """``way`` with everything that the recipe has decided."""
+    if parallel.recompute != "auto":
+        way = replace(way, recompute=parallel.recompute)
+    if parallel.mlp_tile_tokens != "auto":
+        way = replace(way, mlp_tile_tokens=parallel.mlp_tile_tokens)
+    if parallel.offload != "auto":
+        way = replace(way, offload=parallel.offload == "inputs")
+    if parallel.states != "auto":
+        way = replace(way, states_on_host=parallel.states == "host")
+    return way

@@ -1,0 +1,32 @@
+"""A learner on its ranks: what saves memory put in place, then sharded. The order matters and stands here once.
+
+Tiles and recomputing belong to the model and act inside what sharding gathers, so they come first.
+"""
+
+from pathlib import Path
+
+from ropewalk.model.learner import Learner
+from ropewalk.model.tiled_mlp import tile_mlps
+from ropewalk.parallel.fsdp import Precision, shard_model
+from ropewalk.parallel.mesh import Mesh
+from ropewalk.parallel.recompute import set_recompute
+from ropewalk.plan.choose import forecast_recipe
+from ropewalk.plan.savings import Savings, list_savings
+from ropewalk.recipe.spec import Recipe
+from ropewalk.shape.read import read_shape
+
+
+def choose_savings(recipe: Recipe, stage: int, extended: Path) -> Savings:
+    """What the recipe says; what it leaves open is the fastest way that the plan finds to fit on this machine."""
+    shape = read_shape(extended)
+    ways = list_savings(recipe.parallel, shape, host_is_apart=True)
+    return ways[0] if len(ways) == 1 else forecast_recipe(recipe, shape)[stage].savings
+
+
+def place_learner(learner: Learner, mesh: Mesh, *, savings: Savings, precision: Precision) -> None:
+    """Shard ``learner`` over ``mesh``, in place, with what saves memory."""
+    if savings.mlp_tile_tokens is not None:
+        tile_mlps(learner.causal, savings.mlp_tile_tokens)
+    set_recompute(learner.causal, savings.recompute)
+    learner.offload = savings.offload
+    shard_model(learner, mesh, precision=precision, states_on_host=savings.states_on_host)

@@ -1,0 +1,72 @@
+"""The plan's memory against the most that a real step's tensors took, as the allocator reports it."""
+
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ropewalk.model.attend import NAME
+from ropewalk.model.learner import Learner
+from ropewalk.parallel.launch import run_ranks
+from ropewalk.parallel.mesh import make_mesh
+from ropewalk.parallel.peak import measure_peak_bytes
+from ropewalk.partition import partition_rows
+from ropewalk.plan.memory import estimate_memory
+from ropewalk.plan.savings import Savings
+from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.train.optimizer import make_optimizer
+from ropewalk.train.place import place_learner
+
+SHAPE = ModelShape("LlamaForCausalLM", 128, 4, 2, 32, 352, 1000, True, 1 << 20, plain_layers(4, 1e4))
+TOKENS, DOCUMENT_TOKENS, CHUNK_TOKENS = 2048, 128, 128
+WAYS = [Savings(recompute, tile) for recompute in ("none", "save_attention", "full") for tile in (None, 256)]  # type: ignore[arg-type]
+
+
+def measure_step(savings: Savings, precision: Literal["float32", "bfloat16"]) -> int:
+    """States included."""
+    config = LlamaConfig(
+        vocab_size=SHAPE.vocabulary,
+        hidden_size=SHAPE.width,
+        intermediate_size=SHAPE.mlp_width,
+        num_hidden_layers=SHAPE.layers,
+        num_attention_heads=SHAPE.heads,
+        num_key_value_heads=SHAPE.kv_heads,
+        head_dim=SHAPE.head_dim,
+        tie_word_embeddings=True,
+        attn_implementation=NAME,
+    )
+    learner = Learner(LlamaForCausalLM(config), chunk_tokens=CHUNK_TOKENS).train()
+    mesh = make_mesh(1, 1)
+    place_learner(learner, mesh, savings=savings, precision=precision)
+    optimizer = make_optimizer(learner, weight_decay=0.1, betas=(0.9, 0.95))
+    document = np.arange(TOKENS, dtype=np.int32)[None] // DOCUMENT_TOKENS
+    partition, tokens = partition_rows(document, ranks=1), torch.arange(TOKENS) % SHAPE.vocabulary
+
+    def step() -> None:
+        learner(tokens, tokens % DOCUMENT_TOKENS, tokens, torch.ones(TOKENS), partition=partition)[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    return 12 * SHAPE.parameters + measure_peak_bytes(step, mesh.device)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_plan_is_within_a_tenth_of_the_allocator_s_peak(precision: Literal["float32", "bfloat16"]) -> None:
+    def measure_all() -> list[int]:
+        return [measure_step(way, precision) for way in WAYS]
+
+    measured = run_ranks(measure_all, 1, threads=1)[0]
+    for way, found in zip(WAYS, measured, strict=True):
+        planned = estimate_memory(
+            SHAPE,
+            TOKENS,
+            ranks=1,
+            savings=way,
+            element_bytes=4 if precision == "float32" else 2,
+            loss_chunk_tokens=CHUNK_TOKENS,
+        )
+        assert planned.peak_bytes == pytest.approx(found, rel=0.1), way.describe()
+    assert measured == sorted(measured, reverse=True)
