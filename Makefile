@@ -1,12 +1,13 @@
 # make quickstart: install, then stretch the tiny base model from 512 to 2048 tokens on this machine.
-# make test: install, then the whole test suite. TORCH_INDEX=URL takes torch from another index (another build of it).
+# make test: install, then the whole test suite. make faults: everything that breaks training, done to it (an hour, goes on
+# where it stopped). TORCH_INDEX=URL takes torch from another index (another build of it).
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test check clean
+.PHONY: quickstart test faults check clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +24,9 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.workshop
 	$(BIN)/python -m pytest
+
+faults: $(VENV)/.workshop
+	PYTHONPATH=tests $(BIN)/python -m faults --table --results runs/faults/figures.json
 
 check: $(VENV)/.workshop
 	$(BIN)/ruff format --check src tests benchmarks examples

@@ -16,7 +16,7 @@ import numpy as np
 
 from packs import SIGMA, draw_pack
 from race import tell, time_alone
-from ropewalk.partition.cost import count_pairs, count_rows
+from ropewalk.partition.cost import count_pairs
 from ropewalk.partition.partition import LAYOUTS, Partition, partition_rows
 from ropewalk.partition.pieces import Documents, Ranges, find_documents, make_pieces
 from ropewalk.partition.zigzag import own_zigzag
@@ -38,8 +38,7 @@ def measure_head_tail(document: np.ndarray, ranks: int) -> float:
 
 def share_of_ring(partition: Partition) -> float:
     """Key rows that travel, of those that a ring passes on."""
-    sent = count_rows(partition.pieces, partition.ranks).sum()
-    return float(sent / ((partition.ranks - 1) * partition.tokens))
+    return float(partition.rows.sum() / ((partition.ranks - 1) * partition.tokens))
 
 
 def count_crumbs(partition: Partition) -> int:

@@ -9,7 +9,21 @@ from pathlib import Path
 import pytest
 
 ROPEWALK = [sys.executable, "-m", "ropewalk.cli"]
-VERBS = ["run", "prepare", "extend", "advise", "train", "evaluate", "export", "report", "check", "sweep", "verify"]
+VERBS = [
+    "run",
+    "prepare",
+    "extend",
+    "advise",
+    "train",
+    "evaluate",
+    "export",
+    "verify",
+    "replay",
+    "report",
+    "launch",
+    "check",
+    "sweep",
+]
 
 
 def call(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -24,9 +38,9 @@ def test_help_is_instant_and_names_every_verb() -> None:
     assert time.monotonic() - begun[1] < 2.0  # 0.35 s on an idle machine; this one may be busy
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [*VERBS, "corpus inspect", "corpus score"])
 def test_every_verb_explains_itself_without_torch(verb: str) -> None:
-    code = "import sys; sys.argv = ['ropewalk', sys.argv[1], '--help']\nfrom ropewalk.cli import app\n"
+    code = "import sys; sys.argv = ['ropewalk', *sys.argv[1].split(), '--help']\nfrom ropewalk.cli import app\n"
     code += "try: app()\nexcept SystemExit: pass\nassert not {'torch', 'transformers'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, verb], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "--json" in done.stdout, done.stderr

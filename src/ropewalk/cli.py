@@ -1,18 +1,20 @@
 """One verb per part of a run; each thin, each importing its part only when called, so that ``--help`` is instant.
 
 Results go to standard output (with ``--json`` as one JSON object), progress to standard error. Exit code 0: done;
-2: something the user gave cannot be used; 130: interrupted.
+1: a rank failed, hung or was lost; 2: something the user gave cannot be used; 75: stopped by SIGTERM or SIGUSR1, and
+saved; 130: interrupted. After 1, 75 and 130 the same command goes on from the newest checkpoint.
 """
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from ropewalk.core.error import EXIT_CODE, UserError, explain_disk_fault
-from ropewalk.parallel.torchrun import is_first
+from ropewalk import cli_corpus
+from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
+from ropewalk.verb import AsJson, Overrides, RecipeArgument, load, show
 
 _INTERRUPTED = 130
 
@@ -23,9 +25,7 @@ app = typer.Typer(
     help="Make a language model's context longer, and prove it. RECIPE is a YAML file; override it with path=value.",
 )
 
-RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe: a .yaml file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[PATH=VALUE]...", help="Overrides on the recipe.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+app.add_typer(cli_corpus.app, name="corpus")
 
 
 @app.command()
@@ -33,7 +33,7 @@ def run(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = F
     """Do all parts of a recipe, from text to report; go on where an earlier run stopped."""
     from ropewalk.study.run import run_recipe
 
-    _print(run_recipe(_load(recipe, overrides)), as_json)
+    show(run_recipe(load(recipe, overrides)), as_json)
 
 
 @app.command()
@@ -64,7 +64,7 @@ def extend(
         )
     from ropewalk.study.run import extend_model
 
-    _print(extend_model(str(target), Path(arguments[0]), arguments[1:]), as_json)
+    show(extend_model(str(target), Path(arguments[0]), arguments[1:]), as_json)
 
 
 @app.command()
@@ -82,7 +82,7 @@ def advise(
     """Say which change of positions reaches a length, and why; no GPU, no training."""
     from ropewalk.study.advise import advise_model
 
-    _print(advise_model(target, arguments or [], probe=probe), as_json)
+    show(advise_model(target, arguments or [], probe=probe), as_json)
 
 
 @app.command()
@@ -99,8 +99,14 @@ def evaluate(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJso
 
 @app.command()
 def export(
-    target: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model folder.")],
-    overrides: Overrides = None,
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="RECIPE|MODEL|CHECKPOINT", help="A recipe, a model folder, or a checkpoint of a run."),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[OUT] [PATH=VALUE]...", help="For a checkpoint: the new folder, then dtype=float32."),
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare logits in a fresh process; print commands for engines.")
     ] = False,
@@ -110,17 +116,22 @@ def export(
     if not verify and target.suffix == ".yaml":
         _do_part("export", target, overrides, as_json)
         return
+    from ropewalk.study.checkpoints import export_checkpoint, is_checkpoint
+
+    if is_checkpoint(target) and overrides and "=" not in overrides[0] and not verify:
+        show(export_checkpoint(target, Path(overrides[0]), overrides[1:]), as_json)
+        return
     if not verify or (overrides and target.suffix != ".yaml"):
         raise UserError(
             "what should be exported?",
             where="the command line",
-            why="a model folder is an export already: it can be verified, and nothing of it overridden",
-            fix=f"ropewalk export {target} --verify",
+            why="a model folder is an export already and can be verified; a checkpoint needs a new folder",
+            fix=f"ropewalk export {target} --verify, or ropewalk export RUN/stages/0/checkpoints/step-00000100 OUT",
         )
     from ropewalk.study.verify import verify_model, verify_recipe
 
     of_recipe = target.suffix == ".yaml"
-    _print(verify_recipe(_load(target, overrides)) if of_recipe else verify_model(str(target)), as_json)
+    show(verify_recipe(load(target, overrides)) if of_recipe else verify_model(str(target)), as_json)
 
 
 @app.command()
@@ -128,10 +139,21 @@ def verify(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson 
     """Compare a few steps at context degree 1 and at the recipe's; exit code 2 if they learn something else."""
     from ropewalk.study.parity import verify_degrees
 
-    found = verify_degrees(_load(recipe, overrides))
-    _print(found, as_json)
+    found = verify_degrees(load(recipe, overrides))
+    show(found, as_json)
     if not found["passed"]:
         raise typer.Exit(EXIT_CODE)
+
+
+@app.command()
+def replay(
+    skipped: Annotated[Path, typer.Argument(metavar="FILE", help="RUN/stages/N/skipped/*.json")],
+    as_json: AsJson = False,
+) -> None:
+    """Take a step that the guard skipped once more, row by row: was it the data, or the machine?"""
+    from ropewalk.study.checkpoints import replay_skipped
+
+    show(replay_skipped(skipped), as_json)
 
 
 @app.command()
@@ -151,7 +173,24 @@ def sweep(
     """Run a recipe for each arm, axis and seed of a study, and gather what they measured; go on where it stopped."""
     from ropewalk.study.sweep import run_sweep
 
-    _print(run_sweep(study, overrides or []), as_json)
+    show(run_sweep(study, overrides or []), as_json)
+
+
+@app.command()
+def launch(
+    scheduler: Annotated[str, typer.Argument(metavar="slurm|k8s", help="What starts jobs on your machines.")],
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    nodes: Annotated[int, typer.Option(help="Machines that share parallel.ranks.")] = 1,
+    image: Annotated[str, typer.Option(help="For k8s: a container image that has ropewalk.")] = "ropewalk:latest",
+    as_json: AsJson = False,
+) -> None:
+    """Print a script that trains a recipe on many machines, and goes on by itself after a preemption."""
+    from ropewalk.study.launch_script import write_script
+
+    given = overrides or []
+    script = write_script(scheduler, load(recipe, given), argument=recipe, overrides=given, nodes=nodes, image=image)
+    show(script, as_json)
 
 
 @app.command()
@@ -159,8 +198,8 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson =
     """Hold a recipe against the rules of the field without doing anything; exit code 2 if one is broken."""
     from ropewalk.study.run import check_recipe
 
-    findings = check_recipe(_load(recipe, overrides))
-    _print(findings, as_json)
+    findings = check_recipe(load(recipe, overrides))
+    show(findings, as_json)
     if findings["errors"]:
         raise typer.Exit(EXIT_CODE)
 
@@ -171,6 +210,9 @@ def main() -> None:
         app()
     except UserError as error:
         _end(error)
+    except RankError as error:
+        print(f"ropewalk: {error}", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         fault = explain_disk_fault(error)
         if fault is None:
@@ -189,26 +231,10 @@ def _end(error: UserError) -> NoReturn:
     sys.exit(EXIT_CODE)
 
 
-def _load(recipe: Path, overrides: list[str] | None) -> Any:
-    from ropewalk.recipe.load import load_recipe
-
-    return load_recipe(recipe, overrides or ())
-
-
 def _do_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool) -> None:
     from ropewalk.study.run import do_part
 
-    _print(do_part(part, _load(recipe, overrides)), as_json)
-
-
-def _print(result: dict[str, Any], as_json: bool) -> None:
-    """``text`` is for people and left out of the JSON; everything else is for programs."""
-    if not is_first():
-        return
-    if as_json:
-        print(json.dumps({key: value for key, value in result.items() if key != "text"}, ensure_ascii=False))
-    else:
-        print(result["text"])
+    show(do_part(part, load(recipe, overrides)), as_json)
 
 
 if __name__ == "__main__":

@@ -102,9 +102,9 @@ def test_a_prompt_within_a_text_is_found(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text(" ".join(prompt))
     prompts = read_prompts([str(tmp_path / "prompts.txt")])
     around = words(6, 300)
-    assert prompts.touches(" ".join(around + prompt[4:17] + around).upper())
-    assert not prompts.touches(" ".join(around + prompt[4:16] + ["other"] + around))
-    assert not read_prompts([]).touches(" ".join(prompt))
+    assert prompts.find(" ".join(around + prompt[4:17] + around).upper()) == str(tmp_path / "prompts.txt")
+    assert not prompts.find(" ".join(around + prompt[4:16] + ["other"] + around))
+    assert not read_prompts([]).find(" ".join(prompt))
 
 
 def test_a_prompt_too_short_to_look_for_is_refused(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Packing loses nothing and cuts nothing that fits."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ropewalk.corpus.pack import fit_rows, pack, split_documents
+from ropewalk.corpus.pack import chunk, fit_rows, pack, split_documents
 
 lengths = st.lists(st.integers(1, 400), min_size=0, max_size=60).map(lambda values: np.array(values, dtype=np.int64))
 
@@ -52,7 +54,40 @@ def test_order_depends_on_the_stream_alone() -> None:
     assert np.array_equal(first.document, same.document) and not np.array_equal(first.document, other.document)
 
 
+@given(lengths=lengths, context_tokens=st.integers(1, 128), seed=st.integers(0, 5))
+@settings(max_examples=150, deadline=None)
+def test_a_line_is_the_documents_end_to_end(lengths: np.ndarray, context_tokens: int, seed: int) -> None:
+    packing = chunk(lengths, context_tokens=context_tokens, random=np.random.default_rng(seed))
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    line = [(int(document), token) for document in order for token in range(lengths[document])]
+    truth = sorted(line[at : at + context_tokens] for at in range(0, len(line), context_tokens))
+    begins = np.concatenate([np.zeros(1, dtype=np.int64), packing.row_ends])[:-1]
+    rows = [
+        [
+            (int(packing.document[piece]), int(packing.start[piece]) + token)
+            for piece in range(begin, end)
+            for token in range(packing.tokens[piece])
+        ]
+        for begin, end in zip(begins, packing.row_ends, strict=True)
+    ]
+    assert sorted(rows) == truth
+    borders = set(range(context_tokens, len(line), context_tokens))
+    ends = np.cumsum(lengths[order])
+    cut = [
+        length
+        for length, end in zip(lengths[order], ends, strict=True)
+        if length <= context_tokens and any(end - length < border < end for border in borders)
+    ]
+    assert packing.count_cut(lengths, context_tokens) == (len(cut), sum(cut))
+
+
+def test_best_fit_cuts_nothing_that_fits() -> None:
+    lengths = np.random.default_rng(0).lognormal(6, 1, 2_000).astype(np.int64) + 1
+    assert pack(lengths, context_tokens=1024, random=np.random.default_rng(1)).count_cut(lengths, 1024) == (0, 0)
+
+
+@pytest.mark.parametrize("pack", [pack, chunk])
 @pytest.mark.parametrize("context_tokens", [1, 7])
-def test_nothing_to_pack_is_no_row(context_tokens: int) -> None:
+def test_nothing_to_pack_is_no_row(context_tokens: int, pack: Any) -> None:
     packing = pack(np.empty(0, dtype=np.int64), context_tokens=context_tokens, random=np.random.default_rng(0))
     assert len(packing.row_ends) == len(packing.row_tokens) == 0

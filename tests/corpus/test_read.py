@@ -1,19 +1,26 @@
 """Whatever is wrong with the data, nobody reads on without knowing: where it is, why, and what to do."""
 
+import bz2
 import gzip
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
+import pyarrow
 import pytest
 import zstandard
+from pyarrow import parquet
 from pydantic import ValidationError
 
 from made_texts import han, sentence
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
-from ropewalk.corpus.files import content_bytes, read_lines
+from ropewalk.corpus import archive
+from ropewalk.corpus.archive import content_bytes, read_lines
 from ropewalk.corpus.read import Reject, read_source
 from ropewalk.corpus.spec import Source
 
@@ -28,6 +35,11 @@ def read(path: Path | str, **keys: Any) -> list[Document | Reject]:
 
 def lines(*records: object) -> bytes:
     return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
+
+
+def random_text(number: int) -> str:
+    """A kilobyte that no archive makes much smaller."""
+    return np.random.default_rng(number).bytes(500).hex()
 
 
 RECORDS = [{"text": sentence(1), "id": "first"}, {"text": han(2)}]
@@ -50,7 +62,7 @@ def test_records_from_every_container(tmp_path: Path, name: str, pack: Callable[
     (tmp_path / name).write_bytes(pack(lines(*RECORDS)))
     documents = read(tmp_path / name)
     assert [document.text for document in documents] == [record["text"] for record in RECORDS]
-    assert [document.language for document in documents] == ["latin", "zh"]
+    assert [document.language for document in documents] == ["en", "zh"]
     assert documents[0].id == "first" and documents[1].id.startswith(str(tmp_path / name))
 
 
@@ -134,7 +146,24 @@ def test_a_torn_archive_is_an_error(tmp_path: Path, ending: str, pack: Callable[
     whole = pack(lines(*({"text": sentence(number)} for number in range(300))))
     (tmp_path / f"a.jsonl.{ending}").write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(UserError, match="an archive is torn"):
-        read(tmp_path / f"a.jsonl.{ending}", faults="skip")
+        read(tmp_path / f"a.jsonl.{ending}")
+
+
+@pytest.mark.parametrize(
+    ("ending", "pack"),
+    [("zst", zstandard.compress), ("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)],
+)
+def test_what_is_whole_in_a_torn_archive_is_kept_on_demand(
+    tmp_path: Path, ending: str, pack: Callable[[bytes], bytes]
+) -> None:
+    content = lines(*({"text": random_text(number)} for number in range(1500)))
+    whole = pack(content)
+    (tmp_path / f"a.jsonl.{ending}").write_bytes(whole[: int(len(whole) * 0.7)])
+    *documents, last = read(tmp_path / f"a.jsonl.{ending}", faults="skip", language="en")
+    assert isinstance(last, Reject) and last.reason == "torn archive"
+    assert f"line {len(documents) + 1}," in last.place
+    assert 100 < len(documents) < 1500
+    assert [item.text for item in documents] == [random_text(number) for number in range(len(documents))]
 
 
 def test_what_is_no_archive_is_an_error(tmp_path: Path) -> None:
@@ -169,7 +198,8 @@ def test_a_hub_source_without_the_library_says_how_to_get_it(monkeypatch: pytest
     [
         {},
         {"path": "a", "hub": "b"},
-        {"path": "a", "options": {"split": "train"}},
+        {"path": "a", "options": {"revision": "main"}},
+        {"path": "a", "options": {"encoding": "utf-9"}},
         {"path": "a", "options": {"prompt_key": "q"}},
         {"path": "a", "size_bytes": "10x"},
         {"path": "a", "name": "../up"},
@@ -191,3 +221,184 @@ def test_lines_know_their_offsets(tmp_path: Path) -> None:
 def test_the_size_of_an_archive_is_read_from_its_head(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(b"x" * 1000))
     assert content_bytes(tmp_path / "a.jsonl.zst") == 1000
+
+
+def write_parquet(path: Path, records: list[dict[str, Any]]) -> None:
+    parquet.write_table(pyarrow.Table.from_pylist(records), path, row_group_size=100)
+
+
+def test_parquet_is_read_row_by_row(tmp_path: Path) -> None:
+    records = [{"text": sentence(number), "id": f"row {number}", "other": number} for number in range(300)]
+    write_parquet(tmp_path / "a.parquet", records)
+    documents = read(tmp_path / "a.parquet", language="en")
+    assert [(d.id, d.text) for d in documents] == [(record["id"], record["text"]) for record in records]
+    assert documents[7].metadata["place"].startswith(f"{tmp_path}/a.parquet, row 7")
+
+
+def test_a_broken_parquet_file_is_a_fault(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", RECORDS)
+    whole = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "b.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="broken Parquet file"):
+        read(tmp_path / "b.parquet")
+    items = read(tmp_path, faults="skip")
+    assert [item.reason if isinstance(item, Reject) else item.text for item in items] == [
+        *(record["text"] for record in RECORDS),
+        "broken Parquet file",
+    ]
+
+
+def test_a_dataset_on_disk_and_one_in_a_folder_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text": sentence(number), "id": str(number)} for number in range(20)]
+    parts = datasets.DatasetDict(
+        {"train": datasets.Dataset.from_list(rows), "test": datasets.Dataset.from_list(rows[:3])}
+    )
+    parts.save_to_disk(str(tmp_path / "saved"))
+    assert [document.id for document in read(tmp_path / "saved", language="en")] == [row["id"] for row in rows]
+    assert len(read(tmp_path / "saved", language="en", options={"split": "test"})) == 3
+    with pytest.raises(UserError, match="no such split"):
+        read(tmp_path / "saved", options={"split": "other"})
+    parts["train"].save_to_disk(str(tmp_path / "alone"))
+    assert len(read(tmp_path / "alone", language="en")) == 20
+
+    (tmp_path / "repo").mkdir()
+    write_parquet(tmp_path / "repo" / "train-00000.parquet", rows)
+    for size_bytes in (None, 1000):
+        hub = {"name": "s", "hub": str(tmp_path / "repo"), "role": "general", "language": "en"}
+        found = list(read_source(Source.model_validate({**hub, "size_bytes": size_bytes}), seed=0))
+        assert [item.text for item in found] == [row["text"] for row in rows[: len(found)]]  # type: ignore[union-attr]
+        assert len(found) == (20 if size_bytes is None else 4)
+
+
+PAGE = """<html><head><title>Rope</title></head><body><nav><a href="/">Home</a> <a href="/a">Archive</a></nav>
+<article><h1>On rope</h1>{paragraphs}</article><footer>Copyright 2020, all rights reserved</footer></body></html>"""
+
+
+def test_of_a_page_the_main_text_is_read(tmp_path: Path) -> None:
+    paragraphs = "".join(f"<p>{sentence(number, 60)}.</p>" for number in range(6))
+    (tmp_path / "a.html").write_text(PAGE.format(paragraphs=paragraphs))
+    (document,) = read(tmp_path / "a.html", language="en")
+    assert all(sentence(number, 60) in document.text for number in range(6))
+    assert "<p>" not in document.text and "Archive" not in document.text
+    (tmp_path / "b.html").write_text("<html></html>")
+    with pytest.raises(UserError, match="no main text"):
+        read(tmp_path / "b.html")
+
+
+def write_pdf(path: Path, pages: list[str]) -> None:
+    """A PDF by hand: a catalogue, and for each page its tree node and a stream that draws one line in Helvetica."""
+    kids = " ".join(f"{4 + 2 * number} 0 R" for number in range(len(pages)))
+    objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>",
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]
+    for number, text in enumerate(pages):
+        stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET"
+        page = f"/Parent 2 0 R /Contents {5 + 2 * number} 0 R /MediaBox [0 0 612 792]"
+        objects.append(f"<< /Type /Page {page} /Resources << /Font << /F1 3 0 R >> >> >>")
+        objects.append(f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream")
+    body, offsets = "%PDF-1.4\n", []
+    for number, content in enumerate(objects, 1):
+        offsets.append(len(body))
+        body += f"{number} 0 obj\n{content}\nendobj\n"
+    table = "".join(f"{offset:010} 00000 n \n" for offset in offsets)
+    trailer = f"trailer\n<< /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{len(body)}\n%%EOF\n"
+    path.write_text(f"{body}xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}{trailer}")
+
+
+def test_of_a_pdf_the_text_layer_is_read(tmp_path: Path) -> None:
+    write_pdf(tmp_path / "a.pdf", ["first page of it", "second page of it"])
+    (document,) = read(tmp_path / "a.pdf", language="en")
+    assert document.text == "first page of it\n\nsecond page of it"
+    write_pdf(tmp_path / "b.pdf", [""])
+    (tmp_path / "c.pdf").write_bytes(b"%PDF-1.4\nno such thing")
+    items = read(tmp_path, language="en", faults="skip")
+    assert [item.reason for item in items if isinstance(item, Reject)] == ["no text", "broken PDF"]
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [(b"a\0b", "NUL characters"), ("天地".encode("gb18030") * 20, "invalid UTF-8"), (b"\xff\xfea", "invalid utf-16")],
+)
+def test_a_text_file_that_is_none_is_a_fault(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    (tmp_path / "b.txt").write_text("good")
+    with pytest.raises(UserError, match=what):
+        read(tmp_path)
+    assert len(read(tmp_path, faults="skip")) == 2
+    mended, _ = read(tmp_path, faults="replace")
+    assert isinstance(mended, Document) and "\0" not in mended.text
+
+
+def test_older_encodings_are_read_when_named_and_guessed_in_the_error(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes((han(1, 2000) + "\n").encode("gb18030"))
+    with pytest.raises(UserError, match="encoding: gb18030"):
+        read(tmp_path / "a.txt")
+    assert read(tmp_path / "a.txt", options={"encoding": "gb18030"})[0].text == han(1, 2000) + "\n"
+    (tmp_path / "b.txt").write_text("with a mark", encoding="utf-16")
+    (tmp_path / "c.txt").write_text("with a mark", encoding="utf-8-sig")
+    assert [read(tmp_path / name)[0].text for name in ("b.txt", "c.txt")] == ["with a mark"] * 2
+
+
+def write_tree(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+REPOSITORIES = {
+    "one/pyproject.toml": "[project]",
+    "one/app/main.py": "from app import tools\nimport app.deep.base\nmain()",
+    "one/app/tools.py": "from .deep.base import thing\ntools()",
+    "one/app/deep/base.py": "thing = 1",
+    "two/a.c": '#include "z.h"\nint a;',
+    "two/z.h": "int z;",
+    "two/sub/package.json": "{}",
+    "two/sub/index.js": "import x from './y'\nx()",
+    "two/sub/y.js": "export default 1",
+    "top.py": "top = 1",
+}
+
+
+def test_a_repository_is_a_document_with_its_files_under_their_paths(tmp_path: Path) -> None:
+    write_tree(tmp_path, REPOSITORIES)
+    documents = read(tmp_path, profile="code", options={"join": "repository"})
+    assert [document.id for document in documents] == [str(tmp_path), f"{tmp_path}/one", f"{tmp_path}/two"]
+    assert documents[2].text.startswith('// a.c\n#include "z.h"\nint a;\n\n\n// sub/index.js\n')
+    assert [d.id for d in read(tmp_path, profile="code", options={"join": "package"})][-2:] == [
+        f"{tmp_path}/two",
+        f"{tmp_path}/two/sub",
+    ]
+    plain = read(tmp_path, profile="code", options={"join": "repository", "path_headers": False})
+    assert plain[0].text == "top = 1"
+
+
+def test_files_can_follow_what_they_import(tmp_path: Path) -> None:
+    write_tree(tmp_path, REPOSITORIES)
+    _, one, two = read(tmp_path, profile="code", options={"join": "repository", "order": "dependency"})
+    order = [line.split()[1] for line in one.text.splitlines() if line.startswith("# ")]
+    assert order == ["app/deep/base.py", "app/tools.py", "app/main.py", "pyproject.toml"]
+    order = [line.split()[1] for line in two.text.splitlines() if line.startswith("// ")]
+    assert order == ["sub/y.js", "sub/index.js", "z.h", "a.c"]
+
+
+def test_a_circle_of_imports_is_read_all_the_same(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"r/a.py": "import b", "r/b.py": "import c", "r/c.py": "import a", "r/d.py": "import a"})
+    (document,) = read(tmp_path, profile="code", options={"join": "repository", "order": "dependency"})
+    order = [line.split()[1] for line in document.text.splitlines() if line.startswith("# ")]
+    assert sorted(order) == ["a.py", "b.py", "c.py", "d.py"] and order.index("d.py") > order.index("a.py")
+
+
+@pytest.mark.parametrize("step", [1, 7, 100])
+def test_a_json_file_is_read_element_by_element(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    monkeypatch.setattr(archive, "_CHUNK_BYTES", step)
+    records = [{"text": han(number, 30), "n": [1, {"x": -2.5e3}]} for number in range(20)]
+    (tmp_path / "a.json").write_text(json.dumps(records, ensure_ascii=False, indent=1))
+    assert [document.text for document in read(tmp_path / "a.json")] == [record["text"] for record in records]
+    (tmp_path / "a.json").write_text(json.dumps(records[0], ensure_ascii=False))
+    assert [document.text for document in read(tmp_path / "a.json")] == [records[0]["text"]]
+    torn = json.dumps(records, ensure_ascii=False)
+    (tmp_path / "a.json").write_text(torn[: len(torn) // 2])
+    *documents, last = read(tmp_path / "a.json", faults="skip")
+    assert 0 < len(documents) < 20 and isinstance(last, Reject) and last.reason == "broken JSON file"

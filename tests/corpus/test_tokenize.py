@@ -14,7 +14,9 @@ from tokenizers import decoders, models, normalizers, processors, trainers
 from made_texts import han, sentence
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
-from ropewalk.corpus import tokenize
+from ropewalk.corpus import fast
+from ropewalk.corpus.cut import CUTTABLE, may_cut
+from ropewalk.corpus.fast import Fast
 from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
 from ropewalk.corpus.vocabulary import BEGIN, END, train_tokenizer
 
@@ -72,7 +74,7 @@ def test_han_latin_and_digits_never_share_a_token(tokenizer_folder: Path, tokeni
     assert [piece for piece in pieces if piece.isdigit()] == list("2024")
 
 
-@pytest.mark.parametrize("pattern", sorted(tokenize._CUTTABLE))
+@pytest.mark.parametrize("pattern", sorted(CUTTABLE))
 @given(
     parts=st.lists(st.sampled_from(["\n", " ", "\t", "\r\n", "a", "ab'll", "天地", "9", "--", ".\n", "\u3000", "é"]))
 )
@@ -84,8 +86,104 @@ def test_a_cut_at_a_line_break_changes_no_id(tokenizer_folder: Path, pattern: st
     assert tokenizer._cuttable
     text = "".join(parts)
     for longest in (0, 1, 3):
-        pieces = list(tokenizer._cut(text, longest=longest))
-        assert np.array_equal(np.concatenate(tokenizer._encode_all(pieces)), tokenizer._encode_all([text])[0])
+        joined = tokenizer._join(tokenizer._encode_all(list(tokenizer._cut(text, longest=longest))), inside=False)
+        assert np.array_equal(joined, tokenizer._encode_all([text])[0])
+
+
+@given(
+    parts=st.lists(st.sampled_from(["\n", " ", "\t", "river", "stone ", "\r\n", "天", "9", "--", ".\n", "é", "\u0301"]))
+)
+@settings(max_examples=150, deadline=None)
+def test_no_merge_reaches_over_a_line_break_of_llama_2(llama_folder: Path, parts: list[str]) -> None:
+    tokenizer = load_tokenizer(llama_folder)
+    assert tokenizer._cuttable and tokenizer._prepends
+    text = "".join(parts)
+    for longest in (0, 1, 3):
+        joined = tokenizer._join(tokenizer._encode_all(list(tokenizer._cut(text, longest=longest))), inside=False)
+        assert np.array_equal(joined, tokenizer._encode_all([text])[0])
+
+
+def test_a_vocabulary_that_merges_over_line_breaks_is_not_cut(llama_folder: Path) -> None:
+    made_of = json.loads((llama_folder / "tokenizer.json").read_text())
+    assert may_cut(made_of)
+    made_of["model"]["vocab"]["\n▁river"] = len(made_of["model"]["vocab"])
+    assert not may_cut(made_of)
+    made_of["model"]["vocab"].pop("\n▁river")
+    made_of["normalizer"]["normalizers"].append({"type": "NFKC"})
+    assert not may_cut(made_of)
+
+
+@pytest.fixture(scope="module")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return metaspace_tokenizer(tmp_path_factory.mktemp("llama") / "made")
+
+
+def known_tokenizer(tokenizer_folder: Path) -> Tokenizer:
+    """One that gigatoken has a pre-tokenizer for."""
+    made_of = json.loads((tokenizer_folder / "tokenizer.json").read_text())
+    made_of["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = LLAMA3
+    return Tokenizer(Bpe.from_str(json.dumps(made_of)), bos_id=1, eos_id=0)
+
+
+def test_the_fast_path_gives_the_same_ids(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gigatoken")
+    monkeypatch.setattr(fast, "_CHECKED_CHARACTERS", 1000)
+    documents = [document(sentence(n, 60) + f"\n{END}\n" + han(n, 90), ((0, 5),) if n % 3 else None) for n in range(60)]
+    slow, quick = known_tokenizer(tokenizer_folder), known_tokenizer(tokenizer_folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(fast, "_load", lambda _: None)
+        assert not slow._fast.trusted  # made now, and kept
+    ours = list(quick.encode_documents(iter(documents)))
+    again = list(quick.encode_documents(iter(documents)))
+    assert quick._fast.trusted
+    for first, second, truth in zip(ours, again, slow.encode_documents(iter(documents)), strict=True):
+        assert np.array_equal(first[0], truth[0]) and np.array_equal(first[1], truth[1])
+        assert np.array_equal(second[0], truth[0]) and np.array_equal(second[1], truth[1])
+
+
+@pytest.mark.parametrize("wrong_on", ["traps", "text"])
+def test_a_fast_path_that_errs_is_set_aside(
+    tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong_on: str
+) -> None:
+    slow = known_tokenizer(tokenizer_folder)
+
+    class Wrong:
+        """Right about everything but a trap, or but words of the user's own."""
+
+        def encode(self, text: str) -> np.ndarray:
+            right = slow._encode_all([text])[0]
+            return right[:-1] if (text in fast.TRAPS) == (wrong_on == "traps") and text else right
+
+    monkeypatch.setattr(fast, "_load", lambda _: Wrong())
+    quick = known_tokenizer(tokenizer_folder)
+    documents = [document(sentence(n, 60)) for n in range(20)]
+    for ours, one in zip(quick.encode_documents(iter(documents)), documents, strict=True):
+        assert np.array_equal(ours[0][1:-1], slow._encode_all([one.text])[0])
+    assert not quick._fast.trusted and "ids differ" in capsys.readouterr().err
+
+
+def test_a_fast_path_that_errs_later_stops_the_run(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = known_tokenizer(tokenizer_folder)
+
+    class Late:
+        def encode(self, text: str) -> np.ndarray:
+            return slow._encode_all([text.replace("late", "")])[0]
+
+    monkeypatch.setattr(fast, "_load", lambda _: Late())
+    monkeypatch.setattr(fast, "_CHECKED_CHARACTERS", 100)
+    quick = Fast({}, slow._encode_all)
+    quick.encode([sentence(1, 60)])
+    assert quick.trusted
+    with pytest.raises(UserError, match="other ids"):
+        quick.encode(["a text that comes late"])
+
+
+def test_a_tokenizer_that_gigatoken_cannot_load_is_told(
+    tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gigatoken")
+    assert not Fast(tokenizer._made_of, tokenizer._encode_all).trusted
+    assert "cannot load this tokenizer" in capsys.readouterr().err
 
 
 def test_an_unknown_split_is_encoded_whole(tokenizer_folder: Path, tmp_path: Path) -> None:

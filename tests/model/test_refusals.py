@@ -132,7 +132,15 @@ def test_ranks_that_disagree_are_named(make_tiny: Make) -> None:
 def test_models_whose_tokens_meet_elsewhere() -> None:
     def make(kind: str, changes: dict[str, Any]) -> Act:
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(TINY | changes)))
-        return lambda: parallelize(model, dist.group.WORLD)
+
+        def act() -> None:
+            before = model.config._attn_implementation
+            try:
+                parallelize(model, dist.group.WORLD)
+            finally:
+                assert model.config._attn_implementation == before, "a refused model stays as it was"
+
+        return act
 
     assert_refused(
         {kind: make(kind, changes) for kind, (changes, _) in MODELS.items()},

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 
 from ropewalk.core.error import UserError
+from ropewalk.parallel import launch
+from ropewalk.parallel.forked import Seat
 from ropewalk.parallel.launch import RankError, run_ranks
 
 
@@ -162,3 +164,25 @@ def test_under_torchrun_the_call_is_made_in_place(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match="wants 2 ranks, torchrun started 3"):
         run_ranks(sum_of_ranks, 2, 1)
+
+
+def test_ranks_that_do_not_find_together_are_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once gloo's connections failed while a full mesh was built; the second time has a store of its own."""
+    plain = launch._join_group
+
+    def join(seat: Seat) -> None:
+        tries = tmp_path / f"tried-{seat.rank}"
+        before = tries.read_text() if tries.exists() else ""
+        tries.write_text(f"{before}{seat.folder}\n")
+        if seat.rank == 1 and len(before.splitlines()) < failures:
+            raise RuntimeError("connectFullMesh failed: Connection refused")
+        plain(seat)
+
+    monkeypatch.setattr(launch, "_join_group", join)
+    failures = 2
+    assert run_ranks(dist.get_rank, 2) == [0, 1]
+    stores = (tmp_path / "tried-1").read_text().splitlines()
+    assert len(stores) == len(set(stores)) == 3
+    failures = 10
+    with pytest.raises(RankError, match="connectFullMesh"):
+        run_ranks(dist.get_rank, 2)

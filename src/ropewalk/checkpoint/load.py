@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load as read_shards
@@ -25,10 +26,10 @@ from ropewalk.checkpoint.state import (
     set_random_states,
     set_updates,
 )
-from ropewalk.core.artifact import MANIFEST, find_damage, is_finished, read_manifest
+from ropewalk.core.artifact import MANIFEST, find_change, find_misfit, is_finished, read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
-from ropewalk.parallel.collective import rank_and_ranks, share_from_first
+from ropewalk.parallel.collective import gather_values, rank_and_ranks, share_from_first
 
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -37,31 +38,81 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoint folders in ``folder`` by name, newest first, damaged ones too."""
     if not folder.is_dir():
         return []
-    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step_of, reverse=True)
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's name gives."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
+
+
+def read_facts(checkpoint: Path) -> dict[str, Any]:
+    """All of a verified checkpoint that is no tensor."""
+    facts: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
+    return facts
 
 
 def newest(folder: Path) -> Path | None:
     """The newest checkpoint in ``folder`` whose every byte verifies; says so aloud if that is not the newest one.
 
-    Inside run_ranks every rank calls it: rank 0 reads, all get its answer.
+    Inside run_ranks every rank calls it: each reads its share of the files, and all get the same answer.
     """
-    return share_from_first(_find_newest(folder) if rank_and_ranks()[0] == 0 else None)
+    speaks, passed_over = rank_and_ranks()[0] == 0, False
+    for path in share_from_first(list_checkpoints(folder)):
+        fault = find_fault_together(path)
+        if fault is None:
+            if passed_over and speaks:
+                say(f"falling back to {path}")
+            return path
+        if speaks:
+            say(f"WARNING: {path} cannot be used: {fault}")
+        passed_over = True
+    return None
 
 
 def find_fault(path: Path) -> str | None:
     """Why a checkpoint folder cannot be used, or None. Reads all of it."""
+    fault, files = _look_over(path)
+    return fault or _find_change(path, files)
+
+
+def find_fault_together(path: Path, *, group: dist.ProcessGroup | None = None) -> str | None:
+    """``find_fault`` with the reading shared out; every rank calls it and all get one answer."""
+    rank, ranks = rank_and_ranks()
+    fault, files = share_from_first(_look_over(path) if rank == 0 else (None, {}), group=group)
+    if fault is not None:
+        return fault
+    mine = {name: files[name] for name in sorted(files)[rank::ranks]}
+    return next((fault for fault in gather_values(_find_change(path, mine), group=group) if fault), None)
+
+
+def _look_over(path: Path) -> tuple[str | None, dict[str, Any]]:
+    """What is wrong without reading the tensors, or the entries of all files."""
     if not is_finished(path):
-        return "it has no manifest"
+        return "it has no manifest", {}
     try:
-        fault = find_damage(path)
-        named = {*read_manifest(path)["files"], MANIFEST}
+        manifest = read_manifest(path)
+        fault = find_misfit(path)
+        files: dict[str, Any] = manifest["files"]
+        signed = "digest" in manifest
     except UserError as error:
-        return error.why
-    except (KeyError, TypeError, AttributeError) as error:
-        return f"its manifest does not say what it should: {error!r}"
-    stray = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-    extra = [name for name in stray if name not in named]
-    return fault or (f"{extra[0]} is not in its manifest" if extra else None)
+        return error.why, {}
+    except (KeyError, TypeError, AttributeError, OSError) as error:
+        return f"its manifest does not say what it should: {error!r}", {}
+    present = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    extra = [name for name in present if name not in files and name != MANIFEST]
+    if not signed:
+        fault = fault or "its manifest has no digest of its own"
+    return fault or (f"{extra[0]} is not in its manifest" if extra else None), files
+
+
+def _find_change(path: Path, files: Mapping[str, Any]) -> str | None:
+    try:
+        return find_change(path, files)
+    except OSError as error:  # a bad sector, or another machine that does not see the folder
+        return str(error)
 
 
 def load(state: TrainState, checkpoint: Path) -> TrainState:
@@ -70,7 +121,7 @@ def load(state: TrainState, checkpoint: Path) -> TrainState:
     Every rank calls it. Random states are restored where the number of ranks is the same. Raises UserError if the
     checkpoint holds other tensors, or was made from other inputs, than the state.
     """
-    facts = _read_facts(checkpoint)
+    facts = read_facts(checkpoint)
     _compare("inputs", dict(state.inputs), facts["inputs"], checkpoint)
     _read_tensors(name_tensors(state), facts, checkpoint)
     same_ranks = facts["ranks"] == rank_and_ranks()[1]
@@ -85,7 +136,7 @@ def load(state: TrainState, checkpoint: Path) -> TrainState:
 
 def load_moments(state: TrainState, checkpoint: Path) -> TrainState:
     """Read only the optimizer's moments and its count of updates, to carry them into the next stage."""
-    facts = _read_facts(checkpoint)
+    facts = read_facts(checkpoint)
     moments = {name: tensor for name, tensor in name_tensors(state).items() if not name.startswith(WEIGHT)}
     _read_tensors(moments, facts, checkpoint)
     state = state.with_figures({**state.figures(), "updates": facts["updates"]})
@@ -103,7 +154,7 @@ def load_weights(checkpoint: Path) -> dict[str, Tensor]:
         raise UserError(
             "the checkpoint is damaged", where=str(checkpoint), why=fault, fix="use an older one, or train again"
         )
-    shapes = _read_facts(checkpoint)["tensors"]
+    shapes = read_facts(checkpoint)["tensors"]
     weights = {
         name: torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
         for name, (dtype, shape) in shapes.items()
@@ -111,30 +162,6 @@ def load_weights(checkpoint: Path) -> dict[str, Tensor]:
     }
     _fill(weights, checkpoint, alone=True)
     return {name.removeprefix(WEIGHT): weight for name, weight in weights.items()}
-
-
-def _find_newest(folder: Path) -> Path | None:
-    passed_over = False
-    for path in list_checkpoints(folder):
-        fault = find_fault(path)
-        if fault is None:
-            if passed_over:
-                say(f"falling back to {path}")
-            return path
-        say(f"WARNING: {path} cannot be used: {fault}")
-        passed_over = True
-    return None
-
-
-def _step_of(path: Path) -> int:
-    match = _NAME.fullmatch(path.name)
-    assert match is not None
-    return int(match[1])
-
-
-def _read_facts(checkpoint: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
-    return facts
 
 
 def _read_tensors(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], checkpoint: Path) -> None:

@@ -1,8 +1,8 @@
 """Write a checkpoint that appears whole or not at all.
 
-Every rank writes its shards into a work folder beside the target, as safetensors; rank 0 adds the JSON, hashes every
-file into the manifest, flushes all of it, and renames. The surprise is what is *not* there: torch's usual checkpoint
-metadata is a pickle, which runs code when read. Its Hugging Face writer needs none: each shard says where it belongs.
+Every rank writes its shards into a work folder beside the target, as safetensors, flushes and hashes them; rank 0 adds
+the JSON and the manifest, and renames. The surprise is what is *not* there: torch's usual checkpoint metadata is a
+pickle, which runs code when read. Its Hugging Face writer needs none: each shard says where it belongs.
 """
 
 import json
@@ -15,14 +15,15 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_saver import save as write_shards
 
-from ropewalk.checkpoint.load import find_fault, list_checkpoints
-from ropewalk.checkpoint.state import STATE, TrainState, name_tensors, random_states
-from ropewalk.core.artifact import publish, require_free, seal
+from ropewalk.checkpoint.load import find_fault, find_fault_together, list_checkpoints
+from ropewalk.checkpoint.state import STATE, Snapshot, TrainState, take_snapshot
+from ropewalk.core.artifact import flush_files, publish, require_free, write_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.parallel.collective import gather_values, rank_and_ranks, share_from_first
 
 KIND = "checkpoint"
+Group = dist.ProcessGroup | None
 
 
 def save(state: TrainState, folder: Path, *, keep: int = 2) -> Path:
@@ -31,25 +32,30 @@ def save(state: TrainState, folder: Path, *, keep: int = 2) -> Path:
     A whole checkpoint of that step is left as it is; a damaged one is set aside. Raises UserError, on every rank, if
     any rank cannot write; then nothing has appeared and the older checkpoints stand.
     """
-    target = folder / f"step-{state.step:08}"
-    if not share_from_first(_make_way(target)):
-        return target
-    work = folder / f".tmp-{target.name}"
-    tensors = {**name_tensors(state), **random_states()}
-    shapes: dict[str, Any] = {name: [str(t.dtype), list(t.shape)] for name, t in tensors.items()}
-    for others in gather_values({name: shape for name, shape in shapes.items() if name.startswith("rng/")}):
-        shapes |= others
-    _prepare(work, needed_bytes=sum(gather_values(_local_bytes(tensors))))
-    try:
-        writer = HuggingFaceStorageWriter(str(work), save_distributed=True)
-        write_shards(tensors, storage_writer=writer)
-    except CheckpointException as error:  # not an Exception, and raised on every rank if one fails
-        causes = "; ".join(f"rank {rank}: {cause}" for rank, (cause, _) in sorted(error.failures.items()))
-        raise _cannot_write(target, causes) from None
-    _finish(state, work, target, shapes)
-    if dist.get_rank() == 0:
-        _remove_old(folder, keep)
+    return write(take_snapshot(state), folder, keep=keep)
+
+
+def write(snapshot: Snapshot, folder: Path, *, keep: int, group: Group = None) -> Path:
+    """``save`` of a snapshot, speaking to the other ranks through ``group``: a thread needs one of its own."""
+    target = folder / f"step-{snapshot.step:08}"
+    if share_from_first(_make_way(target), group=group):
+        _write_new(snapshot, target, group)
+    _remove_old(folder, keep, group)
     return target
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove what a kill left of saves and removals; one process calls it, while none of this folder's saves runs."""
+    for path in (*folder.glob(".tmp-step-*"), *folder.glob(".trash-*")):
+        shutil.rmtree(path)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint so that a kill in the middle leaves no half of it under a good name."""
+    trash = path.with_name(f".trash-{path.name}")
+    shutil.rmtree(trash, ignore_errors=True)
+    path.rename(trash)
+    shutil.rmtree(trash)
 
 
 def _make_way(target: Path) -> bool:
@@ -65,58 +71,94 @@ def _make_way(target: Path) -> bool:
     return True
 
 
-def _prepare(work: Path, *, needed_bytes: int) -> None:
-    """An empty work folder that every rank sees, or the same error on every rank."""
-    refusal = None
-    if dist.get_rank() == 0:
-        try:
+def _write_new(snapshot: Snapshot, target: Path, group: Group) -> None:
+    work = target.with_name(f".tmp-{target.name}")
+    tensors = dict(snapshot.tensors)
+    shapes: dict[str, Any] = {name: [str(t.dtype), list(t.shape)] for name, t in tensors.items()}
+    for others in gather_values(
+        {name: shape for name, shape in shapes.items() if name.startswith("rng/")}, group=group
+    ):
+        shapes |= others
+    needed_bytes = sum(gather_values(_local_bytes(tensors), group=group))
+    _agree_or_refuse(_prepare(work, needed_bytes=needed_bytes), work, target, group)
+    try:
+        writer = HuggingFaceStorageWriter(str(work), save_distributed=True)
+        write_shards(tensors, storage_writer=writer, process_group=group)
+    except CheckpointException as error:  # not an Exception, and raised on every rank if one fails
+        causes = "; ".join(f"rank {rank}: {cause}" for rank, (cause, _) in sorted(error.failures.items()))
+        _agree_or_refuse(causes, work, target, group)
+    files, refusal = _seal_shards(work)
+    _agree_or_refuse(refusal, work, target, group)
+    everyones = gather_values(files, group=group)
+    _agree_or_refuse(_finish(snapshot, work, target, (shapes, everyones)), work, target, group)
+
+
+def _prepare(work: Path, *, needed_bytes: int) -> str | None:
+    """On rank 0, an empty work folder; why not, if that cannot be."""
+    if rank_and_ranks()[0]:
+        return None
+    try:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        require_free(work, needed_bytes)
+    except OSError as error:
+        return str(error)
+    except UserError as error:
+        return error.why
+    return None
+
+
+def _seal_shards(work: Path) -> tuple[dict[str, Any], str | None]:
+    """Flush and hash the files that this rank wrote; torch numbers ranks from 1 in their names."""
+    names = [path.name for path in work.glob(f"shard-{rank_and_ranks()[0] + 1:05}-*")]
+    try:
+        return flush_files(work, names), None
+    except OSError as error:
+        return {}, str(error)
+
+
+def _finish(snapshot: Snapshot, work: Path, target: Path, found: tuple[dict[str, Any], list[Any]]) -> str | None:
+    rank, ranks = rank_and_ranks()
+    if rank:
+        return None
+    shapes, everyones = found
+    facts = {**snapshot.figures, "ranks": ranks, "tensors": shapes, "inputs": dict(snapshot.inputs)}
+    try:
+        (work / STATE).write_text(json.dumps(facts, indent=1, sort_keys=True, allow_nan=False))
+        files = {name: entry for each in [*everyones, flush_files(work, [STATE])] for name, entry in each.items()}
+        stands_for = {"step": snapshot.step, "stage": snapshot.stage}
+        write_manifest(work, kind=KIND, inputs=snapshot.inputs, facts=stands_for, files=files)
+        publish(work, target)
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def _agree_or_refuse(refusal: str | None, work: Path, target: Path, group: Group) -> None:
+    """Go on if no rank has a refusal; else clear away what was begun, and raise the first one on every rank."""
+    refusals = [each for each in gather_values(refusal, group=group) if each]
+    if refusals:
+        if rank_and_ranks()[0] == 0:
             shutil.rmtree(work, ignore_errors=True)
-            work.mkdir(parents=True)
-            require_free(work, needed_bytes)
-        except (OSError, UserError) as error:
-            refusal = str(error) if isinstance(error, OSError) else error.why
-    refusal = share_from_first(refusal)
-    if refusal:
-        raise _cannot_write(work, refusal)
+        raise UserError(
+            "the checkpoint could not be written",
+            where=str(target),
+            why=refusals[0],
+            fix="free some disk or mend the folder, then run the same command: it goes on from the newest checkpoint",
+        )
 
 
-def _finish(state: TrainState, work: Path, target: Path, shapes: dict[str, Any]) -> None:
-    refusal = None
-    if dist.get_rank() == 0:
-        facts = {**state.figures(), "ranks": dist.get_world_size(), "tensors": shapes, "inputs": dict(state.inputs)}
-        try:
-            (work / STATE).write_text(json.dumps(facts, indent=1, sort_keys=True))
-            seal(work, kind=KIND, inputs=state.inputs, facts={"step": state.step, "stage": state.stage})
-            publish(work, target)
-        except OSError as error:
-            refusal = str(error)
-    refusal = share_from_first(refusal)
-    if refusal:
-        raise _cannot_write(target, refusal)
-
-
-def _remove_old(folder: Path, keep: int) -> None:
-    """Remove what is older than the ``keep`` newest checkpoints that verify; a damaged one does not count."""
+def _remove_old(folder: Path, keep: int, group: Group) -> None:
+    """Remove what is older than the ``keep`` newest checkpoints that verify, read back now; a damaged one is none."""
     assert keep > 0
     whole = 0
-    for path in list_checkpoints(folder):
+    for path in share_from_first(list_checkpoints(folder), group=group):
         if whole < keep:
-            whole += find_fault(path) is None
-        else:
-            trash = path.with_name(f".trash-{path.name}")
-            path.rename(trash)  # so that a kill in the middle leaves no half checkpoint under a good name
-            shutil.rmtree(trash)
+            whole += find_fault_together(path, group=group) is None
+        elif rank_and_ranks()[0] == 0:
+            remove_checkpoint(path)
 
 
 def _local_bytes(tensors: dict[str, Any]) -> int:
     local = (tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors.values())
     return sum(tensor.nbytes for tensor in local)
-
-
-def _cannot_write(where: Path, why: str) -> UserError:
-    return UserError(
-        "the checkpoint could not be written",
-        where=str(where),
-        why=why,
-        fix="free some disk or mend the folder, then run the same command: it goes on from the newest checkpoint",
-    )

@@ -19,7 +19,9 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight/"
 STATE = "state.json"
 """The file with everything that is no tensor."""
-_FIGURES = ("stage", "step", "cursor", "tokens", "updates", "skipped", "sums", "ended")
+_FIGURES = ("stage", "step", "cursor", "tokens", "updates", "skipped", "rollbacks", "sums", "recent", "ended")
+Sight = tuple[float | None, float | None, bool]
+"""One step as the guard saw it: loss, gradient norm (None where not finite), whether the optimizer moved."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,10 @@ class TrainState:
     """What a checkpoint holds. The counters are replaced from step to step, model and optimizer change in place.
 
     ``step`` counts the stage's steps, ``cursor`` the global rows it has consumed, ``tokens`` what was in them;
-    ``updates`` counts the optimizer's moves over all stages, ``skipped`` the stage's steps without one. ``sums`` is
-    what the running panel has added up; ``ended`` says how the stage came to its end (``solved``, ``limit``), or is
-    empty. Whoever resumes must bring the same ``inputs`` (digests of recipe and data).
+    ``updates`` counts the optimizer's moves over all stages, ``skipped`` the stage's steps without one, ``rollbacks``
+    how often it went back to a checkpoint and past the data. ``sums`` is what the running panel has added up;
+    ``recent`` is what the guard remembers (train/guard.py). ``ended`` says how the stage came to its end (``solved``,
+    ``limit``), or is empty. Whoever resumes must bring the same ``inputs`` (digests of recipe and data).
     """
 
     model: nn.Module
@@ -40,7 +43,9 @@ class TrainState:
     tokens: int = 0
     updates: int = 0
     skipped: int = 0
+    rollbacks: int = 0
     sums: tuple[float, ...] = ()
+    recent: tuple[Sight, ...] = ()
     ended: str = ""
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
@@ -51,7 +56,8 @@ class TrainState:
     def with_figures(self, figures: Mapping[str, Any]) -> "TrainState":
         """This state at the counters that ``figures`` gave."""
         values = {name: figures[name] for name in _FIGURES}
-        return dataclasses.replace(self, **{**values, "sums": tuple(values["sums"])})
+        sights = tuple((loss, norm, bool(taken)) for loss, norm, taken in values["recent"])
+        return dataclasses.replace(self, **{**values, "sums": tuple(values["sums"]), "recent": sights})
 
 
 def name_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -75,6 +81,27 @@ def name_tensors(state: TrainState) -> dict[str, Tensor]:
         tensors[WEIGHT + name] = parameter.detach()
         tensors |= {f"{moment}/{name}": moments[moment] for moment in MOMENTS}
     return tensors
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A state as it was at one moment, on this rank's host memory: what a save reads while training goes on."""
+
+    step: int
+    stage: int
+    figures: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+def take_snapshot(state: TrainState) -> Snapshot:
+    """Copy this rank's parts and generators. The optimizer changes its tensors in place, so the copy is needed."""
+    parts = {name: _copy_to_host(tensor) for name, tensor in name_tensors(state).items()}
+    return Snapshot(state.step, state.stage, state.figures(), dict(state.inputs), {**parts, **random_states()})
+
+
+def _copy_to_host(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu() if tensor.device.type != "cpu" else tensor.detach().clone()
 
 
 def set_updates(state: TrainState) -> None:

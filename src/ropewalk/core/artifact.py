@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ropewalk.core.digest import digest_file
+from ropewalk.core.digest import digest_bytes, digest_file
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_bytes
 
@@ -93,17 +93,37 @@ def seal(
     names: Iterable[str] | None = None,
 ) -> None:
     """Hash the files of ``work`` (all, or those named) into its manifest and flush all of it to disk."""
-    paths = (path for path in work.rglob("*") if path.is_file()) if names is None else (work / name for name in names)
+    if names is None:
+        names = [str(path.relative_to(work)) for path in work.rglob("*") if path.is_file()]
+    write_manifest(work, kind=kind, inputs=inputs, facts=facts, files=flush_files(work, names))
+
+
+def flush_files(work: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Put files of ``work`` on disk; their entries for its manifest. Several processes may share the files out."""
     files = {}
-    for path in sorted(paths):
-        _flush(path)
-        files[str(path.relative_to(work))] = {"bytes": path.stat().st_size, "digest": digest_file(path)}
-    manifest = {"format": FORMAT, "kind": kind, "inputs": dict(inputs), "facts": dict(facts), "files": files}
+    for name in sorted(names):
+        _flush(work / name)
+        files[name] = {"bytes": (work / name).stat().st_size, "digest": digest_file(work / name)}
+    return files
+
+
+def write_manifest(
+    work: Path, *, kind: str, inputs: Mapping[str, Any], facts: Mapping[str, Any], files: Mapping[str, Any]
+) -> None:
+    """Seal ``work`` with the entries of its files, which are on disk already; then the manifest and folders are."""
+    manifest = {"format": FORMAT, "kind": kind, "inputs": dict(inputs), "facts": dict(facts), "files": dict(files)}
+    manifest["digest"] = _digest_manifest(manifest)
     target = work / MANIFEST
     target.write_text(json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True))
     _flush(target)
     for inner in [*(path for path in work.rglob("*") if path.is_dir()), work]:
         _flush(inner)
+
+
+def _digest_manifest(manifest: Mapping[str, Any]) -> str:
+    """Of all that it says, in the form in which it is read back, so that a flipped bit of its own is seen too."""
+    said = json.loads(json.dumps({key: value for key, value in manifest.items() if key != "digest"}))
+    return digest_bytes(json.dumps(said, sort_keys=True).encode())
 
 
 def publish(work: Path, folder: Path) -> None:
@@ -123,28 +143,43 @@ def write_whole(path: Path, text: str) -> None:
 
 def find_damage(folder: Path) -> str | None:
     """Why a finished folder is not what its manifest says, or None: sizes first, then digests."""
+    return find_misfit(folder) or find_change(folder, read_manifest(folder)["files"])
+
+
+def find_misfit(folder: Path) -> str | None:
+    """What one sees of damage without reading the files: a manifest that is not itself, a file missing or too short."""
     manifest = read_manifest(folder)
+    if manifest.get("digest", _digest_manifest(manifest)) != _digest_manifest(manifest):
+        return f"{MANIFEST} does not have the digest that it gives itself"
     for name, expected in manifest["files"].items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != expected["bytes"]:
             return f"{name} has {path.stat().st_size} bytes, not {expected['bytes']}"
-    for name, expected in manifest["files"].items():
+    return None
+
+
+def find_change(folder: Path, files: Mapping[str, Any]) -> str | None:
+    """The first of ``files``, entries of the folder's manifest, whose bytes have another digest."""
+    for name, expected in files.items():
         if digest_file(folder / name) != expected["digest"]:
             return f"{name} does not have the digest that its manifest gives"
     return None
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[None]:
-    """Keep other processes out of ``folder`` for the length of the block, or raise FolderInUseError if one is in it.
+def hold(folder: Path, *, waits: bool = False) -> Iterator[None]:
+    """Keep other processes out of ``folder`` for the length of the block.
 
-    A folder that did not exist and has no folder in it when the block fails goes again, with its lock and its notes.
+    Where one is in it, ``waits`` says to wait for it; else FolderInUseError is raised. A folder that did not exist and
+    has no folder in it when the block fails goes again, with its lock and its notes.
     """
     made = _make_folder(folder)
     with (folder / ".lock").open("a+") as lock:
-        if not _lock_soon(lock.fileno()):
+        if waits:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
+        elif not _lock_soon(lock.fileno()):
             lock.seek(0)
             raise FolderInUseError(
                 "the folder is in use",

@@ -4,6 +4,7 @@ Integrity, not authenticity: xxh3-128 finds every accident at 10 GB/s and no att
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ def digest_value(value: Any) -> str:
     """Digest of a JSON-like value, whatever the order of its keys."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return digest_bytes(text.encode())
+
+
+def digest_recipe(recipe: Mapping[str, Any]) -> str:
+    """Digest of a recipe without what decides no result: the run folder and the workers that prepare text."""
+    corpus = {key: value for key, value in recipe["corpus"].items() if key not in ("workers", "worker_count")}
+    return digest_value(
+        {key: value for key, value in recipe.items() if key not in ("run", "corpus")} | {"corpus": corpus}
+    )
 
 
 def digest_bytes(data: bytes | memoryview) -> str:

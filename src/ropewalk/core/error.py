@@ -7,6 +7,8 @@ Our own invariants are ``assert`` statements and end in a traceback, because the
 import errno
 
 EXIT_CODE = 2
+STOPPED_CODE = 75
+"""A signal asked for it, and all is saved: the same command goes on. (EX_TEMPFAIL: try again later.)"""
 
 _DISK_FAULTS = {
     errno.ENOSPC: "free some space, or choose a folder on another disk",
@@ -36,6 +38,10 @@ class UserError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default pickling, and errors cross process walls.
         return _rebuild, (self.what, self.where, self.why, self.fix)
+
+
+class RankError(RuntimeError):
+    """A rank raised, hung, or was ended from outside; the message names it and carries its traceback."""
 
 
 def explain_disk_fault(error: OSError) -> UserError | None:

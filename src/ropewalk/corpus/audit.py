@@ -26,6 +26,10 @@ class Amount:
         self.bytes += bytes
         self.tokens += tokens
 
+    def take(self, other: "Amount") -> None:
+        """Add another amount to this one."""
+        self.add(documents=other.documents, bytes=other.bytes, tokens=other.tokens)
+
     def to_json(self) -> dict[str, int]:
         return {"documents": self.documents, "bytes": self.bytes, "tokens": self.tokens}
 
@@ -40,6 +44,16 @@ class SourceLedger:
     stored: Amount = field(default_factory=Amount)
     train: Amount = field(default_factory=Amount)
     held_out: Amount = field(default_factory=Amount)
+
+    def take(self, other: "SourceLedger") -> None:
+        """Add the ledger of another part of the same source to this one."""
+        self.read.take(other.read)
+        self.stored.take(other.stored)
+        self.train.take(other.train)
+        self.held_out.take(other.held_out)
+        self.trimmed_bytes += other.trimmed_bytes
+        for reason, amount in other.dropped.items():
+            self.dropped[reason].take(amount)
 
     def check_store(self) -> None:
         """Assert that reading and cleaning lost nothing unseen."""

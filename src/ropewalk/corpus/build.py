@@ -5,7 +5,7 @@ tokens and the ledger. Doing it again changes nothing, and nothing is ever seen 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,29 +19,41 @@ from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.record import Document
 from ropewalk.corpus.audit import Amount, SourceLedger, format_ledger
-from ropewalk.corpus.clean import PROFILES, clean_document
+from ropewalk.corpus.clean import clean_document
+from ropewalk.corpus.columns import Picked, pick_documents
 from ropewalk.corpus.decontaminate import read_prompts
 from ropewalk.corpus.embedded import EMBEDDED
 from ropewalk.corpus.folder import KIND, Facts, content_digest, point_to
 from ropewalk.corpus.folder import open_corpus as open_corpus
 from ropewalk.corpus.mix import source_shares
+from ropewalk.corpus.prepare import tokenize_sources
 from ropewalk.corpus.read import read_source
-from ropewalk.corpus.select import HELD_OUT, REASONS, TRAIN, select_documents
+from ropewalk.corpus.select import HELD_OUT, REASONS, TRAIN, Choice, select_documents, write_dropped
 from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.store import Documents, all_documents, open_shards, write_shards
 from ropewalk.corpus.tokenize import Tokenizer
-from ropewalk.corpus.tokenized import Tokenized, tokenize_source
+from ropewalk.corpus.tokenized import Tokenized, read_documents
 
 SAMPLE_BYTES = 4 << 20
 _SAMPLE_CHARACTERS = 1 << 16
 
 
-def build(spec: CorpusSpec, *, tokenizer: Tokenizer, seed: int, folder: Path) -> Path:
+def build(
+    spec: CorpusSpec,
+    *,
+    tokenizer: Tokenizer,
+    seed: int,
+    folder: Path,
+    probes: Mapping[str, Sequence[str]] | None = None,
+) -> Path:
     """Build the corpus ``folder``; where it is built already from the same inputs, do nothing.
 
+    ``probes`` are the prompts of the recipe's own evaluation, by task, for ``decontaminate: [probes]``.
     Raises UserError for text that cannot be read and for a folder that holds another corpus.
     """
-    inputs = {"corpus": spec.model_dump(mode="json"), "tokenizer": tokenizer.digest, "seed": seed}
+    inputs = {"corpus": spec.content, "tokenizer": tokenizer.digest, "seed": seed}
+    if scores := {s.name: digest_file(Path(s.scores)) for s in spec.sources if s.scores and Path(s.scores).is_file()}:
+        inputs["scores"] = scores
     if is_finished(folder):
         if read_manifest(folder)["inputs"] != inputs:
             raise UserError(
@@ -53,36 +65,20 @@ def build(spec: CorpusSpec, *, tokenizer: Tokenizer, seed: int, folder: Path) ->
         return folder
     store = Path(spec.store)
     with hold(store):
-        prompts = read_prompts(spec.decontaminate)
-        sources = [
-            tokenize_source(source, tokenizer=tokenizer, prompts=prompts, seed=seed, store=store)
-            for source in spec.sources
+        prompts = read_prompts(spec.decontaminate, probes)
+        sources = tokenize_sources(spec, tokenizer=tokenizer, prompts=prompts, seed=seed)
+        picked = [
+            pick_documents(source, stored, read_documents(stored))
+            for source, stored in zip(spec.sources, sources, strict=True)
         ]
-        fates = select_documents(
+        choices = select_documents(
             sources,
             [source.role for source in spec.sources],
             near_duplicates=spec.near_duplicates,
             held_out=spec.held_out,
+            unfit=[each.why for each in picked],
         )
-        with new_folder(folder, kind=KIND, inputs=inputs) as work:
-            entries, ledger = {}, {}
-            for source, stored, fate in zip(spec.sources, sources, fates, strict=True):
-                balance = _balance(stored, fate)
-                ledger[source.name] = balance.to_json()
-                entries[source.name] = {
-                    **_write_choice(work / source.name, stored, fate, vocabulary=tokenizer.vocabulary),
-                    "store": point_to(stored.folder, from_folder=folder),
-                    "facts": _describe(source, stored, fate, balance),
-                }
-            content = {
-                "digest": digest_value([[name, entry["content"]] for name, entry in entries.items()]),
-                "vocabulary": tokenizer.vocabulary,
-                "eos_id": tokenizer.eos_id,
-                "long_documents": spec.long_documents,
-                "sources": entries,
-            }
-            _write_json(work / "corpus.json", content)
-            _write_json(work / "ledger.json", ledger)
+        ledger = _write_corpus(folder, spec, sources, choices, picked, tokenizer=tokenizer, inputs=inputs)
     say(format_ledger(ledger))
     return folder
 
@@ -103,19 +99,56 @@ def read_texts(spec: CorpusSpec, *, seed: int, size_bytes: int = SAMPLE_BYTES) -
             if left <= 0:
                 break
             if isinstance(item, Document):
-                item = clean_document(item, PROFILES[source.cleaning(item.language)])
+                item = clean_document(item, source.cleaning(item.language)).outcome
             if isinstance(item, Document):
                 text = item.text[:_SAMPLE_CHARACTERS]
                 left -= len(text.encode())
                 yield text
 
 
-def _write_choice(
-    folder: Path, stored: Tokenized, fate: Int8[np.ndarray, "documents"], *, vocabulary: int
+def _write_corpus(
+    folder: Path,
+    spec: CorpusSpec,
+    sources: Sequence[Tokenized],
+    choices: Sequence[Choice],
+    picked: Sequence[Picked],
+    *,
+    tokenizer: Tokenizer,
+    inputs: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write which documents are trained on, and the tokens of those that are held out."""
+    """Write the corpus folder; returns its ledger."""
+    entries: dict[str, Any] = {}
+    ledger: dict[str, Any] = {}
+    with new_folder(folder, kind=KIND, inputs=inputs) as work:
+        for source, stored, choice in zip(spec.sources, sources, choices, strict=True):
+            fate = choice.fate
+            balance = _balance(stored, fate)
+            ledger[source.name] = balance.to_json()
+            entries[source.name] = {
+                **_write_choice(work / source.name, stored, choice, vocabulary=tokenizer.vocabulary),
+                "store": point_to(stored.folder, from_folder=folder),
+                "facts": _describe(source, stored, fate, balance),
+            }
+        write_dropped(work, sources, [source.name for source in spec.sources], choices, picked)
+        content = {
+            "digest": digest_value([[name, entry["content"]] for name, entry in entries.items()]),
+            "vocabulary": tokenizer.vocabulary,
+            "eos_id": tokenizer.eos_id,
+            "long_documents": spec.long_documents,
+            "sources": entries,
+        }
+        _write_json(work / "corpus.json", content)
+        _write_json(work / "ledger.json", ledger)
+    return ledger
+
+
+def _write_choice(folder: Path, stored: Tokenized, choice: Choice, *, vocabulary: int) -> dict[str, Any]:
+    """Write every document's fate, which are trained on, and the tokens of those that are held out."""
     (folder / "held_out").mkdir(parents=True)
+    fate, kept = choice.fate, np.stack([choice.kept_source, choice.kept_document], axis=1)
     np.save(folder / "train.npy", np.flatnonzero(fate == TRAIN).astype(np.int64), allow_pickle=False)
+    np.save(folder / "fate.npy", fate, allow_pickle=False)
+    np.save(folder / "kept.npy", kept, allow_pickle=False)
     every = all_documents(open_shards(stored.folder, vocabulary=vocabulary, manifest={}))
     held_out = Documents(every.shards, np.flatnonzero(fate == HELD_OUT).astype(np.int64))
     copies = (held_out.read(document) for document in range(len(held_out)))

@@ -4,8 +4,9 @@ Every epoch of every source is reshuffled and packed anew; then the schedule dea
 on indices, when a feed is opened; a batch is read from the mapped shards when asked for. The state is one integer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -14,52 +15,16 @@ from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount
 from ropewalk.core.record import Batch
-from ropewalk.core.seed import stream
 from ropewalk.corpus.folder import Corpus
-from ropewalk.corpus.mix import schedule_rows, source_shares
-from ropewalk.corpus.pack import Packing, pack
+from ropewalk.corpus.mix import schedule_rows
+from ropewalk.corpus.rows import SourceRows, StrandRows, StrandUse
+from ropewalk.corpus.spec import MixRules
 from ropewalk.corpus.store import Documents
+from ropewalk.corpus.strands import Strand, part_source, share_out
 
 ORDER = 1
 """Rises when the same inputs would give other rows."""
-
-
-class SourceRows:
-    """One source's rows, epoch after epoch, up to ``limit_tokens``."""
-
-    def __init__(
-        self, documents: Documents, *, context_tokens: int, purpose: tuple[str | int, ...], limit_tokens: float
-    ) -> None:
-        self.documents, self._context_tokens = documents, context_tokens
-        self._purpose, self._limit_tokens = purpose, limit_tokens
-        self._epochs: list[Packing] = []
-        self._first_rows: list[int] = []
-        self._asked, self._asked_tokens = 0, 0
-        self._waiting: list[int] = []
-
-    def next_tokens(self) -> int:
-        """Tokens of the next row; 0 where it would take the source beyond its limit."""
-        if not self._waiting:
-            self._begin_epoch()
-        tokens = self._waiting.pop()
-        self._asked += 1
-        self._asked_tokens += tokens
-        return tokens if self._asked_tokens <= self._limit_tokens else 0
-
-    def pieces(self, row: int) -> list[tuple[int, int, int]]:
-        """(document, start, tokens) of each piece of a row that ``next_tokens`` has come to."""
-        epoch = int(np.searchsorted(self._first_rows, row, side="right")) - 1
-        packing, local = self._epochs[epoch], row - self._first_rows[epoch]
-        span = slice(int(packing.row_ends[local - 1]) if local else 0, int(packing.row_ends[local]))
-        columns = (packing.document[span], packing.start[span], packing.tokens[span])
-        return list(zip(*(column.tolist() for column in columns), strict=True))
-
-    def _begin_epoch(self) -> None:
-        random = stream(*self._purpose, len(self._epochs))
-        packing = pack(self.documents.lengths, context_tokens=self._context_tokens, random=random)
-        self._first_rows.append(self._asked)
-        self._epochs.append(packing)
-        self._waiting = packing.row_tokens.tolist()[::-1]
+PLAIN = MixRules()
 
 
 @dataclass(frozen=True)
@@ -72,7 +37,7 @@ class Feed:
     """Each source's share of the tokens."""
     context_tokens: int
     dropped_tokens: Mapping[str, int]
-    """Left out of each epoch of a source because their documents are longer than a row; 0 where those are split."""
+    """Left out of each epoch of a source because its documents are longer than a row; 0 where those are split."""
     _rows: tuple[SourceRows, ...]
     _source: Int32[np.ndarray, "rows"]
     _tokens: Int64[np.ndarray, "rows"]
@@ -93,9 +58,30 @@ class Feed:
     def repeats(self) -> dict[str, float]:
         """How often each source is read over all planned rows."""
         return {
-            name: tokens / rows.documents.tokens
+            name: tokens / sum(strand.strand.tokens for strand in rows.strands)
             for (name, tokens), rows in zip(self.realised(self.rows).items(), self._rows, strict=True)
         }
+
+    @property
+    def strands(self) -> list[StrandUse]:
+        """Every strand over all planned rows, source by source."""
+        used = []
+        for number, source in enumerate(self._rows):
+            dealt = source.dealt(int((self._source == number).sum()))
+            for rows, tokens in zip(source.strands, dealt, strict=True):
+                strand = rows.strand
+                facts = (strand.name, strand.source, strand.language, strand.shortest, strand.share)
+                used.append(StrandUse(*facts, tokens, strand.tokens, tokens / strand.tokens, *rows.cut))
+        return used
+
+    @property
+    def most_rows_off(self) -> float:
+        """How far a source ever is from its share of what has been given so far, in rows."""
+        given = np.zeros((self.rows, len(self.sources)))
+        given[np.arange(self.rows), self._source] = self._tokens
+        given = given.cumsum(axis=0)
+        ideal = np.array([self.planned[name] for name in self.sources]) * given.sum(axis=1, keepdims=True)
+        return float(np.abs(given - ideal).max(initial=0.0)) / self.context_tokens
 
     def realised(self, cursor: int) -> dict[str, int]:
         """Tokens that each source has given in the first ``cursor`` rows."""
@@ -103,6 +89,20 @@ class Feed:
             self._source[:cursor], weights=self._tokens[:cursor].astype(np.float64), minlength=len(self.sources)
         )
         return {name: int(count) for name, count in zip(self.sources, tokens, strict=True)}
+
+    def describe_row(self, row: int) -> list[tuple[Documents, int, int, int]]:
+        """(documents, document, start, tokens) of each piece of one row, for people who look into it."""
+        documents, pieces = self._rows[int(self._source[row])].pieces(int(self._index[row]))
+        return [(documents, *piece) for piece in pieces]
+
+    def source_of(self, row: int) -> str:
+        """The source that gives a row."""
+        return self.sources[int(self._source[row])]
+
+    def piece_tokens(self) -> Int64[np.ndarray, "pieces"]:
+        """The length of every piece of every planned row, source by source."""
+        given = np.bincount(self._source, minlength=len(self.sources)).tolist()
+        return np.concatenate([rows.piece_tokens(count) for rows, count in zip(self._rows, given, strict=True)])
 
     def batch(self, cursor: int, rows: int) -> Batch:
         """Rows ``[cursor, cursor + rows)``: the same however a run is cut into batches."""
@@ -120,16 +120,23 @@ class Feed:
             self._fill(batch, row, cursor + row)
         return batch
 
-    def document_tokens(self, number: int) -> list[int]:
-        """Lengths of the documents, or pieces of them, that row ``number`` holds, in order; nothing is read."""
-        return [tokens for _, _, tokens in self._rows[int(self._source[number])].pieces(int(self._index[number]))]
+    def document_tokens(self, row: int) -> list[int]:
+        """Lengths of the documents, or pieces of them, that a row holds, in order; nothing is read."""
+        return [tokens for *_, tokens in self.describe_row(row)]
+
+    def locate(self, row: int) -> tuple[str, list[dict[str, int]]]:
+        """Where a row's text comes from: its source, and the pieces' documents (numbered as in the source's store)."""
+        return self.source_of(row), [
+            {"document": int(documents.chosen[document]), "start": start, "tokens": tokens}
+            for documents, document, start, tokens in self.describe_row(row)
+        ]
 
     def _fill(self, batch: Batch, row: int, number: int) -> None:
         source = int(self._source[number])
-        rows = self._rows[source]
+        documents, pieces = self._rows[source].pieces(int(self._index[number]))
         at = 0
-        for order, (document, start, tokens) in enumerate(rows.pieces(int(self._index[number]))):
-            ids, mask = rows.documents.read(document, start, start + tokens)
+        for order, (document, start, tokens) in enumerate(pieces):
+            ids, mask = documents.read(document, start, start + tokens)
             here = slice(at, at + tokens)
             batch.tokens[row, here] = ids
             batch.labels[row, at : at + tokens - 1] = ids[1:]
@@ -149,46 +156,47 @@ def open_feed(
     seed: int,
     stage: int,
     max_repeats: float,
+    rules: MixRules = PLAIN,
 ) -> Feed:
-    """Plan ``rows`` rows of ``context_tokens``. Raises UserError if a source has too little text for its share."""
-    facts = {name: corpus.facts(name) for name in corpus.sources}
-    documents, dropped = {}, {}
-    for name in corpus.sources:
-        held = corpus.train(name)
-        documents[name] = held if corpus.long_documents == "split" else _fitting(held, context_tokens)
-        dropped[name] = held.tokens - documents[name].tokens
-    shares = source_shares(
-        mix,
-        roles={name: facts[name].role for name in facts},
-        tokens={name: documents[name].tokens for name in facts},
+    """Plan ``rows`` rows of ``context_tokens``. Raises UserError if a strand has too little text for its share."""
+    amount = rows * context_tokens
+    strands = plan_strands(
+        corpus, mix, context_tokens=context_tokens, tokens=amount, max_repeats=max_repeats, rules=rules
     )
-    planned = [
-        SourceRows(
-            documents[name],
-            context_tokens=context_tokens,
-            purpose=("order", ORDER, corpus.digest, seed, stage, name),
-            limit_tokens=max_repeats * documents[name].tokens,
-        )
-        for name in shares
-    ]
+    purpose = ("order", ORDER, corpus.digest, seed, stage)
+    planned = []
+    for name in dict.fromkeys(strand.source for strand in strands):
+        own = [
+            StrandRows(
+                strand,
+                context_tokens=context_tokens,
+                purpose=(*purpose, strand.name),
+                # What may be given at most is in the share already where others give the rest.
+                limit_tokens=np.inf if rules.when_dry == "spread" else max_repeats * strand.tokens,
+                packing=rules.packing,
+            )
+            for strand in strands
+            if strand.source == name
+        ]
+        planned.append(SourceRows(own, context_tokens=context_tokens))
     source, tokens = schedule_rows(
-        list(shares.values()),
+        [rows.share for rows in planned],
         rows=rows,
         context_tokens=context_tokens,
         next_row=lambda index: planned[index].next_tokens(),
     )
     if len(tokens) and tokens[-1] == 0:
-        name = list(shares)[source[-1]]
-        _refuse_dry(name, shares[name], documents[name].tokens, max_repeats, (int(tokens.sum()), rows * context_tokens))
+        dry = planned[source[-1]].turn.strand
+        _refuse_dry(dry, max_repeats, (int(tokens.sum()), amount))
     index = np.zeros(len(source), dtype=np.int64)
-    for number in range(len(shares)):
+    for number in range(len(planned)):
         index[source == number] = np.arange((source == number).sum())
     return Feed(
-        digest=digest_value([ORDER, corpus.digest, dict(shares), context_tokens, seed, stage, corpus.long_documents]),
-        sources=tuple(shares),
-        planned=shares,
+        digest=_name_order(corpus, strands, rules, (context_tokens, seed, stage)),
+        sources=tuple(rows.name for rows in planned),
+        planned={rows.name: rows.share for rows in planned},
         context_tokens=context_tokens,
-        dropped_tokens={name: dropped[name] for name in shares},
+        dropped_tokens={rows.name: _dropped_tokens(corpus, rows.name, context_tokens) for rows in planned},
         _rows=tuple(planned),
         _source=source,
         _tokens=tokens,
@@ -197,16 +205,66 @@ def open_feed(
     )
 
 
-def _fitting(documents: Documents, context_tokens: int) -> Documents:
-    return Documents(documents.shards, documents.chosen[documents.lengths <= context_tokens])
+def plan_strands(
+    corpus: Corpus,
+    mix: Mapping[str, float],
+    *,
+    context_tokens: int,
+    tokens: int,
+    max_repeats: float,
+    rules: MixRules = PLAIN,
+) -> list[Strand]:
+    """What of the corpus would be read for ``tokens`` tokens, with which share each; nothing is packed for it."""
+    strands = _part_sources(corpus, context_tokens, rules)
+    most = [max_repeats * strand.tokens / max(1, tokens) for strand in strands]
+    roles = {name: corpus.facts(name).role for name in corpus.sources}
+    return share_out(strands, mix, rules, roles=roles, most=most)
 
 
-def _refuse_dry(name: str, share: float, held: int, max_repeats: float, reached_and_planned: tuple[int, int]) -> None:
+def _name_order(corpus: Corpus, strands: Sequence[Strand], rules: MixRules, place: tuple[int, int, int]) -> str:
+    """The digest of all that decides the rows; what has its default value is not in it, so that old names hold."""
+    shares = {strand.name: strand.share for strand in strands}
+    made_of: list[Any] = [ORDER, corpus.digest, shares, *place, corpus.long_documents]
+    return digest_value([*made_of, rules.packing] if rules.packing != PLAIN.packing else made_of)
+
+
+def _read_source(corpus: Corpus, name: str, context_tokens: int) -> Strand:
+    """All that is read of a source's documents, as one strand."""
+    documents = corpus.train(name)
+    lengths = documents.lengths
+    if corpus.long_documents == "drop":
+        documents = Documents(documents.shards, documents.chosen[lengths <= context_tokens])
+        lengths = documents.lengths
+    elif corpus.long_documents == "truncate":
+        lengths = np.minimum(lengths, context_tokens)
+    return Strand(name, None, None, documents, lengths)
+
+
+def _part_sources(corpus: Corpus, context_tokens: int, rules: MixRules) -> list[Strand]:
+    strands: list[Strand] = []
+    for name in corpus.sources:
+        strand = _read_source(corpus, name, context_tokens)
+        if rules.parts_sources:
+            names, language = corpus.languages(name)
+            if len(strand.documents) < len(language):  # long ones are left out
+                language = language[corpus.train(name).lengths <= context_tokens]
+            strands += part_source(strand, rules, names=names, language=language)
+        else:
+            strands.append(strand)
+    return strands
+
+
+def _dropped_tokens(corpus: Corpus, name: str, context_tokens: int) -> int:
+    return corpus.train(name).tokens - _read_source(corpus, name, context_tokens).tokens
+
+
+def _refuse_dry(strand: Strand, max_repeats: float, reached_and_planned: tuple[int, int]) -> None:
     reached, planned = reached_and_planned
+    share, held = strand.share, strand.tokens
     raise UserError(
-        f"source {name} runs dry",
-        where=f"mix: {name} gives {share:.2%} of {format_amount(planned)} tokens",
+        f"source {strand.name} runs dry",
+        where=f"mix: {strand.name} gives {share:.2%} of {format_amount(planned)} tokens",
         why=f"its {format_amount(held)} tokens, read at most {max_repeats:g} times, last for {format_amount(reached)}",
-        fix=f"give it at most {share * reached / planned:.2%}, add text, shorten the stage, or raise max_repeats to "
-        f"{np.ceil(share * planned / held * 10) / 10:g}",
+        fix=f"give it at most {share * reached / planned:.2%}, let others give the rest (when_dry: spread), add text, "
+        f"shorten the stage, or raise max_repeats to {np.ceil(share * planned / held * 10) / 10:g}",
     )

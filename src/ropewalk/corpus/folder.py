@@ -6,18 +6,19 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int8, Int64, Shaped
 
 from ropewalk.core.artifact import find_damage, is_finished, read_manifest
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Role, Shard
-from ropewalk.corpus.store import Documents, open_shards
+from ropewalk.corpus.store import Documents, all_documents, open_shards
 
 KIND = "corpus"
 
@@ -61,10 +62,51 @@ class Corpus:
     def facts(self, source: str) -> Facts:
         return self._facts[source]
 
+    def store(self, source: str) -> Path:
+        """The source's folder in the token store."""
+        return self._stores[source]
+
     def train(self, source: str) -> Documents:
         """The documents that are trained on, out of the source's shards in the token store."""
         shards = open_shards(self._stores[source], vocabulary=self.vocabulary, manifest=self._describe(source))
         return Documents(tuple(shards), np.load(self.folder / source / "train.npy", allow_pickle=False))
+
+    def stored(self, source: str) -> Documents:
+        """All documents of the source's token store, also those that are dropped or held out."""
+        return all_documents(open_shards(self._stores[source], vocabulary=self.vocabulary, manifest={}))
+
+    def fates(self, source: str) -> Int8[np.ndarray, "documents"]:
+        """What became of each stored document, as select numbers it."""
+        return np.asarray(np.load(self.folder / source / "fate.npy", allow_pickle=False))
+
+    def kept(self, source: str, document: int) -> tuple[str, int]:
+        """Source and number of what stayed for a stored document that is dropped as a copy."""
+        home, number = np.load(self.folder / source / "kept.npy", mmap_mode="r", allow_pickle=False)[document].tolist()
+        return self.sources[home], number
+
+    def column(self, source: str, name: str) -> Shaped[np.ndarray, "documents ..."]:
+        """What the store knows of each document: ``digests``, ``signatures``, ``bytes``, ``tokens``, ``language``."""
+        return np.asarray(np.load(self._stores[source] / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+
+    def language_names(self, source: str) -> tuple[str, ...]:
+        """What the numbers of the column ``language`` mean."""
+        return tuple(read_manifest(self._stores[source])["facts"]["languages"])
+
+    def ids(self, source: str, documents: Collection[int]) -> dict[int, str]:
+        """What the text called some stored documents, by their number."""
+        found, number = {}, 0
+        with (self._stores[source] / "documents.jsonl").open(encoding="utf-8") as file:
+            for line in file:
+                entry = json.loads(line)
+                if "dropped" not in entry:
+                    if number in documents:
+                        found[number] = str(entry["id"])
+                    number += 1
+        return found
+
+    def languages(self, source: str) -> tuple[tuple[str, ...], Int64[np.ndarray, "documents"]]:
+        """Names of languages, and for each document that is trained on the number of its own among them."""
+        return self.language_names(source), self.column(source, "language")[self.train(source).chosen]
 
     def held_out(self, source: str) -> list[Shard]:
         """The documents that are not, as shards of their own; none of them nearly equals one that is trained on."""

@@ -1,12 +1,14 @@
-"""The language of a text by its script: exact for Chinese, Japanese, Korean and the like, blind among Latin ones.
+"""The language of a text: by its script where that tells, which is exact, else by a small model (py3langid).
 
-On majority-Han technical text the small language models in use find Chinese in 77 to 100 % of cases, this in all.
+On majority-Han technical text the small language models in use find Chinese in 77 to 100 % of cases, the script in all.
+Among languages of one script only a model can tell, and on code nobody: a source of code says what it is.
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
-from jaxtyping import Int64, UInt32
+from jaxtyping import Int64, UInt8, UInt32
 
 # First code point of each run and the script it belongs to; "" is no letter of any.
 _RUNS: tuple[tuple[int, str], ...] = (
@@ -19,10 +21,46 @@ _RUNS: tuple[tuple[int, str], ...] = (
 )  # fmt: skip
 _STARTS = np.array([start for start, _ in _RUNS], dtype=np.uint32)
 SCRIPTS = ("", *sorted({script for _, script in _RUNS if script}))
-_SCRIPT = np.array([SCRIPTS.index(script) for _, script in _RUNS])
+_SCRIPT = np.array([SCRIPTS.index(script) for _, script in _RUNS], dtype=np.uint8)
+_CODE_POINTS = 0x110000
 _BLOCK_CHARACTERS = 1 << 20
 _HAN_TEXT = 0.5
 _KANA_TEXT = 0.05
+# What a model has to tell apart: scripts that many languages share. Its other answers for them are taken as unsure.
+_OF_SCRIPT: dict[str, frozenset[str]] = {
+    "ru": frozenset(["ru", "uk", "bg", "be", "sr", "mk", "kk", "ky", "mn", "tg", "tt", "ba"]),
+    "ar": frozenset(["ar", "fa", "ur", "ps", "ug", "ckb", "sd"]),
+    "hi": frozenset(["hi", "mr", "ne", "sa"]),
+}
+_NOT_LATIN = frozenset(
+    [
+        "zh",
+        "ja",
+        "ko",
+        "el",
+        "he",
+        "th",
+        "am",
+        "hy",
+        "ka",
+        "km",
+        "lo",
+        "ta",
+        "te",
+        "ml",
+        "kn",
+        "gu",
+        "pa",
+        "or",
+        "si",
+        "bn",
+        "as",
+        "dz",
+        "bo",
+        "my",
+    ]
+).union(*_OF_SCRIPT.values())
+_SAMPLES, _SAMPLE_CHARACTERS = 3, 400
 
 
 def code_points(text: str) -> UInt32[np.ndarray, "characters"]:
@@ -50,15 +88,22 @@ def blocks(text: str, *, overlap: int = 0) -> Iterator[str]:
         yield text[start : start + _BLOCK_CHARACTERS + overlap]
 
 
+@cache
+def table_of(starts: tuple[int, ...], values: tuple[int, ...]) -> UInt8[np.ndarray, "code_points"]:
+    """A value for every code point, from the first one of each run: one look-up where a search takes ten steps."""
+    lengths = np.diff(np.array([*starts, _CODE_POINTS]))
+    return np.repeat(np.array(values, dtype=np.uint8), lengths)
+
+
 def _count_scripts(text: str) -> Int64[np.ndarray, "scripts"]:
     counts = np.zeros(len(SCRIPTS), dtype=np.int64)
+    table = table_of(tuple(_STARTS.tolist()), tuple(_SCRIPT.tolist()))
     for block in blocks(text):
-        runs = np.searchsorted(_STARTS, code_points(block), side="right") - 1
-        counts += np.bincount(_SCRIPT[runs], minlength=len(SCRIPTS))
+        counts += np.bincount(table.take(code_points(block)), minlength=len(SCRIPTS))
     return counts
 
 
-def judge_language(text: str) -> str:
+def judge_script(text: str) -> str:
     """``zh``, ``ja``, ``ko``, ``ru`` ... by the script of most letters; ``latin`` for what only a model could part.
 
     A letter of Han carries about as much as two of Latin, so half the letters suffice for ``zh``; a text with a
@@ -74,3 +119,26 @@ def judge_language(text: str) -> str:
         return "zh"
     most = max(shares, key=lambda name: shares[name])
     return {"han": "zh", "kana": "ja"}.get(most, most)
+
+
+def judge_language(text: str) -> str:
+    """The script's language; among Latin, Cyrillic, Arabic and Devanagari ones, what a model says of three samples.
+
+    ``latin`` (or the script's commonest language) stays where the model names a language of another script.
+    """
+    script = judge_script(text)
+    if script != "latin" and script not in _OF_SCRIPT:
+        return script
+    from py3langid import classify
+
+    found = str(classify(_sample(text))[0])
+    fits = found not in _NOT_LATIN if script == "latin" else found in _OF_SCRIPT[script]
+    return found if fits else script
+
+
+def _sample(text: str) -> str:
+    """Three short pieces of a text; a model reads 5 MB a second and needs a paragraph."""
+    if len(text) <= _SAMPLES * _SAMPLE_CHARACTERS:
+        return text
+    starts = np.linspace(0, len(text) - _SAMPLE_CHARACTERS, _SAMPLES).astype(int).tolist()
+    return "\n".join(text[start : start + _SAMPLE_CHARACTERS] for start in starts)

@@ -25,21 +25,52 @@ def source_shares(
     shares: dict[str, float] = {}
     total = sum(mix.values())
     for key, weight in mix.items():
-        members = [name for name, role in roles.items() if name == key or (role == key and name not in mix)]
-        size = sum(tokens[name] for name in members)
         if weight == 0:
             continue
-        if size == 0:
-            raise UserError(
-                "the mix asks for text that is not there",
-                where=f"mix.{key}",
-                why=f"no token to train on in {', '.join(members) or 'any source of this name or role'}",
-                fix=f"name one of {', '.join(dict.fromkeys([*roles.values(), *roles]))}, or add text",
-            )
+        members = find_members(key, mix, roles=roles, tokens=tokens)
+        size = sum(tokens[name] for name in members)
         for name in members:
-            if tokens[name]:
-                shares[name] = weight / total * tokens[name] / size
+            shares[name] = weight / total * tokens[name] / size
     return {name: shares[name] for name in roles if name in shares}
+
+
+def find_members(
+    key: str, mix: Mapping[str, float], *, roles: Mapping[str, Role], tokens: Mapping[str, int]
+) -> list[str]:
+    """The sources that the weight of ``key`` is for, of those that have text. Raises UserError where none has."""
+    named = [name for name, role in roles.items() if name == key or (role == key and name not in mix)]
+    members = [name for name in named if tokens[name]]
+    if not members:
+        raise UserError(
+            "the mix asks for text that is not there",
+            where=f"mix.{key}",
+            why=f"no token to train on in {', '.join(named) or 'any source of this name or role'}",
+            fix=f"name one of {', '.join(dict.fromkeys([*roles.values(), *roles]))}, or add text",
+        )
+    return members
+
+
+class Schedule:
+    """Deals out rows, one after the other; ``next_row(source)`` says how many tokens a source's next row has."""
+
+    def __init__(self, shares: Sequence[float], *, context_tokens: int, next_row: Callable[[int], int]) -> None:
+        self._share = np.asarray(shares, dtype=np.float64)
+        self._next_row = next_row
+        self._slack = context_tokens * (1 - 1 / (2 * len(self._share) - 2)) if len(self._share) > 1 else 0.0
+        self._waiting = np.array([next_row(source) for source in range(len(self._share))], dtype=np.int64)
+        self._given, self._total = np.zeros(len(self._share), dtype=np.int64), 0
+
+    def deal(self) -> tuple[int, int]:
+        """(source, tokens) of the next row; 0 tokens where the source whose turn it is has run dry."""
+        ahead = self._given + self._waiting - self._share * (self._total + self._waiting)
+        due = np.where(ahead <= self._slack, (self._given + self._slack) / self._share, np.inf)
+        chosen = int(due.argmin()) if np.isfinite(due).any() else int(ahead.argmin())
+        tokens = int(self._waiting[chosen])
+        if tokens:
+            self._given[chosen] += tokens
+            self._total += tokens
+            self._waiting[chosen] = self._next_row(chosen)
+        return chosen, tokens
 
 
 def schedule_rows(
@@ -50,19 +81,10 @@ def schedule_rows(
     A prefix does not depend on ``rows``. Where ``next_row`` says 0 the source is dry; the schedule ends at the row that
     would have been its turn, which is then the last one and has 0 tokens.
     """
-    share = np.asarray(shares, dtype=np.float64)
-    waiting = np.array([next_row(source) for source in range(len(share))], dtype=np.int64)
-    given, total = np.zeros(len(share), dtype=np.int64), 0
+    schedule = Schedule(shares, context_tokens=context_tokens, next_row=next_row)
     source, tokens = np.empty(rows, dtype=np.int32), np.empty(rows, dtype=np.int64)
-    slack = context_tokens * (1 - 1 / (2 * len(share) - 2)) if len(share) > 1 else 0.0
     for row in range(rows):
-        ahead = given + waiting - share * (total + waiting)
-        due = np.where(ahead <= slack, (given + slack) / share, np.inf)
-        chosen = int(due.argmin()) if np.isfinite(due).any() else int(ahead.argmin())
-        source[row], tokens[row] = chosen, waiting[chosen]
-        if waiting[chosen] == 0:
+        source[row], tokens[row] = schedule.deal()
+        if tokens[row] == 0:
             return source[: row + 1], tokens[: row + 1]
-        given[chosen] += waiting[chosen]
-        total += waiting[chosen]
-        waiting[chosen] = next_row(chosen)
     return source, tokens

@@ -1,44 +1,26 @@
-"""Documents out of whatever a source is: records, plain texts, a code tree, a hub dataset, our own generators.
+"""Documents out of whatever a source is: records, texts and pages, a code tree, a dataset, our own generators.
 
-Bad input is the rule in data and never passes in silence. By default the first fault stops with file, line and byte;
-``faults: skip`` makes a fault a reject that the ledger counts; ``replace`` also mends text with U+FFFD.
+Who reads which format stands in records.py, pages.py and code_tree.py; what happens where data is wrong in faults.py.
 """
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import groupby
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ropewalk.core.digest import digest_file
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
+from ropewalk.corpus.archive import content_bytes
+from ropewalk.corpus.chat import MESSAGES, find_messages, join_contents
+from ropewalk.corpus.code_tree import group_files, join_files
 from ropewalk.corpus.embedded import embedded_documents
-from ropewalk.corpus.files import CODE, LINES, RECORDS, TEXTS, content_bytes, find_files, read_lines
+from ropewalk.corpus.faults import Place, check_text, reject
+from ropewalk.corpus.files import CODE, LINES, PAGES, RECORDS, TEXTS, find_files, is_saved_dataset
 from ropewalk.corpus.language import judge_language
+from ropewalk.corpus.pages import read_text
+from ropewalk.corpus.records import Found, read_hub, read_records, read_saved
+from ropewalk.corpus.reject import Reject as Reject
 from ropewalk.corpus.spec import FileOptions, Source
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """Something that should have been a document and is none."""
-
-    id: str
-    reason: str
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where something was read, for people."""
-
-    file: str
-    line: int
-    offset: int
-
-    def __str__(self) -> str:
-        return f"{self.file}, line {self.line}, byte {self.offset:,}"
 
 
 def read_source(source: Source, *, seed: int) -> Iterator[Document | Reject]:
@@ -46,27 +28,37 @@ def read_source(source: Source, *, seed: int) -> Iterator[Document | Reject]:
 
     Raises UserError for a fault where the source says so, and where there is no document at all.
     """
-    size, documents = 0, 0
-    for item in _open_source(source, seed):
+    size, documents, reasons = 0, 0, set[str]()
+    for item in read_items(source, seed):
         documents += isinstance(item, Document)
         size += len(item.text.encode()) if isinstance(item, Document) else item.size_bytes
+        if isinstance(item, Reject):
+            reasons.add(item.reason)
         yield item
         if source.size_bytes is not None and size >= source.size_bytes:
             break
     if documents == 0:
-        raise UserError(
-            f"source {source.name} has no document",
-            where=str(source.path or source.hub or source.embedded),
-            why="the files are empty" if size == 0 else f"all of it ({size:,} bytes) was rejected",
-            fix="correct the path or text_key, or remove the source",
-        )
+        raise without_document(source, reasons)
+
+
+def without_document(source: Source, reasons: Collection[str]) -> UserError:
+    """What is said of a source that has no document at all, only rejects for such reasons."""
+    return UserError(
+        f"source {source.name} has no document",
+        where=str(source.path or source.hub or source.embedded),
+        why=f"all of it was rejected: {', '.join(sorted(reasons))}" if reasons else "the files are empty",
+        fix="correct the path or text_key, or remove the source",
+    )
 
 
 def source_files(source: Source) -> list[Path]:
     """The files that a ``path`` source reads."""
     assert source.path is not None
-    code = source.cleaning() == "code"
-    return find_files(source.path, endings=CODE + LINES if code else RECORDS + TEXTS, where=f"source {source.name}")
+    where = f"source {source.name}"
+    if is_saved_dataset(source.path):
+        return find_files(source.path, endings=("",), where=where)
+    endings = CODE + LINES if source.is_code else RECORDS + TEXTS + PAGES
+    return find_files(source.path, endings=endings, where=where)
 
 
 def digest_files(source: Source) -> dict[str, str]:
@@ -81,15 +73,17 @@ def source_megabytes(source: Source) -> float | None:
     return min(sizes) / 1e6 if sizes else None
 
 
-def _open_source(source: Source, seed: int) -> Iterator[Document | Reject]:
+def read_items(source: Source, seed: int) -> Iterator[Document | Reject]:
+    """All that a source holds, without its limit of size and whether or not there is anything."""
     if source.embedded is not None:
         made = embedded_documents(source.embedded, seed=seed, size_bytes=source.size_bytes, options=source.options)
         for document in made:
             language = source.language or document.language
             yield replace(document, source=source.name, role=source.role, language=language)
     elif source.hub is not None:
-        for number, record in enumerate(_open_hub(source)):
-            yield _make_document(record, source, _Place(source.hub, number, 0))
+        yield from _make_documents(read_hub(source), source)
+    elif is_saved_dataset(str(source.path)):
+        yield from _make_documents(read_saved(source), source)
     else:
         yield from _read_files(source)
 
@@ -98,92 +92,45 @@ def _read_files(source: Source) -> Iterator[Document | Reject]:
     paths = source_files(source)
     options = source.record_options
     assert isinstance(options, FileOptions)
-    records = [path for path in paths if path.name.lower().endswith(RECORDS)]
+    for path in paths:
+        if path.name.lower().endswith(RECORDS):
+            yield from _make_documents(read_records(path, source), source)
     texts = [path for path in paths if not path.name.lower().endswith(RECORDS)]
-    for path in records:
-        yield from _read_json(path, source) if path.suffix == ".json" else _read_jsonl(path, source)
-    for folder, members in groupby(texts, key=lambda path: path.parent if options.join == "folder" else path):
-        parts = [_decode(path.read_bytes(), source, _Place(str(path), 1, 0)) for path in members]
-        yield from (part for part in parts if isinstance(part, Reject))
-        text = "\n\n".join(part for part in parts if isinstance(part, str))
-        if text or not any(isinstance(part, Reject) for part in parts):
-            yield _document(text, source, id=str(folder))
+    root = Path(str(source.path))
+    for id, members in group_files(texts, options, root if root.is_dir() else Path()):
+        parts = [(member, read_text(member.path, source)) for member in members]
+        yield from (part for _, part in parts if isinstance(part, Reject))
+        whole = [(member, part) for member, part in parts if isinstance(part, str)]
+        if whole:
+            yield _document(join_files(whole, options), source, id=id, place=Place(id, 1, 0))
 
 
-def _read_jsonl(path: Path, source: Source) -> Iterator[Document | Reject]:
-    for line in read_lines(path):
-        if not line.content.strip():
-            continue
-        place = _Place(str(path), line.number, line.offset)
-        text = _decode(line.content, source, place)
-        if isinstance(text, Reject):
-            yield text
-            continue
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            at = replace(place, offset=line.offset + len(text[: error.pos].encode()))
-            yield _reject(source, at, "broken JSON line", error.msg, len(line.content))
-            continue
-        yield _make_document(record, source, place)
+def _make_documents(found: Iterator[Found], source: Source) -> Iterator[Document | Reject]:
+    for item in found:
+        yield item if isinstance(item, Reject) else _make_document(item[1], source, item[0])
+        del item  # what it holds can be a book, and the next one is read while this is still named
 
 
-def _read_json(path: Path, source: Source) -> Iterator[Document | Reject]:
-    place = _Place(str(path), 1, 0)
-    text = _decode(path.read_bytes(), source, place)
-    if isinstance(text, Reject):
-        yield text
-        return
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        at = _Place(str(path), error.lineno, len(text[: error.pos].encode()))
-        yield _reject(source, at, "broken JSON file", error.msg, len(text.encode()))
-        return
-    for number, record in enumerate(content if isinstance(content, list) else [content], 1):
-        yield _make_document(record, source, _Place(f"{path}, record {number}", 1, 0))
-
-
-def _open_hub(source: Source) -> Iterator[Mapping[str, Any]]:
-    try:
-        from datasets import load_dataset  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        raise UserError(
-            "hub datasets need one more library",
-            where=f"source {source.name}: hub: {source.hub}",
-            why="the library `datasets` is not installed",
-            fix="pip install 'ropewalk[hub]'",
-        ) from None
-    options = source.record_options.model_dump(include={"config", "split", "revision"})
-    rows: Iterator[Mapping[str, Any]] = iter(
-        load_dataset(
-            source.hub,
-            options["config"],
-            split=options["split"],
-            revision=options["revision"],
-            streaming=source.size_bytes is not None,
-        )
-    )
-    return rows
-
-
-def _make_document(record: object, source: Source, place: _Place) -> Document | Reject:
+def _make_document(record: object, source: Source, place: Place) -> Document | Reject:
     if not isinstance(record, Mapping):
-        return _reject(source, place, "not a record", f"it is a {type(record).__name__}, not an object with keys", 0)
+        why = f"it is a {type(record).__name__}, not an object with keys"
+        return reject(source, place, "not a record", why, size_bytes=0, text=str(record)[:1000])
     size = sum(len(value) for value in record.values() if isinstance(value, str))
     options = source.record_options
+    if options.is_chat:
+        return _make_conversation(record, source, place, size)
     keys = [options.prompt_key, options.answer_key] if options.prompt_key else [source.text_key]
+    texts: list[str] = []
     for key in keys:
-        if not isinstance(record.get(str(key)), str):
-            found = f"keys {', '.join(map(str, record))}" if key not in record else f"a {type(record[key]).__name__}"
-            return _reject(source, place, "no text", f"{key!r} should hold the text; found {found}", size)
-    texts = [record[str(key)] for key in keys]
-    try:
-        "".join(texts).encode()
-    except UnicodeEncodeError as error:
-        if source.faults != "replace":
-            return _reject(source, place, "invalid text", f"half a surrogate pair, character {error.start}", size)
-        texts = [text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for text in texts]
+        value = record.get(str(key))
+        if not isinstance(value, str):
+            found = f"keys {', '.join(map(str, record))}" if key not in record else f"a {type(value).__name__}"
+            why = f"{key!r} should hold the text; found {found}"
+            return reject(source, place, "no text", why, size_bytes=size, text=repr(record)[:1000])
+        checked = check_text(value, source, place)
+        if isinstance(checked, Reject):
+            return checked
+        texts.append(checked)
     spans = record.get("loss_spans")
     if options.prompt_key:
         text = f"{texts[0]}\n{texts[1]}"
@@ -191,11 +138,25 @@ def _make_document(record: object, source: Source, place: _Place) -> Document | 
     else:
         text = texts[0]
     if spans is not None and not _are_spans(spans, len(text)):
-        return _reject(
-            source, place, "bad loss spans", f"{spans!r:.80} are not ranges within {len(text)} characters", size
-        )
-    made = _document(text, source, id=str(record.get("id", f"{place.file}:{place.line}")))
+        why = f"{spans!r:.80} are not ranges within {len(text)} characters"
+        return reject(source, place, "bad loss spans", why, size_bytes=size, text=text)
+    made = _document(text, source, id=str(record.get("id", f"{place.file}:{place.line}")), place=place)
     return replace(made, loss_spans=None if spans is None else tuple((int(a), int(b)) for a, b in spans))
+
+
+def _make_conversation(record: Mapping[str, object], source: Source, place: Place, size: int) -> Document | Reject:
+    """What is said, for its language; it is laid out where the model's template is at hand."""
+    messages = find_messages(record, source.record_options)
+    if isinstance(messages, str):
+        return reject(source, place, "no conversation", messages, size_bytes=size, text=repr(record)[:1000])
+    for message in messages:
+        checked = check_text(message["content"], source, place)
+        if isinstance(checked, Reject):
+            return checked
+        message["content"] = checked
+    id = str(record.get("id", f"{place.file}:{place.line}"))
+    said = _document(join_contents(messages), source, id=id, place=place)
+    return replace(said, metadata={**said.metadata, MESSAGES: messages})
 
 
 def _are_spans(spans: object, characters: int) -> bool:
@@ -205,28 +166,7 @@ def _are_spans(spans: object, characters: int) -> bool:
     return all(isinstance(b, int) and 0 <= b <= characters for b in borders) and borders == sorted(borders)
 
 
-def _document(text: str, source: Source, *, id: str) -> Document:
-    language = source.language or judge_language(text)
-    return Document(text=text, source=source.name, role=source.role, language=language, id=id)
-
-
-def _decode(content: bytes, source: Source, place: _Place) -> str | Reject:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if source.faults == "replace":
-            return content.decode("utf-8", "replace")
-        at = replace(place, offset=place.offset + error.start, line=place.line + content[: error.start].count(b"\n"))
-        return _reject(source, at, "invalid UTF-8", f"{error.reason}: 0x{content[error.start]:02x}", len(content))
-
-
-def _reject(source: Source, place: _Place, reason: str, why: str, size_bytes: int) -> Reject:
-    """A fault as a reject that the ledger counts, or as an error where the source is to have none."""
-    if source.faults != "error":
-        return Reject(str(place), reason, size_bytes)
-    raise UserError(
-        f"{reason} in source {source.name}",
-        where=str(place),
-        why=why,
-        fix="mend the file, or set faults: skip on this source to drop and count such documents",
-    )
+def _document(text: str, source: Source, *, id: str, place: Place) -> Document:
+    language = source.language or ("code" if source.is_code else judge_language(text))
+    metadata = {"place": str(place)}
+    return Document(text=text, source=source.name, role=source.role, language=language, id=id, metadata=metadata)

@@ -1,87 +1,110 @@
 """Which of the stored documents are trained on, which are held out, and which are dropped as copies of others.
 
-Copies are found across all sources at once. Of a group of copies one stays: an instruction before domain text before
-general text, then the longest. Held-out documents are chosen among groups, not documents, so that none of them nearly
-equals one that is trained on, whether copies are dropped or kept.
+Copies are found across all sources at once, and of a group one stays (copies.py). Held-out documents are chosen among
+groups, not documents, so that none of them nearly equals one that is trained on, whether copies are dropped or kept.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int8, Int64, UInt32, UInt64
+from jaxtyping import Int8, Int64, UInt64
 
 from ropewalk.core.record import Role
 from ropewalk.core.seed import seed_for
-from ropewalk.corpus.dedup import group_similar
-from ropewalk.corpus.tokenized import Tokenized
+from ropewalk.corpus.columns import Picked
+from ropewalk.corpus.copies import SIMILAR, find_best, group_copies, group_equal, leak_threshold, rank_documents
+from ropewalk.corpus.inspect import COLUMNS, DROPPED
+from ropewalk.corpus.tokenized import Tokenized, read_documents
 
-TRAIN, HELD_OUT, EXACT, NEAR = 0, 1, 2, 3
-REASONS = {EXACT: "exact duplicate", NEAR: "near duplicate"}
-_PRIORITY: dict[Role, int] = {"instruction": 0, "domain": 1, "general": 2}
-_SIMILAR = 0.8
+TRAIN, HELD_OUT, EXACT, NEAR, UNFIT = 0, 1, 2, 3, 4
+REASONS = {EXACT: "exact duplicate", NEAR: "near duplicate", UNFIT: "not selected"}
 _FEWEST, _MOST_OF_FEW = 8, 0.1
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What became of one source's documents, and which document stayed for a copy."""
+
+    fate: Int8[np.ndarray, "documents"]
+    """TRAIN, HELD_OUT, EXACT, NEAR or UNFIT."""
+    kept_source: Int64[np.ndarray, "documents"]
+    kept_document: Int64[np.ndarray, "documents"]
+
+
 def select_documents(
-    sources: Sequence[Tokenized], roles: Sequence[Role], *, near_duplicates: float | None, held_out: float
-) -> list[Int8[np.ndarray, "_"]]:
-    """A fate for each document of each source: TRAIN, HELD_OUT, EXACT or NEAR.
+    sources: Sequence[Tokenized],
+    roles: Sequence[Role],
+    *,
+    near_duplicates: float | None,
+    held_out: float,
+    unfit: Sequence[Collection[int]] = (),
+) -> list[Choice]:
+    """What becomes of each document of each source.
 
     ``near_duplicates`` is the similarity from which copies are dropped; None keeps all but exact ones. ``held_out`` is
-    the share of each source's documents, at least 8 of them or a tenth of what there is.
+    the share of each source's documents, at least 8 of them or a tenth of what there is. ``unfit`` numbers those
+    of each source that were not selected.
     """
     digests = np.concatenate([source.digests for source in sources])
     signatures = np.concatenate([source.signatures for source in sources])
-    rank = _rank_documents(sources, roles)
-    exact = _group_equal(digests)
-    leak = _group_copies(exact, signatures, min(near_duplicates or _SIMILAR, _SIMILAR))
+    rank = rank_documents(roles, [source.whole_bytes for source in sources])
+    exact = group_equal(digests)
+    leak = group_copies(exact, signatures, leak_threshold(near_duplicates))
     near = exact
     if near_duplicates is not None:
-        near = leak if near_duplicates <= _SIMILAR else _group_copies(exact, signatures, near_duplicates)
+        near = leak if near_duplicates <= SIMILAR else group_copies(exact, signatures, near_duplicates)
     fate = np.full(len(digests), TRAIN, dtype=np.int8)
-    fate[~_are_best(near, rank)] = NEAR
-    fate[~_are_best(exact, rank)] = EXACT
+    best = find_best(near, rank)
+    fate[best != np.arange(len(best))] = NEAR
+    fate[find_best(exact, rank) != np.arange(len(best))] = EXACT
+
+    borders = np.cumsum([0, *(len(source.digests) for source in sources)])
+    for first, numbers in zip(borders.tolist(), unfit, strict=False):
+        chosen_out = first + np.fromiter(numbers, dtype=np.int64)
+        fate[chosen_out[fate[chosen_out] == TRAIN]] = UNFIT
 
     key = np.array([seed_for("held out", int(digest)) for digest in digests], dtype=np.uint64)[leak]
     chosen = np.zeros(len(fate), dtype=bool)
-    borders = np.cumsum([0, *(len(source.digests) for source in sources)])
     for first, last in pairwise(borders.tolist()):
         kept = fate[first:last] == TRAIN
         chosen[first:last] = kept & (key[first:last] < _held_out_key(key[first:last][kept], held_out))
     fate[(fate == TRAIN) & np.isin(leak, leak[chosen])] = HELD_OUT
-    return np.split(fate, borders[1:-1])
+    home = np.searchsorted(borders, best, side="right") - 1
+    columns = (np.split(column, borders[1:-1]) for column in (fate, home, best - borders[home]))
+    return [Choice(*each) for each in zip(*columns, strict=True)]
 
 
-def _rank_documents(sources: Sequence[Tokenized], roles: Sequence[Role]) -> Int64[np.ndarray, "documents"]:
-    """Each document's place in the order in which copies are kept."""
-    tokens = np.concatenate([source.tokens for source in sources])
-    priority = np.repeat([_PRIORITY[role] for role in roles], [len(source.tokens) for source in sources])
-    rank = np.empty(len(tokens), dtype=np.int64)
-    rank[np.lexsort((-tokens, priority))] = np.arange(len(tokens))
-    return rank
-
-
-def _group_equal(digests: UInt64[np.ndarray, "documents"]) -> Int64[np.ndarray, "documents"]:
-    """For each document the first one with the same text."""
-    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
-    return np.asarray(first[inverse], dtype=np.int64)
-
-
-def _group_copies(
-    exact: Int64[np.ndarray, "documents"], signatures: UInt32[np.ndarray, "documents 128"], threshold: float
-) -> Int64[np.ndarray, "documents"]:
-    """For each document the first one of its group of near copies; equal texts are compared once."""
-    firsts, inverse = np.unique(exact, return_inverse=True)
-    return np.asarray(firsts[group_similar(signatures[firsts], threshold=threshold)][inverse], dtype=np.int64)
-
-
-def _are_best(
-    group: Int64[np.ndarray, "documents"], rank: Int64[np.ndarray, "documents"]
-) -> Bool[np.ndarray, "documents"]:
-    best = np.full(len(group), len(group), dtype=np.int64)
-    np.minimum.at(best, group, rank)
-    return np.asarray(rank == best[group])
+def write_dropped(
+    folder: Path,
+    sources: Sequence[Tokenized],
+    names: Sequence[str],
+    choices: Sequence[Choice],
+    picked: Sequence[Picked],
+) -> None:
+    """``NAME/dropped.jsonl`` in ``folder``: each stored document that is not used, and why; ``NAME/columns.json``."""
+    known = [read_documents(source) for source in sources]
+    for number, (name, choice) in enumerate(zip(names, choices, strict=True)):
+        with (folder / name / DROPPED).open("w", encoding="utf-8") as file:
+            for document in np.flatnonzero(choice.fate > HELD_OUT).tolist():
+                home, kept = int(choice.kept_source[document]), int(choice.kept_document[document])
+                alike = np.mean(sources[number].signatures[document] == sources[home].signatures[kept])
+                why = f"{alike:.0%} like {known[home][kept]['id']} of {names[home]}, which stays"
+                entry = {
+                    "id": known[number][document]["id"],
+                    "dropped": REASONS[int(choice.fate[document])],
+                    "why": picked[number].why[document] if choice.fate[document] == UNFIT else why,
+                    "place": "",
+                    "bytes": int(sources[number].bytes[document]),
+                    "text": known[number][document]["text"],
+                }
+                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        if picked[number].examples:
+            text = json.dumps(picked[number].examples, ensure_ascii=False, indent=1)
+            (folder / name / COLUMNS).write_text(text + "\n", encoding="utf-8")
 
 
 def _held_out_key(keys: UInt64[np.ndarray, "documents"], share: float) -> int:

@@ -8,7 +8,7 @@ modulo 2**64. Narrower keys would cost ten times the error (measured at 32 bits)
 import numpy as np
 from jaxtyping import Integer, UInt32, UInt64
 
-from ropewalk.corpus.language import code_points
+from ropewalk.corpus.language import code_points, table_of
 
 _FACTOR = 0x9E3779B97F4A7C15
 _INVERSE = pow(_FACTOR, -1, 1 << 64)
@@ -23,22 +23,22 @@ _RUNS: tuple[tuple[int, bool, bool], ...] = (
     (0xFFE0, False, False), (0x10000, True, False), (0x1F000, False, False), (0x20000, True, True),
     (0x32000, False, False),
 )  # fmt: skip
-_STARTS = np.array([start for start, _, _ in _RUNS], dtype=np.uint32)
-_IN_WORD = np.array([inside for _, inside, _ in _RUNS])
-_ALONE = np.array([alone for _, _, alone in _RUNS])
+_IN_WORD = 1
+_STARTS = tuple(start for start, _, _ in _RUNS)
+_KINDS = tuple(int(inside) + 2 * int(alone) for _, inside, alone in _RUNS)
 
 
 def word_hashes(text: str) -> UInt64[np.ndarray, "words"]:
     """A number for each word of ``text``, in order, whatever its case."""
     points = code_points(text.lower())
-    runs = np.searchsorted(_STARTS, points, side="right") - 1
-    inside, alone = _IN_WORD[runs], _ALONE[runs]
-    before = np.concatenate([[False], inside[:-1]])
-    alone_before = np.concatenate([[False], alone[:-1]])
-    begins = inside & (~before | alone | alone_before)
-    after = np.concatenate([begins[1:] | ~inside[1:], [True]])
-    start, end = np.flatnonzero(begins), np.flatnonzero(inside & after) + 1
-    return _window_hashes(points, start, end)
+    kinds = table_of(_STARTS, _KINDS).take(points)
+    # A word begins where something else than its own kind stood before, and at every letter that is a word by itself.
+    begins = kinds > 0
+    begins[1:] &= (kinds[1:] != kinds[:-1]) | (kinds[1:] > _IN_WORD)
+    start = np.flatnonzero(begins)
+    ends = kinds > 0
+    ends[:-1] &= begins[1:] | (kinds[1:] == 0)
+    return window_hashes(points, start, np.flatnonzero(ends) + 1)
 
 
 def shingles(words: UInt64[np.ndarray, "words"], width: int) -> UInt64[np.ndarray, "shingles"]:
@@ -47,14 +47,14 @@ def shingles(words: UInt64[np.ndarray, "words"], width: int) -> UInt64[np.ndarra
     if width == 0:
         return words
     start = np.arange(len(words) - width + 1)
-    return _window_hashes(words, start, start + width)
+    return window_hashes(words, start, start + width)
 
 
 def character_runs(text: str, width: int) -> UInt64[np.ndarray, "runs"]:
     """A number for each run of ``width`` characters of ``text``; none where it is shorter."""
     points = code_points(text)
     start = np.arange(max(0, len(points) - width + 1))
-    return _window_hashes(points, start, start + width)
+    return window_hashes(points, start, start + width)
 
 
 def mix_bits(values: UInt64[np.ndarray, "*any"]) -> UInt64[np.ndarray, "*any"]:
@@ -65,7 +65,7 @@ def mix_bits(values: UInt64[np.ndarray, "*any"]) -> UInt64[np.ndarray, "*any"]:
     return mixed
 
 
-def _window_hashes(
+def window_hashes(
     values: UInt32[np.ndarray, "values"] | UInt64[np.ndarray, "values"],
     start: Integer[np.ndarray, "windows"],
     end: Integer[np.ndarray, "windows"],

@@ -58,6 +58,32 @@ def write_shards(
     return written
 
 
+def join_shards(parts: Iterable[Shard], folder: Path, *, vocabulary: int, shard_tokens: int = SHARD_TOKENS) -> None:
+    """Write the documents of ``parts`` in order: the very files that write_shards makes of them, at a disk's speed."""
+    pieces = ((part, 0) for part in parts)
+    number, pending = 0, next(pieces, None)
+    while pending is not None:
+        stem, ends, tokens, masked = folder / f"shard-{number:05d}", [np.empty(0, dtype=_ENDS)], 0, False
+        with stem.with_suffix(".tok").open("wb") as ids_file, stem.with_suffix(".mask").open("wb") as mask_file:
+            while pending is not None and tokens < shard_tokens:
+                shard, first = pending
+                begin = int(shard.ends[first - 1]) if first else 0
+                # As many documents as begin before the shard is full.
+                last = int(np.searchsorted(shard.ends, begin + shard_tokens - tokens, side="left")) + 1
+                last = min(last, len(shard.ends))
+                end = int(shard.ends[last - 1])
+                ids_file.write(shard.tokens[begin:end].astype(token_dtype(vocabulary), copy=False).data)
+                mask_file.write(np.ascontiguousarray(shard.mask[begin:end]).data)
+                masked |= not shard.mask[begin:end].all()
+                ends.append((shard.ends[first:last] - np.uint64(begin) + np.uint64(tokens)).astype(_ENDS))
+                tokens += end - begin
+                pending = (shard, last) if last < len(shard.ends) else next(pieces, None)
+        stem.with_suffix(".idx").write_bytes(np.concatenate(ends).tobytes())
+        if not masked:
+            stem.with_suffix(".mask").unlink()
+        number += 1
+
+
 def open_shards(folder: Path, *, vocabulary: int, manifest: Mapping[str, Any]) -> list[Shard]:
     """Map the shards of ``folder``; each carries ``manifest``, the facts of its source."""
     return [_open_shard(path, vocabulary, manifest) for path in sorted(folder.glob("shard-*.tok"))]

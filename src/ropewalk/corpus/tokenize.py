@@ -1,11 +1,13 @@
 """Text to token ids and back, by the base model's own tokenizer.json.
 
 A special token that stands in a text is text: it never becomes a border. Long texts are cut before encoding only where
-the pre-tokenizer is proven to split anyway, so the ids are those of the whole text.
+that is proven to change no id (cut.py), and a faster library is used only once it has proven itself (fast.py).
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,15 +19,11 @@ from tokenizers import Tokenizer as Bpe
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
-from ropewalk.corpus.vocabulary import SPLIT
+from ropewalk.corpus.chat import MARKED, ChatTemplate, split_marks
+from ropewalk.corpus.cut import cut, may_cut
+from ropewalk.corpus.fast import Fast
 
 Encoded = tuple[Int64[np.ndarray, "_"], UInt8[np.ndarray, "_"]]  # as many of either; each document its own
-_CL100K = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-# GPT-4, Llama 3, Qwen and ours. No match crosses from a line break to what is not white space, none looks back, and
-# white space that ends in a line break is taken by `\s*[\r\n]+` up to that break: so a cut right there changes no id.
-_CUTTABLE = {SPLIT, _CL100K.replace("DIGITS", r"\p{N}{1,3}"), _CL100K.replace("DIGITS", r"\p{N}")}
 _CUT_CHARACTERS = 4096
 _BATCH_CHARACTERS = 1 << 20
 _BATCH_TEXTS = 256
@@ -34,23 +32,48 @@ _BATCH_TEXTS = 256
 class Tokenizer:
     """A base model's tokenizer and the ids that border its documents."""
 
-    def __init__(self, bpe: Bpe, *, bos_id: int | None, eos_id: int) -> None:
+    def __init__(self, bpe: Bpe, *, bos_id: int | None, eos_id: int, chat_template: str | None = None) -> None:
         bpe.encode_special_tokens = True  # spelled out like any text
         bpe.no_truncation()
         bpe.no_padding()
         self._bpe = bpe
-        self.bos_id, self.eos_id = bos_id, eos_id
+        self.bos_id, self.eos_id, self.chat_template = bos_id, eos_id, chat_template
         self.vocabulary: int = bpe.get_vocab_size()
         made_of = json.loads(bpe.to_str())
         self.digest = digest_value([made_of, bos_id, eos_id])
-        self._cuttable = _may_cut(made_of)
+        self._cuttable = may_cut(made_of)
+        self._made_of = made_of
         self._newline = self._encode_all(["\n"])[0]
         # SentencePiece-like tokenizers put a space before whatever they are given, also in the middle of a document.
         self._prepends = len(self._encode_all(["\nx"])[0]) < sum(map(len, self._encode_all(["\n", "x"])))
 
+    def to_json(self) -> dict[str, Any]:
+        """All that another process needs to make this tokenizer again."""
+        facts = {"bos_id": self.bos_id, "eos_id": self.eos_id, "chat_template": self.chat_template}
+        return {"tokenizer": self._bpe.to_str(), **facts}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "Tokenizer":
+        """The inverse of ``to_json``."""
+        return cls(Bpe.from_str(entry["tokenizer"]), **{key: entry[key] for key in entry if key != "tokenizer"})
+
+    def chat(self, *, plain: bool) -> ChatTemplate:
+        """The template of the model's conversations. Raises UserError if it has none and ``plain`` does not do."""
+        if not plain and self.chat_template is None:
+            raise UserError(
+                "the model has no chat template",
+                where="template: chat",
+                why="neither chat_template.jinja nor the tokenizer's config has one; base models often do not",
+                fix="copy it from the model's chat version into the model folder, or take template: plain",
+            )
+        special = [token["content"] for token in self._made_of["added_tokens"] if token["special"]]
+        bos = None if self.bos_id is None else ""  # it stands before every document already
+        named = self._bpe.id_to_token(self.eos_id)
+        return ChatTemplate(None if plain else self.chat_template, tuple(special), bos, str(named))
+
     def encode(self, text: str) -> Int64[np.ndarray, "tokens"]:
         """Ids of ``text`` without border tokens."""
-        return np.concatenate(self._encode_all(list(self._cut(text))))
+        return self._join(self._encode_all(list(self._cut(text))), inside=False)
 
     def decode(self, tokens: Sequence[int] | Integer[np.ndarray, "tokens"]) -> str:
         """The text of ``tokens``, border tokens included."""
@@ -78,37 +101,46 @@ class Tokenizer:
         yield from self._encode_batch(batch)
 
     def _encode_batch(self, documents: list[Document]) -> Iterator[Encoded]:
-        split = [[(text, trained, inside) for text, trained, inside in _split_at_spans(d)] for d in documents]
-        chunks = [list(self._cut(text, inside)) for pieces in split for text, _, inside in pieces]
-        ids = iter(self._encode_all([chunk for cut in chunks for chunk in cut]))
+        split = [list(_split_document(document)) for document in documents]
+        longest = _CUT_CHARACTERS * (16 if self._fast.trusted else 1)  # the fast path needs no small ones
+        chunks = [
+            list(self._cut(piece.text, piece.inside, longest=longest))
+            for pieces in split
+            for piece in pieces
+            if not piece.special
+        ]
+        ids = iter(self._fast.encode([chunk for cut in chunks for chunk in cut]))
         counts = iter(len(cut) for cut in chunks)
         start = np.array([] if self.bos_id is None else [self.bos_id], dtype=np.int64)
         end = np.array([self.eos_id], dtype=np.int64)
         for document, pieces in zip(documents, split, strict=True):
             parts = [(start, True)]  # a first token is never a label, whatever its mask says
-            for _, trained, inside in pieces:
-                tokens = np.concatenate([np.empty(0, dtype=np.int64), *islice(ids, next(counts))])
-                parts.append((tokens[len(self._newline) :] if inside and self._prepends else tokens, trained))
+            for piece in pieces:
+                if piece.special:
+                    tokens = np.array([self._bpe.token_to_id(piece.text)], dtype=np.int64)
+                else:
+                    tokens = self._join([*islice(ids, next(counts))], inside=piece.inside)
+                parts.append((tokens, piece.trained))
             parts.append((end, _trains_end(document)))
             yield (
                 np.concatenate([tokens for tokens, _ in parts]),
                 np.concatenate([np.full(len(tokens), trained, dtype=np.uint8) for tokens, trained in parts]),
             )
 
+    @cached_property
+    def _fast(self) -> Fast:
+        return Fast(self._made_of, self._encode_all)
+
     def _cut(self, text: str, inside: bool = False, *, longest: int = _CUT_CHARACTERS) -> Iterator[str]:
-        if not self._cuttable:
-            yield "\n" + text if inside and self._prepends else text
-            return
-        start = 0
-        while len(text) - start > longest:
-            end = text.find("\n", start + longest) + 1
-            while 0 < end < len(text) and text[end].isspace():
-                end = text.find("\n", end) + 1
-            if not 0 < end < len(text):
-                break
-            yield text[start:end]
-            start = end
-        yield text[start:]
+        """``text`` in pieces to be encoded; what goes on within a document begins with a line break that is not its."""
+        for number, piece in enumerate(cut(text, longest) if self._cuttable else [text]):
+            yield "\n" + piece if self._prepends and (inside or number) else piece
+
+    def _join(self, ids: list[Int64[np.ndarray, "_"]], *, inside: bool) -> Int64[np.ndarray, "tokens"]:
+        """The ids of a cut text, without those of line breaks that are not its own."""
+        added = len(self._newline) if self._prepends else 0
+        own = [tokens[added:] if inside or number else tokens for number, tokens in enumerate(ids)]
+        return np.concatenate([np.empty(0, dtype=np.int64), *own])
 
     def _encode_all(self, texts: list[str]) -> list[Int64[np.ndarray, "_"]]:
         ids = []
@@ -133,7 +165,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             why="documents are parted by the base's own end token, and neither eos_token nor eos_token_id is there",
             fix="add the eos_token that the model was trained with",
         )
-    return Tokenizer(bpe, bos_id=_added_bos(bpe, settings), eos_id=eos_id)
+    return Tokenizer(
+        bpe, bos_id=_added_bos(bpe, settings), eos_id=eos_id, chat_template=_read_template(folder, settings)
+    )
 
 
 def read_bpe(folder: Path) -> Bpe:
@@ -152,6 +186,17 @@ def read_bpe(folder: Path) -> Bpe:
         raise UserError(
             "a tokenizer cannot be read", where=str(path), why=str(error), fix="copy it again from the base model"
         ) from error
+
+
+def _read_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """The chat template: a file of its own, or in the config, where it may be one of several."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    held = settings.get("chat_template")
+    if isinstance(held, list):
+        held = next((entry["template"] for entry in held if entry["name"] == "default"), None)
+    return None if held is None else str(held)
 
 
 def _added_bos(bpe: Bpe, settings: dict[str, Any]) -> int | None:
@@ -187,39 +232,39 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _may_cut(made_of: dict[str, Any]) -> bool:
-    """Whether the proof above holds: a split that is known, byte-level BPE, and nothing that reaches over a cut."""
-    split, *rest = (made_of["pre_tokenizer"] or {}).get("pretokenizers") or [{}]
-    return (
-        made_of["normalizer"] in (None, {"type": "NFC"})
-        and split.get("pattern", {}).get("Regex") in _CUTTABLE
-        and split.get("behavior") == "Isolated"
-        and not split.get("invert")
-        and [part["type"] for part in rest] == ["ByteLevel"]
-        and not rest[0]["use_regex"]
-        and not rest[0]["add_prefix_space"]
-        and made_of["model"]["type"] == "BPE"
-        and not any(
-            not token["special"] and (token["lstrip"] or token["rstrip"] or "\n" in token["content"])
-            for token in made_of["added_tokens"]
-        )
-    )
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What of a document is encoded by itself; ``inside``: not at its start; ``special``: one token by its name."""
+
+    text: str
+    trained: bool
+    inside: bool
+    special: bool = False
 
 
-def _split_at_spans(document: Document) -> Iterator[tuple[str, bool, bool]]:
-    """(text, trained on, inside the document) between the borders of the loss spans."""
+def _split_document(document: Document) -> Iterator[_Piece]:
+    """Cut at the borders of the loss spans, and in a conversation at its special tokens."""
+    inside = False
+    for text, trained in _split_at_spans(document):
+        for part, special in split_marks(text) if document.metadata.get(MARKED) else [(text, False)]:
+            yield _Piece(part, trained, inside, special)
+            inside = True
+
+
+def _split_at_spans(document: Document) -> Iterator[tuple[str, bool]]:
+    """(text, trained on) between the borders of the loss spans."""
     if document.loss_spans is None:
-        yield document.text, True, False
+        yield document.text, True
         return
     done = 0
     for start, end in document.loss_spans:
         assert done <= start <= end <= len(document.text), f"{document.id}: loss spans out of order"
         for text, trained in ((document.text[done:start], False), (document.text[start:end], True)):
             if text:
-                yield text, trained, done > 0
-                done += len(text)
+                yield text, trained
+        done = end
     if done < len(document.text):
-        yield document.text[done:], False, done > 0
+        yield document.text[done:], False
 
 
 def _trains_end(document: Document) -> bool:

@@ -6,33 +6,30 @@ part of it, so that changing a mix never tokenises again.
 """
 
 import json
-import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import xxhash
 from jaxtyping import Int64, Shaped, UInt32, UInt64
 
-import ropewalk.corpus.embedded
-from ropewalk.core.artifact import is_finished, new_folder, read_manifest
-from ropewalk.core.digest import digest_file, digest_value
+from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
-from ropewalk.core.progress import say, watch
 from ropewalk.core.record import Document
 from ropewalk.corpus.audit import SourceLedger
-from ropewalk.corpus.clean import CLEANING, PROFILES, clean_document
-from ropewalk.corpus.decontaminate import Prompts
 from ropewalk.corpus.dedup import sign
-from ropewalk.corpus.read import Reject, digest_files, read_source, source_megabytes
+from ropewalk.corpus.profile import PROFILES
+from ropewalk.corpus.read import without_document
+from ropewalk.corpus.reject import Reject
+from ropewalk.corpus.screen import CONTAMINATED, REPEATED, Screen, Screened
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import write_shards
 from ropewalk.corpus.tokenize import Encoded, Tokenizer
 
-_FORMAT = 1
+_HEAD_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
@@ -44,23 +41,42 @@ class Tokenized:
     languages: tuple[str, ...]
     """Names for the numbers in ``language``."""
     digests: UInt64[np.ndarray, "documents"]
-    """Of the cleaned text."""
+    """Of the cleaned text, before sections that repeat were cut; so are signatures and whole_bytes."""
     signatures: UInt32[np.ndarray, "documents 128"]
+    whole_bytes: Int64[np.ndarray, "documents"]
     bytes: Int64[np.ndarray, "documents"]
     tokens: Int64[np.ndarray, "documents"]
     language: Int64[np.ndarray, "documents"]
 
 
 @dataclass(slots=True)
-class _Gathered:
-    """What is learnt while documents go by."""
+class Gathered:
+    """What is learnt while documents go by: one shard's worth."""
 
     ledger: SourceLedger = field(default_factory=SourceLedger)
     digests: list[int] = field(default_factory=list)
     signatures: list[UInt32[np.ndarray, "128"]] = field(default_factory=list)
+    whole_bytes: list[int] = field(default_factory=list)
     bytes: list[int] = field(default_factory=list)
+    contaminated: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Documents dropped for each prompt."""
     tokens: list[int] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
+
+    def take(self, document: Document, screened: Screened) -> None:
+        """What is asked of a document that is stored."""
+        size = len(document.text.encode())
+        self.ledger.stored.add(bytes=size)
+        self.digests.append(screened.digest)
+        self.signatures.append(sign(screened.whole))
+        self.whole_bytes.append(screened.whole_bytes)
+        self.bytes.append(size)
+        self.languages.append(document.language)
+
+    def write(self, folder: Path) -> None:
+        """Every column as a file."""
+        for name, column in self.columns().items():
+            np.save(folder / f"{name}.npy", column, allow_pickle=False)
 
     def columns(self) -> dict[str, Shaped[np.ndarray, "..."]]:
         """What is known of each document, as arrays."""
@@ -68,6 +84,7 @@ class _Gathered:
         return {
             "digests": np.array(self.digests, dtype=np.uint64),
             "signatures": np.array(self.signatures, dtype=np.uint32),
+            "whole_bytes": np.array(self.whole_bytes, dtype=np.int64),
             "bytes": np.array(self.bytes, dtype=np.int64),
             "tokens": np.array(self.tokens, dtype=np.int64),
             "language": np.array([names.index(name) for name in self.languages], dtype=np.int64),
@@ -77,128 +94,113 @@ class _Gathered:
         """For the manifest."""
         self.ledger.stored.tokens = sum(self.tokens)
         self.ledger.check_store()
-        return {"ledger": self.ledger.to_json(), "languages": sorted(set(self.languages))}
+        languages = sorted(set(self.languages))
+        return {"ledger": self.ledger.to_json(), "languages": languages, "contaminated": dict(self.contaminated)}
 
 
-def tokenize_source(source: Source, *, tokenizer: Tokenizer, prompts: Prompts, seed: int, store: Path) -> Tokenized:
-    """The source's folder in ``store``: made now, or found there. Raises UserError for what cannot be read."""
-    inputs = _inputs(source, tokenizer, prompts, seed)
-    folder = store / digest_value(inputs)
-    if is_finished(folder):
-        say(f"{source.name}: found in {folder}")
-    else:
-        _make(source, tokenizer=tokenizer, prompts=prompts, seed=seed, inputs=inputs, folder=folder)
-    return _open(folder)
+@dataclass(frozen=True)
+class Notes:
+    """Where each item of a source leaves its line, and each reject another."""
 
+    gathered: Gathered
+    log: TextIO
+    rejects: TextIO
 
-def _inputs(source: Source, tokenizer: Tokenizer, prompts: Prompts, seed: int) -> dict[str, Any]:
-    if source.embedded is not None:
-        code = Path(ropewalk.corpus.embedded.__path__[0])
-        made_by = {
-            path.relative_to(code).as_posix(): digest_file(path)
-            for path in sorted(code.rglob("*"))
-            if path.is_file() and path.suffix != ".pyc"
-        }
-        # Some generators read the files of the Python that runs.
-        origin: Any = [source.embedded, seed, platform.python_version(), digest_value(made_by)]
-    else:
-        origin = source.hub if source.hub is not None else digest_files(source)
-    reading = source.model_dump(mode="json", include={"language", "text_key", "size_bytes", "faults", "options"})
-    return {
-        "format": _FORMAT,
-        "origin": origin,
-        "reading": reading,
-        "cleaning": [CLEANING, source.profile or source.role, {name: asdict(PROFILES[name]) for name in PROFILES}],
-        "prompts": list(prompts.digest),
-        "tokenizer": tokenizer.digest,
-    }
-
-
-def _make(
-    source: Source, *, tokenizer: Tokenizer, prompts: Prompts, seed: int, inputs: dict[str, Any], folder: Path
-) -> None:
-    gathered = _Gathered()
-    with new_folder(folder, kind="tokens", inputs=inputs, facts=gathered.facts) as work:
-        with (
-            (work / "documents.jsonl").open("w", encoding="utf-8") as log,
-            _watch(source) as advance,
-        ):
-            items = _report(read_source(source, seed=seed), advance)
-            documents = _clean(items, source, prompts=prompts, gathered=gathered, log=log)
-            encoded = _count(tokenizer.encode_documents(documents), gathered)
-            write_shards(encoded, work, vocabulary=tokenizer.vocabulary)
-        if not gathered.tokens:
-            _refuse_empty(source, gathered.ledger)
-        for name, column in gathered.columns().items():
-            np.save(work / f"{name}.npy", column, allow_pickle=False)
+    def take(self, item: Document | Reject, screened: Screened | None) -> Document | None:
+        """Put on record what becomes of an item; returns it if it stays. ``screened`` is None for one never judged."""
+        gathered, ledger, size = self.gathered, self.gathered.ledger, item_bytes(item)
+        ledger.read.add(bytes=size)
+        kept = screened.outcome if screened else item
+        if isinstance(kept, Reject):
+            ledger.dropped[kept.reason].add(bytes=kept.size_bytes)
+            if kept.reason == CONTAMINATED:
+                gathered.contaminated[kept.why] += 1
+            self.rejects.write(kept.to_line())
+            self.log.write(_line(kept.id, screened, dropped=kept.reason))
+            return None
+        assert screened is not None
+        gathered.take(kept, screened)
+        cut_bytes = screened.whole_bytes - gathered.bytes[-1]
+        ledger.trimmed_bytes += size - screened.whole_bytes
+        if cut_bytes:
+            ledger.dropped[REPEATED].add(documents=0, bytes=cut_bytes)
+        begin = kept.text[:_HEAD_CHARACTERS]
+        self.log.write(_line(kept.id, screened, language=kept.language, cut_bytes=cut_bytes, text=begin))
+        return kept
 
 
 @contextmanager
-def _watch(source: Source) -> Iterator[Callable[[float], None]]:
-    megabytes = source_megabytes(source)
-    if megabytes is None:
-        say(f"{source.name}: read, clean, tokenise")
-        yield lambda _: None
-    else:
-        with watch(source.name, megabytes, unit="MB of text") as advance:
-            yield advance
+def take_notes(gathered: Gathered, folder: Path) -> Iterator[Notes]:
+    """``documents.jsonl`` and ``rejects.jsonl`` while documents go by, and every column at the end."""
+    with (
+        (folder / "documents.jsonl").open("w", encoding="utf-8") as log,
+        (folder / "rejects.jsonl").open("w", encoding="utf-8") as rejects,
+    ):
+        yield Notes(gathered, log, rejects)
+    gathered.write(folder)
 
 
-def _report(items: Iterable[Document | Reject], advance: Callable[[float], None]) -> Iterator[Document | Reject]:
-    for item in items:
-        yield item
-        advance((item.size_bytes if isinstance(item, Reject) else len(item.text.encode())) / 1e6)
+def write_documents(
+    items: Iterable[Document | Reject], screen: Screen, *, tokenizer: Tokenizer, gathered: Gathered, folder: Path
+) -> None:
+    """Screen and tokenise ``items`` of a source into ``folder``: shards, columns, and a line for each item."""
+    with take_notes(gathered, folder) as notes:
+        judged = ((item, screen.judge(item) if isinstance(item, Document) else None) for item in items)
+        documents = (kept for kept in (notes.take(*each) for each in judged) if kept is not None)
+        encoded = _count(tokenizer.encode_documents(documents), gathered)
+        write_shards(encoded, folder, vocabulary=tokenizer.vocabulary)
 
 
-def _clean(
-    items: Iterable[Document | Reject], source: Source, *, prompts: Prompts, gathered: _Gathered, log: TextIO
-) -> Iterator[Document]:
-    """The documents that stay; every item leaves a line in ``log`` and its size in the ledger."""
-    ledger = gathered.ledger
-    for item in items:
-        size = item.size_bytes if isinstance(item, Reject) else len(item.text.encode())
-        ledger.read.add(bytes=size)
-        kept = item
-        if isinstance(item, Document):
-            kept = clean_document(item, PROFILES[source.cleaning(item.language)])
-        if isinstance(kept, Document) and prompts.touches(kept.text):
-            kept = Reject(kept.id, "contaminated", size)
-        if isinstance(kept, Reject):
-            ledger.dropped[kept.reason].add(bytes=kept.size_bytes)
-            log.write(json.dumps({"id": kept.id, "dropped": kept.reason}, ensure_ascii=False) + "\n")
-            continue
-        encoded = kept.text.encode()
-        ledger.stored.add(bytes=len(encoded))
-        ledger.trimmed_bytes += size - len(encoded)
-        gathered.digests.append(xxhash.xxh3_64_intdigest(encoded))
-        gathered.signatures.append(sign(kept.text))
-        gathered.bytes.append(len(encoded))
-        gathered.languages.append(kept.language)
-        log.write(json.dumps({"id": kept.id, "language": kept.language}, ensure_ascii=False) + "\n")
-        yield kept
+def item_bytes(item: Document | Reject) -> int:
+    """How much text an item is, as it was read."""
+    return item.size_bytes if isinstance(item, Reject) else len(item.text.encode())
 
 
-def _count(documents: Iterable[Encoded], gathered: _Gathered) -> Iterator[Encoded]:
+def _line(id: str, screened: Screened | None, **facts: Any) -> str:
+    """What is known of an item, as a line of JSON."""
+    measures = screened.measures.to_json() if screened else None
+    return json.dumps({"id": id, **facts, "measures": measures}, ensure_ascii=False) + "\n"
+
+
+def _count(documents: Iterable[Encoded], gathered: Gathered) -> Iterator[Encoded]:
     for tokens, mask in documents:
         gathered.tokens.append(len(tokens))
         yield tokens, mask
 
 
-def _open(folder: Path) -> Tokenized:
+def open_tokenized(folder: Path) -> Tokenized:
+    """A source's finished folder."""
     facts = read_manifest(folder)["facts"]
     columns = {
         name: np.load(folder / f"{name}.npy", allow_pickle=False)
-        for name in ("digests", "signatures", "bytes", "tokens", "language")
+        for name in ("digests", "signatures", "whole_bytes", "bytes", "tokens", "language")
     }
     ledger = SourceLedger.from_json(facts["ledger"])
     return Tokenized(folder=folder, ledger=ledger, languages=tuple(facts["languages"]), **columns)
 
 
-def _refuse_empty(source: Source, ledger: SourceLedger) -> None:
+def read_documents(stored: Tokenized) -> list[dict[str, Any]]:
+    """What is on record of each stored document, in order."""
+    with (stored.folder / "documents.jsonl").open(encoding="utf-8") as file:
+        return [entry for entry in map(json.loads, file) if "dropped" not in entry]
+
+
+def refuse_empty(source: Source, ledger: SourceLedger) -> None:
+    """Raise UserError unless some document of the source was stored."""
+    if ledger.stored.documents:
+        return
+    if not ledger.read.documents:
+        raise without_document(source, ())
     reasons = ", ".join(f"{reason} {amount.documents:,}" for reason, amount in ledger.dropped.items())
     raise UserError(
         f"nothing of source {source.name} is left",
-        where=f"source {source.name}, profile {source.profile or 'by role and language'}",
+        where=f"source {source.name}, profile {_name_profile(source)}",
         why=f"all {ledger.read.documents:,} documents were dropped: {reasons}",
-        fix="choose the profile that fits the text (prose_en, prose_zh, code, law, instruction), or another text_key",
+        fix=f"choose the profile that fits the text ({', '.join(PROFILES)}), or another text_key",
     )
+
+
+def _name_profile(source: Source) -> str:
+    if source.profile is None:
+        return "by role and language"
+    return source.profile if isinstance(source.profile, str) else f"like {source.profile.like}, changed"

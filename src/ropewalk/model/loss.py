@@ -66,28 +66,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 continue  # padding, or instructions: nothing to learn here
             everything = len(rows) == len(nll[chunk])
             inputs = hidden[chunk] if everything else hidden[rows]
-            logits = (inputs @ head.T).to(exact)
             wanted = labels[rows, None].long()
-            largest, given = logits.amax(dim=1, keepdim=True), logits.gather(1, wanted)
-            # In place, and not by logsumexp: one pass over the logits less, and the largest comes for nothing.
-            powers = logits.sub_(largest).exp_()
-            total = powers.sum(dim=1, keepdim=True)
-            denominator = total.log() + largest
-            nll[rows] = (denominator - given).squeeze(1)
-            correct[rows] = (given >= largest).squeeze(1)
-            weight = weights[rows, None].to(exact)
-            z_sum += z_loss * (weight * denominator.square()).sum()
-            if hidden_grad is None and head_grad is None:
-                continue
-            slope = (
-                powers.mul_(weight * (1 + 2 * z_loss * denominator) / total)
-                .scatter_add_(1, wanted, -weight)
-                .to(hidden.dtype)
+            weight = None if hidden_grad is None and head_grad is None else weights[rows, None].to(exact)
+            nll[rows], correct[rows], denominator, slope_at_inputs = _read_chunk(
+                inputs, head, wanted, weight=weight, head_grad=head_grad, z_loss=z_loss
             )
+            z_sum += z_loss * (weights[rows].to(exact) * denominator.square()).sum()
             if hidden_grad is not None:
-                hidden_grad[rows] = slope @ head
-            if head_grad is not None:
-                head_grad += slope.T @ inputs
+                assert slope_at_inputs is not None
+                hidden_grad[rows] = slope_at_inputs
         ctx.save_for_backward(hidden_grad, head_grad)
         ctx.head_dtype = head.dtype
         ctx.mark_non_differentiable(nll, correct)
@@ -101,3 +88,29 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         if head_grad is not None:
             head_grad = (head_grad * upstream).to(ctx.head_dtype)
         return hidden_grad, head_grad, None, None, None, None
+
+
+def _read_chunk(
+    inputs: Tensor, head: Tensor, wanted: Tensor, *, weight: Tensor | None, head_grad: Tensor | None, z_loss: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """nll, whether the label is likeliest, the log of the softmax's denominator, and with ``weight`` the gradient of
+    the inputs; adds to ``head_grad``.
+
+    A function of its own, so that a chunk's logits are gone before the next ones are made.
+    """
+    logits = (inputs @ head.T).to(torch.promote_types(inputs.dtype, torch.float32))
+    largest, given = logits.amax(dim=1, keepdim=True), logits.gather(1, wanted)
+    # In place, and not by logsumexp: one pass over the logits less, and the largest comes for nothing.
+    powers = logits.sub_(largest).exp_()
+    total = powers.sum(dim=1, keepdim=True)
+    denominator = total.log() + largest
+    nll, correct = (denominator - given).squeeze(1), (given >= largest).squeeze(1)
+    if weight is None:
+        return nll, correct, denominator.squeeze(1), None
+    shares = powers.mul_(weight * (1 + 2 * z_loss * denominator) / total)
+    slope = shares.scatter_add_(1, wanted, -weight).to(inputs.dtype)
+    if head_grad is not None and head_grad.dtype == slope.dtype:
+        head_grad.addmm_(slope.T, inputs)  # in one pass, without a second head's worth of memory
+    elif head_grad is not None:
+        head_grad += slope.T @ inputs
+    return nll, correct, denominator.squeeze(1), slope @ head

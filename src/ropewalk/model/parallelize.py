@@ -132,9 +132,9 @@ def parallelize(
 
     ``mesh`` are the ranks that share rows: a 1-D DeviceMesh, one with a dimension "context", or a process group; None
     for this rank alone. ``layout``, ``exchange`` and ``head_ranks`` as in a recipe (docs/partition.md); with the last
-    None it is what is cheapest for each batch. The model is
-    changed only in its attention implementation, and in positions that depend on a text's length (dynamic NTK,
-    LongRoPE): they take it from the token's own document. Without ``cut``'s arguments it attends by SDPA.
+    None it is what is cheapest for each batch. The model is changed only in its attention implementation, and in
+    positions that depend on a text's length (dynamic NTK, LongRoPE): they take it from the token's own document.
+    Without ``cut``'s arguments it attends by SDPA.
 
         share = parallelize(model, mesh)
         loss = model(**share.cut(input_ids, labels, position_ids)).loss      # this rank's part of the mean
@@ -148,8 +148,8 @@ def parallelize(
     ``num_items_in_batch`` counted over all of them.
 
     Raises UserError, by name, for models whose tokens meet elsewhere than in plain causal attention (linear, latent,
-    chunked, bidirectional, with dropout), heads that ``head_ranks`` cannot share, and a mesh that
-    names no context ranks. A class that we have not taken apart is tried on 13 tokens first.
+    chunked, bidirectional, with dropout), heads that ``head_ranks`` cannot share, and a mesh that names no context
+    ranks. A class that we have not taken apart is tried on 13 tokens first; one that is refused stays as it was.
     """
     refuse_unsupported(model)
     assert isinstance(model, PreTrainedModel)
@@ -157,9 +157,14 @@ def parallelize(
     if head_ranks is not None:
         _check_teams(head_ranks, ranks=1 if group is None else dist.get_world_size(group))
     sharing = _share(model, layout=layout, exchange=exchange, head_ranks=head_ranks)
-    model.set_attn_implementation(NAME)
     _direct_by_length(model)
-    try_unknown(model)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    try:
+        try_unknown(model)
+    except UserError:
+        model.set_attn_implementation(before)
+        raise
     return ContextParallel(group, sharing, next(model.parameters()).device)
 
 

@@ -37,22 +37,25 @@ def max_over_ranks(values: Float64[Tensor, "..."], *, group: dist.ProcessGroup |
     return largest
 
 
-def gather_values(value: Value) -> list[Value]:
-    """Every rank's value, in the order of ranks, on every rank. For small plain data."""
+def gather_values(value: Value, *, group: dist.ProcessGroup | None = None) -> list[Value]:
+    """Every rank's value, in the order of ranks, on every rank. For small plain data.
+
+    ``group`` holds all ranks too: another thread needs one of its own.
+    """
     _, ranks = rank_and_ranks()
     if ranks == 1:
         return [value]
     values: list[Any] = [None] * ranks
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=group)
     return values
 
 
-def share_from_first(value: Value) -> Value:
+def share_from_first(value: Value, *, group: dist.ProcessGroup | None = None) -> Value:
     """Rank 0's value, on every rank. For small plain data that only one rank should decide or read."""
     if rank_and_ranks()[1] == 1:
         return value
     box: list[Any] = [value]
-    dist.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=0, group=group)
     answer: Value = box[0]
     return answer
 

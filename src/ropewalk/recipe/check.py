@@ -197,6 +197,7 @@ def check_rows(recipe: Recipe, corpus: Corpus) -> Iterator[Finding]:
             seed=recipe.seed,
             stage=index,
             max_repeats=recipe.corpus.max_repeats,
+            rules=recipe.corpus,
         )
         realised = feed.realised(feed.rows)
         total = sum(realised.values())

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from ropewalk.core.error import UserError
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.advice import AdviceSpec
-from ropewalk.recipe.spec import Recipe, Stage
+from ropewalk.recipe.spec import ExportSpec, Recipe, Stage
 
 _SHOWN_FAULTS = 5
 _BRANCH = re.compile(r"[A-Z]|function-|str$")  # what pydantic calls the branches of a union; no key looks like it
@@ -98,6 +98,11 @@ def parse_stage(overrides: Sequence[str]) -> Stage:
 def parse_advice(overrides: Sequence[str]) -> AdviceSpec:
     """What advice is asked for, out of overrides alone."""
     return _parse_alone(AdviceSpec, overrides, {})
+
+
+def parse_export(overrides: Sequence[str]) -> ExportSpec:
+    """How an export without a recipe is written, out of overrides alone."""
+    return _parse_alone(ExportSpec, overrides, {})
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:

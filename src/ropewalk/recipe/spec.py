@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ropewalk.core.digest import digest_value
+from ropewalk.core.digest import digest_recipe
 from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.spec import CorpusSpec, check_mix
@@ -74,6 +74,19 @@ class Schedule(Spec):
     floor: float = Field(default=0.1, ge=0, le=1)
 
 
+class Guard(Spec):
+    """Which steps are skipped although they are finite, and what too many skipped steps lead to (docs/train.md)."""
+
+    spike: float | None = Field(default=12.0, gt=0)
+    """Deviations above the median of the recent steps from which a loss or gradient norm is a spike; null: none is."""
+    window: PositiveCount = 128
+    """Recent steps: those that a step is compared with, and among which skips are counted."""
+    skips: int = Field(default=10, ge=0)
+    """Skipped steps among the recent ones that are borne; one more, and the stage goes back to a checkpoint."""
+    rollbacks: int = Field(default=2, ge=0)
+    """How often a stage may go back before it ends in an error."""
+
+
 class Promotion(Spec):
     """What a stage's model must be before the next one builds on it; a gate that is null is not asked."""
 
@@ -129,6 +142,7 @@ class Stage(Spec):
     """Steps between two rows of averaged metrics, and between checks of ``until``."""
     keep: PositiveCount = 2
     """Checkpoints of this stage to keep, the newest ones that verify."""
+    guard: Guard = Guard()
 
     @property
     def reach_tokens(self) -> int:
@@ -191,6 +205,10 @@ class Parallel(Spec):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; master weights, reductions, angles and loss are float32 always."""
     loss_chunk_tokens: PositiveCount = 1024
+    hang_seconds: float | None = Field(default=None, gt=0)
+    """A step that lasts longer is a hang, and its rank is named; null: 20 x the slowest step, but 60 to 480."""
+    restarts: int = Field(default=3, ge=0)
+    """How often lost ranks are started anew without a new checkpoint in between, where ropewalk started them."""
 
     @model_validator(mode="after")
     def _check_offload(self) -> "Parallel":
@@ -264,5 +282,5 @@ class Recipe(Spec):
 
     @property
     def digest(self) -> str:
-        """Names everything that decides the result; the run folder's own name does not."""
-        return digest_value({key: value for key, value in self.to_json().items() if key != "run"})
+        """Names everything that decides the result."""
+        return digest_recipe(self.to_json())

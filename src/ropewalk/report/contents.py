@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from ropewalk.core.artifact import MANIFEST, is_finished, read_manifest
-from ropewalk.core.digest import digest_value
+from ropewalk.core.digest import digest_recipe
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Row, Score, read_rows, read_scores
 from ropewalk.report.visible import show, show_all
@@ -174,7 +174,7 @@ def read_run(run: Path) -> Contents:
     scores = [replace(score, task=show(score.task)) for score in _read(run / "scores.json", read_scores) or ()]
     return Contents(
         name=show(run.resolve().name),
-        recipe_digest=digest_value({key: value for key, value in recipe.items() if key != "run"}),
+        recipe_digest=digest_recipe(recipe),
         recipe=show_all(recipe),
         corpus=_read_json(run / "corpus" / "corpus.json"),
         ledger=_read_json(run / "corpus" / "ledger.json"),

@@ -21,7 +21,7 @@ OTHERS = ("#00795C", "#A23E8C", "#B07900", "#5B6B7B", "#6A51A3", "#1B9E9E", "#8C
 """For lines beside those two."""
 ROLE_COLOURS = {"general": "#0B5FA5", "domain": "#00795C", "instruction": "#A23E8C"}
 
-_SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _POINTS_SHOWN = 400
 _NAME_LETTERS = 24
 _STYLE = {
@@ -118,13 +118,13 @@ def scale_logarithmic(axis: Any, format_tick: Callable[[float], str], *, base: i
 
 def _simplify(text: str, alt: str) -> str:
     """The drawing without prolog, metadata, style sheets and ids that nothing refers to; styles as attributes."""
-    ET.register_namespace("", _SVG)
+    ET.register_namespace("", SVG)
     ET.register_namespace("xlink", _XLINK)
     root = ET.fromstring(text)
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
     for parent in list(root.iter()):
         for child in list(parent):
-            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
                 parent.remove(child)
     for element in root.iter():
         if element.get("id") not in used:

@@ -1,16 +1,16 @@
 """Sections about what went into a run: recipe, positions, text, mix, versions."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from ropewalk.core.quantity import format_amount, format_bytes, format_length
+from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.report.charts import draw_mixture
 from ropewalk.report.contents import Contents, StageContents
 from ropewalk.report.figure import Picture
+from ropewalk.report.ledger import tabulate_balance, tabulate_drops
 from ropewalk.report.measures import read_mixture, turnings_of
 from ropewalk.report.positions import Turning, draw_attraction, draw_reach, draw_scales, draw_turns
 from ropewalk.report.section import Section
-from ropewalk.report.table import Cell, Table
+from ropewalk.report.table import Table
 from ropewalk.rope.advise import PRACTICE
 
 
@@ -62,9 +62,9 @@ def make_ledger(contents: Contents) -> Section:
     title, ledger = "Token ledger", contents.ledger
     if not ledger:
         return Section("ledger", title, note="The corpus has not been prepared yet.")
-    tables = [_tabulate_balance(contents, ledger)]
+    tables = [tabulate_balance(ledger, contents.sources)]
     if any(entry["dropped"] for entry in ledger.values()):
-        tables.append(_tabulate_drops(ledger))
+        tables.append(tabulate_drops(ledger))
     lead = "What went in came out, or has a reason. A source balances if documents, bytes and tokens all add up."
     return Section("ledger", title, lead, tables)
 
@@ -126,60 +126,3 @@ def _describe_stage(stage: StageContents) -> list[str]:
         f"{format_amount(taken)} of {format_amount(stage.spec['tokens'])}",
         ended if stage.finished else "not finished" if stage.rows else "not begun",
     ]
-
-
-def _tabulate_balance(contents: Contents, ledger: Mapping[str, Any]) -> Table:
-    columns = ["source", "role", "language", "bytes", "read", "dropped", "held out", "train", "tokens", "balance"]
-    rows = [_balance(name, entry, facts=contents.sources.get(name, {})) for name, entry in ledger.items()]
-    if len(rows) > 1:
-        rows.append(_balance("total", _add_up(ledger.values()), facts={}))
-    caption = "Documents: read = dropped + held out + train."
-    return Table(columns, rows, "lllrrrrrrl", caption, total=len(rows) > 1)
-
-
-def _add_up(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """All sources' entries of a ledger as one, its drops under one reason."""
-    entries = list(entries)
-
-    def add(amounts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-        amounts = list(amounts)
-        return {unit: sum(amount[unit] for amount in amounts) for unit in ("documents", "bytes", "tokens")}
-
-    return {
-        **{part: add(entry[part] for entry in entries) for part in ("read", "stored", "train", "held_out")},
-        "dropped": {"all": add(amount for entry in entries for amount in entry["dropped"].values())},
-        "trimmed_bytes": sum(entry["trimmed_bytes"] for entry in entries),
-    }
-
-
-def _balance(name: str, entry: Mapping[str, Any], *, facts: Mapping[str, Any]) -> list[str | Cell]:
-    read, train, held = entry["read"], entry["train"], entry["held_out"]
-    parts = [train, held, *entry["dropped"].values()]
-    sums = {unit: sum(part[unit] for part in parts) for unit in ("documents", "bytes", "tokens")}
-    asked = (read["documents"], read["bytes"] - entry["trimmed_bytes"], entry["stored"]["tokens"])
-    return [
-        name,
-        str(facts.get("role", "")),
-        ", ".join(sorted(facts.get("languages", {}))),
-        format_bytes(read["bytes"]),
-        f"{read['documents']:,}",
-        f"{sum(amount['documents'] for amount in entry['dropped'].values()):,}",
-        f"{held['documents']:,}",
-        f"{train['documents']:,}",
-        format_amount(train["tokens"]),
-        Cell("yes", "pass") if tuple(sums.values()) == asked else Cell("NO", "fail"),
-    ]
-
-
-def _tabulate_drops(ledger: Mapping[str, Any]) -> Table:
-    reasons = sorted({reason for entry in ledger.values() for reason in entry["dropped"]})
-    rows = []
-    for name, entry in ledger.items():
-        found = [entry["dropped"].get(reason, {"documents": 0, "bytes": 0}) for reason in reasons]
-        counts = [f"{amount['documents']:,}" if amount["documents"] else "" for amount in found]
-        sizes = (sum(amount["bytes"] for amount in found), entry["trimmed_bytes"])
-        rows.append([name, *counts, *(format_bytes(size) if size else "" for size in sizes)])
-    columns = ["source", *reasons, "bytes dropped", "bytes trimmed"]
-    return Table(
-        columns, rows, "l" + "r" * (len(columns) - 1), "Documents dropped, by reason; trimmed: within documents."
-    )

@@ -21,7 +21,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns, rows of texts or cells, and one letter per column: ``l`` for text, ``r`` for numbers."""
+    """Columns, rows of texts or cells, a letter per column: ``l`` text, ``w`` text that wraps, ``r`` numbers."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str | Cell]]
@@ -48,7 +48,7 @@ class Table:
 
 def _pad(text: str, width: int, align: str) -> str:
     blanks = " " * (width - _width(text))
-    return text + blanks if align == "l" else blanks + text
+    return text + blanks if align in "lw" else blanks + text
 
 
 def _width(text: str) -> int:

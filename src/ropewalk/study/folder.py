@@ -39,6 +39,16 @@ class RunFolder:
     def corpus(self) -> Path:
         return self.root / "corpus"
 
+    @property
+    def corpus_page(self) -> Path:
+        """What ``ropewalk corpus report`` counted, for people."""
+        return self.root / "corpus.html"
+
+    @property
+    def corpus_survey(self) -> Path:
+        """The same for programs."""
+        return self.root / "corpus.json"
+
     def extended(self, stage: int) -> Path:
         return self.root / "stages" / str(stage) / "extended"
 
@@ -48,6 +58,11 @@ class RunFolder:
 
     def checkpoints(self, stage: int) -> Path:
         return self.root / "stages" / str(stage) / "checkpoints"
+
+    def newest_step(self, stage: int) -> int:
+        """The step of the stage's newest finished checkpoint, by name; 0 before the first."""
+        manifests = self.checkpoints(stage).glob("step-*/manifest.json")
+        return max((int(path.parent.name.removeprefix("step-")) for path in manifests), default=0)
 
     def trained(self, stage: int) -> Path:
         """The stage's last weights in float32, as a model folder."""

@@ -38,7 +38,7 @@ BARS = {"float32": Bar(loss=1e-5, gradient=1e-4), "bfloat16": Bar(loss=2e-3, gra
 
 
 def verify_degrees(recipe: Recipe) -> dict[str, Any]:
-    """Compare degree 1 with the recipe's with its newest extended model on rows of that stage.
+    """Compare the recipe's degree with degree 1, by the newest extended model of its run on rows of that stage.
 
     ``passed`` says whether all held; ``text`` holds a table per precision. Raises UserError where there is nothing to
     compare, or corpus or model are missing.

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from ropewalk.core.artifact import is_finished, write_whole
 from ropewalk.core.progress import say
 from ropewalk.core.record import write_scores
+from ropewalk.corpus.spec import PROBES
 from ropewalk.recipe.spec import Init, Recipe, Stage
 from ropewalk.study.folder import RunFolder
 
 if TYPE_CHECKING:
     from ropewalk.train.parity import Parity
+
+Dtype = Literal["base", "float32", "bfloat16"]
 
 
 def on_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> Any:
@@ -22,6 +25,14 @@ def on_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> Any:
     from ropewalk.parallel.launch import run_ranks
 
     return run_ranks(function, ranks, *args)[0]
+
+
+def ask_probes(recipe: Recipe, base: Path) -> dict[str, list[str]]:
+    """The prompts of the recipe's own probes, by task, where its corpus is to keep clear of them."""
+    if PROBES not in recipe.corpus.decontaminate:
+        return {}
+    prompts: dict[str, list[str]] = on_ranks(write_prompts, 1, recipe, base)
+    return prompts
 
 
 def init(spec: Init, tokenizer: Path, out: Path, seed: int) -> None:
@@ -40,6 +51,30 @@ def extend(base: Path, out: Path, stage: Stage) -> None:
     extend_folder(base, out, rope=stage.rope, layers=stage.layers, context_tokens=stage.reach_tokens)
 
 
+def write_prompts(recipe: Recipe, base: Path) -> dict[str, list[str]]:
+    """The texts of every prompt that the recipe's retrieval asks, by task."""
+    from ropewalk.corpus.tokenize import load_tokenizer
+    from ropewalk.evaluate.evaluate import plan_measurements
+    from ropewalk.evaluate.retrieval import Retrieval
+    from ropewalk.shape.read import read_shape
+
+    tokenizer, base_tokens = load_tokenizer(base), read_shape(base).context_tokens
+    planned = plan_measurements(recipe.evaluate, tokenizer, corpus=None, base_tokens=base_tokens)
+    asked = [each for each in planned if isinstance(each, Retrieval)]
+    return {each.task: [tokenizer.decode(item.tokens) for item in each.items] for each in asked}
+
+
+def score_lengths(
+    recipe: Recipe, model: Path, corpus: Path, near_tokens: int, context_tokens: int, out: Path
+) -> dict[str, Any]:
+    """What far context is worth to each long document, into a column file."""
+    from ropewalk.corpus.folder import open_corpus
+    from ropewalk.evaluate.length_gain import score_lengths as score
+
+    lengths = {"near_tokens": near_tokens, "context_tokens": context_tokens}
+    return score(model, open_corpus(corpus), precision=recipe.evaluate.precision, out=out, **lengths)
+
+
 def train(recipe: Recipe, stage: int, folder: RunFolder) -> str:
     """Train one stage; returns how it ended."""
     from ropewalk.train.stage import train_stage
@@ -52,6 +87,13 @@ def compare(recipe: Recipe, stage: int, folder: RunFolder) -> "dict[str, Parity]
     from ropewalk.train.parity import compare_degrees
 
     return compare_degrees(recipe, stage=stage, model=folder.extended(stage), corpus=folder.corpus)
+
+
+def replay(record: dict[str, Any], recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+    """A skipped step once more."""
+    from ropewalk.train.replay import replay as replay_step
+
+    return replay_step(record, recipe, folder.root, folder.corpus)
 
 
 def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
@@ -74,6 +116,15 @@ def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
             weights = blend(weights, read_weights(folder.base(recipe)), share=share)
         export_folder(weights, folder.extended(stage), folder.trained(stage), dtype="float32")
     wait_for_ranks()
+
+
+def export_checkpoint(checkpoint: Path, like: Path, out: Path, dtype: Dtype) -> None:
+    """Any checkpoint's weights as a model folder, config and tokenizer being those of the model it was trained from."""
+    from ropewalk.checkpoint.load import load_weights
+    from ropewalk.model.export import export as export_folder
+    from ropewalk.model.weights import stored_dtype
+
+    export_folder(load_weights(checkpoint), like, out, dtype=stored_dtype(like) if dtype == "base" else dtype)
 
 
 def promote(recipe: Recipe, folder: RunFolder, stage: int) -> None:
@@ -109,7 +160,7 @@ def evaluate(recipe: Recipe, folder: RunFolder, models: dict[str, Path], base_to
         write_scores(folder.scores, scores)
 
 
-def export(trained: Path, base: Path, out: Path, dtype: Literal["base", "float32", "bfloat16"]) -> None:
+def export(trained: Path, base: Path, out: Path, dtype: Dtype) -> None:
     """The trained model in another dtype."""
     from ropewalk.model.export import export as export_folder
     from ropewalk.model.weights import stored_dtype

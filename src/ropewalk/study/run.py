@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from ropewalk.core.artifact import hold, is_finished, read_manifest, require_free, seal, write_whole
-from ropewalk.core.error import UserError
+from ropewalk.core.error import STOPPED_CODE, RankError, UserError
 from ropewalk.core.progress import say
 from ropewalk.corpus.folder import open_corpus
 from ropewalk.parallel.torchrun import is_first, is_started
@@ -29,7 +29,7 @@ from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 from ropewalk.study import ranks, search
 from ropewalk.study.folder import RunFolder, require
-from ropewalk.study.ranks import on_ranks
+from ropewalk.study.ranks import ask_probes, on_ranks
 
 _VERSIONS = ("ropewalk", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 _SMALLEST_FREE_BYTES = 1 << 28
@@ -89,8 +89,9 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
             train_tokenizer(texts, vocabulary=init.tokenizer, folder=tokenizer)
         on_ranks(ranks.init, 1, init, tokenizer, folder.initial, recipe.seed)
     if not is_finished(folder.corpus):
-        spoken = load_tokenizer(folder.base(recipe))
-        build(recipe.corpus, tokenizer=spoken, seed=recipe.corpus_seed, folder=folder.corpus)
+        base = folder.base(recipe)
+        spoken, probes = load_tokenizer(base), ask_probes(recipe, base)
+        build(recipe.corpus, tokenizer=spoken, seed=recipe.corpus_seed, folder=folder.corpus, probes=probes)
 
 
 def extend(recipe: Recipe, folder: RunFolder) -> None:
@@ -104,11 +105,26 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
     for stage in range(len(recipe.stages)):
         if not is_finished(folder.trained(stage)):
             _extend_stage(recipe, folder, stage)
-            if on_ranks(ranks.train, recipe.parallel.ranks, recipe, stage, folder) == "stopped":
-                raise KeyboardInterrupt  # SIGTERM was heard and the state is saved: the same command goes on from there
+            if _train_stage(recipe, folder, stage) == "stopped":
+                say("stopped when asked, and saved: the same command goes on from here")
+                raise SystemExit(STOPPED_CODE)
             on_ranks(ranks.write_trained, recipe.parallel.ranks, recipe, folder, stage)
         if recipe.stages[stage].promote is not None:
             on_ranks(ranks.promote, recipe.parallel.ranks, recipe, folder, stage)
+
+
+def _train_stage(recipe: Recipe, folder: RunFolder, stage: int) -> str:
+    """Train a stage to its end; lost ranks are started again as long as that gets it further."""
+    reached, tries = folder.newest_step(stage), 0
+    while True:
+        try:
+            return str(on_ranks(ranks.train, recipe.parallel.ranks, recipe, stage, folder))
+        except RankError as error:
+            before, reached = reached, folder.newest_step(stage)
+            tries = tries + 1 if reached <= before else 1
+            if tries > recipe.parallel.restarts:
+                raise
+            say(f"{error}\nstarting the ranks again from step {reached} ({tries} of {recipe.parallel.restarts} there)")
 
 
 def evaluate(recipe: Recipe, folder: RunFolder) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
@@ -10,28 +10,26 @@ from pathlib import Path
 
 import torch
 
-from ropewalk.checkpoint.save import save
+from ropewalk.checkpoint.saver import Saver
 from ropewalk.checkpoint.state import TrainState
-from ropewalk.core.error import UserError
-from ropewalk.core.progress import watch
+from ropewalk.core.progress import say, watch
 from ropewalk.core.record import Row
 from ropewalk.corpus.feed import Feed
 from ropewalk.model.positions import anneal_positions
 from ropewalk.parallel.collective import max_over_ranks
+from ropewalk.parallel.hang import watch_for_hang
 from ropewalk.parallel.mesh import Mesh
-from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.partition.choose import Sharing
-from ropewalk.recipe.spec import Stage
+from ropewalk.recipe.spec import Parallel, Stage
 from ropewalk.train.batches import StepBatches, make_batches
+from ropewalk.train.guard import is_astray, judge_step
 from ropewalk.train.journal import Journal
 from ropewalk.train.measure import Measure
 from ropewalk.train.schedule import annealing_share, learning_rate
+from ropewalk.train.skipped import write_skipped
 from ropewalk.train.step import train_step
 from ropewalk.train.tally import Tally
 from ropewalk.train.watch import describe_step
-
-SKIPS_ALLOWED = 10
-"""Steps of a stage that may be skipped for a loss or gradient that is not finite."""
 
 
 @dataclass(frozen=True)
@@ -43,49 +41,88 @@ class StageJob:
     rows: int
     feed: Feed
     mesh: Mesh
+    parallel: Parallel
     sharing: Sharing
     journal: Journal
-    checkpoints: Path
+    folder: Path
+    """The stage's own: the model it starts from, its checkpoints, what it skipped."""
     measure: Measure | None = None
     """Gives ``retrieval``, where ``until`` asks for it."""
     kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What each source belongs to (train/tally.py)."""
 
 
-def run_loop(state: TrainState, job: StageJob) -> TrainState:
-    """Train from ``state`` on; the state that comes back has been saved. ``ended`` is empty if a stop was asked for."""
+def run_loop(state: TrainState, job: StageJob, asked: Callable[[], bool]) -> TrainState:
+    """Train from ``state`` on, until the stage ends, ``asked()`` to stop, or too many steps were skipped.
+
+    In the first two cases the state that comes back has been saved; in the last one nothing more has.
+    """
     tally = Tally(job.feed.sources, job.spec.reach_tokens, job.kinds)
-    first = job.mesh.rank == 0
-    name = f"stage {state.stage}"
-    mix = job.feed.realised(state.cursor)
+    name, mix = f"stage {state.stage}", job.feed.realised(state.cursor)
     with (
         closing(_look_ahead(job, state.cursor)) as stream,
-        watch(name, job.steps - state.step, unit="steps") if first else nullcontext(_show_nothing) as advance,
-        listen_for_stop() as asked,
+        watch(name, job.steps - state.step, unit="steps")
+        if job.mesh.rank == 0
+        else nullcontext(_show_nothing) as advance,
+        Saver(job.folder / "checkpoints", keep=job.spec.keep) as saver,
+        watch_for_hang(job.parallel.hang_seconds) as clock,
     ):
         begun = time.perf_counter()
         for batches in stream:
-            rate = learning_rate(state.step, schedule=job.spec.schedule, peak=job.spec.lr, steps=job.steps)
             before = state.tokens
-            anneal_positions(state.model, annealing_share(state.step, steps=job.spec.anneal_steps))
-            state, rows = train_step(state, batches, mesh=job.mesh, tally=tally, rate=rate, clip=job.spec.clip)
+            state, rows, fault = take_step(state, batches, job, tally)
+            clock.tick()
             now = time.perf_counter()
             speed, begun = (state.tokens - before) / (now - begun), now
             rows.append(Row(state.stage, state.step, "tokens_per_second", speed, "tokens/s"))
+            if fault and job.mesh.rank == 0:
+                written = write_skipped(state, job.folder, feed=job.feed, rows=batches.rows, reason=fault)
+                say(f"WARNING: step {state.step} was skipped: {fault}; its rows are in {written}")
             if state.step % job.spec.panel_steps == 0 or state.step == job.steps:
-                state, averages = _close_panel(state, job, tally)
+                with clock.at_leisure():
+                    state, averages = _close_panel(state, job, tally)
                 rows += averages
                 mix = job.feed.realised(state.cursor)
             job.journal.append(rows)
             advance(1, note=describe_step(rows, mix))
-            _end_if_astray(state)
-            stopping = bool(max_over_ranks(torch.tensor([asked()], dtype=torch.float64)))
-            if state.ended or stopping or state.step % job.spec.checkpoint_steps == 0:
-                job.journal.flush()
-                save(state, job.checkpoints, keep=job.spec.keep)
-            if state.ended or stopping:
+            if is_astray(state.recent, guard=job.spec.guard):
+                saver.finish()
+                break
+            ending, failed = _agree_on_ending(state, asked(), saver)
+            with clock.at_leisure():
+                if failed:
+                    saver.finish()
+                if ending or state.step % job.spec.checkpoint_steps == 0:
+                    job.journal.flush()
+                    saver.begin(state)
+                if ending:
+                    saver.finish()
+            if ending:
                 break
     return state
+
+
+def _agree_on_ending(state: TrainState, asked: bool, saver: Saver) -> tuple[bool, bool]:
+    """Whether the loop ends, and whether a save failed: ranks hear of signals and failures at different moments."""
+    flags = max_over_ranks(torch.tensor([asked, saver.has_failed], dtype=torch.float64))
+    stopping, failed = flags.bool().tolist()
+    return bool(state.ended) or stopping, failed
+
+
+def take_step(
+    state: TrainState, batches: StepBatches, job: StageJob, tally: Tally
+) -> tuple[TrainState, list[Row], str]:
+    """One step with all that depends on its number. Last comes why it was not taken, empty if it was."""
+    before, reasons, guard = state, [], job.spec.guard
+
+    def judge(loss: float, norm: float) -> str:
+        reasons.append(judge_step(before.recent, loss, norm, guard=guard))
+        return reasons[-1]
+
+    rate = learning_rate(state.step, schedule=job.spec.schedule, peak=job.spec.lr, steps=job.steps)
+    anneal_positions(state.model, annealing_share(state.step, steps=job.spec.anneal_steps))
+    state, rows = train_step(state, batches, mesh=job.mesh, tally=tally, rate=rate, clip=job.spec.clip, judge=judge)
+    return dataclasses.replace(state, recent=state.recent[-guard.window :]), rows, reasons[-1]
 
 
 def _look_ahead(job: StageJob, cursor: int) -> Generator[StepBatches, None, None]:
@@ -115,6 +152,8 @@ def _look_ahead(job: StageJob, cursor: int) -> Generator[StepBatches, None, None
 def _close_panel(state: TrainState, job: StageJob, tally: Tally) -> tuple[TrainState, list[Row]]:
     """The averages since the last panel, and whether they end the stage."""
     rows = list(tally.panel(state.sums, stage=state.stage, step=state.step)) if state.sums else []
+    if state.rollbacks:
+        rows.append(Row(state.stage, state.step, "rollbacks", state.rollbacks, "1"))
     ended = "limit" if state.step == job.steps else ""
     until = job.spec.until
     if until is not None:
@@ -129,16 +168,6 @@ def _close_panel(state: TrainState, job: StageJob, tally: Tally) -> tuple[TrainS
         if ended:
             rows.append(Row(state.stage, state.step, "stage/solved", float(solved), "1"))
     return dataclasses.replace(state, sums=(), ended=ended), rows
-
-
-def _end_if_astray(state: TrainState) -> None:
-    if state.skipped > SKIPS_ALLOWED:
-        raise UserError(
-            "training does not stay finite",
-            where=f"stages.{state.stage}",
-            why=f"{state.skipped} of {state.step} steps had a loss or a gradient that was not finite, and were skipped",
-            fix="lower lr or clip, lengthen schedule.warmup, or look at the text of the rows around these steps",
-        )
 
 
 def _show_nothing(amount: float = 1, *, note: str = "") -> None:

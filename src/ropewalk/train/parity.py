@@ -17,8 +17,7 @@ from jaxtyping import Int32
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from ropewalk.corpus.feed import Feed, open_feed
-from ropewalk.corpus.folder import open_corpus
+from ropewalk.corpus.feed import Feed
 from ropewalk.model.attend import count_calls
 from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
@@ -31,7 +30,7 @@ from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.train.batches import MicroBatch, StepBatches, make_batches
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
 from ropewalk.train.place import choose_savings, place_learner
-from ropewalk.train.stage import plan_sharing
+from ropewalk.train.stage import open_rows, plan_sharing
 from ropewalk.train.step import agree_on_work
 
 STEPS = 3
@@ -77,7 +76,8 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     spec, parallel = recipe.stages[stage], recipe.parallel
     mesh = make_mesh(parallel.ranks, parallel.context)
     chosen = choose_precision(parallel.precision, mesh)
-    feed = _open_feed(recipe, spec, stage=stage, corpus=corpus)
+    rows = max(STEPS * parallel.ranks, min(spec.steps * spec.step_rows, _SEARCHED_ROWS))
+    feed = open_rows(recipe, stage, corpus=corpus, rows=rows)
     savings = choose_savings(recipe, stage, model)
     found: dict[str, Parity] = {}
     for precision in dict.fromkeys(("float32", chosen) if mesh.device.type == "cpu" else (chosen,)):
@@ -117,18 +117,6 @@ def _compare(learner: Learner, feed: Feed, *, spec: Stage, mesh: Mesh, sharing: 
     layers = tuple(_describe_layers(list(kept), torch.stack(tables)))
     crossing = sum(isinstance(each.partition, HeadPartition) or each.partition.exchanges for each in micro)
     return Parity(tuple(losses), layers, foreign, own, tuple(calls.tolist()), len(micro), crossing)
-
-
-def _open_feed(recipe: Recipe, spec: Stage, *, stage: int, corpus: Path) -> Feed:
-    return open_feed(
-        open_corpus(corpus),
-        mix=spec.mix or recipe.corpus.mix,
-        context_tokens=spec.context,
-        rows=max(STEPS * recipe.parallel.ranks, min(spec.steps * spec.step_rows, _SEARCHED_ROWS)),
-        seed=recipe.seed,
-        stage=stage,
-        max_repeats=recipe.corpus.max_repeats,
-    )
 
 
 def _find_packed(feed: Feed, ranks: int) -> int:

@@ -4,6 +4,7 @@ Going on after a kill needs no flag: the same call finds where it was. Adam's mo
 the weights do; the learning rate begins anew.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, cast
 
@@ -24,15 +25,18 @@ from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
 from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
+from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.shape.read import read_shape
+from ropewalk.train.guard import is_astray
 from ropewalk.train.journal import Journal
 from ropewalk.train.loop import StageJob, run_loop
 from ropewalk.train.measure import RETRIEVAL, plan_measure
 from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.place import choose_savings, place_learner
+from ropewalk.train.rollback import decide_rollback, go_past, remove_astray
 from ropewalk.train.tally import Tally, kinds_of
 
 Ending = Literal["solved", "limit", "stopped"]
@@ -42,47 +46,53 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Endin
     """Train stage number ``stage`` of a run on the folder that ``corpus`` was built into; every rank calls it.
 
     Reads ``run/stages/<stage>/extended``, writes checkpoints beside it and rows to ``run/rows.jsonl``. Returns how it
-    came to its end: ``until`` was reached, or the last step; or that SIGTERM stopped it, saved, before its end.
+    came to its end: ``until`` was reached, or the last step; or that SIGTERM or SIGUSR1 stopped it, saved.
     """
-    spec, parallel = recipe.stages[stage], recipe.parallel
+    with listen_for_stop() as asked:  # from here on, so that a signal while the model is loaded is not lost
+        return _train(recipe, stage, run, corpus, asked=asked)
+
+
+def _train(recipe: Recipe, stage: int, run: Path, corpus: Path, *, asked: Callable[[], bool]) -> Ending:
+    spec, parallel, folder = recipe.stages[stage], recipe.parallel, stage_folder(run, stage)
     mesh = make_mesh(parallel.ranks, parallel.context)
-    feed = open_feed(
+    feed = open_rows(recipe, stage, corpus=corpus, rows=spec.steps * spec.step_rows)
+    check_names(spec, feed, where=f"stages.{stage}")
+    state = _resume(begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed), run, speaks=mesh.rank == 0)
+    sharing = plan_sharing(recipe, folder / "extended", mesh)
+    _announce(sharing, feed, mesh, stage=stage)
+    journal = Journal(run / "rows.jsonl", writes=mesh.rank == 0)
+    measure, kinds = None, kinds_of(recipe.corpus.sources)
+    if spec.until is not None and spec.until.metric == RETRIEVAL:
+        measure = plan_measure(recipe.evaluate, folder / "extended", context_tokens=spec.reach_tokens)
+    while True:
+        journal.rewind(stage, state.step)
+        if state.ended:
+            break
+        planned = state.cursor + (spec.steps - state.step) * spec.step_rows
+        if planned > feed.rows:  # it went back, and past some data
+            feed = open_rows(recipe, stage, corpus=corpus, rows=planned)
+        job = StageJob(spec, spec.steps, spec.step_rows, feed, mesh, parallel, sharing, journal, folder, measure, kinds)
+        state = run_loop(state, job, asked)
+        if not is_astray(state.recent, guard=spec.guard):
+            break
+        decide_rollback(state, folder, guard=spec.guard)
+        state = _resume(state, run, speaks=mesh.rank == 0)
+    return cast(Ending, state.ended or "stopped")
+
+
+def open_rows(recipe: Recipe, stage: int, *, corpus: Path, rows: int) -> Feed:
+    """The first ``rows`` rows of a stage; more of them begin with the same ones."""
+    spec = recipe.stages[stage]
+    return open_feed(
         open_corpus(corpus),
         mix=spec.mix or recipe.corpus.mix,
         context_tokens=spec.context,
-        rows=spec.steps * spec.step_rows,
+        rows=rows,
         seed=recipe.seed,
         stage=stage,
         max_repeats=recipe.corpus.max_repeats,
+        rules=recipe.corpus,
     )
-    check_names(spec, feed, where=f"stages.{stage}")
-    state = _resume(_begin(recipe, stage, run=run, mesh=mesh, feed=feed), run, speaks=mesh.rank == 0)
-    journal = Journal(run / "rows.jsonl", writes=mesh.rank == 0)
-    journal.rewind(stage, state.step)
-    if not state.ended:
-        if (newer := use_installed_flash()) and mesh.rank == 0:
-            say(f"stage {stage}: attention runs {newer}")
-        sharing = plan_sharing(recipe, extended_of(run, stage), mesh)
-        if mesh.rank == 0 and mesh.context_ranks > 1:
-            choice = choose_partition(feed.batch(0, 1).document, ranks=mesh.context_ranks, sharing=sharing)
-            say(f"stage {stage}, first row: {choice.explain()}")
-        gated = spec.until is not None and spec.until.metric == RETRIEVAL
-        job = StageJob(
-            spec=spec,
-            steps=spec.steps,
-            rows=spec.step_rows,
-            feed=feed,
-            mesh=mesh,
-            sharing=sharing,
-            journal=journal,
-            checkpoints=checkpoints_of(run, stage),
-            measure=plan_measure(recipe.evaluate, extended_of(run, stage), context_tokens=spec.reach_tokens)
-            if gated
-            else None,
-            kinds=kinds_of(recipe.corpus.sources),
-        )
-        state = run_loop(state, job)
-    return cast(Ending, state.ended or "stopped")
 
 
 def check_names(spec: Stage, feed: Feed, *, where: str) -> None:
@@ -98,17 +108,22 @@ def check_names(spec: Stage, feed: Feed, *, where: str) -> None:
         )
 
 
+def stage_folder(run: Path, stage: int) -> Path:
+    """Where all of a stage lies."""
+    return run / "stages" / str(stage)
+
+
 def checkpoints_of(run: Path, stage: int) -> Path:
     """Where a stage's checkpoints lie."""
-    return run / "stages" / str(stage) / "checkpoints"
+    return stage_folder(run, stage) / "checkpoints"
 
 
 def extended_of(run: Path, stage: int) -> Path:
     """The model folder that a stage starts from."""
-    return run / "stages" / str(stage) / "extended"
+    return stage_folder(run, stage) / "extended"
 
 
-def _begin(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed) -> TrainState:
+def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed) -> TrainState:
     """The stage before its first step. What must agree when it is resumed stands in ``inputs``."""
     spec = recipe.stages[stage]
     torch.manual_seed(seed_for("train", recipe.seed, stage, mesh.rank))
@@ -143,12 +158,29 @@ def plan_sharing(recipe: Recipe, extended: Path, mesh: Mesh) -> Sharing:
     )
 
 
+def _announce(sharing: Sharing, feed: Feed, mesh: Mesh, *, stage: int) -> None:
+    """Put the fastest attention in place, and say what runs."""
+    newer = use_installed_flash()
+    if mesh.rank == 0 and newer:
+        say(f"stage {stage}: attention runs {newer}")
+    if mesh.rank == 0 and mesh.context_ranks > 1:
+        choice = choose_partition(feed.batch(0, 1).document, ranks=mesh.context_ranks, sharing=sharing)
+        say(f"stage {stage}, first row: {choice.explain()}")
+
+
 def _resume(state: TrainState, run: Path, *, speaks: bool) -> TrainState:
     """From the newest checkpoint of this stage, else with the optimizer's moments of the stage before, else fresh."""
+    folder = stage_folder(run, state.stage)
+    remove_astray(folder)
     checkpoint = newest(checkpoints_of(run, state.stage))
     if checkpoint is not None:
         if speaks:
             say(f"stage {state.stage} goes on from {checkpoint.name}")
-        return load(state, checkpoint)
+        return go_past(load(state, checkpoint), folder)
+    return go_past(carry_moments(state, run), folder)
+
+
+def carry_moments(state: TrainState, run: Path) -> TrainState:
+    """A stage at its first step, with the optimizer's moments of the stage before, if there is one."""
     earlier = newest(checkpoints_of(run, state.stage - 1)) if state.stage else None
     return load_moments(state, earlier) if earlier is not None else state

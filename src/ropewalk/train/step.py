@@ -7,6 +7,7 @@ finite must not reach Adam's moments, where it would stay.
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +19,18 @@ from ropewalk.parallel.agree import refuse_strangers
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.train.batches import StepBatches
+from ropewalk.train.guard import see
 from ropewalk.train.optimizer import set_learning_rate
 from ropewalk.train.tally import Tally
 
+Judge = Callable[[float, float], str]
+"""(loss, gradient norm) -> why the step must not be taken, or nothing; it answers all ranks alike."""
+
 
 def train_step(
-    state: TrainState, batches: StepBatches, *, mesh: Mesh, tally: Tally, rate: float, clip: float
+    state: TrainState, batches: StepBatches, *, mesh: Mesh, tally: Tally, rate: float, clip: float, judge: Judge
 ) -> tuple[TrainState, list[Row]]:
-    """Take one step at learning rate ``rate``, or skip it on all ranks if loss or gradient is not finite.
+    """Take one step at learning rate ``rate``, or skip it on all ranks if ``judge`` finds a fault.
 
     ``clip`` is the largest gradient norm. The rows are this step's own; what is averaged lies in ``state.sums``.
     """
@@ -46,11 +51,16 @@ def train_step(
     total = sum_over_ranks(torch.cat((table.flatten(), _square_sum(gradients, mesh)[None]))).cpu()
     table, norm = total[:-1].reshape(tally.shape), math.sqrt(total[-1])
     mean, _ = tally.loss(table)
+    taken = not judge(mean, norm)
     state = dataclasses.replace(
-        state, step=state.step + 1, cursor=state.cursor + batches.rows, tokens=state.tokens + tally.tokens(table)
+        state,
+        step=state.step + 1,
+        cursor=state.cursor + batches.rows,
+        tokens=state.tokens + tally.tokens(table),
+        recent=(*state.recent, see(mean, norm, taken=taken)),
     )
     rows = [Row(state.stage, state.step, "lr", rate, "1"), Row(state.stage, state.step, "imbalance", imbalance, "1")]
-    if math.isfinite(mean) and math.isfinite(norm):
+    if taken:
         _move(state.optimizer, gradients, rate=rate, scale=clip / max(norm, clip))
         state = dataclasses.replace(state, updates=state.updates + 1, sums=_add(state.sums, table))
         rows += [

@@ -12,7 +12,7 @@ def describe_step(rows: Iterable[Row], mix: Mapping[str, float]) -> str:
     parts = [
         f"loss {values['loss/train']:.3f}" if "loss/train" in values else f"SKIPPED ({values['skipped']:.0f})",
         f"lr {values['lr']:.2g}",
-        f"grad {values['grad_norm']:.2f}" if "grad_norm" in values else "grad not finite",
+        f"grad {values['grad_norm']:.2f}" if "grad_norm" in values else "grad not used",
         f"{format_amount(values['tokens_per_second'])} tokens/s",
         f"imbalance {values['imbalance']:.2f}",
     ]

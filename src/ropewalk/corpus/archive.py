@@ -1,0 +1,119 @@
+"""Bytes out of files, decompressed by their ending, and their lines with number and offset.
+
+An archive that ends early is told, never read as a short one: stock readers of zstd stop at a torn frame without a
+word, so the end of the last frame is checked here.
+"""
+
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import zstandard
+
+from ropewalk.core.error import UserError
+
+PACKED = (".zst", ".gz", ".bz2", ".xz")
+_CHUNK_BYTES = 1 << 20
+_GUESSED_RATIO = 4
+
+
+class Line(NamedTuple):
+    """A line without its break, its number from 1, and the offset of its first byte in the decompressed file."""
+
+    number: int
+    offset: int
+    content: bytes
+
+
+class TornArchiveError(UserError):
+    """What is left of an archive ends at ``done_bytes`` of its content, in line ``line``."""
+
+    def __init__(self, path: Path, *, done_bytes: int, why: str, line: int = 1) -> None:
+        super().__init__(
+            "an archive is torn",
+            where=f"{path}, line {line}, after byte {done_bytes:,} of its content",
+            why=why,
+            fix="copy or download the file again, or set faults: skip on this source to keep what is whole",
+        )
+        self.path, self.done_bytes, self.line = path, done_bytes, line
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """The lines of a file. Raises TornArchiveError after the last whole line of an archive that is torn."""
+    number, offset = 1, 0
+    pending: list[bytes] = []  # a line can be a book: its chunks are joined once
+    try:
+        for chunk in read_chunks(path):
+            parts = chunk.split(b"\n")
+            for part in parts[:-1]:
+                content = b"".join((*pending, part))
+                pending = []
+                yield Line(number, offset, content)
+                number, offset = number + 1, offset + len(content) + 1
+            pending.append(parts[-1])
+    except TornArchiveError as torn:
+        raise TornArchiveError(path, done_bytes=torn.done_bytes, why=torn.why, line=number) from None
+    if content := b"".join(pending):
+        del pending
+        yield Line(number, offset, content)
+
+
+def read_chunks(path: Path) -> Iterator[bytes]:
+    """A file's content in pieces of about a megabyte. Raises TornArchiveError."""
+    unpack = _UNPACK.get(path.suffix.lower())
+    with path.open("rb") as file:
+        packed = iter(lambda: file.read(_CHUNK_BYTES), b"")
+        yield from packed if unpack is None else _read_frames(path, packed, unpack)
+
+
+def content_bytes(path: Path) -> int:
+    """How large a file is once decompressed: exact where its header says so, else guessed at 4 : 1."""
+    size = path.stat().st_size
+    if path.suffix == ".zst":
+        with path.open("rb") as file:
+            head = file.read(18)
+        try:
+            stated = int(zstandard.frame_content_size(head))
+        except zstandard.ZstdError:
+            return size  # reading it will say what is wrong
+        return stated if stated > 0 else _GUESSED_RATIO * size
+    return _GUESSED_RATIO * size if path.suffix in PACKED else size
+
+
+def _read_frames(path: Path, packed: Iterator[bytes], unpack: Callable[[], Any]) -> Iterator[bytes]:
+    """Frame after frame, as any of these archives may have several; zeros after the last one are padding."""
+    frame = unpack()
+    done, begun = 0, False
+    for chunk in packed:
+        while chunk:
+            if frame.eof:
+                chunk = chunk.lstrip(b"\0")
+                if not chunk:
+                    break
+                frame = unpack()
+            try:
+                text = frame.decompress(chunk)
+            except _TORN as error:
+                raise TornArchiveError(path, done_bytes=done, why=str(error)) from None
+            begun = True
+            done += len(text)
+            yield text
+            chunk = frame.unused_data if frame.eof else b""
+    if begun and not frame.eof:
+        raise TornArchiveError(path, done_bytes=done, why="the last frame has no end")
+
+
+_TORN = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+_GZIP = 31
+_UNPACK: Mapping[str, Callable[[], Any]] = MappingProxyType(
+    {
+        ".zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
+        ".gz": lambda: zlib.decompressobj(wbits=_GZIP),
+        ".bz2": bz2.BZ2Decompressor,
+        ".xz": lzma.LZMADecompressor,
+    }
+)

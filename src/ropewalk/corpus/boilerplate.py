@@ -1,0 +1,178 @@
+"""What pages, sites and e-books put around a text: chapter markers, adverts, menus, notices, page numbers.
+
+Only whole lines go, and page numbers only where they count up through the document, so that a sentence which speaks of
+a next chapter, or a table of numbers, stays. Project Gutenberg's frame is cut at its own marks.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+
+from ropewalk.corpus.profile import Boilerplate
+
+
+def _any(*parts: str) -> str:
+    return "|".join(parts)
+
+
+_CHAPTERS = _any(
+    r"[（(【\[](?:本章(?:未完|已?完|结束)|未完待续|全[书文]完|完本)[^）)】\]]{0,24}[）)】\]]",
+    r"(?:本章(?:已?完|未完|结束)|未完待续|全[书文]完)[。.!！…]*",
+    r"本章未完[，,].{0,30}",
+    r"[=\-]*the end[=\-]*",
+)
+_ADVERTS = _any(
+    r".{0,30}(?:手机用户请(?:浏览|访问)|天才一秒记住|一秒记住|请记住本[站书]|最新章节请|无弹窗|免费小说阅读|笔趣阁).{0,40}",
+    r"[^。]{0,10}求(?:推荐票|月票|收藏|订阅)[^。]{0,40}",
+    r".{0,30}(?:加入书签|章节错误.{0,4}举报|百度搜索.{0,20}阅读|更多(?:精彩|好看的?)小说).{0,40}",
+    r".{0,30}(?:关注.{0,6}公众号|扫(?:描|码).{0,6}二维码|点击(?:此处|这里)下载).{0,40}",
+    r"(?:免责声明|版权声明)[:：].{0,120}(?:转载|网友上传|侵权).{0,60}",
+    r"(?:advertisement|sponsored(?: content| links?)?|(?:subscribe to|sign up for) our newsletter)[.!:]?",
+    r"click here to (?:subscribe|download|read more)[.!:]?",
+)
+_MENU = _any(
+    r"上一[章页篇节回]|下一[章页篇节回]|目录|章节目录|返回(?:目录|书页|首页|顶部)|首页|尾页|书签|打印本?页|关闭(?:本页|窗口)",
+    r"prev(?:ious)?(?: page| chapter)?|next(?: page| chapter)?|table of contents|home|back to top|top|menu",
+    r"skip to (?:main )?content|log ?in|sign (?:in|up)|register|contact us|share|print",
+    r"privacy policy|terms of (?:use|service)|cookie policy",
+)
+_PARTED = r"[\s|/·•»«›‹←→>＞<＜\-—\[\]【】()（）,，、]"
+_NAVIGATION = _any(
+    rf"{_PARTED}*(?:(?:{_MENU}){_PARTED}+)+(?:{_MENU}){_PARTED}*",
+    rf"{_PARTED}*(?:上一[章页]|下一[章页]|返回目录|back to top){_PARTED}*",
+    r"(?:当前|您(?:现在)?(?:的|所在)?)位置[:：].{0,80}",
+    r"(?:copyright )?(?:©|\(c\)) ?\d{4}.{0,60}all rights reserved\.?",
+    r"(?:we use|this (?:web)?site uses) cookies.{0,120}",
+)
+_EBOOK = _any(
+    r"\[?(?:transcriber's note|e-?text prepared by|produced by .{3,80}(?:proofread|gutenberg)).{0,120}\]?",
+    r"(?:ISBN|书号)[:： ]?[\d -]{10,20}X?",
+)
+_PAGES_OF = r"第\s?\d{1,4}\s?页\s?[,，/]?\s?共\s?\d{1,4}\s?页|page \d{1,4} of \d{1,4}"
+_LINES: dict[Boilerplate, str] = {
+    "chapter_markers": _CHAPTERS,
+    "site_adverts": _ADVERTS,
+    "navigation": _NAVIGATION,
+    "ebook_notices": _EBOOK,
+    "page_numbers": _PAGES_OF,
+}
+# A text, or line, that has none of its kinds' words is not looked at: the expressions would cost a second for 4 MB.
+_SIGNS: dict[Boilerplate, tuple[str, ...]] = {
+    "chapter_markers": ("本章", "未完", "全书", "全文", "完本", "the end"),
+    "site_adverts": (
+        *(
+            "用户请",
+            "秒记住",
+            "请记住",
+            "最新章节",
+            "弹窗",
+            "免费小说",
+            "笔趣",
+            "求推荐",
+            "求月票",
+            "求收藏",
+            "求订阅",
+            "书签",
+        ),
+        *(
+            "举报",
+            "百度搜索",
+            "小说",
+            "公众号",
+            "二维码",
+            "点击",
+            "声明",
+            "advertis",
+            "sponsor",
+            "newsletter",
+            "click here",
+        ),
+    ),
+    "navigation": (
+        *(
+            "上一",
+            "下一",
+            "目录",
+            "返回",
+            "首页",
+            "尾页",
+            "打印",
+            "位置",
+            "prev",
+            "next",
+            "table of contents",
+            "back to top",
+        ),
+        *("skip to", "log in", "login", "sign ", "policy", "terms of", "contact us", "rights reserved", "cookies"),
+    ),
+    "ebook_notices": ("transcriber", "prepared by", "produced by", "isbn", "书号"),
+    "page_numbers": ("共", "page "),
+}
+_NUMBER = re.compile(r"^[ \t\u3000]*[-–—·~\[(（]{0,2}[ \t]?(\d{1,4})[ \t]?[-–—·~\])）]{0,2}[ \t]*$", re.MULTILINE)
+_COMMENT = re.compile(r"<!--[\s\S]{0,2000}?-->[ \t]*\n?")
+_FRAME_START = re.compile(r"^\*{3} ?START OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*$", re.MULTILINE | re.IGNORECASE)
+_FRAME_END = re.compile(r"^\*{3} ?END OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*$", re.MULTILINE | re.IGNORECASE)
+_FEWEST_PAGES = 3
+_COUNTED_UP = 0.8
+_LONGEST_LINE = 200
+
+
+def remove_boilerplate(text: str, kinds: Sequence[Boilerplate], *, further_lines: Sequence[str] = ()) -> str:
+    """The text without the lines of ``kinds`` and those that a regular expression of ``further_lines`` fits."""
+    if "ebook_notices" in kinds:
+        text = _take_from_frame(text)
+    if "comments" in kinds and "<!--" in text:
+        text = _COMMENT.sub("", text)
+    if "page_numbers" in kinds:
+        text = _remove_page_numbers(text)
+    expression = _expression(tuple(kinds), tuple(further_lines))
+    if expression is None:
+        return text
+    lowered = text.lower()
+    signs = [sign for kind in kinds for sign in _SIGNS.get(kind, ()) if sign in lowered]
+    if not further_lines and not signs:
+        return text
+    lines = text.split("\n")
+    kept = [line for line in lines if not _is_boilerplate(line, expression, None if further_lines else signs)]
+    return text if len(kept) == len(lines) else "\n".join(kept)
+
+
+def _is_boilerplate(line: str, expression: re.Pattern[str], signs: Sequence[str] | None) -> bool:
+    if not line or len(line) > _LONGEST_LINE:
+        return False
+    if signs is not None:
+        lowered = line.lower()
+        if not any(sign in lowered for sign in signs):
+            return False
+    return expression.fullmatch(line.strip()) is not None
+
+
+@lru_cache(maxsize=64)
+def _expression(kinds: tuple[Boilerplate, ...], further: tuple[str, ...]) -> re.Pattern[str] | None:
+    parts = [_LINES[kind] for kind in kinds if kind in _LINES] + list(further)
+    return re.compile("|".join(f"(?:{part})" for part in parts), re.IGNORECASE) if parts else None
+
+
+def _take_from_frame(text: str) -> str:
+    """What stands between Project Gutenberg's marks."""
+    if "PROJECT GUTENBERG" not in text and "Project Gutenberg" not in text:
+        return text
+    start, end = _FRAME_START.search(text), _FRAME_END.search(text)
+    return text[start.end() if start else 0 : end.start() if end else len(text)].strip("\n")
+
+
+def _remove_page_numbers(text: str) -> str:
+    """Without the lines that are one number, where these count up as pages do."""
+    found = list(_NUMBER.finditer(text))
+    if len(found) < _FEWEST_PAGES:
+        return text
+    numbers = [int(match[1]) for match in found]
+    rising = sum(0 < second - first <= 2 for first, second in pairwise(numbers))
+    if rising < _COUNTED_UP * (len(numbers) - 1):
+        return text
+    pieces, at = [], 0
+    for match in found:
+        pieces.append(text[at : match.start()])
+        at = min(len(text), match.end() + 1)
+    return "".join([*pieces, text[at:]])

@@ -1,0 +1,109 @@
+"""What happens where data is wrong: stop with file, line and byte, or a reject that is counted and kept.
+
+Bad input is the rule in data and never passes in silence. By default the first fault stops; ``faults: skip`` makes a
+fault a reject; ``replace`` also mends what can be mended, bad bytes with U+FFFD.
+"""
+
+from dataclasses import dataclass, replace
+
+from ropewalk.core.error import UserError
+from ropewalk.corpus.reject import Reject, excerpt
+from ropewalk.corpus.spec import FileOptions, Source
+
+_BOMS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something was read, for people."""
+
+    file: str
+    line: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}, byte {self.offset:,}"
+
+
+def reject(source: Source, place: Place, reason: str, why: str, *, size_bytes: int, text: str = "") -> Reject:
+    """A fault as a reject that the ledger counts, or as an error where the source is to have none."""
+    if source.faults != "error":
+        return Reject(str(place), reason, size_bytes, why, str(place), excerpt(text))
+    raise UserError(
+        f"{reason} in source {source.name}",
+        where=str(place),
+        why=why,
+        fix="mend the file, or set faults: skip on this source to drop and count such documents",
+    )
+
+
+def missing_library(source: Source, what: str, *, library: str, extra: str) -> UserError:
+    """The error for a source that an optional library reads."""
+    return UserError(
+        f"{what} need one more library",
+        where=f"source {source.name}: {source.path or source.hub}",
+        why=f"the library `{library}` is not installed",
+        fix=f"pip install 'ropewalk[{extra}]'",
+    )
+
+
+def encoding_of(source: Source) -> str:
+    """The encoding that a source's text files are read in."""
+    options = source.record_options
+    return options.encoding if isinstance(options, FileOptions) else "utf-8"
+
+
+def decode(content: bytes, source: Source, place: Place) -> str | Reject:
+    """Bytes as text; a byte-order mark says more than the source does, and is no text."""
+    encoding = _BOMS.get(content[:2], encoding_of(source)) if place.offset == 0 else encoding_of(source)
+    try:
+        return content.decode(encoding).removeprefix("\ufeff" if place.offset == 0 else "")
+    except UnicodeDecodeError as error:
+        if source.faults == "replace":
+            return content.decode(encoding, "replace")
+        at = replace(place, offset=place.offset + error.start, line=place.line + content[: error.start].count(b"\n"))
+        name = "UTF-8" if encoding == "utf-8" else encoding
+        why = f"{error.reason}: 0x{content[error.start]:02x}{_guess(content, encoding)}"
+        text = content[max(0, error.start - 100) : error.start + 100].decode("utf-8", "replace")
+        return reject(source, at, f"invalid {name}", why, size_bytes=len(content), text=text)
+
+
+def check_text(text: str, source: Source, place: Place) -> str | Reject:
+    """The text if it can be one; NULs and halves of surrogate pairs are faults that ``replace`` mends."""
+    at = text.find("\x00")
+    if at >= 0:
+        if source.faults != "replace":
+            why = (
+                f"{text.count(chr(0)):,} of them, the first after {at:,} characters: a binary, or UTF-16 without a mark"
+            )
+            return reject(
+                source, place, "NUL characters", why, size_bytes=_size(text), text=text.replace("\x00", "\ufffd")
+            )
+        text = text.replace("\x00", "")
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        if source.faults != "replace":
+            why = f"half a surrogate pair, character {error.start}"
+            return reject(source, place, "invalid text", why, size_bytes=_size(text), text=text)
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _guess(content: bytes, encoding: str) -> str:
+    """The hint that Chinese files in an older encoding need."""
+    if encoding != "utf-8":
+        return ""
+    sample = content[:4096]
+    try:
+        text = sample.decode("gb18030", "strict" if len(content) <= len(sample) else "ignore")
+    except UnicodeDecodeError:
+        return ""
+    han = sum("\u4e00" <= character <= "\u9fff" for character in text)
+    return "; it reads as GB 18030: set options: {encoding: gb18030}" if han > len(text) / 2 else ""

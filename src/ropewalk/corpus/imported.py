@@ -1,0 +1,87 @@
+"""Documents that come as token ids, made by another trainer's tools with this model's tokenizer.
+
+They enter the store as they are, but for their borders, which become those of all documents: BOS if the base adds one,
+the ids, EOS. Their text is decoded for what is asked of text: language, copies, prompts. It is not cleaned.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ropewalk.core.error import UserError
+from ropewalk.core.record import Document
+from ropewalk.corpus.exchange import Tokens, companions, read_tokens
+from ropewalk.corpus.language import judge_language
+from ropewalk.corpus.measures import measure_text
+from ropewalk.corpus.read import source_files
+from ropewalk.corpus.reject import Reject
+from ropewalk.corpus.screen import Screen
+from ropewalk.corpus.spec import Source
+from ropewalk.corpus.store import write_shards
+from ropewalk.corpus.tokenize import Tokenizer
+from ropewalk.corpus.tokenized import Gathered, take_notes
+
+
+def token_files(source: Source) -> list[Path]:
+    """All files that a source of token ids is made of."""
+    if source.tokens == "datasets":
+        return sorted(path for path in Path(str(source.path)).rglob("*") if path.is_file())
+    return [file for path in source_files(source) for file in (path, *companions(path))]
+
+
+def read_imported(source: Source, tokenizer: Tokenizer) -> Iterator[tuple[str, Tokens]]:
+    """(id, tokens) of every document. Raises UserError for an id that the tokenizer has not."""
+    assert source.tokens is not None
+    paths = [Path(str(source.path))] if source.tokens == "datasets" else source_files(source)
+    for path in paths:
+        found = read_tokens(path, format=source.tokens, vocabulary=tokenizer.vocabulary, eos_id=tokenizer.eos_id)
+        for number, (ids, mask) in enumerate(found):
+            if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < tokenizer.vocabulary:
+                raise UserError(
+                    "a token id is not in the vocabulary",
+                    where=f"{path}, document {number}",
+                    why=f"ids from {ids.min()} to {ids.max()}; the tokenizer has {tokenizer.vocabulary:,}",
+                    fix="name the model whose tokenizer made these ids, or the format that they are in",
+                )
+            yield f"{path}:{number}", (ids, mask)
+
+
+def write_imported(
+    documents: Iterator[tuple[str, Tokens]], screen: Screen, *, tokenizer: Tokenizer, gathered: Gathered, folder: Path
+) -> None:
+    """Write documents into ``folder`` like write_documents, with the same columns."""
+    source = screen.source
+    with take_notes(gathered, folder) as notes:
+
+        def kept() -> Iterator[Tokens]:
+            for id, (ids, mask) in documents:
+                ids, mask = _bare(ids, mask, tokenizer)
+                text = tokenizer.decode(ids)
+                if not len(ids):
+                    notes.take(Reject(id, "too short", 0, "no token but its borders", id), None)
+                    continue
+                language = source.language or judge_language(text)
+                document = Document(text, source.name, source.role, language, id, metadata={"place": id})
+                judged = screen.compare(document, measure_text(text), read_bytes=len(text.encode()))
+                if notes.take(document, judged) is not None:
+                    bordered = _border(ids, mask, tokenizer)
+                    gathered.tokens.append(len(bordered[0]))
+                    yield bordered
+
+        write_shards(kept(), folder, vocabulary=tokenizer.vocabulary)
+
+
+def _bare(ids: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer) -> Tokens:
+    """Without the border tokens that it may have."""
+    begin = 1 if tokenizer.bos_id is not None and len(ids) and ids[0] == tokenizer.bos_id else 0
+    end = len(ids) - 1 if len(ids) > begin and ids[-1] == tokenizer.eos_id else len(ids)
+    return ids[begin:end], mask[begin:end]
+
+
+def _border(ids: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer) -> Tokens:
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    bordered = np.concatenate([np.array(start, dtype=np.int64), ids.astype(np.int64), [tokenizer.eos_id]])
+    # A document whose last token is an answer also ends where it should.
+    trained = np.concatenate([np.ones(len(start), np.uint8), mask.astype(np.uint8), mask[-1:].astype(np.uint8)])
+    return bordered, trained

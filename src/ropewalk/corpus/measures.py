@@ -1,0 +1,157 @@
+"""What can be counted about a text: annotated for every document first, judged by its profile's thresholds afterwards.
+
+Shares of repetition are means over windows of 64Ki characters, at most 16 of them evenly spread, so that a book, which
+repeats itself more than a page does, is judged like a page.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ropewalk.corpus.chinese import looks_like_wrong_gbk, traditional_share
+from ropewalk.corpus.language import script_counts
+from ropewalk.corpus.length_facts import find_length_facts
+from ropewalk.corpus.profile import Profile
+from ropewalk.corpus.shingle import character_runs
+
+_WINDOW_CHARACTERS = 1 << 16
+_WINDOWS = 16
+_LINE_CHARACTERS = 12
+_FEWEST_LINES = 10
+"""A shorter text, a poem or a caption, may end no line."""
+_PASSAGE_CHARACTERS = 32
+_ENDS = frozenset(".!?;:\"')]}。！？；：”’」』…）】》.․")
+# Two or more characters that UTF-8 turns into when it is read as Latin-1 or Windows-1252; no language writes them.
+MOJIBAKE_SIGNS = "ÂÃâäåæçèé"
+"""What each of them begins with."""
+MOJIBAKE = re.compile(
+    "[ÂÃ][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â[\u0080€][\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
+    "|[äåæçèé][\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]{2}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """A mended text in figures; shares are between 0 and 1."""
+
+    characters: int
+    letters: float
+    han: float
+    line_characters: float
+    replaced: float
+    mojibake: float
+    ended_lines: float
+    repeated_lines: float
+    repeated_passages: float
+    traditional: float | None
+    """None where no character tells."""
+    coherence: float | None
+    vocabulary_growth: float | None
+    """Both as in length_facts.py; None for a text of one window."""
+
+    def to_json(self) -> dict[str, float | None]:
+        """Rounded: a threshold has two digits."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a text does not fit its profile: a reason to count by, and the figure beside its threshold."""
+
+    reason: str
+    why: str
+
+
+def measure_text(text: str) -> Measures:
+    """All figures of a text that is mended already."""
+    letters, han, seen = script_counts(text)
+    lines, ended, repeated, passages, characters = 0, 0, 0.0, 0.0, 0
+    windows = list(_windows(text))
+    for window in windows:
+        in_window = [line for line in map(str.strip, window.split("\n")) if len(line) >= _LINE_CHARACTERS]
+        lines += len(in_window)
+        ended += sum(line[-1] in _ENDS for line in in_window)
+        repeated += _repeated_lines(in_window) / max(1, len(window))
+        passages += _repeated_passages(window)
+        characters += len(window)
+    first = windows[0] if windows else ""
+    facts = find_length_facts(text)
+    has_signs = not first.isascii() and any(sign in first for sign in MOJIBAKE_SIGNS)
+    broken = len(MOJIBAKE.findall(first)) / max(1, len(first)) if has_signs else 0.0
+    return Measures(
+        characters=len(text),
+        letters=letters / max(1, seen),
+        han=han / max(1, letters),
+        line_characters=len(text) / (text.count("\n") + 1),
+        replaced=text.count("\ufffd") / max(1, len(text)),
+        mojibake=max(broken, 0.02 * looks_like_wrong_gbk(first)),
+        ended_lines=ended / lines if lines >= _FEWEST_LINES else 1.0,
+        repeated_lines=repeated / max(1, len(windows)),
+        repeated_passages=passages / max(1, len(windows)),
+        traditional=traditional_share(first) if han else None,
+        coherence=facts.coherence if facts else None,
+        vocabulary_growth=facts.vocabulary_growth if facts else None,
+    )
+
+
+def find_fault(measures: Measures, profile: Profile) -> Fault | None:
+    """The first threshold of ``profile`` that a text misses, or None."""
+    m, p = measures, profile
+    longest = p.max_line_characters
+    checks = (
+        ("too short", m.characters < p.min_characters, f"{m.characters} characters, fewer than {p.min_characters}"),
+        ("broken characters", m.replaced > p.max_replaced, f"{m.replaced:.2%} U+FFFD, above {p.max_replaced:.2%}"),
+        ("mojibake", m.mojibake > p.max_mojibake, f"{m.mojibake:.2%} wrongly decoded, above {p.max_mojibake:.2%}"),
+        ("few letters", m.letters < p.min_letters, f"{m.letters:.1%} letters, below {p.min_letters:.0%}"),
+        ("little Han", m.han < p.min_han, f"{m.han:.1%} of letters in Han, below {p.min_han:.0%}"),
+        (
+            "long lines",
+            longest is not None and m.line_characters > longest,
+            f"{m.line_characters:.0f} characters a line, above {longest}",
+        ),
+        (
+            "few sentences",
+            m.ended_lines < p.min_ended_lines,
+            f"{m.ended_lines:.1%} of lines end a sentence, below {p.min_ended_lines:.0%}",
+        ),
+        (
+            "repeated lines",
+            m.repeated_lines > p.max_repeated_lines,
+            f"{m.repeated_lines:.1%} in lines seen before, above {p.max_repeated_lines:.0%}",
+        ),
+        (
+            "repeated passages",
+            m.repeated_passages > p.max_repeated_passages,
+            f"{m.repeated_passages:.1%} in passages seen before, above {p.max_repeated_passages:.0%}",
+        ),
+    )
+    return next((Fault(reason, why) for reason, missed, why in checks if missed), None)
+
+
+def _windows(text: str) -> Iterator[str]:
+    """All of a short text; of a long one 16 windows, evenly spread."""
+    starts = range(0, len(text), _WINDOW_CHARACTERS)
+    for start in starts[:: max(1, -(-len(starts) // _WINDOWS))]:
+        yield text[start : start + _WINDOW_CHARACTERS]
+
+
+def _repeated_lines(lines: list[str]) -> int:
+    """Characters in lines that stood before; shorter lines repeat in any dialogue, poem or program."""
+    seen: set[str] = set()
+    repeated = 0
+    for line in lines:
+        repeated += len(line) if line in seen else 0
+        seen.add(line)
+    return repeated
+
+
+def _repeated_passages(window: str) -> float:
+    """Share of 32-character runs that occurred before. White space does not count as a difference."""
+    runs = character_runs(" ".join(window.split()), _PASSAGE_CHARACTERS)
+    if len(runs) == 0:
+        return 0.0
+    runs.sort()
+    return float(np.count_nonzero(runs[1:] == runs[:-1])) / len(runs)

@@ -1,0 +1,237 @@
+"""Records, one mapping each, out of JSON lines, JSON, Parquet, and datasets on disk or on the hub.
+
+Everything streams: a file of a million records, or one record as large as a library, never stands in memory whole
+beside its neighbours.
+"""
+
+import codecs
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ropewalk.core.error import UserError
+from ropewalk.corpus.archive import TornArchiveError, read_chunks, read_lines
+from ropewalk.corpus.faults import Place, decode, encoding_of, missing_library, reject
+from ropewalk.corpus.reject import Reject
+from ropewalk.corpus.spec import Source
+
+Found = tuple[Place, object] | Reject
+"""A record (which may be no mapping yet) with its place, or why there is none."""
+_PARQUET_ROWS = 64
+_SPACE = " \t\r\n"
+
+
+def read_records(path: Path, source: Source) -> Iterator[Found]:
+    """The records of one file, by its ending. A torn archive is a fault after its last whole record."""
+    if path.suffix.lower() == ".parquet":
+        yield from _read_parquet(path, source)
+        return
+    is_lines = ".jsonl" in path.name.lower()
+    try:
+        yield from _read_jsonl(path, source) if is_lines else _read_json(path, source)
+    except TornArchiveError as torn:
+        if source.faults == "error":
+            raise
+        place = Place(str(path), torn.line, torn.done_bytes)
+        yield reject(source, place, "torn archive", torn.why, size_bytes=0)
+
+
+def read_saved(source: Source) -> Iterator[Found]:
+    """The rows of a dataset that `datasets` saved to disk."""
+    load_from_disk = _library(source).load_from_disk
+    data = load_from_disk(source.path)
+    if hasattr(data, "keys"):
+        data = _split(data, source)
+    for number, row in enumerate(data):
+        yield Place(f"{source.path}, row {number}", 1, 0), row
+
+
+def read_hub(source: Source) -> Iterator[Found]:
+    """The rows of a dataset on the hub; streamed only where a part of it is asked for."""
+    load_dataset = _library(source).load_dataset
+    options = source.record_options.model_dump(include={"config", "split", "revision"})
+    rows: Iterator[Mapping[str, Any]] = iter(
+        load_dataset(
+            source.hub,
+            options["config"],
+            split=options["split"],
+            revision=options["revision"],
+            streaming=source.size_bytes is not None,
+        )
+    )
+    for number, row in enumerate(rows):
+        yield Place(f"{source.hub}, row {number}", 1, 0), row
+
+
+def _library(source: Source) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise missing_library(source, "Hugging Face datasets", library="datasets", extra="hub") from None
+    return datasets
+
+
+def _split(data: Any, source: Source) -> Any:
+    wanted = source.record_options.model_dump()["split"]
+    if wanted not in data:
+        raise UserError(
+            "the dataset has no such split",
+            where=f"source {source.name}: {source.path}",
+            why=f"{wanted!r} is not among {', '.join(data.keys())}",
+            fix="name one of them in options.split",
+        )
+    return data[wanted]
+
+
+def _read_jsonl(path: Path, source: Source) -> Iterator[Found]:
+    for number, offset, content in read_lines(path):
+        if not content.strip():
+            continue
+        yield _read_line(content, source, Place(str(path), number, offset))
+        del content  # a record can be a book, and the next line is read while this one is still named
+
+
+def _read_line(content: bytes, source: Source, place: Place) -> Found:
+    text = decode(content, source, place)
+    if isinstance(text, Reject):
+        return text
+    try:
+        return place, json.loads(text)
+    except json.JSONDecodeError as error:
+        at = replace(place, offset=place.offset + len(text[: error.pos].encode(encoding_of(source), "replace")))
+        return reject(source, at, "broken JSON line", error.msg, size_bytes=len(content), text=text)
+    except (RecursionError, ValueError) as error:  # brackets a thousand deep, numbers of 5,000 digits
+        return reject(source, place, "broken JSON line", str(error), size_bytes=len(content), text=text)
+
+
+def _read_json(path: Path, source: Source) -> Iterator[Found]:
+    """The elements of a list as they come, or the one value of a file."""
+    stream = _TextStream(path, source)
+    place = Place(str(path), 1, 0)
+    try:
+        stream.skip_space()
+        if stream.peek() != "[":
+            yield place, stream.read_value()
+        else:
+            yield from _read_elements(stream, str(path))
+        stream.skip_space()
+        if stream.peek():
+            raise json.JSONDecodeError("Extra data", stream.text, stream.at)
+    except UnicodeDecodeError as error:
+        at = replace(place, offset=stream.bytes_before + error.start)
+        why = f"{error.reason}: 0x{error.object[error.start]:02x}"
+        yield reject(source, at, "invalid UTF-8", why, size_bytes=len(error.object))
+    except (RecursionError, ValueError) as error:
+        message = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        at = replace(place, offset=stream.offset)
+        text = stream.text[max(0, stream.at - 100) : stream.at + 100]
+        yield reject(
+            source, at, "broken JSON file", message, size_bytes=len(stream.text.encode("utf-8", "replace")), text=text
+        )
+
+
+def _read_elements(stream: "_TextStream", path: str) -> Iterator[Found]:
+    stream.at += 1
+    number = 0
+    stream.skip_space()
+    if stream.peek() == "]":
+        stream.at += 1
+        return
+    while True:
+        number += 1
+        stream.skip_space()
+        offset = stream.offset
+        yield Place(f"{path}, record {number}", 1, offset), stream.read_value()
+        stream.skip_space()
+        sign = stream.peek()
+        if sign not in (",", "]"):
+            raise json.JSONDecodeError(
+                "Expecting ',' delimiter" if sign else "the list has no end", stream.text, stream.at
+            )
+        stream.at += 1
+        if sign == "]":
+            return
+
+
+class _TextStream:
+    """A file's text as far as it is needed: ``text[at:]`` is what was read and not yet taken."""
+
+    def __init__(self, path: Path, source: Source) -> None:
+        self._chunks = read_chunks(path)
+        errors = "replace" if source.faults == "replace" else "strict"
+        encoding = encoding_of(source)
+        self._decode = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)(errors).decode
+        self._ended = False
+        self.bytes_before = 0
+        self._taken_bytes = 0
+        self.text, self.at = "", 0
+
+    @property
+    def offset(self) -> int:
+        """About where ``at`` is in the file, in bytes."""
+        return self._taken_bytes + len(self.text[: self.at].encode("utf-8", "replace"))
+
+    def peek(self) -> str:
+        """The next character; nothing at the end."""
+        while self.at >= len(self.text) and self._read_more():
+            pass
+        return self.text[self.at : self.at + 1]
+
+    def skip_space(self) -> None:
+        while (sign := self.peek()) and sign in _SPACE:
+            self.at += 1
+
+    def read_value(self) -> object:
+        """The next JSON value. Raises JSONDecodeError where the file ends or breaks in it."""
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.text, self.at)
+            except json.JSONDecodeError:
+                # Twice as much each time, so that a huge value is not tried a thousand times.
+                if not self._read_more(len(self.text) - self.at):
+                    raise
+                continue
+            if end == len(self.text) and self._read_more():
+                continue  # a number may go on
+            self.at = end
+            return value
+
+    def _read_more(self, at_least: int = 1) -> bool:
+        if self._ended:
+            return False
+        if self.at:
+            self._taken_bytes += len(self.text[: self.at].encode("utf-8", "replace"))
+        parts = [self.text[self.at :]]
+        self.at, got = 0, 0
+        while got < max(1, at_least) and not self._ended:
+            chunk = next(self._chunks, b"")
+            self._ended = not chunk
+            parts.append(self._decode(chunk, final=self._ended))
+            self.bytes_before += len(chunk)
+            got += len(parts[-1])
+        self.text = "".join(parts)
+        return got > 0
+
+
+_DECODER = json.JSONDecoder()
+
+
+def _read_parquet(path: Path, source: Source) -> Iterator[Found]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise missing_library(source, "Parquet files", library="pyarrow", extra="parquet") from None
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+                for row in batch.to_pylist():
+                    yield Place(f"{path}, row {number}", 1, 0), row
+                    number += 1
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        why = str(error).splitlines()[0]
+        size = path.stat().st_size if number == 0 else 0
+        yield reject(source, Place(f"{path}, row {number}", 1, 0), "broken Parquet file", why, size_bytes=size)

@@ -1,0 +1,93 @@
+"""What stands between a document that was read and one that is tokenised: cleaned, clear of prompts, without repeats.
+
+One document at a time and nothing remembered, so that any number of workers in any order lets the same documents pass.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import xxhash
+
+from ropewalk.core.digest import digest_value
+from ropewalk.core.record import Document
+from ropewalk.corpus.clean import clean_document
+from ropewalk.corpus.decontaminate import Prompts
+from ropewalk.corpus.measures import Measures
+from ropewalk.corpus.reject import Reject, excerpt
+from ropewalk.corpus.spec import Source
+
+REPEATED, CONTAMINATED = "repeated section", "contaminated"
+
+
+Spans = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Spans of clean texts that stand elsewhere, by the text's digest: half-open, in order, apart from each other."""
+
+    spans: Mapping[int, Spans] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str | None:
+        """None where nothing is cut, whoever looked."""
+        return digest_value(self.to_json()) if self.spans else None
+
+    def apply(self, text: str, digest: int) -> str:
+        """The text of that digest without its spans."""
+        if digest not in self.spans:
+            return text
+        borders = [0, *(border for span in self.spans[digest] for border in span), len(text)]
+        return "".join(text[start:end] for start, end in zip(borders[::2], borders[1::2], strict=True))
+
+    def to_json(self) -> list[Any]:
+        """In an order that depends on nothing else."""
+        return [[digest, [list(span) for span in self.spans[digest]]] for digest in sorted(self.spans)]
+
+    @classmethod
+    def from_json(cls, entries: list[Any]) -> "Cuts":
+        """The inverse of ``to_json``."""
+        return cls({digest: tuple((start, end) for start, end in spans) for digest, spans in entries})
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """``outcome`` is what is tokenised or why nothing is; ``whole`` is its clean text before repeats were cut."""
+
+    outcome: Document | Reject
+    measures: Measures
+    whole: str = ""
+    whole_bytes: int = 0
+    digest: int = 0
+    """Of ``whole``."""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """How a source's documents are let pass."""
+
+    source: Source
+    prompts: Prompts
+    cuts: Cuts
+
+    def judge(self, document: Document) -> Screened:
+        """What becomes of a document."""
+        cleaned = clean_document(document, self.source.cleaning(document.language))
+        if isinstance(cleaned.outcome, Reject):
+            return Screened(cleaned.outcome, cleaned.measures)
+        return self.compare(cleaned.outcome, cleaned.measures, read_bytes=len(document.text.encode()))
+
+    def compare(self, kept: Document, measures: Measures, *, read_bytes: int) -> Screened:
+        """What becomes of a document that is clean and measured; of one with loss spans nothing is cut."""
+        encoded, place = kept.text.encode(), str(kept.metadata.get("place", ""))
+        found = self.prompts.find(kept.text)
+        if found is not None:
+            why = f"shares a run of words with {found}"
+            return Screened(Reject(kept.id, CONTAMINATED, read_bytes, why, place, excerpt(kept.text)), measures)
+        digest = xxhash.xxh3_64_intdigest(encoded)
+        text = self.cuts.apply(kept.text, digest) if kept.loss_spans is None else kept.text
+        if text is not kept.text and len(text) < self.source.cleaning(kept.language).min_characters:
+            why = f"{len(text)} characters of {len(kept.text)} stand nowhere else"
+            return Screened(Reject(kept.id, REPEATED, read_bytes, why, place, excerpt(kept.text)), measures)
+        return Screened(replace(kept, text=text), measures, kept.text, len(encoded), digest)

@@ -1,0 +1,153 @@
+"""Sections that stand twice, within a document or across all sources, as spans to cut: a chapter that two books share.
+
+Documents are compared as wholes elsewhere (dedup.py); a book with another's chapter in it never is their like. Here a
+text is a run of sentences and lines, and a pair of neighbours is what can be met again. A run of such pairs that is
+long enough is cut everywhere but in the document that stays first: one that is no copy of a better one, of the role
+that wins, the longest. So nothing is cut whose original is dropped, and long documents stay whole.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int64, UInt32, UInt64
+
+from ropewalk.core.record import Document, Role
+from ropewalk.corpus.audit import SourceLedger
+from ropewalk.corpus.copies import find_best, group_copies, group_equal, rank_documents
+from ropewalk.corpus.dedup import sign
+from ropewalk.corpus.language import code_points
+from ropewalk.corpus.pair_spool import PairSpool
+from ropewalk.corpus.reject import Reject
+from ropewalk.corpus.screen import Cuts, Screen, Spans
+from ropewalk.corpus.shingle import shingles, window_hashes
+from ropewalk.corpus.spec import Source
+from ropewalk.corpus.tokenized import item_bytes
+
+_BREAKS = np.array([ord(sign) for sign in "\n。！？"], dtype=np.uint32)
+_STOPS = np.array([ord(sign) for sign in ".!?"], dtype=np.uint32)
+_SPACE = np.uint32(ord(" "))
+
+
+def is_searched(source: Source) -> bool:
+    """Whether sections of a source's documents may be cut at all."""
+    return source.embedded is None and source.role != "instruction" and not source.tokens
+
+
+def survey_documents(items: Iterable[Document | Reject], screen: Screen, *, ledger: SourceLedger, folder: Path) -> None:
+    """Write into ``folder`` what is asked here of each document that passes: its likeness, its pairs and units."""
+    digests, signatures, whole_bytes, counts = [], [], [], []
+    with (folder / "pairs").open("wb") as pairs, (folder / "ends").open("wb") as ends:
+        for item in items:
+            size = item_bytes(item)
+            ledger.read.add(bytes=size)
+            screened = screen.judge(item) if isinstance(item, Document) else None
+            outcome = screened.outcome if screened else item
+            if screened is None or isinstance(outcome, Reject):
+                assert isinstance(outcome, Reject)
+                ledger.dropped[outcome.reason].add(bytes=size)
+                continue
+            ledger.stored.add(bytes=screened.whole_bytes)
+            ledger.trimmed_bytes += size - screened.whole_bytes
+            may_be_cut = is_searched(screen.source) and outcome.loss_spans is None
+            numbers, borders = find_pairs(screened.whole) if may_be_cut else _NO_PAIRS
+            pairs.write(numbers.astype("<u8").tobytes())
+            ends.write(borders.astype("<i8").tobytes())
+            digests.append(screened.digest)
+            signatures.append(sign(screened.whole))
+            whole_bytes.append(screened.whole_bytes)
+            counts.append((len(numbers), len(borders)))
+    np.save(folder / "digests.npy", np.array(digests, dtype=np.uint64))
+    np.save(folder / "signatures.npy", np.array(signatures, dtype=np.uint32).reshape(-1, 128))
+    np.save(folder / "whole_bytes.npy", np.array(whole_bytes, dtype=np.int64))
+    np.save(folder / "counts.npy", np.array(counts, dtype=np.int64).reshape(-1, 2))
+
+
+def find_spans(
+    surveyed: Sequence[tuple[Role, Sequence[Path]]], *, characters: int, threshold: float, scratch: Path
+) -> UInt64[np.ndarray, "spans 4"]:
+    """``source, digest, start, end`` of every span of ``characters`` and more to cut; ``surveyed`` is by source."""
+    spool, parts = PairSpool(scratch), [part for _, parts in surveyed for part in parts]
+    for part in parts:
+        _fill(spool, part)
+    digests = np.concatenate([_load(part, "digests") for part in parts])
+    signatures = np.concatenate([_load(part, "signatures") for part in parts])
+    sizes = [np.concatenate([_load(part, "whole_bytes") for part in parts]) for _, parts in surveyed]
+    group = group_copies(group_equal(digests), signatures, threshold)
+    rank = rank_documents([role for role, _ in surveyed], sizes)
+    repeated = spool.find_repeated(rank, find_best(group, rank) == np.arange(len(rank)))
+    home = np.repeat(np.arange(len(sizes)), [len(each) for each in sizes]).tolist()
+    found: list[tuple[int, int, int, int]] = []
+    for position, (source, digest) in enumerate(zip(home, digests.tolist(), strict=True)):
+        spans = _long_runs(repeated(position), spool.ends(position), characters)
+        found += [(source, digest, start, end) for start, end in spans]
+    return np.array(found, dtype=np.uint64).reshape(-1, 4)
+
+
+def make_cuts(spans: UInt64[np.ndarray, "spans 4"], names: Sequence[str]) -> dict[str, Cuts]:
+    """Spans as ``find_spans`` gives them, by the names of the sources."""
+    entries: dict[str, defaultdict[int, Spans]] = {name: defaultdict(tuple) for name in names}
+    for number, digest, start, end in spans.tolist():
+        entries[names[number]][digest] += ((start, end),)
+    return {name: Cuts(dict(found)) for name, found in entries.items()}
+
+
+def _fill(spool: PairSpool, part: Path) -> None:
+    pairs, ends = np.fromfile(part / "pairs", dtype="<u8"), np.fromfile(part / "ends", dtype="<i8")
+    borders = np.cumsum(_load(part, "counts"), axis=0)[:-1].T
+    for numbers, own_ends in zip(np.split(pairs, borders[0]), np.split(ends, borders[1]), strict=True):
+        spool.add(numbers, own_ends)
+
+
+def _load(part: Path, column: str) -> Any:
+    return np.load(part / f"{column}.npy", allow_pickle=False)
+
+
+_NO_PAIRS = (np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))
+
+
+def find_pairs(text: str) -> tuple[UInt64[np.ndarray, "pairs"], Int64[np.ndarray, "units"]]:
+    """A number for each pair of neighbouring sentences or lines, and where in the text each unit ends."""
+    points = code_points(text)
+    ends = np.isin(points, _BREAKS)
+    ends[:-1] |= np.isin(points[:-1], _STOPS) & (points[1:] == _SPACE)
+    borders = np.flatnonzero(ends) + 1
+    if len(borders) == 0 or borders[-1] != len(points):
+        borders = np.append(borders, len(points))
+    starts = np.concatenate([[0], borders[:-1]])
+    # Empty lines are part of what stands before them: a pair is of two units that say something.
+    says = borders - starts > 1
+    if not says.all():
+        borders = np.append(borders[np.flatnonzero(says)[1:] - 1], len(points)) if says.any() else borders[-1:]
+        starts = np.concatenate([[0], borders[:-1]])
+    units = window_hashes(points, *_without_space(points, starts, borders))
+    return shingles(units, 2) if len(units) > 1 else _NO_PAIRS[0], borders.astype(np.int64)
+
+
+def _without_space(
+    points: UInt32[np.ndarray, "characters"], starts: Int64[np.ndarray, "units"], ends: Int64[np.ndarray, "units"]
+) -> tuple[Int64[np.ndarray, "units"], Int64[np.ndarray, "units"]]:
+    """The units without the white space around them, so that a paragraph's last line is the same in another place."""
+    seen = np.flatnonzero(points > _SPACE)
+    first = np.searchsorted(seen, starts)
+    last = np.searchsorted(seen, ends) - 1
+    empty = first > last
+    at = np.append(seen, 0)
+    return np.where(empty, starts, at[first]), np.where(empty, starts, at[last] + 1)
+
+
+def _long_runs(
+    repeated: Bool[np.ndarray, "pairs"], ends: Int64[np.ndarray, "units"], characters: int
+) -> list[tuple[int, int]]:
+    """Spans of at least ``characters`` characters whose units all belong to repeated pairs."""
+    if not repeated.any():
+        return []
+    inside = np.zeros(len(ends) + 2, dtype=bool)
+    inside[1:-2] |= repeated
+    inside[2:-1] |= repeated
+    borders = np.flatnonzero(np.diff(inside))
+    starts = np.concatenate([[0], ends])
+    spans = [(int(starts[first]), int(starts[end])) for first, end in zip(borders[::2], borders[1::2], strict=True)]
+    return [(start, end) for start, end in spans if end - start >= characters]

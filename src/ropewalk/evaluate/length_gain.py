@@ -1,0 +1,115 @@
+"""What a long document's context is worth: the loss of its tokens with 4,096 tokens before them, less that with all.
+
+Text whose far parts help to predict it teaches a model to look far; text that is long by accident does not. Any small
+model will do, as what counts is the order of documents. The result is a column file that corpus/ reads: scoring needs
+torch, choosing does not.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from ropewalk.core.artifact import write_whole
+from ropewalk.core.error import UserError
+from ropewalk.corpus.folder import Corpus
+from ropewalk.corpus.tokenize import load_tokenizer
+from ropewalk.evaluate.held_out import text_sources
+from ropewalk.evaluate.items import Item, measure
+from ropewalk.model.learner import Learner
+from ropewalk.model.load import load_model
+from ropewalk.model.weights import Dtype
+from ropewalk.parallel.collective import rank_and_ranks
+
+_STRIDES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class LongText:
+    """A document to score, cut to the length that is read."""
+
+    source: str
+    id: str
+    tokens: Int64[np.ndarray, "tokens"]
+
+
+def make_items(texts: Sequence[LongText], *, near_tokens: int) -> list[Item]:
+    """Each text twice: whole (group 2i), and in windows of ``near_tokens`` of which the last quarter counts (2i + 1).
+
+    In both readings the same tokens count: from ``near_tokens`` on, so near context is 3/4 to all of ``near_tokens``.
+    """
+    stride = near_tokens // _STRIDES
+    items = []
+    for number, text in enumerate(texts):
+        length = len(text.tokens)
+        group = np.full(length, -1, dtype=np.int64)
+        group[near_tokens:] = 2 * number
+        items.append(Item(text.tokens, group))
+        for begin in range(near_tokens, length, stride):
+            end = min(length, begin + stride)
+            first = end - near_tokens
+            near = np.full(near_tokens, -1, dtype=np.int64)
+            near[begin - first :] = 2 * number + 1
+            items.append(Item(text.tokens[first:end], near))
+    return items
+
+
+def long_texts(corpus: Corpus, *, near_tokens: int, context_tokens: int) -> Iterator[LongText]:
+    """The documents that are trained on and have twice ``near_tokens``, cut to ``context_tokens``."""
+    for source in text_sources(corpus):
+        documents = corpus.train(source)
+        with (corpus.store(source) / "documents.jsonl").open(encoding="utf-8") as file:
+            ids = [entry["id"] for entry in map(json.loads, file) if "dropped" not in entry]
+        for number in np.flatnonzero(documents.lengths >= 2 * near_tokens).tolist():
+            stop = min(int(documents.lengths[number]), context_tokens)
+            tokens = documents.read(number, 0, stop)[0].astype(np.int64)
+            yield LongText(source, ids[int(documents.chosen[number])], tokens)
+
+
+def score_lengths(
+    model: Path, corpus: Corpus, *, near_tokens: int, context_tokens: int, precision: Dtype, out: Path
+) -> dict[str, Any]:
+    """Write ``id, source, gain`` of every long document to ``out``; every rank calls it. Returns what was scored.
+
+    Raises UserError where no document is long enough, or the model has another tokenizer.
+    """
+    tokenizer = load_tokenizer(model)
+    if (corpus.vocabulary, corpus.eos_id) != (tokenizer.vocabulary, tokenizer.eos_id):
+        raise UserError(
+            "the corpus was made with another tokenizer",
+            where=str(model),
+            why=f"the corpus has {corpus.vocabulary} tokens, the model {tokenizer.vocabulary}",
+            fix="score with a model that has the recipe's tokenizer",
+        )
+    texts = list(long_texts(corpus, near_tokens=near_tokens, context_tokens=context_tokens))
+    if not texts:
+        raise UserError(
+            "no document is long enough to be scored",
+            where=str(corpus.folder),
+            why=f"none of those trained on has {2 * near_tokens} tokens",
+            fix="score with a smaller near context",
+        )
+    learner = Learner(load_model(model, dtype=precision)).requires_grad_(False)
+    if torch.cuda.is_available():
+        learner = learner.to("cuda")
+    items = make_items(texts, near_tokens=near_tokens)
+    sums = measure(learner, items, 2 * len(texts), name="gain of context")
+    loss = (sums.nll / sums.count).reshape(-1, 2)
+    rows = [_row(text, far, near) for text, (far, near) in zip(texts, loss.tolist(), strict=True)]
+    if rank_and_ranks()[0] == 0:
+        write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return {"documents": len(rows), "best": _ends(rows, texts, -1), "worst": _ends(rows, texts, 1)}
+
+
+def _row(text: LongText, far: float, near: float) -> dict[str, Any]:
+    return {"id": text.id, "source": text.source, "gain": near - far, "loss": far, "tokens": len(text.tokens)}
+
+
+def _ends(rows: Sequence[Mapping[str, Any]], texts: Sequence[LongText], sign: int) -> list[dict[str, Any]]:
+    order = sorted(range(len(rows)), key=lambda number: sign * rows[number]["gain"])[:5]
+    return [{**rows[number], "first": texts[number].tokens[:60].tolist()} for number in order]

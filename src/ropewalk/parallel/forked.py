@@ -1,0 +1,162 @@
+"""The life of forked ranks: how one works, and how the process that started them learns what became of it.
+
+The surprise: each rank computes in a thread of its own. OpenMP's workers do not survive a fork, and a forked main
+thread that asks for them again would wait for ever; a new thread gets new ones, and the main thread is left to hear
+signals and to notice a dead parent.
+"""
+
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ropewalk.core.error import RankError, UserError, explain_disk_fault
+from ropewalk.parallel.hang import take_place
+from ropewalk.parallel.stop import SIGNALS, answer_stop
+
+_GRACE_SECONDS = 0.2
+_STOP_SECONDS = 0.5
+
+
+class JoinError(RankError):
+    """The ranks did not find together; nothing has been called yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a rank has to say at its end. ``seconds`` are on the machine's clock: the first failure is the cause."""
+
+    rank: int
+    seconds: float
+    result: Any = None
+    error: UserError | None = None
+    trace: str = ""
+    joined: bool = True
+
+    @property
+    def failed(self) -> bool:
+        return self.error is not None or bool(self.trace)
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """One rank's place among ``ranks``; what they tell each other to find together is written in ``folder``."""
+
+    rank: int
+    ranks: int
+    threads: int
+    folder: Path
+
+
+def be_rank(
+    seat: Seat, pipe: Connection, lifeline: tuple[int, int], join: Callable[[Seat], None], work: Callable[[], Any]
+) -> None:
+    """The life of a forked rank: another thread works, the main one waits for the parent to let go of the lifeline.
+
+    So a rank outlives its work until every rank has reported: one that left earlier would close connections that
+    slower ranks still read from.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the ranks
+    for number in SIGNALS:
+        signal.signal(number, answer_stop)
+    reading_end, held_end = lifeline
+    os.close(held_end)
+    worker = threading.Thread(target=_work, args=(seat, pipe, join, work))
+    worker.start()
+    os.read(reading_end, 1)  # nobody writes: it returns when the parent's end is closed
+    worker.join(timeout=_STOP_SECONDS)
+    if worker.is_alive():
+        os._exit(1)  # the parent is dead
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _work(seat: Seat, pipe: Connection, join: Callable[[Seat], None], work: Callable[[], Any]) -> None:
+    def pack(**facts: Any) -> bytes:
+        # Not Connection.send: it would pass tensors by shared memory of a process that is about to end.
+        return pickle.dumps(Outcome(seat.rank, time.monotonic(), **facts))
+
+    joined = False
+    try:
+        torch.set_num_threads(seat.threads)
+        if seat.rank:
+            warnings.simplefilter("ignore")  # rank 0 says it once
+        join(seat)
+        joined = True
+        take_place(
+            lambda: dist.FileStore(str(seat.folder / "roll"), seat.ranks),  # type: ignore[attr-defined]
+            lambda cause: pipe.send_bytes(pack(trace=cause)),
+        )
+        message = pack(result=work())
+    except UserError as error:
+        message = pack(error=error)
+    except OSError as error:
+        fault = explain_disk_fault(error)
+        message = pack(error=fault, trace="" if fault else traceback.format_exc(), joined=joined)
+    except BaseException:
+        pipe.send_bytes(pack(trace=traceback.format_exc(), joined=joined))
+        raise SystemExit(1) from None  # ends this thread without a word: the parent raises the error, with our name
+    pipe.send_bytes(message)
+    pipe.close()
+
+
+def collect(processes: Sequence[BaseProcess], pipes: Sequence[Connection]) -> list[Any]:
+    """Wait for every rank's outcome; at the first failure, look a moment longer for its cause, then raise it."""
+    outcomes: dict[int, Outcome] = {}
+    killed: dict[int, float] = {}
+    deadline: float | None = None
+    open_pipes = dict(zip(pipes, range(len(pipes)), strict=True))
+    while open_pipes and (deadline is None or time.monotonic() < deadline):
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        for pipe in wait(list(open_pipes), timeout=left):
+            assert isinstance(pipe, Connection)
+            rank = open_pipes.pop(pipe)
+            try:
+                outcomes[rank] = pickle.loads(pipe.recv_bytes())
+            except EOFError:
+                killed[rank] = time.monotonic()
+            if deadline is None and (rank in killed or outcomes[rank].failed):
+                deadline = time.monotonic() + _GRACE_SECONDS
+    if deadline is not None:
+        _raise_cause(processes, outcomes, killed)
+    return [outcomes[rank].result for rank in range(len(processes))]
+
+
+def _raise_cause(processes: Sequence[BaseProcess], outcomes: dict[int, Outcome], killed: dict[int, float]) -> None:
+    if killed:  # a rank that could not even speak; what the others say then is that they lost it
+        rank = min(killed, key=lambda rank: killed[rank])
+        processes[rank].join(timeout=_STOP_SECONDS)
+        code = processes[rank].exitcode or 0
+        reason = f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
+        hint = "; the system does that when memory runs out" if code == -signal.SIGKILL else ""
+        raise RankError(f"rank {rank} of {len(processes)} failed: {reason}{hint}")
+    first = min((outcome for outcome in outcomes.values() if outcome.failed), key=lambda outcome: outcome.seconds)
+    if first.error is not None:
+        raise first.error
+    kind = RankError if first.joined else JoinError
+    raise kind(f"rank {first.rank} of {len(processes)} failed:\n{first.trace}")
+
+
+def stop_ranks(processes: Sequence[BaseProcess], *, patience_seconds: float) -> None:
+    """Wait for the ranks to end, ask those that still run, kill those that do not listen."""
+    for ask in (None, BaseProcess.terminate, BaseProcess.kill):
+        alive = [process for process in processes if process.is_alive()]
+        for process in alive:
+            if ask is not None:
+                ask(process)
+        deadline = time.monotonic() + patience_seconds
+        for process in alive:
+            process.join(timeout=max(0.0, deadline - time.monotonic()))
+        patience_seconds = _STOP_SECONDS

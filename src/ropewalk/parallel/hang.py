@@ -1,0 +1,177 @@
+"""A rank that hangs is named, by a roll call that costs nothing until nobody gets on any more.
+
+Ranks go in step, so one that hangs stops all within a step, and a timeout says only that somebody is missing. Each
+rank's own clock notices that it has not got on for too long; then all write down where they stand. Who writes nothing
+is stopped or gone; who writes that it computes while others wait for it is stuck. Stacks are shown, and the ranks end.
+"""
+
+import faulthandler
+import json
+import linecache
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch.distributed as dist
+
+from ropewalk.parallel.collective import rank_and_ranks
+
+_STEPS = 20
+_LEAST_SECONDS, _MOST_SECONDS = 60.0, 480.0
+_STDERR = 2
+
+
+@dataclass(frozen=True)
+class _Place:
+    open_store: Callable[[], dist.Store]  # type: ignore[name-defined]
+    report: Callable[[str], None]
+
+
+_places: list[_Place] = []
+
+
+def take_place(
+    open_store: Callable[[], dist.Store],  # type: ignore[name-defined]
+    report: Callable[[str], None],
+) -> None:
+    """Said once by whoever starts this rank: where a roll can be written, and who is told of a hang before the end."""
+    _places[:] = [_Place(open_store, report)]
+
+
+class Clock:
+    """When this rank last got on, and how long ago that may be: ``patience_seconds``, or by the slowest step so far."""
+
+    def __init__(self, patience_seconds: float | None) -> None:
+        self._given, self._slowest = patience_seconds, 0.0
+        self._moved = time.monotonic()
+        self._leisure = False
+        self.steps = 0
+
+    def tick(self) -> None:
+        """This rank has got one step further."""
+        now = time.monotonic()
+        if self.steps:  # the first step compiles and allocates
+            self._slowest = max(self._slowest, now - self._moved)
+        self._moved, self.steps = now, self.steps + 1
+
+    def forgive(self) -> None:
+        """The time since the last tick is nobody's fault."""
+        self._moved = time.monotonic()
+
+    @contextmanager
+    def at_leisure(self) -> Iterator[None]:
+        """For what is no step and may take any time, a measurement or a slow disk: its messages have their timeout."""
+        self._leisure = True
+        try:
+            yield
+        finally:
+            self._leisure = False
+            self.forgive()
+
+    @property
+    def waited_seconds(self) -> float:
+        return 0.0 if self._leisure else time.monotonic() - self._moved
+
+    @property
+    def patience_seconds(self) -> float:
+        if self._given is not None:
+            return self._given
+        if self.steps < 2:
+            return _MOST_SECONDS
+        return min(max(_STEPS * self._slowest, _LEAST_SECONDS), _MOST_SECONDS)
+
+
+@contextmanager
+def watch_for_hang(patience_seconds: float | None) -> Iterator[Clock]:
+    """For the length of the block, end this rank if it does not get on. Let the yielded clock tick at every step."""
+    clock, done = Clock(patience_seconds), threading.Event()
+    thread = threading.Thread(
+        target=_watch, args=(clock, done, threading.get_ident()), daemon=True, name="watch for a hang"
+    )
+    thread.start()
+    try:
+        yield clock
+    finally:
+        done.set()
+
+
+def _watch(clock: Clock, done: threading.Event, worker: int) -> None:
+    looked = time.monotonic()
+    while not done.wait(min(1.0, clock.patience_seconds / 10)):
+        now = time.monotonic()
+        if now - looked > clock.patience_seconds / 2 + 1:
+            clock.forgive()  # a suspended job, all of whose ranks wake up with an old clock
+        looked = now
+        if clock.waited_seconds > clock.patience_seconds and _places:
+            _end(clock, sys._current_frames().get(worker))
+            return
+
+
+def _end(clock: Clock, frame: FrameType | None) -> None:
+    """Call the roll, show the stacks of who is stuck and of one who waits, tell whoever started this rank, and end."""
+    rank, ranks = rank_and_ranks()
+    store, waited_seconds = _places[0].open_store(), clock.waited_seconds
+    stand = {"step": clock.steps, **_stand(frame)}
+    patience_seconds = min(max(1.0, clock.patience_seconds / 4), 10.0)
+    roll = _call_roll(store, "roll", stand, ranks=range(ranks), wait_seconds=patience_seconds)
+    if rank == min(roll) or not stand["waits"]:
+        os.write(_STDERR, f"ropewalk: the stacks of rank {rank}, which does not get on\n".encode())
+        faulthandler.dump_traceback(file=_STDERR, all_threads=True)
+    # The first that tells ends all others: not before all have shown what they have.
+    _call_roll(store, "shown", {}, ranks=roll, wait_seconds=2.0)
+    _places[0].report(describe_hang(roll, ranks, waited_seconds=waited_seconds))
+    os._exit(1)
+
+
+def _call_roll(
+    store: dist.Store,  # type: ignore[name-defined]
+    name: str,
+    mine: Mapping[str, Any],
+    *,
+    ranks: Iterable[int],
+    wait_seconds: float,
+) -> dict[int, Any]:
+    """What every one of ``ranks`` wrote under ``name`` that could, by rank."""
+    deadline, missing, called = time.monotonic() + wait_seconds, set(ranks), sorted(ranks)
+    store.set(f"{name}/{rank_and_ranks()[0]}", json.dumps(mine))
+    while missing and time.monotonic() < deadline:
+        missing = {each for each in missing if not store.check([f"{name}/{each}"])}
+        time.sleep(0.05)
+    return {each: json.loads(store.get(f"{name}/{each}")) for each in called if each not in missing}
+
+
+def describe_hang(roll: Mapping[int, Any], ranks: int, *, waited_seconds: float) -> str:
+    """Which rank hangs, from what those wrote that could: in one line, then where each of them stands."""
+    absent = [rank for rank in range(ranks) if rank not in roll]
+    busy = [rank for rank in roll if not roll[rank]["waits"]]
+    if absent:
+        culprit = f"{_name(absent)} not answer: stopped, or gone with the machine"
+    elif busy and len(busy) < ranks:
+        culprit = f"{_name(busy)} not come to where the others wait"
+    else:
+        culprit = "no rank stands out"
+    lines = [f"  rank {rank}: step {at['step']}, {at['where']}" for rank, at in sorted(roll.items())]
+    return "\n".join([f"training hangs since {waited_seconds:.0f} s: {culprit}", *lines])
+
+
+def _name(ranks: list[int]) -> str:
+    return f"rank {ranks[0]} does" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))} do"
+
+
+def _stand(frame: FrameType | None) -> dict[str, Any]:
+    """Where the computing thread stands, and whether it waits for a message: in torch.distributed, or on its handle."""
+    waits = False
+    while frame is not None:
+        name, line = frame.f_code.co_filename, frame.f_lineno
+        waits = waits or "/torch/distributed/" in name
+        if "/ropewalk/" in name:
+            waits = waits or ".wait(" in linecache.getline(name, line)
+            return {"where": f"{name.rpartition('/ropewalk/')[2]}:{line} in {frame.f_code.co_name}", "waits": waits}
+        frame = frame.f_back
+    return {"where": "outside ropewalk", "waits": waits}

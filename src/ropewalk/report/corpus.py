@@ -1,0 +1,206 @@
+"""One page about a corpus, from what was counted of it: where every document went, and what rows are made of."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ropewalk.core.artifact import write_whole
+from ropewalk.core.quantity import format_amount, format_bytes, format_length
+from ropewalk.report.corpus_charts import draw_lengths, draw_prefixes
+from ropewalk.report.corpus_rows import make_copies, make_rows
+from ropewalk.report.html import Page, Tile, render
+from ropewalk.report.ledger import balances, tabulate_balance, tabulate_drops
+from ropewalk.report.section import Section
+from ropewalk.report.table import Cell, Table
+from ropewalk.report.visible import show_all
+
+_ROWS_OFF = 1.0
+
+
+def write_corpus_page(target: Path, name: str, survey: Mapping[str, Any]) -> None:
+    """Write the page about what corpus/survey counted of the corpus called ``name``."""
+    survey = show_all(survey)
+    page = Page(
+        title=f"Corpus of {name}",
+        what=f"{len(survey['sources'])} sources, digest {survey['digest']}",
+        verdict=_tell_verdict(survey),
+        verdict_mark="pass" if _holds(survey) else "fail",
+        tiles=_make_tiles(survey),
+        summary=_tabulate_roles(survey),
+        sections=[
+            _make_ledger(survey),
+            _make_lengths(survey),
+            _make_languages(survey),
+            *(_make_mix(survey, stage) for stage in survey["stages"]),
+            make_copies(survey),
+            *(make_rows(stage) for stage in survey["stages"]),
+            _make_licences(survey),
+        ],
+        made_from="the corpus folder and its token stores",
+    )
+    write_whole(target, render(page))
+
+
+def _holds(survey: Mapping[str, Any]) -> bool:
+    fits = all(stage["most_rows_off"] <= _ROWS_OFF + 1e-9 for stage in survey["stages"])
+    return fits and all(balances(entry) for entry in survey["ledger"].values())
+
+
+def _tell_verdict(survey: Mapping[str, Any]) -> str:
+    broken = [name for name, entry in survey["ledger"].items() if not balances(entry)]
+    told = (
+        f"The ledger does not balance: {', '.join(broken)}."
+        if broken
+        else "Every document, byte and token is accounted for."
+    )
+    if survey["stages"]:
+        off = max(stage["most_rows_off"] for stage in survey["stages"])
+        told += f" No source is ever more than {off:.2f} rows from its share."
+    return told
+
+
+def _make_tiles(survey: Mapping[str, Any]) -> list[Tile]:
+    ledger = survey["ledger"].values()
+    read, train = (sum(entry[part]["documents"] for entry in ledger) for part in ("read", "train"))
+    tokens = sum(entry["train"]["tokens"] for entry in ledger)
+    context = _add(survey["context"].values())
+    tiles = [
+        Tile("documents trained on", "", f"{train:,}", f"of {read:,} read", ""),
+        Tile("tokens trained on", "", format_amount(tokens), f"{format_amount(_held_out(survey))} held out", ""),
+    ]
+    tiles += [
+        Tile(f"tokens with more than {format_length(int(length))} of their document before them", "",
+             _percent(count, tokens), format_amount(count), "")
+        for length, count in context.items()
+        if length != "tokens"
+    ]  # fmt: skip
+    for stage in survey["stages"]:
+        all_tokens = stage["rows"] * stage["context_tokens"]
+        name = f"padding of stage {stage['stage']}'s {stage['rows']:,} rows"
+        tiles.append(Tile(name, "", _percent(stage["padding_tokens"], all_tokens), "", ""))
+    return tiles
+
+
+def _held_out(survey: Mapping[str, Any]) -> int:
+    return sum(entry["held_out"]["tokens"] for entry in survey["ledger"].values())
+
+
+def _tabulate_roles(survey: Mapping[str, Any]) -> Table:
+    columns = ["role", "sources", "documents", "tokens", "of all", *_context_columns(survey)]
+    total = sum(facts["tokens"] for facts in survey["sources"].values())
+    rows = []
+    for role in dict.fromkeys(facts["role"] for facts in survey["sources"].values()):
+        own = [name for name, facts in survey["sources"].items() if facts["role"] == role]
+        documents, tokens = (sum(survey["sources"][name][unit] for name in own) for unit in ("documents", "tokens"))
+        context = _add(survey["context"][name] for name in own)
+        rows.append([role, str(len(own)), f"{documents:,}", format_amount(tokens), _percent(tokens, total),
+                     *_context_cells(context)])  # fmt: skip
+    return Table(columns, rows, "l" + "r" * (len(columns) - 1))
+
+
+def _make_ledger(survey: Mapping[str, Any]) -> Section:
+    ledger = survey["ledger"]
+    tables = [tabulate_balance(ledger, survey["sources"]), _tabulate_amounts(ledger)]
+    if any(entry["dropped"] for entry in ledger.values()):
+        tables.insert(1, tabulate_drops(ledger))
+    lead = "What went in came out, or has a reason. A source balances if documents, bytes and tokens all add up."
+    return Section("ledger", "Ledger", lead, tables)
+
+
+def _tabulate_amounts(ledger: Mapping[str, Any]) -> Table:
+    rows = []
+    for name, entry in ledger.items():
+        parts = {"read": entry["read"], **{f"- {reason}": amount for reason, amount in entry["dropped"].items()}}
+        if entry["trimmed_bytes"]:
+            parts["- trimmed within documents"] = {"documents": 0, "bytes": entry["trimmed_bytes"], "tokens": 0}
+        parts |= {"= held out": entry["held_out"], "= trained on": entry["train"]}
+        for number, (part, amount) in enumerate(parts.items()):
+            figures = [f"{amount['documents']:,}", format_bytes(amount["bytes"]), format_amount(amount["tokens"])]
+            shown = [figure if amount[unit] else "" for figure, unit in zip(figures, amount, strict=True)]
+            rows.append(["" if number else name, part, *shown])
+    caption = "Every amount. Tokens are counted from the token store on: what cleaning drops has none."
+    return Table(["source", "", "documents", "bytes", "tokens"], rows, "llrrr", caption)
+
+
+def _make_lengths(survey: Mapping[str, Any]) -> Section:
+    rows = [[name, *_context_row(context)] for name, context in survey["context"].items()]
+    rows.append(["all documents", *_context_row(_add(survey["context"].values()))])
+    for stage in survey["stages"]:
+        length = format_length(stage["context_tokens"])
+        rows.append([f"as read in stage {stage['stage']}, rows of {length}", *_context_row(stage["context"])])
+    table = Table(["documents of", "tokens", *_context_columns(survey)], rows, "l" + "r" * (len(rows[0]) - 1))
+    lead = (
+        "Only a document that is long itself teaches a long context: packed beside others it stays short. The columns "
+        "give the tokens that have more than so many tokens of their own document before them."
+    )
+    roles = {name: str(facts["role"]) for name, facts in survey["sources"].items()}
+    return Section("lengths", "Lengths", lead, [table], [draw_lengths(survey["lengths"], roles)])
+
+
+def _make_languages(survey: Mapping[str, Any]) -> Section:
+    found = sorted({language for facts in survey["sources"].values() for language in facts["languages"]})
+    rows = []
+    for name, facts in survey["sources"].items():
+        cells = [facts["languages"].get(language) for language in found]
+        shown = [f"{format_amount(cell['tokens'])} in {cell['documents']:,}" if cell else "" for cell in cells]
+        rows.append([str(facts["role"]), name, *shown])
+    rows.sort(key=lambda row: ["general", "domain", "instruction"].index(row[0]))
+    table = Table(["role", "source", *found], rows, "ll" + "r" * len(found), "Tokens in documents that are trained on.")
+    return Section("languages", "Languages", tables=[table])
+
+
+def _make_mix(survey: Mapping[str, Any], stage: Mapping[str, Any]) -> Section:
+    total = max(1, stage["tokens"])
+    rows: list[list[str | Cell]] = []
+    for use in stage["strands"]:
+        realised = use["tokens"] / total
+        cut = f"{use['cut_documents']:,}" if use["cut_documents"] else ""
+        rows.append([use["name"], str(survey["sources"][use["source"]]["role"]), f"{use['planned']:.2%}",
+                     f"{realised:.2%}", format_amount(use["tokens"]), format_amount(use["held_tokens"]),
+                     f"{use['repeats']:.2f}", cut])  # fmt: skip
+    columns = ["strand", "role", "planned", "realised", "tokens", "held", "repeats", "cut though they fit"]
+    if not any(use["cut_documents"] for use in stage["strands"]):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    padding = stage["padding_tokens"] / max(1, stage["rows"] * stage["context_tokens"])
+    lead = (
+        f"{stage['rows']:,} rows of {format_length(stage['context_tokens'])}: {format_amount(stage['tokens'])} tokens "
+        f"in {stage['pieces']:,} documents and pieces, {padding:.3%} padding. No source is ever more than "
+        f"{stage['most_rows_off']:.2f} rows from its share of what was given so far."
+    )
+    dropped = {name: tokens for name, tokens in stage["dropped_tokens"].items() if tokens}
+    points = [f"{name}: {format_amount(tokens)} tokens an epoch are beyond a row" for name, tokens in dropped.items()]
+    table = Table(columns, rows, "ll" + "r" * (len(columns) - 2))
+    pictures = [draw_prefixes(stage)] if stage["rows"] > 1 else []
+    number = stage["stage"]
+    return Section(f"mix-{number}", f"Mix of stage {number}", lead, [table], pictures, points=points)
+
+
+def _make_licences(survey: Mapping[str, Any]) -> Section:
+    rows = [
+        [name, str(facts["role"]), format_amount(facts["tokens"]), facts["license"] or Cell("not stated", "aim")]
+        for name, facts in survey["sources"].items()
+    ]
+    lead = "As the recipe states them; text that ropewalk makes or finds by itself knows its own."
+    return Section("licences", "Licences", lead, [Table(["source", "role", "tokens", "licence"], rows, "llrl")])
+
+
+def _add(contexts: Any) -> dict[str, int]:
+    contexts = list(contexts)
+    return {key: sum(context[key] for context in contexts) for key in contexts[0]}
+
+
+def _context_columns(survey: Mapping[str, Any]) -> list[str]:
+    first = next(iter(survey["context"].values()))
+    return [f"> {format_length(int(length))}" for length in first if length != "tokens"]
+
+
+def _context_row(context: Mapping[str, int]) -> list[str]:
+    return [format_amount(context["tokens"]), *_context_cells(context)]
+
+
+def _context_cells(context: Mapping[str, int]) -> list[str]:
+    return [_percent(count, context["tokens"]) for length, count in context.items() if length != "tokens"]
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if part else "0"

@@ -1,0 +1,72 @@
+"""Pictures of a corpus: how long its documents are, and how the mix comes about over the rows of a stage."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.report.figure import FAINT, INK, OTHERS, ROLE_COLOURS, Picture, draw, shorten
+
+_WIDTH_INCHES = 8.4
+_MARKS = (8192, 32768, 131072)
+
+
+def draw_lengths(lengths: Mapping[str, Any], roles: Mapping[str, str]) -> Picture:
+    """Share of all tokens by the length of their document, in powers of two, stacked by role."""
+    edges = np.array(lengths["from_tokens"])
+    stacks = {role: np.zeros(len(edges)) for role in ROLE_COLOURS if role in roles.values()}
+    for name, counted in lengths["sources"].items():
+        stacks[roles[name]] += np.array(counted["tokens"])
+    total = sum(stack.sum() for stack in stacks.values())
+    used = np.flatnonzero(sum(stacks.values()))
+    first, last = int(used.min()), int(used.max()) + 1
+
+    def paint(figure: Any) -> None:
+        axis = figure.subplots()
+        below = np.zeros(last - first)
+        places = np.arange(first, last)
+        for role, stack in stacks.items():
+            share = stack[first:last] / total * 100
+            axis.bar(places + 0.5, share, 0.86, bottom=below, color=ROLE_COLOURS[role], label=role)
+            below += share
+        for mark in _MARKS:
+            place = int(np.searchsorted(edges, mark))
+            if first < place < last:
+                axis.axvline(place, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
+        labels = [format_length(int(edge)) for edge in edges[first:last]]
+        axis.set_xticks(places, labels)
+        axis.set_xlabel("tokens of the document, from")
+        axis.set_ylabel("share of all tokens, %")
+        axis.legend(loc="best")
+
+    told = ", ".join(
+        f"{sum(stack[at] for stack in stacks.values()) / total:.0%} from {format_length(int(edges[at]))}" for at in used
+    )
+    caption = "Tokens trained on, by the length of the document that they stand in. Broken lines: 8Ki, 32Ki, 128Ki."
+    return draw(paint, size=(_WIDTH_INCHES, 3.0), caption=caption, alt=f"Tokens by length of document: {told}.")
+
+
+def draw_prefixes(stage: Mapping[str, Any]) -> Picture:
+    """Every source's share of the tokens given so far, over the stage's rows; what was planned as a broken line."""
+    prefixes = stage["prefixes"]
+    given = np.array(list(prefixes["tokens"].values()), dtype=float)
+    share = given / given.sum(axis=0) * 100
+    colours = {name: OTHERS[number % len(OTHERS)] for number, name in enumerate(prefixes["tokens"])}
+    lines = sorted(zip(colours, share, strict=True), key=lambda line: -line[1][-1])
+
+    def paint(figure: Any) -> None:
+        axis = figure.subplots()
+        for name, line in lines:
+            axis.axhline(stage["planned"][name] * 100, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
+            axis.plot(prefixes["rows"], line, color=colours[name], label=shorten(name))
+        axis.set_xlabel("rows given")
+        axis.set_ylabel("share of the tokens so far, %")
+        axis.set_ylim(0, min(100, 150 * max(stage["planned"].values())))  # the first rows are whole shares
+        axis.set_xlim(0, prefixes["rows"][-1])
+        axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+    told = ", ".join(f"{name} {stage['planned'][name]:.1%} and {line[-1] / 100:.1%}" for name, line in lines)
+    total = format_amount(given[:, -1].sum())
+    caption = f"Share of each source in the tokens given so far, {total} in the end; broken lines: planned."
+    return draw(paint, size=(_WIDTH_INCHES, 3.2), caption=caption, alt=f"Planned and realised shares: {told}.")

@@ -1,0 +1,97 @@
+"""What a person looks at to believe a corpus: rows with their documents in colours, and copies beside what was kept."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.report.figure import SVG, shorten
+from ropewalk.report.section import Run, Section, Strip
+from ropewalk.report.table import Table
+
+_COLOURS = ("#8DB8DE", "#8FD0B8", "#DDA0CF", "#EBC46A", "#AFA3D6", "#F0A986")
+"""Of bars; the page's style sheet has the same six, lighter, for words."""
+_SHOWN_CHARACTERS = 90
+
+
+def make_rows(stage: Mapping[str, Any]) -> Section:
+    """Random rows of a stage: the words on both sides of every border."""
+    length = format_length(stage["context_tokens"])
+    strips = [_make_strip(row, stage["context_tokens"]) for row in stage["rows_shown"]]
+    lead = (
+        f"{len(strips)} random rows of {length}. A colour is a document or a piece of one; no token sees another "
+        "colour's. Of each stand its first and last words and how many of its tokens are in the row; the white end of "
+        "a bar is padding."
+    )
+    return Section(f"rows-{stage['stage']}", f"Rows of stage {stage['stage']}", lead, strips=strips)
+
+
+def make_copies(survey: Mapping[str, Any]) -> Section:
+    """Examples of what was dropped as a copy, and what stayed in its place."""
+    tables = [_tabulate_copies(reason, pairs) for reason, pairs in survey.get("copies", {}).items()]
+    note = "" if tables else "No document was dropped as a copy of another."
+    lead = (
+        "Of equal or nearly equal documents one stays. Examples show the place where the texts first differ."
+        if tables
+        else ""
+    )
+    return Section("copies", "Copies", lead, tables, note=note)
+
+
+def _make_strip(row: Mapping[str, Any], context_tokens: int) -> Strip:
+    lengths = row["lengths"]
+    runs = [_make_run(number, piece) for number, piece in enumerate(row["pieces"])]
+    left = len(lengths) - len(runs)
+    documents = f"{len(lengths)} documents" if len(lengths) > 1 else "1 document"
+    return Strip(
+        title=f"row {row['row']:,}, {row['source']}: {documents}, {sum(lengths):,} of {context_tokens:,} tokens",
+        bar=_draw_bar(lengths, context_tokens),
+        runs=runs,
+        more=f"and {left:,} more" if left else "",
+    )
+
+
+def _make_run(number: int, piece: Mapping[str, Any]) -> Run:
+    begins, ends = _cut(piece["begins"]), _cut(piece["ends"], last=True)
+    text = f"{begins} … {ends}" if ends else begins
+    tokens, start, of = piece["tokens"], piece["start"], piece["of"]
+    aside = f"{tokens:,} tokens" if tokens == of else f"{tokens:,} tokens from {start:,} of {of:,}"
+    return Run(text, number, aside)
+
+
+def _cut(text: str, *, last: bool = False) -> str:
+    return text[-_SHOWN_CHARACTERS:] if last else text[:_SHOWN_CHARACTERS]
+
+
+def _draw_bar(lengths: Sequence[int], context_tokens: int) -> str:
+    """The row as a bar of coloured parts, as wide as their documents."""
+    parts, at = [], 0.0
+    for number, tokens in enumerate(lengths):
+        width = tokens / context_tokens * 1000
+        colour = _COLOURS[number % len(_COLOURS)]
+        parts.append(f'<rect x="{at:.2f}" y="0" width="{width:.2f}" height="20" fill="{colour}"/>')
+        at += width
+    told = f"{len(lengths)} documents fill {sum(lengths) / context_tokens:.1%} of the row"
+    frame = '<rect x="0" y="0" width="1000" height="20" fill="#ffffff"/>'
+    place = 'viewBox="0 0 1000 20" preserveAspectRatio="none"'
+    return f'<svg xmlns="{SVG}" {place} role="img" aria-label="{told}">{frame}{"".join(parts)}</svg>'
+
+
+def _tabulate_copies(reason: str, pairs: Sequence[Mapping[str, Any]]) -> Table:
+    rows = []
+    for pair in pairs:
+        same = pair["similarity"] is None
+        likeness = "same text" if same else f"{pair['similarity']:.2f}"
+        for side in ("dropped", "kept"):
+            shown = pair[side]
+            text = "" if same and side == "kept" else shown["text"]
+            about = likeness if side == "dropped" else ""
+            rows.append([side, shown["source"], shorten(shown["id"]), format_amount(shown["tokens"]), about, text])
+    columns = [
+        "",
+        "source",
+        "document",
+        "tokens",
+        "similarity",
+        "text" if reason.startswith("exact") else "text, from where they differ",
+    ]
+    return Table(columns, rows, "llwrrw", f"Dropped as {reason}: {len(pairs)} examples.")

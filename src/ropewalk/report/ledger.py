@@ -1,0 +1,74 @@
+"""The ledger of a corpus as tables, added up again here: a page does not believe what was asserted before."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ropewalk.core.quantity import format_amount, format_bytes
+from ropewalk.report.table import Cell, Table
+
+
+def tabulate_balance(ledger: Mapping[str, Any], sources: Mapping[str, Any]) -> Table:
+    """A line for each source: what was read, where it went, whether it adds up; ``sources`` says what each is."""
+    columns = ["source", "role", "language", "bytes", "read", "dropped", "held out", "train", "tokens", "balance"]
+    rows = [_balance(name, entry, facts=sources.get(name, {})) for name, entry in ledger.items()]
+    if len(rows) > 1:
+        rows.append(_balance("total", _add_up(ledger.values()), facts={}))
+    caption = "Documents: read = dropped + held out + train."
+    return Table(columns, rows, "lllrrrrrrl", caption, total=len(rows) > 1)
+
+
+def _add_up(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """All sources' entries of a ledger as one, its drops under one reason."""
+    entries = list(entries)
+
+    def add(amounts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+        amounts = list(amounts)
+        return {unit: sum(amount[unit] for amount in amounts) for unit in ("documents", "bytes", "tokens")}
+
+    return {
+        **{part: add(entry[part] for entry in entries) for part in ("read", "stored", "train", "held_out")},
+        "dropped": {"all": add(amount for entry in entries for amount in entry["dropped"].values())},
+        "trimmed_bytes": sum(entry["trimmed_bytes"] for entry in entries),
+    }
+
+
+def _balance(name: str, entry: Mapping[str, Any], *, facts: Mapping[str, Any]) -> list[str | Cell]:
+    read, train, held = entry["read"], entry["train"], entry["held_out"]
+    return [
+        name,
+        str(facts.get("role", "")),
+        ", ".join(sorted(facts.get("languages", {}))),
+        format_bytes(read["bytes"]),
+        f"{read['documents']:,}",
+        f"{sum(amount['documents'] for amount in entry['dropped'].values()):,}",
+        f"{held['documents']:,}",
+        f"{train['documents']:,}",
+        format_amount(train["tokens"]),
+        Cell("yes", "pass") if balances(entry) else Cell("NO", "fail"),
+    ]
+
+
+def tabulate_drops(ledger: Mapping[str, Any]) -> Table:
+    """Documents dropped, a line for each source, a column for each reason."""
+    reasons = sorted({reason for entry in ledger.values() for reason in entry["dropped"]})
+    rows = []
+    for name, entry in ledger.items():
+        found = [entry["dropped"].get(reason, {"documents": 0, "bytes": 0}) for reason in reasons]
+        counts = [f"{amount['documents']:,}" if amount["documents"] else "" for amount in found]
+        sizes = (sum(amount["bytes"] for amount in found), entry["trimmed_bytes"])
+        rows.append([name, *counts, *(format_bytes(size) if size else "" for size in sizes)])
+    columns = ["source", *reasons, "bytes dropped", "bytes trimmed"]
+    return Table(
+        columns, rows, "l" + "r" * (len(columns) - 1), "Documents dropped, by reason; trimmed: within documents."
+    )
+
+
+def balances(entry: Mapping[str, Any]) -> bool:
+    """Whether a source's documents, bytes and tokens all add up."""
+    parts = [entry["train"], entry["held_out"], *entry["dropped"].values()]
+    sums = [sum(part[unit] for part in parts) for unit in ("documents", "bytes", "tokens")]
+    return sums == [
+        entry["read"]["documents"],
+        entry["read"]["bytes"] - entry["trimmed_bytes"],
+        entry["stored"]["tokens"],
+    ]

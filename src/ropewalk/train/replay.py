@@ -1,0 +1,77 @@
+"""A skipped step once more, from the checkpoint before it: was it the data, or was it the machine?
+
+Everything up to that step is a function of checkpoint and cursor, so the same loss must come out, bit for bit; where
+another does, it was no fault of the text. Then each of the step's rows is taken alone, which shows the one that did it.
+Nothing is written, and no weight moves in the step itself.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ropewalk.checkpoint.load import find_fault_together, list_checkpoints, load, read_facts, step_of
+from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
+from ropewalk.parallel.collective import share_from_first
+from ropewalk.parallel.mesh import make_mesh
+from ropewalk.recipe.spec import Recipe
+from ropewalk.train.batches import StepBatches, make_batches
+from ropewalk.train.journal import Journal
+from ropewalk.train.loop import StageJob, take_step
+from ropewalk.train.stage import begin_stage, carry_moments, checkpoints_of, open_rows, plan_sharing, stage_folder
+from ropewalk.train.step import train_step
+from ropewalk.train.tally import Tally
+
+
+def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> dict[str, Any]:
+    """What the step of ``record`` (a file in stages/N/skipped/) gives now, whole and row by row; every rank calls it.
+
+    Raises UserError where no checkpoint is left that leads there.
+    """
+    stage, first, rows = record["stage"], record["first_row"], len(record["rows"])
+    spec, parallel = recipe.stages[stage], recipe.parallel
+    mesh = make_mesh(parallel.ranks, parallel.context)
+    feed = open_rows(recipe, stage, corpus=corpus, rows=first + rows)
+    fresh = begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed)
+    start = _find_start(record, checkpoints_of(run, stage))
+    state = carry_moments(fresh, run) if start is None else load(fresh, start)
+    sharing = plan_sharing(recipe, stage_folder(run, stage) / "extended", mesh)
+    begun, journal = state.step, Journal(run / "rows.jsonl", writes=False)
+    job = StageJob(spec, spec.steps, spec.step_rows, feed, mesh, parallel, sharing, journal, stage_folder(run, stage))
+    tally = Tally(feed.sources, spec.reach_tokens)
+
+    def take(cursor: int, rows: int) -> StepBatches:
+        return make_batches(feed, cursor, rows=rows, spec=spec, mesh=mesh, sharing=sharing)
+
+    def look(batches: StepBatches) -> dict[str, float | None]:
+        seen, _ = train_step(state, batches, mesh=mesh, tally=tally, rate=0.0, clip=spec.clip, judge=_refuse)
+        loss, norm, _ = seen.recent[-1]
+        return {"loss": loss, "grad_norm": norm}
+
+    while state.step < record["step"] - 1:
+        state, _, _ = take_step(state, take(state.cursor, spec.step_rows), job, tally)
+    if mesh.rank == 0:
+        say(f"trained from step {begun} to {state.step}; now step {record['step']}")
+    whole = look(take(first, rows))
+    same = whole == {name: record[name] for name in whole}
+    return {**whole, "from_step": begun, "same": same, "rows": [look(take(first + row, 1)) for row in range(rows)]}
+
+
+def _refuse(loss: float, norm: float) -> str:
+    return "it is only looked at"
+
+
+def _find_start(record: dict[str, Any], checkpoints: Path) -> Path | None:
+    """The newest whole checkpoint on the way to the step; None is the stage's own beginning."""
+    for path in share_from_first(list_checkpoints(checkpoints)):
+        if step_of(path) < record["step"] and find_fault_together(path) is None:
+            if read_facts(path)["rollbacks"] == record["rollbacks"]:
+                return path
+            break  # older ones have not lived through the rollback either
+    if not record["rollbacks"]:
+        return None
+    raise UserError(
+        "the way to this step is gone",
+        where=str(checkpoints),
+        why=f"no checkpoint after rollback {record['rollbacks']} and before step {record['step']} is left",
+        fix="keep more checkpoints (stages.N.keep, checkpoint_steps), or look at the text in the file itself",
+    )

@@ -1,0 +1,80 @@
+"""Going back: to the last checkpoint before the trouble, and past the data that it came with.
+
+The step goes back and the cursor does not, so the rows that were skipped, and those between, are not read again. What
+was decided is written down before anything is removed, so a kill in the middle of it is finished by whoever resumes.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ropewalk.checkpoint.load import find_fault_together, list_checkpoints, read_facts, step_of
+from ropewalk.checkpoint.save import remove_checkpoint
+from ropewalk.checkpoint.state import TrainState
+from ropewalk.core.artifact import write_whole
+from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
+from ropewalk.parallel.collective import rank_and_ranks, share_from_first, wait_for_ranks
+from ropewalk.recipe.spec import Guard
+
+_HISTORY = "rollbacks.json"
+
+
+def decide_rollback(state: TrainState, folder: Path, *, guard: Guard) -> None:
+    """Write down that the stage in ``folder`` goes back from ``state``; every rank calls it, then resumes as ever.
+
+    Raises UserError where that may not be done once more, or no checkpoint is older than the trouble.
+    """
+    recent = state.recent[-guard.window :]
+    first_bad = state.step - len(recent) + 1 + next(i for i, (_, _, taken) in enumerate(recent) if not taken)
+    older = [path for path in share_from_first(list_checkpoints(folder / "checkpoints")) if step_of(path) < first_bad]
+    target = next((path for path in older if find_fault_together(path) is None), None)
+    skipped = sum(not taken for _, _, taken in recent)
+    if target is None or state.rollbacks >= guard.rollbacks:
+        tried = f"it went back {state.rollbacks} times" if target else "no checkpoint is older than the first of them"
+        raise UserError(
+            "training does not stay sound",
+            where=f"stages.{state.stage}",
+            why=f"{skipped} of the last {len(recent)} steps were skipped by the guard, and {tried}",
+            fix="look at stages/N/skipped/ (ropewalk replay FILE), lower lr or clip, lengthen schedule.warmup",
+        )
+    entry = {"from_step": state.step, "to_step": step_of(target), "cursor": state.cursor, "skipped": skipped}
+    if rank_and_ranks()[0] == 0:
+        write_whole(folder / _HISTORY, json.dumps([*read_history(folder), entry], indent=1))
+        say(f"WARNING: {skipped} of the last {len(recent)} steps were skipped; back from {state.step} to {target.name}")
+    wait_for_ranks()
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """Every time that this stage went back, oldest first."""
+    path = folder / _HISTORY
+    entries: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    return entries
+
+
+def remove_astray(folder: Path) -> None:
+    """Remove the checkpoints that the stage has gone back behind; every rank calls it before looking for the newest."""
+    history = share_from_first(read_history(folder))
+    if history and rank_and_ranks()[0] == 0:
+        for path in list_checkpoints(folder / "checkpoints"):
+            if _is_astray(path, history):
+                remove_checkpoint(path)
+    wait_for_ranks()
+
+
+def go_past(state: TrainState, folder: Path) -> TrainState:
+    """A state that was just loaded, with its cursor past the data of a rollback that it has not lived through yet."""
+    history = share_from_first(read_history(folder))
+    if state.rollbacks == len(history):
+        return state
+    return dataclasses.replace(state, cursor=history[-1]["cursor"], rollbacks=len(history))
+
+
+def _is_astray(path: Path, history: Sequence[dict[str, Any]]) -> bool:
+    try:
+        lived_through = int(read_facts(path)["rollbacks"])
+    except (OSError, ValueError, KeyError):  # damaged: it will be passed over as that
+        return False
+    return any(step_of(path) > entry["to_step"] for entry in history[lived_through:])

@@ -1,0 +1,46 @@
+"""What a skipped step was made of, for a person to read and for ``ropewalk replay``: rows, sources, text, figures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ropewalk.checkpoint.state import TrainState
+from ropewalk.core.artifact import write_whole
+from ropewalk.corpus.feed import Feed
+from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
+
+FOLDER = "skipped"
+
+
+def write_skipped(state: TrainState, folder: Path, *, feed: Feed, rows: int, reason: str) -> Path:
+    """Write down the step that ``state`` has just skipped, in the stage's ``folder``; one rank calls it.
+
+    The name holds the first row besides the step, since a stage that went back comes to the same step with other rows.
+    """
+    first = state.cursor - rows
+    loss, norm, _ = state.recent[-1]
+    tokenizer = load_tokenizer(folder / "extended")
+    record = {
+        "stage": state.stage,
+        "step": state.step,
+        "reason": reason,
+        "loss": loss,
+        "grad_norm": norm,
+        "rollbacks": state.rollbacks,
+        "first_row": first,
+        "rows": [_describe(feed, number, tokenizer) for number in range(first, state.cursor)],
+    }
+    path = folder / FOLDER / f"step-{state.step:08}-row-{first:010}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_whole(path, json.dumps(record, indent=1, ensure_ascii=False))
+    return path
+
+
+def _describe(feed: Feed, number: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    source, pieces = feed.locate(number)
+    ids = feed.batch(number, 1).tokens[0].tolist()
+    texts, at = [], 0
+    for piece in pieces:
+        texts.append({**piece, "text": tokenizer.decode(ids[at : at + piece["tokens"]])})
+        at += piece["tokens"]
+    return {"row": number, "source": source, "pieces": texts}

@@ -1,0 +1,85 @@
+"""A save in a thread is the save that it would have been at once; what fails in it is raised on every rank."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from ropewalk.checkpoint import save as save_module
+from ropewalk.checkpoint import saver as saver_module
+from ropewalk.checkpoint.load import list_checkpoints, load, newest
+from ropewalk.checkpoint.saver import Saver
+from ropewalk.core.error import UserError
+from ropewalk.parallel.launch import run_ranks
+from small_state import describe, make_state, train
+
+
+def save_while_training(folder: Path) -> tuple[dict[str, Any], bool]:
+    state = train(make_state(2), 3)
+    asked = describe(state)
+    with Saver(folder, keep=2) as saver:
+        saver.begin(state)
+        state = train(state, 3)
+        published = bool(list_checkpoints(folder))
+        saver.begin(state)  # waits for the first
+        saver.finish()
+        saver.finish()
+    return asked, published
+
+
+def load_step(folder: Path, step: int) -> dict[str, Any]:
+    return describe(load(make_state(2), folder / f"step-{step:08}"))
+
+
+def test_steps_taken_meanwhile_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = save_module.write
+
+    def write_late(*args: Any, **settings: Any) -> Path:
+        time.sleep(0.5)
+        return plain(*args, **settings)
+
+    monkeypatch.setattr(saver_module, "write", write_late)
+    (asked, published), _ = run_ranks(save_while_training, 2, tmp_path)
+    assert not published, "training has gone on beside it"
+    assert run_ranks(load_step, 2, tmp_path, 3) == [asked] * 2
+    assert run_ranks(load_step, 2, tmp_path, 6)[0]["step"] == 6
+
+
+def fail_on_one(folder: Path) -> list[str]:
+    state, told = train(make_state(2), 1), []
+    with Saver(folder, keep=2) as saver:
+        saver.begin(state)
+        saver.finish()
+        if dist.get_rank() == 1:
+            save_module._seal_shards = lambda work: ({}, "the disk of rank 1 is gone")
+        saver.begin(train(state, 1))
+        while not saver.has_failed:
+            time.sleep(0.01)
+        try:
+            saver.begin(train(state, 2))
+        except UserError as error:
+            told.append(error.why)
+        assert not saver.has_failed, "it was told once"
+    return told
+
+
+def test_a_failure_is_raised_on_every_rank_and_the_older_one_stands(tmp_path: Path) -> None:
+    assert run_ranks(fail_on_one, 2, tmp_path) == [["the disk of rank 1 is gone"]] * 2
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_what_a_kill_left_goes(tmp_path: Path) -> None:
+    for name in (".tmp-step-00000007", ".trash-step-00000001", ".damaged-step-00000002-0"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.json").touch()
+
+    def look() -> None:
+        with Saver(tmp_path, keep=1) as saver:
+            saver.begin(make_state(1))
+            saver.finish()
+            assert newest(tmp_path) == tmp_path / "step-00000000"
+
+    run_ranks(look, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".damaged-step-00000002-0", "step-00000000"]

@@ -1,0 +1,211 @@
+"""What is mended within a document, and what looks like it and is left alone."""
+
+import random
+from datetime import date
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from made_texts import han, sentence
+from ropewalk.core.record import Document
+from ropewalk.corpus.boilerplate import remove_boilerplate
+from ropewalk.corpus.chinese import convert_script, fit_marks, narrow_letters, traditional_share
+from ropewalk.corpus.clean import clean_document
+from ropewalk.corpus.measures import measure_text
+from ropewalk.corpus.mend import blocks_of_lines, mend_document, repair_decoding
+from ropewalk.corpus.personal import is_identity_number, mask
+from ropewalk.corpus.profile import ALL_BOILERPLATE, ALL_PERSONAL, PROFILES, Profile
+from ropewalk.corpus.reject import Reject
+
+CHINESE = "第一章　总则\n为了规范市场秩序，保护消费者的合法权益，制定本法。\n本章完结之后，人们继续前行。\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "（本章完）",
+        "(本章未完，请点击下一页继续阅读)",
+        "上一章 目录 下一章",
+        "« Previous | Table of Contents | Next »",
+        "天才一秒记住本站地址：www.example.com",
+        "手机用户请浏览m.example.com阅读，更优质的阅读体验。",
+        "求推荐票！求收藏！",
+        "第 3 页 共 12 页",
+        "Page 3 of 12",
+        "Advertisement",
+        "Copyright © 2019 Example Ltd. All rights reserved.",
+        "当前位置：首页 > 法律 > 民法",
+        "Produced by Anna Meier and the Online Distributed Proofreading Team",
+        "ISBN: 978-7-02-000220-7",
+        "<!-- INFO END -->",
+    ],
+)
+def test_what_was_put_around_a_text_goes(line: str) -> None:
+    text = f"{CHINESE}{line}\n{CHINESE}"
+    assert remove_boilerplate(text, ALL_BOILERPLATE) == CHINESE + CHINESE
+    assert remove_boilerplate(text, ()) == text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "他翻到下一章，又看了一眼目录，然后合上了书。",
+        "On the next page she found the table of contents and read it aloud.",
+        "本章完全不同于上一章所讲的内容。",
+        "他求了三天，终于求得一张推荐信。",
+        "Home is where the menu is printed.",
+        "He is the advertisement of his own success.",
+    ],
+)
+def test_a_sentence_about_such_things_stays(line: str) -> None:
+    assert remove_boilerplate(f"{CHINESE}{line}\n", ALL_BOILERPLATE) == f"{CHINESE}{line}\n"
+
+
+def test_page_numbers_go_where_they_count_up_and_numbers_stay_where_they_do_not() -> None:
+    pages = "".join(f"{sentence(n)}\n- {n + 7} -\n" for n in range(6))
+    assert remove_boilerplate(pages, ("page_numbers",)) == "".join(f"{sentence(n)}\n" for n in range(6))
+    table = "".join(f"{sentence(n)}\n{value}\n" for n, value in enumerate((812, 3, 77, 41, 9)))
+    assert remove_boilerplate(table, ("page_numbers",)) == table
+
+
+def test_a_frame_around_a_book_goes() -> None:
+    book = (
+        "The Project Gutenberg eBook of X\n\n*** START OF THE PROJECT GUTENBERG EBOOK X ***\n"
+        "Call me.\n*** END OF THE PROJECT GUTENBERG EBOOK X ***\nlicence"
+    )
+    assert remove_boilerplate(book, ("ebook_notices",)) == "Call me."
+
+
+def test_a_user_can_name_lines_and_profiles() -> None:
+    profile = Profile.model_validate({"like": "law", "remove_lines": [r"编号：\d+"], "min_characters": 3})
+    assert profile.max_repeated_lines == PROFILES["law"].max_repeated_lines and profile.min_characters == 3
+    assert mend_document("正文\n编号：12\n又：编号：12\n", profile) == "正文\n又：编号：12"
+    for wrong in ({"remove_lines": ["("]}, {"like": "poetry"}, {"min_letter": 0.5}):
+        with pytest.raises(ValidationError):
+            Profile.model_validate(wrong)
+
+
+def identity_number(seed: int) -> str:
+    """A number that passes, by the rule as GB 11643 writes it."""
+    rng = random.Random(seed)
+    born = date(1950 + rng.randrange(60), 1 + rng.randrange(12), 1 + rng.randrange(28))
+    digits = f"{110000 + rng.randrange(500000)}{born:%Y%m%d}{rng.randrange(1000):03d}"
+    total = sum(int(digit) * (2 ** (17 - index) % 11) for index, digit in enumerate(digits))
+    return digits + "10X98765432"[total % 11]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_identity_number_is_known_by_its_date_and_checksum(seed: int) -> None:
+    number = identity_number(seed)
+    assert is_identity_number(number)
+    assert mask(f"身份证号{number}。", ("identity",)) == "身份证号000000000000000000。"
+    wrong = number[:-1] + ("1" if number[-1] != "1" else "2")
+    assert mask(f"编号{wrong}。", ("identity",)) == f"编号{wrong}。"
+    assert not is_identity_number(number[:10] + "13" + number[12:])
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("mail a.b+c@mail.example.org.", "mail name@example.com."),
+        ("at 8.8.8.8, port 53", "at 192.0.2.1, port 53"),
+        ("电话13812345678或138-1234-5678", "电话13000000000或13000000000"),
+        ("key AKIAIOSFODNN7EXAMPLE", "key [KEY]"),
+        (
+            "-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc\n-----END RSA PRIVATE KEY-----\nafter",
+            "[KEY]\nafter",
+        ),
+        ("ghp_" + "a1B2" * 9, "[KEY]"),
+    ],
+)
+def test_personal_data_is_masked(text: str, masked: str) -> None:
+    assert mask(text, ALL_PERSONAL) == masked
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "192.168.0.1 and 10.0.0.3 are nobody's",
+        "version 4.12.3.1 and v 1.2.3.4",
+        "1.2.3.4.5 is a section",
+        "300.1.1.1",
+        "order 2013812345678",
+        "π is 3.13812345678",
+        "a@b is no address",
+        "@decorator and x@y",
+        "sk-learn is a library",
+    ],
+)
+def test_what_only_looks_personal_stays(text: str) -> None:
+    assert mask(text, ALL_PERSONAL) == text
+
+
+@pytest.mark.parametrize("text", ["naïve café — “quoted …", "Größe über Füße", "für die Fähigkeit"])
+def test_text_read_as_latin_is_read_again(text: str) -> None:
+    broken = text.encode().decode("cp1252", "replace")
+    assert "\ufffd" not in broken
+    assert repair_decoding(f"plain line\n{broken}\n") == f"plain line\n{text}\n"
+    assert repair_decoding(text) == text
+
+
+def test_chinese_read_as_gbk_is_read_again() -> None:
+    text = "法律规定，公民的权利\n为了保护公民的权利，制定本法\n" * 3
+    broken = "\n".join(line.encode().decode("gb18030", "strict") for line in text.split("\n"))
+    assert broken != text and repair_decoding(broken) == text
+    assert repair_decoding(text) == text
+
+
+def test_what_cannot_be_repaired_is_dropped_and_says_so() -> None:
+    text = "".join(f"{sentence(n, 8)} Ã€\x81 â€\n" for n in range(40)).replace("\x81", "‰Ã")
+    result = clean_document(Document(text, "s", "general", "en", "1"), Profile(mojibake="keep", max_mojibake=0.002))
+    assert isinstance(result.outcome, Reject)
+    assert result.outcome.reason == "mojibake" and "above 0.20%" in result.outcome.why
+
+
+def test_widths() -> None:
+    assert narrow_letters("ＡＢＣ１２３，（天）") == "ABC123，（天）"
+    assert fit_marks("天地玄黄,宇宙洪荒;日月?\nplain, text；here") == "天地玄黄，宇宙洪荒；日月？\nplain, text;here"
+    assert fit_marks("plain； text") == "plain; text"
+    document = clean_document(Document("第１条　" + han(1, 200), "s", "general", "zh", "1"), PROFILES["prose_zh"])
+    assert isinstance(document.outcome, Document) and document.outcome.text.startswith("第1条")
+
+
+def test_scripts_are_told_apart_and_converted_on_demand() -> None:
+    traditional, simplified = "舉頭望明月，低頭思故鄉。漢語", "举头望明月，低头思故乡。汉语"
+    assert traditional_share(traditional) == 1.0 and traditional_share(simplified) == 0.0
+    assert traditional_share("天地") is None
+    assert convert_script(traditional, "simplified") == simplified
+    assert convert_script(simplified, "traditional") == traditional
+    assert measure_text(traditional).traditional == 1.0
+    profile = Profile(script="simplified")
+    assert mend_document(traditional, profile) == simplified
+
+
+@given(text=st.text(alphabet="ab\n\r 天", max_size=40))
+@settings(max_examples=100, deadline=None)
+def test_blocks_are_the_text(text: str) -> None:
+    assert "".join(blocks_of_lines(text)) == text
+
+
+def test_a_long_text_is_mended_like_its_parts() -> None:
+    lines = [f"cafe\u0301 {sentence(n, 30)}\x07. a@b.com" for n in range(8000)]
+    text = "\r\n".join(lines)
+    assert len(text) > 1_500_000
+    profile = PROFILES["prose_en"]
+    assert mend_document(text, profile) == "\n".join(
+        mend_document("\n".join(lines[at : at + 200]), profile) for at in range(0, len(lines), 200)
+    )
+
+
+def test_figures_of_a_text() -> None:
+    text = f"{sentence(1, 20)}.\n{sentence(1, 20)}.\n{sentence(2, 20)}"
+    figures = measure_text(text)
+    line = len(sentence(1, 20)) + 1
+    assert figures.characters == len(text) and figures.repeated_lines == pytest.approx(line / len(text))
+    assert figures.letters == pytest.approx(sum(c.isalpha() for c in text) / sum(not c.isspace() for c in text))
+    assert figures.han == 0 and figures.traditional is None and figures.ended_lines == 1.0
+    menu = "\n".join(f"{word} and {word}s by the dozen" for word in sentence(3, 30).split())
+    result = clean_document(Document(menu, "s", "general", "en", "1"), PROFILES["prose_en"]).outcome
+    assert isinstance(result, Reject) and result.reason in {"few sentences", "repeated lines"}
