@@ -59,8 +59,7 @@ def forecast(
             why=f"{ranks} ranks are not a multiple of {split.context_ranks} context ranks",
             fix="change parallel.ranks or parallel.context",
         )
-    data_ranks = ranks // split.context_ranks
-    wave_tokens = data_ranks * split.micro_rows * context_tokens
+    wave_tokens = ranks // split.context_ranks * split.micro_rows * context_tokens  # a row for each data rank
     waves = max(1, (step_tokens or 0) // wave_tokens)
     flops = token_flops(shape, context_tokens, document_tokens=document_tokens)
     savings, memory = _fit(shape, context_tokens, ranks=ranks, split=split, machine=machine)
