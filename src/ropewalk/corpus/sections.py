@@ -75,15 +75,18 @@ def find_spans(
     digests = np.concatenate([_load(part, "digests") for part in parts])
     signatures = np.concatenate([_load(part, "signatures") for part in parts])
     sizes = [np.concatenate([_load(part, "whole_bytes") for part in parts]) for _, parts in surveyed]
-    group = group_copies(group_equal(digests), signatures, threshold)
+    exact = group_equal(digests)
     rank = rank_documents([role for role, _ in surveyed], sizes)
-    repeated = spool.find_repeated(rank, find_best(group, rank) == np.arange(len(rank)))
+    counts = find_best(group_copies(exact, signatures, threshold), rank) == np.arange(len(rank))
+    repeated, stays = spool.find_repeated(rank, counts), find_best(exact, rank).tolist()
     home = np.repeat(np.arange(len(sizes)), [len(each) for each in sizes]).tolist()
-    found: list[tuple[int, int, int, int]] = []
+    found: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for position, (source, digest) in enumerate(zip(home, digests.tolist(), strict=True)):
-        spans = _long_runs(repeated(position), spool.ends(position), characters)
-        found += [(source, digest, start, end) for start, end in spans]
-    return np.array(found, dtype=np.uint64).reshape(-1, 4)
+        ends = spool.ends(position)
+        if len(ends):  # it may be cut; and then like any other document with its text, so that both are tokenised once
+            found[source, digest] = _long_runs(repeated(stays[position]), ends, characters)
+    spans = [(*key, start, end) for key, runs in found.items() for start, end in runs]
+    return np.array(spans, dtype=np.uint64).reshape(-1, 4)
 
 
 def make_cuts(spans: UInt64[np.ndarray, "spans 4"], names: Sequence[str]) -> dict[str, Cuts]:
