@@ -156,7 +156,7 @@ def _is_from(planned: Feed, row: int, name: str) -> bool:
 def test_a_language_without_a_weight_is_named(mixed: Corpus) -> None:
     with pytest.raises(UserError, match="a language has no weight") as caught:
         feed(mixed, languages={"zh": 1})
-    assert caught.value.why == "documents without one: latin 120"
+    assert caught.value.why == "documents without one: en 120"
 
 
 def test_spreading_keeps_every_strand_within_its_repeats(mixed: Corpus) -> None:
