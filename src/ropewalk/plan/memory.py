@@ -151,8 +151,9 @@ def whole_loss_bytes(shape: ModelShape, local_tokens: int) -> float:
 
 
 def chunked_loss_bytes(shape: ModelShape, chunk_tokens: int, *, element_bytes: int = 2) -> float:
-    """Logits of one chunk, in float32 and in the dtype of products, and the head's gradient in fp32."""
-    return (4.0 + 2 * element_bytes) * chunk_tokens * shape.vocabulary + 4.0 * shape.vocabulary * shape.width
+    """Logits of one chunk in float32, and in the products' own type if that is another; the head's gradient."""
+    logit_bytes = 4.0 + (element_bytes if element_bytes < 4 else 0)
+    return logit_bytes * chunk_tokens * shape.vocabulary + 4.0 * shape.vocabulary * shape.width
 
 
 def gathered_bytes(shape: ModelShape, *, element_bytes: int = 2) -> float:
