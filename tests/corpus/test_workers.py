@@ -111,6 +111,7 @@ def test_processes_give_the_same_bytes(
 
 def test_ray_gives_the_same_bytes(texts: Path, tokenizer: Tokenizer, tmp_path: Path, truth: dict[str, bytes]) -> None:
     ray = pytest.importorskip("ray")
+    before = signal.getsignal(signal.SIGTERM)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
         assert make(texts, tmp_path, tokenizer, workers="ray") == truth
@@ -121,6 +122,7 @@ def test_ray_gives_the_same_bytes(texts: Path, tokenizer: Tokenizer, tmp_path: P
             make(texts, tmp_path / "broken", tokenizer, workers="ray", sources=sources, mix={"web": 1})
     finally:
         ray.shutdown()
+        signal.signal(signal.SIGTERM, before)  # Ray's own would end the whole test run
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [3, 1, 4, 0, 3, 2]])

@@ -1,4 +1,4 @@
-"""A few trials of every experiment of ``make faults``, and a control of each, at every test run."""
+"""A few trials of every experiment of ``make faults``, and a control of most, at every test run."""
 
 from pathlib import Path
 

@@ -194,7 +194,10 @@ def _start_ray() -> Any:
             fix="pip install 'ropewalk[cluster]', or leave workers at processes",
         ) from None
     if not ray.is_initialized():
+        mine = signal.getsignal(signal.SIGTERM)
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, mine)  # Ray puts its own there, in a process that is not Ray's
     return ray
 
 
