@@ -10,7 +10,7 @@ from typing import Any
 from ropewalk.core.error import UserError
 from ropewalk.recipe.load import load_recipe, parse_export
 from ropewalk.study import ranks
-from ropewalk.study.folder import RunFolder
+from ropewalk.study.folder import RunFolder, require_new
 from ropewalk.study.ranks import on_ranks
 
 
@@ -22,13 +22,7 @@ def is_checkpoint(folder: Path) -> bool:
 def export_checkpoint(checkpoint: Path, out: Path, overrides: list[str]) -> dict[str, Any]:
     """Write ``checkpoint``'s weights as the model folder ``out``, in the dtype of the model that was trained."""
     asked = parse_export(overrides)
-    if out.exists():
-        raise UserError(
-            "the new folder is there already",
-            where=str(out),
-            why="nothing is ever overwritten",
-            fix="name another folder, or remove it",
-        )
+    require_new(out)
     like = checkpoint.resolve().parents[1] / "extended"
     on_ranks(ranks.export_checkpoint, 1, checkpoint, like, out, asked.dtype)
     return {"model": str(out), "checkpoint": str(checkpoint), "text": str(out)}

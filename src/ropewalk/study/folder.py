@@ -128,3 +128,14 @@ def require(folder: Path, *, verb: str) -> Path:
             fix=f"run `ropewalk {verb} RECIPE` first, or `ropewalk run RECIPE` for all parts",
         )
     return folder
+
+
+def require_new(out: Path) -> None:
+    """Raise UserError if the folder that is to be written is there already."""
+    if out.exists():
+        raise UserError(
+            "the new folder is there already",
+            where=str(out),
+            why="nothing is ever overwritten",
+            fix="name another folder, or remove it",
+        )

@@ -28,7 +28,7 @@ from ropewalk.shape.find import find_model
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 from ropewalk.study import ranks, search
-from ropewalk.study.folder import RunFolder, require
+from ropewalk.study.folder import RunFolder, require, require_new
 from ropewalk.study.ranks import ask_probes, on_ranks
 
 _VERSIONS = ("ropewalk", "torch", "transformers", "tokenizers", "safetensors", "numpy")
@@ -175,13 +175,7 @@ PARTS: dict[str, Part] = {
 def extend_model(model: str, out: Path, overrides: list[str]) -> dict[str, Any]:
     """Extend a model folder without a recipe, as ``overrides`` of one stage say. Returns what was proven."""
     stage = parse_stage(overrides)
-    if out.exists():
-        raise UserError(
-            "the new folder is there already",
-            where=str(out),
-            why="nothing is ever overwritten",
-            fix="name another folder, or remove it",
-        )
+    require_new(out)
     on_ranks(ranks.extend, 1, find_model(model), out, stage)
     facts = read_manifest(out)["facts"]
     return {"model": str(out), **facts, "text": "\n".join([str(out), *(f"{key}: {facts[key]}" for key in facts)])}
