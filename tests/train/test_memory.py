@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ropewalk.model.adapter import attach_adapter
 from ropewalk.model.attend import NAME
 from ropewalk.model.learner import Learner
 from ropewalk.parallel.launch import run_ranks
@@ -15,6 +16,7 @@ from ropewalk.parallel.peak import measure_peak_bytes
 from ropewalk.partition import partition_rows
 from ropewalk.plan.memory import estimate_memory
 from ropewalk.plan.savings import Savings
+from ropewalk.recipe.lora import Lora
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.place import place_learner
@@ -24,7 +26,10 @@ TOKENS, DOCUMENT_TOKENS, CHUNK_TOKENS = 2048, 128, 128
 WAYS = [Savings(recompute, tile) for recompute in ("none", "save_attention", "full") for tile in (None, 256)]  # type: ignore[arg-type]
 
 
-def measure_step(savings: Savings, precision: Literal["float32", "bfloat16"]) -> int:
+LORAS = [Lora(), Lora(modules=("attention",), also_train=("norms",))]
+
+
+def measure_step(savings: Savings, precision: Literal["float32", "bfloat16"], lora: Lora | None = None) -> int:
     """States included."""
     config = LlamaConfig(
         vocab_size=SHAPE.vocabulary,
@@ -37,7 +42,10 @@ def measure_step(savings: Savings, precision: Literal["float32", "bfloat16"]) ->
         tie_word_embeddings=True,
         attn_implementation=NAME,
     )
-    learner = Learner(LlamaForCausalLM(config), chunk_tokens=CHUNK_TOKENS).train()
+    model = LlamaForCausalLM(config)
+    if lora is not None:
+        attach_adapter(model, lora, seed=0)
+    learner = Learner(model, chunk_tokens=CHUNK_TOKENS).train()
     mesh = make_mesh(1, 1)
     place_learner(learner, mesh, savings=savings, precision=precision)
     optimizer = make_optimizer(learner, weight_decay=0.1, betas=(0.9, 0.95))
@@ -50,7 +58,8 @@ def measure_step(savings: Savings, precision: Literal["float32", "bfloat16"]) ->
         optimizer.zero_grad()
 
     step()
-    return 12 * SHAPE.parameters + measure_peak_bytes(step, mesh.device)
+    sizes = [(each.numel(), each.requires_grad) for each in learner.parameters()]
+    return sum(size * (12 if trained else 4) for size, trained in sizes) + measure_peak_bytes(step, mesh.device)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -72,3 +81,24 @@ def test_the_plan_is_within_a_tenth_of_the_allocator_s_peak(precision: Literal["
     whole, tiled = measured[::2], measured[1::2]
     assert all(sorted(each, reverse=True) == each for each in (whole, tiled)), "each way saves more than the one before"
     assert all(small < large for small, large in zip(tiled, whole, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_plan_knows_what_frozen_weights_save(precision: Literal["float32", "bfloat16"]) -> None:
+    ways = [Savings(), Savings("save_attention", 256), Savings("full")]
+
+    def measure_all() -> list[list[int]]:
+        return [[measure_step(way, precision, lora) for way in ways] for lora in LORAS]
+
+    for lora, measured in zip(LORAS, run_ranks(measure_all, 1, threads=1)[0], strict=True):
+        for way, found in zip(ways, measured, strict=True):
+            planned = estimate_memory(
+                SHAPE,
+                TOKENS,
+                ranks=1,
+                savings=way,
+                element_bytes=4 if precision == "float32" else 2,
+                loss_chunk_tokens=CHUNK_TOKENS,
+                lora=lora,
+            )
+            assert planned.peak_bytes == pytest.approx(found, rel=0.1), (way.describe(), lora)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from ropewalk.checkpoint.load import list_checkpoints, load_weights, newest
-from ropewalk.checkpoint.state import TrainState, name_weights
+from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Row, read_rows
@@ -213,8 +213,8 @@ def test_gathered_weights_are_the_sharded_ones(straight: Path, prepared: Prepare
         with torch.no_grad():
             for parameter in learner.parameters():
                 parameter.add_(1.0)
-        whole = dict(name_weights(gather_learner(state, extended)))
-        return all(torch.equal(p.full_tensor(), whole[name]) for name, p in name_weights(learner))
+        whole = dict(gather_learner(state, extended).named_parameters())
+        return all(torch.equal(p.full_tensor(), whole[name]) for name, p in learner.named_parameters())
 
     assert run_ranks(gather, recipe.parallel.ranks) == [True, True]
 

@@ -1,7 +1,8 @@
 """All that a stage of training is at one step: weights, optimizer moments, random states, and a few plain figures.
 
 Tensors are named flatly (``weight/NAME``, ``exp_avg/NAME``, ``rng/cpu/RANK``) and stay sharded; the rest is JSON. The
-moments are addressed by the parameter's name and never by its place in the optimizer, so groups may be cut anew.
+moments are addressed by the parameter's name and never by its place in the optimizer, so groups may be cut anew. What
+is frozen is no part of it: it lies in the model folder that the stage starts from, whose digest is among the inputs.
 """
 
 import dataclasses
@@ -61,9 +62,10 @@ class TrainState:
 
 
 def name_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters as transformers' files name them; a tied one once."""
+    """Parameters that are trained, as transformers' files name them; a tied one once."""
     for name, parameter in model.named_parameters():
-        yield name.removeprefix("causal."), parameter
+        if parameter.requires_grad:
+            yield name.removeprefix("causal."), parameter
 
 
 def name_tensors(state: TrainState) -> dict[str, Tensor]:

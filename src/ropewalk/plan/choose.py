@@ -61,11 +61,11 @@ def forecast(
         )
     wave_tokens = ranks // split.context_ranks * split.micro_rows * context_tokens  # a row for each data rank
     waves = max(1, (step_tokens or 0) // wave_tokens)
-    flops = token_flops(shape, context_tokens, document_tokens=document_tokens)
+    flops = token_flops(shape, context_tokens, document_tokens=document_tokens, lora=split.lora)
     savings, memory = _fit(shape, context_tokens, ranks=ranks, split=split, machine=machine)
     recompute = savings.recompute
     context_bytes = waves * _context_bytes(shape, context_tokens, document_tokens, split=split, recompute=recompute)
-    state_bytes = waves * state_traffic(shape, ranks=ranks, element_bytes=split.element_bytes)
+    state_bytes = waves * state_traffic(shape, ranks=ranks, element_bytes=split.element_bytes, lora=split.lora)
     linear_seconds, attention_seconds = flops.seconds(
         recompute,
         matmul=machine.matmul_flops,
@@ -123,7 +123,9 @@ def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | Non
             tokens=_most_tokens(stage),
             step_tokens=stage.step_tokens,
             ranks=ranks,
-            split=_share(replace(split, micro_rows=stage.micro_rows), recipe.parallel, extended, stage, machine),
+            split=_share(
+                replace(split, micro_rows=stage.micro_rows, lora=stage.lora), recipe.parallel, extended, stage, machine
+            ),
             machine=machine,
         )
         for stage, extended in zip(recipe.stages, stretch_stages(recipe, shape), strict=False)
@@ -221,6 +223,7 @@ def _fit(
             savings=way,
             element_bytes=split.element_bytes,
             loss_chunk_tokens=split.loss_chunk_tokens,
+            lora=split.lora,
         )
         if memory.peak_bytes <= USABLE_MEMORY * machine.memory_bytes:
             break

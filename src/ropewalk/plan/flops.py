@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 
 from ropewalk.partition.cost import pairs_before
+from ropewalk.plan.trained import count_trained
+from ropewalk.recipe.lora import Lora
 from ropewalk.shape.model_shape import ModelShape
 
 Recompute = Literal["none", "save_attention", "full"]
@@ -30,11 +32,13 @@ class TokenFlops:
 
     linear: float
     attention: float
+    frozen: float = 0.0
+    """Of ``linear``, in matrices that are not trained, whose backward has one product instead of two."""
 
     @property
     def model(self) -> float:
         """Of a training step per token, nothing recomputed, backward counted as two forwards: for MFU."""
-        return 3 * (self.linear + self.attention)
+        return 3 * (self.linear + self.attention) - self.frozen
 
     @property
     def attention_share(self) -> float:
@@ -43,30 +47,40 @@ class TokenFlops:
     def hardware(self, recompute: Recompute) -> float:
         """What the machine really does per token of a training step."""
         linear, attention = _PASSES[recompute]
-        return (linear + BACKWARD_LINEAR) * self.linear + (attention + BACKWARD_ATTENTION) * self.attention
+        products = (linear + BACKWARD_LINEAR) * self.linear - self.frozen
+        return products + (attention + BACKWARD_ATTENTION) * self.attention
 
     def seconds(self, recompute: Recompute, *, matmul: float, forward: float, backward: float) -> tuple[float, float]:
         """Seconds per token in matrix products and in attention, at three rates in FLOP/s."""
         linear, attention = _PASSES[recompute]
         return (
-            (linear + BACKWARD_LINEAR) * self.linear / matmul,
+            ((linear + BACKWARD_LINEAR) * self.linear - self.frozen) / matmul,
             attention * self.attention / forward + BACKWARD_ATTENTION * self.attention / backward,
         )
 
 
-def token_flops(shape: ModelShape, context_tokens: int, *, document_tokens: Sequence[int] | None = None) -> TokenFlops:
+def token_flops(
+    shape: ModelShape,
+    context_tokens: int,
+    *,
+    document_tokens: Sequence[int] | None = None,
+    lora: Lora | None = None,
+) -> TokenFlops:
     """Forward FLOPs per token of rows of ``context_tokens`` that hold ``document_tokens``; None for one whole document.
 
-    Norms, rotations, softmax and embeddings' look-up are left out (below 1 %); the head is counted, tied or not.
+    Norms, rotations, softmax and embeddings' look-up are left out (below 1 %); the head is counted, tied or not. With
+    ``lora`` adapters come on top, and what they leave frozen has a cheaper backward.
     """
+    trained = count_trained(shape, lora)
     block = 2 * shape.width * (shape.query_width + shape.kv_width) + 3 * shape.width * shape.mlp_width
     documents = (context_tokens,) if document_tokens is None else document_tokens
     assert sum(documents) <= context_tokens
     windows = Counter(layer.window_tokens for layer in shape.positions)
     pairs = sum(layers * count_pairs(documents, window) for window, layers in windows.items())
     return TokenFlops(
-        linear=2.0 * (shape.layers * block + shape.vocabulary * shape.width),
+        linear=2.0 * (shape.layers * block + shape.vocabulary * shape.width + trained.adapters),
         attention=4.0 * shape.query_width * pairs / context_tokens,
+        frozen=2.0 * trained.frozen_matrices,
     )
 
 

@@ -10,10 +10,13 @@ runs of Llama 3.1 8B on one H200. The surprise: without a chunked loss the logit
 from dataclasses import dataclass
 
 from ropewalk.plan.savings import Savings
+from ropewalk.plan.trained import Trained, count_kept, count_trained, kept_mlp_tensors
+from ropewalk.recipe.lora import Lora
 from ropewalk.shape.model_shape import ModelShape
 
-MASTER_BYTES, GRADIENT_BYTES = 12.0, 4.0
-"""Per parameter: fp32 master and two moments; fp32 gradient, which stands from backward to the optimizer's step."""
+MASTER_BYTES, MOMENT_BYTES, GRADIENT_BYTES = 4.0, 8.0, 4.0
+"""Per parameter: fp32 master; of what is trained, two moments and a gradient, which stands from backward to the
+optimizer's step."""
 WHOLE_BYTES = 64 << 20
 """Float32 weights that are gathered at once, not block by block: two collectives a pass instead of eleven with three
 blocks, which is a sixth of the CPU time of a step of 512 tokens with 1.1M parameters (docs/train.md)."""
@@ -47,27 +50,35 @@ def estimate_memory(
     savings: Savings,
     element_bytes: int = 2,
     loss_chunk_tokens: int = 1024,
+    lora: Lora | None = None,
 ) -> Memory:
     """Memory of one rank that holds ``local_tokens`` of a micro-batch, with states sharded over ``ranks``."""
-    kept = kept_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes)
-    block = block_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes)
-    shard = 0.0 if savings.states_on_host else shape.parameters / ranks
-    head_gradient = GRADIENT_BYTES * shape.vocabulary * shape.width
+    trained = count_trained(shape, lora)
+    kept = kept_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora)
+    block = block_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora)
+    on_device = 0.0 if savings.states_on_host else 1 / ranks
+    head_gradient = GRADIENT_BYTES * shape.vocabulary * shape.width * trained.head
     row = row_bytes(shape, local_tokens, element_bytes=element_bytes)
+    chunk_tokens = min(loss_chunk_tokens, local_tokens)
+    loss = chunked_loss_bytes(shape, chunk_tokens, element_bytes=element_bytes, head_is_trained=trained.head)
+    weights = shape.parameters + trained.adapters
     return Memory(
-        states=MASTER_BYTES * shard,
-        gathered=gathered_bytes(shape, element_bytes=element_bytes),
+        states=(MASTER_BYTES * weights + MOMENT_BYTES * trained.parameters) * on_device,
+        gathered=gathered_bytes(shape, element_bytes=element_bytes, trained=trained),
         kept=kept,
-        loss=row + chunked_loss_bytes(shape, min(loss_chunk_tokens, local_tokens), element_bytes=element_bytes),
+        loss=row + loss,
         last_block=row + head_gradient + block,
-        first_block=row + kept / shape.layers + block + GRADIENT_BYTES * shard,
+        first_block=row + kept / shape.layers + block + GRADIENT_BYTES * trained.parameters * on_device,
     )
 
 
-def kept_bytes(shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2) -> float:
+def kept_bytes(
+    shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2, lora: Lora | None = None
+) -> float:
     """What all blocks keep on the device between forward and backward."""
     if savings.recompute == "none":
-        return shape.layers * saved_block_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes)
+        block = saved_block_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora)
+        return shape.layers * block
     inputs = offloaded_checkpoint_bytes if savings.offload else checkpoint_bytes
     kept = inputs(shape, local_tokens, element_bytes=element_bytes)
     if savings.recompute == "save_attention":
@@ -75,29 +86,37 @@ def kept_bytes(shape: ModelShape, local_tokens: int, *, savings: Savings, elemen
     return kept
 
 
-def block_bytes(shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2) -> float:
+def block_bytes(
+    shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2, lora: Lora | None = None
+) -> float:
     """What the backward of one block adds to what is kept: itself, where it runs again, and gradients on their way."""
     again = 0.0
     if savings.recompute != "none":
-        again = saved_block_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes)
+        again = saved_block_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora)
     if savings.recompute == "save_attention":  # its results are those that were kept
         again -= kept_attention_bytes(shape, local_tokens, element_bytes=element_bytes) / shape.layers
     if savings.mlp_tile_tokens is None or local_tokens <= savings.mlp_tile_tokens:
-        return again + _MLP_MOVING * local_tokens * shape.mlp_width * element_bytes
-    weights = 3 * shape.width * shape.mlp_width
-    tile = (4 + _MLP_MOVING) * savings.mlp_tile_tokens * shape.mlp_width * element_bytes
+        moving = _MLP_TENSORS - kept_mlp_tensors(lora)
+        return again + moving * local_tokens * shape.mlp_width * element_bytes
+    weights = 3 * shape.width * shape.mlp_width if lora is None else 0
+    tile = _MLP_TENSORS * savings.mlp_tile_tokens * shape.mlp_width * element_bytes
     return again + tile + weights * (4 + element_bytes)
 
 
-_MLP_MOVING = 1
-"""Tensors of the MLP's width that its backward adds to the four that were stored, each of which is freed when used."""
+_MLP_TENSORS = 5
+"""Of the MLP's width, at the fullest moment of its backward; those that were stored are freed as they are used."""
 
 
-def saved_block_bytes(shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2) -> float:
+def saved_block_bytes(
+    shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2, lora: Lora | None = None
+) -> float:
     """What one block's forward saves: everything, or with tiles all but what is inside the MLP."""
     stored = stored_block_bytes(shape, local_tokens, element_bytes=element_bytes)
-    if savings.mlp_tile_tokens is not None and local_tokens > savings.mlp_tile_tokens:
-        stored -= 4.0 * local_tokens * shape.mlp_width * element_bytes
+    tiled = savings.mlp_tile_tokens is not None and local_tokens > savings.mlp_tile_tokens
+    if lora is not None:
+        stored += float(local_tokens * count_kept(shape, lora, tiled=tiled) * element_bytes)
+    if tiled:
+        stored -= float(kept_mlp_tensors(lora) * local_tokens * shape.mlp_width * element_bytes)
     return stored
 
 
@@ -150,14 +169,18 @@ def whole_loss_bytes(shape: ModelShape, local_tokens: int) -> float:
     return 14.0 * local_tokens * shape.vocabulary
 
 
-def chunked_loss_bytes(shape: ModelShape, chunk_tokens: int, *, element_bytes: int = 2) -> float:
+def chunked_loss_bytes(
+    shape: ModelShape, chunk_tokens: int, *, element_bytes: int = 2, head_is_trained: bool = True
+) -> float:
     """Logits of one chunk in float32, and in the products' own type if that is another; the head's gradient."""
     logit_bytes = 4.0 + (element_bytes if element_bytes < 4 else 0)
-    return logit_bytes * chunk_tokens * shape.vocabulary + 4.0 * shape.vocabulary * shape.width
+    return logit_bytes * chunk_tokens * shape.vocabulary + 4.0 * shape.vocabulary * shape.width * head_is_trained
 
 
-def gathered_bytes(shape: ModelShape, *, element_bytes: int = 2) -> float:
+def gathered_bytes(shape: ModelShape, *, element_bytes: int = 2, trained: Trained | None = None) -> float:
     """Whole weights that are alive at once, on one rank too: all of a small model; else two layers, and the head."""
-    if 4 * shape.parameters <= WHOLE_BYTES:
-        return float(shape.parameters * element_bytes)
-    return float((2 * shape.block_parameters + shape.vocabulary * shape.width) * element_bytes)
+    adapters = trained.adapters if trained else 0
+    if 4 * (shape.parameters + adapters) <= WHOLE_BYTES:
+        return float((shape.parameters + adapters) * element_bytes)
+    blocks = 2 * (shape.block_parameters + adapters / shape.layers)
+    return float((blocks + shape.vocabulary * shape.width) * element_bytes)

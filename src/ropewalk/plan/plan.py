@@ -8,11 +8,12 @@ from ropewalk.plan.hardware import Machine
 from ropewalk.plan.memory import Memory
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.traffic import Exchange
+from ropewalk.recipe.lora import Lora
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How ranks share the work, and in which precision.
+    """How ranks share the work, in which precision, and how much of the model is trained.
 
     ``imbalance`` is the busiest rank's attention work over the mean; ``needed_share`` the share of the others' key rows
     that a rank needs where a layer sees all of them. Both are known once a batch is partitioned.
@@ -29,6 +30,7 @@ class Split:
     loss_chunk_tokens: int = 1024
     imbalance: float = 1.0
     needed_share: float = 1.0
+    lora: Lora | None = None
     why: str = ""
     """How the context ranks' share was chosen, in words."""
 

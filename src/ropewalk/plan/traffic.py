@@ -7,6 +7,8 @@ costs less than moving heads up to four ranks, and more from eight on.
 from dataclasses import dataclass
 from typing import Literal
 
+from ropewalk.plan.trained import count_trained
+from ropewalk.recipe.lora import Lora
 from ropewalk.shape.model_shape import ModelShape
 
 Exchange = Literal["ring", "all_gather", "needed", "heads"]
@@ -51,6 +53,10 @@ def attention_traffic(
     return Traffic(others * rows * element_bytes, others * rows * element_bytes + gradient_rows * _GRADIENT_BYTES)
 
 
-def state_traffic(shape: ModelShape, *, ranks: int, element_bytes: int = 2, gathers: int = 2) -> float:
+def state_traffic(
+    shape: ModelShape, *, ranks: int, element_bytes: int = 2, gathers: int = 2, lora: Lora | None = None
+) -> float:
     """Bytes per rank and micro-batch of sharded states: weights gathered ``gathers`` times, fp32 gradients."""
-    return (ranks - 1) / ranks * shape.parameters * (gathers * element_bytes + _GRADIENT_BYTES)
+    trained = count_trained(shape, lora)
+    gathered = gathers * element_bytes * (shape.parameters + trained.adapters)
+    return (ranks - 1) / ranks * (gathered + _GRADIENT_BYTES * trained.parameters)

@@ -35,6 +35,9 @@ def check(recipe: Recipe, shape: ModelShape | None, tokens: Mapping[str, int] | 
     before = shape
     for index, stage in enumerate(recipe.stages):
         key = f"stages.{index}"
+        if stage.lora is not None and index == 0 and not isinstance(recipe.model, str):
+            message = "a model that starts from random weights learns nothing from adapters on frozen ones"
+            findings.append(Finding("error", f"{key}.lora", message, "Hu et al. 2021 (2106.09685)"))
         if isinstance(recipe.model, str):
             findings += [*_check_budget(stage, key, shape), *_check_replay(recipe, stage, key)]
         if before is not None:

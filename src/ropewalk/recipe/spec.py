@@ -13,6 +13,7 @@ from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.spec import CorpusSpec, check_mix
 from ropewalk.probe.kinds import Probe
+from ropewalk.recipe.lora import Lora
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Rope
 from ropewalk.rope.skip import Skip
@@ -135,6 +136,8 @@ class Stage(Spec):
     """Adds this x (log of the softmax's denominator)^2 to each token's loss."""
     blend: Share = 1.0
     """Share of the trained weights in what the stage writes; the rest is those of the run's base."""
+    lora: Lora | None = None
+    """Adapters are trained instead of all weights."""
     until: Until | None = None
     promote: Promotion | None = None
     checkpoint_steps: PositiveCount = 200
@@ -159,6 +162,12 @@ class Stage(Spec):
         """Steps of the stage at most."""
         steps = max(1, self.tokens // (self.step_rows * self.context))
         return min(steps, self.until.max_steps) if self.until else steps
+
+    @model_validator(mode="after")
+    def _check_lora(self) -> "Stage":
+        if self.lora is not None and self.embedding_lr != 1 and not {"embeddings", "head"} & set(self.lora.also_train):
+            raise ValueError("embedding_lr: the embedding is frozen; name it in lora.also_train")
+        return self
 
     @model_validator(mode="after")
     def _check_annealing(self) -> "Stage":

@@ -11,10 +11,13 @@ from ropewalk.core.artifact import is_finished, write_whole
 from ropewalk.core.progress import say
 from ropewalk.core.record import write_scores
 from ropewalk.corpus.spec import PROBES
+from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.spec import Init, Recipe, Stage
 from ropewalk.study.folder import RunFolder
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ropewalk.train.parity import Parity
 
 Dtype = Literal["base", "float32", "bfloat16"]
@@ -103,7 +106,7 @@ def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
 
     Every rank calls it, since they agree on the checkpoint; the first one writes.
     """
-    from ropewalk.checkpoint.load import load_weights, newest
+    from ropewalk.checkpoint.load import newest
     from ropewalk.model.export import blend, read_weights
     from ropewalk.model.export import export as export_folder
     from ropewalk.parallel.collective import rank_and_ranks, wait_for_ranks
@@ -111,7 +114,7 @@ def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     checkpoint = newest(folder.checkpoints(stage))
     assert checkpoint is not None
     if rank_and_ranks()[0] == 0:
-        weights, share = load_weights(checkpoint), recipe.stages[stage].blend
+        weights, share = _read_trained(checkpoint, folder.extended(stage)), recipe.stages[stage].blend
         if share < 1:
             weights = blend(weights, read_weights(folder.base(recipe)), share=share)
         export_folder(weights, folder.extended(stage), folder.trained(stage), dtype="float32")
@@ -120,11 +123,19 @@ def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
 
 def export_checkpoint(checkpoint: Path, like: Path, out: Path, dtype: Dtype) -> None:
     """Any checkpoint's weights as a model folder, config and tokenizer being those of the model it was trained from."""
-    from ropewalk.checkpoint.load import load_weights
     from ropewalk.model.export import export as export_folder
     from ropewalk.model.weights import stored_dtype
 
-    export_folder(load_weights(checkpoint), like, out, dtype=stored_dtype(like) if dtype == "base" else dtype)
+    export_folder(_read_trained(checkpoint, like), like, out, dtype=stored_dtype(like) if dtype == "base" else dtype)
+
+
+def _read_trained(checkpoint: Path, extended: Path) -> "dict[str, Tensor]":
+    """All weights as a checkpoint has them; adapters are merged into those of the model that the stage began with."""
+    from ropewalk.checkpoint.load import load_weights, read_facts
+    from ropewalk.model.adapter import merge_adapter
+
+    weights, lora = load_weights(checkpoint), read_facts(checkpoint)["inputs"].get("lora")
+    return weights if lora is None else merge_adapter(weights, extended, Lora.model_validate(lora))
 
 
 def promote(recipe: Recipe, folder: RunFolder, stage: int) -> None:

@@ -15,9 +15,11 @@ from ropewalk.core.error import UserError
 from ropewalk.corpus.tokenize import load_tokenizer
 from ropewalk.evaluate.items import measure
 from ropewalk.evaluate.retrieval import plan_retrieval
+from ropewalk.model.adapter import attach_adapter
 from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
 from ropewalk.probe.key_value import KeyValue
+from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.spec import EvaluateSpec
 
 RETRIEVAL = "retrieval"
@@ -50,9 +52,11 @@ def plan_measure(spec: EvaluateSpec, extended: Path, *, context_tokens: int) -> 
 
 def gather_learner(state: TrainState, extended: Path) -> Learner:
     """The state's weights in a model of its own, whole on every rank; every rank calls it."""
-    learner = Learner(load_model(extended)).requires_grad_(False)
+    learner = Learner(load_model(extended))
+    if "lora" in state.inputs:
+        attach_adapter(learner.causal, Lora.model_validate(state.inputs["lora"]), seed=0)
     whole = dict(name_weights(learner))
     with torch.no_grad():
         for name, parameter in name_weights(state.model):
             whole[name].copy_(parameter.full_tensor() if isinstance(parameter, DTensor) else parameter)
-    return learner.to(next(state.model.parameters()).device)
+    return learner.requires_grad_(False).to(next(state.model.parameters()).device)

@@ -18,7 +18,7 @@ EMBEDDING = "model.embed_tokens.weight"
 def make_optimizer(
     model: nn.Module, *, weight_decay: float, betas: tuple[float, float], embedding_lr: float = 1.0
 ) -> torch.optim.AdamW:
-    """AdamW over all parameters of ``model``; its learning rate is set before each step.
+    """AdamW over what is trained of ``model``; its learning rate is set before each step.
 
     ``embedding_lr`` multiplies the embedding's rate, and so the head's where the two are tied.
     """

@@ -17,10 +17,10 @@ from jaxtyping import Int32
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from ropewalk.checkpoint.state import name_weights
 from ropewalk.corpus.feed import Feed
 from ropewalk.model.attend import count_calls
 from ropewalk.model.learner import Learner
-from ropewalk.model.load import load_model
 from ropewalk.parallel.collective import max_over_ranks, sum_over_ranks
 from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
@@ -29,7 +29,7 @@ from ropewalk.partition.choose import Sharing
 from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.train.batches import MicroBatch, StepBatches, make_batches
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
-from ropewalk.train.place import choose_savings, place_learner
+from ropewalk.train.place import choose_savings, make_learner, place_learner
 from ropewalk.train.stage import open_rows, plan_sharing
 from ropewalk.train.step import agree_on_work
 
@@ -81,7 +81,7 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     savings = choose_savings(recipe, stage, model)
     found: dict[str, Parity] = {}
     for precision in dict.fromkeys(("float32", chosen) if mesh.device.type == "cpu" else (chosen,)):
-        learner = Learner(load_model(model), chunk_tokens=parallel.loss_chunk_tokens).train()
+        learner = make_learner(recipe, stage, model)
         place_learner(learner, mesh, savings=savings, precision=precision)
         found[precision] = _compare(learner, feed, spec=spec, mesh=mesh, sharing=plan_sharing(recipe, model, mesh))
     return found
@@ -107,7 +107,7 @@ def _compare(learner: Learner, feed: Feed, *, spec: Stage, mesh: Mesh, sharing: 
         micro += batches.micro
         losses.append((expected, found))
         tables.append(_measure(kept, _detach_gradients(learner)))
-        for name, parameter in learner.named_parameters():
+        for name, parameter in name_weights(learner):
             parameter.grad = kept[name]
         optimizer.step()
         optimizer.zero_grad()
@@ -150,7 +150,7 @@ def _lose(learner: Learner, micro: MicroBatch, weights: Tensor, mesh: Mesh) -> T
 
 def _detach_gradients(learner: Learner) -> dict[str, Tensor]:
     """The gradients by name, zeros where none came; ``learner`` is left without."""
-    named = list(learner.named_parameters())
+    named = list(name_weights(learner))
     gradients = {name: torch.zeros_like(each) if each.grad is None else each.grad for name, each in named}
     learner.zero_grad()
     return gradients
@@ -169,7 +169,7 @@ def _describe_layers(names: list[str], squares: Tensor) -> Iterator[LayerParity]
     """One record per layer from [steps, tensors, 2]; everything outside of layers by its own name."""
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(names):
-        parts = name.removeprefix("causal.").removeprefix("model.").split(".")
+        parts = name.removeprefix("model.").split(".")
         groups.setdefault(f"layer {parts[1]}" if parts[0] == "layers" else parts[0], []).append(index)
     norms, differences = squares.sqrt().unbind(-1)
     for layer, members in groups.items():

@@ -1,11 +1,16 @@
-"""A learner on its ranks: what saves memory put in place, then sharded. The order matters and stands here once.
+"""A learner on its ranks: loaded, given its adapters, then what saves memory put in place, then sharded.
 
-Tiles and recomputing belong to the model and act inside what sharding gathers, so they come first.
+The order matters and stands here once: tiles and recomputing belong to the model and act inside what sharding gathers,
+so they come first, and adapters before them.
 """
 
 from pathlib import Path
 
+from ropewalk.core.seed import seed_for
+from ropewalk.model.adapter import attach_adapter
+from ropewalk.model.extend import read_former
 from ropewalk.model.learner import Learner
+from ropewalk.model.load import load_model
 from ropewalk.model.tiled_mlp import tile_mlps
 from ropewalk.parallel.fsdp import Precision, shard_model
 from ropewalk.parallel.mesh import Mesh
@@ -14,6 +19,15 @@ from ropewalk.plan.choose import forecast_recipe
 from ropewalk.plan.savings import Savings, list_savings
 from ropewalk.recipe.spec import Recipe
 from ropewalk.shape.read import read_shape
+
+
+def make_learner(recipe: Recipe, stage: int, extended: Path) -> Learner:
+    """The model that a stage begins with, whole and on the CPU, the same on every rank."""
+    spec = recipe.stages[stage]
+    causal = load_model(extended, former=read_former(extended) if spec.anneal_steps else None)
+    if spec.lora is not None:
+        attach_adapter(causal, spec.lora, seed=seed_for("lora", recipe.seed, stage))
+    return Learner(causal, chunk_tokens=recipe.parallel.loss_chunk_tokens, z_loss=spec.z_loss).train()
 
 
 def choose_savings(recipe: Recipe, stage: int, extended: Path) -> Savings:

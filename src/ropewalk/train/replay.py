@@ -33,7 +33,7 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
     feed = open_rows(recipe, stage, corpus=corpus, rows=first + rows)
     fresh = begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed)
     start = _find_start(record, checkpoints_of(run, stage))
-    state = carry_moments(fresh, run) if start is None else load(fresh, start)
+    state = carry_moments(fresh, recipe, run) if start is None else load(fresh, start)
     sharing = plan_sharing(recipe, stage_folder(run, stage) / "extended", mesh)
     begun, journal = state.step, Journal(run / "rows.jsonl", writes=False)
     job = StageJob(spec, spec.steps, spec.step_rows, feed, mesh, parallel, sharing, journal, stage_folder(run, stage))

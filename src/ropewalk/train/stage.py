@@ -20,9 +20,6 @@ from ropewalk.core.progress import say
 from ropewalk.core.seed import seed_for
 from ropewalk.corpus.feed import Feed, open_feed
 from ropewalk.corpus.folder import open_corpus
-from ropewalk.model.extend import read_former
-from ropewalk.model.learner import Learner
-from ropewalk.model.load import load_model
 from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.parallel.stop import listen_for_stop
@@ -35,7 +32,7 @@ from ropewalk.train.journal import Journal
 from ropewalk.train.loop import StageJob, run_loop
 from ropewalk.train.measure import RETRIEVAL, plan_measure
 from ropewalk.train.optimizer import make_optimizer
-from ropewalk.train.place import choose_savings, place_learner
+from ropewalk.train.place import choose_savings, make_learner, place_learner
 from ropewalk.train.rollback import decide_rollback, go_past, remove_astray
 from ropewalk.train.tally import Tally, kinds_of
 
@@ -57,7 +54,7 @@ def _train(recipe: Recipe, stage: int, run: Path, corpus: Path, *, asked: Callab
     mesh = make_mesh(parallel.ranks, parallel.context)
     feed = open_rows(recipe, stage, corpus=corpus, rows=spec.steps * spec.step_rows)
     check_names(spec, feed, where=f"stages.{stage}")
-    state = _resume(begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed), run, speaks=mesh.rank == 0)
+    state = _resume(begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed), recipe, run, speaks=mesh.rank == 0)
     sharing = plan_sharing(recipe, folder / "extended", mesh)
     _announce(sharing, feed, mesh, stage=stage)
     journal = Journal(run / "rows.jsonl", writes=mesh.rank == 0)
@@ -76,7 +73,7 @@ def _train(recipe: Recipe, stage: int, run: Path, corpus: Path, *, asked: Callab
         if not is_astray(state.recent, guard=spec.guard):
             break
         decide_rollback(state, folder, guard=spec.guard)
-        state = _resume(state, run, speaks=mesh.rank == 0)
+        state = _resume(state, recipe, run, speaks=mesh.rank == 0)
     return cast(Ending, state.ended or "stopped")
 
 
@@ -128,16 +125,16 @@ def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed
     spec = recipe.stages[stage]
     torch.manual_seed(seed_for("train", recipe.seed, stage, mesh.rank))
     extended = extended_of(run, stage)
-    causal = load_model(extended, former=read_former(extended) if spec.anneal_steps else None)
-    learner = Learner(causal, chunk_tokens=recipe.parallel.loss_chunk_tokens, z_loss=spec.z_loss).train()
-    savings = choose_savings(recipe, stage, extended)
-    place_learner(learner, mesh, savings=savings, precision=recipe.parallel.precision)
+    learner = make_learner(recipe, stage, extended)
+    place_learner(learner, mesh, savings=choose_savings(recipe, stage, extended), precision=recipe.parallel.precision)
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
         "data": feed.digest,
         "stage": digest_value(spec.model_dump(mode="json")),
         "seed": recipe.seed,
     }
+    if spec.lora is not None:  # whoever exports a checkpoint must know what to merge
+        inputs["lora"] = spec.lora.model_dump(mode="json")
     optimizer = make_optimizer(
         learner, weight_decay=spec.weight_decay, betas=spec.betas, embedding_lr=spec.embedding_lr
     )
@@ -168,7 +165,7 @@ def _announce(sharing: Sharing, feed: Feed, mesh: Mesh, *, stage: int) -> None:
         say(f"stage {stage}, first row: {choice.explain()}")
 
 
-def _resume(state: TrainState, run: Path, *, speaks: bool) -> TrainState:
+def _resume(state: TrainState, recipe: Recipe, run: Path, *, speaks: bool) -> TrainState:
     """From the newest checkpoint of this stage, else with the optimizer's moments of the stage before, else fresh."""
     folder = stage_folder(run, state.stage)
     remove_astray(folder)
@@ -177,10 +174,15 @@ def _resume(state: TrainState, run: Path, *, speaks: bool) -> TrainState:
         if speaks:
             say(f"stage {state.stage} goes on from {checkpoint.name}")
         return go_past(load(state, checkpoint), folder)
-    return go_past(carry_moments(state, run), folder)
+    return go_past(carry_moments(state, recipe, run), folder)
 
 
-def carry_moments(state: TrainState, run: Path) -> TrainState:
-    """A stage at its first step, with the optimizer's moments of the stage before, if there is one."""
-    earlier = newest(checkpoints_of(run, state.stage - 1)) if state.stage else None
+def carry_moments(state: TrainState, recipe: Recipe, run: Path) -> TrainState:
+    """A stage at its first step, with the optimizer's moments of the stage before, if there is one.
+
+    Not where either trains adapters: those of the stage before are merged, and moments of theirs say nothing of others.
+    """
+    if state.stage == 0 or any(each.lora for each in recipe.stages[state.stage - 1 : state.stage + 1]):
+        return state
+    earlier = newest(checkpoints_of(run, state.stage - 1))
     return load_moments(state, earlier) if earlier is not None else state

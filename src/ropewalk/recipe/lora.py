@@ -1,0 +1,43 @@
+"""Training low-rank adapters and little else: which matrices get one, and what is trained whole beside them.
+
+Half of a rank-sized product is added to each chosen matrix, the matrix itself stays (Hu et al., 2106.09685). The
+surprise is the default of ``also_train``: at a longer context adapters alone leave a gap to full training that no rank
+closes, and training embedding and norms too closes it (LongLoRA, 2309.12307, section 3.3).
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ropewalk.core.quantity import PositiveCount
+from ropewalk.core.spec import Spec
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+
+Module = Literal["attention", "mlp", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+Whole = Literal["embeddings", "head", "norms"]
+
+
+class Lora(Spec):
+    """``lora: {rank: 16}`` of a stage: adapters are trained, and merged into the weights where the stage ends."""
+
+    rank: PositiveCount = 16
+    alpha: float = Field(default=32.0, gt=0)
+    """What an adapter says is multiplied by alpha / rank."""
+    modules: Annotated[tuple[Module, ...], Field(min_length=1)] = ("attention", "mlp")
+    """Matrices with an adapter, in every block."""
+    also_train: tuple[Whole, ...] = ("embeddings", "norms")
+    """What is trained whole. Where head and embedding are tied, either name means the one matrix that both are."""
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """The names of the matrices with an adapter, each once, in a block's order."""
+        named = {"attention": ATTENTION, "mlp": MLP}
+        chosen = {name for module in self.modules for name in named.get(module, (module,))}
+        return tuple(name for name in (*ATTENTION, *MLP) if name in chosen)
+
+    @property
+    def scale(self) -> float:
+        """What an adapter's product is multiplied by."""
+        return self.alpha / self.rank

@@ -1,0 +1,244 @@
+"""Adapters on any ranks: what is meant to move moves, the rest stays to the bit, what is written is plain weights."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+
+from ropewalk.checkpoint.load import load, load_weights, newest, read_facts
+from ropewalk.checkpoint.state import TrainState
+from ropewalk.core.digest import digest_bytes
+from ropewalk.core.record import read_rows
+from ropewalk.model.adapter import attach_adapter, merge_adapter
+from ropewalk.model.extend import extend
+from ropewalk.model.folder import read_config
+from ropewalk.model.load import load_model
+from ropewalk.parallel.fsdp import shard_model
+from ropewalk.parallel.launch import RankError, run_ranks
+from ropewalk.parallel.mesh import make_mesh
+from ropewalk.partition import partition_rows
+from ropewalk.recipe.lora import Lora
+from ropewalk.recipe.spec import Recipe
+from ropewalk.rope.scaling import Theta
+from ropewalk.study.ranks import export_checkpoint
+from ropewalk.train import loop
+from ropewalk.train.batches import make_batches
+from ropewalk.train.measure import gather_learner
+from ropewalk.train.optimizer import make_optimizer
+from ropewalk.train.parity import compare_degrees
+from ropewalk.train.place import make_learner
+from ropewalk.train.stage import begin_stage, checkpoints_of, extended_of, open_rows, plan_sharing, train_stage
+from ropewalk.train.step import train_step
+from ropewalk.train.tally import Tally
+from tiny_run import make_recipe
+
+NewRun = Callable[[str], Path]
+Prepared = tuple[Path, Path]
+LORA = {"rank": 4, "alpha": 8}
+
+
+def train(recipe: Recipe, run: Path, corpus: Path, stage: int = 0) -> str:
+    def on_rank() -> str:
+        return train_stage(recipe, stage=stage, run=run, corpus=corpus)
+
+    return run_ranks(on_rank, recipe.parallel.ranks, threads=1)[0]
+
+
+def last(run: Path, stage: int = 0) -> Path:
+    checkpoint = newest(checkpoints_of(run, stage))
+    assert checkpoint is not None
+    return checkpoint
+
+
+def contents(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {"state": (last(run) / "state.json").read_text()}
+    for path in last(run).glob("*.safetensors"):
+        tensors = load_file(path)
+        found |= {f"{path.name}/{name}": digest_bytes(value.numpy().tobytes()) for name, value in tensors.items()}
+    return found
+
+
+@pytest.fixture(scope="module")
+def straight(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight steps on two context ranks that nothing disturbs."""
+    run = tmp_path_factory.mktemp("straight")
+    (run / "stages" / "0").mkdir(parents=True)
+    (run / "stages" / "0" / "extended").symlink_to(prepared[0] / "stages" / "0" / "extended")
+    assert train(make_recipe(lora=LORA), run, prepared[1]) == "limit"
+    return run
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parallel": {"ranks": 2, "context": 1}},
+        {"parallel": {"ranks": 2, "context": 2, "recompute": "save_attention", "mlp_tile_tokens": 32}},
+    ],
+    ids=["data", "context, recomputed in tiles"],
+)
+def test_two_ranks_equal_one(prepared: Prepared, new_run: NewRun, changes: dict[str, Any]) -> None:
+    lora = {**LORA, "modules": ["mlp", "q_proj"], "also_train": ["norms"]}
+    short = {"tokens": 5 * 4 * 64, "panel_steps": 5, "checkpoint_steps": 5, "lora": lora}
+    one, two = new_run("one"), new_run("two")
+    assert train(make_recipe(**short, parallel={"ranks": 1, "context": 1}), one, prepared[1]) == "limit"
+    assert train(make_recipe(**short, micro_rows=2, **changes), two, prepared[1]) == "limit"
+    rows = [
+        {
+            (row.step, row.name): row.value
+            for row in read_rows(run / "rows.jsonl")
+            if row.name in ("loss/train", "grad_norm")
+        }
+        for run in (one, two)
+    ]
+    assert rows[1] == pytest.approx(rows[0], rel=2e-4)
+    alone = load_weights(last(one))
+    for name, weight in load_weights(last(two)).items():
+        assert (weight - alone[name]).norm() <= 5e-3 * alone[name].norm(), name
+
+
+def test_only_what_is_meant_moves(straight: Path) -> None:
+    extended, lora = straight / "stages/0/extended", Lora.model_validate(LORA)
+    trained = load_weights(last(straight))
+    whole = {name for name in trained if "lora_" not in name}
+    assert whole == {"model.embed_tokens.weight", "model.norm.weight"} | {
+        f"model.layers.{layer}.{norm}_layernorm.weight" for layer in (0, 1) for norm in ("input", "post_attention")
+    }, "a tied head is the embedding"
+    assert len(trained) == len(whole) + 2 * 2 * 7
+    assert read_facts(last(straight))["inputs"]["lora"] == lora.model_dump(mode="json")
+    before, after = load_file(extended / "model.safetensors"), merge_adapter(trained, extended, lora)
+    assert all(not torch.equal(after[name], before[name]) for name in before), "merged, every matrix has moved"
+    adapters = {name: tensor for name, tensor in trained.items() if name not in whole}
+    for name, tensor in merge_adapter(adapters, extended, lora).items():
+        assert torch.equal(tensor, before[name]) == (name in whole)
+
+
+def test_the_frozen_ones_stay_to_the_bit(prepared: Prepared, new_run: NewRun) -> None:
+    """In the live model, sharded block by block, and not in a checkpoint, which does not have them."""
+    recipe, run = make_recipe(lora={**LORA, "modules": ["v_proj"], "also_train": []}), new_run("live")
+    feed = open_rows(recipe, 0, corpus=prepared[1], rows=8)
+
+    def move() -> tuple[set[str], set[str]]:
+        mesh, spec = make_mesh(2, 2), recipe.stages[0]
+        learner = make_learner(recipe, 0, extended_of(run, 0))
+        shard_model(learner, mesh, precision="float32", whole_bytes=0)
+        state = TrainState(learner, make_optimizer(learner, weight_decay=0.1, betas=(0.9, 0.95)), stage=0)
+        before = {name: each.full_tensor().clone() for name, each in learner.named_parameters()}
+        sharing, tally = plan_sharing(recipe, extended_of(run, 0), mesh), Tally(feed.sources, spec.reach_tokens)
+        for cursor in (0, 4):  # the first step moves only what multiplies the zeros
+            batches = make_batches(feed, cursor, rows=4, spec=spec, mesh=mesh, sharing=sharing)
+            state, _ = train_step(
+                state, batches, mesh=mesh, tally=tally, rate=0.01, clip=1.0, judge=lambda loss, norm: ""
+            )
+        after = {name: each.full_tensor() for name, each in learner.named_parameters()}
+        moved = {name for name in before if not torch.equal(after[name], before[name])}
+        return moved, {name for name, each in learner.named_parameters() if each.requires_grad}
+
+    for moved, learnt in run_ranks(move, 2, threads=1):
+        assert moved == learnt
+        assert all(".v_proj.lora_" in name for name in learnt) and len(learnt) == 4
+
+
+def test_resume_after_a_kill_is_bit_identical(
+    straight: Path, prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, original = new_run("killed"), loop.train_step
+
+    def die(state: Any, *args: Any, **settings: Any) -> Any:
+        if state.step == 6 and dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(state, *args, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", die)
+        with pytest.raises(RankError, match="SIGKILL"):
+            train(make_recipe(lora=LORA), run, prepared[1])
+    assert train(make_recipe(lora=LORA), run, prepared[1]) == "limit"
+    assert contents(run) == contents(straight)
+
+
+def test_merged_logits_equal_those_with_adapters(straight: Path, prepared: Prepared) -> None:
+    """Three ways to the same model: adapters beside frozen weights, ours merged, peft's merged."""
+    extended, lora, recipe = straight / "stages/0/extended", Lora.model_validate(LORA), make_recipe(lora=LORA)
+    trained = load_weights(last(straight))
+    tokens = torch.arange(64)[None] % 60
+    feed = open_rows(recipe, 0, corpus=prepared[1], rows=8)
+
+    def read_adapted() -> torch.Tensor:
+        state = load(begin_stage(recipe, 0, run=straight, mesh=make_mesh(2, 2), feed=feed), last(straight))
+        with torch.inference_mode():  # as evaluation reads it
+            learner = gather_learner(state, extended)
+            learner.read(
+                tokens[0], tokens[0], partition=partition_rows(torch.zeros(1, 64, dtype=torch.int32).numpy(), ranks=1)
+            )
+            return learner.causal(tokens).logits
+
+    adapted = run_ranks(read_adapted, 2, threads=1)[0]
+    merged = load_model(extended)
+    merged.load_state_dict(
+        merge_adapter(trained, extended, lora) | {"lm_head.weight": trained["model.embed_tokens.weight"]}
+    )
+    wrapped = get_peft_model(
+        load_model(extended), LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.projections))
+    )
+    wrapped.load_state_dict({f"base_model.model.{name}": tensor for name, tensor in trained.items()}, strict=False)
+    theirs = wrapped.merge_and_unload()
+    with torch.no_grad():
+        plain, base = merged(tokens).logits, load_model(extended)(tokens).logits
+        assert (adapted - base).norm() > 0.1 * base.norm()
+        assert (adapted - plain).norm() < 1e-5 * plain.norm()
+        assert torch.equal(theirs(tokens).logits, plain)
+
+
+@pytest.mark.parametrize("also_train", [("embeddings", "norms"), ("norms",)])
+def test_the_parity_gate_reads_adapters(prepared: Prepared, new_run: NewRun, also_train: tuple[str, ...]) -> None:
+    recipe = make_recipe(lora={**LORA, "also_train": list(also_train)})
+    model = new_run("parity") / "stages/0/extended"
+
+    def compare() -> Any:
+        return compare_degrees(recipe, stage=0, model=model, corpus=prepared[1])
+
+    found = run_ranks(compare, 2, threads=1)[0]["float32"]
+    assert found.foreign == 0 and found.own > 0
+    assert all(layer.difference < 1e-4 and layer.norm > 0 for layer in found.layers)
+    assert {layer.layer for layer in found.layers} == {"layer 0", "layer 1", "norm"} | (
+        {"embed_tokens"} if "embeddings" in also_train else set()
+    )
+
+
+def test_first_values_depend_on_the_seed_alone(prepared: Prepared) -> None:
+    def draw(seed: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(torch.seed() % 1000)
+        model = load_model(prepared[0] / "stages/0/extended")
+        attach_adapter(model, Lora(rank=2), seed=seed)
+        return {name: each for name, each in model.named_parameters() if "lora_" in name}
+
+    one, again, other = draw(1), draw(1), draw(2)
+    for name, tensor in one.items():
+        assert torch.equal(tensor, again[name])
+        assert torch.equal(tensor, other[name]) == ("lora_B" in name)
+        assert bool(tensor.any()) == ("lora_A" in name)
+
+
+def test_any_checkpoint_becomes_a_plain_folder(straight: Path, tmp_path: Path) -> None:
+    like = tmp_path / "like"
+    extend(straight / "stages/0/extended", like, rope=Theta(theta=1e6), context_tokens=128)
+    export_checkpoint(last(straight), like, tmp_path / "plain", "base")
+    made, before = (load_file(folder / "model.safetensors") for folder in (tmp_path / "plain", like))
+    expected = merge_adapter(load_weights(last(straight)), like, Lora.model_validate(LORA))
+    assert made.keys() == before.keys() and "lm_head.weight" not in made, "still tied, and no adapter"
+    assert all(torch.equal(made[name], expected[name]) for name in made)
+    assert read_config(tmp_path / "plain") == read_config(like)
+
+
+def test_a_merge_leaves_no_moments_to_carry_on(straight: Path, prepared: Prepared, new_run: NewRun) -> None:
+    run, recipe = new_run("second"), make_recipe(lora=LORA, tokens=2 * 4 * 64)
+    (run / "stages/0/checkpoints").symlink_to(straight / "stages/0/checkpoints")
+    assert train(recipe, run, prepared[1], stage=1) == "limit"
+    assert read_facts(last(run, 1))["updates"] == 2
