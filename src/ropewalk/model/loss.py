@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 CHUNK_TOKENS = 1024
+_BLOCK_BYTES = {False: 4 << 20, True: 64 << 20}
+"""Of float32 logits at a time, by whether they are on a GPU: what stays in a core's cache between a dozen passes."""
 
 
 def chunked_cross_entropy(
@@ -98,19 +100,35 @@ def _read_chunk(
 
     A function of its own, so that a chunk's logits are gone before the next ones are made.
     """
-    logits = (inputs @ head.T).to(torch.promote_types(inputs.dtype, torch.float32))
-    largest, given = logits.amax(dim=1, keepdim=True), logits.gather(1, wanted)
-    # In place, and not by logsumexp: one pass over the logits less, and the largest comes for nothing.
-    powers = logits.sub_(largest).exp_()
-    total = powers.sum(dim=1, keepdim=True)
-    denominator = total.log() + largest
-    nll, correct = (denominator - given).squeeze(1), (given >= largest).squeeze(1)
+    logits = inputs @ head.T
+    block_tokens = max(_BLOCK_BYTES[logits.is_cuda] // (4 * logits.shape[1]), 1)
+    weights = [None] * len(logits) if weight is None else weight.split(block_tokens)
+    blocks = zip(logits.split(block_tokens), wanted.split(block_tokens), weights, strict=False)
+    read = [_read_block(block, labels, weight=each, z_loss=z_loss) for block, labels, each in blocks]
+    nll, correct, denominator = map(torch.cat, zip(*read, strict=True))
     if weight is None:
-        return nll, correct, denominator.squeeze(1), None
-    shares = powers.mul_(weight * (1 + 2 * z_loss * denominator) / total)
-    slope = shares.scatter_add_(1, wanted, -weight).to(inputs.dtype)
+        return nll, correct, denominator, None
+    slope = logits
     if head_grad is not None and head_grad.dtype == slope.dtype:
         head_grad.addmm_(slope.T, inputs)  # in one pass, without a second head's worth of memory
     elif head_grad is not None:
         head_grad += slope.T @ inputs
-    return nll, correct, denominator.squeeze(1), slope @ head
+    return nll, correct, denominator, slope @ head
+
+
+def _read_block(
+    logits: Tensor, wanted: Tensor, *, weight: Tensor | None, z_loss: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """nll, whether the label is likeliest, log of the denominator; ``logits`` become the loss's slope in their place.
+
+    In float32, whatever the logits are. Not by logsumexp: one pass over the logits less, and the largest for nothing.
+    """
+    powers = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    largest, given = powers.amax(dim=1, keepdim=True), powers.gather(1, wanted)
+    total = powers.sub_(largest).exp_().sum(dim=1, keepdim=True)
+    denominator = total.log() + largest
+    if weight is not None:
+        slope = powers.mul_(weight * (1 + 2 * z_loss * denominator) / total).scatter_add_(1, wanted, -weight)
+        if slope.dtype != logits.dtype:
+            logits.copy_(slope)
+    return (denominator - given).squeeze(1), (given >= largest).squeeze(1), denominator.squeeze(1)

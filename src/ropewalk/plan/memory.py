@@ -172,9 +172,10 @@ def whole_loss_bytes(shape: ModelShape, local_tokens: int) -> float:
 def chunked_loss_bytes(
     shape: ModelShape, chunk_tokens: int, *, element_bytes: int = 2, head_is_trained: bool = True
 ) -> float:
-    """Logits of one chunk in float32, and in the products' own type if that is another; the head's gradient."""
-    logit_bytes = 4.0 + (element_bytes if element_bytes < 4 else 0)
-    return logit_bytes * chunk_tokens * shape.vocabulary + 4.0 * shape.vocabulary * shape.width * head_is_trained
+    """Logits of one chunk in the products' own type, and of a head that is trained a chunk's part of its gradient, if
+    that is not float32, and the gradient; blocks of float32 logits are gone before there is a part, and smaller."""
+    logits, head = element_bytes * chunk_tokens * shape.vocabulary, shape.vocabulary * shape.width * head_is_trained
+    return float(logits + (element_bytes * head if element_bytes < 4 else 0) + 4 * head)
 
 
 def gathered_bytes(shape: ModelShape, *, element_bytes: int = 2, trained: Trained | None = None) -> float:

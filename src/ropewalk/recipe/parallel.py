@@ -1,0 +1,47 @@
+"""How ranks share the work of a step, and what is given up for memory. Only precision and ``8bit`` round anything."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ropewalk.core.quantity import PositiveCount
+from ropewalk.core.spec import Spec
+
+
+class Parallel(Spec):
+    """How the ranks share the work. ``ranks`` counts processes; data degree = ranks / context."""
+
+    ranks: PositiveCount = 1
+    context: PositiveCount = 1
+    replicas: PositiveCount = 1
+    """Copies of all weights and states, each sharded over ranks / replicas neighbours; gradients are summed over all.
+    """
+    layout: Literal["auto", "contiguous", "zigzag", "balanced", "local"] = "auto"
+    exchange: Literal["auto", "needed", "ring", "all_gather"] = "auto"
+    head_ranks: PositiveCount | Literal["auto"] = "auto"
+    """Of the context ranks, how many share heads instead of rows: 1 is none, as many as ``context`` is Ulysses.
+    ``auto`` is what is cheapest for each batch, and 1 where ``exchange`` names a way for rows."""
+    recompute: Literal["auto", "none", "save_attention", "full"] = "auto"
+    """What of a block runs again in the backward pass; ``auto`` in this and the next three is the fastest that fits."""
+    mlp_tile_tokens: Literal["auto"] | PositiveCount | None = "auto"
+    """Tokens that an MLP takes at once; null is all of them."""
+    offload: Literal["auto", "none", "inputs"] = "auto"
+    """Whether the inputs of blocks that run again wait in host memory; only for a GPU."""
+    states: Literal["auto", "device", "host", "8bit"] = "auto"
+    """Where masters, gradients and moments live, and so where the optimizer runs; on the device, moments may be bytes.
+    """
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products; master weights, reductions, angles and loss are float32 always."""
+    loss_chunk_tokens: PositiveCount = 1024
+    hang_seconds: float | None = Field(default=None, gt=0)
+    """A step that lasts longer is a hang, and its rank is named; null: 20 x the slowest step, but 60 to 480."""
+    restarts: int = Field(default=3, ge=0)
+    """How often lost ranks are started anew without a new checkpoint in between, where ropewalk started them."""
+
+    @model_validator(mode="after")
+    def _check_offload(self) -> "Parallel":
+        if self.offload == "inputs" and self.recompute == "none":
+            raise ValueError(
+                "offload: it is for the inputs of blocks that run again, and recompute: none runs none again"
+            )
+        return self

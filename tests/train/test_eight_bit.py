@@ -1,0 +1,168 @@
+"""Moments in 8 bits: as near as the method's own library comes, sharded like their weights, saved to the bit."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torchao.optim.quant_utils import create_dynamic_map, dequant_with_qmap, quantize_8bit_with_qmap, scale_tensor
+
+from ropewalk.checkpoint.load import load, newest
+from ropewalk.checkpoint.save import save
+from ropewalk.checkpoint.state import TrainState
+from ropewalk.parallel.fsdp import shard_model
+from ropewalk.parallel.launch import run_ranks
+from ropewalk.parallel.mesh import make_mesh
+from ropewalk.train.eight_bit import EightBitAdamW, decode, encode
+from ropewalk.train.optimizer import make_optimizer, set_learning_rate
+from small_state import describe
+
+WIDTH, INNER = 300, 130  # a row is a block and a short one; 130 rows make uneven shards
+
+
+class Wide(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(WIDTH, INNER)
+        self.norm = nn.RMSNorm(INNER)
+        self.outer = nn.Linear(INNER, 2, bias=False)  # too small for blocks
+        self.blocks = [self.inner]
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.outer(self.norm(self.inner(rows).tanh())).square().sum()
+
+
+def make_state(*, eight_bit: bool = True) -> TrainState:
+    torch.manual_seed(0)
+    model = Wide()
+    shard_model(model, make_mesh(torch.distributed.get_world_size(), 1), precision="float32", whole_bytes=0)
+    optimizer = make_optimizer(model, weight_decay=0.1, betas=(0.9, 0.95), eight_bit=eight_bit)
+    return TrainState(model, optimizer, stage=0, inputs={"data": "d1"})
+
+
+def train(state: TrainState, steps: int) -> TrainState:
+    """The same rows on every rank, so that sums over ranks are exact doubles."""
+    ranks = torch.distributed.get_world_size()
+    for _ in range(steps):
+        rows = torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(state.step))
+        (state.model(rows) / ranks).backward()
+        set_learning_rate(state.optimizer, 0.01)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state = dataclasses.replace(state, step=state.step + 1, updates=state.updates + 1)
+    return state
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("width", [512, 100])
+def test_numbers_are_those_of_torchao(signed: bool, width: int) -> None:
+    values = torch.randn(7, width, generator=torch.Generator().manual_seed(1)) ** 5
+    values = values if signed else values.square() + 1e-5
+    codes, scale = encode(values, signed=signed)
+    block, numbers = min(width, 256), torch.tensor(create_dynamic_map(signed))
+    unit, theirs_scale = scale_tensor(values, block)
+    theirs = quantize_8bit_with_qmap(unit, numbers)
+    if not signed:
+        theirs = theirs.clamp(min=1)
+    assert torch.equal(codes, theirs) and torch.equal(scale.flatten(), theirs_scale)
+    assert torch.equal(decode(codes, scale, signed=signed), dequant_with_qmap(theirs, numbers, theirs_scale))
+
+
+def test_what_adam_divides_by_never_vanishes() -> None:
+    values = torch.tensor([[1.0, 1e-12, 0.0]])
+    codes, scale = encode(values, signed=False)
+    assert (decode(codes, scale, signed=False) > 0).all()
+    tiny = torch.full((1, 8), 1e-30)
+    assert torch.allclose(decode(*encode(tiny, signed=False), signed=False), tiny)
+    assert not decode(*encode(torch.zeros(1, 8), signed=False), signed=False).any()
+
+
+def test_what_is_small_is_moved_as_by_torch() -> None:
+    def move() -> dict[str, torch.Tensor]:
+        found = {}
+        for eight_bit in (True, False):
+            model = train(make_state(eight_bit=eight_bit), 1).model
+            found |= {f"{name} {eight_bit}": each.full_tensor().detach() for name, each in model.named_parameters()}
+        return found
+
+    found = run_ranks(move, 2, threads=1)[0]
+    for name in ("inner.weight", "inner.bias", "norm.weight", "outer.weight"):
+        assert torch.equal(found[f"{name} True"], found[f"{name} False"]), "in the first step nothing was rounded yet"
+
+
+def test_bytes_are_sharded_like_their_weight() -> None:
+    def look() -> dict[str, Any]:
+        state = make_state()
+        moments = state.optimizer.state[dict(state.model.named_parameters())["inner.weight"]]
+        assert all(isinstance(value, DTensor) for name, value in moments.items() if name != "step")
+        return {name: (value.dtype, value.to_local().shape) for name, value in moments.items() if name != "step"}
+
+    for rank, found in enumerate(run_ranks(look, 3, threads=1)):
+        rows = (44, 44, 42)[rank]
+        assert found == {
+            **dict.fromkeys(("exp_avg", "exp_avg_sq"), (torch.uint8, (rows, WIDTH))),
+            **dict.fromkeys(("exp_avg_scale", "exp_avg_sq_scale"), (torch.float32, (rows, 2))),
+        }
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_saved_on_2_goes_on_on_any_to_the_bit(tmp_path: Path, ranks: int) -> None:
+    def begin() -> dict[str, Any]:
+        state = train(make_state(), 3)
+        save(state, tmp_path)
+        return describe(state)
+
+    def resume(more: int) -> dict[str, Any]:
+        found = newest(tmp_path)
+        assert found is not None
+        return describe(train(load(make_state(), found), more))
+
+    before = run_ranks(begin, 2, threads=1)[0]
+    assert run_ranks(resume, ranks, 0, threads=1) == [before] * ranks
+    if ranks != 3:  # a third is no exact share
+        straight = run_ranks(lambda: describe(train(make_state(), 6)), 2, threads=1)[0]
+        assert run_ranks(resume, ranks, 3, threads=1) == [straight] * ranks
+
+
+def test_it_learns_as_float32_does() -> None:
+    """400 steps towards a fixed map: the losses at the end lie together, and the weights took bytes."""
+
+    def fit(make: Callable[[nn.Module], torch.optim.Optimizer]) -> float:
+        random = torch.Generator().manual_seed(0)
+        goal, model = torch.randn(64, 96, generator=random) / 10, nn.Linear(96, 64, bias=False)
+        nn.init.zeros_(model.weight)
+        optimizer = make(model)
+        for step in range(400):
+            set_learning_rate(optimizer, 0.01 * (1 - step / 400))
+            rows = torch.randn(32, 96, generator=random)
+            loss = (model(rows) - rows @ goal.T).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return float((model.weight - goal).norm() / goal.norm())
+
+    exact, rounded = (
+        fit(lambda model, each=each: make_optimizer(model, weight_decay=0.0, betas=(0.9, 0.95), eight_bit=each))
+        for each in (False, True)
+    )
+    assert exact < 0.01 and rounded < 0.02
+
+
+def test_slices_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def move() -> torch.Tensor:
+        torch.manual_seed(0)
+        model = nn.Linear(WIDTH, INNER, bias=False)
+        optimizer = EightBitAdamW([{"params": list(model.parameters()), "rate_factor": 1.0}], betas=(0.9, 0.95))
+        set_learning_rate(optimizer, 0.01)
+        for _ in range(3):
+            model(torch.randn(4, WIDTH)).square().sum().backward()
+            optimizer.step()
+        return model.weight.detach()
+
+    whole = move()
+    monkeypatch.setattr("ropewalk.train.eight_bit._SLICE_ELEMENTS", 7 * WIDTH)
+    assert torch.equal(move(), whole)
