@@ -26,10 +26,10 @@ class Small(nn.Module):
         return self.head(self.norm(self.inner(torch.dropout(x, 0.2, train=True)))).sum()
 
 
-def make_state(ranks: int) -> TrainState:
+def make_state(ranks: int, replicas: int = 1) -> TrainState:
     torch.manual_seed(0)
     model = Small()
-    shard_model(model, make_mesh(ranks, 1), precision="float32")
+    shard_model(model, make_mesh(ranks, 1, replicas=replicas), precision="float32")
     torch.manual_seed(torch.distributed.get_rank())
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
     return TrainState(model, optimizer, stage=0, inputs={"data": "d1"})

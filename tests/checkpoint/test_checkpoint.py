@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from ropewalk.checkpoint import save as save_module
@@ -54,6 +55,30 @@ def saved(saved_once: tuple[Path, dict[str, Any]], tmp_path: Path) -> tuple[Path
 def test_saved_on_2_loads_on_any(saved: tuple[Path, dict[str, Any]], ranks: int) -> None:
     folder, before = saved
     assert run_ranks(load_newest, ranks, folder, ranks) == [before] * ranks
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_saved_by_replicas_loads_without_and_back(tmp_path: Path, ranks: int) -> None:
+    def begin() -> dict[str, Any]:
+        state = train(make_state(4, replicas=2), 3)
+        save(state, tmp_path / "four")
+        return describe(state)
+
+    def change() -> dict[str, Any]:
+        state = load(make_state(ranks), tmp_path / "four" / "step-00000003")
+        save(state, tmp_path / "fewer")
+        return describe(state)
+
+    def come_back() -> dict[str, Any]:
+        return describe(load(make_state(4, replicas=2), tmp_path / "fewer" / "step-00000003"))
+
+    before = run_ranks(begin, 4, threads=1)
+    assert before == [before[0]] * 4, "replicas are alike"
+    assert run_ranks(change, ranks, threads=1) == before[:ranks]
+    assert run_ranks(come_back, 4, threads=1) == before
+    shards = [load_file(path) for path in (tmp_path / "four" / "step-00000003").glob("*.safetensors")]
+    written = sum(each.numel() for shard in shards for name, each in shard.items() if name.startswith("weight/"))
+    assert written == sum(each.numel() for each in Small().parameters()), "what two hold is written once"
 
 
 def test_resume_is_bit_identical_with_dropout(saved: tuple[Path, dict[str, Any]]) -> None:

@@ -42,9 +42,11 @@ def step_alone(ranks: int) -> dict[str, torch.Tensor]:
     return {key: value for name, p in named for key, value in ((name, p.detach()), (f"{name} slope", p.grad))}
 
 
-def step_sharded(precision: Literal["float32", "bfloat16"], whole_bytes: int = 0) -> dict[str, torch.Tensor]:
+def step_sharded(
+    precision: Literal["float32", "bfloat16"], whole_bytes: int = 0, replicas: int = 1
+) -> dict[str, torch.Tensor]:
     model = Stack()
-    mesh = make_mesh(torch.distributed.get_world_size(), 1)
+    mesh = make_mesh(torch.distributed.get_world_size(), 1, replicas=replicas)
     shard_model(model, mesh, precision=precision, whole_bytes=whole_bytes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     model(rows_of(mesh.rank)).backward()
@@ -63,6 +65,14 @@ def test_gradients_are_sums_over_ranks(ranks: int) -> None:
         assert found.keys() == expected.keys()
         for name, tensor in expected.items():
             torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_replicas_hold_the_same_and_sum_over_all() -> None:
+    expected = step_alone(4)
+    found = run_ranks(step_sharded, 4, "float32", 0, 2, threads=1)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[0][name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+        assert all(torch.equal(each[name], found[0][name]) for each in found)
 
 
 def test_a_small_model_is_one_unit_and_gives_the_same() -> None:

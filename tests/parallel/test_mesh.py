@@ -29,6 +29,16 @@ def test_one_rank_is_a_mesh_too() -> None:
     assert run_ranks(lambda: str(make_mesh(1, 1).device), 1) == ["cuda:0" if torch.cuda.is_available() else "cpu"]
 
 
+def test_a_replica_is_sharded_over_neighbours() -> None:
+    def look() -> tuple[int, tuple[int, ...], int]:
+        mesh = make_mesh(4, 1, replicas=2)
+        return mesh.replicas, tuple(mesh.sharding.mesh.flatten().tolist()), mesh.sharding.get_local_rank("shards")
+
+    assert run_ranks(look, 4, threads=1) == [(2, (0, 1, 2, 3), shard) for shard in (0, 1, 0, 1)]
+    with pytest.raises(UserError, match="2 replicas do not divide 3 ranks"):
+        run_ranks(lambda: make_mesh(3, 1, replicas=2), 3, threads=1)
+
+
 def test_degrees_that_do_not_divide_are_refused() -> None:
     with pytest.raises(UserError, match="2 context ranks do not divide 3 ranks"):
         run_ranks(describe, 3, 3, 2)

@@ -78,10 +78,10 @@ def straight(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.mark.parametrize(
     "changes",
     [
-        {"parallel": {"ranks": 2, "context": 1}},
+        {"parallel": {"ranks": 2, "context": 1, "states": "host"}},
         {"parallel": {"ranks": 2, "context": 2, "recompute": "save_attention", "mlp_tile_tokens": 32}},
     ],
-    ids=["data", "context, recomputed in tiles"],
+    ids=["data, states on the host", "context, recomputed in tiles"],
 )
 def test_two_ranks_equal_one(prepared: Prepared, new_run: NewRun, changes: dict[str, Any]) -> None:
     lora = {**LORA, "modules": ["mlp", "q_proj"], "also_train": ["norms"]}

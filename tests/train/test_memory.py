@@ -26,7 +26,7 @@ TOKENS, DOCUMENT_TOKENS, CHUNK_TOKENS = 2048, 128, 128
 WAYS = [Savings(recompute, tile) for recompute in ("none", "save_attention", "full") for tile in (None, 256)]  # type: ignore[arg-type]
 
 
-LORAS = [Lora(), Lora(modules=("attention",), also_train=("norms",))]
+LORAS = [None, Lora(), Lora(modules=("attention",), also_train=("norms",))]
 
 
 def measure_step(savings: Savings, precision: Literal["float32", "bfloat16"], lora: Lora | None = None) -> int:
@@ -48,7 +48,7 @@ def measure_step(savings: Savings, precision: Literal["float32", "bfloat16"], lo
     learner = Learner(model, chunk_tokens=CHUNK_TOKENS).train()
     mesh = make_mesh(1, 1)
     place_learner(learner, mesh, savings=savings, precision=precision)
-    optimizer = make_optimizer(learner, weight_decay=0.1, betas=(0.9, 0.95))
+    optimizer = make_optimizer(learner, weight_decay=0.1, betas=(0.9, 0.95), eight_bit=savings.eight_bit)
     document = np.arange(TOKENS, dtype=np.int32)[None] // DOCUMENT_TOKENS
     partition, tokens = partition_rows(document, ranks=1), torch.arange(TOKENS) % SHAPE.vocabulary
 
@@ -58,8 +58,8 @@ def measure_step(savings: Savings, precision: Literal["float32", "bfloat16"], lo
         optimizer.zero_grad()
 
     step()
-    sizes = [(each.numel(), each.requires_grad) for each in learner.parameters()]
-    return sum(size * (12 if trained else 4) for size, trained in sizes) + measure_peak_bytes(step, mesh.device)
+    held = [*learner.parameters(), *(each for state in optimizer.state.values() for each in state.values())]
+    return sum(each.nbytes for each in held) + measure_peak_bytes(step, mesh.device)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -84,8 +84,8 @@ def test_the_plan_is_within_a_tenth_of_the_allocator_s_peak(precision: Literal["
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_plan_knows_what_frozen_weights_save(precision: Literal["float32", "bfloat16"]) -> None:
-    ways = [Savings(), Savings("save_attention", 256), Savings("full")]
+def test_the_plan_knows_what_frozen_weights_and_bytes_save(precision: Literal["float32", "bfloat16"]) -> None:
+    ways = [Savings("save_attention", 256), Savings("full", eight_bit=True)]
 
     def measure_all() -> list[list[int]]:
         return [[measure_step(way, precision, lora) for way in ways] for lora in LORAS]

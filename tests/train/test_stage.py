@@ -71,8 +71,9 @@ def contents(run: Path) -> dict[str, Any]:
         {"ranks": 4, "context": 4, "head_ranks": 2},
         {"ranks": 2, "context": 1},
         {"ranks": 2, "context": 2, "recompute": "full"},
+        {"ranks": 4, "context": 2, "replicas": 2},
     ],
-    ids=["context", "heads", "heads x rows", "data", "recompute"],
+    ids=["context", "heads", "heads x rows", "data", "recompute", "replicas"],
 )
 def test_two_ranks_equal_one(prepared: Prepared, new_run: NewRun, parallel: dict[str, Any]) -> None:
     short = {"tokens": 5 * 4 * 64, "panel_steps": 5, "checkpoint_steps": 5, "loss_weights": {"counted": 3.0}}

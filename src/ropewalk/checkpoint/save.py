@@ -6,6 +6,7 @@ pickle, which runs code when read. Its Hugging Face writer needs none: each shar
 """
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_saver import save as write_shards
+from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.load import find_fault, find_fault_together, list_checkpoints
 from ropewalk.checkpoint.state import STATE, Snapshot, TrainState, take_snapshot
@@ -160,5 +162,9 @@ def _remove_old(folder: Path, keep: int, group: Group) -> None:
 
 
 def _local_bytes(tensors: dict[str, Any]) -> int:
-    local = (tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors.values())
-    return sum(tensor.nbytes for tensor in local)
+    """This rank's share of what will be written; what replicas hold is written once."""
+    _, ranks = rank_and_ranks()
+    return sum(
+        math.ceil(tensor.numel() * tensor.element_size() / (ranks if isinstance(tensor, DTensor) else 1))
+        for tensor in tensors.values()
+    )

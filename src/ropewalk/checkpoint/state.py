@@ -71,7 +71,8 @@ def name_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def name_tensors(state: TrainState) -> dict[str, Tensor]:
     """Weights and moments, all of them this rank's part of a whole; moments that do not exist yet are made, as zeros.
 
-    AdamW makes them at its first step only, and a checkpoint must find them before.
+    torch's AdamW makes them at its first step only, and a checkpoint must find them before. One that keeps them in
+    another form has made them already.
     """
     tensors: dict[str, Tensor] = {}
     for name, parameter in name_weights(state.model):
@@ -81,7 +82,7 @@ def name_tensors(state: TrainState) -> dict[str, Tensor]:
             moments["step"] = torch.tensor(float(state.updates), device=parameter.device)
             moments |= {moment: torch.zeros_like(parameter) for moment in MOMENTS}
         tensors[WEIGHT + name] = parameter.detach()
-        tensors |= {f"{moment}/{name}": moments[moment] for moment in MOMENTS}
+        tensors |= {f"{moment}/{name}": value for moment, value in moments.items() if moment != "step"}
     return tensors
 
 

@@ -3,6 +3,7 @@
 Each block is gathered just before it runs; what the root owns itself (embedding, last norm, head) is gathered for as
 long as the root's forward and backward run, so a loss inside that forward sees a plain head weight. Gradients are
 *summed* over ranks: the loss has been divided by the step's global token count already, and ranks hold unequal parts.
+With replicas they are summed within each and then over all of them, which holds their moments alike without a word.
 """
 
 from collections.abc import Mapping
@@ -55,8 +56,8 @@ def shard_model(
     place = CPUOffloadPolicy(pin_memory=mesh.device.type == "cuda") if states_on_host else OffloadPolicy()
     weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
     for block in model.blocks if weight_bytes > whole_bytes else ():
-        fully_shard(block, mesh=mesh.line, mp_policy=policy, offload_policy=place)
-    fully_shard(model, mesh=mesh.line, mp_policy=policy, offload_policy=place)
+        fully_shard(block, mesh=mesh.sharding, mp_policy=policy, offload_policy=place)
+    fully_shard(model, mesh=mesh.sharding, mp_policy=policy, offload_policy=place)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)

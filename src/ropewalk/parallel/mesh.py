@@ -1,7 +1,8 @@
-"""The ranks as a grid of data x context, and as one line over which parameters are sharded.
+"""The ranks as a grid of data x context, and as one line over which parameters are sharded, or as several such lines.
 
 Context ranks are neighbours: they exchange keys in every layer, so they should share a machine. Data ranks see other
-rows. Parameters are sharded over *all* ranks, because to a parameter a context rank is only one more data rank.
+rows. Parameters are sharded over *all* ranks, because to a parameter a context rank is only one more data rank. With
+replicas (HSDP) the line is cut into equal pieces of neighbours, each of which holds everything once.
 """
 
 from dataclasses import dataclass
@@ -15,16 +16,25 @@ from ropewalk.core.error import UserError
 
 @dataclass(frozen=True)
 class Mesh:
-    """This rank's place. ``line`` holds every rank; ``context_group`` those that share this rank's rows."""
+    """This rank's place. ``line`` holds every rank; ``context_group`` those that share this rank's rows.
+
+    ``sharding`` is what parameters are sharded over: the line, or replicas x shards.
+    """
 
     line: DeviceMesh
     context_group: dist.ProcessGroup
     data_ranks: int
     context_ranks: int
+    sharding: DeviceMesh
 
     @property
     def ranks(self) -> int:
         return self.data_ranks * self.context_ranks
+
+    @property
+    def replicas(self) -> int:
+        """How many ranks hold one and the same shard."""
+        return self.sharding.size(0) if self.sharding.ndim == 2 else 1
 
     @property
     def rank(self) -> int:
@@ -45,10 +55,11 @@ class Mesh:
         return torch.device(self.line.device_type)
 
 
-def make_mesh(ranks: int, context: int) -> Mesh:
+def make_mesh(ranks: int, context: int, *, replicas: int = 1) -> Mesh:
     """Lay out ``ranks`` ranks in rows of ``context``; every rank calls it, inside run_ranks.
 
-    Raises UserError where the context degree does not divide the ranks.
+    Raises UserError where the context degree, or the number of ``replicas`` of the parameters, does not divide the
+    ranks.
     """
     if ranks % context:
         raise UserError(
@@ -57,8 +68,18 @@ def make_mesh(ranks: int, context: int) -> Mesh:
             why="ranks = data ranks x context ranks",
             fix=f"choose a divisor of {ranks}",
         )
+    if ranks % replicas:
+        raise UserError(
+            f"{replicas} replicas do not divide {ranks} ranks",
+            where="parallel.replicas",
+            why="each replica is sharded over equally many ranks",
+            fix=f"choose a divisor of {ranks}",
+        )
     assert dist.get_world_size() == ranks, "run_ranks has checked the number"
     device_type = "cuda" if torch.cuda.is_available() else "cpu"
     grid = init_device_mesh(device_type, (ranks // context, context), mesh_dim_names=("data", "context"))
     line = init_device_mesh(device_type, (ranks,), mesh_dim_names=("ranks",))
-    return Mesh(line, grid.get_group("context"), ranks // context, context)
+    sharding = line
+    if replicas > 1:
+        sharding = init_device_mesh(device_type, (replicas, ranks // replicas), mesh_dim_names=("replicas", "shards"))
+    return Mesh(line, grid.get_group("context"), ranks // context, context, sharding)

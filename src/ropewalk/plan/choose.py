@@ -52,20 +52,16 @@ def forecast(
     be split so.
     """
     split = split or Split()
-    if ranks % split.context_ranks:
-        raise UserError(
-            "the ranks cannot be split",
-            where="parallel",
-            why=f"{ranks} ranks are not a multiple of {split.context_ranks} context ranks",
-            fix="change parallel.ranks or parallel.context",
-        )
+    _require_even(ranks, split)
     wave_tokens = ranks // split.context_ranks * split.micro_rows * context_tokens  # a row for each data rank
     waves = max(1, (step_tokens or 0) // wave_tokens)
     flops = token_flops(shape, context_tokens, document_tokens=document_tokens, lora=split.lora)
     savings, memory = _fit(shape, context_tokens, ranks=ranks, split=split, machine=machine)
     recompute = savings.recompute
     context_bytes = waves * _context_bytes(shape, context_tokens, document_tokens, split=split, recompute=recompute)
-    state_bytes = waves * state_traffic(shape, ranks=ranks, element_bytes=split.element_bytes, lora=split.lora)
+    state_bytes = waves * state_traffic(
+        shape, ranks=ranks, replicas=split.replicas, element_bytes=split.element_bytes, lora=split.lora
+    )
     linear_seconds, attention_seconds = flops.seconds(
         recompute,
         matmul=machine.matmul_flops,
@@ -96,6 +92,17 @@ def forecast(
     )
 
 
+def _require_even(ranks: int, split: Split) -> None:
+    for name, count in (("context ranks", split.context_ranks), ("replicas", split.replicas)):
+        if ranks % count:
+            raise UserError(
+                "the ranks cannot be split",
+                where="parallel",
+                why=f"{ranks} ranks are not a multiple of {count} {name}",
+                fix="change parallel.ranks, parallel.context or parallel.replicas",
+            )
+
+
 def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | None = None) -> list[Plan]:
     """One plan per stage of ``recipe``, an upper bound: rows of one document each.
 
@@ -103,7 +110,9 @@ def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | Non
     and stages whose positions cannot be, which recipe/check reports, have no plan.
     """
     parallel = recipe.parallel
-    if parallel.ranks % parallel.context or (parallel.head_ranks != "auto" and parallel.context % parallel.head_ranks):
+    if any(parallel.ranks % count for count in (parallel.context, parallel.replicas)) or (
+        parallel.head_ranks != "auto" and parallel.context % parallel.head_ranks
+    ):
         return []
     machine = machine or find_machine(ranks=parallel.ranks)
     return [
@@ -125,6 +134,7 @@ def forecast_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, ma
         loss_chunk_tokens=parallel.loss_chunk_tokens,
         micro_rows=stage.micro_rows,
         lora=stage.lora,
+        replicas=parallel.replicas,
     )
     return forecast(
         extended,
@@ -224,7 +234,7 @@ def _fit(
         memory = estimate_memory(
             shape,
             math.ceil(context_tokens * split.micro_rows / split.context_ranks),
-            ranks=ranks,
+            ranks=ranks // split.replicas,
             savings=way,
             element_bytes=split.element_bytes,
             loss_chunk_tokens=split.loss_chunk_tokens,

@@ -17,6 +17,8 @@ from ropewalk.shape.model_shape import ModelShape
 MASTER_BYTES, MOMENT_BYTES, GRADIENT_BYTES = 4.0, 8.0, 4.0
 """Per parameter: fp32 master; of what is trained, two moments and a gradient, which stands from backward to the
 optimizer's step."""
+_EIGHT_BIT_BYTES = 2 * (1 + 4 / 256)
+"""Of the two moments where they are bytes: one each, and a scale for 256 of them."""
 WHOLE_BYTES = 64 << 20
 """Float32 weights that are gathered at once, not block by block: two collectives a pass instead of eleven with three
 blocks, which is a sixth of the CPU time of a step of 512 tokens with 1.1M parameters (docs/train.md)."""
@@ -61,9 +63,9 @@ def estimate_memory(
     row = row_bytes(shape, local_tokens, element_bytes=element_bytes)
     chunk_tokens = min(loss_chunk_tokens, local_tokens)
     loss = chunked_loss_bytes(shape, chunk_tokens, element_bytes=element_bytes, head_is_trained=trained.head)
-    weights = shape.parameters + trained.adapters
+    weights, moment_bytes = shape.parameters + trained.adapters, _EIGHT_BIT_BYTES if savings.eight_bit else MOMENT_BYTES
     return Memory(
-        states=(MASTER_BYTES * weights + MOMENT_BYTES * trained.parameters) * on_device,
+        states=(MASTER_BYTES * weights + moment_bytes * trained.parameters) * on_device,
         gathered=gathered_bytes(shape, element_bytes=element_bytes, trained=trained),
         kept=kept,
         loss=row + loss,

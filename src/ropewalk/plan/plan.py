@@ -31,6 +31,7 @@ class Split:
     imbalance: float = 1.0
     needed_share: float = 1.0
     lora: Lora | None = None
+    replicas: int = 1
     why: str = ""
     """How the context ranks' share was chosen, in words."""
 

@@ -25,6 +25,8 @@ class Savings:
     """Blocks' inputs wait in host memory."""
     states_on_host: bool = False
     """Masters, gradients and moments live in host memory, and the optimizer runs there."""
+    eight_bit: bool = False
+    """The moments of matrices are kept in 8 bits. It changes the result, so ``auto`` never takes it."""
 
     def describe(self) -> str:
         """In the recipe's words."""
@@ -32,6 +34,7 @@ class Savings:
         words += [f"MLP in tiles of {self.mlp_tile_tokens}"] if self.mlp_tile_tokens else []
         words += ["inputs on the host"] if self.offload else []
         words += ["states on the host"] if self.states_on_host else []
+        words += ["moments in 8 bits"] if self.eight_bit else []
         return ", ".join(words)
 
 
@@ -55,5 +58,5 @@ def _insist(way: Savings, parallel: Parallel) -> Savings:
     if parallel.offload != "auto":
         way = replace(way, offload=parallel.offload == "inputs")
     if parallel.states != "auto":
-        way = replace(way, states_on_host=parallel.states == "host")
+        way = replace(way, states_on_host=parallel.states == "host", eight_bit=parallel.states == "8bit")
     return way

@@ -54,9 +54,19 @@ def attention_traffic(
 
 
 def state_traffic(
-    shape: ModelShape, *, ranks: int, element_bytes: int = 2, gathers: int = 2, lora: Lora | None = None
+    shape: ModelShape,
+    *,
+    ranks: int,
+    replicas: int = 1,
+    element_bytes: int = 2,
+    gathers: int = 2,
+    lora: Lora | None = None,
 ) -> float:
-    """Bytes per rank and micro-batch of sharded states: weights gathered ``gathers`` times, fp32 gradients."""
-    trained = count_trained(shape, lora)
+    """Bytes per rank and micro-batch of sharded states: weights gathered ``gathers`` times, fp32 gradients.
+
+    With ``replicas`` among the ranks a shard's gradient also goes around those that hold it, twice.
+    """
+    trained, shards = count_trained(shape, lora), ranks // replicas
     gathered = gathers * element_bytes * (shape.parameters + trained.adapters)
-    return (ranks - 1) / ranks * (gathered + _GRADIENT_BYTES * trained.parameters)
+    gradients = _GRADIENT_BYTES * trained.parameters
+    return (shards - 1) / shards * (gathered + gradients) + 2 * (replicas - 1) / replicas * gradients / shards

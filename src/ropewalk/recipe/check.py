@@ -93,6 +93,9 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
             "error", "parallel", f"{ranks} ranks are not a multiple of context degree {context}", "arithmetic"
         )
         return
+    if ranks % recipe.parallel.replicas:
+        message = f"{ranks} ranks are not a multiple of {recipe.parallel.replicas} replicas"
+        yield Finding("error", "parallel.replicas", message, "arithmetic")
     if recipe.parallel.head_ranks != "auto" and context % recipe.parallel.head_ranks:
         message = f"{context} context ranks make no equal teams of {recipe.parallel.head_ranks}"
         yield Finding("error", "parallel.head_ranks", message, "arithmetic")

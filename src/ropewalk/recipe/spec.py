@@ -14,6 +14,7 @@ from ropewalk.core.spec import Spec
 from ropewalk.corpus.spec import CorpusSpec, check_mix
 from ropewalk.probe.kinds import Probe
 from ropewalk.recipe.lora import Lora
+from ropewalk.recipe.parallel import Parallel as Parallel
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Rope
 from ropewalk.rope.skip import Skip
@@ -190,41 +191,6 @@ class Stage(Spec):
                 raise ValueError(f"skip: {rope.kind} turns by a document's length, which its positions do not tell")
         if any(rule.window is not None for rule in self.layers):
             raise ValueError("skip: a window counts tokens, so it would meet distances that it never meets afterwards")
-        return self
-
-
-class Parallel(Spec):
-    """How the ranks share the work. ``ranks`` counts processes; data degree = ranks / context."""
-
-    ranks: PositiveCount = 1
-    context: PositiveCount = 1
-    layout: Literal["auto", "contiguous", "zigzag", "balanced", "local"] = "auto"
-    exchange: Literal["auto", "needed", "ring", "all_gather"] = "auto"
-    head_ranks: PositiveCount | Literal["auto"] = "auto"
-    """Of the context ranks, how many share heads instead of rows: 1 is none, as many as ``context`` is Ulysses.
-    ``auto`` is what is cheapest for each batch, and 1 where ``exchange`` names a way for rows."""
-    recompute: Literal["auto", "none", "save_attention", "full"] = "auto"
-    """What of a block runs again in the backward pass; ``auto`` in this and the next three is the fastest that fits."""
-    mlp_tile_tokens: Literal["auto"] | PositiveCount | None = "auto"
-    """Tokens that an MLP takes at once; null is all of them."""
-    offload: Literal["auto", "none", "inputs"] = "auto"
-    """Whether the inputs of blocks that run again wait in host memory; only for a GPU."""
-    states: Literal["auto", "device", "host"] = "auto"
-    """Where masters, gradients and moments live, and so where the optimizer runs."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products; master weights, reductions, angles and loss are float32 always."""
-    loss_chunk_tokens: PositiveCount = 1024
-    hang_seconds: float | None = Field(default=None, gt=0)
-    """A step that lasts longer is a hang, and its rank is named; null: 20 x the slowest step, but 60 to 480."""
-    restarts: int = Field(default=3, ge=0)
-    """How often lost ranks are started anew without a new checkpoint in between, where ropewalk started them."""
-
-    @model_validator(mode="after")
-    def _check_offload(self) -> "Parallel":
-        if self.offload == "inputs" and self.recompute == "none":
-            raise ValueError(
-                "offload: it is for the inputs of blocks that run again, and recompute: none runs none again"
-            )
         return self
 
 

@@ -94,9 +94,7 @@ def decode(
 ) -> Float32[Tensor, "rows width"]:
     """The numbers that ``encode`` wrote, as near as a byte comes."""
     values = _numbers(signed, codes.device)[codes.int()]
-    for block, size in enumerate(scale.unbind(1)):
-        values[:, block * BLOCK_ELEMENTS : (block + 1) * BLOCK_ELEMENTS] *= size[:, None]
-    return values
+    return values.mul_(scale.repeat_interleave(BLOCK_ELEMENTS, dim=1)[:, : codes.shape[1]])
 
 
 @cache

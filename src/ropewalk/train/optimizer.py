@@ -11,18 +11,27 @@ import torch
 from torch import nn
 
 from ropewalk.checkpoint.state import name_weights
+from ropewalk.train.eight_bit import EightBitAdamW
 
 EMBEDDING = "model.embed_tokens.weight"
 
 
 def make_optimizer(
-    model: nn.Module, *, weight_decay: float, betas: tuple[float, float], embedding_lr: float = 1.0
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    betas: tuple[float, float],
+    embedding_lr: float = 1.0,
+    eight_bit: bool = False,
 ) -> torch.optim.AdamW:
     """AdamW over what is trained of ``model``; its learning rate is set before each step.
 
-    ``embedding_lr`` multiplies the embedding's rate, and so the head's where the two are tied.
+    ``embedding_lr`` multiplies the embedding's rate, and so the head's where the two are tied. With ``eight_bit`` the
+    moments of matrices are kept in 8 bits.
     """
     groups = list(_group(model, weight_decay, embedding_lr))
+    if eight_bit:
+        return EightBitAdamW(groups, betas=betas)
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
 
 

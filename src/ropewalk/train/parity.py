@@ -74,7 +74,7 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     step's gradients are computed twice from the same weights; those of degree 1 move them.
     """
     spec, parallel = recipe.stages[stage], recipe.parallel
-    mesh = make_mesh(parallel.ranks, parallel.context)
+    mesh = make_mesh(parallel.ranks, parallel.context, replicas=parallel.replicas)
     chosen = choose_precision(parallel.precision, mesh)
     rows = max(STEPS * parallel.ranks, min(spec.steps * spec.step_rows, _SEARCHED_ROWS))
     feed = open_rows(recipe, stage, corpus=corpus, rows=rows)
@@ -106,7 +106,7 @@ def _compare(learner: Learner, feed: Feed, *, spec: Stage, mesh: Mesh, sharing: 
         calls += torch.tensor([counted[layer] for layer in range(len(calls))])
         micro += batches.micro
         losses.append((expected, found))
-        tables.append(_measure(kept, _detach_gradients(learner)))
+        tables.append(_measure(kept, _detach_gradients(learner)) / mesh.replicas)
         for name, parameter in name_weights(learner):
             parameter.grad = kept[name]
         optimizer.step()

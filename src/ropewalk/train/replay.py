@@ -29,7 +29,7 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
     """
     stage, first, rows = record["stage"], record["first_row"], len(record["rows"])
     spec, parallel = recipe.stages[stage], recipe.parallel
-    mesh = make_mesh(parallel.ranks, parallel.context)
+    mesh = make_mesh(parallel.ranks, parallel.context, replicas=parallel.replicas)
     feed = open_rows(recipe, stage, corpus=corpus, rows=first + rows)
     fresh = begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed)
     start = _find_start(record, checkpoints_of(run, stage))

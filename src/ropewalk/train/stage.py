@@ -51,7 +51,7 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Endin
 
 def _train(recipe: Recipe, stage: int, run: Path, corpus: Path, *, asked: Callable[[], bool]) -> Ending:
     spec, parallel, folder = recipe.stages[stage], recipe.parallel, stage_folder(run, stage)
-    mesh = make_mesh(parallel.ranks, parallel.context)
+    mesh = make_mesh(parallel.ranks, parallel.context, replicas=parallel.replicas)
     feed = open_rows(recipe, stage, corpus=corpus, rows=spec.steps * spec.step_rows)
     check_names(spec, feed, where=f"stages.{stage}")
     state = _resume(begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed), recipe, run, speaks=mesh.rank == 0)
@@ -126,7 +126,8 @@ def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed
     torch.manual_seed(seed_for("train", recipe.seed, stage, mesh.rank))
     extended = extended_of(run, stage)
     learner = make_learner(recipe, stage, extended)
-    place_learner(learner, mesh, savings=choose_savings(recipe, stage, extended), precision=recipe.parallel.precision)
+    savings = choose_savings(recipe, stage, extended)
+    place_learner(learner, mesh, savings=savings, precision=recipe.parallel.precision)
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
         "data": feed.digest,
@@ -136,7 +137,11 @@ def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed
     if spec.lora is not None:  # whoever exports a checkpoint must know what to merge
         inputs["lora"] = spec.lora.model_dump(mode="json")
     optimizer = make_optimizer(
-        learner, weight_decay=spec.weight_decay, betas=spec.betas, embedding_lr=spec.embedding_lr
+        learner,
+        weight_decay=spec.weight_decay,
+        betas=spec.betas,
+        embedding_lr=spec.embedding_lr,
+        eight_bit=savings.eight_bit,
     )
     return TrainState(learner, optimizer, stage=stage, inputs=inputs)
 

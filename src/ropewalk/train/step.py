@@ -96,9 +96,10 @@ def _local_gradients(model: nn.Module) -> list[Tensor]:
 
 
 def _square_sum(gradients: list[Tensor], mesh: Mesh) -> Tensor:
-    """Over this rank's shards, which no other rank holds: sums over ranks give the whole model's norm squared."""
+    """Over this rank's shards, each of which lies in every replica: sums over ranks give the whole norm's square."""
     norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(1, device=mesh.device)
-    return norms.double().square().sum().to(mesh.device)  # from the host, where states are kept there
+    # To the device from the host, where states are kept there.
+    return norms.double().square().sum().to(mesh.device) / mesh.replicas
 
 
 def _move(optimizer: torch.optim.Optimizer, gradients: list[Tensor], *, rate: float, scale: float) -> None:
