@@ -55,4 +55,6 @@ def test_one_rank_sends_nothing(shapes: Mapping[str, ModelShape]) -> None:
 def test_states_and_steps(shapes: Mapping[str, ModelShape]) -> None:
     shape = shapes["llama-1b"]
     assert state_traffic(shape, ranks=4) == pytest.approx(0.75 * shape.parameters * 8)
+    replicas = state_traffic(shape, ranks=4, replicas=2)
+    assert replicas == pytest.approx(0.5 * shape.parameters * 8 + shape.parameters / 2 * 4)
     assert Traffic(forward=1, backward=3).training_bytes(forwards=2) == 5

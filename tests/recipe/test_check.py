@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from llama2 import LLAMA2_7B
+from ropewalk.core.error import UserError
 from ropewalk.recipe.check import check, source_shares
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.load import parse_recipe
@@ -89,6 +90,16 @@ def test_factors_that_are_still_to_be_searched_break_no_rule_yet() -> None:
 
 def test_ranks_must_divide() -> None:
     assert [f.level for f in find(parallel={"ranks": 6, "context": 4})] == ["error"]
+    assert [f.key for f in find(parallel={"ranks": 6, "replicas": 4}) if f.level == "error"] == ["parallel.replicas"]
+
+
+def test_adapters_need_a_trained_model_and_a_trained_embedding_its_rate() -> None:
+    init = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp_width": 48, "context": 4096}
+    found = find({"lora": {}}, model={"init": {**init, "tokenizer": 500}})
+    assert [f.key for f in found if f.level == "error"] == ["stages.0.lora"]
+    assert not [f for f in find({"lora": {}}) if f.level == "error"]
+    with pytest.raises(UserError, match="embedding_lr"):
+        find({"lora": {"also_train": ["norms"]}, "embedding_lr": 2.0})
 
 
 def test_a_bias_needs_whole_rows() -> None:

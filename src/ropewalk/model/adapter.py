@@ -2,8 +2,8 @@
 
 A matrix with an adapter is still called what it was, its own weight ``base_layer`` below that name and frozen; what is
 trained whole is not copied, as peft's ``modules_to_save`` would, so a tied head stays tied. The surprise is the hook on
-a frozen embedding: without it nothing above asks for gradients until the first adapter, and MLPs in tiles, recomputed
-blocks and the search for leaks would have nothing to hold on to.
+a frozen embedding: without it no gradient reaches what stands before the first adapter, and an MLP in tiles and the
+search for leaks would have nothing to hold on to.
 """
 
 from collections.abc import Mapping

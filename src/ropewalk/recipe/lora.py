@@ -1,8 +1,8 @@
 """Training low-rank adapters and little else: which matrices get one, and what is trained whole beside them.
 
-Half of a rank-sized product is added to each chosen matrix, the matrix itself stays (Hu et al., 2106.09685). The
-surprise is the default of ``also_train``: at a longer context adapters alone leave a gap to full training that no rank
-closes, and training embedding and norms too closes it (LongLoRA, 2309.12307, section 3.3).
+The product of two thin matrices is added to each chosen one, which itself stays (Hu et al., 2106.09685). The surprise
+is the default of ``also_train``: at a longer context adapters alone leave a gap to full training that no rank closes,
+and training embedding and norms too closes it (LongLoRA, 2309.12307, section 3.3).
 """
 
 from typing import Annotated, Literal

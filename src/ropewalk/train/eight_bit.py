@@ -76,8 +76,8 @@ def encode(
 ) -> tuple[UInt8[Tensor, "rows width"], Float32[Tensor, "rows blocks"]]:
     """Each number's byte, and each block's scale, its largest size; a row's last block may be shorter.
 
-    Where numbers are not ``signed`` none but those of an empty block becomes 0: they are what Adam divides by, and a
-    gradient that is small beside its neighbours' would move its weight by a thousand rates.
+    Where numbers are not ``signed`` none but those of an empty block becomes 0: they are what Adam divides by, and
+    without them what is left of a small first moment would be divided by eps alone.
     """
     blocks = math.ceil(values.shape[1] / BLOCK_ELEMENTS)
     blocked = pad(values, (0, blocks * BLOCK_ELEMENTS - values.shape[1])).unflatten(1, (blocks, BLOCK_ELEMENTS))
