@@ -6,7 +6,8 @@
 On a CPU: a Llama of 25M parameters with 32,000 tokens, float32, one step on rows of documents of 4Ki, beside
 transformers' Trainer as it comes on the same weights and row, each in a process of its own. Peaks are the allocator's
 (torch's profiler reports every allocation), states included. The longest row in 16 GiB is extrapolated from them: our
-bytes are a line in the row's length, the Trainer's a parabola, because its mask has that length squared.
+bytes are a line in the row's length, the Trainer's a parabola, because its mask has that length squared. Where the
+Trainer runs out of memory that is told, and its parabola goes through the shorter rows.
 
 On a GPU: rows of one document, bfloat16, the fastest way that fits by the plan's formulas, causal-true MFU of the
 card's datasheet. A side that runs out of memory says so. Prints JSON lines.
@@ -16,6 +17,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -63,43 +65,45 @@ def run(fields: dict[str, Any]) -> Found:
     return run_ours(case, savings, threads=fields["threads"])
 
 
-def find_longest(tokens: list[int], peaks: list[float], *, degree: int) -> int:
+def find_longest(peaks: Mapping[int, float], *, degree: int) -> int:
     """The row whose peak is the limit, by a polynomial through the measured ones."""
-    curve = np.polyfit(tokens, peaks, degree)
+    curve = np.polyfit(list(peaks), list(peaks.values()), degree)
     curve[-1] -= LIMIT_BYTES
     return int(max(root.real for root in np.roots(curve) if abs(root.imag) < 1))
 
 
 def measure_cpu(lengths: list[int], document_tokens: int, threads: int) -> None:
     """All ways at the shortest length, the ends of the list at all; then the longest rows."""
-    peaks: dict[str, list[float]] = {"trainer": [], **{name: [] for name in WAYS}}
+    peaks: dict[str, dict[int, float]] = {"trainer": {}, **{name: {} for name in WAYS}}
     for tokens in lengths:
         case = Case("25M", tokens, min(document_tokens, tokens), "cpu", 1)
         theirs = measure(case, "trainer", threads)
-        assert theirs is not None, "the Trainer ran out of memory: give shorter --tokens"
-        peaks["trainer"].append(theirs.peak_bytes)
+        if theirs is not None:
+            peaks["trainer"][tokens] = theirs.peak_bytes
         decides = (tokens, document_tokens) == (DECISIVE_TOKENS, DOCUMENT_TOKENS)
         for name in WAYS if tokens == min(lengths) else (FASTEST, LEANEST):
             ours = measure(case, name, threads)
             assert ours is not None
-            peaks[name].append(ours.peak_bytes)
+            peaks[name][tokens] = ours.peak_bytes
             planned = estimate_memory(case.shape, tokens, ranks=1, savings=WAYS[name], element_bytes=4).peak_bytes
+            peer = PEER if theirs is not None else f"{PEER}: out of this machine's memory"
             tell(
-                f"peak, rows of {tokens}, {name}", PEER, ours=ours.peak_bytes / 2**20, theirs=theirs.peak_bytes / 2**20,
+                f"peak, rows of {tokens}, {name}", peer, ours=ours.peak_bytes / 2**20,
+                theirs=None if theirs is None else theirs.peak_bytes / 2**20,
                 unit="MiB", must_reach=4.0 if decides and name == LEANEST else None,
                 planned=planned / 2**20, planned_over_found=planned / ours.peak_bytes,
             )  # fmt: skip
             tell(
-                f"step, rows of {tokens}, {name}", PEER, ours=tokens / ours.seconds, theirs=tokens / theirs.seconds,
+                f"step, rows of {tokens}, {name}", peer, ours=tokens / ours.seconds,
+                theirs=None if theirs is None else tokens / theirs.seconds,
                 unit="tokens/s", must_reach=3.0 if decides and name in (FASTEST, LEANEST) else None,
             )  # fmt: skip
-    if len(lengths) < 3:
+    if len(peaks["trainer"]) < 3:
         return
-    longest = {name: find_longest(lengths, peaks[name], degree=1) for name in (FASTEST, LEANEST)}
-    for name, mine in longest.items():
+    for name in (FASTEST, LEANEST):
         tell(
-            f"longest row in 16 GiB, extrapolated, {name}", PEER, ours=mine,
-            theirs=find_longest(lengths, peaks["trainer"], degree=2), unit="tokens",
+            f"longest row in 16 GiB, extrapolated, {name}", PEER, ours=find_longest(peaks[name], degree=1),
+            theirs=find_longest(peaks["trainer"], degree=2), unit="tokens",
             must_reach=8.0 if name == LEANEST else None,
         )  # fmt: skip
 

@@ -23,7 +23,8 @@ from ulysses import Ulysses
 SHAPES = {"cpu": (8, 2, 64), "cuda": (32, 8, 128)}
 """Heads, key heads and head_dim: the small ones that two CPU cores can race, and those of Llama 3 8B."""
 NAMES = ("out", "d_query", "d_key", "d_value")
-SAME = {"float32": 1e-5, "float64": 1e-12, "bfloat16": 2e-2}
+SAME = {"float32": 1e-5, "float64": 1e-12, "bfloat16": 3e-2}
+"""Torch's CPU kernel sums a key's gradients in bfloat16: 2.6 % from float32's at 32Ki (docs/log.md)."""
 
 
 class Setting(NamedTuple):
