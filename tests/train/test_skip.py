@@ -47,6 +47,7 @@ class Place(Mesh):
     context_group: Any = None
     data_ranks: int = 1
     context_ranks: int = 1
+    sharding: Any = None
     data_rank: int = 0
     context_rank: int = 0
 
