@@ -86,8 +86,8 @@ def test_a_cut_at_a_line_break_changes_no_id(tokenizer_folder: Path, pattern: st
     assert tokenizer._cuttable
     text = "".join(parts)
     for longest in (0, 1, 3):
-        joined = tokenizer._join(tokenizer._encode_all(list(tokenizer._cut(text, longest=longest))), inside=False)
-        assert np.array_equal(joined, tokenizer._encode_all([text])[0])
+        own = tokenizer._own(tokenizer._encode_all(list(tokenizer._cut(text, longest=longest))), inside=False)
+        assert np.array_equal(np.concatenate(own), tokenizer._encode_all([text])[0])
 
 
 @given(
@@ -99,8 +99,8 @@ def test_no_merge_reaches_over_a_line_break_of_llama_2(llama_folder: Path, parts
     assert tokenizer._cuttable and tokenizer._prepends
     text = "".join(parts)
     for longest in (0, 1, 3):
-        joined = tokenizer._join(tokenizer._encode_all(list(tokenizer._cut(text, longest=longest))), inside=False)
-        assert np.array_equal(joined, tokenizer._encode_all([text])[0])
+        own = tokenizer._own(tokenizer._encode_all(list(tokenizer._cut(text, longest=longest))), inside=False)
+        assert np.array_equal(np.concatenate(own), tokenizer._encode_all([text])[0])
 
 
 def test_a_vocabulary_that_merges_over_line_breaks_is_not_cut(llama_folder: Path) -> None:

@@ -222,8 +222,10 @@ def _make_shard(job: Job, items: Iterator[Document | Reject], folder: Path, adva
         for item in items:
             if isinstance(item, Document) and MESSAGES in item.metadata and job.cuts is not None:
                 item = lay_out(item, job.chat, job.source)
-            yield item
-            advance(item_bytes(item))
+            size, held = item_bytes(item), [item]
+            del item
+            yield held.pop()
+            advance(size)
 
     gathered = Gathered()
     if job.cuts is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, Integer, UInt8
+from jaxtyping import Int64, Integer, UInt8, UInt32
 from tokenizers import Tokenizer as Bpe
 
 from ropewalk.core.digest import digest_value
@@ -23,7 +23,8 @@ from ropewalk.corpus.chat import MARKED, ChatTemplate, split_marks
 from ropewalk.corpus.cut import cut, may_cut
 from ropewalk.corpus.fast import Fast
 
-Encoded = tuple[Int64[np.ndarray, "_"], UInt8[np.ndarray, "_"]]  # as many of either; each document its own
+Ids = UInt32[np.ndarray, "_"]
+Encoded = tuple[Ids, UInt8[np.ndarray, "_"]]  # as many of either; each document its own
 _CUT_CHARACTERS = 4096
 _BATCH_CHARACTERS = 1 << 20
 _BATCH_TEXTS = 256
@@ -73,23 +74,24 @@ class Tokenizer:
 
     def encode(self, text: str) -> Int64[np.ndarray, "tokens"]:
         """Ids of ``text`` without border tokens."""
-        return self._join(self._encode_all(list(self._cut(text))), inside=False)
+        return np.concatenate(self._own(self._encode_all(list(self._cut(text))), inside=False)).astype(np.int64)
 
     def decode(self, tokens: Sequence[int] | Integer[np.ndarray, "tokens"]) -> str:
         """The text of ``tokens``, border tokens included."""
         text: str = self._bpe.decode([int(token) for token in tokens], skip_special_tokens=False)
         return text
 
-    def encode_document(self, document: Document) -> Encoded:
+    def encode_document(self, document: Document) -> tuple[Int64[np.ndarray, "tokens"], UInt8[np.ndarray, "tokens"]]:
         """``[BOS if the base adds one] text EOS``, and a mask that is 1 where a token is trained on.
 
         The pieces between the borders of ``loss_spans`` are encoded by themselves, so that no token stands astride.
         The end is trained on if the last span reaches it.
         """
-        return next(self.encode_documents([document]))
+        ids, mask = next(self.encode_documents([document]))
+        return ids.astype(np.int64), mask
 
     def encode_documents(self, documents: Iterable[Document]) -> Iterator[Encoded]:
-        """``encode_document`` of each, in order, a megabyte of text at a time so that all cores work."""
+        """``encode_document`` of each, as they are stored, a megabyte of text at a time so that all cores work."""
         batch: list[Document] = []
         characters = 0
         for document in documents:
@@ -109,23 +111,36 @@ class Tokenizer:
             for piece in pieces
             if not piece.special
         ]
-        ids = iter(self._fast.encode([chunk for cut in chunks for chunk in cut]))
+        ids = self._encode_chunks(chunk for cut in chunks for chunk in cut)
         counts = iter(len(cut) for cut in chunks)
-        start = np.array([] if self.bos_id is None else [self.bos_id], dtype=np.int64)
-        end = np.array([self.eos_id], dtype=np.int64)
+        start = np.array([] if self.bos_id is None else [self.bos_id], dtype=np.uint32)
+        end = np.array([self.eos_id], dtype=np.uint32)
         for document, pieces in zip(documents, split, strict=True):
             parts = [(start, True)]  # a first token is never a label, whatever its mask says
             for piece in pieces:
                 if piece.special:
-                    tokens = np.array([self._bpe.token_to_id(piece.text)], dtype=np.int64)
+                    own = [np.array([self._bpe.token_to_id(piece.text)], dtype=np.uint32)]
                 else:
-                    tokens = self._join([*islice(ids, next(counts))], inside=piece.inside)
-                parts.append((tokens, piece.trained))
+                    own = self._own([*islice(ids, next(counts))], inside=piece.inside)
+                parts += [(tokens, piece.trained) for tokens in own]
             parts.append((end, _trains_end(document)))
+            trained = np.array([trained for _, trained in parts], dtype=np.uint8)
             yield (
                 np.concatenate([tokens for tokens, _ in parts]),
-                np.concatenate([np.full(len(tokens), trained, dtype=np.uint8) for tokens, trained in parts]),
+                np.repeat(trained, [len(tokens) for tokens, _ in parts]),
             )
+
+    def _encode_chunks(self, chunks: Iterable[str]) -> Iterator[Ids]:
+        """A megabyte at a time, also of one document, so that the fast path is held against the truth as often."""
+        group: list[str] = []
+        characters = 0
+        for chunk in chunks:
+            group.append(chunk)
+            characters += len(chunk)
+            if characters >= _BATCH_CHARACTERS:
+                yield from self._fast.encode(group)
+                group, characters = [], 0
+        yield from self._fast.encode(group)
 
     @cached_property
     def _fast(self) -> Fast:
@@ -136,17 +151,16 @@ class Tokenizer:
         for number, piece in enumerate(cut(text, longest) if self._cuttable else [text]):
             yield "\n" + piece if self._prepends and (inside or number) else piece
 
-    def _join(self, ids: list[Int64[np.ndarray, "_"]], *, inside: bool) -> Int64[np.ndarray, "tokens"]:
+    def _own(self, ids: list[Ids], *, inside: bool) -> list[Ids]:
         """The ids of a cut text, without those of line breaks that are not its own."""
         added = len(self._newline) if self._prepends else 0
-        own = [tokens[added:] if inside or number else tokens for number, tokens in enumerate(ids)]
-        return np.concatenate([np.empty(0, dtype=np.int64), *own])
+        return [tokens[added:] if inside or number else tokens for number, tokens in enumerate(ids)]
 
-    def _encode_all(self, texts: list[str]) -> list[Int64[np.ndarray, "_"]]:
+    def _encode_all(self, texts: list[str]) -> list[Ids]:
         ids = []
-        for start in range(0, len(texts), _BATCH_TEXTS):  # an encoding takes 100 bytes a token, an array 8
+        for start in range(0, len(texts), _BATCH_TEXTS):  # an encoding takes 100 bytes a token, an array 4
             encodings = self._bpe.encode_batch_fast(texts[start : start + _BATCH_TEXTS], add_special_tokens=False)
-            ids += [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+            ids += [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
         return ids
 
 
