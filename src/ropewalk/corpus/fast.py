@@ -8,6 +8,7 @@ piece of every megabyte is still compared, and what differs then stops the run.
 import json
 import unicodedata
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -95,5 +96,11 @@ def _load(made_of: dict[str, Any]) -> Any:
     try:
         return Tokenizer.from_json(json.dumps(plain))
     except (RuntimeError, ValueError) as error:
-        say(f"gigatoken cannot load this tokenizer, going on without it: {str(error).splitlines()[0][:120]}")
+        _tell(f"gigatoken cannot load this tokenizer, going on without it: {str(error).splitlines()[0][:120]}")
         return None
+
+
+@cache
+def _tell(line: str) -> None:
+    """Once in a process, which may make the same tokenizer for every source."""
+    say(line)

@@ -31,7 +31,8 @@ def read_source(source: Source, *, seed: int) -> Iterator[Document | Reject]:
     size, documents, reasons = 0, 0, set[str]()
     for item in read_items(source, seed):
         documents += isinstance(item, Document)
-        size += len(item.text.encode()) if isinstance(item, Document) else item.size_bytes
+        if source.size_bytes is not None:
+            size += len(item.text.encode()) if isinstance(item, Document) else item.size_bytes
         if isinstance(item, Reject):
             reasons.add(item.reason)
         held = [item]

@@ -165,7 +165,9 @@ def _judge(items: Iterable[Document | Reject], screen: Screen, notes: Notes) -> 
 
 def item_bytes(item: Document | Reject) -> int:
     """How much text an item is, as it was read."""
-    return item.size_bytes if isinstance(item, Reject) else len(item.text.encode())
+    if isinstance(item, Reject):
+        return item.size_bytes
+    return len(item.text) if item.text.isascii() else len(item.text.encode())
 
 
 def _line(id: str, screened: Screened | None, **facts: Any) -> str:
