@@ -9,7 +9,6 @@ one of its workers, a third all of them. Prints one JSON line a chain and {case,
 """
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -25,11 +24,12 @@ from typing import Any
 import numpy as np
 
 import ropewalk
+from ropewalk.core.digest import digest_file
 from ropewalk.core.record import Document
 from ropewalk.corpus.read import read_source
 from ropewalk.corpus.spec import Source
 
-FILES, MEGABYTES = 12, 6.0
+FILES, MEGABYTES = 6, 1.5
 SHARES, SHARE_OF_SHARES = 3, 0.25
 ENDS_WITHIN_SECONDS = 15.0
 COMMAND = [sys.executable, "-c", "from ropewalk.cli import main; main()"]
@@ -127,13 +127,10 @@ def phase(home: Path) -> str:
     return "surveying" if (store / ".shards").exists() else "starting"
 
 
-def digest(home: Path) -> str:
-    """Of every file's name and bytes, but for locks, which say who held them."""
-    files = sorted(path for path in home.rglob("*") if path.is_file() and path.name != ".lock")
-    hashed = hashlib.sha256()
-    for path in files:
-        hashed.update(f"{path.relative_to(home)}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
-    return hashed.hexdigest()
+def digests(home: Path) -> dict[str, str]:
+    """Of every file of the store and the corpus, but for locks, which say who held them."""
+    files = [path for part in ("store", "run/corpus") for path in (home / part).rglob("*") if path.is_file()]
+    return {str(path.relative_to(home)): digest_file(path) for path in sorted(files) if path.name != ".lock"}
 
 
 def run_chain(folder: Path, name: str, random: np.random.Generator, *, seconds: float, kills: int) -> dict[str, Any]:
@@ -154,7 +151,7 @@ def run_chain(folder: Path, name: str, random: np.random.Generator, *, seconds: 
             continue
         assert process.returncode == 0, (folder / "last.log").read_text()
         if share is None:
-            return {"kills": sum(phases.values()), "killed": dict(whoms), "while": dict(phases), "digest": digest(home)}
+            return {"kills": sum(phases.values()), "killed": dict(whoms), "while": dict(phases), "files": digests(home)}
 
 
 def main() -> None:
@@ -166,16 +163,16 @@ def main() -> None:
     wanted, random = 3 if given.quick else given.kills, np.random.default_rng(given.seed)
     folder = Path(tempfile.mkdtemp(prefix="ropewalk-kills-"))
     try:
-        write_texts(folder, MEGABYTES / 4 if given.quick else MEGABYTES)
+        write_texts(folder, MEGABYTES / 2 if given.quick else MEGABYTES)
         begun = time.monotonic()
-        truth = run_chain(folder, "whole", np.random.default_rng(1), seconds=0, kills=0)["digest"]
+        truth = run_chain(folder, "whole", np.random.default_rng(1), seconds=0, kills=0)["files"]
         seconds = time.monotonic() - begun
         done, equal, chains = 0, 0, 0
         while done < wanted:
             chain = run_chain(folder, f"chain{chains}", random, seconds=seconds, kills=wanted - done)
-            is_equal = chain.pop("digest") == truth
-            print(json.dumps({"chain": chains, **chain, "same_bytes": is_equal}), flush=True)
-            done, equal, chains = done + chain["kills"], equal + is_equal * chain["kills"], chains + 1
+            differing = sorted(name for name, _ in chain.pop("files").items() ^ truth.items())
+            print(json.dumps({"chain": chains, **chain, "files": len(truth), "differing": differing}), flush=True)
+            done, equal, chains = done + chain["kills"], equal + (not differing) * chain["kills"], chains + 1
             shutil.rmtree(folder / f"chain{chains - 1}")
         case = {"case": "prepared, killed at random moments: kills with the same bytes in the end", "peer": None}
         print(

@@ -222,12 +222,14 @@ def write_wide(folder: str, megabytes: float) -> dict[str, Any]:
     """One document of ASCII with a single emoji in its middle: Python then keeps four bytes a character."""
     with Path(folder, "text.jsonl").open(encoding="utf-8") as file:
         texts = [text for text in (json.loads(line)["text"] for line in file) if text.isascii()]
-    size, turn = 0, 0
+    size, turn, has_emoji = 0, 0, False
     with Path(folder, "wide.jsonl").open("w", encoding="utf-8") as file:
         file.write('{"text": "')
         while size < megabytes * 1e6:
-            sign = " \U0001f600 " if turn == int(megabytes * 1e6 / 2 / sum(map(len, texts)) * len(texts)) else " "
-            size += file.write(json.dumps(f"{turn}{sign}{texts[turn % len(texts)]}\n", ensure_ascii=False)[1:-1])
+            text = texts[turn % len(texts)].replace("\n", f"\n{turn} ")  # no section of it stands twice
+            if not has_emoji and size > megabytes * 5e5:
+                text, has_emoji = f"\U0001f600 {text}", True
+            size += file.write(json.dumps(f"{text}\n", ensure_ascii=False)[1:-1])
             turn += 1
         file.write('"}\n')
     return {"seconds": 0.0, "megabytes": size / 1e6}

@@ -15,12 +15,12 @@ from ropewalk.corpus.exchange import Tokens, companions, read_tokens
 from ropewalk.corpus.language import judge_language
 from ropewalk.corpus.measures import measure_text
 from ropewalk.corpus.read import source_files
-from ropewalk.corpus.reject import Reject
+from ropewalk.corpus.reject import Reject, item_bytes
 from ropewalk.corpus.screen import Screen
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import write_shards
 from ropewalk.corpus.tokenize import Tokenizer
-from ropewalk.corpus.tokenized import Gathered, item_bytes, take_notes
+from ropewalk.corpus.tokenized import Gathered, take_notes
 
 
 def token_files(source: Source) -> list[Path]:

@@ -38,9 +38,11 @@ def mend(text: str) -> str:
 
 def mend_document(text: str, profile: Profile) -> str:
     """A whole document mended as its profile says; lines may go, so offsets into it mean nothing afterwards."""
+    as_gbk = looks_like_wrong_gbk(text)
     parts = list(blocks_of_lines(text))
-    if profile.mojibake == "repair" and not text.isascii():
-        parts = _repair_blocks(parts, as_gbk=looks_like_wrong_gbk(text))
+    del text
+    if profile.mojibake == "repair":
+        parts = _repair_blocks(parts, as_gbk=as_gbk)
     parts = [_mend_block(part, profile) for part in parts]
     if profile.boilerplate or profile.remove_lines:
         parts = remove_boilerplate(parts, profile.boilerplate, further_lines=profile.remove_lines)

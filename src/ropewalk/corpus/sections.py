@@ -25,7 +25,6 @@ from ropewalk.corpus.reject import Reject
 from ropewalk.corpus.screen import Cuts, Screen, Spans
 from ropewalk.corpus.shingle import shingles, window_hashes
 from ropewalk.corpus.spec import Source
-from ropewalk.corpus.tokenized import item_bytes
 
 _BREAKS = np.array([ord(sign) for sign in "\n。！？"], dtype=np.uint32)
 _STOPS = np.array([ord(sign) for sign in ".!?"], dtype=np.uint32)
@@ -42,12 +41,8 @@ def survey_documents(items: Iterable[Document | Reject], screen: Screen, *, ledg
     """Write into ``folder`` what is asked here of each document that passes: its likeness, its pairs and units."""
     digests, signatures, whole_bytes, counts = [], [], [], []
     with (folder / "pairs").open("wb") as pairs, (folder / "ends").open("wb") as ends:
-        for item in items:
-            size = item_bytes(item)
+        for size, outcome, screened in screen.judge_all(items):
             ledger.read.add(bytes=size)
-            screened = screen.judge(item) if isinstance(item, Document) else None
-            outcome = screened.outcome if screened else item
-            del item  # a document can be a book, and what follows takes memory of its own
             if screened is None or isinstance(outcome, Reject):
                 assert isinstance(outcome, Reject)
                 ledger.dropped[outcome.reason].add(bytes=size)

@@ -27,13 +27,13 @@ from ropewalk.corpus.decontaminate import Prompts
 from ropewalk.corpus.files import RECORDS
 from ropewalk.corpus.imported import read_imported, write_imported
 from ropewalk.corpus.read import read_items, read_source, source_files, source_megabytes
-from ropewalk.corpus.reject import Reject
+from ropewalk.corpus.reject import Reject, item_bytes
 from ropewalk.corpus.screen import Cuts, Screen
 from ropewalk.corpus.sections import survey_documents
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import join_shards, open_shards
 from ropewalk.corpus.tokenize import Tokenizer
-from ropewalk.corpus.tokenized import Gathered, item_bytes, refuse_empty, write_documents
+from ropewalk.corpus.tokenized import Gathered, refuse_empty, write_documents
 
 SHARD_BYTES = 1 << 26
 FOLDER = ".shards"

@@ -23,7 +23,7 @@ from ropewalk.corpus.audit import SourceLedger
 from ropewalk.corpus.dedup import sign
 from ropewalk.corpus.profile import PROFILES
 from ropewalk.corpus.read import without_document
-from ropewalk.corpus.reject import Reject
+from ropewalk.corpus.reject import Reject, text_bytes
 from ropewalk.corpus.screen import CONTAMINATED, REPEATED, Screen, Screened
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import write_shards
@@ -65,7 +65,7 @@ class Gathered:
 
     def take(self, document: Document, screened: Screened) -> None:
         """What is asked of a document that is stored."""
-        size = len(document.text.encode())
+        size = text_bytes(document.text)
         self.ledger.stored.add(bytes=size)
         self.digests.append(screened.digest)
         self.signatures.append(sign(screened.whole))
@@ -144,30 +144,18 @@ def write_documents(
 ) -> None:
     """Screen and tokenise ``items`` of a source into ``folder``: shards, columns, and a line for each item."""
     with take_notes(gathered, folder) as notes:
-        encoded = _count(tokenizer.encode_documents(_judge(items, screen, notes)), gathered)
+        encoded = _count(tokenizer.encode_documents(_take_all(items, screen, notes)), gathered)
         write_shards(encoded, folder, vocabulary=tokenizer.vocabulary)
 
 
-def _judge(items: Iterable[Document | Reject], screen: Screen, notes: Notes) -> Iterator[Document]:
-    """The documents that stay. While one is tokenised nobody holds the text that it was before."""
-    for item in items:
-        size, screened = item_bytes(item), screen.judge(item) if isinstance(item, Document) else None
-        kept = [screened.outcome if screened else item]
-        del item
-        if notes.take(size, kept[0], screened):
-            del screened
-            document = kept.pop()
-            assert isinstance(document, Document)
-            held = [document]
-            del document
-            yield held.pop()
-
-
-def item_bytes(item: Document | Reject) -> int:
-    """How much text an item is, as it was read."""
-    if isinstance(item, Reject):
-        return item.size_bytes
-    return len(item.text) if item.text.isascii() else len(item.text.encode())
+def _take_all(items: Iterable[Document | Reject], screen: Screen, notes: Notes) -> Iterator[Document]:
+    """The documents that stay, each held by nobody but who takes it."""
+    for size_bytes, outcome, screened in screen.judge_all(items):
+        if notes.take(size_bytes, outcome, screened):
+            assert isinstance(outcome, Document)
+            kept = [outcome]
+            del outcome, screened
+            yield kept.pop()
 
 
 def _line(id: str, screened: Screened | None, **facts: Any) -> str:
