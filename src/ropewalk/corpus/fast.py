@@ -64,7 +64,7 @@ class Fast:
             return self._slow(texts)
         if self._differs([texts[len(texts) // 2][:_SAMPLE_CHARACTERS]]):
             raise _lost_trust()
-        return [np.asarray(self._encoder.encode(text), dtype=np.uint32) for text in texts]
+        return [np.array(self._encoder.encode(text), dtype=np.uint32) for text in texts]  # its own keep room for more
 
     def _differs(self, texts: Sequence[str], ids: list[UInt32[np.ndarray, "_"]] | None = None) -> bool:
         assert self._encoder is not None

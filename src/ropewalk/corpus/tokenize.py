@@ -6,11 +6,10 @@ that is proven to change no id (cut.py), and a faster library is used only once 
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, Integer, UInt8, UInt32
@@ -103,39 +102,46 @@ class Tokenizer:
         for document in documents:
             batch.append(document)
             characters += len(document.text)
+            del document
             if characters >= _BATCH_CHARACTERS:
                 yield from self._encode_batch(batch)
                 batch, characters = [], 0
         yield from self._encode_batch(batch)
 
     def _encode_batch(self, documents: list[Document]) -> Iterator[Encoded]:
-        split = [list(_split_document(document)) for document in documents]
+        """Takes the documents away: once they are in chunks, nobody needs them whole."""
+        if not documents:
+            return
         longest = _FAST_CUT_CHARACTERS if self._fast.trusted else _CUT_CHARACTERS
-        chunks = [
-            list(self._cut(piece.text, piece.inside, longest=longest))
-            for pieces in split
-            for piece in pieces
-            if not piece.special
-        ]
-        ids = self._encode_chunks(chunk for cut in chunks for chunk in cut)
-        counts = iter(len(cut) for cut in chunks)
-        start = np.array([] if self.bos_id is None else [self.bos_id], dtype=np.uint32)
-        end = np.array([self.eos_id], dtype=np.uint32)
-        for document, pieces in zip(documents, split, strict=True):
-            parts = [(start, True)]  # a first token is never a label, whatever its mask says
-            for piece in pieces:
-                if piece.special:
-                    own = [np.array([self._bpe.token_to_id(piece.text)], dtype=np.uint32)]
-                else:
-                    own = self._own([*islice(ids, next(counts))], inside=piece.inside)
-                parts += [(tokens, piece.trained) for tokens in own]
-            parts.append((end, _trains_end(document)))
-            tokens = np.concatenate([tokens for tokens, _ in parts])
-            if all(trained for _, trained in parts):
+        chunks: list[str] = []
+        plans: list[list[_Part]] = []
+        for document in documents:
+            plan = []
+            for text, trained, inside, special in _split_document(document):
+                own = [] if special else list(self._cut(text, inside, longest=longest))
+                chunks += own
+                token = self._bpe.token_to_id(text) if special else None
+                plan.append(_Part(len(own), trained, inside, token))
+            plans.append([*plan, _Part(0, _trains_end(document), True, self.eos_id)])
+        documents.clear()
+        del document, text, own
+        ids = self._encode_chunks(chunks)
+        del chunks
+        # A first token is never a label, whatever its mask says.
+        start = [] if self.bos_id is None else [_Part(0, True, False, self.bos_id)]
+        for plan in plans:
+            pieces = [(tokens, part.trained) for part in (*start, *plan) for tokens in self._take(part, ids)]
+            tokens = np.concatenate([tokens for tokens, _ in pieces])
+            if all(trained for _, trained in pieces):
                 yield tokens, np.ones(len(tokens), dtype=np.uint8)
             else:
-                trained = np.array([trained for _, trained in parts], dtype=np.uint8)
-                yield tokens, np.repeat(trained, [len(tokens) for tokens, _ in parts])
+                flags = np.array([trained for _, trained in pieces], dtype=np.uint8)
+                yield tokens, np.repeat(flags, [len(tokens) for tokens, _ in pieces])
+
+    def _take(self, part: "_Part", ids: Iterator[Ids]) -> list[Ids]:
+        if part.token is not None:
+            return [np.array([part.token], dtype=np.uint32)]
+        return self._own([*islice(ids, part.chunks)], inside=part.inside)
 
     def _encode_chunks(self, chunks: Iterable[str]) -> Iterator[Ids]:
         """A megabyte at a time, also of one document, so that the fast path is held against the truth as often."""
@@ -253,22 +259,21 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """What of a document is encoded by itself; ``inside``: not at its start; ``special``: one token by its name."""
+class _Part(NamedTuple):
+    """What of a document is encoded by itself: so many chunks of text, or one token; ``inside``: not at its start."""
 
-    text: str
+    chunks: int
     trained: bool
     inside: bool
-    special: bool = False
+    token: int | None
 
 
-def _split_document(document: Document) -> Iterator[_Piece]:
-    """Cut at the borders of the loss spans, and in a conversation at its special tokens."""
+def _split_document(document: Document) -> Iterator[tuple[str, bool, bool, bool]]:
+    """(text, trained on, inside, a special token's name), cut at loss spans, and in a chat at special tokens."""
     inside = False
     for text, trained in _split_at_spans(document):
         for part, special in split_marks(text) if document.metadata.get(MARKED) else [(text, False)]:
-            yield _Piece(part, trained, inside, special)
+            yield part, trained, inside, special
             inside = True
 
 
