@@ -1,6 +1,6 @@
 """Text into tokens, tokens into rows, rows out of the store: beside what a user would pick, in one run, turn by turn.
 
-    python benchmarks/corpus_tokens.py [--quick] [--only tokenise,pack,windows,memory,growth] [--mds PYTHON]
+    python benchmarks/corpus_tokens.py [--quick] [--only tokenise,pack,windows,memory,wide,growth] [--mds PYTHON]
 
 Peers: `datasets.map` with a transformers fast tokenizer, TRL's packer, Hugging Face datasets and MDS windows, and
 `tokenizers.encode`. Run it where datasets, trl, gigatoken and ropewalk are installed together; MDS pins other versions
@@ -218,6 +218,41 @@ def memory_tokenizers(folder: str) -> dict[str, Any]:
     return {"seconds": 0.0, "megabytes": peak / 1e3, "tokens": tokens}
 
 
+def write_wide(folder: str, megabytes: float) -> dict[str, Any]:
+    """One document of ASCII with a single emoji in its middle: Python then keeps four bytes a character."""
+    with Path(folder, "text.jsonl").open(encoding="utf-8") as file:
+        texts = [text for text in (json.loads(line)["text"] for line in file) if text.isascii()]
+    size, turn, has_emoji = 0, 0, False
+    with Path(folder, "wide.jsonl").open("w", encoding="utf-8") as file:
+        file.write('{"text": "')
+        while size < megabytes * 1e6:
+            text = texts[turn % len(texts)].replace("\n", f"\n{turn} ")  # no section of it stands twice
+            if not has_emoji and size > megabytes * 5e5:
+                text, has_emoji = f"\U0001f600 {text}", True
+            size += file.write(json.dumps(f"{text}\n", ensure_ascii=False)[1:-1])
+            turn += 1
+        file.write('"}\n')
+    return {"seconds": 0.0, "megabytes": size / 1e6}
+
+
+def prepare_wide(folder: str) -> dict[str, Any]:
+    """That document read, cleaned, searched for sections, signed and tokenised in this process."""
+    from ropewalk.corpus.decontaminate import read_prompts
+    from ropewalk.corpus.prepare import tokenize_sources
+    from ropewalk.corpus.spec import CorpusSpec
+    from ropewalk.corpus.tokenize import load_tokenizer
+
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        source = {"name": "text", "path": f"{folder}/wide.jsonl", "role": "general", "profile": "law"}
+        keys = {"store": f"{out}/store", "sources": [source], "mix": {"text": 1}, "worker_count": 1}
+        tokenizer, begun = load_tokenizer(Path(folder) / "tokenizer"), time.process_time()
+        (made,) = tokenize_sources(
+            CorpusSpec.model_validate(keys), tokenizer=tokenizer, prompts=read_prompts(()), seed=0
+        )
+        seconds, peak = time.process_time() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": seconds, "megabytes": peak * 1024 / 1e6, "tokens": int(made.tokens.sum())}
+
+
 def prepare_ours(folder: str, megabytes: float) -> dict[str, Any]:
     """All of it: read, clean, sign, tokenise, put together; copies of the generated documents, each with its number."""
     from ropewalk.corpus.decontaminate import read_prompts
@@ -327,7 +362,7 @@ def measure_growth(folder: str, sizes: list[float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the text, one turn of each")
-    parser.add_argument("--only", default="tokenise,pack,windows,memory,growth")
+    parser.add_argument("--only", default="tokenise,pack,windows,memory,wide,growth")
     parser.add_argument("--mds", help="a Python with mosaicml-streaming")
     parser.add_argument("--sizes", default="10,100", help="MB of text for growth")
     asked = parser.parse_args()
@@ -343,8 +378,15 @@ def main() -> None:
             compare_windows(folder, asked.mds, turns)
         if "memory" in parts:
             ours, theirs = run(memory_ours, folder), run(memory_tokenizers, folder)
+            assert ours["tokens"] == theirs["tokens"] + 1
             tell("peak memory of one document of 24M characters", "tokenizers.encode", ours=ours["megabytes"],
                  theirs=theirs["megabytes"], unit="MB", must_reach=5)  # fmt: skip
+        if "wide" in parts:
+            size = run(write_wide, folder, 20 if asked.quick else 215)["megabytes"]
+            ours = run(prepare_wide, folder)
+            tell(f"peak memory of a whole process: one document of {size:.0f} MB, ASCII and an emoji", "2 GiB",
+                 ours=ours["megabytes"], theirs=2**31 / 1e6, unit="MB", must_reach=1,
+                 seconds=round(ours["seconds"], 1), tokens=ours["tokens"])  # fmt: skip
         if "growth" in parts:
             measure_growth(folder, [float(size) for size in asked.sizes.split(",")])
     finally:

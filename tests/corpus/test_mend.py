@@ -1,6 +1,7 @@
 """What is mended within a document, and what looks like it and is left alone."""
 
 import random
+from collections.abc import Sequence
 from datetime import date
 
 import pytest
@@ -10,14 +11,24 @@ from pydantic import ValidationError
 
 from made_texts import han, sentence
 from ropewalk.core.record import Document
+from ropewalk.corpus import blocks
+from ropewalk.corpus.blocks import blocks_of_lines
 from ropewalk.corpus.boilerplate import remove_boilerplate
 from ropewalk.corpus.chinese import convert_script, fit_marks, narrow_letters, traditional_share
 from ropewalk.corpus.clean import clean_document
 from ropewalk.corpus.measures import measure_text
-from ropewalk.corpus.mend import blocks_of_lines, mend_document, repair_decoding
+from ropewalk.corpus.mend import mend_document, repair_decoding
 from ropewalk.corpus.personal import is_identity_number, mask
-from ropewalk.corpus.profile import ALL_BOILERPLATE, ALL_PERSONAL, PROFILES, Profile
+from ropewalk.corpus.profile import ALL_BOILERPLATE, ALL_PERSONAL, PROFILES, Boilerplate, Profile
 from ropewalk.corpus.reject import Reject
+
+
+def without(text: str, kinds: Sequence[Boilerplate]) -> str:
+    """The text without boilerplate, which is the same in blocks however small they are."""
+    whole = "".join(remove_boilerplate([text], kinds))
+    assert "".join(remove_boilerplate(list(blocks_of_lines(text)), kinds)) == whole
+    return whole
+
 
 CHINESE = "第一章　总则\n为了规范市场秩序，保护消费者的合法权益，制定本法。\n本章完结之后，人们继续前行。\n"
 
@@ -44,8 +55,8 @@ CHINESE = "第一章　总则\n为了规范市场秩序，保护消费者的合�
 )
 def test_what_was_put_around_a_text_goes(line: str) -> None:
     text = f"{CHINESE}{line}\n{CHINESE}"
-    assert remove_boilerplate(text, ALL_BOILERPLATE) == CHINESE + CHINESE
-    assert remove_boilerplate(text, ()) == text
+    assert without(text, ALL_BOILERPLATE) == CHINESE + CHINESE
+    assert without(text, ()) == text
 
 
 @pytest.mark.parametrize(
@@ -60,14 +71,14 @@ def test_what_was_put_around_a_text_goes(line: str) -> None:
     ],
 )
 def test_a_sentence_about_such_things_stays(line: str) -> None:
-    assert remove_boilerplate(f"{CHINESE}{line}\n", ALL_BOILERPLATE) == f"{CHINESE}{line}\n"
+    assert without(f"{CHINESE}{line}\n", ALL_BOILERPLATE) == f"{CHINESE}{line}\n"
 
 
 def test_page_numbers_go_where_they_count_up_and_numbers_stay_where_they_do_not() -> None:
     pages = "".join(f"{sentence(n)}\n- {n + 7} -\n" for n in range(6))
-    assert remove_boilerplate(pages, ("page_numbers",)) == "".join(f"{sentence(n)}\n" for n in range(6))
+    assert without(pages, ("page_numbers",)) == "".join(f"{sentence(n)}\n" for n in range(6))
     table = "".join(f"{sentence(n)}\n{value}\n" for n, value in enumerate((812, 3, 77, 41, 9)))
-    assert remove_boilerplate(table, ("page_numbers",)) == table
+    assert without(table, ("page_numbers",)) == table
 
 
 def test_a_frame_around_a_book_goes() -> None:
@@ -75,7 +86,7 @@ def test_a_frame_around_a_book_goes() -> None:
         "The Project Gutenberg eBook of X\n\n*** START OF THE PROJECT GUTENBERG EBOOK X ***\n"
         "Call me.\n*** END OF THE PROJECT GUTENBERG EBOOK X ***\nlicence"
     )
-    assert remove_boilerplate(book, ("ebook_notices",)) == "Call me."
+    assert without(book, ("ebook_notices",)).strip() == "Call me."
 
 
 def test_a_user_can_name_lines_and_profiles() -> None:
@@ -187,6 +198,36 @@ def test_scripts_are_told_apart_and_converted_on_demand() -> None:
 @settings(max_examples=100, deadline=None)
 def test_blocks_are_the_text(text: str) -> None:
     assert "".join(blocks_of_lines(text)) == text
+
+
+PIECES = (
+    *("*** START OF THE PROJECT GUTENBERG EBOOK X ***", "*** END OF THE PROJECT GUTENBERG EBOOK X ***"),
+    *("<!-- a\n b -->", "<!--", "-->", "(本章完)", "3", "4", "5", "6", "", "", "same line", "same line", "  "),
+    *(
+        "hello \U0001f600 world. Yes",
+        "Ã©tÃ© æ³•å¾‹",
+        "Page 3 of 12",
+        "ａｂｃ１２",
+        "求推荐票！",
+        "mail a@b.com ok",
+        "\r",
+    ),
+    *("x" * 300, "天地玄黄。宇宙！", "\x0b", "上一章 目录 下一章", " \u3000", "e\u0301", "\n\n\n\n", "same line\n" * 4),
+)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_in_blocks_a_text_becomes_what_it_becomes_in_one_piece(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(seed)
+    chosen = rng.sample(PIECES, rng.randint(2, len(PIECES)))
+    lines = [str(n) if seed % 5 == 0 and n % 2 else rng.choice(chosen) for n in range(rng.choice((3, 20, 120)))]
+    text = ("\r\n" if seed % 7 == 0 else "\n").join(lines)
+    everything = {"like": "law", "boilerplate": ALL_BOILERPLATE, "width": "all"}
+    profiles = [*PROFILES.values(), Profile.model_validate(everything)]
+    whole = [mend_document(text, profile) for profile in profiles]
+    for characters in (1, 7, 60):
+        monkeypatch.setattr(blocks, "_BLOCK_CHARACTERS", characters)
+        assert [mend_document(text, profile) for profile in profiles] == whole
 
 
 def test_a_long_text_is_mended_like_its_parts() -> None:

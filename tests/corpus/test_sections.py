@@ -10,6 +10,7 @@ import pytest
 
 from made_texts import HAN, WORDS, han, sentence
 from ropewalk.core.record import Document
+from ropewalk.corpus import sections
 from ropewalk.corpus.build import build
 from ropewalk.corpus.decontaminate import Prompts, read_prompts
 from ropewalk.corpus.folder import Corpus, open_corpus
@@ -137,7 +138,7 @@ def plain_units(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_pairs_are_those_of_plain_python(seed: int) -> None:
+def test_pairs_are_those_of_plain_python(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(seed)
     pieces = [*WORDS[:6], *HAN[:6], "。", "！", "\n", ". ", "? ", "\n\n", ".", " "]
     text = "".join(rng.choice(pieces, 200))
@@ -148,6 +149,9 @@ def test_pairs_are_those_of_plain_python(seed: int) -> None:
     numbers, _ = find_pairs(text + "\n" + text)
     half, _ = find_pairs(text)
     assert np.isin(half, numbers).mean() > 0.9
+    for characters in (1, 9, 100):  # a long text is hashed part by part
+        monkeypatch.setattr(sections, "_PART_CHARACTERS", characters)
+        assert all(np.array_equal(*pair) for pair in zip(find_pairs(text), (half, ends), strict=True))
 
 
 def test_the_spool_remembers_what_a_dictionary_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

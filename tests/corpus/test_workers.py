@@ -228,6 +228,9 @@ def test_two_sources_may_read_the_same_file(texts: Path, tokenizer: Tokenizer, t
     ]
     made = make(texts, tmp_path, tokenizer, sources=sources, mix={"general": 1}, near_duplicates=None)
     assert len({name for name in made if name.startswith("store/") and name.endswith("signatures.npy")}) == 2
+    ledger = json.loads(made["corpus/ledger.json"])
+    assert ledger["all"]["stored"] == ledger["same"]["stored"] and "repeated section" in ledger["same"]["dropped"]
+    assert ledger["same"]["train"]["documents"] == 0  # equal texts are cut alike, and so stay equal
 
 
 def test_a_tokenizer_comes_back_from_json(tokenizer: Tokenizer, tokenizer_folder: Path) -> None:

@@ -134,7 +134,8 @@ def publish(work: Path, folder: Path) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file that is never seen half-written: aside, flushed, renamed."""
-    aside = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    # Containers count their processes from 1: two of them may write the same file of a shared disk at once.
+    aside = path.with_name(f".tmp-{path.name}-{socket.gethostname()}-{os.getpid()}")
     aside.write_text(text, encoding="utf-8")
     _flush(aside)
     aside.replace(path)

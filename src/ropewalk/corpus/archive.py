@@ -50,16 +50,22 @@ def read_lines(path: Path) -> Iterator[Line]:
         for chunk in read_chunks(path):
             parts = chunk.split(b"\n")
             for part in parts[:-1]:
-                content = b"".join((*pending, part))
-                pending = []
-                yield Line(number, offset, content)
-                number, offset = number + 1, offset + len(content) + 1
+                pending.append(part)
+                size = sum(map(len, pending))
+                yield Line(number, offset, _join(pending))
+                number, offset = number + 1, offset + size + 1
             pending.append(parts[-1])
     except TornArchiveError as torn:
         raise TornArchiveError(path, done_bytes=torn.done_bytes, why=torn.why, line=number) from None
-    if content := b"".join(pending):
-        del pending
-        yield Line(number, offset, content)
+    if any(pending):
+        yield Line(number, offset, _join(pending))
+
+
+def _join(pending: list[bytes]) -> bytes:
+    """All of it as one, which nobody but the caller holds: a line can be a book, and waits for no other one."""
+    whole = b"".join(pending)
+    pending.clear()
+    return whole
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:

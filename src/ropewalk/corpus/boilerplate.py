@@ -5,10 +5,11 @@ a next chapter, or a table of numbers, stays. Project Gutenberg's frame is cut a
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
+from ropewalk.corpus.blocks import cut_again
 from ropewalk.corpus.profile import Boilerplate
 
 
@@ -111,6 +112,7 @@ _SIGNS: dict[Boilerplate, tuple[str, ...]] = {
 }
 _NUMBER = re.compile(r"^[ \t\u3000]*[-–—·~\[(（]{0,2}[ \t]?(\d{1,4})[ \t]?[-–—·~\])）]{0,2}[ \t]*$", re.MULTILINE)
 _COMMENT = re.compile(r"<!--[\s\S]{0,2000}?-->[ \t]*\n?")
+_COMMENT_CHARACTERS = 2006  # one that begins further up, and has no end in sight, has none within its longest
 _FRAME_START = re.compile(r"^\*{3} ?START OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*$", re.MULTILINE | re.IGNORECASE)
 _FRAME_END = re.compile(r"^\*{3} ?END OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*$", re.MULTILINE | re.IGNORECASE)
 _FEWEST_PAGES = 3
@@ -118,24 +120,30 @@ _COUNTED_UP = 0.8
 _LONGEST_LINE = 200
 
 
-def remove_boilerplate(text: str, kinds: Sequence[Boilerplate], *, further_lines: Sequence[str] = ()) -> str:
-    """The text without the lines of ``kinds`` and those that a regular expression of ``further_lines`` fits."""
+def remove_boilerplate(
+    parts: list[str], kinds: Sequence[Boilerplate], *, further_lines: Sequence[str] = ()
+) -> list[str]:
+    """A text, in blocks of lines, without the lines of ``kinds`` and those that one of ``further_lines`` fits."""
     if "ebook_notices" in kinds:
-        text = _take_from_frame(text)
-    if "comments" in kinds and "<!--" in text:
-        text = _COMMENT.sub("", text)
+        parts = _take_from_frame(parts)
+    if "comments" in kinds and any("<!--" in part for part in parts):
+        parts = list(cut_again(_without_comments(parts)))
     if "page_numbers" in kinds:
-        text = _remove_page_numbers(text)
+        parts = _remove_page_numbers(parts)
     expression = _expression(tuple(kinds), tuple(further_lines))
     if expression is None:
-        return text
-    lowered = text.lower()
+        return parts
+    return [_keep_lines(part, kinds, expression, all_lines=bool(further_lines)) for part in parts]
+
+
+def _keep_lines(part: str, kinds: Sequence[Boilerplate], expression: re.Pattern[str], *, all_lines: bool) -> str:
+    lowered = part.lower()
     signs = [sign for kind in kinds for sign in _SIGNS.get(kind, ()) if sign in lowered]
-    if not further_lines and not signs:
-        return text
-    lines = text.split("\n")
-    kept = [line for line in lines if not _is_boilerplate(line, expression, None if further_lines else signs)]
-    return text if len(kept) == len(lines) else "\n".join(kept)
+    if not all_lines and not signs:
+        return part
+    lines = part.split("\n")
+    kept = [line for line in lines if not _is_boilerplate(line, expression, None if all_lines else signs)]
+    return part if len(kept) == len(lines) else "\n".join(kept)
 
 
 def _is_boilerplate(line: str, expression: re.Pattern[str], signs: Sequence[str] | None) -> bool:
@@ -154,25 +162,55 @@ def _expression(kinds: tuple[Boilerplate, ...], further: tuple[str, ...]) -> re.
     return re.compile("|".join(f"(?:{part})" for part in parts), re.IGNORECASE) if parts else None
 
 
-def _take_from_frame(text: str) -> str:
+def _take_from_frame(parts: list[str]) -> list[str]:
     """What stands between Project Gutenberg's marks."""
-    if "PROJECT GUTENBERG" not in text and "Project Gutenberg" not in text:
-        return text
-    start, end = _FRAME_START.search(text), _FRAME_END.search(text)
-    return text[start.end() if start else 0 : end.start() if end else len(text)].strip("\n")
+    if not any("PROJECT GUTENBERG" in part or "Project Gutenberg" in part for part in parts):
+        return parts
+    first, start = _find_first(_FRAME_START, parts)
+    last, end = _find_first(_FRAME_END, parts)
+    inside = [*parts[:last], parts[last][: end.start()]] if end else list(parts)
+    if start is None:
+        return inside
+    if len(inside) <= first:  # it ends before it starts
+        return [""]
+    return [inside[first][start.end() :], *inside[first + 1 :]]
 
 
-def _remove_page_numbers(text: str) -> str:
+def _find_first(expression: re.Pattern[str], parts: Sequence[str]) -> tuple[int, re.Match[str] | None]:
+    """In which block, and where in it, an expression that stays within its line is found first."""
+    found = ((number, expression.search(part)) for number, part in enumerate(parts))
+    return next(((number, match) for number, match in found if match), (0, None))
+
+
+def _without_comments(parts: Sequence[str]) -> Iterator[str]:
+    """A comment that a block leaves open is looked at with the next one."""
+    open_comment = ""
+    for number, part in enumerate(parts, start=1):
+        text, at = open_comment + part, 0
+        for match in _COMMENT.finditer(text):
+            yield text[at : match.start()]
+            at = match.end()
+        begin = text.find("<!--", max(at, len(text) - _COMMENT_CHARACTERS)) if number < len(parts) else -1
+        end = begin if begin >= 0 else len(text)
+        yield text[at:end]
+        open_comment = text[end:]
+
+
+def _remove_page_numbers(parts: list[str]) -> list[str]:
     """Without the lines that are one number, where these count up as pages do."""
-    found = list(_NUMBER.finditer(text))
-    if len(found) < _FEWEST_PAGES:
-        return text
-    numbers = [int(match[1]) for match in found]
+    found = [list(_NUMBER.finditer(part)) for part in parts]
+    numbers = [int(match[1]) for matches in found for match in matches]
+    if len(numbers) < _FEWEST_PAGES:
+        return parts
     rising = sum(0 < second - first <= 2 for first, second in pairwise(numbers))
     if rising < _COUNTED_UP * (len(numbers) - 1):
-        return text
+        return parts
+    return [_without_lines(part, matches) for part, matches in zip(parts, found, strict=True)]
+
+
+def _without_lines(part: str, matches: Sequence[re.Match[str]]) -> str:
     pieces, at = [], 0
-    for match in found:
-        pieces.append(text[at : match.start()])
-        at = min(len(text), match.end() + 1)
-    return "".join([*pieces, text[at:]])
+    for match in matches:
+        pieces.append(part[at : match.start()])
+        at = min(len(part), match.end() + 1)
+    return "".join([*pieces, part[at:]])

@@ -13,7 +13,7 @@ from ropewalk.core.record import Document
 from ropewalk.corpus.measures import Measures, find_fault, measure_text
 from ropewalk.corpus.mend import mend_document, mend_piece
 from ropewalk.corpus.profile import Profile
-from ropewalk.corpus.reject import Reject, excerpt
+from ropewalk.corpus.reject import Reject, excerpt, text_bytes
 
 CLEANING = 2
 """Rises when the same profile would give other text."""
@@ -25,21 +25,26 @@ class Cleaned:
 
     outcome: Document | Reject
     measures: Measures
+    read_bytes: int
+    """How long the text was before."""
 
 
 def clean_document(document: Document, profile: Profile) -> Cleaned:
     """Mend, measure, judge. Loss spans move with the text."""
+    read_bytes = text_bytes(document.text)
     if document.loss_spans is None:
-        mended = replace(document, text=mend_document(document.text, profile))
+        # A text that nobody else holds is freed once it is in pieces.
+        read, document = [document.text], replace(document, text="")
+        mended = replace(document, text=mend_document(read.pop(), profile))
     else:
         mended = _mend_spans(document, profile)
     measures = measure_text(mended.text)
     fault = find_fault(measures, profile)
     if fault is None:
-        return Cleaned(mended, measures)
+        return Cleaned(mended, measures, read_bytes)
     place = str(document.metadata.get("place", ""))
-    size = len(document.text.encode())
-    return Cleaned(Reject(document.id, fault.reason, size, fault.why, place, excerpt(mended.text)), measures)
+    reject = Reject(document.id, fault.reason, read_bytes, fault.why, place, excerpt(mended.text))
+    return Cleaned(reject, measures, read_bytes)
 
 
 def _mend_spans(document: Document, profile: Profile) -> Document:

@@ -8,16 +8,17 @@ piece of every megabyte is still compared, and what differs then stops the run.
 import json
 import unicodedata
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import UInt32
 
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 
-Encode = Callable[[list[str]], list[Int64[np.ndarray, "_"]]]
+Encode = Callable[[list[str]], list[UInt32[np.ndarray, "_"]]]
 _CHECKED_CHARACTERS = 1 << 17
 _SAMPLE_CHARACTERS = 1 << 11
 _TRAPS = (
@@ -47,7 +48,7 @@ class Fast:
     def trusted(self) -> bool:
         return self._encoder is not None and self._checked >= _CHECKED_CHARACTERS
 
-    def encode(self, texts: list[str]) -> list[Int64[np.ndarray, "_"]]:
+    def encode(self, texts: list[str]) -> list[UInt32[np.ndarray, "_"]]:
         """The ids of ``texts``, by whatever may be believed."""
         tried: list[str] = []
         while self._encoder is not None and not self.trusted and len(tried) < len(texts):
@@ -58,14 +59,14 @@ class Fast:
             self._set_aside("this text")
         return [*ids, *self._encode_rest(texts[len(tried) :])]
 
-    def _encode_rest(self, texts: list[str]) -> list[Int64[np.ndarray, "_"]]:
+    def _encode_rest(self, texts: list[str]) -> list[UInt32[np.ndarray, "_"]]:
         if self._encoder is None or not texts:
             return self._slow(texts)
         if self._differs([texts[len(texts) // 2][:_SAMPLE_CHARACTERS]]):
             raise _lost_trust()
-        return [np.asarray(self._encoder.encode(text)).astype(np.int64) for text in texts]
+        return [np.array(self._encoder.encode(text), dtype=np.uint32) for text in texts]  # its own keep room for more
 
-    def _differs(self, texts: Sequence[str], ids: list[Int64[np.ndarray, "_"]] | None = None) -> bool:
+    def _differs(self, texts: Sequence[str], ids: list[UInt32[np.ndarray, "_"]] | None = None) -> bool:
         assert self._encoder is not None
         truth = self._slow(list(texts)) if ids is None else ids
         return any(not np.array_equal(self._encoder.encode(t), own) for t, own in zip(texts, truth, strict=True))
@@ -95,5 +96,11 @@ def _load(made_of: dict[str, Any]) -> Any:
     try:
         return Tokenizer.from_json(json.dumps(plain))
     except (RuntimeError, ValueError) as error:
-        say(f"gigatoken cannot load this tokenizer, going on without it: {str(error).splitlines()[0][:120]}")
+        _tell(f"gigatoken cannot load this tokenizer, going on without it: {str(error).splitlines()[0][:120]}")
         return None
+
+
+@cache
+def _tell(line: str) -> None:
+    """Once in a process, which may make the same tokenizer for every source."""
+    say(line)

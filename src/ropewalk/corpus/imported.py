@@ -15,7 +15,7 @@ from ropewalk.corpus.exchange import Tokens, companions, read_tokens
 from ropewalk.corpus.language import judge_language
 from ropewalk.corpus.measures import measure_text
 from ropewalk.corpus.read import source_files
-from ropewalk.corpus.reject import Reject
+from ropewalk.corpus.reject import Reject, item_bytes
 from ropewalk.corpus.screen import Screen
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import write_shards
@@ -59,12 +59,13 @@ def write_imported(
                 ids, mask = _bare(ids, mask, tokenizer)
                 text = tokenizer.decode(ids)
                 if not len(ids):
-                    notes.take(Reject(id, "too short", 0, "no token but its borders", id), None)
+                    notes.take(0, Reject(id, "too short", 0, "no token but its borders", id), None)
                     continue
                 language = source.language or judge_language(text)
                 document = Document(text, source.name, source.role, language, id, metadata={"place": id})
-                judged = screen.compare(document, measure_text(text), read_bytes=len(text.encode()))
-                if notes.take(document, judged) is not None:
+                size = item_bytes(document)
+                judged = screen.compare(document, measure_text(text), read_bytes=size)
+                if notes.take(size, judged.outcome, judged):
                     bordered = _border(ids, mask, tokenizer)
                     gathered.tokens.append(len(bordered[0]))
                     yield bordered

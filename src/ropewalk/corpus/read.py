@@ -31,10 +31,13 @@ def read_source(source: Source, *, seed: int) -> Iterator[Document | Reject]:
     size, documents, reasons = 0, 0, set[str]()
     for item in read_items(source, seed):
         documents += isinstance(item, Document)
-        size += len(item.text.encode()) if isinstance(item, Document) else item.size_bytes
+        if source.size_bytes is not None:
+            size += len(item.text.encode()) if isinstance(item, Document) else item.size_bytes
         if isinstance(item, Reject):
             reasons.add(item.reason)
-        yield item
+        held = [item]
+        del item  # a document can be a book: who waits for the next one holds on to none
+        yield held.pop()
         if source.size_bytes is not None and size >= source.size_bytes:
             break
     if documents == 0:
@@ -107,8 +110,9 @@ def _read_files(source: Source) -> Iterator[Document | Reject]:
 
 def _make_documents(found: Iterator[Found], source: Source) -> Iterator[Document | Reject]:
     for item in found:
-        yield item if isinstance(item, Reject) else _make_document(item[1], source, item[0])
-        del item  # what it holds can be a book, and the next one is read while this is still named
+        made = [item if isinstance(item, Reject) else _make_document(item[1], source, item[0])]
+        del item
+        yield made.pop()
 
 
 def _make_document(record: object, source: Source, place: Place) -> Document | Reject:

@@ -87,23 +87,25 @@ def _split(data: Any, source: Source) -> Any:
 
 def _read_jsonl(path: Path, source: Source) -> Iterator[Found]:
     for number, offset, content in read_lines(path):
-        if not content.strip():
-            continue
-        yield _read_line(content, source, Place(str(path), number, offset))
-        del content  # a record can be a book, and the next line is read while this one is still named
+        line = [content] if content.strip() else []
+        del content  # a record can be a book: while it is looked at, nobody should hold its line
+        if line:
+            yield _read_line(line.pop(), source, Place(str(path), number, offset))
 
 
 def _read_line(content: bytes, source: Source, place: Place) -> Found:
     text = decode(content, source, place)
+    size_bytes = len(content)
+    del content
     if isinstance(text, Reject):
         return text
     try:
         return place, json.loads(text)
     except json.JSONDecodeError as error:
         at = replace(place, offset=place.offset + len(text[: error.pos].encode(encoding_of(source), "replace")))
-        return reject(source, at, "broken JSON line", error.msg, size_bytes=len(content), text=text)
+        return reject(source, at, "broken JSON line", error.msg, size_bytes=size_bytes, text=text)
     except (RecursionError, ValueError) as error:  # brackets a thousand deep, numbers of 5,000 digits
-        return reject(source, place, "broken JSON line", str(error), size_bytes=len(content), text=text)
+        return reject(source, place, "broken JSON line", str(error), size_bytes=size_bytes, text=text)
 
 
 def _read_json(path: Path, source: Source) -> Iterator[Found]:

@@ -6,6 +6,8 @@ Every one is a line in its store's ``rejects.jsonl`` and an amount in the ledger
 import json
 from dataclasses import dataclass
 
+from ropewalk.core.record import Document
+
 EXCERPT_CHARACTERS = 400
 
 
@@ -34,3 +36,13 @@ def excerpt(text: str) -> str:
         half = EXCERPT_CHARACTERS // 2
         shown = f"{text[:half]} [...] {text[-half:]}"
     return shown.encode("utf-8", "replace").decode()
+
+
+def text_bytes(text: str) -> int:
+    """How much a text is in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def item_bytes(item: Document | Reject) -> int:
+    """How much text an item is, as it was read."""
+    return item.size_bytes if isinstance(item, Reject) else text_bytes(item.text)

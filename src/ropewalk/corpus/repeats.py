@@ -41,9 +41,10 @@ class Search:
     @property
     def is_surveyed(self) -> bool:
         """Whether nothing is left to do for workers."""
-        return is_finished(self.folder) or all(
-            job.is_made(stream) for job in self.surveys for stream in range(len(job.streams))
-        )
+        if is_finished(self.folder):
+            return True
+        made = all(job.is_made(stream) for job in self.surveys for stream in range(len(job.streams)))
+        return made or is_finished(self.folder)  # surveys that vanished meanwhile have been compared
 
     @property
     def _inputs(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 One document at a time and nothing remembered, so that any number of workers in any order lets the same documents pass.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from ropewalk.core.record import Document
 from ropewalk.corpus.clean import clean_document
 from ropewalk.corpus.decontaminate import Prompts
 from ropewalk.corpus.measures import Measures
-from ropewalk.corpus.reject import Reject, excerpt
+from ropewalk.corpus.reject import Reject, excerpt, text_bytes
 from ropewalk.corpus.spec import Source
 
 REPEATED, CONTAMINATED = "repeated section", "contaminated"
@@ -73,21 +73,38 @@ class Screen:
 
     def judge(self, document: Document) -> Screened:
         """What becomes of a document."""
-        cleaned = clean_document(document, self.source.cleaning(document.language))
+        profile, held = self.source.cleaning(document.language), [document]
+        del document
+        cleaned = clean_document(held.pop(), profile)
         if isinstance(cleaned.outcome, Reject):
             return Screened(cleaned.outcome, cleaned.measures)
-        return self.compare(cleaned.outcome, cleaned.measures, read_bytes=len(document.text.encode()))
+        return self.compare(cleaned.outcome, cleaned.measures, read_bytes=cleaned.read_bytes)
+
+    def judge_all(self, items: Iterable[Document | Reject]) -> Iterator[tuple[int, Document | Reject, Screened | None]]:
+        """(bytes read, what becomes of it, how that was found) of each item; what was rejected before is not judged.
+
+        A document can be a book: nobody here holds on to the text that it was before.
+        """
+        for item in items:
+            if isinstance(item, Reject):
+                yield item.size_bytes, item, None
+                continue
+            read_bytes, held = text_bytes(item.text), [item]
+            del item
+            screened = [self.judge(held.pop())]
+            yield read_bytes, screened[0].outcome, screened.pop()
 
     def compare(self, kept: Document, measures: Measures, *, read_bytes: int) -> Screened:
         """What becomes of a document that is clean and measured; of one with loss spans nothing is cut."""
         encoded, place = kept.text.encode(), str(kept.metadata.get("place", ""))
+        digest, whole_bytes = xxhash.xxh3_64_intdigest(encoded), len(encoded)
+        del encoded
         found = self.prompts.find(kept.text)
         if found is not None:
             why = f"shares a run of words with {found}"
             return Screened(Reject(kept.id, CONTAMINATED, read_bytes, why, place, excerpt(kept.text)), measures)
-        digest = xxhash.xxh3_64_intdigest(encoded)
         text = self.cuts.apply(kept.text, digest) if kept.loss_spans is None else kept.text
         if text is not kept.text and len(text) < self.source.cleaning(kept.language).min_characters:
             why = f"{len(text)} characters of {len(kept.text)} stand nowhere else"
             return Screened(Reject(kept.id, REPEATED, read_bytes, why, place, excerpt(kept.text)), measures)
-        return Screened(replace(kept, text=text), measures, kept.text, len(encoded), digest)
+        return Screened(replace(kept, text=text), measures, kept.text, whole_bytes, digest)

@@ -8,6 +8,7 @@ that wins, the longest. So nothing is cut whose original is dropped, and long do
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ from ropewalk.corpus.reject import Reject
 from ropewalk.corpus.screen import Cuts, Screen, Spans
 from ropewalk.corpus.shingle import shingles, window_hashes
 from ropewalk.corpus.spec import Source
-from ropewalk.corpus.tokenized import item_bytes
 
 _BREAKS = np.array([ord(sign) for sign in "\n。！？"], dtype=np.uint32)
 _STOPS = np.array([ord(sign) for sign in ".!?"], dtype=np.uint32)
 _SPACE = np.uint32(ord(" "))
+_PART_CHARACTERS = 1 << 20
 
 
 def is_searched(source: Source) -> bool:
@@ -40,11 +41,8 @@ def survey_documents(items: Iterable[Document | Reject], screen: Screen, *, ledg
     """Write into ``folder`` what is asked here of each document that passes: its likeness, its pairs and units."""
     digests, signatures, whole_bytes, counts = [], [], [], []
     with (folder / "pairs").open("wb") as pairs, (folder / "ends").open("wb") as ends:
-        for item in items:
-            size = item_bytes(item)
+        for size, outcome, screened in screen.judge_all(items):
             ledger.read.add(bytes=size)
-            screened = screen.judge(item) if isinstance(item, Document) else None
-            outcome = screened.outcome if screened else item
             if screened is None or isinstance(outcome, Reject):
                 assert isinstance(outcome, Reject)
                 ledger.dropped[outcome.reason].add(bytes=size)
@@ -113,20 +111,38 @@ _NO_PAIRS = (np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))
 
 def find_pairs(text: str) -> tuple[UInt64[np.ndarray, "pairs"], Int64[np.ndarray, "units"]]:
     """A number for each pair of neighbouring sentences or lines, and where in the text each unit ends."""
-    points = code_points(text)
-    ends = np.isin(points, _BREAKS)
-    ends[:-1] |= np.isin(points[:-1], _STOPS) & (points[1:] == _SPACE)
-    borders = np.flatnonzero(ends) + 1
-    if len(borders) == 0 or borders[-1] != len(points):
-        borders = np.append(borders, len(points))
+    borders = _find_borders(text)
     starts = np.concatenate([[0], borders[:-1]])
     # Empty lines are part of what stands before them: a pair is of two units that say something.
     says = borders - starts > 1
     if not says.all():
-        borders = np.append(borders[np.flatnonzero(says)[1:] - 1], len(points)) if says.any() else borders[-1:]
+        borders = np.append(borders[np.flatnonzero(says)[1:] - 1], len(text)) if says.any() else borders[-1:]
         starts = np.concatenate([[0], borders[:-1]])
-    units = window_hashes(points, *_without_space(points, starts, borders))
+    parts = np.searchsorted(starts, np.arange(_PART_CHARACTERS, len(text), _PART_CHARACTERS))
+    edges = np.unique([0, *parts.tolist(), len(starts)]).tolist()
+    units = np.concatenate([_hash_units(text, starts[a:b], borders[a:b]) for a, b in pairwise(edges)])
     return shingles(units, 2) if len(units) > 1 else _NO_PAIRS[0], borders.astype(np.int64)
+
+
+def _find_borders(text: str) -> Int64[np.ndarray, "units"]:
+    """Where sentences and lines end; a text is never in memory as code points all at once."""
+    found = []
+    for start in range(0, max(1, len(text)), _PART_CHARACTERS):
+        points = code_points(text[start : start + _PART_CHARACTERS + 1])
+        ends = np.isin(points, _BREAKS)
+        ends[:-1] |= np.isin(points[:-1], _STOPS) & (points[1:] == _SPACE)
+        found.append(start + 1 + np.flatnonzero(ends[:_PART_CHARACTERS]))
+    borders = np.concatenate(found)
+    return borders if len(borders) and borders[-1] == len(text) else np.append(borders, len(text))
+
+
+def _hash_units(
+    text: str, starts: Int64[np.ndarray, "units"], ends: Int64[np.ndarray, "units"]
+) -> UInt64[np.ndarray, "units"]:
+    """A number for each of some neighbouring units."""
+    first = int(starts[0])
+    points = code_points(text[first : int(ends[-1])])
+    return window_hashes(points, *_without_space(points, starts - first, ends - first))
 
 
 def _without_space(

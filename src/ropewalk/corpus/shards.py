@@ -27,13 +27,13 @@ from ropewalk.corpus.decontaminate import Prompts
 from ropewalk.corpus.files import RECORDS
 from ropewalk.corpus.imported import read_imported, write_imported
 from ropewalk.corpus.read import read_items, read_source, source_files, source_megabytes
-from ropewalk.corpus.reject import Reject
+from ropewalk.corpus.reject import Reject, item_bytes
 from ropewalk.corpus.screen import Cuts, Screen
 from ropewalk.corpus.sections import survey_documents
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import join_shards, open_shards
 from ropewalk.corpus.tokenize import Tokenizer
-from ropewalk.corpus.tokenized import Gathered, item_bytes, refuse_empty, write_documents
+from ropewalk.corpus.tokenized import Gathered, refuse_empty, write_documents
 
 SHARD_BYTES = 1 << 26
 FOLDER = ".shards"
@@ -175,10 +175,11 @@ def work(job: Job, task: dict[str, int], advance: Advance) -> None:
 
 def missing_shards(folder: Path) -> list[int] | None:
     """Shards of a stream that are still to be made; None where nobody has read it to its end."""
-    end = folder / _END
-    if not end.exists():
+    try:
+        shards = json.loads((folder / _END).read_text())["shards"]
+    except FileNotFoundError:  # asked in one step: another share of an array may be removing what it has put together
         return None
-    return [n for n in range(json.loads(end.read_text())["shards"]) if not is_finished(folder / f"{n:05d}")]
+    return [n for n in range(shards) if not is_finished(folder / f"{n:05d}")]
 
 
 def check_shards(job: Job) -> dict[str, Any]:
@@ -221,8 +222,10 @@ def _make_shard(job: Job, items: Iterator[Document | Reject], folder: Path, adva
         for item in items:
             if isinstance(item, Document) and MESSAGES in item.metadata and job.cuts is not None:
                 item = lay_out(item, job.chat, job.source)
-            yield item
-            advance(item_bytes(item))
+            size, held = item_bytes(item), [item]
+            del item
+            yield held.pop()
+            advance(size)
 
     gathered = Gathered()
     if job.cuts is None:

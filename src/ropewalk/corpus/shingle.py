@@ -5,6 +5,8 @@ are polynomials over code points, all windows at once from one running sum: the 
 modulo 2**64. Narrower keys would cost ten times the error (measured at 32 bits).
 """
 
+from functools import cache
+
 import numpy as np
 from jaxtyping import Integer, UInt32, UInt64
 
@@ -12,6 +14,7 @@ from ropewalk.corpus.language import code_points, table_of
 
 _FACTOR = 0x9E3779B97F4A7C15
 _INVERSE = pow(_FACTOR, -1, 1 << 64)
+_KEPT_POWERS = (1 << 20) + (1 << 12)  # of a block, with what it shares with the next one
 # First code point of each run; True where its characters belong to words, and where each of them is one.
 _RUNS: tuple[tuple[int, bool, bool], ...] = (
     (0x0, False, False), (0x30, True, False), (0x3A, False, False), (0x41, True, False), (0x5B, False, False),
@@ -77,6 +80,15 @@ def window_hashes(
 
 
 def _powers(factor: int, count: int) -> UInt64[np.ndarray, "count"]:
+    return _kept_powers(factor)[:count] if count <= _KEPT_POWERS else _make_powers(factor, count)
+
+
+@cache
+def _kept_powers(factor: int) -> UInt64[np.ndarray, "count"]:
+    return _make_powers(factor, _KEPT_POWERS)
+
+
+def _make_powers(factor: int, count: int) -> UInt64[np.ndarray, "count"]:
     factors = np.full(count, factor, dtype=np.uint64)
     factors[0] = 1
     return np.cumprod(factors, dtype=np.uint64)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, Shaped, UInt8, UInt16, UInt32
+from jaxtyping import Int64, Integer, Shaped, UInt8, UInt16, UInt32
 
 from ropewalk.core.record import Shard
 
@@ -26,7 +26,7 @@ def token_dtype(vocabulary: int) -> np.dtype[Any]:
 
 
 def write_shards(
-    documents: Iterable[tuple[Int64[np.ndarray, "_"], UInt8[np.ndarray, "_"]]],
+    documents: Iterable[tuple[Integer[np.ndarray, "_"], UInt8[np.ndarray, "_"]]],
     folder: Path,
     *,
     vocabulary: int,

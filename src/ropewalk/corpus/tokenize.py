@@ -6,15 +6,15 @@ that is proven to change no id (cut.py), and a faster library is used only once 
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, Integer, UInt8
+from jaxtyping import Int64, Integer, UInt8, UInt32
 from tokenizers import Tokenizer as Bpe
+from tokenizers import models
 
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
@@ -23,8 +23,12 @@ from ropewalk.corpus.chat import MARKED, ChatTemplate, split_marks
 from ropewalk.corpus.cut import cut, may_cut
 from ropewalk.corpus.fast import Fast
 
-Encoded = tuple[Int64[np.ndarray, "_"], UInt8[np.ndarray, "_"]]  # as many of either; each document its own
-_CUT_CHARACTERS = 4096
+Ids = UInt32[np.ndarray, "_"]
+Encoded = tuple[Ids, UInt8[np.ndarray, "_"]]  # as many of either; each document its own
+_CUT_CHARACTERS = 1 << 10
+"""Of 256 to 64Ki the fastest: a tokenizer keeps four numbers a character of what it is given at once."""
+_FAST_CUT_CHARACTERS = 1 << 16
+_KEPT_WORDS = 1 << 17
 _BATCH_CHARACTERS = 1 << 20
 _BATCH_TEXTS = 256
 
@@ -36,6 +40,8 @@ class Tokenizer:
         bpe.encode_special_tokens = True  # spelled out like any text
         bpe.no_truncation()
         bpe.no_padding()
+        if isinstance(bpe.model, models.BPE):
+            bpe.model._resize_cache(_KEPT_WORDS)  # words already merged: of 10,000 the rest of a book is merged anew
         self._bpe = bpe
         self.bos_id, self.eos_id, self.chat_template = bos_id, eos_id, chat_template
         self.vocabulary: int = bpe.get_vocab_size()
@@ -73,59 +79,81 @@ class Tokenizer:
 
     def encode(self, text: str) -> Int64[np.ndarray, "tokens"]:
         """Ids of ``text`` without border tokens."""
-        return self._join(self._encode_all(list(self._cut(text))), inside=False)
+        return np.concatenate(self._own(self._encode_all(list(self._cut(text))), inside=False)).astype(np.int64)
 
     def decode(self, tokens: Sequence[int] | Integer[np.ndarray, "tokens"]) -> str:
         """The text of ``tokens``, border tokens included."""
         text: str = self._bpe.decode([int(token) for token in tokens], skip_special_tokens=False)
         return text
 
-    def encode_document(self, document: Document) -> Encoded:
+    def encode_document(self, document: Document) -> tuple[Int64[np.ndarray, "tokens"], UInt8[np.ndarray, "tokens"]]:
         """``[BOS if the base adds one] text EOS``, and a mask that is 1 where a token is trained on.
 
         The pieces between the borders of ``loss_spans`` are encoded by themselves, so that no token stands astride.
         The end is trained on if the last span reaches it.
         """
-        return next(self.encode_documents([document]))
+        ids, mask = next(self.encode_documents([document]))
+        return ids.astype(np.int64), mask
 
     def encode_documents(self, documents: Iterable[Document]) -> Iterator[Encoded]:
-        """``encode_document`` of each, in order, a megabyte of text at a time so that all cores work."""
+        """``encode_document`` of each, as they are stored, a megabyte of text at a time so that all cores work."""
         batch: list[Document] = []
         characters = 0
         for document in documents:
             batch.append(document)
             characters += len(document.text)
+            del document
             if characters >= _BATCH_CHARACTERS:
                 yield from self._encode_batch(batch)
                 batch, characters = [], 0
         yield from self._encode_batch(batch)
 
     def _encode_batch(self, documents: list[Document]) -> Iterator[Encoded]:
-        split = [list(_split_document(document)) for document in documents]
-        longest = _CUT_CHARACTERS * (16 if self._fast.trusted else 1)  # the fast path needs no small ones
-        chunks = [
-            list(self._cut(piece.text, piece.inside, longest=longest))
-            for pieces in split
-            for piece in pieces
-            if not piece.special
-        ]
-        ids = iter(self._fast.encode([chunk for cut in chunks for chunk in cut]))
-        counts = iter(len(cut) for cut in chunks)
-        start = np.array([] if self.bos_id is None else [self.bos_id], dtype=np.int64)
-        end = np.array([self.eos_id], dtype=np.int64)
-        for document, pieces in zip(documents, split, strict=True):
-            parts = [(start, True)]  # a first token is never a label, whatever its mask says
-            for piece in pieces:
-                if piece.special:
-                    tokens = np.array([self._bpe.token_to_id(piece.text)], dtype=np.int64)
-                else:
-                    tokens = self._join([*islice(ids, next(counts))], inside=piece.inside)
-                parts.append((tokens, piece.trained))
-            parts.append((end, _trains_end(document)))
-            yield (
-                np.concatenate([tokens for tokens, _ in parts]),
-                np.concatenate([np.full(len(tokens), trained, dtype=np.uint8) for tokens, trained in parts]),
-            )
+        """Takes the documents away: once they are in chunks, nobody needs them whole."""
+        if not documents:
+            return
+        longest = _FAST_CUT_CHARACTERS if self._fast.trusted else _CUT_CHARACTERS
+        chunks: list[str] = []
+        plans: list[list[_Part]] = []
+        for document in documents:
+            plan = []
+            for text, trained, inside, special in _split_document(document):
+                own = [] if special else list(self._cut(text, inside, longest=longest))
+                chunks += own
+                token = self._bpe.token_to_id(text) if special else None
+                plan.append(_Part(len(own), trained, inside, token))
+            plans.append([*plan, _Part(0, _trains_end(document), True, self.eos_id)])
+        documents.clear()
+        del document, text, own
+        ids = self._encode_chunks(chunks)
+        del chunks
+        # A first token is never a label, whatever its mask says.
+        start = [] if self.bos_id is None else [_Part(0, True, False, self.bos_id)]
+        for plan in plans:
+            pieces = [(tokens, part.trained) for part in (*start, *plan) for tokens in self._take(part, ids)]
+            tokens = np.concatenate([tokens for tokens, _ in pieces])
+            if all(trained for _, trained in pieces):
+                yield tokens, np.ones(len(tokens), dtype=np.uint8)
+            else:
+                flags = np.array([trained for _, trained in pieces], dtype=np.uint8)
+                yield tokens, np.repeat(flags, [len(tokens) for tokens, _ in pieces])
+
+    def _take(self, part: "_Part", ids: Iterator[Ids]) -> list[Ids]:
+        if part.token is not None:
+            return [np.array([part.token], dtype=np.uint32)]
+        return self._own([*islice(ids, part.chunks)], inside=part.inside)
+
+    def _encode_chunks(self, chunks: Iterable[str]) -> Iterator[Ids]:
+        """A megabyte at a time, also of one document, so that the fast path is held against the truth as often."""
+        group: list[str] = []
+        characters = 0
+        for chunk in chunks:
+            group.append(chunk)
+            characters += len(chunk)
+            if characters >= _BATCH_CHARACTERS:
+                yield from self._fast.encode(group)
+                group, characters = [], 0
+        yield from self._fast.encode(group)
 
     @cached_property
     def _fast(self) -> Fast:
@@ -136,17 +164,16 @@ class Tokenizer:
         for number, piece in enumerate(cut(text, longest) if self._cuttable else [text]):
             yield "\n" + piece if self._prepends and (inside or number) else piece
 
-    def _join(self, ids: list[Int64[np.ndarray, "_"]], *, inside: bool) -> Int64[np.ndarray, "tokens"]:
+    def _own(self, ids: list[Ids], *, inside: bool) -> list[Ids]:
         """The ids of a cut text, without those of line breaks that are not its own."""
         added = len(self._newline) if self._prepends else 0
-        own = [tokens[added:] if inside or number else tokens for number, tokens in enumerate(ids)]
-        return np.concatenate([np.empty(0, dtype=np.int64), *own])
+        return [tokens[added:] if inside or number else tokens for number, tokens in enumerate(ids)]
 
-    def _encode_all(self, texts: list[str]) -> list[Int64[np.ndarray, "_"]]:
+    def _encode_all(self, texts: list[str]) -> list[Ids]:
         ids = []
-        for start in range(0, len(texts), _BATCH_TEXTS):  # an encoding takes 100 bytes a token, an array 8
+        for start in range(0, len(texts), _BATCH_TEXTS):  # an encoding takes 100 bytes a token, an array 4
             encodings = self._bpe.encode_batch_fast(texts[start : start + _BATCH_TEXTS], add_special_tokens=False)
-            ids += [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+            ids += [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
         return ids
 
 
@@ -232,22 +259,21 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """What of a document is encoded by itself; ``inside``: not at its start; ``special``: one token by its name."""
+class _Part(NamedTuple):
+    """What of a document is encoded by itself: so many chunks of text, or one token; ``inside``: not at its start."""
 
-    text: str
+    chunks: int
     trained: bool
     inside: bool
-    special: bool = False
+    token: int | None
 
 
-def _split_document(document: Document) -> Iterator[_Piece]:
-    """Cut at the borders of the loss spans, and in a conversation at its special tokens."""
+def _split_document(document: Document) -> Iterator[tuple[str, bool, bool, bool]]:
+    """(text, trained on, inside, a special token's name), cut at loss spans, and in a chat at special tokens."""
     inside = False
     for text, trained in _split_at_spans(document):
         for part, special in split_marks(text) if document.metadata.get(MARKED) else [(text, False)]:
-            yield _Piece(part, trained, inside, special)
+            yield part, trained, inside, special
             inside = True
 
 

@@ -23,7 +23,7 @@ from ropewalk.corpus.audit import SourceLedger
 from ropewalk.corpus.dedup import sign
 from ropewalk.corpus.profile import PROFILES
 from ropewalk.corpus.read import without_document
-from ropewalk.corpus.reject import Reject
+from ropewalk.corpus.reject import Reject, text_bytes
 from ropewalk.corpus.screen import CONTAMINATED, REPEATED, Screen, Screened
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import write_shards
@@ -65,7 +65,7 @@ class Gathered:
 
     def take(self, document: Document, screened: Screened) -> None:
         """What is asked of a document that is stored."""
-        size = len(document.text.encode())
+        size = text_bytes(document.text)
         self.ledger.stored.add(bytes=size)
         self.digests.append(screened.digest)
         self.signatures.append(sign(screened.whole))
@@ -106,27 +106,26 @@ class Notes:
     log: TextIO
     rejects: TextIO
 
-    def take(self, item: Document | Reject, screened: Screened | None) -> Document | None:
-        """Put on record what becomes of an item; returns it if it stays. ``screened`` is None for one never judged."""
-        gathered, ledger, size = self.gathered, self.gathered.ledger, item_bytes(item)
-        ledger.read.add(bytes=size)
-        kept = screened.outcome if screened else item
+    def take(self, size_bytes: int, kept: Document | Reject, screened: Screened | None) -> bool:
+        """Put on record what became of so much text, and tell if it stays. ``screened`` is None if never judged."""
+        gathered, ledger = self.gathered, self.gathered.ledger
+        ledger.read.add(bytes=size_bytes)
         if isinstance(kept, Reject):
             ledger.dropped[kept.reason].add(bytes=kept.size_bytes)
             if kept.reason == CONTAMINATED:
                 gathered.contaminated[kept.why] += 1
             self.rejects.write(kept.to_line())
             self.log.write(_line(kept.id, screened, dropped=kept.reason))
-            return None
+            return False
         assert screened is not None
         gathered.take(kept, screened)
         cut_bytes = screened.whole_bytes - gathered.bytes[-1]
-        ledger.trimmed_bytes += size - screened.whole_bytes
+        ledger.trimmed_bytes += size_bytes - screened.whole_bytes
         if cut_bytes:
             ledger.dropped[REPEATED].add(documents=0, bytes=cut_bytes)
         begin = kept.text[:_HEAD_CHARACTERS]
         self.log.write(_line(kept.id, screened, language=kept.language, cut_bytes=cut_bytes, text=begin))
-        return kept
+        return True
 
 
 @contextmanager
@@ -145,15 +144,18 @@ def write_documents(
 ) -> None:
     """Screen and tokenise ``items`` of a source into ``folder``: shards, columns, and a line for each item."""
     with take_notes(gathered, folder) as notes:
-        judged = ((item, screen.judge(item) if isinstance(item, Document) else None) for item in items)
-        documents = (kept for kept in (notes.take(*each) for each in judged) if kept is not None)
-        encoded = _count(tokenizer.encode_documents(documents), gathered)
+        encoded = _count(tokenizer.encode_documents(_take_all(items, screen, notes)), gathered)
         write_shards(encoded, folder, vocabulary=tokenizer.vocabulary)
 
 
-def item_bytes(item: Document | Reject) -> int:
-    """How much text an item is, as it was read."""
-    return item.size_bytes if isinstance(item, Reject) else len(item.text.encode())
+def _take_all(items: Iterable[Document | Reject], screen: Screen, notes: Notes) -> Iterator[Document]:
+    """The documents that stay, each held by nobody but who takes it."""
+    for size_bytes, outcome, screened in screen.judge_all(items):
+        if notes.take(size_bytes, outcome, screened):
+            assert isinstance(outcome, Document)
+            kept = [outcome]
+            del outcome, screened
+            yield kept.pop()
 
 
 def _line(id: str, screened: Screened | None, **facts: Any) -> str:

@@ -78,7 +78,7 @@ def read_texts(path: Path, tokenizer: Tokenizer, *, tokens: int, documents: int)
     for ids, _ in tokenizer.encode_documents(read):
         longest = max(longest, len(ids))
         if len(ids) >= tokens:
-            long.append(ids)
+            long.append(ids.astype(np.int64))
         if len(long) == documents:
             break
     if not long:

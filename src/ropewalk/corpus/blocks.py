@@ -1,0 +1,87 @@
+"""A text in blocks that end where lines do, so that no step of mending holds it several times over.
+
+Python keeps one, two or four bytes a character, by the widest character of a text: an emoji makes a book four times as
+large, but in blocks only the one that it stands in. What goes over the borders of lines is done here, as if the text
+were in one piece.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain, groupby, islice
+from operator import eq
+
+_BLOCK_CHARACTERS = 1 << 20
+_BATCH_LINES = 1 << 14
+_BLANK_LINES = re.compile(r"\n{4,}")
+_MOST_BREAKS = 3
+_MANY = 4
+
+
+def blocks_of_lines(text: str) -> Iterator[str]:
+    """A text in parts of about a million characters that end where a line does, if one does."""
+    start = 0
+    while len(text) - start > _BLOCK_CHARACTERS:
+        end = text.find("\n", start + _BLOCK_CHARACTERS) + 1
+        if end <= 0:
+            break
+        yield text[start:end]
+        start = end
+    yield text[start:] if start else text
+
+
+def cut_again(blocks: Iterable[str]) -> Iterator[str]:
+    """The blocks of the text that ``blocks``, which may have become shorter, make together."""
+    held: list[str] = []
+    size = 0
+    for block in blocks:
+        while end := block.find("\n", max(0, _BLOCK_CHARACTERS - size)) + 1:
+            yield "".join((*held, block[:end]))
+            held, size, block = [], 0, block[end:]
+        held.append(block)
+        size += len(block)
+    yield "".join(held)
+
+
+def limit_breaks(blocks: Iterable[str]) -> list[str]:
+    """At most three line breaks in a row, and none at the ends of the text."""
+    limited: list[str] = []
+    pending = 0
+    for block in blocks:
+        inner = block.strip("\n")
+        if not inner:
+            pending += len(block)
+            continue
+        before = len(block) - len(block.lstrip("\n"))
+        if limited:
+            limited[-1] += "\n" * min(_MOST_BREAKS, pending + before)
+        limited.append(_BLANK_LINES.sub("\n" * _MOST_BREAKS, inner))
+        pending = len(block) - before - len(inner)
+    return limited or [""]
+
+
+def join_repeats(blocks: list[str]) -> list[str]:
+    """Four or more equal lines in a row as one."""
+    before: list[str] = []
+    for lines in _lines(blocks):
+        near = before + lines if before else lines
+        if any(map(eq, near, near[_MANY - 1 :])):
+            return list(_join_runs(blocks))
+        before = near[1 - _MANY :]
+    return blocks
+
+
+def _join_runs(blocks: list[str]) -> Iterator[str]:
+    runs = ((line, sum(1 for _ in equal)) for line, equal in groupby(chain.from_iterable(_lines(blocks))))
+    kept = (line for line, copies in runs for _ in range(1 if copies >= _MANY else copies))
+    batch = list(islice(kept, _BATCH_LINES))
+    while batch:
+        following = list(islice(kept, _BATCH_LINES))
+        yield "\n".join(batch) + ("\n" if following else "")
+        batch = following
+
+
+def _lines(blocks: list[str]) -> Iterator[list[str]]:
+    """The lines of each block; every block but the last ends with a line break."""
+    for number, block in enumerate(blocks, start=1):
+        lines = block.split("\n")
+        yield lines if number == len(blocks) else lines[:-1]
