@@ -16,7 +16,7 @@ from ropewalk.checkpoint.load import list_checkpoints, load_weights, newest
 from ropewalk.checkpoint.state import TrainState, name_weights
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.error import UserError
-from ropewalk.core.record import Row, read_rows
+from ropewalk.core.record import TIMED, Row, read_rows
 from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
 from ropewalk.parallel.fsdp import shard_model
@@ -31,7 +31,6 @@ from tiny_run import make_recipe
 
 NewRun = Callable[[str], Path]
 Prepared = tuple[Path, Path]
-TIMED = {"tokens_per_second"}
 
 
 def train(recipe: Recipe, run: Path, corpus: Path, stage: int = 0) -> str:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from ropewalk.core.progress import watch
+from ropewalk.core.progress import show_nothing, watch
 from ropewalk.model.learner import Learner
 from ropewalk.parallel.collective import rank_and_ranks, sum_over_ranks
 from ropewalk.partition import partition_rows
@@ -47,7 +47,7 @@ def measure(learner: Learner, items: Sequence[Item], groups: int, *, name: str) 
     table = torch.zeros(3, groups, dtype=torch.float64)
     mine = [items[index] for index in deal([len(item.tokens) for item in items], ranks)[rank]]
     total = sum(len(item.tokens) for item in mine)
-    with torch.inference_mode(), nullcontext(_show_nothing) if rank else watch(name, total, unit="tokens") as advance:
+    with torch.inference_mode(), nullcontext(show_nothing) if rank else watch(name, total, unit="tokens") as advance:
         for row in pack_items(mine):
             table.index_add_(1, *_read_row(learner, row))
             advance(sum(len(item.tokens) for item in row))
@@ -105,7 +105,3 @@ def _read_row(learner: Learner, row: list[Item]) -> tuple[Int64[Tensor, "counted
     )
     figures = torch.stack((torch.ones_like(nll), nll, correct.float())).cpu()[:, counted]
     return torch.from_numpy(group)[counted], figures.double()
-
-
-def _show_nothing(amount: float = 1, *, note: str = "") -> None:
-    """What ranks beside the first show."""

@@ -13,6 +13,7 @@ from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.spec import CorpusSpec, check_mix
 from ropewalk.probe.kinds import Probe
+from ropewalk.recipe.trackers import Tracker
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Rope
 from ropewalk.rope.skip import Skip
@@ -256,6 +257,8 @@ class Recipe(Spec):
     parallel: Parallel = Parallel()
     evaluate: EvaluateSpec = EvaluateSpec()
     export: ExportSpec = ExportSpec()
+    trackers: tuple[Tracker, ...] = ()
+    """Where rows are sent besides ``rows.jsonl``; not part of the recipe's digest (docs/train.md)."""
 
     @model_validator(mode="after")
     def _check_stage_names(self) -> "Recipe":

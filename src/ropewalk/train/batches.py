@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from ropewalk.core.digest import digest_arrays
@@ -45,19 +45,22 @@ class StepBatches:
     """One rank's share of a step of ``rows`` global rows. ``pairs`` counts its attention: queries x keys.
 
     ``digest`` names the rows before they were cut: the ranks that share them must have read the same.
+    ``document_tokens`` are the lengths of all documents of the whole step, or pieces of them, on every rank.
     """
 
     rows: int
     micro: tuple[MicroBatch, ...]
     pairs: float
     digest: int
+    document_tokens: Int64[np.ndarray, "documents"]
 
 
 def make_batches(feed: Feed, cursor: int, *, rows: int, spec: Stage, mesh: Mesh, sharing: Sharing) -> StepBatches:
     """The share of this rank of ``mesh`` in rows ``[cursor, cursor + rows)`` of the feed."""
     # One more, at -1, for padding.
     factors = np.array([*(spec.loss_weights.get(name, 1.0) for name in feed.sources), 1.0], dtype=np.float32)
-    costs = count_row_pairs([feed.document_tokens(number) for number in range(cursor, cursor + rows)])
+    held = [feed.document_tokens(number) for number in range(cursor, cursor + rows)]
+    costs = count_row_pairs(held)
     dealt = deal_rows(costs, ranks=mesh.data_ranks, micro_rows=spec.micro_rows)[mesh.data_rank]
     micro, pairs, digests = [], 0.0, []
     for part in dealt:
@@ -67,7 +70,8 @@ def make_batches(feed: Feed, cursor: int, *, rows: int, spec: Stage, mesh: Mesh,
         pairs += float(partition.pairs[mesh.context_rank])
         micro.append(replace(_cut_batch(batch, partition, factors=factors, mesh=mesh), rows=numbers))
         digests.append(digest_arrays(batch.tokens, batch.document, batch.positions))
-    return StepBatches(rows, tuple(micro), pairs, digest_arrays(np.array(digests)))
+    documents = np.array([tokens for row in held for tokens in row], dtype=np.int64)
+    return StepBatches(rows, tuple(micro), pairs, digest_arrays(np.array(digests)), documents)
 
 
 def _read_rows(feed: Feed, numbers: tuple[int, ...], *, spec: Stage) -> Batch:

@@ -29,7 +29,9 @@ from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.recipe.spec import Recipe, Stage
+from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.read import read_shape
+from ropewalk.train.gauge import make_gauge
 from ropewalk.train.guard import is_astray
 from ropewalk.train.journal import Journal
 from ropewalk.train.loop import StageJob, run_loop
@@ -38,6 +40,7 @@ from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.place import choose_savings, place_learner
 from ropewalk.train.rollback import decide_rollback, go_past, remove_astray
 from ropewalk.train.tally import Tally, kinds_of
+from ropewalk.train.trackers import TrackedRun, Trackers
 
 Ending = Literal["solved", "limit", "stopped"]
 
@@ -55,6 +58,8 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Endin
 def _train(recipe: Recipe, stage: int, run: Path, corpus: Path, *, asked: Callable[[], bool]) -> Ending:
     spec, parallel, folder = recipe.stages[stage], recipe.parallel, stage_folder(run, stage)
     mesh = make_mesh(parallel.ranks, parallel.context)
+    if mesh.rank == 0:
+        require_trackers(recipe.trackers)
     feed = open_rows(recipe, stage, corpus=corpus, rows=spec.steps * spec.step_rows)
     check_names(spec, feed, where=f"stages.{stage}")
     state = _resume(begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed), run, speaks=mesh.rank == 0)
@@ -64,6 +69,8 @@ def _train(recipe: Recipe, stage: int, run: Path, corpus: Path, *, asked: Callab
     measure, kinds = None, kinds_of(recipe.corpus.sources)
     if spec.until is not None and spec.until.metric == RETRIEVAL:
         measure = plan_measure(recipe.evaluate, folder / "extended", context_tokens=spec.reach_tokens)
+    extended = read_shape(folder / "extended")
+    gauge = make_gauge(recipe, stage, shape=extended, mesh=mesh, corpus=open_corpus(corpus))
     while True:
         journal.rewind(stage, state.step)
         if state.ended:
@@ -72,12 +79,20 @@ def _train(recipe: Recipe, stage: int, run: Path, corpus: Path, *, asked: Callab
         if planned > feed.rows:  # it went back, and past some data
             feed = open_rows(recipe, stage, corpus=corpus, rows=planned)
         job = StageJob(spec, spec.steps, spec.step_rows, feed, mesh, parallel, sharing, journal, folder, measure, kinds)
-        state = run_loop(state, job, asked)
+        with _open_trackers(recipe, state, run, speaks=mesh.rank == 0) as trackers:
+            state = run_loop(state, job, asked, gauge=gauge, trackers=trackers)
         if not is_astray(state.recent, guard=spec.guard):
             break
         decide_rollback(state, folder, guard=spec.guard)
         state = _resume(state, run, speaks=mesh.rank == 0)
     return cast(Ending, state.ended or "stopped")
+
+
+def _open_trackers(recipe: Recipe, state: TrainState, run: Path, *, speaks: bool) -> Trackers:
+    """Steps are counted over all stages as they are planned: a stage that ends early leaves a gap."""
+    before = sum(spec.steps for spec in recipe.stages[: state.stage])
+    tracked = TrackedRun(run, recipe.to_json(), before + state.step)
+    return Trackers(recipe.trackers if speaks else (), tracked, steps_before=before)
 
 
 def open_rows(recipe: Recipe, stage: int, *, corpus: Path, rows: int) -> Feed:
