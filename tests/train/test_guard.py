@@ -18,7 +18,8 @@ from ropewalk.core.error import UserError
 from ropewalk.core.record import TIMED, Row, read_rows
 from ropewalk.core.seed import stream
 from ropewalk.parallel.launch import RankError, run_ranks
-from ropewalk.recipe.spec import Guard, Recipe
+from ropewalk.recipe.gates import Guard
+from ropewalk.recipe.spec import Recipe
 from ropewalk.train import loop, rollback, stage
 from ropewalk.train.guard import FEWEST, is_astray, judge_step, see
 from ropewalk.train.replay import replay

@@ -11,7 +11,7 @@ from ropewalk.core.artifact import is_finished, write_whole
 from ropewalk.core.progress import say
 from ropewalk.core.record import write_scores
 from ropewalk.corpus.spec import PROBES
-from ropewalk.recipe.spec import Init, Recipe, Stage
+from ropewalk.recipe.spec import Init, ModelSource, Recipe, Stage
 from ropewalk.study.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def train(recipe: Recipe, stage: int, folder: RunFolder) -> str:
     """Train one stage; returns how it ended."""
     from ropewalk.train.stage import train_stage
 
-    return train_stage(recipe, stage=stage, run=folder.root, corpus=folder.corpus)
+    base = None if isinstance(recipe.model, ModelSource) else folder.base(recipe)
+    return train_stage(recipe, stage=stage, run=folder.root, corpus=folder.corpus, base=base)
 
 
 def compare(recipe: Recipe, stage: int, folder: RunFolder) -> "dict[str, Parity]":

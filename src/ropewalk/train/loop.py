@@ -24,6 +24,7 @@ from ropewalk.train.guard import is_astray, judge_step
 from ropewalk.train.hear import hear
 from ropewalk.train.journal import Journal
 from ropewalk.train.measure import Measure
+from ropewalk.train.panel import HeldOut
 from ropewalk.train.schedule import annealing_share, learning_rate
 from ropewalk.train.skipped import write_skipped
 from ropewalk.train.step import train_step
@@ -48,6 +49,8 @@ class StageJob:
     """The stage's own: the model it starts from, its checkpoints, what it skipped."""
     measure: Measure | None = None
     """Gives ``retrieval``, where ``until`` asks for it."""
+    panel: HeldOut | None = None
+    """What is asked of held-out text now and then."""
     kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What each source belongs to (train/tally.py)."""
 
@@ -81,6 +84,9 @@ def run_loop(
                 with clock.at_leisure():
                     state, averages = _close_panel(state, job, tally)
                 rows += averages
+            if job.panel is not None and (state.ended or state.step % job.panel.steps == 0):
+                with clock.at_leisure():
+                    rows += job.panel.ask(state)
             job.journal.append(rows)
             trackers.log(rows)
             show(rows)
