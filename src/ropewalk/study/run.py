@@ -66,7 +66,7 @@ def run_recipe(recipe: Recipe) -> dict[str, Any]:
 def do_part(name: str, recipe: Recipe) -> dict[str, Any]:
     """Do one part, if it is not done; what it stands on must be there. Returns its artifacts."""
     folder = RunFolder(Path(recipe.run))
-    with claim(recipe, folder):
+    with claim(recipe, folder, holds=name != "report"):
         PARTS[name](recipe, folder)
     if is_started():
         from ropewalk.parallel.launch import leave_ranks
@@ -220,15 +220,18 @@ def _extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
 
 
 @contextmanager
-def claim(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
-    """Hold the run folder for this recipe; one that is another's, or a recipe that breaks a rule, is refused first."""
+def claim(recipe: Recipe, folder: RunFolder, *, holds: bool = True) -> Iterator[None]:
+    """Hold the run folder for this recipe; one that is another's, or a recipe that breaks a rule, is refused first.
+
+    Who only reads need not hold it, so that a report can be made of a run that goes on.
+    """
     known = folder.recipe.exists() and folder.holds_work
     if known:
         require_same_recipe(recipe, folder)
     else:
         _refuse_errors(recipe)
         require_free(folder.root, _SMALLEST_FREE_BYTES)
-    with hold(folder.root) if is_first() else nullcontext():
+    with hold(folder.root) if holds and is_first() else nullcontext():
         if not known and is_first():
             write_whole(folder.recipe, yaml.safe_dump(recipe.to_json(), sort_keys=False, allow_unicode=True))
         yield

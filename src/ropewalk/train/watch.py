@@ -1,6 +1,7 @@
 """What a person sees of a running stage, and the rows that tell how it goes: speed, MFU, memory, time, a slow rank.
 
-On a terminal it is a bar with the figures below it, in a log a line every few seconds; all of it is in rows.jsonl too.
+On a terminal it is a bar with the figures below it, in a log a line every few seconds; panels have lines of their own.
+All of it is in rows.jsonl too.
 """
 
 import socket
@@ -69,18 +70,21 @@ class Teller:
         """For the length of the block, show rows as they come; ``taken`` steps have been taken before."""
         shown = watch(name, self._steps - taken, unit="steps") if self._speaks else _nobody()
         with shown as advance:
-            yield Show(advance, f"of {self._gauge.peak.describe()}")
+            yield Show(advance, of_peak=f"of {self._gauge.peak.describe()}", speaks=self._speaks)
 
 
 class Show:
     """Shows each step's rows; called with them."""
 
-    def __init__(self, advance: Advance, of_peak: str) -> None:
-        self._advance, self._of_peak = advance, of_peak
+    def __init__(self, advance: Advance, *, of_peak: str, speaks: bool) -> None:
+        self._advance, self._of_peak, self._speaks = advance, of_peak, speaks
         self._mix = ""
 
     def __call__(self, rows: Iterable[Row]) -> None:
+        """Show the rows of one step."""
         values = {row.name: row.value for row in rows}
+        for line in describe_panel(values) if self._speaks else ():
+            say(line)
         self._mix = describe_mix(values) or self._mix
         note = "  ".join(part for part in (describe_step(values, of_peak=self._of_peak), self._mix) if part)
         self._advance(1, note=note, left_seconds=values["seconds_left"])
@@ -105,6 +109,19 @@ def describe_mix(values: Mapping[str, float]) -> str:
     return " ".join(
         f"{name.removeprefix('mix/')} {share:.0%}" for name, share in values.items() if name.startswith("mix/")
     )
+
+
+def describe_panel(values: Mapping[str, float]) -> Iterator[str]:
+    """A line for each kind of averaged loss in these rows, ``loss by position: 0-128 3.21  128-256 3.05``."""
+    kinds: dict[str, list[str]] = {}
+    for name, value in values.items():
+        first, _, rest = name.partition("/")
+        if first == "held_out":
+            kinds.setdefault("held out", []).append(f"{rest} {value:.3f}")
+        elif first == "loss" and "/" in rest:
+            kind, _, group = rest.partition("/")
+            kinds.setdefault(f"loss by {kind}", []).append(f"{group} {value:.3f}")
+    yield from (f"  {kind}: {'  '.join(figures)}" for kind, figures in kinds.items())
 
 
 def tell_mix(state: TrainState, feed: Feed) -> list[Row]:
