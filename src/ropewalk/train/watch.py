@@ -98,7 +98,7 @@ def describe_step(values: Mapping[str, float], *, of_peak: str) -> str:
         f"grad {values['grad_norm']:.2f}" if "grad_norm" in values else "grad not used",
         f"{format_amount(values['tokens_per_second'])} tokens/s",
         f"MFU {100 * values['mfu']:.3g}% {of_peak}",
-        format_bytes(values["peak_bytes"]),
+        f"peak {format_bytes(values['peak_bytes'])}",
         f"imbalance {values['imbalance']:.2f}",
     )
     return "  ".join(parts)
