@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RESULTS = sorted((ROOT / "benchmarks" / "results").glob("2026-11-25-[as]t*.jsonl"))
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("2026-11-2[56]-[as]t*.jsonl"))
 
 
 @pytest.mark.parametrize("results", RESULTS, ids=lambda path: path.stem)

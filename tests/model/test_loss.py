@@ -7,11 +7,11 @@ from torch.nn.functional import cross_entropy
 from ropewalk.model.loss import chunked_cross_entropy, score_labels
 
 
-def problem(dtype: torch.dtype, tokens: int = 37) -> tuple[torch.Tensor, ...]:
+def problem(dtype: torch.dtype, tokens: int = 37, vocabulary: int = 50) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(tokens, 16, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-    head = torch.randn(50, 16, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-    labels = torch.randint(50, (tokens,), generator=generator, dtype=torch.int32)
+    head = torch.randn(vocabulary, 16, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    labels = torch.randint(vocabulary, (tokens,), generator=generator, dtype=torch.int32)
     weights = torch.rand(tokens, generator=generator)
     weights[::3] = 0
     weights[16:24] = 0
@@ -24,9 +24,12 @@ def truth(hidden: torch.Tensor, head: torch.Tensor, labels: torch.Tensor, weight
     return cross_entropy(hidden.double() @ head.double().T, labels.long(), reduction="none", ignore_index=-1)
 
 
-@pytest.mark.parametrize("chunk_tokens", [1, 8, 37, 1000])
-def test_value_and_gradients_in_float64(chunk_tokens: int) -> None:
-    hidden, head, labels, weights = problem(torch.float64)
+@pytest.mark.parametrize(
+    ("chunk_tokens", "vocabulary"),
+    [(1, 50), (8, 50), (37, 50), (1000, 50), pytest.param(37, 100_000, id="several blocks of logits")],
+)
+def test_value_and_gradients_in_float64(chunk_tokens: int, vocabulary: int) -> None:
+    hidden, head, labels, weights = problem(torch.float64, vocabulary=vocabulary)
     nll = truth(hidden, head, labels, weights)
     (0.3 * (nll * weights).sum()).backward()
     expected = hidden.grad, head.grad
@@ -40,10 +43,11 @@ def test_value_and_gradients_in_float64(chunk_tokens: int) -> None:
     torch.testing.assert_close(head.grad, expected[1], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
-def test_lower_precision_stays_close(dtype: torch.dtype, tolerance: float) -> None:
-    hidden, head, labels, weights = problem(dtype)
-    loss, _ = chunked_cross_entropy(hidden, head, labels, weights, chunk_tokens=8)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("vocabulary", [50, 100_000])
+def test_lower_precision_stays_close(dtype: torch.dtype, tolerance: float, vocabulary: int) -> None:
+    hidden, head, labels, weights = problem(dtype, vocabulary=vocabulary)
+    loss, _ = chunked_cross_entropy(hidden, head, labels, weights, chunk_tokens=24)
     loss.backward()
     exact_hidden, exact_head = hidden.detach().double().requires_grad_(), head.detach().double().requires_grad_()
     expected = (truth(exact_hidden, exact_head, labels, weights) * weights).sum()

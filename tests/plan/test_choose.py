@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from ropewalk.core.error import UserError
-from ropewalk.plan.choose import forecast, forecast_recipe
+from ropewalk.plan.choose import forecast, forecast_recipe, forecast_stage
 from ropewalk.plan.hardware import KNOWN
 from ropewalk.plan.plan import Split
 from ropewalk.plan.savings import Savings
 from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.stretch import stretch_stages
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Unchanged
 from ropewalk.shape.model_shape import ModelShape, plain_layers
@@ -171,21 +172,21 @@ def recipe(stages: Sequence[Mapping[str, object]] = ({}, {}), **parallel: object
             },
             "stages": [
                 {
-                    **stages[0],
                     "context": "64Ki",
                     "rope": {"kind": "unchanged"},
                     "tokens": "1M",
                     "step_tokens": "128Ki",
                     "lr": 1e-3,
+                    **stages[0],
                 },
                 {
-                    **stages[1],
                     "context": "128Ki",
                     "rope": {"kind": "theta", "theta": 1e7},
                     "tokens": "4M",
                     "step_tokens": "128Ki",
                     "lr": 1e-3,
                     "until": {"metric": "retrieval", "value": 0.9, "max_steps": 10},
+                    **stages[1],
                 },
             ],
             "parallel": {"ranks": 2, "context": 2, **parallel},
@@ -199,6 +200,17 @@ def test_a_recipe_has_a_plan_per_stage(shapes: Mapping[str, ModelShape]) -> None
     assert all(plan.fits for plan in plans)
     whole = forecast_recipe(recipe(), shapes["qwen-0.6b"], machine=KNOWN["h200"])
     assert whole[0].context_bytes < plans[0].context_bytes, "a CPU computes in float32"
+
+
+def test_a_stage_alone_has_the_plan_that_it_has_in_its_recipe(shapes: Mapping[str, ModelShape]) -> None:
+    programme = recipe(stages=[{"rope": {"kind": "theta", "theta": 5e6}}, {}])
+    plans = forecast_recipe(programme, shapes["qwen-0.6b"], machine=KNOWN["h200"])
+    stretched = list(stretch_stages(programme, shapes["qwen-0.6b"]))
+    alone = [
+        forecast_stage(programme.parallel, stage, shape, machine=KNOWN["h200"])
+        for stage, shape in zip(programme.stages, stretched, strict=True)
+    ]
+    assert alone == plans and len(plans) == 2
 
 
 def test_a_large_model_is_not_forecast_on_a_cpu(shapes: Mapping[str, ModelShape]) -> None:

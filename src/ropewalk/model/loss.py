@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 CHUNK_TOKENS = 1024
+_BLOCK_BYTES = {False: 4 << 20, True: 64 << 20}
+"""Of float32 logits at a time, by whether they are on a GPU: what stays in a core's cache between a dozen passes."""
 
 
 def chunked_cross_entropy(
@@ -130,23 +132,39 @@ def _read_chunk(
 
     A function of its own, so that a chunk's logits are gone before the next ones are made.
     """
-    logits = (inputs @ head.T).to(torch.promote_types(inputs.dtype, torch.float32))
-    largest, given = logits.amax(dim=1, keepdim=True), logits.gather(1, wanted)
-    # In place, and not by logsumexp: one pass over the logits less, and the largest comes for nothing.
-    powers = logits.sub_(largest).exp_()
-    total = powers.sum(dim=1, keepdim=True)
-    denominator = total.log() + largest
-    nll, correct = (denominator - given).squeeze(1), (given >= largest).squeeze(1)
-    if near_nll is not None:
-        weight = weight * weigh_by_context(nll, near_nll, most=rules.most)
-    loss = (weight * (nll + rules.z_loss * denominator.squeeze(1).square())).sum()
+    logits = inputs @ head.T
+    block_tokens = max(_BLOCK_BYTES[logits.is_cuda] // (4 * logits.shape[1]), 1)
+    nears = [None] * len(logits) if near_nll is None else near_nll.split(block_tokens)
+    blocks = zip(*(each.split(block_tokens) for each in (logits, wanted, weight)), nears, strict=False)
+    read = [_read_block(*block, learns=learns, rules=rules) for block in blocks]
+    nll, correct, loss = map(torch.cat, zip(*read, strict=True))
     if not learns:
-        return nll, correct, loss, None
-    weight = weight[:, None]
-    shares = powers.mul_(weight * (1 + 2 * rules.z_loss * denominator) / total)
-    slope = shares.scatter_add_(1, wanted, -weight).to(inputs.dtype)
+        return nll, correct, loss.sum(), None
+    slope = logits
     if head_grad is not None and head_grad.dtype == slope.dtype:
         head_grad.addmm_(slope.T, inputs)  # in one pass, without a second head's worth of memory
     elif head_grad is not None:
         head_grad += slope.T @ inputs
-    return nll, correct, loss, slope @ head
+    return nll, correct, loss.sum(), slope @ head
+
+
+def _read_block(
+    logits: Tensor, wanted: Tensor, weight: Tensor, near_nll: Tensor | None, *, learns: bool, rules: _Rules
+) -> tuple[Tensor, Tensor, Tensor]:
+    """nll, whether the label is likeliest, the weighed loss; ``logits`` become the loss's slope in their place.
+
+    In float32, whatever the logits are. Not by logsumexp: one pass over the logits less, and the largest for nothing.
+    """
+    powers = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    largest, given = powers.amax(dim=1, keepdim=True), powers.gather(1, wanted)
+    total = powers.sub_(largest).exp_().sum(dim=1, keepdim=True)
+    denominator = total.log() + largest
+    nll, correct = (denominator - given).squeeze(1), (given >= largest).squeeze(1)
+    if near_nll is not None:
+        weight = weight * weigh_by_context(nll, near_nll, most=rules.most)
+    if learns:
+        each = weight[:, None]
+        slope = powers.mul_(each * (1 + 2 * rules.z_loss * denominator) / total).scatter_add_(1, wanted, -each)
+        if slope.dtype != logits.dtype:
+            logits.copy_(slope)
+    return nll, correct, weight * (nll + rules.z_loss * denominator.squeeze(1).square())

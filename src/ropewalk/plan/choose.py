@@ -102,32 +102,38 @@ def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | Non
     ``machine`` None is this one; a model too large for a CPU is forecast on an H200 there. Ranks that cannot be split,
     and stages whose positions cannot be, which recipe/check reports, have no plan.
     """
-    ranks, context_ranks = recipe.parallel.ranks, recipe.parallel.context
-    if ranks % context_ranks or (recipe.parallel.head_ranks != "auto" and context_ranks % recipe.parallel.head_ranks):
+    parallel = recipe.parallel
+    if parallel.ranks % parallel.context or (parallel.head_ranks != "auto" and parallel.context % parallel.head_ranks):
         return []
-    machine = machine or find_machine(ranks=ranks)
-    if machine.name == "cpu" and shape.parameters >= _LARGE_PARAMETERS:
-        machine = replace(KNOWN["h200"], name="h200 (assumed)")
-    narrow = recipe.parallel.precision == "bfloat16" or (recipe.parallel.precision == "auto" and machine.name != "cpu")
-    split = Split(
-        context_ranks=context_ranks,
-        layout=recipe.parallel.layout,
-        savings=tuple(list_savings(recipe.parallel, shape, host_is_apart=machine.name != "cpu")),
-        element_bytes=2 if narrow else 4,
-        loss_chunk_tokens=recipe.parallel.loss_chunk_tokens,
-    )
+    machine = machine or find_machine(ranks=parallel.ranks)
     return [
-        forecast(
-            extended,
-            context_tokens=stage.context,
-            tokens=_most_tokens(stage),
-            step_tokens=stage.step_tokens,
-            ranks=ranks,
-            split=_share(replace(split, micro_rows=stage.micro_rows), recipe.parallel, extended, stage, machine),
-            machine=machine,
-        )
+        forecast_stage(parallel, stage, extended, machine=machine)
         for stage, extended in zip(recipe.stages, stretch_stages(recipe, shape), strict=False)
     ]
+
+
+def forecast_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, machine: Machine) -> Plan:
+    """The plan of one stage on the model that it trains, positions stretched; see ``forecast_recipe``."""
+    if machine.name == "cpu" and extended.parameters >= _LARGE_PARAMETERS:
+        machine = replace(KNOWN["h200"], name="h200 (assumed)")
+    narrow = parallel.precision == "bfloat16" or (parallel.precision == "auto" and machine.name != "cpu")
+    split = Split(
+        context_ranks=parallel.context,
+        layout=parallel.layout,
+        savings=tuple(list_savings(parallel, extended, host_is_apart=machine.name != "cpu")),
+        element_bytes=2 if narrow else 4,
+        loss_chunk_tokens=parallel.loss_chunk_tokens,
+        micro_rows=stage.micro_rows,
+    )
+    return forecast(
+        extended,
+        context_tokens=stage.context,
+        tokens=_most_tokens(stage),
+        step_tokens=stage.step_tokens,
+        ranks=parallel.ranks,
+        split=_share(split, parallel, extended, stage, machine),
+        machine=machine,
+    )
 
 
 def _share(split: Split, parallel: Parallel, shape: ModelShape, stage: Stage, machine: Machine) -> Split:

@@ -151,9 +151,11 @@ def whole_loss_bytes(shape: ModelShape, local_tokens: int) -> float:
 
 
 def chunked_loss_bytes(shape: ModelShape, chunk_tokens: int, *, element_bytes: int = 2) -> float:
-    """Logits of one chunk in float32, and in the products' own type if that is another; the head's gradient."""
-    logit_bytes = 4.0 + (element_bytes if element_bytes < 4 else 0)
-    return logit_bytes * chunk_tokens * shape.vocabulary + 4.0 * shape.vocabulary * shape.width
+    """Logits of one chunk in the products' own type, a chunk's part of the head's gradient if that is not float32, and
+    the head's gradient; blocks of float32 logits are gone before there is a part, and smaller."""
+    logits = element_bytes * chunk_tokens * shape.vocabulary
+    part = element_bytes * shape.vocabulary * shape.width if element_bytes < 4 else 0
+    return float(logits + part + 4 * shape.vocabulary * shape.width)
 
 
 def gathered_bytes(shape: ModelShape, *, element_bytes: int = 2) -> float:

@@ -7,20 +7,26 @@ from pathlib import Path
 
 from ropewalk.model.learner import Learner
 from ropewalk.model.tiled_mlp import tile_mlps
+from ropewalk.parallel.collective import share_from_first
 from ropewalk.parallel.fsdp import Precision, shard_model
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.recompute import set_recompute
-from ropewalk.plan.choose import forecast_recipe
+from ropewalk.plan.choose import forecast_stage
+from ropewalk.plan.hardware import find_machine
 from ropewalk.plan.savings import Savings, list_savings
 from ropewalk.recipe.spec import Recipe
 from ropewalk.shape.read import read_shape
 
 
 def choose_savings(recipe: Recipe, stage: int, extended: Path) -> Savings:
-    """What the recipe says; what it leaves open is the fastest way that the plan finds to fit on this machine."""
-    shape = read_shape(extended)
-    ways = list_savings(recipe.parallel, shape, host_is_apart=True)
-    return ways[0] if len(ways) == 1 else forecast_recipe(recipe, shape)[stage].savings
+    """What the recipe says; what it leaves open is the fastest way that the plan finds to fit on the first rank's
+    machine. Every rank calls it: a CPU's speed is measured, and ranks must not choose apart."""
+    shape, parallel = read_shape(extended), recipe.parallel
+    ways = list_savings(parallel, shape, host_is_apart=True)
+    if len(ways) == 1:
+        return ways[0]
+    machine = find_machine(ranks=parallel.ranks)
+    return share_from_first(forecast_stage(parallel, recipe.stages[stage], shape, machine=machine).savings)
 
 
 def place_learner(learner: Learner, mesh: Mesh, *, savings: Savings, precision: Precision) -> None:
