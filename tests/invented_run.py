@@ -94,7 +94,12 @@ def make_rows(shares: dict[str, float], *, stage: int = 0, steps: int = STEPS) -
         yield Row(stage, step, "loss/train", 2.4 + 1.1 * falling + 0.08 * noise[1], "nats per token")
         yield Row(stage, step, "grad_norm", 0.5 + 0.9 * falling + 0.08 * abs(noise[2]), "1")
         yield Row(stage, step, "tokens_per_second", (5200 if step > 1 else 900) + 250 * noise[3], "tokens/s")
+        yield Row(stage, step, "mfu", (0.21 if step > 1 else 0.04) + 0.01 * noise[3], "share")
         if step % PANEL_STEPS == 0:
+            for bucket in ("0-512", "512-1024", "1024-2048"):
+                for kind in ("position", "length"):
+                    yield Row(stage, step, f"loss/{kind}/{bucket}", 2.3 + falling, "nats per token")
+            yield Row(stage, step, "held_out/whole-near", 0.1 * falling - 0.08, "nats per token")
             for name, share in shares.items():
                 yield Row(
                     0, step, f"loss/source/{name}", start[name] + falling + 0.03 * random.normal(), "nats per token"

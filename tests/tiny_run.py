@@ -56,7 +56,7 @@ def write_corpus(folder: Path) -> Path:
         with new_folder(store, kind="token store", inputs={}) as work:
             write_shards(documents, work, vocabulary=VOCABULARY)
         total = sum(len(tokens) for tokens, _ in documents)
-        facts = {"role": "general", "documents": 60, "tokens": total, "held_out_documents": 0, "held_out_tokens": 0}
+        facts = {"role": "general", "documents": 60, "tokens": total, "held_out_documents": 12, "held_out_tokens": 786}
         facts |= {"languages": {"en": 60}, "license": None}
         path = point_to(store, from_folder=folder / "corpus")
         entries[name] = {"facts": facts, "store": path, "store_digest": content_digest(store)}
@@ -64,6 +64,10 @@ def write_corpus(folder: Path) -> Path:
         for name in entries:
             (work / name).mkdir()
             np.save(work / name / "train.npy", np.arange(60), allow_pickle=False)
+            (work / name / "held_out").mkdir()
+            random = stream("held out", name)
+            texts = [(random.integers(60, size=length), np.ones(length, dtype=np.uint8)) for length in range(60, 72)]
+            write_shards(texts, work / name / "held_out", vocabulary=VOCABULARY)
         content = {"digest": "made-up", "vocabulary": VOCABULARY, "eos_id": 63, "long_documents": "split"}
         (work / "corpus.json").write_text(json.dumps({**content, "sources": entries}))
         (work / "ledger.json").write_text("{}")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from ropewalk.checkpoint.load import newest
 from ropewalk.core.digest import digest_bytes, digest_value
-from ropewalk.core.record import Row, read_rows
+from ropewalk.core.record import TIMED, Row, read_rows
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train import loop
@@ -127,4 +127,4 @@ def contents(run: Path) -> dict[str, Any]:
 
 def rows_of(run: Path) -> list[Row]:
     """What training wrote, but for the speeds."""
-    return [row for row in read_rows(run / "rows.jsonl") if row.name != "tokens_per_second"]
+    return [row for row in read_rows(run / "rows.jsonl") if row.name not in TIMED]

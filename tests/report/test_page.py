@@ -16,10 +16,12 @@ import pytest
 import yaml
 
 from invented_run import RECIPE, make_rows, write_run
+from ropewalk.core.artifact import FolderInUseError, hold
 from ropewalk.core.error import UserError
 from ropewalk.core.record import append_rows
 from ropewalk.recipe.load import load_recipe
 from ropewalk.report.page import summarise, write_report
+from ropewalk.study.run import do_part
 
 PAYLOADS = [
     "<script>alert(1)</script>",
@@ -117,7 +119,7 @@ def test_the_page_loads_and_runs_nothing(page: str) -> None:
 
 def test_pictures_are_svg_with_words_for_those_who_do_not_see_them(page: str) -> None:
     drawings = re.findall(r"<svg .*?</svg>", page, re.DOTALL)
-    assert len(drawings) == 11
+    assert len(drawings) == 14
     for drawing in drawings:
         root = ET.fromstring(drawing)
         assert root.get("role") == "img" and len(root.get("aria-label", "")) > 40
@@ -168,6 +170,23 @@ def rename_everything(folder: Path, names: list[str]) -> Path:
     manifest["facts"] = {names[7]: names[8], "torch": names[9]}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
+
+
+def test_what_a_stage_told_while_it_ran_is_drawn(run: Path) -> None:
+    page = write_report(run).read_text()
+    for kind in ("position in the document", "length of the document"):
+        assert f"Training loss by {kind}" in page
+    assert "whole-near: their difference" in page and "MFU 21.0% (median)" in page
+
+
+def test_a_run_that_goes_on_is_reported_and_not_disturbed(run: Path) -> None:
+    (run / "manifest.json").unlink()
+    recipe = load_recipe(run / "recipe.yaml", [f"run={run}"])
+    with hold(run):
+        (run / "report.html").unlink(missing_ok=True)
+        assert do_part("report", recipe)["made"] == [str(run / "report.html")]
+        with pytest.raises(FolderInUseError):
+            do_part("train", recipe)
 
 
 def test_a_run_that_broke_off_is_reported_as_far_as_it_came(run: Path) -> None:

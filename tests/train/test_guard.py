@@ -15,10 +15,11 @@ import torch.distributed as dist
 
 from ropewalk.checkpoint.load import list_checkpoints
 from ropewalk.core.error import UserError
-from ropewalk.core.record import Row, read_rows
+from ropewalk.core.record import TIMED, Row, read_rows
 from ropewalk.core.seed import stream
 from ropewalk.parallel.launch import RankError, run_ranks
-from ropewalk.recipe.spec import Guard, Recipe
+from ropewalk.recipe.gates import Guard
+from ropewalk.recipe.spec import Recipe
 from ropewalk.train import loop, rollback, stage
 from ropewalk.train.guard import FEWEST, is_astray, judge_step, see
 from ropewalk.train.replay import replay
@@ -82,7 +83,7 @@ def spoil_rows(first: int, last: int) -> Callable[..., Any]:
 
 
 def rows_of(run: Path) -> list[Row]:
-    return [row for row in read_rows(run / "rows.jsonl") if row.name != "tokens_per_second"]
+    return [row for row in read_rows(run / "rows.jsonl") if row.name not in TIMED]
 
 
 ASTRAY = {"checkpoint_steps": 2, "panel_steps": 2, "guard": {"skips": 1}}

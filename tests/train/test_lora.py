@@ -12,8 +12,8 @@ import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
-from ropewalk.checkpoint.load import load, load_weights, newest, read_facts
-from ropewalk.checkpoint.state import TrainState
+from ropewalk.checkpoint.load import load_weights, newest, read_facts
+from ropewalk.checkpoint.state import TrainState, name_weights
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.record import read_rows
 from ropewalk.model.adapter import attach_adapter, merge_adapter
@@ -23,18 +23,16 @@ from ropewalk.model.load import load_model
 from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.launch import RankError, run_ranks
 from ropewalk.parallel.mesh import make_mesh
-from ropewalk.partition import partition_rows
 from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.spec import Recipe
 from ropewalk.rope.scaling import Theta
 from ropewalk.study.ranks import export_checkpoint
 from ropewalk.train import loop
 from ropewalk.train.batches import make_batches
-from ropewalk.train.measure import gather_learner
 from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.parity import compare_degrees
 from ropewalk.train.place import make_learner
-from ropewalk.train.stage import begin_stage, checkpoints_of, extended_of, open_rows, plan_sharing, train_stage
+from ropewalk.train.stage import checkpoints_of, extended_of, open_rows, plan_sharing, train_stage
 from ropewalk.train.step import train_step
 from ropewalk.train.tally import Tally
 from tiny_run import make_recipe
@@ -168,18 +166,12 @@ def test_merged_logits_equal_those_with_adapters(straight: Path, prepared: Prepa
     extended, lora, recipe = straight / "stages/0/extended", Lora.model_validate(LORA), make_recipe(lora=LORA)
     trained = load_weights(last(straight))
     tokens = torch.arange(64)[None] % 60
-    feed = open_rows(recipe, 0, corpus=prepared[1], rows=8)
-
-    def read_adapted() -> torch.Tensor:
-        state = load(begin_stage(recipe, 0, run=straight, mesh=make_mesh(2, 2), feed=feed), last(straight))
-        with torch.inference_mode():  # as evaluation reads it
-            learner = gather_learner(state, extended)
-            learner.read(
-                tokens[0], tokens[0], partition=partition_rows(torch.zeros(1, 64, dtype=torch.int32).numpy(), ranks=1)
-            )
-            return learner.causal(tokens).logits
-
-    adapted = run_ranks(read_adapted, 2, threads=1)[0]
+    learner = make_learner(recipe, 0, extended)
+    with torch.no_grad():
+        for name, parameter in name_weights(learner):
+            parameter.copy_(trained[name])
+    with torch.inference_mode():  # as evaluation reads it
+        adapted = learner.causal(tokens).logits
     merged = load_model(extended)
     merged.load_state_dict(
         merge_adapter(trained, extended, lora) | {"lm_head.weight": trained["model.embed_tokens.weight"]}

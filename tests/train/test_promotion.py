@@ -6,7 +6,7 @@ import pytest
 
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Score
-from ropewalk.recipe.spec import Promotion
+from ropewalk.recipe.gates import Promotion
 from ropewalk.train.promotion import Verdict, judge, read_verdicts, refuse_promotion, spell_verdicts
 
 

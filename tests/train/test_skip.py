@@ -15,7 +15,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from ropewalk.checkpoint.load import newest
-from ropewalk.core.record import Row, read_rows
+from ropewalk.core.record import TIMED, Row, read_rows
 from ropewalk.core.seed import stream
 from ropewalk.corpus.feed import Feed, open_feed
 from ropewalk.corpus.folder import open_corpus
@@ -133,7 +133,7 @@ def train(recipe: Recipe, run: Path, corpus: Path) -> str:
 
 
 def rows_of(run: Path) -> list[Row]:
-    return [row for row in read_rows(run / "rows.jsonl") if row.name != "tokens_per_second"]
+    return [row for row in read_rows(run / "rows.jsonl") if row.name not in TIMED]
 
 
 def losses_of(run: Path) -> dict[tuple[int, str], float]:

@@ -13,25 +13,17 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from ropewalk.checkpoint.load import list_checkpoints, load_weights, newest
-from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.error import UserError
-from ropewalk.core.record import Row, read_rows
-from ropewalk.model.learner import Learner
-from ropewalk.model.load import load_model
-from ropewalk.parallel.fsdp import shard_model
+from ropewalk.core.record import TIMED, Row, read_rows
 from ropewalk.parallel.launch import RankError, run_ranks
-from ropewalk.parallel.mesh import make_mesh
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train import loop
-from ropewalk.train.measure import gather_learner
-from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.stage import checkpoints_of, train_stage
 from tiny_run import make_recipe
 
 NewRun = Callable[[str], Path]
 Prepared = tuple[Path, Path]
-TIMED = {"tokens_per_second"}
 
 
 def train(recipe: Recipe, run: Path, corpus: Path, stage: int = 0) -> str:
@@ -201,23 +193,6 @@ def test_until_retrieval_asks_the_weights_as_they_stand(prepared: Prepared, new_
     assert found["retrieval"].unit == "share" and found["stage/solved"].value == 1
     with pytest.raises(UserError, match="cannot be asked at 64"):
         train(make_recipe(until=until), new_run("short"), prepared[1])
-
-
-def test_gathered_weights_are_the_sharded_ones(straight: Path, prepared: Prepared) -> None:
-    recipe, extended = make_recipe(), straight / "stages" / "0" / "extended"
-
-    def gather() -> bool:
-        mesh = make_mesh(2, 2)
-        learner = Learner(load_model(extended))
-        shard_model(learner, mesh, precision="float32")
-        state = TrainState(learner, make_optimizer(learner, weight_decay=0, betas=(0.9, 0.95)), stage=0)
-        with torch.no_grad():
-            for parameter in learner.parameters():
-                parameter.add_(1.0)
-        whole = dict(gather_learner(state, extended).named_parameters())
-        return all(torch.equal(p.full_tensor(), whole[name]) for name, p in learner.named_parameters())
-
-    assert run_ranks(gather, recipe.parallel.ranks) == [True, True]
 
 
 def test_a_second_stage_takes_the_moments_along(straight: Path, prepared: Prepared, new_run: NewRun) -> None:

@@ -1,4 +1,6 @@
-"""Sums by source and by position against a plain loop over tokens."""
+"""Sums by source, position and document length against a plain loop over tokens."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,7 +20,8 @@ def make_micro(tokens: int) -> tuple[MicroBatch, torch.Tensor, torch.Tensor]:
     partition = partition_rows(np.zeros((1, tokens), np.int32), ranks=1)
     nll = torch.rand(tokens, generator=generator) * (weights > 0)
     correct = (torch.rand(tokens, generator=generator) < 0.5) & (weights > 0)
-    return MicroBatch(ids, positions, ids, weights, source=source, partition=partition), nll, correct
+    lengths = torch.randint(1, 65, (tokens,), generator=generator)
+    return MicroBatch(ids, positions, ids, weights, source=source, lengths=lengths, partition=partition), nll, correct
 
 
 def test_every_figure_equals_a_plain_loop() -> None:
@@ -27,7 +30,7 @@ def test_every_figure_equals_a_plain_loop() -> None:
     assert tally.borders == [0, 4, 8, 16, 32, 64]
     table = tally.count(micro, nll, correct)
     groups = {"source/a": [], "source/b": [], "source/silent": []} | {
-        f"position/{low}-{high}": [] for low, high in zip(tally.borders, tally.borders[1:], strict=False)
+        f"{kind}/{low}-{high}": [] for kind in ("position", "length") for low, high in pairwise(tally.borders)
     }
     for token in range(200):
         if micro.source[token] < 0:
@@ -35,9 +38,11 @@ def test_every_figure_equals_a_plain_loop() -> None:
         values = (micro.weights[token].item(), nll[token].item(), correct[token].item())
         groups[f"source/{'ab'[micro.source[token]]}"].append(values)
         position = micro.positions[token].item()
-        for low, high in zip(tally.borders, tally.borders[1:], strict=False):
+        for low, high in pairwise(tally.borders):
             if low <= position < high:
                 groups[f"position/{low}-{high}"].append(values)
+            if low < micro.lengths[token].item() <= high:
+                groups[f"length/{low}-{high}"].append(values)
     expected = {}
     for name, values in groups.items():
         weight = sum(w for w, _, _ in values)

@@ -22,11 +22,10 @@ def digest_value(value: Any) -> str:
 
 
 def digest_recipe(recipe: Mapping[str, Any]) -> str:
-    """Digest of a recipe without what decides no result: the run folder and the workers that prepare text."""
+    """Digest of a recipe without what decides no result: the run folder, the workers that prepare text, trackers."""
     corpus = {key: value for key, value in recipe["corpus"].items() if key not in ("workers", "worker_count")}
-    return digest_value(
-        {key: value for key, value in recipe.items() if key not in ("run", "corpus")} | {"corpus": corpus}
-    )
+    decides = {key: value for key, value in recipe.items() if key not in ("run", "trackers", "corpus")}
+    return digest_value(decides | {"corpus": corpus})
 
 
 def digest_bytes(data: bytes | memoryview) -> str:

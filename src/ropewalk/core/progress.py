@@ -4,15 +4,21 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+from ropewalk.core.quantity import format_seconds
 
 _LINE_SECONDS = 5.0
 
 
+@runtime_checkable
 class Advance(Protocol):
-    """Called with the amount just done and, if there is one, a short note to show."""
+    """Called with the amount just done and, if there are any, a note to show, and how long it will still take.
 
-    def __call__(self, amount: float = 1, *, note: str = "") -> None: ...
+    Who does not say how long leaves it to what was done so far.
+    """
+
+    def __call__(self, amount: float = 1, *, note: str = "", left_seconds: float | None = None) -> None: ...
 
 
 def say(line: str) -> None:
@@ -30,22 +36,28 @@ def watch(name: str, total: float, *, unit: str) -> Iterator[Advance]:
 @contextmanager
 def _draw_bar(name: str, total: float, unit: str) -> Iterator[Advance]:
     # rich costs 30 ms to import; logs and --help never pay it.
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.console import Console, RenderableType
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    ]
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(name, total=total, note="")
+    class Left(TimeRemainingColumn):
+        def render(self, task: Task) -> Text:
+            seconds = task.fields["left_seconds"]
+            return super().render(task) if seconds is None else Text(f"{format_seconds(seconds)} left")
 
-        def advance(amount: float = 1, *, note: str = "") -> None:
-            progress.update(task, advance=amount, note=note)
+    class Noted(Progress):
+        """The bar in one line and the note below it, where it may break."""
+
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield self.make_tasks_table(self.tasks)
+            yield from (Text(task.fields["note"]) for task in self.tasks if task.fields["note"])
+
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), Left()]
+    with Noted(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(name, total=total, note="", left_seconds=None)
+
+        def advance(amount: float = 1, *, note: str = "", left_seconds: float | None = None) -> None:
+            progress.update(task, advance=amount, note=note, left_seconds=left_seconds)
 
         yield advance
 
@@ -55,14 +67,20 @@ def _print_lines(name: str, total: float, unit: str) -> Iterator[Advance]:
     done, begun = 0.0, time.monotonic()
     due = begun + _LINE_SECONDS
 
-    def advance(amount: float = 1, *, note: str = "") -> None:
+    def advance(amount: float = 1, *, note: str = "", left_seconds: float | None = None) -> None:
         nonlocal done, due
         done += amount
         now = time.monotonic()
         if now >= due:
             due = now + _LINE_SECONDS
-            left = (now - begun) * (total - done) / done if done else float("inf")
-            say(f"{name}: {done:,.0f} of {total:,.0f} {unit}, {left:,.0f} s left{'  ' + note if note else ''}")
+            if left_seconds is None and done:
+                left_seconds = (now - begun) * (total - done) / done
+            left = "" if left_seconds is None else f", {format_seconds(left_seconds)} left"
+            say(f"{name}: {done:,.0f} of {total:,.0f} {unit}{left}{'  ' + note if note else ''}")
 
     yield advance
     say(f"{name}: {done:,.0f} {unit} in {time.monotonic() - begun:.1f} s")
+
+
+def show_nothing(amount: float = 1, *, note: str = "", left_seconds: float | None = None) -> None:
+    """What ranks beside the first show."""

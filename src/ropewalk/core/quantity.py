@@ -53,6 +53,17 @@ def format_amount(amount: float) -> str:
     return f"{amount:.3g}"
 
 
+def format_seconds(seconds: float) -> str:
+    """A time in its two largest units: 7980 -> ``2 h 13 min``."""
+    whole = round(seconds)
+    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
 def format_bytes(amount: float) -> str:
     """Bytes in powers of two to three figures: 1_572_864 -> ``1.5 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):

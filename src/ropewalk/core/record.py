@@ -98,6 +98,12 @@ class Row:
     unit: str
 
 
+TIMED = frozenset(
+    {"tokens_per_second", "mfu", "peak_bytes", "seconds_left", "busy_imbalance", "slow_rank", "slow_ratio"}
+)
+"""Names of rows that tell of the machine: the same run, once more, has others there and nowhere else."""
+
+
 def append_rows(path: Path, rows: Iterable[Row]) -> None:
     """Append rows to a JSONL file, one line each."""
     with path.open("a") as file:

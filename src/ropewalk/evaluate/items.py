@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int32, Int64
 from torch import Tensor
 
-from ropewalk.core.progress import watch
+from ropewalk.core.progress import show_nothing, watch
 from ropewalk.model.learner import Learner
 from ropewalk.parallel.collective import rank_and_ranks, sum_over_ranks
 from ropewalk.partition import partition_rows
@@ -47,7 +47,7 @@ def measure(learner: Learner, items: Sequence[Item], groups: int, *, name: str) 
     table = torch.zeros(3, groups, dtype=torch.float64)
     mine = [items[index] for index in deal([len(item.tokens) for item in items], ranks)[rank]]
     total = sum(len(item.tokens) for item in mine)
-    with torch.inference_mode(), nullcontext(_show_nothing) if rank else watch(name, total, unit="tokens") as advance:
+    with torch.inference_mode(), nullcontext(show_nothing) if rank else watch(name, total, unit="tokens") as advance:
         for row in pack_items(mine):
             table.index_add_(1, *_read_row(learner, row))
             advance(sum(len(item.tokens) for item in row))
@@ -85,27 +85,44 @@ def _cost(tokens: int) -> float:
     return tokens * (1 + tokens / 1024)
 
 
+@dataclass(frozen=True, slots=True)
+class LaidRow:
+    """Items end to end: ``labels[t]`` follows ``tokens[t]``, and ``group[t]`` is where that prediction counts."""
+
+    tokens: Int64[np.ndarray, "row"]
+    labels: Int64[np.ndarray, "row"]
+    group: Int64[np.ndarray, "row"]
+    positions: Int64[np.ndarray, "row"]
+    document: Int32[np.ndarray, "row"]
+
+
+def lay_row(row: Sequence[Item], *, multiple: int = 1) -> LaidRow:
+    """Lay items end to end, with padding up to a ``multiple`` of tokens; padding alone where there are none."""
+    lengths = [len(item.tokens) for item in row]
+    padding = -sum(lengths) % multiple if row else multiple
+    nothing = np.zeros(padding, dtype=np.int64)
+    tokens = np.concatenate([*(item.tokens for item in row), nothing])
+    return LaidRow(
+        tokens=tokens,
+        # What stands at t is predicted at t - 1, and the first token of a text by nothing.
+        labels=np.roll(tokens, -1),
+        group=np.concatenate([*(np.append(item.group[1:], -1) for item in row), nothing - 1]),
+        positions=np.concatenate([*(np.arange(length) for length in lengths), nothing]),
+        document=np.repeat(np.array([*range(len(row)), -1], dtype=np.int32), [*lengths, padding]),
+    )
+
+
 def _read_row(learner: Learner, row: list[Item]) -> tuple[Int64[Tensor, "counted"], Float64[Tensor, "3 counted"]]:
     """(group, [1, nll, correct]) of every prediction of a row that counts."""
-    lengths = [len(item.tokens) for item in row]
-    tokens = np.concatenate([item.tokens for item in row])
-    # What stands at t is predicted at t - 1, and the first token of a text by nothing.
-    labels = np.roll(tokens, -1)
-    group = np.concatenate([np.append(item.group[1:], -1) for item in row])
-    positions = np.concatenate([np.arange(length) for length in lengths])
-    document = np.repeat(np.arange(len(row), dtype=np.int32), lengths)
-    counted = torch.from_numpy(group >= 0)
+    laid = lay_row(row)
+    counted = torch.from_numpy(laid.group >= 0)
     device = next(learner.parameters()).device
     _, nll, correct = learner(
-        torch.from_numpy(tokens).to(device),
-        torch.from_numpy(positions).to(device),
-        torch.from_numpy(labels).to(device),
+        torch.from_numpy(laid.tokens).to(device),
+        torch.from_numpy(laid.positions).to(device),
+        torch.from_numpy(laid.labels).to(device),
         counted.float().to(device),
-        partition=partition_rows(document[None], ranks=1),
+        partition=partition_rows(laid.document[None], ranks=1),
     )
     figures = torch.stack((torch.ones_like(nll), nll, correct.float())).cpu()[:, counted]
-    return torch.from_numpy(group)[counted], figures.double()
-
-
-def _show_nothing(amount: float = 1, *, note: str = "") -> None:
-    """What ranks beside the first show."""
+    return torch.from_numpy(laid.group)[counted], figures.double()

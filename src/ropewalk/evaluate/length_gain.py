@@ -38,19 +38,21 @@ class LongText:
     tokens: Int64[np.ndarray, "tokens"]
 
 
-def make_items(texts: Sequence[LongText], *, near_tokens: int) -> list[Item]:
+def make_items(texts: Sequence[LongText], *, near_tokens: int, last_tokens: int | None = None) -> list[Item]:
     """Each text twice: whole (group 2i), and in windows of ``near_tokens`` of which the last quarter counts (2i + 1).
 
-    In both readings the same tokens count: from ``near_tokens`` on, so near context is 3/4 to all of ``near_tokens``.
+    In both readings the same tokens count: from ``near_tokens`` on, so near context is 3/4 to all of ``near_tokens``;
+    or of those only the text's ``last_tokens``.
     """
     stride = near_tokens // _STRIDES
     items = []
     for number, text in enumerate(texts):
         length = len(text.tokens)
         group = np.full(length, -1, dtype=np.int64)
-        group[near_tokens:] = 2 * number
+        asked = near_tokens if last_tokens is None else max(near_tokens, length - last_tokens)
+        group[asked:] = 2 * number
         items.append(Item(text.tokens, group))
-        for begin in range(near_tokens, length, stride):
+        for begin in range(asked, length, stride):
             end = min(length, begin + stride)
             first = end - near_tokens
             near = np.full(near_tokens, -1, dtype=np.int64)

@@ -20,10 +20,14 @@ from ropewalk.partition import AnyPartition
 class Learner(nn.Module):
     """``causal`` (a transformers model, parameters named as in its files) and its chunked loss."""
 
-    def __init__(self, causal: PreTrainedModel, *, chunk_tokens: int = CHUNK_TOKENS, z_loss: float = 0.0) -> None:
+    def __init__(
+        self, causal: PreTrainedModel, *, chunk_tokens: int = CHUNK_TOKENS, z_loss: float = 0.0, most: float = 1.0
+    ) -> None:
         super().__init__()
         self.causal = causal
         self.chunk_tokens, self.z_loss = chunk_tokens, z_loss
+        self.most = most
+        """Largest weight that a loss is given by its context (loss.weigh_by_context)."""
         self.offload = False
         """Whether what a forward keeps of its blocks waits in host memory; for blocks that run again (train/place)."""
 
@@ -40,15 +44,24 @@ class Learner(nn.Module):
         *,
         partition: AnyPartition,
         context_group: dist.ProcessGroup | None = None,
+        near_nll: Float[Tensor, "local"] | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "local"], Bool[Tensor, "local"]]:
         """This context rank's ``(sum of weights x loss, nll, correct)``; ranks' sums add up to the batch's.
 
         The four tensors are the batch's fields as ``partition.cut`` gives them to this rank. ``nll`` is in float32;
-        ``correct`` is True where the label is a likeliest token and has a weight.
+        ``correct`` is True where the label is a likeliest token and has a weight. ``near_nll`` is the labels' nll with
+        near context only, where the loss is to be weighed by it.
         """
         hidden = self.read(tokens, positions, partition=partition, context_group=context_group)
         return score_labels(
-            hidden, head_of(self.causal), labels, weights, chunk_tokens=self.chunk_tokens, z_loss=self.z_loss
+            hidden,
+            head_of(self.causal),
+            labels,
+            weights,
+            chunk_tokens=self.chunk_tokens,
+            z_loss=self.z_loss,
+            near_nll=near_nll,
+            most=self.most,
         )
 
     def read(

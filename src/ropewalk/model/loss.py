@@ -4,7 +4,7 @@ Tokens pass the head in chunks, and each chunk's gradient is taken at once, whil
 products instead of the four that recomputing them later would cost. The price is a float32 copy of the head's gradient.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -40,47 +40,71 @@ def score_labels(
     *,
     chunk_tokens: int = CHUNK_TOKENS,
     z_loss: float = 0.0,
+    near_nll: Float[Tensor, "tokens"] | None = None,
+    most: float = 1.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens"], Bool[Tensor, "tokens"]]:
     """``chunked_cross_entropy``, and where no token is likelier than the label (False where the weight is 0).
 
     ``z_loss`` x (log of the softmax's denominator)^2 is added to each token's loss, not to its nll: it holds logits
-    near where they are, as in PaLM (2204.02311), whose factor was 1e-4.
+    near where they are, as in PaLM (2204.02311), whose factor was 1e-4. With ``near_nll`` each weight is multiplied by
+    what ``weigh_by_context`` says.
     """
-    loss_sum, nll, correct = _ChunkedCrossEntropy.apply(hidden, head, labels, weights, chunk_tokens, z_loss)
+    rules = _Rules(chunk_tokens, z_loss, most)
+    loss_sum, nll, correct = _ChunkedCrossEntropy.apply(hidden, head, labels, weights, near_nll, rules)
     return loss_sum, nll, correct
+
+
+def weigh_by_context(
+    nll: Float[Tensor, "tokens"], near_nll: Float[Tensor, "tokens"], *, most: float
+) -> Float[Tensor, "tokens"]:
+    """LongCE's weight (Fang et al., 2410.23771): how much likelier all context makes a token than near context.
+
+    At most ``most``, and 1 where ``near_nll`` is NaN: there all context is near. No gradient goes through it.
+    """
+    return torch.where(near_nll.isnan(), 1.0, (near_nll - nll).exp().clamp(max=most))
+
+
+class _Rules(NamedTuple):
+    chunk_tokens: int
+    z_loss: float
+    most: float
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor, weights: Tensor, chunk_tokens: int, z_loss: float
+        ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor, weights: Tensor, near_nll: Tensor | None, rules: _Rules
     ) -> tuple[Tensor, Tensor, Tensor]:
         exact = torch.promote_types(hidden.dtype, torch.float32)
         nll = torch.zeros(len(hidden), dtype=exact, device=hidden.device)
         correct = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
-        z_sum = torch.zeros((), dtype=exact, device=hidden.device)
+        loss_sum = torch.zeros((), dtype=exact, device=hidden.device)
         hidden_grad = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
         head_grad = torch.zeros_like(head, dtype=exact) if ctx.needs_input_grad[1] else None
-        for start in range(0, len(hidden), chunk_tokens):
-            chunk = slice(start, start + chunk_tokens)
+        for start in range(0, len(hidden), rules.chunk_tokens):
+            chunk = slice(start, start + rules.chunk_tokens)
             rows = torch.nonzero(weights[chunk]).squeeze(1) + start
             if not len(rows):
                 continue  # padding, or instructions: nothing to learn here
             everything = len(rows) == len(nll[chunk])
-            inputs = hidden[chunk] if everything else hidden[rows]
-            wanted = labels[rows, None].long()
-            weight = None if hidden_grad is None and head_grad is None else weights[rows, None].to(exact)
-            nll[rows], correct[rows], denominator, slope_at_inputs = _read_chunk(
-                inputs, head, wanted, weight=weight, head_grad=head_grad, z_loss=z_loss
+            nll[rows], correct[rows], loss, slope_at_inputs = _read_chunk(
+                hidden[chunk] if everything else hidden[rows],
+                head,
+                labels[rows, None].long(),
+                weight=weights[rows].to(exact),
+                near_nll=None if near_nll is None else near_nll[rows].to(exact),
+                learns=hidden_grad is not None or head_grad is not None,
+                head_grad=head_grad,
+                rules=rules,
             )
-            z_sum += z_loss * (weights[rows].to(exact) * denominator.square()).sum()
+            loss_sum += loss
             if hidden_grad is not None:
                 assert slope_at_inputs is not None
                 hidden_grad[rows] = slope_at_inputs
         ctx.save_for_backward(hidden_grad, head_grad)
         ctx.head_dtype = head.dtype
         ctx.mark_non_differentiable(nll, correct)
-        return (nll * weights.to(exact)).sum() + z_sum, nll, correct
+        return loss_sum, nll, correct
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -93,33 +117,41 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _read_chunk(
-    inputs: Tensor, head: Tensor, wanted: Tensor, *, weight: Tensor | None, head_grad: Tensor | None, z_loss: float
+    inputs: Tensor,
+    head: Tensor,
+    wanted: Tensor,
+    *,
+    weight: Tensor,
+    near_nll: Tensor | None,
+    learns: bool,
+    head_grad: Tensor | None,
+    rules: _Rules,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """nll, whether the label is likeliest, the log of the softmax's denominator, and with ``weight`` the gradient of
-    the inputs; adds to ``head_grad``.
+    """nll, whether the label is likeliest, the sum of the loss, and where it ``learns`` the gradient of the inputs;
+    adds to ``head_grad``.
 
     A function of its own, so that a chunk's logits are gone before the next ones are made.
     """
     logits = inputs @ head.T
     block_tokens = max(_BLOCK_BYTES[logits.is_cuda] // (4 * logits.shape[1]), 1)
-    weights = [None] * len(logits) if weight is None else weight.split(block_tokens)
-    blocks = zip(logits.split(block_tokens), wanted.split(block_tokens), weights, strict=False)
-    read = [_read_block(block, labels, weight=each, z_loss=z_loss) for block, labels, each in blocks]
-    nll, correct, denominator = map(torch.cat, zip(*read, strict=True))
-    if weight is None:
-        return nll, correct, denominator, None
+    nears = [None] * len(logits) if near_nll is None else near_nll.split(block_tokens)
+    blocks = zip(*(each.split(block_tokens) for each in (logits, wanted, weight)), nears, strict=False)
+    read = [_read_block(*block, learns=learns, rules=rules) for block in blocks]
+    nll, correct, loss = map(torch.cat, zip(*read, strict=True))
+    if not learns:
+        return nll, correct, loss.sum(), None
     slope = logits
     if head_grad is not None and head_grad.dtype == slope.dtype:
         head_grad.addmm_(slope.T, inputs)  # in one pass, without a second head's worth of memory
     elif head_grad is not None:
         head_grad += slope.T @ inputs
-    return nll, correct, denominator, slope @ head
+    return nll, correct, loss.sum(), slope @ head
 
 
 def _read_block(
-    logits: Tensor, wanted: Tensor, *, weight: Tensor | None, z_loss: float
+    logits: Tensor, wanted: Tensor, weight: Tensor, near_nll: Tensor | None, *, learns: bool, rules: _Rules
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """nll, whether the label is likeliest, log of the denominator; ``logits`` become the loss's slope in their place.
+    """nll, whether the label is likeliest, the weighed loss; ``logits`` become the loss's slope in their place.
 
     In float32, whatever the logits are. Not by logsumexp: one pass over the logits less, and the largest for nothing.
     """
@@ -127,8 +159,12 @@ def _read_block(
     largest, given = powers.amax(dim=1, keepdim=True), powers.gather(1, wanted)
     total = powers.sub_(largest).exp_().sum(dim=1, keepdim=True)
     denominator = total.log() + largest
-    if weight is not None:
-        slope = powers.mul_(weight * (1 + 2 * z_loss * denominator) / total).scatter_add_(1, wanted, -weight)
+    nll, correct = (denominator - given).squeeze(1), (given >= largest).squeeze(1)
+    if near_nll is not None:
+        weight = weight * weigh_by_context(nll, near_nll, most=rules.most)
+    if learns:
+        each = weight[:, None]
+        slope = powers.mul_(each * (1 + 2 * rules.z_loss * denominator) / total).scatter_add_(1, wanted, -each)
         if slope.dtype != logits.dtype:
             logits.copy_(slope)
-    return (denominator - given).squeeze(1), (given >= largest).squeeze(1), denominator.squeeze(1)
+    return nll, correct, weight * (nll + rules.z_loss * denominator.squeeze(1).square())

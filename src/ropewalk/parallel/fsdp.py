@@ -64,6 +64,13 @@ def shard_model(
             module.set_force_sum_reduction_for_comms(True)  # gloo knows neither averages nor scaled sums
 
 
+def reshard_model(model: nn.Module) -> None:
+    """Let go of what a forward without a backward has left gathered: the root keeps its weights for the latter."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def choose_precision(precision: Precision, mesh: Mesh) -> Literal["float32", "bfloat16"]:
     """What ``auto`` means here: bfloat16 on an accelerator, and on a CPU that multiplies it in hardware."""
     if precision != "auto":

@@ -117,7 +117,7 @@ def _end(clock: Clock, frame: FrameType | None) -> None:
     """Call the roll, show the stacks of who is stuck and of one who waits, tell whoever started this rank, and end."""
     rank, ranks = rank_and_ranks()
     store, waited_seconds = _places[0].open_store(), clock.waited_seconds
-    stand = {"step": clock.steps, **_stand(frame)}
+    stand = {"step": clock.steps, **tell_stand(frame)}
     patience_seconds = min(max(1.0, clock.patience_seconds / 4), 10.0)
     roll = _call_roll(store, "roll", stand, ranks=range(ranks), wait_seconds=patience_seconds)
     if rank == min(roll) or not stand["waits"]:
@@ -164,8 +164,8 @@ def _name(ranks: list[int]) -> str:
     return f"rank {ranks[0]} does" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))} do"
 
 
-def _stand(frame: FrameType | None) -> dict[str, Any]:
-    """Where the computing thread stands, and whether it waits for a message: in torch.distributed, or on its handle."""
+def tell_stand(frame: FrameType | None) -> dict[str, Any]:
+    """Where a thread stands, and whether it waits for a message: in torch.distributed, or on its handle."""
     waits = False
     while frame is not None:
         name, line = frame.f_code.co_filename, frame.f_lineno

@@ -5,9 +5,19 @@ row needs. A GPU's allocator keeps the figure itself. On a CPU torch's profiler 
 their running sum is the figure.
 """
 
+import resource
+import sys
 from collections.abc import Callable
 
 import torch
+
+
+def held_peak_bytes(device: torch.device) -> int:
+    """The most that this rank has held so far: of a GPU's allocator, on a CPU of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
 def measure_peak_bytes(run: Callable[[], object], device: torch.device) -> int:

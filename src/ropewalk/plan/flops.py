@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Int64
 
 from ropewalk.partition.cost import pairs_before
 from ropewalk.plan.trained import count_trained
@@ -19,6 +20,7 @@ from ropewalk.recipe.lora import Lora
 from ropewalk.shape.model_shape import ModelShape
 
 Recompute = Literal["none", "save_attention", "full"]
+Documents = Sequence[int] | Int64[np.ndarray, "documents"]
 
 # Passes over the linear part and over attention, in forward units. Backward is 2 and 2.5: a flash kernel computes
 # the scores again. Recomputation repeats the forward of what was not kept.
@@ -63,7 +65,7 @@ def token_flops(
     shape: ModelShape,
     context_tokens: int,
     *,
-    document_tokens: Sequence[int] | None = None,
+    document_tokens: Documents | None = None,
     lora: Lora | None = None,
 ) -> TokenFlops:
     """Forward FLOPs per token of rows of ``context_tokens`` that hold ``document_tokens``; None for one whole document.
@@ -73,8 +75,8 @@ def token_flops(
     """
     trained = count_trained(shape, lora)
     block = 2 * shape.width * (shape.query_width + shape.kv_width) + 3 * shape.width * shape.mlp_width
-    documents = (context_tokens,) if document_tokens is None else document_tokens
-    assert sum(documents) <= context_tokens
+    documents = np.asarray((context_tokens,) if document_tokens is None else document_tokens, dtype=np.int64)
+    assert documents.sum() <= context_tokens
     windows = Counter(layer.window_tokens for layer in shape.positions)
     pairs = sum(layers * count_pairs(documents, window) for window, layers in windows.items())
     return TokenFlops(
@@ -84,7 +86,7 @@ def token_flops(
     )
 
 
-def count_pairs(document_tokens: Sequence[int], window_tokens: int | None = None) -> int:
+def count_pairs(document_tokens: Documents, window_tokens: int | None = None) -> int:
     """(query, key) pairs of one layer: each token with itself and those before it, in its document and its window."""
     return int(pairs_before(np.asarray(document_tokens, dtype=np.int64), window_tokens).sum())
 

@@ -60,6 +60,9 @@ KNOWN: Mapping[str, Machine] = {
     ),
 }
 
+DATASHEET_FLOPS: Mapping[str, float] = {"h200": 989 * _TERA, "h100": 989 * _TERA, "a100": 312 * _TERA}
+"""Peaks in bfloat16 without sparsity, by a part of the name that the driver shows: what MFU is a share of."""
+
 _PROBE_WIDTH, _PROBE_SECONDS = 1024, 0.2
 _ATTENTION_SHARE = 0.65
 """Of the matrix rate, fp32 attention of torch's CPU flash kernel: 0.61 to 0.67 at 64 dimensions on a Xeon."""

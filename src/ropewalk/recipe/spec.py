@@ -13,13 +13,15 @@ from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.spec import CorpusSpec, check_mix
 from ropewalk.probe.kinds import Probe
+from ropewalk.recipe.gates import Guard, Promotion, Share, Until
 from ropewalk.recipe.lora import Lora
+from ropewalk.recipe.panel import Panel
 from ropewalk.recipe.parallel import Parallel as Parallel
+from ropewalk.recipe.trackers import Tracker
+from ropewalk.recipe.weigh import LongCE
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Rope
 from ropewalk.rope.skip import Skip
-
-Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Init(Spec):
@@ -57,14 +59,6 @@ class ModelSource(Spec):
     init: Init
 
 
-class Until(Spec):
-    """End a stage as soon as a metric, averaged since the last panel, reaches a value."""
-
-    metric: str
-    value: float
-    max_steps: PositiveCount
-
-
 class Schedule(Spec):
     """Learning rate over a stage: linear warm-up, then a shape down to ``floor`` x the peak."""
 
@@ -73,36 +67,9 @@ class Schedule(Spec):
     """Share of the stage's steps."""
     decay: Share = 0.2
     """Share of the stage's steps in which ``wsd`` goes down."""
+    decay_shape: Literal["linear", "cosine", "1-sqrt"] = "linear"
+    """How ``wsd`` goes down; along 1 - sqrt in Hägele et al., 2405.18392."""
     floor: float = Field(default=0.1, ge=0, le=1)
-
-
-class Guard(Spec):
-    """Which steps are skipped although they are finite, and what too many skipped steps lead to (docs/train.md)."""
-
-    spike: float | None = Field(default=12.0, gt=0)
-    """Deviations above the median of the recent steps from which a loss or gradient norm is a spike; null: none is."""
-    window: PositiveCount = 128
-    """Recent steps: those that a step is compared with, and among which skips are counted."""
-    skips: int = Field(default=10, ge=0)
-    """Skipped steps among the recent ones that are borne; one more, and the stage goes back to a checkpoint."""
-    rollbacks: int = Field(default=2, ge=0)
-    """How often a stage may go back before it ends in an error."""
-
-
-class Promotion(Spec):
-    """What a stage's model must be before the next one builds on it; a gate that is null is not asked."""
-
-    window_loss: float | None = None
-    """Nats that the loss may lie above that of the model before, in the last quarter of that one's window."""
-    retrieval: Share | None = None
-    """Least share of right answers at the stage's length."""
-    short_loss: float | None = None
-    """Share that the loss at the base's own context may lie above the base's, in the worst source: 0.03 is 3 %."""
-    otherwise: Literal["stop", "warn"] = "stop"
-    answers: PositiveCount = 200
-    documents: PositiveCount = 16
-    short_tokens: PositiveCount = 16384
-    """How much is asked, as in ``evaluate``."""
 
 
 class Stage(Spec):
@@ -135,6 +102,8 @@ class Stage(Spec):
     """Multiplies the loss of a source's tokens, where few tokens of a row are answers and must still be heard."""
     z_loss: float = Field(default=0.0, ge=0)
     """Adds this x (log of the softmax's denominator)^2 to each token's loss."""
+    long_ce: LongCE | None = None
+    """Weighs each token's loss by what far context gives it (docs/train.md)."""
     blend: Share = 1.0
     """Share of the trained weights in what the stage writes; the rest is those of the run's base."""
     lora: Lora | None = None
@@ -144,6 +113,8 @@ class Stage(Spec):
     checkpoint_steps: PositiveCount = 200
     panel_steps: PositiveCount = 50
     """Steps between two rows of averaged metrics, and between checks of ``until``."""
+    panel: Panel | None = None
+    """What held-out text is asked for while the stage trains (docs/train.md)."""
     keep: PositiveCount = 2
     """Checkpoints of this stage to keep, the newest ones that verify."""
     guard: Guard = Guard()
@@ -176,6 +147,14 @@ class Stage(Spec):
             raise ValueError(
                 f"anneal_steps: the stage ends after {self.steps} steps, with {self.anneal_steps} not at its positions"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_long_ce(self) -> "Stage":
+        if self.long_ce is not None and self.long_ce.block_tokens >= self.context:
+            raise ValueError(f"long_ce: in a row of {self.context} tokens none has more than near context before it")
+        if self.long_ce is not None and self.skip is not None:
+            raise ValueError("long_ce: with skip, a row's tokens have no context as far away as their positions say")
         return self
 
     @model_validator(mode="after")
@@ -231,6 +210,8 @@ class Recipe(Spec):
     parallel: Parallel = Parallel()
     evaluate: EvaluateSpec = EvaluateSpec()
     export: ExportSpec = ExportSpec()
+    trackers: tuple[Tracker, ...] = ()
+    """Where rows are sent besides ``rows.jsonl``; not part of the recipe's digest (docs/train.md)."""
 
     @model_validator(mode="after")
     def _check_stage_names(self) -> "Recipe":

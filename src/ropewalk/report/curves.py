@@ -1,4 +1,4 @@
-"""Pictures of training: loss, gradient and rate over steps, each source's loss, speed and balance."""
+"""Pictures of training: loss, gradient and rate over steps, each source's and bucket's loss, held-out text, speed."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from ropewalk.report.figure import (
 
 _WIDTH_INCHES = 8.4
 _SMOOTH_SHARE = 0.04
-_SOURCES_ABREAST = 4
+_ABREAST = 4
 
 Border = tuple[int, str]
 """A step at which a stage begins, and its name."""
@@ -55,13 +55,49 @@ def draw_training(loss: Curve, norm: Curve, rate: Curve, *, borders: Sequence[Bo
 
 def draw_sources(curves: Mapping[str, Curve], *, roles: Mapping[str, str], borders: Sequence[Border]) -> Picture:
     """One small picture per source: its loss at each panel, coloured by role."""
+    return _draw_each(
+        curves,
+        colours={name: ROLE_COLOURS.get(roles.get(name, ""), FAINT) for name in curves},
+        borders=borders,
+        caption="Training loss by source, nats per token over steps; each picture has its own scale. "
+        "Blue: general, green: domain, purple: instruction.",
+        what="Training loss by source at the end, in nats per token",
+    )
 
+
+def draw_buckets(curves: Mapping[str, Curve], *, kind: str, borders: Sequence[Border]) -> Picture:
+    """One small picture per bucket of positions or of documents' lengths: its loss at each panel."""
+    return _draw_each(
+        curves,
+        colours=dict.fromkeys(curves, EXTENDED),
+        borders=borders,
+        caption=f"Training loss by {kind}, nats per token over steps; each picture has its own scale.",
+        what=f"Training loss by {kind} at the end, in nats per token",
+    )
+
+
+def draw_held_out(curves: Mapping[str, Curve], *, borders: Sequence[Border]) -> Picture:
+    """One small picture per figure that was asked of held-out text while training."""
+    return _draw_each(
+        curves,
+        colours=dict.fromkeys(curves, EXTENDED),
+        borders=borders,
+        caption="Held-out text while training. whole and near: loss of long documents' last tokens, nats, with all "
+        "their context and with near context only; whole-near: their difference, negative where far context helps; "
+        "short and change/short: loss at the base's own context by source, and its share above the base's; retrieval: "
+        "right answers.",
+        what="Held-out figures at the end",
+    )
+
+
+def _draw_each(
+    curves: Mapping[str, Curve], *, colours: Mapping[str, str], borders: Sequence[Border], caption: str, what: str
+) -> Picture:
     def paint(figure: Any) -> None:
-        axes = figure.subplots(rows, _SOURCES_ABREAST, sharex=True, squeeze=False).ravel()
+        axes = figure.subplots(rows, _ABREAST, sharex=True, squeeze=False).ravel()
         for axis, (name, curve) in zip(axes, curves.items(), strict=False):
-            colour = ROLE_COLOURS.get(roles.get(name, ""), FAINT)
-            axis.plot(*thin_out(curve.steps, curve.values), color=colour)
-            axis.set_title(shorten(name), color=colour, fontsize=9)
+            axis.plot(*thin_out(curve.steps, curve.values), color=colours[name])
+            axis.set_title(shorten(name), color=colours[name], fontsize=9)
             axis.locator_params(axis="y", nbins=4)
             axis.locator_params(axis="x", nbins=3)
             axis.margins(y=0.15)
@@ -69,32 +105,30 @@ def draw_sources(curves: Mapping[str, Curve], *, roles: Mapping[str, str], borde
         for axis in axes[len(curves) :]:
             axis.set_visible(False)
 
-    rows = -(-len(curves) // _SOURCES_ABREAST)
+    rows = -(-len(curves) // _ABREAST)
     told = ", ".join(f"{name} {curve.values[-1]:.2f}" for name, curve in curves.items())
-    return draw(
-        paint,
-        size=(_WIDTH_INCHES, 0.4 + 1.3 * rows),
-        caption="Training loss by source, nats per token over steps; each picture has its own scale. "
-        "Blue: general, green: domain, purple: instruction.",
-        alt=f"Training loss by source at the end, in nats per token: {told}.",
-    )
+    return draw(paint, size=(_WIDTH_INCHES, 0.4 + 1.3 * rows), caption=caption, alt=f"{what}: {told}.")
 
 
-def draw_speed(speed: Curve, imbalance: Curve, *, borders: Sequence[Border]) -> Picture:
-    """Tokens per second, and the busiest rank's attention over the mean, over steps."""
+def draw_speed(speed: Curve, mfu: Curve, imbalance: Curve, *, borders: Sequence[Border]) -> Picture:
+    """Tokens per second, MFU, and the busiest rank's attention over the mean, over steps."""
 
     def paint(figure: Any) -> None:
         from matplotlib.ticker import FuncFormatter
 
-        left, right = figure.subplots(1, 2)
+        left, middle, right = figure.subplots(1, 3)
         _plot_smoothed(left, speed)
         left.set_title("tokens per second")
         left.set_ylim(bottom=0)
         left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_amount(value)))
+        _plot_smoothed(middle, mfu)
+        middle.set_title("MFU")
+        middle.set_ylim(bottom=0)
+        middle.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
         _plot_smoothed(right, imbalance)
         right.set_title("busiest rank's attention / mean")
         right.set_ylim(bottom=min(1.0, *imbalance.values) if imbalance.values else 1.0)
-        for axis in (left, right):
+        for axis in (left, middle, right):
             axis.set_xlabel("step")
             axis.locator_params(axis="x", nbins=6)
             _mark_stages(axis, borders, named=False)
@@ -102,8 +136,8 @@ def draw_speed(speed: Curve, imbalance: Curve, *, borders: Sequence[Border]) -> 
     return draw(
         paint,
         size=(_WIDTH_INCHES, 2.3),
-        caption="Speed as measured on the machine of the run; 1 is perfect balance.",
-        alt="Left: tokens per second over steps. Right: imbalance of attention over ranks over steps.",
+        caption="Speed as measured on the machine of the run; MFU by the pairs in its rows; 1 is perfect balance.",
+        alt="Over steps: tokens per second, model FLOPs utilisation, imbalance of attention over ranks.",
     )
 
 

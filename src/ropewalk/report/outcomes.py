@@ -6,7 +6,7 @@ from statistics import median
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.report.charts import draw_changes, draw_positions, draw_retrieval
 from ropewalk.report.contents import Contents
-from ropewalk.report.curves import Border, draw_sources, draw_speed, draw_training
+from ropewalk.report.curves import Border, draw_buckets, draw_held_out, draw_sources, draw_speed, draw_training
 from ropewalk.report.measures import length_marks, position_losses, retrieval_maps
 from ropewalk.report.section import Section
 from ropewalk.report.table import Cell, Table
@@ -14,7 +14,7 @@ from ropewalk.report.verdict import PARITY, RETRIEVAL, Change, short_changes
 
 
 def make_training(contents: Contents) -> Section:
-    """Loss, gradient and rate over steps; each source's loss."""
+    """Loss, gradient and rate over steps; the loss of each source and bucket; what held-out text was asked."""
     loss = contents.curve("loss/train")
     if not loss.values:
         return Section("training", "Training", note="No step has been taken yet.")
@@ -23,6 +23,11 @@ def make_training(contents: Contents) -> Section:
     if sources := contents.curves("loss/source/"):
         roles = {name: str(facts["role"]) for name, facts in contents.sources.items()}
         pictures.append(draw_sources(sources, roles=roles, borders=borders))
+    for prefix, kind in (("loss/position/", "position in the document"), ("loss/length/", "length of the document")):
+        if buckets := contents.curves(prefix):
+            pictures.append(draw_buckets(buckets, kind=kind, borders=borders))
+    if held_out := contents.curves("held_out/"):
+        pictures.append(draw_held_out(held_out, borders=borders))
     skipped = len(contents.curve("skipped").values)
     lead = f"{skipped} steps were skipped because loss or gradient was not finite." if skipped else ""
     return Section("training", "Training", lead, pictures=pictures)
@@ -89,13 +94,15 @@ def make_short(contents: Contents) -> Section:
 
 def make_speed(contents: Contents) -> Section:
     """Tokens per second, and how evenly attention is spread over ranks."""
-    speed, imbalance = contents.curve("tokens_per_second"), contents.curve("imbalance")
+    speed, mfu, imbalance = (contents.curve(name) for name in ("tokens_per_second", "mfu", "imbalance"))
     if not speed.values:
         return Section("speed", "Speed and balance", note="No step has been taken yet.")
     lead = f"Median {format_amount(median(speed.values))} tokens per second"
     if imbalance.values:
         lead += f"; the busiest rank has {median(imbalance.values):.2f} times the mean attention work (median)"
-    pictures = [draw_speed(speed, imbalance, borders=_borders(contents))]
+    if mfu.values:
+        lead += f"; MFU {median(mfu.values):.1%} (median)"
+    pictures = [draw_speed(speed, mfu, imbalance, borders=_borders(contents))]
     return Section("speed", "Speed and balance", lead + ".", pictures=pictures)
 
 

@@ -12,7 +12,7 @@ from ropewalk.core.progress import say
 from ropewalk.core.record import write_scores
 from ropewalk.corpus.spec import PROBES
 from ropewalk.recipe.lora import Lora
-from ropewalk.recipe.spec import Init, Recipe, Stage
+from ropewalk.recipe.spec import Init, ModelSource, Recipe, Stage
 from ropewalk.study.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def train(recipe: Recipe, stage: int, folder: RunFolder) -> str:
     """Train one stage; returns how it ended."""
     from ropewalk.train.stage import train_stage
 
-    return train_stage(recipe, stage=stage, run=folder.root, corpus=folder.corpus)
+    base = None if isinstance(recipe.model, ModelSource) else folder.base(recipe)
+    return train_stage(recipe, stage=stage, run=folder.root, corpus=folder.corpus, base=base)
 
 
 def compare(recipe: Recipe, stage: int, folder: RunFolder) -> "dict[str, Parity]":

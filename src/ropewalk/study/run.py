@@ -6,7 +6,7 @@ dies takes nothing with it. A part is a function of (recipe, run folder); what i
 
 import json
 import platform
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from ropewalk.plan.choose import forecast_recipe
 from ropewalk.recipe.check import check, check_rows
 from ropewalk.recipe.load import load_recipe, parse_stage
 from ropewalk.recipe.spec import ModelSource, Recipe
+from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.find import find_model
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
@@ -41,6 +42,8 @@ def run_recipe(recipe: Recipe) -> dict[str, Any]:
     """Do every part that is not done yet; return the summary for the command line."""
     from ropewalk.report.page import summarise
 
+    if is_first():
+        require_trackers(recipe.trackers)  # before hours of preparing text for it
     folder = RunFolder(Path(recipe.run))
     with claim(recipe, folder):
         if is_finished(folder.root):
@@ -63,7 +66,7 @@ def run_recipe(recipe: Recipe) -> dict[str, Any]:
 def do_part(name: str, recipe: Recipe) -> dict[str, Any]:
     """Do one part, if it is not done; what it stands on must be there. Returns its artifacts."""
     folder = RunFolder(Path(recipe.run))
-    with claim(recipe, folder):
+    with claim(recipe, folder, holds=name != "report"):
         PARTS[name](recipe, folder)
     if is_started():
         from ropewalk.parallel.launch import leave_ranks
@@ -101,6 +104,8 @@ def extend(recipe: Recipe, folder: RunFolder) -> None:
 
 def train(recipe: Recipe, folder: RunFolder) -> None:
     """All stages in turn, each from the weights of the one before."""
+    if is_first():
+        require_trackers(recipe.trackers)
     require(folder.corpus, verb="prepare")
     for stage in range(len(recipe.stages)):
         if not is_finished(folder.trained(stage)):
@@ -215,27 +220,30 @@ def _extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
 
 
 @contextmanager
-def claim(recipe: Recipe, folder: RunFolder) -> Iterator[None]:
-    """Hold the run folder for this recipe; one that is another's, or a recipe that breaks a rule, is refused first."""
+def claim(recipe: Recipe, folder: RunFolder, *, holds: bool = True) -> Iterator[None]:
+    """Hold the run folder for this recipe; one that is another's, or a recipe that breaks a rule, is refused first.
+
+    Who only reads need not hold it, so that a report can be made of a run that goes on.
+    """
     known = folder.recipe.exists() and folder.holds_work
     if known:
         require_same_recipe(recipe, folder)
     else:
         _refuse_errors(recipe)
         require_free(folder.root, _SMALLEST_FREE_BYTES)
-    with hold(folder.root) if is_first() else nullcontext():
+    with hold(folder.root) if holds and is_first() else nullcontext():
         if not known and is_first():
             write_whole(folder.recipe, yaml.safe_dump(recipe.to_json(), sort_keys=False, allow_unicode=True))
         yield
 
 
-def require_same_recipe(recipe: Recipe, folder: RunFolder, *, but: Container[str] = ()) -> None:
+def require_same_recipe(recipe: Recipe, folder: RunFolder, *, but: Sequence[str] = ()) -> None:
     """Raise UserError where the folder's recipe is another one, in other keys than ``but``."""
     held = load_recipe(folder.recipe)
     if held.digest == recipe.digest:
         return
     ours, theirs = recipe.to_json(), held.to_json()
-    changed = [key for key in ours if key != "run" and key not in but and ours[key] != theirs[key]]
+    changed = [key for key in ours if key not in ("run", "trackers", *but) and ours[key] != theirs[key]]
     if not changed:
         return
     raise UserError(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from ropewalk.checkpoint.state import Sight
-from ropewalk.recipe.spec import Guard
+from ropewalk.recipe.gates import Guard
 
 FEWEST = 32
 """Finite steps that must have been seen before a finite one can be called a spike."""

@@ -1,35 +1,36 @@
 """The loop: take a step, write its rows, close a panel, save, until the stage ends or someone asks to stop."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from ropewalk.checkpoint.saver import Saver
 from ropewalk.checkpoint.state import TrainState
-from ropewalk.core.progress import say, watch
+from ropewalk.core.progress import say
 from ropewalk.core.record import Row
 from ropewalk.corpus.feed import Feed
 from ropewalk.model.positions import anneal_positions
-from ropewalk.parallel.collective import max_over_ranks
 from ropewalk.parallel.hang import watch_for_hang
 from ropewalk.parallel.mesh import Mesh
+from ropewalk.parallel.slow import watch_own_time
 from ropewalk.partition.choose import Sharing
 from ropewalk.recipe.spec import Parallel, Stage
 from ropewalk.train.batches import StepBatches, make_batches
+from ropewalk.train.gauge import Gauge
 from ropewalk.train.guard import is_astray, judge_step
+from ropewalk.train.hear import hear
 from ropewalk.train.journal import Journal
 from ropewalk.train.measure import Measure
+from ropewalk.train.panel import HeldOut
 from ropewalk.train.schedule import annealing_share, learning_rate
 from ropewalk.train.skipped import write_skipped
 from ropewalk.train.step import train_step
 from ropewalk.train.tally import Tally
-from ropewalk.train.watch import describe_step
+from ropewalk.train.trackers import Trackers
+from ropewalk.train.watch import Teller, tell_mix
 
 
 @dataclass(frozen=True)
@@ -48,33 +49,34 @@ class StageJob:
     """The stage's own: the model it starts from, its checkpoints, what it skipped."""
     measure: Measure | None = None
     """Gives ``retrieval``, where ``until`` asks for it."""
+    panel: HeldOut | None = None
+    """What is asked of held-out text now and then."""
     kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What each source belongs to (train/tally.py)."""
 
 
-def run_loop(state: TrainState, job: StageJob, asked: Callable[[], bool]) -> TrainState:
+def run_loop(
+    state: TrainState, job: StageJob, asked: Callable[[], bool], *, gauge: Gauge, trackers: Trackers
+) -> TrainState:
     """Train from ``state`` on, until the stage ends, ``asked()`` to stop, or too many steps were skipped.
 
     In the first two cases the state that comes back has been saved; in the last one nothing more has.
     """
     tally = Tally(job.feed.sources, job.spec.reach_tokens, job.kinds)
-    name, mix = f"stage {state.stage}", job.feed.realised(state.cursor)
+    teller = Teller(gauge, steps=job.steps)
     with (
         closing(_look_ahead(job, state.cursor)) as stream,
-        watch(name, job.steps - state.step, unit="steps")
-        if job.mesh.rank == 0
-        else nullcontext(_show_nothing) as advance,
+        teller.show(f"stage {state.stage}", taken=state.step) as show,
         Saver(job.folder / "checkpoints", keep=job.spec.keep) as saver,
         watch_for_hang(job.parallel.hang_seconds) as clock,
+        watch_own_time() as own,
     ):
-        begun = time.perf_counter()
         for batches in stream:
             before = state.tokens
             state, rows, fault = take_step(state, batches, job, tally)
             clock.tick()
-            now = time.perf_counter()
-            speed, begun = (state.tokens - before) / (now - begun), now
-            rows.append(Row(state.stage, state.step, "tokens_per_second", speed, "tokens/s"))
+            heard = hear(job.mesh, asked=asked(), save_failed=saver.has_failed, own_seconds=own.take())
+            rows += teller.tell(state, batches, heard, tokens=state.tokens - before, rows=rows)
             if fault and job.mesh.rank == 0:
                 written = write_skipped(state, job.folder, feed=job.feed, rows=batches.rows, reason=fault)
                 say(f"WARNING: step {state.step} was skipped: {fault}; its rows are in {written}")
@@ -82,15 +84,18 @@ def run_loop(state: TrainState, job: StageJob, asked: Callable[[], bool]) -> Tra
                 with clock.at_leisure():
                     state, averages = _close_panel(state, job, tally)
                 rows += averages
-                mix = job.feed.realised(state.cursor)
+            if job.panel is not None and (state.ended or state.step % job.panel.steps == 0):
+                with clock.at_leisure():
+                    rows += job.panel.ask(state)
             job.journal.append(rows)
-            advance(1, note=describe_step(rows, mix))
+            trackers.log(rows)
+            show(rows)
             if is_astray(state.recent, guard=job.spec.guard):
                 saver.finish()
                 break
-            ending, failed = _agree_on_ending(state, asked(), saver)
+            ending = bool(state.ended) or heard.asked
             with clock.at_leisure():
-                if failed:
+                if heard.save_failed:
                     saver.finish()
                 if ending or state.step % job.spec.checkpoint_steps == 0:
                     job.journal.flush()
@@ -99,14 +104,9 @@ def run_loop(state: TrainState, job: StageJob, asked: Callable[[], bool]) -> Tra
                     saver.finish()
             if ending:
                 break
+            own.take()
+            teller.end_between()
     return state
-
-
-def _agree_on_ending(state: TrainState, asked: bool, saver: Saver) -> tuple[bool, bool]:
-    """Whether the loop ends, and whether a save failed: ranks hear of signals and failures at different moments."""
-    flags = max_over_ranks(torch.tensor([asked, saver.has_failed], dtype=torch.float64))
-    stopping, failed = flags.bool().tolist()
-    return bool(state.ended) or stopping, failed
 
 
 def take_step(
@@ -152,6 +152,7 @@ def _look_ahead(job: StageJob, cursor: int) -> Generator[StepBatches, None, None
 def _close_panel(state: TrainState, job: StageJob, tally: Tally) -> tuple[TrainState, list[Row]]:
     """The averages since the last panel, and whether they end the stage."""
     rows = list(tally.panel(state.sums, stage=state.stage, step=state.step)) if state.sums else []
+    rows += tell_mix(state, job.feed)
     if state.rollbacks:
         rows.append(Row(state.stage, state.step, "rollbacks", state.rollbacks, "1"))
     ended = "limit" if state.step == job.steps else ""
@@ -168,7 +169,3 @@ def _close_panel(state: TrainState, job: StageJob, tally: Tally) -> tuple[TrainS
         if ended:
             rows.append(Row(state.stage, state.step, "stage/solved", float(solved), "1"))
     return dataclasses.replace(state, sums=(), ended=ended), rows
-
-
-def _show_nothing(amount: float = 1, *, note: str = "") -> None:
-    """What ranks beside the first show."""

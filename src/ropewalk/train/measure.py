@@ -1,32 +1,25 @@
-"""Retrieval as a reason to end a stage: asked of the weights as they stand, at every panel.
+"""Retrieval as a reason to end a stage: asked of the weights as they stand on the ranks, at every panel.
 
-Each rank puts the whole model together and reads its share of the prompts, which are not those that the model is
-judged by in the end. That needs room for the weights once more on every rank: a gate for small models.
+The prompts are not those that the model is judged by in the end.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from torch.distributed.tensor import DTensor
-
-from ropewalk.checkpoint.state import TrainState, name_weights
+from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.error import UserError
 from ropewalk.corpus.tokenize import load_tokenizer
-from ropewalk.evaluate.items import measure
 from ropewalk.evaluate.retrieval import plan_retrieval
-from ropewalk.model.adapter import attach_adapter
-from ropewalk.model.learner import Learner
-from ropewalk.model.load import load_model
+from ropewalk.model.positions import anneal_positions
 from ropewalk.probe.key_value import KeyValue
-from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.spec import EvaluateSpec
+from ropewalk.train.panel import Reader
 
 RETRIEVAL = "retrieval"
 Measure = Callable[[TrainState], float]
 
 
-def plan_measure(spec: EvaluateSpec, extended: Path, *, context_tokens: int) -> Measure:
+def plan_measure(spec: EvaluateSpec, extended: Path, *, context_tokens: int, reader: Reader) -> Measure:
     """A function that gives the share of key-value answers that a state gets right at ``context_tokens``.
 
     Every rank calls it. Raises UserError where the length is too short to ask anything.
@@ -44,19 +37,8 @@ def plan_measure(spec: EvaluateSpec, extended: Path, *, context_tokens: int) -> 
         )
 
     def share_right(state: TrainState) -> float:
-        sums = measure(gather_learner(state, extended), planned.items, planned.groups, name=RETRIEVAL)
+        anneal_positions(state.model, 1.0)  # it is asked of the model that will be written
+        sums = reader.read(state.model, planned)
         return float((sums.correct == sums.count).mean())
 
     return share_right
-
-
-def gather_learner(state: TrainState, extended: Path) -> Learner:
-    """The state's weights in a model of its own, whole on every rank; every rank calls it."""
-    learner = Learner(load_model(extended))
-    if "lora" in state.inputs:
-        attach_adapter(learner.causal, Lora.model_validate(state.inputs["lora"]), seed=0)
-    whole = dict(name_weights(learner))
-    with torch.no_grad():
-        for name, parameter in name_weights(state.model):
-            whole[name].copy_(parameter.full_tensor() if isinstance(parameter, DTensor) else parameter)
-    return learner.requires_grad_(False).to(next(state.model.parameters()).device)

@@ -29,7 +29,8 @@ def make_learner(recipe: Recipe, stage: int, extended: Path) -> Learner:
     causal = load_model(extended, former=read_former(extended) if spec.anneal_steps else None)
     if spec.lora is not None:
         attach_adapter(causal, spec.lora, seed=seed_for("lora", recipe.seed, stage))
-    return Learner(causal, chunk_tokens=recipe.parallel.loss_chunk_tokens, z_loss=spec.z_loss).train()
+    most = 1.0 if spec.long_ce is None else spec.long_ce.most
+    return Learner(causal, chunk_tokens=recipe.parallel.loss_chunk_tokens, z_loss=spec.z_loss, most=most).train()
 
 
 def choose_savings(recipe: Recipe, stage: int, extended: Path) -> Savings:

@@ -14,7 +14,8 @@ from pathlib import Path
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Score
 from ropewalk.evaluate.evaluate import evaluate_models
-from ropewalk.recipe.spec import EvaluateSpec, Promotion
+from ropewalk.recipe.gates import Promotion
+from ropewalk.recipe.spec import EvaluateSpec
 from ropewalk.shape.read import read_shape
 
 BASE, BEFORE, TRAINED = "base", "before", "trained"

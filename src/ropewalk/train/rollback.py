@@ -17,7 +17,7 @@ from ropewalk.core.artifact import write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.parallel.collective import rank_and_ranks, share_from_first, wait_for_ranks
-from ropewalk.recipe.spec import Guard
+from ropewalk.recipe.gates import Guard
 
 _HISTORY = "rollbacks.json"
 

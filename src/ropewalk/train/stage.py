@@ -26,41 +26,54 @@ from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.recipe.spec import Recipe, Stage
+from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.read import read_shape
+from ropewalk.train.gauge import make_gauge
 from ropewalk.train.guard import is_astray
 from ropewalk.train.journal import Journal
 from ropewalk.train.loop import StageJob, run_loop
 from ropewalk.train.measure import RETRIEVAL, plan_measure
 from ropewalk.train.optimizer import make_optimizer
+from ropewalk.train.panel import Reader, prepare_panel
 from ropewalk.train.place import choose_savings, make_learner, place_learner
 from ropewalk.train.rollback import decide_rollback, go_past, remove_astray
 from ropewalk.train.tally import Tally, kinds_of
+from ropewalk.train.trackers import TrackedRun, Trackers
 
 Ending = Literal["solved", "limit", "stopped"]
 
 
-def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path) -> Ending:
+def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Path | None = None) -> Ending:
     """Train stage number ``stage`` of a run on the folder that ``corpus`` was built into; every rank calls it.
+
+    ``base`` is the model folder that the run starts from, for panels that compare with it.
 
     Reads ``run/stages/<stage>/extended``, writes checkpoints beside it and rows to ``run/rows.jsonl``. Returns how it
     came to its end: ``until`` was reached, or the last step; or that SIGTERM or SIGUSR1 stopped it, saved.
     """
     with listen_for_stop() as asked:  # from here on, so that a signal while the model is loaded is not lost
-        return _train(recipe, stage, run, corpus, asked=asked)
+        return _train(recipe, stage, run, corpus, base=base, asked=asked)
 
 
-def _train(recipe: Recipe, stage: int, run: Path, corpus: Path, *, asked: Callable[[], bool]) -> Ending:
+def _train(
+    recipe: Recipe, stage: int, run: Path, corpus: Path, *, base: Path | None, asked: Callable[[], bool]
+) -> Ending:
     spec, parallel, folder = recipe.stages[stage], recipe.parallel, stage_folder(run, stage)
     mesh = make_mesh(parallel.ranks, parallel.context, replicas=parallel.replicas)
+    if mesh.rank == 0:
+        require_trackers(recipe.trackers)
     feed = open_rows(recipe, stage, corpus=corpus, rows=spec.steps * spec.step_rows)
     check_names(spec, feed, where=f"stages.{stage}")
+    sharing, held = plan_sharing(recipe, folder / "extended", mesh), open_corpus(corpus)
+    reader = Reader(mesh, sharing, row_tokens=spec.reach_tokens)
+    panel = prepare_panel(recipe, stage, folder=folder, corpus=held, base=base, reader=reader)
     state = _resume(begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed), recipe, run, speaks=mesh.rank == 0)
-    sharing = plan_sharing(recipe, folder / "extended", mesh)
     _announce(sharing, feed, mesh, stage=stage)
     journal = Journal(run / "rows.jsonl", writes=mesh.rank == 0)
     measure, kinds = None, kinds_of(recipe.corpus.sources)
     if spec.until is not None and spec.until.metric == RETRIEVAL:
-        measure = plan_measure(recipe.evaluate, folder / "extended", context_tokens=spec.reach_tokens)
+        measure = plan_measure(recipe.evaluate, folder / "extended", context_tokens=spec.reach_tokens, reader=reader)
+    gauge = make_gauge(recipe, stage, shape=read_shape(folder / "extended"), mesh=mesh, corpus=held)
     while True:
         journal.rewind(stage, state.step)
         if state.ended:
@@ -68,13 +81,23 @@ def _train(recipe: Recipe, stage: int, run: Path, corpus: Path, *, asked: Callab
         planned = state.cursor + (spec.steps - state.step) * spec.step_rows
         if planned > feed.rows:  # it went back, and past some data
             feed = open_rows(recipe, stage, corpus=corpus, rows=planned)
-        job = StageJob(spec, spec.steps, spec.step_rows, feed, mesh, parallel, sharing, journal, folder, measure, kinds)
-        state = run_loop(state, job, asked)
+        job = StageJob(
+            spec, spec.steps, spec.step_rows, feed, mesh, parallel, sharing, journal, folder, measure, panel, kinds
+        )
+        with _open_trackers(recipe, state, run, speaks=mesh.rank == 0) as trackers:
+            state = run_loop(state, job, asked, gauge=gauge, trackers=trackers)
         if not is_astray(state.recent, guard=spec.guard):
             break
         decide_rollback(state, folder, guard=spec.guard)
         state = _resume(state, recipe, run, speaks=mesh.rank == 0)
     return cast(Ending, state.ended or "stopped")
+
+
+def _open_trackers(recipe: Recipe, state: TrainState, run: Path, *, speaks: bool) -> Trackers:
+    """Steps are counted over all stages as they are planned: a stage that ends early leaves a gap."""
+    before = sum(spec.steps for spec in recipe.stages[: state.stage])
+    tracked = TrackedRun(run, recipe.to_json(), before + state.step)
+    return Trackers(recipe.trackers if speaks else (), tracked, steps_before=before)
 
 
 def open_rows(recipe: Recipe, stage: int, *, corpus: Path, rows: int) -> Feed:

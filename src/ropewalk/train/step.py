@@ -1,4 +1,4 @@
-"""One optimizer step: a function of the state and this rank's batches. Three small sums over ranks, no more.
+"""One optimizer step: a function of the state and this rank's batches. Three small sums over ranks, four with LongCE.
 
 The loss is a sum, divided once by the step's weight over all ranks, so it does not matter who holds how many labels.
 Whether the step is taken is decided by all ranks from the same numbers before anything moves: a gradient that is not
@@ -8,17 +8,20 @@ finite must not reach Adam's moments, where it would stay.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.record import Row
+from ropewalk.model.loss import weigh_by_context
 from ropewalk.parallel.agree import refuse_strangers
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.mesh import Mesh
-from ropewalk.train.batches import StepBatches
+from ropewalk.train.batches import MicroBatch, StepBatches
 from ropewalk.train.guard import see
 from ropewalk.train.optimizer import set_learning_rate
 from ropewalk.train.tally import Tally
@@ -35,22 +38,11 @@ def train_step(
     ``clip`` is the largest gradient norm. The rows are this step's own; what is averaged lies in ``state.sums``.
     """
     weight, imbalance = agree_on_work(batches, mesh)
-    table = torch.zeros(tally.shape, dtype=torch.float64, device=mesh.device)
-    for micro in batches.micro:
-        loss, nll, correct = state.model(
-            micro.tokens,
-            micro.positions,
-            micro.labels,
-            micro.weights,
-            partition=micro.partition,
-            context_group=mesh.context_group,
-        )
-        (loss / weight).backward()
-        table += tally.count(micro, nll, correct)
+    table, given = _add_gradients(state.model, batches, mesh=mesh, tally=tally, weight=weight)
     gradients = _local_gradients(state.model)
-    total = sum_over_ranks(torch.cat((table.flatten(), _square_sum(gradients, mesh)[None]))).cpu()
-    table, norm = total[:-1].reshape(tally.shape), math.sqrt(total[-1])
-    mean, _ = tally.loss(table)
+    total = sum_over_ranks(torch.cat((table.flatten(), given, _square_sum(gradients, mesh)[None]))).cpu()
+    table, (far_weight, far_tokens, square) = total[:-3].reshape(tally.shape), total[-3:].tolist()
+    norm, (mean, _) = math.sqrt(square), tally.loss(table)
     taken = not judge(mean, norm)
     state = dataclasses.replace(
         state,
@@ -60,6 +52,8 @@ def train_step(
         recent=(*state.recent, see(mean, norm, taken=taken)),
     )
     rows = [Row(state.stage, state.step, "lr", rate, "1"), Row(state.stage, state.step, "imbalance", imbalance, "1")]
+    if far_tokens:
+        rows.append(Row(state.stage, state.step, "long_ce/weight", far_weight / far_tokens, "1"))
     if taken:
         _move(state.optimizer, gradients, rate=rate, scale=clip / max(norm, clip))
         state = dataclasses.replace(state, updates=state.updates + 1, sums=_add(state.sums, table))
@@ -72,6 +66,59 @@ def train_step(
         rows.append(Row(state.stage, state.step, "skipped", state.skipped, "steps"))
     state.optimizer.zero_grad()
     return state, rows
+
+
+def _add_gradients(
+    model: nn.Module, batches: StepBatches, *, mesh: Mesh, tally: Tally, weight: float
+) -> tuple[Tensor, Float64[Tensor, "2"]]:
+    """Run all micro-batches; the tally's table of this rank, and the sum of LongCE's weights with their number.
+
+    The loss is divided by ``weight``, the sum of the weights before LongCE's: as in the paper, by tokens.
+    """
+    table = torch.zeros(tally.shape, dtype=torch.float64, device=mesh.device)
+    given = torch.zeros(2, dtype=torch.float64, device=mesh.device)
+    for micro in batches.micro:
+        near_nll = read_near(model, micro, mesh)
+        loss, nll, correct = model(
+            micro.tokens,
+            micro.positions,
+            micro.labels,
+            micro.weights,
+            partition=micro.partition,
+            context_group=mesh.context_group,
+            near_nll=near_nll,
+        )
+        (loss / weight).backward()
+        table += tally.count(micro, nll, correct)
+        if near_nll is not None:
+            weights = weigh_by_context(nll, near_nll, most=cast(float, model.most))[micro.weighed].double()
+            given += torch.stack((weights.sum(), weights.new_tensor(len(weights))))
+    return table, given
+
+
+def read_near(model: nn.Module, micro: MicroBatch, mesh: Mesh) -> Float[Tensor, "local"] | None:
+    """Each label's nll with near context only, NaN where that is all there is; None where nothing is weighed.
+
+    Blocks are cut over the context ranks in their own way, so each token's figure is sent to the rank that has it in
+    the row itself: a sum over those ranks, to which one of them gives something.
+    """
+    if micro.weighed is None:
+        return None
+    near_nll = torch.zeros(micro.partition.tokens, dtype=torch.float64, device=mesh.device)
+    with torch.no_grad():
+        for reading in micro.near:
+            _, nll, _ = model(
+                reading.tokens,
+                reading.positions,
+                reading.labels,
+                reading.weights,
+                partition=reading.partition,
+                context_group=mesh.context_group,
+            )
+            near_nll[reading.packed] += nll.double()  # 0 where it is not asked for
+    near_nll = sum_over_ranks(near_nll, group=mesh.context_group)
+    packed = torch.from_numpy(micro.partition.owned(mesh.context_rank)).to(mesh.device)
+    return near_nll[packed].masked_fill(~micro.weighed, math.nan)
 
 
 def agree_on_work(batches: StepBatches, mesh: Mesh) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Sums and counts by source and by position, from which every averaged figure of training is made.
+"""Sums and counts by source, position and document length, from which every averaged figure of training is made.
 
 They are added up over tokens, micro-batches, ranks and steps, in float64, and divided once, when a panel is due. The
 running sums lie in the checkpoint, so a resumed run writes the same figures.
@@ -6,6 +6,7 @@ running sums lie in the checkpoint, so a resumed run writes the same figures.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Float64
@@ -21,10 +22,11 @@ _NLL, _WEIGHT, _CORRECT, _TOKENS = range(4)
 
 @dataclass(frozen=True)
 class Tally:
-    """What is told apart: the feed's sources, and positions in the document up to ``reach_tokens``, by doubling.
+    """What is told apart: the feed's sources; positions in the document, and documents' lengths, by doubling.
 
-    Its table has one row for each source and then for each bucket of positions; the columns are weighted nll, weight,
-    weight of correct labels, tokens.
+    Both go up to ``reach_tokens``; a document's length is that of the piece which its row holds. The table has a row
+    for each source, bucket of positions, bucket of lengths; columns are weighted nll, weight, weight of correct labels,
+    tokens.
     """
 
     sources: tuple[str, ...]
@@ -40,9 +42,10 @@ class Tally:
 
     @property
     def groups(self) -> list[str]:
-        """``source/law`` and the like, then ``position/0-128`` and the like."""
-        buckets = zip(self.borders, self.borders[1:], strict=False)
-        return [*(f"source/{name}" for name in self.sources), *(f"position/{low}-{high}" for low, high in buckets)]
+        """``source/law``, ``position/0-128`` (0 to 127 tokens before it), ``length/128-256`` (129 to 256 tokens)."""
+        buckets = [f"{low}-{high}" for low, high in pairwise(self.borders)]
+        kinds = {"source": self.sources, "position": buckets, "length": buckets}
+        return [f"{kind}/{name}" for kind, names in kinds.items() for name in names]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -52,13 +55,14 @@ class Tally:
         self, micro: MicroBatch, nll: Float[Tensor, "local"], correct: Bool[Tensor, "local"]
     ) -> Float64[Tensor, "groups 4"]:
         """The table of one micro-batch, as a product with one-hot groups: exact, and in a fixed order on any device."""
-        device, sources = nll.device, len(self.sources)
+        device, sources, buckets = nll.device, len(self.sources), len(self.borders) - 1
         weights = micro.weights.double()
         columns = torch.stack((weights * nll, weights, weights * correct, (micro.source >= 0).double()), dim=1)
         inner = torch.tensor(self.borders[1:-1], device=device)
-        bucket = torch.bucketize(micro.positions, inner, right=True) + sources
         numbers = torch.arange(self.shape[0], device=device)[:, None]
-        member = torch.where(numbers < sources, numbers == micro.source, numbers == bucket)
+        member = numbers == micro.source
+        member |= numbers == torch.bucketize(micro.positions, inner, right=True) + sources
+        member |= numbers == torch.bucketize(micro.lengths, inner) + sources + buckets
         return member.double() @ columns
 
     def loss(self, table: Float64[Tensor, "groups 4"]) -> tuple[float, float]:

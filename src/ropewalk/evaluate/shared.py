@@ -1,0 +1,58 @@
+"""Items read by a model as it is trained: sharded over all ranks, its rows cut over context ranks.
+
+So what is measured needs no second copy of the weights and no more memory for a row than training does. Ranks gather
+weights together, so all of them read equally often: data ranks take rows in turn, and one that has none reads padding.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ropewalk.evaluate.items import Item, Sums, lay_row, pack_items
+from ropewalk.parallel.collective import sum_over_ranks
+from ropewalk.parallel.fsdp import reshard_model
+from ropewalk.parallel.mesh import Mesh
+from ropewalk.partition import cut
+from ropewalk.partition.choose import Sharing, choose_partition
+
+
+def measure_shared(
+    model: nn.Module, items: Sequence[Item], groups: int, *, mesh: Mesh, sharing: Sharing, row_tokens: int
+) -> Sums:
+    """Read ``items`` in rows of up to ``row_tokens`` and add up each group, as ``items.measure`` does.
+
+    ``model`` is a sharded learner, and is left as it was. Every rank calls it with the same items.
+    """
+    table = torch.zeros(3, groups, dtype=torch.float64)
+    rows = list(pack_items(items, row_tokens=row_tokens))
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for first in range(0, len(rows), mesh.data_ranks):
+            mine = rows[first + mesh.data_rank : first + mesh.data_rank + 1]
+            _add_row(table, model, mine[0] if mine else [], mesh=mesh, sharing=sharing)
+    reshard_model(model)
+    model.train(was_training)
+    count, nll, correct = sum_over_ranks(table).numpy()
+    return Sums(count, nll, correct)
+
+
+def _add_row(table: torch.Tensor, model: nn.Module, row: list[Item], *, mesh: Mesh, sharing: Sharing) -> None:
+    laid = lay_row(row, multiple=mesh.context_ranks)
+    partition = choose_partition(laid.document[None], ranks=mesh.context_ranks, sharing=sharing).partition
+    tokens, positions, labels, group = (
+        torch.from_numpy(cut(partition, mesh.context_rank, field[None]))
+        for field in (laid.tokens, laid.positions, laid.labels, laid.group)
+    )
+    counted = group >= 0
+    _, nll, correct = model(
+        tokens.to(mesh.device),
+        positions.to(mesh.device),
+        labels.to(mesh.device),
+        counted.float().to(mesh.device),
+        partition=partition,
+        context_group=mesh.context_group,
+    )
+    figures = torch.stack((torch.ones_like(nll), nll, correct.float())).cpu()[:, counted]
+    table.index_add_(1, group[counted], figures.double())

@@ -1,0 +1,115 @@
+"""A rank that is slower than the others is named: ranks go in step, so all of them are as slow as that one.
+
+The surprise is that no rank's step takes longer than another's. What tells them apart is who waits, so a thread looks,
+fifty times a second, whether the computing one is inside a message (hang.py knows how to tell), and what is left is
+the rank's own time. On an accelerator the host only hands out work, so there a slow host is seen, and no slow device.
+"""
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median, median_low
+
+from ropewalk.parallel.hang import tell_stand
+
+_PAUSE_SECONDS = 0.02
+STEPS, _OFTEN = 16, 12
+"""A rank must stand out over so many steps, and in so many of them."""
+_RATIO, _DEVIATIONS, _NORMAL = 1.5, 6.0, 1.4826
+_LEAST_SECONDS = 0.005
+"""Of a step: below that, looking fifty times a second tells nothing."""
+
+
+class OwnTime:
+    """How long the computing thread has not waited for another rank."""
+
+    def __init__(self, worker: int) -> None:
+        self._worker, self._lock = worker, threading.Lock()
+        self._looked, self._busy_seconds = time.perf_counter(), 0.0
+
+    def look(self) -> None:
+        """Count the time since the last look as what the thread does now."""
+        frame = sys._current_frames().get(self._worker)
+        now = time.perf_counter()
+        with self._lock:
+            if not tell_stand(frame)["waits"]:
+                self._busy_seconds += now - self._looked
+            self._looked = now
+
+    def take(self) -> float:
+        """Seconds since the last call that were this rank's own."""
+        with self._lock:
+            seconds, self._busy_seconds = self._busy_seconds, 0.0
+        return seconds
+
+
+@contextmanager
+def watch_own_time() -> Iterator[OwnTime]:
+    """For the length of the block, look at the thread that calls."""
+    own, done = OwnTime(threading.get_ident()), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_PAUSE_SECONDS):
+            own.look()
+
+    thread = threading.Thread(target=watch, daemon=True, name="watch own time")
+    thread.start()
+    try:
+        yield own
+    finally:
+        done.set()
+        thread.join()
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """A rank that the others wait for. ``ratio`` is its own time over the median rank's."""
+
+    rank: int
+    ratio: float
+
+
+class SlowWatch:
+    """Finds the slow rank from each step's own times; all ranks judge alike, from the same numbers."""
+
+    def __init__(self) -> None:
+        self._steps: deque[tuple[float, ...]] = deque(maxlen=STEPS)
+        self._uneven: deque[float] = deque(maxlen=STEPS)
+        self._named: int | None = None
+
+    def judge(self, own_seconds: Sequence[float], *, imbalance: float) -> Slow | None:
+        """The rank that has become slow with this step, once for each time that it becomes so.
+
+        ``imbalance`` is the busiest rank's attention over the mean: a rank that was given more to do is not slow.
+        """
+        self._steps.append(tuple(own_seconds))
+        self._uneven.append(imbalance)
+        slow = self._find()
+        new = slow is not None and slow.rank != self._named
+        self._named = None if slow is None else slow.rank
+        return slow if new else None
+
+    @property
+    def ratio(self) -> float:
+        """The busiest rank's own time over the median's, over the last steps."""
+        sums = self._sums
+        return max(sums) / max(median_low(sums), 1e-9)
+
+    @property
+    def _sums(self) -> list[float]:
+        return [sum(rank) for rank in zip(*self._steps, strict=True)]
+
+    def _find(self) -> Slow | None:
+        sums = self._sums
+        if len(self._steps) < STEPS or len(sums) < 2:
+            return None
+        rank, middle = max(range(len(sums)), key=sums.__getitem__), median_low(sums)
+        allowed = _RATIO * median(self._uneven)
+        deviation = _NORMAL * median(abs(each - middle) for each in sums) if len(sums) > 2 else 0.0
+        often = sum(step[rank] > allowed * median_low(step) for step in self._steps)
+        stands_out = sums[rank] > max(allowed * middle, middle + _DEVIATIONS * deviation, STEPS * _LEAST_SECONDS)
+        return Slow(rank, sums[rank] / max(middle, 1e-9)) if stands_out and often >= _OFTEN else None

@@ -1,0 +1,47 @@
+"""What judges a stage: when it is done, which steps are not taken, what its model must be before the next one."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ropewalk.core.quantity import PositiveCount
+from ropewalk.core.spec import Spec
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Until(Spec):
+    """End a stage as soon as a metric, averaged since the last panel, reaches a value."""
+
+    metric: str
+    value: float
+    max_steps: PositiveCount
+
+
+class Guard(Spec):
+    """Which steps are skipped although they are finite, and what too many skipped steps lead to (docs/train.md)."""
+
+    spike: float | None = Field(default=12.0, gt=0)
+    """Deviations above the median of the recent steps from which a loss or gradient norm is a spike; null: none is."""
+    window: PositiveCount = 128
+    """Recent steps: those that a step is compared with, and among which skips are counted."""
+    skips: int = Field(default=10, ge=0)
+    """Skipped steps among the recent ones that are borne; one more, and the stage goes back to a checkpoint."""
+    rollbacks: int = Field(default=2, ge=0)
+    """How often a stage may go back before it ends in an error."""
+
+
+class Promotion(Spec):
+    """What a stage's model must be before the next one builds on it; a gate that is null is not asked."""
+
+    window_loss: float | None = None
+    """Nats that the loss may lie above that of the model before, in the last quarter of that one's window."""
+    retrieval: Share | None = None
+    """Least share of right answers at the stage's length."""
+    short_loss: float | None = None
+    """Share that the loss at the base's own context may lie above the base's, in the worst source: 0.03 is 3 %."""
+    otherwise: Literal["stop", "warn"] = "stop"
+    answers: PositiveCount = 200
+    documents: PositiveCount = 16
+    short_tokens: PositiveCount = 16384
+    """How much is asked, as in ``evaluate``."""

@@ -1,0 +1,34 @@
+"""What of a stage's text counts for more: tokens that far context makes likelier."""
+
+from pydantic import Field, model_validator
+
+from ropewalk.core.quantity import PositiveCount
+from ropewalk.core.spec import Spec
+
+
+class LongCE(Spec):
+    """Weigh a token's loss by min(p with all of its document / p with near context alone, ``most``).
+
+    Fang et al., 2410.23771. Near context is read in blocks of a document that begin every ``stride_tokens``, each token
+    in the block that gives it most: ``near_tokens`` or more before it, by less than a stride.
+    """
+
+    near_tokens: PositiveCount
+    most: float = Field(default=5.0, gt=1)
+    readings: int = Field(default=2, ge=2)
+    """Forward passes that this takes. The paper's strides of a quarter of the near context are 5."""
+
+    @property
+    def stride_tokens(self) -> int:
+        return self.near_tokens // (self.readings - 1)
+
+    @property
+    def block_tokens(self) -> int:
+        """A token with no more of its document before it has near context only, and keeps its weight."""
+        return self.near_tokens + self.stride_tokens
+
+    @model_validator(mode="after")
+    def _check_stride(self) -> "LongCE":
+        if self.near_tokens % (self.readings - 1):
+            raise ValueError(f"{self.near_tokens} near_tokens make no {self.readings - 1} equal strides")
+        return self

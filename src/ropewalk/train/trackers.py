@@ -1,0 +1,227 @@
+"""A run's rows, sent on to the trackers that a recipe names; rows.jsonl stays the record.
+
+Each tracker has one function here, which imports it, and a thread of its own: a slow server holds up no step, and what
+a library raises stays in that thread, is said once, and ends the tracker, not the run. A run that goes on is the same
+run there too: its id lies in the run folder, and its steps are counted over all stages.
+"""
+
+import json
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from ropewalk.core.artifact import write_whole
+from ropewalk.core.progress import say
+from ropewalk.core.record import Row
+from ropewalk.recipe.trackers import Tracker
+
+PROJECT = "ropewalk"
+_IDS = "trackers.json"
+_MOST_WAITING = 1000
+_CLOSE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run as trackers see it. ``ids`` is what is known of it by name; ``steps`` have been taken over all stages."""
+
+    run: Path
+    recipe: Mapping[str, Any]
+    steps: int
+
+    @property
+    def name(self) -> str:
+        return self.run.resolve().name
+
+    def folder(self, tracker: Tracker) -> Path:
+        """Where a tracker writes that has no place of its own."""
+        folder = self.run / "trackers" / tracker
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def find_id(self, tracker: str, make: Callable[[], str]) -> str:
+        """The run's id in a tracker: the one that lies in the run folder, or what ``make()`` gives, which is kept."""
+        path = self.run / _IDS
+        ids: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        if tracker not in ids:
+            ids[tracker] = make()
+            write_whole(path, json.dumps(ids, indent=1))
+        return ids[tracker]
+
+
+@dataclass(frozen=True)
+class Sink:
+    """An open tracker: ``log(step, values)``, and ``close()``."""
+
+    log: Callable[[int, Mapping[str, float]], object]
+    close: Callable[[], object]
+
+
+def open_tensorboard(run: TrackedRun) -> Sink:
+    """Event files in the run folder. What was written beyond the step that a run goes on from is told to be dropped."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(run.folder("tensorboard"), purge_step=run.steps + 1)
+
+    def log(step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+
+    return Sink(log, writer.close)
+
+
+def open_wandb(run: TrackedRun) -> Sink:
+    """Its own ``step`` only rises, and a resumed run takes some steps again: so ours is a figure that it draws over."""
+    import wandb
+
+    opened = wandb.init(
+        project=PROJECT,
+        name=run.name,
+        id=run.find_id("wandb", _new_id),
+        resume="allow",
+        dir=run.folder("wandb"),
+        config=dict(run.recipe),
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+    opened.define_metric("step")
+    opened.define_metric("*", step_metric="step")
+    return Sink(lambda step, values: opened.log({**values, "step": step}), opened.finish)
+
+
+def open_trackio(run: TrackedRun) -> Sink:
+    """Runs are told apart by their name, so the id is part of it. It keeps them where it keeps everything."""
+    import trackio
+
+    name = f"{run.name}-{run.find_id('trackio', _new_id)[:8]}"
+    opened = trackio.init(project=PROJECT, name=name, resume="allow", config=dict(run.recipe), embed=False)
+    return Sink(lambda step, values: opened.log(dict(values), step=step), opened.finish)
+
+
+def open_mlflow(run: TrackedRun) -> Sink:
+    """Into the store that its own settings name, else into a database in the run folder."""
+    import mlflow
+    from mlflow.entities import Metric
+
+    folder = run.folder("mlflow").resolve()
+    at_home = not mlflow.is_tracking_uri_set()
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db" if at_home else None)
+    experiment = client.get_experiment_by_name(PROJECT)
+    number = (
+        client.create_experiment(PROJECT, (folder / "artifacts").as_uri() if at_home else None)
+        if experiment is None
+        else experiment.experiment_id
+    )
+
+    def make() -> str:
+        made: str = client.create_run(number, run_name=run.name).info.run_id
+        client.log_dict(made, dict(run.recipe), "recipe.json")
+        return made
+
+    run_id = run.find_id("mlflow", make)
+    client.update_run(run_id, status="RUNNING")
+
+    def log(step: int, values: Mapping[str, float]) -> None:
+        now = int(time.time() * 1000)
+        named = {re.sub(r"[^\w.\- :/]", "_", name): value for name, value in values.items()}
+        client.log_batch(run_id, [Metric(name, value, now, step) for name, value in named.items()])
+
+    return Sink(log, lambda: client.set_terminated(run_id))
+
+
+def open_swanlab(run: TrackedRun) -> Sink:
+    """By the mode that its own settings name: its cloud unless they say otherwise."""
+    import swanlab
+
+    opened = swanlab.init(
+        project=PROJECT,
+        experiment_name=run.name,
+        id=run.find_id("swanlab", _new_id),
+        resume="allow",
+        logdir=str(run.folder("swanlab")),
+        config=dict(run.recipe),
+    )
+    return Sink(lambda step, values: opened.log(dict(values), step=step), swanlab.finish)
+
+
+OPENERS: Mapping[Tracker, Callable[[TrackedRun], Sink]] = {
+    "tensorboard": open_tensorboard,
+    "wandb": open_wandb,
+    "trackio": open_trackio,
+    "mlflow": open_mlflow,
+    "swanlab": open_swanlab,
+}
+
+
+class Trackers:
+    """The trackers of one stage. ``steps_before`` were planned before it. A block's end is theirs."""
+
+    def __init__(self, names: Sequence[Tracker], run: TrackedRun, *, steps_before: int = 0) -> None:
+        self._steps_before = steps_before
+        self._threads = [_Thread(name, OPENERS[name], run) for name in names]
+        self._end = ExitStack()
+
+    def __enter__(self) -> "Trackers":
+        for thread in self._threads:
+            self._end.callback(thread.close)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.close()
+
+    def log(self, rows: Iterable[Row]) -> None:
+        """Send on the rows of one step."""
+        rows = list(rows)
+        for thread in self._threads if rows else ():
+            thread.log(self._steps_before + rows[-1].step, {row.name: row.value for row in rows})
+
+
+class _Thread:
+    """One tracker at work. What it was told and has not done yet is held in ``_waiting``."""
+
+    def __init__(self, name: Tracker, opener: Callable[[TrackedRun], Sink], run: TrackedRun) -> None:
+        self._name = name
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"tracker {name}")
+        self._opening = self._thread.submit(opener, run)
+        self._waiting: deque[Future[Any]] = deque([self._opening])
+        self._given_up = False
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._tell(lambda sink: sink.log(step, values))
+        if len(self._waiting) > _MOST_WAITING:
+            self._give_up(f"it is {_MOST_WAITING} steps behind")
+
+    def close(self) -> None:
+        self._tell(lambda sink: sink.close())
+        if wait(self._waiting, timeout=_CLOSE_SECONDS).not_done:
+            self._give_up(f"it did not end within {_CLOSE_SECONDS:.0f} s")
+        self._look()
+        self._thread.shutdown(wait=False)
+
+    def _tell(self, order: Callable[[Sink], object]) -> None:
+        if not self._given_up:
+            self._waiting.append(self._thread.submit(lambda: order(self._opening.result())))
+            self._look()
+
+    def _look(self) -> None:
+        while self._waiting and self._waiting[0].done():
+            done = self._waiting.popleft()
+            if not done.cancelled() and (error := done.exception()) is not None:
+                self._give_up(f"{type(error).__name__}: {error}")
+
+    def _give_up(self, why: str) -> None:
+        if not self._given_up:
+            self._given_up = True
+            say(f"WARNING: the tracker {self._name} gets no more rows, and training goes on: {why}")
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._waiting.clear()
+
+
+def _new_id() -> str:
+    return uuid4().hex[:21]

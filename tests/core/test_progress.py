@@ -1,0 +1,46 @@
+"""A bar on a terminal with its note below, lines in a log; who knows how long it takes is believed."""
+
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from ropewalk.core import progress
+from ropewalk.core.progress import watch
+
+SHOWN = """
+from ropewalk.core.progress import watch
+with watch("stage 0", 4, unit="steps") as advance:
+    for _ in range(4):
+        advance(1, note="loss 3.21  MFU 41%", left_seconds=7980)
+"""
+
+
+def test_a_terminal_has_a_bar_and_the_note_below() -> None:
+    ours, theirs = pty.openpty()
+    subprocess.run([sys.executable, "-c", SHOWN], stderr=theirs, check=True)
+    os.close(theirs)
+    seen = b""
+    while chunk := read(ours):
+        seen += chunk
+    last = seen.decode().rpartition("4/4")[2]
+    assert "2 h 13 min left" in last and "\nloss 3.21  MFU 41%" in last, seen
+
+
+def read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # Linux ends a terminal so
+        return b""
+
+
+def test_a_log_has_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+    with watch("stage 0", 4, unit="steps") as advance:
+        advance(1, note="loss 3.21", left_seconds=7980)
+        advance(1)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "stage 0: 1 of 4 steps, 2 h 13 min left  loss 3.21"
+    assert said[1].startswith("stage 0: 2 of 4 steps, ") and "0 s left" in said[1] and "2 steps in" in said[2]

@@ -1,0 +1,67 @@
+"""Panels of held-out text are figures of the weights as they stand, and change nothing of the training."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ropewalk.core.record import TIMED, Row, read_rows
+from ropewalk.parallel.launch import run_ranks
+from ropewalk.recipe.spec import Recipe
+from ropewalk.train.stage import train_stage
+from tiny_run import make_recipe
+
+NewRun = Callable[[str], Path]
+Prepared = tuple[Path, Path]
+PANEL = {"steps": 2, "documents": 4, "near_tokens": 16, "short_tokens": 300, "answers": 0}
+
+
+def train(recipe: Recipe, run: Path, prepared: Prepared) -> list[Row]:
+    base = prepared[0] / "stages" / "0" / "extended"
+    run_ranks(
+        lambda: train_stage(recipe, stage=0, run=run, corpus=prepared[1], base=base), recipe.parallel.ranks, threads=1
+    )
+    return [row for row in read_rows(run / "rows.jsonl") if row.name not in TIMED]
+
+
+@pytest.mark.parametrize("parallel", [{"ranks": 2, "context": 2}, {"ranks": 2, "context": 1}], ids=["context", "data"])
+def test_panels_tell_and_change_nothing(prepared: Prepared, new_run: NewRun, parallel: dict[str, Any]) -> None:
+    short = {"tokens": 5 * 4 * 64, "parallel": parallel}
+    plain = train(make_recipe(**short), new_run("plain"), prepared)
+    run = new_run("panels")
+    rows = train(make_recipe(panel=PANEL, **short), run, prepared)
+    told = {(row.step, row.name): row.value for row in rows if row.name.startswith("held_out/")}
+    assert [row for row in rows if not row.name.startswith("held_out/")] == plain
+    assert {step for step, _ in told} == {2, 4, 5}, "every second step, and the last"
+    for step in (2, 4, 5):
+        assert told[step, "held_out/whole-near"] == told[step, "held_out/whole"] - told[step, "held_out/near"]
+        for source in ("plain", "counted"):
+            loss, change = told[step, f"held_out/short/{source}"], told[step, f"held_out/change/short/{source}"]
+            base = json.loads((run / "stages" / "0" / "base-short-loss.json").read_text())[source]
+            assert change == pytest.approx(loss / base - 1) and 0 < abs(change) < 0.5
+    assert told[2, "held_out/short/plain"] != told[4, "held_out/short/plain"]
+
+
+def test_figures_are_the_same_on_any_ranks_and_the_base_is_read_once(prepared: Prepared, new_run: NewRun) -> None:
+    short = {"tokens": 2 * 4 * 64, "panel": {**PANEL, "documents": 3}}
+    found = []
+    for parallel in ({"ranks": 1, "context": 1}, {"ranks": 2, "context": 2}):
+        run = new_run(f"ranks-{parallel['ranks']}")
+        rows = train(make_recipe(**short, parallel=parallel), run, prepared)
+        found.append({row.name: row.value for row in rows if row.name.startswith("held_out/")})
+    assert found[1] == pytest.approx(found[0], rel=2e-4, abs=1e-5)
+    kept = run / "stages" / "0" / "base-short-loss.json"
+    kept.write_text(json.dumps({"plain": 1.0, "counted": 1.0}))
+    again = new_run("again")
+    (again / "stages" / "0" / "base-short-loss.json").write_text(kept.read_text())
+    rows = {row.name: row.value for row in train(make_recipe(**short), again, prepared)}
+    assert rows["held_out/change/short/plain"] == pytest.approx(rows["held_out/short/plain"] - 1)
+
+
+def test_retrieval_is_one_of_them(prepared: Prepared, new_run: NewRun) -> None:
+    panel = {**PANEL, "documents": 0, "short_tokens": 0, "answers": 20}
+    recipe = make_recipe(context=512, step_tokens=1024, tokens=2048, panel=panel, panel_steps=2)
+    rows = train(recipe, new_run("asked"), prepared)
+    assert [(row.step, row.unit) for row in rows if row.name == "held_out/retrieval"] == [(2, "share")]
