@@ -23,7 +23,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/ropewalk run recipes/quickstart.yaml
 
 test: $(VENV)/.workshop
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 faults: $(VENV)/.workshop
 	PYTHONPATH=tests $(BIN)/python -m faults --table --results runs/faults/figures.json
