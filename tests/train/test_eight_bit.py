@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from torchao.optim.quant_utils import create_dynamic_map, dequant_with_qmap, quantize_8bit_with_qmap, scale_tensor
 
 from ropewalk.checkpoint.load import load, newest
 from ropewalk.checkpoint.save import save
@@ -54,19 +53,31 @@ def train(state: TrainState, steps: int) -> TrainState:
     return state
 
 
+def test_numbers_are_those_of_the_paper() -> None:
+    """In each decade twice as many as in the one below (Dettmers et al., 2110.02861, section 2)."""
+    for signed, bits in ((True, 7), (False, 8)):
+        codes = torch.arange(256, dtype=torch.uint8)[None]
+        numbers = decode(codes, torch.ones(1, 1), signed=signed).flatten()
+        positive = numbers[(numbers > 0) & (numbers < 1)]
+        counts = [int(((positive > low) & (positive < 10 * low)).sum()) for low in 10.0 ** -torch.arange(1.0, 8.0)]
+        assert counts == [2 ** (bits - power) for power in range(1, 8)]
+
+
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("width", [512, 100])
 def test_numbers_are_those_of_torchao(signed: bool, width: int) -> None:
+    """Where it is installed: transformers then imports it everywhere, so the suite does not ask for it."""
+    torchao = pytest.importorskip("torchao.optim.quant_utils")
     values = torch.randn(7, width, generator=torch.Generator().manual_seed(1)) ** 5
     values = values if signed else values.square() + 1e-5
     codes, scale = encode(values, signed=signed)
-    block, numbers = min(width, 256), torch.tensor(create_dynamic_map(signed))
-    unit, theirs_scale = scale_tensor(values, block)
-    theirs = quantize_8bit_with_qmap(unit, numbers)
+    block, numbers = min(width, 256), torch.tensor(torchao.create_dynamic_map(signed))
+    unit, theirs_scale = torchao.scale_tensor(values, block)
+    theirs = torchao.quantize_8bit_with_qmap(unit, numbers)
     if not signed:
         theirs = theirs.clamp(min=1)
     assert torch.equal(codes, theirs) and torch.equal(scale.flatten(), theirs_scale)
-    assert torch.equal(decode(codes, scale, signed=signed), dequant_with_qmap(theirs, numbers, theirs_scale))
+    assert torch.equal(decode(codes, scale, signed=signed), torchao.dequant_with_qmap(theirs, numbers, theirs_scale))
 
 
 def test_what_adam_divides_by_never_vanishes() -> None:
