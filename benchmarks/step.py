@@ -212,7 +212,7 @@ def work(part: str, setting: Setting, documents: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="shorter rows, fewer turns: within 50 seconds")
+    parser.add_argument("--quick", action="store_true", help="shorter rows, fewer turns: about a minute")
     parser.add_argument("--parts", help="of packed, memory, mission, scaling")
     parser.add_argument("--tokens", default="8192")
     parser.add_argument("--dtypes", default="float32,bfloat16")
