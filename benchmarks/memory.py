@@ -137,7 +137,7 @@ def measure_gpu(models: list[str], lengths: list[int], steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="short rows: two minutes")
+    parser.add_argument("--quick", action="store_true", help="short rows: minutes")
     parser.add_argument("--tokens", help="row lengths; three or more give the longest row too")
     parser.add_argument("--document-tokens", type=int, default=DOCUMENT_TOKENS)
     parser.add_argument("--models", default="0.6B,1B")

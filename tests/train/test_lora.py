@@ -32,7 +32,7 @@ from ropewalk.train.batches import make_batches
 from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.parity import compare_degrees
 from ropewalk.train.place import make_learner
-from ropewalk.train.stage import checkpoints_of, extended_of, open_rows, plan_sharing, train_stage
+from ropewalk.train.stage import checkpoints_of, extended_of, open_rows, sharing_of, train_stage
 from ropewalk.train.step import train_step
 from ropewalk.train.tally import Tally
 from tiny_run import make_recipe
@@ -128,7 +128,7 @@ def test_the_frozen_ones_stay_to_the_bit(prepared: Prepared, new_run: NewRun) ->
         shard_model(learner, mesh, precision="float32", whole_bytes=0)
         state = TrainState(learner, make_optimizer(learner, weight_decay=0.1, betas=(0.9, 0.95)), stage=0)
         before = {name: each.full_tensor().clone() for name, each in learner.named_parameters()}
-        sharing, tally = plan_sharing(recipe, extended_of(run, 0), mesh), Tally(feed.sources, spec.reach_tokens)
+        sharing, tally = sharing_of(recipe, extended_of(run, 0), mesh), Tally(feed.sources, spec.reach_tokens)
         for cursor in (0, 4):  # the first step moves only what multiplies the zeros
             batches = make_batches(feed, cursor, rows=4, spec=spec, mesh=mesh, sharing=sharing)
             state, _ = train_step(

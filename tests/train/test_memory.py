@@ -62,6 +62,13 @@ def measure_step(savings: Savings, precision: Literal["float32", "bfloat16"], lo
     return sum(each.nbytes for each in held) + measure_peak_bytes(step, mesh.device)
 
 
+def plan_step(savings: Savings, precision: Literal["float32", "bfloat16"], lora: Lora | None = None) -> float:
+    """What the plan says of the same step."""
+    bytes_of = {"float32": 4, "bfloat16": 2}[precision]
+    settings = {"element_bytes": bytes_of, "loss_chunk_tokens": CHUNK_TOKENS}
+    return estimate_memory(SHAPE, TOKENS, ranks=1, savings=savings, lora=lora, **settings).peak_bytes
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_plan_is_within_a_tenth_of_the_allocator_s_peak(precision: Literal["float32", "bfloat16"]) -> None:
     def measure_all() -> list[int]:
@@ -69,15 +76,7 @@ def test_the_plan_is_within_a_tenth_of_the_allocator_s_peak(precision: Literal["
 
     measured = run_ranks(measure_all, 1, threads=1)[0]
     for way, found in zip(WAYS, measured, strict=True):
-        planned = estimate_memory(
-            SHAPE,
-            TOKENS,
-            ranks=1,
-            savings=way,
-            element_bytes=4 if precision == "float32" else 2,
-            loss_chunk_tokens=CHUNK_TOKENS,
-        )
-        assert planned.peak_bytes == pytest.approx(found, rel=0.1), way.describe()
+        assert plan_step(way, precision) == pytest.approx(found, rel=0.1), way.describe()
     whole, tiled = measured[::2], measured[1::2]
     assert all(sorted(each, reverse=True) == each for each in (whole, tiled)), "each way saves more than the one before"
     assert all(small < large for small, large in zip(tiled, whole, strict=True))
@@ -92,13 +91,4 @@ def test_the_plan_knows_what_frozen_weights_and_bytes_save(precision: Literal["f
 
     for lora, measured in zip(LORAS, run_ranks(measure_all, 1, threads=1)[0], strict=True):
         for way, found in zip(ways, measured, strict=True):
-            planned = estimate_memory(
-                SHAPE,
-                TOKENS,
-                ranks=1,
-                savings=way,
-                element_bytes=4 if precision == "float32" else 2,
-                loss_chunk_tokens=CHUNK_TOKENS,
-                lora=lora,
-            )
-            assert planned.peak_bytes == pytest.approx(found, rel=0.1), (way.describe(), lora)
+            assert plan_step(way, precision, lora) == pytest.approx(found, rel=0.1), (way.describe(), lora)

@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 
 from ropewalk.core.error import UserError
-from ropewalk.partition.choose import choose_partition, make_sharing
+from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.partition.heads import HeadPartition
 from ropewalk.partition.partition import partition_rows
@@ -147,19 +147,25 @@ def forecast_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, ma
     )
 
 
+def plan_sharing(parallel: Parallel, shape: ModelShape, *, device: str, element_bytes: int) -> Sharing:
+    """How a batch may be shared by the context ranks, priced for a model of ``shape`` on a kind of device."""
+    return make_sharing(
+        Heads(shape.heads, shape.kv_heads, shape.head_dim),
+        device=device,
+        element_bytes=element_bytes,
+        layout=parallel.layout,
+        exchange=parallel.exchange,
+        head_ranks=None if parallel.head_ranks == "auto" else parallel.head_ranks,
+    )
+
+
 def _share(split: Split, parallel: Parallel, shape: ModelShape, stage: Stage, machine: Machine) -> Split:
     """Rows, heads or both, as they would be chosen for rows of one document each."""
     rows = np.repeat(np.arange(split.micro_rows, dtype=np.int32)[:, None], stage.context, axis=1)
     if rows.size % split.context_ranks:
         return split  # recipe/check reports it
-    sharing = make_sharing(
-        Heads(shape.heads, shape.kv_heads, shape.head_dim),
-        device="cpu" if machine.name == "cpu" else "cuda",
-        element_bytes=split.element_bytes,
-        layout=parallel.layout,
-        exchange=parallel.exchange,
-        head_ranks=None if parallel.head_ranks == "auto" else parallel.head_ranks,
-    )
+    device = "cpu" if machine.name == "cpu" else "cuda"
+    sharing = plan_sharing(parallel, shape, device=device, element_bytes=split.element_bytes)
     choice = choose_partition(rows, ranks=split.context_ranks, sharing=sharing)
     chosen = choice.partition
     by_rows, head_ranks = (chosen.by_rows, chosen.head_ranks) if isinstance(chosen, HeadPartition) else (chosen, 1)

@@ -30,7 +30,7 @@ from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.train.batches import MicroBatch, StepBatches, make_batches
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
 from ropewalk.train.place import choose_savings, make_learner, place_learner
-from ropewalk.train.stage import open_rows, plan_sharing
+from ropewalk.train.stage import open_rows, sharing_of
 from ropewalk.train.step import agree_on_work
 
 STEPS = 3
@@ -83,7 +83,7 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     for precision in dict.fromkeys(("float32", chosen) if mesh.device.type == "cpu" else (chosen,)):
         learner = make_learner(recipe, stage, model)
         place_learner(learner, mesh, savings=savings, precision=precision)
-        found[precision] = _compare(learner, feed, spec=spec, mesh=mesh, sharing=plan_sharing(recipe, model, mesh))
+        found[precision] = _compare(learner, feed, spec=spec, mesh=mesh, sharing=sharing_of(recipe, model, mesh))
     return found
 
 

@@ -17,7 +17,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.train.batches import StepBatches, make_batches
 from ropewalk.train.journal import Journal
 from ropewalk.train.loop import StageJob, take_step
-from ropewalk.train.stage import begin_stage, carry_moments, checkpoints_of, open_rows, plan_sharing, stage_folder
+from ropewalk.train.stage import begin_stage, carry_moments, checkpoints_of, open_rows, sharing_of, stage_folder
 from ropewalk.train.step import train_step
 from ropewalk.train.tally import Tally
 
@@ -34,7 +34,7 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
     fresh = begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed)
     start = _find_start(record, checkpoints_of(run, stage))
     state = carry_moments(fresh, recipe, run) if start is None else load(fresh, start)
-    sharing = plan_sharing(recipe, stage_folder(run, stage) / "extended", mesh)
+    sharing = sharing_of(recipe, stage_folder(run, stage) / "extended", mesh)
     begun, journal = state.step, Journal(run / "rows.jsonl", writes=False)
     job = StageJob(spec, spec.steps, spec.step_rows, feed, mesh, parallel, sharing, journal, stage_folder(run, stage))
     tally = Tally(feed.sources, spec.reach_tokens)

@@ -23,8 +23,8 @@ from ropewalk.corpus.folder import open_corpus
 from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.parallel.stop import listen_for_stop
-from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
-from ropewalk.partition.cost import Heads
+from ropewalk.partition.choose import Sharing, choose_partition
+from ropewalk.plan.choose import plan_sharing
 from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.read import read_shape
@@ -64,7 +64,7 @@ def _train(
         require_trackers(recipe.trackers)
     feed = open_rows(recipe, stage, corpus=corpus, rows=spec.steps * spec.step_rows)
     check_names(spec, feed, where=f"stages.{stage}")
-    sharing, held = plan_sharing(recipe, folder / "extended", mesh), open_corpus(corpus)
+    sharing, held = sharing_of(recipe, folder / "extended", mesh), open_corpus(corpus)
     reader = Reader(mesh, sharing, row_tokens=spec.reach_tokens)
     panel = prepare_panel(recipe, stage, folder=folder, corpus=held, base=base, reader=reader)
     state = _resume(begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed), recipe, run, speaks=mesh.rank == 0)
@@ -169,17 +169,11 @@ def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed
     return TrainState(learner, optimizer, stage=stage, inputs=inputs)
 
 
-def plan_sharing(recipe: Recipe, extended: Path, mesh: Mesh) -> Sharing:
-    """How a batch may be shared by the context ranks, priced for the model on this kind of device."""
-    shape, parallel = read_shape(extended), recipe.parallel
-    narrow = choose_precision(parallel.precision, mesh) == "bfloat16"
-    return make_sharing(
-        Heads(shape.heads, shape.kv_heads, shape.head_dim),
-        device=mesh.device.type,
-        element_bytes=2 if narrow else 4,
-        layout=parallel.layout,
-        exchange=parallel.exchange,
-        head_ranks=None if parallel.head_ranks == "auto" else parallel.head_ranks,
+def sharing_of(recipe: Recipe, extended: Path, mesh: Mesh) -> Sharing:
+    """``plan_sharing`` for the model in ``extended`` on this kind of device."""
+    narrow = choose_precision(recipe.parallel.precision, mesh) == "bfloat16"
+    return plan_sharing(
+        recipe.parallel, read_shape(extended), device=mesh.device.type, element_bytes=2 if narrow else 4
     )
 
 

@@ -23,6 +23,7 @@ from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.train.batches import MicroBatch, StepBatches
 from ropewalk.train.guard import see
+from ropewalk.train.near import NearReading
 from ropewalk.train.optimizer import set_learning_rate
 from ropewalk.train.tally import Tally
 
@@ -79,15 +80,7 @@ def _add_gradients(
     given = torch.zeros(2, dtype=torch.float64, device=mesh.device)
     for micro in batches.micro:
         near_nll = read_near(model, micro, mesh)
-        loss, nll, correct = model(
-            micro.tokens,
-            micro.positions,
-            micro.labels,
-            micro.weights,
-            partition=micro.partition,
-            context_group=mesh.context_group,
-            near_nll=near_nll,
-        )
+        loss, nll, correct = _read(model, micro, mesh, near_nll)
         (loss / weight).backward()
         table += tally.count(micro, nll, correct)
         if near_nll is not None:
@@ -107,18 +100,27 @@ def read_near(model: nn.Module, micro: MicroBatch, mesh: Mesh) -> Float[Tensor, 
     near_nll = torch.zeros(micro.partition.tokens, dtype=torch.float64, device=mesh.device)
     with torch.no_grad():
         for reading in micro.near:
-            _, nll, _ = model(
-                reading.tokens,
-                reading.positions,
-                reading.labels,
-                reading.weights,
-                partition=reading.partition,
-                context_group=mesh.context_group,
-            )
+            _, nll, _ = _read(model, reading, mesh)
             near_nll[reading.packed] += nll.double()  # 0 where it is not asked for
     near_nll = sum_over_ranks(near_nll, group=mesh.context_group)
     packed = torch.from_numpy(micro.partition.owned(mesh.context_rank)).to(mesh.device)
     return near_nll[packed].masked_fill(~micro.weighed, math.nan)
+
+
+def _read(
+    model: nn.Module, part: MicroBatch | NearReading, mesh: Mesh, near_nll: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a learner says of this rank's part of some rows: weighed loss, nll, and which labels are likeliest."""
+    said: tuple[Tensor, Tensor, Tensor] = model(
+        part.tokens,
+        part.positions,
+        part.labels,
+        part.weights,
+        partition=part.partition,
+        context_group=mesh.context_group,
+        near_nll=near_nll,
+    )
+    return said
 
 
 def agree_on_work(batches: StepBatches, mesh: Mesh) -> tuple[float, float]:
