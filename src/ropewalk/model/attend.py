@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -73,6 +74,7 @@ def promise_mask(**arguments: Any) -> PromisedMask:
     return PromisedMask(arguments)
 
 
+@torch.compiler.disable
 def attend_layer(
     module: nn.Module,
     query: Float[Tensor, "rows heads tokens head_dim"],

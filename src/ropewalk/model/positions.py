@@ -109,6 +109,7 @@ class Direction:
     anneals: bool
     windows: bool
 
+    @torch.compiler.disable
     def __call__(self, module: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The same call with what the layer does not know by itself."""
         told: dict[str, Any] = {}

@@ -7,6 +7,7 @@ anyway: the input is saved *before* the MLP runs, so torch stops the block's sec
 twice, not three times (but for Gemma and OLMo, whose blocks save something after their MLP).
 """
 
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -24,8 +25,13 @@ def tile_mlps(model: Any, tile_tokens: int) -> None:
     """
     for block in blocks_of(model):
         mlp: Any = block.mlp
-        kind = type(mlp)
-        mlp.__class__ = type(kind.__name__, (_Tiled, kind), {"tile_tokens": tile_tokens})
+        mlp.__class__ = _derive(type(mlp), tile_tokens)
+
+
+@cache
+def _derive(kind: type[nn.Module], tile_tokens: int) -> type[nn.Module]:
+    """One class for all layers, or a compiled block would be compiled once for each."""
+    return type(kind.__name__, (_Tiled, kind), {"tile_tokens": tile_tokens})
 
 
 class _Tiled(nn.Module):
@@ -33,6 +39,7 @@ class _Tiled(nn.Module):
 
     tile_tokens: int
 
+    @torch.compiler.disable  # a loop is not to be unrolled
     def forward(self, hidden: Float[Tensor, "rows tokens width"]) -> Float[Tensor, "rows tokens width"]:
         if hidden.shape[:-1].numel() <= self.tile_tokens:
             whole: Tensor = super().forward(hidden)

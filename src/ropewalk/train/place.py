@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ropewalk.core.seed import seed_for
 from ropewalk.model.adapter import attach_adapter
+from ropewalk.model.compiled import compile_in_place, require_compiler
 from ropewalk.model.extend import read_former
 from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
@@ -44,10 +45,18 @@ def choose_savings(recipe: Recipe, stage: int, extended: Path) -> Savings:
     return share_from_first(forecast_stage(parallel, recipe.stages[stage], shape, machine=machine).savings)
 
 
-def place_learner(learner: Learner, mesh: Mesh, *, savings: Savings, precision: Precision) -> None:
-    """Shard ``learner`` over ``mesh``, in place, with what saves memory."""
+def place_learner(
+    learner: Learner, mesh: Mesh, *, savings: Savings, precision: Precision, compiles: bool = False
+) -> None:
+    """Shard ``learner`` over ``mesh``, in place, with what saves memory, and its blocks compiled if it ``compiles``."""
+    if compiles:
+        require_compiler(mesh.device)
     if savings.mlp_tile_tokens is not None:
+        if compiles:  # each tile by itself
+            compile_in_place(block.mlp for block in learner.blocks)
         tile_mlps(learner.causal, savings.mlp_tile_tokens)
     set_recompute(learner.causal, savings.recompute)
+    if compiles:
+        compile_in_place(learner.blocks)
     learner.offload = savings.offload
     shard_model(learner, mesh, precision=precision, states_on_host=savings.states_on_host)

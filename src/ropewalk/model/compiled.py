@@ -1,0 +1,74 @@
+"""Blocks that torch.compile has made one program of: norms, projections, rotation and MLP; attention stays outside.
+
+torch traces a block once per kind and length of a row, and all blocks of a kind run the same code. The surprise is what
+must not be traced. Attention goes by a plan that is another one for every row, the hooks of model/positions keep what
+they have made, and tiles are a loop: each would be traced anew for every step, layer or tile, so each ends the graph.
+A forward in evaluation runs as it stands: panels read rows of any length, and every length is a program of its own.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from ropewalk.core.error import UserError
+
+_PROGRAMS = 64
+"""Most programs that one function is compiled to: kinds of layers x lengths x with and without gradients."""
+
+
+def compile_in_place(modules: Iterable[nn.Module], *, backend: str = "inductor") -> None:
+    """Compile what each of ``modules`` does in training, at its first forward; for blocks, and for MLPs in tiles.
+
+    A module's class is replaced by one derived from it, as FSDP2 does too: names of weights stay as they are. It is
+    the inside of a block that is compiled, so what runs around it (recomputing, the hooks of sharding) is not traced.
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _PROGRAMS)
+    for module in modules:
+        module.__class__ = _derive(type(module), backend)
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raise UserError where what is written for ``device`` cannot be compiled."""
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        missing = None if has_triton() else "triton"
+    else:
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        try:
+            get_cpp_compiler()
+            missing = None
+        except InvalidCxxCompiler:
+            missing = "a C++ compiler"
+    if missing is not None:
+        raise UserError(
+            f"compiled blocks need {missing}",
+            where="parallel.compile",
+            why=f"torch writes programs for this {device.type} and found nothing to build them with",
+            fix="leave parallel.compile out, or install "
+            + ("triton" if device.type == "cuda" else "g++ (or name another one in the variable CXX)"),
+        )
+
+
+class _Compiled(nn.Module):
+    """Comes before the class of a module."""
+
+    compiled: Callable[..., Any]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.training:
+            return super().forward(*args, **kwargs)
+        return type(self).compiled(self, *args, **kwargs)
+
+
+@cache
+def _derive(kind: type[nn.Module], backend: str) -> type[nn.Module]:
+    """One class for all modules of a kind, since a program holds for the class that it was traced for."""
+    # Lengths are not left open: which program runs must not depend on what else a process has read before.
+    compiled = torch.compile(kind.forward, dynamic=False, backend=backend)
+    return type(kind.__name__, (_Compiled, kind), {"compiled": staticmethod(compiled)})
