@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Co
 from packs import count_places
 from ropewalk.model.attend import NAME
 from ropewalk.model.learner import Learner
+from ropewalk.parallel.fsdp import Precision
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.parallel.peak import measure_peak_bytes
@@ -28,6 +29,7 @@ from ropewalk.train.place import place_learner
 
 LLAMA, QWEN = "LlamaForCausalLM", "Qwen3ForCausalLM"
 SHAPES = {
+    "1M": ModelShape(LLAMA, 128, 4, 4, 32, 352, 4096, True, 1 << 20, plain_layers(3, 1e4)),  # the tiny base
     "25M": ModelShape(LLAMA, 384, 6, 2, 64, 1024, 32_000, True, 1 << 20, plain_layers(8, 1e6)),
     "0.6B": ModelShape(QWEN, 1024, 16, 8, 128, 3072, 151_936, True, 1 << 20, plain_layers(28, 1e6), qk_norm="head"),
     "1B": ModelShape(LLAMA, 2048, 32, 8, 64, 8192, 128_256, True, 1 << 20, plain_layers(16, 5e5)),
@@ -88,9 +90,25 @@ def run_ours(case: Case, savings: Savings, *, threads: int) -> Found:
 
 
 def _run_ours(case: Case, savings: Savings) -> Found:
+    learner, step = make_step(case, savings)
+    marks = [time.perf_counter()]
+
+    def train() -> None:
+        for _ in range(case.steps):
+            step()
+            _mark(marks, case)
+
+    return _find(train, learner, case, marks)
+
+
+def make_step(
+    case: Case, savings: Savings, *, precision: Precision | None = None, compiles: bool = False
+) -> tuple[Learner, Callable[[], None]]:
+    """Our model on the one rank that runs, and a whole step of it; None is float32 on a CPU and bfloat16 on a GPU."""
     mesh = make_mesh(1, 1)
     learner = Learner(make_model(case, NAME)).train()
-    place_learner(learner, mesh, savings=savings, precision="float32" if case.device == "cpu" else "bfloat16")
+    precision = precision or ("float32" if case.device == "cpu" else "bfloat16")
+    place_learner(learner, mesh, savings=savings, precision=precision, compiles=compiles)
     optimizer = make_optimizer(learner, weight_decay=0.0, betas=(0.9, 0.95))
     set_learning_rate(optimizer, 1e-5)
     partition = partition_rows(case.documents, ranks=1)
@@ -98,17 +116,14 @@ def _run_ours(case: Case, savings: Savings) -> Found:
     weights = np.append(places[1:] != 0, False).astype(np.float32)
     row = [torch.from_numpy(each).to(mesh.device) for each in (tokens, places, np.roll(tokens, -1), weights)]
     _make_moments(learner, optimizer)
-    marks = [time.perf_counter()]
 
-    def train() -> None:
-        for _ in range(case.steps):
-            (learner(*row, partition=partition)[0] / float(weights.sum())).backward()
-            torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            _mark(marks, case)
+    def step() -> None:
+        (learner(*row, partition=partition)[0] / float(weights.sum())).backward()
+        torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
 
-    return _find(train, learner, case, marks)
+    return learner, step
 
 
 def run_trainer(case: Case) -> Found:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from ropewalk.core.record import Batch
 from ropewalk.model.attend import NAME
+from ropewalk.model.compiled import compile_in_place
 from ropewalk.model.family import CLASSES
 from ropewalk.model.learner import Learner
 from ropewalk.model.tiled_mlp import tile_mlps
@@ -71,13 +72,18 @@ def train_once(
     whole_bytes: int = 0,
     tile_tokens: int | None = None,
     host: bool = False,
+    backend: str | None = None,
 ) -> tuple[float, Gradients]:
     """The same on this rank of data x context, in whole: called by run_ranks."""
     learner = Learner(make(attn_implementation=NAME), chunk_tokens=13).train()
     mesh = make_mesh(torch.distributed.get_world_size(), context)
     if tile_tokens is not None:
+        if backend is not None:
+            compile_in_place((block.get_submodule("mlp") for block in learner.blocks), backend=backend)
         tile_mlps(learner.causal, tile_tokens)
     set_recompute(learner.causal, recompute)
+    if backend is not None:
+        compile_in_place(learner.blocks, backend=backend)
     learner.offload = host
     shard_model(learner, mesh, precision=precision, whole_bytes=whole_bytes, states_on_host=host)
     batch = packed_batch()
@@ -142,6 +148,25 @@ def test_what_saves_memory_changes_no_gradient(make_tiny: Make, architecture: st
             assert_same(found, expected, 1e-5)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "ranks", "recompute", "more"),
+    [
+        ("LlamaForCausalLM", 1, "none", {"whole_bytes": 1 << 20}),
+        ("Olmo3ForCausalLM", 2, "save_attention", {"tile_tokens": 16, "passes": 2}),
+        ("Gemma3ForCausalLM", 2, "full", {"host": True}),
+    ],
+)
+def test_compiled_blocks_change_no_gradient(
+    make_tiny: Make, architecture: str, ranks: int, recompute: str, more: dict[str, Any]
+) -> None:
+    """As torch traces forward and backward; the C++ that it would write of these graphs is test_compiled's."""
+    torch.compile(torch.sin, backend="aot_eager")(torch.ones(1))  # ranks need not load the compiler each
+    make = partial(make_tiny, architecture, tie_word_embeddings=True)
+    once = partial(train_once, backend="aot_eager", **more)
+    for found in run_ranks(once, ranks, make, ranks, "float32", recompute):
+        assert_same(found, plain_truth(make), 1e-5)
+
+
 def count_kernels(make: Make, recompute: str, tile_tokens: int | None = None) -> Counter[str]:
     """How often a step calls attention's kernel and the MLP's activation."""
     learner = Learner(make(attn_implementation=NAME), chunk_tokens=13).train()
@@ -176,8 +201,9 @@ def test_attention_runs_once_and_a_tiled_mlp_twice(make_tiny: Make) -> None:
 def test_bfloat16_keeps_float32_masters_and_stays_close(make_tiny: Make) -> None:
     make = partial(make_tiny, "LlamaForCausalLM")
     expected = plain_truth(make)
-    for found in run_ranks(train_once, 2, make, 2, "bfloat16", "full"):
-        assert_same(found, expected, 0.05)
+    for backend, recompute in ((None, "full"), ("aot_eager", "none")):
+        for found in run_ranks(partial(train_once, backend=backend), 2, make, 2, "bfloat16", recompute):
+            assert_same(found, expected, 0.05)
 
 
 def test_a_plain_learner_needs_no_ranks(make_tiny: Make) -> None:

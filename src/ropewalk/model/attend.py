@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from ropewalk.attention import attend
 from ropewalk.attention.flex import attend_biased
 from ropewalk.core.error import UserError
 from ropewalk.model.biases import NAME as BIAS
+from ropewalk.model.compiled import stay_outside
 from ropewalk.partition import AnyPartition, Partition
 
 NAME = "ropewalk"
@@ -74,7 +74,7 @@ def promise_mask(**arguments: Any) -> PromisedMask:
     return PromisedMask(arguments)
 
 
-@torch.compiler.disable
+@stay_outside
 def attend_layer(
     module: nn.Module,
     query: Float[Tensor, "rows heads tokens head_dim"],

@@ -6,14 +6,17 @@ they have made, and tiles are a loop: each would be traced anew for every step, 
 A forward in evaluation runs as it stands: panels read rows of any length, and every length is a program of its own.
 """
 
+import inspect
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from ropewalk.core.error import UserError
+
+Run = TypeVar("Run", bound=Callable[..., Any])
 
 _PROGRAMS = 64
 """Most programs that one function is compiled to: kinds of layers x lengths x with and without gradients."""
@@ -25,9 +28,14 @@ def compile_in_place(modules: Iterable[nn.Module], *, backend: str = "inductor")
     A module's class is replaced by one derived from it, as FSDP2 does too: names of weights stay as they are. It is
     the inside of a block that is compiled, so what runs around it (recomputing, the hooks of sharding) is not traced.
     """
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _PROGRAMS)
     for module in modules:
-        module.__class__ = _derive(type(module), backend)
+        module.__class__ = _derive(type(module), backend)  # type: ignore[arg-type]  # mypy takes it for a module
+
+
+def stay_outside(function: Run) -> Run:
+    """Decorate what is not to be traced, nor anything that it calls: the program ends before it and another begins."""
+    outside: Run = torch.compiler.disable(function)
+    return outside
 
 
 def require_compiler(device: torch.device) -> None:
@@ -70,5 +78,8 @@ class _Compiled(nn.Module):
 def _derive(kind: type[nn.Module], backend: str) -> type[nn.Module]:
     """One class for all modules of a kind, since a program holds for the class that it was traced for."""
     # Lengths are not left open: which program runs must not depend on what else a process has read before.
-    compiled = torch.compile(kind.forward, dynamic=False, backend=backend)
+    # torch's settings belong to a thread, and backward may run in another: so the limit is given here (from 2.13 on).
+    limited = "recompile_limit" in inspect.signature(torch.compile).parameters
+    limit: dict[str, Any] = {"recompile_limit": _PROGRAMS} if limited else {}
+    compiled = torch.compile(kind.forward, dynamic=False, backend=backend, **limit)
     return type(kind.__name__, (_Compiled, kind), {"compiled": staticmethod(compiled)})

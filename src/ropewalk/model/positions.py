@@ -18,6 +18,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ropewalk.model.compiled import stay_outside
 from ropewalk.model.family import blocks_of
 from ropewalk.model.native import LiveLayer, class_frequencies, read_native
 from ropewalk.partition import AnyPartition
@@ -109,7 +110,7 @@ class Direction:
     anneals: bool
     windows: bool
 
-    @torch.compiler.disable
+    @stay_outside
     def __call__(self, module: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The same call with what the layer does not know by itself."""
         told: dict[str, Any] = {}

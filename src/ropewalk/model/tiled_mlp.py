@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ropewalk.model.compiled import stay_outside
 from ropewalk.model.family import blocks_of
 
 
@@ -25,7 +26,7 @@ def tile_mlps(model: Any, tile_tokens: int) -> None:
     """
     for block in blocks_of(model):
         mlp: Any = block.mlp
-        mlp.__class__ = _derive(type(mlp), tile_tokens)
+        mlp.__class__ = _derive(type(mlp), tile_tokens)  # type: ignore[arg-type]  # mypy takes it for a module
 
 
 @cache
@@ -39,7 +40,7 @@ class _Tiled(nn.Module):
 
     tile_tokens: int
 
-    @torch.compiler.disable  # a loop is not to be unrolled
+    @stay_outside  # a loop is not to be unrolled
     def forward(self, hidden: Float[Tensor, "rows tokens width"]) -> Float[Tensor, "rows tokens width"]:
         if hidden.shape[:-1].numel() <= self.tile_tokens:
             whole: Tensor = super().forward(hidden)

@@ -53,7 +53,7 @@ def place_learner(
         require_compiler(mesh.device)
     if savings.mlp_tile_tokens is not None:
         if compiles:  # each tile by itself
-            compile_in_place(block.mlp for block in learner.blocks)
+            compile_in_place(block.get_submodule("mlp") for block in learner.blocks)
         tile_mlps(learner.causal, savings.mlp_tile_tokens)
     set_recompute(learner.causal, savings.recompute)
     if compiles:

@@ -150,7 +150,8 @@ def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed
     extended = extended_of(run, stage)
     learner = make_learner(recipe, stage, extended)
     savings = choose_savings(recipe, stage, extended)
-    place_learner(learner, mesh, savings=savings, precision=recipe.parallel.precision)
+    compiles = recipe.parallel.compile == "blocks"
+    place_learner(learner, mesh, savings=savings, precision=recipe.parallel.precision, compiles=compiles)
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
         "data": feed.digest,

@@ -1,0 +1,110 @@
+"""A stage with compiled blocks: the same steps as without, the same names on disk, and a resume to the bit.
+
+torch traces blocks as ever and then runs what it traced as it stands, so nobody waits for C++.
+"""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ropewalk.checkpoint.load import load_weights, newest
+from ropewalk.core.record import TIMED, read_rows
+from ropewalk.parallel.launch import RankError, run_ranks
+from ropewalk.recipe.spec import Recipe
+from ropewalk.train import loop
+from ropewalk.train.parity import compare_degrees
+from ropewalk.train.stage import checkpoints_of, extended_of, train_stage
+from tiny_run import make_recipe
+
+NewRun = Callable[[str], Path]
+Prepared = tuple[Path, Path]
+Rows = dict[tuple[int, str], float]
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++: such a recipe is refused")
+
+
+def on_ranks(work: Callable[[], Any], ranks: int) -> list[Any]:
+    """torch's settings belong to a thread, so they are set where a rank computes."""
+
+    torch.compile(torch.sin, backend="eager")(torch.ones(1))  # ranks need not load the compiler each
+
+    def run() -> Any:
+        with torch._dynamo.config.patch(debug_backend_override=">=0:eager"):
+            return work()
+
+    return run_ranks(run, ranks, threads=1)
+
+
+def train(recipe: Recipe, run: Path, corpus: Path) -> tuple[Rows, dict[str, torch.Tensor]]:
+    """What the stage told, and its last weights."""
+
+    def on_rank() -> str:
+        return train_stage(recipe, stage=0, run=run, corpus=corpus)
+
+    assert set(on_ranks(on_rank, recipe.parallel.ranks)) == {"limit"}
+    checkpoint = newest(checkpoints_of(run, 0))
+    assert checkpoint is not None
+    rows = (row for row in read_rows(run / "rows.jsonl") if row.name not in TIMED)
+    return {(row.step, row.name): row.value for row in rows}, load_weights(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"parallel": {"ranks": 2, "context": 2, "recompute": "save_attention"}, "panel": {"steps": 2}},
+        {"parallel": {"ranks": 1, "context": 1, "mlp_tile_tokens": 48}, "lora": {"rank": 4, "also_train": ["norms"]}},
+    ],
+    ids=["context", "adapters, in tiles"],
+)
+def test_a_compiled_stage_is_the_same_stage(prepared: Prepared, new_run: NewRun, changes: dict[str, Any]) -> None:
+    changes = {**changes, "tokens": 4 * 4 * 64, "panel_steps": 2}
+    parallel = changes.pop("parallel")
+    (expected, plain), (found, compiled) = (
+        train(make_recipe(**changes, parallel={**parallel, "compile": how}), new_run(how), prepared[1])
+        for how in ("none", "blocks")
+    )
+    assert found == pytest.approx(expected, rel=2e-4, abs=1e-6)
+    assert compiled.keys() == plain.keys()
+
+
+def test_resume_after_a_kill_is_bit_identical(
+    prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, original = (
+        make_recipe(tokens=4 * 4 * 64, checkpoint_steps=2, parallel={"compile": "blocks"}),
+        loop.train_step,
+    )
+    straight = train(recipe, new_run("straight"), prepared[1])
+    run = new_run("killed")
+
+    def die(state: Any, *args: Any, **settings: Any) -> Any:
+        if state.step == 3 and dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(state, *args, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", die)
+        with pytest.raises(RankError, match="SIGKILL"):
+            train(recipe, run, prepared[1])
+    rows, weights = train(recipe, run, prepared[1])
+    assert rows == straight[0]
+    assert all(torch.equal(weights[name], weight) for name, weight in straight[1].items())
+
+
+def test_the_parity_gate_reads_what_trains(prepared: Prepared, new_run: NewRun) -> None:
+    recipe, model = make_recipe(parallel={"compile": "blocks"}), extended_of(new_run("parity"), 0)
+
+    def compare() -> Any:
+        found = compare_degrees(recipe, stage=0, model=model, corpus=prepared[1])["float32"]
+        return found, torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+    parity, programs = on_ranks(compare, 2)[0]
+    assert programs > 0
+    assert parity.foreign == 0 and all(layer.difference < 1e-4 for layer in parity.layers)
