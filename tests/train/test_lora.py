@@ -1,5 +1,6 @@
 """Adapters on any ranks: what is meant to move moves, the rest stays to the bit, what is written is plain weights."""
 
+import dataclasses
 import os
 import signal
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.load import load_weights, newest, read_facts
 from ropewalk.checkpoint.state import TrainState, name_weights
@@ -32,6 +34,7 @@ from ropewalk.train.batches import make_batches
 from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.parity import compare_degrees
 from ropewalk.train.place import make_learner
+from ropewalk.train.rollback import read_history
 from ropewalk.train.stage import checkpoints_of, extended_of, open_rows, sharing_of, train_stage
 from ropewalk.train.step import train_step
 from ropewalk.train.tally import Tally
@@ -159,6 +162,34 @@ def test_resume_after_a_kill_is_bit_identical(
             train(make_recipe(lora=LORA), run, prepared[1])
     assert train(make_recipe(lora=LORA), run, prepared[1]) == "limit"
     assert contents(run) == contents(straight)
+
+
+def test_going_back_takes_adapters_back(prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps 5 and 7 are poison and step 6 moves: back to step 4, with the adapters and moments of that moment."""
+    run, original = new_run("astray"), loop.train_step
+    recipe = make_recipe(lora=LORA, checkpoint_steps=2, panel_steps=2, guard={"skips": 1})
+    seen: dict[tuple[int, int], list[torch.Tensor]] = {}
+
+    def spoil(state: Any, batches: Any, **settings: Any) -> Any:
+        learnt = [each for each in state.model.parameters() if each.requires_grad]
+        moments = [each for of in state.optimizer.state.values() for each in of.values()]
+        held = [each.to_local() if isinstance(each, DTensor) else each for each in (*learnt, *moments)]
+        seen[state.step, state.rollbacks] = [each.detach().clone() for each in held]
+        if (state.step, state.rollbacks) == (4, 1):
+            assert any(not torch.equal(*pair) for pair in zip(seen[4, 0], seen[6, 0], strict=True))
+            assert all(torch.equal(*pair) for pair in zip(seen[4, 0], seen[4, 1], strict=True))
+        if state.cursor in (16, 24) and dist.get_rank() == 1:
+            micro = dataclasses.replace(batches.micro[0], weights=batches.micro[0].weights * float("nan"))
+            batches = dataclasses.replace(batches, micro=(micro, *batches.micro[1:]))
+        return original(state, batches, **settings)
+
+    monkeypatch.setattr(loop, "train_step", spoil)
+    assert train(recipe, run, prepared[1]) == "limit"
+    (entry,) = read_history(run / "stages/0")
+    assert entry == {"from_step": 7, "to_step": 4, "cursor": 28, "skipped": 2}
+    assert read_facts(last(run))["rollbacks"] == 1 and all(
+        each.isfinite().all() for each in load_weights(last(run)).values()
+    )
 
 
 def test_merged_logits_equal_those_with_adapters(straight: Path, prepared: Prepared) -> None:

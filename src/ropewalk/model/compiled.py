@@ -1,9 +1,9 @@
-"""Blocks that torch.compile has made one program of: norms, projections, rotation and MLP; attention stays outside.
+"""Blocks that torch compiles: norms, projections, rotation and MLP become programs, and attention stays between them.
 
-torch traces a block once per kind and length of a row, and all blocks of a kind run the same code. The surprise is what
-must not be traced. Attention goes by a plan that is another one for every row, the hooks of model/positions keep what
-they have made, and tiles are a loop: each would be traced anew for every step, layer or tile, so each ends the graph.
-A forward in evaluation runs as it stands: panels read rows of any length, and every length is a program of its own.
+A program is made once per kind of block and length of row, and all blocks of a kind run it. The surprise is what must
+not be traced. Attention goes by a plan that is another one for every row, the hooks of model/positions keep what they
+have made, and tiles are a loop: each would be compiled anew for every step, layer or tile, so each ends a program.
+A forward in evaluation runs as it stands: panels read rows of any length, and each length would be compiled.
 """
 
 import inspect
@@ -39,28 +39,31 @@ def stay_outside(function: Run) -> Run:
 
 
 def require_compiler(device: torch.device) -> None:
-    """Raise UserError where what is written for ``device`` cannot be compiled."""
+    """Raise UserError where nothing can build what torch writes for ``device``."""
     if device.type == "cuda":
         from torch.utils._triton import has_triton
 
-        missing = None if has_triton() else "triton"
+        there, needed = has_triton(), "triton"
     else:
-        from torch._inductor.cpp_builder import get_cpp_compiler
-        from torch._inductor.exc import InvalidCxxCompiler
-
-        try:
-            get_cpp_compiler()
-            missing = None
-        except InvalidCxxCompiler:
-            missing = "a C++ compiler"
-    if missing is not None:
+        there, needed = _has_cpp_compiler(), "a C++ compiler (g++, or what the variable CXX names)"
+    if not there:
         raise UserError(
-            f"compiled blocks need {missing}",
+            f"compiled blocks need {needed}",
             where="parallel.compile",
             why=f"torch writes programs for this {device.type} and found nothing to build them with",
-            fix="leave parallel.compile out, or install "
-            + ("triton" if device.type == "cuda" else "g++ (or name another one in the variable CXX)"),
+            fix="install it, or leave parallel.compile out",
         )
+
+
+def _has_cpp_compiler() -> bool:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return False
+    return True
 
 
 class _Compiled(nn.Module):

@@ -33,12 +33,18 @@ class Parallel(Spec):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; master weights, reductions, angles and loss are float32 always."""
     compile: Literal["none", "blocks"] = "none"
-    """Whether torch compiles what a block does besides its attention, at the first step of each length of rows."""
+    """Whether torch compiles what a block does besides its attention, at the first step of each length of rows.
+    ``auto`` would be a promise that nobody has measured on a GPU."""
     loss_chunk_tokens: PositiveCount = 1024
     hang_seconds: float | None = Field(default=None, gt=0)
     """A step that lasts longer is a hang, and its rank is named; null: 20 x the slowest step, but 60 to 480."""
     restarts: int = Field(default=3, ge=0)
     """How often lost ranks are started anew without a new checkpoint in between, where ropewalk started them."""
+
+    @property
+    def compiles(self) -> bool:
+        """Whether anything is compiled."""
+        return self.compile != "none"
 
     @model_validator(mode="after")
     def _check_offload(self) -> "Parallel":

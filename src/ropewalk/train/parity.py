@@ -82,7 +82,7 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     found: dict[str, Parity] = {}
     for precision in dict.fromkeys(("float32", chosen) if mesh.device.type == "cpu" else (chosen,)):
         learner = make_learner(recipe, stage, model)
-        place_learner(learner, mesh, savings=savings, precision=precision, compiles=parallel.compile == "blocks")
+        place_learner(learner, mesh, savings=savings, precision=precision, compiles=parallel.compiles)
         found[precision] = _compare(learner, feed, spec=spec, mesh=mesh, sharing=sharing_of(recipe, model, mesh))
     return found
 

@@ -68,7 +68,7 @@ def _train(
     reader = Reader(mesh, sharing, row_tokens=spec.reach_tokens)
     panel = prepare_panel(recipe, stage, folder=folder, corpus=held, base=base, reader=reader)
     state = _resume(begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed), recipe, run, speaks=mesh.rank == 0)
-    _announce(sharing, feed, mesh, stage=stage)
+    _announce(sharing, feed, mesh, stage=stage, compiles=parallel.compiles)
     journal = Journal(run / "rows.jsonl", writes=mesh.rank == 0)
     measure, kinds = None, kinds_of(recipe.corpus.sources)
     if spec.until is not None and spec.until.metric == RETRIEVAL:
@@ -150,8 +150,8 @@ def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed
     extended = extended_of(run, stage)
     learner = make_learner(recipe, stage, extended)
     savings = choose_savings(recipe, stage, extended)
-    compiles = recipe.parallel.compile == "blocks"
-    place_learner(learner, mesh, savings=savings, precision=recipe.parallel.precision, compiles=compiles)
+    parallel = recipe.parallel
+    place_learner(learner, mesh, savings=savings, precision=parallel.precision, compiles=parallel.compiles)
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
         "data": feed.digest,
@@ -178,11 +178,14 @@ def sharing_of(recipe: Recipe, extended: Path, mesh: Mesh) -> Sharing:
     )
 
 
-def _announce(sharing: Sharing, feed: Feed, mesh: Mesh, *, stage: int) -> None:
+def _announce(sharing: Sharing, feed: Feed, mesh: Mesh, *, stage: int, compiles: bool) -> None:
     """Put the fastest attention in place, and say what runs."""
     newer = use_installed_flash()
     if mesh.rank == 0 and newer:
         say(f"stage {stage}: attention runs {newer}")
+    if mesh.rank == 0 and compiles:
+        paid = "; on a CPU it hardly pays (docs/parallel.md)" if mesh.device.type == "cpu" else ""
+        say(f"stage {stage}: the first step compiles its blocks{paid}")
     if mesh.rank == 0 and mesh.context_ranks > 1:
         choice = choose_partition(feed.batch(0, 1).document, ranks=mesh.context_ranks, sharing=sharing)
         say(f"stage {stage}, first row: {choice.explain()}")
