@@ -50,9 +50,8 @@ def read(learner: Learner, seed: int, tokens: int = 40) -> torch.Tensor:
     places = np.arange(tokens) - np.repeat(starts, np.diff(np.append(starts, tokens)))
     row = torch.from_numpy(random.integers(90, size=tokens))
     partition = partition_rows(document, ranks=1)
-    loss: torch.Tensor = learner(row, torch.from_numpy(places), row.roll(-1), torch.ones(tokens), partition=partition)[
-        0
-    ]
+    fields = row, torch.from_numpy(places), row.roll(-1), torch.ones(tokens)
+    loss: torch.Tensor = learner(*fields, partition=partition)[0]
     return loss
 
 

@@ -1,7 +1,7 @@
-"""A learner on its ranks: loaded, given its adapters, then what saves memory put in place, then sharded.
+"""A learner on its ranks: loaded, given its adapters, then what saves memory put in place, compiled, then sharded.
 
 The order matters and stands here once: tiles and recomputing belong to the model and act inside what sharding gathers,
-so they come first, and adapters before them.
+so they come first, and adapters before them. What is compiled is inside both: a tile, and a block that runs again.
 """
 
 from pathlib import Path
