@@ -23,7 +23,7 @@ from ropewalk.corpus.clean import clean_document
 from ropewalk.corpus.columns import Picked, pick_documents
 from ropewalk.corpus.decontaminate import read_prompts
 from ropewalk.corpus.embedded import EMBEDDED
-from ropewalk.corpus.folder import KIND, Facts, content_digest, point_to
+from ropewalk.corpus.folder import KIND, Facts, content_digest, point_to, token_digest
 from ropewalk.corpus.folder import open_corpus as open_corpus
 from ropewalk.corpus.mix import source_shares
 from ropewalk.corpus.prepare import tokenize_sources
@@ -155,8 +155,10 @@ def _write_choice(folder: Path, stored: Tokenized, choice: Choice, *, vocabulary
     write_shards(
         ((tokens.astype(np.int64), mask) for tokens, mask in copies), folder / "held_out", vocabulary=vocabulary
     )
-    digest = content_digest(stored.folder)
-    return {"store_digest": digest, "content": [digest, digest_file(folder / "train.npy")]}
+    return {
+        "store_digest": content_digest(stored.folder),
+        "content": [token_digest(stored.folder), digest_file(folder / "train.npy")],
+    }
 
 
 def _balance(stored: Tokenized, fate: Int8[np.ndarray, "documents"]) -> SourceLedger:

@@ -155,6 +155,13 @@ def content_digest(folder: Path) -> str:
     return digest_value(read_manifest(folder)["files"])
 
 
+def token_digest(store: Path) -> str:
+    """Names the tokens and languages of a token store's documents, wherever their text lay, whatever it is called."""
+    manifest = read_manifest(store)
+    files = {n: entry for n, entry in manifest["files"].items() if n.startswith("shard-") or n == "language.npy"}
+    return digest_value([files, manifest["facts"]["languages"]])
+
+
 def point_to(store: Path, *, from_folder: Path) -> str:
     """The way from a corpus folder to a token store, so that both can move together."""
     return os.path.relpath(store.resolve(), from_folder.resolve())

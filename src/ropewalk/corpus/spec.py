@@ -6,6 +6,7 @@ from sources of unlike lengths gives 12:87:0.4 in tokens.
 
 import codecs
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -190,21 +191,25 @@ class MixRules(Spec):
 
     @model_validator(mode="after")
     def _check_weights(self) -> "MixRules":
-        for key in ("languages", "lengths"):
-            weights = getattr(self, key)
-            for name, weight in weights.items():
-                if not math.isfinite(weight) or weight < 0:
-                    raise ValueError(f"{key}.{name} is {weight:g}; a weight is a number from 0 up")
-            if weights and not any(weights.values()):
-                raise ValueError(f"{key} has no weight above 0")
-        if self.lengths and 0 not in self.lengths:
-            raise ValueError(f"lengths says nothing of documents below {min(self.lengths)} tokens: add 0: WEIGHT")
+        check_strand_weights(self.languages, self.lengths)
         return self
 
     @property
     def parts_sources(self) -> bool:
         """Whether a source's documents are told apart at all."""
         return bool(self.languages or self.lengths)
+
+
+def check_strand_weights(languages: Mapping[str, float], lengths: Mapping[int, float]) -> None:
+    """Raise ValueError unless every weight is one, some are above 0, and documents of every length have one."""
+    for key, weights in (("languages", languages), ("lengths", lengths)):
+        for name, weight in weights.items():
+            if not math.isfinite(weight) or weight < 0:
+                raise ValueError(f"{key}.{name} is {weight:g}; a weight is a number from 0 up")
+        if weights and not any(weights.values()):
+            raise ValueError(f"{key} has no weight above 0")
+    if lengths and 0 not in lengths:
+        raise ValueError(f"lengths says nothing of documents below {min(lengths)} tokens: add 0: WEIGHT")
 
 
 class CorpusSpec(MixRules):

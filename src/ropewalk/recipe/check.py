@@ -66,7 +66,7 @@ def _tell(error: UserError, key: str) -> Finding:
 
 def source_shares(recipe: Recipe, stage: Stage, tokens: Mapping[str, int] | None = None) -> dict[str, float]:
     """The share of the stage's tokens that each source is to give; within a role by size, or evenly if unknown."""
-    weights = stage.mix or recipe.corpus.mix
+    weights = recipe.mix(stage)
     shares = dict.fromkeys((source.name for source in recipe.corpus.sources), 0.0)
     total = sum(weights.values())
     for name, weight in weights.items():
@@ -197,13 +197,13 @@ def check_rows(recipe: Recipe, corpus: Corpus) -> Iterator[Finding]:
     for index, stage in enumerate(recipe.stages):
         feed = open_feed(
             corpus,
-            mix=stage.mix or recipe.corpus.mix,
+            mix=recipe.mix(stage),
             context_tokens=stage.context,
             rows=max(1, stage.tokens // stage.context),
             seed=recipe.seed,
             stage=index,
             max_repeats=recipe.corpus.max_repeats,
-            rules=recipe.corpus,
+            rules=recipe.rules(stage),
         )
         realised = feed.realised(feed.rows)
         total = sum(realised.values())

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from ropewalk.core.digest import digest_recipe
-from ropewalk.core.quantity import PositiveCount
+from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.spec import Spec
-from ropewalk.corpus.spec import CorpusSpec, check_mix
+from ropewalk.corpus.spec import CorpusSpec, MixRules, check_mix, check_strand_weights
 from ropewalk.probe.kinds import Probe
 from ropewalk.recipe.gates import Guard, Promotion, Share, Until
 from ropewalk.recipe.lora import Lora
@@ -98,6 +98,10 @@ class Stage(Spec):
     """Largest norm of the gradient over all parameters."""
     mix: dict[str, float] | None = None
     """Overrides the corpus's mix for this stage."""
+    languages: dict[str, float] | None = None
+    """Overrides the corpus's weights of languages."""
+    lengths: dict[Count, float] | None = None
+    """Overrides the corpus's weights of documents by length: longer rows may want more long ones."""
     loss_weights: dict[str, float] = Field(default_factory=dict)
     """Multiplies the loss of a source's tokens, where few tokens of a row are answers and must still be heard."""
     z_loss: float = Field(default=0.0, ge=0)
@@ -217,15 +221,24 @@ class Recipe(Spec):
     def _check_stage_names(self) -> "Recipe":
         roles = {source.name: source.role for source in self.corpus.sources}
         for index, stage in enumerate(self.stages):
-            if stage.mix is not None:
-                try:
-                    check_mix(stage.mix, roles)
-                except ValueError as error:
-                    raise ValueError(f"stages.{index}.{error}") from None
+            try:
+                check_mix(self.mix(stage), roles)
+                check_strand_weights(stage.languages or {}, stage.lengths or {})
+            except ValueError as error:
+                raise ValueError(f"stages.{index}.{error}") from None
             unknown = sorted(stage.loss_weights.keys() - roles.keys())
             if unknown:
                 raise ValueError(f"stages.{index}.loss_weights.{unknown[0]} names no source: {', '.join(roles)}")
         return self
+
+    def mix(self, stage: Stage) -> dict[str, float]:
+        """Weights of roles or sources in a stage."""
+        return self.corpus.mix if stage.mix is None else stage.mix
+
+    def rules(self, stage: Stage) -> MixRules:
+        """How the text behind each weight of that mix is dealt out."""
+        own = {name: weights for name in ("languages", "lengths") if (weights := getattr(stage, name)) is not None}
+        return self.corpus.model_copy(update=own)
 
     def to_json(self) -> dict[str, Any]:
         """The recipe with every default filled in, as JSON-like data."""

@@ -102,11 +102,11 @@ def mix_corpus(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     stages = [
         weigh(
             corpus,
-            stage.mix or recipe.corpus.mix,
+            recipe.mix(stage),
             context_tokens=stage.context,
             tokens=stage.steps * stage.step_rows * stage.context,
             max_repeats=recipe.corpus.max_repeats,
-            rules=recipe.corpus,
+            rules=recipe.rules(stage),
         )
         for stage in recipe.stages
     ]
@@ -118,13 +118,13 @@ def _open_feeds(recipe: Recipe, corpus: Corpus) -> Iterable[Feed]:
     for number, stage in enumerate(recipe.stages):
         yield open_feed(
             corpus,
-            mix=stage.mix or recipe.corpus.mix,
+            mix=recipe.mix(stage),
             context_tokens=stage.context,
             rows=stage.steps * stage.step_rows,
             seed=recipe.seed,
             stage=number,
             max_repeats=recipe.corpus.max_repeats,
-            rules=recipe.corpus,
+            rules=recipe.rules(stage),
         )
 
 

@@ -132,11 +132,11 @@ def _forecast_flops(recipe: Recipe, spec: Stage, shape: ModelShape, corpus: Corp
     tokens = spec.steps * spec.step_rows * spec.context
     strands = plan_strands(
         corpus,
-        spec.mix or recipe.corpus.mix,
+        recipe.mix(spec),
         context_tokens=spec.context,
         tokens=tokens,
         max_repeats=recipe.corpus.max_repeats,
-        rules=recipe.corpus,
+        rules=recipe.rules(spec),
     )
     each = 0.0
     for strand in strands:

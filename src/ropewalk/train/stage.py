@@ -105,13 +105,13 @@ def open_rows(recipe: Recipe, stage: int, *, corpus: Path, rows: int) -> Feed:
     spec = recipe.stages[stage]
     return open_feed(
         open_corpus(corpus),
-        mix=spec.mix or recipe.corpus.mix,
+        mix=recipe.mix(spec),
         context_tokens=spec.context,
         rows=rows,
         seed=recipe.seed,
         stage=stage,
         max_repeats=recipe.corpus.max_repeats,
-        rules=recipe.corpus,
+        rules=recipe.rules(spec),
     )
 
 
