@@ -22,6 +22,7 @@ from ropewalk.cli import main
 from ropewalk.core.artifact import hold
 from ropewalk.core.error import UserError
 from ropewalk.corpus.folder import open_corpus
+from ropewalk.recipe import lora
 
 THETA = {"context": 128, "rope": {"kind": "theta", "theta": 1e5}}
 EXTEND = ["out", "context=128", "rope.kind=theta", "rope.theta=1e5"]
@@ -294,12 +295,17 @@ def test_a_folder_in_use(folder: str, home: Path, refuse: Callable[..., str]) ->
     assert "the folder is in use" in error and f"pid {os.getpid()} on" in error
 
 
+def test_adapters_without_their_package(refuse: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora, "find_spec", lambda _: None)
+    assert "adapters need peft" in refuse("run", "recipe.yaml", "stages.0.lora.rank=4")
+
+
 def test_another_recipe_in_the_run_folder(call: Call, refuse: Callable[..., str]) -> None:
     assert call("prepare", "recipe.yaml")[0] == 0
     assert "they differ in seed (0 there, 5 here)\n" in refuse("prepare", "recipe.yaml", "seed=5")
     assert "stages.0.clip (1.0 there, 2.0 here)\n" in refuse("prepare", "recipe.yaml", "stages.0.clip=2")
     assert "1 more\n" in refuse("prepare", "recipe.yaml", "seed=5", *(f"stages.0.{key}=2" for key in (
-        "clip", "micro_rows", "keep", "panel_steps")))  # fmt: skip
+        "clip", "micro_rows", "lr", "panel_steps")))  # fmt: skip
 
 
 def test_a_damaged_corpus_folder(call: Call) -> None:

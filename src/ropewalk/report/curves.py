@@ -165,5 +165,6 @@ def _mark_stages(axis: Any, borders: Sequence[Border], *, named: bool) -> None:
         if step:
             axis.axvline(step, color=FAINT, linewidth=0.8, linestyle=(0, (2, 2)))
         if named and len(borders) > 1:
-            axis.annotate(name, (step, 1), xycoords=("data", "axes fraction"), xytext=(3, -2),
+            seen = max(step, axis.get_xlim()[0])  # a short run's picture begins after step 0
+            axis.annotate(name, (seen, 1), xycoords=("data", "axes fraction"), xytext=(3, -2),
                           textcoords="offset points", va="top", fontsize=8, color=FAINT)  # fmt: skip

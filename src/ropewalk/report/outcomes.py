@@ -25,7 +25,7 @@ def make_training(contents: Contents) -> Section:
         pictures.append(draw_sources(sources, roles=roles, borders=borders))
     for prefix, kind in (("loss/position/", "position in the document"), ("loss/length/", "length of the document")):
         if buckets := contents.curves(prefix):
-            buckets = {name: buckets[name] for name in sorted(buckets, key=_first_token)}
+            buckets = {name: buckets[name] for name in sorted(buckets, key=_edges)}
             pictures.append(draw_buckets(buckets, kind=kind, borders=borders))
     if held_out := contents.curves("held_out/"):
         pictures.append(draw_held_out(held_out, borders=borders))
@@ -139,8 +139,8 @@ def _interval(change: Change) -> tuple[float, float]:
     return change.low, change.high
 
 
-def _first_token(bucket: str) -> int:
-    return int(bucket.partition("-")[0])
+def _edges(bucket: str) -> tuple[int, ...]:
+    return tuple(map(int, bucket.split("-")))
 
 
 def _name_task(task: str) -> str:

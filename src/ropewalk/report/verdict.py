@@ -248,5 +248,5 @@ def _judge_short(contents: Contents) -> Iterator[Verdict]:
     change, mean = changes[worst], sum(change.value for change in changes.values()) / len(changes)
     name = f"short-context loss, worst source ({worst})"
     yield Verdict("short/worst", name, "extended", "change", change.value, change.low, change.high, _SHORT)
-    name = f"short-context loss, mean of {len(changes)} sources"
+    name = f"short-context loss, mean of {len(changes)} source{'s' * (len(changes) > 1)}"
     yield Verdict("short/mean", name, "extended", "change", mean, bound=_SHORT)

@@ -23,6 +23,7 @@ from ropewalk.parallel.torchrun import is_first, is_started
 from ropewalk.plan.choose import forecast_recipe
 from ropewalk.recipe.check import check, check_rows
 from ropewalk.recipe.load import parse_stage
+from ropewalk.recipe.lora import require_peft
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.find import find_model
@@ -44,7 +45,7 @@ def run_recipe(recipe: Recipe) -> dict[str, Any]:
     from ropewalk.report.page import summarise
 
     if is_first():
-        require_trackers(recipe.trackers)  # before hours of preparing text for it
+        _require_packages(recipe)  # before hours of preparing text for them
     folder = RunFolder(Path(recipe.run))
     with claim(recipe, folder):
         if is_finished(folder.root):
@@ -106,7 +107,7 @@ def extend(recipe: Recipe, folder: RunFolder) -> None:
 def train(recipe: Recipe, folder: RunFolder) -> None:
     """All stages in turn, each from the weights of the one before."""
     if is_first():
-        require_trackers(recipe.trackers)
+        _require_packages(recipe)
     require(folder.corpus, verb="prepare")
     for stage in range(len(recipe.stages)):
         if not is_finished(folder.trained(stage)):
@@ -243,6 +244,12 @@ def claim(recipe: Recipe, folder: RunFolder, *, holds: bool = True) -> Iterator[
         if not known and is_first():
             write_whole(folder.recipe, yaml.safe_dump(recipe.to_json(), sort_keys=False, allow_unicode=True))
         yield
+
+
+def _require_packages(recipe: Recipe) -> None:
+    require_trackers(recipe.trackers)
+    if any(stage.lora is not None for stage in recipe.stages):
+        require_peft()
 
 
 def _count(number: int, noun: str) -> str:
