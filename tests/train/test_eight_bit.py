@@ -15,7 +15,7 @@ from ropewalk.checkpoint.state import TrainState
 from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
-from ropewalk.train.eight_bit import EightBitAdamW, decode, encode
+from ropewalk.train.eight_bit import EightBitAdamW, decode, encode, find_nearest
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
 from small_state import describe
 
@@ -61,6 +61,18 @@ def test_numbers_are_those_of_the_paper() -> None:
         positive = numbers[(numbers > 0) & (numbers < 1)]
         counts = [int(((positive > low) & (positive < 10 * low)).sum()) for low in 10.0 ** -torch.arange(1.0, 8.0)]
         assert counts == [2 ** (bits - power) for power in range(1, 8)]
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_bytes_are_those_that_a_search_finds(signed: bool) -> None:
+    numbers = decode(torch.arange(256, dtype=torch.uint8)[None], torch.ones(1, 1), signed=signed).flatten()
+    borders = (numbers[:-1] + numbers[1:]) / 2
+    random = torch.rand(200_000, generator=torch.Generator().manual_seed(1))
+    values = torch.cat(
+        [random, random**9, numbers, *(borders.nextafter(torch.tensor(to)) for to in (-2.0, 2.0)), borders]
+    )
+    values = torch.cat([values, -values]) if signed else values.abs()
+    assert torch.equal(find_nearest(values, signed=signed).long(), torch.bucketize(values, borders, right=True))
 
 
 @pytest.mark.parametrize("signed", [True, False])
