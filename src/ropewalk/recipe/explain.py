@@ -24,7 +24,7 @@ _FOLLOWS = ("too_short", "string_type", "dict_type", "model_type", "literal_erro
 def explain(error: ValidationError, *, kind: type[Spec], data: Any, where: str, called: str) -> UserError:
     """Every fault of ``data`` as a ``kind``, which users know as ``called``: recipe or study."""
     faults = _keep_causes(error.errors(include_url=False))
-    known = _find_places(kind)
+    known = find_places(kind)
     shown = [(".".join(map(str, _trace(fault["loc"], data))), fault) for fault in faults[:_SHOWN_FAULTS]]
     lines = [_describe(key, fault, known) for key, fault in shown]
     if len(faults) > _SHOWN_FAULTS:
@@ -36,6 +36,18 @@ def explain(error: ValidationError, *, kind: type[Spec], data: Any, where: str, 
         why="\n         ".join(lines),
         fix=f"mend these keys; docs/{called}.md lists every key",
     )
+
+
+def find_places(kind: type[Spec]) -> dict[str, list[str]]:
+    """Every key with the places where it may stand, such as ``stages[].lr``."""
+    places: dict[str, list[str]] = {}
+    schema = TypeAdapter(kind).json_schema()
+    options = [f"corpus.sources[].options.{name}" for spec in (FileOptions, HubOptions) for name in spec.model_fields]
+    for place in [*_walk(schema, schema.get("$defs", {}), "", ()), *(options if "corpus" in kind.model_fields else [])]:
+        held = places.setdefault(place.rpartition(".")[2], [])
+        if place not in held:
+            held.append(place)
+    return places
 
 
 def _keep_causes(faults: Sequence[Any]) -> list[Any]:
@@ -101,18 +113,6 @@ def _point(name: str, known: Mapping[str, Sequence[str]]) -> str:
         return f" here; there is {', '.join(known[name][:_SHOWN_PLACES])}"
     near = difflib.get_close_matches(name, sorted(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def _find_places(kind: type[Spec]) -> dict[str, list[str]]:
-    """Every key with the places where it may stand, such as ``stages[].lr``."""
-    places: dict[str, list[str]] = {}
-    schema = TypeAdapter(kind).json_schema()
-    options = [f"corpus.sources[].options.{name}" for spec in (FileOptions, HubOptions) for name in spec.model_fields]
-    for place in [*_walk(schema, schema.get("$defs", {}), "", ()), *(options if "corpus" in kind.model_fields else [])]:
-        held = places.setdefault(place.rpartition(".")[2], [])
-        if place not in held:
-            held.append(place)
-    return places
 
 
 def _walk(node: Any, defs: Mapping[str, Any], path: str, above: tuple[str, ...]) -> Iterator[str]:

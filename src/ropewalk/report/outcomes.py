@@ -140,7 +140,7 @@ def _interval(change: Change) -> tuple[float, float]:
 
 
 def _edges(bucket: str) -> tuple[int, ...]:
-    return tuple(map(int, bucket.split("-")))
+    return tuple(int(edge) for edge in bucket.split("-") if edge.isdecimal())  # a name may come from anywhere
 
 
 def _name_task(task: str) -> str:
