@@ -22,6 +22,7 @@ from ropewalk.cli import main
 from ropewalk.core.artifact import hold
 from ropewalk.core.error import UserError
 from ropewalk.corpus.folder import open_corpus
+from ropewalk.recipe import lora
 
 THETA = {"context": 128, "rope": {"kind": "theta", "theta": 1e5}}
 EXTEND = ["out", "context=128", "rope.kind=theta", "rope.theta=1e5"]
@@ -144,7 +145,20 @@ KEYS = {
     "stages.0.lengths={8Ki: 1}": "stages.0.lengths says nothing of documents below 8192 tokens",
     "stages.0.languages={zh: 0}": "stages.0.languages has no weight above 0",
     "stages.0.loss_weights={law: 1}": "stages.0.loss_weights.law names no source",
-    "stages.0.rope.kind=yam": "'yarn'",
+    "stages.0.rope.kind=yam": "stages.0.rope.kind: 'yam' is none of 'unchanged', ",
+    "stages.0.rope.kind=yarm": "did you mean yarn?",
+    "stages.0.rope={theta: 1e6}": "stages.0.rope: missing is its kind",
+    "stages.0.rope={kind: theta, theta: far}": "stages.0.rope.theta: Input should be a valid number",
+    "stages.0.rope=yarn": "stages.0.rope: is a mapping",
+    "stages.0.theta=1e6": "no such key here; there is model.init.theta, stages[].rope.theta",
+    "stages.0.until={metric: foo, value: 1, max_steps: 2}": "'foo' is no metric of a panel",
+    "corpus.mix.Web=x": "corpus.mix.Web: Input should be a valid number",
+    "corpus.sources.0.profile=lawx": "corpus.sources.0.profile: Input should be 'prose_en', 'prose_zh'",
+    "corpus.sources.0.profile={like: lawx}": "corpus.sources.0.profile.like: Input should be 'prose_en'",
+    "corpus.sources.0.options.encodin=utf8": "sources.0.options.encodin: there is no such key; did you mean encoding?",
+    "corpus.sources.0.options.encoding=utf0": "sources.0.options.encoding: 'utf0' is no encoding",
+    "corpus.sources.0={name: a, embedded: b, role: general}": "there is no embedded source 'b'",
+    "corpus.sources.0={name: a, embedded: stories_en, role: general}": "its size is a choice",
     "stages.3.lr=1": "'3' is not one of the positions 0 to 0",
     "seed": "it has no =",
     "seed=[": "this is not YAML",
@@ -159,7 +173,16 @@ KEYS = {
 @pytest.mark.parametrize("override", KEYS)
 def test_a_key_or_a_value_that_makes_no_sense(override: str, refuse: Callable[..., str]) -> None:
     error = refuse("prepare", "recipe.yaml", override)
-    assert KEYS[override] in error and "stages: " not in error and "model.ModelSource" not in error
+    assert KEYS[override] in error and "stages: " not in error
+    assert not any(name in error for name in ("model.ModelSource", "profile.Profile", "profile.literal", "theta.theta"))
+
+
+def test_a_recipe_is_no_study_and_a_study_no_recipe(refuse: Callable[..., str]) -> None:
+    assert "this is a recipe, not a study" in refuse("sweep", "recipe.yaml")
+    Path("study.yaml").write_text("recipe: recipe.yaml\nstudy: s\narms: {a: []}\n")
+    assert "ropewalk sweep study.yaml" in refuse("run", "study.yaml")
+    error = refuse("sweep", "study.yaml", "seds=[1]")
+    assert "the study does not hold together at seds" in error and "did you mean seeds?" in error
 
 
 SOURCES = {
@@ -272,9 +295,17 @@ def test_a_folder_in_use(folder: str, home: Path, refuse: Callable[..., str]) ->
     assert "the folder is in use" in error and f"pid {os.getpid()} on" in error
 
 
+def test_adapters_without_their_package(refuse: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora, "find_spec", lambda _: None)
+    assert "adapters need peft" in refuse("run", "recipe.yaml", "stages.0.lora.rank=4")
+
+
 def test_another_recipe_in_the_run_folder(call: Call, refuse: Callable[..., str]) -> None:
     assert call("prepare", "recipe.yaml")[0] == 0
-    assert "they differ in seed" in refuse("prepare", "recipe.yaml", "seed=5")
+    assert "they differ in seed (0 there, 5 here)\n" in refuse("prepare", "recipe.yaml", "seed=5")
+    assert "stages.0.clip (1.0 there, 2.0 here)\n" in refuse("prepare", "recipe.yaml", "stages.0.clip=2")
+    assert "1 more\n" in refuse("prepare", "recipe.yaml", "seed=5", *(f"stages.0.{key}=2" for key in (
+        "clip", "micro_rows", "lr", "panel_steps")))  # fmt: skip
 
 
 def test_a_damaged_corpus_folder(call: Call) -> None:

@@ -28,7 +28,11 @@ def find(
     data = {
         "model": "base",
         "run": "run",
-        "corpus": {"sources": rest.pop("sources", SOURCES), "mix": dict(mix)},
+        "corpus": {
+            "sources": rest.pop("sources", SOURCES),
+            "mix": dict(mix),
+            "when_dry": rest.pop("when_dry", "stop"),
+        },
         "stages": rest.pop("stages", [{**STAGE, **stage}]),
         **rest,
     }
@@ -113,6 +117,20 @@ def test_repeats_are_counted_from_what_the_corpus_holds() -> None:
     tokens = {"web": 10 * 10**9, "books": 4 * 10**9, "law": 10**9, "chat": 3 * 10**8}
     found = find(tokens=tokens)
     assert [f.level for f in found] == ["error"] and "chat would be read 6.7 times" in found[0].message
+    assert find(tokens=tokens, when_dry="spread") == [], "others give what it cannot"
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ({"embedded": "stories_fr"}, "no embedded source 'stories_fr'"),
+        ({"embedded": "stories_en", "size_bytes": "1M", "options": {"wordz": 3}}, "wordz: Extra inputs"),
+        ({"embedded": "stories_en"}, "size_bytes: 4M"),
+    ],
+)
+def test_text_that_ropewalk_cannot_make_is_known_before_any_is_read(source: dict[str, Any], named: str) -> None:
+    found = find(sources=[*SOURCES, {"name": "made", "role": "general", **source}])
+    assert [(f.level, f.key) for f in found] == [("error", "corpus.sources.4")] and named in found[0].message
 
 
 def test_shares_add_up_and_named_sources_go_before_their_role() -> None:

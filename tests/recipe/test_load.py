@@ -1,11 +1,16 @@
 """A recipe is read, overridden and refused with the key, the reason and the cure."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from ropewalk.core.error import UserError
+from ropewalk.core.spec import Spec
+from ropewalk.recipe.explain import find_places
 from ropewalk.recipe.load import load_recipe, parse_stage
+from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.sweep import Sweep
 
 RECIPE = """
 model: base
@@ -89,3 +94,12 @@ def test_a_stage_can_stand_alone() -> None:
     assert stage.context == 16384 and stage.rope.kind == "theta"
     with pytest.raises(UserError, match="rope"):
         parse_stage(["context=16Ki"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "pages"), [(Recipe, ("recipe", "corpus", "probe", "rope")), (Sweep, ("study",))], ids=("recipe", "study")
+)
+def test_every_key_is_on_the_pages_that_errors_point_to(kind: type[Spec], pages: tuple[str, ...]) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    words = set(re.findall(r"\w+", "".join((docs / f"{page}.md").read_text() for page in pages)))
+    assert set(find_places(kind)) - words == set()

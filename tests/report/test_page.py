@@ -18,7 +18,7 @@ import yaml
 from invented_run import RECIPE, make_rows, write_run
 from ropewalk.core.artifact import FolderInUseError, hold
 from ropewalk.core.error import UserError
-from ropewalk.core.record import append_rows
+from ropewalk.core.record import Row, append_rows
 from ropewalk.recipe.load import load_recipe
 from ropewalk.report.page import summarise, write_report
 from ropewalk.study.run import do_part
@@ -177,6 +177,23 @@ def test_what_a_stage_told_while_it_ran_is_drawn(run: Path) -> None:
     for kind in ("position in the document", "length of the document"):
         assert f"Training loss by {kind}" in page
     assert "whole-near: their difference" in page and "MFU 21.0% (median)" in page
+
+
+def test_the_first_panels_of_a_run_can_be_read(run: Path) -> None:
+    """Steps are whole numbers, a single panel is a dot, and buckets stand by length, whichever came first."""
+    rows = [Row(0, step, "loss/train", 3.0 - step, "nats per token") for step in (1, 2, 3)]
+    rows += [Row(0, 3, f"loss/length/{bucket}", 2.0, "nats per token") for bucket in ("1024-2048", "512-1024", "0-512")]
+    (run / "rows.jsonl").unlink()
+    append_rows(run / "rows.jsonl", rows)
+    page = write_report(run).read_text()
+    training = page[page.index('<section id="training">') :]
+    training = training[: training.index("</section>")]
+    words = re.findall(r"<text[^>]*>([^<]*)</text>", training)
+    assert [word for word in words if re.fullmatch(r"\d+-\d+", word)] == ["0-512", "512-1024", "1024-2048"]
+    assert "2" in words and "1.50" not in words
+    assert len(re.findall('<use [^>]*fill="#0b5fa5"', training)) == 3
+    append_rows(run / "rows.jsonl", [Row(0, 2, "skipped", 1.0, "steps")])
+    assert "1 step was skipped: loss or gradient norm not finite" in write_report(run).read_text()
 
 
 def test_a_run_that_goes_on_is_reported_and_not_disturbed(run: Path) -> None:

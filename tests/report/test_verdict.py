@@ -117,6 +117,11 @@ def test_changes_measured_in_pairs_go_first(run: Path) -> None:
     assert (worst.low, worst.high) == (pytest.approx(-0.001), pytest.approx(0.005))
 
 
+def test_what_rounds_to_nothing_has_no_minus() -> None:
+    verdict = Verdict("short/worst", "", "extended", "change", -0.0003, -0.007, 0.0, ("<=", 0.02))
+    assert format_value(verdict, interval=True) == "+0.0 % [-0.7, +0.0]"
+
+
 def test_an_infinite_interval_is_left_out() -> None:
     verdict = Verdict("nll/gap", "", "base", "nats", 0.1, float("-inf"), float("inf"), (">=", 0.2))
     assert format_value(verdict, interval=True) == "+0.100 nats" and format_bound(verdict) == "≥ 0.2 nats"

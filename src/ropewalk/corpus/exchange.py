@@ -40,7 +40,7 @@ def write_tokens(documents: Iterable[Tokens], stem: Path, *, format: Format, voc
             loss.write(mask.tobytes())
             masked |= not mask.all()
             if masked and format != "datatrove":
-                raise _without_mask(format, number)
+                raise _without_mask(format, stem.name, number)
             at += len(ids)
             ends.append(at)
     if not masked:
@@ -177,12 +177,12 @@ def _load_datasets() -> Any:
     return datasets
 
 
-def _without_mask(format: str, number: int) -> UserError:
+def _without_mask(format: str, source: str, number: int) -> UserError:
     return UserError(
         f"{format} knows no loss mask",
-        where=f"document {number}",
+        where=f"{source}, document {number}",
         why="some of its tokens are not trained on, and these files cannot say so",
-        fix="export this source as datatrove or datasets",
+        fix="export as datatrove or datasets, or from a recipe without this source, in another run folder",
     )
 
 

@@ -9,7 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails
 
 from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.record import ROLES, Role
@@ -147,7 +148,16 @@ class Source(Spec):
     @property
     def record_options(self) -> FileOptions | HubOptions:
         """The options of a source that is read, not generated."""
-        return (HubOptions if self.hub is not None else FileOptions).model_validate(self.options)
+        try:
+            return (HubOptions if self.hub is not None else FileOptions).model_validate(self.options)
+        except ValidationError as error:  # told with the key that the options stand under
+            faults = [
+                InitErrorDetails(
+                    type=fault["type"], loc=("options", *fault["loc"]), input=fault["input"], ctx=fault.get("ctx", {})
+                )
+                for fault in error.errors()
+            ]
+            raise ValidationError.from_exception_data(error.title, faults) from None
 
     def cleaning(self, language: str | None = None) -> Profile:
         """The profile for a document of ``language``: the one given, else the one that fits role and language.

@@ -59,7 +59,7 @@ def part_source(
         ]
         raise UserError(
             "a language has no weight",
-            where=f"corpus.languages, source {strand.source}",
+            where=f"languages, of the corpus or the stage; source {strand.source}",
             why=f"documents without one: {', '.join(missing)}",
             fix=f"add it, or `{OTHER}: 0` to train on no language but those named",
         )
@@ -169,7 +169,7 @@ def _weigh(
                 "the mix asks for text that is not there",
                 where=f"mix.{key}",
                 why=f"none of its {format_amount(sum(tokens[name] for name in members))} tokens has a weight",
-                fix="give corpus.languages and corpus.lengths a weight above 0 for text that is there",
+                fix="give a weight above 0 in languages and lengths to text that is there",
             )
         yield _Node(weight, nodes)
 

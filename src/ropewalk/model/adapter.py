@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ropewalk.core.error import UserError
 from ropewalk.model.biases import NAME as SCORE_BIAS
 from ropewalk.model.weights import read_headers, read_tensor
-from ropewalk.recipe.lora import Lora
+from ropewalk.recipe.lora import Lora, require_peft
 
 _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
 
@@ -27,15 +26,9 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, *, seed: int) -> None:
     Their first values depend on ``seed`` alone: the product of each is 0. Biases of attention scores are always
     trained, since a stage that adds them has nothing to freeze. Raises UserError where peft is not installed.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise UserError(
-            "adapters need peft",
-            where="stages: lora",
-            why="the package peft is not installed",
-            fix="pip install 'ropewalk[lora]', or leave lora out",
-        ) from None
+    require_peft()
+    from peft import LoraConfig, inject_adapter_in_model
+
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.projections))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

@@ -11,6 +11,7 @@ import numpy as np
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.core.record import ROLES
+from ropewalk.corpus.embedded import read_options
 from ropewalk.corpus.feed import open_feed
 from ropewalk.corpus.folder import Corpus
 from ropewalk.recipe.check_layers import check_layers
@@ -31,7 +32,7 @@ _STEP_ROUNDING = 0.1
 
 def check(recipe: Recipe, shape: ModelShape | None, tokens: Mapping[str, int] | None = None) -> list[Finding]:
     """Hold ``recipe`` against the rules; ``shape`` is its base's, ``tokens`` counts each built source's tokens."""
-    findings = [*_check_ranks(recipe), *_check_heads(recipe, shape)]
+    findings = [*_check_ranks(recipe), *_check_heads(recipe, shape), *_check_embedded(recipe)]
     before = shape
     for index, stage in enumerate(recipe.stages):
         key = f"stages.{index}"
@@ -124,6 +125,16 @@ def _check_heads(recipe: Recipe, shape: ModelShape | None) -> Iterator[Finding]:
             yield Finding("error", error.where, f"{error.why}: {error.fix}", "arithmetic")
 
 
+def _check_embedded(recipe: Recipe) -> Iterator[Finding]:
+    for index, source in enumerate(recipe.corpus.sources):
+        if source.embedded is not None:
+            try:
+                read_options(source.embedded, size_bytes=source.size_bytes, options=source.options)
+            except UserError as error:
+                key = f"corpus.sources.{index}"
+                yield Finding("error", key, f"{error.what}: {error.why}; {error.fix}", "docs/embedded.md")
+
+
 def _check_replay(recipe: Recipe, stage: Stage, key: str) -> Iterator[Finding]:
     general = {source.language for source in recipe.corpus.sources if source.role == "general"}
     domain = {source.language for source in recipe.corpus.sources if source.role == "domain"} - {None, "code"}
@@ -177,6 +188,8 @@ def _check_repeats(recipe: Recipe, tokens: Mapping[str, int]) -> Iterator[Findin
     for index, stage in enumerate(recipe.stages):
         for name, share in source_shares(recipe, stage, tokens).items():
             repeats = share * stage.tokens / tokens[name]
+            if recipe.corpus.when_dry == "spread":
+                continue  # others give what a dry one cannot; whether all together can, its rows tell
             if repeats > recipe.corpus.max_repeats:
                 message = (
                     f"{name} would be read {repeats:.1f} times, more than max_repeats {recipe.corpus.max_repeats:g}"

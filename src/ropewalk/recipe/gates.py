@@ -1,12 +1,14 @@
 """What judges a stage: when it is done, which steps are not taken, what its model must be before the next one."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
 
+_METRIC = re.compile(r"retrieval|(loss|accuracy)/(source|role|language|position|length)/.+")
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -14,8 +16,16 @@ class Until(Spec):
     """End a stage as soon as a metric, averaged since the last panel, reaches a value."""
 
     metric: str
+    """``retrieval``, or ``loss/...`` or ``accuracy/...`` as a panel's rows are named, such as ``loss/source/law``."""
     value: float
     max_steps: PositiveCount
+
+    @field_validator("metric")
+    @classmethod
+    def _check_metric(cls, given: str) -> str:
+        if not _METRIC.fullmatch(given):
+            raise ValueError(f"{given!r} is no metric of a panel: retrieval, or loss/... or accuracy/...")
+        return given
 
 
 class Guard(Spec):

@@ -3,22 +3,19 @@
 YAML's traps are closed here: a key given twice is an error, and nothing but plain data is ever constructed.
 """
 
-import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from ropewalk.core.error import UserError
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.advice import AdviceSpec
+from ropewalk.recipe.explain import explain
 from ropewalk.recipe.spec import ExportSpec, Recipe, Stage
 
-_SHOWN_FAULTS = 5
-_BRANCH = re.compile(r"[A-Z]|function-|str$")  # what pydantic calls the branches of a union; no key looks like it
 _MERGE = "tag:yaml.org,2002:merge"
 Part = TypeVar("Part", bound=Spec)
 
@@ -78,15 +75,17 @@ def read_data(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def parse_recipe(data: Any, *, where: str) -> Recipe:
     """Validate plain data as a Recipe; every fault names its key. Raises UserError."""
+    if isinstance(data, dict) and "arms" in data and "stages" not in data:
+        raise UserError("this is a study", where=where, why="it has arms and no stages", fix=f"ropewalk sweep {where}")
     return parse_as(Recipe, data, where=where)
 
 
-def parse_as(kind: type[Part], data: Any, *, where: str) -> Part:
+def parse_as(kind: type[Part], data: Any, *, where: str, called: str = "recipe") -> Part:
     """Validate plain data as a spec of any kind; every fault names its key. Raises UserError."""
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise _explain(error, where) from None
+        raise explain(error, kind=kind, data=data, where=where, called=called) from None
 
 
 def parse_stage(overrides: Sequence[str]) -> Stage:
@@ -164,56 +163,3 @@ def _parse_yaml(text: str, *, where: str) -> Any:
         raise UserError("this is not YAML", where=place, why=str(error.problem), fix="mend that line") from None
     except yaml.YAMLError as error:
         raise UserError("this is not YAML", where=where, why=str(error), fix="remove what it names") from None
-
-
-def _explain(error: ValidationError, where: str) -> UserError:
-    faults = _keep_causes(error.errors(include_url=False))
-    lines = [_describe(fault) for fault in faults[:_SHOWN_FAULTS]]
-    if len(faults) > _SHOWN_FAULTS:
-        lines.append(f"and {len(faults) - _SHOWN_FAULTS} more")
-    keys = ", ".join(dict.fromkeys(_join(fault["loc"]) or "the recipe" for fault in faults[:_SHOWN_FAULTS]))
-    return UserError(
-        f"the recipe does not hold together at {keys}",
-        where=where,
-        why="\n         ".join(lines),
-        fix="mend these keys; docs/recipe.md lists every key with its unit",
-    )
-
-
-def _keep_causes(faults: Sequence[Any]) -> list[Any]:
-    """Without what only follows: "too short" where an item is faulty, "not text" where the mapping instead of it is.
-
-    Keys that do not exist come first: where one is misspelt, another is missing.
-    """
-    inner = [fault["loc"] for fault in faults]
-
-    def follows(fault: Any) -> bool:
-        place = fault["loc"][:-1] if fault["loc"][-1:] == ("str",) else fault["loc"]
-        deeper = any(len(other) > len(fault["loc"]) and other[: len(place)] == place for other in inner)
-        return deeper and fault["type"] in ("too_short", "string_type")
-
-    causes = [fault for fault in faults if not follows(fault)]
-    return sorted(causes, key=lambda fault: fault["type"] != "extra_forbidden")
-
-
-def _describe(fault: Any) -> str:
-    key = _join(fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(fault["loc"][-1]), sorted(_known_keys()), n=1)
-        return f"{key}: there is no such key{f'; did you mean {near[0]}?' if near else ''}"
-    if fault["type"] == "missing":
-        return f"{key}: missing"
-    given = repr(fault["input"])
-    message = fault["msg"].removeprefix("Value error, ")
-    return (f"{key}: {message}" if key else message) + (
-        f" (given: {given})" if len(given) < 60 and given not in message else ""
-    )
-
-
-def _join(location: Sequence[int | str]) -> str:
-    return ".".join(str(part) for part in location if not _BRANCH.match(str(part)))
-
-
-def _known_keys() -> set[str]:
-    schema = TypeAdapter(Recipe).json_schema()
-    return {key for part in [schema, *schema["$defs"].values()] for key in part.get("properties", {})}

@@ -5,10 +5,12 @@ is the default of ``also_train``: at a longer context adapters alone leave a gap
 and training embedding and norms too closes it (LongLoRA, 2309.12307, section 3.3).
 """
 
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ropewalk.core.error import UserError
 from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
 
@@ -41,3 +43,14 @@ class Lora(Spec):
     def scale(self) -> float:
         """What an adapter's product is multiplied by."""
         return self.alpha / self.rank
+
+
+def require_peft() -> None:
+    """Raise UserError where the package that puts adapters into a model is missing; nothing is imported."""
+    if find_spec("peft") is None:
+        raise UserError(
+            "adapters need peft",
+            where="stages: lora",
+            why="the package peft is not installed",
+            fix="pip install 'ropewalk[lora]', or leave lora out",
+        )

@@ -75,7 +75,15 @@ class Cell:
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> tuple[Sweep, list[Cell]]:
     """Read a study's file, with overrides on it such as ``seeds=[1]``, and write out its cells. Raises UserError."""
-    sweep = parse_as(Sweep, read_data(path, overrides), where=str(path))
+    data = read_data(path, overrides)
+    if "stages" in data and "arms" not in data:
+        raise UserError(
+            "this is a recipe, not a study",
+            where=str(path),
+            why="it has stages and no arms",
+            fix=f"ropewalk run {path}, or write a file that names it and its arms (docs/study.md)",
+        )
+    sweep = parse_as(Sweep, data, where=str(path), called="study")
     return sweep, list(_multiply(sweep, path))
 
 

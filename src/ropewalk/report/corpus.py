@@ -145,7 +145,8 @@ def _make_languages(survey: Mapping[str, Any]) -> Section:
         shown = [f"{format_amount(cell['tokens'])} in {cell['documents']:,}" if cell else "" for cell in cells]
         rows.append([str(facts["role"]), name, *shown])
     rows.sort(key=lambda row: ["general", "domain", "instruction"].index(row[0]))
-    table = Table(["role", "source", *found], rows, "ll" + "r" * len(found), "Tokens in documents that are trained on.")
+    caption = "Tokens that are trained on, and in how many documents."
+    table = Table(["role", "source", *found], rows, "ll" + "r" * len(found), caption)
     return Section("languages", "Languages", tables=[table])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ropewalk.core.quantity import format_amount, format_length
-from ropewalk.report.figure import FAINT, INK, OTHERS, ROLE_COLOURS, Picture, draw, shorten
+from ropewalk.report.figure import INK, OTHERS, ROLE_COLOURS, Picture, draw, shorten
 
 _WIDTH_INCHES = 8.4
 _MARKS = (8192, 32768, 131072)
@@ -58,7 +58,7 @@ def draw_prefixes(stage: Mapping[str, Any]) -> Picture:
     def paint(figure: Any) -> None:
         axis = figure.subplots()
         for name, line in lines:
-            axis.axhline(stage["planned"][name] * 100, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
+            axis.axhline(stage["planned"][name] * 100, color=colours[name], linewidth=0.9, linestyle=(0, (4, 3)))
             axis.plot(prefixes["rows"], line, color=colours[name], label=shorten(name))
         axis.set_xlabel("rows given")
         axis.set_ylabel("share of the tokens so far, %")

@@ -41,6 +41,7 @@ def draw_training(loss: Curve, norm: Curve, rate: Curve, *, borders: Sequence[Bo
         axes[2].set_title("learning rate")
         axes[2].set_ylim(bottom=0)
         axes[2].set_xlabel("step")
+        _count_steps(axes[2], most=9)
         for axis in axes:
             _mark_stages(axis, borders, named=axis is axes[0])
 
@@ -49,7 +50,7 @@ def draw_training(loss: Curve, norm: Curve, rate: Curve, *, borders: Sequence[Bo
         paint,
         size=(_WIDTH_INCHES, 4.6),
         caption="Thin: every step. Thick: running mean over 4 % of the steps.",
-        alt=f"Training loss falls from {first:.2f} to {last:.2f} nats per token.",
+        alt=f"Training loss goes from {first:.2f} to {last:.2f} nats per token.",
     )
 
 
@@ -96,10 +97,11 @@ def _draw_each(
     def paint(figure: Any) -> None:
         axes = figure.subplots(rows, _ABREAST, sharex=True, squeeze=False).ravel()
         for axis, (name, curve) in zip(axes, curves.items(), strict=False):
-            axis.plot(*thin_out(curve.steps, curve.values), color=colours[name])
+            # A single panel has no line to be seen.
+            axis.plot(*thin_out(curve.steps, curve.values), color=colours[name], marker="o" * (len(curve.steps) == 1))
             axis.set_title(shorten(name), color=colours[name], fontsize=9)
             axis.locator_params(axis="y", nbins=4)
-            axis.locator_params(axis="x", nbins=3)
+            _count_steps(axis, most=3)
             axis.margins(y=0.15)
             _mark_stages(axis, borders, named=False)
         for axis in axes[len(curves) :]:
@@ -130,7 +132,7 @@ def draw_speed(speed: Curve, mfu: Curve, imbalance: Curve, *, borders: Sequence[
         right.set_ylim(bottom=min(1.0, *imbalance.values) if imbalance.values else 1.0)
         for axis in (left, middle, right):
             axis.set_xlabel("step")
-            axis.locator_params(axis="x", nbins=6)
+            _count_steps(axis, most=6)
             _mark_stages(axis, borders, named=False)
 
     return draw(
@@ -147,6 +149,13 @@ def _plot_smoothed(axis: Any, curve: Curve) -> None:
     axis.margins(x=0.01)
 
 
+def _count_steps(axis: Any, *, most: int) -> None:
+    """Whole numbers below the axis, ``most`` or so."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=most, integer=True, steps=[1, 2, 5, 10]))
+
+
 def _smooth_width(curve: Curve) -> int:
     return max(1, round(len(curve.values) * _SMOOTH_SHARE))
 
@@ -156,5 +165,6 @@ def _mark_stages(axis: Any, borders: Sequence[Border], *, named: bool) -> None:
         if step:
             axis.axvline(step, color=FAINT, linewidth=0.8, linestyle=(0, (2, 2)))
         if named and len(borders) > 1:
-            axis.annotate(name, (step, 1), xycoords=("data", "axes fraction"), xytext=(3, -2),
+            seen = max(step, axis.get_xlim()[0])  # a short run's picture begins after step 0
+            axis.annotate(name, (seen, 1), xycoords=("data", "axes fraction"), xytext=(3, -2),
                           textcoords="offset points", va="top", fontsize=8, color=FAINT)  # fmt: skip

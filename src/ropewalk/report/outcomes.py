@@ -25,11 +25,13 @@ def make_training(contents: Contents) -> Section:
         pictures.append(draw_sources(sources, roles=roles, borders=borders))
     for prefix, kind in (("loss/position/", "position in the document"), ("loss/length/", "length of the document")):
         if buckets := contents.curves(prefix):
+            buckets = {name: buckets[name] for name in sorted(buckets, key=_edges)}
             pictures.append(draw_buckets(buckets, kind=kind, borders=borders))
     if held_out := contents.curves("held_out/"):
         pictures.append(draw_held_out(held_out, borders=borders))
     skipped = len(contents.curve("skipped").values)
-    lead = f"{skipped} steps were skipped because loss or gradient was not finite." if skipped else ""
+    were = "1 step was" if skipped == 1 else f"{skipped:,} steps were"
+    lead = f"{were} skipped: loss or gradient norm not finite, or far above the steps before." if skipped else ""
     return Section("training", "Training", lead, pictures=pictures)
 
 
@@ -127,7 +129,7 @@ def _describe_change(change: Change | None) -> list[str]:
     if change is None:
         return ["", ""]
     low, high = _interval(change)
-    return [f"{change.value * 100:+.2f} %", f"{low * 100:+.2f} to {high * 100:+.2f}" if low < high else ""]
+    return [f"{change.value * 100:+z.2f} %", f"{low * 100:+z.2f} to {high * 100:+z.2f}" if low < high else ""]
 
 
 def _interval(change: Change) -> tuple[float, float]:
@@ -135,6 +137,10 @@ def _interval(change: Change) -> tuple[float, float]:
     if change.low is None or change.high is None or not math.isfinite(change.high - change.low):
         return change.value, change.value
     return change.low, change.high
+
+
+def _edges(bucket: str) -> tuple[int, ...]:
+    return tuple(int(edge) for edge in bucket.split("-") if edge.isdecimal())  # a name may come from anywhere
 
 
 def _name_task(task: str) -> str:

@@ -177,8 +177,8 @@ def draw_reach(lines: Sequence[Turning], *, context_tokens: int, published: Sequ
         paint,
         size=(WIDTH_INCHES, 0.9 + max(2.4, 0.27 * len(lines))),
         caption="Distance up to which similar tokens attract one another, B(m) >= 0 (Men et al., 2405.14591): a soft "
-        f"bound, evaluated up to {format_length(limit)}. It is not monotone in theta. Diamonds: the theta and length "
-        "of published runs (with heads of 128).",
+        f"bound, evaluated up to {format_length(limit)}. It is not monotone in theta."
+        + (" Diamonds: the theta and length of published runs (with heads of 128)." if shown else ""),
         alt=f"Similar tokens attract up to this distance: {told}.",
     )
 

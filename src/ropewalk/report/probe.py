@@ -102,7 +102,8 @@ def tell_probe(probed: Probed) -> list[str]:
         top = max(answers.values())
         names = ", ".join(model for model, value in answers.items() if value == top)
         lines.append(
-            f"Most answers at {format_length(probed.lengths[-1])}: {names}, {top:.0%}; unchanged {_first(answers):.0%}"
+            f"Most answers at {format_length(probed.lengths[-1])}: {names}, {top * 100:.0f} %; "
+            f"unchanged {_first(answers) * 100:.0f} %"
             if top
             else f"No candidate retrieves anything at {format_length(probed.lengths[-1])}: training has to teach it"
         )

@@ -120,7 +120,8 @@ def verdict_table(verdicts: Sequence[Verdict], *, intervals: bool) -> Table:
 
 def format_value(verdict: Verdict, *, interval: bool) -> str:
     """A value in its unit: ``98.2 %``, ``+0.031 nats``, ``+0.4 %``; with its interval where there is one."""
-    scale, form = (1.0, "+.3f") if verdict.unit == "nats" else (100.0, ".1f" if verdict.unit == "share" else "+.1f")
+    # z: what rounds to 0 has no minus
+    scale, form = (1.0, "+z.3f") if verdict.unit == "nats" else (100.0, "z.1f" if verdict.unit == "share" else "+z.1f")
     text = f"{verdict.value * scale:{form}} {'nats' if verdict.unit == 'nats' else '%'}"
     if not interval or not verdict.has_interval:
         return text
@@ -247,5 +248,5 @@ def _judge_short(contents: Contents) -> Iterator[Verdict]:
     change, mean = changes[worst], sum(change.value for change in changes.values()) / len(changes)
     name = f"short-context loss, worst source ({worst})"
     yield Verdict("short/worst", name, "extended", "change", change.value, change.low, change.high, _SHORT)
-    name = f"short-context loss, mean of {len(changes)} sources"
+    name = f"short-context loss, mean of {len(changes)} source{'s' * (len(changes) > 1)}"
     yield Verdict("short/mean", name, "extended", "change", mean, bound=_SHORT)

@@ -40,7 +40,7 @@ class Search(Spec):
     parents: PositiveCount = 8
     """The best ever seen; children come from these."""
     documents: PositiveCount = 4
-    """Held-out documents of the target length that a score is taken over."""
+    """Documents of the target length, of those that are trained on, that a score is taken over."""
     seed: int = 0
 
     @model_validator(mode="after")

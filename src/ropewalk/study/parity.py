@@ -17,8 +17,8 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.report.table import Cell, Table
 from ropewalk.study import ranks
 from ropewalk.study.folder import RunFolder, require
+from ropewalk.study.held import require_same_recipe
 from ropewalk.study.ranks import on_ranks
-from ropewalk.study.run import require_same_recipe
 
 if TYPE_CHECKING:
     from ropewalk.train.parity import Parity

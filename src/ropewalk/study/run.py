@@ -6,7 +6,7 @@ dies takes nothing with it. A part is a function of (recipe, run folder); what i
 
 import json
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
@@ -22,7 +22,8 @@ from ropewalk.corpus.folder import open_corpus
 from ropewalk.parallel.torchrun import is_first, is_started
 from ropewalk.plan.choose import forecast_recipe
 from ropewalk.recipe.check import check, check_rows
-from ropewalk.recipe.load import load_recipe, parse_stage
+from ropewalk.recipe.load import parse_stage
+from ropewalk.recipe.lora import require_peft
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.find import find_model
@@ -30,6 +31,7 @@ from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 from ropewalk.study import ranks, search
 from ropewalk.study.folder import RunFolder, require, require_new
+from ropewalk.study.held import require_same_recipe
 from ropewalk.study.ranks import ask_probes, on_ranks
 
 _VERSIONS = ("ropewalk", "torch", "transformers", "tokenizers", "safetensors", "numpy")
@@ -43,7 +45,7 @@ def run_recipe(recipe: Recipe) -> dict[str, Any]:
     from ropewalk.report.page import summarise
 
     if is_first():
-        require_trackers(recipe.trackers)  # before hours of preparing text for it
+        _require_packages(recipe)  # before hours of preparing text for them
     folder = RunFolder(Path(recipe.run))
     with claim(recipe, folder):
         if is_finished(folder.root):
@@ -105,7 +107,7 @@ def extend(recipe: Recipe, folder: RunFolder) -> None:
 def train(recipe: Recipe, folder: RunFolder) -> None:
     """All stages in turn, each from the weights of the one before."""
     if is_first():
-        require_trackers(recipe.trackers)
+        _require_packages(recipe)
     require(folder.corpus, verb="prepare")
     for stage in range(len(recipe.stages)):
         if not is_finished(folder.trained(stage)):
@@ -183,7 +185,14 @@ def extend_model(model: str, out: Path, overrides: list[str]) -> dict[str, Any]:
     require_new(out)
     on_ranks(ranks.extend, 1, find_model(model), out, stage)
     facts = read_manifest(out)["facts"]
-    return {"model": str(out), **facts, "text": "\n".join([str(out), *(f"{key}: {facts[key]}" for key in facts)])}
+    return {"model": str(out), **facts, "text": "\n".join([str(out), *(_tell_fact(key, facts[key]) for key in facts)])}
+
+
+def _tell_fact(name: str, value: Any) -> str:
+    """A line for people: layers one after another, numbers as they are read."""
+    if isinstance(value, float):
+        value = f"{value:.3g}" if value < 1 else f"{value:,.0f}"
+    return f"{name}: {'; '.join(value) if isinstance(value, list) else value}"
 
 
 def check_recipe(recipe: Recipe) -> dict[str, Any]:
@@ -200,7 +209,7 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
     lines = [f"{finding.level}: {finding.key}: {finding.message} ({finding.source})" for finding in findings]
     for index, plan in enumerate(plans):
         lines += [f"stage {index}", plan.describe()]
-    lines.append(f"{errors} errors, {len(findings) - errors} warnings")
+    lines.append(f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}")
     return {
         "errors": errors,
         "findings": [asdict(finding) for finding in findings],
@@ -237,21 +246,14 @@ def claim(recipe: Recipe, folder: RunFolder, *, holds: bool = True) -> Iterator[
         yield
 
 
-def require_same_recipe(recipe: Recipe, folder: RunFolder, *, but: Sequence[str] = ()) -> None:
-    """Raise UserError where the folder's recipe is another one, in other keys than ``but``."""
-    held = load_recipe(folder.recipe)
-    if held.digest == recipe.digest:
-        return
-    ours, theirs = recipe.to_json(), held.to_json()
-    changed = [key for key in ours if key not in ("run", "trackers", *but) and ours[key] != theirs[key]]
-    if not changed:
-        return
-    raise UserError(
-        "the run folder holds another recipe's run",
-        where=str(folder.root),
-        why=f"they differ in {', '.join(changed)}",
-        fix="give this run another folder (run=...), or remove the old one",
-    )
+def _require_packages(recipe: Recipe) -> None:
+    require_trackers(recipe.trackers)
+    if any(stage.lora is not None for stage in recipe.stages):
+        require_peft()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _refuse_errors(recipe: Recipe) -> None:
@@ -261,7 +263,10 @@ def _refuse_errors(recipe: Recipe) -> None:
     for finding in findings:
         if finding.level == "error":
             raise UserError(
-                "the recipe breaks a rule", where=finding.key, why=finding.message, fix=f"see {finding.source}"
+                "the recipe breaks a rule",
+                where=finding.key,
+                why=f"{finding.message} ({finding.source})",
+                fix="mend that key; `ropewalk check RECIPE` tells at once whether all rules are kept",
             )
 
 

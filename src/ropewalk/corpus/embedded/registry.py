@@ -142,6 +142,15 @@ def embedded_documents(
 ) -> Iterator[Document]:
     """Documents of one source until ``size_bytes`` of UTF-8 are reached; the last one may pass it.
 
+    Raises UserError as read_options does.
+    """
+    chosen = read_options(name, size_bytes=size_bytes, options=options)
+    return _cut(EMBEDDED[name].generate(chosen, seed), size_bytes)
+
+
+def read_options(name: str, *, size_bytes: int | None = None, options: Mapping[str, Any] | None = None) -> Spec:
+    """What is asked of a source, with its defaults; nothing is made yet.
+
     Raises UserError for an unknown name, options that the source has not, or an endless source without a size.
     """
     source = _find_source(name)
@@ -153,7 +162,7 @@ def embedded_documents(
             why="it is generated, so its size is a choice",
             fix="give it a size, such as size_bytes: 4M",
         )
-    return _cut(source.generate(chosen, seed), size_bytes)
+    return chosen
 
 
 def _find_source(name: str) -> Embedded:
@@ -174,8 +183,8 @@ def _read_options(name: str, source: Embedded, options: Mapping[str, Any]) -> Sp
         fault = error.errors()[0]
         raise UserError(
             f"the embedded source {name} cannot take these options",
-            where=f"sources: embedded: {name}, options: {'.'.join(map(str, fault['loc']))}",
-            why=fault["msg"],
+            where=f"sources: embedded: {name}, options",
+            why=": ".join([".".join(map(str, fault["loc"])), fault["msg"]]) if fault["loc"] else fault["msg"],
             fix=f"its options are {', '.join(source.options.model_fields)}",
         ) from error
 

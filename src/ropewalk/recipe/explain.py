@@ -1,0 +1,132 @@
+"""What is wrong with the keys of a recipe, in words, and where they would have been right.
+
+pydantic names the branches of a union inside a key's path (``rope.theta.theta``) and tells of every branch that did not
+fit. Here a path is the one in the file, and what only follows from another fault is left out.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ropewalk.core.error import UserError
+from ropewalk.core.spec import Spec
+from ropewalk.corpus.spec import FileOptions, HubOptions
+
+_SHOWN_FAULTS = 5
+_SHOWN_PLACES = 3
+_BRANCH = re.compile(r"[A-Z]|function-|literal\[|str$")  # what pydantic calls the branches of a union
+_FOLLOWS = ("too_short", "string_type", "dict_type", "model_type", "literal_error")
+
+
+def explain(error: ValidationError, *, kind: type[Spec], data: Any, where: str, called: str) -> UserError:
+    """Every fault of ``data`` as a ``kind``, which users know as ``called``: recipe or study."""
+    faults = _keep_causes(error.errors(include_url=False))
+    known = find_places(kind)
+    shown = [(".".join(map(str, _trace(fault["loc"], data))), fault) for fault in faults[:_SHOWN_FAULTS]]
+    lines = [_describe(key, fault, known) for key, fault in shown]
+    if len(faults) > _SHOWN_FAULTS:
+        lines.append(f"and {len(faults) - _SHOWN_FAULTS} more")
+    keys = ", ".join(dict.fromkeys(key or f"the {called}" for key, _ in shown))
+    return UserError(
+        f"the {called} does not hold together at {keys}",
+        where=where,
+        why="\n         ".join(lines),
+        fix=f"mend these keys; docs/{called}.md lists every key",
+    )
+
+
+def find_places(kind: type[Spec]) -> dict[str, list[str]]:
+    """Every key with the places where it may stand, such as ``stages[].lr``."""
+    places: dict[str, list[str]] = {}
+    schema = TypeAdapter(kind).json_schema()
+    options = [f"corpus.sources[].options.{name}" for spec in (FileOptions, HubOptions) for name in spec.model_fields]
+    for place in [*_walk(schema, schema.get("$defs", {}), "", ()), *(options if "corpus" in kind.model_fields else [])]:
+        held = places.setdefault(place.rpartition(".")[2], [])
+        if place not in held:
+            held.append(place)
+    return places
+
+
+def _keep_causes(faults: Sequence[Any]) -> list[Any]:
+    """Without what only follows: "too short" where an item is faulty, "not text" where the mapping instead of it is.
+
+    Keys that do not exist come first: where one is misspelt, another is missing.
+    """
+    inner = [fault["loc"] for fault in faults]
+
+    def follows(fault: Any) -> bool:
+        place = fault["loc"]
+        while place and _BRANCH.match(str(place[-1])):
+            place = place[:-1]
+        deeper = any(len(other) > len(fault["loc"]) and other[: len(place)] == place for other in inner)
+        beside = any(
+            other["type"] == "literal_error" and other["loc"][: len(place)] == place
+            for other in faults
+            if other is not fault
+        )
+        return fault["type"] in _FOLLOWS and (deeper or (beside and fault["type"] != "literal_error"))
+
+    causes = [fault for fault in faults if not follows(fault)]
+    return sorted(causes, key=lambda fault: fault["type"] != "extra_forbidden")
+
+
+def _trace(location: Sequence[int | str], data: Any) -> list[int | str]:
+    """The path in the file: without the branch of a union, which is a class, or what ``kind`` says."""
+    path: list[int | str] = []
+    tagged = False
+    for part in location:
+        inside = (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int))
+        if not tagged and isinstance(data, dict) and data.get("kind") == part:
+            tagged = True
+        elif inside or not _BRANCH.match(str(part)):
+            path.append(part)
+            data, tagged = (data[part] if inside else None), False
+    return path
+
+
+def _describe(key: str, fault: Any, known: Mapping[str, Sequence[str]]) -> str:
+    if fault["type"] == "extra_forbidden":
+        return f"{key}: there is no such key{_point(str(fault['loc'][-1]), known)}"
+    if fault["type"] == "missing":
+        return f"{key}: missing"
+    if fault["type"] == "union_tag_not_found":
+        return f"{key}: missing is its kind"
+    if fault["type"] == "union_tag_invalid":
+        tag, kinds = fault["ctx"]["tag"], fault["ctx"]["expected_tags"]
+        near = difflib.get_close_matches(tag, kinds.replace("'", "").split(", "), n=1)
+        return f"{key}.kind: {tag!r} is none of {kinds}{f'; did you mean {near[0]}?' if near else ''}"
+    if fault["type"] == "model_attributes_type":
+        return f"{key}: is a mapping, such as {{kind: ...}} (given: {fault['input']!r})"
+    given = repr(fault["input"])
+    message = fault["msg"].removeprefix("Value error, ")
+    return (f"{key}: {message}" if key else message) + (
+        f" (given: {given})" if len(given) < 60 and given not in message else ""
+    )
+
+
+def _point(name: str, known: Mapping[str, Sequence[str]]) -> str:
+    """To where this key stands, or to one that is spelt nearly so."""
+    if name in known:
+        return f" here; there is {', '.join(known[name][:_SHOWN_PLACES])}"
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _walk(node: Any, defs: Mapping[str, Any], path: str, above: tuple[str, ...]) -> Iterator[str]:
+    """All paths below a node of a JSON schema; a spec that holds one of its own kind is entered once."""
+    if reference := node.get("$ref"):
+        name = reference.rpartition("/")[2]
+        if name not in above:
+            yield from _walk(defs[name], defs, path, (*above, name))
+        return
+    for key, inner in node.get("properties", {}).items():
+        place = f"{path}.{key}" if path else key
+        yield place
+        yield from _walk(inner, defs, place, above)
+    for inner in (*node.get("anyOf", ()), *node.get("oneOf", ())):
+        yield from _walk(inner, defs, path, above)
+    if isinstance(items := node.get("items"), dict):
+        yield from _walk(items, defs, f"{path}[]", above)
