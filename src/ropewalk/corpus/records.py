@@ -6,10 +6,10 @@ beside its neighbours.
 
 import codecs
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,7 @@ def read_saved(source: Source) -> Iterator[Found]:
     data = load_from_disk(source.path)
     if hasattr(data, "keys"):
         data = _split(data, source)
-    for number, row in enumerate(data):
-        yield Place(f"{source.path}, row {number}", 1, 0), row
+    yield from _number_rows(str(source.path), data)
 
 
 def read_hub(source: Source) -> Iterator[Found]:
@@ -68,8 +67,15 @@ def read_hub(source: Source) -> Iterator[Found]:
             streaming=source.size_bytes is not None,
         )
     )
-    for number, row in enumerate(rows):
-        yield Place(f"{source.hub}, row {number}", 1, 0), row
+    yield from _number_rows(str(source.hub), rows)
+
+
+def _number_rows(name: str, rows: Iterable[object]) -> Iterator[Found]:
+    numbers = count()
+    for row in rows:
+        held = [row]
+        del row  # it can be a book: whoever takes it is its only holder, which enumerate would not allow
+        yield Place(f"{name}, row {next(numbers)}", 1, 0), held.pop()
 
 
 def _library(source: Source) -> Any:
@@ -264,8 +270,9 @@ def _read_parquet(path: Path, source: Source) -> Iterator[Found]:
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                for row in batch.to_pylist():
-                    yield Place(f"{path}, row {number}", 1, 0), row
+                rows = batch.to_pylist()[::-1]
+                while rows:
+                    yield Place(f"{path}, row {number}", 1, 0), rows.pop()
                     number += 1
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         why = str(error).splitlines()[0]
