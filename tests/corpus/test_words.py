@@ -45,12 +45,14 @@ def test_no_character_joins_the_one_before_it() -> None:
     assert not any(unicodedata.combining(character) for character in ALL)
 
 
+@pytest.mark.parametrize("young_words", [50, 1 << 15])  # it rests, or learns all
 @pytest.mark.parametrize("normalizer", [None, {"type": "NFC"}])
 @pytest.mark.parametrize("pattern", sorted(CUTTABLE))
 def test_a_text_has_the_ids_of_its_words(
-    tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, normalizer: object
+    tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, normalizer: object, young_words: int
 ) -> None:
     monkeypatch.setattr(words, "_KEPT_WORDS", 300)
+    monkeypatch.setattr(words, "_YOUNG_WORDS", young_words)
     tokenizer = make(tokenizer_folder, pattern, normalizer)
     memory = load_words(tokenizer._made_of, tokenizer._encode_all)
     assert memory is not None

@@ -1,6 +1,6 @@
 """The gigatoken library in place of tokenizers, twenty times faster, as long as it is proven to give the same ids.
 
-Where it cannot be had, a memory of words (words.py), which is twice as fast as tokenizers. Either is tried on traps of
+Where it cannot be had, a memory of words (words.py), half as fast again as tokenizers. Either is tried on traps of
 Unicode and on the first of the user's own text with the user's own tokenizer. One id that differs, or a tokenizer that
 it cannot load, and the run goes on without it, after one line that says so. Later on a piece of every megabyte is still
 compared, and what differs then stops the run.
