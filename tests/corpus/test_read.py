@@ -19,9 +19,9 @@ from pydantic import ValidationError
 from made_texts import han, sentence
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
-from ropewalk.corpus import archive
+from ropewalk.corpus import archive, records
 from ropewalk.corpus.archive import content_bytes, read_lines
-from ropewalk.corpus.read import Reject, read_source
+from ropewalk.corpus.read import Reject, read_items, read_source
 from ropewalk.corpus.spec import Source
 
 
@@ -402,3 +402,33 @@ def test_a_json_file_is_read_element_by_element(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "a.json").write_text(torn[: len(torn) // 2])
     *documents, last = read(tmp_path / "a.json", faults="skip")
     assert 0 < len(documents) < 20 and isinstance(last, Reject) and last.reason == "broken JSON file"
+
+
+LONG = [
+    b'{"text": "a"}', b' {"text": "\xe5\xa4\xa9", "n": [1, -0.0, 1e400, NaN, -Infinity, 12345678901234567890123]} \r',
+    b'{"text": "\\ud83d\\ude00\\u0000"}', b'{"text": "\\ud800"}', b'{"text": "\\ud83d\\u0041"}', b'{"text": "\x01"}',
+    b'{"text": "\xed\xa0\x80"}', b'{"text": "a", "text": "b"}', b'{"text": "a",}', b'{"text": "a"} x', b'["x"]', b'"x"',
+    b'\xef\xbb\xbf{"text": "a"}', b'{"text": "\\x"}', b'{"text": "a"', b'{"text": "a", "n": 01}',
+    b'{"text": "a", "n": -NaN}',
+    b'{"text": "a", "n": ' + b"[" * 300 + b"]" * 300 + b"}", b'{"text": "a", "n": ' + b"9" * 5000 + b"}",
+    "{\"text\": \"\u5929\"}".encode("utf-16"), b'{"text": "a"}\x00',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+@pytest.mark.parametrize("faults", ["skip", "replace"])
+def test_a_long_record_is_read_as_a_short_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, faults: str
+) -> None:
+    """One parser reads bytes, another text: the same documents, or the same faults at the same bytes."""
+    for content in LONG:
+        (tmp_path / f"a.{ending}").write_bytes(content)
+        short = list(read_items(source(tmp_path / f"a.{ending}", faults=faults), seed=0))
+        monkeypatch.setattr(records, "_LONG_BYTES", 1)
+        assert list(read_items(source(tmp_path / f"a.{ending}", faults=faults), seed=0)) == short
+        monkeypatch.undo()
+    (tmp_path / "b.json").write_text(json.dumps([{"text": han(number, 30)} for number in range(9)], ensure_ascii=False))
+    monkeypatch.setattr(records, "_LONG_BYTES", 40)
+    found = [item.metadata["place"] for item in read(tmp_path / "b.json") if isinstance(item, Document)]
+    monkeypatch.undo()
+    assert found == [item.metadata["place"] for item in read(tmp_path / "b.json") if isinstance(item, Document)]

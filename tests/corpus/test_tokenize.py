@@ -132,6 +132,7 @@ def test_the_fast_path_gives_the_same_ids(tokenizer_folder: Path, monkeypatch: p
     slow, quick = known_tokenizer(tokenizer_folder), known_tokenizer(tokenizer_folder)
     with monkeypatch.context() as patched:
         patched.setattr(fast, "_load", lambda _: None)
+        patched.setattr(fast, "load_words", lambda *_: None)
         assert not slow._fast.trusted  # made now, and kept
     ours = list(quick.encode_documents(iter(documents)))
     again = list(quick.encode_documents(iter(documents)))
@@ -155,6 +156,7 @@ def test_a_fast_path_that_errs_is_set_aside(
             return right[:-1] if (text in fast.TRAPS) == (wrong_on == "traps") and text else right
 
     monkeypatch.setattr(fast, "_load", lambda _: Wrong())
+    monkeypatch.setattr(fast, "load_words", lambda *_: None)
     quick = known_tokenizer(tokenizer_folder)
     documents = [document(sentence(n, 60)) for n in range(20)]
     for ours, one in zip(quick.encode_documents(iter(documents)), documents, strict=True):
@@ -171,7 +173,7 @@ def test_a_fast_path_that_errs_later_stops_the_run(tokenizer_folder: Path, monke
 
     monkeypatch.setattr(fast, "_load", lambda _: Late())
     monkeypatch.setattr(fast, "_CHECKED_CHARACTERS", 100)
-    quick = Fast({}, slow._encode_all)
+    quick = Fast(slow._made_of, slow._encode_all)
     quick.encode([sentence(1, 60)])
     assert quick.trusted
     with pytest.raises(UserError, match="other ids"):

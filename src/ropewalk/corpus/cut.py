@@ -25,7 +25,23 @@ def may_cut(made_of: dict[str, Any]) -> bool:
         not token["special"] and (token["lstrip"] or token["rstrip"] or "\n" in token["content"])
         for token in made_of["added_tokens"]
     )
-    return safe and (_splits_there(made_of) or _merges_apart(made_of))
+    return safe and (split_pattern(made_of) is not None or _merges_apart(made_of))
+
+
+def split_pattern(made_of: dict[str, Any]) -> str | None:
+    """The pattern that parts a text into words, each encoded by itself, where it is one of those known here."""
+    split, *rest = (made_of["pre_tokenizer"] or {}).get("pretokenizers") or [{}]
+    pattern = split.get("pattern", {}).get("Regex")
+    is_known = (
+        made_of["normalizer"] in (None, {"type": "NFC"})
+        and pattern in CUTTABLE
+        and split.get("behavior") == "Isolated"
+        and not split.get("invert")
+        and [part["type"] for part in rest] == ["ByteLevel"]
+        and not rest[0]["use_regex"]
+        and not rest[0]["add_prefix_space"]
+    )
+    return pattern if is_known else None
 
 
 def cut(text: str, longest: int) -> Iterator[str]:
@@ -40,19 +56,6 @@ def cut(text: str, longest: int) -> Iterator[str]:
         yield text[start:end]
         start = end
     yield text[start:]
-
-
-def _splits_there(made_of: dict[str, Any]) -> bool:
-    split, *rest = (made_of["pre_tokenizer"] or {}).get("pretokenizers") or [{}]
-    return (
-        made_of["normalizer"] in (None, {"type": "NFC"})
-        and split.get("pattern", {}).get("Regex") in CUTTABLE
-        and split.get("behavior") == "Isolated"
-        and not split.get("invert")
-        and [part["type"] for part in rest] == ["ByteLevel"]
-        and not rest[0]["use_regex"]
-        and not rest[0]["add_prefix_space"]
-    )
 
 
 def _merges_apart(made_of: dict[str, Any]) -> bool:

@@ -1,8 +1,9 @@
 """The gigatoken library in place of tokenizers, twenty times faster, as long as it is proven to give the same ids.
 
-It is tried on traps of Unicode and on the first of the user's own text with the user's own tokenizer. One id that
-differs, or a tokenizer that it cannot load, and the run goes on without it, after one line that says so. Later on a
-piece of every megabyte is still compared, and what differs then stops the run.
+Where it cannot be had, a memory of words (words.py), half as fast again as tokenizers. Either is tried on traps of
+Unicode and on the first of the user's own text with the user's own tokenizer. One id that differs, or a tokenizer that
+it cannot load, and the run goes on without it, after one line that says so. Later on a piece of every megabyte is still
+compared, and what differs then stops the run.
 """
 
 import json
@@ -17,6 +18,7 @@ from jaxtyping import UInt32
 
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
+from ropewalk.corpus.words import load_words
 
 Encode = Callable[[list[str]], list[UInt32[np.ndarray, "_"]]]
 _CHECKED_CHARACTERS = 1 << 17
@@ -34,15 +36,17 @@ TRAPS = tuple(unicodedata.normalize("NFC", text) for text in _TRAPS)
 """Texts on which encoders are known to disagree, or could; composed like clean text: tokenizers errs on what is not."""
 
 
+_FIX = "remove STORE/.shards, {} and run the same command again; please report the text to them"
+_FIXES = {"gigatoken": "uninstall gigatoken", "regex": "install the version of regex in constraints.txt"}
+
+
 class Fast:
-    """gigatoken on one tokenizer: unproven at first, then trusted or set aside."""
+    """gigatoken on one tokenizer, else a memory of words: unproven at first, then trusted or set aside."""
 
     def __init__(self, made_of: dict[str, Any], encode: Encode) -> None:
         self._slow = encode
-        self._checked = 0
-        self._encoder = _load(made_of)
-        if self._encoder is not None and self._differs(TRAPS):
-            self._set_aside("a trap of Unicode")
+        self._left = [("regex", load_words(made_of, encode)), ("gigatoken", _load(made_of))]
+        self._take_next()
 
     @property
     def trusted(self) -> bool:
@@ -54,16 +58,18 @@ class Fast:
         while self._encoder is not None and not self.trusted and len(tried) < len(texts):
             self._checked += len(texts[len(tried)])
             tried.append(texts[len(tried)])
-        ids = self._slow(tried)
+        ids, rest = self._slow(tried), texts[len(tried) :]
         if tried and self._differs(tried, ids):
-            self._set_aside("this text")
-        return [*ids, *self._encode_rest(texts[len(tried) :])]
+            self._tell_difference("this text")
+            self._take_next()
+            return [*ids, *self.encode(rest)]
+        return [*ids, *self._encode_rest(rest)]
 
     def _encode_rest(self, texts: list[str]) -> list[UInt32[np.ndarray, "_"]]:
         if self._encoder is None or not texts:
             return self._slow(texts)
         if self._differs([texts[len(texts) // 2][:_SAMPLE_CHARACTERS]]):
-            raise _lost_trust()
+            raise _lost_trust(self._library)
         return [np.array(self._encoder.encode(text), dtype=np.uint32) for text in texts]  # its own keep room for more
 
     def _differs(self, texts: Sequence[str], ids: list[UInt32[np.ndarray, "_"]] | None = None) -> bool:
@@ -71,17 +77,26 @@ class Fast:
         truth = self._slow(list(texts)) if ids is None else ids
         return any(not np.array_equal(self._encoder.encode(t), own) for t, own in zip(texts, truth, strict=True))
 
-    def _set_aside(self, where: str) -> None:
-        self._encoder = None
-        say(f"gigatoken's ids differ from the tokenizer's own on {where}: going on without it")
+    def _take_next(self) -> None:
+        """The next encoder that there is and that passes the traps, to be proven on the user's text."""
+        self._encoder: Any = None
+        self._checked = 0
+        while self._encoder is None and self._left:
+            self._library, self._encoder = self._left.pop()
+            if self._encoder is not None and self._differs(TRAPS):
+                self._tell_difference("a trap of Unicode")
+                self._encoder = None
+
+    def _tell_difference(self, where: str) -> None:
+        say(f"{self._library}'s ids differ from the tokenizer's own on {where}: going on without it")
 
 
-def _lost_trust() -> UserError:
+def _lost_trust(library: str) -> UserError:
     return UserError(
-        "gigatoken gives other ids than the tokenizer",
+        f"{library} gives other ids than the tokenizer",
         where="the token store",
         why="they agreed on the text before, and differ on a piece of this one",
-        fix="remove STORE/.shards, uninstall gigatoken and run the same command again; please report the text to them",
+        fix=_FIX.format(_FIXES[library]),
     )
 
 

@@ -104,8 +104,11 @@ def _read_files(source: Source) -> Iterator[Document | Reject]:
         parts = [(member, read_text(member.path, source)) for member in members]
         yield from (part for _, part in parts if isinstance(part, Reject))
         whole = [(member, part) for member, part in parts if isinstance(part, str)]
+        del parts
         if whole:
-            yield _document(join_files(whole, options), source, id=id, place=Place(id, 1, 0))
+            made = [_document(join_files(whole, options), source, id=id, place=Place(id, 1, 0))]
+            del whole
+            yield made.pop()
 
 
 def _make_documents(found: Iterator[Found], source: Source) -> Iterator[Document | Reject]:

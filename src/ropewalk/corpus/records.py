@@ -6,13 +6,17 @@ beside its neighbours.
 
 import codecs
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from ropewalk.core.error import UserError
-from ropewalk.corpus.archive import TornArchiveError, read_chunks, read_lines
+from ropewalk.corpus.archive import TornArchiveError, content_bytes, read_chunks, read_lines
 from ropewalk.corpus.faults import Place, decode, encoding_of, missing_library, reject
 from ropewalk.corpus.reject import Reject
 from ropewalk.corpus.spec import Source
@@ -20,6 +24,9 @@ from ropewalk.corpus.spec import Source
 Found = tuple[Place, object] | Reject
 """A record (which may be no mapping yet) with its place, or why there is none."""
 _PARQUET_ROWS = 64
+_LONG_BYTES = 1 << 24
+"""From here on JSON is read out of its bytes: as a text it can be four times as large, beside a value as large."""
+_PART_CHARACTERS = 1 << 20
 _SPACE = " \t\r\n"
 
 
@@ -44,8 +51,7 @@ def read_saved(source: Source) -> Iterator[Found]:
     data = load_from_disk(source.path)
     if hasattr(data, "keys"):
         data = _split(data, source)
-    for number, row in enumerate(data):
-        yield Place(f"{source.path}, row {number}", 1, 0), row
+    yield from _number_rows(str(source.path), data)
 
 
 def read_hub(source: Source) -> Iterator[Found]:
@@ -61,8 +67,15 @@ def read_hub(source: Source) -> Iterator[Found]:
             streaming=source.size_bytes is not None,
         )
     )
-    for number, row in enumerate(rows):
-        yield Place(f"{source.hub}, row {number}", 1, 0), row
+    yield from _number_rows(str(source.hub), rows)
+
+
+def _number_rows(name: str, rows: Iterable[object]) -> Iterator[Found]:
+    numbers = count()
+    for row in rows:
+        held = [row]
+        del row  # it can be a book: whoever takes it is its only holder, which enumerate would not allow
+        yield Place(f"{name}, row {next(numbers)}", 1, 0), held.pop()
 
 
 def _library(source: Source) -> Any:
@@ -94,8 +107,12 @@ def _read_jsonl(path: Path, source: Source) -> Iterator[Found]:
 
 
 def _read_line(content: bytes, source: Source, place: Place) -> Found:
-    text = decode(content, source, place)
     size_bytes = len(content)
+    if size_bytes >= _LONG_BYTES and encoding_of(source) == "utf-8":
+        # What this parser refuses, the other one judges, which says where it is broken.
+        with suppress(ValueError):
+            return place, from_json(content)
+    text = decode(content, source, place)
     del content
     if isinstance(text, Reject):
         return text
@@ -110,8 +127,11 @@ def _read_line(content: bytes, source: Source, place: Place) -> Found:
 
 def _read_json(path: Path, source: Source) -> Iterator[Found]:
     """The elements of a list as they come, or the one value of a file."""
-    stream = _TextStream(path, source)
     place = Place(str(path), 1, 0)
+    if encoding_of(source) == "utf-8" and (whole := _read_long_object(path)):
+        yield place, whole.pop()
+        return
+    stream = _TextStream(path, source)
     try:
         stream.skip_space()
         if stream.peek() != "[":
@@ -134,6 +154,15 @@ def _read_json(path: Path, source: Source) -> Iterator[Found]:
         )
 
 
+def _read_long_object(path: Path) -> list[object]:
+    """The one object of a long file, read like a long line; nothing where it is not as simple as that."""
+    if content_bytes(path) < _LONG_BYTES or next(read_chunks(path), b"")[:1] != b"{":
+        return []
+    with suppress(ValueError):
+        return [from_json(b"".join(read_chunks(path)))]
+    return []
+
+
 def _read_elements(stream: "_TextStream", path: str) -> Iterator[Found]:
     stream.at += 1
     number = 0
@@ -145,7 +174,10 @@ def _read_elements(stream: "_TextStream", path: str) -> Iterator[Found]:
         number += 1
         stream.skip_space()
         offset = stream.offset
-        yield Place(f"{path}, record {number}", 1, offset), stream.read_value()
+        value = [stream.read_value()]
+        if stream.at >= _LONG_BYTES:  # while it is looked at, nobody should hold its text
+            stream.let_go()
+        yield Place(f"{path}, record {number}", 1, offset), value.pop()
         stream.skip_space()
         sign = stream.peek()
         if sign not in (",", "]"):
@@ -173,7 +205,7 @@ class _TextStream:
     @property
     def offset(self) -> int:
         """About where ``at`` is in the file, in bytes."""
-        return self._taken_bytes + len(self.text[: self.at].encode("utf-8", "replace"))
+        return self._taken_bytes + self._count_taken()
 
     def peek(self) -> str:
         """The next character; nothing at the end."""
@@ -200,13 +232,16 @@ class _TextStream:
             self.at = end
             return value
 
+    def let_go(self) -> None:
+        """Forget what was taken."""
+        self._taken_bytes += self._count_taken()
+        self.text, self.at = self.text[self.at :], 0
+
     def _read_more(self, at_least: int = 1) -> bool:
         if self._ended:
             return False
-        if self.at:
-            self._taken_bytes += len(self.text[: self.at].encode("utf-8", "replace"))
-        parts = [self.text[self.at :]]
-        self.at, got = 0, 0
+        self.let_go()
+        parts, self.text, got = [self.text], "", 0
         while got < max(1, at_least) and not self._ended:
             chunk = next(self._chunks, b"")
             self._ended = not chunk
@@ -215,6 +250,11 @@ class _TextStream:
             got += len(parts[-1])
         self.text = "".join(parts)
         return got > 0
+
+    def _count_taken(self) -> int:
+        """Bytes of what was taken since the last time; in parts, as it can be a book."""
+        borders = pairwise([*range(0, self.at, _PART_CHARACTERS), self.at])
+        return sum(len(self.text[start:end].encode("utf-8", "replace")) for start, end in borders)
 
 
 _DECODER = json.JSONDecoder()
@@ -230,8 +270,9 @@ def _read_parquet(path: Path, source: Source) -> Iterator[Found]:
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                for row in batch.to_pylist():
-                    yield Place(f"{path}, row {number}", 1, 0), row
+                rows = batch.to_pylist()[::-1]
+                while rows:
+                    yield Place(f"{path}, row {number}", 1, 0), rows.pop()
                     number += 1
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         why = str(error).splitlines()[0]

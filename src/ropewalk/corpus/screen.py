@@ -7,12 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import xxhash
+from jaxtyping import UInt32
 
 from ropewalk.core.digest import digest_value
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean import clean_document
 from ropewalk.corpus.decontaminate import Prompts
+from ropewalk.corpus.dedup import sign
 from ropewalk.corpus.measures import Measures
 from ropewalk.corpus.reject import Reject, excerpt, text_bytes
 from ropewalk.corpus.spec import Source
@@ -39,7 +42,9 @@ class Cuts:
         if digest not in self.spans:
             return text
         borders = [0, *(border for span in self.spans[digest] for border in span), len(text)]
-        return "".join(text[start:end] for start, end in zip(borders[::2], borders[1::2], strict=True))
+        parts = [text[start:end] for start, end in zip(borders[::2], borders[1::2], strict=True)]
+        del text  # a text that nobody else holds is freed once it is in parts
+        return "".join(parts)
 
     def to_json(self) -> list[Any]:
         """In an order that depends on nothing else."""
@@ -53,14 +58,14 @@ class Cuts:
 
 @dataclass(frozen=True, slots=True)
 class Screened:
-    """``outcome`` is what is tokenised or why nothing is; ``whole`` is its clean text before repeats were cut."""
+    """``outcome`` is what is tokenised or why nothing is; all else is of the clean text before repeats were cut."""
 
     outcome: Document | Reject
     measures: Measures
-    whole: str = ""
     whole_bytes: int = 0
     digest: int = 0
-    """Of ``whole``."""
+    signature: UInt32[np.ndarray, "128"] | None = None
+    """None where nothing is tokenised."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,13 @@ class Screen:
         profile, held = self.source.cleaning(document.language), [document]
         del document
         cleaned = clean_document(held.pop(), profile)
-        if isinstance(cleaned.outcome, Reject):
-            return Screened(cleaned.outcome, cleaned.measures)
-        return self.compare(cleaned.outcome, cleaned.measures, read_bytes=cleaned.read_bytes)
+        outcome, measures, read_bytes = cleaned.outcome, cleaned.measures, cleaned.read_bytes
+        del cleaned
+        if isinstance(outcome, Reject):
+            return Screened(outcome, measures)
+        held = [outcome]
+        del outcome
+        return self.compare(held.pop(), measures, read_bytes=read_bytes)
 
     def judge_all(self, items: Iterable[Document | Reject]) -> Iterator[tuple[int, Document | Reject, Screened | None]]:
         """(bytes read, what becomes of it, how that was found) of each item; what was rejected before is not judged.
@@ -103,8 +112,13 @@ class Screen:
         if found is not None:
             why = f"shares a run of words with {found}"
             return Screened(Reject(kept.id, CONTAMINATED, read_bytes, why, place, excerpt(kept.text)), measures)
-        text = self.cuts.apply(kept.text, digest) if kept.loss_spans is None else kept.text
-        if text is not kept.text and len(text) < self.source.cleaning(kept.language).min_characters:
-            why = f"{len(text)} characters of {len(kept.text)} stand nowhere else"
-            return Screened(Reject(kept.id, REPEATED, read_bytes, why, place, excerpt(kept.text)), measures)
-        return Screened(replace(kept, text=text), measures, kept.text, whole_bytes, digest)
+        signature = sign(kept.text)
+        if digest in self.cuts.spans and kept.loss_spans is None:
+            characters, begin_and_end = len(kept.text), excerpt(kept.text)
+            # Signed before it is cut, so that the two texts never are in memory side by side.
+            whole, kept = [kept.text], replace(kept, text="")
+            kept = replace(kept, text=self.cuts.apply(whole.pop(), digest))
+            if len(kept.text) < self.source.cleaning(kept.language).min_characters:
+                why = f"{len(kept.text)} characters of {characters} stand nowhere else"
+                return Screened(Reject(kept.id, REPEATED, read_bytes, why, place, begin_and_end), measures)
+        return Screened(kept, measures, whole_bytes, digest, signature)

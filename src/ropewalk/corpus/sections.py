@@ -18,7 +18,6 @@ from jaxtyping import Bool, Int64, UInt32, UInt64
 from ropewalk.core.record import Document, Role
 from ropewalk.corpus.audit import SourceLedger
 from ropewalk.corpus.copies import find_best, group_copies, group_equal, rank_documents
-from ropewalk.corpus.dedup import sign
 from ropewalk.corpus.language import code_points
 from ropewalk.corpus.pair_spool import PairSpool
 from ropewalk.corpus.reject import Reject
@@ -50,11 +49,11 @@ def survey_documents(items: Iterable[Document | Reject], screen: Screen, *, ledg
             ledger.stored.add(bytes=screened.whole_bytes)
             ledger.trimmed_bytes += size - screened.whole_bytes
             may_be_cut = is_searched(screen.source) and outcome.loss_spans is None
-            numbers, borders = find_pairs(screened.whole) if may_be_cut else _NO_PAIRS
+            numbers, borders = find_pairs(outcome.text) if may_be_cut else _NO_PAIRS
             pairs.write(numbers.astype("<u8").tobytes())
             ends.write(borders.astype("<i8").tobytes())
             digests.append(screened.digest)
-            signatures.append(sign(screened.whole))
+            signatures.append(screened.signature)
             whole_bytes.append(screened.whole_bytes)
             counts.append((len(numbers), len(borders)))
     np.save(folder / "digests.npy", np.array(digests, dtype=np.uint64))

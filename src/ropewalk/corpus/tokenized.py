@@ -20,7 +20,6 @@ from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
 from ropewalk.corpus.audit import SourceLedger
-from ropewalk.corpus.dedup import sign
 from ropewalk.corpus.profile import PROFILES
 from ropewalk.corpus.read import without_document
 from ropewalk.corpus.reject import Reject, text_bytes
@@ -65,10 +64,11 @@ class Gathered:
 
     def take(self, document: Document, screened: Screened) -> None:
         """What is asked of a document that is stored."""
+        assert screened.signature is not None
         size = text_bytes(document.text)
         self.ledger.stored.add(bytes=size)
         self.digests.append(screened.digest)
-        self.signatures.append(sign(screened.whole))
+        self.signatures.append(screened.signature)
         self.whole_bytes.append(screened.whole_bytes)
         self.bytes.append(size)
         self.languages.append(document.language)
