@@ -186,6 +186,19 @@ def test_missing_files_are_an_error(tmp_path: Path) -> None:
             read(path)
 
 
+def test_a_dataset_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("Couldn't reach 'owner/data' on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    hub = Source.model_validate({"name": "s", "hub": "owner/data", "role": "general"})
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        list(read_source(hub, seed=0))
+    assert "Couldn't reach" in caught.value.why and "`path`" in caught.value.fix
+
+
 def test_a_hub_source_without_the_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     hub = Source.model_validate({"name": "s", "hub": "owner/data", "role": "general"})

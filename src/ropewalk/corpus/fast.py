@@ -111,7 +111,7 @@ def _load(made_of: dict[str, Any]) -> Any:
     try:
         return Tokenizer.from_json(json.dumps(plain))
     except (RuntimeError, ValueError) as error:
-        _tell(f"gigatoken cannot load this tokenizer, going on without it: {str(error).splitlines()[0][:120]}")
+        _tell(f"gigatoken cannot load this tokenizer, going on without it: {str(error).partition(': [')[0]}")
         return None
 
 

@@ -7,7 +7,7 @@ beside its neighbours.
 import codecs
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
@@ -48,7 +48,8 @@ def read_records(path: Path, source: Source) -> Iterator[Found]:
 def read_saved(source: Source) -> Iterator[Found]:
     """The rows of a dataset that `datasets` saved to disk."""
     load_from_disk = _library(source).load_from_disk
-    data = load_from_disk(source.path)
+    with _readable(source):
+        data = load_from_disk(source.path)
     if hasattr(data, "keys"):
         data = _split(data, source)
     yield from _number_rows(str(source.path), data)
@@ -58,15 +59,14 @@ def read_hub(source: Source) -> Iterator[Found]:
     """The rows of a dataset on the hub; streamed only where a part of it is asked for."""
     load_dataset = _library(source).load_dataset
     options = source.record_options.model_dump(include={"config", "split", "revision"})
-    rows: Iterator[Mapping[str, Any]] = iter(
-        load_dataset(
+    with _readable(source):
+        rows: Iterable[Mapping[str, Any]] = load_dataset(
             source.hub,
             options["config"],
             split=options["split"],
             revision=options["revision"],
             streaming=source.size_bytes is not None,
         )
-    )
     yield from _number_rows(str(source.hub), rows)
 
 
@@ -84,6 +84,23 @@ def _library(source: Source) -> Any:
     except ImportError:
         raise missing_library(source, "Hugging Face datasets", library="datasets", extra="hub") from None
     return datasets
+
+
+@contextmanager
+def _readable(source: Source) -> Iterator[None]:
+    """Tell what the library says of a dataset that it does not find, reach or know."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # its own errors, and that of a network that is not there, are among them
+        said = str(error).splitlines() or [type(error).__name__]
+        raise UserError(
+            "the dataset cannot be read",
+            where=f"source {source.name}: {source.path or source.hub}",
+            why=said[0],
+            fix="check name, config, split, revision and network; or save it to a folder and give its `path`"
+            if source.hub
+            else "give the folder that `save_to_disk` wrote",
+        ) from error
 
 
 def _split(data: Any, source: Source) -> Any:
@@ -120,7 +137,9 @@ def _read_line(content: bytes, source: Source, place: Place) -> Found:
         return place, json.loads(text)
     except json.JSONDecodeError as error:
         at = replace(place, offset=place.offset + len(text[: error.pos].encode(encoding_of(source), "replace")))
-        return reject(source, at, "broken JSON line", error.msg, size_bytes=size_bytes, text=text)
+        return reject(
+            source, at, "broken JSON line", error.msg.removesuffix(" starting at"), size_bytes=size_bytes, text=text
+        )
     except (RecursionError, ValueError) as error:  # brackets a thousand deep, numbers of 5,000 digits
         return reject(source, place, "broken JSON line", str(error), size_bytes=size_bytes, text=text)
 

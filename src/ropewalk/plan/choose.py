@@ -68,7 +68,7 @@ def forecast(
         forward=machine.attention_forward_flops,
         backward=machine.attention_backward_flops,
     )
-    rank_tokens, steps = waves * wave_tokens / ranks, math.ceil(tokens / (waves * wave_tokens))
+    rank_tokens, steps = waves * wave_tokens / ranks, max(1, tokens // (waves * wave_tokens))
     # Keys travel while tiles are computed, and weights while the layer before them is: only the excess costs time.
     attention = max(rank_tokens * attention_seconds * split.imbalance, context_bytes / machine.link_bytes_per_second)
     linear = max(rank_tokens * linear_seconds, state_bytes / machine.link_bytes_per_second)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ropewalk.core.quantity import format_amount, format_bytes, format_length
+from ropewalk.core.quantity import format_amount, format_bytes, format_length, format_seconds
 from ropewalk.plan.flops import Recompute, TokenFlops
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.memory import Memory
@@ -78,7 +78,7 @@ class Plan:
                 f"{format_amount(self.flops.model)} FLOP per token, {self.flops.attention_share:.0%} attention",
             ),
             ("speed", f"{format_amount(self.tokens_per_second)} tokens/s on {self.ranks} x {self.machine.name}"),
-            ("time", f"{self.seconds / 3600:.3g} h"),
+            ("time", format_seconds(self.seconds)),
             ("memory", f"{format_bytes(self.memory.peak_bytes)} per rank, {self.savings.describe()}"),
             ("fits", f"{'yes' if self.fits else 'no'}, {format_bytes(self.machine.memory_bytes)} per rank"),
             ("sent", f"{format_bytes(self.context_bytes)} for attention, {format_bytes(self.state_bytes)} for states"),
