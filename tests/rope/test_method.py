@@ -61,6 +61,7 @@ def test_what_goes_together(method: Method, base: BaseRope, context: int, expect
 def test_a_line_for_a_plain_base_too() -> None:
     base = BaseRope(1e4, 128, 4096)
     assert describe(base, Theta(theta=1e6).complete(base, 16384)) == "theta 10000 -> 1e+06"
+    assert describe(base, Theta(theta=base.theta).complete(base, 16384)) == "theta 10000 as before"
     assert describe(base, Yarn().complete(base, 16384)) == "yarn factor 4 over the original 4Ki"
     assert describe(base, Unchanged()) == "unchanged"
 

@@ -140,9 +140,11 @@ def describe(base: BaseRope, method: Method) -> str:
     words = [method.kind]
     for name in ("factor", "share", "theta"):
         old, new = before.get(name), after.get(name)
-        if new is None or (name == "theta" and new == old):
+        same = name == "theta" and new == old
+        if new is None or (same and name != method.kind):
             continue
         change = f"{new:g}" if old in (None, new) else f"{old:g} -> {new:g}"
+        change += " as before" if same else ""
         words.append(change if name == method.kind else f"{name} {change}")
     if "original_tokens" in after:
         words.append(f"over the original {format_length(after['original_tokens'])}")
