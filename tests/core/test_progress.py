@@ -36,6 +36,14 @@ def read(terminal: int) -> bytes:
         return b""
 
 
+def test_what_was_done_before_counts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+    with watch("stage 0", 4, unit="steps", before=2) as advance:
+        advance(1, left_seconds=1)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "stage 0: 3 of 4 steps, 1 s left" and said[1].startswith("stage 0: 1 steps in")
+
+
 def test_a_log_has_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
     with watch("stage 0", 4, unit="steps") as advance:

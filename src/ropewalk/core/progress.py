@@ -27,14 +27,18 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def watch(name: str, total: float, *, unit: str) -> Iterator[Advance]:
-    """Show the progress of ``total`` units of work under ``name`` for the length of the block."""
-    with _draw_bar(name, total, unit) if sys.stderr.isatty() else _print_lines(name, total, unit) as advance:
+def watch(name: str, total: float, *, unit: str, before: int = 0) -> Iterator[Advance]:
+    """Show the progress of ``total`` units of work under ``name`` for the length of the block.
+
+    ``before`` of them were done earlier.
+    """
+    show = _draw_bar if sys.stderr.isatty() else _print_lines
+    with show(name, total, unit, before) as advance:
         yield advance
 
 
 @contextmanager
-def _draw_bar(name: str, total: float, unit: str) -> Iterator[Advance]:
+def _draw_bar(name: str, total: float, unit: str, before: int) -> Iterator[Advance]:
     # rich costs 30 ms to import; logs and --help never pay it.
     from rich.console import Console, RenderableType
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
@@ -54,7 +58,7 @@ def _draw_bar(name: str, total: float, unit: str) -> Iterator[Advance]:
 
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), Left()]
     with Noted(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(name, total=total, note="", left_seconds=None)
+        task = progress.add_task(name, total=total, completed=before, note="", left_seconds=None)
 
         def advance(amount: float = 1, *, note: str = "", left_seconds: float | None = None) -> None:
             progress.update(task, advance=amount, note=note, left_seconds=left_seconds)
@@ -63,8 +67,8 @@ def _draw_bar(name: str, total: float, unit: str) -> Iterator[Advance]:
 
 
 @contextmanager
-def _print_lines(name: str, total: float, unit: str) -> Iterator[Advance]:
-    done, begun = 0.0, time.monotonic()
+def _print_lines(name: str, total: float, unit: str, before: int) -> Iterator[Advance]:
+    done, begun = float(before), time.monotonic()
     due = begun + _LINE_SECONDS
 
     def advance(amount: float = 1, *, note: str = "", left_seconds: float | None = None) -> None:
@@ -73,13 +77,13 @@ def _print_lines(name: str, total: float, unit: str) -> Iterator[Advance]:
         now = time.monotonic()
         if now >= due:
             due = now + _LINE_SECONDS
-            if left_seconds is None and done:
-                left_seconds = (now - begun) * (total - done) / done
+            if left_seconds is None and done > before:
+                left_seconds = (now - begun) * (total - done) / (done - before)
             left = "" if left_seconds is None else f", {format_seconds(left_seconds)} left"
             say(f"{name}: {done:,.0f} of {total:,.0f} {unit}{left}{'  ' + note if note else ''}")
 
     yield advance
-    say(f"{name}: {done:,.0f} {unit} in {time.monotonic() - begun:.1f} s")
+    say(f"{name}: {done - before:,.0f} {unit} in {time.monotonic() - begun:.1f} s")
 
 
 def show_nothing(amount: float = 1, *, note: str = "", left_seconds: float | None = None) -> None:

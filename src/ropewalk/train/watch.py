@@ -68,7 +68,7 @@ class Teller:
     @contextmanager
     def show(self, name: str, *, taken: int) -> "Iterator[Show]":
         """For the length of the block, show rows as they come; ``taken`` steps have been taken before."""
-        shown = watch(name, self._steps - taken, unit="steps") if self._speaks else _nobody()
+        shown = watch(name, self._steps, unit="steps", before=taken) if self._speaks else _nobody()
         with shown as advance:
             yield Show(advance, of_peak=f"of {self._gauge.peak.describe()}", speaks=self._speaks)
 
