@@ -165,7 +165,7 @@ KEYS = {
     "model={init: {layer: 2}}": "model.init.layer: there is no such key; did you mean layers?",
     "model=[1]": "model: Input should be a valid string",
     "parallel.ranks=0": "parallel.ranks: Input should be greater than 0",
-    "parallel.context=3": "1 ranks are not a multiple of context degree 3",
+    "parallel.context=3": "3 context ranks do not divide 1 ranks",
     "model=nowhere/at-all": "nowhere/at-all is not a model",
 }
 

@@ -4,7 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -186,13 +186,13 @@ def test_missing_files_are_an_error(tmp_path: Path) -> None:
             read(path)
 
 
-def test_a_dataset_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
-
-    def unreachable(*_: object, **__: object) -> None:
+@pytest.mark.parametrize("rows", [0, 2])  # from the start, or while it is streamed
+def test_a_dataset_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    def stream() -> Iterator[dict[str, str]]:
+        yield from ({"text": sentence(number, 20)} for number in range(rows))
         raise ConnectionError("Couldn't reach 'owner/data' on the Hub")
 
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream() if rows else next(stream()))
     hub = Source.model_validate({"name": "s", "hub": "owner/data", "role": "general"})
     with pytest.raises(UserError, match="cannot be read") as caught:
         list(read_source(hub, seed=0))

@@ -1,10 +1,17 @@
 """What the tests of training start from: a run folder with extended models in place, and a corpus."""
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch.distributed as dist
 
+from ropewalk.parallel.launch import RankError
+from ropewalk.train import loop
 from tiny_run import write_corpus, write_model
 
 
@@ -28,3 +35,23 @@ def new_run(prepared: tuple[Path, Path], tmp_path: Path) -> Callable[[str], Path
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture
+def losing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """``with losing(step):``: what trains there loses rank 1 to SIGKILL when it comes to that step."""
+
+    @contextmanager
+    def lose(step: int) -> Iterator[None]:
+        original = loop.train_step
+
+        def die(state: Any, *args: Any, **settings: Any) -> Any:
+            if state.step == step and dist.get_rank() == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(state, *args, **settings)
+
+        with monkeypatch.context() as patch, pytest.raises(RankError, match="SIGKILL"):
+            patch.setattr(loop, "train_step", die)
+            yield
+
+    return lose

@@ -3,28 +3,26 @@
 torch traces blocks as ever and then runs what it traced as it stands, so nobody waits for C++.
 """
 
-import os
 import shutil
-import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from ropewalk.checkpoint.load import load_weights, newest
 from ropewalk.core.record import TIMED, read_rows
-from ropewalk.parallel.launch import RankError, run_ranks
+from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
-from ropewalk.train import loop
 from ropewalk.train.parity import compare_degrees
 from ropewalk.train.stage import checkpoints_of, extended_of, train_stage
 from tiny_run import make_recipe
 
 NewRun = Callable[[str], Path]
 Prepared = tuple[Path, Path]
+Losing = Callable[[int], AbstractContextManager[None]]
 Rows = dict[tuple[int, str], float]
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++: such a recipe is refused")
@@ -74,25 +72,13 @@ def test_a_compiled_stage_is_the_same_stage(prepared: Prepared, new_run: NewRun,
     assert compiled.keys() == plain.keys()
 
 
-def test_resume_after_a_kill_is_bit_identical(
-    prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe, original = (
-        make_recipe(tokens=4 * 4 * 64, checkpoint_steps=2, parallel={"compile": "blocks"}),
-        loop.train_step,
-    )
+def test_resume_after_a_kill_is_bit_identical(prepared: Prepared, new_run: NewRun, losing: Losing) -> None:
+    recipe = make_recipe(tokens=4 * 4 * 64, checkpoint_steps=2, parallel={"compile": "blocks"})
     straight = train(recipe, new_run("straight"), prepared[1])
     run = new_run("killed")
 
-    def die(state: Any, *args: Any, **settings: Any) -> Any:
-        if state.step == 3 and dist.get_rank() == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(state, *args, **settings)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", die)
-        with pytest.raises(RankError, match="SIGKILL"):
-            train(recipe, run, prepared[1])
+    with losing(3):
+        train(recipe, run, prepared[1])
     rows, weights = train(recipe, run, prepared[1])
     assert rows == straight[0]
     assert all(torch.equal(weights[name], weight) for name, weight in straight[1].items())

@@ -1,9 +1,8 @@
 """Adapters on any ranks: what is meant to move moves, the rest stays to the bit, what is written is plain weights."""
 
 import dataclasses
-import os
-import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from ropewalk.model.extend import extend
 from ropewalk.model.folder import read_config
 from ropewalk.model.load import load_model
 from ropewalk.parallel.fsdp import shard_model
-from ropewalk.parallel.launch import RankError, run_ranks
+from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.spec import Recipe
@@ -42,6 +41,7 @@ from tiny_run import make_recipe
 
 NewRun = Callable[[str], Path]
 Prepared = tuple[Path, Path]
+Losing = Callable[[int], AbstractContextManager[None]]
 LORA = {"rank": 4, "alpha": 8}
 
 
@@ -147,19 +147,12 @@ def test_the_frozen_ones_stay_to_the_bit(prepared: Prepared, new_run: NewRun) ->
 
 
 def test_resume_after_a_kill_is_bit_identical(
-    straight: Path, prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+    straight: Path, prepared: Prepared, new_run: NewRun, losing: Losing
 ) -> None:
-    run, original = new_run("killed"), loop.train_step
+    run = new_run("killed")
 
-    def die(state: Any, *args: Any, **settings: Any) -> Any:
-        if state.step == 6 and dist.get_rank() == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(state, *args, **settings)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", die)
-        with pytest.raises(RankError, match="SIGKILL"):
-            train(make_recipe(lora=LORA), run, prepared[1])
+    with losing(6):
+        train(make_recipe(lora=LORA), run, prepared[1])
     assert train(make_recipe(lora=LORA), run, prepared[1]) == "limit"
     assert contents(run) == contents(straight)
 

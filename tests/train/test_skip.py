@@ -1,8 +1,7 @@
 """Skip-wise positions in training: drawn by the row's number, never a border of the mask, the same on any ranks."""
 
-import os
-import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file
 
 from ropewalk.checkpoint.load import newest
@@ -21,14 +19,13 @@ from ropewalk.corpus.feed import Feed, open_feed
 from ropewalk.corpus.folder import open_corpus
 from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
-from ropewalk.parallel.launch import RankError, run_ranks
+from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.partition import partition_rows
 from ropewalk.partition.choose import make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.recipe.spec import Recipe
 from ropewalk.rope.skip import Skip, skip_rows
-from ropewalk.train import loop
 from ropewalk.train.batches import make_batches
 from ropewalk.train.stage import checkpoints_of, train_stage
 from tiny_run import CONTEXT_TOKENS, make_recipe
@@ -37,6 +34,7 @@ SKIP = {"reach": 1024, "chunks": 3}
 SHORT = {"tokens": 6 * 4 * CONTEXT_TOKENS, "checkpoint_steps": 3, "skip": SKIP}
 SHARING = make_sharing(Heads(4, 2, 8), device="cpu", element_bytes=4)
 Prepared = tuple[Path, Path]
+Losing = Callable[[int], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -147,21 +145,12 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_stage_that_skips_trains_resumes_and_shares_its_rows(
-    prepared: Prepared, new_run: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    prepared: Prepared, new_run: Callable[[str], Path], losing: Losing
 ) -> None:
     two, killed, one = (new_run(name) for name in ("two", "killed", "one"))
     assert train(make_recipe(**SHORT), two, prepared[1]) == "limit"
-    original = loop.train_step
-
-    def die(state: Any, *args: Any, **settings: Any) -> Any:
-        if state.step == 4 and dist.get_rank() == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(state, *args, **settings)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", die)
-        with pytest.raises(RankError, match="SIGKILL"):
-            train(make_recipe(**SHORT), killed, prepared[1])
+    with losing(4):
+        train(make_recipe(**SHORT), killed, prepared[1])
     assert train(make_recipe(**SHORT), killed, prepared[1]) == "limit"
     assert rows_of(killed) == rows_of(two)
     after, wanted = weights_of(killed), weights_of(two)

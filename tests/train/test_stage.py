@@ -4,6 +4,7 @@ import dataclasses
 import os
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ropewalk.checkpoint.load import list_checkpoints, load_weights, newest
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.error import UserError
 from ropewalk.core.record import TIMED, Row, read_rows
-from ropewalk.parallel.launch import RankError, run_ranks
+from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train import loop
 from ropewalk.train.stage import checkpoints_of, train_stage
@@ -24,6 +25,7 @@ from tiny_run import make_recipe
 
 NewRun = Callable[[str], Path]
 Prepared = tuple[Path, Path]
+Losing = Callable[[int], AbstractContextManager[None]]
 
 
 def train(recipe: Recipe, run: Path, corpus: Path, stage: int = 0) -> str:
@@ -97,26 +99,13 @@ def straight(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return run
 
 
-def kill_before(step: int) -> Callable[..., Any]:
-    original = loop.train_step
-
-    def die(state: Any, *args: Any, **settings: Any) -> Any:
-        if state.step == step and dist.get_rank() == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(state, *args, **settings)
-
-    return die
-
-
 def test_resume_after_kills_is_bit_identical(
-    straight: Path, prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+    straight: Path, prepared: Prepared, new_run: NewRun, losing: Losing
 ) -> None:
     run = new_run("killed")
     for step, saved in ((2, []), (6, [4]), (5, [4])):
-        with monkeypatch.context() as patch:
-            patch.setattr(loop, "train_step", kill_before(step))
-            with pytest.raises(RankError, match="SIGKILL"):
-                train(make_recipe(), run, prepared[1])
+        with losing(step):
+            train(make_recipe(), run, prepared[1])
         assert [int(path.name[-1]) for path in list_checkpoints(checkpoints_of(run, 0))] == saved
     assert train(make_recipe(), run, prepared[1]) == "limit"
     assert contents(run) == contents(straight)
@@ -144,13 +133,10 @@ def test_sigterm_saves_and_leaves(
     assert contents(run) == contents(straight) and rows_of(run) == rows_of(straight)
 
 
-def test_resume_on_another_number_of_ranks(straight: Path, prepared: Prepared, new_run: NewRun) -> None:
+def test_resume_on_another_number_of_ranks(straight: Path, prepared: Prepared, new_run: NewRun, losing: Losing) -> None:
     run = new_run("fewer")
-    recipe = make_recipe()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "train_step", kill_before(5))
-        with pytest.raises(RankError):
-            train(recipe, run, prepared[1])
+    with losing(5):
+        train(make_recipe(), run, prepared[1])
     assert train(make_recipe(parallel={"ranks": 1, "context": 1}), run, prepared[1]) == "limit"
     loss = {row.step: row.value for row in rows_of(run) if row.name == "loss/train"}
     assert loss == pytest.approx({r.step: r.value for r in rows_of(straight) if r.name == "loss/train"}, rel=1e-4)

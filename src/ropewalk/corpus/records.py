@@ -50,9 +50,9 @@ def read_saved(source: Source) -> Iterator[Found]:
     load_from_disk = _library(source).load_from_disk
     with _readable(source):
         data = load_from_disk(source.path)
-    if hasattr(data, "keys"):
-        data = _split(data, source)
-    yield from _number_rows(str(source.path), data)
+        if hasattr(data, "keys"):
+            data = _split(data, source)
+        yield from _number_rows(str(source.path), data)
 
 
 def read_hub(source: Source) -> Iterator[Found]:
@@ -67,7 +67,7 @@ def read_hub(source: Source) -> Iterator[Found]:
             revision=options["revision"],
             streaming=source.size_bytes is not None,
         )
-    yield from _number_rows(str(source.hub), rows)
+        yield from _number_rows(str(source.hub), rows)
 
 
 def _number_rows(name: str, rows: Iterable[object]) -> Iterator[Found]:

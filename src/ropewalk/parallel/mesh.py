@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from ropewalk.core.error import UserError
+from ropewalk.recipe.parallel import require_even
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,7 @@ def make_mesh(ranks: int, context: int, *, replicas: int = 1) -> Mesh:
     Raises UserError where the context degree, or the number of ``replicas`` of the parameters, does not divide the
     ranks.
     """
-    if ranks % context:
-        raise UserError(
-            f"{context} context ranks do not divide {ranks} ranks",
-            where="parallel.context",
-            why="ranks = data ranks x context ranks",
-            fix=f"choose a divisor of {ranks}",
-        )
-    if ranks % replicas:
-        raise UserError(
-            f"{replicas} replicas do not divide {ranks} ranks",
-            where="parallel.replicas",
-            why="each replica is sharded over equally many ranks",
-            fix=f"choose a divisor of {ranks}",
-        )
+    require_even(ranks, context=context, replicas=replicas)
     assert dist.get_world_size() == ranks, "run_ranks has checked the number"
     device_type = "cuda" if torch.cuda.is_available() else "cpu"
     grid = init_device_mesh(device_type, (ranks // context, context), mesh_dim_names=("data", "context"))

@@ -12,7 +12,6 @@ from typing import cast
 
 import numpy as np
 
-from ropewalk.core.error import UserError
 from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.partition.heads import HeadPartition
@@ -23,6 +22,7 @@ from ropewalk.plan.memory import Memory, estimate_memory
 from ropewalk.plan.plan import Plan, Split
 from ropewalk.plan.savings import Savings, list_savings
 from ropewalk.plan.traffic import Exchange, attention_traffic, state_traffic
+from ropewalk.recipe.parallel import require_even
 from ropewalk.recipe.spec import Parallel, Recipe, Stage
 from ropewalk.recipe.stretch import stretch_stages
 from ropewalk.shape.model_shape import ModelShape
@@ -52,7 +52,7 @@ def forecast(
     be split so.
     """
     split = split or Split()
-    _require_even(ranks, split)
+    require_even(ranks, context=split.context_ranks, replicas=split.replicas)
     wave_tokens = ranks // split.context_ranks * split.micro_rows * context_tokens  # a row for each data rank
     waves = max(1, (step_tokens or 0) // wave_tokens)
     flops = token_flops(shape, context_tokens, document_tokens=document_tokens, lora=split.lora)
@@ -90,17 +90,6 @@ def forecast(
         machine=machine,
         cut=split.why,
     )
-
-
-def _require_even(ranks: int, split: Split) -> None:
-    for name, count in (("context ranks", split.context_ranks), ("replicas", split.replicas)):
-        if ranks % count:
-            raise UserError(
-                "the ranks cannot be split",
-                where="parallel",
-                why=f"{ranks} ranks are not a multiple of {count} {name}",
-                fix="change parallel.ranks, parallel.context or parallel.replicas",
-            )
 
 
 def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | None = None) -> list[Plan]:

@@ -16,6 +16,7 @@ from ropewalk.corpus.feed import open_feed
 from ropewalk.corpus.folder import Corpus
 from ropewalk.recipe.check_layers import check_layers
 from ropewalk.recipe.finding import Finding
+from ropewalk.recipe.parallel import require_even
 from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.recipe.stretch import stretch_stage
 from ropewalk.shape.model_shape import ModelShape
@@ -89,14 +90,11 @@ def _role_shares(recipe: Recipe, stage: Stage) -> dict[str, float]:
 
 def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
     ranks, context = recipe.parallel.ranks, recipe.parallel.context
-    if ranks % context:
-        yield Finding(
-            "error", "parallel", f"{ranks} ranks are not a multiple of context degree {context}", "arithmetic"
-        )
+    try:
+        require_even(ranks, context=context, replicas=recipe.parallel.replicas)
+    except UserError as error:
+        yield Finding("error", error.where, f"{error.what}: {error.fix}", "arithmetic")
         return
-    if ranks % recipe.parallel.replicas:
-        message = f"{ranks} ranks are not a multiple of {recipe.parallel.replicas} replicas"
-        yield Finding("error", "parallel.replicas", message, "arithmetic")
     if recipe.parallel.head_ranks != "auto" and context % recipe.parallel.head_ranks:
         message = f"{context} context ranks make no equal teams of {recipe.parallel.head_ranks}"
         yield Finding("error", "parallel.head_ranks", message, "arithmetic")

@@ -4,8 +4,21 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from ropewalk.core.error import UserError
 from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
+
+
+def require_even(ranks: int, *, context: int, replicas: int) -> None:
+    """Raise UserError unless ``ranks`` make data ranks of equally many context ranks, and equally large replicas."""
+    for key, name, count in (("context", "context ranks", context), ("replicas", "replicas", replicas)):
+        if ranks % count:
+            raise UserError(
+                f"{count} {name} do not divide {ranks} ranks",
+                where=f"parallel.{key}",
+                why="each data rank is as many context ranks, each replica is sharded over as many ranks",
+                fix=f"choose a divisor of {ranks}",
+            )
 
 
 class Parallel(Spec):
