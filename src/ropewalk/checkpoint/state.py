@@ -22,7 +22,8 @@ STATE = "state.json"
 """The file with everything that is no tensor."""
 _FIGURES = ("stage", "step", "cursor", "tokens", "updates", "skipped", "rollbacks", "sums", "recent", "ended")
 Sight = tuple[float | None, float | None, bool]
-"""One step as the guard saw it: loss, gradient norm (None where not finite), whether the optimizer moved."""
+"""One step as the guard saw it: loss, gradient norm (None where there is none or it is not finite), whether it found no
+fault with it."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,9 @@ from ropewalk.rope.scaling import Rope
 from ropewalk.rope.skip import Skip
 
 
+LossWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Init(Spec):
     """A new model with random weights of this shape, instead of a base that exists."""
 
@@ -102,7 +105,7 @@ class Stage(Spec):
     """Overrides the corpus's weights of languages."""
     lengths: dict[Count, float] | None = None
     """Overrides the corpus's weights of documents by length: longer rows may want more long ones."""
-    loss_weights: dict[str, float] = Field(default_factory=dict)
+    loss_weights: dict[str, LossWeight] = Field(default_factory=dict)
     """Multiplies the loss of a source's tokens, where few tokens of a row are answers and must still be heard."""
     z_loss: float = Field(default=0.0, ge=0)
     """Adds this x (log of the softmax's denominator)^2 to each token's loss."""

@@ -29,10 +29,22 @@ def make_training(contents: Contents) -> Section:
             pictures.append(draw_buckets(buckets, kind=kind, borders=borders))
     if held_out := contents.curves("held_out/"):
         pictures.append(draw_held_out(held_out, borders=borders))
-    skipped = len(contents.curve("skipped").values)
-    were = "1 step was" if skipped == 1 else f"{skipped:,} steps were"
-    lead = f"{were} skipped: loss or gradient norm not finite, or far above the steps before." if skipped else ""
+    lead = _tell_skipped(contents)
     return Section("training", "Training", lead, pictures=pictures)
+
+
+def _tell_skipped(contents: Contents) -> str:
+    """How many steps were not taken, and why; empty where all were."""
+    unlabelled = len(contents.curve("skipped/unlabelled").values)
+    refused = len(contents.curve("skipped").values) - unlabelled
+    reasons = {"loss or gradient norm not finite, or far above the steps before": refused}
+    reasons["their rows hold no label that counts"] = unlabelled
+    told = [
+        f"{'1 step was' if count == 1 else f'{count:,} steps were'} skipped: {why}."
+        for why, count in reasons.items()
+        if count
+    ]
+    return " ".join(told)
 
 
 def make_loss_by_position(contents: Contents) -> Section:

@@ -27,7 +27,7 @@ from ropewalk.train.measure import Measure
 from ropewalk.train.panel import HeldOut
 from ropewalk.train.schedule import annealing_share, learning_rate
 from ropewalk.train.skipped import write_skipped
-from ropewalk.train.step import train_step
+from ropewalk.train.step import UNLABELLED, train_step
 from ropewalk.train.tally import Tally
 from ropewalk.train.trackers import Trackers
 from ropewalk.train.watch import Teller, tell_mix
@@ -77,9 +77,8 @@ def run_loop(
             clock.tick()
             heard = hear(job.mesh, asked=asked(), save_failed=saver.has_failed, own_seconds=own.take())
             rows += teller.tell(state, batches, heard, tokens=state.tokens - before, rows=rows)
-            if fault and job.mesh.rank == 0:
-                written = write_skipped(state, job.folder, feed=job.feed, rows=batches.rows, reason=fault)
-                say(f"WARNING: step {state.step} was skipped: {fault}; its rows are in {written}")
+            if job.mesh.rank == 0:
+                _tell_skipped(state, job, rows, fault=fault)
             if state.step % job.spec.panel_steps == 0 or state.step == job.steps:
                 with clock.at_leisure():
                     state, averages = _close_panel(state, job, tally)
@@ -112,8 +111,8 @@ def run_loop(
 def take_step(
     state: TrainState, batches: StepBatches, job: StageJob, tally: Tally
 ) -> tuple[TrainState, list[Row], str]:
-    """One step with all that depends on its number. Last comes why it was not taken, empty if it was."""
-    before, reasons, guard = state, [], job.spec.guard
+    """One step with all that depends on its number. Last comes what the guard found, empty if it did not refuse it."""
+    before, reasons, guard = state, [""], job.spec.guard
 
     def judge(loss: float, norm: float) -> str:
         reasons.append(judge_step(before.recent, loss, norm, guard=guard))
@@ -123,6 +122,15 @@ def take_step(
     anneal_positions(state.model, annealing_share(state.step, steps=job.spec.anneal_steps))
     state, rows = train_step(state, batches, mesh=job.mesh, tally=tally, rate=rate, clip=job.spec.clip, judge=judge)
     return dataclasses.replace(state, recent=state.recent[-guard.window :]), rows, reasons[-1]
+
+
+def _tell_skipped(state: TrainState, job: StageJob, rows: Sequence[Row], *, fault: str) -> None:
+    """Say why the step just seen was not taken; what the guard refused is written down to be replayed."""
+    if fault:
+        written = write_skipped(state, job.folder, feed=job.feed, rows=job.rows, reason=fault)
+        say(f"WARNING: step {state.step} was skipped: {fault}; its rows are in {written}")
+    elif any(row.name == UNLABELLED for row in rows):
+        say(f"WARNING: step {state.step} was skipped: none of its rows has a label that counts")
 
 
 def _look_ahead(job: StageJob, cursor: int) -> Generator[StepBatches, None, None]:

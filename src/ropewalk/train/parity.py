@@ -127,7 +127,7 @@ def _find_packed(feed: Feed, ranks: int) -> int:
 
 def _take_gradients(learner: Learner, batches: StepBatches, mesh: Mesh) -> float:
     """Gradients of the mean loss over all rows, into ``learner``; the mean."""
-    weight, _ = agree_on_work(batches, mesh)
+    weight = agree_on_work(batches, mesh)[0] or 1.0  # rows without a label have no gradient either way
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)
     for micro in batches.micro:
         loss = _lose(learner, micro, micro.weights, mesh)

@@ -15,6 +15,7 @@ from ropewalk.parallel.collective import share_from_first
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train.batches import StepBatches, make_batches
+from ropewalk.train.guard import UNSEEN
 from ropewalk.train.journal import Journal
 from ropewalk.train.loop import StageJob, take_step
 from ropewalk.train.stage import begin_stage, carry_moments, checkpoints_of, open_rows, sharing_of, stage_folder
@@ -44,6 +45,8 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
 
     def look(batches: StepBatches) -> dict[str, float | None]:
         seen, _ = train_step(state, batches, mesh=mesh, tally=tally, rate=0.0, clip=spec.clip, judge=_refuse)
+        if seen.recent[-1] == UNSEEN:  # a row without a label has neither
+            return {"loss": 0.0, "grad_norm": 0.0}
         loss, norm, _ = seen.recent[-1]
         return {"loss": loss, "grad_norm": norm}
 

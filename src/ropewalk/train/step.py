@@ -2,7 +2,7 @@
 
 The loss is a sum, divided once by the step's weight over all ranks, so it does not matter who holds how many labels.
 Whether the step is taken is decided by all ranks from the same numbers before anything moves: a gradient that is not
-finite must not reach Adam's moments, where it would stay.
+finite must not reach Adam's moments, where it would stay. A step whose rows hold no label has nothing to take.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from ropewalk.parallel.agree import refuse_strangers
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.train.batches import MicroBatch, StepBatches
-from ropewalk.train.guard import see
+from ropewalk.train.guard import UNSEEN, see
 from ropewalk.train.near import NearReading
 from ropewalk.train.optimizer import set_learning_rate
 from ropewalk.train.tally import Tally
@@ -30,12 +30,16 @@ from ropewalk.train.tally import Tally
 Judge = Callable[[float, float], str]
 """(loss, gradient norm) -> why the step must not be taken, or nothing; it answers all ranks alike."""
 
+UNLABELLED = "skipped/unlabelled"
+"""The row of a step that was not taken because its labels weigh nothing, all together."""
+
 
 def train_step(
     state: TrainState, batches: StepBatches, *, mesh: Mesh, tally: Tally, rate: float, clip: float, judge: Judge
 ) -> tuple[TrainState, list[Row]]:
     """Take one step at learning rate ``rate``, or skip it on all ranks if ``judge`` finds a fault.
 
+    A step without a label is not taken either: ``judge`` is not asked, and remembers neither loss nor norm of it.
     ``clip`` is the largest gradient norm. The rows are this step's own; what is averaged lies in ``state.sums``.
     """
     weight, imbalance = agree_on_work(batches, mesh)
@@ -44,13 +48,13 @@ def train_step(
     total = sum_over_ranks(torch.cat((table.flatten(), given, _square_sum(gradients, mesh)[None]))).cpu()
     table, (far_weight, far_tokens, square) = total[:-3].reshape(tally.shape), total[-3:].tolist()
     norm, (mean, _) = math.sqrt(square), tally.loss(table)
-    taken = not judge(mean, norm)
+    taken = weight != 0 and not judge(mean, norm)
     state = dataclasses.replace(
         state,
         step=state.step + 1,
         cursor=state.cursor + batches.rows,
         tokens=state.tokens + tally.tokens(table),
-        recent=(*state.recent, see(mean, norm, taken=taken)),
+        recent=(*state.recent, see(mean, norm, taken=taken) if weight != 0 else UNSEEN),
     )
     rows = [Row(state.stage, state.step, "lr", rate, "1"), Row(state.stage, state.step, "imbalance", imbalance, "1")]
     if far_tokens:
@@ -65,6 +69,8 @@ def train_step(
     else:
         state = dataclasses.replace(state, skipped=state.skipped + 1)
         rows.append(Row(state.stage, state.step, "skipped", state.skipped, "steps"))
+        if weight == 0:
+            rows.append(Row(state.stage, state.step, UNLABELLED, 1, "1"))
     state.optimizer.zero_grad()
     return state, rows
 
@@ -81,7 +87,7 @@ def _add_gradients(
     for micro in batches.micro:
         near_nll = read_near(model, micro, mesh)
         loss, nll, correct = _read(model, micro, mesh, near_nll)
-        (loss / weight).backward()
+        (loss / (weight or 1.0)).backward()
         table += tally.count(micro, nll, correct)
         if near_nll is not None:
             weights = weigh_by_context(nll, near_nll, most=cast(float, model.most))[micro.weighed].double()
@@ -124,7 +130,7 @@ def _read(
 
 
 def agree_on_work(batches: StepBatches, mesh: Mesh) -> tuple[float, float]:
-    """The weight of all labels of the step, and the busiest rank's attention over the mean of all.
+    """The weight of all labels of the step, 0 where it has none, and the busiest rank's attention over the mean of all.
 
     Raises UserError on every rank where ranks that share rows have read different ones: seen here, before one of
     them waits for keys that never come, and in a sum that is needed anyway.
@@ -136,7 +142,7 @@ def agree_on_work(batches: StepBatches, mesh: Mesh) -> tuple[float, float]:
     weight, *others = sum_over_ranks(mine).tolist()
     pairs, digests = others[: mesh.ranks], others[mesh.ranks :]
     refuse_strangers(digests, context_ranks=mesh.context_ranks)
-    return max(weight, 1.0), max(pairs) * mesh.ranks / max(sum(pairs), 1.0)
+    return weight, max(pairs) * mesh.ranks / max(sum(pairs), 1.0)
 
 
 def _local_gradients(model: nn.Module) -> list[Tensor]:
