@@ -23,7 +23,6 @@ from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Rope
 from ropewalk.rope.skip import Skip
 
-
 LossWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 

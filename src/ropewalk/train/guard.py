@@ -19,7 +19,7 @@ _LEAST_SHARES = {"loss": 0.02, "gradient norm": 0.75}
 norm is clipped, and in sound training now and then seven times the median (docs/log.md): its spikes begin at ten."""
 _NORMAL = 1.4826
 UNSEEN: Sight = (None, None, True)
-"""A step without a label: no figure to remember, and no fault. It keeps its place, so that steps can be counted back."""
+"""A step without a label: no figure to remember, and no fault. It keeps its place, for steps are counted back by it."""
 
 
 def judge_step(recent: Sequence[Sight], loss: float, norm: float, *, guard: Guard) -> str:
