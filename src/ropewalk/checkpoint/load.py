@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load as read_shards
@@ -26,10 +25,11 @@ from ropewalk.checkpoint.state import (
     set_random_states,
     set_updates,
 )
-from ropewalk.core.artifact import MANIFEST, find_change, find_misfit, is_finished, read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
-from ropewalk.parallel.collective import gather_values, rank_and_ranks, share_from_first
+from ropewalk.parallel.collective import rank_and_ranks, share_from_first
+from ropewalk.parallel.intact import find_fault as find_fault
+from ropewalk.parallel.intact import find_fault_together as find_fault_together
 
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -70,49 +70,6 @@ def newest(folder: Path) -> Path | None:
             say(f"WARNING: {path} cannot be used: {fault}")
         passed_over = True
     return None
-
-
-def find_fault(path: Path) -> str | None:
-    """Why a checkpoint folder cannot be used, or None. Reads all of it."""
-    fault, files = _look_over(path)
-    return fault or _find_change(path, files)
-
-
-def find_fault_together(path: Path, *, group: dist.ProcessGroup | None = None) -> str | None:
-    """``find_fault`` with the reading shared out; every rank calls it and all get one answer."""
-    rank, ranks = rank_and_ranks()
-    fault, files = share_from_first(_look_over(path) if rank == 0 else (None, {}), group=group)
-    if fault is not None:
-        return fault
-    mine = {name: files[name] for name in sorted(files)[rank::ranks]}
-    return next((fault for fault in gather_values(_find_change(path, mine), group=group) if fault), None)
-
-
-def _look_over(path: Path) -> tuple[str | None, dict[str, Any]]:
-    """What is wrong without reading the tensors, or the entries of all files."""
-    if not is_finished(path):
-        return "it has no manifest", {}
-    try:
-        manifest = read_manifest(path)
-        fault = find_misfit(path)
-        files: dict[str, Any] = manifest["files"]
-        signed = "digest" in manifest
-    except UserError as error:
-        return error.why, {}
-    except (KeyError, TypeError, AttributeError, OSError) as error:
-        return f"its manifest does not say what it should: {error!r}", {}
-    present = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-    extra = [name for name in present if name not in files and name != MANIFEST]
-    if not signed:
-        fault = fault or "its manifest has no digest of its own"
-    return fault or (f"{extra[0]} is not in its manifest" if extra else None), files
-
-
-def _find_change(path: Path, files: Mapping[str, Any]) -> str | None:
-    try:
-        return find_change(path, files)
-    except OSError as error:  # a bad sector, or another machine that does not see the folder
-        return str(error)
 
 
 def load(state: TrainState, checkpoint: Path) -> TrainState:

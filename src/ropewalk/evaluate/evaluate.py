@@ -22,6 +22,7 @@ from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
 from ropewalk.model.weights import Dtype
 from ropewalk.parallel.collective import rank_and_ranks
+from ropewalk.parallel.intact import require_intact
 from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.spec import EvaluateSpec
 
@@ -35,8 +36,11 @@ def evaluate_models(
     """Measure each model folder, by name; the scores on the first rank, None on others. Every rank calls it.
 
     Lengths are multiples of ``base_context_tokens``. Changes are told against the first of ``models``. Without a
-    ``corpus`` there is no held-out text, and retrieval is all. Raises UserError where tokenizers differ.
+    ``corpus`` there is no held-out text, and retrieval is all. Raises UserError where tokenizers differ,
+    and for a folder that is not what its manifest says.
     """
+    for folder in models.values():
+        require_intact(folder, together=True)
     tokenizer = _share_tokenizer(models)
     held = None if corpus is None else _open_matching(corpus, tokenizer)
     planned = plan_measurements(spec, tokenizer, corpus=held, base_tokens=base_context_tokens)

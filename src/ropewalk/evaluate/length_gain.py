@@ -25,6 +25,7 @@ from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
 from ropewalk.model.weights import Dtype
 from ropewalk.parallel.collective import rank_and_ranks
+from ropewalk.parallel.intact import require_intact
 
 _STRIDES = 4
 
@@ -96,6 +97,7 @@ def score_lengths(
             why=f"none of those trained on has {2 * near_tokens} tokens",
             fix="score with a smaller near context",
         )
+    require_intact(model, together=True)
     learner = Learner(load_model(model, dtype=precision)).requires_grad_(False)
     if torch.cuda.is_available():
         learner = learner.to("cuda")

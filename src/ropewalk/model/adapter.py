@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from ropewalk.model.biases import NAME as SCORE_BIAS
 from ropewalk.model.weights import read_headers, read_tensor
+from ropewalk.parallel.intact import require_intact
 from ropewalk.recipe.lora import Lora, require_peft
 
 _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
@@ -54,6 +55,7 @@ def merge_adapter(trained: Mapping[str, Tensor], folder: Path, lora: Lora) -> di
 
     ``trained`` holds whole tensors by the names that they have in a model with adapters.
     """
+    require_intact(folder)
     stored = read_headers(folder)
     weights = {name: read_tensor(stored, name).float() for name in stored}
     for name, tensor in trained.items():

@@ -15,6 +15,7 @@ from ropewalk.core.artifact import is_finished, new_folder, read_manifest
 from ropewalk.model.engines import LOADER, is_native
 from ropewalk.model.folder import copy_tokenizer, read_config
 from ropewalk.model.weights import Dtype, check_finite, check_weights, open_to_readers, read_headers, read_tensor
+from ropewalk.parallel.intact import require_intact
 from ropewalk.shape.read import read_shape
 
 _SHARD_BYTES = 5 * 10**9
@@ -32,8 +33,9 @@ def export(weights: Mapping[str, Tensor] | Path, like: Path, out: Path, *, dtype
     """Write ``out``, finished: config and tokenizer of the model folder ``like``, with ``weights`` as ``dtype``.
 
     ``weights`` are whole tensors under transformers' names, or a model folder that has them. Raises UserError where
-    names or shapes are not those of ``like``, or a value is not finite.
+    names or shapes are not those of ``like``, a value is not finite, or a folder is not what its manifest says.
     """
+    require_intact(like)
     shape = read_shape(like)
     tensors = read_weights(weights) if isinstance(weights, Path) else weights
     expected = {name: stored.shape for name, stored in read_headers(like).items()}
@@ -54,7 +56,8 @@ def export(weights: Mapping[str, Tensor] | Path, like: Path, out: Path, *, dtype
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All stored tensors of a model folder, checked by their headers only."""
+    """All stored tensors of a model folder that is what its manifest says; names and shapes are not looked at."""
+    require_intact(folder)
     stored = read_headers(folder)
     return {name: read_tensor(stored, name) for name in stored}
 

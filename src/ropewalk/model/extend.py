@@ -20,6 +20,7 @@ from ropewalk.model.check import check_positions
 from ropewalk.model.folder import check_tokenizer, copy_tokenizer, link_weights, read_config, write_config
 from ropewalk.model.load import load_model
 from ropewalk.model.weights import Dtype, stored_dtype
+from ropewalk.parallel.intact import require_intact
 from ropewalk.rope.frequency import wavelengths
 from ropewalk.rope.layers import LayerPosition, LayerRule, stretch_layers
 from ropewalk.rope.method import describe
@@ -34,8 +35,10 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
 
     ``layers`` is a pattern of rules, repeated over the layers; without one ``rope`` goes to those with full attention.
     Weight files are linked where the disk allows. Raises UserError for a base that does not load strictly, a method
-    or pattern that does not fit it, or live layers that are not what they should be.
+    or pattern that does not fit it, live layers that are not what they should be, or a base that is not what its
+    manifest says.
     """
+    require_intact(base)
     shape = read_shape(base)
     positions = stretch_layers(
         shape.positions,

@@ -23,6 +23,7 @@ from ropewalk.model.engines import LOADER, is_native
 from ropewalk.model.family import head_of
 from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
+from ropewalk.parallel.intact import require_intact
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_rows
 from ropewalk.shape.model_shape import ModelShape
@@ -36,8 +37,9 @@ def verify_export(folder: Path, *, places: tuple[int, ...] | None = None) -> dic
 
     ``places`` default to 0, the end of the base's context, the token after it, and the end of the new context. Where a
     text's length chooses its frequencies, one as long as the base's context is compared too. Raises UserError where a
-    difference exceeds 1e-5, or where the folder does not load.
+    difference exceeds 1e-5, where the folder does not load, or is not what its manifest says.
     """
+    require_intact(folder)
     shape = read_shape(folder)
     before, after = _context_lengths(folder, shape)
     chosen = places or tuple(sorted({0, before - 1, min(before, after - 1), after - 1}))

@@ -111,7 +111,9 @@ def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     from ropewalk.model.export import blend, read_weights
     from ropewalk.model.export import export as export_folder
     from ropewalk.parallel.collective import rank_and_ranks, wait_for_ranks
+    from ropewalk.parallel.intact import require_intact
 
+    require_intact(folder.extended(stage), together=True)
     checkpoint = newest(folder.checkpoints(stage))
     assert checkpoint is not None
     if rank_and_ranks()[0] == 0:

@@ -27,6 +27,7 @@ from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
 from ropewalk.model.positions import anneal_positions
 from ropewalk.parallel.collective import share_from_first
+from ropewalk.parallel.intact import require_intact
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.partition.choose import Sharing
 from ropewalk.probe.key_value import KeyValue
@@ -142,6 +143,7 @@ def _read_base(
     path = folder / _BASE
     known: dict[str, float] | None = share_from_first(json.loads(path.read_text()) if path.exists() else None)
     if known is None:
+        require_intact(base, together=True)
         learner = Learner(load_model(base), chunk_tokens=recipe.parallel.loss_chunk_tokens)
         savings = choose_savings(recipe, stage, folder / "extended")
         place_learner(learner, reader.mesh, savings=savings, precision=recipe.parallel.precision)

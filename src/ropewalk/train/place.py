@@ -15,6 +15,7 @@ from ropewalk.model.load import load_model
 from ropewalk.model.tiled_mlp import tile_mlps
 from ropewalk.parallel.collective import share_from_first
 from ropewalk.parallel.fsdp import Precision, shard_model
+from ropewalk.parallel.intact import require_intact
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.recompute import set_recompute
 from ropewalk.plan.choose import forecast_stage
@@ -25,8 +26,9 @@ from ropewalk.shape.read import read_shape
 
 
 def make_learner(recipe: Recipe, stage: int, extended: Path) -> Learner:
-    """The model that a stage begins with, whole and on the CPU, the same on every rank."""
+    """The model that a stage begins with, whole and on the CPU, the same on every rank. Every rank calls it."""
     spec = recipe.stages[stage]
+    require_intact(extended, together=True)
     causal = load_model(extended, former=read_former(extended) if spec.anneal_steps else None)
     if spec.lora is not None:
         attach_adapter(causal, spec.lora, seed=seed_for("lora", recipe.seed, stage))
