@@ -70,9 +70,10 @@ def test_every_damage_is_found(tmp_path: Path, name: str) -> None:
 def test_an_unfinished_or_garbled_folder_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not finished"):
         read_manifest(tmp_path)
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read"):
-        read_manifest(tmp_path)
+    for content in ("{", "[]", '{"kind": "model"}'):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(UserError, match="cannot be read"):
+            read_manifest(tmp_path)
 
 
 def test_a_held_folder_keeps_another_process_out(tmp_path: Path) -> None:

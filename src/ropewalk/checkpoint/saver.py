@@ -11,7 +11,8 @@ from types import TracebackType
 import torch.distributed as dist
 
 from ropewalk.checkpoint.save import remove_stale, write
-from ropewalk.checkpoint.state import TrainState, take_snapshot
+from ropewalk.checkpoint.saves import note_begun, note_saved
+from ropewalk.checkpoint.state import Snapshot, TrainState, take_snapshot
 from ropewalk.parallel.collective import rank_and_ranks, wait_for_ranks
 
 
@@ -32,7 +33,15 @@ class Saver:
         """Copy ``state`` and write the copy from now on; waits for the save before, and raises if that one failed."""
         self.finish()
         snapshot = take_snapshot(state)
-        self._pending = self._thread.submit(write, snapshot, self._folder, keep=self._keep, group=self._group)
+        if rank_and_ranks()[0] == 0:
+            note_begun(self._folder, snapshot.step)
+        self._pending = self._thread.submit(self._write, snapshot)
+
+    def _write(self, snapshot: Snapshot) -> Path:
+        path = write(snapshot, self._folder, keep=self._keep, group=self._group)
+        if rank_and_ranks()[0] == 0:
+            note_saved(self._folder, snapshot.step)
+        return path
 
     @property
     def has_failed(self) -> bool:

@@ -22,6 +22,7 @@ from ropewalk.core.quantity import format_bytes
 MANIFEST = "manifest.json"
 _LOCK_TRIES, _LOCK_PAUSE_SECONDS = 20, 0.1
 FORMAT = 1
+_SAID = {"kind", "inputs", "facts", "files"}
 _FULL_BYTES = 1 << 16  # less than any folder that is worth writing
 
 
@@ -38,11 +39,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
+        if not isinstance(manifest, dict) or not manifest.keys() >= _SAID:
+            raise ValueError(f"it does not say all of {', '.join(sorted(_SAID))}")
     except FileNotFoundError:
         raise UserError(
             f"{folder} is not finished", where=str(path), why="it has no manifest", fix="run the part that makes it"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # JSON's and UTF-8's are ValueErrors too
         raise UserError(
             "a manifest cannot be read", where=str(path), why=str(error), fix=f"remove {folder} and run the part again"
         ) from None

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8, UInt16, UInt32, UInt64
 
 from ropewalk.core.artifact import write_whole
+from ropewalk.core.written import read_written, read_written_lines
 
 Role = Literal["general", "domain", "instruction"]
 ROLES: tuple[Role, ...] = ("general", "domain", "instruction")
@@ -98,6 +99,8 @@ class Row:
     unit: str
 
 
+_ROW_TYPES = {"stage": int, "step": int, "name": str, "value": (int, float), "unit": str}
+
 TIMED = frozenset(
     {"tokens_per_second", "mfu", "peak_bytes", "seconds_left", "busy_imbalance", "slow_rank", "slow_ratio"}
 )
@@ -111,12 +114,19 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Read rows back; a torn last line, left by a kill, is passed over."""
-    with path.open() as file:
-        for line in file:
-            if not line.endswith("\n"):
-                return
-            yield Row(**json.loads(line))
+    """Read rows back; a torn last line, left by a kill, is passed over. Raises UserError for any other broken line."""
+    yield from read_written_lines(
+        path, _parse_row, fix="mend the line, or remove it: only the figure that it holds is lost with it"
+    )
+
+
+def _parse_row(entry: Any) -> Row:
+    row = Row(**entry)
+    for name, kinds in _ROW_TYPES.items():
+        value = getattr(row, name)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}")
+    return row
 
 
 def write_scores(path: Path, scores: Iterable[Score]) -> None:
@@ -125,5 +135,5 @@ def write_scores(path: Path, scores: Iterable[Score]) -> None:
 
 
 def read_scores(path: Path) -> list[Score]:
-    """Read back what write_scores wrote."""
-    return [Score(**entry) for entry in json.loads(path.read_text())]
+    """Read back what write_scores wrote. Raises UserError where that cannot be read."""
+    return read_written(path, lambda entries: [Score(**entry) for entry in entries])

@@ -18,6 +18,7 @@ from ropewalk.core.artifact import find_damage, is_finished, read_manifest
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Role, Shard
+from ropewalk.core.written import read_written_lines
 from ropewalk.corpus.store import Documents, all_documents, open_shards
 
 KIND = "corpus"
@@ -95,13 +96,11 @@ class Corpus:
     def ids(self, source: str, documents: Collection[int]) -> dict[int, str]:
         """What the text called some stored documents, by their number."""
         found, number = {}, 0
-        with (self._stores[source] / "documents.jsonl").open(encoding="utf-8") as file:
-            for line in file:
-                entry = json.loads(line)
-                if "dropped" not in entry:
-                    if number in documents:
-                        found[number] = str(entry["id"])
-                    number += 1
+        for entry in read_written_lines(self._stores[source] / "documents.jsonl"):
+            if "dropped" not in entry:
+                if number in documents:
+                    found[number] = str(entry["id"])
+                number += 1
         return found
 
     def languages(self, source: str) -> tuple[tuple[str, ...], Int64[np.ndarray, "documents"]]:

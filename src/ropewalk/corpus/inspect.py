@@ -4,7 +4,6 @@ Reads what building left behind: ``rejects.jsonl`` of each store, and ``dropped.
 of many are shown is a draw by their ids, so that the same corpus shows the same.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.core.seed import seed_for
+from ropewalk.core.written import read_written, read_written_lines
 from ropewalk.corpus.folder import Corpus
 
 EXAMPLES = 20
@@ -67,7 +67,7 @@ def inspect_corpus(corpus: Corpus, *, examples: int = EXAMPLES) -> list[Reason]:
 def read_columns(corpus: Corpus) -> dict[str, Any]:
     """Best and worst documents by every column that a source was selected by: ``{source: {column: {best, worst}}}``."""
     paths = {source: corpus.folder / source / COLUMNS for source in corpus.sources}
-    return {source: json.loads(path.read_text(encoding="utf-8")) for source, path in paths.items() if path.exists()}
+    return {source: read_written(path) for source, path in paths.items() if path.exists()}
 
 
 def format_columns(columns: Mapping[str, Mapping[str, Mapping[str, list[dict[str, Any]]]]]) -> str:
@@ -103,10 +103,10 @@ def format_reasons(reasons: list[Reason], totals: Mapping[str, Mapping[str, Any]
 def _read(path: Path) -> Iterator[tuple[str, Example]]:
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            entry = json.loads(line)
-            yield (
-                entry["dropped"],
-                Example(entry["id"], entry["why"], entry["place"], entry["bytes"], entry["text"]),
-            )
+    yield from read_written_lines(
+        path,
+        lambda entry: (
+            entry["dropped"],
+            Example(entry["id"], entry["why"], entry["place"], entry["bytes"], entry["text"]),
+        ),
+    )

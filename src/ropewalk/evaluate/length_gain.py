@@ -17,6 +17,7 @@ from jaxtyping import Int64
 
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.error import UserError
+from ropewalk.core.written import read_written_lines
 from ropewalk.corpus.folder import Corpus
 from ropewalk.corpus.tokenize import load_tokenizer
 from ropewalk.evaluate.held_out import text_sources
@@ -66,8 +67,8 @@ def long_texts(corpus: Corpus, *, near_tokens: int, context_tokens: int) -> Iter
     """The documents that are trained on and have twice ``near_tokens``, cut to ``context_tokens``."""
     for source in text_sources(corpus):
         documents = corpus.train(source)
-        with (corpus.store(source) / "documents.jsonl").open(encoding="utf-8") as file:
-            ids = [entry["id"] for entry in map(json.loads, file) if "dropped" not in entry]
+        read = read_written_lines(corpus.store(source) / "documents.jsonl")
+        ids = [entry["id"] for entry in read if "dropped" not in entry]
         for number in np.flatnonzero(documents.lengths >= 2 * near_tokens).tolist():
             stop = min(int(documents.lengths[number]), context_tokens)
             tokens = documents.read(number, 0, stop)[0].astype(np.int64)

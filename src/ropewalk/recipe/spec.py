@@ -112,6 +112,8 @@ class Stage(Spec):
     """Weighs each token's loss by what far context gives it (docs/train.md)."""
     blend: Share = 1.0
     """Share of the trained weights in what the stage writes; the rest is those of the run's base."""
+    carry_moments: bool = True
+    """Whether the optimizer goes on with the moments of the stage before; false begins with fresh ones."""
     lora: Lora | None = None
     """Adapters are trained instead of all weights."""
     until: Until | None = None

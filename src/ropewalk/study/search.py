@@ -18,6 +18,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.quantity import format_length
 from ropewalk.core.seed import stream
+from ropewalk.core.written import read_written
 from ropewalk.corpus.folder import Corpus, open_corpus
 from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.rope.method import BaseRope
@@ -46,7 +47,7 @@ def extend(recipe: Recipe, folder: RunFolder, stage: int) -> None:
         found.parent.mkdir(parents=True, exist_ok=True)
         best = _search(base, spec, open_corpus(folder.corpus), work=found.parent / "candidate", seed=recipe.seed)
         write_whole(found, json.dumps(asdict(best), indent=2))
-    ranks.extend(base, out, _fill(spec, tuple(json.loads(found.read_text())["factors"])))
+    ranks.extend(base, out, _fill(spec, read_written(found, lambda content: tuple(content["factors"]))))
 
 
 def _search(base: Path, stage: Stage, corpus: Corpus, *, work: Path, seed: int) -> Found:

@@ -1,11 +1,11 @@
 """What ``ropewalk export --verify`` says of a folder: whether others get the same logits, and how to serve it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ropewalk.core.written import read_written
 from ropewalk.recipe.spec import Recipe
 from ropewalk.shape.find import find_model
 from ropewalk.study.folder import RunFolder
@@ -27,7 +27,7 @@ def verify_recipe(recipe: Recipe) -> dict[str, Any]:
     folder = RunFolder(Path(recipe.run))
     known = folder.parity.exists()
     made = do_part("export", recipe)["made"]
-    stored = {int(place): value for place, value in json.loads(folder.parity.read_text()).items()}
+    stored = read_written(folder.parity, lambda found: {int(place): value for place, value in found.items()})
     return {"made": made, **_describe(folder.export, verify_export(folder.export) if known else stored)}
 
 

@@ -29,6 +29,11 @@ class Journal:
         _flush(work)
         work.replace(self.path)
 
+    def last_step(self, stage: int) -> int:
+        """The last step of ``stage`` that has rows; 0 where none has."""
+        rows = read_rows(self.path) if self.path.exists() else ()
+        return max((row.step for row in rows if row.stage == stage), default=0)
+
     def append(self, rows: Iterable[Row]) -> None:
         if self.writes:
             append_rows(self.path, rows)

@@ -16,6 +16,7 @@ from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.progress import say
 from ropewalk.core.record import Row
+from ropewalk.core.written import read_written
 from ropewalk.corpus.folder import Corpus
 from ropewalk.corpus.tokenize import load_tokenizer
 from ropewalk.evaluate.far import FarGain, plan_far_gain
@@ -141,7 +142,7 @@ def _read_base(
     recipe: Recipe, stage: int, *, folder: Path, base: Path, short: ShortLoss, reader: Reader
 ) -> dict[str, float]:
     path = folder / _BASE
-    known: dict[str, float] | None = share_from_first(json.loads(path.read_text()) if path.exists() else None)
+    known: dict[str, float] | None = share_from_first(read_written(path) if path.exists() else None)
     if known is None:
         require_intact(base, together=True)
         learner = Learner(load_model(base), chunk_tokens=recipe.parallel.loss_chunk_tokens)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Score
+from ropewalk.core.written import read_written
 from ropewalk.evaluate.evaluate import evaluate_models
 from ropewalk.recipe.gates import Promotion
 from ropewalk.recipe.spec import EvaluateSpec
@@ -91,8 +92,8 @@ def spell_verdicts(verdicts: Sequence[Verdict]) -> str:
 
 
 def read_verdicts(path: Path) -> list[Verdict]:
-    """Read back what ``spell_verdicts`` gave."""
-    return [Verdict(**entry) for entry in json.loads(path.read_text())]
+    """Read back what ``spell_verdicts`` gave. Raises UserError where that cannot be read."""
+    return read_written(path, lambda entries: [Verdict(**entry) for entry in entries])
 
 
 def refuse_promotion(verdicts: Sequence[Verdict], *, stage: int, path: Path) -> None:

@@ -16,6 +16,7 @@ from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
+from ropewalk.core.written import read_written
 from ropewalk.parallel.collective import rank_and_ranks, share_from_first, wait_for_ranks
 from ropewalk.recipe.gates import Guard
 
@@ -50,8 +51,12 @@ def decide_rollback(state: TrainState, folder: Path, *, guard: Guard) -> None:
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """Every time that this stage went back, oldest first."""
     path = folder / _HISTORY
-    entries: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-    return entries
+    fix = "mend it by what rows.jsonl says of rollbacks, or give the run another folder"
+    if not path.exists():
+        return []
+    return read_written(
+        path, lambda entries: [{**entry, "to_step": int(entry["to_step"])} for entry in entries], fix=fix
+    )
 
 
 def remove_astray(folder: Path) -> None:

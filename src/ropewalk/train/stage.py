@@ -11,7 +11,7 @@ from typing import Literal, cast
 import torch
 
 from ropewalk.attention.flash import use_installed_flash
-from ropewalk.checkpoint.load import load, load_moments, newest
+from ropewalk.checkpoint.load import load, load_moments, newest, read_facts
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.artifact import read_manifest
 from ropewalk.core.digest import digest_value
@@ -32,6 +32,7 @@ from ropewalk.train.gauge import make_gauge
 from ropewalk.train.guard import is_astray
 from ropewalk.train.journal import Journal
 from ropewalk.train.loop import StageJob, run_loop
+from ropewalk.train.lost import refuse_lost_steps
 from ropewalk.train.measure import RETRIEVAL, plan_measure
 from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.panel import Reader, prepare_panel
@@ -200,6 +201,7 @@ def _resume(state: TrainState, recipe: Recipe, run: Path, *, speaks: bool) -> Tr
         if speaks:
             say(f"stage {state.stage} goes on from {checkpoint.name}")
         return go_past(load(state, checkpoint), folder)
+    refuse_lost_steps(recipe, state.stage, run)
     return go_past(carry_moments(state, recipe, run), folder)
 
 
@@ -207,8 +209,19 @@ def carry_moments(state: TrainState, recipe: Recipe, run: Path) -> TrainState:
     """A stage at its first step, with the optimizer's moments of the stage before, if there is one.
 
     Not where either trains adapters: those of the stage before are merged, and moments of theirs say nothing of others.
+    Raises UserError on every rank where the last checkpoint of the stage before is gone.
     """
-    if state.stage == 0 or any(each.lora for each in recipe.stages[state.stage - 1 : state.stage + 1]):
+    spec = recipe.stages[state.stage]
+    if state.stage == 0 or not spec.carry_moments or spec.lora or recipe.stages[state.stage - 1].lora:
         return state
-    earlier = newest(checkpoints_of(run, state.stage - 1))
-    return load_moments(state, earlier) if earlier is not None else state
+    folder = checkpoints_of(run, state.stage - 1)
+    earlier = newest(folder)
+    if earlier is None or not read_facts(earlier)["ended"]:
+        raise UserError(
+            "the optimizer's moments of the stage before are gone",
+            where=str(folder),
+            why=f"stage {state.stage} goes on with them, and "
+            + ("no checkpoint there verifies" if earlier is None else f"{earlier.name} is not the stage's last one"),
+            fix=f"put that checkpoint back, or set stages.{state.stage}.carry_moments=false to begin with fresh ones",
+        )
+    return load_moments(state, earlier)

@@ -20,6 +20,7 @@ from uuid import uuid4
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.progress import say
 from ropewalk.core.record import Row
+from ropewalk.core.written import read_written
 from ropewalk.recipe.trackers import Tracker
 
 PROJECT = "ropewalk"
@@ -49,7 +50,8 @@ class TrackedRun:
     def find_id(self, tracker: str, make: Callable[[], str]) -> str:
         """The run's id in a tracker: the one that lies in the run folder, or what ``make()`` gives, which is kept."""
         path = self.run / _IDS
-        ids: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        fix = "remove it: the trackers then begin a new run"
+        ids: dict[str, str] = read_written(path, fix=fix) if path.exists() else {}
         if tracker not in ids:
             ids[tracker] = make()
             write_whole(path, json.dumps(ids, indent=1))
