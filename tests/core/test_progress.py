@@ -44,6 +44,30 @@ def test_what_was_done_before_counts(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert said[0] == "stage 0: 3 of 4 steps, 1 s left" and said[1].startswith("stage 0: 1 steps in")
 
 
+def test_what_holds_more_than_was_foreseen_has_no_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+    with watch("book.zst", 10, unit="MB of text") as advance:
+        advance(10)
+        advance(30)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "book.zst: 10 of 10 MB of text, 0 s left"
+    assert said[1] == "book.zst: 40 MB of text, 10 were foreseen"
+
+
+def test_a_bar_that_is_passed_has_no_time_left() -> None:
+    ours, theirs = pty.openpty()
+    code = SHOWN.replace("range(4)", "range(9)").replace(", left_seconds=7980", "")
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True)
+    os.close(theirs)
+    seen = b""
+    while chunk := read(ours):
+        seen += chunk
+    last = seen.decode().rpartition("stage 0")[2]
+    assert "9/?" in last and "0:00" not in last, last
+
+
 def test_a_log_has_lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
     with watch("stage 0", 4, unit="steps") as advance:

@@ -30,7 +30,7 @@ def say(line: str) -> None:
 def watch(name: str, total: float, *, unit: str, before: int = 0) -> Iterator[Advance]:
     """Show the progress of ``total`` units of work under ``name`` for the length of the block.
 
-    ``before`` of them were done earlier.
+    ``before`` of them were done earlier. Once more than ``total`` is done, nothing is said of what is left.
     """
     show = _draw_bar if sys.stderr.isatty() else _print_lines
     with show(name, total, unit, before) as advance:
@@ -62,6 +62,9 @@ def _draw_bar(name: str, total: float, unit: str, before: int) -> Iterator[Advan
 
         def advance(amount: float = 1, *, note: str = "", left_seconds: float | None = None) -> None:
             progress.update(task, advance=amount, note=note, left_seconds=left_seconds)
+            shown = progress.tasks[task]
+            if shown.total is not None and shown.completed > shown.total:
+                shown.total = None  # an archive holds more than its size: nobody knows what is left
 
         yield advance
 
@@ -77,10 +80,11 @@ def _print_lines(name: str, total: float, unit: str, before: int) -> Iterator[Ad
         now = time.monotonic()
         if now >= due:
             due = now + _LINE_SECONDS
-            if left_seconds is None and done > before:
+            if left_seconds is None and before < done <= total:
                 left_seconds = (now - begun) * (total - done) / (done - before)
             left = "" if left_seconds is None else f", {format_seconds(left_seconds)} left"
-            say(f"{name}: {done:,.0f} of {total:,.0f} {unit}{left}{'  ' + note if note else ''}")
+            of = f" of {total:,.0f} {unit}" if done <= total else f" {unit}, {total:,.0f} were foreseen"
+            say(f"{name}: {done:,.0f}{of}{left}{'  ' + note if note else ''}")
 
     yield advance
     say(f"{name}: {done - before:,.0f} {unit} in {time.monotonic() - begun:.1f} s")
