@@ -349,8 +349,8 @@ def test_ctrl_c_leaves_nothing_half_done_and_going_on_gives_the_same_bytes(home:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     out, error = process.communicate()
-    assert process.returncode == 130 and out == "" and "Traceback" not in error
-    assert error.endswith("ropewalk: interrupted; the same command goes on from here\n")
+    assert process.returncode == 75 and out == "" and "Traceback" not in error
+    assert error.endswith("stopped when asked, and saved: the same command goes on from here\n")
     assert not list((home / "store").rglob(".tmp-*"))  # what is finished stays
     assert {path: content for path, content in tree(home).items() if "/store" not in path} == before
     assert call("prepare", "recipe.yaml")[0] == 0

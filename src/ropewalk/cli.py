@@ -1,8 +1,8 @@
 """One verb per part of a run; each thin, each importing its part only when called, so that ``--help`` is instant.
 
 Results go to standard output (with ``--json`` as one JSON object), progress to standard error. Exit code 0: done;
-1: a rank failed, hung or was lost; 2: something the user gave cannot be used; 75: stopped by SIGTERM or SIGUSR1, and
-saved; 130: interrupted. After 1, 75 and 130 the same command goes on from the newest checkpoint.
+1: a rank failed, hung or was lost; 2: something the user gave cannot be used; 75: stopped by SIGTERM, SIGUSR1 or
+Ctrl-C, and saved; 130: a second Ctrl-C. After 1, 75 and 130 the same command goes on from the newest checkpoint.
 """
 
 import json
@@ -14,6 +14,7 @@ import typer
 
 from ropewalk import cli_corpus
 from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
+from ropewalk.parallel.stop import heed_stop
 from ropewalk.verb import AsJson, Overrides, RecipeArgument, load, show
 
 _INTERRUPTED = 130
@@ -207,7 +208,8 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson =
 def main() -> None:
     """The ``ropewalk`` command."""
     try:
-        app()
+        with heed_stop():
+            app()
     except UserError as error:
         _end(error)
     except RankError as error:

@@ -61,7 +61,8 @@ def do_task(line: str, advance: Advance) -> None:
 def serve() -> None:
     """A worker process: a task a line on standard input, progress and answers on standard output."""
     os.putenv("TOKENIZERS_PARALLELISM", "false")  # one core each: the others have workers of their own
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # for who started this process, and will end it
+        signal.signal(number, signal.SIG_IGN)
     tasks: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
     while True:

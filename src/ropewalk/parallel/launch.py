@@ -28,7 +28,7 @@ from ropewalk.core.error import RankError, UserError
 from ropewalk.core.progress import say
 from ropewalk.parallel.forked import JoinError, Seat, be_rank, collect, stop_ranks
 from ropewalk.parallel.hang import take_place
-from ropewalk.parallel.stop import SIGNALS, answer_stop
+from ropewalk.parallel.stop import Stopped, answer_stop, asking_signals, is_asked, note_stop, stop_if_asked
 from ropewalk.parallel.torchrun import is_first
 
 __all__ = ["RankError", "leave_ranks", "run_ranks"]
@@ -47,18 +47,22 @@ def run_ranks(function: Callable[..., Any], ranks: int, *args: Any, threads: int
     Forks ``ranks`` processes on this machine with ``threads`` torch threads each (default: torch's threads of this
     process, dealt out). Under torchrun the ranks exist already: the call is made in place. A rank's UserError is
     raised here as it is, any other failure as RankError naming the rank; the other ranks are then ended, as they are
-    by Ctrl-C or when this process dies.
+    by Ctrl-C or when this process dies. Where signals are heeded (stop.py) Stopped is raised once it was asked to stop.
     """
     if "RANK" in os.environ:
         return _run_in_place(function, ranks, *args)
     threads = threads or max(1, torch.get_num_threads() // ranks)
     for left in reversed(range(_STARTS)):
         try:
-            return _run_forked(partial(function, *args), ranks, threads)
-        except JoinError as error:
-            if not left:
+            results = _run_forked(partial(function, *args), ranks, threads)
+        except RankError as error:
+            stop_if_asked()  # what a signal has ended is no fault
+            if not left or not isinstance(error, JoinError):
                 raise
             say(f"the ranks did not find together, and are started once more: {str(error).splitlines()[-1]}")
+        else:
+            stop_if_asked()
+            return results
     raise AssertionError("the last start returns or raises")
 
 
@@ -74,6 +78,7 @@ def _run_forked(work: Callable[[], Any], ranks: int, threads: int) -> list[Any]:
     ):
         try:
             for rank in range(ranks):
+                stop_if_asked()  # who is not there yet was not told
                 ours, theirs = context.Pipe(duplex=False)
                 seat = Seat(rank, ranks, threads, Path(folder))
                 process = context.Process(target=be_rank, args=(seat, theirs, lifeline, _join_group, work), daemon=True)
@@ -83,6 +88,7 @@ def _run_forked(work: Callable[[], Any], ranks: int, threads: int) -> list[Any]:
                 theirs.close()
                 processes.append(process)
                 pipes.append(ours)
+            stop_if_asked()
             results = collect(processes, pipes)
             held_end.close()
             stop_ranks(processes, patience_seconds=_END_SECONDS)
@@ -96,7 +102,8 @@ def _run_forked(work: Callable[[], Any], ranks: int, threads: int) -> list[Any]:
 def _pass_on_stop(processes: Sequence[BaseProcess]) -> Iterator[None]:
     """A signal to stop this process goes to the ranks, which may have something to save; their end ends the wait.
 
-    It stands before the first rank starts and until the last has ended, so that no signal finds the gap.
+    Where Ctrl-C is heeded it asks them as SIGTERM does: they are in the terminal's group themselves, and ignore it. It
+    stands before the first rank starts and until the last has ended, so that no signal finds the gap.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -106,13 +113,15 @@ def _pass_on_stop(processes: Sequence[BaseProcess]) -> Iterator[None]:
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         if os.getpid() != parent:  # a rank that has just been forked
-            answer_stop(number, frame)
+            if number != signal.SIGINT:
+                answer_stop(number, frame)
             return
+        note_stop(number)
         for process in processes:
             if process.is_alive():
-                os.kill(process.pid, number)  # type: ignore[arg-type]
+                os.kill(process.pid, signal.SIGTERM if number == signal.SIGINT else number)  # type: ignore[arg-type]
 
-    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    before = {number: signal.signal(number, pass_on) for number in asking_signals()}
     try:
         yield
     finally:
@@ -157,9 +166,11 @@ def _run_in_place(function: Callable[..., Any], ranks: int, *args: Any) -> list[
         _join_torchrun()
     if ranks < found:
         return [_run_on_first(function, *args)]
-    results: list[Any] = [None] * ranks
-    dist.all_gather_object(results, function(*args))
-    return results
+    both: list[Any] = [None] * ranks
+    dist.all_gather_object(both, (function(*args), is_asked()))
+    if any(asked for _, asked in both):  # a signal reaches them at other moments
+        raise Stopped
+    return [result for result, _ in both]
 
 
 def _join_torchrun() -> None:

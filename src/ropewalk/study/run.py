@@ -16,9 +16,10 @@ from typing import Any
 import yaml
 
 from ropewalk.core.artifact import hold, is_finished, read_manifest, require_free, seal, write_whole
-from ropewalk.core.error import STOPPED_CODE, RankError, UserError
+from ropewalk.core.error import RankError, UserError
 from ropewalk.core.progress import say
 from ropewalk.corpus.folder import open_corpus
+from ropewalk.parallel.stop import Stopped, heed_stop, stop_if_asked
 from ropewalk.parallel.torchrun import is_first, is_started
 from ropewalk.plan.choose import forecast_recipe
 from ropewalk.recipe.check import check, check_rows
@@ -52,6 +53,7 @@ def run_recipe(recipe: Recipe) -> dict[str, Any]:
             say(f"{folder.root} is finished: nothing to do")
         else:
             for name, part in PARTS.items():
+                stop_if_asked()
                 say(f"== {name}")
                 part(recipe, folder)
             names = [path.name for path in (folder.recipe, folder.rows, folder.scores, folder.report)]
@@ -113,8 +115,7 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
         if not is_finished(folder.trained(stage)):
             _extend_stage(recipe, folder, stage)
             if _train_stage(recipe, folder, stage) == "stopped":
-                say("stopped when asked, and saved: the same command goes on from here")
-                raise SystemExit(STOPPED_CODE)
+                raise Stopped
             on_ranks(ranks.write_trained, recipe.parallel.ranks, recipe, folder, stage)
         if recipe.stages[stage].promote is not None:
             on_ranks(ranks.promote, recipe.parallel.ranks, recipe, folder, stage)
@@ -240,7 +241,7 @@ def claim(recipe: Recipe, folder: RunFolder, *, holds: bool = True) -> Iterator[
     else:
         _refuse_errors(recipe)
         require_free(folder.root, _SMALLEST_FREE_BYTES)
-    with hold(folder.root) if holds and is_first() else nullcontext():
+    with heed_stop(), hold(folder.root) if holds and is_first() else nullcontext():
         if not known and is_first():
             write_whole(folder.recipe, yaml.safe_dump(recipe.to_json(), sort_keys=False, allow_unicode=True))
         yield

@@ -50,7 +50,7 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Pa
     ``base`` is the model folder that the run starts from, for panels that compare with it.
 
     Reads ``run/stages/<stage>/extended``, writes checkpoints beside it and rows to ``run/rows.jsonl``. Returns how it
-    came to its end: ``until`` was reached, or the last step; or that SIGTERM or SIGUSR1 stopped it, saved.
+    came to its end: ``until`` was reached, or the last step; or that a signal stopped it, saved.
     """
     with listen_for_stop() as asked:  # from here on, so that a signal while the model is loaded is not lost
         return _train(recipe, stage, run, corpus, base=base, asked=asked)
@@ -91,6 +91,8 @@ def _train(
             break
         decide_rollback(state, folder, guard=spec.guard)
         state = _resume(state, recipe, run, speaks=mesh.rank == 0)
+    if mesh.rank == 0 and not state.ended:
+        say(f"stage {stage} stopped at step {state.step} of {spec.steps}, which is saved")
     return cast(Ending, state.ended or "stopped")
 
 
