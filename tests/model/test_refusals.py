@@ -167,18 +167,21 @@ def test_what_is_no_model_no_mesh_no_team_of_heads(make_tiny: Make) -> None:
 
 
 def test_what_a_layer_asks_in_the_forward(make_tiny: Make) -> None:
-    """Dropout that the config no longer tells of, a cache that holds earlier keys, a mask of the caller's own."""
+    """Dropout that the config no longer tells of, a cache that holds earlier keys, a mask of the caller's own.
+
+    By ``forward``, past the hook that looks at arguments.
+    """
     model, dropping = make_tiny("LlamaForCausalLM"), make_tiny("LlamaForCausalLM", attention_dropout=0.1)
     dropping.config.attention_dropout = 0.0
 
     def go_on_from_a_cache() -> None:
         kwargs = parallelize(model, dist.group.WORLD).cut(ROW) | {"use_cache": True}
-        cache = model(**kwargs).past_key_values
-        model(**kwargs, past_key_values=cache)
+        cache = model.forward(**kwargs).past_key_values
+        model.forward(**kwargs, past_key_values=cache)
 
     def mask() -> None:
         kwargs = parallelize(model, dist.group.WORLD).cut(ROW)
-        model(**kwargs, attention_mask=torch.ones(1, 1, 6, 6, dtype=torch.bool))
+        model.forward(**kwargs, attention_mask=torch.ones(1, 1, 6, 6, dtype=torch.bool))
 
     acts = {
         "dropout": lambda: dropping.train()(**parallelize(dropping, dist.group.WORLD).cut(ROW)),

@@ -99,7 +99,13 @@ class Row:
     unit: str
 
 
-_ROW_TYPES = {"stage": int, "step": int, "name": str, "value": (int, float), "unit": str}
+_ROW_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "stage": int,
+    "step": int,
+    "name": str,
+    "value": (int, float),
+    "unit": str,
+}
 
 TIMED = frozenset(
     {"tokens_per_second", "mfu", "peak_bytes", "seconds_left", "busy_imbalance", "slow_rank", "slow_ratio"}

@@ -96,7 +96,7 @@ class Corpus:
     def ids(self, source: str, documents: Collection[int]) -> dict[int, str]:
         """What the text called some stored documents, by their number."""
         found, number = {}, 0
-        for entry in read_written_lines(self._stores[source] / "documents.jsonl"):
+        for entry in read_written_lines(self._stores[source] / "documents.jsonl", dict):
             if "dropped" not in entry:
                 if number in documents:
                     found[number] = str(entry["id"])

@@ -67,7 +67,7 @@ def long_texts(corpus: Corpus, *, near_tokens: int, context_tokens: int) -> Iter
     """The documents that are trained on and have twice ``near_tokens``, cut to ``context_tokens``."""
     for source in text_sources(corpus):
         documents = corpus.train(source)
-        read = read_written_lines(corpus.store(source) / "documents.jsonl")
+        read = read_written_lines(corpus.store(source) / "documents.jsonl", dict)
         ids = [entry["id"] for entry in read if "dropped" not in entry]
         for number in np.flatnonzero(documents.lengths >= 2 * near_tokens).tolist():
             stop = min(int(documents.lengths[number]), context_tokens)

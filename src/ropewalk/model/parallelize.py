@@ -23,7 +23,7 @@ from ropewalk.model.attend import NAME
 from ropewalk.model.check import check_positions
 from ropewalk.model.family import CLASSES
 from ropewalk.model.positions import direct_positions, is_directed
-from ropewalk.model.refuse import refuse_unsupported, try_unknown
+from ropewalk.model.refuse import refuse_unsupported, try_unknown, watch_arguments
 from ropewalk.model.whole_batch import read_whole_batch
 from ropewalk.parallel.agree import require_same_batch
 from ropewalk.partition import cut
@@ -149,7 +149,9 @@ def parallelize(
 
     Raises UserError, by name, for models whose tokens meet elsewhere than in plain causal attention (linear, latent,
     chunked, bidirectional, with dropout), heads that ``head_ranks`` cannot share, and a mesh that names no context
-    ranks. A class that we have not taken apart is tried on 13 tokens first; one that is refused stays as it was.
+    ranks. A class that we have not taken apart is tried on 13 tokens first; one that is refused stays as it was. A
+    forward that is given ``cut``'s arguments and asks for what they cannot give (router losses, a cache, a mask) raises
+    UserError too.
     """
     refuse_unsupported(model)
     assert isinstance(model, PreTrainedModel)
@@ -165,6 +167,7 @@ def parallelize(
     except UserError:
         model.set_attn_implementation(before)
         raise
+    watch_arguments(model)
     return ContextParallel(group, sharing, next(model.parameters()).device)
 
 

@@ -5,12 +5,12 @@ cache, a router's balance. What has a name is refused by it. The surprise is the
 taken apart: two short documents packed, against each of them alone. Whatever mixes tokens elsewhere cannot pass.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ropewalk.core.error import UserError
@@ -29,6 +29,29 @@ _KEYS = {
     "attention_probs_dropout_prob": "it has attention dropout, which cannot be drawn alike on all context ranks",
 }
 """Keys of a config that must be absent, false or 0."""
+
+_BALANCE = "output_router_logits"
+_ARGUMENTS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    _BALANCE: (bool, _KEYS[_BALANCE]),
+    "output_attentions": (bool, "attention weights are never made"),
+    "use_cache": (bool, "a cache of keys would hold this rank's tokens only"),
+    "past_key_values": (lambda given: given is not None, "a cache of keys would hold this rank's tokens only"),
+    "attention_mask": (
+        lambda given: given is not None,
+        "the partition says what attends to what, and a mask would not be looked at; give it to cut",
+    ),
+    "logits_to_keep": (
+        lambda given: isinstance(given, Tensor) or bool(given),
+        "a rank's last tokens are not the last ones of the rows",
+    ),
+}
+"""Arguments of a forward over a partition that must be absent or false, and why."""
+_NEEDED = {
+    "position_ids": "without them a rank's tokens would stand at 0, 1, 2 ...",
+    "shift_labels": "labels are shifted before the rows are cut; within a rank the model would ask for the wrong ones",
+    "num_items_in_batch": "a rank's loss is a part of the mean over the labels of all",
+}
+"""Arguments that ``cut`` gives and that must not be left out; all but the first go with labels."""
 
 _TRIED_TOKENS = (5, 8)
 _BARS = {torch.float64: 1e-5, torch.float32: 1e-4}
@@ -80,6 +103,33 @@ def try_unknown(model: PreTrainedModel) -> None:
             model,
             f"two documents packed differ by {difference:.1e} of their norm from each alone, so tokens also meet "
             "outside of attention, or see more than they should",
+        )
+
+
+def watch_arguments(model: PreTrainedModel) -> None:
+    """From now on raise UserError, on every rank alike, where a forward over a partition asks for what it cannot have.
+
+    A forward without a partition may ask for anything.
+    """
+    if _refuse_arguments not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(_refuse_arguments, with_kwargs=True)
+
+
+def _refuse_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if kwargs.get("partition") is None:
+        return
+    given = dict(zip(("input_ids", "attention_mask"), args, strict=False)) | kwargs
+    if given.get(_BALANCE) is None:  # the class then asks its config, which may have been changed since
+        given[_BALANCE] = getattr(model.config.get_text_config(), _BALANCE, None)
+    wrong = [f"{name}: {why}" for name, (asks, why) in _ARGUMENTS.items() if name in given and asks(given[name])]
+    needed = _NEEDED if given.get("labels") is not None else {"position_ids": _NEEDED["position_ids"]}
+    wrong += [f"no {name}: {why}" for name, why in needed.items() if given.get(name) is None]
+    if wrong:
+        raise UserError(
+            "this forward cannot run over a partition",
+            where=f"the arguments of {type(model).__name__}'s forward",
+            why="; ".join(wrong),
+            fix="call it with the arguments that cut returned, and no others that change the loss or the attention",
         )
 
 
