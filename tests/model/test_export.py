@@ -131,6 +131,9 @@ def test_an_export_that_nobody_else_can_load_is_refused(save_tiny: Save, tmp_pat
     extend(save_tiny(), out, rope=Theta(theta=1e6), context_tokens=64)
     path = out / "config.json"
     path.write_text(path.read_text().replace('"model_type": "llama"', '"model_type": "unheard"'))
+    with pytest.raises(UserError, match="is not what it was when it was written"):
+        verify_export(out)
+    (out / "manifest.json").unlink()  # changed on purpose
     with pytest.raises(UserError, match="does not load in plain transformers"):
         verify_export(out, places=(0, 63))
 

@@ -87,6 +87,26 @@ def test_slurm_stops_queues_again_and_goes_on_to_the_end(
     assert (trained / "model.safetensors").is_file()
 
 
+def test_slurm_queues_again_what_is_stopped_while_it_prepares(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "many.yaml"
+    path.write_text(yaml.safe_dump(long(recipe, tmp_path / "many").to_json()))
+    script = write_script("slurm", load_recipe(path), argument=path, overrides=[], nodes=2, image="")["script"]
+    job = play_slurm(tmp_path, "sleep 1\n" + script, {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"})
+    verb = f'touch {tmp_path}/$1\ntrap "exit 75" TERM\nwhile :; do sleep 0.05; done\n'
+    (tmp_path / "tools" / "ropewalk").write_text(f"#!/bin/sh\n{verb}")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "prepare").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    job.send_signal(signal.SIGTERM)
+    said = job.communicate(timeout=60)[1]
+    assert job.returncode == 0 and (tmp_path / "requeued").read_text() == "7\n", said
+    assert not (tmp_path / "train").exists(), "the ranks were started"
+
+
 def test_a_pytorchjob_is_yaml_with_a_shell_script_in_it(recipe: Recipe) -> None:
     written = write_script("k8s", recipe, argument=Path("r.yaml"), overrides=["seed=2"], nodes=2, image="me/rope:1")
     job = yaml.safe_load(written["script"])

@@ -35,26 +35,31 @@ port=$((20000 + SLURM_JOB_ID % 20000))
 # How long torchrun leaves to ranks that save; without it 30 s.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={grace}
 
-srun --nodes=1 --ntasks=1 ropewalk prepare {arguments} || exit $?
-
 asked=0
-pass_on() {{ asked=1; kill -TERM "$ranks" 2>/dev/null; }}
+task=
+pass_on() {{ asked=1; kill -TERM $task 2>/dev/null; }}
 trap pass_on TERM USR1
-srun --kill-on-bad-exit=1 torchrun --nnodes={nodes} --nproc-per-node={local} --max-restarts={restarts} \\
+# Run a command to its end: a signal ends the wait, not the command.
+follow() {{
+  "$@" &
+  task=$!
+  while :; do
+    wait "$task"; code=$?
+    kill -0 "$task" 2>/dev/null || break
+  done
+  if [ "$asked" = 1 ] && [ "$code" != 0 ]; then
+    echo "stopped when asked (code $code); queued again, to go on from there"
+    scontrol requeue "$SLURM_JOB_ID"
+    exit 0
+  fi
+  [ "$code" = 0 ] || exit "$code"
+}}
+
+follow srun --nodes=1 --ntasks=1 ropewalk prepare {arguments}
+[ "$asked" = 0 ] || {{ scontrol requeue "$SLURM_JOB_ID"; exit 0; }}
+follow srun --kill-on-bad-exit=1 torchrun --nnodes={nodes} --nproc-per-node={local} --max-restarts={restarts} \\
   --rdzv-backend=c10d --rdzv-endpoint="$head_node:$port" --rdzv-id="$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}" \\
-  --no-python ropewalk train {arguments} &
-ranks=$!
-# A signal ends the wait, not the ranks.
-while :; do
-  wait "$ranks"; code=$?
-  kill -0 "$ranks" 2>/dev/null || break
-done
-if [ "$asked" = 1 ] && [ "$code" != 0 ]; then
-  echo "stopped when asked (code $code); queued again, to go on from the newest checkpoint"
-  scontrol requeue "$SLURM_JOB_ID"
-  exit 0
-fi
-exit "$code"
+  --no-python ropewalk train {arguments}
 """
 
 _K8S = """# {name} on {nodes} pods of {local} ranks, for the Kubeflow training operator: kubectl create -f THIS_FILE
