@@ -118,6 +118,7 @@ def watch_arguments(model: PreTrainedModel) -> None:
 def _refuse_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if kwargs.get("partition") is None:
         return
+    assert isinstance(model, PreTrainedModel)
     given = dict(zip(("input_ids", "attention_mask"), args, strict=False)) | kwargs
     if given.get(_BALANCE) is None:  # the class then asks its config, which may have been changed since
         given[_BALANCE] = getattr(model.config.get_text_config(), _BALANCE, None)
