@@ -39,10 +39,10 @@ def evaluate_models(
     ``corpus`` there is no held-out text, and retrieval is all. Raises UserError where tokenizers differ,
     and for a folder that is not what its manifest says.
     """
-    for folder in models.values():
-        require_intact(folder, together=True)
     tokenizer = _share_tokenizer(models)
     held = None if corpus is None else _open_matching(corpus, tokenizer)
+    for folder in models.values():  # all before the first is measured for an hour
+        require_intact(folder, together=True)
     planned = plan_measurements(spec, tokenizer, corpus=held, base_tokens=base_context_tokens)
     found: dict[str, list[Sums]] = {}
     scores: list[Score] = []
