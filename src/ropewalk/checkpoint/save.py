@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_saver import save as write_shards
 from torch.distributed.tensor import DTensor
 
-from ropewalk.checkpoint.load import find_fault, find_fault_together, list_checkpoints
+from ropewalk.checkpoint.load import find_fault, find_fault_together, list_checkpoints, step_of
 from ropewalk.checkpoint.state import STATE, Snapshot, TrainState, take_snapshot
 from ropewalk.core.artifact import flush_files, publish, require_free, write_manifest
 from ropewalk.core.error import UserError
@@ -37,12 +37,17 @@ def save(state: TrainState, folder: Path, *, keep: int = 2) -> Path:
     return write(take_snapshot(state), folder, keep=keep)
 
 
-def write(snapshot: Snapshot, folder: Path, *, keep: int, group: Group = None) -> Path:
-    """``save`` of a snapshot, speaking to the other ranks through ``group``: a thread needs one of its own."""
+def write(
+    snapshot: Snapshot, folder: Path, *, keep: int, spared_step: int | None = None, group: Group = None
+) -> Path:
+    """``save`` of a snapshot, speaking to the other ranks through ``group``: a thread needs one of its own.
+
+    The checkpoint of ``spared_step`` is not removed, and does not count among those to keep.
+    """
     target = folder / f"step-{snapshot.step:08}"
     if share_from_first(_make_way(target), group=group):
         _write_new(snapshot, target, group)
-    _remove_old(folder, keep, group)
+    _remove_old(folder, keep, spared_step, group)
     return target
 
 
@@ -150,11 +155,13 @@ def _agree_or_refuse(refusal: str | None, work: Path, target: Path, group: Group
         )
 
 
-def _remove_old(folder: Path, keep: int, group: Group) -> None:
+def _remove_old(folder: Path, keep: int, spared_step: int | None, group: Group) -> None:
     """Remove what is older than the ``keep`` newest checkpoints that verify, read back now; a damaged one is none."""
     assert keep > 0
     whole = 0
     for path in share_from_first(list_checkpoints(folder), group=group):
+        if step_of(path) == spared_step:
+            continue
         if whole < keep:
             whole += find_fault_together(path, group=group) is None
         elif rank_and_ranks()[0] == 0:

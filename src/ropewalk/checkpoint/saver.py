@@ -16,10 +16,13 @@ from ropewalk.parallel.collective import rank_and_ranks, wait_for_ranks
 
 
 class Saver:
-    """Writes one stage's checkpoints into ``folder`` and keeps the ``keep`` newest; all ranks use theirs alike."""
+    """Writes one stage's checkpoints into ``folder`` and keeps the ``keep`` newest; all ranks use theirs alike.
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
-        self._folder, self._keep = folder, keep
+    That of ``spared_step`` is kept for good.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, spared_step: int | None = None) -> None:
+        self._folder, self._keep, self._spared = folder, keep, spared_step
         self._pending: Future[Path] | None = None
         if rank_and_ranks()[0] == 0:
             remove_stale(folder)
@@ -32,7 +35,9 @@ class Saver:
         """Copy ``state`` and write the copy from now on; waits for the save before, and raises if that one failed."""
         self.finish()
         snapshot = take_snapshot(state)
-        self._pending = self._thread.submit(write, snapshot, self._folder, keep=self._keep, group=self._group)
+        self._pending = self._thread.submit(
+            write, snapshot, self._folder, keep=self._keep, spared_step=self._spared, group=self._group
+        )
 
     @property
     def has_failed(self) -> bool:
