@@ -37,9 +37,7 @@ def save(state: TrainState, folder: Path, *, keep: int = 2) -> Path:
     return write(take_snapshot(state), folder, keep=keep)
 
 
-def write(
-    snapshot: Snapshot, folder: Path, *, keep: int, spared_step: int | None = None, group: Group = None
-) -> Path:
+def write(snapshot: Snapshot, folder: Path, *, keep: int, spared_step: int | None = None, group: Group = None) -> Path:
     """``save`` of a snapshot, speaking to the other ranks through ``group``: a thread needs one of its own.
 
     The checkpoint of ``spared_step`` is not removed, and does not count among those to keep.

@@ -25,9 +25,9 @@ Side = Literal[
     "evaluate",
     "export",
 ]
-"""``elsewhere``: where things lie, and who is told. ``text``: what the corpus holds. ``mix``: how its rows are dealt out.
-``positions``: what the stage's extended model is. ``training``: what its steps learn. ``rates``: how many steps there
-are, and each one's learning rate. ``blend``: what is written of the trained weights. The others name a part."""
+"""``elsewhere``: where things lie, and who is told. ``text``: what the corpus holds. ``mix``: how its rows are dealt
+out. ``positions``: what the stage's extended model is. ``training``: what its steps learn. ``rates``: how many steps
+there are, and each one's learning rate. ``blend``: what is written of the trained weights. Others name a part."""
 
 FREE: frozenset[Side] = frozenset({"elsewhere", "means"})
 """Sides that decide no part of what a run makes."""

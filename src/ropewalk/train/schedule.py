@@ -19,9 +19,7 @@ RATES, UNTIL = "rates", "until"
 """Names in the plan that a checkpoint keeps."""
 
 
-def learning_rate(
-    step: int, *, schedule: Schedule, peak: float, steps: int, warmup_steps: int | None = None
-) -> float:
+def learning_rate(step: int, *, schedule: Schedule, peak: float, steps: int, warmup_steps: int | None = None) -> float:
     """The rate of step ``step`` (from 0) out of ``steps``.
 
     It rises linearly over the first ``warmup`` share of the steps (over ``warmup_steps`` where the stage began as a
