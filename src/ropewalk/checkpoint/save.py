@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.load import find_fault, find_fault_together, list_checkpoints, step_of
 from ropewalk.checkpoint.state import STATE, Snapshot, TrainState, take_snapshot
-from ropewalk.core.artifact import flush_files, publish, require_free, write_manifest
+from ropewalk.core.artifact import discard, flush_files, publish, require_free, write_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.parallel.collective import gather_values, rank_and_ranks, share_from_first
@@ -53,14 +53,6 @@ def remove_stale(folder: Path) -> None:
     """Remove what a kill left of saves and removals; one process calls it, while none of this folder's saves runs."""
     for path in (*folder.glob(".tmp-step-*"), *folder.glob(".trash-*")):
         shutil.rmtree(path)
-
-
-def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint so that a kill in the middle leaves no half of it under a good name."""
-    trash = path.with_name(f".trash-{path.name}")
-    shutil.rmtree(trash, ignore_errors=True)
-    path.rename(trash)
-    shutil.rmtree(trash)
 
 
 def _make_way(target: Path) -> bool:
@@ -163,7 +155,7 @@ def _remove_old(folder: Path, keep: int, spared_step: int | None, group: Group) 
         if whole < keep:
             whole += find_fault_together(path, group=group) is None
         elif rank_and_ranks()[0] == 0:
-            remove_checkpoint(path)
+            discard(path)
 
 
 def _local_bytes(tensors: dict[str, Any]) -> int:

@@ -13,8 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ropewalk.core.artifact import hold, is_finished, read_manifest, require_free, seal, write_whole
 from ropewalk.core.error import STOPPED_CODE, RankError, UserError
 from ropewalk.core.progress import say
@@ -31,7 +29,8 @@ from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 from ropewalk.study import ranks, search
 from ropewalk.study.folder import RunFolder, require, require_new
-from ropewalk.study.held import require_same_recipe
+from ropewalk.study.grow import grow, write_recipe
+from ropewalk.study.held import plan_growth
 from ropewalk.study.ranks import ask_probes, on_ranks
 
 _VERSIONS = ("ropewalk", "torch", "transformers", "tokenizers", "safetensors", "numpy")
@@ -230,19 +229,22 @@ def _extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
 
 @contextmanager
 def claim(recipe: Recipe, folder: RunFolder, *, holds: bool = True) -> Iterator[None]:
-    """Hold the run folder for this recipe; one that is another's, or a recipe that breaks a rule, is refused first.
+    """Hold the run folder for this recipe, without what it makes anew; what it cannot go on from is refused first.
 
     Who only reads need not hold it, so that a report can be made of a run that goes on.
     """
     known = folder.recipe.exists() and folder.holds_work
-    if known:
-        require_same_recipe(recipe, folder)
-    else:
+    growth = plan_growth(recipe, folder) if known else None
+    if growth is None or growth.changes:
         _refuse_errors(recipe)
+    if growth is None:
         require_free(folder.root, _SMALLEST_FREE_BYTES)
     with hold(folder.root) if holds and is_first() else nullcontext():
-        if not known and is_first():
-            write_whole(folder.recipe, yaml.safe_dump(recipe.to_json(), sort_keys=False, allow_unicode=True))
+        if holds and is_first():
+            if growth is None:
+                write_recipe(recipe, folder)
+            else:  # as it is now that nobody else writes there
+                grow(plan_growth(recipe, folder), recipe, folder)
         yield
 
 

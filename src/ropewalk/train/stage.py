@@ -40,6 +40,7 @@ from ropewalk.train.place import choose_savings, make_learner, place_learner
 from ropewalk.train.resume import go_on, plan_stage
 from ropewalk.train.rollback import decide_rollback, go_past, remove_astray
 from ropewalk.train.schedule import RATES, Rates
+from ropewalk.train.sittings import note_sitting
 from ropewalk.train.tally import Tally, kinds_of
 from ropewalk.train.trackers import TrackedRun, Trackers
 
@@ -72,6 +73,9 @@ def _train(
     panel = prepare_panel(recipe, stage, folder=folder, corpus=held, base=base, reader=reader)
     state = _resume(begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed), recipe, run, speaks=mesh.rank == 0)
     _announce(sharing, feed, mesh, stage=stage, compiles=parallel.compiles)
+    if mesh.rank == 0 and not state.ended:
+        precision = choose_precision(parallel.precision, mesh)
+        note_sitting(recipe, run, stage=stage, step=state.step, precision=precision)
     journal = Journal(run / "rows.jsonl", writes=mesh.rank == 0)
     measure, kinds = None, kinds_of(recipe.corpus.sources)
     if spec.until is not None and spec.until.metric == RETRIEVAL:
