@@ -68,7 +68,7 @@ def read_data(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             why=f"its top level is {type(data).__name__}",
             fix="start from a file in recipes/",
         )
-    data = _part_aliases(data)
+    data = {key: _part_aliases(value) for key, value in data.items()}
     for override in overrides:
         apply_override(data, override)
     return data

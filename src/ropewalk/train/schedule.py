@@ -102,7 +102,7 @@ def refuse_rates(now: Rates, before: Rates, *, taken: int, where: str) -> UserEr
     """Why a stage that took ``taken`` steps by ``before`` cannot go on by ``now``; its first change is among them."""
     step = now.first_change(before, taken=taken)
     assert step is not None
-    if step >= now.steps:
+    if taken > now.steps:
         what = f"the stage has taken {taken} steps, and the recipe now asks for {now.steps}"
         return UserError(
             "a stage cannot be made shorter than it is",
