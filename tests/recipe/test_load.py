@@ -103,3 +103,10 @@ def test_every_key_is_on_the_pages_that_errors_point_to(kind: type[Spec], pages:
     docs = Path(__file__).parents[2] / "docs"
     words = set(re.findall(r"\w+", "".join((docs / f"{page}.md").read_text() for page in pages)))
     assert set(find_places(kind)) - words == set()
+
+
+def test_an_override_changes_one_stage_and_not_those_that_share_its_alias(tmp_path: Path) -> None:
+    path = Path(__file__).parents[2] / "recipes" / "tiny-programme.yaml"
+    plain, recipe = load_recipe(path), load_recipe(path, ["stages.1.rope.theta=3e6"])
+    assert recipe.stages[1].rope != plain.stages[1].rope
+    assert [recipe.stages[stage] for stage in (0, 2)] == [plain.stages[stage] for stage in (0, 2)]

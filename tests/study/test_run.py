@@ -104,9 +104,45 @@ def test_torchrun_trains_the_same_recipe(recipe: Recipe, tmp_path: Path) -> None
     path, folder = tmp_path / "torchrun.yaml", RunFolder(Path(recipe.run))
     path.write_text(yaml.safe_dump(recipe.to_json()))
     do_part("prepare", recipe)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "ropewalk.cli", "train", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = start_torchrun("train", path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(folder.trained(0)), str(folder.trained(1))]
     assert is_finished(folder.trained(1))
+
+
+@pytest.mark.timeout(240)
+def test_torchrun_runs_a_whole_recipe_as_one_machine_does(recipe: Recipe, tmp_path: Path) -> None:
+    """One rank prepares, all train and measure, one exports and reports; once more there is nothing to do."""
+    recipe = change(recipe, stages=recipe.to_json()["stages"][:1], parallel={"ranks": 2, "recompute": "none"})
+    path, folder = tmp_path / "torchrun.yaml", RunFolder(Path(recipe.run))
+    path.write_text(yaml.safe_dump(recipe.to_json()))
+    run_recipe(change(recipe, run=str(tmp_path / "alone")))
+    done = start_torchrun("run", path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(folder.report) and done.stderr.count("== prepare") == 1
+    assert is_finished(folder.root) and read_weights(folder) == read_weights(RunFolder(tmp_path / "alone"))
+    assert read_scores(folder.scores) == read_scores(RunFolder(tmp_path / "alone").scores)
+    before = {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.name != ".lock"}
+    assert start_torchrun("run", path).stderr.count("nothing to do") == 1
+    assert before == {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.name != ".lock"}
+
+
+def test_a_fault_on_the_rank_that_prepares_ends_all(recipe: Recipe, tmp_path: Path) -> None:
+    data = recipe.to_json()
+    data["corpus"]["sources"][0] |= {"embedded": None, "path": str(tmp_path / "none.jsonl"), "options": {}}
+    path = tmp_path / "torchrun.yaml"
+    path.write_text(yaml.safe_dump(data))
+    done = start_torchrun("run", path)
+    assert (
+        done.returncode == 1
+        and done.stderr.count("none.jsonl") >= 1
+        and "Traceback" not in done.stderr.split("torch.distributed.elastic")[0]
+    )
+    path.write_text(yaml.safe_dump({**recipe.to_json(), "parallel": {"ranks": 1}}))
+    assert "the recipe wants 1 ranks, torchrun started 2" in start_torchrun("run", path).stderr
+
+
+def start_torchrun(verb: str, path: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "ropewalk.cli", verb, str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)

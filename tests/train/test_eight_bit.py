@@ -9,13 +9,14 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from ropewalk.checkpoint.eight_bit import decode, encode, find_nearest
 from ropewalk.checkpoint.load import load, newest
 from ropewalk.checkpoint.save import save
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
-from ropewalk.train.eight_bit import EightBitAdamW, decode, encode, find_nearest
+from ropewalk.train.eight_bit import EightBitAdamW
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
 from small_state import describe
 
@@ -146,6 +147,44 @@ def test_saved_on_2_loads_on_any_to_the_bit(tmp_path: Path, ranks: int) -> None:
     if ranks == 2:  # of fewer, longer shards torch's kernel rounds other elements at its vectors' ends
         straight = run_ranks(lambda: describe(train(make_state(), 6)), 2, threads=1)[0]
         assert run_ranks(resume, ranks, 3, threads=1) == [straight] * ranks
+
+
+@pytest.mark.parametrize("eight_bit", [True, False])
+def test_a_checkpoint_of_the_other_form_is_converted(tmp_path: Path, eight_bit: bool) -> None:
+    """Whatever the ranks: the moments are what encode and decode make of those that were saved, all else is equal."""
+
+    def begin() -> dict[str, torch.Tensor]:
+        state = train(make_state(eight_bit=not eight_bit), 3)
+        save(state, tmp_path)
+        return moments_of(state)
+
+    def resume() -> dict[str, torch.Tensor]:
+        found = newest(tmp_path)
+        assert found is not None
+        state = load(make_state(eight_bit=eight_bit), found)
+        assert (state.step, state.updates) == (3, 3)
+        return moments_of(state)
+
+    before, after = run_ranks(begin, 2, threads=1)[0], run_ranks(resume, 3, threads=1)[0]
+    for name, signed in (("exp_avg", True), ("exp_avg_sq", False)):
+        codes, scale = encode(before[f"{name}/inner.weight"], signed=signed) if eight_bit else ("", "")
+        if eight_bit:
+            assert torch.equal(after[f"{name}/inner.weight"], codes)
+            assert torch.equal(after[f"{name}_scale/inner.weight"], scale)
+        else:
+            codes, scale = before[f"{name}/inner.weight"], before[f"{name}_scale/inner.weight"]
+            assert torch.equal(after[f"{name}/inner.weight"], decode(codes, scale, signed=signed))
+        for small in ("inner.bias", "norm.weight", "outer.weight"):
+            assert torch.equal(after[f"{name}/{small}"], before[f"{name}/{small}"])
+
+
+def moments_of(state: TrainState) -> dict[str, torch.Tensor]:
+    """All moments, whole."""
+    return {
+        f"{moment}/{name}": (value.full_tensor() if isinstance(value, DTensor) else value).clone()
+        for name, parameter in state.model.named_parameters()
+        for moment, value in (state.optimizer.state[parameter] or {}).items()
+    }
 
 
 def test_it_learns_as_float32_does() -> None:

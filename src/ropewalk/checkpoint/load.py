@@ -8,6 +8,7 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load as read_shards
 
+from ropewalk.checkpoint.convert import find_other_form, name_scale, read_other_form
 from ropewalk.checkpoint.state import (
     STATE,
     WEIGHT,
@@ -122,12 +124,27 @@ def load_weights(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def _read_tensors(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], checkpoint: Path) -> None:
-    """Fill tensors after comparing names, dtypes and shapes: torch's reader passes over what is too much."""
-    kinds = {name.partition("/")[0] for name in tensors}
+    """Fill tensors after comparing names, dtypes and shapes: torch's reader passes over what is too much.
+
+    Moments that the checkpoint has in another form are brought into the one that is wanted.
+    """
+    others = find_other_form(tensors, facts["tensors"])
+    apart = {*others, *map(name_scale, others)}
+    plain = {name: tensor for name, tensor in tensors.items() if name not in apart}
+    kinds = {name.partition("/")[0] for name in plain}
     held = {name: shape for name, shape in facts["tensors"].items() if name.partition("/")[0] in kinds}
-    wanted = {name: [str(tensor.dtype), list(tensor.shape)] for name, tensor in tensors.items()}
+    held = {name: shape for name, shape in held.items() if name not in apart}
+    wanted = {name: [str(tensor.dtype), list(tensor.shape)] for name, tensor in plain.items()}
     _compare("tensors", wanted, held, checkpoint)
-    _fill(tensors, checkpoint)
+    _fill(plain, checkpoint)
+    if others:
+        narrow = tensors[others[0]].dtype == torch.uint8
+        if rank_and_ranks()[0] == 0:
+            say(
+                f"moments of matrices are in {'8 bits' if narrow else 'float32'} from here on; {checkpoint.name} has "
+                f"them in {'float32' if narrow else '8 bits'}"
+            )
+        read_other_form(others, tensors, partial(_fill, checkpoint=checkpoint))
 
 
 def _fill(tensors: Mapping[str, Tensor], checkpoint: Path, *, alone: bool = False) -> None:

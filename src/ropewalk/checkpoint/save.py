@@ -17,9 +17,9 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_saver import save as write_shards
 from torch.distributed.tensor import DTensor
 
-from ropewalk.checkpoint.load import find_fault, find_fault_together, list_checkpoints
+from ropewalk.checkpoint.load import find_fault, find_fault_together, list_checkpoints, step_of
 from ropewalk.checkpoint.state import STATE, Snapshot, TrainState, take_snapshot
-from ropewalk.core.artifact import flush_files, publish, require_free, write_manifest
+from ropewalk.core.artifact import discard, flush_files, publish, require_free, write_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.parallel.collective import gather_values, rank_and_ranks, share_from_first
@@ -37,12 +37,15 @@ def save(state: TrainState, folder: Path, *, keep: int = 2) -> Path:
     return write(take_snapshot(state), folder, keep=keep)
 
 
-def write(snapshot: Snapshot, folder: Path, *, keep: int, group: Group = None) -> Path:
-    """``save`` of a snapshot, speaking to the other ranks through ``group``: a thread needs one of its own."""
+def write(snapshot: Snapshot, folder: Path, *, keep: int, spared_step: int | None = None, group: Group = None) -> Path:
+    """``save`` of a snapshot, speaking to the other ranks through ``group``: a thread needs one of its own.
+
+    The checkpoint of ``spared_step`` is not removed, and does not count among those to keep.
+    """
     target = folder / f"step-{snapshot.step:08}"
     if share_from_first(_make_way(target), group=group):
         _write_new(snapshot, target, group)
-    _remove_old(folder, keep, group)
+    _remove_old(folder, keep, spared_step, group)
     return target
 
 
@@ -50,14 +53,6 @@ def remove_stale(folder: Path) -> None:
     """Remove what a kill left of saves and removals; one process calls it, while none of this folder's saves runs."""
     for path in (*folder.glob(".tmp-step-*"), *folder.glob(".trash-*")):
         shutil.rmtree(path)
-
-
-def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint so that a kill in the middle leaves no half of it under a good name."""
-    trash = path.with_name(f".trash-{path.name}")
-    shutil.rmtree(trash, ignore_errors=True)
-    path.rename(trash)
-    shutil.rmtree(trash)
 
 
 def _make_way(target: Path) -> bool:
@@ -150,15 +145,17 @@ def _agree_or_refuse(refusal: str | None, work: Path, target: Path, group: Group
         )
 
 
-def _remove_old(folder: Path, keep: int, group: Group) -> None:
+def _remove_old(folder: Path, keep: int, spared_step: int | None, group: Group) -> None:
     """Remove what is older than the ``keep`` newest checkpoints that verify, read back now; a damaged one is none."""
     assert keep > 0
     whole = 0
     for path in share_from_first(list_checkpoints(folder), group=group):
+        if step_of(path) == spared_step:
+            continue
         if whole < keep:
             whole += find_fault_together(path, group=group) is None
         elif rank_and_ranks()[0] == 0:
-            remove_checkpoint(path)
+            discard(path)
 
 
 def _local_bytes(tensors: dict[str, Any]) -> int:

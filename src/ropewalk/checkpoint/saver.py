@@ -17,10 +17,13 @@ from ropewalk.parallel.collective import rank_and_ranks, wait_for_ranks
 
 
 class Saver:
-    """Writes one stage's checkpoints into ``folder`` and keeps the ``keep`` newest; all ranks use theirs alike."""
+    """Writes one stage's checkpoints into ``folder`` and keeps the ``keep`` newest; all ranks use theirs alike.
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
-        self._folder, self._keep = folder, keep
+    That of ``spared_step`` is kept for good.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, spared_step: int | None = None) -> None:
+        self._folder, self._keep, self._spared = folder, keep, spared_step
         self._pending: Future[Path] | None = None
         if rank_and_ranks()[0] == 0:
             remove_stale(folder)
@@ -38,7 +41,7 @@ class Saver:
         self._pending = self._thread.submit(self._write, snapshot)
 
     def _write(self, snapshot: Snapshot) -> Path:
-        path = write(snapshot, self._folder, keep=self._keep, group=self._group)
+        path = write(snapshot, self._folder, keep=self._keep, spared_step=self._spared, group=self._group)
         if rank_and_ranks()[0] == 0:
             note_saved(self._folder, snapshot.step)
         return path

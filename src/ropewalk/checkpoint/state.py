@@ -20,7 +20,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight/"
 STATE = "state.json"
 """The file with everything that is no tensor."""
-_FIGURES = ("stage", "step", "cursor", "tokens", "updates", "skipped", "rollbacks", "sums", "recent", "ended")
+_FIGURES = ("stage", "step", "cursor", "tokens", "updates", "skipped", "rollbacks", "sums", "recent", "ended", "plan")
 Sight = tuple[float | None, float | None, bool]
 """One step as the guard saw it: loss, gradient norm (None where there is none or it is not finite), whether it found no
 fault with it."""
@@ -34,7 +34,8 @@ class TrainState:
     ``updates`` counts the optimizer's moves over all stages, ``skipped`` the stage's steps without one, ``rollbacks``
     how often it went back to a checkpoint and past the data. ``sums`` is what the running panel has added up;
     ``recent`` is what the guard remembers (train/guard.py). ``ended`` says how the stage came to its end (``solved``,
-    ``limit``), or is empty. Whoever resumes must bring the same ``inputs`` (digests of recipe and data).
+    ``limit``), or is empty. Whoever resumes must bring the same ``inputs`` (digests of recipe and data); ``plan`` is
+    how the stage was meant to go on and end, as plain data, and may be another one by then (train/resume.py).
     """
 
     model: nn.Module
@@ -49,10 +50,11 @@ class TrainState:
     sums: tuple[float, ...] = ()
     recent: tuple[Sight, ...] = ()
     ended: str = ""
+    plan: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Any]:
-        """The counters, as JSON-like data."""
+        """The counters and the plan, as JSON-like data."""
         return {name: getattr(self, name) for name in _FIGURES}
 
     def with_figures(self, figures: Mapping[str, Any]) -> "TrainState":

@@ -145,6 +145,17 @@ def write_whole(path: Path, text: str) -> None:
     _flush(path.parent)
 
 
+def discard(path: Path) -> None:
+    """Remove a file or folder, or nothing; a kill in the middle leaves no half of it under a good name."""
+    trash = path.with_name(f".trash-{path.name}")
+    shutil.rmtree(trash, ignore_errors=True)
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        path.rename(trash)
+        shutil.rmtree(trash)
+
+
 def find_damage(folder: Path) -> str | None:
     """Why a finished folder is not what its manifest says, or None: sizes first, then digests."""
     return find_misfit(folder) or find_change(folder, read_manifest(folder)["files"])

@@ -44,6 +44,11 @@ def take_place(
     _places[:] = [_Place(open_store, report)]
 
 
+def open_place() -> dist.Store:  # type: ignore[name-defined]
+    """A store that all ranks of this start can write in."""
+    return _places[0].open_store()
+
+
 class Clock:
     """When this rank last got on, and how long ago that may be: ``patience_seconds``, or by the slowest step so far."""
 

@@ -26,10 +26,11 @@ import torch.distributed as dist
 
 from ropewalk.core.error import RankError, UserError
 from ropewalk.core.progress import say
+from ropewalk.parallel.first import first_does, open_torchrun_store
 from ropewalk.parallel.forked import JoinError, Seat, be_rank, collect, stop_ranks
 from ropewalk.parallel.hang import take_place
 from ropewalk.parallel.stop import Stopped, answer_stop, asking_signals, is_asked, note_stop, stop_if_asked
-from ropewalk.parallel.torchrun import is_first
+from ropewalk.parallel.torchrun import is_started
 
 __all__ = ["RankError", "leave_ranks", "run_ranks"]
 
@@ -49,7 +50,7 @@ def run_ranks(function: Callable[..., Any], ranks: int, *args: Any, threads: int
     raised here as it is, any other failure as RankError naming the rank; the other ranks are then ended, as they are
     by Ctrl-C or when this process dies. Where signals are heeded (stop.py) Stopped is raised once it was asked to stop.
     """
-    if "RANK" in os.environ:
+    if is_started():
         return _run_in_place(function, ranks, *args)
     threads = threads or max(1, torch.get_num_threads() // ranks)
     for left in reversed(range(_STARTS)):
@@ -174,16 +175,9 @@ def _run_in_place(function: Callable[..., Any], ranks: int, *args: Any) -> list[
 
 
 def _join_torchrun() -> None:
-    """Join through torchrun's store, under this attempt's own prefix: it keeps what earlier attempts wrote."""
-    attempt = f"ropewalk attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-
-    def open_store() -> Any:
-        store, _, _ = next(dist.rendezvous("env://", timeout=_JOIN_TIMEOUT))  # type: ignore[attr-defined]
-        return dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
-
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    _init_group(open_store(), rank, ranks, device=int(os.environ["LOCAL_RANK"]))
-    take_place(open_store, say)
+    _init_group(open_torchrun_store(), rank, ranks, device=int(os.environ["LOCAL_RANK"]))
+    take_place(open_torchrun_store, say)
 
 
 def leave_ranks() -> None:
@@ -195,11 +189,14 @@ def leave_ranks() -> None:
 
 def _run_on_first(function: Callable[..., Any], *args: Any) -> Any:
     outcome: list[tuple[Any, UserError | None] | None] = [None]
-    if is_first():
+
+    def call() -> None:
         try:
-            outcome = [(function(*args), None)]
+            outcome[0] = (function(*args), None)
         except UserError as error:
-            outcome = [(None, error)]
+            outcome[0] = (None, error)
+
+    first_does(call)
     dist.broadcast_object_list(outcome, src=0)
     assert outcome[0] is not None
     result, fault = outcome[0]

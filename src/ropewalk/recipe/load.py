@@ -68,9 +68,17 @@ def read_data(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             why=f"its top level is {type(data).__name__}",
             fix="start from a file in recipes/",
         )
+    data = {key: _part_aliases(value) for key, value in data.items()}
     for override in overrides:
         apply_override(data, override)
     return data
+
+
+def _part_aliases(data: Any) -> Any:
+    """The same data with nothing shared: what stands under two keys by YAML's aliases must not change together."""
+    if isinstance(data, dict):
+        return {key: _part_aliases(value) for key, value in data.items()}
+    return [_part_aliases(value) for value in data] if isinstance(data, list) else data
 
 
 def parse_recipe(data: Any, *, where: str) -> Recipe:

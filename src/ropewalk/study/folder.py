@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ropewalk.core.artifact import is_finished
+from ropewalk.core.artifact import MANIFEST, is_finished
 from ropewalk.core.error import UserError
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.shape.find import find_model
@@ -59,10 +59,29 @@ class RunFolder:
     def checkpoints(self, stage: int) -> Path:
         return self.root / "stages" / str(stage) / "checkpoints"
 
+    def checkpoint(self, stage: int, step: int) -> Path:
+        return self.checkpoints(stage) / f"step-{step:08}"
+
+    def list_steps(self, stage: int) -> list[int]:
+        """The steps of the stage's finished checkpoints, by name, newest first."""
+        manifests = self.checkpoints(stage).glob(f"step-*/{MANIFEST}")
+        return sorted((int(path.parent.name.removeprefix("step-")) for path in manifests), reverse=True)
+
     def newest_step(self, stage: int) -> int:
         """The step of the stage's newest finished checkpoint, by name; 0 before the first."""
-        manifests = self.checkpoints(stage).glob("step-*/manifest.json")
-        return max((int(path.parent.name.removeprefix("step-")) for path in manifests), default=0)
+        return next(iter(self.list_steps(stage)), 0)
+
+    def is_trained(self, stage: int) -> bool:
+        """Whether any training of the stage would be lost without its folder."""
+        return is_finished(self.trained(stage)) or bool(self.list_steps(stage))
+
+    def rollbacks(self, stage: int) -> Path:
+        """Every time that the stage went back by itself (train/rollback.py)."""
+        return self.root / "stages" / str(stage) / "rollbacks.json"
+
+    def base_loss(self, stage: int) -> Path:
+        """What the stage's panels compare with (train/panel.py)."""
+        return self.root / "stages" / str(stage) / "base-short-loss.json"
 
     def trained(self, stage: int) -> Path:
         """The stage's last weights in float32, as a model folder."""

@@ -17,13 +17,11 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.report.table import Cell, Table
 from ropewalk.study import ranks
 from ropewalk.study.folder import RunFolder, require
-from ropewalk.study.held import require_same_recipe
+from ropewalk.study.held import require_same_stage
 from ropewalk.study.ranks import on_ranks
 
 if TYPE_CHECKING:
     from ropewalk.train.parity import Parity
-
-_FREE = ("parallel", "evaluate", "export")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ def verify_degrees(recipe: Recipe) -> dict[str, Any]:
     made = [stage for stage in range(len(recipe.stages)) if is_finished(folder.extended(stage))]
     stage = made[-1] if made else 0
     require(folder.extended(stage), verb="extend")
-    require_same_recipe(recipe, folder, but=_FREE)
+    require_same_stage(recipe, folder, stage)
     found: dict[str, Parity] = on_ranks(ranks.compare, recipe.parallel.ranks, recipe, stage, folder)
     if is_started():
         from ropewalk.parallel.launch import leave_ranks

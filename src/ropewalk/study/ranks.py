@@ -11,6 +11,7 @@ from ropewalk.core.artifact import is_finished, write_whole
 from ropewalk.core.progress import say
 from ropewalk.core.record import write_scores
 from ropewalk.corpus.spec import PROBES
+from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.spec import Init, ModelSource, Recipe, Stage
 from ropewalk.study.folder import RunFolder
@@ -28,6 +29,16 @@ def on_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> Any:
     from ropewalk.parallel.launch import run_ranks
 
     return run_ranks(function, ranks, *args)[0]
+
+
+def alone(work: Callable[[], None]) -> None:
+    """Call ``work()``; under torchrun on the first rank by itself, while the others wait as long as it takes."""
+    if not is_started():
+        work()
+        return
+    from ropewalk.parallel.first import first_alone
+
+    first_alone(work)
 
 
 def ask_probes(recipe: Recipe, base: Path) -> dict[str, list[str]]:
@@ -110,18 +121,20 @@ def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     from ropewalk.checkpoint.load import newest
     from ropewalk.model.export import blend, read_weights
     from ropewalk.model.export import export as export_folder
-    from ropewalk.parallel.collective import rank_and_ranks, wait_for_ranks
+    from ropewalk.parallel.first import first_does
     from ropewalk.parallel.intact import require_intact
 
     require_intact(folder.extended(stage), together=True)
     checkpoint = newest(folder.checkpoints(stage))
     assert checkpoint is not None
-    if rank_and_ranks()[0] == 0:
+
+    def write() -> None:
         weights, share = _read_trained(checkpoint, folder.extended(stage)), recipe.stages[stage].blend
         if share < 1:
             weights = blend(weights, read_weights(folder.base(recipe)), share=share)
         export_folder(weights, folder.extended(stage), folder.trained(stage), dtype="float32")
-    wait_for_ranks()
+
+    first_does(write)
 
 
 def export_checkpoint(checkpoint: Path, like: Path, out: Path, dtype: Dtype) -> None:
@@ -166,16 +179,21 @@ def promote(recipe: Recipe, folder: RunFolder, stage: int) -> None:
 
 
 def evaluate(recipe: Recipe, folder: RunFolder, models: dict[str, Path], base_tokens: int) -> None:
-    """Measure the models by name and write scores.json."""
+    """Measure the models by name and write scores.json, unless it is there."""
     from ropewalk.evaluate.evaluate import evaluate_models
+    from ropewalk.parallel.collective import share_from_first
 
+    if share_from_first(folder.scores.exists()):
+        return
     scores = evaluate_models(models, recipe.evaluate, corpus=folder.corpus, base_context_tokens=base_tokens)
     if scores is not None:
         write_scores(folder.scores, scores)
 
 
 def export(trained: Path, base: Path, out: Path, dtype: Dtype) -> None:
-    """The trained model in another dtype."""
+    """The trained model in another dtype, unless it is there."""
+    if is_finished(out):
+        return
     from ropewalk.model.export import export as export_folder
     from ropewalk.model.weights import stored_dtype
 

@@ -6,39 +6,37 @@ dies takes nothing with it. A part is a function of (recipe, run folder); what i
 
 import json
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ropewalk.core.artifact import hold, is_finished, read_manifest, require_free, seal, write_whole
-from ropewalk.core.error import RankError, UserError
+from ropewalk.core.artifact import is_finished, read_manifest, seal, write_whole
+from ropewalk.core.error import RankError
 from ropewalk.core.progress import say
 from ropewalk.corpus.folder import open_corpus
-from ropewalk.parallel.stop import Stopped, heed_stop, stop_if_asked
+from ropewalk.parallel.stop import Stopped, stop_if_asked
 from ropewalk.parallel.torchrun import is_first, is_started
 from ropewalk.plan.choose import forecast_recipe
 from ropewalk.recipe.check import check, check_rows
 from ropewalk.recipe.load import parse_stage
 from ropewalk.recipe.lora import require_peft
+from ropewalk.recipe.parts import digest_parts
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.find import find_model
-from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 from ropewalk.study import ranks, search
+from ropewalk.study.claim import claim, read_base_shape
 from ropewalk.study.folder import RunFolder, require, require_new
-from ropewalk.study.held import require_same_recipe
-from ropewalk.study.ranks import ask_probes, on_ranks
+from ropewalk.study.ranks import alone, ask_probes, on_ranks
 
 _VERSIONS = ("ropewalk", "torch", "transformers", "tokenizers", "safetensors", "numpy")
-_SMALLEST_FREE_BYTES = 1 << 28
 
 Part = Callable[[Recipe, RunFolder], None]
+_FOR_ONE = ("prepare", "report")
+"""Parts that start ranks or processes of their own, or none: under torchrun the first rank does them by itself."""
 
 
 def run_recipe(recipe: Recipe) -> dict[str, Any]:
@@ -50,14 +48,19 @@ def run_recipe(recipe: Recipe) -> dict[str, Any]:
     folder = RunFolder(Path(recipe.run))
     with claim(recipe, folder):
         if is_finished(folder.root):
-            say(f"{folder.root} is finished: nothing to do")
+            if is_first():
+                say(f"{folder.root} is finished: nothing to do")
         else:
-            for name, part in PARTS.items():
+            for name in PARTS:
                 stop_if_asked()
-                say(f"== {name}")
-                part(recipe, folder)
-            names = [path.name for path in (folder.recipe, folder.rows, folder.scores, folder.report)]
-            seal(folder.root, kind="run", inputs={"recipe": recipe.digest}, facts=read_versions(), names=names)
+                if is_first():
+                    say(f"== {name}")
+                _do(name, recipe, folder)
+            alone(lambda: _seal(recipe, folder))
+    if is_started():
+        _leave()
+    if not is_first():
+        return {}
     summary = summarise(folder.root)
     return {
         **summary,
@@ -71,13 +74,30 @@ def do_part(name: str, recipe: Recipe) -> dict[str, Any]:
     """Do one part, if it is not done; what it stands on must be there. Returns its artifacts."""
     folder = RunFolder(Path(recipe.run))
     with claim(recipe, folder, holds=name != "report"):
-        PARTS[name](recipe, folder)
+        _do(name, recipe, folder)
     if is_started():
-        from ropewalk.parallel.launch import leave_ranks
-
-        leave_ranks()
+        _leave()
     made = [str(path) for path in folder.made_by(name, stages=len(recipe.stages)) if path.exists()]
     return {"part": name, "made": made, "text": "\n".join(made)}
+
+
+def _do(name: str, recipe: Recipe, folder: RunFolder) -> None:
+    if name in _FOR_ONE:
+        alone(lambda: PARTS[name](recipe, folder))
+    else:
+        PARTS[name](recipe, folder)
+
+
+def _leave() -> None:
+    from ropewalk.parallel.launch import leave_ranks
+
+    leave_ranks()
+
+
+def _seal(recipe: Recipe, folder: RunFolder) -> None:
+    names = [path.name for path in (folder.recipe, folder.rows, folder.scores, folder.report)]
+    inputs = {"recipe": recipe.digest, "parts": digest_parts(recipe)}
+    seal(folder.root, kind="run", inputs=inputs, facts=read_versions(), names=names)
 
 
 def prepare(recipe: Recipe, folder: RunFolder) -> None:
@@ -144,7 +164,7 @@ def evaluate(recipe: Recipe, folder: RunFolder) -> None:
 
 def measure(recipe: Recipe, folder: RunFolder, models: dict[str, Path]) -> None:
     """Any models on the same inputs, into scores.json, unless it is there; lengths are multiples of the base's."""
-    if not folder.scores.exists():
+    if is_started() or not folder.scores.exists():  # torchrun's ranks must not find out one by one
         base_tokens = read_shape(folder.base(recipe)).context_tokens
         on_ranks(ranks.evaluate, recipe.parallel.ranks, recipe, folder, models, base_tokens)
 
@@ -152,15 +172,20 @@ def measure(recipe: Recipe, folder: RunFolder, models: dict[str, Path]) -> None:
 def export(recipe: Recipe, folder: RunFolder) -> None:
     """The last weights in the base's dtype, compared with plain transformers in a fresh process."""
     trained = require(folder.trained(len(recipe.stages) - 1), verb="train")
-    if not is_finished(folder.export):
+    if is_started() or not is_finished(folder.export):
         on_ranks(ranks.export, 1, trained, folder.base(recipe), folder.export, recipe.export.dtype)
-    if not folder.parity.exists():
-        from ropewalk.model.engines import is_native
-        from ropewalk.model.verify import verify_export
+    alone(lambda: _verify(folder))
 
-        if not is_native(folder.export):
-            say("no class of transformers has these positions: other readers refuse this folder, see its LOADING.md")
-        write_whole(folder.parity, json.dumps(verify_export(folder.export)))
+
+def _verify(folder: RunFolder) -> None:
+    if folder.parity.exists():
+        return
+    from ropewalk.model.engines import is_native
+    from ropewalk.model.verify import verify_export
+
+    if not is_native(folder.export):
+        say("no class of transformers has these positions: other readers refuse this folder, see its LOADING.md")
+    write_whole(folder.parity, json.dumps(verify_export(folder.export)))
 
 
 def report(recipe: Recipe, folder: RunFolder) -> None:
@@ -198,7 +223,7 @@ def _tell_fact(name: str, value: Any) -> str:
 
 def check_recipe(recipe: Recipe) -> dict[str, Any]:
     """Every rule that the recipe breaks, and the forecast of what its stages will cost."""
-    shape = _read_base_shape(recipe)
+    shape = read_base_shape(recipe)
     folder = RunFolder(Path(recipe.run))
     corpus = open_corpus(folder.corpus) if is_finished(folder.corpus) else None
     tokens = None if corpus is None else {name: corpus.facts(name).tokens for name in corpus.sources}
@@ -229,24 +254,6 @@ def _extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
         on_ranks(ranks.extend, 1, folder.stage_input(recipe, stage), folder.extended(stage), spec)
 
 
-@contextmanager
-def claim(recipe: Recipe, folder: RunFolder, *, holds: bool = True) -> Iterator[None]:
-    """Hold the run folder for this recipe; one that is another's, or a recipe that breaks a rule, is refused first.
-
-    Who only reads need not hold it, so that a report can be made of a run that goes on.
-    """
-    known = folder.recipe.exists() and folder.holds_work
-    if known:
-        require_same_recipe(recipe, folder)
-    else:
-        _refuse_errors(recipe)
-        require_free(folder.root, _SMALLEST_FREE_BYTES)
-    with heed_stop(), hold(folder.root) if holds and is_first() else nullcontext():
-        if not known and is_first():
-            write_whole(folder.recipe, yaml.safe_dump(recipe.to_json(), sort_keys=False, allow_unicode=True))
-        yield
-
-
 def _require_packages(recipe: Recipe) -> None:
     require_trackers(recipe.trackers)
     if any(stage.lora is not None for stage in recipe.stages):
@@ -255,26 +262,6 @@ def _require_packages(recipe: Recipe) -> None:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _refuse_errors(recipe: Recipe) -> None:
-    findings = check(recipe, _read_base_shape(recipe))
-    for finding in findings:
-        say(f"{finding.level}: {finding.key}: {finding.message} ({finding.source})")
-    for finding in findings:
-        if finding.level == "error":
-            raise UserError(
-                "the recipe breaks a rule",
-                where=finding.key,
-                why=f"{finding.message} ({finding.source})",
-                fix="mend that key; `ropewalk check RECIPE` tells at once whether all rules are kept",
-            )
-
-
-def _read_base_shape(recipe: Recipe) -> ModelShape | None:
-    if isinstance(recipe.model, ModelSource):
-        return None
-    return read_shape(find_model(recipe.model, config_only=True))
 
 
 def read_versions() -> dict[str, str]:

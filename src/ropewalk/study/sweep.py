@@ -18,8 +18,9 @@ from ropewalk.core.artifact import FolderInUseError, write_whole
 from ropewalk.core.progress import say
 from ropewalk.core.record import Score, read_scores
 from ropewalk.recipe.sweep import Cell, Sweep, load_sweep
+from ropewalk.study.claim import claim
 from ropewalk.study.folder import RunFolder
-from ropewalk.study.run import claim, extend, measure, prepare, read_versions, train
+from ropewalk.study.run import extend, measure, prepare, read_versions, train
 
 _WAIT_SECONDS = 5.0
 _DIGITS = 6

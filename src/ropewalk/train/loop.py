@@ -25,7 +25,7 @@ from ropewalk.train.hear import hear
 from ropewalk.train.journal import Journal
 from ropewalk.train.measure import Measure
 from ropewalk.train.panel import HeldOut
-from ropewalk.train.schedule import annealing_share, learning_rate
+from ropewalk.train.schedule import Rates, annealing_share
 from ropewalk.train.skipped import write_skipped
 from ropewalk.train.step import UNLABELLED, train_step
 from ropewalk.train.tally import Tally
@@ -38,7 +38,7 @@ class StageJob:
     """One stage's work, the same from its first step to its last."""
 
     spec: Stage
-    steps: int
+    rates: Rates
     rows: int
     feed: Feed
     mesh: Mesh
@@ -54,6 +54,11 @@ class StageJob:
     kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What each source belongs to (train/tally.py)."""
 
+    @property
+    def steps(self) -> int:
+        """Steps of the stage at most."""
+        return self.rates.steps
+
 
 def run_loop(
     state: TrainState, job: StageJob, asked: Callable[[], bool], *, gauge: Gauge, trackers: Trackers
@@ -67,7 +72,7 @@ def run_loop(
     with (
         closing(_look_ahead(job, state.cursor)) as stream,
         teller.show(f"stage {state.stage}", taken=state.step) as show,
-        Saver(job.folder / "checkpoints", keep=job.spec.keep) as saver,
+        Saver(job.folder / "checkpoints", keep=job.spec.keep, spared_step=job.rates.plateau_steps) as saver,
         watch_for_hang(job.parallel.hang_seconds) as clock,
         watch_own_time() as own,
     ):
@@ -96,7 +101,7 @@ def run_loop(
             with clock.at_leisure():
                 if heard.save_failed:
                     saver.finish()
-                if ending or state.step % job.spec.checkpoint_steps == 0:
+                if ending or state.step % job.spec.checkpoint_steps == 0 or state.step == job.rates.plateau_steps:
                     job.journal.flush()
                     saver.begin(state)
                 if ending:
@@ -118,7 +123,7 @@ def take_step(
         reasons.append(judge_step(before.recent, loss, norm, guard=guard))
         return reasons[-1]
 
-    rate = learning_rate(state.step, schedule=job.spec.schedule, peak=job.spec.lr, steps=job.steps)
+    rate = job.rates.at(state.step)
     anneal_positions(state.model, annealing_share(state.step, steps=job.spec.anneal_steps))
     state, rows = train_step(state, batches, mesh=job.mesh, tally=tally, rate=rate, clip=job.spec.clip, judge=judge)
     return dataclasses.replace(state, recent=state.recent[-guard.window :]), rows, reasons[-1]

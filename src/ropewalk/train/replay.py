@@ -8,7 +8,7 @@ Nothing is written, and no weight moves in the step itself.
 from pathlib import Path
 from typing import Any
 
-from ropewalk.checkpoint.load import find_fault_together, list_checkpoints, load, read_facts, step_of
+from ropewalk.checkpoint.load import find_fault_together, list_checkpoints, read_facts, step_of
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.parallel.collective import share_from_first
@@ -18,6 +18,8 @@ from ropewalk.train.batches import StepBatches, make_batches
 from ropewalk.train.guard import UNSEEN
 from ropewalk.train.journal import Journal
 from ropewalk.train.loop import StageJob, take_step
+from ropewalk.train.resume import go_on
+from ropewalk.train.schedule import RATES, Rates
 from ropewalk.train.stage import begin_stage, carry_moments, checkpoints_of, open_rows, sharing_of, stage_folder
 from ropewalk.train.step import train_step
 from ropewalk.train.tally import Tally
@@ -34,10 +36,11 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
     feed = open_rows(recipe, stage, corpus=corpus, rows=first + rows)
     fresh = begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed)
     start = _find_start(record, checkpoints_of(run, stage))
-    state = carry_moments(fresh, recipe, run) if start is None else load(fresh, start)
+    state = carry_moments(fresh, recipe, run) if start is None else go_on(fresh, start)
     sharing = sharing_of(recipe, stage_folder(run, stage) / "extended", mesh)
     begun, journal = state.step, Journal(run / "rows.jsonl", writes=False)
-    job = StageJob(spec, spec.steps, spec.step_rows, feed, mesh, parallel, sharing, journal, stage_folder(run, stage))
+    rates = Rates.from_json(state.plan[RATES])
+    job = StageJob(spec, rates, spec.step_rows, feed, mesh, parallel, sharing, journal, stage_folder(run, stage))
     tally = Tally(feed.sources, spec.reach_tokens)
 
     def take(cursor: int, rows: int) -> StepBatches:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.checkpoint.load import find_fault_together, list_checkpoints, read_facts, step_of
-from ropewalk.checkpoint.save import remove_checkpoint
 from ropewalk.checkpoint.state import TrainState
-from ropewalk.core.artifact import write_whole
+from ropewalk.core.artifact import discard, write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.written import read_written
@@ -65,7 +64,7 @@ def remove_astray(folder: Path) -> None:
     if history and rank_and_ranks()[0] == 0:
         for path in list_checkpoints(folder / "checkpoints"):
             if _is_astray(path, history):
-                remove_checkpoint(path)
+                discard(path)
     wait_for_ranks()
 
 

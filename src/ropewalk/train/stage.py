@@ -11,7 +11,7 @@ from typing import Literal, cast
 import torch
 
 from ropewalk.attention.flash import use_installed_flash
-from ropewalk.checkpoint.load import load, load_moments, newest, read_facts
+from ropewalk.checkpoint.load import load_moments, newest, read_facts
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.artifact import read_manifest
 from ropewalk.core.digest import digest_value
@@ -25,6 +25,7 @@ from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.partition.choose import Sharing, choose_partition
 from ropewalk.plan.choose import plan_sharing
+from ropewalk.recipe.parts import pick_lesson
 from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.read import read_shape
@@ -37,7 +38,10 @@ from ropewalk.train.measure import RETRIEVAL, plan_measure
 from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.panel import Reader, prepare_panel
 from ropewalk.train.place import choose_savings, make_learner, place_learner
+from ropewalk.train.resume import go_on, plan_stage
 from ropewalk.train.rollback import decide_rollback, go_past, remove_astray
+from ropewalk.train.schedule import RATES, Rates
+from ropewalk.train.sittings import note_sitting
 from ropewalk.train.tally import Tally, kinds_of
 from ropewalk.train.trackers import TrackedRun, Trackers
 
@@ -70,6 +74,9 @@ def _train(
     panel = prepare_panel(recipe, stage, folder=folder, corpus=held, base=base, reader=reader)
     state = _resume(begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed), recipe, run, speaks=mesh.rank == 0)
     _announce(sharing, feed, mesh, stage=stage, compiles=parallel.compiles)
+    if mesh.rank == 0 and not state.ended:
+        precision = choose_precision(parallel.precision, mesh)
+        note_sitting(recipe, run, stage=stage, step=state.step, precision=precision)
     journal = Journal(run / "rows.jsonl", writes=mesh.rank == 0)
     measure, kinds = None, kinds_of(recipe.corpus.sources)
     if spec.until is not None and spec.until.metric == RETRIEVAL:
@@ -82,8 +89,9 @@ def _train(
         planned = state.cursor + (spec.steps - state.step) * spec.step_rows
         if planned > feed.rows:  # it went back, and past some data
             feed = open_rows(recipe, stage, corpus=corpus, rows=planned)
+        rates = Rates.from_json(state.plan[RATES])
         job = StageJob(
-            spec, spec.steps, spec.step_rows, feed, mesh, parallel, sharing, journal, folder, measure, panel, kinds
+            spec, rates, spec.step_rows, feed, mesh, parallel, sharing, journal, folder, measure, panel, kinds
         )
         with _open_trackers(recipe, state, run, speaks=mesh.rank == 0) as trackers:
             state = run_loop(state, job, asked, gauge=gauge, trackers=trackers)
@@ -158,7 +166,7 @@ def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
         "data": feed.digest,
-        "stage": digest_value(spec.model_dump(mode="json")),
+        "stage": digest_value(pick_lesson(recipe, stage)),
         "seed": recipe.seed,
     }
     if spec.lora is not None:  # whoever exports a checkpoint must know what to merge
@@ -170,7 +178,7 @@ def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed
         embedding_lr=spec.embedding_lr,
         eight_bit=savings.eight_bit,
     )
-    return TrainState(learner, optimizer, stage=stage, inputs=inputs)
+    return TrainState(learner, optimizer, stage=stage, inputs=inputs, plan=plan_stage(spec))
 
 
 def sharing_of(recipe: Recipe, extended: Path, mesh: Mesh) -> Sharing:
@@ -202,7 +210,7 @@ def _resume(state: TrainState, recipe: Recipe, run: Path, *, speaks: bool) -> Tr
     if checkpoint is not None:
         if speaks:
             say(f"stage {state.stage} goes on from {checkpoint.name}")
-        return go_past(load(state, checkpoint), folder)
+        return go_past(go_on(state, checkpoint), folder)
     refuse_lost_steps(recipe, state.stage, run)
     return go_past(carry_moments(state, recipe, run), folder)
 

@@ -1,0 +1,100 @@
+"""Moments that a checkpoint keeps in 8 bits and the optimizer in float32, or the other way round.
+
+``parallel.states`` may change between two sittings, so a checkpoint is read in the form that it has and written over
+into the one that is wanted, a few matrices at a time: all of them in both forms would not fit where 8 bits are needed.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed.tensor as sharded
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from ropewalk.checkpoint.eight_bit import BLOCK_ELEMENTS, SCALE, decode, encode
+from ropewalk.checkpoint.state import MOMENTS
+
+_SLICE_ELEMENTS = 1 << 22
+_BATCH_ELEMENTS = 1 << 28
+"""Of this rank's parts that are in both forms at a time."""
+_FORMS = {"torch.uint8", "torch.float32"}
+
+
+def find_other_form(tensors: Mapping[str, Tensor], held: Mapping[str, Any]) -> list[str]:
+    """Which of ``tensors`` are moments that a checkpoint has in the other form; ``held`` is what it says of each."""
+    return [
+        name
+        for name, tensor in tensors.items()
+        if name.partition("/")[0] in MOMENTS and name in held and {str(tensor.dtype), held[name][0]} == _FORMS
+    ]
+
+
+def name_scale(name: str) -> str:
+    """Of ``exp_avg/NAME`` the name of its scales."""
+    moment, _, rest = name.partition("/")
+    return f"{moment}{SCALE}/{rest}"
+
+
+def read_other_form(
+    names: Sequence[str], tensors: Mapping[str, Tensor], fill: Callable[[Mapping[str, Tensor]], None]
+) -> None:
+    """Bring those moments of ``tensors`` in from the form that ``fill`` reads them in, in place."""
+    for batch in _batch(names, tensors):
+        stored: dict[str, Tensor] = {}
+        for name in batch:
+            ours = tensors[name]
+            if ours.dtype == torch.uint8:
+                stored[name] = torch.zeros_like(ours, dtype=torch.float32)
+            else:
+                stored[name] = torch.zeros_like(ours, dtype=torch.uint8)
+                stored[name_scale(name)] = zeros_by_row(ours, (len(ours), _count_blocks(ours)))
+        fill(stored)
+        for name in batch:
+            _write_over(name, tensors, stored)
+
+
+def zeros_by_row(like: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Float32 zeros whose rows lie where those of ``like`` do."""
+    if isinstance(like, DTensor):
+        return sharded.zeros(shape, device_mesh=like.device_mesh, placements=like.placements)
+    return torch.zeros(shape, device=like.device)
+
+
+def _count_blocks(matrix: Tensor) -> int:
+    return math.ceil(math.prod(matrix.shape[1:]) / BLOCK_ELEMENTS)
+
+
+def _batch(names: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
+    """By the size of the whole, so that all ranks read the same batches."""
+    batch: list[str] = []
+    left = _BATCH_ELEMENTS
+    for name in names:
+        if batch and tensors[name].numel() > left:
+            yield batch
+            batch, left = [], _BATCH_ELEMENTS
+        batch.append(name)
+        left -= tensors[name].numel()
+    if batch:
+        yield batch
+
+
+@torch.no_grad()
+def _write_over(name: str, tensors: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    signed = name.partition("/")[0] == MOMENTS[0]
+    ours, theirs = _local(tensors[name]).flatten(1), _local(stored[name]).flatten(1)
+    narrow = tensors[name].dtype == torch.uint8
+    scale = _local(tensors[name_scale(name)] if narrow else stored[name_scale(name)])
+    rows = max(1, _SLICE_ELEMENTS // max(1, ours.shape[1]))
+    for first in range(0, len(ours), rows):
+        part = slice(first, first + rows)
+        if narrow:
+            ours[part], scale[part] = encode(theirs[part], signed=signed)
+        else:
+            ours[part] = decode(theirs[part], scale[part], signed=signed)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    local: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return local

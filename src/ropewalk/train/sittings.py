@@ -1,0 +1,42 @@
+"""sittings.json: by which means each stretch of a run's training was computed, since they may change in between.
+
+A sitting begins when ranks start on a stage, or start again. It reaches to where the next one of the same stage begins.
+"""
+
+import json
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ropewalk.core.artifact import write_whole
+from ropewalk.recipe.sides import pick
+from ropewalk.recipe.spec import Recipe
+
+FILE = "sittings.json"
+_PACKAGES = ("ropewalk", "torch")
+
+
+def note_sitting(recipe: Recipe, run: Path, *, stage: int, step: int, precision: str) -> None:
+    """Write down that stage number ``stage`` goes on from ``step`` by the recipe's means. One rank calls it.
+
+    ``precision`` is what the recipe's came to on this device.
+    """
+    data = recipe.to_json()
+    entry = {
+        "stage": stage,
+        "from_step": step,
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": recipe.digest,
+        "parallel": {**pick(data["parallel"], "parallel", "means"), "precision": precision},
+        "means": pick(data["stages"][stage], "stages", "means"),
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+    write_whole(run / FILE, json.dumps([*read_sittings(run), entry], indent=1) + "\n")
+
+
+def read_sittings(run: Path) -> list[dict[str, Any]]:
+    """All sittings of a run, the first one first."""
+    path = run / FILE
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return found
