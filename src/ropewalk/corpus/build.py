@@ -74,7 +74,7 @@ def build(
         choices = select_documents(
             sources,
             [source.role for source in spec.sources],
-            near_duplicates=spec.near_duplicates,
+            near_duplicates=[spec.near_duplicates_of(source) for source in spec.sources],
             held_out=spec.held_out,
             unfit=[each.why for each in picked],
         )
@@ -127,6 +127,7 @@ def _write_corpus(
             entries[source.name] = {
                 **_write_choice(work / source.name, stored, choice, vocabulary=tokenizer.vocabulary),
                 "store": point_to(stored.folder, from_folder=folder),
+                "long_documents": spec.long_documents_of(source),
                 "facts": _describe(source, stored, fate, balance),
             }
         write_dropped(work, sources, [source.name for source in spec.sources], choices, picked)

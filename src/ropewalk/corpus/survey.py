@@ -49,7 +49,7 @@ def survey_feed(feed: Feed) -> dict[str, Any]:
         "rows": feed.rows,
         "tokens": int(pieces.sum()),
         "padding_tokens": feed.padding_tokens,
-        "dropped_tokens": dict(feed.dropped_tokens),
+        "beyond_row": {name: asdict(beyond) for name, beyond in feed.beyond_row.items()},
         "planned": dict(feed.planned),
         "realised": feed.realised(feed.rows),
         "repeats": feed.repeats,

@@ -8,7 +8,7 @@ import numpy as np
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.corpus.feed import PLAIN, plan_strands
 from ropewalk.corpus.folder import Corpus
-from ropewalk.corpus.spec import MixRules
+from ropewalk.corpus.mix_rules import MixRules
 from ropewalk.corpus.strands import Strand
 from ropewalk.corpus.survey import CONTEXTS
 
