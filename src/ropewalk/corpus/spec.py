@@ -134,7 +134,7 @@ class Source(Spec):
     select: tuple[Selection, ...] = ()
     """What long documents must be like; a decision on indices, so that nothing is tokenised again."""
     license: str | None = None
-    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None | Literal["by_role"] = BY_ROLE
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | Literal["by_role"] | None = BY_ROLE
     """Similarity from which a document of this source is dropped as a copy of another; None keeps all but exact copies.
     ``by_role``: None for instructions that are read, whose answers may be alike; the corpus's for all else."""
     long_documents: LongDocuments | Literal["by_role"] = BY_ROLE
