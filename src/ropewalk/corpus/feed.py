@@ -6,6 +6,7 @@ on indices, when a feed is opened; a batch is read from the mapped shards when a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,12 @@ class Feed:
         """The length of every piece of every planned row, source by source."""
         given = np.bincount(self._source, minlength=len(self.sources)).tolist()
         return np.concatenate([rows.piece_tokens(count) for rows, count in zip(self._rows, given, strict=True)])
+
+    @cached_property
+    def unlabelled(self) -> dict[str, tuple[int, int]]:
+        """Of each source how many rows have no label, and how many rows it gives."""
+        given = np.bincount(self._source, minlength=len(self.sources)).tolist()
+        return {rows.name: (rows.count_unlabelled(count), count) for rows, count in zip(self._rows, given, strict=True)}
 
     def batch(self, cursor: int, rows: int) -> Batch:
         """Rows ``[cursor, cursor + rows)``: the same however a run is cut into batches."""

@@ -54,12 +54,12 @@ def select_documents(
     rank = rank_documents(roles, [source.whole_bytes for source in sources])
     exact = group_equal(digests)
     least = leak_threshold(near_duplicates)
-    groups = {None: exact, least: group_copies(exact, signatures, least)}
+    groups: dict[float | None, Int64[np.ndarray, "_"]] = {None: exact, least: group_copies(exact, signatures, least)}
     leak = groups[least]
     borders = np.cumsum([0, *(len(source.digests) for source in sources)])
     best = np.empty(len(digests), dtype=np.int64)
     for (first, last), threshold in zip(pairwise(borders.tolist()), near_duplicates, strict=True):
-        if threshold not in groups:
+        if threshold is not None and threshold not in groups:
             groups[threshold] = group_copies(exact, signatures, threshold)
         best[first:last] = find_best(groups[threshold], rank)[first:last]
     best = _follow(best)

@@ -127,6 +127,11 @@ class Documents:
     def tokens(self) -> int:
         return int(self.lengths.sum())
 
+    @property
+    def is_masked(self) -> bool:
+        """Whether some token may be not trained on: a shard without a mask file reads one number over and over."""
+        return any(shard.mask.strides != (0,) for shard in self.shards)
+
     def read(
         self, document: int, start: int = 0, stop: int | None = None
     ) -> tuple[UInt16[np.ndarray, "tokens"] | UInt32[np.ndarray, "tokens"], UInt8[np.ndarray, "tokens"]]:

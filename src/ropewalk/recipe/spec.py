@@ -140,6 +140,11 @@ class Stage(Spec):
         steps = max(1, self.tokens // (self.step_rows * self.context))
         return min(steps, self.until.max_steps) if self.until else steps
 
+    @property
+    def rows(self) -> int:
+        """Rows of all steps, over all ranks."""
+        return self.steps * self.step_rows
+
     @model_validator(mode="after")
     def _check_lora(self) -> "Stage":
         if self.lora is not None and self.embedding_lr != 1 and not {"embeddings", "head"} & set(self.lora.also_train):

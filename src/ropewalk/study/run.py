@@ -21,7 +21,9 @@ from ropewalk.core.progress import say
 from ropewalk.corpus.folder import open_corpus
 from ropewalk.parallel.torchrun import is_first, is_started
 from ropewalk.plan.choose import forecast_recipe
-from ropewalk.recipe.check import check, check_rows
+from ropewalk.recipe.check import base_context, check
+from ropewalk.recipe.check_corpus import check_corpus
+from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.load import parse_stage
 from ropewalk.recipe.lora import require_peft
 from ropewalk.recipe.spec import ModelSource, Recipe
@@ -97,6 +99,9 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
         base = folder.base(recipe)
         spoken, probes = load_tokenizer(base), ask_probes(recipe, base)
         build(recipe.corpus, tokenizer=spoken, seed=recipe.corpus_seed, folder=folder.corpus, probes=probes)
+        corpus, base_tokens = open_corpus(folder.corpus), base_context(recipe, _read_base_shape(recipe))
+        for finding in check_corpus(recipe, corpus, base_tokens):  # now, not after days of training
+            _say_finding(finding)
 
 
 def extend(recipe: Recipe, folder: RunFolder) -> None:
@@ -199,11 +204,9 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
     """Every rule that the recipe breaks, and the forecast of what its stages will cost."""
     shape = _read_base_shape(recipe)
     folder = RunFolder(Path(recipe.run))
-    corpus = open_corpus(folder.corpus) if is_finished(folder.corpus) else None
-    tokens = None if corpus is None else {name: corpus.facts(name).tokens for name in corpus.sources}
-    findings = check(recipe, shape, tokens)
-    if corpus is not None and not any(finding.level == "error" for finding in findings):
-        findings += check_rows(recipe, corpus)
+    findings = check(recipe, shape)
+    if is_finished(folder.corpus):
+        findings += check_corpus(recipe, open_corpus(folder.corpus), base_context(recipe, shape))
     errors = sum(finding.level == "error" for finding in findings)
     plans = [] if shape is None else forecast_recipe(recipe, shape)
     lines = [f"{finding.level}: {finding.key}: {finding.message} ({finding.source})" for finding in findings]
@@ -256,10 +259,14 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def _say_finding(finding: Finding) -> None:
+    say(f"{finding.level}: {finding.key}: {finding.message} ({finding.source})")
+
+
 def _refuse_errors(recipe: Recipe) -> None:
     findings = check(recipe, _read_base_shape(recipe))
     for finding in findings:
-        say(f"{finding.level}: {finding.key}: {finding.message} ({finding.source})")
+        _say_finding(finding)
     for finding in findings:
         if finding.level == "error":
             raise UserError(

@@ -18,7 +18,7 @@ from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.seed import seed_for
-from ropewalk.corpus.feed import Feed, open_feed
+from ropewalk.corpus.feed import Feed
 from ropewalk.corpus.folder import open_corpus
 from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
@@ -26,6 +26,7 @@ from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.partition.choose import Sharing, choose_partition
 from ropewalk.plan.choose import plan_sharing
 from ropewalk.recipe.spec import Recipe, Stage
+from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.read import read_shape
 from ropewalk.train.gauge import make_gauge
@@ -102,17 +103,7 @@ def _open_trackers(recipe: Recipe, state: TrainState, run: Path, *, speaks: bool
 
 def open_rows(recipe: Recipe, stage: int, *, corpus: Path, rows: int) -> Feed:
     """The first ``rows`` rows of a stage; more of them begin with the same ones."""
-    spec = recipe.stages[stage]
-    return open_feed(
-        open_corpus(corpus),
-        mix=recipe.mix(spec),
-        context_tokens=spec.context,
-        rows=rows,
-        seed=recipe.seed,
-        stage=stage,
-        max_repeats=recipe.corpus.max_repeats,
-        rules=recipe.rules(spec),
-    )
+    return open_stage(recipe, stage, open_corpus(corpus), rows=rows)
 
 
 def check_names(spec: Stage, feed: Feed, *, where: str) -> None:
