@@ -10,6 +10,7 @@ import pytest
 
 from made_texts import han, sentence
 from ropewalk.core.error import UserError
+from ropewalk.corpus.audit import SourceLedger
 from ropewalk.corpus.build import build
 from ropewalk.corpus.dedup import FEWEST_WORDS, sign_answers
 from ropewalk.corpus.feed import Feed, open_feed
@@ -237,3 +238,25 @@ def test_a_document_with_spans_of_another_role_is_signed_by_them_too(tmp_path: P
     source = {"role": "domain", "options": {}}
     corpus = make(tmp_path, tokenizer, records, source=source, mix={"domain": 1, "general": 1})
     assert corpus.facts("chat").documents == 6
+
+
+@pytest.mark.parametrize("profile", [None, {"like": "instruction", "mask": ["email", "ip"]}])
+def test_a_masked_answer_is_counted_and_by_default_there_is_none(
+    tmp_path: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str], profile: dict[str, Any] | None
+) -> None:
+    """Of four chats one answers with an address, one asks with one, one has a version that is no address."""
+    records = [
+        chat(("user", "Whom may I write to?"), ("assistant", "Write to jane.doe@firma.de, she answers.")),
+        chat(("user", "What is tom@firma.de for?"), ("assistant", "It is an address.")),
+        chat(("user", "Which one?"), ("assistant", "Version 98.0.47.102, from git@firma.de:a/b.git.")),
+        chat(("user", "Why not?"), ("assistant", "No reason.")),
+    ]
+    corpus = make(tmp_path, tokenizer, records, source={"profile": profile})
+    text = "".join(tokenizer.decode(tokens) for tokens in corpus.train("chat"))
+    assert ("jane.doe@firma.de" in text, "tom@firma.de" in text) == (profile is None, profile is None)
+    assert "98.0.47.102" in text and "git@firma.de:a/b.git" in text
+    ledger = corpus.ledger["chat"]
+    assert ledger["masked_answers"] == (0 if profile is None else 1)
+    assert SourceLedger.from_json(ledger).to_json() == ledger
+    told = capsys.readouterr().err
+    assert ("answers with masks" in told) == (profile is not None)

@@ -110,3 +110,9 @@ def test_a_corpus_without_copies_says_so(tmp_path: Path) -> None:
     plain = copy.deepcopy(survey())
     del plain["copies"]
     assert "No document was dropped as a copy of another." in write(tmp_path, plain)
+
+
+def test_masked_answers_are_told(tmp_path: Path) -> None:
+    counted = survey()
+    counted["ledger"]["law"]["masked_answers"] = 1234
+    assert "law: personal data was masked in the answers of 1,234 documents" in write(tmp_path, counted)

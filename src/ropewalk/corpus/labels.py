@@ -27,7 +27,7 @@ def count_piece_labels(
     """Labels of pieces ``[start, start + tokens)`` of some of ``documents``."""
     if not documents.is_masked:
         return tokens - 1
-    labels: Int64[np.ndarray, "pieces"] = count_document_labels(documents)[document]
+    labels: Int64[np.ndarray, pieces] = count_document_labels(documents)[document]
     for piece in np.flatnonzero((start > 0) | (tokens < documents.lengths[document])).tolist():
         begin, end = int(start[piece]), int(start[piece] + tokens[piece])
         _, mask = documents.read(int(document[piece]), begin, end)

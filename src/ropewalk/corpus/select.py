@@ -54,7 +54,7 @@ def select_documents(
     rank = rank_documents(roles, [source.whole_bytes for source in sources])
     exact = group_equal(digests)
     least = leak_threshold(near_duplicates)
-    groups: dict[float | None, Int64[np.ndarray, "_"]] = {None: exact, least: group_copies(exact, signatures, least)}
+    groups: dict[float | None, Int64[np.ndarray, _]] = {None: exact, least: group_copies(exact, signatures, least)}
     leak = groups[least]
     borders = np.cumsum([0, *(len(source.digests) for source in sources)])
     best = np.empty(len(digests), dtype=np.int64)

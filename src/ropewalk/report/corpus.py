@@ -106,7 +106,12 @@ def _make_ledger(survey: Mapping[str, Any]) -> Section:
     if any(entry["dropped"] for entry in ledger.values()):
         tables.insert(1, tabulate_drops(ledger))
     lead = "What went in came out, or has a reason. A source balances if documents, bytes and tokens all add up."
-    return Section("ledger", "Ledger", lead, tables)
+    points = [
+        f"{name}: personal data was masked in the answers of {entry['masked_answers']:,} documents"
+        for name, entry in ledger.items()
+        if entry.get("masked_answers")
+    ]
+    return Section("ledger", "Ledger", lead, tables, points=points)
 
 
 def _tabulate_amounts(ledger: Mapping[str, Any]) -> Table:
