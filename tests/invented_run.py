@@ -36,7 +36,9 @@ def write_run(folder: Path, *, recipe: dict[str, Any] | None = None) -> Path:
     for stage, spec in enumerate(recipe["stages"]):
         shares = source_shares(spec["mix"] or recipe["corpus"]["mix"], roles=roles, tokens=tokens)
         append_rows(folder / "rows.jsonl", make_rows(shares, stage=stage, steps=STEPS // len(recipe["stages"])))
-        write_models(folder / "stages" / str(stage), theta=spec["rope"].get("theta") or 1e4, context=spec["context"])
+        models = folder / "stages" / str(stage)
+        write_models(models, theta=spec["rope"].get("theta") or 1e4, context=spec["context"])
+        (models / "mix.json").write_text(json.dumps(shares))
     text_sources = [name for name, role in roles.items() if role != "instruction"]
     models = ["base", "extended"] if isinstance(recipe["model"], str) else ["extended"]
     write_scores(

@@ -4,6 +4,7 @@ Going on after a kill needs no flag: the same call finds where it was. Adam's mo
 the weights do; the learning rate begins anew.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, cast
@@ -13,7 +14,7 @@ import torch
 from ropewalk.attention.flash import use_installed_flash
 from ropewalk.checkpoint.load import load, load_moments, newest
 from ropewalk.checkpoint.state import TrainState
-from ropewalk.core.artifact import read_manifest
+from ropewalk.core.artifact import read_manifest, write_whole
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
@@ -65,6 +66,8 @@ def _train(
         require_trackers(recipe.trackers)
     feed = open_rows(recipe, stage, corpus=corpus, rows=spec.steps * spec.step_rows)
     check_names(spec, feed, where=f"stages.{stage}")
+    if mesh.rank == 0:  # for the report, which asks no corpus
+        write_whole(folder / "mix.json", json.dumps(dict(feed.planned)) + "\n")
     sharing, held = sharing_of(recipe, folder / "extended", mesh), open_corpus(corpus)
     reader = Reader(mesh, sharing, row_tokens=spec.reach_tokens)
     panel = prepare_panel(recipe, stage, folder=folder, corpus=held, base=base, reader=reader)
