@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from made_texts import han, sentence
+from plain_mix import source_shares
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Role
 from ropewalk.corpus.build import build
 from ropewalk.corpus.feed import Feed, open_feed
 from ropewalk.corpus.folder import Corpus, open_corpus
-from ropewalk.corpus.mix import source_shares
 from ropewalk.corpus.mix_rules import MixRules
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.store import Documents

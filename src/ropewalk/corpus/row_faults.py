@@ -34,10 +34,11 @@ def find_row_faults(corpus: Corpus, feed: Feed) -> Iterator[RowFault]:
             yield RowFault(name, "long_documents", message)
     for name, beyond in feed.beyond_row.items():
         if beyond.tokens:
-            yield RowFault(name, "long_documents", _tell_beyond(corpus, name, beyond, feed.context_tokens))
+            yield RowFault(name, "long_documents", tell_beyond(corpus, name, beyond, feed.context_tokens))
 
 
-def _tell_beyond(corpus: Corpus, name: str, beyond: BeyondRow, context_tokens: int) -> str:
+def tell_beyond(corpus: Corpus, name: str, beyond: BeyondRow, context_tokens: int) -> str:
+    """What of a source's documents is longer than a row and not read."""
     facts = corpus.facts(name)
     parts = [f"{beyond.left_out:,} are left out"] * bool(beyond.left_out)
     parts += [f"{beyond.cut_short:,} are cut short"] * bool(beyond.cut_short)
