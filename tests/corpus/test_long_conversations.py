@@ -13,6 +13,7 @@ from ropewalk.core.error import UserError
 from ropewalk.corpus.audit import SourceLedger
 from ropewalk.corpus.build import build
 from ropewalk.corpus.dedup import FEWEST_WORDS, sign_answers
+from ropewalk.corpus.exchange import write_tokens
 from ropewalk.corpus.feed import Feed, open_feed
 from ropewalk.corpus.folder import Corpus, open_corpus
 from ropewalk.corpus.mix_rules import MixRules
@@ -260,3 +261,19 @@ def test_a_masked_answer_is_counted_and_by_default_there_is_none(
     assert SourceLedger.from_json(ledger).to_json() == ledger
     told = capsys.readouterr().err
     assert ("answers with masks" in told) == (profile is not None)
+
+
+def test_token_ids_with_a_mask_are_conversations_too(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """What another trainer tokenised: one prompt before six answers, and one that is longer than a row."""
+    prompt = tokenizer.encode(sentence(1, 60))
+    answers = [tokenizer.encode(" " + sentence(20 + n, 40 if n else 400)) for n in range(6)]
+    documents = [
+        (np.concatenate([prompt, answer]), np.repeat(np.array([0, 1], np.uint8), [len(prompt), len(answer)]))
+        for answer in answers
+    ]
+    files = write_tokens(documents, tmp_path / "ids", format="datatrove", vocabulary=tokenizer.vocabulary)
+    source = {"path": str(files[0]), "tokens": "datatrove", "options": {}, "near_duplicates": 0.8}
+    corpus = make(tmp_path, tokenizer, [], source=source)
+    assert corpus.facts("chat").documents == 6 and dropped(corpus) == {}
+    planned = feed(corpus, rows=4)
+    assert planned.beyond_row["chat"].left_out == 1 and planned.unlabelled == {"chat": (0, 4)}

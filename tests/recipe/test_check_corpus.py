@@ -197,3 +197,10 @@ def test_too_little_held_out_text_is_told_before_training(texts: dict[str, Any],
 
 def test_a_plan_is_no_more_than_its_shares(texts: dict[str, Any], corpus: Corpus) -> None:
     assert sum(strand.share for strand in plan_stage(make(texts), 0, corpus)) == pytest.approx(1)
+
+
+def test_a_corpus_of_other_sources_says_nothing(texts: dict[str, Any], corpus: Corpus) -> None:
+    web, notes, _ = texts["sources"]
+    recipe = make(texts, corpus={"sources": [web, {**notes, "name": "other"}], "mix": {"general": 1}})
+    (found,) = check_corpus(recipe, corpus, 64)
+    assert (found.level, found.key) == ("warning", "corpus.sources") and "web, notes, chat" in found.message

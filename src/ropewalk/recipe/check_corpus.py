@@ -20,6 +20,10 @@ _MANY_REPEATS = 4
 
 def check_corpus(recipe: Recipe, corpus: Corpus, base_tokens: int | None) -> Iterator[Finding]:
     """Hold a recipe against its built corpus; ``base_tokens`` is the base's context, None if it is not known."""
+    if {*corpus.sources} != {source.name for source in recipe.corpus.sources}:
+        message = f"the corpus of this run was built from {', '.join(corpus.sources)}: nothing is known of these rows"
+        yield Finding("warning", "corpus.sources", message, str(corpus.folder))
+        return
     for index in range(len(recipe.stages)):
         try:
             strands = plan_stage(recipe, index, corpus)
