@@ -31,6 +31,9 @@ SOMEBODYS = {
     "邮箱：liming_88@163.com，请联系": f"邮箱：{MAIL}，请联系",
     "mailto:o'neil+news@gmail.com": f"mailto:o'{MAIL}",
     "joe@proton.me:hunter2": f"{MAIL}:hunter2",
+    "请联系13912345677人事部": f"请联系{MOBILE}人事部",
+    "拨打13912345677次日回复": f"拨打{MOBILE}次日回复",
+    "toll-free 13912345677": f"toll-free {MOBILE}",
     "QQ邮箱 12345@qq.com": f"QQ邮箱 {MAIL}",
     "a@b.co, c@d.org": f"{MAIL}, {MAIL}",
     "Mail me: max@firma.de: thanks": f"Mail me: {MAIL}: thanks",
@@ -78,7 +81,8 @@ NOBODYS = [
     # other numbers
     "订单号：13912345677", "运单号13912345677", "order 13912345677", "Invoice no. 13912345677", "￥13912345677",
     "13912345677元", "13912345677 bytes", "序列号：13912345677", "timestamp=13912345677", "π is 3.13812345678",
-    "order 2013912345677", "客服热线 13800138000", "流水号 440106198512240019", "例如11010519491231002X",
+    "order 2013912345677", "svmem(free=15482871808, used: 13912345677)",
+    "read_bytes=18626220032", "客服热线 13800138000", "流水号 440106198512240019", "例如11010519491231002X",
     "440106198512240018", "id 13912345677a",
 ]  # fmt: skip
 

@@ -58,9 +58,10 @@ _OTHER_LATIN = (
     r"(?<![A-Za-z])(?:orders?|invoices?|serial|tracking|tickets?|batch|part|isbn|sku|doi|timestamp|offset|seed)"
     r"(?:[ _-]?(?:no|number|id|code))?\.?[ \t]*[:#=]*"
 )
-_OTHER_LABEL = re.compile(rf"(?:{_OTHER_HAN}|{_OTHER_LATIN}|[￥¥$€£])[ \t]*$", re.IGNORECASE)
+_AMOUNT = r"(?<![A-Za-z])(?:bytes?|size|total|used|free|count|length|amount)[ \t]*[:=]"
+_OTHER_LABEL = re.compile(rf"(?:{_OTHER_HAN}|{_OTHER_LATIN}|{_AMOUNT}|[￥¥$€£])[ \t]*$", re.IGNORECASE)
 _OTHER_UNIT = re.compile(
-    r"[ \t]?(?:元|美元|欧元|日元|字节|比特|人次|人|次|吨|千克|公里|米|纳秒|微秒|毫秒|秒"
+    r"[ \t]?(?:元(?!旦)|美元|欧元|日元|字节|比特|人次|吨|千克|公里|纳秒|微秒|毫秒"
     r"|(?:bytes?|bits?|tokens?|[kmg]?b|ns|us|ms|rows?|lines?|times|years?)\b)",
     re.IGNORECASE,
 )
