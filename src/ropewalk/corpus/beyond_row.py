@@ -38,7 +38,7 @@ def count_read(
     lengths = documents.lengths
     if long_documents == "split":
         return lengths
-    read: Int64[np.ndarray, documents] = np.minimum(lengths, context_tokens)
+    read = np.asarray(np.minimum(lengths, context_tokens))
     for document in np.flatnonzero(lengths > context_tokens).tolist():
         read[document] = 0 if long_documents == "drop" else _whole_answers(documents, document, context_tokens)
     return read
