@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from plain_mix import source_shares
 from ropewalk.core.artifact import new_folder, seal
 from ropewalk.core.record import Row, Score, append_rows, write_scores
 from ropewalk.corpus.audit import Amount, SourceLedger
-from ropewalk.corpus.mix import source_shares
 from ropewalk.recipe.load import load_recipe, parse_recipe
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.scaling import Theta, Unchanged
@@ -36,7 +36,9 @@ def write_run(folder: Path, *, recipe: dict[str, Any] | None = None) -> Path:
     for stage, spec in enumerate(recipe["stages"]):
         shares = source_shares(spec["mix"] or recipe["corpus"]["mix"], roles=roles, tokens=tokens)
         append_rows(folder / "rows.jsonl", make_rows(shares, stage=stage, steps=STEPS // len(recipe["stages"])))
-        write_models(folder / "stages" / str(stage), theta=spec["rope"].get("theta") or 1e4, context=spec["context"])
+        models = folder / "stages" / str(stage)
+        write_models(models, theta=spec["rope"].get("theta") or 1e4, context=spec["context"])
+        (models / "mix.json").write_text(json.dumps(shares))
     text_sources = [name for name, role in roles.items() if role != "instruction"]
     models = ["base", "extended"] if isinstance(recipe["model"], str) else ["extended"]
     write_scores(

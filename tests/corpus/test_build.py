@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from made_texts import WORDS, han, sentence
 from ropewalk.core.error import UserError
 from ropewalk.corpus.audit import format_ledger
-from ropewalk.corpus.build import build, read_texts
+from ropewalk.corpus.build import _guess_shares, build, read_texts
 from ropewalk.corpus.folder import Corpus, open_corpus
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokenize import Tokenizer
@@ -206,6 +206,23 @@ def test_sample_texts_follow_the_mix(spec: CorpusSpec) -> None:
     size = sum(len(text.encode()) for text in texts)
     chinese = sum(len(text.encode()) for text in texts if text[0] > "一")
     assert size == pytest.approx(60_000, rel=0.2) and chinese / size == pytest.approx(0.2, abs=0.05)
+
+
+def test_sample_texts_follow_the_weights_of_languages(write_jsonl: Callable[..., Path]) -> None:
+    """Two sources of one role and of one size: with weights for their languages they give 3 : 1, as rows will."""
+    web = write_jsonl("web.jsonl", [{"text": sentence(n, 60)} for n in range(60)])
+    han_texts = write_jsonl("han.jsonl", [{"text": han(n, 150)} for n in range(150)])
+    sources = [
+        {"name": "web", "path": str(web), "role": "general", "language": "en", "profile": "law"},
+        {"name": "han", "path": str(han_texts), "role": "general", "language": "zh", "profile": "law"},
+    ]
+    data = {"sources": sources, "mix": {"general": 1}, "languages": {"zh": 3, "other": 1}}
+    sizes = {"web": 0, "han": 0}
+    for text in read_texts(CorpusSpec.model_validate(data), seed=0, size_bytes=40_000):
+        sizes["han" if text[0] > "一" else "web"] += len(text.encode())
+    assert sizes["han"] / sum(sizes.values()) == pytest.approx(0.75, abs=0.05)
+    unsaid = CorpusSpec.model_validate({**data, "sources": [{**sources[0], "language": None}, sources[1]]})
+    assert _guess_shares(unsaid) == pytest.approx({"web": 0.5, "han": 0.5}), "only text will tell"
 
 
 def test_embedded_text_needs_no_file(tokenizer: Tokenizer, tmp_path: Path) -> None:

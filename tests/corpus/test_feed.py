@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Batch
 from ropewalk.corpus.audit import format_mix
+from ropewalk.corpus.beyond_row import BeyondRow
 from ropewalk.corpus.build import build
 from ropewalk.corpus.feed import Feed, open_feed
 from ropewalk.corpus.folder import Corpus, open_corpus
@@ -122,8 +123,9 @@ def test_long_documents_can_be_dropped_and_are_counted(spec: CorpusSpec, tokeniz
     corpus = open_corpus(build(dropping, tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus"))
     planned = feed(corpus, mix={"domain": 1}, rows=4, max_repeats=9)
     lengths = corpus.train("han").lengths
-    assert planned.dropped_tokens == {"han": int(lengths[lengths > CONTEXT].sum())}
-    assert planned.dropped_tokens["han"] > 0
+    long = lengths > CONTEXT
+    assert planned.beyond_row == {"han": BeyondRow(int(long.sum()), 0, int(lengths[long].sum()))}
+    assert planned.beyond_row["han"].left_out > 0
     batch = planned.batch(0, 4)
     assert all(batch.tokens[row][batch.document[row] == 0][-1] == corpus.eos_id for row in range(4))
 

@@ -120,8 +120,8 @@ def test_an_identity_number_is_known_by_its_date_and_checksum(seed: int) -> None
 @pytest.mark.parametrize(
     ("text", "masked"),
     [
-        ("mail a.b+c@mail.example.org.", "mail name@example.com."),
-        ("at 8.8.8.8, port 53", "at 192.0.2.1, port 53"),
+        ("mail a.b+c@mail.firma.org.", "mail name@example.com."),
+        ("at 93.184.216.34, port 53", "at 192.0.2.1, port 53"),
         ("电话13812345678或138-1234-5678", "电话13000000000或13000000000"),
         ("key AKIAIOSFODNN7EXAMPLE", "key [KEY]"),
         (

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plain_mix import source_shares
 from ropewalk.core.error import UserError
-from ropewalk.corpus.mix import schedule_rows, source_shares
+from ropewalk.corpus.mix import schedule_rows
 
 
 @given(

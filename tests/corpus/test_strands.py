@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from made_texts import han, sentence
+from plain_mix import source_shares
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Role
 from ropewalk.corpus.build import build
 from ropewalk.corpus.feed import Feed, open_feed
 from ropewalk.corpus.folder import Corpus, open_corpus
-from ropewalk.corpus.mix import source_shares
-from ropewalk.corpus.spec import CorpusSpec, MixRules
+from ropewalk.corpus.mix_rules import MixRules
+from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.store import Documents
 from ropewalk.corpus.strands import Strand, share_out
 from ropewalk.corpus.tokenize import Tokenizer
@@ -190,10 +191,10 @@ def test_a_line_has_no_padding_and_says_what_it_cuts(mixed: Corpus) -> None:
 
 
 def test_truncated_documents_are_counted(mixed: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    short = Corpus(**{**vars(mixed), "long_documents": "truncate"})
+    short = Corpus(**{**vars(mixed), "long_documents": dict.fromkeys(mixed.sources, "truncate")})
     planned = feed(short, rows=20)
     lengths = mixed.train("web").lengths
-    assert planned.dropped_tokens["web"] == int(np.maximum(lengths - CONTEXT, 0).sum()) > 0
+    assert planned.beyond_row["web"].tokens == int(np.maximum(lengths - CONTEXT, 0).sum()) > 0
     assert all(start == 0 for row in range(20) for _, _, start, _ in planned.describe_row(row))
 
 

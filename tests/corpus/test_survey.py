@@ -11,7 +11,8 @@ from ropewalk.corpus.build import build
 from ropewalk.corpus.copy_examples import show_copies
 from ropewalk.corpus.feed import open_feed
 from ropewalk.corpus.folder import Corpus, open_corpus
-from ropewalk.corpus.spec import CorpusSpec, MixRules
+from ropewalk.corpus.mix_rules import MixRules
+from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.survey import CONTEXTS, count_context, survey
 from ropewalk.corpus.tokenize import Tokenizer
 from ropewalk.corpus.weigh import format_weighing, weigh

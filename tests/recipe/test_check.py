@@ -7,7 +7,7 @@ import pytest
 
 from llama2 import LLAMA2_7B
 from ropewalk.core.error import UserError
-from ropewalk.recipe.check import check, source_shares
+from ropewalk.recipe.check import check
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.shape.read import parse_shape
@@ -22,21 +22,19 @@ SOURCES = [
 MIX = {"general": 7, "domain": 2, "instruction": 1}
 
 
-def find(
-    stage: Mapping[str, Any] = {}, mix: Mapping[str, float] = MIX, tokens: Any = None, **rest: Any
-) -> list[Finding]:
+def find(stage: Mapping[str, Any] = {}, mix: Mapping[str, float] = MIX, **rest: Any) -> list[Finding]:
     data = {
         "model": "base",
         "run": "run",
         "corpus": {
             "sources": rest.pop("sources", SOURCES),
             "mix": dict(mix),
-            "when_dry": rest.pop("when_dry", "stop"),
+            **rest.pop("rules", {}),
         },
         "stages": rest.pop("stages", [{**STAGE, **stage}]),
         **rest,
     }
-    return check(parse_recipe(data, where="test"), parse_shape(LLAMA2_7B, where="test"), tokens)
+    return check(parse_recipe(data, where="test"), parse_shape(LLAMA2_7B, where="test"))
 
 
 def test_the_mission_s_own_recipe_breaks_no_rule() -> None:
@@ -113,13 +111,6 @@ def test_a_bias_needs_whole_rows() -> None:
     assert not any(f.level == "error" for f in find(biased, parallel={"ranks": 2, "context": 1}))
 
 
-def test_repeats_are_counted_from_what_the_corpus_holds() -> None:
-    tokens = {"web": 10 * 10**9, "books": 4 * 10**9, "law": 10**9, "chat": 3 * 10**8}
-    found = find(tokens=tokens)
-    assert [f.level for f in found] == ["error"] and "chat would be read 6.7 times" in found[0].message
-    assert find(tokens=tokens, when_dry="spread") == [], "others give what it cannot"
-
-
 @pytest.mark.parametrize(
     ("source", "named"),
     [
@@ -133,11 +124,42 @@ def test_text_that_ropewalk_cannot_make_is_known_before_any_is_read(source: dict
     assert [(f.level, f.key) for f in found] == [("error", "corpus.sources.4")] and named in found[0].message
 
 
-def test_shares_add_up_and_named_sources_go_before_their_role() -> None:
-    data = {"model": "m", "run": "r", "corpus": {"sources": SOURCES, "mix": {**MIX, "web": 10}}, "stages": [STAGE]}
-    recipe = parse_recipe(data, where="test")
-    shares = source_shares(recipe, recipe.stages[0])
-    assert shares == pytest.approx({"web": 0.5, "books": 0.35, "law": 0.1, "chat": 0.05})
+def test_text_that_has_no_weight_is_no_replay() -> None:
+    """Law is Chinese: books are its replay only where they are read; English law needs none of them."""
+
+    def asks(mix: Mapping[str, float], **rest: Any) -> list[str]:
+        return [f.message for f in find(mix=mix, **rest) if "replay" in f.message]
+
+    assert asks({"general": 2, "domain": 8}) == [], "20 % in the same language"
+    assert "25%" in asks({"web": 2, "domain": 8})[0] and "25%" in asks({"general": 2, "books": 0, "domain": 8})[0]
+    english = [*SOURCES, {"name": "law_en", "path": "e", "role": "domain", "language": "en"}]
+    only = {"languages": {"en": 1, "other": 0}}
+    assert (
+        asks({"web": 2, "domain": 8}, sources=english)
+        != asks({"web": 2, "domain": 8}, sources=english, rules=only)
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "keys"),
+    [
+        ({}, []),
+        ({"lengths": [1, 2]}, ["evaluate.lengths"]),
+        ({"lengths": [1, 8]}, ["evaluate.lengths"]),
+        ({"position_lengths": 2}, ["evaluate.position_lengths"]),
+        ({"lengths": [1], "position_lengths": 3}, ["evaluate.lengths", "evaluate.position_lengths"]),
+    ],
+)
+def test_what_is_measured_reaches_the_trained_length(evaluate: dict[str, Any], keys: list[str]) -> None:
+    found = find(evaluate=evaluate)
+    assert [f.key for f in found] == keys and all(f.level == "warning" and "16Ki" in f.message for f in found)
+
+
+def test_the_length_of_a_stage_that_skips_is_its_reach() -> None:
+    found = find({"context": "2Ki", "step_tokens": "4Mi", "skip": {"reach": "32Ki"}})
+    assert "evaluate.position_lengths" in [f.key for f in found]
+    assert not any(f.key == "evaluate.lengths" for f in found)
 
 
 KEPT = {"window": 1024, "rope": "unchanged"}
@@ -170,10 +192,10 @@ def test_patterns_that_break_no_rule() -> None:
 def test_a_stage_finds_what_the_one_before_it_left() -> None:
     hybrid = {**STAGE, "layers": [KEPT, KEPT, KEPT, {}]}
     longer = {**STAGE, "context": "32Ki", "rope": {"kind": "theta", "theta": 5e6}}
-    assert find(stages=[hybrid, longer]) == []
+    assert find(stages=[hybrid, longer], evaluate={"position_lengths": 8}) == []
     found = find(stages=[{**hybrid, "layers": [KEPT] * 5}, {**longer, "context": "2Ki"}])
     assert [finding.key for finding in found] == ["stages.0.layers"], "nothing is known of what would come after"
     windows = {**STAGE, "layers": [KEPT]}
-    found = find(stages=[windows, longer])
+    found = find(stages=[windows, longer], evaluate={"position_lengths": 8})
     assert [(f.level, f.key) for f in found] == [("error", "stages.1.rope.kind")]
     assert "every layer of it sees a window" in found[0].message

@@ -40,7 +40,8 @@ def survey(name: str = "law") -> dict[str, Any]:
         "context": {name: context},
         "stages": [
             {"stage": 0, "context_tokens": 1024, "rows": 2, "tokens": 1800, "padding_tokens": 248,
-             "dropped_tokens": {name: 5}, "planned": {name: 1.0}, "realised": {name: 1800}, "repeats": {name: 2.0},
+             "faults": [f"{name} has rows without a label"],
+             "planned": {name: 1.0}, "realised": {name: 1800}, "repeats": {name: 2.0},
              "strands": [use], "pieces": 4, "context": {**context, "tokens": 1800}, "most_rows_off": 0.5,
              "prefixes": {"rows": [1, 2], "tokens": {name: [900, 1800]}},
              "rows_shown": [{"row": 1, "source": name, "lengths": [500, 400], "pieces": [piece]}]}
@@ -70,7 +71,16 @@ def test_every_section_is_there(tmp_path: Path) -> None:
     sections = re.findall(r'<section id="([\w-]+)">', page)
     assert sections == ["summary", "ledger", "lengths", "languages", "mix-0", "copies", "rows-0", "licences"]
     assert "Every document, byte and token is accounted for. No source is ever more than 0.50 rows" in page
-    for words in ("500 tokens from 0 of 600", "and 1 more", "not stated", "same text", "cut though they fit", "> 32Ki"):
+    for words in (
+        "500 tokens from 0 of 600",
+        "and 1 more",
+        "law has rows without a label",
+        "1 warning on what rows hold",
+        "not stated",
+        "same text",
+        "cut though they fit",
+        "> 32Ki",
+    ):
         assert words in page or words.replace(">", "&gt;") in page, words
     assert 'class="run c0"' in page and page.count("<svg") == 3
 
@@ -100,3 +110,9 @@ def test_a_corpus_without_copies_says_so(tmp_path: Path) -> None:
     plain = copy.deepcopy(survey())
     del plain["copies"]
     assert "No document was dropped as a copy of another." in write(tmp_path, plain)
+
+
+def test_masked_answers_are_told(tmp_path: Path) -> None:
+    counted = survey()
+    counted["ledger"]["law"]["masked_answers"] = 1234
+    assert "law: personal data was masked in the answers of 1,234 documents" in write(tmp_path, counted)

@@ -10,35 +10,28 @@ import yaml
 
 from ropewalk.core.artifact import seal
 from ropewalk.core.error import UserError
-from ropewalk.corpus.mix import source_shares
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.report.contents import read_run
+from ropewalk.report.inputs import make_mixture
 from ropewalk.report.measures import length_marks, read_mixture, retrieval_maps, turnings_of
 from ropewalk.rope.frequency import plain_inv_freq
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.scaling import Nope, Unchanged, Yarn
 
 
-@pytest.mark.parametrize(
-    "mix",
-    [
-        {"general": 7, "domain": 2, "instruction": 1},
-        {"general": 5, "code": 3, "key_value": 1},
-        {"domain": 1, "code": 2, "licences": 0},
-    ],
-)
-def test_planned_shares_are_the_feeds(run: Path, mix: dict[str, float]) -> None:
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    recipe["stages"][0]["mix"] = mix
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+def test_planned_shares_are_those_that_training_noted(run: Path) -> None:
+    """Languages, lengths and dry strands decide them too, so no mix is read a second time."""
+    noted = {"topics": 0.4, "stories_zh": 0.5, "licences": 0.1}
+    (run / "stages" / "0" / "mix.json").write_text(json.dumps(noted))
     contents = read_run(run)
-    truth = source_shares(
-        mix,
-        roles={name: facts["role"] for name, facts in contents.sources.items()},
-        tokens={name: facts["tokens"] for name, facts in contents.sources.items()},
-    )
     parts = read_mixture(contents, contents.stages[0])
-    assert {part.source: part.planned for part in parts} == pytest.approx(truth)
+    assert {part.source: part.planned for part in parts if part.source in noted} == noted
+    (run / "stages" / "0" / "mix.json").unlink()
+    contents = read_run(run)
+    parts = read_mixture(contents, contents.stages[0])
+    assert parts and all(np.isnan(part.planned) for part in parts)
+    section = make_mixture(contents)
+    assert section.pictures == [] and [row[2] for row in section.tables[0].rows] == [""] * len(parts)
 
 
 def test_realised_shares_are_tokens_over_all_panels(run: Path) -> None:

@@ -47,6 +47,34 @@ def say(*words: str) -> str:
     return done.stdout
 
 
+def test_what_rows_lack_is_told_by_prepare_report_and_check(recipe: Path, tmp_path: Path) -> None:
+    """Before anything is trained: rows without a label, conversations that are left out, too little held-out text."""
+    chats = [
+        {
+            "messages": [
+                {"role": "user", "content": sentence(n, 900)},
+                {"role": "assistant", "content": sentence(n + 99)},
+            ]
+        }
+        for n in range(30)
+    ]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    chat = {"name": "chat", "path": str(tmp_path / "chat.jsonl"), "role": "instruction"}
+    content = yaml.safe_load(recipe.read_text())
+    content["corpus"]["sources"].append(
+        {**chat, "options": {"messages_key": "messages"}, "long_documents": "split"},
+    )
+    content["corpus"]["mix"]["instruction"] = 1
+    recipe.write_text(yaml.safe_dump(content))
+    assert "have no label" not in CliRunner().invoke(app, ["check", str(recipe)]).output, "nothing is known yet"
+    prepared = CliRunner().invoke(app, ["prepare", str(recipe)], catch_exceptions=False).stderr
+    for said in (prepared, say("check", str(recipe))):
+        assert "rows of chat (" in said and ") have no label" in said
+        assert "of 64 held-out documents have 2048 tokens" in said and "evaluate.documents" in said
+    assert ") have no label" in say("corpus", "report", str(recipe))
+    assert ") have no label" in (tmp_path / "run" / "corpus.html").read_text()
+
+
 def test_shares_then_prepare_then_report_mix_and_export(recipe: Path, tmp_path: Path) -> None:
     # The first share has to wait for the other's survey; the last one surveyed goes on at once.
     for share, tasks, waits in (("0/2", 1, True), ("1/2", 2, False), ("0/2", 1, False)):

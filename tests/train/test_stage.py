@@ -1,6 +1,7 @@
 """A stage on any ranks is the same stage; killed or stopped anywhere it goes on bit for bit; it ends when told."""
 
 import dataclasses
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -17,8 +18,10 @@ from ropewalk.checkpoint.load import list_checkpoints, load_weights, newest
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.error import UserError
 from ropewalk.core.record import TIMED, Row, read_rows
+from ropewalk.corpus.folder import open_corpus
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.train import loop
 from ropewalk.train.stage import checkpoints_of, train_stage
 from tiny_run import make_recipe
@@ -154,6 +157,8 @@ def test_until(prepared: Prepared, new_run: NewRun, metric: str, value: float, e
     assert max(row.step for row in rows) == steps
     assert [row.value for row in rows if row.name == "stage/solved"] == [float(ending == "solved")]
     assert train(recipe, run, prepared[1]) == ending and rows_of(run) == rows
+    planned = open_stage(recipe, 0, open_corpus(prepared[1])).planned
+    assert json.loads((run / "stages" / "0" / "mix.json").read_text()) == planned, "what the report compares with"
 
 
 def test_ranks_that_read_other_rows_are_named_before_they_wait(prepared: Prepared, new_run: NewRun) -> None:

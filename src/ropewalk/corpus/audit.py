@@ -44,6 +44,8 @@ class SourceLedger:
     stored: Amount = field(default_factory=Amount)
     train: Amount = field(default_factory=Amount)
     held_out: Amount = field(default_factory=Amount)
+    masked_answers: int = 0
+    """Documents stored whose answers, which are trained on, had personal data masked."""
 
     def take(self, other: "SourceLedger") -> None:
         """Add the ledger of another part of the same source to this one."""
@@ -52,6 +54,7 @@ class SourceLedger:
         self.train.take(other.train)
         self.held_out.take(other.held_out)
         self.trimmed_bytes += other.trimmed_bytes
+        self.masked_answers += other.masked_answers
         for reason, amount in other.dropped.items():
             self.dropped[reason].take(amount)
 
@@ -76,6 +79,7 @@ class SourceLedger:
             "stored": self.stored.to_json(),
             "train": self.train.to_json(),
             "held_out": self.held_out.to_json(),
+            "masked_answers": self.masked_answers,
         }
 
     @classmethod
@@ -87,6 +91,7 @@ class SourceLedger:
             stored=Amount(**entry["stored"]),
             train=Amount(**entry["train"]),
             held_out=Amount(**entry["held_out"]),
+            masked_answers=entry.get("masked_answers", 0),
         )
         ledger.dropped.update({reason: Amount(**amount) for reason, amount in entry["dropped"].items()})
         return ledger
@@ -100,6 +105,8 @@ def format_ledger(ledger: Mapping[str, Mapping[str, Any]]) -> str:
         lines += [_line(f"  - {reason}", amount) for reason, amount in entry["dropped"].items()]
         if entry["trimmed_bytes"]:
             lines.append(_line("  - trimmed", {"documents": 0, "bytes": entry["trimmed_bytes"], "tokens": 0}))
+        if entry["masked_answers"]:
+            lines.append(f"{'  answers with masks':24}{entry['masked_answers']:>12}")
         lines += [_line("  = train", entry["train"]), _line("  = held out", entry["held_out"])]
     return "\n".join(lines)
 

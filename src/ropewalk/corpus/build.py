@@ -17,7 +17,7 @@ from ropewalk.core.artifact import hold, is_finished, new_folder, read_manifest
 from ropewalk.core.digest import digest_file, digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
-from ropewalk.core.record import Document
+from ropewalk.core.record import Document, Role
 from ropewalk.corpus.audit import Amount, SourceLedger, format_ledger
 from ropewalk.corpus.clean import clean_document
 from ropewalk.corpus.columns import Picked, pick_documents
@@ -25,12 +25,13 @@ from ropewalk.corpus.decontaminate import read_prompts
 from ropewalk.corpus.embedded import EMBEDDED
 from ropewalk.corpus.folder import KIND, Facts, content_digest, point_to, token_digest
 from ropewalk.corpus.folder import open_corpus as open_corpus
-from ropewalk.corpus.mix import source_shares
+from ropewalk.corpus.mix_rules import OTHER, MixRules
 from ropewalk.corpus.prepare import tokenize_sources
 from ropewalk.corpus.read import read_source
 from ropewalk.corpus.select import HELD_OUT, REASONS, TRAIN, Choice, select_documents, write_dropped
 from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.store import Documents, all_documents, open_shards, write_shards
+from ropewalk.corpus.strands import Strand, share_out
 from ropewalk.corpus.tokenize import Tokenizer
 from ropewalk.corpus.tokenized import Tokenized, read_documents
 
@@ -74,7 +75,7 @@ def build(
         choices = select_documents(
             sources,
             [source.role for source in spec.sources],
-            near_duplicates=spec.near_duplicates,
+            near_duplicates=[spec.near_duplicates_of(source) for source in spec.sources],
             held_out=spec.held_out,
             unfit=[each.why for each in picked],
         )
@@ -88,11 +89,7 @@ def read_texts(spec: CorpusSpec, *, seed: int, size_bytes: int = SAMPLE_BYTES) -
 
     Each source gives its documents from the first on, of a long one only the first 64Ki characters.
     """
-    shares = source_shares(
-        spec.mix,
-        roles={source.name: source.role for source in spec.sources},
-        tokens={source.name: source.size_bytes or 1 for source in spec.sources},
-    )
+    shares = _guess_shares(spec)
     for source in spec.sources:
         left = shares.get(source.name, 0.0) * size_bytes
         for item in read_source(source, seed=seed):
@@ -104,6 +101,29 @@ def read_texts(spec: CorpusSpec, *, seed: int, size_bytes: int = SAMPLE_BYTES) -
                 text = item.text[:_SAMPLE_CHARACTERS]
                 left -= len(text.encode())
                 yield text
+
+
+def _guess_shares(spec: CorpusSpec) -> dict[str, float]:
+    """Each source's share before any text is read, by the rule of the feed: size and language as the recipe has them.
+
+    Lengths are not known yet, and languages only where every source says its own.
+    """
+    named = {*spec.languages} if OTHER not in spec.languages else {source.language for source in spec.sources} - {None}
+    told = spec.languages if all(source.language in named for source in spec.sources) else {}
+    rules = MixRules(languages=told)
+    strands = [
+        Strand(
+            source.name,
+            (source.language if source.language in told else OTHER) if told else None,
+            None,
+            Documents((), np.zeros(1, dtype=np.int64)),
+            np.array([source.size_bytes or 1], dtype=np.int64),
+        )
+        for source in spec.sources
+    ]
+    roles: dict[str, Role] = {source.name: source.role for source in spec.sources}
+    shared = share_out(strands, spec.mix, rules, roles=roles, most=[np.inf] * len(strands))
+    return {strand.source: strand.share for strand in shared}
 
 
 def _write_corpus(
@@ -127,6 +147,7 @@ def _write_corpus(
             entries[source.name] = {
                 **_write_choice(work / source.name, stored, choice, vocabulary=tokenizer.vocabulary),
                 "store": point_to(stored.folder, from_folder=folder),
+                "long_documents": spec.long_documents_of(source),
                 "facts": _describe(source, stored, fate, balance),
             }
         write_dropped(work, sources, [source.name for source in spec.sources], choices, picked)

@@ -11,12 +11,15 @@ import numpy as np
 
 from ropewalk.core.record import Document
 from ropewalk.corpus.measures import Measures, find_fault, measure_text
-from ropewalk.corpus.mend import mend_document, mend_piece
+from ropewalk.corpus.mend import mend, mend_document
+from ropewalk.corpus.personal import mask
 from ropewalk.corpus.profile import Profile
 from ropewalk.corpus.reject import Reject, excerpt, text_bytes
 
-CLEANING = 2
+CLEANING = 3
 """Rises when the same profile would give other text."""
+MASKED = "masked"
+"""The key of a document's metadata that says that personal data was masked in its answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,13 @@ def clean_document(document: Document, profile: Profile) -> Cleaned:
 def _mend_spans(document: Document, profile: Profile) -> Document:
     assert document.loss_spans is not None
     borders = [0, *(border for span in document.loss_spans for border in span), len(document.text)]
-    pieces = [mend_piece(document.text[start:end], profile) for start, end in pairwise(borders)]
+    mended = [mend(document.text[start:end]) for start, end in pairwise(borders)]
+    pieces = [mask(piece, profile.mask) for piece in mended]
     ends = np.cumsum([len(piece) for piece in pieces]).tolist()
-    return replace(document, text="".join(pieces), loss_spans=tuple(zip(ends[0::2], ends[1::2], strict=False)))
+    known = {MASKED: True} if pieces[1::2] != mended[1::2] else {}
+    return replace(
+        document,
+        text="".join(pieces),
+        loss_spans=tuple(zip(ends[0::2], ends[1::2], strict=False)),
+        metadata={**document.metadata, **known},
+    )

@@ -17,9 +17,9 @@ SIMILAR = 0.8
 _PRIORITY: dict[Role, int] = {"instruction": 0, "domain": 1, "general": 2}
 
 
-def leak_threshold(near_duplicates: float | None) -> float:
-    """The similarity from which documents have one fate, whether copies are dropped or kept."""
-    return min(near_duplicates or SIMILAR, SIMILAR)
+def leak_threshold(near_duplicates: Sequence[float | None]) -> float:
+    """The similarity from which documents have one fate, whether copies are dropped or kept, of these sources."""
+    return min(SIMILAR, *(each or SIMILAR for each in near_duplicates))
 
 
 def rank_documents(

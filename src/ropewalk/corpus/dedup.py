@@ -16,6 +16,8 @@ from ropewalk.corpus.language import blocks
 from ropewalk.corpus.shingle import mix_bits, shingles, word_hashes
 
 SIGNATURE = 128
+FEWEST_WORDS = 32
+"""Answers of fewer words ("Yes.", a class, a number) are alike under many questions, and tell no copy."""
 _WIDTH = 5
 _MISSED = 0.01
 _BIN_BITS = np.uint64(7)
@@ -38,6 +40,23 @@ def sign(text: str) -> UInt32[np.ndarray, "128"]:
             few.append(np.unique(keys))
     if (least == _EMPTY).any() and sum(map(len, few)):
         _fill_empty(least, np.unique(np.concatenate(few)))
+    return _shorten(least)
+
+
+def sign_answers(answers: str, digest: int) -> UInt32[np.ndarray, "128"]:
+    """The signature of a conversation: of its answers, since a document or a system prompt stands before many.
+
+    Where they are short it is that of ``digest``, a number for the whole text, so that only the same text is like it.
+    """
+    if len(word_hashes(next(blocks(answers), ""))) >= FEWEST_WORDS:
+        return sign(answers)
+    least = np.full(SIGNATURE, _EMPTY)
+    _fill_empty(least, mix_bits(np.array([digest], dtype=np.uint64)))
+    return _shorten(least)
+
+
+def _shorten(least: UInt64[np.ndarray, "128"]) -> UInt32[np.ndarray, "128"]:
+    """Of each number the first 32 bits behind those that say which of the 128 it is."""
     return ((least << _BIN_BITS) >> np.uint64(32)).astype(np.uint32)
 
 

@@ -6,19 +6,21 @@ on indices, when a feed is opened; a batch is read from the mapped shards when a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Bool, Int32, Int64
 
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import format_amount
+from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.core.record import Batch
+from ropewalk.corpus.beyond_row import BeyondRow, count_read
 from ropewalk.corpus.folder import Corpus
-from ropewalk.corpus.mix import schedule_rows
+from ropewalk.corpus.mix import find_members, schedule_rows
+from ropewalk.corpus.mix_rules import MixRules
 from ropewalk.corpus.rows import SourceRows, StrandRows, StrandUse
-from ropewalk.corpus.spec import MixRules
 from ropewalk.corpus.store import Documents
 from ropewalk.corpus.strands import Strand, part_source, share_out
 
@@ -36,8 +38,8 @@ class Feed:
     planned: Mapping[str, float]
     """Each source's share of the tokens."""
     context_tokens: int
-    dropped_tokens: Mapping[str, int]
-    """Left out of each epoch of a source because its documents are longer than a row; 0 where those are split."""
+    beyond_row: Mapping[str, BeyondRow]
+    """What of each source's documents is longer than a row and not read."""
     _rows: tuple[SourceRows, ...]
     _source: Int32[np.ndarray, "rows"]
     _tokens: Int64[np.ndarray, "rows"]
@@ -103,6 +105,12 @@ class Feed:
         """The length of every piece of every planned row, source by source."""
         given = np.bincount(self._source, minlength=len(self.sources)).tolist()
         return np.concatenate([rows.piece_tokens(count) for rows, count in zip(self._rows, given, strict=True)])
+
+    @cached_property
+    def unlabelled(self) -> dict[str, tuple[int, int]]:
+        """Of each source how many rows have no label, and how many rows it gives."""
+        given = np.bincount(self._source, minlength=len(self.sources)).tolist()
+        return {rows.name: (rows.count_unlabelled(count), count) for rows, count in zip(self._rows, given, strict=True)}
 
     def batch(self, cursor: int, rows: int) -> Batch:
         """Rows ``[cursor, cursor + rows)``: the same however a run is cut into batches."""
@@ -173,7 +181,8 @@ def open_feed(
                 purpose=(*purpose, strand.name),
                 # What may be given at most is in the share already where others give the rest.
                 limit_tokens=np.inf if rules.when_dry == "spread" else max_repeats * strand.tokens,
-                packing=rules.packing,
+                # What may not be split is not cut at a row's end either.
+                packing=rules.packing if corpus.long_documents[name] == "split" else PLAIN.packing,
             )
             for strand in strands
             if strand.source == name
@@ -196,7 +205,7 @@ def open_feed(
         sources=tuple(rows.name for rows in planned),
         planned={rows.name: rows.share for rows in planned},
         context_tokens=context_tokens,
-        dropped_tokens={rows.name: _dropped_tokens(corpus, rows.name, context_tokens) for rows in planned},
+        beyond_row={rows.name: corpus.find_beyond(rows.name, context_tokens) for rows in planned},
         _rows=tuple(planned),
         _source=source,
         _tokens=tokens,
@@ -216,6 +225,7 @@ def plan_strands(
 ) -> list[Strand]:
     """What of the corpus would be read for ``tokens`` tokens, with which share each; nothing is packed for it."""
     strands = _part_sources(corpus, context_tokens, rules)
+    _refuse_unread(corpus, mix, strands, context_tokens)
     most = [max_repeats * strand.tokens / max(1, tokens) for strand in strands]
     roles = {name: corpus.facts(name).role for name in corpus.sources}
     return share_out(strands, mix, rules, roles=roles, most=most)
@@ -224,38 +234,49 @@ def plan_strands(
 def _name_order(corpus: Corpus, strands: Sequence[Strand], rules: MixRules, place: tuple[int, int, int]) -> str:
     """The digest of all that decides the rows; what has its default value is not in it, so that old names hold."""
     shares = {strand.name: strand.share for strand in strands}
-    made_of: list[Any] = [ORDER, corpus.digest, shares, *place, corpus.long_documents]
+    kinds = {strand.source: corpus.long_documents[strand.source] for strand in strands}
+    one = next(iter(kinds.values()))
+    made_of: list[Any] = [ORDER, corpus.digest, shares, *place, one if {*kinds.values()} == {one} else kinds]
     return digest_value([*made_of, rules.packing] if rules.packing != PLAIN.packing else made_of)
 
 
-def _read_source(corpus: Corpus, name: str, context_tokens: int) -> Strand:
-    """All that is read of a source's documents, as one strand."""
+def _read_source(corpus: Corpus, name: str, context_tokens: int) -> tuple[Strand, Bool[np.ndarray, "documents"]]:
+    """All that is read of a source's documents, as one strand, and which documents these are."""
     documents = corpus.train(name)
-    lengths = documents.lengths
-    if corpus.long_documents == "drop":
-        documents = Documents(documents.shards, documents.chosen[lengths <= context_tokens])
-        lengths = documents.lengths
-    elif corpus.long_documents == "truncate":
-        lengths = np.minimum(lengths, context_tokens)
-    return Strand(name, None, None, documents, lengths)
+    tokens = count_read(documents, context_tokens=context_tokens, long_documents=corpus.long_documents[name])
+    read = tokens > 0
+    if not read.all():
+        documents, tokens = Documents(documents.shards, documents.chosen[read]), tokens[read]
+    return Strand(name, None, None, documents, tokens), read
 
 
 def _part_sources(corpus: Corpus, context_tokens: int, rules: MixRules) -> list[Strand]:
     strands: list[Strand] = []
     for name in corpus.sources:
-        strand = _read_source(corpus, name, context_tokens)
+        strand, read = _read_source(corpus, name, context_tokens)
         if rules.parts_sources:
             names, language = corpus.languages(name)
-            if len(strand.documents) < len(language):  # long ones are left out
-                language = language[corpus.train(name).lengths <= context_tokens]
-            strands += part_source(strand, rules, names=names, language=language)
+            strands += part_source(strand, rules, names=names, language=language[read])
         else:
             strands.append(strand)
     return strands
 
 
-def _dropped_tokens(corpus: Corpus, name: str, context_tokens: int) -> int:
-    return corpus.train(name).tokens - _read_source(corpus, name, context_tokens).tokens
+def _refuse_unread(corpus: Corpus, mix: Mapping[str, float], strands: Sequence[Strand], context_tokens: int) -> None:
+    """Raise UserError for a weight whose documents are all longer than a row and left out."""
+    read = {strand.source for strand in strands if strand.tokens}
+    roles = {name: corpus.facts(name).role for name in corpus.sources}
+    tokens = {name: corpus.facts(name).tokens for name in corpus.sources}
+    for key in [key for key, weight in mix.items() if weight]:
+        held = find_members(key, mix, roles=roles, tokens=tokens)
+        if not read & {*held}:
+            raise UserError(
+                "the mix asks for documents that are all longer than a row",
+                where=f"mix.{key}, rows of {format_length(context_tokens)}",
+                why=f"long_documents leaves out what does not fit: all documents of {', '.join(held)}",
+                fix="give them no weight at this length, train on longer rows, or set long_documents of the source: "
+                "truncate reads whole answers, split cuts anywhere",
+            )
 
 
 def _refuse_dry(strand: Strand, max_repeats: float, reached_and_planned: tuple[int, int]) -> None:

@@ -19,6 +19,8 @@ from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Role, Shard
 from ropewalk.core.written import read_written_lines
+from ropewalk.corpus.beyond_row import BeyondRow, find_beyond
+from ropewalk.corpus.spec import LongDocuments
 from ropewalk.corpus.store import Documents, all_documents, open_shards
 
 KIND = "corpus"
@@ -50,7 +52,8 @@ class Corpus:
     digest: str
     vocabulary: int
     eos_id: int
-    long_documents: str
+    long_documents: Mapping[str, LongDocuments]
+    """Of each source: what happens to a document that is longer than a row."""
     ledger: Mapping[str, Any]
     _facts: Mapping[str, Facts]
     _stores: Mapping[str, Path]
@@ -71,6 +74,11 @@ class Corpus:
         """The documents that are trained on, out of the source's shards in the token store."""
         shards = open_shards(self._stores[source], vocabulary=self.vocabulary, manifest=self._describe(source))
         return Documents(tuple(shards), np.load(self.folder / source / "train.npy", allow_pickle=False))
+
+    def find_beyond(self, source: str, context_tokens: int) -> BeyondRow:
+        """What of a source's documents is longer than a row of ``context_tokens`` and not read."""
+        long_documents = self.long_documents[source]
+        return find_beyond(self.train(source), context_tokens=context_tokens, long_documents=long_documents)
 
     def stored(self, source: str) -> Documents:
         """All documents of the source's token store, also those that are dropped or held out."""
@@ -142,7 +150,9 @@ def open_corpus(folder: Path) -> Corpus:
         digest=content["digest"],
         vocabulary=content["vocabulary"],
         eos_id=content["eos_id"],
-        long_documents=content["long_documents"],
+        long_documents={
+            name: entry.get("long_documents", content["long_documents"]) for name, entry in content["sources"].items()
+        },
         ledger=json.loads((folder / "ledger.json").read_text(encoding="utf-8")),
         _facts={name: Facts(**entry["facts"]) for name, entry in content["sources"].items()},
         _stores=stores,

@@ -57,12 +57,12 @@ def write_imported(
         def kept() -> Iterator[Tokens]:
             for id, (ids, mask) in documents:
                 ids, mask = _bare(ids, mask, tokenizer)
-                text = tokenizer.decode(ids)
+                text, spans = _read_text(ids, mask, tokenizer)
                 if not len(ids):
                     notes.take(0, Reject(id, "too short", 0, "no token but its borders", id), None)
                     continue
                 language = source.language or judge_language(text)
-                document = Document(text, source.name, source.role, language, id, metadata={"place": id})
+                document = Document(text, source.name, source.role, language, id, spans, {"place": id})
                 size = item_bytes(document)
                 judged = screen.compare(document, measure_text(text), read_bytes=size)
                 if notes.take(size, judged.outcome, judged):
@@ -71,6 +71,21 @@ def write_imported(
                     yield bordered
 
         write_shards(kept(), folder, vocabulary=tokenizer.vocabulary)
+
+
+def _read_text(
+    ids: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer
+) -> tuple[str, tuple[tuple[int, int], ...] | None]:
+    """The text of a document, and which of it is trained on; None: all of it."""
+    if mask.all():
+        return tokenizer.decode(ids), None
+    borders = np.flatnonzero(np.diff(mask, prepend=mask[:1], append=2))
+    text, spans = "", []
+    for start, end in zip([0, *borders], borders, strict=False):
+        begin, text = len(text), text + tokenizer.decode(ids[start:end])
+        if mask[start]:
+            spans.append((begin, len(text)))
+    return text, tuple(spans)
 
 
 def _bare(ids: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer) -> Tokens:

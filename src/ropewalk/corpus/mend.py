@@ -50,11 +50,6 @@ def mend_document(text: str, profile: Profile) -> str:
     return "".join(join_repeats(parts) if profile.joins_repeats else parts)
 
 
-def mend_piece(text: str, profile: Profile) -> str:
-    """A span of a document that keeps its place among others: no line is taken away."""
-    return mask(mend(text), profile.mask)
-
-
 def repair_decoding(text: str) -> str:
     """A text that was decoded wrongly, decoded rightly; any other as it is."""
     return "".join(_repair_blocks([text], as_gbk=looks_like_wrong_gbk(text)))

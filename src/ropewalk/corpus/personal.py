@@ -1,11 +1,10 @@
 """Personal data and secrets out of text: addresses, numbers that identify a person, keys that open something.
 
-Every kind has a check beside its form, since digits are cheap: an IP must be routable, an identity number must hold a
-real date and its checksum. Placeholders are of the same kind and belong to nobody (RFC 2606, RFC 5737), so that a model
-learns a form and no person.
+Every kind has a check beside its form, since digits are cheap: an identity number must hold a real date and its
+checksum, and what belongs to a machine, a version or a section is nobody's (nobody.py). Placeholders are of the same
+kind and belong to nobody (RFC 2606, RFC 5737), so that a model learns a form and no person.
 """
 
-import ipaddress
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
@@ -13,11 +12,12 @@ from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
+from ropewalk.corpus.nobody import is_machine_address, is_other_number, is_public_address
 from ropewalk.corpus.profile import Personal
 
 _EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}(?![\w-])", re.ASCII)  # fmt: skip  # noqa: E501
 # Each begins with a digit and looks back from behind it, so that the search may jump from digit to digit.
-_IP = re.compile(r"\d(?<![\w.]\d)(?<!v \d)(?<!version \d)\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\d)", re.ASCII)
+_IP = re.compile(r"\d(?<![\w.]\d)\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\d)", re.ASCII)
 _MOBILE = re.compile(
     r"1(?:(?<![\w.]1)|(?<=\+861)|(?<=86[ -]1))[3-9]\d(?:\d{8}|-\d{4}-\d{4}| \d{4} \d{4})(?!\w|\.\d)", re.ASCII
 )
@@ -38,7 +38,7 @@ class _Form(NamedTuple):
     signs: tuple[str, ...]
     """Without one of these in the text there is nothing to look for."""
     expression: re.Pattern[str]
-    is_real: Callable[[str], bool]
+    is_real: Callable[[re.Match[str]], bool]
     placeholder: str
 
 
@@ -52,7 +52,7 @@ def mask(text: str, kinds: Sequence[Personal]) -> str:
 
 
 def _replace(form: _Form, found: re.Match[str]) -> str:
-    return form.placeholder if form.is_real(found[0]) else found[0]
+    return form.placeholder if form.is_real(found) else found[0]
 
 
 def is_identity_number(text: str) -> bool:
@@ -65,24 +65,21 @@ def is_identity_number(text: str) -> bool:
     return born.year >= 1900 and _CHECKSUMS[total % 11] == text[17].upper()
 
 
-def _is_routable(text: str) -> bool:
-    try:
-        address = ipaddress.IPv4Address(text)
-    except ValueError:
-        return False
-    return address.is_global and text.split(".")[1:] != ["0", "0", "0"]  # 2.0.0.0 is a version
-
-
-def _always(_: str) -> bool:
-    return True
+def _is_somebodys_identity(found: re.Match[str]) -> bool:
+    return is_identity_number(found[0]) and not is_other_number(found)
 
 
 _FORMS: Mapping[Personal, _Form] = MappingProxyType(
     {
-        "email": _Form(("@",), _EMAIL, _always, "name@example.com"),
-        "ip": _Form((".",), _IP, _is_routable, "192.0.2.1"),
-        "mobile": _Form(tuple(f"1{digit}" for digit in range(3, 10)), _MOBILE, _always, "13000000000"),
-        "identity": _Form(("19", "20"), _IDENTITY, is_identity_number, "000000000000000000"),
+        "email": _Form(("@",), _EMAIL, lambda found: not is_machine_address(found), "name@example.com"),
+        "ip": _Form((".",), _IP, lambda found: not is_public_address(found), "192.0.2.1"),
+        "mobile": _Form(
+            tuple(f"1{digit}" for digit in range(3, 10)),
+            _MOBILE,
+            lambda found: not is_other_number(found),
+            "13000000000",
+        ),
+        "identity": _Form(("19", "20"), _IDENTITY, _is_somebodys_identity, "000000000000000000"),
         "key": _Form(
             (
                 "-----BEGIN",
@@ -98,7 +95,7 @@ _FORMS: Mapping[Personal, _Form] = MappingProxyType(
                 "eyJ",
             ),
             _KEY,
-            _always,
+            lambda _: True,
             "[KEY]",
         ),
     }

@@ -23,7 +23,8 @@ from ropewalk.corpus.tokenize import Tokenizer
 from ropewalk.corpus.tokenized import Tokenized, open_tokenized
 from ropewalk.corpus.workers import count_workers, name_task, run_tasks
 
-_FORMAT = 2
+_FORMAT = 3
+"""Rises when the same inputs would give another folder of the store; 3: documents with spans are signed by these."""
 _ALONE_MEGABYTES = 16
 _NAMES_LETTERS = 60
 

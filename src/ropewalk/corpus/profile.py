@@ -124,8 +124,8 @@ PROFILES = MappingProxyType(
             boilerplate=("page_numbers", "comments", "navigation"),
             mask=("mobile", "identity", "key"),
         ),
-        # Retrieval prompts repeat on purpose; the answer may be one word.
-        "instruction": Profile(min_characters=10, min_letters=0.2, mask=ALL_PERSONAL),
+        # Retrieval prompts repeat on purpose; the answer may be one word. A mask would change what is answered.
+        "instruction": Profile(min_characters=10, min_letters=0.2),
         "markup": Profile(
             min_characters=50,
             min_letters=0.35,  # tables, links and marks are a third of a page

@@ -48,9 +48,13 @@ class Search:
 
     @property
     def _inputs(self) -> dict[str, Any]:
-        characters, threshold = self.spec.repeated_sections, leak_threshold(self.spec.near_duplicates)
+        characters, threshold = self.spec.repeated_sections, self._threshold
         sources = [[job.source.role, job.inputs] for job in self.surveys]
         return {"format": _FORMAT, "characters": characters, "threshold": threshold, "sources": sources}
+
+    @property
+    def _threshold(self) -> float:
+        return leak_threshold([self.spec.near_duplicates_of(source) for source in self.spec.sources])
 
     def find_cuts(self) -> dict[str, Cuts]:
         """For each source what is cut; who asks the same meanwhile waits for the answer. The surveys go.
@@ -75,7 +79,7 @@ class Search:
         found = find_spans(
             [(job.source.role, job.parts()) for job in self.surveys],
             characters=self.spec.repeated_sections,
-            threshold=leak_threshold(self.spec.near_duplicates),
+            threshold=self._threshold,
             scratch=scratch,
         )
         with new_folder(self.folder, kind="sections", inputs=self._inputs) as work:

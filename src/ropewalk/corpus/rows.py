@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from ropewalk.core.seed import stream
+from ropewalk.corpus.labels import count_piece_labels
 from ropewalk.corpus.mix import Schedule
 from ropewalk.corpus.pack import Packing, chunk, pack
 from ropewalk.corpus.store import Documents
@@ -55,6 +56,17 @@ class StrandRows:
         for first, packing in zip(self._first_rows, self._epochs, strict=True):
             here = min(rows - first, len(packing.row_ends))
             found.append(packing.tokens[: packing.row_ends[here - 1]] if here > 0 else found[0])
+        return np.concatenate(found)
+
+    def row_labels(self, rows: int) -> Int64[np.ndarray, "rows"]:
+        """The labels of each of the first ``rows`` rows."""
+        found = [np.empty(0, dtype=np.int64)]
+        for first, packing in zip(self._first_rows, self._epochs, strict=True):
+            ends = packing.row_ends[: max(0, rows - first)]
+            if len(ends):
+                pieces = (column[: ends[-1]] for column in (packing.document, packing.start, packing.tokens))
+                labels = count_piece_labels(self.strand.documents, *pieces)
+                found.append(np.add.reduceat(labels, np.concatenate([[0], ends[:-1]])))
         return np.concatenate(found)
 
     @property
@@ -113,6 +125,13 @@ class SourceRows:
         """The length of every piece in the source's first ``rows`` rows, strand by strand."""
         given = np.bincount(self._strand[:rows], minlength=len(self.strands)).tolist()
         return np.concatenate([strand.piece_tokens(count) for strand, count in zip(self.strands, given, strict=True)])
+
+    def count_unlabelled(self, rows: int) -> int:
+        """How many of the source's first ``rows`` rows have no label."""
+        given = np.bincount(self._strand[:rows], minlength=len(self.strands)).tolist()
+        return sum(
+            int((strand.row_labels(count) == 0).sum()) for strand, count in zip(self.strands, given, strict=True)
+        )
 
     @property
     def turn(self) -> StrandRows:

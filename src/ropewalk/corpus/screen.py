@@ -13,9 +13,10 @@ from jaxtyping import UInt32
 
 from ropewalk.core.digest import digest_value
 from ropewalk.core.record import Document
+from ropewalk.corpus.chat import MESSAGES
 from ropewalk.corpus.clean import clean_document
 from ropewalk.corpus.decontaminate import Prompts
-from ropewalk.corpus.dedup import sign
+from ropewalk.corpus.dedup import sign, sign_answers
 from ropewalk.corpus.measures import Measures
 from ropewalk.corpus.reject import Reject, excerpt, text_bytes
 from ropewalk.corpus.spec import Source
@@ -112,7 +113,7 @@ class Screen:
         if found is not None:
             why = f"shares a run of words with {found}"
             return Screened(Reject(kept.id, CONTAMINATED, read_bytes, why, place, excerpt(kept.text)), measures)
-        signature = sign(kept.text)
+        signature = self._sign(kept, digest)
         if digest in self.cuts.spans and kept.loss_spans is None:
             characters, begin_and_end = len(kept.text), excerpt(kept.text)
             # Signed before it is cut, so that the two texts never are in memory side by side.
@@ -122,3 +123,9 @@ class Screen:
                 why = f"{len(kept.text)} characters of {characters} stand nowhere else"
                 return Screened(Reject(kept.id, REPEATED, read_bytes, why, place, begin_and_end), measures)
         return Screened(kept, measures, whole_bytes, digest, signature)
+
+    def _sign(self, kept: Document, digest: int) -> UInt32[np.ndarray, "128"]:
+        """Of a conversation the answers alone count; of one that is not laid out yet none is known to be a copy."""
+        if self.source.embedded is not None or (kept.loss_spans is None and MESSAGES not in kept.metadata):
+            return sign(kept.text)
+        return sign_answers("\n".join(kept.text[start:end] for start, end in kept.loss_spans or ()), digest)

@@ -16,7 +16,7 @@ from jaxtyping import Int8, Int64, UInt64
 from ropewalk.core.record import Role
 from ropewalk.core.seed import seed_for
 from ropewalk.corpus.columns import Picked
-from ropewalk.corpus.copies import SIMILAR, find_best, group_copies, group_equal, leak_threshold, rank_documents
+from ropewalk.corpus.copies import find_best, group_copies, group_equal, leak_threshold, rank_documents
 from ropewalk.corpus.inspect import COLUMNS, DROPPED
 from ropewalk.corpus.tokenized import Tokenized, read_documents
 
@@ -39,30 +39,34 @@ def select_documents(
     sources: Sequence[Tokenized],
     roles: Sequence[Role],
     *,
-    near_duplicates: float | None,
+    near_duplicates: Sequence[float | None],
     held_out: float,
     unfit: Sequence[Collection[int]] = (),
 ) -> list[Choice]:
     """What becomes of each document of each source.
 
-    ``near_duplicates`` is the similarity from which copies are dropped; None keeps all but exact ones. ``held_out`` is
-    the share of each source's documents, at least 8 of them or a tenth of what there is. ``unfit`` numbers those
-    of each source that were not selected.
+    ``near_duplicates`` is for each source the similarity from which a document of it is dropped, wherever the one that
+    stays comes from; None keeps all but exact copies. ``held_out`` is the share of each source's documents, at least 8
+    of them or a tenth of what there is. ``unfit`` numbers those of each source that were not selected.
     """
     digests = np.concatenate([source.digests for source in sources])
     signatures = np.concatenate([source.signatures for source in sources])
     rank = rank_documents(roles, [source.whole_bytes for source in sources])
     exact = group_equal(digests)
-    leak = group_copies(exact, signatures, leak_threshold(near_duplicates))
-    near = exact
-    if near_duplicates is not None:
-        near = leak if near_duplicates <= SIMILAR else group_copies(exact, signatures, near_duplicates)
+    least = leak_threshold(near_duplicates)
+    groups: dict[float | None, Int64[np.ndarray, _]] = {None: exact, least: group_copies(exact, signatures, least)}
+    leak = groups[least]
+    borders = np.cumsum([0, *(len(source.digests) for source in sources)])
+    best = np.empty(len(digests), dtype=np.int64)
+    for (first, last), threshold in zip(pairwise(borders.tolist()), near_duplicates, strict=True):
+        if threshold is not None and threshold not in groups:
+            groups[threshold] = group_copies(exact, signatures, threshold)
+        best[first:last] = find_best(groups[threshold], rank)[first:last]
+    best = _follow(best)
     fate = np.full(len(digests), TRAIN, dtype=np.int8)
-    best = find_best(near, rank)
     fate[best != np.arange(len(best))] = NEAR
     fate[find_best(exact, rank) != np.arange(len(best))] = EXACT
 
-    borders = np.cumsum([0, *(len(source.digests) for source in sources)])
     for first, numbers in zip(borders.tolist(), unfit, strict=False):
         chosen_out = first + np.fromiter(numbers, dtype=np.int64)
         fate[chosen_out[fate[chosen_out] == TRAIN]] = UNFIT
@@ -105,6 +109,13 @@ def write_dropped(
         if picked[number].examples:
             text = json.dumps(picked[number].examples, ensure_ascii=False, indent=1)
             (folder / name / COLUMNS).write_text(text + "\n", encoding="utf-8")
+
+
+def _follow(best: Int64[np.ndarray, "documents"]) -> Int64[np.ndarray, "documents"]:
+    """For each document the one that stays in the end: with two thresholds, a document's best may have its own best."""
+    while (best[best] != best).any():
+        best = best[best]
+    return best
 
 
 def _held_out_key(keys: UInt64[np.ndarray, "documents"], share: float) -> int:

@@ -5,8 +5,6 @@ from sources of unlike lengths gives 12:87:0.4 in tokens.
 """
 
 import codecs
-import math
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -15,9 +13,13 @@ from pydantic_core import InitErrorDetails
 from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.record import ROLES, Role
 from ropewalk.core.spec import Spec
+from ropewalk.corpus.mix_rules import MixRules, check_mix
 from ropewalk.corpus.profile import PROFILES, Profile, ProfileName
 
 Faults = Literal["error", "skip", "replace"]
+LongDocuments = Literal["split", "truncate", "drop"]
+BY_ROLE: Literal["by_role"] = "by_role"
+"""Of a source's key: what its role says, else the corpus's key of the same name."""
 PROBES = "probes"
 """In ``decontaminate``: the prompts that the recipe's own probes ask."""
 
@@ -132,6 +134,12 @@ class Source(Spec):
     select: tuple[Selection, ...] = ()
     """What long documents must be like; a decision on indices, so that nothing is tokenised again."""
     license: str | None = None
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | Literal["by_role"] | None = BY_ROLE
+    """Similarity from which a document of this source is dropped as a copy of another; None keeps all but exact copies.
+    ``by_role``: None for instructions that are read, whose answers may be alike; the corpus's for all else."""
+    long_documents: LongDocuments | Literal["by_role"] = BY_ROLE
+    """What happens to a document that is longer than a row. ``by_role``: ``drop`` for instructions that are read, which
+    no row may end in the middle of an answer of; the corpus's for all else."""
     options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -177,49 +185,15 @@ class Source(Spec):
         return PROFILES[name] if self.embedded is None else PROFILES[name].only_judging
 
     @property
+    def is_instruction(self) -> bool:
+        """Whether its documents are prompts with answers that somebody else wrote: read, not made by ropewalk."""
+        return self.role == "instruction" and self.embedded is None
+
+    @property
     def is_code(self) -> bool:
         """Whether the source is read as programs."""
         named = self.profile.like if isinstance(self.profile, Profile) else self.profile
         return named == "code" or (named is None and self.language == "code" and self.role != "instruction")
-
-
-OTHER = "other"
-"""The key of ``languages`` that means all those it does not name."""
-
-
-class MixRules(Spec):
-    """How the text behind each weight of a mix is dealt out; the defaults leave it in its natural proportions."""
-
-    languages: dict[str, float] = Field(default_factory=dict)
-    """Weights in tokens, within every weight of the mix: ``{zh: 2, en: 1, other: 0}``."""
-    lengths: dict[Count, float] = Field(default_factory=dict)
-    """Weights in tokens, within every source, of documents from this many tokens up: ``{0: 4, 64Ki: 6}``."""
-    when_dry: Literal["stop", "spread"] = "stop"
-    """Where text would be read more than ``max_repeats`` times: stop before the first step, or let others give more."""
-    packing: Literal["fit", "chunk"] = "fit"
-    """Whole documents by best fit, or all of them in a line that is cut at every row's end."""
-
-    @model_validator(mode="after")
-    def _check_weights(self) -> "MixRules":
-        check_strand_weights(self.languages, self.lengths)
-        return self
-
-    @property
-    def parts_sources(self) -> bool:
-        """Whether a source's documents are told apart at all."""
-        return bool(self.languages or self.lengths)
-
-
-def check_strand_weights(languages: Mapping[str, float], lengths: Mapping[int, float]) -> None:
-    """Raise ValueError unless every weight is one, some are above 0, and documents of every length have one."""
-    for key, weights in (("languages", languages), ("lengths", lengths)):
-        for name, weight in weights.items():
-            if not math.isfinite(weight) or weight < 0:
-                raise ValueError(f"{key}.{name} is {weight:g}; a weight is a number from 0 up")
-        if weights and not any(weights.values()):
-            raise ValueError(f"{key} has no weight above 0")
-    if lengths and 0 not in lengths:
-        raise ValueError(f"lengths says nothing of documents below {min(lengths)} tokens: add 0: WEIGHT")
 
 
 class CorpusSpec(MixRules):
@@ -239,8 +213,9 @@ class CorpusSpec(MixRules):
     Not looked for in instructions, in token ids and in text that ropewalk makes."""
     near_duplicates: float | None = Field(default=0.8, gt=0, le=1)
     """Jaccard similarity of shingles from which one of two documents is dropped; None keeps them."""
-    long_documents: Literal["split", "truncate", "drop"] = "split"
-    """What happens to a document that is longer than a row: cut into rows, only its first row read, or left out."""
+    long_documents: LongDocuments = "split"
+    """What happens to a document that is longer than a row: cut into rows, only its first row read (of a conversation,
+    only its whole answers), or left out."""
     decontaminate: tuple[str, ...] = ()
     """Files of evaluation prompts, and ``probes`` for the recipe's own; a document that shares 13 words in a row with a
     prompt is dropped."""
@@ -250,6 +225,18 @@ class CorpusSpec(MixRules):
     """How many at once; None: a process for each core, or each of the Ray cluster's."""
     seed: int | None = None
     """Draws generated text and what is held out; None: the run's. Runs that differ in seed can so share a corpus."""
+
+    def near_duplicates_of(self, source: Source) -> float | None:
+        """The similarity from which a document of ``source`` is dropped; None keeps all but exact copies."""
+        if source.near_duplicates != BY_ROLE:
+            return source.near_duplicates
+        return None if source.is_instruction else self.near_duplicates
+
+    def long_documents_of(self, source: Source) -> LongDocuments:
+        """What happens to documents of ``source`` that are longer than a row."""
+        if source.long_documents != BY_ROLE:
+            return source.long_documents
+        return "drop" if source.is_instruction else self.long_documents
 
     @property
     def content(self) -> dict[str, Any]:
@@ -268,14 +255,3 @@ class CorpusSpec(MixRules):
             raise ValueError(f"a source cannot have a role's name: {', '.join(clash)}")
         check_mix(self.mix, {source.name: source.role for source in self.sources})
         return self
-
-
-def check_mix(mix: dict[str, float], roles: dict[str, Role]) -> None:
-    """Raise ValueError unless each key of ``mix`` names a role or source that exists and the weights make sense."""
-    for key, weight in mix.items():
-        if not math.isfinite(weight) or weight < 0:
-            raise ValueError(f"mix.{key} is {weight:g}; a weight is a number from 0 up")
-        if key not in roles and not any(role == key and name not in mix for name, role in roles.items()):
-            raise ValueError(f"mix.{key} names no source, nor a role with a source of its own: {', '.join(roles)}")
-    if not any(weight > 0 for weight in mix.values()):
-        raise ValueError("mix has no weight above 0")

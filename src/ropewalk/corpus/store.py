@@ -127,6 +127,20 @@ class Documents:
     def tokens(self) -> int:
         return int(self.lengths.sum())
 
+    @cached_property
+    def labels(self) -> Int64[np.ndarray, "documents"]:
+        """Labels of each document: tokens that are trained on and have another before them. Reads every mask once."""
+        counts = [np.empty(0, dtype=np.int64)]
+        for shard in self.shards:
+            starts = np.concatenate([np.zeros(1, dtype=np.int64), shard.ends[:-1].astype(np.int64)])
+            counts.append(np.add.reduceat(shard.mask, starts, dtype=np.int64) - shard.mask[starts])
+        return np.concatenate(counts).take(self.chosen)
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether some token may be not trained on: a shard without a mask file reads one number over and over."""
+        return any(shard.mask.strides != (0,) for shard in self.shards)
+
     def read(
         self, document: int, start: int = 0, stop: int | None = None
     ) -> tuple[UInt16[np.ndarray, "tokens"] | UInt32[np.ndarray, "tokens"], UInt8[np.ndarray, "tokens"]]:

@@ -16,7 +16,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.core.record import Role
 from ropewalk.corpus.mix import find_members
-from ropewalk.corpus.spec import OTHER, MixRules
+from ropewalk.corpus.mix_rules import OTHER, MixRules
 from ropewalk.corpus.store import Documents
 
 

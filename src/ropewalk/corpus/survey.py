@@ -14,6 +14,7 @@ from jaxtyping import Int64
 from ropewalk.core.seed import stream
 from ropewalk.corpus.feed import Feed
 from ropewalk.corpus.folder import Corpus
+from ropewalk.corpus.row_faults import find_row_faults
 from ropewalk.corpus.tokenize import Tokenizer
 
 CONTEXTS = (8192, 32768, 131072)
@@ -25,6 +26,7 @@ _ROWS, _PIECES, _SHOWN_TOKENS = 6, 24, 24
 def survey(corpus: Corpus, feeds: Mapping[int, Feed], *, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
     """Ledger, languages, lengths, licences, and for the feed of every stage its mix, packing and some of its rows."""
     lengths = {name: corpus.train(name).lengths for name in corpus.sources}
+    faults = {stage: [fault.message for fault in find_row_faults(corpus, feed)] for stage, feed in feeds.items()}
     return {
         "digest": corpus.digest,
         "vocabulary": corpus.vocabulary,
@@ -33,7 +35,12 @@ def survey(corpus: Corpus, feeds: Mapping[int, Feed], *, tokenizer: Tokenizer, s
         "lengths": _count_lengths(lengths),
         "context": {name: count_context(found) for name, found in lengths.items()},
         "stages": [
-            {"stage": stage, **survey_feed(feed), "rows_shown": _show_rows(corpus, feed, tokenizer, seed)}
+            {
+                "stage": stage,
+                **survey_feed(feed),
+                "faults": faults[stage],
+                "rows_shown": _show_rows(corpus, feed, tokenizer, seed),
+            }
             for stage, feed in feeds.items()
         ],
     }
@@ -49,13 +56,14 @@ def survey_feed(feed: Feed) -> dict[str, Any]:
         "rows": feed.rows,
         "tokens": int(pieces.sum()),
         "padding_tokens": feed.padding_tokens,
-        "dropped_tokens": dict(feed.dropped_tokens),
+        "beyond_row": {name: asdict(beyond) for name, beyond in feed.beyond_row.items()},
         "planned": dict(feed.planned),
         "realised": feed.realised(feed.rows),
         "repeats": feed.repeats,
         "strands": [asdict(use) for use in feed.strands],
         "pieces": len(pieces),
         "context": count_context(pieces),
+        "unlabelled": {name: list(counts) for name, counts in feed.unlabelled.items()},
         "most_rows_off": feed.most_rows_off,
         "prefixes": {"rows": cursors, "tokens": {name: [each[name] for each in realised] for name in feed.sources}},
     }

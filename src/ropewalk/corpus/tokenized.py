@@ -20,6 +20,7 @@ from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
 from ropewalk.corpus.audit import SourceLedger
+from ropewalk.corpus.clean import MASKED
 from ropewalk.corpus.profile import PROFILES
 from ropewalk.corpus.read import without_document
 from ropewalk.corpus.reject import Reject, text_bytes
@@ -67,6 +68,7 @@ class Gathered:
         assert screened.signature is not None
         size = text_bytes(document.text)
         self.ledger.stored.add(bytes=size)
+        self.ledger.masked_answers += MASKED in document.metadata
         self.digests.append(screened.digest)
         self.signatures.append(screened.signature)
         self.whole_bytes.append(screened.whole_bytes)

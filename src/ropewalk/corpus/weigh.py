@@ -8,7 +8,8 @@ import numpy as np
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.corpus.feed import PLAIN, plan_strands
 from ropewalk.corpus.folder import Corpus
-from ropewalk.corpus.spec import MixRules
+from ropewalk.corpus.mix_rules import MixRules
+from ropewalk.corpus.row_faults import tell_beyond
 from ropewalk.corpus.strands import Strand
 from ropewalk.corpus.survey import CONTEXTS
 
@@ -38,6 +39,11 @@ def weigh(
         "long": {key: float(shares @ [part["long"][key] for part in parts]) for key in map(str, CONTEXTS)},
         "dry": [part["name"] for part in parts if part["repeats"] > max_repeats * (1 + 1e-9)],
         "max_repeats": max_repeats,
+        "beyond_row": [
+            tell_beyond(corpus, name, beyond, context_tokens)
+            for name in dict.fromkeys(strand.source for strand in strands)
+            if (beyond := corpus.find_beyond(name, context_tokens)).tokens
+        ],
     }
 
 
@@ -52,7 +58,7 @@ def format_weighing(found: Mapping[str, Any]) -> str:
     lines.append("the last columns: tokens with more of their own document before them than that, of these")
     if found["dry"]:
         lines.append(f"would be read more than {found['max_repeats']:g} times: {', '.join(found['dry'])}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *found["beyond_row"]])
 
 
 def _describe(strand: Strand, corpus: Corpus, tokens: int, context_tokens: int) -> dict[str, Any]:

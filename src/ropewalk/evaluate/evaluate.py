@@ -13,6 +13,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.record import Score
 from ropewalk.corpus.folder import Corpus, open_corpus
+from ropewalk.corpus.held_out_text import tell_long
 from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
 from ropewalk.evaluate.items import Sums, measure
 from ropewalk.evaluate.nll import PositionLoss, plan_position_loss
@@ -119,10 +120,8 @@ def _open_matching(folder: Path, tokenizer: Tokenizer) -> Corpus:
 
 def _tell_documents(found: int, spec: EvaluateSpec, base_tokens: int) -> None:
     if found < spec.documents and not rank_and_ranks()[0]:
-        say(
-            f"loss by position: {found} of {spec.documents} held-out documents have "
-            f"{spec.position_lengths * base_tokens} tokens; a larger corpus.held_out, or longer text, gives more"
-        )
+        context_tokens = spec.position_lengths * base_tokens
+        say(f"loss by position: {tell_long(found, spec.documents, context_tokens=context_tokens)}")
 
 
 def _tell_gaps(scores: list[Score]) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """Which held-out text is measured: a draw that depends on the corpus and the seed alone, so all models read the same.
 
-Only text counts, not prompts: of an instruction's tokens a few are answers, and their loss is near 0 where it is good,
-so a change of it in percent says nothing. What prompts ask for is measured as retrieval.
+Which text may be drawn stands in corpus/held_out_text.py, where it is counted before training.
 """
 
 from collections.abc import Iterator
@@ -11,12 +10,9 @@ from jaxtyping import Int64
 
 from ropewalk.core.seed import stream
 from ropewalk.corpus.folder import Corpus
+from ropewalk.corpus.held_out_text import find_long
+from ropewalk.corpus.held_out_text import text_sources as text_sources
 from ropewalk.corpus.store import Documents, all_documents
-
-
-def text_sources(corpus: Corpus) -> list[str]:
-    """The sources of general and domain text, in the corpus's order."""
-    return [name for name in corpus.sources if corpus.facts(name).role != "instruction"]
 
 
 def draw_long(
@@ -28,8 +24,7 @@ def draw_long(
     """
     queues = []
     for name in text_sources(corpus):
-        held = all_documents(corpus.held_out(name))
-        long = np.flatnonzero(held.lengths >= context_tokens)
+        held, long = find_long(corpus, name, context_tokens=context_tokens)
         order = stream("evaluate", "long", corpus.digest, name, seed).permutation(long)
         queues.append([(held, int(number)) for number in order])
     turns = [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]

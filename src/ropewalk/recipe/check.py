@@ -1,23 +1,23 @@
 """The field's rules that span the parts of a recipe, each with its source.
 
-An error would waste the run; a warning may be meant. Nothing is read but the recipe, the base's shape and, once it is
-built, what the corpus holds.
+An error would waste the run; a warning may be meant. Nothing is read but the recipe and the base's shape.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount, format_length
-from ropewalk.core.record import ROLES
+from ropewalk.core.record import ROLES, Role
 from ropewalk.corpus.embedded import read_options
-from ropewalk.corpus.feed import open_feed
-from ropewalk.corpus.folder import Corpus
+from ropewalk.corpus.mix_rules import OTHER
+from ropewalk.corpus.spec import Source
+from ropewalk.recipe.check_evaluate import check_lengths
 from ropewalk.recipe.check_layers import check_layers
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.parallel import require_even
-from ropewalk.recipe.spec import Recipe, Stage
+from ropewalk.recipe.spec import ModelSource, Recipe, Stage
 from ropewalk.recipe.stretch import stretch_stage
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.shared_heads import count_shared_heads
@@ -31,8 +31,8 @@ _SMALLEST_STUDIED = 1e9
 _STEP_ROUNDING = 0.1
 
 
-def check(recipe: Recipe, shape: ModelShape | None, tokens: Mapping[str, int] | None = None) -> list[Finding]:
-    """Hold ``recipe`` against the rules; ``shape`` is its base's, ``tokens`` counts each built source's tokens."""
+def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
+    """Hold ``recipe`` against the rules; ``shape`` is its base's. What the corpus tells stands in check_corpus.py."""
     findings = [*_check_ranks(recipe), *_check_heads(recipe, shape), *_check_embedded(recipe)]
     before = shape
     for index, stage in enumerate(recipe.stages):
@@ -55,9 +55,15 @@ def check(recipe: Recipe, shape: ModelShape | None, tokens: Mapping[str, int] | 
                 continue
             findings += check_layers(stage, key, before, after, trained=index > 0 or isinstance(recipe.model, str))
             before = after
-    if tokens is not None:
-        findings += _check_repeats(recipe, tokens)
-    return findings
+    base_tokens = base_context(recipe, shape)
+    return findings if base_tokens is None else [*findings, *check_lengths(recipe, base_tokens)]
+
+
+def base_context(recipe: Recipe, shape: ModelShape | None) -> int | None:
+    """Tokens of the context that evaluated lengths are multiples of; None where the base is not known."""
+    if isinstance(recipe.model, ModelSource):
+        return recipe.model.init.context
+    return None if shape is None else shape.context_tokens
 
 
 def _tell(error: UserError, key: str) -> Finding:
@@ -66,26 +72,25 @@ def _tell(error: UserError, key: str) -> Finding:
     return Finding("error", where, f"{error.what}: {error.why}; {error.fix}", "rope")
 
 
-def source_shares(recipe: Recipe, stage: Stage, tokens: Mapping[str, int] | None = None) -> dict[str, float]:
-    """The share of the stage's tokens that each source is to give; within a role by size, or evenly if unknown."""
+def _role_shares(recipe: Recipe, stage: Stage) -> dict[str, float]:
+    """What of a stage's tokens each role is to give; ``languages`` and ``lengths`` deal out text within these."""
     weights = recipe.mix(stage)
-    shares = dict.fromkeys((source.name for source in recipe.corpus.sources), 0.0)
-    total = sum(weights.values())
-    for name, weight in weights.items():
-        members = [
-            s.name
-            for s in recipe.corpus.sources
-            if name in (s.name, s.role) and not (name == s.role and s.name in weights)
-        ]
-        sizes = np.array([float(tokens[member]) if tokens else 1.0 for member in members])
-        for member, size in zip(members, sizes, strict=True):
-            shares[member] += weight / total * size / sizes.sum()
+    roles = {source.name: str(source.role) for source in recipe.corpus.sources}
+    shares: dict[str, float] = dict.fromkeys(ROLES, 0.0)
+    for key, weight in weights.items():
+        shares[roles.get(key, key)] += weight / sum(weights.values())
     return shares
 
 
-def _role_shares(recipe: Recipe, stage: Stage) -> dict[str, float]:
-    shares = source_shares(recipe, stage)
-    return {role: sum(shares[s.name] for s in recipe.corpus.sources if s.role == role) for role in ROLES}
+def _languages(recipe: Recipe, stage: Stage, role: Role) -> set[str | None]:
+    """The languages of the sources of a role that a stage reads from, as far as sources say theirs."""
+    weights, languages = recipe.mix(stage), recipe.rules(stage).languages
+
+    def is_read(source: Source) -> bool:
+        spoken = languages.get(source.language or OTHER, languages.get(OTHER, 1.0))
+        return weights.get(source.name, weights.get(source.role, 0.0)) > 0 and spoken > 0
+
+    return {source.language for source in recipe.corpus.sources if source.role == role and is_read(source)}
 
 
 def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
@@ -134,8 +139,8 @@ def _check_embedded(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _check_replay(recipe: Recipe, stage: Stage, key: str) -> Iterator[Finding]:
-    general = {source.language for source in recipe.corpus.sources if source.role == "general"}
-    domain = {source.language for source in recipe.corpus.sources if source.role == "domain"} - {None, "code"}
+    general = _languages(recipe, stage, "general")
+    domain = _languages(recipe, stage, "domain") - {None, "code"}
     share = _role_shares(recipe, stage)["general"]
     floor, kind = (0.25, "in a language that the general text lacks") if domain - general else (0.05, "near the base's")
     if share < floor:
@@ -180,48 +185,3 @@ def _check_domain_share(recipe: Recipe, stage: Stage, key: str, shape: ModelShap
         size = format_amount(shape.parameters)
         message = f"{share:.1%} domain text is above the critical {critical:.1%} for {size} parameters"
         yield Finding("warning", f"{key}.mix", message, "Gu et al. 2024 (2407.17467), CMR at 20B tokens")
-
-
-def _check_repeats(recipe: Recipe, tokens: Mapping[str, int]) -> Iterator[Finding]:
-    for index, stage in enumerate(recipe.stages):
-        for name, share in source_shares(recipe, stage, tokens).items():
-            repeats = share * stage.tokens / tokens[name]
-            if recipe.corpus.when_dry == "spread":
-                continue  # others give what a dry one cannot; whether all together can, its rows tell
-            if repeats > recipe.corpus.max_repeats:
-                message = (
-                    f"{name} would be read {repeats:.1f} times, more than max_repeats {recipe.corpus.max_repeats:g}"
-                )
-                yield Finding("error", f"stages.{index}.tokens", message, "corpus.max_repeats")
-            elif repeats > 4:
-                message = f"{name} would be read {repeats:.1f} times"
-                yield Finding(
-                    "warning", f"stages.{index}.tokens", message, "Muennighoff et al. 2023 (2305.16264): to 4"
-                )
-
-
-def check_rows(recipe: Recipe, corpus: Corpus) -> Iterator[Finding]:
-    """What only the built corpus can tell: whether each stage's rows really hold the mix, to one row.
-
-    Raises UserError if a source runs dry.
-    """
-    for index, stage in enumerate(recipe.stages):
-        feed = open_feed(
-            corpus,
-            mix=recipe.mix(stage),
-            context_tokens=stage.context,
-            rows=max(1, stage.tokens // stage.context),
-            seed=recipe.seed,
-            stage=index,
-            max_repeats=recipe.corpus.max_repeats,
-            rules=recipe.rules(stage),
-        )
-        realised = feed.realised(feed.rows)
-        total = sum(realised.values())
-        for name, share in feed.planned.items():
-            rows_off = abs(realised[name] - share * total) / stage.context
-            if rows_off > 1:
-                message = (
-                    f"{name} is to give {share:.2%} and gives {realised[name] / total:.2%}, {rows_off:.1f} rows off"
-                )
-                yield Finding("error", f"stages.{index}.mix", message, "corpus/mix keeps every source within one row")

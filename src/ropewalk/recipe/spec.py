@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 from ropewalk.core.digest import digest_recipe
 from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.spec import Spec
-from ropewalk.corpus.spec import CorpusSpec, MixRules, check_mix, check_strand_weights
+from ropewalk.corpus.mix_rules import MixRules, check_mix, check_strand_weights
+from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.probe.kinds import Probe
 from ropewalk.recipe.gates import Guard, Promotion, Share, Until
 from ropewalk.recipe.lora import Lora
@@ -142,6 +143,11 @@ class Stage(Spec):
         """Steps of the stage at most."""
         steps = max(1, self.tokens // (self.step_rows * self.context))
         return min(steps, self.until.max_steps) if self.until else steps
+
+    @property
+    def rows(self) -> int:
+        """Rows of all steps, over all ranks."""
+        return self.steps * self.step_rows
 
     @model_validator(mode="after")
     def _check_lora(self) -> "Stage":

@@ -48,6 +48,8 @@ class StageContents:
     head_dim: int
     rows: Sequence[Row]
     finished: bool
+    planned: Mapping[str, float] | None
+    """Each source's share of the tokens, as training noted what its rows were dealt out by; None before it began."""
 
     @property
     def reach_tokens(self) -> int:
@@ -197,6 +199,7 @@ def _read_stage(run: Path, number: int, spec: Mapping[str, Any], rows: Iterable[
         head_dim=config.get("head_dim") or config.get("hidden_size", 0) // config.get("num_attention_heads", 1),
         rows=[row for row in rows if row.stage == number],
         finished=is_finished(folder / "trained"),
+        planned=_read_json(folder / "mix.json"),
     )
 
 

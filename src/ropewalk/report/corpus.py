@@ -56,6 +56,8 @@ def _tell_verdict(survey: Mapping[str, Any]) -> str:
     if survey["stages"]:
         off = max(stage["most_rows_off"] for stage in survey["stages"])
         told += f" No source is ever more than {off:.2f} rows from its share."
+    if faults := sum(len(stage["faults"]) for stage in survey["stages"]):
+        told += f" {faults} warning{'s' * (faults > 1)} on what rows hold: see the mix of each stage."
     return told
 
 
@@ -104,7 +106,12 @@ def _make_ledger(survey: Mapping[str, Any]) -> Section:
     if any(entry["dropped"] for entry in ledger.values()):
         tables.insert(1, tabulate_drops(ledger))
     lead = "What went in came out, or has a reason. A source balances if documents, bytes and tokens all add up."
-    return Section("ledger", "Ledger", lead, tables)
+    points = [
+        f"{name}: personal data was masked in the answers of {entry['masked_answers']:,} documents"
+        for name, entry in ledger.items()
+        if entry.get("masked_answers")
+    ]
+    return Section("ledger", "Ledger", lead, tables, points=points)
 
 
 def _tabulate_amounts(ledger: Mapping[str, Any]) -> Table:
@@ -168,12 +175,10 @@ def _make_mix(survey: Mapping[str, Any], stage: Mapping[str, Any]) -> Section:
         f"in {stage['pieces']:,} documents and pieces, {padding:.3%} padding. No source is ever more than "
         f"{stage['most_rows_off']:.2f} rows from its share of what was given so far."
     )
-    dropped = {name: tokens for name, tokens in stage["dropped_tokens"].items() if tokens}
-    points = [f"{name}: {format_amount(tokens)} tokens an epoch are beyond a row" for name, tokens in dropped.items()]
     table = Table(columns, rows, "ll" + "r" * (len(columns) - 2))
     pictures = [draw_prefixes(stage)] if stage["rows"] > 1 else []
     number = stage["stage"]
-    return Section(f"mix-{number}", f"Mix of stage {number}", lead, [table], pictures, points=points)
+    return Section(f"mix-{number}", f"Mix of stage {number}", lead, [table], pictures, points=stage["faults"])
 
 
 def _make_licences(survey: Mapping[str, Any]) -> Section:

@@ -1,5 +1,6 @@
 """Sections about what went into a run: recipe, positions, text, mix, versions."""
 
+import math
 from collections.abc import Sequence
 
 from ropewalk.core.quantity import format_amount, format_length
@@ -81,7 +82,7 @@ def make_mixture(contents: Contents) -> Section:
         [
             part.source,
             part.role,
-            f"{part.planned:.2%}",
+            "" if math.isnan(part.planned) else f"{part.planned:.2%}",
             f"{part.realised:.2%}",
             format_amount(part.tokens),
             f"{part.repeats:.2f}",
@@ -93,7 +94,8 @@ def make_mixture(contents: Contents) -> Section:
     lead = "Shares are counted in tokens; repeats say how often a source's text was read."
     if len(stages) > 1:
         lead += f" The picture shows stage {stages[-1].number}."
-    return Section("mixture", title, lead, [Table(columns, rows, "llrrrrr")], [draw_mixture(mixtures[-1])])
+    pictures = [] if stages[-1].planned is None else [draw_mixture(mixtures[-1])]
+    return Section("mixture", title, lead, [Table(columns, rows, "llrrrrr")], pictures)
 
 
 def make_versions(contents: Contents) -> Section:

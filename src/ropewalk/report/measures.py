@@ -18,21 +18,17 @@ def length_marks(contents: Contents) -> dict[str, int]:
 
 
 def read_mixture(contents: Contents, stage: StageContents) -> list[SourcePart]:
-    """Every source that a stage's mix gives a share, in the recipe's order.
+    """Every source that a stage reads from, in the recipe's order, with the share that its rows were dealt out by.
 
-    A role's weight is spread over its sources by their tokens; a source that the mix names has its own.
+    That is not a number where training did not note it: a mix says nothing of languages, lengths and what ran dry.
     """
-    mix = stage.spec["mix"] or contents.recipe["corpus"]["mix"]
-    weights, taken = sum(mix.values()), stage.source_tokens
+    taken, planned = stage.source_tokens, stage.planned or {}
     total = max(1, sum(taken.values()))
     parts = []
     for name, facts in contents.sources.items():
-        role, held = str(facts["role"]), int(facts["tokens"])
-        peers = [its["tokens"] for other, its in contents.sources.items() if its["role"] == role and other not in mix]
-        share = mix[name] if name in mix else mix.get(role, 0.0) * held / max(1, sum(peers))
-        tokens = taken.get(name, 0)
-        if share and held:
-            parts.append(SourcePart(name, role, share / weights, tokens / total, tokens, tokens / held))
+        role, held, tokens = str(facts["role"]), int(facts["tokens"]), taken.get(name, 0)
+        if held and (planned.get(name) or tokens):
+            parts.append(SourcePart(name, role, planned.get(name, math.nan), tokens / total, tokens, tokens / held))
     return parts
 
 

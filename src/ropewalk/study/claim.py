@@ -12,6 +12,7 @@ from ropewalk.core.progress import say
 from ropewalk.parallel.stop import heed_stop
 from ropewalk.parallel.torchrun import count_started, is_started
 from ropewalk.recipe.check import check
+from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.shape.find import find_model
 from ropewalk.shape.model_shape import ModelShape
@@ -66,7 +67,7 @@ def _require_ranks(recipe: Recipe) -> None:
 def _refuse_errors(recipe: Recipe) -> None:
     findings = check(recipe, read_base_shape(recipe))
     for finding in findings:
-        say(f"{finding.level}: {finding.key}: {finding.message} ({finding.source})")
+        say_finding(finding)
     for finding in findings:
         if finding.level == "error":
             raise UserError(
@@ -75,6 +76,11 @@ def _refuse_errors(recipe: Recipe) -> None:
                 why=f"{finding.message} ({finding.source})",
                 fix="mend that key; `ropewalk check RECIPE` tells at once whether all rules are kept",
             )
+
+
+def say_finding(finding: Finding) -> None:
+    """One rule that a recipe breaks, as a line for people."""
+    say(f"{finding.level}: {finding.key}: {finding.message} ({finding.source})")
 
 
 def read_base_shape(recipe: Recipe) -> ModelShape | None:

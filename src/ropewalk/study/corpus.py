@@ -1,7 +1,7 @@
 """``ropewalk corpus report`` and ``mix``: what a prepared corpus holds, and what other weights would make of it."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -10,14 +10,14 @@ from ropewalk.core.error import UserError
 from ropewalk.corpus.copy_examples import show_copies
 from ropewalk.corpus.decontaminate import read_prompts
 from ropewalk.corpus.exchange import Format, write_tokens
-from ropewalk.corpus.feed import Feed, open_feed
-from ropewalk.corpus.folder import Corpus, open_corpus
+from ropewalk.corpus.folder import open_corpus
 from ropewalk.corpus.prepare import tokenize_share
 from ropewalk.corpus.survey import survey
 from ropewalk.corpus.tokenize import load_tokenizer
 from ropewalk.corpus.weigh import format_weighing, weigh
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.study.folder import RunFolder, require
 from ropewalk.study.ranks import ask_probes
 
@@ -31,13 +31,14 @@ def report_corpus(recipe: Recipe) -> dict[str, Any]:
     folder = RunFolder(Path(recipe.run))
     corpus = open_corpus(require(folder.corpus, verb="prepare"))
     tokenizer = load_tokenizer(folder.base(recipe))
-    feeds = dict(enumerate(_open_feeds(recipe, corpus)))
+    feeds = {stage: open_stage(recipe, stage, corpus) for stage in range(len(recipe.stages))}
     counted = survey(corpus, feeds, tokenizer=tokenizer, seed=recipe.seed)
     counted["copies"] = show_copies(corpus, tokenizer=tokenizer, seed=recipe.seed)
     write_corpus_page(folder.corpus_page, folder.root.name, counted)
     write_whole(folder.corpus_survey, json.dumps(counted, ensure_ascii=False) + "\n")
     made = [str(folder.corpus_page), str(folder.corpus_survey)]
-    return {"made": made, "survey": counted, "text": "\n".join(made)}
+    faults = [f"warning: stage {each['stage']}: {fault}" for each in counted["stages"] for fault in each["faults"]]
+    return {"made": made, "survey": counted, "text": "\n".join([*faults, *made])}
 
 
 def tokenise_recipe(recipe: Recipe, share: str) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def mix_corpus(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
             corpus,
             recipe.mix(stage),
             context_tokens=stage.context,
-            tokens=stage.steps * stage.step_rows * stage.context,
+            tokens=stage.rows * stage.context,
             max_repeats=recipe.corpus.max_repeats,
             rules=recipe.rules(stage),
         )
@@ -112,20 +113,6 @@ def mix_corpus(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     ]
     text = "\n\n".join(f"stage {number}\n{format_weighing(found)}" for number, found in enumerate(stages))
     return {"stages": stages, "text": text}
-
-
-def _open_feeds(recipe: Recipe, corpus: Corpus) -> Iterable[Feed]:
-    for number, stage in enumerate(recipe.stages):
-        yield open_feed(
-            corpus,
-            mix=recipe.mix(stage),
-            context_tokens=stage.context,
-            rows=stage.steps * stage.step_rows,
-            seed=recipe.seed,
-            stage=number,
-            max_repeats=recipe.corpus.max_repeats,
-            rules=recipe.rules(stage),
-        )
 
 
 def _address(override: str) -> str:

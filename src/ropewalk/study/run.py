@@ -19,7 +19,8 @@ from ropewalk.corpus.folder import open_corpus
 from ropewalk.parallel.stop import Stopped, stop_if_asked
 from ropewalk.parallel.torchrun import is_first, is_started
 from ropewalk.plan.choose import forecast_recipe
-from ropewalk.recipe.check import check, check_rows
+from ropewalk.recipe.check import base_context, check
+from ropewalk.recipe.check_corpus import check_corpus
 from ropewalk.recipe.load import parse_stage
 from ropewalk.recipe.lora import require_peft
 from ropewalk.recipe.parts import digest_parts
@@ -28,7 +29,7 @@ from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.find import find_model
 from ropewalk.shape.read import read_shape
 from ropewalk.study import ranks, search
-from ropewalk.study.claim import claim, read_base_shape
+from ropewalk.study.claim import claim, read_base_shape, say_finding
 from ropewalk.study.folder import RunFolder, require, require_new
 from ropewalk.study.ranks import alone, ask_probes, on_ranks
 
@@ -119,6 +120,9 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
         base = folder.base(recipe)
         spoken, probes = load_tokenizer(base), ask_probes(recipe, base)
         build(recipe.corpus, tokenizer=spoken, seed=recipe.corpus_seed, folder=folder.corpus, probes=probes)
+        corpus, base_tokens = open_corpus(folder.corpus), base_context(recipe, read_base_shape(recipe))
+        for finding in check_corpus(recipe, corpus, base_tokens):  # now, not after days of training
+            say_finding(finding)
 
 
 def extend(recipe: Recipe, folder: RunFolder) -> None:
@@ -225,11 +229,9 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
     """Every rule that the recipe breaks, and the forecast of what its stages will cost."""
     shape = read_base_shape(recipe)
     folder = RunFolder(Path(recipe.run))
-    corpus = open_corpus(folder.corpus) if is_finished(folder.corpus) else None
-    tokens = None if corpus is None else {name: corpus.facts(name).tokens for name in corpus.sources}
-    findings = check(recipe, shape, tokens)
-    if corpus is not None and not any(finding.level == "error" for finding in findings):
-        findings += check_rows(recipe, corpus)
+    findings = check(recipe, shape)
+    if is_finished(folder.corpus):
+        findings += check_corpus(recipe, open_corpus(folder.corpus), base_context(recipe, shape))
     errors = sum(finding.level == "error" for finding in findings)
     plans = [] if shape is None else forecast_recipe(recipe, shape)
     lines = [f"{finding.level}: {finding.key}: {finding.message} ({finding.source})" for finding in findings]

@@ -4,6 +4,7 @@ Going on after a kill needs no flag: the same call finds where it was. Adam's mo
 the weights do; the learning rate begins anew.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, cast
@@ -13,12 +14,12 @@ import torch
 from ropewalk.attention.flash import use_installed_flash
 from ropewalk.checkpoint.load import load_moments, newest, read_facts
 from ropewalk.checkpoint.state import TrainState
-from ropewalk.core.artifact import read_manifest
+from ropewalk.core.artifact import read_manifest, write_whole
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.seed import seed_for
-from ropewalk.corpus.feed import Feed, open_feed
+from ropewalk.corpus.feed import Feed
 from ropewalk.corpus.folder import open_corpus
 from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
@@ -27,6 +28,7 @@ from ropewalk.partition.choose import Sharing, choose_partition
 from ropewalk.plan.choose import plan_sharing
 from ropewalk.recipe.parts import pick_lesson
 from ropewalk.recipe.spec import Recipe, Stage
+from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.read import read_shape
 from ropewalk.train.gauge import make_gauge
@@ -69,6 +71,8 @@ def _train(
         require_trackers(recipe.trackers)
     feed = open_rows(recipe, stage, corpus=corpus, rows=spec.steps * spec.step_rows)
     check_names(spec, feed, where=f"stages.{stage}")
+    if mesh.rank == 0:  # for the report, which asks no corpus
+        write_whole(folder / "mix.json", json.dumps(dict(feed.planned)) + "\n")
     sharing, held = sharing_of(recipe, folder / "extended", mesh), open_corpus(corpus)
     reader = Reader(mesh, sharing, row_tokens=spec.reach_tokens)
     panel = prepare_panel(recipe, stage, folder=folder, corpus=held, base=base, reader=reader)
@@ -113,17 +117,7 @@ def _open_trackers(recipe: Recipe, state: TrainState, run: Path, *, speaks: bool
 
 def open_rows(recipe: Recipe, stage: int, *, corpus: Path, rows: int) -> Feed:
     """The first ``rows`` rows of a stage; more of them begin with the same ones."""
-    spec = recipe.stages[stage]
-    return open_feed(
-        open_corpus(corpus),
-        mix=recipe.mix(spec),
-        context_tokens=spec.context,
-        rows=rows,
-        seed=recipe.seed,
-        stage=stage,
-        max_repeats=recipe.corpus.max_repeats,
-        rules=recipe.rules(spec),
-    )
+    return open_stage(recipe, stage, open_corpus(corpus), rows=rows)
 
 
 def check_names(spec: Stage, feed: Feed, *, where: str) -> None:

@@ -1,0 +1,90 @@
+"""What only the built corpus can tell of a recipe: what is read too often, what its rows hold, what can be measured.
+
+Shares come from the rule that deals out the rows, never from the recipe a second time.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from ropewalk.core.error import UserError
+from ropewalk.corpus.feed import Feed
+from ropewalk.corpus.folder import Corpus
+from ropewalk.corpus.held_out_text import count_long, tell_long
+from ropewalk.corpus.row_faults import find_row_faults
+from ropewalk.corpus.strands import Strand
+from ropewalk.recipe.finding import Finding
+from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.stage_rows import open_stage, plan_stage
+
+_MANY_REPEATS = 4
+
+
+def check_corpus(recipe: Recipe, corpus: Corpus, base_tokens: int | None) -> Iterator[Finding]:
+    """Hold a recipe against its built corpus; ``base_tokens`` is the base's context, None if it is not known."""
+    if {*corpus.sources} != {source.name for source in recipe.corpus.sources}:
+        message = f"the corpus of this run was built from {', '.join(corpus.sources)}: nothing is known of these rows"
+        yield Finding("warning", "corpus.sources", message, str(corpus.folder))
+        return
+    for index in range(len(recipe.stages)):
+        try:
+            strands = plan_stage(recipe, index, corpus)
+            found = [*check_repeats(recipe, index, strands)]
+            yield from found
+            if not any(finding.level == "error" for finding in found):
+                yield from _check_rows(recipe, index, corpus)
+        except UserError as error:
+            yield Finding("error", f"stages.{index}.mix", f"{error.what}: {error.why}; {error.fix}", error.where)
+    if base_tokens is not None:
+        yield from _check_held_out(recipe, corpus, base_tokens)
+
+
+def check_repeats(recipe: Recipe, index: int, strands: Sequence[Strand]) -> Iterator[Finding]:
+    """Which of a stage's ``strands`` would be read too often."""
+    stage, most = recipe.stages[index], recipe.corpus.max_repeats
+    if recipe.corpus.when_dry == "spread":
+        return  # others give what a dry one cannot; whether all together can was asked when shares were dealt out
+    for strand in strands:
+        repeats = strand.share * stage.rows * stage.context / strand.tokens
+        if repeats > most:
+            message = f"{strand.name} would be read {repeats:.1f} times, more than max_repeats {most:g}"
+            yield Finding("error", f"stages.{index}.tokens", message, "corpus.max_repeats")
+        elif repeats > _MANY_REPEATS:
+            message = f"{strand.name} would be read {repeats:.1f} times"
+            yield Finding("warning", f"stages.{index}.tokens", message, "Muennighoff et al. 2023 (2305.16264): to 4")
+
+
+def _check_rows(recipe: Recipe, index: int, corpus: Corpus) -> Iterator[Finding]:
+    """Whether a stage's rows really hold the mix, to one row, and what in them is not trained on."""
+    feed = open_stage(recipe, index, corpus)
+    yield from _check_shares(feed, index)
+    numbers = {source.name: number for number, source in enumerate(recipe.corpus.sources)}
+    for fault in find_row_faults(corpus, feed):
+        key = f"corpus.sources.{numbers[fault.source]}.{fault.key}"
+        yield Finding("warning", key, f"stage {index}: {fault.message}", "docs/corpus.md")
+
+
+def _check_shares(feed: Feed, index: int) -> Iterator[Finding]:
+    realised = feed.realised(feed.rows)
+    total = sum(realised.values())
+    for name, share in feed.planned.items():
+        rows_off = abs(realised[name] - share * total) / feed.context_tokens
+        if rows_off > 1:
+            message = f"{name} is to give {share:.2%} and gives {realised[name] / total:.2%}, {rows_off:.1f} rows off"
+            yield Finding("error", f"stages.{index}.mix", message, "corpus/mix keeps every source within one row")
+
+
+def _check_held_out(recipe: Recipe, corpus: Corpus, base_tokens: int) -> Iterator[Finding]:
+    """Whether there are as many long held-out documents as are to be measured, now and not after training."""
+    asked = [("evaluate.documents", recipe.evaluate.documents, recipe.evaluate.position_lengths * base_tokens)]
+    window_tokens = base_tokens
+    for index, stage in enumerate(recipe.stages):
+        if stage.panel is not None and stage.reach_tokens >= 2 * (stage.panel.near_tokens or base_tokens):
+            asked.append((f"stages.{index}.panel.documents", stage.panel.documents, stage.reach_tokens))
+        if stage.promote is not None and stage.promote.window_loss is not None:
+            whole_tokens = max(1, window_tokens // base_tokens) * base_tokens
+            asked.append((f"stages.{index}.promote.documents", stage.promote.documents, whole_tokens))
+        window_tokens = stage.reach_tokens
+    for key, documents, context_tokens in asked:
+        found = count_long(corpus, context_tokens=context_tokens)
+        if found < documents:
+            message = tell_long(found, documents, context_tokens=context_tokens)
+            yield Finding("warning", key, message, "corpus.held_out")

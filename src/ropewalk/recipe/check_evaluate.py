@@ -1,0 +1,22 @@
+"""Whether what is measured at the end reaches the length that a run trains for."""
+
+from collections.abc import Iterator
+
+from ropewalk.core.quantity import format_length
+from ropewalk.recipe.finding import Finding
+from ropewalk.recipe.spec import Recipe
+
+
+def check_lengths(recipe: Recipe, base_tokens: int) -> Iterator[Finding]:
+    """``evaluate.lengths`` and ``position_lengths`` against the last stage; both are multiples of ``base_tokens``."""
+    trained, spec = recipe.stages[-1].reach_tokens, recipe.evaluate
+    wanted = max(1, trained // base_tokens)
+    trained_told = f"the {format_length(trained)} that the last stage trains for"
+    reached = format_length(max(spec.lengths) * base_tokens)
+    if wanted not in spec.lengths:
+        message = f"up to {reached}, and not at {trained_told}: add {wanted} x the base's {format_length(base_tokens)}"
+        yield Finding("warning", "evaluate.lengths", f"retrieval is measured {message}", "the length that is claimed")
+    if spec.position_lengths < wanted:
+        reached = format_length(spec.position_lengths * base_tokens)
+        message = f"loss by position ends at {reached}, before {trained_told}: {wanted} x the base's context reaches it"
+        yield Finding("warning", "evaluate.position_lengths", message, "the length that is claimed")

@@ -1,0 +1,206 @@
+"""What check says of a built corpus is what the feed then does: shares, repeats, rows without labels, held-out text."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from made_texts import han, sentence
+from ropewalk.core.error import UserError
+from ropewalk.corpus.build import build
+from ropewalk.corpus.folder import Corpus, open_corpus
+from ropewalk.corpus.store import Documents
+from ropewalk.corpus.strands import Strand
+from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
+from ropewalk.corpus.vocabulary import train_tokenizer
+from ropewalk.recipe.check_corpus import check_corpus, check_repeats
+from ropewalk.recipe.finding import Finding
+from ropewalk.recipe.load import parse_recipe
+from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.stage_rows import open_stage, plan_stage, source_shares
+
+CONTEXT, ROWS = 256, 120
+NONE: Mapping[str, Any] = {}
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def ask(question: int, words: int, answer_words: int) -> dict[str, Any]:
+    said = [("user", sentence(question, words)), ("assistant", sentence(question + 5000, answer_words))]
+    return {"messages": [{"role": role, "content": content} for role, content in said]}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    texts = [sentence(number) + "\n" + han(number) for number in range(50)]
+    return load_tokenizer(train_tokenizer(texts, vocabulary=400, folder=tmp_path_factory.mktemp("tokenizer") / "made"))
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Two general sources of two languages each, unlike in size and length; long and short chats."""
+    folder = tmp_path_factory.mktemp("texts")
+    both = [{"text": sentence(n, 60 + 200 * (n % 4 == 0)) if n % 3 else han(n, 300)} for n in range(120)]
+    more = [{"text": han(500 + n, 200) if n % 5 else sentence(500 + n, 90)} for n in range(50)]
+    chats = [ask(n, 30 if n % 4 else 500, 20) for n in range(120)]
+    return {
+        "store": str(folder / "store"),
+        "sources": [
+            {"name": "web", "path": write(folder / "web.jsonl", both), "role": "general", "profile": "law"},
+            {"name": "notes", "path": write(folder / "notes.jsonl", more), "role": "general", "profile": "law"},
+            {
+                "name": "chat",
+                "path": write(folder / "chat.jsonl", chats),
+                "role": "instruction",
+                "options": {"messages_key": "messages"},
+                "long_documents": "split",
+            },
+        ],
+        "mix": {"general": 8, "instruction": 2},
+        "near_duplicates": None,
+        "repeated_sections": None,
+        "max_repeats": 50,
+    }
+
+
+def make(texts: Mapping[str, Any], stage: Mapping[str, Any] = NONE, **keys: Any) -> Recipe:
+    rows = {"context": CONTEXT, "tokens": ROWS * CONTEXT, "step_tokens": CONTEXT, "lr": 1e-4}
+    data = {"model": "base", "run": "run", "corpus": {**texts, **keys.pop("corpus", {})}}
+    return parse_recipe({**data, "stages": [{"rope": {"kind": "unchanged"}, **rows, **stage}], **keys}, where="test")
+
+
+@pytest.fixture(scope="module")
+def corpus(texts: dict[str, Any], tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder = tmp_path_factory.mktemp("corpus") / "corpus"
+    return open_corpus(build(make(texts).corpus, tokenizer=tokenizer, seed=0, folder=folder))
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {},
+        {"languages": {"zh": 3, "other": 1}},
+        {"lengths": {0: 1, 128: 4}},
+        {"languages": {"zh": 1, "other": 0}, "lengths": {0: 2, 200: 1}, "mix": {"general": 1}},
+        {"languages": {"zh": 5, "other": 1}, "mix": {"web": 3, "general": 1, "chat": 1}},
+        {"languages": {"zh": 9, "other": 1}, "when_dry": "spread", "max_repeats": 2},
+    ],
+)
+def test_shares_are_those_that_the_rows_have(texts: dict[str, Any], corpus: Corpus, rules: dict[str, Any]) -> None:
+    recipe = make(texts, corpus=rules)
+    shares, batch = source_shares(recipe, 0, corpus), (feed := open_stage(recipe, 0, corpus)).batch(0, feed.rows)
+    assert sum(shares.values()) == pytest.approx(1) and set(shares) == {"web", "notes", "chat"}
+    given = {name: int((batch.source == number).sum()) for number, name in enumerate(feed.sources)}
+    total = sum(given.values())
+    for name, share in shares.items():
+        assert abs(given.get(name, 0) - share * total) <= CONTEXT, name
+    if rules.get("languages"):  # what the recipe's mix alone, spread by size, would say
+        tokens = {name: corpus.facts(name).tokens for name in ("web", "notes")}
+        naive = 0.8 * tokens["notes"] / sum(tokens.values())
+        assert rules.get("mix") or abs(shares["notes"] - naive) > 0.02
+
+
+def test_a_stage_s_own_weights_count(texts: dict[str, Any], corpus: Corpus) -> None:
+    plain, own = (make(texts, stage) for stage in ({}, {"languages": {"zh": 8, "other": 1}, "mix": {"general": 1}}))
+    assert (
+        source_shares(own, 0, corpus) != source_shares(plain, 0, corpus) and source_shares(own, 0, corpus)["chat"] == 0
+    )
+
+
+def test_repeats_are_of_the_part_of_a_source_that_runs_dry(texts: dict[str, Any], corpus: Corpus) -> None:
+    """All of the general text is enough, its Chinese is not: the feed stops, and check says so before."""
+    most = 1.3 * ROWS * CONTEXT / (corpus.facts("web").tokens + corpus.facts("notes").tokens)
+    rules = {"mix": {"general": 1}, "max_repeats": most}
+    assert [*check_corpus(make(texts, corpus=rules), corpus, None)] == []
+    recipe = make(texts, corpus={**rules, "languages": {"zh": 99, "other": 1}})
+    found = [*check_corpus(recipe, corpus, None)]
+    assert {f.level for f in found} == {"error"} and any("web/zh would be read" in f.message for f in found)
+    with pytest.raises(UserError, match="runs dry"):
+        open_stage(recipe, 0, corpus)
+
+
+def test_repeats_are_counted_from_tokens() -> None:
+    def strand(name: str, tokens: int, share: float) -> Strand:
+        return Strand(name, None, None, Documents((), np.zeros(1, np.int64)), np.array([tokens], np.int64), share)
+
+    sources = [{"name": "chat", "path": "a", "role": "general"}]
+    stage = {"context": 1024, "tokens": "20Mi", "step_tokens": 1024}
+    recipe = make({"sources": sources, "mix": {"chat": 1}, "max_repeats": 6}, stage)
+    found = [*check_repeats(recipe, 0, [strand("chat", 3 << 20, 1.0), strand("web", 4 << 20, 0.9)])]
+    assert [f.level for f in found] == ["error", "warning"] and "chat would be read 6.7 times" in found[0].message
+    spread = make({"sources": sources, "mix": {"chat": 1}, "when_dry": "spread"}, stage)
+    assert [*check_repeats(spread, 0, [strand("chat", 3 << 20, 1.0)])] == [], "others give what it cannot"
+
+
+def test_what_no_row_can_be_made_of_is_a_finding(texts: dict[str, Any], corpus: Corpus) -> None:
+    found = [*check_corpus(make(texts, corpus={"languages": {"en": 1}}), corpus, None)]
+    assert [(f.level, f.key) for f in found] == [("error", "stages.0.mix")] and "zh" in found[0].message
+
+
+def row_faults(recipe: Recipe, corpus: Corpus) -> list[Finding]:
+    return [f for f in check_corpus(recipe, corpus, None) if f.key.startswith("corpus.sources.")]
+
+
+def test_rows_without_a_label_are_counted_and_told(texts: dict[str, Any], corpus: Corpus) -> None:
+    recipe = make(texts)
+    feed = open_stage(recipe, 0, corpus)
+    batch, own = feed.batch(0, feed.rows), feed.sources.index("chat")
+    ours = (batch.source == own).any(axis=1)
+    without = int((ours & (batch.weights == 0).all(axis=1)).sum())
+    assert feed.unlabelled == {"web": (0, int((batch.source == 0).any(axis=1).sum())),
+                               "notes": (0, int((batch.source == 1).any(axis=1).sum())),
+                               "chat": (without, int(ours.sum()))}  # fmt: skip
+    assert 0.01 * ours.sum() < without
+    (found,) = row_faults(recipe, corpus)
+    assert found.level == "warning" and found.key == "corpus.sources.2.long_documents"
+    assert f"{without:,} of the {ours.sum():,} rows of chat" in found.message and "split" in found.message
+
+
+@pytest.mark.parametrize("kind", ["by_role", "truncate"])
+def test_no_row_lacks_a_label_where_conversations_stay_whole(
+    texts: dict[str, Any], tokenizer: Tokenizer, tmp_path: Path, kind: str
+) -> None:
+    *others, chat = texts["sources"]
+    recipe = make(texts, corpus={"sources": [*others, {**chat, "long_documents": kind}], "held_out": 0})
+    held = open_corpus(build(recipe.corpus, tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus"))
+    feed = open_stage(recipe, 0, held)
+    assert feed.unlabelled["chat"][0] == 0
+    (found,) = row_faults(recipe, held)
+    assert "of the 120 documents of chat, 30 are left out" in found.message and "256" in found.message
+    share = sum(n for n in held.train("chat").lengths if n > CONTEXT) / held.facts("chat").tokens
+    assert f"({share:.1%})" in found.message
+
+
+def test_too_little_held_out_text_is_told_before_training(texts: dict[str, Any], corpus: Corpus) -> None:
+    def keys(base_tokens: int, **rest: Any) -> dict[str, str]:
+        recipe = make(texts, rest.pop("stage", {}), **rest)
+        found = check_corpus(recipe, corpus, base_tokens)
+        return {f.key: f.message for f in found if not f.key.startswith("corpus.sources.")}
+
+    assert keys(16, evaluate={"documents": 3}) == {}
+    few = keys(64, evaluate={"documents": 500})
+    assert (
+        list(few) == ["evaluate.documents"] and "of 500 held-out documents have 256 tokens" in few["evaluate.documents"]
+    )
+    panel = {"panel": {"documents": 400, "near_tokens": 64}, "promote": {"window_loss": 0.1, "documents": 300}}
+    assert list(keys(64, evaluate={"documents": 1}, stage=panel)) == [
+        "stages.0.panel.documents",
+        "stages.0.promote.documents",
+    ]
+
+
+def test_a_plan_is_no_more_than_its_shares(texts: dict[str, Any], corpus: Corpus) -> None:
+    assert sum(strand.share for strand in plan_stage(make(texts), 0, corpus)) == pytest.approx(1)
+
+
+def test_a_corpus_of_other_sources_says_nothing(texts: dict[str, Any], corpus: Corpus) -> None:
+    web, notes, _ = texts["sources"]
+    recipe = make(texts, corpus={"sources": [web, {**notes, "name": "other"}], "mix": {"general": 1}})
+    (found,) = check_corpus(recipe, corpus, 64)
+    assert (found.level, found.key) == ("warning", "corpus.sources") and "web, notes, chat" in found.message
