@@ -15,8 +15,8 @@ from ropewalk.corpus.mend import mend_document, mend_piece
 from ropewalk.corpus.profile import Profile
 from ropewalk.corpus.reject import Reject, excerpt, text_bytes
 
-CLEANING = 2
-"""Rises when the same profile would give other text."""
+CLEANING = 3
+"""Rises when the same profile would give other text, or a text another language and so another profile."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ _LINE_CHARACTERS = 12
 _FEWEST_LINES = 10
 """A shorter text, a poem or a caption, may end no line."""
 _PASSAGE_CHARACTERS = 32
-_ENDS = frozenset(".!?;:\"')]}。！？；：”’」』…）】》.․")
+_ENDS = frozenset(".!?;:\"')]}。！？；：”’」』…）】》.․«»‹›“‘،؛؟۔।॥།༎។៕៖၊။።፧፨։՞՜᠂᠃᠈᠉")
+_ENDS |= set(map(chr, range(0xE00, 0xF00)))  # Thai and Lao end a sentence with a space
 # Two or more characters that UTF-8 turns into when it is read as Latin-1 or Windows-1252; no language writes them.
 MOJIBAKE_SIGNS = "ÂÃâäåæçèé"
 """What each of them begins with."""
@@ -39,6 +40,7 @@ class Measures:
     characters: int
     letters: float
     han: float
+    """Of what says the language: letters outside code, links and names, one of Han as much as three of Latin."""
     line_characters: float
     replaced: float
     mojibake: float
@@ -84,7 +86,7 @@ def measure_text(text: str) -> Measures:
     return Measures(
         characters=len(text),
         letters=letters / max(1, seen),
-        han=han / max(1, letters),
+        han=han,
         line_characters=len(text) / (text.count("\n") + 1),
         replaced=text.count("\ufffd") / max(1, len(text)),
         mojibake=max(broken, 0.02 * looks_like_wrong_gbk(first)),
