@@ -168,6 +168,45 @@ def test_chinese_read_as_gbk_is_read_again() -> None:
     assert repair_decoding(text) == text
 
 
+SOUND = [
+    "Il murmura : “Le café, le thé… j’ai été”, puis se tut. “L’été”–“l’hiver”, “né”…",
+    "« Enchanté… », dit René ; “Désolé…” — “Ça a été…”",
+    "Er rief: „Spaß“, „Größe“ – und ‚Süß‘… „Allee“–„Idee“…",
+    "Ela disse: “Não”… “É você?”— “Avô”–“avó”, “fé”…",
+    "Ông nói: “Hà Nội”… “được”– “phố cổ”…",
+    "Řekl: „Ano“ – „žluťoučký kůň“… ‚ně‘–",
+    "他说：“café”——很好，“été”……“naïveté”…",
+    "André’s “résumé”— and Zoë’s “naïveté”…",
+    "涓涓细流，涓涓不息，涓涓入海，涓涓不止。",
+]
+
+
+@pytest.mark.parametrize("text", SOUND)
+def test_accents_beside_typographic_quotes_are_no_mojibake(text: str) -> None:
+    assert repair_decoding(text) == text and measure_text(text).mojibake == 0
+    assert mend_document(text, PROFILES["prose_en"]) == text
+
+
+@pytest.mark.parametrize("text", [*SOUND[:7], "Tiếng Việt lắm", "Łódź żółć", "Привет, мир", "한국어 문장", "Ελλάδα"])
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
+def test_real_mojibake_is_mended_or_told(text: str, encoding: str) -> None:
+    broken = text.encode().decode(encoding, "replace")
+    mended = repair_decoding(broken)
+    # Five bytes have no character in Windows-1252: what they were part of is lost, and is seen to be.
+    assert mended == text or ("\ufffd" in broken and "\ufffd" in mended)
+    assert measure_text(broken).mojibake > 0.01 and measure_text(mended).mojibake == 0
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+def test_gbk_read_as_latin_is_read_again_or_told(encoding: str) -> None:
+    text = "法律规定，公民的权利是受到保护的。\n任何人 (anyone) 不得侵犯。\nplain line\n"
+    broken = text.encode("gbk").decode(encoding)
+    assert repair_decoding(broken) == text
+    assert measure_text(broken).mojibake > 0.01 and measure_text(text).mojibake == 0
+    lost = clean_document(Document(broken * 5, "s", "general", "zh", "1"), Profile(mojibake="keep")).outcome
+    assert isinstance(lost, Reject) and lost.reason == "mojibake"
+
+
 def test_what_cannot_be_repaired_is_dropped_and_says_so() -> None:
     text = "".join(f"{sentence(n, 8)} Ã€\x81 â€\n" for n in range(40)).replace("\x81", "‰Ã")
     result = clean_document(Document(text, "s", "general", "en", "1"), Profile(mojibake="keep", max_mojibake=0.002))

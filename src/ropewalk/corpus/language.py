@@ -41,12 +41,13 @@ _SIGN, _SPACE = "", " "
 _PARTS_WORDS = "་༌፡᠎"
 """What Tibetan, Ethiopic and Mongolian write where others leave a space."""
 SCRIPTS = (_SIGN, _SPACE, "mark", *sorted({script for _, script in _RUNS} - {_SIGN, "mark"}))
+_SIGNS, _SPACES, _HAN, _LATIN = (SCRIPTS.index(name) for name in (_SIGN, _SPACE, "han", "latin"))
 _FIRST_SCRIPT = SCRIPTS.index("mark") + 1
 _CODE_POINTS = 0x110000
 _BLOCK_CHARACTERS = 1 << 20
 # How many Latin letters say as much as one of these.
 _WEIGHT = {"han": 3, "kana": 3, "ko": 2}
-_WEIGHTS = np.array([_WEIGHT.get(script, 1) for script in SCRIPTS])
+_WEIGHTS = np.array([0] * _FIRST_SCRIPT + [_WEIGHT.get(script, 1) for script in SCRIPTS[_FIRST_SCRIPT:]])
 _KANA_TEXT = 0.05
 """Of Han and kana together, from which a text is Japanese however many kanji it has."""
 _SURE_HAN = 6
@@ -97,12 +98,11 @@ def table_of(starts: tuple[int, ...], values: tuple[int, ...]) -> UInt8[np.ndarr
 def script_table() -> UInt8[np.ndarray, "code_points"]:
     """For every code point the number in ``SCRIPTS`` of a letter's script, or of what is a sign or white space."""
     table = table_of(tuple(start for start, _ in _RUNS), tuple(SCRIPTS.index(script) for _, script in _RUNS)).copy()
-    han = SCRIPTS.index("han")
     for code in range(_RUNS[-2][0]):  # what lies above has no letters yet
         kind = unicodedata.category(chr(code))
-        if kind[0] not in "LM" and not (table[code] == han and kind in ("Cn", "Nl")):  # Han grows, and 〇 is a number
+        if kind[0] not in "LM" and not (table[code] == _HAN and kind in ("Cn", "Nl")):  # Han grows, and 〇 is a number
             parts_words = kind[0] == "Z" or chr(code).isspace() or chr(code) in _PARTS_WORDS
-            table[code] = SCRIPTS.index(_SPACE if parts_words else _SIGN)
+            table[code] = _SPACES if parts_words else _SIGNS
     return table
 
 
@@ -116,9 +116,12 @@ def script_shares(text: str) -> dict[str, float]:
 def script_counts(text: str) -> tuple[int, float, int]:
     """(letters, share of Han in what says the language, characters that are not white space)."""
     counts = _count_scripts(text)
-    said = _count_language(text, counts)
-    han = float(said[SCRIPTS.index("han")] / max(1, said.sum()))
-    return int(counts[_FIRST_SCRIPT - 1 :].sum()), han, len(text) - int(counts[SCRIPTS.index(_SPACE)])
+    letters, han = int(counts[_FIRST_SCRIPT - 1 :].sum()), int(counts[_HAN])
+    share = float(han > 0)
+    if 0 < han < letters:
+        said = _count_language(text, counts)
+        share = float(said[_HAN] / max(1, said.sum()))
+    return letters, share, len(text) - int(counts[_SPACES])
 
 
 def _count_scripts(text: str) -> Int64[np.ndarray, "scripts"]:
@@ -131,8 +134,7 @@ def _count_scripts(text: str) -> Int64[np.ndarray, "scripts"]:
 
 def _count_language(text: str, counts: Int64[np.ndarray, "scripts"]) -> Int64[np.ndarray, "scripts"]:
     """What each script says of the language, in Latin letters. ``counts`` are those of the whole text."""
-    latin = int(counts[SCRIPTS.index("latin")])
-    said = counts
+    said, latin = counts, int(counts[_LATIN])
     if 0 < counts[_FIRST_SCRIPT:].sum() - latin < latin:
         for in_code in (False, True):  # where all is code, its comments tell
             said = _count_scripts(language_words(text, in_code=in_code))
@@ -140,7 +142,7 @@ def _count_language(text: str, counts: Int64[np.ndarray, "scripts"]) -> Int64[np
                 break
         else:
             said = counts
-    return np.where(np.arange(len(SCRIPTS)) < _FIRST_SCRIPT, 0, said * _WEIGHTS)
+    return said * _WEIGHTS
 
 
 def judge_script(text: str) -> str:
@@ -150,6 +152,8 @@ def judge_script(text: str) -> str:
     ones. ``han`` where there is so little of it that it may be Japanese, ``none`` where there is no letter.
     """
     counts = _count_scripts(text)
+    if counts[_HAN] == counts[_FIRST_SCRIPT:].sum() >= _SURE_HAN:
+        return "zh"
     said = dict(zip(SCRIPTS, _count_language(text, counts).tolist(), strict=True))
     if not any(said.values()):
         return "none"
@@ -157,7 +161,7 @@ def judge_script(text: str) -> str:
     if han + kana >= max(said.values()):
         if kana >= _KANA_TEXT * (han + kana):
             return "ja"
-        return "zh" if counts[SCRIPTS.index("han")] >= _SURE_HAN else "han"
+        return "zh" if counts[_HAN] >= _SURE_HAN else "han"
     return max(said, key=lambda name: said[name])
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ropewalk.corpus.chinese import looks_like_wrong_gbk, traditional_share
+from ropewalk.corpus.chinese import looks_like_gbk_as_latin, looks_like_wrong_gbk, traditional_share
 from ropewalk.corpus.language import script_counts
 from ropewalk.corpus.length_facts import find_length_facts
 from ropewalk.corpus.profile import Profile
@@ -22,15 +22,16 @@ _LINE_CHARACTERS = 12
 _FEWEST_LINES = 10
 """A shorter text, a poem or a caption, may end no line."""
 _PASSAGE_CHARACTERS = 32
+_WRONG_GBK = 0.02
+"""What a text read as GBK, or GBK read as another, counts as."""
 _ENDS = frozenset(".!?;:\"')]}。！？；：”’」』…）】》.․«»‹›“‘،؛؟۔।॥།༎។៕៖၊။።፧፨։՞՜᠂᠃᠈᠉")
 _ENDS |= set(map(chr, range(0xE00, 0xF00)))  # Thai and Lao end a sentence with a space
-# Two or more characters that UTF-8 turns into when it is read as Latin-1 or Windows-1252; no language writes them.
-MOJIBAKE_SIGNS = "ÂÃâäåæçèé"
-"""What each of them begins with."""
-MOJIBAKE = re.compile(
-    "[ÂÃ][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â[\u0080€][\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
-    "|[äåæçèé][\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]{2}"
-)
+# Bytes of UTF-8 that were read as Latin-1 or Windows-1252: one that begins a character, and those that go on with it.
+# Where an accent stands beside a quote sound text has such runs too, so that ftfy has the last word.
+_GOES_ON = "[\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
+_MOJIBAKE_BEGINS = b"\xc3"
+"""Of all characters only those from À to ÿ have this byte in UTF-8."""
+_MOJIBAKE = re.compile(f"[Â-ß]{_GOES_ON}|[à-ï]{_GOES_ON}{{2}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +82,13 @@ def measure_text(text: str) -> Measures:
         characters += len(window)
     first = windows[0] if windows else ""
     facts = find_length_facts(text)
-    has_signs = not first.isascii() and any(sign in first for sign in MOJIBAKE_SIGNS)
-    broken = len(MOJIBAKE.findall(first)) / max(1, len(first)) if has_signs else 0.0
     return Measures(
         characters=len(text),
         letters=letters / max(1, seen),
         han=han,
         line_characters=len(text) / (text.count("\n") + 1),
         replaced=text.count("\ufffd") / max(1, len(text)),
-        mojibake=max(broken, 0.02 * looks_like_wrong_gbk(first)),
+        mojibake=_mojibake(first),
         ended_lines=ended / lines if lines >= _FEWEST_LINES else 1.0,
         repeated_lines=repeated / max(1, len(windows)),
         repeated_passages=passages / max(1, len(windows)),
@@ -131,6 +130,33 @@ def find_fault(measures: Measures, profile: Profile) -> Fault | None:
         ),
     )
     return next((Fault(reason, why) for reason, missed, why in checks if missed), None)
+
+
+def has_mojibake_signs(text: str) -> bool:
+    """Whether some line of a text has to be asked for mojibake: a quick look, as bytes are found five times as fast."""
+    if text.isascii() or _MOJIBAKE_BEGINS not in text.encode("utf-8", "surrogatepass"):
+        return False
+    return _MOJIBAKE.search(text) is not None
+
+
+def find_mojibake(line: str) -> int:
+    """Signs of wrong decoding in a line; 0 where ftfy holds it for sound, as accents beside typographic quotes."""
+    signs = len(_MOJIBAKE.findall(line))
+    if not signs:
+        return 0
+    from ftfy.badness import badness
+
+    bad = badness(line)
+    return max(signs, bad) if bad else 0
+
+
+def _mojibake(text: str) -> float:
+    """Signs of wrong decoding a character, some of which a person may have to look for."""
+    if text.isascii():
+        return 0.0
+    broken = sum(map(find_mojibake, text.split("\n"))) if has_mojibake_signs(text) else 0
+    wrong_gbk = looks_like_wrong_gbk(text) or looks_like_gbk_as_latin(text)
+    return max(broken / len(text), _WRONG_GBK * wrong_gbk)
 
 
 def _windows(text: str) -> Iterator[str]:
