@@ -7,6 +7,7 @@ saved; 130: interrupted. After 1, 75 and 130 the same command goes on from the n
 
 import json
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -206,6 +207,9 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson =
 
 def main() -> None:
     """The ``ropewalk`` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without such letters gets their numbers
     try:
         app()
     except UserError as error:

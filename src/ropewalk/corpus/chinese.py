@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, UInt32
 
-from ropewalk.core.error import UserError
+from ropewalk.core.error import UserError, explain_import_fault
 from ropewalk.corpus.language import code_points
 
 _FIRST, _LAST = 0x4E00, 0x9FFF
@@ -117,11 +117,11 @@ def convert_script(text: str, script: Literal["simplified", "traditional"]) -> s
 def _converter(name: str) -> Any:
     try:
         from opencc import OpenCC
-    except ImportError:
+    except ImportError as fault:
         raise UserError(
             "converting Chinese script needs one more library",
             where="profile.script",
-            why="the library `opencc` is not installed",
+            why=explain_import_fault(fault, "opencc"),
             fix="pip install 'ropewalk[chinese]', or profile.script: keep",
         ) from None
     return OpenCC(name)
