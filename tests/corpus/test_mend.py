@@ -81,6 +81,27 @@ def test_page_numbers_go_where_they_count_up_and_numbers_stay_where_they_do_not(
     assert without(table, ("page_numbers",)) == table
 
 
+@pytest.mark.parametrize("form", ["{}", "({})", "[{}]", "（{}）"])
+def test_numbers_of_verses_chapters_and_clauses_stay(form: str) -> None:
+    chapters = "".join(f"{form.format(n)}\n\n{sentence(n, 80)}.\n\n" for n in range(1, 12))
+    stanzas = "".join(f"{form.format(n)}\n{sentence(n, 6)}\n{sentence(n + 1, 5)}\n" for n in range(1, 12))
+    lines = "".join(f"{form.format(n)}\n第{n}条　{han(n, 90)}；\n" for n in range(1, 12))
+    for text in (chapters, stanzas, lines):
+        assert without(text, ("page_numbers",)) == text
+
+
+def test_bare_numbers_go_where_they_break_sentences_off() -> None:
+    pages = [f"{sentence(n, 90)}.\n{sentence(n + 40, 90)}\n" for n in range(12)]
+    text = "".join(f"{page}\n{n + 30}\n\n" for n, page in enumerate(pages))
+    assert without(text, ("page_numbers",)) == "".join(f"{page}\n\n" for page in pages)
+
+
+def test_a_refrain_is_no_menu() -> None:
+    for line in ("Home, home", "home - home - home", "Top, top, top", "目录 目录"):
+        assert without(f"{CHINESE}{line}\n", ALL_BOILERPLATE) == f"{CHINESE}{line}\n"
+    assert without("Home | Home | Login\n", ALL_BOILERPLATE) == ""
+
+
 def test_a_frame_around_a_book_goes() -> None:
     book = (
         "The Project Gutenberg eBook of X\n\n*** START OF THE PROJECT GUTENBERG EBOOK X ***\n"

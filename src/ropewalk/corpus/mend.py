@@ -55,7 +55,8 @@ def mend_document(text: str, profile: Profile) -> str:
     parts = [_mend_block(part, profile) for part in parts]
     if profile.boilerplate or profile.remove_lines:
         parts = remove_boilerplate(parts, profile.boilerplate, further_lines=profile.remove_lines)
-    parts = limit_breaks(map(_strip_lines, parts))
+    trims = profile.white_space == "trim"
+    parts = limit_breaks(map(_strip_lines, parts) if trims else parts, within=trims)
     return "".join(join_repeats(parts) if profile.joins_repeats else parts)
 
 
