@@ -47,7 +47,9 @@ _CODE_POINTS = 0x110000
 _BLOCK_CHARACTERS = 1 << 20
 # How many Latin letters say as much as one of these.
 _WEIGHT = {"han": 3, "kana": 3, "ko": 2}
-_WEIGHTS = np.array([0] * _FIRST_SCRIPT + [_WEIGHT.get(script, 1) for script in SCRIPTS[_FIRST_SCRIPT:]])
+_WEIGHTS: Int64[np.ndarray, "scripts"] = np.array(
+    [0] * _FIRST_SCRIPT + [_WEIGHT.get(script, 1) for script in SCRIPTS[_FIRST_SCRIPT:]]
+)
 _KANA_TEXT = 0.05
 """Of Han and kana together, from which a text is Japanese however many kanji it has."""
 _SURE_HAN = 6
@@ -142,7 +144,8 @@ def _count_language(text: str, counts: Int64[np.ndarray, "scripts"]) -> Int64[np
                 break
         else:
             said = counts
-    return said * _WEIGHTS
+    weighed: Int64[np.ndarray, scripts] = said * _WEIGHTS
+    return weighed
 
 
 def judge_script(text: str) -> str:
