@@ -7,7 +7,7 @@ were in one piece.
 
 import re
 from collections.abc import Iterable, Iterator
-from itertools import chain, groupby, islice
+from itertools import chain, compress, groupby, islice
 from operator import eq
 from sys import maxsize
 
@@ -75,7 +75,7 @@ def join_repeats(blocks: list[str]) -> list[str]:
     before: list[str] = []
     for lines in _lines(blocks):
         near = before + lines if before else lines
-        if any(map(eq, near, near[_MANY - 1 :])):
+        if not all(map(is_few_letters, set(compress(near, map(eq, near, near[_MANY - 1 :]))))):
             return list(_join_runs(blocks))
         before = near[1 - _MANY :]
     return blocks

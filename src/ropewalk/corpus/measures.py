@@ -77,7 +77,7 @@ def measure_text(text: str) -> Measures:
     windows = list(_windows(text))
     for window in windows:
         in_window = [line for line in map(str.strip, window.split("\n")) if len(line) >= _LINE_CHARACTERS]
-        said = _without_rows(in_window)
+        said = _without_rows(in_window) if "|" in window or "\t" in window else in_window
         lines += len(said)
         ended += sum(line[-1] in SENTENCE_ENDS for line in said)
         repeated += _repeated_lines(in_window) / max(1, len(window))
