@@ -1,6 +1,7 @@
 """The command line: instant, honest about its faults, readable by programs."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -55,6 +56,23 @@ def test_what_is_wrong_ends_with_exit_code_2_and_the_cure(tmp_path: Path) -> Non
 def test_programs_get_the_error_as_json(tmp_path: Path) -> None:
     done = call("check", "nowhere.yaml", "--json", cwd=tmp_path)
     assert done.returncode == 2 and set(json.loads(done.stdout)["error"]) == {"what", "where", "why", "fix"}
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_letters_that_the_output_has_not_are_escaped(tmp_path: Path, form: tuple[str, ...], encoding: str) -> None:
+    name = "配方-\U0001f40d-é.yaml"
+    recipe = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
+    (tmp_path / name).write_text(recipe.read_text(encoding="utf-8"), encoding="utf-8")
+    command = [*ROPEWALK, "launch", "slurm", name, *form]
+    said = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, capture_output=True, check=False, cwd=tmp_path, env=said)
+    assert done.returncode == 0, done.stderr.decode()
+    shown = done.stdout.decode(encoding)
+    if form:
+        assert name in json.loads(shown)["script"]
+    else:
+        assert name.encode(encoding, "backslashreplace").decode(encoding) in shown
 
 
 def test_extending_asks_for_a_target(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ Ctrl-C, and saved; 130: a second Ctrl-C. After 1, 75 and 130 the same command go
 
 import json
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -207,6 +208,9 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson =
 
 def main() -> None:
     """The ``ropewalk`` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without such letters gets their numbers
     try:
         with heed_stop():
             app()

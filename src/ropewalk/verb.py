@@ -1,6 +1,7 @@
 """What every verb of the command line has: a recipe with overrides first, and one result to print at the end."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,16 @@ def show(result: dict[str, Any], as_json: bool) -> None:
     if not is_first():
         return
     if as_json:
-        print(json.dumps({key: value for key, value in result.items() if key != "text"}, ensure_ascii=False))
+        print(_to_json({key: value for key, value in result.items() if key != "text"}))
     else:
         print(result["text"])
+
+
+def _to_json(result: dict[str, Any]) -> str:
+    """JSON that standard output can print as it is: letters that its encoding has not are escaped as JSON does it."""
+    text = json.dumps(result, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(result)
+    return text

@@ -51,14 +51,58 @@ def test_length_is_no_fault() -> None:
 
 def test_what_nobody_sees_goes() -> None:
     text = "\ufeffcafe\u0301 \x00one\u200b  \r\ntwo\t\r\n\n\n\n\n\nthree\x0c" + PROSE
-    document = clean(text, "prose_en")
+    document = clean(text, "markup")
     assert isinstance(document, Document)
     assert document.text.startswith("café one\ntwo\n\n\nthree\n")
+    document = clean(text, "prose_en")
+    assert isinstance(document, Document)
+    assert document.text.startswith("café one  \ntwo\t\n\n\n\n\n\nthree\n")
 
 
 def test_a_line_said_four_times_is_said_once() -> None:
     document = clean(PROSE + "\n" + "breaking news\n" * 9 + "end\nend\nend", "prose_en")
     assert isinstance(document, Document) and document.text == PROSE + "\nbreaking news\nend\nend\nend"
+
+
+VERSES = "".join(f"{number}\n{sentence(number, 18)}.\n" for number in range(1, 40))
+CLAUSES = "".join(f"({number})\n{han(number, 60)}。\n" for number in range(1, 30))
+STANZAS = "\n".join(f"{n}\n\n    {sentence(n, 5)}\n        {sentence(n + 50, 4)};\n\n\n\n" for n in range(1, 9))
+CHAPTERS = "".join(
+    f"第{n}章　总则\n\n§ {n}　{han(at, 80)}。\n\n　　{han(at + 9, 40)}。  \n" for at, n in enumerate("一二三四五六")
+)
+SONG = "\n".join(f"{sentence(n, 7)},\n{sentence(n + 30, 6)};\n" + "hey ho, hey\n" * 6 for n in range(8))
+POEM = "\n".join(f"{han(n, 7)}，{han(n + 40, 7)}。\n归去来\n归去来\n归去来\n归去来" for n in range(9))
+CELLS = f"{han(5, 300)}。\n" + "是\n是\n是\n是\n是\n-\n-\n-\n-\n-\n0\n0\n0\n0\n0\n" * 9 + f"{han(6, 300)}。"
+MARKDOWN = "\n\n".join(
+    f"{han(n, 160)}。\n\n| 项目 | 甲 | 乙 | 丙 |\n|---|---|---|---|\n" + "| 是 | 是 | - | 0 |\n" * 12 for n in range(4)
+)
+SEPARATED = "\n".join(f"{sentence(n, 30)}.\n" + "yes\tno\tyes\tno\tyes\tno\t\n" * 12 for n in range(5))
+
+
+@pytest.mark.parametrize("text", [VERSES, CLAUSES, STANZAS, CHAPTERS, SONG, POEM, CELLS, MARKDOWN, SEPARATED])
+@pytest.mark.parametrize("profile", ["prose_en", "prose_zh", "law"])
+def test_white_space_numbers_cells_and_refrains_stay(text: str, profile: str) -> None:
+    is_chinese = sum(character >= "一" for character in text) > len(text) / 4
+    if profile == "law" or is_chinese == (profile == "prose_zh"):
+        document = clean(text, profile)
+        assert isinstance(document, Document), document.why
+        assert document.text == text.strip("\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("buy now\n" * 400, "repeated passages"),
+        ("\n".join(f"{word} is on sale today." for word in sentence(1, 3).split() * 60), "repeated lines"),
+        ("| yes | yes | yes | yes |\n" * 200, "few sentences"),
+        ("home\tabout\tcontact us\tlogin here\n" * 100, "few sentences"),
+        ((f"| {sentence(3, 20)} | yes |\n" + f"| {sentence(4, 20)} | no |\n") * 30 + PROSE, "repeated lines"),
+        ("haha " * 500, "repeated passages"),
+    ],
+)
+def test_repeated_junk_goes(text: str, reason: str) -> None:
+    result = clean(text, "prose_en")
+    assert isinstance(result, Reject) and result.reason == reason
 
 
 @given(parts=st.lists(st.text(alphabet="ab \x00é\u0301\r\n\ufeff天", max_size=12), min_size=5, max_size=5))

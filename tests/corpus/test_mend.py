@@ -81,6 +81,27 @@ def test_page_numbers_go_where_they_count_up_and_numbers_stay_where_they_do_not(
     assert without(table, ("page_numbers",)) == table
 
 
+@pytest.mark.parametrize("form", ["{}", "({})", "[{}]", "（{}）"])
+def test_numbers_of_verses_chapters_and_clauses_stay(form: str) -> None:
+    chapters = "".join(f"{form.format(n)}\n\n{sentence(n, 80)}.\n\n" for n in range(1, 12))
+    stanzas = "".join(f"{form.format(n)}\n{sentence(n, 6)}\n{sentence(n + 1, 5)}\n" for n in range(1, 12))
+    lines = "".join(f"{form.format(n)}\n第{n}条　{han(n, 90)}；\n" for n in range(1, 12))
+    for text in (chapters, stanzas, lines):
+        assert without(text, ("page_numbers",)) == text
+
+
+def test_bare_numbers_go_where_they_break_sentences_off() -> None:
+    pages = [f"{sentence(n, 90)}.\n{sentence(n + 40, 90)}\n" for n in range(12)]
+    text = "".join(f"{page}\n{n + 30}\n\n" for n, page in enumerate(pages))
+    assert without(text, ("page_numbers",)) == "".join(f"{page}\n\n" for page in pages)
+
+
+def test_a_refrain_is_no_menu() -> None:
+    for line in ("Home, home", "home - home - home", "Top, top, top", "目录 目录"):
+        assert without(f"{CHINESE}{line}\n", ALL_BOILERPLATE) == f"{CHINESE}{line}\n"
+    assert without("Home | Home | Login\n", ALL_BOILERPLATE) == ""
+
+
 def test_a_frame_around_a_book_goes() -> None:
     book = (
         "The Project Gutenberg eBook of X\n\n*** START OF THE PROJECT GUTENBERG EBOOK X ***\n"
@@ -166,6 +187,45 @@ def test_chinese_read_as_gbk_is_read_again() -> None:
     broken = "\n".join(line.encode().decode("gb18030", "strict") for line in text.split("\n"))
     assert broken != text and repair_decoding(broken) == text
     assert repair_decoding(text) == text
+
+
+SOUND = [
+    "Il murmura : “Le café, le thé… j’ai été”, puis se tut. “L’été”–“l’hiver”, “né”…",
+    "« Enchanté… », dit René ; “Désolé…” — “Ça a été…”",
+    "Er rief: „Spaß“, „Größe“ – und ‚Süß‘… „Allee“–„Idee“…",
+    "Ela disse: “Não”… “É você?”— “Avô”–“avó”, “fé”…",
+    "Ông nói: “Hà Nội”… “được”– “phố cổ”…",
+    "Řekl: „Ano“ – „žluťoučký kůň“… ‚ně‘–",
+    "他说：“café”——很好，“été”……“naïveté”…",
+    "André’s “résumé”— and Zoë’s “naïveté”…",
+    "涓涓细流，涓涓不息，涓涓入海，涓涓不止。",
+]
+
+
+@pytest.mark.parametrize("text", SOUND)
+def test_accents_beside_typographic_quotes_are_no_mojibake(text: str) -> None:
+    assert repair_decoding(text) == text and measure_text(text).mojibake == 0
+    assert mend_document(text, PROFILES["prose_en"]) == text
+
+
+@pytest.mark.parametrize("text", [*SOUND[:7], "Tiếng Việt lắm", "Łódź żółć", "Привет, мир", "한국어 문장", "Ελλάδα"])
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
+def test_real_mojibake_is_mended_or_told(text: str, encoding: str) -> None:
+    broken = text.encode().decode(encoding, "replace")
+    mended = repair_decoding(broken)
+    # Five bytes have no character in Windows-1252: what they were part of is lost, and is seen to be.
+    assert mended == text or ("\ufffd" in broken and "\ufffd" in mended)
+    assert measure_text(broken).mojibake > 0.01 and measure_text(mended).mojibake == 0
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+def test_gbk_read_as_latin_is_read_again_or_told(encoding: str) -> None:
+    text = "法律规定，公民的权利是受到保护的。\n任何人 (anyone) 不得侵犯。\nplain line\n"
+    broken = text.encode("gbk").decode(encoding)
+    assert repair_decoding(broken) == text
+    assert measure_text(broken).mojibake > 0.01 and measure_text(text).mojibake == 0
+    lost = clean_document(Document(broken * 5, "s", "general", "zh", "1"), Profile(mojibake="keep")).outcome
+    assert isinstance(lost, Reject) and lost.reason == "mojibake"
 
 
 def test_what_cannot_be_repaired_is_dropped_and_says_so() -> None:

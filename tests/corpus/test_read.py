@@ -4,6 +4,8 @@ import bz2
 import gzip
 import json
 import lzma
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -197,6 +199,26 @@ def test_a_dataset_that_cannot_be_reached_is_told(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match="cannot be read") as caught:
         list(read_source(hub, seed=0))
     assert "Couldn't reach" in caught.value.why and "`path`" in caught.value.fix
+
+
+@pytest.mark.parametrize("missing", ["trafilatura", "lxml_html_clean", "lxml", "justext"])
+def test_the_library_that_is_missing_is_named(tmp_path: Path, missing: str) -> None:
+    (tmp_path / "a.html").write_text("<p>a page</p>")
+    program = f"""import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == {missing!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+from ropewalk.core.error import UserError
+from ropewalk.corpus.read import read_source
+from ropewalk.corpus.spec import Source
+try:
+    list(read_source(Source(name="a", path={str(tmp_path)!r}, role="general", language="en"), seed=0))
+except UserError as error:
+    print(error.why, error.fix)"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert f"`{missing}`" in done.stdout and "ropewalk[html]" in done.stdout, done.stderr
 
 
 def test_a_hub_source_without_the_library_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,3 +62,15 @@ def explain_disk_fault(error: OSError) -> UserError | None:
 
 def _rebuild(what: str, where: str, why: str, fix: str) -> UserError:
     return UserError(what, where=where, why=why, fix=fix)
+
+
+def explain_import_fault(fault: ImportError, library: str) -> str:
+    """Why an optional ``library`` could not be imported: it is missing, or one that it needs, or it is broken."""
+    missing = (fault.name or library).partition(".")[0]
+    if "lxml_html_clean" in str(fault):  # lxml says in words alone that a part of it became a library of its own
+        missing = "lxml_html_clean"
+    if missing != library:
+        return f"the library `{missing}`, which `{library}` needs, is not installed"
+    if isinstance(fault, ModuleNotFoundError):
+        return f"the library `{library}` is not installed"
+    return f"the library `{library}` is there and cannot be loaded: {fault}"

@@ -7,14 +7,18 @@ were in one piece.
 
 import re
 from collections.abc import Iterable, Iterator
-from itertools import chain, groupby, islice
+from itertools import chain, compress, groupby, islice
 from operator import eq
+from sys import maxsize
 
 _BLOCK_CHARACTERS = 1 << 20
 _BATCH_LINES = 1 << 14
 _BLANK_LINES = re.compile(r"\n{4,}")
 _MOST_BREAKS = 3
 _MANY = 4
+_FEW_LETTERS = 12
+CELL_BORDER = re.compile(r"[|\t]")
+"""Of the cells of a table's row."""
 
 
 def blocks_of_lines(text: str) -> Iterator[str]:
@@ -42,8 +46,9 @@ def cut_again(blocks: Iterable[str]) -> Iterator[str]:
     yield "".join(held)
 
 
-def limit_breaks(blocks: Iterable[str]) -> list[str]:
-    """At most three line breaks in a row, and none at the ends of the text."""
+def limit_breaks(blocks: Iterable[str], *, within: bool = True) -> list[str]:
+    """No line break at the ends of the text, and ``within`` it at most three in a row."""
+    most = _MOST_BREAKS if within else maxsize
     limited: list[str] = []
     pending = 0
     for block in blocks:
@@ -53,18 +58,24 @@ def limit_breaks(blocks: Iterable[str]) -> list[str]:
             continue
         before = len(block) - len(block.lstrip("\n"))
         if limited:
-            limited[-1] += "\n" * min(_MOST_BREAKS, pending + before)
-        limited.append(_BLANK_LINES.sub("\n" * _MOST_BREAKS, inner))
+            limited[-1] += "\n" * min(most, pending + before)
+        limited.append(_BLANK_LINES.sub("\n" * _MOST_BREAKS, inner) if within else inner)
         pending = len(block) - before - len(inner)
     return limited or [""]
 
 
+def is_few_letters(line: str) -> bool:
+    """Whether a line says little, as an empty one, a refrain, a row of short cells, and so may stand many times."""
+    cells = CELL_BORDER.split(line) if "|" in line or "\t" in line else [line]
+    return all(sum(map(str.isalnum, cell)) < _FEW_LETTERS for cell in cells)
+
+
 def join_repeats(blocks: list[str]) -> list[str]:
-    """Four or more equal lines in a row as one."""
+    """Four or more equal lines in a row, of more than a few letters, as one."""
     before: list[str] = []
     for lines in _lines(blocks):
         near = before + lines if before else lines
-        if any(map(eq, near, near[_MANY - 1 :])):
+        if not all(map(is_few_letters, set(compress(near, map(eq, near, near[_MANY - 1 :]))))):
             return list(_join_runs(blocks))
         before = near[1 - _MANY :]
     return blocks
@@ -72,7 +83,7 @@ def join_repeats(blocks: list[str]) -> list[str]:
 
 def _join_runs(blocks: list[str]) -> Iterator[str]:
     runs = ((line, sum(1 for _ in equal)) for line, equal in groupby(chain.from_iterable(_lines(blocks))))
-    kept = (line for line, copies in runs for _ in range(1 if copies >= _MANY else copies))
+    kept = (line for line, copies in runs for _ in range(copies if copies < _MANY or is_few_letters(line) else 1))
     batch = list(islice(kept, _BATCH_LINES))
     while batch:
         following = list(islice(kept, _BATCH_LINES))

@@ -1,7 +1,8 @@
 """What pages, sites and e-books put around a text: chapter markers, adverts, menus, notices, page numbers.
 
-Only whole lines go, and page numbers only where they count up through the document, so that a sentence which speaks of
-a next chapter, or a table of numbers, stays. Project Gutenberg's frame is cut at its own marks.
+Only whole lines go, and page numbers only where they count up through the document and are marked as pages or break
+sentences off. So a sentence which speaks of a next chapter stays, and so do a table of numbers and the numbers of
+verses, chapters and clauses. Project Gutenberg's frame is cut at its own marks.
 """
 
 import re
@@ -10,6 +11,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from ropewalk.corpus.blocks import cut_again
+from ropewalk.corpus.measures import SENTENCE_ENDS
 from ropewalk.corpus.profile import Boilerplate
 
 
@@ -40,7 +42,8 @@ _MENU = _any(
 )
 _PARTED = r"[\s|/·•»«›‹←→>＞<＜\-—\[\]【】()（）,，、]"
 _NAVIGATION = _any(
-    rf"{_PARTED}*(?:(?:{_MENU}){_PARTED}+)+(?:{_MENU}){_PARTED}*",
+    # Of two words or more that differ: one again and again is a refrain.
+    rf"(?!{_PARTED}*(?P<word>{_MENU})(?:{_PARTED}+(?P=word))+{_PARTED}*$){_PARTED}*(?:(?:{_MENU}){_PARTED}+)+(?:{_MENU}){_PARTED}*",
     rf"{_PARTED}*(?:上一[章页]|下一[章页]|返回目录|back to top){_PARTED}*",
     r"(?:当前|您(?:现在)?(?:的|所在)?)位置[:：].{0,80}",
     r"(?:copyright )?(?:©|\(c\)) ?\d{4}.{0,60}all rights reserved\.?",
@@ -110,13 +113,21 @@ _SIGNS: dict[Boilerplate, tuple[str, ...]] = {
     "ebook_notices": ("transcriber", "prepared by", "produced by", "isbn", "书号"),
     "page_numbers": ("共", "page "),
 }
-_NUMBER = re.compile(r"^[ \t\u3000]*[-–—·~\[(（]{0,2}[ \t]?(\d{1,4})[ \t]?[-–—·~\])）]{0,2}[ \t]*$", re.MULTILINE)
+_NUMBER = re.compile(
+    r"^[ \t\u3000]*([-–—·~\[(（]{0,2})[ \t]?(\d{1,4})[ \t]?([-–—·~\])）]{0,2})[ \t\u3000]*$", re.MULTILINE
+)
+_PAGE_MARKS = frozenset("-–—·~")
 _COMMENT = re.compile(r"<!--[\s\S]{0,2000}?-->[ \t]*\n?")
 _COMMENT_CHARACTERS = 2006  # one that begins further up, and has no end in sight, has none within its longest
 _FRAME_START = re.compile(r"^\*{3} ?START OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*$", re.MULTILINE | re.IGNORECASE)
 _FRAME_END = re.compile(r"^\*{3} ?END OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*$", re.MULTILINE | re.IGNORECASE)
 _FEWEST_PAGES = 3
 _COUNTED_UP = 0.8
+_PAGE_CHARACTERS = 300
+"""A page has more: verses that end without a mark have less between their numbers."""
+_BROKEN_OFF = 0.5
+"""Of bare numbers, how many stand within a sentence where they are pages."""
+_BEFORE_CHARACTERS = 400
 _LONGEST_LINE = 200
 
 
@@ -197,15 +208,32 @@ def _without_comments(parts: Sequence[str]) -> Iterator[str]:
 
 
 def _remove_page_numbers(parts: list[str]) -> list[str]:
-    """Without the lines that are one number, where these count up as pages do."""
+    """Without the lines that are one number, where these count up and are pages."""
     found = [list(_NUMBER.finditer(part)) for part in parts]
-    numbers = [int(match[1]) for matches in found for match in matches]
+    numbers = [int(match[2]) for matches in found for match in matches]
     if len(numbers) < _FEWEST_PAGES:
         return parts
     rising = sum(0 < second - first <= 2 for first, second in pairwise(numbers))
-    if rising < _COUNTED_UP * (len(numbers) - 1):
+    if rising < _COUNTED_UP * (len(numbers) - 1) or not _are_pages(parts, found):
         return parts
     return [_without_lines(part, matches) for part, matches in zip(parts, found, strict=True)]
+
+
+def _are_pages(parts: Sequence[str], found: Sequence[Sequence[re.Match[str]]]) -> bool:
+    """Whether numbers are marked as pages (``- 7 -``), or stand far apart where sentences are broken off."""
+    places, marked, broken, tail, begin = [], 0, 0, "", 0
+    for part, matches in zip(parts, found, strict=True):
+        for match in matches:
+            places.append(begin + match.start())
+            marked += bool(_PAGE_MARKS.intersection(match[1]) and _PAGE_MARKS.intersection(match[3]))
+            near = part[max(0, match.start() - _BEFORE_CHARACTERS) : match.start()]
+            before = (tail + near)[-_BEFORE_CHARACTERS:].rstrip()
+            broken += before[-1:] not in ("", *SENTENCE_ENDS)
+        tail, begin = (tail + part)[-_BEFORE_CHARACTERS:], begin + len(part)
+    if marked >= _COUNTED_UP * len(places):
+        return True
+    apart = (places[-1] - places[0]) / (len(places) - 1)
+    return apart >= _PAGE_CHARACTERS and broken >= _BROKEN_OFF * len(places)
 
 
 def _without_lines(part: str, matches: Sequence[re.Match[str]]) -> str:

@@ -17,7 +17,7 @@ from ropewalk.corpus.profile import Profile
 from ropewalk.corpus.reject import Reject, excerpt, text_bytes
 
 CLEANING = 3
-"""Rises when the same profile would give other text."""
+"""Rises when the same profile would give other text, or a text another language and so another profile."""
 MASKED = "masked"
 """The key of a document's metadata that says that personal data was masked in its answers."""
 

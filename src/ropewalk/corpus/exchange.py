@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 
-from ropewalk.core.error import UserError
+from ropewalk.core.error import UserError, explain_import_fault
 from ropewalk.corpus.store import token_dtype
 
 Format = Literal["megatron", "datatrove", "olmo", "datasets"]
@@ -167,11 +167,11 @@ def _read_dataset(path: Path) -> Iterator[Tokens]:
 def _load_datasets() -> Any:
     try:
         import datasets
-    except ImportError:
+    except ImportError as fault:
         raise UserError(
             "Hugging Face datasets need one more library",
             where="format: datasets",
-            why="the library `datasets` is not installed",
+            why=explain_import_fault(fault, "datasets"),
             fix="pip install 'ropewalk[hub]'",
         ) from None
     return datasets

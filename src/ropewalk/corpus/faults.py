@@ -6,7 +6,7 @@ fault a reject; ``replace`` also mends what can be mended, bad bytes with U+FFFD
 
 from dataclasses import dataclass, replace
 
-from ropewalk.core.error import UserError
+from ropewalk.core.error import UserError, explain_import_fault
 from ropewalk.corpus.reject import Reject, excerpt
 from ropewalk.corpus.spec import FileOptions, Source
 
@@ -37,12 +37,12 @@ def reject(source: Source, place: Place, reason: str, why: str, *, size_bytes: i
     )
 
 
-def missing_library(source: Source, what: str, *, library: str, extra: str) -> UserError:
-    """The error for a source that an optional library reads."""
+def missing_library(source: Source, what: str, fault: ImportError, *, library: str, extra: str) -> UserError:
+    """The error for a source that an optional library reads; ``fault`` says which library is missing, if it can."""
     return UserError(
         f"{what} need one more library",
         where=f"source {source.name}: {source.path or source.hub}",
-        why=f"the library `{library}` is not installed",
+        why=explain_import_fault(fault, library),
         fix=f"pip install 'ropewalk[{extra}]'",
     )
 

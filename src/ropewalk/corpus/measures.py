@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ropewalk.corpus.chinese import looks_like_wrong_gbk, traditional_share
+from ropewalk.corpus.blocks import CELL_BORDER, is_few_letters
+from ropewalk.corpus.chinese import looks_like_gbk_as_latin, looks_like_wrong_gbk, traditional_share
 from ropewalk.corpus.language import script_counts
 from ropewalk.corpus.length_facts import find_length_facts
 from ropewalk.corpus.profile import Profile
@@ -22,14 +23,17 @@ _LINE_CHARACTERS = 12
 _FEWEST_LINES = 10
 """A shorter text, a poem or a caption, may end no line."""
 _PASSAGE_CHARACTERS = 32
-_ENDS = frozenset(".!?;:\"')]}。！？；：”’」』…）】》.․")
-# Two or more characters that UTF-8 turns into when it is read as Latin-1 or Windows-1252; no language writes them.
-MOJIBAKE_SIGNS = "ÂÃâäåæçèé"
-"""What each of them begins with."""
-MOJIBAKE = re.compile(
-    "[ÂÃ][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â[\u0080€][\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
-    "|[äåæçèé][\u0080-\u00bf‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]{2}"
-)
+_FEW_REPEATS, _MOSTLY = 0.1, 0.75
+_WRONG_GBK = 0.02
+"""What a text read as GBK, or GBK read as another, counts as."""
+SENTENCE_ENDS = frozenset(".!?;:\"')]}。！？；：”’」』…）】》.․«»‹›“‘،؛؟۔।॥།༎។៕៖၊။።፧፨։՞՜᠂᠃᠈᠉")
+SENTENCE_ENDS |= set(map(chr, range(0xE00, 0xF00)))  # Thai and Lao end a sentence with a space
+# Bytes of UTF-8 that were read as Latin-1 or Windows-1252: one that begins a character, and those that go on with it.
+# Where an accent stands beside a quote sound text has such runs too, so that ftfy has the last word.
+_GOES_ON = "[\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
+_MOJIBAKE_BEGINS = b"\xc3"
+"""Of all characters only those from À to ÿ have this byte in UTF-8."""
+_MOJIBAKE = re.compile(f"[Â-ß]{_GOES_ON}|[à-ï]{_GOES_ON}{{2}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Measures:
     characters: int
     letters: float
     han: float
+    """Of what says the language: letters outside code, links and names, one of Han as much as three of Latin."""
     line_characters: float
     replaced: float
     mojibake: float
@@ -72,22 +77,21 @@ def measure_text(text: str) -> Measures:
     windows = list(_windows(text))
     for window in windows:
         in_window = [line for line in map(str.strip, window.split("\n")) if len(line) >= _LINE_CHARACTERS]
-        lines += len(in_window)
-        ended += sum(line[-1] in _ENDS for line in in_window)
+        said = _without_rows(in_window) if "|" in window or "\t" in window else in_window
+        lines += len(said)
+        ended += sum(line[-1] in SENTENCE_ENDS for line in said)
         repeated += _repeated_lines(in_window) / max(1, len(window))
         passages += _repeated_passages(window)
         characters += len(window)
     first = windows[0] if windows else ""
     facts = find_length_facts(text)
-    has_signs = not first.isascii() and any(sign in first for sign in MOJIBAKE_SIGNS)
-    broken = len(MOJIBAKE.findall(first)) / max(1, len(first)) if has_signs else 0.0
     return Measures(
         characters=len(text),
         letters=letters / max(1, seen),
-        han=han / max(1, letters),
+        han=han,
         line_characters=len(text) / (text.count("\n") + 1),
         replaced=text.count("\ufffd") / max(1, len(text)),
-        mojibake=max(broken, 0.02 * looks_like_wrong_gbk(first)),
+        mojibake=_mojibake(first),
         ended_lines=ended / lines if lines >= _FEWEST_LINES else 1.0,
         repeated_lines=repeated / max(1, len(windows)),
         repeated_passages=passages / max(1, len(windows)),
@@ -131,6 +135,33 @@ def find_fault(measures: Measures, profile: Profile) -> Fault | None:
     return next((Fault(reason, why) for reason, missed, why in checks if missed), None)
 
 
+def has_mojibake_signs(text: str) -> bool:
+    """Whether some line of a text has to be asked for mojibake: a quick look, as bytes are found five times as fast."""
+    if text.isascii() or _MOJIBAKE_BEGINS not in text.encode("utf-8", "surrogatepass"):
+        return False
+    return _MOJIBAKE.search(text) is not None
+
+
+def find_mojibake(line: str) -> int:
+    """Signs of wrong decoding in a line; 0 where ftfy holds it for sound, as accents beside typographic quotes."""
+    signs = len(_MOJIBAKE.findall(line))
+    if not signs:
+        return 0
+    from ftfy.badness import badness
+
+    bad = badness(line)
+    return max(signs, bad) if bad else 0
+
+
+def _mojibake(text: str) -> float:
+    """Signs of wrong decoding a character, some of which a person may have to look for."""
+    if text.isascii():
+        return 0.0
+    broken = sum(map(find_mojibake, text.split("\n"))) if has_mojibake_signs(text) else 0
+    wrong_gbk = looks_like_wrong_gbk(text) or looks_like_gbk_as_latin(text)
+    return max(broken / len(text), _WRONG_GBK * wrong_gbk)
+
+
 def _windows(text: str) -> Iterator[str]:
     """All of a short text; of a long one 16 windows, evenly spread."""
     starts = range(0, len(text), _WINDOW_CHARACTERS)
@@ -143,15 +174,50 @@ def _repeated_lines(lines: list[str]) -> int:
     seen: set[str] = set()
     repeated = 0
     for line in lines:
-        repeated += len(line) if line in seen else 0
+        repeated += len(line) if line in seen and not is_few_letters(line) else 0
         seen.add(line)
     return repeated
 
 
+def _without_rows(lines: list[str]) -> list[str]:
+    """The lines that are no row of a table; all of them where there is hardly anything else."""
+    said = [line for line in lines if not _is_row(line)]
+    return said if sum(map(len, said)) > (1 - _MOSTLY) * sum(map(len, lines)) else lines
+
+
+def _is_row(line: str) -> bool:
+    return line[:1] == "|" or line.count("\t") > 1
+
+
 def _repeated_passages(window: str) -> float:
-    """Share of 32-character runs that occurred before. White space does not count as a difference."""
-    runs = character_runs(" ".join(window.split()), _PASSAGE_CHARACTERS)
-    if len(runs) == 0:
-        return 0.0
+    """Share of 32-character runs that occurred before. White space does not count as a difference.
+
+    Where it is high, cells and refrains of a few letters are taken out before they are counted, unless the text is
+    made of them.
+    """
+    whole = " ".join(window.split())
+    repeated, runs = _count_repeats(whole), max(1, len(whole) - _PASSAGE_CHARACTERS + 1)
+    if repeated > _FEW_REPEATS * runs:
+        said = " ".join(_without_cells(window).split())
+        if len(said) > (1 - _MOSTLY) * len(whole):
+            repeated = _count_repeats(said)
+    return repeated / runs
+
+
+def _count_repeats(text: str) -> int:
+    runs = character_runs(text, _PASSAGE_CHARACTERS)
     runs.sort()
-    return float(np.count_nonzero(runs[1:] == runs[:-1])) / len(runs)
+    return int(np.count_nonzero(runs[1:] == runs[:-1]))
+
+
+def _without_cells(window: str) -> str:
+    """The text without short cells of its tables, and without short lines that stood before."""
+    kept: list[str] = []
+    seen: set[str] = set()
+    for line in map(str.strip, window.split("\n")):
+        if _is_row(line):
+            kept += [cell for cell in CELL_BORDER.split(line) if not is_few_letters(cell)]
+        elif line not in seen or not is_few_letters(line):
+            kept.append(line)
+        seen.add(line)
+    return "\n".join(kept)

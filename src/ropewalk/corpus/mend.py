@@ -6,12 +6,21 @@ that carry the signs of wrong decoding are repaired: ftfy reads 3 MB a second, t
 
 import re
 import unicodedata
+from collections.abc import Callable
 
 from ropewalk.corpus.blocks import blocks_of_lines, cut_again, join_repeats, limit_breaks
 from ropewalk.corpus.boilerplate import remove_boilerplate
-from ropewalk.corpus.chinese import convert_script, fit_marks, looks_like_wrong_gbk, narrow_letters, repair_gbk
+from ropewalk.corpus.chinese import (
+    convert_script,
+    fit_marks,
+    looks_like_gbk_as_latin,
+    looks_like_wrong_gbk,
+    narrow_letters,
+    repair_gbk,
+    repair_gbk_as_latin,
+)
 from ropewalk.corpus.language import blocks, code_points, table_of
-from ropewalk.corpus.measures import MOJIBAKE, MOJIBAKE_SIGNS
+from ropewalk.corpus.measures import find_mojibake, has_mojibake_signs
 from ropewalk.corpus.personal import mask
 from ropewalk.corpus.profile import Profile
 
@@ -38,38 +47,45 @@ def mend(text: str) -> str:
 
 def mend_document(text: str, profile: Profile) -> str:
     """A whole document mended as its profile says; lines may go, so offsets into it mean nothing afterwards."""
-    as_gbk = looks_like_wrong_gbk(text)
+    repair = _choose_repair(text)
     parts = list(blocks_of_lines(text))
     del text
     if profile.mojibake == "repair":
-        parts = _repair_blocks(parts, as_gbk=as_gbk)
+        parts = _repair_blocks(parts, repair)
     parts = [_mend_block(part, profile) for part in parts]
     if profile.boilerplate or profile.remove_lines:
         parts = remove_boilerplate(parts, profile.boilerplate, further_lines=profile.remove_lines)
-    parts = limit_breaks(map(_strip_lines, parts))
+    trims = profile.white_space == "trim"
+    parts = limit_breaks(map(_strip_lines, parts) if trims else parts, within=trims)
     return "".join(join_repeats(parts) if profile.joins_repeats else parts)
 
 
 def repair_decoding(text: str) -> str:
     """A text that was decoded wrongly, decoded rightly; any other as it is."""
-    return "".join(_repair_blocks([text], as_gbk=looks_like_wrong_gbk(text)))
+    return "".join(_repair_blocks([text], _choose_repair(text)))
 
 
-def _repair_blocks(parts: list[str], *, as_gbk: bool) -> list[str]:
+def _choose_repair(text: str) -> Callable[[str], str]:
+    if looks_like_wrong_gbk(text):
+        return repair_gbk
+    return repair_gbk_as_latin if looks_like_gbk_as_latin(text) else _repair_utf8
+
+
+def _repair_blocks(parts: list[str], repair: Callable[[str], str]) -> list[str]:
     """Every line by itself: what is broken in one says nothing about another."""
-    repaired = [repair_gbk(part) if as_gbk else _repair_utf8(part) for part in parts]
+    repaired = [repair(part) for part in parts]
     is_same = all(new is old for new, old in zip(repaired, parts, strict=True))
     return parts if is_same else list(cut_again(repaired))
 
 
 def _repair_utf8(part: str) -> str:
-    if part.isascii() or not any(sign in part for sign in MOJIBAKE_SIGNS) or MOJIBAKE.search(part) is None:
+    if not has_mojibake_signs(part):
         return part
     from ftfy import TextFixerConfig, fix_encoding
 
     settings = TextFixerConfig(restore_byte_a0=True, replace_lossy_sequences=True, decode_inconsistent_utf8=True)
     lines = part.split("\n")
-    return "\n".join(fix_encoding(line, settings) if MOJIBAKE.search(line) else line for line in lines)
+    return "\n".join(fix_encoding(line, settings) if find_mojibake(line) else line for line in lines)
 
 
 def _strip_lines(block: str) -> str:

@@ -40,8 +40,8 @@ def read_text(path: Path, source: Source) -> str | Reject:
 def _read_html(page: str, source: Source, place: Place) -> str | Reject:
     try:
         from trafilatura import extract
-    except ImportError:
-        raise missing_library(source, "HTML pages", library="trafilatura", extra="html") from None
+    except ImportError as fault:
+        raise missing_library(source, "HTML pages", fault, library="trafilatura", extra="html") from None
     text = extract(page, include_comments=False, include_tables=True) if page.strip() else None
     if not text:
         return reject(source, place, "no text", "the page has no main text", size_bytes=len(page.encode()), text=page)
@@ -52,8 +52,8 @@ def _read_pdf(path: Path, source: Source, place: Place) -> str | Reject:
     try:
         from pypdf import PdfReader
         from pypdf.errors import PyPdfError
-    except ImportError:
-        raise missing_library(source, "PDF files", library="pypdf", extra="pdf") from None
+    except ImportError as fault:
+        raise missing_library(source, "PDF files", fault, library="pypdf", extra="pdf") from None
     size = path.stat().st_size
     try:
         reader = PdfReader(path)

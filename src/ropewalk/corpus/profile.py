@@ -43,7 +43,9 @@ class Profile(Spec):
     max_repeated_passages: float = Field(default=1.0, ge=0, le=1)
     """In runs of 32 characters that stood before in the window."""
     joins_repeats: bool = False
-    """Whether four equal lines in a row become one."""
+    """Whether four equal lines in a row become one; cells and refrains of fewer than 12 letters do not."""
+    white_space: Literal["trim", "keep"] = "trim"
+    """``trim``: no white space at line ends, at most two empty lines in a row. ``keep``: all within a text stays."""
     mojibake: Literal["repair", "keep"] = "repair"
     """What happens to text that was decoded wrongly and can be told to be."""
     width: Literal["keep", "letters", "all"] = "keep"
@@ -59,8 +61,9 @@ class Profile(Spec):
 
     @property
     def only_judging(self) -> "Profile":
-        """The same thresholds for a text whose lines and letters all stay."""
+        """The same thresholds for a text whose lines and letters all stay; known by its digest after a trim."""
         kept = {"width": "keep", "script": "keep", "boilerplate": (), "remove_lines": (), "mask": ()}
+        kept |= {"white_space": "trim"}
         return self.model_copy(update=kept)
 
     @model_validator(mode="before")
@@ -91,6 +94,7 @@ PROFILES = MappingProxyType(
             max_repeated_lines=0.3,
             max_repeated_passages=0.4,
             joins_repeats=True,
+            white_space="keep",
             boilerplate=ALL_BOILERPLATE,
             mask=ALL_PERSONAL,
         ),
@@ -102,6 +106,7 @@ PROFILES = MappingProxyType(
             max_repeated_lines=0.3,
             max_repeated_passages=0.4,
             joins_repeats=True,
+            white_space="keep",
             width="letters",
             boilerplate=ALL_BOILERPLATE,
             mask=ALL_PERSONAL,
@@ -120,6 +125,7 @@ PROFILES = MappingProxyType(
             max_repeated_lines=0.5,  # tables, numbered lists and set phrases are what law is made of
             max_repeated_passages=0.7,
             joins_repeats=True,
+            white_space="keep",
             width="letters",
             boilerplate=("page_numbers", "comments", "navigation"),
             mask=("mobile", "identity", "key"),

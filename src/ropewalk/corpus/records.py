@@ -81,8 +81,8 @@ def _number_rows(name: str, rows: Iterable[object]) -> Iterator[Found]:
 def _library(source: Source) -> Any:
     try:
         import datasets
-    except ImportError:
-        raise missing_library(source, "Hugging Face datasets", library="datasets", extra="hub") from None
+    except ImportError as fault:
+        raise missing_library(source, "Hugging Face datasets", fault, library="datasets", extra="hub") from None
     return datasets
 
 
@@ -283,8 +283,8 @@ def _read_parquet(path: Path, source: Source) -> Iterator[Found]:
     try:
         import pyarrow
         from pyarrow import parquet
-    except ImportError:
-        raise missing_library(source, "Parquet files", library="pyarrow", extra="parquet") from None
+    except ImportError as fault:
+        raise missing_library(source, "Parquet files", fault, library="pyarrow", extra="parquet") from None
     number = 0
     try:
         with parquet.ParquetFile(path) as file:

@@ -33,7 +33,7 @@ from ropewalk.corpus.sections import survey_documents
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import join_shards, open_shards
 from ropewalk.corpus.tokenize import Tokenizer
-from ropewalk.corpus.tokenized import Gathered, refuse_empty, write_documents
+from ropewalk.corpus.tokenized import Gathered, refuse_empty, settle_parts, write_documents
 
 SHARD_BYTES = 1 << 26
 FOLDER = ".shards"
@@ -196,7 +196,8 @@ def check_shards(job: Job) -> dict[str, Any]:
 def assemble(job: Job) -> None:
     """Put a source's finished shards together into its folder of the store. Raises UserError if it holds nothing."""
     parts, gathered = job.parts(), check_shards(job)
-    languages = [read_manifest(part)["facts"]["languages"] for part in parts]
+    languages = settle_parts(parts)
+    gathered["languages"] = sorted({language for own in languages for language in own})
     with new_folder(job.folder, kind="tokens", inputs=job.inputs, facts=lambda: gathered) as work_folder:
         join_shards(_open_parts(parts, job.tokenizer.vocabulary), work_folder, vocabulary=job.tokenizer.vocabulary)
         _join_columns(parts, languages, gathered["languages"], work_folder)

@@ -13,6 +13,7 @@ from pydantic_core import InitErrorDetails
 from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.record import ROLES, Role
 from ropewalk.core.spec import Spec
+from ropewalk.corpus.language import language_kind
 from ropewalk.corpus.mix_rules import MixRules, check_mix
 from ropewalk.corpus.profile import PROFILES, Profile, ProfileName
 
@@ -181,7 +182,8 @@ class Source(Spec):
         elif self.role == "instruction":
             name = "instruction"
         else:
-            name = "code" if known == "code" else "prose_zh" if known == "zh" else "prose_en"
+            kind = language_kind(known or "none")
+            name = "code" if kind == "code" else "prose_zh" if kind in ("zh", "han") else "prose_en"
         return PROFILES[name] if self.embedded is None else PROFILES[name].only_judging
 
     @property

@@ -15,6 +15,7 @@ from jaxtyping import Int64
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.core.record import Role
+from ropewalk.corpus.language import language_kind
 from ropewalk.corpus.mix import find_members
 from ropewalk.corpus.mix_rules import OTHER, MixRules
 from ropewalk.corpus.store import Documents
@@ -51,11 +52,11 @@ def part_source(
 
     Raises UserError for a language that ``rules`` leaves without a weight.
     """
-    labels = [name if name in rules.languages else OTHER for name in names]
+    labels = [next((key for key in (name, language_kind(name)) if key in rules.languages), OTHER) for name in names]
     if rules.languages and OTHER not in rules.languages and OTHER in labels:
         counts = np.bincount(language, minlength=len(names))
         missing = [
-            f"{name} {count:,}" for name, count in zip(names, counts, strict=True) if name not in rules.languages
+            f"{name} {count:,}" for name, label, count in zip(names, labels, counts, strict=True) if label == OTHER
         ]
         raise UserError(
             "a language has no weight",

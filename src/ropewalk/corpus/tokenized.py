@@ -6,8 +6,8 @@ part of it, so that changing a mix never tokenises again.
 """
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
 from ropewalk.corpus.audit import SourceLedger
 from ropewalk.corpus.clean import MASKED
+from ropewalk.corpus.language import settle_languages
 from ropewalk.corpus.profile import PROFILES
 from ropewalk.corpus.read import without_document
 from ropewalk.corpus.reject import Reject, text_bytes
@@ -187,6 +188,20 @@ def read_documents(stored: Tokenized) -> list[dict[str, Any]]:
     """What is on record of each stored document, in order."""
     with (stored.folder / "documents.jsonl").open(encoding="utf-8") as file:
         return [entry for entry in map(json.loads, file) if "dropped" not in entry]
+
+
+def settle_parts(parts: Sequence[Path]) -> list[list[str]]:
+    """The languages that each part of a source numbers; unsure ones as what the whole source has most of.
+
+    Workers judge by the text alone; ``documents.jsonl`` keeps what they said.
+    """
+    named: list[list[str]] = [read_manifest(part)["facts"]["languages"] for part in parts]
+    documents: Counter[str] = Counter()
+    for part, own in zip(parts, named, strict=True):
+        counts = np.bincount(np.load(part / "language.npy", allow_pickle=False), minlength=len(own))
+        documents.update(dict(zip(own, counts.tolist(), strict=True)))
+    settled = settle_languages(documents)
+    return [[settled.get(name, name) for name in own] for own in named]
 
 
 def refuse_empty(source: Source, ledger: SourceLedger) -> None:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from ropewalk.core.error import UserError
+from ropewalk.core.error import UserError, explain_import_fault
 from ropewalk.corpus.shards import Advance, read_job, work
 
 Workers = Literal["processes", "ray"]
@@ -187,11 +187,11 @@ def _start_ray() -> Any:
     """Ray, connected: to the cluster that this process is told of or finds, else to one of this machine's cores."""
     try:
         import ray
-    except ImportError:
+    except ImportError as fault:
         raise UserError(
             "Ray is not installed",
             where="corpus.workers: ray",
-            why="the library `ray` is missing",
+            why=explain_import_fault(fault, "ray"),
             fix="pip install 'ropewalk[cluster]', or leave workers at processes",
         ) from None
     if not ray.is_initialized():

@@ -7,7 +7,7 @@ How numbers are computed (``means`` in sides.py) is in none of them.
 from typing import Any
 
 from ropewalk.core.digest import digest_value
-from ropewalk.corpus.spec import MixRules
+from ropewalk.corpus.mix_rules import MixRules
 from ropewalk.recipe.sides import pick
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.rope.scaling import LongRope
