@@ -42,12 +42,17 @@ def test_both_models_have_every_score(
     changes = [entry for entry in named["extended"] if entry[0].startswith("change/")]
     assert len(named["base"]) == len(set(named["base"]))
     assert set(named["extended"]) - set(changes) == set(named["base"])
-    assert sorted(task for task, *_ in changes) == ["change/short/han", "change/short/prose"]
+    wanted = ["change/nll/base", "change/short/han", "change/short/prose", "change/short_mean"]
+    assert sorted(task for task, *_ in changes) == wanted
     tasks = {task for task, *_ in named["base"]}
     assert {"nll/position/48-64", "nll/position/192-256", "nll/gap", "short/han", "retrieval/needle_zh"} <= tasks
     grid = [depth for task, tokens, depth in named["base"] if task == "retrieval/key_value" and tokens == 256]
     assert grid[0] is None and grid[1:] == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
     assert all(score.low <= score.value <= score.high for score in scores)
+    samples = {score.task: score.samples for score in scores if score.depth is None}
+    assert samples["nll/gap"] == samples["change/nll/base"] == 6  # documents
+    assert 40 / 4 <= samples["retrieval/key_value"] <= 40 / 2  # prompts of two to four answers
+    assert samples["change/short_mean"] == samples["change/short/han"] + samples["change/short/prose"]
     told = capsys.readouterr().err
     assert "base: loss" in told and "extended: loss" in told and "in the last of 256 tokens" in told
 

@@ -34,8 +34,9 @@ def evaluate_models(
 ) -> list[Score] | None:
     """Measure each model folder, by name; the scores on the first rank, None on others. Every rank calls it.
 
-    Lengths are multiples of ``base_context_tokens``. Changes are told against the first of ``models``. Without a
-    ``corpus`` there is no held-out text, and retrieval is all. Raises UserError where tokenizers differ.
+    Lengths are multiples of ``base_context_tokens``. Changes are told against the first of ``models``, that of the far
+    loss against each one before. Without a ``corpus`` there is no held-out text, and retrieval is all. Raises UserError
+    where tokenizers differ.
     """
     tokenizer = _share_tokenizer(models)
     held = None if corpus is None else _open_matching(corpus, tokenizer)
@@ -46,11 +47,7 @@ def evaluate_models(
         found[name] = measure_model(folder, planned, name=name, precision=spec.precision)
         for each, sums in zip(planned, found[name], strict=True):
             scores += each.score(sums, model=name)
-    first, *others = found
-    for name in others:
-        for each, before, after in zip(planned, found[first], found[name], strict=True):
-            if isinstance(each, ShortLoss):
-                scores += each.score_change(before, after, model=name)
+    scores += _score_changes(planned, found)
     if rank_and_ranks()[0]:
         return None
     for line in _tell_gaps(scores):
@@ -84,6 +81,18 @@ def plan_measurements(
         short = plan_short_loss(corpus, base_tokens=base_tokens, tokens=spec.short_tokens, seed=spec.seed)
         planned = [positions, *planned, short]
     return [each for each in planned if each is not None]
+
+
+def _score_changes(planned: Sequence[Measurement], found: Mapping[str, list[Sums]]) -> Iterator[Score]:
+    """What later models changed, in pairs over the same documents."""
+    names = list(found)
+    for number, name in enumerate(names):
+        for place, each in enumerate(planned):
+            if isinstance(each, ShortLoss) and number:
+                yield from each.score_change(found[names[0]][place], found[name][place], model=name)
+            elif isinstance(each, PositionLoss):
+                for than in names[:number]:
+                    yield from each.score_change(found[than][place], found[name][place], than=than, model=name)
 
 
 def _share_tokenizer(models: Mapping[str, Path]) -> Tokenizer:
