@@ -1,4 +1,4 @@
-"""Intervals hold what they promise, by simulation: few documents, documents of unlike lengths, answers that hang together."""
+"""Intervals hold what they promise, by simulation: few documents, unlike lengths, answers that hang together."""
 
 from collections.abc import Callable
 

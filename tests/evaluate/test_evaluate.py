@@ -11,8 +11,10 @@ from ropewalk.core.record import Score
 from ropewalk.corpus.folder import Corpus
 from ropewalk.corpus.vocabulary import train_tokenizer
 from ropewalk.evaluate.evaluate import evaluate_models
+from ropewalk.evaluate.length_gain import score_lengths
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import EvaluateSpec
+from swapped_tokenizer import swap_two_tokens
 
 BASE_TOKENS = 64
 SPEC = EvaluateSpec.model_validate(
@@ -103,6 +105,20 @@ def test_a_corpus_of_another_tokenizer_is_refused(models: dict[str, Path], corpu
     shutil.copy(made / "tokenizer.json", other / "tokenizer.json")
     with pytest.raises(UserError, match="corpus was made with another tokenizer"):
         run({"base": other}, corpus)
+
+
+def test_a_corpus_of_another_tokenizer_of_the_same_size_is_refused(
+    models: dict[str, Path], corpus: Corpus, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(models["base"], other)
+    swap_two_tokens(other / "tokenizer.json")
+    with pytest.raises(UserError, match="extended has another tokenizer than base"):
+        run({"base": models["base"], "extended": other}, None)
+    with pytest.raises(UserError, match="corpus was made with another tokenizer"):
+        run({"base": other}, corpus)
+    with pytest.raises(UserError, match="corpus was made with another tokenizer"):
+        score_lengths(other, corpus, near_tokens=8, context_tokens=64, precision="float32", out=tmp_path / "gain")
 
 
 def test_too_few_long_documents_are_told(

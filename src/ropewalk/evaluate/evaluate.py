@@ -13,6 +13,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.record import Score
 from ropewalk.corpus.folder import Corpus, open_corpus
+from ropewalk.corpus.same_tokenizer import require_tokenizer
 from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
 from ropewalk.evaluate.items import Sums, measure
 from ropewalk.evaluate.nll import PositionLoss, plan_position_loss
@@ -39,7 +40,9 @@ def evaluate_models(
     where tokenizers differ.
     """
     tokenizer = _share_tokenizer(models)
-    held = None if corpus is None else _open_matching(corpus, tokenizer)
+    held = None if corpus is None else open_corpus(corpus)
+    if held is not None:
+        require_tokenizer(held, tokenizer, where=next(iter(models.values())))
     planned = plan_measurements(spec, tokenizer, corpus=held, base_tokens=base_context_tokens)
     found: dict[str, list[Sums]] = {}
     scores: list[Score] = []
@@ -107,19 +110,6 @@ def _share_tokenizer(models: Mapping[str, Path]) -> Tokenizer:
                 fix="measure them in two runs, or copy the base's tokenizer files",
             )
     return tokenizer
-
-
-def _open_matching(folder: Path, tokenizer: Tokenizer) -> Corpus:
-    corpus = open_corpus(folder)
-    if (corpus.vocabulary, corpus.eos_id) != (tokenizer.vocabulary, tokenizer.eos_id):
-        raise UserError(
-            "the corpus was made with another tokenizer",
-            where=str(folder),
-            why=f"it has {corpus.vocabulary} tokens and ends documents with {corpus.eos_id}, "
-            f"the model {tokenizer.vocabulary} and {tokenizer.eos_id}",
-            fix="prepare the corpus with this model",
-        )
-    return corpus
 
 
 def _tell_documents(found: int, spec: EvaluateSpec, base_tokens: int) -> None:

@@ -63,7 +63,7 @@ class PositionLoss:
         yield self._record_difference(far, near, model=model, task="nll/gap")
 
     def score_change(self, before: Sums, after: Sums, *, than: str, model: str) -> Iterator[Score]:
-        """``change/nll/THAN``: nats that ``after`` has more than ``before``, the model ``than``, in the last quarter."""
+        """``change/nll/THAN``: nats in the last quarter that ``after`` has more than ``before``, the model ``than``."""
         far, its = (
             (sums.nll.reshape(len(self.documents), -1)[:, -1], sums.count.reshape(len(self.documents), -1)[:, -1])
             for sums in (after, before)
