@@ -1,20 +1,21 @@
 """One verb per part of a run; each thin, each importing its part only when called, so that ``--help`` is instant.
 
 Results go to standard output (with ``--json`` as one JSON object), progress to standard error. Exit code 0: done;
-1: a rank failed, hung or was lost; 2: something the user gave cannot be used; 75: stopped by SIGTERM or SIGUSR1, and
-saved; 130: interrupted. After 1, 75 and 130 the same command goes on from the newest checkpoint.
+1: a rank failed, hung or was lost; 2: something the user gave cannot be used; with ``--strict`` 3: a target is missed,
+4: one is undecided; 75: stopped by SIGTERM or SIGUSR1, and saved; 130: interrupted. After 1, 75 and 130 the same
+command goes on from the newest checkpoint.
 """
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from ropewalk import cli_corpus
 from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
-from ropewalk.verb import AsJson, Overrides, RecipeArgument, load, show
+from ropewalk.verb import AsJson, Overrides, RecipeArgument, Strict, end_strictly, load, show
 
 _INTERRUPTED = 130
 
@@ -29,11 +30,13 @@ app.add_typer(cli_corpus.app, name="corpus")
 
 
 @app.command()
-def run(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def run(recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False) -> None:
     """Do all parts of a recipe, from text to report; go on where an earlier run stopped."""
     from ropewalk.study.run import run_recipe
 
-    show(run_recipe(load(recipe, overrides)), as_json)
+    loaded = load(recipe, overrides)
+    show(run_recipe(loaded), as_json)
+    end_strictly(loaded, strict)
 
 
 @app.command()
@@ -92,9 +95,11 @@ def train(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson =
 
 
 @app.command()
-def evaluate(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def evaluate(
+    recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
+) -> None:
     """Measure base and trained model on the same inputs: loss by position, retrieval, short context."""
-    _do_part("evaluate", recipe, overrides, as_json)
+    end_strictly(_do_part("evaluate", recipe, overrides, as_json), strict)
 
 
 @app.command()
@@ -157,9 +162,11 @@ def replay(
 
 
 @app.command()
-def report(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def report(
+    recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
+) -> None:
     """Write report.html from what the run folder holds so far."""
-    _do_part("report", recipe, overrides, as_json)
+    end_strictly(_do_part("report", recipe, overrides, as_json), strict)
 
 
 @app.command()
@@ -231,10 +238,13 @@ def _end(error: UserError) -> NoReturn:
     sys.exit(EXIT_CODE)
 
 
-def _do_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool) -> None:
+def _do_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool) -> Any:
+    """Do it, show what it made, and return the recipe."""
     from ropewalk.study.run import do_part
 
-    show(do_part(part, load(recipe, overrides)), as_json)
+    loaded = load(recipe, overrides)
+    show(do_part(part, loaded), as_json)
+    return loaded
 
 
 if __name__ == "__main__":

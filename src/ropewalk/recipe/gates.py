@@ -42,7 +42,10 @@ class Guard(Spec):
 
 
 class Promotion(Spec):
-    """What a stage's model must be before the next one builds on it; a gate that is null is not asked."""
+    """What a stage's model must be before the next one builds on it; a gate that is null is not asked.
+
+    A gate whose limit lies inside the interval of what was measured is undecided: it warns, and stops a strict recipe.
+    """
 
     window_loss: float | None = None
     """Nats that the loss may lie above that of the model before, in the last quarter of that one's window."""

@@ -216,6 +216,9 @@ class Recipe(Spec):
     export: ExportSpec = ExportSpec()
     trackers: tuple[Tracker, ...] = ()
     """Where rows are sent besides ``rows.jsonl``; not part of the recipe's digest (docs/train.md)."""
+    strict: bool = False
+    """End with exit code 3 where a target of the report is missed, with 4 where one is undecided, as ``--strict`` does;
+    a gate that is undecided stops as one that is missed. Not part of the recipe's digest."""
 
     @model_validator(mode="after")
     def _check_stage_names(self) -> "Recipe":

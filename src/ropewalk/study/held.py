@@ -19,7 +19,10 @@ def require_same_recipe(recipe: Recipe, folder: RunFolder, *, but: Sequence[str]
         return
     ours, theirs = recipe.to_json(), held.to_json()
     changed = [
-        line for key in ours if key not in ("run", "trackers", *but) for line in _differ(ours[key], theirs[key], key)
+        line
+        for key in ours
+        if key not in ("run", "trackers", "strict", *but)
+        for line in _differ(ours[key], theirs[key], key)
     ]
     if not changed:
         return
