@@ -30,6 +30,7 @@ VERBS = [
     "launch",
     "check",
     "sweep",
+    "schema",
 ]
 
 

@@ -211,6 +211,20 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson =
         raise typer.Exit(EXIT_CODE)
 
 
+@app.command()
+def schema(
+    kind: Annotated[str, typer.Argument(metavar="[recipe|study]", help="What kind of file.")] = "recipe",
+    table: Annotated[bool, typer.Option("--table", help="All keys as a table in Markdown instead.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print the JSON Schema of a recipe or a study, by which an editor completes, explains and checks it."""
+    from ropewalk.recipe.key_table import tabulate_keys
+    from ropewalk.recipe.schema import make_schema
+
+    made = make_schema(kind)
+    show({**made, "text": tabulate_keys(kind) if table else json.dumps(made, indent=1, ensure_ascii=False)}, as_json)
+
+
 def main() -> None:
     """The ``ropewalk`` command."""
     try:
