@@ -15,11 +15,14 @@ import typer
 
 from ropewalk import cli_corpus
 from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
+from ropewalk.recipe.suffix import YAML
+from ropewalk.usage import Verbs
 from ropewalk.verb import AsJson, Overrides, RecipeArgument, Strict, end_strictly, load, show
 
 _INTERRUPTED = 130
 
 app = typer.Typer(
+    cls=Verbs,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -55,7 +58,7 @@ def extend(
     as_json: AsJson = False,
 ) -> None:
     """Change how positions turn into angles, and prove that the model runs what was asked for."""
-    if target.suffix == ".yaml":
+    if target.suffix in YAML:
         _do_part("extend", target, arguments, as_json)
         return
     if not arguments or "=" in arguments[0]:
@@ -118,7 +121,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the folder that engines load, and check it in a fresh process."""
-    if not verify and target.suffix == ".yaml":
+    if not verify and target.suffix in YAML:
         _do_part("export", target, overrides, as_json)
         return
     from ropewalk.study.checkpoints import export_checkpoint, is_checkpoint
@@ -126,7 +129,7 @@ def export(
     if is_checkpoint(target) and overrides and "=" not in overrides[0] and not verify:
         show(export_checkpoint(target, Path(overrides[0]), overrides[1:]), as_json)
         return
-    if not verify or (overrides and target.suffix != ".yaml"):
+    if not verify or (overrides and target.suffix not in YAML):
         raise UserError(
             "what should be exported?",
             where="the command line",
@@ -135,7 +138,7 @@ def export(
         )
     from ropewalk.study.verify import verify_model, verify_recipe
 
-    of_recipe = target.suffix == ".yaml"
+    of_recipe = target.suffix in YAML
     show(verify_recipe(load(target, overrides)) if of_recipe else verify_model(str(target)), as_json)
 
 
@@ -228,7 +231,7 @@ def schema(
 def main() -> None:
     """The ``ropewalk`` command."""
     try:
-        app()
+        app(prog_name="ropewalk")
     except UserError as error:
         _end(error)
     except RankError as error:

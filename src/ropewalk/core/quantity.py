@@ -36,6 +36,7 @@ def parse_count(value: object) -> int:
     if match is None or match[2] not in _UNITS:
         raise ValueError(
             f"{value!r} is not a count such as 4096, 16Ki, 20B or 1e6 (units: {', '.join(list(_UNITS)[1:])})"
+            f"{_suggest(str(value))}"
         )
     return _whole(float(match[1].replace("_", "")) * _UNITS[match[2]], str(value))
 
@@ -74,6 +75,23 @@ def format_bytes(amount: float) -> str:
             return f"{amount:.3g} {unit}"
         amount /= 1024
     return f"{amount:.4g} TiB"
+
+
+def _suggest(text: str) -> str:
+    """What was meant by ``16k``, ``16KiB`` or ``16,384``: both readings, where there are two."""
+    match = _PATTERN.fullmatch(text.replace(",", ""))
+    if match is None:
+        return ""
+    number, unit = float(match[1].replace("_", "")), match[2].lower().removesuffix("tokens").removesuffix("b")
+    if match[2].lower() == "b":
+        return f"; did you mean {match[1]}B?"
+    spellings = {"": [""], "k": ["Ki", "K"], "m": ["Mi", "M"], "g": ["Gi", "B"], "t": ["T"]}
+    spellings |= {"ki": ["Ki"], "mi": ["Mi"], "gi": ["Gi"]}
+    meant = [
+        f"{match[1]}{own} ({int(number * _UNITS[own]):,})" if own.endswith("i") else str(int(number * _UNITS[own]))
+        for own in spellings.get(unit, ())
+    ]
+    return f"; did you mean {' or '.join(meant)}?" if meant else ""
 
 
 def _whole(number: float, text: str) -> int:

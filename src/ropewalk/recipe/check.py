@@ -15,6 +15,7 @@ from ropewalk.corpus.embedded import read_options
 from ropewalk.corpus.feed import open_feed
 from ropewalk.corpus.folder import Corpus
 from ropewalk.recipe.check_layers import check_layers
+from ropewalk.recipe.check_units import check_units
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.parallel import require_even
 from ropewalk.recipe.spec import Recipe, Stage
@@ -55,6 +56,7 @@ def check(recipe: Recipe, shape: ModelShape | None, tokens: Mapping[str, int] | 
                 continue
             findings += check_layers(stage, key, before, after, trained=index > 0 or isinstance(recipe.model, str))
             before = after
+    findings += check_units(recipe)
     if tokens is not None:
         findings += _check_repeats(recipe, tokens)
     return findings
