@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter, ValidationError
+from typer.testing import CliRunner
 
+from ropewalk.cli import app
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import COUNT
 from ropewalk.core.spec import Spec
@@ -112,6 +114,13 @@ def test_every_count_takes_units() -> None:
                 except ValidationError as error:
                     assert {fault["type"] for fault in error.errors()} & {"less_than_equal", "less_than"}, name
     assert counts > 60
+
+
+def test_the_verb_prints_it() -> None:
+    for kind, arguments in (("recipe", []), ("study", ["study"])):
+        printed = CliRunner().invoke(app, ["schema", *arguments])
+        assert printed.exit_code == 0 and json.loads(printed.stdout) == make_schema(kind)
+    assert CliRunner().invoke(app, ["schema", "--table"]).stdout.startswith("| key |")
 
 
 def test_there_is_no_schema_of_anything_else() -> None:
