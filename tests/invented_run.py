@@ -141,7 +141,8 @@ def make_scores(model: str, sources: list[str], *, compared: bool) -> Iterator[S
         low, high = value - half, value + half
         if metric == "accuracy":
             low, high = max(0.0, low), min(1.0, high)
-        return Score(model, task, metric, tokens, depth, "en", n, value, low, high)
+        samples = 48 if metric == "nats" else n // 6 if metric == "accuracy" else 20
+        return Score(model, task, metric, tokens, depth, "en", n, value, low, high, samples)
 
     borders = [0, 128, 256, 384, 512, 768, 1024, 1536, 2048]
     for first, end in pairwise(borders):
@@ -162,3 +163,6 @@ def make_scores(model: str, sources: list[str], *, compared: bool) -> Iterator[S
         yield score(f"short/{name}", "nats", BASE_TOKENS, (2.3 + 0.2 * number) * (1 + change), half=0.05, n=16384)
         if stretched and compared:
             yield score(f"change/short/{name}", "change", BASE_TOKENS, change, half=0.003, n=16384)
+    if stretched and compared:
+        mean = 0.001 * (len(sources) - 1) - 0.01
+        yield score("change/short_mean", "change", BASE_TOKENS, mean, half=0.002, n=16384 * len(sources))

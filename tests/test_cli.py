@@ -2,12 +2,19 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from invented_run import write_run
+from ropewalk.cli import app
+from ropewalk.core.record import read_scores, write_scores
 
 ROPEWALK = [sys.executable, "-m", "ropewalk.cli"]
 VERBS = [
@@ -24,6 +31,7 @@ VERBS = [
     "launch",
     "check",
     "sweep",
+    "schema",
 ]
 
 
@@ -81,3 +89,22 @@ def test_extending_asks_for_a_target(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     done = call("extend", str(tmp_path), str(tmp_path / "out"), "context=16Ki", "rope.kind=theta", "rope.theta=1e6")
     assert done.returncode == 2 and "there already" in done.stderr
+
+
+@pytest.mark.parametrize(("low", "high", "code"), [(0.97, 0.99, 0), (0.94, 0.99, 4), (0.90, 0.94, 3)])
+def test_strict_ends_as_the_targets_say(tmp_path: Path, low: float, high: float, code: int) -> None:
+    """As an option, and as a key of the recipe; without either a report is a report."""
+    run = write_run(tmp_path / "run")
+    (run / "manifest.json").unlink()
+    scores = [
+        replace(score, value=(low + high) / 2, low=low, high=high)
+        if score.context_tokens == 2048 and score.model == "extended" and score.metric == "accuracy"
+        else score
+        for score in read_scores(run / "scores.json")
+    ]
+    write_scores(run / "scores.json", scores)
+    recipe = tmp_path / "recipe.yaml"
+    shutil.copy(run / "recipe.yaml", recipe)
+    for arguments, expected in (([], 0), (["--strict"], code), (["strict=true"], code)):
+        done = CliRunner().invoke(app, ["report", str(recipe), f"run={run}", *arguments])
+        assert done.exit_code == expected, done.output

@@ -1,26 +1,30 @@
 """One verb per part of a run; each thin, each importing its part only when called, so that ``--help`` is instant.
 
 Results go to standard output (with ``--json`` as one JSON object), progress to standard error. Exit code 0: done;
-1: a rank failed, hung or was lost; 2: something the user gave cannot be used; 75: stopped by SIGTERM, SIGUSR1 or
-Ctrl-C, and saved; 130: a second Ctrl-C. After 1, 75 and 130 the same command goes on from the newest checkpoint.
+1: a rank failed, hung or was lost; 2: something the user gave cannot be used; with ``--strict`` 3: a target is missed,
+4: one is undecided; 75: stopped by SIGTERM, SIGUSR1 or Ctrl-C, and saved; 130: a second Ctrl-C. After 1, 75 and 130
+the same command goes on from the newest checkpoint.
 """
 
 import json
 import sys
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from ropewalk import cli_corpus
 from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
 from ropewalk.parallel.stop import heed_stop
-from ropewalk.verb import AsJson, Overrides, RecipeArgument, load, show
+from ropewalk.recipe.suffix import YAML
+from ropewalk.usage import Verbs
+from ropewalk.verb import AsJson, Overrides, RecipeArgument, Strict, end_strictly, load, show
 
 _INTERRUPTED = 130
 
 app = typer.Typer(
+    cls=Verbs,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,11 +35,13 @@ app.add_typer(cli_corpus.app, name="corpus")
 
 
 @app.command()
-def run(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def run(recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False) -> None:
     """Do all parts of a recipe, from text to report; go on where an earlier run stopped."""
     from ropewalk.study.run import run_recipe
 
-    show(run_recipe(load(recipe, overrides)), as_json)
+    loaded = load(recipe, overrides)
+    show(run_recipe(loaded), as_json)
+    end_strictly(loaded, strict)
 
 
 @app.command()
@@ -54,7 +60,7 @@ def extend(
     as_json: AsJson = False,
 ) -> None:
     """Change how positions turn into angles, and prove that the model runs what was asked for."""
-    if target.suffix == ".yaml":
+    if target.suffix in YAML:
         _do_part("extend", target, arguments, as_json)
         return
     if not arguments or "=" in arguments[0]:
@@ -94,9 +100,11 @@ def train(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson =
 
 
 @app.command()
-def evaluate(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def evaluate(
+    recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
+) -> None:
     """Measure base and trained model on the same inputs: loss by position, retrieval, short context."""
-    _do_part("evaluate", recipe, overrides, as_json)
+    end_strictly(_do_part("evaluate", recipe, overrides, as_json), strict)
 
 
 @app.command()
@@ -115,7 +123,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the folder that engines load, and check it in a fresh process."""
-    if not verify and target.suffix == ".yaml":
+    if not verify and target.suffix in YAML:
         _do_part("export", target, overrides, as_json)
         return
     from ropewalk.study.checkpoints import export_checkpoint, is_checkpoint
@@ -123,7 +131,7 @@ def export(
     if is_checkpoint(target) and overrides and "=" not in overrides[0] and not verify:
         show(export_checkpoint(target, Path(overrides[0]), overrides[1:]), as_json)
         return
-    if not verify or (overrides and target.suffix != ".yaml"):
+    if not verify or (overrides and target.suffix not in YAML):
         raise UserError(
             "what should be exported?",
             where="the command line",
@@ -132,7 +140,7 @@ def export(
         )
     from ropewalk.study.verify import verify_model, verify_recipe
 
-    of_recipe = target.suffix == ".yaml"
+    of_recipe = target.suffix in YAML
     show(verify_recipe(load(target, overrides)) if of_recipe else verify_model(str(target)), as_json)
 
 
@@ -159,9 +167,11 @@ def replay(
 
 
 @app.command()
-def report(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def report(
+    recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
+) -> None:
     """Write report.html from what the run folder holds so far."""
-    _do_part("report", recipe, overrides, as_json)
+    end_strictly(_do_part("report", recipe, overrides, as_json), strict)
 
 
 @app.command()
@@ -206,6 +216,20 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson =
         raise typer.Exit(EXIT_CODE)
 
 
+@app.command()
+def schema(
+    kind: Annotated[str, typer.Argument(metavar="[recipe|study]", help="What kind of file.")] = "recipe",
+    table: Annotated[bool, typer.Option("--table", help="All keys as a table in Markdown instead.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print the JSON Schema of a recipe or a study, by which an editor completes, explains and checks it."""
+    from ropewalk.recipe.key_table import tabulate_keys
+    from ropewalk.recipe.schema import make_schema
+
+    made = make_schema(kind)
+    show({**made, "text": tabulate_keys(kind) if table else json.dumps(made, indent=1, ensure_ascii=False)}, as_json)
+
+
 def main() -> None:
     """The ``ropewalk`` command."""
     for stream in (sys.stdout, sys.stderr):
@@ -213,7 +237,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a terminal without such letters gets their numbers
     try:
         with heed_stop():
-            app()
+            app(prog_name="ropewalk")
     except UserError as error:
         _end(error)
     except RankError as error:
@@ -237,10 +261,13 @@ def _end(error: UserError) -> NoReturn:
     sys.exit(EXIT_CODE)
 
 
-def _do_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool) -> None:
+def _do_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool) -> Any:
+    """Do it, show what it made, and return the recipe."""
     from ropewalk.study.run import do_part
 
-    show(do_part(part, load(recipe, overrides)), as_json)
+    loaded = load(recipe, overrides)
+    show(do_part(part, loaded), as_json)
+    return loaded
 
 
 if __name__ == "__main__":

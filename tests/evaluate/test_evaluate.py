@@ -11,8 +11,10 @@ from ropewalk.core.record import Score
 from ropewalk.corpus.folder import Corpus
 from ropewalk.corpus.vocabulary import train_tokenizer
 from ropewalk.evaluate.evaluate import evaluate_models
+from ropewalk.evaluate.length_gain import score_lengths
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import EvaluateSpec
+from swapped_tokenizer import swap_two_tokens
 
 BASE_TOKENS = 64
 SPEC = EvaluateSpec.model_validate(
@@ -42,12 +44,17 @@ def test_both_models_have_every_score(
     changes = [entry for entry in named["extended"] if entry[0].startswith("change/")]
     assert len(named["base"]) == len(set(named["base"]))
     assert set(named["extended"]) - set(changes) == set(named["base"])
-    assert sorted(task for task, *_ in changes) == ["change/short/han", "change/short/prose"]
+    wanted = ["change/nll/base", "change/short/han", "change/short/prose", "change/short_mean"]
+    assert sorted(task for task, *_ in changes) == wanted
     tasks = {task for task, *_ in named["base"]}
     assert {"nll/position/48-64", "nll/position/192-256", "nll/gap", "short/han", "retrieval/needle_zh"} <= tasks
     grid = [depth for task, tokens, depth in named["base"] if task == "retrieval/key_value" and tokens == 256]
     assert grid[0] is None and grid[1:] == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
     assert all(score.low <= score.value <= score.high for score in scores)
+    samples = {score.task: score.samples for score in scores if score.depth is None}
+    assert samples["nll/gap"] == samples["change/nll/base"] == 6  # documents
+    assert 40 / 4 <= samples["retrieval/key_value"] <= 40 / 2  # prompts of two to four answers
+    assert samples["change/short_mean"] == samples["change/short/han"] + samples["change/short/prose"]
     told = capsys.readouterr().err
     assert "base: loss" in told and "extended: loss" in told and "in the last of 256 tokens" in told
 
@@ -98,6 +105,20 @@ def test_a_corpus_of_another_tokenizer_is_refused(models: dict[str, Path], corpu
     shutil.copy(made / "tokenizer.json", other / "tokenizer.json")
     with pytest.raises(UserError, match="corpus was made with another tokenizer"):
         run({"base": other}, corpus)
+
+
+def test_a_corpus_of_another_tokenizer_of_the_same_size_is_refused(
+    models: dict[str, Path], corpus: Corpus, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(models["base"], other)
+    swap_two_tokens(other / "tokenizer.json")
+    with pytest.raises(UserError, match="extended has another tokenizer than base"):
+        run({"base": models["base"], "extended": other}, None)
+    with pytest.raises(UserError, match="corpus was made with another tokenizer"):
+        run({"base": other}, corpus)
+    with pytest.raises(UserError, match="corpus was made with another tokenizer"):
+        score_lengths(other, corpus, near_tokens=8, context_tokens=64, precision="float32", out=tmp_path / "gain")
 
 
 def test_too_few_long_documents_are_told(

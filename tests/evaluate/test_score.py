@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ropewalk.evaluate.score import difference, mean, ratio, wilson
+from ropewalk.evaluate.score import Estimate, difference, mean, mean_of, ratio, wilson
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,13 @@ def test_wilson_stays_inside_and_around_its_value() -> None:
 
 def test_a_ratio_of_equal_counts_is_a_mean_with_its_textbook_interval() -> None:
     values = np.random.default_rng(0).normal(3, 1, size=40)
-    value, low, high = ratio(values * 5, np.full(40, 5.0))
-    half = 1.959964 * values.std(ddof=1) / math.sqrt(40)
+    value, low, high = ratio(values * 5, np.full(40, 5.0)).interval
+    half = 2.022691 * values.std(ddof=1) / math.sqrt(40)
     assert (value, low, high) == pytest.approx((values.mean(), values.mean() - half, values.mean() + half))
 
 
 def test_a_ratio_weighs_by_count() -> None:
-    assert ratio(np.array([2.0, 30.0]), np.array([1.0, 10.0]))[0] == pytest.approx(32 / 11)
+    assert ratio(np.array([2.0, 30.0]), np.array([1.0, 10.0])).value == pytest.approx(32 / 11)
 
 
 def test_a_difference_is_taken_in_pairs() -> None:
@@ -48,11 +48,12 @@ def test_a_difference_is_taken_in_pairs() -> None:
     hard = random.normal(3, 2, size=50)  # documents differ much, and in the same way at both places
     near, far = hard + random.normal(0, 0.1, size=50), hard + 0.2 + random.normal(0, 0.1, size=50)
     count = np.full(50, 128.0)
-    value, low, high = difference((far * 128, count), (near * 128, count))
+    found = difference((far * 128, count), (near * 128, count))
+    value, low, high = found.interval
     apart = far - near
-    half = 1.959964 * apart.std(ddof=1) / math.sqrt(50)
+    half = 2.009575 * apart.std(ddof=1) / math.sqrt(50)
     assert (value, low, high) == pytest.approx((apart.mean(), apart.mean() - half, apart.mean() + half))
-    assert high - low < 0.1 * (ratio(far * 128, count)[2] - ratio(far * 128, count)[1])
+    assert found.samples == 50 and found.error < 0.1 * ratio(far * 128, count).error
 
 
 def test_intervals_hold_as_often_as_they_say() -> None:
@@ -62,7 +63,7 @@ def test_intervals_hold_as_often_as_they_say() -> None:
     for _ in range(2000):
         count = random.integers(20, 400, size=60).astype(float)
         loss = random.normal(2.5 - 0.1 * (count > 200), 0.4)  # long documents are easier
-        _, low, high = ratio(loss * count, count)
+        _, low, high = ratio(loss * count, count).interval
         lengths = np.arange(20, 400)
         true = float(((2.5 - 0.1 * (lengths > 200)) * lengths).sum() / lengths.sum())
         held += low <= true <= high
@@ -70,8 +71,16 @@ def test_intervals_hold_as_often_as_they_say() -> None:
 
 
 def test_one_document_says_nothing_about_the_spread() -> None:
-    value, low, high = ratio(np.array([0.0, 6.0]), np.array([0.0, 2.0]))
-    assert value == 3 and low == -math.inf and high == math.inf
+    found = ratio(np.array([0.0, 6.0]), np.array([0.0, 2.0]))
+    assert found.interval == (3, -math.inf, math.inf) and found.samples == 1
+    far, near = (np.array([3.0, 4.0]), np.array([1.0, 1.0])), (np.array([2.0, 0.0]), np.array([1.0, 0.0]))
+    assert difference(far, near).interval == (1.5, -math.inf, math.inf)  # all of the second ratio is one document's
+
+
+def test_a_long_document_beside_short_ones_is_hardly_more_than_one_sample() -> None:
+    alike = ratio(np.array([3.0, 4, 5, 3, 4]), np.ones(5))
+    book = ratio(np.array([300.0, 4, 5, 3, 4]), np.array([100.0, 1, 1, 1, 1]))
+    assert (alike.freedom, book.freedom, book.samples) == (4, 1, 5)
 
 
 @pytest.mark.parametrize("count", range(2, 16))
@@ -88,7 +97,16 @@ def test_a_mean_over_repeats_has_the_interval_of_the_density_that_student_gave(c
     assert 0.5 + np.trapezoid(density, grid) == pytest.approx(0.975, abs=2e-6)
 
 
-def test_a_single_repeat_says_nothing_of_its_spread_and_too_many_are_refused() -> None:
+def test_a_single_repeat_says_nothing_of_its_spread_and_no_number_of_them_is_too_many() -> None:
     assert mean([0.5]) == (0.5, -math.inf, math.inf)
-    with pytest.raises(ValueError, match="16 repeats"):
-        mean([0.5] * 16)
+    _, low, high = mean([0.0, 1.0] * 500)
+    assert (high - low) / 2 == pytest.approx(1.962341 * math.sqrt(1000 / 4 / 999 / 1000))
+
+
+def test_the_mean_of_sources_is_as_sure_as_its_parts() -> None:
+    parts = [Estimate(1.0, 0.3, 4, 5), Estimate(3.0, 0.4, 9, 10)]
+    both = mean_of(parts)
+    assert (both.value, both.error, both.samples) == (2.0, pytest.approx(0.25), 15)
+    assert both.freedom == int(0.25**2 / (0.09**2 / 4 + 0.16**2 / 9))  # Welch's formula by hand
+    assert mean_of([*parts, Estimate(2.0, math.inf, 1, 1)]).interval[1:] == (-math.inf, math.inf)
+    assert mean_of([Estimate(0.0, 0.0, 3, 4)]).interval == (0, 0, 0)

@@ -44,6 +44,7 @@ def test_overrides_reach_every_depth(path: Path) -> None:
 def test_the_digest_is_of_what_decides_the_result(path: Path) -> None:
     digest = load_recipe(path).digest
     assert load_recipe(path, ["run=elsewhere"]).digest == digest
+    assert load_recipe(path, ["strict=true"]).digest == digest and load_recipe(path, ["strict=true"]).strict
     assert load_recipe(path, ["seed=1"]).digest != digest
     assert load_recipe(path, ["stages.0.context=16384"]).digest == digest
 

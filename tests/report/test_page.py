@@ -226,6 +226,8 @@ def test_a_run_that_broke_off_is_reported_as_far_as_it_came(run: Path) -> None:
         "text": "tiny-base, 2Ki tokens\n\nNothing has been measured yet.",
         "verdicts": [],
         "targets_met": 0,
+        "targets_missed": 0,
+        "targets_undecided": 0,
         "targets_set": 0,
     }
 

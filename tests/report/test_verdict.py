@@ -1,5 +1,6 @@
 """What is asked of a run, of the packaged base and of others, and what is only reported."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,8 @@ import yaml
 
 from ropewalk.core.record import Score, read_scores, write_scores
 from ropewalk.report.contents import read_run
-from ropewalk.report.page import summarise
-from ropewalk.report.verdict import Verdict, format_bound, format_value, judge
+from ropewalk.report.page import strict_code, summarise, write_report
+from ropewalk.report.verdict import Sense, Verdict, format_bound, format_value, judge
 
 
 def find(run: Path, key: str, model: str) -> Verdict:
@@ -51,7 +52,7 @@ def test_another_base_is_shown_without_bounds(run: Path) -> None:
 def test_a_missed_target_fails_and_a_missed_aim_does_not(run: Path) -> None:
     def change(score: Score) -> Score:
         falls = score.model == "extended" and score.task == "retrieval/key_value" and score.context_tokens >= 2048
-        return replace(score, value=0.8) if falls else score
+        return replace(score, value=0.8, low=0.77, high=0.83) if falls else score
 
     change_scores(run, change)
     summary = summarise(run)
@@ -68,7 +69,7 @@ def drop_scores(run: Path, task: str) -> None:
 
 def test_the_gap_is_shown_as_measured(run: Path) -> None:
     gap = find(run, "nll/gap", "extended")
-    assert gap.met and format_value(gap, interval=True) == "-0.080 nats [-0.100, -0.060]"
+    assert gap.met and format_value(gap, interval=True) == "-0.080 nats [-0.100, -0.060], n = 48"
 
 
 def test_without_it_the_gap_is_the_difference_of_the_last_quarters(run: Path) -> None:
@@ -125,4 +126,56 @@ def test_what_rounds_to_nothing_has_no_minus() -> None:
 def test_an_infinite_interval_is_left_out() -> None:
     verdict = Verdict("nll/gap", "", "base", "nats", 0.1, float("-inf"), float("inf"), (">=", 0.2))
     assert format_value(verdict, interval=True) == "+0.100 nats" and format_bound(verdict) == "≥ 0.2 nats"
-    assert verdict.to_json()["low"] is None and verdict.met is False
+    assert verdict.to_json()["low"] is None and verdict.met is False and verdict.outcome == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "at_least", "at_most"),
+    [
+        (0.1, 0.3, "missed", "met"),
+        (0.1, 0.6, "undecided", "undecided"),
+        (0.5, 0.6, "met", "undecided"),
+        (0.51, 0.6, "met", "missed"),
+        (-math.inf, math.inf, "undecided", "undecided"),
+        (None, None, "missed", "met"),
+    ],
+)
+def test_an_interval_decides_or_leaves_open(low: float | None, high: float | None, at_least: str, at_most: str) -> None:
+    """The value is 0.2 throughout and the bound 0.5: it would decide alike each time."""
+    senses: tuple[tuple[Sense, str], ...] = ((">=", at_least), ("<=", at_most))
+    for sense, outcome in senses:
+        verdict = Verdict("", "", "extended", "share", 0.2, low, high, (sense, 0.5))
+        assert verdict.outcome == outcome and verdict.met is (outcome == "met")
+
+
+def test_a_source_of_two_documents_leaves_the_summary_open(run: Path) -> None:
+    """The quickstart's licences: +0.1 % as measured, but 2 documents cannot tell it from +2 %."""
+
+    def change(score: Score) -> Score:
+        wide = score.task == "change/short/licences"
+        return replace(score, value=0.001, low=-0.05, high=0.052, samples=2) if wide else score
+
+    change_scores(run, change)
+    summary = summarise(run)
+    worst = find(run, "short/worst", "extended")
+    assert "licences" in worst.name and worst.outcome == "undecided", "statutes_zh have more, and are sure"
+    counts = [summary[f"targets_{name}"] for name in ("met", "missed", "undecided", "set")]
+    assert counts == [8, 0, 1, 9] and strict_code(summary) == 4
+    assert (
+        "8 of 9 targets are met. Undecided, the target lies inside the 95 % interval: short-context" in summary["text"]
+    )
+    assert "worst source (licences), extended: +0.1 % [-5.0, +5.2], n = 2." in summary["text"]
+    assert "undecided, ≤ +2 %" in summary["text"]
+    assert 'class="verdict open"' in write_report(run).read_text()
+
+
+def test_being_strict(run: Path) -> None:
+    def code(of: Callable[[Score], Score]) -> int:
+        change_scores(run, of)
+        return strict_code(summarise(run))
+
+    assert code(lambda score: score) == 0
+    assert code(lambda score: replace(score, low=0.0) if score.task == "retrieval/key_value" else score) == 4
+    assert code(lambda score: replace(score, high=0.5) if score.task == "retrieval/key_value" else score) == 3
+    (run / "scores.json").unlink()
+    assert strict_code(summarise(run)) == 4  # nothing measured is nothing proven

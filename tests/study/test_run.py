@@ -1,6 +1,7 @@
 """A whole run: every part leaves its artifact, a second run does nothing, a killed one goes on to the same result."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -15,10 +16,12 @@ from ropewalk.core.error import UserError
 from ropewalk.core.record import read_rows, read_scores
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.recipe.spec import Recipe
+from ropewalk.study.corpus import report_corpus
 from ropewalk.study.folder import RunFolder
 from ropewalk.study.ranks import on_ranks, promote
 from ropewalk.study.run import check_recipe, do_part, run_recipe
 from ropewalk.train.promotion import read_verdicts
+from swapped_tokenizer import swap_two_tokens
 
 TORCH_FREE_CODE = "import sys; from ropewalk.cli import main; sys.argv = ['ropewalk', 'run', sys.argv[1]]; main()"
 
@@ -97,6 +100,20 @@ def test_a_recipe_that_breaks_a_rule_leaves_nothing(recipe: Recipe) -> None:
     with pytest.raises(UserError, match="breaks a rule"):
         run_recipe(broken)
     assert not Path(recipe.run).exists()
+
+
+def test_training_on_the_ids_of_another_tokenizer_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    """The base's tokenizer changed after its corpus was prepared; the vocabulary is as large as before."""
+    do_part("prepare", recipe)
+    shutil.copytree(RunFolder(Path(recipe.run)).initial, tmp_path / "base")
+    stages = recipe.to_json()["stages"][1:]
+    recipe = change(recipe, model=str(tmp_path / "base"), run=str(tmp_path / "second"), stages=stages)
+    do_part("prepare", recipe)
+    swap_two_tokens(tmp_path / "base" / "tokenizer.json")
+    with pytest.raises(UserError, match="corpus was made with another tokenizer"):
+        do_part("train", recipe)
+    with pytest.raises(UserError, match="corpus was made with another tokenizer"):
+        report_corpus(recipe)
 
 
 @pytest.mark.timeout(180)

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 import yaml
 
+from ropewalk.core.artifact import new_folder
 from ropewalk.core.error import UserError
 from ropewalk.core.record import read_scores
 from ropewalk.evaluate.score import mean
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.sweep import load_sweep
 from ropewalk.study.folder import RunFolder
 from ropewalk.study.run import do_part
-from ropewalk.study.sweep import run_sweep
+from ropewalk.study.sweep import require_one_tokenizer, run_sweep
 
 SWEEP = [sys.executable, "-m", "ropewalk.cli", "sweep"]
 CELLS = ["seed-1/base/", "seed-1/linear/zero-shot/", "seed-1/theta/zero-shot/"]
@@ -126,3 +128,15 @@ def test_a_sweep_that_does_not_hold_together_leaves_nothing(study: Path, tmp_pat
     with pytest.raises(UserError, match="breaks a rule"):
         run_sweep(study, [*broken, "base=false"])
     assert not (tmp_path / "study").exists()
+
+
+def test_arms_of_unlike_tokenizers_are_refused(study: Path, tmp_path: Path) -> None:
+    """As if an arm's ``model`` were another one: its corpus names the tokenizer that made its ids."""
+    _, cells = load_sweep(study)
+    base, *others = cells
+    for cell, digest in ((base, "a"), (others[0], "a"), (others[1], "b")):
+        with new_folder(RunFolder(Path(cell.recipe.run)).corpus, kind="corpus", inputs={"tokenizer": digest}):
+            pass
+    require_one_tokenizer(others[0], [base, others[0]])
+    with pytest.raises(UserError, match=f"{others[1].name} has another tokenizer than {base.name}"):
+        require_one_tokenizer(others[1], cells)

@@ -22,9 +22,9 @@ def digest_value(value: Any) -> str:
 
 
 def digest_recipe(recipe: Mapping[str, Any]) -> str:
-    """Digest of a recipe without what decides no result: the run folder, the workers that prepare text, trackers."""
+    """Digest of a recipe without what decides no result: the run folder, the text's workers, trackers, strictness."""
     corpus = {key: value for key, value in recipe["corpus"].items() if key not in ("workers", "worker_count")}
-    decides = {key: value for key, value in recipe.items() if key not in ("run", "trackers", "corpus")}
+    decides = {key: value for key, value in recipe.items() if key not in ("run", "trackers", "strict", "corpus")}
     return digest_value(decides | {"corpus": corpus})
 
 

@@ -7,6 +7,10 @@ Our own invariants are ``assert`` statements and end in a traceback, because the
 import errno
 
 EXIT_CODE = 2
+MISSED_CODE = 3
+"""Asked to be strict: all is done, and a target is missed."""
+UNDECIDED_CODE = 4
+"""Asked to be strict: no target is missed, and one lies inside the interval of what was measured."""
 STOPPED_CODE = 75
 """A signal asked for it, and all is saved: the same command goes on. (EX_TEMPFAIL: try again later.)"""
 

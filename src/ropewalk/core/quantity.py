@@ -4,10 +4,12 @@ The two never mix: ``16K`` is refused for neither, but means 16,000, and ``256Ki
 """
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
+COUNT = "count"
+"""The title of a count in a JSON Schema, by which it is told apart."""
 _UNITS = {
     "": 1,
     "K": 10**3,
@@ -18,7 +20,8 @@ _UNITS = {
     "Mi": 2**20,
     "Gi": 2**30,
 }
-_PATTERN = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][0-9]+)?)\s*([A-Za-z]*)\s*")
+_NUMBER = r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][0-9]+)?)"
+_PATTERN = re.compile(rf"\s*{_NUMBER}\s*([A-Za-z]*)\s*")
 
 
 def parse_count(value: object) -> int:
@@ -33,6 +36,7 @@ def parse_count(value: object) -> int:
     if match is None or match[2] not in _UNITS:
         raise ValueError(
             f"{value!r} is not a count such as 4096, 16Ki, 20B or 1e6 (units: {', '.join(list(_UNITS)[1:])})"
+            f"{_suggest(str(value))}"
         )
     return _whole(float(match[1].replace("_", "")) * _UNITS[match[2]], str(value))
 
@@ -73,11 +77,37 @@ def format_bytes(amount: float) -> str:
     return f"{amount:.4g} TiB"
 
 
+def _suggest(text: str) -> str:
+    """What was meant by ``16k``, ``16KiB`` or ``16,384``: both readings, where there are two."""
+    match = _PATTERN.fullmatch(text.replace(",", ""))
+    if match is None:
+        return ""
+    number, unit = float(match[1].replace("_", "")), match[2].lower().removesuffix("tokens").removesuffix("b")
+    if match[2].lower() == "b":
+        return f"; did you mean {match[1]}B?"
+    spellings = {"": [""], "k": ["Ki", "K"], "m": ["Mi", "M"], "g": ["Gi", "B"], "t": ["T"]}
+    spellings |= {"ki": ["Ki"], "mi": ["Mi"], "gi": ["Gi"]}
+    meant = [
+        f"{match[1]}{own} ({int(number * _UNITS[own]):,})" if own.endswith("i") else str(int(number * _UNITS[own]))
+        for own in spellings.get(unit, ())
+    ]
+    return f"; did you mean {' or '.join(meant)}?" if meant else ""
+
+
 def _whole(number: float, text: str) -> int:
     if number != int(number):
         raise ValueError(f"{text} is not a whole number")
     return int(number)
 
 
-Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
-PositiveCount = Annotated[int, BeforeValidator(parse_count), Field(gt=0)]
+def _spell(least: int) -> WithJsonSchema:
+    """What an editor accepts for a count: a whole number, also as ``2e5``, or a text with a unit."""
+    number = {"type": "number", "minimum": least, "multipleOf": 1}
+    text = {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*({'|'.join(_UNITS)})\s*$"}
+    return WithJsonSchema({"title": COUNT, "anyOf": [number, text]})
+
+
+NUMBER_TEXT: dict[str, Any] = {"type": "string", "pattern": r"^\s*[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"}
+"""In a JSON Schema: a number as the text that YAML 1.1 makes of ``2e-5``."""
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0), _spell(0)]
+PositiveCount = Annotated[int, BeforeValidator(parse_count), Field(gt=0), _spell(1)]

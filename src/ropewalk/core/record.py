@@ -73,7 +73,8 @@ class Score:
 
     ``task`` is like ``nll/position/1536-2048``, ``retrieval/key_value`` or ``short/code``; ``value`` lies in
     [``low``, ``high``], its 95 % interval; ``n`` counts what was averaged (tokens or answers). ``depth`` is the share
-    of the context before the wanted fact, None where a task has none.
+    of the context before the wanted fact, None where a task has none. ``samples`` is what the interval stands on: the
+    documents of a loss, the prompts of an accuracy; None in a file of an older version.
     """
 
     model: str
@@ -86,6 +87,7 @@ class Score:
     value: float
     low: float
     high: float
+    samples: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

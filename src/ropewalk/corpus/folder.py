@@ -46,10 +46,14 @@ class Facts:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus folder, opened. ``digest`` names its content: which tokens, in which documents, of which sources."""
+    """A corpus folder, opened. ``digest`` names its content: which tokens, in which documents, of which sources.
+
+    ``tokenizer`` is the digest of what made the ids; None where the folder does not tell (it was made by hand).
+    """
 
     folder: Path
     digest: str
+    tokenizer: str | None
     vocabulary: int
     eos_id: int
     long_documents: Mapping[str, LongDocuments]
@@ -134,7 +138,8 @@ def open_corpus(folder: Path) -> Corpus:
             why="the folder is missing or unfinished",
             fix="run `ropewalk prepare RECIPE`",
         )
-    if (kind := read_manifest(folder)["kind"]) != KIND:
+    manifest = read_manifest(folder)
+    if (kind := manifest["kind"]) != KIND:
         raise UserError("this is not a corpus", where=str(folder), why=f"it is a {kind}", fix="name a corpus folder")
     if fault := find_damage(folder):  # indices and held-out tokens: seconds at most
         raise UserError(
@@ -148,6 +153,7 @@ def open_corpus(folder: Path) -> Corpus:
     return Corpus(
         folder=folder,
         digest=content["digest"],
+        tokenizer=manifest["inputs"].get("tokenizer"),
         vocabulary=content["vocabulary"],
         eos_id=content["eos_id"],
         long_documents={

@@ -16,6 +16,7 @@ from ropewalk.corpus.language import judge_language
 from ropewalk.corpus.measures import measure_text
 from ropewalk.corpus.read import source_files
 from ropewalk.corpus.reject import Reject, item_bytes
+from ropewalk.corpus.same_tokenizer import require_exported
 from ropewalk.corpus.screen import Screen
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import write_shards
@@ -31,10 +32,11 @@ def token_files(source: Source) -> list[Path]:
 
 
 def read_imported(source: Source, tokenizer: Tokenizer) -> Iterator[tuple[str, Tokens]]:
-    """(id, tokens) of every document. Raises UserError for an id that the tokenizer has not."""
+    """(id, tokens) of every document. Raises UserError for an id that the tokenizer has not, and for another one's."""
     assert source.tokens is not None
     paths = [Path(str(source.path))] if source.tokens == "datasets" else source_files(source)
     for path in paths:
+        require_exported(path, tokenizer)
         found = read_tokens(path, format=source.tokens, vocabulary=tokenizer.vocabulary, eos_id=tokenizer.eos_id)
         for number, (ids, mask) in enumerate(found):
             if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < tokenizer.vocabulary:

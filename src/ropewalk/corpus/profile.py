@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from ropewalk.core.quantity import Count
 from ropewalk.core.spec import Spec
 
 ProfileName = Literal["prose_en", "prose_zh", "code", "law", "instruction", "markup"]
@@ -25,12 +26,13 @@ class Profile(Spec):
 
     like: ProfileName | None = None
     """The profile that gives every value that is not given here."""
-    min_characters: int = Field(default=0, ge=0)
+    min_characters: Count = 0
+    """A shorter document is dropped."""
     min_letters: float = Field(default=0.0, ge=0, le=1)
     """Letters among what is not white space; C4 and Gopher ask for words, which code and Chinese have not."""
     min_han: float = Field(default=0.0, ge=0, le=1)
     """Han among the letters."""
-    max_line_characters: int | None = None
+    max_line_characters: Count | None = None
     """Mean length of a line: minified code and data blobs have few breaks."""
     max_replaced: float = Field(default=0.001, ge=0, le=1)
     """U+FFFD: text that was decoded wrongly once."""

@@ -93,7 +93,9 @@ class Selection(Spec):
     column: str
     """``gain`` of `ropewalk corpus score`, ``coherence``, ``vocabulary_growth``, ``repeated_passages`` ..."""
     at_least: float | None = None
+    """Least value of the column."""
     at_most: float | None = None
+    """Largest value of the column."""
     weigh: bool = False
     """Keep a document with a probability in proportion to its value, 1 from the 95th percentile up."""
     from_tokens: Count = 8192
@@ -110,6 +112,7 @@ class Source(Spec):
     """One body of text: files, a hub dataset, or text that ropewalk makes itself; exactly one of the three."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    """Names it in mixes, ledgers and folders."""
     path: str | None = None
     """A file, a folder or a glob: .jsonl, .json, .txt, .md (also .zst, .gz, .bz2, .xz), .parquet, .html, .pdf;
     a dataset saved to disk; a code tree where the profile is ``code``."""
@@ -118,6 +121,7 @@ class Source(Spec):
     embedded: str | None = None
     """A generator's name: docs/corpus.md lists them; ``options`` are its own."""
     role: Role
+    """What it is for: its weight in a mix is its role's, unless it has its own."""
     language: str | None = None
     """Of all documents, such as ``en``, ``zh``, ``code``; None: judged for each by its script."""
     tokens: Literal["megatron", "datatrove", "olmo", "datasets"] | None = None
@@ -126,6 +130,7 @@ class Source(Spec):
     """What counts as clean: a name, or values that differ from a named one (``{like: law, min_characters: 200}``);
     None: by role and language."""
     text_key: str = "text"
+    """The field of a record that holds the text."""
     size_bytes: Count | None = None
     """Read (or make) whole documents until this many bytes of text; None: all, or the generator's own size."""
     faults: Faults = "error"
@@ -135,6 +140,7 @@ class Source(Spec):
     select: tuple[Selection, ...] = ()
     """What long documents must be like; a decision on indices, so that nothing is tokenised again."""
     license: str | None = None
+    """Under which the text stands; shown in the report, never judged."""
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | Literal["by_role"] | None = BY_ROLE
     """Similarity from which a document of this source is dropped as a copy of another; None keeps all but exact copies.
     ``by_role``: None for instructions that are read, whose answers may be alike; the corpus's for all else."""
@@ -142,6 +148,7 @@ class Source(Spec):
     """What happens to a document that is longer than a row. ``by_role``: ``drop`` for instructions that are read, which
     no row may end in the middle of an answer of; the corpus's for all else."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """How files, records or a generator are read; docs/corpus.md and docs/embedded.md have them."""
 
     @model_validator(mode="after")
     def _check_origin(self) -> "Source":
@@ -204,6 +211,7 @@ class CorpusSpec(MixRules):
     store: str = "store"
     """Folder of the token store, shared by runs."""
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    """All bodies of text, in the order of the ledger."""
     mix: dict[str, float]
     """Weights in tokens, by role or by source name; a role's weight is spread over its sources by their size."""
     max_repeats: float = Field(default=4.0, gt=0)

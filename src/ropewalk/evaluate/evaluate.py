@@ -14,6 +14,7 @@ from ropewalk.core.progress import say
 from ropewalk.core.record import Score
 from ropewalk.corpus.folder import Corpus, open_corpus
 from ropewalk.corpus.held_out_text import tell_long
+from ropewalk.corpus.same_tokenizer import require_tokenizer
 from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
 from ropewalk.evaluate.items import Sums, measure
 from ropewalk.evaluate.nll import PositionLoss, plan_position_loss
@@ -36,12 +37,14 @@ def evaluate_models(
 ) -> list[Score] | None:
     """Measure each model folder, by name; the scores on the first rank, None on others. Every rank calls it.
 
-    Lengths are multiples of ``base_context_tokens``. Changes are told against the first of ``models``. Without a
-    ``corpus`` there is no held-out text, and retrieval is all. Raises UserError where tokenizers differ,
-    and for a folder that is not what its manifest says.
+    Lengths are multiples of ``base_context_tokens``. Changes are told against the first of ``models``, that of the far
+    loss against each one before. Without a ``corpus`` there is no held-out text, and retrieval is all. Raises UserError
+    where tokenizers differ, and for a folder that is not what its manifest says.
     """
     tokenizer = _share_tokenizer(models)
-    held = None if corpus is None else _open_matching(corpus, tokenizer)
+    held = None if corpus is None else open_corpus(corpus)
+    if held is not None:
+        require_tokenizer(held, tokenizer, where=next(iter(models.values())))
     for folder in models.values():  # all before the first is measured for an hour
         require_intact(folder, together=True)
     planned = plan_measurements(spec, tokenizer, corpus=held, base_tokens=base_context_tokens)
@@ -51,11 +54,7 @@ def evaluate_models(
         found[name] = measure_model(folder, planned, name=name, precision=spec.precision)
         for each, sums in zip(planned, found[name], strict=True):
             scores += each.score(sums, model=name)
-    first, *others = found
-    for name in others:
-        for each, before, after in zip(planned, found[first], found[name], strict=True):
-            if isinstance(each, ShortLoss):
-                scores += each.score_change(before, after, model=name)
+    scores += _score_changes(planned, found)
     if rank_and_ranks()[0]:
         return None
     for line in _tell_gaps(scores):
@@ -91,6 +90,18 @@ def plan_measurements(
     return [each for each in planned if each is not None]
 
 
+def _score_changes(planned: Sequence[Measurement], found: Mapping[str, list[Sums]]) -> Iterator[Score]:
+    """What later models changed, in pairs over the same documents."""
+    names = list(found)
+    for number, name in enumerate(names):
+        for place, each in enumerate(planned):
+            if isinstance(each, ShortLoss) and number:
+                yield from each.score_change(found[names[0]][place], found[name][place], model=name)
+            elif isinstance(each, PositionLoss):
+                for than in names[:number]:
+                    yield from each.score_change(found[than][place], found[name][place], than=than, model=name)
+
+
 def _share_tokenizer(models: Mapping[str, Path]) -> Tokenizer:
     (first, folder), *others = models.items()
     tokenizer = load_tokenizer(folder)
@@ -103,19 +114,6 @@ def _share_tokenizer(models: Mapping[str, Path]) -> Tokenizer:
                 fix="measure them in two runs, or copy the base's tokenizer files",
             )
     return tokenizer
-
-
-def _open_matching(folder: Path, tokenizer: Tokenizer) -> Corpus:
-    corpus = open_corpus(folder)
-    if (corpus.vocabulary, corpus.eos_id) != (tokenizer.vocabulary, tokenizer.eos_id):
-        raise UserError(
-            "the corpus was made with another tokenizer",
-            where=str(folder),
-            why=f"it has {corpus.vocabulary} tokens and ends documents with {corpus.eos_id}, "
-            f"the model {tokenizer.vocabulary} and {tokenizer.eos_id}",
-            fix="prepare the corpus with this model",
-        )
-    return corpus
 
 
 def _tell_documents(found: int, spec: EvaluateSpec, base_tokens: int) -> None:

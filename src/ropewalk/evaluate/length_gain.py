@@ -19,6 +19,7 @@ from ropewalk.core.artifact import write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.written import read_written_lines
 from ropewalk.corpus.folder import Corpus
+from ropewalk.corpus.same_tokenizer import require_tokenizer
 from ropewalk.corpus.tokenize import load_tokenizer
 from ropewalk.evaluate.held_out import text_sources
 from ropewalk.evaluate.items import Item, measure
@@ -82,14 +83,7 @@ def score_lengths(
 
     Raises UserError where no document is long enough, or the model has another tokenizer.
     """
-    tokenizer = load_tokenizer(model)
-    if (corpus.vocabulary, corpus.eos_id) != (tokenizer.vocabulary, tokenizer.eos_id):
-        raise UserError(
-            "the corpus was made with another tokenizer",
-            where=str(model),
-            why=f"the corpus has {corpus.vocabulary} tokens, the model {tokenizer.vocabulary}",
-            fix="score with a model that has the recipe's tokenizer",
-        )
+    require_tokenizer(corpus, load_tokenizer(model), where=model)
     texts = list(long_texts(corpus, near_tokens=near_tokens, context_tokens=context_tokens))
     if not texts:
         raise UserError(

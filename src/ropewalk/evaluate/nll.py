@@ -55,12 +55,25 @@ class PositionLoss:
         buckets: dict[tuple[int, int], _Ratio] = {}
         for number, (first, end) in enumerate(pairwise(borders)):
             buckets[first, end] = (nll[:, number], count[:, number])
-            value, low, high = ratio(*buckets[first, end])
+            found = ratio(*buckets[first, end])
             task, tokens = f"nll/position/{first}-{end}", int(count[:, number].sum())
-            yield Score(model, task, "nats", far_tokens, None, None, tokens, value, low, high)
+            yield Score(model, task, "nats", far_tokens, None, None, tokens, *found.interval, found.samples)
         far = buckets[far_tokens * 3 // 4, far_tokens]
         near = buckets[self.base_tokens * 3 // 4, self.base_tokens]
-        yield Score(model, "nll/gap", "nats", far_tokens, None, None, int(far[1].sum()), *difference(far, near))
+        yield self._record_difference(far, near, model=model, task="nll/gap")
+
+    def score_change(self, before: Sums, after: Sums, *, than: str, model: str) -> Iterator[Score]:
+        """``change/nll/THAN``: nats in the last quarter that ``after`` has more than ``before``, the model ``than``."""
+        far, its = (
+            (sums.nll.reshape(len(self.documents), -1)[:, -1], sums.count.reshape(len(self.documents), -1)[:, -1])
+            for sums in (after, before)
+        )
+        yield self._record_difference(far, its, model=model, task=f"change/nll/{than}")
+
+    def _record_difference(self, first: _Ratio, second: _Ratio, *, model: str, task: str) -> Score:
+        found, far_tokens = difference(first, second), self.multiple * self.base_tokens
+        tokens = int(first[1].sum())
+        return Score(model, task, "nats", far_tokens, None, None, tokens, *found.interval, found.samples)
 
 
 def plan_position_loss(

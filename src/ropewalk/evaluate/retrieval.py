@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
@@ -17,7 +17,7 @@ from ropewalk.core.record import Document, Score
 from ropewalk.core.seed import stream
 from ropewalk.corpus.tokenize import Tokenizer
 from ropewalk.evaluate.items import Item, Sums
-from ropewalk.evaluate.score import wilson
+from ropewalk.evaluate.score import wilson_of_prompts
 from ropewalk.probe.kinds import Probe, make_prompt, name_probe
 from ropewalk.probe.prompt import Language, Prompt
 
@@ -44,18 +44,41 @@ class Retrieval:
 
     def score(self, sums: Sums, *, model: str) -> Iterator[Score]:
         """Accuracy at each length, and at each length and depth: a depth is the middle of its bin."""
-        right = sums.correct == sums.count
+        right, prompt = sums.correct == sums.count, self._prompt
         bins = np.minimum((self.depth * self.bins).astype(int), self.bins - 1)
         for tokens in np.unique(self.context_tokens).tolist():
             here = self.context_tokens == tokens
-            yield self._record(right[here], model=model, context_tokens=tokens, depth=None)
+            yield self._record(right, prompt, here, model=model, context_tokens=tokens, depth=None)
             for number in np.unique(bins[here]).tolist():
                 depth = (number + 0.5) / self.bins
-                yield self._record(right[here & (bins == number)], model=model, context_tokens=tokens, depth=depth)
+                asked = here & (bins == number)
+                yield self._record(right, prompt, asked, model=model, context_tokens=tokens, depth=depth)
 
-    def _record(self, right: np.ndarray, *, model: str, context_tokens: int, depth: float | None) -> Score:
-        interval = wilson(int(right.sum()), len(right))
-        return Score(model, self.task, "accuracy", context_tokens, depth, self.language, len(right), *interval)
+    @property
+    def _prompt(self) -> Int64[np.ndarray, "answers"]:
+        """Which prompt each answer is of."""
+        prompt = np.empty(self.groups, dtype=np.int64)
+        for number, item in enumerate(self.items):
+            prompt[item.group[item.group >= 0]] = number
+        return prompt
+
+    def _record(
+        self,
+        right: Bool[np.ndarray, "answers"],
+        prompt: Int64[np.ndarray, "answers"],
+        asked: Bool[np.ndarray, "answers"],
+        *,
+        model: str,
+        context_tokens: int,
+        depth: float | None,
+    ) -> Score:
+        """Answers of one prompt share its filler and its other facts, so they are no independent samples."""
+        count = np.bincount(prompt[asked])
+        correct = np.bincount(prompt[asked], weights=right[asked])
+        return Score(
+            model, self.task, "accuracy", context_tokens, depth, self.language, int(count.sum()),
+            *wilson_of_prompts(correct, count.astype(float)), int((count > 0).sum()),
+        )  # fmt: skip
 
 
 def plan_retrieval(

@@ -1,35 +1,76 @@
 """From sums to values with 95 % intervals.
 
-Accuracies have Wilson's interval, which stays inside [0, 1] also where all answers are right. Losses are ratios of sums
-over documents, and tokens of one document are alike: their interval comes from the spread between documents. Means over
-seeds have Student's, which of three seeds is 2.5 standard deviations wide on either side.
+Losses are ratios of sums over documents, and tokens of one document are alike: their interval comes from the spread
+between documents. Few documents are usual, and of unlike lengths, so the spread is the jackknife's and its quantile
+Student's. Accuracies have Wilson's interval, which stays inside [0, 1] also where all answers are right, at as many
+answers as the prompts are worth. Means over seeds have Student's interval, too.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
 
+from ropewalk.evaluate.student import Z, standard_errors
+
 Interval = tuple[float, float, float]
 """(value, low, high)."""
 
-_Z = 1.959963984540054  # 97.5 % of a normal distribution lie below
-# Likewise of Student's distribution, by degrees of freedom from 1 on.
-_T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448)
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value, its standard error, and the degrees of freedom of that; the error of a single sample is infinite."""
+
+    value: float
+    error: float
+    freedom: int
+    samples: int
+    """Documents (or seeds) that it stands on."""
+
+    @property
+    def interval(self) -> Interval:
+        """The value with its 95 % interval, infinite where the error is."""
+        half = standard_errors(self.freedom) * self.error
+        return self.value, self.value - half, self.value + half
 
 
 def wilson(correct: float, count: float) -> Interval:
     """The share of ``correct`` among ``count`` > 0 (Wilson 1927)."""
     assert 0 <= correct <= count and count > 0
-    share, square = correct / count, _Z**2 / count
+    return _wilson(correct / count, count)
+
+
+def _wilson(share: float, count: float) -> Interval:
+    square = Z**2 / count
     middle = (share + square / 2) / (1 + square)
-    half = _Z * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
+    half = Z * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
     # Rounding must not leave the value outside of its own interval.
     return share, min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
 
 
-def ratio(total: Float64[np.ndarray, "documents"], count: Float64[np.ndarray, "documents"]) -> Interval:
+def wilson_of_prompts(correct: Float64[np.ndarray, "prompts"], count: Float64[np.ndarray, "prompts"]) -> Interval:
+    """``sum(correct) / sum(count)``, where answers of one prompt may be right or wrong together.
+
+    Wilson's interval at n / design effect (Kish 1965), which is at least 1, and fewer where prompts are so few that
+    the effect itself is uncertain (Korn and Graubard 1998). One prompt counts as one answer.
+    """
+    correct, count = correct[count > 0], count[count > 0]
+    prompts, answers = len(count), float(count.sum())
+    share = float(correct.sum()) / answers
+    if prompts == 1:
+        return _wilson(share, 1.0)
+    effect, alone = 1.0, share * (1 - share) / (answers - 1)
+    if alone:  # where all are right, or none, nothing tells
+        spread = float(np.square(correct - share * count).sum()) * prompts / (prompts - 1) / answers**2
+        effect = max(1.0, spread / alone)
+    worth = answers / effect
+    worth *= (standard_errors(int(answers) - 1) / standard_errors(prompts - 1)) ** 2
+    return _wilson(share, worth)
+
+
+def ratio(total: Float64[np.ndarray, "documents"], count: Float64[np.ndarray, "documents"]) -> Estimate:
     """``sum(total) / sum(count)`` with documents as the sample (Cochran 1977, the ratio estimator).
 
     The interval is infinite where fewer than two documents count.
@@ -40,31 +81,47 @@ def ratio(total: Float64[np.ndarray, "documents"], count: Float64[np.ndarray, "d
 def difference(
     first: tuple[Float64[np.ndarray, "documents"], Float64[np.ndarray, "documents"]],
     second: tuple[Float64[np.ndarray, "documents"], Float64[np.ndarray, "documents"]],
-) -> Interval:
-    """The ratio of ``first`` less that of ``second``, each a (total, count) over the same documents, in pairs."""
-    values, shares = [], []
-    for total, count in (first, second):
+) -> Estimate:
+    """The ratio of ``first`` less that of ``second``, each a (total, count) over the same documents, in pairs.
+
+    The error is the jackknife's: what the value is without each document (Tukey 1958). Degrees of freedom are those of
+    as many documents of equal length (Kish 1965): one book beside many notes is hardly more than one sample.
+    """
+    there = (first[1] > 0) | (second[1] > 0)
+    documents = int(there.sum())
+    value, without, alike = 0.0, np.zeros(documents), float(documents)
+    for sign, (total, count) in ((1, first), (-1, second)):
+        total, count = total[there], count[there]
         assert count.sum() > 0
-        values.append(float(total.sum() / count.sum()))
-        shares.append((total - values[-1] * count) / float(count.sum()))
-    documents = int(((first[1] > 0) | (second[1] > 0)).sum())
-    value = values[0] - values[1]
-    if documents < 2:
-        return value, -math.inf, math.inf
-    deviation = math.sqrt(float(np.square(shares[0] - shares[1]).sum()) * documents / (documents - 1))
-    return value, value - _Z * deviation, value + _Z * deviation
+        value += sign * float(total.sum() / count.sum())
+        left = count.sum() - count
+        if not left.all():
+            without = np.full(documents, np.nan)  # all the tokens of one ratio stand in one document
+            continue
+        without += sign * (total.sum() - total) / left
+        alike = min(alike, float(count.sum() ** 2 / np.square(count).sum()))
+    if documents < 2 or np.isnan(without).any():
+        return Estimate(value, math.inf, 1, documents)
+    error = math.sqrt(float(np.square(without - value).sum()) * (documents - 1) / documents)
+    return Estimate(value, error, max(1, round(alike) - 1), documents)
+
+
+def mean_of(parts: Sequence[Estimate]) -> Estimate:
+    """The mean of independent estimates; degrees of freedom after Welch (1947)."""
+    squares = [part.error**2 for part in parts]
+    value, total = math.fsum(part.value for part in parts) / len(parts), math.fsum(squares)
+    samples = sum(part.samples for part in parts)
+    if math.isinf(total):
+        return Estimate(value, math.inf, 1, samples)
+    shares = math.fsum(square**2 / part.freedom for square, part in zip(squares, parts, strict=True))
+    return Estimate(value, math.sqrt(total) / len(parts), int(total**2 / shares) if shares else 1, samples)
 
 
 def mean(values: Sequence[float]) -> Interval:
-    """The mean of repeats of one measurement (seeds), with Student's interval (1908); infinite for a single one.
-
-    Raises ValueError for more than 15 repeats.
-    """
+    """The mean of repeats of one measurement (seeds), with Student's interval (1908); infinite for a single one."""
     assert values
     value, count = math.fsum(values) / len(values), len(values)
     if count == 1:
         return value, -math.inf, math.inf
-    if count > len(_T) + 1:
-        raise ValueError(f"{count} repeats; the table of Student's distribution ends at {len(_T) + 1}")
-    deviation = math.sqrt(math.fsum((each - value) ** 2 for each in values) / (count - 1) / count)
-    return value, value - _T[count - 2] * deviation, value + _T[count - 2] * deviation
+    error = math.sqrt(math.fsum((each - value) ** 2 for each in values) / (count - 1) / count)
+    return Estimate(value, error, count - 1, count).interval

@@ -5,7 +5,7 @@ interval is that of the pairs: much narrower than the two losses' own.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int64
@@ -14,7 +14,7 @@ from ropewalk.core.record import Score
 from ropewalk.corpus.folder import Corpus
 from ropewalk.evaluate.held_out import draw_short, text_sources
 from ropewalk.evaluate.items import Item, Sums
-from ropewalk.evaluate.score import Interval, ratio
+from ropewalk.evaluate.score import Estimate, mean_of, ratio
 
 Piece = tuple[int, Int64[np.ndarray, "_"]]
 
@@ -42,21 +42,28 @@ class ShortLoss:
     def score(self, sums: Sums, *, model: str) -> Iterator[Score]:
         """``short/SOURCE``: nats per token."""
         for source, (first, end) in self.sources.items():
-            interval = ratio(sums.nll[first:end], sums.count[first:end])
-            yield self._record(sums, source, model=model, task=f"short/{source}", metric="nats", interval=interval)
+            found = ratio(sums.nll[first:end], sums.count[first:end])
+            language, tokens = self.languages[source], int(sums.count[first:end].sum())
+            yield self._record(found, model=model, task=f"short/{source}", metric="nats", n=tokens, language=language)
 
     def score_change(self, before: Sums, after: Sums, *, model: str) -> Iterator[Score]:
-        """``change/short/SOURCE``: 0.01 if ``after`` has 1 % more loss than ``before``."""
-        for source, (first, end) in self.sources.items():
-            value, low, high = ratio(after.nll[first:end], before.nll[first:end])
-            change = (value - 1, low - 1, high - 1)
-            task = f"change/short/{source}"
-            yield self._record(after, source, model=model, task=task, metric="change", interval=change)
+        """``change/short/SOURCE``: 0.01 if ``after`` has 1 % more loss than ``before``; ``change/short_mean``: of all.
 
-    def _record(self, sums: Sums, source: str, *, model: str, task: str, metric: str, interval: Interval) -> Score:
-        first, end = self.sources[source]
-        tokens = int(sums.count[first:end].sum())
-        return Score(model, task, metric, self.context_tokens, None, self.languages[source], tokens, *interval)
+        The mean counts every source alike.
+        """
+        changes = []
+        for source, (first, end) in self.sources.items():
+            found = ratio(after.nll[first:end], before.nll[first:end])
+            changes.append(replace(found, value=found.value - 1))
+            language, tokens = self.languages[source], int(after.count[first:end].sum())
+            task = f"change/short/{source}"
+            yield self._record(changes[-1], model=model, task=task, metric="change", n=tokens, language=language)
+        tokens = int(after.count.sum())
+        mean = mean_of(changes)
+        yield self._record(mean, model=model, task="change/short_mean", metric="change", n=tokens, language=None)
+
+    def _record(self, found: Estimate, *, model: str, task: str, metric: str, n: int, language: str | None) -> Score:
+        return Score(model, task, metric, self.context_tokens, None, language, n, *found.interval, found.samples)
 
 
 def plan_short_loss(corpus: Corpus, *, base_tokens: int, tokens: int, seed: int) -> ShortLoss | None:

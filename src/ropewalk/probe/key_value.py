@@ -23,6 +23,7 @@ class KeyValue(Spec):
 
     kind: Literal["key_value"] = "key_value"
     language: Language = "en"
+    """Of the words."""
     pairs: tuple[PositiveCount, PositiveCount] = (3, 8)
     """Fewest and most pairs of a key with its value; a short prompt holds as many as fit."""
     hops: PositiveCount = 1
@@ -31,9 +32,11 @@ class KeyValue(Spec):
     """Keys asked at the end; None asks all of them."""
     distinct_values: bool = True
     """False draws values with replacement, so that a model cannot guess among values not yet used."""
-    keys: Annotated[int, Field(gt=1)] = 40
-    values: Annotated[int, Field(gt=1)] = 40
-    filler: Annotated[int, Field(gt=1)] = 60
+    keys: Annotated[PositiveCount, Field(gt=1)] = 40
+    """How many words may be keys, from the head of the vocabulary."""
+    values: Annotated[PositiveCount, Field(gt=1)] = 40
+    """How many words may be values, likewise."""
+    filler: Annotated[PositiveCount, Field(gt=1)] = 60
     """How many words of each kind are in use, from the head of the vocabulary."""
 
     @model_validator(mode="after")

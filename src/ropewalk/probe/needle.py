@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.probe.haystack import (
     Fact,
@@ -39,9 +40,13 @@ class Needle(Spec):
 
     kind: Literal["needle"] = "needle"
     language: Language = "en"
+    """Of the prompt."""
     depth: Annotated[float, Field(ge=0, le=1)] | None = None
-    distractors: Annotated[int, Field(ge=0, lt=30)] = 3
-    digits: Annotated[int, Field(ge=3, le=18)] = 7
+    """Share of the text before the needle; null: anywhere."""
+    distractors: Annotated[Count, Field(lt=30)] = 3
+    """Other towns' numbers in the text."""
+    digits: Annotated[PositiveCount, Field(ge=3, le=18)] = 7
+    """Digits of a number."""
 
 
 def make_prompt(spec: Needle, rng: np.random.Generator, *, words: int) -> Prompt:

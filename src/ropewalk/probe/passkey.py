@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.probe.haystack import Fact, close_prompt, count_words, hide_facts, refuse_length
 from ropewalk.probe.prompt import Language, Prompt
@@ -15,8 +16,11 @@ class Passkey(Spec):
 
     kind: Literal["passkey"] = "passkey"
     language: Language = "en"
+    """Of the prompt."""
     depth: Annotated[float, Field(ge=0, le=1)] | None = None
-    digits: Annotated[int, Field(ge=1, le=18)] = 5
+    """Share of the text before the key; null: anywhere."""
+    digits: Annotated[PositiveCount, Field(le=18)] = 5
+    """Digits of the key."""
 
 
 _OPENING = {

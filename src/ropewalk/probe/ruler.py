@@ -25,7 +25,9 @@ class VariableTracking(Spec):
 
     kind: Literal["variable_tracking"] = "variable_tracking"
     hops: PositiveCount = 4
-    chains: Annotated[int, Field(ge=1, le=20)] = 2
+    """Assignments from the first variable of a chain to its last."""
+    chains: Annotated[PositiveCount, Field(le=20)] = 2
+    """Chains in the text; one is asked."""
 
 
 class CommonWords(Spec):
@@ -33,8 +35,11 @@ class CommonWords(Spec):
 
     kind: Literal["common_words"] = "common_words"
     common: PositiveCount = 10
-    common_repeats: Annotated[int, Field(ge=2)] = 30
+    """How many words are frequent."""
+    common_repeats: Annotated[PositiveCount, Field(ge=2)] = 30
+    """How often each of them stands in the list."""
     rare_repeats: PositiveCount = 3
+    """How often each other word does."""
 
 
 class NeedleAmongNeedles(Spec):
@@ -42,6 +47,7 @@ class NeedleAmongNeedles(Spec):
 
     kind: Literal["needle_among_needles"] = "needle_among_needles"
     depth: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the text before the wanted fact; null: any of them."""
 
 
 def track_variables(spec: VariableTracking, rng: np.random.Generator, *, words: int) -> Prompt:

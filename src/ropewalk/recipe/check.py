@@ -15,6 +15,7 @@ from ropewalk.corpus.mix_rules import OTHER
 from ropewalk.corpus.spec import Source
 from ropewalk.recipe.check_evaluate import check_lengths
 from ropewalk.recipe.check_layers import check_layers
+from ropewalk.recipe.check_units import check_units
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.parallel import require_even
 from ropewalk.recipe.spec import ModelSource, Recipe, Stage
@@ -55,6 +56,7 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
                 continue
             findings += check_layers(stage, key, before, after, trained=index > 0 or isinstance(recipe.model, str))
             before = after
+    findings += check_units(recipe)
     base_tokens = base_context(recipe, shape)
     return findings if base_tokens is None else [*findings, *check_lengths(recipe, base_tokens)]
 

@@ -14,10 +14,18 @@ from pydantic import TypeAdapter, ValidationError
 from ropewalk.core.error import UserError
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.spec import FileOptions, HubOptions
+from ropewalk.recipe.peers import VALUES, translate
 
 _SHOWN_FAULTS = 5
 _SHOWN_PLACES = 3
 _BRANCH = re.compile(r"[A-Z]|function-|literal\[|str$")  # what pydantic calls the branches of a union
+_SHAPES = {
+    "tuple_type": "is a list, such as [...]; a single one stands in brackets, too",
+    "list_type": "is a list, such as [...]; a single one stands in brackets, too",
+    "model_type": "is a mapping, such as {key: value}",
+    "dict_type": "is a mapping, such as {key: value}",
+    "too_short": "has too few entries",
+}
 _FOLLOWS = ("too_short", "string_type", "dict_type", "model_type", "literal_error")
 
 
@@ -96,19 +104,32 @@ def _describe(key: str, fault: Any, known: Mapping[str, Sequence[str]]) -> str:
         return f"{key}: missing is its kind"
     if fault["type"] == "union_tag_invalid":
         tag, kinds = fault["ctx"]["tag"], fault["ctx"]["expected_tags"]
-        near = difflib.get_close_matches(tag, kinds.replace("'", "").split(", "), n=1)
-        return f"{key}.kind: {tag!r} is none of {kinds}{f'; did you mean {near[0]}?' if near else ''}"
+        return f"{key}.kind: {tag!r} is none of {kinds}{_suggest(tag, kinds)}"
     if fault["type"] == "model_attributes_type":
         return f"{key}: is a mapping, such as {{kind: ...}} (given: {fault['input']!r})"
     given = repr(fault["input"])
-    message = fault["msg"].removeprefix("Value error, ")
+    message = _SHAPES.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+    if fault["type"] == "literal_error":
+        message += _suggest(fault["input"], fault["ctx"]["expected"])
+    if fault["type"] == "string_type" and isinstance(fault["input"], int | float):
+        message += "; quotes make text of it"
     return (f"{key}: {message}" if key else message) + (
         f" (given: {given})" if len(given) < 60 and given not in message else ""
     )
 
 
+def _suggest(given: object, expected: str) -> str:
+    """The one of ``expected`` ('a', 'b' or 'c') that was meant, if any comes near."""
+    choices, word = re.findall(r"'([^']*)'", expected), str(given)
+    near = [VALUES[word]] if VALUES.get(word) in choices else []
+    near += difflib.get_close_matches(word.lower().replace("-", "_"), choices, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def _point(name: str, known: Mapping[str, Sequence[str]]) -> str:
-    """To where this key stands, or to one that is spelt nearly so."""
+    """To where this key stands, to what another trainer's key is called here, or to one that is spelt nearly so."""
+    if instead := translate(name):
+        return f"; {instead}"
     if name in known:
         return f" here; there is {', '.join(known[name][:_SHOWN_PLACES])}"
     near = difflib.get_close_matches(name, sorted(known), n=1)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from ropewalk.core.quantity import PositiveCount
+from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.spec import Spec
 
 _METRIC = re.compile(r"retrieval|(loss|accuracy)/(source|role|language|position|length)/.+")
@@ -18,7 +18,9 @@ class Until(Spec):
     metric: str
     """``retrieval``, or ``loss/...`` or ``accuracy/...`` as a panel's rows are named, such as ``loss/source/law``."""
     value: float
+    """What ends the stage: accuracy from here up, a loss from here down."""
     max_steps: PositiveCount
+    """Steps after which the stage ends all the same."""
 
     @field_validator("metric")
     @classmethod
@@ -35,14 +37,17 @@ class Guard(Spec):
     """Deviations above the median of the recent steps from which a loss or gradient norm is a spike; null: none is."""
     window: PositiveCount = 128
     """Recent steps: those that a step is compared with, and among which skips are counted."""
-    skips: int = Field(default=10, ge=0)
+    skips: Count = 10
     """Skipped steps among the recent ones that are borne; one more, and the stage goes back to a checkpoint."""
-    rollbacks: int = Field(default=2, ge=0)
+    rollbacks: Count = 2
     """How often a stage may go back before it ends in an error."""
 
 
 class Promotion(Spec):
-    """What a stage's model must be before the next one builds on it; a gate that is null is not asked."""
+    """What a stage's model must be before the next one builds on it; a gate that is null is not asked.
+
+    A gate whose limit lies inside the interval of what was measured is undecided: it warns, and stops a strict recipe.
+    """
 
     window_loss: float | None = None
     """Nats that the loss may lie above that of the model before, in the last quarter of that one's window."""
@@ -51,7 +56,10 @@ class Promotion(Spec):
     short_loss: float | None = None
     """Share that the loss at the base's own context may lie above the base's, in the worst source: 0.03 is 3 %."""
     otherwise: Literal["stop", "warn"] = "stop"
+    """What a missed gate does: end the run with an error, or warn and go on."""
     answers: PositiveCount = 200
+    """Teacher-forced answers that are asked."""
     documents: PositiveCount = 16
+    """Held-out documents that are read."""
     short_tokens: PositiveCount = 16384
     """How much is asked, as in ``evaluate``."""

@@ -1,43 +1,27 @@
 """From a YAML file and ``path=value`` overrides to a Recipe, or to one clear error.
 
-YAML's traps are closed here: a key given twice is an error, and nothing but plain data is ever constructed.
+Each fault says what to write instead, as far as that can be told from what was written.
 """
 
+import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from ropewalk.core.error import UserError
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.recipe.explain import explain
+from ropewalk.recipe.plain_yaml import parse_yaml
 from ropewalk.recipe.spec import ExportSpec, Recipe, Stage
+from ropewalk.recipe.suffix import YAML
 
-_MERGE = "tag:yaml.org,2002:merge"
+_POINT = r".\1"
+_BRACKETS = re.compile(r"\[(\d+)\]")
 Part = TypeVar("Part", bound=Spec)
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, where YAML itself keeps the last."""
-
-
-def _construct_mapping(loader: _PlainLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[str] = set()
-    for key_node, _ in node.value:
-        if key_node.tag == _MERGE:
-            continue  # << takes in another mapping, whose keys are meant to be overridden
-        key = str(loader.construct_object(key_node))
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
-        seen.add(key)
-    loader.flatten_mapping(node)
-    return loader.construct_mapping(node, deep=True)
-
-
-_PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -51,22 +35,20 @@ def read_data(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(
-            "the recipe cannot be read",
-            where=str(path),
-            why=error.strerror or str(error),
-            fix="give the path of a .yaml file; recipes/ has some to start from",
+            "the recipe cannot be read", where=str(path), why=error.strerror or str(error), fix=_find_near(path)
         ) from None
     except UnicodeDecodeError as error:
         raise UserError(
             "the recipe is not UTF-8", where=str(path), why=str(error), fix="save the file as UTF-8"
         ) from None
-    data = _parse_yaml(text, where=str(path))
+    data = parse_yaml(text, where=str(path))
     if not isinstance(data, dict):
+        held = {"NoneType": "it is empty", "list": "its top level is a list", "str": "its top level is one text"}
         raise UserError(
             "the recipe is not a mapping",
             where=str(path),
-            why=f"its top level is {type(data).__name__}",
-            fix="start from a file in recipes/",
+            why=held.get(type(data).__name__, f"its top level is {data!r}"),
+            fix="write lines of `key: value`, with a blank after the colon; start from a file in recipes/",
         )
     data = {key: _part_aliases(value) for key, value in data.items()}
     for override in overrides:
@@ -117,17 +99,37 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise UserError(
-            f"{override!r} is not an override", where="the command line", why="it has no =", fix="write path=value"
+            f"{override!r} is not an override",
+            where="the command line",
+            why="it has no =" if not equals else "it has no key before its =",
+            fix="write path=value as one word, without blanks around the =, such as stages.0.lr=1e-5",
+        )
+    if _BRACKETS.search(path):
+        raise UserError(
+            f"{override!r} leads nowhere",
+            where="the command line",
+            why="a position in a list is a key of its own",
+            fix=f"write {_BRACKETS.sub(_POINT, path)}={text}",
         )
     *parents, last = path.split(".")
     place: Any = data
     for key in parents:
         place = _step_into(place, key, override)
-    value = _parse_yaml(text, where=override)
+    value = parse_yaml(text, where=override)
     if isinstance(place, list):
         place[_index(place, last, override)] = value
     else:
         place[last] = value
+
+
+def _find_near(path: Path) -> str:
+    """What may have been meant by a file that cannot be read."""
+    folder = path if path.is_dir() else path.parent
+    there = sorted(file.name for file in folder.iterdir() if file.suffix in YAML) if folder.is_dir() else []
+    near = there if path.is_dir() else difflib.get_close_matches(path.name, there, n=1)
+    if near:
+        return f"did you mean {folder / near[0]}?"
+    return "give the path of a .yaml file; recipes/ has some to start from"
 
 
 def _parse_alone(kind: type[Part], overrides: Sequence[str], data: dict[str, Any]) -> Part:
@@ -157,17 +159,5 @@ def _index(place: list[Any], key: str, override: str) -> int:
         f"{override!r} leads nowhere",
         where="the command line",
         why=f"{key!r} is not one of the positions 0 to {len(place) - 1}",
-        fix="use a position that exists",
+        fix="use one of these" if key.isdigit() else f"name the position before the key, such as 0.{key}",
     )
-
-
-def _parse_yaml(text: str, *, where: str) -> Any:
-    try:
-        # _PlainLoader is a SafeLoader: no object is ever constructed.
-        return yaml.load(text, Loader=_PlainLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
-        raise UserError("this is not YAML", where=place, why=str(error.problem), fix="mend that line") from None
-    except yaml.YAMLError as error:
-        raise UserError("this is not YAML", where=where, why=str(error), fix="remove what it names") from None

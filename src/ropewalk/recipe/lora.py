@@ -25,6 +25,7 @@ class Lora(Spec):
     """``lora: {rank: 16}`` of a stage: adapters are trained, and merged into the weights where the stage ends."""
 
     rank: PositiveCount = 16
+    """Columns of an adapter's thin matrices."""
     alpha: float = Field(default=32.0, gt=0)
     """What an adapter says is multiplied by alpha / rank."""
     modules: Annotated[tuple[Module, ...], Field(min_length=1)] = ("attention", "mlp")

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import PositiveCount
+from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.spec import Spec
 
 
@@ -25,12 +25,16 @@ class Parallel(Spec):
     """How the ranks share the work. ``ranks`` counts processes; data degree = ranks / context."""
 
     ranks: PositiveCount = 1
+    """Processes, one a device."""
     context: PositiveCount = 1
+    """Ranks that one row is cut over."""
     replicas: PositiveCount = 1
     """Copies of all weights and states, each sharded over ranks / replicas neighbours; gradients are summed over all.
     """
     layout: Literal["auto", "contiguous", "zigzag", "balanced", "local"] = "auto"
+    """How a row's tokens lie on its ranks; ``auto`` is the cheapest for each batch (docs/partition.md)."""
     exchange: Literal["auto", "needed", "ring", "all_gather"] = "auto"
+    """How keys and values travel between the ranks of a row; ``auto`` is the cheapest (docs/attention.md)."""
     head_ranks: PositiveCount | Literal["auto"] = "auto"
     """Of the context ranks, how many share heads instead of rows: 1 is none, as many as ``context`` is Ulysses.
     ``auto`` is what is cheapest for each batch, and 1 where ``exchange`` names a way for rows."""
@@ -49,9 +53,10 @@ class Parallel(Spec):
     """Whether torch compiles what a block does besides its attention, at the first step of each length of rows.
     ``auto`` would be a promise that nobody has measured on a GPU."""
     loss_chunk_tokens: PositiveCount = 1024
+    """Tokens whose logits exist at once."""
     hang_seconds: float | None = Field(default=None, gt=0)
     """A step that lasts longer is a hang, and its rank is named; null: 20 x the slowest step, but 60 to 480."""
-    restarts: int = Field(default=3, ge=0)
+    restarts: Count = 3
     """How often lost ranks are started anew without a new checkpoint in between, where ropewalk started them."""
 
     @property

@@ -37,6 +37,7 @@ SIDES: Mapping[str, Side] = {
     "run": "elsewhere",
     "seed": "seed",
     "trackers": "elsewhere",
+    "strict": "elsewhere",
     "corpus.store": "elsewhere",
     "corpus.sources": "text",
     "corpus.held_out": "text",

@@ -31,22 +31,32 @@ class Init(Spec):
     """A new model with random weights of this shape, instead of a base that exists."""
 
     architecture: Literal["LlamaForCausalLM"] = "LlamaForCausalLM"
+    """Class of the model."""
     layers: PositiveCount
+    """Blocks."""
     width: PositiveCount
+    """Size of a token's vector."""
     heads: PositiveCount
+    """Query heads."""
     kv_heads: PositiveCount
+    """Key and value heads; a divisor of ``heads``."""
     head_dim: PositiveCount
+    """Size of a head."""
     mlp_width: PositiveCount
+    """Size of the vector inside an MLP."""
     context: PositiveCount
+    """Tokens that the model is made for."""
     theta: float = Field(default=1e4, gt=1)
+    """Base frequency of its RoPE."""
     tied: bool = True
+    """Whether head and embedding are one matrix."""
     deviation: float = Field(default=0.02, gt=0)
     """Standard deviation of the normal distribution that matrices are drawn from."""
     embedding_deviation: float | None = Field(default=None, gt=0)
     """The embedding's own, where a token's identity must outweigh what the layers write (docs/log.md)."""
     final_norm: float = Field(default=1.0, gt=0)
     """First weights of the last norm: the scale of the first logits where head and embedding are tied."""
-    tokenizer: str | PositiveCount
+    tokenizer: Annotated[PositiveCount | str, Field(union_mode="left_to_right")]
     """A folder with tokenizer.json, or a vocabulary size: then a byte-level BPE is trained on the corpus."""
 
     @model_validator(mode="after")
@@ -60,12 +70,14 @@ class ModelSource(Spec):
     """``model: {init: ...}`` of a recipe."""
 
     init: Init
+    """The shape of a model with random weights."""
 
 
 class Schedule(Spec):
     """Learning rate over a stage: linear warm-up, then a shape down to ``floor`` x the peak."""
 
     shape: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """How the rate goes down after the warm-up."""
     warmup: float = Field(default=0.02, ge=0, lt=1)
     """Share of the stage's steps."""
     decay: Share = 0.2
@@ -73,6 +85,7 @@ class Schedule(Spec):
     decay_shape: Literal["linear", "cosine", "1-sqrt"] = "linear"
     """How ``wsd`` goes down; along 1 - sqrt in Hägele et al., 2405.18392."""
     floor: float = Field(default=0.1, ge=0, le=1)
+    """The last rate, as a share of the peak."""
 
 
 class Stage(Spec):
@@ -81,20 +94,28 @@ class Stage(Spec):
     context: PositiveCount
     """Row length in tokens."""
     rope: Rope
+    """How positions turn into angles (docs/rope.md)."""
     layers: tuple[LayerRule, ...] = ()
+    """Lines repeated over the layers, such as ``[{window: 4Ki, rope: unchanged}, {}]``; none: all have the stage's
+    ``rope``."""
     skip: Skip | None = None
     """Positions that reach beyond the row's length."""
-    anneal_steps: int = Field(default=0, ge=0)
+    anneal_steps: Count = 0
     """First steps, in which frequencies go gradually from the former model's to the new ones; windows hold at once."""
     tokens: PositiveCount
+    """Tokens that the stage trains on."""
     step_tokens: PositiveCount
     """Tokens of one optimizer step over all ranks; rounded to whole rows."""
     micro_rows: PositiveCount = 1
     """Rows that one data rank takes through the model at once."""
     lr: float = Field(gt=0)
+    """Largest learning rate."""
     schedule: Schedule = Schedule()
+    """How the learning rate goes."""
     weight_decay: float = Field(default=0.1, ge=0)
+    """AdamW's."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's."""
     embedding_lr: float = Field(default=1.0, gt=0)
     """Multiplies the embedding's learning rate; more than 1 only for a model that starts from nothing."""
     clip: float = Field(default=1.0, gt=0)
@@ -118,8 +139,11 @@ class Stage(Spec):
     lora: Lora | None = None
     """Adapters are trained instead of all weights."""
     until: Until | None = None
+    """Ends the stage as soon as a metric is reached."""
     promote: Promotion | None = None
+    """What the model must be before the next stage builds on it."""
     checkpoint_steps: PositiveCount = 200
+    """Steps between two checkpoints."""
     panel_steps: PositiveCount = 50
     """Steps between two rows of averaged metrics, and between checks of ``until``."""
     panel: Panel | None = None
@@ -127,6 +151,7 @@ class Stage(Spec):
     keep: PositiveCount = 2
     """Checkpoints of this stage to keep, the newest ones that verify."""
     guard: Guard = Guard()
+    """Which steps are skipped, and what too many lead to (docs/train.md)."""
 
     @property
     def reach_tokens(self) -> int:
@@ -191,9 +216,11 @@ class EvaluateSpec(Spec):
     """What is measured, on base and extended model alike. Lengths are multiples of the base's context."""
 
     lengths: tuple[PositiveCount, ...] = (1, 2, 4, 8)
+    """Lengths of retrieval, as multiples of the base's context."""
     answers: PositiveCount = 1000
     """Teacher-forced answers per length."""
     depths: PositiveCount = 5
+    """Bins of the depth that answers are told by."""
     position_lengths: PositiveCount = 4
     """Loss by position reaches this multiple of the base's context."""
     documents: PositiveCount = 64
@@ -205,11 +232,14 @@ class EvaluateSpec(Spec):
     probes: tuple[Probe, ...] = ()
     """Further probes at the same lengths, such as ``{kind: variable_tracking}`` or ``{kind: needle, language: zh}``."""
     seed: int = 1_000_003
+    """Draws prompts and held-out text."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """Of matrix products."""
 
 
 class ExportSpec(Spec):
     dtype: Literal["base", "float32", "bfloat16"] = "base"
+    """Of the exported weights; ``base`` is the base's own."""
 
 
 class Recipe(Spec):
@@ -218,14 +248,24 @@ class Recipe(Spec):
     model: str | ModelSource
     """A folder, ``tiny-base``, ``hub_id@revision``, or ``{init: ...}``."""
     run: str
+    """The run folder."""
     seed: int = 0
+    """Draws the order of rows, generated text and first weights."""
     corpus: CorpusSpec
+    """The text: sources, mix, and what is kept."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    """Lengths to train at, one after another."""
     parallel: Parallel = Parallel()
+    """How ranks share the work."""
     evaluate: EvaluateSpec = EvaluateSpec()
+    """What is measured."""
     export: ExportSpec = ExportSpec()
+    """The folder that engines load."""
     trackers: tuple[Tracker, ...] = ()
     """Where rows are sent besides ``rows.jsonl``; not part of the recipe's digest (docs/train.md)."""
+    strict: bool = False
+    """End with exit code 3 where a target of the report is missed, with 4 where one is undecided, as ``--strict`` does;
+    a gate that is undecided stops as one that is missed. Not part of the recipe's digest."""
 
     @model_validator(mode="after")
     def _check_stage_names(self) -> "Recipe":

@@ -1,5 +1,7 @@
 """What of a stage's text counts for more: tokens that far context makes likelier."""
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
 from ropewalk.core.quantity import PositiveCount
@@ -14,8 +16,10 @@ class LongCE(Spec):
     """
 
     near_tokens: PositiveCount
+    """Tokens of near context."""
     most: float = Field(default=5.0, gt=1)
-    readings: int = Field(default=2, ge=2)
+    """Largest weight of a token."""
+    readings: Annotated[PositiveCount, Field(ge=2)] = 2
     """Forward passes that this takes. The paper's strides of a quarter of the near context are 5."""
 
     @property

@@ -75,6 +75,7 @@ def make_retrieval(contents: Contents) -> Section:
             model,
             format_length(score.context_tokens),
             f"{score.n:,}",
+            _count(score.samples),
             f"{score.value * 100:.1f} %",
             f"{score.low * 100:.1f} to {score.high * 100:.1f}",
         ]
@@ -83,8 +84,9 @@ def make_retrieval(contents: Contents) -> Section:
         for score in contents.find_scores(task, model=model)
         if score.depth is None
     ]
-    columns = ["task", "model", "context", "answers", "right", "95 % interval"]
-    return Section("retrieval", "Retrieval", "", [Table(columns, rows, "llrrrr")] if rows else [], pictures)
+    columns = ["task", "model", "context", "answers", "prompts", "right", "95 % interval"]
+    caption = "Answers of one prompt are no independent samples: an interval counts them by their design effect."
+    return Section("retrieval", "Retrieval", "", [Table(columns, rows, "llrrrrr", caption)] if rows else [], pictures)
 
 
 def make_short(contents: Contents) -> Section:
@@ -94,13 +96,14 @@ def make_short(contents: Contents) -> Section:
     tasks = list(dict.fromkeys(task for scores in found.values() for task in scores))
     if not tasks:
         return Section("short", title, note="Loss at the short context has not been measured yet.")
-    columns = ["source", "tokens", *models, *(["change", "95 % interval"] if changes else [])]
+    columns = ["source", "tokens", "documents", *models, *(["change", "95 % interval"] if changes else [])]
     rows = []
     for task in tasks:
         name = task.removeprefix("short/")
-        tokens = next(scores[task].n for scores in found.values() if task in scores)
+        one = next(scores[task] for scores in found.values() if task in scores)
         losses = [f"{found[model][task].value:.4f}" if task in found[model] else "" for model in models]
-        rows.append([name, format_amount(tokens), *losses, *(_describe_change(changes.get(name)) if changes else [])])
+        amounts = [format_amount(one.n), _count(one.samples)]
+        rows.append([name, *amounts, *losses, *(_describe_change(changes.get(name)) if changes else [])])
     table = Table(columns, rows, "l" + "r" * (len(columns) - 1), "Held-out loss at the base's context, nats per token.")
     bars = {name: (change.value, *_interval(change)) for name, change in changes.items()}
     return Section("short", title, "", [table], [draw_changes(bars, limit=0.02)] if bars else [])
@@ -142,6 +145,11 @@ def _describe_change(change: Change | None) -> list[str]:
         return ["", ""]
     low, high = _interval(change)
     return [f"{change.value * 100:+z.2f} %", f"{low * 100:+z.2f} to {high * 100:+z.2f}" if low < high else ""]
+
+
+def _count(samples: int | None) -> str:
+    """Documents or prompts; empty for scores of an older version."""
+    return "" if samples is None else f"{samples:,}"
 
 
 def _interval(change: Change) -> tuple[float, float]:

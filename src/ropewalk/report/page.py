@@ -3,12 +3,14 @@
 Both say the same in the same order: what was run, every measure with its target, and how many targets are met.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ropewalk.core.artifact import write_whole
+from ropewalk.core.error import MISSED_CODE, UNDECIDED_CODE
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.report.contents import Contents, read_run
 from ropewalk.report.html import Page, Tile, render
@@ -22,7 +24,7 @@ from ropewalk.report.outcomes import (
     make_training,
 )
 from ropewalk.report.table import Mark
-from ropewalk.report.verdict import Verdict, count_met, format_bound, format_value, judge, verdict_table
+from ropewalk.report.verdict import Verdict, find_outcomes, format_bound, format_value, judge, mark_of, verdict_table
 
 _SECTIONS = (
     make_done,
@@ -51,7 +53,7 @@ def write_report(run: Path) -> Path:
         tiles=_make_tiles(verdicts),
         summary=verdict_table(verdicts, intervals=True) if verdicts else None,
         sections=[make(contents) for make in _SECTIONS],
-        made_from="the files of the run folder. Intervals are 95 %",
+        made_from="the files of the run folder. Intervals are 95 %; n is the number of documents, or of prompts",
         recipe=yaml.safe_dump(dict(contents.recipe), sort_keys=False, allow_unicode=True),
     )
     target = run / "report.html"
@@ -60,10 +62,10 @@ def write_report(run: Path) -> Path:
 
 
 def summarise(run: Path) -> dict[str, Any]:
-    """What a run has shown: ``text`` for people; ``verdicts``, ``targets_met`` and ``targets_set`` for programs."""
+    """What a run has shown: ``text`` for people; ``verdicts`` and counts (``targets_met`` ...) for programs."""
     contents = read_run(run)
     verdicts = judge(contents)
-    met, asked = count_met(verdicts)
+    found = find_outcomes(verdicts)
     lines = [_tell_what(contents), ""]
     if verdicts:
         lines += [verdict_table(verdicts, intervals=False).to_text(), ""]
@@ -71,9 +73,19 @@ def summarise(run: Path) -> dict[str, Any]:
     return {
         "text": "\n".join(lines),
         "verdicts": [verdict.to_json() for verdict in verdicts],
-        "targets_met": met,
-        "targets_set": asked,
+        **{f"targets_{outcome}": len(targets) for outcome, targets in found.items()},
+        "targets_set": sum(map(len, found.values())),
     }
+
+
+def strict_code(summary: Mapping[str, Any]) -> int:
+    """The exit code of a run that is to be strict: 3 if a target is missed, 4 if one is undecided or nothing is shown.
+
+    ``summary`` is what ``summarise`` returns.
+    """
+    if summary["targets_missed"]:
+        return MISSED_CODE
+    return UNDECIDED_CODE if summary["targets_undecided"] or not summary["targets_set"] else 0
 
 
 def _tell_what(contents: Contents) -> str:
@@ -92,18 +104,26 @@ def _tell_what(contents: Contents) -> str:
 
 
 def _tell_verdict(verdicts: list[Verdict]) -> str:
-    met, asked = count_met(verdicts)
+    found = find_outcomes(verdicts)
+    met, asked = len(found["met"]), sum(map(len, found.values()))
     if not asked:
         return "Nothing has been measured yet." if not verdicts else "No target is set for these measures."
     if met == asked:
         return f"All {asked} targets are met." if asked > 1 else "The one target is met."
-    missed = [f"{verdict.name}, {verdict.model}" for verdict in verdicts if verdict.met is False and not verdict.aim]
-    return f"{met} of {asked} targets are met. Missed: {'; '.join(missed)}."
+    parts = [f"{met} of {asked} targets are met."]
+    if found["missed"]:
+        parts.append(f"Missed: {'; '.join(f'{each.name}, {each.model}' for each in found['missed'])}.")
+    if found["undecided"]:
+        told = "; ".join(
+            f"{each.name}, {each.model}: {format_value(each, interval=True)}" for each in found["undecided"]
+        )
+        parts.append(f"Undecided, the target lies inside the 95 % interval: {told}.")
+    return " ".join(parts)
 
 
 def _mark_all(verdicts: list[Verdict]) -> Mark:
-    met, asked = count_met(verdicts)
-    return "" if not asked else "pass" if met == asked else "fail"
+    found = find_outcomes(verdicts)
+    return "fail" if found["missed"] else "open" if found["undecided"] else "pass" if found["met"] else ""
 
 
 def _make_tiles(verdicts: list[Verdict]) -> list[Tile]:
@@ -113,7 +133,6 @@ def _make_tiles(verdicts: list[Verdict]) -> list[Tile]:
     for verdict in verdicts:
         if verdict.model == "extended":
             before = base.get(verdict.key)
-            mark: Mark = "" if verdict.met is None else "aim" if verdict.aim else "pass" if verdict.met else "fail"
             asked = f"aim {format_bound(verdict)}" if verdict.aim else format_bound(verdict)
             name = verdict.name.partition(" (")[0]
             tiles.append(
@@ -122,7 +141,7 @@ def _make_tiles(verdicts: list[Verdict]) -> list[Tile]:
                     format_value(before, interval=False) if before else "",
                     format_value(verdict, interval=False),
                     asked,
-                    mark,
+                    mark_of(verdict),
                 )
             )
     return tiles

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Mark = Literal["", "pass", "fail", "aim"]
+Mark = Literal["", "pass", "fail", "open", "aim"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """What a run must show, line by line, and whether it did.
 
 Longer context is proven by four measures: retrieval at the old length (nothing lost), at the new (gained), beyond
-(reported), loss at far positions no worse than at near ones, and held-out text no harder than before. The surprise:
-the packaged base has bounds of its own. A base that already does at 4x what it should not would prove nothing.
+(reported), loss at far positions no worse than at near ones, and held-out text no harder than before. A target that
+lies inside a measure's 95 % interval is undecided: more documents or answers would tell. The surprise: the packaged
+base has bounds of its own. A base that already does at 4x what it should not would prove nothing.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Literal
 from ropewalk.core.quantity import format_length
 from ropewalk.core.record import Score
 from ropewalk.report.contents import Contents
-from ropewalk.report.table import Cell, Table
+from ropewalk.report.table import Cell, Mark, Table
 
 RETRIEVAL = "retrieval/key_value"
 PARITY = 1e-5
@@ -26,6 +27,14 @@ _SHORT = ("<=", 0.02)
 
 Sense = Literal[">=", "<="]
 Unit = Literal["share", "nats", "change"]
+Outcome = Literal["met", "missed", "undecided"]
+_WORDS: dict[Outcome, tuple[str, Mark]] = {
+    "met": ("pass", "pass"),
+    "missed": ("FAIL", "fail"),
+    "undecided": ("undecided", "open"),
+}
+_AIMS: dict[Outcome, str] = {"met": "aim reached", "missed": "aim missed", "undecided": "aim undecided"}
+_SEVERITY: dict[Outcome | None, int] = {"missed": 2, "undecided": 1, "met": 0, None: 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,7 @@ class Verdict:
     """A measure of one model, with its 95 % interval where there is one, against a bound where there is one.
 
     ``key`` names it for machines (``retrieval/4x``), ``name`` for people. An ``aim`` is reported and fails nothing.
+    ``samples`` are the documents or prompts that the interval stands on.
     """
 
     key: str
@@ -44,14 +54,22 @@ class Verdict:
     high: float | None = None
     bound: tuple[str, float] | None = None
     aim: bool = False
+    samples: int | None = None
 
     @property
-    def met(self) -> bool | None:
-        """None where nothing is asked."""
+    def outcome(self) -> Outcome | None:
+        """None where nothing is asked; by the value alone where no interval is known."""
         if self.bound is None:
             return None
         sense, limit = self.bound
-        return self.value >= limit if sense == ">=" else self.value <= limit
+        ends = [self.value] if self.low is None or self.high is None else [self.low, self.high]
+        held = {end >= limit if sense == ">=" else end <= limit for end in ends}
+        return "undecided" if len(held) == 2 else "met" if held == {True} else "missed"
+
+    @property
+    def met(self) -> bool | None:
+        """Whether it is proven to be met; None where nothing is asked."""
+        return None if self.bound is None else self.outcome == "met"
 
     @property
     def has_interval(self) -> bool:
@@ -71,7 +89,9 @@ class Verdict:
             "sense": sense,
             "bound": limit,
             "aim": self.aim,
+            "samples": self.samples,
             "met": self.met,
+            "outcome": self.outcome,
         }
 
 
@@ -82,6 +102,7 @@ class Change:
     value: float
     low: float | None = None
     high: float | None = None
+    samples: int | None = None
 
 
 def judge(contents: Contents) -> list[Verdict]:
@@ -91,10 +112,13 @@ def judge(contents: Contents) -> list[Verdict]:
     return [*_judge_retrieval(contents), *_judge_gap(contents), *_judge_short(contents)]
 
 
-def count_met(verdicts: Sequence[Verdict]) -> tuple[int, int]:
-    """(targets met, targets set); aims are not counted."""
-    asked = [verdict.met for verdict in verdicts if verdict.met is not None and not verdict.aim]
-    return sum(asked), len(asked)
+def find_outcomes(verdicts: Sequence[Verdict]) -> dict[Outcome, list[Verdict]]:
+    """The targets that are met, missed and undecided; aims are left out."""
+    found: dict[Outcome, list[Verdict]] = {"met": [], "missed": [], "undecided": []}
+    for verdict in verdicts:
+        if verdict.outcome is not None and not verdict.aim:
+            found[verdict.outcome].append(verdict)
+    return found
 
 
 def verdict_table(verdicts: Sequence[Verdict], *, intervals: bool) -> Table:
@@ -119,14 +143,17 @@ def verdict_table(verdicts: Sequence[Verdict], *, intervals: bool) -> Table:
 
 
 def format_value(verdict: Verdict, *, interval: bool) -> str:
-    """A value in its unit: ``98.2 %``, ``+0.031 nats``, ``+0.4 %``; with its interval where there is one."""
+    """A value in its unit: ``98.2 %``, ``+0.031 nats``, ``+0.4 %``; with its interval, and n, where there is one."""
     # z: what rounds to 0 has no minus
     scale, form = (1.0, "+z.3f") if verdict.unit == "nats" else (100.0, "z.1f" if verdict.unit == "share" else "+z.1f")
     text = f"{verdict.value * scale:{form}} {'nats' if verdict.unit == 'nats' else '%'}"
-    if not interval or not verdict.has_interval:
+    if not interval:
         return text
+    samples = "" if verdict.samples is None else f", n = {verdict.samples:,}"
+    if not verdict.has_interval:
+        return f"{text}{samples}"
     low, high = (f"{(end or 0.0) * scale:{form}}" for end in (verdict.low, verdict.high))
-    return f"{text} [{low}, {high}]"
+    return f"{text} [{low}, {high}]{samples}"
 
 
 def format_bound(verdict: Verdict) -> str:
@@ -140,11 +167,15 @@ def format_bound(verdict: Verdict) -> str:
 
 
 def _target_cell(verdict: Verdict | None) -> Cell:
-    if verdict is None or verdict.met is None:
+    if verdict is None or verdict.outcome is None:
         return Cell("")
-    if verdict.aim:
-        return Cell(f"{'aim reached' if verdict.met else 'aim missed'}, {format_bound(verdict)}", "aim")
-    return Cell(f"{'pass' if verdict.met else 'FAIL'}, {format_bound(verdict)}", "pass" if verdict.met else "fail")
+    word = _AIMS[verdict.outcome] if verdict.aim else _WORDS[verdict.outcome][0]
+    return Cell(f"{word}, {format_bound(verdict)}", mark_of(verdict))
+
+
+def mark_of(verdict: Verdict) -> Mark:
+    """How the page colours it."""
+    return "" if verdict.outcome is None else "aim" if verdict.aim else _WORDS[verdict.outcome][1]
 
 
 def _judge_retrieval(contents: Contents) -> Iterator[Verdict]:
@@ -172,7 +203,7 @@ def _judge_retrieval(contents: Contents) -> Iterator[Verdict]:
                 bound = _TINY_BASE_RETRIEVAL.get(int(multiple)) if contents.is_tiny_base else None
             yield Verdict(
                 f"retrieval/{multiple:g}x", name, model, "share", score.value, score.low, score.high, bound,
-                aim=bool(never) and model == "extended",
+                aim=bool(never) and model == "extended", samples=score.samples,
             )  # fmt: skip
 
 
@@ -185,27 +216,33 @@ def _judge_gap(contents: Contents) -> Iterator[Verdict]:
         found = _find_gap(contents, model, base_tokens)
         if found is None:
             continue
-        tokens, value, low, high = found
+        tokens, change = found
         name = f"loss, last quarter of {tokens / base_tokens:g}x minus that of 1x"
         bound: tuple[str, float] | None = _GAP
         if model == "base":
             bound = _TINY_BASE_GAP if contents.is_tiny_base else None
-        yield Verdict("nll/gap", name, model, "nats", value, low, high, bound)
+        yield _judge_change("nll/gap", name, model, "nats", change, bound)
 
 
-def _find_gap(contents: Contents, model: str, base_tokens: int) -> tuple[int, float, float | None, float | None] | None:
-    """(far length, difference, its interval): as measured in pairs where that was done, else from the buckets."""
+def _judge_change(
+    key: str, name: str, model: str, unit: Unit, change: Change, bound: tuple[str, float] | None
+) -> Verdict:
+    return Verdict(key, name, model, unit, change.value, change.low, change.high, bound, samples=change.samples)
+
+
+def _find_gap(contents: Contents, model: str, base_tokens: int) -> tuple[int, Change] | None:
+    """(far length, difference): as measured in pairs where that was done, else from the buckets."""
     measured = contents.find_scores("nll/gap", model=model)
     if measured:
         score = measured[-1]
-        return score.context_tokens, score.value, score.low, score.high
+        return score.context_tokens, _change_of(score)
     buckets = position_buckets(contents, model)
     reached = [end for _, end, _ in buckets if base_tokens < end <= contents.context_tokens]
     if not reached:
         return None
     near = _mean_over(buckets, base_tokens * 3 // 4, base_tokens)
     far = _mean_over(buckets, max(reached) * 3 // 4, max(reached))
-    return None if near is None or far is None else (max(reached), far - near, None, None)
+    return None if near is None or far is None else (max(reached), Change(far - near))
 
 
 def position_buckets(contents: Contents, model: str) -> list[tuple[int, int, Score]]:
@@ -231,22 +268,28 @@ def short_changes(contents: Contents) -> dict[str, Change]:
     """How the held-out loss at the short context changed, by source: as measured in pairs, else from the two losses."""
     measured = contents.find_scores("change/short/", model="extended")
     if measured:
-        return {
-            score.task.removeprefix("change/short/"): Change(score.value, score.low, score.high) for score in measured
-        }
+        return {score.task.removeprefix("change/short/"): _change_of(score) for score in measured}
     before = {score.task: score.value for score in contents.find_scores("short/", model="base")}
     after = contents.find_scores("short/", model="extended")
     pairs = [(score.task.removeprefix("short/"), score.value, before.get(score.task)) for score in after]
     return {name: Change(value / base - 1) for name, value, base in pairs if base}
 
 
+def _change_of(score: Score) -> Change:
+    return Change(score.value, score.low, score.high, score.samples)
+
+
 def _judge_short(contents: Contents) -> Iterator[Verdict]:
+    """The worst source is one that misses the target, else one that may, else that with the largest change."""
     changes = short_changes(contents)
     if not changes:
         return
-    worst = max(changes, key=lambda name: changes[name].value)
-    change, mean = changes[worst], sum(change.value for change in changes.values()) / len(changes)
-    name = f"short-context loss, worst source ({worst})"
-    yield Verdict("short/worst", name, "extended", "change", change.value, change.low, change.high, _SHORT)
+    each = [
+        _judge_change("short/worst", f"short-context loss, worst source ({name})", "extended", "change", change, _SHORT)
+        for name, change in changes.items()
+    ]
+    yield max(each, key=lambda verdict: (_SEVERITY[verdict.outcome], verdict.value))
+    measured = contents.find_scores("change/short_mean", model="extended")
+    mean = _change_of(measured[0]) if measured else Change(sum(c.value for c in changes.values()) / len(changes))
     name = f"short-context loss, mean of {len(changes)} source{'s' * (len(changes) > 1)}"
-    yield Verdict("short/mean", name, "extended", "change", mean, bound=_SHORT)
+    yield _judge_change("short/mean", name, "extended", "change", mean, _SHORT)

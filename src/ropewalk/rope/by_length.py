@@ -34,6 +34,7 @@ class Dynamic(Stretch):
 
     kind: Literal["dynamic"] = "dynamic"
     factor: Factor = 1.0
+    """1 lowers the lowest frequency in proportion to the length; more lowers it further."""
     original_tokens: PositiveCount | None = None
     """L; the base's context unless said otherwise."""
 
@@ -75,12 +76,15 @@ class LongRope(Stretch):
     short_factor: PairFactors | None = None
     """1 for every pair unless given."""
     long_factor: PairFactors | None = None
+    """Each pair's divisor in documents longer than the original; null: it is searched."""
     original_tokens: PositiveCount | None = None
+    """The original length; the base's context unless said otherwise."""
     factor: Factor | None = None
     """Target over original; only the attention factor comes of it."""
     fixed_attention_factor: float | None = Field(default=None, gt=0)
     """Replaces the formula."""
     search: Search | None = None
+    """How ``long_factor`` is searched, where it is not given."""
 
     @model_validator(mode="after")
     def _check_factors(self) -> "LongRope":

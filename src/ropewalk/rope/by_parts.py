@@ -20,7 +20,9 @@ class ByParts(Stretch):
     """A factor for slow pairs, and the context against which turns are counted."""
 
     factor: Factor | None = None
+    """What slow pairs are divided by; null: target over the original length."""
     original_tokens: PositiveCount | None = None
+    """The context against which turns are counted; null: the base's original one."""
 
     def _open(self, base: BaseRope, context_tokens: int) -> dict[str, Any]:
         original = self.original_tokens or base.context_tokens
@@ -40,8 +42,11 @@ class Ramp(ByParts):
     """
 
     beta_fast: float = Field(default=32.0, gt=0)
+    """Turns within the original length from which a pair stays as it is."""
     beta_slow: float = Field(default=1.0, gt=0)
+    """Turns within the original length up to which a pair is divided by the factor."""
     truncate: bool = True
+    """Whether the ramp's ends are rounded outwards to whole pairs."""
 
     @model_validator(mode="after")
     def _check_betas(self) -> "Ramp":
@@ -104,6 +109,7 @@ class Yarn(Ramp):
     fixed_attention_factor: float | None = Field(default=None, gt=0)
     """Replaces the formula."""
     mscale: float | None = Field(default=None, gt=0)
+    """First of DeepSeek's two weights of the attention factor; with ``mscale_all_dim``."""
     mscale_all_dim: float | None = Field(default=None, gt=0)
     """DeepSeek's two weights: the attention factor is then the quotient of two formulas."""
 
@@ -143,7 +149,9 @@ class Llama3(ByParts):
 
     kind: Literal["llama3"] = "llama3"
     low_freq_factor: float = Field(default=1.0, gt=0)
+    """Turns within the original length below which a pair is divided by the factor."""
     high_freq_factor: float = Field(default=4.0, gt=0)
+    """Turns within the original length above which a pair stays as it is."""
 
     @model_validator(mode="after")
     def _check_factors(self) -> "Llama3":

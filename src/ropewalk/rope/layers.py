@@ -30,7 +30,8 @@ def _name_kind(value: Any) -> Any:
 class LayerRule(Spec):
     """One line of a recipe's pattern; what it leaves out is the stage's ``rope`` over all tokens."""
 
-    rope: Annotated[Rope, BeforeValidator(_name_kind)] | None = None
+    rope: Annotated[Rope, BeforeValidator(_name_kind, json_schema_input_type=Rope | str)] | None = None
+    """The line's own method, or its name; null: the stage's."""
     window: PositiveCount | None = None
     """Tokens that a query sees, itself included."""
     temperature: Literal["log_n"] | None = None

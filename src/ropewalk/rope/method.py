@@ -42,6 +42,7 @@ class Method(Spec):
     """One way to turn positions into angles. ``theta`` in its arguments is the base's."""
 
     kind: str
+    """Which method it is."""
 
     @property
     def depends_on_length(self) -> bool:
@@ -94,6 +95,7 @@ class Stretch(Method):
     """A method that changes something. ``theta`` None keeps the base's."""
 
     theta: ThetaValue | None = None
+    """Base frequency; null keeps the base's."""
 
     def complete(self, base: BaseRope, context_tokens: int) -> Method:
         """Raises UserError for an odd head_dim, a shorter target, a theta below the base's, or a base whose own

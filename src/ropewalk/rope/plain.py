@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import NUMBER_TEXT
 from ropewalk.rope.bounds import suggest_theta
 from ropewalk.rope.frequency import ntk_theta, plain_inv_freq
 from ropewalk.rope.method import BaseRope, Factor, Method, Stretch, ThetaValue, check_head, filled, refuse_stacking
@@ -44,7 +45,7 @@ def _open_auto(value: Any) -> Any:
 AutoTheta = Annotated[
     ThetaValue | None,
     BeforeValidator(_open_auto),
-    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 1}, {"const": "auto"}]}),
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 1}, {"const": "auto"}, NUMBER_TEXT]}),
 ]
 
 
@@ -59,6 +60,7 @@ class Theta(Stretch):
 
     kind: Literal["theta"] = "theta"
     theta: AutoTheta
+    """The new base frequency, above the base's; ``auto`` takes the least that both published bounds allow."""
 
     def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
         return plain_inv_freq(filled(self.theta), head_dim)
@@ -95,6 +97,7 @@ class Ntk(Stretch):
 
     kind: Literal["ntk"] = "ntk"
     factor: Factor | None = None
+    """How much lower the lowest frequency is; null: target over the base's context."""
 
     def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
         return plain_inv_freq(filled(self.theta), head_dim)
@@ -126,6 +129,7 @@ class Linear(Stretch):
 
     kind: Literal["linear"] = "linear"
     factor: Factor | None = None
+    """What positions are divided by; null: target over the base's context."""
 
     def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
         return plain_inv_freq(self.final_theta(theta), head_dim) / filled(self.factor)
@@ -149,7 +153,9 @@ class Proportional(Stretch):
 
     kind: Literal["proportional"] = "proportional"
     share: float = Field(gt=0, le=1)
+    """Share of the pairs that turn, from the fastest on; the others stand still."""
     factor: Factor = 1.0
+    """What the frequencies of turning pairs are divided by."""
 
     def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
         # int(share * head_dim // 2) is the rounding of transformers, and so part of the definition.

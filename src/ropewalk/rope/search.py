@@ -9,6 +9,7 @@ error in log factors, the paper's 1,344 a twelfth.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float64
@@ -32,16 +33,20 @@ _MOST_TRIES = 20  # draws of a child that was scored before
 class Search(Spec):
     """The budget of a search. The paper's, for 7B models: 64, 40, 16, 16, 32 on five documents."""
 
-    population: int = Field(default=16, ge=3)
+    population: Annotated[PositiveCount, Field(ge=3)] = 16
     """First generation: the three seeds, and mutations of them."""
     iterations: PositiveCount = 8
+    """Generations after the first."""
     mutations: Count = 8
+    """Children of a generation with some factors drawn anew."""
     crossovers: Count = 4
+    """Children of a generation made of two parents."""
     parents: PositiveCount = 8
     """The best ever seen; children come from these."""
     documents: PositiveCount = 4
     """Documents of the target length, of those that are trained on, that a score is taken over."""
     seed: int = 0
+    """Draws the children."""
 
     @model_validator(mode="after")
     def _check_parents(self) -> "Search":

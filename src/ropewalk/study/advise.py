@@ -13,6 +13,7 @@ from ropewalk.core.record import Score
 from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.recipe.load import load_recipe, parse_advice
 from ropewalk.recipe.spec import ModelSource
+from ropewalk.recipe.suffix import YAML
 from ropewalk.rope.candidates import Survey, survey
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.scaling import Nope, Rope
@@ -74,7 +75,7 @@ def _name_layer(layer: LayerPosition) -> str:
 
 def _read_question(target: Path, overrides: list[str]) -> tuple[str, AdviceSpec]:
     """The model, and what is asked about it: from overrides, or from a recipe's last stage."""
-    if target.suffix != ".yaml":
+    if target.suffix not in YAML:
         return str(target), parse_advice(overrides)
     recipe = load_recipe(target, overrides)
     if isinstance(recipe.model, ModelSource):

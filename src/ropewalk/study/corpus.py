@@ -12,6 +12,7 @@ from ropewalk.corpus.decontaminate import read_prompts
 from ropewalk.corpus.exchange import Format, write_tokens
 from ropewalk.corpus.folder import open_corpus
 from ropewalk.corpus.prepare import tokenize_share
+from ropewalk.corpus.same_tokenizer import EXPORTED, require_tokenizer
 from ropewalk.corpus.survey import survey
 from ropewalk.corpus.tokenize import load_tokenizer
 from ropewalk.corpus.weigh import format_weighing, weigh
@@ -31,6 +32,7 @@ def report_corpus(recipe: Recipe) -> dict[str, Any]:
     folder = RunFolder(Path(recipe.run))
     corpus = open_corpus(require(folder.corpus, verb="prepare"))
     tokenizer = load_tokenizer(folder.base(recipe))
+    require_tokenizer(corpus, tokenizer, where=folder.base(recipe))
     feeds = {stage: open_stage(recipe, stage, corpus) for stage in range(len(recipe.stages))}
     counted = survey(corpus, feeds, tokenizer=tokenizer, seed=recipe.seed)
     counted["copies"] = show_copies(corpus, tokenizer=tokenizer, seed=recipe.seed)
@@ -77,7 +79,8 @@ def export_corpus(recipe: Recipe, out: Path, format: str) -> dict[str, Any]:
         )
     corpus = open_corpus(require(RunFolder(Path(recipe.run)).corpus, verb="prepare"))
     kind = cast(Format, format)
-    with new_folder(out, kind=f"tokens for {format}", inputs={"corpus": corpus.digest}) as work:
+    inputs = {"corpus": corpus.digest, "tokenizer": corpus.tokenizer}
+    with new_folder(out, kind=f"{EXPORTED}{format}", inputs=inputs) as work:
         for name in corpus.sources:
             held = corpus.train(name)
             documents = (held.read(document) for document in range(len(held)))

@@ -155,7 +155,7 @@ def _read_trained(checkpoint: Path, extended: Path) -> "dict[str, Tensor]":
 
 
 def promote(recipe: Recipe, folder: RunFolder, stage: int) -> None:
-    """Hold the stage's model against its gates, once; raises UserError on every rank where one is not met and stops."""
+    """Hold the stage's model against its gates, once; raises UserError on every rank where one is missed and stops."""
     from ropewalk.parallel.collective import rank_and_ranks, share_from_first
     from ropewalk.train.promotion import measure_promotion, read_verdicts, refuse_promotion, spell_verdicts
 
@@ -173,9 +173,9 @@ def promote(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     verdicts = share_from_first(read_verdicts(path) if rank_and_ranks()[0] == 0 else [])
     if rank_and_ranks()[0] == 0:
         for verdict in verdicts:
-            say(f"stage {stage}, {'promoted' if verdict.met else 'WARNING: not promoted'}: {verdict.text}")
+            say(f"stage {stage}, {verdict.outcome}: {verdict.text}")
     if spec.promote.otherwise == "stop":
-        refuse_promotion(verdicts, stage=stage, path=path)
+        refuse_promotion(verdicts, stage=stage, path=path, strict=recipe.strict)
 
 
 def evaluate(recipe: Recipe, folder: RunFolder, models: dict[str, Path], base_tokens: int) -> None:

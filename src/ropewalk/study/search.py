@@ -20,6 +20,7 @@ from ropewalk.core.quantity import format_length
 from ropewalk.core.seed import stream
 from ropewalk.core.written import read_written
 from ropewalk.corpus.folder import Corpus, open_corpus
+from ropewalk.corpus.same_tokenizer import require_model
 from ropewalk.recipe.spec import Recipe, Stage
 from ropewalk.rope.method import BaseRope
 from ropewalk.rope.scaling import LongRope
@@ -44,8 +45,10 @@ def extend(recipe: Recipe, folder: RunFolder, stage: int) -> None:
         return
     base, spec = folder.stage_input(recipe, stage), recipe.stages[stage]
     if not found.exists():
+        corpus = open_corpus(folder.corpus)
+        require_model(corpus, base)
         found.parent.mkdir(parents=True, exist_ok=True)
-        best = _search(base, spec, open_corpus(folder.corpus), work=found.parent / "candidate", seed=recipe.seed)
+        best = _search(base, spec, corpus, work=found.parent / "candidate", seed=recipe.seed)
         write_whole(found, json.dumps(asdict(best), indent=2))
     ranks.extend(base, out, _fill(spec, read_written(found, lambda content: tuple(content["factors"]))))
 

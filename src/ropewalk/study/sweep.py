@@ -14,7 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ropewalk.core.artifact import FolderInUseError, write_whole
+from ropewalk.core.artifact import FolderInUseError, is_finished, read_manifest, write_whole
+from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.record import Score, read_scores
 from ropewalk.recipe.sweep import Cell, Sweep, load_sweep
@@ -39,7 +40,7 @@ def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
             if not _folder(cell).scores.exists():
                 say(f"== {cell.name}, {number} of {len(left)} left")
                 try:
-                    _do_cell(cell)
+                    _do_cell(cell, cells)
                 except FolderInUseError:
                     held.append(cell)
         if len(held) == len(left):
@@ -55,13 +56,14 @@ def _folder(cell: Cell) -> RunFolder:
     return RunFolder(Path(cell.recipe.run))
 
 
-def _do_cell(cell: Cell) -> None:
+def _do_cell(cell: Cell, cells: list[Cell]) -> None:
     """From nothing, or from what is there, to the cell's scores."""
     import ropewalk.evaluate.evaluate  # noqa: F401 - once here, so that every forked rank has it already
 
     recipe, folder = cell.recipe, _folder(cell)
     with claim(recipe, folder):
         prepare(recipe, folder)
+        require_one_tokenizer(cell, cells)
         model = folder.base(recipe)
         if cell.kind == "zero-shot":
             extend(recipe, folder)
@@ -70,6 +72,20 @@ def _do_cell(cell: Cell) -> None:
             train(recipe, folder)
             model = folder.trained(len(recipe.stages) - 1)
         measure(recipe, folder, {cell.kind: model})
+
+
+def require_one_tokenizer(cell: Cell, cells: list[Cell]) -> None:
+    """Raise UserError where an arm at the same value of each axis has another one: its losses are of other tokens."""
+    for other in cells:
+        if other.choices == cell.choices and is_finished(_folder(other).corpus):
+            ours, its = (read_manifest(_folder(each).corpus)["inputs"].get("tokenizer") for each in (cell, other))
+            if ours != its:
+                raise UserError(
+                    f"{cell.name} has another tokenizer than {other.name}",
+                    where=str(_folder(cell).corpus),
+                    why="arms are compared on the same tokens, and a loss per token means nothing across tokenizers",
+                    fix="make a study for each tokenizer, or take the arm that changes `model` out",
+                )
 
 
 def gather(sweep: Sweep, cells: list[Cell]) -> dict[str, Any]:

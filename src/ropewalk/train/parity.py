@@ -19,6 +19,8 @@ from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.state import name_weights
 from ropewalk.corpus.feed import Feed
+from ropewalk.corpus.folder import open_corpus
+from ropewalk.corpus.same_tokenizer import require_model
 from ropewalk.model.attend import count_calls
 from ropewalk.model.learner import Learner
 from ropewalk.parallel.collective import max_over_ranks, sum_over_ranks
@@ -77,6 +79,7 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     mesh = make_mesh(parallel.ranks, parallel.context, replicas=parallel.replicas)
     chosen = choose_precision(parallel.precision, mesh)
     rows = max(STEPS * parallel.ranks, min(spec.steps * spec.step_rows, _SEARCHED_ROWS))
+    require_model(open_corpus(corpus), model)
     feed = open_rows(recipe, stage, corpus=corpus, rows=rows)
     savings = choose_savings(recipe, stage, model)
     found: dict[str, Parity] = {}

@@ -1,14 +1,14 @@
 """Whether a stage has done its work, asked before the next one builds on it: gates on the model that it wrote.
 
 A stage that lost the short context, or that does not retrieve at its own length, hands its damage on, and every later
-stage costs more than the one before. Three figures tell: loss in the window that the stage came with, retrieval at its
-new length, and loss at the base's own context. They are those of evaluate/, on other prompts than the final ones; a
-verdict is written once and read when a run goes on, so a resumed run is judged the same.
+stage costs more than the one before. Three figures tell, each by its 95 % interval: loss in the window that the stage
+came with, retrieval at its new length, and loss at the base's own context. They are those of evaluate/, on other
+prompts than the final ones; a verdict is written once and read when a run goes on, so a resumed run is judged the same.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ropewalk.core.error import UserError
@@ -24,13 +24,21 @@ BASE, BEFORE, TRAINED = "base", "before", "trained"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One gate: what was found, what it must be, in words. ``value`` is None where nothing could be measured."""
+    """One gate: what was found, what it must be, in words. ``value`` is None where nothing could be measured.
+
+    ``met`` is None where the limit lies inside the value's 95 % interval: more documents or answers would tell.
+    """
 
     gate: str
     value: float | None
     limit: float
-    met: bool
+    met: bool | None
     text: str
+
+    @property
+    def outcome(self) -> str:
+        """``promoted`` or a warning."""
+        return "promoted" if self.met else "WARNING: undecided" if self.met is None else "WARNING: not promoted"
 
 
 def measure_promotion(
@@ -65,25 +73,20 @@ def judge(promotion: Promotion, scores: Sequence[Score], *, before: str) -> Iter
         return [score for score in scores if score.model == model and score.task.startswith(task)]
 
     if promotion.window_loss is not None:
-        # The last bucket of positions is the last quarter of the window.
-        ours, its = (find(model, "nll/position/")[-1:] for model in (TRAINED, before))
-        value = ours[0].value - its[0].value if ours and its else None
-        yield _at_most(
-            "window_loss", value, promotion.window_loss, f"nats above {before}'s, last quarter of its window"
-        )
+        change = next(iter(find(TRAINED, f"change/nll/{before}")), None)  # in the last quarter of the window
+        meaning = f"nats above {before}'s, last quarter of its window"
+        yield _at_most("window_loss", change, promotion.window_loss, meaning)
     if promotion.retrieval is not None:
-        found = find(TRAINED, "retrieval/")
-        answers = sum(score.n for score in found)
-        share = sum(score.value * score.n for score in found) / answers if answers else None
-        met = share is not None and share >= promotion.retrieval
-        text = _tell("retrieval", share, f"at least {promotion.retrieval:g}", "of the answers at the stage's length")
-        yield Verdict("retrieval", share, promotion.retrieval, met, text)
+        found = _pool([score for score in find(TRAINED, "retrieval/") if score.depth is None])
+        met = found is not None and _decide(found.low >= promotion.retrieval, found.high >= promotion.retrieval)
+        text = _tell("retrieval", found, f"at least {promotion.retrieval:g}", "of the answers at the stage's length")
+        yield Verdict("retrieval", None if found is None else found.value, promotion.retrieval, met, text)
     if promotion.short_loss is not None:
-        changes = find(TRAINED, "change/short/")
-        worst = max(changes, key=lambda score: score.value, default=None)
+        limit, changes = promotion.short_loss, find(TRAINED, "change/short/")
+        # One that misses the limit, else one that may, else the largest.
+        worst = max(changes, key=lambda score: (score.low > limit, score.high > limit, score.value), default=None)
         name = "" if worst is None else f", worst in {worst.task.removeprefix('change/short/')}"
-        value = None if worst is None else worst.value
-        yield _at_most("short_loss", value, promotion.short_loss, f"of the base's loss more at its own context{name}")
+        yield _at_most("short_loss", worst, limit, f"of the base's loss more at its own context{name}")
 
 
 def spell_verdicts(verdicts: Sequence[Verdict]) -> str:
@@ -96,9 +99,9 @@ def read_verdicts(path: Path) -> list[Verdict]:
     return read_written(path, lambda entries: [Verdict(**entry) for entry in entries])
 
 
-def refuse_promotion(verdicts: Sequence[Verdict], *, stage: int, path: Path) -> None:
-    """Raise UserError if any gate is not met."""
-    missed = [verdict.text for verdict in verdicts if not verdict.met]
+def refuse_promotion(verdicts: Sequence[Verdict], *, stage: int, path: Path, strict: bool = False) -> None:
+    """Raise UserError if any gate is missed; where it is to be strict, also if any is undecided."""
+    missed = [verdict.text for verdict in verdicts if verdict.met is False or (strict and verdict.met is None)]
     if missed:
         raise UserError(
             f"stage {stage} is not promoted",
@@ -108,12 +111,32 @@ def refuse_promotion(verdicts: Sequence[Verdict], *, stage: int, path: Path) -> 
         )
 
 
-def _at_most(gate: str, value: float | None, limit: float, meaning: str) -> Verdict:
-    met = value is not None and value <= limit
-    return Verdict(gate, value, limit, met, _tell(gate, value, f"at most {limit:g}", meaning))
+def _at_most(gate: str, found: Score | None, limit: float, meaning: str) -> Verdict:
+    met = found is not None and _decide(found.low <= limit, found.high <= limit)
+    value = None if found is None else found.value
+    return Verdict(gate, value, limit, met, _tell(gate, found, f"at most {limit:g}", meaning))
 
 
-def _tell(gate: str, value: float | None, limit: str, meaning: str) -> str:
-    if value is None:
+def _decide(low_end: bool, high_end: bool) -> bool | None:
+    """What both ends of an interval say; None where they disagree."""
+    return low_end if low_end == high_end else None
+
+
+def _pool(scores: Sequence[Score]) -> Score | None:
+    """The mean over answers; its interval is no narrower than that of the tasks together would be."""
+    answers = sum(score.n for score in scores)
+    if not answers:
+        return None
+    value, low, high = (
+        sum(getattr(score, name) * score.n for score in scores) / answers for name in ("value", "low", "high")
+    )
+    return replace(
+        scores[0], n=answers, value=value, low=low, high=high, samples=None if len(scores) > 1 else scores[0].samples
+    )
+
+
+def _tell(gate: str, found: Score | None, limit: str, meaning: str) -> str:
+    if found is None:
         return f"{gate}: not measured, no held-out text or prompt is long enough; asked is {limit} {meaning}"
-    return f"{gate}: {value:.4g}, asked is {limit} {meaning}"
+    samples = "" if found.samples is None else f", n = {found.samples}"
+    return f"{gate}: {found.value:.4g} [{found.low:.4g}, {found.high:.4g}]{samples}, asked is {limit} {meaning}"

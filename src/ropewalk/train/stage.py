@@ -21,6 +21,7 @@ from ropewalk.core.progress import say
 from ropewalk.core.seed import seed_for
 from ropewalk.corpus.feed import Feed
 from ropewalk.corpus.folder import open_corpus
+from ropewalk.corpus.same_tokenizer import require_model
 from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.parallel.stop import listen_for_stop
@@ -74,6 +75,7 @@ def _train(
     if mesh.rank == 0:  # for the report, which asks no corpus
         write_whole(folder / "mix.json", json.dumps(dict(feed.planned)) + "\n")
     sharing, held = sharing_of(recipe, folder / "extended", mesh), open_corpus(corpus)
+    require_model(held, folder / "extended")
     reader = Reader(mesh, sharing, row_tokens=spec.reach_tokens)
     panel = prepare_panel(recipe, stage, folder=folder, corpus=held, base=base, reader=reader)
     state = _resume(begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed), recipe, run, speaks=mesh.rank == 0)

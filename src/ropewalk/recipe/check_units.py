@@ -1,0 +1,18 @@
+"""Lengths that look like a slip of units: ``2K`` is 2,000 tokens, and 2,048 were meant more often than not."""
+
+from collections.abc import Iterator
+
+from ropewalk.core.quantity import format_length
+from ropewalk.recipe.finding import Finding
+from ropewalk.recipe.spec import Recipe
+
+
+def check_units(recipe: Recipe) -> Iterator[Finding]:
+    """A warning for each length of a row or of positions that is round in powers of ten and not of two."""
+    for index, stage in enumerate(recipe.stages):
+        lengths = {"context": stage.context} | ({} if stage.skip is None else {"skip.reach": stage.skip.reach})
+        for key, tokens in lengths.items():
+            if tokens % 1000 == 0 and tokens % 1024:
+                meant = tokens // 1000 * 1024
+                message = f"{tokens:,} tokens; did you mean {format_length(meant)} ({meant:,})?"
+                yield Finding("warning", f"stages.{index}.{key}", message, "K is 1,000 and Ki 1,024: docs/recipe.md")

@@ -1,0 +1,72 @@
+"""YAML as plain data, with its traps closed: a key given twice is an error, and no object is ever constructed.
+
+YAML's own words for a fault name its grammar; what a person mistook there is nearly always one of a few things.
+"""
+
+from typing import Any
+
+import yaml
+
+from ropewalk.core.error import UserError
+
+_MERGE = "tag:yaml.org,2002:merge"
+_CURES = (
+    ("given twice", "keep one of the two"),
+    ("\\t", "YAML is indented by blanks: put blanks in place of the tab"),
+    (
+        "mapping values are not allowed",
+        "put quotes around a value that holds ': ', and indent the keys of a mapping alike",
+    ),
+    (
+        "could not find expected ':'",
+        "write `key: value`, with a blank after the colon; put quotes around a text of several lines",
+    ),
+    ("unexpected end of stream", "close the quotes, or the bracket, that is open there"),
+    ("quoted scalar", "close the quotes that are open there"),
+    ("expected ',' or", "close the bracket, or put a comma between its entries"),
+    ("expected <block end>", "indent the entries of a list or mapping alike, and open a list with `- ` or with ["),
+    ("cannot start any token", "put a value that begins with such a sign into quotes"),
+    ("undefined alias", "name the anchor (&name) before it is used (*name)"),
+    ("could not determine a constructor", "take the !tag away: a recipe is plain data"),
+    ("expected alphabetic or numeric", "put a value that begins with & or * into quotes"),
+)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, where YAML itself keeps the last."""
+
+
+def _construct_mapping(loader: _PlainLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key_node, _ in node.value:
+        if key_node.tag == _MERGE:
+            continue  # << takes in another mapping, whose keys are meant to be overridden
+        key = str(loader.construct_object(key_node))
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
+        seen.add(key)
+    loader.flatten_mapping(node)
+    return loader.construct_mapping(node, deep=True)
+
+
+_PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+
+
+def parse_yaml(text: str, *, where: str) -> Any:
+    """The data of ``text``. Raises UserError with line, column and cure."""
+    try:
+        # _PlainLoader is a SafeLoader: no object is ever constructed.
+        return yaml.load(text, Loader=_PlainLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
+        raise UserError("this is not YAML", where=place, why=str(error.problem), fix=_cure(error)) from None
+    except yaml.YAMLError as error:
+        raise UserError("this is not YAML", where=where, why=str(error), fix="remove what it names") from None
+    except (ValueError, RecursionError) as error:  # a date such as 2024-13-01, or brackets without end
+        raise UserError("this is not YAML", where=where, why=str(error), fix="put that value into quotes") from None
+
+
+def _cure(error: yaml.MarkedYAMLError) -> str:
+    told = f"{error.context} {error.problem}"
+    return next((cure for sign, cure in _CURES if sign in told), "mend that line")

@@ -1,0 +1,3 @@
+"""How the file of a recipe or a study is told from a model's folder: by how its name ends. Imports nothing."""
+
+YAML = (".yaml", ".yml")
