@@ -14,7 +14,10 @@ from ropewalk.rope.scaling import read_method
 
 LLAMA31 = BaseRope(5e5, 128, 131072, Llama3(theta=5e5, factor=8, original_tokens=8192))
 QWEN = BaseRope(1e6, 128, 32768, Yarn(theta=1e6, factor=4, original_tokens=32768, beta_fast=24))
-VICUNA = BaseRope(1e4, 128, 16384, Linear(theta=1e4, factor=4))
+DIVIDED = BaseRope(1e4, 128, 16384, Linear(theta=1e4, factor=4, original_tokens=4096))
+OLMO3 = BaseRope(
+    5e5, 128, 65536, Yarn(theta=5e5, factor=8, original_tokens=8192, fixed_attention_factor=1.2079441541679836)
+)
 PARTIAL = BaseRope(1e4, 128, 4096, Proportional(theta=1e4, share=0.5, factor=2))
 
 
@@ -33,12 +36,24 @@ PARTIAL = BaseRope(1e4, 128, 4096, Proportional(theta=1e4, share=0.5, factor=2))
             QWEN,
             262144,
             Yarn(theta=1e6, factor=8, original_tokens=32768, beta_fast=24),
-            "yarn factor 4 -> 8 over the original 32Ki",
+            "yarn factor 4 -> 8 over the original 32Ki, beta_fast 24 as before",
         ),
         (Yarn(beta_fast=32, factor=16), QWEN, 65536, Yarn(theta=1e6, factor=16, original_tokens=32768), None),
-        (Yarn(), QWEN, 65536, QWEN.running, "yarn factor 4 over the original 32Ki"),
-        (Linear(), VICUNA, 65536, Linear(theta=1e4, factor=16), "linear factor 4 -> 16"),
-        (Linear(factor=8), VICUNA, 65536, Linear(theta=1e4, factor=8), "linear factor 4 -> 8"),
+        (Yarn(), QWEN, 65536, QWEN.running, "yarn factor 4 over the original 32Ki, beta_fast 24 as before"),
+        (
+            Linear(),
+            DIVIDED,
+            65536,
+            Linear(theta=1e4, factor=16, original_tokens=4096),
+            "linear factor 4 -> 16 over the original 4Ki",
+        ),
+        (
+            Linear(factor=8),
+            DIVIDED,
+            65536,
+            Linear(theta=1e4, factor=8, original_tokens=4096),
+            "linear factor 4 -> 8 over the original 4Ki",
+        ),
         (Proportional(share=0.25), PARTIAL, 8192, Proportional(theta=1e4, share=0.25, factor=2), None),
         (
             Theta(theta=2e6),
@@ -69,7 +84,7 @@ def test_a_line_for_a_plain_base_too() -> None:
 def test_composed_frequencies_are_scaled_once() -> None:
     slowest = Llama3().complete(LLAMA31, 262144).inv_freq(5e5, 128)[-1]
     assert plain_inv_freq(5e5, 128)[-1] / slowest == pytest.approx(32), "not 8 times 32, and not 8 times 2"
-    assert np.array_equal(Linear().complete(VICUNA, 65536).inv_freq(1e4, 128), plain_inv_freq(1e4, 128) / 16)
+    assert np.array_equal(Linear().complete(DIVIDED, 65536).inv_freq(1e4, 128), plain_inv_freq(1e4, 128) / 16)
 
 
 ALL = [
@@ -86,7 +101,7 @@ ALL = [
     Proportional(share=0.5),
 ]
 RUNNING = [
-    Linear(theta=1e4, factor=4),
+    Linear(theta=1e4, factor=4, original_tokens=4096),
     Dynamic(theta=1e4, original_tokens=4096),
     NtkByParts(theta=1e4, factor=4, original_tokens=4096),
     Yarn(theta=1e4, factor=4, original_tokens=4096),

@@ -22,6 +22,10 @@ class ByParts(Stretch):
     factor: Factor | None = None
     original_tokens: PositiveCount | None = None
 
+    @property
+    def begins_tokens(self) -> int:
+        return filled(self.original_tokens)
+
     def _open(self, base: BaseRope, context_tokens: int) -> dict[str, Any]:
         original = self.original_tokens or base.context_tokens
         return {"original_tokens": original, "factor": max(1.0, context_tokens / original)}
