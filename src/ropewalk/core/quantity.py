@@ -18,6 +18,7 @@ _UNITS = {
     "Mi": 2**20,
     "Gi": 2**30,
 }
+_TOO_MANY = 2.0**63
 _PATTERN = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -74,6 +75,8 @@ def format_bytes(amount: float) -> str:
 
 
 def _whole(number: float, text: str) -> int:
+    if not abs(number) < _TOO_MANY:
+        raise ValueError(f"{text} is more than can be counted")
     if number != int(number):
         raise ValueError(f"{text} is not a whole number")
     return int(number)

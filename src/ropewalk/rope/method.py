@@ -21,8 +21,9 @@ from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length
 from ropewalk.core.spec import Spec
 
-LARGEST_FACTOR, LARGEST_THETA = 1e9, 1e30
-"""transformers computes in float32, where theta to the power of nearly 1 must stay finite."""
+LARGEST_FACTOR, LARGEST_THETA, LARGEST_TOKENS = 1e9, 1e30, 1 << 24
+"""transformers computes in float32: theta to the power of nearly 1 must stay finite, each position a number of its own.
+"""
 Factor = Annotated[float, Field(ge=1, le=LARGEST_FACTOR)]
 ThetaValue = Annotated[float, Field(gt=1, le=LARGEST_THETA)]
 Value = TypeVar("Value")
@@ -44,7 +45,7 @@ _CHOICES = (
 class BaseRope:
     """What a base model does to positions: plain RoPE over ``theta``, or the completed method that it is ``running``.
 
-    ``context_tokens`` is how far it reads, mostly its ``max_position_embeddings``; ``theta`` the one in its config.json.
+    ``context_tokens`` is how far it reads, mostly its ``max_position_embeddings``; ``theta`` that of its config.json.
     """
 
     theta: float
@@ -236,6 +237,18 @@ def check_head(base: BaseRope) -> None:
         )
 
 
+def check_length(context_tokens: int) -> None:
+    """Raise UserError for a target whose positions float32 does not tell apart."""
+    if context_tokens > LARGEST_TOKENS:
+        raise UserError(
+            "the target is too long",
+            where="context",
+            why=f"it is {context_tokens:.3g}, and beyond {format_length(LARGEST_TOKENS)} float32, in which a model "
+            "computes angles, has no number for every position",
+            fix=f"ask for at most {format_length(LARGEST_TOKENS)}",
+        )
+
+
 def refuse_shorter(base: BaseRope, context_tokens: int) -> UserError:
     """The error of a target that the base reads already."""
     return UserError(
@@ -248,6 +261,7 @@ def refuse_shorter(base: BaseRope, context_tokens: int) -> UserError:
 
 def _check_stretch(method: Stretch, base: BaseRope, context_tokens: int) -> None:
     check_head(base)
+    check_length(context_tokens)
     if context_tokens < base.context_tokens:
         raise refuse_shorter(base, context_tokens)
     if method.theta is not None and not (math.isfinite(method.theta) and method.theta >= base.theta):

@@ -23,6 +23,7 @@ from ropewalk.rope.method import (
     Stretch,
     ThetaValue,
     check_head,
+    check_length,
     filled,
     refuse_shorter,
     refuse_stacking,
@@ -40,6 +41,7 @@ class Unchanged(Method):
     def complete(self, base: BaseRope, context_tokens: int) -> Method:
         """Any length is allowed here, also one below the base's."""
         check_head(base)
+        check_length(context_tokens)
         return base.running or self
 
     def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
@@ -252,6 +254,7 @@ class Nope(Method):
 
     def complete(self, base: BaseRope, context_tokens: int) -> Method:
         check_head(base)
+        check_length(context_tokens)
         return self
 
     def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:

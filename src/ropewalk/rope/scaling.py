@@ -67,6 +67,12 @@ _OUR_METHODS: Mapping[str, type[Method]] = {
     "longrope": LongRope,
     "proportional": Proportional,
 }
+_HF_NAMES = {ours: theirs for theirs, ours in _OUR_KEYS.items()}
+KEYS: Mapping[str, frozenset[str]] = {
+    name: frozenset(_HF_NAMES.get(field, field) for field in method.model_fields) - {"kind", "search"}
+    for name, method in _OUR_METHODS.items()
+}
+"""Keys of a config.json's rope block that a method of ours has a field for, by the block's ``rope_type``."""
 
 
 def read_method(parameters: Mapping[str, Any], *, where: str) -> Method:

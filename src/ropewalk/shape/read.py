@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.core.error import UserError
+from ropewalk.rope.layers import find_stretched
 from ropewalk.shape.families import SUPPORTED, find_family
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read_layers import read_layers
+from ropewalk.shape.rope_keys import find_reach
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -55,6 +57,8 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     attention_bias, mlp_bias = (
         key in family.biases and bool(config.get(key)) for key in ("attention_bias", "mlp_bias")
     )
+    layers = _count(config, "num_hidden_layers", where)
+    positions = read_layers(config, family, layers=layers, context_tokens=context_tokens, where=where)
     return ModelShape(
         architecture=architecture,
         width=width,
@@ -64,14 +68,8 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         mlp_width=_count(config, "intermediate_size", where),
         vocabulary=_count(config, "vocab_size", where),
         tied=bool(config.get("tie_word_embeddings", family.tied)),
-        context_tokens=context_tokens,
-        positions=read_layers(
-            config,
-            family,
-            layers=_count(config, "num_hidden_layers", where),
-            context_tokens=context_tokens,
-            where=where,
-        ),
+        context_tokens=find_reach(config, find_stretched(positions), context_tokens),
+        positions=positions,
         bos_id=_find_id(config, "bos_token_id", where),
         eos_id=_find_id(config, "eos_token_id", where),
         dtype=_find_dtype(config, where),
