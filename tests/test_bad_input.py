@@ -308,6 +308,13 @@ def test_another_recipe_in_the_run_folder(call: Call, refuse: Callable[..., str]
         "clip", "micro_rows", "lr", "panel_steps")))  # fmt: skip
 
 
+def test_check_tells_what_positions_become(call: Call) -> None:
+    told = "stage 0 positions: 0: yarn factor 2 theta 10000 -> 100000 over the original 64"
+    code, out, error = call("check", "recipe.yaml", "stages.0.rope.kind=yarn")
+    assert code == 0 and told in out
+    assert "stages.0.rope: yarn inherits theta: 100000.0 from the file" in error
+
+
 def test_a_damaged_corpus_folder(call: Call) -> None:
     assert call("prepare", "recipe.yaml")[0] == 0
     Path("deep/run/corpus/corpus.json").write_text("x")

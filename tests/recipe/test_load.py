@@ -4,11 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ropewalk.core.error import UserError
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.explain import find_places
-from ropewalk.recipe.load import load_recipe, parse_stage
+from ropewalk.recipe.load import load_recipe, parse_stage, read_data
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.sweep import Sweep
 
@@ -103,3 +104,26 @@ def test_every_key_is_on_the_pages_that_errors_point_to(kind: type[Spec], pages:
     docs = Path(__file__).parents[2] / "docs"
     words = set(re.findall(r"\w+", "".join((docs / f"{page}.md").read_text() for page in pages)))
     assert set(find_places(kind)) - words == set()
+
+
+def test_an_override_of_a_kind_tells_what_it_inherits(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    data = {
+        "rope": {"kind": "theta", "theta": 1e6},
+        "stages": [{"rope": {"kind": "yarn", "beta_fast": 24, "factor": 2}}],
+    }
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
+
+    def tell(*overrides: str) -> str:
+        read_data(tmp_path / "data.yaml", overrides)
+        return capsys.readouterr().err
+
+    assert (
+        tell("rope.kind=yarn")
+        == "rope: yarn inherits theta: 1000000.0 from the file; rope={kind: yarn} leaves it out\n"
+    )
+    assert "ntk_by_parts inherits beta_fast: 24 from" in tell(
+        "stages.0.rope.kind=ntk_by_parts", "stages.0.rope.factor=4"
+    )
+    for silent in ("rope.kind=theta", "rope={kind: yarn}", "run=a"):
+        assert tell(silent) == ""
+    assert tell("rope.kind=yarn", "rope.theta=1e5") == ""

@@ -25,6 +25,7 @@ from ropewalk.recipe.check import check, check_rows
 from ropewalk.recipe.load import parse_stage
 from ropewalk.recipe.lora import require_peft
 from ropewalk.recipe.spec import ModelSource, Recipe
+from ropewalk.recipe.stretch import describe_stages
 from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.find import find_model
 from ropewalk.shape.model_shape import ModelShape
@@ -75,7 +76,10 @@ def do_part(name: str, recipe: Recipe) -> dict[str, Any]:
 
         leave_ranks()
     made = [str(path) for path in folder.made_by(name, stages=len(recipe.stages)) if path.exists()]
-    return {"part": name, "made": made, "text": "\n".join(made)}
+    tells = name == "extend" and is_finished(folder.extended(0))
+    layers = read_manifest(folder.extended(0))["facts"]["layers"] if tells else []
+    told = {"layers": layers} if layers else {}
+    return {"part": name, "made": made, **told, "text": "\n".join([*made, *(f"layers {words}" for words in layers)])}
 
 
 def prepare(recipe: Recipe, folder: RunFolder) -> None:
@@ -207,12 +211,15 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
     errors = sum(finding.level == "error" for finding in findings)
     plans = [] if shape is None else forecast_recipe(recipe, shape)
     lines = [f"{finding.level}: {finding.key}: {finding.message} ({finding.source})" for finding in findings]
+    positions = [] if shape is None else list(describe_stages(recipe, shape))
+    lines += [f"stage {index} positions: {words}" for index, layers in enumerate(positions) for words in layers]
     for index, plan in enumerate(plans):
         lines += [f"stage {index}", plan.describe()]
     lines.append(f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}")
     return {
         "errors": errors,
         "findings": [asdict(finding) for finding in findings],
+        "positions": positions,
         "plans": [asdict(plan) for plan in plans],
         "text": "\n".join(lines),
     }
