@@ -159,10 +159,11 @@ def export(recipe: Recipe, folder: RunFolder) -> None:
         on_ranks(ranks.export, 1, trained, folder.base(recipe), folder.export, recipe.export.dtype)
     if not folder.parity.exists():
         from ropewalk.model.engines import is_native
-        from ropewalk.model.verify import verify_export
+        from ropewalk.model.verify import verify_export, verify_generation
 
         if not is_native(folder.export):
             say("no class of transformers has these positions: other readers refuse this folder, see its LOADING.md")
+        verify_generation(folder.export)
         write_whole(folder.parity, json.dumps(verify_export(folder.export)))
 
 
