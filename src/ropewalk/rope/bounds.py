@@ -81,7 +81,7 @@ def least_theta(head_dim: int, context_tokens: int, *, grid: float = 1.0005) -> 
 
 def critical_dim(theta: float, *, head_dim: int, train_tokens: int) -> int:
     """Dimensions whose pairs turn at least once within ``train_tokens``; 92 of 128 for Llama 2."""
-    return min(head_dim, 2 * math.ceil(head_dim / 2 * math.log(train_tokens / (2 * math.pi), theta)))
+    return max(0, min(head_dim, 2 * math.ceil(head_dim / 2 * math.log(train_tokens / (2 * math.pi), theta))))
 
 
 def critical_theta(theta: float, *, train_tokens: int, tuned_tokens: int) -> float:
@@ -105,7 +105,9 @@ def suggest_theta(theta: float, *, head_dim: int, train_tokens: int, context_tok
     Never below ``theta``, the one of a base trained at ``train_tokens``. For Llama 2 at 16Ki it is 5e5, where CodeLlama
     took 1e6.
     """
-    known = critical_dim(theta, head_dim=head_dim, train_tokens=train_tokens)
+    known = max(
+        2, critical_dim(theta, head_dim=head_dim, train_tokens=train_tokens)
+    )  # a length below a turn knows none
     least = max(theta, theta_for_reach(context_tokens, known_dim=known, head_dim=head_dim))
     rounds = (digit * 10.0**power for power, digit in product(range(1, 16), (1, 2, 5)))
     for found in rounds:

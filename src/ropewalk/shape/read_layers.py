@@ -101,6 +101,8 @@ def _read_kinds(
     """``FULL`` or ``WINDOWED`` per layer."""
     layers = len(turning)
     given = config.get("layer_types")
+    if not isinstance(given, list | None):
+        raise _unclear(f"{where}: layer_types", f"it is {given!r:.60}", f"give {layers} entries, or none")
     kinds = _assume_kinds(config, family, turning=turning, window=window, where=where) if given is None else list(given)
     where = f"{where}: layer_types"
     if strangers := sorted({str(kind) for kind in kinds} - {FULL, WINDOWED}):
