@@ -87,6 +87,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
     from ropewalk.corpus.build import build, read_texts
     from ropewalk.corpus.tokenize import load_tokenizer
     from ropewalk.corpus.vocabulary import train_tokenizer
+    from ropewalk.model.folder import check_tokenizer
 
     if isinstance(recipe.model, ModelSource) and not is_finished(folder.initial):
         init = recipe.model.init
@@ -99,6 +100,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
         on_ranks(ranks.init, 1, init, tokenizer, folder.initial, recipe.seed)
     if not is_finished(folder.corpus):
         base = folder.base(recipe)
+        check_tokenizer(base, vocabulary=read_shape(base).vocabulary)
         spoken, probes = load_tokenizer(base), ask_probes(recipe, base)
         build(recipe.corpus, tokenizer=spoken, seed=recipe.corpus_seed, folder=folder.corpus, probes=probes)
 
