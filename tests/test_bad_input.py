@@ -135,6 +135,11 @@ def test_a_recipe_that_cannot_be_read(case: str, refuse: Callable[..., str]) -> 
 KEYS = {
     "stages.0.lrr=1": "stages.0.lrr: there is no such key; did you mean lr?",
     "stages.0.lr=fast": "stages.0.lr: Input should be a valid number",
+    "stages.0.context=1e400": "stages.0.context: 1e400 is more than can be counted",
+    "stages.0.context=1e18": "the target is too long",
+    "stages.0.rope.theta=1e400": "stages.0.rope.theta: ",
+    "stages.0.rope={kind: yarn, factor: 1e400}": "stages.0.rope.factor: ",
+    "stages.0.rope={kind: linear, factor: 1e300}": "stages.0.rope.factor: Input should be less than or equal to",
     "stages.0.context=1.5": "stages.0.context: 1.5 is not a whole number",
     "seed=[1]": "seed: Input should be a valid integer",
     "corpus.mix.general=0": "mix has no weight above 0",
@@ -232,6 +237,14 @@ BASES: dict[str, tuple[Callable[[], Any], str]] = {
     "a broken index": (lambda: Path("base/model.safetensors.index.json").write_text("[]"), "no index of weights"),
     "no weights": (lambda: Path("base/model.safetensors").unlink(), "no safetensors weights"),
     "no tokenizer": (lambda: Path("base/tokenizer.json").unlink(), "base/tokenizer.json"),
+    "a small vocabulary": (
+        lambda: Path("base/config.json").write_text(json.dumps({**CONFIG, "vocab_size": 90})),
+        "tokenizer and model do not fit",
+    ),
+    "an unknown activation": (
+        lambda: Path("base/config.json").write_text(json.dumps({**CONFIG, "hidden_act": "swoosh"})),
+        "hidden_act is not usable",
+    ),
     "a broken tokenizer": (lambda: Path("base/tokenizer.json").write_text("{"), "a tokenizer cannot be read"),
 }
 
@@ -306,6 +319,13 @@ def test_another_recipe_in_the_run_folder(call: Call, refuse: Callable[..., str]
     assert "stages.0.clip (1.0 there, 2.0 here)\n" in refuse("prepare", "recipe.yaml", "stages.0.clip=2")
     assert "1 more\n" in refuse("prepare", "recipe.yaml", "seed=5", *(f"stages.0.{key}=2" for key in (
         "clip", "micro_rows", "lr", "panel_steps")))  # fmt: skip
+
+
+def test_check_tells_what_positions_become(call: Call) -> None:
+    told = "stage 0 positions: 0: yarn factor 2 theta 10000 -> 100000 over the original 64"
+    code, out, error = call("check", "recipe.yaml", "stages.0.rope.kind=yarn")
+    assert code == 0 and told in out
+    assert "stages.0.rope: yarn inherits theta: 100000.0 from the file" in error
 
 
 def test_a_damaged_corpus_folder(call: Call) -> None:

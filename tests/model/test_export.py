@@ -19,7 +19,7 @@ from ropewalk.model.export import export, read_weights
 from ropewalk.model.extend import extend
 from ropewalk.model.family import CLASSES
 from ropewalk.model.load import load_model
-from ropewalk.model.verify import compute_logits, verify_export
+from ropewalk.model.verify import compute_logits, verify_export, verify_generation
 from ropewalk.model.weights import SINGLE
 from ropewalk.recipe.load import parse_stage
 from ropewalk.rope.scaling import Theta, Yarn
@@ -211,6 +211,81 @@ def test_a_long_text_alone_does_not_prove_a_method_that_looks_at_lengths(
 
     monkeypatch.setattr("ropewalk.model.verify._compare", note)
     assert sorted(verify_export(out)) == [0, 31, 32, 127] and lengths == [128, 32]
+
+
+@pytest.mark.parametrize(
+    "overrides", [METHODS["yarn"], METHODS["dynamic"], [*METHODS["theta"], "layers=[{temperature: log_n}]"]], ids=str
+)
+def test_a_fresh_process_writes_on_past_the_length_of_the_base(
+    save_tiny: Save, tmp_path: Path, overrides: list[str]
+) -> None:
+    out = stretch(save_tiny(), tmp_path / "out", overrides)
+    generated = verify_generation(out)
+    assert generated is not None and generated.prompt_tokens > 32 and generated.written_tokens > 1
+    assert generated.difference <= 1e-5
+    (out / "generation_config.json").write_text('{"max_length": 32}')
+    with pytest.raises(UserError, match="generation ends before the context does"):
+        verify_generation(out)
+
+
+def test_an_export_that_writes_something_else_is_refused(
+    save_tiny: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = stretch(save_tiny(), tmp_path / "out", METHODS["theta"])
+    ours = stretch(save_tiny(), tmp_path / "ours", METHODS["linear"])
+    monkeypatch.setattr("ropewalk.model.verify._compute_ours", lambda _, text, places: compute_logits(ours, {
+        "tokens": text, "places": torch.tensor(places)}))  # fmt: skip
+    with pytest.raises(UserError, match="not the model that was trained") as caught:
+        verify_generation(out)
+    assert "tokens written after 37" in caught.value.why
+
+
+CARRIED = {
+    "additional_chat_templates/tools.jinja": "{{ tools }}",
+    "chat_template.jinja": "{{ messages }}",
+    "tekken.json": "{}",
+    "tokenizer.model.v3": "v3",
+    "qwen.tiktoken": "IQ== 0",
+    "spiece.model": "s",
+    "vocab.txt": "a",
+    "tokenization_own.py": "from .own_parts import part\n",
+    "own_parts.py": "part = 1\n",
+    "LICENSE.txt": "free",
+}
+
+
+def test_what_stands_beside_the_weights_comes_along_at_its_new_length(save_tiny: Save, tmp_path: Path) -> None:
+    base, out = save_tiny(), tmp_path / "out"
+    for name, text in CARRIED.items():
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_text(text)
+    (base / "generation_config.json").write_text('{"max_length": 32,  "top_p": 0.9}')
+    config = json.loads((base / "config.json").read_text())
+    told = {
+        "auto_map": {"AutoModel": "own.Model"},
+        "max_sequence_length": 32,
+        "attn_implementation": "flash_attention_2",
+    }
+    (base / "config.json").write_text(json.dumps(config | told))
+    tokenizer = json.loads((base / "tokenizer.json").read_text())
+    cut = {"direction": "Right", "max_length": 32, "strategy": "LongestFirst", "stride": 0}
+    (base / "tokenizer.json").write_text(json.dumps(tokenizer | {"truncation": cut}))
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    auto_map = {"AutoTokenizer": ["tokenization_own.Own", None]}
+    (base / "tokenizer_config.json").write_text(json.dumps(settings | {"auto_map": auto_map}))
+    stretch(base, out, METHODS["theta"])
+    assert {name: (out / name).read_text() for name in CARRIED} == CARRIED
+    assert (out / "generation_config.json").read_text() == '{"max_length": 128,  "top_p": 0.9}'
+    after = json.loads((out / "config.json").read_text())
+    assert after["max_sequence_length"] == 128 and not {"auto_map", "attn_implementation"} & set(after)
+    assert json.loads((out / "tokenizer.json").read_text())["truncation"] == {**cut, "max_length": 128}
+    assert json.loads((out / "tokenizer_config.json").read_text())["auto_map"] == auto_map
+    assert find_damage(out) is None
+    (base / "own_parts.py").unlink()
+    (base / "generation_config.json").write_text('{"max_length": 4096}')
+    stretch(base, tmp_path / "torn", METHODS["theta"])
+    assert "auto_map" not in json.loads((tmp_path / "torn" / "tokenizer_config.json").read_text())
+    assert (tmp_path / "torn" / "generation_config.json").read_text() == '{"max_length": 4096}'
 
 
 def ask(folder: Path, engine: str) -> Serving:

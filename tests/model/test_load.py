@@ -3,16 +3,19 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from transformers.activations import ACT2FN
 
 from ropewalk.core.error import UserError
 from ropewalk.model.family import CLASSES
 from ropewalk.model.load import load_model
 from ropewalk.model.weights import INDEX, SINGLE, stored_dtype
+from ropewalk.shape.values import ACTIVATIONS
 
 Save = Callable[..., Path]
 VOCABULARY = 97
@@ -127,3 +130,26 @@ def test_a_tied_head_that_is_stored_twice_may_be_equal(save_tiny: Save) -> None:
     save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
     model = load_model(folder)
     assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_how_a_base_was_run_elsewhere_is_no_matter_here(save_tiny: Callable[..., Path]) -> None:
+    base = save_tiny()
+    path = base / "config.json"
+    config = json.loads(path.read_text())
+    for keys in ({"attn_implementation": "flash_attention_2"}, {"auto_map": {"AutoModelForCausalLM": "own.Model"}}):
+        path.write_text(json.dumps(config | keys))
+        assert load_model(base).config._attn_implementation == "ropewalk"
+
+
+@pytest.mark.parametrize("keys", [{"use_cache": None}, {"rms_norm_eps": 1}, {"num_labels": "abc"}], ids=str)
+def test_what_transformers_stops_at_is_an_error_of_the_file(
+    save_tiny: Callable[..., Path], keys: dict[str, Any]
+) -> None:
+    path = save_tiny() / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+    with pytest.raises(UserError, match="transformers cannot build this model"):
+        load_model(path.parent)
+
+
+def test_activations_are_those_of_transformers() -> None:
+    assert all(ACT2FN[name] is not None for name in ACTIVATIONS)

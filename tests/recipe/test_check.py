@@ -10,6 +10,7 @@ from ropewalk.core.error import UserError
 from ropewalk.recipe.check import check
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.load import parse_recipe
+from ropewalk.recipe.stretch import describe_stages
 from ropewalk.shape.read import parse_shape
 
 STAGE = {"context": "16Ki", "rope": {"kind": "theta", "theta": 1e6}, "tokens": "20B", "step_tokens": "4Mi", "lr": 2e-5}
@@ -199,3 +200,26 @@ def test_a_stage_finds_what_the_one_before_it_left() -> None:
     found = find(stages=[windows, longer], evaluate={"position_lengths": 8})
     assert [(f.level, f.key) for f in found] == [("error", "stages.1.rope.kind")]
     assert "every layer of it sees a window" in found[0].message
+
+
+def test_a_base_that_reads_the_target_already_is_told_of() -> None:
+    scaled = {"rope_scaling": {"type": "linear", "factor": 4.0}, "max_sequence_length": 16384}
+    recipe = parse_recipe(
+        {
+            "model": "base",
+            "run": "run",
+            "corpus": {"sources": SOURCES, "mix": MIX},
+            "stages": [{**STAGE, "rope": {"kind": "linear"}}, {**STAGE, "context": "64Ki", "rope": {"kind": "linear"}}],
+        },
+        where="test",
+    )
+    shape = parse_shape(LLAMA2_7B | scaled, where="test")
+    told = [(finding.key, finding.message) for finding in check(recipe, shape)]
+    assert (
+        "stages.0.rope",
+        "the base reads 16Ki already with its own linear, so linear changes nothing for 16Ki",
+    ) in told
+    assert list(describe_stages(recipe, shape)) == [
+        ["0-31: linear factor 4 over the original 4Ki"],
+        ["0-31: linear factor 4 -> 16 over the original 4Ki"],
+    ]

@@ -4,11 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ropewalk.core.error import UserError
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.explain import find_places
-from ropewalk.recipe.load import load_recipe, parse_stage
+from ropewalk.recipe.load import load_recipe, parse_stage, read_data
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.sweep import Sweep
 
@@ -111,3 +112,26 @@ def test_an_override_changes_one_stage_and_not_those_that_share_its_alias(tmp_pa
     plain, recipe = load_recipe(path), load_recipe(path, ["stages.1.rope.theta=3e6"])
     assert recipe.stages[1].rope != plain.stages[1].rope
     assert [recipe.stages[stage] for stage in (0, 2)] == [plain.stages[stage] for stage in (0, 2)]
+
+
+def test_an_override_of_a_kind_tells_what_it_inherits(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    data = {
+        "rope": {"kind": "theta", "theta": 1e6},
+        "stages": [{"rope": {"kind": "yarn", "beta_fast": 24, "factor": 2}}],
+    }
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
+
+    def tell(*overrides: str) -> str:
+        read_data(tmp_path / "data.yaml", overrides)
+        return capsys.readouterr().err
+
+    assert (
+        tell("rope.kind=yarn")
+        == "rope: yarn inherits theta: 1000000.0 from the file; rope={kind: yarn} leaves it out\n"
+    )
+    assert "ntk_by_parts inherits beta_fast: 24 from" in tell(
+        "stages.0.rope.kind=ntk_by_parts", "stages.0.rope.factor=4"
+    )
+    for silent in ("rope.kind=theta", "rope={kind: yarn}", "run=a"):
+        assert tell(silent) == ""
+    assert tell("rope.kind=yarn", "rope.theta=1e5") == ""

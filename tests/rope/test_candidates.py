@@ -1,5 +1,6 @@
 """All candidates for a base at a target, against figures that are published or follow from a definition."""
 
+import dataclasses
 import json
 import math
 
@@ -8,7 +9,7 @@ import pytest
 
 from ropewalk.core.error import UserError
 from ropewalk.rope.advise import advise, practice_at, trained_inv_freq
-from ropewalk.rope.bounds import similarity
+from ropewalk.rope.bounds import least_theta, similarity
 from ropewalk.rope.candidates import ASKED, Survey, format_theta, survey
 from ropewalk.rope.frequency import plain_inv_freq, wavelengths
 from ropewalk.rope.method import BaseRope
@@ -91,6 +92,33 @@ def test_what_is_asked_for_stands_beside_the_rest() -> None:
 def test_a_target_that_is_not_longer_is_refused(context_tokens: int) -> None:
     with pytest.raises(UserError, match="nothing to stretch"):
         survey(LLAMA2, context_tokens)
+
+
+def test_a_block_that_serves_alone_is_no_training() -> None:
+    # Qwen's documentation: factor 4 over 32Ki in a model of 32Ki. Its weights know plain RoPE.
+    plain = BaseRope(1e6, 128, 32768)
+    served = dataclasses.replace(plain, running=Yarn(theta=1e6, factor=4, original_tokens=32768))
+    found, expected = survey(served, 131072), survey(plain, 131072)
+    assert found.untrained == served.running
+    assert dataclasses.replace(found, untrained=None) == expected and expected.untrained is None
+    assert found.to_json()["base_untrained"]["factor"] == 4
+    trained = dataclasses.replace(served, context_tokens=131072)
+    assert survey(trained, 262144).base == trained, "one that was trained at its own length counts from there"
+
+
+def test_advice_asks_how_far_a_divided_base_reads() -> None:
+    base = BaseRope(1e4, 128, 16384, Linear(theta=1e4, factor=4))
+    with pytest.raises(UserError, match="not clear how far this base reads"):
+        survey(base, 65536)
+    found = survey(base, 65536, asked=Linear(original_tokens=4096))
+    assert found.base.context_tokens == 16384 and found.find("linear").method.model_dump()["factor"] == 16
+    with pytest.raises(UserError, match="reads 64Ki tokens already"):
+        survey(base, 65536, asked=Linear(original_tokens=16384))
+
+
+def test_heads_of_few_pairs_end() -> None:
+    assert least_theta(2, 4096) == math.inf
+    assert survey(BaseRope(1e4, 4, 128), 256).least_theta is not None
 
 
 def test_json_holds_every_pair_and_no_infinity() -> None:

@@ -1,7 +1,10 @@
 """Methods on bases that are scaled already: counted on from the original, or refused, never twice in silence."""
 
+import math
+
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from ropewalk.core.error import UserError
 from ropewalk.rope.by_length import Dynamic, LongRope
@@ -14,7 +17,14 @@ from ropewalk.rope.scaling import read_method
 
 LLAMA31 = BaseRope(5e5, 128, 131072, Llama3(theta=5e5, factor=8, original_tokens=8192))
 QWEN = BaseRope(1e6, 128, 32768, Yarn(theta=1e6, factor=4, original_tokens=32768, beta_fast=24))
-VICUNA = BaseRope(1e4, 128, 16384, Linear(theta=1e4, factor=4))
+DIVIDED = BaseRope(1e4, 128, 16384, Linear(theta=1e4, factor=4, original_tokens=4096))
+OLMO3_BLOCK = {
+    "rope_type": "yarn",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "original_max_position_embeddings": 8192,
+    "beta_fast": 32.0,
+}
 PARTIAL = BaseRope(1e4, 128, 4096, Proportional(theta=1e4, share=0.5, factor=2))
 
 
@@ -33,12 +43,24 @@ PARTIAL = BaseRope(1e4, 128, 4096, Proportional(theta=1e4, share=0.5, factor=2))
             QWEN,
             262144,
             Yarn(theta=1e6, factor=8, original_tokens=32768, beta_fast=24),
-            "yarn factor 4 -> 8 over the original 32Ki",
+            "yarn factor 4 -> 8 over the original 32Ki, beta_fast 24 as before",
         ),
         (Yarn(beta_fast=32, factor=16), QWEN, 65536, Yarn(theta=1e6, factor=16, original_tokens=32768), None),
-        (Yarn(), QWEN, 65536, QWEN.running, "yarn factor 4 over the original 32Ki"),
-        (Linear(), VICUNA, 65536, Linear(theta=1e4, factor=16), "linear factor 4 -> 16"),
-        (Linear(factor=8), VICUNA, 65536, Linear(theta=1e4, factor=8), "linear factor 4 -> 8"),
+        (Yarn(), QWEN, 65536, QWEN.running, "yarn factor 4 over the original 32Ki, beta_fast 24 as before"),
+        (
+            Linear(),
+            DIVIDED,
+            65536,
+            Linear(theta=1e4, factor=16, original_tokens=4096),
+            "linear factor 4 -> 16 over the original 4Ki",
+        ),
+        (
+            Linear(factor=8),
+            DIVIDED,
+            65536,
+            Linear(theta=1e4, factor=8, original_tokens=4096),
+            "linear factor 4 -> 8 over the original 4Ki",
+        ),
         (Proportional(share=0.25), PARTIAL, 8192, Proportional(theta=1e4, share=0.25, factor=2), None),
         (
             Theta(theta=2e6),
@@ -69,7 +91,7 @@ def test_a_line_for_a_plain_base_too() -> None:
 def test_composed_frequencies_are_scaled_once() -> None:
     slowest = Llama3().complete(LLAMA31, 262144).inv_freq(5e5, 128)[-1]
     assert plain_inv_freq(5e5, 128)[-1] / slowest == pytest.approx(32), "not 8 times 32, and not 8 times 2"
-    assert np.array_equal(Linear().complete(VICUNA, 65536).inv_freq(1e4, 128), plain_inv_freq(1e4, 128) / 16)
+    assert np.array_equal(Linear().complete(DIVIDED, 65536).inv_freq(1e4, 128), plain_inv_freq(1e4, 128) / 16)
 
 
 ALL = [
@@ -86,7 +108,7 @@ ALL = [
     Proportional(share=0.5),
 ]
 RUNNING = [
-    Linear(theta=1e4, factor=4),
+    Linear(theta=1e4, factor=4, original_tokens=4096),
     Dynamic(theta=1e4, original_tokens=4096),
     NtkByParts(theta=1e4, factor=4, original_tokens=4096),
     Yarn(theta=1e4, factor=4, original_tokens=4096),
@@ -167,3 +189,80 @@ def test_lengths_are_written_as_whole_numbers(running: Method) -> None:
         whole = key == "original_max_position_embeddings"
         assert not whole or type(value) is int
         assert whole or isinstance(value, str | bool | float | list), key
+
+
+@pytest.mark.parametrize("written", [1.2079441541679836, 1.20794, 1.208])
+def test_a_factor_that_equals_its_formula_is_computed_anew(written: float) -> None:
+    # OLMo 3 writes 0.1 ln 8 + 1 out; others round it.
+    running = read_method({**OLMO3_BLOCK, "attention_factor": written}, where="test")
+    base = BaseRope(5e5, 128, 65536, running)
+    assert running.attention_factor == pytest.approx(written, rel=1e-12), "what runs now stays"
+    assert Unchanged().complete(base, 262144).attention_factor == running.attention_factor
+    stretched = Yarn().complete(base, 262144)
+    assert stretched.attention_factor == pytest.approx(0.1 * math.log(32) + 1, rel=1e-12)
+    assert describe(base, stretched) == "yarn factor 8 -> 32 over the original 8Ki"
+
+
+def test_a_factor_of_ones_own_is_kept_and_told() -> None:
+    base = BaseRope(5e5, 128, 65536, read_method({**OLMO3_BLOCK, "attention_factor": 1.5}, where="test"))
+    stretched = Yarn().complete(base, 262144)
+    assert stretched.attention_factor == 1.5
+    assert describe(base, stretched).endswith("over the original 8Ki, attention_factor 1.5 as before")
+    assert Yarn(fixed_attention_factor=1.2).complete(base, 262144).attention_factor == 1.2
+
+
+def test_every_attention_factor_follows_its_formula_to_the_new_length() -> None:
+    weights = {"mscale": 1.0, "mscale_all_dim": 0.5}
+    quotient = (0.1 * math.log(8) + 1) / (0.05 * math.log(8) + 1)
+    deepseek = BaseRope(
+        5e5, 128, 65536, read_method({**OLMO3_BLOCK, **weights, "attention_factor": quotient}, where="")
+    )
+    assert Yarn().complete(deepseek, 262144).attention_factor == pytest.approx(
+        (0.1 * math.log(32) + 1) / (0.05 * math.log(32) + 1)
+    )
+    plain = BaseRope(5e5, 128, 8192, read_method({**OLMO3_BLOCK, "factor": 1.0, "attention_factor": 1.0}, where=""))
+    assert Yarn().complete(plain, 65536).attention_factor == pytest.approx(0.1 * math.log(8) + 1)
+    lists = {"short_factor": [1.0] * 64, "long_factor": [3.0] * 64, "original_max_position_embeddings": 4096}
+    for written in (1.1180339887498949, 1.118):
+        longrope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 8.0, **lists, "attention_factor": written}
+        base = BaseRope(1e4, 128, 32768, read_method(longrope, where="test"))
+        stretched = LongRope(long_factor=(4.0,) * 64).complete(base, 131072)
+        assert stretched.attention_factor == pytest.approx(math.sqrt(1 + math.log(32) / math.log(4096)))
+
+
+def test_what_a_llama3_counts_by_is_handed_on() -> None:
+    base = BaseRope(5e5, 128, 131072, Llama3(theta=5e5, factor=8, original_tokens=8192, low_freq_factor=2))
+    stretched = Llama3().complete(base, 262144)
+    assert isinstance(stretched, Llama3) and stretched.low_freq_factor == 2
+    assert describe(base, stretched) == "llama3 factor 8 -> 32 over the original 8Ki, low_freq_factor 2 as before"
+
+
+UNCLEAR = BaseRope(1e4, 128, 16384, Linear(theta=1e4, factor=4))
+
+
+def test_a_division_of_which_nobody_knows_the_start_is_asked_about() -> None:
+    with pytest.raises(UserError) as caught:
+        Linear().complete(UNCLEAR, 131072)
+    for words in ("the original is 4Ki, and 128Ki needs a factor of 32", "it reads 64Ki already, and 128Ki needs 8"):
+        assert words in caught.value.why
+    assert "rope.original_tokens=4096 or rope.original_tokens=16384" in caught.value.fix
+    for original, factor in ((4096, 32), (16384, 8)):
+        stretched = Linear(original_tokens=original).complete(UNCLEAR, 131072)
+        assert stretched == Linear(theta=1e4, factor=factor, original_tokens=original)
+    assert Linear(factor=16).complete(UNCLEAR, 65536) == Linear(theta=1e4, factor=16), "a factor counts from there"
+    with pytest.raises(UserError, match="shorter than what the base can do"):
+        Linear(original_tokens=16384).complete(UNCLEAR, 32768)
+
+
+@pytest.mark.parametrize("context", [1 << 25, 10**18])
+@pytest.mark.parametrize("method", [Unchanged(), Nope(), Linear(), Theta(theta=1e9)], ids=lambda method: method.kind)
+def test_lengths_that_float32_cannot_count_are_refused(method: Method, context: int) -> None:
+    with pytest.raises(UserError, match="too long"):
+        method.complete(BaseRope(1e4, 128, 4096), context)
+
+
+@pytest.mark.parametrize("value", [1e31, 1e300, math.inf, math.nan])
+def test_figures_that_float32_cannot_hold_are_refused(value: float) -> None:
+    for kind, key in ((Theta, "theta"), (Yarn, "factor"), (Linear, "factor"), (Dynamic, "factor")):
+        with pytest.raises(ValidationError):
+            kind.model_validate({key: value})

@@ -189,7 +189,9 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "an id that is a word": ({**LLAMA, "eos_token_id": "</s>"}, ("eos_token_id", "</s>")),
     "float8": ({**LLAMA, "dtype": "float8_e4m3fn"}, ("float8_e4m3fn",)),
     "quantized": ({**LLAMA, "quantization_config": {"bits": 4}}, ("quantized",)),
-    "no architecture": (SMALL, ("(none)", "LlamaForCausalLM")),
+    "no architecture": (SMALL, ("names no architecture", "it is missing", "LlamaForCausalLM")),
+    "no architecture but a type": ({**SMALL, "model_type": "qwen3"}, ('add "architectures": ["Qwen3ForCausalLM"]',)),
+    "an empty architecture": ({**SMALL, "architectures": []}, ("it is []",)),
     "mistral without key-value heads": (
         {key: value for key, value in MISTRAL.items() if key != "num_key_value_heads"},
         ("num_key_value_heads", "missing"),
@@ -237,7 +239,13 @@ def test_other_architectures_are_refused_by_what_is_missing(architecture: str, m
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [(None, "no config.json"), ("{", "line 1"), ("[1]", "[1]"), ("\ufffe{", "line 1"), (json.dumps(SMALL), "(none)")],
+    [
+        (None, "no config.json"),
+        ("{", "line 1"),
+        ("[1]", "[1]"),
+        ("\ufffe{", "line 1"),
+        (json.dumps(SMALL), "names no architecture"),
+    ],
 )
 def test_files_that_are_no_config(text: str | None, word: str, tmp_path: Path) -> None:
     if text is not None:

@@ -42,6 +42,7 @@ GEMMA_ROPE = {
 BASES: dict[str, dict[str, Any]] = {
     "llama": {},
     "llama 3.1": {"rope_parameters": LLAMA3_ROPE, "rope_theta": 5e5, "max_position_embeddings": 131072},
+    "served": {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}},
     "mistral": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None},
     "mistral, window": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 4096},
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
@@ -96,6 +97,14 @@ def test_a_folder_gets_a_page_that_loads_nothing(tmp_path: Path) -> None:
     assert any(line.startswith("asked") and "still" in line for line in none.splitlines())
     again = advise_model(base, [str(tmp_path / "out"), "context=256Ki"])
     assert "asked" not in again["text"] and "asked" not in (tmp_path / "out" / "advice.html").read_text()
+
+
+def test_advice_on_a_block_for_serving_counts_from_plain_rope(tmp_path: Path) -> None:
+    found = advise_model(write_base(tmp_path / "base", "served"), ["context=16Ki", "rope.kind=yarn"])
+    plain = advise_model(write_base(tmp_path / "plain", "llama"), ["context=16Ki", "rope.kind=yarn"])
+    assert found["candidates"] == plain["candidates"] and found["recommended"] == plain["recommended"]
+    assert "its weights know plain RoPE" in found["text"] and "take that block out" in found["text"]
+    assert "asked: yarn factor 4 over the original 4Ki" in found["text"]
 
 
 def test_a_recipe_asks_about_its_last_stage(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def test_all_parts_and_then_nothing_and_a_killed_run_ends_the_same(
         assert is_finished(path), path
     assert Path(result["report"]).stat().st_size > 10_000 and "retrieval" in result["text"]
     assert json.loads(folder.parity.read_text())
+    extended = do_part("extend", recipe)
+    assert extended["layers"] and f"layers {extended['layers'][0]}" in extended["text"]
     assert {score.model for score in read_scores(folder.scores)} == {"extended"}
     steps = {(row.stage, row.step) for row in read_rows(folder.rows) if row.name == "loss/train"}
     assert steps == {(stage, step) for stage in (0, 1) for step in range(1, 9)}

@@ -22,6 +22,7 @@ _UNITS = {
 }
 _NUMBER = r"([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][0-9]+)?)"
 _PATTERN = re.compile(rf"\s*{_NUMBER}\s*([A-Za-z]*)\s*")
+_TOO_MANY = 2.0**63
 
 
 def parse_count(value: object) -> int:
@@ -95,6 +96,8 @@ def _suggest(text: str) -> str:
 
 
 def _whole(number: float, text: str) -> int:
+    if not abs(number) < _TOO_MANY:
+        raise ValueError(f"{text} is more than can be counted")
     if number != int(number):
         raise ValueError(f"{text} is not a whole number")
     return int(number)

@@ -202,9 +202,9 @@ def read_bpe(folder: Path) -> Bpe:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise UserError(
-            "the model has no fast tokenizer",
+            "the model has no fast tokenizer" if folder.is_dir() else "there is no such tokenizer",
             where=str(path),
-            why="text is encoded through tokenizer.json alone, and the folder holds none",
+            why=f"text is encoded by tokenizer.json, and there is no such {'file' if folder.is_dir() else 'folder'}",
             fix=f"write it once: AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})",
         )
     try:

@@ -16,6 +16,7 @@ from ropewalk.model.engines import LOADER, is_native
 from ropewalk.model.folder import copy_tokenizer, read_config
 from ropewalk.model.weights import Dtype, check_finite, check_weights, open_to_readers, read_headers, read_tensor
 from ropewalk.parallel.intact import require_intact
+from ropewalk.shape.layer_keys import STALE_KEYS
 from ropewalk.shape.read import read_shape
 
 _SHARD_BYTES = 5 * 10**9
@@ -48,7 +49,8 @@ def export(weights: Mapping[str, Tensor] | Path, like: Path, out: Path, *, dtype
         save_torch_state_dict(kept, work, max_shard_size=_SHARD_BYTES, metadata={"format": "pt"})
         open_to_readers(work)
         check_weights(work, expected, tied=tied)
-        config = read_config(like) | {"dtype": dtype, "torch_dtype": dtype}
+        told = {key: value for key, value in read_config(like).items() if key not in STALE_KEYS}
+        config = told | {"dtype": dtype, "torch_dtype": dtype}
         (work / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         copy_tokenizer(like, work, context_tokens=facts["context_tokens"])
         if not is_native(work):

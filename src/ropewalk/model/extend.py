@@ -5,8 +5,6 @@ written first, the model is built from the folder as everybody will, and every l
 """
 
 import math
-from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ from transformers import PreTrainedModel
 
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import format_length
 from ropewalk.model.biases import add_bias_weights
 from ropewalk.model.check import check_positions
 from ropewalk.model.folder import check_tokenizer, copy_tokenizer, link_weights, read_config, write_config
@@ -23,7 +20,6 @@ from ropewalk.model.weights import Dtype, stored_dtype
 from ropewalk.parallel.intact import require_intact
 from ropewalk.rope.frequency import wavelengths
 from ropewalk.rope.layers import LayerPosition, LayerRule, stretch_layers
-from ropewalk.rope.method import describe
 from ropewalk.rope.scaling import Rope
 from ropewalk.shape.layer_keys import SpelledLayers, spell_layers
 from ropewalk.shape.model_shape import ModelShape
@@ -66,7 +62,7 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
         add_bias_weights(work, positions, heads=shape.heads, dtype=dtype)
         model = _load(work, base, dtype=dtype)
         facts |= check_positions(model, positions, head_dim=shape.head_dim, context_tokens=context_tokens)
-        facts |= {"layers": _describe(shape, positions)}  # as asked for: read back, a new theta is just plain RoPE
+        facts |= {"layers": shape.describe(positions)}  # as asked for: read back, a new theta is just plain RoPE
         facts |= _tell(shape, read_shape(work), spelled, context_tokens=context_tokens)
 
 
@@ -96,24 +92,6 @@ def _tell(base: ModelShape, made: ModelShape, spelled: SpelledLayers, *, context
         "theta": stretched.rope.final_theta(stretched.theta),
         "longest_wavelength_tokens": float(longest) if math.isfinite(longest) else None,
     }
-
-
-def _describe(shape: ModelShape, positions: Sequence[LayerPosition]) -> list[str]:
-    """Runs of equal layers in words, such as ``0-2: unchanged, window 4Ki``."""
-    words, first = [], 0
-    for (old, new), run in groupby(zip(shape.positions, positions, strict=True)):
-        last = first + len(list(run)) - 1
-        base = old.as_base(head_dim=shape.head_dim, context_tokens=shape.context_tokens)
-        parts = [describe(base, new.rope)]
-        if new.window_tokens is not None:
-            parts.append(f"window {format_length(new.window_tokens)}")
-        if new.log_n_tokens is not None:
-            parts.append(f"temperature from {format_length(new.log_n_tokens)} on")
-        if new.bias is not None:
-            parts.append(new.bias)
-        words.append(f"{first}-{last}: {', '.join(parts)}" if last > first else f"{first}: {', '.join(parts)}")
-        first = last + 1
-    return words
 
 
 def _load(work: Path, base: Path, *, dtype: Dtype) -> PreTrainedModel:

@@ -17,18 +17,29 @@ from ropewalk.core.error import UserError
 from ropewalk.corpus.tokenize import read_bpe
 from ropewalk.shape.weight_files import INDEX, weight_files
 
-TOKENIZER_FILES = (
+CARRIED = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "tokenizer.model",
+    "tekken.json",
+    "tokenizer.model*",
+    "*.model",
+    "*.tiktoken",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/*.jinja",
+    "generation_config.json",
+    "LICENSE*",
+    "NOTICE*",
+    "USE_POLICY*",
 )
-_LENGTH = re.compile(r'("model_max_length"\s*:\s*)[^\s,}]+')
+"""What a model folder hands on byte for byte, but for its lengths: tokenizers of every kind, templates, licences."""
+_TRUNCATION = re.compile(r'("truncation"\s*:\s*\{[^{}]*"max_length"\s*:\s*)(\d+)')
+_SIBLING = re.compile(r"^\s*from \.(\w+) import", re.MULTILINE)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -44,20 +55,72 @@ def write_config(folder: Path, config: Mapping[str, Any], *, dtype: str) -> None
 
 
 def copy_tokenizer(source: Path, folder: Path, *, context_tokens: int) -> None:
-    """Copy tokenizer, generation settings and licence byte for byte; ``model_max_length`` alone changes."""
-    for pattern in (*TOKENIZER_FILES, "generation_config.json", "LICENSE*", "NOTICE*", "USE_POLICY*"):
-        for path in source.glob(pattern):
-            shutil.copyfile(path, folder / path.name)
-    path = folder / "tokenizer_config.json"
+    """Copy tokenizer, templates, generation settings and licence byte for byte; only lengths change.
+
+    ``model_max_length`` becomes ``context_tokens``; a generation's ``max_length`` and a tokenizer's truncation that are
+    shorter are raised to it, since they would end texts where the base's context ended.
+    """
+    for pattern in CARRIED:
+        for path in filter(Path.is_file, source.glob(pattern)):
+            copy = folder / path.relative_to(source)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
+    _set_number(folder / "tokenizer_config.json", "model_max_length", context_tokens)
+    _copy_code(source, folder)
+    generation = folder / "generation_config.json"
+    longest = _read_mapping(generation).get("max_length")
+    if isinstance(longest, int) and longest < context_tokens:
+        _set_number(generation, "max_length", context_tokens)
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        text = path.read_bytes().decode()
+        raised = _TRUNCATION.sub(lambda found: f"{found[1]}{max(int(found[2]), context_tokens)}", text, count=1)
+        if raised != text:
+            path.write_bytes(raised.encode())
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where there is none. Raises UserError for one that is no mapping."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        found = error
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{path.name} cannot be read", where=path.name, why=f"{found}"[:60], fix="get that file of the model again"
+        )
+    return found
+
+
+def _set_number(path: Path, key: str, number: int) -> None:
+    """Make ``key`` of a JSON file ``number``, every other byte kept where the key stands once; no file, no change."""
     if not path.is_file():
         return
+    wanted = _read_mapping(path) | {key: number}
     text = path.read_bytes().decode()  # line ends stay as they are
-    before = json.loads(text)
-    wanted = before | {"model_max_length": context_tokens}
-    changed = _LENGTH.sub(rf"\g<1>{context_tokens}", text)
+    changed = re.sub(rf'("{key}"\s*:\s*)[^\s,}}]+', rf"\g<1>{number}", text)
     if json.loads(changed) != wanted:  # the key was not there, or not only at the top
         changed = json.dumps(wanted, indent=2, ensure_ascii=False) + "\n"
     path.write_bytes(changed.encode())
+
+
+def _copy_code(source: Path, folder: Path) -> None:
+    """The modules that ``auto_map`` of a tokenizer names, and those that they import; without them it is taken out."""
+    path = folder / "tokenizer_config.json"
+    settings = _read_mapping(path)
+    named = json.dumps(settings.pop("auto_map", None))
+    wanted = {f"{module}.py" for module in re.findall(r'"(\w+)\.\w+"', named)}
+    done: set[str] = set()
+    while open_names := wanted - done:
+        for name in sorted(open_names):
+            done.add(name)
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+                wanted |= {f"{module}.py" for module in _SIBLING.findall((source / name).read_text("utf-8"))}
+    if any(not (folder / name).is_file() for name in done):
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
 def check_tokenizer(folder: Path, *, vocabulary: int) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -24,6 +25,8 @@ from ropewalk.model.positions import direct_positions
 from ropewalk.model.weights import Dtype, check_finite, check_weights
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.shape.families import OWN_TYPE
+from ropewalk.shape.layer_keys import STALE_KEYS
+from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 
 
@@ -37,7 +40,7 @@ def load_model(
     something else than config.json says.
     """
     shape = read_shape(folder)
-    config = _build_config(folder)
+    config, skeleton = _build_empty(folder, shape)
     if getattr(config, "attention_dropout", 0):
         raise UserError(
             "attention dropout is not supported",
@@ -47,9 +50,7 @@ def load_model(
         )
     if any(position.bias for position in shape.positions):
         require_gpu()
-    kind = with_biases(CLASSES[shape.architecture], shape.positions)
-    with torch.device("meta"):
-        skeleton = kind(config)
+    kind = type(skeleton)
     tied = tied_names(skeleton)
     check_weights(folder, {name: tuple(t.shape) for name, t in skeleton.state_dict().items()}, tied=tied)
     with _quietly():
@@ -71,11 +72,31 @@ def load_model(
     return loaded
 
 
+def _build_empty(folder: Path, shape: ModelShape) -> tuple[PreTrainedConfig, PreTrainedModel]:
+    """The config, and the model without memory. Raises UserError for what transformers itself stops at."""
+    kind = with_biases(CLASSES[shape.architecture], shape.positions)
+    try:
+        config = _build_config(folder)
+        with torch.device("meta"):
+            return config, kind(config)
+    except (ValueError, TypeError, LookupError, AttributeError, AssertionError, StrictDataclassError) as error:
+        raise UserError(
+            "transformers cannot build this model",
+            where=str(folder / "config.json"),
+            why=" ".join(f"{type(error).__name__}: {error}".split())[:300],
+            fix="correct the key that it names",
+        ) from error
+
+
 def _build_config(folder: Path) -> PreTrainedConfig:
     """transformers' config of a folder; of our own spelling that of the class inside."""
-    raw = read_config(folder)
-    if OWN_TYPE not in raw:
+    whole = read_config(folder)
+    raw = {key: value for key, value in whole.items() if key not in STALE_KEYS}
+    if OWN_TYPE not in raw and raw == whole:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if OWN_TYPE not in raw:
+        made: PreTrainedConfig = CLASSES[raw["architectures"][0]].config_class.from_dict(raw)
+        return made
     inner = raw.pop(OWN_TYPE)
     settings = raw | {"architectures": [inner["architecture"]]}
     return AutoConfig.for_model(inner["model_type"], **{k: v for k, v in settings.items() if k != "model_type"})

@@ -2,12 +2,15 @@
 
 ``python -P plain_reload.py FOLDER REQUEST ANSWER [LOADER]``. It must not import ropewalk: it stands for everyone else's
 code. Only where a folder says that no class of transformers runs it, LOADER names the function (``module:name``) that
-does. REQUEST holds ``tokens`` and ``places``; ANSWER gets ``logits`` [places, vocabulary] in float32.
+does. REQUEST holds ``tokens``, and either ``places``, whose ``logits`` [places, vocabulary] ANSWER gets in float32, or
+``generate``, a count: then ANSWER gets as many ``written`` ids and the ``logits`` they were chosen by. ``cached`` says
+whether they are written with a cache of keys, as servers do.
 """
 
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,8 +29,36 @@ def main(folder: str, request: str, answer: str, loader: str = "") -> None:
     else:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).to(device)
     with torch.no_grad():
-        logits = model(asked["tokens"][None], use_cache=False, logits_to_keep=asked["places"]).logits[0]
-    save_file({"logits": logits.float().cpu().contiguous()}, answer)
+        if "generate" in asked:
+            found = write(model, asked, generates=not loader)
+        else:
+            found = {"logits": model(asked["tokens"][None], use_cache=False, logits_to_keep=asked["places"]).logits[0]}
+    found = {name: tensor.float() if name == "logits" else tensor for name, tensor in found.items()}
+    save_file({name: tensor.cpu().contiguous() for name, tensor in found.items()}, answer)
+
+
+def write(model: Any, asked: dict[str, torch.Tensor], *, generates: bool) -> dict[str, torch.Tensor]:
+    """The likeliest tokens after a prompt, by ``generate`` or, where a model has only its forward, one by one."""
+    tokens, count = asked["tokens"][None], int(asked["generate"])
+    if generates:
+        done = model.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            max_new_tokens=count,
+            min_new_tokens=count,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=0,
+            use_cache=bool(asked["cached"]),
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        return {"written": done.sequences[0, tokens.shape[1] :], "logits": torch.cat(done.logits)}
+    steps = []
+    for _ in range(count):
+        steps.append(model(tokens, use_cache=False).logits[:, -1])
+        tokens = torch.cat([tokens, steps[-1].argmax(dim=-1)[None]], dim=1)
+    return {"written": tokens[0, -count:], "logits": torch.cat(steps)}
 
 
 if __name__ == "__main__":

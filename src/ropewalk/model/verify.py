@@ -2,12 +2,15 @@
 
 Only a folder that no class of transformers runs is loaded there by our loader. Ours come from the path that training
 took: partition, our attention, our loader. Both run in float32 on the exported weights, so the difference is rounding
-alone, whatever type the weights are stored in.
+alone, whatever type the weights are stored in. The fresh process also writes on after a prompt that is longer than the
+base's context, with a cache of keys as servers have it: one forward over a whole text does not prove that.
 """
 
+import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,16 @@ from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 
 PARITY = 1e-5
+_PROMPT_BEYOND, _WRITTEN = 5, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """Tokens that a fresh process wrote after a prompt, and how far the logits of each are from ours at most."""
+
+    prompt_tokens: int
+    written_tokens: int
+    difference: float
 
 
 def verify_export(folder: Path, *, places: tuple[int, ...] | None = None) -> dict[int, float]:
@@ -51,13 +64,57 @@ def verify_export(folder: Path, *, places: tuple[int, ...] | None = None) -> dic
             found[place] = max(found[place], difference)
     worst = max(found, key=lambda place: found[place])
     if not found[worst] <= PARITY:
-        raise UserError(
-            "the export is not the model that was trained",
-            where=str(folder),
-            why=f"logits at position {worst} differ by {found[worst]:.2e} of their norm, more than {PARITY:g}",
-            fix="compare the transformers versions; report this with the folder's config.json",
-        )
+        raise _differs(folder, f"logits at position {worst} differ by {found[worst]:.2e} of their norm")
     return found
+
+
+def verify_generation(folder: Path) -> Generated | None:
+    """Let a fresh process write a few tokens after a prompt longer than the base's context, and compare with ours.
+
+    None for a context of hardly more tokens than are written. Raises UserError as ``verify_export`` does, and where
+    generation_config.json ends texts before the context ends.
+    """
+    shape = read_shape(folder)
+    before, after = _context_lengths(folder, shape)
+    _check_limit(folder / "generation_config.json", after)
+    prompt_tokens = min(before + _PROMPT_BEYOND, after - _WRITTEN)
+    if prompt_tokens < 1:
+        return None
+    by_length = any(layer.rope.depends_on_length for layer in shape.positions)
+    prompt = torch.from_numpy(stream("verify").integers(shape.vocabulary, size=prompt_tokens))
+    # A cache keeps keys that were turned by a shorter text's frequencies, so such methods are asked without one.
+    request = {"tokens": prompt, "generate": torch.tensor(_WRITTEN), "cached": torch.tensor(not by_length)}
+    with tempfile.TemporaryDirectory(prefix="ropewalk-verify-") as scratch:
+        theirs = _ask_fresh_process(folder, request, Path(scratch))
+    text = torch.cat([prompt, theirs["written"]])
+    ends = [prompt_tokens + step for step in range(_WRITTEN)]
+    whole = [(ends[-1], ends)] if not by_length else [(end, [end]) for end in ends]
+    ours = torch.cat([_compute_ours(folder, text[:end], [place - 1 for place in places]) for end, places in whole])
+    difference = float(_difference(ours, theirs["logits"]).max())
+    if not difference <= PARITY:
+        why = f"logits of tokens written after {prompt_tokens} differ by {difference:.2e} of their norm"
+        raise _differs(folder, why)
+    return Generated(prompt_tokens, _WRITTEN, difference)
+
+
+def _check_limit(path: Path, context_tokens: int) -> None:
+    limit = json.loads(path.read_text()).get("max_length") if path.is_file() else None
+    if isinstance(limit, int) and limit < context_tokens:
+        raise UserError(
+            "generation ends before the context does",
+            where=f"{path}: max_length",
+            why=f"it is {limit}, and the model reads {context_tokens} tokens",
+            fix=f"set it to {context_tokens}, or remove it",
+        )
+
+
+def _differs(folder: Path, why: str) -> UserError:
+    return UserError(
+        "the export is not the model that was trained",
+        where=str(folder),
+        why=f"{why}, more than {PARITY:g}",
+        fix="compare the transformers versions; report this with the folder's config.json",
+    )
 
 
 def _context_lengths(folder: Path, shape: ModelShape) -> tuple[int, int]:
@@ -70,13 +127,22 @@ def _context_lengths(folder: Path, shape: ModelShape) -> tuple[int, int]:
 def _compare(folder: Path, text: Tensor, places: tuple[int, ...]) -> dict[int, float]:
     request = {"tokens": text, "places": torch.tensor(places)}
     with tempfile.TemporaryDirectory(prefix="ropewalk-verify-") as scratch:
-        theirs = _ask_fresh_process(folder, request, Path(scratch))
-    (ours,) = run_ranks(compute_logits, 1, folder, request)
-    differences = (ours.double() - theirs.double()).norm(dim=1) / theirs.double().norm(dim=1)
+        theirs = _ask_fresh_process(folder, request, Path(scratch))["logits"]
+    differences = _difference(_compute_ours(folder, text, list(places)), theirs)
     return dict(zip(places, differences.tolist(), strict=True))
 
 
-def _ask_fresh_process(folder: Path, request: dict[str, Tensor], scratch: Path) -> Float32[Tensor, "places ids"]:
+def _difference(ours: Float32[Tensor, "places ids"], theirs: Float32[Tensor, "places ids"]) -> Tensor:
+    difference: Tensor = (ours.double() - theirs.double()).norm(dim=1) / theirs.double().norm(dim=1)
+    return difference
+
+
+def _compute_ours(folder: Path, text: Tensor, places: list[int]) -> Float32[Tensor, "places ids"]:
+    ours: list[Tensor] = run_ranks(compute_logits, 1, folder, {"tokens": text, "places": torch.tensor(places)})
+    return ours[0]
+
+
+def _ask_fresh_process(folder: Path, request: dict[str, Tensor], scratch: Path) -> dict[str, Tensor]:
     program, loader = Path(__file__).with_name("plain_reload.py"), [] if is_native(folder) else [LOADER]
     save_file(request, scratch / "request")
     command = [sys.executable, "-P", *map(str, (program, folder, scratch / "request", scratch / "answer")), *loader]
@@ -88,8 +154,8 @@ def _ask_fresh_process(folder: Path, request: dict[str, Tensor], scratch: Path) 
             why=done.stderr.strip().splitlines()[-1],
             fix="export again; if it stays, report this with the folder's config.json",
         )
-    logits: Tensor = load_file(scratch / "answer")["logits"]
-    return logits
+    answer: dict[str, Tensor] = load_file(scratch / "answer")
+    return answer
 
 
 @torch.no_grad()

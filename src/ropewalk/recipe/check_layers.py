@@ -19,6 +19,7 @@ def check_layers(stage: Stage, key: str, before: ModelShape, after: ModelShape, 
     """Rules broken where ``stage`` makes ``after`` of ``before``; ``trained``: of a base that has been trained."""
     yield from _check_skip(stage, key, after)
     yield from _check_reach(stage, key, after)
+    yield from _check_change(stage, key, before, after)
     if trained:
         yield from _check_windows(stage, key, before, after)
         yield from _check_lost(stage, key, before, after)
@@ -45,6 +46,17 @@ def _check_reach(stage: Stage, key: str, after: ModelShape) -> Iterator[Finding]
     if negative is not None:
         message = f"near tokens stand out up to distance {negative - 1:,} only, not {farthest:,}: theta is small"
         yield Finding("warning", f"{key}.rope", message, "Men et al. 2024 (2405.14591): B(m) >= 0, a soft bound")
+
+
+def _check_change(stage: Stage, key: str, before: ModelShape, after: ModelShape) -> Iterator[Finding]:
+    """A method that finds nothing to do, mostly because the base's config.json tells how far it reads elsewhere."""
+    running = before.base_rope.running
+    if running is not None and stage.rope.kind == running.kind and before.positions == after.positions:
+        message = (
+            f"the base reads {format_length(before.context_tokens)} already with its own {running.kind}, so "
+            f"{stage.rope.kind} changes nothing for {format_length(stage.reach_tokens)}"
+        )
+        yield Finding("warning", f"{key}.rope", message, "rope")
 
 
 def _check_windows(stage: Stage, key: str, before: ModelShape, after: ModelShape) -> Iterator[Finding]:

@@ -5,13 +5,15 @@ Each fault says what to write instead, as far as that can be told from what was 
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.recipe.explain import explain
@@ -51,8 +53,35 @@ def read_data(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             fix="write lines of `key: value`, with a blank after the colon; start from a file in recipes/",
         )
     data = {key: _part_aliases(value) for key, value in data.items()}
+    before = deepcopy(data)
     for override in overrides:
         apply_override(data, override)
+    for line in tell_inherited(before, data, overrides):
+        say(line)
+    return data
+
+
+def tell_inherited(before: Any, after: Any, overrides: Sequence[str]) -> Iterator[str]:
+    """One line for each override of a ``kind`` that leaves the keys of the former kind beside the new one."""
+    named = [override.partition("=")[0] for override in overrides]
+    for place in (name.removesuffix(".kind") for name in named if name.endswith(".kind")):
+        old, new = _find(before, place), _find(after, place)
+        if not isinstance(old, dict) or not isinstance(new, dict) or old.get("kind") == new.get("kind"):
+            continue
+        kept = {key: value for key, value in old.items() if key != "kind" and new.get(key) == value}
+        kept = {key: value for key, value in kept.items() if f"{place}.{key}" not in named}
+        if kept:
+            told = ", ".join(f"{key}: {value}" for key, value in kept.items())
+            yield f"{place}: {new['kind']} inherits {told} from the file; {place}={{kind: {new['kind']}}} leaves it out"
+
+
+def _find(data: Any, place: str) -> Any:
+    """What stands at a path of plain data; None where nothing does."""
+    for key in place.split("."):
+        if isinstance(data, list) and key.isdigit() and int(key) < len(data):
+            data = data[int(key)]
+        else:
+            data = data.get(key) if isinstance(data, dict) else None
     return data
 
 

@@ -32,6 +32,13 @@ def stretch_stages(recipe: Recipe, shape: ModelShape) -> Iterator[ModelShape]:
         yield shape
 
 
+def describe_stages(recipe: Recipe, shape: ModelShape) -> Iterator[list[str]]:
+    """What each stage does to the layers of the one before, in words, and what it inherits."""
+    for after in stretch_stages(recipe, shape):
+        yield shape.describe(after.positions)
+        shape = after
+
+
 def _foresee(method: Rope, stage: Stage, shape: ModelShape) -> Rope:
     if not isinstance(method, LongRope) or method.long_factor is not None:
         return method

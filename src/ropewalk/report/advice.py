@@ -28,7 +28,8 @@ from ropewalk.report.section import Section
 from ropewalk.report.table import Table
 from ropewalk.report.visible import show
 from ropewalk.rope.advise import PRACTICE
-from ropewalk.rope.candidates import Candidate, Survey, format_theta
+from ropewalk.rope.candidates import ASKED, Candidate, Survey, format_theta
+from ropewalk.rope.method import describe
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def describe_advice(advised: Advised) -> str:
     found = advised.survey
     lines = [advised.what, *advised.layers, *_tell_base(found), "", _tabulate(found).to_text(), ""]
     lines += [f"{name}: {why}" for name, why in _group(found.refused)]
+    lines += [f"asked: {describe(found.base, each.method)}" for each in found.candidates if each.name == ASKED]
     lines += [f"Recommended: {found.recommended}, then training", *(f"  - {reason}" for reason in advised.reasons)]
     if advised.scores:
         lines += ["", tabulate_probe(advised.probed).to_text(), *tell_probe(advised.probed)]
@@ -104,6 +106,14 @@ def _tell_base(found: Survey) -> list[str]:
         f"{running}theta {format_theta(found.base.theta)}, heads of {found.base.head_dim}: {pairs - known} of {pairs} "
         f"pairs never made a whole turn within {reached} (critical dimension {2 * known})"
     ]
+    if found.untrained is not None:
+        lines.append(
+            f"config.json scales positions by {found.untrained.kind} from {reached} on, where the base's context ends: "
+            "for serving alone"
+        )
+        lines.append(
+            "its weights know plain RoPE, and every figure counts from there; take that block out to extend it"
+        )
     if found.least_theta is not None:
         least = format_theta(float(f"{found.least_theta:.3g}"))
         lines.append(f"least theta for {format_length(found.context_tokens)}: {least} (2405.14591, B(m) evaluated)")

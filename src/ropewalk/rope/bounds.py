@@ -18,6 +18,7 @@ from ropewalk.rope.frequency import plain_inv_freq
 
 _BLOCK, _MOST_BLOCKS = 1024, 64
 _NEAR_TOKENS, _NEAR_SHARE = 16, 1000
+_ONE_PAIR, _LARGEST_THETA = 2, 1e18
 
 
 def similarity(
@@ -51,10 +52,15 @@ def least_theta(head_dim: int, context_tokens: int, *, grid: float = 1.0005) -> 
     A search on a grid, each theta ``grid`` times the last; on one core it takes 0.6 s at 16Ki, 2 s at 128Ki. Reproduces
     the finer search printed at kexue.fm/archives/10122 for 128 dimensions, 2.3e5 at 16Ki and 4.9e6 at 128Ki; the
     paper's Table 2 is a coarser grid. Beyond that, windows of good thetas are so narrow that every grid misses some.
+    Infinite where no theta up to 1e18 will do, as with a single pair, whose cosine is negative whatever its theta.
     """
     theta = context_tokens / 2
     worst: int | None = None
+    if head_dim == _ONE_PAIR:
+        return math.inf
     while True:
+        if theta > _LARGEST_THETA:
+            return math.inf
         inv_freq = plain_inv_freq(theta, head_dim)
         worst = _follow(inv_freq, worst, context_tokens)
         if worst is None:
@@ -75,7 +81,7 @@ def least_theta(head_dim: int, context_tokens: int, *, grid: float = 1.0005) -> 
 
 def critical_dim(theta: float, *, head_dim: int, train_tokens: int) -> int:
     """Dimensions whose pairs turn at least once within ``train_tokens``; 92 of 128 for Llama 2."""
-    return min(head_dim, 2 * math.ceil(head_dim / 2 * math.log(train_tokens / (2 * math.pi), theta)))
+    return max(0, min(head_dim, 2 * math.ceil(head_dim / 2 * math.log(train_tokens / (2 * math.pi), theta))))
 
 
 def critical_theta(theta: float, *, train_tokens: int, tuned_tokens: int) -> float:
@@ -99,7 +105,9 @@ def suggest_theta(theta: float, *, head_dim: int, train_tokens: int, context_tok
     Never below ``theta``, the one of a base trained at ``train_tokens``. For Llama 2 at 16Ki it is 5e5, where CodeLlama
     took 1e6.
     """
-    known = critical_dim(theta, head_dim=head_dim, train_tokens=train_tokens)
+    known = max(
+        2, critical_dim(theta, head_dim=head_dim, train_tokens=train_tokens)
+    )  # a length below a turn knows none
     least = max(theta, theta_for_reach(context_tokens, known_dim=known, head_dim=head_dim))
     rounds = (digit * 10.0**power for power, digit in product(range(1, 16), (1, 2, 5)))
     for found in rounds:

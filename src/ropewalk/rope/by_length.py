@@ -90,6 +90,8 @@ class LongRope(Stretch):
     def _check_factors(self) -> "LongRope":
         if self.long_factor is None and self.search is None:
             raise ValueError("give long_factor, or search: {} to find it")
+        if self.original_tokens == 1:
+            raise ValueError("original_tokens: of a length of 1 no attention factor can be made")
         if self.long_factor and self.short_factor and len(self.long_factor) != len(self.short_factor):
             raise ValueError(
                 f"{len(self.short_factor)} short factors and {len(self.long_factor)} long ones are not of one head"

@@ -24,6 +24,10 @@ class ByParts(Stretch):
     original_tokens: PositiveCount | None = None
     """The context against which turns are counted; null: the base's original one."""
 
+    @property
+    def begins_tokens(self) -> int:
+        return filled(self.original_tokens)
+
     def _open(self, base: BaseRope, context_tokens: int) -> dict[str, Any]:
         original = self.original_tokens or base.context_tokens
         return {"original_tokens": original, "factor": max(1.0, context_tokens / original)}

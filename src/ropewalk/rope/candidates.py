@@ -7,7 +7,7 @@ trained with are as good as any, and what counts is not to be far too small.
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ropewalk.core.error import UserError
@@ -15,11 +15,13 @@ from ropewalk.core.quantity import format_length
 from ropewalk.rope.advise import Advice, Practice, advise, practice_at, trained_inv_freq
 from ropewalk.rope.bounds import least_theta, suggest_theta
 from ropewalk.rope.frequency import count_whole_turns, wavelengths
-from ropewalk.rope.method import BaseRope, Method, describe
+from ropewalk.rope.method import BaseRope, Method, check_length, describe
+from ropewalk.rope.plain import ask_original, is_unclear, settle_linear
 from ropewalk.rope.scaling import Linear, Llama3, Ntk, NtkByParts, Rope, Theta, Unchanged, Yarn
 
 ASKED = "asked"
 _FINE_GRID, _COARSE_GRID, _FINE_TOKENS = 1.0005, 1.005, 131072
+_SEARCHED_TOKENS = 1 << 20  # a quarter of a minute there, and no practice beyond it
 _ONE_STAGE = 8
 
 
@@ -36,9 +38,10 @@ class Candidate:
 class Survey:
     """Every candidate for stretching ``base`` to ``context_tokens``; the first one changes nothing.
 
+    ``base`` is what the weights were trained with; ``untrained`` a scaling that config.json names on top of it.
     ``least_theta`` is the smallest that Men et al. (2405.14591) allow at the target; None where the base does not run
-    plain RoPE. ``refused`` are
-    methods that do not go with this base, with the reason. ``recommended`` names the candidate to train with.
+    plain RoPE, or none was found. ``refused`` are methods that do not go with this base, with the reason.
+    ``recommended`` names the candidate to train with.
     """
 
     base: BaseRope
@@ -49,6 +52,7 @@ class Survey:
     practice: tuple[Practice, ...]
     recommended: str
     reasons: tuple[str, ...]
+    untrained: Method | None = None
 
     @property
     def known_pairs(self) -> int:
@@ -72,6 +76,7 @@ class Survey:
                 "context_tokens": self.context_tokens,
                 "base_theta": self.base.theta,
                 "base_running": self.base.running.model_dump(mode="json") if self.base.running else None,
+                "base_untrained": self.untrained.model_dump(mode="json") if self.untrained else None,
                 "head_dim": self.base.head_dim,
                 "critical_dim": 2 * self.known_pairs,
                 "least_theta": self.least_theta,
@@ -95,8 +100,17 @@ class Survey:
 def survey(base: BaseRope, context_tokens: int, *, asked: Rope | None = None) -> Survey:
     """All candidates for ``base`` at ``context_tokens``, and ``asked`` beside them; takes seconds at 128Ki.
 
-    Raises UserError for a target that is not longer than the base's context, and where ``asked`` does not fit the base.
+    A scaling that the base's weights never met is left out of what they are taken to know. Raises UserError for a
+    target that is not longer than the base's context, where nobody knows how far the base reads, and where ``asked``
+    does not fit the base.
     """
+    check_length(context_tokens)
+    base = settle_linear(base, asked)
+    if is_unclear(base.running):
+        raise ask_original(base, context_tokens)
+    untrained = base.running if base.is_untrained else None
+    if untrained is not None:
+        base = replace(base, running=None)
     if context_tokens <= base.context_tokens:
         reached = format_length(base.context_tokens)
         raise UserError(
@@ -113,11 +127,15 @@ def survey(base: BaseRope, context_tokens: int, *, asked: Rope | None = None) ->
         for name, method in found.items()
     )
     grid = _FINE_GRID if context_tokens <= _FINE_TOKENS else _COARSE_GRID
-    least = None if base.running else least_theta(base.head_dim, context_tokens, grid=grid)
+    least = None
+    if base.running is None and context_tokens <= _SEARCHED_TOKENS:
+        found_theta = least_theta(base.head_dim, context_tokens, grid=grid)
+        least = found_theta if math.isfinite(found_theta) else None
     recommended = _choose(base, candidates, context_tokens)
     chosen = next(candidate for candidate in candidates if candidate.name == recommended)
     reasons = tuple(_tell(base, chosen, least=least))
-    return Survey(base, context_tokens, candidates, refused, least, practice_at(context_tokens), recommended, reasons)
+    practice = practice_at(context_tokens)
+    return Survey(base, context_tokens, candidates, refused, least, practice, recommended, reasons, untrained)
 
 
 def format_theta(theta: float) -> str:

@@ -6,6 +6,7 @@ no longer than the base's context meets no new distance, so by itself it needs n
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
@@ -15,7 +16,7 @@ from pydantic import BeforeValidator
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import PositiveCount, format_length
 from ropewalk.core.spec import Spec
-from ropewalk.rope.method import BaseRope
+from ropewalk.rope.method import BaseRope, describe
 from ropewalk.rope.scaling import Nope, Rope, Unchanged
 
 FIRE_UNITS = 32
@@ -116,6 +117,25 @@ def stretch_layers(
         layer.model_copy(update={"rope": rope.complete(own, context_tokens)}) if changes else layer
         for layer, own, changes in zip(base, bases, stretched, strict=True)
     )
+
+
+def describe_layers(
+    base: Sequence[LayerPosition], layers: Sequence[LayerPosition], *, head_dim: int, base_tokens: int
+) -> list[str]:
+    """Runs of equal layers in words, such as ``0-2: unchanged, window 4Ki``: what each does, and what it keeps."""
+    words, first = [], 0
+    for (old, new), run in groupby(zip(base, layers, strict=True)):
+        last = first + len(list(run)) - 1
+        parts = [describe(old.as_base(head_dim=head_dim, context_tokens=base_tokens), new.rope)]
+        if new.window_tokens is not None:
+            parts.append(f"window {format_length(new.window_tokens)}")
+        if new.log_n_tokens is not None:
+            parts.append(f"temperature from {format_length(new.log_n_tokens)} on")
+        if new.bias is not None:
+            parts.append(new.bias)
+        words.append(f"{first}-{last}: {', '.join(parts)}" if last > first else f"{first}: {', '.join(parts)}")
+        first = last + 1
+    return words
 
 
 def _check_pattern(pattern: tuple[LayerRule, ...], *, layers: int, context_tokens: int) -> None:

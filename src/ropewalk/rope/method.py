@@ -9,6 +9,7 @@ that nothing is scaled twice in silence.
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -20,22 +21,45 @@ from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length
 from ropewalk.core.spec import Spec
 
-Factor = Annotated[float, Field(ge=1)]
-ThetaValue = Annotated[float, Field(gt=1)]
+LARGEST_FACTOR, LARGEST_THETA, LARGEST_TOKENS = 1e9, 1e30, 1 << 24
+"""transformers computes in float32: theta to the power of nearly 1 must stay finite, each position a number of its own.
+"""
+Factor = Annotated[float, Field(ge=1, le=LARGEST_FACTOR)]
+ThetaValue = Annotated[float, Field(gt=1, le=LARGEST_THETA)]
 Value = TypeVar("Value")
+
+_ROUNDED_PLACES = 3
+_CHOICES = (
+    "fixed_attention_factor",
+    "mscale",
+    "mscale_all_dim",
+    "beta_fast",
+    "beta_slow",
+    "truncate",
+    "low_freq_factor",
+    "high_freq_factor",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class BaseRope:
     """What a base model does to positions: plain RoPE over ``theta``, or the completed method that it is ``running``.
 
-    ``context_tokens`` is its ``max_position_embeddings``; ``theta`` the one in its config.json.
+    ``context_tokens`` is how far it reads, mostly its ``max_position_embeddings``; ``theta`` that of its config.json.
     """
 
     theta: float
     head_dim: int
     context_tokens: int
     running: "Method | None" = None
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether the base runs a scaling that its weights cannot have met, since it begins where their context ends.
+
+        Qwen documents such a block (yarn, factor 4 over 32Ki, in a model of 32Ki) for serving alone.
+        """
+        return self.running is not None and self.running.begins_tokens >= self.context_tokens
 
 
 class Method(Spec):
@@ -48,6 +72,11 @@ class Method(Spec):
     def depends_on_length(self) -> bool:
         """Whether a document's own length decides its frequencies (``inv_freq_at``)."""
         return False
+
+    @property
+    def begins_tokens(self) -> int:
+        """The length up to which a model was trained before this completed method; 0 where nothing says so."""
+        return 0
 
     @abstractmethod
     def complete(self, base: BaseRope, context_tokens: int) -> "Method":
@@ -116,8 +145,8 @@ class Stretch(Method):
     def _compose(self, running: Method, base: BaseRope, context_tokens: int) -> Method:
         """This method over a base that is scaled already. Raises UserError unless the kind can take that up."""
         if type(running) is not type(self):
-            raise refuse_stacking(self, running)
-        inherited = running.model_dump(exclude_none=True)
+            raise refuse_stacking(self, running, untrained=base.is_untrained)
+        inherited = running.model_dump(exclude_none=True, exclude=follows_formula(running))
         given = self.model_dump(exclude_unset=True, exclude_none=True)
         opened = self._reopen(inherited | given, base, context_tokens)
         composed = type(self).model_validate(inherited | opened | given)
@@ -135,6 +164,21 @@ def filled(value: Value | None) -> Value:
     return value
 
 
+def follows_formula(method: Method) -> set[str]:
+    """Fields of a completed method that only write out what its own formula gives; a longer target makes them anew.
+
+    A value counts as the formula's if it is the same number, or the number rounded to three places or more.
+    """
+    field = "fixed_attention_factor"
+    fixed = getattr(method, field, None)
+    if fixed is None:
+        return set()
+    formula = method.model_copy(update={field: None}).attention_factor
+    places = len(f"{fixed!r}".partition(".")[2])
+    rounded = places >= _ROUNDED_PLACES and round(formula, places) == fixed
+    return {field} if rounded or math.isclose(fixed, formula, rel_tol=1e-6) else set()
+
+
 def describe(base: BaseRope, method: Method) -> str:
     """What the completed ``method`` changes in one line: ``llama3 factor 8 -> 32 over the original 8Ki``."""
     before = base.running.model_dump(exclude_none=True) if base.running else {"theta": base.theta}
@@ -150,15 +194,32 @@ def describe(base: BaseRope, method: Method) -> str:
         words.append(change if name == method.kind else f"{name} {change}")
     if "original_tokens" in after:
         words.append(f"over the original {format_length(after['original_tokens'])}")
-    return " ".join(words)
+    return ", ".join([" ".join(words), *_describe_choices(method, before, after)])
 
 
-def refuse_stacking(method: Method, running: Method) -> UserError:
-    """The error of a method that would come on top of another."""
+def _describe_choices(method: Method, before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+    """The figures that neither the target nor a default decides: the recipe's own, and those that the base hands on."""
+    for name in _CHOICES:
+        old, new = before.get(name), after.get(name)
+        field = type(method).model_fields.get(name)
+        if field is None or new is None or (new == field.default and old in (None, new)):
+            continue
+        word = name.removeprefix("fixed_")
+        told, former = (f"{value:.6g}" if isinstance(value, float) else f"{value}" for value in (new, old))
+        yield f"{word} {told} as before" if new == old else f"{word} {'' if old is None else f'{former} -> '}{told}"
+
+
+def refuse_stacking(method: Method, running: Method, *, untrained: bool = False) -> UserError:
+    """The error of a method that would come on top of another, which the weights may never have met."""
     ways = ["kind: unchanged"]
     if isinstance(running, Stretch):
         ways.insert(0, f"kind: {running.kind}, which counts from the base's original length")
         ways.insert(1, f"kind: theta with a theta above {running.final_theta(0.0):g}")
+    if untrained:
+        ways.append(
+            "take rope_scaling (or rope_parameters) out of config.json if the weights were trained without it: its "
+            "original length is the base's whole context"
+        )
     return UserError(
         f"{method.kind} does not go on top of {running.kind}",
         where="rope.kind",
@@ -178,15 +239,33 @@ def check_head(base: BaseRope) -> None:
         )
 
 
+def check_length(context_tokens: int) -> None:
+    """Raise UserError for a target whose positions float32 does not tell apart."""
+    if context_tokens > LARGEST_TOKENS:
+        raise UserError(
+            "the target is too long",
+            where="context",
+            why=f"it is {context_tokens:.3g}, and beyond {format_length(LARGEST_TOKENS)} float32, in which a model "
+            "computes angles, has no number for every position",
+            fix=f"ask for at most {format_length(LARGEST_TOKENS)}",
+        )
+
+
+def refuse_shorter(base: BaseRope, context_tokens: int) -> UserError:
+    """The error of a target that the base reads already."""
+    return UserError(
+        "the target is shorter than what the base can do",
+        where="context",
+        why=f"{format_length(context_tokens)} tokens is below the base's {format_length(base.context_tokens)}",
+        fix=f"ask for at least {format_length(base.context_tokens)}, or use kind: unchanged",
+    )
+
+
 def _check_stretch(method: Stretch, base: BaseRope, context_tokens: int) -> None:
     check_head(base)
+    check_length(context_tokens)
     if context_tokens < base.context_tokens:
-        raise UserError(
-            "the target is shorter than what the base can do",
-            where="context",
-            why=f"{format_length(context_tokens)} tokens is below the base's {format_length(base.context_tokens)}",
-            fix=f"ask for at least {format_length(base.context_tokens)}, or use kind: unchanged",
-        )
+        raise refuse_shorter(base, context_tokens)
     if method.theta is not None and not (math.isfinite(method.theta) and method.theta >= base.theta):
         raise UserError(
             "theta may only grow",

@@ -5,6 +5,7 @@ config.json at all, it *is* a change of theta.
 """
 
 import math
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -12,10 +13,21 @@ from jaxtyping import Float64
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import NUMBER_TEXT
+from ropewalk.core.quantity import NUMBER_TEXT, PositiveCount, format_length
 from ropewalk.rope.bounds import suggest_theta
 from ropewalk.rope.frequency import ntk_theta, plain_inv_freq
-from ropewalk.rope.method import BaseRope, Factor, Method, Stretch, ThetaValue, check_head, filled, refuse_stacking
+from ropewalk.rope.method import (
+    BaseRope,
+    Factor,
+    Method,
+    Stretch,
+    ThetaValue,
+    check_head,
+    check_length,
+    filled,
+    refuse_shorter,
+    refuse_stacking,
+)
 
 
 class Unchanged(Method):
@@ -29,6 +41,7 @@ class Unchanged(Method):
     def complete(self, base: BaseRope, context_tokens: int) -> Method:
         """Any length is allowed here, also one below the base's."""
         check_head(base)
+        check_length(context_tokens)
         return base.running or self
 
     def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
@@ -76,7 +89,7 @@ class Theta(Stretch):
 
     def _compose(self, running: Method, base: BaseRope, context_tokens: int) -> Method:
         if not isinstance(running, Stretch):
-            raise refuse_stacking(self, running)
+            raise refuse_stacking(self, running, untrained=base.is_untrained)
         if self.theta is None:
             raise UserError(
                 "theta: auto knows plain RoPE only",
@@ -124,12 +137,16 @@ class Linear(Stretch):
 
     No angle is new, so a thousand steps of training are enough; but the fastest pairs are squeezed too, and short
     context pays: BoolQ of LLaMA 7B fell from 76.1 to 69.8 at a factor of 8. Every engine reads it. On a base that is
-    divided already, factors multiply: ``factor`` counts from the base's original length.
+    divided already, ``factor`` counts from the base's original length. The dialect has no key for that length, and
+    published bases write either the original or the divided one as their context; where nothing else tells which, the
+    user is asked.
     """
 
     kind: Literal["linear"] = "linear"
     factor: Factor | None = None
     """What positions are divided by; null: target over the base's context."""
+    original_tokens: PositiveCount | None = None
+    """The length that ``factor`` counts from; the context of a plain base."""
 
     def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
         return plain_inv_freq(self.final_theta(theta), head_dim) / filled(self.factor)
@@ -138,10 +155,56 @@ class Linear(Stretch):
         return {"rope_type": "linear", "rope_theta": self.final_theta(theta), "factor": filled(self.factor)}
 
     def _open(self, base: BaseRope, context_tokens: int) -> dict[str, Any]:
-        return {"factor": context_tokens / base.context_tokens}
+        original = self.original_tokens or base.context_tokens
+        return {"original_tokens": original, "factor": max(1.0, context_tokens / original)}
+
+    def _compose(self, running: Method, base: BaseRope, context_tokens: int) -> Method:
+        if isinstance(running, Linear):
+            settled = settle_linear(base, self)
+            if is_unclear(settled.running) and self.factor is None:
+                raise ask_original(settled, context_tokens)
+            if context_tokens < settled.context_tokens:
+                raise refuse_shorter(settled, context_tokens)
+            running = filled(settled.running)
+        return super()._compose(running, base, context_tokens)
 
     def _reopen(self, values: dict[str, Any], base: BaseRope, context_tokens: int) -> dict[str, Any]:
-        return {"factor": values["factor"] * context_tokens / base.context_tokens}
+        if "original_tokens" not in values:
+            return {}
+        return {"factor": max(values["factor"], context_tokens / values["original_tokens"])}
+
+
+def settle_linear(base: BaseRope, asked: Method | None) -> BaseRope:
+    """``base`` with the original length that ``asked`` names, where its own config.json does not tell it."""
+    original = asked.original_tokens if isinstance(asked, Linear) else None
+    if original is None or not isinstance(base.running, Linear) or not is_unclear(base.running):
+        return base
+    factor = filled(base.running.factor)
+    # The original length as the file's context: the division is not counted in it yet.
+    tokens = round(original * factor) if original == base.context_tokens else base.context_tokens
+    return replace(base, running=base.running.model_copy(update={"original_tokens": original}), context_tokens=tokens)
+
+
+def is_unclear(running: Method | None) -> bool:
+    """Whether nobody has said from which length a division counts."""
+    return isinstance(running, Linear) and running.original_tokens is None and filled(running.factor) > 1
+
+
+def ask_original(base: BaseRope, context_tokens: int) -> UserError:
+    """The question to whoever stretches a base of which nobody knows whether its context is divided already."""
+    assert isinstance(base.running, Linear)
+    factor, told = filled(base.running.factor), base.context_tokens
+    divided = round(told / factor)
+    return UserError(
+        "it is not clear how far this base reads",
+        where="max_position_embeddings of the base's config.json",
+        why=f"its positions are divided by {factor:g}, and {format_length(told)} may be the length after that (the "
+        f"original is {format_length(divided)}, and {format_length(context_tokens)} needs a factor of "
+        f"{context_tokens / divided:g}) or before (it reads {format_length(round(told * factor))} already, and "
+        f"{format_length(context_tokens)} needs {max(factor, context_tokens / told):g}); published bases write either",
+        fix=f"say which with rope.kind=linear and rope.original_tokens={divided} or rope.original_tokens={told}, or "
+        'with "original_max_position_embeddings" in config.json',
+    )
 
 
 class Proportional(Stretch):
@@ -196,6 +259,7 @@ class Nope(Method):
 
     def complete(self, base: BaseRope, context_tokens: int) -> Method:
         check_head(base)
+        check_length(context_tokens)
         return self
 
     def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:

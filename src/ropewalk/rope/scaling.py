@@ -12,9 +12,9 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from ropewalk.core.error import UserError
-from ropewalk.rope.by_length import Dynamic, LongRope, longrope_attention
+from ropewalk.rope.by_length import Dynamic, LongRope
 from ropewalk.rope.by_parts import Llama3, NtkByParts, Yarn
-from ropewalk.rope.method import Method
+from ropewalk.rope.method import Method, follows_formula
 from ropewalk.rope.plain import Linear, Nope, Ntk, Proportional, Theta, Unchanged
 from ropewalk.rope.resonance import Resonance
 
@@ -67,6 +67,12 @@ _OUR_METHODS: Mapping[str, type[Method]] = {
     "longrope": LongRope,
     "proportional": Proportional,
 }
+_HF_NAMES = {ours: theirs for theirs, ours in _OUR_KEYS.items()}
+KEYS: Mapping[str, frozenset[str]] = {
+    name: frozenset(_HF_NAMES.get(field, field) for field in method.model_fields) - {"kind", "search"}
+    for name, method in _OUR_METHODS.items()
+}
+"""Keys of a config.json's rope block that a method of ours has a field for, by the block's ``rope_type``."""
 
 
 def read_method(parameters: Mapping[str, Any], *, where: str) -> Method:
@@ -88,7 +94,7 @@ def read_method(parameters: Mapping[str, Any], *, where: str) -> Method:
     values = {key: value for key, value in values.items() if value is not None}
     kind = _name_kind(rope_type, values)
     try:
-        return kind.model_validate(values)
+        return _leave_to_formula(kind.model_validate(values))
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(
@@ -99,6 +105,15 @@ def read_method(parameters: Mapping[str, Any], *, where: str) -> Method:
         ) from None
 
 
+def _leave_to_formula(method: Method) -> Method:
+    """``method`` without a written attention factor that its formula gives to the last digit."""
+    if not getattr(method, "factor", None) or not getattr(method, "original_tokens", None):
+        return method
+    derived = method.model_copy(update=dict.fromkeys(follows_formula(method)))
+    exact = math.isclose(derived.attention_factor, method.attention_factor, rel_tol=1e-9)
+    return type(method).model_validate(derived.model_dump(exclude_none=True)) if exact else method
+
+
 def _name_kind(rope_type: str, values: dict[str, Any]) -> type[Method]:
     """Which of our methods ``values`` are, with what only the dialect needs taken out of them."""
     if rope_type == "proportional":
@@ -107,14 +122,11 @@ def _name_kind(rope_type: str, values: dict[str, Any]) -> type[Method]:
             return Nope
     elif values.get("share") == 1:  # transformers writes it beside methods that turn every pair anyway
         del values["share"]
-    attention_factor = values.get("fixed_attention_factor")
-    if rope_type == "yarn" and attention_factor == 1 and "mscale" not in values:
+    attention_factor, factor = values.get("fixed_attention_factor"), values.get("factor")
+    # At a factor of 1 the formula gives 1 as well, and a factor that is its formula's is yarn's.
+    if rope_type == "yarn" and attention_factor == 1 and "mscale" not in values and factor != 1:
         del values["fixed_attention_factor"]
         return NtkByParts
-    if rope_type == "longrope" and attention_factor is not None:
-        factor, original = values.get("factor"), values.get("original_tokens")
-        if factor and original and math.isclose(attention_factor, longrope_attention(factor, original), rel_tol=1e-9):
-            del values["fixed_attention_factor"]
     return _OUR_METHODS[rope_type]
 
 

@@ -101,13 +101,16 @@ SUPPORTED: Mapping[str, Family] = {
 }
 
 _MISSING = (
+    (("modernbert", "eurobert"), "a mask: it is an encoder, whose queries see later tokens"),
+    (("gptneox", "gptj"), "RoPE over a share of each head, and blocks that run in parallel"),
+    (("granitefor",), "Granite's multipliers of embeddings, scores, residuals and logits"),
     (("moe", "mixtral", "jamba", "gptoss", "dbrx"), "mixture of experts"),
     (("deepseek", "kimi", "minicpm3"), "latent attention (MLA)"),
     (("llama4",), "attention in chunks, and mixture of experts"),
     (("cohere", "exaone4"), "a check of its norms and its layers without RoPE"),
     (("gemma2",), "softcapping of attention scores, which our kernels cannot do"),
     (("mamba", "rwkv", "recurrent", "next", "lfm", "falconh1", "zamba", "bamba"), "linear or recurrent attention"),
-    (("gpt2", "gptneo", "opt", "bloom", "mpt", "bert"), "RoPE: its positions are learned, absolute or biases"),
+    (("gpt2", "gptneofor", "opt", "bloom", "mpt", "bert"), "RoPE: its positions are learned, absolute or biases"),
     (("vl", "vision", "audio", "conditionalgeneration", "omni"), "more than text"),
 )
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -120,8 +123,7 @@ _NOT_OURS = {
 
 def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
     """The architecture that a config.json names, of our own spelling the inner one. Raises UserError if unsupported."""
-    names = config.get("architectures") or ["(none)"]
-    name = str(names[0] if isinstance(names, list) else names)
+    name = _name_architecture(config, where)
     if (name == OWN_ARCHITECTURE) != (OWN_TYPE in config):
         raise UserError(
             "the layers of this model are not told clearly",
@@ -132,7 +134,10 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
     if name == OWN_ARCHITECTURE:
         inner = config[OWN_TYPE]
         name = str(inner.get("architecture")) if isinstance(inner, Mapping) else "(none)"
-    missing = next((reason for words, reason in _MISSING if any(word in name.lower() for word in words)), None)
+    spelled = name.lower()
+    if "granitemoe" in spelled and not any(config.get(key) for key in _EXPERT_KEYS):
+        spelled = "granitefor"  # Granite 4 names its dense models so, with 0 experts
+    missing = next((reason for words, reason in _MISSING if any(word in spelled for word in words)), None)
     if "kv_lora_rank" in config:
         missing = "latent attention (MLA)"
     if any(config.get(key) for key in _EXPERT_KEYS):
@@ -147,6 +152,25 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
         where=f"{where}: architectures",
         why=f"what is missing here is {missing or 'a check of its shape and its positions'}",
         fix=f"choose a base of one of {', '.join(SUPPORTED)}",
+    )
+
+
+def _name_architecture(config: Mapping[str, Any], where: str) -> str:
+    """The class that a file names. Raises UserError where it names none, with the one of its model_type."""
+    names = config.get("architectures")
+    first = names[0] if isinstance(names, list) and names else names
+    if isinstance(first, str) and first:
+        return first
+    kind = config.get("model_type")
+    known = next((name for name, family in SUPPORTED.items() if family.model_type == kind), None)
+    found = f"{names!r:.60}" if "architectures" in config else "missing"
+    raise UserError(
+        "config.json names no architecture",
+        where=f"{where}: architectures",
+        why=f"it is {found}, and says which class runs the weights",
+        fix=f'add "architectures": ["{known}"], which model_type {kind} stands for'
+        if known
+        else f"add the class that the model was trained with; supported are {', '.join(SUPPORTED)}",
     )
 
 

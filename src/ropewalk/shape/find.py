@@ -10,7 +10,8 @@ from ropewalk.core.error import UserError
 
 TINY_BASE = Path(__file__).parents[1] / "model" / "tiny_base"
 _HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)@([\w.-]+)")
-_WHOLE = ["*.safetensors", "*.json", "tokenizer*", "*.jinja", "merges.txt"]
+_WHOLE = ["*.safetensors", "*.json", "tokenizer*", "*.model", "*.tiktoken", "*.jinja", "merges.txt", "vocab.txt"]
+_WHOLE += ["LICENSE*", "NOTICE*", "USE_POLICY*", "tokenization_*.py"]
 
 
 def find_model(name: str | Path, *, config_only: bool = False) -> Path:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ropewalk.rope.layers import LayerPosition
-from ropewalk.rope.scaling import Nope, Unchanged, legacy_hf
+from ropewalk.rope.scaling import Linear, Nope, Unchanged, legacy_hf
 from ropewalk.shape.families import OWN_ARCHITECTURE, OWN_TYPE, SUPPORTED, Family
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 from ropewalk.shape.read import parse_shape
-from ropewalk.shape.rope_keys import FULL, WINDOWED
+from ropewalk.shape.rope_keys import FULL, REACH_KEYS, WINDOWED
 
 POSITION_KEYS = (
     "rope_parameters",
@@ -34,6 +34,8 @@ POSITION_KEYS = (
     OWN_TYPE,
 )
 """Every key that says something about positions; whoever writes them anew takes the old ones out first."""
+STALE_KEYS = ("auto_map", "attn_implementation", "_attn_implementation")
+"""Keys that name a program to run the model by: code files stay behind, and would not know the new positions."""
 
 _Parameters = dict[str, Any]
 
@@ -88,7 +90,7 @@ def spell_layers(
         why = _find_obstacle(SUPPORTED[name], shape, positions)
         if not why:
             return _spell_native(config, shape, name, positions, context_tokens=context_tokens)
-    return _spell_own(shape, positions, context_tokens=context_tokens, why=why)
+    return _spell_own(config, shape, positions, context_tokens=context_tokens, why=why)
 
 
 def _find_obstacle(family: Family, shape: ModelShape, positions: Sequence[LayerPosition]) -> str:
@@ -151,11 +153,26 @@ def _spell_native(
         "architectures": [name],
         "model_type": family.model_type,
         "max_position_embeddings": tokens,
+        **_raise_lengths(config, context_tokens),
         **({} if name == shape.architecture else _say_aloud(config, shape, family)),
         **_spell_windows(family, positions),
+        **_spell_original(positions),
         **ropes,
     }
-    return SpelledLayers(name, family.model_type, keys, POSITION_KEYS, native=True, legacy=legacy)
+    return SpelledLayers(name, family.model_type, keys, (*POSITION_KEYS, *STALE_KEYS), native=True, legacy=legacy)
+
+
+def _raise_lengths(config: Mapping[str, Any], context_tokens: int) -> dict[str, int]:
+    """The file's other words for how far the model reads, and how much it writes: a reader takes the least of them."""
+    given = {key: config[key] for key in (*REACH_KEYS, "max_length") if type(config.get(key)) is int}
+    return {key: context_tokens for key, tokens in given.items() if tokens < context_tokens}
+
+
+def _spell_original(positions: Sequence[LayerPosition]) -> dict[str, int]:
+    """What a linear block's factor counts from, which the block itself has no key for."""
+    ropes = [layer.rope for layer in positions if isinstance(layer.rope, Linear)]
+    lengths = {rope.original_tokens for rope in ropes if rope.original_tokens is not None}
+    return {"original_max_position_embeddings": lengths.pop()} if len(lengths) == 1 else {}
 
 
 def _say_aloud(config: Mapping[str, Any], shape: ModelShape, family: Family) -> dict[str, Any]:
@@ -210,7 +227,12 @@ def _spell_ropes(family: Family, positions: Sequence[LayerPosition]) -> tuple[di
 
 
 def _spell_own(
-    shape: ModelShape, positions: Sequence[LayerPosition], *, context_tokens: int, why: str
+    config: Mapping[str, Any],
+    shape: ModelShape,
+    positions: Sequence[LayerPosition],
+    *,
+    context_tokens: int,
+    why: str,
 ) -> SpelledLayers:
     """The usual keys describe the same weights with plain RoPE everywhere; the positions stand in our key alone."""
     family = SUPPORTED[shape.architecture]
@@ -221,8 +243,10 @@ def _spell_own(
         "architectures": [OWN_ARCHITECTURE],
         "model_type": OWN_TYPE,
         "max_position_embeddings": context_tokens,
+        **_raise_lengths(config, context_tokens),
         **_spell_windows(family, plain),
         **ropes,
         OWN_TYPE: {"architecture": shape.architecture, "model_type": family.model_type, "layers": layers},
     }
-    return SpelledLayers(OWN_ARCHITECTURE, OWN_TYPE, keys, POSITION_KEYS, native=False, legacy=False, why_not=why)
+    dropped = (*POSITION_KEYS, *STALE_KEYS)
+    return SpelledLayers(OWN_ARCHITECTURE, OWN_TYPE, keys, dropped, native=False, legacy=False, why_not=why)

@@ -1,10 +1,17 @@
 """The numbers of a model that everybody else computes with: widths, counts, positions. No weights, no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ropewalk.rope.layers import FIRE_UNITS, LayerPosition, LayerRule, find_stretched, stretch_layers
+from ropewalk.rope.layers import (
+    FIRE_UNITS,
+    LayerPosition,
+    LayerRule,
+    describe_layers,
+    find_stretched,
+    stretch_layers,
+)
 from ropewalk.rope.method import BaseRope
 from ropewalk.rope.scaling import Rope, Unchanged
 
@@ -90,6 +97,10 @@ class ModelShape:
     def base_rope(self) -> BaseRope:
         """What the layers that get stretched do to positions now."""
         return self.stretched.as_base(head_dim=self.head_dim, context_tokens=self.context_tokens)
+
+    def describe(self, positions: Sequence[LayerPosition]) -> list[str]:
+        """What ``positions`` make of this model's own, in words for runs of equal layers."""
+        return describe_layers(self.positions, positions, head_dim=self.head_dim, base_tokens=self.context_tokens)
 
     def stretch(self, pattern: tuple[LayerRule, ...], *, rope: Rope, context_tokens: int) -> "ModelShape":
         """The model that ``rope/layers.stretch_layers`` makes of this one; raises UserError as that does."""

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.core.error import UserError
+from ropewalk.rope.layers import find_stretched
 from ropewalk.shape.families import SUPPORTED, find_family
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read_layers import read_layers
+from ropewalk.shape.rope_keys import find_reach
+from ropewalk.shape.values import LARGEST_COUNT, MOST_LAYERS, WIDEST_HEAD, check_factors, check_values
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -21,15 +24,15 @@ def read_shape(folder: Path) -> ModelShape:
     """The shape of the model in ``folder``. Raises UserError if its config.json is absent, broken or unsupported."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             "this is not a model folder",
             where=str(folder),
-            why="it has no config.json",
+            why="it has no config.json" if folder.is_dir() else "there is no such folder",
             fix="give a folder that save_pretrained wrote or the hub delivered",
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of 5000 digits, or a nest of brackets
         raise UserError("config.json cannot be read", where=str(path), why=str(error), fix="correct the file") from None
     if not isinstance(config, dict):
         raise UserError(
@@ -51,10 +54,15 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
             fix="correct hidden_size, num_attention_heads or num_key_value_heads",
         )
     context_tokens = _count(config, "max_position_embeddings", where)
-    head_dim = _count(config, "head_dim", where, default=family.head_dim or width // heads)
+    head_dim = _count(config, "head_dim", where, default=family.head_dim or width // heads, most=WIDEST_HEAD)
+    vocabulary = _count(config, "vocab_size", where)
+    check_values(config, head_dim=head_dim, vocabulary=vocabulary, where=where)
     attention_bias, mlp_bias = (
         key in family.biases and bool(config.get(key)) for key in ("attention_bias", "mlp_bias")
     )
+    layers = _count(config, "num_hidden_layers", where, most=MOST_LAYERS)
+    positions = read_layers(config, family, layers=layers, context_tokens=context_tokens, where=where)
+    check_factors(positions, head_dim=head_dim, where=where)
     return ModelShape(
         architecture=architecture,
         width=width,
@@ -62,16 +70,10 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         kv_heads=kv_heads,
         head_dim=head_dim,
         mlp_width=_count(config, "intermediate_size", where),
-        vocabulary=_count(config, "vocab_size", where),
+        vocabulary=vocabulary,
         tied=bool(config.get("tie_word_embeddings", family.tied)),
-        context_tokens=context_tokens,
-        positions=read_layers(
-            config,
-            family,
-            layers=_count(config, "num_hidden_layers", where),
-            context_tokens=context_tokens,
-            where=where,
-        ),
+        context_tokens=find_reach(config, find_stretched(positions), context_tokens),
+        positions=positions,
         bos_id=_find_id(config, "bos_token_id", where),
         eos_id=_find_id(config, "eos_token_id", where),
         dtype=_find_dtype(config, where),
@@ -93,13 +95,15 @@ def _find_kv_heads(architecture: str, config: Mapping[str, Any], where: str) -> 
     return _count(config, "num_key_value_heads", where)
 
 
-def _count(config: Mapping[str, Any], key: str, where: str, *, default: int | None = None) -> int:
+def _count(
+    config: Mapping[str, Any], key: str, where: str, *, default: int | None = None, most: int = LARGEST_COUNT
+) -> int:
     """A positive whole number; a float such as 4096.0 is refused, as other readers of the file would refuse it."""
     value = config.get(key)
-    if value is None and default is not None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise _unusable(key, "missing" if value is None else repr(value), where)
+    if value is None:
+        value = default
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise _unusable(key, "missing" if value is None else f"{value!r:.60}", where)
     return value
 
 

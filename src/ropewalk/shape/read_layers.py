@@ -17,6 +17,8 @@ from ropewalk.shape.rope_keys import FULL, WINDOWED, read_ropes
 
 _NEEDED = ("theta", "factor", "original_tokens", "short_factor", "long_factor", "wavelengths_tokens")
 """What a method that a model runs has filled, where it has such a field."""
+_OPEN = {("linear", "original_tokens")}
+"""Fields that a file may leave open: who stretches the model is asked."""
 _LAYERS: TypeAdapter[tuple[LayerPosition, ...]] = TypeAdapter(tuple[LayerPosition, ...])
 
 
@@ -30,7 +32,8 @@ def read_layers(
     else:
         found = _read_theirs(config, family, ropes, layers=layers, where=where)
     for rope in {layer.rope: None for layer in found}:
-        if missing := [name for name in _NEEDED if name in type(rope).model_fields and getattr(rope, name) is None]:
+        needed = [name for name in _NEEDED if name in type(rope).model_fields and (rope.kind, name) not in _OPEN]
+        if missing := [name for name in needed if getattr(rope, name) is None]:
             raise UserError(
                 f"the {rope.kind} rope of this model is not whole",
                 where=where,
@@ -98,6 +101,8 @@ def _read_kinds(
     """``FULL`` or ``WINDOWED`` per layer."""
     layers = len(turning)
     given = config.get("layer_types")
+    if not isinstance(given, list | None):
+        raise _unclear(f"{where}: layer_types", f"it is {given!r:.60}", f"give {layers} entries, or none")
     kinds = _assume_kinds(config, family, turning=turning, window=window, where=where) if given is None else list(given)
     where = f"{where}: layer_types"
     if strangers := sorted({str(kind) for kind in kinds} - {FULL, WINDOWED}):

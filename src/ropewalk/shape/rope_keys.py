@@ -3,19 +3,34 @@
 transformers 5 writes ``rope_parameters``; transformers 4 wrote ``rope_theta`` and ``rope_scaling``. The surprise: where
 a file has both and they disagree, transformers 5 lets ``rope_scaling`` win and readers of the old keys something
 else, so a disagreement is refused here. And where a class has one RoPE per layer type, the old keys never meant all
-layers: ``rope_scaling`` is the full ones' alone.
+layers: ``rope_scaling`` is the full ones' alone. A linear block has no key for the length that its factor counts from:
+bases write the divided length as their context or the original one, so that is read from other keys, or left open.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from ropewalk.core.error import UserError
+from ropewalk.rope.layers import LayerPosition
+from ropewalk.rope.method import LARGEST_THETA
+from ropewalk.rope.scaling import Linear
 from ropewalk.shape.families import Family
+from ropewalk.shape.rope_block import screen_keys
 
 FULL, WINDOWED = "full_attention", "sliding_attention"
 _ORIGINAL = "original_max_position_embeddings"
 _TRAINED_LENGTH = {"yarn", "llama3", "longrope"}
+REACH_KEYS = (
+    "max_sequence_length",
+    "model_max_length",
+    "max_seq_length",
+    "max_seq_len",
+    "seq_length",
+    "seq_len",
+    "n_positions",
+    "n_ctx",
+)
+"""Other words of config.json files for how far a model reads; servers take the least of those that they find."""
 
 
 def read_ropes(
@@ -30,7 +45,7 @@ def read_ropes(
         return {FULL: parameters, WINDOWED: parameters}
     nested = _check_nested(config.get("rope_parameters") or {}, where)
     full = _read_flat(config, nested.get(FULL), family, context_tokens, where)
-    outside = {"rope_theta": family.window_theta, **_given(config, "partial_rotary_factor")}
+    outside = {"rope_theta": family.window_theta, "tokens": context_tokens, **_given(config, "partial_rotary_factor")}
     legacy_theta = config.get(family.window_theta_key)
     if family.window_theta_key != "rope_theta" and legacy_theta is not None:
         outside["rope_theta"] = legacy_theta
@@ -50,9 +65,42 @@ def read_ropes(
     return {FULL: full, WINDOWED: windowed}
 
 
+def find_reach(config: Mapping[str, Any], layer: LayerPosition, context_tokens: int) -> int:
+    """How far a model reads whose stretched layers are ``layer`` and whose file says ``context_tokens``.
+
+    That is more where the file keeps the original length, and another key, or the division, tells what was made of it.
+    """
+    factor, original = (getattr(layer.rope, name, None) for name in ("factor", "original_tokens"))
+    if factor is None or original is None or layer.rope.kind == "dynamic":
+        return context_tokens
+    stretched = round(factor * original)
+    divided = isinstance(layer.rope, Linear) and original == context_tokens
+    return max(context_tokens, stretched) if divided or stretched in _claims(config) else context_tokens
+
+
+def _claims(config: Mapping[str, Any]) -> list[int]:
+    return [config[key] for key in REACH_KEYS if type(config.get(key)) is int]
+
+
+def _find_original(config: Mapping[str, Any], values: Mapping[str, Any], context_tokens: int) -> int | None:
+    """What a linear block's factor counts from, where the file tells."""
+    factor = values.get("factor")
+    if isinstance(factor, bool) or not isinstance(factor, int | float):
+        return None
+    if type(config.get(_ORIGINAL)) is int:
+        return int(config[_ORIGINAL])
+    return context_tokens if factor > 1 and round(context_tokens * factor) in _claims(config) else None
+
+
 def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_tokens: int, where: str) -> dict[str, Any]:
     """One RoPE: ``new`` is the dialect of transformers 5, if the file speaks it; beside it stand the older keys."""
-    outside = {"rope_theta": family.theta, **_given(config, "rope_theta", "partial_rotary_factor")}
+    outside = {
+        "rope_theta": family.theta,
+        "tokens": context_tokens,
+        **_given(config, "rope_theta", "partial_rotary_factor"),
+    }
+    if "rope_theta" in config and config["rope_theta"] is not None:
+        _check_theta(config["rope_theta"], f"{where}: rope_theta")
     flat = family.ropes == "one"  # where there are several, transformers looks for the original length inside only
     original = config.get(_ORIGINAL) if flat else None
     found = {
@@ -60,6 +108,9 @@ def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_toke
         for key, raw in (("rope_parameters", new), ("rope_scaling", config.get("rope_scaling")))
         if raw
     }
+    for values in found.values():
+        if values["rope_type"] == "linear" and (known := _find_original(config, values, context_tokens)) is not None:
+            values.setdefault(_ORIGINAL, known)
     if not found:
         return _normalise({}, outside, context_tokens, where)
     parameters = next(iter(found.values()))
@@ -104,10 +155,17 @@ def _normalise(raw: Any, outside: Mapping[str, Any], context_tokens: int, where:
             fix="choose a base with one rope for all layers",
         )
     values = {key: value for key, value in raw.items() if value is not None and key != "type"}
-    values["rope_type"] = raw.get("rope_type") or raw.get("type") or "default"
+    kinds = [raw[key] for key in ("rope_type", "type") if raw.get(key)]
+    if len({str(kind) for kind in kinds}) > 1:
+        raise _disagree(where, "rope_type", kinds[0], "type", kinds[1])
+    values["rope_type"] = str(kinds[0]) if kinds else "default"
     values["rope_theta"] = _check_theta(values.get("rope_theta", outside["rope_theta"]), where)
     if values["rope_type"] in _TRAINED_LENGTH or values["rope_type"] == "dynamic":
         values.setdefault(_ORIGINAL, context_tokens)
+    original = values.get(_ORIGINAL)
+    if values["rope_type"] == "longrope" and type(original) is int and original > 0:
+        values.setdefault("factor", max(1.0, outside["tokens"] / original))  # as transformers does
+    values = screen_keys(values, where)
     _refuse_partial(values, outside, where)
     return values
 
@@ -121,11 +179,11 @@ def _no_mapping(found: Any, where: str) -> UserError:
 
 
 def _check_theta(theta: Any, where: str) -> float:
-    if isinstance(theta, bool) or not isinstance(theta, int | float) or not (math.isfinite(theta) and theta > 1):
+    if isinstance(theta, bool) or not isinstance(theta, int | float) or not 1 < theta <= LARGEST_THETA:
         raise UserError(
             "rope_theta is not usable",
             where=where,
-            why=f"it is {theta!r}, and must be a finite number above 1",
+            why=f"it is {theta!r:.60}, and must be a number above 1, up to {LARGEST_THETA:g}",
             fix="correct config.json; 10000 is the usual value of a short-context model",
         )
     return float(theta)
@@ -139,15 +197,6 @@ def _refuse_partial(values: Mapping[str, Any], config: Mapping[str, Any], where:
             where=where,
             why=f"partial_rotary_factor is {share}, which transformers ignores for these architectures",
             fix="remove the key if the model was trained without it, or choose another base",
-        )
-    if values["rope_type"] == "default" and (
-        unknown := set(values) - {"rope_type", "rope_theta", "partial_rotary_factor"}
-    ):
-        raise UserError(
-            "plain RoPE has no such keys",
-            where=where,
-            why=f"found {', '.join(sorted(unknown))} with rope_type default",
-            fix="remove them, or name the rope_type they belong to",
         )
 
 

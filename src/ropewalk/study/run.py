@@ -25,6 +25,7 @@ from ropewalk.recipe.load import parse_stage
 from ropewalk.recipe.lora import require_peft
 from ropewalk.recipe.parts import digest_parts
 from ropewalk.recipe.spec import ModelSource, Recipe
+from ropewalk.recipe.stretch import describe_stages
 from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.find import find_model
 from ropewalk.shape.read import read_shape
@@ -79,7 +80,10 @@ def do_part(name: str, recipe: Recipe) -> dict[str, Any]:
     if is_started():
         _leave()
     made = [str(path) for path in folder.made_by(name, stages=len(recipe.stages)) if path.exists()]
-    return {"part": name, "made": made, "text": "\n".join(made)}
+    tells = name == "extend" and is_finished(folder.extended(0))
+    layers = read_manifest(folder.extended(0))["facts"]["layers"] if tells else []
+    told = {"layers": layers} if layers else {}
+    return {"part": name, "made": made, **told, "text": "\n".join([*made, *(f"layers {words}" for words in layers)])}
 
 
 def _do(name: str, recipe: Recipe, folder: RunFolder) -> None:
@@ -106,6 +110,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
     from ropewalk.corpus.build import build, read_texts
     from ropewalk.corpus.tokenize import load_tokenizer
     from ropewalk.corpus.vocabulary import train_tokenizer
+    from ropewalk.model.folder import check_tokenizer
 
     if isinstance(recipe.model, ModelSource) and not is_finished(folder.initial):
         init = recipe.model.init
@@ -118,6 +123,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
         on_ranks(ranks.init, 1, init, tokenizer, folder.initial, recipe.seed)
     if not is_finished(folder.corpus):
         base = folder.base(recipe)
+        check_tokenizer(base, vocabulary=read_shape(base).vocabulary)
         spoken, probes = load_tokenizer(base), ask_probes(recipe, base)
         build(recipe.corpus, tokenizer=spoken, seed=recipe.corpus_seed, folder=folder.corpus, probes=probes)
         corpus, base_tokens = open_corpus(folder.corpus), base_context(recipe, read_base_shape(recipe))
@@ -185,10 +191,11 @@ def _verify(folder: RunFolder) -> None:
     if folder.parity.exists():
         return
     from ropewalk.model.engines import is_native
-    from ropewalk.model.verify import verify_export
+    from ropewalk.model.verify import verify_export, verify_generation
 
     if not is_native(folder.export):
         say("no class of transformers has these positions: other readers refuse this folder, see its LOADING.md")
+    verify_generation(folder.export)
     write_whole(folder.parity, json.dumps(verify_export(folder.export)))
 
 
@@ -235,12 +242,15 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
     errors = sum(finding.level == "error" for finding in findings)
     plans = [] if shape is None else forecast_recipe(recipe, shape)
     lines = [f"{finding.level}: {finding.key}: {finding.message} ({finding.source})" for finding in findings]
+    positions = [] if shape is None else list(describe_stages(recipe, shape))
+    lines += [f"stage {index} positions: {words}" for index, layers in enumerate(positions) for words in layers]
     for index, plan in enumerate(plans):
         lines += [f"stage {index}", plan.describe()]
     lines.append(f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}")
     return {
         "errors": errors,
         "findings": [asdict(finding) for finding in findings],
+        "positions": positions,
         "plans": [asdict(plan) for plan in plans],
         "text": "\n".join(lines),
     }

@@ -1,0 +1,141 @@
+"""What stands in one rope block of a config.json beside the keys of its method: harmless, or another model.
+
+transformers warns of a key that it does not know and runs on without it; other readers may obey it. So a key passes
+where no reader's angles or scale come of it, or where its value changes nothing. Everything else is refused with what
+it would do, where it stands, and the line that says the same in a key that every reader knows.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ropewalk.core.error import UserError
+from ropewalk.rope.method import LARGEST_THETA
+from ropewalk.rope.scaling import KEYS
+
+_INFORMATIVE = ("finetuned", "original_max_position_embeddings", "max_position_embeddings", "name", "description")
+"""Said for people, or for programs of a base's authors that reach the same angles."""
+_NEUTRAL: Mapping[str, tuple[float, ...]] = {
+    "attn_factor": (1.0,),
+    "extrapolation_factor": (1.0,),
+    "factor": (1.0,),
+    "mscale_all_dim": (0.0,),
+    "alpha": (1.0,),
+    "llama_4_scaling_beta": (0.0,),
+}
+"""Keys of some readers, with the values that change nothing."""
+_SHARPENING = ("attn_factor", "mscale", "short_mscale", "long_mscale")
+_PLAIN = ("rope_type", "rope_theta", "partial_rotary_factor")
+
+
+def screen_keys(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """``values`` without the keys that change nothing. ``rope_type`` names their method; ``where`` is the block.
+
+    Raises UserError for a key, or a number, that would make readers of the file run different models.
+    """
+    kind = values["rope_type"]
+    known = {*_PLAIN, *KEYS.get(kind, ())}
+    _refuse_numbers(values, where)
+    kept = dict(values)
+    for key in sorted(set(values) - known):
+        if key in _INFORMATIVE or _is_neutral(values[key], _NEUTRAL.get(key, ())):
+            del kept[key]
+        elif kind in ("yarn", "longrope") and key in _SHARPENING:
+            _weigh_sharpening(key, values, where)
+            del kept[key]
+        elif kind in KEYS:
+            raise _refuse(key, values, where, fix=f"remove {key} if the model was trained with transformers")
+    _settle_mscale(kept, where)
+    return kept
+
+
+def _settle_mscale(values: dict[str, Any], where: str) -> None:
+    """Take out a yarn's ``mscale`` that stands alone, if the formula gives what it says. It needs its partner."""
+    if values["rope_type"] != "yarn":
+        return
+    if _is_neutral(values.get("mscale_all_dim"), (0.0,)):
+        del values["mscale_all_dim"]  # transformers and DeepSeek's own code both take 0 as none
+    alone = [key for key in ("mscale", "mscale_all_dim") if key in values]
+    if len(alone) != 1:
+        return
+    if alone == ["mscale"]:
+        _weigh_sharpening("mscale", values, where)
+        del values["mscale"]
+        return
+    raise _refuse(alone[0], values, where, fix="give mscale as well, or remove it")
+
+
+def _weigh_sharpening(key: str, values: Mapping[str, Any], where: str) -> None:
+    """Raise UserError unless ``key``, as the readers that know it take it, gives the attention factor anyhow in use."""
+    used, meant = _attention_factor(values), values[key]
+    if isinstance(meant, bool) or not isinstance(meant, int | float):
+        raise _refuse(key, values, where, fix="remove it, or correct it to a number")
+    if key == "attn_factor":
+        meant *= used
+    elif key == "mscale":
+        factor = values.get("factor")
+        meant = 1 + 0.1 * meant * math.log(factor) if isinstance(factor, int | float) and factor > 1 else used
+    if math.isclose(meant, used, rel_tol=1e-6):
+        return
+    way = {"attn_factor": "multiply the attention factor by it", "mscale": "weigh the attention factor by it"}
+    raise UserError(
+        f"{key} makes readers of this file run different models",
+        where=f"{where}.{key}",
+        why=f"it is {values[key]}: some readers {way.get(key, 'take it as the factor')}, {meant:.6g} in all, "
+        f"and transformers passes over it and runs {used:.6g}",
+        fix=f"write attention_factor: {float(f'{meant:.6g}')} in its place if the model was trained so, or remove it "
+        f"for {used:.6g}{', as attn_factor: 1 would give' if key == 'attn_factor' else ''}",
+    )
+
+
+def _attention_factor(values: Mapping[str, Any]) -> float:
+    """What transformers multiplies cosine and sine by, of a block whose figures are numbers."""
+    figures = {key: value for key, value in values.items() if isinstance(value, int | float)}
+    factor, original = figures.get("factor", 1.0), figures.get("original_max_position_embeddings", 1)
+    if "attention_factor" in figures:
+        return float(figures["attention_factor"])
+    if factor <= 1:
+        return 1.0
+    if values["rope_type"] == "longrope":
+        return math.sqrt(1 + math.log(factor) / math.log(original)) if original > 1 else 1.0
+    growth, above, below = 0.1 * math.log(factor), figures.get("mscale"), figures.get("mscale_all_dim")
+    return (above * growth + 1) / (below * growth + 1) if above and below else growth + 1
+
+
+def _refuse_numbers(values: Mapping[str, Any], where: str) -> None:
+    """Raise UserError for figures that are none: transformers would stop at them, or run angles that are none."""
+    figures = KEYS.get(values["rope_type"], frozenset()) - {"truncate"}
+    for key, value in values.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float | int) and not isinstance(number, bool) and abs(number) <= LARGEST_THETA:
+                continue
+            if key in figures or (isinstance(number, float | int) and not isinstance(number, bool)):
+                raise UserError(
+                    f"{key} is no number that can be used",
+                    where=f"{where}.{key}",
+                    why=f"it is {number!r:.60}, and must be a number up to {LARGEST_THETA:g}",
+                    fix="correct config.json",
+                )
+    if not isinstance(values.get("truncate", True), bool):
+        raise UserError(
+            "truncate is neither true nor false",
+            where=f"{where}.truncate",
+            why=f"it is {values['truncate']!r:.60}",
+            fix="correct config.json",
+        )
+
+
+def _refuse(key: str, values: Mapping[str, Any], where: str, *, fix: str) -> UserError:
+    kind = values["rope_type"]
+    owners = [name for name, keys in KEYS.items() if key in keys]
+    whose = f"it belongs to {' and '.join(owners)}" if owners else "transformers ignores it, and other readers may not"
+    return UserError(
+        f"{kind} rope has no key {key}",
+        where=f"{where}.{key}",
+        why=f"it is {values[key]!r:.60}: {whose}",
+        fix=f"{fix}; else choose another base, since what it does is not run here",
+    )
+
+
+def _is_neutral(value: Any, neutral: tuple[float, ...]) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and float(value) in neutral

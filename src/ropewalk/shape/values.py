@@ -1,0 +1,94 @@
+"""Values of a config.json that a class of transformers builds its modules with: each is refused here if it cannot.
+
+transformers meets a bad one while the model is built, after hours of preparing text, and names a line of its code.
+The surprise: heads of one pair are refused too. Every bound on theta speaks of several pairs, and no base has one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ropewalk.core.error import UserError
+from ropewalk.rope.layers import LayerPosition
+
+ACTIVATIONS = (
+    "silu",
+    "swish",
+    "gelu",
+    "gelu_new",
+    "gelu_fast",
+    "gelu_python",
+    "gelu_pytorch_tanh",
+    "gelu_accurate",
+    "quick_gelu",
+    "mish",
+    "relu",
+    "relu2",
+    "relu6",
+    "sigmoid",
+    "tanh",
+    "linear",
+)
+"""What transformers knows by name and needs no more than the name for."""
+LARGEST_COUNT, MOST_LAYERS, WIDEST_HEAD = 1 << 31, 1 << 14, 1 << 14
+"""Widths, lengths, layers and heads beyond are no model's."""
+_ACTIVATION_KEYS, _ID_KEYS = ("hidden_act", "hidden_activation"), ("pad_token_id",)
+_FLAGS = ("attention_bias", "mlp_bias", "tie_word_embeddings", "use_sliding_window", "use_cache")
+_POSITIVE = ("rms_norm_eps", "query_pre_attn_scalar")
+_SHARES = ("attention_dropout",)
+_SPREADS = ("initializer_range",)
+
+
+def check_values(config: Mapping[str, Any], *, head_dim: int, vocabulary: int, where: str) -> None:
+    """Raise UserError for a head that RoPE cannot turn, and for a value of another kind than its key needs."""
+    if head_dim % 2 or head_dim == 2:
+        found = "an odd number" if head_dim % 2 else "a single pair, none slower than another"
+        raise UserError(
+            "RoPE turns pairs of dimensions",
+            where=f"{where}: head_dim",
+            why=f"a head has {head_dim}: {found}",
+            fix="choose a base whose heads have an even number of dimensions, 4 or more",
+        )
+    for key in _ACTIVATION_KEYS:
+        if config.get(key) is not None and config[key] not in ACTIVATIONS:
+            raise _refuse(config, key, f"one of {', '.join(ACTIVATIONS)}", where)
+    for key in _FLAGS:
+        if not isinstance(config.get(key, False), bool | None):
+            raise _refuse(config, key, "true or false", where)
+    for key in _ID_KEYS:
+        if config.get(key) is not None and not (type(config[key]) is int and -1 <= config[key] < vocabulary):
+            raise _refuse(config, key, f"the id of one of {vocabulary} tokens, or null", where)
+    for keys, least, most, words in (
+        (_POSITIVE, 1e-30, 1e30, "a number above 0"),
+        (_SHARES, 0.0, 1.0, "a number from 0 to 1"),
+        (_SPREADS, 0.0, 1e30, "a number from 0 on"),
+    ):
+        for key in keys:
+            if config.get(key) is not None and not _is_within(config[key], least, most):
+                raise _refuse(config, key, words, where)
+
+
+def check_factors(positions: Sequence[LayerPosition], *, head_dim: int, where: str) -> None:
+    """Raise UserError where a layer has figures pair by pair, and not one for each pair of a head."""
+    for rope in {layer.rope: None for layer in positions}:
+        for name in ("short_factor", "long_factor", "wavelengths_tokens"):
+            given = getattr(rope, name, None)
+            if given is not None and len(given) != head_dim // 2:
+                raise UserError(
+                    f"{name} does not fit the heads",
+                    where=where,
+                    why=f"it has {len(given)} entries, and a head of {head_dim} dimensions has {head_dim // 2} pairs",
+                    fix="correct config.json",
+                )
+
+
+def _is_within(value: Any, least: float, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def _refuse(config: Mapping[str, Any], key: str, wanted: str, where: str) -> UserError:
+    return UserError(
+        f"{key} is not usable",
+        where=f"{where}: {key}",
+        why=f"it is {config[key]!r:.60}, and must be {wanted}",
+        fix="correct it",
+    )
