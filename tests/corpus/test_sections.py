@@ -209,4 +209,4 @@ def test_a_document_knows_where_it_was_read(write_jsonl: Callable[..., Path]) ->
     path = write_jsonl("a.jsonl", [{"text": "x" * 20, "id": "a"}, {"text": "天", "id": "b"}])
     source = Source.model_validate({"name": "s", "path": str(path), "role": "general"})
     places = [item.metadata["place"] for item in read_source(source, seed=0) if isinstance(item, Document)]
-    assert places == [f"{path}, line 1, byte 0", f"{path}, line 2, byte {len(path.read_bytes().splitlines()[0]) + 1}"]
+    assert places == ["a.jsonl, line 1, byte 0", f"a.jsonl, line 2, byte {len(path.read_bytes().splitlines()[0]) + 1}"]

@@ -23,7 +23,8 @@ from ropewalk.corpus.tokenize import Tokenizer
 from ropewalk.corpus.tokenized import Tokenized, open_tokenized
 from ropewalk.corpus.workers import count_workers, name_task, run_tasks
 
-_FORMAT = 2
+_FORMAT = 3
+"""Of a source's folder in the store. 3: names inside the source stand for where it lies."""
 _ALONE_MEGABYTES = 16
 _NAMES_LETTERS = 60
 
@@ -121,7 +122,7 @@ def _describe(source: Source, tokenizer: Tokenizer, prompts: Prompts, seed: int)
         text = describe_text(source, prompts=prompts, seed=seed)
         chat = source.embedded is None and source.record_options.template == "chat"
         return {**text, "chat": digest_value(tokenizer.chat_template)} if chat else text
-    files = {str(path): digest_file(path) for path in token_files(source)}
+    files = {name: digest_file(path) for name, path in token_files(source).items()}
     return {"tokens": source.tokens, "origin": files, "language": source.language, "prompts": list(prompts.digest)}
 
 
