@@ -77,7 +77,8 @@ def test_a_folder_is_read_in_order_of_names(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert [document.text for document in read(tmp_path)] == ["first", "second", "third"]
-    assert [document.text for document in read(tmp_path / "*.txt")] == ["no", "second"]
+    assert [document.text for document in read(tmp_path / "*.txt")] == ["second"]
+    assert [document.text for document in read(tmp_path / ".*.txt")] == ["no"]
     assert [document.text for document in read(tmp_path, options={"join": "folder"})] == ["first\n\nsecond", "third"]
 
 

@@ -101,6 +101,7 @@ def format_ledger(ledger: Mapping[str, Mapping[str, Any]]) -> str:
         if entry["trimmed_bytes"]:
             lines.append(_line("  - trimmed", {"documents": 0, "bytes": entry["trimmed_bytes"], "tokens": 0}))
         lines += [_line("  = train", entry["train"]), _line("  = held out", entry["held_out"])]
+        lines += [f"  not read: {each['files']:,} {each['sort']} ({each['why']})" for each in entry.get("not_read", ())]
     return "\n".join(lines)
 
 

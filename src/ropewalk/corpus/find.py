@@ -21,7 +21,7 @@ _PASSED_OVER = ("node_modules", "__pycache__", "vendor")
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _WILD = re.compile(r"[*?[]")
 _LINK, _AGAIN = "(link)", "a link to what is read in its own place"
-_NO_FILE = (("(no file)", "no regular file"), (_LINK, "a link to nothing"))
+_HIDDEN = "its name, or that of a folder which it is in, begins with a dot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,53 +189,57 @@ def _walk(folder: Path, seen: set[tuple[int, int]], links: list[Path]) -> Iterat
     """All in a folder and below; links to folders are put down in ``links``."""
     for entry in _list(folder):
         path = folder / entry.name
-        hidden = entry.name.startswith(".")
-        if entry.is_dir() and (hidden or entry.name in _PASSED_OVER):
-            why = "the name begins with a dot" if hidden else "a folder of packages or caches"
-            inside = (Path(home) / name for home, _, names in os.walk(path) for name in names)
-            yield from (_Met(each, "(hidden)" if hidden else f"(in {entry.name})", why) for each in inside)
-        elif entry.is_dir() and entry.is_symlink():
+        if passed := _passes_over(entry, path):
+            yield from passed
+        elif not entry.is_dir():
+            yield _meet_file(entry, path)
+        elif entry.is_symlink():
             links.append(path)
-        elif entry.is_dir():
-            if _identity(path) not in seen:
-                seen.add(_identity(path))
-                yield from _walk(path, seen, links)
-        elif hidden:
-            yield _Met(path, "(hidden)", "the name begins with a dot")
-        elif entry.is_file():
-            yield _Met(path)
+        elif _identity(path) in seen:
+            yield _Met(path, _LINK, _AGAIN)
         else:
-            yield _Met(path, *_NO_FILE[entry.is_symlink()])
+            seen.add(_identity(path))
+            yield from _walk(path, seen, links)
 
 
 def _match(folder: Path, parts: Sequence[str], seen: set[tuple[int, int, int]]) -> Iterator[_Met]:
     """What a glob matches: ``**`` is any number of folders; a folder that it ends on is told and not read."""
+    deep = parts[0] == "**"
     key = (*_identity(folder), len(parts))
-    if parts[0] == "**":
-        if key in seen:  # a link has led here before
-            return
-        seen.add(key)
-        if len(parts) > 1:
-            yield from _match(folder, parts[1:], seen)
-        for entry in _list(folder):
-            if entry.is_dir():
-                yield from _match(folder / entry.name, parts, seen)
-            elif len(parts) == 1 and entry.is_file():
-                yield _Met(folder / entry.name)
+    if deep and key in seen:  # a link has led here before
         return
+    seen.add(key)
+    if deep and len(parts) > 1:
+        yield from _match(folder, parts[1:], seen)
     for entry in _list(folder):
         path = folder / entry.name
-        if not fnmatchcase(entry.name, parts[0]):
+        if not (deep or fnmatchcase(entry.name, parts[0])):
             continue
-        if len(parts) > 1 and entry.is_dir():
-            yield from _match(path, parts[1:], seen)
+        named = entry.name == parts[0] or parts[0].startswith(".")
+        if not named and (passed := _passes_over(entry, path)):
+            yield from passed
+        elif entry.is_dir() and (deep or len(parts) > 1):
+            yield from _match(path, parts if deep else parts[1:], seen)
+        elif entry.is_dir():
+            yield _Met(path, "(folder)", "a glob means files: end it in /**/* to have what is in folders read")
         elif len(parts) == 1:
-            if entry.is_dir():
-                yield _Met(path, "(folder)", "a glob means files: end it in /**/* to have what is in folders read")
-            elif entry.is_file():
-                yield _Met(path)
-            else:
-                yield _Met(path, *_NO_FILE[entry.is_symlink()])
+            yield _meet_file(entry, path)
+
+
+def _passes_over(entry: os.DirEntry[str], path: Path) -> list[_Met]:
+    """What is hidden, or in a folder of packages or caches, as it is told; nothing for all else."""
+    hidden = entry.name.startswith(".")
+    if not hidden and not (entry.name in _PASSED_OVER and entry.is_dir()):
+        return []
+    sort, why = ("(hidden)", _HIDDEN) if hidden else (f"(in {entry.name})", "a folder of packages or caches")
+    inside = [Path(home) / name for home, _, names in os.walk(path) for name in names] if entry.is_dir() else [path]
+    return [_Met(each, sort, why) for each in inside]
+
+
+def _meet_file(entry: os.DirEntry[str], path: Path) -> _Met:
+    if entry.is_file():
+        return _Met(path)
+    return _Met(path, _LINK, "a link to nothing") if entry.is_symlink() else _Met(path, "(no file)", "no regular file")
 
 
 def _list(folder: Path) -> list[os.DirEntry[str]]:

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ropewalk.core.artifact import is_finished
-from ropewalk.core.digest import digest_file, digest_value
+from ropewalk.core.digest import digest_value
 from ropewalk.core.progress import say, watch
 from ropewalk.corpus.decontaminate import Prompts
-from ropewalk.corpus.imported import token_files
-from ropewalk.corpus.origin import describe_text
+from ropewalk.corpus.origin import describe_text, find_origin
 from ropewalk.corpus.repeats import plan_search
 from ropewalk.corpus.screen import Cuts
 from ropewalk.corpus.shards import FOLDER, SHARD_BYTES, Job, assemble, work
@@ -122,8 +121,8 @@ def _describe(source: Source, tokenizer: Tokenizer, prompts: Prompts, seed: int)
         text = describe_text(source, prompts=prompts, seed=seed)
         chat = source.embedded is None and source.record_options.template == "chat"
         return {**text, "chat": digest_value(tokenizer.chat_template)} if chat else text
-    files = {name: digest_file(path) for name, path in token_files(source).items()}
-    return {"tokens": source.tokens, "origin": files, "language": source.language, "prompts": list(prompts.digest)}
+    origin = find_origin(source, seed=seed)
+    return {"tokens": source.tokens, "origin": origin, "language": source.language, "prompts": list(prompts.digest)}
 
 
 def _run(spec: CorpusSpec, jobs: Sequence[Job]) -> None:

@@ -253,10 +253,21 @@ class CorpusSpec(MixRules):
 
     @property
     def content(self) -> dict[str, Any]:
-        """All that decides what a corpus folder holds; how its rows are dealt out and who made it does not."""
-        return self.model_dump(
+        """All that decides what a corpus folder holds, but for its text, which files name by their bytes.
+
+        How rows are dealt out, who made it and where text lies (``places``) decides nothing.
+        """
+        content = self.model_dump(
             mode="json", exclude={"store", "mix", "max_repeats", "workers", "worker_count", *MixRules.model_fields}
         )
+        for source in content["sources"]:
+            del source["path"], source["scores"]
+        return content
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where the text of each source lies that has a path."""
+        return {source.name: source.path for source in self.sources if source.path is not None}
 
     @model_validator(mode="after")
     def _check_names(self) -> "CorpusSpec":

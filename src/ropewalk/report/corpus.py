@@ -9,7 +9,7 @@ from ropewalk.core.quantity import format_amount, format_bytes, format_length
 from ropewalk.report.corpus_charts import draw_lengths, draw_prefixes
 from ropewalk.report.corpus_rows import make_copies, make_rows
 from ropewalk.report.html import Page, Tile, render
-from ropewalk.report.ledger import balances, tabulate_balance, tabulate_drops
+from ropewalk.report.ledger import balances, tabulate_balance, tabulate_drops, tabulate_unread
 from ropewalk.report.section import Section
 from ropewalk.report.table import Cell, Table
 from ropewalk.report.visible import show_all
@@ -103,6 +103,8 @@ def _make_ledger(survey: Mapping[str, Any]) -> Section:
     tables = [tabulate_balance(ledger, survey["sources"]), _tabulate_amounts(ledger)]
     if any(entry["dropped"] for entry in ledger.values()):
         tables.insert(1, tabulate_drops(ledger))
+    if any(entry.get("not_read", ()) for entry in ledger.values()):
+        tables.append(tabulate_unread(ledger))
     lead = "What went in came out, or has a reason. A source balances if documents, bytes and tokens all add up."
     return Section("ledger", "Ledger", lead, tables)
 

@@ -63,6 +63,16 @@ def tabulate_drops(ledger: Mapping[str, Any]) -> Table:
     )
 
 
+def tabulate_unread(ledger: Mapping[str, Any]) -> Table:
+    """Files that lie where a source reads and are not read, a line for each suffix."""
+    rows: list[list[str | Cell]] = [
+        [name, each["sort"], f"{each['files']:,}", each["why"]]
+        for name, entry in ledger.items()
+        for each in entry.get("not_read", ())
+    ]
+    return Table(["source", "files", "how many", "not read since"], rows, "llrl", "Files that are not read.")
+
+
 def balances(entry: Mapping[str, Any]) -> bool:
     """Whether a source's documents, bytes and tokens all add up."""
     parts = [entry["train"], entry["held_out"], *entry["dropped"].values()]
