@@ -20,18 +20,22 @@ class Amount:
     documents: int = 0
     bytes: int = 0
     tokens: int = 0
+    passages: int = 0
+    """Of documents that stay otherwise."""
 
-    def add(self, *, bytes: int, documents: int = 1, tokens: int = 0) -> None:
+    def add(self, *, bytes: int, documents: int = 1, tokens: int = 0, passages: int = 0) -> None:
         self.documents += documents
         self.bytes += bytes
         self.tokens += tokens
+        self.passages += passages
 
     def take(self, other: "Amount") -> None:
         """Add another amount to this one."""
-        self.add(documents=other.documents, bytes=other.bytes, tokens=other.tokens)
+        self.add(documents=other.documents, bytes=other.bytes, tokens=other.tokens, passages=other.passages)
 
     def to_json(self) -> dict[str, int]:
-        return {"documents": self.documents, "bytes": self.bytes, "tokens": self.tokens}
+        passages = {"passages": self.passages} if self.passages else {}
+        return {"documents": self.documents, "bytes": self.bytes, "tokens": self.tokens, **passages}
 
 
 @dataclass(slots=True)
@@ -121,4 +125,5 @@ def format_mix(feed: Feed, cursor: int | None = None) -> str:
 
 def _line(name: str, amount: Mapping[str, int]) -> str:
     tokens = format_amount(amount["tokens"]) if amount["tokens"] else ""
-    return f"{name:24}{amount['documents'] or '':>12}{format_bytes(amount['bytes']):>12}{tokens:>10}"
+    count = f"{amount['passages']:,} cut" if amount.get("passages") else amount["documents"] or ""
+    return f"{name:24}{count:>12}{format_bytes(amount['bytes']):>12}{tokens:>10}"

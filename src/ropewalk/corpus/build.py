@@ -56,7 +56,7 @@ def build(
     if scores := {s.name: digest_file(Path(s.scores)) for s in spec.sources if s.scores and Path(s.scores).is_file()}:
         inputs["scores"] = scores
     if is_finished(folder):
-        if read_manifest(folder)["inputs"] != inputs or not _holds_text(folder, spec, seed=seed):
+        if read_manifest(folder)["inputs"] != inputs or not _holds_text(folder, spec, probes, seed=seed):
             raise UserError(
                 "the folder holds another corpus",
                 where=str(folder),
@@ -79,7 +79,9 @@ def build(
             held_out=spec.held_out,
             unfit=[each.why for each in picked],
         )
-        ledger = _write_corpus(folder, spec, sources, choices, picked, tokenizer=tokenizer, inputs=inputs)
+        asked = {"files": spec.decontaminate.files, "digest": prompts.digest, "too_short": prompts.too_short}
+        made = {"places": spec.places, "prompts": asked}
+        ledger = _write_corpus(folder, spec, sources, choices, picked, made=made, tokenizer=tokenizer, inputs=inputs)
     say(format_ledger(ledger))
     return folder
 
@@ -107,9 +109,12 @@ def read_texts(spec: CorpusSpec, *, seed: int, size_bytes: int = SAMPLE_BYTES) -
                 yield text
 
 
-def _holds_text(folder: Path, spec: CorpusSpec, *, seed: int) -> bool:
+def _holds_text(folder: Path, spec: CorpusSpec, probes: Mapping[str, Sequence[str]] | None, *, seed: int) -> bool:
     """Whether a finished corpus is of the text that lies at the spec's places; read again only where these are new."""
     content = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+    asked, files = content["prompts"], list(spec.decontaminate.files)
+    if asked["files"] != files and asked["digest"] != list(read_prompts(spec.decontaminate, probes).digest):
+        return False
     return all(
         content["places"].get(source.name) == source.path
         or content["sources"][source.name]["origin"] == digest_value(find_origin(source, seed=seed))
@@ -126,8 +131,9 @@ def _write_corpus(
     *,
     tokenizer: Tokenizer,
     inputs: Mapping[str, Any],
+    made: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write the corpus folder; returns its ledger."""
+    """Write the corpus folder, with what it was ``made`` from; returns its ledger."""
     entries: dict[str, Any] = {}
     ledger: dict[str, Any] = {}
     with new_folder(folder, kind=KIND, inputs=inputs) as work:
@@ -148,7 +154,7 @@ def _write_corpus(
             "vocabulary": tokenizer.vocabulary,
             "eos_id": tokenizer.eos_id,
             "long_documents": spec.long_documents,
-            "places": spec.places,
+            **made,
             "sources": entries,
         }
         _write_json(work / "corpus.json", content)

@@ -16,10 +16,9 @@ from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.record import ROLES, Role
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.profile import PROFILES, Profile, ProfileName
+from ropewalk.corpus.prompt_rules import GivenRules, PromptRules
 
 Faults = Literal["error", "skip", "replace"]
-PROBES = "probes"
-"""In ``decontaminate``: the prompts that the recipe's own probes ask."""
 
 
 class RecordOptions(Spec):
@@ -108,8 +107,8 @@ class Source(Spec):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     path: str | None = None
-    """A file, a folder or a glob: .jsonl, .json, .txt, .md (also .zst, .gz, .bz2, .xz), .parquet, .html, .pdf;
-    a dataset saved to disk; a code tree where the profile is ``code``."""
+    """A file, a folder or a glob: .jsonl, .ndjson, .jl, .json, .csv, .tsv, .txt, .md, .html (also .zst, .gz, .bz2, .xz),
+    .parquet, .pdf; a dataset saved to disk; a code tree where the profile is ``code``."""
     hub: str | None = None
     """``owner/dataset`` on the Hugging Face hub; ``options``: config, split, revision."""
     embedded: str | None = None
@@ -241,9 +240,8 @@ class CorpusSpec(MixRules):
     """Jaccard similarity of shingles from which one of two documents is dropped; None keeps them."""
     long_documents: Literal["split", "truncate", "drop"] = "split"
     """What happens to a document that is longer than a row: cut into rows, only its first row read, or left out."""
-    decontaminate: tuple[str, ...] = ()
-    """Files of evaluation prompts, and ``probes`` for the recipe's own; a document that shares 13 words in a row with a
-    prompt is dropped."""
+    decontaminate: GivenRules = PromptRules()
+    """Which evaluation prompts are kept out: ``{files: [exam.jsonl, probes], overlap: 0.5, action: cut}``."""
     workers: Literal["processes", "ray"] = "processes"
     """What the text is cleaned and tokenised on; the bytes are the same whatever it is."""
     worker_count: PositiveCount | None = None
@@ -262,6 +260,7 @@ class CorpusSpec(MixRules):
         )
         for source in content["sources"]:
             del source["path"], source["scores"]
+        del content["decontaminate"]["files"]
         return content
 
     @property

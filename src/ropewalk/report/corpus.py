@@ -118,7 +118,10 @@ def _tabulate_amounts(ledger: Mapping[str, Any]) -> Table:
         parts |= {"= held out": entry["held_out"], "= trained on": entry["train"]}
         for number, (part, amount) in enumerate(parts.items()):
             figures = [f"{amount['documents']:,}", format_bytes(amount["bytes"]), format_amount(amount["tokens"])]
-            shown = [figure if amount[unit] else "" for figure, unit in zip(figures, amount, strict=True)]
+            shown = [
+                figure if amount[unit] else ""
+                for figure, unit in zip(figures, ("documents", "bytes", "tokens"), strict=True)
+            ]
             rows.append(["" if number else name, part, *shown])
     caption = "Every amount. Tokens are counted from the token store on: what cleaning drops has none."
     return Table(["source", "", "documents", "bytes", "tokens"], rows, "llrrr", caption)
