@@ -107,8 +107,8 @@ class Source(Spec):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     path: str | None = None
-    """A file, a folder or a glob: .jsonl, .ndjson, .jl, .json, .csv, .tsv, .txt, .md, .html (also .zst, .gz, .bz2, .xz),
-    .parquet, .pdf; a dataset saved to disk; a code tree where the profile is ``code``."""
+    """A file, a folder or a glob: .jsonl, .ndjson, .jl, .json, .csv, .tsv, .txt, .md, .html (also with .zst, .gz, .bz2,
+    .xz), .parquet, .pdf; a dataset saved to disk; a code tree where the profile is ``code``."""
     hub: str | None = None
     """``owner/dataset`` on the Hugging Face hub; ``options``: config, split, revision."""
     embedded: str | None = None
