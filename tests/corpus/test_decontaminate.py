@@ -221,6 +221,19 @@ def test_of_probes_only_what_one_prompt_asks_is_looked_for() -> None:
     assert again.digest == prompts.digest and len(prompts.digest) == 2
 
 
+@pytest.mark.parametrize("width", [RUN_WORDS, 30])
+def test_examples_before_every_question_are_not_the_question(tmp_path: Path, width: int) -> None:
+    """Only the question is compared, whole; a passage that a few questions share is compared too."""
+    examples, end = sentence(0, 100), "answer with one letter and nothing else at all so that it can be read by machine"
+    questions = [sentence(n, width) for n in range(1, 13)]
+    prompts = prompts_of(tmp_path, [f"{examples} {question} {end}" for question in questions])
+    assert prompts.find(f"{examples} {end}") is None
+    found = prompts.find(f"{sentence(50, 90)} {questions[7]}")
+    assert found is not None and found.prompt == "q7" and found.share == 1.0
+    few = prompts_of(tmp_path, [f"{examples} {question}" for question in questions[:5]])
+    assert few.find(examples) is not None
+
+
 def test_where_prompts_lie_is_not_what_they_ask(tokenizer: Tokenizer, tmp_path: Path) -> None:
     records = [{"text": sentence(n, 90)} for n in range(20, 30)]
     for place in ("first", "second"):

@@ -4,8 +4,9 @@ A run is 13 words in a row, as GPT-3's authors compared (2005.14165), or 20 char
 words: a statute's title or a set phrase is shorter. One run is no contamination: a document holds a prompt when its
 runs cover half of the prompt's words or what the recipe says, as Tulu 3 counts (2411.15124; Llama 2, 2307.09288, counts
 covered tokens in the same way). Then the passages are cut with the rest of their sentences, 200 characters to either
-side at most, which GPT-3's authors took; or the document is dropped. Of a probe's own prompts only runs that a single
-one has are looked for: what they share is how the probe asks, which training may well teach, and not what it asks.
+side at most, which GPT-3's authors took; or the document is dropped. What prompts share is how they ask, which training
+may well teach, and not what: of a probe only runs that a single prompt has are looked for, of a file's prompts not what
+most of them have, such as worked examples before each question.
 """
 
 import re
@@ -22,7 +23,7 @@ from ropewalk.core.progress import say
 from ropewalk.corpus.prompt_rules import PROBES, PromptRules
 from ropewalk.corpus.prompt_texts import read_texts
 from ropewalk.corpus.read import digest_files
-from ropewalk.corpus.shingle import Words, find_words, shingles
+from ropewalk.corpus.shingle import find_words, shingles
 from ropewalk.corpus.spec import Source
 
 RUN_WORDS, RUN_HAN = 13, 20
@@ -32,6 +33,8 @@ _BLOCK_CHARACTERS, _OVERLAP_CHARACTERS = 1 << 20, 1 << 10
 """A text is looked at in blocks, each with the beginning of the next one."""
 _SENTENCE_CHARACTERS = 200
 _SENTENCE_END = re.compile(r"[\n。！？!?]|\.(?=\s)")
+_FEW_PROMPTS = 10
+"""As many prompts must share a run before it is taken for how they ask: fewer may be of one passage."""
 _FORMAT = 1
 _SHOWN_NAMES = 3
 Spans = tuple[tuple[int, int], ...]
@@ -165,23 +168,23 @@ def read_prompts(rules: PromptRules, probes: Mapping[str, Sequence[str]] | None 
 
     One with fewer words than a run is not looked for, and that is said. Raises UserError where none is left.
     """
-    texts: list[tuple[str, Words, UInt64[np.ndarray, _] | None]] = []
+    asked: list[_Asked] = []
     digests = [digest_value([_FORMAT, rules.overlap, rules.action, rules.text_key])] if rules.files else []
     for path in rules.files:
         if path == PROBES:
-            for task, asked in (probes or {}).items():
-                own = _own_runs(asked)
-                texts += [(f"{task}, prompt {n}", find_words(text), own[n]) for n, text in enumerate(asked)]
-                digests.append(digest_bytes(np.concatenate(own).tobytes()))
+            for task, texts in (probes or {}).items():
+                own = _look_for([(f"{task}, prompt {n}", text) for n, text in enumerate(texts)], shared=2, apart=False)
+                asked += own
+                digests.append(digest_bytes(np.concatenate([each.runs[each.places] for each in own]).tobytes()))
             continue
         source = Source(name="decontaminate", path=path, role="general", language="none")
-        texts += [(name, find_words(text), None) for name, text in read_texts(source, rules.text_key)]
+        found = [*read_texts(source, rules.text_key)]
+        asked += _look_for(found, shared=max(_FEW_PROMPTS, len(found) // 2 + 1), apart=True)
         digests.append(digest_value(digest_files(source)))
-    long = [each for each in texts if len(each[1].hashes) >= _width(each[1])]
-    _tell_short([name for name, words, _ in texts if len(words.hashes) < _width(words)], len(texts), rules)
-    gathered = [_gather(long, width) for width in sorted({_width(words) for _, words, _ in long})]
-    runs = tuple(each for each in gathered if len(each.values))
-    names = tuple(name for name, _, _ in long)
+    long = [each for each in asked if len(each.places)]
+    _tell_short([each.name for each in asked if not len(each.places)], len(asked), rules)
+    runs = tuple(_gather(long, width) for width in sorted({each.width for each in long}))
+    names = tuple(each.name for each in long)
     compared = sum((each.cover(np.arange(len(each.values)), len(names)) for each in runs), np.zeros(len(names)))
     return Prompts(
         runs,
@@ -190,51 +193,60 @@ def read_prompts(rules: PromptRules, probes: Mapping[str, Sequence[str]] | None 
         overlap=rules.overlap,
         action=rules.action,
         digest=tuple(digests),
-        too_short=len(texts) - len(long),
+        too_short=len(asked) - len(long),
     )
 
 
-def _width(words: Words) -> int:
-    return RUN_HAN if len(words.alone) and words.alone.mean() >= _HAN_PROMPT else RUN_WORDS
+class _Asked(NamedTuple):
+    """A prompt with all its runs of ``width`` words, and the first words of those that are looked for."""
+
+    name: str
+    width: int
+    runs: UInt64[np.ndarray, "runs"]
+    places: Int64[np.ndarray, "places"]
 
 
-def _gather(texts: Sequence[tuple[str, Words, UInt64[np.ndarray, "_"] | None]], width: int) -> Runs:
-    """The runs of those texts whose runs are ``width`` wide; of one with runs of its own only these."""
-    values, owner, at = [np.empty(0, dtype=np.uint64)], [_NOTHING], [_NOTHING]
-    for number, (_, words, own) in enumerate(texts):
-        if _width(words) != width:
-            continue
-        found = shingles(words.hashes, width)
-        places = np.arange(len(found)) if own is None else np.flatnonzero(np.isin(found, own))
-        values.append(found[places])
-        owner.append(np.full(len(places), number))
-        at.append(places)
-    every = np.concatenate(values)
+def _look_for(texts: Sequence[tuple[str, str]], *, shared: int, apart: bool) -> list[_Asked]:
+    """Prompts without the runs that ``shared`` of them or more have; with ``apart`` also without what touches these."""
+    asked = []
+    for name, text in texts:
+        words = find_words(text)
+        width = RUN_HAN if len(words.alone) and words.alone.mean() >= _HAN_PROMPT else RUN_WORDS
+        runs = shingles(words.hashes, width) if len(words.hashes) >= width else words.hashes[:0]
+        asked.append(_Asked(name, width, runs, np.arange(len(runs))))
+    every = np.concatenate([np.empty(0, dtype=np.uint64), *(np.unique(each.runs) for each in asked)])
+    values, count = np.unique(every, return_counts=True)
+    common = values[count >= shared]
+    if not len(common):
+        return asked
+    kept = []
+    for each in asked:
+        is_common = np.isin(each.runs, common)
+        if apart:  # a run with a word of a common one
+            sums = np.concatenate([np.zeros(each.width), np.cumsum(is_common), np.full(each.width, is_common.sum())])
+            at = np.arange(len(is_common)) + each.width
+            is_common = sums[at + each.width - 1] > sums[at - each.width]
+        kept.append(each._replace(places=np.flatnonzero(~is_common)))
+    return kept
+
+
+def _gather(asked: Sequence[_Asked], width: int) -> Runs:
+    """What is looked for of those prompts whose runs are ``width`` wide."""
+    chosen = [(number, each) for number, each in enumerate(asked) if each.width == width]
+    every = np.concatenate([each.runs[each.places] for _, each in chosen])
+    owner = np.concatenate([np.full(len(each.places), number) for number, each in chosen])
+    at = np.concatenate([each.places for _, each in chosen])
     order = np.argsort(every, kind="stable")
     unique, first = np.unique(every[order], return_index=True)
-    return Runs(
-        width,
-        unique,
-        np.append(first, len(every)).astype(np.int64),
-        np.concatenate(owner)[order].astype(np.int64),
-        np.concatenate(at)[order].astype(np.int64),
-    )
-
-
-def _own_runs(texts: Sequence[str]) -> list[UInt64[np.ndarray, "_"]]:
-    """For each text the runs that no other one has."""
-    found = [find_words(text) for text in texts]
-    each = [np.unique(shingles(words.hashes, _width(words))) for words in found]
-    values, count = np.unique(np.concatenate(each), return_counts=True)
-    shared = values[count > 1]
-    return [run[~np.isin(run, shared)] for run in each]
+    ends = np.append(first, len(every))
+    return Runs(width, unique, *(column.astype(np.int64) for column in (ends, owner[order], at[order])))
 
 
 def _tell_short(names: Sequence[str], count: int, rules: PromptRules) -> None:
     """Say which prompts are not looked for. Raises UserError where there is no other."""
     if (not names and count) or not rules.files or rules.files == (PROBES,):
         return
-    limits = f"fewer than {RUN_WORDS} words, or than {RUN_HAN} characters of Han"
+    limits = f"fewer than {RUN_WORDS} words, or than {RUN_HAN} characters of Han, that are not in most of them"
     if len(names) == count:
         raise UserError(
             "no evaluation prompt is long enough to look for",

@@ -41,6 +41,13 @@ def _find(source: Source) -> Found:
     found = find_all(str(source.path), kind="tokens", where=f"source {source.name}")
     suffix = _SUFFIXES.get(str(source.tokens), "")
     files = tuple(file for file in found.files if len(found.files) == 1 or file.name.endswith(suffix))
+    if not files:
+        raise UserError(
+            "a source has no files",
+            where=f"source {source.name}: {source.path}",
+            why=f"none of its {len(found.files):,} files ends in {suffix}",
+            fix=f"name the files of ids, or another format than tokens: {source.tokens}",
+        )
     return replace(found, files=files)
 
 
