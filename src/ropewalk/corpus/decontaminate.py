@@ -69,10 +69,8 @@ class Runs:
         return hits, at[hits].astype(np.int64)
 
     def cover(self, runs: Int64[np.ndarray, "found"], prompts: int) -> Float64[np.ndarray, "prompts"]:
-        """How many words of each prompt stand in one of some runs."""
-        chosen = np.zeros(len(self.values), dtype=bool)
-        chosen[runs] = True
-        places = np.repeat(chosen, np.diff(self.first))
+        """How many words of each prompt stand in one of some runs, each given once."""
+        places, _ = self._places_of(runs)
         owner, at = self.owner[places], self.at[places]
         order = np.lexsort((at, owner))
         owner, at = owner[order], at[order]
@@ -80,9 +78,20 @@ class Runs:
         new[:-1] = np.where(owner[1:] == owner[:-1], np.minimum(at[1:] - at[:-1], self.width), self.width)
         return np.bincount(owner, weights=new, minlength=prompts)
 
-    def are_of(self, prompts: Bool[np.ndarray, "prompts"]) -> Bool[np.ndarray, "runs"]:
-        """For each run whether it stands in one of some prompts."""
-        return np.logical_or.reduceat(prompts[self.owner], self.first[:-1])
+    def are_of(
+        self, prompts: Bool[np.ndarray, "prompts"], runs: Int64[np.ndarray, "found"]
+    ) -> Bool[np.ndarray, "found"]:
+        """For each of some runs whether it stands in one of some prompts."""
+        places, starts = self._places_of(runs)
+        return np.logical_or.reduceat(prompts[self.owner[places]], starts) if len(runs) else np.empty(0, dtype=bool)
+
+    def _places_of(
+        self, runs: Int64[np.ndarray, "found"]
+    ) -> tuple[Int64[np.ndarray, "places"], Int64[np.ndarray, "found"]]:
+        """All places of some runs, run after run, and where among them each run's begin."""
+        counts = self.first[runs + 1] - self.first[runs]
+        starts = np.cumsum(counts) - counts
+        return np.repeat(self.first[runs] - starts, counts) + np.arange(counts.sum()), starts
 
     def to_json(self) -> dict[str, Any]:
         columns = {"values": self.values, "first": self.first, "owner": self.owner, "at": self.at}
@@ -134,23 +143,19 @@ class Prompts:
         """What of the prompts a text holds; None where it holds too little of each."""
         if not self.runs:
             return None
-        hits = [self._find_hits(text, runs) for runs in self.runs]
-        if not any(len(found) for found, _ in hits):
+        hits = [(runs, self._find_hits(text, runs)) for runs in self.runs]
+        if not any(len(run) for _, (run, _) in hits):
             return None
-        covered = sum(
-            runs.cover(np.unique(found), len(self.names)) for runs, (found, _) in zip(self.runs, hits, strict=True)
-        )
-        share = np.asarray(covered / np.maximum(self.words, 1))
+        found = [(runs, *np.unique(run, return_inverse=True), places) for runs, (run, places) in hits]
+        covered = sum((runs.cover(own, len(self.names)) for runs, own, _, _ in found), np.zeros(len(self.names)))
+        share = covered / np.maximum(self.words, 1)
         held = share >= self.overlap - 1e-9
         if not held.any():
             return None
-        spans = [
-            span
-            for runs, (found, places) in zip(self.runs, hits, strict=True)
-            for span in places[runs.are_of(held)[found]].tolist()
-        ]
+        chosen = [places[runs.are_of(held, own)[which]] for runs, own, which, places in found]
+        spans = sorted(np.concatenate(chosen).tolist())
         most = int(np.argmax(share))
-        return Overlap(self.names[most], float(share[most]), _widen(text, sorted(spans)))
+        return Overlap(self.names[most], float(share[most]), _widen(text, spans))
 
     def _find_hits(self, text: str, runs: Runs) -> tuple[Int64[np.ndarray, "hits"], Int64[np.ndarray, "hits 2"]]:
         """The run, and the characters from and to which it stands in the text, for each place in which one does."""
