@@ -239,6 +239,7 @@ def prepare_wide(folder: str) -> dict[str, Any]:
     """That document read, cleaned, searched for sections, signed and tokenised in this process."""
     from ropewalk.corpus.decontaminate import read_prompts
     from ropewalk.corpus.prepare import tokenize_sources
+    from ropewalk.corpus.prompt_rules import PromptRules
     from ropewalk.corpus.spec import CorpusSpec
     from ropewalk.corpus.tokenize import load_tokenizer
 
@@ -247,7 +248,7 @@ def prepare_wide(folder: str) -> dict[str, Any]:
         keys = {"store": f"{out}/store", "sources": [source], "mix": {"text": 1}, "worker_count": 1}
         tokenizer, begun = load_tokenizer(Path(folder) / "tokenizer"), time.process_time()
         (made,) = tokenize_sources(
-            CorpusSpec.model_validate(keys), tokenizer=tokenizer, prompts=read_prompts(()), seed=0
+            CorpusSpec.model_validate(keys), tokenizer=tokenizer, prompts=read_prompts(PromptRules()), seed=0
         )
         seconds, peak = time.process_time() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seconds": seconds, "megabytes": peak * 1024 / 1e6, "tokens": int(made.tokens.sum())}
@@ -257,6 +258,7 @@ def prepare_ours(folder: str, megabytes: float) -> dict[str, Any]:
     """All of it: read, clean, sign, tokenise, put together; copies of the generated documents, each with its number."""
     from ropewalk.corpus.decontaminate import read_prompts
     from ropewalk.corpus.prepare import tokenize_sources
+    from ropewalk.corpus.prompt_rules import PromptRules
     from ropewalk.corpus.spec import CorpusSpec
     from ropewalk.corpus.tokenize import load_tokenizer
 
@@ -275,7 +277,7 @@ def prepare_ours(folder: str, megabytes: float) -> dict[str, Any]:
         tokenizer = load_tokenizer(Path(folder) / "tokenizer")
         begun, children = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         own = time.process_time()
-        tokenize_sources(spec, tokenizer=tokenizer, prompts=read_prompts(()), seed=0)
+        tokenize_sources(spec, tokenizer=tokenizer, prompts=read_prompts(PromptRules()), seed=0)
         wall, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
         spent = after.ru_utime + after.ru_stime - children.ru_utime - children.ru_stime + time.process_time() - own
         read = Path(out, "text.jsonl").stat().st_size / 1e6

@@ -11,7 +11,7 @@ import tracemalloc
 from pathlib import Path
 
 from made_texts import sentence
-from ropewalk.corpus import archive, blocks, language, length_facts, measures, records, sections
+from ropewalk.corpus import archive, blocks, json_file, language, length_facts, measures, sections
 from ropewalk.corpus.build import build
 from ropewalk.corpus.read import read_source
 from ropewalk.corpus.spec import CorpusSpec, Source
@@ -56,7 +56,7 @@ def main() -> None:
         place._BLOCK_CHARACTERS = 1 << 14
     for place in (measures, length_facts):
         place._WINDOW_CHARACTERS = 1 << 12
-    sections._PART_CHARACTERS = records._LONG_BYTES = archive._CHUNK_BYTES = 1 << 14
+    sections._PART_CHARACTERS = json_file.LONG_BYTES = archive._CHUNK_BYTES = 1 << 14
     lines = [f"{sentence(number, 150)}." for number in range(60)]
     pages = ["\n".join(f"{number} {line}" for line in lines) for number in range(CHARACTERS // len("".join(lines)))]
     build_book(folder / "first", pages[0], tokenizer)  # tables that are made once

@@ -159,14 +159,6 @@ def test_of_copies_the_longest_stays(
     assert corpus.held_out("a") == []
 
 
-def test_contaminated_documents_are_dropped_and_counted(spec: CorpusSpec, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text(sentence(3, 30))
-    clean = change(spec, decontaminate=(str(tmp_path / "prompts.txt"),))
-    corpus = open_corpus(build(clean, tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus"))
-    assert corpus.ledger["prose"]["dropped"]["contaminated"]["documents"] == 1
-    assert "contaminated" not in corpus.ledger["han"]["dropped"]
-
-
 def test_faults_that_are_skipped_are_in_the_ledger(spec: CorpusSpec, tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = Path(str(spec.sources[0].path))
     path.write_bytes(path.read_bytes() + b'{"text": \n{"text": "\xff"}\n')

@@ -79,6 +79,26 @@ def test_a_column_that_nobody_has_is_an_error(tokenizer: Tokenizer, tmp_path: Pa
         Selection(column="gain")
 
 
+@pytest.mark.parametrize("twice", ["score", "document"])
+def test_a_repeated_id_is_refused_with_the_id(tokenizer: Tokenizer, tmp_path: Path, twice: str) -> None:
+    """Which of two values, or of two documents, was meant nobody knows. Ids of numbers and of texts are the same."""
+    ids = [1, 2, 3, "2"] if twice == "document" else [1, 2, 3, 4]
+    records = [{"text": sentence(n, 400), "id": id} for n, id in enumerate(ids)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    scored = [*({"id": str(n), "gain": n} for n in (1, 2, 3)), {"id": 3, "source": "b", "gain": 9}]
+    scored += [{"id": 2, "gain": 0.5}] if twice == "score" else []
+    (tmp_path / "scores.jsonl").write_text("".join(json.dumps(score) + "\n" for score in scored))
+    source = {"name": "a", "path": str(tmp_path / "a.jsonl"), "role": "general", "language": "en"}
+    source |= {
+        "scores": str(tmp_path / "scores.jsonl"),
+        "select": [{"column": "gain", "at_least": 2, "from_tokens": 0}],
+    }
+    spec = CorpusSpec.model_validate({"store": str(tmp_path / "store"), "sources": [source], "mix": {"a": 1}})
+    with pytest.raises(UserError, match="twice" if twice == "score" else "several documents") as caught:
+        build(spec, tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus")
+    assert "2" in caught.value.why and ("line 5" in caught.value.where) == (twice == "score")
+
+
 def test_facts_of_length_tell_a_book_from_a_collection_and_from_a_list() -> None:
     rng = np.random.default_rng(0)
     common = [f"{word}{n}" for word in WORDS for n in range(3)]

@@ -1,7 +1,6 @@
 """Shingles against plain Python, signatures against exact similarity, groups against all pairs."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from made_texts import WORDS, han
-from ropewalk.core.error import UserError
-from ropewalk.corpus.decontaminate import read_prompts
 from ropewalk.corpus.dedup import group_similar, sign
 from ropewalk.corpus.shingle import character_runs, shingles, word_hashes
 
@@ -95,19 +92,3 @@ def test_han_is_compared_by_character() -> None:
 def test_nothing_to_compare() -> None:
     assert len(group_similar(np.empty((0, 128), dtype=np.uint32), threshold=0.8)) == 0
     assert sign("").shape == (128,)
-
-
-def test_a_prompt_within_a_text_is_found(tmp_path: Path) -> None:
-    prompt = words(5, 30)
-    (tmp_path / "prompts.txt").write_text(" ".join(prompt))
-    prompts = read_prompts([str(tmp_path / "prompts.txt")])
-    around = words(6, 300)
-    assert prompts.find(" ".join(around + prompt[4:17] + around).upper()) == str(tmp_path / "prompts.txt")
-    assert not prompts.find(" ".join(around + prompt[4:16] + ["other"] + around))
-    assert not read_prompts([]).find(" ".join(prompt))
-
-
-def test_a_prompt_too_short_to_look_for_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text("only five words in here")
-    with pytest.raises(UserError, match="too short to look for"):
-        read_prompts([str(tmp_path / "prompts.txt")])

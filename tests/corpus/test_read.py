@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from made_texts import han, sentence
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
-from ropewalk.corpus import archive, records
+from ropewalk.corpus import archive, json_file
 from ropewalk.corpus.archive import content_bytes, read_lines
 from ropewalk.corpus.read import Reject, read_items, read_source
 from ropewalk.corpus.spec import Source
@@ -65,7 +65,7 @@ def test_records_from_every_container(tmp_path: Path, name: str, pack: Callable[
     documents = read(tmp_path / name)
     assert [document.text for document in documents] == [record["text"] for record in RECORDS]
     assert [document.language for document in documents] == ["en", "zh"]
-    assert documents[0].id == "first" and documents[1].id.startswith(str(tmp_path / name))
+    assert documents[0].id == "first" and documents[1].id in (f"{name}:2", f"{name}, record 2")
 
 
 def test_a_folder_is_read_in_order_of_names(tmp_path: Path) -> None:
@@ -79,7 +79,8 @@ def test_a_folder_is_read_in_order_of_names(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert [document.text for document in read(tmp_path)] == ["first", "second", "third"]
-    assert [document.text for document in read(tmp_path / "*.txt")] == ["no", "second"]
+    assert [document.text for document in read(tmp_path / "*.txt")] == ["second"]
+    assert [document.text for document in read(tmp_path / ".*.txt")] == ["no"]
     assert [document.text for document in read(tmp_path, options={"join": "folder"})] == ["first\n\nsecond", "third"]
 
 
@@ -171,7 +172,7 @@ def test_what_is_whole_in_a_torn_archive_is_kept_on_demand(
 def test_what_is_no_archive_is_an_error(tmp_path: Path) -> None:
     for name in ("a.jsonl.zst", "a.jsonl.gz"):
         (tmp_path / name).write_bytes(b'{"text": "plain"}\n' * 20)
-        with pytest.raises(UserError, match="an archive is torn"):
+        with pytest.raises(UserError, match="not the archive that its suffix says"):
             read(tmp_path / name)
 
 
@@ -267,7 +268,7 @@ def test_parquet_is_read_row_by_row(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", records)
     documents = read(tmp_path / "a.parquet", language="en")
     assert [(d.id, d.text) for d in documents] == [(record["id"], record["text"]) for record in records]
-    assert documents[7].metadata["place"].startswith(f"{tmp_path}/a.parquet, row 7")
+    assert documents[7].metadata["place"].startswith("a.parquet, row 7")
 
 
 def test_a_broken_parquet_file_is_a_fault(tmp_path: Path) -> None:
@@ -399,11 +400,11 @@ REPOSITORIES = {
 def test_a_repository_is_a_document_with_its_files_under_their_paths(tmp_path: Path) -> None:
     write_tree(tmp_path, REPOSITORIES)
     documents = read(tmp_path, profile="code", options={"join": "repository"})
-    assert [document.id for document in documents] == [str(tmp_path), f"{tmp_path}/one", f"{tmp_path}/two"]
+    assert [document.id for document in documents] == [".", "one", "two"]
     assert documents[2].text.startswith('// a.c\n#include "z.h"\nint a;\n\n\n// sub/index.js\n')
     assert [d.id for d in read(tmp_path, profile="code", options={"join": "package"})][-2:] == [
-        f"{tmp_path}/two",
-        f"{tmp_path}/two/sub",
+        "two",
+        "two/sub",
     ]
     plain = read(tmp_path, profile="code", options={"join": "repository", "path_headers": False})
     assert plain[0].text == "top = 1"
@@ -459,11 +460,11 @@ def test_a_long_record_is_read_as_a_short_one(
     for content in LONG:
         (tmp_path / f"a.{ending}").write_bytes(content)
         short = list(read_items(source(tmp_path / f"a.{ending}", faults=faults), seed=0))
-        monkeypatch.setattr(records, "_LONG_BYTES", 1)
+        monkeypatch.setattr(json_file, "LONG_BYTES", 1)
         assert list(read_items(source(tmp_path / f"a.{ending}", faults=faults), seed=0)) == short
         monkeypatch.undo()
     (tmp_path / "b.json").write_text(json.dumps([{"text": han(number, 30)} for number in range(9)], ensure_ascii=False))
-    monkeypatch.setattr(records, "_LONG_BYTES", 40)
+    monkeypatch.setattr(json_file, "LONG_BYTES", 40)
     found = [item.metadata["place"] for item in read(tmp_path / "b.json") if isinstance(item, Document)]
     monkeypatch.undo()
     assert found == [item.metadata["place"] for item in read(tmp_path / "b.json") if isinstance(item, Document)]

@@ -12,7 +12,6 @@ from made_texts import HAN, WORDS, han, sentence
 from ropewalk.core.record import Document
 from ropewalk.corpus import sections
 from ropewalk.corpus.build import build
-from ropewalk.corpus.decontaminate import Prompts, read_prompts
 from ropewalk.corpus.folder import Corpus, open_corpus
 from ropewalk.corpus.inspect import format_reasons, inspect_corpus
 from ropewalk.corpus.pair_spool import PairSpool
@@ -181,27 +180,6 @@ def test_cuts_take_their_spans() -> None:
     assert Cuts.from_json(json.loads(json.dumps(cuts.to_json()))) == cuts
 
 
-def test_hits_of_prompts_are_in_the_manifest(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    (tmp_path / "exam.jsonl").write_text(json.dumps({"text": sentence(3, 30), "id": "question 3"}))
-    texts = {"a": [f"{sentence(1, 50)} {sentence(3, 30)}", sentence(2, 80)]}
-    corpus = build_texts(tmp_path, tokenizer, texts, decontaminate=[str(tmp_path / "exam.jsonl")])
-    manifest = json.loads((corpus.store("a") / "manifest.json").read_text())
-    assert manifest["facts"]["contaminated"] == {"shares a run of words with question 3": 1}
-    assert len(read_all(corpus, "a", tokenizer)) == 1
-
-
-def test_of_probes_only_what_one_prompt_asks_is_looked_for() -> None:
-    how = sentence(0, 40)
-    asked = {"key_value": [f"{how} {sentence(n, 40)}" for n in (1, 2, 3)]}
-    prompts = read_prompts(["probes"], asked)
-    assert prompts.find(how) is None
-    assert prompts.find(f"{sentence(9, 30)} {sentence(2, 40)}") == "key_value, prompt 1"
-    assert read_prompts([], asked).find(sentence(2, 40)) is None
-    assert len(prompts.digest) == 1
-    again = Prompts.from_json(json.loads(json.dumps(prompts.to_json())))
-    assert again.find(sentence(3, 40)) == "key_value, prompt 2" and again.digest == prompts.digest
-
-
 def test_a_document_knows_where_it_was_read(write_jsonl: Callable[..., Path]) -> None:
     from ropewalk.corpus.read import read_source
     from ropewalk.corpus.spec import Source
@@ -209,4 +187,4 @@ def test_a_document_knows_where_it_was_read(write_jsonl: Callable[..., Path]) ->
     path = write_jsonl("a.jsonl", [{"text": "x" * 20, "id": "a"}, {"text": "天", "id": "b"}])
     source = Source.model_validate({"name": "s", "path": str(path), "role": "general"})
     places = [item.metadata["place"] for item in read_source(source, seed=0) if isinstance(item, Document)]
-    assert places == [f"{path}, line 1, byte 0", f"{path}, line 2, byte {len(path.read_bytes().splitlines()[0]) + 1}"]
+    assert places == ["a.jsonl, line 1, byte 0", f"a.jsonl, line 2, byte {len(path.read_bytes().splitlines()[0]) + 1}"]

@@ -20,6 +20,7 @@ from ropewalk.corpus import prepare
 from ropewalk.corpus.build import build
 from ropewalk.corpus.decontaminate import read_prompts
 from ropewalk.corpus.prepare import tokenize_share
+from ropewalk.corpus.prompt_rules import PromptRules
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
 
@@ -130,7 +131,7 @@ def test_an_array_of_jobs_gives_the_same_bytes(
     texts: Path, tokenizer: Tokenizer, tmp_path: Path, truth: dict[str, bytes], order: list[int]
 ) -> None:
     spec = spec_of(texts, tmp_path / "store")
-    keys = {"tokenizer": tokenizer, "prompts": read_prompts(()), "seed": 0, "shares": 5}
+    keys = {"tokenizer": tokenizer, "prompts": read_prompts(PromptRules()), "seed": 0, "shares": 5}
     surveys = {share: tokenize_share(spec, share=share, **keys) for share in order}  # type: ignore[arg-type]
     assert [share for share, done in surveys.items() if not done.waits] == [order[-1]]
     tasks = {share: tokenize_share(spec, share=share, **keys) for share in order}  # type: ignore[arg-type]
@@ -144,7 +145,7 @@ def test_after_the_array_nothing_is_tokenised(
 ) -> None:
     spec = spec_of(texts, tmp_path / "store")
     for share in (0, 1, 0):  # share 1 finds all surveyed and goes on, share 0 had to wait
-        tokenize_share(spec, tokenizer=tokenizer, prompts=read_prompts(()), seed=0, share=share, shares=2)
+        tokenize_share(spec, tokenizer=tokenizer, prompts=read_prompts(PromptRules()), seed=0, share=share, shares=2)
     monkeypatch.setattr(Tokenizer, "encode_documents", lambda *_: pytest.fail("tokenised again"))
     make(texts, tmp_path, tokenizer, worker_count=1)
 

@@ -23,7 +23,7 @@ def test_a_document_that_holds_a_prompt_of_the_evaluation_is_dropped_and_shown(t
             "store": str(tmp_path / "store"),
             "sources": [{"name": "web", "path": str(tmp_path / "web.jsonl"), "role": "general", "language": "en"}],
             "mix": {"general": 1},
-            "decontaminate": ["probes"],
+            "decontaminate": {"files": ["probes"], "action": "drop"},
         },
         "stages": [STAGE],
         "evaluate": {"lengths": [1], "answers": 24},

@@ -1,7 +1,8 @@
 """Bytes out of files, decompressed by their ending, and their lines with number and offset.
 
 An archive that ends early is told, never read as a short one: stock readers of zstd stop at a torn frame without a
-word, so the end of the last frame is checked here.
+word, so the end of the last frame is checked here. What is no archive, or asks for more memory than any may, is told
+apart from what is torn.
 """
 
 import bz2
@@ -16,7 +17,7 @@ import zstandard
 
 from ropewalk.core.error import UserError
 
-PACKED = (".zst", ".gz", ".bz2", ".xz")
+PACKED = (".zst", ".zstd", ".gz", ".bz2", ".xz")
 _CHUNK_BYTES = 1 << 20
 _GUESSED_RATIO = 4
 
@@ -30,24 +31,40 @@ class Line(NamedTuple):
 
 
 class TornArchiveError(UserError):
-    """What is left of an archive ends at ``done_bytes`` of its content, in line ``line``."""
+    """What can be read of an archive ends at ``done_bytes`` of its content, in line ``line``.
 
-    def __init__(self, path: Path, *, done_bytes: int, why: str, line: int = 1) -> None:
+    ``reason`` is ``torn archive``, ``no archive`` or ``archive window``.
+    """
+
+    def __init__(self, path: Path, *, done_bytes: int, why: str, line: int = 1, reason: str = "torn archive") -> None:
+        what, fix = _REASONS[reason]
         super().__init__(
-            "an archive is torn",
+            what,
             where=f"{path}, line {line}, after byte {done_bytes:,} of its content",
             why=why,
-            fix="copy or download the file again, or set faults: skip on this source to keep what is whole",
+            fix=f"{fix}, or set faults: skip on this source to keep what can be read",
         )
-        self.path, self.done_bytes, self.line = path, done_bytes, line
+        self.path, self.done_bytes, self.line, self.reason = path, done_bytes, line, reason
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    """The lines of a file. Raises TornArchiveError after the last whole line of an archive that is torn."""
+_REASONS = MappingProxyType(
+    {
+        "torn archive": ("an archive is torn", "copy or download the file again"),
+        "no archive": ("a file is not the archive that its suffix says", "give it the suffix of what it holds"),
+        "archive window": ("an archive needs more memory than is allowed", "pack it with a window of 2 GiB at most"),
+    }
+)
+
+
+def read_lines(path: Path, recode: Callable[[Iterator[bytes]], Iterator[bytes]] | None = None) -> Iterator[Line]:
+    """The lines of a file, or of what ``recode`` makes of its content.
+
+    Raises TornArchiveError after the last whole line of an archive that is torn.
+    """
     number, offset = 1, 0
     pending: list[bytes] = []  # a line can be a book: its chunks are joined once
     try:
-        for chunk in read_chunks(path):
+        for chunk in read_chunks(path) if recode is None else recode(read_chunks(path)):
             parts = chunk.split(b"\n")
             for part in parts[:-1]:
                 pending.append(part)
@@ -56,7 +73,9 @@ def read_lines(path: Path) -> Iterator[Line]:
                 number, offset = number + 1, offset + size + 1
             pending.append(parts[-1])
     except TornArchiveError as torn:
-        raise TornArchiveError(path, done_bytes=torn.done_bytes, why=torn.why, line=number) from None
+        raise TornArchiveError(
+            path, done_bytes=torn.done_bytes, why=torn.why, line=number, reason=torn.reason
+        ) from None
     if any(pending):
         yield Line(number, offset, _join(pending))
 
@@ -79,7 +98,7 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 def content_bytes(path: Path) -> int:
     """How large a file is once decompressed: exact where its header says so, else guessed at 4 : 1."""
     size = path.stat().st_size
-    if path.suffix == ".zst":
+    if path.suffix.lower() in (".zst", ".zstd"):
         with path.open("rb") as file:
             head = file.read(18)
         try:
@@ -87,7 +106,7 @@ def content_bytes(path: Path) -> int:
         except zstandard.ZstdError:
             return size  # reading it will say what is wrong
         return stated if stated > 0 else _GUESSED_RATIO * size
-    return _GUESSED_RATIO * size if path.suffix in PACKED else size
+    return _GUESSED_RATIO * size if path.suffix.lower() in PACKED else size
 
 
 def _read_frames(path: Path, packed: Iterator[bytes], unpack: Callable[[], Any]) -> Iterator[bytes]:
@@ -104,20 +123,53 @@ def _read_frames(path: Path, packed: Iterator[bytes], unpack: Callable[[], Any])
             try:
                 text = frame.decompress(chunk)
             except _TORN as error:
-                raise TornArchiveError(path, done_bytes=done, why=str(error)) from None
+                raise _tell(path, chunk, error, done_bytes=done) from None
             begun = True
             done += len(text)
             yield text
             chunk = frame.unused_data if frame.eof else b""
-    if begun and not frame.eof:
+    if not begun:
+        raise TornArchiveError(path, done_bytes=0, why="it is empty: no archive is, not even one of nothing")
+    if not frame.eof:
         raise TornArchiveError(path, done_bytes=done, why="the last frame has no end")
+
+
+def _tell(path: Path, chunk: bytes, error: Exception, *, done_bytes: int) -> TornArchiveError:
+    """Why an archive cannot be read on from ``chunk``."""
+    if done_bytes == 0 and not chunk.startswith(_MAGIC[path.suffix.lower()]):
+        names = [ending for ending, magic in _MAGIC.items() if chunk.startswith(magic)]
+        begins = f"like a {names[0]}" if names else f"with {chunk[:12]!r}"
+        return TornArchiveError(path, done_bytes=0, why=f"it begins {begins}", reason="no archive")
+    large = "too much memory" in str(error)
+    return TornArchiveError(
+        path, done_bytes=done_bytes, why=str(error), reason="archive window" if large else "torn archive"
+    )
 
 
 _TORN = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 _GZIP = 31
+_WINDOW_BYTES = 1 << 31
+"""The largest window that zstd knows, of ``--long=31``; its own default is 128 MiB."""
+_ZSTD_MAGIC = (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + number]) + b"\x2a\x4d\x18" for number in range(16)))
+_MAGIC: Mapping[str, bytes | tuple[bytes, ...]] = MappingProxyType(
+    {
+        ".zst": _ZSTD_MAGIC,
+        ".zstd": _ZSTD_MAGIC,
+        ".gz": b"\x1f\x8b",
+        ".bz2": b"BZh",
+        ".xz": (b"\xfd7zXZ\0", b"\x5d\0\0"),
+    }
+)
+
+
+def _unpack_zstd() -> Any:
+    return zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES).decompressobj()
+
+
 _UNPACK: Mapping[str, Callable[[], Any]] = MappingProxyType(
     {
-        ".zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
+        ".zst": _unpack_zstd,
+        ".zstd": _unpack_zstd,
         ".gz": lambda: zlib.decompressobj(wbits=_GZIP),
         ".bz2": bz2.BZ2Decompressor,
         ".xz": lzma.LZMADecompressor,

@@ -20,18 +20,22 @@ class Amount:
     documents: int = 0
     bytes: int = 0
     tokens: int = 0
+    passages: int = 0
+    """Of documents that stay otherwise."""
 
-    def add(self, *, bytes: int, documents: int = 1, tokens: int = 0) -> None:
+    def add(self, *, bytes: int, documents: int = 1, tokens: int = 0, passages: int = 0) -> None:
         self.documents += documents
         self.bytes += bytes
         self.tokens += tokens
+        self.passages += passages
 
     def take(self, other: "Amount") -> None:
         """Add another amount to this one."""
-        self.add(documents=other.documents, bytes=other.bytes, tokens=other.tokens)
+        self.add(documents=other.documents, bytes=other.bytes, tokens=other.tokens, passages=other.passages)
 
     def to_json(self) -> dict[str, int]:
-        return {"documents": self.documents, "bytes": self.bytes, "tokens": self.tokens}
+        passages = {"passages": self.passages} if self.passages else {}
+        return {"documents": self.documents, "bytes": self.bytes, "tokens": self.tokens, **passages}
 
 
 @dataclass(slots=True)
@@ -108,6 +112,7 @@ def format_ledger(ledger: Mapping[str, Mapping[str, Any]]) -> str:
         if entry["masked_answers"]:
             lines.append(f"{'  answers with masks':24}{entry['masked_answers']:>12}")
         lines += [_line("  = train", entry["train"]), _line("  = held out", entry["held_out"])]
+        lines += [f"  not read: {each['files']:,} {each['sort']} ({each['why']})" for each in entry.get("not_read", ())]
     return "\n".join(lines)
 
 
@@ -127,4 +132,5 @@ def format_mix(feed: Feed, cursor: int | None = None) -> str:
 
 def _line(name: str, amount: Mapping[str, int]) -> str:
     tokens = format_amount(amount["tokens"]) if amount["tokens"] else ""
-    return f"{name:24}{amount['documents'] or '':>12}{format_bytes(amount['bytes']):>12}{tokens:>10}"
+    count = f"{amount['passages']:,} cut" if amount.get("passages") else amount["documents"] or ""
+    return f"{name:24}{count:>12}{format_bytes(amount['bytes']):>12}{tokens:>10}"

@@ -26,8 +26,9 @@ from ropewalk.corpus.embedded import EMBEDDED
 from ropewalk.corpus.folder import KIND, Facts, content_digest, point_to, token_digest
 from ropewalk.corpus.folder import open_corpus as open_corpus
 from ropewalk.corpus.mix_rules import OTHER, MixRules
+from ropewalk.corpus.origin import find_origin
 from ropewalk.corpus.prepare import tokenize_sources
-from ropewalk.corpus.read import read_source
+from ropewalk.corpus.read import read_source, source_files
 from ropewalk.corpus.select import HELD_OUT, REASONS, TRAIN, Choice, select_documents, write_dropped
 from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.store import Documents, all_documents, open_shards, write_shards
@@ -56,7 +57,7 @@ def build(
     if scores := {s.name: digest_file(Path(s.scores)) for s in spec.sources if s.scores and Path(s.scores).is_file()}:
         inputs["scores"] = scores
     if is_finished(folder):
-        if read_manifest(folder)["inputs"] != inputs:
+        if read_manifest(folder)["inputs"] != inputs or not _holds_text(folder, spec, probes, seed=seed):
             raise UserError(
                 "the folder holds another corpus",
                 where=str(folder),
@@ -79,7 +80,9 @@ def build(
             held_out=spec.held_out,
             unfit=[each.why for each in picked],
         )
-        ledger = _write_corpus(folder, spec, sources, choices, picked, tokenizer=tokenizer, inputs=inputs)
+        asked = {"files": spec.decontaminate.files, "digest": prompts.digest, "too_short": prompts.too_short}
+        made = {"places": spec.places, "prompts": asked}
+        ledger = _write_corpus(folder, spec, sources, choices, picked, made=made, tokenizer=tokenizer, inputs=inputs)
     say(format_ledger(ledger))
     return folder
 
@@ -126,6 +129,19 @@ def _guess_shares(spec: CorpusSpec) -> dict[str, float]:
     return {strand.source: strand.share for strand in shared}
 
 
+def _holds_text(folder: Path, spec: CorpusSpec, probes: Mapping[str, Sequence[str]] | None, *, seed: int) -> bool:
+    """Whether a finished corpus is of the text that lies at the spec's places; read again only where these are new."""
+    content = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+    asked, files = content["prompts"], list(spec.decontaminate.files)
+    if asked["files"] != files and asked["digest"] != list(read_prompts(spec.decontaminate, probes).digest):
+        return False
+    return all(
+        content["places"].get(source.name) == source.path
+        or content["sources"][source.name]["origin"] == digest_value(find_origin(source, seed=seed))
+        for source in spec.sources
+    )
+
+
 def _write_corpus(
     folder: Path,
     spec: CorpusSpec,
@@ -135,19 +151,22 @@ def _write_corpus(
     *,
     tokenizer: Tokenizer,
     inputs: Mapping[str, Any],
+    made: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write the corpus folder; returns its ledger."""
+    """Write the corpus folder, with what it was ``made`` from; returns its ledger."""
     entries: dict[str, Any] = {}
     ledger: dict[str, Any] = {}
     with new_folder(folder, kind=KIND, inputs=inputs) as work:
         for source, stored, choice in zip(spec.sources, sources, choices, strict=True):
             fate = choice.fate
             balance = _balance(stored, fate)
-            ledger[source.name] = balance.to_json()
+            unread = [] if source.path is None or source.tokens else source_files(source).unread
+            ledger[source.name] = {**balance.to_json(), "not_read": [asdict(each) for each in unread]}
             entries[source.name] = {
                 **_write_choice(work / source.name, stored, choice, vocabulary=tokenizer.vocabulary),
                 "store": point_to(stored.folder, from_folder=folder),
                 "long_documents": spec.long_documents_of(source),
+                "origin": digest_value(read_manifest(stored.folder)["inputs"]["origin"]),
                 "facts": _describe(source, stored, fate, balance),
             }
         write_dropped(work, sources, [source.name for source in spec.sources], choices, picked)
@@ -156,6 +175,7 @@ def _write_corpus(
             "vocabulary": tokenizer.vocabulary,
             "eos_id": tokenizer.eos_id,
             "long_documents": spec.long_documents,
+            **made,
             "sources": entries,
         }
         _write_json(work / "corpus.json", content)

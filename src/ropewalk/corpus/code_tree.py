@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from ropewalk.corpus.files import CODE
+from ropewalk.corpus.files import CODE, File
 from ropewalk.corpus.spec import FileOptions
 
 _MANIFESTS = (
@@ -40,12 +40,17 @@ _IMPORTS = re.compile(
 class Member(NamedTuple):
     """A file of a document, with its path as the document's reader shall see it."""
 
-    path: Path
+    file: File
     name: str
 
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return self.file.path
 
-def group_files(paths: Sequence[Path], options: FileOptions, root: Path) -> Iterator[tuple[str, list[Member]]]:
-    """``(id, members)`` of each document; paths come sorted."""
+
+def group_files(files: Sequence[File], options: FileOptions, root: Path) -> Iterator[tuple[str, list[Member]]]:
+    """``(id, members)`` of each document, its id seen from ``root``; files come sorted."""
 
     def home(path: Path) -> Path:
         match options.join:
@@ -58,10 +63,16 @@ def group_files(paths: Sequence[Path], options: FileOptions, root: Path) -> Iter
             case "repository":
                 return _find_repository(path, root)
 
-    ordered = paths if options.join in ("file", "folder") else sorted(paths, key=lambda path: (home(path), path))
-    for folder, files in groupby(ordered, key=home):
-        members = [Member(path, path.relative_to(folder).as_posix() if path != folder else path.name) for path in files]
-        yield str(folder), members
+    ordered = files
+    if options.join not in ("file", "folder"):
+        ordered = sorted(files, key=lambda file: (home(file.path), file.path))
+    for folder, members in groupby(ordered, key=lambda file: home(file.path)):
+        id = folder.relative_to(root).as_posix()
+        yield id, [Member(file, _seen_from(folder, file.path)) for file in members]
+
+
+def _seen_from(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix() if path != folder else path.name
 
 
 def join_files(texts: Sequence[tuple[Member, str]], options: FileOptions) -> str:

@@ -37,6 +37,7 @@ def pick_documents(source: Source, stored: Tokenized, documents: Sequence[Mappin
     Raises UserError for a column that no document has.
     """
     scores = _read_scores(source) if source.select else {}
+    _refuse_repeated(source, documents, scores)
     why: dict[int, str] = {}
     examples: dict[str, Mapping[str, list[dict[str, Any]]]] = {}
     for rule in source.select:
@@ -103,6 +104,7 @@ def _read_scores(source: Source) -> dict[str, dict[str, Any]]:
         return {}
     path = Path(source.scores)
     scores: dict[str, dict[str, Any]] = {}
+    lines_of: dict[str, int] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -115,8 +117,9 @@ def _read_scores(source: Source) -> dict[str, dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-            if entry.get("source", source.name) == source.name:
-                scores[str(entry["id"])] = entry
+            if entry.get("source", source.name) != source.name:
+                continue
+            id = str(entry["id"])
         except (ValueError, KeyError, AttributeError) as error:
             raise UserError(
                 "a scores file is broken",
@@ -124,4 +127,29 @@ def _read_scores(source: Source) -> dict[str, dict[str, Any]]:
                 why=f"not a JSON object with an id: {error}",
                 fix="write it again with `ropewalk corpus score RECIPE FILE`",
             ) from None
+        if id in scores:
+            raise UserError(
+                "a scores file names a document twice",
+                where=f"{path}, line {number}",
+                why=f"{id} stands in line {lines_of[id]} too, and only one of the two can be meant",
+                fix="keep one line for each id, or say in `source` whose each is",
+            )
+        scores[id], lines_of[id] = entry, number
     return scores
+
+
+def _refuse_repeated(
+    source: Source, documents: Sequence[Mapping[str, Any]], scores: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Raise UserError where a score is of an id that several documents have."""
+    seen: set[str] = set()
+    for document in documents:
+        id = str(document["id"])
+        if id in seen and id in scores:
+            raise UserError(
+                "a score is of several documents",
+                where=f"source {source.name}: {source.scores}",
+                why=f"more than one document has the id {id}",
+                fix="give every record an `id` of its own, or none: then file and line name it",
+            )
+        seen.add(id)

@@ -7,28 +7,54 @@ fault a reject; ``replace`` also mends what can be mended, bad bytes with U+FFFD
 from dataclasses import dataclass, replace
 
 from ropewalk.core.error import UserError, explain_import_fault
+from ropewalk.corpus.encodings import guess_encoding, marked_encoding
+from ropewalk.corpus.files import File
 from ropewalk.corpus.reject import Reject, excerpt
 from ropewalk.corpus.spec import FileOptions, Source
-
-_BOMS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something was read, for people."""
+    """Where something was read: the file for people, and its name inside the source for what is stored."""
 
     file: str
-    line: int
-    offset: int
+    name: str
+    line: int = 1
+    offset: int = 0
+    part: str = ""
+    """What of the file, where lines do not say it: ``row 7``."""
+
+    @classmethod
+    def of(cls, file: File) -> "Place":
+        """The beginning of a file."""
+        return cls(str(file.path), file.name)
+
+    @property
+    def id(self) -> str:
+        """What a document is called that has no name of its own; the same wherever the source lies."""
+        return ", ".join(filter(None, [self.name, self.part])) if self.part else f"{self.name}:{self.line}"
+
+    @property
+    def inside(self) -> str:
+        """The place, seen from the source's root."""
+        return self._tell(self.name)
 
     def __str__(self) -> str:
-        return f"{self.file}, line {self.line}, byte {self.offset:,}"
+        return self._tell(self.file)
+
+    def _tell(self, name: str) -> str:
+        whole = ", ".join(filter(None, [name, self.part]))
+        return f"{whole}, line {self.line}, byte {self.offset:,}"
+
+
+Found = tuple[Place, object] | Reject
+"""A record (which may be no mapping yet) with its place, or why there is none."""
 
 
 def reject(source: Source, place: Place, reason: str, why: str, *, size_bytes: int, text: str = "") -> Reject:
     """A fault as a reject that the ledger counts, or as an error where the source is to have none."""
     if source.faults != "error":
-        return Reject(str(place), reason, size_bytes, why, str(place), excerpt(text))
+        return Reject(place.inside, reason, size_bytes, why, place.inside, excerpt(text))
     raise UserError(
         f"{reason} in source {source.name}",
         where=str(place),
@@ -53,9 +79,13 @@ def encoding_of(source: Source) -> str:
     return options.encoding if isinstance(options, FileOptions) else "utf-8"
 
 
-def decode(content: bytes, source: Source, place: Place) -> str | Reject:
-    """Bytes as text; a byte-order mark says more than the source does, and is no text."""
-    encoding = _BOMS.get(content[:2], encoding_of(source)) if place.offset == 0 else encoding_of(source)
+def file_encoding(head: bytes, source: Source) -> str:
+    """The encoding of a file that begins with ``head``: a byte-order mark says more than the source does."""
+    return marked_encoding(head) or encoding_of(source)
+
+
+def decode(content: bytes, source: Source, place: Place, encoding: str) -> str | Reject:
+    """Bytes as text, at a file's beginning without its byte-order mark."""
     try:
         return content.decode(encoding).removeprefix("\ufeff" if place.offset == 0 else "")
     except UnicodeDecodeError as error:
@@ -63,7 +93,7 @@ def decode(content: bytes, source: Source, place: Place) -> str | Reject:
             return content.decode(encoding, "replace")
         at = replace(place, offset=place.offset + error.start, line=place.line + content[: error.start].count(b"\n"))
         name = "UTF-8" if encoding == "utf-8" else encoding
-        why = f"{error.reason}: 0x{content[error.start]:02x}{_guess(content, encoding)}"
+        why = f"{error.reason}: 0x{content[error.start]:02x}{guess_encoding(content, error.start, encoding)}"
         text = content[max(0, error.start - 100) : error.start + 100].decode("utf-8", "replace")
         return reject(source, at, f"invalid {name}", why, size_bytes=len(content), text=text)
 
@@ -94,16 +124,3 @@ def check_text(text: str, source: Source, place: Place) -> str | Reject:
 
 def _size(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
-
-
-def _guess(content: bytes, encoding: str) -> str:
-    """The hint that Chinese files in an older encoding need."""
-    if encoding != "utf-8":
-        return ""
-    sample = content[:4096]
-    try:
-        text = sample.decode("gb18030", "strict" if len(content) <= len(sample) else "ignore")
-    except UnicodeDecodeError:
-        return ""
-    han = sum("\u4e00" <= character <= "\u9fff" for character in text)
-    return "; it reads as GB 18030: set options: {encoding: gb18030}" if han > len(text) / 2 else ""

@@ -1,53 +1,121 @@
-"""Which files a path means, and what kind each is."""
+"""What kind of file each suffix names, and what is not read and why: the one table of suffixes.
 
+A suffix of packing (``.zst``, ``.gz`` ...) may stand behind the others. Which files a path means is find.py's.
+"""
+
+import json
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
 
-from ropewalk.core.error import UserError
-from ropewalk.corpus.archive import PACKED
+from ropewalk.corpus.archive import PACKED, TornArchiveError, read_chunks
 
-
-def _with_packed(*endings: str) -> tuple[str, ...]:
-    return tuple(ending + packed for ending in endings for packed in ("", *PACKED))
-
-
-LINES = _with_packed(".jsonl")
-RECORDS = (*LINES, *_with_packed(".json"), ".parquet")
-TEXTS = _with_packed(".txt", ".md", ".markdown", ".rst")
-PAGES = (".html", ".htm", ".xhtml", ".pdf")
+Kind = Literal["lines", "json", "csv", "tsv", "parquet", "text", "page", "pdf", "tokens", "saved"]
+"""How a file is read. ``tokens`` and ``saved``: of a source that says so, whatever the suffix."""
+RECORDS = frozenset[Kind](["lines", "json", "csv", "tsv", "parquet"])
+_KINDS = MappingProxyType[str, Kind](
+    {
+        **dict.fromkeys((".jsonl", ".ndjson", ".jl"), "lines"),
+        ".json": "json",
+        ".csv": "csv",
+        ".tsv": "tsv",
+        ".parquet": "parquet",
+        **dict.fromkeys((".txt", ".text", ".md", ".markdown", ".rst"), "text"),
+        **dict.fromkeys((".html", ".htm", ".xhtml"), "page"),
+        ".pdf": "pdf",
+    }
+)
+_NEVER_PACKED = frozenset[Kind](["parquet", "pdf"])
 # fmt: off
 CODE = (
     ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".rs", ".go", ".java", ".kt", ".scala", ".js", ".jsx",
     ".ts", ".tsx", ".rb", ".php", ".pl", ".lua", ".r", ".jl", ".m", ".swift", ".cs", ".fs", ".hs", ".ml", ".ex", ".erl",
     ".clj", ".lisp", ".el", ".sh", ".sql", ".proto", ".f90", ".zig", ".nim", ".dart", ".vue", ".toml", ".cmake", ".mk",
 )
+_UNREAD = MappingProxyType(
+    {
+        **dict.fromkeys((".warc", ".wet", ".wat", ".arc"), "a web archive: extract its text into .jsonl or .txt"),
+        **dict.fromkeys((".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar"),
+                        "an archive of files: unpack it into a folder and name that"),
+        **dict.fromkeys((".lz4", ".br", ".snappy", ".lzo", ".lzma", ".z"),
+                        "packed in a way that is not read: unpack it, or pack it as .zst"),
+        ".arrow": "an Arrow file: name the folder that `save_to_disk` wrote, or write it as .parquet",
+        **dict.fromkeys((".epub", ".mobi", ".docx", ".doc", ".odt", ".rtf", ".tex"),
+                        "a book or office format: convert it to .txt, .md or .html"),
+        **dict.fromkeys((".xlsx", ".xls", ".ods"), "a spreadsheet: save it as .csv"),
+        **dict.fromkeys((".avro", ".orc"), "a table format that is not read: write it as .parquet or .jsonl"),
+    }
+)
 # fmt: on
-DATASET_MARKS = ("dataset_dict.json", "state.json")
-_PASSED_OVER = {"node_modules", "__pycache__", "vendor"}
+_NUMBER = re.compile(r"[0-9]+")
+_SNIFFED_BYTES = 1 << 16
 
 
-def find_files(path: str, *, endings: tuple[str, ...], where: str) -> list[Path]:
-    """The files that a path, folder or glob means, sorted; a folder's are those with one of ``endings``."""
-    named = Path(path)
-    if named.is_file():
-        return [named]
-    if named.is_dir():
-        files = [file for file in named.rglob("*") if file.is_file() and not _is_passed_over(file, named)]
-        found = sorted(file for file in files if file.name.lower().endswith(endings))
-        why = f"none of its {len(files)} files ends in {', '.join(endings)}"
-    else:
-        root = Path(named.anchor) if named.is_absolute() else Path()
-        pattern = str(named.relative_to(named.anchor) if named.is_absolute() else named)
-        found = sorted(file for file in root.glob(pattern) if file.is_file())
-        why = f"no such file or folder, seen from {Path.cwd()}"
-    if not found:
-        raise UserError("a source has no files", where=f"{where}: {path}", why=why, fix="correct the path")
-    return found
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of a source. ``name`` is its path inside the source, which stays when the source moves."""
+
+    path: Path
+    name: str
+    kind: Kind
+
+    @property
+    def is_record(self) -> bool:
+        """Whether it holds records, read one by one, and not one text."""
+        return self.kind in RECORDS
 
 
-def is_saved_dataset(path: str) -> bool:
-    """Whether ``path`` is a folder that `datasets` saved to disk."""
-    return any((Path(path) / mark).is_file() for mark in DATASET_MARKS)
+def suffix_of(path: Path) -> str:
+    """The suffix that says what a file is, with that of its packing: ``.jsonl.zst``; empty where there is none.
+
+    A number is written as ``.0``, so that the parts of one output have one suffix.
+    """
+    name = path.name.lower()
+    packed = next((ending for ending in PACKED if name.endswith(ending)), "")
+    inner = Path(name.removesuffix(packed)).suffix if packed else path.suffix.lower()
+    return _NUMBER.sub("0", inner) + packed if inner[1:].isdigit() else inner + packed
 
 
-def _is_passed_over(file: Path, root: Path) -> bool:
-    return any(part.startswith(".") or part in _PASSED_OVER for part in file.relative_to(root).parts)
+def kind_of(path: Path, *, code: bool) -> Kind | None:
+    """How a file is read, by its suffix; None where it is not. Programs (``code``) are text, and data is not."""
+    suffix = suffix_of(path)
+    inner = next((suffix.removesuffix(ending) for ending in PACKED if suffix.endswith(ending)), suffix)
+    if code and suffix in CODE:
+        return "text"
+    kind = _KINDS.get(inner)
+    return None if kind in _NEVER_PACKED and inner != suffix else kind
+
+
+def sniff_kind(path: Path) -> Kind | None:
+    """``lines`` for a file without a suffix that begins with a JSON record, such as Spark's ``part-00000``."""
+    try:
+        head = next(read_chunks(path), b"")[:_SNIFFED_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
+    except TornArchiveError:
+        return None
+    first, newline, _ = head.partition(b"\n")
+    if not first.startswith(b"{"):
+        return None
+    try:
+        return "lines" if not newline or isinstance(json.loads(first), dict) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def why_unread(path: Path, *, code: bool) -> str:
+    """Why a file of a source is not read, and what would have it read."""
+    suffix = suffix_of(path)
+    if not suffix or suffix in PACKED:
+        return "no suffix, and it does not begin with a JSON record: name it .txt to have it read as text"
+    for ending in ("", *PACKED):
+        inner = suffix.removesuffix(ending) if ending and suffix.endswith(ending) else suffix
+        if inner in _UNREAD:
+            return _UNREAD[inner]
+    if code:
+        return "data or text beside programs: of a code tree only programs are read"
+    if suffix in CODE:
+        return "a program: programs are read with profile: code"
+    if suffix.startswith((".parquet.", ".pdf.")):
+        return "packed: unpack it"
+    return "no kind of text that is known: give it the suffix of what it holds, such as .txt, .jsonl or .csv"

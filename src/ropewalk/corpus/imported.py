@@ -5,16 +5,18 @@ the ids, EOS. Their text is decoded for what is asked of text: language, copies,
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
 from ropewalk.corpus.exchange import Tokens, companions, read_tokens
+from ropewalk.corpus.find import Found, find_all
 from ropewalk.corpus.language import judge_language
 from ropewalk.corpus.measures import measure_text
-from ropewalk.corpus.read import source_files
 from ropewalk.corpus.reject import Reject, item_bytes
 from ropewalk.corpus.same_tokenizer import require_exported
 from ropewalk.corpus.screen import Screen
@@ -23,19 +25,41 @@ from ropewalk.corpus.store import write_shards
 from ropewalk.corpus.tokenize import Tokenizer
 from ropewalk.corpus.tokenized import Gathered, take_notes
 
+_SUFFIXES = MappingProxyType({"megatron": ".bin", "datatrove": ".ds", "olmo": ".npy"})
 
-def token_files(source: Source) -> list[Path]:
-    """All files that a source of token ids is made of."""
+
+def token_files(source: Source) -> dict[str, Path]:
+    """All files that a source of token ids is made of, by their names inside it."""
+    found = _find(source)
     if source.tokens == "datasets":
-        return sorted(path for path in Path(str(source.path)).rglob("*") if path.is_file())
-    return [file for path in source_files(source) for file in (path, *companions(path))]
+        return {file.name: file.path for file in found.files}
+    every = [each for file in found.files for each in (file.path, *companions(file.path))]
+    return {path.relative_to(found.root).as_posix(): path for path in every}
+
+
+def _find(source: Source) -> Found:
+    """The files of ids, or all of a saved dataset; in a folder or a glob their companions are known by their suffix."""
+    found = find_all(str(source.path), kind="tokens", where=f"source {source.name}")
+    suffix = _SUFFIXES.get(str(source.tokens), "")
+    files = tuple(file for file in found.files if len(found.files) == 1 or file.name.endswith(suffix))
+    if not files:
+        raise UserError(
+            "a source has no files",
+            where=f"source {source.name}: {source.path}",
+            why=f"none of its {len(found.files):,} files ends in {suffix}",
+            fix=f"name the files of ids, or another format than tokens: {source.tokens}",
+        )
+    return replace(found, files=files)
 
 
 def read_imported(source: Source, tokenizer: Tokenizer) -> Iterator[tuple[str, Tokens]]:
     """(id, tokens) of every document. Raises UserError for an id that the tokenizer has not, and for another one's."""
     assert source.tokens is not None
-    paths = [Path(str(source.path))] if source.tokens == "datasets" else source_files(source)
-    for path in paths:
+    if source.tokens == "datasets":
+        paths = {"": Path(str(source.path))}
+    else:
+        paths = {file.name: file.path for file in _find(source).files}
+    for name, path in paths.items():
         require_exported(path, tokenizer)
         found = read_tokens(path, format=source.tokens, vocabulary=tokenizer.vocabulary, eos_id=tokenizer.eos_id)
         for number, (ids, mask) in enumerate(found):
@@ -46,7 +70,7 @@ def read_imported(source: Source, tokenizer: Tokenizer) -> Iterator[tuple[str, T
                     why=f"ids from {ids.min()} to {ids.max()}; the tokenizer has {tokenizer.vocabulary:,}",
                     fix="name the model whose tokenizer made these ids, or the format that they are in",
                 )
-            yield f"{path}:{number}", (ids, mask)
+            yield f"{name}:{number}" if name else f"row {number}", (ids, mask)
 
 
 def write_imported(

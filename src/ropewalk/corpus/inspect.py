@@ -14,6 +14,7 @@ from typing import Any
 from ropewalk.core.seed import seed_for
 from ropewalk.core.written import read_written, read_written_lines
 from ropewalk.corpus.folder import Corpus
+from ropewalk.corpus.screen import PASSAGE
 
 EXAMPLES = 20
 REJECTS, DROPPED, COLUMNS = "rejects.jsonl", "dropped.jsonl", "columns.json"
@@ -89,7 +90,10 @@ def format_reasons(reasons: list[Reason], totals: Mapping[str, Mapping[str, Any]
     for reason in reasons:
         read = totals[reason.source]["read"]["documents"]
         share = reason.documents / read if read else 0.0
-        lines.append(f"== {reason.source}: {reason.reason}, {reason.documents:,} of {read:,} documents ({share:.2%})")
+        count = f"{reason.documents:,} of {read:,} documents ({share:.2%})"
+        if reason.reason == PASSAGE:
+            count = f"{reason.documents:,} cut out of documents"
+        lines.append(f"== {reason.source}: {reason.reason}, {count}")
         for example in reason.examples:
             lines.append(f"  {example.id}{f': {example.why}' if example.why else ''}")
             if example.place and example.place != example.id:

@@ -5,10 +5,12 @@ scan has none and is a fault: there is no OCR here.
 """
 
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 from ropewalk.corpus.archive import TornArchiveError, read_chunks
-from ropewalk.corpus.faults import Place, check_text, decode, missing_library, reject
+from ropewalk.corpus.faults import Place, check_text, decode, file_encoding, missing_library, reject
+from ropewalk.corpus.files import File
 from ropewalk.corpus.reject import Reject
 from ropewalk.corpus.spec import Source
 
@@ -16,23 +18,22 @@ from ropewalk.corpus.spec import Source
 _BROKEN = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OSError, zlib.error)
 
 
-def read_text(path: Path, source: Source) -> str | Reject:
-    """The text of a file, by its ending, or why it has none."""
-    place = Place(str(path), 1, 0)
-    if path.suffix.lower() == ".pdf":
-        text = _read_pdf(path, source, place)
+def read_text(file: File, source: Source) -> str | Reject:
+    """The text of a file, by its kind, or why it has none."""
+    place = Place.of(file)
+    if file.kind == "pdf":
+        text = _read_pdf(file.path, source, place)
     else:
         try:
-            content = b"".join(read_chunks(path))
+            content = b"".join(read_chunks(file.path))
         except TornArchiveError as torn:
             if source.faults == "error":
                 raise
-            return reject(
-                source, Place(str(path), 1, torn.done_bytes), "torn archive", torn.why, size_bytes=torn.done_bytes
-            )
-        text = decode(content, source, place)
+            at = replace(place, offset=torn.done_bytes)
+            return reject(source, at, torn.reason, torn.why, size_bytes=torn.done_bytes)
+        text = decode(content, source, place, file_encoding(content[:4], source))
         del content
-        if isinstance(text, str) and path.suffix.lower() in (".html", ".htm", ".xhtml"):
+        if isinstance(text, str) and file.kind == "page":
             text = _read_html(text, source, place)
     return text if isinstance(text, Reject) else check_text(text, source, place)
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ropewalk.core.artifact import is_finished
-from ropewalk.core.digest import digest_file, digest_value
+from ropewalk.core.digest import digest_value
 from ropewalk.core.progress import say, watch
 from ropewalk.corpus.decontaminate import Prompts
-from ropewalk.corpus.imported import token_files
-from ropewalk.corpus.origin import describe_text
+from ropewalk.corpus.origin import describe_text, find_origin
 from ropewalk.corpus.repeats import plan_search
 from ropewalk.corpus.screen import Cuts
 from ropewalk.corpus.shards import FOLDER, SHARD_BYTES, Job, assemble, work
@@ -24,7 +23,8 @@ from ropewalk.corpus.tokenized import Tokenized, open_tokenized
 from ropewalk.corpus.workers import count_workers, name_task, run_tasks
 
 _FORMAT = 3
-"""Rises when the same inputs would give another folder of the store; 3: documents with spans are signed by these."""
+"""Of a source's folder in the store; rises when the same inputs would give another. 3: documents with spans are signed
+by these, and names inside the source stand for where it lies."""
 _ALONE_MEGABYTES = 16
 _NAMES_LETTERS = 60
 
@@ -122,8 +122,8 @@ def _describe(source: Source, tokenizer: Tokenizer, prompts: Prompts, seed: int)
         text = describe_text(source, prompts=prompts, seed=seed)
         chat = source.embedded is None and source.record_options.template == "chat"
         return {**text, "chat": digest_value(tokenizer.chat_template)} if chat else text
-    files = {str(path): digest_file(path) for path in token_files(source)}
-    return {"tokens": source.tokens, "origin": files, "language": source.language, "prompts": list(prompts.digest)}
+    origin = find_origin(source, seed=seed)
+    return {"tokens": source.tokens, "origin": origin, "language": source.language, "prompts": list(prompts.digest)}
 
 
 def _run(spec: CorpusSpec, jobs: Sequence[Job]) -> None:

@@ -4,8 +4,7 @@ Who reads which format stands in records.py, pages.py and code_tree.py; what hap
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from ropewalk.core.digest import digest_file
 from ropewalk.core.error import UserError
@@ -14,13 +13,22 @@ from ropewalk.corpus.archive import content_bytes
 from ropewalk.corpus.chat import MESSAGES, find_messages, join_contents
 from ropewalk.corpus.code_tree import group_files, join_files
 from ropewalk.corpus.embedded import embedded_documents
-from ropewalk.corpus.faults import Place, check_text, reject
-from ropewalk.corpus.files import CODE, LINES, PAGES, RECORDS, TEXTS, find_files, is_saved_dataset
+from ropewalk.corpus.faults import Found, Place, check_text, reject
+from ropewalk.corpus.files import File
+from ropewalk.corpus.find import Found as Files
+from ropewalk.corpus.find import find_all, find_files, is_saved_dataset
 from ropewalk.corpus.language import judge_language
 from ropewalk.corpus.pages import read_text
-from ropewalk.corpus.records import Found, read_hub, read_records, read_saved
+from ropewalk.corpus.records import read_hub, read_records, read_saved
 from ropewalk.corpus.reject import Reject as Reject
 from ropewalk.corpus.spec import FileOptions, Source
+
+
+@dataclass(frozen=True, slots=True)
+class WholeText:
+    """A file, or several joined, that is one text and no record."""
+
+    text: str
 
 
 def read_source(source: Source, *, seed: int) -> Iterator[Document | Reject]:
@@ -54,68 +62,81 @@ def without_document(source: Source, reasons: Collection[str]) -> UserError:
     )
 
 
-def source_files(source: Source) -> list[Path]:
-    """The files that a ``path`` source reads."""
+def source_files(source: Source) -> Files:
+    """The files that a ``path`` source reads, and what lies beside them."""
     assert source.path is not None
     where = f"source {source.name}"
-    if is_saved_dataset(source.path):
-        return find_files(source.path, endings=("",), where=where)
-    endings = CODE + LINES if source.is_code else RECORDS + TEXTS + PAGES
-    return find_files(source.path, endings=endings, where=where)
+    if source.tokens is None and is_saved_dataset(source.path):
+        return find_all(source.path, kind="saved", where=where)
+    return find_files(source.path, code=source.is_code, where=where)
 
 
 def digest_files(source: Source) -> dict[str, str]:
-    """What a ``path`` source's files hold, by name."""
-    return {str(path): digest_file(path) for path in source_files(source)}
+    """What a ``path`` source's files hold, by their names inside it: the same wherever they lie."""
+    return {file.name: digest_file(file.path) for file in source_files(source).files}
 
 
-def source_megabytes(source: Source) -> float | None:
-    """About how much text a source holds, for a progress line; None where nobody can know."""
-    files = None if source.path is None else sum(map(content_bytes, source_files(source)))
-    sizes = [size for size in (source.size_bytes, files) if size is not None]
+def source_megabytes(source: Source, file: File | None = None) -> float | None:
+    """About how much text a source, or one file of it, holds, for a progress line; None where nobody can know."""
+    read = () if source.path is None or file is not None else source_files(source).files
+    held = [content_bytes(each.path) for each in (read if file is None else [file])]
+    sizes = [size for size in (source.size_bytes, sum(held) if held else None) if size is not None]
     return min(sizes) / 1e6 if sizes else None
 
 
-def read_items(source: Source, seed: int) -> Iterator[Document | Reject]:
-    """All that a source holds, without its limit of size and whether or not there is anything."""
+def read_items(source: Source, seed: int, file: File | None = None) -> Iterator[Document | Reject]:
+    """All that a source or one ``file`` of it holds, without its limit of size and whether or not there is anything."""
     if source.embedded is not None:
         made = embedded_documents(source.embedded, seed=seed, size_bytes=source.size_bytes, options=source.options)
         for document in made:
             language = source.language or document.language
             yield replace(document, source=source.name, role=source.role, language=language)
-    elif source.hub is not None:
-        yield from _make_documents(read_hub(source), source)
+        return
+    for found in read_found(source, file):
+        held = [found]
+        del found
+        yield _make_item(held.pop(), source)
+
+
+def read_found(source: Source, file: File | None = None) -> Iterator[Found]:
+    """What a source's files (or one ``file``) or its dataset hold: records and whole texts, each with its place."""
+    if source.hub is not None:
+        yield from read_hub(source)
     elif is_saved_dataset(str(source.path)):
-        yield from _make_documents(read_saved(source), source)
+        yield from read_saved(source)
     else:
-        yield from _read_files(source)
+        yield from _read_files(source, file)
 
 
-def _read_files(source: Source) -> Iterator[Document | Reject]:
-    paths = source_files(source)
+def _read_files(source: Source, file: File | None) -> Iterator[Found]:
+    found = source_files(source)
+    files = found.files if file is None else (file,)
     options = source.record_options
     assert isinstance(options, FileOptions)
-    for path in paths:
-        if path.name.lower().endswith(RECORDS):
-            yield from _make_documents(read_records(path, source), source)
-    texts = [path for path in paths if not path.name.lower().endswith(RECORDS)]
-    root = Path(str(source.path))
-    for id, members in group_files(texts, options, root if root.is_dir() else Path()):
-        parts = [(member, read_text(member.path, source)) for member in members]
+    for each in files:
+        if each.is_record:
+            yield from read_records(each, source)
+    texts = [each for each in files if not each.is_record]
+    for id, members in group_files(texts, options, found.root):
+        parts = [(member, read_text(member.file, source)) for member in members]
         yield from (part for _, part in parts if isinstance(part, Reject))
         whole = [(member, part) for member, part in parts if isinstance(part, str)]
         del parts
         if whole:
-            made = [_document(join_files(whole, options), source, id=id, place=Place(id, 1, 0))]
+            made = [WholeText(join_files(whole, options))]
             del whole
-            yield made.pop()
+            yield Place(str(found.root / id), id), made.pop()
 
 
-def _make_documents(found: Iterator[Found], source: Source) -> Iterator[Document | Reject]:
-    for item in found:
-        made = [item if isinstance(item, Reject) else _make_document(item[1], source, item[0])]
-        del item
-        yield made.pop()
+def _make_item(found: Found, source: Source) -> Document | Reject:
+    if isinstance(found, Reject):
+        return found
+    place, held = found[0], [found[1]]
+    del found
+    if isinstance(whole := held[0], WholeText):
+        return _document(whole.text, source, id=place.name, place=place)
+    del whole
+    return _make_document(held.pop(), source, place)
 
 
 def _make_document(record: object, source: Source, place: Place) -> Document | Reject:
@@ -147,7 +168,7 @@ def _make_document(record: object, source: Source, place: Place) -> Document | R
     if spans is not None and not _are_spans(spans, len(text)):
         why = f"{spans!r:.80} are not ranges within {len(text)} characters"
         return reject(source, place, "bad loss spans", why, size_bytes=size, text=text)
-    made = _document(text, source, id=str(record.get("id", f"{place.file}:{place.line}")), place=place)
+    made = _document(text, source, id=str(record.get("id", place.id)), place=place)
     return replace(made, loss_spans=None if spans is None else tuple((int(a), int(b)) for a, b in spans))
 
 
@@ -161,7 +182,7 @@ def _make_conversation(record: Mapping[str, object], source: Source, place: Plac
         if isinstance(checked, Reject):
             return checked
         message["content"] = checked
-    id = str(record.get("id", f"{place.file}:{place.line}"))
+    id = str(record.get("id", place.id))
     said = _document(join_contents(messages), source, id=id, place=place)
     return replace(said, metadata={**said.metadata, MESSAGES: messages})
 
@@ -175,5 +196,5 @@ def _are_spans(spans: object, characters: int) -> bool:
 
 def _document(text: str, source: Source, *, id: str, place: Place) -> Document:
     language = source.language or ("code" if source.is_code else judge_language(text))
-    metadata = {"place": str(place)}
+    metadata = {"place": place.inside}
     return Document(text=text, source=source.name, role=source.role, language=language, id=id, metadata=metadata)

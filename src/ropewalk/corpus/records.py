@@ -1,48 +1,106 @@
-"""Records, one mapping each, out of JSON lines, JSON, Parquet, and datasets on disk or on the hub.
+"""Records, one mapping each, out of JSON lines, JSON, tables, Parquet, and datasets on disk or on the hub.
 
 Everything streams: a file of a million records, or one record as large as a library, never stands in memory whole
 beside its neighbours.
 """
 
-import codecs
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import count, pairwise
-from pathlib import Path
+from functools import partial
+from itertools import count
 from typing import Any
 
 from pydantic_core import from_json
 
 from ropewalk.core.error import UserError
-from ropewalk.corpus.archive import TornArchiveError, content_bytes, read_chunks, read_lines
-from ropewalk.corpus.faults import Place, decode, encoding_of, missing_library, reject
+from ropewalk.corpus import json_file
+from ropewalk.corpus.archive import Line, TornArchiveError, read_chunks, read_lines
+from ropewalk.corpus.encodings import guess_encoding, is_wide, to_utf8
+from ropewalk.corpus.faults import Found, Place, decode, file_encoding, missing_library, reject
+from ropewalk.corpus.files import File
 from ropewalk.corpus.reject import Reject
 from ropewalk.corpus.spec import Source
+from ropewalk.corpus.table import read_table
 
-Found = tuple[Place, object] | Reject
-"""A record (which may be no mapping yet) with its place, or why there is none."""
 _PARQUET_ROWS = 64
-_LONG_BYTES = 1 << 24
-"""From here on JSON is read out of its bytes: as a text it can be four times as large, beside a value as large."""
-_PART_CHARACTERS = 1 << 20
-_SPACE = " \t\r\n"
 
 
-def read_records(path: Path, source: Source) -> Iterator[Found]:
-    """The records of one file, by its ending. A torn archive is a fault after its last whole record."""
-    if path.suffix.lower() == ".parquet":
-        yield from _read_parquet(path, source)
+def read_records(file: File, source: Source) -> Iterator[Found]:
+    """The records of one file, by its kind. A torn archive is a fault after its last whole record."""
+    if file.kind == "parquet":
+        yield from _read_parquet(file, source)
         return
-    is_lines = ".jsonl" in path.name.lower()
     try:
-        yield from _read_jsonl(path, source) if is_lines else _read_json(path, source)
+        encoding = file_encoding(next(read_chunks(file.path), b"")[:4], source)
+        yield from _read_text_file(file, source, encoding)
     except TornArchiveError as torn:
         if source.faults == "error":
             raise
-        place = Place(str(path), torn.line, torn.done_bytes)
-        yield reject(source, place, "torn archive", torn.why, size_bytes=0)
+        place = replace(Place.of(file), line=torn.line, offset=torn.done_bytes)
+        yield reject(source, place, torn.reason, torn.why, size_bytes=0)
+    except UnicodeDecodeError as error:  # of UTF-16, which is not decoded line by line
+        at = replace(Place.of(file), offset=error.start)
+        yield reject(source, at, f"invalid {error.encoding}", error.reason, size_bytes=len(error.object))
+
+
+def _read_text_file(file: File, source: Source, encoding: str) -> Iterator[Found]:
+    if file.kind == "json" and not _holds_lines(file, encoding):
+        yield from json_file.read_json(file, source, encoding)
+        return
+    recode: Callable[[Iterator[bytes]], Iterator[bytes]] | None = None
+    if is_wide(encoding):
+        errors = "replace" if source.faults == "replace" else "strict"
+        recode, encoding = partial(to_utf8, encoding=encoding, errors=errors), "utf-8"
+    lines = read_lines(file.path, recode)
+    if file.kind in ("csv", "tsv"):
+        yield from read_table(lines, file, source, encoding)
+    else:
+        yield from _read_lines(lines, file, source, encoding)
+
+
+def _read_lines(lines: Iterator[Line], file: File, source: Source, encoding: str) -> Iterator[Found]:
+    start = Place.of(file)
+    for number, offset, content in lines:
+        line = [content] if content.strip() else []
+        del content  # a record can be a book: while it is looked at, nobody should hold its line
+        if line:
+            yield _read_line(line.pop(), source, replace(start, line=number, offset=offset), encoding)
+
+
+def _read_line(content: bytes, source: Source, place: Place, encoding: str) -> Found:
+    size_bytes = len(content)
+    if size_bytes >= json_file.LONG_BYTES and encoding == "utf-8":
+        # What this parser refuses, the other one judges, which says where it is broken.
+        with suppress(ValueError):
+            return place, from_json(content)
+    text = decode(content, source, place, encoding)
+    zeros = guess_encoding(content, 0, encoding) if b"\0" in content else ""
+    del content
+    if isinstance(text, Reject):
+        return text
+    try:
+        return place, json.loads(text)
+    except json.JSONDecodeError as error:
+        at = replace(place, offset=place.offset + len(text[: error.pos].encode(encoding, "replace")))
+        why = error.msg.removesuffix(" starting at") + zeros
+        return reject(source, at, "broken JSON line", why, size_bytes=size_bytes, text=text)
+    except (RecursionError, ValueError) as error:  # brackets a thousand deep, numbers of 5,000 digits
+        return reject(source, place, "broken JSON line", str(error), size_bytes=size_bytes, text=text)
+
+
+def _holds_lines(file: File, encoding: str) -> bool:
+    """Whether a file that is called JSON holds JSON lines: an object that ends with its line, and then another."""
+    if is_wide(encoding):
+        return False
+    head = b""
+    for chunk in read_chunks(file.path):
+        head += chunk
+        first, _, rest = head.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
+        if rest.strip() or not first.startswith(b"{") or len(head) > json_file.LONG_BYTES:
+            return first.startswith(b"{") and first.rstrip().endswith(b"}") and rest.lstrip().startswith(b"{")
+    return False
 
 
 def read_saved(source: Source) -> Iterator[Found]:
@@ -52,7 +110,7 @@ def read_saved(source: Source) -> Iterator[Found]:
         data = load_from_disk(source.path)
         if hasattr(data, "keys"):
             data = _split(data, source)
-        yield from _number_rows(str(source.path), data)
+        yield from _number_rows(Place(str(source.path), ""), data)
 
 
 def read_hub(source: Source) -> Iterator[Found]:
@@ -67,15 +125,15 @@ def read_hub(source: Source) -> Iterator[Found]:
             revision=options["revision"],
             streaming=source.size_bytes is not None,
         )
-        yield from _number_rows(str(source.hub), rows)
+        yield from _number_rows(Place(str(source.hub), str(source.hub)), rows)
 
 
-def _number_rows(name: str, rows: Iterable[object]) -> Iterator[Found]:
+def _number_rows(place: Place, rows: Iterable[object]) -> Iterator[Found]:
     numbers = count()
     for row in rows:
         held = [row]
         del row  # it can be a book: whoever takes it is its only holder, which enumerate would not allow
-        yield Place(f"{name}, row {next(numbers)}", 1, 0), held.pop()
+        yield replace(place, part=f"row {next(numbers)}"), held.pop()
 
 
 def _library(source: Source) -> Any:
@@ -115,171 +173,7 @@ def _split(data: Any, source: Source) -> Any:
     return data[wanted]
 
 
-def _read_jsonl(path: Path, source: Source) -> Iterator[Found]:
-    for number, offset, content in read_lines(path):
-        line = [content] if content.strip() else []
-        del content  # a record can be a book: while it is looked at, nobody should hold its line
-        if line:
-            yield _read_line(line.pop(), source, Place(str(path), number, offset))
-
-
-def _read_line(content: bytes, source: Source, place: Place) -> Found:
-    size_bytes = len(content)
-    if size_bytes >= _LONG_BYTES and encoding_of(source) == "utf-8":
-        # What this parser refuses, the other one judges, which says where it is broken.
-        with suppress(ValueError):
-            return place, from_json(content)
-    text = decode(content, source, place)
-    del content
-    if isinstance(text, Reject):
-        return text
-    try:
-        return place, json.loads(text)
-    except json.JSONDecodeError as error:
-        at = replace(place, offset=place.offset + len(text[: error.pos].encode(encoding_of(source), "replace")))
-        return reject(
-            source, at, "broken JSON line", error.msg.removesuffix(" starting at"), size_bytes=size_bytes, text=text
-        )
-    except (RecursionError, ValueError) as error:  # brackets a thousand deep, numbers of 5,000 digits
-        return reject(source, place, "broken JSON line", str(error), size_bytes=size_bytes, text=text)
-
-
-def _read_json(path: Path, source: Source) -> Iterator[Found]:
-    """The elements of a list as they come, or the one value of a file."""
-    place = Place(str(path), 1, 0)
-    if encoding_of(source) == "utf-8" and (whole := _read_long_object(path)):
-        yield place, whole.pop()
-        return
-    stream = _TextStream(path, source)
-    try:
-        stream.skip_space()
-        if stream.peek() != "[":
-            yield place, stream.read_value()
-        else:
-            yield from _read_elements(stream, str(path))
-        stream.skip_space()
-        if stream.peek():
-            raise json.JSONDecodeError("Extra data", stream.text, stream.at)
-    except UnicodeDecodeError as error:
-        at = replace(place, offset=stream.bytes_before + error.start)
-        why = f"{error.reason}: 0x{error.object[error.start]:02x}"
-        yield reject(source, at, "invalid UTF-8", why, size_bytes=len(error.object))
-    except (RecursionError, ValueError) as error:
-        message = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        at = replace(place, offset=stream.offset)
-        text = stream.text[max(0, stream.at - 100) : stream.at + 100]
-        yield reject(
-            source, at, "broken JSON file", message, size_bytes=len(stream.text.encode("utf-8", "replace")), text=text
-        )
-
-
-def _read_long_object(path: Path) -> list[object]:
-    """The one object of a long file, read like a long line; nothing where it is not as simple as that."""
-    if content_bytes(path) < _LONG_BYTES or next(read_chunks(path), b"")[:1] != b"{":
-        return []
-    with suppress(ValueError):
-        return [from_json(b"".join(read_chunks(path)))]
-    return []
-
-
-def _read_elements(stream: "_TextStream", path: str) -> Iterator[Found]:
-    stream.at += 1
-    number = 0
-    stream.skip_space()
-    if stream.peek() == "]":
-        stream.at += 1
-        return
-    while True:
-        number += 1
-        stream.skip_space()
-        offset = stream.offset
-        value = [stream.read_value()]
-        if stream.at >= _LONG_BYTES:  # while it is looked at, nobody should hold its text
-            stream.let_go()
-        yield Place(f"{path}, record {number}", 1, offset), value.pop()
-        stream.skip_space()
-        sign = stream.peek()
-        if sign not in (",", "]"):
-            raise json.JSONDecodeError(
-                "Expecting ',' delimiter" if sign else "the list has no end", stream.text, stream.at
-            )
-        stream.at += 1
-        if sign == "]":
-            return
-
-
-class _TextStream:
-    """A file's text as far as it is needed: ``text[at:]`` is what was read and not yet taken."""
-
-    def __init__(self, path: Path, source: Source) -> None:
-        self._chunks = read_chunks(path)
-        errors = "replace" if source.faults == "replace" else "strict"
-        encoding = encoding_of(source)
-        self._decode = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)(errors).decode
-        self._ended = False
-        self.bytes_before = 0
-        self._taken_bytes = 0
-        self.text, self.at = "", 0
-
-    @property
-    def offset(self) -> int:
-        """About where ``at`` is in the file, in bytes."""
-        return self._taken_bytes + self._count_taken()
-
-    def peek(self) -> str:
-        """The next character; nothing at the end."""
-        while self.at >= len(self.text) and self._read_more():
-            pass
-        return self.text[self.at : self.at + 1]
-
-    def skip_space(self) -> None:
-        while (sign := self.peek()) and sign in _SPACE:
-            self.at += 1
-
-    def read_value(self) -> object:
-        """The next JSON value. Raises JSONDecodeError where the file ends or breaks in it."""
-        while True:
-            try:
-                value, end = _DECODER.raw_decode(self.text, self.at)
-            except json.JSONDecodeError:
-                # Twice as much each time, so that a huge value is not tried a thousand times.
-                if not self._read_more(len(self.text) - self.at):
-                    raise
-                continue
-            if end == len(self.text) and self._read_more():
-                continue  # a number may go on
-            self.at = end
-            return value
-
-    def let_go(self) -> None:
-        """Forget what was taken."""
-        self._taken_bytes += self._count_taken()
-        self.text, self.at = self.text[self.at :], 0
-
-    def _read_more(self, at_least: int = 1) -> bool:
-        if self._ended:
-            return False
-        self.let_go()
-        parts, self.text, got = [self.text], "", 0
-        while got < max(1, at_least) and not self._ended:
-            chunk = next(self._chunks, b"")
-            self._ended = not chunk
-            parts.append(self._decode(chunk, final=self._ended))
-            self.bytes_before += len(chunk)
-            got += len(parts[-1])
-        self.text = "".join(parts)
-        return got > 0
-
-    def _count_taken(self) -> int:
-        """Bytes of what was taken since the last time; in parts, as it can be a book."""
-        borders = pairwise([*range(0, self.at, _PART_CHARACTERS), self.at])
-        return sum(len(self.text[start:end].encode("utf-8", "replace")) for start, end in borders)
-
-
-_DECODER = json.JSONDecoder()
-
-
-def _read_parquet(path: Path, source: Source) -> Iterator[Found]:
+def _read_parquet(file: File, source: Source) -> Iterator[Found]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -287,13 +181,13 @@ def _read_parquet(path: Path, source: Source) -> Iterator[Found]:
         raise missing_library(source, "Parquet files", fault, library="pyarrow", extra="parquet") from None
     number = 0
     try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+        with parquet.ParquetFile(file.path) as table:
+            for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
                 rows = batch.to_pylist()[::-1]
                 while rows:
-                    yield Place(f"{path}, row {number}", 1, 0), rows.pop()
+                    yield replace(Place.of(file), part=f"row {number}"), rows.pop()
                     number += 1
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         why = str(error).splitlines()[0]
-        size = path.stat().st_size if number == 0 else 0
-        yield reject(source, Place(f"{path}, row {number}", 1, 0), "broken Parquet file", why, size_bytes=size)
+        size = file.path.stat().st_size if number == 0 else 0
+        yield reject(source, replace(Place.of(file), part=f"row {number}"), "broken Parquet file", why, size_bytes=size)

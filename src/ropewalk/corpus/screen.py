@@ -15,16 +15,13 @@ from ropewalk.core.digest import digest_value
 from ropewalk.core.record import Document
 from ropewalk.corpus.chat import MESSAGES
 from ropewalk.corpus.clean import clean_document
-from ropewalk.corpus.decontaminate import Prompts
+from ropewalk.corpus.decontaminate import Overlap, Prompts, Spans
 from ropewalk.corpus.dedup import sign, sign_answers
 from ropewalk.corpus.measures import Measures
 from ropewalk.corpus.reject import Reject, excerpt, text_bytes
 from ropewalk.corpus.spec import Source
 
-REPEATED, CONTAMINATED = "repeated section", "contaminated"
-
-
-Spans = tuple[tuple[int, int], ...]
+REPEATED, CONTAMINATED, PASSAGE = "repeated section", "contaminated", "contaminated passage"
 
 
 @dataclass(frozen=True)
@@ -42,10 +39,9 @@ class Cuts:
         """The text of that digest without its spans."""
         if digest not in self.spans:
             return text
-        borders = [0, *(border for span in self.spans[digest] for border in span), len(text)]
-        parts = [text[start:end] for start, end in zip(borders[::2], borders[1::2], strict=True)]
-        del text  # a text that nobody else holds is freed once it is in parts
-        return "".join(parts)
+        held = [text]
+        del text
+        return cut_spans(held.pop(), self.spans[digest])
 
     def to_json(self) -> list[Any]:
         """In an order that depends on nothing else."""
@@ -55,6 +51,14 @@ class Cuts:
     def from_json(cls, entries: list[Any]) -> "Cuts":
         """The inverse of ``to_json``."""
         return cls({digest: tuple((start, end) for start, end in spans) for digest, spans in entries})
+
+
+def cut_spans(text: str, spans: Spans) -> str:
+    """A text without its spans."""
+    borders = [0, *(border for span in spans for border in span), len(text)]
+    parts = [text[start:end] for start, end in zip(borders[::2], borders[1::2], strict=True)]
+    del text  # a text that nobody else holds is freed once it is in parts
+    return "".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class Screened:
     digest: int = 0
     signature: UInt32[np.ndarray, "128"] | None = None
     """None where nothing is tokenised."""
+    passages: tuple[Reject, ...] = ()
+    """What was cut of evaluation prompts; all else is of the text without them."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +112,18 @@ class Screen:
 
     def compare(self, kept: Document, measures: Measures, *, read_bytes: int) -> Screened:
         """What becomes of a document that is clean and measured; of one with loss spans nothing is cut."""
-        encoded, place = kept.text.encode(), str(kept.metadata.get("place", ""))
-        digest, whole_bytes = xxhash.xxh3_64_intdigest(encoded), len(encoded)
-        del encoded
+        place, passages = str(kept.metadata.get("place", "")), tuple[Reject, ...]()
         found = self.prompts.find(kept.text)
         if found is not None:
-            why = f"shares a run of words with {found}"
-            return Screened(Reject(kept.id, CONTAMINATED, read_bytes, why, place, excerpt(kept.text)), measures)
+            passages = self._list_passages(kept, found)
+            if not passages:
+                why = f"{found.share:.0%} of {found.prompt} stands in it"
+                return Screened(Reject(kept.id, CONTAMINATED, read_bytes, why, place, excerpt(kept.text)), measures)
+            whole, kept = [kept.text], replace(kept, text="")
+            kept = replace(kept, text=cut_spans(whole.pop(), found.spans))
+        encoded = kept.text.encode()
+        digest, whole_bytes = xxhash.xxh3_64_intdigest(encoded), len(encoded)
+        del encoded
         signature = self._sign(kept, digest)
         if digest in self.cuts.spans and kept.loss_spans is None:
             characters, begin_and_end = len(kept.text), excerpt(kept.text)
@@ -122,10 +133,21 @@ class Screen:
             if len(kept.text) < self.source.cleaning(kept.language).min_characters:
                 why = f"{len(kept.text)} characters of {characters} stand nowhere else"
                 return Screened(Reject(kept.id, REPEATED, read_bytes, why, place, begin_and_end), measures)
-        return Screened(kept, measures, whole_bytes, digest, signature)
+        return Screened(kept, measures, whole_bytes, digest, signature, passages)
 
     def _sign(self, kept: Document, digest: int) -> UInt32[np.ndarray, "128"]:
         """Of a conversation the answers alone count; of one that is not laid out yet none is known to be a copy."""
         if self.source.embedded is not None or (kept.loss_spans is None and MESSAGES not in kept.metadata):
             return sign(kept.text)
         return sign_answers("\n".join(kept.text[start:end] for start, end in kept.loss_spans or ()), digest)
+
+    def _list_passages(self, document: Document, found: Overlap) -> tuple[Reject, ...]:
+        """What is cut of a document, passage by passage; nothing where all of it is to go."""
+        left = len(document.text) - sum(end - start for start, end in found.spans)
+        may_cut = document.loss_spans is None and not self.source.tokens and self.prompts.action == "cut"
+        if not may_cut or left < max(1, self.source.cleaning(document.language).min_characters):
+            return ()
+        why = f"{found.share:.0%} of {found.prompt} stands in the document"
+        place = str(document.metadata.get("place", ""))
+        texts = [document.text[start:end] for start, end in found.spans]
+        return tuple(Reject(document.id, PASSAGE, text_bytes(text), why, place, excerpt(text)) for text in texts)

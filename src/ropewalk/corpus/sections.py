@@ -18,10 +18,11 @@ from jaxtyping import Bool, Int64, UInt32, UInt64
 from ropewalk.core.record import Document, Role
 from ropewalk.corpus.audit import SourceLedger
 from ropewalk.corpus.copies import find_best, group_copies, group_equal, rank_documents
+from ropewalk.corpus.decontaminate import Spans
 from ropewalk.corpus.language import code_points
 from ropewalk.corpus.pair_spool import PairSpool
 from ropewalk.corpus.reject import Reject
-from ropewalk.corpus.screen import Cuts, Screen, Spans
+from ropewalk.corpus.screen import Cuts, Screen
 from ropewalk.corpus.shingle import shingles, window_hashes
 from ropewalk.corpus.spec import Source
 

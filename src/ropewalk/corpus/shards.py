@@ -24,7 +24,7 @@ from ropewalk.core.record import Document, Shard
 from ropewalk.corpus.audit import SourceLedger
 from ropewalk.corpus.chat import MESSAGES, ChatTemplate, lay_out
 from ropewalk.corpus.decontaminate import Prompts
-from ropewalk.corpus.files import RECORDS
+from ropewalk.corpus.files import File
 from ropewalk.corpus.imported import read_imported, write_imported
 from ropewalk.corpus.read import read_items, read_source, source_files, source_megabytes
 from ropewalk.corpus.reject import Reject, item_bytes
@@ -66,14 +66,12 @@ class Job:
         return self.store / digest_value(self.inputs)
 
     @cached_property
-    def streams(self) -> list[Source]:
-        """What is read by itself, in the source's order."""
+    def streams(self) -> list[File | None]:
+        """What is read by itself, in the source's order: a file, or (None) all of the source."""
         if self.source.path is None or self.source.size_bytes is not None or self.source.tokens:
-            return [self.source]
-        files = source_files(self.source)
-        if not all(path.name.lower().endswith(RECORDS) for path in files):
-            return [self.source]
-        return [self.source.model_copy(update={"path": str(path)}) for path in files]
+            return [None]
+        files = source_files(self.source).files
+        return [*files] if all(file.is_record for file in files) else [None]
 
     @cached_property
     def screen(self) -> Screen:
@@ -90,7 +88,7 @@ class Job:
         """Where the shards of each stream go: named by what decides them, so that other files' shards stay good."""
         folders = []
         for stream in self.streams:
-            origin = {stream.path: digest_file(Path(str(stream.path)))} if len(self.streams) > 1 else None
+            origin = None if stream is None else {stream.name: digest_file(stream.path)}
             made_of = self.inputs if origin is None else {**self.inputs, "origin": origin}
             folders.append(self.store / FOLDER / digest_value([made_of, self.shard_bytes]))
         return folders
@@ -99,7 +97,7 @@ class Job:
         """All there is to do, in pieces for ``workers``: every ``of``-th shard of a stream, from ``residue`` on."""
         tasks = []
         for number, stream in enumerate(self.streams):
-            size = 0 if stream.tokens else round(1e6 * (source_megabytes(stream) or 0.0))
+            size = 0 if self.source.tokens else round(1e6 * (source_megabytes(self.source, stream) or 0.0))
             of = min(workers, max(1, -(-size // self.shard_bytes)))
             tasks += [{"stream": number, "residue": at, "of": of, "bytes": size // of} for at in range(of)]
         return tasks
@@ -162,7 +160,8 @@ def work(job: Job, task: dict[str, int], advance: Advance) -> None:
         _import(job, folder)
         return
     # One file of many may be empty.
-    items = read_items(stream, job.seed) if len(job.streams) > 1 else read_source(stream, seed=job.seed)
+    many = len(job.streams) > 1
+    items = read_items(job.source, job.seed, stream) if many else read_source(job.source, seed=job.seed)
     shards = 0
     for number, members in groupby(items, key=_number_shards(job.shard_bytes)):
         shards = number + 1

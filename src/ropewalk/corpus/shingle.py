@@ -6,9 +6,10 @@ modulo 2**64. Narrower keys would cost ten times the error (measured at 32 bits)
 """
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Integer, UInt32, UInt64
+from jaxtyping import Bool, Int64, Integer, UInt32, UInt64
 
 from ropewalk.corpus.language import code_points, table_of
 
@@ -31,9 +32,31 @@ _STARTS = tuple(start for start, _, _ in _RUNS)
 _KINDS = tuple(int(inside) + 2 * int(alone) for _, inside, alone in _RUNS)
 
 
+class Words(NamedTuple):
+    """The words of a text: a number for each, the characters from and to which it stands, and if it is one by itself,
+    as every character of Han and kana is."""
+
+    hashes: UInt64[np.ndarray, "words"]
+    start: Int64[np.ndarray, "words"]
+    end: Int64[np.ndarray, "words"]
+    alone: Bool[np.ndarray, "words"]
+
+
 def word_hashes(text: str) -> UInt64[np.ndarray, "words"]:
     """A number for each word of ``text``, in order, whatever its case."""
-    points = code_points(text.lower())
+    return _find_words(text.lower()).hashes
+
+
+def find_words(text: str) -> Words:
+    """The words of ``text`` with their places, whatever their case."""
+    lowered = text.lower()
+    if len(lowered) != len(text):  # the dotted capital I alone becomes two characters
+        lowered = text.replace("\u0130", "i").lower()
+    return _find_words(lowered)
+
+
+def _find_words(text: str) -> Words:
+    points = code_points(text)
     kinds = table_of(_STARTS, _KINDS).take(points)
     # A word begins where something else than its own kind stood before, and at every letter that is a word by itself.
     begins = kinds > 0
@@ -41,7 +64,8 @@ def word_hashes(text: str) -> UInt64[np.ndarray, "words"]:
     start = np.flatnonzero(begins)
     ends = kinds > 0
     ends[:-1] &= begins[1:] | (kinds[1:] == 0)
-    return window_hashes(points, start, np.flatnonzero(ends) + 1)
+    end = np.flatnonzero(ends) + 1
+    return Words(window_hashes(points, start, end), start, end, kinds[start] > _IN_WORD)
 
 
 def shingles(words: UInt64[np.ndarray, "words"], width: int) -> UInt64[np.ndarray, "shingles"]:

@@ -16,13 +16,12 @@ from ropewalk.core.spec import Spec
 from ropewalk.corpus.language import language_kind
 from ropewalk.corpus.mix_rules import MixRules, check_mix
 from ropewalk.corpus.profile import PROFILES, Profile, ProfileName
+from ropewalk.corpus.prompt_rules import GivenRules, PromptRules
 
 Faults = Literal["error", "skip", "replace"]
 LongDocuments = Literal["split", "truncate", "drop"]
 BY_ROLE: Literal["by_role"] = "by_role"
 """Of a source's key: what its role says, else the corpus's key of the same name."""
-PROBES = "probes"
-"""In ``decontaminate``: the prompts that the recipe's own probes ask."""
 
 
 class RecordOptions(Spec):
@@ -114,8 +113,8 @@ class Source(Spec):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     """Names it in mixes, ledgers and folders."""
     path: str | None = None
-    """A file, a folder or a glob: .jsonl, .json, .txt, .md (also .zst, .gz, .bz2, .xz), .parquet, .html, .pdf;
-    a dataset saved to disk; a code tree where the profile is ``code``."""
+    """A file, a folder or a glob: .jsonl, .ndjson, .jl, .json, .csv, .tsv, .txt, .md, .html (also with .zst, .gz, .bz2,
+    .xz), .parquet, .pdf; a dataset saved to disk; a code tree where the profile is ``code``."""
     hub: str | None = None
     """``owner/dataset`` on the Hugging Face hub; ``options``: config, split, revision."""
     embedded: str | None = None
@@ -226,9 +225,8 @@ class CorpusSpec(MixRules):
     long_documents: LongDocuments = "split"
     """What happens to a document that is longer than a row: cut into rows, only its first row read (of a conversation,
     only its whole answers), or left out."""
-    decontaminate: tuple[str, ...] = ()
-    """Files of evaluation prompts, and ``probes`` for the recipe's own; a document that shares 13 words in a row with a
-    prompt is dropped."""
+    decontaminate: GivenRules = PromptRules()
+    """Which evaluation prompts are kept out: ``{files: [exam.jsonl, probes], overlap: 0.5, action: cut}``."""
     workers: Literal["processes", "ray"] = "processes"
     """What the text is cleaned and tokenised on; the bytes are the same whatever it is."""
     worker_count: PositiveCount | None = None
@@ -250,10 +248,22 @@ class CorpusSpec(MixRules):
 
     @property
     def content(self) -> dict[str, Any]:
-        """All that decides what a corpus folder holds; how its rows are dealt out and who made it does not."""
-        return self.model_dump(
+        """All that decides what a corpus folder holds, but for its text, which files name by their bytes.
+
+        How rows are dealt out, who made it and where text lies (``places``) decides nothing.
+        """
+        content = self.model_dump(
             mode="json", exclude={"store", "mix", "max_repeats", "workers", "worker_count", *MixRules.model_fields}
         )
+        for source in content["sources"]:
+            del source["path"], source["scores"]
+        del content["decontaminate"]["files"]
+        return content
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where the text of each source lies that has a path."""
+        return {source.name: source.path for source in self.sources if source.path is not None}
 
     @model_validator(mode="after")
     def _check_names(self) -> "CorpusSpec":

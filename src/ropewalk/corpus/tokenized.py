@@ -25,7 +25,7 @@ from ropewalk.corpus.language import settle_languages
 from ropewalk.corpus.profile import PROFILES
 from ropewalk.corpus.read import without_document
 from ropewalk.corpus.reject import Reject, text_bytes
-from ropewalk.corpus.screen import CONTAMINATED, REPEATED, Screen, Screened
+from ropewalk.corpus.screen import CONTAMINATED, PASSAGE, REPEATED, Screen, Screened
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.store import write_shards
 from ropewalk.corpus.tokenize import Encoded, Tokenizer
@@ -60,7 +60,7 @@ class Gathered:
     whole_bytes: list[int] = field(default_factory=list)
     bytes: list[int] = field(default_factory=list)
     contaminated: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    """Documents dropped for each prompt."""
+    """Documents dropped and passages cut for each prompt."""
     tokens: list[int] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
 
@@ -123,7 +123,13 @@ class Notes:
         assert screened is not None
         gathered.take(kept, screened)
         cut_bytes = screened.whole_bytes - gathered.bytes[-1]
-        ledger.trimmed_bytes += size_bytes - screened.whole_bytes
+        passage_bytes = sum(passage.size_bytes for passage in screened.passages)
+        ledger.trimmed_bytes += size_bytes - screened.whole_bytes - passage_bytes
+        if screened.passages:
+            ledger.dropped[PASSAGE].add(documents=0, bytes=passage_bytes, passages=len(screened.passages))
+        for passage in screened.passages:
+            gathered.contaminated[passage.why] += 1
+            self.rejects.write(passage.to_line())
         if cut_bytes:
             ledger.dropped[REPEATED].add(documents=0, bytes=cut_bytes)
         begin = kept.text[:_HEAD_CHARACTERS]

@@ -9,7 +9,7 @@ from ropewalk.core.quantity import format_amount, format_bytes, format_length
 from ropewalk.report.corpus_charts import draw_lengths, draw_prefixes
 from ropewalk.report.corpus_rows import make_copies, make_rows
 from ropewalk.report.html import Page, Tile, render
-from ropewalk.report.ledger import balances, tabulate_balance, tabulate_drops
+from ropewalk.report.ledger import balances, tabulate_balance, tabulate_drops, tabulate_unread
 from ropewalk.report.section import Section
 from ropewalk.report.table import Cell, Table
 from ropewalk.report.visible import show_all
@@ -105,6 +105,8 @@ def _make_ledger(survey: Mapping[str, Any]) -> Section:
     tables = [tabulate_balance(ledger, survey["sources"]), _tabulate_amounts(ledger)]
     if any(entry["dropped"] for entry in ledger.values()):
         tables.insert(1, tabulate_drops(ledger))
+    if any(entry.get("not_read", ()) for entry in ledger.values()):
+        tables.append(tabulate_unread(ledger))
     lead = "What went in came out, or has a reason. A source balances if documents, bytes and tokens all add up."
     points = [
         f"{name}: personal data was masked in the answers of {entry['masked_answers']:,} documents"
@@ -123,7 +125,10 @@ def _tabulate_amounts(ledger: Mapping[str, Any]) -> Table:
         parts |= {"= held out": entry["held_out"], "= trained on": entry["train"]}
         for number, (part, amount) in enumerate(parts.items()):
             figures = [f"{amount['documents']:,}", format_bytes(amount["bytes"]), format_amount(amount["tokens"])]
-            shown = [figure if amount[unit] else "" for figure, unit in zip(figures, amount, strict=True)]
+            shown = [
+                figure if amount[unit] else ""
+                for figure, unit in zip(figures, ("documents", "bytes", "tokens"), strict=True)
+            ]
             rows.append(["" if number else name, part, *shown])
     caption = "Every amount. Tokens are counted from the token store on: what cleaning drops has none."
     return Table(["source", "", "documents", "bytes", "tokens"], rows, "llrrr", caption)

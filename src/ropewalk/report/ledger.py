@@ -54,13 +54,29 @@ def tabulate_drops(ledger: Mapping[str, Any]) -> Table:
     rows = []
     for name, entry in ledger.items():
         found = [entry["dropped"].get(reason, {"documents": 0, "bytes": 0}) for reason in reasons]
-        counts = [f"{amount['documents']:,}" if amount["documents"] else "" for amount in found]
+        counts = [_count(amount) for amount in found]
         sizes = (sum(amount["bytes"] for amount in found), entry["trimmed_bytes"])
         rows.append([name, *counts, *(format_bytes(size) if size else "" for size in sizes)])
     columns = ["source", *reasons, "bytes dropped", "bytes trimmed"]
     return Table(
         columns, rows, "l" + "r" * (len(columns) - 1), "Documents dropped, by reason; trimmed: within documents."
     )
+
+
+def _count(amount: Mapping[str, int]) -> str:
+    if amount.get("passages"):
+        return f"{amount['passages']:,} cut"
+    return f"{amount['documents']:,}" if amount["documents"] else ""
+
+
+def tabulate_unread(ledger: Mapping[str, Any]) -> Table:
+    """Files that lie where a source reads and are not read, a line for each suffix."""
+    rows: list[list[str | Cell]] = [
+        [name, each["sort"], f"{each['files']:,}", each["why"]]
+        for name, entry in ledger.items()
+        for each in entry.get("not_read", ())
+    ]
+    return Table(["source", "files", "how many", "not read since"], rows, "llrl", "Files that are not read.")
 
 
 def balances(entry: Mapping[str, Any]) -> bool:

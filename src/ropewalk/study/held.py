@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ropewalk.core.artifact import MANIFEST, is_finished
 from ropewalk.core.error import UserError
-from ropewalk.corpus.spec import PROBES
+from ropewalk.corpus.prompt_rules import PROBES
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.parts import (
     CORPUS,
@@ -146,7 +146,7 @@ def _tell(
     kept = is_finished(folder.corpus) and folder.corpus not in stale
     if (
         kept
-        and PROBES in recipe.corpus.decontaminate
+        and PROBES in recipe.corpus.decontaminate.files
         and any(change.path.startswith(tuple(_PROMPT_KEYS)) for change in told)
     ):
         yield (

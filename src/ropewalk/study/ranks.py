@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ropewalk.core.artifact import is_finished, write_whole
 from ropewalk.core.progress import say
 from ropewalk.core.record import write_scores
-from ropewalk.corpus.spec import PROBES
+from ropewalk.corpus.prompt_rules import PROBES
 from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.spec import Init, ModelSource, Recipe, Stage
@@ -43,7 +43,7 @@ def alone(work: Callable[[], None]) -> None:
 
 def ask_probes(recipe: Recipe, base: Path) -> dict[str, list[str]]:
     """The prompts of the recipe's own probes, by task, where its corpus is to keep clear of them."""
-    if PROBES not in recipe.corpus.decontaminate:
+    if PROBES not in recipe.corpus.decontaminate.files:
         return {}
     prompts: dict[str, list[str]] = on_ranks(write_prompts, 1, recipe, base)
     return prompts

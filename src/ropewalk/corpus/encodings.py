@@ -1,0 +1,140 @@
+"""Which encoding the bytes of a text file are in: by a byte-order mark, else as the source says; a guess for errors.
+
+A guess is no more than a hint: each encoding in use is tried, and the one whose text consists of what is common in its
+language is named. Common are the letters and, of Han, the characters that the older standards put first.
+"""
+
+import codecs
+from collections.abc import Callable, Iterator
+from types import MappingProxyType
+
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins like UTF-16's
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8"),
+)
+_SAMPLE_BYTES = 4096
+_SURE = 0.7
+_ZEROS, _KANA, _SPACES = 0.2, 0.1, 0.1
+
+
+def marked_encoding(head: bytes) -> str | None:
+    """The encoding that a file's byte-order mark names; None where there is none."""
+    return next((name for mark, name in _MARKS if head.startswith(mark)), None)
+
+
+def is_wide(encoding: str) -> bool:
+    """Whether a line break is more than one byte, so that lines cannot be parted before they are decoded."""
+    return encoding.startswith(("utf-16", "utf-32"))
+
+
+def to_utf8(chunks: Iterator[bytes], encoding: str, errors: str) -> Iterator[bytes]:
+    """Chunks of one encoding as chunks of UTF-8, without the mark. Raises UnicodeDecodeError."""
+    decoder = codecs.getincrementaldecoder(encoding)(errors)
+    for chunk in chunks:
+        yield decoder.decode(chunk).encode("utf-8", "surrogatepass")
+    yield decoder.decode(b"", final=True).encode("utf-8", "surrogatepass")
+
+
+def guess_encoding(content: bytes, at: int, encoding: str) -> str:
+    """A hint for an error at byte ``at``: which other encoding the text around it reads as; empty for no idea."""
+    begin = content.rfind(b"\n", 0, at) + 1
+    sample = content[begin : begin + _SAMPLE_BYTES]
+    wide = len(sample) > 1 and sample.count(0) > _ZEROS * len(sample)
+    names = ("utf-16-le", "utf-16-be") if wide else _COMMON
+    shares = {name: _share(sample, name) for name in names if name != encoding}
+    best = max(shares, key=lambda name: shares[name], default="")
+    if not best or shares[best] < _SURE:
+        best = "gb18030" if encoding != "gb18030" and _is_mostly_han(sample) else ""
+    if not best:
+        return ""
+    return f"; it reads as {_SPOKEN.get(best, best)}: set options: {{encoding: {best}}}"
+
+
+def _share(sample: bytes, encoding: str) -> float:
+    """How much of what is not ASCII in ``sample`` is common in the language that ``encoding`` was made for."""
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(sample)
+    except UnicodeDecodeError:
+        return 0.0
+    if encoding.startswith("utf-16"):
+        return sum(character.isprintable() or character in "\r\n\t" for character in text) / max(1, len(text))
+    foreign = [character for character in text if character > "\x7f"]
+    if not foreign:
+        return 0.0
+    # The bytes of EUC are Chinese, Japanese and Korean at once: Japanese has kana, and Korean has spaces.
+    if encoding in ("shift_jis", "euc_jp") and sum(map(_is_kana, foreign)) < _KANA * len(foreign):
+        return 0.0
+    if encoding == "euc_kr" and text.count(" ") < _SPACES * len(foreign):
+        return 0.0
+    return sum(map(_COMMON[encoding], foreign)) / len(foreign)
+
+
+def _is_mostly_han(sample: bytes) -> bool:
+    """Whether it reads as rare Chinese, which nothing else is like."""
+    text = sample.decode("gb18030", "ignore")
+    return sum("\u4e00" <= character <= "\u9fff" for character in text) > len(text) / 2
+
+
+def _is_sign(character: str) -> bool:
+    return "\u3000" <= character <= "\u303f" or "\uff01" <= character <= "\uff5e" or character in "—…“”‘’·"
+
+
+def _is_kana(character: str) -> bool:
+    return "\u3041" <= character <= "\u30ff"
+
+
+def _among_first(encoding: str, first: int, last: int) -> Callable[[str], bool]:
+    """A test for Han characters that ``encoding`` has among those in common use, by their first byte."""
+
+    def test(character: str) -> bool:
+        code = character.encode(encoding, "ignore")
+        return len(code) == 2 and first <= code[0] <= last and "\u3400" <= character <= "\u9fff"
+
+    return test
+
+
+_GB, _BIG, _JIS = (
+    _among_first("gb2312", 0xB0, 0xD7),
+    _among_first("big5", 0xA4, 0xC6),
+    _among_first("cp932", 0x88, 0x98),
+)
+
+
+def _is_chinese(character: str) -> bool:
+    return _GB(character) or _BIG(character) or _is_sign(character)
+
+
+def _is_japanese(character: str) -> bool:
+    return _is_kana(character) or _JIS(character) or _is_sign(character)
+
+
+def _is_korean(character: str) -> bool:
+    return "\uac00" <= character <= "\ud7a3" or _is_sign(character)
+
+
+def _is_russian(character: str) -> bool:
+    return "а" <= character <= "ё"
+
+
+def _is_western(character: str) -> bool:
+    return character in "äöüßàâçéèêëîïôùûñóáíúÄÖÜÉ«»„“”’–"
+
+
+_COMMON = MappingProxyType[str, Callable[[str], bool]](
+    {
+        "shift_jis": _is_japanese,
+        "euc_jp": _is_japanese,
+        "euc_kr": _is_korean,
+        "gb18030": _is_chinese,
+        "big5": _is_chinese,
+        "cp1251": _is_russian,
+        "koi8_r": _is_russian,
+        "cp1252": _is_western,
+    }
+)
+_SPOKEN = MappingProxyType(
+    {"shift_jis": "Shift-JIS", "euc_jp": "EUC-JP", "euc_kr": "EUC-KR", "gb18030": "GB 18030", "big5": "Big5"}
+)
