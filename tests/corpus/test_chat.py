@@ -120,7 +120,7 @@ def test_llama_2_gets_no_second_border(chat_folder: Path, tmp_path: Path) -> Non
     corpus = make(tmp_path, tokenizer, [{"q": "Why is it?", "a": "Because it is."}], options=options)
     tokens, mask = corpus.train("chat").read(0)
     assert tokenizer.decode(tokens) == "<|begin|>[INST] Why is it? [/INST] Because it is. <|endoftext|>"
-    assert tokenizer.decode(tokens[mask == 1]) == "<|begin|>Because it is.<|endoftext|>"
+    assert tokenizer.decode(tokens[mask == 1]) == "<|begin|> Because it is. <|endoftext|>"
 
 
 def test_what_a_template_refuses_is_told_or_counted(chat_folder: Path, tmp_path: Path) -> None:
