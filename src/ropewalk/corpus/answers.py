@@ -21,7 +21,7 @@ _PROBE = "\ue0f4"
 
 @dataclass(frozen=True)
 class Answers:
-    """A rendered conversation whose answers are looked for. ``ends`` finds special tokens, ``bos`` ends nothing."""
+    """A rendered conversation whose answers are looked for; ``bos`` ends none."""
 
     text: str
     messages: Sequence[Mapping[str, Any]]
@@ -29,7 +29,9 @@ class Answers:
     render: Render
     asks: bool
     """Whether the template knows how to ask for an answer."""
+    special: re.Pattern[str]
     ends: re.Pattern[str]
+    """Special tokens, and any that was added."""
     bos: str | None
 
     def find(self, number: int) -> tuple[int, int] | None:
@@ -60,10 +62,9 @@ class Answers:
                 if plain is not None and self.text.startswith(plain) and common >= len(plain):
                     return min(common, place.start)
             if last is not None:  # what follows the message before is the same, whatever stands further up
-                said = self.text[last.start : last.end]
-                at = before.rfind(said)
-                tail = before[at + len(said) :]
-                if at >= 0 and self.text.startswith(tail, last.end) and last.end + len(tail) <= place.start:
+                tail = _tail(before, self.text[last.start : last.end])
+                fits = tail is not None and self.text.startswith(tail, last.end)
+                if tail is not None and fits and last.end + len(tail) <= place.start:
                     return self._after_header(last.end + len(tail), place)
         header = self._prompt if self.asks else self._header
         at = self.text.rfind(header, last.end if last else 0, place.start) if header.strip() else -1
@@ -81,15 +82,9 @@ class Answers:
         return place.start
 
     def _find_end(self, number: int, place: Place) -> int:
-        until = None
-        if number == len(self.messages) - 1:
-            until = len(self.text)
-        else:
-            after = self._try(self.messages[: number + 1], False)
-            if after is not None and self.text.startswith(after):
-                until = len(after)
-        if until is None or until < place.end:
-            found = self.ends.search(self.text, place.end, self._next_start(number))
+        until = self._find_until(number, place)
+        if until is None:
+            found = self.special.search(self.text, place.end, self._next_start(number))
             return place.end if found is None or found[0] == self.bos else found.end()
         own = [found.end() for found in self.ends.finditer(self.text, place.end, until) if found[0] != self.bos]
         if own:
@@ -99,6 +94,18 @@ class Answers:
         if following is None or following[0].strip() == self.bos:
             return end
         return following.end()  # the next speaker's token is the only sign that the answer is over
+
+    def _find_until(self, number: int, place: Place) -> int | None:
+        """Where the answer's whole turn ends; None where that cannot be told."""
+        if number == len(self.messages) - 1:
+            return len(self.text)
+        after = self._try(self.messages[: number + 1], False)
+        if after is None:
+            return None
+        if self.text.startswith(after) and len(after) >= place.end:
+            return len(after)
+        tail = _tail(after, self.text[place.start : place.end])
+        return place.end + len(tail) if tail is not None and self.text.startswith(tail, place.end) else None
 
     def _next_start(self, number: int) -> int:
         return next((place.start for place in self.places[number + 1 :] if place is not None), len(self.text))
@@ -130,3 +137,9 @@ class Answers:
 def _count_common(one: str, other: str) -> int:
     """How many characters two texts begin with in common."""
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _tail(text: str, said: str) -> str | None:
+    """What follows the last place where something is said."""
+    at = text.rfind(said)
+    return None if at < 0 else text[at + len(said) :]

@@ -135,13 +135,8 @@ class Tokenizer:
         for document in documents:
             if document.metadata.get(MARKED):
                 plans.append(self._border(*next(written), trains_end=_trains_end(document)))
-                continue
-            parts: list[_Part] = []
-            for text, trained, inside in _split_document(document):
-                own = list(self._cut(text, inside, longest=longest))
-                chunks += own
-                parts.append(_Part(len(own), trained, inside, None))
-            plans.append([*parts, _Part(0, _trains_end(document), True, self.eos_id)])
+            else:
+                plans.append(self._plan(document, chunks, longest))
         documents.clear()
         del document, chats, written
         ids = self._encode_chunks(chunks)
@@ -159,6 +154,15 @@ class Tokenizer:
             else:
                 flags = np.array([trained for _, trained in pieces], dtype=np.uint8)
                 yield tokens, np.repeat(flags, [len(tokens) for tokens, _ in pieces])
+
+    def _plan(self, document: Document, chunks: list[str], longest: int) -> list["_Part"]:
+        """How a document's chunks, which are added to ``chunks``, make it up."""
+        parts = []
+        for text, trained, inside in _split_document(document):
+            own = list(self._cut(text, inside, longest=longest))
+            chunks += own
+            parts.append(_Part(len(own), trained, inside, None))
+        return [*parts, _Part(0, _trains_end(document), True, self.eos_id)]
 
     def _border(self, ids: Ids, mask: UInt8[np.ndarray, "_"], *, trains_end: bool) -> Encoded:
         """A conversation's ids with those borders of a document that its template has not written."""
@@ -224,7 +228,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise UserError(
             "the tokenizer names no end of document",
             where=str(folder / "tokenizer_config.json"),
-            why="documents are parted by the base's own end token, and neither eos_token nor eostoken_id is there",
+            why="documents are parted by the base's own end token, and neither eos_token nor eos_token_id is there",
             fix="add the eos_token that the model was trained with",
         )
     return Tokenizer(

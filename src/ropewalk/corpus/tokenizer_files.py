@@ -66,7 +66,7 @@ def token_id(bpe: Bpe, settings: dict[str, Any], name: str) -> int | None:
     if token is not None:
         found: int | None = bpe.token_to_id(str(token))
         return found
-    number = settings.get(f"{name}token_id")
+    number = settings.get(f"{name}_token_id")
     if isinstance(number, list):
         number = number[0] if number else None
     return None if number is None else int(number)
