@@ -15,7 +15,7 @@ from made_texts import han, sentence
 
 
 class Family(NamedTuple):
-    """``kind`` of tokenizer, tokens that are special, and such that are only added; ``strips``: they take white space."""
+    """``kind`` of tokenizer, special tokens, and such that are only added; ``strips``: they take white space away."""
 
     template: str
     kind: str
@@ -82,9 +82,11 @@ MISTRAL1 = r"""{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{
 {% else %}{{ raise_exception('only user and assistant') }}{% endif %}{% endfor %}"""
 MISTRAL3 = r"""{% if messages[0].role == 'system' %}{% set system = messages[0].content + '\n\n' %}
 {% set rest = messages[1:] %}{% else %}{% set system = '' %}{% set rest = messages %}{% endif %}
-{% set users = namespace(last=0) %}{% for m in rest %}{% if m.role == 'user' %}{% set users.last = loop.index0 %}{% endif %}
-{% endfor %}{{ bos_token }}{% for m in rest %}{% if m.role == 'user' %}
-{% if tools and loop.index0 == users.last %}{{ '[AVAILABLE_TOOLS] ' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{% endif %}
+{% set users = namespace(last=0) %}{% for m in rest %}
+{% if m.role == 'user' %}{% set users.last = loop.index0 %}{% endif %}{% endfor %}
+{{ bos_token }}{% for m in rest %}{% if m.role == 'user' %}
+{% if tools and loop.index0 == users.last %}
+{{ '[AVAILABLE_TOOLS] ' + tools | tojson + '[/AVAILABLE_TOOLS]' }}{% endif %}
 {{ '[INST] ' + (system if loop.index0 == users.last else '') + m.content + '[/INST]' }}{% elif m.tool_calls %}
 {% generation %}{{ '[TOOL_CALLS] [' }}{% for c in m.tool_calls %}{{ c.function | tojson }}
 {{ '' if loop.last else ', ' }}{% endfor %}{{ ']' + eos_token }}{% endgeneration %}{% elif m.role == 'tool' %}
@@ -96,15 +98,16 @@ _TOOLS = r"""{{ '\n\n# Tools\n\n<tools>' }}{% for t in tools %}{{ '\n' + t | toj
 _RESULT = r"""{{ '<|im_start|>user\n<tool_response>\n' + m.content + '\n</tool_response><|im_end|>\n' }}"""
 QWEN25 = (
     r"""{{ '<|im_start|>system\n' }}
-{% if messages[0].role == 'system' %}{{ messages[0].content }}{% else %}{{ 'You are helpful.' }}{% endif %}{% if tools %}"""
+{% if messages[0].role == 'system' %}{{ messages[0].content }}
+{% else %}{{ 'You are helpful.' }}{% endif %}{% if tools %}"""
     + _TOOLS
     + r"""{% endif %}{{ '<|im_end|>\n' }}{% for m in messages %}
 {% if m.role == 'user' or (m.role == 'system' and not loop.first) %}
 {{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}
 {% elif m.role == 'tool' %}"""
     + _RESULT
-    + r"""{% elif m.role == 'assistant' %}{{ '<|im_start|>assistant\n' }}{% generation %}{{ m.content }}{% if m.tool_calls %}
-{{ '\n' if m.content else '' }}"""
+    + r"""{% elif m.role == 'assistant' %}{{ '<|im_start|>assistant\n' }}{% generation %}{{ m.content }}
+{% if m.tool_calls %}{{ '\n' if m.content else '' }}"""
     + _CALLS
     + r"""{% endif %}{{ '<|im_end|>' }}{% endgeneration %}{{ '\n' }}{% endif %}{% endfor %}"""
     + _ask(r"<|im_start|>assistant\n")
@@ -137,9 +140,8 @@ GEMMA = r"""{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_excepti
 {% else %}{{ m.content | trim + '<end_of_turn>\n' }}{% endif %}{% endfor %}""" + _ask(r"<start_of_turn>model\n")
 DEEPSEEK = r"""{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}
 {% elif m.role == 'user' %}{{ '<｜User｜>' + m.content }}
-{% else %}{{ '<｜Assistant｜>' }}{% generation %}{{ m.content + eos_token }}{% endgeneration %}{% endif %}{% endfor %}""" + _ask(
-    "<｜Assistant｜>"
-)
+{% else %}{{ '<｜Assistant｜>' }}{% generation %}{{ m.content + eos_token }}{% endgeneration %}{% endif %}
+{% endfor %}""" + _ask("<｜Assistant｜>")
 GLM4 = r"""{{ '[gMASK]<sop>' }}{% if tools %}{{ '<|system|>\nTools:' }}{% for t in tools %}
 {{ '\n\n## ' + t.function.name + '\n\n' + t.function | tojson(indent=4) }}{% endfor %}{% endif %}{% for m in messages %}
 {% if m.tool_calls %}{% for c in m.tool_calls %}{{ '<|assistant|>' }}{% generation %}
@@ -170,9 +172,8 @@ ZEPHYR = r"""{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|assistan
 {% if loop.last and add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}{% endfor %}"""
 VICUNA = r"""{{ bos_token }}{% if messages[0].role == 'system' %}{{ messages[0].content + ' ' }}{% endif %}
 {% for m in messages %}{% if m.role == 'user' %}{{ 'USER: ' + m.content.strip() + ' ' }}{% elif m.role == 'assistant' %}
-{{ 'ASSISTANT:' }}{% generation %}{{ ' ' + m.content.strip() + eos_token }}{% endgeneration %}{% endif %}{% endfor %}""" + _ask(
-    "ASSISTANT:"
-)
+{{ 'ASSISTANT:' }}{% generation %}{{ ' ' + m.content.strip() + eos_token }}{% endgeneration %}{% endif %}
+{% endfor %}""" + _ask("ASSISTANT:")
 SOLAR = r"""{% for m in messages %}{% if m.role == 'assistant' %}{{ '### Assistant:\n' }}
 {% generation %}{{ m.content }}{% endgeneration %}{{ '\n\n' }}{% else %}
 {{ '### ' + m.role.capitalize() + ':\n' + m.content + '\n\n' }}{% endif %}{% endfor %}""" + _ask(r"### Assistant:\n")
@@ -223,7 +224,7 @@ FAMILIES = {
 
 
 def make_tokenizer(family: Family) -> Bpe:
-    """``bytes``: words of bytes. ``legacy``: a space before every section. ``first``: before a text. ``spaces``: none."""
+    """``bytes``: words of bytes; ``legacy``: a space before a section; ``first``: before a text; ``spaces``: none."""
     texts = [sentence(number) + "\n" + han(number, 20) for number in range(40)]
     borders = [token for token in (family.bos, family.eos) if token]
     bpe = Bpe(models.BPE(unk_token=None if family.kind == "bytes" else "<unk>", byte_fallback=family.kind != "bytes"))

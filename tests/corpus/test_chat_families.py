@@ -9,7 +9,9 @@ import pytest
 
 from chat_templates import FAMILIES, Family, write_model
 from ropewalk.core.record import Document
+from ropewalk.corpus import chat_ids
 from ropewalk.corpus.chat import MESSAGES, lay_out
+from ropewalk.corpus.chat_ids import _mark
 from ropewalk.corpus.clean import clean_document
 from ropewalk.corpus.conversation import find_conversation
 from ropewalk.corpus.spec import RecordOptions, Source
@@ -53,6 +55,8 @@ def conversations(family: Family) -> Iterator[dict[str, Any]]:
     if family.tools:
         yield {"messages": WITH_TOOLS[:4], "tools": [WEATHER]}
         yield {"messages": WITH_TOOLS, "tools": [WEATHER]}
+        short = [{**turn, "content": "I"} if turn["content"] else turn for turn in WITH_TOOLS]
+        yield {"messages": short, "tools": [WEATHER]}
 
 
 def encode(tokenizer: Tokenizer, record: dict[str, Any], **options: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -124,3 +128,54 @@ def test_the_loss_is_where_the_template_says_that_an_answer_is(tmp_path: Path, n
             trained = [tokenizer.decode([t]) for t, flag in zip(ours, flags, strict=True) if flag]
             wanted = [tokenizer.decode([t]) for t, flag in zip(ours, theirs, strict=False) if flag]
             assert flags[start:] == theirs[start : len(flags)], f"{trained}\n{wanted}"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_special_token_in_a_message_stays_letters(tmp_path: Path, name: str) -> None:
+    """As many special tokens as without it, every letter there, and the loss on the same words."""
+    family = FAMILIES[name]
+    tokenizer = load_tokenizer(write_model(family, tmp_path / "model", marks=False))
+    special = {*filter(None, (family.bos, family.eos)), *family.special}
+    of_users = {*special, *(tag for tag in family.added if tag in family.template)}
+    ids = {tokenizer._bpe.token_to_id(token) for token in of_users}
+    assert None not in ids
+
+    def talk(asked: str, said: str) -> dict[str, Any]:
+        messages = [
+            {"role": "user", "content": f"What is{asked} for?"},
+            {"role": "assistant", "content": f"An{said} end."},
+        ]
+        return {"messages": [*messages, *messages]}
+
+    harmless, _ = encode(tokenizer, talk(" it", " the"))
+    for asked, said in (("".join(sorted(of_users)), " \ue0f0".join(sorted(special))), (" \n".join(of_users), "")):
+        tokens, mask = encode(tokenizer, talk(asked, said))
+        assert [t for t in tokens if t in ids] == [t for t in harmless if t in ids]
+        text = tokenizer.decode(tokens)
+        assert text.count(f"What is{asked} for?") == 2 and text.count(f"An{said} end.") == 2
+        trained = tokenizer.decode(tokens[mask == 1])
+        assert trained.count(f"An{said} end.") == 2 and "What is" not in trained
+
+
+def test_letters_are_encoded_as_words_are(tmp_path: Path) -> None:
+    """A message that spells no special token has the same ids on both ways."""
+    for name, family in FAMILIES.items():
+        tokenizer = load_tokenizer(write_model(family, tmp_path / name, marks=False))
+        rendered = "".join(turn["content"] for turn in TURNS)
+        for text in (rendered, f"{family.bos or ''}{rendered} {family.eos}\n{rendered}{family.eos} x"):
+            ways = tokenizer._chat_ids
+            plain = next(ways.encode([(text, [(3, 9)])]))
+            by_hand = ways._encode_sections(text, [])
+            assert plain[0].tolist() == by_hand[0], name
+            assert plain[1].tolist() == _mark(np.array(by_hand[1]), [(3, 9)]).tolist()
+
+
+def test_a_long_conversation_is_cut_where_no_id_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("chatml", "llama2", "gemma", "vicuna", "qwen3"):
+        tokenizer = load_tokenizer(write_model(FAMILIES[name], tmp_path / name, marks=False))
+        record = {"messages": TURNS}
+        whole = encode(tokenizer, record)
+        with monkeypatch.context() as short:
+            short.setattr(chat_ids, "_LONG_CHARACTERS", 8)
+            pieces = encode(load_tokenizer(tmp_path / name), record)
+        assert whole[0].tolist() == pieces[0].tolist() and whole[1].tolist() == pieces[1].tolist(), name

@@ -5,14 +5,16 @@ to answer, lacks of the rendering with it. Templates that write earlier turns in
 moved to the last question) are met by what stands between two messages.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from ropewalk.corpus.chat_template import FAILURES
 from ropewalk.corpus.leaves import LostError, Place, place_message
+from ropewalk.corpus.turn import ANSWERS
 
 Render = Callable[[Sequence[Mapping[str, Any]], bool], str]
 """Messages, and whether the next answer is asked for, as text."""
@@ -33,53 +35,73 @@ class Answers:
     ends: re.Pattern[str]
     """Special tokens, and any that was added."""
     bos: str | None
+    _found: dict[int, tuple[int, int] | None] = field(default_factory=dict)
 
     def find(self, number: int) -> tuple[int, int] | None:
         """Start and end of what is learnt of an answer; None where that cannot be told."""
-        before, place = self._try(self.messages[:number], self.asks), self.places[number]
-        is_prefix = before is not None and self.text.startswith(before)
-        if is_prefix and before is not None:  # a short answer may have been found in the words before it
-            place = self._place_after(number, len(before)) or place
-        start = None if place is None else self._find_start(number, place, before, is_prefix=is_prefix)
-        if start is None or place is None:
-            return None
-        return min(start, place.start), max(place.end, self._find_end(number, place))
-
-    def _place_after(self, number: int, at: int) -> Place | None:
+        start = self._find_start(number)
+        if start is None:
+            place = self._place_alone(number)
+            return None if place is None else (place.start, self._find_end(number, place))
         try:
-            return place_message(self.text, self.messages[number], at, must_think=False)
+            place = place_message(self.text, self.messages[number], start, must_think=False)
         except LostError:
             return None
+        return None if place is None else (start, max(place.end, self._find_end(number, place)))
 
-    def _find_start(self, number: int, place: Place, before: str | None, *, is_prefix: bool) -> int | None:
-        last = self.places[number - 1] if number else None
-        if before is not None and is_prefix and len(before) <= place.start:
-            return self._after_header(len(before), place)
-        if before is not None:
-            if self.asks:  # the prompt to answer may open a thought, which earlier turns then lack
-                plain = self._try(self.messages[:number], False)
-                common = _count_common(before, self.text)
-                if plain is not None and self.text.startswith(plain) and common >= len(plain):
-                    return min(common, place.start)
-            if last is not None:  # what follows the message before is the same, whatever stands further up
-                tail = _tail(before, self.text[last.start : last.end])
-                fits = tail is not None and self.text.startswith(tail, last.end)
-                if tail is not None and fits and last.end + len(tail) <= place.start:
-                    return self._after_header(last.end + len(tail), place)
-        header = self._prompt if self.asks else self._header
-        at = self.text.rfind(header, last.end if last else 0, place.start) if header.strip() else -1
-        if at >= 0:
-            return at + len(header)
-        message = self.messages[number]
-        return None if message.get("tool_calls") or message.get("reasoning_content") else place.start
+    def _find_start(self, number: int) -> int | None:
+        before = self._try(self.messages[:number], self.asks)
+        start = None if before is None else self._locate(before, number, asks=self.asks)
+        if start is not None:
+            return start if self.asks or not self._header.strip() else self._after_header(start)
+        if self.asks:  # the prompt to answer may open a thought, which an answer without thoughts lacks
+            plain = self._try(self.messages[:number], False)
+            start = None if plain is None else self._locate(plain, number, asks=False)
+            if start is not None and (end := self._after_header(start)) is not None:
+                return end
+        header, last = self._prompt if self.asks else self._header, self.places[number - 1] if number else None
+        at = self.text.find(header, last.end if last else 0) if header.strip() else -1
+        return None if at < 0 else at + len(header)
 
-    def _after_header(self, start: int, place: Place) -> int:
-        """Past the words that name who speaks, where the template cannot be asked for them."""
-        if self.asks or not self._header.strip():
-            return start
-        if self.text.startswith(self._header, start):
-            return min(start + len(self._header), place.start)
-        return place.start
+    def _locate(self, before: str, number: int, *, asks: bool) -> int | None:
+        """Where a rendering of all that stands before an answer ends in the text; None where it is written otherwise.
+
+        What follows the message before is the same, whatever stands further up.
+        """
+        if self.text.startswith(before):
+            return len(before)
+        if not number or not self.messages[number - 1].get("content", "").strip():
+            return None
+        *earlier, last = self.messages[:number]
+        probed = self._try([*earlier, {**last, "content": _PROBE}], asks)
+        if probed is None or _PROBE not in probed:
+            return None
+        said = last["content"].strip()
+        tail = probed[probed.rfind(_PROBE) + len(_PROBE) :]
+        for spelled in (said, json.dumps(said, ensure_ascii=False)[1:-1]):
+            at = self.text.find(spelled + tail, self._end_before(number))
+            if at >= 0:
+                return at + len(spelled + tail)
+        return None
+
+    def _end_before(self, number: int) -> int:
+        """Where the answer before ends, found in order."""
+        answers = [n for n, message in enumerate(self.messages[:number]) if message["role"] == ANSWERS]
+        for earlier in answers:
+            if earlier not in self._found:
+                self._found[earlier] = self.find(earlier)
+        return max((found[1] for n in answers if (found := self._found[n])), default=0)
+
+    def _after_header(self, start: int) -> int | None:
+        """Past the words that name who speaks, where they begin at ``start``."""
+        return start + len(self._header) if self.text.startswith(self._header, start) else None
+
+    def _place_alone(self, number: int) -> Place | None:
+        """The place of an answer that is only text, if that stands nowhere else."""
+        message, place = self.messages[number], self.places[number]
+        if place is None or message.get("tool_calls") or message.get("reasoning_content"):
+            return None
+        return place if self.text.count(self.text[place.start : place.end]) == 1 else None
 
     def _find_end(self, number: int, place: Place) -> int:
         until = self._find_until(number, place)
@@ -104,7 +126,8 @@ class Answers:
             return None
         if self.text.startswith(after) and len(after) >= place.end:
             return len(after)
-        tail = _tail(after, self.text[place.start : place.end])
+        said = self.text[place.start : place.end]
+        tail = after[after.rfind(said) + len(said) :] if said in after else None
         return place.end + len(tail) if tail is not None and self.text.startswith(tail, place.end) else None
 
     def _next_start(self, number: int) -> int:
@@ -122,7 +145,7 @@ class Answers:
         """What stands between a question and its answer, of the answer's turn."""
         asked = [{"role": "user", "content": "?"}]
         plain = self._try(asked, False)
-        answered = self._try([*asked, {"role": "assistant", "content": _PROBE}], False)
+        answered = self._try([*asked, {"role": ANSWERS, "content": _PROBE}], False)
         if plain is None or answered is None or not answered.startswith(plain):
             return ""
         return answered[len(plain) : max(len(plain), answered.find(_PROBE))]
@@ -132,14 +155,3 @@ class Answers:
             return self.render(messages, asks)
         except FAILURES:
             return None
-
-
-def _count_common(one: str, other: str) -> int:
-    """How many characters two texts begin with in common."""
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
-def _tail(text: str, said: str) -> str | None:
-    """What follows the last place where something is said."""
-    at = text.rfind(said)
-    return None if at < 0 else text[at + len(said) :]

@@ -103,7 +103,9 @@ class ChatTemplate:
     ) -> list[Span]:
         asks = "add_generation_prompt" in str(self.source)
         bos = self.names.get("bos_token")
-        found = Answers(text, messages, places, render, asks=asks, special=any_of(self.special), ends=self._ends, bos=bos)
+        found = Answers(
+            text, messages, places, render, asks=asks, special=any_of(self.special), ends=self._ends, bos=bos
+        )
         spans = [(number, found.find(number)) for number in wanted]
         unknown = [number for number, span in spans if span is None]
         if unknown:

@@ -30,6 +30,7 @@ class Conversation(TypedDict):
     """0: the record says that none of it is trained on."""
 
 
+_HELD = {"chat_template_kwargs": "arguments"}
 _SYSTEM = ("system", "system_prompt")
 _TOOLS = ("tools", "functions")
 _BESIDE = (*_SYSTEM, *_TOOLS, "chat_template_kwargs", "loss_weight")
@@ -44,12 +45,16 @@ def find_conversation(record: Mapping[str, Any], options: RecordOptions) -> Conv
         return str(error)
 
 
-def is_pair(conversation: Conversation) -> bool:
-    """Whether it is a question and its answer and nothing else."""
+def beyond_pair(conversation: Conversation) -> list[str]:
+    """What a conversation has that is neither a question nor its answer, by name."""
     messages = conversation["messages"]
-    plain = [message["role"] for message in messages] == ["user", ANSWERS]
-    beside = conversation["tools"] or conversation["arguments"]
-    return plain and not beside and all(message.keys() == {"role", "content"} for message in messages)
+    found = [name for name in ("tools", "chat_template_kwargs") if conversation[_HELD.get(name, name)]]  # type: ignore[literal-required]
+    found += sorted({key for message in messages for key in message} - {"role", "content"})
+    roles = [message["role"] for message in messages]
+    if roles[0] in ("system", "developer"):
+        found.append("a system prompt")
+        roles = roles[1:]
+    return found if roles == ["user", ANSWERS] else [*found, "more turns than two"]
 
 
 def join_contents(conversation: Conversation) -> str:

@@ -14,7 +14,7 @@ from ropewalk.core.record import Document
 from ropewalk.corpus.archive import content_bytes
 from ropewalk.corpus.chat import MESSAGES, UNTRAINED
 from ropewalk.corpus.code_tree import group_files, join_files
-from ropewalk.corpus.conversation import Conversation, find_conversation, is_pair, join_contents, map_strings
+from ropewalk.corpus.conversation import Conversation, beyond_pair, find_conversation, join_contents, map_strings
 from ropewalk.corpus.embedded import embedded_documents
 from ropewalk.corpus.faults import Place, check_text, reject
 from ropewalk.corpus.files import CODE, LINES, PAGES, RECORDS, TEXTS, find_files, is_saved_dataset
@@ -160,11 +160,9 @@ def _make_conversation(record: Mapping[str, object], source: Source, place: Plac
         return replace(said, metadata={**said.metadata, MESSAGES: checked})
     if checked["weight"] == 0:
         return Reject(_id_of(record, place), UNTRAINED, size, "its loss_weight is 0", str(place))
-    if not is_pair(checked):
-        why = (
-            "template: plain writes a prompt and its answer, and here is more (a system prompt, history, tools, flags)"
-        )
-        fix = "; take template: chat, or list the fields under options.ignore_fields"
+    if more := beyond_pair(checked):
+        why = f"template: plain writes a prompt and its answer, and here is more: {', '.join(more)}"
+        fix = "; take template: chat, or list such fields under options.ignore_fields"
         return reject(source, place, "more than a prompt", why + fix, size_bytes=size, text=repr(record)[:1000])
     prompt, answer = (message["content"] for message in checked["messages"])
     made = _document(f"{prompt}\n{answer}", source, id=_id_of(record, place), place=place)
