@@ -1,6 +1,7 @@
 """Conversations have the ids that transformers gives them, and only what is answered is trained on."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,20 @@ def test_a_model_without_a_template_is_refused(tokenizer: Tokenizer, tmp_path: P
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"needs messages_key|exclude"):
         RecordOptions.model_validate(options)
+
+
+def test_a_model_may_have_another_template_for_tools(chat_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(chat_folder, tmp_path / "model"))
+    (folder / "additional_chat_templates").mkdir()
+    with_tools = "{{ 'Tools: ' + tools | tojson + ' ' }}" + CHATML
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text(with_tools)
+    options = {"messages_key": "messages", "template": "chat"}
+    records = [{"messages": MESSAGES, "tools": [{"name": "clock"}]}, {"messages": MESSAGES[3:]}]
+    corpus = make(tmp_path, load_tokenizer(folder), records, options=options)
+    texts = [load_tokenizer(folder).decode(corpus.train("chat").read(number)[0]) for number in range(2)]
+    assert sorted("Tools" in text for text in texts) == [False, True]
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    named = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": with_tools}]
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": named}))
+    shutil.rmtree(folder / "additional_chat_templates")
+    assert load_tokenizer(folder).tool_template == with_tools

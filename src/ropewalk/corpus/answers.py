@@ -29,13 +29,18 @@ class Answers:
     messages: Sequence[Mapping[str, Any]]
     places: Sequence[Place | None]
     render: Render
-    asks: bool
-    """Whether the template knows how to ask for an answer."""
+    source: str
+    """The template that ``render`` runs."""
     special: re.Pattern[str]
     ends: re.Pattern[str]
     """Special tokens, and any that was added."""
     bos: str | None
     _found: dict[int, tuple[int, int] | None] = field(default_factory=dict)
+
+    @cached_property
+    def asks(self) -> bool:
+        """Whether the template knows how to ask for an answer."""
+        return "add_generation_prompt" in self.source
 
     def find(self, number: int) -> tuple[int, int] | None:
         """Start and end of what is learnt of an answer; None where that cannot be told."""

@@ -45,6 +45,8 @@ class ChatTemplate:
     """A model's chat template with its special tokens; ``source`` is None for the plain one."""
 
     source: str | None
+    tool_source: str | None
+    """For conversations with tools, where the model has another one for them."""
     special: tuple[str, ...]
     tags: tuple[str, ...]
     """Added tokens that are not special, such as ``<think>``: in an answer they are meant."""
@@ -59,12 +61,13 @@ class ChatTemplate:
         if self.source is None:
             text, spans = _lay_out_plain(conversation, trained, whole=options.loss == "all")
             return replace(document, text=text, loss_spans=tuple(spans), metadata=known)
-        text, spans = self._lay_out(self.source, conversation, trained, whole=options.loss == "all")
+        source = self.tool_source if conversation["tools"] and self.tool_source else self.source
+        text, spans = self._lay_out(source, conversation, trained, whole=options.loss == "all")
         return replace(document, text=text, loss_spans=tuple(join_spans(spans)), metadata={**known, MARKED: True})
 
     @cached_property
     def _letters(self) -> Letters:
-        written = tuple(tag for tag in self.tags if tag in str(self.source))
+        written = tuple(tag for tag in self.tags if tag in f"{self.source}{self.tool_source}")
         return Letters(self.special, written)
 
     def _lay_out(
@@ -94,23 +97,16 @@ class ChatTemplate:
         if generated:
             spans = _choose_generated(generated, places, answers, wanted)
         else:
-            spans = self._find_answers(text, messages, places, wanted, render)
+            found = Answers(
+                text, messages, places, render, source, self._special, self._ends, self.names.get("bos_token")
+            )
+            spans = _find_answers(found, wanted)
         spans = [(start, min(end, len(text))) for start, end in spans]
         return self._letters.put_back(text, _without(len(text), spans) if whole else spans)
 
-    def _find_answers(
-        self, text: str, messages: list[Message], places: list[Place | None], wanted: list[int], render: Any
-    ) -> list[Span]:
-        asks = "add_generation_prompt" in str(self.source)
-        bos = self.names.get("bos_token")
-        found = Answers(
-            text, messages, places, render, asks=asks, special=any_of(self.special), ends=self._ends, bos=bos
-        )
-        spans = [(number, found.find(number)) for number in wanted]
-        unknown = [number for number, span in spans if span is None]
-        if unknown:
-            raise _RefusedError(f"the chat template does not tell where the answer of message {unknown[0]} begins")
-        return [span for _, span in spans if span is not None]
+    @cached_property
+    def _special(self) -> Any:
+        return any_of(self.special)
 
     @cached_property
     def _ends(self) -> Any:
@@ -189,6 +185,14 @@ def _lay_out_plain(conversation: Conversation, trained: set[int], *, whole: bool
             spans.append((start, len(text)))
         text += "\n\n" if number < len(conversation["messages"]) - 1 else ""
     return text, _without(len(text), spans) if whole else spans
+
+
+def _find_answers(found: Answers, wanted: list[int]) -> list[Span]:
+    spans = [(number, found.find(number)) for number in wanted]
+    unknown = [number for number, span in spans if span is None]
+    if unknown:
+        raise _RefusedError(f"the chat template does not tell where the answer of message {unknown[0]} begins")
+    return [span for _, span in spans if span is not None]
 
 
 def _choose_generated(

@@ -129,7 +129,7 @@ def _describe_chat(source: Source, tokenizer: Tokenizer) -> dict[str, Any]:
     """How conversations are written."""
     options = source.record_options
     if options.template == "chat":
-        return {"chat": digest_value([LAYOUT, tokenizer.chat_template, tokenizer.names])}
+        return {"chat": digest_value([LAYOUT, tokenizer.chat_template, tokenizer.tool_template, tokenizer.names])}
     return {"chat": LAYOUT} if options.messages_key or options.prompt_key else {}
 
 

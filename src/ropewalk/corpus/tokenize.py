@@ -46,16 +46,21 @@ class Tokenizer:
         bos_id: int | None,
         eos_id: int,
         chat_template: str | None = None,
+        tool_template: str | None = None,
         names: Mapping[str, str] | None = None,
     ) -> None:
-        """``names`` are those that templates have for special tokens; without them only the borders have names."""
+        """``tool_template`` is for conversations with tools, where the model has another one for them.
+
+        ``names`` are those that templates have for special tokens; without them only the borders have names.
+        """
         bpe.encode_special_tokens = True  # spelled out like any text
         bpe.no_truncation()
         bpe.no_padding()
         if isinstance(bpe.model, models.BPE):
             bpe.model._resize_cache(_KEPT_WORDS)  # words already merged: of 10,000 the rest of a book is merged anew
         self._bpe = bpe
-        self.bos_id, self.eos_id, self.chat_template = bos_id, eos_id, chat_template
+        self.bos_id, self.eos_id = bos_id, eos_id
+        self.chat_template, self.tool_template = chat_template, tool_template
         self.vocabulary: int = bpe.get_vocab_size()
         made_of = json.loads(bpe.to_str())
         borders = {"bos_token": bos_id, "eos_token": eos_id}
@@ -70,8 +75,8 @@ class Tokenizer:
 
     def to_json(self) -> dict[str, Any]:
         """All that another process needs to make this tokenizer again."""
-        facts = {"bos_id": self.bos_id, "eos_id": self.eos_id, "chat_template": self.chat_template}
-        return {"tokenizer": self._bpe.to_str(), **facts, "names": self.names}
+        kept = ("bos_id", "eos_id", "chat_template", "tool_template", "names")
+        return {"tokenizer": self._bpe.to_str(), **{key: getattr(self, key) for key in kept}}
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> "Tokenizer":
@@ -90,7 +95,7 @@ class Tokenizer:
         added = self._made_of["added_tokens"]
         special = tuple(token["content"] for token in added if token["special"])
         tags = tuple(token["content"] for token in added if not token["special"])
-        return ChatTemplate(None if plain else self.chat_template, special, tags, self.names)
+        return ChatTemplate(None if plain else self.chat_template, self.tool_template, special, tags, self.names)
 
     def encode(self, text: str) -> Int64[np.ndarray, "tokens"]:
         """Ids of ``text`` without border tokens."""
@@ -236,6 +241,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         bos_id=added_bos(bpe, settings),
         eos_id=eos_id,
         chat_template=read_template(folder, settings),
+        tool_template=read_template(folder, settings, "tool_use"),
         names=read_names({**read_json(folder / "special_tokens_map.json"), **settings}),
     )
 

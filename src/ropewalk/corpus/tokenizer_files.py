@@ -30,14 +30,18 @@ def read_bpe(folder: Path) -> Bpe:
         ) from error
 
 
-def read_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """The chat template: a file of its own, or in the config, where it may be one of several."""
-    path = folder / "chat_template.jinja"
+def read_template(folder: Path, settings: Mapping[str, Any], name: str = "default") -> str | None:
+    """A chat template: a file of its own, or in the config, where it may be one of several that have names."""
+    path = folder / ("chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja")
     if path.is_file():
         return path.read_text(encoding="utf-8")
     held = settings.get("chat_template")
     if isinstance(held, list):
-        held = next((entry["template"] for entry in held if entry["name"] == "default"), None)
+        held = {entry["name"]: entry["template"] for entry in held}
+    if isinstance(held, dict):
+        held = held.get(name)
+    elif name != "default":
+        held = None
     return None if held is None else str(held)
 
 
