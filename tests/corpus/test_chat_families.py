@@ -63,7 +63,6 @@ def encode(tokenizer: Tokenizer, record: dict[str, Any], **options: Any) -> tupl
     chosen = {"messages_key": "messages", "template": "chat", **options}
     source = Source.model_validate({"name": "s", "role": "instruction", "path": "x", "options": chosen})
     held = find_conversation(record, RecordOptions.model_validate(chosen))
-    assert not isinstance(held, str), held
     document = Document("", "s", "instruction", "en", "1", metadata={MESSAGES: held})
     rendered = lay_out(document, tokenizer.chat(plain=False), source)
     assert isinstance(rendered, Document), rendered

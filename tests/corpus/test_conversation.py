@@ -15,6 +15,7 @@ from ropewalk.corpus.read import read_items
 from ropewalk.corpus.reject import Reject
 from ropewalk.corpus.spec import RecordOptions, Source
 from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
+from ropewalk.corpus.turn import UnreadError
 
 ASKED, SAID = {"role": "user", "content": "Weather?"}, {"role": "assistant", "content": "Rain."}
 CALL = {"function": {"name": "w", "arguments": {"city": "Paris"}}}
@@ -29,7 +30,11 @@ SHAREGPT = {"messages_key": "conversations"}
 
 
 def read(record: dict[str, Any], **options: Any) -> Any:
-    return find_conversation(record, RecordOptions.model_validate({"messages_key": "messages", **options}))
+    """The conversation, or why there is none."""
+    try:
+        return find_conversation(record, RecordOptions.model_validate({"messages_key": "messages", **options}))
+    except UnreadError as error:
+        return str(error)
 
 
 def pair(record: dict[str, Any], **options: Any) -> Any:
@@ -204,6 +209,28 @@ def test_what_a_template_leaves_out_is_named(
     if family == "qwen3":  # earlier thoughts are not trained on then, so that the template may take them out
         outcome = lay_out(document(held), template, source(messages_key="messages", template="chat", loss="last"))
         assert isinstance(outcome, Document)
+
+
+def test_a_short_string_that_is_left_out_is_not_found_elsewhere(models: dict[str, Tokenizer]) -> None:
+    """Vicuna's template knows no result of a tool, and 22 stands in the answer too."""
+    for messages, named in (
+        ([ASKED, SAID, RESULT, {**SAID, "content": "It is 22 or 22."}], "message 2's content"),
+        ([{**RESULT, "content": "US"}, ASKED, SAID], "message 0's content"),
+    ):
+        template = models["vicuna"].chat(plain=False)
+        held = document(read({"messages": messages}))
+        outcome = lay_out(held, template, source(messages_key="messages", template="chat"))
+        assert isinstance(outcome, Reject) and named in outcome.why
+        assert outcome.reason == "left out by the template: content"
+
+
+def test_the_ledger_names_what_was_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "one.jsonl"
+    records = [{"images": ["x"]}, {"note": "y"}, {}, {"messages": [ASKED, {"role": "narrator", "content": "x"}]}]
+    path.write_text("".join(json.dumps({"messages": [ASKED, SAID], **record}) + "\n" for record in records))
+    items = list(read_items(source(messages_key="messages").model_copy(update={"path": str(path)}), 0))
+    reasons = [item.reason for item in items if isinstance(item, Reject)]
+    assert reasons == ["field not read: images", "field not read: note", "unknown role"]
 
 
 def test_thoughts_between_tags_may_be_moved_by_the_template(models: dict[str, Tokenizer]) -> None:

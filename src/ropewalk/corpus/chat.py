@@ -14,7 +14,7 @@ from ropewalk.core.record import Document
 from ropewalk.corpus.answers import Answers
 from ropewalk.corpus.chat_template import FAILURES, run_template, split_answers
 from ropewalk.corpus.conversation import Conversation, map_strings
-from ropewalk.corpus.leaves import LostError, Place, check_tools, place_messages
+from ropewalk.corpus.leaves import LostError, Place, check_short, check_tools, place_messages
 from ropewalk.corpus.letters import Letters, any_of
 from ropewalk.corpus.mend import mend
 from ropewalk.corpus.reject import Reject, excerpt
@@ -33,7 +33,11 @@ Span = tuple[int, int]
 
 
 class _RefusedError(Exception):
-    """Why a template cannot write a conversation."""
+    """Why a template cannot write a conversation, and the reason that the ledger counts by."""
+
+    def __init__(self, why: str, reason: str = "conversation refused") -> None:
+        super().__init__(why)
+        self.reason = reason
 
 
 class _UntrainedError(Exception):
@@ -82,13 +86,13 @@ class ChatTemplate:
 
         try:
             text, generated = split_answers(render(messages, False))
-        except FAILURES as error:
-            raise _RefusedError(f"the chat template refuses it: {error}") from None
-        try:
+            check_short(messages, lambda told: render(told, False))
             places = place_messages(text, messages, trained)
             check_tools(text, tools)
         except LostError as lost:
-            raise _RefusedError(_tell_lost(str(lost), messages)) from None
+            raise _RefusedError(_tell_lost(str(lost), messages), f"left out by the template: {lost.key}") from None
+        except FAILURES as error:
+            raise _RefusedError(f"the chat template refuses it: {error}") from None
         ended = text.rstrip()
         if self.names.get("eos_token") and ended.endswith(self.names["eos_token"]):
             text = ended  # it is the document's own end
@@ -140,7 +144,7 @@ def lay_out(document: Document, template: ChatTemplate, source: Source) -> Docum
                 why=str(error),
                 fix="mend it, or set faults: skip on this source to drop and count such",
             ) from None
-        return Reject(document.id, "conversation refused", size, str(error), place, excerpt(document.text))
+        return Reject(document.id, error.reason, size, str(error), place, excerpt(document.text))
 
 
 def join_spans(spans: Sequence[Span]) -> list[Span]:
@@ -173,12 +177,12 @@ def _lay_out_plain(conversation: Conversation, trained: set[int], *, whole: bool
     for key in ("tools", "arguments"):
         if conversation[key]:  # type: ignore[literal-required]
             name = "tools" if key == "tools" else "chat_template_kwargs"
-            raise _RefusedError(_tell_plain(name))
+            raise _RefusedError(_tell_plain(name), f"no place for {name}")
     text, spans = "", []
     for number, message in enumerate(conversation["messages"]):
         lost = [key for key in ("tool_calls", "reasoning_content", "name") if key in message]
         if lost and (lost != ["name"] or message["role"] != "tool"):
-            raise _RefusedError(_tell_plain(f"message {number}'s {lost[0]}"))
+            raise _RefusedError(_tell_plain(f"message {number}'s {lost[0]}"), f"no place for {lost[0]}")
         text += f"{message['role'].capitalize()}: "
         start, text = len(text), text + message["content"]
         if message["role"] == ANSWERS and (number in trained) != whole:

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 from ropewalk.corpus.spec import RecordOptions
 from ropewalk.corpus.turn import (
     ANSWERS,
+    EMPTY,
     Message,
     UnreadError,
     is_empty,
@@ -36,13 +37,9 @@ _TOOLS = ("tools", "functions")
 _BESIDE = (*_SYSTEM, *_TOOLS, "chat_template_kwargs", "loss_weight")
 
 
-def find_conversation(record: Mapping[str, Any], options: RecordOptions) -> Conversation | str:
-    """The conversation of a record, or what is wrong with it."""
-    kept = {str(key): value for key, value in record.items() if key not in options.ignore_fields}
-    try:
-        return _read(kept, options)
-    except UnreadError as error:
-        return str(error)
+def find_conversation(record: Mapping[str, Any], options: RecordOptions) -> Conversation:
+    """The conversation of a record. Raises UnreadError with what is wrong with it."""
+    return _read({str(key): value for key, value in record.items() if key not in options.ignore_fields}, options)
 
 
 def beyond_pair(conversation: Conversation) -> list[str]:
@@ -117,7 +114,7 @@ def _read_pair(record: Mapping[str, Any], prompt_key: str, answer_key: str, igno
         asked = [_untrained(message) for message in read_turns(question, prompt_key, ignored)]
     if isinstance(answer, str):
         if not answer.strip():
-            raise UnreadError(f"{answer_key!r} is an empty answer")
+            raise UnreadError(f"{answer_key!r} is an empty answer", EMPTY)
         return [*before, *asked, {"role": ANSWERS, "content": answer}]
     return [*before, *asked, *read_turns(answer, answer_key, ignored)]
 
@@ -132,7 +129,7 @@ def _read_history(history: object, ignored: tuple[str, ...]) -> list[Message]:
     ):
         raise UnreadError("'history' should hold pairs of a question and an answer, or messages")
     if any(not answer.strip() for _, answer in held):
-        raise UnreadError("'history' holds an empty answer")
+        raise UnreadError("'history' holds an empty answer", EMPTY)
     roles = ("user", ANSWERS)
     return [{"role": role, "content": said} for pair in held for role, said in zip(roles, pair, strict=True)]
 
@@ -191,6 +188,7 @@ def _read_weight(given: object) -> float:
     if isinstance(given, str | list | Mapping) or given not in (0, 1):
         raise UnreadError(
             f"'loss_weight' is {given!r}: only 1 (as any other) and 0 (left out) can be carried; "
-            "give records of another weight a source of their own, and that its weight in the mix"
+            "give records of another weight a source of their own, and that its weight in the mix",
+            "loss_weight not carried",
         )
     return float(given)  # type: ignore[arg-type]

@@ -6,18 +6,24 @@ is named, and the conversation is refused.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ropewalk.corpus.turn import ANSWERS
 
+_SHORT = 16
+"""Characters; a shorter string may stand in the template's own words, or in another message."""
 _THINK = re.compile(r"</?think>")
 _UNSEEN_KEYS = frozenset({"type", "strict", "$schema", "format"})
 """Of a tool's description: templates write types in words of their own."""
 
 
 class LostError(Exception):
-    """What the template changes or leaves out, by its name."""
+    """What the template changes or leaves out, by its name and the key that it stands under."""
+
+    def __init__(self, what: str, key: str) -> None:
+        super().__init__(what)
+        self.key = key
 
 
 class Place(NamedTuple):
@@ -39,7 +45,7 @@ def place_messages(text: str, messages: Sequence[Mapping[str, Any]], trained: se
         try:
             place = place_message(text, message, 0 if is_system else at, must_think=number in trained)
         except LostError as lost:
-            raise LostError(f"message {number}'s {lost}") from None
+            raise LostError(f"message {number}'s {lost}", lost.key) from None
         places.append(place)
         at = at if is_system or place is None else place.end
     return places
@@ -58,19 +64,33 @@ def place_message(text: str, message: Mapping[str, Any], at: int, *, must_think:
         if place is not None:
             found.append(place)
         elif key != "reasoning_content" or must_think:
-            raise LostError(key)
+            raise LostError(key, key)
     return Place(min(place.start for place in found), max(place.end for place in found)) if found else None
+
+
+def check_short(messages: Sequence[Mapping[str, Any]], render: Callable[[Sequence[Mapping[str, Any]]], str]) -> None:
+    """Raise LostError unless contents that are too short to be looked for are written by ``render`` at all."""
+    short = [number for number, message in enumerate(messages) if 0 < len(message["content"]) < _SHORT]
+    probes = {number: f"probe{number}of{_SHORT}q" for number in short}
+    if short:
+        told = [
+            {**message, "content": probes.get(number, message["content"])} for number, message in enumerate(messages)
+        ]
+        text = render(told)
+        for number, probe in probes.items():
+            if probe not in text:
+                raise LostError(f"message {number}'s content", "content")
 
 
 def check_tools(text: str, tools: Sequence[Mapping[str, Any]]) -> None:
     """Raise LostError unless every tool stands in ``text`` with what is said of it."""
     names = [tool.get("function", tool).get("name", "") for tool in tools]
     if tools and not any(_find(text, name, 0) for name in names):
-        raise LostError("'tools': this template has no tools")
+        raise LostError("'tools': this template has no tools", "tools")
     for number, tool in enumerate(tools):
         for key, leaf in _strings(tool, "tool"):
             if key not in _UNSEEN_KEYS and _find(text, leaf, 0) is None:
-                raise LostError(f"tools[{number}]'s {key}")
+                raise LostError(f"tools[{number}]'s {key}", "tools")
 
 
 def _leaves(message: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

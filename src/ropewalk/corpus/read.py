@@ -23,6 +23,7 @@ from ropewalk.corpus.pages import read_text
 from ropewalk.corpus.records import Found, read_hub, read_records, read_saved
 from ropewalk.corpus.reject import Reject as Reject
 from ropewalk.corpus.spec import FileOptions, Source
+from ropewalk.corpus.turn import NO_CONVERSATION, UnreadError
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -147,11 +148,12 @@ def _make_document(record: object, source: Source, place: Place) -> Document | R
 
 def _make_conversation(record: Mapping[str, object], source: Source, place: Place, size: int) -> Document | Reject:
     """What is said, for its language; it is laid out where the model's template is at hand."""
-    found = find_conversation(record, source.record_options)
     is_chat = source.record_options.is_chat
-    if isinstance(found, str):
-        reason = "no conversation" if is_chat else "no text"
-        return reject(source, place, reason, found, size_bytes=size, text=repr(record)[:1000])
+    try:
+        found = find_conversation(record, source.record_options)
+    except UnreadError as error:
+        reason = "no text" if error.reason == NO_CONVERSATION and not is_chat else error.reason
+        return reject(source, place, reason, str(error), size_bytes=size, text=repr(record)[:1000])
     checked = _check_strings(found, source, place)
     if isinstance(checked, Reject):
         return checked
@@ -178,7 +180,7 @@ def _check_strings(conversation: Conversation, source: Source, place: Place) -> 
             return text
         if source.record_options.is_chat and source.faults != "replace" and _SURROGATES.search(text):
             why = "a message holds half a surrogate pair"
-            faults.append(reject(source, place, "no conversation", why, size_bytes=len(text), text=text))
+            faults.append(reject(source, place, NO_CONVERSATION, why, size_bytes=len(text), text=text))
             return text
         checked = check_text(text, source, place)
         if isinstance(checked, Reject):

@@ -23,6 +23,8 @@ ROLES = {
     "developer": "developer",
 }
 """By name in small letters, with - and blanks as _. ``calls``: an answer whose text is its calls as JSON."""
+EMPTY = "empty answer"
+NO_CONVERSATION = "no conversation"
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 _FLAGS = ("weight", "loss", "train")
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -40,7 +42,11 @@ INFORMATIVE = frozenset(
 
 
 class UnreadError(Exception):
-    """Why a record is not read; names the field."""
+    """Why a record is not read; names the field. ``reason`` is what the ledger counts by."""
+
+    def __init__(self, why: str, reason: str = NO_CONVERSATION) -> None:
+        super().__init__(why)
+        self.reason = reason
 
 
 def is_empty(value: object) -> bool:
@@ -57,7 +63,8 @@ def refuse_unknown(fields: Iterable[tuple[str, Any]], known: Iterable[str], igno
             shown = json.dumps(value, ensure_ascii=False, default=str)[:60]
             raise UnreadError(
                 f"{where} has a field {name!r} ({shown}) that is not read: if nothing is lost without it, list it "
-                "under the source's options.ignore_fields"
+                "under the source's options.ignore_fields",
+                f"field not read: {name}",
             )
 
 
@@ -107,7 +114,9 @@ def _read_entry(entry: Mapping[str, Any], number: int, ignored: tuple[str, ...])
     given = entry[named[0]]
     role = role_of(given)
     if role is None:
-        raise UnreadError(f"{where} has the role {given!r}, which is none of {', '.join(sorted(ROLES))}")
+        raise UnreadError(
+            f"{where} has the role {given!r}, which is none of {', '.join(sorted(ROLES))}", "unknown role"
+        )
     text_key = next((key for key in ("content", "value") if entry.get(key) is not None), "content")
     known = {named[0], text_key, "tool_calls", "function_call", "tool_call_id", "name", *_THOUGHTS, *_FLAGS}
     refuse_unknown(entry.items(), known, ignored, where)
@@ -184,7 +193,9 @@ class _Told:
             result = {"role": "tool", "content": inner.text or ""}
             self.results.append({**result, **_some(tool_call_id=part.get("tool_use_id"))})
         else:
-            raise UnreadError(f"{where} is a part of type {kind!r}: only text, calls and results are read")
+            raise UnreadError(
+                f"{where} is a part of type {kind!r}: only text, calls and results are read", f"part not read: {kind}"
+            )
         refuse_unknown(part.items(), known, (), where)
 
     def to_messages(self, role: str, entry: Mapping[str, Any]) -> list[Message]:
@@ -205,7 +216,7 @@ class _Told:
         if self.text is None and not self.calls and not self.results:
             raise UnreadError(f"{self.where} has no role or no text")
         if is_answer and not message["content"].strip() and not self.calls:
-            raise UnreadError(f"{self.where} is an empty answer without calls")
+            raise UnreadError(f"{self.where} is an empty answer without calls", EMPTY)
         return [*self.results, message] if self.text is not None or not self.results else self.results
 
 
@@ -241,7 +252,9 @@ def _is_trained(entry: Mapping[str, Any], is_answer: bool, where: str) -> bool:
         if value is None:
             continue
         if isinstance(value, str) or value not in (0, 1):
-            raise UnreadError(f"{where}'s {key} is {value!r}: only 0 (no loss) and 1 can be carried")
+            raise UnreadError(
+                f"{where}'s {key} is {value!r}: only 0 (no loss) and 1 can be carried", f"{key} not carried"
+            )
         if value and not is_answer and key != "weight":
             raise UnreadError(
                 f"{where}'s {key} asks for loss on a turn that is no answer: loss: all trains on everything"
