@@ -183,9 +183,23 @@ def test_a_model_without_a_template_is_refused(tokenizer: Tokenizer, tmp_path: P
         make(tmp_path, tokenizer, [{"messages": MESSAGES}], options={"messages_key": "messages", "template": "chat"})
 
 
-@pytest.mark.parametrize("options", [{"template": "chat"}, {"messages_key": "m", "prompt_key": "q", "answer_key": "a"}])
+def test_a_plain_prompt_is_trained_on_where_all_is(chat_folder: Path, tmp_path: Path) -> None:
+    options = {"prompt_key": "q", "answer_key": "a", "loss": "all"}
+    corpus = make(tmp_path, load_tokenizer(chat_folder), [{"q": "Why is it?", "a": "Since."}], options=options)
+    assert corpus.train("chat").read(0)[1].all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"template": "chat"},
+        {"messages_key": "m", "prompt_key": "q", "answer_key": "a"},
+        {"loss": "last"},
+        {"ignore_fields": ["x"]},
+    ],
+)
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"needs messages_key|exclude"):
+    with pytest.raises(ValueError, match=r"needs messages_key|exclude|are of conversations"):
         RecordOptions.model_validate(options)
 
 

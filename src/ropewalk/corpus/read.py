@@ -168,7 +168,8 @@ def _make_conversation(record: Mapping[str, object], source: Source, place: Plac
         return reject(source, place, "more than a prompt", why + fix, size_bytes=size, text=repr(record)[:1000])
     prompt, answer = (message["content"] for message in checked["messages"])
     made = _document(f"{prompt}\n{answer}", source, id=_id_of(record, place), place=place)
-    return replace(made, loss_spans=((len(prompt) + 1, len(made.text)),))
+    start = 0 if source.record_options.loss == "all" else len(prompt) + 1
+    return replace(made, loss_spans=((start, len(made.text)),))
 
 
 def _check_strings(conversation: Conversation, source: Source, place: Place) -> Conversation | Reject:

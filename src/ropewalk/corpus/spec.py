@@ -50,6 +50,8 @@ class RecordOptions(Spec):
             raise ValueError("messages_key and prompt_key exclude each other")
         if self.template == "chat" and self.messages_key is None and self.prompt_key is None:
             raise ValueError("template: chat needs messages_key, or prompt_key and answer_key")
+        if (self.loss != "responses" or self.ignore_fields) and self.messages_key is None and self.prompt_key is None:
+            raise ValueError("loss and ignore_fields are of conversations: messages_key, or prompt_key and answer_key")
         return self
 
 
