@@ -14,6 +14,8 @@ from functools import cached_property
 OPEN, CLOSE = "\ue0f0", "\ue0f1"
 ANSWER_OPEN, ANSWER_CLOSE = "\ue0f2", "\ue0f3"
 """Where a template says by itself what an assistant generates; never in a finished text."""
+_BEGIN = 3
+"""Characters that most texts are told by to spell nothing: some tokenizers have a thousand special tokens."""
 _NUMBER = re.compile(f"{OPEN}([0-9]+){CLOSE}")
 _MARKED = re.compile(f"{OPEN}(.+?){CLOSE}", re.DOTALL)
 
@@ -34,6 +36,10 @@ class Letters:
         return {spelled: number for number, spelled in enumerate(self._hidden)}
 
     @cached_property
+    def _begins(self) -> re.Pattern[str]:
+        return any_of([spelled[:_BEGIN] for spelled in self._hidden])
+
+    @cached_property
     def _in_answers(self) -> re.Pattern[str]:
         return any_of(self._hidden[: -len(self.tags)] if self.tags else self._hidden)
 
@@ -43,6 +49,8 @@ class Letters:
 
     def hide(self, text: str, *, in_answer: bool) -> str:
         """``text`` with a number in place of each special token that it spells."""
+        if not self._begins.search(text):
+            return text
         pattern = self._in_answers if in_answer else self._elsewhere
         return pattern.sub(lambda found: f"{OPEN}{self._numbers[found[0]]}{CLOSE}", text)
 
