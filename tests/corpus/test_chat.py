@@ -1,6 +1,7 @@
 """Conversations have the ids that transformers gives them, and only what is answered is trained on."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_llama_2_gets_no_second_border(chat_folder: Path, tmp_path: Path) -> Non
     corpus = make(tmp_path, tokenizer, [{"q": "Why is it?", "a": "Because it is."}], options=options)
     tokens, mask = corpus.train("chat").read(0)
     assert tokenizer.decode(tokens) == "<|begin|>[INST] Why is it? [/INST] Because it is. <|endoftext|>"
-    assert tokenizer.decode(tokens[mask == 1]) == "<|begin|>Because it is.<|endoftext|>"
+    assert tokenizer.decode(tokens[mask == 1]) == "<|begin|> Because it is. <|endoftext|>"
 
 
 def test_what_a_template_refuses_is_told_or_counted(chat_folder: Path, tmp_path: Path) -> None:
@@ -182,7 +183,38 @@ def test_a_model_without_a_template_is_refused(tokenizer: Tokenizer, tmp_path: P
         make(tmp_path, tokenizer, [{"messages": MESSAGES}], options={"messages_key": "messages", "template": "chat"})
 
 
-@pytest.mark.parametrize("options", [{"template": "chat"}, {"messages_key": "m", "prompt_key": "q", "answer_key": "a"}])
+def test_a_plain_prompt_is_trained_on_where_all_is(chat_folder: Path, tmp_path: Path) -> None:
+    options = {"prompt_key": "q", "answer_key": "a", "loss": "all"}
+    corpus = make(tmp_path, load_tokenizer(chat_folder), [{"q": "Why is it?", "a": "Since."}], options=options)
+    assert corpus.train("chat").read(0)[1].all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"template": "chat"},
+        {"messages_key": "m", "prompt_key": "q", "answer_key": "a"},
+        {"loss": "last"},
+        {"ignore_fields": ["x"]},
+    ],
+)
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"needs messages_key|exclude"):
+    with pytest.raises(ValueError, match=r"needs messages_key|exclude|are of conversations"):
         RecordOptions.model_validate(options)
+
+
+def test_a_model_may_have_another_template_for_tools(chat_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(chat_folder, tmp_path / "model"))
+    (folder / "additional_chat_templates").mkdir()
+    with_tools = "{{ 'Tools: ' + tools | tojson + ' ' }}" + CHATML
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text(with_tools)
+    options = {"messages_key": "messages", "template": "chat"}
+    records = [{"messages": MESSAGES, "tools": [{"name": "clock"}]}, {"messages": MESSAGES[3:]}]
+    corpus = make(tmp_path, load_tokenizer(folder), records, options=options)
+    texts = [load_tokenizer(folder).decode(corpus.train("chat").read(number)[0]) for number in range(2)]
+    assert sorted("Tools" in text for text in texts) == [False, True]
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    named = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": with_tools}]
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": named}))
+    shutil.rmtree(folder / "additional_chat_templates")
+    assert load_tokenizer(folder).tool_template == with_tools

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.digest import digest_value
 from ropewalk.core.progress import say, watch
+from ropewalk.corpus.chat import LAYOUT
 from ropewalk.corpus.decontaminate import Prompts
 from ropewalk.corpus.origin import describe_text, find_origin
 from ropewalk.corpus.repeats import plan_search
@@ -120,10 +121,17 @@ def _list_jobs(text: Sequence[Job], cuts: Mapping[str, Cuts]) -> list[Job]:
 def _describe(source: Source, tokenizer: Tokenizer, prompts: Prompts, seed: int) -> dict[str, Any]:
     if not source.tokens:
         text = describe_text(source, prompts=prompts, seed=seed)
-        chat = source.embedded is None and source.record_options.template == "chat"
-        return {**text, "chat": digest_value(tokenizer.chat_template)} if chat else text
+        return text if source.embedded is not None else {**text, **_describe_chat(source, tokenizer)}
     origin = find_origin(source, seed=seed)
     return {"tokens": source.tokens, "origin": origin, "language": source.language, "prompts": list(prompts.digest)}
+
+
+def _describe_chat(source: Source, tokenizer: Tokenizer) -> dict[str, Any]:
+    """How conversations are written."""
+    options = source.record_options
+    if options.template == "chat":
+        return {"chat": digest_value([LAYOUT, tokenizer.chat_template, tokenizer.tool_template, tokenizer.names])}
+    return {"chat": LAYOUT} if options.messages_key or options.prompt_key else {}
 
 
 def _run(spec: CorpusSpec, jobs: Sequence[Job]) -> None:

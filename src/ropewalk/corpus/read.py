@@ -3,6 +3,7 @@
 Who reads which format stands in records.py, pages.py and code_tree.py; what happens where data is wrong in faults.py.
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -10,8 +11,9 @@ from ropewalk.core.digest import digest_file
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
 from ropewalk.corpus.archive import content_bytes
-from ropewalk.corpus.chat import MESSAGES, find_messages, join_contents
+from ropewalk.corpus.chat import MESSAGES, UNTRAINED
 from ropewalk.corpus.code_tree import group_files, join_files
+from ropewalk.corpus.conversation import Conversation, beyond_pair, find_conversation, join_contents, map_strings
 from ropewalk.corpus.embedded import embedded_documents
 from ropewalk.corpus.faults import Found, Place, check_text, reject
 from ropewalk.corpus.files import File
@@ -22,6 +24,9 @@ from ropewalk.corpus.pages import read_text
 from ropewalk.corpus.records import read_hub, read_records, read_saved
 from ropewalk.corpus.reject import Reject as Reject
 from ropewalk.corpus.spec import FileOptions, Source
+from ropewalk.corpus.turn import NO_CONVERSATION, UnreadError
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,47 +149,73 @@ def _make_document(record: object, source: Source, place: Place) -> Document | R
         why = f"it is a {type(record).__name__}, not an object with keys"
         return reject(source, place, "not a record", why, size_bytes=0, text=str(record)[:1000])
     size = sum(len(value) for value in record.values() if isinstance(value, str))
-    options = source.record_options
-    if options.is_chat:
+    if source.record_options.is_chat or source.record_options.prompt_key:
         return _make_conversation(record, source, place, size)
-    keys = [options.prompt_key, options.answer_key] if options.prompt_key else [source.text_key]
-    texts: list[str] = []
-    for key in keys:
-        value = record.get(str(key))
-        if not isinstance(value, str):
-            found = f"keys {', '.join(map(str, record))}" if key not in record else f"a {type(value).__name__}"
-            why = f"{key!r} should hold the text; found {found}"
-            return reject(source, place, "no text", why, size_bytes=size, text=repr(record)[:1000])
-        checked = check_text(value, source, place)
-        if isinstance(checked, Reject):
-            return checked
-        texts.append(checked)
+    value = record.get(source.text_key)
+    if not isinstance(value, str):
+        found = f"keys {', '.join(map(str, record))}" if source.text_key not in record else f"a {type(value).__name__}"
+        why = f"{source.text_key!r} should hold the text; found {found}"
+        return reject(source, place, "no text", why, size_bytes=size, text=repr(record)[:1000])
+    text = check_text(value, source, place)
+    if isinstance(text, Reject):
+        return text
     spans = record.get("loss_spans")
-    if options.prompt_key:
-        text = f"{texts[0]}\n{texts[1]}"
-        spans = [(len(texts[0]) + 1, len(text))]
-    else:
-        text = texts[0]
     if spans is not None and not _are_spans(spans, len(text)):
         why = f"{spans!r:.80} are not ranges within {len(text)} characters"
         return reject(source, place, "bad loss spans", why, size_bytes=size, text=text)
-    made = _document(text, source, id=str(record.get("id", place.id)), place=place)
+    made = _document(text, source, id=_id_of(record, place), place=place)
     return replace(made, loss_spans=None if spans is None else tuple((int(a), int(b)) for a, b in spans))
 
 
 def _make_conversation(record: Mapping[str, object], source: Source, place: Place, size: int) -> Document | Reject:
     """What is said, for its language; it is laid out where the model's template is at hand."""
-    messages = find_messages(record, source.record_options)
-    if isinstance(messages, str):
-        return reject(source, place, "no conversation", messages, size_bytes=size, text=repr(record)[:1000])
-    for message in messages:
-        checked = check_text(message["content"], source, place)
+    is_chat = source.record_options.is_chat
+    try:
+        found = find_conversation(record, source.record_options)
+    except UnreadError as error:
+        reason = "no text" if error.reason == NO_CONVERSATION and not is_chat else error.reason
+        return reject(source, place, reason, str(error), size_bytes=size, text=repr(record)[:1000])
+    checked = _check_strings(found, source, place)
+    if isinstance(checked, Reject):
+        return checked
+    if is_chat:
+        said = _document(join_contents(checked), source, id=_id_of(record, place), place=place)
+        return replace(said, metadata={**said.metadata, MESSAGES: checked})
+    if checked["weight"] == 0:
+        return Reject(_id_of(record, place), UNTRAINED, size, "its loss_weight is 0", str(place))
+    if more := beyond_pair(checked):
+        why = f"template: plain writes a prompt and its answer, and here is more: {', '.join(more)}"
+        fix = "; take template: chat, or list such fields under options.ignore_fields"
+        return reject(source, place, "more than a prompt", why + fix, size_bytes=size, text=repr(record)[:1000])
+    prompt, answer = (message["content"] for message in checked["messages"])
+    made = _document(f"{prompt}\n{answer}", source, id=_id_of(record, place), place=place)
+    start = 0 if source.record_options.loss == "all" else len(prompt) + 1
+    return replace(made, loss_spans=((start, len(made.text)),))
+
+
+def _check_strings(conversation: Conversation, source: Source, place: Place) -> Conversation | Reject:
+    """A conversation whose strings can all be text, or the first fault."""
+    faults: list[Reject] = []
+
+    def check(text: str) -> str:
+        if faults:
+            return text
+        if source.record_options.is_chat and source.faults != "replace" and _SURROGATES.search(text):
+            why = "a message holds half a surrogate pair"
+            faults.append(reject(source, place, NO_CONVERSATION, why, size_bytes=len(text), text=text))
+            return text
+        checked = check_text(text, source, place)
         if isinstance(checked, Reject):
-            return checked
-        message["content"] = checked
-    id = str(record.get("id", place.id))
-    said = _document(join_contents(messages), source, id=id, place=place)
-    return replace(said, metadata={**said.metadata, MESSAGES: messages})
+            faults.append(checked)
+            return text
+        return checked
+
+    checked: Conversation = map_strings(conversation, check)
+    return faults[0] if faults else checked
+
+
+def _id_of(record: Mapping[str, object], place: Place) -> str:
+    return str(record.get("id", place.id))
 
 
 def _are_spans(spans: object, characters: int) -> bool:

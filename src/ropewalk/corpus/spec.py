@@ -31,11 +31,13 @@ class RecordOptions(Spec):
     """With ``answer_key``: the document is the prompt, a line break and the answer; only the answer is trained on."""
     answer_key: str | None = None
     messages_key: str | None = None
-    """The document is a conversation: a list of ``{role, content}``."""
+    """The document is a conversation: a list of ``{role, content}`` or ``{from, value}``, or one as a JSON string."""
     template: Literal["plain", "chat"] = "plain"
     """How a conversation (or prompt and answer) is written: ``chat`` is the model's own chat template."""
-    loss: Literal["responses", "all"] = "responses"
-    """What of a conversation is trained on."""
+    loss: Literal["responses", "last", "all"] = "responses"
+    """What of a conversation is trained on: its answers, the last of them, or everything."""
+    ignore_fields: tuple[str, ...] = ()
+    """Fields of records and messages that are left out on purpose: names, or patterns (``score_*``) of unknown ones."""
 
     @property
     def is_chat(self) -> bool:
@@ -50,6 +52,8 @@ class RecordOptions(Spec):
             raise ValueError("messages_key and prompt_key exclude each other")
         if self.template == "chat" and self.messages_key is None and self.prompt_key is None:
             raise ValueError("template: chat needs messages_key, or prompt_key and answer_key")
+        if (self.loss != "responses" or self.ignore_fields) and self.messages_key is None and self.prompt_key is None:
+            raise ValueError("loss and ignore_fields are of conversations: messages_key, or prompt_key and answer_key")
         return self
 
 

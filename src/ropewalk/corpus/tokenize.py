@@ -19,9 +19,12 @@ from tokenizers import models
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
-from ropewalk.corpus.chat import MARKED, ChatTemplate, split_marks
+from ropewalk.corpus.chat import MARKED, ChatTemplate
+from ropewalk.corpus.chat_ids import ChatIds
 from ropewalk.corpus.cut import cut, may_cut
 from ropewalk.corpus.fast import Fast
+from ropewalk.corpus.tokenizer_files import added_bos, read_json, read_names, read_template, token_id
+from ropewalk.corpus.tokenizer_files import read_bpe as read_bpe
 
 Ids = UInt32[np.ndarray, "_"]
 Encoded = tuple[Ids, UInt8[np.ndarray, "_"]]  # as many of either; each document its own
@@ -36,16 +39,33 @@ _BATCH_TEXTS = 256
 class Tokenizer:
     """A base model's tokenizer and the ids that border its documents."""
 
-    def __init__(self, bpe: Bpe, *, bos_id: int | None, eos_id: int, chat_template: str | None = None) -> None:
+    def __init__(
+        self,
+        bpe: Bpe,
+        *,
+        bos_id: int | None,
+        eos_id: int,
+        chat_template: str | None = None,
+        tool_template: str | None = None,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        """``tool_template`` is for conversations with tools, where the model has another one for them.
+
+        ``names`` are those that templates have for special tokens; without them only the borders have names.
+        """
         bpe.encode_special_tokens = True  # spelled out like any text
         bpe.no_truncation()
         bpe.no_padding()
         if isinstance(bpe.model, models.BPE):
             bpe.model._resize_cache(_KEPT_WORDS)  # words already merged: of 10,000 the rest of a book is merged anew
         self._bpe = bpe
-        self.bos_id, self.eos_id, self.chat_template = bos_id, eos_id, chat_template
+        self.bos_id, self.eos_id = bos_id, eos_id
+        self.chat_template, self.tool_template = chat_template, tool_template
         self.vocabulary: int = bpe.get_vocab_size()
         made_of = json.loads(bpe.to_str())
+        borders = {"bos_token": bos_id, "eos_token": eos_id}
+        self.names = {key: str(bpe.id_to_token(number)) for key, number in borders.items() if number is not None}
+        self.names |= names or {}
         self.digest = digest_value([made_of, bos_id, eos_id])
         self._cuttable = may_cut(made_of)
         self._made_of = made_of
@@ -55,8 +75,8 @@ class Tokenizer:
 
     def to_json(self) -> dict[str, Any]:
         """All that another process needs to make this tokenizer again."""
-        facts = {"bos_id": self.bos_id, "eos_id": self.eos_id, "chat_template": self.chat_template}
-        return {"tokenizer": self._bpe.to_str(), **facts}
+        kept = ("bos_id", "eos_id", "chat_template", "tool_template", "names")
+        return {"tokenizer": self._bpe.to_str(), **{key: getattr(self, key) for key in kept}}
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> "Tokenizer":
@@ -72,10 +92,10 @@ class Tokenizer:
                 why="neither chat_template.jinja nor the tokenizer's config has one; base models often do not",
                 fix="copy it from the model's chat version into the model folder, or take template: plain",
             )
-        special = [token["content"] for token in self._made_of["added_tokens"] if token["special"]]
-        bos = None if self.bos_id is None else ""  # it stands before every document already
-        named = self._bpe.id_to_token(self.eos_id)
-        return ChatTemplate(None if plain else self.chat_template, tuple(special), bos, str(named))
+        added = self._made_of["added_tokens"]
+        special = tuple(token["content"] for token in added if token["special"])
+        tags = tuple(token["content"] for token in added if not token["special"])
+        return ChatTemplate(None if plain else self.chat_template, self.tool_template, special, tags, self.names)
 
     def encode(self, text: str) -> Int64[np.ndarray, "tokens"]:
         """Ids of ``text`` without border tokens."""
@@ -114,22 +134,24 @@ class Tokenizer:
             return
         longest = _FAST_CUT_CHARACTERS if self._fast.trusted else _CUT_CHARACTERS
         chunks: list[str] = []
-        plans: list[list[_Part]] = []
+        plans: list[list[_Part] | Encoded] = []
+        chats = [(each.text, each.loss_spans or ()) for each in documents if each.metadata.get(MARKED)]
+        written = self._chat_ids.encode(chats) if chats else iter(())
         for document in documents:
-            plan = []
-            for text, trained, inside, special in _split_document(document):
-                own = [] if special else list(self._cut(text, inside, longest=longest))
-                chunks += own
-                token = self._bpe.token_to_id(text) if special else None
-                plan.append(_Part(len(own), trained, inside, token))
-            plans.append([*plan, _Part(0, _trains_end(document), True, self.eos_id)])
+            if document.metadata.get(MARKED):
+                plans.append(self._border(*next(written), trains_end=_trains_end(document)))
+            else:
+                plans.append(self._plan(document, chunks, longest))
         documents.clear()
-        del document, text, own
+        del document, chats, written
         ids = self._encode_chunks(chunks)
         del chunks
         # A first token is never a label, whatever its mask says.
         start = [] if self.bos_id is None else [_Part(0, True, False, self.bos_id)]
         for plan in plans:
+            if isinstance(plan, tuple):
+                yield plan
+                continue
             pieces = [(tokens, part.trained) for part in (*start, *plan) for tokens in self._take(part, ids)]
             tokens = np.concatenate([tokens for tokens, _ in pieces])
             if all(trained for _, trained in pieces):
@@ -137,6 +159,24 @@ class Tokenizer:
             else:
                 flags = np.array([trained for _, trained in pieces], dtype=np.uint8)
                 yield tokens, np.repeat(flags, [len(tokens) for tokens, _ in pieces])
+
+    def _plan(self, document: Document, chunks: list[str], longest: int) -> list["_Part"]:
+        """How a document's chunks, which are added to ``chunks``, make it up."""
+        parts = []
+        for text, trained, inside in _split_document(document):
+            own = list(self._cut(text, inside, longest=longest))
+            chunks += own
+            parts.append(_Part(len(own), trained, inside, None))
+        return [*parts, _Part(0, _trains_end(document), True, self.eos_id)]
+
+    def _border(self, ids: Ids, mask: UInt8[np.ndarray, "_"], *, trains_end: bool) -> Encoded:
+        """A conversation's ids with those borders of a document that its template has not written."""
+        starts = self.bos_id is not None and ids[:1].tolist() != [self.bos_id]
+        ends = ids[-1:].tolist() != [self.eos_id]
+        ids = np.concatenate([[self.bos_id] if starts else [], ids, [self.eos_id] if ends else []]).astype(np.uint32)
+        mask = np.concatenate([[1] if starts else [], mask, [trains_end] if ends else []]).astype(np.uint8)
+        mask[0] |= self.bos_id is not None  # as of every document; a first token is never a label
+        return ids, mask
 
     def _take(self, part: "_Part", ids: Iterator[Ids]) -> list[Ids]:
         if part.token is not None:
@@ -154,6 +194,10 @@ class Tokenizer:
                 yield from self._fast.encode(group)
                 group, characters = [], 0
         yield from self._fast.encode(group)
+
+    @cached_property
+    def _chat_ids(self) -> ChatIds:
+        return ChatIds(Bpe.from_str(self._bpe.to_str()), self._encode_all, cuts=self._cuttable)
 
     @cached_property
     def _fast(self) -> Fast:
@@ -183,8 +227,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises UserError if there is no tokenizer.json, if it cannot be read, or if no end-of-document token is named.
     """
     bpe = read_bpe(folder)
-    settings = {**_read_json(folder / "config.json"), **_read_json(folder / "tokenizer_config.json")}
-    eos_id = _token_id(bpe, settings, "eos")
+    settings = {**read_json(folder / "config.json"), **read_json(folder / "tokenizer_config.json")}
+    eos_id = token_id(bpe, settings, "eos")
     if eos_id is None:
         raise UserError(
             "the tokenizer names no end of document",
@@ -193,70 +237,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             fix="add the eos_token that the model was trained with",
         )
     return Tokenizer(
-        bpe, bos_id=_added_bos(bpe, settings), eos_id=eos_id, chat_template=_read_template(folder, settings)
+        bpe,
+        bos_id=added_bos(bpe, settings),
+        eos_id=eos_id,
+        chat_template=read_template(folder, settings),
+        tool_template=read_template(folder, settings, "tool_use"),
+        names=read_names({**read_json(folder / "special_tokens_map.json"), **settings}),
     )
-
-
-def read_bpe(folder: Path) -> Bpe:
-    """What tokenizer.json holds. Raises UserError if it is missing or broken."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise UserError(
-            "the model has no fast tokenizer" if folder.is_dir() else "there is no such tokenizer",
-            where=str(path),
-            why=f"text is encoded by tokenizer.json, and there is no such {'file' if folder.is_dir() else 'folder'}",
-            fix=f"write it once: AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})",
-        )
-    try:
-        return Bpe.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # what the Rust side raises is a bare Exception
-        raise UserError(
-            "a tokenizer cannot be read", where=str(path), why=str(error), fix="copy it again from the base model"
-        ) from error
-
-
-def _read_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """The chat template: a file of its own, or in the config, where it may be one of several."""
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    held = settings.get("chat_template")
-    if isinstance(held, list):
-        held = next((entry["template"] for entry in held if entry["name"] == "default"), None)
-    return None if held is None else str(held)
-
-
-def _added_bos(bpe: Bpe, settings: dict[str, Any]) -> int | None:
-    """The BOS that the base's tokenizer puts before a text: told by its config, else by its post-processor."""
-    named = _token_id(bpe, settings, "bos")
-    told = settings.get("add_bos_token")
-    if told is not None:
-        return named if told else None
-    ids = bpe.encode("x", add_special_tokens=True).ids
-    return named if named is not None and ids[0] == named else None
-
-
-def _token_id(bpe: Bpe, settings: dict[str, Any], name: str) -> int | None:
-    token = settings.get(f"{name}_token")
-    if isinstance(token, dict):
-        token = token.get("content")
-    if token is not None:
-        found: int | None = bpe.token_to_id(str(token))
-        return found
-    number = settings.get(f"{name}_token_id")
-    if isinstance(number, list):
-        number = number[0] if number else None
-    return None if number is None else int(number)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path.name} cannot be read", where=str(path), why=str(error), fix="copy it again from the base model"
-        ) from None
-    return content
 
 
 class _Part(NamedTuple):
@@ -268,13 +255,12 @@ class _Part(NamedTuple):
     token: int | None
 
 
-def _split_document(document: Document) -> Iterator[tuple[str, bool, bool, bool]]:
-    """(text, trained on, inside, a special token's name), cut at loss spans, and in a chat at special tokens."""
+def _split_document(document: Document) -> Iterator[tuple[str, bool, bool]]:
+    """(text, trained on, inside) between the borders of the loss spans."""
     inside = False
     for text, trained in _split_at_spans(document):
-        for part, special in split_marks(text) if document.metadata.get(MARKED) else [(text, False)]:
-            yield part, trained, inside, special
-            inside = True
+        yield text, trained, inside
+        inside = True
 
 
 def _split_at_spans(document: Document) -> Iterator[tuple[str, bool]]:
