@@ -27,6 +27,7 @@ from ropewalk.train import loop
 from ropewalk.train.sittings import read_sittings
 
 Begin = Callable[..., Recipe]
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +189,7 @@ def stamp(folder: RunFolder, *names: str) -> dict[str, int]:
     return {name: (folder.root / name).stat().st_mtime_ns for name in names}
 
 
+@pytest.mark.timeout(600)
 def test_a_finished_run_grows_in_every_way(begin: Begin, capsys: pytest.CaptureFixture[str]) -> None:
     """Other `evaluate`, other `export`, a stage appended: each makes anew what stands on it and nothing else."""
     recipe = begin()
