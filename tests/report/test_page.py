@@ -206,6 +206,20 @@ def test_a_run_that_goes_on_is_reported_and_not_disturbed(run: Path) -> None:
             do_part("train", recipe)
 
 
+def test_other_means_of_a_later_sitting_are_told(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    means = {"ranks": 2, "context": 2, "precision": "float32"}
+    sittings = [
+        {"stage": 0, "from_step": 0, "parallel": means},
+        {"stage": 0, "from_step": 40, "parallel": means},
+        {"stage": 0, "from_step": 60, "parallel": {**means, "ranks": 1, "precision": "bfloat16"}},
+    ]
+    (run / "sittings.json").write_text(json.dumps(sittings))
+    found = write_report(run).read_text()
+    assert "stage 0, from step 1 on: ranks 2, precision float32" in found
+    assert "stage 0, from step 61 on: ranks 1, precision bfloat16" in found and "from step 41" not in found
+
+
 def test_a_run_that_broke_off_is_reported_as_far_as_it_came(run: Path) -> None:
     states = [
         (

@@ -22,11 +22,13 @@ from ropewalk.recipe.load import load_recipe, parse_recipe
 from ropewalk.recipe.spec import Recipe
 from ropewalk.study import grow as grow_module
 from ropewalk.study.folder import RunFolder
+from ropewalk.study.held import plan_growth
 from ropewalk.study.run import do_part, run_recipe
 from ropewalk.train import loop
 from ropewalk.train.sittings import read_sittings
 
 Begin = Callable[..., Recipe]
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +190,7 @@ def stamp(folder: RunFolder, *names: str) -> dict[str, int]:
     return {name: (folder.root / name).stat().st_mtime_ns for name in names}
 
 
+@pytest.mark.timeout(600)
 def test_a_finished_run_grows_in_every_way(begin: Begin, capsys: pytest.CaptureFixture[str]) -> None:
     """Other `evaluate`, other `export`, a stage appended: each makes anew what stands on it and nothing else."""
     recipe = begin()
@@ -300,6 +303,19 @@ def test_before_any_step_everything_may_change(begin: Begin, capsys: pytest.Capt
     do_part("extend", other)
     config = json.loads((folder_of(other).extended(0) / "config.json").read_text())
     assert config["rope_parameters"]["rope_theta"] == 2e5
+
+
+def test_a_panel_that_asks_otherwise_reads_its_base_again(begin: Begin) -> None:
+    recipe = begin(stages__0__panel={"short_tokens": 64})
+    folder = folder_of(recipe)
+    folder.base_loss(0).parent.mkdir(parents=True)
+    folder.base_loss(0).write_text("{}")
+    for changes, stale in (
+        ({"stages__0__panel": {"short_tokens": 128}}, (folder.base_loss(0),)),
+        ({"evaluate__seed": 5}, (folder.base_loss(0),)),
+        ({"stages__0__panel_steps": 4, "stages__0__keep": 1}, ()),
+    ):
+        assert plan_growth(change(recipe, **changes), folder).stale == stale
 
 
 def test_killed_while_growing_the_same_command_goes_on(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:

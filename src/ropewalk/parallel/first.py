@@ -5,7 +5,6 @@ surprise is that under torchrun this also goes on before there is a process grou
 its own, and reads text in processes, as if it were alone, which it could not beside gloo's threads or a GPU in use.
 """
 
-import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,7 +16,7 @@ import torch.distributed as dist
 from ropewalk.core.error import EXIT_CODE, RankError, UserError
 from ropewalk.parallel.collective import rank_and_ranks, wait_for_ranks
 from ropewalk.parallel.hang import open_place
-from ropewalk.parallel.torchrun import by_itself, is_first, is_started
+from ropewalk.parallel.torchrun import by_itself, is_first, is_started, name_attempt
 
 Store = Any
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.01, 1.0
@@ -30,9 +29,8 @@ _turns = count()
 
 def open_torchrun_store() -> Store:
     """torchrun's own store, under this attempt's prefix: it keeps what earlier attempts wrote."""
-    attempt = f"ropewalk attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     store, _, _ = next(dist.rendezvous("env://", timeout=_JOIN_TIMEOUT))  # type: ignore[attr-defined]
-    return dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
+    return dist.PrefixStore(name_attempt(), store)  # type: ignore[attr-defined]
 
 
 def first_alone(work: Callable[[], None]) -> None:

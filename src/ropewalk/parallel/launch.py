@@ -52,6 +52,9 @@ def run_ranks(function: Callable[..., Any], ranks: int, *args: Any, threads: int
     """
     if is_started():
         return _run_in_place(function, ranks, *args)
+    if "RANK" in os.environ and dist.is_initialized():  # torchrun's first rank by itself, with a GPU perhaps in use
+        assert ranks == 1, "beside the group that torchrun prepared there is no other"
+        return [function(*args)]
     threads = threads or max(1, torch.get_num_threads() // ranks)
     for left in reversed(range(_STARTS)):
         try:

@@ -22,6 +22,11 @@ def count_started() -> int:
     return int(os.environ["WORLD_SIZE"])
 
 
+def name_attempt() -> str:
+    """torchrun's start of the ranks, which it may repeat."""
+    return f"ropewalk attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+
+
 @contextmanager
 def by_itself() -> Iterator[None]:
     """For the length of the block this process starts ranks of its own, as it would without torchrun."""

@@ -95,6 +95,8 @@ class Contents:
     scores: Sequence[Score]
     parity: Mapping[str, float] | None
     versions: Mapping[str, str]
+    sittings: Sequence[Mapping[str, Any]] = ()
+    """By which means each stretch of the training was computed."""
 
     @property
     def model(self) -> str:
@@ -184,6 +186,7 @@ def read_run(run: Path) -> Contents:
         scores=scores,
         parity=_read_json(run / "parity.json"),
         versions=show_all(read_manifest(run)["facts"]) if is_finished(run) else _installed(),
+        sittings=_read_json(run / "sittings.json") or (),
     )
 
 

@@ -1,7 +1,7 @@
 """Sections about what went into a run: recipe, positions, text, mix, versions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.report.charts import draw_mixture
@@ -25,7 +25,20 @@ def make_done(contents: Contents) -> Section:
         f"{ranks}, each row cut over {parallel['context']}; layout {parallel['layout']}, "
         f"exchange {parallel['exchange']}, recompute {parallel['recompute']}, precision {parallel['precision']}."
     )
-    return Section("done", "What was done", lead, [Table(columns, rows, "llllrrrl")])
+    tables, points = [Table(columns, rows, "llllrrrl")], list(_tell_sittings(contents))
+    return Section("done", "What was done", lead, tables, points=points)
+
+
+def _tell_sittings(contents: Contents) -> Iterator[str]:
+    """Where the means of computing changed from one sitting to the next, with all that ever changed."""
+    means = [sitting["parallel"] for sitting in contents.sittings]
+    varied = [key for key in (means[0] if means else ()) if any(each.get(key) != means[0][key] for each in means)]
+    before = None
+    for sitting in contents.sittings if varied else ():
+        now = [f"{key} {sitting['parallel'].get(key)}" for key in varied]
+        if now != before:
+            yield f"stage {sitting['stage']}, from step {sitting['from_step'] + 1} on: {', '.join(now)}"
+        before = now
 
 
 def make_positions(contents: Contents) -> Section:

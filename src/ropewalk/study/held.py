@@ -5,6 +5,7 @@ its inputs (recipe/parts.py): what is the same is kept; what is not is made anew
 """
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +53,8 @@ def plan_growth(recipe: Recipe, folder: RunFolder) -> Growth:
     """What becomes of the folder under this recipe. Raises UserError where training that is done would be lost."""
     held = load_recipe(folder.recipe)
     changes = tuple(find_changes(held, recipe))
-    deciding = [change for change in changes if change.side not in FREE]
-    if not deciding:
-        return Growth(changes)
+    if all(change.side in FREE for change in changes):
+        return Growth(changes, () if is_finished(folder.root) else tuple(_list_base_losses(folder, changes)))
     theirs, ours = digest_parts(held), digest_parts(recipe)
     changed = {name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name)}
     count = max(len(held.stages), len(recipe.stages))
@@ -113,21 +113,26 @@ def _list_stale(folder: RunFolder, changed: set[str], changes: Iterable[Change],
         found += [folder.parity, folder.export]
     if EVALUATE in changed:
         found.append(folder.scores)
-    asked_otherwise = any(change.side == "evaluate" or ".panel" in change.path for change in changes)
+    found += _list_base_losses(folder, changes)
     for stage in reversed(range(stages)):
         if gate_part(stage) in changed:
             found.append(folder.promotion(stage))
         if write_part(stage) in changed:
             found.append(folder.trained(stage))
         if extend_part(stage) in changed:
-            found += [folder.extended(stage), folder.factors(stage)]
-        if extend_part(stage) in changed or asked_otherwise:
-            found.append(folder.base_loss(stage))
+            found += [folder.base_loss(stage), folder.extended(stage), folder.factors(stage)]
     if CORPUS in changed:
         found += [folder.corpus_page, folder.corpus_survey, folder.corpus]
     if INITIAL in changed:
         found += [folder.initial, folder.tokenizer]
-    return (path for path in found if path.exists())
+    return dict.fromkeys(path for path in found if path.exists())
+
+
+def _list_base_losses(folder: RunFolder, changes: Iterable[Change]) -> list[Path]:
+    """What panels compare with, of stages whose panels now ask for something else."""
+    asked = re.compile(r"stages\.\d+\.panel(\..*)?|evaluate\..*")
+    changed = any(asked.fullmatch(change.path) for change in changes)
+    return [path for path in folder.root.glob("stages/*/base-short-loss.json") if changed]
 
 
 def _tell(

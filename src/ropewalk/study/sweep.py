@@ -18,9 +18,11 @@ from ropewalk.core.artifact import FolderInUseError, is_finished, read_manifest,
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.record import Score, read_scores
+from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.sweep import Cell, Sweep, load_sweep
 from ropewalk.study.claim import claim
 from ropewalk.study.folder import RunFolder
+from ropewalk.study.held import plan_growth
 from ropewalk.study.run import extend, measure, prepare, read_versions, train
 
 _WAIT_SECONDS = 5.0
@@ -31,13 +33,20 @@ COLUMNS = ("task", "metric", "context_tokens", "depth", "n", *_INTERVAL)
 
 def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
     """Do every cell that is not done yet, and gather all of them. Returns the summary for the command line."""
+    if is_started():
+        raise UserError(
+            "a sweep starts its own ranks",
+            where=str(path),
+            why="torchrun started this process, and each cell is a run that may want other ranks",
+            fix=f"ropewalk sweep {path} without torchrun, once on each machine: they share the cells",
+        )
     sweep, cells = load_sweep(path, overrides)
-    left = [cell for cell in cells if not _folder(cell).scores.exists()]
+    left = [cell for cell in cells if not _is_done(cell)]
     say(f"{len(cells)} cells, {len(cells) - len(left)} of them done")
     while left:
         held = []
         for number, cell in enumerate(left, start=1):
-            if not _folder(cell).scores.exists():
+            if not _is_done(cell):
                 say(f"== {cell.name}, {number} of {len(left)} left")
                 try:
                     _do_cell(cell, cells)
@@ -54,6 +63,12 @@ def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
 
 def _folder(cell: Cell) -> RunFolder:
     return RunFolder(Path(cell.recipe.run))
+
+
+def _is_done(cell: Cell) -> bool:
+    """Whether its scores stand, and are those of this recipe: a study that was changed measures again."""
+    folder = _folder(cell)
+    return folder.scores.exists() and folder.scores not in plan_growth(cell.recipe, folder).stale
 
 
 def _do_cell(cell: Cell, cells: list[Cell]) -> None:
