@@ -8,7 +8,7 @@ import torch
 
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.error import UserError
-from ropewalk.recipe.spec import Stage
+from ropewalk.recipe.stage import Stage
 from ropewalk.train.resume import follow_plan, plan_stage
 from ropewalk.train.schedule import RATES, Rates, rates_of
 from tiny_run import make_recipe

@@ -12,7 +12,7 @@ from transformers.optimization import (
     get_wsd_schedule,
 )
 
-from ropewalk.recipe.spec import Schedule
+from ropewalk.recipe.stage import Schedule
 from ropewalk.train.schedule import learning_rate
 
 

@@ -23,7 +23,8 @@ from ropewalk.plan.plan import Plan, Split
 from ropewalk.plan.savings import Savings, list_savings
 from ropewalk.plan.traffic import Exchange, attention_traffic, state_traffic
 from ropewalk.recipe.parallel import require_even
-from ropewalk.recipe.spec import Parallel, Recipe, Stage
+from ropewalk.recipe.spec import Parallel, Recipe
+from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stretch import stretch_stages
 from ropewalk.shape.model_shape import ModelShape
 

@@ -18,7 +18,8 @@ from ropewalk.recipe.check_layers import check_layers
 from ropewalk.recipe.check_units import check_units
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.parallel import require_even
-from ropewalk.recipe.spec import ModelSource, Recipe, Stage
+from ropewalk.recipe.spec import ModelSource, Recipe
+from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stretch import stretch_stage
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.shared_heads import count_shared_heads

@@ -6,7 +6,7 @@ import numpy as np
 
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.recipe.finding import Finding
-from ropewalk.recipe.spec import Stage
+from ropewalk.recipe.stage import Stage
 from ropewalk.rope.bounds import first_negative
 from ropewalk.rope.scaling import Nope
 from ropewalk.shape.model_shape import ModelShape

@@ -18,7 +18,8 @@ from ropewalk.core.spec import Spec
 from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.recipe.explain import explain
 from ropewalk.recipe.plain_yaml import parse_yaml
-from ropewalk.recipe.spec import ExportSpec, Recipe, Stage
+from ropewalk.recipe.spec import ExportSpec, Recipe
+from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.suffix import YAML
 
 _POINT = r".\1"

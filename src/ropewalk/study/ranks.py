@@ -13,7 +13,8 @@ from ropewalk.core.record import write_scores
 from ropewalk.corpus.prompt_rules import PROBES
 from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.lora import Lora
-from ropewalk.recipe.spec import Init, ModelSource, Recipe, Stage
+from ropewalk.recipe.spec import Init, ModelSource, Recipe
+from ropewalk.recipe.stage import Stage
 from ropewalk.study.folder import RunFolder
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from ropewalk.core.seed import stream
 from ropewalk.core.written import read_written
 from ropewalk.corpus.folder import Corpus, open_corpus
 from ropewalk.corpus.same_tokenizer import require_model
-from ropewalk.recipe.spec import Recipe, Stage
+from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.stage import Stage
 from ropewalk.rope.method import BaseRope
 from ropewalk.rope.scaling import LongRope
 from ropewalk.rope.search import Factors, Found, Search, search_factors

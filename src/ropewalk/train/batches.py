@@ -20,7 +20,7 @@ from ropewalk.parallel.mesh import Mesh
 from ropewalk.partition import AnyPartition, cut
 from ropewalk.partition.choose import Sharing, choose_partition
 from ropewalk.partition.deal import count_row_pairs, deal_rows
-from ropewalk.recipe.spec import Stage
+from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.weigh import LongCE
 from ropewalk.rope.skip import skip_rows
 from ropewalk.train.near import NearReading, cut_blocks, list_readings, make_readings

@@ -23,7 +23,8 @@ from ropewalk.parallel.mesh import Mesh
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.hardware import DATASHEET_FLOPS
 from ropewalk.recipe.lora import Lora
-from ropewalk.recipe.spec import Recipe, Stage
+from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stretch import stretch_stages
 from ropewalk.shape.model_shape import ModelShape
 

@@ -17,7 +17,8 @@ from ropewalk.parallel.hang import watch_for_hang
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.slow import watch_own_time
 from ropewalk.partition.choose import Sharing
-from ropewalk.recipe.spec import Parallel, Stage
+from ropewalk.recipe.spec import Parallel
+from ropewalk.recipe.stage import Stage
 from ropewalk.train.batches import StepBatches, make_batches
 from ropewalk.train.gauge import Gauge
 from ropewalk.train.guard import is_astray, judge_step

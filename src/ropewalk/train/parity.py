@@ -28,7 +28,8 @@ from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.partition import HeadPartition, cut
 from ropewalk.partition.choose import Sharing
-from ropewalk.recipe.spec import Recipe, Stage
+from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.stage import Stage
 from ropewalk.train.batches import MicroBatch, StepBatches, make_batches
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
 from ropewalk.train.place import choose_savings, make_learner, place_learner

@@ -11,7 +11,7 @@ from typing import Any
 
 from ropewalk.checkpoint.load import load
 from ropewalk.checkpoint.state import TrainState
-from ropewalk.recipe.spec import Stage
+from ropewalk.recipe.stage import Stage
 from ropewalk.train.schedule import RATES, UNTIL, Rates, rates_of, refuse_rates
 
 

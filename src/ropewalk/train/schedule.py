@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ropewalk.core.error import UserError
-from ropewalk.recipe.spec import Schedule, Stage
+from ropewalk.recipe.stage import Schedule, Stage
 
 _FALLS: Mapping[str, Callable[[float], float]] = {
     "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,

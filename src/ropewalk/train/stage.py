@@ -28,7 +28,8 @@ from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.partition.choose import Sharing, choose_partition
 from ropewalk.plan.choose import plan_sharing
 from ropewalk.recipe.parts import pick_lesson
-from ropewalk.recipe.spec import Recipe, Stage
+from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.read import read_shape
