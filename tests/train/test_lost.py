@@ -8,12 +8,13 @@ import pytest
 import yaml
 
 from ropewalk.checkpoint.load import list_checkpoints, newest, read_facts
+from ropewalk.core.artifact import new_folder
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Row, append_rows, read_rows
 from ropewalk.parallel.launch import RankError, run_ranks
 from ropewalk.recipe.spec import Recipe
 from ropewalk.study.folder import RunFolder
-from ropewalk.study.held import require_same_recipe
+from ropewalk.study.held import plan_growth
 from ropewalk.train.stage import checkpoints_of, train_stage
 from tiny_run import make_recipe
 
@@ -114,7 +115,13 @@ def test_moments_of_the_middle_of_a_stage_are_not_those_of_its_end(prepared: Pre
 
 def test_carry_moments_may_be_set_in_the_middle_of_a_run(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.recipe.write_text(yaml.safe_dump(make_recipe(**SHORT).to_json()))
-    require_same_recipe(make_recipe(**SHORT, carry_moments=False), folder)
-    with pytest.raises(UserError, match="another recipe's run"):
-        require_same_recipe(make_recipe(**SHORT, carry_moments=False, clip=2.0), folder)
+    recipe = make_recipe(**SHORT)
+    folder.recipe.write_text(yaml.safe_dump(recipe.to_json()))
+    with new_folder(folder.trained(0), kind="model", inputs={}) as work:
+        (work / "weights").write_text("w")
+    first, second = recipe.stages[:2]
+    fresh = second.model_copy(update={"carry_moments": False})
+    growth = plan_growth(recipe.model_copy(update={"stages": (first, fresh)}), folder)
+    assert [change.path for change in growth.changes] == ["stages.1.carry_moments"] and not growth.stale
+    with pytest.raises(UserError, match=r"stage 0 would have to be trained again"):
+        plan_growth(recipe.model_copy(update={"stages": (first.model_copy(update={"clip": 2.0}), fresh)}), folder)

@@ -82,7 +82,7 @@ SIDES: Mapping[str, Side] = {
     "stages.panel_steps": "means",
     "stages.panel": "means",
     "stages.keep": "means",
-    "stages.carry_moments": "means",  # asked for where moments are gone, in the middle of a run
+    "stages.carry_moments": "training",
     "stages.guard": "means",  # whoever is told that training does not stay sound must be able to go on
     "parallel.ranks": "means",
     "parallel.context": "means",

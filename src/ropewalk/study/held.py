@@ -90,7 +90,7 @@ def _refuse(folder: RunFolder, changes: Iterable[Change], lost: list[int], *, ev
     names = f"stage{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
     trained = f"; {names} would have to be trained again" if lost else ""
     where = folder.root if everything or not lost else folder.extended(lost[0]).parent
-    again = "it" if where == folder.root else f"{where} and the stages after it"
+    again = "it" if where == folder.root else f"{where}, the stages after it and their lines of rows.jsonl"
     return UserError(
         "the run folder holds another recipe's run",
         where=str(folder.root),
