@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from ropewalk.core.error import EXIT_CODE, RankError, UserError
 from ropewalk.parallel.collective import rank_and_ranks, wait_for_ranks
-from ropewalk.parallel.hang import open_place
+from ropewalk.parallel.hang import has_place, open_place
 from ropewalk.parallel.torchrun import by_itself, is_first, is_started, name_attempt
 
 Store = Any
@@ -77,7 +77,7 @@ _stores: list[Store] = []
 def _open_store() -> Store:
     """Opened once in a process: torch's file store counts who opens it."""
     if not _stores:
-        _stores.append(open_torchrun_store() if is_started() else open_place())
+        _stores.append(open_place() if has_place() else open_torchrun_store())
     return _stores[0]
 
 

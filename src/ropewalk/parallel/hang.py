@@ -44,6 +44,11 @@ def take_place(
     _places[:] = [_Place(open_store, report)]
 
 
+def has_place() -> bool:
+    """Whether this rank has been started, and knows where a roll can be written."""
+    return bool(_places)
+
+
 def open_place() -> dist.Store:  # type: ignore[name-defined]
     """A store that all ranks of this start can write in."""
     return _places[0].open_store()
