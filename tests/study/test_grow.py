@@ -18,6 +18,7 @@ from ropewalk.checkpoint.load import load_weights
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
 from ropewalk.core.record import TIMED, read_rows, read_scores
+from ropewalk.corpus.embedded import embedded_documents
 from ropewalk.recipe.load import load_recipe, parse_recipe
 from ropewalk.recipe.spec import Recipe
 from ropewalk.study import grow as grow_module
@@ -342,3 +343,31 @@ def die_at(name: str) -> Callable[[Path], None]:
 
     original = grow_module.discard
     return discard
+
+
+def test_text_may_be_moved_in_the_middle_of_a_run_but_not_exchanged(begun: Path, tmp_path: Path) -> None:
+    documents = embedded_documents("stories_en", seed=1, size_bytes=60_000, options={"characters": [900, 1100]})
+    texts = [{"text": document.text} for document in documents]
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    (first / "texts.jsonl").write_text("".join(f"{json.dumps(text)}\n" for text in texts))
+    data = load_recipe(begun / "run" / "recipe.yaml").to_json()
+    data["corpus"] |= {"store": str(tmp_path / "store"), "sources": [{"name": "stories", "role": "general"}]}
+    data |= {"run": str(tmp_path / "run"), "model": "tiny-base"}
+    data["stages"][0]["context"] = 512
+
+    def prepare(path: Path) -> None:
+        data["corpus"]["sources"][0]["path"] = str(path)
+        do_part("prepare", parse_recipe(data, where="test"))
+
+    prepare(first)
+    made = (tmp_path / "run" / "corpus" / "manifest.json").stat()
+    first.rename(second)
+    prepare(second)
+    assert (tmp_path / "run" / "corpus" / "manifest.json").stat() == made
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").corpus.sources[0].path == str(second)
+    third = tmp_path / "third"
+    third.mkdir()
+    (third / "texts.jsonl").write_text(json.dumps(texts[0]))
+    with pytest.raises(UserError, match=r"another recipe's run[\s\S]*corpus\.sources\.0\.path"):
+        prepare(third)

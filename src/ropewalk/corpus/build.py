@@ -18,6 +18,7 @@ from ropewalk.core.digest import digest_file, digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.record import Document, Role
+from ropewalk.core.written import read_written
 from ropewalk.corpus.audit import Amount, SourceLedger, format_ledger
 from ropewalk.corpus.clean import clean_document
 from ropewalk.corpus.columns import Picked, pick_documents
@@ -131,15 +132,24 @@ def _guess_shares(spec: CorpusSpec) -> dict[str, float]:
 
 def _holds_text(folder: Path, spec: CorpusSpec, probes: Mapping[str, Sequence[str]] | None, *, seed: int) -> bool:
     """Whether a finished corpus is of the text that lies at the spec's places; read again only where these are new."""
-    content = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-    asked, files = content["prompts"], list(spec.decontaminate.files)
+    asked, files = _read_content(folder)["prompts"], list(spec.decontaminate.files)
     if asked["files"] != files and asked["digest"] != list(read_prompts(spec.decontaminate, probes).digest):
         return False
+    return holds_sources(folder, spec, seed=seed)
+
+
+def holds_sources(folder: Path, spec: CorpusSpec, *, seed: int) -> bool:
+    """Whether a finished corpus is of the text of the spec's sources; only what lies at a new place is read again."""
+    content = _read_content(folder)
     return all(
         content["places"].get(source.name) == source.path
         or content["sources"][source.name]["origin"] == digest_value(find_origin(source, seed=seed))
         for source in spec.sources
     )
+
+
+def _read_content(folder: Path) -> dict[str, Any]:
+    return read_written(folder / "corpus.json")
 
 
 def _write_corpus(

@@ -43,6 +43,7 @@ def digest_parts(recipe: Recipe) -> dict[str, str]:
         found[name] = digest_value([own, [found[each] for each in before]])
 
     text = {**pick(data["corpus"], "corpus", "text"), "seed": recipe.corpus_seed}
+    text["sources"] = [{key: value for key, value in each.items() if key != "path"} for each in text["sources"]]
     first: dict[str, Any] = {"model": data["model"]}
     if isinstance(recipe.model, ModelSource):
         first["seed"] = recipe.seed

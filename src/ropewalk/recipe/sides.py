@@ -4,6 +4,7 @@ Every key stands here once, and a test walks the schema: a new key that nobody p
 numbers are computed and never which: it may change from one sitting to the next, and each sitting is written down.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from ropewalk.recipe.spec import Recipe
 
 Side = Literal[
     "elsewhere",
+    "place",
     "means",
     "model",
     "seed",
@@ -25,7 +27,8 @@ Side = Literal[
     "evaluate",
     "export",
 ]
-"""``elsewhere``: where things lie, and who is told. ``text``: what the corpus holds. ``mix``: how its rows are dealt
+"""``elsewhere``: where things lie, and who is told. ``place``: where a source's text lies, which may be moved as long
+as it is the same text. ``text``: what the corpus holds. ``mix``: how its rows are dealt
 out. ``positions``: what the stage's extended model is. ``training``: what its steps learn. ``rates``: how many steps
 there are, and each one's learning rate. ``blend``: what is written of the trained weights. Others name a part."""
 
@@ -113,6 +116,9 @@ SIDES: Mapping[str, Side] = {
 }
 
 
+_PLACE = re.compile(r"corpus\.sources\.\d+\.path")
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A key that two recipes have not alike: ``path`` as an override writes it, and its value there and here."""
@@ -125,6 +131,8 @@ class Change:
 
 def side_of(path: str) -> Side:
     """The side of a key, or of anything below it; a stage's number is no part of a key's name."""
+    if _PLACE.fullmatch(path):
+        return "place"
     parts = [part for part in path.split(".") if not part.isdigit()]
     for length in range(len(parts), 0, -1):
         if (side := SIDES.get(".".join(parts[:length]))) is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ropewalk.core.artifact import MANIFEST, is_finished
 from ropewalk.core.error import UserError
+from ropewalk.corpus.build import holds_sources
 from ropewalk.corpus.prompt_rules import PROBES
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.parts import (
@@ -55,6 +56,13 @@ def plan_growth(recipe: Recipe, folder: RunFolder) -> Growth:
     changes = tuple(find_changes(held, recipe))
     if all(change.side in FREE for change in changes):
         return Growth(changes, () if is_finished(folder.root) else tuple(_list_base_losses(folder, changes)))
+    moved = any(change.side == "place" for change in changes)
+    if (
+        moved
+        and is_finished(folder.corpus)
+        and not holds_sources(folder.corpus, recipe.corpus, seed=recipe.corpus_seed)
+    ):
+        raise _refuse(folder, changes, [], everything=True)
     theirs, ours = digest_parts(held), digest_parts(recipe)
     changed = {name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name)}
     count = max(len(held.stages), len(recipe.stages))
