@@ -271,6 +271,22 @@ def test_parquet_is_read_row_by_row(tmp_path: Path) -> None:
     assert documents[7].metadata["place"].startswith("a.parquet, row 7")
 
 
+def test_keys_that_a_table_filled_with_null_are_no_arguments(tmp_path: Path) -> None:
+    """Two calls of unlike tools in one column: each row has the keys of both."""
+
+    def call(**arguments: str) -> dict[str, Any]:
+        made = {"type": "function", "function": {"name": "find", "arguments": arguments}}
+        return {
+            "messages": [{"role": "user", "content": "Go."}, {"role": "assistant", "content": "", "tool_calls": [made]}]
+        }
+
+    write_parquet(tmp_path / "a.parquet", [call(city="Paris"), call(day="Monday")])
+    options = {"messages_key": "messages", "template": "chat"}
+    found = [document.metadata["messages"] for document in read(tmp_path / "a.parquet", options=options)]
+    arguments = [each["messages"][1]["tool_calls"][0]["function"]["arguments"] for each in found]
+    assert arguments == [{"city": "Paris"}, {"day": "Monday"}]
+
+
 def test_a_broken_parquet_file_is_a_fault(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", RECORDS)
     whole = (tmp_path / "a.parquet").read_bytes()

@@ -133,7 +133,18 @@ def _number_rows(place: Place, rows: Iterable[object]) -> Iterator[Found]:
     for row in rows:
         held = [row]
         del row  # it can be a book: whoever takes it is its only holder, which enumerate would not allow
-        yield replace(place, part=f"row {next(numbers)}"), held.pop()
+        yield replace(place, part=f"row {next(numbers)}"), drop_filled(held.pop())
+
+
+def drop_filled(value: Any) -> Any:
+    """A row of a table without the nulls within its objects.
+
+    A column has one type for all rows, so Arrow gives every object all the keys that any of them has, with null where
+    its author wrote nothing: a call of one tool would show the arguments of all others.
+    """
+    if isinstance(value, Mapping):
+        return {key: drop_filled(held) for key, held in value.items() if held is not None}
+    return [drop_filled(held) for held in value] if isinstance(value, list) else value
 
 
 def _library(source: Source) -> Any:
@@ -185,7 +196,7 @@ def _read_parquet(file: File, source: Source) -> Iterator[Found]:
             for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
                 rows = batch.to_pylist()[::-1]
                 while rows:
-                    yield replace(Place.of(file), part=f"row {number}"), rows.pop()
+                    yield replace(Place.of(file), part=f"row {number}"), drop_filled(rows.pop())
                     number += 1
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         why = str(error).splitlines()[0]
