@@ -313,12 +313,14 @@ def test_adapters_without_their_package(refuse: Callable[..., str], monkeypatch:
     assert "adapters need peft" in refuse("run", "recipe.yaml", "stages.0.lora.rank=4")
 
 
-def test_another_recipe_in_the_run_folder(call: Call, refuse: Callable[..., str]) -> None:
+def test_another_recipe_before_any_step_says_what_is_made_anew(call: Call) -> None:
+    """What training would be lost by is refused: study/test_grow.py."""
     assert call("prepare", "recipe.yaml")[0] == 0
-    assert "they differ in seed (0 there, 5 here)\n" in refuse("prepare", "recipe.yaml", "seed=5")
-    assert "stages.0.clip (1.0 there, 2.0 here)\n" in refuse("prepare", "recipe.yaml", "stages.0.clip=2")
-    assert "1 more\n" in refuse("prepare", "recipe.yaml", "seed=5", *(f"stages.0.{key}=2" for key in (
-        "clip", "micro_rows", "lr", "panel_steps")))  # fmt: skip
+    code, _, error = call("prepare", "recipe.yaml", "seed=5")
+    assert code == 0 and "the recipe has changed: seed (0 there, 5 here)\nmade anew, because of that: corpus;" in error
+    keys = ("clip", "micro_rows", "lr", "panel_steps")
+    code, _, error = call("prepare", "recipe.yaml", "seed=6", *(f"stages.0.{key}=2" for key in keys))
+    assert code == 0 and "the recipe has changed: seed (5 there, 6 here), stages.0.lr" in error
 
 
 def test_check_tells_what_positions_become(call: Call) -> None:

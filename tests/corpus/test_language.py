@@ -200,7 +200,9 @@ def test_what_is_unsure_is_settled_by_all_parts_of_a_source(tmp_path: Path) -> N
         parts.append(tmp_path / str(number))
         parts[-1].mkdir()
         np.save(parts[-1] / "language.npy", np.array([names.index(name) for name in spoken]))
-        (parts[-1] / "manifest.json").write_text(json.dumps({"facts": {"languages": names}}))
+        (parts[-1] / "manifest.json").write_text(
+            json.dumps({"kind": "", "inputs": {}, "facts": {"languages": names}, "files": {}})
+        )
     assert settle_parts(parts) == [["de", "zh"], ["de", "en", "de"]]
 
 

@@ -18,7 +18,7 @@ from faults.ground import BOTH, CONTEXT, DATA, Ground, compare, make, train
 from ropewalk.checkpoint import load as load_module
 from ropewalk.core.seed import seed_for
 from ropewalk.recipe.spec import Recipe
-from ropewalk.train import stage
+from ropewalk.train import resume, stage
 
 _MESHES = {"data": DATA, "context": CONTEXT, "both": BOTH}
 _FORGOTTEN = ("generators", "moments", "cursor")
@@ -100,13 +100,13 @@ def _forget(what: str) -> None:
                 moments["exp_avg"].zero_()
             return state
 
-        stage.load = without_moments
+        resume.load = without_moments
     else:
 
         def without_cursor(state: Any, checkpoint: Any) -> Any:
             return dataclasses.replace(whole_load(state, checkpoint), cursor=0)
 
-        stage.load = without_cursor
+        resume.load = without_cursor
 
 
 KILLS = Experiment(

@@ -14,12 +14,12 @@ from faults.ground import STEPS, Ground, make, rows_of, train
 from ropewalk.checkpoint.state import name_tensors
 from ropewalk.core.digest import digest_bytes
 from ropewalk.parallel.launch import RankError
-from ropewalk.train import stage
+from ropewalk.train import resume
 
 HALF = STEPS // 2
 LOSS_ROUNDING = 2e-5
 """Largest relative difference of a loss after going on with another number of ranks: another order of sums."""
-_plain_load = stage.load
+_plain_load = resume.load
 
 
 def attempt(ground: Ground, trial: str, guarded: bool) -> str:
@@ -76,13 +76,13 @@ def _describe(ground: Ground, run: Path, ranks: int, *, spoil: bool) -> dict[str
             found.write_text(json.dumps(digests))
         raise RuntimeError("loaded, and that is all")
 
-    stage.load = load
+    resume.load = load
     try:
         train(ground, run, make(parallel={"ranks": ranks, "context": ranks}, **QUIET))
     except RankError as error:
         assert "that is all" in str(error), error
     finally:
-        stage.load = _plain_load
+        resume.load = _plain_load
     return dict(json.loads(found.read_text()))
 
 

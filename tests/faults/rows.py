@@ -17,7 +17,7 @@ from faults.ground import STEPS, Ground, make, train
 from ropewalk.core.seed import seed_for
 from ropewalk.corpus.feed import Feed
 from ropewalk.parallel.launch import RankError
-from ropewalk.train import stage
+from ropewalk.train import resume, stage
 
 _MESHES = [
     {"ranks": 2, "context": 2},
@@ -87,8 +87,8 @@ def _count_from_nothing() -> None:
     """Resume as a loader does that knows no cursor."""
     import dataclasses
 
-    plain_load = stage.load
-    stage.load = lambda state, checkpoint: dataclasses.replace(plain_load(state, checkpoint), cursor=0)
+    plain_load = resume.load
+    resume.load = lambda state, checkpoint: dataclasses.replace(plain_load(state, checkpoint), cursor=0)
 
 
 ROWS = Experiment(
