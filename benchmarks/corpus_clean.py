@@ -24,13 +24,13 @@ import numpy as np
 import xxhash
 
 from ropewalk.core.record import Document
-from ropewalk.corpus.clean import clean_document
-from ropewalk.corpus.dedup import group_similar, sign
+from ropewalk.corpus.clean.document import clean_document
+from ropewalk.corpus.dedup.minhash import group_similar, sign
 from ropewalk.corpus.embedded import embedded_documents
-from ropewalk.corpus.profile import PROFILES
-from ropewalk.corpus.read import read_source
-from ropewalk.corpus.reject import Reject
+from ropewalk.corpus.read.source import read_source
 from ropewalk.corpus.spec import Source
+from ropewalk.corpus.text.profile import PROFILES
+from ropewalk.corpus.text.reject import Reject
 
 PARTS = 6
 PIECE_CHARACTERS = 1 << 18

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from ropewalk.core.record import Document
-from ropewalk.corpus.dedup import group_similar, sign
-from ropewalk.corpus.read import read_source
-from ropewalk.corpus.shingle import shingles, word_hashes
+from ropewalk.corpus.dedup.minhash import group_similar, sign
+from ropewalk.corpus.read.source import read_source
 from ropewalk.corpus.spec import Source
+from ropewalk.corpus.text.shingle import shingles, word_hashes
 
 LEVELS = (0.5, 0.7, 0.8, 0.9)
 PASSAGE_CHARACTERS = 3000

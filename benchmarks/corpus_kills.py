@@ -26,13 +26,13 @@ import numpy as np
 import ropewalk
 from ropewalk.core.digest import digest_file
 from ropewalk.core.record import Document
-from ropewalk.corpus.read import read_source
+from ropewalk.corpus.read.source import read_source
 from ropewalk.corpus.spec import Source
 
 FILES, MEGABYTES = 6, 1.5
 SHARES, SHARE_OF_SHARES = 3, 0.25
 ENDS_WITHIN_SECONDS = 15.0
-COMMAND = [sys.executable, "-c", "from ropewalk.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from ropewalk.cli.main import main; main()"]
 
 
 def write_texts(folder: Path, megabytes: float) -> None:

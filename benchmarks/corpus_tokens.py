@@ -39,7 +39,7 @@ def make_text(folder: str, scale: float) -> dict[str, Any]:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     from ropewalk.core.record import Document
-    from ropewalk.corpus.read import read_source
+    from ropewalk.corpus.read.source import read_source
     from ropewalk.corpus.spec import Source
 
     place, texts = Path(folder), []
@@ -67,11 +67,11 @@ def make_text(folder: str, scale: float) -> dict[str, Any]:
 
 
 def tokenise_ours(folder: str, fast: bool) -> dict[str, Any]:
-    from ropewalk.corpus import fast as fast_path
-    from ropewalk.corpus.read import read_source
+    from ropewalk.corpus.read.source import read_source
     from ropewalk.corpus.spec import Source
-    from ropewalk.corpus.store import write_shards
-    from ropewalk.corpus.tokenize import load_tokenizer
+    from ropewalk.corpus.tokens import gigatoken as fast_path
+    from ropewalk.corpus.tokens.store import write_shards
+    from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 
     if not fast:
         fast_path._load = lambda _: None
@@ -107,7 +107,7 @@ def document_lengths() -> np.ndarray:
 
 
 def pack_ours(context: int) -> dict[str, Any]:
-    from ropewalk.corpus.pack import pack
+    from ropewalk.corpus.mix.packing import pack
 
     lengths = document_lengths()
     begun = time.process_time()
@@ -143,7 +143,7 @@ def _windows() -> np.ndarray:
 
 
 def windows_ours(folder: str) -> dict[str, Any]:
-    from ropewalk.corpus.store import all_documents, open_shards, write_shards
+    from ropewalk.corpus.tokens.store import all_documents, open_shards, write_shards
 
     place = Path(folder) / "store"
     if not place.exists():
@@ -199,7 +199,7 @@ def _long_text(folder: str) -> str:
 
 def memory_ours(folder: str) -> dict[str, Any]:
     from ropewalk.core.record import Document
-    from ropewalk.corpus.tokenize import load_tokenizer
+    from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 
     tokenizer, text = load_tokenizer(Path(folder) / "tokenizer"), _long_text(folder)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -237,11 +237,11 @@ def write_wide(folder: str, megabytes: float) -> dict[str, Any]:
 
 def prepare_wide(folder: str) -> dict[str, Any]:
     """That document read, cleaned, searched for sections, signed and tokenised in this process."""
-    from ropewalk.corpus.decontaminate import read_prompts
-    from ropewalk.corpus.prepare import tokenize_sources
+    from ropewalk.corpus.dedup.decontaminate import read_prompts
+    from ropewalk.corpus.prepare.sources import tokenize_sources
     from ropewalk.corpus.prompt_rules import PromptRules
     from ropewalk.corpus.spec import CorpusSpec
-    from ropewalk.corpus.tokenize import load_tokenizer
+    from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 
     with tempfile.TemporaryDirectory(dir=folder) as out:
         source = {"name": "text", "path": f"{folder}/wide.jsonl", "role": "general", "profile": "law"}
@@ -256,11 +256,11 @@ def prepare_wide(folder: str) -> dict[str, Any]:
 
 def prepare_ours(folder: str, megabytes: float) -> dict[str, Any]:
     """All of it: read, clean, sign, tokenise, put together; copies of the generated documents, each with its number."""
-    from ropewalk.corpus.decontaminate import read_prompts
-    from ropewalk.corpus.prepare import tokenize_sources
+    from ropewalk.corpus.dedup.decontaminate import read_prompts
+    from ropewalk.corpus.prepare.sources import tokenize_sources
     from ropewalk.corpus.prompt_rules import PromptRules
     from ropewalk.corpus.spec import CorpusSpec
-    from ropewalk.corpus.tokenize import load_tokenizer
+    from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 
     with tempfile.TemporaryDirectory(dir=folder) as out:
         size, copies = 0, 0

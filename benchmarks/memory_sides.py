@@ -15,8 +15,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from packs import count_places
-from ropewalk.model.attend import NAME
-from ropewalk.model.learner import Learner
+from ropewalk.model.attention_interface import NAME
+from ropewalk.model.model_with_loss import Learner
 from ropewalk.parallel.fsdp import Precision
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
@@ -25,7 +25,7 @@ from ropewalk.partition import partition_rows
 from ropewalk.plan.savings import Savings
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
-from ropewalk.train.place import place_learner
+from ropewalk.train.prepare_model import place_learner
 
 LLAMA, QWEN = "LlamaForCausalLM", "Qwen3ForCausalLM"
 SHAPES = {

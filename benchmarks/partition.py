@@ -18,7 +18,7 @@ from packs import SIGMA, draw_pack
 from race import tell, time_alone
 from ropewalk.partition.cost import count_pairs
 from ropewalk.partition.partition import LAYOUTS, Partition, partition_rows
-from ropewalk.partition.pieces import Documents, Ranges, find_documents, make_pieces
+from ropewalk.partition.segments import Documents, Ranges, find_documents, make_pieces
 from ropewalk.partition.zigzag import own_zigzag
 
 TOKENS = 1 << 17

@@ -30,17 +30,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
+from ropewalk.commands.rank_tasks import extend
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
+from ropewalk.model.architectures import CLASSES
 from ropewalk.model.engines import Serving, find_commands
 from ropewalk.model.export import export
-from ropewalk.model.family import CLASSES
 from ropewalk.model.verify import compute_logits
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.load import parse_stage
 from ropewalk.shape.families import SUPPORTED
 from ropewalk.shape.find import find_model
-from ropewalk.study.ranks import extend
 
 SAME = 1e-5
 SAME_BY_ANOTHER_KERNEL = 1e-3  # llama.cpp multiplies in its own order, and its GELU is a table of 16 bits

@@ -57,8 +57,8 @@ def count_flops(tokens: int, pairs: int) -> float:
 
 def make_our_step(document: np.ndarray, *, dtype: str, device: str, alone: bool = False) -> Run:
     """Ours on the rows of this rank, or ``alone`` on all."""
-    from ropewalk.model.attend import NAME
-    from ropewalk.model.learner import Learner
+    from ropewalk.model.attention_interface import NAME
+    from ropewalk.model.model_with_loss import Learner
     from ropewalk.partition import partition_rows
 
     ranks, rank = (1, 0) if alone else (dist.get_world_size(), dist.get_rank())
@@ -76,7 +76,7 @@ def make_our_step(document: np.ndarray, *, dtype: str, device: str, alone: bool 
 
 def make_ring_step(document: np.ndarray, *, dtype: str, device: str, kind: str) -> Run:
     """The same model and loss with torch's ring in the place of our attention, ``head-tail`` or ``contiguous``."""
-    from ropewalk.model.family import head_of
+    from ropewalk.model.architectures import head_of
     from ropewalk.model.loss import chunked_cross_entropy
 
     ranks, rank = dist.get_world_size(), dist.get_rank()

@@ -13,7 +13,7 @@ import yaml
 from plain_mix import source_shares
 from ropewalk.core.artifact import new_folder, seal
 from ropewalk.core.record import Row, Score, append_rows, write_scores
-from ropewalk.corpus.audit import Amount, SourceLedger
+from ropewalk.corpus.prepare.ledger import Amount, SourceLedger
 from ropewalk.recipe.load import load_recipe, parse_recipe
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.scaling import Theta, Unchanged

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from ropewalk.core.record import Role
-from ropewalk.corpus.mix import find_members
+from ropewalk.corpus.mix.mixture import find_members
 
 
 def source_shares(

@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,10 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "ropewalk"
 TORCH_FREE_ROOMS = ["core", "rope", "shape", "probe", "corpus", "recipe", "partition", "plan"]
 TORCH_ROOMS = ["attention", "parallel", "model", "checkpoint", "evaluate", "train"]
-LATE_ROOMS = ["report", "study"]
+LATE_ROOMS = ["report", "commands"]
 ORDER = TORCH_FREE_ROOMS + TORCH_ROOMS + LATE_ROOMS
+CORPUS_ORDER = ["text", "embedded", "clean", "read", "dedup", "tokens", "mix", "prepare", "inspect"]
+"""Folders of corpus/: each imports only from those to its left, and from the specs beside them."""
 TORCH_FREE = {*TORCH_FREE_ROOMS, *LATE_ROOMS, "cli"}
 REPORT_MAY_IMPORT = {"core", "rope", "partition", "plan", "report"}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
@@ -67,6 +69,34 @@ def test_imports_point_left(path: Path) -> None:
         assert (here, parts[1]) != ("train", "report") and (here, parts[1]) != ("evaluate", "train")
         if here == "report":
             assert parts[1] in REPORT_MAY_IMPORT, f"line {node.lineno}: report imports {name}"
+
+
+def find_breach(here: str, names: Iterable[str]) -> str | None:
+    """The first module that a file in folder ``here`` of corpus/ may not import, of the modules that it does."""
+    for name in names:
+        parts = name.split(".")
+        if parts[:2] != ["ropewalk", "corpus"] or len(parts) < 3 or parts[2] not in CORPUS_ORDER:
+            continue
+        if here not in CORPUS_ORDER or CORPUS_ORDER.index(parts[2]) > CORPUS_ORDER.index(here):
+            return name
+    return None
+
+
+def test_folders_of_the_corpus_import_from_the_left(path: Path) -> None:
+    parts = path.relative_to(SRC).parts
+    if parts[0] != "corpus" or parts[1] == "__init__.py":
+        return
+    names = [name for name, _ in imports(parse(path))]
+    if parts[1] in (
+        "spec.py",
+        "mix_rules.py",
+        "prompt_rules.py",
+    ):  # the specs stand beside the folders; text/ is below them
+        names = [name for name in names if not name.startswith("ropewalk.corpus.text.")]
+    assert find_breach(parts[1], names) is None
+    assert find_breach("read", ["ropewalk.corpus.tokens.store"]) and find_breach(
+        "spec.py", ["ropewalk.corpus.mix.packing"]
+    )
 
 
 def test_torch_and_transformers_stay_in_their_rooms(path: Path) -> None:

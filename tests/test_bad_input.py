@@ -18,10 +18,10 @@ import yaml
 from tokenizers import Tokenizer, models
 
 from made_texts import sentence
-from ropewalk.cli import main
+from ropewalk.cli.main import main
 from ropewalk.core.artifact import hold
 from ropewalk.core.error import UserError
-from ropewalk.corpus.folder import open_corpus
+from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.recipe import lora
 
 THETA = {"context": 128, "rope": {"kind": "theta", "theta": 1e5}}
@@ -314,7 +314,7 @@ def test_adapters_without_their_package(refuse: Callable[..., str], monkeypatch:
 
 
 def test_another_recipe_before_any_step_says_what_is_made_anew(call: Call) -> None:
-    """What training would be lost by is refused: study/test_grow.py."""
+    """What training would be lost by is refused: commands/test_grow.py."""
     assert call("prepare", "recipe.yaml")[0] == 0
     code, _, error = call("prepare", "recipe.yaml", "seed=5")
     assert code == 0 and "the recipe has changed: seed (0 there, 5 here)\nmade anew, because of that: corpus;" in error
@@ -365,7 +365,7 @@ def test_ctrl_c_leaves_nothing_half_done_and_going_on_gives_the_same_bytes(home:
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # a shell's background job ignores it, and so would children
-    command = [sys.executable, "-m", "ropewalk.cli", "prepare", "recipe.yaml"]
+    command = [sys.executable, "-m", "ropewalk", "prepare", "recipe.yaml"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while not list(home.glob("store/.tmp-*/documents.jsonl")) and process.poll() is None:
         time.sleep(0.005)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ropewalk.cli import main
+from ropewalk.cli.main import main
+from ropewalk.commands.run import check_recipe
 from ropewalk.recipe.explain import find_places
 from ropewalk.recipe.load import load_recipe
-from ropewalk.recipe.peers import NONE, OURS
+from ropewalk.recipe.other_trainers import NONE, OURS
 from ropewalk.recipe.spec import Recipe
-from ropewalk.study.run import check_recipe
 
 RECIPE = """\
 model: tiny-base

@@ -28,7 +28,7 @@ def test_the_make_targets_and_verbs_are_there(name: str) -> None:
     text, makefile = (ROOT / name).read_text(encoding="utf-8"), (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"^make (\w+)", text, re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    commands = (ROOT / "src" / "ropewalk" / "cli.py").read_text()
+    commands = (ROOT / "src" / "ropewalk" / "cli/main.py").read_text()
     for verb in re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE):
         assert f"\ndef {verb}(" in commands, verb
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from llama2 import LLAMA2_7B
+from ropewalk.commands.run import check_recipe
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.sweep import load_sweep
-from ropewalk.study.run import check_recipe
 
 FILES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 STUDIES = [path for path in FILES if path.stem.startswith("study-")]

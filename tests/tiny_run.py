@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, models
 
 from ropewalk.core.artifact import new_folder
 from ropewalk.core.seed import stream
-from ropewalk.corpus.folder import content_digest, point_to
-from ropewalk.corpus.store import write_shards
+from ropewalk.corpus.tokens.corpus_folder import content_digest, point_to
+from ropewalk.corpus.tokens.store import write_shards
 from ropewalk.model.init import init_model
 from ropewalk.recipe.spec import Init, Recipe
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ropewalk.attention import attend
+    from ropewalk.commands.run import check_recipe, run_recipe
     from ropewalk.core.error import UserError
     from ropewalk.model.extend import extend
     from ropewalk.model.load import load_model
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from ropewalk.partition import cut, partition_rows
     from ropewalk.recipe.load import load_recipe
     from ropewalk.shape.read import read_shape
-    from ropewalk.study.run import check_recipe, run_recipe
 
 __all__ = [
     "ContextParallel",
@@ -39,7 +39,7 @@ _ROOMS = {
     "ContextParallel": "model.parallelize",
     "UserError": "core.error",
     "attend": "attention",
-    "check_recipe": "study.run",
+    "check_recipe": "commands.run",
     "chunked_cross_entropy": "model.loss",
     "cut": "partition",
     "extend": "model.extend",
@@ -48,7 +48,7 @@ _ROOMS = {
     "parallelize": "model.parallelize",
     "partition_rows": "partition",
     "read_shape": "shape.read",
-    "run_recipe": "study.run",
+    "run_recipe": "commands.run",
 }
 
 

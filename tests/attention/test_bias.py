@@ -15,11 +15,11 @@ from torch import Tensor
 from packs import mask_of, pack
 from ropewalk.attention.bias import Alibi, Fire, alibi_slopes
 from ropewalk.attention.flex import BLOCK_TOKENS, attend_biased, make_block_mask, require_gpu
-from ropewalk.attention.joint import Joint
+from ropewalk.attention.gathered_keys import Joint
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
 from ropewalk.partition import partition_rows
-from ropewalk.rope.skip import Skip, skip_rows
+from ropewalk.rope.pose import Skip, skip_rows
 
 HEADS, KV_HEADS, WIDTH = 6, 2, 16
 ROWS = np.concatenate([pack([70, 1, 40, 20], 150), pack([150], 150)])

@@ -11,11 +11,14 @@ import tracemalloc
 from pathlib import Path
 
 from made_texts import sentence
-from ropewalk.corpus import archive, blocks, json_file, language, length_facts, measures, sections
-from ropewalk.corpus.build import build
-from ropewalk.corpus.read import read_source
+from ropewalk.corpus.clean import long_document_quality, quality
+from ropewalk.corpus.prepare import repeated_sections
+from ropewalk.corpus.prepare.build import build
+from ropewalk.corpus.read import archive, json_file
+from ropewalk.corpus.read.source import read_source
 from ropewalk.corpus.spec import CorpusSpec, Source
-from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
+from ropewalk.corpus.text import blocks, language
+from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 
 CHARACTERS = 1_500_000
 
@@ -54,9 +57,9 @@ def main() -> None:
     folder, tokenizer = Path(sys.argv[1]), load_tokenizer(Path(sys.argv[2]))
     for place in (blocks, language):
         place._BLOCK_CHARACTERS = 1 << 14
-    for place in (measures, length_facts):
+    for place in (quality, long_document_quality):
         place._WINDOW_CHARACTERS = 1 << 12
-    sections._PART_CHARACTERS = json_file.LONG_BYTES = archive._CHUNK_BYTES = 1 << 14
+    repeated_sections._PART_CHARACTERS = json_file.LONG_BYTES = archive._CHUNK_BYTES = 1 << 14
     lines = [f"{sentence(number, 150)}." for number in range(60)]
     pages = ["\n".join(f"{number} {line}" for line in lines) for number in range(CHARACTERS // len("".join(lines)))]
     build_book(folder / "first", pages[0], tokenizer)  # tables that are made once

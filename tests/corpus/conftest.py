@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from made_texts import han, sentence
-from ropewalk.corpus.build import build
-from ropewalk.corpus.folder import Corpus, open_corpus
+from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec
-from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
-from ropewalk.corpus.vocabulary import train_tokenizer
+from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
+from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
+from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,13 @@ import pytest
 
 from chat_templates import FAMILIES, Family, write_model
 from ropewalk.core.record import Document
-from ropewalk.corpus import chat_ids
-from ropewalk.corpus.chat import MESSAGES, lay_out
-from ropewalk.corpus.chat_ids import _mark
-from ropewalk.corpus.clean import clean_document
-from ropewalk.corpus.conversation import find_conversation
+from ropewalk.corpus.clean.document import clean_document
+from ropewalk.corpus.read.chat import MESSAGES, lay_out
+from ropewalk.corpus.read.conversation import find_conversation
 from ropewalk.corpus.spec import RecordOptions, Source
-from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
+from ropewalk.corpus.tokens import chat_tokens
+from ropewalk.corpus.tokens.chat_tokens import _mark
+from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 
 transformers = pytest.importorskip("transformers")
 
@@ -175,6 +175,6 @@ def test_a_long_conversation_is_cut_where_no_id_changes(tmp_path: Path, monkeypa
         record = {"messages": TURNS}
         whole = encode(tokenizer, record)
         with monkeypatch.context() as short:
-            short.setattr(chat_ids, "_LONG_CHARACTERS", 8)
+            short.setattr(chat_tokens, "_LONG_CHARACTERS", 8)
             pieces = encode(load_tokenizer(tmp_path / name), record)
         assert whole[0].tolist() == pieces[0].tolist() and whole[1].tolist() == pieces[1].tolist(), name

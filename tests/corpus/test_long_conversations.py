@@ -10,15 +10,15 @@ import pytest
 
 from made_texts import han, sentence
 from ropewalk.core.error import UserError
-from ropewalk.corpus.audit import SourceLedger
-from ropewalk.corpus.build import build
-from ropewalk.corpus.dedup import FEWEST_WORDS, sign_answers
-from ropewalk.corpus.exchange import write_tokens
-from ropewalk.corpus.feed import Feed, open_feed
-from ropewalk.corpus.folder import Corpus, open_corpus
+from ropewalk.corpus.dedup.minhash import FEWEST_WORDS, sign_answers
+from ropewalk.corpus.mix.dataset import Feed, open_feed
 from ropewalk.corpus.mix_rules import MixRules
+from ropewalk.corpus.prepare.build import build
+from ropewalk.corpus.prepare.ledger import SourceLedger
 from ropewalk.corpus.spec import CorpusSpec, Source
-from ropewalk.corpus.tokenize import Tokenizer
+from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
+from ropewalk.corpus.tokens.foreign_formats import write_tokens
+from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
 CASES = Path(__file__).parents[3] / "shared" / "cases" / "conversations"
 CONTEXT = 512

@@ -15,10 +15,10 @@ from pyarrow import parquet
 
 from made_texts import han, sentence
 from ropewalk.core.error import UserError
-from ropewalk.corpus.build import build
-from ropewalk.corpus.folder import open_corpus
+from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec
-from ropewalk.corpus.tokenize import Tokenizer
+from ropewalk.corpus.tokens.corpus_folder import open_corpus
+from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
 CASES = 200
 Random = np.random.Generator

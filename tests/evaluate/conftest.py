@@ -7,11 +7,11 @@ import pytest
 
 from made_texts import WORDS, han, sentence
 from ropewalk.core.seed import stream
-from ropewalk.corpus.build import build
-from ropewalk.corpus.folder import Corpus, open_corpus
+from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec
-from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
-from ropewalk.corpus.vocabulary import train_tokenizer
+from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
+from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
+from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
 from ropewalk.model.init import init_model
 from ropewalk.probe.key_value import KeyValue, make_prompt
 from ropewalk.recipe.spec import Init

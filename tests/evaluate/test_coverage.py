@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ropewalk.evaluate.score import mean_of, ratio, wilson, wilson_of_prompts
-from ropewalk.evaluate.student import standard_errors, within
+from ropewalk.evaluate.student_t import standard_errors, within
 
 TRIES = 2000
 Lengths = Callable[[np.random.Generator, int], np.ndarray]

@@ -8,8 +8,8 @@ import pytest
 from made_texts import sentence
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Score
-from ropewalk.corpus.folder import Corpus
-from ropewalk.corpus.vocabulary import train_tokenizer
+from ropewalk.corpus.tokens.corpus_folder import Corpus
+from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
 from ropewalk.evaluate.evaluate import evaluate_models
 from ropewalk.evaluate.length_gain import score_lengths
 from ropewalk.parallel.launch import run_ranks

@@ -9,8 +9,8 @@ from jaxtyping import Float64, Int64
 from transformers import AutoModelForCausalLM
 
 from ropewalk.evaluate.items import Item, Sums, deal, measure, pack_items
-from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
+from ropewalk.model.model_with_loss import Learner
 from ropewalk.parallel.launch import run_ranks
 
 GROUPS = 5

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ropewalk.core.error import UserError
-from ropewalk.corpus.folder import Corpus
+from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.evaluate.length_gain import long_texts, make_items, score_lengths
 
 NEAR, CONTEXT = 32, 96

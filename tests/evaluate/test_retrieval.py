@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ropewalk.corpus.tokenize import Tokenizer
+from ropewalk.corpus.tokens.tokenizer import Tokenizer
 from ropewalk.evaluate.items import Sums
 from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
 from ropewalk.probe.key_value import KeyValue

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from faults.experiment import Experiment
 from faults.ground import STEPS, Ground, make, train
 from ropewalk.core.seed import seed_for
-from ropewalk.corpus.feed import Feed
+from ropewalk.corpus.mix.dataset import Feed
 from ropewalk.parallel.launch import RankError
 from ropewalk.train import resume, stage
 

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoConfig, PreTrainedModel
 
-from ropewalk.model.family import CLASSES
+from ropewalk.model.architectures import CLASSES
 from ropewalk.shape.families import SUPPORTED
 
 WINDOW_TOKENS = 6

@@ -16,8 +16,8 @@ from ropewalk.core.error import UserError
 from ropewalk.model import load
 from ropewalk.model.export import export
 from ropewalk.model.extend import extend
-from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
+from ropewalk.model.model_with_loss import Learner
 from ropewalk.model.weights import read_headers
 from ropewalk.partition import partition_rows
 from ropewalk.rope.layers import LayerRule

@@ -10,10 +10,10 @@ import torch
 from transformers import PreTrainedModel
 
 from ropewalk.core.error import UserError
-from ropewalk.model.attend import NAME
+from ropewalk.model.attention_interface import NAME
 from ropewalk.model.compiled import compile_in_place, require_compiler
-from ropewalk.model.learner import Learner
-from ropewalk.model.positions import direct_positions
+from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.rope_hooks import direct_positions
 from ropewalk.model.tiled_mlp import tile_mlps
 from ropewalk.parallel.recompute import set_recompute
 from ropewalk.partition import partition_rows

@@ -11,20 +11,20 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from ropewalk.cli import app
+from ropewalk.cli.main import app
+from ropewalk.commands.verify_export import verify_model
 from ropewalk.core.artifact import find_damage
 from ropewalk.core.error import UserError
+from ropewalk.model.architectures import CLASSES
 from ropewalk.model.engines import Serving, describe_commands, find_commands, is_native
 from ropewalk.model.export import export, read_weights
 from ropewalk.model.extend import extend
-from ropewalk.model.family import CLASSES
 from ropewalk.model.load import load_model
 from ropewalk.model.verify import compute_logits, verify_export, verify_generation
 from ropewalk.model.weights import SINGLE
 from ropewalk.recipe.load import parse_stage
 from ropewalk.rope.scaling import Theta, Yarn
 from ropewalk.shape.families import OWN_ARCHITECTURE
-from ropewalk.study.verify import verify_model
 
 Save = Callable[..., Path]
 FACTORS = "[1.0, 1.5, 2.0, 4.0]"

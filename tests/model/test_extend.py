@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ropewalk.core.artifact import find_damage, is_finished, read_manifest
 from ropewalk.core.error import UserError
+from ropewalk.model.architectures import CLASSES
 from ropewalk.model.extend import extend
-from ropewalk.model.family import CLASSES
 from ropewalk.model.load import load_model
 from ropewalk.model.weights import SINGLE
 from ropewalk.rope.scaling import Linear, Llama3, Ntk, NtkByParts, Theta, Unchanged, Yarn

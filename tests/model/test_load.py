@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from transformers.activations import ACT2FN
 
 from ropewalk.core.error import UserError
-from ropewalk.model.family import CLASSES
+from ropewalk.model.architectures import CLASSES
 from ropewalk.model.load import load_model
 from ropewalk.model.weights import INDEX, SINGLE, stored_dtype
 from ropewalk.shape.values import ACTIVATIONS

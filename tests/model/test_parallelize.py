@@ -14,7 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from ropewalk.model.family import CLASSES
+from ropewalk.model.architectures import CLASSES
 from ropewalk.model.parallelize import parallelize
 from ropewalk.parallel.launch import run_ranks
 

@@ -9,9 +9,9 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from packs import pack
-from ropewalk.model.attend import NAME
-from ropewalk.model.family import CLASSES
-from ropewalk.model.learner import Learner
+from ropewalk.model.architectures import CLASSES
+from ropewalk.model.attention_interface import NAME
+from ropewalk.model.model_with_loss import Learner
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import cut, partition_rows_and_heads
 

@@ -9,7 +9,7 @@ from packs import mixed_pack, pack
 from ropewalk.partition.cost import choose_cheapest, price_pieces
 from ropewalk.partition.layout import propose
 from ropewalk.partition.partition import Partition, partition_rows
-from ropewalk.partition.pieces import find_documents, make_pieces
+from ropewalk.partition.segments import find_documents, make_pieces
 
 
 def cut_documents(partition: Partition) -> int:

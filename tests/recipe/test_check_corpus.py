@@ -10,12 +10,12 @@ import pytest
 
 from made_texts import han, sentence
 from ropewalk.core.error import UserError
-from ropewalk.corpus.build import build
-from ropewalk.corpus.folder import Corpus, open_corpus
-from ropewalk.corpus.store import Documents
-from ropewalk.corpus.strands import Strand
-from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
-from ropewalk.corpus.vocabulary import train_tokenizer
+from ropewalk.corpus.mix.strata import Strand
+from ropewalk.corpus.prepare.build import build
+from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
+from ropewalk.corpus.tokens.store import Documents
+from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
+from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
 from ropewalk.recipe.check_corpus import check_corpus, check_repeats
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.load import parse_recipe

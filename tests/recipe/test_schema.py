@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter, ValidationError
 from typer.testing import CliRunner
 
-from ropewalk.cli import app
+from ropewalk.cli.main import app
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import COUNT
 from ropewalk.core.spec import Spec

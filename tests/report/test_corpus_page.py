@@ -19,7 +19,7 @@ def amount(documents: int, size: int, tokens: int) -> dict[str, int]:
 
 
 def survey(name: str = "law") -> dict[str, Any]:
-    """A corpus of one source, as corpus/survey counts it."""
+    """A corpus of one source, as corpus/inspect/statistics counts it."""
     context = {"tokens": 900, "8192": 90, "32768": 9, "131072": 0}
     facts = {"role": "domain", "license": None, "documents": 9, "tokens": 900, "held_out_documents": 1,
              "held_out_tokens": 100, "languages": {"zh": {"documents": 9, "tokens": 900}}}  # fmt: skip

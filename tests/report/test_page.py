@@ -16,12 +16,12 @@ import pytest
 import yaml
 
 from invented_run import RECIPE, make_rows, write_run
+from ropewalk.commands.run import do_part
 from ropewalk.core.artifact import FolderInUseError, hold
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Row, append_rows
 from ropewalk.recipe.load import load_recipe
 from ropewalk.report.page import summarise, write_report
-from ropewalk.study.run import do_part
 
 PAYLOADS = [
     "<script>alert(1)</script>",

@@ -7,13 +7,13 @@ import pytest
 from pydantic import ValidationError
 
 from ropewalk.core.error import UserError
-from ropewalk.rope.by_length import Dynamic, LongRope
-from ropewalk.rope.by_parts import Llama3, NtkByParts, Yarn
+from ropewalk.rope.dynamic import Dynamic, LongRope
 from ropewalk.rope.frequency import plain_inv_freq
 from ropewalk.rope.method import BaseRope, Method, describe
-from ropewalk.rope.plain import Linear, Nope, Ntk, Proportional, Theta, Unchanged
 from ropewalk.rope.resonance import Resonance
 from ropewalk.rope.scaling import read_method
+from ropewalk.rope.uniform import Linear, Nope, Ntk, Proportional, Theta, Unchanged
+from ropewalk.rope.yarn import Llama3, NtkByParts, Yarn
 
 LLAMA31 = BaseRope(5e5, 128, 131072, Llama3(theta=5e5, factor=8, original_tokens=8192))
 QWEN = BaseRope(1e6, 128, 32768, Yarn(theta=1e6, factor=4, original_tokens=32768, beta_fast=24))

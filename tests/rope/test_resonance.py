@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from ropewalk.core.error import UserError
-from ropewalk.rope.by_length import Dynamic, LongRope
-from ropewalk.rope.by_parts import Yarn
+from ropewalk.rope.dynamic import Dynamic, LongRope
 from ropewalk.rope.frequency import wavelengths
 from ropewalk.rope.method import BaseRope, Method
-from ropewalk.rope.plain import Nope, Proportional, Theta, Unchanged
 from ropewalk.rope.resonance import Resonance
 from ropewalk.rope.scaling import read_method
+from ropewalk.rope.uniform import Nope, Proportional, Theta, Unchanged
+from ropewalk.rope.yarn import Yarn
 
 LLAMA2 = BaseRope(theta=1e4, head_dim=128, context_tokens=4096)
 

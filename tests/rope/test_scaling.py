@@ -15,7 +15,6 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ropewalk.core.error import UserError
-from ropewalk.rope.by_parts import Llama3, NtkByParts, Ramp, Yarn
 from ropewalk.rope.method import BaseRope, Method
 from ropewalk.rope.scaling import (
     Dynamic,
@@ -31,6 +30,7 @@ from ropewalk.rope.scaling import (
     legacy_hf,
     read_method,
 )
+from ropewalk.rope.yarn import Llama3, NtkByParts, Ramp, Yarn
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "reference" / "golden_rope.json"
 LLAMA2 = BaseRope(theta=1e4, head_dim=128, context_tokens=4096)

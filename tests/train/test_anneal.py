@@ -13,7 +13,7 @@ from ropewalk.checkpoint.load import newest
 from ropewalk.core.record import read_rows
 from ropewalk.model.extend import extend, read_former
 from ropewalk.model.load import load_model
-from ropewalk.model.positions import anneal_positions
+from ropewalk.model.rope_hooks import anneal_positions
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
 from ropewalk.rope.layers import LayerRule

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.load import load_weights, newest, read_facts
 from ropewalk.checkpoint.state import TrainState, name_weights
+from ropewalk.commands.rank_tasks import export_checkpoint
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.record import read_rows
 from ropewalk.model.adapter import attach_adapter, merge_adapter
@@ -27,16 +28,15 @@ from ropewalk.parallel.mesh import make_mesh
 from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.spec import Recipe
 from ropewalk.rope.scaling import Theta
-from ropewalk.study.ranks import export_checkpoint
 from ropewalk.train import loop
 from ropewalk.train.batches import make_batches
+from ropewalk.train.loss_metrics import Tally
 from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.parity import compare_degrees
-from ropewalk.train.place import make_learner
+from ropewalk.train.prepare_model import make_learner
 from ropewalk.train.rollback import read_history
 from ropewalk.train.stage import checkpoints_of, extended_of, open_rows, sharing_of, train_stage
 from ropewalk.train.step import train_step
-from ropewalk.train.tally import Tally
 from tiny_run import make_recipe
 
 NewRun = Callable[[str], Path]

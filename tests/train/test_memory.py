@@ -8,8 +8,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ropewalk.model.adapter import attach_adapter
-from ropewalk.model.attend import NAME
-from ropewalk.model.learner import Learner
+from ropewalk.model.attention_interface import NAME
+from ropewalk.model.model_with_loss import Learner
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.parallel.peak import measure_peak_bytes
@@ -19,7 +19,7 @@ from ropewalk.plan.savings import Savings
 from ropewalk.recipe.lora import Lora
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 from ropewalk.train.optimizer import make_optimizer
-from ropewalk.train.place import place_learner
+from ropewalk.train.prepare_model import place_learner
 
 SHAPE = ModelShape("LlamaForCausalLM", 128, 4, 2, 32, 352, 1000, True, 1 << 20, plain_layers(4, 1e4))
 TOKENS, DOCUMENT_TOKENS, CHUNK_TOKENS = 2048, 128, 128

@@ -15,17 +15,17 @@ from safetensors.torch import load_file
 from ropewalk.checkpoint.load import newest
 from ropewalk.core.record import TIMED, Row, read_rows
 from ropewalk.core.seed import stream
-from ropewalk.corpus.feed import Feed, open_feed
-from ropewalk.corpus.folder import open_corpus
-from ropewalk.model.learner import Learner
+from ropewalk.corpus.mix.dataset import Feed, open_feed
+from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.model.load import load_model
+from ropewalk.model.model_with_loss import Learner
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.partition import partition_rows
 from ropewalk.partition.choose import make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.recipe.spec import Recipe
-from ropewalk.rope.skip import Skip, skip_rows
+from ropewalk.rope.pose import Skip, skip_rows
 from ropewalk.train.batches import make_batches
 from ropewalk.train.stage import checkpoints_of, train_stage
 from tiny_run import CONTEXT_TOKENS, make_recipe

@@ -18,7 +18,7 @@ from ropewalk.checkpoint.load import list_checkpoints, load_weights, newest
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.error import UserError
 from ropewalk.core.record import TIMED, Row, read_rows
-from ropewalk.corpus.folder import open_corpus
+from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_rows import open_stage

@@ -14,15 +14,15 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from ropewalk.attention.calls import Calls, Given, Schedule, Scores
+from ropewalk.attention.choose_kernel import FLEX, Demand, choose_kernel, schedule_tiles
 from ropewalk.attention.exchange import EXCHANGES, JOINT, Block, Exchange, Traffic, plan_traffic
 from ropewalk.attention.flex import attend_flex
-from ropewalk.attention.heads import find_teams, repeat_kv, swap_in, swap_out
-from ropewalk.attention.keep import current_tape
-from ropewalk.attention.kernels import FLEX, Demand, choose_kernel, schedule_tiles
 from ropewalk.attention.merge import merge, sink
-from ropewalk.partition.heads import AnyPartition
+from ropewalk.attention.recompute_cache import current_tape
+from ropewalk.attention.schedule import Calls, Given, Schedule, Scores
+from ropewalk.attention.ulysses import find_teams, repeat_kv, swap_in, swap_out
 from ropewalk.partition.partition import Partition
+from ropewalk.partition.ulysses import AnyPartition
 
 
 def attend(

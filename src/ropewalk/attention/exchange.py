@@ -17,7 +17,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from ropewalk.attention.joint import Joint
+from ropewalk.attention.gathered_keys import Joint
 from ropewalk.partition.partition import Partition
 
 Block = Float[Tensor, "rows both_heads head_dim"]

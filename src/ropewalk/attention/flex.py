@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
 from ropewalk.attention.bias import Alibi, Fire, ScoreMod
-from ropewalk.attention.calls import Scores
 from ropewalk.attention.exchange import Block, fetch_joint, give_back_joint, plan_traffic
-from ropewalk.attention.joint import Joint
+from ropewalk.attention.gathered_keys import Joint
 from ropewalk.attention.merge import sink
+from ropewalk.attention.schedule import Scores
 from ropewalk.core.error import UserError
 from ropewalk.partition.partition import Partition
 

@@ -1,165 +1,100 @@
-"""A rank's tiles for the CPU kernel: tiles of one shape stacked, and where each call's rows come from and go to.
+"""What a schedule is made of: kernel calls, each on some rows, and where their results belong.
 
-Triangles may be stacked beyond their length: a triangle that is too large reads the rows after it, but its first
-queries never see them. So hundreds of small documents of all lengths become a handful of calls.
+A call knows which kernel it asks and how its tiles lie in memory, and nobody else does: forward and backward over
+ranks see rows go in and rows come out. So a kernel that wants tiles of one shape stacked and one that takes them end
+to end, each with its length, are called alike.
 """
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float
 from torch import Tensor
 
-from ropewalk.attention.calls import Calls, Given, KeyRows, QueryRows, Schedule, Scores
-from ropewalk.attention.kernel import Sight, attend_tiles, attend_tiles_backward
-from ropewalk.partition.partition import Partition
-from ropewalk.partition.tiles import ALWAYS, Tiles
-
-_STACKED_BEYOND_TOKENS = 1024
-"""Longer triangles keep their length: one call each costs nothing beside their work."""
+QueryRows = Float[Tensor, "queries heads head_dim"]
+KeyRows = Float[Tensor, "keys kv_heads head_dim"]
+LogSums = Float[Tensor, "queries_and_pads heads"]
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Equally long runs of rows of a tensor: ``step`` apart where they lie regularly, else by index."""
+class Given:
+    """What the gradients of every tile need of all of its query's tiles together; one entry per row of queries.
 
-    starts: tuple[int, ...]
-    length: int
-    step: int
-    index: Tensor | None
+    ``logsum`` may have one row more, infinite, for queries that are none.
+    """
 
-    def take(self, tensor: Tensor) -> Tensor:
-        """[rows, ...] -> [tiles, length, ...]; a view where the runs are regular."""
-        if self.index is not None:
-            chosen: Tensor = tensor.index_select(0, self.index).unflatten(0, (-1, self.length))
-            return chosen
-        stride = tensor.stride()
-        return tensor.as_strided(
-            (len(self.starts), self.length, *tensor.shape[1:]),
-            (self.step * stride[0], *stride),
-            tensor.storage_offset() + self.starts[0] * stride[0],
-        )
-
-    def add(self, tensor: Tensor, parts: Tensor) -> None:
-        """Add [tiles, length, ...] to the rows in ``tensor``, run after run: runs may overlap."""
-        for start, part in zip(self.starts, parts, strict=True):
-            tensor[start : start + self.length] += part
+    query: QueryRows
+    grad: QueryRows
+    out: QueryRows
+    logsum: LogSums
 
 
 @dataclass(frozen=True, slots=True)
-class StackedCall:
-    """Tiles of one shape. ``logsum`` is like ``query``, but rows beyond a triangle's own read the row of infinities."""
+class Scores:
+    """How scores are made of products: times ``scale``, then bent to stay below ``soft_cap`` if there is one."""
 
-    query: Rows
-    key: Rows
-    logsum: Rows
-    sight: Sight
+    scale: float
+    soft_cap: float | None = None
+
+
+@runtime_checkable
+class Call(Protocol):
+    """One call of a kernel, on rows of whole tensors."""
 
     def attend(self, query: QueryRows, key: KeyRows, value: KeyRows, scores: Scores) -> tuple[Tensor, Tensor]:
-        """See calls.Call."""
-        out, logsum = attend_tiles(
-            self.query.take(query), self.key.take(key), self.key.take(value), sight=self.sight, scale=scores.scale
-        )
-        return out.flatten(0, 1), logsum.flatten(0, 1)
+        """Output and log-sum-exp of this call's queries over this call's keys, tile after tile."""
 
     def differentiate(
         self, given: Given, key: KeyRows, value: KeyRows, scores: Scores
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See calls.Call."""
-        d_query, d_key, d_value = attend_tiles_backward(
-            self.query.take(given.grad),
-            self.query.take(given.query),
-            self.key.take(key),
-            self.key.take(value),
-            out=self.query.take(given.out),
-            logsum=self.logsum.take(given.logsum),
-            sight=self.sight,
-            scale=scores.scale,
-        )
-        return d_query.flatten(0, 1), d_key.flatten(0, 1), d_value.flatten(0, 1)
+        """Gradients of this call's queries, keys and values, tile after tile."""
 
     def add_to_keys(self, total: Tensor, d_key: Tensor, d_value: Tensor) -> None:
-        """See calls.Call."""
-        self.key.add(total, torch.cat([d_key, d_value], dim=1).unflatten(0, (-1, self.key.length)))
+        """Add gradients of keys and values, as ``differentiate`` gives them, to ``total``: both, side by side."""
 
 
-def stack_tiles(partition: Partition, rank: int) -> Schedule:
-    """The rank's calls under a partition, tiles of one shape stacked."""
-    triangles, pads = _stack_triangles(partition.triangles(rank), partition.local_tokens)
-    steps = tuple(tuple(_stack(layer) for layer in split_layers(tiles)) for tiles in partition.tiles(rank))
-    return Schedule(rank, triangles, steps, pads)
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Calls whose queries are disjoint; their results, laid end to end, are about ``rows``.
+
+    Where ``home`` is given, the i-th of those rows is the ``home[i]``-th of the results followed by one row of zeros.
+    """
+
+    calls: tuple[Call, ...]
+    rows: Tensor | slice
+    home: Tensor | None
+
+    def attend(self, query: QueryRows, key: KeyRows, value: KeyRows, scores: Scores) -> tuple[Tensor, Tensor]:
+        """Output and log-sum-exp of ``rows``; without calls zeros and minus infinity: nothing was seen yet."""
+        if not self.calls:
+            exact = torch.promote_types(query.dtype, torch.float32)
+            return torch.zeros_like(query), query.new_full(query.shape[:2], -torch.inf, dtype=exact)
+        outs, logsums = zip(*(call.attend(query, key, value, scores) for call in self.calls), strict=True)
+        return self.assemble(outs), self.assemble(logsums)
+
+    def assemble(self, parts: tuple[Tensor, ...]) -> Tensor:
+        """Results of the calls as rows in the order of ``rows``."""
+        if self.home is None:
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return torch.cat([*parts, parts[0].new_zeros(1, *parts[0].shape[1:])]).index_select(0, self.home)
 
 
-def _stack_triangles(tiles: Tiles, rows: int) -> tuple[Calls, bool]:
-    """Triangles of similar length in one call, their results cover all rows, padding gets the row of zeros; and whether
-    any is stacked beyond its length."""
-    start, length = tiles.columns[:, 0], tiles.columns[:, 1]
-    size = _round_up(length)
-    calls, home, offset, pads = [], np.full(rows, -1), 0, False
-    for shared in np.unique(size):
-        chosen = np.flatnonzero(size == shared)
-        longest = int(length[chosen].max())
-        query = _rows(start[chosen], longest, limit=rows)
-        logsum = query
-        if (length[chosen] < longest).any():
-            inside = np.arange(longest) < length[chosen][:, None]
-            index = np.where(inside, start[chosen][:, None] + np.arange(longest), rows)
-            logsum, pads = Rows(query.starts, longest, 0, torch.from_numpy(index.reshape(-1))), True
-        calls.append(StackedCall(query, query, logsum, Sight(True, None)))
-        within, counted = _spread(length[chosen])
-        home[np.repeat(start[chosen], length[chosen]) + within] = offset + counted * longest + within
-        offset += len(chosen) * longest
-    home[home < 0] = offset
-    if np.array_equal(home, np.arange(offset)):
-        return Calls(tuple(calls), slice(None), None), pads
-    return Calls(tuple(calls), slice(None), torch.from_numpy(home)), pads
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """All that a rank computes: triangles on its own rows, then for each step lists of calls on its block of keys.
 
+    ``pads``: some queries read the row after the last one, whose log-sum-exp must be infinite. ``joint``: there are no
+    triangles, and the one block holds own and received rows together.
+    """
 
-def split_layers(tiles: Tiles) -> list[Int64[np.ndarray, "tiles 6"]]:
-    """Columns of the tiles, in as few layers as keep the queries of a layer disjoint."""
-    order = np.argsort(tiles.columns[:, 0], kind="stable")
-    columns = tiles.columns[order]
-    _, first, count = np.unique(columns[:, 0], return_index=True, return_counts=True)
-    layer = np.arange(len(columns)) - np.repeat(first, count)
-    return [columns[layer == each] for each in range(layer.max(initial=-1) + 1)]
+    rank: int
+    triangles: Calls
+    steps: tuple[tuple[Calls, ...], ...]
+    pads: bool = False
+    joint: bool = False
 
-
-def _stack(columns: Int64[np.ndarray, "tiles 6"]) -> Calls:
-    shapes, which = np.unique(columns[:, [1, 3, 5]], axis=0, return_inverse=True)
-    calls, rows = [], []
-    for shape, (queries, keys, window) in enumerate(shapes.tolist()):
-        chosen = columns[which == shape]
-        query, key = _rows(chosen[:, 0], queries), _rows(chosen[:, 2], keys)
-        sight = Sight(False, None if window == -ALWAYS else window)
-        calls.append(StackedCall(query, key, query, sight))
-        rows.append((chosen[:, 0, None] + np.arange(queries)).reshape(-1))
-    return Calls(tuple(calls), sliced(np.concatenate(rows)), None)
-
-
-def sliced(rows: np.ndarray) -> Tensor | slice:
-    """A slice, if the rows are one run in order."""
-    run = len(rows) == rows[-1] - rows[0] + 1 and bool((np.diff(rows) == 1).all())
-    return slice(int(rows[0]), int(rows[-1]) + 1) if run else torch.from_numpy(rows)
-
-
-def _rows(start: Int64[np.ndarray, "tiles"], length: int, *, limit: int | None = None) -> Rows:
-    """Runs of ``length`` rows; where they reach over ``limit``, its last row is read again."""
-    starts, steps = tuple(start.tolist()), np.diff(start)
-    step = int(steps[0]) if len(steps) else length
-    if (steps == step).all() and (limit is None or start[-1] + length <= limit):
-        return Rows(starts, length, step, None)
-    index = (start[:, None] + np.arange(length)).reshape(-1)
-    return Rows(starts, length, 0, torch.from_numpy(index if limit is None else np.minimum(index, limit - 1)))
-
-
-def _round_up(length: np.ndarray) -> np.ndarray:
-    """To four sizes in each octave, so that a stacked triangle is at most a quarter longer than its document."""
-    grain = np.maximum(1 << np.maximum(np.frexp(length - 1)[1] - 3, 0), 4)
-    return np.where(length > _STACKED_BEYOND_TOKENS, length, -(-length // grain) * grain)
-
-
-def _spread(length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For ranges of these lengths, laid end to end: place within the range, and number of the range."""
-    counted = np.repeat(np.arange(len(length)), length)
-    return np.arange(len(counted)) - np.repeat(np.cumsum(length) - length, length), counted
+    @property
+    def merges(self) -> bool:
+        """Whether any query has more than its triangle."""
+        return any(self.steps)

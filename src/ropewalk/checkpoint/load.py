@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load as read_shards
 
-from ropewalk.checkpoint.convert import find_other_form, name_scale, read_other_form
+from ropewalk.checkpoint.convert_moments import find_other_form, name_scale, read_other_form
 from ropewalk.checkpoint.state import (
     STATE,
     WEIGHT,
@@ -30,8 +30,8 @@ from ropewalk.checkpoint.state import (
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.parallel.collective import rank_and_ranks, share_from_first
-from ropewalk.parallel.intact import find_fault as find_fault
-from ropewalk.parallel.intact import find_fault_together as find_fault_together
+from ropewalk.parallel.verify_folder import find_fault as find_fault
+from ropewalk.parallel.verify_folder import find_fault_together as find_fault_together
 
 _NAME = re.compile(r"step-(\d{8,})")
 

@@ -11,7 +11,7 @@ from types import TracebackType
 import torch.distributed as dist
 
 from ropewalk.checkpoint.save import remove_stale, write
-from ropewalk.checkpoint.saves import note_begun, note_saved
+from ropewalk.checkpoint.save_record import note_begun, note_saved
 from ropewalk.checkpoint.state import Snapshot, TrainState, take_snapshot
 from ropewalk.parallel.collective import rank_and_ranks, wait_for_ranks
 

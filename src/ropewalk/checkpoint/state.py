@@ -33,7 +33,7 @@ class TrainState:
     ``step`` counts the stage's steps, ``cursor`` the global rows it has consumed, ``tokens`` what was in them;
     ``updates`` counts the optimizer's moves over all stages, ``skipped`` the stage's steps without one, ``rollbacks``
     how often it went back to a checkpoint and past the data. ``sums`` is what the running panel has added up;
-    ``recent`` is what the guard remembers (train/guard.py). ``ended`` says how the stage came to its end (``solved``,
+    ``recent`` is what the guard remembers (train/spike_guard.py). ``ended`` says how the stage ended (``solved`` or
     ``limit``), or is empty. Whoever resumes must bring the same ``inputs`` (digests of recipe and data); ``plan`` is
     how the stage was meant to go on and end, as plain data, and may be another one by then (train/resume.py).
     """

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8, UInt16, UInt32, UInt64
 
 from ropewalk.core.artifact import write_whole
-from ropewalk.core.written import read_written, read_written_lines
+from ropewalk.core.read_json import read_written, read_written_lines
 
 Role = Literal["general", "domain", "instruction"]
 ROLES: tuple[Role, ...] = ("general", "domain", "instruction")
@@ -22,7 +22,7 @@ ROLES: tuple[Role, ...] = ("general", "domain", "instruction")
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text with where it comes from. Made by corpus/read.
+    """A text with where it comes from. Made by corpus/read/source.
 
     ``loss_spans`` are the half-open character ranges whose tokens are trained on (an instruction's answers); None
     means all of the text. ``metadata`` is JSON-like.
@@ -39,7 +39,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One source's tokens, flat and memory-mapped. Made by corpus/store.
+    """One source's tokens, flat and memory-mapped. Made by corpus/tokens/store.
 
     Document ``i`` is ``tokens[ends[i - 1]:ends[i]]``; ``mask`` is 1 where a token may be a label.
     """
@@ -52,7 +52,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of packed documents, before the cut over context ranks. Made by corpus/feed.
+    """Rows of packed documents, before the cut over context ranks. Made by corpus/mix/dataset.
 
     ``labels[r, t]`` is the token that follows ``tokens[r, t]`` in its document, and ``weights[r, t]`` is 0 where there
     is none or where it is not trained on. ``positions`` restart at every document. ``document`` numbers a row's

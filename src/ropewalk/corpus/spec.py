@@ -13,10 +13,10 @@ from pydantic_core import InitErrorDetails
 from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.record import ROLES, Role
 from ropewalk.core.spec import Spec
-from ropewalk.corpus.language import language_kind
 from ropewalk.corpus.mix_rules import MixRules, check_mix
-from ropewalk.corpus.profile import PROFILES, Profile, ProfileName
 from ropewalk.corpus.prompt_rules import GivenRules, PromptRules
+from ropewalk.corpus.text.language import language_kind
+from ropewalk.corpus.text.profile import PROFILES, Profile, ProfileName
 
 Faults = Literal["error", "skip", "replace"]
 LongDocuments = Literal["split", "truncate", "drop"]

@@ -12,19 +12,19 @@ import torch
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.record import Score
-from ropewalk.corpus.folder import Corpus, open_corpus
-from ropewalk.corpus.held_out_text import tell_long
-from ropewalk.corpus.same_tokenizer import require_tokenizer
-from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
+from ropewalk.corpus.mix.held_out_text import tell_long
+from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
+from ropewalk.corpus.tokens.same_tokenizer import require_tokenizer
+from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 from ropewalk.evaluate.items import Sums, measure
-from ropewalk.evaluate.nll import PositionLoss, plan_position_loss
+from ropewalk.evaluate.loss_by_position import PositionLoss, plan_position_loss
 from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
-from ropewalk.evaluate.short import ShortLoss, plan_short_loss
-from ropewalk.model.learner import Learner
+from ropewalk.evaluate.short_context_loss import ShortLoss, plan_short_loss
 from ropewalk.model.load import load_model
+from ropewalk.model.model_with_loss import Learner
 from ropewalk.model.weights import Dtype
 from ropewalk.parallel.collective import rank_and_ranks
-from ropewalk.parallel.intact import require_intact
+from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.spec import EvaluateSpec
 

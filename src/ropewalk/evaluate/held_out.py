@@ -1,6 +1,6 @@
 """Which held-out text is measured: a draw that depends on the corpus and the seed alone, so all models read the same.
 
-Which text may be drawn stands in corpus/held_out_text.py, where it is counted before training.
+Which text may be drawn stands in corpus/mix/held_out_text.py, where it is counted before training.
 """
 
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Int64
 
 from ropewalk.core.seed import stream
-from ropewalk.corpus.folder import Corpus
-from ropewalk.corpus.held_out_text import find_long
-from ropewalk.corpus.held_out_text import text_sources as text_sources
-from ropewalk.corpus.store import Documents, all_documents
+from ropewalk.corpus.mix.held_out_text import find_long
+from ropewalk.corpus.mix.held_out_text import text_sources as text_sources
+from ropewalk.corpus.tokens.corpus_folder import Corpus
+from ropewalk.corpus.tokens.store import Documents, all_documents
 
 
 def draw_long(

@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int32, Int64
 from torch import Tensor
 
 from ropewalk.core.progress import show_nothing, watch
-from ropewalk.model.learner import Learner
+from ropewalk.model.model_with_loss import Learner
 from ropewalk.parallel.collective import rank_and_ranks, sum_over_ranks
 from ropewalk.partition import partition_rows
 

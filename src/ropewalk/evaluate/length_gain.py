@@ -17,17 +17,17 @@ from jaxtyping import Int64
 
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.error import UserError
-from ropewalk.core.written import read_written_lines
-from ropewalk.corpus.folder import Corpus
-from ropewalk.corpus.same_tokenizer import require_tokenizer
-from ropewalk.corpus.tokenize import load_tokenizer
+from ropewalk.core.read_json import read_written_lines
+from ropewalk.corpus.tokens.corpus_folder import Corpus
+from ropewalk.corpus.tokens.same_tokenizer import require_tokenizer
+from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.evaluate.held_out import text_sources
 from ropewalk.evaluate.items import Item, measure
-from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
+from ropewalk.model.model_with_loss import Learner
 from ropewalk.model.weights import Dtype
 from ropewalk.parallel.collective import rank_and_ranks
-from ropewalk.parallel.intact import require_intact
+from ropewalk.parallel.verify_folder import require_intact
 
 _STRIDES = 4
 

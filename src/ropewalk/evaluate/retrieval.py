@@ -15,7 +15,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.record import Document, Score
 from ropewalk.core.seed import stream
-from ropewalk.corpus.tokenize import Tokenizer
+from ropewalk.corpus.tokens.tokenizer import Tokenizer
 from ropewalk.evaluate.items import Item, Sums
 from ropewalk.evaluate.score import wilson_of_prompts
 from ropewalk.probe.kinds import Probe, make_prompt, name_probe

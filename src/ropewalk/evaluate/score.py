@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from ropewalk.evaluate.student import Z, standard_errors
+from ropewalk.evaluate.student_t import Z, standard_errors
 
 Interval = tuple[float, float, float]
 """(value, low, high)."""

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from ropewalk.model.biases import NAME as SCORE_BIAS
 from ropewalk.model.weights import read_headers, read_tensor
-from ropewalk.parallel.intact import require_intact
+from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.recipe.lora import Lora, require_peft
 
 _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"

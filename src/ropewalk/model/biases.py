@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ropewalk.attention.bias import BIASES
-from ropewalk.model.family import blocks_of
+from ropewalk.model.architectures import blocks_of
 from ropewalk.model.weights import Dtype, open_to_readers, read_headers
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.shape.weight_files import INDEX, SINGLE

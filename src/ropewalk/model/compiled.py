@@ -1,7 +1,7 @@
 """Blocks that torch compiles: norms, projections, rotation and MLP become programs, and attention stays between them.
 
 A program is made once per kind of block and length of row, and all blocks of a kind run it. The surprise is what must
-not be traced. Attention goes by a plan that is another one for every row, the hooks of model/positions keep what they
+not be traced. Attention goes by a plan that is another one for every row, the hooks of model/rope_hooks keep what they
 have made, and tiles are a loop: each would be compiled anew for every step, layer or tile, so each ends a program.
 A forward in evaluation runs as it stands: panels read rows of any length, and each length would be compiled.
 """

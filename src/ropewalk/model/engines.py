@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.model.folder import read_config
-from ropewalk.rope.by_length import LongRope, longrope_attention
-from ropewalk.rope.by_parts import Ramp, Yarn
+from ropewalk.rope.dynamic import LongRope, longrope_attention
 from ropewalk.rope.scaling import Nope
+from ropewalk.rope.yarn import Ramp, Yarn
 from ropewalk.shape.families import OWN_ARCHITECTURE
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape

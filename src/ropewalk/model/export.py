@@ -15,7 +15,7 @@ from ropewalk.core.artifact import is_finished, new_folder, read_manifest
 from ropewalk.model.engines import LOADER, is_native
 from ropewalk.model.folder import copy_tokenizer, read_config
 from ropewalk.model.weights import Dtype, check_finite, check_weights, open_to_readers, read_headers, read_tensor
-from ropewalk.parallel.intact import require_intact
+from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.shape.layer_keys import STALE_KEYS
 from ropewalk.shape.read import read_shape
 

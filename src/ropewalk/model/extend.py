@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.model.biases import add_bias_weights
-from ropewalk.model.check import check_positions
+from ropewalk.model.check_rope import check_positions
 from ropewalk.model.folder import check_tokenizer, copy_tokenizer, link_weights, read_config, write_config
 from ropewalk.model.load import load_model
 from ropewalk.model.weights import Dtype, stored_dtype
-from ropewalk.parallel.intact import require_intact
+from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.rope.frequency import wavelengths
 from ropewalk.rope.layers import LayerPosition, LayerRule, stretch_layers
 from ropewalk.rope.scaling import Rope

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.core.error import UserError
-from ropewalk.corpus.tokenize import read_bpe
+from ropewalk.corpus.tokens.tokenizer import read_bpe
 from ropewalk.shape.weight_files import INDEX, weight_files
 
 CARRIED = (

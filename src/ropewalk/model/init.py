@@ -14,8 +14,8 @@ from transformers import AutoConfig
 
 from ropewalk.core.artifact import new_folder
 from ropewalk.core.seed import seed_for
-from ropewalk.corpus.tokenize import read_bpe
-from ropewalk.model.family import CLASSES, tied_names
+from ropewalk.corpus.tokens.tokenizer import read_bpe
+from ropewalk.model.architectures import CLASSES, tied_names
 from ropewalk.model.folder import check_tokenizer, copy_tokenizer, read_token_ids, write_config
 from ropewalk.model.load import load_model
 from ropewalk.model.weights import open_to_readers

@@ -16,12 +16,12 @@ from transformers.utils import logging
 
 from ropewalk.attention.flex import require_gpu
 from ropewalk.core.error import UserError
-from ropewalk.model.attend import NAME
+from ropewalk.model.architectures import CLASSES, tied_names
+from ropewalk.model.attention_interface import NAME
 from ropewalk.model.biases import with_biases
-from ropewalk.model.check import check_positions
-from ropewalk.model.family import CLASSES, tied_names
+from ropewalk.model.check_rope import check_positions
 from ropewalk.model.folder import read_config
-from ropewalk.model.positions import direct_positions
+from ropewalk.model.rope_hooks import direct_positions
 from ropewalk.model.weights import Dtype, check_finite, check_weights
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.shape.families import OWN_TYPE

@@ -19,12 +19,12 @@ from transformers import PreTrainedModel
 
 from ropewalk.core.digest import digest_arrays
 from ropewalk.core.error import UserError
-from ropewalk.model.attend import NAME
-from ropewalk.model.check import check_positions
-from ropewalk.model.family import CLASSES
-from ropewalk.model.positions import direct_positions, is_directed
-from ropewalk.model.refuse import refuse_unsupported, try_unknown, watch_arguments
-from ropewalk.model.whole_batch import read_whole_batch
+from ropewalk.model.architectures import CLASSES
+from ropewalk.model.attention_interface import NAME
+from ropewalk.model.check_rope import check_positions
+from ropewalk.model.hf_batch import read_whole_batch
+from ropewalk.model.rope_hooks import direct_positions, is_directed
+from ropewalk.model.supported import refuse_unsupported, try_unknown, watch_arguments
 from ropewalk.parallel.agree import require_same_batch
 from ropewalk.partition import cut
 from ropewalk.partition.choose import Sharing, choose_partition, make_sharing

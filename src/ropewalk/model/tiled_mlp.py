@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ropewalk.model.architectures import blocks_of
 from ropewalk.model.compiled import stay_outside
-from ropewalk.model.family import blocks_of
 
 
 def tile_mlps(model: Any, tile_tokens: int) -> None:

@@ -22,12 +22,12 @@ from torch import Tensor
 from ropewalk.core.artifact import is_finished, read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
+from ropewalk.model.architectures import head_of
 from ropewalk.model.engines import LOADER, is_native
-from ropewalk.model.family import head_of
-from ropewalk.model.learner import Learner
 from ropewalk.model.load import load_model
-from ropewalk.parallel.intact import require_intact
+from ropewalk.model.model_with_loss import Learner
 from ropewalk.parallel.launch import run_ranks
+from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.partition import partition_rows
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape

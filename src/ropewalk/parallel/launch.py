@@ -26,9 +26,9 @@ import torch.distributed as dist
 
 from ropewalk.core.error import RankError, UserError
 from ropewalk.core.progress import say
-from ropewalk.parallel.first import first_does, open_torchrun_store
 from ropewalk.parallel.forked import JoinError, Seat, be_rank, collect, stop_ranks
 from ropewalk.parallel.hang import take_place
+from ropewalk.parallel.rank_zero import first_does, open_torchrun_store
 from ropewalk.parallel.stop import Stopped, answer_stop, asking_signals, is_asked, note_stop, stop_if_asked
 from ropewalk.parallel.torchrun import is_started
 

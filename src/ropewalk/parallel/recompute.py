@@ -8,7 +8,7 @@ the longer the documents are: two rows of the model's width per token and layer 
 
 from typing import Any, Literal
 
-from ropewalk.attention.keep import keep_attention
+from ropewalk.attention.recompute_cache import keep_attention
 
 RecomputePolicy = Literal["none", "save_attention", "full"]
 

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from ropewalk.partition.pieces import Documents, Ownership
+from ropewalk.partition.segments import Documents, Ownership
 
 SMALLEST_TOKENS = 64
 """No piece is smaller, unless its document is, or a rank would miss its work by more than 1 %."""

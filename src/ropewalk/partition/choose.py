@@ -12,7 +12,7 @@ from jaxtyping import Int32
 
 from ropewalk.core.error import UserError
 from ropewalk.partition.cost import Heads, Price, price_of, price_pieces
-from ropewalk.partition.heads import AnyPartition, HeadPartition, partition_rows_and_heads
+from ropewalk.partition.ulysses import AnyPartition, HeadPartition, partition_rows_and_heads
 from ropewalk.shape.shared_heads import count_shared_heads
 
 _CLEARLY = 0.98

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from ropewalk.partition.pieces import Pieces
-from ropewalk.partition.rows import find_needs
+from ropewalk.partition.needed_keys import find_needs
+from ropewalk.partition.segments import Pieces
 
 
 class Heads(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 
 from ropewalk.partition.balanced import own_balanced
 from ropewalk.partition.local import own_local
-from ropewalk.partition.pieces import Documents, Ownership
+from ropewalk.partition.segments import Documents, Ownership
 from ropewalk.partition.zigzag import own_zigzag
 
 LAYOUTS = ("auto", "contiguous", "zigzag", "balanced", "local")

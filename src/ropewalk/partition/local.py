@@ -10,7 +10,7 @@ from itertools import islice
 
 import numpy as np
 
-from ropewalk.partition.pieces import Documents, Ownership, Ranges
+from ropewalk.partition.segments import Documents, Ownership, Ranges
 from ropewalk.partition.zigzag import cut_zigzag
 
 _DEALT_PER_RANK = 16

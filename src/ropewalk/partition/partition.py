@@ -14,8 +14,8 @@ from ropewalk.core.error import UserError
 from ropewalk.partition.cost import PRICE, Price, choose_cheapest, count_pairs, count_rows, price_pieces
 from ropewalk.partition.layout import LAYOUTS as LAYOUTS
 from ropewalk.partition.layout import propose
-from ropewalk.partition.pieces import Pieces, Ranges, find_documents, make_pieces
-from ropewalk.partition.rows import Needs, find_needs
+from ropewalk.partition.needed_keys import Needs, find_needs
+from ropewalk.partition.segments import Pieces, Ranges, find_documents, make_pieces
 from ropewalk.partition.tiles import (
     Queries,
     Tiles,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from ropewalk.partition.pieces import Ranges
+from ropewalk.partition.segments import Ranges
 
 BAND_TOKENS = 128
 """Longest query range of a tile that a window cuts, so that its mask stays small."""

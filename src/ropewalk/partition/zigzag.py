@@ -6,7 +6,7 @@ multiple of 2 x ranks: the tokens left over are dealt round the ranks from docum
 
 import numpy as np
 
-from ropewalk.partition.pieces import Documents, Ownership, Ranges
+from ropewalk.partition.segments import Documents, Ownership, Ranges
 
 
 def own_zigzag(documents: Documents, ranks: int) -> Ownership:

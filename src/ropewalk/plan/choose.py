@@ -14,8 +14,8 @@ import numpy as np
 
 from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
-from ropewalk.partition.heads import HeadPartition
 from ropewalk.partition.partition import partition_rows
+from ropewalk.partition.ulysses import HeadPartition
 from ropewalk.plan.flops import Recompute, token_flops
 from ropewalk.plan.hardware import KNOWN, Machine, find_machine
 from ropewalk.plan.memory import Memory, estimate_memory

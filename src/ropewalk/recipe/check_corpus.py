@@ -6,11 +6,11 @@ Shares come from the rule that deals out the rows, never from the recipe a secon
 from collections.abc import Iterator, Sequence
 
 from ropewalk.core.error import UserError
-from ropewalk.corpus.feed import Feed
-from ropewalk.corpus.folder import Corpus
-from ropewalk.corpus.held_out_text import count_long, tell_long
-from ropewalk.corpus.row_faults import find_row_faults
-from ropewalk.corpus.strands import Strand
+from ropewalk.corpus.inspect.sequence_faults import find_row_faults
+from ropewalk.corpus.mix.dataset import Feed
+from ropewalk.corpus.mix.held_out_text import count_long, tell_long
+from ropewalk.corpus.mix.strata import Strand
+from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_rows import open_stage, plan_stage

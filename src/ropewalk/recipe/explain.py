@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from ropewalk.core.error import UserError
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.spec import FileOptions, HubOptions
-from ropewalk.recipe.peers import VALUES, translate
+from ropewalk.recipe.other_trainers import VALUES, translate
 
 _SHOWN_FAULTS = 5
 _SHOWN_PLACES = 3

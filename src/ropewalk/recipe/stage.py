@@ -11,8 +11,8 @@ from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.panel import Panel
 from ropewalk.recipe.weigh import LongCE
 from ropewalk.rope.layers import LayerRule
+from ropewalk.rope.pose import Skip
 from ropewalk.rope.scaling import Rope
-from ropewalk.rope.skip import Skip
 
 LossWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

@@ -1,8 +1,8 @@
 """The rows of a recipe's stage out of a built corpus: one way to them for checking, training and looking at them."""
 
-from ropewalk.corpus.feed import Feed, open_feed, plan_strands
-from ropewalk.corpus.folder import Corpus
-from ropewalk.corpus.strands import Strand
+from ropewalk.corpus.mix.dataset import Feed, open_feed, plan_strands
+from ropewalk.corpus.mix.strata import Strand
+from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.recipe.spec import Recipe
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from ropewalk.core.error import UserError
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
+from ropewalk.rope.longrope_search import seed_factors
 from ropewalk.rope.scaling import LongRope, Rope
-from ropewalk.rope.search import seed_factors
 from ropewalk.shape.model_shape import ModelShape
 
 

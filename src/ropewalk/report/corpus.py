@@ -18,7 +18,7 @@ _ROWS_OFF = 1.0
 
 
 def write_corpus_page(target: Path, name: str, survey: Mapping[str, Any]) -> None:
-    """Write the page about what corpus/survey counted of the corpus called ``name``."""
+    """Write the page about what corpus/inspect/statistics counted of the corpus called ``name``."""
     survey = show_all(survey)
     page = Page(
         title=f"Corpus of {name}",

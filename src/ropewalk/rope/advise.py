@@ -14,7 +14,7 @@ from ropewalk.core.quantity import format_length
 from ropewalk.rope.bounds import attraction, first_negative, suggest_theta
 from ropewalk.rope.frequency import count_whole_turns, wavelengths
 from ropewalk.rope.method import BaseRope, Method
-from ropewalk.rope.plain import Unchanged
+from ropewalk.rope.uniform import Unchanged
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from ropewalk.rope.advise import Advice, Practice, advise, practice_at, trained_
 from ropewalk.rope.bounds import least_theta, suggest_theta
 from ropewalk.rope.frequency import count_whole_turns, wavelengths
 from ropewalk.rope.method import BaseRope, Method, check_length, describe
-from ropewalk.rope.plain import ask_original, is_unclear, settle_linear
 from ropewalk.rope.scaling import Linear, Llama3, Ntk, NtkByParts, Rope, Theta, Unchanged, Yarn
+from ropewalk.rope.uniform import ask_original, is_unclear, settle_linear
 
 ASKED = "asked"
 _FINE_GRID, _COARSE_GRID, _FINE_TOKENS = 1.0005, 1.005, 131072

@@ -13,10 +13,10 @@ from jaxtyping import Float64
 from pydantic import Field
 
 from ropewalk.core.quantity import PositiveCount
-from ropewalk.rope.by_parts import Llama3, NtkByParts, Yarn
 from ropewalk.rope.frequency import plain_inv_freq, wavelengths
 from ropewalk.rope.method import BaseRope, Method, check_head, filled, refuse_stacking
-from ropewalk.rope.plain import Linear, Ntk, Theta, Unchanged
+from ropewalk.rope.uniform import Linear, Ntk, Theta, Unchanged
+from ropewalk.rope.yarn import Llama3, NtkByParts, Yarn
 
 Rounded = Annotated[
     Unchanged | Theta | Linear | Ntk | NtkByParts | Yarn | Llama3,

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from ropewalk.core.error import UserError
-from ropewalk.rope.by_length import Dynamic, LongRope
-from ropewalk.rope.by_parts import Llama3, NtkByParts, Yarn
+from ropewalk.rope.dynamic import Dynamic, LongRope
 from ropewalk.rope.method import Method, follows_formula
-from ropewalk.rope.plain import Linear, Nope, Ntk, Proportional, Theta, Unchanged
 from ropewalk.rope.resonance import Resonance
+from ropewalk.rope.uniform import Linear, Nope, Ntk, Proportional, Theta, Unchanged
+from ropewalk.rope.yarn import Llama3, NtkByParts, Yarn
 
 __all__ = [
     "Dynamic",

@@ -15,15 +15,15 @@ from torch import Tensor
 from ropewalk.core.digest import digest_arrays
 from ropewalk.core.record import Batch
 from ropewalk.core.seed import stream
-from ropewalk.corpus.feed import Feed
+from ropewalk.corpus.mix.dataset import Feed
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.partition import AnyPartition, cut
+from ropewalk.partition.balance_data_ranks import count_row_pairs, deal_rows
 from ropewalk.partition.choose import Sharing, choose_partition
-from ropewalk.partition.deal import count_row_pairs, deal_rows
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.weigh import LongCE
-from ropewalk.rope.skip import skip_rows
-from ropewalk.train.near import NearReading, cut_blocks, list_readings, make_readings
+from ropewalk.rope.pose import skip_rows
+from ropewalk.train.long_ce import NearReading, cut_blocks, list_readings, make_readings
 
 _FIELDS = tuple(field.name for field in fields(Batch))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 
-from ropewalk.checkpoint.convert import zeros_by_row
+from ropewalk.checkpoint.convert_moments import zeros_by_row
 from ropewalk.checkpoint.eight_bit import BLOCK_ELEMENTS, SCALE, decode, encode
 
 _SMALLEST_ELEMENTS = 4096

@@ -11,8 +11,8 @@ from ropewalk.checkpoint.saver import Saver
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.progress import say
 from ropewalk.core.record import Row
-from ropewalk.corpus.feed import Feed
-from ropewalk.model.positions import anneal_positions
+from ropewalk.corpus.mix.dataset import Feed
+from ropewalk.model.rope_hooks import anneal_positions
 from ropewalk.parallel.hang import watch_for_hang
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.slow import watch_own_time
@@ -20,18 +20,18 @@ from ropewalk.partition.choose import Sharing
 from ropewalk.recipe.spec import Parallel
 from ropewalk.recipe.stage import Stage
 from ropewalk.train.batches import StepBatches, make_batches
-from ropewalk.train.gauge import Gauge
-from ropewalk.train.guard import is_astray, judge_step
-from ropewalk.train.hear import hear
-from ropewalk.train.journal import Journal
-from ropewalk.train.measure import Measure
-from ropewalk.train.panel import HeldOut
+from ropewalk.train.loss_metrics import Tally
+from ropewalk.train.metrics_log import Journal
+from ropewalk.train.progress import Teller, tell_mix
+from ropewalk.train.rank_status import hear
 from ropewalk.train.schedule import Rates, annealing_share
 from ropewalk.train.skipped import write_skipped
+from ropewalk.train.spike_guard import is_astray, judge_step
 from ropewalk.train.step import UNLABELLED, train_step
-from ropewalk.train.tally import Tally
+from ropewalk.train.stop_metric import Measure
+from ropewalk.train.throughput import Gauge
 from ropewalk.train.trackers import Trackers
-from ropewalk.train.watch import Teller, tell_mix
+from ropewalk.train.validation import HeldOut
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class StageJob:
     panel: HeldOut | None = None
     """What is asked of held-out text now and then."""
     kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """What each source belongs to (train/tally.py)."""
+    """What each source belongs to (train/loss_metrics.py)."""
 
     @property
     def steps(self) -> int:

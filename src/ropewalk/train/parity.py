@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.state import name_weights
-from ropewalk.corpus.feed import Feed
-from ropewalk.corpus.folder import open_corpus
-from ropewalk.corpus.same_tokenizer import require_model
-from ropewalk.model.attend import count_calls
-from ropewalk.model.learner import Learner
+from ropewalk.corpus.mix.dataset import Feed
+from ropewalk.corpus.tokens.corpus_folder import open_corpus
+from ropewalk.corpus.tokens.same_tokenizer import require_model
+from ropewalk.model.attention_interface import count_calls
+from ropewalk.model.model_with_loss import Learner
 from ropewalk.parallel.collective import max_over_ranks, sum_over_ranks
 from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
@@ -32,7 +32,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.train.batches import MicroBatch, StepBatches, make_batches
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
-from ropewalk.train.place import choose_savings, make_learner, place_learner
+from ropewalk.train.prepare_model import choose_savings, make_learner, place_learner
 from ropewalk.train.stage import open_rows, sharing_of
 from ropewalk.train.step import agree_on_work
 

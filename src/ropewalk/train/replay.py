@@ -15,14 +15,14 @@ from ropewalk.parallel.collective import share_from_first
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train.batches import StepBatches, make_batches
-from ropewalk.train.guard import UNSEEN
-from ropewalk.train.journal import Journal
 from ropewalk.train.loop import StageJob, take_step
+from ropewalk.train.loss_metrics import Tally
+from ropewalk.train.metrics_log import Journal
 from ropewalk.train.resume import go_on
 from ropewalk.train.schedule import RATES, Rates
+from ropewalk.train.spike_guard import UNSEEN
 from ropewalk.train.stage import begin_stage, carry_moments, checkpoints_of, open_rows, sharing_of, stage_folder
 from ropewalk.train.step import train_step
-from ropewalk.train.tally import Tally
 
 
 def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.artifact import discard, write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
-from ropewalk.core.written import read_written
+from ropewalk.core.read_json import read_written
 from ropewalk.parallel.collective import rank_and_ranks, share_from_first, wait_for_ranks
 from ropewalk.recipe.gates import Guard
 

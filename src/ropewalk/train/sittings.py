@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.core.artifact import write_whole
-from ropewalk.recipe.sides import pick
+from ropewalk.recipe.key_effects import pick
 from ropewalk.recipe.spec import Recipe
 
 FILE = "sittings.json"

@@ -6,8 +6,8 @@ from typing import Any
 
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.artifact import write_whole
-from ropewalk.corpus.feed import Feed
-from ropewalk.corpus.tokenize import Tokenizer, load_tokenizer
+from ropewalk.corpus.mix.dataset import Feed
+from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 
 FOLDER = "skipped"
 

@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 import torch
 
-from ropewalk.attention.flash import use_installed_flash
+from ropewalk.attention.gpu_kernels import use_installed_flash
 from ropewalk.checkpoint.load import load_moments, newest, read_facts
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.artifact import read_manifest, write_whole
@@ -19,35 +19,35 @@ from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.seed import seed_for
-from ropewalk.corpus.feed import Feed
-from ropewalk.corpus.folder import open_corpus
-from ropewalk.corpus.same_tokenizer import require_model
+from ropewalk.corpus.mix.dataset import Feed
+from ropewalk.corpus.tokens.corpus_folder import open_corpus
+from ropewalk.corpus.tokens.same_tokenizer import require_model
 from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.partition.choose import Sharing, choose_partition
 from ropewalk.plan.choose import plan_sharing
-from ropewalk.recipe.parts import pick_lesson
+from ropewalk.recipe.part_digests import pick_lesson
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.read import read_shape
-from ropewalk.train.gauge import make_gauge
-from ropewalk.train.guard import is_astray
-from ropewalk.train.journal import Journal
 from ropewalk.train.loop import StageJob, run_loop
-from ropewalk.train.lost import refuse_lost_steps
-from ropewalk.train.measure import RETRIEVAL, plan_measure
+from ropewalk.train.loss_metrics import Tally, kinds_of
+from ropewalk.train.lost_checkpoints import refuse_lost_steps
+from ropewalk.train.metrics_log import Journal
 from ropewalk.train.optimizer import make_optimizer
-from ropewalk.train.panel import Reader, prepare_panel
-from ropewalk.train.place import choose_savings, make_learner, place_learner
+from ropewalk.train.prepare_model import choose_savings, make_learner, place_learner
 from ropewalk.train.resume import go_on, plan_stage
 from ropewalk.train.rollback import decide_rollback, go_past, remove_astray
 from ropewalk.train.schedule import RATES, Rates
 from ropewalk.train.sittings import note_sitting
-from ropewalk.train.tally import Tally, kinds_of
+from ropewalk.train.spike_guard import is_astray
+from ropewalk.train.stop_metric import RETRIEVAL, plan_measure
+from ropewalk.train.throughput import make_gauge
 from ropewalk.train.trackers import TrackedRun, Trackers
+from ropewalk.train.validation import Reader, prepare_panel
 
 Ending = Literal["solved", "limit", "stopped"]
 

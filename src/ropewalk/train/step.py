@@ -22,10 +22,10 @@ from ropewalk.parallel.agree import refuse_strangers
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.train.batches import MicroBatch, StepBatches
-from ropewalk.train.guard import UNSEEN, see
-from ropewalk.train.near import NearReading
+from ropewalk.train.long_ce import NearReading
+from ropewalk.train.loss_metrics import Tally
 from ropewalk.train.optimizer import set_learning_rate
-from ropewalk.train.tally import Tally
+from ropewalk.train.spike_guard import UNSEEN, see
 
 Judge = Callable[[float, float], str]
 """(loss, gradient norm) -> why the step must not be taken, or nothing; it answers all ranks alike."""

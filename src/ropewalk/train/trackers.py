@@ -19,8 +19,8 @@ from uuid import uuid4
 
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.progress import say
+from ropewalk.core.read_json import read_written
 from ropewalk.core.record import Row
-from ropewalk.core.written import read_written
 from ropewalk.recipe.trackers import Tracker
 
 PROJECT = "ropewalk"

@@ -12,9 +12,9 @@ import pytest
 
 from ropewalk.core.error import UserError
 from ropewalk.core.record import ROLES, Document
+from ropewalk.corpus.clean.quality import find_fault, measure_text
 from ropewalk.corpus.embedded import EMBEDDED, embedded_documents
-from ropewalk.corpus.measures import find_fault, measure_text
-from ropewalk.corpus.profile import PROFILES, ProfileName
+from ropewalk.corpus.text.profile import PROFILES, ProfileName
 
 SIZE_BYTES = 150_000
 WRITTEN = ["stories_en", "stories_zh", "encyclopedia_zh", "statutes_zh", "story_questions"]

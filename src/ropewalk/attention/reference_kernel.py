@@ -1,0 +1,92 @@
+"""Attention of ragged tiles written out: softmax by the textbook, in any floating dtype, on any device.
+
+The slow truth beside the fast kernels, and the one that does what they cannot: float64 on a GPU, soft-capping on a
+CPU. Queries are taken in blocks, so that scores of no more than 16M pairs exist at once.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ropewalk.attention.schedule import Given, KeyRows, QueryRows, Scores
+from ropewalk.attention.varlen_schedule import Diagonals, RaggedTiles
+
+_MOST_PAIRS = 1 << 24
+
+
+class PlainKernel:
+    """See varlen_schedule.RaggedKernel."""
+
+    def attend(
+        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: RaggedTiles, scores: Scores
+    ) -> tuple[Tensor, Tensor]:
+        """See varlen_schedule.RaggedKernel."""
+        outs, logsums = [], []
+        for rows, keys, seen in _blocks(tiles, heads=query.shape[1], device=query.device):
+            grouped, wide = _group(query[rows], key), _exact(value[keys])
+            bent, _ = _score(grouped, key[keys], seen, scores)
+            logsum = bent.logsumexp(-1)
+            out = torch.einsum("hgqk,khd->qhgd", (bent - logsum[..., None]).exp(), wide)
+            outs.append(out.flatten(1, 2).to(query.dtype))
+            logsums.append(logsum.flatten(0, 1).T)
+        return torch.cat(outs), torch.cat(logsums)
+
+    def differentiate(
+        self, given: Given, key: KeyRows, value: KeyRows, tiles: RaggedTiles, scores: Scores
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See varlen_schedule.RaggedKernel. With P the shares, dS = P (dP - rows of dO x O)."""
+        d_query = []
+        d_key, d_value = (torch.zeros_like(_exact(each)) for each in (key, value))
+        for rows, keys, seen in _blocks(tiles, heads=given.query.shape[1], device=key.device):
+            query, grad, out = (_group(each[rows], key) for each in (given.query, given.grad, given.out))
+            logsum = given.logsum[rows].unflatten(1, (key.shape[1], -1)).permute(1, 2, 0)
+            bent, slope = _score(query, key[keys], seen, scores)
+            shares = (bent - logsum[..., None]).exp()
+            d_value[keys] += torch.einsum("hgqk,qhgd->khd", shares, grad)
+            d_shares = torch.einsum("qhgd,khd->hgqk", grad, _exact(value[keys]))
+            d_scores = shares * (d_shares - (grad * out).sum(-1).permute(1, 2, 0)[..., None]) * slope * scores.scale
+            d_query.append(torch.einsum("hgqk,khd->qhgd", d_scores, _exact(key[keys])).flatten(1, 2))
+            d_key[keys] += torch.einsum("hgqk,qhgd->khd", d_scores, query)
+        return torch.cat(d_query).to(key.dtype), d_key.to(key.dtype), d_value.to(key.dtype)
+
+
+def _blocks(tiles: RaggedTiles, *, heads: int, device: torch.device) -> Iterator[tuple[slice, slice, Tensor | None]]:
+    """Rows of queries and of keys, and which pairs of them are seen; None for all."""
+    runs = zip(pairwise(tiles.queries.listed), pairwise(tiles.keys.listed), tiles.diagonals, strict=True)
+    for (first, last), (key, key_stop), diagonals in runs:
+        block = max(1, _MOST_PAIRS // (heads * (key_stop - key)))
+        for start in range(first, last, block):
+            stop = min(last, start + block)
+            ahead = torch.arange(key_stop - key, device=device)
+            ahead = ahead - torch.arange(start - first, stop - first, device=device)[:, None]
+            yield slice(start, stop), slice(key, key_stop), _see(ahead, diagonals)
+
+
+def _see(ahead: Tensor, diagonals: Diagonals) -> Tensor | None:
+    """Of pairs, by how far the key stands ahead of the query in the tile."""
+    seen = [] if diagonals.causal is None else [ahead <= diagonals.causal]
+    if diagonals.window is not None:
+        seen.append(ahead >= diagonals.window)
+    return torch.stack(seen).all(0) if seen else None
+
+
+def _score(query: Tensor, key: Tensor, seen: Tensor | None, scores: Scores) -> tuple[Tensor, Tensor | float]:
+    """[kv_heads, group, queries, keys] of scores, and the slope of the soft cap at each."""
+    raw = torch.einsum("qhgd,khd->hgqk", query, _exact(key)) * scores.scale
+    slope: Tensor | float = 1.0
+    if scores.soft_cap is not None:
+        bent = torch.tanh(raw / scores.soft_cap)
+        raw, slope = scores.soft_cap * bent, 1 - bent.square()
+    return raw if seen is None else raw.masked_fill(~seen, -torch.inf), slope
+
+
+def _group(rows: Tensor, key: Tensor) -> Tensor:
+    """[queries, kv_heads, group, head_dim], in float32 or better."""
+    grouped: Tensor = _exact(rows).unflatten(1, (key.shape[1], -1))
+    return grouped
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

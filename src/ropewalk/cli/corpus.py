@@ -1,0 +1,79 @@
+"""``ropewalk corpus VERB``: looking at text before and after it is prepared, never changing it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, load, show
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Look at a recipe's text: what it holds, what was dropped and why, and what other weights would give.",
+)
+
+
+@app.command()
+def inspect(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Show twenty examples of each reason to drop text, of a corpus that `prepare` has built."""
+    from ropewalk.commands.corpus_inspect import inspect_recipe
+
+    show(inspect_recipe(load(recipe, overrides)), as_json)
+
+
+@app.command()
+def report(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Write corpus.html and corpus.json: ledger, lengths, languages, mix, copies, rows, licences."""
+    from ropewalk.commands.corpus import report_corpus
+
+    show(report_corpus(load(recipe, overrides)), as_json)
+
+
+@app.command()
+def tokenise(
+    recipe: RecipeArgument,
+    share: Annotated[str, typer.Option(metavar="I/N", help="Which share, counted from 0, of how many: 3/16.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Clean and tokenise one share of the text, as one job of an array; `prepare` then puts all shares together."""
+    from ropewalk.commands.corpus import tokenise_recipe
+
+    show(tokenise_recipe(load(recipe, overrides), share), as_json)
+
+
+@app.command()
+def export(
+    recipe: RecipeArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    format: Annotated[str, typer.Option(metavar="KIND", help="megatron, datatrove, olmo or datasets.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the tokens that are trained on as another trainer's files, source by source."""
+    from ropewalk.commands.corpus import export_corpus
+
+    show(export_corpus(load(recipe, overrides), out, format), as_json)
+
+
+@app.command()
+def mix(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say what other weights would read (mix.general=6 lengths.64Ki=3 ...): tokens, repeats, lengths."""
+    from ropewalk.commands.corpus import mix_corpus
+
+    show(mix_corpus(recipe, overrides or []), as_json)
+
+
+@app.command()
+def score(
+    recipe: RecipeArgument,
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="The column file to write, JSON lines.")],
+    overrides: Overrides = None,
+    model: Annotated[str | None, typer.Option(help="The model that scores; the recipe's own by default.")] = None,
+    near: Annotated[str, typer.Option(help="The context that is compared with all there is.")] = "4Ki",
+    as_json: AsJson = False,
+) -> None:
+    """Write what its context is worth to each long document: loss with little context, less loss with all."""
+    from ropewalk.commands.corpus_score import score_recipe
+
+    show(score_recipe(load(recipe, overrides), out, model=model, near=near), as_json)

@@ -1,0 +1,274 @@
+"""One verb per part of a run; each thin, each importing its part only when called, so that ``--help`` is instant.
+
+Results go to standard output (with ``--json`` as one JSON object), progress to standard error. Exit code 0: done;
+1: a rank failed, hung or was lost; 2: something the user gave cannot be used; with ``--strict`` 3: a target is missed,
+4: one is undecided; 75: stopped by SIGTERM, SIGUSR1 or Ctrl-C, and saved; 130: a second Ctrl-C. After 1, 75 and 130
+the same command goes on from the newest checkpoint.
+"""
+
+import json
+import sys
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from ropewalk.cli.corpus import app as corpus_app
+from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, Strict, end_strictly, load, show
+from ropewalk.cli.usage import Verbs
+from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
+from ropewalk.parallel.stop import heed_stop
+from ropewalk.recipe.suffix import YAML
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    cls=Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Make a language model's context longer, and prove it. RECIPE is a YAML file; override it with path=value.",
+)
+
+app.add_typer(corpus_app, name="corpus")
+
+
+@app.command()
+def run(recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False) -> None:
+    """Do all parts of a recipe, from text to report; go on where an earlier run stopped."""
+    from ropewalk.commands.run import run_recipe
+
+    loaded = load(recipe, overrides)
+    show(run_recipe(loaded), as_json)
+    end_strictly(loaded, strict)
+
+
+@app.command()
+def prepare(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Collect, clean, de-duplicate and tokenise the corpus into the store."""
+    _do_part("prepare", recipe, overrides, as_json)
+
+
+@app.command()
+def extend(
+    target: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model folder.")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[OUT] [PATH=VALUE]...", help="For a model: the new folder, then the stage."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change how positions turn into angles, and prove that the model runs what was asked for."""
+    if target.suffix in YAML:
+        _do_part("extend", target, arguments, as_json)
+        return
+    if not arguments or "=" in arguments[0]:
+        raise UserError(
+            "where should the extended model go?",
+            where="the command line",
+            why="a model folder is extended into a new folder",
+            fix=f"ropewalk extend {target} OUT context=16Ki rope.kind=theta rope.theta=1e6",
+        )
+    from ropewalk.commands.run import extend_model
+
+    show(extend_model(str(target), Path(arguments[0]), arguments[1:]), as_json)
+
+
+@app.command()
+def advise(
+    target: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model folder.")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[OUT] [PATH=VALUE]...", help="A folder for the page, then the target: context=128Ki."),
+    ] = None,
+    probe: Annotated[
+        Path | None, typer.Option(metavar="TEXT", help="Run the candidates on the model: a .txt, .md or .jsonl.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which change of positions reaches a length, and why; no GPU, no training."""
+    from ropewalk.commands.advise import advise_model
+
+    show(advise_model(target, arguments or [], probe=probe), as_json)
+
+
+@app.command()
+def train(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Continue the pretraining, stage by stage, on this machine's ranks or under torchrun."""
+    _do_part("train", recipe, overrides, as_json)
+
+
+@app.command()
+def evaluate(
+    recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
+) -> None:
+    """Measure base and trained model on the same inputs: loss by position, retrieval, short context."""
+    end_strictly(_do_part("evaluate", recipe, overrides, as_json), strict)
+
+
+@app.command()
+def export(
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="RECIPE|MODEL|CHECKPOINT", help="A recipe, a model folder, or a checkpoint of a run."),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[OUT] [PATH=VALUE]...", help="For a checkpoint: the new folder, then dtype=float32."),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare logits in a fresh process; print commands for engines.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the folder that engines load, and check it in a fresh process."""
+    if not verify and target.suffix in YAML:
+        _do_part("export", target, overrides, as_json)
+        return
+    from ropewalk.commands.checkpoint import export_checkpoint, is_checkpoint
+
+    if is_checkpoint(target) and overrides and "=" not in overrides[0] and not verify:
+        show(export_checkpoint(target, Path(overrides[0]), overrides[1:]), as_json)
+        return
+    if not verify or (overrides and target.suffix not in YAML):
+        raise UserError(
+            "what should be exported?",
+            where="the command line",
+            why="a model folder is an export already and can be verified; a checkpoint needs a new folder",
+            fix=f"ropewalk export {target} --verify, or ropewalk export RUN/stages/0/checkpoints/step-00000100 OUT",
+        )
+    from ropewalk.commands.verify_export import verify_model, verify_recipe
+
+    of_recipe = target.suffix in YAML
+    show(verify_recipe(load(target, overrides)) if of_recipe else verify_model(str(target)), as_json)
+
+
+@app.command()
+def verify(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Compare a few steps at context degree 1 and at the recipe's; exit code 2 if they learn something else."""
+    from ropewalk.commands.verify import verify_degrees
+
+    found = verify_degrees(load(recipe, overrides))
+    show(found, as_json)
+    if not found["passed"]:
+        raise typer.Exit(EXIT_CODE)
+
+
+@app.command()
+def replay(
+    skipped: Annotated[Path, typer.Argument(metavar="FILE", help="RUN/stages/N/skipped/*.json")],
+    as_json: AsJson = False,
+) -> None:
+    """Take a step that the guard skipped once more, row by row: was it the data, or the machine?"""
+    from ropewalk.commands.checkpoint import replay_skipped
+
+    show(replay_skipped(skipped), as_json)
+
+
+@app.command()
+def report(
+    recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
+) -> None:
+    """Write report.html from what the run folder holds so far."""
+    end_strictly(_do_part("report", recipe, overrides, as_json), strict)
+
+
+@app.command()
+def sweep(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study: a .yaml file that names a recipe and arms.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[PATH=VALUE]...", help="Overrides on the study.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe for each arm, axis and seed of a study, and gather what they measured; go on where it stopped."""
+    from ropewalk.commands.sweep import run_sweep
+
+    show(run_sweep(study, overrides or []), as_json)
+
+
+@app.command()
+def launch(
+    scheduler: Annotated[str, typer.Argument(metavar="slurm|k8s", help="What starts jobs on your machines.")],
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    nodes: Annotated[int, typer.Option(help="Machines that share parallel.ranks.")] = 1,
+    image: Annotated[str, typer.Option(help="For k8s: a container image that has ropewalk.")] = "ropewalk:latest",
+    as_json: AsJson = False,
+) -> None:
+    """Print a script that trains a recipe on many machines, and goes on by itself after a preemption."""
+    from ropewalk.commands.launch import write_script
+
+    given = overrides or []
+    script = write_script(scheduler, load(recipe, given), argument=recipe, overrides=given, nodes=nodes, image=image)
+    show(script, as_json)
+
+
+@app.command()
+def check(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Hold a recipe against the rules of the field without doing anything; exit code 2 if one is broken."""
+    from ropewalk.commands.run import check_recipe
+
+    findings = check_recipe(load(recipe, overrides))
+    show(findings, as_json)
+    if findings["errors"]:
+        raise typer.Exit(EXIT_CODE)
+
+
+@app.command()
+def schema(
+    kind: Annotated[str, typer.Argument(metavar="[recipe|study]", help="What kind of file.")] = "recipe",
+    table: Annotated[bool, typer.Option("--table", help="All keys as a table in Markdown instead.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print the JSON Schema of a recipe or a study, by which an editor completes, explains and checks it."""
+    from ropewalk.recipe.key_table import tabulate_keys
+    from ropewalk.recipe.schema import make_schema
+
+    made = make_schema(kind)
+    show({**made, "text": tabulate_keys(kind) if table else json.dumps(made, indent=1, ensure_ascii=False)}, as_json)
+
+
+def main() -> None:
+    """The ``ropewalk`` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without such letters gets their numbers
+    try:
+        with heed_stop():
+            app(prog_name="ropewalk")
+    except UserError as error:
+        _end(error)
+    except RankError as error:
+        print(f"ropewalk: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        fault = explain_disk_fault(error)
+        if fault is None:
+            raise
+        _end(fault)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # typer turns KeyboardInterrupt into it without a word
+            print("ropewalk: interrupted; the same command goes on from here", file=sys.stderr)
+        raise
+
+
+def _end(error: UserError) -> NoReturn:
+    if "--json" in sys.argv:
+        print(json.dumps({"error": {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}}))
+    print(f"ropewalk: {error}", file=sys.stderr)
+    sys.exit(EXIT_CODE)
+
+
+def _do_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool) -> Any:
+    """Do it, show what it made, and return the recipe."""
+    from ropewalk.commands.run import do_part
+
+    loaded = load(recipe, overrides)
+    show(do_part(part, loaded), as_json)
+    return loaded
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""``ropewalk advise``: which change of positions takes this model to that length, from its config.json alone.
+
+No GPU, no torch, no training, unless a probe is asked for: then the candidates are run on the model as they are.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from ropewalk.commands.advise_probe import probe_candidates
+from ropewalk.commands.rank_tasks import on_ranks
+from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_length
+from ropewalk.core.record import Score
+from ropewalk.recipe.advice import AdviceSpec
+from ropewalk.recipe.load import load_recipe, parse_advice
+from ropewalk.recipe.spec import ModelSource
+from ropewalk.recipe.suffix import YAML
+from ropewalk.rope.candidates import Survey, survey
+from ropewalk.rope.layers import LayerPosition
+from ropewalk.rope.scaling import Nope, Rope
+from ropewalk.shape.find import find_model
+from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.read import read_shape
+
+
+def advise_model(target: Path, arguments: list[str], *, probe: Path | None = None) -> dict[str, Any]:
+    """Advice on a model folder, or on a recipe's model and last stage; ``arguments`` are ``[OUT] [PATH=VALUE]...``.
+
+    Writes OUT/advice.html if an OUT is given. ``text`` is for people, the rest for programs.
+    """
+    from ropewalk.report.advice import Advised, describe_advice, write_advice
+
+    out = Path(arguments[0]) if arguments and "=" not in arguments[0] else None
+    _check_out(out)
+    model, spec = _read_question(target, arguments[1:] if out else arguments)
+    base = find_model(model, config_only=probe is None)
+    shape = read_shape(base)
+    found = survey(shape.base_rope, spec.context, asked=spec.rope)
+    scores = [] if probe is None else _probe(base, found, spec, text=probe)
+    advised = Advised(model, found, describe_layers(shape), scores)
+    result = {"model": model, "layers": list(advised.layers), **found.to_json()}
+    result |= {"scores": [asdict(score) for score in scores]} if scores else {}
+    text = describe_advice(advised)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_advice(out / "advice.html", advised)
+        result["page"] = str(out / "advice.html")
+        text += f"\n\n{out / 'advice.html'}"
+    return {**result, "text": text}
+
+
+def describe_layers(shape: ModelShape) -> list[str]:
+    """Which layers a longer context is about, where it is not all of them."""
+    kinds = [_name_layer(layer) for layer in shape.positions]
+    if set(kinds) == {""}:
+        return []
+    counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+    full = counts.pop("", 0)
+    told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    if not full:
+        return [f"all {shape.layers} layers: {told}; none is stretched by itself, a pattern (layers:) must say which"]
+    return [
+        f"only {full} of {shape.layers} layers see all tokens and turn positions: they alone are stretched, "
+        f"not the {told}"
+    ]
+
+
+def _name_layer(layer: LayerPosition) -> str:
+    """What keeps a layer from being stretched; nothing for full attention with RoPE."""
+    words = ["without RoPE"] if isinstance(layer.rope, Nope) else []
+    words += [f"with a window of {format_length(layer.window_tokens)}"] if layer.window_tokens else []
+    return " ".join(words)
+
+
+def _read_question(target: Path, overrides: list[str]) -> tuple[str, AdviceSpec]:
+    """The model, and what is asked about it: from overrides, or from a recipe's last stage."""
+    if target.suffix not in YAML:
+        return str(target), parse_advice(overrides)
+    recipe = load_recipe(target, overrides)
+    if isinstance(recipe.model, ModelSource):
+        raise UserError(
+            "there is no base to stretch",
+            where="model",
+            why="the recipe starts from random weights, which know no angles yet",
+            fix="give a recipe whose model is a folder or a hub name, or a model folder",
+        )
+    stage = recipe.stages[-1]
+    return recipe.model, AdviceSpec(
+        context=stage.reach_tokens, rope=None if stage.rope.kind == "unchanged" else stage.rope
+    )
+
+
+def _check_out(out: Path | None) -> None:
+    if out is not None and out.exists() and not out.is_dir():
+        raise UserError(
+            "the page needs a folder",
+            where=str(out),
+            why="a file has that name",
+            fix="name another folder, or remove the file",
+        )
+
+
+def _probe(base: Path, found: Survey, spec: AdviceSpec, *, text: Path) -> list[Score]:
+    methods = {each.name: cast(Rope, each.method) for each in found.candidates}
+    scores: list[Score] = on_ranks(_probe_on_rank, 1, base, methods, spec, text, found.base.context_tokens)
+    return scores
+
+
+def _probe_on_rank(base: Path, methods: dict[str, Rope], spec: AdviceSpec, text: Path, base_tokens: int) -> list[Score]:
+    return probe_candidates(base, methods, spec, text=text, base_tokens=base_tokens)

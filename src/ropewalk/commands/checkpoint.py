@@ -1,0 +1,63 @@
+"""What can be done with one file of a run: export any checkpoint of it, replay any step that it skipped.
+
+Neither needs the run to be over, or to stand still: a finished checkpoint is never written again.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ropewalk.commands import rank_tasks
+from ropewalk.commands.rank_tasks import on_ranks
+from ropewalk.commands.run_inputs import RunFolder, require_new
+from ropewalk.core.error import UserError
+from ropewalk.recipe.load import load_recipe, parse_export
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is one of a run's checkpoints, by where it lies."""
+    return folder.resolve().parent.name == "checkpoints"
+
+
+def export_checkpoint(checkpoint: Path, out: Path, overrides: list[str]) -> dict[str, Any]:
+    """Write ``checkpoint``'s weights as the model folder ``out``, in the dtype of the model that was trained."""
+    asked = parse_export(overrides)
+    require_new(out)
+    like = checkpoint.resolve().parents[1] / "extended"
+    on_ranks(rank_tasks.export_checkpoint, 1, checkpoint, like, out, asked.dtype)
+    return {"model": str(out), "checkpoint": str(checkpoint), "text": str(out)}
+
+
+def replay_skipped(path: Path) -> dict[str, Any]:
+    """Take the step that ``path`` (a run's stages/N/skipped/*.json) tells of once more, whole and row by row."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        recipe_path = path.resolve().parents[3] / "recipe.yaml"
+        names = [row["source"] for row in record["rows"]]
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise UserError(
+            "this is no record of a skipped step",
+            where=str(path),
+            why=str(error),
+            fix="name a file in RUN/stages/N/skipped/, in its run folder",
+        ) from None
+    recipe = load_recipe(recipe_path)
+    found = on_ranks(rank_tasks.replay, recipe.parallel.ranks, record, recipe, RunFolder(recipe_path.parent))
+    return {**found, "reason": record["reason"], "text": _describe(record, found, names)}
+
+
+def _describe(record: dict[str, Any], found: dict[str, Any], names: list[str]) -> str:
+    verdict = "the same again: it comes from data and weights"
+    if not found["same"]:
+        verdict = f"not the same ({_show(record)} then): nothing in data and weights explains it"
+    lines = [f"step {record['step']} was skipped: {record['reason']}", f"replayed: {_show(found)}, {verdict}", ""]
+    lines += [
+        f"row {row['row']}: {_show(alone)}  {name}"
+        for row, alone, name in zip(record["rows"], found["rows"], names, strict=True)
+    ]
+    return "\n".join(lines)
+
+
+def _show(figures: dict[str, Any]) -> str:
+    loss, norm = ("not finite" if figures[name] is None else f"{figures[name]:.4f}" for name in ("loss", "grad_norm"))
+    return f"loss {loss}, gradient norm {norm}"

@@ -1,0 +1,90 @@
+"""Hold a run folder for a recipe, after everything about the two that can be refused has been.
+
+Under torchrun the first rank does this alone: what others would find in the folder meanwhile is neither old nor new.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from ropewalk.commands.grow import grow, write_recipe
+from ropewalk.commands.plan_growth import plan_growth
+from ropewalk.commands.rank_tasks import alone
+from ropewalk.commands.run_inputs import RunFolder
+from ropewalk.core.artifact import hold, require_free
+from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
+from ropewalk.parallel.stop import heed_stop
+from ropewalk.parallel.torchrun import count_started, is_started
+from ropewalk.recipe.check import check
+from ropewalk.recipe.finding import Finding
+from ropewalk.recipe.spec import ModelSource, Recipe
+from ropewalk.shape.find import find_model
+from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.read import read_shape
+
+_SMALLEST_FREE_BYTES = 1 << 28
+
+
+@contextmanager
+def claim(recipe: Recipe, folder: RunFolder, *, holds: bool = True) -> Iterator[None]:
+    """Hold the run folder for this recipe, without what it makes anew; what it cannot go on from is refused first.
+
+    Who only reads need not hold it, so that a report can be made of a run that goes on.
+    """
+    if holds and is_started():
+        _require_ranks(recipe)
+    with heed_stop(), ExitStack() as held:
+        alone(lambda: _take(recipe, folder, held if holds else None))
+        yield
+
+
+def _take(recipe: Recipe, folder: RunFolder, held: ExitStack | None) -> None:
+    known = folder.recipe.exists() and folder.holds_work
+    growth = plan_growth(recipe, folder) if known else None
+    if growth is None or growth.changes:
+        _refuse_errors(recipe)
+    if held is None:
+        return
+    if growth is None:
+        require_free(folder.root, _SMALLEST_FREE_BYTES)
+    held.enter_context(hold(folder.root))
+    if growth is None:
+        write_recipe(recipe, folder)
+    else:  # as it is now that nobody else writes there
+        grow(plan_growth(recipe, folder), recipe, folder)
+
+
+def _require_ranks(recipe: Recipe) -> None:
+    if recipe.parallel.ranks != count_started():
+        raise UserError(
+            f"the recipe wants {recipe.parallel.ranks} ranks, torchrun started {count_started()}",
+            where="parallel.ranks",
+            why="WORLD_SIZE is what torchrun was given (nodes x processes per node)",
+            fix=f"start {recipe.parallel.ranks} processes, or set parallel.ranks={count_started()}",
+        )
+
+
+def _refuse_errors(recipe: Recipe) -> None:
+    findings = check(recipe, read_base_shape(recipe))
+    for finding in findings:
+        say_finding(finding)
+    for finding in findings:
+        if finding.level == "error":
+            raise UserError(
+                "the recipe breaks a rule",
+                where=finding.key,
+                why=f"{finding.message} ({finding.source})",
+                fix="mend that key; `ropewalk check RECIPE` tells at once whether all rules are kept",
+            )
+
+
+def say_finding(finding: Finding) -> None:
+    """One rule that a recipe breaks, as a line for people."""
+    say(f"{finding.level}: {finding.key}: {finding.message} ({finding.source})")
+
+
+def read_base_shape(recipe: Recipe) -> ModelShape | None:
+    """What the base is; None for a model that starts from nothing."""
+    if isinstance(recipe.model, ModelSource):
+        return None
+    return read_shape(find_model(recipe.model, config_only=True))

@@ -1,0 +1,122 @@
+"""``ropewalk corpus report`` and ``mix``: what a prepared corpus holds, and what other weights would make of it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from ropewalk.commands.rank_tasks import ask_probes
+from ropewalk.commands.run_inputs import RunFolder, require
+from ropewalk.core.artifact import new_folder, write_whole
+from ropewalk.core.error import UserError
+from ropewalk.corpus.dedup.decontaminate import read_prompts
+from ropewalk.corpus.inspect.duplicates import show_copies
+from ropewalk.corpus.inspect.statistics import survey
+from ropewalk.corpus.inspect.what_if import format_weighing, weigh
+from ropewalk.corpus.prepare.sources import tokenize_share
+from ropewalk.corpus.tokens.corpus_folder import open_corpus
+from ropewalk.corpus.tokens.foreign_formats import Format, write_tokens
+from ropewalk.corpus.tokens.same_tokenizer import EXPORTED, require_tokenizer
+from ropewalk.corpus.tokens.tokenizer import load_tokenizer
+from ropewalk.recipe.load import load_recipe
+from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.stage_rows import open_stage
+
+_OF_RECIPE = ("corpus", "stages", "seed", "run")
+
+
+def report_corpus(recipe: Recipe) -> dict[str, Any]:
+    """Write ``corpus.html`` and ``corpus.json`` into the run folder. Raises UserError if the corpus is not built."""
+    from ropewalk.report.corpus import write_corpus_page
+
+    folder = RunFolder(Path(recipe.run))
+    corpus = open_corpus(require(folder.corpus, verb="prepare"))
+    tokenizer = load_tokenizer(folder.base(recipe))
+    require_tokenizer(corpus, tokenizer, where=folder.base(recipe))
+    feeds = {stage: open_stage(recipe, stage, corpus) for stage in range(len(recipe.stages))}
+    counted = survey(corpus, feeds, tokenizer=tokenizer, seed=recipe.seed)
+    counted["copies"] = show_copies(corpus, tokenizer=tokenizer, seed=recipe.seed)
+    write_corpus_page(folder.corpus_page, folder.root.name, counted)
+    write_whole(folder.corpus_survey, json.dumps(counted, ensure_ascii=False) + "\n")
+    made = [str(folder.corpus_page), str(folder.corpus_survey)]
+    faults = [f"warning: stage {each['stage']}: {fault}" for each in counted["stages"] for fault in each["faults"]]
+    return {"made": made, "survey": counted, "text": "\n".join([*faults, *made])}
+
+
+def tokenise_recipe(recipe: Recipe, share: str) -> dict[str, Any]:
+    """Make the shards of one share, ``3/16``, of the recipe's text. Nothing but the token store is touched."""
+    number, _, of = share.partition("/")
+    if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
+        raise UserError(
+            "this is no share",
+            where=f"--share {share}",
+            why="a share is its number, counted from 0, and how many there are",
+            fix="--share 0/16 up to --share 15/16; of a Slurm array: $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT",
+        )
+    base = RunFolder(Path(recipe.run)).base(recipe)
+    done = tokenize_share(
+        recipe.corpus,
+        tokenizer=load_tokenizer(base),
+        prompts=read_prompts(recipe.corpus.decontaminate, ask_probes(recipe, base)),
+        seed=recipe.corpus_seed,
+        share=int(number),
+        shares=int(of),
+    )
+    then = "run the array again: sections are compared once all shares are surveyed" if done.waits else "ready"
+    text = f"share {share}: {done.tasks} tasks done; {then}"
+    return {"share": share, "tasks": done.tasks, "waits": done.waits, "text": text}
+
+
+def export_corpus(recipe: Recipe, out: Path, format: str) -> dict[str, Any]:
+    """Write every source's training documents into the new folder ``out``, in another trainer's format."""
+    if format not in get_args(Format) or out.exists():
+        there = out.exists()
+        raise UserError(
+            "the new folder is there already" if there else "no such format",
+            where=str(out) if there else f"--format {format}",
+            why="nothing is ever overwritten" if there else "these are known: " + ", ".join(get_args(Format)),
+            fix="name another folder, or remove it" if there else "choose one of them",
+        )
+    corpus = open_corpus(require(RunFolder(Path(recipe.run)).corpus, verb="prepare"))
+    kind = cast(Format, format)
+    inputs = {"corpus": corpus.digest, "tokenizer": corpus.tokenizer}
+    with new_folder(out, kind=f"{EXPORTED}{format}", inputs=inputs) as work:
+        for name in corpus.sources:
+            held = corpus.train(name)
+            documents = (held.read(document) for document in range(len(held)))
+            write_tokens(documents, work / name, format=kind, vocabulary=corpus.vocabulary)
+    return {"made": str(out), "tokens": sum(corpus.facts(name).tokens for name in corpus.sources), "text": str(out)}
+
+
+def mix_corpus(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """What every stage would read with other weights: tokens, repeats and lengths, from indices alone.
+
+    Overrides address the corpus (``mix.general=6``), or the recipe where they begin with one of its keys. The corpus
+    must be built, with the recipe's own weights or any other.
+    """
+    recipe = load_recipe(path, [_address(override) for override in overrides])
+    corpus = open_corpus(require(RunFolder(Path(recipe.run)).corpus, verb="prepare"))
+    if sorted(corpus.sources) != sorted(source.name for source in recipe.corpus.sources):
+        raise UserError(
+            "the corpus has other sources than the recipe",
+            where=recipe.run,
+            why=f"it was built from {', '.join(corpus.sources)}",
+            fix="override weights only, or prepare the corpus of this recipe in another run folder",
+        )
+    stages = [
+        weigh(
+            corpus,
+            recipe.mix(stage),
+            context_tokens=stage.context,
+            tokens=stage.rows * stage.context,
+            max_repeats=recipe.corpus.max_repeats,
+            rules=recipe.rules(stage),
+        )
+        for stage in recipe.stages
+    ]
+    text = "\n\n".join(f"stage {number}\n{format_weighing(found)}" for number, found in enumerate(stages))
+    return {"stages": stages, "text": text}
+
+
+def _address(override: str) -> str:
+    return override if override.partition("=")[0].split(".")[0] in _OF_RECIPE else f"corpus.{override}"

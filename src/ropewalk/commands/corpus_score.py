@@ -1,0 +1,47 @@
+"""What ``ropewalk corpus score`` writes: the gain of context for each long document of a recipe's corpus."""
+
+from pathlib import Path
+from typing import Any
+
+from ropewalk.commands import rank_tasks
+from ropewalk.commands.rank_tasks import on_ranks
+from ropewalk.commands.run_inputs import RunFolder, require
+from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_length, parse_count
+from ropewalk.corpus.tokens.tokenizer import load_tokenizer
+from ropewalk.recipe.spec import Recipe
+from ropewalk.shape.find import find_model
+from ropewalk.shape.read import read_shape
+
+
+def score_recipe(recipe: Recipe, out: Path, *, model: str | None, near: str) -> dict[str, Any]:
+    """Score the corpus of ``recipe`` into ``out``; the best and worst documents are shown.
+
+    Raises UserError where the corpus is not built, and where the model cannot read twice the near context.
+    """
+    folder = RunFolder(Path(recipe.run))
+    corpus = require(folder.corpus, verb="prepare")
+    scorer = folder.base(recipe) if model is None else find_model(model)
+    context_tokens = read_shape(scorer).context_tokens
+    try:
+        near_tokens = parse_count(near)
+    except ValueError as error:
+        raise UserError("this is no length", where="--near", why=str(error), fix="--near 4Ki") from None
+    if not 4 <= near_tokens <= context_tokens // 2:
+        raise UserError(
+            "the near context does not leave any farther one",
+            where=f"--near {near}",
+            why=f"the model reads {format_length(context_tokens)} tokens",
+            fix=f"--near {format_length(context_tokens // 4)}, or a model with more context",
+        )
+    found = on_ranks(
+        rank_tasks.score_lengths, recipe.parallel.ranks, recipe, scorer, corpus, near_tokens, context_tokens, out
+    )
+    tokenizer = load_tokenizer(scorer)
+    lines = [f"{found['documents']} documents, {out}"]
+    for end in ("best", "worst"):
+        for row in found[end]:
+            first = " ".join(tokenizer.decode(row.pop("first")).split())
+            row["text"] = first
+            lines.append(f"{end}  {row['gain']:+.4f}  {row['source']}: {row['id']}  | {first[:100]}")
+    return {"file": str(out), **found, "text": "\n".join(lines)}

@@ -1,0 +1,78 @@
+"""From which of its checkpoints a stage can go on that was trained by one recipe and is longer in another.
+
+A step that was taken keeps its rate and its rows. A constant stage so goes on from its end; ``wsd`` from where its rate
+began to go down, where a checkpoint is kept for this; a cosine is another one from its first step on.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ropewalk.commands.run_inputs import RunFolder
+from ropewalk.core.error import UserError
+from ropewalk.corpus.mix.dataset import plan_strands
+from ropewalk.corpus.tokens.corpus_folder import open_corpus
+from ropewalk.recipe.spec import Recipe
+from ropewalk.train.schedule import RATES, Rates, rates_of, refuse_rates
+
+
+def find_start(recipe: Recipe, held: Recipe, folder: RunFolder, stage: int) -> int:
+    """The step of the newest checkpoint whose steps all have the rates that ``recipe`` gives them.
+
+    Raises UserError where there is none.
+    """
+    steps = folder.list_steps(stage)
+    if not steps:
+        raise UserError(
+            f"stage {stage} cannot be changed any more",
+            where=str(folder.checkpoints(stage)),
+            why="it is trained, and none of its checkpoints is left to go on from, or to write again",
+            fix="append a stage, or give the run another folder (run=...)",
+        )
+    for step in steps:
+        now, before = _compare(recipe, held, folder, stage, step)
+        if steps[0] > now.steps:  # nobody asks for fewer steps to have the last ones thrown away
+            break
+        if now.first_change(before, taken=step) is None:
+            return step
+    now, before = _compare(recipe, held, folder, stage, steps[0])
+    raise refuse_rates(now, before, taken=steps[0], where=f"stages.{stage}")
+
+
+def refuse_other_shares(recipe: Recipe, held: Recipe, folder: RunFolder, stage: int) -> None:
+    """Raise UserError where a longer stage would read other rows from its first one on.
+
+    That is so with ``when_dry: spread``, where what a source cannot give of all the stage's tokens is given by others.
+    """
+    spec = recipe.stages[stage]
+    if recipe.corpus.when_dry != "spread" or spec.steps == held.stages[stage].steps:
+        return
+    corpus, shares = open_corpus(folder.corpus), []
+    for each in (held, recipe):
+        own = each.stages[stage]
+        amount = own.steps * own.step_rows * own.context
+        limits: dict[str, Any] = {"tokens": amount, "max_repeats": each.corpus.max_repeats}
+        strands = plan_strands(corpus, each.mix(own), context_tokens=own.context, rules=each.rules(own), **limits)
+        shares.append({strand.name: strand.share for strand in strands})
+    if shares[0] != shares[1]:
+        name = next(name for name in shares[1] if shares[0].get(name) != shares[1][name])
+        raise UserError(
+            "the stage cannot be made longer",
+            where=f"stages.{stage}.tokens",
+            why=f"with when_dry: spread its mix would be another one from the first row on: {name} would give "
+            f"{shares[1][name]:.2%} instead of {shares[0].get(name, 0):.2%}",
+            fix="append a stage, or give the run another folder (run=...)",
+        )
+
+
+def _compare(recipe: Recipe, held: Recipe, folder: RunFolder, stage: int, step: int) -> tuple[Rates, Rates]:
+    before = _read_rates(folder.checkpoint(stage, step) / "state.json") or rates_of(held.stages[stage])
+    return rates_of(recipe.stages[stage]).continuing(before), before
+
+
+def _read_rates(path: Path) -> Rates | None:
+    """By which rates a checkpoint's steps were taken; None where it does not say, or cannot be read."""
+    try:
+        return Rates.from_json(json.loads(path.read_text(encoding="utf-8"))["plan"][RATES])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # damaged: training will find that, and take an older one

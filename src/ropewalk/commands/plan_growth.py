@@ -1,0 +1,169 @@
+"""Whether a run folder holds what a recipe can go on from, and what of it must be made anew.
+
+The recipe that lies in the folder says what everything there was made from. Each part of both recipes has a digest of
+its inputs (recipe/part_digests.py). A part with the same digest is kept; another is made anew, unless training would be
+lost by it.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ropewalk.commands.lengthen_stage import find_start, refuse_other_shares
+from ropewalk.commands.run_inputs import RunFolder
+from ropewalk.core.artifact import MANIFEST, is_finished
+from ropewalk.core.error import UserError
+from ropewalk.corpus.prepare.build import holds_sources
+from ropewalk.corpus.prompt_rules import PROBES
+from ropewalk.recipe.key_effects import FREE, Change, Side, find_changes
+from ropewalk.recipe.load import load_recipe
+from ropewalk.recipe.part_digests import (
+    CORPUS,
+    EVALUATE,
+    EXPORT,
+    INITIAL,
+    digest_parts,
+    extend_part,
+    gate_part,
+    train_part,
+    write_part,
+)
+from ropewalk.recipe.spec import Recipe
+
+_SHOWN_CHANGES, _SHOWN_LETTERS = 4, 60
+_REMADE: frozenset[Side] = frozenset({"gate", "evaluate", "export"})
+_PROMPT_KEYS = {f"evaluate.{key}" for key in ("lengths", "answers", "depths", "pairs", "probes", "seed")}
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What a recipe asks of a folder that another one began: nothing where there are no ``changes``.
+
+    ``stale`` is what goes, in that order, before the new recipe lies in the folder. ``back`` is a stage and the step of
+    the checkpoint that it goes on from, where it goes back. ``lines`` are for people.
+    """
+
+    changes: tuple[Change, ...] = ()
+    stale: tuple[Path, ...] = ()
+    back: tuple[int, int] | None = None
+    lines: tuple[str, ...] = ()
+
+
+def plan_growth(recipe: Recipe, folder: RunFolder) -> Growth:
+    """What becomes of the folder under this recipe. Raises UserError where training that is done would be lost."""
+    held = load_recipe(folder.recipe)
+    changes = tuple(find_changes(held, recipe))
+    if all(change.side in FREE for change in changes):
+        return Growth(changes, () if is_finished(folder.root) else tuple(_list_base_losses(folder, changes)))
+    moved = any(change.side == "place" for change in changes)
+    if (
+        moved
+        and is_finished(folder.corpus)
+        and not holds_sources(folder.corpus, recipe.corpus, seed=recipe.corpus_seed)
+    ):
+        raise _refuse(folder, changes, [], everything=True)
+    theirs, ours = digest_parts(held), digest_parts(recipe)
+    changed = {name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name)}
+    count = max(len(held.stages), len(recipe.stages))
+    kept = next((stage for stage in range(count) if changed & _before_writing(stage)), count)
+    grown = next((stage for stage in range(kept) if write_part(stage) in changed), None)
+    lost = [stage for stage in range(kept if grown is None else grown + 1, count) if folder.is_trained(stage)]
+    if lost:
+        raise _refuse(folder, changes, lost, everything=bool(changed & {INITIAL, CORPUS}))
+    back = None
+    if grown is not None and folder.is_trained(grown):
+        refuse_other_shares(recipe, held, folder, grown)
+        start = find_start(recipe, held, folder, grown)
+        back = (grown, start) if start < folder.newest_step(grown) else None
+    stale = tuple(_list_stale(folder, changed, changes, count))
+    return Growth(changes, stale, back, tuple(_tell(folder, changes, stale, back, recipe)))
+
+
+def require_same_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
+    """Raise UserError where the corpus or the extended model of a stage in the folder is another recipe's."""
+    held = load_recipe(folder.recipe)
+    theirs, ours = digest_parts(held), digest_parts(recipe)
+    if any(theirs.get(name) != ours.get(name) for name in (CORPUS, extend_part(stage))):
+        raise _refuse(folder, find_changes(held, recipe), [], everything=False)
+
+
+def _before_writing(stage: int) -> set[str]:
+    return {INITIAL, CORPUS, extend_part(stage), train_part(stage)}
+
+
+def _refuse(folder: RunFolder, changes: Iterable[Change], lost: list[int], *, everything: bool) -> UserError:
+    told = [_spell(change) for change in changes if change.side not in FREE | _REMADE]
+    more = [f"{len(told) - _SHOWN_CHANGES} more"] if len(told) > _SHOWN_CHANGES else []
+    names = f"stage{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
+    trained = f"; {names} would have to be trained again" if lost else ""
+    where = folder.root if everything or not lost else folder.extended(lost[0]).parent
+    again = "it" if where == folder.root else f"{where}, the stages after it and their lines of rows.jsonl"
+    return UserError(
+        "the run folder holds another recipe's run",
+        where=str(folder.root),
+        why=f"they differ in {', '.join([*told[:_SHOWN_CHANGES], *more])}{trained}",
+        fix=f"set that back, or give this run another folder (run=...), or remove {again} to train anew",
+    )
+
+
+def _spell(change: Change) -> str:
+    if change.path.count(".") == 1 and change.path.startswith("stages."):
+        return f"{change.path} ({'added' if change.held is None else 'taken out'})"
+    held, given = (json.dumps(value, ensure_ascii=False) for value in (change.held, change.given))
+    return f"{change.path} ({held} there, {given} here)" if len(held) + len(given) < _SHOWN_LETTERS else change.path
+
+
+def _list_stale(folder: RunFolder, changed: set[str], changes: Iterable[Change], stages: int) -> Iterable[Path]:
+    """From the last thing made to the first, so that a kill leaves nothing that stands on what is gone."""
+    found = [folder.root / MANIFEST]
+    if EXPORT in changed:
+        found += [folder.parity, folder.export]
+    if EVALUATE in changed:
+        found.append(folder.scores)
+    found += _list_base_losses(folder, changes)
+    for stage in reversed(range(stages)):
+        if gate_part(stage) in changed:
+            found.append(folder.promotion(stage))
+        if write_part(stage) in changed:
+            found.append(folder.trained(stage))
+        if extend_part(stage) in changed:
+            found += [folder.base_loss(stage), folder.extended(stage), folder.factors(stage)]
+    if CORPUS in changed:
+        found += [folder.corpus_page, folder.corpus_survey, folder.corpus]
+    if INITIAL in changed:
+        found += [folder.initial, folder.tokenizer]
+    return dict.fromkeys(path for path in found if path.exists())
+
+
+def _list_base_losses(folder: RunFolder, changes: Iterable[Change]) -> list[Path]:
+    """What panels compare with, of stages whose panels now ask for something else."""
+    asked = re.compile(r"stages\.\d+\.panel(\..*)?|evaluate\..*")
+    changed = any(asked.fullmatch(change.path) for change in changes)
+    return [path for path in folder.root.glob("stages/*/base-short-loss.json") if changed]
+
+
+def _tell(
+    folder: RunFolder, changes: Iterable[Change], stale: Iterable[Path], back: tuple[int, int] | None, recipe: Recipe
+) -> Iterable[str]:
+    told = [change for change in changes if change.side not in FREE]
+    more = f" and {len(told) - _SHOWN_CHANGES} more" if len(told) > _SHOWN_CHANGES else ""
+    yield f"the recipe has changed: {', '.join(map(_spell, told[:_SHOWN_CHANGES]))}{more}"
+    names = [str(path.relative_to(folder.root)) for path in stale if path.name != MANIFEST]
+    if names:
+        yield f"made anew, because of that: {', '.join(names)}; everything else is kept"
+    if back is not None:
+        stage, step = back
+        taken = folder.newest_step(stage) - step
+        yield f"stage {stage} goes back to step {step}, before its rate went down: {taken} steps are taken again"
+    kept = is_finished(folder.corpus) and folder.corpus not in stale
+    if (
+        kept
+        and PROBES in recipe.corpus.decontaminate.files
+        and any(change.path.startswith(tuple(_PROMPT_KEYS)) for change in told)
+    ):
+        yield (
+            "WARNING: the corpus was kept clear of the prompts that `evaluate` asked before, not of those that it asks "
+            "now (corpus.decontaminate: probes)"
+        )

@@ -1,0 +1,193 @@
+"""Every cell of a sweep in turn, each a run folder of its own, and what they measured in one file.
+
+Nothing is kept in memory that a kill could lose: a cell is done when its scores stand, and a training that was cut off
+goes on from its checkpoint. The surprising part: the same command started twice shares the work, because a cell that
+another process holds is passed over and asked for again at the end.
+"""
+
+import json
+import os
+import platform
+import time
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ropewalk.commands.claim import claim
+from ropewalk.commands.plan_growth import plan_growth
+from ropewalk.commands.run import extend, measure, prepare, read_versions, train
+from ropewalk.commands.run_inputs import RunFolder
+from ropewalk.core.artifact import FolderInUseError, is_finished, read_manifest, write_whole
+from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
+from ropewalk.core.record import Score, read_scores
+from ropewalk.parallel.torchrun import is_started
+from ropewalk.recipe.sweep import Cell, Sweep, load_sweep
+
+_WAIT_SECONDS = 5.0
+_DIGITS = 6
+_INTERVAL = ("value", "low", "high")
+COLUMNS = ("task", "metric", "context_tokens", "depth", "n", *_INTERVAL)
+
+
+def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
+    """Do every cell that is not done yet, and gather all of them. Returns the summary for the command line."""
+    if is_started():
+        raise UserError(
+            "a sweep starts its own ranks",
+            where=str(path),
+            why="torchrun started this process, and each cell is a run that may want other ranks",
+            fix=f"ropewalk sweep {path} without torchrun, once on each machine: they share the cells",
+        )
+    sweep, cells = load_sweep(path, overrides)
+    left = [cell for cell in cells if not _is_done(cell)]
+    say(f"{len(cells)} cells, {len(cells) - len(left)} of them done")
+    while left:
+        held = []
+        for number, cell in enumerate(left, start=1):
+            if not _is_done(cell):
+                say(f"== {cell.name}, {number} of {len(left)} left")
+                try:
+                    _do_cell(cell, cells)
+                except FolderInUseError:
+                    held.append(cell)
+        if len(held) == len(left):
+            time.sleep(_WAIT_SECONDS)
+        left = held
+    results = gather(sweep, cells)
+    out = Path(sweep.study) / "results.json"
+    write_whole(out, format_results(results))
+    return {"results": str(out), "cells": len(cells), "text": f"{tabulate(results)}\n\n{out}"}
+
+
+def _folder(cell: Cell) -> RunFolder:
+    return RunFolder(Path(cell.recipe.run))
+
+
+def _is_done(cell: Cell) -> bool:
+    """Whether its scores stand, and are those of this recipe: a study that was changed measures again."""
+    folder = _folder(cell)
+    return folder.scores.exists() and folder.scores not in plan_growth(cell.recipe, folder).stale
+
+
+def _do_cell(cell: Cell, cells: list[Cell]) -> None:
+    """From nothing, or from what is there, to the cell's scores."""
+    import ropewalk.evaluate.evaluate  # noqa: F401 - once here, so that every forked rank has it already
+
+    recipe, folder = cell.recipe, _folder(cell)
+    with claim(recipe, folder):
+        prepare(recipe, folder)
+        require_one_tokenizer(cell, cells)
+        model = folder.base(recipe)
+        if cell.kind == "zero-shot":
+            extend(recipe, folder)
+            model = folder.extended(0)
+        elif cell.kind == "trained":
+            train(recipe, folder)
+            model = folder.trained(len(recipe.stages) - 1)
+        measure(recipe, folder, {cell.kind: model})
+
+
+def require_one_tokenizer(cell: Cell, cells: list[Cell]) -> None:
+    """Raise UserError where an arm at the same value of each axis has another one: its losses are of other tokens."""
+    for other in cells:
+        if other.choices == cell.choices and is_finished(_folder(other).corpus):
+            ours, its = (read_manifest(_folder(each).corpus)["inputs"].get("tokenizer") for each in (cell, other))
+            if ours != its:
+                raise UserError(
+                    f"{cell.name} has another tokenizer than {other.name}",
+                    where=str(_folder(cell).corpus),
+                    why="arms are compared on the same tokens, and a loss per token means nothing across tokenizers",
+                    fix="make a study for each tokenizer, or take the arm that changes `model` out",
+                )
+
+
+def gather(sweep: Sweep, cells: list[Cell]) -> dict[str, Any]:
+    """All that the cells measured, with the digest of each one's recipe, and the means over seeds.
+
+    A score is a list with the entries that ``columns`` names: there are thousands.
+    """
+    entries = [
+        {
+            "kind": cell.kind,
+            "arm": cell.arm,
+            "choices": cell.choices,
+            "seed": cell.seed,
+            "recipe": cell.recipe.digest,
+            "scores": [_row(score) for score in read_scores(_folder(cell).scores)],
+        }
+        for cell in cells
+    ]
+    return {
+        "sweep": sweep.model_dump(mode="json", exclude={"study"}),
+        "machine": {"processor": _name_processor(), "cores": os.cpu_count(), **read_versions()},
+        "columns": COLUMNS,
+        "means": average(entries),
+        "cells": entries,
+    }
+
+
+def average(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over seeds of each arm's tasks, depths left out; a single seed keeps its own interval, n is summed."""
+    from ropewalk.evaluate.score import mean
+
+    repeats: dict[str, list[list[list[Any]]]] = defaultdict(list)
+    for cell in cells:
+        arm = json.dumps({key: cell[key] for key in ("kind", "arm", "choices")})
+        repeats[arm].append([row for row in cell["scores"] if row[COLUMNS.index("depth")] is None])
+    means = []
+    for arm, tables in repeats.items():
+        rows = []
+        for same in zip(*tables, strict=True):
+            task, metric, tokens, depth, _, *interval = same[0]
+            assert all(row[:4] == same[0][:4] for row in same)
+            if len(same) > 1:
+                interval = [round(number, _DIGITS) for number in mean([row[5] for row in same])]
+            rows.append([task, metric, tokens, depth, sum(row[4] for row in same), *interval])
+        means.append({**json.loads(arm), "seeds": len(tables), "scores": rows})
+    return means
+
+
+def _row(score: Score) -> list[Any]:
+    values = asdict(score)
+    return [round(values[key], _DIGITS) if key in _INTERVAL else values[key] for key in COLUMNS]
+
+
+def _name_processor() -> str:
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def format_results(results: dict[str, Any]) -> str:
+    """JSON with a line for each mean and each cell, so that a change shows as the lines that it changed."""
+    parts = []
+    for key, value in results.items():
+        if isinstance(value, list):
+            lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in value)
+            parts.append(f'"{key}": [\n{lines}\n]')
+        else:
+            parts.append(f'"{key}": {json.dumps(value, ensure_ascii=False)}')
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def tabulate(results: dict[str, Any]) -> str:
+    """Retrieval by length and the loss gap, a line for each arm, for the terminal."""
+    table: dict[str, dict[str, float]] = {}
+    for entry in results["means"]:
+        name = " ".join([entry["kind"], *entry["choices"].values(), entry["arm"] or ""])
+        table[name] = {
+            f"{task} {tokens}": value
+            for task, metric, tokens, _, _, value, *_ in entry["scores"]
+            if metric == "accuracy" or task == "nll/gap"
+        }
+    columns = list(dict.fromkeys(column for row in table.values() for column in row))
+    letters = [chr(ord("a") + number) for number in range(len(columns))]
+    width = max(map(len, table))
+    lines = [f"{letter}: {column}" for letter, column in zip(letters, columns, strict=True)]
+    lines.append(" " * width + "".join(f"{letter:>8}" for letter in letters))
+    for name, row in table.items():
+        lines.append(f"{name:<{width}}" + "".join(f"{row[c]:8.3f}" if c in row else " " * 8 for c in columns))
+    return "\n".join(lines)

@@ -1,0 +1,128 @@
+"""What ``ropewalk verify`` says of a recipe: whether cutting its rows over ranks changes what its model learns.
+
+It reads the run folder and writes nothing, so it may be asked before a run, beside one, and of another ``parallel``
+than the run has. (Whether an *export* is the trained model is another question: commands/verify_export.)
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.commands import rank_tasks
+from ropewalk.commands.plan_growth import require_same_stage
+from ropewalk.commands.rank_tasks import on_ranks
+from ropewalk.commands.run_inputs import RunFolder, require
+from ropewalk.core.artifact import is_finished
+from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_length
+from ropewalk.parallel.torchrun import is_started
+from ropewalk.recipe.spec import Recipe
+from ropewalk.report.table import Cell, Table
+
+if TYPE_CHECKING:
+    from ropewalk.train.parity import Parity
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """How far two ways to the same numbers may differ by rounding alone, relative to the number, or a tensor's norm."""
+
+    loss: float
+    gradient: float
+
+
+BARS = {"float32": Bar(loss=1e-5, gradient=1e-4), "bfloat16": Bar(loss=2e-3, gradient=5e-2)}
+
+
+def verify_degrees(recipe: Recipe) -> dict[str, Any]:
+    """Compare the recipe's degree with degree 1, by the newest extended model of its run on rows of that stage.
+
+    ``passed`` says whether all held; ``text`` holds a table per precision. Raises UserError where there is nothing to
+    compare, or corpus or model are missing.
+    """
+    if recipe.parallel.context == 1:
+        raise UserError(
+            "there is nothing to compare",
+            where="parallel.context",
+            why="the recipe's rows are not cut over ranks",
+            fix="add parallel.ranks=2 parallel.context=2, or what you mean to run with",
+        )
+    folder = RunFolder(Path(recipe.run))
+    require(folder.corpus, verb="prepare")
+    made = [stage for stage in range(len(recipe.stages)) if is_finished(folder.extended(stage))]
+    stage = made[-1] if made else 0
+    require(folder.extended(stage), verb="extend")
+    require_same_stage(recipe, folder, stage)
+    found: dict[str, Parity] = on_ranks(rank_tasks.compare, recipe.parallel.ranks, recipe, stage, folder)
+    if is_started():
+        from ropewalk.parallel.launch import leave_ranks
+
+        leave_ranks()
+    faults = [
+        f"{precision}: {fault}" for precision, parity in found.items() for fault in find_faults(parity, precision)
+    ]
+    return {
+        "passed": not faults,
+        "stage": stage,
+        "degree": recipe.parallel.context,
+        "faults": faults,
+        "precisions": {precision: asdict(parity) | asdict(BARS[precision]) for precision, parity in found.items()},
+        "text": "\n\n".join(_tell(recipe, stage, found, faults)),
+    }
+
+
+def find_faults(parity: "Parity", precision: str) -> Iterator[str]:
+    """What of ``parity`` is more than rounding."""
+    bar = BARS[precision]
+    for step, (one, cut) in enumerate(parity.losses):
+        if not abs(cut - one) <= bar.loss * abs(one):
+            yield f"the loss of step {step} is {cut:.6f}, and {one:.6f} at degree 1"
+    for layer in parity.layers:
+        if not layer.difference <= bar.gradient:
+            yield f"{layer.layer}: the gradient of {layer.tensor or 'its weight'} differs by {layer.difference:.1e}"
+    if parity.foreign is not None and parity.foreign != 0:
+        yield f"a document's loss has a gradient of {parity.foreign:.1e} to a token of another document"
+    if not parity.own > 0:
+        yield "a document's loss has no gradient to its own tokens"
+    if min(parity.calls) < parity.passes or len(set(parity.calls)) > 1:
+        yield f"our attention ran {min(parity.calls)} to {max(parity.calls)} times a layer in {parity.passes} passes"
+
+
+def _tell(recipe: Recipe, stage: int, found: "dict[str, Parity]", faults: list[str]) -> Iterator[str]:
+    context, parallel = format_length(recipe.stages[stage].context), recipe.parallel
+    steps = len(next(iter(found.values())).losses)
+    yield (
+        f"{recipe.run}, stage {stage}: {steps} steps of {parallel.ranks} rows of {context} tokens, "
+        f"degree {parallel.context} beside degree 1"
+    )
+    for precision, parity in found.items():
+        crossed = f"In {parity.crossing} of rank 0's {parity.passes} passes keys crossed ranks."
+        yield f"{_tabulate(parity, precision).to_text()}\n{crossed}"
+    if faults:
+        cure = "do not train with this; try another parallel.exchange or parallel.layout, and report it with this table"
+        yield "\n".join([*faults, f"FAILED: {cure}"])
+    else:
+        yield "PASSED: what is learnt does not depend on how rows are cut"
+
+
+def _tabulate(parity: "Parity", precision: str) -> Table:
+    bar = BARS[precision]
+
+    def verdict(fine: bool, bound: str) -> Cell:
+        return Cell(f"{'pass' if fine else 'FAIL'}, {bound}", "pass" if fine else "fail")
+
+    rows: list[tuple[str | Cell, ...]] = []
+    for step, (one, cut) in enumerate(parity.losses):
+        off = abs(cut - one) / max(abs(one), 1e-300)
+        rows.append((f"loss, step {step}", f"{one:.6f}", f"{off:.1e}", verdict(off <= bar.loss, f"<= {bar.loss:g}")))
+    for layer in parity.layers:
+        judged = verdict(layer.difference <= bar.gradient, f"<= {bar.gradient:g}")
+        name = f"gradient, {layer.layer}"
+        rows.append((name, f"{layer.norm:.2e}", f"{layer.difference:.1e}", judged))
+    leak = verdict(not parity.foreign, "0") if parity.foreign is not None else Cell("no row holds two documents")
+    rows.append(("gradient to another document", f"{parity.own:.1e}", f"{parity.foreign or 0:g}", leak))
+    ran = min(parity.calls) >= parity.passes and len(set(parity.calls)) == 1
+    counts = str(parity.passes), str(min(parity.calls) - parity.passes)
+    rows.append(("runs of our attention a layer", *counts, verdict(ran, "all layers alike")))
+    return Table((precision, "degree 1", "difference", "target"), rows, "lrrl")

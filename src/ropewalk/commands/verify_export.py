@@ -1,0 +1,57 @@
+"""What ``ropewalk export --verify`` says of a folder: whether others get the same logits, and how to serve it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.commands.run import do_part
+from ropewalk.commands.run_inputs import RunFolder
+from ropewalk.core.read_json import read_written
+from ropewalk.recipe.spec import Recipe
+from ropewalk.shape.find import find_model
+
+if TYPE_CHECKING:
+    from ropewalk.model.verify import Generated
+
+
+def verify_model(model: str) -> dict[str, Any]:
+    """Reload a model folder in a fresh process and compare logits. Raises UserError where they differ."""
+    from ropewalk.model.verify import verify_export, verify_generation
+
+    folder = find_model(model)
+    return _describe(folder, verify_export(folder), verify_generation(folder))
+
+
+def verify_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Export what the recipe trained, if that is not done, and verify it; what the export itself found is enough."""
+    from ropewalk.model.verify import verify_export, verify_generation
+
+    folder = RunFolder(Path(recipe.run))
+    known = folder.parity.exists()
+    made = do_part("export", recipe)["made"]
+    stored = read_written(folder.parity, lambda found: {int(place): value for place, value in found.items()})
+    found = verify_export(folder.export) if known else stored
+    return {"made": made, **_describe(folder.export, found, verify_generation(folder.export))}
+
+
+def _describe(folder: Path, differences: Mapping[int, float], generated: "Generated | None") -> dict[str, Any]:
+    from ropewalk.model.engines import LOADER, describe_commands, find_commands, is_native
+
+    native = is_native(folder)
+    peer = "plain transformers" if native else LOADER.replace(":", ".")
+    lines = [f"{folder}: logits in a fresh process, {peer}", "", "  position   difference, of their norm"]
+    lines += [f"{place:>10}   {difference:.1e}" for place, difference in sorted(differences.items())]
+    if generated is not None:
+        lines.append(
+            f"{generated.written_tokens} tokens written after a prompt of {generated.prompt_tokens}: "
+            f"{generated.difference:.1e}"
+        )
+    return {
+        "model": str(folder),
+        "native": native,
+        "differences": dict(differences),
+        "generated": None if generated is None else asdict(generated),
+        "engines": [asdict(serving) for serving in find_commands(folder)],
+        "text": "\n".join([*lines, "", describe_commands(folder)]),
+    }

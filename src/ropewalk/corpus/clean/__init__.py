@@ -1,0 +1,1 @@
+"""One document cleaned and measured: normalised, without boilerplate and personal data."""

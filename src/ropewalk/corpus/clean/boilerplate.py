@@ -1,0 +1,244 @@
+"""What pages, sites and e-books put around a text: chapter markers, adverts, menus, notices, page numbers.
+
+Only whole lines go, and page numbers only where they count up through the document and are marked as pages or break
+sentences off. So a sentence which speaks of a next chapter stays, and so do a table of numbers and the numbers of
+verses, chapters and clauses. Project Gutenberg's frame is cut at its own marks.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import pairwise
+
+from ropewalk.corpus.clean.quality import SENTENCE_ENDS
+from ropewalk.corpus.text.blocks import cut_again
+from ropewalk.corpus.text.profile import Boilerplate
+
+
+def _any(*parts: str) -> str:
+    return "|".join(parts)
+
+
+_CHAPTERS = _any(
+    r"[（(【\[](?:本章(?:未完|已?完|结束)|未完待续|全[书文]完|完本)[^）)】\]]{0,24}[）)】\]]",
+    r"(?:本章(?:已?完|未完|结束)|未完待续|全[书文]完)[。.!！…]*",
+    r"本章未完[，,].{0,30}",
+    r"[=\-]*the end[=\-]*",
+)
+_ADVERTS = _any(
+    r".{0,30}(?:手机用户请(?:浏览|访问)|天才一秒记住|一秒记住|请记住本[站书]|最新章节请|无弹窗|免费小说阅读|笔趣阁).{0,40}",
+    r"[^。]{0,10}求(?:推荐票|月票|收藏|订阅)[^。]{0,40}",
+    r".{0,30}(?:加入书签|章节错误.{0,4}举报|百度搜索.{0,20}阅读|更多(?:精彩|好看的?)小说).{0,40}",
+    r".{0,30}(?:关注.{0,6}公众号|扫(?:描|码).{0,6}二维码|点击(?:此处|这里)下载).{0,40}",
+    r"(?:免责声明|版权声明)[:：].{0,120}(?:转载|网友上传|侵权).{0,60}",
+    r"(?:advertisement|sponsored(?: content| links?)?|(?:subscribe to|sign up for) our newsletter)[.!:]?",
+    r"click here to (?:subscribe|download|read more)[.!:]?",
+)
+_MENU = _any(
+    r"上一[章页篇节回]|下一[章页篇节回]|目录|章节目录|返回(?:目录|书页|首页|顶部)|首页|尾页|书签|打印本?页|关闭(?:本页|窗口)",
+    r"prev(?:ious)?(?: page| chapter)?|next(?: page| chapter)?|table of contents|home|back to top|top|menu",
+    r"skip to (?:main )?content|log ?in|sign (?:in|up)|register|contact us|share|print",
+    r"privacy policy|terms of (?:use|service)|cookie policy",
+)
+_PARTED = r"[\s|/·•»«›‹←→>＞<＜\-—\[\]【】()（）,，、]"
+_NAVIGATION = _any(
+    # Of two words or more that differ: one again and again is a refrain.
+    rf"(?!{_PARTED}*(?P<word>{_MENU})(?:{_PARTED}+(?P=word))+{_PARTED}*$){_PARTED}*(?:(?:{_MENU}){_PARTED}+)+(?:{_MENU}){_PARTED}*",
+    rf"{_PARTED}*(?:上一[章页]|下一[章页]|返回目录|back to top){_PARTED}*",
+    r"(?:当前|您(?:现在)?(?:的|所在)?)位置[:：].{0,80}",
+    r"(?:copyright )?(?:©|\(c\)) ?\d{4}.{0,60}all rights reserved\.?",
+    r"(?:we use|this (?:web)?site uses) cookies.{0,120}",
+)
+_EBOOK = _any(
+    r"\[?(?:transcriber's note|e-?text prepared by|produced by .{3,80}(?:proofread|gutenberg)).{0,120}\]?",
+    r"(?:ISBN|书号)[:： ]?[\d -]{10,20}X?",
+)
+_PAGES_OF = r"第\s?\d{1,4}\s?页\s?[,，/]?\s?共\s?\d{1,4}\s?页|page \d{1,4} of \d{1,4}"
+_LINES: dict[Boilerplate, str] = {
+    "chapter_markers": _CHAPTERS,
+    "site_adverts": _ADVERTS,
+    "navigation": _NAVIGATION,
+    "ebook_notices": _EBOOK,
+    "page_numbers": _PAGES_OF,
+}
+# A text, or line, that has none of its kinds' words is not looked at: the expressions would cost a second for 4 MB.
+_SIGNS: dict[Boilerplate, tuple[str, ...]] = {
+    "chapter_markers": ("本章", "未完", "全书", "全文", "完本", "the end"),
+    "site_adverts": (
+        *(
+            "用户请",
+            "秒记住",
+            "请记住",
+            "最新章节",
+            "弹窗",
+            "免费小说",
+            "笔趣",
+            "求推荐",
+            "求月票",
+            "求收藏",
+            "求订阅",
+            "书签",
+        ),
+        *(
+            "举报",
+            "百度搜索",
+            "小说",
+            "公众号",
+            "二维码",
+            "点击",
+            "声明",
+            "advertis",
+            "sponsor",
+            "newsletter",
+            "click here",
+        ),
+    ),
+    "navigation": (
+        *(
+            "上一",
+            "下一",
+            "目录",
+            "返回",
+            "首页",
+            "尾页",
+            "打印",
+            "位置",
+            "prev",
+            "next",
+            "table of contents",
+            "back to top",
+        ),
+        *("skip to", "log in", "login", "sign ", "policy", "terms of", "contact us", "rights reserved", "cookies"),
+    ),
+    "ebook_notices": ("transcriber", "prepared by", "produced by", "isbn", "书号"),
+    "page_numbers": ("共", "page "),
+}
+_NUMBER = re.compile(
+    r"^[ \t\u3000]*([-–—·~\[(（]{0,2})[ \t]?(\d{1,4})[ \t]?([-–—·~\])）]{0,2})[ \t\u3000]*$", re.MULTILINE
+)
+_PAGE_MARKS = frozenset("-–—·~")
+_COMMENT = re.compile(r"<!--[\s\S]{0,2000}?-->[ \t]*\n?")
+_COMMENT_CHARACTERS = 2006  # one that begins further up, and has no end in sight, has none within its longest
+_FRAME_START = re.compile(r"^\*{3} ?START OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*$", re.MULTILINE | re.IGNORECASE)
+_FRAME_END = re.compile(r"^\*{3} ?END OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*$", re.MULTILINE | re.IGNORECASE)
+_FEWEST_PAGES = 3
+_COUNTED_UP = 0.8
+_PAGE_CHARACTERS = 300
+"""A page has more: verses that end without a mark have less between their numbers."""
+_BROKEN_OFF = 0.5
+"""Of bare numbers, how many stand within a sentence where they are pages."""
+_BEFORE_CHARACTERS = 400
+_LONGEST_LINE = 200
+
+
+def remove_boilerplate(
+    parts: list[str], kinds: Sequence[Boilerplate], *, further_lines: Sequence[str] = ()
+) -> list[str]:
+    """A text, in blocks of lines, without the lines of ``kinds`` and those that one of ``further_lines`` fits."""
+    if "ebook_notices" in kinds:
+        parts = _take_from_frame(parts)
+    if "comments" in kinds and any("<!--" in part for part in parts):
+        parts = list(cut_again(_without_comments(parts)))
+    if "page_numbers" in kinds:
+        parts = _remove_page_numbers(parts)
+    expression = _expression(tuple(kinds), tuple(further_lines))
+    if expression is None:
+        return parts
+    return [_keep_lines(part, kinds, expression, all_lines=bool(further_lines)) for part in parts]
+
+
+def _keep_lines(part: str, kinds: Sequence[Boilerplate], expression: re.Pattern[str], *, all_lines: bool) -> str:
+    lowered = part.lower()
+    signs = [sign for kind in kinds for sign in _SIGNS.get(kind, ()) if sign in lowered]
+    if not all_lines and not signs:
+        return part
+    lines = part.split("\n")
+    kept = [line for line in lines if not _is_boilerplate(line, expression, None if all_lines else signs)]
+    return part if len(kept) == len(lines) else "\n".join(kept)
+
+
+def _is_boilerplate(line: str, expression: re.Pattern[str], signs: Sequence[str] | None) -> bool:
+    if not line or len(line) > _LONGEST_LINE:
+        return False
+    if signs is not None:
+        lowered = line.lower()
+        if not any(sign in lowered for sign in signs):
+            return False
+    return expression.fullmatch(line.strip()) is not None
+
+
+@lru_cache(maxsize=64)
+def _expression(kinds: tuple[Boilerplate, ...], further: tuple[str, ...]) -> re.Pattern[str] | None:
+    parts = [_LINES[kind] for kind in kinds if kind in _LINES] + list(further)
+    return re.compile("|".join(f"(?:{part})" for part in parts), re.IGNORECASE) if parts else None
+
+
+def _take_from_frame(parts: list[str]) -> list[str]:
+    """What stands between Project Gutenberg's marks."""
+    if not any("PROJECT GUTENBERG" in part or "Project Gutenberg" in part for part in parts):
+        return parts
+    first, start = _find_first(_FRAME_START, parts)
+    last, end = _find_first(_FRAME_END, parts)
+    inside = [*parts[:last], parts[last][: end.start()]] if end else list(parts)
+    if start is None:
+        return inside
+    if len(inside) <= first:  # it ends before it starts
+        return [""]
+    return [inside[first][start.end() :], *inside[first + 1 :]]
+
+
+def _find_first(expression: re.Pattern[str], parts: Sequence[str]) -> tuple[int, re.Match[str] | None]:
+    """In which block, and where in it, an expression that stays within its line is found first."""
+    found = ((number, expression.search(part)) for number, part in enumerate(parts))
+    return next(((number, match) for number, match in found if match), (0, None))
+
+
+def _without_comments(parts: Sequence[str]) -> Iterator[str]:
+    """A comment that a block leaves open is looked at with the next one."""
+    open_comment = ""
+    for number, part in enumerate(parts, start=1):
+        text, at = open_comment + part, 0
+        for match in _COMMENT.finditer(text):
+            yield text[at : match.start()]
+            at = match.end()
+        begin = text.find("<!--", max(at, len(text) - _COMMENT_CHARACTERS)) if number < len(parts) else -1
+        end = begin if begin >= 0 else len(text)
+        yield text[at:end]
+        open_comment = text[end:]
+
+
+def _remove_page_numbers(parts: list[str]) -> list[str]:
+    """Without the lines that are one number, where these count up and are pages."""
+    found = [list(_NUMBER.finditer(part)) for part in parts]
+    numbers = [int(match[2]) for matches in found for match in matches]
+    if len(numbers) < _FEWEST_PAGES:
+        return parts
+    rising = sum(0 < second - first <= 2 for first, second in pairwise(numbers))
+    if rising < _COUNTED_UP * (len(numbers) - 1) or not _are_pages(parts, found):
+        return parts
+    return [_without_lines(part, matches) for part, matches in zip(parts, found, strict=True)]
+
+
+def _are_pages(parts: Sequence[str], found: Sequence[Sequence[re.Match[str]]]) -> bool:
+    """Whether numbers are marked as pages (``- 7 -``), or stand far apart where sentences are broken off."""
+    places, marked, broken, tail, begin = [], 0, 0, "", 0
+    for part, matches in zip(parts, found, strict=True):
+        for match in matches:
+            places.append(begin + match.start())
+            marked += bool(_PAGE_MARKS.intersection(match[1]) and _PAGE_MARKS.intersection(match[3]))
+            near = part[max(0, match.start() - _BEFORE_CHARACTERS) : match.start()]
+            before = (tail + near)[-_BEFORE_CHARACTERS:].rstrip()
+            broken += before[-1:] not in ("", *SENTENCE_ENDS)
+        tail, begin = (tail + part)[-_BEFORE_CHARACTERS:], begin + len(part)
+    if marked >= _COUNTED_UP * len(places):
+        return True
+    apart = (places[-1] - places[0]) / (len(places) - 1)
+    return apart >= _PAGE_CHARACTERS and broken >= _BROKEN_OFF * len(places)
+
+
+def _without_lines(part: str, matches: Sequence[re.Match[str]]) -> str:
+    pieces, at = [], 0
+    for match in matches:
+        pieces.append(part[at : match.start()])
+        at = min(len(part), match.end() + 1)
+    return "".join([*pieces, part[at:]])

@@ -1,0 +1,65 @@
+"""A document made clean by its profile, or the reason why it is dropped.
+
+Three steps that never mix: mend the text, measure it, and hold the figures against the profile's thresholds. The
+figures of every document go on record, so that another threshold can be judged before it is used.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from ropewalk.core.record import Document
+from ropewalk.corpus.clean.normalize import mend, mend_document
+from ropewalk.corpus.clean.pii import mask
+from ropewalk.corpus.clean.quality import Measures, find_fault, measure_text
+from ropewalk.corpus.text.profile import Profile
+from ropewalk.corpus.text.reject import Reject, excerpt, text_bytes
+
+CLEANING = 3
+"""Rises when the same profile would give other text, or a text another language and so another profile."""
+MASKED = "masked"
+"""The key of a document's metadata that says that personal data was masked in its answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """A mended document with its figures, or its reject with them."""
+
+    outcome: Document | Reject
+    measures: Measures
+    read_bytes: int
+    """How long the text was before."""
+
+
+def clean_document(document: Document, profile: Profile) -> Cleaned:
+    """Mend, measure, judge. Loss spans move with the text."""
+    read_bytes = text_bytes(document.text)
+    if document.loss_spans is None:
+        # A text that nobody else holds is freed once it is in pieces.
+        read, document = [document.text], replace(document, text="")
+        mended = replace(document, text=mend_document(read.pop(), profile))
+    else:
+        mended = _mend_spans(document, profile)
+    measures = measure_text(mended.text)
+    fault = find_fault(measures, profile)
+    if fault is None:
+        return Cleaned(mended, measures, read_bytes)
+    place = str(document.metadata.get("place", ""))
+    reject = Reject(document.id, fault.reason, read_bytes, fault.why, place, excerpt(mended.text))
+    return Cleaned(reject, measures, read_bytes)
+
+
+def _mend_spans(document: Document, profile: Profile) -> Document:
+    assert document.loss_spans is not None
+    borders = [0, *(border for span in document.loss_spans for border in span), len(document.text)]
+    mended = [mend(document.text[start:end]) for start, end in pairwise(borders)]
+    pieces = [mask(piece, profile.mask) for piece in mended]
+    ends = np.cumsum([len(piece) for piece in pieces]).tolist()
+    known = {MASKED: True} if pieces[1::2] != mended[1::2] else {}
+    return replace(
+        document,
+        text="".join(pieces),
+        loss_spans=tuple(zip(ends[0::2], ends[1::2], strict=False)),
+        metadata={**document.metadata, **known},
+    )

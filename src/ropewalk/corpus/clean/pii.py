@@ -1,0 +1,102 @@
+"""Personal data and secrets out of text: addresses, numbers that identify a person, keys that open something.
+
+Every kind has a check beside its form, since digits are cheap: an identity number must hold a real date and its
+checksum, and what belongs to a machine, a version or a section is nobody's (pii_exceptions.py). Placeholders are of
+the same kind and belong to nobody (RFC 2606, RFC 5737), so that a model learns a form and no person.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from functools import partial
+from types import MappingProxyType
+from typing import NamedTuple
+
+from ropewalk.corpus.clean.pii_exceptions import is_machine_address, is_other_number, is_public_address
+from ropewalk.corpus.text.profile import Personal
+
+_EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}(?![\w-])", re.ASCII)  # fmt: skip  # noqa: E501
+# Each begins with a digit and looks back from behind it, so that the search may jump from digit to digit.
+_IP = re.compile(r"\d(?<![\w.]\d)\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\d)", re.ASCII)
+_MOBILE = re.compile(
+    r"1(?:(?<![\w.]1)|(?<=\+861)|(?<=86[ -]1))[3-9]\d(?:\d{8}|-\d{4}-\d{4}| \d{4} \d{4})(?!\w|\.\d)", re.ASCII
+)
+_IDENTITY = re.compile(r"[1-8](?<![\w.]\d)\d{5}(?:19|20)\d{9}[\dXx](?!\w)", re.ASCII)
+_KEY = re.compile(
+    r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----[\s\S]{0,10000}?-----END (?:[A-Z]+ )*PRIVATE KEY-----"
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
+    r"|\bgh[pousr]_[0-9A-Za-z]{36,255}\b|\bgithub_pat_\w{60,255}\b|\bglpat-[\w-]{20,64}"
+    r"|\bxox[abprs]-[0-9A-Za-z-]{20,255}|\bAIza[\w-]{35}\b|\bhf_[A-Za-z]{34}\b"
+    r"|\bsk-(?:[a-z]+-)*[A-Za-z0-9_-]{32,200}\b|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{20,}",
+    re.ASCII,
+)
+_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+_CHECKSUMS = "10X98765432"
+
+
+class _Form(NamedTuple):
+    signs: tuple[str, ...]
+    """Without one of these in the text there is nothing to look for."""
+    expression: re.Pattern[str]
+    is_real: Callable[[re.Match[str]], bool]
+    placeholder: str
+
+
+def mask(text: str, kinds: Sequence[Personal]) -> str:
+    """The text with every find of ``kinds`` replaced by its kind's placeholder."""
+    for kind in kinds:
+        form = _FORMS[kind]
+        if any(sign in text for sign in form.signs):
+            text = form.expression.sub(partial(_replace, form), text)
+    return text
+
+
+def _replace(form: _Form, found: re.Match[str]) -> str:
+    return form.placeholder if form.is_real(found) else found[0]
+
+
+def is_identity_number(text: str) -> bool:
+    """Whether 18 characters are a Chinese identity number: a date of birth, and a checksum as GB 11643 has it."""
+    try:
+        born = date(int(text[6:10]), int(text[10:12]), int(text[12:14]))
+    except ValueError:
+        return False
+    total = sum(weight * int(digit) for weight, digit in zip(_WEIGHTS, text, strict=False))
+    return born.year >= 1900 and _CHECKSUMS[total % 11] == text[17].upper()
+
+
+def _is_somebodys_identity(found: re.Match[str]) -> bool:
+    return is_identity_number(found[0]) and not is_other_number(found)
+
+
+_FORMS: Mapping[Personal, _Form] = MappingProxyType(
+    {
+        "email": _Form(("@",), _EMAIL, lambda found: not is_machine_address(found), "name@example.com"),
+        "ip": _Form((".",), _IP, lambda found: not is_public_address(found), "192.0.2.1"),
+        "mobile": _Form(
+            tuple(f"1{digit}" for digit in range(3, 10)),
+            _MOBILE,
+            lambda found: not is_other_number(found),
+            "13000000000",
+        ),
+        "identity": _Form(("19", "20"), _IDENTITY, _is_somebodys_identity, "000000000000000000"),
+        "key": _Form(
+            (
+                "-----BEGIN",
+                "AKIA",
+                "ASIA",
+                *(f"gh{kind}_" for kind in "pousr"),
+                "github_pat_",
+                "glpat-",
+                "xox",
+                "AIza",
+                "hf_",
+                "sk-",
+                "eyJ",
+            ),
+            _KEY,
+            lambda _: True,
+            "[KEY]",
+        ),
+    }
+)

@@ -1,0 +1,223 @@
+"""What can be counted about a text: annotated for every document first, judged by its profile's thresholds afterwards.
+
+Shares of repetition are means over windows of 64Ki characters, at most 16 of them evenly spread, so that a book, which
+repeats itself more than a page does, is judged like a page.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ropewalk.corpus.clean.long_document_quality import find_length_facts
+from ropewalk.corpus.text.blocks import CELL_BORDER, is_few_letters
+from ropewalk.corpus.text.chinese import looks_like_gbk_as_latin, looks_like_wrong_gbk, traditional_share
+from ropewalk.corpus.text.language import script_counts
+from ropewalk.corpus.text.profile import Profile
+from ropewalk.corpus.text.shingle import character_runs
+
+_WINDOW_CHARACTERS = 1 << 16
+_WINDOWS = 16
+_LINE_CHARACTERS = 12
+_FEWEST_LINES = 10
+"""A shorter text, a poem or a caption, may end no line."""
+_PASSAGE_CHARACTERS = 32
+_FEW_REPEATS, _MOSTLY = 0.1, 0.75
+_WRONG_GBK = 0.02
+"""What a text read as GBK, or GBK read as another, counts as."""
+SENTENCE_ENDS = frozenset(".!?;:\"')]}。！？；：”’」』…）】》.․«»‹›“‘،؛؟۔।॥།༎។៕៖၊။።፧፨։՞՜᠂᠃᠈᠉")
+SENTENCE_ENDS |= set(map(chr, range(0xE00, 0xF00)))  # Thai and Lao end a sentence with a space
+# Bytes of UTF-8 that were read as Latin-1 or Windows-1252: one that begins a character, and those that go on with it.
+# Where an accent stands beside a quote sound text has such runs too, so that ftfy has the last word.
+_GOES_ON = "[\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
+_MOJIBAKE_BEGINS = b"\xc3"
+"""Of all characters only those from À to ÿ have this byte in UTF-8."""
+_MOJIBAKE = re.compile(f"[Â-ß]{_GOES_ON}|[à-ï]{_GOES_ON}{{2}}")
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """A mended text in figures; shares are between 0 and 1."""
+
+    characters: int
+    letters: float
+    han: float
+    """Of what says the language: letters outside code, links and names, one of Han as much as three of Latin."""
+    line_characters: float
+    replaced: float
+    mojibake: float
+    ended_lines: float
+    repeated_lines: float
+    repeated_passages: float
+    traditional: float | None
+    """None where no character tells."""
+    coherence: float | None
+    vocabulary_growth: float | None
+    """Both as in long_document_quality.py; None for a text of one window."""
+
+    def to_json(self) -> dict[str, float | None]:
+        """Rounded: a threshold has two digits."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a text does not fit its profile: a reason to count by, and the figure beside its threshold."""
+
+    reason: str
+    why: str
+
+
+def measure_text(text: str) -> Measures:
+    """All figures of a text that is mended already."""
+    letters, han, seen = script_counts(text)
+    lines, ended, repeated, passages, characters = 0, 0, 0.0, 0.0, 0
+    windows = list(_windows(text))
+    for window in windows:
+        in_window = [line for line in map(str.strip, window.split("\n")) if len(line) >= _LINE_CHARACTERS]
+        said = _without_rows(in_window) if "|" in window or "\t" in window else in_window
+        lines += len(said)
+        ended += sum(line[-1] in SENTENCE_ENDS for line in said)
+        repeated += _repeated_lines(in_window) / max(1, len(window))
+        passages += _repeated_passages(window)
+        characters += len(window)
+    first = windows[0] if windows else ""
+    facts = find_length_facts(text)
+    return Measures(
+        characters=len(text),
+        letters=letters / max(1, seen),
+        han=han,
+        line_characters=len(text) / (text.count("\n") + 1),
+        replaced=text.count("\ufffd") / max(1, len(text)),
+        mojibake=_mojibake(first),
+        ended_lines=ended / lines if lines >= _FEWEST_LINES else 1.0,
+        repeated_lines=repeated / max(1, len(windows)),
+        repeated_passages=passages / max(1, len(windows)),
+        traditional=traditional_share(first) if han else None,
+        coherence=facts.coherence if facts else None,
+        vocabulary_growth=facts.vocabulary_growth if facts else None,
+    )
+
+
+def find_fault(measures: Measures, profile: Profile) -> Fault | None:
+    """The first threshold of ``profile`` that a text misses, or None."""
+    m, p = measures, profile
+    longest = p.max_line_characters
+    checks = (
+        ("too short", m.characters < p.min_characters, f"{m.characters} characters, fewer than {p.min_characters}"),
+        ("broken characters", m.replaced > p.max_replaced, f"{m.replaced:.2%} U+FFFD, above {p.max_replaced:.2%}"),
+        ("mojibake", m.mojibake > p.max_mojibake, f"{m.mojibake:.2%} wrongly decoded, above {p.max_mojibake:.2%}"),
+        ("few letters", m.letters < p.min_letters, f"{m.letters:.1%} letters, below {p.min_letters:.0%}"),
+        ("little Han", m.han < p.min_han, f"{m.han:.1%} of letters in Han, below {p.min_han:.0%}"),
+        (
+            "long lines",
+            longest is not None and m.line_characters > longest,
+            f"{m.line_characters:.0f} characters a line, above {longest}",
+        ),
+        (
+            "few sentences",
+            m.ended_lines < p.min_ended_lines,
+            f"{m.ended_lines:.1%} of lines end a sentence, below {p.min_ended_lines:.0%}",
+        ),
+        (
+            "repeated lines",
+            m.repeated_lines > p.max_repeated_lines,
+            f"{m.repeated_lines:.1%} in lines seen before, above {p.max_repeated_lines:.0%}",
+        ),
+        (
+            "repeated passages",
+            m.repeated_passages > p.max_repeated_passages,
+            f"{m.repeated_passages:.1%} in passages seen before, above {p.max_repeated_passages:.0%}",
+        ),
+    )
+    return next((Fault(reason, why) for reason, missed, why in checks if missed), None)
+
+
+def has_mojibake_signs(text: str) -> bool:
+    """Whether some line of a text has to be asked for mojibake: a quick look, as bytes are found five times as fast."""
+    if text.isascii() or _MOJIBAKE_BEGINS not in text.encode("utf-8", "surrogatepass"):
+        return False
+    return _MOJIBAKE.search(text) is not None
+
+
+def find_mojibake(line: str) -> int:
+    """Signs of wrong decoding in a line; 0 where ftfy holds it for sound, as accents beside typographic quotes."""
+    signs = len(_MOJIBAKE.findall(line))
+    if not signs:
+        return 0
+    from ftfy.badness import badness
+
+    bad = badness(line)
+    return max(signs, bad) if bad else 0
+
+
+def _mojibake(text: str) -> float:
+    """Signs of wrong decoding a character, some of which a person may have to look for."""
+    if text.isascii():
+        return 0.0
+    broken = sum(map(find_mojibake, text.split("\n"))) if has_mojibake_signs(text) else 0
+    wrong_gbk = looks_like_wrong_gbk(text) or looks_like_gbk_as_latin(text)
+    return max(broken / len(text), _WRONG_GBK * wrong_gbk)
+
+
+def _windows(text: str) -> Iterator[str]:
+    """All of a short text; of a long one 16 windows, evenly spread."""
+    starts = range(0, len(text), _WINDOW_CHARACTERS)
+    for start in starts[:: max(1, -(-len(starts) // _WINDOWS))]:
+        yield text[start : start + _WINDOW_CHARACTERS]
+
+
+def _repeated_lines(lines: list[str]) -> int:
+    """Characters in lines that stood before; shorter lines repeat in any dialogue, poem or program."""
+    seen: set[str] = set()
+    repeated = 0
+    for line in lines:
+        repeated += len(line) if line in seen and not is_few_letters(line) else 0
+        seen.add(line)
+    return repeated
+
+
+def _without_rows(lines: list[str]) -> list[str]:
+    """The lines that are no row of a table; all of them where there is hardly anything else."""
+    said = [line for line in lines if not _is_row(line)]
+    return said if sum(map(len, said)) > (1 - _MOSTLY) * sum(map(len, lines)) else lines
+
+
+def _is_row(line: str) -> bool:
+    return line[:1] == "|" or line.count("\t") > 1
+
+
+def _repeated_passages(window: str) -> float:
+    """Share of 32-character runs that occurred before. White space does not count as a difference.
+
+    Where it is high, cells and refrains of a few letters are taken out before they are counted, unless the text is
+    made of them.
+    """
+    whole = " ".join(window.split())
+    repeated, runs = _count_repeats(whole), max(1, len(whole) - _PASSAGE_CHARACTERS + 1)
+    if repeated > _FEW_REPEATS * runs:
+        said = " ".join(_without_cells(window).split())
+        if len(said) > (1 - _MOSTLY) * len(whole):
+            repeated = _count_repeats(said)
+    return repeated / runs
+
+
+def _count_repeats(text: str) -> int:
+    runs = character_runs(text, _PASSAGE_CHARACTERS)
+    runs.sort()
+    return int(np.count_nonzero(runs[1:] == runs[:-1]))
+
+
+def _without_cells(window: str) -> str:
+    """The text without short cells of its tables, and without short lines that stood before."""
+    kept: list[str] = []
+    seen: set[str] = set()
+    for line in map(str.strip, window.split("\n")):
+        if _is_row(line):
+            kept += [cell for cell in CELL_BORDER.split(line) if not is_few_letters(cell)]
+        elif line not in seen or not is_few_letters(line):
+            kept.append(line)
+        seen.add(line)
+    return "\n".join(kept)

@@ -1,0 +1,1 @@
+"""Copies of documents and evaluation prompts, found by MinHash and n-grams."""

@@ -1,0 +1,138 @@
+"""Near-duplicates by MinHash: 128 numbers a document, found in bands, verified, joined into groups.
+
+A signature is taken over a document's 5-word shingles (5 characters in Han), and the share in which two signatures
+agree estimates their Jaccard similarity to within 0.035. Not 128 hashes of every shingle but one, whose first 7 bits
+say which of the 128 numbers it may lower; what stays empty is filled by hashing again (Dahlgaard, Knudsen and Thorup
+2017).
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Int64, UInt32, UInt64
+
+from ropewalk.core.seed import stream
+from ropewalk.corpus.text.language import blocks
+from ropewalk.corpus.text.shingle import mix_bits, shingles, word_hashes
+
+SIGNATURE = 128
+FEWEST_WORDS = 32
+"""Answers of fewer words ("Yes.", a class, a number) are alike under many questions, and tell no copy."""
+_WIDTH = 5
+_MISSED = 0.01
+_BIN_BITS = np.uint64(7)
+_TO_BIN = np.uint64(64 - 7)
+_EMPTY = np.uint64(2**64 - 1)
+_BINS = np.arange(SIGNATURE, dtype=np.uint64)
+_ROUNDS = 1 << 14
+_ROUND_KEYS = stream("minhash").integers(0, 1 << 63, size=(_ROUNDS, 1), dtype=np.uint64)
+_BATCH = 1024
+
+
+def sign(text: str) -> UInt32[np.ndarray, "128"]:
+    """The MinHash signature of a text; of one without a word, that of the empty set."""
+    least = np.full(SIGNATURE, _EMPTY)
+    few = [np.empty(0, dtype=np.uint64)]
+    for block in blocks(text):
+        keys = np.sort(shingles(word_hashes(block), _WIDTH))
+        least = np.minimum(least, _first_of_bins(keys))
+        if (least == _EMPTY).any():  # then there are few shingles, and so far these are all
+            few.append(np.unique(keys))
+    if (least == _EMPTY).any() and sum(map(len, few)):
+        _fill_empty(least, np.unique(np.concatenate(few)))
+    return _shorten(least)
+
+
+def sign_answers(answers: str, digest: int) -> UInt32[np.ndarray, "128"]:
+    """The signature of a conversation: of its answers, since a document or a system prompt stands before many.
+
+    Where they are short it is that of ``digest``, a number for the whole text, so that only the same text is like it.
+    """
+    if len(word_hashes(next(blocks(answers), ""))) >= FEWEST_WORDS:
+        return sign(answers)
+    least = np.full(SIGNATURE, _EMPTY)
+    _fill_empty(least, mix_bits(np.array([digest], dtype=np.uint64)))
+    return _shorten(least)
+
+
+def _shorten(least: UInt64[np.ndarray, "128"]) -> UInt32[np.ndarray, "128"]:
+    """Of each number the first 32 bits behind those that say which of the 128 it is."""
+    return ((least << _BIN_BITS) >> np.uint64(32)).astype(np.uint32)
+
+
+def _first_of_bins(keys: UInt64[np.ndarray, "shingles"]) -> UInt64[np.ndarray, "128"]:
+    """Of sorted keys the least in every 128th of their range."""
+    if len(keys) == 0:
+        return np.full(SIGNATURE, _EMPTY)
+    found = keys[np.minimum(np.searchsorted(keys, _BINS << _TO_BIN), len(keys) - 1)]
+    return np.where(found >> _TO_BIN == _BINS, found, _EMPTY)
+
+
+def _fill_empty(least: UInt64[np.ndarray, "128"], keys: UInt64[np.ndarray, "shingles"]) -> None:
+    """Hash again, round by round, until every number has a shingle; an earlier round wins over a later one."""
+    rounds = -(-_BATCH // len(keys))
+    for start in range(0, _ROUNDS, rounds):
+        hashed = np.sort(mix_bits(keys + _ROUND_KEYS[start : start + rounds]), axis=1)
+        # Written from the last round and the largest key to the first and least: the last write stays.
+        order = hashed[::-1, ::-1].ravel()
+        filled = np.full(SIGNATURE, _EMPTY)
+        filled[order >> _TO_BIN] = order
+        empty = least == _EMPTY
+        least[empty] = filled[empty]
+        if not (least == _EMPTY).any():
+            return
+
+
+def group_similar(
+    signatures: UInt32[np.ndarray, "documents 128"], *, threshold: float
+) -> Int64[np.ndarray, "documents"]:
+    """A group number for each document: documents similar from ``threshold`` up share one, also by way of others.
+
+    The number is that of the group's first document. Fewer than 1 % of pairs right at the threshold are missed.
+    """
+    parent = np.arange(len(signatures))
+    for members in _find_candidates(signatures, _band_rows(threshold)):
+        leaders: list[int] = []
+        for member in members.tolist():
+            root = _find_root(parent, member)
+            for leader in leaders:
+                other = _find_root(parent, leader)
+                if root == other:
+                    break
+                if np.mean(signatures[member] == signatures[leader]) >= threshold:
+                    parent[max(root, other)] = min(root, other)
+                    break
+            else:
+                leaders.append(member)
+    return np.array([_find_root(parent, index) for index in range(len(parent))], dtype=np.int64)
+
+
+def _band_rows(threshold: float) -> int:
+    """Rows of a band: as many as still find 99 % of the pairs at the threshold."""
+    rows = [r for r in range(1, SIGNATURE + 1) if (1 - threshold**r) ** (SIGNATURE // r) <= _MISSED]
+    return max(rows, default=1)
+
+
+def _find_candidates(
+    signatures: UInt32[np.ndarray, "documents 128"], band_rows: int
+) -> Iterator[Int64[np.ndarray, "members"]]:
+    """Documents that agree in all rows of one band, group by group, band by band."""
+    for start in range(0, SIGNATURE - band_rows + 1, band_rows):
+        keys = np.zeros(len(signatures), dtype=np.uint64)
+        for row in range(start, start + band_rows):
+            keys = mix_bits(keys + signatures[:, row] + np.uint64(1))
+        order = np.argsort(keys, kind="stable")
+        borders = np.flatnonzero(np.diff(keys[order])) + 1
+        firsts, lasts = np.concatenate([[0], borders]), np.concatenate([borders, [len(order)]])
+        for first, last in zip(firsts, lasts, strict=True):
+            if last - first > 1:
+                yield order[first:last]
+
+
+def _find_root(parent: Int64[np.ndarray, "documents"], index: int) -> int:
+    root = index
+    while parent[root] != root:
+        root = int(parent[root])
+    while parent[index] != root:
+        parent[index], index = root, int(parent[index])
+    return root

@@ -1,0 +1,1 @@
+"""What a corpus holds and what was dropped from it, for a person to judge."""

@@ -1,0 +1,117 @@
+"""Examples of everything that was dropped, by source and reason, for eyes: what a threshold is judged by.
+
+Reads what building left behind: ``rejects.jsonl`` of each store, and ``dropped.jsonl`` of the corpus. Which twenty
+of many are shown is a draw by their ids, so that the same corpus shows the same.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from heapq import heappush, heapreplace
+from pathlib import Path
+from typing import Any
+
+from ropewalk.core.read_json import read_written, read_written_lines
+from ropewalk.core.seed import seed_for
+from ropewalk.corpus.prepare.filters import PASSAGE
+from ropewalk.corpus.prepare.splits import COLUMNS, DROPPED
+from ropewalk.corpus.tokens.corpus_folder import Corpus
+
+EXAMPLES = 20
+REJECTS = "rejects.jsonl"
+_SHOWN_CHARACTERS = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One drop: whose, why (with the figure), where it stood, and how its text begins and ends."""
+
+    id: str
+    why: str
+    place: str
+    bytes: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """All drops of one reason in one source, with some of them."""
+
+    source: str
+    reason: str
+    documents: int
+    examples: tuple[Example, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def inspect_corpus(corpus: Corpus, *, examples: int = EXAMPLES) -> list[Reason]:
+    """For each source and reason up to ``examples`` examples, drawn by id."""
+    found = []
+    for source in corpus.sources:
+        drops = [*_read(corpus.store(source) / REJECTS), *_read(corpus.folder / source / DROPPED)]
+        drawn: defaultdict[str, list[tuple[int, int, Example]]] = defaultdict(list)
+        count: defaultdict[str, int] = defaultdict(int)
+        for number, (reason, example) in enumerate(drops):
+            count[reason] += 1
+            entry = (-seed_for("inspect", source, reason, example.id), -number, example)
+            if len(drawn[reason]) < examples:
+                heappush(drawn[reason], entry)
+            elif entry > drawn[reason][0]:
+                heapreplace(drawn[reason], entry)
+        for reason in sorted(count):
+            shown = sorted(drawn[reason], key=lambda entry: -entry[1])
+            found.append(Reason(source, reason, count[reason], tuple(example for _, _, example in shown)))
+    return found
+
+
+def read_columns(corpus: Corpus) -> dict[str, Any]:
+    """Best and worst documents by every column that a source was selected by: ``{source: {column: {best, worst}}}``."""
+    paths = {source: corpus.folder / source / COLUMNS for source in corpus.sources}
+    return {source: read_written(path) for source, path in paths.items() if path.exists()}
+
+
+def format_columns(columns: Mapping[str, Mapping[str, Mapping[str, list[dict[str, Any]]]]]) -> str:
+    """For people: a line for each document that stands at an end of a column."""
+    lines = []
+    for source, found in columns.items():
+        for column, ends in found.items():
+            for end, documents in ends.items():
+                lines.append(f"== {source}: {end} by {column}")
+                lines += [
+                    f"  {each['value']:.4g}  {each['id']}: {' '.join(each['text'].split())}" for each in documents
+                ]
+    return "\n".join(lines)
+
+
+def format_reasons(reasons: list[Reason], totals: Mapping[str, Mapping[str, Any]]) -> str:
+    """For people: a heading for each reason, two or three lines for each example."""
+    lines: list[str] = []
+    for reason in reasons:
+        read = totals[reason.source]["read"]["documents"]
+        share = reason.documents / read if read else 0.0
+        count = f"{reason.documents:,} of {read:,} documents ({share:.2%})"
+        if reason.reason == PASSAGE:
+            count = f"{reason.documents:,} cut out of documents"
+        lines.append(f"== {reason.source}: {reason.reason}, {count}")
+        for example in reason.examples:
+            lines.append(f"  {example.id}{f': {example.why}' if example.why else ''}")
+            if example.place and example.place != example.id:
+                lines.append(f"    in {example.place}")
+            shown = " ".join(example.text.split())
+            if shown:
+                lines.append(f"    | {shown[:_SHOWN_CHARACTERS]}{'...' if len(shown) > _SHOWN_CHARACTERS else ''}")
+    return "\n".join(lines) if lines else "nothing was dropped"
+
+
+def _read(path: Path) -> Iterator[tuple[str, Example]]:
+    if not path.exists():
+        return
+    yield from read_written_lines(
+        path,
+        lambda entry: (
+            entry["dropped"],
+            Example(entry["id"], entry["why"], entry["place"], entry["bytes"], entry["text"]),
+        ),
+    )

@@ -1,0 +1,141 @@
+"""What a built corpus holds and what its rows will look like, counted for a report: plain data, JSON as it stands.
+
+The figure to look at first is the context that tokens really have: in a corpus of web pages packed into rows of 128Ki
+hardly a token has 32Ki of its own document before it, whatever the length of the rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from ropewalk.core.seed import stream
+from ropewalk.corpus.inspect.sequence_faults import find_row_faults
+from ropewalk.corpus.mix.dataset import Feed
+from ropewalk.corpus.tokens.corpus_folder import Corpus
+from ropewalk.corpus.tokens.tokenizer import Tokenizer
+
+CONTEXTS = (8192, 32768, 131072)
+_SHORTEST_BIT, _LONGEST_BIT = 6, 24
+_PREFIXES = 120
+_ROWS, _PIECES, _SHOWN_TOKENS = 6, 24, 24
+
+
+def survey(corpus: Corpus, feeds: Mapping[int, Feed], *, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
+    """Ledger, languages, lengths, licences, and for the feed of every stage its mix, packing and some of its rows."""
+    lengths = {name: corpus.train(name).lengths for name in corpus.sources}
+    faults = {stage: [fault.message for fault in find_row_faults(corpus, feed)] for stage, feed in feeds.items()}
+    return {
+        "digest": corpus.digest,
+        "vocabulary": corpus.vocabulary,
+        "ledger": dict(corpus.ledger),
+        "sources": {name: _describe_source(corpus, name) for name in corpus.sources},
+        "lengths": _count_lengths(lengths),
+        "context": {name: count_context(found) for name, found in lengths.items()},
+        "stages": [
+            {
+                "stage": stage,
+                **survey_feed(feed),
+                "faults": faults[stage],
+                "rows_shown": _show_rows(corpus, feed, tokenizer, seed),
+            }
+            for stage, feed in feeds.items()
+        ],
+    }
+
+
+def survey_feed(feed: Feed) -> dict[str, Any]:
+    """A feed's plan and what comes of it, over all its rows and on the way there."""
+    cursors = np.unique(np.linspace(0, feed.rows, _PREFIXES + 1).round().astype(int))[1:].tolist()
+    realised = [feed.realised(cursor) for cursor in cursors]
+    pieces = feed.piece_tokens()
+    return {
+        "context_tokens": feed.context_tokens,
+        "rows": feed.rows,
+        "tokens": int(pieces.sum()),
+        "padding_tokens": feed.padding_tokens,
+        "beyond_row": {name: asdict(beyond) for name, beyond in feed.beyond_row.items()},
+        "planned": dict(feed.planned),
+        "realised": feed.realised(feed.rows),
+        "repeats": feed.repeats,
+        "strands": [asdict(use) for use in feed.strands],
+        "pieces": len(pieces),
+        "context": count_context(pieces),
+        "unlabelled": {name: list(counts) for name, counts in feed.unlabelled.items()},
+        "most_rows_off": feed.most_rows_off,
+        "prefixes": {"rows": cursors, "tokens": {name: [each[name] for each in realised] for name in feed.sources}},
+    }
+
+
+def count_context(lengths: Int64[np.ndarray, "documents"]) -> dict[str, int]:
+    """Tokens in all, and those that have at least so many tokens of their own document before them."""
+    over = {str(context): int(np.maximum(lengths - context, 0).sum()) for context in CONTEXTS}
+    return {"tokens": int(lengths.sum()), **over}
+
+
+def _describe_source(corpus: Corpus, name: str) -> dict[str, Any]:
+    facts = corpus.facts(name)
+    names, language = corpus.languages(name)
+    tokens = np.bincount(language, weights=corpus.train(name).lengths, minlength=len(names)).astype(int)
+    documents = np.bincount(language, minlength=len(names))
+    return {
+        "role": facts.role,
+        "license": facts.license,
+        "documents": facts.documents,
+        "tokens": facts.tokens,
+        "held_out_documents": facts.held_out_documents,
+        "held_out_tokens": facts.held_out_tokens,
+        "languages": {
+            label: {"documents": int(documents[at]), "tokens": int(tokens[at])}
+            for at, label in enumerate(names)
+            if documents[at]
+        },
+    }
+
+
+def _count_lengths(lengths: Mapping[str, Int64[np.ndarray, "documents"]]) -> dict[str, Any]:
+    """Documents and tokens of every source by the documents' length, in powers of two."""
+    edges = [0, *(1 << bit for bit in range(_SHORTEST_BIT, _LONGEST_BIT))]
+    counted = {}
+    for name, found in lengths.items():
+        bucket = np.searchsorted(edges, found, side="right") - 1
+        counted[name] = {
+            "documents": np.bincount(bucket, minlength=len(edges)).tolist(),
+            "tokens": np.bincount(bucket, weights=found, minlength=len(edges)).astype(int).tolist(),
+        }
+    return {"from_tokens": edges, "sources": counted}
+
+
+def _show_rows(corpus: Corpus, feed: Feed, tokenizer: Tokenizer, seed: int) -> list[dict[str, Any]]:
+    """A few random rows: what stands at the borders of their documents."""
+    random = stream("rows shown", feed.digest, seed)
+    chosen = sorted(random.choice(feed.rows, size=min(_ROWS, feed.rows), replace=False).tolist())
+    return [_show_row(corpus, feed, row, tokenizer) for row in chosen]
+
+
+def _show_row(corpus: Corpus, feed: Feed, row: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    pieces, source = feed.describe_row(row), feed.source_of(row)
+    numbers = [int(documents.chosen[document]) for documents, document, _, _ in pieces]
+    ids = corpus.ids(source, set(numbers[:_PIECES]))
+    shown = []
+    for (documents, document, start, tokens), number in zip(pieces[:_PIECES], numbers, strict=False):
+        read, _ = documents.read(document, start, start + tokens)
+        begin, end = _show_ends(read, tokenizer)
+        of = int(documents.lengths[document])
+        shown.append({"id": ids[number], "start": start, "tokens": tokens, "of": of, "begins": begin, "ends": end})
+    lengths = [tokens for *_, tokens in pieces]
+    return {"row": row, "source": source, "lengths": lengths, "pieces": shown}
+
+
+def _show_ends(tokens: Sequence[int] | np.ndarray, tokenizer: Tokenizer) -> tuple[str, str]:
+    """The first and the last words of a piece; all of a short one is in the first."""
+    if len(tokens) <= 2 * _SHOWN_TOKENS:
+        return show_words(tokens, tokenizer), ""
+    return show_words(tokens[:_SHOWN_TOKENS], tokenizer), show_words(tokens[-_SHOWN_TOKENS:], tokenizer)
+
+
+def show_words(tokens: Sequence[int] | np.ndarray, tokenizer: Tokenizer) -> str:
+    """Tokens as one line of text, without the halves of characters that may stand at its ends."""
+    return " ".join(tokenizer.decode(tokens).strip("\ufffd").split())

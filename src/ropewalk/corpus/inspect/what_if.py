@@ -1,0 +1,88 @@
+"""What a mix would read of a corpus, computed from the lengths of its documents: no packing, no tokens touched."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.corpus.inspect.sequence_faults import tell_beyond
+from ropewalk.corpus.inspect.statistics import CONTEXTS
+from ropewalk.corpus.mix.dataset import PLAIN, plan_strands
+from ropewalk.corpus.mix.strata import Strand
+from ropewalk.corpus.mix_rules import MixRules
+from ropewalk.corpus.tokens.corpus_folder import Corpus
+
+
+def weigh(
+    corpus: Corpus,
+    mix: Mapping[str, float],
+    *,
+    context_tokens: int,
+    tokens: int,
+    max_repeats: float,
+    rules: MixRules = PLAIN,
+) -> dict[str, Any]:
+    """Every strand's share, tokens and repeats, and how long the context of its tokens would be.
+
+    ``dry`` names the strands that would be read more often than ``max_repeats``.
+    """
+    strands = plan_strands(
+        corpus, mix, context_tokens=context_tokens, tokens=tokens, max_repeats=max_repeats, rules=rules
+    )
+    parts = [_describe(strand, corpus, tokens, context_tokens) for strand in strands]
+    shares = np.array([part["share"] for part in parts])
+    return {
+        "context_tokens": context_tokens,
+        "tokens": tokens,
+        "strands": parts,
+        "long": {key: float(shares @ [part["long"][key] for part in parts]) for key in map(str, CONTEXTS)},
+        "dry": [part["name"] for part in parts if part["repeats"] > max_repeats * (1 + 1e-9)],
+        "max_repeats": max_repeats,
+        "beyond_row": [
+            tell_beyond(corpus, name, beyond, context_tokens)
+            for name in dict.fromkeys(strand.source for strand in strands)
+            if (beyond := corpus.find_beyond(name, context_tokens)).tokens
+        ],
+    }
+
+
+def format_weighing(found: Mapping[str, Any]) -> str:
+    """A table for people, and a line about what runs dry."""
+    columns = "".join(f"{'>' + format_length(context):>9}" for context in CONTEXTS)
+    lines = [f"{'strand':28}{'share':>9}{'tokens':>9}{'held':>9}{'repeats':>9}{columns}"]
+    for part in found["strands"]:
+        figures = f"{part['share']:>9.2%}{format_amount(part['tokens']):>9}{format_amount(part['held_tokens']):>9}"
+        lines.append(f"{part['name']:28}{figures}{part['repeats']:>9.2f}{_format_long(part['long'])}")
+    lines.append(f"{'all':28}{1:>9.2%}{format_amount(found['tokens']):>9}{'':>18}{_format_long(found['long'])}")
+    lines.append("the last columns: tokens with more of their own document before them than that, of these")
+    if found["dry"]:
+        lines.append(f"would be read more than {found['max_repeats']:g} times: {', '.join(found['dry'])}")
+    return "\n".join([*lines, *found["beyond_row"]])
+
+
+def _describe(strand: Strand, corpus: Corpus, tokens: int, context_tokens: int) -> dict[str, Any]:
+    lengths, held = strand.lengths, strand.tokens
+    # Of a document that is cut into rows, every piece begins anew.
+    full, tail = lengths // context_tokens, lengths % context_tokens
+    long = {
+        str(context): float(
+            (full * max(0, context_tokens - context) + np.maximum(tail - context, 0)).sum() / max(1, held)
+        )
+        for context in CONTEXTS
+    }
+    return {
+        "name": strand.name,
+        "source": strand.source,
+        "role": corpus.facts(strand.source).role,
+        "share": strand.share,
+        "tokens": round(strand.share * tokens),
+        "held_tokens": held,
+        "documents": len(lengths),
+        "repeats": strand.share * tokens / held,
+        "long": long,
+    }
+
+
+def _format_long(long: Mapping[str, float]) -> str:
+    return "".join(f"{long[str(context)]:>9.1%}" for context in CONTEXTS)

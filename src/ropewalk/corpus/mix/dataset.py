@@ -1,0 +1,291 @@
+"""The rows that a stage is trained on: a pure function of (corpus, mix, row length, seed, stage, cursor).
+
+Every epoch of every source is reshuffled and packed anew; then the schedule deals rows out. All of that happens once,
+on indices, when a feed is opened; a batch is read from the mapped shards when asked for. The state is one integer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64
+
+from ropewalk.core.digest import digest_value
+from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.core.record import Batch
+from ropewalk.corpus.mix.mixture import find_members, schedule_rows
+from ropewalk.corpus.mix.sequences import SourceRows, StrandRows, StrandUse
+from ropewalk.corpus.mix.strata import Strand, part_source, share_out
+from ropewalk.corpus.mix_rules import MixRules
+from ropewalk.corpus.tokens.corpus_folder import Corpus
+from ropewalk.corpus.tokens.long_documents import BeyondRow, count_read
+from ropewalk.corpus.tokens.store import Documents
+
+ORDER = 1
+"""Rises when the same inputs would give other rows."""
+PLAIN = MixRules()
+
+
+@dataclass(frozen=True)
+class Feed:
+    """All rows of a stage, by index."""
+
+    digest: str
+    sources: tuple[str, ...]
+    planned: Mapping[str, float]
+    """Each source's share of the tokens."""
+    context_tokens: int
+    beyond_row: Mapping[str, BeyondRow]
+    """What of each source's documents is longer than a row and not read."""
+    _rows: tuple[SourceRows, ...]
+    _source: Int32[np.ndarray, "rows"]
+    _tokens: Int64[np.ndarray, "rows"]
+    _index: Int64[np.ndarray, "rows"]
+    _padding_id: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows were planned."""
+        return len(self._source)
+
+    @property
+    def padding_tokens(self) -> int:
+        """Of all planned rows."""
+        return self.rows * self.context_tokens - int(self._tokens.sum())
+
+    @property
+    def repeats(self) -> dict[str, float]:
+        """How often each source is read over all planned rows."""
+        return {
+            name: tokens / sum(strand.strand.tokens for strand in rows.strands)
+            for (name, tokens), rows in zip(self.realised(self.rows).items(), self._rows, strict=True)
+        }
+
+    @property
+    def strands(self) -> list[StrandUse]:
+        """Every strand over all planned rows, source by source."""
+        used = []
+        for number, source in enumerate(self._rows):
+            dealt = source.dealt(int((self._source == number).sum()))
+            for rows, tokens in zip(source.strands, dealt, strict=True):
+                strand = rows.strand
+                facts = (strand.name, strand.source, strand.language, strand.shortest, strand.share)
+                used.append(StrandUse(*facts, tokens, strand.tokens, tokens / strand.tokens, *rows.cut))
+        return used
+
+    @property
+    def most_rows_off(self) -> float:
+        """How far a source ever is from its share of what has been given so far, in rows."""
+        given = np.zeros((self.rows, len(self.sources)))
+        given[np.arange(self.rows), self._source] = self._tokens
+        given = given.cumsum(axis=0)
+        ideal = np.array([self.planned[name] for name in self.sources]) * given.sum(axis=1, keepdims=True)
+        return float(np.abs(given - ideal).max(initial=0.0)) / self.context_tokens
+
+    def realised(self, cursor: int) -> dict[str, int]:
+        """Tokens that each source has given in the first ``cursor`` rows."""
+        tokens = np.bincount(
+            self._source[:cursor], weights=self._tokens[:cursor].astype(np.float64), minlength=len(self.sources)
+        )
+        return {name: int(count) for name, count in zip(self.sources, tokens, strict=True)}
+
+    def describe_row(self, row: int) -> list[tuple[Documents, int, int, int]]:
+        """(documents, document, start, tokens) of each piece of one row, for people who look into it."""
+        documents, pieces = self._rows[int(self._source[row])].pieces(int(self._index[row]))
+        return [(documents, *piece) for piece in pieces]
+
+    def source_of(self, row: int) -> str:
+        """The source that gives a row."""
+        return self.sources[int(self._source[row])]
+
+    def piece_tokens(self) -> Int64[np.ndarray, "pieces"]:
+        """The length of every piece of every planned row, source by source."""
+        given = np.bincount(self._source, minlength=len(self.sources)).tolist()
+        return np.concatenate([rows.piece_tokens(count) for rows, count in zip(self._rows, given, strict=True)])
+
+    @cached_property
+    def unlabelled(self) -> dict[str, tuple[int, int]]:
+        """Of each source how many rows have no label, and how many rows it gives."""
+        given = np.bincount(self._source, minlength=len(self.sources)).tolist()
+        return {rows.name: (rows.count_unlabelled(count), count) for rows, count in zip(self._rows, given, strict=True)}
+
+    def batch(self, cursor: int, rows: int) -> Batch:
+        """Rows ``[cursor, cursor + rows)``: the same however a run is cut into batches."""
+        assert 0 <= cursor <= cursor + rows <= self.rows, f"rows {cursor}:{cursor + rows} of {self.rows}"
+        shape = (rows, self.context_tokens)
+        batch = Batch(
+            tokens=np.full(shape, self._padding_id, dtype=np.int32),
+            labels=np.zeros(shape, dtype=np.int32),
+            weights=np.zeros(shape, dtype=np.float32),
+            positions=np.zeros(shape, dtype=np.int32),
+            document=np.full(shape, -1, dtype=np.int32),
+            source=np.full(shape, -1, dtype=np.int32),
+        )
+        for row in range(rows):
+            self._fill(batch, row, cursor + row)
+        return batch
+
+    def document_tokens(self, row: int) -> list[int]:
+        """Lengths of the documents, or pieces of them, that a row holds, in order; nothing is read."""
+        return [tokens for *_, tokens in self.describe_row(row)]
+
+    def locate(self, row: int) -> tuple[str, list[dict[str, int]]]:
+        """Where a row's text comes from: its source, and the pieces' documents (numbered as in the source's store)."""
+        return self.source_of(row), [
+            {"document": int(documents.chosen[document]), "start": start, "tokens": tokens}
+            for documents, document, start, tokens in self.describe_row(row)
+        ]
+
+    def _fill(self, batch: Batch, row: int, number: int) -> None:
+        source = int(self._source[number])
+        documents, pieces = self._rows[source].pieces(int(self._index[number]))
+        at = 0
+        for order, (document, start, tokens) in enumerate(pieces):
+            ids, mask = documents.read(document, start, start + tokens)
+            here = slice(at, at + tokens)
+            batch.tokens[row, here] = ids
+            batch.labels[row, at : at + tokens - 1] = ids[1:]
+            batch.weights[row, at : at + tokens - 1] = mask[1:]
+            batch.positions[row, here] = np.arange(tokens)
+            batch.document[row, here] = order
+            batch.source[row, here] = source
+            at += tokens
+
+
+def open_feed(
+    corpus: Corpus,
+    *,
+    mix: Mapping[str, float],
+    context_tokens: int,
+    rows: int,
+    seed: int,
+    stage: int,
+    max_repeats: float,
+    rules: MixRules = PLAIN,
+) -> Feed:
+    """Plan ``rows`` rows of ``context_tokens``. Raises UserError if a strand has too little text for its share."""
+    amount = rows * context_tokens
+    strands = plan_strands(
+        corpus, mix, context_tokens=context_tokens, tokens=amount, max_repeats=max_repeats, rules=rules
+    )
+    purpose = ("order", ORDER, corpus.digest, seed, stage)
+    planned = []
+    for name in dict.fromkeys(strand.source for strand in strands):
+        own = [
+            StrandRows(
+                strand,
+                context_tokens=context_tokens,
+                purpose=(*purpose, strand.name),
+                # What may be given at most is in the share already where others give the rest.
+                limit_tokens=np.inf if rules.when_dry == "spread" else max_repeats * strand.tokens,
+                # What may not be split is not cut at a row's end either.
+                packing=rules.packing if corpus.long_documents[name] == "split" else PLAIN.packing,
+            )
+            for strand in strands
+            if strand.source == name
+        ]
+        planned.append(SourceRows(own, context_tokens=context_tokens))
+    source, tokens = schedule_rows(
+        [rows.share for rows in planned],
+        rows=rows,
+        context_tokens=context_tokens,
+        next_row=lambda index: planned[index].next_tokens(),
+    )
+    if len(tokens) and tokens[-1] == 0:
+        dry = planned[source[-1]].turn.strand
+        _refuse_dry(dry, max_repeats, (int(tokens.sum()), amount))
+    index = np.zeros(len(source), dtype=np.int64)
+    for number in range(len(planned)):
+        index[source == number] = np.arange((source == number).sum())
+    return Feed(
+        digest=_name_order(corpus, strands, rules, (context_tokens, seed, stage)),
+        sources=tuple(rows.name for rows in planned),
+        planned={rows.name: rows.share for rows in planned},
+        context_tokens=context_tokens,
+        beyond_row={rows.name: corpus.find_beyond(rows.name, context_tokens) for rows in planned},
+        _rows=tuple(planned),
+        _source=source,
+        _tokens=tokens,
+        _index=index,
+        _padding_id=corpus.eos_id,
+    )
+
+
+def plan_strands(
+    corpus: Corpus,
+    mix: Mapping[str, float],
+    *,
+    context_tokens: int,
+    tokens: int,
+    max_repeats: float,
+    rules: MixRules = PLAIN,
+) -> list[Strand]:
+    """What of the corpus would be read for ``tokens`` tokens, with which share each; nothing is packed for it."""
+    strands = _part_sources(corpus, context_tokens, rules)
+    _refuse_unread(corpus, mix, strands, context_tokens)
+    most = [max_repeats * strand.tokens / max(1, tokens) for strand in strands]
+    roles = {name: corpus.facts(name).role for name in corpus.sources}
+    return share_out(strands, mix, rules, roles=roles, most=most)
+
+
+def _name_order(corpus: Corpus, strands: Sequence[Strand], rules: MixRules, place: tuple[int, int, int]) -> str:
+    """The digest of all that decides the rows; what has its default value is not in it, so that old names hold."""
+    shares = {strand.name: strand.share for strand in strands}
+    kinds = {strand.source: corpus.long_documents[strand.source] for strand in strands}
+    one = next(iter(kinds.values()))
+    made_of: list[Any] = [ORDER, corpus.digest, shares, *place, one if {*kinds.values()} == {one} else kinds]
+    return digest_value([*made_of, rules.packing] if rules.packing != PLAIN.packing else made_of)
+
+
+def _read_source(corpus: Corpus, name: str, context_tokens: int) -> tuple[Strand, Bool[np.ndarray, "documents"]]:
+    """All that is read of a source's documents, as one strand, and which documents these are."""
+    documents = corpus.train(name)
+    tokens = count_read(documents, context_tokens=context_tokens, long_documents=corpus.long_documents[name])
+    read = tokens > 0
+    if not read.all():
+        documents, tokens = Documents(documents.shards, documents.chosen[read]), tokens[read]
+    return Strand(name, None, None, documents, tokens), read
+
+
+def _part_sources(corpus: Corpus, context_tokens: int, rules: MixRules) -> list[Strand]:
+    strands: list[Strand] = []
+    for name in corpus.sources:
+        strand, read = _read_source(corpus, name, context_tokens)
+        if rules.parts_sources:
+            names, language = corpus.languages(name)
+            strands += part_source(strand, rules, names=names, language=language[read])
+        else:
+            strands.append(strand)
+    return strands
+
+
+def _refuse_unread(corpus: Corpus, mix: Mapping[str, float], strands: Sequence[Strand], context_tokens: int) -> None:
+    """Raise UserError for a weight whose documents are all longer than a row and left out."""
+    read = {strand.source for strand in strands if strand.tokens}
+    roles = {name: corpus.facts(name).role for name in corpus.sources}
+    tokens = {name: corpus.facts(name).tokens for name in corpus.sources}
+    for key in [key for key, weight in mix.items() if weight]:
+        held = find_members(key, mix, roles=roles, tokens=tokens)
+        if not read & {*held}:
+            raise UserError(
+                "the mix asks for documents that are all longer than a row",
+                where=f"mix.{key}, rows of {format_length(context_tokens)}",
+                why=f"long_documents leaves out what does not fit: all documents of {', '.join(held)}",
+                fix="give them no weight at this length, train on longer rows, or set long_documents of the source: "
+                "truncate reads whole answers, split cuts anywhere",
+            )
+
+
+def _refuse_dry(strand: Strand, max_repeats: float, reached_and_planned: tuple[int, int]) -> None:
+    reached, planned = reached_and_planned
+    share, held = strand.share, strand.tokens
+    raise UserError(
+        f"source {strand.name} runs dry",
+        where=f"mix: {strand.name} gives {share:.2%} of {format_amount(planned)} tokens",
+        why=f"its {format_amount(held)} tokens, read at most {max_repeats:g} times, last for {format_amount(reached)}",
+        fix=f"give it at most {share * reached / planned:.2%}, let others give the rest (when_dry: spread), add text, "
+        f"shorten the stage, or raise max_repeats to {np.ceil(share * planned / held * 10) / 10:g}",
+    )

@@ -1,0 +1,250 @@
+"""From a corpus's spec to a corpus folder: read, clean and tokenise each source once, then choose among documents.
+
+All that costs time lies in the store and is found there by the next run; what this run adds is indices, a few held-out
+tokens and the ledger. Doing it again changes nothing, and nothing is ever seen half done.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int8
+
+from ropewalk.core.artifact import hold, is_finished, new_folder, read_manifest
+from ropewalk.core.digest import digest_file, digest_value
+from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
+from ropewalk.core.read_json import read_written
+from ropewalk.core.record import Document, Role
+from ropewalk.corpus.clean.document import clean_document
+from ropewalk.corpus.dedup.decontaminate import read_prompts
+from ropewalk.corpus.embedded import EMBEDDED
+from ropewalk.corpus.mix.strata import Strand, share_out
+from ropewalk.corpus.mix_rules import OTHER, MixRules
+from ropewalk.corpus.prepare.document_scores import Picked, pick_documents
+from ropewalk.corpus.prepare.fingerprint import find_origin
+from ropewalk.corpus.prepare.ledger import Amount, SourceLedger, format_ledger
+from ropewalk.corpus.prepare.sources import tokenize_sources
+from ropewalk.corpus.prepare.splits import HELD_OUT, REASONS, TRAIN, Choice, select_documents, write_dropped
+from ropewalk.corpus.prepare.tokenized import Tokenized, read_documents
+from ropewalk.corpus.read.source import read_source, source_files
+from ropewalk.corpus.spec import CorpusSpec, Source
+from ropewalk.corpus.tokens.corpus_folder import KIND, Facts, content_digest, point_to, token_digest
+from ropewalk.corpus.tokens.corpus_folder import open_corpus as open_corpus
+from ropewalk.corpus.tokens.store import Documents, all_documents, open_shards, write_shards
+from ropewalk.corpus.tokens.tokenizer import Tokenizer
+
+SAMPLE_BYTES = 4 << 20
+_SAMPLE_CHARACTERS = 1 << 16
+
+
+def build(
+    spec: CorpusSpec,
+    *,
+    tokenizer: Tokenizer,
+    seed: int,
+    folder: Path,
+    probes: Mapping[str, Sequence[str]] | None = None,
+) -> Path:
+    """Build the corpus ``folder``; where it is built already from the same inputs, do nothing.
+
+    ``probes`` are the prompts of the recipe's own evaluation, by task, for ``decontaminate: [probes]``.
+    Raises UserError for text that cannot be read and for a folder that holds another corpus.
+    """
+    inputs = {"corpus": spec.content, "tokenizer": tokenizer.digest, "seed": seed}
+    if scores := {s.name: digest_file(Path(s.scores)) for s in spec.sources if s.scores and Path(s.scores).is_file()}:
+        inputs["scores"] = scores
+    if is_finished(folder):
+        if read_manifest(folder)["inputs"] != inputs or not _holds_text(folder, spec, probes, seed=seed):
+            raise UserError(
+                "the folder holds another corpus",
+                where=str(folder),
+                why="its sources, tokenizer or seed differ from those asked for",
+                fix="name another folder, or remove it; the token store keeps what is common",
+            )
+        return folder
+    store = Path(spec.store)
+    with hold(store):
+        prompts = read_prompts(spec.decontaminate, probes)
+        sources = tokenize_sources(spec, tokenizer=tokenizer, prompts=prompts, seed=seed)
+        picked = [
+            pick_documents(source, stored, read_documents(stored))
+            for source, stored in zip(spec.sources, sources, strict=True)
+        ]
+        choices = select_documents(
+            sources,
+            [source.role for source in spec.sources],
+            near_duplicates=[spec.near_duplicates_of(source) for source in spec.sources],
+            held_out=spec.held_out,
+            unfit=[each.why for each in picked],
+        )
+        asked = {"files": spec.decontaminate.files, "digest": prompts.digest, "too_short": prompts.too_short}
+        made = {"places": spec.places, "prompts": asked}
+        ledger = _write_corpus(folder, spec, sources, choices, picked, made=made, tokenizer=tokenizer, inputs=inputs)
+    say(format_ledger(ledger))
+    return folder
+
+
+def read_texts(spec: CorpusSpec, *, seed: int, size_bytes: int = SAMPLE_BYTES) -> Iterator[str]:
+    """About ``size_bytes`` of cleaned text in the mix's proportions, to train a tokenizer on.
+
+    Each source gives its documents from the first on, of a long one only the first 64Ki characters.
+    """
+    shares = _guess_shares(spec)
+    for source in spec.sources:
+        left = shares.get(source.name, 0.0) * size_bytes
+        for item in read_source(source, seed=seed):
+            if left <= 0:
+                break
+            if isinstance(item, Document):
+                item = clean_document(item, source.cleaning(item.language)).outcome
+            if isinstance(item, Document):
+                text = item.text[:_SAMPLE_CHARACTERS]
+                left -= len(text.encode())
+                yield text
+
+
+def _guess_shares(spec: CorpusSpec) -> dict[str, float]:
+    """Each source's share before any text is read, by the rule of the feed: size and language as the recipe has them.
+
+    Lengths are not known yet, and languages only where every source says its own.
+    """
+    named = {*spec.languages} if OTHER not in spec.languages else {source.language for source in spec.sources} - {None}
+    told = spec.languages if all(source.language in named for source in spec.sources) else {}
+    rules = MixRules(languages=told)
+    strands = [
+        Strand(
+            source.name,
+            (source.language if source.language in told else OTHER) if told else None,
+            None,
+            Documents((), np.zeros(1, dtype=np.int64)),
+            np.array([source.size_bytes or 1], dtype=np.int64),
+        )
+        for source in spec.sources
+    ]
+    roles: dict[str, Role] = {source.name: source.role for source in spec.sources}
+    shared = share_out(strands, spec.mix, rules, roles=roles, most=[np.inf] * len(strands))
+    return {strand.source: strand.share for strand in shared}
+
+
+def _holds_text(folder: Path, spec: CorpusSpec, probes: Mapping[str, Sequence[str]] | None, *, seed: int) -> bool:
+    """Whether a finished corpus is of the text that lies at the spec's places; read again only where these are new."""
+    asked, files = _read_content(folder)["prompts"], list(spec.decontaminate.files)
+    if asked["files"] != files and asked["digest"] != list(read_prompts(spec.decontaminate, probes).digest):
+        return False
+    return holds_sources(folder, spec, seed=seed)
+
+
+def holds_sources(folder: Path, spec: CorpusSpec, *, seed: int) -> bool:
+    """Whether a finished corpus is of the text of the spec's sources; only what lies at a new place is read again."""
+    content = _read_content(folder)
+    return all(
+        content["places"].get(source.name) == source.path
+        or content["sources"][source.name]["origin"] == digest_value(find_origin(source, seed=seed))
+        for source in spec.sources
+    )
+
+
+def _read_content(folder: Path) -> dict[str, Any]:
+    return read_written(folder / "corpus.json")
+
+
+def _write_corpus(
+    folder: Path,
+    spec: CorpusSpec,
+    sources: Sequence[Tokenized],
+    choices: Sequence[Choice],
+    picked: Sequence[Picked],
+    *,
+    tokenizer: Tokenizer,
+    inputs: Mapping[str, Any],
+    made: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write the corpus folder, with what it was ``made`` from; returns its ledger."""
+    entries: dict[str, Any] = {}
+    ledger: dict[str, Any] = {}
+    with new_folder(folder, kind=KIND, inputs=inputs) as work:
+        for source, stored, choice in zip(spec.sources, sources, choices, strict=True):
+            fate = choice.fate
+            balance = _balance(stored, fate)
+            unread = [] if source.path is None or source.tokens else source_files(source).unread
+            ledger[source.name] = {**balance.to_json(), "not_read": [asdict(each) for each in unread]}
+            entries[source.name] = {
+                **_write_choice(work / source.name, stored, choice, vocabulary=tokenizer.vocabulary),
+                "store": point_to(stored.folder, from_folder=folder),
+                "long_documents": spec.long_documents_of(source),
+                "origin": digest_value(read_manifest(stored.folder)["inputs"]["origin"]),
+                "facts": _describe(source, stored, fate, balance),
+            }
+        write_dropped(work, sources, [source.name for source in spec.sources], choices, picked)
+        content = {
+            "digest": digest_value([[name, entry["content"]] for name, entry in entries.items()]),
+            "vocabulary": tokenizer.vocabulary,
+            "eos_id": tokenizer.eos_id,
+            "long_documents": spec.long_documents,
+            **made,
+            "sources": entries,
+        }
+        _write_json(work / "corpus.json", content)
+        _write_json(work / "ledger.json", ledger)
+    return ledger
+
+
+def _write_choice(folder: Path, stored: Tokenized, choice: Choice, *, vocabulary: int) -> dict[str, Any]:
+    """Write every document's fate, which are trained on, and the tokens of those that are held out."""
+    (folder / "held_out").mkdir(parents=True)
+    fate, kept = choice.fate, np.stack([choice.kept_source, choice.kept_document], axis=1)
+    np.save(folder / "train.npy", np.flatnonzero(fate == TRAIN).astype(np.int64), allow_pickle=False)
+    np.save(folder / "fate.npy", fate, allow_pickle=False)
+    np.save(folder / "kept.npy", kept, allow_pickle=False)
+    every = all_documents(open_shards(stored.folder, vocabulary=vocabulary, manifest={}))
+    held_out = Documents(every.shards, np.flatnonzero(fate == HELD_OUT).astype(np.int64))
+    copies = (held_out.read(document) for document in range(len(held_out)))
+    write_shards(
+        ((tokens.astype(np.int64), mask) for tokens, mask in copies), folder / "held_out", vocabulary=vocabulary
+    )
+    return {
+        "store_digest": content_digest(stored.folder),
+        "content": [token_digest(stored.folder), digest_file(folder / "train.npy")],
+    }
+
+
+def _balance(stored: Tokenized, fate: Int8[np.ndarray, "documents"]) -> SourceLedger:
+    ledger = stored.ledger
+    ledger.train, ledger.held_out = _sum(stored, fate == TRAIN), _sum(stored, fate == HELD_OUT)
+    for code, reason in REASONS.items():
+        if (fate == code).any():
+            ledger.dropped[reason] = _sum(stored, fate == code)
+    ledger.check()
+    return ledger
+
+
+def _sum(stored: Tokenized, where: Bool[np.ndarray, "documents"]) -> Amount:
+    return Amount(int(where.sum()), int(stored.bytes[where].sum()), int(stored.tokens[where].sum()))
+
+
+def _describe(
+    source: Source, stored: Tokenized, fate: Int8[np.ndarray, "documents"], balance: SourceLedger
+) -> dict[str, Any]:
+    counts = np.bincount(stored.language[fate <= HELD_OUT], minlength=len(stored.languages))
+    facts = Facts(
+        role=source.role,
+        documents=balance.train.documents,
+        tokens=balance.train.tokens,
+        held_out_documents=balance.held_out.documents,
+        held_out_tokens=balance.held_out.tokens,
+        languages={name: int(count) for name, count in zip(stored.languages, counts, strict=True) if count},
+        license=source.license or _own_license(source),
+    )
+    return asdict(facts)
+
+
+def _own_license(source: Source) -> str | None:
+    return EMBEDDED[source.embedded].licence if source.embedded is not None else None
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

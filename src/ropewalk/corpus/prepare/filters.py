@@ -1,0 +1,153 @@
+"""What stands between a document that was read and one that is tokenised: cleaned, clear of prompts, without repeats.
+
+One document at a time and nothing remembered, so that any number of workers in any order lets the same documents pass.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import xxhash
+from jaxtyping import UInt32
+
+from ropewalk.core.digest import digest_value
+from ropewalk.core.record import Document
+from ropewalk.corpus.clean.document import clean_document
+from ropewalk.corpus.clean.quality import Measures
+from ropewalk.corpus.dedup.decontaminate import Overlap, Prompts, Spans
+from ropewalk.corpus.dedup.minhash import sign, sign_answers
+from ropewalk.corpus.read.chat import MESSAGES
+from ropewalk.corpus.spec import Source
+from ropewalk.corpus.text.reject import Reject, excerpt, text_bytes
+
+REPEATED, CONTAMINATED, PASSAGE = "repeated section", "contaminated", "contaminated passage"
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Spans of clean texts that stand elsewhere, by the text's digest: half-open, in order, apart from each other."""
+
+    spans: Mapping[int, Spans] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str | None:
+        """None where nothing is cut, whoever looked."""
+        return digest_value(self.to_json()) if self.spans else None
+
+    def apply(self, text: str, digest: int) -> str:
+        """The text of that digest without its spans."""
+        if digest not in self.spans:
+            return text
+        held = [text]
+        del text
+        return cut_spans(held.pop(), self.spans[digest])
+
+    def to_json(self) -> list[Any]:
+        """In an order that depends on nothing else."""
+        return [[digest, [list(span) for span in self.spans[digest]]] for digest in sorted(self.spans)]
+
+    @classmethod
+    def from_json(cls, entries: list[Any]) -> "Cuts":
+        """The inverse of ``to_json``."""
+        return cls({digest: tuple((start, end) for start, end in spans) for digest, spans in entries})
+
+
+def cut_spans(text: str, spans: Spans) -> str:
+    """A text without its spans."""
+    borders = [0, *(border for span in spans for border in span), len(text)]
+    parts = [text[start:end] for start, end in zip(borders[::2], borders[1::2], strict=True)]
+    del text  # a text that nobody else holds is freed once it is in parts
+    return "".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """``outcome`` is what is tokenised or why nothing is; all else is of the clean text before repeats were cut."""
+
+    outcome: Document | Reject
+    measures: Measures
+    whole_bytes: int = 0
+    digest: int = 0
+    signature: UInt32[np.ndarray, "128"] | None = None
+    """None where nothing is tokenised."""
+    passages: tuple[Reject, ...] = ()
+    """What was cut of evaluation prompts; all else is of the text without them."""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """How a source's documents are let pass."""
+
+    source: Source
+    prompts: Prompts
+    cuts: Cuts
+
+    def judge(self, document: Document) -> Screened:
+        """What becomes of a document."""
+        profile, held = self.source.cleaning(document.language), [document]
+        del document
+        cleaned = clean_document(held.pop(), profile)
+        outcome, measures, read_bytes = cleaned.outcome, cleaned.measures, cleaned.read_bytes
+        del cleaned
+        if isinstance(outcome, Reject):
+            return Screened(outcome, measures)
+        held = [outcome]
+        del outcome
+        return self.compare(held.pop(), measures, read_bytes=read_bytes)
+
+    def judge_all(self, items: Iterable[Document | Reject]) -> Iterator[tuple[int, Document | Reject, Screened | None]]:
+        """(bytes read, what becomes of it, how that was found) of each item; what was rejected before is not judged.
+
+        A document can be a book: nobody here holds on to the text that it was before.
+        """
+        for item in items:
+            if isinstance(item, Reject):
+                yield item.size_bytes, item, None
+                continue
+            read_bytes, held = text_bytes(item.text), [item]
+            del item
+            screened = [self.judge(held.pop())]
+            yield read_bytes, screened[0].outcome, screened.pop()
+
+    def compare(self, kept: Document, measures: Measures, *, read_bytes: int) -> Screened:
+        """What becomes of a document that is clean and measured; of one with loss spans nothing is cut."""
+        place, passages = str(kept.metadata.get("place", "")), tuple[Reject, ...]()
+        found = self.prompts.find(kept.text)
+        if found is not None:
+            passages = self._list_passages(kept, found)
+            if not passages:
+                why = f"{found.share:.0%} of {found.prompt} stands in it"
+                return Screened(Reject(kept.id, CONTAMINATED, read_bytes, why, place, excerpt(kept.text)), measures)
+            whole, kept = [kept.text], replace(kept, text="")
+            kept = replace(kept, text=cut_spans(whole.pop(), found.spans))
+        encoded = kept.text.encode()
+        digest, whole_bytes = xxhash.xxh3_64_intdigest(encoded), len(encoded)
+        del encoded
+        signature = self._sign(kept, digest)
+        if digest in self.cuts.spans and kept.loss_spans is None:
+            characters, begin_and_end = len(kept.text), excerpt(kept.text)
+            # Signed before it is cut, so that the two texts never are in memory side by side.
+            whole, kept = [kept.text], replace(kept, text="")
+            kept = replace(kept, text=self.cuts.apply(whole.pop(), digest))
+            if len(kept.text) < self.source.cleaning(kept.language).min_characters:
+                why = f"{len(kept.text)} characters of {characters} stand nowhere else"
+                return Screened(Reject(kept.id, REPEATED, read_bytes, why, place, begin_and_end), measures)
+        return Screened(kept, measures, whole_bytes, digest, signature, passages)
+
+    def _sign(self, kept: Document, digest: int) -> UInt32[np.ndarray, "128"]:
+        """Of a conversation the answers alone count; of one that is not laid out yet none is known to be a copy."""
+        if self.source.embedded is not None or (kept.loss_spans is None and MESSAGES not in kept.metadata):
+            return sign(kept.text)
+        return sign_answers("\n".join(kept.text[start:end] for start, end in kept.loss_spans or ()), digest)
+
+    def _list_passages(self, document: Document, found: Overlap) -> tuple[Reject, ...]:
+        """What is cut of a document, passage by passage; nothing where all of it is to go."""
+        left = len(document.text) - sum(end - start for start, end in found.spans)
+        may_cut = document.loss_spans is None and not self.source.tokens and self.prompts.action == "cut"
+        if not may_cut or left < max(1, self.source.cleaning(document.language).min_characters):
+            return ()
+        why = f"{found.share:.0%} of {found.prompt} stands in the document"
+        place = str(document.metadata.get("place", ""))
+        texts = [document.text[start:end] for start, end in found.spans]
+        return tuple(Reject(document.id, PASSAGE, text_bytes(text), why, place, excerpt(text)) for text in texts)

@@ -1,0 +1,136 @@
+"""The ledger of a corpus: what went in is what came out plus what was dropped, by reason, or the build stops.
+
+Documents and bytes are followed from the file to the row; tokens from where there are tokens. Cleaning also takes away
+characters within documents; those bytes have a column of their own.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ropewalk.core.quantity import format_amount, format_bytes
+from ropewalk.corpus.mix.dataset import Feed
+
+
+@dataclass(slots=True)
+class Amount:
+    """Some text."""
+
+    documents: int = 0
+    bytes: int = 0
+    tokens: int = 0
+    passages: int = 0
+    """Of documents that stay otherwise."""
+
+    def add(self, *, bytes: int, documents: int = 1, tokens: int = 0, passages: int = 0) -> None:
+        self.documents += documents
+        self.bytes += bytes
+        self.tokens += tokens
+        self.passages += passages
+
+    def take(self, other: "Amount") -> None:
+        """Add another amount to this one."""
+        self.add(documents=other.documents, bytes=other.bytes, tokens=other.tokens, passages=other.passages)
+
+    def to_json(self) -> dict[str, int]:
+        passages = {"passages": self.passages} if self.passages else {}
+        return {"documents": self.documents, "bytes": self.bytes, "tokens": self.tokens, **passages}
+
+
+@dataclass(slots=True)
+class SourceLedger:
+    """One source, from file to store (``stored``), and from there to training or held-out text."""
+
+    read: Amount = field(default_factory=Amount)
+    dropped: defaultdict[str, Amount] = field(default_factory=lambda: defaultdict(Amount))
+    trimmed_bytes: int = 0
+    stored: Amount = field(default_factory=Amount)
+    train: Amount = field(default_factory=Amount)
+    held_out: Amount = field(default_factory=Amount)
+    masked_answers: int = 0
+    """Documents stored whose answers, which are trained on, had personal data masked."""
+
+    def take(self, other: "SourceLedger") -> None:
+        """Add the ledger of another part of the same source to this one."""
+        self.read.take(other.read)
+        self.stored.take(other.stored)
+        self.train.take(other.train)
+        self.held_out.take(other.held_out)
+        self.trimmed_bytes += other.trimmed_bytes
+        self.masked_answers += other.masked_answers
+        for reason, amount in other.dropped.items():
+            self.dropped[reason].take(amount)
+
+    def check_store(self) -> None:
+        """Assert that reading and cleaning lost nothing unseen."""
+        lost = [amount for amount in self.dropped.values() if amount.tokens == 0]
+        assert self.read.documents == self.stored.documents + sum(amount.documents for amount in lost)
+        assert self.read.bytes == self.stored.bytes + self.trimmed_bytes + sum(amount.bytes for amount in lost)
+
+    def check(self) -> None:
+        """Assert the whole balance: read = train + held out + dropped + trimmed; the tokens stored are all in these."""
+        parts = [self.train, self.held_out, *self.dropped.values()]
+        assert self.read.documents == sum(part.documents for part in parts)
+        assert self.read.bytes == self.trimmed_bytes + sum(part.bytes for part in parts)
+        assert self.stored.tokens == sum(part.tokens for part in parts)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "read": self.read.to_json(),
+            "dropped": {reason: amount.to_json() for reason, amount in sorted(self.dropped.items())},
+            "trimmed_bytes": self.trimmed_bytes,
+            "stored": self.stored.to_json(),
+            "train": self.train.to_json(),
+            "held_out": self.held_out.to_json(),
+            "masked_answers": self.masked_answers,
+        }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "SourceLedger":
+        """The inverse of ``to_json``."""
+        ledger = cls(
+            read=Amount(**entry["read"]),
+            trimmed_bytes=entry["trimmed_bytes"],
+            stored=Amount(**entry["stored"]),
+            train=Amount(**entry["train"]),
+            held_out=Amount(**entry["held_out"]),
+            masked_answers=entry.get("masked_answers", 0),
+        )
+        ledger.dropped.update({reason: Amount(**amount) for reason, amount in entry["dropped"].items()})
+        return ledger
+
+
+def format_ledger(ledger: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line for each source and for each reason to drop something, for people."""
+    lines = [f"{'source':24}{'documents':>12}{'bytes':>12}{'tokens':>10}"]
+    for name, entry in ledger.items():
+        lines.append(_line(f"{name}", entry["read"]))
+        lines += [_line(f"  - {reason}", amount) for reason, amount in entry["dropped"].items()]
+        if entry["trimmed_bytes"]:
+            lines.append(_line("  - trimmed", {"documents": 0, "bytes": entry["trimmed_bytes"], "tokens": 0}))
+        if entry["masked_answers"]:
+            lines.append(f"{'  answers with masks':24}{entry['masked_answers']:>12}")
+        lines += [_line("  = train", entry["train"]), _line("  = held out", entry["held_out"])]
+        lines += [f"  not read: {each['files']:,} {each['sort']} ({each['why']})" for each in entry.get("not_read", ())]
+    return "\n".join(lines)
+
+
+def format_mix(feed: Feed, cursor: int | None = None) -> str:
+    """Planned and realised share, tokens and repeats of each source over the first ``cursor`` rows (all if None)."""
+    realised = feed.realised(feed.rows if cursor is None else cursor)
+    total = sum(realised.values())
+    lines = [f"{'source':24}{'planned':>9}{'realised':>10}{'tokens':>10}{'repeats':>9}"]
+    for name, tokens in realised.items():
+        share = tokens / total if total else 0.0
+        lines.append(
+            f"{name:24}{feed.planned[name]:>9.2%}{share:>10.2%}{format_amount(tokens):>10}{feed.repeats[name]:>9.2f}"
+        )
+    lines.append(f"padding {feed.padding_tokens / (feed.rows * feed.context_tokens):.2%} of {feed.rows:,} rows")
+    return "\n".join(lines)
+
+
+def _line(name: str, amount: Mapping[str, int]) -> str:
+    tokens = format_amount(amount["tokens"]) if amount["tokens"] else ""
+    count = f"{amount['passages']:,} cut" if amount.get("passages") else amount["documents"] or ""
+    return f"{name:24}{count:>12}{format_bytes(amount['bytes']):>12}{tokens:>10}"

@@ -1,0 +1,172 @@
+"""Sections that stand twice, within a document or across all sources, as spans to cut: a chapter that two books share.
+
+Documents are compared as wholes elsewhere (minhash.py); a book with another's chapter in it never is their like. Here a
+text is a run of sentences and lines, and a pair of neighbours is what can be met again. A run of such pairs that is
+long enough is cut everywhere but in the document that stays first: one that is no copy of a better one, of the role
+that wins, the longest. So nothing is cut whose original is dropped, and long documents stay whole.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int64, UInt32, UInt64
+
+from ropewalk.core.record import Document, Role
+from ropewalk.corpus.dedup.clusters import find_best, group_copies, group_equal, rank_documents
+from ropewalk.corpus.dedup.decontaminate import Spans
+from ropewalk.corpus.dedup.external_sort import PairSpool
+from ropewalk.corpus.prepare.filters import Cuts, Screen
+from ropewalk.corpus.prepare.ledger import SourceLedger
+from ropewalk.corpus.spec import Source
+from ropewalk.corpus.text.language import code_points
+from ropewalk.corpus.text.reject import Reject
+from ropewalk.corpus.text.shingle import shingles, window_hashes
+
+_BREAKS = np.array([ord(sign) for sign in "\n。！？"], dtype=np.uint32)
+_STOPS = np.array([ord(sign) for sign in ".!?"], dtype=np.uint32)
+_SPACE = np.uint32(ord(" "))
+_PART_CHARACTERS = 1 << 20
+
+
+def is_searched(source: Source) -> bool:
+    """Whether sections of a source's documents may be cut at all."""
+    return source.embedded is None and source.role != "instruction" and not source.tokens
+
+
+def survey_documents(items: Iterable[Document | Reject], screen: Screen, *, ledger: SourceLedger, folder: Path) -> None:
+    """Write into ``folder`` what is asked here of each document that passes: its likeness, its pairs and units."""
+    digests, signatures, whole_bytes, counts = [], [], [], []
+    with (folder / "pairs").open("wb") as pairs, (folder / "ends").open("wb") as ends:
+        for size, outcome, screened in screen.judge_all(items):
+            ledger.read.add(bytes=size)
+            if screened is None or isinstance(outcome, Reject):
+                assert isinstance(outcome, Reject)
+                ledger.dropped[outcome.reason].add(bytes=size)
+                continue
+            ledger.stored.add(bytes=screened.whole_bytes)
+            ledger.trimmed_bytes += size - screened.whole_bytes
+            may_be_cut = is_searched(screen.source) and outcome.loss_spans is None
+            numbers, borders = find_pairs(outcome.text) if may_be_cut else _NO_PAIRS
+            pairs.write(numbers.astype("<u8").tobytes())
+            ends.write(borders.astype("<i8").tobytes())
+            digests.append(screened.digest)
+            signatures.append(screened.signature)
+            whole_bytes.append(screened.whole_bytes)
+            counts.append((len(numbers), len(borders)))
+    np.save(folder / "digests.npy", np.array(digests, dtype=np.uint64))
+    np.save(folder / "signatures.npy", np.array(signatures, dtype=np.uint32).reshape(-1, 128))
+    np.save(folder / "whole_bytes.npy", np.array(whole_bytes, dtype=np.int64))
+    np.save(folder / "counts.npy", np.array(counts, dtype=np.int64).reshape(-1, 2))
+
+
+def find_spans(
+    surveyed: Sequence[tuple[Role, Sequence[Path]]], *, characters: int, threshold: float, scratch: Path
+) -> UInt64[np.ndarray, "spans 4"]:
+    """``source, digest, start, end`` of every span of ``characters`` and more to cut; ``surveyed`` is by source."""
+    spool, parts = PairSpool(scratch), [part for _, parts in surveyed for part in parts]
+    for part in parts:
+        _fill(spool, part)
+    digests = np.concatenate([_load(part, "digests") for part in parts])
+    signatures = np.concatenate([_load(part, "signatures") for part in parts])
+    sizes = [np.concatenate([_load(part, "whole_bytes") for part in parts]) for _, parts in surveyed]
+    exact = group_equal(digests)
+    rank = rank_documents([role for role, _ in surveyed], sizes)
+    counts = find_best(group_copies(exact, signatures, threshold), rank) == np.arange(len(rank))
+    repeated, stays = spool.find_repeated(rank, counts), find_best(exact, rank).tolist()
+    home = np.repeat(np.arange(len(sizes)), [len(each) for each in sizes]).tolist()
+    found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for position, (source, digest) in enumerate(zip(home, digests.tolist(), strict=True)):
+        ends = spool.ends(position)
+        if len(ends):  # it may be cut; and then like any other document with its text, so that both are tokenised once
+            found[source, digest] = _long_runs(repeated(stays[position]), ends, characters)
+    spans = [(*key, start, end) for key, runs in found.items() for start, end in runs]
+    return np.array(spans, dtype=np.uint64).reshape(-1, 4)
+
+
+def make_cuts(spans: UInt64[np.ndarray, "spans 4"], names: Sequence[str]) -> dict[str, Cuts]:
+    """Spans as ``find_spans`` gives them, by the names of the sources."""
+    entries: dict[str, defaultdict[int, Spans]] = {name: defaultdict(tuple) for name in names}
+    for number, digest, start, end in spans.tolist():
+        entries[names[number]][digest] += ((start, end),)
+    return {name: Cuts(dict(found)) for name, found in entries.items()}
+
+
+def _fill(spool: PairSpool, part: Path) -> None:
+    pairs, ends = np.fromfile(part / "pairs", dtype="<u8"), np.fromfile(part / "ends", dtype="<i8")
+    borders = np.cumsum(_load(part, "counts"), axis=0)[:-1].T
+    for numbers, own_ends in zip(np.split(pairs, borders[0]), np.split(ends, borders[1]), strict=True):
+        spool.add(numbers, own_ends)
+
+
+def _load(part: Path, column: str) -> Any:
+    return np.load(part / f"{column}.npy", allow_pickle=False)
+
+
+_NO_PAIRS = (np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))
+
+
+def find_pairs(text: str) -> tuple[UInt64[np.ndarray, "pairs"], Int64[np.ndarray, "units"]]:
+    """A number for each pair of neighbouring sentences or lines, and where in the text each unit ends."""
+    borders = _find_borders(text)
+    starts = np.concatenate([[0], borders[:-1]])
+    # Empty lines are part of what stands before them: a pair is of two units that say something.
+    says = borders - starts > 1
+    if not says.all():
+        borders = np.append(borders[np.flatnonzero(says)[1:] - 1], len(text)) if says.any() else borders[-1:]
+        starts = np.concatenate([[0], borders[:-1]])
+    parts = np.searchsorted(starts, np.arange(_PART_CHARACTERS, len(text), _PART_CHARACTERS))
+    edges = np.unique([0, *parts.tolist(), len(starts)]).tolist()
+    units = np.concatenate([_hash_units(text, starts[a:b], borders[a:b]) for a, b in pairwise(edges)])
+    return shingles(units, 2) if len(units) > 1 else _NO_PAIRS[0], borders.astype(np.int64)
+
+
+def _find_borders(text: str) -> Int64[np.ndarray, "units"]:
+    """Where sentences and lines end; a text is never in memory as code points all at once."""
+    found = []
+    for start in range(0, max(1, len(text)), _PART_CHARACTERS):
+        points = code_points(text[start : start + _PART_CHARACTERS + 1])
+        ends = np.isin(points, _BREAKS)
+        ends[:-1] |= np.isin(points[:-1], _STOPS) & (points[1:] == _SPACE)
+        found.append(start + 1 + np.flatnonzero(ends[:_PART_CHARACTERS]))
+    borders = np.concatenate(found)
+    return borders if len(borders) and borders[-1] == len(text) else np.append(borders, len(text))
+
+
+def _hash_units(
+    text: str, starts: Int64[np.ndarray, "units"], ends: Int64[np.ndarray, "units"]
+) -> UInt64[np.ndarray, "units"]:
+    """A number for each of some neighbouring units."""
+    first = int(starts[0])
+    points = code_points(text[first : int(ends[-1])])
+    return window_hashes(points, *_without_space(points, starts - first, ends - first))
+
+
+def _without_space(
+    points: UInt32[np.ndarray, "characters"], starts: Int64[np.ndarray, "units"], ends: Int64[np.ndarray, "units"]
+) -> tuple[Int64[np.ndarray, "units"], Int64[np.ndarray, "units"]]:
+    """The units without the white space around them, so that a paragraph's last line is the same in another place."""
+    seen = np.flatnonzero(points > _SPACE)
+    first = np.searchsorted(seen, starts)
+    last = np.searchsorted(seen, ends) - 1
+    empty = first > last
+    at = np.append(seen, 0)
+    return np.where(empty, starts, at[first]), np.where(empty, starts, at[last] + 1)
+
+
+def _long_runs(
+    repeated: Bool[np.ndarray, "pairs"], ends: Int64[np.ndarray, "units"], characters: int
+) -> list[tuple[int, int]]:
+    """Spans of at least ``characters`` characters whose units all belong to repeated pairs."""
+    if not repeated.any():
+        return []
+    inside = np.zeros(len(ends) + 2, dtype=bool)
+    inside[1:-2] |= repeated
+    inside[2:-1] |= repeated
+    borders = np.flatnonzero(np.diff(inside))
+    starts = np.concatenate([[0], ends])
+    spans = [(int(starts[first]), int(starts[end])) for first, end in zip(borders[::2], borders[1::2], strict=True)]
+    return [(start, end) for start, end in spans if end - start >= characters]

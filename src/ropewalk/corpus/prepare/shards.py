@@ -1,0 +1,287 @@
+"""A source's work cut into shards that any process can make, in any order, anywhere: the bytes are the same.
+
+A stream is what is read in one go: a file of records, or a whole source where its documents span files. A shard is a
+run of a stream's documents of about 64 MB; finished ones lie under ``store/.shards/`` until the source is put together,
+so that a kill costs one shard a worker. The surprising part: of a long stream every worker reads all, and makes only
+every n-th shard of it, because reading is forty times faster than cleaning and tokenising.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ropewalk.core.artifact import is_finished, new_folder, read_manifest, write_whole
+from ropewalk.core.digest import digest_file, digest_value
+from ropewalk.core.error import UserError
+from ropewalk.core.record import Document, Shard
+from ropewalk.corpus.dedup.decontaminate import Prompts
+from ropewalk.corpus.prepare.filters import Cuts, Screen
+from ropewalk.corpus.prepare.ledger import SourceLedger
+from ropewalk.corpus.prepare.pretokenized import read_imported, write_imported
+from ropewalk.corpus.prepare.repeated_sections import survey_documents
+from ropewalk.corpus.prepare.tokenized import Gathered, refuse_empty, settle_parts, write_documents
+from ropewalk.corpus.read.chat import MESSAGES, ChatTemplate, lay_out
+from ropewalk.corpus.read.files import File
+from ropewalk.corpus.read.source import read_items, read_source, source_files, source_megabytes
+from ropewalk.corpus.spec import Source
+from ropewalk.corpus.text.reject import Reject, item_bytes
+from ropewalk.corpus.tokens.store import join_shards, open_shards
+from ropewalk.corpus.tokens.tokenizer import Tokenizer
+
+SHARD_BYTES = 1 << 26
+FOLDER = ".shards"
+_END = "stream.json"
+Advance = Callable[[float], None]
+"""Called with the bytes of text just done."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One source to be cleaned and tokenised. ``inputs`` is all that decides its bytes, as the store names them.
+
+    A job without ``cuts`` comes before: its shards are surveys, which the cuts of all sources are found in.
+    """
+
+    source: Source
+    prompts: Prompts
+    cuts: Cuts | None
+    seed: int
+    tokenizer: Tokenizer
+    inputs: dict[str, Any]
+    store: Path
+    shard_bytes: int
+    working_folder: Path
+    """Relative paths of the source are seen from here."""
+
+    @property
+    def folder(self) -> Path:
+        """The source's place in the store."""
+        return self.store / digest_value(self.inputs)
+
+    @cached_property
+    def streams(self) -> list[File | None]:
+        """What is read by itself, in the source's order: a file, or (None) all of the source."""
+        if self.source.path is None or self.source.size_bytes is not None or self.source.tokens:
+            return [None]
+        files = source_files(self.source).files
+        return [*files] if all(file.is_record for file in files) else [None]
+
+    @cached_property
+    def screen(self) -> Screen:
+        """What a document has to pass; asked of each by itself, so that it does not matter who asks."""
+        return Screen(self.source, self.prompts, self.cuts or Cuts())
+
+    @cached_property
+    def chat(self) -> ChatTemplate:
+        """How conversations are written. Raises UserError where the model has no template of its own."""
+        return self.tokenizer.chat(plain=self.source.record_options.template == "plain")
+
+    @cached_property
+    def folders(self) -> list[Path]:
+        """Where the shards of each stream go: named by what decides them, so that other files' shards stay good."""
+        folders = []
+        for stream in self.streams:
+            origin = None if stream is None else {stream.name: digest_file(stream.path)}
+            made_of = self.inputs if origin is None else {**self.inputs, "origin": origin}
+            folders.append(self.store / FOLDER / digest_value([made_of, self.shard_bytes]))
+        return folders
+
+    def tasks(self, workers: int) -> list[dict[str, int]]:
+        """All there is to do, in pieces for ``workers``: every ``of``-th shard of a stream, from ``residue`` on."""
+        tasks = []
+        for number, stream in enumerate(self.streams):
+            size = 0 if self.source.tokens else round(1e6 * (source_megabytes(self.source, stream) or 0.0))
+            of = min(workers, max(1, -(-size // self.shard_bytes)))
+            tasks += [{"stream": number, "residue": at, "of": of, "bytes": size // of} for at in range(of)]
+        return tasks
+
+    def is_made(self, stream: int) -> bool:
+        """Whether all shards of a stream are there."""
+        return missing_shards(self.folders[stream]) == []
+
+    def parts(self) -> list[Path]:
+        """All shards, in the source's order."""
+        counts = [(part, json.loads((part / _END).read_text())["shards"]) for part in self.folders]
+        return [part / f"{number:05d}" for part, count in counts for number in range(count)]
+
+    def discard(self) -> None:
+        """Remove the shards; the source's folder has all that they held."""
+        for folder in self.folders:
+            if folder.exists():
+                shutil.rmtree(folder)
+
+    def write(self) -> Path:
+        """The job as a file, for workers that share nothing else with this process."""
+        path = self.store / FOLDER / f"{digest_value([self.inputs, self.shard_bytes])}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "source": self.source.model_dump(mode="json"),
+            "prompts": self.prompts.to_json(),
+            "cuts": None if self.cuts is None else self.cuts.to_json(),
+            "seed": self.seed,
+            "tokenizer": self.tokenizer.to_json(),
+            "inputs": self.inputs,
+            "store": str(self.store.resolve()),
+            "shard_bytes": self.shard_bytes,
+            "working_folder": str(self.working_folder),
+        }
+        write_whole(path, json.dumps(content, ensure_ascii=False))
+        return path
+
+
+@lru_cache(maxsize=4)
+def read_job(path: Path) -> Job:
+    """The job that a file holds."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return Job(
+        **{
+            **content,
+            "source": Source.model_validate(content["source"]),
+            "prompts": Prompts.from_json(content["prompts"]),
+            "cuts": None if content["cuts"] is None else Cuts.from_json(content["cuts"]),
+            "tokenizer": Tokenizer.from_json(content["tokenizer"]),
+            "store": Path(content["store"]),
+            "working_folder": Path(content["working_folder"]),
+        }
+    )
+
+
+def work(job: Job, task: dict[str, int], advance: Advance) -> None:
+    """Make the shards of one task that are not there yet. Raises UserError for what cannot be read."""
+    stream, folder = job.streams[task["stream"]], job.folders[task["stream"]]
+    if job.source.tokens:
+        _import(job, folder)
+        return
+    # One file of many may be empty.
+    many = len(job.streams) > 1
+    items = read_items(job.source, job.seed, stream) if many else read_source(job.source, seed=job.seed)
+    shards = 0
+    for number, members in groupby(items, key=_number_shards(job.shard_bytes)):
+        shards = number + 1
+        if number % task["of"] == task["residue"] and not is_finished(folder / f"{number:05d}"):
+            _make_shard(job, members, folder / f"{number:05d}", advance)
+    if not (folder / _END).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / _END, json.dumps({"shards": shards}))
+
+
+def missing_shards(folder: Path) -> list[int] | None:
+    """Shards of a stream that are still to be made; None where nobody has read it to its end."""
+    try:
+        shards = json.loads((folder / _END).read_text())["shards"]
+    except FileNotFoundError:  # asked in one step: another share of an array may be removing what it has put together
+        return None
+    return [n for n in range(shards) if not is_finished(folder / f"{n:05d}")]
+
+
+def check_shards(job: Job) -> dict[str, Any]:
+    """The facts of all shards together. Raises UserError if they hold nothing, and then removes them."""
+    gathered = _add_facts([read_manifest(part)["facts"] for part in job.parts()])
+    try:
+        refuse_empty(job.source, SourceLedger.from_json(gathered["ledger"]))
+    except UserError:  # it will be another source once that is mended
+        job.discard()
+        raise
+    return gathered
+
+
+def assemble(job: Job) -> None:
+    """Put a source's finished shards together into its folder of the store. Raises UserError if it holds nothing."""
+    parts, gathered = job.parts(), check_shards(job)
+    languages = settle_parts(parts)
+    gathered["languages"] = sorted({language for own in languages for language in own})
+    with new_folder(job.folder, kind="tokens", inputs=job.inputs, facts=lambda: gathered) as work_folder:
+        join_shards(_open_parts(parts, job.tokenizer.vocabulary), work_folder, vocabulary=job.tokenizer.vocabulary)
+        _join_columns(parts, languages, gathered["languages"], work_folder)
+        for name in sorted({path.name for part in parts for path in part.glob("*.jsonl")}):
+            with (work_folder / name).open("wb") as joined:
+                for part in parts:
+                    with (part / name).open("rb") as piece:
+                        shutil.copyfileobj(piece, joined)
+
+
+def _import(job: Job, folder: Path) -> None:
+    """A source of token ids is one shard: there is nothing to do but to copy it."""
+    if not is_finished(folder / "00000"):
+        gathered = Gathered()
+        with new_folder(folder / "00000", kind="shard", inputs={}, facts=gathered.facts) as work_folder:
+            documents = read_imported(job.source, job.tokenizer)
+            write_imported(documents, job.screen, tokenizer=job.tokenizer, gathered=gathered, folder=work_folder)
+    write_whole(folder / _END, json.dumps({"shards": 1}))
+
+
+def _make_shard(job: Job, items: Iterator[Document | Reject], folder: Path, advance: Advance) -> None:
+    def watched() -> Iterator[Document | Reject]:
+        for item in items:
+            if isinstance(item, Document) and MESSAGES in item.metadata and job.cuts is not None:
+                item = lay_out(item, job.chat, job.source)
+            size, held = item_bytes(item), [item]
+            del item
+            yield held.pop()
+            advance(size)
+
+    gathered = Gathered()
+    if job.cuts is None:
+        with new_folder(folder, kind="survey", inputs={}, facts=gathered.facts) as work_folder:
+            survey_documents(watched(), job.screen, ledger=gathered.ledger, folder=work_folder)
+    else:
+        with new_folder(folder, kind="shard", inputs={}, facts=gathered.facts) as work_folder:
+            write_documents(watched(), job.screen, tokenizer=job.tokenizer, gathered=gathered, folder=work_folder)
+
+
+def _number_shards(shard_bytes: int) -> Callable[[Document | Reject], int]:
+    """A function that gives each item of a stream, one after the other, the number of its shard."""
+    number, size = 0, 0
+
+    def give(item: Document | Reject) -> int:
+        nonlocal number, size
+        if size >= shard_bytes:
+            number, size = number + 1, 0
+        size += item_bytes(item)
+        return number
+
+    return give
+
+
+def _open_parts(parts: Sequence[Path], vocabulary: int) -> Iterator[Shard]:
+    for part in parts:
+        yield from open_shards(part, vocabulary=vocabulary, manifest={})
+
+
+def _add_facts(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The facts of all shards as those of one: ledgers add up, names are joined, counts by name are summed."""
+    ledger = SourceLedger()
+    added: dict[str, Any] = {}
+    for entry in facts:
+        ledger.take(SourceLedger.from_json(entry["ledger"]))
+        for key, value in entry.items():
+            if isinstance(value, dict) and key != "ledger":
+                sums = added.setdefault(key, {})
+                for name, count in value.items():
+                    sums[name] = sums.get(name, 0) + count
+    languages = sorted({language for entry in facts for language in entry["languages"]})
+    return {**added, "ledger": ledger.to_json(), "languages": languages}
+
+
+def _join_columns(parts: Sequence[Path], named: Sequence[Sequence[str]], names: Sequence[str], folder: Path) -> None:
+    """What is known of each document, shard after shard; ``named`` are the languages that each shard numbers."""
+    for column in sorted({path.name for part in parts for path in part.glob("*.npy")}):
+        loaded = [np.load(part / column, mmap_mode="r", allow_pickle=False) for part in parts]
+        kept = [(piece, own) for piece, own in zip(loaded, named, strict=True) if len(piece)]
+        pieces = [piece for piece, _ in kept]
+        shape = (sum(len(piece) for piece in pieces), *pieces[0].shape[1:])
+        joined = np.lib.format.open_memmap(folder / column, mode="w+", dtype=pieces[0].dtype, shape=shape)
+        at = 0
+        for piece, own in kept:
+            if column == "language.npy":
+                piece = np.array([names.index(name) for name in own], dtype=piece.dtype)[piece]
+            joined[at : at + len(piece)] = piece
+            at += len(piece)
+        joined.flush()

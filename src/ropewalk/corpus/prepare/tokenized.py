@@ -1,0 +1,231 @@
+"""One source, read, cleaned and tokenised once into a finished folder of the store.
+
+The folder's name is a digest of all that decides its content: the files' bytes (or the generator's code and options),
+how they are read and cleaned, and the tokenizer. What else may be in a run's corpus, its role and its weight are not
+part of it, so that changing a mix never tokenises again.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from jaxtyping import Int64, Shaped, UInt32, UInt64
+
+from ropewalk.core.artifact import read_manifest
+from ropewalk.core.error import UserError
+from ropewalk.core.record import Document
+from ropewalk.corpus.clean.document import MASKED
+from ropewalk.corpus.prepare.filters import CONTAMINATED, PASSAGE, REPEATED, Screen, Screened
+from ropewalk.corpus.prepare.ledger import SourceLedger
+from ropewalk.corpus.read.source import without_document
+from ropewalk.corpus.spec import Source
+from ropewalk.corpus.text.language import settle_languages
+from ropewalk.corpus.text.profile import PROFILES
+from ropewalk.corpus.text.reject import Reject, text_bytes
+from ropewalk.corpus.tokens.store import write_shards
+from ropewalk.corpus.tokens.tokenizer import Encoded, Tokenizer
+
+_HEAD_CHARACTERS = 60
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """A source's finished folder: what is known of each document, beside its tokens."""
+
+    folder: Path
+    ledger: SourceLedger
+    languages: tuple[str, ...]
+    """Names for the numbers in ``language``."""
+    digests: UInt64[np.ndarray, "documents"]
+    """Of the cleaned text, before sections that repeat were cut; so are signatures and whole_bytes."""
+    signatures: UInt32[np.ndarray, "documents 128"]
+    whole_bytes: Int64[np.ndarray, "documents"]
+    bytes: Int64[np.ndarray, "documents"]
+    tokens: Int64[np.ndarray, "documents"]
+    language: Int64[np.ndarray, "documents"]
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What is learnt while documents go by: one shard's worth."""
+
+    ledger: SourceLedger = field(default_factory=SourceLedger)
+    digests: list[int] = field(default_factory=list)
+    signatures: list[UInt32[np.ndarray, "128"]] = field(default_factory=list)
+    whole_bytes: list[int] = field(default_factory=list)
+    bytes: list[int] = field(default_factory=list)
+    contaminated: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Documents dropped and passages cut for each prompt."""
+    tokens: list[int] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list)
+
+    def take(self, document: Document, screened: Screened) -> None:
+        """What is asked of a document that is stored."""
+        assert screened.signature is not None
+        size = text_bytes(document.text)
+        self.ledger.stored.add(bytes=size)
+        self.ledger.masked_answers += MASKED in document.metadata
+        self.digests.append(screened.digest)
+        self.signatures.append(screened.signature)
+        self.whole_bytes.append(screened.whole_bytes)
+        self.bytes.append(size)
+        self.languages.append(document.language)
+
+    def write(self, folder: Path) -> None:
+        """Every column as a file."""
+        for name, column in self.columns().items():
+            np.save(folder / f"{name}.npy", column, allow_pickle=False)
+
+    def columns(self) -> dict[str, Shaped[np.ndarray, "..."]]:
+        """What is known of each document, as arrays."""
+        names = sorted(set(self.languages))
+        return {
+            "digests": np.array(self.digests, dtype=np.uint64),
+            "signatures": np.array(self.signatures, dtype=np.uint32),
+            "whole_bytes": np.array(self.whole_bytes, dtype=np.int64),
+            "bytes": np.array(self.bytes, dtype=np.int64),
+            "tokens": np.array(self.tokens, dtype=np.int64),
+            "language": np.array([names.index(name) for name in self.languages], dtype=np.int64),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """For the manifest."""
+        self.ledger.stored.tokens = sum(self.tokens)
+        self.ledger.check_store()
+        languages = sorted(set(self.languages))
+        return {"ledger": self.ledger.to_json(), "languages": languages, "contaminated": dict(self.contaminated)}
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Where each item of a source leaves its line, and each reject another."""
+
+    gathered: Gathered
+    log: TextIO
+    rejects: TextIO
+
+    def take(self, size_bytes: int, kept: Document | Reject, screened: Screened | None) -> bool:
+        """Put on record what became of so much text, and tell if it stays. ``screened`` is None if never judged."""
+        gathered, ledger = self.gathered, self.gathered.ledger
+        ledger.read.add(bytes=size_bytes)
+        if isinstance(kept, Reject):
+            ledger.dropped[kept.reason].add(bytes=kept.size_bytes)
+            if kept.reason == CONTAMINATED:
+                gathered.contaminated[kept.why] += 1
+            self.rejects.write(kept.to_line())
+            self.log.write(_line(kept.id, screened, dropped=kept.reason))
+            return False
+        assert screened is not None
+        gathered.take(kept, screened)
+        cut_bytes = screened.whole_bytes - gathered.bytes[-1]
+        passage_bytes = sum(passage.size_bytes for passage in screened.passages)
+        ledger.trimmed_bytes += size_bytes - screened.whole_bytes - passage_bytes
+        if screened.passages:
+            ledger.dropped[PASSAGE].add(documents=0, bytes=passage_bytes, passages=len(screened.passages))
+        for passage in screened.passages:
+            gathered.contaminated[passage.why] += 1
+            self.rejects.write(passage.to_line())
+        if cut_bytes:
+            ledger.dropped[REPEATED].add(documents=0, bytes=cut_bytes)
+        begin = kept.text[:_HEAD_CHARACTERS]
+        self.log.write(_line(kept.id, screened, language=kept.language, cut_bytes=cut_bytes, text=begin))
+        return True
+
+
+@contextmanager
+def take_notes(gathered: Gathered, folder: Path) -> Iterator[Notes]:
+    """``documents.jsonl`` and ``rejects.jsonl`` while documents go by, and every column at the end."""
+    with (
+        (folder / "documents.jsonl").open("w", encoding="utf-8") as log,
+        (folder / "rejects.jsonl").open("w", encoding="utf-8") as rejects,
+    ):
+        yield Notes(gathered, log, rejects)
+    gathered.write(folder)
+
+
+def write_documents(
+    items: Iterable[Document | Reject], screen: Screen, *, tokenizer: Tokenizer, gathered: Gathered, folder: Path
+) -> None:
+    """Screen and tokenise ``items`` of a source into ``folder``: shards, columns, and a line for each item."""
+    with take_notes(gathered, folder) as notes:
+        encoded = _count(tokenizer.encode_documents(_take_all(items, screen, notes)), gathered)
+        write_shards(encoded, folder, vocabulary=tokenizer.vocabulary)
+
+
+def _take_all(items: Iterable[Document | Reject], screen: Screen, notes: Notes) -> Iterator[Document]:
+    """The documents that stay, each held by nobody but who takes it."""
+    for size_bytes, outcome, screened in screen.judge_all(items):
+        if notes.take(size_bytes, outcome, screened):
+            assert isinstance(outcome, Document)
+            kept = [outcome]
+            del outcome, screened
+            yield kept.pop()
+
+
+def _line(id: str, screened: Screened | None, **facts: Any) -> str:
+    """What is known of an item, as a line of JSON."""
+    measures = screened.measures.to_json() if screened else None
+    return json.dumps({"id": id, **facts, "measures": measures}, ensure_ascii=False) + "\n"
+
+
+def _count(documents: Iterable[Encoded], gathered: Gathered) -> Iterator[Encoded]:
+    for tokens, mask in documents:
+        gathered.tokens.append(len(tokens))
+        yield tokens, mask
+
+
+def open_tokenized(folder: Path) -> Tokenized:
+    """A source's finished folder."""
+    facts = read_manifest(folder)["facts"]
+    columns = {
+        name: np.load(folder / f"{name}.npy", allow_pickle=False)
+        for name in ("digests", "signatures", "whole_bytes", "bytes", "tokens", "language")
+    }
+    ledger = SourceLedger.from_json(facts["ledger"])
+    return Tokenized(folder=folder, ledger=ledger, languages=tuple(facts["languages"]), **columns)
+
+
+def read_documents(stored: Tokenized) -> list[dict[str, Any]]:
+    """What is on record of each stored document, in order."""
+    with (stored.folder / "documents.jsonl").open(encoding="utf-8") as file:
+        return [entry for entry in map(json.loads, file) if "dropped" not in entry]
+
+
+def settle_parts(parts: Sequence[Path]) -> list[list[str]]:
+    """The languages that each part of a source numbers; unsure ones as what the whole source has most of.
+
+    Workers judge by the text alone; ``documents.jsonl`` keeps what they said.
+    """
+    named: list[list[str]] = [read_manifest(part)["facts"]["languages"] for part in parts]
+    documents: Counter[str] = Counter()
+    for part, own in zip(parts, named, strict=True):
+        counts = np.bincount(np.load(part / "language.npy", allow_pickle=False), minlength=len(own))
+        documents.update(dict(zip(own, counts.tolist(), strict=True)))
+    settled = settle_languages(documents)
+    return [[settled.get(name, name) for name in own] for own in named]
+
+
+def refuse_empty(source: Source, ledger: SourceLedger) -> None:
+    """Raise UserError unless some document of the source was stored."""
+    if ledger.stored.documents:
+        return
+    if not ledger.read.documents:
+        raise without_document(source, ())
+    reasons = ", ".join(f"{reason} {amount.documents:,}" for reason, amount in ledger.dropped.items())
+    raise UserError(
+        f"nothing of source {source.name} is left",
+        where=f"source {source.name}, profile {_name_profile(source)}",
+        why=f"all {ledger.read.documents:,} documents were dropped: {reasons}",
+        fix=f"choose the profile that fits the text ({', '.join(PROFILES)}), or another text_key",
+    )
+
+
+def _name_profile(source: Source) -> str:
+    if source.profile is None:
+        return "by role and language"
+    return source.profile if isinstance(source.profile, str) else f"like {source.profile.like}, changed"

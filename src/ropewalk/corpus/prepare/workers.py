@@ -1,0 +1,207 @@
+"""Shards made by whatever there is: processes of this machine, a Ray cluster, or one job of an array.
+
+A worker is given a line of JSON that names a job's file and a task, and answers with lines of its own, so nothing but
+text and files passes between machines. A process of this machine ends itself when the one that started it dies: its
+standard input ends, and a half-made shard is nobody's.
+"""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+from ropewalk.core.error import UserError, explain_import_fault
+from ropewalk.corpus.prepare.shards import Advance, read_job, work
+
+Workers = Literal["processes", "ray"]
+_PROGRESS_SECONDS = 0.5
+
+
+def count_workers(workers: Workers, asked: int | None) -> int:
+    """How many tasks run at once: as asked, else one for each core of this machine or of the cluster."""
+    if asked is not None:
+        return asked
+    if workers == "ray":
+        return max(1, int(_start_ray().cluster_resources().get("CPU", 1)))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_tasks(tasks: Sequence[str], *, workers: Workers, count: int, advance: Advance) -> None:
+    """Do all ``tasks``, lines as ``name_task`` makes them. Raises the first UserError that a worker meets."""
+    if workers == "ray":
+        _run_on_ray(tasks, count, advance)
+    elif count == 1 or len(tasks) == 1:
+        for task in tasks:
+            do_task(task, advance)
+    else:
+        _run_on_processes(tasks, min(count, len(tasks)), advance)
+
+
+def name_task(job_file: Path, task: dict[str, int]) -> str:
+    """A task as a line that any worker understands."""
+    return json.dumps({"job": str(job_file.resolve()), "task": task})
+
+
+def do_task(line: str, advance: Advance) -> None:
+    """Do one task in this process. Raises UserError for what cannot be read."""
+    entry = json.loads(line)
+    job = read_job(Path(entry["job"]))
+    os.chdir(job.working_folder)
+    work(job, entry["task"], advance)
+
+
+def serve() -> None:
+    """A worker process: a task a line on standard input, progress and answers on standard output."""
+    os.putenv("TOKENIZERS_PARALLELISM", "false")  # one core each: the others have workers of their own
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # for who started this process, and will end it
+        signal.signal(number, signal.SIG_IGN)
+    tasks: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
+    while True:
+        _tell(_answer(tasks.get()))
+
+
+def _listen(tasks: "queue.Queue[str]") -> None:
+    for line in sys.stdin:
+        tasks.put(line)
+    os._exit(0)  # whoever started this process has ended, or wants it to
+
+
+def _answer(line: str) -> dict[str, Any]:
+    done, told = 0.0, time.monotonic()
+
+    def advance(size_bytes: float) -> None:
+        nonlocal done, told
+        done += size_bytes
+        if time.monotonic() - told > _PROGRESS_SECONDS:
+            _tell({"bytes": done})
+            done, told = 0.0, time.monotonic()
+
+    fault = _do_quietly(line, advance)
+    return {"bytes": done, "fault": fault}
+
+
+def _tell(entry: dict[str, Any]) -> None:
+    print(json.dumps(entry), flush=True)
+
+
+def _do_quietly(line: str, advance: Advance) -> dict[str, str]:
+    """A task whose fault, if the user's, is its answer: exceptions do not cross from machine to machine as they are."""
+    try:
+        do_task(line, advance)
+    except UserError as error:
+        return {"what": error.what, "where": error.where, "why": error.why, "fix": error.fix}
+    return {}
+
+
+def _run_on_processes(tasks: Sequence[str], count: int, advance: Advance) -> None:
+    waiting: queue.Queue[str] = queue.Queue()
+    for task in tasks:
+        waiting.put(task)
+    lock = threading.Lock()
+
+    def advance_together(size_bytes: float) -> None:
+        with lock:
+            advance(size_bytes)
+
+    started: list[subprocess.Popen[str]] = []
+    try:
+        with ThreadPoolExecutor(count) as pool:
+            for _ in range(count):
+                command = [sys.executable, "-c", "from ropewalk.corpus.prepare.workers import serve; serve()"]
+                started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            ends = [pool.submit(_feed_process, process, waiting, advance_together) for process in started]
+            try:
+                for end in ends:
+                    end.result()
+            except BaseException:
+                _empty(waiting)
+                for process in started:
+                    process.kill()
+                raise
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def _feed_process(process: "subprocess.Popen[str]", waiting: "queue.Queue[str]", advance: Advance) -> None:
+    """Give one process a task after the other until none is left; what it says comes back here."""
+    assert process.stdin is not None and process.stdout is not None
+    while True:
+        try:
+            task = waiting.get_nowait()
+        except queue.Empty:
+            return
+        process.stdin.write(task + "\n")
+        process.stdin.flush()
+        for line in process.stdout:
+            entry = json.loads(line)
+            advance(entry["bytes"])
+            if "fault" in entry:
+                if entry["fault"]:
+                    _empty(waiting)
+                _raise(entry["fault"])
+                break
+        else:
+            _empty(waiting)
+            raise RuntimeError(f"a worker ended before its task did, with code {process.wait()}; its words stand above")
+
+
+def _empty(waiting: "queue.Queue[str]") -> None:
+    while not waiting.empty():
+        try:
+            waiting.get_nowait()
+        except queue.Empty:
+            return
+
+
+def _run_on_ray(tasks: Sequence[str], count: int, advance: Advance) -> None:
+    ray = _start_ray()
+    remote = ray.remote(num_cpus=1)(_do_on_ray)
+    left = list(tasks)[::-1]
+    running: dict[Any, float] = {}
+    while left or running:
+        while left and len(running) < count:
+            task = left.pop()
+            running[remote.remote(task)] = json.loads(task)["task"]["bytes"]
+        (done, *_), _ = ray.wait(list(running), num_returns=1)
+        size_bytes = running.pop(done)
+        _raise(ray.get(done))
+        advance(size_bytes)
+
+
+def _do_on_ray(line: str) -> dict[str, str]:
+    return _do_quietly(line, lambda _: None)
+
+
+def _start_ray() -> Any:
+    """Ray, connected: to the cluster that this process is told of or finds, else to one of this machine's cores."""
+    try:
+        import ray
+    except ImportError as fault:
+        raise UserError(
+            "Ray is not installed",
+            where="corpus.workers: ray",
+            why=explain_import_fault(fault, "ray"),
+            fix="pip install 'ropewalk[cluster]', or leave workers at processes",
+        ) from None
+    if not ray.is_initialized():
+        mine = signal.getsignal(signal.SIGTERM)
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, mine)  # Ray puts its own there, in a process that is not Ray's
+    return ray
+
+
+def _raise(fault: dict[str, str]) -> None:
+    if fault:
+        raise UserError(**fault)

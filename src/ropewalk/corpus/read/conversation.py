@@ -1,0 +1,194 @@
+"""A record as one conversation: turns, tools and all that stands beside them, or why it is refused.
+
+Turns come from a list of messages, or from a prompt and its answer (each text, or messages), with alpaca's ``input``,
+``history`` and ``system``. A field that is neither known nor empty is refused by name; see turn.py for what passes.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypedDict
+
+from ropewalk.corpus.read.turn import (
+    ANSWERS,
+    EMPTY,
+    Message,
+    UnreadError,
+    is_empty,
+    parse_json,
+    read_turns,
+    refuse_unknown,
+)
+from ropewalk.corpus.spec import RecordOptions
+
+
+class Conversation(TypedDict):
+    """What a chat template is given. JSON-like."""
+
+    messages: list[Message]
+    tools: list[dict[str, Any]]
+    arguments: dict[str, Any]
+    """Further variables of the template, as in ``chat_template_kwargs``."""
+    weight: float
+    """0: the record says that none of it is trained on."""
+
+
+_HELD = {"chat_template_kwargs": "arguments"}
+_SYSTEM = ("system", "system_prompt")
+_TOOLS = ("tools", "functions")
+_BESIDE = (*_SYSTEM, *_TOOLS, "chat_template_kwargs", "loss_weight")
+
+
+def find_conversation(record: Mapping[str, Any], options: RecordOptions) -> Conversation:
+    """The conversation of a record. Raises UnreadError with what is wrong with it."""
+    return _read({str(key): value for key, value in record.items() if key not in options.ignore_fields}, options)
+
+
+def beyond_pair(conversation: Conversation) -> list[str]:
+    """What a conversation has that is neither a question nor its answer, by name."""
+    messages = conversation["messages"]
+    found = [name for name in ("tools", "chat_template_kwargs") if conversation[_HELD.get(name, name)]]  # type: ignore[literal-required]
+    found += sorted({key for message in messages for key in message} - {"role", "content"})
+    roles = [message["role"] for message in messages]
+    if roles[0] in ("system", "developer"):
+        found.append("a system prompt")
+        roles = roles[1:]
+    return found if roles == ["user", ANSWERS] else [*found, "more turns than two"]
+
+
+def join_contents(conversation: Conversation) -> str:
+    """What is said, without who says it."""
+    return "\n\n".join(message["content"] for message in conversation["messages"])
+
+
+def map_strings(value: Any, change: Callable[[str], str]) -> Any:
+    """``value`` with every string in it changed, keys of objects too but for those of messages themselves."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {change(key) if isinstance(key, str) else key: map_strings(held, change) for key, held in value.items()}
+    return [map_strings(held, change) for held in value] if isinstance(value, list | tuple) else value
+
+
+def _read(record: Mapping[str, Any], options: RecordOptions) -> Conversation:
+    ignored = options.ignore_fields
+    if options.messages_key is not None:
+        known: list[str] = [options.messages_key]
+        if options.messages_key not in record:
+            found = ", ".join(record)
+            raise UnreadError(f"{options.messages_key!r} should hold a list of messages; found keys {found}")
+        messages = read_turns(record[options.messages_key], options.messages_key, ignored)
+    else:
+        known = [str(options.prompt_key), str(options.answer_key), "input", "history"]
+        messages = _read_pair(record, str(options.prompt_key), str(options.answer_key), ignored)
+    refuse_unknown(record.items(), [*known, *_BESIDE], ignored, "the record")
+    beside = {key: None if key in known else record.get(key) for key in _BESIDE}
+    messages = _with_system(messages, beside)
+    if not any(message["role"] == ANSWERS for message in messages):
+        raise UnreadError("nobody answers: no message is an assistant's")
+    arguments = beside["chat_template_kwargs"]
+    if not is_empty(arguments) and not isinstance(arguments, Mapping):
+        raise UnreadError("'chat_template_kwargs' should be an object")
+    return Conversation(
+        messages=messages,
+        tools=_read_tools(beside),
+        arguments={key: value for key, value in (arguments or {}).items() if value is not None},
+        weight=_read_weight(beside["loss_weight"]),
+    )
+
+
+def _read_pair(record: Mapping[str, Any], prompt_key: str, answer_key: str, ignored: tuple[str, ...]) -> list[Message]:
+    question, answer = record.get(prompt_key), record.get(answer_key)
+    for key, held in ((prompt_key, question), (answer_key, answer)):
+        if not isinstance(held, str | list):
+            found = f"keys {', '.join(record)}" if key not in record else f"a {type(held).__name__}"
+            raise UnreadError(f"{key!r} should hold the text; found {found}")
+    more = record.get("input") if "input" not in (prompt_key, answer_key) else None
+    if not is_empty(more):
+        if not isinstance(more, str) or not isinstance(question, str):
+            raise UnreadError("'input' goes on after a prompt that is text, and one of the two is none")
+        question = f"{question}\n{more}" if question else more
+    history = record.get("history") if "history" not in (prompt_key, answer_key) else None
+    before = [] if is_empty(history) else _read_history(history, ignored)
+    if isinstance(question, str):
+        asked: list[Message] = [{"role": "user", "content": question}]
+    else:  # what stands before the completion is not trained on
+        asked = [_untrained(message) for message in read_turns(question, prompt_key, ignored)]
+    if isinstance(answer, str):
+        if not answer.strip():
+            raise UnreadError(f"{answer_key!r} is an empty answer", EMPTY)
+        return [*before, *asked, {"role": ANSWERS, "content": answer}]
+    return [*before, *asked, *read_turns(answer, answer_key, ignored)]
+
+
+def _read_history(history: object, ignored: tuple[str, ...]) -> list[Message]:
+    held = parse_json(history, "'history'") if isinstance(history, str) else history
+    if isinstance(held, list) and all(isinstance(entry, Mapping) for entry in held):
+        return read_turns(held, "history", ignored)
+    if not isinstance(held, list) or not all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(said, str) for said in pair)
+        for pair in held
+    ):
+        raise UnreadError("'history' should hold pairs of a question and an answer, or messages")
+    if any(not answer.strip() for _, answer in held):
+        raise UnreadError("'history' holds an empty answer", EMPTY)
+    roles = ("user", ANSWERS)
+    return [{"role": role, "content": said} for pair in held for role, said in zip(roles, pair, strict=True)]
+
+
+def _untrained(message: Message) -> Message:
+    return {**message, "loss": False} if message["role"] == ANSWERS else message
+
+
+def _with_system(messages: list[Message], beside: Mapping[str, Any]) -> list[Message]:
+    given = {key: beside[key] for key in _SYSTEM if not is_empty(beside[key])}
+    for key, text in given.items():
+        if not isinstance(text, str):
+            raise UnreadError(f"{key!r} should hold text")
+    texts = set(given.values())
+    if not texts:
+        return messages
+    if messages[0]["role"] in ("system", "developer"):
+        texts.add(messages[0]["content"])
+        if len(texts) == 1:
+            return messages
+    if len(texts) > 1:
+        raise UnreadError(f"{' and '.join(map(repr, given))} beside the messages: there are two system prompts")
+    return [{"role": "system", "content": texts.pop()}, *messages]
+
+
+def _read_tools(beside: Mapping[str, Any]) -> list[dict[str, Any]]:
+    given = {key: beside[key] for key in _TOOLS if not is_empty(beside[key])}
+    tools: list[dict[str, Any]] = []
+    for key, held in given.items():
+        listed = parse_json(held, repr(key)) if isinstance(held, str) else held
+        listed = [listed] if isinstance(listed, Mapping) else listed if listed is not None else []
+        if not isinstance(listed, list):
+            raise UnreadError(f"{key!r} should hold a list of tools")
+        tools += [_read_tool(tool, f"{key}[{number}]") for number, tool in enumerate(listed)]
+    if len(given) > 1:
+        raise UnreadError(f"{' and '.join(map(repr, given))} are both there")
+    return tools
+
+
+def _read_tool(given: object, where: str) -> dict[str, Any]:
+    tool = parse_json(given, where) if isinstance(given, str) else given
+    if not isinstance(tool, Mapping):
+        raise UnreadError(f"{where} is no object that describes a tool")
+    function = tool.get("function", tool)
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise UnreadError(f"{where} names no function")
+    if function is not tool:
+        return dict(tool)
+    renamed = {"parameters" if key == "input_schema" else key: value for key, value in tool.items() if key != "type"}
+    return {"type": "function", "function": renamed}
+
+
+def _read_weight(given: object) -> float:
+    if given is None:
+        return 1.0
+    if isinstance(given, str | list | Mapping) or given not in (0, 1):
+        raise UnreadError(
+            f"'loss_weight' is {given!r}: only 1 (as any other) and 0 (left out) can be carried; "
+            "give records of another weight a source of their own, and that its weight in the mix",
+            "loss_weight not carried",
+        )
+    return float(given)  # type: ignore[arg-type]

@@ -1,0 +1,121 @@
+"""What kind of file each suffix names, and what is not read and why: the one table of suffixes.
+
+A suffix of packing (``.zst``, ``.gz`` ...) may stand behind the others. Which files a path means is find_files.py's.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from ropewalk.corpus.read.archive import PACKED, TornArchiveError, read_chunks
+
+Kind = Literal["lines", "json", "csv", "tsv", "parquet", "text", "page", "pdf", "tokens", "saved"]
+"""How a file is read. ``tokens`` and ``saved``: of a source that says so, whatever the suffix."""
+RECORDS = frozenset[Kind](["lines", "json", "csv", "tsv", "parquet"])
+_KINDS = MappingProxyType[str, Kind](
+    {
+        **dict.fromkeys((".jsonl", ".ndjson", ".jl"), "lines"),
+        ".json": "json",
+        ".csv": "csv",
+        ".tsv": "tsv",
+        ".parquet": "parquet",
+        **dict.fromkeys((".txt", ".text", ".md", ".markdown", ".rst"), "text"),
+        **dict.fromkeys((".html", ".htm", ".xhtml"), "page"),
+        ".pdf": "pdf",
+    }
+)
+_NEVER_PACKED = frozenset[Kind](["parquet", "pdf"])
+# fmt: off
+CODE = (
+    ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".rs", ".go", ".java", ".kt", ".scala", ".js", ".jsx",
+    ".ts", ".tsx", ".rb", ".php", ".pl", ".lua", ".r", ".jl", ".m", ".swift", ".cs", ".fs", ".hs", ".ml", ".ex", ".erl",
+    ".clj", ".lisp", ".el", ".sh", ".sql", ".proto", ".f90", ".zig", ".nim", ".dart", ".vue", ".toml", ".cmake", ".mk",
+)
+_UNREAD = MappingProxyType(
+    {
+        **dict.fromkeys((".warc", ".wet", ".wat", ".arc"), "a web archive: extract its text into .jsonl or .txt"),
+        **dict.fromkeys((".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar"),
+                        "an archive of files: unpack it into a folder and name that"),
+        **dict.fromkeys((".lz4", ".br", ".snappy", ".lzo", ".lzma", ".z"),
+                        "packed in a way that is not read: unpack it, or pack it as .zst"),
+        ".arrow": "an Arrow file: name the folder that `save_to_disk` wrote, or write it as .parquet",
+        **dict.fromkeys((".epub", ".mobi", ".docx", ".doc", ".odt", ".rtf", ".tex"),
+                        "a book or office format: convert it to .txt, .md or .html"),
+        **dict.fromkeys((".xlsx", ".xls", ".ods"), "a spreadsheet: save it as .csv"),
+        **dict.fromkeys((".avro", ".orc"), "a table format that is not read: write it as .parquet or .jsonl"),
+    }
+)
+# fmt: on
+_NUMBER = re.compile(r"[0-9]+")
+_SNIFFED_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of a source. ``name`` is its path inside the source, which stays when the source moves."""
+
+    path: Path
+    name: str
+    kind: Kind
+
+    @property
+    def is_record(self) -> bool:
+        """Whether it holds records, read one by one, and not one text."""
+        return self.kind in RECORDS
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix that says what a file is, with that of its packing: ``.jsonl.zst``; empty where there is none.
+
+    A number is written as ``.0``, so that the parts of one output have one suffix.
+    """
+    name = path.name.lower()
+    packed = next((ending for ending in PACKED if name.endswith(ending)), "")
+    inner = Path(name.removesuffix(packed)).suffix if packed else path.suffix.lower()
+    return _NUMBER.sub("0", inner) + packed if inner[1:].isdigit() else inner + packed
+
+
+def kind_of(path: Path, *, code: bool) -> Kind | None:
+    """How a file is read, by its suffix; None where it is not. Programs (``code``) are text, and data is not."""
+    suffix = suffix_of(path)
+    inner = next((suffix.removesuffix(ending) for ending in PACKED if suffix.endswith(ending)), suffix)
+    if code and suffix in CODE:
+        return "text"
+    kind = _KINDS.get(inner)
+    return None if kind in _NEVER_PACKED and inner != suffix else kind
+
+
+def sniff_kind(path: Path) -> Kind | None:
+    """``lines`` for a file without a suffix that begins with a JSON record, such as Spark's ``part-00000``."""
+    try:
+        head = next(read_chunks(path), b"")[:_SNIFFED_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
+    except TornArchiveError:
+        return None
+    first, newline, _ = head.partition(b"\n")
+    if not first.startswith(b"{"):
+        return None
+    try:
+        return "lines" if not newline or isinstance(json.loads(first), dict) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def why_unread(path: Path, *, code: bool) -> str:
+    """Why a file of a source is not read, and what would have it read."""
+    suffix = suffix_of(path)
+    if not suffix or suffix in PACKED:
+        return "no suffix, and it does not begin with a JSON record: name it .txt to have it read as text"
+    for ending in ("", *PACKED):
+        inner = suffix.removesuffix(ending) if ending and suffix.endswith(ending) else suffix
+        if inner in _UNREAD:
+            return _UNREAD[inner]
+    if code:
+        return "data or text beside programs: of a code tree only programs are read"
+    if suffix in CODE:
+        return "a program: programs are read with profile: code"
+    if suffix.startswith((".parquet.", ".pdf.")):
+        return "packed: unpack it"
+    return "no kind of text that is known: give it the suffix of what it holds, such as .txt, .jsonl or .csv"

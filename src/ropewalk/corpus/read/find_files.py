@@ -1,0 +1,247 @@
+"""Which files a path means: a file, a folder or a glob; and what lies beside them, with why it is not read.
+
+Links are followed, and what they lead to is read once. Names are seen from the source's root (the folder, or the fixed
+part of a glob), so that text can be moved and is the same text.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ropewalk.core.error import UserError
+from ropewalk.corpus.read.archive import PACKED
+from ropewalk.corpus.read.files import CODE, File, Kind, kind_of, sniff_kind, suffix_of, why_unread
+
+_DATASET_MARKS = ("dataset_dict.json", "state.json")
+_PASSED_OVER = ("node_modules", "__pycache__", "vendor")
+_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_WILD = re.compile(r"[*?[]")
+_LINK, _AGAIN = "(link)", "a link to what is read in its own place"
+_HIDDEN = "its name, or that of a folder which it is in, begins with a dot"
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Some files of one sort (a suffix, as a rule) that a source does not read."""
+
+    sort: str
+    why: str
+    files: int
+
+    def __str__(self) -> str:
+        return f"{self.files:,} {self.sort} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The files of a source in the order of their names; ``root`` is where names are seen from."""
+
+    root: Path
+    files: tuple[File, ...]
+    unread: tuple[Unread, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Met:
+    """What was met on the way; ``why`` it is not looked at, under ``sort``: None where its suffix decides."""
+
+    path: Path
+    sort: str | None = None
+    why: str = ""
+
+
+def find_files(path: str, *, code: bool, where: str) -> Found:
+    """The files that a path means. Raises UserError where none is read, and for a place that is not on this machine.
+
+    Of a source of programs (``code``) one sort is read: programs, or where there is none records, or else texts.
+    """
+    named = _local(path, where)
+    if named.is_file():
+        kind = kind_of(named, code=code) or _sniff(named) or ("text" if suffix_of(named) in ("", *PACKED) else None)
+        if kind is None:
+            raise _refuse(named, f"{where}: {path}", code=code)
+        return Found(named.parent, (File(named, named.name, kind),))
+    root, met = _meet(named)
+    kinds = {m.path: kind_of(m.path, code=code) or _sniff(m.path) for m in met if m.sort is None}
+    if code:
+        kinds = _narrow(kinds)
+    again = _find_repeated([file for file, kind in kinds.items() if kind is not None])
+    files, unread = [], Counter[tuple[str, str]]()
+    for m in met:
+        kind = kinds.get(m.path)
+        if kind is None:
+            unread[m.sort or suffix_of(m.path) or "(no suffix)", m.why or why_unread(m.path, code=code)] += 1
+        elif m.path in again:
+            unread[_LINK, _AGAIN] += 1
+        else:
+            files.append(File(m.path, m.path.relative_to(root).as_posix(), kind))
+    told = tuple(Unread(sort, why, count) for (sort, why), count in sorted(unread.items()))
+    if not files:
+        raise _without_files(named, told, where=f"{where}: {path}")
+    return Found(root, tuple(sorted(files, key=lambda file: Path(file.name))), told)
+
+
+def find_all(path: str, *, kind: Kind, where: str) -> Found:
+    """Every file that a path means, whatever its suffix, as of one kind: of token ids, or of a saved dataset."""
+    named = _local(path, where)
+    if named.is_file():
+        return Found(named.parent, (File(named, named.name, kind),))
+    root, met = _meet(named)
+    files = [File(m.path, m.path.relative_to(root).as_posix(), kind) for m in met if m.sort is None]
+    if not files:
+        raise _without_files(named, (), where=f"{where}: {path}")
+    return Found(root, tuple(sorted(files, key=lambda file: Path(file.name))))
+
+
+def is_saved_dataset(path: str) -> bool:
+    """Whether ``path`` is a folder that `datasets` saved to disk."""
+    return any((Path(path) / mark).is_file() for mark in _DATASET_MARKS)
+
+
+def _local(path: str, where: str) -> Path:
+    if _REMOTE.match(path):
+        hub = path.startswith("hf://") or "huggingface.co" in path
+        raise UserError(
+            "a place on the network is not read",
+            where=f"{where}: {path}",
+            why="a source's path is a file, a folder or a glob on this machine",
+            fix="name the dataset with `hub: owner/name`, or download it and give the folder"
+            if hub
+            else "copy it to a folder on this machine, and name that",
+        )
+    return Path(path)
+
+
+def _refuse(path: Path, where: str, *, code: bool) -> UserError:
+    what, _, fix = why_unread(path, code=code).partition(": ")
+    return UserError(
+        f"files ending in {suffix_of(path)} are not read", where=where, why=what, fix=fix or "name another file"
+    )
+
+
+def _without_files(named: Path, unread: Sequence[Unread], *, where: str) -> UserError:
+    if unread:
+        why = f"none of what it holds is read: {'; '.join(map(str, unread))}"
+    else:
+        why = "the folder is empty" if named.is_dir() else f"no such file or folder, seen from {Path.cwd()}"
+    return UserError("a source has no files", where=where, why=why, fix="correct the path, or what it holds")
+
+
+def _sniff(path: Path) -> Kind | None:
+    return sniff_kind(path) if suffix_of(path) in ("", *PACKED) else None
+
+
+def _narrow(kinds: Mapping[Path, Kind | None]) -> dict[Path, Kind | None]:
+    """Of a tree of programs these alone, and not the data and texts beside them."""
+
+    def rank(path: Path, kind: Kind) -> int:
+        return 0 if suffix_of(path) in CODE else 1 if File(path, "", kind).is_record else 2
+
+    ranks = {path: rank(path, kind) for path, kind in kinds.items() if kind is not None}
+    best = min(ranks.values(), default=0)
+    return {path: kind if ranks.get(path) == best else None for path, kind in kinds.items()}
+
+
+def _find_repeated(paths: Sequence[Path]) -> Collection[Path]:
+    """Links to files that are read under another name."""
+    links = [path for path in paths if path.is_symlink()]
+    if not links:
+        return ()
+    seen = {_identity(path) for path in paths if not path.is_symlink()}
+    repeated = set()
+    for link in sorted(links):
+        if _identity(link) in seen:
+            repeated.add(link)
+        seen.add(_identity(link))
+    return repeated
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _meet(named: Path) -> tuple[Path, list[_Met]]:
+    """The root of a folder or a glob, and all that it holds: what lies there first, then what links lead to."""
+    if not named.is_dir():
+        parts = named.parts
+        fixed = next((at for at, part in enumerate(parts) if _WILD.search(part)), len(parts) - 1)
+        root = Path(*parts[:fixed])
+        return root, [*dict.fromkeys(_match(root, parts[fixed:], set()))] if root.is_dir() else []
+    # A link to a folder above leads round in a circle.
+    seen = {_identity(folder) for folder in (named, *named.resolve().parents)}
+    links: list[Path] = []
+    met = [*_walk(named, seen, links)]
+    for link in links:  # grows while it is gone through
+        if _identity(link) in seen:
+            met.append(_Met(link, _LINK, _AGAIN))
+        else:
+            seen.add(_identity(link))
+            met += _walk(link, seen, links)
+    return named, met
+
+
+def _walk(folder: Path, seen: set[tuple[int, int]], links: list[Path]) -> Iterator[_Met]:
+    """All in a folder and below; links to folders are put down in ``links``."""
+    for entry in _list(folder):
+        path = folder / entry.name
+        if passed := _passes_over(entry, path):
+            yield from passed
+        elif not entry.is_dir():
+            yield _meet_file(entry, path)
+        elif entry.is_symlink():
+            links.append(path)
+        elif _identity(path) in seen:
+            yield _Met(path, _LINK, _AGAIN)
+        else:
+            seen.add(_identity(path))
+            yield from _walk(path, seen, links)
+
+
+def _match(folder: Path, parts: Sequence[str], seen: set[tuple[int, int, int]]) -> Iterator[_Met]:
+    """What a glob matches: ``**`` is any number of folders; a folder that it ends on is told and not read."""
+    deep = parts[0] == "**"
+    key = (*_identity(folder), len(parts))
+    if deep and key in seen:  # a link has led here before
+        return
+    seen.add(key)
+    if deep and len(parts) > 1:
+        yield from _match(folder, parts[1:], seen)
+    for entry in _list(folder):
+        path = folder / entry.name
+        if not (deep or fnmatchcase(entry.name, parts[0])):
+            continue
+        named = entry.name == parts[0] or parts[0].startswith(".")
+        if not named and (passed := _passes_over(entry, path)):
+            yield from passed
+        elif entry.is_dir() and (deep or len(parts) > 1):
+            yield from _match(path, parts if deep else parts[1:], seen)
+        elif entry.is_dir():
+            yield _Met(path, "(folder)", "a glob means files: end it in /**/* to have what is in folders read")
+        elif len(parts) == 1:
+            yield _meet_file(entry, path)
+
+
+def _passes_over(entry: os.DirEntry[str], path: Path) -> list[_Met]:
+    """What is hidden, or in a folder of packages or caches, as it is told; nothing for all else."""
+    hidden = entry.name.startswith(".")
+    if not hidden and not (entry.name in _PASSED_OVER and entry.is_dir()):
+        return []
+    sort, why = ("(hidden)", _HIDDEN) if hidden else (f"(in {entry.name})", "a folder of packages or caches")
+    inside = [Path(home) / name for home, _, names in os.walk(path) for name in names] if entry.is_dir() else [path]
+    return [_Met(each, sort, why) for each in inside]
+
+
+def _meet_file(entry: os.DirEntry[str], path: Path) -> _Met:
+    if entry.is_file():
+        return _Met(path)
+    return _Met(path, _LINK, "a link to nothing") if entry.is_symlink() else _Met(path, "(no file)", "no regular file")
+
+
+def _list(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)

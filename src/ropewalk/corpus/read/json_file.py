@@ -1,0 +1,159 @@
+"""One JSON value of a file after the other: the elements of a list as they come, or the one value of a file.
+
+A list of a million records never stands in memory whole, nor does a record beside its neighbours.
+"""
+
+import codecs
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
+
+from pydantic_core import from_json
+
+from ropewalk.corpus.read.archive import content_bytes, read_chunks
+from ropewalk.corpus.read.bad_input import Found, Place, reject
+from ropewalk.corpus.read.encodings import guess_encoding
+from ropewalk.corpus.read.files import File
+from ropewalk.corpus.spec import Source
+
+LONG_BYTES = 1 << 24
+"""From here on JSON is read out of its bytes: as a text it can be four times as large, beside a value as large."""
+_PART_CHARACTERS = 1 << 20
+_SPACE = " \t\r\n"
+
+
+def read_json(file: File, source: Source, encoding: str) -> Iterator[Found]:
+    """The elements of the list that a file holds, or its one value. Raises TornArchiveError."""
+    place = Place.of(file)
+    if encoding == "utf-8" and (whole := _read_long_object(file)):
+        yield place, whole.pop()
+        return
+    stream = _TextStream(file, encoding, errors="replace" if source.faults == "replace" else "strict")
+    try:
+        stream.skip_space()
+        if stream.peek() != "[":
+            yield place, stream.read_value()
+        else:
+            yield from _read_elements(stream, place)
+        stream.skip_space()
+        if stream.peek():
+            raise json.JSONDecodeError("Extra data", stream.text, stream.at)
+    except UnicodeDecodeError as error:
+        at = replace(place, offset=stream.bytes_before + error.start)
+        why = f"{error.reason}: 0x{error.object[error.start]:02x}"
+        why += guess_encoding(error.object, error.start, encoding)
+        name = "UTF-8" if encoding == "utf-8" else encoding
+        yield reject(source, at, f"invalid {name}", why, size_bytes=len(error.object))
+    except (RecursionError, ValueError) as error:
+        message = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        at = replace(place, offset=stream.offset)
+        text = stream.text[max(0, stream.at - 100) : stream.at + 100]
+        yield reject(
+            source, at, "broken JSON file", message, size_bytes=len(stream.text.encode("utf-8", "replace")), text=text
+        )
+
+
+def _read_long_object(file: File) -> list[object]:
+    """The one object of a long file, read like a long line; nothing where it is not as simple as that."""
+    if content_bytes(file.path) < LONG_BYTES or next(read_chunks(file.path), b"")[:1] != b"{":
+        return []
+    with suppress(ValueError):
+        return [from_json(b"".join(read_chunks(file.path)))]
+    return []
+
+
+def _read_elements(stream: "_TextStream", place: Place) -> Iterator[Found]:
+    stream.at += 1
+    number = 0
+    stream.skip_space()
+    if stream.peek() == "]":
+        stream.at += 1
+        return
+    while True:
+        number += 1
+        stream.skip_space()
+        offset = stream.offset
+        value = [stream.read_value()]
+        if stream.at >= LONG_BYTES:  # while it is looked at, nobody should hold its text
+            stream.let_go()
+        yield replace(place, part=f"record {number}", offset=offset), value.pop()
+        stream.skip_space()
+        sign = stream.peek()
+        if sign not in (",", "]"):
+            raise json.JSONDecodeError(
+                "Expecting ',' delimiter" if sign else "the list has no end", stream.text, stream.at
+            )
+        stream.at += 1
+        if sign == "]":
+            return
+
+
+class _TextStream:
+    """A file's text as far as it is needed: ``text[at:]`` is what was read and not yet taken."""
+
+    def __init__(self, file: File, encoding: str, *, errors: str) -> None:
+        self._chunks = read_chunks(file.path)
+        self._decode = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)(errors).decode
+        self._ended = False
+        self.bytes_before = 0
+        self._taken_bytes = 0
+        self.text, self.at = "", 0
+
+    @property
+    def offset(self) -> int:
+        """About where ``at`` is in the file, in bytes."""
+        return self._taken_bytes + self._count_taken()
+
+    def peek(self) -> str:
+        """The next character; nothing at the end."""
+        while self.at >= len(self.text) and self._read_more():
+            pass
+        return self.text[self.at : self.at + 1]
+
+    def skip_space(self) -> None:
+        while (sign := self.peek()) and sign in _SPACE:
+            self.at += 1
+
+    def read_value(self) -> object:
+        """The next JSON value. Raises JSONDecodeError where the file ends or breaks in it."""
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.text, self.at)
+            except json.JSONDecodeError:
+                # Twice as much each time, so that a huge value is not tried a thousand times.
+                if not self._read_more(len(self.text) - self.at):
+                    raise
+                continue
+            if end == len(self.text) and self._read_more():
+                continue  # a number may go on
+            self.at = end
+            return value
+
+    def let_go(self) -> None:
+        """Forget what was taken."""
+        self._taken_bytes += self._count_taken()
+        self.text, self.at = self.text[self.at :], 0
+
+    def _read_more(self, at_least: int = 1) -> bool:
+        if self._ended:
+            return False
+        self.let_go()
+        parts, self.text, got = [self.text], "", 0
+        while got < max(1, at_least) and not self._ended:
+            chunk = next(self._chunks, b"")
+            self._ended = not chunk
+            parts.append(self._decode(chunk, final=self._ended))
+            self.bytes_before += len(chunk)
+            got += len(parts[-1])
+        self.text = "".join(parts)
+        return got > 0
+
+    def _count_taken(self) -> int:
+        """Bytes of what was taken since the last time; in parts, as it can be a book."""
+        borders = pairwise([*range(0, self.at, _PART_CHARACTERS), self.at])
+        return sum(len(self.text[start:end].encode("utf-8", "replace")) for start, end in borders)
+
+
+_DECODER = json.JSONDecoder()

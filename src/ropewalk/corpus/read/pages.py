@@ -1,0 +1,70 @@
+"""The text of one file that is no record: plain or packed text, a page of HTML, a PDF.
+
+A page gives its main text, without menus and adverts (trafilatura); a PDF what its text layer says, page by page. A
+scan has none and is a fault: there is no OCR here.
+"""
+
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+from ropewalk.corpus.read.archive import TornArchiveError, read_chunks
+from ropewalk.corpus.read.bad_input import Place, check_text, decode, file_encoding, missing_library, reject
+from ropewalk.corpus.read.files import File
+from ropewalk.corpus.spec import Source
+from ropewalk.corpus.text.reject import Reject
+
+# What pypdf lets through from files that are not what they say, beside its own errors.
+_BROKEN = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OSError, zlib.error)
+
+
+def read_text(file: File, source: Source) -> str | Reject:
+    """The text of a file, by its kind, or why it has none."""
+    place = Place.of(file)
+    if file.kind == "pdf":
+        text = _read_pdf(file.path, source, place)
+    else:
+        try:
+            content = b"".join(read_chunks(file.path))
+        except TornArchiveError as torn:
+            if source.faults == "error":
+                raise
+            at = replace(place, offset=torn.done_bytes)
+            return reject(source, at, torn.reason, torn.why, size_bytes=torn.done_bytes)
+        text = decode(content, source, place, file_encoding(content[:4], source))
+        del content
+        if isinstance(text, str) and file.kind == "page":
+            text = _read_html(text, source, place)
+    return text if isinstance(text, Reject) else check_text(text, source, place)
+
+
+def _read_html(page: str, source: Source, place: Place) -> str | Reject:
+    try:
+        from trafilatura import extract
+    except ImportError as fault:
+        raise missing_library(source, "HTML pages", fault, library="trafilatura", extra="html") from None
+    text = extract(page, include_comments=False, include_tables=True) if page.strip() else None
+    if not text:
+        return reject(source, place, "no text", "the page has no main text", size_bytes=len(page.encode()), text=page)
+    return str(text)
+
+
+def _read_pdf(path: Path, source: Source, place: Place) -> str | Reject:
+    try:
+        from pypdf import PdfReader
+        from pypdf.errors import PyPdfError
+    except ImportError as fault:
+        raise missing_library(source, "PDF files", fault, library="pypdf", extra="pdf") from None
+    size = path.stat().st_size
+    try:
+        reader = PdfReader(path)
+        if reader.is_encrypted and not reader.decrypt(""):
+            return reject(source, place, "encrypted PDF", "it opens with a password only", size_bytes=size)
+        pages = [page.extract_text() for page in reader.pages]
+    except (PyPdfError, *_BROKEN) as error:
+        why = str(error) or type(error).__name__
+        return reject(source, place, "broken PDF", why, size_bytes=size)
+    text = "\n\n".join(page for page in pages if page.strip())
+    if not text:
+        return reject(source, place, "no text", f"none of {len(pages)} pages has a text layer", size_bytes=size)
+    return text

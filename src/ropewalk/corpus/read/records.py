@@ -1,0 +1,204 @@
+"""Records, one mapping each, out of JSON lines, JSON, tables, Parquet, and datasets on disk or on the hub.
+
+Everything streams: a file of a million records, or one record as large as a library, never stands in memory whole
+beside its neighbours.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from typing import Any
+
+from pydantic_core import from_json
+
+from ropewalk.core.error import UserError
+from ropewalk.corpus.read import json_file
+from ropewalk.corpus.read.archive import Line, TornArchiveError, read_chunks, read_lines
+from ropewalk.corpus.read.bad_input import Found, Place, decode, file_encoding, missing_library, reject
+from ropewalk.corpus.read.encodings import guess_encoding, is_wide, to_utf8
+from ropewalk.corpus.read.files import File
+from ropewalk.corpus.read.table import read_table
+from ropewalk.corpus.spec import Source
+from ropewalk.corpus.text.reject import Reject
+
+_PARQUET_ROWS = 64
+
+
+def read_records(file: File, source: Source) -> Iterator[Found]:
+    """The records of one file, by its kind. A torn archive is a fault after its last whole record."""
+    if file.kind == "parquet":
+        yield from _read_parquet(file, source)
+        return
+    try:
+        encoding = file_encoding(next(read_chunks(file.path), b"")[:4], source)
+        yield from _read_text_file(file, source, encoding)
+    except TornArchiveError as torn:
+        if source.faults == "error":
+            raise
+        place = replace(Place.of(file), line=torn.line, offset=torn.done_bytes)
+        yield reject(source, place, torn.reason, torn.why, size_bytes=0)
+    except UnicodeDecodeError as error:  # of UTF-16, which is not decoded line by line
+        at = replace(Place.of(file), offset=error.start)
+        yield reject(source, at, f"invalid {error.encoding}", error.reason, size_bytes=len(error.object))
+
+
+def _read_text_file(file: File, source: Source, encoding: str) -> Iterator[Found]:
+    if file.kind == "json" and not _holds_lines(file, encoding):
+        yield from json_file.read_json(file, source, encoding)
+        return
+    recode: Callable[[Iterator[bytes]], Iterator[bytes]] | None = None
+    if is_wide(encoding):
+        errors = "replace" if source.faults == "replace" else "strict"
+        recode, encoding = partial(to_utf8, encoding=encoding, errors=errors), "utf-8"
+    lines = read_lines(file.path, recode)
+    if file.kind in ("csv", "tsv"):
+        yield from read_table(lines, file, source, encoding)
+    else:
+        yield from _read_lines(lines, file, source, encoding)
+
+
+def _read_lines(lines: Iterator[Line], file: File, source: Source, encoding: str) -> Iterator[Found]:
+    start = Place.of(file)
+    for number, offset, content in lines:
+        line = [content] if content.strip() else []
+        del content  # a record can be a book: while it is looked at, nobody should hold its line
+        if line:
+            yield _read_line(line.pop(), source, replace(start, line=number, offset=offset), encoding)
+
+
+def _read_line(content: bytes, source: Source, place: Place, encoding: str) -> Found:
+    size_bytes = len(content)
+    if size_bytes >= json_file.LONG_BYTES and encoding == "utf-8":
+        # What this parser refuses, the other one judges, which says where it is broken.
+        with suppress(ValueError):
+            return place, from_json(content)
+    text = decode(content, source, place, encoding)
+    zeros = guess_encoding(content, 0, encoding) if b"\0" in content else ""
+    del content
+    if isinstance(text, Reject):
+        return text
+    try:
+        return place, json.loads(text)
+    except json.JSONDecodeError as error:
+        at = replace(place, offset=place.offset + len(text[: error.pos].encode(encoding, "replace")))
+        why = error.msg.removesuffix(" starting at") + zeros
+        return reject(source, at, "broken JSON line", why, size_bytes=size_bytes, text=text)
+    except (RecursionError, ValueError) as error:  # brackets a thousand deep, numbers of 5,000 digits
+        return reject(source, place, "broken JSON line", str(error), size_bytes=size_bytes, text=text)
+
+
+def _holds_lines(file: File, encoding: str) -> bool:
+    """Whether a file that is called JSON holds JSON lines: an object that ends with its line, and then another."""
+    if is_wide(encoding):
+        return False
+    head = b""
+    for chunk in read_chunks(file.path):
+        head += chunk
+        first, _, rest = head.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
+        if rest.strip() or not first.startswith(b"{") or len(head) > json_file.LONG_BYTES:
+            return first.startswith(b"{") and first.rstrip().endswith(b"}") and rest.lstrip().startswith(b"{")
+    return False
+
+
+def read_saved(source: Source) -> Iterator[Found]:
+    """The rows of a dataset that `datasets` saved to disk."""
+    load_from_disk = _library(source).load_from_disk
+    with _readable(source):
+        data = load_from_disk(source.path)
+        if hasattr(data, "keys"):
+            data = _split(data, source)
+        yield from _number_rows(Place(str(source.path), ""), data)
+
+
+def read_hub(source: Source) -> Iterator[Found]:
+    """The rows of a dataset on the hub; streamed only where a part of it is asked for."""
+    load_dataset = _library(source).load_dataset
+    options = source.record_options.model_dump(include={"config", "split", "revision"})
+    with _readable(source):
+        rows: Iterable[Mapping[str, Any]] = load_dataset(
+            source.hub,
+            options["config"],
+            split=options["split"],
+            revision=options["revision"],
+            streaming=source.size_bytes is not None,
+        )
+        yield from _number_rows(Place(str(source.hub), str(source.hub)), rows)
+
+
+def _number_rows(place: Place, rows: Iterable[object]) -> Iterator[Found]:
+    numbers = count()
+    for row in rows:
+        held = [row]
+        del row  # it can be a book: whoever takes it is its only holder, which enumerate would not allow
+        yield replace(place, part=f"row {next(numbers)}"), drop_filled(held.pop())
+
+
+def drop_filled(value: Any) -> Any:
+    """A row of a table without the nulls within its objects.
+
+    A column has one type for all rows, so Arrow gives every object all the keys that any of them has, with null where
+    its author wrote nothing: a call of one tool would show the arguments of all others.
+    """
+    if isinstance(value, Mapping):
+        return {key: drop_filled(held) for key, held in value.items() if held is not None}
+    return [drop_filled(held) for held in value] if isinstance(value, list) else value
+
+
+def _library(source: Source) -> Any:
+    try:
+        import datasets
+    except ImportError as fault:
+        raise missing_library(source, "Hugging Face datasets", fault, library="datasets", extra="hub") from None
+    return datasets
+
+
+@contextmanager
+def _readable(source: Source) -> Iterator[None]:
+    """Tell what the library says of a dataset that it does not find, reach or know."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # its own errors, and that of a network that is not there, are among them
+        said = str(error).splitlines() or [type(error).__name__]
+        raise UserError(
+            "the dataset cannot be read",
+            where=f"source {source.name}: {source.path or source.hub}",
+            why=said[0],
+            fix="check name, config, split, revision and network; or save it to a folder and give its `path`"
+            if source.hub
+            else "give the folder that `save_to_disk` wrote",
+        ) from error
+
+
+def _split(data: Any, source: Source) -> Any:
+    wanted = source.record_options.model_dump()["split"]
+    if wanted not in data:
+        raise UserError(
+            "the dataset has no such split",
+            where=f"source {source.name}: {source.path}",
+            why=f"{wanted!r} is not among {', '.join(data.keys())}",
+            fix="name one of them in options.split",
+        )
+    return data[wanted]
+
+
+def _read_parquet(file: File, source: Source) -> Iterator[Found]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as fault:
+        raise missing_library(source, "Parquet files", fault, library="pyarrow", extra="parquet") from None
+    number = 0
+    try:
+        with parquet.ParquetFile(file.path) as table:
+            for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
+                rows = batch.to_pylist()[::-1]
+                while rows:
+                    yield replace(Place.of(file), part=f"row {number}"), drop_filled(rows.pop())
+                    number += 1
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        why = str(error).splitlines()[0]
+        size = file.path.stat().st_size if number == 0 else 0
+        yield reject(source, replace(Place.of(file), part=f"row {number}"), "broken Parquet file", why, size_bytes=size)

@@ -1,0 +1,231 @@
+"""Documents out of whatever a source is: records, texts and pages, a code tree, a dataset, our own generators.
+
+The formats are read in records.py, pages.py and code_tree.py; wrong data is treated in bad_input.py.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from ropewalk.core.digest import digest_file
+from ropewalk.core.error import UserError
+from ropewalk.core.record import Document
+from ropewalk.corpus.embedded import embedded_documents
+from ropewalk.corpus.read.archive import content_bytes
+from ropewalk.corpus.read.bad_input import Found, Place, check_text, reject
+from ropewalk.corpus.read.chat import MESSAGES, UNTRAINED
+from ropewalk.corpus.read.code_tree import group_files, join_files
+from ropewalk.corpus.read.conversation import Conversation, beyond_pair, find_conversation, join_contents, map_strings
+from ropewalk.corpus.read.files import File
+from ropewalk.corpus.read.find_files import Found as Files
+from ropewalk.corpus.read.find_files import find_all, find_files, is_saved_dataset
+from ropewalk.corpus.read.pages import read_text
+from ropewalk.corpus.read.records import read_hub, read_records, read_saved
+from ropewalk.corpus.read.turn import NO_CONVERSATION, UnreadError
+from ropewalk.corpus.spec import FileOptions, Source
+from ropewalk.corpus.text.language import judge_language
+from ropewalk.corpus.text.reject import Reject as Reject
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class WholeText:
+    """A file, or several joined, that is one text and no record."""
+
+    text: str
+
+
+def read_source(source: Source, *, seed: int) -> Iterator[Document | Reject]:
+    """All documents of a source in a fixed order, with what could not be one; at most ``source.size_bytes`` of text.
+
+    Raises UserError for a fault where the source says so, and where there is no document at all.
+    """
+    size, documents, reasons = 0, 0, set[str]()
+    for item in read_items(source, seed):
+        documents += isinstance(item, Document)
+        if source.size_bytes is not None:
+            size += len(item.text.encode()) if isinstance(item, Document) else item.size_bytes
+        if isinstance(item, Reject):
+            reasons.add(item.reason)
+        held = [item]
+        del item  # a document can be a book: who waits for the next one holds on to none
+        yield held.pop()
+        if source.size_bytes is not None and size >= source.size_bytes:
+            break
+    if documents == 0:
+        raise without_document(source, reasons)
+
+
+def without_document(source: Source, reasons: Collection[str]) -> UserError:
+    """What is said of a source that has no document at all, only rejects for such reasons."""
+    return UserError(
+        f"source {source.name} has no document",
+        where=str(source.path or source.hub or source.embedded),
+        why=f"all of it was rejected: {', '.join(sorted(reasons))}" if reasons else "the files are empty",
+        fix="correct the path or text_key, or remove the source",
+    )
+
+
+def source_files(source: Source) -> Files:
+    """The files that a ``path`` source reads, and what lies beside them."""
+    assert source.path is not None
+    where = f"source {source.name}"
+    if source.tokens is None and is_saved_dataset(source.path):
+        return find_all(source.path, kind="saved", where=where)
+    return find_files(source.path, code=source.is_code, where=where)
+
+
+def digest_files(source: Source) -> dict[str, str]:
+    """What a ``path`` source's files hold, by their names inside it: the same wherever they lie."""
+    return {file.name: digest_file(file.path) for file in source_files(source).files}
+
+
+def source_megabytes(source: Source, file: File | None = None) -> float | None:
+    """About how much text a source, or one file of it, holds, for a progress line; None where nobody can know."""
+    read = () if source.path is None or file is not None else source_files(source).files
+    held = [content_bytes(each.path) for each in (read if file is None else [file])]
+    sizes = [size for size in (source.size_bytes, sum(held) if held else None) if size is not None]
+    return min(sizes) / 1e6 if sizes else None
+
+
+def read_items(source: Source, seed: int, file: File | None = None) -> Iterator[Document | Reject]:
+    """All that a source or one ``file`` of it holds, without its limit of size and whether or not there is anything."""
+    if source.embedded is not None:
+        made = embedded_documents(source.embedded, seed=seed, size_bytes=source.size_bytes, options=source.options)
+        for document in made:
+            language = source.language or document.language
+            yield replace(document, source=source.name, role=source.role, language=language)
+        return
+    for found in read_found(source, file):
+        held = [found]
+        del found
+        yield _make_item(held.pop(), source)
+
+
+def read_found(source: Source, file: File | None = None) -> Iterator[Found]:
+    """What a source's files (or one ``file``) or its dataset hold: records and whole texts, each with its place."""
+    if source.hub is not None:
+        yield from read_hub(source)
+    elif is_saved_dataset(str(source.path)):
+        yield from read_saved(source)
+    else:
+        yield from _read_files(source, file)
+
+
+def _read_files(source: Source, file: File | None) -> Iterator[Found]:
+    found = source_files(source)
+    files = found.files if file is None else (file,)
+    options = source.record_options
+    assert isinstance(options, FileOptions)
+    for each in files:
+        if each.is_record:
+            yield from read_records(each, source)
+    texts = [each for each in files if not each.is_record]
+    for id, members in group_files(texts, options, found.root):
+        parts = [(member, read_text(member.file, source)) for member in members]
+        yield from (part for _, part in parts if isinstance(part, Reject))
+        whole = [(member, part) for member, part in parts if isinstance(part, str)]
+        del parts
+        if whole:
+            made = [WholeText(join_files(whole, options))]
+            del whole
+            yield Place(str(found.root / id), id), made.pop()
+
+
+def _make_item(found: Found, source: Source) -> Document | Reject:
+    if isinstance(found, Reject):
+        return found
+    place, held = found[0], [found[1]]
+    del found
+    if isinstance(whole := held[0], WholeText):
+        return _document(whole.text, source, id=place.name, place=place)
+    del whole
+    return _make_document(held.pop(), source, place)
+
+
+def _make_document(record: object, source: Source, place: Place) -> Document | Reject:
+    if not isinstance(record, Mapping):
+        why = f"it is a {type(record).__name__}, not an object with keys"
+        return reject(source, place, "not a record", why, size_bytes=0, text=str(record)[:1000])
+    size = sum(len(value) for value in record.values() if isinstance(value, str))
+    if source.record_options.is_chat or source.record_options.prompt_key:
+        return _make_conversation(record, source, place, size)
+    value = record.get(source.text_key)
+    if not isinstance(value, str):
+        found = f"keys {', '.join(map(str, record))}" if source.text_key not in record else f"a {type(value).__name__}"
+        why = f"{source.text_key!r} should hold the text; found {found}"
+        return reject(source, place, "no text", why, size_bytes=size, text=repr(record)[:1000])
+    text = check_text(value, source, place)
+    if isinstance(text, Reject):
+        return text
+    spans = record.get("loss_spans")
+    if spans is not None and not _are_spans(spans, len(text)):
+        why = f"{spans!r:.80} are not ranges within {len(text)} characters"
+        return reject(source, place, "bad loss spans", why, size_bytes=size, text=text)
+    made = _document(text, source, id=_id_of(record, place), place=place)
+    return replace(made, loss_spans=None if spans is None else tuple((int(a), int(b)) for a, b in spans))
+
+
+def _make_conversation(record: Mapping[str, object], source: Source, place: Place, size: int) -> Document | Reject:
+    """What is said, for its language; it is laid out where the model's template is at hand."""
+    is_chat = source.record_options.is_chat
+    try:
+        found = find_conversation(record, source.record_options)
+    except UnreadError as error:
+        reason = "no text" if error.reason == NO_CONVERSATION and not is_chat else error.reason
+        return reject(source, place, reason, str(error), size_bytes=size, text=repr(record)[:1000])
+    checked = _check_strings(found, source, place)
+    if isinstance(checked, Reject):
+        return checked
+    if is_chat:
+        said = _document(join_contents(checked), source, id=_id_of(record, place), place=place)
+        return replace(said, metadata={**said.metadata, MESSAGES: checked})
+    if checked["weight"] == 0:
+        return Reject(_id_of(record, place), UNTRAINED, size, "its loss_weight is 0", str(place))
+    if more := beyond_pair(checked):
+        why = f"template: plain writes a prompt and its answer, and here is more: {', '.join(more)}"
+        fix = "; take template: chat, or list such fields under options.ignore_fields"
+        return reject(source, place, "more than a prompt", why + fix, size_bytes=size, text=repr(record)[:1000])
+    prompt, answer = (message["content"] for message in checked["messages"])
+    made = _document(f"{prompt}\n{answer}", source, id=_id_of(record, place), place=place)
+    start = 0 if source.record_options.loss == "all" else len(prompt) + 1
+    return replace(made, loss_spans=((start, len(made.text)),))
+
+
+def _check_strings(conversation: Conversation, source: Source, place: Place) -> Conversation | Reject:
+    """A conversation whose strings can all be text, or the first fault."""
+    faults: list[Reject] = []
+
+    def check(text: str) -> str:
+        if faults:
+            return text
+        if source.record_options.is_chat and source.faults != "replace" and _SURROGATES.search(text):
+            why = "a message holds half a surrogate pair"
+            faults.append(reject(source, place, NO_CONVERSATION, why, size_bytes=len(text), text=text))
+            return text
+        checked = check_text(text, source, place)
+        if isinstance(checked, Reject):
+            faults.append(checked)
+            return text
+        return checked
+
+    checked: Conversation = map_strings(conversation, check)
+    return faults[0] if faults else checked
+
+
+def _id_of(record: Mapping[str, object], place: Place) -> str:
+    return str(record.get("id", place.id))
+
+
+def _are_spans(spans: object, characters: int) -> bool:
+    if not isinstance(spans, list) or not all(isinstance(s, list | tuple) and len(s) == 2 for s in spans):
+        return False
+    borders = [border for span in spans for border in span]
+    return all(isinstance(b, int) and 0 <= b <= characters for b in borders) and borders == sorted(borders)
+
+
+def _document(text: str, source: Source, *, id: str, place: Place) -> Document:
+    language = source.language or ("code" if source.is_code else judge_language(text))
+    metadata = {"place": place.inside}
+    return Document(text=text, source=source.name, role=source.role, language=language, id=id, metadata=metadata)

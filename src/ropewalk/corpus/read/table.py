@@ -1,0 +1,98 @@
+"""Records out of a table in text, CSV or TSV: the first row names the keys, every other one is a record of texts.
+
+Fields in quotes may hold line breaks. Nothing is guessed but the sign between fields of a .csv file, by its first row:
+a comma, or the semicolon that spreadsheets write where a comma stands in numbers.
+"""
+
+import csv
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ropewalk.corpus.read.archive import Line
+from ropewalk.corpus.read.bad_input import Found, Place, decode, reject
+from ropewalk.corpus.read.files import File
+from ropewalk.corpus.spec import Source
+from ropewalk.corpus.text.reject import Reject
+
+
+class _Feed:
+    """The lines of a table as text, and what is known of those that the reader took since the last row."""
+
+    def __init__(self, lines: Iterator[Line], place: Place, source: Source, encoding: str) -> None:
+        self._lines, self._place, self._source, self._encoding = lines, place, source, encoding
+        self.begin, self.size_bytes, self.fault = place, 0, None
+        self._is_fresh = True
+
+    begin: Place
+    """Where the row began."""
+    fault: Reject | None
+    """The first line of the row that could not be decoded."""
+
+    def start_row(self) -> None:
+        self._is_fresh, self.size_bytes, self.fault = True, 0, None
+
+    def __iter__(self) -> "_Feed":
+        return self
+
+    def __next__(self) -> str:
+        number, offset, content = next(self._lines)
+        place = replace(self._place, line=number, offset=offset)
+        if self._is_fresh:
+            self.begin, self._is_fresh = place, False
+        self.size_bytes += len(content) + 1
+        text = decode(content, self._source, place, self._encoding)
+        if isinstance(text, Reject):
+            self.fault = self.fault or text
+            text = content.decode(self._encoding, "replace")
+        return text + "\n"
+
+
+def read_table(lines: Iterator[Line], file: File, source: Source, encoding: str) -> Iterator[Found]:
+    """The records of a table. A row with another number of fields than the first, or a quote too many, is a fault."""
+    csv.field_size_limit(sys.maxsize)  # a field can be a book
+    feed = _Feed(lines, Place.of(file), source, encoding)
+    first = next((text for text in feed if text.strip()), "")
+    delimiter = "\t" if file.kind == "tsv" or ("\t" in first and "," not in first) else ","
+    if file.kind == "csv" and ";" in first and "," not in first:
+        delimiter = ";"
+    rows = csv.reader(_prepend(first, feed), delimiter=delimiter, strict=True)
+    keys: list[str] | None = None
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            yield reject(source, feed.begin, "broken table row", str(error), size_bytes=feed.size_bytes)
+            if keys is None:
+                return
+            feed.start_row()
+            continue
+        if row is None:
+            return
+        if feed.fault is not None:
+            yield feed.fault
+        elif keys is None:
+            keys = [key.strip() for key in row]
+            if why := _find_fault(keys):
+                yield reject(source, feed.begin, "broken table head", why, size_bytes=feed.size_bytes)
+                return
+        elif len(row) == len(keys):
+            yield feed.begin, dict(zip(keys, row, strict=True))
+        elif row:  # an empty line is none
+            why = f"{len(row)} fields, where the first row names {len(keys)}: {', '.join(keys)}"
+            text = delimiter.join(row)
+            yield reject(source, feed.begin, "broken table row", why, size_bytes=feed.size_bytes, text=text)
+        feed.start_row()
+
+
+def _prepend(first: str, feed: _Feed) -> Iterator[str]:
+    if first:
+        yield first
+    yield from feed
+
+
+def _find_fault(keys: list[str]) -> str | None:
+    repeated = sorted({key for key in keys if keys.count(key) > 1})
+    if repeated:
+        return f"the first row should name the keys, and {', '.join(map(repr, repeated))} stands in it twice"
+    return None

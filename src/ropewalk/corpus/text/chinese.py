@@ -1,0 +1,127 @@
+"""Chinese letters: which script they are of, which width, and text whose bytes were once read as the wrong encoding.
+
+No table of our own: GB 2312 holds the simplified characters and Big5 the traditional ones, so what only one of them can
+write tells the script.
+"""
+
+import re
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, UInt32
+
+from ropewalk.core.error import UserError, explain_import_fault
+from ropewalk.corpus.text.language import code_points
+
+_FIRST, _LAST = 0x4E00, 0x9FFF
+_WIDE_FORMS = range(0xFF10, 0xFF5B)
+_WIDE = {code: code - 0xFEE0 for code in _WIDE_FORMS if chr(code).isalnum()}
+_WIDE_LETTER = re.compile("[０-９Ａ-Ｚａ-ｚ]")
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff"
+_NARROW_MARK = re.compile(rf"(?<=[{_HAN}”》）])[,;:?!](?=[{_HAN}“《（\n]|$)")
+_WIDE_MARK = re.compile(r"(?<=[A-Za-z])[，；：？！](?=[ A-Za-z]|$)")
+_MARKS = dict(zip(",;:?!", "，；：？！", strict=True))
+# UTF-8 read as GBK: what its commonest characters and marks turn into, and what no Chinese text writes twice a page.
+_WRONG_GBK = re.compile("[锛鐨銆浠鍦涓鏄鍜](?=[\u0080-\u9fff])")
+_SIGNS_PER_CHARACTER = 0.01
+# Of GBK read as Latin-1: the comma, the full stop and the two commonest characters.
+_GBK_AS_LATIN = ("£¬", "¡£", "µÄ", "ÊÇ")
+_WINDOWS_BYTES = {ord(bytes([byte]).decode("cp1252", "replace")): byte for byte in range(0x80, 0xA0)}
+_WINDOWS_BYTES.pop(0xFFFD)
+_HEAD = 4096
+"""Characters of a text that are looked at."""
+
+
+@cache
+def _tables() -> tuple[Bool[np.ndarray, "han"], Bool[np.ndarray, "han"]]:
+    """(only simplified, only traditional) over the common block of Han."""
+    simplified, traditional = (
+        np.array([bool(chr(code).encode(name, "ignore")) for code in range(_FIRST, _LAST + 1)])
+        for name in ("gb2312", "big5")
+    )
+    return simplified & ~traditional, traditional & ~simplified
+
+
+def traditional_share(text: str) -> float | None:
+    """Share of traditional characters among those that only one of the two scripts has; None without any."""
+    points: UInt32[np.ndarray, characters] = code_points(text)
+    han = points[(points >= _FIRST) & (points <= _LAST)] - np.uint32(_FIRST)
+    simplified, traditional = (int(table[han].sum()) for table in _tables())
+    return traditional / (simplified + traditional) if simplified + traditional else None
+
+
+def narrow_letters(text: str) -> str:
+    """Full-width letters and digits as half-width ones."""
+    return text.translate(_WIDE) if _WIDE_LETTER.search(text) else text
+
+
+def fit_marks(text: str) -> str:
+    """Marks as their script writes them: full-width between Han, half-width between Latin letters."""
+    text = _NARROW_MARK.sub(lambda found: _MARKS[found[0]], text)
+    return _WIDE_MARK.sub(lambda found: next(half for half, full in _MARKS.items() if full == found[0]), text)
+
+
+def looks_like_wrong_gbk(text: str) -> bool:
+    """Whether UTF-8 bytes were read as GBK: the signs of it, and bytes that are UTF-8 for the most part."""
+    head = text[:_HEAD]
+    signs = len(_WRONG_GBK.findall(head))
+    if signs <= 2 or signs <= _SIGNS_PER_CHARACTER * len(head):
+        return False
+    read = head.encode("gb18030", "replace").decode("utf-8", "replace")
+    return 2 * read.count("\ufffd") < sum(not letter.isascii() for letter in read)
+
+
+def looks_like_gbk_as_latin(text: str) -> bool:
+    """Whether GBK bytes were read as Latin-1 or Windows-1252: its commonest characters in the signs of those."""
+    head = text[:_HEAD]
+    if not any(sign in head for sign in _GBK_AS_LATIN):
+        return False
+    from ftfy.badness import is_bad
+
+    read = "".join(map(_read_as_gbk, head.split("\n")))
+    common = sum(len(letter.encode("gb2312", "ignore")) == 2 and letter.encode("gb2312") < b"\xd8" for letter in read)
+    return is_bad(head) and 3 * common > 2 * sum(not letter.isascii() for letter in read)
+
+
+def repair_gbk(text: str) -> str:
+    """Text whose UTF-8 was read as GBK, read rightly line by line; a line whose bytes were lost stays as it is."""
+    return "\n".join(map(_repair_line, text.split("\n")))
+
+
+def repair_gbk_as_latin(text: str) -> str:
+    """Text whose GBK was read as Latin-1 or Windows-1252, in the same way."""
+    return "\n".join(map(_read_as_gbk, text.split("\n")))
+
+
+def _repair_line(line: str) -> str:
+    try:
+        return line.encode("gb18030").decode("utf-8")
+    except UnicodeError:
+        return line
+
+
+def _read_as_gbk(line: str) -> str:
+    try:
+        return line.translate(_WINDOWS_BYTES).encode("latin-1").decode("gb18030")
+    except UnicodeError:
+        return line
+
+
+def convert_script(text: str, script: Literal["simplified", "traditional"]) -> str:
+    """The text in the other script, phrase by phrase. Raises UserError where the library is missing."""
+    return str(_converter("t2s" if script == "simplified" else "s2t").convert(text))
+
+
+@cache
+def _converter(name: str) -> Any:
+    try:
+        from opencc import OpenCC
+    except ImportError as fault:
+        raise UserError(
+            "converting Chinese script needs one more library",
+            where="profile.script",
+            why=explain_import_fault(fault, "opencc"),
+            fix="pip install 'ropewalk[chinese]', or profile.script: keep",
+        ) from None
+    return OpenCC(name)

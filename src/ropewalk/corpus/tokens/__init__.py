@@ -1,0 +1,1 @@
+"""Token ids: tokenizers, the memory-mapped store, other trainers' file formats."""

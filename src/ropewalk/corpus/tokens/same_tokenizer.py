@@ -1,0 +1,56 @@
+"""Whether token ids are those of a model: by what its tokenizer is made of, since sizes say nothing.
+
+Two tokenizers of 32,000 entries give each id a meaning, and not the same. What is compared is the digest of
+tokenizer.json as it is read (formatting does not count) and of the tokens that border documents.
+"""
+
+from pathlib import Path
+
+from ropewalk.core.artifact import is_finished, read_manifest
+from ropewalk.core.error import UserError
+from ropewalk.corpus.tokens.corpus_folder import Corpus
+from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
+
+EXPORTED = "tokens for "
+"""How the kind of a folder begins that ``ropewalk corpus export`` wrote."""
+
+
+def require_model(corpus: Corpus, model: Path) -> None:
+    """Raise UserError unless the tokenizer in the folder ``model`` made the corpus's ids.
+
+    A corpus that names no tokenizer (made by hand, without ``build``) is taken as it is.
+    """
+    if corpus.tokenizer is not None:
+        require_tokenizer(corpus, load_tokenizer(model), where=model)
+
+
+def require_tokenizer(corpus: Corpus, tokenizer: Tokenizer, *, where: Path) -> None:
+    """Raise UserError unless ``tokenizer``, of the model in ``where``, made the corpus's ids."""
+    sizes = f"it has {corpus.vocabulary} tokens and ends documents with {corpus.eos_id}"
+    if (corpus.vocabulary, corpus.eos_id) != (tokenizer.vocabulary, tokenizer.eos_id):
+        why = f"{sizes}, the model's {tokenizer.vocabulary} and {tokenizer.eos_id}"
+    elif corpus.tokenizer not in (None, tokenizer.digest):
+        why = f"{sizes}, as the model's, but its ids mean other text: {corpus.tokenizer}, not {tokenizer.digest}"
+    else:
+        return
+    raise UserError(
+        "the corpus was made with another tokenizer",
+        where=f"{corpus.folder}, for the model {where}",
+        why=why,
+        fix="prepare the corpus with this model, in another run folder, or name the model that it was prepared with",
+    )
+
+
+def require_exported(path: Path, tokenizer: Tokenizer) -> None:
+    """Raise UserError where ``path`` lies in a folder of exported ids whose manifest names another tokenizer."""
+    for folder in (path, *path.absolute().parents):
+        if not is_finished(folder) or not str((manifest := read_manifest(folder))["kind"]).startswith(EXPORTED):
+            continue
+        if manifest["inputs"].get("tokenizer", tokenizer.digest) != tokenizer.digest:
+            raise UserError(
+                "the token ids are another tokenizer's",
+                where=str(path),
+                why=f"{folder} was exported with {manifest['inputs']['tokenizer']}, the model has {tokenizer.digest}",
+                fix="read the text itself, or name the model whose tokenizer made these ids",
+            )
+        return

@@ -1,0 +1,284 @@
+"""Text to token ids and back, by the base model's own tokenizer.json.
+
+A special token that stands in a text is text: it never becomes a border. Long texts are cut before encoding only where
+that is proven to change no id (safe_splits.py), and a faster library is used only after a check (gigatoken.py).
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64, Integer, UInt8, UInt32
+from tokenizers import Tokenizer as Bpe
+from tokenizers import models
+
+from ropewalk.core.digest import digest_value
+from ropewalk.core.error import UserError
+from ropewalk.core.record import Document
+from ropewalk.corpus.read.chat import MARKED, ChatTemplate
+from ropewalk.corpus.tokens.chat_tokens import ChatIds
+from ropewalk.corpus.tokens.gigatoken import Fast
+from ropewalk.corpus.tokens.safe_splits import cut, may_cut
+from ropewalk.corpus.tokens.tokenizer_files import added_bos, read_json, read_names, read_template, token_id
+from ropewalk.corpus.tokens.tokenizer_files import read_bpe as read_bpe
+
+Ids = UInt32[np.ndarray, "_"]
+Encoded = tuple[Ids, UInt8[np.ndarray, "_"]]  # as many of either; each document its own
+_CUT_CHARACTERS = 1 << 10
+"""Of 256 to 64Ki the fastest: a tokenizer keeps four numbers a character of what it is given at once."""
+_FAST_CUT_CHARACTERS = 1 << 16
+_KEPT_WORDS = 1 << 17
+_BATCH_CHARACTERS = 1 << 20
+_BATCH_TEXTS = 256
+
+
+class Tokenizer:
+    """A base model's tokenizer and the ids that border its documents."""
+
+    def __init__(
+        self,
+        bpe: Bpe,
+        *,
+        bos_id: int | None,
+        eos_id: int,
+        chat_template: str | None = None,
+        tool_template: str | None = None,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        """``tool_template`` is for conversations with tools, where the model has another one for them.
+
+        ``names`` are those that templates have for special tokens; without them only the borders have names.
+        """
+        bpe.encode_special_tokens = True  # spelled out like any text
+        bpe.no_truncation()
+        bpe.no_padding()
+        if isinstance(bpe.model, models.BPE):
+            bpe.model._resize_cache(_KEPT_WORDS)  # words already merged: of 10,000 the rest of a book is merged anew
+        self._bpe = bpe
+        self.bos_id, self.eos_id = bos_id, eos_id
+        self.chat_template, self.tool_template = chat_template, tool_template
+        self.vocabulary: int = bpe.get_vocab_size()
+        made_of = json.loads(bpe.to_str())
+        borders = {"bos_token": bos_id, "eos_token": eos_id}
+        self.names = {key: str(bpe.id_to_token(number)) for key, number in borders.items() if number is not None}
+        self.names |= names or {}
+        self.digest = digest_value([made_of, bos_id, eos_id])
+        self._cuttable = may_cut(made_of)
+        self._made_of = made_of
+        self._newline = self._encode_all(["\n"])[0]
+        # SentencePiece-like tokenizers put a space before whatever they are given, also in the middle of a document.
+        self._prepends = len(self._encode_all(["\nx"])[0]) < sum(map(len, self._encode_all(["\n", "x"])))
+
+    def to_json(self) -> dict[str, Any]:
+        """All that another process needs to make this tokenizer again."""
+        kept = ("bos_id", "eos_id", "chat_template", "tool_template", "names")
+        return {"tokenizer": self._bpe.to_str(), **{key: getattr(self, key) for key in kept}}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "Tokenizer":
+        """The inverse of ``to_json``."""
+        return cls(Bpe.from_str(entry["tokenizer"]), **{key: entry[key] for key in entry if key != "tokenizer"})
+
+    def chat(self, *, plain: bool) -> ChatTemplate:
+        """The template of the model's conversations. Raises UserError if it has none and ``plain`` does not do."""
+        if not plain and self.chat_template is None:
+            raise UserError(
+                "the model has no chat template",
+                where="template: chat",
+                why="neither chat_template.jinja nor the tokenizer's config has one; base models often do not",
+                fix="copy it from the model's chat version into the model folder, or take template: plain",
+            )
+        added = self._made_of["added_tokens"]
+        special = tuple(token["content"] for token in added if token["special"])
+        tags = tuple(token["content"] for token in added if not token["special"])
+        return ChatTemplate(None if plain else self.chat_template, self.tool_template, special, tags, self.names)
+
+    def encode(self, text: str) -> Int64[np.ndarray, "tokens"]:
+        """Ids of ``text`` without border tokens."""
+        return np.concatenate(self._own(self._encode_all(list(self._cut(text))), inside=False)).astype(np.int64)
+
+    def decode(self, tokens: Sequence[int] | Integer[np.ndarray, "tokens"]) -> str:
+        """The text of ``tokens``, border tokens included."""
+        text: str = self._bpe.decode([int(token) for token in tokens], skip_special_tokens=False)
+        return text
+
+    def encode_document(self, document: Document) -> tuple[Int64[np.ndarray, "tokens"], UInt8[np.ndarray, "tokens"]]:
+        """``[BOS if the base adds one] text EOS``, and a mask that is 1 where a token is trained on.
+
+        The pieces between the borders of ``loss_spans`` are encoded by themselves, so that no token stands astride.
+        The end is trained on if the last span reaches it.
+        """
+        ids, mask = next(self.encode_documents([document]))
+        return ids.astype(np.int64), mask
+
+    def encode_documents(self, documents: Iterable[Document]) -> Iterator[Encoded]:
+        """``encode_document`` of each, as they are stored, a megabyte of text at a time so that all cores work."""
+        batch: list[Document] = []
+        characters = 0
+        for document in documents:
+            batch.append(document)
+            characters += len(document.text)
+            del document
+            if characters >= _BATCH_CHARACTERS:
+                yield from self._encode_batch(batch)
+                batch, characters = [], 0
+        yield from self._encode_batch(batch)
+
+    def _encode_batch(self, documents: list[Document]) -> Iterator[Encoded]:
+        """Takes the documents away: once they are in chunks, nobody needs them whole."""
+        if not documents:
+            return
+        longest = _FAST_CUT_CHARACTERS if self._fast.trusted else _CUT_CHARACTERS
+        chunks: list[str] = []
+        plans: list[list[_Part] | Encoded] = []
+        chats = [(each.text, each.loss_spans or ()) for each in documents if each.metadata.get(MARKED)]
+        written = self._chat_ids.encode(chats) if chats else iter(())
+        for document in documents:
+            if document.metadata.get(MARKED):
+                plans.append(self._border(*next(written), trains_end=_trains_end(document)))
+            else:
+                plans.append(self._plan(document, chunks, longest))
+        documents.clear()
+        del document, chats, written
+        ids = self._encode_chunks(chunks)
+        del chunks
+        # A first token is never a label, whatever its mask says.
+        start = [] if self.bos_id is None else [_Part(0, True, False, self.bos_id)]
+        for plan in plans:
+            if isinstance(plan, tuple):
+                yield plan
+                continue
+            pieces = [(tokens, part.trained) for part in (*start, *plan) for tokens in self._take(part, ids)]
+            tokens = np.concatenate([tokens for tokens, _ in pieces])
+            if all(trained for _, trained in pieces):
+                yield tokens, np.ones(len(tokens), dtype=np.uint8)
+            else:
+                flags = np.array([trained for _, trained in pieces], dtype=np.uint8)
+                yield tokens, np.repeat(flags, [len(tokens) for tokens, _ in pieces])
+
+    def _plan(self, document: Document, chunks: list[str], longest: int) -> list["_Part"]:
+        """How a document's chunks, which are added to ``chunks``, make it up."""
+        parts = []
+        for text, trained, inside in _split_document(document):
+            own = list(self._cut(text, inside, longest=longest))
+            chunks += own
+            parts.append(_Part(len(own), trained, inside, None))
+        return [*parts, _Part(0, _trains_end(document), True, self.eos_id)]
+
+    def _border(self, ids: Ids, mask: UInt8[np.ndarray, "_"], *, trains_end: bool) -> Encoded:
+        """A conversation's ids with those borders of a document that its template has not written."""
+        starts = self.bos_id is not None and ids[:1].tolist() != [self.bos_id]
+        ends = ids[-1:].tolist() != [self.eos_id]
+        ids = np.concatenate([[self.bos_id] if starts else [], ids, [self.eos_id] if ends else []]).astype(np.uint32)
+        mask = np.concatenate([[1] if starts else [], mask, [trains_end] if ends else []]).astype(np.uint8)
+        mask[0] |= self.bos_id is not None  # as of every document; a first token is never a label
+        return ids, mask
+
+    def _take(self, part: "_Part", ids: Iterator[Ids]) -> list[Ids]:
+        if part.token is not None:
+            return [np.array([part.token], dtype=np.uint32)]
+        return self._own([*islice(ids, part.chunks)], inside=part.inside)
+
+    def _encode_chunks(self, chunks: Iterable[str]) -> Iterator[Ids]:
+        """A megabyte at a time, also of one document, so that the fast path is held against the truth as often."""
+        group: list[str] = []
+        characters = 0
+        for chunk in chunks:
+            group.append(chunk)
+            characters += len(chunk)
+            if characters >= _BATCH_CHARACTERS:
+                yield from self._fast.encode(group)
+                group, characters = [], 0
+        yield from self._fast.encode(group)
+
+    @cached_property
+    def _chat_ids(self) -> ChatIds:
+        return ChatIds(Bpe.from_str(self._bpe.to_str()), self._encode_all, cuts=self._cuttable)
+
+    @cached_property
+    def _fast(self) -> Fast:
+        return Fast(self._made_of, self._encode_all)
+
+    def _cut(self, text: str, inside: bool = False, *, longest: int = _CUT_CHARACTERS) -> Iterator[str]:
+        """``text`` in pieces to be encoded; what goes on within a document begins with a line break that is not its."""
+        for number, piece in enumerate(cut(text, longest) if self._cuttable else [text]):
+            yield "\n" + piece if self._prepends and (inside or number) else piece
+
+    def _own(self, ids: list[Ids], *, inside: bool) -> list[Ids]:
+        """The ids of a cut text, without those of line breaks that are not its own."""
+        added = len(self._newline) if self._prepends else 0
+        return [tokens[added:] if inside or number else tokens for number, tokens in enumerate(ids)]
+
+    def _encode_all(self, texts: list[str]) -> list[Ids]:
+        ids = []
+        for start in range(0, len(texts), _BATCH_TEXTS):  # an encoding takes 100 bytes a token, an array 4
+            encodings = self._bpe.encode_batch_fast(texts[start : start + _BATCH_TEXTS], add_special_tokens=False)
+            ids += [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+        return ids
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a model folder: tokenizer.json, with border tokens from tokenizer_config.json.
+
+    Raises UserError if there is no tokenizer.json, if it cannot be read, or if no end-of-document token is named.
+    """
+    bpe = read_bpe(folder)
+    settings = {**read_json(folder / "config.json"), **read_json(folder / "tokenizer_config.json")}
+    eos_id = token_id(bpe, settings, "eos")
+    if eos_id is None:
+        raise UserError(
+            "the tokenizer names no end of document",
+            where=str(folder / "tokenizer_config.json"),
+            why="documents are parted by the base's own end token, and neither eos_token nor eos_token_id is there",
+            fix="add the eos_token that the model was trained with",
+        )
+    return Tokenizer(
+        bpe,
+        bos_id=added_bos(bpe, settings),
+        eos_id=eos_id,
+        chat_template=read_template(folder, settings),
+        tool_template=read_template(folder, settings, "tool_use"),
+        names=read_names({**read_json(folder / "special_tokens_map.json"), **settings}),
+    )
+
+
+class _Part(NamedTuple):
+    """What of a document is encoded by itself: so many chunks of text, or one token; ``inside``: not at its start."""
+
+    chunks: int
+    trained: bool
+    inside: bool
+    token: int | None
+
+
+def _split_document(document: Document) -> Iterator[tuple[str, bool, bool]]:
+    """(text, trained on, inside) between the borders of the loss spans."""
+    inside = False
+    for text, trained in _split_at_spans(document):
+        yield text, trained, inside
+        inside = True
+
+
+def _split_at_spans(document: Document) -> Iterator[tuple[str, bool]]:
+    """(text, trained on) between the borders of the loss spans."""
+    if document.loss_spans is None:
+        yield document.text, True
+        return
+    done = 0
+    for start, end in document.loss_spans:
+        assert done <= start <= end <= len(document.text), f"{document.id}: loss spans out of order"
+        for text, trained in ((document.text[done:start], False), (document.text[start:end], True)):
+            if text:
+                yield text, trained
+        done = end
+    if done < len(document.text):
+        yield document.text[done:], False
+
+
+def _trains_end(document: Document) -> bool:
+    spans = document.loss_spans
+    return spans is None or (len(spans) > 0 and not document.text[spans[-1][1] :].strip())

@@ -1,0 +1,84 @@
+"""tokenizers' ids without asking it twice for a word: most of its time goes into splitting, not into merging.
+
+A tokenizer that splits by a known pattern encodes each word by itself, so a text's ids are its words' ids in a row.
+The library `regex` splits by the same pattern five times as fast, and a word that was met before is looked up. The two
+libraries know different versions of Unicode, so only texts of characters on which all versions agree are split here.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+import regex
+from jaxtyping import UInt32
+
+from ropewalk.corpus.tokens.safe_splits import cut, split_pattern
+
+Ids = UInt32[np.ndarray, "_"]
+Encode = Callable[[list[str]], list[Ids]]
+_KEPT_WORDS = 1 << 18
+_CUT_CHARACTERS = 1 << 10
+_JOINED_WORDS = 128
+_HAN = re.compile("[\u3400-\u9fff]")
+_LOOKED_AT_CHARACTERS, _MOST_HAN = 1 << 12, 0.125
+"""Where more of a text's beginning is Han it goes without a memory: whole clauses are words there, most of them new."""
+# Blocks without a gap that a letter could still fill, and without a mark that joins what stands before it (NFC of a
+# text is then that of its words): Latin, Greek and Cyrillic, Hebrew, Arabic, punctuation, symbols, kana, Han, Hangul,
+# full width, emoji.
+SETTLED = (
+    (0x0, 0x2FF), (0x384, 0x38A), (0x38E, 0x3A1), (0x3A3, 0x482), (0x48A, 0x52F), (0x5D0, 0x5EA), (0x60C, 0x60F),
+    (0x61B, 0x61B), (0x61E, 0x64A), (0x660, 0x66F), (0x671, 0x6D5), (0x6FA, 0x6FF), (0x1E00, 0x1EFF), (0x2000, 0x2064),
+    (0x20A0, 0x20BF), (0x2100, 0x218B), (0x2190, 0x23FF), (0x2460, 0x2BFF), (0x3000, 0x3029), (0x3030, 0x303F),
+    (0x3041, 0x3096), (0x309B, 0x30FF), (0x3105, 0x312F), (0x3131, 0x318E), (0x31F0, 0x321E), (0x3220, 0x9FFF),
+    (0xAC00, 0xD7A3), (0xE000, 0xFA6D), (0xFE30, 0xFE4F), (0xFF01, 0xFFBE), (0xFFE0, 0xFFE6), (0x1F300, 0x1F6FF),
+    (0x1F900, 0x1F9FF), (0x20000, 0x2A6DD), (0x2A700, 0x2B734), (0x2B740, 0x2B81D), (0x2B820, 0x2CEA1),
+)  # fmt: skip
+_UNSETTLED = re.compile(f"[^{''.join(f'{chr(first)}-{chr(last)}' for first, last in SETTLED)}]")
+
+
+class Words:
+    """All words met so far, with their ids."""
+
+    def __init__(self, pattern: str, added: list[str], newline: int, encode: Encode) -> None:
+        self._split = regex.compile(pattern, regex.V1).findall
+        self._added, self._newline, self._slow = added, newline, encode
+        self._ids: dict[str, bytes] = {}
+
+    def encode(self, text: str) -> Ids:
+        """The ids of ``text``."""
+        if _is_han(text) or _UNSETTLED.search(text) or any(token in text for token in self._added):
+            return np.concatenate(self._slow([*cut(text, _CUT_CHARACTERS)]))
+        words = self._split(text)
+        if len(self._ids) > _KEPT_WORDS:
+            self._ids.clear()
+        self._learn(set(words).difference(self._ids))
+        return np.frombuffer(b"".join(map(self._ids.__getitem__, words)), dtype=np.uint32)
+
+    def _learn(self, words: Collection[str]) -> None:
+        """What ends with a letter ends before a line break too, so that many are encoded as the lines of one text."""
+        lines = [word for word in words if word[-1].isalpha()]
+        others = [word for word in words if not word[-1].isalpha()]
+        self._ids.update(zip(others, (ids.tobytes() for ids in self._slow(others)), strict=True))
+        groups = [lines[start : start + _JOINED_WORDS] for start in range(0, len(lines), _JOINED_WORDS)]
+        for group, ids in zip(groups, self._slow(["\n".join(group) for group in groups]), strict=True):
+            ends = [*np.flatnonzero(ids == self._newline).tolist(), len(ids)]
+            starts = [0, *(end + 1 for end in ends[:-1])]
+            self._ids.update((w, ids[a:b].tobytes()) for w, a, b in zip(group, starts, ends, strict=True))
+
+
+def _is_han(text: str) -> bool:
+    beginning = text[:_LOOKED_AT_CHARACTERS]
+    return len(_HAN.findall(beginning)) > _MOST_HAN * len(beginning)
+
+
+def load_words(made_of: dict[str, Any], encode: Encode) -> Words | None:
+    """The memory for a tokenizer, as tokenizer.json has it; None where it does not encode word by word."""
+    pattern = split_pattern(made_of)
+    if pattern is None or made_of["model"]["type"] != "BPE" or made_of["model"].get("dropout"):
+        return None
+    (newline,) = encode(["\n"])
+    if len(newline) != 1:
+        return None
+    added = [token["content"] for token in made_of["added_tokens"] if not token["special"]]
+    return Words(pattern, added, int(newline[0]), encode)

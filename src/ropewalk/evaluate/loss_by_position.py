@@ -1,0 +1,84 @@
+"""Loss by position: where in a long document does context stop helping?
+
+Every document is as long as the farthest bucket, so all buckets average over the same ones. A bucket ``1536-2048``
+holds the tokens that have 1536 to 2047 tokens before them. What decides is the difference between the last quarter of
+the longest length and the last quarter of the base's own: reading on must not become harder.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from ropewalk.core.record import Score
+from ropewalk.corpus.tokens.corpus_folder import Corpus
+from ropewalk.evaluate.held_out import draw_long
+from ropewalk.evaluate.items import Item, Sums
+from ropewalk.evaluate.score import difference, ratio
+
+_Ratio = tuple[Float64[np.ndarray, "documents"], Float64[np.ndarray, "documents"]]
+
+
+@dataclass(frozen=True)
+class PositionLoss:
+    """Documents of ``multiple`` times ``base_tokens`` tokens each; a group per document and bucket."""
+
+    documents: list[Int64[np.ndarray, "context"]]
+    base_tokens: int
+    multiple: int
+
+    name = "loss by position"
+
+    @property
+    def borders(self) -> list[int]:
+        """Quarters of the base's length, then the half and the last quarter of each doubling: 0, 128 ... 1536, 2048."""
+        lengths = {1 << power for power in range(self.multiple.bit_length())} | {self.multiple}
+        ends = {length * self.base_tokens * quarters // 4 for length in lengths for quarters in (3, 4)}
+        return sorted({0, self.base_tokens // 4, self.base_tokens // 2} | ends)
+
+    @property
+    def items(self) -> list[Item]:
+        buckets = len(self.borders) - 1
+        bucket = np.searchsorted(self.borders, np.arange(self.multiple * self.base_tokens), side="right") - 1
+        return [Item(tokens, bucket + number * buckets) for number, tokens in enumerate(self.documents)]
+
+    @property
+    def groups(self) -> int:
+        return len(self.documents) * (len(self.borders) - 1)
+
+    def score(self, sums: Sums, *, model: str) -> Iterator[Score]:
+        """``nll/position/FIRST-END`` for each bucket, and ``nll/gap``: the last quarter, less the base's last one."""
+        borders, far_tokens = self.borders, self.multiple * self.base_tokens
+        nll, count = (values.reshape(len(self.documents), -1) for values in (sums.nll, sums.count))
+        buckets: dict[tuple[int, int], _Ratio] = {}
+        for number, (first, end) in enumerate(pairwise(borders)):
+            buckets[first, end] = (nll[:, number], count[:, number])
+            found = ratio(*buckets[first, end])
+            task, tokens = f"nll/position/{first}-{end}", int(count[:, number].sum())
+            yield Score(model, task, "nats", far_tokens, None, None, tokens, *found.interval, found.samples)
+        far = buckets[far_tokens * 3 // 4, far_tokens]
+        near = buckets[self.base_tokens * 3 // 4, self.base_tokens]
+        yield self._record_difference(far, near, model=model, task="nll/gap")
+
+    def score_change(self, before: Sums, after: Sums, *, than: str, model: str) -> Iterator[Score]:
+        """``change/nll/THAN``: nats in the last quarter that ``after`` has more than ``before``, the model ``than``."""
+        far, its = (
+            (sums.nll.reshape(len(self.documents), -1)[:, -1], sums.count.reshape(len(self.documents), -1)[:, -1])
+            for sums in (after, before)
+        )
+        yield self._record_difference(far, its, model=model, task=f"change/nll/{than}")
+
+    def _record_difference(self, first: _Ratio, second: _Ratio, *, model: str, task: str) -> Score:
+        found, far_tokens = difference(first, second), self.multiple * self.base_tokens
+        tokens = int(first[1].sum())
+        return Score(model, task, "nats", far_tokens, None, None, tokens, *found.interval, found.samples)
+
+
+def plan_position_loss(
+    corpus: Corpus, *, base_tokens: int, multiple: int, documents: int, seed: int
+) -> PositionLoss | None:
+    """Up to ``documents`` held-out documents of ``corpus`` that are long enough; None if there are none."""
+    drawn = draw_long(corpus, context_tokens=multiple * base_tokens, documents=documents, seed=seed)
+    return PositionLoss(drawn, base_tokens, multiple) if drawn else None

@@ -1,0 +1,142 @@
+"""Whether a stage has done its work, asked before the next one builds on it: gates on the model that it wrote.
+
+A stage that lost the short context, or that does not retrieve at its own length, hands its damage on, and every later
+stage costs more than the one before. Three figures tell, each by its 95 % interval: loss in the window that the stage
+came with, retrieval at its new length, and loss at the base's own context. They are those of evaluate/, on other
+prompts than the final ones; a verdict is written once and read when a run goes on, so a resumed run is judged the same.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from ropewalk.core.error import UserError
+from ropewalk.core.read_json import read_written
+from ropewalk.core.record import Score
+from ropewalk.evaluate.evaluate import evaluate_models
+from ropewalk.recipe.gates import Promotion
+from ropewalk.recipe.spec import EvaluateSpec
+from ropewalk.shape.read import read_shape
+
+BASE, BEFORE, TRAINED = "base", "before", "trained"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One gate: what was found, what it must be, in words. ``value`` is None where nothing could be measured.
+
+    ``met`` is None where the limit lies inside the value's 95 % interval: more documents or answers would tell.
+    """
+
+    gate: str
+    value: float | None
+    limit: float
+    met: bool | None
+    text: str
+
+    @property
+    def outcome(self) -> str:
+        """``promoted`` or a warning."""
+        return "promoted" if self.met else "WARNING: undecided" if self.met is None else "WARNING: not promoted"
+
+
+def measure_promotion(
+    promotion: Promotion, spec: EvaluateSpec, *, models: Mapping[str, Path], reach_tokens: int, corpus: Path
+) -> list[Verdict] | None:
+    """The verdicts on ``trained`` among ``models`` (``base``, ``before``, ``trained``); None on ranks but the first.
+
+    ``before`` is the model that the stage started from, and may be missing where that is the base. Every rank calls it.
+    """
+    base_tokens = read_shape(models[BASE]).context_tokens
+    before = BEFORE if BEFORE in models else BASE
+    window_tokens = read_shape(models[before]).context_tokens
+    asked = spec.model_copy(
+        update={
+            "lengths": (max(1, reach_tokens // base_tokens),),
+            "position_lengths": max(1, window_tokens // base_tokens),
+            "answers": promotion.answers,
+            "documents": promotion.documents,
+            "short_tokens": promotion.short_tokens,
+            "probes": (),
+            "seed": spec.seed + 1,
+        }
+    )
+    scores = evaluate_models(models, asked, corpus=corpus, base_context_tokens=base_tokens)
+    return None if scores is None else list(judge(promotion, scores, before=before))
+
+
+def judge(promotion: Promotion, scores: Sequence[Score], *, before: str) -> Iterator[Verdict]:
+    """Each gate that ``promotion`` sets, from the scores of all models."""
+
+    def find(model: str, task: str) -> list[Score]:
+        return [score for score in scores if score.model == model and score.task.startswith(task)]
+
+    if promotion.window_loss is not None:
+        change = next(iter(find(TRAINED, f"change/nll/{before}")), None)  # in the last quarter of the window
+        meaning = f"nats above {before}'s, last quarter of its window"
+        yield _at_most("window_loss", change, promotion.window_loss, meaning)
+    if promotion.retrieval is not None:
+        found = _pool([score for score in find(TRAINED, "retrieval/") if score.depth is None])
+        met = found is not None and _decide(found.low >= promotion.retrieval, found.high >= promotion.retrieval)
+        text = _tell("retrieval", found, f"at least {promotion.retrieval:g}", "of the answers at the stage's length")
+        yield Verdict("retrieval", None if found is None else found.value, promotion.retrieval, met, text)
+    if promotion.short_loss is not None:
+        limit, changes = promotion.short_loss, find(TRAINED, "change/short/")
+        # One that misses the limit, else one that may, else the largest.
+        worst = max(changes, key=lambda score: (score.low > limit, score.high > limit, score.value), default=None)
+        name = "" if worst is None else f", worst in {worst.task.removeprefix('change/short/')}"
+        yield _at_most("short_loss", worst, limit, f"of the base's loss more at its own context{name}")
+
+
+def spell_verdicts(verdicts: Sequence[Verdict]) -> str:
+    """The content of a stage's promotion.json."""
+    return json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n"
+
+
+def read_verdicts(path: Path) -> list[Verdict]:
+    """Read back what ``spell_verdicts`` gave. Raises UserError where that cannot be read."""
+    return read_written(path, lambda entries: [Verdict(**entry) for entry in entries])
+
+
+def refuse_promotion(verdicts: Sequence[Verdict], *, stage: int, path: Path, strict: bool = False) -> None:
+    """Raise UserError if any gate is missed; where it is to be strict, also if any is undecided."""
+    missed = [verdict.text for verdict in verdicts if verdict.met is False or (strict and verdict.met is None)]
+    if missed:
+        raise UserError(
+            f"stage {stage} is not promoted",
+            where=str(path),
+            why="\n         ".join(missed),
+            fix="give the stage more tokens or another mix in a new run folder; promote.otherwise: warn goes on anyway",
+        )
+
+
+def _at_most(gate: str, found: Score | None, limit: float, meaning: str) -> Verdict:
+    met = found is not None and _decide(found.low <= limit, found.high <= limit)
+    value = None if found is None else found.value
+    return Verdict(gate, value, limit, met, _tell(gate, found, f"at most {limit:g}", meaning))
+
+
+def _decide(low_end: bool, high_end: bool) -> bool | None:
+    """What both ends of an interval say; None where they disagree."""
+    return low_end if low_end == high_end else None
+
+
+def _pool(scores: Sequence[Score]) -> Score | None:
+    """The mean over answers; its interval is no narrower than that of the tasks together would be."""
+    answers = sum(score.n for score in scores)
+    if not answers:
+        return None
+    value, low, high = (
+        sum(getattr(score, name) * score.n for score in scores) / answers for name in ("value", "low", "high")
+    )
+    return replace(
+        scores[0], n=answers, value=value, low=low, high=high, samples=None if len(scores) > 1 else scores[0].samples
+    )
+
+
+def _tell(gate: str, found: Score | None, limit: str, meaning: str) -> str:
+    if found is None:
+        return f"{gate}: not measured, no held-out text or prompt is long enough; asked is {limit} {meaning}"
+    samples = "" if found.samples is None else f", n = {found.samples}"
+    return f"{gate}: {found.value:.4g} [{found.low:.4g}, {found.high:.4g}]{samples}, asked is {limit} {meaning}"

@@ -1,0 +1,199 @@
+"""Our attention behind transformers' own door: a registered name, and keyword arguments of the model's forward.
+
+With a partition the rows of this rank are one packed sequence and attention runs over documents and context ranks.
+Without one (a plain call, ``generate``) it is transformers' SDPA, so a loaded model works everywhere. The surprise is
+the mask: the model asks for it before it knows whether anyone needs it, and for packed positions it would be a matrix
+of all pairs. So the registered mask is only a promise, and attention with a partition never calls it in. What a
+class of transformers asks for besides and we cannot do is refused by name, never left out.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import and_masks, causal_mask_function, sdpa_mask, sliding_window_overlay
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ropewalk.attention import attend
+from ropewalk.attention.flex import attend_biased
+from ropewalk.core.error import UserError
+from ropewalk.model.biases import NAME as BIAS
+from ropewalk.model.compiled import stay_outside
+from ropewalk.partition import AnyPartition, Partition
+
+NAME = "ropewalk"
+
+_Asked = Callable[[Any], bool]
+_UNDONE: Mapping[str, tuple[_Asked, str]] = {
+    "position_bias": (lambda asked: asked is not None, "a bias of attention scores that the model makes itself"),
+    "dropout": (bool, "attention dropout, which cannot be drawn alike on all context ranks"),
+    "is_causal": (lambda asked: asked is False, "attention to later tokens"),
+}
+"""What a layer may ask of its attention, and what the words mean. A line goes when ``attend`` can do it."""
+
+_counting: list[Counter[int]] = []
+
+
+class PromisedMask:
+    """A mask that is made when first asked for, and then shared by all layers of one forward that look as far."""
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        self._arguments = arguments
+        self._made: dict[int | None, Tensor | None] = {}
+
+    @property
+    def window_tokens(self) -> int | None:
+        """How far the model's own mask would look; None where that is everywhere."""
+        window: int | None = self._arguments.get("local_size")
+        return window
+
+    def make(self, window_tokens: int | None = None) -> Tensor | None:
+        """The mask, cut to the last ``window_tokens`` keys where a layer has a window that its class does not know."""
+        if window_tokens not in self._made:
+            make = partial(sdpa_mask, **self._arguments)
+            if window_tokens is not None:
+                whole = self._arguments.get("mask_function", causal_mask_function)
+                # local_size tells transformers when the window reaches over all keys, and needs no mask.
+                make = partial(
+                    make,
+                    mask_function=and_masks(whole, sliding_window_overlay(window_tokens)),
+                    local_size=window_tokens,
+                )
+            self._made[window_tokens] = make()
+        return self._made[window_tokens]
+
+
+def promise_mask(**arguments: Any) -> PromisedMask:
+    """What transformers calls to get a mask for the name ``ropewalk``."""
+    return PromisedMask(arguments)
+
+
+@stay_outside
+def attend_layer(
+    module: nn.Module,
+    query: Float[Tensor, "rows heads tokens head_dim"],
+    key: Float[Tensor, "rows kv_heads keys head_dim"],
+    value: Float[Tensor, "rows kv_heads keys head_dim"],
+    attention_mask: PromisedMask | Tensor | None,
+    *,
+    partition: AnyPartition | None = None,
+    context_group: dist.ProcessGroup | None = None,
+    **settings: Any,
+) -> tuple[Float[Tensor, "rows tokens heads head_dim"], None]:
+    """Attention of one layer, called by transformers; ``partition`` and ``context_group`` come with the forward.
+
+    With a partition there is one row: this rank's tokens of all rows, in the partition's order. ``settings`` are
+    transformers' own (``scaling``, ``sliding_window``), and where model/rope_hooks directs the layer ``window_tokens``
+    and ``query_temperature`` [rows, tokens], which its queries are multiplied by.
+    """
+    window_tokens: int | None = settings.pop("window_tokens", None)
+    temperature: Float[Tensor, "rows tokens"] | None = settings.pop("query_temperature", None)
+    if temperature is not None:
+        query = (query * temperature[:, None, :, None]).to(query.dtype)
+    bias = getattr(module, BIAS, None)
+    if partition is None:
+        return _attend_plainly(module, query, key, value, attention_mask, window_tokens, settings)
+    assert len(query) == 1, "a rank's tokens of all rows are one row"
+    _refuse_undone(module, query, key, value, attention_mask, settings)
+    for counter in _counting:
+        counter[getattr(module, "layer_idx", 0)] += 1
+    flat = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    seen = partition.with_window(window_tokens or settings.get("sliding_window"))
+    if bias is not None:
+        assert isinstance(seen, Partition), "recipe/check refuses a bias whose rows are shared"
+        places = settings["position_ids"][0]
+        output = attend_biased(*flat, bias=bias, positions=places, partition=seen, scale=settings["scaling"])
+    else:
+        output = attend(
+            *flat,
+            partition=seen,
+            group=context_group,
+            scale=settings["scaling"],
+            soft_cap=settings.get("softcap"),
+            sinks=settings.get("s_aux"),
+        )
+    return output[None], None
+
+
+def _attend_plainly(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: PromisedMask | Tensor | None,
+    window_tokens: int | None,
+    settings: Mapping[str, Any],
+) -> tuple[Tensor, None]:
+    """transformers' SDPA. Raises UserError for what that would leave out without a word."""
+    asked = [
+        name
+        for name, wanted in (
+            ("a bias of its own", getattr(module, BIAS, None) is not None),
+            ("a soft cap", bool(settings.get("softcap"))),
+            ("sinks", settings.get("s_aux") is not None),
+        )
+        if wanted
+    ]
+    if asked:
+        raise UserError(
+            f"a layer with {' and '.join(asked)} runs over documents that it is told",
+            where="the model's forward",
+            why="without them it would be transformers' SDPA, which knows no such thing",
+            fix="pass partition= and position_ids as parallelize's cut makes them, or "
+            "set_attn_implementation('eager') where the class knows it",
+        )
+    made = mask.make(window_tokens) if isinstance(mask, PromisedMask) else mask
+    assert window_tokens is None or isinstance(mask, PromisedMask), "a made mask cannot be cut to a window"
+    output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, made, **settings)
+    return output, None
+
+
+@contextmanager
+def count_calls() -> Iterator[Counter[int]]:
+    """How often each layer's attention runs over a partition while this stands, by the layer's index.
+
+    Layers that are recomputed in the backward run twice.
+    """
+    counter: Counter[int] = Counter()
+    _counting.append(counter)
+    try:
+        yield counter
+    finally:
+        _counting.remove(counter)
+
+
+def _refuse_undone(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: PromisedMask | Tensor | None,
+    settings: Mapping[str, Any],
+) -> None:
+    """Raise UserError for what this layer's attention is besides causal softmax in a document or a window of it."""
+    asked = [meaning for name, (wants, meaning) in _UNDONE.items() if name in settings and wants(settings[name])]
+    if key.shape[2] != query.shape[2]:
+        asked.append("a cache of earlier keys, which the partition does not know")
+    if value.shape[-1] != key.shape[-1]:
+        asked.append("values of another width than its keys, as in latent attention (MLA)")
+    if isinstance(mask, Tensor):
+        asked.append("a mask that the model makes itself")
+    elif mask is not None and mask.window_tokens not in (None, settings.get("sliding_window")):
+        asked.append(f"a mask in chunks or windows of {mask.window_tokens} tokens that its attention is not told of")
+    if asked:
+        raise UserError(
+            f"{type(module).__name__} cannot run over a partition",
+            where=f"layer {getattr(module, 'layer_idx', '?')}",
+            why=f"it asks for {'; '.join(asked)}",
+            fix="choose a model with plain causal attention, or train it without context parallelism",
+        )
+
+
+AttentionInterface.register(NAME, attend_layer)
+AttentionMaskInterface.register(NAME, promise_mask)

@@ -1,0 +1,86 @@
+"""A causal language model together with its loss, as the one module that is sharded and trained.
+
+The surprise is why it exists: FSDP2 hands out whole weights only inside the forward and backward of the module that
+owns them. The loss reads the head's weight itself, so the loss must run inside that module.
+"""
+
+from contextlib import nullcontext
+
+import torch.distributed as dist
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
+from transformers import PreTrainedModel
+
+from ropewalk.model.architectures import blocks_of, head_of
+from ropewalk.model.loss import CHUNK_TOKENS, score_labels
+from ropewalk.partition import AnyPartition
+
+
+class Learner(nn.Module):
+    """``causal`` (a transformers model, parameters named as in its files) and its chunked loss."""
+
+    def __init__(
+        self, causal: PreTrainedModel, *, chunk_tokens: int = CHUNK_TOKENS, z_loss: float = 0.0, most: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.causal = causal
+        self.chunk_tokens, self.z_loss = chunk_tokens, z_loss
+        self.most = most
+        """Largest weight that a loss is given by its context (loss.weigh_by_context)."""
+        self.offload = False
+        """Whether saved activations of recomputed blocks wait in host memory (train/prepare_model.py)."""
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return blocks_of(self.causal)
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "local"],
+        positions: Int[Tensor, "local"],
+        labels: Int[Tensor, "local"],
+        weights: Float[Tensor, "local"],
+        *,
+        partition: AnyPartition,
+        context_group: dist.ProcessGroup | None = None,
+        near_nll: Float[Tensor, "local"] | None = None,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "local"], Bool[Tensor, "local"]]:
+        """This context rank's ``(sum of weights x loss, nll, correct)``; ranks' sums add up to the batch's.
+
+        The four tensors are the batch's fields as ``partition.cut`` gives them to this rank. ``nll`` is in float32;
+        ``correct`` is True where the label is a likeliest token and has a weight. ``near_nll`` is the labels' nll with
+        near context only, where the loss is to be weighed by it.
+        """
+        hidden = self.read(tokens, positions, partition=partition, context_group=context_group)
+        return score_labels(
+            hidden,
+            head_of(self.causal),
+            labels,
+            weights,
+            chunk_tokens=self.chunk_tokens,
+            z_loss=self.z_loss,
+            near_nll=near_nll,
+            most=self.most,
+        )
+
+    def read(
+        self,
+        tokens: Int[Tensor, "local"],
+        positions: Int[Tensor, "local"],
+        *,
+        partition: AnyPartition,
+        context_group: dist.ProcessGroup | None = None,
+    ) -> Float[Tensor, "local width"]:
+        """What the head would see of these tokens. On a sharded learner it is for the inside of forward only."""
+        # What blocks that run again keep is their inputs; both copies run on the compute stream.
+        with save_on_cpu(pin_memory=tokens.is_cuda) if self.offload else nullcontext():
+            hidden: Tensor = self.causal.model(
+                input_ids=tokens[None],
+                position_ids=positions[None],
+                attention_mask=None,
+                use_cache=False,  # the config's default would build one, and lose the documents' borders
+                partition=partition,
+                context_group=context_group,
+            ).last_hidden_state[0]
+        return hidden

@@ -1,0 +1,61 @@
+"""What a built model's own modules do with positions, layer by layer: read from what lives, never from its config.
+
+transformers keeps frequencies in one rotary module for all layers, or in one with a set per layer type; windows and
+the switch for no RoPE stand in each attention module. The surprise is Mistral, whose attention asks the config for its
+window at every call: there the config *is* what lives.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+from transformers import MistralForCausalLM
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from ropewalk.model.architectures import blocks_of
+
+
+@dataclass(frozen=True, slots=True)
+class LiveLayer:
+    """What one layer does in a document of given length. ``temperature`` multiplies its last query."""
+
+    inv_freq: Float64[np.ndarray, "half"]
+    attention_factor: float
+    window_tokens: int | None
+    temperature: float = 1.0
+
+
+def read_native(model: Any) -> tuple[LiveLayer, ...]:
+    """One value per layer, as the model was built; frequencies of short documents where the length decides them."""
+    rotary, asks_config = model.model.rotary_emb, isinstance(model, MistralForCausalLM)
+    found = []
+    for index, block in enumerate(blocks_of(model)):
+        attention: Any = block.self_attn
+        own = not hasattr(rotary, "inv_freq")  # then one set per layer type
+        prefix = f"{model.config.layer_types[index]}_" if own else ""
+        inv_freq = getattr(rotary, f"{prefix}inv_freq").double().cpu().numpy()
+        factor = float(getattr(rotary, f"{prefix}attention_scaling"))
+        if not getattr(attention, "use_rope", True):
+            inv_freq, factor = np.zeros_like(inv_freq), 1.0
+        window = attention.config.sliding_window if asks_config else getattr(attention, "sliding_window", None)
+        found.append(LiveLayer(inv_freq, factor, window))
+    return tuple(found)
+
+
+def class_frequencies(model: Any, index: int) -> Callable[[int, torch.device], Float[Tensor, "half"]]:
+    """How the class of ``model`` computes a layer's frequencies from a length, in float32 and to the last bit."""
+    parameters, kind = model.config.rope_parameters, None
+    if "rope_type" not in parameters:  # one set per layer type
+        kind = model.config.layer_types[index]
+        parameters = parameters[kind]
+    compute = ROPE_INIT_FUNCTIONS[parameters["rope_type"]]
+
+    def at(tokens: int, device: torch.device) -> Float[Tensor, "half"]:
+        found: Tensor = compute(model.config, device, seq_len=torch.tensor(tokens, device=device), layer_type=kind)[0]
+        return found
+
+    return at

@@ -1,0 +1,240 @@
+"""Positions that a class of transformers does not do by itself, told to each attention layer through torch's hooks.
+
+Three things are told, each only where it is needed: cosine and sine (other methods per layer, none, or on the way from
+the base's), a window, a temperature for queries. The surprise is who needs it although its class knows the method:
+dynamic NTK and LongRoPE. transformers takes their length from the largest position at hand, so a packed row, and each
+rank of a long one, would turn by another's length; here every token turns by the length of its own document.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ropewalk.model.architectures import blocks_of
+from ropewalk.model.compiled import stay_outside
+from ropewalk.model.read_rope import LiveLayer, class_frequencies, read_native
+from ropewalk.partition import AnyPartition
+from ropewalk.rope.interpolate import Between
+from ropewalk.rope.layers import LayerPosition
+from ropewalk.rope.scaling import Nope
+
+RTOL = 2e-5
+"""Relative: transformers computes in float32, and its llama3 lies up to 1e-5 from float64 where the blend is narrow."""
+
+ClassFrequencies = Callable[[int, torch.device], Float[Tensor, "half"]]
+"""What a class of transformers would turn a document of so many tokens by."""
+
+_Given = Mapping[str, Any]
+"""Keyword arguments of an attention layer's forward."""
+
+
+class Angles:
+    """Cosines, sines and temperatures of the forward that runs: each made once, and shared by the layers alike.
+
+    What a forward is, is known by the identity of its positions and its partition, so a block that is run again in
+    the backward finds what it had. ``share`` is how far annealing has come.
+    """
+
+    def __init__(self, head_dim: int) -> None:
+        self.head_dim = head_dim
+        self.of_class: dict[LayerPosition, ClassFrequencies] = {}
+        self.share = 1.0
+        self._of: tuple[Any, ...] = ()
+        self._made: dict[Any, Any] = {}
+
+    def turn(
+        self, way: Between, given: _Given
+    ) -> tuple[Float[Tensor, "rows tokens head_dim"], Float[Tensor, "rows tokens head_dim"]]:
+        """Cosine and sine for one way of turning; angles in float32, the result in the type that the class uses."""
+        dtype = given["position_embeddings"][0].dtype
+
+        def make() -> tuple[Tensor, Tensor]:
+            angles = given["position_ids"][..., None].float() * self._frequencies(way, given)
+            both = torch.cat([angles, angles], dim=-1)
+            cosine, sine = (each * way.attention_factor for each in (both.cos(), both.sin()))
+            return cosine.to(dtype), sine.to(dtype)
+
+        made: tuple[Tensor, Tensor] = self._once((way, dtype), given, make)
+        return made
+
+    def sharpen(self, way: Between, given: _Given) -> Float[Tensor, "rows tokens"]:
+        """What queries are multiplied by: on the way from the former temperature to the latter along a line."""
+
+        def make() -> Tensor:
+            before, after = (_temperature(layer, given["position_ids"]) for layer in (way.former, way.latter))
+            return before + way.share * (after - before)
+
+        made: Tensor = self._once(("temperature", way), given, make)
+        return made
+
+    def _frequencies(self, way: Between, given: _Given) -> Float[Tensor, "*rows_tokens half"]:
+        positions = given["position_ids"]
+        lengths = np.ones((1, 1), np.int64)  # any: they all turn alike
+        if way.depends_on_length:
+            lengths = self._once("lengths", given, lambda: _document_tokens(given))
+        distinct, which = np.unique(lengths, return_inverse=True)
+        table = torch.stack([self._frequencies_at(way, int(tokens), positions.device) for tokens in distinct])
+        return table[torch.from_numpy(which.reshape(lengths.shape)).to(positions.device)]
+
+    def _frequencies_at(self, way: Between, tokens: int, device: torch.device) -> Float[Tensor, "half"]:
+        """In float32; by the class's own function where it has one, whose last bit is an angle at a far position."""
+        if way.share == 1 and way.latter in self.of_class:
+            return self.of_class[way.latter](tokens, device)
+        return torch.from_numpy(way.inv_freq_at(tokens, self.head_dim).astype(np.float32)).to(device)
+
+    def _once(self, key: Any, given: _Given, make: Callable[[], Any]) -> Any:
+        of = given["position_ids"], given.get("partition")
+        if len(self._of) != len(of) or any(mine is not theirs for mine, theirs in zip(self._of, of, strict=True)):
+            self._of, self._made = of, {}
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """A hook before one attention layer's forward; the flags say what the layer is told."""
+
+    former: LayerPosition
+    position: LayerPosition
+    angles: Angles
+    turns: bool
+    anneals: bool
+    windows: bool
+
+    @stay_outside
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The same call with what the layer does not know by itself."""
+        told: dict[str, Any] = {}
+        share = self.angles.share if self.anneals else 1.0
+        way = Between(self.former if share < 1 else self.position, self.position, share)
+        if self.turns or share < 1:
+            told["position_embeddings"] = self.angles.turn(way, given)
+        if self.windows:
+            told["window_tokens"] = self.position.window_tokens
+        if way.former.log_n_tokens or way.latter.log_n_tokens:
+            told["query_temperature"] = self.angles.sharpen(way, given)
+        return args, given | told
+
+
+_directed: WeakKeyDictionary[nn.Module, tuple[Direction | None, ...]] = WeakKeyDictionary()
+
+
+def direct_positions(
+    model: Any,
+    positions: Sequence[LayerPosition],
+    *,
+    head_dim: int,
+    native: bool,
+    former: Sequence[LayerPosition] | None = None,
+) -> None:
+    """Make ``model``, as built from its config, run ``positions``, one per layer, wherever its class does not.
+
+    ``native``: its config tells all of ``positions``, so only what depends on a document's length is added. With
+    ``former``, the positions it had before, its frequencies can be annealed.
+    """
+    angles = Angles(head_dim)
+    directions: list[Direction | None] = []
+    olds = positions if former is None else former
+    for index, (live, position, old) in enumerate(zip(read_native(model), positions, olds, strict=True)):
+        attention: Any = blocks_of(model)[index].self_attn
+        direction = Direction(
+            old,
+            position,
+            angles,
+            turns=position.rope.depends_on_length or not (native or turns_alike(live, position, head_dim)),
+            anneals=old != position,
+            windows=not native and live.window_tokens != position.window_tokens,
+        )
+        if native and position.rope.depends_on_length:
+            angles.of_class[position] = class_frequencies(model, index)
+        assert not direction.windows or live.window_tokens is None, "a class's own window cannot be widened"
+        if direction.anneals and isinstance(position.rope, Nope) and hasattr(attention, "use_rope"):
+            attention.use_rope = True  # it turns for a while; then by no angle at all
+            direction = replace(direction, turns=True)
+        needed = direction.turns or direction.anneals or direction.windows or position.log_n_tokens
+        directions.append(direction if needed else None)
+        if needed:
+            attention.register_forward_pre_hook(direction, with_kwargs=True)
+    _directed[model] = tuple(directions)
+
+
+def is_directed(model: nn.Module) -> bool:
+    """Whether ``direct_positions`` has been called for it, as ``load_model`` does."""
+    return model in _directed
+
+
+def anneal_positions(model: nn.Module, share: float) -> None:
+    """Put ``model``, or the one inside it, at ``share`` of the way from its former positions (0) to its own (1)."""
+    assert 0 <= share <= 1
+    for module in model.modules():
+        for direction in _directed.get(module, ()):
+            if direction is not None:
+                direction.angles.share = share
+
+
+def read_live(model: Any, *, tokens: int) -> tuple[LiveLayer, ...]:
+    """What every layer does in a document of ``tokens``: its class's own doing, and over it what it is told.
+
+    A directed layer's hook is called as its forward would call it, and the angles are read from what comes out.
+    """
+    found = list(read_native(model))
+    for index, direction in enumerate(_directed.get(model, ())):
+        if direction is None:
+            continue
+        plain = torch.ones(1, 2, direction.angles.head_dim)
+        given = {"position_ids": torch.tensor([[1, tokens - 1]]), "position_embeddings": (plain, plain)}
+        told = direction(model, (), given)[1]
+        native = found[index]
+        if told["position_embeddings"] is not given["position_embeddings"]:
+            cosine, sine = (each[0, 0].double().numpy()[: each.shape[-1] // 2] for each in told["position_embeddings"])
+            native = replace(
+                native, inv_freq=np.arctan2(sine, cosine), attention_factor=float(np.hypot(cosine, sine).mean())
+            )
+        found[index] = replace(
+            native,
+            window_tokens=told.get("window_tokens", native.window_tokens),
+            temperature=float(told["query_temperature"][0, 1]) if "query_temperature" in told else 1.0,
+        )
+    return tuple(found)
+
+
+def turns_alike(live: LiveLayer, position: LayerPosition, head_dim: int) -> bool:
+    """Whether a layer as it lives turns short documents as ``position`` does."""
+    wanted = position.inv_freq(head_dim)
+    return bool(
+        live.inv_freq.shape == wanted.shape
+        and np.allclose(live.inv_freq, wanted, rtol=RTOL, atol=0)
+        and math.isclose(live.attention_factor, position.attention_factor, rel_tol=RTOL)
+    )
+
+
+def temperature_at(position: LayerPosition, place: int) -> float:
+    """What ``position`` multiplies the query at ``place`` of a document by; in float64."""
+    original = position.log_n_tokens
+    return 1.0 if original is None or place < original else math.log(place + 1) / math.log(original)
+
+
+def _temperature(position: LayerPosition, places: Int[Tensor, "rows tokens"]) -> Float[Tensor, "rows tokens"]:
+    original = position.log_n_tokens
+    if original is None:
+        return torch.ones_like(places, dtype=torch.float32)
+    return ((places + 1).float().log() / math.log(original)).where(places >= original, 1.0)
+
+
+def _document_tokens(given: _Given) -> np.ndarray:
+    """Length of each token's document [rows, tokens], or [rows, 1]; without a partition a row is one document."""
+    partition: AnyPartition | None = given.get("partition")
+    if partition is None:
+        longest: np.ndarray = given["position_ids"].amax(dim=-1, keepdim=True).cpu().numpy() + 1
+        return longest
+    group = given.get("context_group")
+    return partition.document_tokens(0 if group is None else dist.get_rank(group))[None]

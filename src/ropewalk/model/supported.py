@@ -1,0 +1,171 @@
+"""Which of transformers' models our attention can serve: told by name where it cannot, and tried where nobody knows.
+
+A class that loads and runs may still mix tokens where no partition reaches: in a recurrence, a convolution, a latent
+cache, a router's balance. What has a name is refused by it. The surprise is the trial for classes that we have not
+taken apart: two short documents packed, against each of them alone. Whatever mixes tokens elsewhere cannot pass.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ropewalk.core.error import UserError
+from ropewalk.model.architectures import CLASSES
+from ropewalk.model.attention_interface import NAME, count_calls
+from ropewalk.partition import partition_rows
+
+_LAYERS = ("full_attention", "sliding_attention")
+_KEYS = {
+    "is_encoder_decoder": "it has an encoder, which reads later tokens",
+    "use_bidirectional_attention": "its queries see later tokens",
+    "kv_lora_rank": "it has latent attention (MLA)",
+    "output_router_logits": "the balance of its experts is measured over all tokens of a batch, and a rank has its own",
+    "attention_dropout": "it has attention dropout, which cannot be drawn alike on all context ranks",
+    "attn_pdrop": "it has attention dropout, which cannot be drawn alike on all context ranks",
+    "attention_probs_dropout_prob": "it has attention dropout, which cannot be drawn alike on all context ranks",
+}
+"""Keys of a config that must be absent, false or 0."""
+
+_BALANCE = "output_router_logits"
+_ARGUMENTS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    _BALANCE: (bool, _KEYS[_BALANCE]),
+    "output_attentions": (bool, "attention weights are never made"),
+    "use_cache": (bool, "a cache of keys would hold this rank's tokens only"),
+    "past_key_values": (lambda given: given is not None, "a cache of keys would hold this rank's tokens only"),
+    "attention_mask": (
+        lambda given: given is not None,
+        "the partition says what attends to what, and a mask would not be looked at; give it to cut",
+    ),
+    "logits_to_keep": (
+        lambda given: isinstance(given, Tensor) or bool(given),
+        "a rank's last tokens are not the last ones of the rows",
+    ),
+}
+"""Arguments of a forward over a partition that must be absent or false, and why."""
+_NEEDED = {
+    "position_ids": "without them a rank's tokens would stand at 0, 1, 2 ...",
+    "shift_labels": "labels are shifted before the rows are cut; within a rank the model would ask for the wrong ones",
+    "num_items_in_batch": "a rank's loss is a part of the mean over the labels of all",
+}
+"""Arguments that ``cut`` gives and that must not be left out; all but the first go with labels."""
+
+_TRIED_TOKENS = (5, 8)
+_BARS = {torch.float64: 1e-5, torch.float32: 1e-4}
+_COARSE_BAR = 0.05
+
+
+def refuse_unsupported(model: Any) -> None:
+    """Raise UserError for a model whose tokens meet elsewhere than in plain causal attention."""
+    if not isinstance(model, PreTrainedModel):
+        raise UserError(
+            "this is no model of transformers",
+            where="ropewalk.parallelize",
+            why=f"it is a {type(model).__name__}",
+            fix="give the causal language model itself, before it is wrapped (DDP, PEFT, compile)",
+        )
+    reasons = list(_find_reasons(model))
+    if reasons:
+        raise _refusal(model, "; ".join(reasons))
+
+
+def try_unknown(model: PreTrainedModel) -> None:
+    """Run a class that we have not taken apart on two short documents. Every rank calls it, if weights are sharded.
+
+    Raises UserError where packed documents are not what each is alone, or where attention does not come to us.
+    """
+    if type(model) in CLASSES.values():
+        return
+    first = next(model.parameters())
+    if first.is_meta:
+        raise UserError(
+            f"{type(model).__name__} has no weights yet",
+            where="ropewalk.parallelize",
+            why="a class that we have not taken apart is tried on two short documents first",
+            fix="parallelize it when its weights are there",
+        )
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), count_calls() as calls:
+            difference = _try(model, first.device)
+    except (AttributeError, TypeError) as error:
+        raise _refusal(model, f"it does not take what our attention needs to be told: {error}") from error
+    finally:
+        model.train(was_training)
+    if not calls:
+        raise _refusal(model, "its attention does not go through transformers' AttentionInterface")
+    if not difference <= _BARS.get(first.dtype, _COARSE_BAR):
+        raise _refusal(
+            model,
+            f"two documents packed differ by {difference:.1e} of their norm from each alone, so tokens also meet "
+            "outside of attention, or see more than they should",
+        )
+
+
+def watch_arguments(model: PreTrainedModel) -> None:
+    """From now on raise UserError, on every rank alike, where a forward over a partition asks for what it cannot have.
+
+    A forward without a partition may ask for anything.
+    """
+    if _refuse_arguments not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(_refuse_arguments, with_kwargs=True)
+
+
+def _refuse_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if kwargs.get("partition") is None:
+        return
+    assert isinstance(model, PreTrainedModel)
+    given = dict(zip(("input_ids", "attention_mask"), args, strict=False)) | kwargs
+    if given.get(_BALANCE) is None:  # the class then asks its config, which may have been changed since
+        given[_BALANCE] = getattr(model.config.get_text_config(), _BALANCE, None)
+    wrong = [f"{name}: {why}" for name, (asks, why) in _ARGUMENTS.items() if name in given and asks(given[name])]
+    needed = _NEEDED if given.get("labels") is not None else {"position_ids": _NEEDED["position_ids"]}
+    wrong += [f"no {name}: {why}" for name, why in needed.items() if given.get(name) is None]
+    if wrong:
+        raise UserError(
+            "this forward cannot run over a partition",
+            where=f"the arguments of {type(model).__name__}'s forward",
+            why="; ".join(wrong),
+            fix="call it with the arguments that cut returned, and no others that change the loss or the attention",
+        )
+
+
+def _find_reasons(model: PreTrainedModel) -> Iterator[str]:
+    config = model.config.get_text_config()
+    for key, why in _KEYS.items():
+        if getattr(config, key, None):
+            yield f"{why} ({key}: {getattr(config, key)})"
+    others = sorted(set(getattr(config, "layer_types", None) or ()) - set(_LAYERS))
+    if others:
+        yield f"some of its layers are of another kind ({', '.join(others)})"
+    elif model._is_stateful:
+        yield "it has linear or recurrent attention"
+    if any(getattr(module, "is_causal", True) is False for module in model.modules()):
+        yield "its queries see later tokens (is_causal: False)"
+    if not model.is_backend_compatible():
+        yield "its attention does not go through transformers' AttentionInterface"
+
+
+def _try(model: PreTrainedModel, device: torch.device) -> float:
+    tokens = torch.arange(sum(_TRIED_TOKENS), device=device)[None] + 3
+    document = np.repeat(np.arange(len(_TRIED_TOKENS), dtype=np.int32), _TRIED_TOKENS)[None]
+    positions = torch.cat([torch.arange(length, device=device) for length in _TRIED_TOKENS])[None]
+    partition = partition_rows(document, ranks=1)
+    packed = model(tokens, position_ids=positions, use_cache=False, partition=partition).logits[0].double()
+    model.set_attn_implementation("eager")  # its authors' own words for what its attention is
+    alone = torch.cat([model(part, use_cache=False).logits[0] for part in tokens.split(_TRIED_TOKENS, dim=1)]).double()
+    model.set_attn_implementation(NAME)
+    return float((packed - alone).norm() / alone.norm())
+
+
+def _refusal(model: nn.Module, why: str) -> UserError:
+    return UserError(
+        f"{type(model).__name__} cannot be cut over context ranks",
+        where=f"ropewalk.parallelize (attention {NAME!r})",
+        why=why,
+        fix=f"choose a model with plain causal attention, such as {', '.join(CLASSES)}",
+    )

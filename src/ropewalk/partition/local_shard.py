@@ -1,0 +1,15 @@
+"""Gather one field of a batch for one rank: tokens, labels, weights, positions, whatever has one entry a token."""
+
+from typing import Any
+
+import numpy as np
+
+from ropewalk.partition.ulysses import AnyPartition
+
+
+def cut(partition: AnyPartition, rank: int, field: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
+    """The entries of ``field`` [rows, context, ...] that ``rank`` owns, in its local order: [local, ...]."""
+    packed = field.reshape(-1, *field.shape[2:])
+    assert len(packed) == partition.tokens, "the field has the shape that the partition was made for"
+    local: np.ndarray[Any, Any] = packed[partition.owned(rank)]
+    return local

@@ -1,0 +1,87 @@
+"""What each part of a run is made from, as a digest: its own keys of the recipe, and the parts that it stands on.
+
+Two recipes whose digest of a part is the same make the same part, so what one of them left the other may go on from.
+How numbers are computed (``means`` in key_effects.py) is in none of them.
+"""
+
+from typing import Any
+
+from ropewalk.core.digest import digest_value
+from ropewalk.corpus.mix_rules import MixRules
+from ropewalk.recipe.key_effects import pick
+from ropewalk.recipe.spec import ModelSource, Recipe
+from ropewalk.rope.scaling import LongRope
+
+INITIAL, CORPUS, EVALUATE, EXPORT = "initial", "corpus", "evaluate", "export"
+
+
+def extend_part(stage: int) -> str:
+    """The name of a stage's extended model."""
+    return f"extend {stage}"
+
+
+def train_part(stage: int) -> str:
+    """The name of a stage's steps, of however many there are."""
+    return f"train {stage}"
+
+
+def write_part(stage: int) -> str:
+    """The name of the model that a stage writes at its end."""
+    return f"write {stage}"
+
+
+def gate_part(stage: int) -> str:
+    """The name of the verdicts on a stage."""
+    return f"gate {stage}"
+
+
+def digest_parts(recipe: Recipe) -> dict[str, str]:
+    """The digest of each part's inputs, in the order in which they are made."""
+    data, found = recipe.to_json(), dict[str, str]()
+
+    def make(name: str, own: dict[str, Any], *before: str) -> None:
+        found[name] = digest_value([own, [found[each] for each in before]])
+
+    text = {**pick(data["corpus"], "corpus", "text"), "seed": recipe.corpus_seed}
+    text["sources"] = [{key: value for key, value in each.items() if key != "path"} for each in text["sources"]]
+    first: dict[str, Any] = {"model": data["model"]}
+    if isinstance(recipe.model, ModelSource):
+        first["seed"] = recipe.seed
+        if not isinstance(recipe.model.init.tokenizer, str):  # trained on the corpus, in the mix's proportions
+            first |= {"text": text, "mix": data["corpus"]["mix"]}
+    make(INITIAL, first)
+    make(CORPUS, text, INITIAL)
+    for number, stage in enumerate(data["stages"]):
+        before = write_part(number - 1) if number else INITIAL
+        searched = _is_searched(recipe, number)
+        own = pick(stage, "stages", "positions") | ({"seed": recipe.seed} if searched else {})
+        make(extend_part(number), own, before, *([CORPUS] if searched else []))
+        lesson = {**pick_lesson(recipe, number), "seed": recipe.seed, "rows": _pick_rows(recipe, number)}
+        moments = [train_part(number - 1)] if number else []
+        make(train_part(number), lesson, extend_part(number), CORPUS, *moments)
+        make(write_part(number), pick(stage, "stages", "rates", "blend"), train_part(number))
+        gates = {key: value for key, value in (stage["promote"] or {}).items() if key != "otherwise"}
+        make(gate_part(number), gates, write_part(number))
+    last = write_part(len(recipe.stages) - 1)
+    make(EVALUATE, pick(data["evaluate"], "evaluate", "evaluate"), last, CORPUS)
+    make(EXPORT, pick(data["export"], "export", "export"), last)
+    return found
+
+
+def pick_lesson(recipe: Recipe, stage: int) -> dict[str, Any]:
+    """The stage's own keys that decide what a step learns, whatever its rate: the same when training goes on."""
+    return pick(recipe.to_json()["stages"][stage], "stages", "positions", "training")
+
+
+def _pick_rows(recipe: Recipe, stage: int) -> dict[str, Any]:
+    """How the stage's rows are dealt out, with what the corpus says where the stage says nothing."""
+    spec = recipe.stages[stage]
+    rules = recipe.rules(spec).model_dump(mode="json", include=set(MixRules.model_fields))
+    # A limit that nothing reaches decides no row; where it is reached, ``spread`` gives other shares.
+    limit = {"max_repeats": recipe.corpus.max_repeats} if recipe.corpus.when_dry == "spread" else {}
+    return {"mix": recipe.mix(spec), **rules, **limit}
+
+
+def _is_searched(recipe: Recipe, stage: int) -> bool:
+    rope = recipe.stages[stage].rope
+    return isinstance(rope, LongRope) and rope.long_factor is None

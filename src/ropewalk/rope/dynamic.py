@@ -1,0 +1,163 @@
+"""Methods whose frequencies depend on how long a document is: dynamic NTK and LongRoPE.
+
+The length is the document's own, so a packed document gets what it would get alone, on any number of ranks. The
+surprise: transformers takes the largest position of the local batch, and dynamic NTK's original length from
+``max_position_embeddings``, which such a folder must therefore leave at the base's.
+"""
+
+import math
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from jaxtyping import Float64
+from pydantic import Field, model_validator
+
+from ropewalk.core.error import UserError
+from ropewalk.core.quantity import PositiveCount
+from ropewalk.rope.frequency import ntk_theta, plain_inv_freq
+from ropewalk.rope.longrope_search import Search
+from ropewalk.rope.method import BaseRope, Factor, Method, Stretch, filled
+from ropewalk.rope.uniform import check_pairs
+
+PairFactors = tuple[Annotated[float, Field(gt=0)], ...]
+
+
+class Dynamic(Stretch):
+    """Dynamic NTK: in a document of l > L tokens, ``theta' = theta * (factor * l / L - factor + 1) ** (d / (d - 2))``.
+
+    From forum posts of emozilla and bloc97 (2023), in the form of transformers; a ``factor`` of 1 makes the lowest
+    frequency l / L times lower. Short documents are left as they are, longer ones work without training, and training
+    sees another theta for each length. Two limits of its dialect: a folder keeps ``max_position_embeddings`` = L, so
+    readers take it for a short model; and a cache of keys mixes thetas, since it was filled at smaller lengths (YaRN,
+    2309.00071, section 3.3). transformers moreover keeps the longest length it has met until a document shorter than L.
+    """
+
+    kind: Literal["dynamic"] = "dynamic"
+    factor: Factor = 1.0
+    """1 lowers the lowest frequency in proportion to the length; more lowers it further."""
+    original_tokens: PositiveCount | None = None
+    """L; the base's context unless said otherwise."""
+
+    @property
+    def depends_on_length(self) -> bool:
+        return True
+
+    def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
+        return plain_inv_freq(self.final_theta(theta), head_dim)
+
+    def inv_freq_at(self, tokens: int, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
+        times = max(1.0, tokens / filled(self.original_tokens))
+        return plain_inv_freq(
+            ntk_theta(self.final_theta(theta), head_dim, self.factor * times - self.factor + 1), head_dim
+        )
+
+    def to_hf(self, theta: float) -> dict[str, Any]:
+        return {"rope_type": "dynamic", "rope_theta": self.final_theta(theta), "factor": self.factor}
+
+    def config_tokens(self, context_tokens: int) -> int:
+        return filled(self.original_tokens)
+
+    def _open(self, base: BaseRope, context_tokens: int) -> dict[str, Any]:
+        check_pairs(self, base)
+        return {"original_tokens": base.context_tokens}
+
+
+class LongRope(Stretch):
+    """A divisor of its own for each pair, ``long_factor`` in documents longer than the original, else ``short_factor``.
+
+    Ding et al., 2402.13753; Phi-3. ``theta_i = 1 / (factor_i * theta ** (2 i / d))``, and cosine and sine times
+    ``sqrt(1 + ln(factor) / ln(original_tokens))`` at any length. Without ``long_factor`` it is searched on the base's
+    own loss, which costs ``search.evaluations`` readings of a few long documents; training can be short after it.
+    Short documents keep their angles, but not their attention factor. transformers reads it; engines that serve many
+    texts at once take one list for all, and a cache of keys that grows past the original length mixes both.
+    """
+
+    kind: Literal["longrope"] = "longrope"
+    short_factor: PairFactors | None = None
+    """1 for every pair unless given."""
+    long_factor: PairFactors | None = None
+    """Each pair's divisor in documents longer than the original; null: it is searched."""
+    original_tokens: PositiveCount | None = None
+    """The original length; the base's context unless said otherwise."""
+    factor: Factor | None = None
+    """Target over original; only the attention factor comes of it."""
+    fixed_attention_factor: float | None = Field(default=None, gt=0)
+    """Replaces the formula."""
+    search: Search | None = None
+    """How ``long_factor`` is searched, where it is not given."""
+
+    @model_validator(mode="after")
+    def _check_factors(self) -> "LongRope":
+        if self.long_factor is None and self.search is None:
+            raise ValueError("give long_factor, or search: {} to find it")
+        if self.original_tokens == 1:
+            raise ValueError("original_tokens: of a length of 1 no attention factor can be made")
+        if self.long_factor and self.short_factor and len(self.long_factor) != len(self.short_factor):
+            raise ValueError(
+                f"{len(self.short_factor)} short factors and {len(self.long_factor)} long ones are not of one head"
+            )
+        return self
+
+    def complete(self, base: BaseRope, context_tokens: int) -> Method:
+        """Raises UserError as every method, without factors, and where a head has not as many pairs as factors."""
+        if self.long_factor is None:
+            assert self.search is not None
+            raise UserError(
+                "longrope has no factors yet",
+                where="rope.long_factor",
+                why=f"they are to be searched first, in up to {self.search.evaluations} scores of the base",
+                fix="make it the rope of a recipe's stage, and ropewalk run will search; or give long_factor",
+            )
+        pairs = base.head_dim // 2
+        for name, factors in (("short_factor", self.short_factor), ("long_factor", self.long_factor)):
+            if factors is not None and len(factors) != pairs:
+                raise UserError(
+                    "longrope wants one factor per pair",
+                    where=f"rope.{name}",
+                    why=f"there are {len(factors)}, and a head of {base.head_dim} dimensions has {pairs} pairs",
+                    fix=f"give {pairs} factors",
+                )
+        return super().complete(base, context_tokens)
+
+    @property
+    def depends_on_length(self) -> bool:
+        return self.short_factor != self.long_factor
+
+    def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
+        return self._divide(filled(self.short_factor), theta, head_dim)
+
+    def inv_freq_at(self, tokens: int, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
+        short = tokens <= filled(self.original_tokens)
+        return self._divide(filled(self.short_factor if short else self.long_factor), theta, head_dim)
+
+    @property
+    def attention_factor(self) -> float:
+        return self.fixed_attention_factor or longrope_attention(filled(self.factor), filled(self.original_tokens))
+
+    def to_hf(self, theta: float) -> dict[str, Any]:
+        """The attention factor is written out, because readers disagree about which lengths it comes from."""
+        return {
+            "rope_type": "longrope",
+            "rope_theta": self.final_theta(theta),
+            "factor": filled(self.factor),
+            "short_factor": list(filled(self.short_factor)),
+            "long_factor": list(filled(self.long_factor)),
+            "original_max_position_embeddings": filled(self.original_tokens),
+            "attention_factor": self.attention_factor,
+        }
+
+    def _divide(self, factors: PairFactors, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
+        return np.asarray(plain_inv_freq(self.final_theta(theta), head_dim) / np.array(factors))
+
+    def _open(self, base: BaseRope, context_tokens: int) -> dict[str, Any]:
+        original = self.original_tokens or base.context_tokens
+        ones = (1.0,) * (base.head_dim // 2)
+        return {"original_tokens": original, "factor": max(1.0, context_tokens / original), "short_factor": ones}
+
+    def _reopen(self, values: dict[str, Any], base: BaseRope, context_tokens: int) -> dict[str, Any]:
+        return {"factor": max(values["factor"], context_tokens / values["original_tokens"])}
+
+
+def longrope_attention(factor: float, original_tokens: int) -> float:
+    """LongRoPE's attention factor: 1.1902 for 32 times 4Ki."""
+    return math.sqrt(1 + math.log(factor) / math.log(original_tokens))

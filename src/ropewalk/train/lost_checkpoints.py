@@ -1,0 +1,47 @@
+"""A stage that finds no checkpoint: was it killed before its first save, or are checkpoints gone that once stood?
+
+The first begins at step 0 and says so; the second must not, since hours of training would be done again without a word.
+"""
+
+from pathlib import Path
+
+from ropewalk.checkpoint.load import list_checkpoints
+from ropewalk.checkpoint.save_record import read_saves
+from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
+from ropewalk.parallel.collective import rank_and_ranks, share_from_first
+from ropewalk.recipe.spec import Recipe
+from ropewalk.train.metrics_log import Journal
+
+
+def refuse_lost_steps(recipe: Recipe, stage: int, run: Path) -> None:
+    """Raise UserError, on every rank, where ``stage`` of ``run`` had a checkpoint and none that verifies is left.
+
+    Called where none was found. It had one if its note of saves says so, or if its rows go beyond the first save.
+    """
+    checkpoints = run / "stages" / str(stage) / "checkpoints"
+    why, known = share_from_first(_find_loss(recipe, stage, run, checkpoints) if rank_and_ranks()[0] == 0 else ("", 0))
+    if why:
+        raise UserError(
+            f"the checkpoints of stage {stage} are gone",
+            where=str(checkpoints),
+            why=why,
+            fix=f"put a checkpoint back; to begin the stage at step 0 on purpose, remove {checkpoints.parent} and the "
+            f'stage\'s lines of rows.jsonl (those with "stage": {stage}), or give the run another folder',
+        )
+    if known and rank_and_ranks()[0] == 0:
+        say(f"stage {stage} begins again at step 0: it ended at step {known}, before its first save was whole")
+
+
+def _find_loss(recipe: Recipe, stage: int, run: Path, checkpoints: Path) -> tuple[str, int]:
+    """Why something must have been lost, if it was; the last step that has rows."""
+    known = Journal(run / "rows.jsonl", writes=False).last_step(stage)
+    begun, saved = read_saves(checkpoints)
+    damaged = list_checkpoints(checkpoints)
+    if saved is not None:
+        return f"a checkpoint of step {saved} was written, rows.jsonl has {known} steps, and none there verifies", known
+    if damaged:
+        return f"none of {len(damaged)} verifies, and rows.jsonl has {known} steps", known
+    if begun is None and known > recipe.stages[stage].checkpoint_steps:
+        return f"rows.jsonl has {known} steps, more than are taken before the first save, and none is there", known
+    return "", known

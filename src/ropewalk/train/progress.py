@@ -1,0 +1,136 @@
+"""What a person sees of a running stage, and the rows that tell how it goes: speed, MFU, memory, time, a slow rank.
+
+On a terminal it is a bar with the figures below it, in a log a line every few seconds; panels have lines of their own.
+All of it is in rows.jsonl too.
+"""
+
+import socket
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from statistics import mean
+
+from ropewalk.checkpoint.state import TrainState
+from ropewalk.core.progress import Advance, say, show_nothing, watch
+from ropewalk.core.quantity import format_amount, format_bytes
+from ropewalk.core.record import Row
+from ropewalk.corpus.mix.dataset import Feed
+from ropewalk.parallel.collective import gather_values, rank_and_ranks
+from ropewalk.parallel.slow import SlowWatch
+from ropewalk.train.batches import StepBatches
+from ropewalk.train.rank_status import Heard
+from ropewalk.train.throughput import Gauge, Pace
+
+_RECENT = 64
+
+
+class Teller:
+    """Follows a stage of ``steps`` steps on all ranks; the first one speaks."""
+
+    def __init__(self, gauge: Gauge, *, steps: int) -> None:
+        self._gauge, self._steps = gauge, steps
+        self._pace, self._slow = Pace(), SlowWatch()
+        self._flops: deque[float] = deque(maxlen=_RECENT)
+        self._hosts = gather_values(socket.gethostname())
+        self._speaks = rank_and_ranks()[0] == 0
+
+    def tell(
+        self, state: TrainState, batches: StepBatches, heard: Heard, *, tokens: int, rows: Sequence[Row]
+    ) -> list[Row]:
+        """Further rows of the step of ``tokens`` that has just been taken."""
+        seconds, flops = self._pace.end_step(), self._gauge.step_flops(batches.document_tokens)
+        self._flops.append(flops)
+        left = self._gauge.seconds_left(
+            self._steps - state.step, pace_seconds=self._pace.step_seconds, step_flops=mean(self._flops)
+        )
+        imbalance = next(row.value for row in rows if row.name == "imbalance")
+        slow = self._slow.judge(heard.own_seconds, imbalance=imbalance)
+        figures = [
+            ("tokens_per_second", tokens / seconds, "tokens/s"),
+            ("mfu", flops / seconds / self._gauge.peak.flops, "share"),
+            ("peak_bytes", heard.peak_bytes, "bytes"),
+            ("seconds_left", left, "s"),
+            ("busy_imbalance", self._slow.ratio, "1"),
+        ]
+        if slow is not None:
+            figures += [("slow_rank", slow.rank, "rank"), ("slow_ratio", slow.ratio, "1")]
+            if self._speaks:
+                say(
+                    f"WARNING: rank {slow.rank} on {self._hosts[slow.rank]} is slow, and all ranks wait for it: by the "
+                    f"last steps it takes {slow.ratio:.1f} times as long as the median rank"
+                )
+        return [Row(state.stage, state.step, name, value, unit) for name, value, unit in figures]
+
+    def end_between(self) -> None:
+        """What follows a step, panel and saving, is done."""
+        self._pace.end_between()
+
+    @contextmanager
+    def show(self, name: str, *, taken: int) -> "Iterator[Show]":
+        """For the length of the block, show rows as they come; ``taken`` steps have been taken before."""
+        shown = watch(name, self._steps, unit="steps", before=taken) if self._speaks else _nobody()
+        with shown as advance:
+            yield Show(advance, of_peak=f"of {self._gauge.peak.describe()}", speaks=self._speaks)
+
+
+class Show:
+    """Shows each step's rows; called with them."""
+
+    def __init__(self, advance: Advance, *, of_peak: str, speaks: bool) -> None:
+        self._advance, self._of_peak, self._speaks = advance, of_peak, speaks
+        self._mix = ""
+
+    def __call__(self, rows: Iterable[Row]) -> None:
+        """Show the rows of one step."""
+        values = {row.name: row.value for row in rows}
+        for line in describe_panel(values) if self._speaks else ():
+            say(line)
+        self._mix = describe_mix(values) or self._mix
+        note = "  ".join(part for part in (describe_step(values, of_peak=self._of_peak), self._mix) if part)
+        self._advance(1, note=note, left_seconds=values["seconds_left"])
+
+
+def describe_step(values: Mapping[str, float], *, of_peak: str) -> str:
+    """``loss 3.214  lr 0.0001  grad 0.91  12.3K tokens/s  MFU 41% of 0.2 TFLOP/s measured`` and so on."""
+    parts: Sequence[str] = (
+        f"loss {values['loss/train']:.3f}" if "loss/train" in values else f"SKIPPED ({values['skipped']:.0f})",
+        f"lr {values['lr']:.2g}",
+        f"grad {values['grad_norm']:.2f}" if "grad_norm" in values else "grad not used",
+        f"{format_amount(values['tokens_per_second'])} tokens/s",
+        f"MFU {100 * values['mfu']:.3g}% {of_peak}",
+        f"peak {format_bytes(values['peak_bytes'])}",
+        f"imbalance {values['imbalance']:.2f}",
+    )
+    return "  ".join(parts)
+
+
+def describe_mix(values: Mapping[str, float]) -> str:
+    """``law 20% web 80%``: the realised mix, where these rows have it."""
+    return " ".join(
+        f"{name.removeprefix('mix/')} {share:.0%}" for name, share in values.items() if name.startswith("mix/")
+    )
+
+
+def describe_panel(values: Mapping[str, float]) -> Iterator[str]:
+    """A line for each kind of averaged loss in these rows, ``loss by position: 0-128 3.21  128-256 3.05``."""
+    kinds: dict[str, list[str]] = {}
+    for name, value in values.items():
+        first, _, rest = name.partition("/")
+        if first == "held_out":
+            kinds.setdefault("held out", []).append(f"{rest} {value:.3f}")
+        elif first == "loss" and "/" in rest:
+            kind, _, group = rest.partition("/")
+            kinds.setdefault(f"loss by {kind}", []).append(f"{group} {value:.3f}")
+    yield from (f"  {kind}: {'  '.join(figures)}" for kind, figures in kinds.items())
+
+
+def tell_mix(state: TrainState, feed: Feed) -> list[Row]:
+    """Each source's share of all tokens of the stage so far."""
+    given = feed.realised(state.cursor)
+    total = max(1, sum(given.values()))
+    return [Row(state.stage, state.step, f"mix/{name}", tokens / total, "share") for name, tokens in given.items()]
+
+
+@contextmanager
+def _nobody() -> Iterator[Advance]:
+    yield show_nothing

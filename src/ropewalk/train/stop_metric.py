@@ -1,0 +1,44 @@
+"""Retrieval as a reason to end a stage: asked of the weights as they stand on the ranks, at every panel.
+
+The prompts are not those that the model is judged by in the end.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ropewalk.checkpoint.state import TrainState
+from ropewalk.core.error import UserError
+from ropewalk.corpus.tokens.tokenizer import load_tokenizer
+from ropewalk.evaluate.retrieval import plan_retrieval
+from ropewalk.model.rope_hooks import anneal_positions
+from ropewalk.probe.key_value import KeyValue
+from ropewalk.recipe.spec import EvaluateSpec
+from ropewalk.train.validation import Reader
+
+RETRIEVAL = "retrieval"
+Measure = Callable[[TrainState], float]
+
+
+def plan_measure(spec: EvaluateSpec, extended: Path, *, context_tokens: int, reader: Reader) -> Measure:
+    """A function that gives the share of key-value answers that a state gets right at ``context_tokens``.
+
+    Every rank calls it. Raises UserError where the length is too short to ask anything.
+    """
+    probe, tokenizer = KeyValue(pairs=spec.pairs), load_tokenizer(extended)
+    planned = plan_retrieval(
+        probe, tokenizer, lengths=[context_tokens], answers=spec.answers, depths=spec.depths, seed=spec.seed + 1
+    )
+    if planned is None:
+        raise UserError(
+            f"retrieval cannot be asked at {context_tokens} tokens",
+            where="until.metric",
+            why=f"a prompt of {spec.pairs[0]} to {spec.pairs[1]} pairs does not fit",
+            fix="name another metric, fewer evaluate.pairs, or a longer context",
+        )
+
+    def share_right(state: TrainState) -> float:
+        anneal_positions(state.model, 1.0)  # it is asked of the model that will be written
+        sums = reader.read(state.model, planned)
+        return float((sums.correct == sums.count).mean())
+
+    return share_right

@@ -1,0 +1,154 @@
+"""What a stage asks of held-out text while it trains, with the model as it lies on the ranks.
+
+Far context's gain, loss at the base's own context beside the base's, retrieval: evaluate/'s measurements on other
+prompts and documents than the final ones. The base is read once for a stage, before its model is loaded, in shards as
+well, and what it lost is kept in the stage's folder.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from ropewalk.checkpoint.state import TrainState
+from ropewalk.core.artifact import write_whole
+from ropewalk.core.progress import say
+from ropewalk.core.read_json import read_written
+from ropewalk.core.record import Row
+from ropewalk.corpus.tokens.corpus_folder import Corpus
+from ropewalk.corpus.tokens.tokenizer import load_tokenizer
+from ropewalk.evaluate.items import Sums
+from ropewalk.evaluate.long_context_gain import FarGain, plan_far_gain
+from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
+from ropewalk.evaluate.sharded_model import measure_shared
+from ropewalk.evaluate.short_context_loss import ShortLoss, plan_short_loss
+from ropewalk.model.load import load_model
+from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.rope_hooks import anneal_positions
+from ropewalk.parallel.collective import share_from_first
+from ropewalk.parallel.mesh import Mesh
+from ropewalk.parallel.verify_folder import require_intact
+from ropewalk.partition.choose import Sharing
+from ropewalk.probe.key_value import KeyValue
+from ropewalk.recipe.panel import Panel
+from ropewalk.recipe.spec import EvaluateSpec, Recipe
+from ropewalk.shape.read import read_shape
+from ropewalk.train.prepare_model import choose_savings, place_learner
+
+_BASE = "base-short-loss.json"
+Planned = FarGain | ShortLoss | Retrieval
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads items with a sharded model: ``row_tokens`` is the stage's row."""
+
+    mesh: Mesh
+    sharing: Sharing
+    row_tokens: int
+
+    def read(self, model: nn.Module, planned: Planned) -> Sums:
+        """The sums of one measurement; every rank calls it."""
+        settings = {"mesh": self.mesh, "sharing": self.sharing, "row_tokens": self.row_tokens}
+        return measure_shared(model, planned.items, planned.groups, **settings)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a stage asks every ``steps`` steps; ``base_loss`` is the base's on the short text, by source, if any."""
+
+    steps: int
+    planned: tuple[Planned, ...]
+    reader: Reader
+    base_loss: dict[str, float]
+
+    def ask(self, state: TrainState) -> list[Row]:
+        """Rows of the weights as they stand, at the positions that the stage ends with; every rank calls it."""
+        anneal_positions(state.model, 1.0)
+        return [
+            Row(state.stage, state.step, f"held_out/{name}", value, unit)
+            for each in self.planned
+            for name, value, unit in self._tell(each, self.reader.read(state.model, each))
+        ]
+
+    def _tell(self, planned: Planned, sums: Sums) -> Iterator[tuple[str, float, str]]:
+        if isinstance(planned, FarGain):
+            yield from planned.tell(sums)
+        elif isinstance(planned, Retrieval):
+            yield "retrieval", float((sums.correct == sums.count).mean()), "share"
+        else:
+            for name, loss in tell_short(planned, sums).items():
+                yield f"short/{name}", loss, "nats per token"
+                if name in self.base_loss:
+                    yield f"change/short/{name}", loss / self.base_loss[name] - 1, "share"
+
+
+def tell_short(planned: ShortLoss, sums: Sums) -> dict[str, float]:
+    """Nats per token of each source."""
+    return {score.task.removeprefix("short/"): score.value for score in planned.score(sums, model="")}
+
+
+def plan_panel(
+    spec: Panel, evaluate: EvaluateSpec, *, extended: Path, corpus: Corpus, reach_tokens: int, base_tokens: int
+) -> tuple[Planned, ...]:
+    """The measurements that ``spec`` asks for and the corpus has text for; the same on every rank."""
+    seed = evaluate.seed + 1  # the final figures are of other prompts
+    near_tokens = spec.near_tokens or base_tokens
+    found: list[Planned | None] = []
+    if spec.documents:
+        lengths = {"context_tokens": reach_tokens, "near_tokens": near_tokens, "documents": spec.documents}
+        found.append(plan_far_gain(corpus, **lengths, seed=seed))
+    if spec.short_tokens:
+        found.append(plan_short_loss(corpus, base_tokens=base_tokens, tokens=spec.short_tokens, seed=seed))
+    if spec.answers:
+        probe, tokenizer = KeyValue(pairs=evaluate.pairs), load_tokenizer(extended)
+        asked = {"lengths": [reach_tokens], "answers": spec.answers, "depths": evaluate.depths}
+        found.append(plan_retrieval(probe, tokenizer, seed=seed, **asked))  # type: ignore[arg-type]
+    return tuple(each for each in found if each is not None)
+
+
+def prepare_panel(
+    recipe: Recipe, stage: int, *, folder: Path, corpus: Corpus, base: Path | None, reader: Reader
+) -> HeldOut | None:
+    """What the stage in ``folder`` asks; the base is read here if nobody has. Every rank calls it.
+
+    ``base`` is None where a run starts from nothing: then there is no loss to compare with.
+    """
+    spec = recipe.stages[stage]
+    if spec.panel is None:
+        return None
+    extended = folder / "extended"
+    base_tokens = read_shape(extended if base is None else base).context_tokens
+    planned = plan_panel(
+        spec.panel,
+        recipe.evaluate,
+        extended=extended,
+        corpus=corpus,
+        reach_tokens=spec.reach_tokens,
+        base_tokens=base_tokens,
+    )
+    if reader.mesh.rank == 0 and spec.panel.documents and not any(isinstance(each, FarGain) for each in planned):
+        say(f"stage {stage}: no held-out document has {spec.reach_tokens} tokens, so far context is not measured")
+    short = next((each for each in planned if isinstance(each, ShortLoss)), None)
+    loss: dict[str, float] = {}
+    if short is not None and base is not None:
+        loss = _read_base(recipe, stage, folder=folder, base=base, short=short, reader=reader)
+    return HeldOut(spec.panel.steps, planned, reader, loss)
+
+
+def _read_base(
+    recipe: Recipe, stage: int, *, folder: Path, base: Path, short: ShortLoss, reader: Reader
+) -> dict[str, float]:
+    path = folder / _BASE
+    known: dict[str, float] | None = share_from_first(read_written(path) if path.exists() else None)
+    if known is None:
+        require_intact(base, together=True)
+        learner = Learner(load_model(base), chunk_tokens=recipe.parallel.loss_chunk_tokens)
+        savings = choose_savings(recipe, stage, folder / "extended")
+        place_learner(learner, reader.mesh, savings=savings, precision=recipe.parallel.precision)
+        known = tell_short(short, reader.read(learner, short))
+        if reader.mesh.rank == 0:
+            write_whole(path, json.dumps(known, indent=1))
+    return known

@@ -1,0 +1,85 @@
+"""The four traps of ATen's CPU flash attention, as they are, and the kernel around them."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from ropewalk.attention.cpu_kernel import Sight, attend_tiles, attend_tiles_backward
+
+_op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+def draw_tensors(*, queries: int, keys: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    """Three tiles, four heads on two."""
+    generator = torch.Generator().manual_seed(queries)
+    shapes = ((3, queries, 4, 8), (3, keys, 2, 8), (3, keys, 2, 8))
+    query, key, value = (torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes)
+    return query, key, value
+
+
+def score(query: Tensor, key: Tensor, sight: Sight, scale: float) -> Tensor:
+    """[tiles, queries, heads, keys], minus infinity where nothing is seen."""
+    scores = torch.einsum("tqhd,tkhd->tqhk", query, key.repeat_interleave(2, dim=2)) * scale
+    back = torch.arange(query.shape[1])[:, None] - torch.arange(key.shape[1])
+    seen = torch.ones_like(back, dtype=torch.bool)
+    if sight.causal:
+        seen &= back >= 0
+    if sight.window is not None:
+        seen &= -back >= sight.window
+    return scores.masked_fill(~seen[:, None], -torch.inf)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("queries", "keys", "sight"),
+    [
+        (1, 1, Sight(True, None)),
+        (33, 33, Sight(True, None)),
+        (5, 40, Sight(False, None)),
+        (40, 5, Sight(False, None)),
+        (20, 21, Sight(False, 1)),
+        (20, 30, Sight(False, -3)),
+    ],
+)
+def test_forward_and_backward(queries: int, keys: int, sight: Sight, dtype: torch.dtype) -> None:
+    query, key, value = (t.requires_grad_() for t in draw_tensors(queries=queries, keys=keys, dtype=dtype))
+    wide = [tensor.detach().double().requires_grad_() for tensor in (query, key, value)]
+    scores = score(wide[0], wide[1], sight, 0.3)
+    expected = torch.einsum("tqhk,tkhd->tqhd", scores.softmax(-1), wide[2].repeat_interleave(2, dim=2))
+    with torch.no_grad():
+        out, logsum = attend_tiles(query, key, value, sight=sight, scale=0.3)
+        grad = torch.ones_like(out)
+        grads = attend_tiles_backward(grad, query, key, value, out=out, logsum=logsum, sight=sight, scale=0.3)
+    bound = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    assert logsum.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(out.double(), expected.detach(), atol=bound, rtol=bound)
+    torch.testing.assert_close(logsum.double(), scores.logsumexp(-1).detach(), atol=bound, rtol=bound)
+    truth = torch.autograd.grad(expected, wide, grad.double())
+    for found, wanted in zip(grads, truth, strict=True):
+        assert (found.double() - wanted).norm() <= bound * max(wanted.norm().item(), 1)
+
+
+def test_a_query_with_an_infinite_logsum_gives_and_gets_no_gradient() -> None:
+    query, key, value = draw_tensors(queries=12, keys=12, dtype=torch.float32)
+    sight = Sight(True, None)
+    out, logsum = attend_tiles(query, key, value, sight=sight, scale=1.0)
+    grad = torch.randn_like(out)
+    hidden = logsum.clone()
+    hidden[:, 7:] = torch.inf
+    cut = [tensor[:, :7] for tensor in (grad, query, key, value)]
+    expected = attend_tiles_backward(*cut, out=out[:, :7], logsum=logsum[:, :7], sight=sight, scale=1.0)
+    found = attend_tiles_backward(grad, query, key, value, out=out, logsum=hidden, sight=sight, scale=1.0)
+    for whole, part in zip(found, expected, strict=True):
+        torch.testing.assert_close(whole[:, :7], part)
+        assert whole[:, 7:].abs().max() == 0
+
+
+def test_the_traps_are_still_there() -> None:
+    """If torch mends one of these, the kernel may become simpler."""
+    query, key, value = (t.transpose(1, 2) for t in draw_tensors(queries=2, keys=6, dtype=torch.float32))
+    out, _ = _op(query, key, value, 0.0, True)
+    repeated = value.repeat_interleave(2, dim=1)
+    torch.testing.assert_close(out[:, :, 0], repeated[:, :, 0], msg="causal is aligned top left")
+    mask = torch.full((2, 6), -torch.inf)
+    _, logsum = _op(query, key, value, 0.0, False, attn_mask=mask)
+    assert logsum.abs().max() == 0, "a row that sees nothing has a log-sum-exp of 0, not minus infinity"

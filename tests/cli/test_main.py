@@ -1,0 +1,110 @@
+"""The command line: instant, honest about its faults, readable by programs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from invented_run import write_run
+from ropewalk.cli.main import app
+from ropewalk.core.record import read_scores, write_scores
+
+ROPEWALK = [sys.executable, "-m", "ropewalk"]
+VERBS = [
+    "run",
+    "prepare",
+    "extend",
+    "advise",
+    "train",
+    "evaluate",
+    "export",
+    "verify",
+    "replay",
+    "report",
+    "launch",
+    "check",
+    "sweep",
+    "schema",
+]
+
+
+def call(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*ROPEWALK, *arguments], capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def test_help_is_instant_and_names_every_verb() -> None:
+    call("--help")  # the first start compiles
+    begun = time.process_time(), time.monotonic()
+    done = call("--help")
+    assert done.returncode == 0 and all(verb in done.stdout for verb in VERBS)
+    assert time.monotonic() - begun[1] < 2.0  # 0.35 s on an idle machine; this one may be busy
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "corpus inspect", "corpus score"])
+def test_every_verb_explains_itself_without_torch(verb: str) -> None:
+    code = "import sys; sys.argv = ['ropewalk', *sys.argv[1].split(), '--help']\nfrom ropewalk.cli.main import app\n"
+    code += "try: app()\nexcept SystemExit: pass\nassert not {'torch', 'transformers'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, verb], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "--json" in done.stdout, done.stderr
+
+
+def test_what_is_wrong_ends_with_exit_code_2_and_the_cure(tmp_path: Path) -> None:
+    done = call("run", "nowhere.yaml", cwd=tmp_path)
+    assert done.returncode == 2 and "fix:" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_programs_get_the_error_as_json(tmp_path: Path) -> None:
+    done = call("check", "nowhere.yaml", "--json", cwd=tmp_path)
+    assert done.returncode == 2 and set(json.loads(done.stdout)["error"]) == {"what", "where", "why", "fix"}
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_letters_that_the_output_has_not_are_escaped(tmp_path: Path, form: tuple[str, ...], encoding: str) -> None:
+    name = "配方-\U0001f40d-é.yaml"
+    recipe = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
+    (tmp_path / name).write_text(recipe.read_text(encoding="utf-8"), encoding="utf-8")
+    command = [*ROPEWALK, "launch", "slurm", name, *form]
+    said = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, capture_output=True, check=False, cwd=tmp_path, env=said)
+    assert done.returncode == 0, done.stderr.decode()
+    shown = done.stdout.decode(encoding)
+    if form:
+        assert name in json.loads(shown)["script"]
+    else:
+        assert name.encode(encoding, "backslashreplace").decode(encoding) in shown
+
+
+def test_extending_asks_for_a_target(tmp_path: Path) -> None:
+    done = call("extend", str(tmp_path), "context=16Ki")
+    assert done.returncode == 2 and "where should the extended model go" in done.stderr
+    (tmp_path / "out").mkdir()
+    done = call("extend", str(tmp_path), str(tmp_path / "out"), "context=16Ki", "rope.kind=theta", "rope.theta=1e6")
+    assert done.returncode == 2 and "there already" in done.stderr
+
+
+@pytest.mark.parametrize(("low", "high", "code"), [(0.97, 0.99, 0), (0.94, 0.99, 4), (0.90, 0.94, 3)])
+def test_strict_ends_as_the_targets_say(tmp_path: Path, low: float, high: float, code: int) -> None:
+    """As an option, and as a key of the recipe; without either a report is a report."""
+    run = write_run(tmp_path / "run")
+    (run / "manifest.json").unlink()
+    scores = [
+        replace(score, value=(low + high) / 2, low=low, high=high)
+        if score.context_tokens == 2048 and score.model == "extended" and score.metric == "accuracy"
+        else score
+        for score in read_scores(run / "scores.json")
+    ]
+    write_scores(run / "scores.json", scores)
+    recipe = tmp_path / "recipe.yaml"
+    shutil.copy(run / "recipe.yaml", recipe)
+    for arguments, expected in (([], 0), (["--strict"], code), (["strict=true"], code)):
+        done = CliRunner().invoke(app, ["report", str(recipe), f"run={run}", *arguments])
+        assert done.exit_code == expected, done.output

@@ -1,0 +1,122 @@
+"""``ropewalk corpus ...`` as a person types it: report, mix, one share of an array, export."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from made_texts import han, sentence
+from ropewalk.cli.main import app
+from ropewalk.core.error import UserError
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """Two sources on the packaged base, not prepared yet."""
+    for name, texts in {
+        "web": [sentence(n, 200 + 900 * (n % 9 == 0)) for n in range(60)],
+        "law": [han(n, 700) for n in range(40)],
+    }.items():
+        lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    content = {
+        "model": "tiny-base",
+        "run": str(tmp_path / "run"),
+        "corpus": {
+            "store": str(tmp_path / "store"),
+            "sources": [
+                {"name": "web", "path": str(tmp_path / "web.jsonl"), "role": "general", "language": "en"},
+                {"name": "law", "path": str(tmp_path / "law.jsonl"), "role": "domain", "profile": "law"},
+            ],
+            "mix": {"general": 3, "domain": 1},
+        },
+        "stages": [
+            {"context": 1024, "rope": {"kind": "theta", "theta": 1e6}, "tokens": 40960, "step_tokens": 4096, "lr": 1e-3}
+        ],
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def say(*words: str) -> str:
+    done = CliRunner().invoke(app, [*words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_what_rows_lack_is_told_by_prepare_report_and_check(recipe: Path, tmp_path: Path) -> None:
+    """Before anything is trained: rows without a label, conversations that are left out, too little held-out text."""
+    chats = [
+        {
+            "messages": [
+                {"role": "user", "content": sentence(n, 900)},
+                {"role": "assistant", "content": sentence(n + 99)},
+            ]
+        }
+        for n in range(30)
+    ]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    chat = {"name": "chat", "path": str(tmp_path / "chat.jsonl"), "role": "instruction"}
+    content = yaml.safe_load(recipe.read_text())
+    content["corpus"]["sources"].append(
+        {**chat, "options": {"messages_key": "messages"}, "long_documents": "split"},
+    )
+    content["corpus"]["mix"]["instruction"] = 1
+    recipe.write_text(yaml.safe_dump(content))
+    assert "have no label" not in CliRunner().invoke(app, ["check", str(recipe)]).output, "nothing is known yet"
+    prepared = CliRunner().invoke(app, ["prepare", str(recipe)], catch_exceptions=False).stderr
+    for said in (prepared, say("check", str(recipe))):
+        assert "rows of chat (" in said and ") have no label" in said
+        assert "of 64 held-out documents have 2048 tokens" in said and "evaluate.documents" in said
+    assert ") have no label" in say("corpus", "report", str(recipe))
+    assert ") have no label" in (tmp_path / "run" / "corpus.html").read_text()
+
+
+def test_shares_then_prepare_then_report_mix_and_export(recipe: Path, tmp_path: Path) -> None:
+    # The first share has to wait for the other's survey; the last one surveyed goes on at once.
+    for share, tasks, waits in (("0/2", 1, True), ("1/2", 2, False), ("0/2", 1, False)):
+        done = json.loads(say("corpus", "tokenise", str(recipe), "--share", share, "--json"))
+        assert (done["tasks"], done["waits"]) == (tasks, waits)
+    say("prepare", str(recipe))
+    made = json.loads(say("corpus", "report", str(recipe), "--json"))
+    assert [Path(path).name for path in made["made"]] == ["corpus.html", "corpus.json"]
+    survey = json.loads((tmp_path / "run" / "corpus.json").read_text())
+    assert survey == made["survey"] and survey["stages"][0]["rows"] == 40
+    assert "Corpus of run" in (tmp_path / "run" / "corpus.html").read_text()
+
+    weights = json.loads(say("corpus", "mix", str(recipe), "mix.domain=3", "lengths.0=1", "lengths.512=3", "--json"))
+    shares = {part["name"]: part["share"] for part in weights["stages"][0]["strands"]}
+    assert sum(share for name, share in shares.items() if name.startswith("law")) == pytest.approx(0.5)
+    assert shares["web/512"] == pytest.approx(3 * shares["web/0"])
+    own = "stages.0.lengths={0: 1, 512: 9}"  # a stage's weights stand before the corpus's
+    weights = json.loads(say("corpus", "mix", str(recipe), "lengths.0=1", "lengths.512=3", own, "--json"))
+    shares = {part["name"]: part["share"] for part in weights["stages"][0]["strands"]}
+    assert shares["web/512"] == pytest.approx(9 * shares["web/0"])
+    assert "would be read more than" in say("corpus", "mix", str(recipe), "stages.0.tokens=90M")
+
+    say("corpus", "export", str(recipe), str(tmp_path / "out"), "--format", "megatron")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("web.bin", "web.idx", "law.bin", "law.idx", "manifest.json"),
+    }
+    with pytest.raises(UserError, match="there already"):
+        say("corpus", "export", str(recipe), str(tmp_path / "out"), "--format", "olmo")
+
+
+@pytest.mark.parametrize("share", ["2/2", "x", "1", "-1/2"])
+def test_a_share_that_is_none_is_refused(recipe: Path, share: str) -> None:
+    with pytest.raises(UserError, match="this is no share"):
+        say("corpus", "tokenise", str(recipe), f"--share={share}")
+
+
+@pytest.mark.parametrize("verb", ["report", "mix"])
+def test_a_corpus_that_is_not_prepared_is_told(recipe: Path, verb: str) -> None:
+    with pytest.raises(UserError, match="not done"):
+        say("corpus", verb, str(recipe))
+
+
+def test_a_format_that_nobody_knows_is_refused(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such format"):
+        say("corpus", "export", str(recipe), str(tmp_path / "out"), "--format", "parquet")

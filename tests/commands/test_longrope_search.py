@@ -1,0 +1,63 @@
+"""A recipe that leaves LongRoPE's factors open: searched on the base, kept through a kill, and what the model runs."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ropewalk.commands.longrope_search import draw_documents
+from ropewalk.commands.run import do_part
+from ropewalk.commands.run_inputs import RunFolder
+from ropewalk.core.error import UserError
+from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
+from ropewalk.recipe.load import parse_recipe
+from ropewalk.recipe.spec import Recipe
+from ropewalk.rope.dynamic import LongRope
+from ropewalk.shape.read import read_shape
+
+SEARCH = {"population": 3, "iterations": 1, "mutations": 1, "crossovers": 0, "parents": 2, "documents": 2}
+
+
+@pytest.fixture
+def searching(recipe: Recipe) -> Recipe:
+    """The small recipe with one stage, whose factors are open."""
+    data: dict[str, Any] = recipe.to_json()
+    stage = {**data["stages"][1], "rope": {"kind": "longrope", "search": SEARCH}}
+    return parse_recipe({**data, "stages": [stage]}, where="test")
+
+
+@pytest.mark.timeout(120)
+def test_factors_are_searched_on_what_is_trained_on_and_only_once(searching: Recipe) -> None:
+    folder = RunFolder(Path(searching.run))
+    with pytest.raises(UserError, match="ropewalk prepare"):
+        do_part("extend", searching)
+    do_part("prepare", searching)
+    check_documents(open_corpus(folder.corpus))
+
+    do_part("extend", searching)
+    found = json.loads(folder.factors(0).read_text())
+    assert found["evaluations"] == 4 and found["score"] <= min(found["seed_scores"].values())
+    running = read_shape(folder.extended(0)).base_rope.running
+    assert isinstance(running, LongRope) and running.long_factor == tuple(found["factors"])
+    assert (running.factor, running.original_tokens) == (2, 64)
+    assert not (folder.extended(0).parent / "candidate").exists()
+
+    # Killed between search and extension: what was found is taken, whatever it is.
+    shutil.rmtree(folder.extended(0))
+    factors = [1.0] * 4 + [1.5] * 4
+    folder.factors(0).write_text(json.dumps({"factors": factors}))
+    do_part("extend", searching)
+    running = read_shape(folder.extended(0)).base_rope.running
+    assert isinstance(running, LongRope) and running.long_factor == tuple(factors)
+
+
+def check_documents(corpus: Corpus) -> None:
+    drawn = draw_documents(corpus, tokens=128, documents=3, seed=1)
+    trained = corpus.train("stories")
+    texts = {trained.read(number)[0][:128].astype(np.int64).tobytes() for number in range(len(trained))}
+    assert len(drawn) == 3 and {tokens.tobytes() for tokens in drawn} <= texts, "never held-out text"
+    with pytest.raises(UserError, match="the target is 1,000,000"):
+        draw_documents(corpus, tokens=1_000_000, documents=3, seed=1)

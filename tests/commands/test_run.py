@@ -1,0 +1,164 @@
+"""A whole run: every part leaves its artifact, a second run does nothing, a killed one goes on to the same result."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ropewalk.commands.corpus import report_corpus
+from ropewalk.commands.rank_tasks import on_ranks, promote
+from ropewalk.commands.run import check_recipe, do_part, run_recipe
+from ropewalk.commands.run_inputs import RunFolder
+from ropewalk.core.artifact import is_finished
+from ropewalk.core.error import UserError
+from ropewalk.core.record import read_rows, read_scores
+from ropewalk.evaluate.stage_gate import read_verdicts
+from ropewalk.recipe.load import parse_recipe
+from ropewalk.recipe.spec import Recipe
+from swapped_tokenizer import swap_two_tokens
+
+TORCH_FREE_CODE = "import sys; from ropewalk.cli.main import main; sys.argv = ['ropewalk', 'run', sys.argv[1]]; main()"
+
+
+def change(recipe: Recipe, **changes: Any) -> Recipe:
+    return parse_recipe({**recipe.to_json(), **changes}, where="test")
+
+
+def read_weights(folder: RunFolder) -> bytes:
+    return (folder.export / "model.safetensors").read_bytes()
+
+
+@pytest.mark.timeout(300)
+def test_all_parts_and_then_nothing_and_a_killed_run_ends_the_same(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(Path(recipe.run))
+    result = run_recipe(recipe)
+    for path in (folder.corpus, folder.tokenizer, folder.initial, folder.trained(1), folder.export, folder.root):
+        assert is_finished(path), path
+    assert Path(result["report"]).stat().st_size > 10_000 and "retrieval" in result["text"]
+    assert json.loads(folder.parity.read_text())
+    extended = do_part("extend", recipe)
+    assert extended["layers"] and f"layers {extended['layers'][0]}" in extended["text"]
+    assert {score.model for score in read_scores(folder.scores)} == {"extended"}
+    steps = {(row.stage, row.step) for row in read_rows(folder.rows) if row.name == "loss/train"}
+    assert steps == {(stage, step) for stage in (0, 1) for step in range(1, 9)}
+
+    verdicts = {verdict.gate: verdict.met for verdict in read_verdicts(folder.promotion(1))}
+    assert verdicts == {"window_loss": True, "retrieval": False, "short_loss": True}
+    stages = recipe.to_json()["stages"]
+    stages[1]["promote"]["otherwise"] = "stop"
+    with pytest.raises(UserError, match="stage 1 is not promoted"):
+        on_ranks(promote, 2, change(recipe, stages=stages), folder, 1)
+
+    before = {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.name != ".lock"}
+    capsys.readouterr()
+    assert run_recipe(recipe)["report"] == result["report"]
+    assert "nothing to do" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.name != ".lock"}
+
+    assert check_recipe(recipe)["errors"] == 0  # now also of the rows that the corpus gives
+    with pytest.raises(UserError, match="another recipe"):
+        run_recipe(change(recipe, seed=2))
+
+    again = change(recipe, run=str(tmp_path / "again"))
+    kill_repeatedly(again, tmp_path)
+    assert read_weights(RunFolder(Path(again.run))) == read_weights(folder)
+
+
+def kill_repeatedly(recipe: Recipe, tmp_path: Path) -> None:
+    """Run in a process that is killed at three moments, then left to finish."""
+    path = tmp_path / "again.yaml"
+    path.write_text(yaml.safe_dump(recipe.to_json()))
+    folder = RunFolder(Path(recipe.run))
+    moments = [folder.corpus, folder.checkpoints(0) / "step-00000003", folder.trained(0)]
+    for moment in moments:
+        process = subprocess.Popen([sys.executable, "-c", TORCH_FREE_CODE, str(path)], stderr=subprocess.DEVNULL)
+        while not moment.exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+        assert moment.exists(), "it ended before the moment came"
+    done = subprocess.run(
+        [sys.executable, "-c", TORCH_FREE_CODE, str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_part_names_the_one_that_it_stands_on(recipe: Recipe) -> None:
+    for part, needed in (("train", "prepare"), ("evaluate", "train"), ("export", "train")):
+        with pytest.raises(UserError, match=f"ropewalk {needed}"):
+            do_part(part, recipe)
+
+
+def test_a_recipe_that_breaks_a_rule_leaves_nothing(recipe: Recipe) -> None:
+    broken = change(recipe, parallel={"ranks": 3, "context": 2})
+    with pytest.raises(UserError, match="breaks a rule"):
+        run_recipe(broken)
+    assert not Path(recipe.run).exists()
+
+
+def test_training_on_the_ids_of_another_tokenizer_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    """The base's tokenizer changed after its corpus was prepared; the vocabulary is as large as before."""
+    do_part("prepare", recipe)
+    shutil.copytree(RunFolder(Path(recipe.run)).initial, tmp_path / "base")
+    stages = recipe.to_json()["stages"][1:]
+    recipe = change(recipe, model=str(tmp_path / "base"), run=str(tmp_path / "second"), stages=stages)
+    do_part("prepare", recipe)
+    (tmp_path / "base" / "manifest.json").unlink()  # as a base from elsewhere, which nobody compares with one
+    swap_two_tokens(tmp_path / "base" / "tokenizer.json")
+    with pytest.raises(UserError, match="corpus was made with another tokenizer"):
+        do_part("train", recipe)
+    with pytest.raises(UserError, match="corpus was made with another tokenizer"):
+        report_corpus(recipe)
+
+
+@pytest.mark.timeout(180)
+def test_torchrun_trains_the_same_recipe(recipe: Recipe, tmp_path: Path) -> None:
+    path, folder = tmp_path / "torchrun.yaml", RunFolder(Path(recipe.run))
+    path.write_text(yaml.safe_dump(recipe.to_json()))
+    do_part("prepare", recipe)
+    done = start_torchrun("train", path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(folder.trained(0)), str(folder.trained(1))]
+    assert is_finished(folder.trained(1))
+
+
+@pytest.mark.timeout(600)
+def test_torchrun_runs_a_whole_recipe_as_one_machine_does(recipe: Recipe, tmp_path: Path) -> None:
+    """One rank prepares, all train and measure, one exports and reports; once more there is nothing to do."""
+    recipe = change(recipe, stages=recipe.to_json()["stages"][:1], parallel={"ranks": 2, "recompute": "none"})
+    path, folder = tmp_path / "torchrun.yaml", RunFolder(Path(recipe.run))
+    path.write_text(yaml.safe_dump(recipe.to_json()))
+    run_recipe(change(recipe, run=str(tmp_path / "alone")))
+    done = start_torchrun("run", path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(folder.report) and done.stderr.count("== prepare") == 1
+    assert is_finished(folder.root) and read_weights(folder) == read_weights(RunFolder(tmp_path / "alone"))
+    assert read_scores(folder.scores) == read_scores(RunFolder(tmp_path / "alone").scores)
+    before = {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.name != ".lock"}
+    assert start_torchrun("run", path).stderr.count("nothing to do") == 1
+    assert before == {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.name != ".lock"}
+
+
+def test_a_fault_on_the_rank_that_prepares_ends_all(recipe: Recipe, tmp_path: Path) -> None:
+    data = recipe.to_json()
+    data["corpus"]["sources"][0] |= {"embedded": None, "path": str(tmp_path / "none.jsonl"), "options": {}}
+    path = tmp_path / "torchrun.yaml"
+    path.write_text(yaml.safe_dump(data))
+    done = start_torchrun("run", path)
+    assert done.returncode == 1 and done.stderr.count("ropewalk: a source has no files") == 1
+    path.write_text(yaml.safe_dump({**recipe.to_json(), "parallel": {"ranks": 1}}))
+    assert "the recipe wants 1 ranks, torchrun started 2" in start_torchrun("run", path).stderr
+
+
+def start_torchrun(verb: str, path: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "ropewalk", verb, str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)

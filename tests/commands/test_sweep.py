@@ -1,0 +1,142 @@
+"""A whole sweep in miniature: every cell once, none twice, the same scores whoever was killed, and means over seeds."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ropewalk.commands.run import do_part
+from ropewalk.commands.run_inputs import RunFolder
+from ropewalk.commands.sweep import require_one_tokenizer, run_sweep
+from ropewalk.core.artifact import new_folder
+from ropewalk.core.error import UserError
+from ropewalk.core.record import read_scores
+from ropewalk.evaluate.score import mean
+from ropewalk.recipe.load import load_recipe
+from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.sweep import load_sweep
+
+SWEEP = [sys.executable, "-m", "ropewalk", "sweep"]
+CELLS = ["seed-1/base/", "seed-1/linear/zero-shot/", "seed-1/theta/zero-shot/"]
+CELLS += ["seed-1/linear/trained/", "seed-1/theta/trained/"]
+CELLS += ["seed-2/base/", "seed-2/linear/trained/", "seed-2/theta/trained/"]
+
+
+@pytest.fixture
+def study(recipe: Recipe, tmp_path: Path) -> Path:
+    """Two arms and two seeds on a model that was made from nothing beforehand, one rank."""
+    do_part("prepare", recipe)
+    data = recipe.to_json()
+    data |= {"model": str(RunFolder(Path(recipe.run)).initial), "stages": data["stages"][1:]}
+    data["parallel"] |= {"ranks": 1, "context": 1}
+    data["stages"][0] |= {"tokens": 2048, "checkpoint_steps": 1}
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(data))
+    sweep = {
+        "recipe": "one.yaml",
+        "study": str(tmp_path / "study"),
+        "arms": {"linear": ["stages.0.rope={kind: linear}"], "theta": ["stages.0.rope={kind: theta, theta: 1e5}"]},
+        "seeds": [1, 2],
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(sweep, sort_keys=False))
+    return path
+
+
+def read_cells(results: Path) -> list[dict[str, Any]]:
+    return [{**cell, "choices": tuple(cell["choices"])} for cell in json.loads(results.read_text())["cells"]]
+
+
+@pytest.mark.timeout(300)
+def test_a_sweep_measures_every_cell_once_and_killed_or_shared_ends_the_same(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = run_sweep(study, [])
+    folder = tmp_path / "study"
+    found = sorted(str(path.parent.relative_to(folder / "cells")) + "/" for path in folder.rglob("scores.json"))
+    assert found == sorted(CELLS) and result["cells"] == len(CELLS) and "trained theta" in result["text"]
+    check_results(json.loads(Path(result["results"]).read_text()), folder)
+
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("scores.json")}
+    capsys.readouterr()
+    run_sweep(study, [])
+    assert "8 cells, 8 of them done" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("scores.json")}
+
+    again = tmp_path / "again"
+    kill_in_the_midst(study, again)
+    both = [start(study, again) for _ in range(2)]  # what is left, shared by two
+    assert [process.wait() for process in both] == [0, 0]
+    told = [process.stderr.read() for process in both if process.stderr]
+    assert any("goes on from step-" in text for text in told), "the training that was killed began anew"
+    assert read_cells(again / "results.json") == read_cells(folder / "results.json")
+
+
+def start(study: Path, folder: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*SWEEP, str(study), f"study={folder}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def kill_in_the_midst(study: Path, folder: Path) -> None:
+    """Kill while the last arm of the first seed is being trained."""
+    cell = RunFolder(folder / "cells" / CELLS[4])
+    process = start(study, folder)
+    while not (cell.checkpoints(0) / "step-00000001").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not cell.scores.exists(), "it was measured before it was killed"
+
+
+def check_results(results: dict[str, Any], folder: Path) -> None:
+    """The file against the cells' own folders, by hand."""
+    for cell, name in zip(results["cells"], CELLS, strict=True):
+        run = RunFolder(folder / "cells" / name)
+        assert cell["recipe"] == load_recipe(run.recipe).digest
+        scores = read_scores(run.scores)
+        assert {score.model for score in scores} == {cell["kind"]}
+        assert [row[0] for row in cell["scores"]] == [score.task for score in scores]
+        assert [row[5] for row in cell["scores"]] == pytest.approx([score.value for score in scores], abs=1e-6)
+    one, two = (cell for cell in results["cells"] if (cell["kind"], cell["arm"]) == ("trained", "linear"))
+    (first,), (second,) = ([row for row in cell["scores"] if row[0] == "short/stories"] for cell in (one, two))
+    found, alone = (find(results, kind, "linear") for kind in ("trained", "zero-shot"))
+    assert found["seeds"] == 2 and alone["seeds"] == 1 and first[5] != second[5]
+    (row,) = (row for row in found["scores"] if row[0] == "short/stories")
+    assert row[4] == first[4] + second[4]
+    assert row[5:] == pytest.approx(mean([first[5], second[5]]), abs=1e-6)
+    (row,) = (row for row in alone["scores"] if row[0] == "short/stories")
+    assert row[6] < row[5] < row[7]
+    assert not any(row[3] is not None for row in found["scores"])
+    assert {"processor", "cores", "torch"} <= results["machine"].keys()
+
+
+def find(results: dict[str, Any], kind: str, arm: str) -> dict[str, Any]:
+    (entry,) = (entry for entry in results["means"] if (entry["kind"], entry["arm"]) == (kind, arm))
+    return dict(entry)
+
+
+def test_a_sweep_that_does_not_hold_together_leaves_nothing(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="set twice"):
+        run_sweep(study, ["overrides=[]", "axes={rope: {a: [stages.0.rope.theta=1e4]}}"])
+    broken = ["arms={a: [stages.0.context=32]}"]  # below the base's own: a rule of recipes, met before any work
+    with pytest.raises(UserError, match="breaks a rule"):
+        run_sweep(study, [*broken, "base=false"])
+    assert not (tmp_path / "study").exists()
+
+
+def test_arms_of_unlike_tokenizers_are_refused(study: Path, tmp_path: Path) -> None:
+    """As if an arm's ``model`` were another one: its corpus names the tokenizer that made its ids."""
+    _, cells = load_sweep(study)
+    base, *others = cells
+    for cell, digest in ((base, "a"), (others[0], "a"), (others[1], "b")):
+        with new_folder(RunFolder(Path(cell.recipe.run)).corpus, kind="corpus", inputs={"tokenizer": digest}):
+            pass
+    require_one_tokenizer(others[0], [base, others[0]])
+    with pytest.raises(UserError, match=f"{others[1].name} has another tokenizer than {base.name}"):
+        require_one_tokenizer(others[1], cells)

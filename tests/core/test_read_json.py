@@ -1,0 +1,67 @@
+"""What was written and does not read back is told by file and line, never as a traceback, and never left out."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ropewalk.checkpoint.save_record import read_saves
+from ropewalk.core.error import UserError
+from ropewalk.core.read_json import read_written
+from ropewalk.core.record import Row, append_rows, read_rows, read_scores
+from ropewalk.evaluate.stage_gate import read_verdicts
+from ropewalk.train.metrics_log import Journal
+from ropewalk.train.rollback import read_history
+
+ROWS = [Row(0, step, "loss/train", 2.0, "nats") for step in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'{"stage": 0, "step": 2, "na\n',
+        b"\n",
+        b"[1, 2]\n",
+        b'{"stage": 0, "step": 2, "name": "x", "value": 1.0}\n',
+        b'{"stage": 0, "step": "2", "name": "x", "value": 1.0, "unit": "1"}\n',
+        b'{"stage": 0, "step": 2, "name": "x", "value": null, "unit": "1"}\n',
+        b'{"stage": 0, "step": 2, "name": "\xff", "value": 1.0, "unit": "1"}\n',
+        b"\0\0\0\0\n",
+    ],
+)
+def test_a_broken_line_of_rows_is_named(tmp_path: Path, broken: bytes) -> None:
+    path = tmp_path / "rows.jsonl"
+    append_rows(path, ROWS)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], broken, *lines[3:]]))
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 3\n"):
+        list(read_rows(path))
+    with pytest.raises(UserError, match="line 3"):
+        Journal(path, writes=True).rewind(0, 5)
+    assert path.read_bytes().count(b"\n") == 5, "nothing was dropped"
+    path.write_bytes(b"".join([*lines, broken.rstrip(b"\n")]))
+    assert list(read_rows(path)) == ROWS, "a last line without its end is what a kill leaves"
+
+
+def read_factors(path: Path) -> Any:
+    return read_written(path, lambda content: tuple(content["factors"]))
+
+
+@pytest.mark.parametrize("read", [read_scores, read_verdicts, read_factors], ids=lambda read: read.__name__)
+@pytest.mark.parametrize("content", ['[\n{"a": 1},\n{"b"', "7", '[{"model": "base"}]', "[null]"])
+def test_a_broken_file_is_named(tmp_path: Path, read: Callable[[Path], Any], content: str) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"file\.json" + (", line 3" if content.endswith('"b"') else "")):
+        read(path)
+
+
+def test_notes_of_a_stage_are_named_too(tmp_path: Path) -> None:
+    for name, read in (("rollbacks.json", read_history), ("saves.json", lambda folder: read_saves(folder / "c"))):
+        (tmp_path / name).write_text("{")
+        with pytest.raises(UserError, match=name):
+            read(tmp_path)
+    (tmp_path / "saves.json").write_text(json.dumps({"begun": 4, "saved": None}))
+    assert read_saves(tmp_path / "checkpoints") == (4, None)

@@ -1,0 +1,118 @@
+"""Long documents are chosen by columns, as a decision on indices that the ledger counts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from made_texts import WORDS, sentence
+from ropewalk.core.error import UserError
+from ropewalk.corpus.clean.long_document_quality import find_length_facts
+from ropewalk.corpus.inspect.dropped import format_columns, inspect_corpus, read_columns
+from ropewalk.corpus.prepare.build import build
+from ropewalk.corpus.spec import CorpusSpec, Selection
+from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
+from ropewalk.corpus.tokens.tokenizer import Tokenizer
+
+DOCUMENTS = 40
+
+
+def build_scored(folder: Path, tokenizer: Tokenizer, select: list[dict[str, Any]], *, name: str = "corpus") -> Corpus:
+    lines = [{"text": sentence(n, 400), "id": f"d{n}"} for n in range(DOCUMENTS)]
+    (folder / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    scores = [{"id": f"d{n}", "source": "a", "gain": n / DOCUMENTS} for n in range(30)]
+    (folder / "scores.jsonl").write_text("".join(json.dumps(score) + "\n" for score in scores))
+    source = {"name": "a", "path": str(folder / "a.jsonl"), "role": "general", "language": "en"}
+    spec = {
+        "store": str(folder / "store"),
+        "sources": [{**source, "scores": str(folder / "scores.jsonl"), "select": select}],
+        "mix": {"a": 1},
+        "held_out": 0,
+    }
+    return open_corpus(build(CorpusSpec.model_validate(spec), tokenizer=tokenizer, seed=0, folder=folder / name))
+
+
+def test_a_threshold_drops_counts_and_explains(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    corpus = build_scored(tmp_path, tokenizer, [{"column": "gain", "at_least": 0.5, "from_tokens": 0}])
+    # 20 are below, and the ten without a score stay.
+    assert len(corpus.train("a")) == 20
+    assert corpus.ledger["a"]["dropped"]["not selected"]["documents"] == 20
+    (reason,) = inspect_corpus(corpus)
+    assert reason.reason == "not selected" and len(reason.examples) == 20
+    assert {example.why for example in reason.examples if example.id == "d10"} == {"gain 0.25 below 0.5"}
+    ends = read_columns(corpus)["a"]["gain"]
+    assert [each["id"] for each in ends["best"]] == ["d29", "d28", "d27", "d26", "d25"]
+    assert [each["id"] for each in ends["worst"]] == ["d0", "d1", "d2", "d3", "d4"]
+    assert "best by gain" in format_columns(read_columns(corpus)) and "d29" in format_columns(read_columns(corpus))
+
+
+def test_another_threshold_tokenises_nothing_again(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_scored(tmp_path, tokenizer, [])
+    monkeypatch.setattr(Tokenizer, "encode_documents", lambda *_: pytest.fail("tokenised again"))
+    rules = [{"column": "gain", "at_least": 0.25, "at_most": 0.5, "from_tokens": 0}]
+    assert len(build_scored(tmp_path, tokenizer, rules, name="other").train("a")) == 11 + 10
+
+
+def test_a_weight_is_a_chance(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    corpus = build_scored(tmp_path, tokenizer, [{"column": "gain", "weigh": True, "from_tokens": 0}])
+    kept = corpus.train("a").chosen
+    scored = kept[kept < 30]
+    assert 8 < len(scored) < 25 and len(kept) - len(scored) == 10
+    assert np.mean(scored) > 16  # of all it would be 14.5; higher gains are kept more often
+    again = build_scored(tmp_path, tokenizer, [{"column": "gain", "weigh": True, "from_tokens": 0}], name="again")
+    assert again.train("a").chosen.tolist() == kept.tolist()
+
+
+def test_short_documents_are_left_alone(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    assert len(build_scored(tmp_path, tokenizer, [{"column": "gain", "at_least": 0.5}]).train("a")) == DOCUMENTS
+
+
+def test_a_column_that_nobody_has_is_an_error(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no document has the column"):
+        build_scored(tmp_path, tokenizer, [{"column": "gian", "at_least": 0.5}])
+    with pytest.raises(ValidationError, match="at_least, at_most or weigh"):
+        Selection(column="gain")
+
+
+@pytest.mark.parametrize("twice", ["score", "document"])
+def test_a_repeated_id_is_refused_with_the_id(tokenizer: Tokenizer, tmp_path: Path, twice: str) -> None:
+    """Which of two values, or of two documents, was meant nobody knows. Ids of numbers and of texts are the same."""
+    ids = [1, 2, 3, "2"] if twice == "document" else [1, 2, 3, 4]
+    records = [{"text": sentence(n, 400), "id": id} for n, id in enumerate(ids)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    scored = [*({"id": str(n), "gain": n} for n in (1, 2, 3)), {"id": 3, "source": "b", "gain": 9}]
+    scored += [{"id": 2, "gain": 0.5}] if twice == "score" else []
+    (tmp_path / "scores.jsonl").write_text("".join(json.dumps(score) + "\n" for score in scored))
+    source = {"name": "a", "path": str(tmp_path / "a.jsonl"), "role": "general", "language": "en"}
+    source |= {
+        "scores": str(tmp_path / "scores.jsonl"),
+        "select": [{"column": "gain", "at_least": 2, "from_tokens": 0}],
+    }
+    spec = CorpusSpec.model_validate({"store": str(tmp_path / "store"), "sources": [source], "mix": {"a": 1}})
+    with pytest.raises(UserError, match="twice" if twice == "score" else "several documents") as caught:
+        build(spec, tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus")
+    assert "2" in caught.value.why and ("line 5" in caught.value.where) == (twice == "score")
+
+
+def test_facts_of_length_tell_a_book_from_a_collection_and_from_a_list() -> None:
+    rng = np.random.default_rng(0)
+    common = [f"{word}{n}" for word in WORDS for n in range(3)]
+
+    def chapter(subject: list[str], words: int = 4000) -> str:
+        return " ".join(rng.choice(common + 4 * subject, words))
+
+    def subject(n: int) -> list[str]:
+        return [f"s{n}x{i}" for i in range(150)]
+
+    book = find_length_facts(" ".join(chapter(subject(1)[:75] + subject(10 + n)[:75]) for n in range(8)))
+    collection = find_length_facts(" ".join(chapter(subject(20 + n)) for n in range(8)))
+    repetition = find_length_facts((chapter(subject(1)) + " ") * 8)
+    assert book is not None and collection is not None and repetition is not None
+    assert collection.coherence < book.coherence
+    assert repetition.vocabulary_growth < 0.05 < book.vocabulary_growth
+    assert find_length_facts(chapter(subject(1), 400)) is None

@@ -1,0 +1,43 @@
+"""What is written is what is mapped, over shard borders, in both widths, with and without a mask."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ropewalk.corpus.tokens.store import Documents, all_documents, open_shards, token_dtype, write_shards
+
+
+@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=30), shard_tokens=st.integers(1, 200))
+@settings(max_examples=40, deadline=None)
+def test_round_trip(tmp_path_factory: pytest.TempPathFactory, lengths: list[int], shard_tokens: int) -> None:
+    folder = tmp_path_factory.mktemp("shards")
+    random = np.random.default_rng(0)
+    made = [(random.integers(0, 90_000, length), random.integers(0, 2, length).astype(np.uint8)) for length in lengths]
+    written = write_shards(made, folder, vocabulary=90_000, shard_tokens=shard_tokens)
+    shards = open_shards(folder, vocabulary=90_000, manifest={})
+    assert [len(shard.tokens) for shard in shards] == [entry["tokens"] for entry in written]
+    documents = all_documents(shards)
+    assert documents.lengths.tolist() == lengths
+    for number, (tokens, mask) in enumerate(made):
+        held_tokens, held_mask = documents.read(number)
+        assert np.array_equal(held_tokens, tokens) and np.array_equal(held_mask, mask)
+    middle = len(made) // 2
+    some = Documents(documents.shards, np.array([middle]))
+    assert np.array_equal(some.read(0, 0, 1)[0], made[middle][0][:1])
+
+
+def test_ids_are_two_bytes_while_they_fit(tmp_path: Path) -> None:
+    assert token_dtype(65_536).itemsize == 2 and token_dtype(65_537).itemsize == 4
+    ones = np.ones(2, dtype=np.uint8)
+    write_shards([(np.array([0, 65_535]), ones)], tmp_path, vocabulary=65_536)
+    assert (tmp_path / "shard-00000.tok").read_bytes() == b"\x00\x00\xff\xff"
+    assert not (tmp_path / "shard-00000.mask").exists()
+    assert open_shards(tmp_path, vocabulary=65_536, manifest={})[0].mask.tolist() == [1, 1]
+
+
+def test_an_id_beyond_the_vocabulary_is_our_fault(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        write_shards([(np.array([400]), np.ones(1, dtype=np.uint8))], tmp_path, vocabulary=400)

@@ -1,0 +1,98 @@
+"""The memory of words gives what the tokenizer gives, on every character that it takes and on texts of all of them."""
+
+import json
+import random
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import regex
+from tokenizers import Regex, pre_tokenizers
+from tokenizers import Tokenizer as Bpe
+
+from made_texts import han, sentence
+from ropewalk.corpus.tokens import gigatoken, word_cache
+from ropewalk.corpus.tokens.safe_splits import CUTTABLE
+from ropewalk.corpus.tokens.tokenizer import Tokenizer
+from ropewalk.corpus.tokens.word_cache import SETTLED, load_words
+
+ALL = "".join(chr(code) for first, last in SETTLED for code in range(first, last + 1))
+ODD = [
+    " ", "  ", "\n", "\r\n", "\t", " \n ", "'s", "'LL", "'\u017f", "'", "\u00a0", "\u3000", "x", "Q", "7", "½", "天地",
+    "ㅋ", "\u212a", "\u212b", "🙂", "。", "=", "\u0301", "\u208f", "\U00031350", "\ufeff",
+]  # fmt: skip
+
+
+def make(tokenizer_folder: Path, pattern: str, normalizer: object) -> Tokenizer:
+    made_of = json.loads((tokenizer_folder / "tokenizer.json").read_text())
+    made_of["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = pattern
+    made_of["normalizer"] = normalizer
+    return Tokenizer(Bpe.from_str(json.dumps(made_of)), bos_id=None, eos_id=0)
+
+
+@pytest.mark.parametrize("kind", [r"\p{L}", r"\p{N}", r"\p{M}", r"\p{Han}", r"\s", r"(?i:[sdmtlrve])"])
+def test_both_libraries_know_the_same_characters(kind: str) -> None:
+    remove = pre_tokenizers.Split(Regex(kind), "removed")
+    parts = (ALL[at : at + 4096] for at in range(0, len(ALL), 4096))
+    left = "".join(piece for part in parts for piece, _ in remove.pre_tokenize_str(part))
+    assert regex.sub(kind, "", ALL, flags=regex.V1) == left
+
+
+def test_no_character_joins_the_one_before_it() -> None:
+    found = [unicodedata.normalize("NFD", chr(code)) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    assert not {mark for decomposed in found for mark in decomposed[1:]} & set(ALL)
+    assert not any(unicodedata.combining(character) for character in ALL)
+
+
+@pytest.mark.parametrize("normalizer", [None, {"type": "NFC"}])
+@pytest.mark.parametrize("pattern", sorted(CUTTABLE))
+def test_a_text_has_the_ids_of_its_words(
+    tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, normalizer: object
+) -> None:
+    monkeypatch.setattr(word_cache, "_KEPT_WORDS", 300)
+    monkeypatch.setattr(word_cache, "_MOST_HAN", 1.0)  # takes Han, too
+    tokenizer = make(tokenizer_folder, pattern, normalizer)
+    memory = load_words(tokenizer._made_of, tokenizer._encode_all)
+    assert memory is not None
+    draw = random.Random(0)
+    texts = [*gigatoken.TRAPS, *(sentence(n, 20) + han(n, 20) for n in range(20))]
+    for _ in range(400):
+        texts.append("".join(draw.choice([*ODD, draw.choice(ALL)]) for _ in range(draw.randrange(1, 30))))
+    for text, ids in zip(texts, tokenizer._encode_all(texts), strict=True):
+        assert np.array_equal(memory.encode(text), ids), ascii(text)
+
+
+def test_chinese_goes_without_a_memory(tokenizer: Tokenizer) -> None:
+    memory = load_words(tokenizer._made_of, tokenizer._encode_all)
+    assert memory is not None
+    for text, learns in ((han(1, 200) + sentence(1, 20), False), (sentence(2, 200) + han(2, 10), True)):
+        assert np.array_equal(memory.encode(text), tokenizer._encode_all([text])[0])
+        assert bool(memory._ids) == learns
+
+
+def test_what_is_no_word_is_left_to_the_tokenizer(tokenizer_folder: Path) -> None:
+    made_of = json.loads((tokenizer_folder / "tokenizer.json").read_text())
+    own = {"id": 399, "content": "<tool>", "special": False, "normalized": False, "single_word": False}
+    made_of["added_tokens"].append({**own, "lstrip": False, "rstrip": False})
+    tokenizer = Tokenizer(Bpe.from_str(json.dumps(made_of)), bos_id=None, eos_id=0)
+    memory = load_words(tokenizer._made_of, tokenizer._encode_all)
+    assert memory is not None
+    for text in ("a <tool> b", "a <tool b", "ne\u0301e", "\u0e44\u0e17\u0e22 x"):
+        assert np.array_equal(memory.encode(text), tokenizer._encode_all([text])[0])
+    made_of["model"]["dropout"] = 0.1
+    assert load_words(made_of, tokenizer._encode_all) is None
+    made_of["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\S+|\s+"
+    assert load_words(made_of, tokenizer._encode_all) is None
+
+
+def test_words_follow_where_gigatoken_errs(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong:
+        def encode(self, text: str) -> np.ndarray:
+            return tokenizer._encode_all([text if text in gigatoken.TRAPS else f"{text}x"])[0]
+
+    monkeypatch.setattr(gigatoken, "_load", lambda _: Wrong())
+    monkeypatch.setattr(gigatoken, "_CHECKED_CHARACTERS", 100)
+    quick, texts = gigatoken.Fast(tokenizer._made_of, tokenizer._encode_all), [sentence(n, 60) for n in range(6)]
+    assert all(map(np.array_equal, quick.encode(texts), tokenizer._encode_all(texts)))
+    assert quick.trusted and isinstance(quick._encoder, word_cache.Words)

@@ -1,0 +1,127 @@
+"""What a stage stands on and does not find again ends it: its own checkpoints, and the moments of the stage before."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ropewalk.checkpoint.load import list_checkpoints, newest, read_facts
+from ropewalk.commands.plan_growth import plan_growth
+from ropewalk.commands.run_inputs import RunFolder
+from ropewalk.core.artifact import new_folder
+from ropewalk.core.error import UserError
+from ropewalk.core.record import Row, append_rows, read_rows
+from ropewalk.parallel.launch import RankError, run_ranks
+from ropewalk.recipe.spec import Recipe
+from ropewalk.train.stage import checkpoints_of, train_stage
+from tiny_run import make_recipe
+
+NewRun = Callable[[str], Path]
+Prepared = tuple[Path, Path]
+SHORT = {"tokens": 3 * 4 * 64, "checkpoint_steps": 2, "panel_steps": 3}
+TWO, ONE = {"ranks": 2, "context": 2}, {"ranks": 1, "context": 1}
+
+
+def train(recipe: Recipe, run: Path, prepared: Prepared, stage: int = 0) -> str:
+    ranks = recipe.parallel.ranks
+    return run_ranks(lambda: train_stage(recipe, stage=stage, run=run, corpus=prepared[1]), ranks, threads=1)[0]
+
+
+def damage(run: Path, stage: int = 0) -> None:
+    for path in list_checkpoints(checkpoints_of(run, stage)):
+        file = next(path.glob("*.safetensors"))
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+
+
+def remove(run: Path, stage: int = 0) -> None:
+    shutil.rmtree(checkpoints_of(run, stage))
+
+
+@pytest.mark.parametrize("lose", [remove, damage], ids=["removed", "damaged"])
+def test_a_stage_never_begins_again_in_silence(
+    lose: Callable[[Path], None], prepared: Prepared, new_run: NewRun
+) -> None:
+    run, recipe = new_run("lost"), make_recipe(**SHORT, parallel=TWO)
+    assert train(recipe, run, prepared) == "limit"
+    rows = (run / "rows.jsonl").read_bytes()
+    lose(run)
+    with pytest.raises(UserError, match=r"checkpoints of stage 0 are gone[\s\S]*step 3[\s\S]*on purpose, remove"):
+        train(recipe, run, prepared)
+    assert (run / "rows.jsonl").read_bytes() == rows
+    for path in (run / "stages" / "0").iterdir():  # as the error says, but for what the fixture made
+        if path.name != "extended":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (run / "rows.jsonl").unlink()
+    assert train(recipe, run, prepared) == "limit"
+
+
+def test_rows_beyond_the_first_save_are_enough_to_tell(prepared: Prepared, new_run: NewRun) -> None:
+    run = new_run("rows")
+    append_rows(run / "rows.jsonl", [Row(0, step, "lr", 0.1, "1") for step in (1, 2, 3)])
+    with pytest.raises(UserError, match=r"rows\.jsonl has 3 steps, more than are taken before the first save"):
+        train(make_recipe(**SHORT, parallel=ONE), run, prepared)
+
+
+def test_who_ended_before_the_first_save_begins_again_and_is_told(
+    prepared: Prepared, new_run: NewRun, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run("early")
+    append_rows(run / "rows.jsonl", [Row(0, step, "lr", 0.1, "1") for step in (1, 2)])
+    assert train(make_recipe(**SHORT, parallel=ONE), run, prepared) == "limit"
+    assert "begins again at step 0: it ended at step 2" in capfd.readouterr().err
+    assert [row.step for row in read_rows(run / "rows.jsonl") if row.name == "lr"] == [1, 2, 3]
+
+
+def test_a_kill_in_the_first_save_is_no_loss(
+    prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, recipe = new_run("torn"), make_recipe(**SHORT, parallel=ONE)
+
+    def die(*_: object, **__: object) -> None:
+        raise SystemError("the machine went away")
+
+    with monkeypatch.context() as patch, pytest.raises(RankError, match="went away"):
+        patch.setattr("ropewalk.checkpoint.saver.write", die)
+        train(recipe, run, prepared)
+    assert train(recipe, run, prepared) == "limit"
+
+
+@pytest.mark.parametrize("lose", [remove, damage], ids=["removed", "damaged"])
+def test_moments_that_are_gone_stop_the_next_stage(
+    lose: Callable[[Path], None], prepared: Prepared, new_run: NewRun
+) -> None:
+    run, recipe = new_run("moments"), make_recipe(**SHORT, parallel=TWO)
+    train(recipe, run, prepared)
+    lose(run)
+    with pytest.raises(UserError, match=r"moments of the stage before are gone[\s\S]*stages\.1\.carry_moments=false"):
+        train(recipe, run, prepared, stage=1)
+    fresh = make_recipe(**SHORT, parallel=TWO, carry_moments=False)
+    assert train(fresh, run, prepared, stage=1) == "limit"
+    last = newest(checkpoints_of(run, 1))
+    assert last is not None and read_facts(last)["updates"] == 3, "Adam counts anew"
+
+
+def test_moments_of_the_middle_of_a_stage_are_not_those_of_its_end(prepared: Prepared, new_run: NewRun) -> None:
+    run, recipe = new_run("middle"), make_recipe(**SHORT, parallel=ONE)
+    train(recipe, run, prepared)
+    shutil.rmtree(checkpoints_of(run, 0) / "step-00000003")
+    with pytest.raises(UserError, match="step-00000002 is not the stage's last one"):
+        train(recipe, run, prepared, stage=1)
+
+
+def test_carry_moments_may_be_set_in_the_middle_of_a_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    recipe = make_recipe(**SHORT)
+    folder.recipe.write_text(yaml.safe_dump(recipe.to_json()))
+    with new_folder(folder.trained(0), kind="model", inputs={}) as work:
+        (work / "weights").write_text("w")
+    first, second = recipe.stages[:2]
+    fresh = second.model_copy(update={"carry_moments": False})
+    growth = plan_growth(recipe.model_copy(update={"stages": (first, fresh)}), folder)
+    assert [change.path for change in growth.changes] == ["stages.1.carry_moments"] and not growth.stale
+    with pytest.raises(UserError, match=r"stage 0 would have to be trained again"):
+        plan_growth(recipe.model_copy(update={"stages": (first.model_copy(update={"clip": 2.0}), fresh)}), folder)

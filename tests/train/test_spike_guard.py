@@ -1,0 +1,172 @@
+"""The guard sees spikes and is not blinded by them; too many lead back and past the data; what was skipped is kept."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ropewalk.checkpoint.load import list_checkpoints
+from ropewalk.core.error import UserError
+from ropewalk.core.record import TIMED, Row, read_rows
+from ropewalk.core.seed import stream
+from ropewalk.parallel.launch import RankError, run_ranks
+from ropewalk.recipe.gates import Guard
+from ropewalk.recipe.spec import Recipe
+from ropewalk.train import loop, rollback, stage
+from ropewalk.train.replay import replay
+from ropewalk.train.spike_guard import FEWEST, is_astray, judge_step, see
+from ropewalk.train.stage import checkpoints_of, train_stage
+from tiny_run import make_recipe
+
+NewRun = Callable[[str], Path]
+Prepared = tuple[Path, Path]
+GUARD = Guard()
+
+
+def healthy(steps: int) -> list[tuple[float | None, float | None, bool]]:
+    random = stream("guard")
+    return [see(3 + 0.1 * random.normal(), math.exp(0.3 * random.normal()), taken=True) for _ in range(steps)]
+
+
+def test_spikes_are_seen_and_wiggles_are_not() -> None:
+    recent = healthy(FEWEST)
+    assert judge_step(recent, 3.2, 2.0, guard=GUARD) == ""
+    assert "the loss, 5, is" in judge_step(recent, 5.0, 1.0, guard=GUARD)
+    assert "gradient norm" in judge_step(recent, 3.0, 14.0, guard=GUARD)
+    assert judge_step(recent, 2.0, 0.001, guard=GUARD) == "", "less is no spike"
+    assert judge_step(recent, 5.0, 14.0, guard=Guard(spike=None)) == ""
+    assert judge_step(recent[:-1], 5.0, 1.0, guard=GUARD) == "", "too little is known"
+    for loss, norm in ((math.nan, 1.0), (3.0, math.inf), (-math.inf, math.nan)):
+        assert "not finite" in judge_step([], loss, norm, guard=Guard(spike=None))
+
+
+def test_a_bad_value_does_not_blind_the_guard() -> None:
+    """Mean and deviation of a window with one 1e9 in it, or one NaN, call nothing a spike for as long as it stays."""
+    recent = [*healthy(60), see(1e9, math.nan, taken=False)]
+    assert judge_step(recent, 3.1, 1.0, guard=GUARD) == ""
+    assert judge_step(recent, 6.0, 1.0, guard=GUARD)
+
+
+def test_a_new_level_becomes_the_level() -> None:
+    recent, skipped = healthy(128), 0
+    for _ in range(128):
+        fault = judge_step(recent, 6.0, 1.0, guard=GUARD)
+        recent = [*recent, see(6.0, 1.0, taken=not fault)][-GUARD.window :]
+        skipped += bool(fault)
+    assert 0 < skipped < 70 and not judge_step(recent, 6.1, 1.0, guard=GUARD)
+    assert is_astray(recent, guard=GUARD) == (skipped > GUARD.skips)
+
+
+def train(recipe: Recipe, run: Path, corpus: Path) -> str:
+    return run_ranks(lambda: train_stage(recipe, stage=0, run=run, corpus=corpus), recipe.parallel.ranks, threads=1)[0]
+
+
+def spoil_rows(first: int, last: int) -> Callable[..., Any]:
+    """The text of these global rows is poison: on one rank, whenever they come by."""
+    original = loop.train_step
+
+    def step(state: Any, batches: Any, **settings: Any) -> Any:
+        if state.cursor < last and state.cursor + batches.rows > first and dist.get_rank() == 1:
+            micro = dataclasses.replace(batches.micro[0], weights=batches.micro[0].weights * float("nan"))
+            batches = dataclasses.replace(batches, micro=(micro, *batches.micro[1:]))
+        return original(state, batches, **settings)
+
+    return step
+
+
+def rows_of(run: Path) -> list[Row]:
+    return [row for row in read_rows(run / "rows.jsonl") if row.name not in TIMED]
+
+
+ASTRAY = {"checkpoint_steps": 2, "panel_steps": 2, "guard": {"skips": 1}}
+
+
+def test_too_many_skips_lead_back_and_past_the_data(
+    prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps 5 and 6 are poison: back to step 4, whose successor takes the rows after them. A kill changes nothing."""
+    monkeypatch.setattr(loop, "train_step", spoil_rows(16, 24))
+    run, corpus = new_run("astray"), prepared[1]
+    assert train(make_recipe(**ASTRAY), run, corpus) == "limit"
+    state = json.loads((list_checkpoints(checkpoints_of(run, 0))[0] / "state.json").read_text())
+    assert (state["step"], state["cursor"], state["rollbacks"], state["skipped"]) == (8, 8 * 4 + 8, 1, 0)
+    rows = rows_of(run)
+    assert sorted({row.step for row in rows if row.name == "loss/train"}) == [*range(1, 9)]
+    assert [(row.step, row.value) for row in rows if row.name == "rollbacks"] == [(6, 1), (8, 1)]
+    (entry,) = rollback.read_history(run / "stages" / "0")
+    assert entry == {"from_step": 6, "to_step": 4, "cursor": 24, "skipped": 2}
+    records = [json.loads(path.read_text()) for path in sorted((run / "stages" / "0" / "skipped").iterdir())]
+    assert [(record["step"], record["first_row"]) for record in records] == [(5, 16), (6, 20)]
+    row = records[0]["rows"][0]
+    assert row["source"] in ("plain", "counted") and row["pieces"][0]["text"] and records[0]["loss"] is None
+
+    killed = new_run("killed")
+    original = rollback.write_whole
+
+    def die(*args: Any) -> None:
+        original(*args)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch, pytest.raises(RankError, match="SIGKILL"):
+        patch.setattr(rollback, "write_whole", die)
+        train(make_recipe(**ASTRAY), killed, corpus)
+    assert train(make_recipe(**ASTRAY), killed, corpus) == "limit"
+    assert rows_of(killed) == rows and rollback.read_history(killed / "stages" / "0") == [entry]
+
+
+def test_it_goes_back_only_so_often(prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "train_step", spoil_rows(16, 10**9))
+    changes = {**ASTRAY, "guard": {"skips": 1, "rollbacks": 1}}
+    with pytest.raises(UserError, match=r"does not stay sound[\s\S]*went back 1 times"):
+        train(make_recipe(**changes), new_run("lost"), prepared[1])
+
+
+def test_a_spike_is_skipped_and_replayed_row_by_row(
+    prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three ranks' worth of healthy steps, then a step whose loss is large: the same again from the checkpoint."""
+    steps = FEWEST + 4
+    recipe = make_recipe(
+        tokens=steps * 4 * 64, lr=1e-4, checkpoint_steps=10, guard={"spike": 8.0}, parallel={"ranks": 2, "context": 2}
+    )
+    run, corpus = new_run("spike"), prepared[1]
+    original = loop.train_step
+
+    def spoil(state: Any, batches: Any, **settings: Any) -> Any:
+        if state.step == FEWEST + 1:
+            for parameter in state.model.parameters():  # a bit has flipped somewhere
+                with torch.no_grad():
+                    parameter.mul_(3)
+            seen = original(state, batches, **settings)
+            for parameter in state.model.parameters():
+                with torch.no_grad():
+                    parameter.div_(3)
+            return seen
+        return original(state, batches, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", spoil)
+        train(recipe, run, corpus)
+    (path,) = (run / "stages" / "0" / "skipped").iterdir()
+    record = json.loads(path.read_text())
+    assert record["step"] == FEWEST + 2 and "deviations above the median" in record["reason"]
+    found = run_ranks(replay, 2, record, recipe, run, corpus)[0]
+    assert not found["same"] and found["loss"] < record["loss"] and len(found["rows"]) == 4
+    loss = {row.step: row.value for row in rows_of(run) if row.name == "loss/train"}
+    assert found["loss"] == pytest.approx(loss[FEWEST + 1], rel=0.2), "without the flipped bit it is a step like others"
+
+    healthy_record = {**record, "step": 25, "first_row": 24 * 4, "rows": record["rows"], "loss": loss[25]}
+    norms = {row.step: row.value for row in rows_of(run) if row.name == "grad_norm"}
+    again = run_ranks(replay, 2, {**healthy_record, "grad_norm": norms[25]}, recipe, run, corpus)[0]
+    assert again["same"], "what data and weights explain comes out to the bit"
+    with pytest.raises(UserError, match="the way to this step is gone"):
+        run_ranks(replay, 2, {**record, "rollbacks": 1}, recipe, run, corpus)
+    assert stage.stage_folder(run, 0).is_dir()
