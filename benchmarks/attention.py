@@ -29,7 +29,7 @@ import torch.distributed as dist
 from packs import draw_pack
 from race import clock, find_share_of_datasheet, measure_link, measure_products, race, tell
 from ropewalk.parallel.launch import run_ranks
-from ropewalk.partition import Partition, partition_rows
+from ropewalk.partition import Partition, partition_tokens
 from sides import NAMES, Setting, check_same, ours, ring, sdpa, ulysses
 from ulysses import find_version
 
@@ -97,7 +97,7 @@ def measure_ranks(setting: Setting, folder: Path) -> None:
     ranks = dist.get_world_size()
     where = f"{setting.tokens} tokens, {setting.dtype}, {ranks} ranks"
     for document, name, reached in ((one, "one", (0.98, 1.0)), (pack, "pack", (2.0, 2.0))):
-        partition = partition_rows(document, ranks=ranks)
+        partition = partition_tokens(document, ranks=ranks)
         seen = int(partition.pairs.sum()) * 2 / (setting.tokens * (setting.tokens + 1))
         limit = find_limit(partition, setting)
         word = "one document" if name == "one" else "packed documents around 4Ki"
@@ -134,7 +134,7 @@ def measure_one(setting: Setting) -> None:
         same = {how: check_same(side, other, (mine, other.run()), setting) for how, other in others.items()}
         runs = {"ours": side.run} | {how: other.run for how, other in others.items()}
         times = race(runs, turns=setting.turns, device=setting.device)
-        partition = partition_rows(document, ranks=1)
+        partition = partition_tokens(document, ranks=1)
         rate = count_flops(int(partition.pairs.sum()), setting) / times["ours"]
         for how, must in peers:
             compare(
@@ -181,7 +181,7 @@ def play_ranks(setting: Setting, ranks: int) -> None:
             side.run()
             times.append(min(clock(side.run, setting.device) for _ in range(setting.turns)))
             dist.destroy_process_group()
-        partition = partition_rows(document, ranks=ranks)
+        partition = partition_tokens(document, ranks=ranks)
         tell(
             f"{word}, {setting.tokens} tokens, {setting.dtype}, {ranks} ranks played in turn: slowest over mean",
             "pairs, slowest over mean", ours=max(times) * ranks / sum(times), theirs=partition.balance, unit="max/mean",

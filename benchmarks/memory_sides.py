@@ -21,7 +21,7 @@ from ropewalk.parallel.fsdp import Precision
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.parallel.peak import measure_peak_bytes
-from ropewalk.partition import partition_rows
+from ropewalk.partition import partition_tokens
 from ropewalk.plan.savings import Savings
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
@@ -111,7 +111,7 @@ def make_step(
     place_learner(learner, mesh, savings=savings, precision=precision, compiles=compiles)
     optimizer = make_optimizer(learner, weight_decay=0.0, betas=(0.9, 0.95))
     set_learning_rate(optimizer, 1e-5)
-    partition = partition_rows(case.documents, ranks=1)
+    partition = partition_tokens(case.documents, ranks=1)
     tokens, places = _draw_row(case)
     weights = np.append(places[1:] != 0, False).astype(np.float32)
     row = [torch.from_numpy(each).to(mesh.device) for each in (tokens, places, np.roll(tokens, -1), weights)]

@@ -17,8 +17,8 @@ import numpy as np
 from packs import SIGMA, draw_pack
 from race import tell, time_alone
 from ropewalk.partition.cost import count_pairs
-from ropewalk.partition.partition import LAYOUTS, Partition, partition_rows
-from ropewalk.partition.segments import Documents, Ranges, find_documents, make_pieces
+from ropewalk.partition.partition import LAYOUTS, Partition, partition_tokens
+from ropewalk.partition.segments import Documents, Ranges, find_documents, make_segments
 from ropewalk.partition.zigzag import own_zigzag
 
 TOKENS = 1 << 17
@@ -31,7 +31,7 @@ LARGE_TOKENS, LARGE_DOCUMENTS, LARGE_RANKS = 1 << 20, 5000, 64
 def measure_head_tail(document: np.ndarray, ranks: int) -> float:
     """Work max/mean if the row is cut in 2 x ranks chunks as if it were one document."""
     row = Documents(Ranges(np.array([0]), np.array([document.size])), np.array([True]))
-    pieces = make_pieces(find_documents(document), own_zigzag(row, ranks), ranks)
+    pieces = make_segments(find_documents(document), own_zigzag(row, ranks), ranks)
     pairs = count_pairs(pieces, ranks)
     return float(pairs.max() / pairs.mean())
 
@@ -43,7 +43,7 @@ def share_of_ring(partition: Partition) -> float:
 
 def count_crumbs(partition: Partition) -> int:
     """Pieces shorter than 64 tokens of documents that are not."""
-    pieces = partition.pieces
+    pieces = partition.segments
     real = pieces.document >= 0
     length = (pieces.stop - pieces.start)[real]
     whole = np.bincount(pieces.document[real], weights=length)[pieces.document[real]]
@@ -54,7 +54,7 @@ def compare_with_head_tail(packs: int) -> None:
     for name, median_tokens in PACKS.items():
         for ranks in (2, 8):
             documents = [draw_pack(TOKENS, median_tokens, seed) for seed in range(packs if median_tokens else 1)]
-            partitions = [partition_rows(document, ranks=ranks) for document in documents]
+            partitions = [partition_tokens(document, ranks=ranks) for document in documents]
             case = f"128Ki tokens, {name}, {ranks} ranks"
             balance = float(np.mean([partition.balance for partition in partitions]))
             theirs = float(np.mean([measure_head_tail(document, ranks) for document in documents]))
@@ -67,7 +67,7 @@ def compare_with_head_tail(packs: int) -> None:
 
 def measure_joint_bar(packs: int) -> None:
     """``auto`` on many packs: balance, bytes and crumbs of one and the same partition."""
-    partitions = [partition_rows(draw_pack(TOKENS, 1 << 12, seed), ranks=8) for seed in range(packs)]
+    partitions = [partition_tokens(draw_pack(TOKENS, 1 << 12, seed), ranks=8) for seed in range(packs)]
     case = f"{packs} packs of 128Ki, documents around 4Ki, 8 ranks, auto"
     balances = np.array([partition.balance for partition in partitions])
     shares = np.array([share_of_ring(partition) for partition in partitions])
@@ -78,7 +78,7 @@ def measure_joint_bar(packs: int) -> None:
         worst=float(shares.max()),
     )  # fmt: skip
     crumbs = sum(count_crumbs(partition) for partition in partitions)
-    pieces = sum(len(partition.pieces.start) for partition in partitions)
+    pieces = sum(len(partition.segments.start) for partition in partitions)
     tell(
         f"{case}: pieces under {SMALLEST_TOKENS} tokens of longer documents", "none", ours=crumbs, theirs=0,
         unit="pieces", must_reach=1.0, of_pieces=pieces,
@@ -88,7 +88,7 @@ def measure_joint_bar(packs: int) -> None:
 def measure_decision() -> None:
     """What a batch waits for at most: the layout of all ranks, and one rank's tiles."""
     document = draw_pack(TOKENS, 1 << 12)
-    seconds = time_alone(lambda: partition_rows(document, ranks=8))
+    seconds = time_alone(lambda: partition_tokens(document, ranks=8))
     tell("128Ki tokens, around 4Ki, 8 ranks: layout", "50 ms", ours=seconds * 1e3, theirs=50, unit="ms", must_reach=1.0)
 
     lengths = np.random.default_rng(0).lognormal(0, SIGMA, size=LARGE_DOCUMENTS)
@@ -96,7 +96,7 @@ def measure_decision() -> None:
     large = np.repeat(np.arange(LARGE_DOCUMENTS), np.diff(ends, prepend=0))[None].astype(np.int32)
 
     def decide() -> None:
-        partition = partition_rows(large, ranks=LARGE_RANKS)
+        partition = partition_tokens(large, ranks=LARGE_RANKS)
         partition.triangles(LARGE_RANKS - 1)
         partition.tiles(LARGE_RANKS - 1)
 
@@ -114,7 +114,7 @@ def measure_trade(packs: int) -> dict[tuple[int, str], list[tuple[float, float]]
         documents = [draw_pack(TRADE_TOKENS, median, seed) for seed in range(packs)]
         for layout in LAYOUTS:
             for ranks in TRADE_RANKS:
-                partitions = [partition_rows(document, ranks=ranks, layout=layout) for document in documents]
+                partitions = [partition_tokens(document, ranks=ranks, layout=layout) for document in documents]
                 share = float(np.mean([share_of_ring(partition) for partition in partitions]))
                 balance = float(np.mean([partition.balance for partition in partitions]))
                 curves.setdefault((median, layout), []).append((share, balance))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from ropewalk.attention import attend
-from ropewalk.partition import partition_rows
+from ropewalk.partition import partition_tokens
 from torch_ring import attend_ring, own_rows
 from ulysses import Ulysses
 
@@ -63,7 +63,7 @@ def draw_inputs(setting: Setting) -> dict[str, Tensor]:
 def ours(document: np.ndarray, setting: Setting, *, alone: bool = False) -> Side:
     """Attend as this rank of the group, or ``alone`` as the only one."""
     ranks, rank = (1, 0) if alone else (dist.get_world_size(), dist.get_rank())
-    partition = partition_rows(document, ranks=ranks)
+    partition = partition_tokens(document, ranks=ranks)
     own = torch.from_numpy(partition.owned(rank))
     *inputs, grad = (tensor[own.to(setting.device)] for tensor in draw_inputs(setting).values())
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from packs import draw_pack
 from race import clock, measure_products, race, tell
 from ropewalk.parallel.launch import run_ranks
-from ropewalk.partition import partition_rows
+from ropewalk.partition import partition_tokens
 from trainee import count_flops, make_default_step, make_our_step, make_ring_step
 from ulysses import Ulysses, find_version
 
@@ -79,7 +79,7 @@ def _sum(loss: Tensor) -> Tensor:
 
 def find_limit(setting: Setting, document: np.ndarray, ranks: int) -> float:
     """Milliseconds of arithmetic with work shared evenly."""
-    pairs = int(partition_rows(document, ranks=1).pairs.sum())
+    pairs = int(partition_tokens(document, ranks=1).pairs.sum())
     rate = measure_products(getattr(torch, setting.dtype), setting.device)
     return count_flops(document.size, pairs) / ranks / rate * 1e3
 

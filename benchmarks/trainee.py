@@ -59,10 +59,10 @@ def make_our_step(document: np.ndarray, *, dtype: str, device: str, alone: bool 
     """Ours on the rows of this rank, or ``alone`` on all."""
     from ropewalk.model.attention_interface import NAME
     from ropewalk.model.model_with_loss import Learner
-    from ropewalk.partition import partition_rows
+    from ropewalk.partition import partition_tokens
 
     ranks, rank = (1, 0) if alone else (dist.get_world_size(), dist.get_rank())
-    partition = partition_rows(document, ranks=ranks)
+    partition = partition_tokens(document, ranks=ranks)
     learner = Learner(make_model(dtype, NAME, device))
     batch = _cut(draw_batch(document), partition.owned(rank), device)
     weight = float(draw_batch(document)["weights"].sum())

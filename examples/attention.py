@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from ropewalk import attend, partition_rows
+from ropewalk import attend, partition_tokens
 
 TOKENS, HEADS, KV_HEADS, HEAD_DIM = 512, 8, 2, 64
 
@@ -13,7 +13,7 @@ def main() -> None:
     dist.init_process_group("gloo")
     rank, ranks = dist.get_rank(), dist.get_world_size()
     document = np.repeat(np.array([[0, 1]], np.int32), [200, TOKENS - 200], axis=1)  # [rows, context]
-    partition = partition_rows(document, ranks=ranks)
+    partition = partition_tokens(document, ranks=ranks)
     mine = torch.from_numpy(partition.owned(rank))  # which tokens this rank has, in its order
 
     generator = torch.Generator().manual_seed(0)  # the same tensors on every rank, of which each keeps its part

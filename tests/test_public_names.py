@@ -18,7 +18,7 @@ PUBLIC = [
     "load_model",
     "load_recipe",
     "parallelize",
-    "partition_rows",
+    "partition_tokens",
     "read_shape",
     "run_recipe",
 ]
@@ -37,7 +37,7 @@ def test_each_name_is_its_room_s_own_and_says_what_it_does(name: str) -> None:
 
 
 def test_names_of_the_torch_free_half_bring_no_torch() -> None:
-    code = "import sys, ropewalk; ropewalk.load_recipe, ropewalk.partition_rows, ropewalk.check_recipe; "
+    code = "import sys, ropewalk; ropewalk.load_recipe, ropewalk.partition_tokens, ropewalk.check_recipe; "
     code += "print('torch' in sys.modules); ropewalk.attend; print('transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

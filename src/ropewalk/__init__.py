@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ropewalk.model.load import load_model
     from ropewalk.model.loss import chunked_cross_entropy
     from ropewalk.model.parallelize import ContextParallel, parallelize
-    from ropewalk.partition import cut, partition_rows
+    from ropewalk.partition import cut, partition_tokens
     from ropewalk.recipe.load import load_recipe
     from ropewalk.shape.read import read_shape
 
@@ -30,7 +30,7 @@ __all__ = [
     "load_model",
     "load_recipe",
     "parallelize",
-    "partition_rows",
+    "partition_tokens",
     "read_shape",
     "run_recipe",
 ]
@@ -46,7 +46,7 @@ _ROOMS = {
     "load_model": "model.load",
     "load_recipe": "recipe.load",
     "parallelize": "model.parallelize",
-    "partition_rows": "partition",
+    "partition_tokens": "partition",
     "read_shape": "shape.read",
     "run_recipe": "commands.run",
 }

@@ -15,10 +15,10 @@ from torch import Tensor
 from packs import mask_of, pack
 from ropewalk.attention.bias import Alibi, Fire, alibi_slopes
 from ropewalk.attention.flex import BLOCK_TOKENS, attend_biased, make_block_mask, require_gpu
-from ropewalk.attention.gathered_keys import Joint
+from ropewalk.attention.gathered_keys import GatheredKeys
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
-from ropewalk.partition import partition_rows
+from ropewalk.partition import partition_tokens
 from ropewalk.rope.pose import Skip, skip_rows
 
 HEADS, KV_HEADS, WIDTH = 6, 2, 16
@@ -73,7 +73,7 @@ def test_attention_equals_the_matrix(kind: str, window: int | None, plain_flex: 
         for heads in (HEADS, KV_HEADS, KV_HEADS)
     ]
     bias, matrix = (make_fire(), fire_matrix) if kind == "fire" else (Alibi(HEADS), alibi_matrix)
-    partition = partition_rows(ROWS, ranks=1).with_window(window)
+    partition = partition_tokens(ROWS, ranks=1).with_window(window)
     positions = torch.from_numpy(SKIPPED.reshape(-1))
     found = attend_biased(*inputs, bias=bias, positions=positions, partition=partition, scale=0.3)
     seen = torch.from_numpy(mask_of(ROWS, window)) | torch.eye(ROWS.size, dtype=torch.bool)
@@ -108,7 +108,7 @@ def test_the_compiled_kernel_equals_the_matrix_on_a_gpu(kind: str) -> None:
     bias = bias.float().cuda()
     near = [tensor.detach().float().cuda().requires_grad_() for tensor in inputs]
     found = attend_biased(
-        *near, bias=bias, positions=positions.cuda(), partition=partition_rows(ROWS, ranks=1), scale=0.3
+        *near, bias=bias, positions=positions.cuda(), partition=partition_tokens(ROWS, ranks=1), scale=0.3
     )
     ours = torch.autograd.grad(found, [*near, *bias.parameters()], grad.float().cuda())
     config.update("jaxtyping_disable", False)
@@ -161,9 +161,9 @@ def test_a_new_curve_adds_nothing_and_can_learn() -> None:
 @pytest.mark.parametrize("window", [None, 1, 100, 200])
 def test_blocks_hold_what_is_seen_and_no_more(window: int | None) -> None:
     document = np.concatenate([pack([300, 5, 90], 500), pack([129, 371], 500)])
-    partition = partition_rows(document, ranks=1).with_window(window)
+    partition = partition_tokens(document, ranks=1).with_window(window)
     seen = mask_of(document, window) | np.eye(document.size, dtype=bool)
-    bounds = Joint(partition, 0).find_bounds()
+    bounds = GatheredKeys(partition, 0).find_bounds()
     mask = make_block_mask(*bounds, keys=document.size, device=torch.device("cpu"))
     indices, nothing = torch.arange(document.size), torch.zeros(())
     assert (mask.mask_mod(nothing, nothing, indices[:, None], indices).numpy() == seen).all()
@@ -179,7 +179,7 @@ def test_blocks_hold_what_is_seen_and_no_more(window: int | None) -> None:
 
 
 def test_several_ranks_and_a_machine_without_a_gpu_are_refused() -> None:
-    partition, nothing = partition_rows(ROWS, ranks=2), torch.zeros(1, HEADS, WIDTH)
+    partition, nothing = partition_tokens(ROWS, ranks=2), torch.zeros(1, HEADS, WIDTH)
     with pytest.raises(UserError, match=r"parallel\.context"):
         attend_biased(nothing, nothing, nothing, bias=Alibi(HEADS), positions=torch.zeros(1).int(), partition=partition)
     if not torch.cuda.is_available():

@@ -13,7 +13,7 @@ from packs import mask_of, pack
 from ropewalk.attention import attend, use_kernel
 from ropewalk.core.error import UserError
 from ropewalk.parallel.launch import run_ranks
-from ropewalk.partition import partition_rows, partition_rows_and_heads
+from ropewalk.partition import partition_tokens, partition_tokens_and_heads
 
 LAYOUTS = ("contiguous", "zigzag", "balanced", "local")
 EXCHANGES = ("needed", "ring", "all_gather")
@@ -33,7 +33,7 @@ class Case(NamedTuple):
     exchange: str
     dtype: torch.dtype
     window: int | None = None
-    head_ranks: int = 1
+    ulysses_degree: int = 1
     kernel: str | None = None
     soft_cap: float | None = None
     sinks: bool = False
@@ -73,8 +73,8 @@ def attend_shares(cases: list[Case]) -> list[tuple[np.ndarray, list[Tensor]]]:
     ranks, rank = dist.get_world_size(), dist.get_rank()
     results = []
     for case in cases:
-        partition = partition_rows_and_heads(
-            case.document, ranks=ranks, head_ranks=case.head_ranks, layout=case.layout, exchange=case.exchange
+        partition = partition_tokens_and_heads(
+            case.document, ranks=ranks, ulysses_degree=case.ulysses_degree, layout=case.layout, exchange=case.exchange
         ).with_window(case.window)
         own = torch.from_numpy(partition.owned(rank))
         *inputs, grad = (tensor.to(case.dtype)[own] for tensor in draw_tensors(case.document))
@@ -128,11 +128,11 @@ def test_windows_are_exact(ranks: int) -> None:
         assert max(errors) <= 1e-12, (case.layout, case.exchange, case.window, errors)
 
 
-@pytest.mark.parametrize(("ranks", "head_ranks"), [(2, 2), (4, 4), (4, 2)])
-def test_heads_over_ranks_are_exact(ranks: int, head_ranks: int) -> None:
+@pytest.mark.parametrize(("ranks", "ulysses_degree"), [(2, 2), (4, 4), (4, 2)])
+def test_heads_over_ranks_are_exact(ranks: int, ulysses_degree: int) -> None:
     """Also with fewer key heads than ranks: 4 ranks share 2."""
     cases = [
-        Case(document, layout, exchange, torch.float64, window, head_ranks)
+        Case(document, layout, exchange, torch.float64, window, ulysses_degree)
         for document in (PACKS["documents that cross cuts"], PACKS["padding"])
         for layout, exchange in (("auto", "needed"), ("zigzag", "ring"))
         for window in (None, 7)
@@ -143,7 +143,7 @@ def test_heads_over_ranks_are_exact(ranks: int, head_ranks: int) -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-@pytest.mark.parametrize("kernel", ["plain", "plain_joint"])
+@pytest.mark.parametrize("kernel", ["reference", "reference_gathered"])
 def test_ragged_tiles_are_exact(kernel: str, ranks: int) -> None:
     """What a GPU's kernels are asked for, written out: tiles merged step by step, or all keys of a piece at once."""
     window_of = {"documents that cross cuts": 7, "padding": 100}
@@ -157,12 +157,12 @@ def test_ragged_tiles_are_exact(kernel: str, ranks: int) -> None:
         assert max(errors) <= 1e-12, (case.layout, case.exchange, case.window, errors)
 
 
-@pytest.mark.parametrize(("ranks", "head_ranks"), [(1, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize(("ranks", "ulysses_degree"), [(1, 1), (2, 1), (2, 2)])
 @pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("soft_cap", [None, 1.5])
-def test_sinks_and_soft_caps_are_exact(ranks: int, head_ranks: int, sinks: bool, soft_cap: float | None) -> None:
+def test_sinks_and_soft_caps_are_exact(ranks: int, ulysses_degree: int, sinks: bool, soft_cap: float | None) -> None:
     cases = [
-        Case(document, layout, exchange, torch.float64, window, head_ranks, soft_cap=soft_cap, sinks=sinks)
+        Case(document, layout, exchange, torch.float64, window, ulysses_degree, soft_cap=soft_cap, sinks=sinks)
         for document in (PACKS["documents that cross cuts"], PACKS["padding"])
         for layout, exchange in (("zigzag", "needed"), ("contiguous", "ring"))
         for window in (None, 7)
@@ -187,7 +187,7 @@ def test_flex_attention_over_ranks_is_exact(
 
 
 def test_heads_that_cannot_be_split_are_refused_on_every_rank() -> None:
-    case = Case(PACKS["tiny documents"], "auto", "auto", torch.float64, head_ranks=3)
+    case = Case(PACKS["tiny documents"], "auto", "auto", torch.float64, ulysses_degree=3)
     with pytest.raises(UserError, match="4 query heads and 2 key heads over 3 ranks") as caught:
         run_ranks(attend_shares, 3, [case])
     assert "take one of 1, 2, 4" in caught.value.fix
@@ -215,7 +215,7 @@ def test_padding_gets_zeros_and_gives_none() -> None:
 
 
 def test_strides_of_a_model_are_taken_as_they_come() -> None:
-    partition = partition_rows(PACKS["tiny documents"], ranks=1)
+    partition = partition_tokens(PACKS["tiny documents"], ranks=1)
     query, key, value, _ = draw_tensors(PACKS["tiny documents"])
     expected = attend(query, key, value, partition=partition, group=None)
     turned = [tensor.transpose(0, 1).contiguous().transpose(0, 1) for tensor in (query, key, value)]
@@ -226,7 +226,7 @@ def test_strides_of_a_model_are_taken_as_they_come() -> None:
 
 
 def test_scale_multiplies_the_scores() -> None:
-    partition = partition_rows(PACKS["one document"], ranks=1)
+    partition = partition_tokens(PACKS["one document"], ranks=1)
     query, key, value, _ = draw_tensors(PACKS["one document"])
     doubled = attend(2 * query, key, value, partition=partition, group=None, scale=0.1)
     torch.testing.assert_close(doubled, attend(query, key, value, partition=partition, group=None, scale=0.2))
@@ -235,6 +235,6 @@ def test_scale_multiplies_the_scores() -> None:
 def test_a_partition_for_others_is_our_fault() -> None:
     tensors = draw_tensors(pack([8], 8))[:3]
     with pytest.raises(AssertionError, match="the group's ranks"):
-        attend(*tensors, partition=partition_rows(pack([8], 8), ranks=2), group=None)
+        attend(*tensors, partition=partition_tokens(pack([8], 8), ranks=2), group=None)
     with pytest.raises(AssertionError, match="the rows that it owns"):
-        attend(*tensors, partition=partition_rows(pack([16], 16), ranks=1), group=None)
+        attend(*tensors, partition=partition_tokens(pack([16], 16), ranks=1), group=None)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ropewalk.attention.cpu_kernel import Sight, attend_tiles, attend_tiles_backward
+from ropewalk.attention.cpu_kernel import attend_tiles, attend_tiles_backward
+from ropewalk.partition.tiles import TileMask
 
 _op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
@@ -17,39 +18,39 @@ def draw_tensors(*, queries: int, keys: int, dtype: torch.dtype = torch.float64)
     return query, key, value
 
 
-def score(query: Tensor, key: Tensor, sight: Sight, scale: float) -> Tensor:
+def score(query: Tensor, key: Tensor, mask: TileMask, scale: float) -> Tensor:
     """[tiles, queries, heads, keys], minus infinity where nothing is seen."""
     scores = torch.einsum("tqhd,tkhd->tqhk", query, key.repeat_interleave(2, dim=2)) * scale
     back = torch.arange(query.shape[1])[:, None] - torch.arange(key.shape[1])
     seen = torch.ones_like(back, dtype=torch.bool)
-    if sight.causal:
+    if mask.causal is not None:
         seen &= back >= 0
-    if sight.window is not None:
-        seen &= -back >= sight.window
+    if mask.window is not None:
+        seen &= -back >= mask.window
     return scores.masked_fill(~seen[:, None], -torch.inf)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("queries", "keys", "sight"),
+    ("queries", "keys", "mask"),
     [
-        (1, 1, Sight(True, None)),
-        (33, 33, Sight(True, None)),
-        (5, 40, Sight(False, None)),
-        (40, 5, Sight(False, None)),
-        (20, 21, Sight(False, 1)),
-        (20, 30, Sight(False, -3)),
+        (1, 1, TileMask(0, None)),
+        (33, 33, TileMask(0, None)),
+        (5, 40, TileMask(None, None)),
+        (40, 5, TileMask(None, None)),
+        (20, 21, TileMask(None, 1)),
+        (20, 30, TileMask(None, -3)),
     ],
 )
-def test_forward_and_backward(queries: int, keys: int, sight: Sight, dtype: torch.dtype) -> None:
+def test_forward_and_backward(queries: int, keys: int, mask: TileMask, dtype: torch.dtype) -> None:
     query, key, value = (t.requires_grad_() for t in draw_tensors(queries=queries, keys=keys, dtype=dtype))
     wide = [tensor.detach().double().requires_grad_() for tensor in (query, key, value)]
-    scores = score(wide[0], wide[1], sight, 0.3)
+    scores = score(wide[0], wide[1], mask, 0.3)
     expected = torch.einsum("tqhk,tkhd->tqhd", scores.softmax(-1), wide[2].repeat_interleave(2, dim=2))
     with torch.no_grad():
-        out, logsum = attend_tiles(query, key, value, sight=sight, scale=0.3)
+        out, logsum = attend_tiles(query, key, value, mask=mask, scale=0.3)
         grad = torch.ones_like(out)
-        grads = attend_tiles_backward(grad, query, key, value, out=out, logsum=logsum, sight=sight, scale=0.3)
+        grads = attend_tiles_backward(grad, query, key, value, out=out, logsum=logsum, mask=mask, scale=0.3)
     bound = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
     assert logsum.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     torch.testing.assert_close(out.double(), expected.detach(), atol=bound, rtol=bound)
@@ -61,14 +62,14 @@ def test_forward_and_backward(queries: int, keys: int, sight: Sight, dtype: torc
 
 def test_a_query_with_an_infinite_logsum_gives_and_gets_no_gradient() -> None:
     query, key, value = draw_tensors(queries=12, keys=12, dtype=torch.float32)
-    sight = Sight(True, None)
-    out, logsum = attend_tiles(query, key, value, sight=sight, scale=1.0)
+    mask = TileMask(0, None)
+    out, logsum = attend_tiles(query, key, value, mask=mask, scale=1.0)
     grad = torch.randn_like(out)
     hidden = logsum.clone()
     hidden[:, 7:] = torch.inf
     cut = [tensor[:, :7] for tensor in (grad, query, key, value)]
-    expected = attend_tiles_backward(*cut, out=out[:, :7], logsum=logsum[:, :7], sight=sight, scale=1.0)
-    found = attend_tiles_backward(grad, query, key, value, out=out, logsum=hidden, sight=sight, scale=1.0)
+    expected = attend_tiles_backward(*cut, out=out[:, :7], logsum=logsum[:, :7], mask=mask, scale=1.0)
+    found = attend_tiles_backward(grad, query, key, value, out=out, logsum=hidden, mask=mask, scale=1.0)
     for whole, part in zip(found, expected, strict=True):
         torch.testing.assert_close(whole[:, :7], part)
         assert whole[:, 7:].abs().max() == 0

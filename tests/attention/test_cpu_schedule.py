@@ -11,7 +11,7 @@ from ropewalk.attention import choose_kernel
 from ropewalk.attention import cpu_schedule as schedules
 from ropewalk.attention.cpu_schedule import Rows
 from ropewalk.attention.schedule import Schedule
-from ropewalk.partition import Partition, partition_rows
+from ropewalk.partition import Partition, partition_tokens
 
 
 def schedule_tiles(partition: Partition, rank: int) -> Schedule:
@@ -20,34 +20,34 @@ def schedule_tiles(partition: Partition, rank: int) -> Schedule:
 
 def test_tiny_documents_share_calls() -> None:
     lengths = np.random.default_rng(0).integers(16, 65, size=400).tolist()
-    partition = partition_rows(pack(lengths, 8192), ranks=1)
-    triangles = schedule_tiles(partition, 0).triangles
-    assert len(triangles.calls) <= 10
-    computed = sum(len(call.query.starts) * call.query.length for call in triangles.calls)
+    partition = partition_tokens(pack(lengths, 8192), ranks=1)
+    causal_tiles = schedule_tiles(partition, 0).causal_tiles
+    assert len(causal_tiles.calls) <= 10
+    computed = sum(len(call.query.starts) * call.query.length for call in causal_tiles.calls)
     assert computed < 1.15 * 8192, "stacking beyond a document's length wastes a few rows only"
 
 
 def test_rows_of_equal_documents_are_one_call_without_a_copy() -> None:
-    partition = partition_rows(np.concatenate([pack([512], 512)] * 4), ranks=2)
+    partition = partition_tokens(np.concatenate([pack([512], 512)] * 4), ranks=2)
     schedule = schedule_tiles(partition, 1)
-    (call,) = schedule.triangles.calls
+    (call,) = schedule.causal_tiles.calls
     tensor = torch.randn(1024, 2, 8)
     taken = call.query.take(tensor)
     assert taken.shape == (2, 512, 2, 8) and taken.data_ptr() == tensor.data_ptr()
-    assert schedule.triangles.home is None and not schedule.pads and not schedule.merges
+    assert schedule.causal_tiles.order is None and not schedule.has_padding and not schedule.merges
 
 
 def test_one_document_over_two_ranks_is_two_calls_on_the_first() -> None:
-    partition = partition_rows(pack([1024], 1024), ranks=2, layout="zigzag")
+    partition = partition_tokens(pack([1024], 1024), ranks=2, layout="zigzag")
     for rank in range(2):
         schedule = schedule_tiles(partition, rank)
-        assert len(schedule.triangles.calls) == 1
+        assert len(schedule.causal_tiles.calls) == 1
         assert [len(layers) for layers in schedule.steps] == [0, 1]
     assert schedule_tiles(partition, 0).steps[1][0].rows == slice(256, 512)
 
 
 def test_a_schedule_is_made_once_and_goes_with_its_partition() -> None:
-    partition = partition_rows(pack([8], 8), ranks=1)
+    partition = partition_tokens(pack([8], 8), ranks=1)
     assert schedule_tiles(partition, 0) is schedule_tiles(partition, 0)
     before = len(choose_kernel._schedules)
     del partition

@@ -11,37 +11,37 @@ from torch import Tensor
 from packs import pack
 from ropewalk.attention import attend, gpu_kernels, use_kernel
 from ropewalk.attention.choose_kernel import Demand, choose_kernel
-from ropewalk.attention.schedule import Given, Scores
-from ropewalk.attention.varlen_schedule import Diagonals, Ends, RaggedTiles
+from ropewalk.attention.schedule import BackwardInputs, Scores
+from ropewalk.attention.varlen_schedule import CuSeqlens, TileMask, VarlenTiles
 from ropewalk.core.error import UserError
-from ropewalk.partition import partition_rows
+from ropewalk.partition import partition_tokens
 
-TRIANGLE, FULL, WINDOWED = Diagonals(0, None), Diagonals(None, None), Diagonals(0, -6)
+TRIANGLE, FULL, WINDOWED = TileMask(0, None), TileMask(None, None), TileMask(0, -6)
 
 
-def lay(diagonals: Diagonals) -> RaggedTiles:
+def lay(masks: TileMask) -> VarlenTiles:
     """Two tiles of 100 and 200 rows, on no device."""
-    ends = Ends(torch.empty(3, dtype=torch.int32, device="meta"), (0, 100, 300))
-    return RaggedTiles(ends, ends, (diagonals, diagonals))
+    ends = CuSeqlens(torch.empty(3, dtype=torch.int32, device="meta"), (0, 100, 300))
+    return VarlenTiles(ends, ends, (masks, masks))
 
 
 @pytest.mark.parametrize(
-    ("kernel", "diagonals"),
+    ("kernel", "masks"),
     [
-        (gpu_kernels.VarlenKernel(), TRIANGLE),
-        (gpu_kernels.VarlenKernel(), FULL),
-        (gpu_kernels.VarlenKernel(), WINDOWED),
+        (gpu_kernels.FlashVarlenKernel(), TRIANGLE),
+        (gpu_kernels.FlashVarlenKernel(), FULL),
+        (gpu_kernels.FlashVarlenKernel(), WINDOWED),
         (gpu_kernels.CudnnKernel(), TRIANGLE),
         (gpu_kernels.CudnnKernel(), FULL),
     ],
 )
-def test_operators_take_what_they_are_given(kernel: Any, diagonals: Diagonals) -> None:
+def test_operators_take_what_they_are_given(kernel: Any, masks: TileMask) -> None:
     """On tensors without values, so without a GPU: the schemas, the shapes and dtypes that come back."""
     query, key = (torch.empty(300, heads, 64, device="meta", dtype=torch.bfloat16) for heads in (8, 2))
-    tiles, scores = lay(diagonals), Scores(0.1)
+    tiles, scores = lay(masks), Scores(0.1)
     out, logsum = kernel.attend(query, key, key, tiles, scores)
     assert out.shape == query.shape and logsum.shape == (300, 8) and logsum.dtype == torch.float32
-    grads = kernel.differentiate(Given(query, out, out, logsum), key, key, tiles, scores)
+    grads = kernel.differentiate(BackwardInputs(query, out, out, logsum), key, key, tiles, scores)
     assert [grad.shape for grad in grads] == [query.shape, key.shape, key.shape]
 
 
@@ -49,26 +49,26 @@ def test_tiles_tell_their_window() -> None:
     assert lay(FULL).full and not lay(TRIANGLE).full
     assert lay(TRIANGLE).find_window() is None and lay(WINDOWED).find_window() == 7
     with pytest.raises(AssertionError, match="stands at its last key"):
-        lay(Diagonals(3, None)).find_window()
+        lay(TileMask(3, None)).find_window()
 
 
 @pytest.mark.parametrize(
     ("demand", "kernel"),
     [
         (Demand("cpu", torch.float64, 512, windowed=True, soft_cap=False), "cpu"),
-        (Demand("cpu", torch.bfloat16, 64, windowed=False, soft_cap=True), "plain"),
+        (Demand("cpu", torch.bfloat16, 64, windowed=False, soft_cap=True), "reference"),
         (Demand("cuda", torch.bfloat16, 128, windowed=False, soft_cap=False), "flash"),
-        (Demand("cuda", torch.bfloat16, 256, windowed=True, soft_cap=False), "flash_joint"),
+        (Demand("cuda", torch.bfloat16, 256, windowed=True, soft_cap=False), "flash_gathered"),
         (Demand("cuda", torch.bfloat16, 128, windowed=False, soft_cap=True), "flex"),
         (Demand("cuda", torch.bfloat16, 60, windowed=False, soft_cap=False), "flex"),
         (Demand("cuda", torch.float32, 128, windowed=True, soft_cap=False), "flex"),
-        (Demand("cuda", torch.float64, 128, windowed=False, soft_cap=False), "plain"),
+        (Demand("cuda", torch.float64, 128, windowed=False, soft_cap=False), "reference"),
     ],
 )
 def test_each_demand_gets_its_kernel(demand: Demand, kernel: str) -> None:
     assert choose_kernel(demand) == kernel
-    with use_kernel("plain_joint"):
-        assert choose_kernel(demand) == "plain_joint"
+    with use_kernel("reference_gathered"):
+        assert choose_kernel(demand) == "reference_gathered"
     assert choose_kernel(demand) == kernel
 
 
@@ -84,12 +84,12 @@ def test_heads_beyond_every_kernel_are_refused_by_name() -> None:
     [
         *product(["varlen", "flex"], [None], [64, 128, 256]),
         *product(["cudnn"], [None], [64, gpu_kernels.CUDNN_HEAD_DIM]),
-        *product(["flash_joint"], [100], [64, 128, 256]),
+        *product(["flash_gathered"], [100], [64, 128, 256]),
     ],
 )
 def test_kernels_equal_the_textbook_on_a_gpu(kernel: str, window: int | None, head_dim: int) -> None:
     document = np.concatenate([pack([700, 1, 300], 1024), pack([1024], 1024)])
-    partition = partition_rows(document, ranks=1, window=window)
+    partition = partition_tokens(document, ranks=1, window=window)
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randn(document.size, heads, head_dim, generator=generator) for heads in (8, 2, 2, 8)]
 
@@ -100,5 +100,5 @@ def test_kernels_equal_the_textbook_on_a_gpu(kernel: str, window: int | None, he
             out = attend(*leaves, partition=partition, group=None)
             return [out, *torch.autograd.grad(out, leaves, grad)]
 
-    for found, truth in zip(run(kernel, torch.bfloat16), run("plain", torch.float64), strict=True):
+    for found, truth in zip(run(kernel, torch.bfloat16), run("reference", torch.float64), strict=True):
         assert (found.double() - truth).norm() <= 1e-2 * truth.norm()

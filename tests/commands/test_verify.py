@@ -51,7 +51,7 @@ WRONG = {
 
 def test_the_gate(prepared: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(tmp_path.rglob("*"))
-    for parallel in ({"precision": "bfloat16"}, {"head_ranks": 2}, {"layout": "zigzag", "recompute": "full"}):
+    for parallel in ({"precision": "bfloat16"}, {"ulysses_degree": 2}, {"layout": "zigzag", "recompute": "full"}):
         found = verify_degrees(change(prepared, **{"precision": "float32"} | parallel))
         assert found["passed"] and found["faults"] == [] and "PASSED" in found["text"]
         assert ("bfloat16" in found["precisions"]) == (parallel.get("precision") == "bfloat16")

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from ropewalk.model.architectures import CLASSES
 from ropewalk.model.attention_interface import NAME, promise_mask
-from ropewalk.partition import partition_rows
+from ropewalk.partition import partition_tokens
 
 VOCABULARY = 97
 Make = Callable[..., PreTrainedModel]
@@ -46,7 +46,7 @@ def test_packed_documents_equal_each_alone(make_tiny: Make, architecture: str) -
     document = np.repeat(np.arange(3, dtype=np.int32), lengths)[None]
     tokens = torch.randint(VOCABULARY, (1, 32), generator=torch.Generator().manual_seed(2))
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
-    partition = partition_rows(document, ranks=1)
+    partition = partition_tokens(document, ranks=1)
     with torch.no_grad():
         packed = ours(tokens, position_ids=positions, use_cache=False, partition=partition).logits[0]
         alone = torch.cat([plain(part, use_cache=False).logits[0] for part in tokens.split(lengths, dim=1)])

@@ -15,7 +15,7 @@ from ropewalk.model.attention_interface import NAME
 from ropewalk.model.check_rope import check_positions
 from ropewalk.model.extend import extend
 from ropewalk.model.load import load_model
-from ropewalk.partition import partition_rows
+from ropewalk.partition import partition_tokens
 from ropewalk.rope.layers import LayerPosition, LayerRule
 from ropewalk.rope.scaling import Dynamic, Linear, Theta, Unchanged, Yarn
 from ropewalk.shape.families import OWN_ARCHITECTURE
@@ -98,7 +98,7 @@ def test_a_load_stops_where_the_model_does_something_else(save_tiny: Save, monke
 def test_packed_rows_keep_their_borders_whatever_use_cache_says(make_tiny: Make) -> None:
     tokens = torch.randint(97, (1, 32), generator=torch.Generator().manual_seed(2))
     positions = torch.cat([torch.arange(12), torch.arange(20)])[None]
-    partition = partition_rows(np.repeat([0, 1], (12, 20)).astype(np.int32)[None], ranks=1)
+    partition = partition_tokens(np.repeat([0, 1], (12, 20)).astype(np.int32)[None], ranks=1)
     plain, ours = make_tiny("LlamaForCausalLM"), make_tiny("LlamaForCausalLM", attn_implementation=NAME)
     with torch.no_grad():
         alone = plain(tokens[:, 12:]).logits[0]

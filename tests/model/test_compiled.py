@@ -16,7 +16,7 @@ from ropewalk.model.model_with_loss import Learner
 from ropewalk.model.rope_hooks import direct_positions
 from ropewalk.model.tiled_mlp import tile_mlps
 from ropewalk.parallel.recompute import set_recompute
-from ropewalk.partition import partition_rows
+from ropewalk.partition import partition_tokens
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.scaling import Dynamic
 
@@ -49,7 +49,7 @@ def read(learner: Learner, seed: int, tokens: int = 40) -> torch.Tensor:
     starts = np.flatnonzero(np.append(True, document[0, 1:] != document[0, :-1]))
     places = np.arange(tokens) - np.repeat(starts, np.diff(np.append(starts, tokens)))
     row = torch.from_numpy(random.integers(90, size=tokens))
-    partition = partition_rows(document, ranks=1)
+    partition = partition_tokens(document, ranks=1)
     fields = row, torch.from_numpy(places), row.roll(-1), torch.ones(tokens)
     loss: torch.Tensor = learner(*fields, partition=partition)[0]
     return loss

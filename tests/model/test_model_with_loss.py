@@ -24,7 +24,7 @@ from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.parallel.recompute import set_recompute
-from ropewalk.partition import cut, partition_rows
+from ropewalk.partition import cut, partition_tokens
 
 VOCABULARY, CONTEXT = 97, 40
 LENGTHS = ((17, 16), (40,))  # documents of each row; the first row ends in padding
@@ -88,7 +88,7 @@ def train_once(
     shard_model(learner, mesh, precision=precision, whole_bytes=whole_bytes, states_on_host=host)
     batch = packed_batch()
     rows = slice(mesh.data_rank, None, mesh.data_ranks)
-    partition = partition_rows(batch.document[rows], ranks=context)
+    partition = partition_tokens(batch.document[rows], ranks=context)
     fields = (batch.tokens, batch.positions, batch.labels, batch.weights)
     local = [torch.from_numpy(cut(partition, mesh.context_rank, field[rows])) for field in fields]
     for _ in range(passes):
@@ -174,7 +174,7 @@ def count_kernels(make: Make, recompute: str, tile_tokens: int | None = None) ->
         tile_mlps(learner.causal, tile_tokens)
     set_recompute(learner.causal, recompute)  # type: ignore[arg-type]
     batch = packed_batch()
-    partition = partition_rows(batch.document, ranks=1)
+    partition = partition_tokens(batch.document, ranks=1)
     fields = (batch.tokens, batch.positions, batch.labels, batch.weights)
     local = [torch.from_numpy(cut(partition, 0, field)) for field in fields]
     with torch.profiler.profile() as profile:
@@ -209,7 +209,7 @@ def test_bfloat16_keeps_float32_masters_and_stays_close(make_tiny: Make) -> None
 def test_a_plain_learner_needs_no_ranks(make_tiny: Make) -> None:
     learner = Learner(make_tiny("LlamaForCausalLM", attn_implementation=NAME))
     batch = packed_batch()
-    partition = partition_rows(batch.document, ranks=1)
+    partition = partition_tokens(batch.document, ranks=1)
     fields = (batch.tokens, batch.positions, batch.labels, batch.weights)
     with torch.no_grad():
         loss, nll, _ = learner(*(torch.from_numpy(field.reshape(-1)) for field in fields), partition=partition)

@@ -106,7 +106,7 @@ def test_two_ranks_equal_plain_transformers(make_tiny: Make) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"recompute": True}, {"shard": True}, {"layout": "zigzag", "exchange": "ring"}, {"head_ranks": 2}],
+    [{"recompute": True}, {"shard": True}, {"layout": "zigzag", "exchange": "ring"}, {"ulysses_degree": 2}],
     ids=str,
 )
 def test_recompute_sharding_layouts_and_heads_change_nothing(make_tiny: Make, settings: dict[str, Any]) -> None:
@@ -162,7 +162,7 @@ def test_documents_are_told_in_several_ways(make_tiny: Make) -> None:
     for name in ("input_ids", "position_ids", "labels", "shift_labels"):
         assert torch.equal(told[name], by_ids[name]), name
     assert told["num_items_in_batch"] == by_ids["num_items_in_batch"] == int((told["labels"] != -100).sum())
-    assert np.array_equal(told["partition"].pieces.begin, by_ids["partition"].pieces.begin)
+    assert np.array_equal(told["partition"].segments.begin, by_ids["partition"].segments.begin)
 
     left = share.cut(batch["input_ids"][:1], attention_mask=(torch.arange(CONTEXT) >= 40)[None])
     assert left["position_ids"][0, 40:].tolist() == list(range(8)) and "labels" not in left

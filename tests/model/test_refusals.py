@@ -154,8 +154,8 @@ def test_what_is_no_model_no_mesh_no_team_of_heads(make_tiny: Make) -> None:
     acts = {
         "a module": lambda: parallelize(torch.nn.Linear(2, 2), None),  # type: ignore[arg-type]
         "a grid": lambda: parallelize(model, init_device_mesh("cpu", (2, 1), mesh_dim_names=("data", "rows"))),
-        "heads": lambda: parallelize(odd, dist.group.WORLD, head_ranks=2),
-        "teams": lambda: parallelize(model, dist.group.WORLD, head_ranks=3),
+        "heads": lambda: parallelize(odd, dist.group.WORLD, ulysses_degree=2),
+        "teams": lambda: parallelize(model, dist.group.WORLD, ulysses_degree=3),
     }
     messages = {
         "a module": "it is a Linear",

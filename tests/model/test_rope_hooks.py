@@ -20,7 +20,7 @@ from ropewalk.model.load import load_model
 from ropewalk.model.model_with_loss import Learner
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.recompute import set_recompute
-from ropewalk.partition import Partition, cut, partition_rows
+from ropewalk.partition import Partition, cut, partition_tokens
 from ropewalk.rope.layers import LayerPosition, LayerRule
 from ropewalk.shape.families import OWN_ARCHITECTURE
 from ropewalk.shape.read import read_shape
@@ -117,7 +117,7 @@ def documents() -> list[tuple[slice, torch.Tensor]]:
 @torch.no_grad()
 def packed_logits(model: PreTrainedModel, tokens: np.ndarray | None = None) -> torch.Tensor:
     rows = packed()
-    partition = partition_rows(rows["document"], ranks=1)
+    partition = partition_tokens(rows["document"], ranks=1)
     flat = (
         torch.from_numpy(each.reshape(-1)) for each in (rows["tokens"] if tokens is None else tokens, rows["positions"])
     )
@@ -191,7 +191,7 @@ def learn(folder: Path, layout: str, exchange: str = "auto", recompute: Any = "n
     learner = Learner(load_model(folder).double()).train()
     set_recompute(learner.causal, recompute)
     rows = packed()
-    partition = partition_rows(rows["document"], ranks=ranks, layout=layout, exchange=exchange)
+    partition = partition_tokens(rows["document"], ranks=ranks, layout=layout, exchange=exchange)
     tokens, positions, labels, weights = (
         torch.from_numpy(cut(partition, dist.get_rank(), rows[name]))
         for name in ("tokens", "positions", "labels", "weights")
@@ -218,7 +218,7 @@ def learn_all(folders: dict[str, Path], cuts: list[tuple[str, str]]) -> dict[tup
 
 def test_two_ranks_equal_one_in_loss_and_every_gradient(folders: dict[str, Path]) -> None:
     """Every case with documents of all lengths across the cut, and the one that has everything in every layout."""
-    assert partition_rows(packed()["document"], ranks=2, layout="zigzag").exchanges
+    assert partition_tokens(packed()["document"], ranks=2, layout="zigzag").exchanges
     (one,) = run_ranks(learn_all, 1, folders, [(name, "auto") for name in CASES])
     cuts = [(name, "zigzag") for name in CASES] + [("everything", layout) for layout in LAYOUTS]
     for two in run_ranks(learn_all, 2, folders, cuts):

@@ -13,7 +13,7 @@ from ropewalk.model.architectures import CLASSES
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.model_with_loss import Learner
 from ropewalk.parallel.launch import run_ranks
-from ropewalk.partition import cut, partition_rows_and_heads
+from ropewalk.partition import cut, partition_tokens_and_heads
 
 Make = Callable[..., PreTrainedModel]
 Found = dict[str, torch.Tensor]
@@ -28,8 +28,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in CLA
 """The other classes of windows have one in every second layer already."""
 CUTS: dict[int, list[dict[str, Any]]] = {
     1: [{}],
-    2: [{"layout": "zigzag"}, {"head_ranks": 2}],
-    4: [{"layout": "balanced"}, {"layout": "zigzag", "exchange": "ring"}, {"layout": "contiguous", "head_ranks": 2}],
+    2: [{"layout": "zigzag"}, {"ulysses_degree": 2}],
+    4: [
+        {"layout": "balanced"},
+        {"layout": "zigzag", "exchange": "ring"},
+        {"layout": "contiguous", "ulysses_degree": 2},
+    ],
 }
 
 
@@ -40,7 +44,7 @@ def learn(model: PreTrainedModel, settings: dict[str, Any]) -> Found:
     weights = torch.rand(document.shape, generator=generator).double().numpy() * (document >= 0)
     positions = torch.cat([torch.arange(length) for length in (33, 1, 38, 9, 15)])[None].numpy()
     ranks, rank = dist.get_world_size(), dist.get_rank()
-    partition = partition_rows_and_heads(document, ranks=ranks, **settings)
+    partition = partition_tokens_and_heads(document, ranks=ranks, **settings)
     learner = Learner(model).train()
     learner.zero_grad()
     fields = (torch.from_numpy(cut(partition, rank, field)) for field in (tokens, positions, labels, weights))

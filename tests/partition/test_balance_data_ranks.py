@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropewalk.partition.balance_data_ranks import count_row_pairs, deal_rows
+from ropewalk.partition.balance_data_ranks import assign_sequences, count_row_pairs
 
 
 @given(
@@ -14,7 +14,7 @@ from ropewalk.partition.balance_data_ranks import count_row_pairs, deal_rows
     micro_rows=st.integers(1, 4),
 )
 def test_every_row_is_dealt_once(pairs: list[int], ranks: int, micro_rows: int) -> None:
-    dealt = deal_rows(np.array(pairs), ranks=ranks, micro_rows=micro_rows)
+    dealt = assign_sequences(np.array(pairs), ranks=ranks, micro_rows=micro_rows)
     assert sorted(row for rank in dealt for hand in rank for row in hand) == list(range(len(pairs)))
     assert len(dealt) == ranks and {len(rank) for rank in dealt} == {-(-len(pairs) // (ranks * micro_rows))}
     for wave in zip(*dealt, strict=True):
@@ -24,7 +24,7 @@ def test_every_row_is_dealt_once(pairs: list[int], ranks: int, micro_rows: int) 
 
 
 def test_one_rank_keeps_the_order() -> None:
-    assert deal_rows(np.array([1, 9, 5, 7]), ranks=1, micro_rows=2) == [[[0, 1], [2, 3]]]
+    assert assign_sequences(np.array([1, 9, 5, 7]), ranks=1, micro_rows=2) == [[[0, 1], [2, 3]]]
 
 
 @pytest.mark.parametrize("micro_rows", [1, 2, 4])
@@ -45,4 +45,4 @@ def test_micro_batches_are_nearly_even_where_rows_are_not(micro_rows: int) -> No
     in_order = [
         [rank[i : i + micro_rows] for i in range(0, 16, micro_rows)] for rank in np.arange(64).reshape(4, 16).tolist()
     ]
-    assert price(deal_rows(pairs, ranks=4, micro_rows=micro_rows)) < 1.05 < 1.2 < price(in_order)
+    assert price(assign_sequences(pairs, ranks=4, micro_rows=micro_rows)) < 1.05 < 1.2 < price(in_order)

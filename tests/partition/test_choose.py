@@ -5,9 +5,9 @@ import pytest
 
 from packs import mixed_pack, pack
 from ropewalk.core.error import UserError
-from ropewalk.partition import HeadPartition, partition_rows
+from ropewalk.partition import UlyssesPartition, partition_tokens
 from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
-from ropewalk.partition.cost import Heads, Price, count_own_pairs, price_of, price_pieces
+from ropewalk.partition.cost import Heads, Price, count_own_pairs, price_of, price_segments
 
 LLAMA_8B = Heads(32, 8, 128)
 LONG = pack([1 << 17], 1 << 17)
@@ -16,11 +16,11 @@ LONG = pack([1 << 17], 1 << 17)
 def test_short_documents_stay_rows_and_many_ranks_on_long_ones_share_heads() -> None:
     sharing = make_sharing(LLAMA_8B, device="cpu", element_bytes=2)
     choice = choose_partition(np.concatenate([pack([512] * 4, 2048)] * 4), ranks=4, sharing=sharing)
-    assert not isinstance(choice.partition, HeadPartition) and not choice.partition.exchanges
+    assert not isinstance(choice.partition, UlyssesPartition) and not choice.partition.exchanges
     assert choice.costs.keys() == {1}, "nothing is cheaper than no traffic and equal work"
     slow = Price(row_pairs=1e5, query_pairs=1e5, kv_heads=8)
     choice = choose_partition(LONG, ranks=8, sharing=Sharing(LLAMA_8B, slow))
-    assert isinstance(choice.partition, HeadPartition) and choice.partition.head_ranks == 8
+    assert isinstance(choice.partition, UlyssesPartition) and choice.partition.ulysses_degree == 8
     assert choice.costs.keys() == {1, 2, 4, 8} and min(choice.costs, key=choice.costs.__getitem__) == 8
     assert "rows alone would cost" in choice.explain() and choice.explain().startswith("heads over 8 ranks")
 
@@ -28,33 +28,33 @@ def test_short_documents_stay_rows_and_many_ranks_on_long_ones_share_heads() -> 
 def test_a_ring_is_taken_where_it_hides_what_one_message_cannot() -> None:
     price = price_of(LLAMA_8B, device="cuda", element_bytes=2)
     assert price.overlaps
-    partition = partition_rows(LONG, ranks=16, price=price)
+    partition = partition_tokens(LONG, ranks=16, price=price)
     costs = {
-        each: price_pieces(partition.pieces, 16, window=None, price=price, exchange=each)[0]
+        each: price_segments(partition.segments, 16, window=None, price=price, exchange=each)[0]
         for each in ("needed", "ring", "all_gather")
     }
     assert partition.exchange == "ring" and costs["ring"] < costs["needed"] <= costs["all_gather"]
-    assert partition_rows(mixed_pack(), ranks=8, price=price).exchange == "needed"
+    assert partition_tokens(mixed_pack(), ranks=8, price=price).exchange == "needed"
 
 
 def test_own_pairs_are_those_that_need_nobody() -> None:
-    partition = partition_rows(mixed_pack(), ranks=4, layout="zigzag")
-    found = count_own_pairs(partition.pieces, 4)
+    partition = partition_tokens(mixed_pack(), ranks=4, layout="zigzag")
+    found = count_own_pairs(partition.segments, 4)
     for rank in range(4):
         assert found[rank] == sum(
-            tile.query_tokens * (tile.query_tokens + 1) // 2 for tile in partition.triangles(rank)
+            tile.query_tokens * (tile.query_tokens + 1) // 2 for tile in partition.causal_tiles(rank)
         )
 
 
 def test_what_is_asked_for_is_kept() -> None:
-    asked = make_sharing(LLAMA_8B, device="cpu", element_bytes=2, head_ranks=2, layout="zigzag", exchange="ring")
+    asked = make_sharing(LLAMA_8B, device="cpu", element_bytes=2, ulysses_degree=2, layout="zigzag", exchange="ring")
     partition = choose_partition(LONG, ranks=4, sharing=asked).partition
-    assert isinstance(partition, HeadPartition) and partition.head_ranks == 2
-    assert (partition.by_rows.layout, partition.by_rows.exchange) == ("zigzag", "ring")
+    assert isinstance(partition, UlyssesPartition) and partition.ulysses_degree == 2
+    assert (partition.token_partition.layout, partition.token_partition.exchange) == ("zigzag", "ring")
     rows = make_sharing(LLAMA_8B, device="cpu", element_bytes=2, exchange="all_gather")
     assert choose_partition(LONG, ranks=4, sharing=rows).costs.keys() == {1}
     with pytest.raises(UserError, match="heads cannot be split"):
-        choose_partition(LONG, ranks=3, sharing=make_sharing(LLAMA_8B, device="cpu", element_bytes=2, head_ranks=3))
+        choose_partition(LONG, ranks=3, sharing=make_sharing(LLAMA_8B, device="cpu", element_bytes=2, ulysses_degree=3))
 
 
 def test_heads_that_cannot_be_split_are_not_looked_at() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from packs import mask_of, pack, packs
 from ropewalk.core.error import UserError
 from ropewalk.partition.layout import LAYOUTS
-from ropewalk.partition.partition import Partition, partition_rows
+from ropewalk.partition.partition import Partition, partition_tokens
 from ropewalk.partition.tiles import Tiles
 
 WINDOWS = st.one_of(st.none(), st.integers(1, 50))
@@ -21,10 +21,10 @@ def add_tiles(counts: np.ndarray, tiles: Tiles, queries: np.ndarray, keys: np.nd
     for tile in tiles:
         query, key = np.arange(tile.query_tokens)[:, None], np.arange(tile.key_tokens)
         seen = np.ones((tile.query_tokens, tile.key_tokens), dtype=bool)
-        if tile.causal is not None:
-            seen &= key <= query + tile.causal
-        if tile.window is not None:
-            seen &= key >= query + tile.window
+        if tile.mask.causal is not None:
+            seen &= key <= query + tile.mask.causal
+        if tile.mask.window is not None:
+            seen &= key >= query + tile.mask.window
         assert seen.any(axis=1).all(), "a query of a tile without a key would break the kernel"
         of_queries = queries[tile.query : tile.query + tile.query_tokens]
         counts[np.ix_(of_queries, keys[tile.key : tile.key + tile.key_tokens])] += seen
@@ -34,7 +34,7 @@ def count_computed(partition: Partition) -> np.ndarray:
     counts = np.zeros((partition.tokens, partition.tokens), dtype=int)
     for rank in range(partition.ranks):
         own = partition.owned(rank)
-        add_tiles(counts, partition.triangles(rank), own, own)
+        add_tiles(counts, partition.causal_tiles(rank), own, own)
         blocks = [own, *(block.expand() for block in partition.blocks(rank))]
         for tiles, block in zip(partition.tiles(rank), blocks, strict=True):
             add_tiles(counts, tiles, own, block)
@@ -47,7 +47,7 @@ def test_exactly_the_mask_is_computed_once(
     rows: tuple[np.ndarray, int], layout: str, exchange: str, window: int | None
 ) -> None:
     document, ranks = rows
-    partition = partition_rows(document, ranks=ranks, layout=layout, exchange=exchange, window=window)
+    partition = partition_tokens(document, ranks=ranks, layout=layout, exchange=exchange, window=window)
     mask = mask_of(document, window)
     assert np.array_equal(count_computed(partition), mask.astype(int))
     for rank in range(ranks):
@@ -60,7 +60,7 @@ def test_exactly_the_needed_rows_are_received_once(
     rows: tuple[np.ndarray, int], layout: str, window: int | None
 ) -> None:
     document, ranks = rows
-    partition = partition_rows(document, ranks=ranks, layout=layout, window=window)
+    partition = partition_tokens(document, ranks=ranks, layout=layout, window=window)
     mask = mask_of(document, window)
     for rank in range(ranks):
         own = partition.owned(rank)
@@ -78,7 +78,7 @@ def test_exactly_the_needed_rows_are_received_once(
 @given(packs(), st.sampled_from(LAYOUTS))
 def test_every_token_has_one_owner_and_every_rank_as_many(rows: tuple[np.ndarray, int], layout: str) -> None:
     document, ranks = rows
-    partition = partition_rows(document, ranks=ranks, layout=layout)
+    partition = partition_tokens(document, ranks=ranks, layout=layout)
     owned = [partition.owned(rank) for rank in range(ranks)]
     assert np.array_equal(np.sort(np.concatenate(owned)), np.arange(document.size))
     assert all(len(part) == document.size // ranks and (np.diff(part) > 0).all() for part in owned)
@@ -90,7 +90,7 @@ def test_another_window_over_the_same_tokens(
     rows: tuple[np.ndarray, int], layout: str, window: int, exchange: str
 ) -> None:
     document, ranks = rows
-    whole = partition_rows(document, ranks=ranks, layout=layout, exchange=exchange)
+    whole = partition_tokens(document, ranks=ranks, layout=layout, exchange=exchange)
     windowed = whole.with_window(window)
     assert np.array_equal(count_computed(windowed), mask_of(document, window).astype(int))
     assert all(np.array_equal(windowed.owned(rank), whole.owned(rank)) for rank in range(ranks))
@@ -103,7 +103,7 @@ def test_another_window_over_the_same_tokens(
 @given(packs(), st.sampled_from(LAYOUTS))
 def test_every_token_knows_the_length_of_its_whole_document(rows: tuple[np.ndarray, int], layout: str) -> None:
     document, ranks = rows
-    partition = partition_rows(document, ranks=ranks, layout=layout)
+    partition = partition_tokens(document, ranks=ranks, layout=layout)
     row = np.repeat(np.arange(len(document)), document.shape[1])
     ids = document.reshape(-1)
     truth = np.array([((row == row[i]) & (ids == ids[i])).sum() if ids[i] >= 0 else 0 for i in range(ids.size)])
@@ -112,7 +112,7 @@ def test_every_token_knows_the_length_of_its_whole_document(rows: tuple[np.ndarr
 
 
 def test_a_window_is_made_once_for_all_threads() -> None:
-    partition = partition_rows(pack([64], 64), ranks=2)
+    partition = partition_tokens(pack([64], 64), ranks=2)
     with ThreadPoolExecutor(8) as threads:
         assert len({id(each) for each in threads.map(partition.with_window, [7] * 200)}) == 1
     with pytest.raises(UserError, match="a window must hold a token"):
@@ -120,20 +120,20 @@ def test_a_window_is_made_once_for_all_threads() -> None:
 
 
 def test_one_rank_owns_all_and_exchanges_nothing() -> None:
-    partition = partition_rows(pack([5, 3], 10), ranks=1)
+    partition = partition_tokens(pack([5, 3], 10), ranks=1)
     assert not partition.exchanges and partition.blocks(0) == () and partition.balance == 1
-    assert [tuple(tile) for tile in partition.triangles(0)] == [(0, 5, 0, 5, 0, None), (5, 3, 5, 3, 0, None)]
+    assert [tuple(tile) for tile in partition.causal_tiles(0)] == [(0, 5, 0, 5, (0, None)), (5, 3, 5, 3, (0, None))]
 
 
 def test_rows_of_padding_alone_cost_nothing() -> None:
-    partition = partition_rows(pack([], 8), ranks=2)
-    assert partition.pairs.sum() == 0 and not partition.exchanges and len(partition.triangles(0)) == 0
+    partition = partition_tokens(pack([], 8), ranks=2)
+    assert partition.pairs.sum() == 0 and not partition.exchanges and len(partition.causal_tiles(0)) == 0
 
 
 def test_a_ring_sends_everything_and_needed_rows_do_not() -> None:
     document = pack([96, 32], 128)
-    ring = partition_rows(document, ranks=2, layout="zigzag", exchange="ring")
-    needed = partition_rows(document, ranks=2, layout="zigzag")
+    ring = partition_tokens(document, ranks=2, layout="zigzag", exchange="ring")
+    needed = partition_tokens(document, ranks=2, layout="zigzag")
     assert ring.rows.tolist() == [[0, 64], [64, 0]]
     assert needed.rows.tolist() == [[0, 64], [32, 0]], "half of the front is enough for the middle"
     assert needed.sent_bytes(kv_heads=2, head_dim=4, element_bytes=4) == 64 * 64
@@ -151,4 +151,4 @@ def test_a_ring_sends_everything_and_needed_rows_do_not() -> None:
 )
 def test_what_cannot_be_cut_is_refused(settings: dict[str, object], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        partition_rows(pack([8], 8), **settings)  # type: ignore[arg-type]
+        partition_tokens(pack([8], 8), **settings)  # type: ignore[arg-type]

@@ -5,32 +5,32 @@ import pytest
 
 from packs import mixed_pack, pack
 from ropewalk.core.error import UserError
-from ropewalk.partition import HeadPartition, cut, partition_rows, partition_rows_and_heads
+from ropewalk.partition import UlyssesPartition, cut, partition_tokens, partition_tokens_and_heads
 
 
-@pytest.mark.parametrize(("ranks", "head_ranks"), [(2, 2), (4, 2), (8, 4)])
-def test_members_share_their_teams_rows_in_order(ranks: int, head_ranks: int) -> None:
+@pytest.mark.parametrize(("ranks", "ulysses_degree"), [(2, 2), (4, 2), (8, 4)])
+def test_members_share_their_teams_rows_in_order(ranks: int, ulysses_degree: int) -> None:
     document = mixed_pack()
-    partition = partition_rows_and_heads(document, ranks=ranks, head_ranks=head_ranks)
-    teams = partition_rows(document, ranks=ranks // head_ranks)
+    partition = partition_tokens_and_heads(document, ranks=ranks, ulysses_degree=ulysses_degree)
+    ulysses_groups = partition_tokens(document, ranks=ranks // ulysses_degree)
     shares = [partition.owned(rank) for rank in range(ranks)]
     assert {len(share) for share in shares} == {document.size // ranks}
-    for team in range(ranks // head_ranks):
-        mine = slice(team * head_ranks, (team + 1) * head_ranks)
-        assert np.array_equal(np.concatenate(shares[mine]), teams.owned(team))
+    for ulysses_group in range(ranks // ulysses_degree):
+        mine = slice(ulysses_group * ulysses_degree, (ulysses_group + 1) * ulysses_degree)
+        assert np.array_equal(np.concatenate(shares[mine]), ulysses_groups.owned(ulysses_group))
         lengths = [partition.document_tokens(rank) for rank in range(ranks)[mine]]
-        assert np.array_equal(np.concatenate(lengths), teams.document_tokens(team))
-    assert partition.balance == teams.balance
-    assert partition.pairs.sum() == pytest.approx(teams.pairs.sum(), abs=ranks)
+        assert np.array_equal(np.concatenate(lengths), ulysses_groups.document_tokens(ulysses_group))
+    assert partition.balance == ulysses_groups.balance
+    assert partition.pairs.sum() == pytest.approx(ulysses_groups.pairs.sum(), abs=ranks)
     assert np.array_equal(cut(partition, 1, document), document.reshape(-1)[shares[1]])
 
 
 def test_one_member_is_no_team() -> None:
-    assert not isinstance(partition_rows_and_heads(mixed_pack(), ranks=2), HeadPartition)
+    assert not isinstance(partition_tokens_and_heads(mixed_pack(), ranks=2), UlyssesPartition)
 
 
 def test_a_window_changes_the_teams_partition() -> None:
-    partition = partition_rows_and_heads(mixed_pack(), ranks=4, head_ranks=2)
+    partition = partition_tokens_and_heads(mixed_pack(), ranks=4, ulysses_degree=2)
     assert partition.with_window(None) is partition
     assert partition.with_window(64).window == 64
 
@@ -40,4 +40,4 @@ def test_a_window_changes_the_teams_partition() -> None:
 )
 def test_what_makes_no_equal_teams(document: np.ndarray, ranks: int, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        partition_rows_and_heads(document, ranks=ranks, head_ranks=3)
+        partition_tokens_and_heads(document, ranks=ranks, ulysses_degree=3)

@@ -110,7 +110,7 @@ def read_by_brute_force(recipe: Recipe, prepared: Prepared) -> dict[str, float]:
     [
         {"ranks": 1, "context": 1},
         {"ranks": 2, "context": 2},
-        {"ranks": 2, "context": 2, "head_ranks": 2},
+        {"ranks": 2, "context": 2, "ulysses_degree": 2},
         {"ranks": 2, "context": 1},
         {"ranks": 4, "context": 2, "recompute": "save_attention"},
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ropewalk.partition import partition_rows
+from ropewalk.partition import partition_tokens
 from ropewalk.train.batches import MicroBatch
 from ropewalk.train.loss_metrics import Tally
 
@@ -17,7 +17,7 @@ def make_micro(tokens: int) -> tuple[MicroBatch, torch.Tensor, torch.Tensor]:
     weights = torch.rand(tokens, generator=generator) * (source >= 0)
     positions = torch.randint(64, (tokens,), generator=generator, dtype=torch.int32)
     ids = torch.zeros(tokens, dtype=torch.int32)
-    partition = partition_rows(np.zeros((1, tokens), np.int32), ranks=1)
+    partition = partition_tokens(np.zeros((1, tokens), np.int32), ranks=1)
     nll = torch.rand(tokens, generator=generator) * (weights > 0)
     correct = (torch.rand(tokens, generator=generator) < 0.5) & (weights > 0)
     lengths = torch.randint(1, 65, (tokens,), generator=generator)

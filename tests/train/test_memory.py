@@ -13,7 +13,7 @@ from ropewalk.model.model_with_loss import Learner
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.parallel.peak import measure_peak_bytes
-from ropewalk.partition import partition_rows
+from ropewalk.partition import partition_tokens
 from ropewalk.plan.memory import estimate_memory
 from ropewalk.plan.savings import Savings
 from ropewalk.recipe.lora import Lora
@@ -50,7 +50,7 @@ def measure_step(savings: Savings, precision: Literal["float32", "bfloat16"], lo
     place_learner(learner, mesh, savings=savings, precision=precision)
     optimizer = make_optimizer(learner, weight_decay=0.1, betas=(0.9, 0.95), eight_bit=savings.eight_bit)
     document = np.arange(TOKENS, dtype=np.int32)[None] // DOCUMENT_TOKENS
-    partition, tokens = partition_rows(document, ranks=1), torch.arange(TOKENS) % SHAPE.vocabulary
+    partition, tokens = partition_tokens(document, ranks=1), torch.arange(TOKENS) % SHAPE.vocabulary
 
     def step() -> None:
         learner(tokens, tokens % DOCUMENT_TOKENS, tokens, torch.ones(TOKENS), partition=partition)[0].backward()

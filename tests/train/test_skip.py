@@ -21,7 +21,7 @@ from ropewalk.model.load import load_model
 from ropewalk.model.model_with_loss import Learner
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import Mesh
-from ropewalk.partition import partition_rows
+from ropewalk.partition import partition_tokens
 from ropewalk.partition.choose import make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.recipe.spec import Recipe
@@ -101,7 +101,7 @@ def test_positions_are_the_row_s_own_on_any_ranks_and_the_mask_knows_nothing(pre
         for name in ("tokens", "labels", "weights", "source"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
         assert (ours.partition.pairs == theirs.partition.pairs).all()
-        assert ours.partition.pieces.document.tolist() == theirs.partition.pieces.document.tolist()
+        assert ours.partition.segments.document.tolist() == theirs.partition.segments.document.tolist()
     for seed, stage in ((4, 0), (3, 1)):
         elsewhere = read_positions(open_tiny(recipe, prepared[1], seed=seed, stage=stage), recipe)
         assert (elsewhere != wanted).any()
@@ -111,7 +111,7 @@ def test_a_jump_is_no_border(prepared: Prepared) -> None:
     """Against plain attention with an explicit mask; transformers' own reading of the jump would be two documents."""
     model = load_model(prepared[0] / "stages" / "0" / "extended")
     tokens, positions = torch.arange(12) % 7, torch.tensor([0, 1, 2, 3, 4, 500, 501, 502, 503, 504, 505, 506])
-    partition = partition_rows(np.zeros((1, 12), np.int32), ranks=1)
+    partition = partition_tokens(np.zeros((1, 12), np.int32), ranks=1)
     with torch.no_grad():
         ours = Learner(model).read(tokens, positions, partition=partition)
         model.set_attn_implementation("sdpa")

@@ -64,8 +64,8 @@ def contents(run: Path) -> dict[str, Any]:
     "parallel",
     [
         {"ranks": 2, "context": 2},
-        {"ranks": 2, "context": 2, "head_ranks": 2},
-        {"ranks": 4, "context": 4, "head_ranks": 2},
+        {"ranks": 2, "context": 2, "ulysses_degree": 2},
+        {"ranks": 4, "context": 4, "ulysses_degree": 2},
         {"ranks": 2, "context": 1},
         {"ranks": 2, "context": 2, "recompute": "full"},
         {"ranks": 4, "context": 2, "replicas": 2},

@@ -1,8 +1,8 @@
-"""What a layer may add to its scores by distance: ALiBi's fixed lines, or FIRE's learnt curve.
+"""Score biases that depend on distance: ALiBi's fixed lines and FIRE's learnt curve.
 
-Both are written as FlexAttention's ``score_mod``, so no matrix of all pairs is ever made. The surprise is how FIRE is
-computed: its small network has one input between 0 and 1 and is made of straight pieces, so it is read off a table of
-1,024 of them instead of being run for every pair, exact but in the few cells where one of its 32 bends lies.
+Both are FlexAttention ``score_mod`` functions, so no matrix of all pairs is made. FIRE's small network has one input
+between 0 and 1 and is piecewise linear. It is read from a table of 1,024 straight pieces instead of being run for
+every pair; the table is exact except in the few cells where one of the network's 32 bends lies.
 """
 
 import math

@@ -1,8 +1,8 @@
-"""Which kernel computes a layer's tiles, and a rank's schedule of a partition for it.
+"""Choose the kernel for a layer's tiles, and make a rank's schedule of a partition for it.
 
-Most take the rank's own rows first and merge what they find on received ones, so keys travel meanwhile. The *joint*
-ones wait until all keys are there, and then take every piece in one call: on a GPU a window is cheap that way, since
-few keys travel and no band is cut finer than the kernel's own blocks.
+Most kernels compute on the rank's own keys first and merge the results on received keys, so that the exchange
+overlaps with compute. The *gathered* kernels wait until all keys are there and compute every segment in one call. On
+a GPU this is cheap for layers with a window: few keys travel, and no tile is cut finer than the kernel's own blocks.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +14,10 @@ from weakref import WeakKeyDictionary
 import torch
 
 from ropewalk.attention import gpu_kernels
-from ropewalk.attention.cpu_schedule import stack_tiles
-from ropewalk.attention.reference_kernel import PlainKernel
-from ropewalk.attention.schedule import Given, KeyRows, QueryRows, Schedule, Scores
-from ropewalk.attention.varlen_schedule import RaggedKernel, RaggedTiles, lay_joint, lay_tiles
+from ropewalk.attention.cpu_schedule import schedule_cpu
+from ropewalk.attention.reference_kernel import ReferenceKernel
+from ropewalk.attention.schedule import BackwardInputs, KeyRows, QueryRows, Schedule, Scores
+from ropewalk.attention.varlen_schedule import VarlenKernel, VarlenTiles, schedule_gathered, schedule_varlen
 from ropewalk.core.error import UserError
 from ropewalk.partition.partition import Partition
 
@@ -26,40 +26,42 @@ class _FlashKernel:
     """Of the two flash kernels the one that suits a call's tiles."""
 
     def attend(
-        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: RaggedTiles, scores: Scores
+        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See varlen_schedule.RaggedKernel."""
+        """See varlen_schedule.VarlenKernel."""
         return self._choose(tiles, query).attend(query, key, value, tiles, scores)
 
     def differentiate(
-        self, given: Given, key: KeyRows, value: KeyRows, tiles: RaggedTiles, scores: Scores
+        self, inputs: BackwardInputs, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """See varlen_schedule.RaggedKernel."""
-        return self._choose(tiles, key).differentiate(given, key, value, tiles, scores)
+        """See varlen_schedule.VarlenKernel."""
+        return self._choose(tiles, key).differentiate(inputs, key, value, tiles, scores)
 
-    def _choose(self, tiles: RaggedTiles, rows: torch.Tensor) -> "gpu_kernels.CudnnKernel | gpu_kernels.VarlenKernel":
+    def _choose(
+        self, tiles: VarlenTiles, rows: torch.Tensor
+    ) -> "gpu_kernels.CudnnKernel | gpu_kernels.FlashVarlenKernel":
         return (
             gpu_kernels.CudnnKernel()
             if gpu_kernels.prefers_cudnn(tiles, rows.shape[-1])
-            else gpu_kernels.VarlenKernel()
+            else gpu_kernels.FlashVarlenKernel()
         )
 
 
 Maker = Callable[[Partition, int, torch.device], Schedule]
 
 
-def _lay(make: Callable[..., Schedule], kernel: RaggedKernel) -> Maker:
+def _lay(make: Callable[..., Schedule], kernel: VarlenKernel) -> Maker:
     return lambda partition, rank, device: make(partition, rank, kernel=kernel, device=device)
 
 
 KERNELS: Mapping[str, Maker] = {
-    "cpu": lambda partition, rank, device: stack_tiles(partition, rank),
-    "flash": _lay(lay_tiles, _FlashKernel()),
-    "flash_joint": _lay(lay_joint, gpu_kernels.VarlenKernel()),
-    "varlen": _lay(lay_tiles, gpu_kernels.VarlenKernel()),
-    "cudnn": _lay(lay_tiles, gpu_kernels.CudnnKernel()),
-    "plain": _lay(lay_tiles, PlainKernel()),
-    "plain_joint": _lay(lay_joint, PlainKernel()),
+    "cpu": lambda partition, rank, device: schedule_cpu(partition, rank),
+    "flash": _lay(schedule_varlen, _FlashKernel()),
+    "flash_gathered": _lay(schedule_gathered, gpu_kernels.FlashVarlenKernel()),
+    "varlen": _lay(schedule_varlen, gpu_kernels.FlashVarlenKernel()),
+    "cudnn": _lay(schedule_varlen, gpu_kernels.CudnnKernel()),
+    "reference": _lay(schedule_varlen, ReferenceKernel()),
+    "reference_gathered": _lay(schedule_gathered, ReferenceKernel()),
 }
 FLEX = "flex"
 """The one that is differentiated by torch itself, so it has no schedule: attention/flex."""
@@ -67,7 +69,7 @@ FLEX = "flex"
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a layer asks of a kernel."""
+    """The properties of a layer's attention that decide which kernels can run it."""
 
     device: str
     dtype: torch.dtype
@@ -81,7 +83,7 @@ _named: ContextVar[str | None] = ContextVar("kernel", default=None)
 
 @contextmanager
 def use_kernel(name: str) -> Iterator[None]:
-    """Inside, ``attend`` takes this kernel: one of ``KERNELS``, or ``flex``. What it cannot do is not checked first."""
+    """Inside, ``attend`` takes this kernel: one of ``KERNELS``, or ``flex``. Its limits are not checked first."""
     assert name in KERNELS or name == FLEX, f"no kernel {name}: {', '.join((*KERNELS, FLEX))}"
     token = _named.set(name)
     try:
@@ -91,16 +93,16 @@ def use_kernel(name: str) -> Iterator[None]:
 
 
 def choose_kernel(demand: Demand) -> str:
-    """The fastest kernel that does what is asked, or the one that is named.
+    """The fastest kernel for this demand, or the one that ``use_kernel`` names.
 
-    Raises UserError where none does.
+    Raises UserError where none can run it.
     """
     if (named := _named.get()) is not None:
         return named
     if demand.device == "cpu":
-        return "plain" if demand.soft_cap else "cpu"
+        return "reference" if demand.soft_cap else "cpu"
     if demand.dtype == torch.float64:
-        return "plain"
+        return "reference"
     if demand.head_dim > gpu_kernels.MOST_HEAD_DIM:
         raise UserError(
             f"no kernel for heads of {demand.head_dim}",
@@ -110,7 +112,7 @@ def choose_kernel(demand: Demand) -> str:
         )
     if demand.dtype not in gpu_kernels.DTYPES or demand.soft_cap or demand.head_dim % 8:
         return FLEX
-    return "flash_joint" if demand.windowed else "flash"
+    return "flash_gathered" if demand.windowed else "flash"
 
 
 _schedules: WeakKeyDictionary[Partition, dict[tuple[int, str, torch.device], Schedule]] = WeakKeyDictionary()

@@ -1,8 +1,9 @@
-"""Attention over packed documents that several ranks share: partition x exchange x kernel, forward and backward.
+"""Attention over packed documents on several ranks: partition x exchange x kernel, forward and backward.
 
-Every rank calls it with its own rows. Keys of other ranks arrive while the rank computes on its own; partial results
-are merged by log-sum-exp. The backward recomputes nothing but scores: each tile's gradients follow from the global
-output and log-sum-exp. Received rows are kept for it where no rank gets more than it owns, else they are fetched again.
+Every rank calls it with its own tokens. Keys of other ranks arrive while the rank computes on its own keys; partial
+results are merged by log-sum-exp. The backward pass recomputes scores only: each tile's gradients follow from the
+global output and log-sum-exp. Received keys are kept for the backward pass where no rank receives more than it owns;
+otherwise they are fetched again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,12 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ropewalk.attention.choose_kernel import FLEX, Demand, choose_kernel, schedule_tiles
-from ropewalk.attention.exchange import EXCHANGES, JOINT, Block, Exchange, Traffic, plan_traffic
+from ropewalk.attention.exchange import EXCHANGES, GATHERED, Block, Exchange, Traffic, plan_traffic
 from ropewalk.attention.flex import attend_flex
 from ropewalk.attention.merge import merge, sink
-from ropewalk.attention.recompute_cache import current_tape
-from ropewalk.attention.schedule import Calls, Given, Schedule, Scores
-from ropewalk.attention.ulysses import find_teams, repeat_kv, swap_in, swap_out
+from ropewalk.attention.recompute_cache import current_cache
+from ropewalk.attention.schedule import BackwardInputs, Calls, Schedule, Scores
+from ropewalk.attention.ulysses import find_ulysses_groups, heads_to_tokens, repeat_kv, tokens_to_heads
 from ropewalk.partition.partition import Partition
 from ropewalk.partition.ulysses import AnyPartition
 
@@ -54,18 +55,21 @@ def attend(
     if isinstance(partition, Partition):
         return _attend_rows(query, key, value, sinks, _Task(partition, group, scores, kernel))
     assert group is not None
-    likes, team = find_teams(group, partition.head_ranks)
-    heads, members = query.shape[1], partition.head_ranks
-    rows = (query, repeat_kv(heads, key, members), repeat_kv(heads, value, members))
-    query, key, value = (swap_in(each, team) for each in rows)
+    token_group, ulysses_group = find_ulysses_groups(group, partition.ulysses_degree)
+    heads, ulysses_degree = query.shape[1], partition.ulysses_degree
+    rows = (query, repeat_kv(heads, key, ulysses_degree), repeat_kv(heads, value, ulysses_degree))
+    query, key, value = (tokens_to_heads(each, ulysses_group) for each in rows)
     if sinks is not None:
-        sinks = sinks.chunk(members)[dist.get_rank(team)]
-    return swap_out(_attend_rows(query, key, value, sinks, _Task(partition.by_rows, likes, scores, kernel)), team)
+        sinks = sinks.chunk(ulysses_degree)[dist.get_rank(ulysses_group)]
+    return heads_to_tokens(
+        _attend_rows(query, key, value, sinks, _Task(partition.token_partition, token_group, scores, kernel)),
+        ulysses_group,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What is to be computed, beside the tensors."""
+    """The partition, process group, scores and kernel of one attention call."""
 
     partition: Partition
     group: dist.ProcessGroup | None
@@ -89,16 +93,16 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, task: _Task) -> Tensor:
         query, key, value = (_rows_last(tensor) for tensor in (query, key, value))
-        tape = current_tape()
-        known = None if tape is None else tape.recall()
+        cache = current_cache()
+        known = None if cache is None else cache.recall()
         if known is not None:
             out, logsum = known
             kept: list[Block] = []
         else:
             # With a tape the block runs again, and its second run has no blocks to keep.
-            out, logsum, kept = _compute(query, key, value, sinks, task, keeps=tape is None)
-        if tape is not None and known is None:
-            tape.write(out, logsum)
+            out, logsum, kept = _compute(query, key, value, sinks, task, keeps=cache is None)
+        if cache is not None and known is None:
+            cache.write(out, logsum)
         ctx.save_for_backward(query, key, value, sinks, out, logsum, *kept)
         ctx.task = task
         return out
@@ -108,21 +112,23 @@ class _Attention(torch.autograd.Function):
         query, key, value, sinks, out, logsum, *blocks = ctx.saved_tensors
         task: _Task = ctx.task
         scores, schedule = task.scores, task.schedule(query.device)
-        way = _find_way(task, schedule, query.device)
-        arriving = way.fetch(key, value) if way is not None and not blocks else iter(blocks)
+        transfer = _find_transfer(task, schedule, query.device)
+        arriving = transfer.fetch(key, value) if transfer is not None and not blocks else iter(blocks)
         grad = _rows_last(grad)
         d_sinks = None if sinks is None else _differentiate_sinks(sinks, grad, out, logsum)
-        if schedule.pads:
+        if schedule.has_padding:
             logsum = torch.cat([logsum, logsum.new_full((1, logsum.shape[1]), torch.inf)])
-        given = Given(query, grad, out, logsum)
-        d_query, d_key, d_value = _differentiate_triangles(schedule.triangles, given, key, value, scores)
-        if schedule.merges or way is not None:
+        inputs = BackwardInputs(query, grad, out, logsum)
+        d_query, d_key, d_value = _differentiate_triangles(schedule.causal_tiles, inputs, key, value, scores)
+        if schedule.merges or transfer is not None:
             exact = _exact(query.dtype)
             d_query, d_block = d_query.to(exact), torch.cat([d_key, d_value], dim=1).to(exact)
             for calls in schedule.steps[0]:
-                _accumulate(calls, given, torch.cat([key, value], dim=1), scores, d_query, d_block)
-            if way is not None:
-                d_block += way.give_back(_differentiate_blocks(schedule.steps[1:], given, arriving, scores, d_query))
+                _accumulate(calls, inputs, torch.cat([key, value], dim=1), scores, d_query, d_block)
+            if transfer is not None:
+                d_block += transfer.return_gradients(
+                    _differentiate_blocks(schedule.steps[1:], inputs, arriving, scores, d_query)
+                )
             d_key, d_value = d_block.to(query.dtype).chunk(2, dim=1)
         return d_query.to(query.dtype), d_key, d_value, d_sinks, None
 
@@ -132,9 +138,9 @@ def _compute(
 ) -> tuple[Tensor, Tensor, list[Block]]:
     """Output, log-sum-exp and, where it ``keeps`` them, the received blocks."""
     partition, scores, schedule = task.partition, task.scores, task.schedule(query.device)
-    way = _find_way(task, schedule, query.device)
-    arriving = iter(()) if way is None else way.fetch(key, value)
-    out, logsum = schedule.triangles.attend(query, key, value, scores)
+    transfer = _find_transfer(task, schedule, query.device)
+    arriving = iter(()) if transfer is None else transfer.fetch(key, value)
+    out, logsum = schedule.causal_tiles.attend(query, key, value, scores)
     if schedule.merges or sinks is not None:
         out = out.to(_exact(query.dtype))
     keeps = keeps and partition.exchanges and bool(partition.rows.sum(1).max() <= partition.local_tokens)
@@ -152,47 +158,51 @@ def _compute(
 
 
 def _differentiate_triangles(
-    calls: Calls, given: Given, key: Tensor, value: Tensor, scores: Scores
+    calls: Calls, inputs: BackwardInputs, key: Tensor, value: Tensor, scores: Scores
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of all own rows: triangles share neither queries nor keys."""
+    """Gradients of all own tokens: causal tiles share neither queries nor keys."""
     if not calls.calls:
-        return torch.zeros_like(given.query), torch.zeros_like(key), torch.zeros_like(value)
-    of_calls = [call.differentiate(given, key, value, scores) for call in calls.calls]
+        return torch.zeros_like(inputs.query), torch.zeros_like(key), torch.zeros_like(value)
+    of_calls = [call.differentiate(inputs, key, value, scores) for call in calls.calls]
     d_query, d_key, d_value = (calls.assemble(parts) for parts in zip(*of_calls, strict=True))
     return d_query, d_key, d_value
 
 
 def _differentiate_blocks(
-    steps: Sequence[Sequence[Calls]], given: Given, blocks: Iterator[Block], scores: Scores, d_query: Tensor
+    steps: Sequence[Sequence[Calls]], inputs: BackwardInputs, blocks: Iterator[Block], scores: Scores, d_query: Tensor
 ) -> Iterator[Block]:
     """Gradients of the received blocks one after the other; those of the queries are added to ``d_query``."""
     for layers, block in zip(steps, blocks, strict=True):
         d_block = torch.zeros_like(block, dtype=d_query.dtype)
         for calls in layers:
-            _accumulate(calls, given, block, scores, d_query, d_block)
+            _accumulate(calls, inputs, block, scores, d_query, d_block)
         yield d_block
 
 
-def _accumulate(calls: Calls, given: Given, block: Block, scores: Scores, d_query: Tensor, d_block: Block) -> None:
+def _accumulate(
+    calls: Calls, inputs: BackwardInputs, block: Block, scores: Scores, d_query: Tensor, d_block: Block
+) -> None:
     """Add the gradients of ``calls`` on one block of keys, in the order of calls and tiles."""
     d_queries = []
     for call in calls.calls:
         keys, values = block.chunk(2, dim=1)
-        d_rows, d_key, d_value = call.differentiate(given, keys, values, scores)
+        d_rows, d_key, d_value = call.differentiate(inputs, keys, values, scores)
         d_queries.append(d_rows)
         call.add_to_keys(d_block, d_key, d_value)
     d_query[calls.rows] += calls.assemble(tuple(d_queries))
 
 
 def _differentiate_sinks(sinks: Tensor, grad: Tensor, out: Tensor, logsum: Tensor) -> Tensor:
-    """A sink takes its share from all values and gives none: what it takes off the output, summed over queries."""
+    """Gradients of the sinks: a sink takes a share from all values and gives none, so its gradient is minus that share
+    of the output's gradient, summed over queries.
+    """
     exact = _exact(grad.dtype)
     share = (sinks.to(logsum.dtype) - logsum).exp()
     return -(share * (grad.to(exact) * out.to(exact)).sum(-1)).sum(0).to(sinks.dtype)
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class _KeyTransfer:
     """How the keys of one layer travel, and their gradients back; ``traffic`` is None where nothing does."""
 
     exchange: Exchange
@@ -207,29 +217,29 @@ class _Way:
         assert self.group is not None
         return self.exchange.fetch(own, self.traffic, self.group)
 
-    def give_back(self, gradients: Iterator[Block]) -> Block:
+    def return_gradients(self, gradients: Iterator[Block]) -> Block:
         """What all ranks have for this rank's own rows."""
         if self.traffic is None:
             return next(gradients)
         assert self.group is not None
-        return self.exchange.give_back(gradients, self.traffic, self.group)
+        return self.exchange.return_gradients(gradients, self.traffic, self.group)
 
 
-def _find_way(task: _Task, schedule: Schedule, device: torch.device) -> _Way | None:
+def _find_transfer(task: _Task, schedule: Schedule, device: torch.device) -> _KeyTransfer | None:
     """None where a rank computes on its own rows only, in their own order."""
     partition = task.partition
-    if not (partition.exchanges or schedule.joint):
+    if not (partition.exchanges or schedule.gathered):
         return None
-    exchange = JOINT if schedule.joint else EXCHANGES[partition.exchange]
+    exchange = GATHERED if schedule.gathered else EXCHANGES[partition.exchange]
     traffic = plan_traffic(partition, schedule.rank, device) if partition.exchanges else None
-    return _Way(exchange, traffic, task.group)
+    return _KeyTransfer(exchange, traffic, task.group)
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
-    """What partial results are summed in: float32 or better."""
+    """The dtype of partial sums: float32 or better."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def _rows_last(tensor: Tensor) -> Tensor:
-    """The kernel takes any strides but that of the last dimension."""
+    """The tensor with a contiguous last dimension: kernels take any other strides."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

@@ -1,16 +1,17 @@
-"""One call of a kernel: a stack of tiles of one shape -> out and log-sum-exp, and the gradients of both sides.
+"""The CPU kernel: a stack of tiles of one shape gives output and log-sum-exp; the backward gives the gradients.
 
-On a CPU this is ATen's flash attention, which keeps float64 and bfloat16, knows grouped heads, and takes any strides.
-Four traps are closed here: its causal flag is aligned top left, so it serves triangles only; a row that sees no key
-would get a log-sum-exp of 0, so no tile has one; an empty tile would end the process; and its backward wants the
-*global* output and log-sum-exp, which is what makes the gradients of single tiles sum to the whole.
+It calls ATen's CPU flash attention, which supports float64 and bfloat16, grouped heads and any strides. Four traps
+are handled here. Its causal flag is aligned with the first query and first key, so it serves causal tiles only. A
+query that sees no key would get a log-sum-exp of 0, so no tile has such a query. An empty tile would end the
+process. Its backward needs the *global* output and log-sum-exp; then the gradients of the tiles sum to those of the
+whole.
 """
-
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from ropewalk.partition.tiles import TileMask
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -22,31 +23,23 @@ Key = Float[Tensor, "tiles keys kv_heads head_dim"]
 LogSum = Float[Tensor, "tiles queries heads"]
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """What the queries of a tile see: ``causal`` for a triangle, ``window`` a diagonal (key >= query + window)."""
-
-    causal: bool
-    window: int | None
-
-
-def attend_tiles(query: Query, key: Key, value: Key, *, sight: Sight, scale: float) -> tuple[Query, LogSum]:
+def attend_tiles(query: Query, key: Key, value: Key, *, mask: TileMask, scale: float) -> tuple[Query, LogSum]:
     """Attention within each tile: its output, and the log of the sum of exponentials of its scores."""
-    mask = _mask(query, key, sight)
-    out, logsum = _forward(*map(_lay_out, (query, key, value)), 0.0, sight.causal, attn_mask=mask, scale=scale)
+    hidden, causal = _window_mask(query, key, mask), _is_causal(mask)
+    out, logsum = _forward(*map(_lay_out, (query, key, value)), 0.0, causal, attn_mask=hidden, scale=scale)
     return out.transpose(1, 2), logsum.transpose(1, 2)
 
 
 def attend_tiles_backward(
-    grad: Query, query: Query, key: Key, value: Key, *, out: Query, logsum: LogSum, sight: Sight, scale: float
+    grad: Query, query: Query, key: Key, value: Key, *, out: Query, logsum: LogSum, mask: TileMask, scale: float
 ) -> tuple[Query, Key, Key]:
     """Gradients of query, key and value; ``out`` and ``logsum`` are those over all tiles of a query.
 
     A query with a log-sum-exp of infinity gives and gets no gradient.
     """
-    mask = _mask(query, key, sight)
+    hidden, causal = _window_mask(query, key, mask), _is_causal(mask)
     tensors = (*map(_lay_out, (grad, query, key, value)), _heads_first(out), _heads_first(logsum))
-    grads = _backward(*tensors, 0.0, sight.causal, attn_mask=mask, scale=scale)
+    grads = _backward(*tensors, 0.0, causal, attn_mask=hidden, scale=scale)
     return tuple(each.transpose(1, 2) for each in grads)
 
 
@@ -64,8 +57,14 @@ def _heads_first(tensor: Tensor) -> Tensor:
     return tensor.transpose(1, 2)
 
 
-def _mask(query: Query, key: Key, sight: Sight) -> Tensor | None:
-    if sight.window is None:
+def _is_causal(mask: TileMask) -> bool:
+    assert mask.causal in (0, None), "the kernel's causal flag is aligned with the first query and the first key"
+    return mask.causal is not None
+
+
+def _window_mask(query: Query, key: Key, mask: TileMask) -> Tensor | None:
+    """[queries, keys]: minus infinity where the window hides a key; None where it hides none."""
+    if mask.window is None:
         return None
     hidden = torch.full((query.shape[1], key.shape[1]), -torch.inf, dtype=query.dtype, device=query.device)
-    return hidden.tril(sight.window - 1)
+    return hidden.tril(mask.window - 1)

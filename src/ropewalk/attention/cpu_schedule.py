@@ -1,6 +1,6 @@
-"""A rank's tiles for the CPU kernel: tiles of one shape stacked, and where each call's rows come from and go to.
+"""A rank's schedule for the CPU kernel: tiles of one shape are stacked into one call.
 
-Triangles may be stacked beyond their length: a triangle that is too large reads the rows after it, but its first
+Causal tiles may be stacked with longer ones: a tile that is too long reads the tokens after its end, but its own
 queries never see them. So hundreds of small documents of all lengths become a handful of calls.
 """
 
@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from ropewalk.attention.cpu_kernel import Sight, attend_tiles, attend_tiles_backward
-from ropewalk.attention.schedule import Calls, Given, KeyRows, QueryRows, Schedule, Scores
+from ropewalk.attention.cpu_kernel import attend_tiles, attend_tiles_backward
+from ropewalk.attention.schedule import BackwardInputs, Calls, KeyRows, QueryRows, Schedule, Scores
 from ropewalk.partition.partition import Partition
-from ropewalk.partition.tiles import ALWAYS, Tiles
+from ropewalk.partition.tiles import ALWAYS, TileMask, Tiles
 
 _STACKED_BEYOND_TOKENS = 1024
 """Longer triangles keep their length: one call each costs nothing beside their work."""
@@ -48,33 +48,33 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class StackedCall:
+class StackedTiles:
     """Tiles of one shape. ``logsum`` is like ``query``, but rows beyond a triangle's own read the row of infinities."""
 
     query: Rows
     key: Rows
     logsum: Rows
-    sight: Sight
+    mask: TileMask
 
     def attend(self, query: QueryRows, key: KeyRows, value: KeyRows, scores: Scores) -> tuple[Tensor, Tensor]:
         """See schedule.Call."""
         out, logsum = attend_tiles(
-            self.query.take(query), self.key.take(key), self.key.take(value), sight=self.sight, scale=scores.scale
+            self.query.take(query), self.key.take(key), self.key.take(value), mask=self.mask, scale=scores.scale
         )
         return out.flatten(0, 1), logsum.flatten(0, 1)
 
     def differentiate(
-        self, given: Given, key: KeyRows, value: KeyRows, scores: Scores
+        self, inputs: BackwardInputs, key: KeyRows, value: KeyRows, scores: Scores
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See schedule.Call."""
         d_query, d_key, d_value = attend_tiles_backward(
-            self.query.take(given.grad),
-            self.query.take(given.query),
+            self.query.take(inputs.grad),
+            self.query.take(inputs.query),
             self.key.take(key),
             self.key.take(value),
-            out=self.query.take(given.out),
-            logsum=self.logsum.take(given.logsum),
-            sight=self.sight,
+            out=self.query.take(inputs.out),
+            logsum=self.logsum.take(inputs.logsum),
+            mask=self.mask,
             scale=scores.scale,
         )
         return d_query.flatten(0, 1), d_key.flatten(0, 1), d_value.flatten(0, 1)
@@ -84,11 +84,11 @@ class StackedCall:
         self.key.add(total, torch.cat([d_key, d_value], dim=1).unflatten(0, (-1, self.key.length)))
 
 
-def stack_tiles(partition: Partition, rank: int) -> Schedule:
+def schedule_cpu(partition: Partition, rank: int) -> Schedule:
     """The rank's calls under a partition, tiles of one shape stacked."""
-    triangles, pads = _stack_triangles(partition.triangles(rank), partition.local_tokens)
+    causal_tiles, has_padding = _stack_triangles(partition.causal_tiles(rank), partition.local_tokens)
     steps = tuple(tuple(_stack(layer) for layer in split_layers(tiles)) for tiles in partition.tiles(rank))
-    return Schedule(rank, triangles, steps, pads)
+    return Schedule(rank, causal_tiles, steps, has_padding)
 
 
 def _stack_triangles(tiles: Tiles, rows: int) -> tuple[Calls, bool]:
@@ -96,7 +96,7 @@ def _stack_triangles(tiles: Tiles, rows: int) -> tuple[Calls, bool]:
     any is stacked beyond its length."""
     start, length = tiles.columns[:, 0], tiles.columns[:, 1]
     size = _round_up(length)
-    calls, home, offset, pads = [], np.full(rows, -1), 0, False
+    calls, order, offset, has_padding = [], np.full(rows, -1), 0, False
     for shared in np.unique(size):
         chosen = np.flatnonzero(size == shared)
         longest = int(length[chosen].max())
@@ -105,15 +105,15 @@ def _stack_triangles(tiles: Tiles, rows: int) -> tuple[Calls, bool]:
         if (length[chosen] < longest).any():
             inside = np.arange(longest) < length[chosen][:, None]
             index = np.where(inside, start[chosen][:, None] + np.arange(longest), rows)
-            logsum, pads = Rows(query.starts, longest, 0, torch.from_numpy(index.reshape(-1))), True
-        calls.append(StackedCall(query, query, logsum, Sight(True, None)))
+            logsum, has_padding = Rows(query.starts, longest, 0, torch.from_numpy(index.reshape(-1))), True
+        calls.append(StackedTiles(query, query, logsum, TileMask(0, None)))
         within, counted = _spread(length[chosen])
-        home[np.repeat(start[chosen], length[chosen]) + within] = offset + counted * longest + within
+        order[np.repeat(start[chosen], length[chosen]) + within] = offset + counted * longest + within
         offset += len(chosen) * longest
-    home[home < 0] = offset
-    if np.array_equal(home, np.arange(offset)):
-        return Calls(tuple(calls), slice(None), None), pads
-    return Calls(tuple(calls), slice(None), torch.from_numpy(home)), pads
+    order[order < 0] = offset
+    if np.array_equal(order, np.arange(offset)):
+        return Calls(tuple(calls), slice(None), None), has_padding
+    return Calls(tuple(calls), slice(None), torch.from_numpy(order)), has_padding
 
 
 def split_layers(tiles: Tiles) -> list[Int64[np.ndarray, "tiles 6"]]:
@@ -131,8 +131,8 @@ def _stack(columns: Int64[np.ndarray, "tiles 6"]) -> Calls:
     for shape, (queries, keys, window) in enumerate(shapes.tolist()):
         chosen = columns[which == shape]
         query, key = _rows(chosen[:, 0], queries), _rows(chosen[:, 2], keys)
-        sight = Sight(False, None if window == -ALWAYS else window)
-        calls.append(StackedCall(query, key, query, sight))
+        mask = TileMask(None, None if window == -ALWAYS else window)
+        calls.append(StackedTiles(query, key, query, mask))
         rows.append((chosen[:, 0, None] + np.arange(queries)).reshape(-1))
     return Calls(tuple(calls), sliced(np.concatenate(rows)), None)
 

@@ -1,10 +1,10 @@
-"""How key rows reach the ranks that read them, and how their gradients come home.
+"""How keys and values reach the ranks that read them, and how their gradients return.
 
-Three ways with one signature: just the needed rows in one all-to-all, everything in one all-gather, or block by block
-round a ring; and a fourth for kernels that want a rank's own rows in the same block.
-``fetch`` starts at once and yields the blocks of steps 1, 2, ... as they arrive, so a rank computes on
-its own rows meanwhile; ``give_back`` pulls the gradients of those blocks from an iterator, in the same order, and
-returns the sum of what the others have for this rank's own rows. Sums have a fixed order, so runs agree in all bits.
+Three exchanges have one signature: only the needed keys in one all-to-all, all keys in one all-gather, or block by
+block in a ring. A fourth serves kernels that want a rank's own keys in the same block. ``fetch`` starts at once and
+yields the blocks of steps 1, 2, ... as they arrive, so a rank computes on its own keys meanwhile.
+``return_gradients`` takes the gradients of those blocks from an iterator, in the same order, and returns the sum of
+all ranks' gradients for this rank's own keys. Sums have a fixed order, so two runs agree in all bits.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from ropewalk.attention.gathered_keys import Joint
+from ropewalk.attention.gathered_keys import GatheredKeys
 from ropewalk.partition.partition import Partition
 
 Block = Float[Tensor, "rows both_heads head_dim"]
@@ -36,9 +36,9 @@ class Traffic:
     receive_rows: list[int]
     order: Tensor | None
     """Where each row of the block, in packed order, stands among the received ones; None where they agree."""
-    gathered: Tensor
+    all_gathered: Tensor
     """Where each row of the block stands when all ranks' rows are laid end to end."""
-    joint: Tensor
+    gathered: Tensor
     """Where each row of the joint block stands among own rows followed by the block."""
 
 
@@ -51,7 +51,7 @@ class Exchange:
     """A way there and the same way back."""
 
     fetch: Fetch
-    give_back: GiveBack
+    return_gradients: GiveBack
 
 
 def fetch_needed(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
@@ -68,7 +68,7 @@ def fetch_needed(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iter
     return arrive()
 
 
-def give_back_needed(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
+def return_needed(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
     """The all-to-all the other way round."""
     (block,) = gradients
     outgoing = block
@@ -83,24 +83,24 @@ def give_back_needed(gradients: Iterator[Block], traffic: Traffic, group: dist.P
     return total
 
 
-def fetch_joint(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
+def fetch_gathered(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
     """One block: own rows and needed ones together, in packed order."""
     others = fetch_needed(own, traffic, group)
 
     def arrive() -> Iterator[Block]:
         (block,) = others
-        yield torch.cat([own, block]).index_select(0, traffic.joint)
+        yield torch.cat([own, block]).index_select(0, traffic.gathered)
 
     return arrive()
 
 
-def give_back_joint(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
+def return_gathered(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
     """Own rows' gradients stay, the others' go home."""
-    (joint,) = gradients
-    parts = torch.empty_like(joint)
-    parts[traffic.joint] = joint
-    own, block = parts.split([traffic.local_tokens, len(joint) - traffic.local_tokens])
-    total: Block = own + give_back_needed(iter([block]), traffic, group)
+    (gathered,) = gradients
+    parts = torch.empty_like(gathered)
+    parts[traffic.gathered] = gathered
+    own, block = parts.split([traffic.local_tokens, len(gathered) - traffic.local_tokens])
+    total: Block = own + return_needed(iter([block]), traffic, group)
     return total
 
 
@@ -114,7 +114,7 @@ def fetch_all(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterato
         assert mine.is_contiguous()
         assert work is not None
         work.wait()
-        yield everything.index_select(0, traffic.gathered)
+        yield everything.index_select(0, traffic.all_gathered)
 
     return arrive()
 
@@ -123,7 +123,7 @@ def give_back_all(gradients: Iterator[Block], traffic: Traffic, group: dist.Proc
     """A reduce-scatter, written as an all-to-all and a sum in the order of ranks."""
     (block,) = gradients
     everything = block.new_zeros(traffic.ranks * traffic.local_tokens, *block.shape[1:])
-    everything[traffic.gathered] = block
+    everything[traffic.all_gathered] = block
     incoming = torch.empty_like(everything)
     dist.all_to_all_single(incoming, everything, group=group)
     return incoming.view(traffic.ranks, traffic.local_tokens, *block.shape[1:]).sum(0)
@@ -157,11 +157,11 @@ def give_back_round(gradients: Iterator[Block], traffic: Traffic, group: dist.Pr
 
 
 EXCHANGES = {
-    "needed": Exchange(fetch_needed, give_back_needed),
+    "needed": Exchange(fetch_needed, return_needed),
     "all_gather": Exchange(fetch_all, give_back_all),
     "ring": Exchange(fetch_round, give_back_round),
 }
-JOINT = Exchange(fetch_joint, give_back_joint)
+GATHERED = Exchange(fetch_gathered, return_gathered)
 """For kernels that want all keys at once, whatever exchange the partition names: the needed rows beside the own."""
 
 _traffics: WeakKeyDictionary[Partition, dict[tuple[int, torch.device], Traffic]] = WeakKeyDictionary()
@@ -193,8 +193,8 @@ def _plan_traffic(partition: Partition, rank: int, device: torch.device) -> Traf
         send_rows=[len(rows) for rows in sent],
         receive_rows=[len(rows) for rows in received],
         order=None if (order[1:] > order[:-1]).all() else place(order),
-        gathered=place(owner * partition.local_tokens + local),
-        joint=place(Joint(partition, rank).order),
+        all_gathered=place(owner * partition.local_tokens + local),
+        gathered=place(GatheredKeys(partition, rank).order),
     )
 
 

@@ -1,9 +1,9 @@
-"""Attention through torch's FlexAttention, which bends or biases scores as it makes them: for GPUs.
+"""Attention through torch's FlexAttention, for GPUs: it supports soft caps and score biases.
 
-A query's keys lie in one run of its rank's joint rows, from its document's first token, or its window's, to itself. So
-blocks are told from where runs begin and end, without a look at any pair. On a CPU FlexAttention has no backward and
-makes the matrix of all pairs: it serves tests there and nothing else, and whoever would run a model so is told first
-(``require_gpu``).
+The keys of a query are one range of its rank's gathered keys: from the first token of the document, or of the
+window, to the query itself. So block masks follow from the range borders alone, without a look at any pair. On a CPU
+FlexAttention has no backward and makes the matrix of all pairs; it serves tests there, and ``require_gpu`` refuses
+to train with it.
 """
 
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
 from ropewalk.attention.bias import Alibi, Fire, ScoreMod
-from ropewalk.attention.exchange import Block, fetch_joint, give_back_joint, plan_traffic
-from ropewalk.attention.gathered_keys import Joint
+from ropewalk.attention.exchange import Block, fetch_gathered, plan_traffic, return_gathered
+from ropewalk.attention.gathered_keys import GatheredKeys
 from ropewalk.attention.merge import sink
 from ropewalk.attention.schedule import Scores
 from ropewalk.core.error import UserError
@@ -59,7 +59,7 @@ def attend_flex(
     rows: Tensor = out[0].transpose(0, 1)
     if sinks is not None:
         rows, _ = sink(rows, aux.lse[0].T, sinks)
-    if (partition.pieces.document < 0).any():
+    if (partition.segments.document < 0).any():
         real = torch.from_numpy(partition.document_tokens(rank) > 0).to(query.device)
         rows = rows * real[:, None, None]
     return rows.to(query.dtype)
@@ -138,7 +138,7 @@ class _Gather(torch.autograd.Function):
         if not partition.exchanges:
             return own.view_as(own)
         assert group is not None
-        return next(fetch_joint(own, plan_traffic(partition, dist.get_rank(group), own.device), group))
+        return next(fetch_gathered(own, plan_traffic(partition, dist.get_rank(group), own.device), group))
 
     @staticmethod
     def backward(ctx: Any, grad: Block) -> tuple[Tensor, None, None]:
@@ -148,14 +148,14 @@ class _Gather(torch.autograd.Function):
         exact = torch.promote_types(grad.dtype, torch.float32)
         gradients: Iterator[Block] = iter([grad.to(exact)])
         traffic = plan_traffic(partition, dist.get_rank(group), grad.device)
-        return give_back_joint(gradients, traffic, group).to(grad.dtype), None, None
+        return return_gathered(gradients, traffic, group).to(grad.dtype), None, None
 
 
 def _find_mask(partition: Partition, rank: int, device: torch.device) -> BlockMask:
     of_partition = _masks.setdefault(partition, {})
     if rank not in of_partition:
-        joint = Joint(partition, rank)
-        of_partition[rank] = make_block_mask(*joint.find_bounds(), keys=len(joint.packed), device=device)
+        gathered = GatheredKeys(partition, rank)
+        of_partition[rank] = make_block_mask(*gathered.find_bounds(), keys=len(gathered.packed), device=device)
     return of_partition[rank]
 
 
@@ -163,8 +163,8 @@ def _bend(soft_cap: float, score_mod: ScoreMod | None) -> ScoreMod:
     """FlexAttention's way of a soft cap; what ``score_mod`` adds is added before."""
 
     def bend(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        given = score if score_mod is None else score_mod(score, batch, head, query, key)
-        return soft_cap * torch.tanh(given / soft_cap)
+        inputs = score if score_mod is None else score_mod(score, batch, head, query, key)
+        return soft_cap * torch.tanh(inputs / soft_cap)
 
     return bend
 

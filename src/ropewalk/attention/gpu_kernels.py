@@ -1,9 +1,10 @@
-"""The GPU's kernels on ragged tiles: torch's flash attention, one launch for all tiles, and cuDNN's, one for each.
+"""GPU kernels on tiles of unequal lengths: torch's varlen flash attention (one launch for all tiles) and cuDNN (one
+each).
 
-The flash operators are those behind torch.nn.attention.varlen: FlashAttention 2 as torch ships it, or 3 and 4 where one
-is installed and ``use_installed_flash`` has put it in its place, which is torch's own door for them. cuDNN is the
-faster one on Hopper where a tile is long (LongCA-bench: 1.5 times FlashAttention 2 at 32Ki), and takes one shape at a
-time. Both keep the backward's promise: with the global output and log-sum-exp the gradients of tiles sum to the whole.
+The flash operators are those behind torch.nn.attention.varlen: FlashAttention 2 as torch ships it, or 3 and 4 where
+they are installed and ``use_installed_flash`` has registered them in torch. cuDNN is faster on Hopper for long tiles
+(LongCA-bench: 1.5 times FlashAttention 2 at 32Ki) and takes one shape at a time. Given the global output and
+log-sum-exp, both backwards return gradients of tiles that sum to those of the whole.
 """
 
 import importlib.util
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import attention as torch_attention
 
-from ropewalk.attention.schedule import Given, KeyRows, QueryRows, Scores
-from ropewalk.attention.varlen_schedule import RaggedTiles
+from ropewalk.attention.schedule import BackwardInputs, KeyRows, QueryRows, Scores
+from ropewalk.attention.varlen_schedule import VarlenTiles
 
 DTYPES = (torch.float16, torch.bfloat16)
 MOST_HEAD_DIM, CUDNN_HEAD_DIM = 256, 128
@@ -25,13 +26,13 @@ _INSTALLED = {"FA3": ("flash_attn_interface", 9), "FA4": ("flash_attn.cute", 10)
 """What torch can put in its kernel's place: the module that brings it, and the GPU generation it is written for."""
 
 
-class VarlenKernel:
-    """See varlen_schedule.RaggedKernel."""
+class FlashVarlenKernel:
+    """See varlen_schedule.VarlenKernel."""
 
     def attend(
-        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: RaggedTiles, scores: Scores
+        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
     ) -> tuple[Tensor, Tensor]:
-        """See varlen_schedule.RaggedKernel."""
+        """See varlen_schedule.VarlenKernel."""
         causal, window = _sight(tiles)
         out, logsum, *_ = torch.ops.aten._flash_attention_forward(
             query, key, value, *_lengths(tiles), 0.0, causal, False, scale=scores.scale, **window
@@ -39,17 +40,17 @@ class VarlenKernel:
         return out, logsum.T
 
     def differentiate(
-        self, given: Given, key: KeyRows, value: KeyRows, tiles: RaggedTiles, scores: Scores
+        self, inputs: BackwardInputs, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See varlen_schedule.RaggedKernel."""
+        """See varlen_schedule.VarlenKernel."""
         causal, window = _sight(tiles)
         d_query, d_key, d_value = torch.ops.aten._flash_attention_backward(
-            given.grad,
-            given.query,
+            inputs.grad,
+            inputs.query,
             key,
             value,
-            given.out,
-            given.logsum.T.contiguous(),
+            inputs.out,
+            inputs.logsum.T.contiguous(),
             *_lengths(tiles),
             0.0,
             causal,
@@ -62,12 +63,12 @@ class VarlenKernel:
 
 
 class CudnnKernel:
-    """See varlen_schedule.RaggedKernel. It knows no grouped heads, so keys are repeated and their gradients summed."""
+    """See varlen_schedule.VarlenKernel. It knows no grouped heads, so keys are repeated and their gradients summed."""
 
     def attend(
-        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: RaggedTiles, scores: Scores
+        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
     ) -> tuple[Tensor, Tensor]:
-        """See varlen_schedule.RaggedKernel."""
+        """See varlen_schedule.VarlenKernel."""
         outs, logsums = [], []
         for of_query, of_key, of_value in _split(tiles, (query,), (key, value)):
             taken = (_one(each, query) for each in (of_query, of_key, of_value))
@@ -79,19 +80,19 @@ class CudnnKernel:
         return torch.cat(outs), torch.cat(logsums)
 
     def differentiate(
-        self, given: Given, key: KeyRows, value: KeyRows, tiles: RaggedTiles, scores: Scores
+        self, inputs: BackwardInputs, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See varlen_schedule.RaggedKernel."""
+        """See varlen_schedule.VarlenKernel."""
         seed = torch.zeros((), dtype=torch.int64, device=key.device)  # nothing is dropped
         parts = []
-        rows = given.query, given.grad, given.out, given.logsum
+        rows = inputs.query, inputs.grad, inputs.out, inputs.logsum
         for *of_queries, logsum, of_key, of_value in _split(tiles, rows, (key, value)):
-            query, grad, out = (_one(each, given.query) for each in of_queries)
+            query, grad, out = (_one(each, inputs.query) for each in of_queries)
             found = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
                 grad,
                 query,
-                _one(of_key, given.query),
-                _one(of_value, given.query),
+                _one(of_key, inputs.query),
+                _one(of_value, inputs.query),
                 out,
                 logsum.T.unsqueeze(0).unsqueeze(-1).contiguous(),
                 seed,
@@ -123,7 +124,7 @@ def use_installed_flash() -> str | None:
     return None
 
 
-def prefers_cudnn(tiles: RaggedTiles, head_dim: int) -> bool:
+def prefers_cudnn(tiles: VarlenTiles, head_dim: int) -> bool:
     """Whether all tiles are so long that cuDNN's kernel pays, and no newer flash attention is in place."""
     current = getattr(torch_attention, "current_flash_attention_impl", lambda: None)
     shortest = min(tiles.queries.lengths)
@@ -136,7 +137,7 @@ def _is_installed(module: str) -> bool:
     return importlib.util.find_spec(parent) is not None and importlib.util.find_spec(module) is not None
 
 
-def _sight(tiles: RaggedTiles) -> tuple[bool, dict[str, int]]:
+def _sight(tiles: VarlenTiles) -> tuple[bool, dict[str, int]]:
     """The causal flag, which is aligned bottom right, and the window beside it."""
     if tiles.full:
         return False, {}
@@ -144,7 +145,7 @@ def _sight(tiles: RaggedTiles) -> tuple[bool, dict[str, int]]:
     return (True, {}) if window is None else (False, {"window_size_left": window - 1, "window_size_right": 0})
 
 
-def _is_causal(tiles: RaggedTiles) -> bool:
+def _is_causal(tiles: VarlenTiles) -> bool:
     """cuDNN's causal flag is aligned top left, so it is for triangles."""
     if tiles.full:
         return False
@@ -152,11 +153,11 @@ def _is_causal(tiles: RaggedTiles) -> bool:
     return True
 
 
-def _lengths(tiles: RaggedTiles) -> tuple[Tensor, Tensor, int, int]:
+def _lengths(tiles: VarlenTiles) -> tuple[Tensor, Tensor, int, int]:
     return tiles.queries.tensor, tiles.keys.tensor, max(tiles.queries.lengths), max(tiles.keys.lengths)
 
 
-def _split(tiles: RaggedTiles, rows: tuple[Tensor, ...], keys: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+def _split(tiles: VarlenTiles, rows: tuple[Tensor, ...], keys: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
     """Tile by tile."""
     of_rows = (each.split(tiles.queries.lengths) for each in rows)
     of_keys = (each.split(tiles.keys.lengths) for each in keys)

@@ -1,4 +1,4 @@
-"""Join two partial attentions over disjoint keys into one, exactly: a weighted mean in log-sum-exp arithmetic."""
+"""Merge two partial attentions over disjoint keys exactly: a weighted mean in log-sum-exp arithmetic."""
 
 import torch
 from jaxtyping import Float

@@ -1,9 +1,9 @@
-"""What a block that runs twice keeps of its attention: output and log-sum-exp, so that scores are computed once.
+"""Attention results that a recomputed block keeps: output and log-sum-exp, so that scores are computed once.
 
-Recomputing saves memory by running a block again in the backward pass. Of all it runs again, attention alone grows with
-the square of a document, and all that it needs for its own backward is one row of the model's width per token. So the
-first run writes its results down and the second reads them instead of computing. The surprise is where this state
-lies: a backward pass may run in a thread of its own, and each thread sees its own context variable.
+Activation recomputing runs a block again in the backward pass. Of all operations in it, only attention grows with
+the square of a document's length, and its backward needs only one row of the model's width per token. So the first
+run stores these results and the second run reads them. The backward pass may run in a thread of its own, and each
+thread has its own context variable; this is why the cache is set as a context of both runs.
 """
 
 from contextlib import AbstractContextManager
@@ -14,7 +14,7 @@ from torch import Tensor
 Result = tuple[Tensor, Tensor]
 
 
-class Tape:
+class AttentionCache:
     """The results of one block's attention calls, in order: written in the first run, read in any later one."""
 
     def __init__(self) -> None:
@@ -39,26 +39,26 @@ class Tape:
         self._results.append((out.detach(), logsum.detach()))
 
 
-_current: ContextVar[Tape | None] = ContextVar("tape", default=None)
+_current: ContextVar[AttentionCache | None] = ContextVar("tape", default=None)
 
 
-def current_tape() -> Tape | None:
+def current_cache() -> AttentionCache | None:
     """The tape of the block that runs now in this thread; None where nothing is kept."""
     return _current.get()
 
 
-def keep_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+def cache_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Contexts of a block's first run and of its second, as ``context_fn`` of torch.utils.checkpoint wants them."""
-    tape = Tape()
-    return _Running(tape, read=False), _Running(tape, read=True)
+    cache = AttentionCache()
+    return _Running(cache, read=False), _Running(cache, read=True)
 
 
 class _Running(AbstractContextManager[None]):
     """The tape is current. Entered once for every backward pass, which a generator's context could not be."""
 
-    def __init__(self, tape: Tape, *, read: bool) -> None:
-        self._tape, self._read = tape, read
-        self._before: list[Token[Tape | None]] = []
+    def __init__(self, cache: AttentionCache, *, read: bool) -> None:
+        self._tape, self._read = cache, read
+        self._before: list[Token[AttentionCache | None]] = []
 
     def __enter__(self) -> None:
         self._tape.rewind(read=self._read)

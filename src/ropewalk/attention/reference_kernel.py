@@ -1,7 +1,7 @@
-"""Attention of ragged tiles written out: softmax by the textbook, in any floating dtype, on any device.
+"""Attention on tiles written out in plain torch: softmax in any floating dtype, on any device.
 
-The slow truth beside the fast kernels, and the one that does what they cannot: float64 on a GPU, soft-capping on a
-CPU. Queries are taken in blocks, so that scores of no more than 16M pairs exist at once.
+It is the slow reference for the fast kernels, and it serves what they cannot do: float64 on a GPU, soft caps on a
+CPU. Queries are taken in blocks, so that at most 16M scores exist at once.
 """
 
 from collections.abc import Iterator
@@ -10,19 +10,20 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ropewalk.attention.schedule import Given, KeyRows, QueryRows, Scores
-from ropewalk.attention.varlen_schedule import Diagonals, RaggedTiles
+from ropewalk.attention.schedule import BackwardInputs, KeyRows, QueryRows, Scores
+from ropewalk.attention.varlen_schedule import VarlenTiles
+from ropewalk.partition.tiles import TileMask
 
 _MOST_PAIRS = 1 << 24
 
 
-class PlainKernel:
-    """See varlen_schedule.RaggedKernel."""
+class ReferenceKernel:
+    """See varlen_schedule.VarlenKernel."""
 
     def attend(
-        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: RaggedTiles, scores: Scores
+        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
     ) -> tuple[Tensor, Tensor]:
-        """See varlen_schedule.RaggedKernel."""
+        """See varlen_schedule.VarlenKernel."""
         outs, logsums = [], []
         for rows, keys, seen in _blocks(tiles, heads=query.shape[1], device=query.device):
             grouped, wide = _group(query[rows], key), _exact(value[keys])
@@ -34,14 +35,14 @@ class PlainKernel:
         return torch.cat(outs), torch.cat(logsums)
 
     def differentiate(
-        self, given: Given, key: KeyRows, value: KeyRows, tiles: RaggedTiles, scores: Scores
+        self, inputs: BackwardInputs, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See varlen_schedule.RaggedKernel. With P the shares, dS = P (dP - rows of dO x O)."""
+        """See varlen_schedule.VarlenKernel. With P the shares, dS = P (dP - rows of dO x O)."""
         d_query = []
         d_key, d_value = (torch.zeros_like(_exact(each)) for each in (key, value))
-        for rows, keys, seen in _blocks(tiles, heads=given.query.shape[1], device=key.device):
-            query, grad, out = (_group(each[rows], key) for each in (given.query, given.grad, given.out))
-            logsum = given.logsum[rows].unflatten(1, (key.shape[1], -1)).permute(1, 2, 0)
+        for rows, keys, seen in _blocks(tiles, heads=inputs.query.shape[1], device=key.device):
+            query, grad, out = (_group(each[rows], key) for each in (inputs.query, inputs.grad, inputs.out))
+            logsum = inputs.logsum[rows].unflatten(1, (key.shape[1], -1)).permute(1, 2, 0)
             bent, slope = _score(query, key[keys], seen, scores)
             shares = (bent - logsum[..., None]).exp()
             d_value[keys] += torch.einsum("hgqk,qhgd->khd", shares, grad)
@@ -52,23 +53,23 @@ class PlainKernel:
         return torch.cat(d_query).to(key.dtype), d_key.to(key.dtype), d_value.to(key.dtype)
 
 
-def _blocks(tiles: RaggedTiles, *, heads: int, device: torch.device) -> Iterator[tuple[slice, slice, Tensor | None]]:
+def _blocks(tiles: VarlenTiles, *, heads: int, device: torch.device) -> Iterator[tuple[slice, slice, Tensor | None]]:
     """Rows of queries and of keys, and which pairs of them are seen; None for all."""
-    runs = zip(pairwise(tiles.queries.listed), pairwise(tiles.keys.listed), tiles.diagonals, strict=True)
-    for (first, last), (key, key_stop), diagonals in runs:
+    runs = zip(pairwise(tiles.queries.listed), pairwise(tiles.keys.listed), tiles.masks, strict=True)
+    for (first, last), (key, key_stop), masks in runs:
         block = max(1, _MOST_PAIRS // (heads * (key_stop - key)))
         for start in range(first, last, block):
             stop = min(last, start + block)
             ahead = torch.arange(key_stop - key, device=device)
             ahead = ahead - torch.arange(start - first, stop - first, device=device)[:, None]
-            yield slice(start, stop), slice(key, key_stop), _see(ahead, diagonals)
+            yield slice(start, stop), slice(key, key_stop), _see(ahead, masks)
 
 
-def _see(ahead: Tensor, diagonals: Diagonals) -> Tensor | None:
+def _see(ahead: Tensor, masks: TileMask) -> Tensor | None:
     """Of pairs, by how far the key stands ahead of the query in the tile."""
-    seen = [] if diagonals.causal is None else [ahead <= diagonals.causal]
-    if diagonals.window is not None:
-        seen.append(ahead >= diagonals.window)
+    seen = [] if masks.causal is None else [ahead <= masks.causal]
+    if masks.window is not None:
+        seen.append(ahead >= masks.window)
     return torch.stack(seen).all(0) if seen else None
 
 

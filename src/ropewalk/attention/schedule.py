@@ -1,8 +1,7 @@
-"""What a schedule is made of: kernel calls, each on some rows, and where their results belong.
+"""The parts of a schedule: kernel calls, the tokens that each reads, and where its results go.
 
-A call knows which kernel it asks and how its tiles lie in memory, and nobody else does: forward and backward over
-ranks see rows go in and rows come out. So a kernel that wants tiles of one shape stacked and one that takes them end
-to end, each with its length, are called alike.
+A call holds its kernel and the memory layout of its tiles. Forward and backward over ranks only pass tensors of
+tokens in and out, so a kernel that wants stacked tiles of one shape and a varlen kernel are called in the same way.
 """
 
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ LogSums = Float[Tensor, "queries_and_pads heads"]
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """What the gradients of every tile need of all of its query's tiles together; one entry per row of queries.
+class BackwardInputs:
+    """The inputs of the backward of every tile, over all tiles of its queries; one entry per query.
 
-    ``logsum`` may have one row more, infinite, for queries that are none.
+    ``logsum`` may have one row more, which is infinite: it serves padding queries.
     """
 
     query: QueryRows
@@ -32,7 +31,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """How scores are made of products: times ``scale``, then bent to stay below ``soft_cap`` if there is one."""
+    """How scores follow from products: times ``scale``, then bounded by ``soft_cap`` if there is one."""
 
     scale: float
     soft_cap: float | None = None
@@ -40,13 +39,13 @@ class Scores:
 
 @runtime_checkable
 class Call(Protocol):
-    """One call of a kernel, on rows of whole tensors."""
+    """One call of a kernel, on tokens of whole tensors."""
 
     def attend(self, query: QueryRows, key: KeyRows, value: KeyRows, scores: Scores) -> tuple[Tensor, Tensor]:
         """Output and log-sum-exp of this call's queries over this call's keys, tile after tile."""
 
     def differentiate(
-        self, given: Given, key: KeyRows, value: KeyRows, scores: Scores
+        self, inputs: BackwardInputs, key: KeyRows, value: KeyRows, scores: Scores
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of this call's queries, keys and values, tile after tile."""
 
@@ -56,14 +55,15 @@ class Call(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """Calls whose queries are disjoint; their results, laid end to end, are about ``rows``.
+    """Calls whose queries are disjoint; their results, concatenated, belong to ``rows``.
 
-    Where ``home`` is given, the i-th of those rows is the ``home[i]``-th of the results followed by one row of zeros.
+    Where ``order`` is given, the i-th of those rows is the ``order[i]``-th of the results followed by one row of
+    zeros.
     """
 
     calls: tuple[Call, ...]
     rows: Tensor | slice
-    home: Tensor | None
+    order: Tensor | None
 
     def attend(self, query: QueryRows, key: KeyRows, value: KeyRows, scores: Scores) -> tuple[Tensor, Tensor]:
         """Output and log-sum-exp of ``rows``; without calls zeros and minus infinity: nothing was seen yet."""
@@ -75,24 +75,24 @@ class Calls:
 
     def assemble(self, parts: tuple[Tensor, ...]) -> Tensor:
         """Results of the calls as rows in the order of ``rows``."""
-        if self.home is None:
+        if self.order is None:
             return parts[0] if len(parts) == 1 else torch.cat(parts)
-        return torch.cat([*parts, parts[0].new_zeros(1, *parts[0].shape[1:])]).index_select(0, self.home)
+        return torch.cat([*parts, parts[0].new_zeros(1, *parts[0].shape[1:])]).index_select(0, self.order)
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """All that a rank computes: triangles on its own rows, then for each step lists of calls on its block of keys.
+    """The work of a rank: causal tiles on its own tokens, then for each step lists of calls on its block of keys.
 
-    ``pads``: some queries read the row after the last one, whose log-sum-exp must be infinite. ``joint``: there are no
-    triangles, and the one block holds own and received rows together.
+    ``has_padding``: some queries read the row after the last one, whose log-sum-exp must be infinite. ``gathered``:
+    there are no causal tiles, and the one block holds own and received keys together.
     """
 
     rank: int
-    triangles: Calls
+    causal_tiles: Calls
     steps: tuple[tuple[Calls, ...], ...]
-    pads: bool = False
-    joint: bool = False
+    has_padding: bool = False
+    gathered: bool = False
 
     @property
     def merges(self) -> bool:

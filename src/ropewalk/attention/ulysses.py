@@ -1,8 +1,8 @@
-"""Attention where a team of ranks splits heads instead of rows (Ulysses), alone or inside a partition over teams.
+"""Attention with heads cut over ranks (Ulysses), alone or inside a partition of tokens over Ulysses groups.
 
-Two swaps around attention: each member gives away its rows of the others' heads and gets the others' rows of its own,
-and the output goes back the same way. In between nothing knows of heads. Where there are fewer key heads than members
-they are repeated before the swap, just as often as needed, and autograd adds their gradients up again.
+An all-to-all before attention gives each rank all tokens of its group for a part of the heads; another one after it
+returns the output to the token owners. Where there are fewer key heads than ranks, key heads are repeated before the
+all-to-all, as often as needed; autograd adds their gradients up.
 """
 
 from typing import Any
@@ -16,89 +16,98 @@ from torch import Tensor
 from ropewalk.shape.shared_heads import count_shared_heads
 
 
-def swap_in(rows: Float[Tensor, "local heads head_dim"], team: dist.ProcessGroup) -> Tensor:
-    """This member's heads of all the team's rows: [team rows, heads / members, head_dim]. Differentiable."""
-    swapped: Tensor = _SwapIn.apply(rows, team)
+def tokens_to_heads(rows: Float[Tensor, "local heads head_dim"], ulysses_group: dist.ProcessGroup) -> Tensor:
+    """[local, heads, head_dim] -> [group tokens, heads / degree, head_dim]: the group's tokens, a part of the heads.
+
+    Differentiable.
+    """
+    swapped: Tensor = _TokensToHeads.apply(rows, ulysses_group)
     return swapped
 
 
-def swap_out(rows: Float[Tensor, "team_rows some_heads head_dim"], team: dist.ProcessGroup) -> Tensor:
-    """All heads of this member's rows again; ``swap_in`` backwards."""
-    swapped: Tensor = _SwapOut.apply(rows, team)
+def heads_to_tokens(
+    rows: Float[Tensor, "group_tokens some_heads head_dim"], ulysses_group: dist.ProcessGroup
+) -> Tensor:
+    """[group tokens, heads / degree, head_dim] -> [local, heads, head_dim]; the inverse of ``tokens_to_heads``."""
+    swapped: Tensor = _HeadsToTokens.apply(rows, ulysses_group)
     return swapped
 
 
 def repeat_kv(
-    heads: int, kv: Float[Tensor, "local kv_heads head_dim"], members: int
+    heads: int, kv: Float[Tensor, "local kv_heads head_dim"], ulysses_degree: int
 ) -> Float[Tensor, "local repeated head_dim"]:
-    """Key or value heads repeated to the least number that ``members`` can share out beside their ``heads``.
+    """Key or value heads repeated to the least number that ``ulysses_degree`` ranks can share beside their ``heads``.
 
     Raises UserError where the heads cannot be split.
     """
-    needed = count_shared_heads(heads, kv.shape[1], members)
+    needed = count_shared_heads(heads, kv.shape[1], ulysses_degree)
     return kv.repeat_interleave(needed // kv.shape[1], dim=1)
 
 
-_teams: WeakKeyDictionary[dist.ProcessGroup, dict[int, tuple[dist.ProcessGroup | None, dist.ProcessGroup]]] = (
+_groups: WeakKeyDictionary[dist.ProcessGroup, dict[int, tuple[dist.ProcessGroup | None, dist.ProcessGroup]]] = (
     WeakKeyDictionary()
 )
 
 
-def find_teams(group: dist.ProcessGroup, members: int) -> tuple[dist.ProcessGroup | None, dist.ProcessGroup]:
-    """The group of this rank's likes in other teams (None if there is one team), and its own team of ``members``.
+def find_ulysses_groups(
+    group: dist.ProcessGroup, ulysses_degree: int
+) -> tuple[dist.ProcessGroup | None, dist.ProcessGroup]:
+    """The ranks with the same place in other Ulysses groups (None if there is one group), and the own Ulysses group.
 
     Made at the first call, which every rank of ``group`` must make.
     """
-    known = _teams.setdefault(group, {})
-    if members not in known:
-        known[members] = _make_teams(group, members)
-    return known[members]
+    known = _groups.setdefault(group, {})
+    if ulysses_degree not in known:
+        known[ulysses_degree] = _make_ulysses_groups(group, ulysses_degree)
+    return known[ulysses_degree]
 
 
-def _make_teams(group: dist.ProcessGroup, members: int) -> tuple[dist.ProcessGroup | None, dist.ProcessGroup]:
+def _make_ulysses_groups(
+    group: dist.ProcessGroup, ulysses_degree: int
+) -> tuple[dist.ProcessGroup | None, dist.ProcessGroup]:
     ranks = dist.get_process_group_ranks(group)
-    if members == len(ranks):
+    if ulysses_degree == len(ranks):
         return None, group
     mine = dist.get_rank(group)
-    team, member = divmod(mine, members)
-    both = ranks[member::members], ranks[team * members : (team + 1) * members]
-    likes, own = (dist.new_group(each, use_local_synchronization=True) for each in both)
-    return likes, own
+    ulysses_group, member = divmod(mine, ulysses_degree)
+    both = ranks[member::ulysses_degree], ranks[ulysses_group * ulysses_degree : (ulysses_group + 1) * ulysses_degree]
+    token_group, own = (dist.new_group(each, use_local_synchronization=True) for each in both)
+    return token_group, own
 
 
-class _SwapIn(torch.autograd.Function):
+class _TokensToHeads(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, team: dist.ProcessGroup) -> Tensor:
-        ctx.team = team
-        return _gather_rows(rows, team)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _gather_heads(grad, ctx.team), None
-
-
-class _SwapOut(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, team: dist.ProcessGroup) -> Tensor:
-        ctx.team = team
-        return _gather_heads(rows, team)
+    def forward(ctx: Any, rows: Tensor, ulysses_group: dist.ProcessGroup) -> Tensor:
+        ctx.ulysses_group = ulysses_group
+        return _gather_rows(rows, ulysses_group)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _gather_rows(grad, ctx.team), None
+        return _gather_heads(grad, ctx.ulysses_group), None
 
 
-def _gather_rows(rows: Tensor, team: dist.ProcessGroup) -> Tensor:
-    members = dist.get_world_size(team)
-    outgoing = rows.unflatten(1, (members, -1)).transpose(0, 1).contiguous()  # [member, local, heads, head_dim]
+class _HeadsToTokens(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, ulysses_group: dist.ProcessGroup) -> Tensor:
+        ctx.ulysses_group = ulysses_group
+        return _gather_heads(rows, ulysses_group)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _gather_rows(grad, ctx.ulysses_group), None
+
+
+def _gather_rows(rows: Tensor, ulysses_group: dist.ProcessGroup) -> Tensor:
+    ulysses_degree = dist.get_world_size(ulysses_group)
+    outgoing = rows.unflatten(1, (ulysses_degree, -1)).transpose(0, 1).contiguous()  # [member, local, heads, head_dim]
     incoming = torch.empty_like(outgoing)
-    dist.all_to_all_single(incoming, outgoing, group=team)
+    dist.all_to_all_single(incoming, outgoing, group=ulysses_group)
     return incoming.flatten(0, 1)
 
 
-def _gather_heads(rows: Tensor, team: dist.ProcessGroup) -> Tensor:
-    members = dist.get_world_size(team)
-    outgoing = rows.unflatten(0, (members, -1)).contiguous()
+def _gather_heads(rows: Tensor, ulysses_group: dist.ProcessGroup) -> Tensor:
+    ulysses_degree = dist.get_world_size(ulysses_group)
+    outgoing = rows.unflatten(0, (ulysses_degree, -1)).contiguous()
     incoming = torch.empty_like(outgoing)
-    dist.all_to_all_single(incoming, outgoing, group=team)
+    dist.all_to_all_single(incoming, outgoing, group=ulysses_group)
     return incoming.transpose(0, 1).flatten(1, 2)

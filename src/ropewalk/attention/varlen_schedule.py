@@ -1,8 +1,8 @@
-"""A rank's tiles for kernels that take them end to end, each with its own length: one call for all triangles, one for
-all rectangles of a step; or one call for everything, once all keys are there.
+"""A rank's schedule for varlen kernels: one call for all causal tiles, one for all full tiles of a step; or one call
+for all tiles once all keys are there.
 
-The surprise is how a key row comes to be read twice: two pieces of one document have two rectangles on the same keys.
-Such keys are laid out once for each, and their gradients are added run after run, in order, so sums stay the same.
+One key may be read twice: two segments of one document have two tiles on the same keys. Such keys are laid out once
+for each tile, and their gradients are added range after range, in order, so that sums are the same in every run.
 """
 
 from dataclasses import dataclass, field
@@ -15,14 +15,14 @@ from jaxtyping import Int32, Int64
 from torch import Tensor
 
 from ropewalk.attention.cpu_schedule import sliced, split_layers
-from ropewalk.attention.gathered_keys import Joint
-from ropewalk.attention.schedule import Calls, Given, KeyRows, QueryRows, Schedule, Scores
+from ropewalk.attention.gathered_keys import GatheredKeys
+from ropewalk.attention.schedule import BackwardInputs, Calls, KeyRows, QueryRows, Schedule, Scores
 from ropewalk.partition.partition import Partition
 from ropewalk.partition.segments import Ranges
-from ropewalk.partition.tiles import ALWAYS, Tiles
+from ropewalk.partition.tiles import ALWAYS, TileMask, Tiles
 
 
-class Ends(NamedTuple):
+class CuSeqlens(NamedTuple):
     """Where runs laid end to end begin and end: [runs + 1], from 0, as varlen kernels want it; and as plain numbers."""
 
     tensor: Int32[Tensor, "ends"]
@@ -34,25 +34,18 @@ class Ends(NamedTuple):
         return tuple(stop - start for start, stop in pairwise(self.listed))
 
 
-class Diagonals(NamedTuple):
-    """Query i of a tile sees key j if ``j <= i + causal`` and ``j >= i + window``; None sets no bound."""
-
-    causal: int | None
-    window: int | None
-
-
 @dataclass(frozen=True, slots=True)
-class RaggedTiles:
-    """Tiles end to end. The i-th has the i-th run of queries and of keys, and sees what ``diagonals[i]`` allow."""
+class VarlenTiles:
+    """Tiles concatenated. The i-th has the i-th range of queries and of keys, under ``masks[i]``."""
 
-    queries: Ends
-    keys: Ends
-    diagonals: tuple[Diagonals, ...]
+    queries: CuSeqlens
+    keys: CuSeqlens
+    masks: tuple[TileMask, ...]
 
     @property
     def full(self) -> bool:
         """Whether every query of every tile sees all of its keys."""
-        return all(each == Diagonals(None, None) for each in self.diagonals)
+        return all(each == TileMask(None, None) for each in self.masks)
 
     def find_window(self) -> int | None:
         """How many keys every query sees at most, itself included; None for all. Its last key is always the query.
@@ -60,7 +53,7 @@ class RaggedTiles:
         Flash kernels know only tiles of this kind, whose last query stands at the last key, and full ones.
         """
         ahead = [keys - queries for queries, keys in zip(self.queries.lengths, self.keys.lengths, strict=True)]
-        causal, windows = zip(*self.diagonals, strict=True)
+        causal, windows = zip(*self.masks, strict=True)
         assert list(causal) == ahead, "a tile's last query stands at its last key"
         found = {None if window is None else last - window + 1 for last, window in zip(ahead, windows, strict=True)}
         assert len(found) == 1, "all tiles have one window"
@@ -68,18 +61,18 @@ class RaggedTiles:
 
 
 @runtime_checkable
-class RaggedKernel(Protocol):
+class VarlenKernel(Protocol):
     """A kernel on ragged tiles: rows in, rows out."""
 
     def attend(
-        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: RaggedTiles, scores: Scores
+        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
     ) -> tuple[Tensor, Tensor]:
         """Output [queries, heads, head_dim] and log-sum-exp [queries, heads] of each tile by itself."""
 
     def differentiate(
-        self, given: Given, key: KeyRows, value: KeyRows, tiles: RaggedTiles, scores: Scores
+        self, inputs: BackwardInputs, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of queries, keys and values; ``given.out`` and ``given.logsum`` are those over all tiles."""
+        """Gradients of queries, keys and values; ``inputs.out`` and ``inputs.logsum`` are those over all tiles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +95,13 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class RaggedCall:
+class VarlenCall:
     """One launch of a ragged kernel."""
 
     query: Run
     key: Run
-    tiles: RaggedTiles
-    kernel: RaggedKernel = field(repr=False)
+    tiles: VarlenTiles
+    kernel: VarlenKernel = field(repr=False)
 
     def attend(self, query: QueryRows, key: KeyRows, value: KeyRows, scores: Scores) -> tuple[Tensor, Tensor]:
         """See schedule.Call."""
@@ -116,10 +109,12 @@ class RaggedCall:
         return self.kernel.attend(*taken, self.tiles, scores)
 
     def differentiate(
-        self, given: Given, key: KeyRows, value: KeyRows, scores: Scores
+        self, inputs: BackwardInputs, key: KeyRows, value: KeyRows, scores: Scores
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See schedule.Call."""
-        mine = Given(*(self.query.take(each) for each in (given.query, given.grad, given.out, given.logsum)))
+        mine = BackwardInputs(
+            *(self.query.take(each) for each in (inputs.query, inputs.grad, inputs.out, inputs.logsum))
+        )
         return self.kernel.differentiate(mine, self.key.take(key), self.key.take(value), self.tiles, scores)
 
     def add_to_keys(self, total: Tensor, d_key: Tensor, d_value: Tensor) -> None:
@@ -127,37 +122,37 @@ class RaggedCall:
         self.key.add(total, torch.cat([d_key, d_value], dim=1))
 
 
-def lay_tiles(partition: Partition, rank: int, *, kernel: RaggedKernel, device: torch.device) -> Schedule:
+def schedule_varlen(partition: Partition, rank: int, *, kernel: VarlenKernel, device: torch.device) -> Schedule:
     """The rank's calls under a partition, all tiles of a layer in one."""
     lay = _Layer(kernel, device)
     steps = tuple(tuple(lay.layers(tiles)) for tiles in partition.tiles(rank))
-    return Schedule(rank, lay.triangles(partition.triangles(rank), partition.local_tokens), steps)
+    return Schedule(rank, lay.causal_tiles(partition.causal_tiles(rank), partition.local_tokens), steps)
 
 
-def lay_joint(partition: Partition, rank: int, *, kernel: RaggedKernel, device: torch.device) -> Schedule:
+def schedule_gathered(partition: Partition, rank: int, *, kernel: VarlenKernel, device: torch.device) -> Schedule:
     """One call for all of the rank's pieces, each on all the keys that it sees among own and received rows."""
-    joint = Joint(partition, rank)
-    start, tokens, key, keys = joint.find_sights()
+    gathered = GatheredKeys(partition, rank)
+    start, tokens, key, keys = gathered.find_visible_keys()
     nothing = Calls((), slice(None), None)
     if not len(start):  # the rank has padding only, and still takes part
-        return Schedule(rank, nothing, ((), ()), joint=True)
+        return Schedule(rank, nothing, ((), ()), gathered=True)
     ahead = keys - tokens
     window = np.full(len(start), -ALWAYS) if partition.window is None else ahead - partition.window + 1
     columns = np.stack([start, tokens, key, keys, ahead, window], axis=1)
     calls = Calls(
         (_Layer(kernel, device).call(columns),), _on_device(sliced(_spread_runs(start, tokens)), device), None
     )
-    return Schedule(rank, nothing, ((), (calls,)), joint=True)
+    return Schedule(rank, nothing, ((), (calls,)), gathered=True)
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
     """Lays tiles out, for one kernel on one device."""
 
-    kernel: RaggedKernel
+    kernel: VarlenKernel
     device: torch.device
 
-    def triangles(self, tiles: Tiles, rows: int) -> Calls:
+    def causal_tiles(self, tiles: Tiles, rows: int) -> Calls:
         """All triangles, which cover all rows but padding; that gets the row of zeros."""
         columns = tiles.columns[np.argsort(tiles.columns[:, 0], kind="stable")]
         if not len(columns):
@@ -165,9 +160,9 @@ class _Layer:
         covered, calls = int(columns[:, 1].sum()), (self.call(columns),)
         if covered == rows:
             return Calls(calls, slice(None), None)
-        home = np.full(rows, covered)
-        home[_spread_runs(columns[:, 0], columns[:, 1])] = np.arange(covered)
-        return Calls(calls, slice(None), torch.from_numpy(home).to(self.device))
+        order = np.full(rows, covered)
+        order[_spread_runs(columns[:, 0], columns[:, 1])] = np.arange(covered)
+        return Calls(calls, slice(None), torch.from_numpy(order).to(self.device))
 
     def layers(self, tiles: Tiles) -> list[Calls]:
         """Other tiles, in as few calls as keep the queries of a call disjoint."""
@@ -177,15 +172,12 @@ class _Layer:
             found.append(Calls((self.call(columns),), _on_device(rows, self.device), None))
         return found
 
-    def call(self, columns: Int64[np.ndarray, "tiles 6"]) -> RaggedCall:
+    def call(self, columns: Int64[np.ndarray, "tiles 6"]) -> VarlenCall:
         """One launch for tiles given as the columns of partition/tiles."""
-        diagonals = [
-            Diagonals(None if causal == ALWAYS else causal, None if window == -ALWAYS else window)
-            for causal, window in columns[:, 4:].tolist()
-        ]
-        queries, keys = (_end_runs(columns[:, place], self.device) for place in (1, 3))
+        masks = [TileMask.from_columns(causal, window) for causal, window in columns[:, 4:].tolist()]
+        queries, keys = (_cu_seqlens(columns[:, place], self.device) for place in (1, 3))
         query, key = (self.run(columns[:, place], columns[:, place + 1]) for place in (0, 2))
-        return RaggedCall(query, key, RaggedTiles(queries, keys, tuple(diagonals)), self.kernel)
+        return VarlenCall(query, key, VarlenTiles(queries, keys, tuple(masks)), self.kernel)
 
     def run(self, start: np.ndarray, length: np.ndarray) -> Run:
         """Runs of rows by their starts and lengths."""
@@ -193,9 +185,9 @@ class _Layer:
         return Run(tuple(start.tolist()), tuple(length.tolist()), index)
 
 
-def _end_runs(lengths: np.ndarray, device: torch.device) -> Ends:
+def _cu_seqlens(lengths: np.ndarray, device: torch.device) -> CuSeqlens:
     ends = np.append(0, np.cumsum(lengths)).astype(np.int32)
-    return Ends(torch.from_numpy(ends).to(device), tuple(ends.tolist()))
+    return CuSeqlens(torch.from_numpy(ends).to(device), tuple(ends.tolist()))
 
 
 def _spread_runs(start: np.ndarray, length: np.ndarray) -> np.ndarray:

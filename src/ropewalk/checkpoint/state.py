@@ -21,7 +21,7 @@ WEIGHT = "weight/"
 STATE = "state.json"
 """The file with everything that is no tensor."""
 _FIGURES = ("stage", "step", "cursor", "tokens", "updates", "skipped", "rollbacks", "sums", "recent", "ended", "plan")
-Sight = tuple[float | None, float | None, bool]
+TileMask = tuple[float | None, float | None, bool]
 """One step as the guard saw it: loss, gradient norm (None where there is none or it is not finite), whether it found no
 fault with it."""
 
@@ -48,7 +48,7 @@ class TrainState:
     skipped: int = 0
     rollbacks: int = 0
     sums: tuple[float, ...] = ()
-    recent: tuple[Sight, ...] = ()
+    recent: tuple[TileMask, ...] = ()
     ended: str = ""
     plan: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)

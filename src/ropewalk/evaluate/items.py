@@ -16,7 +16,7 @@ from torch import Tensor
 from ropewalk.core.progress import show_nothing, watch
 from ropewalk.model.model_with_loss import Learner
 from ropewalk.parallel.collective import rank_and_ranks, sum_over_ranks
-from ropewalk.partition import partition_rows
+from ropewalk.partition import partition_tokens
 
 ROW_TOKENS = 4096
 
@@ -122,7 +122,7 @@ def _read_row(learner: Learner, row: list[Item]) -> tuple[Int64[Tensor, "counted
         torch.from_numpy(laid.positions).to(device),
         torch.from_numpy(laid.labels).to(device),
         counted.float().to(device),
-        partition=partition_rows(laid.document[None], ranks=1),
+        partition=partition_tokens(laid.document[None], ranks=1),
     )
     figures = torch.stack((torch.ones_like(nll), nll, correct.float())).cpu()[:, counted]
     return torch.from_numpy(laid.group)[counted], figures.double()

@@ -84,7 +84,7 @@ class ContextParallel:
             "attention_mask": attention_mask,
         }
         fields = {name: each.numpy(force=True) for name, each in given.items() if each is not None}
-        asked = self.sharing.layout, self.sharing.exchange, str(self.sharing.head_ranks)
+        asked = self.sharing.layout, self.sharing.exchange, str(self.sharing.ulysses_degree)
         settings = np.array([*asked, *fields])
         require_same_batch(digest_arrays(settings, *fields.values()), self.group, device=self.device)
         batch = read_whole_batch(fields, ranks=self.ranks)
@@ -126,13 +126,13 @@ def parallelize(
     *,
     layout: str = "auto",
     exchange: str = "auto",
-    head_ranks: int | None = None,
+    ulysses_degree: int | None = None,
 ) -> ContextParallel:
     """Put our attention into ``model``, a causal language model of transformers; what comes back cuts its batches.
 
     ``mesh`` are the ranks that share rows: a 1-D DeviceMesh, one with a dimension "context", or a process group; None
-    for this rank alone. ``layout``, ``exchange`` and ``head_ranks`` as in a recipe (docs/partition.md); with the last
-    None it is what is cheapest for each batch. The model is changed only in its attention implementation, and in
+    for this rank alone. ``layout``, ``exchange`` and ``ulysses_degree`` as in a recipe (docs/partition.md); None takes
+    the cheapest degree for each batch. The model is changed only in its attention implementation, and in
     positions that depend on a text's length (dynamic NTK, LongRoPE): they take it from the token's own document.
     Without ``cut``'s arguments it attends by SDPA.
 
@@ -148,7 +148,7 @@ def parallelize(
     ``num_items_in_batch`` counted over all of them.
 
     Raises UserError, by name, for models whose tokens meet elsewhere than in plain causal attention (linear, latent,
-    chunked, bidirectional, with dropout), heads that ``head_ranks`` cannot share, and a mesh that names no context
+    chunked, bidirectional, with dropout), heads that ``ulysses_degree`` cannot share, and a mesh that names no context
     ranks. A class that we have not taken apart is tried on 13 tokens first; one that is refused stays as it was. A
     forward that is given ``cut``'s arguments and asks for what they cannot give (router losses, a cache, a mask) raises
     UserError too.
@@ -156,9 +156,9 @@ def parallelize(
     refuse_unsupported(model)
     assert isinstance(model, PreTrainedModel)
     group = _find_group(mesh)
-    if head_ranks is not None:
-        _check_teams(head_ranks, ranks=1 if group is None else dist.get_world_size(group))
-    sharing = _share(model, layout=layout, exchange=exchange, head_ranks=head_ranks)
+    if ulysses_degree is not None:
+        _check_teams(ulysses_degree, ranks=1 if group is None else dist.get_world_size(group))
+    sharing = _share(model, layout=layout, exchange=exchange, ulysses_degree=ulysses_degree)
     _direct_by_length(model)
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
@@ -186,29 +186,29 @@ def _find_group(mesh: Any) -> dist.ProcessGroup | None:
     )
 
 
-def _share(model: PreTrainedModel, *, layout: str, exchange: str, head_ranks: int | None) -> Sharing:
+def _share(model: PreTrainedModel, *, layout: str, exchange: str, ulysses_degree: int | None) -> Sharing:
     """How batches may be shared, priced for the model; raises UserError where its heads cannot be split so."""
     config, first = model.config.get_text_config(), next(model.parameters())
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    count_shared_heads(heads, kv_heads, head_ranks or 1)
+    count_shared_heads(heads, kv_heads, ulysses_degree or 1)
     return make_sharing(
         Heads(heads, kv_heads, head_dim),
         device=first.device.type,
         element_bytes=first.element_size(),
         layout=layout,
         exchange=exchange,
-        head_ranks=head_ranks,
+        ulysses_degree=ulysses_degree,
     )
 
 
-def _check_teams(head_ranks: int, *, ranks: int) -> None:
-    if head_ranks < 1 or ranks % head_ranks:
+def _check_teams(ulysses_degree: int, *, ranks: int) -> None:
+    if ulysses_degree < 1 or ranks % ulysses_degree:
         raise UserError(
             "context ranks make no equal teams",
-            where="ropewalk.parallelize: head_ranks",
-            why=f"{ranks} context ranks are no multiple of {head_ranks}",
+            where="ropewalk.parallelize: ulysses_degree",
+            why=f"{ranks} context ranks are no multiple of {ulysses_degree}",
             fix=f"choose a divisor of {ranks}",
         )
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from ropewalk.core.error import UserError
 from ropewalk.model.architectures import CLASSES
 from ropewalk.model.attention_interface import NAME, count_calls
-from ropewalk.partition import partition_rows
+from ropewalk.partition import partition_tokens
 
 _LAYERS = ("full_attention", "sliding_attention")
 _KEYS = {
@@ -154,7 +154,7 @@ def _try(model: PreTrainedModel, device: torch.device) -> float:
     tokens = torch.arange(sum(_TRIED_TOKENS), device=device)[None] + 3
     document = np.repeat(np.arange(len(_TRIED_TOKENS), dtype=np.int32), _TRIED_TOKENS)[None]
     positions = torch.cat([torch.arange(length, device=device) for length in _TRIED_TOKENS])[None]
-    partition = partition_rows(document, ranks=1)
+    partition = partition_tokens(document, ranks=1)
     packed = model(tokens, position_ids=positions, use_cache=False, partition=partition).logits[0].double()
     model.set_attn_implementation("eager")  # its authors' own words for what its attention is
     alone = torch.cat([model(part, use_cache=False).logits[0] for part in tokens.split(_TRIED_TOKENS, dim=1)]).double()

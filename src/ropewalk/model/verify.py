@@ -28,7 +28,7 @@ from ropewalk.model.load import load_model
 from ropewalk.model.model_with_loss import Learner
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.verify_folder import require_intact
-from ropewalk.partition import partition_rows
+from ropewalk.partition import partition_tokens
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 
@@ -164,6 +164,6 @@ def compute_logits(folder: Path, request: dict[str, Tensor]) -> Float32[Tensor, 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     learner = Learner(load_model(folder)).to(device)
     tokens = request["tokens"].to(device)
-    partition = partition_rows(np.zeros((1, len(tokens)), np.int32), ranks=1)
+    partition = partition_tokens(np.zeros((1, len(tokens)), np.int32), ranks=1)
     hidden = learner.read(tokens, torch.arange(len(tokens), device=device), partition=partition)
     return (hidden[request["places"]] @ head_of(learner.causal).T).cpu()

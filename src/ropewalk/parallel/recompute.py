@@ -8,7 +8,7 @@ the longer the documents are: two rows of the model's width per token and layer 
 
 from typing import Any, Literal
 
-from ropewalk.attention.recompute_cache import keep_attention
+from ropewalk.attention.recompute_cache import cache_attention
 
 RecomputePolicy = Literal["none", "save_attention", "full"]
 
@@ -23,7 +23,7 @@ def set_recompute(model: Any, policy: RecomputePolicy) -> None:
     # There is no dropout in what we train, so there is no random state to keep.
     settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if policy == "save_attention":
-        settings["context_fn"] = keep_attention
+        settings["context_fn"] = cache_attention
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable(settings)
     else:

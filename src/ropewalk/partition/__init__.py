@@ -1,18 +1,18 @@
-"""How rows are cut over ranks: who owns which token, what each rank computes, which key rows it must receive."""
+"""How sequences are cut over ranks: token owners, the tiles of each rank, and the keys that it must receive."""
 
 from ropewalk.partition.draw import draw
 from ropewalk.partition.local_shard import cut
-from ropewalk.partition.partition import EXCHANGES, LAYOUTS, Partition, partition_rows
-from ropewalk.partition.ulysses import AnyPartition, HeadPartition, partition_rows_and_heads
+from ropewalk.partition.partition import EXCHANGES, LAYOUTS, Partition, partition_tokens
+from ropewalk.partition.ulysses import AnyPartition, UlyssesPartition, partition_tokens_and_heads
 
 __all__ = [
     "EXCHANGES",
     "LAYOUTS",
     "AnyPartition",
-    "HeadPartition",
     "Partition",
+    "UlyssesPartition",
     "cut",
     "draw",
-    "partition_rows",
-    "partition_rows_and_heads",
+    "partition_tokens",
+    "partition_tokens_and_heads",
 ]

@@ -1,19 +1,20 @@
-"""Which data rank takes which rows of a step, and in which micro-batch, by what their attention costs.
+"""Assign the sequences of a step to data ranks and micro-batches by the cost of their attention.
 
-Data ranks run their micro-batches in step, because sharded weights are gathered for all of them at once. So it is each
-micro-batch that must be even over the ranks: rows alike in cost share one, and within it the dearest goes to the rank
-with the least so far. A row of one long document costs as many pairs as all the rows of short ones of a step.
+Data ranks run their micro-batches at the same time, because sharded weights are gathered for all of them at once. So
+each micro-batch must be balanced over the ranks: sequences of similar cost share one, and within it the most
+expensive goes to the rank with the least work so far. A sequence of one long document costs as many pairs as all the
+sequences of short documents of a step.
 """
 
 import numpy as np
 from jaxtyping import Int64
 
 
-def deal_rows(pairs: Int64[np.ndarray, "rows"], *, ranks: int, micro_rows: int) -> list[list[list[int]]]:
-    """For each data rank its micro-batches, lists of at most ``micro_rows`` rows by index; as many for every rank.
+def assign_sequences(pairs: Int64[np.ndarray, "rows"], *, ranks: int, micro_rows: int) -> list[list[list[int]]]:
+    """For each data rank its micro-batches: lists of at most ``micro_rows`` sequences by index, as many for every rank.
 
-    ``pairs`` counts each row's attention pairs. Rows of a micro-batch are in ascending order. With one rank there is
-    nothing to even out, and rows stay in order. Where rows are few a rank's micro-batch may be empty.
+    ``pairs`` [sequences] counts each sequence's attention pairs. Sequences of a micro-batch are in ascending order.
+    With one rank they stay in order. Where sequences are few, a rank's micro-batch may be empty.
     """
     waves = -(-len(pairs) // (ranks * micro_rows))
     order = np.arange(len(pairs)) if ranks == 1 else np.argsort(-pairs, kind="stable")

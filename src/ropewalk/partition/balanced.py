@@ -1,9 +1,10 @@
-"""Balanced: each rank takes the ends of long documents and fills up with short ones, until tokens and work are equal.
+"""The balanced layout: each rank takes the ends of long documents and fills up with short ones, until tokens and work
+are equal.
 
-A late query of a long document costs many pairs, an early or short one few. So a rank's share is cut from both sides of
-the list of documents: tails of the longest, and the shortest whole. Their ratio is what makes the rank's work the mean.
-What is left then has the same mean again, so the next rank can do likewise. Every rank ends up with about one long
-slice, and short documents stay whole: far fewer key rows travel than with zigzag, at the same balance.
+A late query of a long document costs many pairs, an early or short one few. So a rank's share is cut from both ends
+of the list of documents: tails of the longest, and the shortest whole. Their ratio is chosen so that the rank's work
+is the mean. The rest then has the same mean, so the next rank repeats it. Every rank ends up with about one long
+slice, and short documents stay whole: far fewer keys travel than with zigzag, at the same balance.
 """
 
 from dataclasses import dataclass

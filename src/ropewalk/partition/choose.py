@@ -1,8 +1,8 @@
-"""Rows, heads, or both: how a batch is shared, chosen by what each way sends and how evenly it works.
+"""Choose for each batch whether tokens, heads or both are cut over ranks, by traffic and balance.
 
-Cutting rows sends keys, and only those that are read across a cut: little for packs of short documents, everything for
-one long document. Cutting heads sends queries and outputs too, but never more than a rank's own rows, however many
-ranks there are, and is always even. So which is cheaper changes with each batch, and is asked for each.
+Cutting tokens sends only keys that are read across a cut: few for packs of short documents, all for one long
+document. Cutting heads sends queries and outputs too, but never more than a rank's own tokens, for any number of
+ranks, and it is always balanced. So the cheaper way changes with each batch.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Int32
 
 from ropewalk.core.error import UserError
-from ropewalk.partition.cost import Heads, Price, price_of, price_pieces
-from ropewalk.partition.ulysses import AnyPartition, HeadPartition, partition_rows_and_heads
+from ropewalk.partition.cost import Heads, Price, price_of, price_segments
+from ropewalk.partition.ulysses import AnyPartition, UlyssesPartition, partition_tokens_and_heads
 from ropewalk.shape.shared_heads import count_shared_heads
 
 _CLEARLY = 0.98
@@ -21,13 +21,15 @@ _CLEARLY = 0.98
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """What a model and a recipe allow. ``head_ranks`` None leaves it open how many ranks share heads."""
+    """The cuts that a model and a recipe allow. ``ulysses_degree`` None leaves the number of ranks that share heads
+    open.
+    """
 
     heads: Heads
     price: Price
     layout: str = "auto"
     exchange: str = "auto"
-    head_ranks: int | None = None
+    ulysses_degree: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Choice:
 
     def explain(self) -> str:
         """The choice in a line, beside rows alone and the best other way of sharing heads."""
-        chosen = self.partition.head_ranks if isinstance(self.partition, HeadPartition) else 1
+        chosen = self.partition.ulysses_degree if isinstance(self.partition, UlyssesPartition) else 1
         others = sorted((each for each in self.costs if each != chosen), key=lambda each: (each > 1, self.costs[each]))
         told = [
             f"{_name(each)} would cost {self.costs[each] / self.costs[chosen]:.2f} times as much" for each in others
@@ -55,64 +57,70 @@ def make_sharing(
     element_bytes: int,
     layout: str = "auto",
     exchange: str = "auto",
-    head_ranks: int | None = None,
+    ulysses_degree: int | None = None,
 ) -> Sharing:
     """For a model's heads on a kind of device, ``cpu`` or ``cuda``."""
-    return Sharing(heads, price_of(heads, device=device, element_bytes=element_bytes), layout, exchange, head_ranks)
+    return Sharing(heads, price_of(heads, device=device, element_bytes=element_bytes), layout, exchange, ulysses_degree)
 
 
 def choose_partition(document: Int32[np.ndarray, "rows context"], *, ranks: int, sharing: Sharing) -> Choice:
-    """The cheapest partition that ``sharing`` allows; see ``partition_rows``.
+    """The cheapest partition that ``sharing`` allows; see ``partition_tokens``.
 
-    Raises UserError where ranks make no teams of a size that was asked for, or heads cannot be split over them.
+    Raises UserError where ranks make no groups of the degree that was asked for, or heads cannot be split over them.
     """
     costs, found = {}, {}
-    for members in _list_teams(ranks, sharing):
-        partition = partition_rows_and_heads(
+    for ulysses_degree in _list_degrees(ranks, sharing):
+        partition = partition_tokens_and_heads(
             document,
             ranks=ranks,
-            head_ranks=members,
+            ulysses_degree=ulysses_degree,
             layout=sharing.layout,
             exchange=sharing.exchange,
             price=sharing.price,
         )
-        costs[members], found[members] = _price(partition, sharing), partition
-        if members == 1 and costs[1] * _CLEARLY <= _least(partition):
+        costs[ulysses_degree], found[ulysses_degree] = _price(partition, sharing), partition
+        if ulysses_degree == 1 and costs[1] * _CLEARLY <= _least(partition):
             break
-    best = min(costs, key=lambda members: costs[members] * (_CLEARLY if members == 1 else 1))
+    best = min(costs, key=lambda ulysses_degree: costs[ulysses_degree] * (_CLEARLY if ulysses_degree == 1 else 1))
     return Choice(found[best], costs)
 
 
-def _list_teams(ranks: int, sharing: Sharing) -> list[int]:
+def _list_degrees(ranks: int, sharing: Sharing) -> list[int]:
     heads, kv_heads, _ = sharing.heads
-    if sharing.head_ranks is not None:
-        count_shared_heads(heads, kv_heads, sharing.head_ranks)
-        return [sharing.head_ranks]
+    if sharing.ulysses_degree is not None:
+        count_shared_heads(heads, kv_heads, sharing.ulysses_degree)
+        return [sharing.ulysses_degree]
     if sharing.exchange != "auto":
         return [1]  # an exchange of rows was asked for
-    return [members for members in range(1, ranks + 1) if ranks % members == 0 and _splits(sharing.heads, members)]
+    return [
+        ulysses_degree
+        for ulysses_degree in range(1, ranks + 1)
+        if ranks % ulysses_degree == 0 and _splits(sharing.heads, ulysses_degree)
+    ]
 
 
-def _splits(heads: Heads, members: int) -> bool:
+def _splits(heads: Heads, ulysses_degree: int) -> bool:
     try:
-        count_shared_heads(heads.heads, heads.kv_heads, members)
+        count_shared_heads(heads.heads, heads.kv_heads, ulysses_degree)
     except UserError:
         return False
     return True
 
 
 def _price(partition: AnyPartition, sharing: Sharing) -> float:
-    """What the slowest rank computes and waits for."""
-    price, by_rows, members = sharing.price, partition, 1
-    if isinstance(partition, HeadPartition):
-        by_rows, members = partition.by_rows, partition.head_ranks
-    assert not isinstance(by_rows, HeadPartition)
-    rows, _ = price_pieces(by_rows.pieces, by_rows.ranks, window=None, price=price, exchange=by_rows.exchange)
-    if members == 1:
+    """Work plus exposed traffic of the slowest rank, in pairs."""
+    price, token_partition, ulysses_degree = sharing.price, partition, 1
+    if isinstance(partition, UlyssesPartition):
+        token_partition, ulysses_degree = partition.token_partition, partition.ulysses_degree
+    assert not isinstance(token_partition, UlyssesPartition)
+    rows, _ = price_segments(
+        token_partition.segments, token_partition.ranks, window=None, price=price, exchange=token_partition.exchange
+    )
+    if ulysses_degree == 1:
         return rows
-    kept = count_shared_heads(sharing.heads.heads, sharing.heads.kv_heads, members)
-    swapped = partition.local_tokens * (members - 1) / members
-    return rows / members + swapped * price.swap_pairs(kept) + 4 * price.message_pairs
+    kept = count_shared_heads(sharing.heads.heads, sharing.heads.kv_heads, ulysses_degree)
+    swapped = partition.local_tokens * (ulysses_degree - 1) / ulysses_degree
+    return rows / ulysses_degree + swapped * price.swap_pairs(kept) + 4 * price.message_pairs
 
 
 def _least(partition: AnyPartition) -> float:
@@ -120,5 +128,5 @@ def _least(partition: AnyPartition) -> float:
     return float(partition.pairs.mean())
 
 
-def _name(head_ranks: int) -> str:
-    return "rows alone" if head_ranks == 1 else f"heads over {head_ranks} ranks"
+def _name(ulysses_degree: int) -> str:
+    return "rows alone" if ulysses_degree == 1 else f"heads over {ulysses_degree} ranks"

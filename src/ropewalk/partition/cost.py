@@ -1,8 +1,9 @@
-"""What a partition costs: attention pairs per rank, key rows sent, and one number to compare partitions by.
+"""The cost of a partition: attention pairs per rank, keys sent, and one number that compares partitions.
 
-A *pair* is one query against one key in all heads, forward and backward; everything else is priced in pairs. The
-default prices lie between those of a small model over gloo (28 pairs for a row) and of an 8B model over 100 GB/s
-(1,100), which is enough to choose between layouts; to choose between rows and heads a model's own are needed.
+A *pair* is one query against one key in all heads, forward and backward; all other costs are expressed in pairs. The
+default prices lie between those of a small model over gloo (28 pairs for a key) and of an 8B model over 100 GB/s
+(1,100). That is enough to choose between layouts; the choice between tokens and heads needs the prices of the model
+itself.
 """
 
 from collections.abc import Iterable
@@ -12,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from ropewalk.partition.needed_keys import find_needs
-from ropewalk.partition.segments import Pieces
+from ropewalk.partition.needed_keys import find_needed_keys
+from ropewalk.partition.segments import Segments
 
 
 class Heads(NamedTuple):
@@ -84,12 +85,12 @@ def price_of(heads: Heads, *, device: str, element_bytes: int) -> Price:
     )
 
 
-def count_pairs(pieces: Pieces, ranks: int, window: int | None = None) -> Int64[np.ndarray, "ranks"]:
+def count_pairs(segments: Segments, ranks: int, window: int | None = None) -> Int64[np.ndarray, "ranks"]:
     """(query, key) pairs inside the document-causal mask, and the window if there is one, on each rank."""
-    real = pieces.document >= 0
-    pairs = pairs_before(pieces.stop - pieces.begin, window) - pairs_before(pieces.start - pieces.begin, window)
+    real = segments.document >= 0
+    pairs = pairs_before(segments.stop - segments.begin, window) - pairs_before(segments.start - segments.begin, window)
     counts = np.zeros(ranks, dtype=np.int64)
-    np.add.at(counts, pieces.owner[real], pairs[real])
+    np.add.at(counts, segments.owner[real], pairs[real])
     return counts
 
 
@@ -100,54 +101,57 @@ def pairs_before(tokens: np.ndarray, window: int | None) -> np.ndarray:
     return pairs
 
 
-def count_rows(pieces: Pieces, ranks: int, window: int | None = None) -> Int64[np.ndarray, "ranks ranks"]:
+def count_rows(segments: Segments, ranks: int, window: int | None = None) -> Int64[np.ndarray, "ranks ranks"]:
     """Key rows that rank [i] must receive from rank [j]: only those that its tiles read."""
-    needs = find_needs(pieces, ranks, window)
+    needed_keys = find_needed_keys(segments, ranks, window)
     rows = np.zeros((ranks, ranks), dtype=np.int64)
-    np.add.at(rows, (needs.rank, pieces.owner[needs.piece]), needs.stop - needs.start)
+    np.add.at(rows, (needed_keys.rank, segments.owner[needed_keys.segment]), needed_keys.stop - needed_keys.start)
     return rows
 
 
-def count_own_pairs(pieces: Pieces, ranks: int) -> Int64[np.ndarray, "ranks"]:
-    """Pairs of each rank for which it needs nobody else's keys, whatever the window."""
-    real = pieces.document >= 0
-    document, owner = pieces.begin[real], pieces.owner[real]
+def count_own_pairs(segments: Segments, ranks: int) -> Int64[np.ndarray, "ranks"]:
+    """Pairs of each rank that need no other rank's keys, for any window."""
+    real = segments.document >= 0
+    document, owner = segments.begin[real], segments.owner[real]
     shares, which = np.unique(document * ranks + owner, return_inverse=True)
-    tokens = np.bincount(which, weights=(pieces.stop - pieces.start)[real]).astype(np.int64)
+    tokens = np.bincount(which, weights=(segments.stop - segments.start)[real]).astype(np.int64)
     counts = np.zeros(ranks, dtype=np.int64)
     np.add.at(counts, shares % ranks, tokens * (tokens + 1) // 2)
     return counts
 
 
-def price_pieces(
-    pieces: Pieces, ranks: int, *, window: int | None, price: Price = PRICE, exchange: str = "needed"
+def price_segments(
+    segments: Segments, ranks: int, *, window: int | None, price: Price = PRICE, exchange: str = "needed"
 ) -> tuple[float, float]:
     """The slowest rank's work plus the traffic that it waits for, in attention pairs; and the mean work, its least."""
-    pairs, tiles = count_pairs(pieces, ranks, window), np.bincount(pieces.owner[pieces.document >= 0], minlength=ranks)
+    pairs, tiles = (
+        count_pairs(segments, ranks, window),
+        np.bincount(segments.owner[segments.document >= 0], minlength=ranks),
+    )
     work = pairs + price.tile_pairs * tiles
-    rows = count_rows(pieces, ranks, window)
+    rows = count_rows(segments, ranks, window)
     if not rows.any():
         return float(work.max()), float(work.mean())
     if exchange == "ring":
-        sent, messages = np.full(ranks, (ranks - 1) * (int(pieces.stop[-1]) // ranks)), ranks - 1
+        sent, messages = np.full(ranks, (ranks - 1) * (int(segments.stop[-1]) // ranks)), ranks - 1
     else:
         # A rank waits for its own link, and where links are shared for everybody's: half of each.
         sent, messages = (np.maximum(rows.sum(0), rows.sum(1)) + rows.sum() / ranks) / 2, 1
     waits = price.row_pairs * sent
     if price.overlaps:
         # Round a ring all work goes on while blocks travel, but the last block's; else only that on own rows.
-        hides = work * (1 - 1 / ranks) if exchange == "ring" else np.minimum(count_own_pairs(pieces, ranks), work)
+        hides = work * (1 - 1 / ranks) if exchange == "ring" else np.minimum(count_own_pairs(segments, ranks), work)
         waits = np.maximum(waits - hides, _HIDDEN * waits)
     return float((work + waits).max() + price.message_pairs * messages), float(work.mean())
 
 
 def choose_cheapest(
-    proposals: Iterable[tuple[str, Pieces]], ranks: int, *, window: int | None, price: Price = PRICE
-) -> tuple[str, Pieces]:
+    proposals: Iterable[tuple[str, Segments]], ranks: int, *, window: int | None, price: Price = PRICE
+) -> tuple[str, Segments]:
     """The cheapest of named proposals; looks no further than the first that nothing could beat by much."""
     best, lowest = None, np.inf
     for proposal in proposals:
-        total, least = price_pieces(proposal[1], ranks, window=window, price=price)
+        total, least = price_segments(proposal[1], ranks, window=window, price=price)
         if total < lowest:
             best, lowest = proposal, total
         if total <= _GOOD_ENOUGH * least:

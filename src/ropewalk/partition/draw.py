@@ -1,4 +1,4 @@
-"""A picture of a partition in plain text: who computes which part of the attention matrix, and on whose keys."""
+"""Draw a partition as plain text: which rank computes which part of the attention matrix, and on whose keys."""
 
 import numpy as np
 
@@ -17,8 +17,8 @@ def draw(partition: Partition, *, cells: int = 32) -> str:
     cells = min(cells, partition.tokens)
     middle = (np.arange(cells) * 2 + 1) * partition.tokens // (2 * cells)
     owner, _ = partition.localise(middle)
-    piece = np.searchsorted(partition.pieces.start, middle, side="right") - 1
-    document = partition.pieces.document[piece]
+    segment = np.searchsorted(partition.segments.start, middle, side="right") - 1
+    document = partition.segments.document[segment]
     seen = (document[:, None] == document) & (document >= 0) & (middle[:, None] >= middle)
     if partition.window is not None:
         seen &= middle[:, None] - middle < partition.window

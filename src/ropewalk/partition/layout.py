@@ -1,7 +1,7 @@
-"""Who owns which token: contiguous, zigzag per document, balanced, or local.
+"""Layouts give tokens to ranks: contiguous, zigzag per document, balanced, or local.
 
-Every layout gives each rank exactly tokens / ranks tokens, for any documents. ``auto`` looks at all of them, and local
-at several lengths from which on a document is spread; the caller takes the cheapest.
+Every layout gives each rank exactly tokens / ranks tokens, for any documents. ``auto`` tries all of them, and local
+with several lengths from which a document is spread; the caller takes the cheapest.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
-"""Local: a short document stays whole on one rank, a long one is spread over all of them.
+"""The local layout: a short document stays whole on one rank, a long one is spread over all ranks.
 
-Three strokes: long documents in zigzag, the largest others one by one to the rank with the least work, and the many
-small ones poured into the room that is left. Ranks must end with equal tokens, so the last documents of a rank are
-chosen to fill its room exactly (a subset sum over a few dozen); only where none do is a document cut.
+Three steps: long documents in zigzag; the largest others one by one to the rank with the least work; the many small
+ones into the space that is left. Ranks must end with equal tokens, so the last documents of a rank are chosen to
+fill its space exactly (a subset sum over a few dozen). A document is cut only where no subset fits.
 """
 
 from collections import deque

@@ -1,4 +1,6 @@
-"""Gather one field of a batch for one rank: tokens, labels, weights, positions, whatever has one entry a token."""
+"""The entries of a batch field that one rank owns: tokens, labels, weights, positions, or any field with one entry a
+token.
+"""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""A partition: which rank owns which token, what it computes, which key rows it must receive. Plain data.
+"""A partition: the owner of each token, the tiles of each rank, and the keys that it must receive. Plain data.
 
-It is made once for each batch from the document ids alone, ahead of the step, and every layer reads it. All ranks make
-the same one, so nothing about it is ever sent.
+It is made once for each batch from the document ids alone, ahead of the step, and every layer reads it. All ranks
+compute the same partition, so it is never sent.
 """
 
 from dataclasses import dataclass, field, replace
@@ -11,19 +11,19 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from ropewalk.core.error import UserError
-from ropewalk.partition.cost import PRICE, Price, choose_cheapest, count_pairs, count_rows, price_pieces
+from ropewalk.partition.cost import PRICE, Price, choose_cheapest, count_pairs, count_rows, price_segments
 from ropewalk.partition.layout import LAYOUTS as LAYOUTS
 from ropewalk.partition.layout import propose
-from ropewalk.partition.needed_keys import Needs, find_needs
-from ropewalk.partition.segments import Pieces, Ranges, find_documents, make_pieces
+from ropewalk.partition.needed_keys import NeededKeys, find_needed_keys
+from ropewalk.partition.segments import Ranges, Segments, find_documents, make_segments
 from ropewalk.partition.tiles import (
     Queries,
     Tiles,
     cut_bands,
     join_documents,
-    make_bands,
-    make_rectangles,
-    make_triangles,
+    make_causal_tiles,
+    make_full_tiles,
+    make_window_tiles,
 )
 
 EXCHANGES = ("auto", "needed", "ring", "all_gather")
@@ -39,7 +39,7 @@ class Partition:
     layout: str
     exchange: str
     window: int | None
-    pieces: Pieces
+    segments: Segments
     _windowed: "dict[int | None, Partition]" = field(default_factory=dict, init=False, repr=False)
 
     def with_window(self, window: int | None) -> "Partition":
@@ -63,15 +63,17 @@ class Partition:
 
     def document_tokens(self, rank: int) -> Int64[np.ndarray, "local"]:
         """How long the document of each of the rank's tokens is, all ranks' parts together; 0 for padding."""
-        real, begin = self.pieces.document >= 0, self.pieces.begin
-        length = np.bincount(begin[real], weights=(self.pieces.stop - self.pieces.start)[real], minlength=self.tokens)
-        mine = self.pieces.owner == rank
+        real, begin = self.segments.document >= 0, self.segments.begin
+        length = np.bincount(
+            begin[real], weights=(self.segments.stop - self.segments.start)[real], minlength=self.tokens
+        )
+        mine = self.segments.owner == rank
         each = np.where(real, length[begin], 0).astype(np.int64)
         return np.repeat(each[mine], self._runs(rank).length)
 
-    def triangles(self, rank: int) -> Tiles:
+    def causal_tiles(self, rank: int) -> Tiles:
         """The rank's tiles of rows against themselves; with ``tiles`` of all steps they are all it computes."""
-        return make_triangles(self._own_queries(rank))
+        return make_causal_tiles(self._own_queries(rank))
 
     def tiles(self, rank: int) -> tuple[Tiles, ...]:
         """The rank's other tiles, for each step; step 0 reads its own rows, step i the i-th block that it receives."""
@@ -86,33 +88,33 @@ class Partition:
             return ()
         if self.exchange == "ring":
             return tuple(self._runs((rank - step) % self.ranks) for step in range(1, self.ranks))
-        mine = self.needs.rank == rank
-        return (Ranges(self.needs.start[mine], self.needs.stop[mine]),)
+        mine = self.needed_keys.rank == rank
+        return (Ranges(self.needed_keys.start[mine], self.needed_keys.stop[mine]),)
 
     def received(self, rank: int, source: int) -> Int64[np.ndarray, "rows"]:
         """Packed indices of the key rows that ``rank`` needs from ``source``, ascending."""
-        chosen = (self.needs.rank == rank) & (self.pieces.owner[self.needs.piece] == source)
-        return Ranges(self.needs.start[chosen], self.needs.stop[chosen]).expand()
+        chosen = (self.needed_keys.rank == rank) & (self.segments.owner[self.needed_keys.segment] == source)
+        return Ranges(self.needed_keys.start[chosen], self.needed_keys.stop[chosen]).expand()
 
     def localise(self, packed: Int64[np.ndarray, "rows"]) -> tuple[np.ndarray, np.ndarray]:
         """Owner of each packed index, and where the token stands in its owner's local order."""
-        piece = np.searchsorted(self.pieces.start, packed, side="right") - 1
-        return self.pieces.owner[piece], self.pieces.local[piece] + packed - self.pieces.start[piece]
+        segment = np.searchsorted(self.segments.start, packed, side="right") - 1
+        return self.segments.owner[segment], self.segments.local[segment] + packed - self.segments.start[segment]
 
     @cached_property
-    def needs(self) -> Needs:
+    def needed_keys(self) -> NeededKeys:
         """Rows that some rank needs and does not own."""
-        return find_needs(self.pieces, self.ranks, self.window)
+        return find_needed_keys(self.segments, self.ranks, self.window)
 
     @cached_property
     def exchanges(self) -> bool:
         """Whether any rank needs any row of another one."""
-        return bool(len(self.needs.rank))
+        return bool(len(self.needed_keys.rank))
 
     @cached_property
     def pairs(self) -> Int64[np.ndarray, "ranks"]:
         """(query, key) pairs of each rank, for one head: the document-true work."""
-        return count_pairs(self.pieces, self.ranks, self.window)
+        return count_pairs(self.segments, self.ranks, self.window)
 
     @property
     def balance(self) -> float:
@@ -123,7 +125,7 @@ class Partition:
     def rows(self) -> Int64[np.ndarray, "ranks ranks"]:
         """Key rows that reach rank [i] from rank [j] in one layer's forward; a ring's rows count for who owns them."""
         if self.exchange == "needed" or not self.exchanges:
-            return count_rows(self.pieces, self.ranks, self.window)
+            return count_rows(self.segments, self.ranks, self.window)
         return np.full((self.ranks, self.ranks), self.local_tokens) - np.diag([self.local_tokens] * self.ranks)
 
     def describe(self) -> str:
@@ -141,23 +143,23 @@ class Partition:
         return busiest * 2 * kv_heads * head_dim * element_bytes
 
     def _runs(self, rank: int) -> Ranges:
-        mine = self.pieces.owner == rank
-        return Ranges(self.pieces.start[mine], self.pieces.stop[mine])
+        mine = self.segments.owner == rank
+        return Ranges(self.segments.start[mine], self.segments.stop[mine])
 
     def _pieces(self, rank: int) -> Queries:
-        mine = (self.pieces.owner == rank) & (self.pieces.document >= 0)
-        packed = Ranges(self.pieces.start[mine], self.pieces.stop[mine])
-        return Queries(packed, self.pieces.local[mine], packed.length, self.pieces.begin[mine])
+        mine = (self.segments.owner == rank) & (self.segments.document >= 0)
+        packed = Ranges(self.segments.start[mine], self.segments.stop[mine])
+        return Queries(packed, self.segments.local[mine], packed.length, self.segments.begin[mine])
 
     def _own_queries(self, rank: int) -> Queries:
         return cut_bands(join_documents(self._pieces(rank), self.window), self.window)
 
     def _find_tiles(self, queries: Queries, block: Ranges) -> Tiles:
-        rectangles = make_rectangles(queries, block, self.window)
-        return Tiles(np.concatenate([rectangles.columns, make_bands(queries, block, self.window).columns]))
+        rectangles = make_full_tiles(queries, block, self.window)
+        return Tiles(np.concatenate([rectangles.columns, make_window_tiles(queries, block, self.window).columns]))
 
 
-def partition_rows(
+def partition_tokens(
     document: Int32[np.ndarray, "rows context"],
     *,
     ranks: int,
@@ -175,20 +177,20 @@ def partition_rows(
     """
     _check(document, ranks, layout=layout, exchange=exchange, window=window)
     documents = find_documents(document)
-    proposals = ((name, make_pieces(documents, owned, ranks)) for name, owned in propose(documents, ranks, layout))
-    name, pieces = choose_cheapest(proposals, ranks, window=window, price=price)
-    exchange = _choose_exchange(pieces, ranks, window, price) if exchange == "auto" else exchange
-    return Partition(ranks, documents.tokens, name, exchange, window, pieces)
+    proposals = ((name, make_segments(documents, owned, ranks)) for name, owned in propose(documents, ranks, layout))
+    name, segments = choose_cheapest(proposals, ranks, window=window, price=price)
+    exchange = _choose_exchange(segments, ranks, window, price) if exchange == "auto" else exchange
+    return Partition(ranks, documents.tokens, name, exchange, window, segments)
 
 
-def _choose_exchange(pieces: Pieces, ranks: int, window: int | None, price: Price) -> str:
+def _choose_exchange(segments: Segments, ranks: int, window: int | None, price: Price) -> str:
     """A ring sends all rows, and pays where that is hidden and the needed ones, in one go, are not.
 
     An all-gather is never cheaper than the needed rows, which are the same message with less in it.
     """
     if not price.overlaps or ranks == 1:
         return "needed"
-    costs = {each: price_pieces(pieces, ranks, window=window, price=price, exchange=each)[0] for each in _CHOICES}
+    costs = {each: price_segments(segments, ranks, window=window, price=price, exchange=each)[0] for each in _CHOICES}
     return min(_CHOICES, key=costs.__getitem__)
 
 

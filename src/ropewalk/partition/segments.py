@@ -1,7 +1,8 @@
-"""The ground of a partition: packed rows as documents, and documents as pieces that one rank owns.
+"""Packed sequences as documents, and documents as segments that one rank owns.
 
-Everything is an array of sorted half-open ranges of *packed* indices (row by row, token by token), so a partition of
-128Ki tokens is a few hundred numbers. Padding is a document too, with the id -1: owned, but never computed on.
+All of them are arrays of sorted half-open ranges of *packed* indices (sequence by sequence, token by token), so a
+partition of 128Ki tokens is a few hundred numbers. Padding is a document with the id -1: it is owned but never
+computed.
 """
 
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Ownership:
 
 
 @dataclass(frozen=True, slots=True)
-class Pieces:
+class Segments:
     """Maximal ranges that lie in one document and belong to one rank, in packed order, covering all tokens.
 
     ``document`` counts documents, -1 for padding; ``begin`` is where the piece's document starts; ``local`` is where
@@ -81,7 +82,7 @@ def find_documents(document: Int32[np.ndarray, "rows context"]) -> Documents:
     return Documents(Ranges(start, np.append(start[1:], flat.size)), flat[start] >= 0)
 
 
-def make_pieces(documents: Documents, ownership: Ownership, ranks: int) -> Pieces:
+def make_segments(documents: Documents, ownership: Ownership, ranks: int) -> Segments:
     """Cut documents where their owner changes. Every rank must own the same number of tokens."""
     start = np.union1d(documents.ranges.start, ownership.start)
     owner = ownership.owner[np.searchsorted(ownership.start, start, side="right") - 1]
@@ -96,4 +97,6 @@ def make_pieces(documents: Documents, ownership: Ownership, ranks: int) -> Piece
     local = np.empty_like(start)
     local[by_rank] = np.cumsum(length) - length
     local -= owner * (documents.tokens // ranks)
-    return Pieces(start, stop, owner, np.where(documents.real[index], index, -1), documents.ranges.start[index], local)
+    return Segments(
+        start, stop, owner, np.where(documents.real[index], index, -1), documents.ranges.start[index], local
+    )

@@ -1,10 +1,10 @@
-"""What a rank computes: tiles, each a query range, a key range and at most two diagonals.
+"""The work of a rank as tiles: each a query range, a key range and a mask.
 
-Positions are local: queries in the rank's own rows, keys in the block of rows that a step reads. Step 0 reads the
-rank's own rows, a later step a block that came from others. The fact that makes this short: blocks keep packed order,
-so whatever is missing from a block, the keys that a query may see stand in it side by side. So all of a document that
-a rank owns is one triangle, and each piece of it needs at most one rectangle of a received block. Only a window cuts
-finer: into bands of queries, with a masked tile where it ends.
+Positions are local: queries among the rank's own tokens, keys in the block of keys that a step reads. Step 0 reads
+the rank's own keys, a later step a received block. Blocks keep packed order, so the keys that a query may see are
+contiguous in a block, whichever others are missing from it. So all tokens of a document that a rank owns are one
+causal tile, and each segment of it needs at most one full tile of a received block. Only a window cuts finer: into
+short query ranges, with a masked tile at the window's edge.
 """
 
 from collections.abc import Iterator
@@ -22,18 +22,29 @@ ALWAYS = 1 << 40
 """A diagonal so far off that it excludes nothing."""
 
 
-class Tile(NamedTuple):
-    """Queries ``query : query + query_tokens`` against keys ``key : key + key_tokens``.
+class TileMask(NamedTuple):
+    """Which keys a query of a tile sees: query i sees key j if ``j <= i + causal`` and ``j >= i + window``.
 
-    Query i of the tile sees key j if ``j <= i + causal`` and ``j >= i + window``; None sets no bound.
+    Both count from the tile's first query and first key; None sets no bound.
     """
+
+    causal: int | None
+    window: int | None
+
+    @classmethod
+    def from_columns(cls, causal: int, window: int) -> "TileMask":
+        """The mask that the last two columns of ``Tiles`` give."""
+        return cls(None if causal == ALWAYS else causal, None if window == -ALWAYS else window)
+
+
+class Tile(NamedTuple):
+    """Queries ``query : query + query_tokens`` against keys ``key : key + key_tokens``, under ``mask``."""
 
     query: int
     query_tokens: int
     key: int
     key_tokens: int
-    causal: int | None = None
-    window: int | None = None
+    mask: TileMask
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +58,7 @@ class Tiles:
 
     def __iter__(self) -> Iterator[Tile]:
         for query, query_tokens, key, key_tokens, causal, window in self.columns.tolist():
-            diagonals = None if causal == ALWAYS else causal, None if window == -ALWAYS else window
-            yield Tile(query, query_tokens, key, key_tokens, *diagonals)
+            yield Tile(query, query_tokens, key, key_tokens, TileMask.from_columns(causal, window))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,42 +75,42 @@ class Queries:
     begin: Int64[np.ndarray, "ranges"]
 
 
-def cut_bands(pieces: Queries, window: int | None) -> Queries:
+def cut_bands(segments: Queries, window: int | None) -> Queries:
     """Cut pieces that a window cuts into bands no longer than the window and ``BAND_TOKENS``."""
     if window is None:
-        return pieces
-    start, stop = pieces.packed.start, pieces.packed.stop
-    size = np.where(stop - pieces.begin > window, min(BAND_TOKENS, window), pieces.tokens)
-    count = -(-pieces.tokens // size)
-    piece = np.repeat(np.arange(len(start)), count)
-    offset = (np.arange(len(piece)) - np.repeat(np.cumsum(count) - count, count)) * size[piece]
-    tokens = np.minimum(size[piece], pieces.tokens[piece] - offset)
-    first = start[piece] + offset
-    packed = Ranges(first, np.where(count[piece] == 1, stop[piece], first + tokens))
-    return Queries(packed, pieces.local[piece] + offset, tokens, pieces.begin[piece])
+        return segments
+    start, stop = segments.packed.start, segments.packed.stop
+    size = np.where(stop - segments.begin > window, min(BAND_TOKENS, window), segments.tokens)
+    count = -(-segments.tokens // size)
+    segment = np.repeat(np.arange(len(start)), count)
+    offset = (np.arange(len(segment)) - np.repeat(np.cumsum(count) - count, count)) * size[segment]
+    tokens = np.minimum(size[segment], segments.tokens[segment] - offset)
+    first = start[segment] + offset
+    packed = Ranges(first, np.where(count[segment] == 1, stop[segment], first + tokens))
+    return Queries(packed, segments.local[segment] + offset, tokens, segments.begin[segment])
 
 
-def join_documents(pieces: Queries, window: int | None) -> Queries:
+def join_documents(segments: Queries, window: int | None) -> Queries:
     """Pieces of one document as one run, unless a window cuts them: among a rank's own rows they are side by side."""
-    if not len(pieces.local):
-        return pieces
-    first = np.append(True, pieces.begin[1:] != pieces.begin[:-1])
-    last_stop = pieces.packed.stop[np.append(np.flatnonzero(first)[1:], len(first)) - 1][np.cumsum(first) - 1]
+    if not len(segments.local):
+        return segments
+    first = np.append(True, segments.begin[1:] != segments.begin[:-1])
+    last_stop = segments.packed.stop[np.append(np.flatnonzero(first)[1:], len(first)) - 1][np.cumsum(first) - 1]
     if window is not None:
-        first |= last_stop - pieces.begin > window
+        first |= last_stop - segments.begin > window
     kept = np.flatnonzero(first)
-    stop = pieces.packed.stop[np.append(kept[1:], len(first)) - 1]
-    tokens = np.add.reduceat(pieces.tokens, kept)
-    return Queries(Ranges(pieces.packed.start[kept], stop), pieces.local[kept], tokens, pieces.begin[kept])
+    stop = segments.packed.stop[np.append(kept[1:], len(first)) - 1]
+    tokens = np.add.reduceat(segments.tokens, kept)
+    return Queries(Ranges(segments.packed.start[kept], stop), segments.local[kept], tokens, segments.begin[kept])
 
 
-def make_triangles(queries: Queries) -> Tiles:
+def make_causal_tiles(queries: Queries) -> Tiles:
     """Every run against itself."""
     zero = np.zeros_like(queries.local)
     return _tiles(queries.local, queries.tokens, queries.local, queries.tokens, zero, zero - ALWAYS)
 
 
-def make_rectangles(queries: Queries, block: Ranges, window: int | None) -> Tiles:
+def make_full_tiles(queries: Queries, block: Ranges, window: int | None) -> Tiles:
     """Every run against the earlier keys of its document that all of its queries see."""
     key, key_stop = _place(_first_seen_by_all(queries, window), block), _place(queries.packed.start, block)
     some = key < key_stop
@@ -108,7 +118,7 @@ def make_rectangles(queries: Queries, block: Ranges, window: int | None) -> Tile
     return _tiles(queries.local[some], queries.tokens[some], key[some], (key_stop - key)[some], always, -always)
 
 
-def make_bands(queries: Queries, block: Ranges, window: int | None) -> Tiles:
+def make_window_tiles(queries: Queries, block: Ranges, window: int | None) -> Tiles:
     """Every run against the keys that only its first queries see, because the window ends in them.
 
     One tile for each run of ``block``: a diagonal is one only where keys are packed side by side. Queries that see
@@ -120,12 +130,14 @@ def make_bands(queries: Queries, block: Ranges, window: int | None) -> Tiles:
     first = np.maximum(queries.begin, start - window + 1)
     run = np.searchsorted(block.stop, first, side="right")
     count = np.where(first < stop, np.searchsorted(block.start, stop, side="left") - run, 0)
-    piece = np.repeat(np.arange(len(first)), np.maximum(count, 0))
-    run = run[piece] + np.arange(len(piece)) - np.repeat(np.cumsum(count) - count, count)
-    key, key_stop = np.maximum(first[piece], block.start[run]), np.minimum(stop[piece], block.stop[run])
-    seeing = np.minimum(queries.tokens[piece], key_stop - start[piece] + window - 1)
-    diagonal = start[piece] - window + 1 - key
-    return _tiles(queries.local[piece], seeing, _place(key, block), key_stop - key, np.full(len(key), ALWAYS), diagonal)
+    segment = np.repeat(np.arange(len(first)), np.maximum(count, 0))
+    run = run[segment] + np.arange(len(segment)) - np.repeat(np.cumsum(count) - count, count)
+    key, key_stop = np.maximum(first[segment], block.start[run]), np.minimum(stop[segment], block.stop[run])
+    seeing = np.minimum(queries.tokens[segment], key_stop - start[segment] + window - 1)
+    diagonal = start[segment] - window + 1 - key
+    return _tiles(
+        queries.local[segment], seeing, _place(key, block), key_stop - key, np.full(len(key), ALWAYS), diagonal
+    )
 
 
 def _first_seen_by_all(queries: Queries, window: int | None) -> np.ndarray:

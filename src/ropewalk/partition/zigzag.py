@@ -1,7 +1,8 @@
-"""Zigzag per document: 2 x ranks chunks, and rank r owns the r-th from the front and the r-th from the back.
+"""The zigzag layout per document: 2 x ranks chunks, and rank r owns the r-th from the front and the r-th from the back.
 
-Each pair of chunks holds the same number of causal pairs, so every single document is balanced. A length need not be a
-multiple of 2 x ranks: the tokens left over are dealt round the ranks from document to document, so nothing is padded.
+Each such pair of chunks has the same number of causal pairs, so every single document is balanced. A length need not
+be a multiple of 2 x ranks: the remaining tokens are given to the ranks in turn from document to document, so nothing
+is padded.
 """
 
 import numpy as np

@@ -14,8 +14,8 @@ import numpy as np
 
 from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
-from ropewalk.partition.partition import partition_rows
-from ropewalk.partition.ulysses import HeadPartition
+from ropewalk.partition.partition import partition_tokens
+from ropewalk.partition.ulysses import UlyssesPartition
 from ropewalk.plan.flops import Recompute, token_flops
 from ropewalk.plan.hardware import KNOWN, Machine, find_machine
 from ropewalk.plan.memory import Memory, estimate_memory
@@ -101,7 +101,7 @@ def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | Non
     """
     parallel = recipe.parallel
     if any(parallel.ranks % count for count in (parallel.context, parallel.replicas)) or (
-        parallel.head_ranks != "auto" and parallel.context % parallel.head_ranks
+        parallel.ulysses_degree != "auto" and parallel.context % parallel.ulysses_degree
     ):
         return []
     machine = machine or find_machine(ranks=parallel.ranks)
@@ -145,7 +145,7 @@ def plan_sharing(parallel: Parallel, shape: ModelShape, *, device: str, element_
         element_bytes=element_bytes,
         layout=parallel.layout,
         exchange=parallel.exchange,
-        head_ranks=None if parallel.head_ranks == "auto" else parallel.head_ranks,
+        ulysses_degree=None if parallel.ulysses_degree == "auto" else parallel.ulysses_degree,
     )
 
 
@@ -158,13 +158,15 @@ def _share(split: Split, parallel: Parallel, shape: ModelShape, stage: Stage, ma
     sharing = plan_sharing(parallel, shape, device=device, element_bytes=split.element_bytes)
     choice = choose_partition(rows, ranks=split.context_ranks, sharing=sharing)
     chosen = choice.partition
-    by_rows, head_ranks = (chosen.by_rows, chosen.head_ranks) if isinstance(chosen, HeadPartition) else (chosen, 1)
-    needed_share = by_rows.rows.sum() / max((by_rows.ranks - 1) * by_rows.tokens, 1)
+    token_partition, ulysses_degree = (
+        (chosen.token_partition, chosen.ulysses_degree) if isinstance(chosen, UlyssesPartition) else (chosen, 1)
+    )
+    needed_share = token_partition.rows.sum() / max((token_partition.ranks - 1) * token_partition.tokens, 1)
     return replace(
         split,
-        head_ranks=head_ranks,
-        exchange=cast(Exchange, by_rows.exchange),
-        imbalance=by_rows.balance,
+        ulysses_degree=ulysses_degree,
+        exchange=cast(Exchange, token_partition.exchange),
+        imbalance=token_partition.balance,
         needed_share=float(needed_share),
         why=choice.explain(),
     )
@@ -185,12 +187,14 @@ def _context_bytes(
     """Sent by one rank for attention in all layers of one micro-batch."""
     documents, total = document_tokens or (context_tokens,), 0.0
     forwards = 2 if recompute == "full" else 1
-    split = replace(split, context_ranks=split.context_ranks // split.head_ranks)  # teams, which share rows
+    split = replace(
+        split, context_ranks=split.context_ranks // split.ulysses_degree
+    )  # Ulysses groups, which share tokens
     tokens = context_tokens * split.micro_rows
     swap = attention_traffic(
         shape,
         tokens // split.context_ranks,
-        ranks=split.head_ranks,
+        ranks=split.ulysses_degree,
         exchange="heads",
         element_bytes=split.element_bytes,
     )
@@ -203,7 +207,7 @@ def _context_bytes(
             element_bytes=split.element_bytes,
             needed_share=_needed_share(context_tokens, documents, split=split, window=window),
         )
-        rows = layer.training_bytes(forwards=forwards) / split.head_ranks  # each member sends its heads
+        rows = layer.training_bytes(forwards=forwards) / split.ulysses_degree  # each member sends its heads
         total += layers * (rows + swap.training_bytes(forwards=forwards))
     return total
 
@@ -217,7 +221,7 @@ def _needed_share(context_tokens: int, document_tokens: Sequence[int], *, split:
     row = np.repeat(np.arange(len(document_tokens)), document_tokens)
     ids[:, : len(row)] = row + len(document_tokens) * np.arange(split.micro_rows)[:, None]
     # One partition serves all layers, so it is chosen for those that see everything.
-    partition = partition_rows(ids, ranks=ranks, layout=split.layout).with_window(window)
+    partition = partition_tokens(ids, ranks=ranks, layout=split.layout).with_window(window)
     rows = int(partition.rows.sum())
     return min(split.needed_share, rows / ((ranks - 1) * partition.tokens))
 

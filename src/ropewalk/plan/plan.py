@@ -20,7 +20,7 @@ class Split:
     """
 
     context_ranks: int = 1
-    head_ranks: int = 1
+    ulysses_degree: int = 1
     layout: str = "auto"
     exchange: Exchange = "needed"
     savings: tuple[Savings, ...] = ()

@@ -103,9 +103,9 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("error", error.where, f"{error.what}: {error.fix}", "arithmetic")
         return
-    if recipe.parallel.head_ranks != "auto" and context % recipe.parallel.head_ranks:
-        message = f"{context} context ranks make no equal teams of {recipe.parallel.head_ranks}"
-        yield Finding("error", "parallel.head_ranks", message, "arithmetic")
+    if recipe.parallel.ulysses_degree != "auto" and context % recipe.parallel.ulysses_degree:
+        message = f"{context} context ranks make no equal Ulysses groups of {recipe.parallel.ulysses_degree}"
+        yield Finding("error", "parallel.ulysses_degree", message, "arithmetic")
     for index, stage in enumerate(recipe.stages):
         rows = stage.step_tokens // stage.context
         if rows < ranks // context:
@@ -124,9 +124,9 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _check_heads(recipe: Recipe, shape: ModelShape | None) -> Iterator[Finding]:
-    if shape is not None and recipe.parallel.head_ranks != "auto":
+    if shape is not None and recipe.parallel.ulysses_degree != "auto":
         try:
-            count_shared_heads(shape.heads, shape.kv_heads, recipe.parallel.head_ranks)
+            count_shared_heads(shape.heads, shape.kv_heads, recipe.parallel.ulysses_degree)
         except UserError as error:
             yield Finding("error", error.where, f"{error.why}: {error.fix}", "arithmetic")
 

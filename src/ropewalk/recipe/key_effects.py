@@ -92,7 +92,7 @@ SIDES: Mapping[str, Side] = {
     "parallel.replicas": "means",
     "parallel.layout": "means",
     "parallel.exchange": "means",
-    "parallel.head_ranks": "means",
+    "parallel.ulysses_degree": "means",
     "parallel.recompute": "means",
     "parallel.mlp_tile_tokens": "means",
     "parallel.offload": "means",

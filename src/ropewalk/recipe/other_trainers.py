@@ -71,6 +71,10 @@ _GROUPS: Mapping[str, tuple[str, str]] = {
         "zero_optimization data_parallel_size",
         _SHARDED,
     ),
+    "parallel.ulysses_degree": (
+        "head_ranks ulysses_size ulysses_sequence_parallel_size ulysses_parallel_size",
+        "ranks of the context ranks that share heads",
+    ),
     "parallel.context": (
         "context_parallel_size sequence_parallel_size cp_size cp sequence_parallel ring_attn_size context_parallel",
         "ranks that one row is cut over",

@@ -35,7 +35,7 @@ class Parallel(Spec):
     """How a row's tokens lie on its ranks; ``auto`` is the cheapest for each batch (docs/partition.md)."""
     exchange: Literal["auto", "needed", "ring", "all_gather"] = "auto"
     """How keys and values travel between the ranks of a row; ``auto`` is the cheapest (docs/attention.md)."""
-    head_ranks: PositiveCount | Literal["auto"] = "auto"
+    ulysses_degree: PositiveCount | Literal["auto"] = "auto"
     """Of the context ranks, how many share heads instead of rows: 1 is none, as many as ``context`` is Ulysses.
     ``auto`` is what is cheapest for each batch, and 1 where ``exchange`` names a way for rows."""
     recompute: Literal["auto", "none", "save_attention", "full"] = "auto"

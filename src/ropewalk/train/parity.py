@@ -26,7 +26,7 @@ from ropewalk.model.model_with_loss import Learner
 from ropewalk.parallel.collective import max_over_ranks, sum_over_ranks
 from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
-from ropewalk.partition import HeadPartition, cut
+from ropewalk.partition import UlyssesPartition, cut
 from ropewalk.partition.choose import Sharing
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
@@ -94,7 +94,7 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
 def _compare(learner: Learner, feed: Feed, *, spec: Stage, mesh: Mesh, sharing: Sharing) -> Parity:
     # A micro-batch is one row, because ranks that share several rows may simply take one each.
     spec, single = spec.model_copy(update={"micro_rows": 1}), make_mesh(mesh.ranks, 1)
-    alone = replace(sharing, head_ranks=1)
+    alone = replace(sharing, ulysses_degree=1)
     optimizer = make_optimizer(learner, weight_decay=spec.weight_decay, betas=spec.betas)
     set_learning_rate(optimizer, spec.lr)
     losses, tables, calls = [], [], torch.zeros(len(learner.blocks), dtype=torch.int64)
@@ -119,7 +119,7 @@ def _compare(learner: Learner, feed: Feed, *, spec: Stage, mesh: Mesh, sharing: 
     asked = next((index for index, document in enumerate(documents) if document.max() > 0), 0)
     foreign, own = _seek_leak(learner, micro[asked], documents[asked], mesh)
     layers = tuple(_describe_layers(list(kept), torch.stack(tables)))
-    crossing = sum(isinstance(each.partition, HeadPartition) or each.partition.exchanges for each in micro)
+    crossing = sum(isinstance(each.partition, UlyssesPartition) or each.partition.exchanges for each in micro)
     return Parity(tuple(losses), layers, foreign, own, tuple(calls.tolist()), len(micro), crossing)
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from ropewalk.checkpoint.state import Sight
+from ropewalk.checkpoint.state import TileMask
 from ropewalk.recipe.gates import Guard
 
 FEWEST = 32
@@ -18,11 +18,11 @@ _LEAST_SHARES = {"loss": 0.02, "gradient norm": 0.75}
 """Of the median: a deviation is never less. A loss that stands still must not make a spike of every wiggle. A gradient
 norm is clipped, and in sound training now and then seven times the median (docs/log.md): its spikes begin at ten."""
 _NORMAL = 1.4826
-UNSEEN: Sight = (None, None, True)
+UNSEEN: TileMask = (None, None, True)
 """A step without a label: no figure to remember, and no fault. It keeps its place, for steps are counted back by it."""
 
 
-def judge_step(recent: Sequence[Sight], loss: float, norm: float, *, guard: Guard) -> str:
+def judge_step(recent: Sequence[TileMask], loss: float, norm: float, *, guard: Guard) -> str:
     """Why a step with this loss and gradient norm must not be taken; empty if it may."""
     for name, value in (("loss", loss), ("gradient norm", norm)):
         if not math.isfinite(value):
@@ -49,12 +49,12 @@ def spread(values: Sequence[float], *, least_share: float) -> tuple[float, float
     return middle, max(deviation, least_share * abs(middle), 1e-12)
 
 
-def see(loss: float, norm: float, *, taken: bool) -> Sight:
+def see(loss: float, norm: float, *, taken: bool) -> TileMask:
     """A step as it is remembered. A spike is remembered too: if it lasts it is the new level, and no spike any more."""
     finite = (value if math.isfinite(value) else None for value in (loss, norm))
     return next(finite), next(finite), taken
 
 
-def is_astray(recent: Sequence[Sight], *, guard: Guard) -> bool:
+def is_astray(recent: Sequence[TileMask], *, guard: Guard) -> bool:
     """Whether more of the last steps were skipped than the guard allows."""
     return sum(not taken for _, _, taken in recent[-guard.window :]) > guard.skips
