@@ -1,0 +1,55 @@
+"""Pages of the reference that are made from the code when the site is built: the command line and the Python API.
+
+MkDocs calls ``on_files`` before it reads any page. The pages exist in the built site alone, so they cannot be out of date.
+"""
+
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+import typer
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+import ropewalk
+from ropewalk.cli import app
+
+_TOP = "This page is for people who call ropewalk from the command line. It is made from the code.\n"
+_API = "This page is for people who call ropewalk from Python. It is made from the code.\n"
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages to the site."""
+    files.append(File.generated(config, "reference/cli.md", content="\n".join(_command_line())))
+    files.append(File.generated(config, "reference/api.md", content="\n".join(_api())))
+    return files
+
+
+def _command_line() -> Iterator[str]:
+    yield f"# Command line\n\n{_TOP}"
+    yield from _describe(typer.main.get_command(app), "ropewalk")
+
+
+def _describe(command: Any, path: str) -> Iterator[str]:
+    """A command as a section; the commands of a group, one after the other."""
+    children = getattr(command, "commands", {})
+    for name, child in children.items():
+        yield from _describe(child, f"{path} {name}")
+    if children:
+        return
+    context = command.context_class(command, info_name=path)
+    yield f"## {path}\n\n{command.help}\n\n```\n{command.get_usage(context).removeprefix('Usage: ')}\n```\n"
+    records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
+    rows = [f"| <code>{_cell(name)}</code> | {_cell(meaning)} |" for name, meaning in filter(None, records)]
+    yield "\n".join(["| argument | meaning |", "|---|---|", *rows, ""])
+
+
+def _cell(text: str) -> str:
+    """Text that stands in one cell of a table, as HTML."""
+    return escape(text).replace("|", "&#124;").replace("\n", " ")
+
+
+def _api() -> Iterator[str]:
+    yield f"# Python API\n\n{_API}"
+    for name in ropewalk.__all__:
+        yield f"::: ropewalk.{ropewalk._ROOMS[name]}.{name}\n"
