@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test faults check clean
+.PHONY: quickstart test faults check docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.workshop: $(VENV)/.installed
-	$(INSTALL) -e ".[test,check]"
+	$(INSTALL) -e ".[test,check,docs]"
 	@touch $@
 
 quickstart: $(VENV)/.installed
@@ -33,5 +33,8 @@ check: $(VENV)/.workshop
 	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/mypy
 
+docs: $(VENV)/.workshop
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir site
+
 clean:
-	rm -rf $(VENV) runs store
+	rm -rf $(VENV) runs store site

@@ -12,7 +12,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 import ropewalk
-from ropewalk.cli import app
+from ropewalk.cli.main import app
 
 _TOP = "This page is for people who call ropewalk from the command line. It is made from the code.\n"
 _API = "This page is for people who call ropewalk from Python. It is made from the code.\n"
@@ -46,7 +46,7 @@ def _describe(command: Any, path: str) -> Iterator[str]:
 
 def _cell(text: str) -> str:
     """Text that stands in one cell of a table, as HTML."""
-    return escape(text).replace("|", "&#124;").replace("\n", " ")
+    return escape(text).replace("|", "&#124;").replace("[", "&#91;").replace("\n", " ")
 
 
 def _api() -> Iterator[str]:
