@@ -118,7 +118,7 @@ _NUMBER = re.compile(
 )
 _PAGE_MARKS = frozenset("-–—·~")
 _COMMENT = re.compile(r"<!--[\s\S]{0,2000}?-->[ \t]*\n?")
-_COMMENT_CHARACTERS = 2006  # a comment that is open for longer has no end within its longest length
+_COMMENT_CHARACTERS = 2006  # the longest comment: one that began further up cannot end any more
 _FRAME_START = re.compile(r"^\*{3} ?START OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*$", re.MULTILINE | re.IGNORECASE)
 _FRAME_END = re.compile(r"^\*{3} ?END OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*$", re.MULTILINE | re.IGNORECASE)
 _FEWEST_PAGES = 3

@@ -55,7 +55,7 @@ class Measures:
     """None where no character shows the script."""
     coherence: float | None
     vocabulary_growth: float | None
-    """Both as in long_document_quality.py; None for a text of one window."""
+    """Both are defined in long_document_quality.py. They are None for a text of one window."""
 
     def to_json(self) -> dict[str, float | None]:
         """The measures as JSON values. They are rounded, because a threshold has two digits."""
@@ -157,7 +157,7 @@ def find_mojibake(line: str) -> int:
 
 
 def _mojibake(text: str) -> float:
-    """Signs of wrong decoding per character. Some of them are hard to see, and a person may have to search for them."""
+    """Signs of wrong decoding per character. A person may have to search the text for some of them."""
     if text.isascii():
         return 0.0
     broken = sum(map(find_mojibake, text.split("\n"))) if has_mojibake_signs(text) else 0

@@ -36,7 +36,7 @@ _BLOCK_CHARACTERS, _OVERLAP_CHARACTERS = 1 << 20, 1 << 10
 _SENTENCE_CHARACTERS = 200
 _SENTENCE_END = re.compile(r"[\n。！？!?]|\.(?=\s)")
 _FEW_PROMPTS = 10
-"""At least this many prompts must share a run that counts as their form. Fewer prompts may be about one passage."""
+"""A run is part of the form only if at least this many prompts share it. Fewer prompts may be about one passage."""
 _FORMAT = 1
 _SHOWN_NAMES = 3
 Spans = tuple[tuple[int, int], ...]

@@ -44,7 +44,7 @@ def sign(text: str) -> UInt32[np.ndarray, "128"]:
 
 
 def sign_answers(answers: str, digest: int) -> UInt32[np.ndarray, "128"]:
-    """The signature of a conversation, taken over its answers, since many share a document or a system prompt.
+    """The signature of a conversation's answers, because many conversations share a document or a system prompt.
 
     Where the answers are short, it is the signature of ``digest``, a number for the whole text. Then only the same text
     is similar.
@@ -70,7 +70,7 @@ def _first_of_bins(keys: UInt64[np.ndarray, "shingles"]) -> UInt64[np.ndarray, "
 
 
 def _fill_empty(least: UInt64[np.ndarray, "128"], keys: UInt64[np.ndarray, "shingles"]) -> None:
-    """Hash again, round by round, until every number has a shingle. An earlier round takes precedence over a later."""
+    """Hash again, round by round, until every number has a shingle. An earlier round takes precedence."""
     rounds = -(-_BATCH // len(keys))
     for start in range(0, _ROUNDS, rounds):
         hashed = np.sort(mix_bits(keys + _ROUND_KEYS[start : start + rounds]), axis=1)

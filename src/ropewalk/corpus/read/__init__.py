@@ -1,1 +1,1 @@
-"""Reads the documents of a source of any kind: records, conversations, pages, code trees, data sets."""
+"""Reads the documents of a source of any kind: records, conversations, pages, code trees, datasets."""

@@ -87,7 +87,10 @@ def file_encoding(head: bytes, source: Source) -> str:
 
 
 def decode(content: bytes, source: Source, place: Place, encoding: str) -> str | Reject:
-    """Decode bytes as text. At the beginning of a file, remove the byte-order mark."""
+    """Decode bytes as text, or return a reject. At the beginning of a file, the byte-order mark is removed.
+
+    Raises UserError for invalid bytes where the source has ``faults: error``.
+    """
     try:
         return content.decode(encoding).removeprefix("\ufeff" if place.offset == 0 else "")
     except UnicodeDecodeError as error:
@@ -102,7 +105,10 @@ def decode(content: bytes, source: Source, place: Place, encoding: str) -> str |
 
 def check_text(text: str, source: Source, place: Place) -> str | Reject:
     """Return the text if it is valid, else a reject. NUL characters and halves of surrogate pairs are faults, which
-    ``faults: replace`` repairs."""
+    ``faults: replace`` repairs.
+
+    Raises UserError for such a fault where the source has ``faults: error``.
+    """
     at = text.find("\x00")
     if at >= 0:
         if source.faults != "replace":

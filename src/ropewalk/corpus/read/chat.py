@@ -1,4 +1,4 @@
-"""Writes conversations as documents, by the model's own chat template or a plain one, and marks the trained words.
+"""Writes conversations as documents, with the model's chat template or a plain one, and marks the words to train on.
 
 A conversation is rejected where the template leaves out, changes or refuses a part of it; the reject names the part.
 Special tokens that a message spells stay plain letters (special_token_text.py). loss_spans.py finds the places of the

@@ -1,8 +1,8 @@
 """Makes documents from a tree of programs: one document per file, or one per folder, package or repository.
 
-In code, long context is for whole repositories. Within a repository, files are in the order of their paths, or each
-file comes after the files that it imports (the order of DeepSeek-Coder). A comment line with its path precedes each
-file.
+For code, long context serves to read whole repositories. Within a repository, files are in the order of their paths,
+or each file comes after the files that it imports (the order of DeepSeek-Coder). A comment line with its path precedes
+each file.
 """
 
 import re

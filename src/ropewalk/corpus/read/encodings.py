@@ -1,4 +1,4 @@
-"""Finds the encoding of a text file: by its byte-order mark, else by the source's option. Errors contain a guess.
+"""Finds the encoding of a text file: by its byte-order mark, else by the source's option. Errors name a guess.
 
 The guess is only a hint. Each encoding in use is tried; the guess is the encoding whose text consists mostly of common
 characters of its language. Common characters are the letters and, for Han, the characters that the older standards

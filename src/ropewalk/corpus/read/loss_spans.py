@@ -1,9 +1,9 @@
 """Finds the answers in a rendered conversation: the text that the model has to write, with the token that ends it.
 
-Where a template marks the generated text, these marks are used. Otherwise the conversation is rendered twice: up to the
-answer, with the prompt to answer, and with the answer; the difference is the answer. Some templates write earlier turns
-in another way (they remove thoughts, or move tools to the last question). For these templates, the text between two
-messages is searched for.
+Where a template marks the generated text, these marks are used. Otherwise the conversation is rendered twice: once up
+to the answer, with the prompt to answer, and once with the answer. The difference is the answer. Some templates write
+earlier turns in another way (they remove thoughts, or move tools to the last question). For these templates, the text
+between two messages is searched for.
 """
 
 import json

@@ -14,7 +14,7 @@ from functools import cached_property
 
 OPEN, CLOSE = "\ue0f0", "\ue0f1"
 ANSWER_OPEN, ANSWER_CLOSE = "\ue0f2", "\ue0f3"
-"""Around generated text, where the template itself marks it. They are never in a finished text."""
+"""Stand around generated text where the template itself marks it. A finished text never contains them."""
 _BEGIN = 3
 """Characters. Most texts contain no beginning of this length of any special token, so one quick search is enough. This
 matters because some tokenizers have a thousand special tokens."""

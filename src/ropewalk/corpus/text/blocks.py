@@ -65,10 +65,8 @@ def limit_breaks(blocks: Iterable[str], *, within: bool = True) -> list[str]:
 
 
 def is_few_letters(line: str) -> bool:
-    """Whether every cell of a line has fewer than 12 letters and digits, so that the line may stand many times.
-
-    Examples are an empty line, a refrain, a row of short cells.
-    """
+    """Whether every cell of a line has fewer than 12 letters and digits. Such a line (an empty one, a refrain, a row of
+    short cells) has little content and may occur many times."""
     cells = CELL_BORDER.split(line) if "|" in line or "\t" in line else [line]
     return all(sum(map(str.isalnum, cell)) < _FEW_LETTERS for cell in cells)
 

@@ -1,6 +1,6 @@
-"""Defines a reject: an input that did not become a document of the corpus, with its reason, place and beginning.
+"""A reject: an input that should have become a document of the corpus and did not, with reason, place and beginning.
 
-Every reject is one line in its store's ``rejects.jsonl``. The ledger adds up the rejects of each reason.
+Every reject is one line in its store's ``rejects.jsonl``, and the ledger adds its amount under its reason.
 """
 
 import json

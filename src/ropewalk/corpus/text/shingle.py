@@ -34,8 +34,8 @@ _KINDS = tuple(int(inside) + 2 * int(alone) for _, inside, alone in _RUNS)
 
 
 class Words(NamedTuple):
-    """The words of a text: for each word its hash, its start and end in characters, and whether it is a word of a
-    single character, as in Han and kana."""
+    """The words of a text: for each word its hash, its start and end in characters, and whether it is a single
+    character of Han or kana, which is a word by itself."""
 
     hashes: UInt64[np.ndarray, "words"]
     start: Int64[np.ndarray, "words"]
