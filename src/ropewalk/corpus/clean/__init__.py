@@ -1,1 +1,1 @@
-"""One document cleaned and measured: normalised, without boilerplate and personal data."""
+"""Cleans and measures one document: normalises it, and removes boilerplate and personal data."""

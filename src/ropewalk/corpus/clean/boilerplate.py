@@ -1,8 +1,8 @@
-"""What pages, sites and e-books put around a text: chapter markers, adverts, menus, notices, page numbers.
+"""Removes text around the content of pages, sites and e-books: chapter markers, adverts, menus, notices, page numbers.
 
-Only whole lines go, and page numbers only where they count up through the document and are marked as pages or break
-sentences off. So a sentence which speaks of a next chapter stays, and so do a table of numbers and the numbers of
-verses, chapters and clauses. Project Gutenberg's frame is cut at its own marks.
+Only whole lines are removed. Page numbers are removed only where they count up through the document, and are marked as
+pages or break sentences off. So a sentence about a next chapter stays, and so do a table of numbers and the numbers of
+verses, chapters and clauses. The frame of Project Gutenberg is cut at its own marks.
 """
 
 import re
@@ -42,7 +42,7 @@ _MENU = _any(
 )
 _PARTED = r"[\s|/·•»«›‹←→>＞<＜\-—\[\]【】()（）,，、]"
 _NAVIGATION = _any(
-    # Of two words or more that differ: one again and again is a refrain.
+    # The line must have two or more different menu words: one word again and again is a refrain.
     rf"(?!{_PARTED}*(?P<word>{_MENU})(?:{_PARTED}+(?P=word))+{_PARTED}*$){_PARTED}*(?:(?:{_MENU}){_PARTED}+)+(?:{_MENU}){_PARTED}*",
     rf"{_PARTED}*(?:上一[章页]|下一[章页]|返回目录|back to top){_PARTED}*",
     r"(?:当前|您(?:现在)?(?:的|所在)?)位置[:：].{0,80}",
@@ -61,7 +61,7 @@ _LINES: dict[Boilerplate, str] = {
     "ebook_notices": _EBOOK,
     "page_numbers": _PAGES_OF,
 }
-# A text, or line, that has none of its kinds' words is not looked at: the expressions would cost a second for 4 MB.
+# A text or line without any of these words is skipped, because the expressions would cost a second for 4 MB.
 _SIGNS: dict[Boilerplate, tuple[str, ...]] = {
     "chapter_markers": ("本章", "未完", "全书", "全文", "完本", "the end"),
     "site_adverts": (
@@ -118,15 +118,15 @@ _NUMBER = re.compile(
 )
 _PAGE_MARKS = frozenset("-–—·~")
 _COMMENT = re.compile(r"<!--[\s\S]{0,2000}?-->[ \t]*\n?")
-_COMMENT_CHARACTERS = 2006  # one that begins further up, and has no end in sight, has none within its longest
+_COMMENT_CHARACTERS = 2006  # the longest comment: one that began further up cannot end any more
 _FRAME_START = re.compile(r"^\*{3} ?START OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*$", re.MULTILINE | re.IGNORECASE)
 _FRAME_END = re.compile(r"^\*{3} ?END OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*$", re.MULTILINE | re.IGNORECASE)
 _FEWEST_PAGES = 3
 _COUNTED_UP = 0.8
 _PAGE_CHARACTERS = 300
-"""A page has more: verses that end without a mark have less between their numbers."""
+"""A page has more characters than this. Verses that end without a mark have fewer between their numbers."""
 _BROKEN_OFF = 0.5
-"""Of bare numbers, how many stand within a sentence where they are pages."""
+"""Bare numbers are pages where at least this share of them stands within a sentence."""
 _BEFORE_CHARACTERS = 400
 _LONGEST_LINE = 200
 
@@ -134,7 +134,7 @@ _LONGEST_LINE = 200
 def remove_boilerplate(
     parts: list[str], kinds: Sequence[Boilerplate], *, further_lines: Sequence[str] = ()
 ) -> list[str]:
-    """A text, in blocks of lines, without the lines of ``kinds`` and those that one of ``further_lines`` fits."""
+    """Remove from a text, given in blocks of lines, the lines of ``kinds`` and those that match ``further_lines``."""
     if "ebook_notices" in kinds:
         parts = _take_from_frame(parts)
     if "comments" in kinds and any("<!--" in part for part in parts):
@@ -174,7 +174,7 @@ def _expression(kinds: tuple[Boilerplate, ...], further: tuple[str, ...]) -> re.
 
 
 def _take_from_frame(parts: list[str]) -> list[str]:
-    """What stands between Project Gutenberg's marks."""
+    """The text between the marks of Project Gutenberg."""
     if not any("PROJECT GUTENBERG" in part or "Project Gutenberg" in part for part in parts):
         return parts
     first, start = _find_first(_FRAME_START, parts)
@@ -182,19 +182,19 @@ def _take_from_frame(parts: list[str]) -> list[str]:
     inside = [*parts[:last], parts[last][: end.start()]] if end else list(parts)
     if start is None:
         return inside
-    if len(inside) <= first:  # it ends before it starts
+    if len(inside) <= first:  # the end mark stands before the start mark
         return [""]
     return [inside[first][start.end() :], *inside[first + 1 :]]
 
 
 def _find_first(expression: re.Pattern[str], parts: Sequence[str]) -> tuple[int, re.Match[str] | None]:
-    """In which block, and where in it, an expression that stays within its line is found first."""
+    """The first match of an expression that stays within a line: number of the block, and match."""
     found = ((number, expression.search(part)) for number, part in enumerate(parts))
     return next(((number, match) for number, match in found if match), (0, None))
 
 
 def _without_comments(parts: Sequence[str]) -> Iterator[str]:
-    """A comment that a block leaves open is looked at with the next one."""
+    """Yield the text without comments. A comment that is open at the end of a block is read with the next block."""
     open_comment = ""
     for number, part in enumerate(parts, start=1):
         text, at = open_comment + part, 0
@@ -208,7 +208,7 @@ def _without_comments(parts: Sequence[str]) -> Iterator[str]:
 
 
 def _remove_page_numbers(parts: list[str]) -> list[str]:
-    """Without the lines that are one number, where these count up and are pages."""
+    """Remove the lines that are one number, where the numbers count up and are page numbers."""
     found = [list(_NUMBER.finditer(part)) for part in parts]
     numbers = [int(match[2]) for matches in found for match in matches]
     if len(numbers) < _FEWEST_PAGES:
@@ -220,7 +220,7 @@ def _remove_page_numbers(parts: list[str]) -> list[str]:
 
 
 def _are_pages(parts: Sequence[str], found: Sequence[Sequence[re.Match[str]]]) -> bool:
-    """Whether numbers are marked as pages (``- 7 -``), or stand far apart where sentences are broken off."""
+    """Whether the numbers are marked as pages (``- 7 -``), or stand far apart and break sentences off."""
     places, marked, broken, tail, begin = [], 0, 0, "", 0
     for part, matches in zip(parts, found, strict=True):
         for match in matches:

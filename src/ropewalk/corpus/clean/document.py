@@ -1,7 +1,7 @@
-"""A document made clean by its profile, or the reason why it is dropped.
+"""Cleans a document by its profile, or drops it with a reason.
 
-Three steps that never mix: mend the text, measure it, and hold the figures against the profile's thresholds. The
-figures of every document go on record, so that another threshold can be judged before it is used.
+There are three separate steps: mend the text, measure it, and compare the measures with the profile's thresholds. The
+measures of every document are recorded, so that another threshold can be judged before it is used.
 """
 
 from dataclasses import dataclass, replace
@@ -17,26 +17,27 @@ from ropewalk.corpus.text.profile import Profile
 from ropewalk.corpus.text.reject import Reject, excerpt, text_bytes
 
 CLEANING = 3
-"""Rises when the same profile would give other text, or a text another language and so another profile."""
+"""A version number. Increase it when the same profile would give another text, or when a text would get another
+language and so another profile."""
 MASKED = "masked"
-"""The key of a document's metadata that says that personal data was masked in its answers."""
+"""Key of a document's metadata. It means that personal data was masked in the document's answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """A mended document with its figures, or its reject with them."""
+    """A mended document or its reject, with the measures."""
 
     outcome: Document | Reject
     measures: Measures
     read_bytes: int
-    """How long the text was before."""
+    """Size of the text before cleaning, in bytes."""
 
 
 def clean_document(document: Document, profile: Profile) -> Cleaned:
-    """Mend, measure, judge. Loss spans move with the text."""
+    """Mend, measure and judge a document. Loss spans move with the text."""
     read_bytes = text_bytes(document.text)
     if document.loss_spans is None:
-        # A text that nobody else holds is freed once it is in pieces.
+        # A text without any other reference is freed once it is split into blocks.
         read, document = [document.text], replace(document, text="")
         mended = replace(document, text=mend_document(read.pop(), profile))
     else:

@@ -1,7 +1,7 @@
-"""What is cheap to know about a long text: does it hang together, and does it go on saying new things?
+"""Two cheap measures of a long text: its coherence, and the growth of its vocabulary.
 
-Read off hashed words in windows of 16Ki characters, at most 16, evenly spread. A collection glued from unlike pieces
-has low coherence; a list that repeats itself has no growth of vocabulary; a book has some of both.
+They are computed from hashed words in windows of 16Ki characters, at most 16 windows, evenly spread. A collection of
+unlike parts has low coherence. A list that repeats itself has no growth of vocabulary. A book has some of both.
 """
 
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ _WINDOWS = 16
 
 @dataclass(frozen=True, slots=True)
 class LengthFacts:
-    """``coherence``: of the words (kinds of them) of a window, the share that stands half a document away too.
-    ``vocabulary_growth``: the share of the second half's words (kinds of them) that the first half has not."""
+    """``coherence``: the share of the distinct words of a window that also occur half a document away.
+    ``vocabulary_growth``: the share of the distinct words of the second half that the first half does not have."""
 
     coherence: float
     vocabulary_growth: float
 
 
 def find_length_facts(text: str) -> LengthFacts | None:
-    """The facts of a text of two windows or more, else None."""
+    """The measures of a text of two windows or more, else None."""
     starts = range(0, len(text) - _WINDOW_CHARACTERS + 1, _WINDOW_CHARACTERS)
     if len(starts) < 2:
         return None

@@ -1,7 +1,7 @@
-"""A text as it should have been written: decoded rightly, in one normal form, without what was put around it.
+"""Mends a text: repairs wrong decoding, converts the text to one normal form, and removes boilerplate.
 
-Works block by block (blocks.py), so that a text of 200 MB never stands in memory several times over. Only documents
-that carry the signs of wrong decoding are repaired: ftfy reads 3 MB a second, the rest of this 50.
+It works block by block (blocks.py), so that a text of 200 MB is never in memory several times. Only documents with
+signs of wrong decoding are repaired, because ftfy reads 3 MB a second and the other steps read 50.
 """
 
 import re
@@ -25,10 +25,10 @@ from ropewalk.corpus.text.language import blocks, code_points, table_of
 from ropewalk.corpus.text.profile import Profile
 
 _BREAKS = re.compile(r"\r\n?|[\x0b\x0c\x85\u2028\u2029]")
-# Controls, byte-order marks, zero-width spaces and joiners, non-characters: nothing that a reader sees.
+# Controls, byte-order marks, zero-width spaces and joiners, non-characters: all are invisible to a reader.
 _UNSEEN = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\u200b\u2060\ufffe\uffff]")
 _TRAILING = " \t\xa0\u3000"
-# First code point of each run, and whether one of the two expressions above knows it.
+# First code point of each run, and whether one of the two expressions above matches it.
 _RUNS = (
     (0x0, 1), (0x9, 0), (0xB, 1), (0x20, 0), (0x7F, 1), (0xA0, 0), (0x200B, 1), (0x200C, 0), (0x2028, 1), (0x202A, 0),
     (0x2060, 1), (0x2061, 0), (0xFEFF, 1), (0xFF00, 0), (0xFFFE, 1), (0x10000, 0),
@@ -37,8 +37,11 @@ _STARTS, _WRONG = tuple(start for start, _ in _RUNS), tuple(wrong for _, wrong i
 
 
 def mend(text: str) -> str:
-    """NFC, line breaks as one, nothing unseen. Hugging Face's own NFC differs from Unicode's; this one comes first."""
-    # Two look-ups a character tell most texts that there is nothing to do, ten times faster than the expressions.
+    """Return the text in NFC, with one kind of line break and without invisible characters.
+
+    The NFC of Hugging Face differs from that of Unicode, so this one is applied first.
+    """
+    # For most texts, two look-ups per character show that nothing is to do, ten times faster than the expressions.
     wrong = table_of(_STARTS, _WRONG)
     if any(wrong.take(code_points(block)).any() for block in blocks(text)):
         text = _UNSEEN.sub("", _BREAKS.sub("\n", text))
@@ -46,7 +49,7 @@ def mend(text: str) -> str:
 
 
 def mend_document(text: str, profile: Profile) -> str:
-    """A whole document mended as its profile says; lines may go, so offsets into it mean nothing afterwards."""
+    """Mend a whole document by its profile. Lines may be removed, so older offsets into it are not valid afterwards."""
     repair = _choose_repair(text)
     parts = list(blocks_of_lines(text))
     del text
@@ -61,7 +64,7 @@ def mend_document(text: str, profile: Profile) -> str:
 
 
 def repair_decoding(text: str) -> str:
-    """A text that was decoded wrongly, decoded rightly; any other as it is."""
+    """Repair a text that was decoded wrongly. Any other text stays unchanged."""
     return "".join(_repair_blocks([text], _choose_repair(text)))
 
 
@@ -72,7 +75,7 @@ def _choose_repair(text: str) -> Callable[[str], str]:
 
 
 def _repair_blocks(parts: list[str], repair: Callable[[str], str]) -> list[str]:
-    """Every line by itself: what is broken in one says nothing about another."""
+    """Repair each line by itself, because a fault in one line does not imply a fault in another."""
     repaired = [repair(part) for part in parts]
     is_same = all(new is old for new, old in zip(repaired, parts, strict=True))
     return parts if is_same else list(cut_again(repaired))

@@ -1,8 +1,9 @@
-"""Personal data and secrets out of text: addresses, numbers that identify a person, keys that open something.
+"""Masks personal data and secrets in text: addresses, numbers that identify a person, keys that give access.
 
-Every kind has a check beside its form, since digits are cheap: an identity number must hold a real date and its
-checksum, and what belongs to a machine, a version or a section is nobody's (pii_exceptions.py). Placeholders are of
-the same kind and belong to nobody (RFC 2606, RFC 5737), so that a model learns a form and no person.
+Every kind has a check beside its form, because many digits only look like such data. An identity number must hold a
+valid date and checksum. The address or number of a machine, a version or a section belongs to no person and stays
+(pii_exceptions.py). Placeholders have the same form and belong to no person (RFC 2606, RFC 5737), so that a model
+learns the form and no personal data.
 """
 
 import re
@@ -16,7 +17,7 @@ from ropewalk.corpus.clean.pii_exceptions import is_machine_address, is_other_nu
 from ropewalk.corpus.text.profile import Personal
 
 _EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}(?![\w-])", re.ASCII)  # fmt: skip  # noqa: E501
-# Each begins with a digit and looks back from behind it, so that the search may jump from digit to digit.
+# Each expression begins with a digit and looks back only after it, so that the search can jump from digit to digit.
 _IP = re.compile(r"\d(?<![\w.]\d)\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\d)", re.ASCII)
 _MOBILE = re.compile(
     r"1(?:(?<![\w.]1)|(?<=\+861)|(?<=86[ -]1))[3-9]\d(?:\d{8}|-\d{4}-\d{4}| \d{4} \d{4})(?!\w|\.\d)", re.ASCII
@@ -36,14 +37,14 @@ _CHECKSUMS = "10X98765432"
 
 class _Form(NamedTuple):
     signs: tuple[str, ...]
-    """Without one of these in the text there is nothing to look for."""
+    """A text without any of these strings is not searched."""
     expression: re.Pattern[str]
     is_real: Callable[[re.Match[str]], bool]
     placeholder: str
 
 
 def mask(text: str, kinds: Sequence[Personal]) -> str:
-    """The text with every find of ``kinds`` replaced by its kind's placeholder."""
+    """Replace all data of ``kinds`` in the text by the placeholder of its kind."""
     for kind in kinds:
         form = _FORMS[kind]
         if any(sign in text for sign in form.signs):
@@ -56,7 +57,7 @@ def _replace(form: _Form, found: re.Match[str]) -> str:
 
 
 def is_identity_number(text: str) -> bool:
-    """Whether 18 characters are a Chinese identity number: a date of birth, and a checksum as GB 11643 has it."""
+    """Whether 18 characters are a Chinese identity number: they hold a date of birth and the checksum of GB 11643."""
     try:
         born = date(int(text[6:10]), int(text[10:12]), int(text[12:14]))
     except ValueError:

@@ -1,7 +1,7 @@
-"""What looks like somebody's data and is nobody's: told by what it is, and by the words around it.
+"""Finds numbers and addresses that look like personal data and are not, by their value and the words around them.
 
-A mask that hits a version, a section or a resolver changes what a text says and hides nothing, so a doubtful number
-stays. What is read around a find is its own line, a few words of it.
+A mask on a version, a section or a resolver changes the meaning of a text and protects no person. So a doubtful number
+stays. Around a match, only a few words of its own line are read.
 """
 
 import ipaddress
@@ -10,7 +10,8 @@ from itertools import pairwise
 
 _BEFORE, _AFTER = 48, 24
 _SMALL = 32
-"""Four numbers all below it are a version or a section: one in 4,000 addresses is lost, evenly drawn."""
+"""Four numbers that are all below this are a version or a section. If addresses are drawn evenly, one in 4,000 is
+lost."""
 _SERVERS = """
 1.0.0.1 1.0.0.2 1.0.0.3 1.1.1.2 1.1.1.3 8.8.4.4 9.9.9.10 149.112.112.112 208.67.222.222 208.67.220.220 208.67.222.123
 208.67.220.123 4.2.2.1 4.2.2.2 4.2.2.3 4.2.2.4 4.2.2.5 4.2.2.6 64.6.64.6 64.6.65.6 94.140.14.14 94.140.15.15 77.88.8.8
@@ -29,7 +30,7 @@ _PART = (
 )
 _LIST = r"(?:\d+(?:\.\d+)+\s*(?:,|and|or|to|through|[-–、和与及至到])\s*)*"
 _NAMED_PART = re.compile(rf"{_PART}[ \t.:：=#\"'(（]*{_LIST}$", re.IGNORECASE)
-"""``version: ``, ``sections 3.1.2.9 and `` at the end of what stands before a number."""
+"""Matches ``version: `` or ``sections 3.1.2.9 and `` at the end of the text before a number."""
 _PACKAGE = re.compile(r"(?:[A-Za-z][-_/]|(?:[=<>~!]=|\^|~)\s?)$")
 _PACKAGE_GOES_ON = re.compile(
     r"[-+_~][A-Za-z]|\.(?:tar|zip|t?gz|bz2|xz|jar|whl|exe|dll|msi|deb|rpm|so|dmg|apk|pkg|iso)\b"
@@ -66,11 +67,12 @@ _OTHER_UNIT = re.compile(
     re.IGNORECASE,
 )
 _KNOWN_NUMBERS = frozenset(["13800138000", "11010519491231002X"])
-"""China Mobile's own service number; the example of the standard for identity numbers, GB 11643."""
+"""The service number of China Mobile, and the example in GB 11643, the standard for identity numbers."""
 
 
 def is_public_address(found: re.Match[str]) -> bool:
-    """Whether an IPv4 address is nobody's: not routed, a mask, a known server; or no address: a version, a section."""
+    """Whether an IPv4 address belongs to no person: it is not routed, a mask or a known server. The result is also true
+    for a version or a section, which is no address."""
     try:
         address = ipaddress.IPv4Address(found[0])
     except ValueError:
@@ -89,7 +91,7 @@ def is_public_address(found: re.Match[str]) -> bool:
 
 
 def is_machine_address(found: re.Match[str]) -> bool:
-    """Whether what looks like an e-mail address is a login on a machine, an example, or the name of a file."""
+    """Whether a match of the e-mail expression is a login on a machine, an example, or the name of a file."""
     user, _, host = found[0].partition("@")
     return (
         user.lower() in _MACHINE_USERS
@@ -102,7 +104,7 @@ def is_machine_address(found: re.Match[str]) -> bool:
 
 
 def is_other_number(found: re.Match[str]) -> bool:
-    """Whether digits that would do for a telephone or an identity number are said to be something else."""
+    """Whether digits with the form of a telephone or identity number are something else, by the words around them."""
     return (
         re.sub(r"\W", "", found[0]).upper() in _KNOWN_NUMBERS
         or _OTHER_LABEL.search(_before(found)) is not None

@@ -1,7 +1,7 @@
-"""What can be counted about a text: annotated for every document first, judged by its profile's thresholds afterwards.
+"""Measures of a text. They are computed for every document first, and compared with its profile's thresholds later.
 
-Shares of repetition are means over windows of 64Ki characters, at most 16 of them evenly spread, so that a book, which
-repeats itself more than a page does, is judged like a page.
+Shares of repetition are means over windows of 64Ki characters, at most 16 windows, evenly spread. A book repeats itself
+more than a page does; with windows it is judged like a page.
 """
 
 import re
@@ -21,29 +21,30 @@ _WINDOW_CHARACTERS = 1 << 16
 _WINDOWS = 16
 _LINE_CHARACTERS = 12
 _FEWEST_LINES = 10
-"""A shorter text, a poem or a caption, may end no line."""
+"""In a shorter text, such as a poem or a caption, it is allowed that no line ends a sentence."""
 _PASSAGE_CHARACTERS = 32
 _FEW_REPEATS, _MOSTLY = 0.1, 0.75
 _WRONG_GBK = 0.02
-"""What a text read as GBK, or GBK read as another, counts as."""
+"""Share of mojibake that is assumed for a text wrongly read as GBK, or for GBK read as another encoding."""
 SENTENCE_ENDS = frozenset(".!?;:\"')]}。！？；：”’」』…）】》.․«»‹›“‘،؛؟۔।॥།༎។៕៖၊။።፧፨։՞՜᠂᠃᠈᠉")
 SENTENCE_ENDS |= set(map(chr, range(0xE00, 0xF00)))  # Thai and Lao end a sentence with a space
-# Bytes of UTF-8 that were read as Latin-1 or Windows-1252: one that begins a character, and those that go on with it.
-# Where an accent stands beside a quote sound text has such runs too, so that ftfy has the last word.
+# Bytes of UTF-8 that were read as Latin-1 or Windows-1252: the first byte of a character, and the bytes that follow it.
+# Correct text has such runs too, where an accent stands beside a quote. So ftfy makes the decision.
 _GOES_ON = "[\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
 _MOJIBAKE_BEGINS = b"\xc3"
-"""Of all characters only those from À to ÿ have this byte in UTF-8."""
+"""In UTF-8, only the characters from À to ÿ have this byte."""
 _MOJIBAKE = re.compile(f"[Â-ß]{_GOES_ON}|[à-ï]{_GOES_ON}{{2}}")
 
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """A mended text in figures; shares are between 0 and 1."""
+    """The measures of a mended text. Shares are between 0 and 1."""
 
     characters: int
     letters: float
     han: float
-    """Of what says the language: letters outside code, links and names, one of Han as much as three of Latin."""
+    """Share of Han in the letters that show the language: those outside code, links and names. One letter of Han counts
+    as three Latin letters."""
     line_characters: float
     replaced: float
     mojibake: float
@@ -51,27 +52,27 @@ class Measures:
     repeated_lines: float
     repeated_passages: float
     traditional: float | None
-    """None where no character tells."""
+    """None where no character shows the script."""
     coherence: float | None
     vocabulary_growth: float | None
-    """Both as in long_document_quality.py; None for a text of one window."""
+    """Both are defined in long_document_quality.py. They are None for a text of one window."""
 
     def to_json(self) -> dict[str, float | None]:
-        """Rounded: a threshold has two digits."""
+        """The measures as JSON values. They are rounded, because a threshold has two digits."""
         values = {name: getattr(self, name) for name in self.__slots__}
         return {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a text does not fit its profile: a reason to count by, and the figure beside its threshold."""
+    """Why a text does not fit its profile: a reason for the ledger, and the measure with its threshold."""
 
     reason: str
     why: str
 
 
 def measure_text(text: str) -> Measures:
-    """All figures of a text that is mended already."""
+    """All measures of a text that is already mended."""
     letters, han, seen = script_counts(text)
     lines, ended, repeated, passages, characters = 0, 0, 0.0, 0.0, 0
     windows = list(_windows(text))
@@ -136,14 +137,16 @@ def find_fault(measures: Measures, profile: Profile) -> Fault | None:
 
 
 def has_mojibake_signs(text: str) -> bool:
-    """Whether some line of a text has to be asked for mojibake: a quick look, as bytes are found five times as fast."""
+    """Whether the lines of a text need a search for mojibake. This check is quick: bytes are found five times as
+    fast."""
     if text.isascii() or _MOJIBAKE_BEGINS not in text.encode("utf-8", "surrogatepass"):
         return False
     return _MOJIBAKE.search(text) is not None
 
 
 def find_mojibake(line: str) -> int:
-    """Signs of wrong decoding in a line; 0 where ftfy holds it for sound, as accents beside typographic quotes."""
+    """Number of signs of wrong decoding in a line. It is 0 where ftfy finds the line correct, as with accents beside
+    typographic quotes."""
     signs = len(_MOJIBAKE.findall(line))
     if not signs:
         return 0
@@ -154,7 +157,7 @@ def find_mojibake(line: str) -> int:
 
 
 def _mojibake(text: str) -> float:
-    """Signs of wrong decoding a character, some of which a person may have to look for."""
+    """Signs of wrong decoding per character. A person may have to search the text for some of them."""
     if text.isascii():
         return 0.0
     broken = sum(map(find_mojibake, text.split("\n"))) if has_mojibake_signs(text) else 0
@@ -163,14 +166,15 @@ def _mojibake(text: str) -> float:
 
 
 def _windows(text: str) -> Iterator[str]:
-    """All of a short text; of a long one 16 windows, evenly spread."""
+    """Yield the windows of a text: all of a short text, at most 16 evenly spread windows of a long one."""
     starts = range(0, len(text), _WINDOW_CHARACTERS)
     for start in starts[:: max(1, -(-len(starts) // _WINDOWS))]:
         yield text[start : start + _WINDOW_CHARACTERS]
 
 
 def _repeated_lines(lines: list[str]) -> int:
-    """Characters in lines that stood before; shorter lines repeat in any dialogue, poem or program."""
+    """Characters in lines that occurred before. Shorter lines do not count: they repeat in any dialogue, poem or
+    program."""
     seen: set[str] = set()
     repeated = 0
     for line in lines:
@@ -180,7 +184,7 @@ def _repeated_lines(lines: list[str]) -> int:
 
 
 def _without_rows(lines: list[str]) -> list[str]:
-    """The lines that are no row of a table; all of them where there is hardly anything else."""
+    """The lines that are no row of a table; all lines where there is hardly any other text."""
     said = [line for line in lines if not _is_row(line)]
     return said if sum(map(len, said)) > (1 - _MOSTLY) * sum(map(len, lines)) else lines
 
@@ -190,10 +194,10 @@ def _is_row(line: str) -> bool:
 
 
 def _repeated_passages(window: str) -> float:
-    """Share of 32-character runs that occurred before. White space does not count as a difference.
+    """Share of 32-character runs that occurred before. Differences in white space are ignored.
 
-    Where it is high, cells and refrains of a few letters are taken out before they are counted, unless the text is
-    made of them.
+    Where the share is high, cells and refrains of a few letters are removed before a second count, unless the text
+    consists of them.
     """
     whole = " ".join(window.split())
     repeated, runs = _count_repeats(whole), max(1, len(whole) - _PASSAGE_CHARACTERS + 1)
@@ -211,7 +215,7 @@ def _count_repeats(text: str) -> int:
 
 
 def _without_cells(window: str) -> str:
-    """The text without short cells of its tables, and without short lines that stood before."""
+    """The text without the short cells of its tables, and without short lines that occurred before."""
     kept: list[str] = []
     seen: set[str] = set()
     for line in map(str.strip, window.split("\n")):

@@ -1,1 +1,1 @@
-"""Copies of documents and evaluation prompts, found by MinHash and n-grams."""
+"""Finds copies of documents and of evaluation prompts, by MinHash and n-grams."""

@@ -1,12 +1,14 @@
-"""Keep evaluation prompts out of the training text: long runs of words, counted relative to the prompt.
+"""Keeps evaluation prompts out of the training text: finds long runs of words, counted relative to the prompt.
 
-A run is 13 words in a row, as GPT-3's authors compared (2005.14165), or 20 characters of Han, which are about as many
-words: a statute's title or a set phrase is shorter. One run is no contamination: a document holds a prompt when its
-runs cover half of the prompt's words or what the recipe says, as Tulu 3 counts (2411.15124; Llama 2, 2307.09288, counts
-covered tokens in the same way). Then the passages are cut with the rest of their sentences, 200 characters to either
-side at most, which GPT-3's authors took; or the document is dropped. What prompts share is how they ask, which training
-may well teach, and not what: of a probe only runs that a single prompt has are looked for, of a file's prompts not what
-most of them have, such as worked examples before each question.
+A run is 13 words in a row, as in GPT-3 (2005.14165), or 20 characters of Han, which are about as many words. The title
+of a statute or a set phrase is shorter. One run is no contamination. A document holds a prompt when its runs cover half
+of the prompt's words, or the share in the recipe, as Tulu 3 counts (2411.15124; Llama 2, 2307.09288, counts covered
+tokens in the same way). Then the passages are cut with the rest of their sentences, at most 200 characters to either
+side as in GPT-3, or the document is dropped.
+
+Prompts share the form of their questions, but not the content, and training may teach the form. So of a probe, only
+runs that a single prompt has are looked for. Of the prompts of a file, runs that most of them have, such as worked
+examples before each question, are not looked for.
 """
 
 import re
@@ -28,20 +30,20 @@ from ropewalk.corpus.text.shingle import find_words, shingles
 
 RUN_WORDS, RUN_HAN = 13, 20
 _HAN_PROMPT = 0.25
-"""Share of a prompt's words that are single characters from which its runs are Han's."""
+"""Share of single-character words in a prompt. From this share on, its runs are counted in characters of Han."""
 _BLOCK_CHARACTERS, _OVERLAP_CHARACTERS = 1 << 20, 1 << 10
-"""A text is looked at in blocks, each with the beginning of the next one."""
+"""A text is searched in blocks. Each block includes the beginning of the next one."""
 _SENTENCE_CHARACTERS = 200
 _SENTENCE_END = re.compile(r"[\n。！？!?]|\.(?=\s)")
 _FEW_PROMPTS = 10
-"""As many prompts must share a run before it is taken for how they ask: fewer may be of one passage."""
+"""A run is part of the form only if at least this many prompts share it. Fewer prompts may be about one passage."""
 _FORMAT = 1
 _SHOWN_NAMES = 3
 Spans = tuple[tuple[int, int], ...]
 
 
 class Overlap(NamedTuple):
-    """The prompt of which a document holds most, how much of its words, and the passages of all that it holds."""
+    """The prompt with the largest share of words in a document, this share, and the passages of all prompts found."""
 
     prompt: str
     share: float
@@ -69,7 +71,7 @@ class Runs:
         return hits, at[hits].astype(np.int64)
 
     def cover(self, runs: Int64[np.ndarray, "found"], prompts: int) -> Float64[np.ndarray, "prompts"]:
-        """How many words of each prompt stand in one of some runs, each given once."""
+        """The number of words of each prompt that stand in one of ``runs``. Each run is given once."""
         places, _ = self._places_of(runs)
         owner, at = self.owner[places], self.at[places]
         order = np.lexsort((at, owner))
@@ -81,14 +83,14 @@ class Runs:
     def are_of(
         self, prompts: Bool[np.ndarray, "prompts"], runs: Int64[np.ndarray, "found"]
     ) -> Bool[np.ndarray, "found"]:
-        """For each of some runs whether it stands in one of some prompts."""
+        """For each of ``runs``, whether it stands in one of ``prompts``."""
         places, starts = self._places_of(runs)
         return np.logical_or.reduceat(prompts[self.owner[places]], starts) if len(runs) else np.empty(0, dtype=bool)
 
     def _places_of(
         self, runs: Int64[np.ndarray, "found"]
     ) -> tuple[Int64[np.ndarray, "places"], Int64[np.ndarray, "found"]]:
-        """All places of some runs, run after run, and where among them each run's begin."""
+        """All places of ``runs``, run after run, and the index at which the places of each run begin."""
         counts = self.first[runs + 1] - self.first[runs]
         starts = np.cumsum(counts) - counts
         return np.repeat(self.first[runs] - starts, counts) + np.arange(counts.sum()), starts
@@ -109,7 +111,7 @@ _NOTHING = np.empty(0, dtype=np.int64)
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """What is looked for. ``words`` counts each prompt's words that are compared; ``digest`` names all of it."""
+    """The prompts to look for. ``words``: compared words of each prompt. ``digest``: identifies the whole value."""
 
     runs: tuple[Runs, ...]
     names: tuple[str, ...]
@@ -118,10 +120,10 @@ class Prompts:
     action: Literal["cut", "drop"]
     digest: tuple[str, ...]
     too_short: int = 0
-    """Prompts that are not looked for."""
+    """Number of prompts that are not looked for."""
 
     def to_json(self) -> dict[str, Any]:
-        """For workers that share nothing else with the process that read the prompts."""
+        """As JSON, for workers. They share nothing else with the process that read the prompts."""
         return {
             "runs": [runs.to_json() for runs in self.runs],
             "names": self.names,
@@ -140,7 +142,7 @@ class Prompts:
         return cls(**{**entry, "runs": runs, "words": words, **{k: tuple(entry[k]) for k in ("names", "digest")}})
 
     def find(self, text: str) -> Overlap | None:
-        """What of the prompts a text holds; None where it holds too little of each."""
+        """The overlap of a text with the prompts; None where the text holds too little of each prompt."""
         if not self.runs:
             return None
         hits = [(runs, self._find_hits(text, runs)) for runs in self.runs]
@@ -158,7 +160,7 @@ class Prompts:
         return Overlap(self.names[most], float(share[most]), _widen(text, spans))
 
     def _find_hits(self, text: str, runs: Runs) -> tuple[Int64[np.ndarray, "hits"], Int64[np.ndarray, "hits 2"]]:
-        """The run, and the characters from and to which it stands in the text, for each place in which one does."""
+        """For each place of a run in the text: the run, and the start and end of the place in characters."""
         found, places = [_NOTHING], [np.empty((0, 2), dtype=np.int64)]
         for begin in range(0, len(text), _BLOCK_CHARACTERS):
             words = find_words(text[begin : begin + _BLOCK_CHARACTERS + _OVERLAP_CHARACTERS])
@@ -169,9 +171,9 @@ class Prompts:
 
 
 def read_prompts(rules: PromptRules, probes: Mapping[str, Sequence[str]] | None = None) -> Prompts:
-    """The prompts of files, folders and globs, and of ``probes`` where the rules name them.
+    """Read the prompts of files, folders and globs, and of ``probes`` where the rules name them.
 
-    One with fewer words than a run is not looked for, and that is said. Raises UserError where none is left.
+    A prompt with fewer words than a run is not looked for, and this is reported. Raises UserError where none is left.
     """
     asked: list[_Asked] = []
     digests = [digest_value([_FORMAT, rules.overlap, rules.action, rules.text_key])] if rules.files else []
@@ -203,7 +205,7 @@ def read_prompts(rules: PromptRules, probes: Mapping[str, Sequence[str]] | None 
 
 
 class _Asked(NamedTuple):
-    """A prompt with all its runs of ``width`` words, and the first words of those that are looked for."""
+    """A prompt with all its runs of ``width`` words, and the first word of each run that is looked for."""
 
     name: str
     width: int
@@ -212,7 +214,7 @@ class _Asked(NamedTuple):
 
 
 def _look_for(texts: Sequence[tuple[str, str]], *, shared: int, apart: bool) -> list[_Asked]:
-    """Prompts without the runs that ``shared`` of them or more have; with ``apart`` also without what touches these."""
+    """Prompts without the runs that at least ``shared`` of them have; with ``apart``, also without overlapping runs."""
     asked = []
     for name, text in texts:
         words = find_words(text)
@@ -227,7 +229,7 @@ def _look_for(texts: Sequence[tuple[str, str]], *, shared: int, apart: bool) -> 
     kept = []
     for each in asked:
         is_common = np.isin(each.runs, common)
-        if apart:  # a run with a word of a common one
+        if apart:  # a run that shares a word with a common run
             sums = np.concatenate([np.zeros(each.width), np.cumsum(is_common), np.full(each.width, is_common.sum())])
             at = np.arange(len(is_common)) + each.width
             is_common = sums[at + each.width - 1] > sums[at - each.width]
@@ -236,7 +238,7 @@ def _look_for(texts: Sequence[tuple[str, str]], *, shared: int, apart: bool) -> 
 
 
 def _gather(asked: Sequence[_Asked], width: int) -> Runs:
-    """What is looked for of those prompts whose runs are ``width`` wide."""
+    """The runs to look for, of the prompts whose runs are ``width`` words long."""
     chosen = [(number, each) for number, each in enumerate(asked) if each.width == width]
     every = np.concatenate([each.runs[each.places] for _, each in chosen])
     owner = np.concatenate([np.full(len(each.places), number) for number, each in chosen])
@@ -248,7 +250,7 @@ def _gather(asked: Sequence[_Asked], width: int) -> Runs:
 
 
 def _tell_short(names: Sequence[str], count: int, rules: PromptRules) -> None:
-    """Say which prompts are not looked for. Raises UserError where there is no other."""
+    """Report the prompts that are not looked for. Raises UserError where no other prompt is left."""
     if (not names and count) or not rules.files or rules.files == (PROBES,):
         return
     limits = f"fewer than {RUN_WORDS} words, or than {RUN_HAN} characters of Han, that are not in most of them"
@@ -264,7 +266,7 @@ def _tell_short(names: Sequence[str], count: int, rules: PromptRules) -> None:
 
 
 def _widen(text: str, spans: Iterable[Sequence[int]]) -> Spans:
-    """Spans with the rest of their sentences, in order and apart from each other."""
+    """Extend spans to the rest of their sentences. The result is sorted, and its spans do not overlap."""
     merged: list[tuple[int, int]] = []
     for start, end in spans:
         if merged and start <= merged[-1][1]:

@@ -1,7 +1,7 @@
-"""Which numbers of many documents were there before, with more numbers than memory holds.
+"""Finds which numbers of many documents occurred before, where memory cannot hold all numbers.
 
-Numbers go to 64 files by their highest bits, each with the place where it stood; a file is sorted at a time. What comes
-back is one bit a number, mapped from disk.
+Numbers are written to 64 files by their highest bits, each number with its place. The files are sorted one at a time.
+The result is one flag per number, mapped from disk.
 """
 
 from collections.abc import Callable
@@ -18,19 +18,19 @@ _RECORD = np.dtype([("number", "<u8"), ("place", "<i8")])
 
 
 class PairSpool:
-    """Takes in documents in order, then tells for each of their numbers whether it stood before."""
+    """Collects the numbers of documents in order, then finds for each number whether it occurred before."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._buffer: list[UInt64[np.ndarray, _]] = []
         self._buffered = 0
         self._numbers = [0]
-        """Ends of the documents among all numbers, and so for units."""
+        """Ends of the documents among all numbers. The next list holds their ends among all units."""
         self._units = [0]
         self._written = 0
 
     def add(self, numbers: UInt64[np.ndarray, "pairs"], ends: Int64[np.ndarray, "units"]) -> None:
-        """The next document's numbers, and the ends of its units in characters."""
+        """Add the next document: its numbers, and the ends of its units in characters."""
         self._numbers.append(self._numbers[-1] + len(numbers))
         self._units.append(self._units[-1] + len(ends))
         with (self._folder / "ends").open("ab") as file:
@@ -43,9 +43,10 @@ class PairSpool:
     def find_repeated(
         self, rank: Int64[np.ndarray, "documents"], counts: Bool[np.ndarray, "documents"]
     ) -> Callable[[int], Bool[np.ndarray, "pairs"]]:
-        """For a document, which of its numbers stood before: in one of a lower rank, or further up in itself.
+        """Return a function that gives, for a document, which of its numbers occurred before.
 
-        Only documents that count give numbers to others, and only they get an answer other than no.
+        A number occurred before if it is in a document of lower rank, or earlier in the same document. Only documents
+        with ``counts`` are compared. For any other document the function returns False for all numbers.
         """
         self._flush()
         marks = np.memmap(self._folder / "marks", dtype=bool, mode="w+", shape=max(1, self._written))
@@ -63,7 +64,7 @@ class PairSpool:
         return lambda document: np.asarray(marks[self._numbers[document] : self._numbers[document + 1]])
 
     def ends(self, document: int) -> Int64[np.ndarray, "units"]:
-        """The ends of a document's units."""
+        """The ends of a document's units, in characters."""
         first, last = self._units[document], self._units[document + 1]
         return np.fromfile(self._folder / "ends", dtype="<i8", count=last - first, offset=8 * first)
 

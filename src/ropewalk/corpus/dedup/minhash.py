@@ -1,9 +1,9 @@
-"""Near-duplicates by MinHash: 128 numbers a document, found in bands, verified, joined into groups.
+"""Finds near-duplicates by MinHash: 128 numbers per document, candidates by bands, verified and joined into groups.
 
-A signature is taken over a document's 5-word shingles (5 characters in Han), and the share in which two signatures
-agree estimates their Jaccard similarity to within 0.035. Not 128 hashes of every shingle but one, whose first 7 bits
-say which of the 128 numbers it may lower; what stays empty is filled by hashing again (Dahlgaard, Knudsen and Thorup
-2017).
+A signature is computed over a document's 5-word shingles (5 characters in Han). The share of numbers in which two
+signatures agree estimates their Jaccard similarity to within 0.035. Every shingle is hashed once, not 128 times: the
+first 7 bits of the hash select which of the 128 numbers it may lower. Numbers that stay empty are filled by hashing
+again (Dahlgaard, Knudsen and Thorup 2017).
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from ropewalk.corpus.text.shingle import mix_bits, shingles, word_hashes
 
 SIGNATURE = 128
 FEWEST_WORDS = 32
-"""Answers of fewer words ("Yes.", a class, a number) are alike under many questions, and tell no copy."""
+"""Answers with fewer words ("Yes.", a class, a number) are alike under many questions, and so are no sign of a copy."""
 _WIDTH = 5
 _MISSED = 0.01
 _BIN_BITS = np.uint64(7)
@@ -30,13 +30,13 @@ _BATCH = 1024
 
 
 def sign(text: str) -> UInt32[np.ndarray, "128"]:
-    """The MinHash signature of a text; of one without a word, that of the empty set."""
+    """The MinHash signature of a text. A text without words has the signature of the empty set."""
     least = np.full(SIGNATURE, _EMPTY)
     few = [np.empty(0, dtype=np.uint64)]
     for block in blocks(text):
         keys = np.sort(shingles(word_hashes(block), _WIDTH))
         least = np.minimum(least, _first_of_bins(keys))
-        if (least == _EMPTY).any():  # then there are few shingles, and so far these are all
+        if (least == _EMPTY).any():  # then there are few shingles, and the list holds all so far
             few.append(np.unique(keys))
     if (least == _EMPTY).any() and sum(map(len, few)):
         _fill_empty(least, np.unique(np.concatenate(few)))
@@ -44,9 +44,10 @@ def sign(text: str) -> UInt32[np.ndarray, "128"]:
 
 
 def sign_answers(answers: str, digest: int) -> UInt32[np.ndarray, "128"]:
-    """The signature of a conversation: of its answers, since a document or a system prompt stands before many.
+    """The signature of a conversation's answers, because many conversations share a document or a system prompt.
 
-    Where they are short it is that of ``digest``, a number for the whole text, so that only the same text is like it.
+    Where the answers are short, it is the signature of ``digest``, a number for the whole text. Then only the same text
+    is similar.
     """
     if len(word_hashes(next(blocks(answers), ""))) >= FEWEST_WORDS:
         return sign(answers)
@@ -56,12 +57,12 @@ def sign_answers(answers: str, digest: int) -> UInt32[np.ndarray, "128"]:
 
 
 def _shorten(least: UInt64[np.ndarray, "128"]) -> UInt32[np.ndarray, "128"]:
-    """Of each number the first 32 bits behind those that say which of the 128 it is."""
+    """The first 32 bits of each number after the 7 bits that select one of the 128 numbers."""
     return ((least << _BIN_BITS) >> np.uint64(32)).astype(np.uint32)
 
 
 def _first_of_bins(keys: UInt64[np.ndarray, "shingles"]) -> UInt64[np.ndarray, "128"]:
-    """Of sorted keys the least in every 128th of their range."""
+    """The least of the sorted keys in each of 128 equal parts of their range."""
     if len(keys) == 0:
         return np.full(SIGNATURE, _EMPTY)
     found = keys[np.minimum(np.searchsorted(keys, _BINS << _TO_BIN), len(keys) - 1)]
@@ -69,11 +70,11 @@ def _first_of_bins(keys: UInt64[np.ndarray, "shingles"]) -> UInt64[np.ndarray, "
 
 
 def _fill_empty(least: UInt64[np.ndarray, "128"], keys: UInt64[np.ndarray, "shingles"]) -> None:
-    """Hash again, round by round, until every number has a shingle; an earlier round wins over a later one."""
+    """Hash again, round by round, until every number has a shingle. An earlier round takes precedence."""
     rounds = -(-_BATCH // len(keys))
     for start in range(0, _ROUNDS, rounds):
         hashed = np.sort(mix_bits(keys + _ROUND_KEYS[start : start + rounds]), axis=1)
-        # Written from the last round and the largest key to the first and least: the last write stays.
+        # Write from the last round and largest key to the first round and least key, because the last write stays.
         order = hashed[::-1, ::-1].ravel()
         filled = np.full(SIGNATURE, _EMPTY)
         filled[order >> _TO_BIN] = order
@@ -86,9 +87,11 @@ def _fill_empty(least: UInt64[np.ndarray, "128"], keys: UInt64[np.ndarray, "shin
 def group_similar(
     signatures: UInt32[np.ndarray, "documents 128"], *, threshold: float
 ) -> Int64[np.ndarray, "documents"]:
-    """A group number for each document: documents similar from ``threshold`` up share one, also by way of others.
+    """A group number for each document. Documents with a similarity of ``threshold`` or more share a group, directly or
+    through other documents.
 
-    The number is that of the group's first document. Fewer than 1 % of pairs right at the threshold are missed.
+    The number is the index of the group's first document. Fewer than 1 % of the pairs exactly at the threshold are
+    missed.
     """
     parent = np.arange(len(signatures))
     for members in _find_candidates(signatures, _band_rows(threshold)):
@@ -108,7 +111,7 @@ def group_similar(
 
 
 def _band_rows(threshold: float) -> int:
-    """Rows of a band: as many as still find 99 % of the pairs at the threshold."""
+    """Rows of a band: the largest number that still finds 99 % of the pairs at the threshold."""
     rows = [r for r in range(1, SIGNATURE + 1) if (1 - threshold**r) ** (SIGNATURE // r) <= _MISSED]
     return max(rows, default=1)
 
@@ -116,7 +119,7 @@ def _band_rows(threshold: float) -> int:
 def _find_candidates(
     signatures: UInt32[np.ndarray, "documents 128"], band_rows: int
 ) -> Iterator[Int64[np.ndarray, "members"]]:
-    """Documents that agree in all rows of one band, group by group, band by band."""
+    """Yield groups of documents that agree in all rows of one band, band by band."""
     for start in range(0, SIGNATURE - band_rows + 1, band_rows):
         keys = np.zeros(len(signatures), dtype=np.uint64)
         for row in range(start, start + band_rows):

@@ -1,7 +1,7 @@
-"""The texts of evaluation prompts, out of any file that a source can be read from.
+"""Reads the texts of evaluation prompts, from any file that a source can read.
 
-A record gives a prompt for each key that may hold one, so that a long passage and a short question are judged each by
-itself. A text file gives its paragraphs, or its lines where no empty line parts them.
+A record gives a prompt for each key that may hold one, so that a long passage and a short question are judged
+separately. A text file gives its paragraphs, or its lines where it has no empty line.
 """
 
 import re
@@ -23,8 +23,10 @@ _EMPTY_LINE = re.compile(r"\n[ \t]*\n")
 
 
 def read_texts(source: Source, text_key: str | None) -> Iterator[tuple[str, str]]:
-    """``(name, text)`` of each prompt; ``text_key`` or, if None, every known key. Raises UserError for a record
-    without any."""
+    """Yield ``(name, text)`` of each prompt. The text is that of ``text_key`` or, if this is None, of every known key.
+
+    Raises UserError for a record without any of these keys.
+    """
     for found in read_found(source):
         assert not isinstance(found, Reject), "faults of prompts are errors"
         place, held = found
@@ -65,7 +67,7 @@ def _find_texts(record: object, place: Place, text_key: str | None) -> Iterator[
 
 
 def _text_of(value: Any) -> str | None:
-    """A text, or what is said in a conversation; None for all else."""
+    """A text, or the contents of a conversation as one text; None for any other value."""
     if isinstance(value, str):
         return value
     if not isinstance(value, Sequence):

@@ -1,1 +1,1 @@
-"""Documents out of whatever a source is: records, conversations, pages, code trees, data sets."""
+"""Reads the documents of a source of any kind: records, conversations, pages, code trees, datasets."""

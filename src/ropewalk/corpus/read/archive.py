@@ -1,8 +1,8 @@
-"""Bytes out of files, decompressed by their ending, and their lines with number and offset.
+"""Reads files as bytes, decompressed by their suffix, or as lines with number and offset.
 
-An archive that ends early is told, never read as a short one: stock readers of zstd stop at a torn frame without a
-word, so the end of the last frame is checked here. What is no archive, or asks for more memory than any may, is told
-apart from what is torn.
+An archive that ends early is an error and is never read as a short file. The stock readers of zstd stop at a torn
+frame without an error, so this file checks that the last frame has an end. Three faults are reported separately: the
+archive is torn, the file is no archive, or the archive needs more memory than is allowed.
 """
 
 import bz2
@@ -23,7 +23,8 @@ _GUESSED_RATIO = 4
 
 
 class Line(NamedTuple):
-    """A line without its break, its number from 1, and the offset of its first byte in the decompressed file."""
+    """A line without its line break. ``number`` counts from 1; ``offset`` is the position of the line's first byte in
+    the decompressed file."""
 
     number: int
     offset: int
@@ -31,7 +32,7 @@ class Line(NamedTuple):
 
 
 class TornArchiveError(UserError):
-    """What can be read of an archive ends at ``done_bytes`` of its content, in line ``line``.
+    """An archive can be read only up to byte ``done_bytes`` of its content, which lies in line ``line``.
 
     ``reason`` is ``torn archive``, ``no archive`` or ``archive window``.
     """
@@ -57,12 +58,12 @@ _REASONS = MappingProxyType(
 
 
 def read_lines(path: Path, recode: Callable[[Iterator[bytes]], Iterator[bytes]] | None = None) -> Iterator[Line]:
-    """The lines of a file, or of what ``recode`` makes of its content.
+    """Yield the lines of a file. With ``recode``, yield the lines of the recoded content.
 
     Raises TornArchiveError after the last whole line of an archive that is torn.
     """
     number, offset = 1, 0
-    pending: list[bytes] = []  # a line can be a book: its chunks are joined once
+    pending: list[bytes] = []  # a line can be as large as a book, so its chunks are joined only once
     try:
         for chunk in read_chunks(path) if recode is None else recode(read_chunks(path)):
             parts = chunk.split(b"\n")
@@ -81,14 +82,15 @@ def read_lines(path: Path, recode: Callable[[Iterator[bytes]], Iterator[bytes]] 
 
 
 def _join(pending: list[bytes]) -> bytes:
-    """All of it as one, which nobody but the caller holds: a line can be a book, and waits for no other one."""
+    """Join the chunks and empty ``pending``, so that only the caller holds the line. A line can be as large as a book
+    and must not stay in memory while the next one is read."""
     whole = b"".join(pending)
     pending.clear()
     return whole
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
-    """A file's content in pieces of about a megabyte. Raises TornArchiveError."""
+    """Yield a file's content, decompressed, in chunks of about a megabyte. Raises TornArchiveError."""
     unpack = _UNPACK.get(path.suffix.lower())
     with path.open("rb") as file:
         packed = iter(lambda: file.read(_CHUNK_BYTES), b"")
@@ -96,7 +98,7 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 
 
 def content_bytes(path: Path) -> int:
-    """How large a file is once decompressed: exact where its header says so, else guessed at 4 : 1."""
+    """The size of a file after decompression, in bytes: exact where the header states it, else guessed at 4 : 1."""
     size = path.stat().st_size
     if path.suffix.lower() in (".zst", ".zstd"):
         with path.open("rb") as file:
@@ -104,13 +106,14 @@ def content_bytes(path: Path) -> int:
         try:
             stated = int(zstandard.frame_content_size(head))
         except zstandard.ZstdError:
-            return size  # reading it will say what is wrong
+            return size  # the reader reports the fault later
         return stated if stated > 0 else _GUESSED_RATIO * size
     return _GUESSED_RATIO * size if path.suffix.lower() in PACKED else size
 
 
 def _read_frames(path: Path, packed: Iterator[bytes], unpack: Callable[[], Any]) -> Iterator[bytes]:
-    """Frame after frame, as any of these archives may have several; zeros after the last one are padding."""
+    """Decompress frame after frame, because an archive of any of these formats may have several. Zeros after the last
+    frame are padding."""
     frame = unpack()
     done, begun = 0, False
     for chunk in packed:
@@ -135,7 +138,7 @@ def _read_frames(path: Path, packed: Iterator[bytes], unpack: Callable[[], Any])
 
 
 def _tell(path: Path, chunk: bytes, error: Exception, *, done_bytes: int) -> TornArchiveError:
-    """Why an archive cannot be read on from ``chunk``."""
+    """The error for an archive that cannot be decompressed from ``chunk`` on."""
     if done_bytes == 0 and not chunk.startswith(_MAGIC[path.suffix.lower()]):
         names = [ending for ending, magic in _MAGIC.items() if chunk.startswith(magic)]
         begins = f"like a {names[0]}" if names else f"with {chunk[:12]!r}"
@@ -149,7 +152,7 @@ def _tell(path: Path, chunk: bytes, error: Exception, *, done_bytes: int) -> Tor
 _TORN = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 _GZIP = 31
 _WINDOW_BYTES = 1 << 31
-"""The largest window that zstd knows, of ``--long=31``; its own default is 128 MiB."""
+"""The largest window of zstd, which ``--long=31`` sets. The default of zstd is 128 MiB."""
 _ZSTD_MAGIC = (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + number]) + b"\x2a\x4d\x18" for number in range(16)))
 _MAGIC: Mapping[str, bytes | tuple[bytes, ...]] = MappingProxyType(
     {

@@ -1,7 +1,8 @@
-"""What happens where data is wrong: stop with file, line and byte, or a reject that is counted and kept.
+"""Handles wrong data: an error with file, line and byte, or a reject that is counted and kept.
 
-Bad input is the rule in data and never passes in silence. By default the first fault stops; ``faults: skip`` makes a
-fault a reject; ``replace`` also mends what can be mended, bad bytes with U+FFFD.
+Bad input is normal in data, and no fault passes without a report. By default the first fault stops the run. With
+``faults: skip`` a fault becomes a reject. ``faults: replace`` also repairs a fault where this is possible: it replaces
+bad bytes by U+FFFD.
 """
 
 from dataclasses import dataclass, replace
@@ -15,14 +16,15 @@ from ropewalk.corpus.text.reject import Reject, excerpt
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something was read: the file for people, and its name inside the source for what is stored."""
+    """The place where something was read. Messages show ``file``; stored data uses ``name``, the name inside the
+    source."""
 
     file: str
     name: str
     line: int = 1
     offset: int = 0
     part: str = ""
-    """What of the file, where lines do not say it: ``row 7``."""
+    """The part of the file, where a line number does not give the place: ``row 7``."""
 
     @classmethod
     def of(cls, file: File) -> "Place":
@@ -31,12 +33,12 @@ class Place:
 
     @property
     def id(self) -> str:
-        """What a document is called that has no name of its own; the same wherever the source lies."""
+        """The id of a document that has none of its own. It does not depend on the folder in which the source lies."""
         return ", ".join(filter(None, [self.name, self.part])) if self.part else f"{self.name}:{self.line}"
 
     @property
     def inside(self) -> str:
-        """The place, seen from the source's root."""
+        """The place, relative to the source's root."""
         return self._tell(self.name)
 
     def __str__(self) -> str:
@@ -48,11 +50,11 @@ class Place:
 
 
 Found = tuple[Place, object] | Reject
-"""A record (which may be no mapping yet) with its place, or why there is none."""
+"""A record with its place, or a reject that gives the reason. The record is not checked yet and may be no mapping."""
 
 
 def reject(source: Source, place: Place, reason: str, why: str, *, size_bytes: int, text: str = "") -> Reject:
-    """A fault as a reject that the ledger counts, or as an error where the source is to have none."""
+    """Return a fault as a reject, which the ledger counts. Raises UserError where the source has ``faults: error``."""
     if source.faults != "error":
         return Reject(place.inside, reason, size_bytes, why, place.inside, excerpt(text))
     raise UserError(
@@ -64,7 +66,7 @@ def reject(source: Source, place: Place, reason: str, why: str, *, size_bytes: i
 
 
 def missing_library(source: Source, what: str, fault: ImportError, *, library: str, extra: str) -> UserError:
-    """The error for a source that an optional library reads; ``fault`` says which library is missing, if it can."""
+    """The error for a source that needs an optional library. ``fault`` may name the library that is missing."""
     return UserError(
         f"{what} need one more library",
         where=f"source {source.name}: {source.path or source.hub}",
@@ -74,18 +76,21 @@ def missing_library(source: Source, what: str, fault: ImportError, *, library: s
 
 
 def encoding_of(source: Source) -> str:
-    """The encoding that a source's text files are read in."""
+    """The encoding in which a source's text files are read."""
     options = source.record_options
     return options.encoding if isinstance(options, FileOptions) else "utf-8"
 
 
 def file_encoding(head: bytes, source: Source) -> str:
-    """The encoding of a file that begins with ``head``: a byte-order mark says more than the source does."""
+    """The encoding of a file that begins with ``head``. A byte-order mark takes precedence over the source's option."""
     return marked_encoding(head) or encoding_of(source)
 
 
 def decode(content: bytes, source: Source, place: Place, encoding: str) -> str | Reject:
-    """Bytes as text, at a file's beginning without its byte-order mark."""
+    """Decode bytes as text, or return a reject. At the beginning of a file, the byte-order mark is removed.
+
+    Raises UserError for invalid bytes where the source has ``faults: error``.
+    """
     try:
         return content.decode(encoding).removeprefix("\ufeff" if place.offset == 0 else "")
     except UnicodeDecodeError as error:
@@ -99,7 +104,11 @@ def decode(content: bytes, source: Source, place: Place, encoding: str) -> str |
 
 
 def check_text(text: str, source: Source, place: Place) -> str | Reject:
-    """The text if it can be one; NULs and halves of surrogate pairs are faults that ``replace`` mends."""
+    """Return the text if it is valid, else a reject. NUL characters and halves of surrogate pairs are faults, which
+    ``faults: replace`` repairs.
+
+    Raises UserError for such a fault where the source has ``faults: error``.
+    """
     at = text.find("\x00")
     if at >= 0:
         if source.faults != "replace":

@@ -1,7 +1,8 @@
-"""Conversations as documents: the model's own chat template, or a plain one, and which words are trained on.
+"""Writes conversations as documents, with the model's chat template or a plain one, and marks the words to train on.
 
-What a template leaves out, changes or refuses makes a reject that names it. Special tokens that a message spells stay
-letters (special_token_text.py); where answers stand is found in loss_spans.py.
+A conversation is rejected where the template leaves out, changes or refuses a part of it; the reject names the part.
+Special tokens that a message spells stay plain letters (special_token_text.py). loss_spans.py finds the places of the
+answers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,18 +23,18 @@ from ropewalk.corpus.spec import RecordOptions, Source
 from ropewalk.corpus.text.reject import Reject, excerpt
 
 MESSAGES = "messages"
-"""The key of a document's metadata under which its conversation stands until it is rendered."""
+"""Key of a document's metadata. It holds the conversation until the conversation is rendered."""
 MARKED = "marked"
-"""The key that says that special tokens in a document's text are meant."""
+"""Key of a document's metadata. It means that special tokens in the text are tokens and not letters."""
 LAYOUT = 2
-"""Rises when the same conversation would be written or trained on in another way."""
+"""A version number. Increase it when the same conversation would be written or trained on in another way."""
 UNTRAINED = "nothing to train on"
-"""The reason of a reject of which no answer carries loss."""
+"""Reason of a reject: no answer of the conversation carries loss."""
 Span = tuple[int, int]
 
 
 class _RefusedError(Exception):
-    """Why a template cannot write a conversation, and the reason that the ledger counts by."""
+    """A template cannot write a conversation. The message says why; the ledger counts by ``reason``."""
 
     def __init__(self, why: str, reason: str = "conversation refused") -> None:
         super().__init__(why)
@@ -41,24 +42,27 @@ class _RefusedError(Exception):
 
 
 class _UntrainedError(Exception):
-    """Why nothing of a conversation is trained on."""
+    """No part of a conversation is trained on. The message says why."""
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A model's chat template with its special tokens; ``source`` is None for the plain one."""
+    """A model's chat template with its special tokens. ``source`` is None for the plain template."""
 
     source: str | None
     tool_source: str | None
-    """For conversations with tools, where the model has another one for them."""
+    """The template for conversations with tools, where the model has a separate one."""
     special: tuple[str, ...]
     tags: tuple[str, ...]
-    """Added tokens that are not special, such as ``<think>``: in an answer they are meant."""
+    """Added tokens that are not special, such as ``<think>``. In an answer they are tokens and not letters."""
     names: Mapping[str, str]
-    """What templates call ``bos_token``, ``eos_token`` and so on."""
+    """The template variables ``bos_token``, ``eos_token`` and so on."""
 
     def render(self, document: Document, options: RecordOptions) -> Document:
-        """The document as the model reads conversations, with its loss spans. Raises why it cannot be."""
+        """Return the document with its conversation written as the model reads it, and with its loss spans.
+
+        Raises _RefusedError where the template cannot write it, and _UntrainedError where no part is trained on.
+        """
         conversation: Conversation = document.metadata[MESSAGES]
         known = {key: value for key, value in document.metadata.items() if key != MESSAGES}
         trained = _trained(conversation, options)
@@ -95,7 +99,7 @@ class ChatTemplate:
             raise _RefusedError(f"the chat template refuses it: {error}") from None
         ended = text.rstrip()
         if self.names.get("eos_token") and ended.endswith(self.names["eos_token"]):
-            text = ended  # it is the document's own end
+            text = ended  # eos_token already ends the document
         answers = [number for number, message in enumerate(messages) if message["role"] == ANSWERS]
         wanted = [number for number in answers if (number in trained) != whole]
         if generated:
@@ -117,11 +121,11 @@ class ChatTemplate:
         return any_of([token for token in (*self.special, *self.tags) if token.strip()])
 
     def _prepare(self, message: Message, source: str) -> Message:
-        """A message as the template is given it, with mended strings and no special token in them."""
+        """A message as input of the template. Its strings are mended and contain no special token."""
         kept = {key: value for key, value in message.items() if key not in ("loss", "role")}
         hidden: Message = self._hide(kept, in_answer=message["role"] in (ANSWERS, "system", "developer"))
         if "reasoning_content" in hidden:
-            hidden["thinking"] = hidden["reasoning_content"]  # the other name that templates know
+            hidden["thinking"] = hidden["reasoning_content"]  # some templates read this name
         role = message["role"]
         return {"role": "system" if role == "developer" and role not in source else role, **hidden}
 
@@ -130,11 +134,14 @@ class ChatTemplate:
 
 
 def lay_out(document: Document, template: ChatTemplate, source: Source) -> Document | Reject:
-    """A conversation as the model reads it. Raises UserError for one that does not fit where faults are errors."""
+    """Write a conversation as the model reads it, or return a reject where it does not fit.
+
+    Raises UserError where it does not fit and the source has ``faults: error``.
+    """
     size, place = len(document.text.encode()), str(document.metadata.get("place", ""))
     try:
         return template.render(document, source.record_options)
-    except _UntrainedError as error:  # as the record wants it
+    except _UntrainedError as error:  # the record asks for this, so it is no fault
         return Reject(document.id, UNTRAINED, size, str(error), place, excerpt(document.text))
     except _RefusedError as error:
         if source.faults == "error":
@@ -148,7 +155,7 @@ def lay_out(document: Document, template: ChatTemplate, source: Source) -> Docum
 
 
 def join_spans(spans: Sequence[Span]) -> list[Span]:
-    """Spans in order, those that touch as one."""
+    """Sort spans, and join spans that touch or overlap."""
     joined: list[Span] = []
     for start, end in sorted(spans):
         if joined and start <= joined[-1][1]:
@@ -159,7 +166,7 @@ def join_spans(spans: Sequence[Span]) -> list[Span]:
 
 
 def _trained(conversation: Conversation, options: RecordOptions) -> set[int]:
-    """Numbers of the messages that carry loss: answers, unless their own flag or the options say otherwise."""
+    """Numbers of the messages that carry loss: the answers, unless their own flag or the options exclude them."""
     if conversation["weight"] == 0:
         raise _UntrainedError("its loss_weight is 0")
     messages = conversation["messages"]
@@ -173,7 +180,7 @@ def _trained(conversation: Conversation, options: RecordOptions) -> set[int]:
 
 
 def _lay_out_plain(conversation: Conversation, trained: set[int], *, whole: bool) -> tuple[str, list[Span]]:
-    """``Role: text``, an empty line between two messages."""
+    """Write each message as ``Role: text``, with an empty line between two messages."""
     for key in ("tools", "arguments"):
         if conversation[key]:  # type: ignore[literal-required]
             name = "tools" if key == "tools" else "chat_template_kwargs"
@@ -202,7 +209,7 @@ def _find_answers(found: Answers, wanted: list[int]) -> list[Span]:
 def _choose_generated(
     generated: list[Span], places: list[Place | None], answers: list[int], wanted: list[int]
 ) -> list[Span]:
-    """The spans that the template marks, of the wanted answers."""
+    """Of the spans that the template marks as generated, those of the ``wanted`` answers."""
     if len(generated) == len(answers):
         return [generated[answers.index(number)] for number in wanted]
     of_wanted = [place for number in wanted if (place := places[number]) is not None]
@@ -210,7 +217,7 @@ def _choose_generated(
 
 
 def _without(length: int, spans: Sequence[Span]) -> list[Span]:
-    """What of a text of ``length`` characters lies in none of ``spans``."""
+    """The parts of a text of ``length`` characters that lie in none of ``spans``."""
     borders = [0, *(border for span in join_spans(spans) for border in span), length]
     return [(start, end) for start, end in zip(borders[::2], borders[1::2], strict=True) if start < end]
 

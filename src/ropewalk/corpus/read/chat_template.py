@@ -1,7 +1,7 @@
-"""A model's own chat template run as transformers runs it, and what it says that an assistant generates.
+"""Runs a model's own chat template as transformers runs it, and finds the text that it marks as generated.
 
 The environment is that of transformers, by its documentation: sandboxed Jinja with loop controls, ``raise_exception``,
-``strftime_now`` and ``{% generation %}``. Around what the last one encloses private-use characters are put.
+``strftime_now`` and ``{% generation %}``. Private-use characters are put around the text of a generation block.
 """
 
 import json
@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ropewalk.corpus.read.special_token_text import ANSWER_CLOSE, ANSWER_OPEN, any_of
 
 FAILURES = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
-"""What a template raises for a conversation that it does not know how to write."""
+"""The exceptions that a template raises for a conversation that it cannot write."""
 
 
 def run_template(
@@ -29,13 +29,16 @@ def run_template(
     variables: Mapping[str, Any],
     asks: bool = False,
 ) -> str:
-    """The text of ``messages``; ``asks``: up to where the next answer begins. Raises one of FAILURES."""
+    """Render ``messages`` as text. With ``asks``, the text ends where the next answer begins.
+
+    Raises one of FAILURES where the template cannot write the messages.
+    """
     given = {"documents": None, **variables, "add_generation_prompt": asks}
     return str(_compile(source).render(messages=messages, tools=list(tools) or None, **given))
 
 
 def split_answers(text: str) -> tuple[str, list[tuple[int, int]]]:
-    """A rendered text without the marks of answers, and where these were."""
+    """Remove the marks of answers from a rendered text. Return the text and the spans between the marks."""
     pieces, spans, start, at = [], [], 0, 0
     rest = text
     while rest:
@@ -55,7 +58,7 @@ _BORDERS = any_of((ANSWER_OPEN, ANSWER_CLOSE))
 
 
 class _Generation(Extension):
-    """The block ``{% generation %}``."""
+    """Defines the Jinja block ``{% generation %}``."""
 
     tags = {"generation"}  # noqa: RUF012 - Jinja's own way
 
@@ -81,6 +84,6 @@ def _compile(source: str) -> Any:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **how)
 
     environment.filters["tojson"] = to_json
-    # A date would make every day's rendering another.
+    # The date is fixed: with the date of today, every day would give another rendering.
     environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: date(2024, 7, 26).strftime(form)}
     return environment.from_string(source)

@@ -1,7 +1,8 @@
-"""A tree of programs as documents: a file each, or the files of a folder, a package or a repository as one.
+"""Makes documents from a tree of programs: one document per file, or one per folder, package or repository.
 
-Whole repositories are what long context is for in code. Within one, files stand in the order of their paths, or after
-what they import (as DeepSeek-Coder orders them), each under a line of comment that says its path.
+For code, long context serves to read whole repositories. Within a repository, files are in the order of their paths,
+or each file comes after the files that it imports (the order of DeepSeek-Coder). A comment line with its path precedes
+each file.
 """
 
 import re
@@ -38,19 +39,19 @@ _IMPORTS = re.compile(
 
 
 class Member(NamedTuple):
-    """A file of a document, with its path as the document's reader shall see it."""
+    """A file of a document. ``name`` is its path as the document shows it."""
 
     file: File
     name: str
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """The path on disk."""
         return self.file.path
 
 
 def group_files(files: Sequence[File], options: FileOptions, root: Path) -> Iterator[tuple[str, list[Member]]]:
-    """``(id, members)`` of each document, its id seen from ``root``; files come sorted."""
+    """Yield ``(id, members)`` of each document. The id is a path relative to ``root``; ``files`` must be sorted."""
 
     def home(path: Path) -> Path:
         match options.join:
@@ -76,7 +77,7 @@ def _seen_from(folder: Path, path: Path) -> str:
 
 
 def join_files(texts: Sequence[tuple[Member, str]], options: FileOptions) -> str:
-    """The files of a document as one text."""
+    """Join the files of a document into one text."""
     if options.order == "dependency":
         texts = order_by_imports(texts)
     if not options.path_headers or options.join in ("file", "folder"):
@@ -85,7 +86,7 @@ def join_files(texts: Sequence[tuple[Member, str]], options: FileOptions) -> str
 
 
 def order_by_imports(texts: Sequence[tuple[Member, str]]) -> list[tuple[Member, str]]:
-    """Files after those that they import, else in the order given; a circle is entered at its first file."""
+    """Put each file after the files that it imports, else keep the given order. A cycle starts at its first file."""
     index = {member.name: number for number, (member, _) in enumerate(texts)}
     wanted = [_imports_of(member, text, index) - {number} for number, (member, text) in enumerate(texts)]
     wanted_by: list[list[int]] = [[] for _ in texts]
@@ -129,7 +130,7 @@ def _imports_of(member: Member, text: str, index: dict[str, int]) -> set[int]:
 
 
 def _stems(match: re.Match[str], folder: Path) -> Iterator[str]:
-    """Paths that an import may mean, without endings, seen from the document's root."""
+    """Paths that an import may mean, without suffixes, relative to the document's root."""
     if origin := match["origin"]:
         dots = len(origin) - len(origin.lstrip("."))
         base = folder if dots else Path()
@@ -158,13 +159,13 @@ def _stems(match: re.Match[str], folder: Path) -> Iterator[str]:
 
 
 def _find_repository(path: Path, root: Path) -> Path:
-    """The folder right below the source's path; files right in it are one repository together."""
+    """The folder directly below the source's path. Files directly in the source's path form one repository."""
     parts = path.relative_to(root).parts if path.is_relative_to(root) else path.parts[-1:]
     return root / parts[0] if len(parts) > 1 else root
 
 
 def _find_package(path: Path, root: Path) -> Path:
-    """The nearest folder that says it is a package, within the source's path; else the repository."""
+    """The nearest folder with a package manifest, within the source's path; else the repository."""
     for folder in path.parents:
         if any((folder / name).is_file() for name in _MANIFESTS):
             return folder

@@ -1,7 +1,8 @@
-"""A record as one conversation: turns, tools and all that stands beside them, or why it is refused.
+"""Reads a record as one conversation (turns, tools and further fields), or refuses it with a reason.
 
-Turns come from a list of messages, or from a prompt and its answer (each text, or messages), with alpaca's ``input``,
-``history`` and ``system``. A field that is neither known nor empty is refused by name; see turn.py for what passes.
+Turns come from a list of messages, or from a prompt and its answer (each is text or messages), with the Alpaca fields
+``input``, ``history`` and ``system``. A field that is neither known nor empty is refused by name. turn.py lists the
+fields that are accepted.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,14 +22,14 @@ from ropewalk.corpus.spec import RecordOptions
 
 
 class Conversation(TypedDict):
-    """What a chat template is given. JSON-like."""
+    """The input of a chat template, as JSON-like values."""
 
     messages: list[Message]
     tools: list[dict[str, Any]]
     arguments: dict[str, Any]
-    """Further variables of the template, as in ``chat_template_kwargs``."""
+    """Further template variables, as in ``chat_template_kwargs``."""
     weight: float
-    """0: the record says that none of it is trained on."""
+    """0: the record states that no part of it is trained on."""
 
 
 _HELD = {"chat_template_kwargs": "arguments"}
@@ -38,12 +39,12 @@ _BESIDE = (*_SYSTEM, *_TOOLS, "chat_template_kwargs", "loss_weight")
 
 
 def find_conversation(record: Mapping[str, Any], options: RecordOptions) -> Conversation:
-    """The conversation of a record. Raises UnreadError with what is wrong with it."""
+    """The conversation of a record. Raises UnreadError, with the reason, where the record cannot be read."""
     return _read({str(key): value for key, value in record.items() if key not in options.ignore_fields}, options)
 
 
 def beyond_pair(conversation: Conversation) -> list[str]:
-    """What a conversation has that is neither a question nor its answer, by name."""
+    """Names of the parts of a conversation that are neither a question nor its answer."""
     messages = conversation["messages"]
     found = [name for name in ("tools", "chat_template_kwargs") if conversation[_HELD.get(name, name)]]  # type: ignore[literal-required]
     found += sorted({key for message in messages for key in message} - {"role", "content"})
@@ -55,12 +56,12 @@ def beyond_pair(conversation: Conversation) -> list[str]:
 
 
 def join_contents(conversation: Conversation) -> str:
-    """What is said, without who says it."""
+    """The contents of all messages as one text, without their roles."""
     return "\n\n".join(message["content"] for message in conversation["messages"])
 
 
 def map_strings(value: Any, change: Callable[[str], str]) -> Any:
-    """``value`` with every string in it changed, keys of objects too but for those of messages themselves."""
+    """Apply ``change`` to every string in ``value``, including the keys of objects."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
@@ -110,7 +111,7 @@ def _read_pair(record: Mapping[str, Any], prompt_key: str, answer_key: str, igno
     before = [] if is_empty(history) else _read_history(history, ignored)
     if isinstance(question, str):
         asked: list[Message] = [{"role": "user", "content": question}]
-    else:  # what stands before the completion is not trained on
+    else:  # messages before the completion are not trained on
         asked = [_untrained(message) for message in read_turns(question, prompt_key, ignored)]
     if isinstance(answer, str):
         if not answer.strip():

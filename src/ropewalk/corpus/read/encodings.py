@@ -1,7 +1,8 @@
-"""Which encoding the bytes of a text file are in: by a byte-order mark, else as the source says; a guess for errors.
+"""Finds the encoding of a text file: by its byte-order mark, else by the source's option. Errors name a guess.
 
-A guess is no more than a hint: each encoding in use is tried, and the one whose text consists of what is common in its
-language is named. Common are the letters and, of Han, the characters that the older standards put first.
+The guess is only a hint. Each encoding in use is tried; the guess is the encoding whose text consists mostly of common
+characters of its language. Common characters are the letters and, for Han, the characters that the older standards
+list first.
 """
 
 import codecs
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator
 from types import MappingProxyType
 
 _MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),  # begins like UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32"),  # stands first, because it begins like the mark of UTF-16
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -21,17 +22,17 @@ _ZEROS, _KANA, _SPACES = 0.2, 0.1, 0.1
 
 
 def marked_encoding(head: bytes) -> str | None:
-    """The encoding that a file's byte-order mark names; None where there is none."""
+    """The encoding of a file by its byte-order mark; None where there is no mark."""
     return next((name for mark, name in _MARKS if head.startswith(mark)), None)
 
 
 def is_wide(encoding: str) -> bool:
-    """Whether a line break is more than one byte, so that lines cannot be parted before they are decoded."""
+    """Whether a line break takes more than one byte, so that lines cannot be split before they are decoded."""
     return encoding.startswith(("utf-16", "utf-32"))
 
 
 def to_utf8(chunks: Iterator[bytes], encoding: str, errors: str) -> Iterator[bytes]:
-    """Chunks of one encoding as chunks of UTF-8, without the mark. Raises UnicodeDecodeError."""
+    """Convert chunks from ``encoding`` to UTF-8, without the byte-order mark. Raises UnicodeDecodeError."""
     decoder = codecs.getincrementaldecoder(encoding)(errors)
     for chunk in chunks:
         yield decoder.decode(chunk).encode("utf-8", "surrogatepass")
@@ -39,7 +40,7 @@ def to_utf8(chunks: Iterator[bytes], encoding: str, errors: str) -> Iterator[byt
 
 
 def guess_encoding(content: bytes, at: int, encoding: str) -> str:
-    """A hint for an error at byte ``at``: which other encoding the text around it reads as; empty for no idea."""
+    """A hint for an error at byte ``at``: another encoding that fits the text around it; empty where none fits."""
     begin = content.rfind(b"\n", 0, at) + 1
     sample = content[begin : begin + _SAMPLE_BYTES]
     wide = len(sample) > 1 and sample.count(0) > _ZEROS * len(sample)
@@ -54,7 +55,7 @@ def guess_encoding(content: bytes, at: int, encoding: str) -> str:
 
 
 def _share(sample: bytes, encoding: str) -> float:
-    """How much of what is not ASCII in ``sample`` is common in the language that ``encoding`` was made for."""
+    """Share of the non-ASCII characters of ``sample`` that are common in the language of ``encoding``."""
     try:
         text = codecs.getincrementaldecoder(encoding)().decode(sample)
     except UnicodeDecodeError:
@@ -64,7 +65,7 @@ def _share(sample: bytes, encoding: str) -> float:
     foreign = [character for character in text if character > "\x7f"]
     if not foreign:
         return 0.0
-    # The bytes of EUC are Chinese, Japanese and Korean at once: Japanese has kana, and Korean has spaces.
+    # EUC bytes are valid in Chinese, Japanese and Korean at once. Japanese text has kana, and Korean text has spaces.
     if encoding in ("shift_jis", "euc_jp") and sum(map(_is_kana, foreign)) < _KANA * len(foreign):
         return 0.0
     if encoding == "euc_kr" and text.count(" ") < _SPACES * len(foreign):
@@ -73,7 +74,7 @@ def _share(sample: bytes, encoding: str) -> float:
 
 
 def _is_mostly_han(sample: bytes) -> bool:
-    """Whether it reads as rare Chinese, which nothing else is like."""
+    """Whether the sample reads as Chinese with rare characters. No other encoding looks like this."""
     text = sample.decode("gb18030", "ignore")
     return sum("\u4e00" <= character <= "\u9fff" for character in text) > len(text) / 2
 
@@ -87,7 +88,7 @@ def _is_kana(character: str) -> bool:
 
 
 def _among_first(encoding: str, first: int, last: int) -> Callable[[str], bool]:
-    """A test for Han characters that ``encoding`` has among those in common use, by their first byte."""
+    """Make a test for Han characters in common use: their first byte in ``encoding`` is from ``first`` to ``last``."""
 
     def test(character: str) -> bool:
         code = character.encode(encoding, "ignore")

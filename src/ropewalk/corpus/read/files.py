@@ -1,6 +1,6 @@
-"""What kind of file each suffix names, and what is not read and why: the one table of suffixes.
+"""The one table of suffixes: it gives the kind of a file, or the reason why a file is not read.
 
-A suffix of packing (``.zst``, ``.gz`` ...) may stand behind the others. Which files a path means is find_files.py's.
+A suffix of compression (``.zst``, ``.gz`` ...) may follow the other suffix. find_files.py finds the files of a path.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Literal
 from ropewalk.corpus.read.archive import PACKED, TornArchiveError, read_chunks
 
 Kind = Literal["lines", "json", "csv", "tsv", "parquet", "text", "page", "pdf", "tokens", "saved"]
-"""How a file is read. ``tokens`` and ``saved``: of a source that says so, whatever the suffix."""
+"""How a file is read. ``tokens`` and ``saved`` come from the source and do not depend on the suffix."""
 RECORDS = frozenset[Kind](["lines", "json", "csv", "tsv", "parquet"])
 _KINDS = MappingProxyType[str, Kind](
     {
@@ -55,7 +55,7 @@ _SNIFFED_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of a source. ``name`` is its path inside the source, which stays when the source moves."""
+    """A file of a source. ``name`` is its path inside the source; it stays the same when the source is moved."""
 
     path: Path
     name: str
@@ -63,14 +63,14 @@ class File:
 
     @property
     def is_record(self) -> bool:
-        """Whether it holds records, read one by one, and not one text."""
+        """Whether the file holds records, which are read one by one, and not one text."""
         return self.kind in RECORDS
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix that says what a file is, with that of its packing: ``.jsonl.zst``; empty where there is none.
+    """The suffix of a file, with its compression suffix: ``.jsonl.zst``. It is empty where the file has none.
 
-    A number is written as ``.0``, so that the parts of one output have one suffix.
+    A number is written as ``.0``, so that all parts of one output have the same suffix.
     """
     name = path.name.lower()
     packed = next((ending for ending in PACKED if name.endswith(ending)), "")
@@ -79,7 +79,8 @@ def suffix_of(path: Path) -> str:
 
 
 def kind_of(path: Path, *, code: bool) -> Kind | None:
-    """How a file is read, by its suffix; None where it is not. Programs (``code``) are text, and data is not."""
+    """How a file is read, by its suffix; None where it is not read. With ``code``, programs are read as text, and data
+    is not."""
     suffix = suffix_of(path)
     inner = next((suffix.removesuffix(ending) for ending in PACKED if suffix.endswith(ending)), suffix)
     if code and suffix in CODE:
@@ -104,7 +105,7 @@ def sniff_kind(path: Path) -> Kind | None:
 
 
 def why_unread(path: Path, *, code: bool) -> str:
-    """Why a file of a source is not read, and what would have it read."""
+    """Why a file of a source is not read, and how it can be read."""
     suffix = suffix_of(path)
     if not suffix or suffix in PACKED:
         return "no suffix, and it does not begin with a JSON record: name it .txt to have it read as text"

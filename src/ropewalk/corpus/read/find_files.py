@@ -1,7 +1,7 @@
-"""Which files a path means: a file, a folder or a glob; and what lies beside them, with why it is not read.
+"""Finds the files of a path: a file, a folder or a glob. It also lists the files that are not read, with the reason.
 
-Links are followed, and what they lead to is read once. Names are seen from the source's root (the folder, or the fixed
-part of a glob), so that text can be moved and is the same text.
+Links are followed, and each file is read only once. Names are relative to the source's root, which is the folder or the
+fixed part of a glob. So the text can be moved and stays the same text.
 """
 
 import os
@@ -26,7 +26,7 @@ _HIDDEN = "its name, or that of a folder which it is in, begins with a dot"
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """Some files of one sort (a suffix, as a rule) that a source does not read."""
+    """A number of files of one sort (usually one suffix) that a source does not read."""
 
     sort: str
     why: str
@@ -38,7 +38,7 @@ class Unread:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The files of a source in the order of their names; ``root`` is where names are seen from."""
+    """The files of a source in the order of their names. Names are relative to ``root``."""
 
     root: Path
     files: tuple[File, ...]
@@ -47,7 +47,8 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class _Met:
-    """What was met on the way; ``why`` it is not looked at, under ``sort``: None where its suffix decides."""
+    """A path found in the search. ``why`` is the reason for not reading it, and ``sort`` groups such paths; ``sort`` is
+    None where the suffix decides."""
 
     path: Path
     sort: str | None = None
@@ -55,9 +56,10 @@ class _Met:
 
 
 def find_files(path: str, *, code: bool, where: str) -> Found:
-    """The files that a path means. Raises UserError where none is read, and for a place that is not on this machine.
+    """The files of a path. Raises UserError where none is read, and where the path is not on this machine.
 
-    Of a source of programs (``code``) one sort is read: programs, or where there is none records, or else texts.
+    With ``code`` only one sort of file is read: programs. Without programs it is records, and without these it is
+    texts.
     """
     named = _local(path, where)
     if named.is_file():
@@ -86,7 +88,7 @@ def find_files(path: str, *, code: bool, where: str) -> Found:
 
 
 def find_all(path: str, *, kind: Kind, where: str) -> Found:
-    """Every file that a path means, whatever its suffix, as of one kind: of token ids, or of a saved dataset."""
+    """All files of a path, with any suffix, read as one ``kind``: token ids or a saved dataset."""
     named = _local(path, where)
     if named.is_file():
         return Found(named.parent, (File(named, named.name, kind),))
@@ -136,7 +138,7 @@ def _sniff(path: Path) -> Kind | None:
 
 
 def _narrow(kinds: Mapping[Path, Kind | None]) -> dict[Path, Kind | None]:
-    """Of a tree of programs these alone, and not the data and texts beside them."""
+    """Keep only the programs of a tree of programs, and not the data and texts beside them."""
 
     def rank(path: Path, kind: Kind) -> int:
         return 0 if suffix_of(path) in CODE else 1 if File(path, "", kind).is_record else 2
@@ -166,17 +168,17 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def _meet(named: Path) -> tuple[Path, list[_Met]]:
-    """The root of a folder or a glob, and all that it holds: what lies there first, then what links lead to."""
+    """The root of a folder or a glob, and all paths in it: first its own files, then the targets of links."""
     if not named.is_dir():
         parts = named.parts
         fixed = next((at for at, part in enumerate(parts) if _WILD.search(part)), len(parts) - 1)
         root = Path(*parts[:fixed])
         return root, [*dict.fromkeys(_match(root, parts[fixed:], set()))] if root.is_dir() else []
-    # A link to a folder above leads round in a circle.
+    # A link to a parent folder would cause an endless loop.
     seen = {_identity(folder) for folder in (named, *named.resolve().parents)}
     links: list[Path] = []
     met = [*_walk(named, seen, links)]
-    for link in links:  # grows while it is gone through
+    for link in links:  # the list grows during this loop
         if _identity(link) in seen:
             met.append(_Met(link, _LINK, _AGAIN))
         else:
@@ -186,7 +188,7 @@ def _meet(named: Path) -> tuple[Path, list[_Met]]:
 
 
 def _walk(folder: Path, seen: set[tuple[int, int]], links: list[Path]) -> Iterator[_Met]:
-    """All in a folder and below; links to folders are put down in ``links``."""
+    """All paths in a folder and below it. Links to folders are appended to ``links``."""
     for entry in _list(folder):
         path = folder / entry.name
         if passed := _passes_over(entry, path):
@@ -203,10 +205,11 @@ def _walk(folder: Path, seen: set[tuple[int, int]], links: list[Path]) -> Iterat
 
 
 def _match(folder: Path, parts: Sequence[str], seen: set[tuple[int, int, int]]) -> Iterator[_Met]:
-    """What a glob matches: ``**`` is any number of folders; a folder that it ends on is told and not read."""
+    """All paths that a glob matches. ``**`` means any number of folders. If the glob ends on a folder, the folder is
+    reported and not read."""
     deep = parts[0] == "**"
     key = (*_identity(folder), len(parts))
-    if deep and key in seen:  # a link has led here before
+    if deep and key in seen:  # already reached through a link
         return
     seen.add(key)
     if deep and len(parts) > 1:
@@ -227,7 +230,7 @@ def _match(folder: Path, parts: Sequence[str], seen: set[tuple[int, int, int]]) 
 
 
 def _passes_over(entry: os.DirEntry[str], path: Path) -> list[_Met]:
-    """What is hidden, or in a folder of packages or caches, as it is told; nothing for all else."""
+    """The files of a hidden entry, or of a folder of packages or caches, with the reason. Empty for other entries."""
     hidden = entry.name.startswith(".")
     if not hidden and not (entry.name in _PASSED_OVER and entry.is_dir()):
         return []

@@ -1,6 +1,6 @@
-"""One JSON value of a file after the other: the elements of a list as they come, or the one value of a file.
+"""Reads the JSON values of a file one after the other: the elements of a list, or the single value of the file.
 
-A list of a million records never stands in memory whole, nor does a record beside its neighbours.
+A list of a million records is never in memory as a whole, and a record is never in memory together with its neighbours.
 """
 
 import codecs
@@ -19,13 +19,14 @@ from ropewalk.corpus.read.files import File
 from ropewalk.corpus.spec import Source
 
 LONG_BYTES = 1 << 24
-"""From here on JSON is read out of its bytes: as a text it can be four times as large, beside a value as large."""
+"""From this size on, JSON is parsed from its bytes. As text it can be four times as large, and the value takes as much
+memory again."""
 _PART_CHARACTERS = 1 << 20
 _SPACE = " \t\r\n"
 
 
 def read_json(file: File, source: Source, encoding: str) -> Iterator[Found]:
-    """The elements of the list that a file holds, or its one value. Raises TornArchiveError."""
+    """Yield the elements of the list in a file, or the single value of the file. Raises TornArchiveError."""
     place = Place.of(file)
     if encoding == "utf-8" and (whole := _read_long_object(file)):
         yield place, whole.pop()
@@ -56,7 +57,7 @@ def read_json(file: File, source: Source, encoding: str) -> Iterator[Found]:
 
 
 def _read_long_object(file: File) -> list[object]:
-    """The one object of a long file, read like a long line; nothing where it is not as simple as that."""
+    """A list with the single object of a long file, which is parsed like a long line; else an empty list."""
     if content_bytes(file.path) < LONG_BYTES or next(read_chunks(file.path), b"")[:1] != b"{":
         return []
     with suppress(ValueError):
@@ -76,7 +77,7 @@ def _read_elements(stream: "_TextStream", place: Place) -> Iterator[Found]:
         stream.skip_space()
         offset = stream.offset
         value = [stream.read_value()]
-        if stream.at >= LONG_BYTES:  # while it is looked at, nobody should hold its text
+        if stream.at >= LONG_BYTES:  # free its text while the caller uses the value
             stream.let_go()
         yield replace(place, part=f"record {number}", offset=offset), value.pop()
         stream.skip_space()
@@ -91,7 +92,7 @@ def _read_elements(stream: "_TextStream", place: Place) -> Iterator[Found]:
 
 
 class _TextStream:
-    """A file's text as far as it is needed: ``text[at:]`` is what was read and not yet taken."""
+    """The text of a file, read only as far as needed. ``text[at:]`` was read and is not used yet."""
 
     def __init__(self, file: File, encoding: str, *, errors: str) -> None:
         self._chunks = read_chunks(file.path)
@@ -103,11 +104,11 @@ class _TextStream:
 
     @property
     def offset(self) -> int:
-        """About where ``at`` is in the file, in bytes."""
+        """The approximate position of ``at`` in the file, in bytes."""
         return self._taken_bytes + self._count_taken()
 
     def peek(self) -> str:
-        """The next character; nothing at the end."""
+        """The next character; an empty string at the end."""
         while self.at >= len(self.text) and self._read_more():
             pass
         return self.text[self.at : self.at + 1]
@@ -117,22 +118,22 @@ class _TextStream:
             self.at += 1
 
     def read_value(self) -> object:
-        """The next JSON value. Raises JSONDecodeError where the file ends or breaks in it."""
+        """The next JSON value. Raises JSONDecodeError where the file ends within it, or where it is no valid JSON."""
         while True:
             try:
                 value, end = _DECODER.raw_decode(self.text, self.at)
             except json.JSONDecodeError:
-                # Twice as much each time, so that a huge value is not tried a thousand times.
+                # Read twice as much each time, so that a huge value is not parsed a thousand times.
                 if not self._read_more(len(self.text) - self.at):
                     raise
                 continue
             if end == len(self.text) and self._read_more():
-                continue  # a number may go on
+                continue  # a number may continue in the next chunk
             self.at = end
             return value
 
     def let_go(self) -> None:
-        """Forget what was taken."""
+        """Drop the text that was used."""
         self._taken_bytes += self._count_taken()
         self.text, self.at = self.text[self.at :], 0
 
@@ -151,7 +152,7 @@ class _TextStream:
         return got > 0
 
     def _count_taken(self) -> int:
-        """Bytes of what was taken since the last time; in parts, as it can be a book."""
+        """Bytes of the text used since the last call. They are counted in parts, because the text can be a book."""
         borders = pairwise([*range(0, self.at, _PART_CHARACTERS), self.at])
         return sum(len(self.text[start:end].encode("utf-8", "replace")) for start, end in borders)
 

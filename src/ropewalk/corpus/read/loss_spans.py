@@ -1,8 +1,9 @@
-"""Where in a rendered conversation an answer begins and ends: what the model has to write, with the token that ends it.
+"""Finds the answers in a rendered conversation: the text that the model has to write, with the token that ends it.
 
-A template that marks what is generated is believed. Otherwise an answer is what the rendering up to it, with the prompt
-to answer, lacks of the rendering with it. Templates that write earlier turns in another way (thoughts taken out, tools
-moved to the last question) are met by what stands between two messages.
+Where a template marks the generated text, these marks are used. Otherwise the conversation is rendered twice: once up
+to the answer, with the prompt to answer, and once with the answer. The difference is the answer. Some templates write
+earlier turns in another way (they remove thoughts, or move tools to the last question). For these templates, the text
+between two messages is searched for.
 """
 
 import json
@@ -17,13 +18,13 @@ from ropewalk.corpus.read.rendered_strings import LostError, Place, place_messag
 from ropewalk.corpus.read.turn import ANSWERS
 
 Render = Callable[[Sequence[Mapping[str, Any]], bool], str]
-"""Messages, and whether the next answer is asked for, as text."""
+"""Renders messages as text. The second argument asks for the prompt of the next answer."""
 _PROBE = "\ue0f4"
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A rendered conversation whose answers are looked for; ``bos`` ends none."""
+    """A rendered conversation in which answers are searched for. The token ``bos`` ends no answer."""
 
     text: str
     messages: Sequence[Mapping[str, Any]]
@@ -33,17 +34,17 @@ class Answers:
     """The template that ``render`` runs."""
     special: re.Pattern[str]
     ends: re.Pattern[str]
-    """Special tokens, and any that was added."""
+    """Matches special tokens and other added tokens."""
     bos: str | None
     _found: dict[int, tuple[int, int] | None] = field(default_factory=dict)
 
     @cached_property
     def asks(self) -> bool:
-        """Whether the template knows how to ask for an answer."""
+        """Whether the template can write a prompt to answer."""
         return "add_generation_prompt" in self.source
 
     def find(self, number: int) -> tuple[int, int] | None:
-        """Start and end of what is learnt of an answer; None where that cannot be told."""
+        """Start and end of the trained part of an answer, in characters; None where they cannot be found."""
         start = self._find_start(number)
         if start is None:
             place = self._place_alone(number)
@@ -59,7 +60,7 @@ class Answers:
         start = None if before is None else self._locate(before, number, asks=self.asks)
         if start is not None:
             return start if self.asks or not self._header.strip() else self._after_header(start)
-        if self.asks:  # the prompt to answer may open a thought, which an answer without thoughts lacks
+        if self.asks:  # the prompt to answer may open a thought; an answer without thoughts has none
             plain = self._try(self.messages[:number], False)
             start = None if plain is None else self._locate(plain, number, asks=False)
             if start is not None and (end := self._after_header(start)) is not None:
@@ -69,9 +70,9 @@ class Answers:
         return None if at < 0 else at + len(header)
 
     def _locate(self, before: str, number: int, *, asks: bool) -> int | None:
-        """Where a rendering of all that stands before an answer ends in the text; None where it is written otherwise.
+        """The end, in the text, of the rendering of all messages before an answer; None where the text differs.
 
-        What follows the message before is the same, whatever stands further up.
+        The text after the previous message does not depend on the messages before that one.
         """
         if self.text.startswith(before):
             return len(before)
@@ -90,7 +91,7 @@ class Answers:
         return None
 
     def _end_before(self, number: int) -> int:
-        """Where the answer before ends, found in order."""
+        """The end of the previous answer. Answers are searched for in order."""
         answers = [n for n, message in enumerate(self.messages[:number]) if message["role"] == ANSWERS]
         for earlier in answers:
             if earlier not in self._found:
@@ -98,11 +99,11 @@ class Answers:
         return max((found[1] for n in answers if (found := self._found[n])), default=0)
 
     def _after_header(self, start: int) -> int | None:
-        """Past the words that name who speaks, where they begin at ``start``."""
+        """The position after the words that name the speaker, if they begin at ``start``; else None."""
         return start + len(self._header) if self.text.startswith(self._header, start) else None
 
     def _place_alone(self, number: int) -> Place | None:
-        """The place of an answer that is only text, if that stands nowhere else."""
+        """The place of an answer that is only text, if this text occurs only once; else None."""
         message, place = self.messages[number], self.places[number]
         if place is None or message.get("tool_calls") or message.get("reasoning_content"):
             return None
@@ -120,10 +121,10 @@ class Answers:
         following = re.compile(rf"\s*(?:{self.ends.pattern})").match(self.text, until)
         if following is None or following[0].strip() == self.bos:
             return end
-        return following.end()  # the next speaker's token is the only sign that the answer is over
+        return following.end()  # only the token of the next speaker shows that the answer ends
 
     def _find_until(self, number: int, place: Place) -> int | None:
-        """Where the answer's whole turn ends; None where that cannot be told."""
+        """The end of the answer's whole turn; None where it cannot be found."""
         if number == len(self.messages) - 1:
             return len(self.text)
         after = self._try(self.messages[: number + 1], False)
@@ -140,14 +141,14 @@ class Answers:
 
     @cached_property
     def _prompt(self) -> str:
-        """What asks for an answer after a user's turn."""
+        """The text that asks for an answer after a user's turn."""
         asked = [{"role": "user", "content": _PROBE}]
         plain, asking = self._try(asked, False), self._try(asked, True)
         return asking[len(plain) :] if plain is not None and asking is not None and asking.startswith(plain) else ""
 
     @cached_property
     def _header(self) -> str:
-        """What stands between a question and its answer, of the answer's turn."""
+        """The text of the answer's turn that stands between a question and its answer."""
         asked = [{"role": "user", "content": "?"}]
         plain = self._try(asked, False)
         answered = self._try([*asked, {"role": ANSWERS, "content": _PROBE}], False)

@@ -1,7 +1,7 @@
-"""The text of one file that is no record: plain or packed text, a page of HTML, a PDF.
+"""Reads the text of one file that is no record: plain or packed text, a page of HTML, a PDF.
 
-A page gives its main text, without menus and adverts (trafilatura); a PDF what its text layer says, page by page. A
-scan has none and is a fault: there is no OCR here.
+Of a page, the main text is read, without menus and adverts (trafilatura). Of a PDF, the text layer is read, page by
+page. A scan has no text layer and is a fault, because there is no OCR here.
 """
 
 import zlib
@@ -14,12 +14,15 @@ from ropewalk.corpus.read.files import File
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject
 
-# What pypdf lets through from files that are not what they say, beside its own errors.
+# Errors that pypdf raises for files that are no valid PDF, beside its own errors.
 _BROKEN = (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OSError, zlib.error)
 
 
 def read_text(file: File, source: Source) -> str | Reject:
-    """The text of a file, by its kind, or why it has none."""
+    """The text of a file, read by its kind, or a reject with the reason why it has none.
+
+    Raises UserError for a fault where the source has ``faults: error``.
+    """
     place = Place.of(file)
     if file.kind == "pdf":
         text = _read_pdf(file.path, source, place)

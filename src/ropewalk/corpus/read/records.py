@@ -1,7 +1,7 @@
-"""Records, one mapping each, out of JSON lines, JSON, tables, Parquet, and datasets on disk or on the hub.
+"""Reads records (each is one mapping) from JSON lines, JSON, tables, Parquet, and datasets on disk or on the hub.
 
-Everything streams: a file of a million records, or one record as large as a library, never stands in memory whole
-beside its neighbours.
+All formats are streamed. A file of a million records is never in memory as a whole, and a record as large as a library
+is never in memory together with its neighbours.
 """
 
 import json
@@ -28,7 +28,7 @@ _PARQUET_ROWS = 64
 
 
 def read_records(file: File, source: Source) -> Iterator[Found]:
-    """The records of one file, by its kind. A torn archive is a fault after its last whole record."""
+    """Yield the records of one file, read by its kind. A torn archive is a fault after its last whole record."""
     if file.kind == "parquet":
         yield from _read_parquet(file, source)
         return
@@ -40,7 +40,7 @@ def read_records(file: File, source: Source) -> Iterator[Found]:
             raise
         place = replace(Place.of(file), line=torn.line, offset=torn.done_bytes)
         yield reject(source, place, torn.reason, torn.why, size_bytes=0)
-    except UnicodeDecodeError as error:  # of UTF-16, which is not decoded line by line
+    except UnicodeDecodeError as error:  # from UTF-16, which is not decoded line by line
         at = replace(Place.of(file), offset=error.start)
         yield reject(source, at, f"invalid {error.encoding}", error.reason, size_bytes=len(error.object))
 
@@ -64,7 +64,7 @@ def _read_lines(lines: Iterator[Line], file: File, source: Source, encoding: str
     start = Place.of(file)
     for number, offset, content in lines:
         line = [content] if content.strip() else []
-        del content  # a record can be a book: while it is looked at, nobody should hold its line
+        del content  # a record can be a book: free its line while the caller uses the record
         if line:
             yield _read_line(line.pop(), source, replace(start, line=number, offset=offset), encoding)
 
@@ -72,7 +72,7 @@ def _read_lines(lines: Iterator[Line], file: File, source: Source, encoding: str
 def _read_line(content: bytes, source: Source, place: Place, encoding: str) -> Found:
     size_bytes = len(content)
     if size_bytes >= json_file.LONG_BYTES and encoding == "utf-8":
-        # What this parser refuses, the other one judges, which says where it is broken.
+        # If this parser refuses the line, the parser below reads it, because its error gives the position.
         with suppress(ValueError):
             return place, from_json(content)
     text = decode(content, source, place, encoding)
@@ -86,12 +86,12 @@ def _read_line(content: bytes, source: Source, place: Place, encoding: str) -> F
         at = replace(place, offset=place.offset + len(text[: error.pos].encode(encoding, "replace")))
         why = error.msg.removesuffix(" starting at") + zeros
         return reject(source, at, "broken JSON line", why, size_bytes=size_bytes, text=text)
-    except (RecursionError, ValueError) as error:  # brackets a thousand deep, numbers of 5,000 digits
+    except (RecursionError, ValueError) as error:  # such as brackets a thousand deep, or numbers of 5,000 digits
         return reject(source, place, "broken JSON line", str(error), size_bytes=size_bytes, text=text)
 
 
 def _holds_lines(file: File, encoding: str) -> bool:
-    """Whether a file that is called JSON holds JSON lines: an object that ends with its line, and then another."""
+    """Whether a file with the suffix of JSON holds JSON lines: an object ends with its line, and another follows."""
     if is_wide(encoding):
         return False
     head = b""
@@ -104,7 +104,7 @@ def _holds_lines(file: File, encoding: str) -> bool:
 
 
 def read_saved(source: Source) -> Iterator[Found]:
-    """The rows of a dataset that `datasets` saved to disk."""
+    """Yield the rows of a dataset that `datasets` saved to disk."""
     load_from_disk = _library(source).load_from_disk
     with _readable(source):
         data = load_from_disk(source.path)
@@ -114,7 +114,7 @@ def read_saved(source: Source) -> Iterator[Found]:
 
 
 def read_hub(source: Source) -> Iterator[Found]:
-    """The rows of a dataset on the hub; streamed only where a part of it is asked for."""
+    """Yield the rows of a dataset on the hub. It is streamed only where a part of it is asked for."""
     load_dataset = _library(source).load_dataset
     options = source.record_options.model_dump(include={"config", "split", "revision"})
     with _readable(source):
@@ -132,15 +132,15 @@ def _number_rows(place: Place, rows: Iterable[object]) -> Iterator[Found]:
     numbers = count()
     for row in rows:
         held = [row]
-        del row  # it can be a book: whoever takes it is its only holder, which enumerate would not allow
+        del row  # a row can be a book: only the caller may hold it, but enumerate would hold it too
         yield replace(place, part=f"row {next(numbers)}"), drop_filled(held.pop())
 
 
 def drop_filled(value: Any) -> Any:
     """A row of a table without the nulls within its objects.
 
-    A column has one type for all rows, so Arrow gives every object all the keys that any of them has, with null where
-    its author wrote nothing: a call of one tool would show the arguments of all others.
+    A column has one type for all rows. So Arrow gives every object all keys that any object of the column has, with
+    null where the author wrote nothing. A call of one tool would then show the arguments of all other tools.
     """
     if isinstance(value, Mapping):
         return {key: drop_filled(held) for key, held in value.items() if held is not None}
@@ -157,10 +157,10 @@ def _library(source: Source) -> Any:
 
 @contextmanager
 def _readable(source: Source) -> Iterator[None]:
-    """Tell what the library says of a dataset that it does not find, reach or know."""
+    """Raise UserError, with the library's message, where the library does not find, reach or read a dataset."""
     try:
         yield
-    except (OSError, ValueError) as error:  # its own errors, and that of a network that is not there, are among them
+    except (OSError, ValueError) as error:  # this includes the library's own errors and the error of a missing network
         said = str(error).splitlines() or [type(error).__name__]
         raise UserError(
             "the dataset cannot be read",

@@ -1,7 +1,7 @@
-"""Whether all that a conversation says stands in what its template wrote, and where: every string of it is looked for.
+"""Searches for every string of a conversation in the text that its template wrote, and returns the places.
 
-A template may trim a string or write it as JSON, and may write a system prompt late. What it leaves out or changes
-is named, and the conversation is refused.
+A template may trim a string or write it as JSON, and may write a system prompt late. If it leaves out or changes a
+string, the conversation is refused and the error names the string.
 """
 
 import json
@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 from ropewalk.corpus.read.turn import ANSWERS
 
 _SHORT = 16
-"""Characters; a shorter string may stand in the template's own words, or in another message."""
+"""Characters. A shorter string may also stand in the template's own words, or in another message."""
 _THINK = re.compile(r"</?think>")
 _UNSEEN_KEYS = frozenset({"type", "strict", "$schema", "format"})
-"""Of a tool's description: templates write types in words of their own."""
+"""Keys of a tool's description that are not searched for, because templates write types in their own words."""
 
 
 class LostError(Exception):
-    """What the template changes or leaves out, by its name and the key that it stands under."""
+    """A string that the template changes or leaves out: its name, and the key under which it stands."""
 
     def __init__(self, what: str, key: str) -> None:
         super().__init__(what)
@@ -27,16 +27,16 @@ class LostError(Exception):
 
 
 class Place(NamedTuple):
-    """Where a message's strings stand: the first's start and the last's end."""
+    """The place of a message's strings, in characters: the start of the first string and the end of the last."""
 
     start: int
     end: int
 
 
 def place_messages(text: str, messages: Sequence[Mapping[str, Any]], trained: set[int]) -> list[Place | None]:
-    """The place of each message in ``text``; None for one without a string. Raises LostError.
+    """The place of each message in ``text``; None for a message without a string. Raises LostError.
 
-    A short string may be found too early, in words of the template; what follows it is found nevertheless.
+    A short string may be found too early, in words of the template. The strings after it are found nevertheless.
     """
     places: list[Place | None] = []
     at = 0
@@ -52,9 +52,9 @@ def place_messages(text: str, messages: Sequence[Mapping[str, Any]], trained: se
 
 
 def place_message(text: str, message: Mapping[str, Any], at: int, *, must_think: bool) -> Place | None:
-    """Where the strings of a message stand from ``at`` on. Raises LostError with the key of one that does not.
+    """The place of a message's strings, searched for from ``at`` on. Raises LostError with the key of a missing string.
 
-    Thoughts may be missing unless the answer ``must_think``: templates take them out of what was said before.
+    Thoughts may be missing unless ``must_think`` is set, because templates remove them from earlier turns.
     """
     found: list[Place] = []
     for key, leaf in _leaves(message):
@@ -69,7 +69,7 @@ def place_message(text: str, message: Mapping[str, Any], at: int, *, must_think:
 
 
 def check_short(messages: Sequence[Mapping[str, Any]], render: Callable[[Sequence[Mapping[str, Any]]], str]) -> None:
-    """Raise LostError unless contents that are too short to be looked for are written by ``render`` at all."""
+    """Raise LostError unless ``render`` writes the contents that are too short to be searched for."""
     short = [number for number, message in enumerate(messages) if 0 < len(message["content"]) < _SHORT]
     probes = {number: f"probe{number}of{_SHORT}q" for number in short}
     if short:
@@ -83,7 +83,7 @@ def check_short(messages: Sequence[Mapping[str, Any]], render: Callable[[Sequenc
 
 
 def check_tools(text: str, tools: Sequence[Mapping[str, Any]]) -> None:
-    """Raise LostError unless every tool stands in ``text`` with what is said of it."""
+    """Raise LostError unless every tool stands in ``text`` with its description."""
     names = [tool.get("function", tool).get("name", "") for tool in tools]
     if tools and not any(_find(text, name, 0) for name in names):
         raise LostError("'tools': this template has no tools", "tools")
@@ -94,7 +94,7 @@ def check_tools(text: str, tools: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _leaves(message: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(key, string) of all that a message says."""
+    """Yield ``(key, string)`` for every string of a message that the text must contain."""
     for key in ("reasoning_content", "content"):
         if message.get(key):
             yield key, message[key]
@@ -108,7 +108,7 @@ def _leaves(message: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _strings(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Every string within an object, with the key that it stands under."""
+    """Yield every string within an object, with the key under which it stands."""
     if isinstance(value, str):
         if value:
             yield key, value
@@ -123,7 +123,7 @@ def _strings(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _all_strings(value: Any) -> Iterator[str]:
-    """Every string within an object, its keys too."""
+    """Yield every string within an object, including its keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -144,7 +144,7 @@ def _find(text: str, leaf: str, start: int) -> Place | None:
 
 
 def _spellings(leaf: str) -> Iterator[str]:
-    """How a template may write a string: as it is, trimmed, as JSON, and as JSON within JSON."""
+    """Yield the forms in which a template may write a string: unchanged, trimmed, as JSON, as JSON within JSON."""
     yield leaf
     yield leaf.strip()
     for ascii_only in (False, True):
@@ -154,7 +154,7 @@ def _spellings(leaf: str) -> Iterator[str]:
 
 
 def _find_thinking(text: str, leaf: str, start: int, *, must_think: bool) -> Place | None:
-    """Where an answer with its thoughts between tags stands, which templates take apart."""
+    """The place of an answer with its thoughts between tags. Templates split such an answer."""
     *thoughts, said = _THINK.split(leaf)
     if not thoughts:
         return None

@@ -1,6 +1,6 @@
-"""Documents out of whatever a source is: records, texts and pages, a code tree, a dataset, our own generators.
+"""Reads the documents of a source of any kind: records, texts and pages, a code tree, a dataset, our own generators.
 
-The formats are read in records.py, pages.py and code_tree.py; wrong data is treated in bad_input.py.
+records.py, pages.py and code_tree.py read the formats; bad_input.py handles wrong data.
 """
 
 import re
@@ -31,15 +31,15 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class WholeText:
-    """A file, or several joined, that is one text and no record."""
+    """The text of a file, or of several joined files, that is no record."""
 
     text: str
 
 
 def read_source(source: Source, *, seed: int) -> Iterator[Document | Reject]:
-    """All documents of a source in a fixed order, with what could not be one; at most ``source.size_bytes`` of text.
+    """Yield all documents and rejects of a source in a fixed order, at most ``source.size_bytes`` of text.
 
-    Raises UserError for a fault where the source says so, and where there is no document at all.
+    Raises UserError for a fault where the source has ``faults: error``, and for a source without any document.
     """
     size, documents, reasons = 0, 0, set[str]()
     for item in read_items(source, seed):
@@ -49,7 +49,7 @@ def read_source(source: Source, *, seed: int) -> Iterator[Document | Reject]:
         if isinstance(item, Reject):
             reasons.add(item.reason)
         held = [item]
-        del item  # a document can be a book: who waits for the next one holds on to none
+        del item  # a document can be a book: it must not be held here while the next one is read
         yield held.pop()
         if source.size_bytes is not None and size >= source.size_bytes:
             break
@@ -58,7 +58,7 @@ def read_source(source: Source, *, seed: int) -> Iterator[Document | Reject]:
 
 
 def without_document(source: Source, reasons: Collection[str]) -> UserError:
-    """What is said of a source that has no document at all, only rejects for such reasons."""
+    """The error for a source without any document. It has only rejects, for the given ``reasons``."""
     return UserError(
         f"source {source.name} has no document",
         where=str(source.path or source.hub or source.embedded),
@@ -68,7 +68,7 @@ def without_document(source: Source, reasons: Collection[str]) -> UserError:
 
 
 def source_files(source: Source) -> Files:
-    """The files that a ``path`` source reads, and what lies beside them."""
+    """The files that a ``path`` source reads, and the files beside them that it does not read."""
     assert source.path is not None
     where = f"source {source.name}"
     if source.tokens is None and is_saved_dataset(source.path):
@@ -77,12 +77,13 @@ def source_files(source: Source) -> Files:
 
 
 def digest_files(source: Source) -> dict[str, str]:
-    """What a ``path`` source's files hold, by their names inside it: the same wherever they lie."""
+    """The digests of a ``path`` source's files, by their names inside the source. They do not depend on the folder in
+    which the files lie."""
     return {file.name: digest_file(file.path) for file in source_files(source).files}
 
 
 def source_megabytes(source: Source, file: File | None = None) -> float | None:
-    """About how much text a source, or one file of it, holds, for a progress line; None where nobody can know."""
+    """The approximate size in MB of a source's text, or of one file of it, for a progress line; None if unknown."""
     read = () if source.path is None or file is not None else source_files(source).files
     held = [content_bytes(each.path) for each in (read if file is None else [file])]
     sizes = [size for size in (source.size_bytes, sum(held) if held else None) if size is not None]
@@ -90,7 +91,8 @@ def source_megabytes(source: Source, file: File | None = None) -> float | None:
 
 
 def read_items(source: Source, seed: int, file: File | None = None) -> Iterator[Document | Reject]:
-    """All that a source or one ``file`` of it holds, without its limit of size and whether or not there is anything."""
+    """Yield all documents and rejects of a source or of one ``file`` of it. The size limit of the source is not
+    applied, and a source without any document is no error."""
     if source.embedded is not None:
         made = embedded_documents(source.embedded, seed=seed, size_bytes=source.size_bytes, options=source.options)
         for document in made:
@@ -104,7 +106,7 @@ def read_items(source: Source, seed: int, file: File | None = None) -> Iterator[
 
 
 def read_found(source: Source, file: File | None = None) -> Iterator[Found]:
-    """What a source's files (or one ``file``) or its dataset hold: records and whole texts, each with its place."""
+    """Yield the records and whole texts of a source's files (or of one ``file``) or dataset, each with its place."""
     if source.hub is not None:
         yield from read_hub(source)
     elif is_saved_dataset(str(source.path)):
@@ -168,7 +170,8 @@ def _make_document(record: object, source: Source, place: Place) -> Document | R
 
 
 def _make_conversation(record: Mapping[str, object], source: Source, place: Place, size: int) -> Document | Reject:
-    """What is said, for its language; it is laid out where the model's template is at hand."""
+    """A document of the contents of a conversation, which decide its language. The conversation is laid out later,
+    where the model's template is available."""
     is_chat = source.record_options.is_chat
     try:
         found = find_conversation(record, source.record_options)
@@ -194,7 +197,7 @@ def _make_conversation(record: Mapping[str, object], source: Source, place: Plac
 
 
 def _check_strings(conversation: Conversation, source: Source, place: Place) -> Conversation | Reject:
-    """A conversation whose strings can all be text, or the first fault."""
+    """A conversation in which all strings are valid text, or a reject for the first fault."""
     faults: list[Reject] = []
 
     def check(text: str) -> str:

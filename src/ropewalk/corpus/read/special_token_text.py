@@ -1,8 +1,9 @@
-"""Spellings of special tokens inside messages: hidden from the template, put back as letters, never believed.
+"""Handles messages that spell special tokens: hides them from the template, and puts them back as plain letters.
 
-A template's special tokens become their ids, and the same letters inside a message must not. So the letters are hidden
-behind numbers between two private-use characters while the template runs: whatever it then spells itself is meant. In
-the finished text what was hidden stands in its letters between the same two characters, which the tokenizer takes away.
+The special tokens of a template become ids; the same letters inside a message must not. So while the template runs, the
+letters are replaced by numbers between two private-use characters. Each special token in the rendered text is then a
+token of the template itself. In the finished text the hidden letters stand between the same two characters, which the
+tokenizer removes.
 """
 
 import re
@@ -13,16 +14,17 @@ from functools import cached_property
 
 OPEN, CLOSE = "\ue0f0", "\ue0f1"
 ANSWER_OPEN, ANSWER_CLOSE = "\ue0f2", "\ue0f3"
-"""Where a template says by itself what an assistant generates; never in a finished text."""
+"""Stand around generated text where the template itself marks it. A finished text never contains them."""
 _BEGIN = 3
-"""Characters that most texts are told by to spell nothing: some tokenizers have a thousand special tokens."""
+"""Characters. Most texts contain no beginning of this length of any special token, so one quick search is enough. This
+matters because some tokenizers have a thousand special tokens."""
 _NUMBER = re.compile(f"{OPEN}([0-9]+){CLOSE}")
 _MARKED = re.compile(f"{OPEN}(.+?){CLOSE}", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Letters:
-    """``special``: spellings that no message may mean; ``tags``: those that an answer may mean, and no one else."""
+    """``special``: spellings that are tokens in no message. ``tags``: spellings that are tokens only in an answer."""
 
     special: tuple[str, ...]
     tags: tuple[str, ...] = ()
@@ -48,14 +50,14 @@ class Letters:
         return any_of(self._hidden)
 
     def hide(self, text: str, *, in_answer: bool) -> str:
-        """``text`` with a number in place of each special token that it spells."""
+        """Replace each special token that ``text`` spells by a number."""
         if not self._begins.search(text):
             return text
         pattern = self._in_answers if in_answer else self._elsewhere
         return pattern.sub(lambda found: f"{OPEN}{self._numbers[found[0]]}{CLOSE}", text)
 
     def put_back(self, text: str, spans: Sequence[tuple[int, int]]) -> tuple[str, list[tuple[int, int]]]:
-        """The text with marked letters instead of numbers, and ``spans`` of it moved along."""
+        """Replace the numbers by marked letters. Return the text, and ``spans`` moved with it."""
         if OPEN not in text:
             return text, list(spans)
         pieces, moves, done, moved = [], [(0, 0)], 0, 0
@@ -73,12 +75,13 @@ class Letters:
 
 
 def any_of(spellings: Sequence[str]) -> re.Pattern[str]:
-    """An expression that finds each of them, the longest first."""
+    """An expression that finds each of ``spellings``, the longest first."""
     return re.compile("|".join(map(re.escape, sorted(set(spellings), key=len, reverse=True))) or r"(?!)")
 
 
 def take_marks(text: str, spans: Sequence[tuple[int, int]]) -> tuple[str, list[tuple[int, int]], list[tuple[int, int]]]:
-    """A finished text without its marks, ``spans`` moved along, and where the letters are that stood between marks."""
+    """Remove the marks from a finished text. Return the text, ``spans`` moved with it, and the spans of the letters
+    that stood between marks."""
     pieces, letters, taken, at = [], [], [0], 0
     for number, piece in enumerate(_MARKED.split(text)):
         if number % 2:

@@ -1,7 +1,7 @@
-"""Records out of a table in text, CSV or TSV: the first row names the keys, every other one is a record of texts.
+"""Reads records from a text table, CSV or TSV: the first row names the keys, and every other row is a record of texts.
 
-Fields in quotes may hold line breaks. Nothing is guessed but the sign between fields of a .csv file, by its first row:
-a comma, or the semicolon that spreadsheets write where a comma stands in numbers.
+Fields in quotes may hold line breaks. Only the delimiter of a .csv file is guessed, from its first row: it is a comma,
+or the semicolon that spreadsheets write where numbers contain a comma.
 """
 
 import csv
@@ -17,7 +17,7 @@ from ropewalk.corpus.text.reject import Reject
 
 
 class _Feed:
-    """The lines of a table as text, and what is known of those that the reader took since the last row."""
+    """The lines of a table as text, with place, size and fault of the lines that were read since the last row."""
 
     def __init__(self, lines: Iterator[Line], place: Place, source: Source, encoding: str) -> None:
         self._lines, self._place, self._source, self._encoding = lines, place, source, encoding
@@ -25,7 +25,7 @@ class _Feed:
         self._is_fresh = True
 
     begin: Place
-    """Where the row began."""
+    """The place where the row began."""
     fault: Reject | None
     """The first line of the row that could not be decoded."""
 
@@ -49,8 +49,9 @@ class _Feed:
 
 
 def read_table(lines: Iterator[Line], file: File, source: Source, encoding: str) -> Iterator[Found]:
-    """The records of a table. A row with another number of fields than the first, or a quote too many, is a fault."""
-    csv.field_size_limit(sys.maxsize)  # a field can be a book
+    """Yield the records of a table. A row is a fault where it has another number of fields than the first row, or a
+    quote too many."""
+    csv.field_size_limit(sys.maxsize)  # a field can be as large as a book
     feed = _Feed(lines, Place.of(file), source, encoding)
     first = next((text for text in feed if text.strip()), "")
     delimiter = "\t" if file.kind == "tsv" or ("\t" in first and "," not in first) else ","
@@ -78,7 +79,7 @@ def read_table(lines: Iterator[Line], file: File, source: Source, encoding: str)
                 return
         elif len(row) == len(keys):
             yield feed.begin, dict(zip(keys, row, strict=True))
-        elif row:  # an empty line is none
+        elif row:  # an empty line is no row
             why = f"{len(row)} fields, where the first row names {len(keys)}: {', '.join(keys)}"
             text = delimiter.join(row)
             yield reject(source, feed.begin, "broken table row", why, size_bytes=feed.size_bytes, text=text)

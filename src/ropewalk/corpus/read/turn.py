@@ -1,7 +1,7 @@
-"""One entry of a conversation, in whichever trainer's format, as messages the way chat templates read them.
+"""Reads one entry of a conversation, in the format of any trainer, as messages in the form that chat templates read.
 
-Keys are those of OpenAI (``tool_calls``, content in parts), ShareGPT (``from``, ``value``), Anthropic (blocks) and of
-the trainers' loss flags. What is not known and not empty raises ``UnreadError`` with its name.
+The keys are those of OpenAI (``tool_calls``, content in parts), ShareGPT (``from``, ``value``) and Anthropic (blocks),
+and the loss flags of the trainers. A field that is neither known nor empty raises ``UnreadError`` with its name.
 """
 
 import json
@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 Message = dict[str, Any]
-"""``role`` (system, developer, user, assistant, tool) and ``content``; where given ``reasoning_content``,
+"""Has ``role`` (system, developer, user, assistant, tool) and ``content``; where given, also ``reasoning_content``,
 ``tool_calls``, ``tool_call_id``, ``name``, and ``loss: False`` where a turn is not trained on."""
 ANSWERS = "assistant"
 ROLES = {
@@ -22,7 +22,7 @@ ROLES = {
     "system": "system",
     "developer": "developer",
 }
-"""By name in small letters, with - and blanks as _. ``calls``: an answer whose text is its calls as JSON."""
+"""Roles by name, in lower case, with - and blanks as _. ``calls``: an answer whose text is its tool calls as JSON."""
 EMPTY = "empty answer"
 NO_CONVERSATION = "no conversation"
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
@@ -38,11 +38,11 @@ INFORMATIVE = frozenset(
         "n_turns", "num_tokens", "token_count", "version", "finish_reason", "parallel_tool_calls", "cache_control",
     }
 )  # fmt: skip
-"""Fields that say which record it is and where it comes from, not what is said: they pass."""
+"""Fields that identify a record and its origin, and that are no content. They are accepted."""
 
 
 class UnreadError(Exception):
-    """Why a record is not read; names the field. ``reason`` is what the ledger counts by."""
+    """A record cannot be read; the message names the field. The ledger counts by ``reason``."""
 
     def __init__(self, why: str, reason: str = NO_CONVERSATION) -> None:
         super().__init__(why)
@@ -50,12 +50,12 @@ class UnreadError(Exception):
 
 
 def is_empty(value: object) -> bool:
-    """Whether a field says nothing."""
+    """Whether a field has no content: None, blank text, or an empty list, object or tuple."""
     return value is None or (isinstance(value, str) and not value.strip()) or (value in ([], {}, ()))
 
 
 def refuse_unknown(fields: Iterable[tuple[str, Any]], known: Iterable[str], ignored: Iterable[str], where: str) -> None:
-    """Raise UnreadError for the first field that is not known, not informative, not empty and not to be ignored."""
+    """Raise UnreadError for the first field that is neither known, nor informative, nor empty, nor ignored."""
     for name, value in fields:
         if name in known or is_empty(value) or name.casefold() in INFORMATIVE:
             continue
@@ -74,7 +74,7 @@ def role_of(given: object) -> str | None:
 
 
 def read_turns(held: object, key: str, ignored: tuple[str, ...]) -> list[Message]:
-    """The messages of a list of entries, or of one as a JSON string."""
+    """The messages of a list of entries. The list may be given as a JSON string."""
     entries = parse_json(held, repr(key)) if isinstance(held, str) else held
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, Mapping) for entry in entries):
         raise UnreadError(f"{key!r} should hold a list of messages; found {_describe(held)}")
@@ -85,7 +85,7 @@ def read_turns(held: object, key: str, ignored: tuple[str, ...]) -> list[Message
 
 
 def read_calls(held: object, where: str) -> list[dict[str, Any]]:
-    """Calls as templates read them: ``{function: {name, arguments: an object}}``, in the order of the given keys."""
+    """Calls as templates read them: ``{function: {name, arguments: an object}}``. The given order of keys is kept."""
     calls = parse_json(held, where) if isinstance(held, str) else held
     if isinstance(calls, Mapping):
         calls = [calls]
@@ -95,7 +95,7 @@ def read_calls(held: object, where: str) -> list[dict[str, Any]]:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """The value of a JSON string. Raises UnreadError where it is none."""
+    """The value of a JSON string. Raises UnreadError where the string is no JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -135,7 +135,7 @@ def _read_entry(entry: Mapping[str, Any], number: int, ignored: tuple[str, ...])
 
 
 class _Told:
-    """What one entry holds, while its fields and parts are read."""
+    """Collects the content of one entry while its fields and parts are read."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -145,7 +145,7 @@ class _Told:
         self.results: list[Message] = []
 
     def read_content(self, content: object, where: str) -> None:
-        """Text, or parts of it."""
+        """Read a content, which is text or a list of parts."""
         if isinstance(content, Mapping):
             content = [content]
         if not isinstance(content, list):
@@ -156,7 +156,7 @@ class _Told:
             self._read_part(part, f"{where}[{number}]")
 
     def add_thoughts(self, thoughts: object, where: str) -> None:
-        """Thoughts under one of their names; the same under two names once."""
+        """Add the thoughts of one field. Equal thoughts under two names are added once."""
         if is_empty(thoughts):
             return
         if not isinstance(thoughts, str):
@@ -199,7 +199,7 @@ class _Told:
         refuse_unknown(part.items(), known, (), where)
 
     def to_messages(self, role: str, entry: Mapping[str, Any]) -> list[Message]:
-        """The message, after the results that stand in it."""
+        """The tool results in the message, then the message itself."""
         is_answer = role == ANSWERS
         if (self.calls or self.thoughts) and not is_answer:
             raise UnreadError(f"{self.where} has {'tool_calls' if self.calls else 'thoughts'} and is not an answer")
@@ -270,7 +270,7 @@ def _read_text(given: object, where: str) -> str:
 
 
 def _some(**fields: object) -> dict[str, str]:
-    """The fields that hold something, as text: ids are numbers in some files."""
+    """The fields that are not empty, as text, because ids are numbers in some files."""
     return {name: str(value) for name, value in fields.items() if not is_empty(value)}
 
 

@@ -1,1 +1,1 @@
-"""What is known about a text by itself: its language, its script, its blocks and shingles, its cleaning profile."""
+"""Properties of a single text: its language, its script, its blocks and shingles, its cleaning profile."""

@@ -1,8 +1,8 @@
-"""A text in blocks that end where lines do, so that no step of mending holds it several times over.
+"""Splits a text into blocks that end at line ends, so that no mending step holds several copies of the text.
 
-Python keeps one, two or four bytes a character, by the widest character of a text: an emoji makes a book four times as
-large, but in blocks only the one that it stands in. What goes over the borders of lines is done here, as if the text
-were in one piece.
+Python keeps one, two or four bytes per character, by the widest character of a text. So an emoji makes a whole book
+four times as large; in blocks, only its own block grows. Steps that cross the borders of lines are done here, with the
+same result as for the undivided text.
 """
 
 import re
@@ -18,11 +18,11 @@ _MOST_BREAKS = 3
 _MANY = 4
 _FEW_LETTERS = 12
 CELL_BORDER = re.compile(r"[|\t]")
-"""Of the cells of a table's row."""
+"""Separates the cells of a table row."""
 
 
 def blocks_of_lines(text: str) -> Iterator[str]:
-    """A text in parts of about a million characters that end where a line does, if one does."""
+    """Yield parts of about a million characters. Each part ends at a line end, if there is one."""
     start = 0
     while len(text) - start > _BLOCK_CHARACTERS:
         end = text.find("\n", start + _BLOCK_CHARACTERS) + 1
@@ -34,7 +34,7 @@ def blocks_of_lines(text: str) -> Iterator[str]:
 
 
 def cut_again(blocks: Iterable[str]) -> Iterator[str]:
-    """The blocks of the text that ``blocks``, which may have become shorter, make together."""
+    """Yield blocks of the usual size for the text in ``blocks``. The given blocks may have become shorter."""
     held: list[str] = []
     size = 0
     for block in blocks:
@@ -47,7 +47,7 @@ def cut_again(blocks: Iterable[str]) -> Iterator[str]:
 
 
 def limit_breaks(blocks: Iterable[str], *, within: bool = True) -> list[str]:
-    """No line break at the ends of the text, and ``within`` it at most three in a row."""
+    """Remove the line breaks at both ends of the text. With ``within``, keep at most three in a row inside it."""
     most = _MOST_BREAKS if within else maxsize
     limited: list[str] = []
     pending = 0
@@ -65,13 +65,14 @@ def limit_breaks(blocks: Iterable[str], *, within: bool = True) -> list[str]:
 
 
 def is_few_letters(line: str) -> bool:
-    """Whether a line says little, as an empty one, a refrain, a row of short cells, and so may stand many times."""
+    """Whether every cell of a line has fewer than 12 letters and digits. Such a line (an empty one, a refrain, a row of
+    short cells) has little content and may occur many times."""
     cells = CELL_BORDER.split(line) if "|" in line or "\t" in line else [line]
     return all(sum(map(str.isalnum, cell)) < _FEW_LETTERS for cell in cells)
 
 
 def join_repeats(blocks: list[str]) -> list[str]:
-    """Four or more equal lines in a row, of more than a few letters, as one."""
+    """Replace four or more equal lines in a row by one line, where they have more than a few letters."""
     before: list[str] = []
     for lines in _lines(blocks):
         near = before + lines if before else lines
@@ -92,7 +93,7 @@ def _join_runs(blocks: list[str]) -> Iterator[str]:
 
 
 def _lines(blocks: list[str]) -> Iterator[list[str]]:
-    """The lines of each block; every block but the last ends with a line break."""
+    """Yield the lines of each block. Every block except the last one ends with a line break."""
     for number, block in enumerate(blocks, start=1):
         lines = block.split("\n")
         yield lines if number == len(blocks) else lines[:-1]

@@ -1,7 +1,7 @@
-"""Chinese letters: which script they are of, which width, and text whose bytes were once read as the wrong encoding.
+"""Handles Chinese text: its script, the width of its letters, and text whose bytes were read in the wrong encoding.
 
-No table of our own: GB 2312 holds the simplified characters and Big5 the traditional ones, so what only one of them can
-write tells the script.
+There is no character table of our own. GB 2312 holds the simplified characters and Big5 the traditional ones. So a
+character that only one of the two can encode shows the script.
 """
 
 import re
@@ -22,20 +22,20 @@ _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _NARROW_MARK = re.compile(rf"(?<=[{_HAN}”》）])[,;:?!](?=[{_HAN}“《（\n]|$)")
 _WIDE_MARK = re.compile(r"(?<=[A-Za-z])[，；：？！](?=[ A-Za-z]|$)")
 _MARKS = dict(zip(",;:?!", "，；：？！", strict=True))
-# UTF-8 read as GBK: what its commonest characters and marks turn into, and what no Chinese text writes twice a page.
+# UTF-8 read as GBK: the commonest characters and marks turn into these. No Chinese text writes them twice on a page.
 _WRONG_GBK = re.compile("[锛鐨銆浠鍦涓鏄鍜](?=[\u0080-\u9fff])")
 _SIGNS_PER_CHARACTER = 0.01
-# Of GBK read as Latin-1: the comma, the full stop and the two commonest characters.
+# GBK read as Latin-1: the comma, the full stop and the two commonest characters.
 _GBK_AS_LATIN = ("£¬", "¡£", "µÄ", "ÊÇ")
 _WINDOWS_BYTES = {ord(bytes([byte]).decode("cp1252", "replace")): byte for byte in range(0x80, 0xA0)}
 _WINDOWS_BYTES.pop(0xFFFD)
 _HEAD = 4096
-"""Characters of a text that are looked at."""
+"""Characters at the beginning of a text that are examined."""
 
 
 @cache
 def _tables() -> tuple[Bool[np.ndarray, "han"], Bool[np.ndarray, "han"]]:
-    """(only simplified, only traditional) over the common block of Han."""
+    """``(only simplified, only traditional)``: a flag for each character of the common block of Han."""
     simplified, traditional = (
         np.array([bool(chr(code).encode(name, "ignore")) for code in range(_FIRST, _LAST + 1)])
         for name in ("gb2312", "big5")
@@ -44,7 +44,7 @@ def _tables() -> tuple[Bool[np.ndarray, "han"], Bool[np.ndarray, "han"]]:
 
 
 def traditional_share(text: str) -> float | None:
-    """Share of traditional characters among those that only one of the two scripts has; None without any."""
+    """Share of traditional characters among those of only one script; None where there is no such character."""
     points: UInt32[np.ndarray, characters] = code_points(text)
     han = points[(points >= _FIRST) & (points <= _LAST)] - np.uint32(_FIRST)
     simplified, traditional = (int(table[han].sum()) for table in _tables())
@@ -52,18 +52,18 @@ def traditional_share(text: str) -> float | None:
 
 
 def narrow_letters(text: str) -> str:
-    """Full-width letters and digits as half-width ones."""
+    """Convert full-width letters and digits to half width."""
     return text.translate(_WIDE) if _WIDE_LETTER.search(text) else text
 
 
 def fit_marks(text: str) -> str:
-    """Marks as their script writes them: full-width between Han, half-width between Latin letters."""
+    """Convert punctuation to the width of its script: full width between Han, half width between Latin letters."""
     text = _NARROW_MARK.sub(lambda found: _MARKS[found[0]], text)
     return _WIDE_MARK.sub(lambda found: next(half for half, full in _MARKS.items() if full == found[0]), text)
 
 
 def looks_like_wrong_gbk(text: str) -> bool:
-    """Whether UTF-8 bytes were read as GBK: the signs of it, and bytes that are UTF-8 for the most part."""
+    """Whether UTF-8 bytes were read as GBK: the text has the signs of it, and its bytes are mostly valid UTF-8."""
     head = text[:_HEAD]
     signs = len(_WRONG_GBK.findall(head))
     if signs <= 2 or signs <= _SIGNS_PER_CHARACTER * len(head):
@@ -73,7 +73,7 @@ def looks_like_wrong_gbk(text: str) -> bool:
 
 
 def looks_like_gbk_as_latin(text: str) -> bool:
-    """Whether GBK bytes were read as Latin-1 or Windows-1252: its commonest characters in the signs of those."""
+    """Whether GBK bytes were read as Latin-1 or Windows-1252: the text has the signs of the commonest characters."""
     head = text[:_HEAD]
     if not any(sign in head for sign in _GBK_AS_LATIN):
         return False
@@ -85,12 +85,12 @@ def looks_like_gbk_as_latin(text: str) -> bool:
 
 
 def repair_gbk(text: str) -> str:
-    """Text whose UTF-8 was read as GBK, read rightly line by line; a line whose bytes were lost stays as it is."""
+    """Repair text whose UTF-8 was read as GBK, line by line. A line whose bytes were lost stays unchanged."""
     return "\n".join(map(_repair_line, text.split("\n")))
 
 
 def repair_gbk_as_latin(text: str) -> str:
-    """Text whose GBK was read as Latin-1 or Windows-1252, in the same way."""
+    """Repair text whose GBK was read as Latin-1 or Windows-1252, in the same way."""
     return "\n".join(map(_read_as_gbk, text.split("\n")))
 
 
@@ -109,7 +109,7 @@ def _read_as_gbk(line: str) -> str:
 
 
 def convert_script(text: str, script: Literal["simplified", "traditional"]) -> str:
-    """The text in the other script, phrase by phrase. Raises UserError where the library is missing."""
+    """Convert the text to ``script``, phrase by phrase. Raises UserError where the library is missing."""
     return str(_converter("t2s" if script == "simplified" else "s2t").convert(text))
 
 

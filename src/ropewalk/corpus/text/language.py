@@ -1,10 +1,10 @@
-"""The language of a text: by its script where that tells, which is exact, else by a small model (py3langid).
+"""Finds the language of a text: by its script where this is enough, which is exact, else by a small model (py3langid).
 
-On technical text that is mostly Han the small language models in use find Chinese in 77 to 100 % of cases, the script
-in all. Where most letters are Latin and some are not, those outside code, links and names decide
-(language_words.py). Among languages of one script only a model can tell, and on code nobody: a source of code says what
-it is. A text that is too short to tell is *unsure*: it takes the language that most of its source has, once all of the
-source is read.
+On technical text that is mostly Han, the small language models in use find Chinese in 77 to 100 % of cases, and the
+script in all cases. Where most letters are Latin and some are not, the letters outside code, links and names decide
+(language_words.py). Only a model can separate languages of one script. No method works on code, so a source must
+declare that it is code. A text that is too short is *unsure*: it gets the most common language of its source, after the
+whole source is read.
 """
 
 import unicodedata
@@ -18,8 +18,8 @@ from jaxtyping import Int64, UInt8, UInt32
 
 from ropewalk.corpus.text.language_words import language_words, without_latin
 
-# First code point of each run and the script of its letters: the name of a script that several languages share, else
-# the language. Which of the run's characters are letters says Unicode; a combining mark is one.
+# First code point of each run, and the script of its letters. A script that several languages share has a name of its
+# own; any other has the name of its language. Unicode defines which characters are letters; a combining mark is one.
 _RUNS: tuple[tuple[int, str], ...] = (
     (0x0, "latin"), (0x300, "mark"), (0x370, "el"), (0x400, "cyrillic"), (0x530, "hy"), (0x590, "he"),
     (0x600, "arabic"), (0x700, "other"), (0x750, "arabic"), (0x780, "other"), (0x8A0, "arabic"), (0x900, "devanagari"),
@@ -40,22 +40,22 @@ _RUNS: tuple[tuple[int, str], ...] = (
 )  # fmt: skip
 _SIGN, _SPACE = "", " "
 _PARTS_WORDS = "་༌፡᠎"
-"""What Tibetan, Ethiopic and Mongolian write where others leave a space."""
+"""Word separators of Tibetan, Ethiopic and Mongolian, where other scripts write a space."""
 SCRIPTS = (_SIGN, _SPACE, "mark", *sorted({script for _, script in _RUNS} - {_SIGN, "mark"}))
 _SIGNS, _SPACES, _HAN, _LATIN = (SCRIPTS.index(name) for name in (_SIGN, _SPACE, "han", "latin"))
 _FIRST_SCRIPT = SCRIPTS.index("mark") + 1
 _CODE_POINTS = 0x110000
 _BLOCK_CHARACTERS = 1 << 20
-# How many Latin letters say as much as one of these.
+# Weight of one letter of these scripts, in Latin letters.
 _WEIGHT = {"han": 3, "kana": 3, "ko": 2}
 _WEIGHTS: Int64[np.ndarray, "scripts"] = np.array(
     [0] * _FIRST_SCRIPT + [_WEIGHT.get(script, 1) for script in SCRIPTS[_FIRST_SCRIPT:]]
 )
 _KANA_TEXT = 0.05
-"""Of Han and kana together, from which a text is Japanese however many kanji it has."""
+"""Share of kana in Han and kana together. From this share on a text is Japanese, with any number of kanji."""
 _SURE_HAN = 6
-"""So many letters of Han without kana are Chinese; fewer may be a Japanese title."""
-# What a model has to tell apart. Of Latin it is told what is not.
+"""From this many letters of Han on, without kana, a text is Chinese. Fewer letters may be a Japanese title."""
+# The languages of a script that a model has to separate. For Latin, the list holds the languages of other scripts.
 _OF_SCRIPT: dict[str, frozenset[str]] = {
     "cyrillic": frozenset(["ru", "uk", "bg", "be", "sr", "mk", "kk", "ky", "mn", "tg", "tt", "ba"]),
     "arabic": frozenset(["ar", "fa", "ur", "ps", "ug", "ckb", "sd"]),
@@ -70,38 +70,39 @@ _NOT_LATIN = frozenset(
     ]
 ).union(*_OF_SCRIPT.values()) - {"sr"}
 _ALONE = {"han": "zh", "cyrillic": "ru", "arabic": "ar", "devanagari": "hi", "bengali": "bn"}
-"""What an unsure text is taken for where its source has nothing sure of its script."""
+"""Language of an unsure text by its script, where its source has no sure text of this script."""
 UNSURE = frozenset(["none", "latin", *_ALONE])
-"""What ``judge_language`` says of a text that does not tell: its script, or ``none`` for no letter at all."""
+"""Results of ``judge_language`` for an unsure text: its script, or ``none`` for a text without any letter."""
 _KINDS = dict.fromkeys(["cmn", "yue", "wuu", "lzh", "nan", "hak", "gan", "hsn", "cdo", "cjy", "cpx", "mnp"], "zh")
 _SURE_LATIN, _SURE_OTHER = 0.25, 0.5
-"""How likely the model must hold a language: among a hundred of Latin script, and among a few of another."""
+"""Lowest probability at which a language of the model is accepted: among a hundred languages of Latin script, and among
+a few of another script."""
 _SAMPLES, _SAMPLE_CHARACTERS = 3, 400
 
 
 def code_points(text: str) -> UInt32[np.ndarray, "characters"]:
-    """The text as an array of code points; a lone surrogate keeps its number."""
+    """The text as an array of code points. A lone surrogate keeps its number."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
 def blocks(text: str, *, overlap: int = 0) -> Iterator[str]:
-    """A text in parts of a million characters, so that arrays over a huge one stay small."""
+    """Yield parts of a million characters (plus ``overlap``), so that arrays over a huge text stay small."""
     for start in range(0, max(1, len(text)), _BLOCK_CHARACTERS):
         yield text[start : start + _BLOCK_CHARACTERS + overlap]
 
 
 @cache
 def table_of(starts: tuple[int, ...], values: tuple[int, ...]) -> UInt8[np.ndarray, "code_points"]:
-    """A value for every code point, from the first one of each run: one look-up where a search takes ten steps."""
+    """A value for every code point, given the first code point of each run. One look-up replaces ten search steps."""
     lengths = np.diff(np.array([*starts, _CODE_POINTS]))
     return np.repeat(np.array(values, dtype=np.uint8), lengths)
 
 
 @cache
 def script_table() -> UInt8[np.ndarray, "code_points"]:
-    """For every code point the number in ``SCRIPTS`` of a letter's script, or of what is a sign or white space."""
+    """For every code point its index in ``SCRIPTS``: the script of a letter, or the entry of signs or white space."""
     table = table_of(tuple(start for start, _ in _RUNS), tuple(SCRIPTS.index(script) for _, script in _RUNS)).copy()
-    for code in range(_RUNS[-2][0]):  # what lies above has no letters yet
+    for code in range(_RUNS[-2][0]):  # no letters are defined above it yet
         kind = unicodedata.category(chr(code))
         if kind[0] not in "LM" and not (table[code] == _HAN and kind in ("Cn", "Nl")):  # Han grows, and 〇 is a number
             parts_words = kind[0] == "Z" or chr(code).isspace() or chr(code) in _PARTS_WORDS
@@ -110,14 +111,14 @@ def script_table() -> UInt8[np.ndarray, "code_points"]:
 
 
 def script_shares(text: str) -> dict[str, float]:
-    """Share of each script among the letters of ``text``; empty where there is no letter."""
+    """Share of each script among the letters of ``text``. It is empty where there is no letter."""
     counts = _count_scripts(text)[_FIRST_SCRIPT:]
     total = int(counts.sum())
     return {name: int(count) / total for name, count in zip(SCRIPTS[_FIRST_SCRIPT:], counts, strict=True) if count}
 
 
 def script_counts(text: str) -> tuple[int, float, int]:
-    """(letters, share of Han in what says the language, characters that are not white space)."""
+    """``(letters, share of Han in the letters that show the language, characters that are not white space)``."""
     counts = _count_scripts(text)
     letters, han = int(counts[_FIRST_SCRIPT - 1 :].sum()), int(counts[_HAN])
     share = float(han > 0)
@@ -136,10 +137,10 @@ def _count_scripts(text: str) -> Int64[np.ndarray, "scripts"]:
 
 
 def _count_language(text: str, counts: Int64[np.ndarray, "scripts"]) -> Int64[np.ndarray, "scripts"]:
-    """What each script says of the language, in Latin letters. ``counts`` are those of the whole text."""
+    """Weight of each script in the decision on the language, in Latin letters. ``counts`` are of the whole text."""
     said, latin = counts, int(counts[_LATIN])
     if 0 < counts[_FIRST_SCRIPT:].sum() - latin < latin:
-        for in_code in (False, True):  # where all is code, its comments tell
+        for in_code in (False, True):  # where all text is code, its comments decide
             said = _count_scripts(language_words(text, in_code=in_code))
             if said[_FIRST_SCRIPT:].any():
                 break
@@ -150,10 +151,11 @@ def _count_language(text: str, counts: Int64[np.ndarray, "scripts"]) -> Int64[np
 
 
 def judge_script(text: str) -> str:
-    """``zh``, ``ja``, ``ko``, ``th`` ... or the name of a script that several languages share, as ``latin``.
+    """``zh``, ``ja``, ``ko``, ``th`` ... or the name of a script that several languages share, such as ``latin``.
 
-    The script that says most outside code, links and names decides; a letter of Han or kana says as much as three Latin
-    ones. ``han`` where there is so little of it that it may be Japanese, ``none`` where there is no letter.
+    The script with the most weight outside code, links and names decides. A letter of Han or kana has the weight of
+    three Latin letters. The result is ``han`` where the text has so little Han that it may be Japanese, and ``none``
+    where it has no letter.
     """
     counts = _count_scripts(text)
     if counts[_HAN] == counts[_FIRST_SCRIPT:].sum() >= _SURE_HAN:
@@ -170,9 +172,9 @@ def judge_script(text: str) -> str:
 
 
 def judge_language(text: str) -> str:
-    """The script's language; among Latin, Cyrillic, Arabic ... ones, what a model says of three samples.
+    """The language of a text: that of its script; for Latin, Cyrillic, Arabic ... a model decides on three samples.
 
-    One of ``UNSURE`` where the text does not tell. A function of the text alone.
+    The result is one of ``UNSURE`` where the text is not clear. It depends on the text alone.
     """
     script = judge_script(text)
     if script != "latin" and script not in _OF_SCRIPT:
@@ -184,9 +186,10 @@ def judge_language(text: str) -> str:
 
 
 def settle_languages(documents: Mapping[str, int]) -> dict[str, str]:
-    """For each unsure name the language that it stands for in a source with so many ``documents`` of each.
+    """The language of each unsure name in a source. ``documents`` holds the number of documents for each name.
 
-    The commonest one of its script; where there is none the script's own (``zh``, ``ru`` ...), and ``latin`` stays.
+    It is the most common language of the same script in the source. Where there is none, it is the default of the
+    script (``zh``, ``ru`` ...); ``latin`` stays ``latin``.
     """
     sure = sorted((name for name in documents if name not in UNSURE), key=lambda name: (-documents[name], name))
     settled = {}
@@ -197,7 +200,7 @@ def settle_languages(documents: Mapping[str, int]) -> dict[str, str]:
 
 
 def script_of(language: str) -> str:
-    """The script that a language is written in, where several share it; else the language itself."""
+    """The script of a language where several languages share it; else the language itself."""
     kind = language_kind(language)
     if kind in ("zh", "ja"):
         return "han"
@@ -206,7 +209,7 @@ def script_of(language: str) -> str:
 
 
 def language_kind(language: str) -> str:
-    """``zh`` for ``zh-Hant``, ``yue``, ``wuu``, ``lzh`` ..., ``en`` for ``en-GB``: what profiles and weights go by."""
+    """``zh`` for ``zh-Hant``, ``yue``, ``wuu``, ``lzh`` ..., ``en`` for ``en-GB``. Profiles and weights use it."""
     first = language.replace("_", "-").partition("-")[0].lower()
     return _KINDS.get(first, first)
 
@@ -220,16 +223,16 @@ def _whole_model() -> Any:
 
 @cache
 def _model(script: str) -> Any:
-    """A model that knows the languages of one script only, and how sure it is."""
+    """A model for the languages of one script only, which also returns a probability."""
     model = copy(_whole_model())
     known = set(model.labels)
     model.set_languages(known - _NOT_LATIN if script == "latin" else known & _OF_SCRIPT[script])
-    model.nb_ptc = np.ascontiguousarray(model.nb_ptc)  # it reads rows
+    model.nb_ptc = np.ascontiguousarray(model.nb_ptc)  # the model reads it by rows
     return model
 
 
 def _sample(text: str) -> str:
-    """Three short pieces of a text; a model reads 5 MB a second and needs a paragraph."""
+    """Three short parts of a text, because a model reads 5 MB a second and needs only a paragraph."""
     if len(text) <= _SAMPLES * _SAMPLE_CHARACTERS:
         return text
     starts = np.linspace(0, len(text) - _SAMPLE_CHARACTERS, _SAMPLES).astype(int).tolist()

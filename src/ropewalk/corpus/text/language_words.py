@@ -1,9 +1,9 @@
-"""The words of a text that say which language it is in: outside code and links, without names and identifiers.
+"""Finds the words of a text that show its language: outside code and links, without names and identifiers.
 
-A technical text in Chinese, Japanese or Russian is full of Latin letters: commands, paths, products. None of them says
-what language the text is in. A Latin word counts here where it stands as words stand in a sentence: letters alone, with
-white space or a mark of punctuation around them. In a line that has letters of another script, only words in small
-letters count, since the others are names; in any other line, only where the line is a sentence and no command.
+A technical text in Chinese, Japanese or Russian is full of Latin letters: commands, paths, products. None of them shows
+the language of the text. A Latin word counts only where it looks like a word in a sentence: letters alone, with white
+space or punctuation around them. In a line with letters of another script, only lower-case words count, since the
+others are names. In any other line, words count only where the line is a sentence and no command.
 """
 
 import re
@@ -12,7 +12,8 @@ from ropewalk.corpus.text.blocks import blocks_of_lines
 
 _LATIN = "A-Za-zª-ÿĀ-ʯḀ-ỿ"
 _SMALL = "a-zß-ÿĀ-ʯḀ-ỿ"
-# A word may follow an opening mark or a letter of Han, and end before a closing one; a full stop only ends a sentence.
+# A word may follow an opening mark or a letter of Han, and may end before a closing mark or a letter of Han. A full
+# stop counts only at the end of a sentence.
 _BEFORE = r"\s(\[“”‘’\"'«»„—–,;:¿¡\u2e80-\uffef"
 _AFTER = r"\s)\]“”‘’\"'«»—–,;!?…\u2e80-\uffef"
 _BORDER = rf"(?![^{_AFTER}.:])(?![.:](?!\s|$))"
@@ -26,7 +27,7 @@ _FEWEST_WORDS = 5
 
 
 def language_words(text: str, *, in_code: bool = False) -> str:
-    """The lines of a text reduced to what says its language; ``in_code`` also of fenced code."""
+    """Reduce each line of a text to the words that show its language. With ``in_code``, also read fenced code."""
     kept: list[str] = []
     fence = ""
     for block in blocks_of_lines(text):
@@ -45,7 +46,7 @@ def language_words(text: str, *, in_code: bool = False) -> str:
 
 
 def without_latin(text: str) -> str:
-    """A text of another script without the Latin letters in it."""
+    """Replace the Latin letters in a text of another script by spaces."""
     return _LETTERS.sub(" ", text)
 
 

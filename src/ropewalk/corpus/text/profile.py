@@ -1,7 +1,7 @@
-"""What counts as clean text, per kind of text, as one value: what is mended, and which figure drops a text.
+"""Cleaning profiles: for each kind of text, one value that defines how a text is mended and which measure drops it.
 
-Stock web filters keep no code and no Chinese, and drop books for being long. Here nothing is too long, and a user who
-knows better starts from a profile by name and changes what differs: ``profile: {like: law, min_characters: 200}``.
+Stock web filters keep no code and no Chinese, and drop books because of their length. Here no text is too long. A user
+can start from a profile by name and change single values: ``profile: {like: law, min_characters: 200}``.
 """
 
 import re
@@ -63,7 +63,8 @@ class Profile(Spec):
 
     @property
     def only_judging(self) -> "Profile":
-        """The same thresholds for a text whose lines and letters all stay; known by its digest after a trim."""
+        """The same thresholds, for a text that keeps all its lines and letters. The text is trimmed, since it is
+        identified by its digest after a trim."""
         kept = {"width": "keep", "script": "keep", "boilerplate": (), "remove_lines": (), "mask": ()}
         kept |= {"white_space": "trim"}
         return self.model_copy(update=kept)
@@ -86,7 +87,7 @@ class Profile(Spec):
         return given
 
 
-PROFILES: Mapping[str, Profile] = MappingProxyType({})  # what the first profiles are checked against
+PROFILES: Mapping[str, Profile] = MappingProxyType({})  # the validator reads it while the profiles below are built
 PROFILES = MappingProxyType(
     {
         "prose_en": Profile(
@@ -115,7 +116,7 @@ PROFILES = MappingProxyType(
         ),
         "code": Profile(
             min_characters=50,
-            min_letters=0.25,  # as for the Stack
+            min_letters=0.25,  # as in The Stack
             max_line_characters=200,
             max_repeated_lines=0.6,  # licence heads and boilerplate repeat between a package's files
             max_repeated_passages=0.8,
@@ -124,7 +125,7 @@ PROFILES = MappingProxyType(
         "law": Profile(
             min_characters=50,
             min_letters=0.4,
-            max_repeated_lines=0.5,  # tables, numbered lists and set phrases are what law is made of
+            max_repeated_lines=0.5,  # law consists of tables, numbered lists and set phrases
             max_repeated_passages=0.7,
             joins_repeats=True,
             white_space="keep",
@@ -132,11 +133,11 @@ PROFILES = MappingProxyType(
             boilerplate=("page_numbers", "comments", "navigation"),
             mask=("mobile", "identity", "key"),
         ),
-        # Retrieval prompts repeat on purpose; the answer may be one word. A mask would change what is answered.
+        # Retrieval prompts repeat on purpose; the answer may be one word. A mask would change the answer.
         "instruction": Profile(min_characters=10, min_letters=0.2),
         "markup": Profile(
             min_characters=50,
-            min_letters=0.35,  # tables, links and marks are a third of a page
+            min_letters=0.35,  # tables, links and marks make up a third of a page
             max_line_characters=4000,
             max_repeated_lines=0.5,
             max_repeated_passages=0.7,

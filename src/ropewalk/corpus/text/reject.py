@@ -1,6 +1,6 @@
-"""Something that should have become a document of the corpus and did not: why, where it stood, and how it began.
+"""A reject: an input that should have become a document of the corpus and did not, with reason, place and beginning.
 
-Every one is a line in its store's ``rejects.jsonl`` and an amount in the ledger, under its reason.
+Every reject is one line in its store's ``rejects.jsonl``, and the ledger adds its amount under its reason.
 """
 
 import json
@@ -13,7 +13,7 @@ EXCERPT_CHARACTERS = 400
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """``reason`` is what the ledger counts by, ``why`` the figure or fault behind it, ``place`` file, line and byte."""
+    """The ledger counts by ``reason``. ``why`` is the measure or fault behind it; ``place`` is file, line and byte."""
 
     id: str
     reason: str
@@ -29,7 +29,7 @@ class Reject:
 
 
 def excerpt(text: str) -> str:
-    """How a text begins, and how it ends where that is far: what a person needs to judge a drop."""
+    """The beginning of a text, and its end where the text is long. A person needs both to judge a drop."""
     if len(text) <= EXCERPT_CHARACTERS:
         shown = text
     else:
@@ -39,10 +39,10 @@ def excerpt(text: str) -> str:
 
 
 def text_bytes(text: str) -> int:
-    """How much a text is in UTF-8."""
+    """The size of a text in UTF-8, in bytes."""
     return len(text) if text.isascii() else len(text.encode())
 
 
 def item_bytes(item: Document | Reject) -> int:
-    """How much text an item is, as it was read."""
+    """The size of an item's text as it was read, in bytes."""
     return item.size_bytes if isinstance(item, Reject) else text_bytes(item.text)

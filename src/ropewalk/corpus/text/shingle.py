@@ -1,8 +1,9 @@
-"""Runs of words as 64-bit numbers, by whole arrays: what near-duplicates, repetition and contamination are found with.
+"""Hashes runs of words to 64-bit numbers, on whole arrays. Near-duplicates, repetition and contamination use them.
 
-A word is a run of letters and digits; in Han and kana every character is one, since nothing parts their words. Hashes
-are polynomials over code points, all windows at once from one running sum: the factor is odd and so can be divided by,
-modulo 2**64. Narrower keys would cost ten times the error (measured at 32 bits).
+A word is a run of letters and digits. In Han and kana every character is a word, since nothing separates their words.
+The hashes are polynomials over code points, and one running sum gives the hashes of all windows at once. This works
+because the factor is odd, so that a division by it modulo 2**64 is possible. Narrower keys would cost ten times the
+error (measured at 32 bits).
 """
 
 from functools import cache
@@ -15,8 +16,8 @@ from ropewalk.corpus.text.language import code_points, table_of
 
 _FACTOR = 0x9E3779B97F4A7C15
 _INVERSE = pow(_FACTOR, -1, 1 << 64)
-_KEPT_POWERS = (1 << 20) + (1 << 12)  # of a block, with what it shares with the next one
-# First code point of each run; True where its characters belong to words, and where each of them is one.
+_KEPT_POWERS = (1 << 20) + (1 << 12)  # for one block and its overlap with the next one
+# First code point of each run; whether its characters belong to words; whether each of them is a word by itself.
 _RUNS: tuple[tuple[int, bool, bool], ...] = (
     (0x0, False, False), (0x30, True, False), (0x3A, False, False), (0x41, True, False), (0x5B, False, False),
     (0x61, True, False), (0x7B, False, False), (0xC0, True, False), (0x2000, False, False), (0x2C00, True, False),
@@ -33,8 +34,8 @@ _KINDS = tuple(int(inside) + 2 * int(alone) for _, inside, alone in _RUNS)
 
 
 class Words(NamedTuple):
-    """The words of a text: a number for each, the characters from and to which it stands, and if it is one by itself,
-    as every character of Han and kana is."""
+    """The words of a text: for each word its hash, its start and end in characters, and whether it is a single
+    character of Han or kana, which is a word by itself."""
 
     hashes: UInt64[np.ndarray, "words"]
     start: Int64[np.ndarray, "words"]
@@ -43,14 +44,14 @@ class Words(NamedTuple):
 
 
 def word_hashes(text: str) -> UInt64[np.ndarray, "words"]:
-    """A number for each word of ``text``, in order, whatever its case."""
+    """A hash for each word of ``text``, in order. Case is ignored."""
     return _find_words(text.lower()).hashes
 
 
 def find_words(text: str) -> Words:
-    """The words of ``text`` with their places, whatever their case."""
+    """The words of ``text`` with their places. Case is ignored."""
     lowered = text.lower()
-    if len(lowered) != len(text):  # the dotted capital I alone becomes two characters
+    if len(lowered) != len(text):  # only the dotted capital I becomes two characters
         lowered = text.replace("\u0130", "i").lower()
     return _find_words(lowered)
 
@@ -58,7 +59,7 @@ def find_words(text: str) -> Words:
 def _find_words(text: str) -> Words:
     points = code_points(text)
     kinds = table_of(_STARTS, _KINDS).take(points)
-    # A word begins where something else than its own kind stood before, and at every letter that is a word by itself.
+    # A word begins where the kind of the characters changes, and at every character that is a word by itself.
     begins = kinds > 0
     begins[1:] &= (kinds[1:] != kinds[:-1]) | (kinds[1:] > _IN_WORD)
     start = np.flatnonzero(begins)
@@ -69,7 +70,7 @@ def _find_words(text: str) -> Words:
 
 
 def shingles(words: UInt64[np.ndarray, "words"], width: int) -> UInt64[np.ndarray, "shingles"]:
-    """A number for each run of ``width`` words; one for all of them where there are fewer, none where there is none."""
+    """A hash for each run of ``width`` words. Fewer words give one hash for all of them; no words give none."""
     width = min(width, len(words))
     if width == 0:
         return words
@@ -78,7 +79,7 @@ def shingles(words: UInt64[np.ndarray, "words"], width: int) -> UInt64[np.ndarra
 
 
 def character_runs(text: str, width: int) -> UInt64[np.ndarray, "runs"]:
-    """A number for each run of ``width`` characters of ``text``; none where it is shorter."""
+    """A hash for each run of ``width`` characters of ``text``. A shorter text gives none."""
     points = code_points(text)
     start = np.arange(max(0, len(points) - width + 1))
     return window_hashes(points, start, start + width)
