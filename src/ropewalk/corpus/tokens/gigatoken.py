@@ -33,7 +33,7 @@ _TRAPS = (
     "a\u0300\u0301\u0302b", "\u1e0b\u0323", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𠮷野家",
 )  # fmt: skip
 TRAPS = tuple(unicodedata.normalize("NFC", text) for text in _TRAPS)
-"""Texts on which encoders may disagree. They are composed (NFC), as cleaned text is: tokenizers is wrong on other text."""
+"""Texts on which encoders may disagree. They are composed (NFC), as cleaned text is: tokenizers fails on other text."""
 
 
 _FIX = "remove STORE/.shards, {} and run the same command again; please report the text to them"
