@@ -1,4 +1,4 @@
-"""Predicts what a mix would read of a corpus, from document lengths alone. Nothing is packed and no token is read."""
+"""Predicts the use of a corpus by a mix, from document lengths alone. Nothing is packed and no token is read."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -82,7 +82,7 @@ class Corpus:
         return Documents(tuple(shards), np.load(self.folder / source / "train.npy", allow_pickle=False))
 
     def find_beyond(self, source: str, context_tokens: int) -> BeyondRow:
-        """Count what is not read of a source whose sequences have ``context_tokens`` tokens: documents and tokens."""
+        """Count the documents and tokens of a source that are not read in sequences of ``context_tokens`` tokens."""
         long_documents = self.long_documents[source]
         return find_beyond(self.train(source), context_tokens=context_tokens, long_documents=long_documents)
 
