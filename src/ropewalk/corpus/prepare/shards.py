@@ -186,7 +186,7 @@ def check_shards(job: Job) -> dict[str, Any]:
     gathered = _add_facts([read_manifest(part)["facts"] for part in job.parts()])
     try:
         refuse_empty(job.source, SourceLedger.from_json(gathered["ledger"]))
-    except UserError:  # once corrected, it will be another source
+    except UserError:  # a corrected source has another digest, so these shards are useless
         job.discard()
         raise
     return gathered
