@@ -1,4 +1,4 @@
-"""Text that is there without a network: Python's own, licences, and seeded generators with facts to look up."""
+"""Text that needs no network: Python's own text, licences, and seeded generators of texts with facts to look up."""
 
 from ropewalk.corpus.embedded.registry import EMBEDDED, Embedded, embedded_documents, read_options
 

@@ -1,4 +1,4 @@
-"""Whole numbers in Chinese, as they stand in statutes and years: 一百零三, 二〇二四."""
+"""Whole numbers in Chinese, as written in statutes and years: 一百零三, 二〇二四."""
 
 _DIGITS = "〇一二三四五六七八九"
 _UNITS = ("", "十", "百", "千")

@@ -1,7 +1,8 @@
-"""Chinese encyclopedia volumes about invented regions: entries that cite each other and agree.
+"""Generates Chinese encyclopedia volumes about invented regions. Their entries cite each other and agree.
 
-A volume keeps a small world of towns, people, buildings, goods, feasts and rivers. A building's entry names the year
-and the builder that its town's entry named pages before, so that the later entry can be known from the earlier one.
+A volume holds a small world of towns, people, buildings, goods, feasts and rivers. The entry of a building repeats the
+year and the builder that the entry of its town gave pages before, so a model can predict the later entry from the
+earlier one.
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ class EncyclopediaDocuments(Spec):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A town with everything that belongs to it: its builder, building, goods and feast, and when they came to be."""
+    """A town with its builder, building, goods and feast, and the years of the builder and the building."""
 
     facts: dict[str, str]
     born: int
@@ -35,14 +36,14 @@ class Place:
 
 
 class Compiler:
-    """Writes volumes, one after the other, from one stream."""
+    """Writes volumes, one after the other, from one random stream."""
 
     def __init__(self, seed: int) -> None:
         self.rng = stream("embedded", "encyclopedia", seed)
         self.writer = Writer(load_grammar("encyclopedia_zh"), self.rng)
 
     def compile(self, options: EncyclopediaDocuments) -> tuple[str, str]:
-        """Title and text of a volume: its entries in random order, until the length is reached."""
+        """Title and text of a volume. Its entries are in random order, up to the drawn length in characters."""
         length = int(self.rng.integers(options.characters[0], options.characters[1] + 1))
         region = self.writer.write("region_front") + self.writer.write("region_kind")
         places = self._make_places(region)
@@ -97,7 +98,7 @@ class Compiler:
         return [a + b for a, b in zip(surnames, given, strict=True)]
 
     def _write_entry(self, kind: str, place: Place, *, bilingual: bool) -> str:
-        """One entry, headed by its name in brackets; years fit what happened."""
+        """One entry, headed by its name in brackets. Its years are consistent with the facts."""
         first, last = (
             (place.born, place.died) if kind == "person" else (place.built, place.built + place.born % 97 + 30)
         )
@@ -111,7 +112,7 @@ class Compiler:
 
 
 def write_encyclopedia(options: EncyclopediaDocuments, seed: int) -> Iterator[Document]:
-    """Volumes without end."""
+    """Yield volumes without end."""
     compiler, number = Compiler(seed), 0
     while True:
         title, text = compiler.compile(options)

@@ -1,7 +1,7 @@
-"""A small grammar of texts: named rules, each a list of productions with slots that are facts or other rules.
+"""A small grammar of texts: named rules, each a list of productions with slots for facts or other rules.
 
-Productions are dealt like cards: a rule repeats one only after it has given all the others, so that a long text uses
-the whole of what was written for it. Rules stand in the text files under words/, where people can write.
+Productions are drawn like cards: a rule repeats one only after it has used all others, so a long text uses all of its
+productions. The rules are in the text files under words/, where people can edit them.
 """
 
 import re
@@ -14,11 +14,11 @@ import numpy as np
 _SLOT = re.compile(r"\{(\w+)\}")
 _DEALT_AT_ONCE = 256
 Production = str | tuple[tuple[str, str], ...]
-"""Plain text, or pieces of text each with the slot that follows it ("" for none)."""
+"""Plain text, or parts of text, each with the slot that follows it ("" for none)."""
 
 
 class Grammar:
-    """The rules of some files; every slot is a rule or one of the declared facts. ``[+rule]`` adds to a rule."""
+    """The rules of some files. Every slot is a rule or a declared fact. ``[+rule]`` adds productions to a rule."""
 
     def __init__(self, text: str) -> None:
         self.facts: frozenset[str] = frozenset()
@@ -49,20 +49,20 @@ def _compile(text: str) -> Production:
 
 @cache
 def load_grammar(*names: str) -> Grammar:
-    """The grammar in ``words/NAME.txt``; several names are read as one file."""
+    """The grammar in ``words/NAME.txt``. Several names are read as one file."""
     folder = files("ropewalk.corpus.embedded") / "words"
     return Grammar("\n".join((folder / f"{name}.txt").read_text("utf-8") for name in names))
 
 
 class Writer:
-    """Writes the texts of one grammar; what it writes next depends on its stream and on what it has dealt before."""
+    """Writes texts of one grammar. The next text depends on the random stream and on the productions drawn before."""
 
     def __init__(self, grammar: Grammar, rng: np.random.Generator) -> None:
         self.grammar, self.rng = grammar, rng
         self._decks: dict[str, list[Production]] = {name: [] for name in grammar.rules}
 
     def write(self, rule: str, facts: Mapping[str, str] | None = None) -> str:
-        """One text of a rule; slots are looked up in ``facts`` first."""
+        """One text of a rule. Slots are looked up in ``facts`` first."""
         pieces: list[str] = []
         self._expand(rule, facts or {}, pieces.append)
         return "".join(pieces)

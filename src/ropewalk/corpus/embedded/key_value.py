@@ -1,4 +1,4 @@
-"""Key-value prompts as documents to learn from: the loss is on the answers only."""
+"""Key-value prompts as training documents. The loss is on the answers only."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ class KeyValueDocuments(KeyValue):
 
 
 def write_key_value(options: KeyValueDocuments, seed: int) -> Iterator[Document]:
-    """Documents without end, each a prompt of a length drawn from ``options.words``."""
+    """Yield documents without end. Each is a prompt of a length in words that is drawn from ``options.words``."""
     rng = stream("embedded", "key_value", seed)
     number = 0
     while True:

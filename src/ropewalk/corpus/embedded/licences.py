@@ -1,7 +1,7 @@
-"""The licence texts of the interpreter and of the packages beside it: legal English that may be copied verbatim.
+"""Licence texts of the interpreter and of the installed packages: legal English that may be copied verbatim.
 
-A single licence is short, so they are joined until a document is long; a text that many packages repeat
-(Apache-2.0 comes with dozens) is taken once.
+A single licence is short, so licences are joined until a document is long. A text that many packages repeat (Apache-2.0
+comes with dozens) is used once.
 """
 
 import re
@@ -27,9 +27,9 @@ class LicenceDocuments(Spec):
 
 
 def read_licences(options: LicenceDocuments, seed: int) -> Iterator[Document]:
-    """Documents of at least ``options.characters`` (the last may be shorter), sorted by distribution.
+    """Yield documents of at least ``options.characters`` characters, sorted by distribution. The last may be shorter.
 
-    The seed has no part in it: there is one order, and it ends.
+    The seed has no effect: there is one order, and it ends.
     """
     gathered: list[str] = []
     names: list[str] = []

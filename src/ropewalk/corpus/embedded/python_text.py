@@ -1,8 +1,7 @@
-"""Text out of the Python that runs: its reference manual, its docstrings, its source, and questions made of both.
+"""Text of the running Python: its reference manual, its docstrings, its source, and questions made of the last two.
 
-Nothing is imported to be read: sources are parsed. Tests, character tables and files that the build writes are left
-out, because they repeat themselves or name the machine. The order is shuffled by the seed, so that a small size is a
-sample of everything.
+Sources are parsed, not imported. Tests, character tables and generated build files are left out, because they repeat
+themselves or name the machine. The order is shuffled by the seed, so a small size is a sample of everything.
 """
 
 import ast
@@ -58,24 +57,24 @@ class CodeQuestions(Spec):
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One file of the standard library: its path below ``lib/python3.x`` and its text."""
+    """One file of the standard library: its path under ``lib/python3.x`` and its text."""
 
     path: str
     text: str
 
     @property
     def package(self) -> str:
-        """The top-level package, or the module's own name."""
+        """The top-level package, or the name of a single module."""
         return self.path.split("/")[0].removesuffix(".py")
 
     @property
     def module(self) -> str:
-        """The dotted name."""
+        """The dotted name of the module."""
         return self.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
 def read_files() -> Iterator[SourceFile]:
-    """The standard library's sources without tests and tables, sorted by path."""
+    """The source files of the standard library without tests and tables, sorted by path."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
@@ -84,7 +83,7 @@ def read_files() -> Iterator[SourceFile]:
 
 
 def read_code(options: CodeDocuments, seed: int) -> Iterator[Document]:
-    """A document per package or module, its files in order, each under a line with its path."""
+    """One or more documents per package or module. Its files are in order, each after a line with its path."""
     packages = _gather_packages()
     for package in _shuffle(list(packages), "python_code", seed):
         texts = [f"# {file.path}\n{file.text.strip()}\n" for file in packages[package] if file.text.strip()]
@@ -93,7 +92,7 @@ def read_code(options: CodeDocuments, seed: int) -> Iterator[Document]:
 
 
 def read_topics(options: TopicDocuments, seed: int) -> Iterator[Document]:
-    """The language reference in parts, and the docstrings of each package, in documents of about equal length."""
+    """The language reference in parts and the docstrings of each package, in documents of about equal length."""
     topics: Mapping[str, str] = importlib.import_module("pydoc_data.topics").topics
     manual = [f"{text.strip()}\n" for _, text in sorted(topics.items()) if len(text) > _SHORTEST_MANUAL]
     packages = _gather_packages()
@@ -108,7 +107,7 @@ def read_topics(options: TopicDocuments, seed: int) -> Iterator[Document]:
 
 
 def write_code_questions(options: CodeQuestions, seed: int) -> Iterator[Document]:
-    """Name, signature and docstring of a function as the question; its source, with the loss, as the answer."""
+    """Name, signature and docstring of a function are the question. Its source is the answer and has the loss."""
     packages = _gather_packages()
     for package in _shuffle(list(packages), "code_questions", seed):
         text, spans, number = "", [], 0
@@ -150,12 +149,12 @@ def _join(texts: list[str], characters: int, between: str) -> Iterator[str]:
 
 def _parse(file: SourceFile) -> ast.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)  # odd escapes in old modules are theirs, not ours
+        warnings.simplefilter("ignore", SyntaxWarning)  # invalid escapes in old modules of the standard library
         return ast.parse(file.text)
 
 
 def _describe(file: SourceFile) -> Iterator[str]:
-    """The docstrings of a module, its classes and functions, under their names and signatures."""
+    """The docstrings of a module, its classes and functions, each after its name and signature."""
 
     def visit(node: ast.Module | ast.ClassDef | Function, name: str) -> Iterator[str]:
         docstring = ast.get_docstring(node)
@@ -170,7 +169,7 @@ def _describe(file: SourceFile) -> Iterator[str]:
 
 
 def _ask(file: SourceFile) -> Iterator[tuple[str, str]]:
-    """Question and answer for each documented function of a file."""
+    """(question, answer) for each documented function of a file."""
     lines = file.text.splitlines()
     for node in ast.walk(_parse(file)):
         if not isinstance(node, Function):

@@ -1,6 +1,6 @@
-"""Questions about a long story, asked after it; only the answers carry the loss.
+"""Questions about a long story, placed after it. Only the answers have a loss.
 
-The facts come from the story's own world, so every answer is in the text, most often far above the question.
+The facts come from the world of the story, so every answer is in the text, mostly far before the question.
 """
 
 from collections import Counter
@@ -32,7 +32,7 @@ class StoryQuestions(Spec):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question of one kind with its only answer."""
+    """A question of one kind, with its only answer."""
 
     kind: str
     text: str
@@ -40,7 +40,7 @@ class Question:
 
 
 def write_story_questions(options: StoryQuestions, seed: int) -> Iterator[Document]:
-    """Documents without end: a story, then questions with answers."""
+    """Yield documents without end: a story, then questions with answers."""
     rng = stream("embedded", "story_questions", seed)
     lengths = {"zh": options.characters_zh, "en": options.characters_en}
     tellers = {language: Teller(language, seed, purpose="story_questions") for language in options.languages}
@@ -66,7 +66,7 @@ def write_story_questions(options: StoryQuestions, seed: int) -> Iterator[Docume
 
 
 def ask_about(story: Story, writer: Writer) -> list[Question]:
-    """Every question about a story's hand-overs that has exactly one answer."""
+    """Every question about a story's hand-overs with exactly one answer."""
     given = Counter((gift.thing.name, gift.giver) for gift in story.gifts)
     taken = Counter((gift.thing.name, gift.taker) for gift in story.gifts)
     moved = Counter((gift.thing.name, gift.giver, gift.taker) for gift in story.gifts)

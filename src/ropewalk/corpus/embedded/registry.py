@@ -1,7 +1,7 @@
-"""The sources that need no network, by name, and the one door to their documents.
+"""The sources that need no network, by name, and the one function that returns their documents.
 
-A source's text is a pure function of (name, seed, size, options) under the same Python. Sources made from Python's own
-files end when those end; the generators never do, so a recipe states their size.
+The text of a source is a pure function of (name, seed, size, options) under the same Python. Sources made of Python's
+own files have an end. The generators have none, so a recipe gives their size.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +36,7 @@ _OWN = "Apache-2.0 (written by this package)"
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """One source: what it is, what may be set, and how its documents are made from options and a seed."""
+    """One source: its description, its options, and the function that makes documents from options and a seed."""
 
     role: Role
     language: str
@@ -140,18 +140,18 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
 def embedded_documents(
     name: str, *, seed: int, size_bytes: int | None = None, options: Mapping[str, Any] | None = None
 ) -> Iterator[Document]:
-    """Documents of one source until ``size_bytes`` of UTF-8 are reached; the last one may pass it.
+    """Documents of one source up to ``size_bytes`` bytes of UTF-8. The last document may exceed it.
 
-    Raises UserError as read_options does.
+    Raises UserError as ``read_options`` does.
     """
     chosen = read_options(name, size_bytes=size_bytes, options=options)
     return _cut(EMBEDDED[name].generate(chosen, seed), size_bytes)
 
 
 def read_options(name: str, *, size_bytes: int | None = None, options: Mapping[str, Any] | None = None) -> Spec:
-    """What is asked of a source, with its defaults; nothing is made yet.
+    """Read the options of a source, with their defaults. No document is made.
 
-    Raises UserError for an unknown name, options that the source has not, or an endless source without a size.
+    Raises UserError for an unknown name, for unknown options, or for an endless source without a size.
     """
     source = _find_source(name)
     chosen = _read_options(name, source, options or {})

@@ -1,7 +1,7 @@
-"""Chinese statutes: definitions, duties and bans by article, and penalties that cite and repeat them much later.
+"""Generates Chinese statutes: definitions, duties and bans by article, and penalties that cite and repeat them later.
 
-Who wants to predict the chapter on liability must have read the articles that it cites: the breach is the duty, word
-by word, under its number. Every topic, term and article is invented.
+To predict the chapter on liability, a model must use the articles that it cites: a breach repeats the duty word by
+word, with the number of its article. Every topic, term and article is invented.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ class StatuteDocuments(Spec):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One article that can be broken: its number, and the breach in the words of the article."""
+    """An article that can be broken: its number, and the breach in the words of the article."""
 
     article: int
     breach: str
@@ -35,7 +35,7 @@ class Rule:
 
 @dataclass(slots=True)
 class Statute:
-    """A statute as far as it is written."""
+    """A statute in progress."""
 
     facts: dict[str, str]
     terms: dict[str, str]
@@ -45,19 +45,19 @@ class Statute:
 
     @property
     def characters(self) -> int:
-        """Characters of all articles."""
+        """Number of characters of all articles."""
         return sum(len(text) + 1 for _, texts in self.chapters for text in texts)
 
 
 class Drafter:
-    """Writes statutes, one after the other, from one stream."""
+    """Writes statutes, one after the other, from one random stream."""
 
     def __init__(self, seed: int) -> None:
         self.rng = stream("embedded", "statutes", seed)
         self.writer = Writer(load_grammar("statutes_zh"), self.rng)
 
     def draft(self, characters: tuple[int, int]) -> tuple[str, str]:
-        """Title and text of a statute."""
+        """Title and text of a statute. Its length in characters is drawn from the range ``characters``."""
         length = int(self.rng.integers(characters[0], characters[1] + 1))
         statute = self._open()
         while statute.characters < length * (1 - _SHARE_OF_LIABILITY):
@@ -155,7 +155,7 @@ class Drafter:
 
 
 def write_statutes(options: StatuteDocuments, seed: int) -> Iterator[Document]:
-    """Statutes without end."""
+    """Yield statutes without end."""
     drafter, number = Drafter(seed), 0
     while True:
         title, text = drafter.draft(options.characters)

@@ -1,7 +1,7 @@
-"""Long stories, English and Chinese: a cast, places and things, and hand-overs that are spoken of again much later.
+"""Generates long stories, English and Chinese: people, places, things, and hand-overs that the text repeats much later.
 
-Every story keeps a small world: who carries which thing, who gave it to whom, where and when. A memory late in a story
-repeats a fact from its beginning, so there is something that only a long context tells.
+Every story holds a small world: the holder of each thing, and the giver, taker, place and occasion of each hand-over. A
+memory late in a story repeats a fact from its beginning, so a model with a short context cannot predict it.
 """
 
 import re
@@ -43,7 +43,7 @@ class ChineseStories(StoryDocuments):
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One of the cast, with what is said of that person all through a story."""
+    """A person of a story. The properties stay the same through the whole story."""
 
     name: str
     woman: bool
@@ -54,7 +54,7 @@ class Person:
 
 @dataclass(slots=True)
 class Thing:
-    """An object that changes hands; ``holder`` is an index into the cast, None before it has been seen."""
+    """An object that changes hands. ``holder`` is an index into the people, None before the object first appears."""
 
     name: str
     mark: str
@@ -64,7 +64,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Gift:
-    """A hand-over: who gave what to whom, where, and on what occasion."""
+    """A hand-over: giver, taker, thing, place and occasion."""
 
     giver: str
     taker: str
@@ -75,7 +75,7 @@ class Gift:
 
 @dataclass(slots=True)
 class Story:
-    """A world and the text that was told of it so far."""
+    """A world and the text written about it so far."""
 
     people: list[Person]
     places: list[str]
@@ -86,7 +86,7 @@ class Story:
 
 
 class Teller:
-    """Tells stories in one language, one after the other, from one stream."""
+    """Writes stories in one language, one after the other, from one random stream."""
 
     def __init__(self, language: Language, seed: int, *, purpose: str = "stories") -> None:
         self.language = language
@@ -96,7 +96,7 @@ class Teller:
         )
 
     def tell(self, characters: tuple[int, int]) -> Story:
-        """A whole story of about so many characters."""
+        """A whole story. Its length in characters is drawn from the range ``characters``."""
         story = self._make_world()
         length = int(self.rng.integers(characters[0], characters[1] + 1))
         scene = 0
@@ -138,7 +138,7 @@ class Teller:
         return [int(i) for i in self.rng.permutation(len(story.people))[:3]]
 
     def _facts(self, story: Story, cast: list[int], thing: int) -> dict[str, str]:
-        """The facts of a scene under the names that the grammar knows."""
+        """The facts of a scene, under the names that the grammar uses."""
         first, second, third = (story.people[i] for i in cast)
         here, there = self.rng.permutation(len(story.places))[:2].tolist()
         facts = {
@@ -195,7 +195,7 @@ class Teller:
             story.characters += len(story.paragraphs[-1]) + 2
 
     def finish(self, story: Story) -> str:
-        """The story's text, with articles and capitals set right."""
+        """The text of a story, with corrected articles (a, an) and capitals."""
         text = "\n\n".join(story.paragraphs) + "\n"
         if self.language == "en":
             text = _AN.sub(r"\1n ", text)
@@ -204,7 +204,7 @@ class Teller:
 
 
 def write_stories(language: Language, options: StoryDocuments, seed: int) -> Iterator[Document]:
-    """Stories without end."""
+    """Yield stories without end."""
     teller = Teller(language, seed)
     source, number = f"stories_{language}", 0
     while True:
@@ -220,7 +220,7 @@ def _pronouns(language: Language, woman: bool) -> dict[str, str]:
 
 
 def _clashes(name: str, others: list[str]) -> bool:
-    """Whether a name is part of another or the other of it: then a question about it would have two answers."""
+    """Whether one name contains another, which would give a question about it two answers."""
     return any(name in other or other in name for other in others)
 
 

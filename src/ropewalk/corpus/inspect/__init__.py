@@ -1,1 +1,1 @@
-"""What a corpus holds and what was dropped from it, for a person to judge."""
+"""Shows the content of a corpus and the dropped text, so that a person can judge it."""

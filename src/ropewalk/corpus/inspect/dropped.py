@@ -1,7 +1,7 @@
-"""Examples of everything that was dropped, by source and reason, for eyes: what a threshold is judged by.
+"""Examples of dropped documents, by source and reason, so that a person can judge a threshold.
 
-Reads what building left behind: ``rejects.jsonl`` of each store, and ``dropped.jsonl`` of the corpus. Which twenty
-of many are shown is a draw by their ids, so that the same corpus shows the same.
+Reads the files that the build wrote: ``rejects.jsonl`` of each store and ``dropped.jsonl`` of the corpus. The twenty
+shown examples are drawn by their ids, so the same corpus shows the same examples.
 """
 
 from collections import defaultdict
@@ -24,7 +24,7 @@ _SHOWN_CHARACTERS = 240
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One drop: whose, why (with the figure), where it stood, and how its text begins and ends."""
+    """One dropped text: its id, the reason with the figure, its place, its size, and its beginning and end."""
 
     id: str
     why: str
@@ -35,7 +35,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """All drops of one reason in one source, with some of them."""
+    """All drops of one reason in one source: their number, and some examples."""
 
     source: str
     reason: str
@@ -47,7 +47,7 @@ class Reason:
 
 
 def inspect_corpus(corpus: Corpus, *, examples: int = EXAMPLES) -> list[Reason]:
-    """For each source and reason up to ``examples`` examples, drawn by id."""
+    """For each source and reason, up to ``examples`` examples, drawn by id."""
     found = []
     for source in corpus.sources:
         drops = [*_read(corpus.store(source) / REJECTS), *_read(corpus.folder / source / DROPPED)]
@@ -67,13 +67,13 @@ def inspect_corpus(corpus: Corpus, *, examples: int = EXAMPLES) -> list[Reason]:
 
 
 def read_columns(corpus: Corpus) -> dict[str, Any]:
-    """Best and worst documents by every column that a source was selected by: ``{source: {column: {best, worst}}}``."""
+    """Best and worst documents in every column that a source is selected by: ``{source: {column: {best, worst}}}``."""
     paths = {source: corpus.folder / source / COLUMNS for source in corpus.sources}
     return {source: read_written(path) for source, path in paths.items() if path.exists()}
 
 
 def format_columns(columns: Mapping[str, Mapping[str, Mapping[str, list[dict[str, Any]]]]]) -> str:
-    """For people: a line for each document that stands at an end of a column."""
+    """As text: one line for each of the best and worst documents of a column."""
     lines = []
     for source, found in columns.items():
         for column, ends in found.items():
@@ -86,7 +86,7 @@ def format_columns(columns: Mapping[str, Mapping[str, Mapping[str, list[dict[str
 
 
 def format_reasons(reasons: list[Reason], totals: Mapping[str, Mapping[str, Any]]) -> str:
-    """For people: a heading for each reason, two or three lines for each example."""
+    """As text: a heading for each reason, and two or three lines for each example."""
     lines: list[str] = []
     for reason in reasons:
         read = totals[reason.source]["read"]["documents"]

@@ -1,6 +1,6 @@
-"""Examples of what was dropped as a copy, each beside what was kept instead, for a person to judge.
+"""Examples of documents dropped as copies, each beside the document that was kept, so that a person can judge.
 
-Shown is the place where the two texts first differ, since the heads of near copies mostly agree.
+The text is shown where the two documents first differ, since near copies mostly begin alike.
 """
 
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ class _Place:
 
 
 def show_copies(corpus: Corpus, *, tokenizer: Tokenizer, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """By reason, a few dropped documents, each with the one kept in its place: ids, tokens, text where the two part.
+    """By reason, a few dropped documents, each with the kept one: ids, tokens, and the text where the two first differ.
 
-    ``similarity`` is None where the texts are the same.
+    ``similarity`` is None where the texts are equal.
     """
     fates = {name: corpus.fates(name) for name in corpus.sources}
     shown = {}
@@ -43,7 +43,7 @@ def show_copies(corpus: Corpus, *, tokenizer: Tokenizer, seed: int) -> dict[str,
 
 
 def _find_kept(corpus: Corpus, dropped: _Place) -> tuple[_Place, float | None]:
-    """The document that stayed for a dropped one, and how like it is; None: it is the same text."""
+    """The document that was kept for a dropped one, and their similarity (None: the texts are equal)."""
     kept = _Place(*corpus.kept(dropped.source, dropped.document))
 
     def compare(column: str) -> Bool[np.ndarray, "..."]:

@@ -1,6 +1,6 @@
-"""What is wrong with a stage's rows though they hold the mix: rows that teach nothing, documents that are not read.
+"""Finds faults in the sequences of a stage that match the mix: sequences without labels, documents that are not read.
 
-Said by one rule wherever it is asked: by ``prepare``, ``check`` and ``corpus report``.
+``prepare``, ``check`` and ``corpus report`` use the same rule.
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.long_documents import BeyondRow
 
 MOST_UNLABELLED = 0.01
-"""Of a source's rows: so many without a label may be."""
+"""Largest accepted share of a source's sequences without a label."""
 
 
 class RowFault(NamedTuple):
-    """``source`` is whose rows they are, ``key`` what mends it."""
+    """A fault in the sequences of ``source``. ``key`` is the key of the source that corrects it."""
 
     source: str
     key: str
@@ -24,7 +24,7 @@ class RowFault(NamedTuple):
 
 
 def find_row_faults(corpus: Corpus, feed: Feed) -> Iterator[RowFault]:
-    """What is to be said of the rows of a feed, with figures."""
+    """Yield the faults in the sequences of a dataset, with figures."""
     for name, (without, rows) in feed.unlabelled.items():
         if without > MOST_UNLABELLED * rows:
             message = (
@@ -38,7 +38,7 @@ def find_row_faults(corpus: Corpus, feed: Feed) -> Iterator[RowFault]:
 
 
 def tell_beyond(corpus: Corpus, name: str, beyond: BeyondRow, context_tokens: int) -> str:
-    """What of a source's documents is longer than a row and not read."""
+    """The message about documents of a source that are longer than a sequence and not read."""
     facts = corpus.facts(name)
     parts = [f"{beyond.left_out:,} are left out"] * bool(beyond.left_out)
     parts += [f"{beyond.cut_short:,} are cut short"] * bool(beyond.cut_short)

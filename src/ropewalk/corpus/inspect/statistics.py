@@ -1,7 +1,7 @@
-"""What a built corpus holds and what its rows will look like, counted for a report: plain data, JSON as it stands.
+"""Counts the content of a built corpus and the sequences made of it, for a report: plain data, valid as JSON.
 
-The figure to look at first is the context that tokens really have: in a corpus of web pages packed into rows of 128Ki
-hardly a token has 32Ki of its own document before it, whatever the length of the rows.
+The most important figure is the real context of the tokens. In a corpus of web pages, packed into sequences of 128Ki,
+hardly any token has 32Ki tokens of its own document before it, whichever length the sequences have.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ _ROWS, _PIECES, _SHOWN_TOKENS = 6, 24, 24
 
 
 def survey(corpus: Corpus, feeds: Mapping[int, Feed], *, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
-    """Ledger, languages, lengths, licences, and for the feed of every stage its mix, packing and some of its rows."""
+    """Ledger, languages, lengths, licences, and for the dataset of every stage its mix, packing and some sequences."""
     lengths = {name: corpus.train(name).lengths for name in corpus.sources}
     faults = {stage: [fault.message for fault in find_row_faults(corpus, feed)] for stage, feed in feeds.items()}
     return {
@@ -47,7 +47,7 @@ def survey(corpus: Corpus, feeds: Mapping[int, Feed], *, tokenizer: Tokenizer, s
 
 
 def survey_feed(feed: Feed) -> dict[str, Any]:
-    """A feed's plan and what comes of it, over all its rows and on the way there."""
+    """Plan and result of a dataset, over all its sequences and over prefixes of them."""
     cursors = np.unique(np.linspace(0, feed.rows, _PREFIXES + 1).round().astype(int))[1:].tolist()
     realised = [feed.realised(cursor) for cursor in cursors]
     pieces = feed.piece_tokens()
@@ -70,7 +70,7 @@ def survey_feed(feed: Feed) -> dict[str, Any]:
 
 
 def count_context(lengths: Int64[np.ndarray, "documents"]) -> dict[str, int]:
-    """Tokens in all, and those that have at least so many tokens of their own document before them."""
+    """Number of all tokens, and of tokens with at least 8Ki, 32Ki or 128Ki tokens of their document before them."""
     over = {str(context): int(np.maximum(lengths - context, 0).sum()) for context in CONTEXTS}
     return {"tokens": int(lengths.sum()), **over}
 
@@ -96,7 +96,7 @@ def _describe_source(corpus: Corpus, name: str) -> dict[str, Any]:
 
 
 def _count_lengths(lengths: Mapping[str, Int64[np.ndarray, "documents"]]) -> dict[str, Any]:
-    """Documents and tokens of every source by the documents' length, in powers of two."""
+    """Documents and tokens of every source by document length, in powers of two."""
     edges = [0, *(1 << bit for bit in range(_SHORTEST_BIT, _LONGEST_BIT))]
     counted = {}
     for name, found in lengths.items():
@@ -109,7 +109,7 @@ def _count_lengths(lengths: Mapping[str, Int64[np.ndarray, "documents"]]) -> dic
 
 
 def _show_rows(corpus: Corpus, feed: Feed, tokenizer: Tokenizer, seed: int) -> list[dict[str, Any]]:
-    """A few random rows: what stands at the borders of their documents."""
+    """A few random sequences, with the text at the borders of their documents."""
     random = stream("rows shown", feed.digest, seed)
     chosen = sorted(random.choice(feed.rows, size=min(_ROWS, feed.rows), replace=False).tolist())
     return [_show_row(corpus, feed, row, tokenizer) for row in chosen]
@@ -130,12 +130,12 @@ def _show_row(corpus: Corpus, feed: Feed, row: int, tokenizer: Tokenizer) -> dic
 
 
 def _show_ends(tokens: Sequence[int] | np.ndarray, tokenizer: Tokenizer) -> tuple[str, str]:
-    """The first and the last words of a piece; all of a short one is in the first."""
+    """The first and the last words of a segment. A short segment is all in the first part, and the second is empty."""
     if len(tokens) <= 2 * _SHOWN_TOKENS:
         return show_words(tokens, tokenizer), ""
     return show_words(tokens[:_SHOWN_TOKENS], tokenizer), show_words(tokens[-_SHOWN_TOKENS:], tokenizer)
 
 
 def show_words(tokens: Sequence[int] | np.ndarray, tokenizer: Tokenizer) -> str:
-    """Tokens as one line of text, without the halves of characters that may stand at its ends."""
+    """Tokens as one line of text, without incomplete characters at its ends."""
     return " ".join(tokenizer.decode(tokens).strip("\ufffd").split())

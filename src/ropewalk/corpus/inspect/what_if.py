@@ -1,4 +1,4 @@
-"""What a mix would read of a corpus, computed from the lengths of its documents: no packing, no tokens touched."""
+"""Predicts the use of a corpus by a mix, from document lengths alone. Nothing is packed and no token is read."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,9 +23,9 @@ def weigh(
     max_repeats: float,
     rules: MixRules = PLAIN,
 ) -> dict[str, Any]:
-    """Every strand's share, tokens and repeats, and how long the context of its tokens would be.
+    """Share, tokens and repeats of every stratum, and the context length that its tokens would have.
 
-    ``dry`` names the strands that would be read more often than ``max_repeats``.
+    ``dry`` names the strata that would be read more often than ``max_repeats``.
     """
     strands = plan_strands(
         corpus, mix, context_tokens=context_tokens, tokens=tokens, max_repeats=max_repeats, rules=rules
@@ -48,7 +48,7 @@ def weigh(
 
 
 def format_weighing(found: Mapping[str, Any]) -> str:
-    """A table for people, and a line about what runs dry."""
+    """The result of ``weigh`` as a table for people, with a line about strata that have too little text."""
     columns = "".join(f"{'>' + format_length(context):>9}" for context in CONTEXTS)
     lines = [f"{'strand':28}{'share':>9}{'tokens':>9}{'held':>9}{'repeats':>9}{columns}"]
     for part in found["strands"]:
@@ -63,7 +63,7 @@ def format_weighing(found: Mapping[str, Any]) -> str:
 
 def _describe(strand: Strand, corpus: Corpus, tokens: int, context_tokens: int) -> dict[str, Any]:
     lengths, held = strand.lengths, strand.tokens
-    # Of a document that is cut into rows, every piece begins anew.
+    # Each segment of a document that is cut into sequences begins without context.
     full, tail = lengths // context_tokens, lengths % context_tokens
     long = {
         str(context): float(

@@ -1,1 +1,1 @@
-"""Which tokens a stage reads and in which order: mixture weights, strata, packing, the dataset."""
+"""Selects and orders the tokens that a stage reads: mixture weights, strata, packing, the dataset."""

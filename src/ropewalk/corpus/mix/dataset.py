@@ -1,7 +1,8 @@
-"""The rows that a stage is trained on: a pure function of (corpus, mix, row length, seed, stage, cursor).
+"""The sequences of a stage: a pure function of (corpus, mix, sequence length, seed, stage, cursor).
 
-Every epoch of every source is reshuffled and packed anew; then the schedule deals rows out. All of that happens once,
-on indices, when a feed is opened; a batch is read from the mapped shards when asked for. The state is one integer.
+Each source is shuffled and packed again for every epoch, and a schedule then mixes the sequences of all sources. This
+is done once, on indices, when a dataset is opened. A batch is read from the mapped shards on request. The state of a
+dataset is one integer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,13 +26,13 @@ from ropewalk.corpus.tokens.long_documents import BeyondRow, count_read
 from ropewalk.corpus.tokens.store import Documents
 
 ORDER = 1
-"""Rises when the same inputs would give other rows."""
+"""Increased when the same inputs would give other sequences."""
 PLAIN = MixRules()
 
 
 @dataclass(frozen=True)
 class Feed:
-    """All rows of a stage, by index."""
+    """All sequences of a stage, by index. One ``row`` is one sequence of ``context_tokens`` tokens."""
 
     digest: str
     sources: tuple[str, ...]
@@ -39,7 +40,7 @@ class Feed:
     """Each source's share of the tokens."""
     context_tokens: int
     beyond_row: Mapping[str, BeyondRow]
-    """What of each source's documents is longer than a row and not read."""
+    """For each source: the documents and tokens that are not read, as longer than a sequence."""
     _rows: tuple[SourceRows, ...]
     _source: Int32[np.ndarray, "rows"]
     _tokens: Int64[np.ndarray, "rows"]
@@ -48,17 +49,17 @@ class Feed:
 
     @property
     def rows(self) -> int:
-        """How many rows were planned."""
+        """Number of planned sequences."""
         return len(self._source)
 
     @property
     def padding_tokens(self) -> int:
-        """Of all planned rows."""
+        """Padding tokens in all planned sequences."""
         return self.rows * self.context_tokens - int(self._tokens.sum())
 
     @property
     def repeats(self) -> dict[str, float]:
-        """How often each source is read over all planned rows."""
+        """How often each source is read in all planned sequences."""
         return {
             name: tokens / sum(strand.strand.tokens for strand in rows.strands)
             for (name, tokens), rows in zip(self.realised(self.rows).items(), self._rows, strict=True)
@@ -66,7 +67,7 @@ class Feed:
 
     @property
     def strands(self) -> list[StrandUse]:
-        """Every strand over all planned rows, source by source."""
+        """The use of every stratum in all planned sequences, source by source."""
         used = []
         for number, source in enumerate(self._rows):
             dealt = source.dealt(int((self._source == number).sum()))
@@ -78,7 +79,7 @@ class Feed:
 
     @property
     def most_rows_off(self) -> float:
-        """How far a source ever is from its share of what has been given so far, in rows."""
+        """The largest deviation of a source from its share of the tokens given so far, in sequences."""
         given = np.zeros((self.rows, len(self.sources)))
         given[np.arange(self.rows), self._source] = self._tokens
         given = given.cumsum(axis=0)
@@ -86,34 +87,34 @@ class Feed:
         return float(np.abs(given - ideal).max(initial=0.0)) / self.context_tokens
 
     def realised(self, cursor: int) -> dict[str, int]:
-        """Tokens that each source has given in the first ``cursor`` rows."""
+        """Tokens of each source in the first ``cursor`` sequences."""
         tokens = np.bincount(
             self._source[:cursor], weights=self._tokens[:cursor].astype(np.float64), minlength=len(self.sources)
         )
         return {name: int(count) for name, count in zip(self.sources, tokens, strict=True)}
 
     def describe_row(self, row: int) -> list[tuple[Documents, int, int, int]]:
-        """(documents, document, start, tokens) of each piece of one row, for people who look into it."""
+        """(documents, document, start, tokens) of each segment of one sequence, for inspection."""
         documents, pieces = self._rows[int(self._source[row])].pieces(int(self._index[row]))
         return [(documents, *piece) for piece in pieces]
 
     def source_of(self, row: int) -> str:
-        """The source that gives a row."""
+        """The source of a sequence."""
         return self.sources[int(self._source[row])]
 
     def piece_tokens(self) -> Int64[np.ndarray, "pieces"]:
-        """The length of every piece of every planned row, source by source."""
+        """The length in tokens of every segment of all planned sequences, source by source."""
         given = np.bincount(self._source, minlength=len(self.sources)).tolist()
         return np.concatenate([rows.piece_tokens(count) for rows, count in zip(self._rows, given, strict=True)])
 
     @cached_property
     def unlabelled(self) -> dict[str, tuple[int, int]]:
-        """Of each source how many rows have no label, and how many rows it gives."""
+        """For each source: the number of its sequences without a label, and the number of all its sequences."""
         given = np.bincount(self._source, minlength=len(self.sources)).tolist()
         return {rows.name: (rows.count_unlabelled(count), count) for rows, count in zip(self._rows, given, strict=True)}
 
     def batch(self, cursor: int, rows: int) -> Batch:
-        """Rows ``[cursor, cursor + rows)``: the same however a run is cut into batches."""
+        """Sequences ``[cursor, cursor + rows)``. The result does not depend on how a run is cut into batches."""
         assert 0 <= cursor <= cursor + rows <= self.rows, f"rows {cursor}:{cursor + rows} of {self.rows}"
         shape = (rows, self.context_tokens)
         batch = Batch(
@@ -129,11 +130,11 @@ class Feed:
         return batch
 
     def document_tokens(self, row: int) -> list[int]:
-        """Lengths of the documents, or pieces of them, that a row holds, in order; nothing is read."""
+        """Lengths in tokens of the documents, or their segments, in a sequence, in order. No shard is read."""
         return [tokens for *_, tokens in self.describe_row(row)]
 
     def locate(self, row: int) -> tuple[str, list[dict[str, int]]]:
-        """Where a row's text comes from: its source, and the pieces' documents (numbered as in the source's store)."""
+        """The origin of a sequence: its source, and the documents of its segments as numbered in the source's store."""
         return self.source_of(row), [
             {"document": int(documents.chosen[document]), "start": start, "tokens": tokens}
             for documents, document, start, tokens in self.describe_row(row)
@@ -166,7 +167,7 @@ def open_feed(
     max_repeats: float,
     rules: MixRules = PLAIN,
 ) -> Feed:
-    """Plan ``rows`` rows of ``context_tokens``. Raises UserError if a strand has too little text for its share."""
+    """Plan ``rows`` sequences of ``context_tokens``. Raises UserError where a stratum has too little text."""
     amount = rows * context_tokens
     strands = plan_strands(
         corpus, mix, context_tokens=context_tokens, tokens=amount, max_repeats=max_repeats, rules=rules
@@ -179,9 +180,9 @@ def open_feed(
                 strand,
                 context_tokens=context_tokens,
                 purpose=(*purpose, strand.name),
-                # What may be given at most is in the share already where others give the rest.
+                # With ``spread`` the limit is already part of the share, and other strata give the rest.
                 limit_tokens=np.inf if rules.when_dry == "spread" else max_repeats * strand.tokens,
-                # What may not be split is not cut at a row's end either.
+                # A document that may not be split is not cut at the end of a sequence either.
                 packing=rules.packing if corpus.long_documents[name] == "split" else PLAIN.packing,
             )
             for strand in strands
@@ -223,7 +224,10 @@ def plan_strands(
     max_repeats: float,
     rules: MixRules = PLAIN,
 ) -> list[Strand]:
-    """What of the corpus would be read for ``tokens`` tokens, with which share each; nothing is packed for it."""
+    """The strata that would be read for ``tokens`` tokens, with their shares. Nothing is packed.
+
+    Raises UserError where a weight has no text that can be read.
+    """
     strands = _part_sources(corpus, context_tokens, rules)
     _refuse_unread(corpus, mix, strands, context_tokens)
     most = [max_repeats * strand.tokens / max(1, tokens) for strand in strands]
@@ -232,7 +236,7 @@ def plan_strands(
 
 
 def _name_order(corpus: Corpus, strands: Sequence[Strand], rules: MixRules, place: tuple[int, int, int]) -> str:
-    """The digest of all that decides the rows; what has its default value is not in it, so that old names hold."""
+    """The digest of all that determines the sequences. Default values are left out, so that old digests stay valid."""
     shares = {strand.name: strand.share for strand in strands}
     kinds = {strand.source: corpus.long_documents[strand.source] for strand in strands}
     one = next(iter(kinds.values()))
@@ -241,7 +245,7 @@ def _name_order(corpus: Corpus, strands: Sequence[Strand], rules: MixRules, plac
 
 
 def _read_source(corpus: Corpus, name: str, context_tokens: int) -> tuple[Strand, Bool[np.ndarray, "documents"]]:
-    """All that is read of a source's documents, as one strand, and which documents these are."""
+    """All documents of a source that are read, as one stratum, and a mask of these documents."""
     documents = corpus.train(name)
     tokens = count_read(documents, context_tokens=context_tokens, long_documents=corpus.long_documents[name])
     read = tokens > 0
@@ -263,7 +267,7 @@ def _part_sources(corpus: Corpus, context_tokens: int, rules: MixRules) -> list[
 
 
 def _refuse_unread(corpus: Corpus, mix: Mapping[str, float], strands: Sequence[Strand], context_tokens: int) -> None:
-    """Raise UserError for a weight whose documents are all longer than a row and left out."""
+    """Raise UserError for a weight whose documents are all longer than a sequence and left out."""
     read = {strand.source for strand in strands if strand.tokens}
     roles = {name: corpus.facts(name).role for name in corpus.sources}
     tokens = {name: corpus.facts(name).tokens for name in corpus.sources}

@@ -1,8 +1,9 @@
-"""Which source gives the next row, so that the mix holds in tokens at every moment of a run.
+"""Selects the source of each next sequence, so that the mix in tokens holds at every step of a run.
 
-Rows are packed per source and mixed afterwards. A row of a source may be given once its share allows it and must be
-given before it lags by a row; the most urgent goes first. That keeps every source within one row of its share at every
-prefix (Tijdeman 1980, for rows of one size), where taking the largest deficit drifts off by ln(sources) rows.
+Sequences are packed per source and mixed afterwards. A sequence of a source is allowed once the share of the source
+permits it, and required before the source lags by one sequence; the most urgent source is first. So every source stays
+within one sequence of its share in every prefix (Tijdeman 1980, for sequences of one size). A schedule that takes the
+largest deficit deviates by ln(sources) sequences.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from ropewalk.core.record import Role
 def find_members(
     key: str, mix: Mapping[str, float], *, roles: Mapping[str, Role], tokens: Mapping[str, int]
 ) -> list[str]:
-    """The sources that the weight of ``key`` is for, of those that have text. Raises UserError where none has."""
+    """The sources with text that the weight of ``key`` applies to. Raises UserError where no source has text."""
     named = [name for name, role in roles.items() if name == key or (role == key and name not in mix)]
     members = [name for name in named if tokens[name]]
     if not members:
@@ -31,7 +32,7 @@ def find_members(
 
 
 class Schedule:
-    """Deals out rows, one after the other; ``next_row(source)`` says how many tokens a source's next row has."""
+    """Gives one sequence after the other. ``next_row(source)`` returns the tokens in the next sequence of a source."""
 
     def __init__(self, shares: Sequence[float], *, context_tokens: int, next_row: Callable[[int], int]) -> None:
         self._share = np.asarray(shares, dtype=np.float64)
@@ -41,7 +42,7 @@ class Schedule:
         self._given, self._total = np.zeros(len(self._share), dtype=np.int64), 0
 
     def deal(self) -> tuple[int, int]:
-        """(source, tokens) of the next row; 0 tokens where the source whose turn it is has run dry."""
+        """(source, tokens) of the next sequence. 0 tokens mean that the selected source has no more text."""
         ahead = self._given + self._waiting - self._share * (self._total + self._waiting)
         due = np.where(ahead <= self._slack, (self._given + self._slack) / self._share, np.inf)
         chosen = int(due.argmin()) if np.isfinite(due).any() else int(ahead.argmin())
@@ -56,10 +57,10 @@ class Schedule:
 def schedule_rows(
     shares: Sequence[float], *, rows: int, context_tokens: int, next_row: Callable[[int], int]
 ) -> tuple[Int32[np.ndarray, "rows"], Int64[np.ndarray, "rows"]]:
-    """(source, tokens) of each of ``rows`` rows; ``next_row(source)`` says how many tokens its next row has.
+    """(source, tokens) of each of ``rows`` sequences; ``next_row(source)`` counts the tokens of a source's next one.
 
-    A prefix does not depend on ``rows``. Where ``next_row`` says 0 the source is dry; the schedule ends at the row that
-    would have been its turn, which is then the last one and has 0 tokens.
+    A prefix does not depend on ``rows``. A source is exhausted where ``next_row`` returns 0. The schedule then ends at
+    the sequence that this source should give: it is the last one and has 0 tokens.
     """
     schedule = Schedule(shares, context_tokens=context_tokens, next_row=next_row)
     source, tokens = np.empty(rows, dtype=np.int32), np.empty(rows, dtype=np.int64)

@@ -1,10 +1,12 @@
-"""Documents into rows of one length: by best fit, longest first, within shuffled windows; or in a line that is cut.
+"""Packs documents into sequences of one length, in one of two ways.
 
-By best fit nothing is cut that fits, and either way nothing is lost: a document longer than a row becomes full rows and
-a tail that is packed like any other. A line has no padding but cuts a document at every row's end, and what is cut has
-lost its context (of documents of 1,700 tokens a seventh at 8Ki, with a third of the tokens). Sorting all documents at
-once would give rows of short ones only; a window of 131,072 pieces keeps the order random and wastes under 0.1 %
-(packing per 1,000 wastes up to a quarter at 512Ki).
+``pack`` is best fit, longest first, within shuffled windows: a document that fits into a sequence is never cut. A
+longer document becomes full sequences and a tail, which is packed like any other document. ``chunk`` joins all
+documents and cuts at the end of every sequence. It needs no padding, but a cut document loses its context (at 8Ki, of
+documents of 1,700 tokens, one in seven is cut, with a third of the tokens). Neither way drops a token.
+
+If ``pack`` sorted all documents at once, some sequences would hold short documents only. A window of 131,072 segments
+keeps the order random and wastes under 0.1 % (packing per 1,000 segments wastes up to a quarter at 512Ki).
 """
 
 from bisect import bisect_left, insort
@@ -18,9 +20,9 @@ WINDOW_PIECES = 1 << 17
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Rows as runs of pieces: row ``i`` holds pieces ``[row_ends[i - 1], row_ends[i])``.
+    """Sequences as runs of segments: sequence ``i`` holds segments ``[row_ends[i - 1], row_ends[i])``.
 
-    Piece ``p`` is tokens ``[start[p], start[p] + tokens[p])`` of document ``document[p]``.
+    Segment ``p`` is tokens ``[start[p], start[p] + tokens[p])`` of document ``document[p]``.
     """
 
     document: Int64[np.ndarray, "pieces"]
@@ -30,19 +32,22 @@ class Packing:
 
     @property
     def row_tokens(self) -> Int64[np.ndarray, "rows"]:
-        """Tokens in each row; the rest of it is padding."""
+        """Tokens in each sequence. The rest of the sequence is padding."""
         total = np.concatenate([[0], np.cumsum(self.tokens)])
         return np.diff(total[self.row_ends], prepend=0)
 
     def count_cut(self, lengths: Int64[np.ndarray, "documents"], context_tokens: int) -> tuple[int, int]:
-        """(documents, tokens) of those that would have fit into a row and are in pieces all the same."""
+        """(documents, tokens) of the documents that would fit into a sequence but are cut."""
         pieces = np.bincount(self.document, minlength=len(lengths))
         cut = (pieces > 1) & (lengths <= context_tokens)
         return int(cut.sum()), int(lengths[cut].sum())
 
 
 def pack(lengths: Int64[np.ndarray, "documents"], *, context_tokens: int, random: np.random.Generator) -> Packing:
-    """Pack every token of documents of these ``lengths`` into rows of at most ``context_tokens``, in random order."""
+    """Pack every token of documents with these ``lengths`` into sequences of at most ``context_tokens``.
+
+    The sequences are in random order.
+    """
     document, start, tokens = split_documents(lengths, context_tokens)
     order = random.permutation(len(tokens))
     windows = [order[begin : begin + WINDOW_PIECES] for begin in range(0, len(order), WINDOW_PIECES)]
@@ -54,7 +59,7 @@ def pack(lengths: Int64[np.ndarray, "documents"], *, context_tokens: int, random
 
 
 def chunk(lengths: Int64[np.ndarray, "documents"], *, context_tokens: int, random: np.random.Generator) -> Packing:
-    """All documents in random order, one after the other, cut at every row's end; then the rows in random order."""
+    """Join all documents in random order and cut at the end of every sequence. The sequences are in random order."""
     order = random.permutation(len(lengths))
     ends = np.cumsum(lengths[order])
     borders = np.union1d(ends, np.arange(context_tokens, ends[-1] if len(ends) else 0, context_tokens))
@@ -71,7 +76,7 @@ def chunk(lengths: Int64[np.ndarray, "documents"], *, context_tokens: int, rando
 def split_documents(
     lengths: Int64[np.ndarray, "documents"], context_tokens: int
 ) -> tuple[Int64[np.ndarray, "pieces"], Int64[np.ndarray, "pieces"], Int64[np.ndarray, "pieces"]]:
-    """(document, start, tokens) of each piece: documents cut every ``context_tokens``, never truncated."""
+    """(document, start, tokens) of each segment. Documents are cut every ``context_tokens`` tokens, never truncated."""
     pieces = -(-lengths // context_tokens)
     document = np.repeat(np.arange(len(lengths)), pieces)
     first = np.repeat(np.cumsum(pieces) - pieces, pieces)
@@ -80,7 +85,10 @@ def split_documents(
 
 
 def fit_rows(tokens: Int64[np.ndarray, "pieces"], context_tokens: int) -> list[list[int]]:
-    """Rows of piece numbers: each piece, longest first, goes where it leaves the least room."""
+    """Lists of segment numbers, one per sequence.
+
+    Each segment, longest first, is put into the sequence where the smallest space is left.
+    """
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (tokens still free, row), sorted
     for piece in np.argsort(-tokens, kind="stable"):

@@ -1,7 +1,7 @@
-"""Rows before they are mixed: each strand packed epoch after epoch, and a source's strands dealt out among themselves.
+"""Packs each stratum epoch by epoch, and mixes the strata of a source into the sequences of the source.
 
-A strand is packed when its turn comes, so a plan of few rows packs few epochs. The surprising part: the mix is held
-twice, between sources over the whole run and between the strands of a source within it, each to one row.
+A stratum is packed when its next epoch is needed, so a plan of few sequences packs few epochs. The mix is kept at two
+levels, each to one sequence: between sources over the whole run, and between the strata of a source within the source.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Purpose = tuple[str | int, ...]
 
 
 class StrandRows:
-    """One strand's rows, epoch after epoch, up to ``limit_tokens``."""
+    """The sequences of one stratum, epoch after epoch, up to ``limit_tokens`` tokens."""
 
     def __init__(
         self, strand: Strand, *, context_tokens: int, purpose: Purpose, limit_tokens: float, packing: str
@@ -34,7 +34,7 @@ class StrandRows:
         self._waiting: list[int] = []
 
     def next_tokens(self) -> int:
-        """Tokens of the next row; 0 where it would take the strand beyond its limit."""
+        """Tokens of the next sequence; 0 where it would exceed the limit of the stratum."""
         if not self._waiting:
             self._begin_epoch()
         tokens = self._waiting.pop()
@@ -43,7 +43,7 @@ class StrandRows:
         return tokens if self._asked_tokens <= self._limit_tokens else 0
 
     def pieces(self, row: int) -> list[tuple[int, int, int]]:
-        """(document, start, tokens) of each piece of a row that ``next_tokens`` has come to."""
+        """(document, start, tokens) of each segment of a sequence that ``next_tokens`` has already reached."""
         epoch = int(np.searchsorted(self._first_rows, row, side="right")) - 1
         packing, local = self._epochs[epoch], row - self._first_rows[epoch]
         span = slice(int(packing.row_ends[local - 1]) if local else 0, int(packing.row_ends[local]))
@@ -51,7 +51,7 @@ class StrandRows:
         return list(zip(*(column.tolist() for column in columns), strict=True))
 
     def piece_tokens(self, rows: int) -> Int64[np.ndarray, "pieces"]:
-        """The length of every piece in the first ``rows`` rows."""
+        """The length in tokens of every segment in the first ``rows`` sequences."""
         found = [np.empty(0, dtype=np.int64)]
         for first, packing in zip(self._first_rows, self._epochs, strict=True):
             here = min(rows - first, len(packing.row_ends))
@@ -59,7 +59,7 @@ class StrandRows:
         return np.concatenate(found)
 
     def row_labels(self, rows: int) -> Int64[np.ndarray, "rows"]:
-        """The labels of each of the first ``rows`` rows."""
+        """The number of labels in each of the first ``rows`` sequences."""
         found = [np.empty(0, dtype=np.int64)]
         for first, packing in zip(self._first_rows, self._epochs, strict=True):
             ends = packing.row_ends[: max(0, rows - first)]
@@ -71,7 +71,7 @@ class StrandRows:
 
     @property
     def cut(self) -> tuple[int, int]:
-        """(documents, tokens) that would fit into a row and are cut all the same, in the first epoch."""
+        """(documents, tokens) of the documents that would fit into a sequence but are cut, in the first epoch."""
         return self._epochs[0].count_cut(self.strand.lengths, self._context_tokens)
 
     def _begin_epoch(self) -> None:
@@ -83,7 +83,7 @@ class StrandRows:
 
 
 class SourceRows:
-    """One source's rows: its strands', each within one row of its share of the source at every prefix."""
+    """The sequences of one source. In every prefix each stratum is within one sequence of its share of the source."""
 
     def __init__(self, strands: Sequence[StrandRows], *, context_tokens: int) -> None:
         self.strands = strands
@@ -103,7 +103,7 @@ class SourceRows:
         return self.strands[0].strand.source
 
     def next_tokens(self) -> int:
-        """Tokens of the next row; 0 where the strand whose turn it is has run dry."""
+        """Tokens of the next sequence; 0 where the selected stratum has no more text."""
         strand, tokens = self._schedule.deal()
         self._strand.append(strand)
         self._tokens.append(tokens)
@@ -112,22 +112,22 @@ class SourceRows:
         return tokens
 
     def pieces(self, row: int) -> tuple[Documents, list[tuple[int, int, int]]]:
-        """What row number ``row`` reads: pieces of some documents."""
+        """The documents of sequence number ``row``, and (document, start, tokens) of each of its segments."""
         rows = self.strands[self._strand[row]]
         return rows.strand.documents, rows.pieces(self._index[row])
 
     def dealt(self, rows: int) -> list[int]:
-        """Tokens that each strand gives in the source's first ``rows`` rows."""
+        """Tokens of each stratum in the first ``rows`` sequences of the source."""
         tokens = np.array(self._tokens[:rows], dtype=np.float64)
         return [int(count) for count in np.bincount(self._strand[:rows], tokens, minlength=len(self.strands))]
 
     def piece_tokens(self, rows: int) -> Int64[np.ndarray, "pieces"]:
-        """The length of every piece in the source's first ``rows`` rows, strand by strand."""
+        """The length in tokens of every segment in the first ``rows`` sequences of the source, stratum by stratum."""
         given = np.bincount(self._strand[:rows], minlength=len(self.strands)).tolist()
         return np.concatenate([strand.piece_tokens(count) for strand, count in zip(self.strands, given, strict=True)])
 
     def count_unlabelled(self, rows: int) -> int:
-        """How many of the source's first ``rows`` rows have no label."""
+        """The number of sequences without a label among the first ``rows`` of the source."""
         given = np.bincount(self._strand[:rows], minlength=len(self.strands)).tolist()
         return sum(
             int((strand.row_labels(count) == 0).sum()) for strand, count in zip(self.strands, given, strict=True)
@@ -135,13 +135,13 @@ class SourceRows:
 
     @property
     def turn(self) -> StrandRows:
-        """The strand of the last row that was asked for."""
+        """The stratum of the latest sequence that ``next_tokens`` gave."""
         return self.strands[self._strand[-1]]
 
 
 @dataclass(frozen=True, slots=True)
 class StrandUse:
-    """What a feed makes of one strand: its share, what it gives, and how often its text is read."""
+    """The use of one stratum in a dataset: its share, its tokens, and how often its text is read."""
 
     name: str
     source: str

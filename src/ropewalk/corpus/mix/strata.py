@@ -1,9 +1,10 @@
-"""A source's documents told apart by language and length, each such strand with a share of the tokens of its own.
+"""Divides the documents of a source into strata by language and length. Each stratum has its own share of the tokens.
 
-Shares multiply down a tree: the mix's weights, within each the languages, within each language the sources by their
-size, within each source the lengths. Up-sampling long documents source by source (Fu et al. 2402.10171) and the split
-into rows of long and rows of short documents (ProLong, 2410.02660) are both a weight of ``lengths``, since every strand
-is packed by itself. Without such weights a source is one strand, and its rows are what they were before there were any.
+Shares are products along a tree: the weights of the mix, in each the languages, in each language the sources by size,
+in each source the lengths. A weight in ``lengths`` expresses both the up-sampling of long documents per source (Fu et
+al. 2402.10171) and the separation into sequences of long and of short documents (ProLong, 2410.02660), since every
+stratum is packed separately. Without such weights a source is one stratum, and its sequences are those of versions
+without strata.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,20 +24,21 @@ from ropewalk.corpus.tokens.store import Documents
 
 @dataclass(frozen=True)
 class Strand:
-    """Documents that are packed together. ``language`` and ``shortest`` are None where sources are not parted so."""
+    """Documents that are packed together. ``language`` and ``shortest`` are None where they do not divide sources."""
 
     source: str
     language: str | None
     shortest: int | None
     documents: Documents
     lengths: Int64[np.ndarray, "documents"]
-    """Tokens of each document that are read: fewer than it has where long ones are truncated."""
+    """Tokens that are read of each document. They are fewer than the document has where a long document is truncated.
+    """
     share: float = 0.0
-    """Of all tokens."""
+    """Share of all tokens, 0 to 1."""
 
     @property
     def name(self) -> str:
-        """``law/zh/64Ki``: source, language, least length; only the source where nothing is parted."""
+        """``law/zh/64Ki``: source, language, least length. Only the source where it is not divided."""
         parts = [self.source, self.language, None if self.shortest is None else format_length(self.shortest)]
         return "/".join(part for part in parts if part is not None)
 
@@ -48,9 +50,9 @@ class Strand:
 def part_source(
     strand: Strand, rules: MixRules, *, names: Sequence[str], language: Int64[np.ndarray, "documents"]
 ) -> Iterator[Strand]:
-    """The strands of a whole source, given as one; ``language`` numbers each document's in ``names``.
+    """Divide ``strand``, a whole source, into strata. ``language`` holds for each document its index in ``names``.
 
-    Raises UserError for a language that ``rules`` leaves without a weight.
+    Raises UserError for a language without a weight in ``rules``.
     """
     labels = [next((key for key in (name, language_kind(name)) if key in rules.languages), OTHER) for name in names]
     if rules.languages and OTHER not in rules.languages and OTHER in labels:
@@ -88,10 +90,11 @@ def share_out(
     roles: Mapping[str, Role],
     most: Sequence[float],
 ) -> list[Strand]:
-    """The strands with their shares; those without one are left out. ``most`` is the share each could give at most.
+    """The strata with their shares, without those of share 0. ``most`` is the largest share that each could give.
 
-    ``most`` counts only where ``rules`` lets others give what a dry strand cannot: first its source's, then those of
-    its language, then those of its weight in the mix, then all. Raises UserError where no text is left to do so.
+    ``most`` applies only where ``rules`` allows others to replace the missing tokens of a stratum: first other strata
+    of its source, then of its language, then of its weight in the mix, then all. Raises UserError where no text is
+    left.
     """
     limits = most if rules.when_dry == "spread" else [np.inf] * len(strands)
     shares = np.zeros(len(strands))
@@ -109,24 +112,24 @@ def share_out(
 
 @dataclass(frozen=True)
 class _Node:
-    """A weight among its siblings, over other nodes or over one strand, by number."""
+    """A node of the tree of weights: its weight among siblings, and its child nodes or the number of a stratum."""
 
     weight: float
     below: "list[_Node] | int"
 
     @property
     def gives(self) -> bool:
-        """Whether any strand below it has a weight."""
+        """Whether this node and a stratum below it have a weight above 0."""
         return self.weight > 0 and (isinstance(self.below, int) or any(node.gives for node in self.below))
 
     def most(self, limits: Sequence[float]) -> float:
-        """The share that it could give."""
+        """The largest share that the strata below could give."""
         if isinstance(self.below, int):
             return limits[self.below]
         return sum(node.most(limits) for node in self.below if node.gives)
 
     def fill(self, share: float, limits: Sequence[float], shares: np.ndarray) -> None:
-        """Give ``share`` to the strands below, by weight, what one cannot take to its siblings."""
+        """Distribute ``share`` over the strata below by weight. The excess of a full node goes to its siblings."""
         if isinstance(self.below, int):
             shares[self.below] = share
             return

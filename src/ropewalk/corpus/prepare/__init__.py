@@ -1,1 +1,1 @@
-"""From sources to a corpus folder: each cleaned and tokenised once, then chosen among, with a ledger."""
+"""Makes a corpus folder from sources: cleans and tokenises each source once, selects documents, writes a ledger."""

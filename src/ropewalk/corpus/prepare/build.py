@@ -1,7 +1,7 @@
-"""From a corpus's spec to a corpus folder: read, clean and tokenise each source once, then choose among documents.
+"""Builds a corpus folder from a corpus spec: reads, cleans and tokenises each source once, then selects documents.
 
-All that costs time lies in the store and is found there by the next run; what this run adds is indices, a few held-out
-tokens and the ledger. Doing it again changes nothing, and nothing is ever seen half done.
+All expensive results are in the store, where the next run finds them. A run adds only indices, a few held-out tokens
+and the ledger. A second run changes nothing. No unfinished result is ever visible.
 """
 
 import json
@@ -49,10 +49,10 @@ def build(
     folder: Path,
     probes: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
-    """Build the corpus ``folder``; where it is built already from the same inputs, do nothing.
+    """Build the corpus ``folder``. If it was already built from the same inputs, do nothing. Returns ``folder``.
 
-    ``probes`` are the prompts of the recipe's own evaluation, by task, for ``decontaminate: [probes]``.
-    Raises UserError for text that cannot be read and for a folder that holds another corpus.
+    ``probes`` holds the prompts of the recipe's own evaluation, by task, for ``decontaminate: [probes]``. Raises
+    UserError where text cannot be read, or where the folder holds another corpus.
     """
     inputs = {"corpus": spec.content, "tokenizer": tokenizer.digest, "seed": seed}
     if scores := {s.name: digest_file(Path(s.scores)) for s in spec.sources if s.scores and Path(s.scores).is_file()}:
@@ -89,9 +89,9 @@ def build(
 
 
 def read_texts(spec: CorpusSpec, *, seed: int, size_bytes: int = SAMPLE_BYTES) -> Iterator[str]:
-    """About ``size_bytes`` of cleaned text in the mix's proportions, to train a tokenizer on.
+    """Yield about ``size_bytes`` bytes of cleaned text in the proportions of the mix, to train a tokenizer on.
 
-    Each source gives its documents from the first on, of a long one only the first 64Ki characters.
+    Each source gives its first documents; of a long document only the first 64Ki characters are used.
     """
     shares = _guess_shares(spec)
     for source in spec.sources:
@@ -108,9 +108,10 @@ def read_texts(spec: CorpusSpec, *, seed: int, size_bytes: int = SAMPLE_BYTES) -
 
 
 def _guess_shares(spec: CorpusSpec) -> dict[str, float]:
-    """Each source's share before any text is read, by the rule of the feed: size and language as the recipe has them.
+    """Estimate each source's share before any text is read, by the rule of the dataset.
 
-    Lengths are not known yet, and languages only where every source says its own.
+    Sizes and languages are those of the recipe. Lengths are not available yet. Languages count only where the recipe
+    gives the language of every source.
     """
     named = {*spec.languages} if OTHER not in spec.languages else {source.language for source in spec.sources} - {None}
     told = spec.languages if all(source.language in named for source in spec.sources) else {}
@@ -131,7 +132,7 @@ def _guess_shares(spec: CorpusSpec) -> dict[str, float]:
 
 
 def _holds_text(folder: Path, spec: CorpusSpec, probes: Mapping[str, Sequence[str]] | None, *, seed: int) -> bool:
-    """Whether a finished corpus is of the text that lies at the spec's places; read again only where these are new."""
+    """Whether a finished corpus was built from the spec's prompts and text. Text at known paths is not read again."""
     asked, files = _read_content(folder)["prompts"], list(spec.decontaminate.files)
     if asked["files"] != files and asked["digest"] != list(read_prompts(spec.decontaminate, probes).digest):
         return False
@@ -139,7 +140,7 @@ def _holds_text(folder: Path, spec: CorpusSpec, probes: Mapping[str, Sequence[st
 
 
 def holds_sources(folder: Path, spec: CorpusSpec, *, seed: int) -> bool:
-    """Whether a finished corpus is of the text of the spec's sources; only what lies at a new place is read again."""
+    """Whether a finished corpus was built from the text of the spec's sources. Only text at new paths is read again."""
     content = _read_content(folder)
     return all(
         content["places"].get(source.name) == source.path
@@ -163,7 +164,7 @@ def _write_corpus(
     inputs: Mapping[str, Any],
     made: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write the corpus folder, with what it was ``made`` from; returns its ledger."""
+    """Write the corpus folder and return its ledger. ``made`` records the inputs: paths of sources, and prompts."""
     entries: dict[str, Any] = {}
     ledger: dict[str, Any] = {}
     with new_folder(folder, kind=KIND, inputs=inputs) as work:
@@ -194,7 +195,7 @@ def _write_corpus(
 
 
 def _write_choice(folder: Path, stored: Tokenized, choice: Choice, *, vocabulary: int) -> dict[str, Any]:
-    """Write every document's fate, which are trained on, and the tokens of those that are held out."""
+    """Write the split of every document, the indices of the training documents, and the tokens of the held-out ones."""
     (folder / "held_out").mkdir(parents=True)
     fate, kept = choice.fate, np.stack([choice.kept_source, choice.kept_document], axis=1)
     np.save(folder / "train.npy", np.flatnonzero(fate == TRAIN).astype(np.int64), allow_pickle=False)

@@ -1,7 +1,7 @@
-"""Values of documents by name, and the choice of long documents by them.
+"""Values of documents by column name, and the selection of long documents by these values.
 
-A value comes from the measures that cleaning leaves on record, or from a file that a model wrote
-(evaluate/length_gain), by the document's id. What is chosen is indices, as all that one changes one's mind about.
+A value comes from the measures that cleaning records, or by document id from a file that a model wrote
+(evaluate/length_gain). The selection is stored as indices, since users often change it.
 """
 
 import json
@@ -25,14 +25,17 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Picked:
-    """``why`` a long document is not trained on, by its number; ``examples`` of the best and worst, by column."""
+    """``why``: by document number, the reason why a long document is not trained on.
+
+    ``examples``: the best and worst documents, by column.
+    """
 
     why: Mapping[int, str]
     examples: Mapping[str, Mapping[str, list[dict[str, Any]]]]
 
 
 def pick_documents(source: Source, stored: Tokenized, documents: Sequence[Mapping[str, Any]]) -> Picked:
-    """Apply a source's ``select`` to its stored documents; ``documents`` is what is on record of each.
+    """Apply the ``select`` rules of a source to its stored documents. ``documents`` holds a record of each of them.
 
     Raises UserError for a column that no document has.
     """
@@ -141,7 +144,7 @@ def _read_scores(source: Source) -> dict[str, dict[str, Any]]:
 def _refuse_repeated(
     source: Source, documents: Sequence[Mapping[str, Any]], scores: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Raise UserError where a score is of an id that several documents have."""
+    """Raise UserError where several documents have the id of one score."""
     seen: set[str] = set()
     for document in documents:
         id = str(document["id"])

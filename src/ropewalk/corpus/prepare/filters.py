@@ -1,6 +1,6 @@
-"""What stands between a document that was read and one that is tokenised: cleaned, clear of prompts, without repeats.
+"""Filters between reading and tokenising a document: it is cleaned, and prompts and repeated sections are removed.
 
-One document at a time and nothing remembered, so that any number of workers in any order lets the same documents pass.
+Each document is filtered alone and no state is kept, so any number of workers in any order keeps the same documents.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,17 +26,17 @@ REPEATED, CONTAMINATED, PASSAGE = "repeated section", "contaminated", "contamina
 
 @dataclass(frozen=True)
 class Cuts:
-    """Spans of clean texts that stand elsewhere, by the text's digest: half-open, in order, apart from each other."""
+    """Spans of clean texts that are repeated elsewhere, by the digest of the text: half-open, sorted, not touching."""
 
     spans: Mapping[int, Spans] = field(default_factory=dict)
 
     @property
     def digest(self) -> str | None:
-        """None where nothing is cut, whoever looked."""
+        """None where nothing is cut, whether or not a search was made."""
         return digest_value(self.to_json()) if self.spans else None
 
     def apply(self, text: str, digest: int) -> str:
-        """The text of that digest without its spans."""
+        """``text``, whose digest is ``digest``, without its spans."""
         if digest not in self.spans:
             return text
         held = [text]
@@ -44,7 +44,7 @@ class Cuts:
         return cut_spans(held.pop(), self.spans[digest])
 
     def to_json(self) -> list[Any]:
-        """In an order that depends on nothing else."""
+        """The cuts as JSON data, sorted by digest, so that equal cuts give equal JSON."""
         return [[digest, [list(span) for span in self.spans[digest]]] for digest in sorted(self.spans)]
 
     @classmethod
@@ -54,16 +54,20 @@ class Cuts:
 
 
 def cut_spans(text: str, spans: Spans) -> str:
-    """A text without its spans."""
+    """A text without ``spans``."""
     borders = [0, *(border for span in spans for border in span), len(text)]
     parts = [text[start:end] for start, end in zip(borders[::2], borders[1::2], strict=True)]
-    del text  # a text that nobody else holds is freed once it is in parts
+    del text  # frees a text without other references once it is in parts
     return "".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Screened:
-    """``outcome`` is what is tokenised or why nothing is; all else is of the clean text before repeats were cut."""
+    """The result of the filters for one document.
+
+    ``outcome`` is the document to tokenise or the reject. All other fields describe the clean text before repeated
+    sections were cut.
+    """
 
     outcome: Document | Reject
     measures: Measures
@@ -72,19 +76,19 @@ class Screened:
     signature: UInt32[np.ndarray, "128"] | None = None
     """None where nothing is tokenised."""
     passages: tuple[Reject, ...] = ()
-    """What was cut of evaluation prompts; all else is of the text without them."""
+    """Passages of evaluation prompts that were cut. All other fields describe the text without them."""
 
 
 @dataclass(frozen=True)
 class Screen:
-    """How a source's documents are let pass."""
+    """The filters for the documents of a source."""
 
     source: Source
     prompts: Prompts
     cuts: Cuts
 
     def judge(self, document: Document) -> Screened:
-        """What becomes of a document."""
+        """Clean a document and apply the filters to it."""
         profile, held = self.source.cleaning(document.language), [document]
         del document
         cleaned = clean_document(held.pop(), profile)
@@ -97,9 +101,9 @@ class Screen:
         return self.compare(held.pop(), measures, read_bytes=read_bytes)
 
     def judge_all(self, items: Iterable[Document | Reject]) -> Iterator[tuple[int, Document | Reject, Screened | None]]:
-        """(bytes read, what becomes of it, how that was found) of each item; what was rejected before is not judged.
+        """Yield (bytes read, outcome, result of the filters or None) of each item. Rejects are not filtered again.
 
-        A document can be a book: nobody here holds on to the text that it was before.
+        A document can be a whole book, so no reference to its earlier text is kept here.
         """
         for item in items:
             if isinstance(item, Reject):
@@ -111,7 +115,7 @@ class Screen:
             yield read_bytes, screened[0].outcome, screened.pop()
 
     def compare(self, kept: Document, measures: Measures, *, read_bytes: int) -> Screened:
-        """What becomes of a document that is clean and measured; of one with loss spans nothing is cut."""
+        """Apply the filters to a clean and measured document. A document with loss spans keeps repeated sections."""
         place, passages = str(kept.metadata.get("place", "")), tuple[Reject, ...]()
         found = self.prompts.find(kept.text)
         if found is not None:
@@ -127,7 +131,7 @@ class Screen:
         signature = self._sign(kept, digest)
         if digest in self.cuts.spans and kept.loss_spans is None:
             characters, begin_and_end = len(kept.text), excerpt(kept.text)
-            # Signed before it is cut, so that the two texts never are in memory side by side.
+            # The signature is made before the cut, so that the two texts are never in memory at the same time.
             whole, kept = [kept.text], replace(kept, text="")
             kept = replace(kept, text=self.cuts.apply(whole.pop(), digest))
             if len(kept.text) < self.source.cleaning(kept.language).min_characters:
@@ -136,13 +140,16 @@ class Screen:
         return Screened(kept, measures, whole_bytes, digest, signature, passages)
 
     def _sign(self, kept: Document, digest: int) -> UInt32[np.ndarray, "128"]:
-        """Of a conversation the answers alone count; of one that is not laid out yet none is known to be a copy."""
+        """The signature of a document. For a conversation it is made of the answers only.
+
+        A conversation without a layout has no answers yet. Its signature matches only the same text.
+        """
         if self.source.embedded is not None or (kept.loss_spans is None and MESSAGES not in kept.metadata):
             return sign(kept.text)
         return sign_answers("\n".join(kept.text[start:end] for start, end in kept.loss_spans or ()), digest)
 
     def _list_passages(self, document: Document, found: Overlap) -> tuple[Reject, ...]:
-        """What is cut of a document, passage by passage; nothing where all of it is to go."""
+        """The passages to cut from a document; empty where the whole document is dropped."""
         left = len(document.text) - sum(end - start for start, end in found.spans)
         may_cut = document.loss_spans is None and not self.source.tokens and self.prompts.action == "cut"
         if not may_cut or left < max(1, self.source.cleaning(document.language).min_characters):

@@ -1,6 +1,6 @@
-"""What is cut from which documents of a corpus: surveyed in shards by any worker, compared once by one process.
+"""Finds the spans to cut from each document of a corpus. Any worker surveys shards; one process compares them, once.
 
-The answer is a finished folder of the store, named by what it depends on, and found there by the next run.
+The result is a finished folder in the store. It is named by a digest of its inputs, so the next run finds it.
 """
 
 import shutil
@@ -27,24 +27,24 @@ _SCRATCH = ".sections"
 
 @dataclass(frozen=True)
 class Search:
-    """A search for sections that stand twice. Without ``surveys`` none is asked for, and nothing is cut."""
+    """A search for repeated sections. Without ``surveys`` no search is made and nothing is cut."""
 
     spec: CorpusSpec
     surveys: tuple[Job, ...]
-    """Of all sources that are text, in the corpus's order."""
+    """The surveys of all text sources, in the order of the corpus."""
 
     @cached_property
     def folder(self) -> Path:
-        """Where the answer is, or will be."""
+        """The folder of the result, finished or not."""
         return Path(self.spec.store) / f"sections-{digest_value(self._inputs)}"
 
     @property
     def is_surveyed(self) -> bool:
-        """Whether nothing is left to do for workers."""
+        """Whether workers have nothing left to do."""
         if is_finished(self.folder):
             return True
         made = all(job.is_made(stream) for job in self.surveys for stream in range(len(job.streams)))
-        return made or is_finished(self.folder)  # surveys that vanished meanwhile have been compared
+        return made or is_finished(self.folder)  # surveys that were removed meanwhile have been compared
 
     @property
     def _inputs(self) -> dict[str, Any]:
@@ -57,9 +57,9 @@ class Search:
         return leak_threshold([self.spec.near_duplicates_of(source) for source in self.spec.sources])
 
     def find_cuts(self) -> dict[str, Cuts]:
-        """For each source what is cut; who asks the same meanwhile waits for the answer. The surveys go.
+        """Return the cuts of each source and remove the surveys. A second process with the same search waits for it.
 
-        Raises UserError for a source of which nothing is left.
+        Raises UserError for a source without any document left.
         """
         cuts = {source.name: Cuts() for source in self.spec.sources}
         if not self.surveys:
@@ -87,13 +87,13 @@ class Search:
 
 
 def plan_search(spec: CorpusSpec, jobs: Sequence[Job]) -> Search:
-    """The search that a corpus asks for; ``jobs`` tokenise its sources, and are surveys here."""
+    """The search that ``spec`` requests. ``jobs`` tokenise its sources; here they are turned into surveys."""
     texts = [job for job in jobs if not job.source.tokens]
     if spec.repeated_sections is None or not any(is_searched(job.source) for job in texts):
         return Search(spec, ())
     surveys = []
     for job in texts:
-        text = {key: value for key, value in job.inputs.items() if key != "chat"}  # conversations are not laid out yet
+        text = {key: value for key, value in job.inputs.items() if key != "chat"}  # conversations have no layout yet
         inputs = {"survey": _FORMAT, "searched": is_searched(job.source), **text}
         surveys.append(replace(job, cuts=None, inputs=inputs))
     return Search(spec, tuple(surveys))
@@ -101,7 +101,7 @@ def plan_search(spec: CorpusSpec, jobs: Sequence[Job]) -> Search:
 
 @contextmanager
 def _own_scratch(folder: Path) -> Iterator[Path]:
-    """A folder for one process at a time, empty at its begin and end, also where another one was killed in it."""
+    """A folder for one process at a time. It is empty at begin and end, even if another process was killed in it."""
     scratch = folder / "pairs"
     with hold(folder, waits=True):
         shutil.rmtree(scratch, ignore_errors=True)

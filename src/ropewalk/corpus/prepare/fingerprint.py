@@ -1,4 +1,4 @@
-"""What decides a source's clean text, as a value for a digest: bytes or generator, how they are read and cleaned."""
+"""All inputs that determine a source's clean text, as a value for a digest: bytes or generator, reading, cleaning."""
 
 import platform
 from pathlib import Path
@@ -15,7 +15,7 @@ from ropewalk.corpus.text.profile import PROFILES
 
 
 def find_origin(source: Source, *, seed: int) -> Any:
-    """What text a source holds: its files' bytes under their names inside it, a hub's name, or a generator."""
+    """The origin of a source's text: digests of its files under their names in the source, a hub id, or a generator."""
     if source.tokens:
         return {name: digest_file(path) for name, path in token_files(source).items()}
     if source.embedded is None:
@@ -26,12 +26,12 @@ def find_origin(source: Source, *, seed: int) -> Any:
         for path in sorted(code.rglob("*"))
         if path.is_file() and path.suffix != ".pyc"
     }
-    # Some generators read the files of the Python that runs.
+    # Some generators read the files of the running Python.
     return [source.embedded, seed, platform.python_version(), digest_value(made_by)]
 
 
 def describe_text(source: Source, *, prompts: Prompts, seed: int) -> dict[str, Any]:
-    """All inputs of the clean text of ``source``, JSON-like; equal values mean equal text."""
+    """All inputs of the clean text of ``source``, as JSON data. Equal values mean equal text."""
     reading = source.model_dump(mode="json", include={"language", "text_key", "size_bytes", "faults", "options"})
     return {
         "origin": find_origin(source, seed=seed),
@@ -42,7 +42,7 @@ def describe_text(source: Source, *, prompts: Prompts, seed: int) -> dict[str, A
 
 
 def _profiles(source: Source) -> list[Any]:
-    """What decides how a document is cleaned: the one profile, or all among which its language chooses."""
+    """The profiles that may clean a document: the one profile, or all profiles where the language selects one."""
     if source.profile is not None or source.role == "instruction":
         return [source.cleaning().model_dump(mode="json")]
     return [source.language, {name: profile.model_dump(mode="json") for name, profile in PROFILES.items()}]

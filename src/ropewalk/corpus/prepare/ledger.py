@@ -1,7 +1,7 @@
-"""The ledger of a corpus: what went in is what came out plus what was dropped, by reason, or the build stops.
+"""The ledger of a corpus: text read = text kept + text dropped, by reason; otherwise the build stops.
 
-Documents and bytes are followed from the file to the row; tokens from where there are tokens. Cleaning also takes away
-characters within documents; those bytes have a column of their own.
+Documents and bytes are counted from the file to the training data, tokens from tokenisation on. Cleaning also removes
+characters inside documents. ``trimmed_bytes`` counts these bytes.
 """
 
 from collections import defaultdict
@@ -15,13 +15,13 @@ from ropewalk.corpus.mix.dataset import Feed
 
 @dataclass(slots=True)
 class Amount:
-    """Some text."""
+    """An amount of text."""
 
     documents: int = 0
     bytes: int = 0
     tokens: int = 0
     passages: int = 0
-    """Of documents that stay otherwise."""
+    """Passages cut from documents that are otherwise kept."""
 
     def add(self, *, bytes: int, documents: int = 1, tokens: int = 0, passages: int = 0) -> None:
         self.documents += documents
@@ -40,7 +40,7 @@ class Amount:
 
 @dataclass(slots=True)
 class SourceLedger:
-    """One source, from file to store (``stored``), and from there to training or held-out text."""
+    """The amounts of one source: from the file to the store (``stored``), then to training or held-out text."""
 
     read: Amount = field(default_factory=Amount)
     dropped: defaultdict[str, Amount] = field(default_factory=lambda: defaultdict(Amount))
@@ -49,7 +49,7 @@ class SourceLedger:
     train: Amount = field(default_factory=Amount)
     held_out: Amount = field(default_factory=Amount)
     masked_answers: int = 0
-    """Documents stored whose answers, which are trained on, had personal data masked."""
+    """Stored documents in whose answers (which are trained on) PII was masked."""
 
     def take(self, other: "SourceLedger") -> None:
         """Add the ledger of another part of the same source to this one."""
@@ -63,13 +63,13 @@ class SourceLedger:
             self.dropped[reason].take(amount)
 
     def check_store(self) -> None:
-        """Assert that reading and cleaning lost nothing unseen."""
+        """Assert that all text lost by reading and cleaning is recorded."""
         lost = [amount for amount in self.dropped.values() if amount.tokens == 0]
         assert self.read.documents == self.stored.documents + sum(amount.documents for amount in lost)
         assert self.read.bytes == self.stored.bytes + self.trimmed_bytes + sum(amount.bytes for amount in lost)
 
     def check(self) -> None:
-        """Assert the whole balance: read = train + held out + dropped + trimmed; the tokens stored are all in these."""
+        """Assert the whole balance: read = train + held out + dropped + trimmed; stored tokens = the first three."""
         parts = [self.train, self.held_out, *self.dropped.values()]
         assert self.read.documents == sum(part.documents for part in parts)
         assert self.read.bytes == self.trimmed_bytes + sum(part.bytes for part in parts)
@@ -102,7 +102,7 @@ class SourceLedger:
 
 
 def format_ledger(ledger: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line for each source and for each reason to drop something, for people."""
+    """The ledger as text: a line for each source and for each reason to drop text."""
     lines = [f"{'source':24}{'documents':>12}{'bytes':>12}{'tokens':>10}"]
     for name, entry in ledger.items():
         lines.append(_line(f"{name}", entry["read"]))
@@ -117,7 +117,10 @@ def format_ledger(ledger: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def format_mix(feed: Feed, cursor: int | None = None) -> str:
-    """Planned and realised share, tokens and repeats of each source over the first ``cursor`` rows (all if None)."""
+    """Planned and realised share, tokens and repeats of each source, as text.
+
+    Counted over the first ``cursor`` sequences (all if None).
+    """
     realised = feed.realised(feed.rows if cursor is None else cursor)
     total = sum(realised.values())
     lines = [f"{'source':24}{'planned':>9}{'realised':>10}{'tokens':>10}{'repeats':>9}"]

@@ -1,7 +1,7 @@
-"""Documents that come as token ids, made by another trainer's tools with this model's tokenizer.
+"""Reads documents that are given as token ids, made by the tools of another trainer with this model's tokenizer.
 
-They enter the store as they are, but for their borders, which become those of all documents: BOS if the base adds one,
-the ids, EOS. Their text is decoded for what is asked of text: language, copies, prompts. It is not cleaned.
+They enter the store unchanged except for their borders, which become those of all documents: BOS if the base adds one,
+the ids, EOS. Their text is decoded to find the language, copies and prompts. It is not cleaned.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ _SUFFIXES = MappingProxyType({"megatron": ".bin", "datatrove": ".ds", "olmo": ".
 
 
 def token_files(source: Source) -> dict[str, Path]:
-    """All files that a source of token ids is made of, by their names inside it."""
+    """All files of a source of token ids, by their names in the source."""
     found = _find(source)
     if source.tokens == "datasets":
         return {file.name: file.path for file in found.files}
@@ -38,7 +38,7 @@ def token_files(source: Source) -> dict[str, Path]:
 
 
 def _find(source: Source) -> Found:
-    """The files of ids, or all of a saved dataset; in a folder or a glob their companions are known by their suffix."""
+    """The files of ids, or all files of a saved dataset. In a folder or glob the suffix identifies files of ids."""
     found = find_all(str(source.path), kind="tokens", where=f"source {source.name}")
     suffix = _SUFFIXES.get(str(source.tokens), "")
     files = tuple(file for file in found.files if len(found.files) == 1 or file.name.endswith(suffix))
@@ -53,7 +53,10 @@ def _find(source: Source) -> Found:
 
 
 def read_imported(source: Source, tokenizer: Tokenizer) -> Iterator[tuple[str, Tokens]]:
-    """(id, tokens) of every document. Raises UserError for an id that the tokenizer has not, and for another one's."""
+    """Yield (id, tokens) of every document.
+
+    Raises UserError for an id outside the vocabulary, and for ids exported with another tokenizer.
+    """
     assert source.tokens is not None
     if source.tokens == "datasets":
         paths = {"": Path(str(source.path))}
@@ -76,7 +79,7 @@ def read_imported(source: Source, tokenizer: Tokenizer) -> Iterator[tuple[str, T
 def write_imported(
     documents: Iterator[tuple[str, Tokens]], screen: Screen, *, tokenizer: Tokenizer, gathered: Gathered, folder: Path
 ) -> None:
-    """Write documents into ``folder`` like write_documents, with the same columns."""
+    """Write documents into ``folder`` as ``write_documents`` does, with the same columns."""
     source = screen.source
     with take_notes(gathered, folder) as notes:
 
@@ -102,7 +105,7 @@ def write_imported(
 def _read_text(
     ids: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer
 ) -> tuple[str, tuple[tuple[int, int], ...] | None]:
-    """The text of a document, and which of it is trained on; None: all of it."""
+    """The text of a document, and the character spans that are trained on (None: all of it)."""
     if mask.all():
         return tokenizer.decode(ids), None
     borders = np.flatnonzero(np.diff(mask, prepend=mask[:1], append=2))
@@ -115,7 +118,7 @@ def _read_text(
 
 
 def _bare(ids: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer) -> Tokens:
-    """Without the border tokens that it may have."""
+    """``ids`` and ``mask`` without BOS and EOS, where they exist."""
     begin = 1 if tokenizer.bos_id is not None and len(ids) and ids[0] == tokenizer.bos_id else 0
     end = len(ids) - 1 if len(ids) > begin and ids[-1] == tokenizer.eos_id else len(ids)
     return ids[begin:end], mask[begin:end]
@@ -124,6 +127,6 @@ def _bare(ids: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer) -> Tokens:
 def _border(ids: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer) -> Tokens:
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     bordered = np.concatenate([np.array(start, dtype=np.int64), ids.astype(np.int64), [tokenizer.eos_id]])
-    # A document whose last token is an answer also ends where it should.
+    # If the last token is an answer token, the model also learns to end there.
     trained = np.concatenate([np.ones(len(start), np.uint8), mask.astype(np.uint8), mask[-1:].astype(np.uint8)])
     return bordered, trained

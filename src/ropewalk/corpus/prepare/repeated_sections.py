@@ -1,9 +1,10 @@
-"""Sections that stand twice, within a document or across all sources, as spans to cut: a chapter that two books share.
+"""Finds repeated sections, within a document or across all sources, as spans to cut: a chapter that two books share.
 
-Documents are compared as wholes elsewhere (minhash.py); a book with another's chapter in it never is their like. Here a
-text is a run of sentences and lines, and a pair of neighbours is what can be met again. A run of such pairs that is
-long enough is cut everywhere but in the document that stays first: one that is no copy of a better one, of the role
-that wins, the longest. So nothing is cut whose original is dropped, and long documents stay whole.
+minhash.py compares whole documents, and a book that contains a chapter of another is never similar enough for it. Here
+a text is a list of sentences and lines (units), and a pair of neighbouring units is searched for. A run of repeated
+pairs that is long enough is cut from all documents except the first by rank. The first is not a copy of a better
+document, has the role with priority, and is the longest. So a section is never cut if its original is dropped, and long
+documents stay complete.
 """
 
 from collections import defaultdict
@@ -33,12 +34,12 @@ _PART_CHARACTERS = 1 << 20
 
 
 def is_searched(source: Source) -> bool:
-    """Whether sections of a source's documents may be cut at all."""
+    """Whether sections may be cut from the documents of a source."""
     return source.embedded is None and source.role != "instruction" and not source.tokens
 
 
 def survey_documents(items: Iterable[Document | Reject], screen: Screen, *, ledger: SourceLedger, folder: Path) -> None:
-    """Write into ``folder`` what is asked here of each document that passes: its likeness, its pairs and units."""
+    """Write the data of each kept document into ``folder``: digest, signature, bytes, pairs, and ends of units."""
     digests, signatures, whole_bytes, counts = [], [], [], []
     with (folder / "pairs").open("wb") as pairs, (folder / "ends").open("wb") as ends:
         for size, outcome, screened in screen.judge_all(items):
@@ -66,7 +67,10 @@ def survey_documents(items: Iterable[Document | Reject], screen: Screen, *, ledg
 def find_spans(
     surveyed: Sequence[tuple[Role, Sequence[Path]]], *, characters: int, threshold: float, scratch: Path
 ) -> UInt64[np.ndarray, "spans 4"]:
-    """``source, digest, start, end`` of every span of ``characters`` and more to cut; ``surveyed`` is by source."""
+    """Return ``source, digest, start, end`` of every span to cut of at least ``characters`` characters.
+
+    ``surveyed`` holds the role and the survey folders of each source.
+    """
     spool, parts = PairSpool(scratch), [part for _, parts in surveyed for part in parts]
     for part in parts:
         _fill(spool, part)
@@ -81,14 +85,14 @@ def find_spans(
     found: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for position, (source, digest) in enumerate(zip(home, digests.tolist(), strict=True)):
         ends = spool.ends(position)
-        if len(ends):  # it may be cut; and then like any other document with its text, so that both are tokenised once
+        if len(ends):  # cut like every other document with its text, so that both are tokenised once
             found[source, digest] = _long_runs(repeated(stays[position]), ends, characters)
     spans = [(*key, start, end) for key, runs in found.items() for start, end in runs]
     return np.array(spans, dtype=np.uint64).reshape(-1, 4)
 
 
 def make_cuts(spans: UInt64[np.ndarray, "spans 4"], names: Sequence[str]) -> dict[str, Cuts]:
-    """Spans as ``find_spans`` gives them, by the names of the sources."""
+    """The spans of ``find_spans`` as cuts, by the names of the sources."""
     entries: dict[str, defaultdict[int, Spans]] = {name: defaultdict(tuple) for name in names}
     for number, digest, start, end in spans.tolist():
         entries[names[number]][digest] += ((start, end),)
@@ -110,10 +114,10 @@ _NO_PAIRS = (np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))
 
 
 def find_pairs(text: str) -> tuple[UInt64[np.ndarray, "pairs"], Int64[np.ndarray, "units"]]:
-    """A number for each pair of neighbouring sentences or lines, and where in the text each unit ends."""
+    """A hash of each pair of neighbouring sentences or lines (units), and the end of each unit in characters."""
     borders = _find_borders(text)
     starts = np.concatenate([[0], borders[:-1]])
-    # Empty lines are part of what stands before them: a pair is of two units that say something.
+    # Empty lines belong to the unit before them, so that a pair always has two units with text.
     says = borders - starts > 1
     if not says.all():
         borders = np.append(borders[np.flatnonzero(says)[1:] - 1], len(text)) if says.any() else borders[-1:]
@@ -125,7 +129,7 @@ def find_pairs(text: str) -> tuple[UInt64[np.ndarray, "pairs"], Int64[np.ndarray
 
 
 def _find_borders(text: str) -> Int64[np.ndarray, "units"]:
-    """Where sentences and lines end; a text is never in memory as code points all at once."""
+    """The ends of sentences and lines, in characters. A text is never in memory as code points as a whole."""
     found = []
     for start in range(0, max(1, len(text)), _PART_CHARACTERS):
         points = code_points(text[start : start + _PART_CHARACTERS + 1])
@@ -139,7 +143,7 @@ def _find_borders(text: str) -> Int64[np.ndarray, "units"]:
 def _hash_units(
     text: str, starts: Int64[np.ndarray, "units"], ends: Int64[np.ndarray, "units"]
 ) -> UInt64[np.ndarray, "units"]:
-    """A number for each of some neighbouring units."""
+    """A hash of each of some neighbouring units."""
     first = int(starts[0])
     points = code_points(text[first : int(ends[-1])])
     return window_hashes(points, *_without_space(points, starts - first, ends - first))
@@ -148,7 +152,7 @@ def _hash_units(
 def _without_space(
     points: UInt32[np.ndarray, "characters"], starts: Int64[np.ndarray, "units"], ends: Int64[np.ndarray, "units"]
 ) -> tuple[Int64[np.ndarray, "units"], Int64[np.ndarray, "units"]]:
-    """The units without the white space around them, so that a paragraph's last line is the same in another place."""
+    """The units without white space around them, so that the last line of a paragraph is equal in another place."""
     seen = np.flatnonzero(points > _SPACE)
     first = np.searchsorted(seen, starts)
     last = np.searchsorted(seen, ends) - 1
@@ -160,7 +164,7 @@ def _without_space(
 def _long_runs(
     repeated: Bool[np.ndarray, "pairs"], ends: Int64[np.ndarray, "units"], characters: int
 ) -> list[tuple[int, int]]:
-    """Spans of at least ``characters`` characters whose units all belong to repeated pairs."""
+    """Spans of at least ``characters`` characters in which every unit belongs to a repeated pair."""
     if not repeated.any():
         return []
     inside = np.zeros(len(ends) + 2, dtype=bool)

@@ -1,9 +1,9 @@
-"""A source's work cut into shards that any process can make, in any order, anywhere: the bytes are the same.
+"""Cuts the work on a source into shards. Any process can make them, in any order, on any machine, with equal bytes.
 
-A stream is what is read in one go: a file of records, or a whole source where its documents span files. A shard is a
-run of a stream's documents of about 64 MB; finished ones lie under ``store/.shards/`` until the source is put together,
-so that a kill costs one shard a worker. The surprising part: of a long stream every worker reads all, and makes only
-every n-th shard of it, because reading is forty times faster than cleaning and tokenising.
+A stream is read as a whole: one file of records, or a whole source where its documents span files. A shard is a run of
+a stream's documents of about 64 MB. Finished shards are kept under ``store/.shards/`` until the source is assembled, so
+a kill costs at most one shard a worker. Every worker reads a long stream completely but makes only every n-th shard of
+it, because reading is forty times faster than cleaning and tokenising.
 """
 
 import json
@@ -39,14 +39,14 @@ SHARD_BYTES = 1 << 26
 FOLDER = ".shards"
 _END = "stream.json"
 Advance = Callable[[float], None]
-"""Called with the bytes of text just done."""
+"""Called with the number of bytes of text that were just processed."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One source to be cleaned and tokenised. ``inputs`` is all that decides its bytes, as the store names them.
+    """One source to clean and tokenise. ``inputs`` is all that determines its bytes; the store is named by it.
 
-    A job without ``cuts`` comes before: its shards are surveys, which the cuts of all sources are found in.
+    A job without ``cuts`` runs first: its shards are surveys, from which the cuts of all sources are computed.
     """
 
     source: Source
@@ -58,16 +58,16 @@ class Job:
     store: Path
     shard_bytes: int
     working_folder: Path
-    """Relative paths of the source are seen from here."""
+    """Relative paths of the source start here."""
 
     @property
     def folder(self) -> Path:
-        """The source's place in the store."""
+        """The folder of the source in the store."""
         return self.store / digest_value(self.inputs)
 
     @cached_property
     def streams(self) -> list[File | None]:
-        """What is read by itself, in the source's order: a file, or (None) all of the source."""
+        """The separately read parts of the source, in order: files, or one None for the whole source."""
         if self.source.path is None or self.source.size_bytes is not None or self.source.tokens:
             return [None]
         files = source_files(self.source).files
@@ -75,17 +75,17 @@ class Job:
 
     @cached_property
     def screen(self) -> Screen:
-        """What a document has to pass; asked of each by itself, so that it does not matter who asks."""
+        """The filters for a document. They treat each document alone, so the result does not depend on the worker."""
         return Screen(self.source, self.prompts, self.cuts or Cuts())
 
     @cached_property
     def chat(self) -> ChatTemplate:
-        """How conversations are written. Raises UserError where the model has no template of its own."""
+        """The template for conversations. Raises UserError where the model has no template."""
         return self.tokenizer.chat(plain=self.source.record_options.template == "plain")
 
     @cached_property
     def folders(self) -> list[Path]:
-        """Where the shards of each stream go: named by what decides them, so that other files' shards stay good."""
+        """The shard folder of each stream, named by its inputs, so that shards of other files stay valid."""
         folders = []
         for stream in self.streams:
             origin = None if stream is None else {stream.name: digest_file(stream.path)}
@@ -94,7 +94,7 @@ class Job:
         return folders
 
     def tasks(self, workers: int) -> list[dict[str, int]]:
-        """All there is to do, in pieces for ``workers``: every ``of``-th shard of a stream, from ``residue`` on."""
+        """All tasks for ``workers`` workers. A task is every ``of``-th shard of a stream, starting with ``residue``."""
         tasks = []
         for number, stream in enumerate(self.streams):
             size = 0 if self.source.tokens else round(1e6 * (source_megabytes(self.source, stream) or 0.0))
@@ -103,22 +103,22 @@ class Job:
         return tasks
 
     def is_made(self, stream: int) -> bool:
-        """Whether all shards of a stream are there."""
+        """Whether all shards of a stream exist."""
         return missing_shards(self.folders[stream]) == []
 
     def parts(self) -> list[Path]:
-        """All shards, in the source's order."""
+        """All shards, in the order of the source."""
         counts = [(part, json.loads((part / _END).read_text())["shards"]) for part in self.folders]
         return [part / f"{number:05d}" for part, count in counts for number in range(count)]
 
     def discard(self) -> None:
-        """Remove the shards; the source's folder has all that they held."""
+        """Remove the shards. The folder of the source holds all their data."""
         for folder in self.folders:
             if folder.exists():
                 shutil.rmtree(folder)
 
     def write(self) -> Path:
-        """The job as a file, for workers that share nothing else with this process."""
+        """Write the job to a file, for workers that share nothing else with this process. Returns the file."""
         path = self.store / FOLDER / f"{digest_value([self.inputs, self.shard_bytes])}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
@@ -138,7 +138,7 @@ class Job:
 
 @lru_cache(maxsize=4)
 def read_job(path: Path) -> Job:
-    """The job that a file holds."""
+    """Read a job from a file."""
     content = json.loads(path.read_text(encoding="utf-8"))
     return Job(
         **{
@@ -154,12 +154,12 @@ def read_job(path: Path) -> Job:
 
 
 def work(job: Job, task: dict[str, int], advance: Advance) -> None:
-    """Make the shards of one task that are not there yet. Raises UserError for what cannot be read."""
+    """Make the missing shards of one task. Raises UserError where text cannot be read."""
     stream, folder = job.streams[task["stream"]], job.folders[task["stream"]]
     if job.source.tokens:
         _import(job, folder)
         return
-    # One file of many may be empty.
+    # With many files, one of them may be empty.
     many = len(job.streams) > 1
     items = read_items(job.source, job.seed, stream) if many else read_source(job.source, seed=job.seed)
     shards = 0
@@ -173,27 +173,27 @@ def work(job: Job, task: dict[str, int], advance: Advance) -> None:
 
 
 def missing_shards(folder: Path) -> list[int] | None:
-    """Shards of a stream that are still to be made; None where nobody has read it to its end."""
+    """Numbers of the missing shards of a stream; None where no worker has read the stream to its end."""
     try:
         shards = json.loads((folder / _END).read_text())["shards"]
-    except FileNotFoundError:  # asked in one step: another share of an array may be removing what it has put together
+    except FileNotFoundError:  # no test before reading: another share may remove its assembled shards in between
         return None
     return [n for n in range(shards) if not is_finished(folder / f"{n:05d}")]
 
 
 def check_shards(job: Job) -> dict[str, Any]:
-    """The facts of all shards together. Raises UserError if they hold nothing, and then removes them."""
+    """The facts of all shards together. Raises UserError if no document is left, and removes the shards first."""
     gathered = _add_facts([read_manifest(part)["facts"] for part in job.parts()])
     try:
         refuse_empty(job.source, SourceLedger.from_json(gathered["ledger"]))
-    except UserError:  # it will be another source once that is mended
+    except UserError:  # a corrected source has another digest, so these shards are useless
         job.discard()
         raise
     return gathered
 
 
 def assemble(job: Job) -> None:
-    """Put a source's finished shards together into its folder of the store. Raises UserError if it holds nothing."""
+    """Assemble the finished shards of a source in its folder of the store. Raises UserError if no document is left."""
     parts, gathered = job.parts(), check_shards(job)
     languages = settle_parts(parts)
     gathered["languages"] = sorted({language for own in languages for language in own})
@@ -208,7 +208,7 @@ def assemble(job: Job) -> None:
 
 
 def _import(job: Job, folder: Path) -> None:
-    """A source of token ids is one shard: there is nothing to do but to copy it."""
+    """Make the one shard of a source of token ids. The ids are only copied."""
     if not is_finished(folder / "00000"):
         gathered = Gathered()
         with new_folder(folder / "00000", kind="shard", inputs={}, facts=gathered.facts) as work_folder:
@@ -237,7 +237,7 @@ def _make_shard(job: Job, items: Iterator[Document | Reject], folder: Path, adva
 
 
 def _number_shards(shard_bytes: int) -> Callable[[Document | Reject], int]:
-    """A function that gives each item of a stream, one after the other, the number of its shard."""
+    """A function that returns the shard number of each item of a stream, called in order."""
     number, size = 0, 0
 
     def give(item: Document | Reject) -> int:
@@ -256,7 +256,7 @@ def _open_parts(parts: Sequence[Path], vocabulary: int) -> Iterator[Shard]:
 
 
 def _add_facts(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The facts of all shards as those of one: ledgers add up, names are joined, counts by name are summed."""
+    """The facts of all shards as those of one shard: ledgers and counts are summed, names are merged."""
     ledger = SourceLedger()
     added: dict[str, Any] = {}
     for entry in facts:
@@ -271,7 +271,7 @@ def _add_facts(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _join_columns(parts: Sequence[Path], named: Sequence[Sequence[str]], names: Sequence[str], folder: Path) -> None:
-    """What is known of each document, shard after shard; ``named`` are the languages that each shard numbers."""
+    """Join the columns of all shards in order. ``named`` holds the language names that each shard numbers."""
     for column in sorted({path.name for part in parts for path in part.glob("*.npy")}):
         loaded = [np.load(part / column, mmap_mode="r", allow_pickle=False) for part in parts]
         kept = [(piece, own) for piece, own in zip(loaded, named, strict=True) if len(piece)]

@@ -1,7 +1,7 @@
-"""The sources of a corpus, each cleaned and tokenised once into a folder of the store: found there, or made now.
+"""Cleans and tokenises each source of a corpus once into a folder of the store, or finds the folder there.
 
-All sources' shards are one pool of tasks, so that a small source does not wait for a large one. Nothing of it depends
-on what else is in the corpus, on the workers, or on where an earlier attempt stopped.
+The shards of all sources form one pool of tasks, so a small source does not wait for a large one. The result does not
+depend on the other sources of the corpus, on the workers, or on the point where an earlier attempt stopped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,21 +24,23 @@ from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
 _FORMAT = 3
-"""Of a source's folder in the store; rises when the same inputs would give another. 3: documents with spans are signed
-by these, and names inside the source stand for where it lies."""
+"""Format of a source's folder in the store. It is increased when the same inputs would give another folder.
+
+3: the signature of a document with spans is made of its spans, and a file's name in the source replaces its path.
+"""
 _ALONE_MEGABYTES = 16
 _NAMES_LETTERS = 60
 
 
 class Share(NamedTuple):
-    """What a job of an array did. ``waits``: it is to be run again when all shares are surveyed."""
+    """The result of one job of an array. ``waits``: the job must be run again when all shares are surveyed."""
 
     tasks: int
     waits: bool
 
 
 def tokenize_sources(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts, seed: int) -> list[Tokenized]:
-    """Every source's folder in the store. Raises UserError for what cannot be read, and for a source that is empty."""
+    """Every source's folder in the store. Raises UserError where text cannot be read, or where a source is empty."""
     text = _describe_all(spec, tokenizer=tokenizer, prompts=prompts, seed=seed)
     try:
         search = plan_search(spec, text)
@@ -54,7 +56,7 @@ def tokenize_sources(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts
             _run(spec, list(waiting.values()))
         for job in waiting.values():
             assemble(job)
-        for job in jobs:  # those found may have been put together by a process that was then killed
+        for job in jobs:  # also found folders: a process may have been killed after it assembled them
             job.discard()
     finally:
         _sweep(Path(spec.store) / FOLDER)
@@ -64,9 +66,9 @@ def tokenize_sources(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts
 def tokenize_share(
     spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts, seed: int, share: int, shares: int
 ) -> Share:
-    """Make the shards of one share of ``shares``, counted from 0, as a job of an array does.
+    """Make the shards of share number ``share`` (from 0) of ``shares``, as one job of an array.
 
-    No two shares have a shard in common. Building the corpus afterwards finds them all and puts them together.
+    No two shares have a shard in common. A later build finds all shards and assembles them.
     """
     text = _describe_all(spec, tokenizer=tokenizer, prompts=prompts, seed=seed)
     search, done = plan_search(spec, text), 0
@@ -88,7 +90,7 @@ def _work_share(jobs: Sequence[Job], share: int, shares: int) -> int:
 
 
 def _describe_all(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts, seed: int) -> list[Job]:
-    """A job for each source as if nothing were cut, with all else that decides its tokens."""
+    """A job for each source without cuts, with all other inputs that determine its tokens."""
     return [
         Job(
             source=source,
@@ -106,7 +108,7 @@ def _describe_all(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts, s
 
 
 def _list_jobs(text: Sequence[Job], cuts: Mapping[str, Cuts]) -> list[Job]:
-    """The jobs with what is cut."""
+    """The jobs with their cuts."""
     found = [(job, cuts[job.source.name]) for job in text]
     return [
         replace(
@@ -127,7 +129,7 @@ def _describe(source: Source, tokenizer: Tokenizer, prompts: Prompts, seed: int)
 
 
 def _describe_chat(source: Source, tokenizer: Tokenizer) -> dict[str, Any]:
-    """How conversations are written."""
+    """The inputs that determine the layout of conversations."""
     options = source.record_options
     if options.template == "chat":
         return {"chat": digest_value([LAYOUT, tokenizer.chat_template, tokenizer.tool_template, tokenizer.names])}
@@ -135,7 +137,7 @@ def _describe_chat(source: Source, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _run(spec: CorpusSpec, jobs: Sequence[Job]) -> None:
-    """Make all shards that are missing; little work is done here, where it needs no worker to be started."""
+    """Make all missing shards. Little work is done in this process, since a worker takes time to start."""
     whole = _megabytes(_list_tasks(jobs, 1))
     alone = spec.worker_count is None and spec.workers == "processes" and whole < _ALONE_MEGABYTES
     count = 1 if alone else count_workers(spec.workers, spec.worker_count)
@@ -150,7 +152,7 @@ def _run(spec: CorpusSpec, jobs: Sequence[Job]) -> None:
 
 
 def _list_tasks(jobs: Sequence[Job], workers: int) -> list[tuple[Job, dict[str, int]]]:
-    """All tasks of all jobs, the largest first, each stream once: two sources may read the same file alike."""
+    """All tasks of all jobs, the largest first. Each stream occurs once, also where two sources read the same file."""
     found: dict[tuple[Path, int], tuple[Job, dict[str, int]]] = {}
     for job in jobs:
         for task in job.tasks(workers):
@@ -163,7 +165,7 @@ def _megabytes(tasks: Sequence[tuple[Job, dict[str, int]]]) -> float:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the jobs' files, and the folder of unfinished shards if none is in it."""
+    """Remove the job files, and the folder of unfinished shards if it is empty."""
     for path in folder.glob("*.json"):
         path.unlink()
     if folder.exists() and not any(folder.iterdir()):

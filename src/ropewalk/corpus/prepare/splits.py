@@ -1,7 +1,8 @@
-"""Which of the stored documents are trained on, which are held out, and which are dropped as copies of others.
+"""Assigns a split to each stored document: trained on, held out, or dropped as a copy of another document.
 
-Copies are found across all sources at once, and of a group one stays (clusters.py). Held-out documents are chosen among
-groups, not documents, so that none of them nearly equals one that is trained on, whether copies are dropped or kept.
+Copies are searched for across all sources at once, and one document of a group is kept (clusters.py). Held-out
+documents are selected by groups, so none of them is a near duplicate of a training document, whether copies are dropped
+or kept.
 """
 
 import json
@@ -20,7 +21,7 @@ from ropewalk.corpus.prepare.document_scores import Picked
 from ropewalk.corpus.prepare.tokenized import Tokenized, read_documents
 
 DROPPED, COLUMNS = "dropped.jsonl", "columns.json"
-"""Files of a corpus folder, one of each a source: documents that were dropped, and best and worst by each score."""
+"""Files of a corpus folder, one each per source: the dropped documents, and the best and worst by each score."""
 TRAIN, HELD_OUT, EXACT, NEAR, UNFIT = 0, 1, 2, 3, 4
 REASONS = {EXACT: "exact duplicate", NEAR: "near duplicate", UNFIT: "not selected"}
 _FEWEST, _MOST_OF_FEW = 8, 0.1
@@ -28,7 +29,7 @@ _FEWEST, _MOST_OF_FEW = 8, 0.1
 
 @dataclass(frozen=True)
 class Choice:
-    """What became of one source's documents, and which document stayed for a copy."""
+    """The split of each document of one source, and for a copy the document that was kept."""
 
     fate: Int8[np.ndarray, "documents"]
     """TRAIN, HELD_OUT, EXACT, NEAR or UNFIT."""
@@ -44,11 +45,11 @@ def select_documents(
     held_out: float,
     unfit: Sequence[Collection[int]] = (),
 ) -> list[Choice]:
-    """What becomes of each document of each source.
+    """The split of each document of each source.
 
-    ``near_duplicates`` is for each source the similarity from which a document of it is dropped, wherever the one that
-    stays comes from; None keeps all but exact copies. ``held_out`` is the share of each source's documents, at least 8
-    of them or a tenth of what there is. ``unfit`` numbers those of each source that were not selected.
+    ``near_duplicates`` holds for each source the least similarity at which a document is dropped, whichever source the
+    kept one is from. None drops only exact copies. ``held_out`` is the share of the documents of each source, at least
+    8 documents or a tenth of them. ``unfit`` holds the document numbers of each source that were not selected.
     """
     digests = np.concatenate([source.digests for source in sources])
     signatures = np.concatenate([source.signatures for source in sources])
@@ -90,7 +91,7 @@ def write_dropped(
     choices: Sequence[Choice],
     picked: Sequence[Picked],
 ) -> None:
-    """``NAME/dropped.jsonl`` in ``folder``: each stored document that is not used, and why; ``NAME/columns.json``."""
+    """Write ``NAME/dropped.jsonl`` (each unused document with the reason) and ``NAME/columns.json`` into ``folder``."""
     known = [read_documents(source) for source in sources]
     for number, (name, choice) in enumerate(zip(names, choices, strict=True)):
         with (folder / name / DROPPED).open("w", encoding="utf-8") as file:
@@ -113,13 +114,13 @@ def write_dropped(
 
 
 def _follow(best: Int64[np.ndarray, "documents"]) -> Int64[np.ndarray, "documents"]:
-    """For each document the one that stays in the end: with two thresholds, a document's best may have its own best."""
+    """The finally kept document of each one. With two thresholds, a document's best may have a better one itself."""
     while (best[best] != best).any():
         best = best[best]
     return best
 
 
 def _held_out_key(keys: UInt64[np.ndarray, "documents"], share: float) -> int:
-    """The key from which a source's documents are trained on; those below are held out."""
+    """The least key of the training documents of a source. Documents with a smaller key are held out."""
     count = max(round(share * len(keys)), min(_FEWEST, int(_MOST_OF_FEW * len(keys)))) if share else 0
     return int(np.sort(keys)[count]) if count else 0

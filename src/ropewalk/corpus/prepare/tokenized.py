@@ -1,8 +1,8 @@
 """One source, read, cleaned and tokenised once into a finished folder of the store.
 
-The folder's name is a digest of all that decides its content: the files' bytes (or the generator's code and options),
-how they are read and cleaned, and the tokenizer. What else may be in a run's corpus, its role and its weight are not
-part of it, so that changing a mix never tokenises again.
+The folder's name is a digest of all that determines its content: the bytes of the files (or the code and options of the
+generator), the reading, the cleaning, and the tokenizer. The other sources of a corpus, the role and the weight are not
+part of it, so a change of the mix never tokenises again.
 """
 
 import json
@@ -35,14 +35,15 @@ _HEAD_CHARACTERS = 60
 
 @dataclass(frozen=True)
 class Tokenized:
-    """A source's finished folder: what is known of each document, beside its tokens."""
+    """A finished folder of a source: its ledger, and one column for each property of its documents."""
 
     folder: Path
     ledger: SourceLedger
     languages: tuple[str, ...]
-    """Names for the numbers in ``language``."""
+    """Language names; ``language`` holds indices into them."""
     digests: UInt64[np.ndarray, "documents"]
-    """Of the cleaned text, before sections that repeat were cut; so are signatures and whole_bytes."""
+    """Digests of the cleaned text before repeated sections were cut; ``signatures`` and ``whole_bytes`` are of it too.
+    """
     signatures: UInt32[np.ndarray, "documents 128"]
     whole_bytes: Int64[np.ndarray, "documents"]
     bytes: Int64[np.ndarray, "documents"]
@@ -52,7 +53,7 @@ class Tokenized:
 
 @dataclass(slots=True)
 class Gathered:
-    """What is learnt while documents go by: one shard's worth."""
+    """The data collected from the documents of one shard."""
 
     ledger: SourceLedger = field(default_factory=SourceLedger)
     digests: list[int] = field(default_factory=list)
@@ -60,12 +61,12 @@ class Gathered:
     whole_bytes: list[int] = field(default_factory=list)
     bytes: list[int] = field(default_factory=list)
     contaminated: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    """Documents dropped and passages cut for each prompt."""
+    """By prompt, the number of dropped documents and cut passages."""
     tokens: list[int] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
 
     def take(self, document: Document, screened: Screened) -> None:
-        """What is asked of a document that is stored."""
+        """Record the properties of a stored document."""
         assert screened.signature is not None
         size = text_bytes(document.text)
         self.ledger.stored.add(bytes=size)
@@ -77,12 +78,12 @@ class Gathered:
         self.languages.append(document.language)
 
     def write(self, folder: Path) -> None:
-        """Every column as a file."""
+        """Write every column to a file."""
         for name, column in self.columns().items():
             np.save(folder / f"{name}.npy", column, allow_pickle=False)
 
     def columns(self) -> dict[str, Shaped[np.ndarray, "..."]]:
-        """What is known of each document, as arrays."""
+        """The recorded properties of the documents, as arrays."""
         names = sorted(set(self.languages))
         return {
             "digests": np.array(self.digests, dtype=np.uint64),
@@ -94,7 +95,7 @@ class Gathered:
         }
 
     def facts(self) -> dict[str, Any]:
-        """For the manifest."""
+        """The facts for the manifest."""
         self.ledger.stored.tokens = sum(self.tokens)
         self.ledger.check_store()
         languages = sorted(set(self.languages))
@@ -103,14 +104,17 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Notes:
-    """Where each item of a source leaves its line, and each reject another."""
+    """Writes one line for each item of a source, and one line for each reject."""
 
     gathered: Gathered
     log: TextIO
     rejects: TextIO
 
     def take(self, size_bytes: int, kept: Document | Reject, screened: Screened | None) -> bool:
-        """Put on record what became of so much text, and tell if it stays. ``screened`` is None if never judged."""
+        """Record the outcome ``kept`` of an item with ``size_bytes`` bytes of text. Returns whether it is stored.
+
+        ``screened`` is None if the item was not filtered.
+        """
         gathered, ledger = self.gathered, self.gathered.ledger
         ledger.read.add(bytes=size_bytes)
         if isinstance(kept, Reject):
@@ -139,7 +143,7 @@ class Notes:
 
 @contextmanager
 def take_notes(gathered: Gathered, folder: Path) -> Iterator[Notes]:
-    """``documents.jsonl`` and ``rejects.jsonl`` while documents go by, and every column at the end."""
+    """Write ``documents.jsonl`` and ``rejects.jsonl`` item by item, and every column at the end."""
     with (
         (folder / "documents.jsonl").open("w", encoding="utf-8") as log,
         (folder / "rejects.jsonl").open("w", encoding="utf-8") as rejects,
@@ -151,14 +155,14 @@ def take_notes(gathered: Gathered, folder: Path) -> Iterator[Notes]:
 def write_documents(
     items: Iterable[Document | Reject], screen: Screen, *, tokenizer: Tokenizer, gathered: Gathered, folder: Path
 ) -> None:
-    """Screen and tokenise ``items`` of a source into ``folder``: shards, columns, and a line for each item."""
+    """Filter and tokenise ``items`` of a source into ``folder``: shards, columns, and a line for each item."""
     with take_notes(gathered, folder) as notes:
         encoded = _count(tokenizer.encode_documents(_take_all(items, screen, notes)), gathered)
         write_shards(encoded, folder, vocabulary=tokenizer.vocabulary)
 
 
 def _take_all(items: Iterable[Document | Reject], screen: Screen, notes: Notes) -> Iterator[Document]:
-    """The documents that stay, each held by nobody but who takes it."""
+    """Yield the documents that are stored, without keeping a reference, so that the caller can free each."""
     for size_bytes, outcome, screened in screen.judge_all(items):
         if notes.take(size_bytes, outcome, screened):
             assert isinstance(outcome, Document)
@@ -168,7 +172,7 @@ def _take_all(items: Iterable[Document | Reject], screen: Screen, notes: Notes) 
 
 
 def _line(id: str, screened: Screened | None, **facts: Any) -> str:
-    """What is known of an item, as a line of JSON."""
+    """The facts of an item as a line of JSON."""
     measures = screened.measures.to_json() if screened else None
     return json.dumps({"id": id, **facts, "measures": measures}, ensure_ascii=False) + "\n"
 
@@ -180,7 +184,7 @@ def _count(documents: Iterable[Encoded], gathered: Gathered) -> Iterator[Encoded
 
 
 def open_tokenized(folder: Path) -> Tokenized:
-    """A source's finished folder."""
+    """Open the finished folder of a source."""
     facts = read_manifest(folder)["facts"]
     columns = {
         name: np.load(folder / f"{name}.npy", allow_pickle=False)
@@ -191,15 +195,15 @@ def open_tokenized(folder: Path) -> Tokenized:
 
 
 def read_documents(stored: Tokenized) -> list[dict[str, Any]]:
-    """What is on record of each stored document, in order."""
+    """The record of each stored document, in order."""
     with (stored.folder / "documents.jsonl").open(encoding="utf-8") as file:
         return [entry for entry in map(json.loads, file) if "dropped" not in entry]
 
 
 def settle_parts(parts: Sequence[Path]) -> list[list[str]]:
-    """The languages that each part of a source numbers; unsure ones as what the whole source has most of.
+    """The language names of each part of a source. An uncertain one becomes the most frequent one of its script.
 
-    Workers judge by the text alone; ``documents.jsonl`` keeps what they said.
+    Workers decide by the text alone, and ``documents.jsonl`` keeps their decisions.
     """
     named: list[list[str]] = [read_manifest(part)["facts"]["languages"] for part in parts]
     documents: Counter[str] = Counter()
@@ -211,7 +215,7 @@ def settle_parts(parts: Sequence[Path]) -> list[list[str]]:
 
 
 def refuse_empty(source: Source, ledger: SourceLedger) -> None:
-    """Raise UserError unless some document of the source was stored."""
+    """Raise UserError unless a document of the source was stored."""
     if ledger.stored.documents:
         return
     if not ledger.read.documents:

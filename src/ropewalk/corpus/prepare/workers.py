@@ -1,8 +1,8 @@
-"""Shards made by whatever there is: processes of this machine, a Ray cluster, or one job of an array.
+"""Makes shards in processes of this machine, in a Ray cluster, or in one job of an array.
 
-A worker is given a line of JSON that names a job's file and a task, and answers with lines of its own, so nothing but
-text and files passes between machines. A process of this machine ends itself when the one that started it dies: its
-standard input ends, and a half-made shard is nobody's.
+A worker receives a line of JSON that names a job file and a task, and replies in lines of JSON. So only text and files
+pass between machines. A worker process on this machine ends when its parent dies, because its standard input ends. Its
+unfinished shard is then not used.
 """
 
 import json
@@ -26,7 +26,7 @@ _PROGRESS_SECONDS = 0.5
 
 
 def count_workers(workers: Workers, asked: int | None) -> int:
-    """How many tasks run at once: as asked, else one for each core of this machine or of the cluster."""
+    """The number of parallel tasks: ``asked`` if given, else one for each core of this machine or of the cluster."""
     if asked is not None:
         return asked
     if workers == "ray":
@@ -35,7 +35,7 @@ def count_workers(workers: Workers, asked: int | None) -> int:
 
 
 def run_tasks(tasks: Sequence[str], *, workers: Workers, count: int, advance: Advance) -> None:
-    """Do all ``tasks``, lines as ``name_task`` makes them. Raises the first UserError that a worker meets."""
+    """Run all ``tasks``, lines of ``name_task``. Raises the first UserError of a worker."""
     if workers == "ray":
         _run_on_ray(tasks, count, advance)
     elif count == 1 or len(tasks) == 1:
@@ -46,12 +46,12 @@ def run_tasks(tasks: Sequence[str], *, workers: Workers, count: int, advance: Ad
 
 
 def name_task(job_file: Path, task: dict[str, int]) -> str:
-    """A task as a line that any worker understands."""
+    """A task as a line of JSON for any worker."""
     return json.dumps({"job": str(job_file.resolve()), "task": task})
 
 
 def do_task(line: str, advance: Advance) -> None:
-    """Do one task in this process. Raises UserError for what cannot be read."""
+    """Run one task in this process. Raises UserError where text cannot be read."""
     entry = json.loads(line)
     job = read_job(Path(entry["job"]))
     os.chdir(job.working_folder)
@@ -59,9 +59,9 @@ def do_task(line: str, advance: Advance) -> None:
 
 
 def serve() -> None:
-    """A worker process: a task a line on standard input, progress and answers on standard output."""
-    os.putenv("TOKENIZERS_PARALLELISM", "false")  # one core each: the others have workers of their own
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # for who started this process, and will end it
+    """Run a worker process: one task per line on standard input, progress and replies on standard output."""
+    os.putenv("TOKENIZERS_PARALLELISM", "false")  # one core each: other workers use the others
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # the parent handles them and ends this process
         signal.signal(number, signal.SIG_IGN)
     tasks: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_listen, args=(tasks,), daemon=True).start()
@@ -72,7 +72,7 @@ def serve() -> None:
 def _listen(tasks: "queue.Queue[str]") -> None:
     for line in sys.stdin:
         tasks.put(line)
-    os._exit(0)  # whoever started this process has ended, or wants it to
+    os._exit(0)  # the parent has ended, or has closed the input to end this process
 
 
 def _answer(line: str) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def _tell(entry: dict[str, Any]) -> None:
 
 
 def _do_quietly(line: str, advance: Advance) -> dict[str, str]:
-    """A task whose fault, if the user's, is its answer: exceptions do not cross from machine to machine as they are."""
+    """Run a task and return its UserError as data: an exception cannot be sent between machines unchanged."""
     try:
         do_task(line, advance)
     except UserError as error:
@@ -134,7 +134,7 @@ def _run_on_processes(tasks: Sequence[str], count: int, advance: Advance) -> Non
 
 
 def _feed_process(process: "subprocess.Popen[str]", waiting: "queue.Queue[str]", advance: Advance) -> None:
-    """Give one process a task after the other until none is left; what it says comes back here."""
+    """Give one process one task after the other until none is left, and read its replies."""
     assert process.stdin is not None and process.stdout is not None
     while True:
         try:
@@ -184,7 +184,7 @@ def _do_on_ray(line: str) -> dict[str, str]:
 
 
 def _start_ray() -> Any:
-    """Ray, connected: to the cluster that this process is told of or finds, else to one of this machine's cores."""
+    """Connect to Ray: to the configured or found cluster, else to the cores of this machine."""
     try:
         import ray
     except ImportError as fault:
@@ -198,7 +198,7 @@ def _start_ray() -> Any:
         mine = signal.getsignal(signal.SIGTERM)
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, mine)  # Ray puts its own there, in a process that is not Ray's
+            signal.signal(signal.SIGTERM, mine)  # undo Ray's own handler: this process is not Ray's
     return ray
 
 

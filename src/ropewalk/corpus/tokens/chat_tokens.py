@@ -1,8 +1,9 @@
-"""Ids of conversations: those that transformers gives the same text, with the loss on every token of an answer.
+"""Token ids of conversations, equal to those of transformers for the same text. The loss is on every answer token.
 
-A conversation's text goes through the tokenizer whole, its special tokens believed, since what a tokenizer does around
-them (a space put in front, white space taken away) is its own. Where a message spells a special token in letters, the
-text is encoded between the special tokens, and these are put in by hand.
+The whole text of a conversation is encoded at once, and its special tokens are parsed as such. The reason: a tokenizer
+may change the text around a special token (it adds a space in front or removes white space), and each does this in its
+own way. Where a message spells a special token in letters, the text between the special tokens is encoded and the ids
+of the special tokens are inserted.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,14 +20,14 @@ from ropewalk.corpus.tokens.safe_splits import cut
 
 Spans = Sequence[tuple[int, int]]
 Found = tuple[list[int], list[tuple[int, int]]]
-"""Ids, and the characters of the text behind each."""
+"""Ids, and for each id its (start, end) in the characters of the text."""
 _BATCH_CHARACTERS = 1 << 18
-"""With offsets an encoding takes 500 bytes a token."""
+"""An encoding with offsets takes 500 bytes a token."""
 _LONG_CHARACTERS = 1 << 20
 
 
 class ChatIds:
-    """A tokenizer that believes special tokens. ``letters`` encodes texts without doing so."""
+    """A tokenizer that parses special tokens in the text. ``letters`` encodes texts without parsing them."""
 
     def __init__(self, bpe: Bpe, letters: Callable[[list[str]], list[UInt32[np.ndarray, "_"]]], *, cuts: bool) -> None:
         self._bpe, self._letters = bpe, letters
@@ -39,7 +40,10 @@ class ChatIds:
     def encode(
         self, documents: Sequence[tuple[str, Spans]]
     ) -> Iterator[tuple[UInt32[np.ndarray, "tokens"], UInt8[np.ndarray, "tokens"]]]:
-        """Ids of each text, without borders that are not in it, and 1 where a token has a character in a span."""
+        """Yield (ids, mask) of each text.
+
+        No BOS or EOS is added that the text does not hold. The mask is 1 where a token has a character in a span.
+        """
         batch: list[tuple[str, Spans]] = []
         size = 0
         for document in documents:
@@ -66,7 +70,7 @@ class ChatIds:
             yield ids, _mark(borders.reshape(-1, 2), spans)
 
     def _encode_pieces(self, text: str) -> Found:
-        """A long text, cut where that changes no id."""
+        """Encode a long text, cut only where a cut changes no id."""
         ids, borders, at = list[int](), list[tuple[int, int]](), 0
         for piece in cut(text, _LONG_CHARACTERS) if self._cuts else [text]:
             found = self._encode_inside(self._bpe, piece, at, leads=self._prepends and at > 0)
@@ -74,7 +78,7 @@ class ChatIds:
         return ids, borders
 
     def _encode_sections(self, text: str, letters: Spans) -> Found:
-        """A text in which special tokens within ``letters`` are not meant."""
+        """Encode a text in which the special tokens within ``letters`` are ordinary text."""
         ids, borders = list[int](), list[tuple[int, int]]()
         for start, end, token in self._split(text, letters):
             if token is not None:
@@ -86,13 +90,19 @@ class ChatIds:
         return ids, borders
 
     def _encode_inside(self, bpe: Bpe, piece: str, at: int, *, leads: bool) -> Found:
-        """A piece that begins at ``at``; ``leads``: after a line break, so that no space is put before it."""
+        """Encode a chunk of text that begins at character ``at``.
+
+        ``leads``: encode it after a line break, so that the tokenizer puts no space before it.
+        """
         encoding = bpe.encode("\n" + piece if leads else piece, add_special_tokens=False)
         skip, shift = (self._newline_ids, at - 1) if leads else (0, at)
         return encoding.ids[skip:], [(start + shift, end + shift) for start, end in encoding.offsets[skip:]]
 
     def _split(self, text: str, letters: Spans) -> Iterator[tuple[int, int, int | None]]:
-        """(start, end, id of a special token or None) of each section, without white space that tokens take away."""
+        """Yield (start, end, id of a special token or None) of each section.
+
+        White space that a special token removes (its ``lstrip`` and ``rstrip``) is left out.
+        """
         at, strips, skipped = 0, False, dict(letters)
         breaks = [start + 1 for start, end in letters if text[start:end] in self._tags]
         search = 0
@@ -129,7 +139,7 @@ class ChatIds:
 
     @cached_property
     def _prepends_inside(self) -> bool:
-        """Whether it does so after every special token too, as Llama 2's does."""
+        """Whether the tokenizer also puts a space after every special token, as the one of Llama 2 does."""
         token = next(iter(self._tokens), None)
         if token is None:
             return False
@@ -142,7 +152,7 @@ def _is_hard(text: str) -> bool:
 
 
 def _mark(borders: Int64[np.ndarray, "tokens 2"], spans: Spans) -> UInt8[np.ndarray, "tokens"]:
-    """1 from the first token with a character in a span to the last."""
+    """Return a mask. For each span it is 1 from the first token with a character in the span to the last."""
     mask = np.zeros(len(borders), dtype=np.uint8)
     for start, end in spans:
         inside = np.flatnonzero((borders[:, 0] < end) & (borders[:, 1] > start))

@@ -1,7 +1,8 @@
-"""A corpus as a folder: which documents of which token stores are trained on, which are held out, and the ledger.
+"""A corpus as a folder: which documents of the token stores are trained on, which are held out, and the ledger.
 
-``corpus.json`` names the sources and their stores; ``NAME/train.npy`` numbers a store's documents that are trained on;
-``NAME/held_out/`` holds the others' tokens; ``ledger.json`` says where everything else went. Tokens stay in the store.
+``corpus.json`` names the sources and their stores. ``NAME/train.npy`` holds the numbers of the stored documents that
+are trained on. ``NAME/held_out/`` holds the tokens of the held-out documents. ``ledger.json`` counts all other
+documents. The tokens that are trained on stay in the store.
 """
 
 import json
@@ -28,7 +29,7 @@ KIND = "corpus"
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a source amounts to. ``languages`` counts its documents by language."""
+    """The figures of a source. ``languages`` counts its documents by language."""
 
     role: Role
     documents: int
@@ -46,9 +47,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus folder, opened. ``digest`` names its content: which tokens, in which documents, of which sources.
+    """An opened corpus folder.
 
-    ``tokenizer`` is the digest of what made the ids; None where the folder does not tell (it was made by hand).
+    ``digest`` names its content: the tokens, their documents and their sources. ``tokenizer`` is the digest of the
+    tokenizer that made the ids. It is None where the folder does not name one (the folder was made by hand).
     """
 
     folder: Path
@@ -57,14 +59,14 @@ class Corpus:
     vocabulary: int
     eos_id: int
     long_documents: Mapping[str, LongDocuments]
-    """Of each source: what happens to a document that is longer than a row."""
+    """For each source: how a document longer than a sequence is treated."""
     ledger: Mapping[str, Any]
     _facts: Mapping[str, Facts]
     _stores: Mapping[str, Path]
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names, in the recipe's order."""
+        """Names of the sources, in the order of the recipe."""
         return tuple(self._facts)
 
     def facts(self, source: str) -> Facts:
@@ -75,38 +77,38 @@ class Corpus:
         return self._stores[source]
 
     def train(self, source: str) -> Documents:
-        """The documents that are trained on, out of the source's shards in the token store."""
+        """The documents that are trained on, from the source's shards in the token store."""
         shards = open_shards(self._stores[source], vocabulary=self.vocabulary, manifest=self._describe(source))
         return Documents(tuple(shards), np.load(self.folder / source / "train.npy", allow_pickle=False))
 
     def find_beyond(self, source: str, context_tokens: int) -> BeyondRow:
-        """What of a source's documents is longer than a row of ``context_tokens`` and not read."""
+        """Count the documents and tokens of a source that are not read in sequences of ``context_tokens`` tokens."""
         long_documents = self.long_documents[source]
         return find_beyond(self.train(source), context_tokens=context_tokens, long_documents=long_documents)
 
     def stored(self, source: str) -> Documents:
-        """All documents of the source's token store, also those that are dropped or held out."""
+        """All documents of the source's token store, including the dropped and the held-out ones."""
         return all_documents(open_shards(self._stores[source], vocabulary=self.vocabulary, manifest={}))
 
     def fates(self, source: str) -> Int8[np.ndarray, "documents"]:
-        """What became of each stored document, as select numbers it."""
+        """The split of each stored document: train, held out or a reason to drop it (codes in prepare/splits.py)."""
         return np.asarray(np.load(self.folder / source / "fate.npy", allow_pickle=False))
 
     def kept(self, source: str, document: int) -> tuple[str, int]:
-        """Source and number of what stayed for a stored document that is dropped as a copy."""
+        """For a stored document that is dropped as a copy: source and number of the document that was kept."""
         home, number = np.load(self.folder / source / "kept.npy", mmap_mode="r", allow_pickle=False)[document].tolist()
         return self.sources[home], number
 
     def column(self, source: str, name: str) -> Shaped[np.ndarray, "documents ..."]:
-        """What the store knows of each document: ``digests``, ``signatures``, ``bytes``, ``tokens``, ``language``."""
+        """One column over the stored documents: ``digests``, ``signatures``, ``bytes``, ``tokens`` or ``language``."""
         return np.asarray(np.load(self._stores[source] / f"{name}.npy", mmap_mode="r", allow_pickle=False))
 
     def language_names(self, source: str) -> tuple[str, ...]:
-        """What the numbers of the column ``language`` mean."""
+        """The language names; the column ``language`` holds indices into them."""
         return tuple(read_manifest(self._stores[source])["facts"]["languages"])
 
     def ids(self, source: str, documents: Collection[int]) -> dict[int, str]:
-        """What the text called some stored documents, by their number."""
+        """The ids of some stored documents as in the source text, by document number."""
         found, number = {}, 0
         for entry in read_written_lines(self._stores[source] / "documents.jsonl", dict):
             if "dropped" not in entry:
@@ -116,11 +118,11 @@ class Corpus:
         return found
 
     def languages(self, source: str) -> tuple[tuple[str, ...], Int64[np.ndarray, "documents"]]:
-        """Names of languages, and for each document that is trained on the number of its own among them."""
+        """Language names, and for each document that is trained on the index of its language among them."""
         return self.language_names(source), self.column(source, "language")[self.train(source).chosen]
 
     def held_out(self, source: str) -> list[Shard]:
-        """The documents that are not, as shards of their own; none of them nearly equals one that is trained on."""
+        """The held-out documents, as separate shards. None of them is a near duplicate of a training document."""
         folder = self.folder / source / "held_out"
         return open_shards(folder, vocabulary=self.vocabulary, manifest=self._describe(source))
 
@@ -130,7 +132,10 @@ class Corpus:
 
 
 def open_corpus(folder: Path) -> Corpus:
-    """Open a corpus folder; raise UserError if it, or a token store that it points into, is not what was built."""
+    """Open a corpus folder.
+
+    Raises UserError where the folder, or a token store that it points to, is not as it was built.
+    """
     if not is_finished(folder):
         raise UserError(
             "the corpus is not built",
@@ -141,7 +146,7 @@ def open_corpus(folder: Path) -> Corpus:
     manifest = read_manifest(folder)
     if (kind := manifest["kind"]) != KIND:
         raise UserError("this is not a corpus", where=str(folder), why=f"it is a {kind}", fix="name a corpus folder")
-    if fault := find_damage(folder):  # indices and held-out tokens: seconds at most
+    if fault := find_damage(folder):  # indices and held-out tokens only: takes seconds at most
         raise UserError(
             "the corpus folder is damaged",
             where=str(folder),
@@ -166,19 +171,19 @@ def open_corpus(folder: Path) -> Corpus:
 
 
 def content_digest(folder: Path) -> str:
-    """Names what a finished folder holds, by the digests in its manifest."""
+    """A digest of the content of a finished folder, made of the digests in its manifest."""
     return digest_value(read_manifest(folder)["files"])
 
 
 def token_digest(store: Path) -> str:
-    """Names the tokens and languages of a token store's documents, wherever their text lay, whatever it is called."""
+    """A digest of the tokens and languages of a token store, independent of the path and name of the source text."""
     manifest = read_manifest(store)
     files = {n: entry for n, entry in manifest["files"].items() if n.startswith("shard-") or n == "language.npy"}
     return digest_value([files, manifest["facts"]["languages"]])
 
 
 def point_to(store: Path, *, from_folder: Path) -> str:
-    """The way from a corpus folder to a token store, so that both can move together."""
+    """The relative path from a corpus folder to a token store, so that both can be moved together."""
     return os.path.relpath(store.resolve(), from_folder.resolve())
 
 

@@ -1,8 +1,8 @@
-"""Token ids in other trainers' files, written and read: Megatron's, datatrove's and nanotron's, OLMo's, Hugging Face's.
+"""Reads and writes token ids in the files of other trainers: Megatron, datatrove and nanotron, OLMo, Hugging Face.
 
-All but the last are flat ids with a list of where documents end. OLMo's ``.npy`` has no header and need not have the
-list: documents end at the end token. Only datatrove and Hugging Face know a loss mask; for the others all tokens count,
-and text of which that is not true is refused.
+All formats but the last are flat ids with a list of document ends. OLMo's ``.npy`` has no header, and its list is
+optional: a document ends at the end token. Only datatrove and Hugging Face have a loss mask. In the other formats all
+tokens are trained on, so text with masked tokens is refused.
 """
 
 import gzip
@@ -26,7 +26,10 @@ _IGNORED = -100
 
 
 def write_tokens(documents: Iterable[Tokens], stem: Path, *, format: Format, vocabulary: int) -> list[Path]:
-    """Write documents in another trainer's format, as files that begin like ``stem``. Returns them."""
+    """Write documents in the format of another trainer, as files whose names begin with ``stem``. Returns the files.
+
+    Raises UserError where a token is masked and the format has no loss mask.
+    """
     if format == "datasets":
         return [_write_dataset(documents, stem)]
     dtype = np.dtype("<i4") if format == "megatron" and vocabulary > 65_500 else token_dtype(vocabulary)
@@ -50,7 +53,7 @@ def write_tokens(documents: Iterable[Tokens], stem: Path, *, format: Format, voc
 
 
 def read_tokens(path: Path, *, format: Format, vocabulary: int, eos_id: int) -> Iterator[Tokens]:
-    """The documents of one file (or saved dataset). Raises UserError for what is not in the format it is said to be."""
+    """Yield the documents of one file (or saved dataset). Raises UserError where the file is not in ``format``."""
     if format == "datasets":
         yield from _read_dataset(path)
         return
@@ -96,10 +99,10 @@ def _write_ends(target: Path, ends: Int64[np.ndarray, "documents"], dtype: np.dt
 
 
 def _write_spans(target: Path, ends: Int64[np.ndarray, "documents"], dtype: np.dtype[Any]) -> Path:
-    """As dolma writes them beside its ids: start, end, id, source, line."""
+    """Write document ends as dolma writes them beside its ids: start, end, id, source, line."""
     index = target.with_suffix(".csv.gz")
     begins = np.concatenate([np.zeros(1, dtype=np.int64), ends])[:-1]
-    with gzip.GzipFile(index, "wb", mtime=0) as packed:  # the time would make every export another
+    with gzip.GzipFile(index, "wb", mtime=0) as packed:  # with a time stamp two exports would differ
         lines = (
             f"{start},{end},{number},,{number}\n" for number, (start, end) in enumerate(zip(begins, ends, strict=True))
         )
@@ -141,7 +144,7 @@ def _map(path: Path, dtype: np.dtype[Any]) -> Shaped[np.ndarray, "_"]:
 
 def _write_dataset(documents: Iterable[Tokens], stem: Path) -> Path:
     datasets = _load_datasets()
-    kind = datasets.LargeList(datasets.Value("int32"))  # a plain list holds 2^31 ids a file, and no more
+    kind = datasets.LargeList(datasets.Value("int32"))  # a plain list holds at most 2^31 ids a file
     features = datasets.Features({"input_ids": kind, "labels": kind})
     arrow = stem.with_name(f"{stem.name}.arrow")
     with datasets.arrow_writer.ArrowWriter(path=str(arrow), features=features) as writer:

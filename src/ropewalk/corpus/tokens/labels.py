@@ -1,4 +1,4 @@
-"""How many labels pieces of documents have: a row without one costs a step's time and teaches nothing."""
+"""Counts the labels of segments of documents. A sequence without labels costs the time of a step and trains nothing."""
 
 import numpy as np
 from jaxtyping import Int64
@@ -12,7 +12,7 @@ def count_piece_labels(
     start: Int64[np.ndarray, "pieces"],
     tokens: Int64[np.ndarray, "pieces"],
 ) -> Int64[np.ndarray, "pieces"]:
-    """Labels of pieces ``[start, start + tokens)`` of some of ``documents``."""
+    """Count the labels of the segments ``[start, start + tokens)`` of some of ``documents``."""
     if not documents.is_masked:
         return tokens - 1
     labels = np.asarray(documents.labels[document])

@@ -1,8 +1,8 @@
-"""What is read of a document that is longer than a row: all of it in pieces, its first row, or nothing.
+"""How much of a document longer than a sequence is read: all of it in segments, its first sequence, or nothing.
 
-Of a conversation that is cut short only whole answers are read: an answer without its end teaches to stop anywhere, and
-a question without its answer teaches nothing. Which documents these are depends on the length of a stage's rows, so it
-is decided when a feed is opened; the corpus folder holds all of them.
+Of a truncated conversation only whole answers are read: an answer without its end teaches the model to stop anywhere,
+and a question without its answer trains nothing. The documents concerned depend on the sequence length of a stage, so
+this is decided when a dataset is opened. The corpus folder holds all documents.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from ropewalk.corpus.tokens.store import Documents
 
 @dataclass(frozen=True, slots=True)
 class BeyondRow:
-    """What is not read of a source because it is beyond a row: documents left out, others cut short, their tokens."""
+    """Counts for a source: documents left out as longer than a sequence, documents cut short, tokens not read."""
 
     left_out: int
     cut_short: int
@@ -24,7 +24,7 @@ class BeyondRow:
 
 
 def find_beyond(documents: Documents, *, context_tokens: int, long_documents: LongDocuments) -> BeyondRow:
-    """What ``count_read`` leaves unread."""
+    """Count the documents and tokens that ``count_read`` leaves out."""
     lengths = documents.lengths
     read = count_read(documents, context_tokens=context_tokens, long_documents=long_documents)
     left_out = int((read == 0).sum())
@@ -34,7 +34,7 @@ def find_beyond(documents: Documents, *, context_tokens: int, long_documents: Lo
 def count_read(
     documents: Documents, *, context_tokens: int, long_documents: LongDocuments
 ) -> Int64[np.ndarray, "documents"]:
-    """Tokens of each document that are read; 0 where it is left out."""
+    """The number of tokens that are read of each document; 0 where a document is left out."""
     lengths = documents.lengths
     if long_documents == "split":
         return lengths
@@ -45,7 +45,7 @@ def count_read(
 
 
 def _whole_answers(documents: Documents, document: int, context_tokens: int) -> int:
-    """Tokens up to the end of the last answer that ends within a row; a whole row where all is trained on."""
+    """Tokens up to the end of the last answer that fits into a sequence; ``context_tokens`` if no token is masked."""
     _, mask = documents.read(document)
     if mask.all():
         return context_tokens

@@ -1,8 +1,9 @@
-"""Where a long text may be cut before it is encoded without changing an id: encoders take 470 bytes a token otherwise.
+"""Where a long text may be cut before encoding so that no id changes. Uncut, an encoder takes 470 bytes a token.
 
-Proven for two kinds of tokenizer and done for no other. Where the pre-tokenizer's pattern is known, it splits right
-after a line break before anything that is not white space. Where there is none (Llama 2 and its like), no merge reaches
-over that place if no token of the vocabulary holds a line break before something else: either side then merges alone.
+This is proven for two kinds of tokenizer and used for no other. (1) The pattern of the pre-tokenizer is known: it
+always splits after a line break that is followed by something other than white space. (2) There is no pattern (Llama 2
+and similar): if no token of the vocabulary holds a line break before another character, no merge crosses that place,
+and both sides merge independently.
 """
 
 from collections.abc import Iterator
@@ -13,14 +14,15 @@ from ropewalk.corpus.tokens.train_tokenizer import SPLIT
 _CL100K = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# GPT-4, Llama 3, Qwen and ours. No match crosses from a line break to what is not white space, none looks back, and
-# white space that ends in a line break is taken by `\s*[\r\n]+` up to that break: so a cut right there changes no id.
+# The patterns of GPT-4, Llama 3, Qwen and ropewalk. No match crosses from a line break to a character other than white
+# space, and no match looks back. White space that ends in a line break is matched by `\s*[\r\n]+` up to that break. So
+# a cut right after the break changes no id.
 CUTTABLE = {SPLIT, _CL100K.replace("DIGITS", r"\p{N}{1,3}"), _CL100K.replace("DIGITS", r"\p{N}")}
 _SPACE = "▁"
 
 
 def may_cut(made_of: dict[str, Any]) -> bool:
-    """Whether a tokenizer, as tokenizer.json has it, is of one of the two kinds, and nothing reaches over a cut."""
+    """Whether a tokenizer (the content of tokenizer.json) is of one of the two kinds and no token crosses a cut."""
     safe = made_of["model"]["type"] == "BPE" and not any(
         not token["special"] and (token["lstrip"] or token["rstrip"] or "\n" in token["content"])
         for token in made_of["added_tokens"]
@@ -29,7 +31,7 @@ def may_cut(made_of: dict[str, Any]) -> bool:
 
 
 def split_pattern(made_of: dict[str, Any]) -> str | None:
-    """The pattern that parts a text into words, each encoded by itself, where it is one of those known here."""
+    """The pattern that splits a text into separately encoded words, or None where the pattern is not a known one."""
     split, *rest = (made_of["pre_tokenizer"] or {}).get("pretokenizers") or [{}]
     pattern = split.get("pattern", {}).get("Regex")
     is_known = (
@@ -45,7 +47,7 @@ def split_pattern(made_of: dict[str, Any]) -> str | None:
 
 
 def cut(text: str, longest: int) -> Iterator[str]:
-    """``text`` in pieces of about ``longest`` characters, or longer where there is no place to cut."""
+    """Yield ``text`` in chunks of about ``longest`` characters. A chunk is longer where no safe cut exists."""
     start = 0
     while len(text) - start > longest:
         end = text.find("\n", start + longest) + 1
@@ -69,7 +71,7 @@ def _merges_apart(made_of: dict[str, Any]) -> bool:
 
 
 def _only_marks_spaces(normalizer: dict[str, Any] | None) -> bool:
-    """Whether all it does is to write spaces as a mark and put one in front."""
+    """Whether the normalizer only replaces spaces by a mark and puts one mark in front."""
     if normalizer is None:
         return True
     if normalizer["type"] == "Sequence":

@@ -1,7 +1,7 @@
-"""Whether token ids are those of a model: by what its tokenizer is made of, since sizes say nothing.
+"""Checks that token ids belong to a model, by the content of its tokenizer. Equal sizes prove nothing.
 
-Two tokenizers of 32,000 entries give each id a meaning, and not the same. What is compared is the digest of
-tokenizer.json as it is read (formatting does not count) and of the tokens that border documents.
+Two tokenizers of 32,000 entries give a meaning to each id, but not the same one. Compared are the digest of the parsed
+tokenizer.json (so formatting does not count) and the tokens at document borders.
 """
 
 from pathlib import Path
@@ -12,20 +12,20 @@ from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 
 EXPORTED = "tokens for "
-"""How the kind of a folder begins that ``ropewalk corpus export`` wrote."""
+"""The ``kind`` of a folder that ``ropewalk corpus export`` wrote begins with this."""
 
 
 def require_model(corpus: Corpus, model: Path) -> None:
-    """Raise UserError unless the tokenizer in the folder ``model`` made the corpus's ids.
+    """Raise UserError unless the tokenizer in the folder ``model`` made the ids of the corpus.
 
-    A corpus that names no tokenizer (made by hand, without ``build``) is taken as it is.
+    A corpus that names no tokenizer (made by hand, without ``build``) is accepted unchecked.
     """
     if corpus.tokenizer is not None:
         require_tokenizer(corpus, load_tokenizer(model), where=model)
 
 
 def require_tokenizer(corpus: Corpus, tokenizer: Tokenizer, *, where: Path) -> None:
-    """Raise UserError unless ``tokenizer``, of the model in ``where``, made the corpus's ids."""
+    """Raise UserError unless ``tokenizer`` (of the model in ``where``) made the ids of the corpus."""
     sizes = f"it has {corpus.vocabulary} tokens and ends documents with {corpus.eos_id}"
     if (corpus.vocabulary, corpus.eos_id) != (tokenizer.vocabulary, tokenizer.eos_id):
         why = f"{sizes}, the model's {tokenizer.vocabulary} and {tokenizer.eos_id}"
@@ -42,7 +42,7 @@ def require_tokenizer(corpus: Corpus, tokenizer: Tokenizer, *, where: Path) -> N
 
 
 def require_exported(path: Path, tokenizer: Tokenizer) -> None:
-    """Raise UserError where ``path`` lies in a folder of exported ids whose manifest names another tokenizer."""
+    """Raise UserError where ``path`` is in a folder of exported ids whose manifest names another tokenizer."""
     for folder in (path, *path.absolute().parents):
         if not is_finished(folder) or not str((manifest := read_manifest(folder))["kind"]).startswith(EXPORTED):
             continue

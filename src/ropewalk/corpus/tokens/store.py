@@ -1,8 +1,8 @@
-"""Token ids as flat files that are mapped, never read whole.
+"""Token ids as flat files that are memory-mapped and never read as a whole.
 
-``shard-00000.tok`` holds ids (uint16 while the vocabulary fits, else uint32, little-endian), ``.idx`` the uint64 ends
-of its documents, ``.mask`` one byte a token, written only where some token is not trained on. The first two are also
-what datatrove and nanotron read. A document never straddles two shards.
+``shard-00000.tok`` holds ids (uint16 if the vocabulary fits, else uint32, little-endian). ``.idx`` holds the ends of
+its documents as uint64. ``.mask`` holds one byte a token and exists only where some token is not trained on. datatrove
+and nanotron read the first two files too. A document is never split over two shards.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -59,7 +59,7 @@ def write_shards(
 
 
 def join_shards(parts: Iterable[Shard], folder: Path, *, vocabulary: int, shard_tokens: int = SHARD_TOKENS) -> None:
-    """Write the documents of ``parts`` in order: the very files that write_shards makes of them, at a disk's speed."""
+    """Write the documents of ``parts`` in order, at disk speed. The files equal those that ``write_shards`` writes."""
     pieces = ((part, 0) for part in parts)
     number, pending = 0, next(pieces, None)
     while pending is not None:
@@ -68,7 +68,7 @@ def join_shards(parts: Iterable[Shard], folder: Path, *, vocabulary: int, shard_
             while pending is not None and tokens < shard_tokens:
                 shard, first = pending
                 begin = int(shard.ends[first - 1]) if first else 0
-                # As many documents as begin before the shard is full.
+                # All documents that begin before the shard is full.
                 last = int(np.searchsorted(shard.ends, begin + shard_tokens - tokens, side="left")) + 1
                 last = min(last, len(shard.ends))
                 end = int(shard.ends[last - 1])
@@ -85,7 +85,7 @@ def join_shards(parts: Iterable[Shard], folder: Path, *, vocabulary: int, shard_
 
 
 def open_shards(folder: Path, *, vocabulary: int, manifest: Mapping[str, Any]) -> list[Shard]:
-    """Map the shards of ``folder``; each carries ``manifest``, the facts of its source."""
+    """Map the shards of ``folder``. Each shard carries ``manifest``, the facts of its source."""
     return [_open_shard(path, vocabulary, manifest) for path in sorted(folder.glob("shard-*.tok"))]
 
 
@@ -104,7 +104,7 @@ def _map(path: Path, dtype: np.dtype[Any]) -> Shaped[np.ndarray, "..."]:
 
 @dataclass(frozen=True)
 class Documents:
-    """Some documents of a source's shards, by number over all shards."""
+    """Some documents of a source's shards, by their number over all shards."""
 
     shards: tuple[Shard, ...]
     chosen: Int64[np.ndarray, "documents"]
@@ -119,7 +119,7 @@ class Documents:
 
     @cached_property
     def lengths(self) -> Int64[np.ndarray, "documents"]:
-        """Tokens of each document."""
+        """Length of each document in tokens."""
         ends = [np.diff(shard.ends.astype(np.int64), prepend=0) for shard in self.shards]
         return np.concatenate([np.empty(0, dtype=np.int64), *ends]).take(self.chosen)
 
@@ -129,7 +129,7 @@ class Documents:
 
     @cached_property
     def labels(self) -> Int64[np.ndarray, "documents"]:
-        """Labels of each document: tokens that are trained on and have another before them. Reads every mask once."""
+        """Number of labels of each document: trained tokens that have a token before them. Reads every mask once."""
         counts = [np.empty(0, dtype=np.int64)]
         for shard in self.shards:
             starts = np.concatenate([np.zeros(1, dtype=np.int64), shard.ends[:-1].astype(np.int64)])
@@ -138,13 +138,13 @@ class Documents:
 
     @property
     def is_masked(self) -> bool:
-        """Whether some token may be not trained on: a shard without a mask file reads one number over and over."""
+        """Whether a mask file exists. Without one, a shard's mask is a single 1, broadcast with stride 0."""
         return any(shard.mask.strides != (0,) for shard in self.shards)
 
     def read(
         self, document: int, start: int = 0, stop: int | None = None
     ) -> tuple[UInt16[np.ndarray, "tokens"] | UInt32[np.ndarray, "tokens"], UInt8[np.ndarray, "tokens"]]:
-        """Tokens ``[start, stop)`` of one document, with their mask: views of the mapped files."""
+        """Tokens ``[start, stop)`` of one document and their mask, as views of the mapped files."""
         number = int(self.chosen[document])
         index = int(np.searchsorted(self._first, number, side="right")) - 1
         shard, local = self.shards[index], number - int(self._first[index])

@@ -1,7 +1,7 @@
 """Text to token ids and back, by the base model's own tokenizer.json.
 
-A special token that stands in a text is text: it never becomes a border. Long texts are cut before encoding only where
-that is proven to change no id (safe_splits.py), and a faster library is used only after a check (gigatoken.py).
+A special token in a text is ordinary text and never becomes a border. A long text is cut before encoding only where it
+is proven that the cut changes no id (safe_splits.py). A faster library is used only after a check (gigatoken.py).
 """
 
 import json
@@ -27,9 +27,9 @@ from ropewalk.corpus.tokens.tokenizer_files import added_bos, read_json, read_na
 from ropewalk.corpus.tokens.tokenizer_files import read_bpe as read_bpe
 
 Ids = UInt32[np.ndarray, "_"]
-Encoded = tuple[Ids, UInt8[np.ndarray, "_"]]  # as many of either; each document its own
+Encoded = tuple[Ids, UInt8[np.ndarray, "_"]]  # ids and mask of equal length, for one document; each owns its memory
 _CUT_CHARACTERS = 1 << 10
-"""Of 256 to 64Ki the fastest: a tokenizer keeps four numbers a character of what it is given at once."""
+"""The fastest of 256 to 64Ki: a tokenizer keeps four numbers for each character of a text that it encodes at once."""
 _FAST_CUT_CHARACTERS = 1 << 16
 _KEPT_WORDS = 1 << 17
 _BATCH_CHARACTERS = 1 << 20
@@ -37,7 +37,7 @@ _BATCH_TEXTS = 256
 
 
 class Tokenizer:
-    """A base model's tokenizer and the ids that border its documents."""
+    """A base model's tokenizer, with the ids at the borders of documents."""
 
     def __init__(
         self,
@@ -49,15 +49,15 @@ class Tokenizer:
         tool_template: str | None = None,
         names: Mapping[str, str] | None = None,
     ) -> None:
-        """``tool_template`` is for conversations with tools, where the model has another one for them.
+        """``tool_template`` is the template for conversations with tools, where the model has a separate one.
 
-        ``names`` are those that templates have for special tokens; without them only the borders have names.
+        ``names`` are the names that templates use for special tokens. Without it only BOS and EOS have names.
         """
-        bpe.encode_special_tokens = True  # spelled out like any text
+        bpe.encode_special_tokens = True  # special tokens in a text are encoded as ordinary text
         bpe.no_truncation()
         bpe.no_padding()
         if isinstance(bpe.model, models.BPE):
-            bpe.model._resize_cache(_KEPT_WORDS)  # words already merged: of 10,000 the rest of a book is merged anew
+            bpe.model._resize_cache(_KEPT_WORDS)  # the default cache of 10,000 merged words is too small for a book
         self._bpe = bpe
         self.bos_id, self.eos_id = bos_id, eos_id
         self.chat_template, self.tool_template = chat_template, tool_template
@@ -70,11 +70,11 @@ class Tokenizer:
         self._cuttable = may_cut(made_of)
         self._made_of = made_of
         self._newline = self._encode_all(["\n"])[0]
-        # SentencePiece-like tokenizers put a space before whatever they are given, also in the middle of a document.
+        # SentencePiece-like tokenizers put a space before each text, also in the middle of a document.
         self._prepends = len(self._encode_all(["\nx"])[0]) < sum(map(len, self._encode_all(["\n", "x"])))
 
     def to_json(self) -> dict[str, Any]:
-        """All that another process needs to make this tokenizer again."""
+        """All data that another process needs to make this tokenizer again."""
         kept = ("bos_id", "eos_id", "chat_template", "tool_template", "names")
         return {"tokenizer": self._bpe.to_str(), **{key: getattr(self, key) for key in kept}}
 
@@ -84,7 +84,7 @@ class Tokenizer:
         return cls(Bpe.from_str(entry["tokenizer"]), **{key: entry[key] for key in entry if key != "tokenizer"})
 
     def chat(self, *, plain: bool) -> ChatTemplate:
-        """The template of the model's conversations. Raises UserError if it has none and ``plain`` does not do."""
+        """The chat template of the model. Raises UserError where it has none and ``plain`` is false."""
         if not plain and self.chat_template is None:
             raise UserError(
                 "the model has no chat template",
@@ -109,14 +109,14 @@ class Tokenizer:
     def encode_document(self, document: Document) -> tuple[Int64[np.ndarray, "tokens"], UInt8[np.ndarray, "tokens"]]:
         """``[BOS if the base adds one] text EOS``, and a mask that is 1 where a token is trained on.
 
-        The pieces between the borders of ``loss_spans`` are encoded by themselves, so that no token stands astride.
-        The end is trained on if the last span reaches it.
+        The texts between the borders of ``loss_spans`` are encoded separately, so that no token crosses a border. EOS
+        is trained on if the last span ends with the text.
         """
         ids, mask = next(self.encode_documents([document]))
         return ids.astype(np.int64), mask
 
     def encode_documents(self, documents: Iterable[Document]) -> Iterator[Encoded]:
-        """``encode_document`` of each, as they are stored, a megabyte of text at a time so that all cores work."""
+        """``encode_document`` of each, with stored types. Takes a megabyte of text at a time so that all cores work."""
         batch: list[Document] = []
         characters = 0
         for document in documents:
@@ -129,7 +129,7 @@ class Tokenizer:
         yield from self._encode_batch(batch)
 
     def _encode_batch(self, documents: list[Document]) -> Iterator[Encoded]:
-        """Takes the documents away: once they are in chunks, nobody needs them whole."""
+        """Encode and empty ``documents``: once the text is in chunks, the whole text is freed."""
         if not documents:
             return
         longest = _FAST_CUT_CHARACTERS if self._fast.trusted else _CUT_CHARACTERS
@@ -146,7 +146,7 @@ class Tokenizer:
         del document, chats, written
         ids = self._encode_chunks(chunks)
         del chunks
-        # A first token is never a label, whatever its mask says.
+        # The first token is never a label, so its mask has no effect.
         start = [] if self.bos_id is None else [_Part(0, True, False, self.bos_id)]
         for plan in plans:
             if isinstance(plan, tuple):
@@ -161,7 +161,7 @@ class Tokenizer:
                 yield tokens, np.repeat(flags, [len(tokens) for tokens, _ in pieces])
 
     def _plan(self, document: Document, chunks: list[str], longest: int) -> list["_Part"]:
-        """How a document's chunks, which are added to ``chunks``, make it up."""
+        """Add the chunks of a document to ``chunks`` and return the parts that they form."""
         parts = []
         for text, trained, inside in _split_document(document):
             own = list(self._cut(text, inside, longest=longest))
@@ -170,12 +170,12 @@ class Tokenizer:
         return [*parts, _Part(0, _trains_end(document), True, self.eos_id)]
 
     def _border(self, ids: Ids, mask: UInt8[np.ndarray, "_"], *, trains_end: bool) -> Encoded:
-        """A conversation's ids with those borders of a document that its template has not written."""
+        """Add BOS and EOS to the ids of a conversation, where its template has not written them."""
         starts = self.bos_id is not None and ids[:1].tolist() != [self.bos_id]
         ends = ids[-1:].tolist() != [self.eos_id]
         ids = np.concatenate([[self.bos_id] if starts else [], ids, [self.eos_id] if ends else []]).astype(np.uint32)
         mask = np.concatenate([[1] if starts else [], mask, [trains_end] if ends else []]).astype(np.uint8)
-        mask[0] |= self.bos_id is not None  # as of every document; a first token is never a label
+        mask[0] |= self.bos_id is not None  # as in every document; the first token is never a label
         return ids, mask
 
     def _take(self, part: "_Part", ids: Iterator[Ids]) -> list[Ids]:
@@ -184,7 +184,7 @@ class Tokenizer:
         return self._own([*islice(ids, part.chunks)], inside=part.inside)
 
     def _encode_chunks(self, chunks: Iterable[str]) -> Iterator[Ids]:
-        """A megabyte at a time, also of one document, so that the fast path is held against the truth as often."""
+        """Encode a megabyte at a time, also within one document: the fast path is compared once for each group."""
         group: list[str] = []
         characters = 0
         for chunk in chunks:
@@ -204,12 +204,12 @@ class Tokenizer:
         return Fast(self._made_of, self._encode_all)
 
     def _cut(self, text: str, inside: bool = False, *, longest: int = _CUT_CHARACTERS) -> Iterator[str]:
-        """``text`` in pieces to be encoded; what goes on within a document begins with a line break that is not its."""
+        """Yield ``text`` in chunks to encode. A chunk inside a document begins with an added line break."""
         for number, piece in enumerate(cut(text, longest) if self._cuttable else [text]):
             yield "\n" + piece if self._prepends and (inside or number) else piece
 
     def _own(self, ids: list[Ids], *, inside: bool) -> list[Ids]:
-        """The ids of a cut text, without those of line breaks that are not its own."""
+        """The ids of a cut text, without those of the added line breaks."""
         added = len(self._newline) if self._prepends else 0
         return [tokens[added:] if inside or number else tokens for number, tokens in enumerate(ids)]
 
@@ -247,7 +247,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 class _Part(NamedTuple):
-    """What of a document is encoded by itself: so many chunks of text, or one token; ``inside``: not at its start."""
+    """A part of a document that is encoded separately: ``chunks`` chunks of text, or one token.
+
+    ``inside``: the part is not at the start of the document.
+    """
 
     chunks: int
     trained: bool

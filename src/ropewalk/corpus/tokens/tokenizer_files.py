@@ -1,4 +1,4 @@
-"""What a model folder says of its tokenizer: tokenizer.json, border tokens and their names, the chat template."""
+"""Reads the tokenizer files of a model folder: tokenizer.json, border tokens and their names, the chat template."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
 def read_bpe(folder: Path) -> Bpe:
-    """What tokenizer.json holds. Raises UserError if it is missing or broken."""
+    """Read tokenizer.json. Raises UserError where it is missing or broken."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise UserError(
@@ -24,14 +24,14 @@ def read_bpe(folder: Path) -> Bpe:
         )
     try:
         return Bpe.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # what the Rust side raises is a bare Exception
+    except Exception as error:  # the Rust side raises a bare Exception
         raise UserError(
             "a tokenizer cannot be read", where=str(path), why=str(error), fix="copy it again from the base model"
         ) from error
 
 
 def read_template(folder: Path, settings: Mapping[str, Any], name: str = "default") -> str | None:
-    """A chat template: a file of its own, or in the config, where it may be one of several that have names."""
+    """A chat template, from its own file or from the config. The config may hold several templates with names."""
     path = folder / ("chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja")
     if path.is_file():
         return path.read_text(encoding="utf-8")
@@ -46,14 +46,17 @@ def read_template(folder: Path, settings: Mapping[str, Any], name: str = "defaul
 
 
 def read_names(settings: Mapping[str, Any]) -> dict[str, str]:
-    """What templates call special tokens: ``bos_token``, ``pad_token`` and so on."""
+    """The names of special tokens in templates (``bos_token``, ``pad_token`` and so on), each with its token."""
     given = {f"{name}_token": settings.get(f"{name}_token") for name in _NAMES}
     held = {key: token.get("content") if isinstance(token, dict) else token for key, token in given.items()}
     return {key: str(token) for key, token in held.items() if token is not None}
 
 
 def added_bos(bpe: Bpe, settings: dict[str, Any]) -> int | None:
-    """The BOS that the base's tokenizer puts before a text: told by its config, else by its post-processor."""
+    """The id of the BOS that the base's tokenizer adds before a text, or None.
+
+    It comes from ``add_bos_token`` of the config, else from a test of the post-processor.
+    """
     named = token_id(bpe, settings, "bos")
     told = settings.get("add_bos_token")
     if told is not None:
@@ -63,7 +66,7 @@ def added_bos(bpe: Bpe, settings: dict[str, Any]) -> int | None:
 
 
 def token_id(bpe: Bpe, settings: dict[str, Any], name: str) -> int | None:
-    """The id of ``bos`` or ``eos``, by its token or its number."""
+    """The id of ``bos`` or ``eos`` (``name``), found by its token or its number; None where there is none."""
     token = settings.get(f"{name}_token")
     if isinstance(token, dict):
         token = token.get("content")
@@ -77,7 +80,7 @@ def token_id(bpe: Bpe, settings: dict[str, Any], name: str) -> int | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file; empty where there is none. Raises UserError for a broken one."""
+    """Read a JSON file; return an empty dict where there is none. Raises UserError where the file is broken."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

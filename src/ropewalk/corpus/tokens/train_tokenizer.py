@@ -1,7 +1,7 @@
-"""A tokenizer for a model that starts from nothing: byte-level BPE, trained on the corpus.
+"""Trains a tokenizer for a model that starts from scratch: byte-level BPE, trained on the corpus.
 
-Any text has ids, since all 256 bytes are in the vocabulary. Runs of Han characters stay among themselves and every
-digit is a token, so a number costs its length and a Chinese sentence never glues to Latin letters.
+Any text has ids, since all 256 bytes are in the vocabulary. A run of Han characters is split from other characters, so
+a Chinese sentence never merges with Latin letters. Every digit is a token, so a number takes as many tokens as digits.
 """
 
 import json
@@ -15,8 +15,8 @@ from ropewalk.core.error import UserError
 
 BEGIN, END = "<|begin|>", "<|endoftext|>"
 SMALLEST = 258
-"""All bytes and the two borders."""
-# The split of GPT-4's tokenizer, with Han runs and combining marks told apart.
+"""All 256 bytes and the two border tokens."""
+# The split pattern of GPT-4's tokenizer, with separate rules for Han runs and combining marks.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{Han}+|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}&&[^\p{Han}]]+|\p{N}"
     r"| ?[^\s\p{L}\p{N}\p{M}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -24,11 +24,11 @@ SPLIT = (
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary: int, folder: Path) -> Path:
-    """Train on ``texts`` and write tokenizer.json and tokenizer_config.json into the new ``folder``.
+    """Train on ``texts`` and write tokenizer.json and tokenizer_config.json into the new ``folder``. Returns it.
 
-    Id 0 ends a document and id 1 begins it, as Llama's do: a first token that is always the same is where attention
-    rests when it looks for nothing. Raises UserError if ``vocabulary`` cannot hold all bytes and borders, or if the
-    texts are too few for that many tokens.
+    Id 0 is EOS and id 1 is BOS, put first as in Llama: attention that finds no relevant token rests on a first token
+    that is always the same. Raises UserError where ``vocabulary`` cannot hold all bytes and borders, or where the texts
+    are too few for that many tokens.
     """
     if vocabulary < SMALLEST:
         raise UserError(

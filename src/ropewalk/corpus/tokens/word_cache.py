@@ -1,8 +1,9 @@
-"""tokenizers' ids without asking it twice for a word: most of its time goes into splitting, not into merging.
+"""The ids of the tokenizers library, with each word encoded only once.
 
-A tokenizer that splits by a known pattern encodes each word by itself, so a text's ids are its words' ids in a row.
-The library `regex` splits by the same pattern five times as fast, and a word that was met before is looked up. The two
-libraries know different versions of Unicode, so only texts of characters on which all versions agree are split here.
+The tokenizers library spends most of its time on splitting, not on merging. A tokenizer with a known split pattern
+encodes each word separately, so the ids of a text are the ids of its words, one after the other. The library `regex`
+splits by the same pattern five times as fast, and the ids of a known word are looked up. The two libraries use
+different versions of Unicode, so a text is split here only if all versions agree on its characters.
 """
 
 import re
@@ -22,10 +23,10 @@ _CUT_CHARACTERS = 1 << 10
 _JOINED_WORDS = 128
 _HAN = re.compile("[\u3400-\u9fff]")
 _LOOKED_AT_CHARACTERS, _MOST_HAN = 1 << 12, 0.125
-"""Where more of a text's beginning is Han it goes without a memory: whole clauses are words there, most of them new."""
-# Blocks without a gap that a letter could still fill, and without a mark that joins what stands before it (NFC of a
-# text is then that of its words): Latin, Greek and Cyrillic, Hebrew, Arabic, punctuation, symbols, kana, Han, Hangul,
-# full width, emoji.
+"""A text that begins with a larger share of Han is encoded without the cache: its words are clauses, and mostly new."""
+# Unicode blocks without a code point that may still be assigned to a letter, and without a mark that joins the
+# character before it (so the NFC of a text is that of its words): Latin, Greek and Cyrillic, Hebrew, Arabic,
+# punctuation, symbols, kana, Han, Hangul, full width, emoji.
 SETTLED = (
     (0x0, 0x2FF), (0x384, 0x38A), (0x38E, 0x3A1), (0x3A3, 0x482), (0x48A, 0x52F), (0x5D0, 0x5EA), (0x60C, 0x60F),
     (0x61B, 0x61B), (0x61E, 0x64A), (0x660, 0x66F), (0x671, 0x6D5), (0x6FA, 0x6FF), (0x1E00, 0x1EFF), (0x2000, 0x2064),
@@ -38,7 +39,7 @@ _UNSETTLED = re.compile(f"[^{''.join(f'{chr(first)}-{chr(last)}' for first, last
 
 
 class Words:
-    """All words met so far, with their ids."""
+    """The words seen so far, with their ids. It is emptied when it holds more than ``_KEPT_WORDS`` words."""
 
     def __init__(self, pattern: str, added: list[str], newline: int, encode: Encode) -> None:
         self._split = regex.compile(pattern, regex.V1).findall
@@ -56,7 +57,11 @@ class Words:
         return np.frombuffer(b"".join(map(self._ids.__getitem__, words)), dtype=np.uint32)
 
     def _learn(self, words: Collection[str]) -> None:
-        """What ends with a letter ends before a line break too, so that many are encoded as the lines of one text."""
+        """Encode new words and store their ids.
+
+        A word that ends with a letter also ends before a line break, so many are encoded at once as the lines of one
+        text.
+        """
         lines = [word for word in words if word[-1].isalpha()]
         others = [word for word in words if not word[-1].isalpha()]
         self._ids.update(zip(others, (ids.tobytes() for ids in self._slow(others)), strict=True))
@@ -73,7 +78,7 @@ def _is_han(text: str) -> bool:
 
 
 def load_words(made_of: dict[str, Any], encode: Encode) -> Words | None:
-    """The memory for a tokenizer, as tokenizer.json has it; None where it does not encode word by word."""
+    """The word cache for a tokenizer (the content of tokenizer.json); None where it does not encode word by word."""
     pattern = split_pattern(made_of)
     if pattern is None or made_of["model"]["type"] != "BPE" or made_of["model"].get("dropout"):
         return None
