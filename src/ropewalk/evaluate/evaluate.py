@@ -45,7 +45,7 @@ def evaluate_models(
     held = None if corpus is None else open_corpus(corpus)
     if held is not None:
         require_tokenizer(held, tokenizer, where=next(iter(models.values())))
-    for folder in models.values():  # all before the first is measured for an hour
+    for folder in models.values():  # check all before the first measurement, which takes an hour
         require_intact(folder, together=True)
     planned = plan_measurements(spec, tokenizer, corpus=held, base_tokens=base_context_tokens)
     found: dict[str, list[Sums]] = {}

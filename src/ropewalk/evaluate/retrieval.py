@@ -126,7 +126,7 @@ def _write_prompts(
                 break
             size = min(size - 1, size * context_tokens // len(tokens))
         words = min(most, size * context_tokens // len(tokens))
-        if number:  # the first one only shows how many words are how many tokens
+        if number:  # the first one only gives the ratio of words to tokens
             yield tokens, asked, prompt.depths
 
 
@@ -134,7 +134,7 @@ def _encode(prompt: Prompt, tokenizer: Tokenizer) -> tuple[Int64[np.ndarray, "to
     """The prompt as training would see it, without an end; and the answer that each token is part of, or -1."""
     document = Document(prompt.text, "probe", "instruction", "unknown", "probe", loss_spans=prompt.answers)
     tokens, trained = (values[:-1] for values in tokenizer.encode_document(document))
-    trained[0] = 0  # the BOS, or what has nothing before it
+    trained[0] = 0  # the BOS, or a token without one before it
     answers = np.diff(trained.astype(np.int8), prepend=np.int8(0)) == 1
     assert answers.sum() == len(prompt.answers), "answers have tokens between them"
     asked = np.where(trained == 1, np.cumsum(answers) - 1, -1)

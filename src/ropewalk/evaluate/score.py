@@ -62,7 +62,7 @@ def wilson_of_prompts(correct: Float64[np.ndarray, "prompts"], count: Float64[np
     if prompts == 1:
         return _wilson(share, 1.0)
     effect, alone = 1.0, share * (1 - share) / (answers - 1)
-    if alone:  # where all are right, or none, nothing tells
+    if alone:  # if all are right, or none, there is no variance
         spread = float(np.square(correct - share * count).sum()) * prompts / (prompts - 1) / answers**2
         effect = max(1.0, spread / alone)
     worth = answers / effect
@@ -96,7 +96,7 @@ def difference(
         value += sign * float(total.sum() / count.sum())
         left = count.sum() - count
         if not left.all():
-            without = np.full(documents, np.nan)  # all the tokens of one ratio stand in one document
+            without = np.full(documents, np.nan)  # one document holds all the tokens of a ratio
             continue
         without += sign * (total.sum() - total) / left
         alike = min(alike, float(count.sum() ** 2 / np.square(count).sum()))

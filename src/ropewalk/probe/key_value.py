@@ -83,7 +83,7 @@ def make_prompt(spec: KeyValue, rng: np.random.Generator, *, words: int) -> Prom
     # Facts take slots of two words: `facts` of the (context - facts) places left when each is squeezed to one.
     slots = np.sort(rng.choice(context_words - facts, size=facts, replace=False)) + np.arange(facts)
     if spec.hops > 1:
-        slots = rng.permutation(slots)  # or every chain's first fact would stand before every second one
+        slots = rng.permutation(slots)  # otherwise all first facts of chains would come before all second ones
     # Fact i leads from key i to key i + pairs, the last `pairs` of them to the values.
     for slot, key, target in zip(slots.tolist(), keys, keys[pairs:] + values, strict=True):
         body[slot], body[slot + 1] = key, target

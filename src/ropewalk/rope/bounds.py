@@ -105,9 +105,7 @@ def suggest_theta(theta: float, *, head_dim: int, train_tokens: int, context_tok
 
     It is never below ``theta``, the base's own at ``train_tokens``. For Llama 2 at 16Ki it is 5e5; CodeLlama used 1e6.
     """
-    known = max(
-        2, critical_dim(theta, head_dim=head_dim, train_tokens=train_tokens)
-    )  # a length below a turn knows none
+    known = max(2, critical_dim(theta, head_dim=head_dim, train_tokens=train_tokens))  # below one turn no pair is known
     least = max(theta, theta_for_reach(context_tokens, known_dim=known, head_dim=head_dim))
     rounds = (digit * 10.0**power for power, digit in product(range(1, 16), (1, 2, 5)))
     for found in rounds:

@@ -24,10 +24,10 @@ from ropewalk.rope.yarn import Yarn
 Factors = tuple[float, ...]
 Breed = Callable[[list[Factors], np.random.Generator], np.ndarray]
 
-_STEP = 0.01  # of factors; the paper's grid
-_SLACK = 1.25  # factors reach from 1 to this times the stretch, as in the paper's Table 4
-_MUTATION_SHARE = 0.3  # pairs of a parent that a mutation touches, as in the paper's code
-_MOST_TRIES = 20  # draws of a child that was scored before
+_STEP = 0.01  # grid of factors, as in the paper
+_SLACK = 1.25  # factors lie between 1 and this times the stretch, as in the paper's Table 4
+_MUTATION_SHARE = 0.3  # share of a parent's pairs that a mutation changes, as in the paper's code
+_MOST_TRIES = 20  # repeated draws while a child was scored before
 
 
 class Search(Spec):

@@ -120,7 +120,7 @@ def _name_kind(rope_type: str, values: dict[str, Any]) -> type[Method]:
         if values.setdefault("share", 1.0) == 0:
             values.clear()
             return Nope
-    elif values.get("share") == 1:  # transformers writes it beside methods that turn every pair anyway
+    elif values.get("share") == 1:  # transformers writes it also for methods that turn every pair
         del values["share"]
     attention_factor, factor = values.get("fixed_attention_factor"), values.get("factor")
     # At a factor of 1 the formula gives 1 as well. A written factor equal to the formula's belongs to yarn.

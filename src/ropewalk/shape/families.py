@@ -136,7 +136,7 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
         name = str(inner.get("architecture")) if isinstance(inner, Mapping) else "(none)"
     spelled = name.lower()
     if "granitemoe" in spelled and not any(config.get(key) for key in _EXPERT_KEYS):
-        spelled = "granitefor"  # Granite 4 names its dense models so, with 0 experts
+        spelled = "granitefor"  # Granite 4 uses this name for dense models, with 0 experts
     missing = next((reason for words, reason in _MISSING if any(word in spelled for word in words)), None)
     if "kv_lora_rank" in config:
         missing = "latent attention (MLA)"

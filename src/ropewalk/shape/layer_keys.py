@@ -84,7 +84,7 @@ def spell_layers(
     assert len(positions) == shape.layers
     names = [shape.architecture, *SUPPORTED[shape.architecture].kin]
     if any(isinstance(layer.rope, Nope) for layer in positions):
-        names.sort(key=lambda name: not SUPPORTED[name].skips_rope)  # more readers know it than a rope of zeros
+        names.sort(key=lambda name: not SUPPORTED[name].skips_rope)  # more readers support it than a rope of zeros
     why = ""
     for name in names:
         why = _find_obstacle(SUPPORTED[name], shape, positions)
@@ -201,7 +201,7 @@ def _spell_windows(family: Family, positions: Sequence[LayerPosition]) -> dict[s
     elif window is None:
         keys["sliding_window"] = (
             family.window_tokens
-        )  # of no layer; but the class makes a mask of it, and stops at null
+        )  # no layer uses it, but the class builds a mask from it and fails at null
     if family.skips_rope:
         keys["no_rope_layers"] = [int(not isinstance(layer.rope, Nope)) for layer in positions]
     return keys
@@ -210,7 +210,7 @@ def _spell_windows(family: Family, positions: Sequence[LayerPosition]) -> dict[s
 def _spell_ropes(family: Family, positions: Sequence[LayerPosition]) -> tuple[dict[str, Any], bool]:
     """The keys of both dialects, and whether the older ones tell the same."""
     groups = _group(family, positions)
-    plain = Unchanged().to_hf(positions[0].theta)  # for a type that no layer is of
+    plain = Unchanged().to_hf(positions[0].theta)  # for a layer type without layers
     ropes = {kind: _parameters(layers[0]) if layers else plain for kind, layers in groups.items()}
     full = ropes[FULL]
     if family.ropes == "one":

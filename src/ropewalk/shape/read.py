@@ -32,7 +32,10 @@ def read_shape(folder: Path) -> ModelShape:
             why="it has no config.json" if folder.is_dir() else "there is no such folder",
             fix="give a folder that save_pretrained wrote or the hub delivered",
         ) from None
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of 5000 digits, or a nest of brackets
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # no JSON, no UTF-8, a number of 5000 digits, or deeply nested brackets
         raise UserError("config.json cannot be read", where=str(path), why=str(error), fix="correct the file") from None
     if not isinstance(config, dict):
         raise UserError(

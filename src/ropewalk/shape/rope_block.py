@@ -54,7 +54,7 @@ def _settle_mscale(values: dict[str, Any], where: str) -> None:
     if values["rope_type"] != "yarn":
         return
     if _is_neutral(values.get("mscale_all_dim"), (0.0,)):
-        del values["mscale_all_dim"]  # transformers and DeepSeek's own code both take 0 as none
+        del values["mscale_all_dim"]  # transformers and DeepSeek's own code both treat 0 as absent
     alone = [key for key in ("mscale", "mscale_all_dim") if key in values]
     if len(alone) != 1:
         return

@@ -101,7 +101,7 @@ def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_toke
     }
     if "rope_theta" in config and config["rope_theta"] is not None:
         _check_theta(config["rope_theta"], f"{where}: rope_theta")
-    flat = family.ropes == "one"  # where there are several, transformers looks for the original length inside only
+    flat = family.ropes == "one"  # with several, transformers reads the original length from inside only
     original = config.get(_ORIGINAL) if flat else None
     found = {
         key: _normalise(raw, outside, original or context_tokens, f"{where}: {key}")
