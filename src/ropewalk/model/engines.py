@@ -38,7 +38,7 @@ _GGUF_TYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """How one engine serves a folder. ``command`` is empty where it does not run this model; ``note`` has the reason."""
+    """How one engine serves a folder. ``command`` is empty if it does not run this model; ``note`` has the reason."""
 
     engine: str
     command: str

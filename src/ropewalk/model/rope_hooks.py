@@ -85,7 +85,7 @@ class Angles:
         return table[torch.from_numpy(which.reshape(lengths.shape)).to(positions.device)]
 
     def _frequencies_at(self, way: Between, tokens: int, device: torch.device) -> Float[Tensor, "half"]:
-        """Frequencies in float32, by the class's own function where it has one: at a far position its last bit matters."""
+        """Frequencies in float32, by the class's own function if it has one: at a far position its last bit matters."""
         if way.share == 1 and way.latter in self.of_class:
             return self.of_class[way.latter](tokens, device)
         return torch.from_numpy(way.inv_freq_at(tokens, self.head_dim).astype(np.float32)).to(device)

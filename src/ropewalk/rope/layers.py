@@ -20,7 +20,7 @@ from ropewalk.rope.method import BaseRope, describe
 from ropewalk.rope.scaling import Nope, Rope, Unchanged
 
 FIRE_UNITS = 32
-"""Of the small network of a layer with ``bias: fire``."""
+"""Hidden units of the small network of a layer with ``bias: fire``."""
 
 
 def _name_kind(value: Any) -> Any:
@@ -42,7 +42,7 @@ class LayerRule(Spec):
 
 
 class LayerPosition(Spec):
-    """What one layer of a model does: a completed method over the base's ``theta``, how far and sharply it looks."""
+    """The positions of one layer: a completed method over the base's ``theta``, a window, a temperature and a bias."""
 
     rope: Rope
     theta: float

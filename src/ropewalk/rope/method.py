@@ -21,8 +21,7 @@ from ropewalk.core.quantity import format_length
 from ropewalk.core.spec import Spec
 
 LARGEST_FACTOR, LARGEST_THETA, LARGEST_TOKENS = 1e9, 1e30, 1 << 24
-"""transformers computes in float32: theta to the power of nearly 1 must stay finite, each position a number of its own.
-"""
+"""transformers computes in float32: theta to a power near 1 must stay finite, and positions must differ as float32."""
 Factor = Annotated[float, Field(ge=1, le=LARGEST_FACTOR)]
 ThetaValue = Annotated[float, Field(gt=1, le=LARGEST_THETA)]
 Value = TypeVar("Value")
