@@ -47,7 +47,7 @@ class ShortLoss:
             yield self._record(found, model=model, task=f"short/{source}", metric="nats", n=tokens, language=language)
 
     def score_change(self, before: Sums, after: Sums, *, model: str) -> Iterator[Score]:
-        """``change/short/SOURCE`` is 0.01 for 1 % more loss in ``after``; ``change/short_mean`` is the mean over sources.
+        """``change/short/SOURCE``: 0.01 means 1 % more loss in ``after``; ``change/short_mean`` is the mean of all.
 
         The change is relative to ``before``. The mean gives every source the same weight.
         """
