@@ -1,1 +1,1 @@
-"""How far a model reads and what it forgot: losses and retrieval, for any model folder."""
+"""The length that a model reads and the abilities that it lost: losses and retrieval, for any model folder."""

@@ -1,7 +1,7 @@
-"""All measurements of a recipe, on every model alike: the same documents, the same prompts, token for token.
+"""All measurements of a recipe, equal for every model: the same documents and the same prompts, token for token.
 
-It reads model folders and nothing of the run that made them, so it measures any model; what is compared must share a
-tokenizer, or "the same input" would mean nothing.
+It reads only model folders, not the run that made them, so it measures any model. Compared models must share a
+tokenizer; otherwise their inputs would differ.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.spec import EvaluateSpec
 
 Measurement = PositionLoss | Retrieval | ShortLoss
-"""Each has items, their groups, and ``score``, which says what the groups' sums mean."""
+"""Each has items, their groups, and ``score``, which turns the groups' sums into scores."""
 
 
 def evaluate_models(
@@ -37,15 +37,15 @@ def evaluate_models(
 ) -> list[Score] | None:
     """Measure each model folder, by name; the scores on the first rank, None on others. Every rank calls it.
 
-    Lengths are multiples of ``base_context_tokens``. Changes are told against the first of ``models``, that of the far
-    loss against each one before. Without a ``corpus`` there is no held-out text, and retrieval is all. Raises UserError
-    where tokenizers differ, and for a folder that is not what its manifest says.
+    Lengths are multiples of ``base_context_tokens``. Changes are relative to the first of ``models``; those of the far
+    loss are relative to each earlier model. Without a ``corpus`` there is no held-out text, so only retrieval is
+    measured. Raises UserError where tokenizers differ, and for a folder that does not match its manifest.
     """
     tokenizer = _share_tokenizer(models)
     held = None if corpus is None else open_corpus(corpus)
     if held is not None:
         require_tokenizer(held, tokenizer, where=next(iter(models.values())))
-    for folder in models.values():  # all before the first is measured for an hour
+    for folder in models.values():  # check all before the first measurement, which takes an hour
         require_intact(folder, together=True)
     planned = plan_measurements(spec, tokenizer, corpus=held, base_tokens=base_context_tokens)
     found: dict[str, list[Sums]] = {}
@@ -64,7 +64,7 @@ def evaluate_models(
 
 def measure_model(folder: Path, planned: Sequence[Measurement], *, name: str, precision: Dtype) -> list[Sums]:
     """The sums of each measurement on one model folder, over all ranks. Every rank calls it."""
-    # A head that asks for gradients would get them computed, chunk by chunk, with the loss.
+    # If the head required gradients, the loss would compute them chunk by chunk.
     learner = Learner(load_model(folder, dtype=precision)).requires_grad_(False)
     if torch.cuda.is_available():
         learner = learner.to("cuda")
@@ -74,7 +74,7 @@ def measure_model(folder: Path, planned: Sequence[Measurement], *, name: str, pr
 def plan_measurements(
     spec: EvaluateSpec, tokenizer: Tokenizer, *, corpus: Corpus | None, base_tokens: int
 ) -> list[Measurement]:
-    """What a recipe asks to be measured; the same on every rank."""
+    """The measurements that a recipe requests; the same on every rank."""
     lengths = [multiple * base_tokens for multiple in spec.lengths]
     planned: list[Measurement | None] = [
         plan_retrieval(probe, tokenizer, lengths=lengths, answers=spec.answers, depths=spec.depths, seed=spec.seed)
@@ -91,7 +91,7 @@ def plan_measurements(
 
 
 def _score_changes(planned: Sequence[Measurement], found: Mapping[str, list[Sums]]) -> Iterator[Score]:
-    """What later models changed, in pairs over the same documents."""
+    """The changes in later models, in pairs over the same documents."""
     names = list(found)
     for number, name in enumerate(names):
         for place, each in enumerate(planned):

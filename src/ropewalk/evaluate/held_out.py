@@ -1,6 +1,6 @@
-"""Which held-out text is measured: a draw that depends on the corpus and the seed alone, so all models read the same.
+"""The choice of held-out text: a draw that depends only on the corpus and the seed, so all models read the same text.
 
-Which text may be drawn stands in corpus/mix/held_out_text.py, where it is counted before training.
+corpus/mix/held_out_text.py defines which text may be drawn; it is counted there before training.
 """
 
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ from ropewalk.corpus.tokens.store import Documents, all_documents
 def draw_long(
     corpus: Corpus, *, context_tokens: int, documents: int, seed: int
 ) -> list[Int64[np.ndarray, "context_tokens"]]:
-    """The first ``context_tokens`` tokens of up to ``documents`` held-out documents that have as many.
+    """The first ``context_tokens`` tokens of up to ``documents`` held-out documents that are long enough.
 
-    Sources take turns, so that none is left out because another has many.
+    Sources take turns, so a source with many documents does not displace another one.
     """
     queues = []
     for name in text_sources(corpus):
@@ -36,7 +36,8 @@ def draw_short(
 ) -> Iterator[tuple[int, Int64[np.ndarray, "piece"]]]:
     """``(document, piece)`` of at most ``context_tokens`` tokens each, until ``tokens`` are drawn or all is read.
 
-    Documents are cut as for training at that length; every document's first piece comes before any second one.
+    Documents are cut as for training at that length; the first segment of every document comes before any second
+    segment.
     """
     held = all_documents(corpus.held_out(source))
     order = stream("evaluate", "short", corpus.digest, source, seed).permutation(len(held))

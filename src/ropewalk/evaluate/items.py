@@ -1,7 +1,8 @@
-"""What every measurement comes down to: texts whose scored tokens fall into groups, and one pass over all of them.
+"""The common form of all measurements: texts whose scored tokens form groups, and one pass over all texts.
 
-Items are dealt out over ranks by cost, packed into rows with their borders kept, read once, and added up per group in
-float64. Only those sums travel between ranks, so the figures are the same on any number of them, up to rounding.
+Items are distributed over ranks by cost, packed into sequences with their borders kept, read once, and summed per group
+in float64. Only these sums are exchanged between ranks, so the figures are the same on any number of ranks, up to
+rounding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ ROW_TOKENS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One text. ``group[t]`` says where the prediction of ``tokens[t]`` counts; -1 where it does not, as at 0."""
+    """One text. ``group[t]`` is the group of the prediction of ``tokens[t]``; -1 where it does not count, as at 0."""
 
     tokens: Int64[np.ndarray, "tokens"]
     group: Int64[np.ndarray, "tokens"]
@@ -31,7 +32,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Per group: how many predictions, the sum of their nll in nats, how many were the likeliest token."""
+    """Per group: the number of predictions, the sum of their nll in nats, and how many were the likeliest token."""
 
     count: Float64[np.ndarray, "groups"]
     nll: Float64[np.ndarray, "groups"]
@@ -39,7 +40,7 @@ class Sums:
 
 
 def measure(learner: Learner, items: Sequence[Item], groups: int, *, name: str) -> Sums:
-    """Read ``items`` with ``learner``, whole on every rank, and add up each of ``groups`` groups over all ranks.
+    """Read ``items`` with ``learner``, whole on every rank, and sum each of ``groups`` groups over all ranks.
 
     Every rank calls it with the same items and gets the same sums.
     """
@@ -56,7 +57,7 @@ def measure(learner: Learner, items: Sequence[Item], groups: int, *, name: str) 
 
 
 def deal(lengths: Sequence[int], ranks: int) -> list[list[int]]:
-    """Which items each rank reads: the costliest first, always to the rank that has least to do."""
+    """The items of each rank: the costliest first, always to the rank with the smallest load."""
     shares: list[list[int]] = [[] for _ in range(ranks)]
     loads = np.zeros(ranks)
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
@@ -67,7 +68,7 @@ def deal(lengths: Sequence[int], ranks: int) -> list[list[int]]:
 
 
 def pack_items(items: Sequence[Item], *, row_tokens: int = ROW_TOKENS) -> Iterator[list[Item]]:
-    """Items in rows of at most ``row_tokens``, in order; one that is longer has a row for itself."""
+    """Items in sequences of at most ``row_tokens``, in order; a longer item gets a sequence of its own."""
     row: list[Item] = []
     used = 0
     for item in items:
@@ -81,13 +82,13 @@ def pack_items(items: Sequence[Item], *, row_tokens: int = ROW_TOKENS) -> Iterat
 
 
 def _cost(tokens: int) -> float:
-    # Attention overtakes the matrix products of a small model near a thousand tokens of context.
+    # In a small model, attention costs more than the matrix products from about a thousand tokens of context on.
     return tokens * (1 + tokens / 1024)
 
 
 @dataclass(frozen=True, slots=True)
 class LaidRow:
-    """Items end to end: ``labels[t]`` follows ``tokens[t]``, and ``group[t]`` is where that prediction counts."""
+    """Items end to end: ``labels[t]`` follows ``tokens[t]``, and ``group[t]`` is the group of that prediction."""
 
     tokens: Int64[np.ndarray, "row"]
     labels: Int64[np.ndarray, "row"]
@@ -97,14 +98,14 @@ class LaidRow:
 
 
 def lay_row(row: Sequence[Item], *, multiple: int = 1) -> LaidRow:
-    """Lay items end to end, with padding up to a ``multiple`` of tokens; padding alone where there are none."""
+    """Lay items end to end, padded to a ``multiple`` of tokens; only padding where there are no items."""
     lengths = [len(item.tokens) for item in row]
     padding = -sum(lengths) % multiple if row else multiple
     nothing = np.zeros(padding, dtype=np.int64)
     tokens = np.concatenate([*(item.tokens for item in row), nothing])
     return LaidRow(
         tokens=tokens,
-        # What stands at t is predicted at t - 1, and the first token of a text by nothing.
+        # The token at t is predicted at t - 1; the first token of a text has no prediction.
         labels=np.roll(tokens, -1),
         group=np.concatenate([*(np.append(item.group[1:], -1) for item in row), nothing - 1]),
         positions=np.concatenate([*(np.arange(length) for length in lengths), nothing]),
@@ -113,7 +114,7 @@ def lay_row(row: Sequence[Item], *, multiple: int = 1) -> LaidRow:
 
 
 def _read_row(learner: Learner, row: list[Item]) -> tuple[Int64[Tensor, "counted"], Float64[Tensor, "3 counted"]]:
-    """(group, [1, nll, correct]) of every prediction of a row that counts."""
+    """(group, [1, nll, correct]) of every prediction of a sequence that counts."""
     laid = lay_row(row)
     counted = torch.from_numpy(laid.group >= 0)
     device = next(learner.parameters()).device

@@ -1,8 +1,8 @@
-"""What a long document's context is worth: the loss of its tokens with 4,096 tokens before them, less that with all.
+"""The gain from a long document's context: the loss of its tokens with 4,096 tokens before them, minus that with all.
 
-Text whose far parts help to predict it teaches a model to look far; text that is long by accident does not. Any small
-model will do, as what counts is the order of documents. The result is a column file that corpus/ reads: scoring needs
-torch, choosing does not.
+A text whose far parts help to predict it teaches a model to use far context; a text that is long by accident does not.
+Any small model is enough, since only the order of documents matters. The result is a column file that corpus/ reads:
+scoring needs torch, the selection does not.
 """
 
 import json
@@ -44,8 +44,8 @@ class LongText:
 def make_items(texts: Sequence[LongText], *, near_tokens: int, last_tokens: int | None = None) -> list[Item]:
     """Each text twice: whole (group 2i), and in windows of ``near_tokens`` of which the last quarter counts (2i + 1).
 
-    In both readings the same tokens count: from ``near_tokens`` on, so near context is 3/4 to all of ``near_tokens``;
-    or of those only the text's ``last_tokens``.
+    The same tokens count in both readings: those from ``near_tokens`` on, so near context is 3/4 to all of
+    ``near_tokens``. With ``last_tokens``, only the text's last ``last_tokens`` of them count.
     """
     stride = near_tokens // _STRIDES
     items = []
@@ -65,7 +65,7 @@ def make_items(texts: Sequence[LongText], *, near_tokens: int, last_tokens: int 
 
 
 def long_texts(corpus: Corpus, *, near_tokens: int, context_tokens: int) -> Iterator[LongText]:
-    """The documents that are trained on and have twice ``near_tokens``, cut to ``context_tokens``."""
+    """The training documents that have at least twice ``near_tokens``, cut to ``context_tokens``."""
     for source in text_sources(corpus):
         documents = corpus.train(source)
         read = read_written_lines(corpus.store(source) / "documents.jsonl", dict)
@@ -79,9 +79,10 @@ def long_texts(corpus: Corpus, *, near_tokens: int, context_tokens: int) -> Iter
 def score_lengths(
     model: Path, corpus: Corpus, *, near_tokens: int, context_tokens: int, precision: Dtype, out: Path
 ) -> dict[str, Any]:
-    """Write ``id, source, gain`` of every long document to ``out``; every rank calls it. Returns what was scored.
+    """Write ``id, source, gain`` of every long document to ``out``; every rank calls it.
 
-    Raises UserError where no document is long enough, or the model has another tokenizer.
+    Returns the number of documents, and the best and the worst of them. Raises UserError where no document is long
+    enough, or the model has another tokenizer.
     """
     require_tokenizer(corpus, load_tokenizer(model), where=model)
     texts = list(long_texts(corpus, near_tokens=near_tokens, context_tokens=context_tokens))

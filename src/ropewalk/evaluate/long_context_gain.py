@@ -1,7 +1,7 @@
-"""What far context gives while a model is trained: the loss of long documents' last tokens, with it and without.
+"""The gain from far context during training: the loss of long documents' last tokens, with and without far context.
 
-The two readings are those by which documents are scored (length_gain.py), on held-out documents and on their last
-tokens alone, so that it is cheap enough to be asked again and again.
+The two readings are those that score documents (length_gain.py). They run on held-out documents and on their last
+tokens only, so they are cheap enough to be repeated often.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from ropewalk.evaluate.length_gain import LongText, make_items
 
 @dataclass(frozen=True)
 class FarGain:
-    """Documents of equal length, the last ``near_tokens`` of which count."""
+    """Documents of equal length, of which the last ``near_tokens`` count."""
 
     documents: list[Int64[np.ndarray, "context"]]
     near_tokens: int
@@ -33,7 +33,7 @@ class FarGain:
         return 2 * len(self.documents)
 
     def tell(self, sums: Sums) -> Iterator[tuple[str, float, str]]:
-        """``whole`` and ``near`` in nats per token, and what whole context changes."""
+        """``whole`` and ``near`` in nats per token, and the change by the whole context."""
         whole, near = (float(sums.nll[half::2].sum() / sums.count[half::2].sum()) for half in (0, 1))
         yield "whole", whole, "nats per token"
         yield "near", near, "nats per token"
@@ -43,7 +43,7 @@ class FarGain:
 def plan_far_gain(
     corpus: Corpus, *, context_tokens: int, near_tokens: int, documents: int, seed: int
 ) -> FarGain | None:
-    """Up to ``documents`` held-out documents of ``context_tokens``; None if there are none, or nothing is far there."""
+    """Up to ``documents`` held-out documents of ``context_tokens``; None without any, or where no token is far."""
     if context_tokens < 2 * near_tokens:
         return None
     drawn = draw_long(corpus, context_tokens=context_tokens, documents=documents, seed=seed)

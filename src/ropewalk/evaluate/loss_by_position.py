@@ -1,8 +1,8 @@
-"""Loss by position: where in a long document does context stop helping?
+"""Loss by position: the place in a long document from which more context no longer helps.
 
-Every document is as long as the farthest bucket, so all buckets average over the same ones. A bucket ``1536-2048``
-holds the tokens that have 1536 to 2047 tokens before them. What decides is the difference between the last quarter of
-the longest length and the last quarter of the base's own: reading on must not become harder.
+Every document is as long as the farthest bucket, so all buckets average over the same documents. A bucket ``1536-2048``
+holds the tokens with 1536 to 2047 tokens before them. The decisive figure is the difference between the last quarter of
+the longest length and the last quarter of the base's own: the loss must not rise there.
 """
 
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ class PositionLoss:
         return len(self.documents) * (len(self.borders) - 1)
 
     def score(self, sums: Sums, *, model: str) -> Iterator[Score]:
-        """``nll/position/FIRST-END`` for each bucket, and ``nll/gap``: the last quarter, less the base's last one."""
+        """``nll/position/FIRST-END`` for each bucket; ``nll/gap`` is the last quarter minus the base's last quarter."""
         borders, far_tokens = self.borders, self.multiple * self.base_tokens
         nll, count = (values.reshape(len(self.documents), -1) for values in (sums.nll, sums.count))
         buckets: dict[tuple[int, int], _Ratio] = {}

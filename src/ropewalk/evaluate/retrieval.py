@@ -1,7 +1,7 @@
-"""Retrieval by length and depth, of any probe: is the likeliest continuation the answer, all of it?
+"""Retrieval by length and depth, for any probe: whether all tokens of the answer are the likeliest ones.
 
-Answers are teacher-forced: the prompt holds the right ones, and one forward pass tells for each whether every token of
-it would have been chosen. No text is generated, and a prompt with eight questions gives eight answers.
+Answers are teacher-forced: the prompt holds the right answers, and one forward pass decides for each whether all its
+tokens would have been chosen. No text is generated, and a prompt with eight questions gives eight answers.
 """
 
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ from ropewalk.probe.prompt import Language, Prompt
 
 @dataclass(frozen=True)
 class Retrieval:
-    """A probe's prompts; answers are numbered through, one group for each."""
+    """The prompts of a probe; answers are numbered over all prompts, one group each."""
 
     task: str
     language: Language
     items: list[Item]
     context_tokens: Int64[np.ndarray, "answers"]
-    """Of the length that each answer was asked at."""
+    """The length in tokens at which each answer was requested."""
     depth: Float64[np.ndarray, "answers"]
     bins: int
 
@@ -43,7 +43,7 @@ class Retrieval:
         return len(self.depth)
 
     def score(self, sums: Sums, *, model: str) -> Iterator[Score]:
-        """Accuracy at each length, and at each length and depth: a depth is the middle of its bin."""
+        """Accuracy at each length, and at each length and depth; a depth is the middle of its bin."""
         right, prompt = sums.correct == sums.count, self._prompt
         bins = np.minimum((self.depth * self.bins).astype(int), self.bins - 1)
         for tokens in np.unique(self.context_tokens).tolist():
@@ -56,7 +56,7 @@ class Retrieval:
 
     @property
     def _prompt(self) -> Int64[np.ndarray, "answers"]:
-        """Which prompt each answer is of."""
+        """The index of each answer's prompt."""
         prompt = np.empty(self.groups, dtype=np.int64)
         for number, item in enumerate(self.items):
             prompt[item.group[item.group >= 0]] = number
@@ -72,7 +72,7 @@ class Retrieval:
         context_tokens: int,
         depth: float | None,
     ) -> Score:
-        """Answers of one prompt share its filler and its other facts, so they are no independent samples."""
+        """Answers of one prompt share its filler and its other facts, so they are not independent samples."""
         count = np.bincount(prompt[asked])
         correct = np.bincount(prompt[asked], weights=right[asked])
         return Score(
@@ -86,8 +86,8 @@ def plan_retrieval(
 ) -> Retrieval | None:
     """Prompts of nearly each of ``lengths`` tokens until each length has ``answers`` answers, in ``depths`` bins.
 
-    A length that is too short for the probe is left out with a word; None if all are. Seeds never meet those of
-    training: a stream is named after what it is for.
+    A length that is too short for the probe is skipped with a message; None if all are. Seeds never coincide with those
+    of training, because each stream is named after its purpose.
     """
     language: Language = getattr(probe, "language", "en")
     task = f"retrieval/{name_probe(probe)}"
@@ -112,9 +112,9 @@ def plan_retrieval(
 def _write_prompts(
     probe: Probe, tokenizer: Tokenizer, *, context_tokens: int, purpose: tuple[str | int, ...]
 ) -> Iterator[tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"], tuple[float, ...]]]:
-    """Prompts without end, each of at most ``context_tokens`` tokens and not much less.
+    """An endless iterator of prompts, each of at most ``context_tokens`` tokens and not much less.
 
-    Yields tokens, the answer that each is part of or -1, and the answers' depths.
+    Yields tokens, the index of the answer that each token belongs to (or -1), and the answers' depths.
     """
     words = most = 2 * context_tokens  # two Chinese characters may share a token
     for number in count():
@@ -126,15 +126,15 @@ def _write_prompts(
                 break
             size = min(size - 1, size * context_tokens // len(tokens))
         words = min(most, size * context_tokens // len(tokens))
-        if number:  # the first one only shows how many words are how many tokens
+        if number:  # the first one only gives the ratio of words to tokens
             yield tokens, asked, prompt.depths
 
 
 def _encode(prompt: Prompt, tokenizer: Tokenizer) -> tuple[Int64[np.ndarray, "tokens"], Int64[np.ndarray, "tokens"]]:
-    """The prompt as training would see it, without an end; and the answer that each token is part of, or -1."""
+    """The prompt as in training, without an end; and the index of the answer that each token belongs to, or -1."""
     document = Document(prompt.text, "probe", "instruction", "unknown", "probe", loss_spans=prompt.answers)
     tokens, trained = (values[:-1] for values in tokenizer.encode_document(document))
-    trained[0] = 0  # the BOS, or what has nothing before it
+    trained[0] = 0  # the BOS, or a token without one before it
     answers = np.diff(trained.astype(np.int8), prepend=np.int8(0)) == 1
     assert answers.sum() == len(prompt.answers), "answers have tokens between them"
     asked = np.where(trained == 1, np.cumsum(answers) - 1, -1)

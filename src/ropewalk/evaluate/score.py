@@ -1,9 +1,10 @@
-"""From sums to values with 95 % intervals.
+"""Scores from sums: values with 95 % intervals.
 
-Losses are ratios of sums over documents, and tokens of one document are alike: their interval comes from the spread
-between documents. Few documents are usual, and of unlike lengths, so the spread is the jackknife's and its quantile
-Student's. Accuracies have Wilson's interval, which stays inside [0, 1] also where all answers are right, at as many
-answers as the prompts are worth. Means over seeds have Student's interval, too.
+Losses are ratios of sums over documents. Tokens of one document are alike, so the interval comes from the spread
+between documents. Usually documents are few and of different lengths, so the spread is the jackknife's and its quantile
+is Student's. Accuracies have Wilson's interval, which stays inside [0, 1] also where all answers are right. Its sample
+size is the effective number of answers, since answers of one prompt are dependent. Means over seeds have Student's
+interval as well.
 """
 
 import math
@@ -21,17 +22,17 @@ Interval = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value, its standard error, and the degrees of freedom of that; the error of a single sample is infinite."""
+    """A value, its standard error, and the error's degrees of freedom; the error of a single sample is infinite."""
 
     value: float
     error: float
     freedom: int
     samples: int
-    """Documents (or seeds) that it stands on."""
+    """Documents (or seeds) in the sample."""
 
     @property
     def interval(self) -> Interval:
-        """The value with its 95 % interval, infinite where the error is."""
+        """The value with its 95 % interval, infinite where the error is infinite."""
         half = standard_errors(self.freedom) * self.error
         return self.value, self.value - half, self.value + half
 
@@ -46,15 +47,15 @@ def _wilson(share: float, count: float) -> Interval:
     square = Z**2 / count
     middle = (share + square / 2) / (1 + square)
     half = Z * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
-    # Rounding must not leave the value outside of its own interval.
+    # Rounding must not put the value outside its own interval.
     return share, min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
 
 
 def wilson_of_prompts(correct: Float64[np.ndarray, "prompts"], count: Float64[np.ndarray, "prompts"]) -> Interval:
     """``sum(correct) / sum(count)``, where answers of one prompt may be right or wrong together.
 
-    Wilson's interval at n / design effect (Kish 1965), which is at least 1, and fewer where prompts are so few that
-    the effect itself is uncertain (Korn and Graubard 1998). One prompt counts as one answer.
+    Wilson's interval at n / design effect (Kish 1965). The effect is at least 1. With few prompts the effect itself is
+    uncertain, so the effective n is smaller (Korn and Graubard 1998). One prompt counts as one answer.
     """
     correct, count = correct[count > 0], count[count > 0]
     prompts, answers = len(count), float(count.sum())
@@ -62,7 +63,7 @@ def wilson_of_prompts(correct: Float64[np.ndarray, "prompts"], count: Float64[np
     if prompts == 1:
         return _wilson(share, 1.0)
     effect, alone = 1.0, share * (1 - share) / (answers - 1)
-    if alone:  # where all are right, or none, nothing tells
+    if alone:  # if all are right, or none, there is no variance
         spread = float(np.square(correct - share * count).sum()) * prompts / (prompts - 1) / answers**2
         effect = max(1.0, spread / alone)
     worth = answers / effect
@@ -82,10 +83,11 @@ def difference(
     first: tuple[Float64[np.ndarray, "documents"], Float64[np.ndarray, "documents"]],
     second: tuple[Float64[np.ndarray, "documents"], Float64[np.ndarray, "documents"]],
 ) -> Estimate:
-    """The ratio of ``first`` less that of ``second``, each a (total, count) over the same documents, in pairs.
+    """The ratio of ``first`` minus that of ``second``, each a (total, count) over the same documents, in pairs.
 
-    The error is the jackknife's: what the value is without each document (Tukey 1958). Degrees of freedom are those of
-    as many documents of equal length (Kish 1965): one book beside many notes is hardly more than one sample.
+    The error is the jackknife's: it uses the value without each document (Tukey 1958). Degrees of freedom are those of
+    the equivalent number of documents of equal length (Kish 1965): one book and many short notes are hardly more than
+    one sample.
     """
     there = (first[1] > 0) | (second[1] > 0)
     documents = int(there.sum())
@@ -96,7 +98,7 @@ def difference(
         value += sign * float(total.sum() / count.sum())
         left = count.sum() - count
         if not left.all():
-            without = np.full(documents, np.nan)  # all the tokens of one ratio stand in one document
+            without = np.full(documents, np.nan)  # one document holds all the tokens of a ratio
             continue
         without += sign * (total.sum() - total) / left
         alike = min(alike, float(count.sum() ** 2 / np.square(count).sum()))
@@ -118,7 +120,7 @@ def mean_of(parts: Sequence[Estimate]) -> Estimate:
 
 
 def mean(values: Sequence[float]) -> Interval:
-    """The mean of repeats of one measurement (seeds), with Student's interval (1908); infinite for a single one."""
+    """The mean of repeats of one measurement (seeds), with Student's interval (1908); infinite for a single value."""
     assert values
     value, count = math.fsum(values) / len(values), len(values)
     if count == 1:

@@ -1,7 +1,8 @@
-"""Items read by a model as it is trained: sharded over all ranks, its rows cut over context ranks.
+"""Read items with a model in training: weights are sharded over all ranks, sequences are cut over context ranks.
 
-So what is measured needs no second copy of the weights and no more memory for a row than training does. Ranks gather
-weights together, so all of them read equally often: data ranks take rows in turn, and one that has none reads padding.
+So a measurement needs no second copy of the weights, and no more memory for a sequence than training does. Ranks gather
+weights together, so all ranks must read equally often. Data ranks take sequences in turn; a rank without one reads
+padding.
 """
 
 from collections.abc import Sequence
@@ -20,9 +21,9 @@ from ropewalk.partition.choose import Sharing, choose_partition
 def measure_shared(
     model: nn.Module, items: Sequence[Item], groups: int, *, mesh: Mesh, sharing: Sharing, row_tokens: int
 ) -> Sums:
-    """Read ``items`` in rows of up to ``row_tokens`` and add up each group, as ``items.measure`` does.
+    """Read ``items`` in sequences of up to ``row_tokens`` and sum each group, as ``items.measure`` does.
 
-    ``model`` is a sharded learner, and is left as it was. Every rank calls it with the same items.
+    ``model`` is a sharded learner; its state is restored. Every rank calls it with the same items.
     """
     table = torch.zeros(3, groups, dtype=torch.float64)
     rows = list(pack_items(items, row_tokens=row_tokens))

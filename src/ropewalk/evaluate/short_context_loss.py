@@ -1,7 +1,7 @@
-"""Loss on held-out text at the base's own context, source by source: what the longer context has cost.
+"""Loss on held-out text at the base's own context, by source: the cost of the longer context.
 
-Base and extended model read the same pieces, so their change is a ratio of two sums over the same documents, and its
-interval is that of the pairs: much narrower than the two losses' own.
+Base and extended model read the same segments, so their change is a ratio of two sums over the same documents. Its
+interval is that of the pairs: much narrower than those of the two losses.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ Piece = tuple[int, Int64[np.ndarray, "_"]]
 
 @dataclass(frozen=True)
 class ShortLoss:
-    """Pieces of documents, each with its document's number; documents are numbered on from source to source."""
+    """Segments of documents, each with its document's number; numbers continue from source to source."""
 
     pieces: list[Piece]
     sources: dict[str, tuple[int, int]]
@@ -47,9 +47,9 @@ class ShortLoss:
             yield self._record(found, model=model, task=f"short/{source}", metric="nats", n=tokens, language=language)
 
     def score_change(self, before: Sums, after: Sums, *, model: str) -> Iterator[Score]:
-        """``change/short/SOURCE``: 0.01 if ``after`` has 1 % more loss than ``before``; ``change/short_mean``: of all.
+        """``change/short/SOURCE``: 0.01 means 1 % more loss in ``after``; ``change/short_mean`` is the mean of all.
 
-        The mean counts every source alike.
+        The change is relative to ``before``. The mean gives every source the same weight.
         """
         changes = []
         for source, (first, end) in self.sources.items():
@@ -67,7 +67,7 @@ class ShortLoss:
 
 
 def plan_short_loss(corpus: Corpus, *, base_tokens: int, tokens: int, seed: int) -> ShortLoss | None:
-    """``tokens`` held-out tokens of each source of text, as far as there are any; None if there are none at all."""
+    """``tokens`` held-out tokens of each source of text, or fewer where it has fewer; None without any text."""
     pieces: list[Piece] = []
     sources: dict[str, tuple[int, int]] = {}
     first = 0

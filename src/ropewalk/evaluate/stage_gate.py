@@ -1,9 +1,10 @@
-"""Whether a stage has done its work, asked before the next one builds on it: gates on the model that it wrote.
+"""Gates on the model of a finished stage: whether the next stage may start from it.
 
-A stage that lost the short context, or that does not retrieve at its own length, hands its damage on, and every later
-stage costs more than the one before. Three figures tell, each by its 95 % interval: loss in the window that the stage
-came with, retrieval at its new length, and loss at the base's own context. They are those of evaluate/, on other
-prompts than the final ones; a verdict is written once and read when a run goes on, so a resumed run is judged the same.
+A stage may lose quality at short context, or may not retrieve at its own length. It passes this damage on, and every
+later stage costs more than the one before. Three figures decide, each by its 95 % interval: loss in the window of the
+model before the stage, retrieval at the new length, and loss at the base's own context. They are those of evaluate/, on
+other prompts than the final ones. A verdict is written once and read when a run continues, so a resumed run gets the
+same verdict.
 """
 
 import json
@@ -24,9 +25,9 @@ BASE, BEFORE, TRAINED = "base", "before", "trained"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One gate: what was found, what it must be, in words. ``value`` is None where nothing could be measured.
+    """One gate: its value, its limit, and both in words. ``value`` is None where nothing could be measured.
 
-    ``met`` is None where the limit lies inside the value's 95 % interval: more documents or answers would tell.
+    ``met`` is None where the limit lies inside the value's 95 % interval: more documents or answers would decide.
     """
 
     gate: str
@@ -44,7 +45,7 @@ class Verdict:
 def measure_promotion(
     promotion: Promotion, spec: EvaluateSpec, *, models: Mapping[str, Path], reach_tokens: int, corpus: Path
 ) -> list[Verdict] | None:
-    """The verdicts on ``trained`` among ``models`` (``base``, ``before``, ``trained``); None on ranks but the first.
+    """The verdicts on ``trained`` among ``models`` (``base``, ``before``, ``trained``); None except on the first rank.
 
     ``before`` is the model that the stage started from, and may be missing where that is the base. Every rank calls it.
     """
@@ -83,7 +84,7 @@ def judge(promotion: Promotion, scores: Sequence[Score], *, before: str) -> Iter
         yield Verdict("retrieval", None if found is None else found.value, promotion.retrieval, met, text)
     if promotion.short_loss is not None:
         limit, changes = promotion.short_loss, find(TRAINED, "change/short/")
-        # One that misses the limit, else one that may, else the largest.
+        # A source that misses the limit, else one that may miss it, else the largest change.
         worst = max(changes, key=lambda score: (score.low > limit, score.high > limit, score.value), default=None)
         name = "" if worst is None else f", worst in {worst.task.removeprefix('change/short/')}"
         yield _at_most("short_loss", worst, limit, f"of the base's loss more at its own context{name}")
@@ -95,12 +96,12 @@ def spell_verdicts(verdicts: Sequence[Verdict]) -> str:
 
 
 def read_verdicts(path: Path) -> list[Verdict]:
-    """Read back what ``spell_verdicts`` gave. Raises UserError where that cannot be read."""
+    """Read the output of ``spell_verdicts``. Raises UserError where it cannot be read."""
     return read_written(path, lambda entries: [Verdict(**entry) for entry in entries])
 
 
 def refuse_promotion(verdicts: Sequence[Verdict], *, stage: int, path: Path, strict: bool = False) -> None:
-    """Raise UserError if any gate is missed; where it is to be strict, also if any is undecided."""
+    """Raise UserError if any gate is missed; if ``strict``, also if any gate is undecided."""
     missed = [verdict.text for verdict in verdicts if verdict.met is False or (strict and verdict.met is None)]
     if missed:
         raise UserError(
@@ -118,12 +119,12 @@ def _at_most(gate: str, found: Score | None, limit: float, meaning: str) -> Verd
 
 
 def _decide(low_end: bool, high_end: bool) -> bool | None:
-    """What both ends of an interval say; None where they disagree."""
+    """The decision of both ends of an interval; None where they differ."""
     return low_end if low_end == high_end else None
 
 
 def _pool(scores: Sequence[Score]) -> Score | None:
-    """The mean over answers; its interval is no narrower than that of the tasks together would be."""
+    """The mean over answers; its interval is at least as wide as that of the tasks together."""
     answers = sum(score.n for score in scores)
     if not answers:
         return None

@@ -1,14 +1,14 @@
-"""How many standard errors hold a mean 95 % of the time, by degrees of freedom (Student 1908).
+"""The number of standard errors that hold a mean 95 % of the time, by degrees of freedom (Student 1908).
 
-The distribution is a finite sum of powers of a cosine where the degrees are whole (Abramowitz and Stegun 26.7.3 and
-26.7.4), so no table ends and no library is asked.
+For whole degrees of freedom the distribution is a finite sum of powers of a cosine (Abramowitz and Stegun 26.7.3 and
+26.7.4). So it needs neither a table nor a library.
 """
 
 import math
 from functools import cache
 
 Z = 1.959963984540054
-"""The same of a normal distribution, which Student's becomes."""
+"""The same number for a normal distribution, which is the limit of Student's."""
 
 _LEVEL = 0.95
 _FROM_SERIES = 1000

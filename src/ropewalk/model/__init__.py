@@ -1,1 +1,1 @@
-"""The door into transformers: load, extend, attend, loss, export. The only room that imports it."""
+"""The interface to transformers: load, extend, attend, loss, export. No other folder imports transformers."""

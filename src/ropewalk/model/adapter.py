@@ -1,9 +1,9 @@
-"""Low-rank adapters in a loaded model, through peft, and their way back into plain weights.
+"""Low-rank adapters in a loaded model, through peft, and their merge back into plain weights.
 
-A matrix with an adapter is still called what it was, its own weight ``base_layer`` below that name and frozen; what is
-trained whole is not copied, as peft's ``modules_to_save`` would, so a tied head stays tied. The surprise is the hook on
-a frozen embedding: without it no gradient reaches what stands before the first adapter, and an MLP in tiles and the
-search for leaks would have nothing to hold on to.
+A matrix with an adapter keeps its name; its own frozen weight is called ``base_layer`` below that name. Parameters that
+are trained whole are not copied, unlike with peft's ``modules_to_save``, so a tied head stays tied. A frozen embedding
+needs a hook. Without it no gradient reaches the modules before the first adapter, and both the tiled MLP and the search
+for leaks need that gradient.
 """
 
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
 def attach_adapter(model: PreTrainedModel, lora: Lora, *, seed: int) -> None:
-    """Put fresh adapters into ``model``, in place, and freeze everything that ``lora`` does not train.
+    """Insert new adapters into ``model``, in place, and freeze every parameter that ``lora`` does not train.
 
-    Their first values depend on ``seed`` alone: the product of each is 0. Biases of attention scores are always
-    trained, since a stage that adds them has nothing to freeze. Raises UserError where peft is not installed.
+    The first values depend on ``seed`` alone; the product of each adapter is 0 at the start. Biases of attention scores
+    are always trained, because they are new in the stage that adds them. Raises UserError where peft is not installed.
     """
     require_peft()
     from peft import LoraConfig, inject_adapter_in_model
@@ -42,7 +42,7 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, *, seed: int) -> None:
 
 
 def _is_whole(name: str, lora: Lora, *, tied: bool) -> bool:
-    """Whether the parameter called ``name`` is trained as it is; a tied head goes by the embedding's name."""
+    """Whether the parameter called ``name`` is trained as it is; a tied head has the name of the embedding."""
     if "embed_tokens" in name:
         return "embeddings" in lora.also_train or (tied and "head" in lora.also_train)
     if name.startswith("lm_head"):
@@ -51,9 +51,9 @@ def _is_whole(name: str, lora: Lora, *, tied: bool) -> bool:
 
 
 def merge_adapter(trained: Mapping[str, Tensor], folder: Path, lora: Lora) -> dict[str, Tensor]:
-    """All weights of the model: those of ``folder`` in float32, with what was trained on top of it.
+    """All weights of the model in float32: those of ``folder``, with the trained values applied.
 
-    ``trained`` holds whole tensors by the names that they have in a model with adapters.
+    ``trained`` holds whole tensors under their names in a model with adapters.
     """
     require_intact(folder)
     stored = read_headers(folder)

@@ -1,8 +1,8 @@
-"""The model classes we take apart, and where their parts are.
+"""The supported model classes, and the places of their parts.
 
-All of them are Llama's shape: an embedding, blocks of attention and MLP with rotary positions, a last norm, a head. A
-class is named here only when its attention is plain causal softmax over the earlier tokens of the document, or over a
-window of them.
+All of them have Llama's structure: an embedding, blocks of attention and MLP with rotary positions, a last norm, a
+head. The list has only classes whose attention is plain causal softmax over the earlier tokens of the document, or over
+a window of them.
 """
 
 from typing import Any
@@ -52,5 +52,5 @@ def head_of(model: Any) -> Tensor:
 
 
 def tied_names(model: PreTrainedModel) -> dict[str, str]:
-    """Names of parameters that are another parameter: ``{name: name of the one it is}``."""
+    """Parameters that are the same tensor as another one: ``{name: name of the other}``."""
     return dict(model.all_tied_weights_keys) if model.config.tie_word_embeddings else {}

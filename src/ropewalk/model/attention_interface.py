@@ -1,10 +1,10 @@
-"""Our attention behind transformers' own door: a registered name, and keyword arguments of the model's forward.
+"""Our attention in transformers' interface: a registered name, and keyword arguments of the model's forward.
 
-With a partition the rows of this rank are one packed sequence and attention runs over documents and context ranks.
-Without one (a plain call, ``generate``) it is transformers' SDPA, so a loaded model works everywhere. The surprise is
-the mask: the model asks for it before it knows whether anyone needs it, and for packed positions it would be a matrix
-of all pairs. So the registered mask is only a promise, and attention with a partition never calls it in. What a
-class of transformers asks for besides and we cannot do is refused by name, never left out.
+With a partition, the tokens of this rank are one packed sequence, and attention runs over documents and context ranks.
+Without one (a plain call, ``generate``) it is transformers' SDPA, so a loaded model works everywhere. The model asks
+for a mask before it is clear whether a layer needs one, and for packed positions the mask would be a matrix of all
+pairs. So the registered mask is only a promise; attention with a partition never builds it. Requests of a transformers
+class that we do not support raise a UserError with their name; they are never ignored.
 """
 
 from collections import Counter
@@ -35,13 +35,13 @@ _UNDONE: Mapping[str, tuple[_Asked, str]] = {
     "dropout": (bool, "attention dropout, which cannot be drawn alike on all context ranks"),
     "is_causal": (lambda asked: asked is False, "attention to later tokens"),
 }
-"""What a layer may ask of its attention, and what the words mean. A line goes when ``attend`` can do it."""
+"""Options that a layer may pass to its attention, with their meaning. Remove a line when ``attend`` supports it."""
 
 _counting: list[Counter[int]] = []
 
 
 class PromisedMask:
-    """A mask that is made when first asked for, and then shared by all layers of one forward that look as far."""
+    """A mask that is built at its first use, then shared by all layers of one forward with the same window."""
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self._arguments = arguments
@@ -49,17 +49,17 @@ class PromisedMask:
 
     @property
     def window_tokens(self) -> int | None:
-        """How far the model's own mask would look; None where that is everywhere."""
+        """The window of the model's own mask in tokens; None where it has no window."""
         window: int | None = self._arguments.get("local_size")
         return window
 
     def make(self, window_tokens: int | None = None) -> Tensor | None:
-        """The mask, cut to the last ``window_tokens`` keys where a layer has a window that its class does not know."""
+        """The mask, cut to the last ``window_tokens`` keys where a layer has a window that its class lacks."""
         if window_tokens not in self._made:
             make = partial(sdpa_mask, **self._arguments)
             if window_tokens is not None:
                 whole = self._arguments.get("mask_function", causal_mask_function)
-                # local_size tells transformers when the window reaches over all keys, and needs no mask.
+                # From local_size transformers sees whether the window covers all keys; then it needs no mask.
                 make = partial(
                     make,
                     mask_function=and_masks(whole, sliding_window_overlay(window_tokens)),
@@ -70,7 +70,7 @@ class PromisedMask:
 
 
 def promise_mask(**arguments: Any) -> PromisedMask:
-    """What transformers calls to get a mask for the name ``ropewalk``."""
+    """Called by transformers to get a mask for the name ``ropewalk``."""
     return PromisedMask(arguments)
 
 
@@ -86,11 +86,11 @@ def attend_layer(
     context_group: dist.ProcessGroup | None = None,
     **settings: Any,
 ) -> tuple[Float[Tensor, "rows tokens heads head_dim"], None]:
-    """Attention of one layer, called by transformers; ``partition`` and ``context_group`` come with the forward.
+    """Attention of one layer, called by transformers; ``partition`` and ``context_group`` come from the forward.
 
-    With a partition there is one row: this rank's tokens of all rows, in the partition's order. ``settings`` are
-    transformers' own (``scaling``, ``sliding_window``), and where model/rope_hooks directs the layer ``window_tokens``
-    and ``query_temperature`` [rows, tokens], which its queries are multiplied by.
+    With a partition, the batch has one entry: this rank's tokens of all sequences, in the partition's order.
+    ``settings`` are transformers' own (``scaling``, ``sliding_window``). Where model/rope_hooks directs the layer they
+    also hold ``window_tokens`` and ``query_temperature`` [rows, tokens], a factor for the queries.
     """
     window_tokens: int | None = settings.pop("window_tokens", None)
     temperature: Float[Tensor, "rows tokens"] | None = settings.pop("query_temperature", None)
@@ -130,7 +130,7 @@ def _attend_plainly(
     window_tokens: int | None,
     settings: Mapping[str, Any],
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA. Raises UserError for what that would leave out without a word."""
+    """transformers' SDPA. Raises UserError for options that SDPA would ignore without a warning."""
     asked = [
         name
         for name, wanted in (
@@ -156,7 +156,7 @@ def _attend_plainly(
 
 @contextmanager
 def count_calls() -> Iterator[Counter[int]]:
-    """How often each layer's attention runs over a partition while this stands, by the layer's index.
+    """Count how often each layer's attention runs over a partition in this context, by the layer's index.
 
     Layers that are recomputed in the backward run twice.
     """
@@ -176,7 +176,7 @@ def _refuse_undone(
     mask: PromisedMask | Tensor | None,
     settings: Mapping[str, Any],
 ) -> None:
-    """Raise UserError for what this layer's attention is besides causal softmax in a document or a window of it."""
+    """Raise UserError if this layer's attention is more than causal softmax in a document or a window of it."""
     asked = [meaning for name, (wants, meaning) in _UNDONE.items() if name in settings and wants(settings[name])]
     if key.shape[2] != query.shape[2]:
         asked.append("a cache of earlier keys, which the partition does not know")

@@ -1,7 +1,7 @@
-"""Biases of attention scores in a model: a module in each layer that has one, its parameters beside the layer's own.
+"""Biases of attention scores in a model: each layer with a bias has one more module with its own parameters.
 
-No class of transformers has a place for them. So a class is derived whose layers own one more module, before a single
-weight is read: then loading, sharding, checkpoints and export find its parameters as they find all others.
+No class of transformers supports these biases. So a derived class adds one module to such layers before any weight is
+read. Then loading, sharding, checkpoints and export handle its parameters like all others.
 """
 
 import json
@@ -21,13 +21,13 @@ from ropewalk.rope.layers import LayerPosition
 from ropewalk.shape.weight_files import INDEX, SINGLE
 
 NAME = "score_bias"
-"""Of the module in a layer's attention, and so in the names of its weights."""
+"""Name of the module in a layer's attention, and so part of the names of its weights."""
 
 _BASE_FILE, _BIAS_FILE = "model-base.safetensors", "model-biases.safetensors"
 
 
 def with_biases(kind: type[PreTrainedModel], positions: Sequence[LayerPosition]) -> type[PreTrainedModel]:
-    """``kind`` with a module for each bias that ``positions``, one per layer, name; ``kind`` itself for none."""
+    """``kind`` with a module for each bias in ``positions``, one entry per layer; ``kind`` itself for none."""
     if not any(position.bias for position in positions):
         return kind
 
@@ -43,9 +43,9 @@ def with_biases(kind: type[PreTrainedModel], positions: Sequence[LayerPosition])
 
 
 def add_bias_weights(folder: Path, positions: Sequence[LayerPosition], *, heads: int, dtype: Dtype) -> None:
-    """Write the first values of biases that are learnt into a folder of weights that lacks them.
+    """Write the first values of learnt biases into a folder of weights that lacks them.
 
-    They get a file and the folder an index: one file alone would be read for the whole model.
+    They get a file of their own, and the folder gets an index, because readers take a single file for the whole model.
     """
     stored = read_headers(folder)
     new = {name: tensor for name, tensor in _first_values(positions, heads, dtype).items() if name not in stored}

@@ -1,7 +1,7 @@
-"""Is it really what the model runs? Every layer of a built model against the value that it should run.
+"""Compare every layer of a built model with the position value that it should run.
 
-A config can say one thing and the model do another: transformers builds its angles once and ignores what changes
-afterwards, and ignores some keys altogether. So nothing here looks at a config.
+Config and model can differ: transformers builds its angles once and ignores later changes of the config, and it ignores
+some keys altogether. So this file does not read a config.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ def check_positions(
 ) -> dict[str, float]:
     """Compare every live layer with its position, in a short document and in one of ``context_tokens``.
 
-    Returns the largest relative difference of a frequency or a factor. Raises UserError where one exceeds 2e-5, or a
-    window is another.
+    Returns the largest relative difference of a frequency or a factor. Raises UserError where one exceeds 2e-5, or
+    where a window differs.
     """
     worst = 0.0
     for tokens in (2, max(2, context_tokens)):

@@ -1,9 +1,9 @@
-"""Blocks that torch compiles: norms, projections, rotation and MLP become programs, and attention stays between them.
+"""Blocks compiled by torch: norms, projections, rotation and MLP become programs; attention stays between them.
 
-A program is made once per kind of block and length of row, and all blocks of a kind run it. The surprise is what must
-not be traced. Attention goes by a plan that is another one for every row, the hooks of model/rope_hooks keep what they
-have made, and tiles are a loop: each would be compiled anew for every step, layer or tile, so each ends a program.
-A forward in evaluation runs as it stands: panels read rows of any length, and each length would be compiled.
+torch builds one program per kind of block and length of sequence, and all blocks of a kind run it. Some parts must not
+be traced. Attention follows a plan that differs for every sequence, the hooks of model/rope_hooks cache their results,
+and tiles are a loop. Each of them would be compiled again for every step, layer or tile, so each ends a program. A
+forward in evaluation is not compiled: evaluation reads sequences of any length, and each length would need a program.
 """
 
 import inspect
@@ -19,27 +19,27 @@ from ropewalk.core.error import UserError
 Run = TypeVar("Run", bound=Callable[..., Any])
 
 _PROGRAMS = 64
-"""Most programs that one function is compiled to: kinds of layers x lengths x with and without gradients."""
+"""The most programs of one function: kinds of layers x lengths x with and without gradients."""
 
 
 def compile_in_place(modules: Iterable[nn.Module], *, backend: str = "inductor") -> None:
-    """Compile what each of ``modules`` does in training, at its first forward; for blocks, and for MLPs in tiles.
+    """Compile the training forward of each of ``modules`` at its first call; for blocks, and for MLPs in tiles.
 
-    A module's class is replaced by one derived from it, as FSDP2 does too: names of weights stay as they are. It is
-    the inside of a block that is compiled, so what runs around it (recomputing, the hooks of sharding) is not traced.
+    A module's class is replaced by a derived class, as in FSDP2, so names of weights do not change. Only the inside of
+    a block is compiled, so the code around it (recomputing, the hooks of sharding) is not traced.
     """
     for module in modules:
         module.__class__ = _derive(type(module), backend)  # type: ignore[arg-type]  # mypy takes it for a module
 
 
 def stay_outside(function: Run) -> Run:
-    """Decorate what is not to be traced, nor anything that it calls: the program ends before it and another begins."""
+    """Decorator for a function that must not be traced: one program ends before the call, another begins after it."""
     outside: Run = torch.compiler.disable(function)
     return outside
 
 
 def require_compiler(device: torch.device) -> None:
-    """Raise UserError where nothing can build what torch writes for ``device``."""
+    """Raise UserError where no compiler for torch's programs on ``device`` is found."""
     if device.type == "cuda":
         from torch.utils._triton import has_triton
 
@@ -67,7 +67,7 @@ def _has_cpp_compiler() -> bool:
 
 
 class _Compiled(nn.Module):
-    """Comes before the class of a module."""
+    """Base class that comes before a module's own class."""
 
     compiled: Callable[..., Any]
 
@@ -80,8 +80,8 @@ class _Compiled(nn.Module):
 @cache
 def _derive(kind: type[nn.Module], backend: str) -> type[nn.Module]:
     """One class for all modules of a kind, since a program holds for the class that it was traced for."""
-    # Lengths are not left open: which program runs must not depend on what else a process has read before.
-    # torch's settings belong to a thread, and backward may run in another: so the limit is given here (from 2.13 on).
+    # Lengths are not left dynamic: the program must not depend on the lengths that a process has read before. torch's
+    # settings belong to a thread, and backward may run in another one, so the limit is given here (from 2.13 on).
     limited = "recompile_limit" in inspect.signature(torch.compile).parameters
     limit: dict[str, Any] = {"recompile_limit": _PROGRAMS} if limited else {}
     compiled = torch.compile(kind.forward, dynamic=False, backend=backend, **limit)

@@ -1,9 +1,9 @@
-"""The commands that serve a model folder in vLLM, SGLang and llama.cpp, and which of them would run another model.
+"""The commands that serve a model folder in vLLM, SGLang and llama.cpp, and a warning where an engine differs.
 
-An engine that does not know a method seldom says so: it runs plain RoPE, or full attention, and answers a little worse.
-What stands here about llama.cpp was measured (benchmarks/readers.py); about vLLM and SGLang it was read in their
-sources and issues of 2026, and they change. The surprise: transformers is also a backend of vLLM, so where vLLM's own
-classes fall short, one flag lets it run exactly what was verified.
+An engine that does not support a method seldom reports it: it runs plain RoPE, or full attention, and answers a little
+worse. The statements about llama.cpp were measured (benchmarks/readers.py). Those about vLLM and SGLang were read in
+their sources and issues of 2026, and they change. transformers is also a backend of vLLM. So where vLLM's own classes
+are not enough, one flag makes it run exactly the verified model.
 """
 
 import math
@@ -38,7 +38,7 @@ _GGUF_TYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """How one engine serves a folder. ``command`` is empty where it would not run this model; ``note`` says why."""
+    """How one engine serves a folder. ``command`` is empty if it does not run this model; ``note`` has the reason."""
 
     engine: str
     command: str
@@ -47,7 +47,7 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What engines differ about: the class that a folder names, and what its layers do."""
+    """The facts that matter to engines: the class that a folder names, and the positions of its layers."""
 
     folder: Path
     architecture: str
@@ -55,7 +55,7 @@ class _Facts:
 
     @property
     def ropes(self) -> list[Mapping[str, Any]]:
-        """``rope_parameters`` of the layers; SmolLM3 says by another key which layers have none."""
+        """``rope_parameters`` of the layers; SmolLM3 lists layers without RoPE in another key."""
         skips = self.architecture == "SmolLM3ForCausalLM"
         return [
             layer.rope.to_hf(layer.theta)
@@ -73,12 +73,12 @@ class _Facts:
 
     @property
     def depends_on_length(self) -> bool:
-        """Whether a prompt's length chooses its frequencies."""
+        """Whether the length of a prompt decides its frequencies."""
         return any(layer.rope.depends_on_length for layer in self.shape.positions)
 
     @property
     def sharpening(self) -> float:
-        """YaRN's attention factor relative to what the formula gives for the same factor; 1 where it is the formula."""
+        """YaRN's attention factor divided by the formula's value for the same factor; 1 where both are equal."""
         for layer in self.shape.positions:
             if isinstance(layer.rope, Ramp):
                 ratio = layer.attention_factor / Yarn(factor=layer.rope.factor).attention_factor
@@ -88,7 +88,7 @@ class _Facts:
 
     @property
     def odd_longrope(self) -> bool:
-        """Whether a LongRoPE has another attention factor than the one that follows from both contexts."""
+        """Whether a LongRoPE has another attention factor than the formula gives for both contexts."""
         found = {layer.rope for layer in self.shape.positions if isinstance(layer.rope, LongRope)}
         tokens = self.shape.context_tokens
         return any(
@@ -99,7 +99,7 @@ class _Facts:
 
     @property
     def odd_windows(self) -> bool:
-        """Whether windowed layers do anything but plain RoPE over the theta of the others."""
+        """Whether windowed layers use anything but plain RoPE with the theta of the other layers."""
         theta = self.shape.stretched.rope.final_theta(self.shape.theta)
         return any(
             layer.rope.to_hf(layer.theta) != {"rope_type": "default", "rope_theta": theta}
@@ -119,13 +119,13 @@ def is_native(folder: Path) -> bool:
 
 
 def find_commands(folder: Path) -> tuple[Serving, ...]:
-    """One answer for each engine, from the folder's config.json alone."""
+    """One result for each engine, from the folder's config.json alone."""
     facts = _Facts(folder, read_config(folder)["architectures"][0], read_shape(folder))
     return tuple(ask(facts) for ask in _ENGINES)
 
 
 def describe_commands(folder: Path) -> str:
-    """What ``find_commands`` found, for people."""
+    """The result of ``find_commands`` as text for users."""
     lines = []
     for serving in find_commands(folder):
         lines += [f"{serving.engine:<10} {serving.command or 'not this folder'}"]

@@ -1,6 +1,6 @@
-"""Weights into a model folder that any engine loads: the extended model's, file for file, with these weights.
+"""Write weights into a model folder that any engine loads: the extended model's folder with these weights.
 
-Everything beside the weights comes from the folder that was trained, so nothing can be forgotten here.
+All files except the weights come from the folder that was trained, so no file can be left out.
 """
 
 import json
@@ -34,13 +34,13 @@ def export(weights: Mapping[str, Tensor] | Path, like: Path, out: Path, *, dtype
     """Write ``out``, finished: config and tokenizer of the model folder ``like``, with ``weights`` as ``dtype``.
 
     ``weights`` are whole tensors under transformers' names, or a model folder that has them. Raises UserError where
-    names or shapes are not those of ``like``, a value is not finite, or a folder is not what its manifest says.
+    names or shapes differ from those of ``like``, a value is not finite, or a folder does not match its manifest.
     """
     require_intact(like)
     shape = read_shape(like)
     tensors = read_weights(weights) if isinstance(weights, Path) else weights
     expected = {name: stored.shape for name, stored in read_headers(like).items()}
-    # A head that is tied and was stored twice is stored once: no engine needs the copy.
+    # A tied head that was stored twice is stored once: no engine needs the copy.
     tied = {"lm_head.weight": "model.embed_tokens.weight"} if shape.tied else {}
     kept = {name: tensor.to(getattr(torch, dtype)).contiguous() for name, tensor in tensors.items() if name not in tied}
     check_finite(out, kept)
@@ -58,17 +58,17 @@ def export(weights: Mapping[str, Tensor] | Path, like: Path, out: Path, *, dtype
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All stored tensors of a model folder that is what its manifest says; names and shapes are not looked at."""
+    """All stored tensors of a model folder that matches its manifest; names and shapes are not checked."""
     require_intact(folder)
     stored = read_headers(folder)
     return {name: read_tensor(stored, name) for name in stored}
 
 
 def blend(trained: Mapping[str, Tensor], base: Mapping[str, Tensor], *, share: float) -> dict[str, Tensor]:
-    """``share`` x ``trained`` + the rest x ``base``, weight by weight; one that the base lacks stays as trained.
+    """``share`` x ``trained`` + the rest x ``base``, weight by weight; a weight that the base lacks stays as trained.
 
-    Two ends of one short training lie in one basin of the loss, so the line between them is a way to trade what was
-    learnt for what was forgotten (WiSE-FT, 2109.01903; model soups, 2203.05482).
+    Both ends of one short training lie in one basin of the loss. So the line between them is a trade between new and
+    lost abilities (WiSE-FT, 2109.01903; model soups, 2203.05482).
     """
     return {
         name: tensor if name not in base else torch.lerp(base[name].to(tensor.dtype), tensor, share)

@@ -1,7 +1,7 @@
 """Give a model new positions: the same weights under a config with other layers and a longer context.
 
-transformers builds its angles when the model is built and ignores later changes of the config. So the config is
-written first, the model is built from the folder as everybody will, and every live layer is compared with its value.
+transformers builds its angles when the model is built and ignores later changes of the config. So the config is written
+first, then the model is built from the folder in the usual way, and every live layer is compared with its value.
 """
 
 import math
@@ -29,10 +29,10 @@ from ropewalk.shape.read import read_shape
 def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] = (), context_tokens: int) -> None:
     """Write ``out``: the model of ``base`` with ``rope``, completed for ``context_tokens``. A finished folder.
 
-    ``layers`` is a pattern of rules, repeated over the layers; without one ``rope`` goes to those with full attention.
-    Weight files are linked where the disk allows. Raises UserError for a base that does not load strictly, a method
-    or pattern that does not fit it, live layers that are not what they should be, or a base that is not what its
-    manifest says.
+    ``layers`` is a pattern of rules, repeated over the layers; without one, ``rope`` applies to layers with full
+    attention. Weight files are linked where the disk allows. Raises UserError for a base that does not load strictly or
+    does not match its manifest, for a method or pattern that does not fit it, and for live layers that differ from
+    their values.
     """
     require_intact(base)
     shape = read_shape(base)
@@ -62,12 +62,12 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
         add_bias_weights(work, positions, heads=shape.heads, dtype=dtype)
         model = _load(work, base, dtype=dtype)
         facts |= check_positions(model, positions, head_dim=shape.head_dim, context_tokens=context_tokens)
-        facts |= {"layers": shape.describe(positions)}  # as asked for: read back, a new theta is just plain RoPE
+        facts |= {"layers": shape.describe(positions)}  # from the request: read back, a new theta is plain RoPE
         facts |= _tell(shape, read_shape(work), spelled, context_tokens=context_tokens)
 
 
 def read_former(folder: Path) -> tuple[LayerPosition, ...]:
-    """What each layer of an extended model did before it was extended. Raises UserError where nobody wrote it down."""
+    """The positions of each layer before the model was extended. Raises UserError where they were not recorded."""
     former = read_manifest(folder)["inputs"].get("former") if is_finished(folder) else None
     if former is None:
         raise UserError(
@@ -80,7 +80,7 @@ def read_former(folder: Path) -> tuple[LayerPosition, ...]:
 
 
 def _tell(base: ModelShape, made: ModelShape, spelled: SpelledLayers, *, context_tokens: int) -> dict[str, Any]:
-    """What was done, for the manifest: the layers that longer contexts are about, in figures."""
+    """The changes for the manifest: the figures of the layers that a longer context affects."""
     stretched = made.stretched
     longest = wavelengths(stretched.inv_freq_at(context_tokens, made.head_dim)).max()
     return {
@@ -95,7 +95,7 @@ def _tell(base: ModelShape, made: ModelShape, spelled: SpelledLayers, *, context
 
 
 def _load(work: Path, base: Path, *, dtype: Dtype) -> PreTrainedModel:
-    """The model in ``work``; what is wrong with it is told of ``base``, which gave the weights and stays."""
+    """Load the model in ``work``; errors name ``base``, which gave the weights and remains."""
     try:
         return load_model(work, dtype=dtype)
     except UserError as error:

@@ -1,8 +1,8 @@
-"""The files of a model folder beside its weights: the config in both rope dialects, the tokenizer untouched.
+"""The files of a model folder except its weights: the config in both rope formats, the tokenizer unchanged.
 
-transformers 5 writes only ``rope_parameters``, and readers of the older keys then run theta 10000 without a word; so
-both are written, from one value (shape/layer_keys). Tokenizer files are copied byte for byte, because saving them again
-renames classes.
+transformers 5 writes only ``rope_parameters``; readers of the older keys then run theta 10000 without a warning. So
+both formats are written, from one value (shape/layer_keys). Tokenizer files are copied byte for byte, because saving
+them again renames classes.
 """
 
 import json
@@ -37,7 +37,7 @@ CARRIED = (
     "NOTICE*",
     "USE_POLICY*",
 )
-"""What a model folder hands on byte for byte, but for its lengths: tokenizers of every kind, templates, licences."""
+"""Files that are copied byte for byte, except for their lengths: tokenizers of every kind, templates, licences."""
 _TRUNCATION = re.compile(r'("truncation"\s*:\s*\{[^{}]*"max_length"\s*:\s*)(\d+)')
 _SIBLING = re.compile(r"^\s*from \.(\w+) import", re.MULTILINE)
 
@@ -49,7 +49,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def write_config(folder: Path, config: Mapping[str, Any], *, dtype: str) -> None:
-    """Write config.json: ``config`` with this type under both names that readers know."""
+    """Write config.json: ``config`` with this type under both key names that readers use."""
     whole = {**config, "dtype": dtype, "torch_dtype": dtype}
     (folder / "config.json").write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
 
@@ -57,8 +57,8 @@ def write_config(folder: Path, config: Mapping[str, Any], *, dtype: str) -> None
 def copy_tokenizer(source: Path, folder: Path, *, context_tokens: int) -> None:
     """Copy tokenizer, templates, generation settings and licence byte for byte; only lengths change.
 
-    ``model_max_length`` becomes ``context_tokens``; a generation's ``max_length`` and a tokenizer's truncation that are
-    shorter are raised to it, since they would end texts where the base's context ended.
+    ``model_max_length`` becomes ``context_tokens``. A generation's ``max_length`` and a tokenizer's truncation are
+    raised to it if they are shorter, since they would end texts at the base's context.
     """
     for pattern in CARRIED:
         for path in filter(Path.is_file, source.glob(pattern)):
@@ -80,7 +80,7 @@ def copy_tokenizer(source: Path, folder: Path, *, context_tokens: int) -> None:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; nothing where there is none. Raises UserError for one that is no mapping."""
+    """The mapping in a JSON file; empty where there is no file. Raises UserError for other content."""
     if not path.is_file():
         return {}
     try:
@@ -95,7 +95,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 
 def _set_number(path: Path, key: str, number: int) -> None:
-    """Make ``key`` of a JSON file ``number``, every other byte kept where the key stands once; no file, no change."""
+    """Set ``key`` of a JSON file to ``number``; other bytes stay if the key occurs once. No file: do nothing."""
     if not path.is_file():
         return
     wanted = _read_mapping(path) | {key: number}
@@ -107,7 +107,7 @@ def _set_number(path: Path, key: str, number: int) -> None:
 
 
 def _copy_code(source: Path, folder: Path) -> None:
-    """The modules that ``auto_map`` of a tokenizer names, and those that they import; without them it is taken out."""
+    """Copy the modules in a tokenizer's ``auto_map`` and their imports; if one is missing, drop ``auto_map``."""
     path = folder / "tokenizer_config.json"
     settings = _read_mapping(path)
     named = json.dumps(settings.pop("auto_map", None))
@@ -137,9 +137,9 @@ def check_tokenizer(folder: Path, *, vocabulary: int) -> None:
 
 
 def read_token_ids(folder: Path) -> dict[str, int | None]:
-    """``bos_token_id`` and ``eos_token_id`` for a config, null where the tokenizer's own files name no such token.
+    """``bos_token_id`` and ``eos_token_id`` for a config, null where the tokenizer's own files have no such token.
 
-    Null is said aloud, because transformers assumes 1 and 2 for a Llama whose config is silent.
+    Null is written explicitly, because transformers assumes 1 and 2 for a Llama whose config has no value.
     """
     path = folder / "tokenizer_config.json"
     names = json.loads(path.read_text()) if path.is_file() else {}
@@ -154,7 +154,7 @@ def read_token_ids(folder: Path) -> dict[str, int | None]:
 
 
 def link_weights(source: Path, folder: Path) -> None:
-    """Give ``folder`` the weight files of ``source`` without copying them, where the disk allows."""
+    """Link the weight files of ``source`` into ``folder``, or copy them where the disk allows no links."""
     for path in [*weight_files(source), source / INDEX]:
         if not path.is_file():
             continue

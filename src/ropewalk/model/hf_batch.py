@@ -1,9 +1,8 @@
-"""A batch as Hugging Face code has it, read for what it says: which tokens are one document, where they stand, what
-follows them.
+"""Read documents, positions and labels from a batch in the form of Hugging Face code.
 
-Documents are told by ids, or by positions that begin again at 0, as packing collators write them. The surprise is the
-labels: transformers shifts them inside the model, where a rank would miss the next rank's first one, and a packed
-document would be asked for the next one's first token. So they are shifted here, while the rows are whole.
+Documents are given by ids, or by positions that begin again at 0, as packing collators write them. transformers shifts
+labels inside the model. There a rank would miss the next rank's first label, and a packed document would have to
+predict the next one's first token. So labels are shifted here, while the sequences are whole.
 """
 
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ Fields = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
 
 @dataclass(frozen=True)
 class WholeBatch:
-    """Rows before they are cut. ``labels`` are shifted, -100 where nothing is learnt; None if none were given."""
+    """Sequences before they are cut. ``labels`` are shifted, -100 where nothing is learnt; None if none were given."""
 
     tokens: Int64[np.ndarray, "rows context"]
     document: Int32[np.ndarray, "rows context"]
@@ -32,15 +31,15 @@ class WholeBatch:
 
     @property
     def label_count(self) -> int:
-        """Labels that are learnt, of all rows."""
+        """Labels that are learnt, of all sequences."""
         return 0 if self.labels is None else int((self.labels != IGNORED).sum())
 
 
 def read_whole_batch(fields: Fields, *, ranks: int) -> WholeBatch:
-    """Read ``input_ids`` and whatever there is of ``labels``, ``position_ids``, ``document_ids``, ``attention_mask``.
+    """Read ``input_ids`` and, where given, ``labels``, ``position_ids``, ``document_ids`` and ``attention_mask``.
 
-    Raises UserError for shapes that do not fit, rows shorter than the ranks, positions that do not rise within a
-    document, and a mask with holes.
+    Raises UserError for shapes that do not fit, sequences shorter than the number of ranks, positions that do not rise
+    within a document, and a mask with holes.
     """
     tokens = fields["input_ids"]
     if tokens.ndim != 2 or tokens.shape[1] < ranks:
@@ -63,7 +62,7 @@ def read_whole_batch(fields: Fields, *, ranks: int) -> WholeBatch:
 
 
 def _fit(name: str, field: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """One row of positions may stand for all rows, as in transformers."""
+    """Broadcast a field to all sequences: as in transformers, one row of positions may stand for all."""
     if field.shape != shape and not (name == "position_ids" and field.shape in {shape[1:], (1, *shape[1:])}):
         raise _unusable(
             name,

@@ -1,6 +1,6 @@
-"""A new model with random weights, as a folder like any other: the start of a run that has no base.
+"""A new model with random weights, as a normal model folder: the start of a run that has no base.
 
-Each tensor is drawn from a stream named after it, so its values depend on the seed and its own name and shape alone.
+Each tensor is drawn from a stream named after it, so its values depend only on the seed and its own name and shape.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Cross-entropy of a long row without its logits: [131072, 128000] of them would be 62 GiB.
+"""Cross-entropy of a long sequence without all its logits: [131072, 128000] of them would take 62 GiB.
 
-Tokens pass the head in chunks, and each chunk's gradient is taken at once, while its logits exist: three matrix
-products instead of the four that recomputing them later would cost. The price is a float32 copy of the head's gradient.
+Tokens pass the head in chunks. Each chunk's gradient is computed at once, while its logits exist: three matrix products
+instead of the four that recomputing would take. The cost is a float32 copy of the head's gradient.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from torch import Tensor
 
 CHUNK_TOKENS = 1024
 _BLOCK_BYTES = {False: 4 << 20, True: 64 << 20}
-"""Of float32 logits at a time, by whether they are on a GPU: what stays in a core's cache between a dozen passes."""
+"""Bytes of float32 logits at a time, by whether they are on a GPU; on the CPU they stay in a core's cache."""
 
 
 def chunked_cross_entropy(
@@ -25,7 +25,7 @@ def chunked_cross_entropy(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens"]]:
     """``(sum of weights x nll, nll)`` in float32 (float64 for float64 inputs), nll in nats, not differentiable.
 
-    Labels are the tokens to predict, shifted already; where a weight is 0 the label may be anything, also negative,
+    Labels are the tokens to predict, shifted already. Where a weight is 0, the label may have any value, also negative,
     and its nll is 0. Gradients flow to ``hidden`` and ``head`` through the sum.
     """
     loss_sum, nll, _ = score_labels(hidden, head, labels, weights, chunk_tokens=chunk_tokens)
@@ -43,11 +43,11 @@ def score_labels(
     near_nll: Float[Tensor, "tokens"] | None = None,
     most: float = 1.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens"], Bool[Tensor, "tokens"]]:
-    """``chunked_cross_entropy``, and where no token is likelier than the label (False where the weight is 0).
+    """``chunked_cross_entropy``, and whether each label is a likeliest token (False where the weight is 0).
 
-    ``z_loss`` x (log of the softmax's denominator)^2 is added to each token's loss, not to its nll: it holds logits
-    near where they are, as in PaLM (2204.02311), whose factor was 1e-4. With ``near_nll`` each weight is multiplied by
-    what ``weigh_by_context`` says.
+    ``z_loss`` x (log of the softmax's denominator)^2 is added to each token's loss, not to its nll. It keeps logits
+    near their present level, as in PaLM (2204.02311) with a factor of 1e-4. With ``near_nll`` each weight is multiplied
+    by the result of ``weigh_by_context``.
     """
     rules = _Rules(chunk_tokens, z_loss, most)
     loss_sum, nll, correct = _ChunkedCrossEntropy.apply(hidden, head, labels, weights, near_nll, rules)
@@ -57,9 +57,10 @@ def score_labels(
 def weigh_by_context(
     nll: Float[Tensor, "tokens"], near_nll: Float[Tensor, "tokens"], *, most: float
 ) -> Float[Tensor, "tokens"]:
-    """LongCE's weight (Fang et al., 2410.23771): how much likelier all context makes a token than near context.
+    """LongCE's weight (Fang et al., 2410.23771): a token's likelihood with all context over that with near context.
 
-    At most ``most``, and 1 where ``near_nll`` is NaN: there all context is near. No gradient goes through it.
+    The weight is at most ``most``, and 1 where ``near_nll`` is NaN, because all context is near there. No gradient
+    flows through it.
     """
     return torch.where(near_nll.isnan(), 1.0, (near_nll - nll).exp().clamp(max=most))
 
@@ -127,10 +128,10 @@ def _read_chunk(
     head_grad: Tensor | None,
     rules: _Rules,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """nll, whether the label is likeliest, the sum of the loss, and where it ``learns`` the gradient of the inputs;
-    adds to ``head_grad``.
+    """Return nll, whether the label is likeliest, the sum of the loss, and the gradient of the inputs if it ``learns``.
 
-    A function of its own, so that a chunk's logits are gone before the next ones are made.
+    It also adds to ``head_grad``. It is a separate function, so that a chunk's logits are freed before the next chunk's
+    logits are made.
     """
     logits = inputs @ head.T
     block_tokens = max(_BLOCK_BYTES[logits.is_cuda] // (4 * logits.shape[1]), 1)
@@ -142,7 +143,7 @@ def _read_chunk(
         return nll, correct, loss.sum(), None
     slope = logits
     if head_grad is not None and head_grad.dtype == slope.dtype:
-        head_grad.addmm_(slope.T, inputs)  # in one pass, without a second head's worth of memory
+        head_grad.addmm_(slope.T, inputs)  # in one pass, without a second buffer of the head's size
     elif head_grad is not None:
         head_grad += slope.T @ inputs
     return nll, correct, loss.sum(), slope @ head
@@ -151,9 +152,10 @@ def _read_chunk(
 def _read_block(
     logits: Tensor, wanted: Tensor, weight: Tensor, near_nll: Tensor | None, *, learns: bool, rules: _Rules
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """nll, whether the label is likeliest, the weighed loss; ``logits`` become the loss's slope in their place.
+    """Return nll, whether the label is likeliest, and the weighed loss; the loss's slope overwrites ``logits``.
 
-    In float32, whatever the logits are. Not by logsumexp: one pass over the logits less, and the largest for nothing.
+    Computed in float32 for every type of logits. It does not use logsumexp: this saves one pass over the logits, and
+    the maximum is a by-product.
     """
     powers = logits.to(torch.promote_types(logits.dtype, torch.float32))
     largest, given = powers.amax(dim=1, keepdim=True), powers.gather(1, wanted)

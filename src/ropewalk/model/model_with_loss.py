@@ -1,7 +1,7 @@
 """A causal language model together with its loss, as the one module that is sharded and trained.
 
-The surprise is why it exists: FSDP2 hands out whole weights only inside the forward and backward of the module that
-owns them. The loss reads the head's weight itself, so the loss must run inside that module.
+FSDP2 gathers whole weights only inside the forward and backward of the module that owns them. The loss reads the head's
+weight itself, so the loss must run inside that module.
 """
 
 from contextlib import nullcontext
@@ -27,7 +27,7 @@ class Learner(nn.Module):
         self.causal = causal
         self.chunk_tokens, self.z_loss = chunk_tokens, z_loss
         self.most = most
-        """Largest weight that a loss is given by its context (loss.weigh_by_context)."""
+        """Largest weight of a token's loss by its context (loss.weigh_by_context)."""
         self.offload = False
         """Whether saved activations of recomputed blocks wait in host memory (train/prepare_model.py)."""
 
@@ -46,11 +46,11 @@ class Learner(nn.Module):
         context_group: dist.ProcessGroup | None = None,
         near_nll: Float[Tensor, "local"] | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "local"], Bool[Tensor, "local"]]:
-        """This context rank's ``(sum of weights x loss, nll, correct)``; ranks' sums add up to the batch's.
+        """This context rank's ``(sum of weights x loss, nll, correct)``; the sums of all ranks add up to the batch's.
 
         The four tensors are the batch's fields as ``partition.cut`` gives them to this rank. ``nll`` is in float32;
         ``correct`` is True where the label is a likeliest token and has a weight. ``near_nll`` is the labels' nll with
-        near context only, where the loss is to be weighed by it.
+        near context only; give it where the loss is weighed by it.
         """
         hidden = self.read(tokens, positions, partition=partition, context_group=context_group)
         return score_labels(
@@ -72,14 +72,14 @@ class Learner(nn.Module):
         partition: AnyPartition,
         context_group: dist.ProcessGroup | None = None,
     ) -> Float[Tensor, "local width"]:
-        """What the head would see of these tokens. On a sharded learner it is for the inside of forward only."""
-        # What blocks that run again keep is their inputs; both copies run on the compute stream.
+        """The head's input for these tokens. On a sharded learner, call it only inside forward."""
+        # Recomputed blocks keep only their inputs; both copies, to the host and back, run on the compute stream.
         with save_on_cpu(pin_memory=tokens.is_cuda) if self.offload else nullcontext():
             hidden: Tensor = self.causal.model(
                 input_ids=tokens[None],
                 position_ids=positions[None],
                 attention_mask=None,
-                use_cache=False,  # the config's default would build one, and lose the documents' borders
+                use_cache=False,  # the config's default builds a cache and loses the document borders
                 partition=partition,
                 context_group=context_group,
             ).last_hidden_state[0]

@@ -1,8 +1,8 @@
-"""Context parallelism for somebody else's training loop: our attention in a Hugging Face model, and a batch cut for it.
+"""Context parallelism for another training loop: our attention in a Hugging Face model, and a batch cut for it.
 
-The model stays what it is; its attention is registered under a name and told by keyword arguments, so any loop that
-calls ``model(**kwargs)`` works. The surprise is what must be right besides attention: labels are shifted and counted
-before the rows are cut, and every fault is found from what all ranks have agreed on, so that all of them raise it.
+The model does not change. Its attention is registered under a name and gets keyword arguments, so any loop that calls
+``model(**kwargs)`` works. Two things must be right besides attention. Labels are shifted and counted before the
+sequences are cut. Every fault is found from values that all ranks have agreed on, so all ranks raise it.
 """
 
 from collections.abc import Iterable
@@ -38,21 +38,21 @@ AXIS = "context"
 
 @dataclass(frozen=True)
 class ContextParallel:
-    """This rank's place among those that share rows; made by ``parallelize``."""
+    """This rank's place among the ranks that share a sequence; made by ``parallelize``."""
 
     group: dist.ProcessGroup | None
     sharing: Sharing
     device: torch.device
-    """One that the group can talk from: the model's."""
+    """The model's device, which the group can communicate from."""
 
     @property
     def ranks(self) -> int:
-        """How many ranks share a row."""
+        """The number of ranks that share a sequence."""
         return 1 if self.group is None else dist.get_world_size(self.group)
 
     @property
     def rank(self) -> int:
-        """This one among them."""
+        """The index of this rank among them."""
         return 0 if self.group is None else dist.get_rank(self.group)
 
     def cut(
@@ -63,18 +63,18 @@ class ContextParallel:
         document_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> dict[str, Any]:
-        """Keyword arguments of the model's forward for this rank's tokens of a batch, [rows, context] each.
+        """Keyword arguments of the model's forward for this rank's tokens of a batch; inputs are [rows, context] each.
 
-        Every context rank gives the *same* batch. ``document_ids`` tell documents, -1 for padding; without them a
-        document begins where ``position_ids`` are 0, else it is the row. ``labels`` are those of ``input_ids``,
-        unshifted as everywhere in transformers, -100 where nothing is to be learnt; the last token of a document
-        never has one. The rows' tokens come back as one row of ``tokens / ranks``, in the order of
-        ``partition.owned(rank)``.
+        Every context rank passes the *same* batch. ``document_ids`` number the documents, -1 for padding. Without them
+        a document begins where ``position_ids`` are 0; without both, each sequence is one document. ``labels`` are
+        those of ``input_ids``, unshifted as everywhere in transformers, -100 where nothing is learnt; the last token of
+        a document never has one. The tokens of all sequences come back as one sequence of ``tokens / ranks``, in the
+        order of ``partition.owned(rank)``.
 
-        The model's loss is then this rank's *part* of the mean over all labels of the batch: the sum over context
-        ranks is the mean. With several batches to a step, or data ranks, set ``num_items_in_batch`` to the labels of
-        all of them before the call. Costs one sum of a few numbers over the ranks. Raises UserError, on every rank,
-        for a batch that cannot be cut or that is not the same everywhere.
+        The model's loss is then this rank's *part* of the mean over all labels of the batch: the sum over context ranks
+        is the mean. With several batches per step, or with data ranks, set ``num_items_in_batch`` to the labels of all
+        of them before the call. The call costs one sum of a few numbers over the ranks. Raises UserError, on every
+        rank, for a batch that cannot be cut or that is not the same everywhere.
         """
         given = {
             "input_ids": input_ids,
@@ -96,7 +96,7 @@ class ContextParallel:
         kwargs = {
             "input_ids": share(batch.tokens),
             "position_ids": share(batch.positions),
-            "use_cache": False,  # the default of most configs would keep keys that the partition does not know
+            "use_cache": False,  # most configs default to a cache of keys, which the partition does not support
             "partition": partition,
             "context_group": self.group,
         }
@@ -108,7 +108,7 @@ class ContextParallel:
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add up gradients over the context ranks, between backward and the optimizer (or the clipping of norms).
 
-        For models whose whole weights every rank holds. FSDP2 adds up by itself; see ``parallelize``.
+        For models whose whole weights are on every rank. FSDP2 adds up gradients itself; see ``parallelize``.
         """
         if self.group is None:
             return
@@ -128,13 +128,13 @@ def parallelize(
     exchange: str = "auto",
     ulysses_degree: int | None = None,
 ) -> ContextParallel:
-    """Put our attention into ``model``, a causal language model of transformers; what comes back cuts its batches.
+    """Install our attention in ``model``, a causal language model of transformers; the result cuts its batches.
 
-    ``mesh`` are the ranks that share rows: a 1-D DeviceMesh, one with a dimension "context", or a process group; None
-    for this rank alone. ``layout``, ``exchange`` and ``ulysses_degree`` as in a recipe (docs/partition.md); None takes
-    the cheapest degree for each batch. The model is changed only in its attention implementation, and in
-    positions that depend on a text's length (dynamic NTK, LongRoPE): they take it from the token's own document.
-    Without ``cut``'s arguments it attends by SDPA.
+    ``mesh`` are the ranks that share a sequence: a 1-D DeviceMesh, one with a dimension "context", or a process group;
+    None for this rank alone. ``layout``, ``exchange`` and ``ulysses_degree`` are as in a recipe (docs/partition.md). With
+    ``ulysses_degree`` None, the cheapest number is chosen for each batch. Only two parts of the model change: its attention
+    implementation, and positions that depend on a text's length (dynamic NTK, LongRoPE). These take the length from the
+    token's own document. Without ``cut``'s arguments the model attends by SDPA.
 
         share = parallelize(model, mesh)
         loss = model(**share.cut(input_ids, labels, position_ids)).loss      # this rank's part of the mean
@@ -142,16 +142,16 @@ def parallelize(
         share.sum_gradients(model.parameters())
 
     **Gradients** must be summed over context ranks, because each rank's loss is a part of one mean. ``sum_gradients``
-    does it for whole weights. DDP and the Trainer *average* over ranks: multiply the loss by the number of ranks.
-    FSDP2 averages too, unless told ``set_gradient_divide_factor(1.0)`` and ``set_force_sum_reduction_for_comms(True)``
-    on every sharded module; shard over data and context ranks alike. Data ranks beside need the sum likewise, with
+    does it for whole weights. DDP and the Trainer *average* over ranks: multiply the loss by the number of ranks. FSDP2
+    averages too, unless you call ``set_gradient_divide_factor(1.0)`` and ``set_force_sum_reduction_for_comms(True)`` on
+    every sharded module; shard over data and context ranks alike. Data ranks need the sum as well, with
     ``num_items_in_batch`` counted over all of them.
 
-    Raises UserError, by name, for models whose tokens meet elsewhere than in plain causal attention (linear, latent,
-    chunked, bidirectional, with dropout), heads that ``ulysses_degree`` cannot share, and a mesh that names no context
-    ranks. A class that we have not taken apart is tried on 13 tokens first; one that is refused stays as it was. A
-    forward that is given ``cut``'s arguments and asks for what they cannot give (router losses, a cache, a mask) raises
-    UserError too.
+    Raises UserError, with a name, for models whose tokens interact other than in plain causal attention (linear,
+    latent, chunked, bidirectional, with dropout), heads that ``ulysses_degree`` cannot share, and a mesh that names no
+    context ranks. An unknown class is tried on 13 tokens first; a refused model does not change. A forward with
+    ``cut``'s arguments also raises UserError if it requests an output that they do not support (router losses, a cache,
+    a mask).
     """
     refuse_unsupported(model)
     assert isinstance(model, PreTrainedModel)
@@ -187,7 +187,7 @@ def _find_group(mesh: Any) -> dist.ProcessGroup | None:
 
 
 def _share(model: PreTrainedModel, *, layout: str, exchange: str, ulysses_degree: int | None) -> Sharing:
-    """How batches may be shared, priced for the model; raises UserError where its heads cannot be split so."""
+    """The ways to share batches, with costs for the model; raises UserError where its heads cannot be split so."""
     config, first = model.config.get_text_config(), next(model.parameters())
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
@@ -214,7 +214,7 @@ def _check_teams(ulysses_degree: int, *, ranks: int) -> None:
 
 
 def _direct_by_length(model: PreTrainedModel) -> None:
-    """Where a text's length decides the frequencies, make it the document's; a class takes what its batch holds."""
+    """Where a length decides frequencies, use that of the document; a class would use that of its whole batch."""
     config = model.config.get_text_config()
     ropes = getattr(config, "rope_parameters", None) or {}
     kinds = {str(each.get("rope_type")) for each in (ropes, *ropes.values()) if isinstance(each, dict)}

@@ -1,10 +1,11 @@
-"""A program, not a module: load a folder as anybody would, and write the logits of one text at some places.
+"""A program, not a module: load a folder as any user would, and write the logits of one text at some places.
 
-``python -P plain_reload.py FOLDER REQUEST ANSWER [LOADER]``. It must not import ropewalk: it stands for everyone else's
-code. Only where a folder says that no class of transformers runs it, LOADER names the function (``module:name``) that
-does. REQUEST holds ``tokens``, and either ``places``, whose ``logits`` [places, vocabulary] ANSWER gets in float32, or
-``generate``, a count: then ANSWER gets as many ``written`` ids and the ``logits`` they were chosen by. ``cached`` says
-whether they are written with a cache of keys, as servers do.
+``python -P plain_reload.py FOLDER REQUEST ANSWER [LOADER]``. It must not import ropewalk: it stands for other people's
+code. Only where no class of transformers runs a folder, LOADER names the function (``module:name``) that does.
+
+REQUEST holds ``tokens`` and one of two keys. With ``places``, ANSWER gets their ``logits`` [places, vocabulary] in
+float32. With ``generate``, a count, ANSWER gets that number of ``written`` ids and the ``logits`` that they were chosen
+by. ``cached`` decides whether they are written with a cache of keys, as servers do.
 """
 
 import importlib
@@ -19,7 +20,7 @@ from transformers.utils import logging
 
 
 def main(folder: str, request: str, answer: str, loader: str = "") -> None:
-    """Answer one request, on an accelerator if there is one."""
+    """Process one request, on an accelerator if there is one."""
     logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     asked = load_file(request, device=device)

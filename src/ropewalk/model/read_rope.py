@@ -1,8 +1,8 @@
-"""What a built model's own modules do with positions, layer by layer: read from what lives, never from its config.
+"""The positions that a built model's own modules run, layer by layer; read from live modules, never from a config.
 
-transformers keeps frequencies in one rotary module for all layers, or in one with a set per layer type; windows and
-the switch for no RoPE stand in each attention module. The surprise is Mistral, whose attention asks the config for its
-window at every call: there the config *is* what lives.
+transformers keeps frequencies in one rotary module for all layers, or in one with a set per layer type. Windows and the
+switch for no RoPE are in each attention module. Mistral is an exception: its attention reads the window from the config
+at every call, so there the config *is* live.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from ropewalk.model.architectures import blocks_of
 
 @dataclass(frozen=True, slots=True)
 class LiveLayer:
-    """What one layer does in a document of given length. ``temperature`` multiplies its last query."""
+    """The position values of one layer in a document of given length. ``temperature`` multiplies its last query."""
 
     inv_freq: Float64[np.ndarray, "half"]
     attention_factor: float
@@ -47,7 +47,7 @@ def read_native(model: Any) -> tuple[LiveLayer, ...]:
 
 
 def class_frequencies(model: Any, index: int) -> Callable[[int, torch.device], Float[Tensor, "half"]]:
-    """How the class of ``model`` computes a layer's frequencies from a length, in float32 and to the last bit."""
+    """The function by which the class of ``model`` computes a layer's frequencies from a length; exact in float32."""
     parameters, kind = model.config.rope_parameters, None
     if "rope_type" not in parameters:  # one set per layer type
         kind = model.config.layer_types[index]

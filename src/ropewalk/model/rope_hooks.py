@@ -1,9 +1,9 @@
-"""Positions that a class of transformers does not do by itself, told to each attention layer through torch's hooks.
+"""Positions that a class of transformers does not support itself, given to each attention layer by torch hooks.
 
-Three things are told, each only where it is needed: cosine and sine (other methods per layer, none, or on the way from
-the base's), a window, a temperature for queries. The surprise is who needs it although its class knows the method:
-dynamic NTK and LongRoPE. transformers takes their length from the largest position at hand, so a packed row, and each
-rank of a long one, would turn by another's length; here every token turns by the length of its own document.
+A hook passes three things, each only where it is needed: cosine and sine (other methods per layer, none, or annealed
+from the base's), a window, and a temperature for queries. Dynamic NTK and LongRoPE need a hook although their classes
+support them. transformers takes their length from the largest position of the batch. So a packed sequence, and each
+rank of a long one, would use a wrong length. With the hook, every token uses the length of its own document.
 """
 
 import math
@@ -27,20 +27,20 @@ from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.scaling import Nope
 
 RTOL = 2e-5
-"""Relative: transformers computes in float32, and its llama3 lies up to 1e-5 from float64 where the blend is narrow."""
+"""Relative tolerance: transformers computes in float32; its llama3 is up to 1e-5 from float64 in a narrow blend."""
 
 ClassFrequencies = Callable[[int, torch.device], Float[Tensor, "half"]]
-"""What a class of transformers would turn a document of so many tokens by."""
+"""A class of transformers' own function from the length of a document to its frequencies."""
 
 _Given = Mapping[str, Any]
 """Keyword arguments of an attention layer's forward."""
 
 
 class Angles:
-    """Cosines, sines and temperatures of the forward that runs: each made once, and shared by the layers alike.
+    """Cosines, sines and temperatures of the current forward: each is computed once and shared by equal layers.
 
-    What a forward is, is known by the identity of its positions and its partition, so a block that is run again in
-    the backward finds what it had. ``share`` is how far annealing has come.
+    A forward is identified by its positions and its partition, as objects. So a block that is recomputed in the
+    backward finds the same values. ``share`` is the progress of annealing.
     """
 
     def __init__(self, head_dim: int) -> None:
@@ -53,7 +53,7 @@ class Angles:
     def turn(
         self, way: Between, given: _Given
     ) -> tuple[Float[Tensor, "rows tokens head_dim"], Float[Tensor, "rows tokens head_dim"]]:
-        """Cosine and sine for one way of turning; angles in float32, the result in the type that the class uses."""
+        """Cosine and sine for ``way``; angles in float32, the result in the type that the class uses."""
         dtype = given["position_embeddings"][0].dtype
 
         def make() -> tuple[Tensor, Tensor]:
@@ -66,7 +66,7 @@ class Angles:
         return made
 
     def sharpen(self, way: Between, given: _Given) -> Float[Tensor, "rows tokens"]:
-        """What queries are multiplied by: on the way from the former temperature to the latter along a line."""
+        """The factor of queries: a linear mix of the former and the latter temperature."""
 
         def make() -> Tensor:
             before, after = (_temperature(layer, given["position_ids"]) for layer in (way.former, way.latter))
@@ -77,7 +77,7 @@ class Angles:
 
     def _frequencies(self, way: Between, given: _Given) -> Float[Tensor, "*rows_tokens half"]:
         positions = given["position_ids"]
-        lengths = np.ones((1, 1), np.int64)  # any: they all turn alike
+        lengths = np.ones((1, 1), np.int64)  # any length: all have the same frequencies
         if way.depends_on_length:
             lengths = self._once("lengths", given, lambda: _document_tokens(given))
         distinct, which = np.unique(lengths, return_inverse=True)
@@ -85,7 +85,7 @@ class Angles:
         return table[torch.from_numpy(which.reshape(lengths.shape)).to(positions.device)]
 
     def _frequencies_at(self, way: Between, tokens: int, device: torch.device) -> Float[Tensor, "half"]:
-        """In float32; by the class's own function where it has one, whose last bit is an angle at a far position."""
+        """Frequencies in float32, by the class's own function if it has one: at a far position its last bit matters."""
         if way.share == 1 and way.latter in self.of_class:
             return self.of_class[way.latter](tokens, device)
         return torch.from_numpy(way.inv_freq_at(tokens, self.head_dim).astype(np.float32)).to(device)
@@ -101,7 +101,7 @@ class Angles:
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """A hook before one attention layer's forward; the flags say what the layer is told."""
+    """A hook before one attention layer's forward; the flags select the values that it passes to the layer."""
 
     former: LayerPosition
     position: LayerPosition
@@ -112,7 +112,7 @@ class Direction:
 
     @stay_outside
     def __call__(self, module: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The same call with what the layer does not know by itself."""
+        """The same call, with the values that the layer does not compute itself."""
         told: dict[str, Any] = {}
         share = self.angles.share if self.anneals else 1.0
         way = Between(self.former if share < 1 else self.position, self.position, share)
@@ -138,8 +138,8 @@ def direct_positions(
 ) -> None:
     """Make ``model``, as built from its config, run ``positions``, one per layer, wherever its class does not.
 
-    ``native``: its config tells all of ``positions``, so only what depends on a document's length is added. With
-    ``former``, the positions it had before, its frequencies can be annealed.
+    ``native``: its config describes all of ``positions``, so only positions that depend on a document's length are
+    added. With ``former``, its positions before, its frequencies can be annealed.
     """
     angles = Angles(head_dim)
     directions: list[Direction | None] = []
@@ -158,7 +158,7 @@ def direct_positions(
             angles.of_class[position] = class_frequencies(model, index)
         assert not direction.windows or live.window_tokens is None, "a class's own window cannot be widened"
         if direction.anneals and isinstance(position.rope, Nope) and hasattr(attention, "use_rope"):
-            attention.use_rope = True  # it turns for a while; then by no angle at all
+            attention.use_rope = True  # it turns during annealing, then by angle 0
             direction = replace(direction, turns=True)
         needed = direction.turns or direction.anneals or direction.windows or position.log_n_tokens
         directions.append(direction if needed else None)
@@ -168,7 +168,7 @@ def direct_positions(
 
 
 def is_directed(model: nn.Module) -> bool:
-    """Whether ``direct_positions`` has been called for it, as ``load_model`` does."""
+    """Whether ``direct_positions`` has been called for it; ``load_model`` does so."""
     return model in _directed
 
 
@@ -182,9 +182,9 @@ def anneal_positions(model: nn.Module, share: float) -> None:
 
 
 def read_live(model: Any, *, tokens: int) -> tuple[LiveLayer, ...]:
-    """What every layer does in a document of ``tokens``: its class's own doing, and over it what it is told.
+    """The live values of every layer in a document of ``tokens``: those of its class, replaced by those of its hook.
 
-    A directed layer's hook is called as its forward would call it, and the angles are read from what comes out.
+    A directed layer's hook is called as its forward would call it, and the angles are read from the result.
     """
     found = list(read_native(model))
     for index, direction in enumerate(_directed.get(model, ())):
@@ -208,7 +208,7 @@ def read_live(model: Any, *, tokens: int) -> tuple[LiveLayer, ...]:
 
 
 def turns_alike(live: LiveLayer, position: LayerPosition, head_dim: int) -> bool:
-    """Whether a layer as it lives turns short documents as ``position`` does."""
+    """Whether a live layer turns short documents as ``position`` does."""
     wanted = position.inv_freq(head_dim)
     return bool(
         live.inv_freq.shape == wanted.shape
@@ -218,7 +218,7 @@ def turns_alike(live: LiveLayer, position: LayerPosition, head_dim: int) -> bool
 
 
 def temperature_at(position: LayerPosition, place: int) -> float:
-    """What ``position`` multiplies the query at ``place`` of a document by; in float64."""
+    """The factor that ``position`` gives the query at ``place`` of a document; in float64."""
     original = position.log_n_tokens
     return 1.0 if original is None or place < original else math.log(place + 1) / math.log(original)
 
@@ -231,7 +231,7 @@ def _temperature(position: LayerPosition, places: Int[Tensor, "rows tokens"]) ->
 
 
 def _document_tokens(given: _Given) -> np.ndarray:
-    """Length of each token's document [rows, tokens], or [rows, 1]; without a partition a row is one document."""
+    """Length of each token's document [rows, tokens], or [rows, 1]; without a partition a sequence is one document."""
     partition: AnyPartition | None = given.get("partition")
     if partition is None:
         longest: np.ndarray = given["position_ids"].amax(dim=-1, keepdim=True).cpu().numpy() + 1

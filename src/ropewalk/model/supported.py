@@ -1,8 +1,8 @@
-"""Which of transformers' models our attention can serve: told by name where it cannot, and tried where nobody knows.
+"""Which models of transformers our attention supports: known obstacles are refused by name, unknown classes are tried.
 
-A class that loads and runs may still mix tokens where no partition reaches: in a recurrence, a convolution, a latent
-cache, a router's balance. What has a name is refused by it. The surprise is the trial for classes that we have not
-taken apart: two short documents packed, against each of them alone. Whatever mixes tokens elsewhere cannot pass.
+A class that loads and runs may still mix tokens outside the partition: in a recurrence, a convolution, a latent cache,
+or a router's balance. Known cases are refused by name. An unknown class runs a trial: two short documents packed,
+compared with each of them alone. A class that mixes tokens elsewhere cannot pass it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -51,7 +51,7 @@ _NEEDED = {
     "shift_labels": "labels are shifted before the rows are cut; within a rank the model would ask for the wrong ones",
     "num_items_in_batch": "a rank's loss is a part of the mean over the labels of all",
 }
-"""Arguments that ``cut`` gives and that must not be left out; all but the first go with labels."""
+"""Arguments that ``cut`` returns and that a call must pass; all but the first go with labels."""
 
 _TRIED_TOKENS = (5, 8)
 _BARS = {torch.float64: 1e-5, torch.float32: 1e-4}
@@ -59,7 +59,7 @@ _COARSE_BAR = 0.05
 
 
 def refuse_unsupported(model: Any) -> None:
-    """Raise UserError for a model whose tokens meet elsewhere than in plain causal attention."""
+    """Raise UserError for a model whose tokens interact other than in plain causal attention."""
     if not isinstance(model, PreTrainedModel):
         raise UserError(
             "this is no model of transformers",
@@ -73,9 +73,9 @@ def refuse_unsupported(model: Any) -> None:
 
 
 def try_unknown(model: PreTrainedModel) -> None:
-    """Run a class that we have not taken apart on two short documents. Every rank calls it, if weights are sharded.
+    """Run an unknown class on two short documents. If weights are sharded, every rank must call it.
 
-    Raises UserError where packed documents are not what each is alone, or where attention does not come to us.
+    Raises UserError where packed documents give other results than each alone, or where attention does not call ours.
     """
     if type(model) in CLASSES.values():
         return
@@ -107,9 +107,9 @@ def try_unknown(model: PreTrainedModel) -> None:
 
 
 def watch_arguments(model: PreTrainedModel) -> None:
-    """From now on raise UserError, on every rank alike, where a forward over a partition asks for what it cannot have.
+    """From now on raise UserError, on every rank, for a forward over a partition with unsupported arguments.
 
-    A forward without a partition may ask for anything.
+    A forward without a partition may have any arguments.
     """
     if _refuse_arguments not in model._forward_pre_hooks.values():
         model.register_forward_pre_hook(_refuse_arguments, with_kwargs=True)
@@ -120,7 +120,7 @@ def _refuse_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str,
         return
     assert isinstance(model, PreTrainedModel)
     given = dict(zip(("input_ids", "attention_mask"), args, strict=False)) | kwargs
-    if given.get(_BALANCE) is None:  # the class then asks its config, which may have been changed since
+    if given.get(_BALANCE) is None:  # the class then reads its config, which may have changed
         given[_BALANCE] = getattr(model.config.get_text_config(), _BALANCE, None)
     wrong = [f"{name}: {why}" for name, (asks, why) in _ARGUMENTS.items() if name in given and asks(given[name])]
     needed = _NEEDED if given.get("labels") is not None else {"position_ids": _NEEDED["position_ids"]}
@@ -156,7 +156,7 @@ def _try(model: PreTrainedModel, device: torch.device) -> float:
     positions = torch.cat([torch.arange(length, device=device) for length in _TRIED_TOKENS])[None]
     partition = partition_tokens(document, ranks=1)
     packed = model(tokens, position_ids=positions, use_cache=False, partition=partition).logits[0].double()
-    model.set_attn_implementation("eager")  # its authors' own words for what its attention is
+    model.set_attn_implementation("eager")  # its authors' own definition of its attention
     alone = torch.cat([model(part, use_cache=False).logits[0] for part in tokens.split(_TRIED_TOKENS, dim=1)]).double()
     model.set_attn_implementation(NAME)
     return float((packed - alone).norm() / alone.norm())

@@ -1,10 +1,12 @@
-"""An MLP that takes a long row in tiles, so that its wide inner tensors exist for one tile at a time.
+"""An MLP that processes a long sequence in tiles, so that its wide inner tensors exist for one tile at a time.
 
-An MLP treats every token alone, so tiles change nothing but the peak: of one layer at 128Ki tokens and a width of
-14336 the six inner tensors of a backward pass are 22 GB. Forward keeps the input only; backward takes tile after tile
-through the MLP again and differentiates it. The surprise is that this costs nothing where blocks are recomputed
-anyway: the input is saved *before* the MLP runs, so torch stops the block's second run there, and the MLP still runs
-twice, not three times (but for Gemma and OLMo, whose blocks save something after their MLP).
+An MLP treats every token alone, so tiles change only the peak memory. In one layer at 128Ki tokens and a width of 14336
+the six inner tensors of a backward pass take 22 GB. Forward keeps the input only; backward runs each tile through the
+MLP again and differentiates it.
+
+Where blocks are recomputed anyway, this costs nothing. The input is saved *before* the MLP runs, so torch stops the
+block's second run there. So the MLP still runs twice, not three times (except in Gemma and OLMo, whose blocks save a
+tensor after their MLP).
 """
 
 from functools import cache
@@ -19,10 +21,10 @@ from ropewalk.model.compiled import stay_outside
 
 
 def tile_mlps(model: Any, tile_tokens: int) -> None:
-    """Make every block's MLP in ``model`` take ``tile_tokens`` tokens at a time.
+    """Make every block's MLP in ``model`` process ``tile_tokens`` tokens at a time.
 
-    The module's class is replaced by one derived from it, as FSDP2 does too: names of weights, and what the class
-    computes, stay as they are.
+    The module's class is replaced by a derived class, as in FSDP2. Names of weights and the results of the class do not
+    change.
     """
     for block in blocks_of(model):
         mlp: Any = block.mlp
@@ -31,22 +33,22 @@ def tile_mlps(model: Any, tile_tokens: int) -> None:
 
 @cache
 def _derive(kind: type[nn.Module], tile_tokens: int) -> type[nn.Module]:
-    """One class for all layers, or a compiled block would be compiled once for each."""
+    """One class for all layers; otherwise a compiled block would be compiled once for each."""
     return type(kind.__name__, (_Tiled, kind), {"tile_tokens": tile_tokens})
 
 
 class _Tiled(nn.Module):
-    """Comes before an MLP's own class."""
+    """Base class that comes before an MLP's own class."""
 
     tile_tokens: int
 
-    @stay_outside  # a loop is not to be unrolled
+    @stay_outside  # the loop must not be unrolled
     def forward(self, hidden: Float[Tensor, "rows tokens width"]) -> Float[Tensor, "rows tokens width"]:
         if hidden.shape[:-1].numel() <= self.tile_tokens:
             whole: Tensor = super().forward(hidden)
             return whole
         kept = _Keep.apply(hidden)
-        if kept.grad_fn is None:  # nobody will ask for gradients
+        if kept.grad_fn is None:  # no gradients are needed
             result: Tensor = _run_tiles(super().forward, hidden, self.tile_tokens)
         else:
             learnt = [weight for weight in self.parameters() if weight.requires_grad]
@@ -55,7 +57,7 @@ class _Tiled(nn.Module):
 
 
 class _Keep(torch.autograd.Function):
-    """Saves its input for whoever asks its node: saved here, it is saved before the MLP runs."""
+    """Saves its input before the MLP runs; the backward of ``_TileByTile`` reads it from this node."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor) -> Tensor:
@@ -77,9 +79,9 @@ class _TileByTile(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (hidden,) = ctx.keeper.saved_tensors
         mlp = cast(_Tiled, ctx.mlp)
-        # Sharded weights are whole again by now, in the tensors that they were in forward.
+        # Sharded weights are whole again at this point, in the same tensors as in forward.
         learnt = [weight for weight in mlp.parameters() if weight.requires_grad]
-        # Sums over many tiles: in float32, as one product over all tokens would be.
+        # Sums over many tiles are in float32, as one product over all tokens would be.
         sums = [torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32)) for weight in learnt]
         d_hidden = torch.empty_like(hidden)
         parts = (each.flatten(0, -2).split(mlp.tile_tokens) for each in (hidden, grad, d_hidden))

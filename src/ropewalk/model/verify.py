@@ -1,9 +1,9 @@
-"""The proof of an export: a fresh process that has never heard of ropewalk gets the same logits from the folder.
+"""The proof of an export: a fresh process without ropewalk gets the same logits from the folder.
 
-Only a folder that no class of transformers runs is loaded there by our loader. Ours come from the path that training
-took: partition, our attention, our loader. Both run in float32 on the exported weights, so the difference is rounding
-alone, whatever type the weights are stored in. The fresh process also writes on after a prompt that is longer than the
-base's context, with a cache of keys as servers have it: one forward over a whole text does not prove that.
+Our loader is used there only for a folder that no class of transformers runs. Our logits come from the path of
+training: partition, our attention, our loader. Both sides run in float32 on the exported weights, so the difference is
+rounding alone, for every stored type. The fresh process also continues a prompt longer than the base's context, with a
+cache of keys as in servers: one forward over a whole text does not prove that.
 """
 
 import json
@@ -38,7 +38,7 @@ _PROMPT_BEYOND, _WRITTEN = 5, 3
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Tokens that a fresh process wrote after a prompt, and how far the logits of each are from ours at most."""
+    """Tokens that a fresh process wrote after a prompt, and the largest difference of their logits from ours."""
 
     prompt_tokens: int
     written_tokens: int
@@ -49,8 +49,8 @@ def verify_export(folder: Path, *, places: tuple[int, ...] | None = None) -> dic
     """The norm-relative difference of logits between this code and a fresh process, by place in a random text.
 
     ``places`` default to 0, the end of the base's context, the token after it, and the end of the new context. Where a
-    text's length chooses its frequencies, one as long as the base's context is compared too. Raises UserError where a
-    difference exceeds 1e-5, where the folder does not load, or is not what its manifest says.
+    text's length decides its frequencies, a text as long as the base's context is compared too. Raises UserError where
+    a difference exceeds 1e-5, and where the folder does not load or does not match its manifest.
     """
     require_intact(folder)
     shape = read_shape(folder)
@@ -71,8 +71,8 @@ def verify_export(folder: Path, *, places: tuple[int, ...] | None = None) -> dic
 def verify_generation(folder: Path) -> Generated | None:
     """Let a fresh process write a few tokens after a prompt longer than the base's context, and compare with ours.
 
-    None for a context of hardly more tokens than are written. Raises UserError as ``verify_export`` does, and where
-    generation_config.json ends texts before the context ends.
+    Returns None for a context of hardly more tokens than are written. Raises UserError as ``verify_export`` does, and
+    where generation_config.json ends texts before the context ends.
     """
     shape = read_shape(folder)
     before, after = _context_lengths(folder, shape)
@@ -82,7 +82,7 @@ def verify_generation(folder: Path) -> Generated | None:
         return None
     by_length = any(layer.rope.depends_on_length for layer in shape.positions)
     prompt = torch.from_numpy(stream("verify").integers(shape.vocabulary, size=prompt_tokens))
-    # A cache keeps keys that were turned by a shorter text's frequencies, so such methods are asked without one.
+    # A cache keeps keys with the frequencies of a shorter text, so methods that depend on length run without one.
     request = {"tokens": prompt, "generate": torch.tensor(_WRITTEN), "cached": torch.tensor(not by_length)}
     with tempfile.TemporaryDirectory(prefix="ropewalk-verify-") as scratch:
         theirs = _ask_fresh_process(folder, request, Path(scratch))
@@ -118,7 +118,7 @@ def _differs(folder: Path, why: str) -> UserError:
 
 
 def _context_lengths(folder: Path, shape: ModelShape) -> tuple[int, int]:
-    """The base's context and the folder's own, which its config.json alone does not always tell."""
+    """The base's context and the folder's own; config.json alone does not always give the second."""
     facts = read_manifest(folder)["facts"] if is_finished(folder) else {}
     after = int(facts.get("context_tokens", shape.context_tokens))
     return int(facts.get("base_context_tokens", after)), after
@@ -160,7 +160,7 @@ def _ask_fresh_process(folder: Path, request: dict[str, Tensor], scratch: Path) 
 
 @torch.no_grad()
 def compute_logits(folder: Path, request: dict[str, Tensor]) -> Float32[Tensor, "places ids"]:
-    """Our logits of ``request["tokens"]`` at its ``places``, by the path that training takes. Called on one rank."""
+    """Our logits of ``request["tokens"]`` at its ``places``, by the path of training. Called on one rank."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     learner = Learner(load_model(folder)).to(device)
     tokens = request["tokens"].to(device)

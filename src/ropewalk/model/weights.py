@@ -1,7 +1,7 @@
-"""What the safetensors files of a model folder hold, read from their headers, and whether that is the model.
+"""The contents of a model folder's safetensors files, read from their headers, and a check that they fit the model.
 
-transformers fills a missing tensor with random numbers and drops one it does not know, both with a warning. Here the
-names and shapes must be exactly the model's, before a single value is read.
+transformers fills a missing tensor with random numbers and drops an unknown one, both with a warning. Here the names
+and shapes must be exactly the model's, before a single value is read.
 """
 
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ from ropewalk.shape.weight_files import damaged, weight_files
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 _FLOATS: Mapping[str, Dtype] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-_DERIVED = ("rotary_emb.inv_freq",)  # old files carry it; every model computes it from its config
+_DERIVED = ("rotary_emb.inv_freq",)  # old files have it; every model computes it from its config
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where a tensor lies and what its header says."""
+    """The file of a tensor, with the shape and type from its header."""
 
     file: Path
     shape: tuple[int, ...]
@@ -51,7 +51,8 @@ def read_headers(folder: Path) -> dict[str, StoredTensor]:
 def check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]], *, tied: Mapping[str, str]) -> None:
     """Raise UserError unless the stored tensors are exactly ``expected``, in floating point.
 
-    ``tied`` maps a name that may be left out to the one it equals; stored as well, it must hold the same values.
+    ``tied`` maps a name that may be absent to the name that it equals. If it is stored as well, it must hold the same
+    values.
     """
     stored = read_headers(folder)
     missing = [name for name in expected if name not in stored and name not in tied]
@@ -91,7 +92,7 @@ def check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]], *, tied
 
 
 def open_to_readers(folder: Path) -> None:
-    """Give the weight files just written the rights that others are: safetensors makes them its owner's alone."""
+    """Give the new weight files the rights of the other files: safetensors makes them readable only by the owner."""
     rights = (folder / "config.json").stat().st_mode if (folder / "config.json").exists() else 0o644
     for path in folder.glob("*.safetensors"):
         path.chmod(rights)
@@ -100,7 +101,7 @@ def open_to_readers(folder: Path) -> None:
 def check_finite(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Raise UserError if a tensor holds a value that is not a finite number."""
     for name, tensor in tensors.items():
-        # One pass, no copy: a sum of finite numbers in float32 is finite unless they are absurdly large.
+        # One pass, no copy: a sum of finite numbers in float32 is finite unless the numbers are extremely large.
         if not torch.isfinite(tensor.sum(dtype=torch.float32)) and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
             raise UserError(
@@ -112,7 +113,7 @@ def check_finite(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def stored_dtype(folder: Path) -> Dtype:
-    """The type of the stored weights (``bfloat16`` ...); the one that most tensors have, where a model mixes."""
+    """The type of the stored weights (``bfloat16`` ...); the type of most tensors where a model mixes types."""
     kinds = [tensor.dtype for tensor in read_headers(folder).values()]
     return _FLOATS[max(sorted(set(kinds)), key=kinds.count)]
 

@@ -1,7 +1,7 @@
-"""Plain sentences to hide facts in, and the hiding.
+"""Plain sentences as a haystack, and functions that hide facts in it.
 
-The sentences say nothing that a question asks for. A length is in words, in Chinese in characters, and is never
-exceeded, so that a prompt can grow word by word into a token budget.
+The sentences contain no answer to any question. A length is in words, for Chinese in characters. It is never exceeded,
+so a prompt can grow word by word up to a token budget.
 """
 
 from collections.abc import Sequence
@@ -43,14 +43,14 @@ _CHINESE_OBJECTS = """
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A sentence to hide and where: ``depth`` is the share of the haystack before it, None for anywhere."""
+    """A sentence to hide and its place: ``depth`` is the share of the haystack before it, None for anywhere."""
 
     text: str
     depth: float | None = None
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """The entries of a list that is parted by | and line breaks."""
+    """The entries of a list that is separated by | and line breaks."""
     return tuple(entry.strip() for line in text.strip().splitlines() for entry in line.split("|"))
 
 
@@ -61,12 +61,12 @@ _PARTS: dict[Language, tuple[tuple[str, ...], ...]] = {
 
 
 def count_words(text: str, language: Language) -> int:
-    """Words between spaces, or characters that are not space in Chinese."""
+    """Words between spaces; for Chinese, characters that are not space."""
     return len(text.split()) if language == "en" else sum(not character.isspace() for character in text)
 
 
 def write_sentences(language: Language, rng: np.random.Generator, *, words: int) -> list[str]:
-    """Sentences of at most ``words`` words together."""
+    """Sentences of at most ``words`` words in total."""
     sentences: list[str] = []
     used = 0
     while True:
@@ -115,7 +115,7 @@ def close_prompt(context: str, question: str, answers: Sequence[tuple[str, str, 
 
 
 def refuse_length(kind: str, words: int, needed: int) -> UserError:
-    """The error for a prompt too short to hold what it must."""
+    """The error for a prompt that is too short for its facts and question."""
     return UserError(
         f"a {kind} prompt of {words} words has no room for its facts and question",
         where=f"probe {kind}",

@@ -1,9 +1,9 @@
-"""Key-value recall: pairs of words scattered among filler, and at the end a question for every key.
+"""Key-value recall: pairs of words scattered in filler, and at the end a question for every key.
 
-The smallest task that measures how far back a model can look something up, and one that a model of a million
-parameters learns. With ``hops`` a key leads to another key, and only the last one to the value. The surprising part:
-every word is one token, so the length of a prompt is exact in words, and the answers need no generation - one forward
-pass over the text scores all of them.
+It is the smallest task that measures the distance at which a model can look up a value, and a model of a million
+parameters can learn it. With ``hops`` a key leads to another key, and only the last key leads to the value. Every word
+is one token, so the length of a prompt is exact in words. The answers need no generation: one forward pass over the
+text scores all of them.
 """
 
 from typing import Annotated, Literal
@@ -66,7 +66,7 @@ class KeyValue(Spec):
 def make_prompt(spec: KeyValue, rng: np.random.Generator, *, words: int) -> Prompt:
     """A prompt of exactly ``words`` words: context, `` recall``, then each asked key with its value.
 
-    The answers are the values with their leading space; an answer's depth is that of the earliest fact that it needs.
+    The answers are the values with their leading space. An answer's depth is that of the earliest fact that it needs.
     Raises UserError if ``words`` cannot hold the fewest pairs.
     """
     vocabulary = spec.vocabulary
@@ -83,8 +83,8 @@ def make_prompt(spec: KeyValue, rng: np.random.Generator, *, words: int) -> Prom
     # Facts take slots of two words: `facts` of the (context - facts) places left when each is squeezed to one.
     slots = np.sort(rng.choice(context_words - facts, size=facts, replace=False)) + np.arange(facts)
     if spec.hops > 1:
-        slots = rng.permutation(slots)  # or every chain's first fact would stand before every second one
-    # Fact i leads from key i to key i + pairs, the last `pairs` of them to the values.
+        slots = rng.permutation(slots)  # otherwise all first facts of chains would come before all second ones
+    # Fact i leads from key i to key i + pairs; the last `pairs` facts lead to the values.
     for slot, key, target in zip(slots.tolist(), keys, keys[pairs:] + values, strict=True):
         body[slot], body[slot + 1] = key, target
     first = slots.reshape(spec.hops, pairs).min(axis=0).tolist()

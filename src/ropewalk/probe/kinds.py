@@ -1,4 +1,4 @@
-"""Every probe as one type for a recipe, and one door to their prompts."""
+"""All probes as one type for a recipe, and one function that makes their prompts."""
 
 from typing import Annotated
 
@@ -20,7 +20,7 @@ Probe = Annotated[
 
 
 def name_probe(probe: Probe) -> str:
-    """What its scores are called: ``key_value``, ``key_value_2_hops``, ``passkey_zh``."""
+    """The name of its scores: ``key_value``, ``key_value_2_hops``, ``passkey_zh``."""
     name: str = probe.kind
     if isinstance(probe, key_value.KeyValue) and probe.hops > 1:
         name += f"_{probe.hops}_hops"

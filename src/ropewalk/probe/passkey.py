@@ -1,4 +1,4 @@
-"""Passkey: one number, said twice in the midst of one sentence repeated; the easiest retrieval there is."""
+"""Passkey: one number, given twice inside one repeated sentence; the easiest retrieval task."""
 
 from typing import Annotated, Literal
 

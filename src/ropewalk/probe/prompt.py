@@ -1,7 +1,7 @@
-"""A prompt with known answers, and how to make one as long as a token budget allows.
+"""A prompt with known answers, and a function that fits its length to a token budget.
 
-Probes are text, so they serve any tokenizer. Where an answer stands is a span of characters that begins at a token
-border: spans start with the space (or follow the mark) that the answer's first token carries.
+Probes are text, so they work with any tokenizer. An answer is a span of characters that begins at a token border: spans
+start with the space (or follow the mark) that the answer's first token includes.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ _ROUNDS = 48
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A text, the half-open character spans of its answers, and how deep in the context each wanted fact stands.
+    """A text, the half-open character spans of its answers, and the depth of each needed fact in the context.
 
-    ``depths[i]`` is the share of the context, in characters, that stands before the fact which answer ``i`` needs, in
-    [0, 1]; the context is the text between any opening words and the questions.
+    ``depths[i]`` is the share of the context, in characters, before the fact that answer ``i`` needs, in [0, 1]. The
+    context is the text between any opening words and the questions.
     """
 
     text: str
@@ -42,7 +42,7 @@ def fit_prompt(
 ) -> Prompt:
     """The longest prompt of at most ``context_tokens`` tokens; ``make(words)`` must give the same text each time.
 
-    Brackets by the measured tokens per word, then bisects. A probe whose text stops growing ends the search. Raises
+    The search brackets by the measured tokens per word, then bisects. It ends if a probe's text stops growing. Raises
     UserError if even ``smallest_words`` does not fit.
     """
     best = make(smallest_words)

@@ -1,7 +1,7 @@
-"""Three of RULER's tasks in words of our own: variable tracking, common words, and one needle among needles.
+"""Three of RULER's tasks in our own wording: variable tracking, common words, and one needle among needles.
 
-Scores are not comparable with published ones: the wording differs, and answers are teacher-forced in a stated order.
-The set of tasks and their parameters follow Hsieh et al., "RULER" (arXiv 2404.06654), appendix B.
+Scores are not comparable with published ones: the wording differs, and answers are teacher-forced in a given order. The
+set of tasks and their parameters follow Hsieh et al., "RULER" (arXiv 2404.06654), appendix B.
 """
 
 from itertools import product
@@ -51,7 +51,7 @@ class NeedleAmongNeedles(Spec):
 
 
 def track_variables(spec: VariableTracking, rng: np.random.Generator, *, words: int) -> Prompt:
-    """At most ``words`` words; the answers are the variables of the first chain in order of assignment."""
+    """A prompt of at most ``words`` words; the answers are the first chain's variables in order of assignment."""
     count = (spec.hops + 1) * spec.chains
     names = [
         f"{_LETTERS[i // 676 % 26]}{_LETTERS[i // 26 % 26]}{_LETTERS[i % 26]}" for i in rng.choice(17576, count, False)
@@ -77,7 +77,10 @@ def track_variables(spec: VariableTracking, rng: np.random.Generator, *, words: 
 
 
 def find_common_words(spec: CommonWords, rng: np.random.Generator, *, words: int) -> Prompt:
-    """At most ``words`` words; the answers are the frequent words in order of first appearance, each at its depth."""
+    """A prompt of at most ``words`` words; the answers are the frequent words in order of first appearance.
+
+    The depth of each answer is that of its first appearance.
+    """
     question = f"\n\nThe {spec.common} most frequent words of this list, in the order in which each first appears, are"
     fixed = count_words(question, "en") + spec.common
     rare = (words - fixed - spec.common * spec.common_repeats) // spec.rare_repeats
@@ -98,7 +101,7 @@ def find_common_words(spec: CommonWords, rng: np.random.Generator, *, words: int
 
 
 def find_needle_among_needles(spec: NeedleAmongNeedles, rng: np.random.Generator, *, words: int) -> Prompt:
-    """At most ``words`` words; the answer is the number of the one key that is asked for."""
+    """A prompt of at most ``words`` words; the answer is the number of the one requested key."""
     per_needle, fixed = 6, 15
     count = min((words - fixed) // per_needle, _MOST_NEEDLE_WORDS)
     if count < 1:

@@ -1,7 +1,7 @@
 """The words of the synthetic probes: keys, values and filler, disjoint, each common enough to become one token.
 
-Every word is written with one leading space, Han symbols too, so that a byte-level BPE that has seen some of this
-text gives each word one token, and spans of answers fall on token borders.
+Every word is written with one leading space, Han symbols too. So a byte-level BPE that has seen some of this text gives
+each word one token, and spans of answers fall on token borders.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ropewalk.probe.prompt import Language
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Disjoint words: what is asked for, what is answered, what lies between, and the word that asks."""
+    """Disjoint words: the keys of questions, their answers, the filler between them, and the word before questions."""
 
     keys: tuple[str, ...]
     values: tuple[str, ...]

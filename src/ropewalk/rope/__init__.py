@@ -1,1 +1,1 @@
-"""How positions turn into angles: every method a frozen value, and what it can reach. Needs no torch."""
+"""How positions become angles: each method is a frozen value with checks of its reach. Needs no torch."""

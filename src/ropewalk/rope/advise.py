@@ -1,7 +1,8 @@
-"""What one method does to one base at one length: figures per pair and for the whole, and what is unusual about them.
+"""Figures of one method on one base at one length, per pair and in total, with warnings for unusual values.
 
-What is known is soft: CodeLlama keeps within the bound of Men et al., Llama 2 Long and ProLong break it a little and
-Llama 3.1 by far. So nothing here refuses anything; it says what is unusual, and next to what.
+The published bounds are soft. CodeLlama stays within the bound of Men et al.; Llama 2 Long and ProLong exceed it a
+little, Llama 3.1 by far. So this file refuses nothing. It reports which values are unusual and compares them with
+published models.
 """
 
 import math
@@ -19,14 +20,14 @@ from ropewalk.rope.uniform import Unchanged
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """Figures of a method at one length, and what is unusual about them.
+    """The figures of a method at one length, and warnings for unusual values.
 
-    ``scales`` are the base's frequencies over the new ones, pair by pair: how many tokens do now what one did (infinite
-    where a pair no longer turns). ``new_angle_pairs`` counts pairs that will see angles at the target which no training
-    at the base's length has shown. ``reach_tokens`` is the wavelength of the first pair that the base never saw turn
-    around (Liu et al., 2310.05209), None if it saw all. ``first_negative_tokens`` is None where the bound of Men et al.
-    holds up to the target. The two attractions are means of B(m) / B(0) over the last quarter of the base's context and
-    of the target.
+    ``scales`` are the base's frequencies divided by the new ones, one per pair: this many tokens now turn the pair as
+    far as one token did before (infinite where a pair no longer turns). ``new_angle_pairs`` counts the pairs that meet
+    angles at the target which no training at the base's length has shown. ``reach_tokens`` is the wavelength of the
+    first pair that made no whole turn in the base's context (Liu et al., 2310.05209); None if all pairs made one.
+    ``first_negative_tokens`` is None where the bound of Men et al. holds up to the target. The two attractions are
+    means of B(m) / B(0) over the last quarter of the base's context and of the target.
     """
 
     kind: str
@@ -46,7 +47,7 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class Practice:
-    """A theta that somebody trained with, at which length."""
+    """A theta that a published model was trained with, and the length of that training."""
 
     context_tokens: int
     theta: float
@@ -75,18 +76,19 @@ def trained_inv_freq(base: BaseRope) -> Float64[np.ndarray, "half"]:
 
 
 def practice_at(context_tokens: int) -> tuple[Practice, ...]:
-    """What was published for the shortest length that is no shorter, or for the longest there is."""
+    """The published entries for the shortest listed length not below ``context_tokens``, else for the longest one."""
     lengths = [entry.context_tokens for entry in PRACTICE]
     chosen = min((length for length in lengths if length >= context_tokens), default=max(lengths))
     return tuple(entry for entry in PRACTICE if entry.context_tokens == chosen)
 
 
 def advise(base: BaseRope, *, method: Method, context_tokens: int) -> Advice:
-    """The figures of a completed ``method`` in a document of ``context_tokens``, with warnings."""
+    """Return the figures of a completed ``method`` in a document of ``context_tokens`` tokens, with warnings."""
     inv_freq = method.inv_freq_at(context_tokens, base.theta, base.head_dim)
     trained = trained_inv_freq(base)
     seen = trained * base.context_tokens
-    # A pair is new where the target shows it larger angles than the base did, and the base no whole turn.
+    # A pair is new if the target shows it larger angles than the base did and it made no whole turn in the base's
+    # context.
     new = (inv_freq * context_tokens > seen * (1 + 1e-9)) & (seen < 2 * math.pi)
     turning, unknown = inv_freq[inv_freq > 0], wavelengths(inv_freq)[seen < 2 * math.pi]
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,9 +1,9 @@
-"""How far a theta can reach, by the two published arguments. Advice, not a gate: good models break both.
+"""The length that a theta can reach, by the two published arguments. Advice, not a gate: good models break both.
 
-Men et al. (2405.14591): attention can prefer similar tokens at distance m only if B(m) = sum of cos(m * frequency)
-over all pairs is not negative. Liu et al. (2310.05209): only the pairs that made a whole turn in training are known,
-so the first unknown pair limits the reach. The surprise: the first is not monotone in theta (at 128 dimensions 5e6
-is fine up to 82,998 tokens, 8e6 only up to 61,935), so it must be evaluated, never looked up. That is cheap: a block
+Men et al. (2405.14591): attention can prefer similar tokens at distance m only if B(m) = sum of cos(m * frequency) over
+all pairs is not negative. Liu et al. (2310.05209): training has shown every angle only of pairs that made a whole turn,
+so the first other pair limits the reach. The first bound is not monotone in theta: at 128 dimensions 5e6 is fine up to
+82,998 tokens, 8e6 only up to 61,935. So it must be evaluated; a table does not work. The evaluation is cheap: a block
 of neighbouring distances is one matrix product, because cos(a + b) = cos a cos b - sin a sin b.
 """
 
@@ -33,8 +33,8 @@ def attraction(
 ) -> Float64[np.ndarray, "windows"]:
     """B(m) / B(0), averaged over the distances of each window ``edges[k] <= m < edges[k + 1]``; edges must grow.
 
-    The expectation of attention by distance as Llama 2 Long (Fig. 4) and CodeLlama (Fig. 9a) draw it, for queries and
-    keys whose every pair weighs the same. At single distances it swings too much to be read.
+    This is the expected attention by distance, as Llama 2 Long (Fig. 4) and CodeLlama (Fig. 9a) plot it, for queries
+    and keys with equal weight on every pair. Values at single distances swing too much to be read.
     """
     values = np.concatenate(list(_blocks(inv_freq, int(edges[0]), int(edges[-1])))) / len(inv_freq)
     return np.asarray(np.add.reduceat(values, edges[:-1] - edges[0]) / np.diff(edges))
@@ -49,10 +49,11 @@ def first_negative(inv_freq: Float64[np.ndarray, "half"], limit_tokens: int) -> 
 def least_theta(head_dim: int, context_tokens: int, *, grid: float = 1.0005) -> float:
     """The smallest theta with B(m) >= 0 for all m < ``context_tokens``, to 1e-5 relative.
 
-    A search on a grid, each theta ``grid`` times the last; on one core it takes 0.6 s at 16Ki, 2 s at 128Ki. Reproduces
-    the finer search printed at kexue.fm/archives/10122 for 128 dimensions, 2.3e5 at 16Ki and 4.9e6 at 128Ki; the
-    paper's Table 2 is a coarser grid. Beyond that, windows of good thetas are so narrow that every grid misses some.
-    Infinite where no theta up to 1e18 will do, as with a single pair, whose cosine is negative whatever its theta.
+    The search uses a grid: each theta is ``grid`` times the last. On one core it takes 0.6 s at 16Ki and 2 s at 128Ki.
+    It reproduces the finer search printed at kexue.fm/archives/10122 for 128 dimensions: 2.3e5 at 16Ki and 4.9e6 at
+    128Ki. The paper's Table 2 uses a coarser grid. At longer contexts the windows of good thetas are so narrow that
+    every grid misses some. Returns infinity where no theta up to 1e18 is large enough. A single pair is such a case:
+    its cosine becomes negative for every theta.
     """
     theta = context_tokens / 2
     worst: int | None = None
@@ -85,29 +86,26 @@ def critical_dim(theta: float, *, head_dim: int, train_tokens: int) -> int:
 
 
 def critical_theta(theta: float, *, train_tokens: int, tuned_tokens: int) -> float:
-    """The theta above which tuning at ``tuned_tokens`` reaches beyond it: 71,738 for Llama 2 at 16Ki."""
+    """The theta above which tuning at ``tuned_tokens`` reaches beyond that length: 71,738 for Llama 2 at 16Ki."""
     return float(theta ** math.log(tuned_tokens / (2 * math.pi), train_tokens / (2 * math.pi)))
 
 
 def reach(theta: float, *, known_dim: int, head_dim: int) -> float:
-    """Tokens that a new theta reaches, when ``known_dim`` dimensions were known before: 129,027 for Llama 2 at 1e6."""
+    """Tokens that a new theta reaches, with ``known_dim`` dimensions known before: 129,027 for Llama 2 at 1e6."""
     return float(2 * math.pi * theta ** (known_dim / head_dim))
 
 
 def theta_for_reach(context_tokens: int, *, known_dim: int, head_dim: int) -> float:
-    """The theta that reaches ``context_tokens``; ``reach`` read backwards."""
+    """The theta that reaches ``context_tokens``; the inverse of ``reach``."""
     return float((context_tokens / (2 * math.pi)) ** (head_dim / known_dim))
 
 
 def suggest_theta(theta: float, *, head_dim: int, train_tokens: int, context_tokens: int) -> float:
     """The least round theta (1, 2 or 5 times a power of ten) that both arguments find large enough for a target.
 
-    Never below ``theta``, the one of a base trained at ``train_tokens``. For Llama 2 at 16Ki it is 5e5, where CodeLlama
-    took 1e6.
+    It is never below ``theta``, the base's own at ``train_tokens``. For Llama 2 at 16Ki it is 5e5; CodeLlama used 1e6.
     """
-    known = max(
-        2, critical_dim(theta, head_dim=head_dim, train_tokens=train_tokens)
-    )  # a length below a turn knows none
+    known = max(2, critical_dim(theta, head_dim=head_dim, train_tokens=train_tokens))  # below one turn no pair is known
     least = max(theta, theta_for_reach(context_tokens, known_dim=known, head_dim=head_dim))
     rounds = (digit * 10.0**power for power, digit in product(range(1, 16), (1, 2, 5)))
     for found in rounds:
@@ -128,7 +126,7 @@ def _scan(inv_freq: Float64[np.ndarray, "half"], start: int, stop: int) -> tuple
 
 
 def _blocks(inv_freq: Float64[np.ndarray, "half"], start: int, stop: int) -> Iterator[Float64[np.ndarray, "_"]]:
-    """B at every distance from ``start`` to ``stop``, in growing chunks, since many a search ends in the first."""
+    """B at every distance from ``start`` to ``stop``, in growing chunks, since many searches end in the first chunk."""
     inner = np.outer(inv_freq, np.arange(min(_BLOCK, stop - start)))
     right = np.concatenate([np.cos(inner), -np.sin(inner)])
     blocks, width = 1, inner.shape[1]
@@ -140,10 +138,10 @@ def _blocks(inv_freq: Float64[np.ndarray, "half"], start: int, stop: int) -> Ite
 
 
 def _follow(inv_freq: Float64[np.ndarray, "half"], worst: int | None, limit_tokens: int) -> int | None:
-    """The most negative distance near ``worst``, that of a theta close by; None if none is negative there.
+    """The most negative distance near ``worst``, which comes from a nearby theta; None if none is negative there.
 
-    The distances at which a theta fails move on with it, by a share of themselves, so most of a grid is refused without
-    a full scan.
+    The distances at which a theta fails move with theta, in proportion to their size. So this local check refuses most
+    of the grid without a full scan.
     """
     if worst is None:
         return None

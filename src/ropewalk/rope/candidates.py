@@ -1,8 +1,8 @@
-"""The ways to stretch one base to one length, side by side, and which of them to take, with the reasons.
+"""The methods that can stretch one base to one length, side by side, with a recommendation and its reasons.
 
-Torch-free and training-free: everything is computed from theta, the size of a head and two lengths. The surprise is how
-little a theta has to be right: Llama 2 Long's granularity grows with its logarithm, so the round numbers that people
-trained with are as good as any, and what counts is not to be far too small.
+No torch and no training: everything is computed from theta, the head dimension and two lengths. Theta need not be
+exact: Llama 2 Long's granularity grows with the logarithm of theta. So the round numbers of published models are as
+good as any; only a theta that is far too small does harm.
 """
 
 import math
@@ -21,7 +21,7 @@ from ropewalk.rope.uniform import ask_original, is_unclear, settle_linear
 
 ASKED = "asked"
 _FINE_GRID, _COARSE_GRID, _FINE_TOKENS = 1.0005, 1.005, 131072
-_SEARCHED_TOKENS = 1 << 20  # a quarter of a minute there, and no practice beyond it
+_SEARCHED_TOKENS = 1 << 20  # the search takes 15 s here, and no published length is larger
 _ONE_STAGE = 8
 
 
@@ -36,12 +36,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Survey:
-    """Every candidate for stretching ``base`` to ``context_tokens``; the first one changes nothing.
+    """All candidates for stretching ``base`` to ``context_tokens``; the first one changes nothing.
 
-    ``base`` is what the weights were trained with; ``untrained`` a scaling that config.json names on top of it.
-    ``least_theta`` is the smallest that Men et al. (2405.14591) allow at the target; None where the base does not run
-    plain RoPE, or none was found. ``refused`` are methods that do not go with this base, with the reason.
-    ``recommended`` names the candidate to train with.
+    ``base`` is the state that the weights were trained with; ``untrained`` is a scaling that config.json names on top
+    of it. ``least_theta`` is the smallest theta that Men et al. (2405.14591) allow at the target; None where the base
+    does not run plain RoPE, or where the search found none. ``refused`` maps methods that do not fit this base to the
+    reason. ``recommended`` is the name of the candidate to train with.
     """
 
     base: BaseRope
@@ -56,7 +56,7 @@ class Survey:
 
     @property
     def known_pairs(self) -> int:
-        """Pairs that made a whole turn within the base's context; twice as many dimensions are critical."""
+        """Pairs that made a whole turn within the base's context; the critical dimension is twice this number."""
         return count_whole_turns(trained_inv_freq(self.base), self.base.context_tokens)
 
     @property
@@ -98,10 +98,10 @@ class Survey:
 
 
 def survey(base: BaseRope, context_tokens: int, *, asked: Rope | None = None) -> Survey:
-    """All candidates for ``base`` at ``context_tokens``, and ``asked`` beside them; takes seconds at 128Ki.
+    """All candidates for ``base`` at ``context_tokens``, together with ``asked``; takes seconds at 128Ki.
 
-    A scaling that the base's weights never met is left out of what they are taken to know. Raises UserError for a
-    target that is not longer than the base's context, where nobody knows how far the base reads, and where ``asked``
+    A scaling that the base's weights were never trained with is not counted as known. Raises UserError for a target
+    that is not longer than the base's context, where the length that the base reads is unclear, and where ``asked``
     does not fit the base.
     """
     check_length(context_tokens)
@@ -139,14 +139,14 @@ def survey(base: BaseRope, context_tokens: int, *, asked: Rope | None = None) ->
 
 
 def format_theta(theta: float) -> str:
-    """``5e5``, ``1.28e8``; in full where it is no such round number: ``40,890``."""
+    """``5e5``, ``1.28e8``; other numbers are written in full: ``40,890``."""
     digits, power = f"{theta:.2e}".split("e")
     rounded = f"{digits.rstrip('0').rstrip('.')}e{int(power)}"
     return rounded if math.isclose(float(rounded), theta, rel_tol=1e-9) else f"{theta:,.0f}"
 
 
 def _complete(base: BaseRope, context_tokens: int) -> tuple[dict[str, Method], dict[str, str]]:
-    """Every candidate completed, by name; and what the base refuses."""
+    """All completed candidates by name, and the candidates that the base refuses, with the reason."""
     found: dict[str, Method] = {}
     refused: dict[str, str] = {}
     for rope in _draft(base, context_tokens):
@@ -172,10 +172,10 @@ def _draft(base: BaseRope, context_tokens: int) -> Iterator[Rope]:
 
 
 def _choose(base: BaseRope, candidates: tuple[Candidate, ...], context_tokens: int) -> str:
-    """What to train with: a published theta that both arguments allow here, else the least round one that they allow.
+    """The method to train with: a published theta that both arguments allow, else the least round theta they allow.
 
-    On a base that is scaled already its own kind, counted on, because its short frequencies stay as they were trained;
-    a larger theta where the arguments allow that alone.
+    On a base that is scaled already it is the base's own kind, continued, because its short frequencies stay as they
+    were trained. It is a larger theta where both arguments allow only that.
     """
     if base.running is not None:
         own = [each for each in candidates if each.name == base.running.kind]
@@ -188,13 +188,13 @@ def _choose(base: BaseRope, candidates: tuple[Candidate, ...], context_tokens: i
 
 
 def _holds(advice: Advice) -> bool:
-    """Whether both published arguments allow it at its length."""
+    """Whether both published arguments allow the method at its length."""
     known = advice.reach_tokens is None or advice.reach_tokens >= advice.context_tokens
     return known and advice.first_negative_tokens is None
 
 
 def _tell(base: BaseRope, chosen: Candidate, *, least: float | None) -> Iterator[str]:
-    """Why this one, in plain words, and how to get there."""
+    """The reasons for the recommendation in plain words, and the steps to reach it."""
     advice, length = chosen.advice, format_length(chosen.advice.context_tokens)
     if base.running is not None:
         yield f"the base is scaled already; this composes: {describe(base, chosen.method)}"
@@ -220,7 +220,7 @@ def _tell(base: BaseRope, chosen: Candidate, *, least: float | None) -> Iterator
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity."""
+    """Replace infinite and NaN floats by None, because JSON has no infinity."""
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

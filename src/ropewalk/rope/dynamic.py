@@ -1,8 +1,8 @@
-"""Methods whose frequencies depend on how long a document is: dynamic NTK and LongRoPE.
+"""Methods whose frequencies depend on the length of a document: dynamic NTK and LongRoPE.
 
-The length is the document's own, so a packed document gets what it would get alone, on any number of ranks. The
-surprise: transformers takes the largest position of the local batch, and dynamic NTK's original length from
-``max_position_embeddings``, which such a folder must therefore leave at the base's.
+The length is that of the token's own document. So a packed document gets the same angles as alone, on any number of
+ranks. transformers takes the largest position of the local batch instead. It reads dynamic NTK's original length from
+``max_position_embeddings``, so such a folder must keep the base's value there.
 """
 
 import math
@@ -25,11 +25,11 @@ PairFactors = tuple[Annotated[float, Field(gt=0)], ...]
 class Dynamic(Stretch):
     """Dynamic NTK: in a document of l > L tokens, ``theta' = theta * (factor * l / L - factor + 1) ** (d / (d - 2))``.
 
-    From forum posts of emozilla and bloc97 (2023), in the form of transformers; a ``factor`` of 1 makes the lowest
-    frequency l / L times lower. Short documents are left as they are, longer ones work without training, and training
-    sees another theta for each length. Two limits of its dialect: a folder keeps ``max_position_embeddings`` = L, so
-    readers take it for a short model; and a cache of keys mixes thetas, since it was filled at smaller lengths (YaRN,
-    2309.00071, section 3.3). transformers moreover keeps the longest length it has met until a document shorter than L.
+    From forum posts of emozilla and bloc97 (2023), in the form of transformers. A ``factor`` of 1 makes the lowest
+    frequency l / L times lower. Short documents do not change. Longer ones work without training; training sees another
+    theta for each length. The config.json form has two limits. A folder keeps ``max_position_embeddings`` = L, so
+    readers treat it as a short model. A cache of keys mixes thetas, since it was filled at smaller lengths (YaRN,
+    2309.00071, section 3.3). transformers also keeps the longest length it has met until a document shorter than L.
     """
 
     kind: Literal["dynamic"] = "dynamic"
@@ -65,11 +65,12 @@ class Dynamic(Stretch):
 class LongRope(Stretch):
     """A divisor of its own for each pair, ``long_factor`` in documents longer than the original, else ``short_factor``.
 
-    Ding et al., 2402.13753; Phi-3. ``theta_i = 1 / (factor_i * theta ** (2 i / d))``, and cosine and sine times
-    ``sqrt(1 + ln(factor) / ln(original_tokens))`` at any length. Without ``long_factor`` it is searched on the base's
-    own loss, which costs ``search.evaluations`` readings of a few long documents; training can be short after it.
-    Short documents keep their angles, but not their attention factor. transformers reads it; engines that serve many
-    texts at once take one list for all, and a cache of keys that grows past the original length mixes both.
+    Ding et al., 2402.13753; Phi-3. ``theta_i = 1 / (factor_i * theta ** (2 i / d))``. Cosine and sine are multiplied by
+    ``sqrt(1 + ln(factor) / ln(original_tokens))`` at any length. Without ``long_factor``, a search finds it on the
+    base's own loss. The search costs ``search.evaluations`` readings of a few long documents; the training after it can
+    be short. Short documents keep their angles, but not their attention factor. transformers reads this method. Engines
+    that serve many texts at once use one list for all. A cache of keys that grows past the original length mixes both
+    lists.
     """
 
     kind: Literal["longrope"] = "longrope"
@@ -99,7 +100,11 @@ class LongRope(Stretch):
         return self
 
     def complete(self, base: BaseRope, context_tokens: int) -> Method:
-        """Raises UserError as every method, without factors, and where a head has not as many pairs as factors."""
+        """Complete the method.
+
+        Raises UserError as every method does, where no factors are given, and where their count is not that of a head's
+        pairs.
+        """
         if self.long_factor is None:
             assert self.search is not None
             raise UserError(
@@ -135,7 +140,7 @@ class LongRope(Stretch):
         return self.fixed_attention_factor or longrope_attention(filled(self.factor), filled(self.original_tokens))
 
     def to_hf(self, theta: float) -> dict[str, Any]:
-        """The attention factor is written out, because readers disagree about which lengths it comes from."""
+        """``rope_parameters`` with the attention factor written out, because readers use different lengths for it."""
         return {
             "rope_type": "longrope",
             "rope_theta": self.final_theta(theta),
@@ -159,5 +164,5 @@ class LongRope(Stretch):
 
 
 def longrope_attention(factor: float, original_tokens: int) -> float:
-    """LongRoPE's attention factor: 1.1902 for 32 times 4Ki."""
+    """LongRoPE's attention factor: 1.1902 for a factor of 32 over 4Ki."""
     return math.sqrt(1 + math.log(factor) / math.log(original_tokens))

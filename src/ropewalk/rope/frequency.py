@@ -1,9 +1,9 @@
 """How a position becomes angles: frequencies of pairs, their wavelengths, and the ramp between two of them.
 
-RoPE turns pair ``i`` of a head by ``position * theta ** (-2 i / head_dim)`` radians (Su et al., 2104.09864). Everything
-here is float64; models run the same numbers in float32, so equal means equal to about 1e-6. The surprise: the ramp of
-YaRN is straight in the *index* of a pair, in every implementation that people run, although Eq. 18 of its paper
-(2309.00071) draws it straight in the number of turns. The two differ by up to 296 % at a factor of 32.
+RoPE turns pair ``i`` of a head by ``position * theta ** (-2 i / head_dim)`` radians (Su et al., 2104.09864). This file
+computes in float64; models compute the same numbers in float32, so equal means equal to about 1e-6. The ramp of YaRN is
+linear in the *index* of a pair in every common implementation. Eq. 18 of the paper (2309.00071) makes it linear in the
+number of turns. The two differ by up to 296 % at a factor of 32.
 """
 
 import math
@@ -24,12 +24,12 @@ def wavelengths(inv_freq: Float64[np.ndarray, "half"]) -> Float64[np.ndarray, "h
 
 
 def count_whole_turns(inv_freq: Float64[np.ndarray, "half"], context_tokens: int) -> int:
-    """Pairs that turn at least once within ``context_tokens``: the ones whose every angle training has seen."""
+    """Pairs that turn at least once within ``context_tokens``; training has seen every angle of these pairs."""
     return int(np.count_nonzero(wavelengths(inv_freq) <= context_tokens))
 
 
 def ntk_theta(theta: float, head_dim: int, factor: float) -> float:
-    """The theta whose lowest frequency is ``factor`` times lower and whose highest stays: NTK-aware interpolation.
+    """The theta of NTK-aware interpolation: the lowest frequency becomes ``factor`` times lower, the highest stays.
 
     With factor 4 at 1e4 and 128 dimensions it is 40,889.94. Needs ``head_dim`` > 2.
     """
@@ -42,7 +42,7 @@ def turning_pair(turns: float, *, theta: float, head_dim: int, context_tokens: i
 
 
 def index_ramp(low: float, high: float, pairs: int) -> Float64[np.ndarray, "half"]:
-    """0 up to pair ``low``, 1 from pair ``high`` on, straight in between."""
-    # 0.001 is what transformers widens an empty ramp by, and so part of the definition.
+    """0 up to pair ``low``, 1 from pair ``high`` on, linear in between."""
+    # transformers widens an empty ramp by 0.001, so this value is part of the definition.
     width = (high - low) or 0.001
     return np.clip((np.arange(pairs, dtype=np.float64) - low) / width, 0.0, 1.0)

@@ -1,8 +1,8 @@
-"""A layer on its way from one position to another: the frequencies in between, for changes that shock a model.
+"""Frequencies between a layer's former and new position method, for changes that would shock a model.
 
-Frequencies move along a geometric mean, so a pair that ends eight times slower is about three times slower half-way.
-A pair that stands still at one end (NoPE, proportional) has no such mean and moves along a line. The surprise: a window
-is not annealed. It is a count of keys, and the base was full or windowed; so it holds from the first step.
+Frequencies move along a geometric mean, so a pair that ends eight times slower is about three times slower half-way. A
+pair that stands still at one end (NoPE, proportional) has no geometric mean, so it moves linearly. A window is not
+annealed: it is a count of keys, and the base was either full or windowed. So a window holds from the first step.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ropewalk.rope.layers import LayerPosition
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """``share`` 0 turns as ``former`` does, 1 as ``latter``; both ends exactly."""
+    """A mix of two layers: ``share`` 0 gives exactly ``former``, 1 gives exactly ``latter``."""
 
     former: LayerPosition
     latter: LayerPosition
@@ -23,7 +23,7 @@ class Between:
 
     @property
     def depends_on_length(self) -> bool:
-        """Whether a document's own length decides its frequencies."""
+        """Whether the length of a document decides its frequencies."""
         return any(layer.rope.depends_on_length for layer in (self.former, self.latter))
 
     def inv_freq_at(self, tokens: int, head_dim: int) -> Float64[np.ndarray, "half"]:
@@ -36,5 +36,5 @@ class Between:
 
     @property
     def attention_factor(self) -> float:
-        """What cosine and sine are both multiplied by."""
+        """The factor of both cosine and sine."""
         return (1 - self.share) * self.former.attention_factor + self.share * self.latter.attention_factor

@@ -1,8 +1,8 @@
-"""What each layer does with positions: a short pattern of rules in a recipe, one completed value per layer of a model.
+"""Positions per layer: a short pattern of rules in a recipe gives one completed value per layer of a model.
 
-Hybrids are such patterns: three windows and a full layer whose RoPE alone is stretched (OLMo 3), every fourth layer
-without RoPE (SmolLM3), windows with RoPE beside full layers without (RNoPE). The surprise: a layer that sees a window
-no longer than the base's context meets no new distance, so by itself it needs no stretching at all.
+Hybrid models are such patterns: three windowed layers and one full layer whose RoPE alone is stretched (OLMo 3), every
+fourth layer without RoPE (SmolLM3), or windows with RoPE beside full layers without RoPE (RNoPE). A layer whose window
+is no longer than the base's context meets no new distance, so it needs no stretching.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from ropewalk.rope.method import BaseRope, describe
 from ropewalk.rope.scaling import Nope, Rope, Unchanged
 
 FIRE_UNITS = 32
-"""Of the small network of a layer with ``bias: fire``."""
+"""Hidden units of the small network of a layer with ``bias: fire``."""
 
 
 def _name_kind(value: Any) -> Any:
@@ -42,7 +42,7 @@ class LayerRule(Spec):
 
 
 class LayerPosition(Spec):
-    """What one layer of a model does: a completed method over the base's ``theta``, how far and sharply it looks."""
+    """The positions of one layer: a completed method over the base's ``theta``, a window, a temperature and a bias."""
 
     rope: Rope
     theta: float
@@ -64,12 +64,12 @@ class LayerPosition(Spec):
         return self.rope.attention_factor
 
     def as_base(self, *, head_dim: int, context_tokens: int) -> BaseRope:
-        """This layer as something to stretch."""
+        """This layer as the base of the next stretch."""
         return self.rope.as_base(self.theta, head_dim=head_dim, context_tokens=context_tokens)
 
 
 def find_stretched(layers: Sequence[LayerPosition]) -> LayerPosition:
-    """The first layer of those that a longer context is about: full attention with RoPE, else RoPE, else any."""
+    """The first full-attention layer with RoPE, which a longer context affects most; else one with RoPE, else any."""
     turning = [layer for layer in layers if not isinstance(layer.rope, Nope)]
     full = [layer for layer in turning if layer.window_tokens is None]
     return (full or turning or layers)[0]
@@ -86,9 +86,9 @@ def stretch_layers(
 ) -> tuple[LayerPosition, ...]:
     """One completed value per layer of ``base``, stretched from ``base_tokens`` to ``context_tokens``.
 
-    Without a ``pattern``, ``rope`` goes to the layers that see all tokens and turn positions; windowed layers and
-    layers without RoPE stay as they are. A pattern says everything, and is repeated from the first layer on. Raises
-    UserError where it does not divide the layers, a window exceeds the target, or no layer would change.
+    Without a ``pattern``, ``rope`` applies to the layers that see all tokens and use RoPE. Windowed layers and layers
+    without RoPE do not change. A pattern defines every layer and repeats from the first layer on. Raises UserError
+    where the number of layers is no multiple of the pattern, a window exceeds the target, or no layer would change.
     """
     bases = [layer.as_base(head_dim=head_dim, context_tokens=base_tokens) for layer in base]
     if pattern:
@@ -99,7 +99,7 @@ def stretch_layers(
                 rope=cast(Rope, (rule.rope or rope).complete(own, context_tokens)),
                 theta=own.theta,
                 window_tokens=rule.window,
-                # A stage after the first keeps the length from which the first one sharpened.
+                # A later stage keeps the length from which the first stage applied the temperature.
                 log_n_tokens=layer.log_n_tokens or base_tokens if rule.temperature else None,
                 bias=rule.bias,
             )
@@ -122,7 +122,7 @@ def stretch_layers(
 def describe_layers(
     base: Sequence[LayerPosition], layers: Sequence[LayerPosition], *, head_dim: int, base_tokens: int
 ) -> list[str]:
-    """Runs of equal layers in words, such as ``0-2: unchanged, window 4Ki``: what each does, and what it keeps."""
+    """Groups of equal layers in words, such as ``0-2: unchanged, window 4Ki``: changes and kept values of each."""
     words, first = [], 0
     for (old, new), run in groupby(zip(base, layers, strict=True)):
         last = first + len(list(run)) - 1

@@ -1,10 +1,10 @@
-"""The search of LongRoPE: one divisor per pair, bred against a score of the user's, within a counted budget.
+"""The search of LongRoPE: it finds one divisor per pair by evolution on the caller's score, within a counted budget.
 
-As in 2402.13753 (section 3.3): a population seeded with the factors of position interpolation, NTK and YaRN, mutation
-and crossover among the best, and factors that never fall from a pair to the next slower one. The score is a function
-(the loss at the target length, say), so nothing here knows a model. The surprise: a tenth of the paper's budget goes a
-long way. Against an optimum that is known, the 112 scores of the default leave about a third of the best seed's squared
-error in log factors, the paper's 1,344 a twelfth.
+As in 2402.13753 (section 3.3): the seeds are the factors of position interpolation, NTK and YaRN. Mutation and
+crossover work on the best candidates, and factors never fall from a pair to the next slower one. The score is a
+function, such as the loss at the target length, so this file needs no model. A tenth of the paper's budget is often
+enough. On a problem with a known optimum, the default of 112 scores leaves about a third of the best seed's squared
+error in log factors; the paper's 1,344 scores leave a twelfth.
 """
 
 from collections.abc import Callable
@@ -24,10 +24,10 @@ from ropewalk.rope.yarn import Yarn
 Factors = tuple[float, ...]
 Breed = Callable[[list[Factors], np.random.Generator], np.ndarray]
 
-_STEP = 0.01  # of factors; the paper's grid
-_SLACK = 1.25  # factors reach from 1 to this times the stretch, as in the paper's Table 4
-_MUTATION_SHARE = 0.3  # pairs of a parent that a mutation touches, as in the paper's code
-_MOST_TRIES = 20  # draws of a child that was scored before
+_STEP = 0.01  # grid of factors, as in the paper
+_SLACK = 1.25  # factors lie between 1 and this times the stretch, as in the paper's Table 4
+_MUTATION_SHARE = 0.3  # share of a parent's pairs that a mutation changes, as in the paper's code
+_MOST_TRIES = 20  # repeated draws while a child was scored before
 
 
 class Search(Spec):
@@ -58,13 +58,13 @@ class Search(Spec):
 
     @property
     def evaluations(self) -> int:
-        """Scores that the search takes at most."""
+        """The largest number of scores that the search takes."""
         return self.population + self.iterations * (self.mutations + self.crossovers)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The best factors of a search, their score, the seeds' scores, the best score after each generation."""
+    """The best factors of a search, their score, the seeds' scores, and the best score after each generation."""
 
     factors: Factors
     score: float
@@ -76,9 +76,9 @@ class Found:
 def search_factors(score: Callable[[Factors], float], *, base: BaseRope, context_tokens: int, search: Search) -> Found:
     """The long factors with the lowest ``score`` found for stretching ``base`` to ``context_tokens``.
 
-    Factors count from plain RoPE over the base's theta and context, whatever it is running.
-    Deterministic: the same score, base and ``search`` find the same factors. ``score`` is asked at most
-    ``search.evaluations`` times, never twice for the same factors; one that is not finite counts as worst.
+    Factors count from plain RoPE with the base's theta and context, also where the base runs another method.
+    Deterministic: the same score, base and ``search`` find the same factors. ``score`` is called at most
+    ``search.evaluations`` times and never twice for the same factors. A score that is not finite counts as worst.
     """
     random = np.random.default_rng(search.seed)
     most = _SLACK * context_tokens / base.context_tokens
@@ -116,7 +116,7 @@ def search_factors(score: Callable[[Factors], float], *, base: BaseRope, context
 
 
 def seed_factors(base: BaseRope, context_tokens: int) -> dict[str, Factors]:
-    """What position interpolation, NTK-aware interpolation and YaRN divide each pair by."""
+    """The divisors of each pair in position interpolation, NTK-aware interpolation and YaRN."""
     stretch, half = context_tokens / base.context_tokens, base.head_dim // 2
     plain = plain_inv_freq(base.theta, base.head_dim)
     yarn = Yarn(theta=base.theta, factor=stretch, original_tokens=base.context_tokens)
@@ -129,7 +129,7 @@ def seed_factors(base: BaseRope, context_tokens: int) -> dict[str, Factors]:
 
 
 def _mutate(parents: list[Factors], random: np.random.Generator) -> Float64[np.ndarray, "half"]:
-    """Some pairs of a parent, moved by a percent or by half: the width of the steps is drawn as well."""
+    """Move some pairs of a parent by between one percent and a half; the width of the steps is random as well."""
     parent = np.array(parents[random.integers(len(parents))])
     width = 0.5 * 10.0 ** -random.uniform(0, 2)
     moved = random.random(len(parent)) < _MUTATION_SHARE
@@ -137,12 +137,12 @@ def _mutate(parents: list[Factors], random: np.random.Generator) -> Float64[np.n
 
 
 def _cross(parents: list[Factors], random: np.random.Generator) -> Float64[np.ndarray, "half"]:
-    """Each pair from one of two parents."""
+    """Take each pair from one of two parents."""
     mother, father = (np.array(parents[random.integers(len(parents))]) for _ in range(2))
     return np.where(random.random(len(mother)) < 0.5, mother, father)
 
 
 def _settle(factors: Float64[np.ndarray, "half"], most: float) -> Factors:
-    """On the grid, between 1 and ``most``, and never falling."""
+    """Round to the grid, clip between 1 and ``most``, and make the factors non-decreasing."""
     grid = np.round(np.clip(factors, 1.0, most) / _STEP) * _STEP
     return tuple(round(float(factor), 2) for factor in np.maximum.accumulate(grid))

@@ -1,10 +1,9 @@
-"""What every way to stretch RoPE answers, and what no way can do.
+"""The interface of all methods that stretch RoPE, and the checks that hold for every method.
 
-A method is written with open fields (``{kind: yarn}``), completed once against a base model, and then knows its
-frequencies, its attention factor and its Hugging Face spelling. A completed method carries its own theta, so it does
-not matter whether the base's or the final theta is handed to it afterwards. The surprise: a base may run a method
-already. Then the same kind counts again from the base's original length, and all others but ``theta`` are refused, so
-that nothing is scaled twice in silence.
+A recipe writes a method with open fields (``{kind: yarn}``). ``complete`` fills them once for a base model; then the
+method has its frequencies, its attention factor and its Hugging Face form. A completed method carries its own theta, so
+callers may pass the base's or the final theta. A base may run a method already. Then the same kind counts again from
+the base's original length. All other kinds except ``theta`` are refused, so nothing is scaled twice in silence.
 """
 
 import math
@@ -22,8 +21,7 @@ from ropewalk.core.quantity import format_length
 from ropewalk.core.spec import Spec
 
 LARGEST_FACTOR, LARGEST_THETA, LARGEST_TOKENS = 1e9, 1e30, 1 << 24
-"""transformers computes in float32: theta to the power of nearly 1 must stay finite, each position a number of its own.
-"""
+"""transformers computes in float32: theta to a power near 1 must stay finite, and positions must differ as float32."""
 Factor = Annotated[float, Field(ge=1, le=LARGEST_FACTOR)]
 ThetaValue = Annotated[float, Field(gt=1, le=LARGEST_THETA)]
 Value = TypeVar("Value")
@@ -43,9 +41,10 @@ _CHOICES = (
 
 @dataclass(frozen=True, slots=True)
 class BaseRope:
-    """What a base model does to positions: plain RoPE over ``theta``, or the completed method that it is ``running``.
+    """The position method of a base model: plain RoPE over ``theta``, or the completed method that it is ``running``.
 
-    ``context_tokens`` is how far it reads, mostly its ``max_position_embeddings``; ``theta`` that of its config.json.
+    ``context_tokens`` is the length it reads, mostly its ``max_position_embeddings``; ``theta`` is from its
+    config.json.
     """
 
     theta: float
@@ -55,9 +54,9 @@ class BaseRope:
 
     @property
     def is_untrained(self) -> bool:
-        """Whether the base runs a scaling that its weights cannot have met, since it begins where their context ends.
+        """Whether the base runs a scaling that its weights were never trained with: it begins where their context ends.
 
-        Qwen documents such a block (yarn, factor 4 over 32Ki, in a model of 32Ki) for serving alone.
+        Qwen documents such a block (yarn, factor 4 over 32Ki, in a model of 32Ki) for serving only.
         """
         return self.running is not None and self.running.begins_tokens >= self.context_tokens
 
@@ -70,51 +69,51 @@ class Method(Spec):
 
     @property
     def depends_on_length(self) -> bool:
-        """Whether a document's own length decides its frequencies (``inv_freq_at``)."""
+        """Whether the length of a document decides its frequencies (``inv_freq_at``)."""
         return False
 
     @property
     def begins_tokens(self) -> int:
-        """The length up to which a model was trained before this completed method; 0 where nothing says so."""
+        """The length that a model was trained with before this completed method; 0 where it is not recorded."""
         return 0
 
     @abstractmethod
     def complete(self, base: BaseRope, context_tokens: int) -> "Method":
         """This method with every open field filled for stretching ``base`` to ``context_tokens``.
 
-        Raises UserError where base, method and length do not go together.
+        Raises UserError where base, method and length do not fit together.
         """
 
     @abstractmethod
     def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
         """Radians per token of each pair, as a model is built with them.
 
-        Where they depend on the length, these are the ones of a document within the original context.
+        Where they depend on the length, these are the frequencies of a document within the original context.
         """
 
     def inv_freq_at(self, tokens: int, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
-        """Radians per token of each pair in a document of ``tokens``; only some methods look at the length."""
+        """Radians per token of each pair in a document of ``tokens`` tokens; only some methods depend on the length."""
         return self.inv_freq(theta, head_dim)
 
     @abstractmethod
     def to_hf(self, theta: float) -> dict[str, Any]:
-        """``rope_parameters`` of a config.json, in the dialect of transformers 5."""
+        """``rope_parameters`` of a config.json, in the format of transformers 5."""
 
     def config_tokens(self, context_tokens: int) -> int:
-        """``max_position_embeddings`` of a model stretched to ``context_tokens``; only ``dynamic`` needs another."""
+        """``max_position_embeddings`` of a model stretched to ``context_tokens``; only ``dynamic`` changes it."""
         return context_tokens
 
     def final_theta(self, theta: float) -> float:
-        """The theta that the extended model's config carries."""
+        """The theta in the extended model's config."""
         return theta
 
     @property
     def attention_factor(self) -> float:
-        """What cosine and sine are both multiplied by, so that scores get its square."""
+        """The factor of both cosine and sine; attention scores get its square."""
         return 1.0
 
     def as_base(self, theta: float, *, head_dim: int, context_tokens: int) -> BaseRope:
-        """What the next stretch finds, once this completed method has stretched a base to ``context_tokens``."""
+        """The base of the next stretch, after this completed method has stretched a base to ``context_tokens``."""
         plain = self.to_hf(theta)["rope_type"] == "default"
         tokens = self.config_tokens(context_tokens)
         return BaseRope(self.final_theta(theta), head_dim, tokens, None if plain else self)
@@ -127,8 +126,11 @@ class Stretch(Method):
     """Base frequency; null keeps the base's."""
 
     def complete(self, base: BaseRope, context_tokens: int) -> Method:
-        """Raises UserError for an odd head_dim, a shorter target, a theta below the base's, or a base whose own
-        scaling does not go with this method."""
+        """Complete the method for ``base``.
+
+        Raises UserError for an odd head_dim, a shorter target, a theta below the base's, or a base whose own scaling
+        does not fit this method.
+        """
         _check_stretch(self, base, context_tokens)
         if base.running is not None:
             return self._compose(base.running, base, context_tokens)
@@ -140,10 +142,10 @@ class Stretch(Method):
 
     @abstractmethod
     def _open(self, base: BaseRope, context_tokens: int) -> dict[str, Any]:
-        """Values for the fields that the recipe left open, over plain RoPE."""
+        """Values for the fields that the recipe left open, on plain RoPE."""
 
     def _compose(self, running: Method, base: BaseRope, context_tokens: int) -> Method:
-        """This method over a base that is scaled already. Raises UserError unless the kind can take that up."""
+        """This method on a base that is scaled already. Raises UserError unless the kind can continue that scaling."""
         if type(running) is not type(self):
             raise refuse_stacking(self, running, untrained=base.is_untrained)
         inherited = running.model_dump(exclude_none=True, exclude=follows_formula(running))
@@ -154,20 +156,20 @@ class Stretch(Method):
         return composed
 
     def _reopen(self, values: dict[str, Any], base: BaseRope, context_tokens: int) -> dict[str, Any]:
-        """What a longer target changes in the base's own ``values``; nothing, unless a method says otherwise."""
+        """The values of the base's own ``values`` that a longer target changes; none unless a method overrides this."""
         return {}
 
 
 def filled(value: Value | None) -> Value:
-    """A field of a completed method."""
+    """The value of a field of a completed method; fails where the method is not completed."""
     assert value is not None, "complete the method first"
     return value
 
 
 def follows_formula(method: Method) -> set[str]:
-    """Fields of a completed method that only write out what its own formula gives; a longer target makes them anew.
+    """Fields of a completed method that only repeat the result of its formula; a longer target computes them again.
 
-    A value counts as the formula's if it is the same number, or the number rounded to three places or more.
+    A value counts as the formula's if it is the same number, or that number rounded to three places or more.
     """
     field = "fixed_attention_factor"
     fixed = getattr(method, field, None)
@@ -180,7 +182,7 @@ def follows_formula(method: Method) -> set[str]:
 
 
 def describe(base: BaseRope, method: Method) -> str:
-    """What the completed ``method`` changes in one line: ``llama3 factor 8 -> 32 over the original 8Ki``."""
+    """The changes by the completed ``method`` in one line: ``llama3 factor 8 -> 32 over the original 8Ki``."""
     before = base.running.model_dump(exclude_none=True) if base.running else {"theta": base.theta}
     after = {"theta": method.final_theta(base.theta)} | method.model_dump(exclude_none=True)
     words = [method.kind]
@@ -198,7 +200,7 @@ def describe(base: BaseRope, method: Method) -> str:
 
 
 def _describe_choices(method: Method, before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
-    """The figures that neither the target nor a default decides: the recipe's own, and those that the base hands on."""
+    """The figures that neither the target nor a default decides: the recipe's own and those kept from the base."""
     for name in _CHOICES:
         old, new = before.get(name), after.get(name)
         field = type(method).model_fields.get(name)
@@ -210,7 +212,7 @@ def _describe_choices(method: Method, before: dict[str, Any], after: dict[str, A
 
 
 def refuse_stacking(method: Method, running: Method, *, untrained: bool = False) -> UserError:
-    """The error of a method that would come on top of another, which the weights may never have met."""
+    """The error for a method on top of another one, which the weights may never have been trained with."""
     ways = ["kind: unchanged"]
     if isinstance(running, Stretch):
         ways.insert(0, f"kind: {running.kind}, which counts from the base's original length")
@@ -240,7 +242,7 @@ def check_head(base: BaseRope) -> None:
 
 
 def check_length(context_tokens: int) -> None:
-    """Raise UserError for a target whose positions float32 does not tell apart."""
+    """Raise UserError for a target so long that float32 cannot represent each position."""
     if context_tokens > LARGEST_TOKENS:
         raise UserError(
             "the target is too long",
@@ -252,7 +254,7 @@ def check_length(context_tokens: int) -> None:
 
 
 def refuse_shorter(base: BaseRope, context_tokens: int) -> UserError:
-    """The error of a target that the base reads already."""
+    """The error for a target that is shorter than the base's context."""
     return UserError(
         "the target is shorter than what the base can do",
         where="context",
@@ -276,7 +278,7 @@ def _check_stretch(method: Stretch, base: BaseRope, context_tokens: int) -> None
 
 
 def _check_growth(running: Method, composed: Method) -> None:
-    """Raise UserError where a composed method forgets what the base was trained with."""
+    """Raise UserError where a composed method loses values that the base was trained with."""
     before, after = running.model_dump(), composed.model_dump()
     if after.get("factor", 1) < (least := before.get("factor", 1)):
         raise UserError(

@@ -1,9 +1,9 @@
-"""Skip-wise positions (PoSE): rows stay short, and the positions in them reach as far as the target.
+"""Skip-wise positions (PoSE): sequences stay short, and the positions in them reach as far as the target.
 
-A document of a row is cut into chunks, and each chunk but the first is moved on by a random amount. So training meets
-every distance up to ``reach`` at the price of short rows; Zhu et al. 2023 (2309.10400, section 3) went from 2Ki to 16Ki
-this way and stayed within 0.07 of full-length training in perplexity. The surprise is what it cannot do: no text ever
-depends on text that far away, so it teaches angles, not the use of a long document.
+A document of a sequence is cut into chunks, and each chunk after the first is moved on by a random amount. So training
+meets every distance up to ``reach`` at the cost of short sequences. Zhu et al. 2023 (2309.10400, section 3) went from
+2Ki to 16Ki this way and stayed within 0.07 of full-length training in perplexity. It has one limit: no text depends on
+text that far away. So it teaches angles, but not the use of a long document.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Skip(Spec):
 def skip_rows(
     document: Int32[np.ndarray, "rows context"], skip: Skip, *, random: Sequence[np.random.Generator]
 ) -> Int32[np.ndarray, "rows context"]:
-    """Positions of packed rows, each row drawn from its own generator; padding (document -1) stays at 0."""
+    """Positions of packed sequences, each drawn from its own generator; padding (document -1) stays at 0."""
     positions = np.zeros(document.shape, dtype=np.int32)
     for row, ids, draw in zip(positions, document, random, strict=True):
         borders = np.flatnonzero(np.diff(ids, prepend=ids[0] - 1, append=ids[-1] + 1))
@@ -43,8 +43,9 @@ def skip_rows(
 def skip_positions(tokens: int, skip: Skip, *, random: np.random.Generator) -> Int32[np.ndarray, "tokens"]:
     """Positions of one document: strictly increasing from 0 and below ``reach``.
 
-    Chunks end at places drawn without order among all. The first stays; each later one is moved by an amount drawn
-    evenly from those that are no less than its predecessor's and keep the last token below ``reach``.
+    The chunk ends are drawn without replacement from all places. The first chunk does not move. The offset of each
+    later chunk is drawn uniformly from the values that are not below its predecessor's offset and keep the last token
+    below ``reach``.
     """
     assert tokens <= skip.reach, "no row is longer than what its positions reach"
     positions = np.arange(tokens, dtype=np.int32)

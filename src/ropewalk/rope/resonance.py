@@ -1,8 +1,8 @@
 """Resonance RoPE: wavelengths rounded to whole tokens, so that a pair meets the same angles again in every turn.
 
-A pair whose wavelength is 6.28 tokens never returns to an angle it has seen; one of 6 tokens shows six angles in
-training and no other at any length (Wang et al., 2403.00071). The surprise: no config.json has a word for it, and
-``longrope`` with the same list twice says it exactly.
+A pair with a wavelength of 6.28 tokens never returns to an angle it has seen. A pair of 6 tokens has six angles in
+training and no other at any length (Wang et al., 2403.00071). No rope type of config.json is made for it, but
+``longrope`` with the same list twice expresses it exactly.
 """
 
 import math
@@ -28,8 +28,8 @@ class Resonance(Method):
     """The wavelengths of another method, each rounded to whole tokens.
 
     The fastest pairs move most (6.28 tokens become 6), so short context is disturbed and training is needed. The paper
-    adds it to YaRN: ``{kind: resonance, of: {kind: yarn}}``. transformers runs
-    it as a ``longrope``; engines that do not read ``attention_factor`` lose the one of a yarn.
+    adds it to YaRN: ``{kind: resonance, of: {kind: yarn}}``. transformers runs it as a ``longrope``. Engines that do
+    not read ``attention_factor`` lose the attention factor of a yarn.
     """
 
     kind: Literal["resonance"] = "resonance"
@@ -42,7 +42,10 @@ class Resonance(Method):
     make an attention factor of the two lengths make 1 of them."""
 
     def complete(self, base: BaseRope, context_tokens: int) -> Method:
-        """Raises UserError as ``of`` does, and where a base runs what cannot be rounded."""
+        """Complete ``of``, then round its wavelengths.
+
+        Raises UserError as ``of`` does, and where a base runs a method that cannot be rounded.
+        """
         check_head(base)
         of = self.of.complete(base, context_tokens)
         if not isinstance(of, Unchanged | Theta | Linear | Ntk | NtkByParts | Yarn | Llama3):
@@ -64,7 +67,7 @@ class Resonance(Method):
         return self.of.attention_factor
 
     def to_hf(self, theta: float) -> dict[str, Any]:
-        """A longrope whose two lists are the same, with the attention factor written out."""
+        """A longrope with two equal lists, and with the attention factor written out."""
         theta, head_dim = self.final_theta(theta), 2 * len(filled(self.wavelengths_tokens))
         factors = [float(factor) for factor in plain_inv_freq(theta, head_dim) / self.inv_freq(theta, head_dim)]
         return {

@@ -1,7 +1,7 @@
-"""The methods a recipe can name, each a frozen value, and both spellings that config.json has for them.
+"""The methods that a recipe can name, each a frozen value, and their two forms in config.json.
 
 transformers 5 writes one dict, ``rope_parameters``; transformers 4 and most engines read ``rope_theta`` and
-``rope_scaling``. The surprise: the two are not the same keys in another place; transformers 4 looks for the original
+``rope_scaling``. The two forms do not hold the same keys in different places: transformers 4 looks for the original
 length of a longrope beside ``rope_scaling`` and not in it.
 """
 
@@ -76,10 +76,10 @@ KEYS: Mapping[str, frozenset[str]] = {
 
 
 def read_method(parameters: Mapping[str, Any], *, where: str) -> Method:
-    """The completed method that a config.json's ``rope_parameters`` describe; ``to_hf`` read backwards.
+    """The completed method that a config.json's ``rope_parameters`` describe; the inverse of ``to_hf``.
 
-    A resonance comes back as the longrope that it was written as. A ``dynamic`` is complete only where the reader of
-    the config has put its ``max_position_embeddings`` in as ``original_max_position_embeddings``. Raises UserError,
+    A resonance is read back as the longrope that it was written as. A ``dynamic`` is complete only where the reader of
+    the config has copied its ``max_position_embeddings`` to ``original_max_position_embeddings``. Raises UserError,
     naming ``where``, for a type or a key that none of our methods has.
     """
     rope_type = str(parameters.get("rope_type"))
@@ -106,7 +106,7 @@ def read_method(parameters: Mapping[str, Any], *, where: str) -> Method:
 
 
 def _leave_to_formula(method: Method) -> Method:
-    """``method`` without a written attention factor that its formula gives to the last digit."""
+    """``method`` without a written attention factor, if its formula gives the same value within 1e-9."""
     if not getattr(method, "factor", None) or not getattr(method, "original_tokens", None):
         return method
     derived = method.model_copy(update=dict.fromkeys(follows_formula(method)))
@@ -115,15 +115,15 @@ def _leave_to_formula(method: Method) -> Method:
 
 
 def _name_kind(rope_type: str, values: dict[str, Any]) -> type[Method]:
-    """Which of our methods ``values`` are, with what only the dialect needs taken out of them."""
+    """Our class that ``values`` describe; removes from ``values`` the entries that only config.json needs."""
     if rope_type == "proportional":
         if values.setdefault("share", 1.0) == 0:
             values.clear()
             return Nope
-    elif values.get("share") == 1:  # transformers writes it beside methods that turn every pair anyway
+    elif values.get("share") == 1:  # transformers writes it also for methods that turn every pair
         del values["share"]
     attention_factor, factor = values.get("fixed_attention_factor"), values.get("factor")
-    # At a factor of 1 the formula gives 1 as well, and a factor that is its formula's is yarn's.
+    # At a factor of 1 the formula gives 1 as well. A written factor equal to the formula's belongs to yarn.
     if rope_type == "yarn" and attention_factor == 1 and "mscale" not in values and factor != 1:
         del values["fixed_attention_factor"]
         return NtkByParts
@@ -131,7 +131,7 @@ def _name_kind(rope_type: str, values: dict[str, Any]) -> type[Method]:
 
 
 def legacy_hf(rope_parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The same positions for readers of transformers 4: ``rope_theta``, and ``rope_scaling`` unless plain."""
+    """The same positions for readers of transformers 4: ``rope_theta``, and ``rope_scaling`` unless RoPE is plain."""
     scaling = {key: value for key, value in rope_parameters.items() if key != "rope_theta"}
     theta = {"rope_theta": rope_parameters["rope_theta"]}
     if scaling["rope_type"] == "default":

@@ -1,7 +1,7 @@
-"""Methods with one rule for all pairs: nothing, a larger theta, a division, pairs that stand still, no rotation at all.
+"""Methods with one rule for all pairs: no change, a larger theta, a division, pairs that stand still, no rotation.
 
-Each docstring says what it does to short context and who reads it. The surprise: ``ntk`` needs no scaling key in
-config.json at all, it *is* a change of theta.
+Each docstring describes the effect on short context and the readers that support the method. ``ntk`` needs no scaling
+key in config.json: it *is* a change of theta.
 """
 
 import math
@@ -33,13 +33,13 @@ from ropewalk.rope.method import (
 class Unchanged(Method):
     """What the base runs, also where that is scaled already: ``complete`` then gives the base's own method.
 
-    Free, and no cure: beyond the trained length every slow pair meets angles that it has never seen.
+    It costs nothing but does not help: beyond the trained length every slow pair meets angles that it has never seen.
     """
 
     kind: Literal["unchanged"] = "unchanged"
 
     def complete(self, base: BaseRope, context_tokens: int) -> Method:
-        """Any length is allowed here, also one below the base's."""
+        """Return the base's method, or plain RoPE. Any length is allowed, also one below the base's."""
         check_head(base)
         check_length(context_tokens)
         return base.running or self
@@ -65,8 +65,8 @@ AutoTheta = Annotated[
 class Theta(Stretch):
     """Adjusted base frequency: pair i turns by ``theta' ** (-2 i / d)`` (Llama 2 Long, 2309.16039; Code Llama).
 
-    Slow pairs slow down most, the fastest one stays. Every engine reads it, since it is one number. It needs training
-    at the new length, and gives back nearly all of short context after it. ``theta: auto`` takes the least round one
+    Slow pairs slow down most; the fastest one stays. Every engine reads it, since it is one number. It needs training
+    at the new length; after it, nearly all short-context quality returns. ``theta: auto`` takes the least round theta
     that both published bounds find large enough for the target (``bounds.suggest_theta``). On a base that is scaled
     already, the scaling stays and its theta grows.
     """
@@ -103,9 +103,9 @@ class Theta(Stretch):
 class Ntk(Stretch):
     """NTK-aware interpolation: ``theta' = theta * factor ** (d / (d - 2))``; the lowest frequency is ``factor`` lower.
 
-    From a forum post of bloc97 (2023), analysed in YaRN (2309.00071). Works a little without training; with it, a
-    smaller change than ``theta`` usually makes, so the reach is shorter. Every engine reads it: config.json gets a
-    theta. It is fixed, unlike ``dynamic``, whose theta moves with the length of each document.
+    From a forum post of bloc97 (2023), analysed in YaRN (2309.00071). It works a little without training. With training
+    it usually changes less than ``theta`` does, so the reach is shorter. Every engine reads it: config.json gets a
+    theta. That theta is fixed; with ``dynamic`` it depends on the length of each document.
     """
 
     kind: Literal["ntk"] = "ntk"
@@ -135,11 +135,11 @@ class Ntk(Stretch):
 class Linear(Stretch):
     """Position interpolation: every frequency divided by ``factor`` (Chen et al., 2306.15595; kaiokendev).
 
-    No angle is new, so a thousand steps of training are enough; but the fastest pairs are squeezed too, and short
-    context pays: BoolQ of LLaMA 7B fell from 76.1 to 69.8 at a factor of 8. Every engine reads it. On a base that is
-    divided already, ``factor`` counts from the base's original length. The dialect has no key for that length, and
-    published bases write either the original or the divided one as their context; where nothing else tells which, the
-    user is asked.
+    No angle is new, so a thousand steps of training are enough. But the fastest pairs are squeezed too, which costs
+    quality in short context: BoolQ of LLaMA 7B fell from 76.1 to 69.8 at a factor of 8. Every engine reads it. On a
+    base that is divided already, ``factor`` counts from the base's original length. config.json has no key for that
+    length: published bases write either the original or the divided length as their context. Where no other key decides
+    this, the error asks the user.
     """
 
     kind: Literal["linear"] = "linear"
@@ -175,23 +175,23 @@ class Linear(Stretch):
 
 
 def settle_linear(base: BaseRope, asked: Method | None) -> BaseRope:
-    """``base`` with the original length that ``asked`` names, where its own config.json does not tell it."""
+    """``base`` with the original length that ``asked`` names, where its own config.json does not give it."""
     original = asked.original_tokens if isinstance(asked, Linear) else None
     if original is None or not isinstance(base.running, Linear) or not is_unclear(base.running):
         return base
     factor = filled(base.running.factor)
-    # The original length as the file's context: the division is not counted in it yet.
+    # Here the file's context is the original length: the division is not counted in it yet.
     tokens = round(original * factor) if original == base.context_tokens else base.context_tokens
     return replace(base, running=base.running.model_copy(update={"original_tokens": original}), context_tokens=tokens)
 
 
 def is_unclear(running: Method | None) -> bool:
-    """Whether nobody has said from which length a division counts."""
+    """Whether the length that a division counts from is missing."""
     return isinstance(running, Linear) and running.original_tokens is None and filled(running.factor) > 1
 
 
 def ask_original(base: BaseRope, context_tokens: int) -> UserError:
-    """The question to whoever stretches a base of which nobody knows whether its context is divided already."""
+    """The error that asks the user whether the context of a base is divided already; published configs differ."""
     assert isinstance(base.running, Linear)
     factor, told = filled(base.running.factor), base.context_tokens
     divided = round(told / factor)
@@ -210,8 +210,9 @@ def ask_original(base: BaseRope, context_tokens: int) -> UserError:
 class Proportional(Stretch):
     """p-RoPE: only the ``share`` of the pairs with the highest frequencies turns (Barbero et al., 2410.06205).
 
-    The others carry no position, so no distance can push similar tokens apart. Needs training, because those pairs
-    did turn; short context keeps the fast pairs untouched. transformers 5 reads it; older readers refuse the type.
+    The other pairs carry no position, so no distance can push similar tokens apart. It needs training, because those
+    pairs did turn in the base. Short context keeps the fast pairs unchanged. transformers 5 reads it; older readers
+    refuse the type.
     """
 
     kind: Literal["proportional"] = "proportional"
@@ -221,7 +222,7 @@ class Proportional(Stretch):
     """What the frequencies of turning pairs are divided by."""
 
     def inv_freq(self, theta: float, head_dim: int) -> Float64[np.ndarray, "half"]:
-        # int(share * head_dim // 2) is the rounding of transformers, and so part of the definition.
+        # transformers rounds with int(share * head_dim // 2), so this is part of the definition.
         turns = np.arange(head_dim // 2) < int(self.share * head_dim // 2)
         return np.where(turns, plain_inv_freq(self.final_theta(theta), head_dim) / self.factor, 0.0)
 
@@ -231,7 +232,7 @@ class Proportional(Stretch):
             "rope_theta": self.final_theta(theta),
             "partial_rotary_factor": self.share,
         }
-        # transformers 5.23 runs the key and warns of it, so it stands there only where it does something.
+        # transformers 5.23 applies the key but warns of it, so it is written only where it has an effect.
         return parameters if self.factor == 1 else parameters | {"factor": self.factor}
 
     def _open(self, base: BaseRope, context_tokens: int) -> dict[str, Any]:
@@ -251,8 +252,9 @@ class Proportional(Stretch):
 class Nope(Method):
     """No rotation: order comes from the causal mask alone (Kazemnejad et al., 2305.19466).
 
-    For some layers of a pattern, beside others that turn. No length is new to it, but a model that was trained with
-    RoPE must be trained again for billions of tokens. Read by transformers 5, natively by SmolLM3's class.
+    For some layers of a pattern, together with other layers that use RoPE. No length is new to it. But a model that was
+    trained with RoPE must be trained again for billions of tokens. transformers 5 reads it, natively in SmolLM3's
+    class.
     """
 
     kind: Literal["nope"] = "nope"
@@ -266,12 +268,12 @@ class Nope(Method):
         return np.zeros(head_dim // 2)
 
     def to_hf(self, theta: float) -> dict[str, Any]:
-        """A proportional rope none of whose pairs turns; readers without that type refuse it."""
+        """A proportional rope in which no pair turns; readers without that type refuse it."""
         return {"rope_type": "proportional", "rope_theta": theta, "partial_rotary_factor": 0.0}
 
 
 def check_pairs(method: Method, base: BaseRope) -> None:
-    """Raise UserError where a head has one pair only, so that none can be slower than another."""
+    """Raise UserError where a head has only one pair: then no pair can be slower than another."""
     if base.head_dim == 2:
         raise UserError(
             f"{method.kind} needs two pairs", where="rope.kind", why="head_dim is 2", fix="use kind: linear"

@@ -1,7 +1,7 @@
 """Methods that treat fast and slow pairs differently: NTK-by-parts, YaRN, Llama 3.
 
 Fast pairs turn many times within the original context and keep their frequency; slow ones are divided by the factor.
-The surprise: between the two, YaRN is straight in a pair's index and Llama 3 in its number of turns.
+Between the two, YaRN is linear in a pair's index and Llama 3 is linear in its number of turns.
 """
 
 import math
@@ -33,16 +33,16 @@ class ByParts(Stretch):
         return {"original_tokens": original, "factor": max(1.0, context_tokens / original)}
 
     def _reopen(self, values: dict[str, Any], base: BaseRope, context_tokens: int) -> dict[str, Any]:
-        # Some configs promise less than their factor gives (Qwen: 32Ki with a yarn of 4), so it never shrinks.
+        # Some configs promise less than their factor gives (Qwen: 32Ki with a yarn of 4), so the factor never shrinks.
         return {"factor": max(values["factor"], context_tokens / values["original_tokens"])}
 
 
 class Ramp(ByParts):
     """A ramp over pair indices, from frequencies that stay to frequencies divided by ``factor``.
 
-    It begins at the pair with ``beta_fast`` turns within ``original_tokens`` and ends at the one with ``beta_slow``.
-    ``truncate`` rounds its ends outwards to whole pairs; transformers 5.23 reads that key only at the top level of
-    ``rope_parameters``, where ``to_hf`` puts it.
+    It begins at the pair with ``beta_fast`` turns within ``original_tokens`` and ends at the pair with ``beta_slow``.
+    ``truncate`` rounds both ends outwards to whole pairs. transformers 5.23 reads that key only at the top level of
+    ``rope_parameters``, so ``to_hf`` puts it there.
     """
 
     beta_fast: float = Field(default=32.0, gt=0)
@@ -59,7 +59,7 @@ class Ramp(ByParts):
         return self
 
     def ramp_ends(self, theta: float, head_dim: int) -> tuple[float, float]:
-        """The pair where the ramp begins and the one where it ends: 20 and 46 for Llama 2."""
+        """The index of the pair where the ramp begins, and where it ends: 20 and 46 for Llama 2."""
         low, high = (
             turning_pair(turns, theta=theta, head_dim=head_dim, context_tokens=filled(self.original_tokens))
             for turns in (self.beta_fast, self.beta_slow)
@@ -94,8 +94,8 @@ class Ramp(ByParts):
 class NtkByParts(Ramp):
     """YaRN's frequencies without its attention factor; in config.json a yarn with ``attention_factor`` 1.
 
-    From a pull request of bloc97 (2023). Fast pairs stay, so little of short context is lost without training and
-    nearly nothing with it. Read by those readers of ``yarn`` that honour ``attention_factor``; transformers does.
+    From a pull request of bloc97 (2023). Fast pairs stay, so short context loses little without training and nearly
+    nothing with it. Readers of ``yarn`` that honour ``attention_factor`` read it; transformers does.
     """
 
     kind: Literal["ntk_by_parts"] = "ntk_by_parts"
@@ -104,9 +104,9 @@ class NtkByParts(Ramp):
 class Yarn(Ramp):
     """The ramp, and an attention factor of ``0.1 ln(factor) + 1`` (2309.00071, as its authors' code has it).
 
-    In its paper the best without training, and 400 steps were enough for Llama 2 at 16 times. The attention factor
-    holds at any length, so short context is sharpened too. transformers, vLLM, SGLang and llama.cpp read it, and
-    differ where ``mscale``, ``truncate`` or the attention factor are one's own.
+    In its paper it is the best method without training, and 400 steps were enough for Llama 2 at 16 times. The
+    attention factor holds at any length, so it sharpens attention in short context too. transformers, vLLM, SGLang and
+    llama.cpp read it. They differ where ``mscale``, ``truncate`` or the attention factor have custom values.
     """
 
     kind: Literal["yarn"] = "yarn"
@@ -147,8 +147,9 @@ class Yarn(Ramp):
 class Llama3(ByParts):
     """The rule of Llama 3.1 (2407.21783): keep, blend or divide a pair by its turns within ``original_tokens``.
 
-    More than ``high_freq_factor`` turns: kept; fewer than ``low_freq_factor``: divided by ``factor``. No attention
-    factor. Short context keeps its fast pairs; Llama 3.1 took 800B tokens for the way to 128Ki. Most engines read it.
+    A pair with more than ``high_freq_factor`` turns is kept; a pair with fewer than ``low_freq_factor`` is divided by
+    ``factor``. No attention factor. Short context keeps its fast pairs. Llama 3.1 took 800B tokens to reach 128Ki. Most
+    engines read it.
     """
 
     kind: Literal["llama3"] = "llama3"

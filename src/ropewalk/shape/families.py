@@ -1,7 +1,7 @@
-"""The architectures we know: how each differs from Llama, what its config.json can say, and who else runs its weights.
+"""The supported architectures: differences from Llama, possible entries of config.json, and other classes that fit.
 
-The surprise: one set of weights has several names. Llama, Mistral, Ministral and SmolLM3 are the same arithmetic, and
-so are Olmo2 and Olmo3; they differ in what their config.json can say about positions.
+One set of weights can have several class names. Llama, Mistral, Ministral and SmolLM3 compute the same, and so do Olmo2
+and Olmo3. They differ in the positions that their config.json can describe.
 """
 
 from collections.abc import Mapping
@@ -11,18 +11,19 @@ from typing import Any, Literal
 from ropewalk.core.error import UserError
 
 OWN_ARCHITECTURE, OWN_TYPE = "RopewalkForCausalLM", "ropewalk"
-"""Named in folders whose layers no class of transformers can describe; ``OWN_TYPE`` is also the key that does."""
+"""Names in folders whose layers no class of transformers can describe; ``OWN_TYPE`` is also the key with the layers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How an architecture differs from Llama, and what its config.json can say.
+    """The differences of an architecture from Llama, and the possible entries of its config.json.
 
-    ``head_dim`` is the class's default, None where it is width / heads; ``needs_kv_heads``: the file must say how many,
-    because the default of the class is another model's. ``biases`` are the keys it obeys. ``windows`` says which layers
-    may have one: none, all alike, or some of them by ``layer_types``; ``window_tokens`` is the default. ``ropes`` says
-    whether rotating layers share one RoPE or have one per layer type; ``window_theta`` is then the default of the
-    windowed ones, and ``window_theta_key`` their older spelling. ``kin`` run the same weights.
+    ``head_dim`` is the class's default, None where it is width / heads. ``needs_kv_heads``: the file must give the
+    number, because the default of the class is another model's. ``biases`` are the keys that the class obeys.
+    ``windows``: which layers may have a window: none, all alike, or some of them by ``layer_types``; ``window_tokens``
+    is the default. ``ropes``: whether rotating layers share one RoPE or have one per layer type. For the latter,
+    ``window_theta`` is the default of the windowed layers, and ``window_theta_key`` is their older key. ``kin`` run the
+    same weights.
     """
 
     model_type: str
@@ -122,7 +123,7 @@ _NOT_OURS = {
 
 
 def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
-    """The architecture that a config.json names, of our own spelling the inner one. Raises UserError if unsupported."""
+    """The architecture in a config.json; for our own format the inner one. Raises UserError if unsupported."""
     name = _name_architecture(config, where)
     if (name == OWN_ARCHITECTURE) != (OWN_TYPE in config):
         raise UserError(
@@ -136,7 +137,7 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
         name = str(inner.get("architecture")) if isinstance(inner, Mapping) else "(none)"
     spelled = name.lower()
     if "granitemoe" in spelled and not any(config.get(key) for key in _EXPERT_KEYS):
-        spelled = "granitefor"  # Granite 4 names its dense models so, with 0 experts
+        spelled = "granitefor"  # Granite 4 uses this name for dense models, with 0 experts
     missing = next((reason for words, reason in _MISSING if any(word in spelled for word in words)), None)
     if "kv_lora_rank" in config:
         missing = "latent attention (MLA)"
@@ -156,7 +157,7 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
 
 
 def _name_architecture(config: Mapping[str, Any], where: str) -> str:
-    """The class that a file names. Raises UserError where it names none, with the one of its model_type."""
+    """The class in a config.json. Raises UserError where it has none, with the class of its model_type as a hint."""
     names = config.get("architectures")
     first = names[0] if isinstance(names, list) and names else names
     if isinstance(first, str) and first:

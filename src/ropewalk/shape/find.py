@@ -1,6 +1,6 @@
-"""From a model's name in a recipe to its folder: a path, the packaged tiny base, or the Hugging Face hub.
+"""The folder of a model named in a recipe: a path, the packaged tiny base, or a model of the Hugging Face hub.
 
-Stands here and not in model/ because checking a recipe needs a config.json and no torch.
+This is not in model/, because a check of a recipe needs a config.json but no torch.
 """
 
 import re
@@ -17,7 +17,8 @@ _WHOLE += ["LICENSE*", "NOTICE*", "USE_POLICY*", "tokenization_*.py"]
 def find_model(name: str | Path, *, config_only: bool = False) -> Path:
     """The folder of a model named by a folder, ``tiny-base``, or ``hub_id@revision``.
 
-    A hub model is fetched into the hub's cache, all of it or its config.json alone. Raises UserError.
+    A hub model is downloaded into the hub's cache, either whole or only its config.json. Raises UserError where the
+    name is no model, or the download fails.
     """
     folder = TINY_BASE if name == "tiny-base" else Path(name)
     if (folder / "config.json").is_file():
@@ -34,7 +35,7 @@ def find_model(name: str | Path, *, config_only: bool = False) -> Path:
 
 
 def _fetch(hub_id: str, revision: str, patterns: list[str]) -> Path:
-    # Half a second to import, and only for models that are not on this disk.
+    # The import takes half a second and is needed only for models that are not on this disk.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

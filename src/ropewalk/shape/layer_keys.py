@@ -1,9 +1,9 @@
-"""Layers into a config.json: as a class of transformers that runs them, else in our own words that others refuse.
+"""Write layers into a config.json: as a class of transformers that runs them, else in our own format.
 
-``read_layers`` backwards. A pattern often needs another class for the same weights (a Llama with windows is a
-Ministral), and classes differ in what they assume where a file is silent; so what was assumed is then written out. The
-surprise is what a file must not say: where the older keys cannot tell the positions, ``rope_theta`` is null, because
-readers of transformers 4 would run theta 10000 without a word where the key is missing.
+The inverse of ``read_layers``. Other readers refuse our own format. A pattern often needs another class for the same
+weights (a Llama with windows is a Ministral). Classes differ in the defaults for missing keys, so these defaults are
+then written out. Where the older keys cannot describe the positions, ``rope_theta`` is null: if the key were missing,
+readers of transformers 4 would run theta 10000 without a warning.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,13 +33,13 @@ POSITION_KEYS = (
     "no_rope_layer_interval",
     OWN_TYPE,
 )
-"""Every key that says something about positions; whoever writes them anew takes the old ones out first."""
+"""Every key that describes positions; code that writes new positions removes these keys first."""
 STALE_KEYS = ("auto_map", "attn_implementation", "_attn_implementation")
-"""Keys that name a program to run the model by: code files stay behind, and would not know the new positions."""
+"""Keys that name code to run the model: code files are not copied, and would not support the new positions."""
 
 _Parameters = dict[str, Any]
 
-# What Llama, Mistral and Ministral assume where the file is silent, and SmolLM3 assumes otherwise.
+# Defaults of Llama, Mistral and Ministral for missing keys; SmolLM3 has other defaults.
 _ASSUMED: Mapping[str, Any] = {
     "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
@@ -54,10 +54,10 @@ _ASSUMED: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class SpelledLayers:
-    """What a config.json says about its layers. ``native``: a class of transformers runs them, ``architecture``.
+    """The entries of a config.json for its layers. ``native``: a class of transformers runs them, ``architecture``.
 
-    ``keys`` are to be written and ``dropped`` taken out first. ``legacy``: readers of the keys of transformers 4 run
-    the same. ``why_not`` tells why a folder is not native.
+    Write ``keys`` after removing ``dropped``. ``legacy``: readers of the keys of transformers 4 run the same.
+    ``why_not``: the reason where a folder is not native.
     """
 
     architecture: str
@@ -76,15 +76,16 @@ class SpelledLayers:
 def spell_layers(
     config: Mapping[str, Any], positions: Sequence[LayerPosition], *, context_tokens: int, where: str = "config.json"
 ) -> SpelledLayers:
-    """How a config.json says that the model of ``config`` runs ``positions``, one per layer, up to ``context_tokens``.
+    """The entries with which the model of ``config`` runs ``positions``, one per layer, up to ``context_tokens``.
 
-    ``config`` is a model's config.json, whose shape can be read. The class of the model is kept where it can say it.
+    ``config`` is a model's config.json, whose shape can be read. The class of the model is kept where it can describe
+    the positions.
     """
     shape = parse_shape(config, where)
     assert len(positions) == shape.layers
     names = [shape.architecture, *SUPPORTED[shape.architecture].kin]
     if any(isinstance(layer.rope, Nope) for layer in positions):
-        names.sort(key=lambda name: not SUPPORTED[name].skips_rope)  # more readers know it than a rope of zeros
+        names.sort(key=lambda name: not SUPPORTED[name].skips_rope)  # more readers support it than a rope of zeros
     why = ""
     for name in names:
         why = _find_obstacle(SUPPORTED[name], shape, positions)
@@ -94,7 +95,7 @@ def spell_layers(
 
 
 def _find_obstacle(family: Family, shape: ModelShape, positions: Sequence[LayerPosition]) -> str:
-    """Why ``family`` cannot run ``positions`` with the weights of ``shape``; empty if it can."""
+    """The reason why ``family`` cannot run ``positions`` with the weights of ``shape``; empty if it can."""
     name = family.model_type
     windows = {layer.window_tokens for layer in positions}
     if any(layer.log_n_tokens or layer.bias for layer in positions):
@@ -123,7 +124,7 @@ def _find_rope_obstacle(family: Family, positions: Sequence[LayerPosition]) -> s
 
 
 def _group(family: Family, positions: Sequence[LayerPosition]) -> dict[str, list[LayerPosition]]:
-    """The layers that must share one RoPE in this class."""
+    """The groups of layers that must share one RoPE in this class."""
     layers = [layer for layer in positions if not (family.skips_rope and isinstance(layer.rope, Nope))]
     if family.ropes == "one":
         return {FULL: layers}
@@ -163,20 +164,20 @@ def _spell_native(
 
 
 def _raise_lengths(config: Mapping[str, Any], context_tokens: int) -> dict[str, int]:
-    """The file's other words for how far the model reads, and how much it writes: a reader takes the least of them."""
+    """Raise the file's other keys for the context and for the generated length: a reader takes the least of them."""
     given = {key: config[key] for key in (*REACH_KEYS, "max_length") if type(config.get(key)) is int}
     return {key: context_tokens for key, tokens in given.items() if tokens < context_tokens}
 
 
 def _spell_original(positions: Sequence[LayerPosition]) -> dict[str, int]:
-    """What a linear block's factor counts from, which the block itself has no key for."""
+    """The length that a linear block's factor counts from; the block itself has no key for it."""
     ropes = [layer.rope for layer in positions if isinstance(layer.rope, Linear)]
     lengths = {rope.original_tokens for rope in ropes if rope.original_tokens is not None}
     return {"original_max_position_embeddings": lengths.pop()} if len(lengths) == 1 else {}
 
 
 def _say_aloud(config: Mapping[str, Any], shape: ModelShape, family: Family) -> dict[str, Any]:
-    """What the model's own class assumed and the new one may not."""
+    """The defaults of the model's own class that the new class may not have."""
     assumed = {} if family.model_type == "olmo3" else _ASSUMED  # Olmo2 and Olmo3 assume the same
     return {
         **{key: config.get(key, value) for key, value in assumed.items()},
@@ -201,16 +202,16 @@ def _spell_windows(family: Family, positions: Sequence[LayerPosition]) -> dict[s
     elif window is None:
         keys["sliding_window"] = (
             family.window_tokens
-        )  # of no layer; but the class makes a mask of it, and stops at null
+        )  # no layer uses it, but the class builds a mask from it and fails at null
     if family.skips_rope:
         keys["no_rope_layers"] = [int(not isinstance(layer.rope, Nope)) for layer in positions]
     return keys
 
 
 def _spell_ropes(family: Family, positions: Sequence[LayerPosition]) -> tuple[dict[str, Any], bool]:
-    """The keys of both dialects, and whether the older ones tell the same."""
+    """The keys of both formats, and whether the older ones describe the same."""
     groups = _group(family, positions)
-    plain = Unchanged().to_hf(positions[0].theta)  # for a type that no layer is of
+    plain = Unchanged().to_hf(positions[0].theta)  # for a layer type without layers
     ropes = {kind: _parameters(layers[0]) if layers else plain for kind, layers in groups.items()}
     full = ropes[FULL]
     if family.ropes == "one":
@@ -234,7 +235,7 @@ def _spell_own(
     context_tokens: int,
     why: str,
 ) -> SpelledLayers:
-    """The usual keys describe the same weights with plain RoPE everywhere; the positions stand in our key alone."""
+    """The usual keys describe the same weights with plain RoPE everywhere; only our key holds the positions."""
     family = SUPPORTED[shape.architecture]
     plain = plain_layers(shape.layers, shape.theta)
     ropes, _ = _spell_ropes(family, plain)

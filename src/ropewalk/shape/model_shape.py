@@ -1,4 +1,4 @@
-"""The numbers of a model that everybody else computes with: widths, counts, positions. No weights, no torch."""
+"""The numbers of a model that all other parts compute with: widths, counts, positions. No weights, no torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,9 +20,9 @@ from ropewalk.rope.scaling import Rope, Unchanged
 class ModelShape:
     """A decoder of the Llama kind. Made by shape/read.
 
-    ``positions`` says what each layer does with them, first to last. ``mlp_width`` is the inner width of the gated MLP.
-    ``dtype`` is the name of the weights' type. ``eos_id`` is the first, where a config lists several. ``qk_norm`` says
-    over what queries and keys are normalised, ``block_norms`` how many other norms a layer has.
+    ``positions`` has one entry per layer, first to last. ``mlp_width`` is the inner width of the gated MLP. ``dtype``
+    is the name of the weights' type. ``eos_id`` is the first, where a config lists several. ``qk_norm`` is the range
+    over which queries and keys are normalised; ``block_norms`` is the number of other norms of a layer.
     """
 
     architecture: str
@@ -50,7 +50,7 @@ class ModelShape:
 
     @property
     def query_width(self) -> int:
-        """Width of all query heads together; not always ``width``."""
+        """Width of all query heads together; not always equal to ``width``."""
         return self.heads * self.head_dim
 
     @property
@@ -79,12 +79,12 @@ class ModelShape:
 
     @property
     def stretched(self) -> LayerPosition:
-        """The first layer of those that a longer context is about."""
+        """The first of the layers that a longer context affects."""
         return find_stretched(self.positions)
 
     @property
     def theta(self) -> float:
-        """Of the layers that get stretched."""
+        """Theta of the layers that get stretched."""
         return self.stretched.theta
 
     @property
@@ -95,15 +95,15 @@ class ModelShape:
 
     @property
     def base_rope(self) -> BaseRope:
-        """What the layers that get stretched do to positions now."""
+        """The current position method of the layers that get stretched."""
         return self.stretched.as_base(head_dim=self.head_dim, context_tokens=self.context_tokens)
 
     def describe(self, positions: Sequence[LayerPosition]) -> list[str]:
-        """What ``positions`` make of this model's own, in words for runs of equal layers."""
+        """The changes of ``positions`` against this model's own, in words for groups of equal layers."""
         return describe_layers(self.positions, positions, head_dim=self.head_dim, base_tokens=self.context_tokens)
 
     def stretch(self, pattern: tuple[LayerRule, ...], *, rope: Rope, context_tokens: int) -> "ModelShape":
-        """The model that ``rope/layers.stretch_layers`` makes of this one; raises UserError as that does."""
+        """The model that ``rope/layers.stretch_layers`` makes of this one; raises UserError as that function does."""
         positions = stretch_layers(
             self.positions,
             pattern,

@@ -1,7 +1,7 @@
-"""A model's shape from its config.json; what cannot be trained right is refused here, by name.
+"""A model's shape from its config.json; an unsupported value is refused here, by name.
 
-The surprise: a key that is missing is not a key that is off. transformers gives Mistral a window of 4096 tokens, Qwen3
-heads of 128 dimensions and SmolLM3 a tied head, where the file says nothing.
+A missing key does not mean that a feature is off. Without the key, transformers gives Mistral a window of 4096 tokens,
+Qwen3 heads of 128 dimensions and SmolLM3 a tied head.
 """
 
 import json
@@ -32,7 +32,10 @@ def read_shape(folder: Path) -> ModelShape:
             why="it has no config.json" if folder.is_dir() else "there is no such folder",
             fix="give a folder that save_pretrained wrote or the hub delivered",
         ) from None
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of 5000 digits, or a nest of brackets
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # no JSON, no UTF-8, a number of 5000 digits, or deeply nested brackets
         raise UserError("config.json cannot be read", where=str(path), why=str(error), fix="correct the file") from None
     if not isinstance(config, dict):
         raise UserError(
@@ -42,7 +45,7 @@ def read_shape(folder: Path) -> ModelShape:
 
 
 def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
-    """The shape that a config.json describes, ``where`` being its name in errors."""
+    """The shape that a config.json describes; ``where`` is its name in errors."""
     architecture, family = find_family(config, where)
     width, heads = _count(config, "hidden_size", where), _count(config, "num_attention_heads", where)
     kv_heads = _find_kv_heads(architecture, config, where)
@@ -98,7 +101,7 @@ def _find_kv_heads(architecture: str, config: Mapping[str, Any], where: str) -> 
 def _count(
     config: Mapping[str, Any], key: str, where: str, *, default: int | None = None, most: int = LARGEST_COUNT
 ) -> int:
-    """A positive whole number; a float such as 4096.0 is refused, as other readers of the file would refuse it."""
+    """A positive whole number; a float such as 4096.0 is refused, because other readers of the file refuse it."""
     value = config.get(key)
     if value is None:
         value = default

@@ -1,7 +1,7 @@
-"""What each layer does with positions, from a config.json: its RoPE or none, and its window.
+"""The positions of each layer, from a config.json: its RoPE or none, and its window.
 
-Each class has its own words for it and its own defaults. The surprise: SmolLM3's switch for windows puts them on the
-layers *without* RoPE, the other way round from every published hybrid, unless ``layer_types`` says otherwise.
+Each class has its own keys and its own defaults. SmolLM3's switch for windows puts them on the layers *without* RoPE,
+unless ``layer_types`` differs. Every published hybrid does the opposite.
 """
 
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ from ropewalk.shape.families import OWN_TYPE, Family
 from ropewalk.shape.rope_keys import FULL, WINDOWED, read_ropes
 
 _NEEDED = ("theta", "factor", "original_tokens", "short_factor", "long_factor", "wavelengths_tokens")
-"""What a method that a model runs has filled, where it has such a field."""
+"""The fields that must be filled in a method that a model runs, if the method has them."""
 _OPEN = {("linear", "original_tokens")}
-"""Fields that a file may leave open: who stretches the model is asked."""
+"""Fields that a file may leave open; then the user who stretches the model must give the value."""
 _LAYERS: TypeAdapter[tuple[LayerPosition, ...]] = TypeAdapter(tuple[LayerPosition, ...])
 
 
 def read_layers(
     config: Mapping[str, Any], family: Family, *, layers: int, context_tokens: int, where: str
 ) -> tuple[LayerPosition, ...]:
-    """One value per layer. Raises UserError for what the class would ignore, misread or not run."""
+    """One value per layer. Raises UserError for entries that the class would ignore, misread or not run."""
     ropes = read_ropes(config, family, context_tokens=context_tokens, where=where)
     if OWN_TYPE in config:
         found = _read_own(config[OWN_TYPE], layers=layers, where=f"{where}: {OWN_TYPE}.layers")
@@ -75,7 +75,7 @@ def _read_own(own: Mapping[str, Any], *, layers: int, where: str) -> tuple[Layer
 
 
 def _read_turning(config: Mapping[str, Any], family: Family, *, layers: int, where: str) -> list[bool]:
-    """Which layers rotate; in ``no_rope_layers`` a 1 means that a layer does."""
+    """Which layers rotate; in ``no_rope_layers`` a 1 means that a layer does rotate."""
     if not family.skips_rope:
         return [True] * layers
     given = config.get("no_rope_layers")
@@ -130,7 +130,7 @@ def _read_kinds(
 def _assume_kinds(
     config: Mapping[str, Any], family: Family, *, turning: list[bool], window: int | None, where: str
 ) -> list[str]:
-    """What each class takes for ``layer_types`` where the file has none."""
+    """The default of each class for ``layer_types`` where the file has none."""
     layers = len(turning)
     if family.model_type in ("olmo3", "gemma3_text"):
         every = 4 if family.model_type == "olmo3" else _read_whole(config, "sliding_window_pattern", 6, where)

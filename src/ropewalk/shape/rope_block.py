@@ -1,8 +1,8 @@
-"""What stands in one rope block of a config.json beside the keys of its method: harmless, or another model.
+"""The keys of one rope block in a config.json besides those of its method: harmless, or a sign of another model.
 
-transformers warns of a key that it does not know and runs on without it; other readers may obey it. So a key passes
-where no reader's angles or scale come of it, or where its value changes nothing. Everything else is refused with what
-it would do, where it stands, and the line that says the same in a key that every reader knows.
+transformers warns of an unknown key and runs without it; other readers may obey it. So a key passes where it affects no
+reader's angles or scale, or where its value changes nothing. Any other key is refused. The error gives its effect, its
+place, and the line that has the same meaning in a key that every reader supports.
 """
 
 import math
@@ -14,7 +14,7 @@ from ropewalk.rope.method import LARGEST_THETA
 from ropewalk.rope.scaling import KEYS
 
 _INFORMATIVE = ("finetuned", "original_max_position_embeddings", "max_position_embeddings", "name", "description")
-"""Said for people, or for programs of a base's authors that reach the same angles."""
+"""Keys for people, or for programs of a base's authors that compute the same angles."""
 _NEUTRAL: Mapping[str, tuple[float, ...]] = {
     "attn_factor": (1.0,),
     "extrapolation_factor": (1.0,),
@@ -29,7 +29,7 @@ _PLAIN = ("rope_type", "rope_theta", "partial_rotary_factor")
 
 
 def screen_keys(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """``values`` without the keys that change nothing. ``rope_type`` names their method; ``where`` is the block.
+    """``values`` without the keys that change nothing; ``rope_type`` in it is the method, ``where`` names the block.
 
     Raises UserError for a key, or a number, that would make readers of the file run different models.
     """
@@ -50,11 +50,11 @@ def screen_keys(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _settle_mscale(values: dict[str, Any], where: str) -> None:
-    """Take out a yarn's ``mscale`` that stands alone, if the formula gives what it says. It needs its partner."""
+    """Remove a yarn's ``mscale`` that has no partner key, if the formula gives the same value; else raise UserError."""
     if values["rope_type"] != "yarn":
         return
     if _is_neutral(values.get("mscale_all_dim"), (0.0,)):
-        del values["mscale_all_dim"]  # transformers and DeepSeek's own code both take 0 as none
+        del values["mscale_all_dim"]  # transformers and DeepSeek's own code both treat 0 as absent
     alone = [key for key in ("mscale", "mscale_all_dim") if key in values]
     if len(alone) != 1:
         return
@@ -66,7 +66,7 @@ def _settle_mscale(values: dict[str, Any], where: str) -> None:
 
 
 def _weigh_sharpening(key: str, values: Mapping[str, Any], where: str) -> None:
-    """Raise UserError unless ``key``, as the readers that know it take it, gives the attention factor anyhow in use."""
+    """Raise UserError unless readers of ``key`` get the same attention factor as readers that ignore it."""
     used, meant = _attention_factor(values), values[key]
     if isinstance(meant, bool) or not isinstance(meant, int | float):
         raise _refuse(key, values, where, fix="remove it, or correct it to a number")
@@ -89,7 +89,7 @@ def _weigh_sharpening(key: str, values: Mapping[str, Any], where: str) -> None:
 
 
 def _attention_factor(values: Mapping[str, Any]) -> float:
-    """What transformers multiplies cosine and sine by, of a block whose figures are numbers."""
+    """transformers' factor of cosine and sine, for a block whose figures are numbers."""
     figures = {key: value for key, value in values.items() if isinstance(value, int | float)}
     factor, original = figures.get("factor", 1.0), figures.get("original_max_position_embeddings", 1)
     if "attention_factor" in figures:
@@ -103,7 +103,7 @@ def _attention_factor(values: Mapping[str, Any]) -> float:
 
 
 def _refuse_numbers(values: Mapping[str, Any], where: str) -> None:
-    """Raise UserError for figures that are none: transformers would stop at them, or run angles that are none."""
+    """Raise UserError for figures that are not numbers: transformers would fail, or run undefined angles."""
     figures = KEYS.get(values["rope_type"], frozenset()) - {"truncate"}
     for key, value in values.items():
         for number in value if isinstance(value, list) else [value]:

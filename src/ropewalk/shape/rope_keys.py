@@ -1,10 +1,10 @@
-"""RoPE in a config.json, in either dialect, to one answer for full layers and one for windowed ones.
+"""Read RoPE from a config.json, in either format, as one result for full layers and one for windowed layers.
 
-transformers 5 writes ``rope_parameters``; transformers 4 wrote ``rope_theta`` and ``rope_scaling``. The surprise: where
-a file has both and they disagree, transformers 5 lets ``rope_scaling`` win and readers of the old keys something
-else, so a disagreement is refused here. And where a class has one RoPE per layer type, the old keys never meant all
-layers: ``rope_scaling`` is the full ones' alone. A linear block has no key for the length that its factor counts from:
-bases write the divided length as their context or the original one, so that is read from other keys, or left open.
+transformers 5 writes ``rope_parameters``; transformers 4 wrote ``rope_theta`` and ``rope_scaling``. If a file has both
+and they disagree, transformers 5 uses ``rope_scaling`` and readers of the old keys use other values. So a disagreement
+is refused here. If a class has one RoPE per layer type, the old keys never meant all layers: ``rope_scaling`` belongs
+to the full ones only. A linear block has no key for the length that its factor counts from. Bases write the divided or
+the original length as their context, so this length is read from other keys, or left open.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ REACH_KEYS = (
     "n_positions",
     "n_ctx",
 )
-"""Other words of config.json files for how far a model reads; servers take the least of those that they find."""
+"""Other keys of config.json files for the context length; servers use the least of those that they find."""
 
 
 def read_ropes(
@@ -38,7 +38,7 @@ def read_ropes(
 ) -> dict[str, dict[str, Any]]:
     """Whole ``rope_parameters``, also where they are plain, of the layer types ``FULL`` and ``WINDOWED``.
 
-    Raises UserError for dialects that disagree, for what transformers would ignore, and for a theta that is no theta.
+    Raises UserError for formats that disagree, for values that transformers would ignore, and for an invalid theta.
     """
     if family.ropes == "one":
         parameters = _read_flat(config, config.get("rope_parameters"), family, context_tokens, where)
@@ -66,9 +66,10 @@ def read_ropes(
 
 
 def find_reach(config: Mapping[str, Any], layer: LayerPosition, context_tokens: int) -> int:
-    """How far a model reads whose stretched layers are ``layer`` and whose file says ``context_tokens``.
+    """The context length of a model with stretched layers ``layer`` and ``context_tokens`` in its file.
 
-    That is more where the file keeps the original length, and another key, or the division, tells what was made of it.
+    It is larger than ``context_tokens`` where the file keeps the original length, and another key, or the division,
+    gives the stretched length.
     """
     factor, original = (getattr(layer.rope, name, None) for name in ("factor", "original_tokens"))
     if factor is None or original is None or layer.rope.kind == "dynamic":
@@ -83,7 +84,7 @@ def _claims(config: Mapping[str, Any]) -> list[int]:
 
 
 def _find_original(config: Mapping[str, Any], values: Mapping[str, Any], context_tokens: int) -> int | None:
-    """What a linear block's factor counts from, where the file tells."""
+    """The length that a linear block's factor counts from, where the file gives it."""
     factor = values.get("factor")
     if isinstance(factor, bool) or not isinstance(factor, int | float):
         return None
@@ -93,7 +94,7 @@ def _find_original(config: Mapping[str, Any], values: Mapping[str, Any], context
 
 
 def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_tokens: int, where: str) -> dict[str, Any]:
-    """One RoPE: ``new`` is the dialect of transformers 5, if the file speaks it; beside it stand the older keys."""
+    """One RoPE: ``new`` is the block of transformers 5, if the file has one; the older keys are beside it."""
     outside = {
         "rope_theta": family.theta,
         "tokens": context_tokens,
@@ -101,7 +102,7 @@ def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_toke
     }
     if "rope_theta" in config and config["rope_theta"] is not None:
         _check_theta(config["rope_theta"], f"{where}: rope_theta")
-    flat = family.ropes == "one"  # where there are several, transformers looks for the original length inside only
+    flat = family.ropes == "one"  # with several, transformers reads the original length from inside only
     original = config.get(_ORIGINAL) if flat else None
     found = {
         key: _normalise(raw, outside, original or context_tokens, f"{where}: {key}")
@@ -130,7 +131,7 @@ def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_toke
 
 
 def _check_nested(nested: Any, where: str) -> Mapping[str, Any]:
-    """``rope_parameters`` of a class that has one RoPE per layer type. Raises UserError for what it would not read."""
+    """``rope_parameters`` of a class with one RoPE per layer type. Raises UserError for entries it would not read."""
     if not isinstance(nested, Mapping):
         raise _no_mapping(nested, f"{where}: rope_parameters")
     if strangers := sorted(set(nested) - {FULL, WINDOWED}):
@@ -144,7 +145,7 @@ def _check_nested(nested: Any, where: str) -> Mapping[str, Any]:
 
 
 def _normalise(raw: Any, outside: Mapping[str, Any], context_tokens: int, where: str) -> dict[str, Any]:
-    """One dict of either dialect with ``rope_type`` and ``rope_theta`` in it, checked; ``outside`` fills it up."""
+    """One checked dict from either format, with ``rope_type`` and ``rope_theta``; ``outside`` gives missing values."""
     if not isinstance(raw, Mapping):
         raise _no_mapping(raw, where)
     if nested := [key for key, value in raw.items() if isinstance(value, Mapping)]:

@@ -1,6 +1,6 @@
-"""How heads are shared out over ranks that split heads instead of rows.
+"""Distribution of heads over ranks that split heads instead of sequences.
 
-Query heads must divide; key heads, of which grouped attention has fewer, are copied just as often as that needs.
+Query heads must divide evenly. Key heads, of which grouped attention has fewer, are copied only as often as needed.
 """
 
 import math
@@ -9,7 +9,7 @@ from ropewalk.core.error import UserError
 
 
 def count_shared_heads(heads: int, kv_heads: int, ulysses_degree: int) -> int:
-    """The least number of key heads, copies included, that ``ulysses_degree`` ranks share evenly beside query heads.
+    """The least number of key heads, copies included, that ``ulysses_degree`` ranks can share evenly with their query heads.
 
     Raises UserError where ``heads`` query heads cannot be split so.
     """

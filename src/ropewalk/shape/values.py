@@ -1,7 +1,7 @@
-"""Values of a config.json that a class of transformers builds its modules with: each is refused here if it cannot.
+"""Check the values of a config.json that a class of transformers builds its modules with; refuse unusable ones.
 
-transformers meets a bad one while the model is built, after hours of preparing text, and names a line of its code.
-The surprise: heads of one pair are refused too. Every bound on theta speaks of several pairs, and no base has one.
+transformers fails at a bad value only when the model is built, after hours of preparing text, and names a line of its
+code. Heads of one pair are refused as well: every bound on theta needs several pairs, and no base has such heads.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,9 +28,9 @@ ACTIVATIONS = (
     "tanh",
     "linear",
 )
-"""What transformers knows by name and needs no more than the name for."""
+"""Names that transformers supports and that need no other setting."""
 LARGEST_COUNT, MOST_LAYERS, WIDEST_HEAD = 1 << 31, 1 << 14, 1 << 14
-"""Widths, lengths, layers and heads beyond are no model's."""
+"""Larger widths, lengths, layers and heads belong to no real model."""
 _ACTIVATION_KEYS, _ID_KEYS = ("hidden_act", "hidden_activation"), ("pad_token_id",)
 _FLAGS = ("attention_bias", "mlp_bias", "tie_word_embeddings", "use_sliding_window", "use_cache")
 _POSITIVE = ("rms_norm_eps", "query_pre_attn_scalar")
@@ -68,7 +68,7 @@ def check_values(config: Mapping[str, Any], *, head_dim: int, vocabulary: int, w
 
 
 def check_factors(positions: Sequence[LayerPosition], *, head_dim: int, where: str) -> None:
-    """Raise UserError where a layer has figures pair by pair, and not one for each pair of a head."""
+    """Raise UserError where a layer has figures per pair, and their number is not that of a head's pairs."""
     for rope in {layer.rope: None for layer in positions}:
         for name in ("short_factor", "long_factor", "wavelengths_tokens"):
             given = getattr(rope, name, None)

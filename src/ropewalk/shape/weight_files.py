@@ -1,6 +1,6 @@
-"""Which files hold a model's weights, by their names alone.
+"""The files that hold a model's weights, by their names alone.
 
-Stands here and not in model/ because a missing shard must be noticed before hours of preparing text, without torch.
+This is not in model/, because a missing shard must be found before hours of preparing text, without torch.
 """
 
 import json
@@ -13,7 +13,7 @@ SINGLE = "model.safetensors"
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder. Raises UserError if there is none, or one of several is gone."""
+    """The safetensors files of a model folder. Raises UserError if there is none, or if one of several is missing."""
     if not (folder / INDEX).is_file():
         if (folder / SINGLE).is_file():
             return [folder / SINGLE]
@@ -37,5 +37,5 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def damaged(path: Path, why: str) -> UserError:
-    """The error of a weight file that is not what it should be."""
+    """The error for a damaged weight file."""
     return UserError("the weights are damaged", where=str(path), why=why, fix="get the model folder again")
