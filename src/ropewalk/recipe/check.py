@@ -67,7 +67,7 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
 
 
 def base_context(recipe: Recipe, shape: ModelShape | None) -> int | None:
-    """The base's context in tokens; None if the base is not available. Evaluated lengths are multiples of it."""
+    """The base's context in tokens; None if the base's shape is not given. Evaluated lengths are multiples of it."""
     if isinstance(recipe.model, ModelSource):
         return recipe.model.init.context
     return None if shape is None else shape.context_tokens

@@ -21,7 +21,7 @@ _MANY_REPEATS = 4
 def check_corpus(recipe: Recipe, corpus: Corpus, base_tokens: int | None) -> Iterator[Finding]:
     """Check a recipe against its built corpus.
 
-    ``base_tokens`` is the base's context in tokens, or None if the base is not available.
+    ``base_tokens`` is the base's context in tokens, or None if the base's shape is not given.
     """
     if {*corpus.sources} != {source.name for source in recipe.corpus.sources}:
         message = f"the corpus of this run was built from {', '.join(corpus.sources)}: nothing is known of these rows"

@@ -23,7 +23,10 @@ def plan_stage(recipe: Recipe, index: int, corpus: Corpus) -> list[Strand]:
 
 
 def open_stage(recipe: Recipe, index: int, corpus: Corpus, *, rows: int | None = None) -> Feed:
-    """Open the first ``rows`` sequences of a stage (all if None); a larger number begins with the same sequences."""
+    """Open the first ``rows`` sequences of a stage (all if None); a larger number begins with the same sequences.
+
+    Raises UserError where a strand has too little text for its share.
+    """
     stage = recipe.stages[index]
     return open_feed(
         corpus,

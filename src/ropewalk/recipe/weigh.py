@@ -30,7 +30,7 @@ class LongCE(Spec):
     def block_tokens(self) -> int:
         """Length of a block in tokens.
 
-        A token with no more text of its document before it has only near context: weight 1.
+        A token with at most this much of its document before it has only near context. It keeps its weight.
         """
         return self.near_tokens + self.stride_tokens
 
