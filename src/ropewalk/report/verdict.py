@@ -280,7 +280,7 @@ def _change_of(score: Score) -> Change:
 
 
 def _judge_short(contents: Contents) -> Iterator[Verdict]:
-    """The worst source is one that misses the target, else one that may miss it, else the one with the largest change."""
+    """The worst source misses the target, else it may miss it, else it has the largest change."""
     changes = short_changes(contents)
     if not changes:
         return
