@@ -62,7 +62,7 @@ def new_folder(
     that were found during the writing. After an error nothing is left, not even parent folders.
 
     Raises FileExistsError if ``folder`` exists already: nothing is ever overwritten. Raises UserError if the disk is
-    full, whatever error a library raises for it.
+    full, even if a library raises an error of its own for it.
     """
     if folder.exists():
         raise FileExistsError(folder)

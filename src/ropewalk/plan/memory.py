@@ -153,8 +153,8 @@ def stored_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: i
 
     Counted are three tensors per norm (input, normalised, scaled), rotated queries and keys, values, output,
     log-sum-exp, and four of the MLP's width. The count is from transformers' Llama and Qwen3, whose norms keep their
-    input in float32 in any dtype. The norms of Olmo and Gemma keep more of it, so in bfloat16 their layers are up to 15
-    % larger than this.
+    input in float32 in any dtype. The norms of Olmo and Gemma keep more of it, so their layers are up to 15 % larger in
+    bfloat16.
     """
     turned = shape.query_width + shape.kv_width
     normed = shape.block_norms * shape.width + (turned if shape.qk_norm != "none" else 0)

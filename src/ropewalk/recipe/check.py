@@ -1,4 +1,4 @@
-"""Checks a recipe against published rules that span several of its parts; each rule has its source.
+"""Checks a recipe against the field's rules that span several of its parts; each rule has its source.
 
 An error would waste the run. A warning may be intended. The checks here read only the recipe and the base's shape.
 """

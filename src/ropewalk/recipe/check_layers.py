@@ -1,4 +1,4 @@
-"""Published rules about the changes that a stage makes to a model's layers; each rule has its source."""
+"""The field's rules for the changes that a stage makes to a model's layers; each rule has its source."""
 
 from collections.abc import Iterator
 

@@ -58,7 +58,7 @@ class Advised:
 
     @property
     def reasons(self) -> list[str]:
-        """The reasons for the recommendation; without a probe also the best method without any training."""
+        """The reasons for the recommendation; without a probe also the advice for use without any training."""
         untrained = "without any training take yarn; --probe TEXT measures all of them on the model as it is"
         has_yarn = any(each.name == "yarn" for each in self.survey.candidates)
         return [*self.survey.reasons, *([untrained] if has_yarn and not self.scores else [])]

@@ -62,7 +62,7 @@ def draw_prefixes(stage: Mapping[str, Any]) -> Picture:
             axis.plot(prefixes["rows"], line, color=colours[name], label=shorten(name))
         axis.set_xlabel("rows given")
         axis.set_ylabel("share of the tokens so far, %")
-        # the first sequences belong to one source each, so their shares are 100 %
+        # after the first few sequences the shares are far off the plan, up to 100 %
         axis.set_ylim(0, min(100, 150 * max(stage["planned"].values())))
         axis.set_xlim(0, prefixes["rows"][-1])
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

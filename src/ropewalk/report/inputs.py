@@ -112,7 +112,7 @@ def make_mixture(contents: Contents) -> Section:
 
 
 def make_versions(contents: Contents) -> Section:
-    """The versions and seeds that are needed to repeat the run."""
+    """The versions, seeds and digests that are needed to repeat the run."""
     facts = [
         ["seed", str(contents.recipe["seed"])],
         ["seed of the evaluation", str(contents.recipe["evaluate"]["seed"])],
