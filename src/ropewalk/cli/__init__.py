@@ -1,1 +1,1 @@
-"""The command line: one verb per part of a run, each thin; a verb imports its part only when it is called."""
+"""The command line: one thin verb per part of a run. A verb imports its part only when it is called."""

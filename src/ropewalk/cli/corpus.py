@@ -1,4 +1,4 @@
-"""``ropewalk corpus VERB``: looking at text before and after it is prepared, never changing it."""
+"""The verbs ``ropewalk corpus VERB``: they inspect text before and after it is prepared, and never change it."""
 
 from pathlib import Path
 from typing import Annotated

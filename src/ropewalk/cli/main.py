@@ -1,9 +1,9 @@
-"""One verb per part of a run; each thin, each importing its part only when called, so that ``--help`` is instant.
+"""The verbs of the command line. Each is thin and imports its part only when called, so ``--help`` is instant.
 
-Results go to standard output (with ``--json`` as one JSON object), progress to standard error. Exit code 0: done;
-1: a rank failed, hung or was lost; 2: something the user gave cannot be used; with ``--strict`` 3: a target is missed,
-4: one is undecided; 75: stopped by SIGTERM, SIGUSR1 or Ctrl-C, and saved; 130: a second Ctrl-C. After 1, 75 and 130
-the same command goes on from the newest checkpoint.
+Results go to standard output (with ``--json`` as one JSON object), progress to standard error. Exit code 0: done; 1: a
+rank failed, hung or was lost; 2: an input of the user cannot be used; with ``--strict`` 3: a target is missed, 4: a
+target is undecided; 75: stopped by SIGTERM, SIGUSR1 or Ctrl-C, and saved; 130: a second Ctrl-C. After 1, 75 and 130 the
+same command continues from the newest checkpoint.
 """
 
 import json
@@ -234,7 +234,7 @@ def main() -> None:
     """The ``ropewalk`` command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without such letters gets their numbers
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character shows its number
     try:
         with heed_stop():
             app(prog_name="ropewalk")
@@ -249,7 +249,7 @@ def main() -> None:
             raise
         _end(fault)
     except SystemExit as end:
-        if end.code == _INTERRUPTED:  # typer turns KeyboardInterrupt into it without a word
+        if end.code == _INTERRUPTED:  # typer turns KeyboardInterrupt into it without a message
             print("ropewalk: interrupted; the same command goes on from here", file=sys.stderr)
         raise
 
@@ -262,7 +262,7 @@ def _end(error: UserError) -> NoReturn:
 
 
 def _do_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool) -> Any:
-    """Do it, show what it made, and return the recipe."""
+    """Do a part, show its result, and return the recipe."""
     from ropewalk.commands.run import do_part
 
     loaded = load(recipe, overrides)

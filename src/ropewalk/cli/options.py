@@ -1,4 +1,4 @@
-"""What every verb of the command line has: a recipe with overrides first, and one result to print at the end."""
+"""The common elements of all verbs: a recipe with overrides first, and one result to print at the end."""
 
 import json
 import sys
@@ -20,14 +20,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 
 
 def load(recipe: Path, overrides: Sequence[str] | None) -> Any:
-    """The recipe with its overrides, checked."""
+    """Read the recipe with its overrides and validate it."""
     from ropewalk.recipe.load import load_recipe
 
     return load_recipe(recipe, overrides or ())
 
 
 def end_strictly(recipe: Any, strict: bool) -> None:
-    """Where ``--strict`` or the recipe asks for it, end as the targets say: in silence if all are met."""
+    """Exit with the code of the targets if ``--strict`` or the recipe asks for it; print nothing if all are met."""
     if strict or recipe.strict:
         from ropewalk.report.page import strict_code, summarise
 
@@ -39,7 +39,7 @@ def end_strictly(recipe: Any, strict: bool) -> None:
 
 
 def show(result: dict[str, Any], as_json: bool) -> None:
-    """``text`` is for people and left out of the JSON; everything else is for programs."""
+    """Print the result on the first rank: ``text`` for people, or with ``as_json`` everything else for programs."""
     if not is_first():
         return
     if as_json:
@@ -49,7 +49,7 @@ def show(result: dict[str, Any], as_json: bool) -> None:
 
 
 def _to_json(result: dict[str, Any]) -> str:
-    """JSON that standard output can print as it is: letters that its encoding has not are escaped as JSON does it."""
+    """JSON that standard output can print. If its encoding lacks a character, non-ASCII characters are escaped."""
     text = json.dumps(result, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")

@@ -1,4 +1,4 @@
-"""What was typed wrong on the command line, told like everything else that is wrong: what, where, why, fix."""
+"""Errors in the typed command line, reported like all other errors: what, where, why, fix."""
 
 import re
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from typer.core import TyperGroup
 from ropewalk.core.error import UserError
 from ropewalk.recipe.suffix import YAML
 
-# typer has it from click, or from a copy of click that it brings, by version.
+# typer takes it from click or from its own copy of click, depending on its version.
 _UsageError = cast(type[Exception], typer.BadParameter.__mro__[1])
-_NO_ARGUMENTS = "NoArgsIsHelpError"  # it only shows the help
+_NO_ARGUMENTS = "NoArgsIsHelpError"  # this error only shows the help
 
 
 class Verbs(TyperGroup):
-    """The verbs of ropewalk; what cannot be understood becomes a UserError."""
+    """The verbs of ropewalk; a command line that cannot be parsed raises UserError."""
 
     _typed: tuple[str, ...] = ()
 

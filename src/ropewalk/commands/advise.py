@@ -1,6 +1,6 @@
-"""``ropewalk advise``: which change of positions takes this model to that length, from its config.json alone.
+"""``ropewalk advise``: recommends a change of positions for a longer context, from a model's config.json alone.
 
-No GPU, no torch, no training, unless a probe is asked for: then the candidates are run on the model as they are.
+It needs no GPU, no torch and no training. Only a probe runs the model: it runs every candidate without training.
 """
 
 from dataclasses import asdict
@@ -27,7 +27,7 @@ from ropewalk.shape.read import read_shape
 def advise_model(target: Path, arguments: list[str], *, probe: Path | None = None) -> dict[str, Any]:
     """Advice on a model folder, or on a recipe's model and last stage; ``arguments`` are ``[OUT] [PATH=VALUE]...``.
 
-    Writes OUT/advice.html if an OUT is given. ``text`` is for people, the rest for programs.
+    Writes OUT/advice.html if an OUT is given. In the result, ``text`` is for people and the rest is for programs.
     """
     from ropewalk.report.advice import Advised, describe_advice, write_advice
 
@@ -51,7 +51,7 @@ def advise_model(target: Path, arguments: list[str], *, probe: Path | None = Non
 
 
 def describe_layers(shape: ModelShape) -> list[str]:
-    """Which layers a longer context is about, where it is not all of them."""
+    """A line on the layers that a longer context changes; empty if it changes all layers."""
     kinds = [_name_layer(layer) for layer in shape.positions]
     if set(kinds) == {""}:
         return []
@@ -67,14 +67,14 @@ def describe_layers(shape: ModelShape) -> list[str]:
 
 
 def _name_layer(layer: LayerPosition) -> str:
-    """What keeps a layer from being stretched; nothing for full attention with RoPE."""
+    """The reason why a layer is not stretched; empty for full attention with RoPE."""
     words = ["without RoPE"] if isinstance(layer.rope, Nope) else []
     words += [f"with a window of {format_length(layer.window_tokens)}"] if layer.window_tokens else []
     return " ".join(words)
 
 
 def _read_question(target: Path, overrides: list[str]) -> tuple[str, AdviceSpec]:
-    """The model, and what is asked about it: from overrides, or from a recipe's last stage."""
+    """The model and the input of the advice: from overrides, or from a recipe's last stage."""
     if target.suffix not in YAML:
         return str(target), parse_advice(overrides)
     recipe = load_recipe(target, overrides)

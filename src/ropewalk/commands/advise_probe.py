@@ -1,7 +1,7 @@
-"""Every candidate zero-shot on the model itself: the same text and the same prompts, read once with each.
+"""Measures every candidate without training, on the model itself: with the same text and the same prompts.
 
-Nothing is trained and nothing of it stays: a candidate's model is extended beside the others' results, its weights
-linked, measured as any model is, and removed before the next. What is read is bounded by a number of texts and answers.
+Nothing is trained and nothing is kept. A candidate's model is extended in a temporary folder with linked weights. It is
+measured like any model, and removed before the next one. The number of texts and answers limits the amount of reading.
 """
 
 import tempfile
@@ -30,8 +30,8 @@ def probe_candidates(
 ) -> list[Score]:
     """Loss by position on ``text`` and key-value retrieval of each method, by its name. Runs on a rank of its own.
 
-    Raises UserError for a target below twice ``base_tokens``, for text that is missing, and for text that holds no
-    document as long as the target.
+    Raises UserError for a target below twice ``base_tokens``, for a missing text, and for a text without a document as
+    long as the target.
     """
     from ropewalk.evaluate.evaluate import Measurement, measure_model
     from ropewalk.evaluate.loss_by_position import PositionLoss
@@ -67,9 +67,9 @@ def probe_candidates(
 
 
 def read_texts(path: Path, tokenizer: Tokenizer, *, tokens: int, documents: int) -> list[Text]:
-    """Up to ``documents`` texts of exactly ``tokens`` tokens: first pieces of long documents before second ones.
+    """Up to ``documents`` texts of exactly ``tokens`` tokens.
 
-    Raises UserError where there is none.
+    The first parts of all long documents come before any second part. Raises UserError where there is no such text.
     """
     source = Source(name="probe", path=str(path), role="general")
     read = (item for item in read_source(source, seed=0) if isinstance(item, Document))

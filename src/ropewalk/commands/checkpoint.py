@@ -1,6 +1,6 @@
-"""What can be done with one file of a run: export any checkpoint of it, replay any step that it skipped.
+"""Work on one file of a run: export any checkpoint, or replay any skipped step.
 
-Neither needs the run to be over, or to stand still: a finished checkpoint is never written again.
+The run need not be finished or stopped for this, because a finished checkpoint is never written again.
 """
 
 import json
@@ -15,12 +15,15 @@ from ropewalk.recipe.load import load_recipe, parse_export
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder is one of a run's checkpoints, by where it lies."""
+    """True if the folder's path is that of a checkpoint of a run."""
     return folder.resolve().parent.name == "checkpoints"
 
 
 def export_checkpoint(checkpoint: Path, out: Path, overrides: list[str]) -> dict[str, Any]:
-    """Write ``checkpoint``'s weights as the model folder ``out``, in the dtype of the model that was trained."""
+    """Write the weights of ``checkpoint`` as the model folder ``out``.
+
+    The dtype is that of the model that was trained, unless ``overrides`` set another one.
+    """
     asked = parse_export(overrides)
     require_new(out)
     like = checkpoint.resolve().parents[1] / "extended"
@@ -29,7 +32,10 @@ def export_checkpoint(checkpoint: Path, out: Path, overrides: list[str]) -> dict
 
 
 def replay_skipped(path: Path) -> dict[str, Any]:
-    """Take the step that ``path`` (a run's stages/N/skipped/*.json) tells of once more, whole and row by row."""
+    """Repeat a skipped step, as a whole and sequence by sequence.
+
+    ``path`` is its file, a run's stages/N/skipped/*.json.
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         recipe_path = path.resolve().parents[3] / "recipe.yaml"

@@ -1,6 +1,6 @@
-"""Hold a run folder for a recipe, after everything about the two that can be refused has been.
+"""Locks a run folder for a recipe, after all checks that could refuse the two.
 
-Under torchrun the first rank does this alone: what others would find in the folder meanwhile is neither old nor new.
+Under torchrun the first rank does this alone, because the folder is in an intermediate state meanwhile.
 """
 
 from collections.abc import Iterator
@@ -27,9 +27,10 @@ _SMALLEST_FREE_BYTES = 1 << 28
 
 @contextmanager
 def claim(recipe: Recipe, folder: RunFolder, *, holds: bool = True) -> Iterator[None]:
-    """Hold the run folder for this recipe, without what it makes anew; what it cannot go on from is refused first.
+    """Hold the run folder for this recipe, after removing the parts that the recipe makes anew.
 
-    Who only reads need not hold it, so that a report can be made of a run that goes on.
+    A folder that the recipe cannot continue is refused first, with a UserError. ``holds`` is False for a reader, so
+    that a report can be made of a run in progress.
     """
     if holds and is_started():
         _require_ranks(recipe)
@@ -50,7 +51,7 @@ def _take(recipe: Recipe, folder: RunFolder, held: ExitStack | None) -> None:
     held.enter_context(hold(folder.root))
     if growth is None:
         write_recipe(recipe, folder)
-    else:  # as it is now that nobody else writes there
+    else:  # planned again, because now no other process writes to the folder
         grow(plan_growth(recipe, folder), recipe, folder)
 
 
@@ -79,12 +80,12 @@ def _refuse_errors(recipe: Recipe) -> None:
 
 
 def say_finding(finding: Finding) -> None:
-    """One rule that a recipe breaks, as a line for people."""
+    """Print one broken rule as a line for people."""
     say(f"{finding.level}: {finding.key}: {finding.message} ({finding.source})")
 
 
 def read_base_shape(recipe: Recipe) -> ModelShape | None:
-    """What the base is; None for a model that starts from nothing."""
+    """The shape of the base model; None for a model that starts from nothing."""
     if isinstance(recipe.model, ModelSource):
         return None
     return read_shape(find_model(recipe.model, config_only=True))

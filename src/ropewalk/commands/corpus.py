@@ -1,4 +1,4 @@
-"""``ropewalk corpus report`` and ``mix``: what a prepared corpus holds, and what other weights would make of it."""
+"""The verbs ``ropewalk corpus report`` and ``mix``: a prepared corpus in figures, and the effect of other weights."""
 
 import json
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ def report_corpus(recipe: Recipe) -> dict[str, Any]:
 
 
 def tokenise_recipe(recipe: Recipe, share: str) -> dict[str, Any]:
-    """Make the shards of one share, ``3/16``, of the recipe's text. Nothing but the token store is touched."""
+    """Make the shards of one share of the recipe's text, such as ``3/16``. Only the token store is written."""
     number, _, of = share.partition("/")
     if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
         raise UserError(
@@ -89,10 +89,10 @@ def export_corpus(recipe: Recipe, out: Path, format: str) -> dict[str, Any]:
 
 
 def mix_corpus(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """What every stage would read with other weights: tokens, repeats and lengths, from indices alone.
+    """The tokens, repeats and lengths that every stage would read with other weights, computed from indices alone.
 
-    Overrides address the corpus (``mix.general=6``), or the recipe where they begin with one of its keys. The corpus
-    must be built, with the recipe's own weights or any other.
+    Overrides set keys of the corpus (``mix.general=6``), or of the recipe if they begin with one of its keys. The
+    corpus must be built, with the recipe's own weights or with any other.
     """
     recipe = load_recipe(path, [_address(override) for override in overrides])
     corpus = open_corpus(require(RunFolder(Path(recipe.run)).corpus, verb="prepare"))

@@ -1,4 +1,4 @@
-"""What ``ropewalk corpus inspect`` shows of a recipe's corpus."""
+"""The verb ``ropewalk corpus inspect``: examples of dropped documents of a recipe's corpus."""
 
 from pathlib import Path
 from typing import Any

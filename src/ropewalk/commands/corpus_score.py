@@ -1,4 +1,4 @@
-"""What ``ropewalk corpus score`` writes: the gain of context for each long document of a recipe's corpus."""
+"""The verb ``ropewalk corpus score``: the gain from context for each long document of a recipe's corpus."""
 
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from ropewalk.shape.read import read_shape
 
 
 def score_recipe(recipe: Recipe, out: Path, *, model: str | None, near: str) -> dict[str, Any]:
-    """Score the corpus of ``recipe`` into ``out``; the best and worst documents are shown.
+    """Score the corpus of ``recipe`` into the file ``out``; the text of the result shows the best and worst documents.
 
-    Raises UserError where the corpus is not built, and where the model cannot read twice the near context.
+    Raises UserError where the corpus is not built, or where the model cannot read twice the near context.
     """
     folder = RunFolder(Path(recipe.run))
     corpus = require(folder.corpus, verb="prepare")

@@ -1,6 +1,6 @@
-"""Make a run folder ready for a recipe that goes on in it: what is stale goes, then the recipe changes.
+"""Makes a run folder ready for a recipe that continues it: first stale files are removed, then the recipe is replaced.
 
-In this order, so that a kill in between leaves a folder in which the same command finds the same to do.
+The order matters: after a kill in between, the same command still finds the same work to do.
 """
 
 import json
@@ -16,7 +16,7 @@ from ropewalk.train.metrics_log import Journal
 
 
 def grow(growth: Growth, recipe: Recipe, folder: RunFolder) -> None:
-    """Carry out what ``plan_growth`` found. One process calls it, while it holds the folder."""
+    """Carry out the plan of ``plan_growth``. One process calls this while it holds the folder."""
     for line in growth.lines:
         say(line)
     for path in growth.stale:
@@ -28,17 +28,17 @@ def grow(growth: Growth, recipe: Recipe, folder: RunFolder) -> None:
 
 
 def write_recipe(recipe: Recipe, folder: RunFolder) -> None:
-    """Let the folder say that what lies in it is made from this recipe."""
+    """Write the recipe from which the folder's contents are made."""
     write_whole(folder.recipe, yaml.safe_dump(recipe.to_json(), sort_keys=False, allow_unicode=True))
 
 
 def _go_back(folder: RunFolder, stage: int, step: int) -> None:
-    """Forget all of a stage that came after one of its checkpoints."""
+    """Remove everything of a stage that came after the checkpoint of ``step``."""
     for later in folder.list_steps(stage):
         if later > step:
             discard(folder.checkpoint(stage, later))
     history = folder.rollbacks(stage)
-    if history.exists():  # those that the checkpoint has not lived through belonged to the steps that are gone
+    if history.exists():  # rollbacks after this checkpoint belong to the removed steps
         lived = json.loads((folder.checkpoint(stage, step) / "state.json").read_text())["rollbacks"]
         write_whole(history, json.dumps(json.loads(history.read_text())[:lived], indent=1))
     Journal(folder.rows, writes=True).rewind(stage, step)

@@ -1,7 +1,8 @@
-"""A script that starts a recipe on many machines: for Slurm, or a PyTorchJob for Kubernetes. Printed, never submitted.
+"""Prints a script that starts a recipe on many machines, for Slurm or as a PyTorchJob for Kubernetes.
 
-Both start torchrun on every machine and stop it politely: the scheduler's warning reaches the ranks as SIGTERM, they
-save and leave, and the job is queued again and goes on from there. All machines must see the run folder.
+The script is never submitted here. Both kinds start torchrun on every machine and stop it gently. The scheduler's
+warning reaches the ranks as SIGTERM. They save and exit, and the job is queued again and continues from there. All
+machines must see the run folder.
 """
 
 import shlex
@@ -14,7 +15,7 @@ from ropewalk.recipe.spec import Recipe
 Scheduler = Literal["slurm", "k8s"]
 
 _STOP_SECONDS = 300
-"""From the scheduler's warning to its kill: a step and a save must fit."""
+"""Seconds from the scheduler's warning to its kill: one step and one save must fit."""
 
 _SLURM = """#!/bin/bash
 # {name} on {nodes} machines of {local} ranks. Add your site's lines (--partition, --account); then: sbatch THIS_FILE
@@ -115,7 +116,8 @@ def write_script(
 ) -> dict[str, Any]:
     """The script that starts ``recipe`` (read from ``argument``, with these overrides) on ``nodes`` machines.
 
-    Raises UserError where the ranks cannot be shared out evenly, or the scheduler is not known.
+    Raises UserError where the ranks cannot be divided evenly over the machines, or where the scheduler is not
+    supported.
     """
     ranks = recipe.parallel.ranks
     if scheduler not in ("slurm", "k8s"):

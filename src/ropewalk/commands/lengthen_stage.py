@@ -1,7 +1,8 @@
-"""From which of its checkpoints a stage can go on that was trained by one recipe and is longer in another.
+"""Chooses the checkpoint from which a trained stage can continue when a new recipe makes it longer.
 
-A step that was taken keeps its rate and its rows. A constant stage so goes on from its end; ``wsd`` from where its rate
-began to go down, where a checkpoint is kept for this; a cosine is another one from its first step on.
+A step that was taken keeps its learning rate and its sequences. So a constant stage continues from its end. ``wsd``
+continues from the step where its rate began to fall, where a checkpoint is kept for this. A cosine of another length
+differs from its first step on.
 """
 
 import json
@@ -19,7 +20,7 @@ from ropewalk.train.schedule import RATES, Rates, rates_of, refuse_rates
 def find_start(recipe: Recipe, held: Recipe, folder: RunFolder, stage: int) -> int:
     """The step of the newest checkpoint whose steps all have the rates that ``recipe`` gives them.
 
-    Raises UserError where there is none.
+    ``held`` is the recipe in the run folder. Raises UserError where there is no such checkpoint.
     """
     steps = folder.list_steps(stage)
     if not steps:
@@ -31,7 +32,7 @@ def find_start(recipe: Recipe, held: Recipe, folder: RunFolder, stage: int) -> i
         )
     for step in steps:
         now, before = _compare(recipe, held, folder, stage, step)
-        if steps[0] > now.steps:  # nobody asks for fewer steps to have the last ones thrown away
+        if steps[0] > now.steps:  # a smaller number of steps is refused: it would throw the last ones away
             break
         if now.first_change(before, taken=step) is None:
             return step
@@ -40,9 +41,9 @@ def find_start(recipe: Recipe, held: Recipe, folder: RunFolder, stage: int) -> i
 
 
 def refuse_other_shares(recipe: Recipe, held: Recipe, folder: RunFolder, stage: int) -> None:
-    """Raise UserError where a longer stage would read other rows from its first one on.
+    """Raise UserError if a longer stage would read other sequences from its first one on.
 
-    That is so with ``when_dry: spread``, where what a source cannot give of all the stage's tokens is given by others.
+    This happens with ``when_dry: spread``: other sources give the tokens that a source lacks for the whole stage.
     """
     spec = recipe.stages[stage]
     if recipe.corpus.when_dry != "spread" or spec.steps == held.stages[stage].steps:
@@ -71,8 +72,8 @@ def _compare(recipe: Recipe, held: Recipe, folder: RunFolder, stage: int, step: 
 
 
 def _read_rates(path: Path) -> Rates | None:
-    """By which rates a checkpoint's steps were taken; None where it does not say, or cannot be read."""
+    """The rates by which a checkpoint's steps were taken; None if the file lacks them or cannot be read."""
     try:
         return Rates.from_json(json.loads(path.read_text(encoding="utf-8"))["plan"][RATES])
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # damaged: training will find that, and take an older one
+        return None  # damaged: training will find this and take an older checkpoint

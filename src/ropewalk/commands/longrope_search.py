@@ -1,8 +1,8 @@
-"""LongRoPE's factors for a stage that leaves them open: bred against the base's own loss at the target length.
+"""Searches LongRoPE's factors for a stage without them, by evolution on the base's own loss at the target length.
 
-A candidate's model is extended as any model is, its weights linked, read over a few long documents, and removed before
-the next. The documents are of those that are trained on, never held-out ones: what chose the factors must not
-be what the run is measured by. What was found stands in a file beside the extended folder, so a killed run keeps it.
+A candidate's model is extended like any model, with linked weights. It reads a few long documents, and is removed
+before the next one. The documents are training documents and never held-out ones: the factors must not be chosen on the
+text that later measures the run. The result is a file beside the extended folder, so it survives a kill.
 """
 
 import json
@@ -32,14 +32,14 @@ from ropewalk.shape.read import read_shape
 
 
 def needs_search(stage: Stage) -> bool:
-    """Whether the stage's factors are still open."""
+    """True if the stage's factors are still open."""
     return isinstance(stage.rope, LongRope) and stage.rope.long_factor is None
 
 
 def extend(recipe: Recipe, folder: RunFolder, stage: int) -> None:
-    """``ranks.extend`` with the factors that a search finds, unless it is done. Runs on a rank of its own.
+    """Extend the stage's model with factors from a search, unless it is done. Runs on a rank of its own.
 
-    Raises UserError where no document that is trained on is as long as the target.
+    Raises UserError where no training document is as long as the target.
     """
     out, found = folder.extended(stage), folder.factors(stage)
     if is_finished(out):
@@ -80,9 +80,10 @@ def _search(base: Path, stage: Stage, corpus: Corpus, *, work: Path, seed: int) 
 
 
 def draw_documents(corpus: Corpus, *, tokens: int, documents: int, seed: int) -> list[Int64[np.ndarray, "tokens"]]:
-    """The first ``tokens`` tokens of up to ``documents`` documents that are trained on; sources take turns.
+    """The first ``tokens`` tokens of up to ``documents`` training documents; sources take turns.
 
-    Instructions are left out: of their tokens few are answers. Raises UserError where no document is long enough.
+    Instructions are left out, because only few of their tokens are answers. Raises UserError where no document is long
+    enough.
     """
     queues, longest = [], 0
     for name in (name for name in corpus.sources if corpus.facts(name).role != "instruction"):
@@ -111,7 +112,7 @@ def _fill(stage: Stage, factors: Factors) -> Stage:
 
 
 def _count_from(base: Path) -> BaseRope:
-    """Plain RoPE as the factors count from it: over the original length, where the base runs a longrope already."""
+    """The plain RoPE that the factors refer to; if the base runs longrope already, it has the original context."""
     rope = read_shape(base).base_rope
     original = rope.running.original_tokens if isinstance(rope.running, LongRope) else None
     return replace(rope, context_tokens=original or rope.context_tokens)

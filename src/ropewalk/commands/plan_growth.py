@@ -1,8 +1,8 @@
-"""Whether a run folder holds what a recipe can go on from, and what of it must be made anew.
+"""Decides if a recipe can continue a run folder, and which parts of the folder must be made anew.
 
-The recipe that lies in the folder says what everything there was made from. Each part of both recipes has a digest of
-its inputs (recipe/part_digests.py). A part with the same digest is kept; another is made anew, unless training would be
-lost by it.
+The recipe in the folder is the one that everything there was made from. Each part of both recipes has a digest of its
+inputs (recipe/part_digests.py). A part with the same digest is kept. Another part is made anew, unless this would lose
+training.
 """
 
 import json
@@ -39,10 +39,10 @@ _PROMPT_KEYS = {f"evaluate.{key}" for key in ("lengths", "answers", "depths", "p
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """What a recipe asks of a folder that another one began: nothing where there are no ``changes``.
+    """The effects of a new recipe on a run folder of another recipe; none where there are no ``changes``.
 
-    ``stale`` is what goes, in that order, before the new recipe lies in the folder. ``back`` is a stage and the step of
-    the checkpoint that it goes on from, where it goes back. ``lines`` are for people.
+    ``stale`` are the paths to remove, in that order, before the new recipe is written. ``back`` is (stage, step) of the
+    checkpoint to continue from, if a stage goes back. ``lines`` are messages for people.
     """
 
     changes: tuple[Change, ...] = ()
@@ -52,7 +52,7 @@ class Growth:
 
 
 def plan_growth(recipe: Recipe, folder: RunFolder) -> Growth:
-    """What becomes of the folder under this recipe. Raises UserError where training that is done would be lost."""
+    """Plan the folder's changes for this recipe. Raises UserError where finished training would be lost."""
     held = load_recipe(folder.recipe)
     changes = tuple(find_changes(held, recipe))
     if all(change.side in FREE for change in changes):
@@ -82,7 +82,7 @@ def plan_growth(recipe: Recipe, folder: RunFolder) -> Growth:
 
 
 def require_same_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
-    """Raise UserError where the corpus or the extended model of a stage in the folder is another recipe's."""
+    """Raise UserError if the folder's corpus or extended model of a stage was made from another recipe."""
     held = load_recipe(folder.recipe)
     theirs, ours = digest_parts(held), digest_parts(recipe)
     if any(theirs.get(name) != ours.get(name) for name in (CORPUS, extend_part(stage))):
@@ -116,7 +116,7 @@ def _spell(change: Change) -> str:
 
 
 def _list_stale(folder: RunFolder, changed: set[str], changes: Iterable[Change], stages: int) -> Iterable[Path]:
-    """From the last thing made to the first, so that a kill leaves nothing that stands on what is gone."""
+    """The stale paths from the last part made to the first, so that a kill leaves no part without those it needs."""
     found = [folder.root / MANIFEST]
     if EXPORT in changed:
         found += [folder.parity, folder.export]
@@ -138,7 +138,7 @@ def _list_stale(folder: RunFolder, changed: set[str], changes: Iterable[Change],
 
 
 def _list_base_losses(folder: RunFolder, changes: Iterable[Change]) -> list[Path]:
-    """What panels compare with, of stages whose panels now ask for something else."""
+    """The stored base losses of panels, if the recipe now asks their panels for something else."""
     asked = re.compile(r"stages\.\d+\.panel(\..*)?|evaluate\..*")
     changed = any(asked.fullmatch(change.path) for change in changes)
     return [path for path in folder.root.glob("stages/*/base-short-loss.json") if changed]

@@ -1,6 +1,6 @@
-"""What the parts of a run do on ranks: called in forked processes, so torch is imported inside each.
+"""The tasks of a run on ranks. They are called in forked processes, so torch is imported inside each.
 
-Each writes its artifact whole; nothing but small facts crosses back to the parent.
+Each task writes its files complete or not at all. Only small facts are sent back to the parent.
 """
 
 from collections.abc import Callable
@@ -26,14 +26,14 @@ Dtype = Literal["base", "float32", "bfloat16"]
 
 
 def on_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> Any:
-    """Call ``function(*args)`` on ``ranks`` forked ranks, or in place under torchrun; rank 0's result."""
+    """Call ``function(*args)`` on ``ranks`` forked ranks, or in place under torchrun; return the result of rank 0."""
     from ropewalk.parallel.launch import run_ranks
 
     return run_ranks(function, ranks, *args)[0]
 
 
 def alone(work: Callable[[], None]) -> None:
-    """Call ``work()``; under torchrun on the first rank by itself, while the others wait as long as it takes."""
+    """Call ``work()``. Under torchrun only the first rank calls it, and the others wait without a time limit."""
     if not is_started():
         work()
         return
@@ -43,7 +43,7 @@ def alone(work: Callable[[], None]) -> None:
 
 
 def ask_probes(recipe: Recipe, base: Path) -> dict[str, list[str]]:
-    """The prompts of the recipe's own probes, by task, where its corpus is to keep clear of them."""
+    """The prompts of the recipe's own probes, by task, if its corpus must not contain them; else empty."""
     if PROBES not in recipe.corpus.decontaminate.files:
         return {}
     prompts: dict[str, list[str]] = on_ranks(write_prompts, 1, recipe, base)
@@ -51,14 +51,14 @@ def ask_probes(recipe: Recipe, base: Path) -> dict[str, list[str]]:
 
 
 def init(spec: Init, tokenizer: Path, out: Path, seed: int) -> None:
-    """First weights."""
+    """Write the first weights of a model that starts from nothing into ``out``."""
     from ropewalk.model.init import init_model
 
     init_model(spec, out, tokenizer=tokenizer, seed=seed)
 
 
 def extend(base: Path, out: Path, stage: Stage) -> None:
-    """The stage's positions in a copy of the base, unless that is done."""
+    """Write a copy of the base with the stage's positions into ``out``, unless that is done."""
     if is_finished(out):
         return
     from ropewalk.model.extend import extend as extend_folder
@@ -67,7 +67,7 @@ def extend(base: Path, out: Path, stage: Stage) -> None:
 
 
 def write_prompts(recipe: Recipe, base: Path) -> dict[str, list[str]]:
-    """The texts of every prompt that the recipe's retrieval asks, by task."""
+    """The texts of every retrieval prompt of the recipe, by task."""
     from ropewalk.corpus.tokens.tokenizer import load_tokenizer
     from ropewalk.evaluate.evaluate import plan_measurements
     from ropewalk.evaluate.retrieval import Retrieval
@@ -82,7 +82,7 @@ def write_prompts(recipe: Recipe, base: Path) -> dict[str, list[str]]:
 def score_lengths(
     recipe: Recipe, model: Path, corpus: Path, near_tokens: int, context_tokens: int, out: Path
 ) -> dict[str, Any]:
-    """What far context is worth to each long document, into a column file."""
+    """Write the gain from far context for each long document into a column file."""
     from ropewalk.corpus.tokens.corpus_folder import open_corpus
     from ropewalk.evaluate.length_gain import score_lengths as score
 
@@ -91,7 +91,7 @@ def score_lengths(
 
 
 def train(recipe: Recipe, stage: int, folder: RunFolder) -> str:
-    """Train one stage; returns how it ended."""
+    """Train one stage; return how it ended."""
     from ropewalk.train.stage import train_stage
 
     base = None if isinstance(recipe.model, ModelSource) else folder.base(recipe)
@@ -99,25 +99,24 @@ def train(recipe: Recipe, stage: int, folder: RunFolder) -> str:
 
 
 def compare(recipe: Recipe, stage: int, folder: RunFolder) -> "dict[str, Parity]":
-    """A stage's losses and gradients at degree 1 and at the recipe's, by precision."""
+    """A stage's losses and gradients at degree 1 and at the recipe's degree, by precision."""
     from ropewalk.train.parity import compare_degrees
 
     return compare_degrees(recipe, stage=stage, model=folder.extended(stage), corpus=folder.corpus)
 
 
 def replay(record: dict[str, Any], recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
-    """A skipped step once more."""
+    """Repeat a skipped step."""
     from ropewalk.train.replay import replay as replay_step
 
     return replay_step(record, recipe, folder.root, folder.corpus)
 
 
 def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
-    """The stage's last checkpoint as a model folder in float32, which evaluation and the next stage read.
+    """Write the stage's last checkpoint as a model folder in float32 for evaluation and for the next stage.
 
-    Where the stage says so, it is blended with the run's base first.
-
-    Every rank calls it, since they agree on the checkpoint; the first one writes.
+    If the stage has ``blend`` below 1, the weights are blended with the run's base first. Every rank calls this,
+    because the ranks agree on the checkpoint; the first one writes.
     """
     from ropewalk.checkpoint.load import newest
     from ropewalk.model.export import blend, read_weights
@@ -139,7 +138,10 @@ def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
 
 
 def export_checkpoint(checkpoint: Path, like: Path, out: Path, dtype: Dtype) -> None:
-    """Any checkpoint's weights as a model folder, config and tokenizer being those of the model it was trained from."""
+    """Write a checkpoint's weights as a model folder ``out``.
+
+    Config and tokenizer are those of ``like``, the model that the checkpoint was trained from.
+    """
     from ropewalk.model.export import export as export_folder
     from ropewalk.model.weights import stored_dtype
 
@@ -147,7 +149,7 @@ def export_checkpoint(checkpoint: Path, like: Path, out: Path, dtype: Dtype) -> 
 
 
 def _read_trained(checkpoint: Path, extended: Path) -> "dict[str, Tensor]":
-    """All weights as a checkpoint has them; adapters are merged into those of the model that the stage began with."""
+    """All weights of a checkpoint; adapters are merged into the weights of the stage's extended model."""
     from ropewalk.checkpoint.load import load_weights, read_facts
     from ropewalk.model.adapter import merge_adapter
 
@@ -156,7 +158,10 @@ def _read_trained(checkpoint: Path, extended: Path) -> "dict[str, Tensor]":
 
 
 def promote(recipe: Recipe, folder: RunFolder, stage: int) -> None:
-    """Hold the stage's model against its gates, once; raises UserError on every rank where one is missed and stops."""
+    """Measure the stage's model against its gates, once.
+
+    Raises UserError on every rank where a gate is missed and the recipe stops then.
+    """
     from ropewalk.evaluate.stage_gate import measure_promotion, read_verdicts, refuse_promotion, spell_verdicts
     from ropewalk.parallel.collective import rank_and_ranks, share_from_first
 
@@ -180,7 +185,7 @@ def promote(recipe: Recipe, folder: RunFolder, stage: int) -> None:
 
 
 def evaluate(recipe: Recipe, folder: RunFolder, models: dict[str, Path], base_tokens: int) -> None:
-    """Measure the models by name and write scores.json, unless it is there."""
+    """Measure the models, by name, and write scores.json, unless it exists."""
     from ropewalk.evaluate.evaluate import evaluate_models
     from ropewalk.parallel.collective import share_from_first
 
@@ -192,7 +197,7 @@ def evaluate(recipe: Recipe, folder: RunFolder, models: dict[str, Path], base_to
 
 
 def export(trained: Path, base: Path, out: Path, dtype: Dtype) -> None:
-    """The trained model in another dtype, unless it is there."""
+    """Write the trained model in another dtype, unless that is done."""
     if is_finished(out):
         return
     from ropewalk.model.export import export as export_folder

@@ -1,7 +1,7 @@
-"""All parts of one recipe, in order, each skipped when its artifact stands.
+"""Runs all parts of one recipe in order, and skips a part whose artifact exists.
 
-Nothing here computes with torch: whatever does is forked into ranks, so that this process stays small and a rank that
-dies takes nothing with it. A part is a function of (recipe, run folder); what it made is known by its manifest.
+This file computes nothing with torch. Such work is forked into ranks, so this process stays small and survives the
+death of a rank. A part is a function of (recipe, run folder), and its result is identified by its manifest.
 """
 
 import json
@@ -38,7 +38,7 @@ _VERSIONS = ("ropewalk", "torch", "transformers", "tokenizers", "safetensors", "
 
 Part = Callable[[Recipe, RunFolder], None]
 _FOR_ONE = ("prepare", "report")
-"""Parts that start ranks or processes of their own, or none: under torchrun the first rank does them by itself."""
+"""Parts that start their own ranks or processes, or none: under torchrun only the first rank does them."""
 
 
 def run_recipe(recipe: Recipe) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def run_recipe(recipe: Recipe) -> dict[str, Any]:
     from ropewalk.report.page import summarise
 
     if is_first():
-        _require_packages(recipe)  # before hours of preparing text for them
+        _require_packages(recipe)  # before hours of preparing text
     folder = RunFolder(Path(recipe.run))
     with claim(recipe, folder):
         if is_finished(folder.root):
@@ -73,7 +73,7 @@ def run_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def do_part(name: str, recipe: Recipe) -> dict[str, Any]:
-    """Do one part, if it is not done; what it stands on must be there. Returns its artifacts."""
+    """Do one part if it is not done; the parts before it must be done. Returns its artifacts."""
     folder = RunFolder(Path(recipe.run))
     with claim(recipe, folder, holds=name != "report"):
         _do(name, recipe, folder)
@@ -106,7 +106,7 @@ def _seal(recipe: Recipe, folder: RunFolder) -> None:
 
 
 def prepare(recipe: Recipe, folder: RunFolder) -> None:
-    """Text into the token store; for a model that starts from nothing also its tokenizer and first weights."""
+    """Prepare the token store; for a model that starts from nothing also its tokenizer and first weights."""
     from ropewalk.corpus.prepare.build import build, read_texts
     from ropewalk.corpus.tokens.tokenizer import load_tokenizer
     from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
@@ -132,12 +132,12 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
 
 
 def extend(recipe: Recipe, folder: RunFolder) -> None:
-    """The first stage's model with its new positions; a later stage's is made when its turn comes."""
+    """Make the first stage's model with its new positions; the models of later stages are made during training."""
     _extend_stage(recipe, folder, 0)
 
 
 def train(recipe: Recipe, folder: RunFolder) -> None:
-    """All stages in turn, each from the weights of the one before."""
+    """Train all stages in turn, each from the weights of the stage before."""
     if is_first():
         _require_packages(recipe)
     require(folder.corpus, verb="prepare")
@@ -152,7 +152,11 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
 
 
 def _train_stage(recipe: Recipe, folder: RunFolder, stage: int) -> str:
-    """Train a stage to its end; lost ranks are started again as long as that gets it further."""
+    """Train a stage to its end. Lost ranks are started again while new checkpoints show progress.
+
+    Without progress, they are started at most ``parallel.restarts`` times from the same step; then the RankError is
+    raised.
+    """
     reached, tries = folder.newest_step(stage), 0
     while True:
         try:
@@ -166,21 +170,24 @@ def _train_stage(recipe: Recipe, folder: RunFolder, stage: int) -> str:
 
 
 def evaluate(recipe: Recipe, folder: RunFolder) -> None:
-    """Base and trained model on the same inputs, into scores.json."""
+    """Measure base and trained model on the same inputs, and write scores.json."""
     trained = require(folder.trained(len(recipe.stages) - 1), verb="train")
     models = {} if isinstance(recipe.model, ModelSource) else {"base": folder.base(recipe)}
     measure(recipe, folder, models | {"extended": trained})
 
 
 def measure(recipe: Recipe, folder: RunFolder, models: dict[str, Path]) -> None:
-    """Any models on the same inputs, into scores.json, unless it is there; lengths are multiples of the base's."""
-    if is_started() or not folder.scores.exists():  # torchrun's ranks must not find out one by one
+    """Measure models on the same inputs and write scores.json, unless it exists.
+
+    Lengths are multiples of the base's.
+    """
+    if is_started() or not folder.scores.exists():  # under torchrun the ranks must decide this together, not one by one
         base_tokens = read_shape(folder.base(recipe)).context_tokens
         on_ranks(rank_tasks.evaluate, recipe.parallel.ranks, recipe, folder, models, base_tokens)
 
 
 def export(recipe: Recipe, folder: RunFolder) -> None:
-    """The last weights in the base's dtype, compared with plain transformers in a fresh process."""
+    """Export the last weights in the export's dtype, and compare them with plain transformers in a fresh process."""
     trained = require(folder.trained(len(recipe.stages) - 1), verb="train")
     if is_started() or not is_finished(folder.export):
         on_ranks(rank_tasks.export, 1, trained, folder.base(recipe), folder.export, recipe.export.dtype)
@@ -200,7 +207,7 @@ def _verify(folder: RunFolder) -> None:
 
 
 def report(recipe: Recipe, folder: RunFolder) -> None:
-    """report.html out of what is there."""
+    """Write report.html from the files that exist."""
     from ropewalk.report.page import write_report
 
     write_report(folder.root)
@@ -217,7 +224,7 @@ PARTS: dict[str, Part] = {
 
 
 def extend_model(model: str, out: Path, overrides: list[str]) -> dict[str, Any]:
-    """Extend a model folder without a recipe, as ``overrides`` of one stage say. Returns what was proven."""
+    """Extend a model folder without a recipe; ``overrides`` are keys of one stage. Returns the proven facts."""
     stage = parse_stage(overrides)
     require_new(out)
     on_ranks(rank_tasks.extend, 1, find_model(model), out, stage)
@@ -226,14 +233,14 @@ def extend_model(model: str, out: Path, overrides: list[str]) -> dict[str, Any]:
 
 
 def _tell_fact(name: str, value: Any) -> str:
-    """A line for people: layers one after another, numbers as they are read."""
+    """A fact as a line for people: layers one after another, numbers in readable form."""
     if isinstance(value, float):
         value = f"{value:.3g}" if value < 1 else f"{value:,.0f}"
     return f"{name}: {'; '.join(value) if isinstance(value, list) else value}"
 
 
 def check_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Every rule that the recipe breaks, and the forecast of what its stages will cost."""
+    """Every rule that the recipe breaks, and the forecast cost of its stages."""
     shape = read_base_shape(recipe)
     folder = RunFolder(Path(recipe.run))
     findings = check(recipe, shape)
@@ -257,7 +264,7 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def _extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
-    # Whether it is done is asked on the one rank that does it: torchrun's ranks may come here at different times.
+    # The rank that does the work checks if it is done already: torchrun's ranks may arrive here at different times.
     spec = recipe.stages[stage]
     if longrope_search.needs_search(spec):
         require(folder.corpus, verb="prepare")
@@ -277,5 +284,5 @@ def _count(number: int, noun: str) -> str:
 
 
 def read_versions() -> dict[str, str]:
-    """Python's and of all that decides a result."""
+    """The versions of Python and of all packages that affect a result."""
     return {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS}}

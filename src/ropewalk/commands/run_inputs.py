@@ -1,4 +1,4 @@
-"""Where everything of a run lies. The only place that knows these names, besides the rooms that write inside."""
+"""The paths of all files of a run. Only this file and the rooms that write inside a folder use these names."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,12 @@ class RunFolder:
 
     @property
     def holds_work(self) -> bool:
-        """Whether anything was made yet for the recipe that lies here; if not, a mended recipe may replace it."""
+        """True if anything was made for the recipe in this folder; if not, a corrected recipe may replace it."""
         return any(path.exists() for path in (self.tokenizer, self.initial, self.corpus, self.root / "stages"))
 
     @property
     def tokenizer(self) -> Path:
-        """Trained on the corpus, for a model that starts from nothing."""
+        """The tokenizer that is trained on the corpus, for a model that starts from nothing."""
         return self.root / "tokenizer"
 
     @property
@@ -41,19 +41,19 @@ class RunFolder:
 
     @property
     def corpus_page(self) -> Path:
-        """What ``ropewalk corpus report`` counted, for people."""
+        """The figures of ``ropewalk corpus report`` as a page for people."""
         return self.root / "corpus.html"
 
     @property
     def corpus_survey(self) -> Path:
-        """The same for programs."""
+        """The same figures for programs."""
         return self.root / "corpus.json"
 
     def extended(self, stage: int) -> Path:
         return self.root / "stages" / str(stage) / "extended"
 
     def factors(self, stage: int) -> Path:
-        """What a search for LongRoPE's factors found, where the stage leaves them open."""
+        """LongRoPE's factors from a search, for a stage that leaves them open."""
         return self.root / "stages" / str(stage) / "factors.json"
 
     def checkpoints(self, stage: int) -> Path:
@@ -63,24 +63,24 @@ class RunFolder:
         return self.checkpoints(stage) / f"step-{step:08}"
 
     def list_steps(self, stage: int) -> list[int]:
-        """The steps of the stage's finished checkpoints, by name, newest first."""
+        """The steps of the stage's finished checkpoints, by their names, newest first."""
         manifests = self.checkpoints(stage).glob(f"step-*/{MANIFEST}")
         return sorted((int(path.parent.name.removeprefix("step-")) for path in manifests), reverse=True)
 
     def newest_step(self, stage: int) -> int:
-        """The step of the stage's newest finished checkpoint, by name; 0 before the first."""
+        """The step of the stage's newest finished checkpoint, by its name; 0 before the first."""
         return next(iter(self.list_steps(stage)), 0)
 
     def is_trained(self, stage: int) -> bool:
-        """Whether any training of the stage would be lost without its folder."""
+        """True if removing the stage's folder would lose training."""
         return is_finished(self.trained(stage)) or bool(self.list_steps(stage))
 
     def rollbacks(self, stage: int) -> Path:
-        """Every time that the stage went back by itself (train/rollback.py)."""
+        """Every automatic return of the stage to an earlier checkpoint (train/rollback.py)."""
         return self.root / "stages" / str(stage) / "rollbacks.json"
 
     def base_loss(self, stage: int) -> Path:
-        """What the stage's panels compare with (train/validation.py)."""
+        """The base's losses that the stage's panels compare with (train/validation.py)."""
         return self.root / "stages" / str(stage) / "base-short-loss.json"
 
     def trained(self, stage: int) -> Path:
@@ -88,7 +88,7 @@ class RunFolder:
         return self.root / "stages" / str(stage) / "trained"
 
     def promotion(self, stage: int) -> Path:
-        """What the stage's gates found."""
+        """The results of the stage's gates."""
         return self.root / "stages" / str(stage) / "promotion.json"
 
     @property
@@ -105,7 +105,7 @@ class RunFolder:
 
     @property
     def parity(self) -> Path:
-        """How far the export's logits are from the trained model's, by place in a text."""
+        """The difference between the export's logits and the trained model's, by place in a text."""
         return self.root / "parity.json"
 
     @property
@@ -113,7 +113,7 @@ class RunFolder:
         return self.root / "report.html"
 
     def made_by(self, part: str, *, stages: int) -> list[Path]:
-        """The artifacts of a part, there or not."""
+        """The artifacts of a part; they may not exist yet."""
         every = range(stages)
         return {
             "prepare": [self.corpus],
@@ -129,16 +129,16 @@ class RunFolder:
         return self.trained(stage - 1) if stage else self.base(recipe)
 
     def base(self, recipe: Recipe) -> Path:
-        """The model folder that the run starts from. Raises UserError where a base has not all its weight files."""
+        """The model folder that the run starts from. Raises UserError where the base lacks weight files."""
         if isinstance(recipe.model, ModelSource):
             return self.initial
         base = find_model(recipe.model)
-        weight_files(base)  # before hours of preparing text for it
+        weight_files(base)  # before hours of preparing text
         return base
 
 
 def require(folder: Path, *, verb: str) -> Path:
-    """``folder`` if it is finished; else a UserError that names the verb to run first."""
+    """Return ``folder`` if it is finished. Otherwise raise a UserError that names the verb to run first."""
     if not is_finished(folder):
         raise UserError(
             "a part that this one stands on is not done",
@@ -150,7 +150,7 @@ def require(folder: Path, *, verb: str) -> Path:
 
 
 def require_new(out: Path) -> None:
-    """Raise UserError if the folder that is to be written is there already."""
+    """Raise UserError if the new folder ``out`` exists already."""
     if out.exists():
         raise UserError(
             "the new folder is there already",

@@ -1,8 +1,7 @@
-"""Every cell of a sweep in turn, each a run folder of its own, and what they measured in one file.
+"""Runs every cell of a sweep in turn, each in a run folder of its own, and collects the scores in one file.
 
-Nothing is kept in memory that a kill could lose: a cell is done when its scores stand, and a training that was cut off
-goes on from its checkpoint. The surprising part: the same command started twice shares the work, because a cell that
-another process holds is passed over and asked for again at the end.
+A kill loses nothing: a cell is done when its scores exist, and interrupted training continues from its checkpoint. The
+same command started twice shares the work: a cell that another process holds is skipped and tried again at the end.
 """
 
 import json
@@ -32,7 +31,7 @@ COLUMNS = ("task", "metric", "context_tokens", "depth", "n", *_INTERVAL)
 
 
 def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
-    """Do every cell that is not done yet, and gather all of them. Returns the summary for the command line."""
+    """Do every cell that is not done yet, and collect the scores of all. Returns the summary for the command line."""
     if is_started():
         raise UserError(
             "a sweep starts its own ranks",
@@ -66,13 +65,13 @@ def _folder(cell: Cell) -> RunFolder:
 
 
 def _is_done(cell: Cell) -> bool:
-    """Whether its scores stand, and are those of this recipe: a study that was changed measures again."""
+    """True if the scores exist and belong to this recipe; after a change of the study, the cell is measured again."""
     folder = _folder(cell)
     return folder.scores.exists() and folder.scores not in plan_growth(cell.recipe, folder).stale
 
 
 def _do_cell(cell: Cell, cells: list[Cell]) -> None:
-    """From nothing, or from what is there, to the cell's scores."""
+    """Do all parts of a cell up to its scores; finished parts are kept."""
     import ropewalk.evaluate.evaluate  # noqa: F401 - once here, so that every forked rank has it already
 
     recipe, folder = cell.recipe, _folder(cell)
@@ -90,7 +89,10 @@ def _do_cell(cell: Cell, cells: list[Cell]) -> None:
 
 
 def require_one_tokenizer(cell: Cell, cells: list[Cell]) -> None:
-    """Raise UserError where an arm at the same value of each axis has another one: its losses are of other tokens."""
+    """Raise UserError if another arm at the same axis values has another tokenizer.
+
+    Losses per token of two tokenizers cannot be compared.
+    """
     for other in cells:
         if other.choices == cell.choices and is_finished(_folder(other).corpus):
             ours, its = (read_manifest(_folder(each).corpus)["inputs"].get("tokenizer") for each in (cell, other))
@@ -104,9 +106,9 @@ def require_one_tokenizer(cell: Cell, cells: list[Cell]) -> None:
 
 
 def gather(sweep: Sweep, cells: list[Cell]) -> dict[str, Any]:
-    """All that the cells measured, with the digest of each one's recipe, and the means over seeds.
+    """All scores of the cells, the digest of each cell's recipe, and the means over seeds.
 
-    A score is a list with the entries that ``columns`` names: there are thousands.
+    A score is a list with the entries that ``columns`` names, because there are thousands of scores.
     """
     entries = [
         {
@@ -129,7 +131,7 @@ def gather(sweep: Sweep, cells: list[Cell]) -> dict[str, Any]:
 
 
 def average(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over seeds of each arm's tasks, depths left out; a single seed keeps its own interval, n is summed."""
+    """Means over seeds of each arm's tasks, without depths; a single seed keeps its own interval, and n is summed."""
     from ropewalk.evaluate.score import mean
 
     repeats: dict[str, list[list[list[Any]]]] = defaultdict(list)
@@ -162,7 +164,7 @@ def _name_processor() -> str:
 
 
 def format_results(results: dict[str, Any]) -> str:
-    """JSON with a line for each mean and each cell, so that a change shows as the lines that it changed."""
+    """JSON with one line per mean and per cell, so that a diff shows only the changed ones."""
     parts = []
     for key, value in results.items():
         if isinstance(value, list):
@@ -174,7 +176,7 @@ def format_results(results: dict[str, Any]) -> str:
 
 
 def tabulate(results: dict[str, Any]) -> str:
-    """Retrieval by length and the loss gap, a line for each arm, for the terminal."""
+    """Retrieval by length and the loss gap for the terminal, one line per arm."""
     table: dict[str, dict[str, float]] = {}
     for entry in results["means"]:
         name = " ".join([entry["kind"], *entry["choices"].values(), entry["arm"] or ""])

@@ -1,7 +1,7 @@
-"""What ``ropewalk verify`` says of a recipe: whether cutting its rows over ranks changes what its model learns.
+"""The verb ``ropewalk verify``: checks that cutting sequences over ranks does not change the training of a recipe.
 
-It reads the run folder and writes nothing, so it may be asked before a run, beside one, and of another ``parallel``
-than the run has. (Whether an *export* is the trained model is another question: commands/verify_export.)
+It reads the run folder and writes nothing. So it can run before a run or beside one, and with another ``parallel`` than
+the run's. (commands/verify_export compares the *export* with the trained model.)
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """How far two ways to the same numbers may differ by rounding alone, relative to the number, or a tensor's norm."""
+    """The largest difference by rounding alone between two ways of computing the same numbers.
+
+    It is relative to the number, or to a tensor's norm.
+    """
 
     loss: float
     gradient: float
@@ -36,10 +39,10 @@ BARS = {"float32": Bar(loss=1e-5, gradient=1e-4), "bfloat16": Bar(loss=2e-3, gra
 
 
 def verify_degrees(recipe: Recipe) -> dict[str, Any]:
-    """Compare the recipe's degree with degree 1, by the newest extended model of its run on rows of that stage.
+    """Compare the recipe's degree with degree 1, on its newest extended model and sequences of that stage.
 
-    ``passed`` says whether all held; ``text`` holds a table per precision. Raises UserError where there is nothing to
-    compare, or corpus or model are missing.
+    In the result, ``passed`` is True if all bounds hold, and ``text`` has a table per precision. Raises UserError where
+    there is nothing to compare, or where corpus or model are missing.
     """
     if recipe.parallel.context == 1:
         raise UserError(
@@ -73,7 +76,7 @@ def verify_degrees(recipe: Recipe) -> dict[str, Any]:
 
 
 def find_faults(parity: "Parity", precision: str) -> Iterator[str]:
-    """What of ``parity`` is more than rounding."""
+    """Yield every difference in ``parity`` that is larger than rounding."""
     bar = BARS[precision]
     for step, (one, cut) in enumerate(parity.losses):
         if not abs(cut - one) <= bar.loss * abs(one):

@@ -1,4 +1,4 @@
-"""What ``ropewalk export --verify`` says of a folder: whether others get the same logits, and how to serve it."""
+"""``ropewalk export --verify``: checks that others get the same logits from a folder. It shows how to serve it, too."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -24,7 +24,7 @@ def verify_model(model: str) -> dict[str, Any]:
 
 
 def verify_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Export what the recipe trained, if that is not done, and verify it; what the export itself found is enough."""
+    """Export the recipe's trained model if that is not done, and verify it; the export's own comparison is enough."""
     from ropewalk.model.verify import verify_export, verify_generation
 
     folder = RunFolder(Path(recipe.run))

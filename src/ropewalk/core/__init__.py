@@ -1,1 +1,1 @@
-"""What every room stands on: quantities, errors, digests, finished folders, records, seeds. Needs no torch."""
+"""Basics that all rooms use: quantities, errors, digests, finished folders, records and seeds. Needs no torch."""

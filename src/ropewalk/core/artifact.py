@@ -1,7 +1,7 @@
-"""A folder is finished when its manifest exists, and it appears whole or not at all.
+"""Writes folders that appear complete or not at all; a folder is finished when its manifest exists.
 
-Work is written into a hidden folder beside the target; then every file is hashed into ``manifest.json``, everything is
-flushed to disk, and one rename publishes it. A crash leaves a ``.tmp-`` folder that the next attempt removes.
+Files are written into a hidden folder beside the target. Then every file is hashed into ``manifest.json``, everything
+is flushed to disk, and one rename publishes the folder. A crash leaves a ``.tmp-`` folder; the next attempt removes it.
 """
 
 import fcntl
@@ -45,7 +45,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder} is not finished", where=str(path), why="it has no manifest", fix="run the part that makes it"
         ) from None
-    except ValueError as error:  # JSON's and UTF-8's are ValueErrors too
+    except ValueError as error:  # JSON's and UTF-8's errors are ValueErrors too
         raise UserError(
             "a manifest cannot be read", where=str(path), why=str(error), fix=f"remove {folder} and run the part again"
         ) from None
@@ -58,9 +58,11 @@ def new_folder(
 ) -> Iterator[Path]:
     """Yield a working folder that becomes ``folder`` when the block ends without an error.
 
-    ``inputs`` is what the contents are a function of (digests, specs); ``facts()`` is called at the end for what was
-    learnt while writing. Raises FileExistsError if ``folder`` is there already: nothing is ever overwritten. After an
-    error nothing is left, not even parent folders; one on a full disk becomes a UserError, whatever a library calls it.
+    ``inputs`` are the digests and specs that determine the contents. ``facts()`` is called at the end; it returns facts
+    that were found during the writing. After an error nothing is left, not even parent folders.
+
+    Raises FileExistsError if ``folder`` exists already: nothing is ever overwritten. Raises UserError if the disk is
+    full, even if a library raises an error of its own for it.
     """
     if folder.exists():
         raise FileExistsError(folder)
@@ -95,14 +97,17 @@ def seal(
     facts: Mapping[str, Any],
     names: Iterable[str] | None = None,
 ) -> None:
-    """Hash the files of ``work`` (all, or those named) into its manifest and flush all of it to disk."""
+    """Hash the files of ``work`` (all, or those in ``names``) into its manifest, and flush all of it to disk."""
     if names is None:
         names = [str(path.relative_to(work)) for path in work.rglob("*") if path.is_file()]
     write_manifest(work, kind=kind, inputs=inputs, facts=facts, files=flush_files(work, names))
 
 
 def flush_files(work: Path, names: Iterable[str]) -> dict[str, Any]:
-    """Put files of ``work`` on disk; their entries for its manifest. Several processes may share the files out."""
+    """Flush files of ``work`` to disk and return their entries for its manifest.
+
+    Several processes may share the files.
+    """
     files = {}
     for name in sorted(names):
         _flush(work / name)
@@ -113,7 +118,7 @@ def flush_files(work: Path, names: Iterable[str]) -> dict[str, Any]:
 def write_manifest(
     work: Path, *, kind: str, inputs: Mapping[str, Any], facts: Mapping[str, Any], files: Mapping[str, Any]
 ) -> None:
-    """Seal ``work`` with the entries of its files, which are on disk already; then the manifest and folders are."""
+    """Seal ``work`` with the entries of its files, which are on disk already; flush the manifest, then the folders."""
     manifest = {"format": FORMAT, "kind": kind, "inputs": dict(inputs), "facts": dict(facts), "files": dict(files)}
     manifest["digest"] = _digest_manifest(manifest)
     target = work / MANIFEST
@@ -124,20 +129,24 @@ def write_manifest(
 
 
 def _digest_manifest(manifest: Mapping[str, Any]) -> str:
-    """Of all that it says, in the form in which it is read back, so that a flipped bit of its own is seen too."""
+    """Digest of the whole manifest, in the form in which it is read back.
+
+    It also shows a flipped bit in the manifest itself.
+    """
     said = json.loads(json.dumps({key: value for key, value in manifest.items() if key != "digest"}))
     return digest_bytes(json.dumps(said, sort_keys=True).encode())
 
 
 def publish(work: Path, folder: Path) -> None:
-    """Give a sealed folder its name, durably."""
+    """Rename a sealed folder to its final name, and flush the rename to disk."""
     work.rename(folder)
     _flush(folder.parent)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that is never seen half-written: aside, flushed, renamed."""
-    # Containers count their processes from 1: two of them may write the same file of a shared disk at once.
+    """Write a file that is never seen half-written: write to a temporary name, flush, rename."""
+    # Containers count their processes from 1, so two of them may write the same file of a shared disk at once. The host
+    # name tells the two apart.
     aside = path.with_name(f".tmp-{path.name}-{socket.gethostname()}-{os.getpid()}")
     aside.write_text(text, encoding="utf-8")
     _flush(aside)
@@ -146,7 +155,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def discard(path: Path) -> None:
-    """Remove a file or folder, or nothing; a kill in the middle leaves no half of it under a good name."""
+    """Remove a file or folder if it exists. A kill in the middle leaves no partial folder under its final name."""
     trash = path.with_name(f".trash-{path.name}")
     shutil.rmtree(trash, ignore_errors=True)
     if path.is_symlink() or path.is_file():
@@ -157,12 +166,12 @@ def discard(path: Path) -> None:
 
 
 def find_damage(folder: Path) -> str | None:
-    """Why a finished folder is not what its manifest says, or None: sizes first, then digests."""
+    """The first difference between a finished folder and its manifest, or None: sizes first, then digests."""
     return find_misfit(folder) or find_change(folder, read_manifest(folder)["files"])
 
 
 def find_misfit(folder: Path) -> str | None:
-    """What one sees of damage without reading the files: a manifest that is not itself, a file missing or too short."""
+    """The damage that is visible without reading the files: a damaged manifest, a missing file, a wrong size."""
     manifest = read_manifest(folder)
     if manifest.get("digest", _digest_manifest(manifest)) != _digest_manifest(manifest):
         return f"{MANIFEST} does not have the digest that it gives itself"
@@ -176,7 +185,10 @@ def find_misfit(folder: Path) -> str | None:
 
 
 def find_change(folder: Path, files: Mapping[str, Any]) -> str | None:
-    """The first of ``files``, entries of the folder's manifest, whose bytes have another digest."""
+    """The first of ``files`` (entries of the folder's manifest) whose bytes have another digest.
+
+    None if there is none.
+    """
     for name, expected in files.items():
         if digest_file(folder / name) != expected["digest"]:
             return f"{name} does not have the digest that its manifest gives"
@@ -187,8 +199,8 @@ def find_change(folder: Path, files: Mapping[str, Any]) -> str | None:
 def hold(folder: Path, *, waits: bool = False) -> Iterator[None]:
     """Keep other processes out of ``folder`` for the length of the block.
 
-    Where one is in it, ``waits`` says to wait for it; else FolderInUseError is raised. A folder that did not exist and
-    has no folder in it when the block fails goes again, with its lock and its notes.
+    If another process holds it, ``waits`` decides: True waits, False raises FolderInUseError. If the block fails, a
+    folder that this call has made is removed, with its lock and notes, unless it contains another folder.
     """
     made = _make_folder(folder)
     with (folder / ".lock").open("a+") as lock:
@@ -215,7 +227,10 @@ def hold(folder: Path, *, waits: bool = False) -> Iterator[None]:
 
 
 def _lock_soon(handle: int) -> bool:
-    """Take the lock, waiting a moment for ranks of a run just killed: a fork holds what its parent held."""
+    """Take the lock.
+
+    Wait a moment for ranks of a run that was just killed: a fork still holds the lock of its parent.
+    """
     for _ in range(_LOCK_TRIES):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -226,11 +241,11 @@ def _lock_soon(handle: int) -> bool:
 
 
 def _make_folder(folder: Path) -> list[Path]:
-    """Make ``folder`` with its parents; returns those that were not there, innermost first."""
+    """Make ``folder`` with its parents; return the folders that were new, innermost first."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # a file has its name, or one may not write here
+    except OSError as error:  # a file has this name, or there is no permission to write here
         raise UserError(
             "this folder cannot be made",
             where=str(folder),
@@ -241,7 +256,7 @@ def _make_folder(folder: Path) -> list[Path]:
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
-    """From the innermost outwards, up to one that something else has come to lie in."""
+    """Remove empty folders from the innermost outwards; stop at the first one that is not empty."""
     for folder in folders:
         if any(folder.iterdir()):
             return
@@ -249,7 +264,7 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 
 
 def require_free(folder: Path, needed_bytes: int) -> None:
-    """Raise UserError unless the disk under ``folder`` has room for ``needed_bytes``."""
+    """Raise UserError unless the disk under ``folder`` has ``needed_bytes`` free."""
     existing = next(parent for parent in (folder, *folder.resolve().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:

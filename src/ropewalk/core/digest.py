@@ -1,6 +1,6 @@
-"""Names for contents: what a spec says, what a file holds.
+"""Digests of contents: of specs, files and arrays.
 
-Integrity, not authenticity: xxh3-128 finds every accident at 10 GB/s and no attacker.
+They prove integrity, not authenticity: xxh3-128 finds every accident at 10 GB/s, but no attack.
 """
 
 import json
@@ -16,13 +16,13 @@ _EXACT_BITS = 52
 
 
 def digest_value(value: Any) -> str:
-    """Digest of a JSON-like value, whatever the order of its keys."""
+    """Digest of a JSON-like value; the order of its keys does not matter."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return digest_bytes(text.encode())
 
 
 def digest_recipe(recipe: Mapping[str, Any]) -> str:
-    """Digest of a recipe without what decides no result: the run folder, the text's workers, trackers, strictness."""
+    """Digest of a recipe without the keys that decide no result: run folder, text workers, trackers, strictness."""
     corpus = {key: value for key, value in recipe["corpus"].items() if key not in ("workers", "worker_count")}
     decides = {key: value for key, value in recipe.items() if key not in ("run", "trackers", "strict", "corpus")}
     return digest_value(decides | {"corpus": corpus})
@@ -42,7 +42,7 @@ def digest_file(path: Path) -> str:
 
 
 def digest_arrays(*arrays: np.ndarray[Any, np.dtype[Any]]) -> int:
-    """Digest of arrays, their shapes and types: 52 bits, so that it travels unchanged among float64 sums."""
+    """Digest of arrays with their shapes and dtypes: 52 bits, so that a float64 in a reduction holds it exactly."""
     state = xxhash.xxh3_64()
     for array in arrays:
         state.update(f"{array.dtype}{array.shape}".encode())

@@ -1,18 +1,18 @@
-"""The one exception a user ever sees on purpose.
+"""The one exception that a user is meant to see.
 
-Something the user gave is wrong: say what, where, why and how to mend it, on one screen, and end with exit code 2.
-Our own invariants are ``assert`` statements and end in a traceback, because then the fault is ours.
+It reports a fault in the user's input: what, where, why and a fix, on one screen. The exit code is 2. Our own
+invariants are ``assert`` statements that end in a traceback, because then the fault is ours.
 """
 
 import errno
 
 EXIT_CODE = 2
 MISSED_CODE = 3
-"""Asked to be strict: all is done, and a target is missed."""
+"""Exit code with strictness: everything is done, and a target is missed."""
 UNDECIDED_CODE = 4
-"""Asked to be strict: no target is missed, and one lies inside the interval of what was measured."""
+"""Exit code with strictness: no target is missed, and one lies inside the interval of its measurement."""
 STOPPED_CODE = 75
-"""A signal asked for it, and all is saved: the same command goes on. (EX_TEMPFAIL: try again later.)"""
+"""Exit code after a signal: everything is saved, and the same command continues. (EX_TEMPFAIL: try again later.)"""
 
 _DISK_FAULTS = {
     errno.ENOSPC: "free some space, or choose a folder on another disk",
@@ -26,9 +26,9 @@ _DISK_FAULTS = {
 
 
 class UserError(Exception):
-    """What the user gave cannot be used.
+    """An input of the user cannot be used.
 
-    ``what`` is the fault in one line, ``where`` the file, key or line, ``why`` the reason with its figures, ``fix``
+    ``what`` is the fault in one line, ``where`` the file, key or line, ``why`` the reason with its figures, and ``fix``
     the next thing to try.
     """
 
@@ -40,18 +40,18 @@ class UserError(Exception):
         return f"{self.what}\n  where: {self.where}\n  why:   {self.why}\n  fix:   {self.fix}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments do not survive the default pickling, and errors cross process walls.
+        # The default pickling loses keyword-only arguments, and errors are sent between processes.
         return _rebuild, (self.what, self.where, self.why, self.fix)
 
 
 class RankError(RuntimeError):
-    """A rank raised, hung, or was ended from outside; the message names it and carries its traceback."""
+    """A rank raised an error, hung, or was killed. The message names the rank and contains its traceback."""
 
 
 def explain_disk_fault(error: OSError) -> UserError | None:
-    """What the disk refused, for its owner to mend; None where the fault is ours (a file that we lost, a connection).
+    """A disk fault that its owner can fix, as a UserError; None if the fault is ours (a lost file, a connection).
 
-    Asked where a process ends, not at every write: any of them may meet a full disk.
+    It is called where a process ends and not at every write, because any write may find a full disk.
     """
     fix = _DISK_FAULTS.get(error.errno or 0)
     if fix is None:
@@ -69,9 +69,10 @@ def _rebuild(what: str, where: str, why: str, fix: str) -> UserError:
 
 
 def explain_import_fault(fault: ImportError, library: str) -> str:
-    """Why an optional ``library`` could not be imported: it is missing, or one that it needs, or it is broken."""
+    """The reason why an optional ``library`` cannot be imported: it or a dependency is missing, or it is broken."""
     missing = (fault.name or library).partition(".")[0]
-    if "lxml_html_clean" in str(fault):  # lxml says in words alone that a part of it became a library of its own
+    # lxml reports only in its message that a part of it became a library of its own
+    if "lxml_html_clean" in str(fault):
         missing = "lxml_html_clean"
     if missing != library:
         return f"the library `{missing}`, which `{library}` needs, is not installed"

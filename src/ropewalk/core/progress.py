@@ -1,4 +1,4 @@
-"""What a person sees while something long runs: a bar on a terminal, a plain line every few seconds in a log."""
+"""Shows the progress of long work: a bar on a terminal, and a plain line every few seconds in a log."""
 
 import sys
 import time
@@ -13,9 +13,9 @@ _LINE_SECONDS = 5.0
 
 @runtime_checkable
 class Advance(Protocol):
-    """Called with the amount just done and, if there are any, a note to show, and how long it will still take.
+    """Report the amount just done, optionally with a note to show and the remaining time in seconds.
 
-    Who does not say how long leaves it to what was done so far.
+    Without a remaining time, it is estimated from the work done so far.
     """
 
     def __call__(self, amount: float = 1, *, note: str = "", left_seconds: float | None = None) -> None: ...
@@ -30,7 +30,7 @@ def say(line: str) -> None:
 def watch(name: str, total: float, *, unit: str, before: int = 0) -> Iterator[Advance]:
     """Show the progress of ``total`` units of work under ``name`` for the length of the block.
 
-    ``before`` of them were done earlier. Once more than ``total`` is done, nothing is said of what is left.
+    ``before`` units were done earlier. If more than ``total`` is done, no remaining time is shown.
     """
     show = _draw_bar if sys.stderr.isatty() else _print_lines
     with show(name, total, unit, before) as advance:
@@ -39,7 +39,7 @@ def watch(name: str, total: float, *, unit: str, before: int = 0) -> Iterator[Ad
 
 @contextmanager
 def _draw_bar(name: str, total: float, unit: str, before: int) -> Iterator[Advance]:
-    # rich costs 30 ms to import; logs and --help never pay it.
+    # Importing rich takes 30 ms, so it is imported only for a terminal, not for logs or --help.
     from rich.console import Console, RenderableType
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
     from rich.text import Text
@@ -50,7 +50,7 @@ def _draw_bar(name: str, total: float, unit: str, before: int) -> Iterator[Advan
             return super().render(task) if seconds is None else Text(f"{format_seconds(seconds)} left")
 
     class Noted(Progress):
-        """The bar in one line and the note below it, where it may break."""
+        """A bar on one line, and the note on the lines below it."""
 
         def get_renderables(self) -> Iterator[RenderableType]:
             yield self.make_tasks_table(self.tasks)
@@ -64,7 +64,7 @@ def _draw_bar(name: str, total: float, unit: str, before: int) -> Iterator[Advan
             progress.update(task, advance=amount, note=note, left_seconds=left_seconds)
             shown = progress.tasks[task]
             if shown.total is not None and shown.completed > shown.total:
-                shown.total = None  # an archive holds more than its size: nobody knows what is left
+                shown.total = None  # an archive can hold more than its size, so the rest cannot be computed
 
         yield advance
 
@@ -91,4 +91,4 @@ def _print_lines(name: str, total: float, unit: str, before: int) -> Iterator[Ad
 
 
 def show_nothing(amount: float = 1, *, note: str = "", left_seconds: float | None = None) -> None:
-    """What ranks beside the first show."""
+    """Show nothing; for all ranks but the first."""

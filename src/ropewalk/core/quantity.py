@@ -1,6 +1,6 @@
-"""Counts as people write them: lengths in powers of two (``16Ki``), amounts in powers of ten (``20B``).
+"""Reads and writes counts: lengths in powers of two (``16Ki``), amounts in powers of ten (``20B``).
 
-The two never mix: ``16K`` is refused for neither, but means 16,000, and ``256Ki`` is never 256,000.
+The two never mix. Both kinds accept ``16K``, which always means 16,000; ``256Ki`` never means 256,000.
 """
 
 import re
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 COUNT = "count"
-"""The title of a count in a JSON Schema, by which it is told apart."""
+"""The title that marks a count in a JSON Schema."""
 _UNITS = {
     "": 1,
     "K": 10**3,
@@ -43,7 +43,7 @@ def parse_count(value: object) -> int:
 
 
 def format_length(tokens: int) -> str:
-    """A length in powers of two where it is one: 16384 -> ``16Ki``, 1000 -> ``1000``."""
+    """A length in powers of two if it is a multiple of one: 16384 -> ``16Ki``, 1000 -> ``1000``."""
     for unit in ("Gi", "Mi", "Ki"):
         if tokens >= _UNITS[unit] and tokens % _UNITS[unit] == 0:
             return f"{tokens // _UNITS[unit]}{unit}"
@@ -79,7 +79,7 @@ def format_bytes(amount: float) -> str:
 
 
 def _suggest(text: str) -> str:
-    """What was meant by ``16k``, ``16KiB`` or ``16,384``: both readings, where there are two."""
+    """A hint for ``16k``, ``16KiB`` or ``16,384``: all meanings that are possible."""
     match = _PATTERN.fullmatch(text.replace(",", ""))
     if match is None:
         return ""
@@ -104,7 +104,7 @@ def _whole(number: float, text: str) -> int:
 
 
 def _spell(least: int) -> WithJsonSchema:
-    """What an editor accepts for a count: a whole number, also as ``2e5``, or a text with a unit."""
+    """The JSON Schema of a count: a whole number, also as ``2e5``, or a text with a unit."""
     number = {"type": "number", "minimum": least, "multipleOf": 1}
     text = {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*({'|'.join(_UNITS)})\s*$"}
     return WithJsonSchema({"title": COUNT, "anyOf": [number, text]})

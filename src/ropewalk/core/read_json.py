@@ -1,7 +1,7 @@
-"""What the program wrote and reads back, JSON and JSON lines: what is damaged is told by file and line.
+"""Reads back JSON and JSON lines that the program wrote; an error names the file and the line of the damage.
 
-A kill may leave a last line without its end, which is passed over where lines are appended; anything else that does not
-read is an error, because a figure that is left out in silence looks like one that was never taken.
+A kill may leave an incomplete last line, which is skipped in files that are appended to. Any other damage is an error:
+a figure that is left out silently looks like a figure that was never measured.
 """
 
 import json
@@ -14,7 +14,7 @@ from ropewalk.core.error import UserError
 Value = TypeVar("Value")
 _AGAIN = "remove it and run the part again that writes it"
 _FAULTS = (ValueError, KeyError, TypeError, AttributeError)
-"""What parsing raises where the content is not what was written: JSON's and UTF-8's errors are ValueErrors."""
+"""Errors that parsing raises if the content is not as it was written; JSON's and UTF-8's errors are ValueErrors."""
 
 
 def _same(content: Any) -> Any:
@@ -22,7 +22,10 @@ def _same(content: Any) -> Any:
 
 
 def read_written(path: Path, parse: Callable[[Any], Value] = _same, *, fix: str = _AGAIN) -> Value:
-    """``parse`` of a JSON file's content. Raises UserError, naming the line, where it is not what was written."""
+    """Read a JSON file and return ``parse`` of its content.
+
+    Raises UserError, with the line, where the content is not as it was written. ``fix`` is the advice in that error.
+    """
     try:
         return parse(json.loads(path.read_text(encoding="utf-8")))
     except json.JSONDecodeError as error:
@@ -32,11 +35,12 @@ def read_written(path: Path, parse: Callable[[Any], Value] = _same, *, fix: str 
 
 
 def read_written_lines(path: Path, parse: Callable[[Any], Value] = _same, *, fix: str = _AGAIN) -> Iterator[Value]:
-    """``parse`` of each line of a JSON lines file; a last line without its end is passed over.
+    """Read a JSON lines file and yield ``parse`` of each line; an incomplete last line is skipped.
 
-    Raises UserError, naming the line, for any other that is not what was written.
+    Raises UserError, with the line, where any other line is not as it was written.
     """
-    with path.open("rb") as file:  # as bytes: a wrong one is then told with its line, not with a buffer's end
+    # as bytes: an invalid byte is then reported with its line, not at the end of a buffer
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return

@@ -1,6 +1,7 @@
-"""The records that cross the walls between rooms, and the JSONL rows that a run leaves behind.
+"""The records that rooms exchange, and the JSONL rows that a run writes.
 
-Seven in all: ``Recipe`` stands in recipe/, ``TrainState`` in checkpoint/, the other five here. Each has one maker.
+There are seven records: ``Recipe`` is in recipe/, ``TrainState`` in checkpoint/, the other five are here. Only one
+place makes each of them.
 """
 
 import dataclasses
@@ -22,10 +23,10 @@ ROLES: tuple[Role, ...] = ("general", "domain", "instruction")
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text with where it comes from. Made by corpus/read/source.
+    """A text with its origin. Made by corpus/read/source.
 
-    ``loss_spans`` are the half-open character ranges whose tokens are trained on (an instruction's answers); None
-    means all of the text. ``metadata`` is JSON-like.
+    ``loss_spans`` are the half-open character ranges whose tokens are trained on (an instruction's answers); None means
+    all of the text. ``metadata`` is JSON-like.
     """
 
     text: str
@@ -52,11 +53,12 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of packed documents, before the cut over context ranks. Made by corpus/mix/dataset.
+    """Packed sequences of documents, before they are cut over context ranks. Made by corpus/mix/dataset.
 
-    ``labels[r, t]`` is the token that follows ``tokens[r, t]`` in its document, and ``weights[r, t]`` is 0 where there
-    is none or where it is not trained on. ``positions`` restart at every document. ``document`` numbers a row's
-    documents from 0, with -1 for padding; ``source`` is an index into the feed's list of sources, -1 for padding.
+    ``labels[r, t]`` is the token that follows ``tokens[r, t]`` in its document. ``weights[r, t]`` is 0 where there is
+    no such token or where it is not trained on. ``positions`` restart at every document. ``document`` numbers a
+    sequence's documents from 0, with -1 for padding. ``source`` is an index into the dataset's list of sources, -1 for
+    padding.
     """
 
     tokens: Int32[np.ndarray, "rows context"]
@@ -71,10 +73,10 @@ class Batch:
 class Score:
     """One measured figure of one model. Made by evaluate/.
 
-    ``task`` is like ``nll/position/1536-2048``, ``retrieval/key_value`` or ``short/code``; ``value`` lies in
-    [``low``, ``high``], its 95 % interval; ``n`` counts what was averaged (tokens or answers). ``depth`` is the share
-    of the context before the wanted fact, None where a task has none. ``samples`` is what the interval stands on: the
-    documents of a loss, the prompts of an accuracy; None in a file of an older version.
+    ``task`` is like ``nll/position/1536-2048``, ``retrieval/key_value`` or ``short/code``. ``value`` lies in [``low``,
+    ``high``], its 95 % interval. ``n`` is the number of averaged tokens or answers. ``depth`` is the share of the
+    context before the wanted fact, None for a task without depths. ``samples`` is the number of independent samples
+    behind the interval: the documents of a loss, the prompts of an accuracy; None in a file of an older version.
     """
 
     model: str
@@ -112,7 +114,7 @@ _ROW_TYPES: Mapping[str, type | tuple[type, ...]] = {
 TIMED = frozenset(
     {"tokens_per_second", "mfu", "peak_bytes", "seconds_left", "busy_imbalance", "slow_rank", "slow_ratio"}
 )
-"""Names of rows that tell of the machine: the same run, once more, has others there and nowhere else."""
+"""Names of rows that depend on the machine: only these rows differ if the same run is repeated."""
 
 
 def append_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -122,7 +124,10 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Read rows back; a torn last line, left by a kill, is passed over. Raises UserError for any other broken line."""
+    """Read rows back; an incomplete last line, left by a kill, is skipped.
+
+    Raises UserError for any other broken line.
+    """
     yield from read_written_lines(
         path, _parse_row, fix="mend the line, or remove it: only the figure that it holds is lost with it"
     )
@@ -138,10 +143,10 @@ def _parse_row(entry: Any) -> Row:
 
 
 def write_scores(path: Path, scores: Iterable[Score]) -> None:
-    """Write scores as one JSON list; the file appears whole."""
+    """Write scores as one JSON list; the file appears complete or not at all."""
     write_whole(path, json.dumps([dataclasses.asdict(score) for score in scores], indent=1) + "\n")
 
 
 def read_scores(path: Path) -> list[Score]:
-    """Read back what write_scores wrote. Raises UserError where that cannot be read."""
+    """Read the scores that ``write_scores`` wrote. Raises UserError where the file cannot be read."""
     return read_written(path, lambda entries: [Score(**entry) for entry in entries])

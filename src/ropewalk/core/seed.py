@@ -1,4 +1,4 @@
-"""Randomness by name: a stream is a pure function of what it is for, never of what ran before it."""
+"""Named random streams: a stream depends only on its purpose, never on earlier random numbers."""
 
 import numpy as np
 import xxhash

@@ -1,4 +1,4 @@
-"""The ground of every specification: a frozen value that refuses keys it does not know."""
+"""The base class of every specification: a frozen value that refuses unknown keys."""
 
 from pydantic import BaseModel, ConfigDict
 

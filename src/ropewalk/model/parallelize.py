@@ -131,9 +131,9 @@ def parallelize(
     """Install our attention in ``model``, a causal language model of transformers; the result cuts its batches.
 
     ``mesh`` are the ranks that share a sequence: a 1-D DeviceMesh, one with a dimension "context", or a process group;
-    None for this rank alone. ``layout``, ``exchange`` and ``ulysses_degree`` are as in a recipe (docs/partition.md). With
-    ``ulysses_degree`` None, the cheapest number is chosen for each batch. Only two parts of the model change: its attention
-    implementation, and positions that depend on a text's length (dynamic NTK, LongRoPE). These take the length from the
+    None for this rank alone. ``layout``, ``exchange`` and ``ulysses_degree`` are as in a recipe
+    (docs/partition.md). With ``ulysses_degree`` None, the cheapest number is chosen for each batch. Only two parts of
+    the model change: its attention implementation, and positions that depend on a text's length (dynamic NTK, LongRoPE). These take the length from the
     token's own document. Without ``cut``'s arguments the model attends by SDPA.
 
         share = parallelize(model, mesh)

@@ -1,1 +1,1 @@
-"""What a run will cost in arithmetic, memory and traffic, before it starts. Needs no torch."""
+"""A forecast of a run's arithmetic, memory and traffic, before it starts. Needs no torch."""

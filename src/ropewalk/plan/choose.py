@@ -1,7 +1,7 @@
-"""The forecast of a run: steps, arithmetic, time, memory and traffic, and what to recompute so that it fits.
+"""The forecast of a run: steps, arithmetic, time, memory and traffic, and the recomputation that it needs to fit.
 
-An estimate to choose by, not a promise: rates are taken as constant and everything that is not matrix products,
-attention or traffic as free. Without recomputation a step is up to 1.3 times faster, so it is left out where it fits.
+It is an estimate for choosing, not a promise. It takes the rates as constant, and counts only matrix products,
+attention and traffic. A step without recomputation is up to 1.3 times faster, so the forecast uses none where it fits.
 """
 
 import math
@@ -29,10 +29,10 @@ from ropewalk.recipe.stretch import stretch_stages
 from ropewalk.shape.model_shape import ModelShape
 
 USABLE_MEMORY = 0.92
-"""Share of a device's memory that a run may plan with; the formulas fall 3 to 5 GB short on a card of 150."""
+"""Share of a device's memory that a run may use; the formulas are 3 to 5 GB too low on a card of 150 GB."""
 
 
-_LARGE_PARAMETERS = 1e9  # nobody trains more than this on a CPU, so a GPU is meant
+_LARGE_PARAMETERS = 1e9  # larger models are not trained on a CPU, so the recipe is meant for a GPU
 
 
 def forecast(
@@ -46,15 +46,16 @@ def forecast(
     split: Split | None = None,
     machine: Machine = KNOWN["h200"],
 ) -> Plan:
-    """Forecast a run of ``tokens`` in rows of ``context_tokens`` on ``ranks`` ranks.
+    """Forecast a run of ``tokens`` tokens in sequences of ``context_tokens`` on ``ranks`` ranks.
 
-    ``step_tokens`` is rounded down to whole rows for all data ranks, at least one each; None means exactly that.
-    ``document_tokens`` are the documents of a typical row, None for a single one. Raises UserError if the ranks cannot
-    be split so.
+    ``step_tokens`` is rounded down to whole sequences for all data ranks, with at least one each; None means exactly
+    one each. ``document_tokens`` are the document lengths of a typical sequence; None means a single document.
+
+    Raises UserError if the ranks cannot be split so.
     """
     split = split or Split()
     require_even(ranks, context=split.context_ranks, replicas=split.replicas)
-    wave_tokens = ranks // split.context_ranks * split.micro_rows * context_tokens  # a row for each data rank
+    wave_tokens = ranks // split.context_ranks * split.micro_rows * context_tokens  # one micro-batch for each data rank
     waves = max(1, (step_tokens or 0) // wave_tokens)
     flops = token_flops(shape, context_tokens, document_tokens=document_tokens, lora=split.lora)
     savings, memory = _fit(shape, context_tokens, ranks=ranks, split=split, machine=machine)
@@ -70,7 +71,8 @@ def forecast(
         backward=machine.attention_backward_flops,
     )
     rank_tokens, steps = waves * wave_tokens / ranks, max(1, tokens // (waves * wave_tokens))
-    # Keys travel while tiles are computed, and weights while the layer before them is: only the excess costs time.
+    # Keys travel while attention tiles are computed, and weights while the layer before is computed. Only the excess
+    # costs time.
     attention = max(rank_tokens * attention_seconds * split.imbalance, context_bytes / machine.link_bytes_per_second)
     linear = max(rank_tokens * linear_seconds, state_bytes / machine.link_bytes_per_second)
     return Plan(
@@ -94,10 +96,10 @@ def forecast(
 
 
 def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | None = None) -> list[Plan]:
-    """One plan per stage of ``recipe``, an upper bound: rows of one document each.
+    """One plan per stage of ``recipe``. Each is an upper bound: sequences of one document each.
 
-    ``machine`` None is this one; a model too large for a CPU is forecast on an H200 there. Ranks that cannot be split,
-    and stages whose positions cannot be, which recipe/check reports, have no plan.
+    ``machine`` None means this machine. If this machine is a CPU and the model is too large for it, an H200 is assumed.
+    Ranks that cannot be split and stages whose positions do not fit have no plan; recipe/check reports them.
     """
     parallel = recipe.parallel
     if any(parallel.ranks % count for count in (parallel.context, parallel.replicas)) or (
@@ -112,7 +114,7 @@ def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | Non
 
 
 def forecast_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, machine: Machine) -> Plan:
-    """The plan of one stage on the model that it trains, positions stretched; see ``forecast_recipe``."""
+    """The plan of one stage; ``extended`` is the shape of its model, with its positions. See ``forecast_recipe``."""
     if machine.name == "cpu" and extended.parameters >= _LARGE_PARAMETERS:
         machine = replace(KNOWN["h200"], name="h200 (assumed)")
     narrow = parallel.precision == "bfloat16" or (parallel.precision == "auto" and machine.name != "cpu")
@@ -138,7 +140,7 @@ def forecast_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, ma
 
 
 def plan_sharing(parallel: Parallel, shape: ModelShape, *, device: str, element_bytes: int) -> Sharing:
-    """How a batch may be shared by the context ranks, priced for a model of ``shape`` on a kind of device."""
+    """The ways in which context ranks may share a batch, with costs for a model of ``shape`` on a kind of device."""
     return make_sharing(
         Heads(shape.heads, shape.kv_heads, shape.head_dim),
         device=device,
@@ -150,10 +152,10 @@ def plan_sharing(parallel: Parallel, shape: ModelShape, *, device: str, element_
 
 
 def _share(split: Split, parallel: Parallel, shape: ModelShape, stage: Stage, machine: Machine) -> Split:
-    """Rows, heads or both, as they would be chosen for rows of one document each."""
+    """The split by sequence, by heads or by both that would be chosen for sequences of one document each."""
     rows = np.repeat(np.arange(split.micro_rows, dtype=np.int32)[:, None], stage.context, axis=1)
     if rows.size % split.context_ranks:
-        return split  # recipe/check reports it
+        return split  # recipe/check reports this fault
     device = "cpu" if machine.name == "cpu" else "cuda"
     sharing = plan_sharing(parallel, shape, device=device, element_bytes=split.element_bytes)
     choice = choose_partition(rows, ranks=split.context_ranks, sharing=sharing)
@@ -184,12 +186,11 @@ def _context_bytes(
     split: Split,
     recompute: Recompute,
 ) -> float:
-    """Sent by one rank for attention in all layers of one micro-batch."""
+    """Bytes that one rank sends for attention in all layers of one micro-batch."""
     documents, total = document_tokens or (context_tokens,), 0.0
     forwards = 2 if recompute == "full" else 1
-    split = replace(
-        split, context_ranks=split.context_ranks // split.ulysses_degree
-    )  # Ulysses groups, which share tokens
+    # Ulysses groups: each group holds one part of the sequence
+    split = replace(split, context_ranks=split.context_ranks // split.ulysses_degree)
     tokens = context_tokens * split.micro_rows
     swap = attention_traffic(
         shape,
@@ -207,20 +208,24 @@ def _context_bytes(
             element_bytes=split.element_bytes,
             needed_share=_needed_share(context_tokens, documents, split=split, window=window),
         )
-        rows = layer.training_bytes(forwards=forwards) / split.ulysses_degree  # each member sends its heads
+        # each rank of a group sends only its own heads
+        rows = layer.training_bytes(forwards=forwards) / split.ulysses_degree
         total += layers * (rows + swap.training_bytes(forwards=forwards))
     return total
 
 
 def _needed_share(context_tokens: int, document_tokens: Sequence[int], *, split: Split, window: int | None) -> float:
-    """The share of other ranks' rows that a rank needs: as a partition says for a window, else what ``split`` says."""
+    """The share of other ranks' keys that a rank needs.
+
+    A layer with a window takes it from a partition; a layer without a window takes ``split.needed_share``.
+    """
     ranks = split.context_ranks
     if window is None or ranks == 1 or context_tokens * split.micro_rows % ranks:
         return split.needed_share
     ids = np.full((split.micro_rows, context_tokens), -1, dtype=np.int32)
     row = np.repeat(np.arange(len(document_tokens)), document_tokens)
     ids[:, : len(row)] = row + len(document_tokens) * np.arange(split.micro_rows)[:, None]
-    # One partition serves all layers, so it is chosen for those that see everything.
+    # One partition serves all layers, so it is chosen for the layers without a window.
     partition = partition_tokens(ids, ranks=ranks, layout=split.layout).with_window(window)
     rows = int(partition.rows.sum())
     return min(split.needed_share, rows / ((ranks - 1) * partition.tokens))
@@ -229,7 +234,7 @@ def _needed_share(context_tokens: int, document_tokens: Sequence[int], *, split:
 def _fit(
     shape: ModelShape, context_tokens: int, *, ranks: int, split: Split, machine: Machine
 ) -> tuple[Savings, Memory]:
-    """The fastest way to save memory that fits, or the one that saves most."""
+    """The fastest way to save memory that fits, or the last way (it saves most) if none fits."""
     for way in split.savings or list_savings(Parallel(), shape, host_is_apart=machine.name != "cpu"):
         memory = estimate_memory(
             shape,

@@ -1,9 +1,11 @@
-"""The one place where arithmetic is counted: causal-true, document-true, window-true, per token.
+"""Counts arithmetic per token, exactly for the causal mask, document borders and windows.
 
-A token attends to what stands before it in its own document, and in a layer with a window to no more than that.
-Utilisation (MFU) is model FLOPs, which count no recomputation, over what the hardware could do. The surprise: systems
-that count attention over the full square and four passes report 1.8 times our figure for the same speed (ALST's 590
-TFLOP/s are 333 by this count).
+No other file counts it.
+
+A token attends to the tokens before it in its own document, and in a layer with a window at most to that window.
+Utilisation (MFU) is model FLOPs, without recomputation, over the peak of the hardware. Systems that count attention
+over the full square and four passes report 1.8 times our figure for the same speed (ALST's 590 TFLOP/s are 333 by this
+count).
 """
 
 from collections import Counter
@@ -22,24 +24,24 @@ from ropewalk.shape.model_shape import ModelShape
 Recompute = Literal["none", "save_attention", "full"]
 Documents = Sequence[int] | Int64[np.ndarray, "documents"]
 
-# Passes over the linear part and over attention, in forward units. Backward is 2 and 2.5: a flash kernel computes
-# the scores again. Recomputation repeats the forward of what was not kept.
+# Passes over the linear part and over attention, in units of a forward pass. Backward is 2 and 2.5: a flash kernel
+# computes the scores again. Recomputation repeats the forward pass of all tensors that were not kept.
 _PASSES: dict[Recompute, tuple[float, float]] = {"none": (1, 1), "full": (2, 2), "save_attention": (2, 1)}
 BACKWARD_LINEAR, BACKWARD_ATTENTION = 2.0, 2.5
 
 
 @dataclass(frozen=True, slots=True)
 class TokenFlops:
-    """Floating-point operations of one forward pass per token: matrix products, and attention's two."""
+    """Floating-point operations of one forward pass per token: matrix products, and attention's two products."""
 
     linear: float
     attention: float
     frozen: float = 0.0
-    """Of ``linear``, in matrices that are not trained, whose backward has one product instead of two."""
+    """The part of ``linear`` in matrices that are not trained; their backward has one product instead of two."""
 
     @property
     def model(self) -> float:
-        """Of a training step per token, nothing recomputed, backward counted as two forwards: for MFU."""
+        """FLOPs of a training step per token, for MFU: without recomputation, and a backward counts as two forwards."""
         return 3 * (self.linear + self.attention) - self.frozen
 
     @property
@@ -47,13 +49,13 @@ class TokenFlops:
         return self.attention / (self.linear + self.attention)
 
     def hardware(self, recompute: Recompute) -> float:
-        """What the machine really does per token of a training step."""
+        """FLOPs that the machine executes per token of a training step, with recomputation."""
         linear, attention = _PASSES[recompute]
         products = (linear + BACKWARD_LINEAR) * self.linear - self.frozen
         return products + (attention + BACKWARD_ATTENTION) * self.attention
 
     def seconds(self, recompute: Recompute, *, matmul: float, forward: float, backward: float) -> tuple[float, float]:
-        """Seconds per token in matrix products and in attention, at three rates in FLOP/s."""
+        """Seconds per token in matrix products and in attention; the three rates are in FLOP/s."""
         linear, attention = _PASSES[recompute]
         return (
             ((linear + BACKWARD_LINEAR) * self.linear - self.frozen) / matmul,
@@ -68,10 +70,11 @@ def token_flops(
     document_tokens: Documents | None = None,
     lora: Lora | None = None,
 ) -> TokenFlops:
-    """Forward FLOPs per token of rows of ``context_tokens`` that hold ``document_tokens``; None for one whole document.
+    """Forward FLOPs per token of sequences of ``context_tokens`` that hold documents of ``document_tokens``.
 
-    Norms, rotations, softmax and embeddings' look-up are left out (below 1 %); the head is counted, tied or not. With
-    ``lora`` adapters come on top, and what they leave frozen has a cheaper backward.
+    ``document_tokens`` None means one document that fills the sequence. Norms, rotations, softmax and the embedding's
+    look-up are left out (below 1 %). The head is counted, tied or not. With ``lora``, the adapters are added, and the
+    frozen weights have a cheaper backward.
     """
     trained = count_trained(shape, lora)
     block = 2 * shape.width * (shape.query_width + shape.kv_width) + 3 * shape.width * shape.mlp_width
@@ -87,7 +90,7 @@ def token_flops(
 
 
 def count_pairs(document_tokens: Documents, window_tokens: int | None = None) -> int:
-    """(query, key) pairs of one layer: each token with itself and those before it, in its document and its window."""
+    """The (query, key) pairs of one layer: each token with itself and the earlier tokens of its document and window."""
     return int(pairs_before(np.asarray(document_tokens, dtype=np.int64), window_tokens).sum())
 
 

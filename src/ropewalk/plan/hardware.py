@@ -1,8 +1,8 @@
-"""What a rank's device can do, as a value with its source: measured, or published.
+"""The speed and memory of a rank's device, as a value with its source: measured or published.
 
-Rates are what a training step sustains, not a data sheet's. A CPU is measured by matrix products that take well under
-a second; a GPU is recognised by the name that its driver shows, without torch. The surprise: ranks on one CPU share
-it, so each gets its part of the rate and of the memory.
+Rates are those that a training step sustains, not those of a data sheet. A CPU is measured by matrix products that take
+well under a second. A GPU is recognised, without torch, by the name that its driver shows. Ranks on one CPU share it,
+so each gets only its part of the rate and of the memory.
 """
 
 import os
@@ -16,7 +16,10 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One rank's device. Rates in FLOP/s (attention's causal-true), links in bytes per second and direction."""
+    """One rank's device.
+
+    Rates are in FLOP/s (attention counts the causal half only), links in bytes per second and direction.
+    """
 
     name: str
     matmul_flops: float
@@ -61,15 +64,18 @@ KNOWN: Mapping[str, Machine] = {
 }
 
 DATASHEET_FLOPS: Mapping[str, float] = {"h200": 989 * _TERA, "h100": 989 * _TERA, "a100": 312 * _TERA}
-"""Peaks in bfloat16 without sparsity, by a part of the name that the driver shows: what MFU is a share of."""
+"""Peak FLOP/s in bfloat16 without sparsity, by a part of the name that the driver shows.
+
+MFU is a share of this peak.
+"""
 
 _PROBE_WIDTH, _PROBE_SECONDS = 1024, 0.2
 _ATTENTION_SHARE = 0.65
-"""Of the matrix rate, fp32 attention of torch's CPU flash kernel: 0.61 to 0.67 at 64 dimensions on a Xeon."""
+"""Rate of torch's fp32 CPU flash kernel as a share of the matrix rate: 0.61 to 0.67 at 64 dimensions on a Xeon."""
 
 
 def find_machine(*, ranks: int = 1, driver: Path = Path("/proc/driver/nvidia/gpus")) -> Machine:
-    """This machine, per rank: the known GPU that ``driver`` lists, or else the CPU, measured."""
+    """The device of one of ``ranks`` ranks here: the known GPU that ``driver`` lists, or else the measured CPU."""
     for information in sorted(driver.glob("*/information")):
         text = information.read_text().lower()
         if found := [machine for name, machine in KNOWN.items() if name in text]:
@@ -78,7 +84,7 @@ def find_machine(*, ranks: int = 1, driver: Path = Path("/proc/driver/nvidia/gpu
 
 
 def measure_cpu(*, ranks: int = 1) -> Machine:
-    """This machine's share for each of ``ranks`` ranks, in float32, by a product of 1024 x 1024 matrices."""
+    """The part of this CPU for each of ``ranks`` ranks, measured in float32 by a product of 1024 x 1024 matrices."""
     left = np.ones((_PROBE_WIDTH, _PROBE_WIDTH), dtype=np.float32)
     best_seconds, spent = float("inf"), 0.0
     while spent < _PROBE_SECONDS:

@@ -1,10 +1,11 @@
-"""How many bytes a rank holds at its fullest moment: states, kept activations, and what one block or the loss adds.
+"""The peak memory of a rank in bytes: states, kept activations, and the extra memory of one block or of the loss.
 
-A step has three such moments: the loss, when everything is kept and no gradient stands; the backward of the last
-block, when everything is kept and a block runs again; that of the first block, when little is kept and all gradients
-stand. The whole is held against the allocator's peak in tests/train/test_memory.py; pieces of it against published
-runs of Llama 3.1 8B on one H200. The surprise: without a chunked loss the logits are the largest thing on the card,
-14 bytes each.
+A step has three candidates for the peak. At the loss, all activations are kept and there is no gradient yet. In the
+backward of the last block, all activations are kept and one block runs again. In the backward of the first block, few
+activations are kept and all gradients exist.
+
+tests/train/test_memory.py compares the total with the allocator's peak. Parts of it are compared with published runs of
+Llama 3.1 8B on one H200. Without a chunked loss, the logits are the largest tensor on the card: 14 bytes each.
 """
 
 from dataclasses import dataclass
@@ -15,21 +16,26 @@ from ropewalk.recipe.lora import Lora
 from ropewalk.shape.model_shape import ModelShape
 
 MASTER_BYTES, MOMENT_BYTES, GRADIENT_BYTES = 4.0, 8.0, 4.0
-"""Per parameter: fp32 master; of what is trained, two moments and a gradient, which stands from backward to the
-optimizer's step."""
+"""Bytes per parameter: the fp32 master; for a trained parameter also two moments and a gradient.
+
+The gradient exists from the backward to the optimizer's step.
+"""
 _EIGHT_BIT_BYTES = 2 * (1 + 4 / 256)
-"""Of the two moments where they are bytes: one each, and a scale for 256 of them."""
+"""Bytes per parameter of two moments in 8 bits: one byte each, and an fp32 scale for 256 of them."""
 WHOLE_BYTES = 64 << 20
-"""Float32 weights that are gathered at once, not block by block: two collectives a pass instead of eleven with three
-blocks, which is a sixth of the CPU time of a step of 512 tokens with 1.1M parameters (docs/train.md)."""
+"""Float32 weights up to this size are gathered at once, not block by block.
+
+With three blocks that makes two collectives a pass instead of eleven, which saves a sixth of the CPU time of a step of
+512 tokens with 1.1M parameters (docs/train.md).
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of one rank. Of ``loss``, ``last_block`` and ``first_block`` one is alive at a time.
+    """Bytes of one rank. Only one of ``loss``, ``last_block`` and ``first_block`` exists at a time.
 
-    ``kept`` is what all blocks keep for the backward pass; the first block's moment has only its own share of it, which
-    is why ``kept`` is not added there.
+    ``kept`` is the memory that all blocks keep for the backward pass. ``first_block`` already contains that block's own
+    share of it, so ``kept`` is not added there.
     """
 
     states: float
@@ -54,7 +60,7 @@ def estimate_memory(
     loss_chunk_tokens: int = 1024,
     lora: Lora | None = None,
 ) -> Memory:
-    """Memory of one rank that holds ``local_tokens`` of a micro-batch, with states sharded over ``ranks``."""
+    """Memory of one rank that holds ``local_tokens`` tokens of a micro-batch, with states sharded over ``ranks``."""
     trained = count_trained(shape, lora)
     kept = kept_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora)
     block = block_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora)
@@ -77,7 +83,7 @@ def estimate_memory(
 def kept_bytes(
     shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2, lora: Lora | None = None
 ) -> float:
-    """What all blocks keep on the device between forward and backward."""
+    """Bytes that all blocks keep on the device between forward and backward."""
     if savings.recompute == "none":
         block = saved_block_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora)
         return shape.layers * block
@@ -91,11 +97,11 @@ def kept_bytes(
 def block_bytes(
     shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2, lora: Lora | None = None
 ) -> float:
-    """What the backward of one block adds to what is kept: itself, where it runs again, and gradients on their way."""
+    """Bytes that the backward of one block adds: the block, if it runs again, and gradients in transit."""
     again = 0.0
     if savings.recompute != "none":
         again = saved_block_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, lora=lora)
-    if savings.recompute == "save_attention":  # its results are those that were kept
+    if savings.recompute == "save_attention":  # the results of attention were kept
         again -= kept_attention_bytes(shape, local_tokens, element_bytes=element_bytes) / shape.layers
     if savings.mlp_tile_tokens is None or local_tokens <= savings.mlp_tile_tokens:
         moving = _MLP_TENSORS - kept_mlp_tensors(lora)
@@ -106,13 +112,13 @@ def block_bytes(
 
 
 _MLP_TENSORS = 5
-"""Of the MLP's width, at the fullest moment of its backward; those that were stored are freed as they are used."""
+"""Tensors of the MLP's width at the peak of its backward; a stored tensor is freed after its use."""
 
 
 def saved_block_bytes(
     shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2, lora: Lora | None = None
 ) -> float:
-    """What one block's forward saves: everything, or with tiles all but what is inside the MLP."""
+    """Bytes that one block's forward saves: all tensors, or with tiles all but those inside the MLP."""
     stored = stored_block_bytes(shape, local_tokens, element_bytes=element_bytes)
     tiled = savings.mlp_tile_tokens is not None and local_tokens > savings.mlp_tile_tokens
     if lora is not None:
@@ -123,65 +129,72 @@ def saved_block_bytes(
 
 
 def row_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
-    """What stands for the row as a whole: the last hidden state, its norm's tensors, its gradient."""
+    """Bytes of tensors outside the blocks: the last hidden state, its norm's tensors and its gradient."""
     return float(local_tokens * shape.width * (3 * element_bytes + 4))
 
 
 def checkpoint_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
-    """Inputs of all layers, kept when everything else is recomputed."""
+    """Bytes of the inputs of all layers, which are kept when everything else is recomputed."""
     return float(shape.layers * local_tokens * shape.width * element_bytes)
 
 
 def offloaded_checkpoint_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
-    """What stays on the device when layer inputs travel to host memory: two layers in flight."""
+    """Bytes that stay on the device when layer inputs are copied to the host: the inputs of two layers in transit."""
     return 2.0 * local_tokens * shape.width * element_bytes
 
 
 def kept_attention_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
-    """Attention's outputs and log-sum-exps of all layers, for recomputing all but attention."""
+    """Bytes of attention's outputs and log-sum-exps in all layers, which are kept to recompute all but attention."""
     return float(shape.layers * local_tokens * (shape.query_width * element_bytes + shape.heads * 4))
 
 
 def stored_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
-    """What autograd keeps of one layer when nothing is recomputed.
+    """Bytes that autograd keeps of one layer without recomputation.
 
-    Three tensors per norm (input, normalised, scaled), rotated queries and keys, values, output, log-sum-exp, and four
-    of the MLP's width. Counted on transformers' Llama and Qwen3, whose norms keep their input in float32 whatever the
-    dtype; those of Olmo and Gemma keep more of it, so in bfloat16 a layer of theirs is up to 15 % larger than this.
+    Counted are three tensors per norm (input, normalised, scaled), rotated queries and keys, values, output,
+    log-sum-exp, and four of the MLP's width. The count is from transformers' Llama and Qwen3, whose norms keep their
+    input in float32 in any dtype. The norms of Olmo and Gemma keep more of it, so their layers are up to 15 % larger in
+    bfloat16.
     """
     turned = shape.query_width + shape.kv_width
     normed = shape.block_norms * shape.width + (turned if shape.qk_norm != "none" else 0)
-    # The third tensor of a query's or key's norm is the one that is rotated and kept as such.
+    # The third tensor of a query's or key's norm is the rotated one, which is counted there.
     elements = 2 * normed + shape.block_norms * shape.width + 2 * turned + 4 * shape.mlp_width
     return float(local_tokens * (elements * element_bytes + normed * (4 - element_bytes) + shape.heads * 4))
 
 
 def mlp_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
-    """The fullest moment of one layer's backward: six tensors of the MLP's width."""
+    """Bytes at the peak of one layer's backward: six tensors of the MLP's width."""
     return 6.0 * local_tokens * shape.mlp_width * element_bytes
 
 
 def tiled_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
-    """The same moment with a tiled MLP and offloaded checkpoints: 13.5 tensors of the model's width, a fit."""
+    """Bytes at the same peak with a tiled MLP and offloaded checkpoints: 13.5 tensors of the model's width (fitted)."""
     return 13.5 * local_tokens * shape.width * element_bytes
 
 
 def whole_loss_bytes(shape: ModelShape, local_tokens: int) -> float:
-    """Logits of all tokens at once: bf16 and three copies in fp32."""
+    """Bytes of the logits of all tokens at once: one copy in bf16 and three in fp32."""
     return 14.0 * local_tokens * shape.vocabulary
 
 
 def chunked_loss_bytes(
     shape: ModelShape, chunk_tokens: int, *, element_bytes: int = 2, head_is_trained: bool = True
 ) -> float:
-    """Logits of one chunk in the products' own type, and of a head that is trained a chunk's part of its gradient, if
-    that is not float32, and the gradient; blocks of float32 logits are gone before there is a part, and smaller."""
+    """Bytes of one chunk of the loss: its logits in the dtype of the products, and the gradient of a trained head.
+
+    If that dtype is not float32, a chunk's own part of the head's gradient is added. The blocks of float32 logits are
+    not counted: they are smaller, and they are freed before that part is made.
+    """
     logits, head = element_bytes * chunk_tokens * shape.vocabulary, shape.vocabulary * shape.width * head_is_trained
     return float(logits + (element_bytes * head if element_bytes < 4 else 0) + 4 * head)
 
 
 def gathered_bytes(shape: ModelShape, *, element_bytes: int = 2, trained: Trained | None = None) -> float:
-    """Whole weights that are alive at once, on one rank too: all of a small model; else two layers, and the head."""
+    """Bytes of the gathered weights that exist at once, on one rank too.
+
+    They are all weights of a small model, and else two layers and the head.
+    """
     adapters = trained.adapters if trained else 0
     if 4 * (shape.parameters + adapters) <= WHOLE_BYTES:
         return float((shape.parameters + adapters) * element_bytes)

@@ -1,4 +1,4 @@
-"""The forecast as a record, and how the work is split, which it depends on."""
+"""The record of a forecast, and the split of the work that the forecast depends on."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ from ropewalk.recipe.lora import Lora
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How ranks share the work, in which precision, and how much of the model is trained.
+    """How ranks share the work, in which precision, and which part of the model is trained.
 
-    ``imbalance`` is the busiest rank's attention work over the mean; ``needed_share`` the share of the others' key rows
-    that a rank needs where a layer sees all of them. Both are known once a batch is partitioned.
+    ``imbalance`` is the busiest rank's attention work over the mean. ``needed_share`` is the share of the other ranks'
+    keys that a rank needs in a layer without a window. Both come from the partition of a batch.
     """
 
     context_ranks: int = 1
@@ -24,7 +24,7 @@ class Split:
     layout: str = "auto"
     exchange: Exchange = "needed"
     savings: tuple[Savings, ...] = ()
-    """Ways to save memory, the fastest first, of which the first that fits is taken; empty for every way there is."""
+    """Ways to save memory, the fastest first; the first one that fits is taken. Empty means all ways."""
     micro_rows: int = 1
     element_bytes: int = 2
     loss_chunk_tokens: int = 1024
@@ -33,12 +33,12 @@ class Split:
     lora: Lora | None = None
     replicas: int = 1
     why: str = ""
-    """How the context ranks' share was chosen, in words."""
+    """The reason for the split over the context ranks, in words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run will cost. Bytes are one rank's; ``fits`` says whether its peak stays below what it may use."""
+    """The forecast cost of a run. Bytes are of one rank. ``fits`` is true if the peak stays below the usable memory."""
 
     context_tokens: int
     tokens: int
@@ -50,26 +50,26 @@ class Plan:
     memory: Memory
     fits: bool
     context_bytes: float
-    """Sent per step for attention."""
+    """Bytes that a rank sends per step for attention."""
     state_bytes: float
-    """Sent per step for sharded weights and gradients."""
+    """Bytes that a rank sends per step for sharded weights and gradients."""
     step_seconds: float
     seconds: float
     tokens_per_second: float
     machine: Machine
     cut: str = ""
-    """How a row of one document is cut, and why; empty where it is not."""
+    """How a sequence of one document is cut, and why; empty if it is not cut."""
 
     @property
     def recompute(self) -> Recompute:
         return self.savings.recompute
 
     def describe(self) -> str:
-        """The plan as people read it, one line per figure."""
+        """The plan as text for people, one line per figure."""
         return "\n".join(f"{name:<11} {figure}" for name, figure in self.rows())
 
     def rows(self) -> list[tuple[str, str]]:
-        """Name and figure of each line."""
+        """Name and figure of each line of the text."""
         return [
             ("row", f"{format_length(self.context_tokens)} tokens"),
             ("steps", f"{self.steps:,} of {format_amount(self.step_tokens)} tokens"),

@@ -1,8 +1,8 @@
-"""The ways to hold a longer row in the same memory, fastest first, from which ``auto`` takes the first that fits.
+"""The ways to fit a longer sequence into the same memory, fastest first; ``auto`` takes the first one that fits.
 
-The order is by what a way costs per token: nothing; all but attention again; the same with the MLP in tiles, which is
-free where blocks run twice anyway; attention again too; copies to the host; an optimizer on the host. Copies are no
-saving where the device's memory *is* the host's.
+They are ordered by cost per token: save nothing; recompute all but attention; the same with the MLP in tiles, which is
+free where blocks run twice anyway; recompute attention too; copy inputs to the host; run the optimizer on the host.
+Copies save nothing where the device's memory *is* the host's.
 """
 
 from dataclasses import dataclass, replace
@@ -16,20 +16,20 @@ _SMALLEST_TILE_TOKENS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Savings:
-    """What is recomputed, taken in tiles, or kept on the host."""
+    """One way to save memory: what is recomputed, computed in tiles, or kept on the host."""
 
     recompute: Recompute = "none"
     mlp_tile_tokens: int | None = None
-    """None takes all tokens through an MLP at once."""
+    """Tokens of one tile; None takes all tokens through an MLP at once."""
     offload: bool = False
-    """Blocks' inputs wait in host memory."""
+    """The inputs of blocks are kept in host memory until the backward."""
     states_on_host: bool = False
-    """Masters, gradients and moments live in host memory, and the optimizer runs there."""
+    """Masters, gradients and moments are kept in host memory, and the optimizer runs there."""
     eight_bit: bool = False
-    """The moments of matrices are kept in 8 bits. It changes the result, so ``auto`` never takes it."""
+    """The moments of matrices are kept in 8 bits. This changes the result, so ``auto`` never takes it."""
 
     def describe(self) -> str:
-        """In the recipe's words."""
+        """The way in the words of the recipe."""
         words = [f"recompute {self.recompute}"]
         words += [f"MLP in tiles of {self.mlp_tile_tokens}"] if self.mlp_tile_tokens else []
         words += ["inputs on the host"] if self.offload else []
@@ -39,7 +39,10 @@ class Savings:
 
 
 def list_savings(parallel: Parallel, shape: ModelShape, *, host_is_apart: bool) -> list[Savings]:
-    """What ``parallel`` leaves open in all its ways, the fastest first; where it leaves nothing open, the one way."""
+    """All ways that ``parallel`` allows, the fastest first; only one if the recipe leaves nothing open.
+
+    ``host_is_apart`` is true if the device has its own memory.
+    """
     tile = max(_SMALLEST_TILE_TOKENS, shape.width)
     full = Savings("full", tile)
     ways = [Savings(), Savings("save_attention"), Savings("save_attention", tile), full]
@@ -50,7 +53,7 @@ def list_savings(parallel: Parallel, shape: ModelShape, *, host_is_apart: bool) 
 
 
 def _insist(way: Savings, parallel: Parallel) -> Savings:
-    """``way`` with everything that the recipe has decided."""
+    """``way`` with every setting that the recipe fixes."""
     if parallel.recompute != "auto":
         way = replace(way, recompute=parallel.recompute)
     if parallel.mlp_tile_tokens != "auto":

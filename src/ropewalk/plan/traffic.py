@@ -1,7 +1,7 @@
-"""How many bytes a rank sends: for attention over context ranks, and for sharded states.
+"""The bytes that a rank sends: for attention over context ranks, and for sharded states.
 
-Per layer and pass, of one packed sequence. The surprise: with four query heads per key head, moving keys and values
-costs less than moving heads up to four ranks, and more from eight on.
+Attention is counted per layer and pass, for one packed sequence. With four query heads per key head, moving keys and
+values costs less than moving heads up to four ranks, and more from eight ranks on.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ropewalk.recipe.lora import Lora
 from ropewalk.shape.model_shape import ModelShape
 
 Exchange = Literal["ring", "all_gather", "needed", "heads"]
-_GRADIENT_BYTES = 4  # key and value gradients travel in fp32, as sums of many small parts must
+_GRADIENT_BYTES = 4  # gradients of keys and values are sent in fp32, because they are sums of many small parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Traffic:
     backward: float
 
     def training_bytes(self, *, forwards: int = 1) -> float:
-        """Of a training step, whose forward runs twice where activations are recomputed."""
+        """Bytes of a training step. ``forwards`` is 2 if activations are recomputed."""
         return forwards * self.forward + self.backward
 
 
@@ -36,11 +36,11 @@ def attention_traffic(
     element_bytes: int = 2,
     needed_share: float = 1.0,
 ) -> Traffic:
-    """Traffic of one layer for a sequence cut over ``ranks``.
+    """Traffic of one layer for a sequence that is cut over ``ranks`` ranks.
 
-    ``needed_share`` is the share of other ranks' key rows that a rank needs, which the partition knows; ``needed``
-    sends only those. Backward sends keys and values again, and their gradients home. ``heads`` copies
-    key heads where there are fewer than ranks.
+    ``needed_share`` is the share of other ranks' keys that a rank needs; it comes from the partition. The exchange
+    ``needed`` sends only these. The backward sends keys and values again, and their gradients back to their ranks.
+    ``heads`` copies key heads if there are fewer heads than ranks.
     """
     others = (ranks - 1) / ranks
     if exchange == "heads":
@@ -48,7 +48,7 @@ def attention_traffic(
         moved = others / ranks * sequence_tokens * 2 * (shape.query_width + copied_width) * element_bytes
         return Traffic(moved, moved)
     rows = sequence_tokens * 2 * shape.kv_width * (needed_share if exchange == "needed" else 1.0)
-    # A ring's gradients take one hop more than its keys, the one that brings them home.
+    # In a ring, gradients take one hop more than keys: the hop back to their own rank.
     gradient_rows = rows * (1.0 if exchange == "ring" and ranks > 1 else others)
     return Traffic(others * rows * element_bytes, others * rows * element_bytes + gradient_rows * _GRADIENT_BYTES)
 
@@ -62,9 +62,9 @@ def state_traffic(
     gathers: int = 2,
     lora: Lora | None = None,
 ) -> float:
-    """Bytes per rank and micro-batch of sharded states: weights gathered ``gathers`` times, fp32 gradients.
+    """Bytes per rank and micro-batch for sharded states: weights gathered ``gathers`` times, and fp32 gradients.
 
-    With ``replicas`` among the ranks a shard's gradient also goes around those that hold it, twice.
+    With ``replicas`` among the ranks, a shard's gradient also travels twice around the ranks that hold it.
     """
     trained, shards = count_trained(shape, lora), ranks // replicas
     gathered = gathers * element_bytes * (shape.parameters + trained.adapters)

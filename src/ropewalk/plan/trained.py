@@ -1,7 +1,7 @@
-"""Which weights a step trains, counted from a model's shape: all of them, or adapters and what is trained beside them.
+"""Counts the weights that a step trains, from a model's shape: all, or adapters and the weights trained beside them.
 
-A frozen weight has no gradient and no moments, half of a backward's arithmetic, and its matrix keeps no input. The
-surprise is how much stays: what attention, activations and norms keep for their own gradients does not get less.
+A frozen weight has no gradient and no moments, costs half of a backward's arithmetic, and its matrix keeps no input.
+The saving in activations is small: attention, activations and norms still keep tensors for their own gradients.
 """
 
 from collections.abc import Mapping
@@ -14,23 +14,23 @@ from ropewalk.shape.model_shape import ModelShape
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Counts of parameters. ``adapters`` come on top of the model's own; ``whole`` are those of its own that move."""
+    """Counts of trained parameters. ``whole`` are the model's own; ``adapters`` are added to the model."""
 
     whole: int
     adapters: int = 0
     head: bool = True
     """Whether the head's weight has a gradient."""
     frozen_matrices: int = 0
-    """Those of the products that a forward pass counts, head included."""
+    """Parameters of frozen matrices that a forward pass multiplies by, the head included."""
 
     @property
     def parameters(self) -> int:
-        """All that move."""
+        """All trained parameters."""
         return self.whole + self.adapters
 
 
 def count_trained(shape: ModelShape, lora: Lora | None) -> Trained:
-    """What moves in a step of a model of ``shape``."""
+    """Count the parameters that a step trains in a model of ``shape``; ``lora`` None trains all of them."""
     if lora is None:
         return Trained(shape.parameters)
     sizes, names = _projections(shape), lora.projections
@@ -49,9 +49,9 @@ def count_trained(shape: ModelShape, lora: Lora | None) -> Trained:
 
 
 def count_kept(shape: ModelShape, lora: Lora, *, tiled: bool) -> int:
-    """Elements per token and layer that autograd keeps more for adapters than it keeps less for frozen weights.
+    """Extra elements per token and layer that autograd keeps for adapters, minus those it saves for frozen weights.
 
-    ``tiled`` says whether the MLP takes its tokens in tiles, and so keeps its input in any case.
+    ``tiled`` is true if the MLP takes its tokens in tiles; then it keeps its input in any case.
     """
     names = lora.projections
     less = 0
@@ -68,12 +68,15 @@ def count_kept(shape: ModelShape, lora: Lora, *, tiled: bool) -> int:
 
 
 def kept_mlp_tensors(lora: Lora | None) -> int:
-    """Tensors of the MLP's width that its backward needs: the last one only for its down projection's gradient."""
+    """Number of tensors of the MLP's width that its backward needs.
+
+    The last one is needed only for the gradient of the down projection.
+    """
     return 4 if lora is None or "down_proj" in lora.projections else 3
 
 
 def _projections(shape: ModelShape) -> Mapping[str, tuple[int, int]]:
-    """Width in and out of each matrix of a block."""
+    """Input and output width of each matrix of a block."""
     return {
         "q_proj": (shape.width, shape.query_width),
         "k_proj": (shape.width, shape.kv_width),

@@ -1,1 +1,1 @@
-"""A whole run as one frozen value: read, overridden, checked. Needs no torch."""
+"""The recipe of a whole run as one frozen value: reading, overrides and checks. Needs no torch."""

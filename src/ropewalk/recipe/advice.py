@@ -1,4 +1,4 @@
-"""What advice on positions is asked for: a target, one more candidate, and how much a probe may read."""
+"""The input of ``ropewalk advise``: a target length, one more candidate, and limits on the text that a probe reads."""
 
 from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec

@@ -1,6 +1,6 @@
-"""The field's rules that span the parts of a recipe, each with its source.
+"""Checks a recipe against the field's rules that span several of its parts; each rule has its source.
 
-An error would waste the run; a warning may be meant. Nothing is read but the recipe and the base's shape.
+An error would waste the run. A warning may be intended. The checks here read only the recipe and the base's shape.
 """
 
 from collections.abc import Iterator
@@ -24,17 +24,21 @@ from ropewalk.recipe.stretch import stretch_stage
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.shared_heads import count_shared_heads
 
-# Critical share of domain text after 20B tokens, by model size: Gu et al., CMR (2407.17467), as their law predicts it.
+# Critical share of domain text after 20B tokens, by model size in parameters, as predicted by the scaling law of Gu et
+# al., CMR (2407.17467).
 _CRITICAL_SHARE = {0.46e9: 0.298, 0.94e9: 0.349, 1.6e9: 0.414, 3.1e9: 0.478}
 _CRITICAL_TOKENS = 20e9
-# The largest rates in print at 7B and at 30B and above: PI, YaRN, Code Llama, Llama 2 Long.
+# The largest published learning rates at 7B and at 30B and above: PI, YaRN, Code Llama, Llama 2 Long.
 _LR_7B, _LR_30B = 2e-5, 1e-5
 _SMALLEST_STUDIED = 1e9
 _STEP_ROUNDING = 0.1
 
 
 def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
-    """Hold ``recipe`` against the rules; ``shape`` is its base's. What the corpus tells stands in check_corpus.py."""
+    """Check ``recipe`` against the rules and return all findings.
+
+    ``shape`` is the shape of the base model. The rules that need the built corpus are in check_corpus.py.
+    """
     findings = [*_check_ranks(recipe), *_check_heads(recipe, shape), *_check_embedded(recipe)]
     before = shape
     for index, stage in enumerate(recipe.stages):
@@ -53,7 +57,7 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
                 after = stretch_stage(stage, before)
             except UserError as error:
                 findings.append(_tell(error, key))
-                before = None  # nothing is known of the stages that follow
+                before = None  # the shapes of the following stages cannot be computed
                 continue
             findings += check_layers(stage, key, before, after, trained=index > 0 or isinstance(recipe.model, str))
             before = after
@@ -63,7 +67,7 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
 
 
 def base_context(recipe: Recipe, shape: ModelShape | None) -> int | None:
-    """Tokens of the context that evaluated lengths are multiples of; None where the base is not known."""
+    """The base's context in tokens; None if the base's shape is not given. Evaluated lengths are multiples of it."""
     if isinstance(recipe.model, ModelSource):
         return recipe.model.init.context
     return None if shape is None else shape.context_tokens
@@ -76,7 +80,7 @@ def _tell(error: UserError, key: str) -> Finding:
 
 
 def _role_shares(recipe: Recipe, stage: Stage) -> dict[str, float]:
-    """What of a stage's tokens each role is to give; ``languages`` and ``lengths`` deal out text within these."""
+    """The share of a stage's tokens that each role gives; ``languages`` and ``lengths`` divide text within a role."""
     weights = recipe.mix(stage)
     roles = {source.name: str(source.role) for source in recipe.corpus.sources}
     shares: dict[str, float] = dict.fromkeys(ROLES, 0.0)
@@ -86,7 +90,7 @@ def _role_shares(recipe: Recipe, stage: Stage) -> dict[str, float]:
 
 
 def _languages(recipe: Recipe, stage: Stage, role: Role) -> set[str | None]:
-    """The languages of the sources of a role that a stage reads from, as far as sources say theirs."""
+    """The languages of a role's sources that a stage reads; None stands for a source without a language."""
     weights, languages = recipe.mix(stage), recipe.rules(stage).languages
 
     def is_read(source: Source) -> bool:
@@ -180,7 +184,7 @@ def _check_budget(stage: Stage, key: str, shape: ModelShape | None) -> Iterator[
 
 def _check_domain_share(recipe: Recipe, stage: Stage, key: str, shape: ModelShape) -> Iterator[Finding]:
     if shape.parameters < min(_CRITICAL_SHARE) or not _CRITICAL_TOKENS / 4 <= stage.tokens <= _CRITICAL_TOKENS * 4:
-        return  # The law was fitted there and nowhere else.
+        return  # The law was fitted only in this range of model sizes and token counts.
     sizes = np.log(list(_CRITICAL_SHARE))
     critical = float(np.interp(np.log(shape.parameters), sizes, list(_CRITICAL_SHARE.values())))
     share = _role_shares(recipe, stage)["domain"]

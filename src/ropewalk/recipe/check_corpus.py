@@ -1,6 +1,6 @@
-"""What only the built corpus can tell of a recipe: what is read too often, what its rows hold, what can be measured.
+"""Checks of a recipe that need the built corpus: repeats, the contents of sequences, and enough held-out text.
 
-Shares come from the rule that deals out the rows, never from the recipe a second time.
+The shares come from the same code that deals out the sequences. They are not computed from the recipe a second time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,10 @@ _MANY_REPEATS = 4
 
 
 def check_corpus(recipe: Recipe, corpus: Corpus, base_tokens: int | None) -> Iterator[Finding]:
-    """Hold a recipe against its built corpus; ``base_tokens`` is the base's context, None if it is not known."""
+    """Check a recipe against its built corpus.
+
+    ``base_tokens`` is the base's context in tokens, or None if the base's shape is not given.
+    """
     if {*corpus.sources} != {source.name for source in recipe.corpus.sources}:
         message = f"the corpus of this run was built from {', '.join(corpus.sources)}: nothing is known of these rows"
         yield Finding("warning", "corpus.sources", message, str(corpus.folder))
@@ -38,10 +41,11 @@ def check_corpus(recipe: Recipe, corpus: Corpus, base_tokens: int | None) -> Ite
 
 
 def check_repeats(recipe: Recipe, index: int, strands: Sequence[Strand]) -> Iterator[Finding]:
-    """Which of a stage's ``strands`` would be read too often."""
+    """Report each of a stage's ``strands`` that would be read too often."""
     stage, most = recipe.stages[index], recipe.corpus.max_repeats
     if recipe.corpus.when_dry == "spread":
-        return  # others give what a dry one cannot; whether all together can was asked when shares were dealt out
+        # With ``spread``, other sources replace an exhausted one. Planning the shares has already checked the total.
+        return
     for strand in strands:
         repeats = strand.share * stage.rows * stage.context / strand.tokens
         if repeats > most:
@@ -53,7 +57,10 @@ def check_repeats(recipe: Recipe, index: int, strands: Sequence[Strand]) -> Iter
 
 
 def _check_rows(recipe: Recipe, index: int, corpus: Corpus) -> Iterator[Finding]:
-    """Whether a stage's rows really hold the mix, to one row, and what in them is not trained on."""
+    """Check that a stage's sequences realise the mix to within one sequence.
+
+    Report the parts that are not trained on.
+    """
     feed = open_stage(recipe, index, corpus)
     yield from _check_shares(feed, index)
     numbers = {source.name: number for number, source in enumerate(recipe.corpus.sources)}
@@ -73,7 +80,7 @@ def _check_shares(feed: Feed, index: int) -> Iterator[Finding]:
 
 
 def _check_held_out(recipe: Recipe, corpus: Corpus, base_tokens: int) -> Iterator[Finding]:
-    """Whether there are as many long held-out documents as are to be measured, now and not after training."""
+    """Check that there are enough long held-out documents for each measurement, before training and not after it."""
     asked = [("evaluate.documents", recipe.evaluate.documents, recipe.evaluate.position_lengths * base_tokens)]
     window_tokens = base_tokens
     for index, stage in enumerate(recipe.stages):

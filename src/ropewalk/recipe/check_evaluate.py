@@ -1,4 +1,4 @@
-"""Whether what is measured at the end reaches the length that a run trains for."""
+"""Checks that the final evaluation reaches the length for which the run trains."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,10 @@ from ropewalk.recipe.spec import Recipe
 
 
 def check_lengths(recipe: Recipe, base_tokens: int) -> Iterator[Finding]:
-    """``evaluate.lengths`` and ``position_lengths`` against the last stage; both are multiples of ``base_tokens``."""
+    """Check ``evaluate.lengths`` and ``position_lengths`` against the last stage.
+
+    Both are multiples of ``base_tokens``.
+    """
     trained, spec = recipe.stages[-1].reach_tokens, recipe.evaluate
     wanted = max(1, trained // base_tokens)
     trained_told = f"the {format_length(trained)} that the last stage trains for"

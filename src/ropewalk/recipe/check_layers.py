@@ -1,4 +1,4 @@
-"""The field's rules about what a stage does to a model's layers, each with its source."""
+"""The field's rules for the changes that a stage makes to a model's layers; each rule has its source."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,11 @@ _RECALIBRATION_TOKENS = 5e9
 
 
 def check_layers(stage: Stage, key: str, before: ModelShape, after: ModelShape, *, trained: bool) -> Iterator[Finding]:
-    """Rules broken where ``stage`` makes ``after`` of ``before``; ``trained``: of a base that has been trained."""
+    """Yield the rules that a stage breaks when it turns the shape ``before`` into the shape ``after``.
+
+    ``key`` is the stage's path in the recipe. ``trained`` is true if the model before the stage has already been
+    trained.
+    """
     yield from _check_skip(stage, key, after)
     yield from _check_reach(stage, key, after)
     yield from _check_change(stage, key, before, after)
@@ -26,7 +30,10 @@ def check_layers(stage: Stage, key: str, before: ModelShape, after: ModelShape, 
 
 
 def _check_skip(stage: Stage, key: str, after: ModelShape) -> Iterator[Finding]:
-    """What a stage's own keys cannot tell (recipe/spec): what the base does, which it may keep."""
+    """Check skip-wise positions against the base's layers; recipe/spec checks only the stage's own keys.
+
+    A stage may keep the base's methods, so its own keys do not contain them.
+    """
     if stage.skip is None:
         return
     for kind in sorted({layer.rope.kind for layer in after.positions if layer.rope.depends_on_length}):
@@ -49,7 +56,10 @@ def _check_reach(stage: Stage, key: str, after: ModelShape) -> Iterator[Finding]
 
 
 def _check_change(stage: Stage, key: str, before: ModelShape, after: ModelShape) -> Iterator[Finding]:
-    """A method that finds nothing to do, mostly because the base's config.json tells how far it reads elsewhere."""
+    """Warn if a method changes nothing.
+
+    Usually the base's config.json gives the base's context length in another key.
+    """
     running = before.base_rope.running
     if running is not None and stage.rope.kind == running.kind and before.positions == after.positions:
         message = (

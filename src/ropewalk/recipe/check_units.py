@@ -1,4 +1,4 @@
-"""Lengths that look like a slip of units: ``2K`` is 2,000 tokens, and 2,048 were meant more often than not."""
+"""Finds lengths that look like a wrong unit: ``2K`` is 2,000 tokens, but 2,048 was meant more often than not."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from ropewalk.recipe.spec import Recipe
 
 
 def check_units(recipe: Recipe) -> Iterator[Finding]:
-    """A warning for each length of a row or of positions that is round in powers of ten and not of two."""
+    """Warn about each sequence or position length that is round in powers of ten and not in powers of two."""
     for index, stage in enumerate(recipe.stages):
         lengths = {"context": stage.context} | ({} if stage.skip is None else {"skip.reach": stage.skip.reach})
         for key, tokens in lengths.items():

@@ -1,7 +1,7 @@
-"""What is wrong with the keys of a recipe, in words, and where they would have been right.
+"""Explains faulty keys of a recipe in words, and names the places where the keys would be valid.
 
-pydantic names the branches of a union inside a key's path (``rope.theta.theta``) and tells of every branch that did not
-fit. Here a path is the one in the file, and what only follows from another fault is left out.
+pydantic puts the branches of a union into a key's path (``rope.theta.theta``) and reports every branch that did not
+fit. Here a path is the path in the file. A fault that only follows from another fault is left out.
 """
 
 import difflib
@@ -18,7 +18,7 @@ from ropewalk.recipe.other_trainers import VALUES, translate
 
 _SHOWN_FAULTS = 5
 _SHOWN_PLACES = 3
-_BRANCH = re.compile(r"[A-Z]|function-|literal\[|str$")  # what pydantic calls the branches of a union
+_BRANCH = re.compile(r"[A-Z]|function-|literal\[|str$")  # pydantic's names for the branches of a union
 _SHAPES = {
     "tuple_type": "is a list, such as [...]; a single one stands in brackets, too",
     "list_type": "is a list, such as [...]; a single one stands in brackets, too",
@@ -30,7 +30,10 @@ _FOLLOWS = ("too_short", "string_type", "dict_type", "model_type", "literal_erro
 
 
 def explain(error: ValidationError, *, kind: type[Spec], data: Any, where: str, called: str) -> UserError:
-    """Every fault of ``data`` as a ``kind``, which users know as ``called``: recipe or study."""
+    """One error with every fault of ``data`` as a ``kind``.
+
+    ``where`` is the file. ``called`` is the user's word for the kind: recipe or study.
+    """
     faults = _keep_causes(error.errors(include_url=False))
     known = find_places(kind)
     shown = [(".".join(map(str, _trace(fault["loc"], data))), fault) for fault in faults[:_SHOWN_FAULTS]]
@@ -47,7 +50,7 @@ def explain(error: ValidationError, *, kind: type[Spec], data: Any, where: str, 
 
 
 def find_places(kind: type[Spec]) -> dict[str, list[str]]:
-    """Every key with the places where it may stand, such as ``stages[].lr``."""
+    """Every key with the places where it is valid, such as ``stages[].lr``."""
     places: dict[str, list[str]] = {}
     schema = TypeAdapter(kind).json_schema()
     options = [f"corpus.sources[].options.{name}" for spec in (FileOptions, HubOptions) for name in spec.model_fields]
@@ -59,9 +62,10 @@ def find_places(kind: type[Spec]) -> dict[str, list[str]]:
 
 
 def _keep_causes(faults: Sequence[Any]) -> list[Any]:
-    """Without what only follows: "too short" where an item is faulty, "not text" where the mapping instead of it is.
+    """Remove faults that only follow from another fault.
 
-    Keys that do not exist come first: where one is misspelt, another is missing.
+    Examples: "too short" where an item is faulty, and "not text" where a mapping is given and the mapping is faulty.
+    Unknown keys come first: if one key is misspelt, another one is missing.
     """
     inner = [fault["loc"] for fault in faults]
 
@@ -82,7 +86,7 @@ def _keep_causes(faults: Sequence[Any]) -> list[Any]:
 
 
 def _trace(location: Sequence[int | str], data: Any) -> list[int | str]:
-    """The path in the file: without the branch of a union, which is a class, or what ``kind`` says."""
+    """The path in the file: without the branch of a union, which is a class name or the value of ``kind``."""
     path: list[int | str] = []
     tagged = False
     for part in location:
@@ -119,7 +123,7 @@ def _describe(key: str, fault: Any, known: Mapping[str, Sequence[str]]) -> str:
 
 
 def _suggest(given: object, expected: str) -> str:
-    """The one of ``expected`` ('a', 'b' or 'c') that was meant, if any comes near."""
+    """A hint with the one of ``expected`` ('a', 'b' or 'c') that is closest to ``given``, if any is close."""
     choices, word = re.findall(r"'([^']*)'", expected), str(given)
     near = [VALUES[word]] if VALUES.get(word) in choices else []
     near += difflib.get_close_matches(word.lower().replace("-", "_"), choices, n=1)
@@ -127,7 +131,7 @@ def _suggest(given: object, expected: str) -> str:
 
 
 def _point(name: str, known: Mapping[str, Sequence[str]]) -> str:
-    """To where this key stands, to what another trainer's key is called here, or to one that is spelt nearly so."""
+    """A hint about an unknown key: its right place, our key for another trainer's key, or a similar spelling."""
     if instead := translate(name):
         return f"; {instead}"
     if name in known:
@@ -137,7 +141,7 @@ def _point(name: str, known: Mapping[str, Sequence[str]]) -> str:
 
 
 def _walk(node: Any, defs: Mapping[str, Any], path: str, above: tuple[str, ...]) -> Iterator[str]:
-    """All paths below a node of a JSON schema; a spec that holds one of its own kind is entered once."""
+    """All paths below a node of a JSON schema; a spec that contains its own kind is entered once."""
     if reference := node.get("$ref"):
         name = reference.rpartition("/")[2]
         if name not in above:

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, or doubtful, and who says so."""
+"""One finding about a recipe: an error or a warning, with its key and its source."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""What judges a stage: when it is done, which steps are not taken, what its model must be before the next one."""
+"""The gates of a stage: when it ends, which steps are skipped, and the conditions for the next stage."""
 
 import re
 from typing import Annotated, Literal

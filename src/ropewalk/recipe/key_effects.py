@@ -1,7 +1,8 @@
-"""Which part of a run each key of a recipe decides, so that a run can go on under a recipe that is not quite the same.
+"""The part of a run that each key of a recipe decides. A run can so continue under a recipe that differs a little.
 
-Every key stands here once, and a test walks the schema: a new key that nobody placed is an error. ``means`` is how
-numbers are computed and never which: it may change from one sitting to the next, and each sitting is written down.
+Every key is listed here once. A test walks the schema, so a new key without an entry is an error. ``means`` keys change
+how numbers are computed and never which numbers: they may change from one session to the next, and each session is
+written down.
 """
 
 import re
@@ -27,13 +28,16 @@ Side = Literal[
     "evaluate",
     "export",
 ]
-"""``elsewhere``: where things lie, and who is told. ``place``: where a source's text lies, which may be moved as long
-as it is the same text. ``text``: what the corpus holds. ``mix``: how its rows are dealt
-out. ``positions``: what the stage's extended model is. ``training``: what its steps learn. ``rates``: how many steps
-there are, and each one's learning rate. ``blend``: what is written of the trained weights. Others name a part."""
+"""The kind of effect that a key has.
+
+``elsewhere``: where files lie, and which trackers are used. ``place``: where a source's text lies; it may be moved if
+the text stays the same. ``text``: the contents of the corpus. ``mix``: how its sequences are dealt out. ``positions``:
+the stage's extended model. ``training``: the content of its steps. ``rates``: the number of steps and the learning rate
+of each. ``blend``: how the trained weights are blended when they are written. The other values name a part.
+"""
 
 FREE: frozenset[Side] = frozenset({"elsewhere", "means"})
-"""Sides that decide no part of what a run makes."""
+"""Sides that decide no part of a run's results."""
 
 SIDES: Mapping[str, Side] = {
     "model": "model",
@@ -64,7 +68,7 @@ SIDES: Mapping[str, Side] = {
     "stages.anneal_steps": "training",
     "stages.tokens": "rates",
     "stages.step_tokens": "training",
-    "stages.micro_rows": "means",  # how many rows go through the model at once; the step's gradient is one sum
+    "stages.micro_rows": "means",  # how many sequences go through the model at once; the step's gradient is one sum
     "stages.lr": "rates",
     "stages.schedule": "rates",
     "stages.weight_decay": "training",
@@ -86,7 +90,7 @@ SIDES: Mapping[str, Side] = {
     "stages.panel": "means",
     "stages.keep": "means",
     "stages.carry_moments": "training",
-    "stages.guard": "means",  # whoever is told that training does not stay sound must be able to go on
+    "stages.guard": "means",  # a user who gets a warning about unsound training must be able to continue the run
     "parallel.ranks": "means",
     "parallel.context": "means",
     "parallel.replicas": "means",
@@ -121,7 +125,7 @@ _PLACE = re.compile(r"corpus\.sources\.\d+\.path")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A key that two recipes have not alike: ``path`` as an override writes it, and its value there and here."""
+    """A key that differs between two recipes. ``path`` is as in an override. The values are the old and the new one."""
 
     path: str
     side: Side
@@ -130,25 +134,25 @@ class Change:
 
 
 def side_of(path: str) -> Side:
-    """The side of a key, or of anything below it; a stage's number is no part of a key's name."""
+    """The side of a key, or of any key below it. A stage's number is not part of the key's name."""
     if _PLACE.fullmatch(path):
         return "place"
     parts = [part for part in path.split(".") if not part.isdigit()]
     for length in range(len(parts), 0, -1):
         if (side := SIDES.get(".".join(parts[:length]))) is not None:
             return side
-    return "training"  # a stage as a whole: one of the two recipes has it
+    return "training"  # a whole stage: only one of the two recipes has it
 
 
 def find_changes(held: Recipe, given: Recipe) -> list[Change]:
-    """Every key that ``given`` has not as ``held`` has it."""
+    """Every key whose value differs between the recipes ``held`` (in the run folder) and ``given``."""
     return [
         Change(path, side_of(path), old, new) for path, old, new in _differ(held.to_json(), given.to_json(), path="")
     ]
 
 
 def pick(data: Mapping[str, Any], room: str, *sides: Side) -> dict[str, Any]:
-    """The keys of ``data``, a recipe's or those below ``room``, that are of these sides."""
+    """The keys of ``data`` that belong to these sides; ``data`` is a recipe, or the mapping below the key ``room``."""
     prefix = f"{room}." if room else ""
     return {key: value for key, value in data.items() if SIDES.get(f"{prefix}{key}") in sides}
 

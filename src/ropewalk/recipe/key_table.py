@@ -1,7 +1,7 @@
-"""Every key of a recipe or a study as one table in Markdown: what it takes, its default, what it means.
+"""Every key of a recipe or a study as one Markdown table: accepted values, default and meaning.
 
-Made of the JSON Schema, so that the documentation cannot say otherwise than the program. What is a language of its own
-(methods, probes, profiles) has its own page and is not entered.
+The table is made from the JSON Schema, so the documentation always agrees with the program. Methods, probes and
+profiles have their own pages, so the table does not list their keys.
 """
 
 import json
@@ -17,7 +17,7 @@ _NUMBERS = {"integer": "whole number", "number": "number", "boolean": "true, fal
 
 
 def tabulate_keys(kind: str) -> str:
-    """The table of a ``recipe`` or a ``study``, a line for each key, without a blank line in it."""
+    """The table of a ``recipe`` or a ``study``: one line per key, with no blank line."""
     schema = make_schema(kind)
     defs = schema.get("$defs", {})
     lines = ["| key | takes | default | meaning |", "|---|---|---|---|"]
@@ -29,7 +29,7 @@ def tabulate_keys(kind: str) -> str:
 
 
 def place_table(page: str, kind: str) -> str:
-    """``page`` with the table between its marks. Raises ValueError where it has no marks."""
+    """``page`` with the table between its marks. Raises ValueError if the page has no marks."""
     begin, end = page.index(BEGIN) + len(BEGIN), page.index(END)
     return f"{page[:begin]}\n{tabulate_keys(kind)}\n{page[end:]}"
 
@@ -44,7 +44,7 @@ def _walk(part: Mapping[str, Any], defs: Mapping[str, Any], path: str) -> Iterat
 
 
 def _specs(entry: Mapping[str, Any], defs: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """The specs that a value may be, and whether in a list."""
+    """The specs that a value may be, each with a suffix that marks a list."""
     if "$ref" in entry:
         yield defs[entry["$ref"].rpartition("/")[2]], ""
     for branch in entry.get("anyOf", ()):
@@ -59,7 +59,7 @@ def _takes(entry: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
 
 
 def _kinds(entry: Mapping[str, Any], defs: Mapping[str, Any]) -> Iterator[str]:
-    """What a value may be, in words; nothing of ``null``, which is a default."""
+    """The accepted values in words, without ``null``, because ``null`` is a default."""
     if entry.get("title") == COUNT:
         yield "count"
     elif "const" in entry:
@@ -84,7 +84,7 @@ def _kinds(entry: Mapping[str, Any], defs: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _default(entry: Mapping[str, Any]) -> str:
-    """As YAML would have it; nothing where the default is an empty list or mapping, or a spec with its own defaults."""
+    """The default in YAML syntax; empty for an empty list or mapping, and for a spec with its own defaults."""
     value = entry.get("default", {})
     if value in ([], {}) or isinstance(value, dict):
         return "none" if value == [] else ""

@@ -1,6 +1,6 @@
-"""From a YAML file and ``path=value`` overrides to a Recipe, or to one clear error.
+"""Turns a YAML file and ``path=value`` overrides into a Recipe, or raises one clear error.
 
-Each fault says what to write instead, as far as that can be told from what was written.
+Each error suggests the right spelling where the input allows a guess.
 """
 
 import difflib
@@ -28,12 +28,15 @@ Part = TypeVar("Part", bound=Spec)
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read ``path``, apply overrides such as ``stages.0.lr=1e-5``, and validate. Raises UserError."""
+    """Read ``path``, apply overrides such as ``stages.0.lr=1e-5``, and validate. Raises UserError for any fault."""
     return parse_recipe(read_data(path, overrides), where=str(path))
 
 
 def read_data(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The plain data of a YAML file whose top level is a mapping, overridden but not validated. Raises UserError."""
+    """The plain data of a YAML file with a mapping at the top level: overridden, not validated.
+
+    Raises UserError where the file cannot be read or an override cannot be applied.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -63,7 +66,7 @@ def read_data(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def tell_inherited(before: Any, after: Any, overrides: Sequence[str]) -> Iterator[str]:
-    """One line for each override of a ``kind`` that leaves the keys of the former kind beside the new one."""
+    """One line for each override of a ``kind`` that leaves keys of the former kind beside the new one."""
     named = [override.partition("=")[0] for override in overrides]
     for place in (name.removesuffix(".kind") for name in named if name.endswith(".kind")):
         old, new = _find(before, place), _find(after, place)
@@ -77,7 +80,7 @@ def tell_inherited(before: Any, after: Any, overrides: Sequence[str]) -> Iterato
 
 
 def _find(data: Any, place: str) -> Any:
-    """What stands at a path of plain data; None where nothing does."""
+    """The value at a path of plain data; None if there is none."""
     for key in place.split("."):
         if isinstance(data, list) and key.isdigit() and int(key) < len(data):
             data = data[int(key)]
@@ -87,21 +90,24 @@ def _find(data: Any, place: str) -> Any:
 
 
 def _part_aliases(data: Any) -> Any:
-    """The same data with nothing shared: what stands under two keys by YAML's aliases must not change together."""
+    """A copy of the data without shared objects.
+
+    An override must not change two keys that share a value by a YAML alias.
+    """
     if isinstance(data, dict):
         return {key: _part_aliases(value) for key, value in data.items()}
     return [_part_aliases(value) for value in data] if isinstance(data, list) else data
 
 
 def parse_recipe(data: Any, *, where: str) -> Recipe:
-    """Validate plain data as a Recipe; every fault names its key. Raises UserError."""
+    """Validate plain data as a Recipe. Raises UserError, which names the key of every fault."""
     if isinstance(data, dict) and "arms" in data and "stages" not in data:
         raise UserError("this is a study", where=where, why="it has arms and no stages", fix=f"ropewalk sweep {where}")
     return parse_as(Recipe, data, where=where)
 
 
 def parse_as(kind: type[Part], data: Any, *, where: str, called: str = "recipe") -> Part:
-    """Validate plain data as a spec of any kind; every fault names its key. Raises UserError."""
+    """Validate plain data as a spec of any kind. Raises UserError, which names the key of every fault."""
     try:
         return kind.model_validate(data)
     except ValidationError as error:
@@ -109,23 +115,26 @@ def parse_as(kind: type[Part], data: Any, *, where: str, called: str = "recipe")
 
 
 def parse_stage(overrides: Sequence[str]) -> Stage:
-    """One stage out of overrides alone, for verbs that are given a model folder instead of a recipe."""
-    # What only training uses has no bearing on extending, and gets a value that validates.
+    """Make one stage from overrides alone, for verbs that get a model folder instead of a recipe."""
+    # Extending does not use the keys that only training needs, so they get values that validate.
     return _parse_alone(Stage, overrides, {"tokens": 1, "step_tokens": 1, "lr": 1})
 
 
 def parse_advice(overrides: Sequence[str]) -> AdviceSpec:
-    """What advice is asked for, out of overrides alone."""
+    """Make the input of ``ropewalk advise`` from overrides alone."""
     return _parse_alone(AdviceSpec, overrides, {})
 
 
 def parse_export(overrides: Sequence[str]) -> ExportSpec:
-    """How an export without a recipe is written, out of overrides alone."""
+    """Make the settings of an export without a recipe from overrides alone."""
     return _parse_alone(ExportSpec, overrides, {})
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
-    """Set ``a.b.0.c=value`` inside plain data, in place; the value is read as YAML. Raises UserError."""
+    """Set ``a.b.0.c=value`` inside plain data, in place. The value is parsed as YAML.
+
+    Raises UserError where the override has no ``=`` or its path does not fit the data.
+    """
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise UserError(
@@ -153,7 +162,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
 
 
 def _find_near(path: Path) -> str:
-    """What may have been meant by a file that cannot be read."""
+    """A hint about the file that the user probably meant by a path that cannot be read."""
     folder = path if path.is_dir() else path.parent
     there = sorted(file.name for file in folder.iterdir() if file.suffix in YAML) if folder.is_dir() else []
     near = there if path.is_dir() else difflib.get_close_matches(path.name, there, n=1)

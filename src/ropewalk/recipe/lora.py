@@ -1,8 +1,8 @@
-"""Training low-rank adapters and little else: which matrices get one, and what is trained whole beside them.
+"""Settings of training with low-rank adapters: the matrices that get an adapter, and the weights trained in full.
 
-The product of two thin matrices is added to each chosen one, which itself stays (Hu et al., 2106.09685). The surprise
-is the default of ``also_train``: at a longer context adapters alone leave a gap to full training that no rank closes,
-and training embedding and norms too closes it (LongLoRA, 2309.12307, section 3.3).
+The product of two thin matrices is added to each chosen matrix. The matrix itself stays frozen (Hu et al., 2106.09685).
+``also_train`` has a default that is not obvious. At a longer context, adapters alone leave a gap to full training that
+no rank closes. Training the embedding and the norms too closes it (LongLoRA, 2309.12307, section 3.3).
 """
 
 from importlib.util import find_spec
@@ -35,19 +35,19 @@ class Lora(Spec):
 
     @property
     def projections(self) -> tuple[str, ...]:
-        """The names of the matrices with an adapter, each once, in a block's order."""
+        """The names of the matrices with an adapter, each once, in the order of a block."""
         named = {"attention": ATTENTION, "mlp": MLP}
         chosen = {name for module in self.modules for name in named.get(module, (module,))}
         return tuple(name for name in (*ATTENTION, *MLP) if name in chosen)
 
     @property
     def scale(self) -> float:
-        """What an adapter's product is multiplied by."""
+        """The factor of an adapter's product."""
         return self.alpha / self.rank
 
 
 def require_peft() -> None:
-    """Raise UserError where the package that puts adapters into a model is missing; nothing is imported."""
+    """Raise UserError if the package that puts adapters into a model is missing; nothing is imported."""
     if find_spec("peft") is None:
         raise UserError(
             "adapters need peft",

@@ -1,7 +1,7 @@
-"""Names that users bring from other trainers, and what does the same here; where nothing does, why.
+"""Names from other trainers, with our key for the same thing, or the reason why there is no such key.
 
-A key that is refused is no help by itself. ``OURS`` leads to the key of a recipe, ``NONE`` says in one line what
-happens instead, and ``VALUES`` has other spellings of values.
+A bare refusal of a key does not help. ``OURS`` maps a name to the key of a recipe. ``NONE`` explains in one line what
+happens instead. ``VALUES`` holds other spellings of values.
 """
 
 from collections.abc import Mapping
@@ -129,7 +129,7 @@ _REASONS: Mapping[str, str] = {
     "do_train do_eval overwrite_output_dir stage_type training_type": "the verb says it: ropewalk train, evaluate, run",
 }
 NONE: Mapping[str, str] = {name: why for names, why in _REASONS.items() for name in names.split()}
-"""Another trainer's name -> why there is no such key."""
+"""Another trainer's name -> the reason why there is no such key."""
 
 VALUES: Mapping[str, str] = {
     "bf16": "bfloat16", "bf_16": "bfloat16", "torch.bfloat16": "bfloat16", "fp16": "bfloat16", "float16": "bfloat16",
@@ -139,11 +139,11 @@ VALUES: Mapping[str, str] = {
     "warmup_stable_decay": "wsd", "pretrain": "general", "sft": "instruction", "chat": "instruction", "off": "none",
     "False": "none", "int8": "8bit", "cpu": "host",
 }  # fmt: skip
-"""Another spelling of a value -> ours, where a key takes that."""
+"""Another spelling of a value -> our spelling, for a key that accepts our value."""
 
 
 def translate(name: str) -> str | None:
-    """What to write instead of another trainer's ``name``, or why there is nothing; None where nobody knows it."""
+    """Advice for another trainer's ``name``: our key, or the reason why there is none; None for an unlisted name."""
     if name in OURS:
         key, hint = OURS[name]
         return f"here it is {key}{f' ({hint})' if hint else ''}"

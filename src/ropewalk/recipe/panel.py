@@ -1,4 +1,4 @@
-"""What held-out text a stage reads while it trains."""
+"""The held-out text that a stage is measured on during training."""
 
 from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.spec import Spec

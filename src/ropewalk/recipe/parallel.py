@@ -1,4 +1,4 @@
-"""How ranks share the work of a step, and what is given up for memory. Only precision and ``8bit`` round anything."""
+"""How ranks share a step, and what is traded for memory. Only precision and ``8bit`` change the rounding."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from ropewalk.core.spec import Spec
 
 
 def require_even(ranks: int, *, context: int, replicas: int) -> None:
-    """Raise UserError unless ``ranks`` make data ranks of equally many context ranks, and equally large replicas."""
+    """Raise UserError unless ``ranks`` is a multiple of the context ranks ``context`` and of ``replicas``."""
     for key, name, count in (("context", "context ranks", context), ("replicas", "replicas", replicas)):
         if ranks % count:
             raise UserError(

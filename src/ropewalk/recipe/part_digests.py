@@ -1,7 +1,7 @@
-"""What each part of a run is made from, as a digest: its own keys of the recipe, and the parts that it stands on.
+"""The inputs of each part of a run as one digest: the part's own keys of the recipe, and the parts before it.
 
-Two recipes whose digest of a part is the same make the same part, so what one of them left the other may go on from.
-How numbers are computed (``means`` in key_effects.py) is in none of them.
+Two recipes with the same digest of a part make the same part, so a run with one recipe can continue from a part that
+the other one left. No digest contains how numbers are computed (``means`` in key_effects.py).
 """
 
 from typing import Any
@@ -21,22 +21,22 @@ def extend_part(stage: int) -> str:
 
 
 def train_part(stage: int) -> str:
-    """The name of a stage's steps, of however many there are."""
+    """The name of a stage's training steps, independent of their number."""
     return f"train {stage}"
 
 
 def write_part(stage: int) -> str:
-    """The name of the model that a stage writes at its end."""
+    """The name of the model that is written at the end of a stage."""
     return f"write {stage}"
 
 
 def gate_part(stage: int) -> str:
-    """The name of the verdicts on a stage."""
+    """The name of a stage's gate results."""
     return f"gate {stage}"
 
 
 def digest_parts(recipe: Recipe) -> dict[str, str]:
-    """The digest of each part's inputs, in the order in which they are made."""
+    """The digest of each part's inputs, by the part's name, in the order in which the parts are made."""
     data, found = recipe.to_json(), dict[str, str]()
 
     def make(name: str, own: dict[str, Any], *before: str) -> None:
@@ -47,7 +47,8 @@ def digest_parts(recipe: Recipe) -> dict[str, str]:
     first: dict[str, Any] = {"model": data["model"]}
     if isinstance(recipe.model, ModelSource):
         first["seed"] = recipe.seed
-        if not isinstance(recipe.model.init.tokenizer, str):  # trained on the corpus, in the mix's proportions
+        # this tokenizer is trained on the corpus, in the mix's proportions
+        if not isinstance(recipe.model.init.tokenizer, str):
             first |= {"text": text, "mix": data["corpus"]["mix"]}
     make(INITIAL, first)
     make(CORPUS, text, INITIAL)
@@ -69,15 +70,18 @@ def digest_parts(recipe: Recipe) -> dict[str, str]:
 
 
 def pick_lesson(recipe: Recipe, stage: int) -> dict[str, Any]:
-    """The stage's own keys that decide what a step learns, whatever its rate: the same when training goes on."""
+    """The stage's own keys that decide the content of a step, except its learning rate.
+
+    They stay when training continues.
+    """
     return pick(recipe.to_json()["stages"][stage], "stages", "positions", "training")
 
 
 def _pick_rows(recipe: Recipe, stage: int) -> dict[str, Any]:
-    """How the stage's rows are dealt out, with what the corpus says where the stage says nothing."""
+    """How the stage's sequences are dealt out; keys that the stage leaves out come from the corpus."""
     spec = recipe.stages[stage]
     rules = recipe.rules(spec).model_dump(mode="json", include=set(MixRules.model_fields))
-    # A limit that nothing reaches decides no row; where it is reached, ``spread`` gives other shares.
+    # A limit that is not reached changes no sequence. With ``spread``, a limit that is reached changes the shares.
     limit = {"max_repeats": recipe.corpus.max_repeats} if recipe.corpus.when_dry == "spread" else {}
     return {"mix": recipe.mix(spec), **rules, **limit}
 

@@ -1,6 +1,7 @@
-"""YAML as plain data, with its traps closed: a key given twice is an error, and no object is ever constructed.
+"""Parses YAML as plain data, without its traps: a duplicate key is an error, and no object is ever constructed.
 
-YAML's own words for a fault name its grammar; what a person mistook there is nearly always one of a few things.
+YAML's own error messages use grammar terms. The cause is nearly always one of a few common mistakes, so the errors here
+name these.
 """
 
 from typing import Any
@@ -33,14 +34,14 @@ _CURES = (
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, where YAML itself keeps the last."""
+    """SafeLoader that refuses a duplicate key; YAML itself keeps the last one."""
 
 
 def _construct_mapping(loader: _PlainLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[str] = set()
     for key_node, _ in node.value:
         if key_node.tag == _MERGE:
-            continue  # << takes in another mapping, whose keys are meant to be overridden
+            continue  # ``<<`` merges another mapping, and its keys are meant to be overridden
         key = str(loader.construct_object(key_node))
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
@@ -53,7 +54,7 @@ _PlainLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _co
 
 
 def parse_yaml(text: str, *, where: str) -> Any:
-    """The data of ``text``. Raises UserError with line, column and cure."""
+    """Parse ``text`` as plain data. Raises UserError with line, column and a fix; ``where`` is the file."""
     try:
         # _PlainLoader is a SafeLoader: no object is ever constructed.
         return yaml.load(text, Loader=_PlainLoader)

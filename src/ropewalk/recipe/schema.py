@@ -1,7 +1,7 @@
-"""The JSON Schema of a recipe or a study: what editors complete, explain and check while one is written.
+"""The JSON Schema of a recipe or a study. Editors use it for completion, explanations and checks.
 
-It accepts the spellings that we accept: a count with its unit, a number as the text that YAML 1.1 makes of ``2e-5``.
-Every property says what it means, in the words of the spec; the table of keys in the documentation is made of it.
+It accepts the same spellings as the program: a count with its unit, and a number as the text that YAML 1.1 makes of
+``2e-5``. Every property has the text of its spec's docstring. The table of keys in the documentation is made from it.
 """
 
 import re
@@ -22,7 +22,7 @@ KINDS: dict[Kind, type[Spec]] = {"recipe": Recipe, "study": Sweep}
 
 
 class _Spelled(GenerateJsonSchema):
-    """JSON Schema of what may be written, where pydantic's is of what it becomes."""
+    """JSON Schema of the accepted input; pydantic's own schema describes the value after validation."""
 
     def float_schema(self, schema: core_schema.FloatSchema) -> JsonSchemaValue:
         return {"anyOf": [super().float_schema(schema), NUMBER_TEXT]}
@@ -43,14 +43,14 @@ def make_schema(kind: str) -> dict[str, Any]:
         for name, entry in part.get("properties", {}).items():
             entry["description"] = _plain(_describe(name, entry, part))
             if entry.get("title") != COUNT:
-                entry.pop("title", None)  # its name once more
+                entry.pop("title", None)  # it repeats the key's name
         if "description" in part:
             part["description"] = _plain(part["description"])
     return {"$schema": GenerateJsonSchema.schema_dialect, **schema, "title": f"ropewalk {kind}"}
 
 
 def _describe(name: str, entry: Mapping[str, Any], part: Mapping[str, Any]) -> str:
-    """A property's own words, or those of its type; a ``kind`` is what its class is."""
+    """The text of a property, or of its type if it has none; a ``kind`` gets the text of its class."""
     if "description" in entry:
         return str(entry["description"])
     inside = [branch["description"] for branch in entry.get("anyOf", ()) if "description" in branch]
@@ -61,5 +61,5 @@ def _describe(name: str, entry: Mapping[str, Any], part: Mapping[str, Any]) -> s
 
 
 def _plain(text: str) -> str:
-    """A docstring as one line of Markdown, in YAML's words."""
+    """A docstring as one line of Markdown, with YAML's names for values."""
     return re.sub(r"\bNone\b", "null", re.sub(r"\s+", " ", text)).strip().replace("``", "`")

@@ -1,7 +1,7 @@
 """The whole run as one frozen value.
 
-Every key has a unit in its name or in its comment; a key that does not exist is refused. The rooms to the left own
-their specs (rope/, corpus/); what is left stands here. The digest of the recipe names the run.
+Every key has its unit in its name or in its docstring. An unknown key is refused. Rooms before this one own their specs
+(rope/, corpus/), and all other specs are here. The digest of the recipe identifies the run.
 """
 
 from typing import Annotated, Any, Literal
@@ -139,7 +139,7 @@ class Recipe(Spec):
         return self.corpus.mix if stage.mix is None else stage.mix
 
     def rules(self, stage: Stage) -> MixRules:
-        """How the text behind each weight of that mix is dealt out."""
+        """The rules that deal out the text behind each weight of that mix."""
         own = {name: weights for name in ("languages", "lengths") if (weights := getattr(stage, name)) is not None}
         return self.corpus.model_copy(update=own)
 
@@ -149,10 +149,10 @@ class Recipe(Spec):
 
     @property
     def corpus_seed(self) -> int:
-        """Draws the corpus; ``seed`` draws what is made of it."""
+        """The seed of the corpus; ``seed`` is the seed of everything made from it."""
         return self.seed if self.corpus.seed is None else self.corpus.seed
 
     @property
     def digest(self) -> str:
-        """Names everything that decides the result."""
+        """The digest of everything that decides the result."""
         return digest_recipe(self.to_json())

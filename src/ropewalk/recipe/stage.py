@@ -99,23 +99,23 @@ class Stage(Spec):
 
     @property
     def reach_tokens(self) -> int:
-        """How far positions go: the length that the methods are completed for, and the model is made for."""
+        """The largest position in tokens: methods are completed for this length, and the model is made for it."""
         return self.context if self.skip is None else self.skip.reach
 
     @property
     def step_rows(self) -> int:
-        """Rows of a step over all ranks."""
+        """Sequences of a step over all ranks."""
         return max(1, round(self.step_tokens / self.context))
 
     @property
     def steps(self) -> int:
-        """Steps of the stage at most."""
+        """The largest number of steps of the stage."""
         steps = max(1, self.tokens // (self.step_rows * self.context))
         return min(steps, self.until.max_steps) if self.until else steps
 
     @property
     def rows(self) -> int:
-        """Rows of all steps, over all ranks."""
+        """Sequences of all steps, over all ranks."""
         return self.steps * self.step_rows
 
     @model_validator(mode="after")

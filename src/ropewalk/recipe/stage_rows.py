@@ -1,4 +1,4 @@
-"""The rows of a recipe's stage out of a built corpus: one way to them for checking, training and looking at them."""
+"""Reads a stage's sequences from a built corpus. Checks, training and inspection all use this one path."""
 
 from ropewalk.corpus.mix.dataset import Feed, open_feed, plan_strands
 from ropewalk.corpus.mix.strata import Strand
@@ -7,7 +7,10 @@ from ropewalk.recipe.spec import Recipe
 
 
 def plan_stage(recipe: Recipe, index: int, corpus: Corpus) -> list[Strand]:
-    """What a stage reads, with which share each; nothing is packed. Raises UserError for what cannot be read so."""
+    """The strands that a stage reads, each with its share; nothing is packed.
+
+    Raises UserError where the corpus cannot give the stage's mix.
+    """
     stage = recipe.stages[index]
     return plan_strands(
         corpus,
@@ -20,7 +23,7 @@ def plan_stage(recipe: Recipe, index: int, corpus: Corpus) -> list[Strand]:
 
 
 def open_stage(recipe: Recipe, index: int, corpus: Corpus, *, rows: int | None = None) -> Feed:
-    """The first ``rows`` rows of a stage (all if None); more of them begin with the same ones.
+    """Open the first ``rows`` sequences of a stage (all if None); a larger number begins with the same sequences.
 
     Raises UserError where a strand has too little text for its share.
     """
@@ -38,7 +41,7 @@ def open_stage(recipe: Recipe, index: int, corpus: Corpus, *, rows: int | None =
 
 
 def source_shares(recipe: Recipe, index: int, corpus: Corpus) -> dict[str, float]:
-    """The share of a stage's tokens that each source is to give: what its rows are dealt out by."""
+    """The share of a stage's tokens that each source gives. The sequences are dealt out by these shares."""
     shares = dict.fromkeys(corpus.sources, 0.0)
     for strand in plan_stage(recipe, index, corpus):
         shares[strand.source] += strand.share

@@ -1,4 +1,4 @@
-"""What a stage makes of a model's positions, before anything is built: asked by the rules, and by the forecast."""
+"""The model shapes that a recipe's stages make, before any model is built. The checks and the forecast use them."""
 
 from collections.abc import Iterator
 
@@ -11,10 +11,10 @@ from ropewalk.shape.model_shape import ModelShape
 
 
 def stretch_stage(stage: Stage, shape: ModelShape) -> ModelShape:
-    """The model of ``shape`` with the positions of ``stage``.
+    """The shape of a model after ``stage`` has changed its positions.
 
-    Factors that are still to be searched are YaRN's here, which the search starts from. Raises UserError where method,
-    pattern and model do not go together.
+    LongRoPE factors that are still to be searched are those of YaRN here, because the search starts from them. Raises
+    UserError where method, layer pattern and model do not fit together.
     """
     pattern = tuple(
         rule if rule.rope is None else rule.model_copy(update={"rope": _foresee(rule.rope, stage, shape)})
@@ -24,17 +24,17 @@ def stretch_stage(stage: Stage, shape: ModelShape) -> ModelShape:
 
 
 def stretch_stages(recipe: Recipe, shape: ModelShape) -> Iterator[ModelShape]:
-    """The model of each stage, as far as each can be made of the one before."""
+    """The shape after each stage; it ends before the first stage that does not fit the shape before it."""
     for stage in recipe.stages:
         try:
             shape = stretch_stage(stage, shape)
-        except UserError:  # told by recipe/check, with its figures
+        except UserError:  # recipe/check reports this fault with its numbers
             return
         yield shape
 
 
 def describe_stages(recipe: Recipe, shape: ModelShape) -> Iterator[list[str]]:
-    """What each stage does to the layers of the one before, in words, and what it inherits."""
+    """The changes that each stage makes to the layers of the stage before, and the kept parts, in words."""
     for after in stretch_stages(recipe, shape):
         yield shape.describe(after.positions)
         shape = after

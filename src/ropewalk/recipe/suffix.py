@@ -1,3 +1,3 @@
-"""How the file of a recipe or a study is told from a model's folder: by how its name ends. Imports nothing."""
+"""The file suffixes that distinguish a recipe or a study from a model's folder. Imports nothing."""
 
 YAML = (".yaml", ".yml")

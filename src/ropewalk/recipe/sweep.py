@@ -1,7 +1,7 @@
-"""Many runs of one recipe that differ in a few keys: the arms of a study, further axes, and seeds, all multiplied.
+"""Many runs of one recipe that differ in a few keys: every arm of a study, at every axis value, with every seed.
 
-A sweep says names and overrides and nothing else. What makes its cells comparable is settled here: all arms at a value
-of an axis have the same corpus, the same order of rows for a seed, and are asked the same, as is the base.
+A sweep's file contains only names and overrides. This file makes its cells comparable: at each value of an axis, all
+arms have the same corpus, the same order of sequences for a seed, and the same evaluation, and so does the base.
 """
 
 import itertools
@@ -20,8 +20,8 @@ from ropewalk.recipe.spec import ModelSource, Recipe
 
 Kind = Literal["base", "zero-shot", "trained"]
 Overrides = tuple[str, ...]
-_OWN_KEYS = ("seed", "run")  # the seeds set one, the study's folder the other
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # it becomes a folder
+_OWN_KEYS = ("seed", "run")  # the seeds set ``seed``, and the study's folder sets ``run``
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # a name becomes the name of a folder
 
 
 class Sweep(Spec):
@@ -58,23 +58,26 @@ class Sweep(Spec):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One run of a study. ``arm`` is None for the base as it is."""
+    """One run of a study. ``arm`` is None for the unchanged base."""
 
     kind: Kind
     arm: str | None
     choices: dict[str, str]
-    """Axis -> the value's name."""
+    """Name of each axis -> name of the chosen value."""
     seed: int
     recipe: Recipe
 
     @property
     def name(self) -> str:
-        """``seed-7/4x/yarn/trained``: also its folder within the study's."""
+        """The cell's name, such as ``seed-7/4x/yarn/trained``; also its folder within the study's folder."""
         return "/".join([f"seed-{self.seed}", *self.choices.values(), *([self.arm] if self.arm else []), self.kind])
 
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> tuple[Sweep, list[Cell]]:
-    """Read a study's file, with overrides on it such as ``seeds=[1]``, and write out its cells. Raises UserError."""
+    """Read a study's file, apply overrides such as ``seeds=[1]``, and return the study and all its cells.
+
+    Raises UserError where the file is not a valid study, or where two cells are the same run.
+    """
     data = read_data(path, overrides)
     if "stages" in data and "arms" not in data:
         raise UserError(
@@ -88,7 +91,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> tuple[Sweep, list[C
 
 
 def _multiply(sweep: Sweep, path: Path) -> Iterator[Cell]:
-    """All cells, seed by seed; what needs no training comes first."""
+    """All cells, seed by seed; cells without training come first."""
     recipe_path = path.parent / sweep.recipe
     unchanged = parse_recipe(
         read_data(recipe_path, sweep.overrides), where=f"{path}, with its overrides of {recipe_path}"
@@ -127,7 +130,7 @@ def _multiply(sweep: Sweep, path: Path) -> Iterator[Cell]:
 def _points(sweep: Sweep, path: Path) -> Iterator[tuple[str | None, dict[str, str], Overrides]]:
     """(arm, value of each axis, all their overrides); arm None is the base, which an axis may give another corpus.
 
-    Raises UserError where two of them set the same key.
+    Raises UserError where two overrides set the same key.
     """
     for values in itertools.product(*(axis.items() for axis in sweep.axes.values())):
         choices = {axis: name for axis, (name, _) in zip(sweep.axes, values, strict=True)}
@@ -155,6 +158,6 @@ def _resolve(sweep: Sweep, recipe_path: Path, chosen: Overrides, *, seed: int, w
 
 
 def _place(cell: Cell, sweep: Sweep) -> Cell:
-    """The cell with its run folder named in its recipe, which the digest does not see."""
+    """The cell with its run folder in its recipe; the digest ignores the folder."""
     recipe = cell.recipe.model_copy(update={"run": str(Path(sweep.study) / "cells" / cell.name)})
     return replace(cell, recipe=recipe)

@@ -1,4 +1,4 @@
-"""Which trackers there are, and whether those that a recipe names are installed: asked before anything is trained."""
+"""The supported trackers, and a check, before any training, that those of a recipe are installed."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -7,11 +7,11 @@ from typing import Literal
 from ropewalk.core.error import UserError
 
 Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow", "swanlab"]
-"""Each is called as its package is."""
+"""Each name is the name of the tracker's package."""
 
 
 def require_trackers(names: Sequence[Tracker]) -> None:
-    """Raise UserError for a tracker whose package is missing; nothing is imported."""
+    """Raise UserError if the package of a tracker is missing; nothing is imported."""
     for name in names:
         if find_spec(name) is None:
             raise UserError(

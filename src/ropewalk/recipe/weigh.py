@@ -1,4 +1,4 @@
-"""What of a stage's text counts for more: tokens that far context makes likelier."""
+"""Weights of a stage's tokens: a token counts for more if far context makes it likelier."""
 
 from typing import Annotated
 
@@ -28,7 +28,10 @@ class LongCE(Spec):
 
     @property
     def block_tokens(self) -> int:
-        """A token with no more of its document before it has near context only, and keeps its weight."""
+        """Length of a block in tokens.
+
+        A token with at most this much of its document before it has only near context. It keeps its weight.
+        """
         return self.near_tokens + self.stride_tokens
 
     @model_validator(mode="after")

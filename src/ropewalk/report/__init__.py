@@ -1,1 +1,1 @@
-"""What happened in a run, as one page that needs no network. Needs no torch at import."""
+"""The report of a run as one page that needs no network. Importing it needs no torch."""

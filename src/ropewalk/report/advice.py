@@ -1,7 +1,7 @@
 """Advice on positions, for the terminal and as one page: candidates side by side, pictures, and the reasons.
 
-The same figures twice, so that what is printed can be shown. Where a probe has read the model with every candidate, its
-losses and answers come last: they are measured, zero-shot, and say nothing about what training makes of a candidate.
+Both show the same figures. If a probe has run the model with every candidate, its losses and answers come last. They
+are measured without training, so they do not predict the result of training.
 """
 
 import math
@@ -34,7 +34,7 @@ from ropewalk.rope.method import describe
 
 @dataclass(frozen=True)
 class Advised:
-    """A survey of which model, what its layers do now, one line each, and the scores of a probe if one was run."""
+    """The result of a survey: the model's name, lines on its layers, and the scores of a probe if one was run."""
 
     model: str
     survey: Survey
@@ -43,13 +43,13 @@ class Advised:
 
     @property
     def what(self) -> str:
-        """``tiny-base, 512 to 2Ki tokens (4x)``."""
+        """A heading such as ``tiny-base, 512 to 2Ki tokens (4x)``."""
         base, tokens = self.survey.base.context_tokens, self.survey.context_tokens
         return f"{show(self.model)}, {format_length(base)} to {format_length(tokens)} tokens ({tokens / base:g}x)"
 
     @property
     def colours(self) -> dict[str, str]:
-        """One for each candidate, the same in every picture."""
+        """The colour of each candidate, the same in every picture."""
         return choose_colours([each.name for each in self.survey.candidates], main=self.survey.recommended)
 
     @property
@@ -58,14 +58,14 @@ class Advised:
 
     @property
     def reasons(self) -> list[str]:
-        """Those of the recommendation; without a probe also what is known of no training."""
+        """The reasons for the recommendation; without a probe also the advice for use without any training."""
         untrained = "without any training take yarn; --probe TEXT measures all of them on the model as it is"
         has_yarn = any(each.name == "yarn" for each in self.survey.candidates)
         return [*self.survey.reasons, *([untrained] if has_yarn and not self.scores else [])]
 
 
 def describe_advice(advised: Advised) -> str:
-    """One screen: what the base does, the candidates, the recommendation with its reasons, and the probe."""
+    """Advice on one screen: the base's positions, the candidates, the recommendation with reasons, and the probe."""
     found = advised.survey
     lines = [advised.what, *advised.layers, *_tell_base(found), "", _tabulate(found).to_text(), ""]
     lines += [f"{name}: {why}" for name, why in _group(found.refused)]
@@ -151,7 +151,7 @@ def _describe(each: Candidate, *, pairs: int) -> list[str]:
 
 
 def _group(refused: dict[str, str]) -> list[tuple[str, str]]:
-    """Refusals as lines, the methods that are refused for the same kind of reason together."""
+    """Refusals as lines; methods that are refused for the same kind of reason share a line."""
     return [("not for this base", ", ".join(refused))] if refused else []
 
 
@@ -204,7 +204,7 @@ def _make_pictures(advised: Advised) -> list[Section]:
 
 
 def _turnings(advised: Advised) -> list[Turning]:
-    """One line per candidate; those that turn alike (yarn and ntk_by_parts) share one."""
+    """One line of a picture per candidate; candidates with the same frequencies (yarn and ntk_by_parts) share one."""
     base, tokens = advised.survey.base, advised.survey.context_tokens
     lines: list[Turning] = []
     for each in advised.survey.candidates:

@@ -1,4 +1,4 @@
-"""Pictures of what came of it: loss by position, retrieval, the mix, short context."""
+"""Pictures of a run's results: loss by position, retrieval, the mix, short context."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class PositionLoss:
 
 @dataclass(frozen=True)
 class RetrievalMap:
-    """One model's share of right answers by length (rows) and depth (columns); nan where not measured."""
+    """One model's share of right answers by length (rows) and depth (columns); nan where it was not measured."""
 
     model: str
     lengths: Sequence[int]
@@ -38,7 +38,7 @@ class RetrievalMap:
 
 @dataclass(frozen=True, slots=True)
 class SourcePart:
-    """One source in a stage's mix: its planned and realised share of the tokens, and how often it was read."""
+    """One source in a stage's mix: its planned and realised share of the tokens, and how often its text was read."""
 
     source: str
     role: str
@@ -49,7 +49,7 @@ class SourcePart:
 
 
 def draw_positions(lines: Sequence[PositionLoss], *, marks: Mapping[str, int]) -> Picture:
-    """Loss by position in the document, one line per model; ``marks`` are lengths to be marked, by name."""
+    """Loss by position in the document, one line per model; ``marks`` are lengths to mark, by name."""
 
     def paint(figure: Any) -> None:
         axis = figure.subplots()
@@ -78,7 +78,7 @@ def draw_positions(lines: Sequence[PositionLoss], *, marks: Mapping[str, int]) -
 
 
 def draw_retrieval(maps: Sequence[RetrievalMap], *, trained_tokens: int, task: str) -> Picture:
-    """Right answers in percent by length and depth, one map per model side by side."""
+    """Right answers in percent by length and depth, one map per model, side by side."""
 
     def paint(figure: Any) -> None:
         axes = figure.subplots(1, 2, squeeze=False)[0]
@@ -100,7 +100,7 @@ def draw_retrieval(maps: Sequence[RetrievalMap], *, trained_tokens: int, task: s
 
 
 def draw_mixture(parts: Sequence[SourcePart]) -> Picture:
-    """Planned beside realised share of the tokens: roles, then sources."""
+    """Planned and realised share of the tokens side by side: first roles, then sources."""
 
     def paint(figure: Any) -> None:
         axis = figure.subplots()
@@ -130,7 +130,7 @@ def draw_mixture(parts: Sequence[SourcePart]) -> Picture:
 
 
 def draw_changes(changes: Mapping[str, tuple[float, float, float]], *, limit: float) -> Picture:
-    """(change, low, high) of a loss by source, relative, with the largest one allowed marked."""
+    """The relative change of a loss by source as (change, low, high); ``limit`` marks the largest allowed change."""
 
     def paint(figure: Any) -> None:
         axis = figure.subplots()
@@ -184,7 +184,7 @@ def _sum_role(role: str, parts: Sequence[SourcePart]) -> SourcePart:
 
 
 def _lay_flat(axis: Any) -> None:
-    """Horizontal bars: first on top, a grid to read lengths by."""
+    """Set up horizontal bars: the first one on top, and a grid for reading their lengths."""
     axis.invert_yaxis()
     axis.grid(axis="y", visible=False)
     axis.grid(axis="x", visible=True)
@@ -198,7 +198,7 @@ def _tell_map(grid: RetrievalMap) -> str:
 
 
 def _scale_lengths(axis: Any, ends: Sequence[int]) -> None:
-    """A logarithmic axis of lengths whose ticks are powers of two of the longest."""
+    """Make a logarithmic axis of lengths; its ticks are the longest length divided by powers of two."""
     axis.set_xscale("log", base=2)
     ticks = [ends[-1] >> shift for shift in range(12) if ends[-1] >> shift >= max(1, ends[0] // 2)]
     axis.set_xticks(ticks, [format_length(tick) for tick in ticks], minor=False)

@@ -1,7 +1,7 @@
-"""What a run folder holds, read once; everything of it may be missing but the recipe.
+"""The contents of a run folder, read once; every file except the recipe may be missing.
 
-A report is made of the folder's files alone, as plain data, so it can be made where nothing of the run could be run:
-no torch, no token store, no base model. A run that broke off half-way reads like any other, with less in it.
+A report is made only from the files of the folder, as plain data. So it can be made where the run cannot be run: it
+needs no torch, no token store and no base model. An unfinished run is read in the same way, with fewer files.
 """
 
 import json
@@ -27,7 +27,7 @@ _PACKAGES = ("numpy", "ropewalk", "safetensors", "tokenizers", "torch", "transfo
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A figure of training over the steps of the whole run, counted on from stage to stage."""
+    """A figure of training over the steps of the whole run; the steps are counted on from stage to stage."""
 
     steps: Sequence[int]
     values: Sequence[float]
@@ -35,9 +35,10 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class StageContents:
-    """One stage: what the recipe says, what extending it noted, and what training wrote.
+    """One stage: its part of the recipe, the facts from extending its model, and its training rows.
 
-    ``former`` and ``positions`` are what each layer did before the stage and does in it; empty before it is extended.
+    ``former`` and ``positions`` are the positions of each layer before the stage and in it; empty before it is
+    extended.
     """
 
     number: int
@@ -49,11 +50,11 @@ class StageContents:
     rows: Sequence[Row]
     finished: bool
     planned: Mapping[str, float] | None
-    """Each source's share of the tokens, as training noted what its rows were dealt out by; None before it began."""
+    """Each source's planned share of the tokens, as training noted it; None before training began."""
 
     @property
     def reach_tokens(self) -> int:
-        """How far its positions go: its rows' length, or what skip-wise positions reach."""
+        """The largest position in tokens: the sequence length, or the reach of skip-wise positions."""
         skip = self.spec.get("skip")
         return int(skip["reach"] if skip else self.spec["context"])
 
@@ -64,12 +65,12 @@ class StageContents:
 
     @property
     def solved(self) -> bool:
-        """Whether the stage ended because its ``until`` was reached."""
+        """True if the stage ended because its ``until`` was reached."""
         return any(row.name == "stage/solved" and row.value > 0 for row in self.rows)
 
     @property
     def source_tokens(self) -> dict[str, int]:
-        """Tokens that each source has given, from the panels."""
+        """Tokens that each source has given so far, from the panels."""
         tokens: dict[str, int] = {}
         for row in self.rows:
             if row.name.startswith("tokens/source/"):
@@ -80,10 +81,11 @@ class StageContents:
 
 @dataclass(frozen=True)
 class Contents:
-    """A run folder. ``corpus``, ``ledger`` and ``parity`` are None, ``scores`` empty, where a part is not done.
+    """A run folder. If a part is not done, ``corpus``, ``ledger`` and ``parity`` are None and ``scores`` is empty.
 
-    ``versions`` are those that the finished run noted; before that, of the packages installed here. All text is
-    fit to be shown. ``recipe_digest`` is as the recipe computes it: of everything but the folder's name.
+    ``versions`` are the versions that the finished run noted, or those of the installed packages before that. All text
+    is safe to display. ``recipe_digest`` is the recipe's own digest: of everything that decides the result, so without
+    the folder's name.
     """
 
     name: str
@@ -96,11 +98,11 @@ class Contents:
     parity: Mapping[str, float] | None
     versions: Mapping[str, str]
     sittings: Sequence[Mapping[str, Any]] = ()
-    """By which means each stretch of the training was computed."""
+    """The means of computing of each stretch of the training."""
 
     @property
     def model(self) -> str:
-        """The base's name, or what is said of a model without one."""
+        """The base's name, or a phrase for a model without a base."""
         model = self.recipe["model"]
         return model if isinstance(model, str) else "a model from nothing"
 
@@ -110,12 +112,12 @@ class Contents:
 
     @property
     def is_tiny_base(self) -> bool:
-        """Whether the base is the packaged one, whose own figures are known."""
+        """True for the packaged base, whose own figures are known."""
         return bool(self.recipe["model"] == "tiny-base")
 
     @property
     def base_context_tokens(self) -> int | None:
-        """The length that the base was trained at; None before the first stage is extended."""
+        """The context in tokens of the base's training; None before the first stage is extended."""
         if self.from_nothing:
             return int(self.recipe["model"]["init"]["context"])
         tokens = self.stages[0].facts.get("base_context_tokens")
@@ -123,7 +125,7 @@ class Contents:
 
     @property
     def context_tokens(self) -> int:
-        """The longest length that the run trains positions at."""
+        """The longest length in tokens for which the run trains positions."""
         return max(stage.reach_tokens for stage in self.stages)
 
     @property
@@ -134,24 +136,27 @@ class Contents:
 
     @property
     def models(self) -> list[str]:
-        """The models that were measured, the base first."""
+        """The measured models, the base first."""
         return [name for name in ("base", "extended") if any(score.model == name for score in self.scores)]
 
     def find_scores(self, task: str, *, model: str) -> list[Score]:
-        """The scores of ``model`` whose task is ``task``, or begins with it if it ends in ``/``."""
+        """The scores of ``model`` with this task.
+
+        A ``task`` that ends in ``/`` matches every task that begins with it.
+        """
         match = str.startswith if task.endswith("/") else str.__eq__
         return [score for score in self.scores if score.model == model and match(score.task, task)]
 
     @property
     def stage_starts(self) -> list[int]:
-        """Steps of the run that were taken before each stage."""
+        """The number of steps that the run took before each stage."""
         starts = [0]
         for stage in self.stages[:-1]:
             starts.append(starts[-1] + stage.steps)
         return starts
 
     def curve(self, name: str) -> Curve:
-        """All rows called ``name``, over the steps of the whole run."""
+        """All rows with this name, over the steps of the whole run."""
         return self._curves.get(name, Curve((), ()))
 
     def curves(self, prefix: str) -> dict[str, Curve]:
@@ -170,7 +175,7 @@ class Contents:
 
 
 def read_run(run: Path) -> Contents:
-    """Read a run folder; raise UserError if it is none, or if a file in it is damaged."""
+    """Read a run folder. Raises UserError if the folder has no run, or if a file in it is damaged."""
     recipe = _read_recipe(run / "recipe.yaml")
     rows = [
         replace(row, name=show(row.name)) for row in _read(run / "rows.jsonl", lambda path: [*read_rows(path)]) or ()
@@ -233,7 +238,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _read(path: Path, parse: Any) -> Any:
-    """What ``parse`` makes of a file, or None where there is none."""
+    """The result of ``parse`` for a file, or None if there is no file."""
     try:
         return parse(path) if path.is_file() else None
     except (ValueError, TypeError, yaml.YAMLError) as error:

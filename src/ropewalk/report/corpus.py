@@ -1,4 +1,4 @@
-"""One page about a corpus, from what was counted of it: where every document went, and what rows are made of."""
+"""One page about a corpus, from its counted figures: the outcome of every document, and the contents of sequences."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ _ROWS_OFF = 1.0
 
 
 def write_corpus_page(target: Path, name: str, survey: Mapping[str, Any]) -> None:
-    """Write the page about what corpus/inspect/statistics counted of the corpus called ``name``."""
+    """Write the page with the figures that corpus/inspect/statistics counted for the corpus called ``name``."""
     survey = show_all(survey)
     page = Page(
         title=f"Corpus of {name}",

@@ -1,4 +1,4 @@
-"""Pictures of a corpus: how long its documents are, and how the mix comes about over the rows of a stage."""
+"""Pictures of a corpus: the lengths of its documents, and the growth of the mix over the sequences of a stage."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -48,7 +48,7 @@ def draw_lengths(lengths: Mapping[str, Any], roles: Mapping[str, str]) -> Pictur
 
 
 def draw_prefixes(stage: Mapping[str, Any]) -> Picture:
-    """Every source's share of the tokens given so far, over the stage's rows; what was planned as a broken line."""
+    """Every source's share of the tokens so far, over the sequences of a stage; the planned share is a broken line."""
     prefixes = stage["prefixes"]
     given = np.array(list(prefixes["tokens"].values()), dtype=float)
     share = given / given.sum(axis=0) * 100
@@ -62,7 +62,8 @@ def draw_prefixes(stage: Mapping[str, Any]) -> Picture:
             axis.plot(prefixes["rows"], line, color=colours[name], label=shorten(name))
         axis.set_xlabel("rows given")
         axis.set_ylabel("share of the tokens so far, %")
-        axis.set_ylim(0, min(100, 150 * max(stage["planned"].values())))  # the first rows are whole shares
+        # after the first few sequences the shares are far off the plan, up to 100 %
+        axis.set_ylim(0, min(100, 150 * max(stage["planned"].values())))
         axis.set_xlim(0, prefixes["rows"][-1])
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 

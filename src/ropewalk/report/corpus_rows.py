@@ -1,4 +1,4 @@
-"""What a person looks at to believe a corpus: rows with their documents in colours, and copies beside what was kept."""
+"""Examples for checking a corpus by eye: sequences with coloured documents, and copies beside the kept text."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,12 +9,12 @@ from ropewalk.report.section import Run, Section, Strip
 from ropewalk.report.table import Table
 
 _COLOURS = ("#8DB8DE", "#8FD0B8", "#DDA0CF", "#EBC46A", "#AFA3D6", "#F0A986")
-"""Of bars; the page's style sheet has the same six, lighter, for words."""
+"""Colours of the bars; the page's style sheet has the same six, lighter, for words."""
 _SHOWN_CHARACTERS = 90
 
 
 def make_rows(stage: Mapping[str, Any]) -> Section:
-    """Random rows of a stage: the words on both sides of every border."""
+    """Random sequences of a stage: the words on both sides of every document border."""
     length = format_length(stage["context_tokens"])
     strips = [_make_strip(row, stage["context_tokens"]) for row in stage["rows_shown"]]
     lead = (
@@ -26,7 +26,7 @@ def make_rows(stage: Mapping[str, Any]) -> Section:
 
 
 def make_copies(survey: Mapping[str, Any]) -> Section:
-    """Examples of what was dropped as a copy, and what stayed in its place."""
+    """Examples of text that was dropped as a copy, beside the text that was kept."""
     tables = [_tabulate_copies(reason, pairs) for reason, pairs in survey.get("copies", {}).items()]
     note = "" if tables else "No document was dropped as a copy of another."
     lead = (
@@ -63,7 +63,7 @@ def _cut(text: str, *, last: bool = False) -> str:
 
 
 def _draw_bar(lengths: Sequence[int], context_tokens: int) -> str:
-    """The row as a bar of coloured parts, as wide as their documents."""
+    """The sequence as a bar of coloured parts; the width of a part is the length of its document."""
     parts, at = [], 0.0
     for number, tokens in enumerate(lengths):
         width = tokens / context_tokens * 1000

@@ -1,4 +1,4 @@
-"""Pictures of training: loss, gradient and rate over steps, each source's and bucket's loss, held-out text, speed."""
+"""Pictures of training over steps: loss, gradient, rate, loss of sources and buckets, held-out text, and speed."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,11 @@ _SMOOTH_SHARE = 0.04
 _ABREAST = 4
 
 Border = tuple[int, str]
-"""A step at which a stage begins, and its name."""
+"""The step at which a stage begins, and the stage's name."""
 
 
 def draw_training(loss: Curve, norm: Curve, rate: Curve, *, borders: Sequence[Border]) -> Picture:
-    """Training loss above, gradient norm and learning rate below, over the steps of the run."""
+    """Draw training loss above, gradient norm and learning rate below, over the steps of the run."""
 
     def paint(figure: Any) -> None:
         axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 1))
@@ -78,7 +78,7 @@ def draw_buckets(curves: Mapping[str, Curve], *, kind: str, borders: Sequence[Bo
 
 
 def draw_held_out(curves: Mapping[str, Curve], *, borders: Sequence[Border]) -> Picture:
-    """One small picture per figure that was asked of held-out text while training."""
+    """One small picture per figure that was measured on held-out text during training."""
     return _draw_each(
         curves,
         colours=dict.fromkeys(curves, EXTENDED),
@@ -97,7 +97,7 @@ def _draw_each(
     def paint(figure: Any) -> None:
         axes = figure.subplots(rows, _ABREAST, sharex=True, squeeze=False).ravel()
         for axis, (name, curve) in zip(axes, curves.items(), strict=False):
-            # A single panel has no line to be seen.
+            # A single panel makes no visible line, so it gets a marker.
             axis.plot(*thin_out(curve.steps, curve.values), color=colours[name], marker="o" * (len(curve.steps) == 1))
             axis.set_title(shorten(name), color=colours[name], fontsize=9)
             axis.locator_params(axis="y", nbins=4)
@@ -113,7 +113,7 @@ def _draw_each(
 
 
 def draw_speed(speed: Curve, mfu: Curve, imbalance: Curve, *, borders: Sequence[Border]) -> Picture:
-    """Tokens per second, MFU, and the busiest rank's attention over the mean, over steps."""
+    """Tokens per second, MFU, and the attention work of the busiest rank over the mean, over steps."""
 
     def paint(figure: Any) -> None:
         from matplotlib.ticker import FuncFormatter
@@ -150,7 +150,7 @@ def _plot_smoothed(axis: Any, curve: Curve) -> None:
 
 
 def _count_steps(axis: Any, *, most: int) -> None:
-    """Whole numbers below the axis, ``most`` or so."""
+    """Put whole numbers on the axis, about ``most`` of them."""
     from matplotlib.ticker import MaxNLocator
 
     axis.xaxis.set_major_locator(MaxNLocator(nbins=most, integer=True, steps=[1, 2, 5, 10]))
@@ -165,6 +165,6 @@ def _mark_stages(axis: Any, borders: Sequence[Border], *, named: bool) -> None:
         if step:
             axis.axvline(step, color=FAINT, linewidth=0.8, linestyle=(0, (2, 2)))
         if named and len(borders) > 1:
-            seen = max(step, axis.get_xlim()[0])  # a short run's picture begins after step 0
+            seen = max(step, axis.get_xlim()[0])  # the picture of a short run begins after step 0
             axis.annotate(name, (seen, 1), xycoords=("data", "axes fraction"), xytext=(3, -2),
                           textcoords="offset points", va="top", fontsize=8, color=FAINT)  # fmt: skip

@@ -1,8 +1,8 @@
-"""matplotlib's SVG made fit for a page: small, without styles, ids or fonts of its own, and safe under a strict policy.
+"""Makes matplotlib's SVG fit for a page: small, without own styles, ids or fonts, and safe under a strict policy.
 
-Text stays text, so it can be searched and read aloud, and takes the page's font. The surprise: matplotlib styles every
-element by a ``style`` attribute, which a page without ``unsafe-inline`` may not carry; here they become plain
-attributes of SVG, and the picture looks the same.
+Text stays text, so it can be searched and read aloud, and it takes the page's font. matplotlib styles every element by
+a ``style`` attribute, which a page without ``unsafe-inline`` may not have. Here they become plain attributes of SVG,
+and the picture looks the same.
 """
 
 import io
@@ -15,10 +15,10 @@ from itertools import accumulate
 from typing import Any
 
 BASE, EXTENDED = "#C2571A", "#0B5FA5"
-"""Burnt orange and blue: apart for every kind of colour vision, and in grey."""
+"""Burnt orange and blue: different for every kind of colour vision, and in grey."""
 INK, FAINT, GRID = "#1F2933", "#7B8794", "#E4E7EB"
 OTHERS = ("#00795C", "#A23E8C", "#B07900", "#5B6B7B", "#6A51A3", "#1B9E9E", "#8C2D04", "#3F3F3F")
-"""For lines beside those two."""
+"""Colours of further lines."""
 ROLE_COLOURS = {"general": "#0B5FA5", "domain": "#00795C", "instruction": "#A23E8C"}
 
 SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
@@ -26,7 +26,7 @@ _POINTS_SHOWN = 400
 _NAME_LETTERS = 24
 _STYLE = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # names come from outside: a $ in one is a $
+    "text.parse_math": False,  # names come from outside: a $ in a name is a plain $
     "font.size": 9.5,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -59,27 +59,27 @@ _STYLE = {
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A drawing as an ``<svg>`` element, with what a person who does not see it is told."""
+    """A drawing as an ``<svg>`` element, with a description for people who cannot see it."""
 
     svg: str
     caption: str
 
 
 def draw(paint: Callable[[Any], None], *, size: tuple[float, float], caption: str, alt: str) -> Picture:
-    """Let ``paint`` draw on a matplotlib figure of ``size`` inches; returns it as inline SVG.
+    """Call ``paint`` with a matplotlib figure of ``size`` inches, and return it as inline SVG.
 
-    ``alt`` says in words what is to be seen, ``caption`` stands below the picture.
+    ``alt`` describes the picture in words. ``caption`` is the text below the picture.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     stream = io.StringIO()
     with rc_context(_STYLE | {"svg.hashsalt": caption}), warnings.catch_warnings():
-        # The page's fonts show the text, so it does not matter which glyphs matplotlib's own font lacks.
+        # The page's own fonts show the text, so missing glyphs in matplotlib's font do not matter.
         warnings.filterwarnings("ignore", message="Glyph")
         figure = Figure(figsize=size, layout="constrained")
         paint(figure)
-        # Laid out here, once: savefig would draw everything a second time, unseen, to get there.
+        # The layout is computed once, here. Otherwise savefig would draw everything a second time to compute it.
         layout = figure.get_layout_engine()
         assert layout is not None
         layout.execute(figure)
@@ -89,12 +89,12 @@ def draw(paint: Callable[[Any], None], *, size: tuple[float, float], caption: st
 
 
 def shorten(name: str) -> str:
-    """A name that leaves room for the picture; tables have it in full."""
+    """A shorter name that leaves room for the picture; tables show the full name."""
     return name if len(name) <= _NAME_LETTERS else name[: _NAME_LETTERS - 1] + "…"
 
 
 def thin_out(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """At most 400 points of a curve: means of equal runs of neighbours, so nothing is left out."""
+    """At most 400 points of a curve. Each is the mean of an equal number of neighbours, so no value is left out."""
     run = -(-len(steps) // _POINTS_SHOWN) or 1
     starts = range(0, len(steps), run)
     means = [[sum(part) / len(part) for at in starts if (part := column[at : at + run])] for column in (steps, values)]
@@ -108,7 +108,7 @@ def smooth(values: Sequence[float], width: int) -> list[float]:
 
 
 def scale_logarithmic(axis: Any, format_tick: Callable[[float], str], *, base: int = 10) -> None:
-    """Make ``axis.yaxis`` logarithmic; matplotlib's own labels are formulas, which we do not let it parse."""
+    """Make ``axis.yaxis`` logarithmic. matplotlib's own labels are formulas, and parsing of formulas is off."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     axis.set_yscale("log", base=base)
@@ -117,7 +117,7 @@ def scale_logarithmic(axis: Any, format_tick: Callable[[float], str], *, base: i
 
 
 def _simplify(text: str, alt: str) -> str:
-    """The drawing without prolog, metadata, style sheets and ids that nothing refers to; styles as attributes."""
+    """The drawing without prolog, metadata, style sheets and unused ids; styles become attributes."""
     ET.register_namespace("", SVG)
     ET.register_namespace("xlink", _XLINK)
     root = ET.fromstring(text)
@@ -139,7 +139,7 @@ def _simplify(text: str, alt: str) -> str:
 
 
 def _split_style(style: str) -> list[tuple[str, str]]:
-    """``fill: #fff; font: 9px 'A', serif`` as attributes; of a font only its size and weight are kept."""
+    """``fill: #fff; font: 9px 'A', serif`` as attributes; only the size and weight of a font are kept."""
     pairs = []
     for entry in filter(None, map(str.strip, style.split(";"))):
         key, _, value = entry.partition(":")

@@ -1,7 +1,7 @@
-"""The one template, and what it is given: a head with a verdict and tiles, sections, and at the end a recipe if any.
+"""The one template and its data: a head with a verdict and tiles, sections, and at the end a recipe if there is one.
 
-The page loads nothing and runs nothing: no script, no font, no picture from elsewhere, and a policy that would refuse
-them. Every word that comes from outside is escaped by the template; only our own drawings go in as they are.
+The page loads nothing and runs nothing: it has no script, no font and no external picture, and a policy that would
+refuse them. The template escapes every word from outside. Only our own drawings are inserted without escaping.
 """
 
 import base64
@@ -18,7 +18,7 @@ from ropewalk.report.table import Mark, Table
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A figure at the head of the page: what it is, before, after, what was asked."""
+    """A figure at the head of the page: its name, the values before and after, and the target."""
 
     name: str
     before: str
@@ -29,7 +29,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Page:
-    """What one page says, top to bottom. ``made_from`` is told in its last line."""
+    """The contents of a page, top to bottom; ``made_from`` is in its last line."""
 
     title: str
     what: str
@@ -56,5 +56,5 @@ def render(page: Page) -> str:
 
 
 def _hash_style(style: str) -> str:
-    """How a content security policy names this very style sheet."""
+    """The hash that allows this style sheet in a content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(str(style).encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""Sections about what went into a run: recipe, positions, text, mix, versions."""
+"""Sections about the inputs of a run: recipe, positions, text, mix, versions."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from ropewalk.rope.advise import PRACTICE
 
 
 def make_done(contents: Contents) -> Section:
-    """One line per stage: what was asked, and how far it came."""
+    """One line per stage: its settings, and its progress."""
     columns = ["stage", "context", "positions", "learning rate", "theta", "steps", "tokens", "end"]
     rows = [_describe_stage(stage) for stage in contents.stages]
     parallel = contents.recipe["parallel"]
@@ -30,7 +30,7 @@ def make_done(contents: Contents) -> Section:
 
 
 def _tell_sittings(contents: Contents) -> Iterator[str]:
-    """Where the means of computing changed from one sitting to the next, with all that ever changed."""
+    """The stages and steps where the means of computing changed between sessions, with every key that ever changed."""
     means = [sitting["parallel"] for sitting in contents.sittings]
     varied = [key for key in (means[0] if means else ()) if any(each.get(key) != means[0][key] for each in means)]
     before = None
@@ -42,7 +42,7 @@ def _tell_sittings(contents: Contents) -> Iterator[str]:
 
 
 def make_positions(contents: Contents) -> Section:
-    """What each layer does with positions, and the pairs' turns, scales, attraction and reach before and after."""
+    """The positions of each layer, and the turns, scales, attraction and reach of the pairs before and after."""
     title, lines, base_tokens = "Positions", turnings_of(contents), contents.base_context_tokens
     if not lines or base_tokens is None:
         return Section("rope", title, note="The model has not been extended yet.")
@@ -72,7 +72,7 @@ def _draw_positions(contents: Contents, lines: Sequence[Turning], base_tokens: i
 
 
 def make_ledger(contents: Contents) -> Section:
-    """Every document that was read, and where it went."""
+    """Every document that was read, and its outcome."""
     title, ledger = "Token ledger", contents.ledger
     if not ledger:
         return Section("ledger", title, note="The corpus has not been prepared yet.")
@@ -84,7 +84,7 @@ def make_ledger(contents: Contents) -> Section:
 
 
 def make_mixture(contents: Contents) -> Section:
-    """Planned beside realised share of the tokens, by source for every stage, drawn for the last."""
+    """Planned and realised share of the tokens side by side: by source for every stage, drawn for the last one."""
     title = "Mixture"
     stages = [stage for stage in contents.stages if stage.source_tokens]
     if not contents.sources or not stages:
@@ -112,7 +112,7 @@ def make_mixture(contents: Contents) -> Section:
 
 
 def make_versions(contents: Contents) -> Section:
-    """What someone needs to get the same run again."""
+    """The versions, seeds and digests that are needed to repeat the run."""
     facts = [
         ["seed", str(contents.recipe["seed"])],
         ["seed of the evaluation", str(contents.recipe["evaluate"]["seed"])],

@@ -1,4 +1,7 @@
-"""The ledger of a corpus as tables, added up again here: a page does not believe what was asserted before."""
+"""The ledger of a corpus as tables.
+
+Sums are computed again here, so that the page does not depend on earlier checks.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,7 +11,10 @@ from ropewalk.report.table import Cell, Table
 
 
 def tabulate_balance(ledger: Mapping[str, Any], sources: Mapping[str, Any]) -> Table:
-    """A line for each source: what was read, where it went, whether it adds up; ``sources`` says what each is."""
+    """One line per source: the documents read, their outcomes, and if they add up.
+
+    ``sources`` has each source's facts.
+    """
     columns = ["source", "role", "language", "bytes", "read", "dropped", "held out", "train", "tokens", "balance"]
     rows = [_balance(name, entry, facts=sources.get(name, {})) for name, entry in ledger.items()]
     if len(rows) > 1:
@@ -18,7 +24,7 @@ def tabulate_balance(ledger: Mapping[str, Any], sources: Mapping[str, Any]) -> T
 
 
 def _add_up(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """All sources' entries of a ledger as one, its drops under one reason."""
+    """The entries of all sources as one entry, with all drops under one reason."""
     entries = list(entries)
 
     def add(amounts: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -49,7 +55,7 @@ def _balance(name: str, entry: Mapping[str, Any], *, facts: Mapping[str, Any]) -
 
 
 def tabulate_drops(ledger: Mapping[str, Any]) -> Table:
-    """Documents dropped, a line for each source, a column for each reason."""
+    """Dropped documents: one line per source, one column per reason."""
     reasons = sorted({reason for entry in ledger.values() for reason in entry["dropped"]})
     rows = []
     for name, entry in ledger.items():
@@ -70,7 +76,7 @@ def _count(amount: Mapping[str, int]) -> str:
 
 
 def tabulate_unread(ledger: Mapping[str, Any]) -> Table:
-    """Files that lie where a source reads and are not read, a line for each suffix."""
+    """Files that lie in a source's folder and are not read: one line per suffix."""
     rows: list[list[str | Cell]] = [
         [name, each["sort"], f"{each['files']:,}", each["why"]]
         for name, entry in ledger.items()
@@ -80,7 +86,7 @@ def tabulate_unread(ledger: Mapping[str, Any]) -> Table:
 
 
 def balances(entry: Mapping[str, Any]) -> bool:
-    """Whether a source's documents, bytes and tokens all add up."""
+    """True if a source's documents, bytes and tokens all add up."""
     parts = [entry["train"], entry["held_out"], *entry["dropped"].values()]
     sums = [sum(part[unit] for part in parts) for unit in ("documents", "bytes", "tokens")]
     return sums == [

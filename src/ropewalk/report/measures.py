@@ -1,4 +1,4 @@
-"""From a run's records to the numbers of its pictures: shares, losses by position, retrieval maps, frequencies."""
+"""Computes the numbers of the pictures from a run's records: shares, loss by position, retrieval, frequencies."""
 
 import math
 
@@ -12,15 +12,16 @@ from ropewalk.rope.layers import find_stretched
 
 
 def length_marks(contents: Contents) -> dict[str, int]:
-    """The lengths that pictures mark: the base's, where the run goes beyond it, and the one it trains at."""
+    """The lengths that pictures mark: the trained length, and the base's length if the run goes beyond it."""
     base, trained = contents.base_context_tokens, contents.context_tokens
     return {"trained at": trained} if base is None or base >= trained else {"base": base, "trained at": trained}
 
 
 def read_mixture(contents: Contents, stage: StageContents) -> list[SourcePart]:
-    """Every source that a stage reads from, in the recipe's order, with the share that its rows were dealt out by.
+    """Every source that a stage reads, in the recipe's order, with its planned share of the sequences.
 
-    That is not a number where training did not note it: a mix says nothing of languages, lengths and what ran dry.
+    The planned share is nan if training did not note it. It cannot be computed from the mix alone, because languages,
+    lengths and exhausted sources change it.
     """
     taken, planned = stage.source_tokens, stage.planned or {}
     total = max(1, sum(taken.values()))
@@ -33,7 +34,7 @@ def read_mixture(contents: Contents, stage: StageContents) -> list[SourcePart]:
 
 
 def position_losses(contents: Contents) -> list[PositionLoss]:
-    """Loss by position of every model that has any."""
+    """Loss by position of every model that has such scores."""
     lines = []
     for model in contents.models:
         if buckets := position_buckets(contents, model):
@@ -51,7 +52,7 @@ def position_losses(contents: Contents) -> list[PositionLoss]:
 
 
 def retrieval_maps(contents: Contents, task: str) -> list[RetrievalMap]:
-    """A task's right answers by length and depth, for every model that has them by depth; one grid for all."""
+    """A task's right answers by length and depth, for every model with scores by depth; all models share one grid."""
     cells = {
         model: {
             (score.context_tokens, score.depth): score.value
@@ -75,9 +76,9 @@ def retrieval_maps(contents: Contents, task: str) -> list[RetrievalMap]:
 
 
 def turnings_of(contents: Contents) -> list[Turning]:
-    """How fast each pair turns: in the base, and after each stage that changed it; the last one stands out.
+    """The frequencies of the pairs: in the base, and after each stage that changed them; the last one stands out.
 
-    Of the layers that a longer context is about, where layers differ. Empty before anything was extended.
+    If layers differ, only the layers that a longer context changes are used. Empty before any stage is extended.
     """
     extended = [stage for stage in contents.stages if stage.positions]
     if not extended or contents.base_context_tokens is None:

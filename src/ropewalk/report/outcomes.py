@@ -1,4 +1,4 @@
-"""Sections about what came of a run: training, loss by position, retrieval, short context, speed, parity."""
+"""Sections about the results of a run: training, loss by position, retrieval, short context, speed, parity."""
 
 import math
 from statistics import median
@@ -14,7 +14,7 @@ from ropewalk.report.verdict import PARITY, RETRIEVAL, Change, short_changes
 
 
 def make_training(contents: Contents) -> Section:
-    """Loss, gradient and rate over steps; the loss of each source and bucket; what held-out text was asked."""
+    """Loss, gradient and rate over steps; the loss of each source and bucket; the figures on held-out text."""
     loss = contents.curve("loss/train")
     if not loss.values:
         return Section("training", "Training", note="No step has been taken yet.")
@@ -34,7 +34,7 @@ def make_training(contents: Contents) -> Section:
 
 
 def _tell_skipped(contents: Contents) -> str:
-    """How many steps were not taken, and why; empty where all were."""
+    """The number of skipped steps and the reasons; empty if no step was skipped."""
     unlabelled = len(contents.curve("skipped/unlabelled").values)
     refused = len(contents.curve("skipped").values) - unlabelled
     reasons = {"loss or gradient norm not finite, or far above the steps before": refused}
@@ -110,7 +110,7 @@ def make_short(contents: Contents) -> Section:
 
 
 def make_speed(contents: Contents) -> Section:
-    """Tokens per second, and how evenly attention is spread over ranks."""
+    """Tokens per second, and the balance of attention over ranks."""
     speed, mfu, imbalance = (contents.curve(name) for name in ("tokens_per_second", "mfu", "imbalance"))
     if not speed.values:
         return Section("speed", "Speed and balance", note="No step has been taken yet.")
@@ -124,7 +124,7 @@ def make_speed(contents: Contents) -> Section:
 
 
 def make_parity(contents: Contents) -> Section:
-    """The export against plain transformers."""
+    """The exported model against plain transformers."""
     title = "Parity of the export"
     if not contents.parity:
         return Section("parity", title, note="Nothing has been exported yet.")
@@ -148,19 +148,20 @@ def _describe_change(change: Change | None) -> list[str]:
 
 
 def _count(samples: int | None) -> str:
-    """Documents or prompts; empty for scores of an older version."""
+    """The number of documents or prompts; empty for scores of an older version."""
     return "" if samples is None else f"{samples:,}"
 
 
 def _interval(change: Change) -> tuple[float, float]:
-    """The interval, or the value twice where there is none or it is infinite."""
+    """The interval, or the value twice if there is no interval or it is infinite."""
     if change.low is None or change.high is None or not math.isfinite(change.high - change.low):
         return change.value, change.value
     return change.low, change.high
 
 
 def _edges(bucket: str) -> tuple[int, ...]:
-    return tuple(int(edge) for edge in bucket.split("-") if edge.isdecimal())  # a name may come from anywhere
+    # the name of a bucket may come from any file
+    return tuple(int(edge) for edge in bucket.split("-") if edge.isdecimal())
 
 
 def _name_task(task: str) -> str:

@@ -1,6 +1,6 @@
 """One self-contained page about a run, and the same summary for the terminal.
 
-Both say the same in the same order: what was run, every measure with its target, and how many targets are met.
+Both show the same things in the same order: the run, every measure with its target, and the number of met targets.
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ _SECTIONS = (
 
 
 def write_report(run: Path) -> Path:
-    """Write ``report.html`` into a run folder, from the files that lie there. Raises UserError if it is none."""
+    """Write ``report.html`` into a run folder, from the files in it. Raises UserError if it is not a run folder."""
     contents = read_run(run)
     verdicts = judge(contents)
     page = Page(
@@ -62,7 +62,7 @@ def write_report(run: Path) -> Path:
 
 
 def summarise(run: Path) -> dict[str, Any]:
-    """What a run has shown: ``text`` for people; ``verdicts`` and counts (``targets_met`` ...) for programs."""
+    """The summary of a run: ``text`` for people; ``verdicts`` and counts (``targets_met`` ...) for programs."""
     contents = read_run(run)
     verdicts = judge(contents)
     found = find_outcomes(verdicts)
@@ -79,9 +79,9 @@ def summarise(run: Path) -> dict[str, Any]:
 
 
 def strict_code(summary: Mapping[str, Any]) -> int:
-    """The exit code of a run that is to be strict: 3 if a target is missed, 4 if one is undecided or nothing is shown.
+    """The exit code with strictness: 3 if a target is missed, 4 if one is undecided or nothing was measured.
 
-    ``summary`` is what ``summarise`` returns.
+    ``summary`` is the result of ``summarise``.
     """
     if summary["targets_missed"]:
         return MISSED_CODE
@@ -89,7 +89,7 @@ def strict_code(summary: Mapping[str, Any]) -> int:
 
 
 def _tell_what(contents: Contents) -> str:
-    """``tiny-base, 512 to 2Ki tokens (4x), 1.5M tokens in 183 steps``."""
+    """A line such as ``tiny-base, 512 to 2Ki tokens (4x), 1.5M tokens in 183 steps``."""
     parts = [contents.model]
     before, after = contents.base_context_tokens, contents.context_tokens
     if before is None or before == after:

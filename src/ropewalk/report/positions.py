@@ -1,7 +1,7 @@
-"""Pictures of positions: turns of each pair, effective scales, attraction by distance, how far it holds.
+"""Pictures of positions: turns of each pair, effective scales, attraction by distance, and its reach.
 
-They show methods before any training and models after it alike: all they need is how fast each pair turns. Attraction
-at single distances swings too much to be read, so it is averaged over an octave of distances.
+They show methods before any training and trained models in the same way, because they need only the frequency of each
+pair. Attraction at single distances swings too much to be readable, so it is averaged over an octave of distances.
 """
 
 import math
@@ -25,7 +25,7 @@ _THETAS, _BEYOND = 97, 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turning:
-    """How one method or model turns positions: radians per token of each pair, under a name; ``main`` stands out."""
+    """The frequencies of one method or model, in radians per token of each pair, under a name; ``main`` stands out."""
 
     name: str
     inv_freq: Float64[np.ndarray, "half"]
@@ -34,19 +34,22 @@ class Turning:
 
     @property
     def theta(self) -> float | None:
-        """Of plain RoPE; None where no theta alone makes these frequencies."""
+        """Theta of plain RoPE with these frequencies; None if no theta gives them."""
         pairs = len(self.inv_freq)
         theta = float(self.inv_freq[-1] ** (-pairs / (pairs - 1))) if pairs > 1 and self.inv_freq[-1] > 0 else 0.0
         return theta if theta > 1 and np.allclose(self.inv_freq, plain_inv_freq(theta, 2 * pairs), rtol=1e-9) else None
 
     @property
     def style(self) -> dict[str, Any]:
-        """How matplotlib draws its line."""
+        """matplotlib's style of its line."""
         return style_line(self.colour, main=self.main)
 
 
 def draw_turns(lines: Sequence[Turning], *, base_tokens: int, context_tokens: int) -> Picture:
-    """Tokens in a whole turn of each pair; the first of ``lines`` is the base, whose unfinished pairs are shaded."""
+    """Tokens in a whole turn of each pair.
+
+    The first of ``lines`` is the base; its pairs without a whole turn are shaded.
+    """
 
     def paint(figure: Any) -> None:
         axis = figure.subplots()
@@ -81,7 +84,7 @@ def draw_turns(lines: Sequence[Turning], *, base_tokens: int, context_tokens: in
 
 
 def draw_scales(lines: Sequence[Turning], *, base_tokens: int, context_tokens: int) -> Picture:
-    """How many new tokens do what one did, by pair: the first of ``lines`` is the base and not drawn."""
+    """The number of new tokens that turn a pair as far as one did, by pair. The first line is the base, not drawn."""
 
     def paint(figure: Any) -> None:
         axis = figure.subplots()
@@ -114,7 +117,7 @@ def draw_scales(lines: Sequence[Turning], *, base_tokens: int, context_tokens: i
 
 
 def draw_attraction(lines: Sequence[Turning], *, base_tokens: int, context_tokens: int) -> Picture:
-    """The normalised B(m) by distance, averaged over windows, up to the target."""
+    """The normalised B(m) by distance up to the target, averaged over windows."""
 
     def paint(figure: Any) -> None:
         axis = figure.subplots()
@@ -145,9 +148,9 @@ def draw_attraction(lines: Sequence[Turning], *, base_tokens: int, context_token
 
 
 def draw_reach(lines: Sequence[Turning], *, context_tokens: int, published: Sequence[tuple[float, int]]) -> Picture:
-    """Up to which distance B(m) stays positive: of each line as a bar, and of plain RoPE over theta.
+    """The distance up to which B(m) stays positive: of each line as a bar, and of plain RoPE over theta.
 
-    ``published`` are thetas that were trained with, and at which length.
+    ``published`` are pairs of a theta and the length that it was trained at.
     """
 
     def paint(figure: Any) -> None:
@@ -186,7 +189,7 @@ def draw_reach(lines: Sequence[Turning], *, context_tokens: int, published: Sequ
 def _average_octaves(
     inv_freq: Float64[np.ndarray, "half"], edges: Int64[np.ndarray, "edges"]
 ) -> Float64[np.ndarray, "windows"]:
-    """Attraction over windows that begin at each edge and end an octave on."""
+    """Attraction over windows; each begins at one of ``edges`` and ends an octave later."""
     sums = np.concatenate([[0.0], np.cumsum(attraction(inv_freq, edges) * np.diff(edges))])
     octave = slice(_STEPS_PER_OCTAVE, None), slice(None, -_STEPS_PER_OCTAVE)
     return np.asarray((sums[octave[0]] - sums[octave[1]]) / (edges[octave[0]] - edges[octave[1]]))
@@ -235,13 +238,13 @@ def _paint_curve(axis: Any, thetas: Float64[np.ndarray, "thetas"], curve: Sequen
 
 
 def choose_colours(names: Sequence[str], *, main: str | None) -> dict[str, str]:
-    """Orange for the first, which is the base; blue for what stands out; one of their own for the others."""
+    """Orange for the first name, which is the base; blue for ``main``; another colour for each of the others."""
     others = iter(OTHERS * len(names))
     return {name: EXTENDED if name == main else BASE if name == names[0] else next(others) for name in names}
 
 
 def style_line(colour: str, *, main: bool) -> dict[str, Any]:
-    """The base dashed, what stands out thick, the others thin."""
+    """The base is dashed, the main line is thick, and the others are thin."""
     return {
         "color": colour,
         "linestyle": (0, (4, 2)) if colour == BASE else "-",
@@ -258,7 +261,7 @@ def list_aside(figure: Any, axis: Any, last: Mapping[str, float]) -> None:
 
 
 def scale_distances(axis: Any, first: int, last: int) -> None:
-    """A logarithmic axis of lengths whose ticks are ``last`` halved, and halved again."""
+    """Make a logarithmic axis of lengths; its ticks are ``last`` divided by powers of two."""
     axis.set_xscale("log", base=2)
     ticks = [last >> shift for shift in range(24) if last >> shift >= first]
     step = -(-len(ticks) // 8)

@@ -1,4 +1,4 @@
-"""What a probe of the candidates has measured: loss by position and retrieval, as a table, pictures and plain words."""
+"""The results of a probe of the candidates: loss by position and retrieval, as a table, pictures and text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _POSITION = "nll/position/"
 
 @dataclass(frozen=True)
 class Probed:
-    """The scores of all candidates, by their names in ``colours``; the base's own length is ``base_tokens``."""
+    """The scores of all candidates, by their names in ``colours``; ``base_tokens`` is the base's own length."""
 
     colours: Mapping[str, str]
     scores: Sequence[Score]
@@ -29,16 +29,16 @@ class Probed:
 
     @property
     def lengths(self) -> list[int]:
-        """Lengths at which retrieval was asked."""
+        """Lengths in tokens at which retrieval was measured."""
         return sorted({score.context_tokens for score in self.scores if score.task.startswith("retrieval/")})
 
     @property
     def far_tokens(self) -> int:
-        """How far loss by position reaches."""
+        """The length in tokens up to which loss by position was measured."""
         return next(score.context_tokens for score in self.scores if score.task == "nll/gap")
 
     def find(self, model: str, task: str, *, context_tokens: int | None = None) -> Score | None:
-        """The score of a task over all depths; ``task`` may be the beginning of its name."""
+        """The score of a task over all depths, or None; ``task`` may be the beginning of its name."""
         return next(
             (
                 score
@@ -52,7 +52,7 @@ class Probed:
         )
 
     def last_quarter(self, model: str, tokens: int) -> Score:
-        """Loss in the last quarter of a length."""
+        """The score for the loss in the last quarter of a length of ``tokens`` tokens."""
         score = self.find(model, f"{_POSITION}{tokens * 3 // 4}-{tokens}")
         assert score is not None, "borders have the last quarter of every length"
         return score
@@ -92,7 +92,7 @@ def tabulate_probe(probed: Probed) -> Table:
 
 
 def tell_probe(probed: Probed) -> list[str]:
-    """Which candidate does best without training, by loss and by retrieval at the longest length."""
+    """The best candidate without training, by loss and by retrieval at the longest length."""
     losses = {model: probed.last_quarter(model, probed.far_tokens).value for model in probed.models}
     best = min(losses, key=lambda model: losses[model])
     length = format_length(probed.far_tokens)
@@ -139,7 +139,7 @@ def draw_losses(probed: Probed) -> Picture:
 
 
 def draw_retrieval(probed: Probed) -> list[Picture]:
-    """Right answers by candidate and length; no picture where nothing was asked."""
+    """Right answers by candidate and length; no picture if there was no retrieval."""
     if not probed.lengths:
         return []
 

@@ -1,4 +1,4 @@
-"""What a part of the page is made of: a heading, lines, tables, pictures; how it looks is the template's business."""
+"""The parts of a page: headings, lines, tables, pictures. The template decides how they look."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,10 @@ from ropewalk.report.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Words of one document; ``colour`` numbers the document within its row. ``aside`` is what is said of it."""
+    """Words of one document.
+
+    ``colour`` numbers the document within its sequence; ``aside`` is a note about the words.
+    """
 
     text: str
     colour: int
@@ -18,7 +21,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """A row of tokens: a bar of its documents' shares, and the words at their borders."""
+    """A packed sequence: a bar with its documents' shares, and the words at their borders."""
 
     title: str
     bar: str
@@ -28,7 +31,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, what stands under it, and a note where something is missing."""
+    """A heading, its contents, and a note if something is missing."""
 
     anchor: str
     title: str

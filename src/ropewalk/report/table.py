@@ -1,6 +1,6 @@
 """One table for two places: plain text in a terminal, and rows that the page's template turns into HTML.
 
-Widths are counted as a terminal shows them: a Chinese character takes two columns.
+Widths are counted in columns of a terminal: a Chinese character takes two.
 """
 
 import unicodedata
@@ -13,7 +13,7 @@ Mark = Literal["", "pass", "fail", "open", "aim"]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A text, and whether it is a verdict."""
+    """A text, with a mark if it is a verdict."""
 
     text: str
     mark: Mark = ""
@@ -21,14 +21,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns, rows of texts or cells, a letter per column: ``l`` text, ``w`` text that wraps, ``r`` numbers."""
+    """Columns, rows of texts or cells, and a letter per column: ``l`` text, ``w`` text that wraps, ``r`` numbers."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str | Cell]]
     align: str
     caption: str = ""
     total: bool = False
-    """Whether the last row sums up the others."""
+    """True if the last row is the sum of the others."""
 
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.columns) == len(self.align) for row in self.rows), self.columns
@@ -39,7 +39,7 @@ class Table:
         return [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in self.rows]
 
     def to_text(self) -> str:
-        """Columns as wide as their widest text, two blanks between, a line under the header."""
+        """The table as text: each column as wide as its widest text, two blanks between, a line under the header."""
         lines = [list(self.columns), *([cell.text for cell in row] for row in self.cells)]
         widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
         texts = ["  ".join(map(_pad, line, widths, self.align)).rstrip() for line in lines]

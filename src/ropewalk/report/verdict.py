@@ -1,9 +1,9 @@
-"""What a run must show, line by line, and whether it did.
+"""The targets of a run, and a verdict on each.
 
-Longer context is proven by four measures: retrieval at the old length (nothing lost), at the new (gained), beyond
-(reported), loss at far positions no worse than at near ones, and held-out text no harder than before. A target that
-lies inside a measure's 95 % interval is undecided: more documents or answers would tell. The surprise: the packaged
-base has bounds of its own. A base that already does at 4x what it should not would prove nothing.
+Four measures show that a longer context works. Retrieval must hold at the old length, be gained at the new one, and is
+reported beyond it. The loss at far positions must be no worse than at near ones. Held-out text must be no harder than
+before. A target that lies inside a measure's 95 % interval is undecided: more documents or answers would decide it. The
+packaged base has bounds of its own, because a base that already succeeds at 4x would make the run prove nothing.
 """
 
 import math
@@ -39,10 +39,10 @@ _SEVERITY: dict[Outcome | None, int] = {"missed": 2, "undecided": 1, "met": 0, N
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A measure of one model, with its 95 % interval where there is one, against a bound where there is one.
+    """A measure of one model, with its 95 % interval if there is one, against a bound if there is one.
 
-    ``key`` names it for machines (``retrieval/4x``), ``name`` for people. An ``aim`` is reported and fails nothing.
-    ``samples`` are the documents or prompts that the interval stands on.
+    ``key`` is the name for programs (``retrieval/4x``), ``name`` the one for people. An ``aim`` is reported, but it
+    never fails. ``samples`` is the number of documents or prompts behind the interval.
     """
 
     key: str
@@ -58,7 +58,7 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome | None:
-        """None where nothing is asked; by the value alone where no interval is known."""
+        """The outcome; None without a target. If no interval is known, the value alone decides."""
         if self.bound is None:
             return None
         sense, limit = self.bound
@@ -68,12 +68,12 @@ class Verdict:
 
     @property
     def met(self) -> bool | None:
-        """Whether it is proven to be met; None where nothing is asked."""
+        """True if the target is proven to be met; None without a target."""
         return None if self.bound is None else self.outcome == "met"
 
     @property
     def has_interval(self) -> bool:
-        """False also where one document was all there is, and the interval is infinite."""
+        """True for a finite interval; a single document gives an infinite one."""
         return self.low is not None and self.high is not None and math.isfinite(self.high - self.low)
 
     def to_json(self) -> dict[str, object]:
@@ -97,7 +97,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A relative change, 0.01 for 1 % more, with its 95 % interval where it was measured in pairs."""
+    """A relative change, 0.01 for 1 % more, with its 95 % interval if it was measured in pairs."""
 
     value: float
     low: float | None = None
@@ -106,7 +106,7 @@ class Change:
 
 
 def judge(contents: Contents) -> list[Verdict]:
-    """Every measure that the run's scores allow, in the order of the summary."""
+    """The verdict on every measure that the run's scores allow, in the order of the summary."""
     if not contents.scores or contents.base_context_tokens is None:
         return []
     return [*_judge_retrieval(contents), *_judge_gap(contents), *_judge_short(contents)]
@@ -122,7 +122,7 @@ def find_outcomes(verdicts: Sequence[Verdict]) -> dict[Outcome, list[Verdict]]:
 
 
 def verdict_table(verdicts: Sequence[Verdict], *, intervals: bool) -> Table:
-    """One line per measure, base and extended side by side, each with its target and whether it is met."""
+    """One line per measure, base and extended side by side, each with its target and the outcome."""
     models = [model for model in ("base", "extended") if any(verdict.model == model for verdict in verdicts)]
     targets = {model: any(v.bound for v in verdicts if v.model == model) for model in models}
     columns = ["measure"]
@@ -143,8 +143,8 @@ def verdict_table(verdicts: Sequence[Verdict], *, intervals: bool) -> Table:
 
 
 def format_value(verdict: Verdict, *, interval: bool) -> str:
-    """A value in its unit: ``98.2 %``, ``+0.031 nats``, ``+0.4 %``; with its interval, and n, where there is one."""
-    # z: what rounds to 0 has no minus
+    """A value in its unit: ``98.2 %``, ``+0.031 nats``, ``+0.4 %``; with its interval and n if there is one."""
+    # z: a value that rounds to 0 gets no minus sign
     scale, form = (1.0, "+z.3f") if verdict.unit == "nats" else (100.0, "z.1f" if verdict.unit == "share" else "+z.1f")
     text = f"{verdict.value * scale:{form}} {'nats' if verdict.unit == 'nats' else '%'}"
     if not interval:
@@ -157,7 +157,7 @@ def format_value(verdict: Verdict, *, interval: bool) -> str:
 
 
 def format_bound(verdict: Verdict) -> str:
-    """``≥ 95 %``, ``≤ 0.05 nats``, ``≤ +2 %``; empty where nothing is asked."""
+    """The bound as text: ``≥ 95 %``, ``≤ 0.05 nats``, ``≤ +2 %``; empty without a target."""
     if verdict.bound is None:
         return ""
     sense, limit = verdict.bound
@@ -174,7 +174,7 @@ def _target_cell(verdict: Verdict | None) -> Cell:
 
 
 def mark_of(verdict: Verdict) -> Mark:
-    """How the page colours it."""
+    """The mark that decides the verdict's colour on the page."""
     return "" if verdict.outcome is None else "aim" if verdict.aim else _WORDS[verdict.outcome][1]
 
 
@@ -231,7 +231,7 @@ def _judge_change(
 
 
 def _find_gap(contents: Contents, model: str, base_tokens: int) -> tuple[int, Change] | None:
-    """(far length, difference): as measured in pairs where that was done, else from the buckets."""
+    """(far length in tokens, difference): measured in pairs if possible, else from the buckets."""
     measured = contents.find_scores("nll/gap", model=model)
     if measured:
         score = measured[-1]
@@ -256,7 +256,7 @@ def position_buckets(contents: Contents, model: str) -> list[tuple[int, int, Sco
 
 
 def _mean_over(buckets: Sequence[tuple[int, int, Score]], first: int, end: int) -> float | None:
-    """The mean loss of positions [first, end), or None unless whole buckets cover them."""
+    """The mean loss of positions [first, end); None unless whole buckets cover them."""
     inside = [(low, high, score) for low, high, score in buckets if first <= low and high <= end]
     tokens = sum(score.n for *_, score in inside)
     if not tokens or sum(high - low for low, high, _ in inside) != end - first:
@@ -265,7 +265,7 @@ def _mean_over(buckets: Sequence[tuple[int, int, Score]], first: int, end: int) 
 
 
 def short_changes(contents: Contents) -> dict[str, Change]:
-    """How the held-out loss at the short context changed, by source: as measured in pairs, else from the two losses."""
+    """The change of held-out loss at the short context by source: measured in pairs, or else from the two losses."""
     measured = contents.find_scores("change/short/", model="extended")
     if measured:
         return {score.task.removeprefix("change/short/"): _change_of(score) for score in measured}
@@ -280,7 +280,7 @@ def _change_of(score: Score) -> Change:
 
 
 def _judge_short(contents: Contents) -> Iterator[Verdict]:
-    """The worst source is one that misses the target, else one that may, else that with the largest change."""
+    """The worst source misses the target, else it may miss it, else it has the largest change."""
     changes = short_changes(contents)
     if not changes:
         return

@@ -1,7 +1,7 @@
-"""Text from outside, made safe to look at: what is not seen, or moves other characters, is spelled out.
+"""Makes text from outside safe to display: invisible characters, and those that move other characters, are spelled out.
 
-Names and paths may hold escape sequences that steer a terminal, controls that no SVG may hold, marks that turn the
-order of a line around. They are replaced where a run folder is read, once; markup is the template's business.
+Names and paths may contain escape sequences that control a terminal, control characters that are invalid in SVG, or
+marks that reverse the order of a line. They are replaced once, when a run folder is read. The template handles markup.
 """
 
 import unicodedata
@@ -13,14 +13,14 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 @cache
 def show(text: str) -> str:
-    """``text`` with each such character as Python writes it: ``\\x1b``, ``\\u202e``."""
+    """``text`` with each such character as Python writes it: ``\x1b``, ``\u202e``."""
     return "".join(
         char if unicodedata.category(char) not in _HIDDEN else char.encode("unicode_escape").decode() for char in text
     )
 
 
 def show_all(value: Any) -> Any:
-    """JSON-like data with every text in it, keys too, as ``show`` has it."""
+    """JSON-like data with ``show`` applied to every text in it, keys included."""
     if isinstance(value, str):
         return show(value)
     if isinstance(value, dict):

@@ -9,7 +9,7 @@ from ropewalk.core.error import UserError
 
 
 def count_shared_heads(heads: int, kv_heads: int, ulysses_degree: int) -> int:
-    """The least number of key heads, copies included, that ``ulysses_degree`` ranks can share evenly with their query heads.
+    """The least number of key heads, copies included, that ``ulysses_degree`` ranks share evenly beside query heads.
 
     Raises UserError where ``heads`` query heads cannot be split so.
     """
