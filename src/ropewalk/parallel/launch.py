@@ -38,7 +38,7 @@ _TIMEOUT = timedelta(minutes=10)
 """The timeout of one message between ranks. It is longer than the patience of hang.py, which names the hanging rank."""
 _JOIN_TIMEOUT = timedelta(minutes=2)
 _STARTS = 3
-"""The most attempts to start the ranks. On a busy machine one start in 300 forms no group, and then they start again."""
+"""The most attempts to start the ranks. On a busy machine one start in 300 forms no group, and it is repeated."""
 _END_SECONDS = 10.0
 
 
