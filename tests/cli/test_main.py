@@ -70,7 +70,7 @@ def test_programs_get_the_error_as_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_letters_that_the_output_has_not_are_escaped(tmp_path: Path, form: tuple[str, ...], encoding: str) -> None:
     name = "配方-\U0001f40d-é.yaml"
-    recipe = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
+    recipe = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
     (tmp_path / name).write_text(recipe.read_text(encoding="utf-8"), encoding="utf-8")
     command = [*ROPEWALK, "launch", "slurm", name, *form]
     said = {**os.environ, "PYTHONIOENCODING": encoding}

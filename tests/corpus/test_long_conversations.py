@@ -19,8 +19,9 @@ from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.foreign_formats import write_tokens
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
+from shared_folder import SHARED
 
-CASES = Path(__file__).parents[3] / "shared" / "cases" / "conversations"
+CASES = SHARED / "cases" / "conversations"
 CONTEXT = 512
 PLAIN: Mapping[str, Any] = {}
 

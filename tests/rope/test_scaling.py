@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,8 +30,9 @@ from ropewalk.rope.scaling import (
     read_method,
 )
 from ropewalk.rope.yarn import Llama3, NtkByParts, Ramp, Yarn
+from shared_folder import SHARED
 
-GOLDEN = Path(__file__).parents[3] / "shared" / "reference" / "golden_rope.json"
+GOLDEN = SHARED / "reference" / "golden_rope.json"
 LLAMA2 = BaseRope(theta=1e4, head_dim=128, context_tokens=4096)
 
 # Float64, computed from the formulas by a separate program; transformers 5.23 agrees to 4e-7.

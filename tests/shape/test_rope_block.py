@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,9 @@ from ropewalk.rope.scaling import Linear, LongRope, Yarn
 from ropewalk.shape.layer_keys import spell_layers
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import parse_shape
+from shared_folder import SHARED
 
-CASES = Path(__file__).parents[3] / "shared" / "cases" / "configs"
+CASES = SHARED / "cases" / "configs"
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "vocab_size": 96,

@@ -1,1 +1,1 @@
-"""The state of a training run as a folder that appears whole."""
+"""Save and load the state of a training run: a checkpoint folder appears complete or not at all."""

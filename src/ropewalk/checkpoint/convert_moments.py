@@ -1,7 +1,8 @@
-"""Moments that a checkpoint keeps in 8 bits and the optimizer in float32, or the other way round.
+"""Convert the optimizer's moments between 8 bits and float32 when a checkpoint and the optimizer differ.
 
-``parallel.states`` may change between two sittings, so a checkpoint is read in the form that it has and written over
-into the one that is wanted, a few matrices at a time: all of them in both forms would not fit where 8 bits are needed.
+``parallel.states`` may change between two sittings. So the moments are read in the form of the checkpoint, and then
+converted to the form of the optimizer. This is done for a few matrices at a time. Where 8 bits are needed, all matrices
+in both forms would not fit into memory.
 """
 
 import math
@@ -18,12 +19,15 @@ from ropewalk.checkpoint.state import MOMENTS
 
 _SLICE_ELEMENTS = 1 << 22
 _BATCH_ELEMENTS = 1 << 28
-"""Of this rank's parts that are in both forms at a time."""
+"""The most elements that are held in both forms at a time. They are counted over the whole matrices, not per rank."""
 _FORMS = {"torch.uint8", "torch.float32"}
 
 
 def find_other_form(tensors: Mapping[str, Tensor], held: Mapping[str, Any]) -> list[str]:
-    """Which of ``tensors`` are moments that a checkpoint has in the other form; ``held`` is what it says of each."""
+    """Return the names of those ``tensors`` that are moments and that a checkpoint holds in the other form.
+
+    ``held`` gives dtype and shape of each tensor in the checkpoint, by name.
+    """
     return [
         name
         for name, tensor in tensors.items()
@@ -32,7 +36,7 @@ def find_other_form(tensors: Mapping[str, Tensor], held: Mapping[str, Any]) -> l
 
 
 def name_scale(name: str) -> str:
-    """Of ``exp_avg/NAME`` the name of its scales."""
+    """Return the name of the scales that belong to the moment ``exp_avg/NAME``."""
     moment, _, rest = name.partition("/")
     return f"{moment}{SCALE}/{rest}"
 
@@ -40,7 +44,10 @@ def name_scale(name: str) -> str:
 def read_other_form(
     names: Sequence[str], tensors: Mapping[str, Tensor], fill: Callable[[Mapping[str, Tensor]], None]
 ) -> None:
-    """Bring those moments of ``tensors`` in from the form that ``fill`` reads them in, in place."""
+    """Read the moments ``names`` in the checkpoint's form and convert them into ``tensors``, in place.
+
+    ``fill`` reads the tensors that it is given from the checkpoint.
+    """
     for batch in _batch(names, tensors):
         stored: dict[str, Tensor] = {}
         for name in batch:
@@ -56,7 +63,7 @@ def read_other_form(
 
 
 def zeros_by_row(like: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Float32 zeros whose rows lie where those of ``like`` do."""
+    """Return float32 zeros of ``shape`` whose matrix rows are placed on the same ranks as those of ``like``."""
     if isinstance(like, DTensor):
         return sharded.zeros(shape, device_mesh=like.device_mesh, placements=like.placements)
     return torch.zeros(shape, device=like.device)
@@ -67,7 +74,7 @@ def _count_blocks(matrix: Tensor) -> int:
 
 
 def _batch(names: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
-    """By the size of the whole, so that all ranks read the same batches."""
+    """Split ``names`` into batches by the size of the whole tensors, so that all ranks read the same batches."""
     batch: list[str] = []
     left = _BATCH_ELEMENTS
     for name in names:

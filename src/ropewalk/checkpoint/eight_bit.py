@@ -1,8 +1,8 @@
-"""Moments in 8 bits, as they are stored: a block of numbers is a float32 scale and a byte each.
+"""The storage format of moments in 8 bits: a block of numbers is one float32 scale and one byte for each number.
 
-The bytes stand for 256 numbers that lie the denser the smaller they are (Dettmers et al., 2110.02861). A block lies
-within one row of the whole matrix, so that bytes and scales are sharded as their weight is. It stands here and not
-beside the optimizer, because a checkpoint of either form must be read into the other.
+A byte stands for one of 256 numbers. Small numbers lie closer together than large ones (Dettmers et al., 2110.02861).
+A block lies within one row of the whole matrix, so bytes and scales are sharded in the same way as their weight. This
+file is not beside the optimizer, because a checkpoint of either form must be read into the other form.
 """
 
 import math
@@ -15,16 +15,17 @@ from torch.nn.functional import pad
 
 BLOCK_ELEMENTS = 256
 SCALE = "_scale"
-"""Ends the name of a moment's scales."""
+"""The suffix in the name of a moment's scales."""
 
 
 def encode(
     values: Float32[Tensor, "rows width"], *, signed: bool
 ) -> tuple[UInt8[Tensor, "rows width"], Float32[Tensor, "rows blocks"]]:
-    """Each number's byte, and each block's scale, its largest size; a row's last block may be shorter.
+    """Return a byte for each number and a scale for each block; a row's last block may be shorter.
 
-    Where numbers are not ``signed`` none but those of an empty block becomes 0: they are what Adam divides by, and
-    without them what is left of a small first moment would be divided by eps alone.
+    The scale is the largest absolute value of the block. If the numbers are not ``signed``, only numbers in a block of
+    zeros become 0. The reason: Adam divides by these numbers. If one became 0, the rest of a small first moment would
+    be divided by eps alone.
     """
     blocks = math.ceil(values.shape[1] / BLOCK_ELEMENTS)
     blocked = pad(values, (0, blocks * BLOCK_ELEMENTS - values.shape[1])).unflatten(1, (blocks, BLOCK_ELEMENTS))
@@ -38,16 +39,16 @@ def encode(
 def decode(
     codes: UInt8[Tensor, "rows width"], scale: Float32[Tensor, "rows blocks"], *, signed: bool
 ) -> Float32[Tensor, "rows width"]:
-    """The numbers that ``encode`` wrote, as near as a byte comes."""
+    """Return the numbers that ``encode`` wrote, to the precision of one byte."""
     values = _numbers(signed, codes.device).index_select(0, codes.flatten().int()).view(codes.shape)
     return values.mul_(scale.repeat_interleave(BLOCK_ELEMENTS, dim=1)[:, : codes.shape[1]])
 
 
 def find_nearest(unit: Float32[Tensor, "*shape"], *, signed: bool) -> UInt8[Tensor, "*shape"]:
-    """The byte of the nearest of the 256 numbers, for values from -1 to 1.
+    """Return the byte of the nearest of the 256 numbers, for values from -1 to 1.
 
-    A search among 255 borders is what a step would spend its time on (docs/log.md). A value's upper 16 bits leave one
-    border at most to ask for.
+    A search among 255 borders would take most of the time of a step (docs/log.md). So a table is used: for a value's
+    upper 16 bits at most one border remains to be compared.
     """
     least, borders = _nearest(signed, unit.device)
     upper = (unit.view(torch.int32) >> 16).bitwise_and_(0xFFFF)
@@ -58,7 +59,10 @@ def find_nearest(unit: Float32[Tensor, "*shape"], *, signed: bool) -> UInt8[Tens
 
 @cache
 def _nearest(signed: bool, device: torch.device) -> tuple[UInt8[Tensor, "65536"], Float32[Tensor, "256"]]:
-    """By the upper 16 bits of a value: how many borders lie below all that begin so. And the borders, and infinity."""
+    """Return two tables: the number of borders below all values with the same upper 16 bits, and the borders.
+
+    The first table is indexed by the upper 16 bits. The second one ends with infinity.
+    """
     borders = _borders(signed, device)
     upper = torch.arange(1 << 16, dtype=torch.int32, device=device) << 16
     first, last = (
@@ -71,7 +75,10 @@ def _nearest(signed: bool, device: torch.device) -> tuple[UInt8[Tensor, "65536"]
 
 @cache
 def _numbers(signed: bool, device: torch.device) -> Float32[Tensor, "256"]:
-    """What bytes stand for, rising: seven decades, of which each has twice the numbers of the one below; 0; 1."""
+    """Return the 256 numbers that bytes stand for, in rising order.
+
+    They are 0, 1, and numbers in seven decades. Each decade has twice as many numbers as the decade below.
+    """
     sizes = []
     for decade in range(7):
         edges = torch.linspace(0.1, 1, 2 ** (decade + (0 if signed else 1)) + 1)

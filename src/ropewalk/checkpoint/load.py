@@ -1,7 +1,8 @@
-"""Find the newest checkpoint that is whole, and read it back, on any number of ranks.
+"""Find the newest intact checkpoint and load it, on any number of ranks.
 
-Nothing of a folder is used before every byte of it has the digest that its manifest gives: one flipped bit in a tensor
-would load without a word. Saved on 2 ranks, loaded on 3: each rank reads the slices that it needs.
+A folder is used only after all of its bytes match the digests in its manifest. Without this check, a tensor with one
+flipped bit would load without an error. A checkpoint saved on 2 ranks can be loaded on 3: each rank reads the slices
+that it needs.
 """
 
 import json
@@ -37,29 +38,30 @@ _NAME = re.compile(r"step-(\d{8,})")
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoint folders in ``folder`` by name, newest first, damaged ones too."""
+    """Return the checkpoint folders in ``folder`` by name, newest first. Damaged ones are included."""
     if not folder.is_dir():
         return []
     return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:
-    """The step that a checkpoint's name gives."""
+    """Return the step in a checkpoint's name."""
     match = _NAME.fullmatch(path.name)
     assert match is not None
     return int(match[1])
 
 
 def read_facts(checkpoint: Path) -> dict[str, Any]:
-    """All of a verified checkpoint that is no tensor."""
+    """Return everything in a verified checkpoint that is not a tensor."""
     facts: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
     return facts
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint in ``folder`` whose every byte verifies; says so aloud if that is not the newest one.
+    """Return the newest checkpoint in ``folder`` of which every byte verifies; None if there is none.
 
-    Inside run_ranks every rank calls it: each reads its share of the files, and all get the same answer.
+    A warning is printed for each newer checkpoint that is damaged. Inside ``run_ranks`` every rank must call it: each
+    rank reads its share of the files, and all ranks get the same result.
     """
     speaks, passed_over = rank_and_ranks()[0] == 0, False
     for path in share_from_first(list_checkpoints(folder)):
@@ -75,10 +77,10 @@ def newest(folder: Path) -> Path | None:
 
 
 def load(state: TrainState, checkpoint: Path) -> TrainState:
-    """Read a verified checkpoint into ``state``'s model and optimizer, in place, and return it with its counters.
+    """Read a verified checkpoint into ``state``'s model and optimizer, in place; return ``state`` with its counters.
 
-    Every rank calls it. Random states are restored where the number of ranks is the same. Raises UserError if the
-    checkpoint holds other tensors, or was made from other inputs, than the state.
+    Every rank must call it. Random states are restored only if the number of ranks is the same. Raises UserError if
+    the checkpoint holds other tensors than ``state``, or was made from other inputs.
     """
     facts = read_facts(checkpoint)
     _compare("inputs", dict(state.inputs), facts["inputs"], checkpoint)
@@ -94,7 +96,7 @@ def load(state: TrainState, checkpoint: Path) -> TrainState:
 
 
 def load_moments(state: TrainState, checkpoint: Path) -> TrainState:
-    """Read only the optimizer's moments and its count of updates, to carry them into the next stage."""
+    """Read only the optimizer's moments and its count of updates from ``checkpoint``, for use in the next stage."""
     facts = read_facts(checkpoint)
     moments = {name: tensor for name, tensor in name_tensors(state).items() if not name.startswith(WEIGHT)}
     _read_tensors(moments, facts, checkpoint)
@@ -104,9 +106,10 @@ def load_moments(state: TrainState, checkpoint: Path) -> TrainState:
 
 
 def load_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """All weights of a checkpoint as whole tensors under transformers' names, on this process alone.
+    """Return all weights of a checkpoint as whole tensors under transformers' names. Only this process reads.
 
-    A weight tied to another is there once, under the other's name. Raises UserError if the folder is damaged.
+    A weight that is tied to another one appears once, under the name of the other one. Raises UserError if the folder
+    is damaged.
     """
     fault = find_fault(checkpoint)
     if fault is not None:
@@ -124,9 +127,9 @@ def load_weights(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def _read_tensors(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], checkpoint: Path) -> None:
-    """Fill tensors after comparing names, dtypes and shapes: torch's reader passes over what is too much.
+    """Compare names, dtypes and shapes, then fill the tensors. torch's reader alone would ignore surplus tensors.
 
-    Moments that the checkpoint has in another form are brought into the one that is wanted.
+    Moments that the checkpoint has in another form are converted into the form of ``tensors``.
     """
     others = find_other_form(tensors, facts["tensors"])
     apart = {*others, *map(name_scale, others)}
@@ -150,7 +153,7 @@ def _read_tensors(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], check
 def _fill(tensors: Mapping[str, Tensor], checkpoint: Path, *, alone: bool = False) -> None:
     reader = HuggingFaceStorageReader(str(checkpoint))
     with warnings.catch_warnings():
-        if alone:  # it warns that no ranks will be asked, which is what we want
+        if alone:  # torch warns that no other rank takes part, which is intended here
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         read_shards(dict(tensors), storage_reader=reader, no_dist=alone)
 

@@ -1,8 +1,9 @@
 """Write a checkpoint that appears whole or not at all.
 
-Every rank writes its shards into a work folder beside the target, as safetensors, flushes and hashes them; rank 0 adds
-the JSON and the manifest, and renames. The surprise is what is *not* there: torch's usual checkpoint metadata is a
-pickle, which runs code when read. Its Hugging Face writer needs none: each shard says where it belongs.
+Every rank writes its shards as safetensors into a work folder beside the target, flushes them and hashes them. Rank 0
+then adds the JSON and the manifest, and renames the folder. There is no pickle: torch's usual checkpoint metadata is
+one, and a pickle runs code when it is read. torch's Hugging Face writer needs no such file, because each shard stores
+its own position.
 """
 
 import json
@@ -29,18 +30,19 @@ Group = dist.ProcessGroup | None
 
 
 def save(state: TrainState, folder: Path, *, keep: int = 2) -> Path:
-    """Write ``folder/step-00000100`` and then remove the oldest checkpoints beyond ``keep``; every rank calls it.
+    """Write ``folder/step-00000100``, then remove the oldest checkpoints beyond ``keep``; return the new folder.
 
-    A whole checkpoint of that step is left as it is; a damaged one is set aside. Raises UserError, on every rank, if
-    any rank cannot write; then nothing has appeared and the older checkpoints stand.
+    Every rank must call it. If an intact checkpoint of this step exists, it stays as it is; a damaged one is renamed.
+    Raises UserError, on every rank, if any rank cannot write. Then no new checkpoint appears, and older ones remain.
     """
     return write(take_snapshot(state), folder, keep=keep)
 
 
 def write(snapshot: Snapshot, folder: Path, *, keep: int, spared_step: int | None = None, group: Group = None) -> Path:
-    """``save`` of a snapshot, speaking to the other ranks through ``group``: a thread needs one of its own.
+    """Do the same as ``save`` for a snapshot, with messages between ranks over ``group``.
 
-    The checkpoint of ``spared_step`` is not removed, and does not count among those to keep.
+    A thread needs a group of its own. The checkpoint of ``spared_step`` is never removed, and does not count among the
+    ``keep`` newest ones.
     """
     target = folder / f"step-{snapshot.step:08}"
     if share_from_first(_make_way(target), group=group):
@@ -50,13 +52,16 @@ def write(snapshot: Snapshot, folder: Path, *, keep: int, spared_step: int | Non
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove what a kill left of saves and removals; one process calls it, while none of this folder's saves runs."""
+    """Remove the unfinished folders that a killed save or removal left in ``folder``.
+
+    Only one process may call it, and no save into this folder may run at that time.
+    """
     for path in (*folder.glob(".tmp-step-*"), *folder.glob(".trash-*")):
         shutil.rmtree(path)
 
 
 def _make_way(target: Path) -> bool:
-    """Whether ``target`` is to be written. Rank 0 looks; a damaged folder is renamed, never removed."""
+    """Return whether ``target`` must be written. Only rank 0 checks; a damaged folder is renamed, never removed."""
     if rank_and_ranks()[0] or not target.exists():
         return True
     fault = find_fault(target)
@@ -81,7 +86,7 @@ def _write_new(snapshot: Snapshot, target: Path, group: Group) -> None:
     try:
         writer = HuggingFaceStorageWriter(str(work), save_distributed=True)
         write_shards(tensors, storage_writer=writer, process_group=group)
-    except CheckpointException as error:  # not an Exception, and raised on every rank if one fails
+    except CheckpointException as error:  # no subclass of Exception; raised on every rank if one rank fails
         causes = "; ".join(f"rank {rank}: {cause}" for rank, (cause, _) in sorted(error.failures.items()))
         _agree_or_refuse(causes, work, target, group)
     files, refusal = _seal_shards(work)
@@ -91,7 +96,7 @@ def _write_new(snapshot: Snapshot, target: Path, group: Group) -> None:
 
 
 def _prepare(work: Path, *, needed_bytes: int) -> str | None:
-    """On rank 0, an empty work folder; why not, if that cannot be."""
+    """Make an empty work folder on rank 0. Return the reason if that fails, else None."""
     if rank_and_ranks()[0]:
         return None
     try:
@@ -106,7 +111,7 @@ def _prepare(work: Path, *, needed_bytes: int) -> str | None:
 
 
 def _seal_shards(work: Path) -> tuple[dict[str, Any], str | None]:
-    """Flush and hash the files that this rank wrote; torch numbers ranks from 1 in their names."""
+    """Flush and hash the files that this rank wrote. In file names torch counts ranks from 1."""
     names = [path.name for path in work.glob(f"shard-{rank_and_ranks()[0] + 1:05}-*")]
     try:
         return flush_files(work, names), None
@@ -132,7 +137,7 @@ def _finish(snapshot: Snapshot, work: Path, target: Path, found: tuple[dict[str,
 
 
 def _agree_or_refuse(refusal: str | None, work: Path, target: Path, group: Group) -> None:
-    """Go on if no rank has a refusal; else clear away what was begun, and raise the first one on every rank."""
+    """Return if no rank has a ``refusal``; else remove the work folder and raise the first refusal on every rank."""
     refusals = [each for each in gather_values(refusal, group=group) if each]
     if refusals:
         if rank_and_ranks()[0] == 0:
@@ -146,7 +151,10 @@ def _agree_or_refuse(refusal: str | None, work: Path, target: Path, group: Group
 
 
 def _remove_old(folder: Path, keep: int, spared_step: int | None, group: Group) -> None:
-    """Remove what is older than the ``keep`` newest checkpoints that verify, read back now; a damaged one is none."""
+    """Remove all checkpoints older than the ``keep`` newest intact ones.
+
+    Each checkpoint is read back and verified here. A damaged one does not count.
+    """
     assert keep > 0
     whole = 0
     for path in share_from_first(list_checkpoints(folder), group=group):
@@ -159,7 +167,7 @@ def _remove_old(folder: Path, keep: int, spared_step: int | None, group: Group) 
 
 
 def _local_bytes(tensors: dict[str, Any]) -> int:
-    """This rank's share of what will be written; what replicas hold is written once."""
+    """Return this rank's share of the bytes to write. Data that several replicas hold is written once."""
     _, ranks = rank_and_ranks()
     return sum(
         math.ceil(tensor.numel() * tensor.element_size() / (ranks if isinstance(tensor, DTensor) else 1))

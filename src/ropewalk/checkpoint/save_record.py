@@ -1,7 +1,7 @@
-"""What a stage knows of its own saves, in a file beside its checkpoints: how far one was begun, and how far finished.
+"""A record of a stage's saves, in a file beside its checkpoints: the last save that began and the last that finished.
 
-Checkpoints that were removed, or are damaged, leave no other trace; without one a stage would begin again at step 0 as
-if it had been killed before its first save.
+Checkpoints that were removed or damaged leave no other trace. Without this record, such a stage would begin again at
+step 0, as if it had been killed before its first save.
 """
 
 import json
@@ -14,19 +14,22 @@ SAVES = "saves.json"
 
 
 def note_begun(checkpoints: Path, step: int) -> None:
-    """Write down that a save of ``step`` begins. One process calls it, before any of the save's files is there."""
+    """Record that a save of ``step`` begins. One process calls it before the first file of the save exists."""
     checkpoints.mkdir(parents=True, exist_ok=True)
     _, saved = read_saves(checkpoints)
     _write(checkpoints, begun=step, saved=saved)
 
 
 def note_saved(checkpoints: Path, step: int) -> None:
-    """Write down that the checkpoint of ``step`` stands."""
+    """Record that the checkpoint of ``step`` is complete."""
     _write(checkpoints, begun=step, saved=step)
 
 
 def read_saves(checkpoints: Path) -> tuple[int | None, int | None]:
-    """The last step whose save was begun, and the last one whose checkpoint stood; None for neither."""
+    """Return the last step of which a save began, and the last one of which the checkpoint was complete.
+
+    Each of the two is None if there is no such step.
+    """
     path = checkpoints.parent / SAVES
     if not path.exists():
         return None, None

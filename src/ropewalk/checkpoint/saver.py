@@ -1,7 +1,8 @@
-"""Saves that training does not wait for: a copy is taken at once, and a thread writes it while steps go on.
+"""Asynchronous saves: the state is copied at once, and a thread writes the copy while training continues.
 
-The threads of all ranks speak through a process group of their own: two threads in one group would read each other's
-messages. One save is in flight at a time. A failure is never lost: the loop asks each step, and every rank raises.
+The threads of all ranks use a process group of their own. In one common group, two threads would read each other's
+messages. Only one save runs at a time. A failure is never lost: the loop checks for it at each step, and every rank
+raises the error.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,9 +18,10 @@ from ropewalk.parallel.collective import rank_and_ranks, wait_for_ranks
 
 
 class Saver:
-    """Writes one stage's checkpoints into ``folder`` and keeps the ``keep`` newest; all ranks use theirs alike.
+    """Writes one stage's checkpoints into ``folder`` and keeps the ``keep`` newest ones.
 
-    That of ``spared_step`` is kept for good.
+    Every rank has one, and all ranks call the same methods in the same order. The checkpoint of ``spared_step`` is
+    never removed.
     """
 
     def __init__(self, folder: Path, *, keep: int, spared_step: int | None = None) -> None:
@@ -28,12 +30,15 @@ class Saver:
         if rank_and_ranks()[0] == 0:
             remove_stale(folder)
         wait_for_ranks()
-        # gloo: what is said is small and lies in host memory.
+        # gloo, because the messages are small and lie in host memory.
         self._group = dist.new_group(backend="gloo")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
 
     def begin(self, state: TrainState) -> None:
-        """Copy ``state`` and write the copy from now on; waits for the save before, and raises if that one failed."""
+        """Copy ``state`` and start to write the copy.
+
+        First wait for the previous save. Raises UserError where that save failed.
+        """
         self.finish()
         snapshot = take_snapshot(state)
         if rank_and_ranks()[0] == 0:
@@ -48,11 +53,11 @@ class Saver:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the save in flight has failed here; other ranks may see it a moment later."""
+        """Whether the current save has failed on this rank. Other ranks may see the failure a moment later."""
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
     def finish(self) -> None:
-        """Return when the save in flight is published; if it failed, raise its UserError on every rank."""
+        """Return when the current save is published. Raises UserError, on every rank, where the save failed."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -63,5 +68,5 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """A rank that fails is not kept by a save that may wait for it."""
+        """End the thread. After an error do not wait for it: the save may itself wait for this rank."""
         self._thread.shutdown(wait=kind is None)

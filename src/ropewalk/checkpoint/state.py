@@ -1,8 +1,9 @@
-"""All that a stage of training is at one step: weights, optimizer moments, random states, and a few plain figures.
+"""The state of a training stage at one step: weights, optimizer moments, random states, and a few plain figures.
 
-Tensors are named flatly (``weight/NAME``, ``exp_avg/NAME``, ``rng/cpu/RANK``) and stay sharded; the rest is JSON. The
-moments are addressed by the parameter's name and never by its place in the optimizer, so groups may be cut anew. What
-is frozen is no part of it: it lies in the model folder that the stage starts from, whose digest is among the inputs.
+Tensors have flat names (``weight/NAME``, ``exp_avg/NAME``, ``rng/cpu/RANK``) and stay sharded; the rest is JSON. A
+moment is found by its parameter's name and never by the parameter's index in the optimizer, so parameter groups may
+change. Frozen weights are not part of the state. They lie in the model folder that the stage starts from, and the
+digest of this folder is one of the inputs.
 """
 
 import dataclasses
@@ -19,23 +20,24 @@ from ropewalk.parallel.collective import rank_and_ranks
 MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight/"
 STATE = "state.json"
-"""The file with everything that is no tensor."""
+"""The name of the file with everything that is not a tensor."""
 _FIGURES = ("stage", "step", "cursor", "tokens", "updates", "skipped", "rollbacks", "sums", "recent", "ended", "plan")
-TileMask = tuple[float | None, float | None, bool]
-"""One step as the guard saw it: loss, gradient norm (None where there is none or it is not finite), whether it found no
-fault with it."""
+StepRecord = tuple[float | None, float | None, bool]
+"""One step in the guard's memory: loss, gradient norm, and whether the guard found no fault. Loss and norm are None
+where there is none or where the value is not finite."""
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """What a checkpoint holds. The counters are replaced from step to step, model and optimizer change in place.
+    """The contents of a checkpoint. Each step replaces the counters; model and optimizer change in place.
 
-    ``step`` counts the stage's steps, ``cursor`` the global rows it has consumed, ``tokens`` what was in them;
-    ``updates`` counts the optimizer's moves over all stages, ``skipped`` the stage's steps without one, ``rollbacks``
-    how often it went back to a checkpoint and past the data. ``sums`` is what the running panel has added up;
-    ``recent`` is what the guard remembers (train/spike_guard.py). ``ended`` says how the stage ended (``solved`` or
-    ``limit``), or is empty. Whoever resumes must bring the same ``inputs`` (digests of recipe and data); ``plan`` is
-    how the stage was meant to go on and end, as plain data, and may be another one by then (train/resume.py).
+    ``step`` counts the stage's steps. ``cursor`` counts the global sequences that were consumed, ``tokens`` the tokens
+    in them. ``updates`` counts the optimizer's updates over all stages, ``skipped`` the stage's steps without an
+    update. ``rollbacks`` counts how often the stage went back to a checkpoint and continued after the bad data.
+    ``sums`` are the running sums of the averaged metrics. ``recent`` is the guard's memory (train/spike_guard.py).
+    ``ended`` is how the stage ended (``solved`` or ``limit``), or empty. A run can be resumed only with the same
+    ``inputs`` (digests of recipe and data). ``plan`` is the planned continuation and end of the stage, as plain data.
+    It may have changed when the run is resumed (train/resume.py).
     """
 
     model: nn.Module
@@ -48,40 +50,40 @@ class TrainState:
     skipped: int = 0
     rollbacks: int = 0
     sums: tuple[float, ...] = ()
-    recent: tuple[TileMask, ...] = ()
+    recent: tuple[StepRecord, ...] = ()
     ended: str = ""
     plan: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Any]:
-        """The counters and the plan, as JSON-like data."""
+        """Return the counters and the plan, as JSON-like data."""
         return {name: getattr(self, name) for name in _FIGURES}
 
     def with_figures(self, figures: Mapping[str, Any]) -> "TrainState":
-        """This state at the counters that ``figures`` gave."""
+        """Return this state with the counters and the plan from ``figures``."""
         values = {name: figures[name] for name in _FIGURES}
         sights = tuple((loss, norm, bool(taken)) for loss, norm, taken in values["recent"])
         return dataclasses.replace(self, **{**values, "sums": tuple(values["sums"]), "recent": sights})
 
 
 def name_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters that are trained, as transformers' files name them; a tied one once."""
+    """Yield the trained parameters under the names in transformers' files. A tied parameter appears once."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             yield name.removeprefix("causal."), parameter
 
 
 def name_tensors(state: TrainState) -> dict[str, Tensor]:
-    """Weights and moments, all of them this rank's part of a whole; moments that do not exist yet are made, as zeros.
+    """Return weights and moments by name, each as this rank's shard. Moments that do not exist yet are made, as zeros.
 
-    torch's AdamW makes them at its first step only, and a checkpoint must find them before. One that keeps them in
-    another form has made them already.
+    torch's AdamW makes its moments only at the first step, and a checkpoint needs them before. An optimizer that keeps
+    moments in another form has already made them.
     """
     tensors: dict[str, Tensor] = {}
     for name, parameter in name_weights(state.model):
         moments = state.optimizer.state[parameter]
         if not moments:
-            # AdamW's own first state: its count lies on the device where the step is fused, which ours is.
+            # The same first state as in AdamW. Our step is fused, and then the count lies on the device.
             moments["step"] = torch.tensor(float(state.updates), device=parameter.device)
             moments |= {moment: torch.zeros_like(parameter) for moment in MOMENTS}
         tensors[WEIGHT + name] = parameter.detach()
@@ -91,7 +93,7 @@ def name_tensors(state: TrainState) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A state as it was at one moment, on this rank's host memory: what a save reads while training goes on."""
+    """A copy of a state at one moment, in this rank's host memory. A save reads it while training continues."""
 
     step: int
     stage: int
@@ -101,7 +103,10 @@ class Snapshot:
 
 
 def take_snapshot(state: TrainState) -> Snapshot:
-    """Copy this rank's parts and generators. The optimizer changes its tensors in place, so the copy is needed."""
+    """Copy this rank's shards and random states to host memory.
+
+    The copy is needed because the optimizer changes its tensors in place.
+    """
     parts = {name: _copy_to_host(tensor) for name, tensor in name_tensors(state).items()}
     return Snapshot(state.step, state.stage, state.figures(), dict(state.inputs), {**parts, **random_states()})
 
@@ -111,13 +116,16 @@ def _copy_to_host(tensor: Tensor) -> Tensor:
 
 
 def set_updates(state: TrainState) -> None:
-    """Tell the optimizer how often it has moved, which sets Adam's bias correction."""
+    """Set the optimizer's count of updates to ``state.updates``. Adam's bias correction depends on it."""
     for moments in state.optimizer.state.values():
         moments["step"].fill_(float(state.updates))
 
 
 def random_states() -> dict[str, UInt8[Tensor, "bytes"]]:
-    """This rank's generators under keys that no other rank uses: of one key, only one rank's value would be kept."""
+    """Return the states of this rank's random generators. The keys contain the rank.
+
+    Under a common key, only one rank's value would be kept.
+    """
     rank, _ = rank_and_ranks()
     states = {f"rng/cpu/{rank:05}": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -126,7 +134,7 @@ def random_states() -> dict[str, UInt8[Tensor, "bytes"]]:
 
 
 def set_random_states(states: Mapping[str, Tensor]) -> None:
-    """Put this rank's generators where ``states`` says."""
+    """Set this rank's random generators to ``states``."""
     for name, value in states.items():
         if name.startswith("rng/cpu/"):
             torch.set_rng_state(value)

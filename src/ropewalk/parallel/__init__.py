@@ -1,1 +1,1 @@
-"""Ranks, meshes and sharded models."""
+"""Start ranks, lay them out as a mesh, and shard models over them."""

@@ -1,7 +1,8 @@
-"""Ranks that share rows must hold the same rows, and it must be seen before one of them waits for keys that never come.
+"""Check that ranks which share sequences hold the same sequences, before one of them waits for keys that never come.
 
-A rank with another batch makes another partition, and then ranks wait for each other until a time-out that names
-nobody. So a digest of the whole batch travels first, in a sum in which every rank fills a place of its own.
+A rank with another batch makes another partition. Then the ranks wait for each other until a timeout, and the timeout
+does not name the faulty rank. So the ranks first exchange a digest of the whole batch. The exchange is one sum over
+ranks, in which every rank fills an element of its own.
 """
 
 from collections import Counter
@@ -15,9 +16,9 @@ from ropewalk.parallel.collective import sum_over_ranks
 
 
 def require_same_batch(digest: int, group: dist.ProcessGroup | None, *, device: torch.device) -> None:
-    """Raise UserError on every rank of ``group`` unless all come with one ``digest``; see core/digest.digest_arrays.
+    """Raise UserError on every rank of ``group`` unless all have the same ``digest`` (see core/digest.digest_arrays).
 
-    One sum of as many numbers as there are ranks. ``device`` is one that the group can talk from.
+    The cost is one sum of as many numbers as the group has ranks. ``device`` must be a device that the group supports.
     """
     if group is None:
         return
@@ -27,11 +28,14 @@ def require_same_batch(digest: int, group: dist.ProcessGroup | None, *, device: 
 
 
 def refuse_strangers(digests: Sequence[float], *, context_ranks: int) -> None:
-    """Raise UserError unless each ``context_ranks`` neighbours among ``digests``, one per rank, agree."""
+    """Raise UserError unless the digests agree within each context-parallel group.
+
+    ``digests`` holds one digest per rank. A group is ``context_ranks`` neighbouring ranks.
+    """
     odd = []
     for first in range(0, len(digests), context_ranks):
         shared = digests[first : first + context_ranks]
-        ((usual, _),) = Counter(shared).most_common(1)  # of several as common the one that comes first
+        ((usual, _),) = Counter(shared).most_common(1)  # where several are equally common: the first one
         odd += [first + place for place, digest in enumerate(shared) if digest != usual]
     if odd:
         raise UserError(

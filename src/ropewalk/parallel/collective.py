@@ -1,6 +1,7 @@
-"""Small agreements between ranks: sums of counts, one rank's answer for all, everybody's figures in order.
+"""Small collectives between ranks: sums and maxima of counts, one rank's value for all, all ranks' values in order.
 
-All of them also work where no group stands, as if there were one rank, so code that may run alone has one path.
+All of them also work without a process group, as if there were one rank. So code that may run on a single process
+needs no second path.
 """
 
 from typing import Any, TypeVar
@@ -14,14 +15,15 @@ Value = TypeVar("Value")
 
 
 def rank_and_ranks() -> tuple[int, int]:
-    """This rank and how many there are: (0, 1) outside run_ranks."""
+    """Return this rank and the number of ranks: (0, 1) outside ``run_ranks``."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def sum_over_ranks(values: Float64[Tensor, "..."], *, group: dist.ProcessGroup | None = None) -> Float64[Tensor, "..."]:
-    """The element-wise sum over the ranks of ``group`` (all of them by default); ``values`` stays as it is.
+    """Return the element-wise sum over the ranks of ``group`` (default: all ranks); ``values`` is not changed.
 
-    Float64, because counts beyond 2**24 do not fit float32. Sums and counts travel; divide once, afterwards.
+    The type is float64, because counts beyond 2**24 do not fit float32. Pass sums and counts, and divide only once,
+    after this call.
     """
     total = values.clone()
     if dist.is_initialized():
@@ -30,7 +32,7 @@ def sum_over_ranks(values: Float64[Tensor, "..."], *, group: dist.ProcessGroup |
 
 
 def max_over_ranks(values: Float64[Tensor, "..."], *, group: dist.ProcessGroup | None = None) -> Float64[Tensor, "..."]:
-    """The element-wise maximum over the ranks of ``group``."""
+    """Return the element-wise maximum over the ranks of ``group`` (default: all ranks)."""
     largest = values.clone()
     if dist.is_initialized():
         dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
@@ -38,9 +40,9 @@ def max_over_ranks(values: Float64[Tensor, "..."], *, group: dist.ProcessGroup |
 
 
 def gather_values(value: Value, *, group: dist.ProcessGroup | None = None) -> list[Value]:
-    """Every rank's value, in the order of ranks, on every rank. For small plain data.
+    """Return the values of all ranks, in the order of ranks, on every rank. For small plain data.
 
-    ``group`` holds all ranks too: another thread needs one of its own.
+    ``group`` must hold all ranks. A second thread must pass a group of its own.
     """
     _, ranks = rank_and_ranks()
     if ranks == 1:
@@ -51,7 +53,7 @@ def gather_values(value: Value, *, group: dist.ProcessGroup | None = None) -> li
 
 
 def share_from_first(value: Value, *, group: dist.ProcessGroup | None = None) -> Value:
-    """Rank 0's value, on every rank. For small plain data that only one rank should decide or read."""
+    """Return rank 0's value on every rank. For small plain data that only one rank should decide or read."""
     if rank_and_ranks()[1] == 1:
         return value
     box: list[Any] = [value]
@@ -61,16 +63,16 @@ def share_from_first(value: Value, *, group: dist.ProcessGroup | None = None) ->
 
 
 def wait_for_ranks() -> None:
-    """Return when every rank has come here."""
+    """Return when every rank has made this call."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def all_agree(fine: bool) -> bool:
-    """Whether every rank says yes: what one rank alone has seen go wrong must stop all of them."""
+    """Return whether ``fine`` is true on every rank. A fault that only one rank has seen must stop all ranks."""
     return all(gather_values(fine))
 
 
 def same_on_all_ranks(values: Float64[Tensor, "..."]) -> bool:
-    """Whether all ranks hold the same numbers, bit for bit."""
+    """Return whether all ranks hold the same numbers, bit for bit."""
     return bool(torch.equal(max_over_ranks(values), -max_over_ranks(-values)))

@@ -1,8 +1,8 @@
-"""The life of forked ranks: how one works, and how the process that started them learns what became of it.
+"""Run a function on forked ranks, and collect their results or errors in the parent process.
 
-The surprise: each rank computes in a thread of its own. OpenMP's workers do not survive a fork, and a forked main
-thread that asks for them again would wait for ever; a new thread gets new ones, and the main thread is left to hear
-signals and to notice a dead parent.
+Each rank computes in a new thread, not in its main thread. The reason: OpenMP's workers do not survive a fork. A forked
+main thread that uses OpenMP again would wait for ever, but a new thread gets new workers. The main thread only receives
+signals and detects that the parent has died.
 """
 
 import os
@@ -31,12 +31,15 @@ _STOP_SECONDS = 0.5
 
 
 class JoinError(RankError):
-    """The ranks did not find together; nothing has been called yet."""
+    """The ranks could not form a process group; the user's function has not been called yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a rank has to say at its end. ``seconds`` are on the machine's clock: the first failure is the cause."""
+    """The result or the error of one rank. ``seconds`` is the machine's clock at the end of the rank.
+
+    All ranks share this clock, so the earliest failure is the cause of the others.
+    """
 
     rank: int
     seconds: float
@@ -52,7 +55,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """One rank's place among ``ranks``; what they tell each other to find together is written in ``folder``."""
+    """The place of one ``rank`` among ``ranks``. The ranks exchange their addresses through files in ``folder``."""
 
     rank: int
     ranks: int
@@ -63,10 +66,10 @@ class Seat:
 def be_rank(
     seat: Seat, pipe: Connection, lifeline: tuple[int, int], join: Callable[[Seat], None], work: Callable[[], Any]
 ) -> None:
-    """The life of a forked rank: another thread works, the main one waits for the parent to let go of the lifeline.
+    """Run a forked rank: a new thread does the work, and the main thread waits until the parent closes the lifeline.
 
-    So a rank outlives its work until every rank has reported: one that left earlier would close connections that
-    slower ranks still read from.
+    So a rank lives on after its work until every rank has reported. A rank that ended earlier would close connections
+    from which slower ranks still read.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the ranks
     for number in SIGNALS:
@@ -75,7 +78,7 @@ def be_rank(
     os.close(held_end)
     worker = threading.Thread(target=_work, args=(seat, pipe, join, work))
     worker.start()
-    os.read(reading_end, 1)  # nobody writes: it returns when the parent's end is closed
+    os.read(reading_end, 1)  # no process writes into the pipe: the call returns when the parent's end is closed
     worker.join(timeout=_STOP_SECONDS)
     if worker.is_alive():
         os._exit(1)  # the parent is dead
@@ -85,14 +88,14 @@ def be_rank(
 
 def _work(seat: Seat, pipe: Connection, join: Callable[[Seat], None], work: Callable[[], Any]) -> None:
     def pack(**facts: Any) -> bytes:
-        # Not Connection.send: it would pass tensors by shared memory of a process that is about to end.
+        # Not Connection.send: it would pass tensors in shared memory, and the owner of this memory is about to end.
         return pickle.dumps(Outcome(seat.rank, time.monotonic(), **facts))
 
     joined = False
     try:
         torch.set_num_threads(seat.threads)
         if seat.rank:
-            warnings.simplefilter("ignore")  # rank 0 says it once
+            warnings.simplefilter("ignore")  # rank 0 alone prints warnings, so each appears once
         join(seat)
         joined = True
         take_place(
@@ -107,13 +110,17 @@ def _work(seat: Seat, pipe: Connection, join: Callable[[Seat], None], work: Call
         message = pack(error=fault, trace="" if fault else traceback.format_exc(), joined=joined)
     except BaseException:
         pipe.send_bytes(pack(trace=traceback.format_exc(), joined=joined))
-        raise SystemExit(1) from None  # ends this thread without a word: the parent raises the error, with our name
+        raise SystemExit(1) from None  # ends this thread without a message: the parent raises the error with our rank
     pipe.send_bytes(message)
     pipe.close()
 
 
 def collect(processes: Sequence[BaseProcess], pipes: Sequence[Connection]) -> list[Any]:
-    """Wait for every rank's outcome; at the first failure, look a moment longer for its cause, then raise it."""
+    """Wait for the outcome of every rank, and return the results in the order of ranks.
+
+    After a first failure, wait a moment for earlier causes. Then raise the cause: a UserError as it is, any other
+    failure as RankError, or as JoinError where the ranks had no process group yet.
+    """
     outcomes: dict[int, Outcome] = {}
     killed: dict[int, float] = {}
     deadline: float | None = None
@@ -135,7 +142,7 @@ def collect(processes: Sequence[BaseProcess], pipes: Sequence[Connection]) -> li
 
 
 def _raise_cause(processes: Sequence[BaseProcess], outcomes: dict[int, Outcome], killed: dict[int, float]) -> None:
-    if killed:  # a rank that could not even speak; what the others say then is that they lost it
+    if killed:  # such a rank sent no outcome; the errors of the others only report the lost connection
         rank = min(killed, key=lambda rank: killed[rank])
         processes[rank].join(timeout=_STOP_SECONDS)
         code = processes[rank].exitcode or 0
@@ -150,7 +157,10 @@ def _raise_cause(processes: Sequence[BaseProcess], outcomes: dict[int, Outcome],
 
 
 def stop_ranks(processes: Sequence[BaseProcess], *, patience_seconds: float) -> None:
-    """Wait for the ranks to end, ask those that still run, kill those that do not listen."""
+    """Wait for the ranks to end, then terminate those that still run, then kill those that do not react.
+
+    The first wait takes at most ``patience_seconds`` for all ranks together.
+    """
     for ask in (None, BaseProcess.terminate, BaseProcess.kill):
         alive = [process for process in processes if process.is_alive()]
         for process in alive:

@@ -1,9 +1,10 @@
 """Shard a model's parameters, gradients and optimizer states over all ranks with torch's FSDP2.
 
-Each block is gathered just before it runs; what the root owns itself (embedding, last norm, head) is gathered for as
-long as the root's forward and backward run, so a loss inside that forward sees a plain head weight. Gradients are
-*summed* over ranks: the loss has been divided by the step's global token count already, and ranks hold unequal parts.
-With replicas they are summed within each and then over all of them, which holds their moments alike without a word.
+Each block is gathered just before it runs. The root's own parameters (embedding, last norm, head) stay gathered during
+the root's forward and backward, so a loss inside that forward uses a plain head weight. Gradients are *summed* over
+ranks, not averaged: the loss is already divided by the step's global token count, and ranks hold unequal shards. With
+replicas, gradients are summed within each replica and then over all replicas. So the moments of all replicas stay equal
+without further messages.
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 @runtime_checkable
 class Blocked(Protocol):
-    """A module that names its repeated blocks."""
+    """A module that gives its repeated transformer blocks as ``blocks``."""
 
     @property
     def blocks(self) -> nn.ModuleList: ...
@@ -41,12 +42,13 @@ def shard_model(
     whole_bytes: int = WHOLE_BYTES,
     states_on_host: bool = False,
 ) -> None:
-    """Shard ``model`` in place, moving it to the mesh's device; its parameters become DTensors, float32 masters.
+    """Shard ``model`` in place and move it to the mesh's device; its parameters become DTensors, float32 masters.
 
-    With ``bfloat16`` the gathered copies and so the matrix products are bfloat16, and reductions of gradients float32.
-    A model of at most ``whole_bytes`` is one unit. With ``states_on_host`` masters, gradients and so the optimizer's
-    states stay in host memory, where the optimizer runs; blocks travel to the device as they are gathered.
-    Works on one rank too, where it only makes that mixed precision.
+    With ``bfloat16`` the gathered copies and thus the matrix products are bfloat16; gradients are reduced in float32.
+    A model of at most ``whole_bytes`` bytes is one unit; a larger model has one unit per block. With
+    ``states_on_host`` the masters, the gradients and thus the optimizer's states stay in host memory. The optimizer
+    runs there, and blocks are copied to the device when they are gathered. On one rank the function only sets up the
+    mixed precision.
     """
     assert isinstance(model, nn.Module)
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters()), "masters are float32"
@@ -61,24 +63,27 @@ def shard_model(
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo knows neither averages nor scaled sums
+            module.set_force_sum_reduction_for_comms(True)  # gloo supports neither averages nor scaled sums
 
 
 def reshard_model(model: nn.Module) -> None:
-    """Let go of what a forward without a backward has left gathered: the root keeps its weights for the latter."""
+    """Free the weights that stay gathered after a forward without a backward.
+
+    The root keeps its gathered weights for a backward, which does not come in this case.
+    """
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
 
 def choose_precision(precision: Precision, mesh: Mesh) -> Literal["float32", "bfloat16"]:
-    """What ``auto`` means here: bfloat16 on an accelerator, and on a CPU that multiplies it in hardware."""
+    """Return the precision on this device. ``auto`` is bfloat16 on a GPU and on a CPU with bfloat16 hardware."""
     if precision != "auto":
         return precision
     return "bfloat16" if mesh.device.type == "cuda" or _multiplies_bfloat16() else "float32"
 
 
 def _multiplies_bfloat16() -> bool:
-    # torch 2.11 cannot tell, and is then taken at its slower word.
+    # torch 2.11 does not report capabilities; the result is then False, the slower choice.
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

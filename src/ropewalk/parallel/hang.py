@@ -1,8 +1,9 @@
-"""A rank that hangs is named, by a roll call that costs nothing until nobody gets on any more.
+"""Find the rank that hangs, by a roll call that costs nothing as long as training makes progress.
 
-Ranks go in step, so one that hangs stops all within a step, and a timeout says only that somebody is missing. Each
-rank's own clock notices that it has not got on for too long; then all write down where they stand. Who writes nothing
-is stopped or gone; who writes that it computes while others wait for it is stuck. Stacks are shown, and the ranks end.
+Ranks run in step, so one rank that hangs stops all others within a step. A timeout would not name that rank. So each
+rank has a clock of its own. When a rank makes no progress for too long, all ranks write their position into a store. A
+rank that writes nothing is stopped or gone. A rank that computes while the others wait for it is stuck. The stacks are
+printed, and the ranks end.
 """
 
 import faulthandler
@@ -40,22 +41,28 @@ def take_place(
     open_store: Callable[[], dist.Store],  # type: ignore[name-defined]
     report: Callable[[str], None],
 ) -> None:
-    """Said once by whoever starts this rank: where a roll can be written, and who is told of a hang before the end."""
+    """Set the store for roll calls and the function that reports a hang. The code that starts this rank calls it once.
+
+    ``open_store`` opens a store that all ranks share. ``report`` gets the description of a hang before the rank ends.
+    """
     _places[:] = [_Place(open_store, report)]
 
 
 def has_place() -> bool:
-    """Whether this rank has been started, and knows where a roll can be written."""
+    """Return whether this rank has been started and has a store for roll calls."""
     return bool(_places)
 
 
 def open_place() -> dist.Store:  # type: ignore[name-defined]
-    """A store that all ranks of this start can write in."""
+    """Return a store into which all ranks of this start can write."""
     return _places[0].open_store()
 
 
 class Clock:
-    """When this rank last got on, and how long ago that may be: ``patience_seconds``, or by the slowest step so far."""
+    """The time of this rank's last step, and the longest time allowed since then.
+
+    The allowed time is ``patience_seconds``; if that is None, it follows from the slowest step so far.
+    """
 
     def __init__(self, patience_seconds: float | None) -> None:
         self._given, self._slowest = patience_seconds, 0.0
@@ -64,19 +71,22 @@ class Clock:
         self.steps = 0
 
     def tick(self) -> None:
-        """This rank has got one step further."""
+        """Record that this rank has finished one more step."""
         now = time.monotonic()
         if self.steps:  # the first step compiles and allocates
             self._slowest = max(self._slowest, now - self._moved)
         self._moved, self.steps = now, self.steps + 1
 
     def forgive(self) -> None:
-        """The time since the last tick is nobody's fault."""
+        """Restart the clock: the time since the last tick does not count as a hang."""
         self._moved = time.monotonic()
 
     @contextmanager
     def at_leisure(self) -> Iterator[None]:
-        """For what is no step and may take any time, a measurement or a slow disk: its messages have their timeout."""
+        """Stop the clock during the block. It is for work of any length outside of steps, such as a measurement.
+
+        A slow disk is another example. A hang in such a block is found by the timeout of messages between ranks.
+        """
         self._leisure = True
         try:
             yield
@@ -99,7 +109,7 @@ class Clock:
 
 @contextmanager
 def watch_for_hang(patience_seconds: float | None) -> Iterator[Clock]:
-    """For the length of the block, end this rank if it does not get on. Let the yielded clock tick at every step."""
+    """During the block, end this rank if it makes no progress. Call ``tick`` of the yielded clock at every step."""
     clock, done = Clock(patience_seconds), threading.Event()
     thread = threading.Thread(
         target=_watch, args=(clock, done, threading.get_ident()), daemon=True, name="watch for a hang"
@@ -116,7 +126,7 @@ def _watch(clock: Clock, done: threading.Event, worker: int) -> None:
     while not done.wait(min(1.0, clock.patience_seconds / 10)):
         now = time.monotonic()
         if now - looked > clock.patience_seconds / 2 + 1:
-            clock.forgive()  # a suspended job, all of whose ranks wake up with an old clock
+            clock.forgive()  # the job was suspended: the clocks of all ranks are out of date
         looked = now
         if clock.waited_seconds > clock.patience_seconds and _places:
             _end(clock, sys._current_frames().get(worker))
@@ -124,7 +134,10 @@ def _watch(clock: Clock, done: threading.Event, worker: int) -> None:
 
 
 def _end(clock: Clock, frame: FrameType | None) -> None:
-    """Call the roll, show the stacks of who is stuck and of one who waits, tell whoever started this rank, and end."""
+    """Call the roll, print stacks, report the hang to the starter of this rank, and end this process.
+
+    Stacks are printed by each rank that is stuck and by one rank that waits.
+    """
     rank, ranks = rank_and_ranks()
     store, waited_seconds = _places[0].open_store(), clock.waited_seconds
     stand = {"step": clock.steps, **tell_stand(frame)}
@@ -133,7 +146,7 @@ def _end(clock: Clock, frame: FrameType | None) -> None:
     if rank == min(roll) or not stand["waits"]:
         os.write(_STDERR, f"ropewalk: the stacks of rank {rank}, which does not get on\n".encode())
         faulthandler.dump_traceback(file=_STDERR, all_threads=True)
-    # The first that tells ends all others: not before all have shown what they have.
+    # The first report ends all other ranks. So wait until all of them have printed their stacks.
     _call_roll(store, "shown", {}, ranks=roll, wait_seconds=2.0)
     _places[0].report(describe_hang(roll, ranks, waited_seconds=waited_seconds))
     os._exit(1)
@@ -147,7 +160,10 @@ def _call_roll(
     ranks: Iterable[int],
     wait_seconds: float,
 ) -> dict[int, Any]:
-    """What every one of ``ranks`` wrote under ``name`` that could, by rank."""
+    """Write ``mine`` under ``name``, wait for the same of all ``ranks``, and return the entries by rank.
+
+    After ``wait_seconds`` the ranks that have written nothing are left out.
+    """
     deadline, missing, called = time.monotonic() + wait_seconds, set(ranks), sorted(ranks)
     store.set(f"{name}/{rank_and_ranks()[0]}", json.dumps(mine))
     while missing and time.monotonic() < deadline:
@@ -157,7 +173,10 @@ def _call_roll(
 
 
 def describe_hang(roll: Mapping[int, Any], ranks: int, *, waited_seconds: float) -> str:
-    """Which rank hangs, from what those wrote that could: in one line, then where each of them stands."""
+    """Describe a hang: one line with the rank that hangs, then one line with the position of each rank in ``roll``.
+
+    ``roll`` holds the entries of the ranks that answered, out of ``ranks`` ranks.
+    """
     absent = [rank for rank in range(ranks) if rank not in roll]
     busy = [rank for rank in roll if not roll[rank]["waits"]]
     if absent:
@@ -175,7 +194,10 @@ def _name(ranks: list[int]) -> str:
 
 
 def tell_stand(frame: FrameType | None) -> dict[str, Any]:
-    """Where a thread stands, and whether it waits for a message: in torch.distributed, or on its handle."""
+    """Return a thread's position in the code, and whether it waits for a message.
+
+    It waits if it is inside ``torch.distributed``, or on a line of ours that calls ``.wait(``.
+    """
     waits = False
     while frame is not None:
         name, line = frame.f_code.co_filename, frame.f_lineno

@@ -1,7 +1,7 @@
-"""Start ranks: forked on this machine, or in place where torchrun has started them already.
+"""Start ranks: fork them on this machine, or use the processes that torchrun has already started.
 
 A forked rank starts and ends in 50 ms; a fresh interpreter takes three seconds to import torch (forked.py). Every start
-has a store of its own: what ranks of an earlier attempt wrote there are addresses at which nobody answers any more.
+has a new store. A store of an earlier attempt holds addresses of ranks that no longer exist.
 """
 
 import os
@@ -35,24 +35,25 @@ from ropewalk.parallel.torchrun import is_started
 __all__ = ["RankError", "leave_ranks", "run_ranks"]
 
 _TIMEOUT = timedelta(minutes=10)
-"""Of any one message between ranks: longer than a hang is waited for in training (hang.py), which names the rank."""
+"""The timeout of one message between ranks. It is longer than the patience of hang.py, which names the hanging rank."""
 _JOIN_TIMEOUT = timedelta(minutes=2)
 _STARTS = 3
-"""Times that ranks are started before their not finding together is an error: once in 300 starts on a busy machine."""
+"""The most attempts to start the ranks. On a busy machine one start in 300 forms no group, and it is repeated."""
 _END_SECONDS = 10.0
 
 
 def run_ranks(function: Callable[..., Any], ranks: int, *args: Any, threads: int | None = None) -> list[Any]:
-    """Call ``function(*args)`` on every rank, with a process group standing, and return the ranks' results in order.
+    """Call ``function(*args)`` on every rank, within a process group, and return the results in the order of ranks.
 
     Forks ``ranks`` processes on this machine with ``threads`` torch threads each (default: torch's threads of this
-    process, dealt out). Under torchrun the ranks exist already: the call is made in place. A rank's UserError is
-    raised here as it is, any other failure as RankError naming the rank; the other ranks are then ended, as they are
-    by Ctrl-C or when this process dies. Where signals are heeded (stop.py) Stopped is raised once it was asked to stop.
+    process, divided among the ranks). Under torchrun the ranks exist already, and the call is made in this process. A
+    UserError of a rank is raised here as it is; any other failure is raised as RankError with the rank's number. The
+    other ranks are then ended. They are also ended by Ctrl-C, or when this process dies. Raises Stopped where signals
+    are handled (stop.py) and this process was asked to stop.
     """
     if is_started():
         return _run_in_place(function, ranks, *args)
-    if "RANK" in os.environ and dist.is_initialized():  # torchrun's first rank by itself, with a GPU perhaps in use
+    if "RANK" in os.environ and dist.is_initialized():  # torchrun's first rank alone: no fork, a GPU may be in use
         assert ranks == 1, "beside the group that torchrun prepared there is no other"
         return [function(*args)]
     threads = threads or max(1, torch.get_num_threads() // ranks)
@@ -60,7 +61,7 @@ def run_ranks(function: Callable[..., Any], ranks: int, *args: Any, threads: int
         try:
             results = _run_forked(partial(function, *args), ranks, threads)
         except RankError as error:
-            stop_if_asked()  # what a signal has ended is no fault
+            stop_if_asked()  # a rank that was ended by a signal is not an error
             if not left or not isinstance(error, JoinError):
                 raise
             say(f"the ranks did not find together, and are started once more: {str(error).splitlines()[-1]}")
@@ -82,7 +83,7 @@ def _run_forked(work: Callable[[], Any], ranks: int, threads: int) -> list[Any]:
     ):
         try:
             for rank in range(ranks):
-                stop_if_asked()  # who is not there yet was not told
+                stop_if_asked()  # a rank that is not started yet did not get the signal
                 ours, theirs = context.Pipe(duplex=False)
                 seat = Seat(rank, ranks, threads, Path(folder))
                 process = context.Process(target=be_rank, args=(seat, theirs, lifeline, _join_group, work), daemon=True)
@@ -104,10 +105,11 @@ def _run_forked(work: Callable[[], Any], ranks: int, threads: int) -> list[Any]:
 
 @contextmanager
 def _pass_on_stop(processes: Sequence[BaseProcess]) -> Iterator[None]:
-    """A signal to stop this process goes to the ranks, which may have something to save; their end ends the wait.
+    """During the block, pass a signal that stops this process on to the ranks, which may have something to save.
 
-    Where Ctrl-C is heeded it asks them as SIGTERM does: they are in the terminal's group themselves, and ignore it. It
-    stands before the first rank starts and until the last has ended, so that no signal finds the gap.
+    When the ranks end, the wait for them ends too. Where Ctrl-C is handled, the ranks get SIGTERM instead: they belong
+    to the terminal's process group, and they ignore Ctrl-C. The block begins before the first rank starts and ends
+    after the last rank has ended, so that no signal is lost between.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -116,7 +118,7 @@ def _pass_on_stop(processes: Sequence[BaseProcess]) -> Iterator[None]:
     parent = os.getpid()
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != parent:  # a rank that has just been forked
+        if os.getpid() != parent:  # this process is a rank that has just been forked
             if number != signal.SIGINT:
                 answer_stop(number, frame)
             return
@@ -143,7 +145,10 @@ def _join_group(seat: Seat) -> None:
 
 
 def _init_group(store: Any, rank: int, ranks: int, *, device: int) -> None:
-    """Return when all ranks are here and every one has been heard, so that none begins before all can."""
+    """Set up the process group. Return when all ranks have exchanged a first message.
+
+    So no rank begins to work before all ranks can.
+    """
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
@@ -154,9 +159,9 @@ def _init_group(store: Any, rank: int, ranks: int, *, device: int) -> None:
 
 
 def _run_in_place(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]:
-    """Join the group that torchrun prepared, if nobody has, and call the function on this rank.
+    """Join torchrun's process group, unless this is done already, and call ``function(*args)`` on this rank.
 
-    What wants one rank only runs on the first, and the others wait for its result.
+    If ``ranks`` is 1, only the first rank calls the function, and the others wait for its result.
     """
     found = int(os.environ["WORLD_SIZE"])
     if found != ranks and ranks > 1:
@@ -172,7 +177,7 @@ def _run_in_place(function: Callable[..., Any], ranks: int, *args: Any) -> list[
         return [_run_on_first(function, *args)]
     both: list[Any] = [None] * ranks
     dist.all_gather_object(both, (function(*args), is_asked()))
-    if any(asked for _, asked in both):  # a signal reaches them at other moments
+    if any(asked for _, asked in both):  # a signal reaches the ranks at different moments
         raise Stopped
     return [result for result, _ in both]
 
@@ -184,7 +189,7 @@ def _join_torchrun() -> None:
 
 
 def leave_ranks() -> None:
-    """Part from the group that torchrun prepared, all at once: one that leaves early breaks gloo for the others."""
+    """Leave torchrun's process group, all ranks at once. A rank that leaves early breaks gloo for the others."""
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()

@@ -1,8 +1,9 @@
-"""The ranks as a grid of data x context, and as one line over which parameters are sharded, or as several such lines.
+"""The layout of the ranks: a grid of data x context for the sequences, and one line or several for the parameters.
 
-Context ranks are neighbours: they exchange keys in every layer, so they should share a machine. Data ranks see other
-rows. Parameters are sharded over *all* ranks, because to a parameter a context rank is only one more data rank. With
-replicas (HSDP) the line is cut into equal pieces of neighbours, each of which holds everything once.
+Context ranks are neighbours. They exchange keys in every layer, so they should share a machine. Data ranks hold
+different sequences. Parameters are sharded over *all* ranks, because for a parameter a context rank is just one more
+data rank. With replicas (HSDP) the line is cut into equal groups of neighbours, and each group holds all parameters
+once.
 """
 
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from ropewalk.recipe.parallel import require_even
 
 @dataclass(frozen=True)
 class Mesh:
-    """This rank's place. ``line`` holds every rank; ``context_group`` those that share this rank's rows.
+    """The place of this rank. ``line`` holds all ranks; ``context_group`` the ranks that share this rank's sequences.
 
-    ``sharding`` is what parameters are sharded over: the line, or replicas x shards.
+    Parameters are sharded over ``sharding``, which is the line, or replicas x shards.
     """
 
     line: DeviceMesh
@@ -33,7 +34,7 @@ class Mesh:
 
     @property
     def replicas(self) -> int:
-        """How many ranks hold one and the same shard."""
+        """The number of ranks that hold the same shard."""
         return self.sharding.size(0) if self.sharding.ndim == 2 else 1
 
     @property
@@ -56,10 +57,10 @@ class Mesh:
 
 
 def make_mesh(ranks: int, context: int, *, replicas: int = 1) -> Mesh:
-    """Lay out ``ranks`` ranks in rows of ``context``; every rank calls it, inside run_ranks.
+    """Return the mesh of ``ranks`` ranks with ``context`` ranks in each context-parallel group.
 
-    Raises UserError where the context degree, or the number of ``replicas`` of the parameters, does not divide the
-    ranks.
+    Every rank must call it, inside ``run_ranks``. Raises UserError where the context degree, or the number of
+    ``replicas`` of the parameters, does not divide the number of ranks.
     """
     require_even(ranks, context=context, replicas=replicas)
     assert dist.get_world_size() == ranks, "run_ranks has checked the number"

@@ -1,8 +1,8 @@
-"""The most bytes that tensors take while something runs, asked of the allocator and not of the process.
+"""Measure the peak memory of tensors, in bytes, with the allocator's figures and not with the size of the process.
 
-A process also holds code, caches and memory that its allocator has not given back, so its size says little about what a
-row needs. A GPU's allocator keeps the figure itself. On a CPU torch's profiler reports every allocation and release;
-their running sum is the figure.
+A process also holds code, caches and memory that its allocator has not released. So the size of the process is a poor
+measure of the memory that a sequence needs. A GPU's allocator records the peak itself. On a CPU, torch's profiler
+reports every allocation and release, and the peak is the maximum of their running sum.
 """
 
 import resource
@@ -13,7 +13,7 @@ import torch
 
 
 def held_peak_bytes(device: torch.device) -> int:
-    """The most that this rank has held so far: of a GPU's allocator, on a CPU of the whole process."""
+    """Return this rank's peak memory so far, in bytes: of the GPU's allocator, or of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -21,7 +21,7 @@ def held_peak_bytes(device: torch.device) -> int:
 
 
 def measure_peak_bytes(run: Callable[[], object], device: torch.device) -> int:
-    """The largest sum of allocated bytes during ``run()``, above what stood when it began."""
+    """Return the peak of allocated bytes during ``run()``, above the bytes allocated at its start."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)

@@ -1,8 +1,8 @@
-"""What one rank does for all, for as long as it takes: hours of preparing text, a model's files, a fresh process.
+"""Work that one rank does for all, of any duration: hours of text preparation, a model's files, a fresh process.
 
-A message between ranks has a timeout of minutes, so nobody waits in one: whoever waits asks a store now and then. The
-surprise is that under torchrun this also goes on before there is a process group: the first rank then starts ranks of
-its own, and reads text in processes, as if it were alone, which it could not beside gloo's threads or a GPU in use.
+A message between ranks has a timeout of minutes. So the other ranks do not wait in a message; they check a store now
+and then. Under torchrun this also works before a process group exists. Then the first rank can start ranks of its own,
+and can read text in several processes, as if it were alone. Beside gloo's threads or a GPU in use it could not.
 """
 
 import time
@@ -24,19 +24,20 @@ _DONE = "done"
 _JOIN_TIMEOUT = timedelta(minutes=2)
 _INTERRUPTED = 130
 _turns = count()
-"""All ranks come to the same turns in the same order, so a turn's number is its name."""
+"""All ranks make the same calls in the same order, so a counter is enough to name a call in the store."""
 
 
 def open_torchrun_store() -> Store:
-    """torchrun's own store, under this attempt's prefix: it keeps what earlier attempts wrote."""
+    """Return torchrun's own store with this attempt's prefix: the store still holds entries of earlier attempts."""
     store, _, _ = next(dist.rendezvous("env://", timeout=_JOIN_TIMEOUT))  # type: ignore[attr-defined]
     return dist.PrefixStore(name_attempt(), store)  # type: ignore[attr-defined]
 
 
 def first_alone(work: Callable[[], None]) -> None:
-    """Call ``work()`` on the first rank only, by itself; the others return when it has, or end with its exit code.
+    """Call ``work()`` on the first rank only. The others return when it is done, or end with that rank's exit code.
 
-    Where torchrun did not start this process it is a plain call. A process group may stand, or not yet.
+    During the call the first rank acts as if torchrun had not started it. Without torchrun this is a plain call. A
+    process group may exist, but need not.
     """
     if not is_started():
         work()
@@ -57,7 +58,10 @@ def first_alone(work: Callable[[], None]) -> None:
 
 
 def first_does(work: Callable[[], None]) -> None:
-    """Call ``work()`` on rank 0 of the group that stands, while others wait; if it fails, rank 0's end is theirs."""
+    """Call ``work()`` on rank 0 of the process group while the other ranks wait.
+
+    If it fails, rank 0 ends, and the other ranks end because of that.
+    """
     rank, ranks = rank_and_ranks()
     if ranks == 1:
         work()
@@ -75,7 +79,7 @@ _stores: list[Store] = []
 
 
 def _open_store() -> Store:
-    """Opened once in a process: torch's file store counts who opens it."""
+    """Return the store. It is opened only once in a process, because torch's file store counts its users."""
     if not _stores:
         _stores.append(open_place() if has_place() else open_torchrun_store())
     return _stores[0]

@@ -1,8 +1,9 @@
-"""A rank that is slower than the others is named: ranks go in step, so all of them are as slow as that one.
+"""Find a rank that is slower than the others. Ranks run in step, so one slow rank slows all of them.
 
-The surprise is that no rank's step takes longer than another's. What tells them apart is who waits, so a thread looks,
-fifty times a second, whether the computing one is inside a message (hang.py knows how to tell), and what is left is
-the rank's own time. On an accelerator the host only hands out work, so there a slow host is seen, and no slow device.
+The step takes equally long on all ranks, so its duration does not show the slow rank. Only the waiting time differs. So
+a thread checks fifty times a second whether the computing thread waits for a message (``tell_stand`` in hang.py). The
+rest of the time is the rank's own time. On an accelerator the host only submits work, so there a slow host is found,
+but not a slow device.
 """
 
 import sys
@@ -18,21 +19,21 @@ from ropewalk.parallel.hang import tell_stand
 
 _PAUSE_SECONDS = 0.02
 STEPS, _OFTEN = 16, 12
-"""A rank must stand out over so many steps, and in so many of them."""
+"""A rank must be slow over the sum of ``STEPS`` steps, and in at least ``_OFTEN`` of them."""
 _RATIO, _DEVIATIONS, _NORMAL = 1.5, 6.0, 1.4826
 _LEAST_SECONDS = 0.005
-"""Of a step: below that, looking fifty times a second tells nothing."""
+"""Own time per step below which no rank is called slow: fifty checks a second are too few to measure it."""
 
 
 class OwnTime:
-    """How long the computing thread has not waited for another rank."""
+    """The time in which the computing thread did not wait for another rank."""
 
     def __init__(self, worker: int) -> None:
         self._worker, self._lock = worker, threading.Lock()
         self._looked, self._busy_seconds = time.perf_counter(), 0.0
 
     def look(self) -> None:
-        """Count the time since the last look as what the thread does now."""
+        """Count the time since the last call as work or as waiting, by the current state of the thread."""
         frame = sys._current_frames().get(self._worker)
         now = time.perf_counter()
         with self._lock:
@@ -41,7 +42,7 @@ class OwnTime:
             self._looked = now
 
     def take(self) -> float:
-        """Seconds since the last call that were this rank's own."""
+        """Return this rank's own time since the last call, in seconds."""
         with self._lock:
             seconds, self._busy_seconds = self._busy_seconds, 0.0
         return seconds
@@ -49,7 +50,7 @@ class OwnTime:
 
 @contextmanager
 def watch_own_time() -> Iterator[OwnTime]:
-    """For the length of the block, look at the thread that calls."""
+    """During the block, measure the own time of the calling thread. Yields the measurement."""
     own, done = OwnTime(threading.get_ident()), threading.Event()
 
     def watch() -> None:
@@ -67,14 +68,14 @@ def watch_own_time() -> Iterator[OwnTime]:
 
 @dataclass(frozen=True, slots=True)
 class Slow:
-    """A rank that the others wait for. ``ratio`` is its own time over the median rank's."""
+    """A rank that the others wait for. ``ratio`` is its own time divided by the median rank's own time."""
 
     rank: int
     ratio: float
 
 
 class SlowWatch:
-    """Finds the slow rank from each step's own times; all ranks judge alike, from the same numbers."""
+    """Finds the slow rank from the own times of each step. All ranks use the same numbers and get the same result."""
 
     def __init__(self) -> None:
         self._steps: deque[tuple[float, ...]] = deque(maxlen=STEPS)
@@ -82,9 +83,10 @@ class SlowWatch:
         self._named: int | None = None
 
     def judge(self, own_seconds: Sequence[float], *, imbalance: float) -> Slow | None:
-        """The rank that has become slow with this step, once for each time that it becomes so.
+        """Return the rank that has become slow with this step, else None. A rank that stays slow is returned once.
 
-        ``imbalance`` is the busiest rank's attention over the mean: a rank that was given more to do is not slow.
+        ``own_seconds`` holds the own time of each rank. ``imbalance`` is the busiest rank's attention work divided by
+        the mean: a rank that was given more work is not slow.
         """
         self._steps.append(tuple(own_seconds))
         self._uneven.append(imbalance)
@@ -95,7 +97,7 @@ class SlowWatch:
 
     @property
     def ratio(self) -> float:
-        """The busiest rank's own time over the median's, over the last steps."""
+        """The busiest rank's own time divided by the median rank's, over the last steps."""
         sums = self._sums
         return max(sums) / max(median_low(sums), 1e-9)
 

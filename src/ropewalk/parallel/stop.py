@@ -1,9 +1,9 @@
-"""A polite end: SIGTERM, SIGUSR1 or Ctrl-C asks for it. Ranks that train finish their step and save; all else ends.
+"""Stop in order on SIGTERM, SIGUSR1 or Ctrl-C: ranks that train finish their step and save, all other code ends.
 
-Schedulers send one of them before they take the machine. Two things are told apart. A *rank* that says that it listens
-is only told; who does not listen ends at once, as ever. The *command* (``heed_stop``) ends with exit code 75 wherever
-the signal finds it: now, or when the ranks that it started have ended. The surprise is the two halves of a rank: only
-a process's main thread may receive signals, and a forked rank computes in another thread (forked.py).
+Schedulers send one of these signals before they take the machine away. A *rank* inside ``listen_for_stop`` gets only a
+flag; a rank outside of it ends at once, as by default. The *command* (``heed_stop``) ends with exit code 75: at once,
+or when the ranks that it started have ended. Only a process's main thread can receive signals, but a forked rank
+computes in another thread (forked.py), so both threads are needed.
 """
 
 import os
@@ -21,12 +21,12 @@ from ropewalk.parallel.torchrun import is_first, is_started
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _TWICE_SECONDS = 1.0
-"""Under torchrun one Ctrl-C comes twice: from the terminal, and passed on."""
+"""Under torchrun one Ctrl-C arrives twice within this time: from the terminal, and from torchrun."""
 _listeners: list[threading.Event] = []
 
 
 class Stopped(SystemExit):
-    """What was asked to stop has stopped, with all that is finished on disk: the same command goes on."""
+    """The process has stopped on a signal. All finished work is on disk, and the same command continues it."""
 
     def __init__(self) -> None:
         super().__init__(STOPPED_CODE)
@@ -34,7 +34,7 @@ class Stopped(SystemExit):
 
 @dataclass
 class _Heed:
-    """What this process has been asked since it heeds; ``raised`` says that it is on its way out."""
+    """The signals that arrived within ``heed_stop``. ``raised`` is true once Stopped has been raised."""
 
     owner: int
     numbers: tuple[signal.Signals, ...]
@@ -48,15 +48,15 @@ _heeds: list[_Heed] = []
 
 @contextmanager
 def heed_stop() -> Iterator[None]:
-    """For the length of the block, SIGTERM, SIGUSR1 and the first Ctrl-C raise Stopped, the second KeyboardInterrupt.
+    """During the block, SIGTERM, SIGUSR1 and the first Ctrl-C raise Stopped; a second Ctrl-C KeyboardInterrupt.
 
-    At once, unless ranks run: then those are asked, and it is raised when they have ended. Within another such block,
-    and outside of the main thread, this one changes nothing.
+    If ranks run, the signal is passed on to them, and Stopped is raised when they have ended. Otherwise it is raised
+    at once. A block inside another such block, or outside of the main thread, has no effect.
     """
     if _heeds or threading.current_thread() is not threading.main_thread():
         yield
         return
-    # A shell's background job ignores Ctrl-C, and goes on doing so.
+    # A background job of a shell ignores Ctrl-C, and this must stay so.
     interrupts = () if signal.getsignal(signal.SIGINT) == signal.SIG_IGN else (signal.SIGINT,)
     _heeds.append(_Heed(os.getpid(), (*SIGNALS, *interrupts)))
     before = {number: signal.signal(number, _end_in_order) for number in asking_signals()}
@@ -73,12 +73,12 @@ def heed_stop() -> Iterator[None]:
 
 
 def asking_signals() -> tuple[signal.Signals, ...]:
-    """The signals that ask this process to stop: Ctrl-C is one of them where it is heeded."""
+    """Return the signals that ask this process to stop. Ctrl-C is one of them only where it is handled."""
     return _heeds[0].numbers if _heeds else SIGNALS
 
 
 def note_stop(number: int) -> None:
-    """Remember that this process was asked to stop; raises KeyboardInterrupt for a second Ctrl-C."""
+    """Record that this process was asked to stop. Raises KeyboardInterrupt for a second Ctrl-C."""
     if not _heeds:
         return
     heed = _heeds[0]
@@ -89,37 +89,37 @@ def note_stop(number: int) -> None:
             raise KeyboardInterrupt
         heed.interrupted_at = now
         if is_first() and not again and not heed.asked:
-            # Not print: it may be what the signal has interrupted.
+            # Not print: the signal may have interrupted a print.
             os.write(2, b"\nstopping: a step that is being taken is finished and saved; Ctrl-C again ends at once\n")
     heed.asked = True
 
 
 def is_asked() -> bool:
-    """Whether this process heeds signals and was asked to stop."""
+    """Return whether this process is inside ``heed_stop`` and was asked to stop."""
     return bool(_heeds) and _heeds[0].asked
 
 
 def stop_if_asked() -> None:
-    """Raise Stopped if this process heeds signals and was asked to stop."""
+    """Raise Stopped if this process is inside ``heed_stop`` and was asked to stop."""
     if is_asked():
         _heeds[0].raised = True
         raise Stopped
 
 
 def _end_in_order(number: int, frame: FrameType | None) -> None:
-    """What the main process does on a signal while no ranks run."""
-    if os.getpid() != _heeds[0].owner:  # a fork that is no rank of ours
+    """Handle a signal in the main process while no ranks run."""
+    if os.getpid() != _heeds[0].owner:  # this process is a fork, but not one of our ranks
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
         return
     note_stop(number)
-    if not _heeds[0].raised:  # else it is on its way out already
+    if not _heeds[0].raised:  # else the process is already ending
         stop_if_asked()
 
 
 @contextmanager
 def listen_for_stop() -> Iterator[Callable[[], bool]]:
-    """For the length of the block the signals only set a flag, which the yielded function reads."""
+    """During the block, the signals only set a flag. The yielded function reads the flag."""
     asked = threading.Event()
     _listeners.append(asked)
     main = threading.current_thread() is threading.main_thread()
@@ -133,7 +133,7 @@ def listen_for_stop() -> Iterator[Callable[[], bool]]:
 
 
 def answer_stop(number: int, frame: FrameType | None) -> None:
-    """What a rank's main thread does on a signal: tell the listeners, or die of it if there are none."""
+    """Handle a signal in a rank's main thread: set the flags of all listeners, or end the process if there are none."""
     note_stop(number)
     for asked in _listeners:
         asked.set()

@@ -1,4 +1,4 @@
-"""Whether torchrun started this process, and as which one: asked before torch is imported."""
+"""Find out whether torchrun started this process, and as which rank. This file does not import torch."""
 
 import os
 from collections.abc import Iterator
@@ -8,28 +8,28 @@ _by_itself: list[bool] = []
 
 
 def is_started() -> bool:
-    """Whether torchrun started this process, and it is to go along with the others."""
+    """Return whether torchrun started this process and it works together with the other ranks."""
     return "RANK" in os.environ and not _by_itself
 
 
 def is_first() -> bool:
-    """Whether this process speaks for all: the only one, or torchrun's rank 0."""
+    """Return whether this process prints for all: it is the only process, or torchrun's rank 0."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def count_started() -> int:
-    """How many ranks torchrun started."""
+    """Return the number of ranks that torchrun started."""
     return int(os.environ["WORLD_SIZE"])
 
 
 def name_attempt() -> str:
-    """torchrun's start of the ranks, which it may repeat."""
+    """Return a name for torchrun's current attempt. torchrun may start the ranks several times."""
     return f"ropewalk attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
 @contextmanager
 def by_itself() -> Iterator[None]:
-    """For the length of the block this process starts ranks of its own, as it would without torchrun."""
+    """During the block, this process starts ranks of its own, as it would without torchrun."""
     _by_itself.append(True)
     try:
         yield

@@ -1,7 +1,7 @@
-"""Whether a finished folder still holds what its manifest says, before anything of it is used.
+"""Verify that a finished folder still matches its manifest, before any of its files is used.
 
-One flipped bit in a tensor loads without a word. Ranks that need the same folder share out its files, and all get one
-answer, so that a fault ends all of them. Here stands the one rule for checkpoints and for model folders.
+A tensor with one flipped bit loads without an error. Ranks that need the same folder divide the files among them, and
+all get the same result, so that a fault ends all of them. The same rule holds for checkpoints and for model folders.
 """
 
 from collections.abc import Mapping
@@ -16,17 +16,17 @@ from ropewalk.parallel.collective import gather_values, rank_and_ranks, share_fr
 from ropewalk.shape.weight_files import INDEX
 
 _READ_BY_LOADERS = ("*.safetensors", INDEX, "config.json")
-"""Files that change a model by being there."""
+"""Files that change a model if they are present."""
 
 _known: dict[Path, tuple[str, ...]] = {}
-"""Model folders that this process found intact, as they were then: each is read once."""
+"""Model folders that this process found intact, with their stamps at that time. So each folder is read only once."""
 
 
 def require_intact(folder: Path, *, together: bool = False) -> None:
-    """Raise UserError unless a model folder holds what its manifest says, byte for byte. One without is passed over.
+    """Raise UserError unless a model folder matches its manifest, byte for byte. A folder without one is not checked.
 
-    ``together``: every rank calls it, reads its share of the files, and raises if any has found a fault. Else this
-    process alone reads all. A folder that has not changed since this process asked is not read again.
+    With ``together`` every rank must call it; each reads its share of the files, and all raise if one finds a fault.
+    Otherwise this process alone reads all files. A folder that has not changed since the last check is not read again.
     """
     finished = is_finished(folder)
     if together:
@@ -45,7 +45,7 @@ def require_intact(folder: Path, *, together: bool = False) -> None:
 
 
 def find_fault(path: Path, *, only: tuple[str, ...] = ("*",)) -> str | None:
-    """Why a finished folder cannot be used, or None. Reads all of it.
+    """Read all files of a finished folder; return why it cannot be used, or None.
 
     A file that matches ``only`` and is not in the manifest is a fault too.
     """
@@ -56,7 +56,10 @@ def find_fault(path: Path, *, only: tuple[str, ...] = ("*",)) -> str | None:
 def find_fault_together(
     path: Path, *, only: tuple[str, ...] = ("*",), group: dist.ProcessGroup | None = None
 ) -> str | None:
-    """``find_fault`` with the reading shared out; every rank calls it and all get one answer."""
+    """Do the same as ``find_fault``, with the files divided among the ranks.
+
+    Every rank must call it, and all get the same result.
+    """
     rank, ranks = rank_and_ranks()
     fault, files = share_from_first(_look_over(path, only) if rank == 0 else (None, {}), group=group)
     if fault is not None:
@@ -66,7 +69,7 @@ def find_fault_together(
 
 
 def _look_over(path: Path, only: tuple[str, ...]) -> tuple[str | None, dict[str, Any]]:
-    """What is wrong without reading the tensors, or the entries of all files."""
+    """Check a folder without reading its tensors. Return the fault or None, and the manifest's entries of all files."""
     if not is_finished(path):
         return "it has no manifest", {}
     try:
@@ -88,12 +91,12 @@ def _look_over(path: Path, only: tuple[str, ...]) -> tuple[str | None, dict[str,
 def _find_change(path: Path, files: Mapping[str, Any]) -> str | None:
     try:
         return find_change(path, files)
-    except OSError as error:  # a bad sector, or another machine that does not see the folder
+    except OSError as error:  # a bad sector, or a machine without access to the folder
         return str(error)
 
 
 def _stamp(folder: Path) -> tuple[str, ...]:
-    """Sizes, times and places of all files: they change with the content, but for a bit that the disk lost."""
+    """Return size, modification time and inode of all files. They change with the content, except for disk errors."""
     facts = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
     return tuple(f"{path} {fact.st_size} {fact.st_mtime_ns} {fact.st_ino}" for path, fact in facts)
 

@@ -1,1 +1,1 @@
-"""Continued pretraining: a step is a function, the loop a while."""
+"""Continued pretraining: a step is a function, and the loop calls it for each step."""

@@ -1,8 +1,8 @@
-"""A step's rows, dealt out: to the data ranks, into micro-batches, and by partition over the context ranks.
+"""Divide a step's sequences among data ranks and micro-batches, and each sequence among the context ranks.
 
-A pure function of the feed and the cursor, so it runs one step ahead, on the CPU, in a thread. Which rows a step takes
-does not depend on the ranks; which rank takes them does, and follows what they cost. Skip-wise positions are drawn row
-by row, by the row's number.
+This is a pure function of the dataset and the cursor, so it runs one step ahead, on the CPU, in a thread. The sequences
+of a step do not depend on the ranks. The data rank of a sequence does depend on them, and on the attention cost of the
+sequences. Skip-wise positions (PoSE) are drawn for each sequence on its own, from the sequence's number.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -30,7 +30,7 @@ _FIELDS = tuple(field.name for field in fields(Batch))
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one rank takes through the model at once: its tokens of a few rows, and how they are cut."""
+    """The input of one forward pass on one rank: its local shard of a few sequences, and their partition."""
 
     tokens: Int[Tensor, "local"]
     positions: Int[Tensor, "local"]
@@ -38,22 +38,22 @@ class MicroBatch:
     weights: Float[Tensor, "local"]
     source: Int[Tensor, "local"]
     lengths: Int[Tensor, "local"]
-    """Of each token's document, or of the piece of it that the row holds."""
+    """The length of each token's document in tokens, or of the document's segment in the sequence."""
     partition: AnyPartition
     rows: tuple[int, ...] = ()
-    """Which of the feed's rows they are; none where it is a row of padding."""
+    """The numbers of the sequences in the dataset; empty for a sequence of padding."""
     near: tuple[NearReading, ...] = ()
-    """The same rows with their far context taken away, for LongCE."""
+    """The same sequences with truncated context, for LongCE."""
     weighed: Bool[Tensor, "local"] | None = None
-    """Which tokens those readings ask for; None where nothing is weighed."""
+    """The tokens whose loss those readings measure; None without LongCE."""
 
 
 @dataclass(frozen=True)
 class StepBatches:
-    """One rank's share of a step of ``rows`` global rows. ``pairs`` counts its attention: queries x keys.
+    """One rank's share of a step of ``rows`` global sequences. ``pairs`` is its attention work: queries x keys.
 
-    ``digest`` names the rows before they were cut: the ranks that share them must have read the same.
-    ``document_tokens`` are the lengths of all documents of the whole step, or pieces of them, on every rank.
+    ``digest`` identifies the sequences before they are divided: ranks that share them must have read the same ones.
+    ``document_tokens`` holds the lengths of all documents, or their segments, of the whole step, on every rank.
     """
 
     rows: int
@@ -64,8 +64,8 @@ class StepBatches:
 
 
 def make_batches(feed: Feed, cursor: int, *, rows: int, spec: Stage, mesh: Mesh, sharing: Sharing) -> StepBatches:
-    """The share of this rank of ``mesh`` in rows ``[cursor, cursor + rows)`` of the feed."""
-    # One more, at -1, for padding.
+    """Return the share of this rank of ``mesh`` in the sequences ``[cursor, cursor + rows)`` of ``feed``."""
+    # The last factor is for padding, whose source is -1.
     factors = np.array([*(spec.loss_weights.get(name, 1.0) for name in feed.sources), 1.0], dtype=np.float32)
     held = [feed.document_tokens(number) for number in range(cursor, cursor + rows)]
     costs = count_row_pairs(held)
@@ -87,7 +87,7 @@ def make_batches(feed: Feed, cursor: int, *, rows: int, spec: Stage, mesh: Mesh,
 
 
 def _read_rows(feed: Feed, numbers: tuple[int, ...], *, spec: Stage) -> Batch:
-    """Rows of the feed. A stage that skips moves their positions only: documents, and so the mask, stay as they are."""
+    """Return sequences of the dataset. PoSE changes only their positions, not their documents, and so not the mask."""
     each = [feed.batch(number, 1) for number in numbers]
     batch = Batch(**{name: np.concatenate([getattr(row, name) for row in each]) for name in _FIELDS})
     if spec.skip is None:
@@ -108,7 +108,11 @@ def _cut_batch(batch: Batch, partition: AnyPartition, *, factors: np.ndarray, me
 def _add_near(
     micro: MicroBatch, batch: Batch, spec: LongCE, *, longest_tokens: int, mesh: Mesh, sharing: Sharing
 ) -> MicroBatch:
-    """Ranks read as often as the longest document of anybody's rows asks for, since they gather weights together."""
+    """Add the readings with truncated context, for LongCE.
+
+    All ranks make the same number of readings, because they gather weights together. This number follows from the
+    longest document on any rank.
+    """
     numbers = list_readings(longest_tokens, spec)
     readings = tuple(make_readings(batch, spec, numbers=numbers, mesh=mesh, sharing=sharing))
     counts = np.zeros(batch.document.shape, bool)
@@ -119,6 +123,6 @@ def _add_near(
 
 
 def _empty_row(feed: Feed) -> Batch:
-    """A row of padding, for a data rank that has run out of rows while others have not."""
+    """Return a sequence of padding, for a data rank that has no sequence left while other ranks still have one."""
     zeros, nobody = np.zeros((1, feed.context_tokens), np.int32), np.full((1, feed.context_tokens), -1, np.int32)
     return Batch(zeros, zeros, zeros.astype(np.float32), zeros, nobody, nobody)

@@ -1,8 +1,9 @@
-"""AdamW whose moments are kept in 8 bits: a few rows are read out, moved by torch's own kernel, and rounded again.
+"""AdamW with moments in 8 bits: a few matrix rows are decoded, updated by torch's own kernel, and rounded again.
 
-The bytes are those of checkpoint/eight_bit.py. The surprise is where a block lies: within one row of the *whole*
-matrix, whatever a rank holds of it. So bytes and scales are sharded as their weight is, and load on any number of ranks
-to the bit; torchao's blocks run over a rank's own shard, of which other ranks can make nothing. It needs no compiler.
+The storage format is that of checkpoint/eight_bit.py. A block lies within one row of the *whole* matrix, independent of
+the shard on a rank. So bytes and scales are sharded in the same way as their weight, and they load on any number of
+ranks, bit for bit. In torchao blocks run over a rank's own shard, so another number of ranks cannot use them. No
+compiler is needed.
 """
 
 import math
@@ -18,13 +19,13 @@ from ropewalk.checkpoint.convert_moments import zeros_by_row
 from ropewalk.checkpoint.eight_bit import BLOCK_ELEMENTS, SCALE, decode, encode
 
 _SMALLEST_ELEMENTS = 4096
-"""What is smaller, or no matrix, keeps its moments in float32: norms are few and matter."""
+"""Smaller tensors, and all that are not matrices, keep moments in float32: norms are few, but they are important."""
 _SLICE_ELEMENTS = 1 << 22
-"""How much of a matrix is in float32 at a time."""
+"""The number of a matrix's elements whose moments are in float32 at a time."""
 
 
 class EightBitAdamW(torch.optim.AdamW):
-    """torch's AdamW in every figure but the moments of matrices, which are rounded to 8 bits between steps."""
+    """torch's AdamW with one difference: the moments of matrices are rounded to 8 bits between steps."""
 
     def __init__(self, groups: list[dict[str, Any]], *, betas: tuple[float, float]) -> None:
         super().__init__(groups, lr=0.0, betas=betas, fused=True)
@@ -34,7 +35,7 @@ class EightBitAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Move everything that has a gradient."""
+        """Update all parameters that have a gradient."""
         assert closure is None, "a step is taken once"
         for group in self.param_groups:
             learnt = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -84,7 +85,7 @@ def _local(tensor: Any) -> Tensor:
 
 
 def _move(group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor], states: list[list[Tensor]]) -> None:
-    """torch's fused AdamW on plain tensors; ``states`` are first moments, second ones, and counts of steps."""
+    """Run torch's fused AdamW on plain tensors; ``states`` holds first moments, second moments, and step counts."""
     if not weights:
         return
     adamw(

@@ -1,8 +1,9 @@
-"""Rows with their documents cut into overlapping blocks: what LongCE asks of a token whose far context is taken away.
+"""Cut the documents of sequences into overlapping blocks, to measure a token's loss with truncated context (LongCE).
 
-A window over keys would not do: through the layers below, a token sees what its keys have seen, layers x window far. So
-each reading cuts every long document into blocks of its own, laid end to end, and the next reading's begin a stride
-later; of a block only the last stride counts, since it has most before it. To the partition blocks are documents.
+A sliding window over keys is not enough: through the lower layers a token still sees layers x window tokens back. So
+each reading divides every long document into blocks that follow one another without a gap. The blocks of the next
+reading begin one stride later. Only the last stride of a block counts, because its tokens have the longest context in
+the block. The partition treats each block as a document.
 """
 
 from collections.abc import Iterator
@@ -22,9 +23,9 @@ from ropewalk.recipe.weigh import LongCE
 
 @dataclass(frozen=True)
 class NearReading:
-    """One rank's part of rows in blocks, by a partition of their own. ``packed`` says where in the rows each token is.
+    """One rank's local shard of sequences in blocks, with a partition for the blocks.
 
-    ``weights`` are 1 where a label is asked for, else 0.
+    ``packed`` is the index of each token in the sequences. ``weights`` is 1 where the loss is needed, else 0.
     """
 
     tokens: Int[Tensor, "local"]
@@ -37,7 +38,7 @@ class NearReading:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Which block each token belongs to in one reading (-1 for none), its place in it, and whether it counts."""
+    """For each token in one reading: its block (-1 for none), its position in the block, and whether it counts."""
 
     document: Int32[np.ndarray, "rows context"]
     positions: Int32[np.ndarray, "rows context"]
@@ -45,7 +46,7 @@ class Blocks:
 
 
 def list_readings(longest_tokens: int, spec: LongCE) -> list[int]:
-    """The readings that have something to ask, where no document is longer than that."""
+    """Return the readings in which a token counts, if the longest document has ``longest_tokens`` tokens."""
     first_block = [number or spec.readings for number in range(spec.readings)]
     return [
         number
@@ -55,12 +56,15 @@ def list_readings(longest_tokens: int, spec: LongCE) -> list[int]:
 
 
 def cut_blocks(document: Int32[np.ndarray, "rows context"], spec: LongCE, reading: int) -> Blocks:
-    """The blocks of one reading: those that begin at a multiple of the stride, ``reading`` strides and so on."""
+    """Return the blocks of one reading. The first one begins ``reading`` strides after the start of a document.
+
+    Each further block follows the previous one.
+    """
     position, length = _measure_documents(document)
     shifted = position - reading * spec.stride_tokens
     block, place = np.divmod(shifted, spec.block_tokens)
     begin = position - place
-    # The first block of a document has all that stands before it; one without a token that counts need not be read.
+    # The first block of a document has its full context. A block without a token that counts need not be read.
     read = (document >= 0) & (begin > 0) & (begin + spec.near_tokens < length)
     change = np.ones(document.shape, bool)
     change[:, 1:] = (document[:, 1:] != document[:, :-1]) | (block[:, 1:] != block[:, :-1])
@@ -75,7 +79,7 @@ def cut_blocks(document: Int32[np.ndarray, "rows context"], spec: LongCE, readin
 def make_readings(
     batch: Batch, spec: LongCE, *, numbers: list[int], mesh: Mesh, sharing: Sharing
 ) -> Iterator[NearReading]:
-    """This rank's part of the readings ``numbers`` of some rows."""
+    """Yield this rank's local shard of each of the readings ``numbers`` of some sequences."""
     for number in numbers:
         blocks = cut_blocks(batch.document, spec, number)
         partition = choose_partition(blocks.document, ranks=mesh.context_ranks, sharing=sharing).partition
@@ -91,7 +95,10 @@ def make_readings(
 def _measure_documents(
     document: Int32[np.ndarray, "rows context"],
 ) -> tuple[Int64[np.ndarray, "rows context"], Int64[np.ndarray, "rows context"]]:
-    """How many tokens of its document stand before each token in its row, and how long that document is there."""
+    """Return, for each token, the number of earlier tokens of its document and the document's length.
+
+    Both count only the document's tokens in this sequence.
+    """
     context = document.shape[1]
     change = np.ones(document.shape, bool)
     change[:, 1:] = document[:, 1:] != document[:, :-1]

@@ -1,4 +1,4 @@
-"""The loop: take a step, write its rows, close a panel, save, until the stage ends or someone asks to stop."""
+"""The training loop: take a step, write its metrics, average them, save; until the stage ends or is asked to stop."""
 
 import dataclasses
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -36,7 +36,7 @@ from ropewalk.train.validation import HeldOut
 
 @dataclass(frozen=True)
 class StageJob:
-    """One stage's work, the same from its first step to its last."""
+    """The settings of one stage. They are the same from the first step to the last."""
 
     spec: Stage
     rates: Rates
@@ -47,26 +47,27 @@ class StageJob:
     sharing: Sharing
     journal: Journal
     folder: Path
-    """The stage's own: the model it starts from, its checkpoints, what it skipped."""
+    """The stage's folder: the model that it starts from, its checkpoints, its skipped steps."""
     measure: Measure | None = None
-    """Gives ``retrieval``, where ``until`` asks for it."""
+    """Measures ``retrieval``, where ``until`` needs it."""
     panel: HeldOut | None = None
-    """What is asked of held-out text now and then."""
+    """The validation on held-out text, at regular steps."""
     kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """What each source belongs to (train/loss_metrics.py)."""
+    """The groups of each source (train/loss_metrics.py)."""
 
     @property
     def steps(self) -> int:
-        """Steps of the stage at most."""
+        """The largest number of steps of the stage."""
         return self.rates.steps
 
 
 def run_loop(
     state: TrainState, job: StageJob, asked: Callable[[], bool], *, gauge: Gauge, trackers: Trackers
 ) -> TrainState:
-    """Train from ``state`` on, until the stage ends, ``asked()`` to stop, or too many steps were skipped.
+    """Train from ``state`` on; return the state at the end.
 
-    In the first two cases the state that comes back has been saved; in the last one nothing more has.
+    The loop ends where the stage ends, where ``asked()`` is true, or where too many steps were skipped. In the first
+    two cases the returned state has been saved. In the last case it has not.
     """
     tally = Tally(job.feed.sources, job.spec.reach_tokens, job.kinds)
     teller = Teller(gauge, steps=job.steps)
@@ -117,7 +118,10 @@ def run_loop(
 def take_step(
     state: TrainState, batches: StepBatches, job: StageJob, tally: Tally
 ) -> tuple[TrainState, list[Row], str]:
-    """One step with all that depends on its number. Last comes what the guard found, empty if it did not refuse it."""
+    """Take one step with its learning rate and its RoPE interpolation.
+
+    Returns the new state, the step's metrics, and the guard's reason to refuse the step (empty if it was not refused).
+    """
     before, reasons, guard = state, [""], job.spec.guard
 
     def judge(loss: float, norm: float) -> str:
@@ -131,7 +135,7 @@ def take_step(
 
 
 def _tell_skipped(state: TrainState, job: StageJob, rows: Sequence[Row], *, fault: str) -> None:
-    """Say why the step just seen was not taken; what the guard refused is written down to be replayed."""
+    """Print why the last step was skipped. A step that the guard refused is also written to a file for ``replay``."""
     if fault:
         written = write_skipped(state, job.folder, feed=job.feed, rows=job.rows, reason=fault)
         say(f"WARNING: step {state.step} was skipped: {fault}; its rows are in {written}")
@@ -140,7 +144,7 @@ def _tell_skipped(state: TrainState, job: StageJob, rows: Sequence[Row], *, faul
 
 
 def _look_ahead(job: StageJob, cursor: int) -> Generator[StepBatches, None, None]:
-    """Each step's batches, read and cut in a thread while the step before is computed."""
+    """Yield the batches of each step. A thread reads and divides them while the previous step is computed."""
 
     def submit() -> Future[StepBatches]:
         return ahead.submit(
@@ -164,7 +168,10 @@ def _look_ahead(job: StageJob, cursor: int) -> Generator[StepBatches, None, None
 
 
 def _close_panel(state: TrainState, job: StageJob, tally: Tally) -> tuple[TrainState, list[Row]]:
-    """The averages since the last panel, and whether they end the stage."""
+    """Return the averaged metrics since the last call, and the state with its sums reset.
+
+    ``ended`` of the state is set where the stage ends here.
+    """
     rows = list(tally.panel(state.sums, stage=state.stage, step=state.step)) if state.sums else []
     rows += tell_mix(state, job.feed)
     if state.rollbacks:
@@ -177,7 +184,7 @@ def _close_panel(state: TrainState, job: StageJob, tally: Tally) -> tuple[TrainS
             value = job.measure(state)
             rows.append(Row(state.stage, state.step, until.metric, value, "share"))
         falling = until.metric.startswith("loss")
-        settled = state.step >= job.spec.anneal_steps  # before that it is not the model that will be written
+        settled = state.step >= job.spec.anneal_steps  # before, the positions are not those of the final model
         solved = settled and value is not None and (value <= until.value if falling else value >= until.value)
         ended = "solved" if solved else ended
         if ended:

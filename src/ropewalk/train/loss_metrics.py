@@ -1,7 +1,7 @@
-"""Sums and counts by source, position and document length, from which every averaged figure of training is made.
+"""Sums and counts by source, position and document length. All averaged metrics of training are computed from them.
 
-They are added up over tokens, micro-batches, ranks and steps, in float64, and divided once, when a panel is due. The
-running sums lie in the checkpoint, so a resumed run writes the same figures.
+They are summed over tokens, micro-batches, ranks and steps, in float64. They are divided only once, when the averaged
+metrics are due. The checkpoint holds the running sums, so a resumed run writes the same metrics.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,27 +22,30 @@ _NLL, _WEIGHT, _CORRECT, _TOKENS = range(4)
 
 @dataclass(frozen=True)
 class Tally:
-    """What is told apart: the feed's sources; positions in the document, and documents' lengths, by doubling.
+    """The groups of the loss metrics, and the table of their sums.
 
-    Both go up to ``reach_tokens``; a document's length is that of the piece which its row holds. The table has a row
-    for each source, bucket of positions, bucket of lengths; columns are weighted nll, weight, weight of correct labels,
-    tokens.
+    Groups are the dataset's sources, buckets of the position in the document, and buckets of the document's length.
+    Bucket borders double and go up to ``reach_tokens``. A document's length is that of its segment in the sequence. The
+    table has one row per group. Its columns are weighted nll, weight, weight of correct labels, tokens.
     """
 
     sources: tuple[str, ...]
     reach_tokens: int
     kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """What each source belongs to, such as ``role/domain`` and ``language/zh``: sums of its sources' sums."""
+    """Larger groups of each source, such as ``role/domain`` and ``language/zh``. Their sums add those of sources."""
 
     @property
     def borders(self) -> list[int]:
-        """Where buckets of positions begin and end: 0, 128, 256, 512, 1024, 2048 for a reach of 2048."""
+        """The borders of the buckets in tokens: 0, 128, 256, 512, 1024, 2048 for ``reach_tokens`` of 2048."""
         edges = {self.reach_tokens >> shift for shift in range(_BUCKETS)}
         return [0, *sorted(edge for edge in edges if edge)]
 
     @property
     def groups(self) -> list[str]:
-        """``source/law``, ``position/0-128`` (0 to 127 tokens before it), ``length/128-256`` (129 to 256 tokens)."""
+        """The names of the groups.
+
+        Examples: ``source/law``, ``position/0-128`` (0 to 127 earlier tokens), ``length/128-256`` (129 to 256 tokens).
+        """
         buckets = [f"{low}-{high}" for low, high in pairwise(self.borders)]
         kinds = {"source": self.sources, "position": buckets, "length": buckets}
         return [f"{kind}/{name}" for kind, names in kinds.items() for name in names]
@@ -54,7 +57,10 @@ class Tally:
     def count(
         self, micro: MicroBatch, nll: Float[Tensor, "local"], correct: Bool[Tensor, "local"]
     ) -> Float64[Tensor, "groups 4"]:
-        """The table of one micro-batch, as a product with one-hot groups: exact, and in a fixed order on any device."""
+        """Return the table of one micro-batch.
+
+        It is a matrix product with one-hot groups: exact, and in a fixed order on any device.
+        """
         device, sources, buckets = nll.device, len(self.sources), len(self.borders) - 1
         weights = micro.weights.double()
         columns = torch.stack((weights * nll, weights, weights * correct, (micro.source >= 0).double()), dim=1)
@@ -66,17 +72,17 @@ class Tally:
         return member.double() @ columns
 
     def loss(self, table: Float64[Tensor, "groups 4"]) -> tuple[float, float]:
-        """(mean nll, accuracy) over all sources."""
+        """Return mean nll (nats per token) and accuracy (share) over all sources."""
         total = table[: len(self.sources)].sum(0)
         weight = max(float(total[_WEIGHT]), 1e-300)
         return float(total[_NLL]) / weight, float(total[_CORRECT]) / weight
 
     def tokens(self, table: Float64[Tensor, "groups 4"]) -> int:
-        """Tokens counted, weighted or not, without padding."""
+        """Return the number of tokens, of any weight, without padding."""
         return int(table[: len(self.sources), _TOKENS].sum())
 
     def panel(self, sums: Sequence[float], *, stage: int, step: int) -> Iterator[Row]:
-        """The averages of a panel whose table, laid flat, is ``sums``; a group without a label gives no row."""
+        """Yield the averaged metrics from ``sums``, which is the flat table. A group without a label has no metric."""
         table = torch.tensor(sums, dtype=torch.float64).reshape(self.shape)
         for name, (nll, weight, correct, tokens) in (
             *zip(self.groups, table.tolist(), strict=True),
@@ -95,7 +101,7 @@ class Tally:
 
 
 def kinds_of(sources: Sequence[Source]) -> dict[str, tuple[str, ...]]:
-    """Each source's role, and its language where it says one."""
+    """Return the larger groups of each source: its role, and its language where one is given."""
     return {
         source.name: (f"role/{source.role}", *([f"language/{source.language}"] if source.language else []))
         for source in sources

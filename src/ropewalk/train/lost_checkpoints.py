@@ -1,6 +1,7 @@
-"""A stage that finds no checkpoint: was it killed before its first save, or are checkpoints gone that once stood?
+"""A stage without a checkpoint: decide whether it was killed before its first save, or has lost its checkpoints.
 
-The first begins at step 0 and says so; the second must not, since hours of training would be done again without a word.
+In the first case it begins at step 0 and prints this. In the second case it must not begin again, since hours of
+training would be repeated without a warning.
 """
 
 from pathlib import Path
@@ -15,9 +16,10 @@ from ropewalk.train.metrics_log import Journal
 
 
 def refuse_lost_steps(recipe: Recipe, stage: int, run: Path) -> None:
-    """Raise UserError, on every rank, where ``stage`` of ``run`` had a checkpoint and none that verifies is left.
+    """Raise UserError, on every rank, where ``stage`` of ``run`` had a checkpoint and no intact one is left.
 
-    Called where none was found. It had one if its note of saves says so, or if its rows go beyond the first save.
+    It is called where no checkpoint was found. The stage had one if its record of saves names one, or if its metrics go
+    beyond the first save.
     """
     checkpoints = run / "stages" / str(stage) / "checkpoints"
     why, known = share_from_first(_find_loss(recipe, stage, run, checkpoints) if rank_and_ranks()[0] == 0 else ("", 0))
@@ -34,7 +36,7 @@ def refuse_lost_steps(recipe: Recipe, stage: int, run: Path) -> None:
 
 
 def _find_loss(recipe: Recipe, stage: int, run: Path, checkpoints: Path) -> tuple[str, int]:
-    """Why something must have been lost, if it was; the last step that has rows."""
+    """Return why a checkpoint must have been lost (empty if none was), and the last step that has metrics."""
     known = Journal(run / "rows.jsonl", writes=False).last_step(stage)
     begun, saved = read_saves(checkpoints)
     damaged = list_checkpoints(checkpoints)

@@ -1,6 +1,7 @@
-"""rows.jsonl: what training writes as it goes, on rank 0, so that a resumed run leaves the same file.
+"""Write the metrics of training to ``rows.jsonl``, on rank 0, so that a resumed run produces the same file.
 
-Rows of steps that will be taken again are dropped first; rows are on disk before the checkpoint that stands on them.
+On resume, the metrics of steps that will be repeated are removed first. Metrics are on disk before the checkpoint of
+the same step.
 """
 
 import os
@@ -13,13 +14,13 @@ from ropewalk.core.record import Row, append_rows, read_rows
 
 @dataclass(frozen=True)
 class Journal:
-    """The run's rows; ``writes`` is False on every rank but one."""
+    """The metrics file of a run. ``writes`` is True on one rank only."""
 
     path: Path
     writes: bool
 
     def rewind(self, stage: int, step: int) -> None:
-        """Drop what comes after ``step`` of ``stage``, and a torn last line."""
+        """Remove all metrics after ``step`` of ``stage``, and an incomplete last line."""
         if not self.writes or not self.path.exists():
             return
         kept = [row for row in read_rows(self.path) if (row.stage, row.step) <= (stage, step)]
@@ -30,7 +31,7 @@ class Journal:
         work.replace(self.path)
 
     def last_step(self, stage: int) -> int:
-        """The last step of ``stage`` that has rows; 0 where none has."""
+        """Return the last step of ``stage`` that has metrics; 0 if there is none."""
         rows = read_rows(self.path) if self.path.exists() else ()
         return max((row.step for row in rows if row.stage == stage), default=0)
 
@@ -39,7 +40,7 @@ class Journal:
             append_rows(self.path, rows)
 
     def flush(self) -> None:
-        """Return when all rows are on disk."""
+        """Return when all metrics are on disk."""
         if self.writes and self.path.exists():
             _flush(self.path)
 

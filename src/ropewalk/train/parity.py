@@ -1,9 +1,9 @@
-"""The parity gate: the user's model on the user's rows at degree 1 and at the chosen one, gradient by gradient.
+"""The parity gate: compare the gradients of the user's model on the user's sequences at two context-parallel degrees.
 
-Both sides are the training path itself and share one set of sharded weights, so nothing but the cut differs, and the
-gate needs no more memory than a step with a second copy of the gradients. The surprise is what it does not trust: that
-equal losses mean equal models. So it also asks one document's loss for its gradient to all other documents, which must
-be 0 to the last bit, and counts whose attention ran.
+The degrees are 1 and the chosen one. Both sides run the real training code and share one set of sharded weights. So
+only the partition differs, and the gate needs the memory of one step plus a second copy of the gradients. Equal losses
+do not prove equal models. So the gate also computes the gradient of one document's loss to all other documents, which
+must be exactly 0. It also counts how often our attention ran.
 """
 
 from collections.abc import Iterator
@@ -39,12 +39,16 @@ from ropewalk.train.step import agree_on_work
 STEPS = 3
 _SEARCHED_ROWS = 256
 _SMALL = 1e-3
-"""A tensor's gradient below this share of its layer's counts as this share: a bias that softmax cancels is noise."""
+"""The smallest norm of a tensor's gradient in a comparison, as a share of its layer's norm. A smaller norm is raised to
+this share, because the gradient is noise: for example that of a bias that softmax cancels."""
 
 
 @dataclass(frozen=True)
 class LayerParity:
-    """The gradients of one layer's tensors. ``difference`` is the largest, relative to the tensor's own norm."""
+    """The comparison of one layer's gradients.
+
+    ``difference`` is the largest difference of a tensor, relative to the norm of this tensor.
+    """
 
     layer: str
     norm: float
@@ -54,11 +58,12 @@ class LayerParity:
 
 @dataclass(frozen=True)
 class Parity:
-    """What was found. ``losses`` are pairs, degree 1 first; ``layers`` hold each layer's worst step.
+    """The result of the gate. ``losses`` are pairs, degree 1 first; ``layers`` holds the worst step of each layer.
 
-    ``foreign`` is the largest gradient of one document's loss to a token of another, ``own`` to one of its own; None
-    where no row held two documents. ``calls`` counts runs of our attention in each layer at the chosen degree on one
-    rank; in ``passes`` passes each should have run at least once, and in ``crossing`` of them keys crossed ranks.
+    ``foreign`` is the largest gradient of one document's loss to a token of another document; it is None where no
+    sequence holds two documents. ``own`` is the largest gradient to a token of the same document. ``calls`` counts the
+    runs of our attention in each layer, at the chosen degree on one rank. There were ``passes`` passes, and each layer
+    should have run at least once in each. In ``crossing`` of them keys were exchanged between ranks.
     """
 
     losses: tuple[tuple[float, float], ...]
@@ -71,10 +76,10 @@ class Parity:
 
 
 def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) -> dict[str, Parity]:
-    """By precision: the one that training would take, and on a CPU float32 as well. Every rank calls it.
+    """Return the result for each precision: that of training, and on a CPU also float32. Every rank must call it.
 
-    Takes ``STEPS`` steps of as many rows as ranks, from the stage's first row on that holds several documents. Each
-    step's gradients are computed twice from the same weights; those of degree 1 move them.
+    Takes ``STEPS`` steps of as many sequences as ranks. They start at the stage's first sequence with several
+    documents. Each step computes its gradients twice from the same weights; those of degree 1 update the weights.
     """
     spec, parallel = recipe.stages[stage], recipe.parallel
     mesh = make_mesh(parallel.ranks, parallel.context, replicas=parallel.replicas)
@@ -92,7 +97,7 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
 
 
 def _compare(learner: Learner, feed: Feed, *, spec: Stage, mesh: Mesh, sharing: Sharing) -> Parity:
-    # A micro-batch is one row, because ranks that share several rows may simply take one each.
+    # A micro-batch is one sequence, because ranks that share several sequences could simply take one each.
     spec, single = spec.model_copy(update={"micro_rows": 1}), make_mesh(mesh.ranks, 1)
     alone = replace(sharing, ulysses_degree=1)
     optimizer = make_optimizer(learner, weight_decay=spec.weight_decay, betas=spec.betas)
@@ -124,14 +129,14 @@ def _compare(learner: Learner, feed: Feed, *, spec: Stage, mesh: Mesh, sharing: 
 
 
 def _find_packed(feed: Feed, ranks: int) -> int:
-    """The first row that holds several documents and is followed by rows enough; 0 if there is none."""
+    """Return the first sequence that holds several documents and has enough sequences after it; 0 if there is none."""
     last = feed.rows - STEPS * ranks
     return next((row for row in range(last + 1) if feed.batch(row, 1).document.max() > 0), 0)
 
 
 def _take_gradients(learner: Learner, batches: StepBatches, mesh: Mesh) -> float:
-    """Gradients of the mean loss over all rows, into ``learner``; the mean."""
-    weight = agree_on_work(batches, mesh)[0] or 1.0  # rows without a label have no gradient either way
+    """Compute the gradients of the mean loss over all sequences into ``learner``; return the mean loss."""
+    weight = agree_on_work(batches, mesh)[0] or 1.0  # sequences without a label have no gradient at either degree
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)
     for micro in batches.micro:
         loss = _lose(learner, micro, micro.weights, mesh)
@@ -153,7 +158,7 @@ def _lose(learner: Learner, micro: MicroBatch, weights: Tensor, mesh: Mesh) -> T
 
 
 def _detach_gradients(learner: Learner) -> dict[str, Tensor]:
-    """The gradients by name, zeros where none came; ``learner`` is left without."""
+    """Return the gradients by name, zeros where there are none, and remove them from ``learner``."""
     named = list(name_weights(learner))
     gradients = {name: torch.zeros_like(each) if each.grad is None else each.grad for name, each in named}
     learner.zero_grad()
@@ -161,7 +166,7 @@ def _detach_gradients(learner: Learner) -> dict[str, Tensor]:
 
 
 def _measure(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Tensor:
-    """Squares of each gradient and of its difference, over all ranks' shards: [tensors, 2]."""
+    """Return the square sums of each gradient and of its difference, over the shards of all ranks: [tensors, 2]."""
     squares = []
     for name, gradient in expected.items():
         one, other = (each.to_local() if isinstance(each, DTensor) else each for each in (gradient, found[name]))
@@ -170,7 +175,7 @@ def _measure(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Tensor:
 
 
 def _describe_layers(names: list[str], squares: Tensor) -> Iterator[LayerParity]:
-    """One record per layer from [steps, tensors, 2]; everything outside of layers by its own name."""
+    """Yield one record per layer from ``squares`` [steps, tensors, 2]. Other modules have a record of their own."""
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         parts = name.removeprefix("model.").split(".")
@@ -187,10 +192,10 @@ def _describe_layers(names: list[str], squares: Tensor) -> Iterator[LayerParity]
 def _seek_leak(
     learner: Learner, micro: MicroBatch, document: Int32[np.ndarray, "1 context"], mesh: Mesh
 ) -> tuple[float | None, float]:
-    """The largest gradient of the last document's loss to tokens of others, and to its own.
+    """Return the largest gradient of the last document's loss to tokens of other documents, and to its own tokens.
 
-    The last one, because a causal mask that forgets documents leaks to what stands before. ``document`` comes from the
-    feed: a partition could be wrong about it.
+    The last document is used because a causal mask without document borders leaks to earlier tokens. ``document`` comes
+    from the dataset, because a partition could hold wrong documents.
     """
     last = document.max()
     asked = torch.from_numpy(cut(micro.partition, mesh.context_rank, document) == last).to(mesh.device)

@@ -1,7 +1,8 @@
-"""A learner on its ranks: loaded, given its adapters, then what saves memory put in place, compiled, then sharded.
+"""Prepare a model for training: load it, attach adapters, set up memory savings, compile it, then shard it.
 
-The order matters and stands here once: tiles and recomputing belong to the model and act inside what sharding gathers,
-so they come first, and adapters before them. What is compiled is inside both: a tile, and a block that runs again.
+The order matters, and only this file defines it. Tiles and recomputation belong to the model and act inside the units
+that sharding gathers, so they come before sharding. Adapters come before them. The compiled code is inside both: inside
+a tile, and inside a block that is recomputed.
 """
 
 from pathlib import Path
@@ -26,7 +27,10 @@ from ropewalk.shape.read import read_shape
 
 
 def make_learner(recipe: Recipe, stage: int, extended: Path) -> Learner:
-    """The model that a stage begins with, whole and on the CPU, the same on every rank. Every rank calls it."""
+    """Return the model that a stage begins with, with its loss: unsharded, on the CPU, the same on every rank.
+
+    Every rank must call it.
+    """
     spec = recipe.stages[stage]
     require_intact(extended, together=True)
     causal = load_model(extended, former=read_former(extended) if spec.anneal_steps else None)
@@ -37,8 +41,11 @@ def make_learner(recipe: Recipe, stage: int, extended: Path) -> Learner:
 
 
 def choose_savings(recipe: Recipe, stage: int, extended: Path) -> Savings:
-    """What the recipe says; what it leaves open is the fastest way that the plan finds to fit on the first rank's
-    machine. Every rank calls it: a CPU's speed is measured, and ranks must not choose apart."""
+    """Return the memory savings of a stage. For options that the recipe leaves open, return the fastest ones that fit.
+
+    They must fit, by the plan, into the memory of the first rank's machine. Every rank must call it: a CPU's speed is
+    measured, and all ranks must make the same choice.
+    """
     shape, parallel = read_shape(extended), recipe.parallel
     ways = list_savings(parallel, shape, host_is_apart=True)
     if len(ways) == 1:
@@ -50,7 +57,7 @@ def choose_savings(recipe: Recipe, stage: int, extended: Path) -> Savings:
 def place_learner(
     learner: Learner, mesh: Mesh, *, savings: Savings, precision: Precision, compiles: bool = False
 ) -> None:
-    """Shard ``learner`` over ``mesh``, in place, with what saves memory, and its blocks compiled if it ``compiles``."""
+    """Shard ``learner`` over ``mesh`` in place, with ``savings``; compile its blocks if ``compiles`` is true."""
     if compiles:
         require_compiler(mesh.device)
     if savings.mlp_tile_tokens is not None:

@@ -1,7 +1,7 @@
-"""What a person sees of a running stage, and the rows that tell how it goes: speed, MFU, memory, time, a slow rank.
+"""Show the progress of a running stage, and make its metrics of progress: speed, MFU, memory, time, a slow rank.
 
-On a terminal it is a bar with the figures below it, in a log a line every few seconds; panels have lines of their own.
-All of it is in rows.jsonl too.
+A terminal shows a bar with the figures below it; a log file gets a line every few seconds. Averaged metrics have lines
+of their own. All figures are in ``rows.jsonl`` too.
 """
 
 import socket
@@ -25,7 +25,7 @@ _RECENT = 64
 
 
 class Teller:
-    """Follows a stage of ``steps`` steps on all ranks; the first one speaks."""
+    """Follows a stage of ``steps`` steps on all ranks; only the first rank prints."""
 
     def __init__(self, gauge: Gauge, *, steps: int) -> None:
         self._gauge, self._steps = gauge, steps
@@ -37,7 +37,10 @@ class Teller:
     def tell(
         self, state: TrainState, batches: StepBatches, heard: Heard, *, tokens: int, rows: Sequence[Row]
     ) -> list[Row]:
-        """Further rows of the step of ``tokens`` that has just been taken."""
+        """Return the metrics of progress for the step that was just taken.
+
+        ``tokens`` is the number of tokens in the step, ``rows`` the metrics that the step already has.
+        """
         seconds, flops = self._pace.end_step(), self._gauge.step_flops(batches.document_tokens)
         self._flops.append(flops)
         left = self._gauge.seconds_left(
@@ -62,26 +65,26 @@ class Teller:
         return [Row(state.stage, state.step, name, value, unit) for name, value, unit in figures]
 
     def end_between(self) -> None:
-        """What follows a step, panel and saving, is done."""
+        """Record that the work between two steps is done: averaged metrics, validation and saving."""
         self._pace.end_between()
 
     @contextmanager
     def show(self, name: str, *, taken: int) -> "Iterator[Show]":
-        """For the length of the block, show rows as they come; ``taken`` steps have been taken before."""
+        """During the block, show metrics as they arrive. ``taken`` is the number of steps taken before."""
         shown = watch(name, self._steps, unit="steps", before=taken) if self._speaks else _nobody()
         with shown as advance:
             yield Show(advance, of_peak=f"of {self._gauge.peak.describe()}", speaks=self._speaks)
 
 
 class Show:
-    """Shows each step's rows; called with them."""
+    """Shows the metrics of each step. Call it with the metrics of one step."""
 
     def __init__(self, advance: Advance, *, of_peak: str, speaks: bool) -> None:
         self._advance, self._of_peak, self._speaks = advance, of_peak, speaks
         self._mix = ""
 
     def __call__(self, rows: Iterable[Row]) -> None:
-        """Show the rows of one step."""
+        """Show the metrics of one step."""
         values = {row.name: row.value for row in rows}
         for line in describe_panel(values) if self._speaks else ():
             say(line)
@@ -91,7 +94,10 @@ class Show:
 
 
 def describe_step(values: Mapping[str, float], *, of_peak: str) -> str:
-    """``loss 3.214  lr 0.0001  grad 0.91  12.3K tokens/s  MFU 41% of 0.2 TFLOP/s measured`` and so on."""
+    """Return the line of a step: ``loss 3.214  lr 0.0001  grad 0.91  12.3K tokens/s  MFU 41% of 0.2 TFLOP/s measured``.
+
+    Peak memory and imbalance follow.
+    """
     parts: Sequence[str] = (
         f"loss {values['loss/train']:.3f}" if "loss/train" in values else f"SKIPPED ({values['skipped']:.0f})",
         f"lr {values['lr']:.2g}",
@@ -105,14 +111,14 @@ def describe_step(values: Mapping[str, float], *, of_peak: str) -> str:
 
 
 def describe_mix(values: Mapping[str, float]) -> str:
-    """``law 20% web 80%``: the realised mix, where these rows have it."""
+    """Return the realised mix as ``law 20% web 80%``; empty where ``values`` does not hold it."""
     return " ".join(
         f"{name.removeprefix('mix/')} {share:.0%}" for name, share in values.items() if name.startswith("mix/")
     )
 
 
 def describe_panel(values: Mapping[str, float]) -> Iterator[str]:
-    """A line for each kind of averaged loss in these rows, ``loss by position: 0-128 3.21  128-256 3.05``."""
+    """Yield a line for each kind of averaged loss in ``values``: ``loss by position: 0-128 3.21  128-256 3.05``."""
     kinds: dict[str, list[str]] = {}
     for name, value in values.items():
         first, _, rest = name.partition("/")
@@ -125,7 +131,7 @@ def describe_panel(values: Mapping[str, float]) -> Iterator[str]:
 
 
 def tell_mix(state: TrainState, feed: Feed) -> list[Row]:
-    """Each source's share of all tokens of the stage so far."""
+    """Return the metrics of the realised mix: the share of each source in all tokens of the stage so far."""
     given = feed.realised(state.cursor)
     total = max(1, sum(given.values()))
     return [Row(state.stage, state.step, f"mix/{name}", tokens / total, "share") for name, tokens in given.items()]

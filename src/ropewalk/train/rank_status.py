@@ -1,4 +1,7 @@
-"""What ranks tell one another after each step, in one message: each hears of signals and failures at other moments."""
+"""Exchange the status of all ranks after each step, in one message.
+
+The exchange is needed because signals and failures reach the ranks at different moments.
+"""
 
 from dataclasses import dataclass
 
@@ -11,9 +14,11 @@ from ropewalk.parallel.peak import held_peak_bytes
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """Of all ranks: whether any was asked to stop, or failed to save; the most that any has held so far.
+    """The status of all ranks together.
 
-    ``own_seconds`` are those of the step in which a rank did not wait for others, by rank.
+    ``asked`` is true if any rank was asked to stop, ``save_failed`` if any rank failed to save. ``peak_bytes`` is the
+    largest peak memory of any rank so far. ``own_seconds`` holds, for each rank, the seconds of the step in which it
+    did not wait for other ranks.
     """
 
     asked: bool
@@ -23,7 +28,7 @@ class Heard:
 
 
 def hear(mesh: Mesh, *, asked: bool, save_failed: bool, own_seconds: float) -> Heard:
-    """Say what this rank has to say and hear the others; every rank calls it."""
+    """Exchange this rank's status with the other ranks, and return the status of all. Every rank must call it."""
     mine = torch.zeros(3 + mesh.ranks, dtype=torch.float64)
     mine[:3] = torch.tensor([asked, save_failed, held_peak_bytes(mesh.device)])
     mine[3 + mesh.rank] = own_seconds

@@ -1,8 +1,8 @@
-"""A skipped step once more, from the checkpoint before it: was it the data, or was it the machine?
+"""Repeat a skipped step from the checkpoint before it, to find out whether the data or the machine was the cause.
 
-Everything up to that step is a function of checkpoint and cursor, so the same loss must come out, bit for bit; where
-another does, it was no fault of the text. Then each of the step's rows is taken alone, which shows the one that did it.
-Nothing is written, and no weight moves in the step itself.
+All steps up to the skipped one are a function of checkpoint and cursor, so the loss must be the same, bit for bit. If
+the loss differs, the text was not the cause. Then each sequence of the step is run alone, which shows the faulty
+sequence. Nothing is written, and the step itself changes no weight.
 """
 
 from pathlib import Path
@@ -26,9 +26,11 @@ from ropewalk.train.step import train_step
 
 
 def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> dict[str, Any]:
-    """What the step of ``record`` (a file in stages/N/skipped/) gives now, whole and row by row; every rank calls it.
+    """Repeat the step of ``record`` (a file in ``stages/N/skipped/``), as a whole and sequence by sequence.
 
-    Raises UserError where no checkpoint is left that leads there.
+    Returns loss and gradient norm of the step and of each sequence, the step of the checkpoint, and whether the values
+    are the same as in ``record``. Every rank must call it. Raises UserError where no checkpoint before the step is left
+    from which it can be reached.
     """
     stage, first, rows = record["stage"], record["first_row"], len(record["rows"])
     spec, parallel = recipe.stages[stage], recipe.parallel
@@ -48,7 +50,7 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
 
     def look(batches: StepBatches) -> dict[str, float | None]:
         seen, _ = train_step(state, batches, mesh=mesh, tally=tally, rate=0.0, clip=spec.clip, judge=_refuse)
-        if seen.recent[-1] == UNSEEN:  # a row without a label has neither
+        if seen.recent[-1] == UNSEEN:  # a sequence without a label has neither loss nor gradient
             return {"loss": 0.0, "grad_norm": 0.0}
         loss, norm, _ = seen.recent[-1]
         return {"loss": loss, "grad_norm": norm}
@@ -67,12 +69,12 @@ def _refuse(loss: float, norm: float) -> str:
 
 
 def _find_start(record: dict[str, Any], checkpoints: Path) -> Path | None:
-    """The newest whole checkpoint on the way to the step; None is the stage's own beginning."""
+    """Return the newest intact checkpoint from which the step can be reached; None for the beginning of the stage."""
     for path in share_from_first(list_checkpoints(checkpoints)):
         if step_of(path) < record["step"] and find_fault_together(path) is None:
             if read_facts(path)["rollbacks"] == record["rollbacks"]:
                 return path
-            break  # older ones have not lived through the rollback either
+            break  # older checkpoints are from before the rollback too
     if not record["rollbacks"]:
         return None
     raise UserError(

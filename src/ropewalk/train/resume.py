@@ -1,7 +1,7 @@
-"""From a checkpoint on, in a stage whose end may have been moved since: more steps, another ``until``.
+"""Resume a stage from a checkpoint, where the end of the stage may have changed: more steps, another ``until``.
 
-What was learnt must be what the recipe would have taught: the rates of the steps taken are compared, and the warm-up
-stays as long as it was begun, although it is a share of the steps.
+The steps already taken must be those of the current recipe, so their learning rates are compared. The warm-up keeps its
+length in steps, although the recipe gives it as a share of all steps.
 """
 
 import dataclasses
@@ -16,21 +16,25 @@ from ropewalk.train.schedule import RATES, UNTIL, Rates, rates_of, refuse_rates
 
 
 def plan_stage(spec: Stage) -> dict[str, Any]:
-    """How a stage that begins is to go on and end, as a checkpoint keeps it."""
+    """Return the plan of a stage that begins, as a checkpoint stores it: its learning rates and its ``until``."""
     until = None if spec.until is None else spec.until.model_dump(mode="json")
     return {RATES: rates_of(spec).to_json(), UNTIL: until}
 
 
 def go_on(fresh: TrainState, checkpoint: Path) -> TrainState:
-    """``load`` into a stage that was just begun, by the plan that it began with. Every rank calls it.
+    """Load ``checkpoint`` into ``fresh``, a stage at its first step, and continue by the plan of ``fresh``.
 
-    Raises UserError where steps that were taken would have had other rates.
+    Every rank must call it. Raises UserError where steps already taken would have other learning rates by this plan.
     """
     return follow_plan(load(fresh, checkpoint), fresh.plan)
 
 
 def follow_plan(state: TrainState, plan: Mapping[str, Any]) -> TrainState:
-    """A state that was loaded, with the plan of now instead of its own; an end that was moved is no end any more."""
+    """Return a loaded state with the current ``plan`` instead of its own.
+
+    If the end of the stage has changed, the state no longer counts as ended. Raises UserError where steps already taken
+    would have other learning rates by ``plan``.
+    """
     before = Rates.from_json(state.plan[RATES])
     now = Rates.from_json(plan[RATES]).continuing(before)
     if now.first_change(before, taken=state.step) is not None:

@@ -1,7 +1,8 @@
-"""Going back: to the last checkpoint before the trouble, and past the data that it came with.
+"""Rollback: return to the last checkpoint before a series of skipped steps, and continue after their data.
 
-The step goes back and the cursor does not, so the rows that were skipped, and those between, are not read again. What
-was decided is written down before anything is removed, so a kill in the middle of it is finished by whoever resumes.
+The step goes back, but the cursor does not. So the skipped sequences, and those between them, are not read again. The
+decision is on disk before any checkpoint is removed. If the run is killed in between, the next resume completes the
+rollback.
 """
 
 import dataclasses
@@ -23,9 +24,9 @@ _HISTORY = "rollbacks.json"
 
 
 def decide_rollback(state: TrainState, folder: Path, *, guard: Guard) -> None:
-    """Write down that the stage in ``folder`` goes back from ``state``; every rank calls it, then resumes as ever.
+    """Record that the stage in ``folder`` goes back from ``state``. Every rank must call it, and then resume as usual.
 
-    Raises UserError where that may not be done once more, or no checkpoint is older than the trouble.
+    Raises UserError where no further rollback is allowed, or where no checkpoint is older than the first skipped step.
     """
     recent = state.recent[-guard.window :]
     first_bad = state.step - len(recent) + 1 + next(i for i, (_, _, taken) in enumerate(recent) if not taken)
@@ -48,7 +49,7 @@ def decide_rollback(state: TrainState, folder: Path, *, guard: Guard) -> None:
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """Every time that this stage went back, oldest first."""
+    """Return all rollbacks of this stage, oldest first."""
     path = folder / _HISTORY
     fix = "mend it by what rows.jsonl says of rollbacks, or give the run another folder"
     if not path.exists():
@@ -59,7 +60,10 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
 
 
 def remove_astray(folder: Path) -> None:
-    """Remove the checkpoints that the stage has gone back behind; every rank calls it before looking for the newest."""
+    """Remove the checkpoints that a rollback has made invalid: those after the step to which the stage went back.
+
+    Every rank must call it before it looks for the newest checkpoint.
+    """
     history = share_from_first(read_history(folder))
     if history and rank_and_ranks()[0] == 0:
         for path in list_checkpoints(folder / "checkpoints"):
@@ -69,7 +73,10 @@ def remove_astray(folder: Path) -> None:
 
 
 def go_past(state: TrainState, folder: Path) -> TrainState:
-    """A state that was just loaded, with its cursor past the data of a rollback that it has not lived through yet."""
+    """Return a state that was just loaded, with its cursor after the data of the last rollback.
+
+    If the state already includes all rollbacks, it is returned unchanged.
+    """
     history = share_from_first(read_history(folder))
     if state.rollbacks == len(history):
         return state
@@ -79,6 +86,6 @@ def go_past(state: TrainState, folder: Path) -> TrainState:
 def _is_astray(path: Path, history: Sequence[dict[str, Any]]) -> bool:
     try:
         lived_through = int(read_facts(path)["rollbacks"])
-    except (OSError, ValueError, KeyError):  # damaged: it will be passed over as that
+    except (OSError, ValueError, KeyError):  # a damaged checkpoint: the search for the newest one ignores it
         return False
     return any(step_of(path) > entry["to_step"] for entry in history[lived_through:])

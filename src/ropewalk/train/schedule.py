@@ -1,4 +1,7 @@
-"""Learning rate and annealing as pure functions of the step: nothing to save or restore, the same after any resume."""
+"""Learning rate and RoPE interpolation as pure functions of the step.
+
+So there is nothing to save or restore, and the values are the same after any resume.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,28 +17,28 @@ _FALLS: Mapping[str, Callable[[float], float]] = {
     "1-sqrt": lambda progress: 1 - math.sqrt(progress),
     "constant": lambda progress: 1.0,
 }
-"""What is left of the way from the peak down to the floor."""
+"""The decay shapes: from progress (0 to 1) to the remaining share of the way from peak to floor."""
 RATES, UNTIL = "rates", "until"
-"""Names in the plan that a checkpoint keeps."""
+"""Keys of the plan that a checkpoint stores."""
 
 
 def learning_rate(step: int, *, schedule: Schedule, peak: float, steps: int, warmup_steps: int | None = None) -> float:
-    """The rate of step ``step`` (from 0) out of ``steps``.
+    """Return the learning rate of step ``step`` (from 0) out of ``steps``.
 
-    It rises linearly over the first ``warmup`` share of the steps (over ``warmup_steps`` where the stage began as a
-    shorter one), reaching ``peak`` at the last of them, and then goes down to ``floor`` x peak at the stage's last
-    step: as half a cosine, along a line, not at all, or (``wsd``: warm up, stay, decay) over the last ``decay`` share
-    only, by ``decay_shape``.
+    The rate rises linearly over the first ``warmup`` share of the steps, and reaches ``peak`` at the last of them. If
+    the stage began as a shorter one, the rise takes ``warmup_steps`` steps instead. Then the rate falls to
+    ``floor`` x peak at the stage's last step: as half a cosine, linearly, or not at all (constant). With ``wsd``
+    (warm up, stay, decay) it falls only over the last ``decay`` share, by ``decay_shape``.
 
-    Schedulers that give the rate before a step's number is known begin at 0 and never use their last value: our step s
-    has their rate of s + 1.
+    Schedulers that set the rate before a step's number is known begin at 0 and never use their last value. Our step s
+    has their rate of step s + 1.
     """
     assert 0 <= step < steps
     rising = round(schedule.warmup * steps) if warmup_steps is None else warmup_steps
     if step < rising:
         return peak * (step + 1) / rising
     falling = _falling_steps(schedule, steps) if schedule.shape == "wsd" else steps - rising
-    # 0 at the last step of the plateau, 1 at the stage's last step.
+    # Progress is 0 at the last step of the plateau, and 1 at the stage's last step.
     progress = max(0.0, (step + 1 - (steps - falling)) / falling)
     share = _FALLS[schedule.decay_shape if schedule.shape == "wsd" else schedule.shape](progress)
     return peak * (schedule.floor + (1 - schedule.floor) * share)
@@ -47,7 +50,7 @@ def _falling_steps(schedule: Schedule, steps: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """The learning rate of every step of a stage: what a longer stage must leave as it was for the steps taken."""
+    """The learning rates of all steps of a stage. A longer stage must keep the rates of the steps already taken."""
 
     peak: float
     schedule: Schedule
@@ -55,31 +58,34 @@ class Rates:
     warmup_steps: int
 
     def at(self, step: int) -> float:
-        """The rate of step ``step``, from 0."""
+        """Return the learning rate of step ``step``, counted from 0."""
         return learning_rate(
             step, schedule=self.schedule, peak=self.peak, steps=self.steps, warmup_steps=self.warmup_steps
         )
 
     @property
     def plateau_steps(self) -> int | None:
-        """Steps of ``wsd`` before its rate goes down, from where a longer stage can go on; None for other shapes."""
+        """The number of ``wsd`` steps before the decay; None for other shapes. A longer stage can resume from there."""
         if self.schedule.shape != "wsd":
             return None
         return max(0, self.steps - _falling_steps(self.schedule, self.steps))
 
     def continuing(self, before: "Rates") -> "Rates":
-        """These rates with the warm-up that was begun as ``before`` says: a share of more steps would be longer."""
+        """Return these rates with the warm-up steps of ``before``, if the warm-up share is the same.
+
+        Without this, the same share of more steps would be a longer warm-up.
+        """
         same_share = self.schedule.warmup == before.schedule.warmup
         return replace(self, warmup_steps=before.warmup_steps) if same_share else self
 
     def first_change(self, before: "Rates", *, taken: int) -> int | None:
-        """The first of ``taken`` steps, from 0, that had another rate by ``before``; None if all had these."""
+        """Return the first of ``taken`` steps, from 0, whose rate in ``before`` differs; None if all are equal."""
         both = min(taken, self.steps, before.steps)
         changed = (step for step in range(both) if not math.isclose(self.at(step), before.at(step), rel_tol=1e-9))
         return next(changed, None if taken <= self.steps else self.steps)
 
     def to_json(self) -> dict[str, Any]:
-        """As a checkpoint keeps it."""
+        """Return the rates as JSON-like data, as a checkpoint stores them."""
         return {
             "peak": self.peak,
             "schedule": self.schedule.model_dump(mode="json"),
@@ -89,17 +95,20 @@ class Rates:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "Rates":
-        """Read back what ``to_json`` gave."""
+        """Return the rates from the data of ``to_json``."""
         return Rates(**{**data, "schedule": Schedule.model_validate(data["schedule"])})
 
 
 def rates_of(spec: Stage) -> Rates:
-    """The rates of a stage that begins."""
+    """Return the learning rates of a stage that begins."""
     return Rates(spec.lr, spec.schedule, spec.steps, round(spec.schedule.warmup * spec.steps))
 
 
 def refuse_rates(now: Rates, before: Rates, *, taken: int, where: str) -> UserError:
-    """Why a stage that took ``taken`` steps by ``before`` cannot go on by ``now``; its first change is among them."""
+    """Return the error for a stage that took ``taken`` steps by ``before`` and cannot continue by ``now``.
+
+    At least one of these steps must have another rate in ``now``.
+    """
     step = now.first_change(before, taken=taken)
     assert step is not None
     if taken > now.steps:
@@ -124,5 +133,8 @@ def refuse_rates(now: Rates, before: Rates, *, taken: int, where: str) -> UserEr
 
 
 def annealing_share(step: int, *, steps: int) -> float:
-    """How far step ``step`` (from 0) is from the former positions (0) to the new (1), which it is from ``steps`` on."""
+    """Return the share of the new RoPE frequencies at step ``step`` (from 0): 0 is old, 1 is new.
+
+    The share rises linearly, and it is 1 from step ``steps`` on.
+    """
     return step / steps if step < steps else 1.0

@@ -1,6 +1,7 @@
-"""sittings.json: by which means each stretch of a run's training was computed, since they may change in between.
+"""Record in ``sittings.json`` by which means each part of a run was computed (ranks, precision, versions).
 
-A sitting begins when ranks start on a stage, or start again. It reaches to where the next one of the same stage begins.
+The means may change during a run. A sitting begins when the ranks start a stage, or resume it. It ends where the next
+sitting of the same stage begins.
 """
 
 import json
@@ -18,9 +19,9 @@ _PACKAGES = ("ropewalk", "torch")
 
 
 def note_sitting(recipe: Recipe, run: Path, *, stage: int, step: int, precision: str) -> None:
-    """Write down that stage number ``stage`` goes on from ``step`` by the recipe's means. One rank calls it.
+    """Record that stage number ``stage`` continues from ``step`` with the means of ``recipe``. One rank calls it.
 
-    ``precision`` is what the recipe's came to on this device.
+    ``precision`` is the precision that the recipe's setting gives on this device.
     """
     data = recipe.to_json()
     entry = {
@@ -36,7 +37,7 @@ def note_sitting(recipe: Recipe, run: Path, *, stage: int, step: int, precision:
 
 
 def read_sittings(run: Path) -> list[dict[str, Any]]:
-    """All sittings of a run, the first one first."""
+    """Return all sittings of a run, oldest first."""
     path = run / FILE
     found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     return found

@@ -1,4 +1,7 @@
-"""What a skipped step was made of, for a person to read and for ``ropewalk replay``: rows, sources, text, figures."""
+"""Write the contents of a skipped step to a file: sequences, sources, text, loss and gradient norm.
+
+The file is for a human reader and for ``ropewalk replay``.
+"""
 
 import json
 from pathlib import Path
@@ -13,9 +16,10 @@ FOLDER = "skipped"
 
 
 def write_skipped(state: TrainState, folder: Path, *, feed: Feed, rows: int, reason: str) -> Path:
-    """Write down the step that ``state`` has just skipped, in the stage's ``folder``; one rank calls it.
+    """Write the step that ``state`` has just skipped into the stage's ``folder``; return the file. One rank calls it.
 
-    The name holds the first row besides the step, since a stage that went back comes to the same step with other rows.
+    The file name holds the step and the first sequence. The step alone is not enough: after a rollback the same step
+    has other sequences.
     """
     first = state.cursor - rows
     loss, norm, _ = state.recent[-1]

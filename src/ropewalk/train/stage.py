@@ -1,7 +1,7 @@
-"""One stage on every rank: from the extended model, or the newest whole checkpoint, to the stage's last checkpoint.
+"""Train one stage on every rank: from the extended model, or the newest intact checkpoint, to the last checkpoint.
 
-Going on after a kill needs no flag: the same call finds where it was. Adam's moments go on from stage to stage, because
-the weights do; the learning rate begins anew.
+Resuming after a kill needs no flag: the same call finds the newest checkpoint. Adam's moments are carried from stage to
+stage, because the weights are carried too. The learning rate starts again in each stage.
 """
 
 import json
@@ -53,12 +53,13 @@ Ending = Literal["solved", "limit", "stopped"]
 
 
 def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Path | None = None) -> Ending:
-    """Train stage number ``stage`` of a run on the folder that ``corpus`` was built into; every rank calls it.
+    """Train stage number ``stage`` of a run on the built corpus in the folder ``corpus``. Every rank must call it.
 
-    ``base`` is the model folder that the run starts from, for panels that compare with it.
+    ``base`` is the model folder that the run starts from; validation compares with it.
 
-    Reads ``run/stages/<stage>/extended``, writes checkpoints beside it and rows to ``run/rows.jsonl``. Returns how it
-    came to its end: ``until`` was reached, or the last step; or that a signal stopped it, saved.
+    Reads ``run/stages/<stage>/extended``, writes checkpoints beside it and metrics to ``run/rows.jsonl``. Returns how
+    the stage ended: ``solved`` (``until`` was reached), ``limit`` (the last step was reached), or ``stopped`` (a signal
+    stopped it, and it was saved).
     """
     with listen_for_stop() as asked:  # from here on, so that a signal while the model is loaded is not lost
         return _train(recipe, stage, run, corpus, base=base, asked=asked)
@@ -73,7 +74,7 @@ def _train(
         require_trackers(recipe.trackers)
     feed = open_rows(recipe, stage, corpus=corpus, rows=spec.steps * spec.step_rows)
     check_names(spec, feed, where=f"stages.{stage}")
-    if mesh.rank == 0:  # for the report, which asks no corpus
+    if mesh.rank == 0:  # the report reads this file, because it does not open the corpus
         write_whole(folder / "mix.json", json.dumps(dict(feed.planned)) + "\n")
     sharing, held = sharing_of(recipe, folder / "extended", mesh), open_corpus(corpus)
     require_model(held, folder / "extended")
@@ -94,7 +95,7 @@ def _train(
         if state.ended:
             break
         planned = state.cursor + (spec.steps - state.step) * spec.step_rows
-        if planned > feed.rows:  # it went back, and past some data
+        if planned > feed.rows:  # after a rollback the stage needs more sequences than were planned
             feed = open_rows(recipe, stage, corpus=corpus, rows=planned)
         rates = Rates.from_json(state.plan[RATES])
         job = StageJob(
@@ -112,19 +113,19 @@ def _train(
 
 
 def _open_trackers(recipe: Recipe, state: TrainState, run: Path, *, speaks: bool) -> Trackers:
-    """Steps are counted over all stages as they are planned: a stage that ends early leaves a gap."""
+    """Open the trackers. They count steps over all stages as planned, so a stage that ends early leaves a gap."""
     before = sum(spec.steps for spec in recipe.stages[: state.stage])
     tracked = TrackedRun(run, recipe.to_json(), before + state.step)
     return Trackers(recipe.trackers if speaks else (), tracked, steps_before=before)
 
 
 def open_rows(recipe: Recipe, stage: int, *, corpus: Path, rows: int) -> Feed:
-    """The first ``rows`` rows of a stage; more of them begin with the same ones."""
+    """Return the first ``rows`` sequences of a stage. A larger ``rows`` gives the same sequences and further ones."""
     return open_stage(recipe, stage, open_corpus(corpus), rows=rows)
 
 
 def check_names(spec: Stage, feed: Feed, *, where: str) -> None:
-    """Raise UserError where the stage waits for a metric that its training will not have."""
+    """Raise UserError where ``until`` of the stage uses a metric that its training will not have."""
     groups = Tally(feed.sources, spec.reach_tokens).groups
     metrics = [RETRIEVAL] + [f"{kind}/{group}" for kind in ("loss", "accuracy") for group in groups]
     if spec.until is not None and spec.until.metric not in metrics:
@@ -137,22 +138,25 @@ def check_names(spec: Stage, feed: Feed, *, where: str) -> None:
 
 
 def stage_folder(run: Path, stage: int) -> Path:
-    """Where all of a stage lies."""
+    """Return the folder with everything of a stage."""
     return run / "stages" / str(stage)
 
 
 def checkpoints_of(run: Path, stage: int) -> Path:
-    """Where a stage's checkpoints lie."""
+    """Return the folder of a stage's checkpoints."""
     return stage_folder(run, stage) / "checkpoints"
 
 
 def extended_of(run: Path, stage: int) -> Path:
-    """The model folder that a stage starts from."""
+    """Return the model folder that a stage starts from."""
     return stage_folder(run, stage) / "extended"
 
 
 def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed) -> TrainState:
-    """The stage before its first step. What must agree when it is resumed stands in ``inputs``."""
+    """Return the state of a stage before its first step.
+
+    Its ``inputs`` hold all that must be the same when the stage is resumed.
+    """
     spec = recipe.stages[stage]
     torch.manual_seed(seed_for("train", recipe.seed, stage, mesh.rank))
     extended = extended_of(run, stage)
@@ -166,7 +170,7 @@ def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed
         "stage": digest_value(pick_lesson(recipe, stage)),
         "seed": recipe.seed,
     }
-    if spec.lora is not None:  # whoever exports a checkpoint must know what to merge
+    if spec.lora is not None:  # the export of a checkpoint needs this to merge the adapter
         inputs["lora"] = spec.lora.model_dump(mode="json")
     optimizer = make_optimizer(
         learner,
@@ -179,7 +183,7 @@ def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed
 
 
 def sharing_of(recipe: Recipe, extended: Path, mesh: Mesh) -> Sharing:
-    """``plan_sharing`` for the model in ``extended`` on this kind of device."""
+    """Return ``plan_sharing`` for the model in ``extended`` on this kind of device."""
     narrow = choose_precision(recipe.parallel.precision, mesh) == "bfloat16"
     return plan_sharing(
         recipe.parallel, read_shape(extended), device=mesh.device.type, element_bytes=2 if narrow else 4
@@ -187,7 +191,7 @@ def sharing_of(recipe: Recipe, extended: Path, mesh: Mesh) -> Sharing:
 
 
 def _announce(sharing: Sharing, feed: Feed, mesh: Mesh, *, stage: int, compiles: bool) -> None:
-    """Put the fastest attention in place, and say what runs."""
+    """Set up the fastest attention kernel that is installed, and print which code runs."""
     newer = use_installed_flash()
     if mesh.rank == 0 and newer:
         say(f"stage {stage}: attention runs {newer}")
@@ -200,7 +204,10 @@ def _announce(sharing: Sharing, feed: Feed, mesh: Mesh, *, stage: int, compiles:
 
 
 def _resume(state: TrainState, recipe: Recipe, run: Path, *, speaks: bool) -> TrainState:
-    """From the newest checkpoint of this stage, else with the optimizer's moments of the stage before, else fresh."""
+    """Resume from the newest checkpoint of this stage.
+
+    If there is none, begin the stage with the optimizer's moments of the stage before, or with fresh ones.
+    """
     folder = stage_folder(run, state.stage)
     remove_astray(folder)
     checkpoint = newest(checkpoints_of(run, state.stage))
@@ -213,10 +220,11 @@ def _resume(state: TrainState, recipe: Recipe, run: Path, *, speaks: bool) -> Tr
 
 
 def carry_moments(state: TrainState, recipe: Recipe, run: Path) -> TrainState:
-    """A stage at its first step, with the optimizer's moments of the stage before, if there is one.
+    """Return a stage at its first step, with the optimizer's moments of the stage before, if there is one.
 
-    Not where either trains adapters: those of the stage before are merged, and moments of theirs say nothing of others.
-    Raises UserError on every rank where the last checkpoint of the stage before is gone.
+    Moments are not carried if one of the two stages trains adapters: the adapters of the stage before are merged, and
+    their moments have no meaning for other weights. Raises UserError on every rank where the last checkpoint of the
+    stage before is gone.
     """
     spec = recipe.stages[state.stage]
     if state.stage == 0 or not spec.carry_moments or spec.lora or recipe.stages[state.stage - 1].lora:

@@ -1,8 +1,9 @@
-"""One optimizer step: a function of the state and this rank's batches. Three small sums over ranks, four with LongCE.
+"""One optimizer step, as a function of the state and this rank's batches.
 
-The loss is a sum, divided once by the step's weight over all ranks, so it does not matter who holds how many labels.
-Whether the step is taken is decided by all ranks from the same numbers before anything moves: a gradient that is not
-finite must not reach Adam's moments, where it would stay. A step whose rows hold no label has nothing to take.
+A step needs three small sums over ranks, and four with LongCE. The loss is a sum that is divided once by the step's
+weight over all ranks. So the number of labels on each rank does not matter. All ranks decide from the same numbers
+whether to take the step, before any weight changes: a gradient that is not finite must not reach Adam's moments, where
+it would stay. A step whose sequences have no label is skipped.
 """
 
 import dataclasses
@@ -28,10 +29,10 @@ from ropewalk.train.optimizer import set_learning_rate
 from ropewalk.train.spike_guard import UNSEEN, see
 
 Judge = Callable[[float, float], str]
-"""(loss, gradient norm) -> why the step must not be taken, or nothing; it answers all ranks alike."""
+"""(loss, gradient norm) -> why the step must not be taken, or an empty string. All ranks get the same result."""
 
 UNLABELLED = "skipped/unlabelled"
-"""The row of a step that was not taken because its labels weigh nothing, all together."""
+"""The metric of a step that was skipped because the sum of its label weights is 0."""
 
 
 def train_step(
@@ -39,8 +40,9 @@ def train_step(
 ) -> tuple[TrainState, list[Row]]:
     """Take one step at learning rate ``rate``, or skip it on all ranks if ``judge`` finds a fault.
 
-    A step without a label is not taken either: ``judge`` is not asked, and remembers neither loss nor norm of it.
-    ``clip`` is the largest gradient norm. The rows are this step's own; what is averaged lies in ``state.sums``.
+    A step without a label is skipped too: then ``judge`` is not called, and neither loss nor norm enters its memory.
+    ``clip`` is the largest gradient norm. Returns the new state and the metrics of this step only; the sums for
+    averaged metrics are in ``state.sums``.
     """
     weight, imbalance = agree_on_work(batches, mesh)
     table, given = _add_gradients(state.model, batches, mesh=mesh, tally=tally, weight=weight)
@@ -78,9 +80,10 @@ def train_step(
 def _add_gradients(
     model: nn.Module, batches: StepBatches, *, mesh: Mesh, tally: Tally, weight: float
 ) -> tuple[Tensor, Float64[Tensor, "2"]]:
-    """Run all micro-batches; the tally's table of this rank, and the sum of LongCE's weights with their number.
+    """Run forward and backward of all micro-batches.
 
-    The loss is divided by ``weight``, the sum of the weights before LongCE's: as in the paper, by tokens.
+    Returns this rank's table of the loss metrics, and the sum of LongCE's weights with their number. The loss is
+    divided by ``weight``, the sum of the weights without those of LongCE. So it is divided by tokens, as in the paper.
     """
     table = torch.zeros(tally.shape, dtype=torch.float64, device=mesh.device)
     given = torch.zeros(2, dtype=torch.float64, device=mesh.device)
@@ -96,10 +99,11 @@ def _add_gradients(
 
 
 def read_near(model: nn.Module, micro: MicroBatch, mesh: Mesh) -> Float[Tensor, "local"] | None:
-    """Each label's nll with near context only, NaN where that is all there is; None where nothing is weighed.
+    """Return each label's nll with truncated context; None without LongCE.
 
-    Blocks are cut over the context ranks in their own way, so each token's figure is sent to the rank that has it in
-    the row itself: a sum over those ranks, to which one of them gives something.
+    The value is NaN where the token has no context beyond that. The blocks have a partition of their own, so each
+    token's value is sent to the rank that holds the token in the sequence. This is a sum over the context ranks, in
+    which only one rank has a value other than 0.
     """
     if micro.weighed is None:
         return None
@@ -107,7 +111,7 @@ def read_near(model: nn.Module, micro: MicroBatch, mesh: Mesh) -> Float[Tensor, 
     with torch.no_grad():
         for reading in micro.near:
             _, nll, _ = _read(model, reading, mesh)
-            near_nll[reading.packed] += nll.double()  # 0 where it is not asked for
+            near_nll[reading.packed] += nll.double()  # 0 for tokens that do not count in this reading
     near_nll = sum_over_ranks(near_nll, group=mesh.context_group)
     packed = torch.from_numpy(micro.partition.owned(mesh.context_rank)).to(mesh.device)
     return near_nll[packed].masked_fill(~micro.weighed, math.nan)
@@ -116,7 +120,10 @@ def read_near(model: nn.Module, micro: MicroBatch, mesh: Mesh) -> Float[Tensor, 
 def _read(
     model: nn.Module, part: MicroBatch | NearReading, mesh: Mesh, near_nll: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What a learner says of this rank's part of some rows: weighed loss, nll, and which labels are likeliest."""
+    """Run the model with loss on this rank's local shard of some sequences.
+
+    Returns the weighted loss, the nll of each label, and whether each label has the highest probability.
+    """
     said: tuple[Tensor, Tensor, Tensor] = model(
         part.tokens,
         part.positions,
@@ -130,10 +137,11 @@ def _read(
 
 
 def agree_on_work(batches: StepBatches, mesh: Mesh) -> tuple[float, float]:
-    """The weight of all labels of the step, 0 where it has none, and the busiest rank's attention over the mean of all.
+    """Return the weight of all labels of the step (0 if there is none), and the imbalance of attention.
 
-    Raises UserError on every rank where ranks that share rows have read different ones: seen here, before one of
-    them waits for keys that never come, and in a sum that is needed anyway.
+    The imbalance is the busiest rank's attention work divided by the mean. Raises UserError on every rank where ranks
+    that share sequences have read different ones. The check is made here, before one of them waits for keys that never
+    come. It uses a sum that is needed anyway.
     """
     mine = torch.zeros(1 + 2 * mesh.ranks, dtype=torch.float64, device=mesh.device)
     mine[0] = sum((micro.weights.double().sum() for micro in batches.micro), start=torch.zeros(()))
@@ -151,9 +159,12 @@ def _local_gradients(model: nn.Module) -> list[Tensor]:
 
 
 def _square_sum(gradients: list[Tensor], mesh: Mesh) -> Tensor:
-    """Over this rank's shards, each of which lies in every replica: sums over ranks give the whole norm's square."""
+    """Return this rank's term of the squared gradient norm; the sum over all ranks is the square of the whole norm.
+
+    Each shard exists in every replica, so the term is divided by the number of replicas.
+    """
     norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(1, device=mesh.device)
-    # To the device from the host, where states are kept there.
+    # With states on the host, the sum must be copied to the device.
     return norms.double().square().sum().to(mesh.device) / mesh.replicas
 
 

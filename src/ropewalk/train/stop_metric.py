@@ -1,6 +1,6 @@
-"""Retrieval as a reason to end a stage: asked of the weights as they stand on the ranks, at every panel.
+"""Retrieval as a condition that ends a stage. It is measured with the sharded weights whenever metrics are averaged.
 
-The prompts are not those that the model is judged by in the end.
+The prompts are not those of the final evaluation.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ Measure = Callable[[TrainState], float]
 
 
 def plan_measure(spec: EvaluateSpec, extended: Path, *, context_tokens: int, reader: Reader) -> Measure:
-    """A function that gives the share of key-value answers that a state gets right at ``context_tokens``.
+    """Return a function that measures the share of correct key-value answers of a state at ``context_tokens``.
 
-    Every rank calls it. Raises UserError where the length is too short to ask anything.
+    Every rank must call it. Raises UserError where the length is too short for a prompt.
     """
     probe, tokenizer = KeyValue(pairs=spec.pairs), load_tokenizer(extended)
     planned = plan_retrieval(
@@ -37,7 +37,7 @@ def plan_measure(spec: EvaluateSpec, extended: Path, *, context_tokens: int, rea
         )
 
     def share_right(state: TrainState) -> float:
-        anneal_positions(state.model, 1.0)  # it is asked of the model that will be written
+        anneal_positions(state.model, 1.0)  # measure with the positions of the final model
         sums = reader.read(state.model, planned)
         return float((sums.correct == sums.count).mean())
 

@@ -1,8 +1,8 @@
-"""How fast a stage goes and how long all of them will take: tokens, MFU, memory, the time that is left.
+"""Throughput of a stage and the time that is left for all stages: tokens per second, MFU, seconds left.
 
-Arithmetic is that of the rows as they are packed, causal and within documents, so MFU does not rise with padding or
-with pairs that nobody computes. It is a share of the data sheet's peak for a GPU that we know, else of a product of
-matrices that all ranks take at once, in the precision of the run, when the stage begins.
+FLOPs are counted for the sequences as they are packed, causal and within documents. So padding and pairs that are not
+computed do not raise MFU. MFU is a share of the data sheet's peak where the GPU is in our table. Otherwise it is a
+share of a measured peak: when the stage begins, all ranks multiply matrices at the same time, in the run's precision.
 """
 
 import time
@@ -35,18 +35,18 @@ _RECENT = 64
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """What all ranks together could do in FLOP/s, and how that is known."""
+    """The peak of all ranks together in FLOP/s. ``source`` is ``measured`` or ``by data sheet``."""
 
     flops: float
     source: str
 
     def describe(self) -> str:
-        """``0.21 TFLOP/s measured``."""
+        """Return the peak as text, such as ``0.21 TFLOP/s measured``."""
         return f"{format_amount(self.flops / 1e12)} TFLOP/s {self.source}"
 
 
 def find_peak(recipe: Recipe, mesh: Mesh) -> Peak:
-    """The peak of all ranks of ``mesh``; every rank calls it."""
+    """Return the peak of all ranks of ``mesh``. Every rank must call it."""
     known = 0.0
     if mesh.device.type == "cuda":
         name = torch.cuda.get_device_name(mesh.device).lower()
@@ -57,7 +57,7 @@ def find_peak(recipe: Recipe, mesh: Mesh) -> Peak:
 
 
 def _measure_products(recipe: Recipe, mesh: Mesh) -> float:
-    """The best of a few products of square matrices, as the run multiplies them."""
+    """Return the FLOP/s of the fastest of a few products of square matrices, in the precision of the run."""
     dtype = getattr(torch, choose_precision(recipe.parallel.precision, mesh))
     width = _WIDTHS[mesh.device.type]
     left, best = torch.ones(width, width, dtype=dtype, device=mesh.device), float("inf")
@@ -69,7 +69,10 @@ def _measure_products(recipe: Recipe, mesh: Mesh) -> float:
 
 
 class Pace:
-    """Seconds of a step, and of what is done between steps, robust to a first one that compiles and allocates."""
+    """The seconds of a step, and of the work between steps.
+
+    They are robust to a slow first step, which compiles and allocates.
+    """
 
     def __init__(self) -> None:
         self._steps: deque[float] = deque(maxlen=_RECENT)
@@ -78,7 +81,7 @@ class Pace:
         self._mark = time.perf_counter()
 
     def end_step(self) -> float:
-        """The step's seconds; called when it ends."""
+        """Return the seconds of the step. Call it when the step ends."""
         seconds = self._lap()
         if self._count:
             self._steps.append(seconds)
@@ -88,12 +91,12 @@ class Pace:
         return seconds
 
     def end_between(self) -> None:
-        """Called when panel and saving, which follow a step, are done."""
+        """Record the time between steps. Call it when the averaged metrics and the saving after a step are done."""
         self._between += self._lap()
 
     @property
     def step_seconds(self) -> float:
-        """What one more step will take, with its part of everything between."""
+        """The expected seconds of one more step, with its share of the time between steps."""
         return (median(self._steps) if self._steps else self._first) + self._between / max(1, self._count)
 
     def _lap(self) -> float:
@@ -103,7 +106,10 @@ class Pace:
 
 @dataclass(frozen=True)
 class Gauge:
-    """What a stage is measured by. ``later_flops`` is the arithmetic of the stages after it, as their text packs."""
+    """The figures for measuring the throughput of a stage.
+
+    ``later_flops`` is the model FLOPs of all later stages, from the lengths of their documents.
+    """
 
     shape: ModelShape
     peak: Peak
@@ -111,17 +117,17 @@ class Gauge:
     lora: Lora | None = None
 
     def step_flops(self, document_tokens: Int64[np.ndarray, "documents"]) -> float:
-        """Model FLOPs of a step whose rows hold these documents, or pieces of them."""
+        """Return the model FLOPs of a step whose sequences hold these documents, or segments of them."""
         tokens = max(1, int(document_tokens.sum()))
         return token_flops(self.shape, tokens, document_tokens=document_tokens, lora=self.lora).model * tokens
 
     def seconds_left(self, steps: int, *, pace_seconds: float, step_flops: float) -> float:
-        """Of ``steps`` more of this stage, and of the later stages at the same FLOP/s."""
+        """Return the seconds for ``steps`` more steps of this stage, and for the later stages at the same FLOP/s."""
         return steps * pace_seconds + self.later_flops * pace_seconds / step_flops
 
 
 def make_gauge(recipe: Recipe, stage: int, *, shape: ModelShape, mesh: Mesh, corpus: Corpus) -> Gauge:
-    """For a stage whose model has ``shape``; every rank calls it."""
+    """Return the gauge of a stage whose model has ``shape``. Every rank must call it."""
     later = recipe.model_copy(update={"stages": recipe.stages[stage + 1 :]})
     stretched = zip(later.stages, stretch_stages(later, shape), strict=False)
     flops = sum(_forecast_flops(recipe, spec, shape, corpus) for spec, shape in stretched)
@@ -129,7 +135,7 @@ def make_gauge(recipe: Recipe, stage: int, *, shape: ModelShape, mesh: Mesh, cor
 
 
 def _forecast_flops(recipe: Recipe, spec: Stage, shape: ModelShape, corpus: Corpus) -> float:
-    """Model FLOPs of a stage to come, from the lengths of its documents: nothing is packed for it."""
+    """Return the model FLOPs of a later stage, from the lengths of its documents. No sequence is packed for this."""
     tokens = spec.steps * spec.step_rows * spec.context
     strands = plan_strands(
         corpus,

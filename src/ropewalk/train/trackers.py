@@ -1,8 +1,8 @@
-"""A run's rows, sent on to the trackers that a recipe names; rows.jsonl stays the record.
+"""Send a run's metrics to the trackers in its recipe; ``rows.jsonl`` stays the complete record.
 
-Each tracker has one function here, which imports it, and a thread of its own: a slow server holds up no step, and what
-a library raises stays in that thread, is said once, and ends the tracker, not the run. A run that goes on is the same
-run there too: its id lies in the run folder, and its steps are counted over all stages.
+Each tracker has one function here, which imports its library, and a thread of its own. So a slow server delays no step.
+An error of the library stays in this thread. It is printed once and ends the tracker, but not the run. A resumed run is
+the same run in the tracker: its id lies in the run folder, and its steps are counted over all stages.
 """
 
 import json
@@ -31,7 +31,7 @@ _CLOSE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A run as trackers see it. ``ids`` is what is known of it by name; ``steps`` have been taken over all stages."""
+    """A run in the form that trackers need. ``steps`` is the number of steps taken so far, over all stages."""
 
     run: Path
     recipe: Mapping[str, Any]
@@ -42,13 +42,13 @@ class TrackedRun:
         return self.run.resolve().name
 
     def folder(self, tracker: Tracker) -> Path:
-        """Where a tracker writes that has no place of its own."""
+        """Return the folder for a tracker that has no other place for its files. It is made if it is missing."""
         folder = self.run / "trackers" / tracker
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def find_id(self, tracker: str, make: Callable[[], str]) -> str:
-        """The run's id in a tracker: the one that lies in the run folder, or what ``make()`` gives, which is kept."""
+        """Return the run's id in a tracker. It is in the run folder; if not, ``make()`` gives one, which is stored."""
         path = self.run / _IDS
         fix = "remove it: the trackers then begin a new run"
         ids: dict[str, str] = read_written(path, fix=fix) if path.exists() else {}
@@ -60,14 +60,14 @@ class TrackedRun:
 
 @dataclass(frozen=True)
 class Sink:
-    """An open tracker: ``log(step, values)``, and ``close()``."""
+    """An open tracker with two functions: ``log(step, values)`` and ``close()``."""
 
     log: Callable[[int, Mapping[str, float]], object]
     close: Callable[[], object]
 
 
 def open_tensorboard(run: TrackedRun) -> Sink:
-    """Event files in the run folder. What was written beyond the step that a run goes on from is told to be dropped."""
+    """Write event files into the run folder. Earlier events after the step of the resume are marked as dropped."""
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(run.folder("tensorboard"), purge_step=run.steps + 1)
@@ -80,7 +80,10 @@ def open_tensorboard(run: TrackedRun) -> Sink:
 
 
 def open_wandb(run: TrackedRun) -> Sink:
-    """Its own ``step`` only rises, and a resumed run takes some steps again: so ours is a figure that it draws over."""
+    """Open a wandb run. Our step is logged as a metric and is the x axis of all others.
+
+    The step of wandb itself can only rise, but a resumed run repeats some steps.
+    """
     import wandb
 
     opened = wandb.init(
@@ -98,7 +101,10 @@ def open_wandb(run: TrackedRun) -> Sink:
 
 
 def open_trackio(run: TrackedRun) -> Sink:
-    """Runs are told apart by their name, so the id is part of it. It keeps them where it keeps everything."""
+    """Open a trackio run. trackio identifies a run by its name, so the id is part of the name.
+
+    The data lie in trackio's own default folder.
+    """
     import trackio
 
     name = f"{run.name}-{run.find_id('trackio', _new_id)[:8]}"
@@ -107,7 +113,7 @@ def open_trackio(run: TrackedRun) -> Sink:
 
 
 def open_mlflow(run: TrackedRun) -> Sink:
-    """Into the store that its own settings name, else into a database in the run folder."""
+    """Open an MLflow run in the store of MLflow's own settings; without them, in a database in the run folder."""
     import mlflow
     from mlflow.entities import Metric
 
@@ -138,7 +144,7 @@ def open_mlflow(run: TrackedRun) -> Sink:
 
 
 def open_swanlab(run: TrackedRun) -> Sink:
-    """By the mode that its own settings name: its cloud unless they say otherwise."""
+    """Open a SwanLab run in the mode of SwanLab's own settings. The default mode is its cloud."""
     import swanlab
 
     opened = swanlab.init(
@@ -162,7 +168,10 @@ OPENERS: Mapping[Tracker, Callable[[TrackedRun], Sink]] = {
 
 
 class Trackers:
-    """The trackers of one stage. ``steps_before`` were planned before it. A block's end is theirs."""
+    """The trackers of one stage. The end of the ``with`` block closes them.
+
+    ``steps_before`` is the number of steps planned before the stage.
+    """
 
     def __init__(self, names: Sequence[Tracker], run: TrackedRun, *, steps_before: int = 0) -> None:
         self._steps_before = steps_before
@@ -178,14 +187,14 @@ class Trackers:
         self._end.close()
 
     def log(self, rows: Iterable[Row]) -> None:
-        """Send on the rows of one step."""
+        """Send the metrics of one step to all trackers."""
         rows = list(rows)
         for thread in self._threads if rows else ():
             thread.log(self._steps_before + rows[-1].step, {row.name: row.value for row in rows})
 
 
 class _Thread:
-    """One tracker at work. What it was told and has not done yet is held in ``_waiting``."""
+    """The thread of one tracker. ``_waiting`` holds the calls that are not done yet."""
 
     def __init__(self, name: Tracker, opener: Callable[[TrackedRun], Sink], run: TrackedRun) -> None:
         self._name = name

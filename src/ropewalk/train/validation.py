@@ -1,8 +1,9 @@
-"""What a stage asks of held-out text while it trains, with the model as it lies on the ranks.
+"""Validation: measurements on held-out text during training, with the sharded model.
 
-Far context's gain, loss at the base's own context beside the base's, retrieval: evaluate/'s measurements on other
-prompts and documents than the final ones. The base is read once for a stage, before its model is loaded, in shards as
-well, and what it lost is kept in the stage's folder.
+The measurements are those of evaluate/: the gain from far context, the loss at the base model's context beside that of
+the base model, and retrieval. Prompts and documents differ from those of the final evaluation. The base model is
+measured once for a stage, before the stage's model is loaded, and sharded as well. Its loss is stored in the stage's
+folder.
 """
 
 import json
@@ -43,21 +44,24 @@ Planned = FarGain | ShortLoss | Retrieval
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads items with a sharded model: ``row_tokens`` is the stage's row."""
+    """Runs a sharded model on evaluation items. ``row_tokens`` is the length of the stage's sequences in tokens."""
 
     mesh: Mesh
     sharing: Sharing
     row_tokens: int
 
     def read(self, model: nn.Module, planned: Planned) -> Sums:
-        """The sums of one measurement; every rank calls it."""
+        """Return the sums of one measurement. Every rank must call it."""
         settings = {"mesh": self.mesh, "sharing": self.sharing, "row_tokens": self.row_tokens}
         return measure_shared(model, planned.items, planned.groups, **settings)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What a stage asks every ``steps`` steps; ``base_loss`` is the base's on the short text, by source, if any."""
+    """The measurements that a stage makes every ``steps`` steps.
+
+    ``base_loss`` is the base model's loss on the short text in nats per token, by source; empty if there is none.
+    """
 
     steps: int
     planned: tuple[Planned, ...]
@@ -65,7 +69,7 @@ class HeldOut:
     base_loss: dict[str, float]
 
     def ask(self, state: TrainState) -> list[Row]:
-        """Rows of the weights as they stand, at the positions that the stage ends with; every rank calls it."""
+        """Return the metrics of the current weights, with the final positions of the stage. Every rank must call it."""
         anneal_positions(state.model, 1.0)
         return [
             Row(state.stage, state.step, f"held_out/{name}", value, unit)
@@ -86,15 +90,15 @@ class HeldOut:
 
 
 def tell_short(planned: ShortLoss, sums: Sums) -> dict[str, float]:
-    """Nats per token of each source."""
+    """Return the loss of each source in nats per token."""
     return {score.task.removeprefix("short/"): score.value for score in planned.score(sums, model="")}
 
 
 def plan_panel(
     spec: Panel, evaluate: EvaluateSpec, *, extended: Path, corpus: Corpus, reach_tokens: int, base_tokens: int
 ) -> tuple[Planned, ...]:
-    """The measurements that ``spec`` asks for and the corpus has text for; the same on every rank."""
-    seed = evaluate.seed + 1  # the final figures are of other prompts
+    """Return the measurements of ``spec`` for which the corpus has text; the same ones on every rank."""
+    seed = evaluate.seed + 1  # the final evaluation uses other prompts
     near_tokens = spec.near_tokens or base_tokens
     found: list[Planned | None] = []
     if spec.documents:
@@ -112,9 +116,10 @@ def plan_panel(
 def prepare_panel(
     recipe: Recipe, stage: int, *, folder: Path, corpus: Corpus, base: Path | None, reader: Reader
 ) -> HeldOut | None:
-    """What the stage in ``folder`` asks; the base is read here if nobody has. Every rank calls it.
+    """Return the validation of the stage in ``folder``; None if it has none. Every rank must call it.
 
-    ``base`` is None where a run starts from nothing: then there is no loss to compare with.
+    The base model is measured here, unless its loss is stored already. ``base`` is None where a run starts from
+    scratch: then there is no loss to compare with.
     """
     spec = recipe.stages[stage]
     if spec.panel is None:

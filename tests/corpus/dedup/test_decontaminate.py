@@ -20,8 +20,7 @@ from ropewalk.corpus.prompt_rules import PromptRules
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
-
-SHARED = Path(__file__).parents[3] / "shared"
+from shared_folder import SHARED
 
 
 def words(number: int, count: int) -> list[str]:

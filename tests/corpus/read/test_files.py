@@ -22,8 +22,9 @@ from ropewalk.corpus.read.source import Reject, read_source, source_files
 from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
+from shared_folder import SHARED
 
-CASES = Path(__file__).parents[3] / "shared" / "cases" / "files"
+CASES = SHARED / "cases" / "files"
 TEXTS = [sentence(1, 30), han(2, 60), 'with "quotes", commas;\nand a line']
 
 

@@ -22,8 +22,9 @@ from ropewalk.corpus.text.language_words import language_words
 from ropewalk.corpus.text.profile import PROFILES
 from ropewalk.corpus.text.reject import Reject
 from ropewalk.corpus.tokens.store import Documents
+from shared_folder import SHARED
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
+DATA = SHARED / "data"
 
 
 def settled(text: str) -> str:
