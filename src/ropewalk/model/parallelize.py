@@ -131,10 +131,10 @@ def parallelize(
     """Install our attention in ``model``, a causal language model of transformers; the result cuts its batches.
 
     ``mesh`` are the ranks that share a sequence: a 1-D DeviceMesh, one with a dimension "context", or a process group;
-    None for this rank alone. ``layout``, ``exchange`` and ``ulysses_degree`` are as in a recipe
-    (docs/partition.md). With ``ulysses_degree`` None, the cheapest number is chosen for each batch. Only two parts of
-    the model change: its attention implementation, and positions that depend on a text's length (dynamic NTK,
-    LongRoPE). These take the length from the token's own document. Without ``cut``'s arguments the model attends by SDPA.
+    None for this rank alone. ``layout``, ``exchange`` and ``ulysses_degree`` are as in a recipe (docs/partition.md);
+    ``ulysses_degree`` None takes the cheapest number for each batch. Only two parts of the model change: its attention
+    implementation, and positions that depend on a text's length (dynamic NTK, LongRoPE), which take the length from the
+    token's own document. Without ``cut``'s arguments the model attends by SDPA.
 
         share = parallelize(model, mesh)
         loss = model(**share.cut(input_ids, labels, position_ids)).loss      # this rank's part of the mean
