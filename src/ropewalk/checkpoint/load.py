@@ -58,7 +58,7 @@ def read_facts(checkpoint: Path) -> dict[str, Any]:
 
 
 def newest(folder: Path) -> Path | None:
-    """Return the newest checkpoint in ``folder`` of which every byte verifies; None if there is none.
+    """Return the newest intact checkpoint in ``folder``, verified byte for byte; None if there is none.
 
     A warning is printed for each newer checkpoint that is damaged. Inside ``run_ranks`` every rank must call it: each
     rank reads its share of the files, and all ranks get the same result.

@@ -2,7 +2,7 @@
 
 Each block is gathered just before it runs. The root's own parameters (embedding, last norm, head) stay gathered during
 the root's forward and backward, so a loss inside that forward uses a plain head weight. Gradients are *summed* over
-ranks, not averaged: the loss is already divided by the step's global token count, and ranks hold unequal shards. With
+ranks, not averaged: the loss is already divided by the global token count, and ranks hold unequal parts of it. With
 replicas, gradients are summed within each replica and then over all replicas. So the moments of all replicas stay equal
 without further messages.
 """

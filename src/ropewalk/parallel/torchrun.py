@@ -1,4 +1,7 @@
-"""Find out whether torchrun started this process, and as which rank. This file does not import torch."""
+"""Find out whether torchrun started this process, and as which rank.
+
+This is needed before torch is imported, so this file does not import torch.
+"""
 
 import os
 from collections.abc import Iterator

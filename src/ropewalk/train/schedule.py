@@ -107,7 +107,7 @@ def rates_of(spec: Stage) -> Rates:
 def refuse_rates(now: Rates, before: Rates, *, taken: int, where: str) -> UserError:
     """Return the error for a stage that took ``taken`` steps by ``before`` and cannot continue by ``now``.
 
-    At least one of these steps must have another rate in ``now``.
+    ``now.first_change(before, taken=taken)`` must not be None.
     """
     step = now.first_change(before, taken=taken)
     assert step is not None
@@ -133,7 +133,7 @@ def refuse_rates(now: Rates, before: Rates, *, taken: int, where: str) -> UserEr
 
 
 def annealing_share(step: int, *, steps: int) -> float:
-    """Return the share of the new RoPE frequencies at step ``step`` (from 0): 0 is old, 1 is new.
+    """Return the share of the way from the former positions (0) to the new ones (1) at step ``step``, counted from 0.
 
     The share rises linearly, and it is 1 from step ``steps`` on.
     """
