@@ -136,7 +136,6 @@ def test_a_ring_sends_everything_and_needed_rows_do_not() -> None:
     needed = partition_tokens(document, ranks=2, layout="zigzag")
     assert ring.rows.tolist() == [[0, 64], [64, 0]]
     assert needed.rows.tolist() == [[0, 64], [32, 0]], "half of the front is enough for the middle"
-    assert needed.sent_bytes(kv_heads=2, head_dim=4, element_bytes=4) == 64 * 64
 
 
 @pytest.mark.parametrize(

@@ -15,17 +15,29 @@ from ropewalk.plan.memory import (
     chunked_loss_bytes,
     estimate_memory,
     kept_attention_bytes,
-    mlp_bytes,
     offloaded_checkpoint_bytes,
     stored_block_bytes,
-    tiled_bytes,
-    whole_loss_bytes,
 )
 from ropewalk.plan.savings import Savings, list_savings
 from ropewalk.recipe.spec import Parallel
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 
 _STATE_BYTES = MASTER_BYTES + MOMENT_BYTES
+
+
+def mlp_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
+    """Bytes at the peak of one layer's backward: six tensors of the MLP's width."""
+    return 6.0 * local_tokens * shape.mlp_width * element_bytes
+
+
+def tiled_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
+    """Bytes at the same peak with a tiled MLP and offloaded checkpoints: 13.5 tensors of the model's width (fitted)."""
+    return 13.5 * local_tokens * shape.width * element_bytes
+
+
+def whole_loss_bytes(shape: ModelShape, local_tokens: int) -> float:
+    """Bytes of the logits of all tokens at once: one copy in bf16 and three in fp32."""
+    return 14.0 * local_tokens * shape.vocabulary
 
 
 def test_four_published_peaks(shapes: Mapping[str, ModelShape]) -> None:

@@ -8,7 +8,6 @@ import pytest
 from ropewalk.rope.bounds import (
     attraction,
     critical_dim,
-    critical_theta,
     first_negative,
     least_theta,
     reach,
@@ -64,11 +63,6 @@ def test_critical_dimension(theta: float, head_dim: int, train_tokens: int, expe
 
 def test_a_short_wavelength_model_knows_all_dimensions() -> None:
     assert critical_dim(500.0, head_dim=32, train_tokens=65536) == 32
-
-
-def test_critical_thetas_of_llama_2() -> None:
-    found = [critical_theta(1e4, train_tokens=4096, tuned_tokens=tokens) for tokens in (8192, 16384, 32768, 131072)]
-    assert found == pytest.approx([26_784, 71_738, 192_144, 1_378_414], rel=1e-5)
 
 
 def test_reach_of_llama_2() -> None:

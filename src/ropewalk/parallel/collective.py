@@ -6,7 +6,6 @@ needs no second path.
 
 from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
 from jaxtyping import Float64
 from torch import Tensor
@@ -66,13 +65,3 @@ def wait_for_ranks() -> None:
     """Return when every rank has made this call."""
     if dist.is_initialized():
         dist.barrier()
-
-
-def all_agree(fine: bool) -> bool:
-    """Return whether ``fine`` is true on every rank. A fault that only one rank has seen must stop all ranks."""
-    return all(gather_values(fine))
-
-
-def same_on_all_ranks(values: Float64[Tensor, "..."]) -> bool:
-    """Return whether all ranks hold the same numbers, bit for bit."""
-    return bool(torch.equal(max_over_ranks(values), -max_over_ranks(-values)))

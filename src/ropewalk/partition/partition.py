@@ -134,14 +134,6 @@ class Partition:
         sent = f", {self.rows.sum() / others:.0%} of a ring's rows sent" if self.exchanges else ", nothing sent"
         return f"{self.layout} over {self.ranks} ranks, {self.exchange}: work max/mean {self.balance:.2f}{sent}"
 
-    def sent_bytes(self, *, kv_heads: int, head_dim: int, element_bytes: int) -> int:
-        """Bytes of keys and values that the busiest rank sends or receives in one layer's forward.
-
-        The backward returns as many gradients, in float32 or better.
-        """
-        busiest = int(max(self.rows.sum(0).max(), self.rows.sum(1).max()))
-        return busiest * 2 * kv_heads * head_dim * element_bytes
-
     def _runs(self, rank: int) -> Ranges:
         mine = self.segments.owner == rank
         return Ranges(self.segments.start[mine], self.segments.stop[mine])

@@ -163,21 +163,6 @@ def stored_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: i
     return float(local_tokens * (elements * element_bytes + normed * (4 - element_bytes) + shape.heads * 4))
 
 
-def mlp_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
-    """Bytes at the peak of one layer's backward: six tensors of the MLP's width."""
-    return 6.0 * local_tokens * shape.mlp_width * element_bytes
-
-
-def tiled_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
-    """Bytes at the same peak with a tiled MLP and offloaded checkpoints: 13.5 tensors of the model's width (fitted)."""
-    return 13.5 * local_tokens * shape.width * element_bytes
-
-
-def whole_loss_bytes(shape: ModelShape, local_tokens: int) -> float:
-    """Bytes of the logits of all tokens at once: one copy in bf16 and three in fp32."""
-    return 14.0 * local_tokens * shape.vocabulary
-
-
 def chunked_loss_bytes(
     shape: ModelShape, chunk_tokens: int, *, element_bytes: int = 2, head_is_trained: bool = True
 ) -> float:

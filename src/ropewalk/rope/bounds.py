@@ -85,11 +85,6 @@ def critical_dim(theta: float, *, head_dim: int, train_tokens: int) -> int:
     return max(0, min(head_dim, 2 * math.ceil(head_dim / 2 * math.log(train_tokens / (2 * math.pi), theta))))
 
 
-def critical_theta(theta: float, *, train_tokens: int, tuned_tokens: int) -> float:
-    """The theta above which tuning at ``tuned_tokens`` reaches beyond that length: 71,738 for Llama 2 at 16Ki."""
-    return float(theta ** math.log(tuned_tokens / (2 * math.pi), train_tokens / (2 * math.pi)))
-
-
 def reach(theta: float, *, known_dim: int, head_dim: int) -> float:
     """Tokens that a new theta reaches, with ``known_dim`` dimensions known before: 129,027 for Llama 2 at 1e6."""
     return float(2 * math.pi * theta ** (known_dim / head_dim))

@@ -13,7 +13,7 @@ from made_texts import han, sentence
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.boilerplate import remove_boilerplate
 from ropewalk.corpus.clean.document import clean_document
-from ropewalk.corpus.clean.normalize import mend_document, repair_decoding
+from ropewalk.corpus.clean.normalize import _choose_repair, _repair_blocks, mend_document
 from ropewalk.corpus.clean.pii import is_identity_number, mask
 from ropewalk.corpus.clean.quality import measure_text
 from ropewalk.corpus.text import blocks
@@ -21,6 +21,11 @@ from ropewalk.corpus.text.blocks import blocks_of_lines
 from ropewalk.corpus.text.chinese import convert_script, fit_marks, narrow_letters, traditional_share
 from ropewalk.corpus.text.profile import ALL_BOILERPLATE, ALL_PERSONAL, PROFILES, Boilerplate, Profile
 from ropewalk.corpus.text.reject import Reject
+
+
+def repair_decoding(text: str) -> str:
+    """The step of mend_document that repairs wrongly decoded text, by itself."""
+    return "".join(_repair_blocks([text], _choose_repair(text)))
 
 
 def without(text: str, kinds: Sequence[Boilerplate]) -> str:

@@ -63,11 +63,6 @@ def mend_document(text: str, profile: Profile) -> str:
     return "".join(join_repeats(parts) if profile.joins_repeats else parts)
 
 
-def repair_decoding(text: str) -> str:
-    """Repair a text that was decoded wrongly. Any other text stays unchanged."""
-    return "".join(_repair_blocks([text], _choose_repair(text)))
-
-
 def _choose_repair(text: str) -> Callable[[str], str]:
     if looks_like_wrong_gbk(text):
         return repair_gbk

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ropewalk.core.quantity import format_amount, format_bytes
-from ropewalk.corpus.mix.dataset import Feed
 
 
 @dataclass(slots=True)
@@ -113,23 +112,6 @@ def format_ledger(ledger: Mapping[str, Mapping[str, Any]]) -> str:
             lines.append(f"{'  answers with masks':24}{entry['masked_answers']:>12}")
         lines += [_line("  = train", entry["train"]), _line("  = held out", entry["held_out"])]
         lines += [f"  not read: {each['files']:,} {each['sort']} ({each['why']})" for each in entry.get("not_read", ())]
-    return "\n".join(lines)
-
-
-def format_mix(feed: Feed, cursor: int | None = None) -> str:
-    """Planned and realised share, tokens and repeats of each source, as text.
-
-    Counted over the first ``cursor`` sequences (all if None).
-    """
-    realised = feed.realised(feed.rows if cursor is None else cursor)
-    total = sum(realised.values())
-    lines = [f"{'source':24}{'planned':>9}{'realised':>10}{'tokens':>10}{'repeats':>9}"]
-    for name, tokens in realised.items():
-        share = tokens / total if total else 0.0
-        lines.append(
-            f"{name:24}{feed.planned[name]:>9.2%}{share:>10.2%}{format_amount(tokens):>10}{feed.repeats[name]:>9.2f}"
-        )
-    lines.append(f"padding {feed.padding_tokens / (feed.rows * feed.context_tokens):.2%} of {feed.rows:,} rows")
     return "\n".join(lines)
 
 
