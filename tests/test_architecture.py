@@ -149,6 +149,30 @@ def test_environment_is_read_only_where_ranks_start(path: Path) -> None:
             raise AssertionError(f"line {node.lineno}: reads the environment")
 
 
+RUN_FILES = {
+    "recipe.yaml", "rows.jsonl", "scores.json", "parity.json", "report.html", "sittings.json", "factors.json",
+    "saves.json", "rollbacks.json", "mix.json", "base-short-loss.json", "promotion.json",
+}  # fmt: skip
+RUN_FOLDERS = {"stages", "extended", "checkpoints", "trained", "skipped", "initial", "trackers"}
+
+
+def find_run_name(tree: ast.AST) -> str | None:
+    """The first name of something in a run folder that the code spells: a file's, or a folder's in a path."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value in RUN_FILES:
+            return str(node.value)
+        joins = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant)
+        if joins and node.right.value in RUN_FOLDERS:
+            return str(node.right.value)
+    return None
+
+
+def test_one_file_knows_the_names_in_a_run_folder(path: Path) -> None:
+    if path != SRC / "core" / "run_folder.py":
+        assert find_run_name(parse(path)) is None
+    assert find_run_name(ast.parse('run / "stages" / number')) and find_run_name(ast.parse('open("rows.jsonl")'))
+
+
 def test_importing_the_torch_free_half_imports_no_torch(path: Path) -> None:
     if path != SRC / "__init__.py":
         return

@@ -15,8 +15,8 @@ from ropewalk.commands import rank_tasks
 from ropewalk.commands.checkpoint import export_checkpoint, is_checkpoint, replay_skipped
 from ropewalk.commands.rank_tasks import on_ranks
 from ropewalk.commands.run import _train_stage
-from ropewalk.commands.run_inputs import RunFolder
 from ropewalk.core.error import RankError, UserError
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train import loop
 from tiny_run import make_recipe, write_corpus, write_model

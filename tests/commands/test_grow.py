@@ -18,10 +18,10 @@ from ropewalk.checkpoint.load import load_weights
 from ropewalk.commands import grow as grow_module
 from ropewalk.commands.plan_growth import plan_growth
 from ropewalk.commands.run import do_part, run_recipe
-from ropewalk.commands.run_inputs import RunFolder
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
 from ropewalk.core.record import TIMED, read_rows, read_scores
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.embedded import embedded_documents
 from ropewalk.recipe.load import load_recipe, parse_recipe
 from ropewalk.recipe.spec import Recipe

@@ -12,8 +12,8 @@ import yaml
 
 import ropewalk
 from ropewalk.commands.launch import write_script
-from ropewalk.commands.run_inputs import RunFolder
 from ropewalk.core.error import UserError
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.load import load_recipe, parse_recipe
 from ropewalk.recipe.spec import Recipe
 

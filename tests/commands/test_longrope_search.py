@@ -10,8 +10,8 @@ import pytest
 
 from ropewalk.commands.longrope_search import draw_documents
 from ropewalk.commands.run import do_part
-from ropewalk.commands.run_inputs import RunFolder
 from ropewalk.core.error import UserError
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.recipe.spec import Recipe

@@ -14,10 +14,10 @@ import yaml
 from ropewalk.commands.corpus import report_corpus
 from ropewalk.commands.rank_tasks import on_ranks, promote
 from ropewalk.commands.run import check_recipe, do_part, run_recipe
-from ropewalk.commands.run_inputs import RunFolder
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
 from ropewalk.core.record import read_rows, read_scores
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.evaluate.stage_gate import read_verdicts
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.recipe.spec import Recipe

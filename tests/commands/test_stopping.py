@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from ropewalk.checkpoint.load import list_checkpoints
-from ropewalk.commands.run_inputs import RunFolder
 from ropewalk.core.artifact import is_finished
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.spec import Recipe
 
 DRIVER = """

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from ropewalk.commands.run import do_part
-from ropewalk.commands.run_inputs import RunFolder
 from ropewalk.commands.sweep import require_one_tokenizer, run_sweep
 from ropewalk.core.artifact import new_folder
 from ropewalk.core.error import UserError
 from ropewalk.core.record import read_scores
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.evaluate.score import mean
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.spec import Recipe

@@ -15,15 +15,15 @@ from faults.ground import DATA, STEPS, Ground
 from ropewalk.checkpoint.load import load_weights, newest, read_facts
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.error import UserError
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.core.seed import seed_for
-from ropewalk.train.stage import checkpoints_of
 
 _OLDER, _NEWER = f"step-{STEPS - 3:08}", f"step-{STEPS:08}"
 
 
 def attempt(ground: Ground, trial: str, guarded: bool) -> str:
     """Damage a copy of the newer of two checkpoints; unguarded, read it as whoever checks nothing does."""
-    whole = checkpoints_of(ground.straight(parallel=DATA), 0)
+    whole = RunFolder(ground.straight(parallel=DATA)).checkpoints(0)
     folder = ground.folder / "damaged"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(whole, folder)

@@ -15,7 +15,7 @@ from faults.ground import CONTEXT, Ground, compare, make, train
 from ropewalk.checkpoint import save as save_module
 from ropewalk.checkpoint.load import find_fault, list_checkpoints
 from ropewalk.core.error import UserError
-from ropewalk.train.stage import checkpoints_of
+from ropewalk.core.run_folder import RunFolder
 
 _NEW_NAMESPACE, _NEW_USER = 0x00020000, 0x10000000
 _SHARES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6, 0.7, 0.8)
@@ -27,7 +27,7 @@ def attempt(ground: Ground, trial: str, guarded: bool) -> str:
     """Room for two checkpoints and a share of a third one, then for all."""
     recipe, share = make(parallel=CONTEXT), _SHARES[int(trial.rpartition("-")[2])]
     straight = ground.straight(parallel=CONTEXT)
-    (whole,) = list_checkpoints(checkpoints_of(straight, 0))[:1]
+    (whole,) = list_checkpoints(RunFolder(straight).checkpoints(0))[:1]
     checkpoint_bytes = sum(path.stat().st_size for path in whole.iterdir())
     save_module.require_free = lambda folder, needed_bytes: None  # the forecast would refuse before anything is written
     if not guarded:
@@ -47,7 +47,7 @@ def attempt(ground: Ground, trial: str, guarded: bool) -> str:
         mount(disk, 16 * checkpoint_bytes, again=True)
     else:
         limit_files(None)
-    torn = [path.name for path in list_checkpoints(checkpoints_of(run, 0)) if find_fault(path)]
+    torn = [path.name for path in list_checkpoints(RunFolder(run).checkpoints(0)) if find_fault(path)]
     if torn or not clear:
         return f"{torn} are torn" if torn else "the error does not say that the disk is full"
     train(ground, run, recipe)

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from ropewalk.checkpoint.load import newest
 from ropewalk.core.digest import digest_bytes, digest_value
 from ropewalk.core.record import TIMED, Row, read_rows
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train import loop
-from ropewalk.train.stage import checkpoints_of, train_stage
+from ropewalk.train.stage import train_stage
 from tiny_run import make_recipe, write_corpus, write_model
 
 CONTEXT, DATA, BOTH = {"ranks": 2, "context": 2}, {"ranks": 2, "context": 1}, {"ranks": 4, "context": 2}
@@ -116,7 +117,7 @@ def compare(run: Path, straight: Path) -> str:
 
 def contents(run: Path) -> dict[str, Any]:
     """All of the last checkpoint. Headers of safetensors keep no order of keys, so files are not compared."""
-    checkpoint = newest(checkpoints_of(run, 0))
+    checkpoint = newest(RunFolder(run).checkpoints(0))
     assert checkpoint is not None, "there is no whole checkpoint"
     found: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
     for path in checkpoint.glob("*.safetensors"):

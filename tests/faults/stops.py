@@ -11,9 +11,9 @@ from faults.experiment import Experiment
 from faults.ground import CONTEXT, STEPS, Ground, compare, make, train
 from ropewalk.checkpoint import saver as saver_module
 from ropewalk.checkpoint.load import list_checkpoints, step_of
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.launch import RankError
 from ropewalk.train import loop, stage
-from ropewalk.train.stage import checkpoints_of
 
 _MOMENTS = (
     "loading",
@@ -55,7 +55,7 @@ def attempt(ground: Ground, trial: str, guarded: bool) -> str:
     except RankError as error:
         return f"the run died: {str(error).splitlines()[0]}"
     step = int(asked_at.read_text())
-    saved = step_of(list_checkpoints(checkpoints_of(run, 0))[0])
+    saved = step_of(list_checkpoints(RunFolder(run).checkpoints(0))[0])
     if ending != ("limit" if step + 1 >= STEPS else "stopped"):
         return f"it ended with {ending}"
     if saved not in (step + 1, step + 2):  # the signal may reach the ranks when the step's last word is spoken

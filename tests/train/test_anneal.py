@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from ropewalk.checkpoint.load import newest
 from ropewalk.core.record import read_rows
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.model.extend import extend, read_former
 from ropewalk.model.load import load_model
 from ropewalk.model.rope_hooks import anneal_positions
@@ -19,7 +20,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Dynamic, Nope, Proportional, Rope, Unchanged, Yarn
 from ropewalk.train.schedule import annealing_share
-from ropewalk.train.stage import checkpoints_of, train_stage
+from ropewalk.train.stage import train_stage
 from tiny_run import CONTEXT_TOKENS, make_recipe
 
 Prepared = tuple[Path, Path]
@@ -86,7 +87,7 @@ def train(recipe: Recipe, run: Path, corpus: Path) -> str:
 
 
 def weights_of(run: Path) -> dict[str, bytes]:
-    checkpoint = newest(checkpoints_of(run, 0))
+    checkpoint = newest(RunFolder(run).checkpoints(0))
     assert checkpoint is not None
     return {
         f"{path.name}/{name}": value.numpy().tobytes()

@@ -11,13 +11,14 @@ from torch.nn.attention import flex_attention as flex
 
 from ropewalk.checkpoint.load import load_weights, newest
 from ropewalk.core.error import UserError
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.model import load
 from ropewalk.model.export import export, read_weights
 from ropewalk.model.extend import extend
 from ropewalk.parallel.launch import RankError, run_ranks
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Unchanged
-from ropewalk.train.stage import checkpoints_of, extended_of, train_stage
+from ropewalk.train.stage import train_stage
 from tiny_run import CONTEXT_TOKENS, make_recipe
 
 RULES = (LayerRule.model_validate({"bias": "fire", "rope": "nope"}), LayerRule(bias="alibi"))
@@ -42,10 +43,10 @@ def test_a_learnt_bias_trains_on_data_ranks_and_is_refused_on_context_ranks(
 
     def train(name: str, **parallel: int) -> dict[str, torch.Tensor]:
         run, recipe = new_run(name), make_recipe(tokens=2 * 4 * CONTEXT_TOKENS, parallel=parallel)
-        extended_of(run, 0).unlink()
-        extended_of(run, 0).symlink_to(made)
+        RunFolder(run).extended(0).unlink()
+        RunFolder(run).extended(0).symlink_to(made)
         run_ranks(lambda: train_stage(recipe, stage=0, run=run, corpus=prepared[1]), recipe.parallel.ranks, threads=1)
-        checkpoint = newest(checkpoints_of(run, 0))
+        checkpoint = newest(RunFolder(run).checkpoints(0))
         assert checkpoint is not None
         return load_weights(checkpoint)
 

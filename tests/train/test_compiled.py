@@ -14,10 +14,11 @@ import torch
 
 from ropewalk.checkpoint.load import load_weights, newest
 from ropewalk.core.record import TIMED, read_rows
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train.parity import compare_degrees
-from ropewalk.train.stage import checkpoints_of, extended_of, train_stage
+from ropewalk.train.stage import train_stage
 from tiny_run import make_recipe
 
 NewRun = Callable[[str], Path]
@@ -47,7 +48,7 @@ def train(recipe: Recipe, run: Path, corpus: Path) -> tuple[Rows, dict[str, torc
         return train_stage(recipe, stage=0, run=run, corpus=corpus)
 
     assert set(on_ranks(on_rank, recipe.parallel.ranks)) == {"limit"}
-    checkpoint = newest(checkpoints_of(run, 0))
+    checkpoint = newest(RunFolder(run).checkpoints(0))
     assert checkpoint is not None
     rows = (row for row in read_rows(run / "rows.jsonl") if row.name not in TIMED)
     return {(row.step, row.name): row.value for row in rows}, load_weights(checkpoint)
@@ -85,7 +86,7 @@ def test_resume_after_a_kill_is_bit_identical(prepared: Prepared, new_run: NewRu
 
 
 def test_the_parity_gate_reads_what_trains(prepared: Prepared, new_run: NewRun) -> None:
-    recipe, model = make_recipe(parallel={"compile": "blocks"}), extended_of(new_run("parity"), 0)
+    recipe, model = make_recipe(parallel={"compile": "blocks"}), RunFolder(new_run("parity")).extended(0)
 
     def compare() -> Any:
         found = compare_degrees(recipe, stage=0, model=model, corpus=prepared[1])["float32"]

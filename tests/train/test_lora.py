@@ -18,6 +18,7 @@ from ropewalk.checkpoint.state import TrainState, name_weights
 from ropewalk.commands.rank_tasks import export_checkpoint
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.record import read_rows
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.model.adapter import attach_adapter, merge_adapter
 from ropewalk.model.extend import extend
 from ropewalk.model.folder import read_config
@@ -35,7 +36,7 @@ from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.parity import compare_degrees
 from ropewalk.train.prepare_model import make_learner
 from ropewalk.train.rollback import read_history
-from ropewalk.train.stage import checkpoints_of, extended_of, open_rows, sharing_of, train_stage
+from ropewalk.train.stage import open_rows, sharing_of, train_stage
 from ropewalk.train.step import train_step
 from tiny_run import make_recipe
 
@@ -53,7 +54,7 @@ def train(recipe: Recipe, run: Path, corpus: Path, stage: int = 0) -> str:
 
 
 def last(run: Path, stage: int = 0) -> Path:
-    checkpoint = newest(checkpoints_of(run, stage))
+    checkpoint = newest(RunFolder(run).checkpoints(stage))
     assert checkpoint is not None
     return checkpoint
 
@@ -127,11 +128,11 @@ def test_the_frozen_ones_stay_to_the_bit(prepared: Prepared, new_run: NewRun) ->
 
     def move() -> tuple[set[str], set[str]]:
         mesh, spec = make_mesh(2, 2), recipe.stages[0]
-        learner = make_learner(recipe, 0, extended_of(run, 0))
+        learner = make_learner(recipe, 0, RunFolder(run).extended(0))
         shard_model(learner, mesh, precision="float32", whole_bytes=0)
         state = TrainState(learner, make_optimizer(learner, weight_decay=0.1, betas=(0.9, 0.95)), stage=0)
         before = {name: each.full_tensor().clone() for name, each in learner.named_parameters()}
-        sharing, tally = sharing_of(recipe, extended_of(run, 0), mesh), Tally(feed.sources, spec.reach_tokens)
+        sharing, tally = sharing_of(recipe, RunFolder(run).extended(0), mesh), Tally(feed.sources, spec.reach_tokens)
         for cursor in (0, 4):  # the first step moves only what multiplies the zeros
             batches = make_batches(feed, cursor, rows=4, spec=spec, mesh=mesh, sharing=sharing)
             state, _ = train_step(

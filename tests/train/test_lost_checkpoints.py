@@ -9,13 +9,13 @@ import yaml
 
 from ropewalk.checkpoint.load import list_checkpoints, newest, read_facts
 from ropewalk.commands.plan_growth import plan_growth
-from ropewalk.commands.run_inputs import RunFolder
 from ropewalk.core.artifact import new_folder
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Row, append_rows, read_rows
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.launch import RankError, run_ranks
 from ropewalk.recipe.spec import Recipe
-from ropewalk.train.stage import checkpoints_of, train_stage
+from ropewalk.train.stage import train_stage
 from tiny_run import make_recipe
 
 NewRun = Callable[[str], Path]
@@ -30,7 +30,7 @@ def train(recipe: Recipe, run: Path, prepared: Prepared, stage: int = 0) -> str:
 
 
 def damage(run: Path, stage: int = 0) -> None:
-    for path in list_checkpoints(checkpoints_of(run, stage)):
+    for path in list_checkpoints(RunFolder(run).checkpoints(stage)):
         file = next(path.glob("*.safetensors"))
         content = bytearray(file.read_bytes())
         content[-1] ^= 1
@@ -38,7 +38,7 @@ def damage(run: Path, stage: int = 0) -> None:
 
 
 def remove(run: Path, stage: int = 0) -> None:
-    shutil.rmtree(checkpoints_of(run, stage))
+    shutil.rmtree(RunFolder(run).checkpoints(stage))
 
 
 @pytest.mark.parametrize("lose", [remove, damage], ids=["removed", "damaged"])
@@ -101,14 +101,14 @@ def test_moments_that_are_gone_stop_the_next_stage(
         train(recipe, run, prepared, stage=1)
     fresh = make_recipe(**SHORT, parallel=TWO, carry_moments=False)
     assert train(fresh, run, prepared, stage=1) == "limit"
-    last = newest(checkpoints_of(run, 1))
+    last = newest(RunFolder(run).checkpoints(1))
     assert last is not None and read_facts(last)["updates"] == 3, "Adam counts anew"
 
 
 def test_moments_of_the_middle_of_a_stage_are_not_those_of_its_end(prepared: Prepared, new_run: NewRun) -> None:
     run, recipe = new_run("middle"), make_recipe(**SHORT, parallel=ONE)
     train(recipe, run, prepared)
-    shutil.rmtree(checkpoints_of(run, 0) / "step-00000003")
+    shutil.rmtree(RunFolder(run).checkpoints(0) / "step-00000003")
     with pytest.raises(UserError, match="step-00000002 is not the stage's last one"):
         train(recipe, run, prepared, stage=1)
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from ropewalk.checkpoint.load import newest
 from ropewalk.core.record import TIMED, Row, read_rows
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.core.seed import stream
 from ropewalk.corpus.mix.dataset import Feed, open_feed
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
@@ -27,7 +28,7 @@ from ropewalk.partition.cost import Heads
 from ropewalk.recipe.spec import Recipe
 from ropewalk.rope.pose import Skip, skip_rows
 from ropewalk.train.batches import make_batches
-from ropewalk.train.stage import checkpoints_of, train_stage
+from ropewalk.train.stage import train_stage
 from tiny_run import CONTEXT_TOKENS, make_recipe
 
 SKIP = {"reach": 1024, "chunks": 3}
@@ -139,7 +140,7 @@ def losses_of(run: Path) -> dict[tuple[int, str], float]:
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
-    checkpoint = newest(checkpoints_of(run, 0))
+    checkpoint = newest(RunFolder(run).checkpoints(0))
     assert checkpoint is not None
     return {name: value for path in checkpoint.glob("*.safetensors") for name, value in load_file(path).items()}
 

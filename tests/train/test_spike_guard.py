@@ -16,14 +16,15 @@ import torch.distributed as dist
 from ropewalk.checkpoint.load import list_checkpoints
 from ropewalk.core.error import UserError
 from ropewalk.core.record import TIMED, Row, read_rows
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.core.seed import stream
 from ropewalk.parallel.launch import RankError, run_ranks
 from ropewalk.recipe.gates import Guard
 from ropewalk.recipe.spec import Recipe
-from ropewalk.train import loop, rollback, stage
+from ropewalk.train import loop, rollback
 from ropewalk.train.replay import replay
 from ropewalk.train.spike_guard import FEWEST, is_astray, judge_step, see
-from ropewalk.train.stage import checkpoints_of, train_stage
+from ropewalk.train.stage import train_stage
 from tiny_run import make_recipe
 
 NewRun = Callable[[str], Path]
@@ -96,7 +97,7 @@ def test_too_many_skips_lead_back_and_past_the_data(
     monkeypatch.setattr(loop, "train_step", spoil_rows(16, 24))
     run, corpus = new_run("astray"), prepared[1]
     assert train(make_recipe(**ASTRAY), run, corpus) == "limit"
-    state = json.loads((list_checkpoints(checkpoints_of(run, 0))[0] / "state.json").read_text())
+    state = json.loads((list_checkpoints(RunFolder(run).checkpoints(0))[0] / "state.json").read_text())
     assert (state["step"], state["cursor"], state["rollbacks"], state["skipped"]) == (8, 8 * 4 + 8, 1, 0)
     rows = rows_of(run)
     assert sorted({row.step for row in rows if row.name == "loss/train"}) == [*range(1, 9)]
@@ -169,4 +170,4 @@ def test_a_spike_is_skipped_and_replayed_row_by_row(
     assert again["same"], "what data and weights explain comes out to the bit"
     with pytest.raises(UserError, match="the way to this step is gone"):
         run_ranks(replay, 2, {**record, "rollbacks": 1}, recipe, run, corpus)
-    assert stage.stage_folder(run, 0).is_dir()
+    assert RunFolder(run).stage(0).root.is_dir()

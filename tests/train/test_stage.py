@@ -18,12 +18,13 @@ from ropewalk.checkpoint.load import list_checkpoints, load_weights, newest
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.error import UserError
 from ropewalk.core.record import TIMED, Row, read_rows
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.train import loop
-from ropewalk.train.stage import checkpoints_of, train_stage
+from ropewalk.train.stage import train_stage
 from tiny_run import make_recipe
 
 NewRun = Callable[[str], Path]
@@ -43,14 +44,14 @@ def rows_of(run: Path) -> list[Row]:
 
 
 def last_weights(run: Path, stage: int = 0) -> dict[str, torch.Tensor]:
-    checkpoint = newest(checkpoints_of(run, stage))
+    checkpoint = newest(RunFolder(run).checkpoints(stage))
     assert checkpoint is not None
     return load_weights(checkpoint)
 
 
 def contents(run: Path) -> dict[str, Any]:
     """All of the last checkpoint: weights, moments, generators, counters. File headers keep no order of keys."""
-    checkpoint = newest(checkpoints_of(run, 0))
+    checkpoint = newest(RunFolder(run).checkpoints(0))
     assert checkpoint is not None
     found: dict[str, Any] = {"state": (checkpoint / "state.json").read_text()}
     for path in checkpoint.glob("*.safetensors"):
@@ -109,7 +110,7 @@ def test_resume_after_kills_is_bit_identical(
     for step, saved in ((2, []), (6, [4]), (5, [4])):
         with losing(step):
             train(make_recipe(), run, prepared[1])
-        assert [int(path.name[-1]) for path in list_checkpoints(checkpoints_of(run, 0))] == saved
+        assert [int(path.name[-1]) for path in list_checkpoints(RunFolder(run).checkpoints(0))] == saved
     assert train(make_recipe(), run, prepared[1]) == "limit"
     assert contents(run) == contents(straight)
     assert rows_of(run) == rows_of(straight)
@@ -130,7 +131,7 @@ def test_sigterm_saves_and_leaves(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", ask)
         assert train(make_recipe(), run, prepared[1]) == "stopped"
-    saved = newest(checkpoints_of(run, 0))
+    saved = newest(RunFolder(run).checkpoints(0))
     assert saved is not None and saved.name in {"step-00000005", "step-00000006"}
     assert train(make_recipe(), run, prepared[1]) == "limit"
     assert contents(run) == contents(straight) and rows_of(run) == rows_of(straight)
@@ -191,7 +192,7 @@ def test_a_second_stage_takes_the_moments_along(straight: Path, prepared: Prepar
     recipe = make_recipe(tokens=2 * 4 * 64)
     assert train(recipe, run, prepared[1]) == "limit"
     assert train(recipe, run, prepared[1], stage=1) == "limit"
-    checkpoint = newest(checkpoints_of(run, 1))
+    checkpoint = newest(RunFolder(run).checkpoints(1))
     assert checkpoint is not None and '"updates": 4' in (checkpoint / "state.json").read_text()
     assert {row.stage for row in rows_of(run)} == {0, 1}
 

@@ -11,10 +11,11 @@ import torch
 
 from ropewalk.checkpoint.load import load_weights, newest, read_facts
 from ropewalk.core.record import TIMED, read_rows
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train import loop
-from ropewalk.train.stage import checkpoints_of, train_stage
+from ropewalk.train.stage import train_stage
 from tiny_run import make_recipe
 
 ONE = {"ranks": 1, "context": 1}
@@ -24,7 +25,7 @@ def train(recipe: Recipe, run: Path, corpus: Path) -> tuple[dict[tuple[int, str]
     """Figures by (step, name), and the last checkpoint."""
     run_ranks(lambda: train_stage(recipe, stage=0, run=run, corpus=corpus), recipe.parallel.ranks, threads=1)
     rows = {(row.step, row.name): row.value for row in read_rows(run / "rows.jsonl") if row.name not in TIMED}
-    checkpoint = newest(checkpoints_of(run, 0))
+    checkpoint = newest(RunFolder(run).checkpoints(0))
     assert checkpoint is not None
     return rows, checkpoint
 

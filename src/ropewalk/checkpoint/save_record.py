@@ -9,8 +9,7 @@ from pathlib import Path
 
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.read_json import read_written
-
-SAVES = "saves.json"
+from ropewalk.core.run_folder import StageFolder
 
 
 def note_begun(checkpoints: Path, step: int) -> None:
@@ -30,7 +29,7 @@ def read_saves(checkpoints: Path) -> tuple[int | None, int | None]:
 
     Each of the two is None if there is no such step.
     """
-    path = checkpoints.parent / SAVES
+    path = StageFolder(checkpoints.parent).saves
     if not path.exists():
         return None, None
     fix = "remove it if checkpoints/ beside it still has the stage's checkpoints"
@@ -38,4 +37,4 @@ def read_saves(checkpoints: Path) -> tuple[int | None, int | None]:
 
 
 def _write(checkpoints: Path, *, begun: int, saved: int | None) -> None:
-    write_whole(checkpoints.parent / SAVES, json.dumps({"begun": begun, "saved": saved}))
+    write_whole(StageFolder(checkpoints.parent).saves, json.dumps({"begun": begun, "saved": saved}))

@@ -9,14 +9,16 @@ from typing import Any
 
 from ropewalk.commands import rank_tasks
 from ropewalk.commands.rank_tasks import on_ranks
-from ropewalk.commands.run_inputs import RunFolder, require_new
+from ropewalk.commands.run_inputs import require_new
 from ropewalk.core.error import UserError
+from ropewalk.core.run_folder import RunFolder, StageFolder
 from ropewalk.recipe.load import load_recipe, parse_export
 
 
 def is_checkpoint(folder: Path) -> bool:
     """True if the folder's path is that of a checkpoint of a run."""
-    return folder.resolve().parent.name == "checkpoints"
+    at = folder.resolve()
+    return at.parent == StageFolder(at.parents[1]).checkpoints
 
 
 def export_checkpoint(checkpoint: Path, out: Path, overrides: list[str]) -> dict[str, Any]:
@@ -26,7 +28,7 @@ def export_checkpoint(checkpoint: Path, out: Path, overrides: list[str]) -> dict
     """
     asked = parse_export(overrides)
     require_new(out)
-    like = checkpoint.resolve().parents[1] / "extended"
+    like = StageFolder(checkpoint.resolve().parents[1]).extended
     on_ranks(rank_tasks.export_checkpoint, 1, checkpoint, like, out, asked.dtype)
     return {"model": str(out), "checkpoint": str(checkpoint), "text": str(out)}
 
@@ -38,7 +40,7 @@ def replay_skipped(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        recipe_path = path.resolve().parents[3] / "recipe.yaml"
+        recipe_path = RunFolder(path.resolve().parents[3]).recipe
         names = [row["source"] for row in record["rows"]]
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(

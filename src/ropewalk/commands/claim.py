@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 from ropewalk.commands.grow import grow, write_recipe
 from ropewalk.commands.plan_growth import plan_growth
 from ropewalk.commands.rank_tasks import alone
-from ropewalk.commands.run_inputs import RunFolder
 from ropewalk.core.artifact import hold, require_free
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.stop import heed_stop
 from ropewalk.parallel.torchrun import count_started, is_started
 from ropewalk.recipe.check import check

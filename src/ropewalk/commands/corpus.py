@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from ropewalk.commands.rank_tasks import ask_probes
-from ropewalk.commands.run_inputs import RunFolder, require
+from ropewalk.commands.run_inputs import base_model, require
 from ropewalk.core.artifact import new_folder, write_whole
 from ropewalk.core.error import UserError
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.dedup.decontaminate import read_prompts
 from ropewalk.corpus.inspect.duplicates import show_copies
 from ropewalk.corpus.inspect.statistics import survey
@@ -31,8 +32,8 @@ def report_corpus(recipe: Recipe) -> dict[str, Any]:
 
     folder = RunFolder(Path(recipe.run))
     corpus = open_corpus(require(folder.corpus, verb="prepare"))
-    tokenizer = load_tokenizer(folder.base(recipe))
-    require_tokenizer(corpus, tokenizer, where=folder.base(recipe))
+    tokenizer = load_tokenizer(base_model(folder, recipe))
+    require_tokenizer(corpus, tokenizer, where=base_model(folder, recipe))
     feeds = {stage: open_stage(recipe, stage, corpus) for stage in range(len(recipe.stages))}
     counted = survey(corpus, feeds, tokenizer=tokenizer, seed=recipe.seed)
     counted["copies"] = show_copies(corpus, tokenizer=tokenizer, seed=recipe.seed)
@@ -53,7 +54,7 @@ def tokenise_recipe(recipe: Recipe, share: str) -> dict[str, Any]:
             why="a share is its number, counted from 0, and how many there are",
             fix="--share 0/16 up to --share 15/16; of a Slurm array: $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT",
         )
-    base = RunFolder(Path(recipe.run)).base(recipe)
+    base = base_model(RunFolder(Path(recipe.run)), recipe)
     done = tokenize_share(
         recipe.corpus,
         tokenizer=load_tokenizer(base),

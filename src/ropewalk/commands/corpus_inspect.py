@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ropewalk.commands.run_inputs import RunFolder, require
+from ropewalk.commands.run_inputs import require
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.inspect.dropped import format_columns, format_reasons, inspect_corpus, read_columns
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.recipe.spec import Recipe

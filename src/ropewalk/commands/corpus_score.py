@@ -5,9 +5,10 @@ from typing import Any
 
 from ropewalk.commands import rank_tasks
 from ropewalk.commands.rank_tasks import on_ranks
-from ropewalk.commands.run_inputs import RunFolder, require
+from ropewalk.commands.run_inputs import base_model, require
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length, parse_count
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.recipe.spec import Recipe
 from ropewalk.shape.find import find_model
@@ -21,7 +22,7 @@ def score_recipe(recipe: Recipe, out: Path, *, model: str | None, near: str) -> 
     """
     folder = RunFolder(Path(recipe.run))
     corpus = require(folder.corpus, verb="prepare")
-    scorer = folder.base(recipe) if model is None else find_model(model)
+    scorer = base_model(folder, recipe) if model is None else find_model(model)
     context_tokens = read_shape(scorer).context_tokens
     try:
         near_tokens = parse_count(near)

@@ -8,9 +8,9 @@ import json
 import yaml
 
 from ropewalk.commands.plan_growth import Growth
-from ropewalk.commands.run_inputs import RunFolder
 from ropewalk.core.artifact import discard, is_finished, write_whole
 from ropewalk.core.progress import say
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train.metrics_log import Journal
 

@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ropewalk.commands.run_inputs import RunFolder
 from ropewalk.core.error import UserError
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.mix.dataset import plan_strands
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.recipe.spec import Recipe

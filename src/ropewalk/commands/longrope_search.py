@@ -14,12 +14,13 @@ import numpy as np
 from jaxtyping import Int64
 
 from ropewalk.commands import rank_tasks
-from ropewalk.commands.run_inputs import RunFolder
+from ropewalk.commands.run_inputs import stage_input
 from ropewalk.core.artifact import is_finished, write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.quantity import format_length
 from ropewalk.core.read_json import read_written
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.core.seed import stream
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_model
@@ -44,7 +45,7 @@ def extend(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     out, found = folder.extended(stage), folder.factors(stage)
     if is_finished(out):
         return
-    base, spec = folder.stage_input(recipe, stage), recipe.stages[stage]
+    base, spec = stage_input(folder, recipe, stage), recipe.stages[stage]
     if not found.exists():
         corpus = open_corpus(folder.corpus)
         require_model(corpus, base)

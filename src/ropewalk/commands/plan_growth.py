@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ropewalk.commands.lengthen_stage import find_start, refuse_other_shares
-from ropewalk.commands.run_inputs import RunFolder
 from ropewalk.core.artifact import MANIFEST, is_finished
 from ropewalk.core.error import UserError
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.prepare.build import holds_sources
 from ropewalk.corpus.prompt_rules import PROBES
 from ropewalk.recipe.key_effects import FREE, Change, Side, find_changes

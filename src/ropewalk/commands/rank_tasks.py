@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ropewalk.commands.run_inputs import RunFolder
+from ropewalk.commands.run_inputs import base_model, stage_input
 from ropewalk.core.artifact import is_finished, write_whole
 from ropewalk.core.progress import say
 from ropewalk.core.record import write_scores
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.prompt_rules import PROBES
 from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.lora import Lora
@@ -94,7 +95,7 @@ def train(recipe: Recipe, stage: int, folder: RunFolder) -> str:
     """Train one stage; return how it ended."""
     from ropewalk.train.stage import train_stage
 
-    base = None if isinstance(recipe.model, ModelSource) else folder.base(recipe)
+    base = None if isinstance(recipe.model, ModelSource) else base_model(folder, recipe)
     return train_stage(recipe, stage=stage, run=folder.root, corpus=folder.corpus, base=base)
 
 
@@ -131,7 +132,7 @@ def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     def write() -> None:
         weights, share = _read_trained(checkpoint, folder.extended(stage)), recipe.stages[stage].blend
         if share < 1:
-            weights = blend(weights, read_weights(folder.base(recipe)), share=share)
+            weights = blend(weights, read_weights(base_model(folder, recipe)), share=share)
         export_folder(weights, folder.extended(stage), folder.trained(stage), dtype="float32")
 
     first_does(write)
@@ -165,10 +166,10 @@ def promote(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     from ropewalk.evaluate.stage_gate import measure_promotion, read_verdicts, refuse_promotion, spell_verdicts
     from ropewalk.parallel.collective import rank_and_ranks, share_from_first
 
-    spec, path, base = recipe.stages[stage], folder.promotion(stage), folder.base(recipe)
+    spec, path, base = recipe.stages[stage], folder.promotion(stage), base_model(folder, recipe)
     assert spec.promote is not None
     if not share_from_first(path.exists()):
-        models = {"base": base, "before": folder.stage_input(recipe, stage), "trained": folder.trained(stage)}
+        models = {"base": base, "before": stage_input(folder, recipe, stage), "trained": folder.trained(stage)}
         if stage == 0:
             del models["before"]
         verdicts = measure_promotion(

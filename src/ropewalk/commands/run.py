@@ -15,10 +15,11 @@ from typing import Any
 from ropewalk.commands import longrope_search, rank_tasks
 from ropewalk.commands.claim import claim, read_base_shape, say_finding
 from ropewalk.commands.rank_tasks import alone, ask_probes, on_ranks
-from ropewalk.commands.run_inputs import RunFolder, require, require_new
+from ropewalk.commands.run_inputs import base_model, require, require_new, stage_input
 from ropewalk.core.artifact import is_finished, read_manifest, seal, write_whole
 from ropewalk.core.error import RankError
 from ropewalk.core.progress import say
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.parallel.stop import Stopped, stop_if_asked
 from ropewalk.parallel.torchrun import is_first, is_started
@@ -122,7 +123,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
             train_tokenizer(texts, vocabulary=init.tokenizer, folder=tokenizer)
         on_ranks(rank_tasks.init, 1, init, tokenizer, folder.initial, recipe.seed)
     if not is_finished(folder.corpus):
-        base = folder.base(recipe)
+        base = base_model(folder, recipe)
         check_tokenizer(base, vocabulary=read_shape(base).vocabulary)
         spoken, probes = load_tokenizer(base), ask_probes(recipe, base)
         build(recipe.corpus, tokenizer=spoken, seed=recipe.corpus_seed, folder=folder.corpus, probes=probes)
@@ -172,7 +173,7 @@ def _train_stage(recipe: Recipe, folder: RunFolder, stage: int) -> str:
 def evaluate(recipe: Recipe, folder: RunFolder) -> None:
     """Measure base and trained model on the same inputs, and write scores.json."""
     trained = require(folder.trained(len(recipe.stages) - 1), verb="train")
-    models = {} if isinstance(recipe.model, ModelSource) else {"base": folder.base(recipe)}
+    models = {} if isinstance(recipe.model, ModelSource) else {"base": base_model(folder, recipe)}
     measure(recipe, folder, models | {"extended": trained})
 
 
@@ -182,7 +183,7 @@ def measure(recipe: Recipe, folder: RunFolder, models: dict[str, Path]) -> None:
     Lengths are multiples of the base's.
     """
     if is_started() or not folder.scores.exists():  # under torchrun the ranks must decide this together, not one by one
-        base_tokens = read_shape(folder.base(recipe)).context_tokens
+        base_tokens = read_shape(base_model(folder, recipe)).context_tokens
         on_ranks(rank_tasks.evaluate, recipe.parallel.ranks, recipe, folder, models, base_tokens)
 
 
@@ -190,7 +191,7 @@ def export(recipe: Recipe, folder: RunFolder) -> None:
     """Export the last weights in the export's dtype, and compare them with plain transformers in a fresh process."""
     trained = require(folder.trained(len(recipe.stages) - 1), verb="train")
     if is_started() or not is_finished(folder.export):
-        on_ranks(rank_tasks.export, 1, trained, folder.base(recipe), folder.export, recipe.export.dtype)
+        on_ranks(rank_tasks.export, 1, trained, base_model(folder, recipe), folder.export, recipe.export.dtype)
     alone(lambda: _verify(folder))
 
 
@@ -270,7 +271,7 @@ def _extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
         require(folder.corpus, verb="prepare")
         on_ranks(longrope_search.extend, 1, recipe, folder, stage)
     else:
-        on_ranks(rank_tasks.extend, 1, folder.stage_input(recipe, stage), folder.extended(stage), spec)
+        on_ranks(rank_tasks.extend, 1, stage_input(folder, recipe, stage), folder.extended(stage), spec)
 
 
 def _require_packages(recipe: Recipe) -> None:

@@ -16,11 +16,12 @@ from typing import Any
 from ropewalk.commands.claim import claim
 from ropewalk.commands.plan_growth import plan_growth
 from ropewalk.commands.run import extend, measure, prepare, read_versions, train
-from ropewalk.commands.run_inputs import RunFolder
+from ropewalk.commands.run_inputs import base_model
 from ropewalk.core.artifact import FolderInUseError, is_finished, read_manifest, write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.record import Score, read_scores
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.sweep import Cell, Sweep, load_sweep
 
@@ -78,7 +79,7 @@ def _do_cell(cell: Cell, cells: list[Cell]) -> None:
     with claim(recipe, folder):
         prepare(recipe, folder)
         require_one_tokenizer(cell, cells)
-        model = folder.base(recipe)
+        model = base_model(folder, recipe)
         if cell.kind == "zero-shot":
             extend(recipe, folder)
             model = folder.extended(0)

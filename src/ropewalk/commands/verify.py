@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.commands import rank_tasks
 from ropewalk.commands.plan_growth import require_same_stage
 from ropewalk.commands.rank_tasks import on_ranks
-from ropewalk.commands.run_inputs import RunFolder, require
+from ropewalk.commands.run_inputs import require
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.spec import Recipe
 from ropewalk.report.table import Cell, Table

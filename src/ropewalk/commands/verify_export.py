@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ropewalk.commands.run import do_part
-from ropewalk.commands.run_inputs import RunFolder
 from ropewalk.core.read_json import read_written
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.spec import Recipe
 from ropewalk.shape.find import find_model
 

@@ -19,6 +19,7 @@ from ropewalk.core.artifact import MANIFEST, is_finished, read_manifest
 from ropewalk.core.digest import digest_recipe
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Row, Score, read_rows, read_scores
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.report.visible import show, show_all
 from ropewalk.rope.layers import LayerPosition
 
@@ -176,28 +177,27 @@ class Contents:
 
 def read_run(run: Path) -> Contents:
     """Read a run folder. Raises UserError if the folder has no run, or if a file in it is damaged."""
-    recipe = _read_recipe(run / "recipe.yaml")
-    rows = [
-        replace(row, name=show(row.name)) for row in _read(run / "rows.jsonl", lambda path: [*read_rows(path)]) or ()
-    ]
-    scores = [replace(score, task=show(score.task)) for score in _read(run / "scores.json", read_scores) or ()]
+    folder = RunFolder(run)
+    recipe = _read_recipe(folder.recipe)
+    rows = [replace(row, name=show(row.name)) for row in _read(folder.rows, lambda path: [*read_rows(path)]) or ()]
+    scores = [replace(score, task=show(score.task)) for score in _read(folder.scores, read_scores) or ()]
     return Contents(
         name=show(run.resolve().name),
         recipe_digest=digest_recipe(recipe),
         recipe=show_all(recipe),
-        corpus=_read_json(run / "corpus" / "corpus.json"),
-        ledger=_read_json(run / "corpus" / "ledger.json"),
+        corpus=_read_json(folder.corpus / "corpus.json"),
+        ledger=_read_json(folder.corpus / "ledger.json"),
         stages=[_read_stage(run, number, spec, rows) for number, spec in enumerate(show_all(recipe["stages"]))],
         scores=scores,
-        parity=_read_json(run / "parity.json"),
+        parity=_read_json(folder.parity),
         versions=show_all(read_manifest(run)["facts"]) if is_finished(run) else _installed(),
-        sittings=_read_json(run / "sittings.json") or (),
+        sittings=_read_json(folder.sittings) or (),
     )
 
 
 def _read_stage(run: Path, number: int, spec: Mapping[str, Any], rows: Iterable[Row]) -> StageContents:
-    folder = run / "stages" / str(number)
-    manifest, config = folder / "extended" / MANIFEST, _read_json(folder / "extended" / "config.json") or {}
+    folder = RunFolder(run).stage(number)
+    manifest, config = folder.extended / MANIFEST, _read_json(folder.extended / "config.json") or {}
     return StageContents(
         number=number,
         spec=spec,
@@ -206,8 +206,8 @@ def _read_stage(run: Path, number: int, spec: Mapping[str, Any], rows: Iterable[
         positions=_read_layers(manifest, "positions"),
         head_dim=config.get("head_dim") or config.get("hidden_size", 0) // config.get("num_attention_heads", 1),
         rows=[row for row in rows if row.stage == number],
-        finished=is_finished(folder / "trained"),
-        planned=_read_json(folder / "mix.json"),
+        finished=is_finished(folder.trained),
+        planned=_read_json(folder.mix),
     )
 
 

@@ -12,6 +12,7 @@ import yaml
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.error import MISSED_CODE, UNDECIDED_CODE
 from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.report.contents import Contents, read_run
 from ropewalk.report.html import Page, Tile, render
 from ropewalk.report.inputs import make_done, make_ledger, make_mixture, make_positions, make_versions
@@ -56,7 +57,7 @@ def write_report(run: Path) -> Path:
         made_from="the files of the run folder. Intervals are 95 %; n is the number of documents, or of prompts",
         recipe=yaml.safe_dump(dict(contents.recipe), sort_keys=False, allow_unicode=True),
     )
-    target = run / "report.html"
+    target = RunFolder(run).report
     write_whole(target, render(page))
     return target
 

@@ -11,6 +11,7 @@ from ropewalk.checkpoint.saver import Saver
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.progress import say
 from ropewalk.core.record import Row
+from ropewalk.core.run_folder import StageFolder
 from ropewalk.corpus.mix.dataset import Feed
 from ropewalk.model.rope_hooks import anneal_positions
 from ropewalk.parallel.hang import watch_for_hang
@@ -74,7 +75,7 @@ def run_loop(
     with (
         closing(_look_ahead(job, state.cursor)) as stream,
         teller.show(f"stage {state.stage}", taken=state.step) as show,
-        Saver(job.folder / "checkpoints", keep=job.spec.keep, spared_step=job.rates.plateau_steps) as saver,
+        Saver(StageFolder(job.folder).checkpoints, keep=job.spec.keep, spared_step=job.rates.plateau_steps) as saver,
         watch_for_hang(job.parallel.hang_seconds) as clock,
         watch_own_time() as own,
     ):

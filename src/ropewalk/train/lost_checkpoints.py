@@ -10,6 +10,7 @@ from ropewalk.checkpoint.load import list_checkpoints
 from ropewalk.checkpoint.save_record import read_saves
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.collective import rank_and_ranks, share_from_first
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train.metrics_log import Journal
@@ -21,7 +22,7 @@ def refuse_lost_steps(recipe: Recipe, stage: int, run: Path) -> None:
     It is called where no checkpoint was found. The stage had one if its record of saves names one, or if its metrics go
     beyond the first save.
     """
-    checkpoints = run / "stages" / str(stage) / "checkpoints"
+    checkpoints = RunFolder(run).checkpoints(stage)
     why, known = share_from_first(_find_loss(recipe, stage, run, checkpoints) if rank_and_ranks()[0] == 0 else ("", 0))
     if why:
         raise UserError(
@@ -37,7 +38,7 @@ def refuse_lost_steps(recipe: Recipe, stage: int, run: Path) -> None:
 
 def _find_loss(recipe: Recipe, stage: int, run: Path, checkpoints: Path) -> tuple[str, int]:
     """Return why a checkpoint must have been lost (empty if none was), and the last step that has metrics."""
-    known = Journal(run / "rows.jsonl", writes=False).last_step(stage)
+    known = Journal(RunFolder(run).rows, writes=False).last_step(stage)
     begun, saved = read_saves(checkpoints)
     damaged = list_checkpoints(checkpoints)
     if saved is not None:

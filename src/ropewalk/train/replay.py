@@ -11,6 +11,7 @@ from typing import Any
 from ropewalk.checkpoint.load import find_fault_together, list_checkpoints, read_facts, step_of
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.collective import share_from_first
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.recipe.spec import Recipe
@@ -21,7 +22,7 @@ from ropewalk.train.metrics_log import Journal
 from ropewalk.train.resume import go_on
 from ropewalk.train.schedule import RATES, Rates
 from ropewalk.train.spike_guard import UNSEEN
-from ropewalk.train.stage import begin_stage, carry_moments, checkpoints_of, open_rows, sharing_of, stage_folder
+from ropewalk.train.stage import begin_stage, carry_moments, open_rows, sharing_of
 from ropewalk.train.step import train_step
 
 
@@ -37,12 +38,14 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
     mesh = make_mesh(parallel.ranks, parallel.context, replicas=parallel.replicas)
     feed = open_rows(recipe, stage, corpus=corpus, rows=first + rows)
     fresh = begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed)
-    start = _find_start(record, checkpoints_of(run, stage))
+    start = _find_start(record, RunFolder(run).checkpoints(stage))
     state = carry_moments(fresh, recipe, run) if start is None else go_on(fresh, start)
-    sharing = sharing_of(recipe, stage_folder(run, stage) / "extended", mesh)
-    begun, journal = state.step, Journal(run / "rows.jsonl", writes=False)
+    sharing = sharing_of(recipe, RunFolder(run).extended(stage), mesh)
+    begun, journal = state.step, Journal(RunFolder(run).rows, writes=False)
     rates = Rates.from_json(state.plan[RATES])
-    job = StageJob(spec, rates, spec.step_rows, feed, mesh, parallel, sharing, journal, stage_folder(run, stage))
+    job = StageJob(
+        spec, rates, spec.step_rows, feed, mesh, parallel, sharing, journal, RunFolder(run).stage(stage).root
+    )
     tally = Tally(feed.sources, spec.reach_tokens)
 
     def take(cursor: int, rows: int) -> StepBatches:

@@ -17,10 +17,9 @@ from ropewalk.core.artifact import discard, write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.read_json import read_written
+from ropewalk.core.run_folder import StageFolder
 from ropewalk.parallel.collective import rank_and_ranks, share_from_first, wait_for_ranks
 from ropewalk.recipe.gates import Guard
-
-_HISTORY = "rollbacks.json"
 
 
 def decide_rollback(state: TrainState, folder: Path, *, guard: Guard) -> None:
@@ -30,7 +29,11 @@ def decide_rollback(state: TrainState, folder: Path, *, guard: Guard) -> None:
     """
     recent = state.recent[-guard.window :]
     first_bad = state.step - len(recent) + 1 + next(i for i, (_, _, taken) in enumerate(recent) if not taken)
-    older = [path for path in share_from_first(list_checkpoints(folder / "checkpoints")) if step_of(path) < first_bad]
+    older = [
+        path
+        for path in share_from_first(list_checkpoints(StageFolder(folder).checkpoints))
+        if step_of(path) < first_bad
+    ]
     target = next((path for path in older if find_fault_together(path) is None), None)
     skipped = sum(not taken for _, _, taken in recent)
     if target is None or state.rollbacks >= guard.rollbacks:
@@ -43,14 +46,14 @@ def decide_rollback(state: TrainState, folder: Path, *, guard: Guard) -> None:
         )
     entry = {"from_step": state.step, "to_step": step_of(target), "cursor": state.cursor, "skipped": skipped}
     if rank_and_ranks()[0] == 0:
-        write_whole(folder / _HISTORY, json.dumps([*read_history(folder), entry], indent=1))
+        write_whole(StageFolder(folder).rollbacks, json.dumps([*read_history(folder), entry], indent=1))
         say(f"WARNING: {skipped} of the last {len(recent)} steps were skipped; back from {state.step} to {target.name}")
     wait_for_ranks()
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """Return all rollbacks of this stage, oldest first."""
-    path = folder / _HISTORY
+    path = StageFolder(folder).rollbacks
     fix = "mend it by what rows.jsonl says of rollbacks, or give the run another folder"
     if not path.exists():
         return []
@@ -66,7 +69,7 @@ def remove_astray(folder: Path) -> None:
     """
     history = share_from_first(read_history(folder))
     if history and rank_and_ranks()[0] == 0:
-        for path in list_checkpoints(folder / "checkpoints"):
+        for path in list_checkpoints(StageFolder(folder).checkpoints):
             if _is_astray(path, history):
                 discard(path)
     wait_for_ranks()

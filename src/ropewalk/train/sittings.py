@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.core.artifact import write_whole
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.key_effects import pick
 from ropewalk.recipe.spec import Recipe
 
-FILE = "sittings.json"
 _PACKAGES = ("ropewalk", "torch")
 
 
@@ -33,11 +33,11 @@ def note_sitting(recipe: Recipe, run: Path, *, stage: int, step: int, precision:
         "means": pick(data["stages"][stage], "stages", "means"),
         "versions": {name: version(name) for name in _PACKAGES},
     }
-    write_whole(run / FILE, json.dumps([*read_sittings(run), entry], indent=1) + "\n")
+    write_whole(RunFolder(run).sittings, json.dumps([*read_sittings(run), entry], indent=1) + "\n")
 
 
 def read_sittings(run: Path) -> list[dict[str, Any]]:
     """Return all sittings of a run, oldest first."""
-    path = run / FILE
+    path = RunFolder(run).sittings
     found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     return found

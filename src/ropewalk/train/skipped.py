@@ -9,10 +9,9 @@ from typing import Any
 
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.artifact import write_whole
+from ropewalk.core.run_folder import StageFolder
 from ropewalk.corpus.mix.dataset import Feed
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
-
-FOLDER = "skipped"
 
 
 def write_skipped(state: TrainState, folder: Path, *, feed: Feed, rows: int, reason: str) -> Path:
@@ -23,7 +22,7 @@ def write_skipped(state: TrainState, folder: Path, *, feed: Feed, rows: int, rea
     """
     first = state.cursor - rows
     loss, norm, _ = state.recent[-1]
-    tokenizer = load_tokenizer(folder / "extended")
+    tokenizer = load_tokenizer(StageFolder(folder).extended)
     record = {
         "stage": state.stage,
         "step": state.step,
@@ -34,7 +33,7 @@ def write_skipped(state: TrainState, folder: Path, *, feed: Feed, rows: int, rea
         "first_row": first,
         "rows": [_describe(feed, number, tokenizer) for number in range(first, state.cursor)],
     }
-    path = folder / FOLDER / f"step-{state.step:08}-row-{first:010}.json"
+    path = StageFolder(folder).skipped / f"step-{state.step:08}-row-{first:010}.json"
     path.parent.mkdir(exist_ok=True)
     write_whole(path, json.dumps(record, indent=1, ensure_ascii=False))
     return path

@@ -18,6 +18,7 @@ from ropewalk.core.artifact import read_manifest, write_whole
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
+from ropewalk.core.run_folder import RunFolder, StageFolder
 from ropewalk.core.seed import seed_for
 from ropewalk.corpus.mix.dataset import Feed
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
@@ -68,16 +69,17 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Pa
 def _train(
     recipe: Recipe, stage: int, run: Path, corpus: Path, *, base: Path | None, asked: Callable[[], bool]
 ) -> Ending:
-    spec, parallel, folder = recipe.stages[stage], recipe.parallel, stage_folder(run, stage)
+    spec, parallel, folder = recipe.stages[stage], recipe.parallel, RunFolder(run).stage(stage).root
     mesh = make_mesh(parallel.ranks, parallel.context, replicas=parallel.replicas)
     if mesh.rank == 0:
         require_trackers(recipe.trackers)
     feed = open_rows(recipe, stage, corpus=corpus, rows=spec.steps * spec.step_rows)
     check_names(spec, feed, where=f"stages.{stage}")
     if mesh.rank == 0:  # the report reads this file, because it does not open the corpus
-        write_whole(folder / "mix.json", json.dumps(dict(feed.planned)) + "\n")
-    sharing, held = sharing_of(recipe, folder / "extended", mesh), open_corpus(corpus)
-    require_model(held, folder / "extended")
+        write_whole(StageFolder(folder).mix, json.dumps(dict(feed.planned)) + "\n")
+    extended = StageFolder(folder).extended
+    sharing, held = sharing_of(recipe, extended, mesh), open_corpus(corpus)
+    require_model(held, extended)
     reader = Reader(mesh, sharing, row_tokens=spec.reach_tokens)
     panel = prepare_panel(recipe, stage, folder=folder, corpus=held, base=base, reader=reader)
     state = _resume(begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed), recipe, run, speaks=mesh.rank == 0)
@@ -85,11 +87,11 @@ def _train(
     if mesh.rank == 0 and not state.ended:
         precision = choose_precision(parallel.precision, mesh)
         note_sitting(recipe, run, stage=stage, step=state.step, precision=precision)
-    journal = Journal(run / "rows.jsonl", writes=mesh.rank == 0)
+    journal = Journal(RunFolder(run).rows, writes=mesh.rank == 0)
     measure, kinds = None, kinds_of(recipe.corpus.sources)
     if spec.until is not None and spec.until.metric == RETRIEVAL:
-        measure = plan_measure(recipe.evaluate, folder / "extended", context_tokens=spec.reach_tokens, reader=reader)
-    gauge = make_gauge(recipe, stage, shape=read_shape(folder / "extended"), mesh=mesh, corpus=held)
+        measure = plan_measure(recipe.evaluate, extended, context_tokens=spec.reach_tokens, reader=reader)
+    gauge = make_gauge(recipe, stage, shape=read_shape(extended), mesh=mesh, corpus=held)
     while True:
         journal.rewind(stage, state.step)
         if state.ended:
@@ -137,21 +139,6 @@ def check_names(spec: Stage, feed: Feed, *, where: str) -> None:
         )
 
 
-def stage_folder(run: Path, stage: int) -> Path:
-    """Return the folder with everything of a stage."""
-    return run / "stages" / str(stage)
-
-
-def checkpoints_of(run: Path, stage: int) -> Path:
-    """Return the folder of a stage's checkpoints."""
-    return stage_folder(run, stage) / "checkpoints"
-
-
-def extended_of(run: Path, stage: int) -> Path:
-    """Return the model folder that a stage starts from."""
-    return stage_folder(run, stage) / "extended"
-
-
 def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed) -> TrainState:
     """Return the state of a stage before its first step.
 
@@ -159,7 +146,7 @@ def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed
     """
     spec = recipe.stages[stage]
     torch.manual_seed(seed_for("train", recipe.seed, stage, mesh.rank))
-    extended = extended_of(run, stage)
+    extended = RunFolder(run).extended(stage)
     learner = make_learner(recipe, stage, extended)
     savings = choose_savings(recipe, stage, extended)
     parallel = recipe.parallel
@@ -208,9 +195,9 @@ def _resume(state: TrainState, recipe: Recipe, run: Path, *, speaks: bool) -> Tr
 
     If there is none, begin the stage with the optimizer's moments of the stage before, or with fresh ones.
     """
-    folder = stage_folder(run, state.stage)
+    folder = RunFolder(run).stage(state.stage).root
     remove_astray(folder)
-    checkpoint = newest(checkpoints_of(run, state.stage))
+    checkpoint = newest(RunFolder(run).checkpoints(state.stage))
     if checkpoint is not None:
         if speaks:
             say(f"stage {state.stage} goes on from {checkpoint.name}")
@@ -229,7 +216,7 @@ def carry_moments(state: TrainState, recipe: Recipe, run: Path) -> TrainState:
     spec = recipe.stages[state.stage]
     if state.stage == 0 or not spec.carry_moments or spec.lora or recipe.stages[state.stage - 1].lora:
         return state
-    folder = checkpoints_of(run, state.stage - 1)
+    folder = RunFolder(run).checkpoints(state.stage - 1)
     earlier = newest(folder)
     if earlier is None or not read_facts(earlier)["ended"]:
         raise UserError(

@@ -21,6 +21,7 @@ from ropewalk.core.artifact import write_whole
 from ropewalk.core.progress import say
 from ropewalk.core.read_json import read_written
 from ropewalk.core.record import Row
+from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.trackers import Tracker
 
 PROJECT = "ropewalk"
@@ -43,7 +44,7 @@ class TrackedRun:
 
     def folder(self, tracker: Tracker) -> Path:
         """Return the folder for a tracker that has no other place for its files. It is made if it is missing."""
-        folder = self.run / "trackers" / tracker
+        folder = RunFolder(self.run).trackers / tracker
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

@@ -18,6 +18,7 @@ from ropewalk.core.artifact import write_whole
 from ropewalk.core.progress import say
 from ropewalk.core.read_json import read_written
 from ropewalk.core.record import Row
+from ropewalk.core.run_folder import StageFolder
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.evaluate.items import Sums
@@ -38,7 +39,6 @@ from ropewalk.recipe.spec import EvaluateSpec, Recipe
 from ropewalk.shape.read import read_shape
 from ropewalk.train.prepare_model import choose_savings, place_learner
 
-_BASE = "base-short-loss.json"
 Planned = FarGain | ShortLoss | Retrieval
 
 
@@ -124,7 +124,7 @@ def prepare_panel(
     spec = recipe.stages[stage]
     if spec.panel is None:
         return None
-    extended = folder / "extended"
+    extended = StageFolder(folder).extended
     base_tokens = read_shape(extended if base is None else base).context_tokens
     planned = plan_panel(
         spec.panel,
@@ -146,12 +146,12 @@ def prepare_panel(
 def _read_base(
     recipe: Recipe, stage: int, *, folder: Path, base: Path, short: ShortLoss, reader: Reader
 ) -> dict[str, float]:
-    path = folder / _BASE
+    path = StageFolder(folder).base_loss
     known: dict[str, float] | None = share_from_first(read_written(path) if path.exists() else None)
     if known is None:
         require_intact(base, together=True)
         learner = Learner(load_model(base), chunk_tokens=recipe.parallel.loss_chunk_tokens)
-        savings = choose_savings(recipe, stage, folder / "extended")
+        savings = choose_savings(recipe, stage, StageFolder(folder).extended)
         place_learner(learner, reader.mesh, savings=savings, precision=recipe.parallel.precision)
         known = tell_short(short, reader.read(learner, short))
         if reader.mesh.rank == 0:
