@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Co
 
 from packs import count_places
 from ropewalk.model.attention_interface import NAME
-from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.fsdp import Precision
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
@@ -25,7 +25,7 @@ from ropewalk.partition import partition_tokens
 from ropewalk.plan.savings import Savings
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
-from ropewalk.train.prepare_model import place_learner
+from ropewalk.train.prepare_model import prepare_model
 
 LLAMA, QWEN = "LlamaForCausalLM", "Qwen3ForCausalLM"
 SHAPES = {
@@ -103,12 +103,12 @@ def _run_ours(case: Case, savings: Savings) -> Found:
 
 def make_step(
     case: Case, savings: Savings, *, precision: Precision | None = None, compiles: bool = False
-) -> tuple[Learner, Callable[[], None]]:
+) -> tuple[ModelWithLoss, Callable[[], None]]:
     """Our model on the one rank that runs, and a whole step of it; None is float32 on a CPU and bfloat16 on a GPU."""
     mesh = make_mesh(1, 1)
-    learner = Learner(make_model(case, NAME)).train()
+    learner = ModelWithLoss(make_model(case, NAME)).train()
     precision = precision or ("float32" if case.device == "cpu" else "bfloat16")
-    place_learner(learner, mesh, savings=savings, precision=precision, compiles=compiles)
+    prepare_model(learner, mesh, savings=savings, precision=precision, compiles=compiles)
     optimizer = make_optimizer(learner, weight_decay=0.0, betas=(0.9, 0.95))
     set_learning_rate(optimizer, 1e-5)
     partition = partition_tokens(case.documents, ranks=1)

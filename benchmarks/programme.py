@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from ropewalk.checkpoint.load import newest
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.digest import digest_bytes
-from ropewalk.core.record import TIMED, read_rows
+from ropewalk.core.record import TIMED, read_metrics
 
 LONGEST_LIFE_SECONDS = 150.0
 
@@ -74,7 +74,7 @@ def read_contents(run: Path) -> Mapping[str, object]:
             found |= {f"{stage.name}/{path.name}/{name}": digest for name, digest in digest_tensors(path).items()}
     for path in (run / "export").glob("*.safetensors"):
         found |= {f"export/{name}": digest for name, digest in digest_tensors(path).items()}
-    rows = [row for row in read_rows(run / "rows.jsonl") if row.name not in TIMED]
+    rows = [row for row in read_metrics(run / "rows.jsonl") if row.name not in TIMED]
     return found | {f"row/{row.stage}/{row.step}/{row.name}": row.value for row in rows}
 
 

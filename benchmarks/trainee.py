@@ -58,12 +58,12 @@ def count_flops(tokens: int, pairs: int) -> float:
 def make_our_step(document: np.ndarray, *, dtype: str, device: str, alone: bool = False) -> Run:
     """Ours on the rows of this rank, or ``alone`` on all."""
     from ropewalk.model.attention_interface import NAME
-    from ropewalk.model.model_with_loss import Learner
+    from ropewalk.model.model_with_loss import ModelWithLoss
     from ropewalk.partition import partition_tokens
 
     ranks, rank = (1, 0) if alone else (dist.get_world_size(), dist.get_rank())
     partition = partition_tokens(document, ranks=ranks)
-    learner = Learner(make_model(dtype, NAME, device))
+    learner = ModelWithLoss(make_model(dtype, NAME, device))
     batch = _cut(draw_batch(document), partition.owned(rank), device)
     weight = float(draw_batch(document)["weights"].sum())
     group = dist.group.WORLD if ranks > 1 else None

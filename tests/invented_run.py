@@ -12,7 +12,7 @@ import yaml
 
 from plain_mix import source_shares
 from ropewalk.core.artifact import new_folder, seal
-from ropewalk.core.record import Row, Score, append_rows, write_scores
+from ropewalk.core.record import Metric, Score, append_metrics, write_scores
 from ropewalk.corpus.prepare.ledger import Amount, SourceLedger
 from ropewalk.recipe.load import load_recipe, parse_recipe
 from ropewalk.rope.layers import LayerPosition
@@ -35,7 +35,7 @@ def write_run(folder: Path, *, recipe: dict[str, Any] | None = None) -> Path:
     write_corpus(folder / "corpus", recipe, tokens=tokens)
     for stage, spec in enumerate(recipe["stages"]):
         shares = source_shares(spec["mix"] or recipe["corpus"]["mix"], roles=roles, tokens=tokens)
-        append_rows(folder / "rows.jsonl", make_rows(shares, stage=stage, steps=STEPS // len(recipe["stages"])))
+        append_metrics(folder / "rows.jsonl", make_rows(shares, stage=stage, steps=STEPS // len(recipe["stages"])))
         models = folder / "stages" / str(stage)
         write_models(models, theta=spec["rope"].get("theta") or 1e4, context=spec["context"])
         (models / "mix.json").write_text(json.dumps(shares))
@@ -84,31 +84,31 @@ def write_corpus(folder: Path, recipe: dict[str, Any], *, tokens: dict[str, int]
         (work / "ledger.json").write_text(json.dumps(ledger))
 
 
-def make_rows(shares: dict[str, float], *, stage: int = 0, steps: int = STEPS) -> Iterator[Row]:
+def make_rows(shares: dict[str, float], *, stage: int = 0, steps: int = STEPS) -> Iterator[Metric]:
     random = np.random.default_rng(3)
     start = {name: 2.2 + 0.25 * number for number, name in enumerate(shares)}
     for step in range(1, steps + 1):
         falling = math.exp(-step / 60)
         rate = 6e-4 * min(1, step / 11) * 0.5 * (1 + math.cos(math.pi * step / steps))
         noise = random.normal(size=4)
-        yield Row(stage, step, "lr", rate, "1")
-        yield Row(stage, step, "imbalance", 1.01 + 0.01 * abs(noise[0]), "1")
-        yield Row(stage, step, "loss/train", 2.4 + 1.1 * falling + 0.08 * noise[1], "nats per token")
-        yield Row(stage, step, "grad_norm", 0.5 + 0.9 * falling + 0.08 * abs(noise[2]), "1")
-        yield Row(stage, step, "tokens_per_second", (5200 if step > 1 else 900) + 250 * noise[3], "tokens/s")
-        yield Row(stage, step, "mfu", (0.21 if step > 1 else 0.04) + 0.01 * noise[3], "share")
+        yield Metric(stage, step, "lr", rate, "1")
+        yield Metric(stage, step, "imbalance", 1.01 + 0.01 * abs(noise[0]), "1")
+        yield Metric(stage, step, "loss/train", 2.4 + 1.1 * falling + 0.08 * noise[1], "nats per token")
+        yield Metric(stage, step, "grad_norm", 0.5 + 0.9 * falling + 0.08 * abs(noise[2]), "1")
+        yield Metric(stage, step, "tokens_per_second", (5200 if step > 1 else 900) + 250 * noise[3], "tokens/s")
+        yield Metric(stage, step, "mfu", (0.21 if step > 1 else 0.04) + 0.01 * noise[3], "share")
         if step % PANEL_STEPS == 0:
             for bucket in ("0-512", "512-1024", "1024-2048"):
                 for kind in ("position", "length"):
-                    yield Row(stage, step, f"loss/{kind}/{bucket}", 2.3 + falling, "nats per token")
-            yield Row(stage, step, "held_out/whole-near", 0.1 * falling - 0.08, "nats per token")
+                    yield Metric(stage, step, f"loss/{kind}/{bucket}", 2.3 + falling, "nats per token")
+            yield Metric(stage, step, "held_out/whole-near", 0.1 * falling - 0.08, "nats per token")
             for name, share in shares.items():
-                yield Row(
+                yield Metric(
                     0, step, f"loss/source/{name}", start[name] + falling + 0.03 * random.normal(), "nats per token"
                 )
-                yield Row(stage, step, f"accuracy/source/{name}", 0.4, "share")
+                yield Metric(stage, step, f"accuracy/source/{name}", 0.4, "share")
                 drawn = share * STEP_TOKENS * PANEL_STEPS * (1 + 0.04 * random.normal())
-                yield Row(stage, step, f"tokens/source/{name}", int(drawn), "tokens")
+                yield Metric(stage, step, f"tokens/source/{name}", int(drawn), "tokens")
 
 
 def write_models(folder: Path, *, theta: float, context: int) -> None:

@@ -20,7 +20,7 @@ from ropewalk.commands.plan_growth import plan_growth
 from ropewalk.commands.run import do_part, run_recipe
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
-from ropewalk.core.record import TIMED, read_rows, read_scores
+from ropewalk.core.record import TIMED, read_metrics, read_scores
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.embedded import embedded_documents
 from ropewalk.recipe.load import load_recipe, parse_recipe
@@ -122,7 +122,7 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 
 
 def rows_of(recipe: Recipe) -> list[tuple[int, int, str, float]]:
-    rows = read_rows(folder_of(recipe).rows)
+    rows = read_metrics(folder_of(recipe).rows)
     return [(row.stage, row.step, row.name, row.value) for row in rows if row.name not in TIMED]
 
 
@@ -132,15 +132,15 @@ def losses_of(recipe: Recipe, name: str = "loss/train") -> dict[tuple[int, int],
 
 def stop_at(recipe: Recipe, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train until that many more steps are taken, and saved, as if a signal had come."""
-    original, taken = loop.hear, 0
+    original, taken = loop.gather_rank_status, 0
 
-    def hear(*args: Any, **settings: Any) -> Any:
+    def gather_rank_status(*args: Any, **settings: Any) -> Any:
         nonlocal taken
         taken += 1
         return dataclasses.replace(original(*args, **settings), asked=taken >= step)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
-        patch.setattr(loop, "hear", hear)
+        patch.setattr(loop, "gather_rank_status", gather_rank_status)
         do_part("train", recipe)
     assert end.value.code == 75
 

@@ -16,7 +16,7 @@ from ropewalk.commands.rank_tasks import on_ranks, promote
 from ropewalk.commands.run import check_recipe, do_part, run_recipe
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
-from ropewalk.core.record import read_rows, read_scores
+from ropewalk.core.record import read_metrics, read_scores
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.evaluate.stage_gate import read_verdicts
 from ropewalk.recipe.load import parse_recipe
@@ -47,7 +47,7 @@ def test_all_parts_and_then_nothing_and_a_killed_run_ends_the_same(
     extended = do_part("extend", recipe)
     assert extended["layers"] and f"layers {extended['layers'][0]}" in extended["text"]
     assert {score.model for score in read_scores(folder.scores)} == {"extended"}
-    steps = {(row.stage, row.step) for row in read_rows(folder.rows) if row.name == "loss/train"}
+    steps = {(row.stage, row.step) for row in read_metrics(folder.rows) if row.name == "loss/train"}
     assert steps == {(stage, step) for stage in (0, 1) for step in range(1, 9)}
 
     verdicts = {verdict.gate: verdict.met for verdict in read_verdicts(folder.promotion(1))}

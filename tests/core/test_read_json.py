@@ -10,12 +10,12 @@ import pytest
 from ropewalk.checkpoint.save_record import read_saves
 from ropewalk.core.error import UserError
 from ropewalk.core.read_json import read_written
-from ropewalk.core.record import Row, append_rows, read_rows, read_scores
+from ropewalk.core.record import Metric, append_metrics, read_metrics, read_scores
 from ropewalk.evaluate.stage_gate import read_verdicts
-from ropewalk.train.metrics_log import Journal
+from ropewalk.train.metrics_log import MetricsLog
 from ropewalk.train.rollback import read_history
 
-ROWS = [Row(0, step, "loss/train", 2.0, "nats") for step in range(1, 6)]
+ROWS = [Metric(0, step, "loss/train", 2.0, "nats") for step in range(1, 6)]
 
 
 @pytest.mark.parametrize(
@@ -33,16 +33,16 @@ ROWS = [Row(0, step, "loss/train", 2.0, "nats") for step in range(1, 6)]
 )
 def test_a_broken_line_of_rows_is_named(tmp_path: Path, broken: bytes) -> None:
     path = tmp_path / "rows.jsonl"
-    append_rows(path, ROWS)
+    append_metrics(path, ROWS)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:2], broken, *lines[3:]]))
     with pytest.raises(UserError, match=r"rows\.jsonl, line 3\n"):
-        list(read_rows(path))
+        list(read_metrics(path))
     with pytest.raises(UserError, match="line 3"):
-        Journal(path, writes=True).rewind(0, 5)
+        MetricsLog(path, writes=True).rewind(0, 5)
     assert path.read_bytes().count(b"\n") == 5, "nothing was dropped"
     path.write_bytes(b"".join([*lines, broken.rstrip(b"\n")]))
-    assert list(read_rows(path)) == ROWS, "a last line without its end is what a kill leaves"
+    assert list(read_metrics(path)) == ROWS, "a last line without its end is what a kill leaves"
 
 
 def read_factors(path: Path) -> Any:

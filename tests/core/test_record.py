@@ -5,18 +5,18 @@ from pathlib import Path
 
 from ropewalk.core.digest import digest_file, digest_value
 from ropewalk.core.error import UserError
-from ropewalk.core.record import Row, Score, append_rows, read_rows, read_scores, write_scores
+from ropewalk.core.record import Metric, Score, append_metrics, read_metrics, read_scores, write_scores
 from ropewalk.core.seed import seed_for, stream
 
 
 def test_rows_come_back_and_a_torn_line_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    rows = [Row(0, step, "loss/train", 1.5 / (step + 1), "nats") for step in range(3)]
-    append_rows(path, rows[:2])
-    append_rows(path, rows[2:])
+    rows = [Metric(0, step, "loss/train", 1.5 / (step + 1), "nats") for step in range(3)]
+    append_metrics(path, rows[:2])
+    append_metrics(path, rows[2:])
     with path.open("a") as file:
         file.write('{"stage": 0, "st')
-    assert list(read_rows(path)) == rows
+    assert list(read_metrics(path)) == rows
 
 
 def test_scores_come_back(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from made_texts import han, sentence
 from ropewalk.core.error import UserError
 from ropewalk.corpus.dedup.minhash import FEWEST_WORDS, sign_answers
-from ropewalk.corpus.mix.dataset import Feed, open_feed
+from ropewalk.corpus.mix.dataset import Dataset, open_dataset
 from ropewalk.corpus.mix_rules import MixRules
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.prepare.ledger import SourceLedger
@@ -49,9 +49,9 @@ def make(
     return open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=folder / "corpus"))
 
 
-def feed(corpus: Corpus, rows: int = 20, **keys: Any) -> Feed:
+def feed(corpus: Corpus, rows: int = 20, **keys: Any) -> Dataset:
     plan = {"context_tokens": CONTEXT, "seed": 0, "stage": 0, "max_repeats": 99.0}
-    return open_feed(corpus, mix={"chat": 1}, rows=rows, **{**plan, **keys})
+    return open_dataset(corpus, mix={"chat": 1}, rows=rows, **{**plan, **keys})
 
 
 def dropped(corpus: Corpus) -> dict[str, int]:
@@ -167,7 +167,7 @@ def find_answers(records: Sequence[dict[str, Any]]) -> set[str]:
     }
 
 
-def trained_runs(feed: Feed, tokenizer: Tokenizer) -> list[str]:
+def trained_runs(feed: Dataset, tokenizer: Tokenizer) -> list[str]:
     """Every run of labels in the feed's rows, as text, read off the batch and nothing else."""
     batch = feed.batch(0, feed.rows)
     runs = []

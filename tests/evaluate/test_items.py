@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from ropewalk.evaluate.items import Item, Sums, deal, measure, pack_items
 from ropewalk.model.load import load_model
-from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.launch import run_ranks
 
 GROUPS = 5
@@ -21,8 +21,8 @@ def make_items(lengths: list[int]) -> list[Item]:
     return [Item(random.integers(900, size=length), random.integers(-1, GROUPS, size=length)) for length in lengths]
 
 
-def open_learner(folder: Path) -> Learner:
-    return Learner(load_model(folder)).requires_grad_(False)
+def open_learner(folder: Path) -> ModelWithLoss:
+    return ModelWithLoss(load_model(folder)).requires_grad_(False)
 
 
 def brute_logits(folder: Path, tokens: Int64[np.ndarray, "tokens"]) -> Float64[np.ndarray, "tokens vocabulary"]:

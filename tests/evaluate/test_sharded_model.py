@@ -12,7 +12,7 @@ from ropewalk.evaluate.items import Item, lay_row, measure
 from ropewalk.evaluate.long_context_gain import plan_far_gain
 from ropewalk.evaluate.sharded_model import measure_shared
 from ropewalk.model.load import load_model
-from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
@@ -30,7 +30,7 @@ def test_it_is_what_a_whole_model_reads(models: dict[str, Path], corpus: Corpus,
 
     def read_twice() -> list[np.ndarray]:
         mesh, found = make_mesh(ranks, context), []
-        learner, whole = (Learner(load_model(models["base"])) for _ in range(2))
+        learner, whole = (ModelWithLoss(load_model(models["base"])) for _ in range(2))
         shard_model(learner, mesh, precision="float32", whole_bytes=0)
         learner.train()
         for _ in range(2):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from ropewalk.checkpoint.load import newest
 from ropewalk.core.digest import digest_bytes, digest_value
-from ropewalk.core.record import TIMED, Row, read_rows
+from ropewalk.core.record import TIMED, Metric, read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
@@ -126,6 +126,6 @@ def contents(run: Path) -> dict[str, Any]:
     return found
 
 
-def rows_of(run: Path) -> list[Row]:
+def rows_of(run: Path) -> list[Metric]:
     """What training wrote, but for the speeds."""
-    return [row for row in read_rows(run / "rows.jsonl") if row.name not in TIMED]
+    return [row for row in read_metrics(run / "rows.jsonl") if row.name not in TIMED]

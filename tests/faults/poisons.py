@@ -10,7 +10,7 @@ import torch.distributed as dist
 from faults.experiment import Experiment
 from faults.ground import CONTEXT, DATA, STEPS, Ground, make, train
 from ropewalk.checkpoint.state import name_tensors
-from ropewalk.core.record import read_rows
+from ropewalk.core.record import read_metrics
 from ropewalk.core.seed import seed_for
 from ropewalk.train import loop
 
@@ -43,7 +43,7 @@ def attempt(ground: Ground, trial: str, guarded: bool) -> str:
         train(ground, run, make(parallel=parallel), change=change, noisy=False)
     except Exception as error:
         return str(error).splitlines()[-1]
-    skipped = [row.step for row in read_rows(run / "rows.jsonl") if row.name == "skipped"]
+    skipped = [row.step for row in read_metrics(run / "rows.jsonl") if row.name == "skipped"]
     return "" if skipped == [step + 1] else f"skipped were {skipped}, not {[step + 1]}"
 
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from faults.experiment import Experiment
 from faults.ground import STEPS, Ground, make, train
 from ropewalk.core.seed import seed_for
-from ropewalk.corpus.mix.dataset import Feed
+from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.parallel.launch import RankError
 from ropewalk.train import resume, stage
 
@@ -76,7 +76,7 @@ def _judge(ground: Ground, run: Path) -> str:
     return ""
 
 
-def _expect(feed: Feed, first: int, rows: int) -> Counter[tuple[float, ...]]:
+def _expect(feed: Dataset, first: int, rows: int) -> Counter[tuple[float, ...]]:
     batch = feed.batch(first, rows)
     fields = (batch.source, batch.positions, batch.tokens, batch.weights)
     columns = zip(*(field.reshape(-1).tolist() for field in fields), strict=True)

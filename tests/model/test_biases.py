@@ -17,7 +17,7 @@ from ropewalk.model import load
 from ropewalk.model.export import export
 from ropewalk.model.extend import extend
 from ropewalk.model.load import load_model
-from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.weights import read_headers
 from ropewalk.partition import partition_tokens
 from ropewalk.rope.layers import LayerRule
@@ -44,7 +44,7 @@ def extend_with(base: Path, *rules: dict[str, Any]) -> Path:
 
 def read(model: Any, *, document: np.ndarray, positions: torch.Tensor) -> torch.Tensor:
     tokens = torch.arange(document.size) % 90
-    return Learner(model).read(tokens, positions, partition=partition_tokens(document, ranks=1))
+    return ModelWithLoss(model).read(tokens, positions, partition=partition_tokens(document, ranks=1))
 
 
 DOCUMENT = np.array([[0] * 20 + [1] * 30], dtype=np.int32)

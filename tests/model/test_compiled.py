@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from ropewalk.core.error import UserError
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.compiled import compile_in_place, require_compiler
-from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.rope_hooks import direct_positions
 from ropewalk.model.tiled_mlp import tile_mlps
 from ropewalk.parallel.recompute import set_recompute
@@ -31,8 +31,8 @@ def forget_programs() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def make_learner(make: Make, *, backend: str | None, tile_tokens: int | None = None) -> Learner:
-    learner = Learner(make(attn_implementation=NAME, num_hidden_layers=3, tie_word_embeddings=True)).train()
+def build_model_with_loss(make: Make, *, backend: str | None, tile_tokens: int | None = None) -> ModelWithLoss:
+    learner = ModelWithLoss(make(attn_implementation=NAME, num_hidden_layers=3, tie_word_embeddings=True)).train()
     if tile_tokens is not None:
         if backend is not None:
             compile_in_place((block.get_submodule("mlp") for block in learner.blocks), backend=backend)
@@ -42,7 +42,7 @@ def make_learner(make: Make, *, backend: str | None, tile_tokens: int | None = N
     return learner
 
 
-def read(learner: Learner, seed: int, tokens: int = 40) -> torch.Tensor:
+def read(learner: ModelWithLoss, seed: int, tokens: int = 40) -> torch.Tensor:
     """The loss of a row of documents that nobody has seen before."""
     random = np.random.default_rng(seed)
     document = np.sort(random.integers(0, 1 + random.integers(5), size=(1, tokens))).astype(np.int32)
@@ -60,7 +60,7 @@ def test_new_packs_and_more_layers_need_no_new_program(
     make_tiny: Make, recompute: str, tile_tokens: int | None
 ) -> None:
     make = partial(make_tiny, "LlamaForCausalLM")
-    learner = make_learner(make, backend="eager", tile_tokens=tile_tokens)
+    learner = build_model_with_loss(make, backend="eager", tile_tokens=tile_tokens)
     set_recompute(learner.causal, recompute)  # type: ignore[arg-type]
     counted = torch._dynamo.utils.counters["stats"]
     counted.clear()
@@ -82,7 +82,7 @@ def test_new_packs_and_more_layers_need_no_new_program(
 
 def test_told_positions_are_not_traced(make_tiny: Make) -> None:
     """The hooks compare identities and keep what they made: traced, they would be compiled for every row."""
-    learners = [make_learner(partial(make_tiny, "LlamaForCausalLM"), backend=each) for each in ("eager", None)]
+    learners = [build_model_with_loss(partial(make_tiny, "LlamaForCausalLM"), backend=each) for each in ("eager", None)]
     position = LayerPosition(rope=Dynamic(factor=4.0, original_tokens=16), theta=1e4)
     for learner in learners:
         direct_positions(learner.causal, [position] * 3, head_dim=8, native=False)
@@ -94,14 +94,14 @@ def test_told_positions_are_not_traced(make_tiny: Make) -> None:
 
 def test_names_of_weights_stay(make_tiny: Make) -> None:
     make = partial(make_tiny, "LlamaForCausalLM")
-    names = [list(make_learner(make, backend=each, tile_tokens=16).state_dict()) for each in ("eager", None)]
+    names = [list(build_model_with_loss(make, backend=each, tile_tokens=16).state_dict()) for each in ("eager", None)]
     assert names[0] == names[1]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 def test_the_real_compiler(make_tiny: Make) -> None:
     """Of MLPs only: C++ of all of a block takes four times as long to build."""
-    learner, plain = (make_learner(partial(make_tiny, "LlamaForCausalLM"), backend=None) for _ in range(2))
+    learner, plain = (build_model_with_loss(partial(make_tiny, "LlamaForCausalLM"), backend=None) for _ in range(2))
     require_compiler(torch.device("cpu"))
     compile_in_place(block.get_submodule("mlp") for block in learner.blocks)
     losses = [read(each, 0) for each in (learner, plain)]

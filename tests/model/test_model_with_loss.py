@@ -17,7 +17,7 @@ from ropewalk.core.record import Batch
 from ropewalk.model.architectures import CLASSES
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.compiled import compile_in_place
-from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.tiled_mlp import tile_mlps
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.fsdp import shard_model
@@ -75,7 +75,7 @@ def train_once(
     backend: str | None = None,
 ) -> tuple[float, Gradients]:
     """The same on this rank of data x context, in whole: called by run_ranks."""
-    learner = Learner(make(attn_implementation=NAME), chunk_tokens=13).train()
+    learner = ModelWithLoss(make(attn_implementation=NAME), chunk_tokens=13).train()
     mesh = make_mesh(torch.distributed.get_world_size(), context)
     if tile_tokens is not None:
         if backend is not None:
@@ -169,7 +169,7 @@ def test_compiled_blocks_change_no_gradient(
 
 def count_kernels(make: Make, recompute: str, tile_tokens: int | None = None) -> Counter[str]:
     """How often a step calls attention's kernel and the MLP's activation."""
-    learner = Learner(make(attn_implementation=NAME), chunk_tokens=13).train()
+    learner = ModelWithLoss(make(attn_implementation=NAME), chunk_tokens=13).train()
     if tile_tokens is not None:
         tile_mlps(learner.causal, tile_tokens)
     set_recompute(learner.causal, recompute)  # type: ignore[arg-type]
@@ -207,7 +207,7 @@ def test_bfloat16_keeps_float32_masters_and_stays_close(make_tiny: Make) -> None
 
 
 def test_a_plain_learner_needs_no_ranks(make_tiny: Make) -> None:
-    learner = Learner(make_tiny("LlamaForCausalLM", attn_implementation=NAME))
+    learner = ModelWithLoss(make_tiny("LlamaForCausalLM", attn_implementation=NAME))
     batch = packed_batch()
     partition = partition_tokens(batch.document, ranks=1)
     fields = (batch.tokens, batch.positions, batch.labels, batch.weights)

@@ -17,7 +17,7 @@ from ropewalk.core.artifact import read_manifest
 from ropewalk.model.architectures import head_of
 from ropewalk.model.extend import extend
 from ropewalk.model.load import load_model
-from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.recompute import set_recompute
 from ropewalk.partition import Partition, cut, partition_tokens
@@ -121,7 +121,7 @@ def packed_logits(model: PreTrainedModel, tokens: np.ndarray | None = None) -> t
     flat = (
         torch.from_numpy(each.reshape(-1)) for each in (rows["tokens"] if tokens is None else tokens, rows["positions"])
     )
-    return Learner(model).read(*flat, partition=partition) @ head_of(model).T
+    return ModelWithLoss(model).read(*flat, partition=partition) @ head_of(model).T
 
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -188,7 +188,7 @@ def learn(folder: Path, layout: str, exchange: str = "auto", recompute: Any = "n
     """Loss and gradients in float64 of all rows, from this rank's share: called by run_ranks."""
     ranks = dist.get_world_size()
     group = dist.group.WORLD if ranks > 1 else None
-    learner = Learner(load_model(folder).double()).train()
+    learner = ModelWithLoss(load_model(folder).double()).train()
     set_recompute(learner.causal, recompute)
     rows = packed()
     partition = partition_tokens(rows["document"], ranks=ranks, layout=layout, exchange=exchange)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from packs import pack
 from ropewalk.model.architectures import CLASSES
 from ropewalk.model.attention_interface import NAME
-from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import cut, partition_tokens_and_heads
 
@@ -45,7 +45,7 @@ def learn(model: PreTrainedModel, settings: dict[str, Any]) -> Found:
     positions = torch.cat([torch.arange(length) for length in (33, 1, 38, 9, 15)])[None].numpy()
     ranks, rank = dist.get_world_size(), dist.get_rank()
     partition = partition_tokens_and_heads(document, ranks=ranks, **settings)
-    learner = Learner(model).train()
+    learner = ModelWithLoss(model).train()
     learner.zero_grad()
     fields = (torch.from_numpy(cut(partition, rank, field)) for field in (tokens, positions, labels, weights))
     loss, _, _ = learner(*fields, partition=partition, context_group=dist.group.WORLD if ranks > 1 else None)

@@ -18,7 +18,7 @@ from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.spec import EvaluateSpec
 from ropewalk.rope.uniform import Unchanged
-from ropewalk.train.prepare_model import make_learner
+from ropewalk.train.prepare_model import build_model_with_loss
 from ropewalk.train.stage import train_stage
 from tiny_run import make_recipe, write_corpus, write_model
 
@@ -53,7 +53,7 @@ def readers(model: Path) -> Iterator[Callable[[], object]]:
     yield lambda: read_weights(model)
     yield lambda: merge_adapter({}, model, Lora())
     yield lambda: verify_export(model)
-    yield lambda: make_learner(recipe, 0, model)
+    yield lambda: build_model_with_loss(recipe, 0, model)
     yield lambda: evaluate_models({"it": model}, EvaluateSpec(), corpus=None, base_context_tokens=64)
 
 

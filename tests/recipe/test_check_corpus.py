@@ -10,7 +10,7 @@ import pytest
 
 from made_texts import han, sentence
 from ropewalk.core.error import UserError
-from ropewalk.corpus.mix.strata import Strand
+from ropewalk.corpus.mix.strata import Stratum
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.store import Documents
@@ -126,8 +126,8 @@ def test_repeats_are_of_the_part_of_a_source_that_runs_dry(texts: dict[str, Any]
 
 
 def test_repeats_are_counted_from_tokens() -> None:
-    def strand(name: str, tokens: int, share: float) -> Strand:
-        return Strand(name, None, None, Documents((), np.zeros(1, np.int64)), np.array([tokens], np.int64), share)
+    def strand(name: str, tokens: int, share: float) -> Stratum:
+        return Stratum(name, None, None, Documents((), np.zeros(1, np.int64)), np.array([tokens], np.int64), share)
 
     sources = [{"name": "chat", "path": "a", "role": "general"}]
     stage = {"context": 1024, "tokens": "20Mi", "step_tokens": 1024}

@@ -19,7 +19,7 @@ from invented_run import RECIPE, make_rows, write_run
 from ropewalk.commands.run import do_part
 from ropewalk.core.artifact import FolderInUseError, hold
 from ropewalk.core.error import UserError
-from ropewalk.core.record import Row, append_rows
+from ropewalk.core.record import Metric, append_metrics
 from ropewalk.recipe.load import load_recipe
 from ropewalk.report.page import summarise, write_report
 
@@ -181,10 +181,12 @@ def test_what_a_stage_told_while_it_ran_is_drawn(run: Path) -> None:
 
 def test_the_first_panels_of_a_run_can_be_read(run: Path) -> None:
     """Steps are whole numbers, a single panel is a dot, and buckets stand by length, whichever came first."""
-    rows = [Row(0, step, "loss/train", 3.0 - step, "nats per token") for step in (1, 2, 3)]
-    rows += [Row(0, 3, f"loss/length/{bucket}", 2.0, "nats per token") for bucket in ("1024-2048", "512-1024", "0-512")]
+    rows = [Metric(0, step, "loss/train", 3.0 - step, "nats per token") for step in (1, 2, 3)]
+    rows += [
+        Metric(0, 3, f"loss/length/{bucket}", 2.0, "nats per token") for bucket in ("1024-2048", "512-1024", "0-512")
+    ]
     (run / "rows.jsonl").unlink()
-    append_rows(run / "rows.jsonl", rows)
+    append_metrics(run / "rows.jsonl", rows)
     page = write_report(run).read_text()
     training = page[page.index('<section id="training">') :]
     training = training[: training.index("</section>")]
@@ -192,7 +194,7 @@ def test_the_first_panels_of_a_run_can_be_read(run: Path) -> None:
     assert [word for word in words if re.fullmatch(r"\d+-\d+", word)] == ["0-512", "512-1024", "1024-2048"]
     assert "2" in words and "1.50" not in words
     assert len(re.findall('<use [^>]*fill="#0b5fa5"', training)) == 3
-    append_rows(run / "rows.jsonl", [Row(0, 2, "skipped", 1.0, "steps")])
+    append_metrics(run / "rows.jsonl", [Metric(0, 2, "skipped", 1.0, "steps")])
     assert "1 step was skipped: loss or gradient norm not finite" in write_report(run).read_text()
 
 
@@ -259,7 +261,7 @@ def test_a_model_from_nothing_in_seven_stages(tmp_path: Path) -> None:
 def test_long_runs_stay_small(run: Path) -> None:
     for name in ("rows.jsonl", "scores.json"):
         (run / name).unlink()
-    append_rows(run / "rows.jsonl", make_rows({"topics": 0.7, "code": 0.3}, steps=5000))
+    append_metrics(run / "rows.jsonl", make_rows({"topics": 0.7, "code": 0.3}, steps=5000))
     assert len(write_report(run).read_text()) < 500_000
 
 

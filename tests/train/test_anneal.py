@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from ropewalk.checkpoint.load import newest
-from ropewalk.core.record import read_rows
+from ropewalk.core.record import read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.model.extend import extend, read_former
 from ropewalk.model.load import load_model
@@ -97,7 +97,7 @@ def weights_of(run: Path) -> dict[str, bytes]:
 
 
 def losses(run: Path) -> dict[int, float]:
-    return {row.step: row.value for row in read_rows(run / "rows.jsonl") if row.name == "loss/train"}
+    return {row.step: row.value for row in read_metrics(run / "rows.jsonl") if row.name == "loss/train"}
 
 
 def test_a_kill_while_annealing_is_made_good_bit_for_bit(

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ropewalk.checkpoint.load import load_weights, newest
-from ropewalk.core.record import TIMED, read_rows
+from ropewalk.core.record import TIMED, read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
@@ -50,7 +50,7 @@ def train(recipe: Recipe, run: Path, corpus: Path) -> tuple[Rows, dict[str, torc
     assert set(on_ranks(on_rank, recipe.parallel.ranks)) == {"limit"}
     checkpoint = newest(RunFolder(run).checkpoints(0))
     assert checkpoint is not None
-    rows = (row for row in read_rows(run / "rows.jsonl") if row.name not in TIMED)
+    rows = (row for row in read_metrics(run / "rows.jsonl") if row.name not in TIMED)
     return {(row.step, row.name): row.value for row in rows}, load_weights(checkpoint)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ropewalk.core.record import Batch, read_rows
+from ropewalk.core.record import Batch, read_metrics
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.model.load import load_model
 from ropewalk.model.loss import score_labels
@@ -120,7 +120,7 @@ def test_a_step_is_the_brute_force_one(prepared: Prepared, new_run: NewRun, para
     recipe = make_recipe(tokens=2 * 4 * CONTEXT_TOKENS, step_tokens=4 * CONTEXT_TOKENS, **LONG_CE, parallel=parallel)
     run = new_run("weighed")
     run_ranks(lambda: train_stage(recipe, stage=0, run=run, corpus=prepared[1]), recipe.parallel.ranks, threads=1)
-    found = {row.name: row.value for row in read_rows(run / "rows.jsonl") if row.step == 1}
+    found = {row.name: row.value for row in read_metrics(run / "rows.jsonl") if row.step == 1}
     expected = read_by_brute_force(recipe, prepared)
     assert expected["readings"] > 40 and open_corpus(prepared[1]).digest == "made-up"
     assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)

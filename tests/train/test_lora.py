@@ -17,7 +17,7 @@ from ropewalk.checkpoint.load import load_weights, newest, read_facts
 from ropewalk.checkpoint.state import TrainState, name_weights
 from ropewalk.commands.rank_tasks import export_checkpoint
 from ropewalk.core.digest import digest_bytes
-from ropewalk.core.record import read_rows
+from ropewalk.core.record import read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.model.adapter import attach_adapter, merge_adapter
 from ropewalk.model.extend import extend
@@ -31,10 +31,10 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.rope.scaling import Theta
 from ropewalk.train import loop
 from ropewalk.train.batches import make_batches
-from ropewalk.train.loss_metrics import Tally
+from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.parity import compare_degrees
-from ropewalk.train.prepare_model import make_learner
+from ropewalk.train.prepare_model import build_model_with_loss
 from ropewalk.train.rollback import read_history
 from ropewalk.train.stage import open_rows, sharing_of, train_stage
 from ropewalk.train.step import train_step
@@ -94,7 +94,7 @@ def test_two_ranks_equal_one(prepared: Prepared, new_run: NewRun, changes: dict[
     rows = [
         {
             (row.step, row.name): row.value
-            for row in read_rows(run / "rows.jsonl")
+            for row in read_metrics(run / "rows.jsonl")
             if row.name in ("loss/train", "grad_norm")
         }
         for run in (one, two)
@@ -128,11 +128,14 @@ def test_the_frozen_ones_stay_to_the_bit(prepared: Prepared, new_run: NewRun) ->
 
     def move() -> tuple[set[str], set[str]]:
         mesh, spec = make_mesh(2, 2), recipe.stages[0]
-        learner = make_learner(recipe, 0, RunFolder(run).extended(0))
+        learner = build_model_with_loss(recipe, 0, RunFolder(run).extended(0))
         shard_model(learner, mesh, precision="float32", whole_bytes=0)
         state = TrainState(learner, make_optimizer(learner, weight_decay=0.1, betas=(0.9, 0.95)), stage=0)
         before = {name: each.full_tensor().clone() for name, each in learner.named_parameters()}
-        sharing, tally = sharing_of(recipe, RunFolder(run).extended(0), mesh), Tally(feed.sources, spec.reach_tokens)
+        sharing, tally = (
+            sharing_of(recipe, RunFolder(run).extended(0), mesh),
+            LossMetrics(feed.sources, spec.reach_tokens),
+        )
         for cursor in (0, 4):  # the first step moves only what multiplies the zeros
             batches = make_batches(feed, cursor, rows=4, spec=spec, mesh=mesh, sharing=sharing)
             state, _ = train_step(
@@ -191,7 +194,7 @@ def test_merged_logits_equal_those_with_adapters(straight: Path, prepared: Prepa
     extended, lora, recipe = straight / "stages/0/extended", Lora.model_validate(LORA), make_recipe(lora=LORA)
     trained = load_weights(last(straight))
     tokens = torch.arange(64)[None] % 60
-    learner = make_learner(recipe, 0, extended)
+    learner = build_model_with_loss(recipe, 0, extended)
     with torch.no_grad():
         for name, parameter in name_weights(learner):
             parameter.copy_(trained[name])

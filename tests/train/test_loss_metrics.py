@@ -8,7 +8,7 @@ import torch
 
 from ropewalk.partition import partition_tokens
 from ropewalk.train.batches import MicroBatch
-from ropewalk.train.loss_metrics import Tally
+from ropewalk.train.loss_metrics import LossMetrics
 
 
 def make_micro(tokens: int) -> tuple[MicroBatch, torch.Tensor, torch.Tensor]:
@@ -26,7 +26,7 @@ def make_micro(tokens: int) -> tuple[MicroBatch, torch.Tensor, torch.Tensor]:
 
 def test_every_figure_equals_a_plain_loop() -> None:
     micro, nll, correct = make_micro(200)
-    tally = Tally(("a", "b", "silent"), reach_tokens=64)
+    tally = LossMetrics(("a", "b", "silent"), reach_tokens=64)
     assert tally.borders == [0, 4, 8, 16, 32, 64]
     table = tally.count(micro, nll, correct)
     groups = {"source/a": [], "source/b": [], "source/silent": []} | {
@@ -61,9 +61,9 @@ def test_every_figure_equals_a_plain_loop() -> None:
 def test_roles_and_languages_are_sums_of_their_sources() -> None:
     micro, nll, correct = make_micro(200)
     kinds = {"a": ("role/general", "language/en"), "b": ("role/domain", "language/en")}
-    tally = Tally(("a", "b", "silent"), reach_tokens=64, kinds=kinds)
+    tally = LossMetrics(("a", "b", "silent"), reach_tokens=64, kinds=kinds)
     table = tally.count(micro, nll, correct)
-    assert table.shape == Tally(("a", "b", "silent"), reach_tokens=64).shape, "checkpoints keep their sums"
+    assert table.shape == LossMetrics(("a", "b", "silent"), reach_tokens=64).shape, "checkpoints keep their sums"
     found = {row.name: row.value for row in tally.panel(table.flatten().tolist(), stage=0, step=1)}
     assert found["loss/role/domain"] == found["loss/source/b"] != found["loss/source/a"] == found["loss/role/general"]
     assert found["loss/language/en"] == pytest.approx(tally.loss(table)[0])
@@ -71,4 +71,4 @@ def test_roles_and_languages_are_sums_of_their_sources() -> None:
 
 
 def test_small_contexts_have_fewer_buckets() -> None:
-    assert Tally(("a",), reach_tokens=4).borders == [0, 1, 2, 4]
+    assert LossMetrics(("a",), reach_tokens=4).borders == [0, 1, 2, 4]

@@ -11,7 +11,7 @@ from ropewalk.checkpoint.load import list_checkpoints, newest, read_facts
 from ropewalk.commands.plan_growth import plan_growth
 from ropewalk.core.artifact import new_folder
 from ropewalk.core.error import UserError
-from ropewalk.core.record import Row, append_rows, read_rows
+from ropewalk.core.record import Metric, append_metrics, read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.launch import RankError, run_ranks
 from ropewalk.recipe.spec import Recipe
@@ -61,7 +61,7 @@ def test_a_stage_never_begins_again_in_silence(
 
 def test_rows_beyond_the_first_save_are_enough_to_tell(prepared: Prepared, new_run: NewRun) -> None:
     run = new_run("rows")
-    append_rows(run / "rows.jsonl", [Row(0, step, "lr", 0.1, "1") for step in (1, 2, 3)])
+    append_metrics(run / "rows.jsonl", [Metric(0, step, "lr", 0.1, "1") for step in (1, 2, 3)])
     with pytest.raises(UserError, match=r"rows\.jsonl has 3 steps, more than are taken before the first save"):
         train(make_recipe(**SHORT, parallel=ONE), run, prepared)
 
@@ -70,10 +70,10 @@ def test_who_ended_before_the_first_save_begins_again_and_is_told(
     prepared: Prepared, new_run: NewRun, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = new_run("early")
-    append_rows(run / "rows.jsonl", [Row(0, step, "lr", 0.1, "1") for step in (1, 2)])
+    append_metrics(run / "rows.jsonl", [Metric(0, step, "lr", 0.1, "1") for step in (1, 2)])
     assert train(make_recipe(**SHORT, parallel=ONE), run, prepared) == "limit"
     assert "begins again at step 0: it ended at step 2" in capfd.readouterr().err
-    assert [row.step for row in read_rows(run / "rows.jsonl") if row.name == "lr"] == [1, 2, 3]
+    assert [row.step for row in read_metrics(run / "rows.jsonl") if row.name == "lr"] == [1, 2, 3]
 
 
 def test_a_kill_in_the_first_save_is_no_loss(

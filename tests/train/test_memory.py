@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ropewalk.model.adapter import attach_adapter
 from ropewalk.model.attention_interface import NAME
-from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.parallel.peak import measure_peak_bytes
@@ -19,7 +19,7 @@ from ropewalk.plan.savings import Savings
 from ropewalk.recipe.lora import Lora
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 from ropewalk.train.optimizer import make_optimizer
-from ropewalk.train.prepare_model import place_learner
+from ropewalk.train.prepare_model import prepare_model
 
 SHAPE = ModelShape("LlamaForCausalLM", 128, 4, 2, 32, 352, 1000, True, 1 << 20, plain_layers(4, 1e4))
 TOKENS, DOCUMENT_TOKENS, CHUNK_TOKENS = 2048, 128, 128
@@ -45,9 +45,9 @@ def measure_step(savings: Savings, precision: Literal["float32", "bfloat16"], lo
     model = LlamaForCausalLM(config)
     if lora is not None:
         attach_adapter(model, lora, seed=0)
-    learner = Learner(model, chunk_tokens=CHUNK_TOKENS).train()
+    learner = ModelWithLoss(model, chunk_tokens=CHUNK_TOKENS).train()
     mesh = make_mesh(1, 1)
-    place_learner(learner, mesh, savings=savings, precision=precision)
+    prepare_model(learner, mesh, savings=savings, precision=precision)
     optimizer = make_optimizer(learner, weight_decay=0.1, betas=(0.9, 0.95), eight_bit=savings.eight_bit)
     document = np.arange(TOKENS, dtype=np.int32)[None] // DOCUMENT_TOKENS
     partition, tokens = partition_tokens(document, ranks=1), torch.arange(TOKENS) % SHAPE.vocabulary

@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from ropewalk.checkpoint.load import newest
-from ropewalk.core.record import TIMED, Row, read_rows
+from ropewalk.core.record import TIMED, Metric, read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.core.seed import stream
-from ropewalk.corpus.mix.dataset import Feed, open_feed
+from ropewalk.corpus.mix.dataset import Dataset, open_dataset
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.model.load import load_model
-from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.partition import partition_tokens
@@ -51,8 +51,8 @@ class Place(Mesh):
     context_rank: int = 0
 
 
-def open_tiny(recipe: Recipe, corpus: Path, *, seed: int = 3, stage: int = 0) -> Feed:
-    return open_feed(
+def open_tiny(recipe: Recipe, corpus: Path, *, seed: int = 3, stage: int = 0) -> Dataset:
+    return open_dataset(
         open_corpus(corpus),
         mix=recipe.corpus.mix,
         context_tokens=CONTEXT_TOKENS,
@@ -64,7 +64,7 @@ def open_tiny(recipe: Recipe, corpus: Path, *, seed: int = 3, stage: int = 0) ->
 
 
 def read_positions(
-    feed: Feed, recipe: Recipe, *, data: int = 1, context: int = 1, cursor: int = 4, rows: int = 6
+    feed: Dataset, recipe: Recipe, *, data: int = 1, context: int = 1, cursor: int = 4, rows: int = 6
 ) -> np.ndarray:
     """Positions of all rows as the ranks get them, put together again: [rows, context]."""
     found = []
@@ -114,7 +114,7 @@ def test_a_jump_is_no_border(prepared: Prepared) -> None:
     tokens, positions = torch.arange(12) % 7, torch.tensor([0, 1, 2, 3, 4, 500, 501, 502, 503, 504, 505, 506])
     partition = partition_tokens(np.zeros((1, 12), np.int32), ranks=1)
     with torch.no_grad():
-        ours = Learner(model).read(tokens, positions, partition=partition)
+        ours = ModelWithLoss(model).read(tokens, positions, partition=partition)
         model.set_attn_implementation("sdpa")
         settings: dict[str, Any] = {"input_ids": tokens[None], "position_ids": positions[None], "use_cache": False}
         causal = torch.full((1, 1, 12, 12), -torch.inf).triu(1)
@@ -131,8 +131,8 @@ def train(recipe: Recipe, run: Path, corpus: Path) -> str:
     return run_ranks(on_rank, recipe.parallel.ranks, threads=1)[0]
 
 
-def rows_of(run: Path) -> list[Row]:
-    return [row for row in read_rows(run / "rows.jsonl") if row.name not in TIMED]
+def rows_of(run: Path) -> list[Metric]:
+    return [row for row in read_metrics(run / "rows.jsonl") if row.name not in TIMED]
 
 
 def losses_of(run: Path) -> dict[tuple[int, str], float]:

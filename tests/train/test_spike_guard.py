@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from ropewalk.checkpoint.load import list_checkpoints
 from ropewalk.core.error import UserError
-from ropewalk.core.record import TIMED, Row, read_rows
+from ropewalk.core.record import TIMED, Metric, read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.core.seed import stream
 from ropewalk.parallel.launch import RankError, run_ranks
@@ -83,8 +83,8 @@ def spoil_rows(first: int, last: int) -> Callable[..., Any]:
     return step
 
 
-def rows_of(run: Path) -> list[Row]:
-    return [row for row in read_rows(run / "rows.jsonl") if row.name not in TIMED]
+def rows_of(run: Path) -> list[Metric]:
+    return [row for row in read_metrics(run / "rows.jsonl") if row.name not in TIMED]
 
 
 ASTRAY = {"checkpoint_steps": 2, "panel_steps": 2, "guard": {"skips": 1}}

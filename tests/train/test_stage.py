@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from ropewalk.checkpoint.load import list_checkpoints, load_weights, newest
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.error import UserError
-from ropewalk.core.record import TIMED, Row, read_rows
+from ropewalk.core.record import TIMED, Metric, read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.parallel.launch import run_ranks
@@ -39,8 +39,8 @@ def train(recipe: Recipe, run: Path, corpus: Path, stage: int = 0) -> str:
     return run_ranks(on_rank, recipe.parallel.ranks, threads=1)[0]
 
 
-def rows_of(run: Path) -> list[Row]:
-    return [row for row in read_rows(run / "rows.jsonl") if row.name not in TIMED]
+def rows_of(run: Path) -> list[Metric]:
+    return [row for row in read_metrics(run / "rows.jsonl") if row.name not in TIMED]
 
 
 def last_weights(run: Path, stage: int = 0) -> dict[str, torch.Tensor]:

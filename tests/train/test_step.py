@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ropewalk.checkpoint.load import load_weights, newest, read_facts
-from ropewalk.core.record import TIMED, read_rows
+from ropewalk.core.record import TIMED, read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
@@ -24,7 +24,7 @@ ONE = {"ranks": 1, "context": 1}
 def train(recipe: Recipe, run: Path, corpus: Path) -> tuple[dict[tuple[int, str], float], Path]:
     """Figures by (step, name), and the last checkpoint."""
     run_ranks(lambda: train_stage(recipe, stage=0, run=run, corpus=corpus), recipe.parallel.ranks, threads=1)
-    rows = {(row.step, row.name): row.value for row in read_rows(run / "rows.jsonl") if row.name not in TIMED}
+    rows = {(row.step, row.name): row.value for row in read_metrics(run / "rows.jsonl") if row.name not in TIMED}
     checkpoint = newest(RunFolder(run).checkpoints(0))
     assert checkpoint is not None
     return rows, checkpoint

@@ -11,8 +11,8 @@ import pytest
 import torch.distributed as dist
 
 from ropewalk.core.quantity import format_seconds
-from ropewalk.core.record import Row, read_rows
-from ropewalk.corpus.mix.dataset import open_feed
+from ropewalk.core.record import Metric, read_metrics
+from ropewalk.corpus.mix.dataset import open_dataset
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.parallel import slow
 from ropewalk.parallel.launch import run_ranks
@@ -20,7 +20,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.shape.read import read_shape
 from ropewalk.train import loop, throughput
 from ropewalk.train.stage import train_stage
-from ropewalk.train.throughput import Gauge, Pace, Peak
+from ropewalk.train.throughput import Pace, Peak, Throughput
 from tiny_run import make_recipe
 
 NewRun = Callable[[str], Path]
@@ -40,14 +40,14 @@ def test_flops_are_those_of_the_pairs_in_the_rows(prepared: Prepared) -> None:
             attention = 2 * 2 * shape.query_width * (query + 1)
             block = 2 * shape.width * (shape.query_width + shape.kv_width) + 3 * shape.width * shape.mlp_width
             multiplied += shape.layers * (attention + 2 * block) + 2 * shape.vocabulary * shape.width
-    assert Gauge(shape, Peak(1.0, "")).step_flops(np.array(documents)) == pytest.approx(3 * multiplied)
+    assert Throughput(shape, Peak(1.0, "")).step_flops(np.array(documents)) == pytest.approx(3 * multiplied)
 
 
 def test_a_later_stage_is_foreseen_as_its_rows_will_be_packed(prepared: Prepared) -> None:
     recipe, shape, corpus = make_recipe(context=32), shape_of(prepared), open_corpus(prepared[1])
     spec = recipe.stages[1]
     rows = spec.steps * spec.step_rows
-    feed = open_feed(
+    feed = open_dataset(
         corpus,
         mix=recipe.corpus.mix,
         context_tokens=32,
@@ -57,11 +57,11 @@ def test_a_later_stage_is_foreseen_as_its_rows_will_be_packed(prepared: Prepared
         max_repeats=100,
         rules=recipe.corpus,
     )
-    packed = Gauge(shape, Peak(1.0, "")).step_flops(
+    packed = Throughput(shape, Peak(1.0, "")).step_flops(
         np.array([n for row in range(rows) for n in feed.document_tokens(row)])
     )
     assert throughput._forecast_flops(recipe, spec, shape, corpus) == pytest.approx(packed, rel=0.05)
-    left = Gauge(shape, Peak(1.0, ""), later_flops=300.0).seconds_left(4, pace_seconds=2.0, step_flops=100.0)
+    left = Throughput(shape, Peak(1.0, ""), later_flops=300.0).seconds_left(4, pace_seconds=2.0, step_flops=100.0)
     assert left == 4 * 2.0 + 3 * 2.0
 
 
@@ -86,10 +86,10 @@ def test_times_are_told_in_two_units() -> None:
     assert [format_seconds(each) for each in (4.6, 65, 7980, 200_000)] == ["5 s", "1 min 5 s", "2 h 13 min", "2 d 7 h"]
 
 
-def train(recipe: Recipe, run: Path, corpus: Path) -> dict[str, list[Row]]:
+def train(recipe: Recipe, run: Path, corpus: Path) -> dict[str, list[Metric]]:
     run_ranks(lambda: train_stage(recipe, stage=0, run=run, corpus=corpus), recipe.parallel.ranks, threads=1)
-    found: dict[str, list[Row]] = {}
-    for row in read_rows(run / "rows.jsonl"):
+    found: dict[str, list[Metric]] = {}
+    for row in read_metrics(run / "rows.jsonl"):
         found.setdefault(row.name, []).append(row)
     return found
 

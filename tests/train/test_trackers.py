@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ropewalk.core.error import UserError
-from ropewalk.core.record import Row, read_rows
+from ropewalk.core.record import Metric, read_metrics
 from ropewalk.parallel.launch import RankError, run_ranks
 from ropewalk.recipe import trackers as named
 from ropewalk.recipe.spec import Recipe
@@ -25,7 +25,7 @@ from tiny_run import make_recipe
 
 NewRun = Callable[[str], Path]
 Prepared = tuple[Path, Path]
-ROWS = [[Row(1, step, "loss/train", 3.0 / step, "nats"), Row(1, step, "lr", 0.1, "1")] for step in range(1, 7)]
+ROWS = [[Metric(1, step, "loss/train", 3.0 / step, "nats"), Metric(1, step, "lr", 0.1, "1")] for step in range(1, 7)]
 
 
 def train(recipe: Recipe, run: Path, corpus: Path, stage: int = 0) -> str:
@@ -62,7 +62,7 @@ def test_tensorboard_shows_the_rows_of_a_killed_and_resumed_run(
         max(Counter((name, event.step) for name in events.Tags()["scalars"] for event in events.Scalars(name)).values())
         == 1
     )
-    expected = {(row.name, 8 * row.stage + row.step): row.value for row in read_rows(run / "rows.jsonl")}
+    expected = {(row.name, 8 * row.stage + row.step): row.value for row in read_metrics(run / "rows.jsonl")}
     assert len(expected) > 100 and seen == pytest.approx(expected, rel=1e-6)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ropewalk.core.record import TIMED, Row, read_rows
+from ropewalk.core.record import TIMED, Metric, read_metrics
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train.stage import train_stage
@@ -18,12 +18,12 @@ Prepared = tuple[Path, Path]
 PANEL = {"steps": 2, "documents": 4, "near_tokens": 16, "short_tokens": 300, "answers": 0}
 
 
-def train(recipe: Recipe, run: Path, prepared: Prepared) -> list[Row]:
+def train(recipe: Recipe, run: Path, prepared: Prepared) -> list[Metric]:
     base = prepared[0] / "stages" / "0" / "extended"
     run_ranks(
         lambda: train_stage(recipe, stage=0, run=run, corpus=prepared[1], base=base), recipe.parallel.ranks, threads=1
     )
-    return [row for row in read_rows(run / "rows.jsonl") if row.name not in TIMED]
+    return [row for row in read_metrics(run / "rows.jsonl") if row.name not in TIMED]
 
 
 @pytest.mark.parametrize("parallel", [{"ranks": 2, "context": 2}, {"ranks": 2, "context": 1}], ids=["context", "data"])

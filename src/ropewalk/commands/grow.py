@@ -12,7 +12,7 @@ from ropewalk.core.artifact import discard, is_finished, write_whole
 from ropewalk.core.progress import say
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.spec import Recipe
-from ropewalk.train.metrics_log import Journal
+from ropewalk.train.metrics_log import MetricsLog
 
 
 def grow(growth: Growth, recipe: Recipe, folder: RunFolder) -> None:
@@ -41,4 +41,4 @@ def _go_back(folder: RunFolder, stage: int, step: int) -> None:
     if history.exists():  # rollbacks after this checkpoint belong to the removed steps
         lived = json.loads((folder.checkpoint(stage, step) / "state.json").read_text())["rollbacks"]
         write_whole(history, json.dumps(json.loads(history.read_text())[:lived], indent=1))
-    Journal(folder.rows, writes=True).rewind(stage, step)
+    MetricsLog(folder.rows, writes=True).rewind(stage, step)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
-from ropewalk.corpus.mix.dataset import plan_strands
+from ropewalk.corpus.mix.dataset import plan_strata
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train.schedule import RATES, Rates, rates_of, refuse_rates
@@ -53,7 +53,7 @@ def refuse_other_shares(recipe: Recipe, held: Recipe, folder: RunFolder, stage: 
         own = each.stages[stage]
         amount = own.steps * own.step_rows * own.context
         limits: dict[str, Any] = {"tokens": amount, "max_repeats": each.corpus.max_repeats}
-        strands = plan_strands(corpus, each.mix(own), context_tokens=own.context, rules=each.rules(own), **limits)
+        strands = plan_strata(corpus, each.mix(own), context_tokens=own.context, rules=each.rules(own), **limits)
         shares.append({strand.name: strand.share for strand in strands})
     if shares[0] != shares[1]:
         name = next(name for name in shares[1] if shares[0].get(name) != shares[1][name])

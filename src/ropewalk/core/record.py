@@ -93,7 +93,7 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Metric:
     """One figure of one step of training, named like ``loss/position/1024-2048`` or ``loss/source/law``."""
 
     stage: int
@@ -117,13 +117,13 @@ TIMED = frozenset(
 """Names of rows that depend on the machine: only these rows differ if the same run is repeated."""
 
 
-def append_rows(path: Path, rows: Iterable[Row]) -> None:
+def append_metrics(path: Path, rows: Iterable[Metric]) -> None:
     """Append rows to a JSONL file, one line each."""
     with path.open("a") as file:
         file.writelines(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows)
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_metrics(path: Path) -> Iterator[Metric]:
     """Read rows back; an incomplete last line, left by a kill, is skipped.
 
     Raises UserError for any other broken line.
@@ -133,8 +133,8 @@ def read_rows(path: Path) -> Iterator[Row]:
     )
 
 
-def _parse_row(entry: Any) -> Row:
-    row = Row(**entry)
+def _parse_row(entry: Any) -> Metric:
+    row = Metric(**entry)
     for name, kinds in _ROW_TYPES.items():
         value = getattr(row, name)
         if not isinstance(value, kinds) or isinstance(value, bool):

@@ -28,7 +28,7 @@ class MixRules(Spec):
 
     @model_validator(mode="after")
     def _check_weights(self) -> "MixRules":
-        check_strand_weights(self.languages, self.lengths)
+        check_stratum_weights(self.languages, self.lengths)
         return self
 
     @property
@@ -37,7 +37,7 @@ class MixRules(Spec):
         return bool(self.languages or self.lengths)
 
 
-def check_strand_weights(languages: Mapping[str, float], lengths: Mapping[int, float]) -> None:
+def check_stratum_weights(languages: Mapping[str, float], lengths: Mapping[int, float]) -> None:
     """Raise ValueError unless every weight is one, some are above 0, and documents of every length have one."""
     for key, weights in (("languages", languages), ("lengths", lengths)):
         for name, weight in weights.items():

@@ -21,7 +21,7 @@ from ropewalk.evaluate.loss_by_position import PositionLoss, plan_position_loss
 from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
 from ropewalk.evaluate.short_context_loss import ShortLoss, plan_short_loss
 from ropewalk.model.load import load_model
-from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.weights import Dtype
 from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.parallel.verify_folder import require_intact
@@ -65,7 +65,7 @@ def evaluate_models(
 def measure_model(folder: Path, planned: Sequence[Measurement], *, name: str, precision: Dtype) -> list[Sums]:
     """The sums of each measurement on one model folder, over all ranks. Every rank calls it."""
     # If the head required gradients, the loss would compute them chunk by chunk.
-    learner = Learner(load_model(folder, dtype=precision)).requires_grad_(False)
+    learner = ModelWithLoss(load_model(folder, dtype=precision)).requires_grad_(False)
     if torch.cuda.is_available():
         learner = learner.to("cuda")
     return [measure(learner, each.items, each.groups, name=f"{name}: {each.name}") for each in planned]

@@ -15,7 +15,7 @@ from jaxtyping import Float64, Int32, Int64
 from torch import Tensor
 
 from ropewalk.core.progress import show_nothing, watch
-from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.collective import rank_and_ranks, sum_over_ranks
 from ropewalk.partition import partition_tokens
 
@@ -39,7 +39,7 @@ class Sums:
     correct: Float64[np.ndarray, "groups"]
 
 
-def measure(learner: Learner, items: Sequence[Item], groups: int, *, name: str) -> Sums:
+def measure(learner: ModelWithLoss, items: Sequence[Item], groups: int, *, name: str) -> Sums:
     """Read ``items`` with ``learner``, whole on every rank, and sum each of ``groups`` groups over all ranks.
 
     Every rank calls it with the same items and gets the same sums.
@@ -113,7 +113,7 @@ def lay_row(row: Sequence[Item], *, multiple: int = 1) -> LaidRow:
     )
 
 
-def _read_row(learner: Learner, row: list[Item]) -> tuple[Int64[Tensor, "counted"], Float64[Tensor, "3 counted"]]:
+def _read_row(learner: ModelWithLoss, row: list[Item]) -> tuple[Int64[Tensor, "counted"], Float64[Tensor, "3 counted"]]:
     """(group, [1, nll, correct]) of every prediction of a sequence that counts."""
     laid = lay_row(row)
     counted = torch.from_numpy(laid.group >= 0)

@@ -24,7 +24,7 @@ from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.evaluate.held_out import text_sources
 from ropewalk.evaluate.items import Item, measure
 from ropewalk.model.load import load_model
-from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.weights import Dtype
 from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.parallel.verify_folder import require_intact
@@ -94,7 +94,7 @@ def score_lengths(
             fix="score with a smaller near context",
         )
     require_intact(model, together=True)
-    learner = Learner(load_model(model, dtype=precision)).requires_grad_(False)
+    learner = ModelWithLoss(load_model(model, dtype=precision)).requires_grad_(False)
     if torch.cuda.is_available():
         learner = learner.to("cuda")
     items = make_items(texts, near_tokens=near_tokens)

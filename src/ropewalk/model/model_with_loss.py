@@ -17,7 +17,7 @@ from ropewalk.model.loss import CHUNK_TOKENS, score_labels
 from ropewalk.partition import AnyPartition
 
 
-class Learner(nn.Module):
+class ModelWithLoss(nn.Module):
     """``causal`` (a transformers model, parameters named as in its files) and its chunked loss."""
 
     def __init__(

@@ -25,7 +25,7 @@ from ropewalk.core.seed import stream
 from ropewalk.model.architectures import head_of
 from ropewalk.model.engines import LOADER, is_native
 from ropewalk.model.load import load_model
-from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.partition import partition_tokens
@@ -162,7 +162,7 @@ def _ask_fresh_process(folder: Path, request: dict[str, Tensor], scratch: Path) 
 def compute_logits(folder: Path, request: dict[str, Tensor]) -> Float32[Tensor, "places ids"]:
     """Our logits of ``request["tokens"]`` at its ``places``, by the path of training. Called on one rank."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    learner = Learner(load_model(folder)).to(device)
+    learner = ModelWithLoss(load_model(folder)).to(device)
     tokens = request["tokens"].to(device)
     partition = partition_tokens(np.zeros((1, len(tokens)), np.int32), ranks=1)
     hidden = learner.read(tokens, torch.arange(len(tokens), device=device), partition=partition)

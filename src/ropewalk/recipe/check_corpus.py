@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from ropewalk.core.error import UserError
 from ropewalk.corpus.inspect.sequence_faults import find_row_faults
-from ropewalk.corpus.mix.dataset import Feed
+from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.mix.held_out_text import count_long, tell_long
-from ropewalk.corpus.mix.strata import Strand
+from ropewalk.corpus.mix.strata import Stratum
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.spec import Recipe
@@ -40,7 +40,7 @@ def check_corpus(recipe: Recipe, corpus: Corpus, base_tokens: int | None) -> Ite
         yield from _check_held_out(recipe, corpus, base_tokens)
 
 
-def check_repeats(recipe: Recipe, index: int, strands: Sequence[Strand]) -> Iterator[Finding]:
+def check_repeats(recipe: Recipe, index: int, strands: Sequence[Stratum]) -> Iterator[Finding]:
     """Report each of a stage's ``strands`` that would be read too often."""
     stage, most = recipe.stages[index], recipe.corpus.max_repeats
     if recipe.corpus.when_dry == "spread":
@@ -69,7 +69,7 @@ def _check_rows(recipe: Recipe, index: int, corpus: Corpus) -> Iterator[Finding]
         yield Finding("warning", key, f"stage {index}: {fault.message}", "docs/corpus.md")
 
 
-def _check_shares(feed: Feed, index: int) -> Iterator[Finding]:
+def _check_shares(feed: Dataset, index: int) -> Iterator[Finding]:
     realised = feed.realised(feed.rows)
     total = sum(realised.values())
     for name, share in feed.planned.items():

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from ropewalk.core.digest import digest_recipe
 from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
-from ropewalk.corpus.mix_rules import MixRules, check_mix, check_strand_weights
+from ropewalk.corpus.mix_rules import MixRules, check_mix, check_stratum_weights
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.probe.kinds import Probe
 from ropewalk.recipe.parallel import Parallel as Parallel
@@ -126,7 +126,7 @@ class Recipe(Spec):
         for index, stage in enumerate(self.stages):
             try:
                 check_mix(self.mix(stage), roles)
-                check_strand_weights(stage.languages or {}, stage.lengths or {})
+                check_stratum_weights(stage.languages or {}, stage.lengths or {})
             except ValueError as error:
                 raise ValueError(f"stages.{index}.{error}") from None
             unknown = sorted(stage.loss_weights.keys() - roles.keys())

@@ -1,18 +1,18 @@
 """Reads a stage's sequences from a built corpus. Checks, training and inspection all use this one path."""
 
-from ropewalk.corpus.mix.dataset import Feed, open_feed, plan_strands
-from ropewalk.corpus.mix.strata import Strand
+from ropewalk.corpus.mix.dataset import Dataset, open_dataset, plan_strata
+from ropewalk.corpus.mix.strata import Stratum
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.recipe.spec import Recipe
 
 
-def plan_stage(recipe: Recipe, index: int, corpus: Corpus) -> list[Strand]:
+def plan_stage(recipe: Recipe, index: int, corpus: Corpus) -> list[Stratum]:
     """The strands that a stage reads, each with its share; nothing is packed.
 
     Raises UserError where the corpus cannot give the stage's mix.
     """
     stage = recipe.stages[index]
-    return plan_strands(
+    return plan_strata(
         corpus,
         recipe.mix(stage),
         context_tokens=stage.context,
@@ -22,13 +22,13 @@ def plan_stage(recipe: Recipe, index: int, corpus: Corpus) -> list[Strand]:
     )
 
 
-def open_stage(recipe: Recipe, index: int, corpus: Corpus, *, rows: int | None = None) -> Feed:
+def open_stage(recipe: Recipe, index: int, corpus: Corpus, *, rows: int | None = None) -> Dataset:
     """Open the first ``rows`` sequences of a stage (all if None); a larger number begins with the same sequences.
 
     Raises UserError where a strand has too little text for its share.
     """
     stage = recipe.stages[index]
-    return open_feed(
+    return open_dataset(
         corpus,
         mix=recipe.mix(stage),
         context_tokens=stage.context,

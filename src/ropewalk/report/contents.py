@@ -18,7 +18,7 @@ import yaml
 from ropewalk.core.artifact import MANIFEST, is_finished, read_manifest
 from ropewalk.core.digest import digest_recipe
 from ropewalk.core.error import UserError
-from ropewalk.core.record import Row, Score, read_rows, read_scores
+from ropewalk.core.record import Metric, Score, read_metrics, read_scores
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.report.visible import show, show_all
 from ropewalk.rope.layers import LayerPosition
@@ -48,7 +48,7 @@ class StageContents:
     former: Sequence[LayerPosition]
     positions: Sequence[LayerPosition]
     head_dim: int
-    rows: Sequence[Row]
+    rows: Sequence[Metric]
     finished: bool
     planned: Mapping[str, float] | None
     """Each source's planned share of the tokens, as training noted it; None before training began."""
@@ -179,7 +179,7 @@ def read_run(run: Path) -> Contents:
     """Read a run folder. Raises UserError if the folder has no run, or if a file in it is damaged."""
     folder = RunFolder(run)
     recipe = _read_recipe(folder.recipe)
-    rows = [replace(row, name=show(row.name)) for row in _read(folder.rows, lambda path: [*read_rows(path)]) or ()]
+    rows = [replace(row, name=show(row.name)) for row in _read(folder.rows, lambda path: [*read_metrics(path)]) or ()]
     scores = [replace(score, task=show(score.task)) for score in _read(folder.scores, read_scores) or ()]
     return Contents(
         name=show(run.resolve().name),
@@ -195,7 +195,7 @@ def read_run(run: Path) -> Contents:
     )
 
 
-def _read_stage(run: Path, number: int, spec: Mapping[str, Any], rows: Iterable[Row]) -> StageContents:
+def _read_stage(run: Path, number: int, spec: Mapping[str, Any], rows: Iterable[Metric]) -> StageContents:
     folder = RunFolder(run).stage(number)
     manifest, config = folder.extended / MANIFEST, _read_json(folder.extended / "config.json") or {}
     return StageContents(

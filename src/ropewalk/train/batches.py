@@ -15,7 +15,7 @@ from torch import Tensor
 from ropewalk.core.digest import digest_arrays
 from ropewalk.core.record import Batch
 from ropewalk.core.seed import stream
-from ropewalk.corpus.mix.dataset import Feed
+from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.partition import AnyPartition, cut
 from ropewalk.partition.balance_data_ranks import assign_sequences, count_row_pairs
@@ -23,7 +23,7 @@ from ropewalk.partition.choose import Sharing, choose_partition
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.weigh import LongCE
 from ropewalk.rope.pose import skip_rows
-from ropewalk.train.long_ce import NearReading, cut_blocks, list_readings, make_readings
+from ropewalk.train.long_ce import TruncatedReading, cut_blocks, list_readings, make_readings
 
 _FIELDS = tuple(field.name for field in fields(Batch))
 
@@ -42,7 +42,7 @@ class MicroBatch:
     partition: AnyPartition
     rows: tuple[int, ...] = ()
     """The numbers of the sequences in the dataset; empty for a sequence of padding."""
-    near: tuple[NearReading, ...] = ()
+    near: tuple[TruncatedReading, ...] = ()
     """The same sequences with truncated context, for LongCE."""
     weighed: Bool[Tensor, "local"] | None = None
     """The tokens whose loss those readings measure; None without LongCE."""
@@ -63,7 +63,7 @@ class StepBatches:
     document_tokens: Int64[np.ndarray, "documents"]
 
 
-def make_batches(feed: Feed, cursor: int, *, rows: int, spec: Stage, mesh: Mesh, sharing: Sharing) -> StepBatches:
+def make_batches(feed: Dataset, cursor: int, *, rows: int, spec: Stage, mesh: Mesh, sharing: Sharing) -> StepBatches:
     """Return the share of this rank of ``mesh`` in the sequences ``[cursor, cursor + rows)`` of ``feed``."""
     # The last factor is for padding, whose source is -1.
     factors = np.array([*(spec.loss_weights.get(name, 1.0) for name in feed.sources), 1.0], dtype=np.float32)
@@ -86,7 +86,7 @@ def make_batches(feed: Feed, cursor: int, *, rows: int, spec: Stage, mesh: Mesh,
     return StepBatches(rows, tuple(micro), pairs, digest_arrays(np.array(digests)), documents)
 
 
-def _read_rows(feed: Feed, numbers: tuple[int, ...], *, spec: Stage) -> Batch:
+def _read_rows(feed: Dataset, numbers: tuple[int, ...], *, spec: Stage) -> Batch:
     """Return sequences of the dataset. PoSE changes only their positions, not their documents, and so not the mask."""
     each = [feed.batch(number, 1) for number in numbers]
     batch = Batch(**{name: np.concatenate([getattr(row, name) for row in each]) for name in _FIELDS})
@@ -122,7 +122,7 @@ def _add_near(
     return replace(micro, near=readings, weighed=weighed)
 
 
-def _empty_row(feed: Feed) -> Batch:
+def _empty_row(feed: Dataset) -> Batch:
     """Return a sequence of padding, for a data rank that has no sequence left while other ranks still have one."""
     zeros, nobody = np.zeros((1, feed.context_tokens), np.int32), np.full((1, feed.context_tokens), -1, np.int32)
     return Batch(zeros, zeros, zeros.astype(np.float32), zeros, nobody, nobody)

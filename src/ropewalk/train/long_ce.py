@@ -22,7 +22,7 @@ from ropewalk.recipe.weigh import LongCE
 
 
 @dataclass(frozen=True)
-class NearReading:
+class TruncatedReading:
     """One rank's local shard of sequences in blocks, with a partition for the blocks.
 
     ``packed`` is the index of each token in the sequences. ``weights`` is 1 where the loss is needed, else 0.
@@ -78,7 +78,7 @@ def cut_blocks(document: Int32[np.ndarray, "rows context"], spec: LongCE, readin
 
 def make_readings(
     batch: Batch, spec: LongCE, *, numbers: list[int], mesh: Mesh, sharing: Sharing
-) -> Iterator[NearReading]:
+) -> Iterator[TruncatedReading]:
     """Yield this rank's local shard of each of the readings ``numbers`` of some sequences."""
     for number in numbers:
         blocks = cut_blocks(batch.document, spec, number)
@@ -89,7 +89,7 @@ def make_readings(
             for field in (batch.tokens, blocks.positions, batch.labels, asked)
         )
         packed = torch.from_numpy(partition.owned(mesh.context_rank)).to(mesh.device)
-        yield NearReading(tokens, positions, labels, weights, partition, packed)
+        yield TruncatedReading(tokens, positions, labels, weights, partition, packed)
 
 
 def _measure_documents(

@@ -10,9 +10,9 @@ from pathlib import Path
 from ropewalk.checkpoint.saver import Saver
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.progress import say
-from ropewalk.core.record import Row
+from ropewalk.core.record import Metric
 from ropewalk.core.run_folder import StageFolder
-from ropewalk.corpus.mix.dataset import Feed
+from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.model.rope_hooks import anneal_positions
 from ropewalk.parallel.hang import watch_for_hang
 from ropewalk.parallel.mesh import Mesh
@@ -21,32 +21,32 @@ from ropewalk.partition.choose import Sharing
 from ropewalk.recipe.spec import Parallel
 from ropewalk.recipe.stage import Stage
 from ropewalk.train.batches import StepBatches, make_batches
-from ropewalk.train.loss_metrics import Tally
-from ropewalk.train.metrics_log import Journal
+from ropewalk.train.loss_metrics import LossMetrics
+from ropewalk.train.metrics_log import MetricsLog
 from ropewalk.train.progress import Teller, tell_mix
-from ropewalk.train.rank_status import hear
+from ropewalk.train.rank_status import gather_rank_status
 from ropewalk.train.schedule import Rates, annealing_share
 from ropewalk.train.skipped import write_skipped
 from ropewalk.train.spike_guard import is_astray, judge_step
 from ropewalk.train.step import UNLABELLED, train_step
 from ropewalk.train.stop_metric import Measure
-from ropewalk.train.throughput import Gauge
+from ropewalk.train.throughput import Throughput
 from ropewalk.train.trackers import Trackers
 from ropewalk.train.validation import HeldOut
 
 
 @dataclass(frozen=True)
-class StageJob:
+class StageContext:
     """The settings of one stage. They are the same from the first step to the last."""
 
     spec: Stage
     rates: Rates
     rows: int
-    feed: Feed
+    feed: Dataset
     mesh: Mesh
     parallel: Parallel
     sharing: Sharing
-    journal: Journal
+    journal: MetricsLog
     folder: Path
     """The stage's folder: the model that it starts from, its checkpoints, its skipped steps."""
     measure: Measure | None = None
@@ -63,14 +63,14 @@ class StageJob:
 
 
 def run_loop(
-    state: TrainState, job: StageJob, asked: Callable[[], bool], *, gauge: Gauge, trackers: Trackers
+    state: TrainState, job: StageContext, asked: Callable[[], bool], *, gauge: Throughput, trackers: Trackers
 ) -> TrainState:
     """Train from ``state`` on; return the state at the end.
 
     The loop ends where the stage ends, where ``asked()`` is true, or where too many steps were skipped. In the first
     two cases the returned state has been saved. In the last case it has not.
     """
-    tally = Tally(job.feed.sources, job.spec.reach_tokens, job.kinds)
+    tally = LossMetrics(job.feed.sources, job.spec.reach_tokens, job.kinds)
     teller = Teller(gauge, steps=job.steps)
     with (
         closing(_look_ahead(job, state.cursor)) as stream,
@@ -83,7 +83,7 @@ def run_loop(
             before = state.tokens
             state, rows, fault = take_step(state, batches, job, tally)
             clock.tick()
-            heard = hear(job.mesh, asked=asked(), save_failed=saver.has_failed, own_seconds=own.take())
+            heard = gather_rank_status(job.mesh, asked=asked(), save_failed=saver.has_failed, own_seconds=own.take())
             rows += teller.tell(state, batches, heard, tokens=state.tokens - before, rows=rows)
             if job.mesh.rank == 0:
                 _tell_skipped(state, job, rows, fault=fault)
@@ -117,8 +117,8 @@ def run_loop(
 
 
 def take_step(
-    state: TrainState, batches: StepBatches, job: StageJob, tally: Tally
-) -> tuple[TrainState, list[Row], str]:
+    state: TrainState, batches: StepBatches, job: StageContext, tally: LossMetrics
+) -> tuple[TrainState, list[Metric], str]:
     """Take one step with its learning rate and its RoPE interpolation.
 
     Returns the new state, the step's metrics, and the guard's reason to refuse the step (empty if it was not refused).
@@ -135,7 +135,7 @@ def take_step(
     return dataclasses.replace(state, recent=state.recent[-guard.window :]), rows, reasons[-1]
 
 
-def _tell_skipped(state: TrainState, job: StageJob, rows: Sequence[Row], *, fault: str) -> None:
+def _tell_skipped(state: TrainState, job: StageContext, rows: Sequence[Metric], *, fault: str) -> None:
     """Print why the last step was skipped. A step that the guard refused is also written to a file for ``replay``."""
     if fault:
         written = write_skipped(state, job.folder, feed=job.feed, rows=job.rows, reason=fault)
@@ -144,7 +144,7 @@ def _tell_skipped(state: TrainState, job: StageJob, rows: Sequence[Row], *, faul
         say(f"WARNING: step {state.step} was skipped: none of its rows has a label that counts")
 
 
-def _look_ahead(job: StageJob, cursor: int) -> Generator[StepBatches, None, None]:
+def _look_ahead(job: StageContext, cursor: int) -> Generator[StepBatches, None, None]:
     """Yield the batches of each step. A thread reads and divides them while the previous step is computed."""
 
     def submit() -> Future[StepBatches]:
@@ -168,7 +168,7 @@ def _look_ahead(job: StageJob, cursor: int) -> Generator[StepBatches, None, None
             yield batches
 
 
-def _close_panel(state: TrainState, job: StageJob, tally: Tally) -> tuple[TrainState, list[Row]]:
+def _close_panel(state: TrainState, job: StageContext, tally: LossMetrics) -> tuple[TrainState, list[Metric]]:
     """Return the averaged metrics since the last call, and the state with its sums reset.
 
     ``ended`` of the state is set where the stage ends here.
@@ -176,18 +176,18 @@ def _close_panel(state: TrainState, job: StageJob, tally: Tally) -> tuple[TrainS
     rows = list(tally.panel(state.sums, stage=state.stage, step=state.step)) if state.sums else []
     rows += tell_mix(state, job.feed)
     if state.rollbacks:
-        rows.append(Row(state.stage, state.step, "rollbacks", state.rollbacks, "1"))
+        rows.append(Metric(state.stage, state.step, "rollbacks", state.rollbacks, "1"))
     ended = "limit" if state.step == job.steps else ""
     until = job.spec.until
     if until is not None:
         value = {row.name: row.value for row in rows}.get(until.metric)
         if job.measure is not None:
             value = job.measure(state)
-            rows.append(Row(state.stage, state.step, until.metric, value, "share"))
+            rows.append(Metric(state.stage, state.step, until.metric, value, "share"))
         falling = until.metric.startswith("loss")
         settled = state.step >= job.spec.anneal_steps  # before, the positions are not those of the final model
         solved = settled and value is not None and (value <= until.value if falling else value >= until.value)
         ended = "solved" if solved else ended
         if ended:
-            rows.append(Row(state.stage, state.step, "stage/solved", float(solved), "1"))
+            rows.append(Metric(state.stage, state.step, "stage/solved", float(solved), "1"))
     return dataclasses.replace(state, sums=(), ended=ended), rows

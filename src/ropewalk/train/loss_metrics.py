@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from ropewalk.core.record import Row
+from ropewalk.core.record import Metric
 from ropewalk.corpus.spec import Source
 from ropewalk.train.batches import MicroBatch
 
@@ -21,7 +21,7 @@ _NLL, _WEIGHT, _CORRECT, _TOKENS = range(4)
 
 
 @dataclass(frozen=True)
-class Tally:
+class LossMetrics:
     """The groups of the loss metrics, and the table of their sums.
 
     Groups are the dataset's sources, buckets of the position in the document, and buckets of the document's length.
@@ -81,7 +81,7 @@ class Tally:
         """Return the number of tokens, of any weight, without padding."""
         return int(table[: len(self.sources), _TOKENS].sum())
 
-    def panel(self, sums: Sequence[float], *, stage: int, step: int) -> Iterator[Row]:
+    def panel(self, sums: Sequence[float], *, stage: int, step: int) -> Iterator[Metric]:
         """Yield the averaged metrics from ``sums``, which is the flat table. A group without a label has no metric."""
         table = torch.tensor(sums, dtype=torch.float64).reshape(self.shape)
         for name, (nll, weight, correct, tokens) in (
@@ -89,10 +89,10 @@ class Tally:
             *self._kind_sums(table),
         ):
             if weight:
-                yield Row(stage, step, f"loss/{name}", nll / weight, "nats per token")
-                yield Row(stage, step, f"accuracy/{name}", correct / weight, "share")
+                yield Metric(stage, step, f"loss/{name}", nll / weight, "nats per token")
+                yield Metric(stage, step, f"accuracy/{name}", correct / weight, "share")
             if tokens and name.startswith("source/"):
-                yield Row(stage, step, f"tokens/{name}", tokens, "tokens")
+                yield Metric(stage, step, f"tokens/{name}", tokens, "tokens")
 
     def _kind_sums(self, table: Float64[Tensor, "groups 4"]) -> Iterator[tuple[str, list[float]]]:
         for kind in sorted({kind for name in self.sources for kind in self.kinds.get(name, ())}):

@@ -13,7 +13,7 @@ from ropewalk.core.progress import say
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.collective import rank_and_ranks, share_from_first
 from ropewalk.recipe.spec import Recipe
-from ropewalk.train.metrics_log import Journal
+from ropewalk.train.metrics_log import MetricsLog
 
 
 def refuse_lost_steps(recipe: Recipe, stage: int, run: Path) -> None:
@@ -38,7 +38,7 @@ def refuse_lost_steps(recipe: Recipe, stage: int, run: Path) -> None:
 
 def _find_loss(recipe: Recipe, stage: int, run: Path, checkpoints: Path) -> tuple[str, int]:
     """Return why a checkpoint must have been lost (empty if none was), and the last step that has metrics."""
-    known = Journal(RunFolder(run).rows, writes=False).last_step(stage)
+    known = MetricsLog(RunFolder(run).rows, writes=False).last_step(stage)
     begun, saved = read_saves(checkpoints)
     damaged = list_checkpoints(checkpoints)
     if saved is not None:

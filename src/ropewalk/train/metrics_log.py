@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ropewalk.core.record import Row, append_rows, read_rows
+from ropewalk.core.record import Metric, append_metrics, read_metrics
 
 
 @dataclass(frozen=True)
-class Journal:
+class MetricsLog:
     """The metrics file of a run. ``writes`` is True on one rank only."""
 
     path: Path
@@ -23,21 +23,21 @@ class Journal:
         """Remove all metrics after ``step`` of ``stage``, and an incomplete last line."""
         if not self.writes or not self.path.exists():
             return
-        kept = [row for row in read_rows(self.path) if (row.stage, row.step) <= (stage, step)]
+        kept = [row for row in read_metrics(self.path) if (row.stage, row.step) <= (stage, step)]
         work = self.path.with_name(f".tmp-{self.path.name}")
         work.unlink(missing_ok=True)
-        append_rows(work, kept)
+        append_metrics(work, kept)
         _flush(work)
         work.replace(self.path)
 
     def last_step(self, stage: int) -> int:
         """Return the last step of ``stage`` that has metrics; 0 if there is none."""
-        rows = read_rows(self.path) if self.path.exists() else ()
+        rows = read_metrics(self.path) if self.path.exists() else ()
         return max((row.step for row in rows if row.stage == stage), default=0)
 
-    def append(self, rows: Iterable[Row]) -> None:
+    def append(self, rows: Iterable[Metric]) -> None:
         if self.writes:
-            append_rows(self.path, rows)
+            append_metrics(self.path, rows)
 
     def flush(self) -> None:
         """Return when all metrics are on disk."""

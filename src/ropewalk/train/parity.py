@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.state import name_weights
-from ropewalk.corpus.mix.dataset import Feed
+from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_model
 from ropewalk.model.attention_interface import count_calls
-from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.collective import max_over_ranks, sum_over_ranks
 from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
@@ -32,7 +32,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.train.batches import MicroBatch, StepBatches, make_batches
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
-from ropewalk.train.prepare_model import choose_savings, make_learner, place_learner
+from ropewalk.train.prepare_model import build_model_with_loss, choose_savings, prepare_model
 from ropewalk.train.stage import open_rows, sharing_of
 from ropewalk.train.step import agree_on_work
 
@@ -90,13 +90,13 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     savings = choose_savings(recipe, stage, model)
     found: dict[str, Parity] = {}
     for precision in dict.fromkeys(("float32", chosen) if mesh.device.type == "cpu" else (chosen,)):
-        learner = make_learner(recipe, stage, model)
-        place_learner(learner, mesh, savings=savings, precision=precision, compiles=parallel.compiles)
+        learner = build_model_with_loss(recipe, stage, model)
+        prepare_model(learner, mesh, savings=savings, precision=precision, compiles=parallel.compiles)
         found[precision] = _compare(learner, feed, spec=spec, mesh=mesh, sharing=sharing_of(recipe, model, mesh))
     return found
 
 
-def _compare(learner: Learner, feed: Feed, *, spec: Stage, mesh: Mesh, sharing: Sharing) -> Parity:
+def _compare(learner: ModelWithLoss, feed: Dataset, *, spec: Stage, mesh: Mesh, sharing: Sharing) -> Parity:
     # A micro-batch is one sequence, because ranks that share several sequences could simply take one each.
     spec, single = spec.model_copy(update={"micro_rows": 1}), make_mesh(mesh.ranks, 1)
     alone = replace(sharing, ulysses_degree=1)
@@ -128,13 +128,13 @@ def _compare(learner: Learner, feed: Feed, *, spec: Stage, mesh: Mesh, sharing: 
     return Parity(tuple(losses), layers, foreign, own, tuple(calls.tolist()), len(micro), crossing)
 
 
-def _find_packed(feed: Feed, ranks: int) -> int:
+def _find_packed(feed: Dataset, ranks: int) -> int:
     """Return the first sequence that holds several documents and has enough sequences after it; 0 if there is none."""
     last = feed.rows - STEPS * ranks
     return next((row for row in range(last + 1) if feed.batch(row, 1).document.max() > 0), 0)
 
 
-def _take_gradients(learner: Learner, batches: StepBatches, mesh: Mesh) -> float:
+def _take_gradients(learner: ModelWithLoss, batches: StepBatches, mesh: Mesh) -> float:
     """Compute the gradients of the mean loss over all sequences into ``learner``; return the mean loss."""
     weight = agree_on_work(batches, mesh)[0] or 1.0  # sequences without a label have no gradient at either degree
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)
@@ -145,7 +145,7 @@ def _take_gradients(learner: Learner, batches: StepBatches, mesh: Mesh) -> float
     return float(sum_over_ranks(total)) / weight
 
 
-def _lose(learner: Learner, micro: MicroBatch, weights: Tensor, mesh: Mesh) -> Tensor:
+def _lose(learner: ModelWithLoss, micro: MicroBatch, weights: Tensor, mesh: Mesh) -> Tensor:
     loss: Tensor = learner(
         micro.tokens,
         micro.positions,
@@ -157,7 +157,7 @@ def _lose(learner: Learner, micro: MicroBatch, weights: Tensor, mesh: Mesh) -> T
     return loss
 
 
-def _detach_gradients(learner: Learner) -> dict[str, Tensor]:
+def _detach_gradients(learner: ModelWithLoss) -> dict[str, Tensor]:
     """Return the gradients by name, zeros where there are none, and remove them from ``learner``."""
     named = list(name_weights(learner))
     gradients = {name: torch.zeros_like(each) if each.grad is None else each.grad for name, each in named}
@@ -190,7 +190,7 @@ def _describe_layers(names: list[str], squares: Tensor) -> Iterator[LayerParity]
 
 
 def _seek_leak(
-    learner: Learner, micro: MicroBatch, document: Int32[np.ndarray, "1 context"], mesh: Mesh
+    learner: ModelWithLoss, micro: MicroBatch, document: Int32[np.ndarray, "1 context"], mesh: Mesh
 ) -> tuple[float | None, float]:
     """Return the largest gradient of the last document's loss to tokens of other documents, and to its own tokens.
 

@@ -12,7 +12,7 @@ from ropewalk.model.adapter import attach_adapter
 from ropewalk.model.compiled import compile_in_place, require_compiler
 from ropewalk.model.extend import read_former
 from ropewalk.model.load import load_model
-from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.tiled_mlp import tile_mlps
 from ropewalk.parallel.collective import share_from_first
 from ropewalk.parallel.fsdp import Precision, shard_model
@@ -26,7 +26,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.shape.read import read_shape
 
 
-def make_learner(recipe: Recipe, stage: int, extended: Path) -> Learner:
+def build_model_with_loss(recipe: Recipe, stage: int, extended: Path) -> ModelWithLoss:
     """Return the model that a stage begins with, with its loss: unsharded, on the CPU, the same on every rank.
 
     Every rank must call it.
@@ -37,7 +37,7 @@ def make_learner(recipe: Recipe, stage: int, extended: Path) -> Learner:
     if spec.lora is not None:
         attach_adapter(causal, spec.lora, seed=seed_for("lora", recipe.seed, stage))
     most = 1.0 if spec.long_ce is None else spec.long_ce.most
-    return Learner(causal, chunk_tokens=recipe.parallel.loss_chunk_tokens, z_loss=spec.z_loss, most=most).train()
+    return ModelWithLoss(causal, chunk_tokens=recipe.parallel.loss_chunk_tokens, z_loss=spec.z_loss, most=most).train()
 
 
 def choose_savings(recipe: Recipe, stage: int, extended: Path) -> Savings:
@@ -54,8 +54,8 @@ def choose_savings(recipe: Recipe, stage: int, extended: Path) -> Savings:
     return share_from_first(forecast_stage(parallel, recipe.stages[stage], shape, machine=machine).savings)
 
 
-def place_learner(
-    learner: Learner, mesh: Mesh, *, savings: Savings, precision: Precision, compiles: bool = False
+def prepare_model(
+    learner: ModelWithLoss, mesh: Mesh, *, savings: Savings, precision: Precision, compiles: bool = False
 ) -> None:
     """Shard ``learner`` over ``mesh`` in place, with ``savings``; compile its blocks if ``compiles`` is true."""
     if compiles:

@@ -13,13 +13,13 @@ from statistics import mean
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.progress import Advance, say, show_nothing, watch
 from ropewalk.core.quantity import format_amount, format_bytes
-from ropewalk.core.record import Row
-from ropewalk.corpus.mix.dataset import Feed
+from ropewalk.core.record import Metric
+from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.parallel.collective import gather_values, rank_and_ranks
 from ropewalk.parallel.slow import SlowWatch
 from ropewalk.train.batches import StepBatches
-from ropewalk.train.rank_status import Heard
-from ropewalk.train.throughput import Gauge, Pace
+from ropewalk.train.rank_status import RankStatus
+from ropewalk.train.throughput import Pace, Throughput
 
 _RECENT = 64
 
@@ -27,7 +27,7 @@ _RECENT = 64
 class Teller:
     """Follows a stage of ``steps`` steps on all ranks; only the first rank prints."""
 
-    def __init__(self, gauge: Gauge, *, steps: int) -> None:
+    def __init__(self, gauge: Throughput, *, steps: int) -> None:
         self._gauge, self._steps = gauge, steps
         self._pace, self._slow = Pace(), SlowWatch()
         self._flops: deque[float] = deque(maxlen=_RECENT)
@@ -35,8 +35,8 @@ class Teller:
         self._speaks = rank_and_ranks()[0] == 0
 
     def tell(
-        self, state: TrainState, batches: StepBatches, heard: Heard, *, tokens: int, rows: Sequence[Row]
-    ) -> list[Row]:
+        self, state: TrainState, batches: StepBatches, heard: RankStatus, *, tokens: int, rows: Sequence[Metric]
+    ) -> list[Metric]:
         """Return the metrics of progress for the step that was just taken.
 
         ``tokens`` is the number of tokens in the step, ``rows`` the metrics that the step already has.
@@ -62,7 +62,7 @@ class Teller:
                     f"WARNING: rank {slow.rank} on {self._hosts[slow.rank]} is slow, and all ranks wait for it: by the "
                     f"last steps it takes {slow.ratio:.1f} times as long as the median rank"
                 )
-        return [Row(state.stage, state.step, name, value, unit) for name, value, unit in figures]
+        return [Metric(state.stage, state.step, name, value, unit) for name, value, unit in figures]
 
     def end_between(self) -> None:
         """Record that the work between two steps is done: averaged metrics, validation and saving."""
@@ -83,7 +83,7 @@ class Show:
         self._advance, self._of_peak, self._speaks = advance, of_peak, speaks
         self._mix = ""
 
-    def __call__(self, rows: Iterable[Row]) -> None:
+    def __call__(self, rows: Iterable[Metric]) -> None:
         """Show the metrics of one step."""
         values = {row.name: row.value for row in rows}
         for line in describe_panel(values) if self._speaks else ():
@@ -130,11 +130,11 @@ def describe_panel(values: Mapping[str, float]) -> Iterator[str]:
     yield from (f"  {kind}: {'  '.join(figures)}" for kind, figures in kinds.items())
 
 
-def tell_mix(state: TrainState, feed: Feed) -> list[Row]:
+def tell_mix(state: TrainState, feed: Dataset) -> list[Metric]:
     """Return the metrics of the realised mix: the share of each source in all tokens of the stage so far."""
     given = feed.realised(state.cursor)
     total = max(1, sum(given.values()))
-    return [Row(state.stage, state.step, f"mix/{name}", tokens / total, "share") for name, tokens in given.items()]
+    return [Metric(state.stage, state.step, f"mix/{name}", tokens / total, "share") for name, tokens in given.items()]
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from ropewalk.parallel.peak import held_peak_bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class RankStatus:
     """The status of all ranks together.
 
     ``asked`` is true if any rank was asked to stop, ``save_failed`` if any rank failed to save. ``peak_bytes`` is the
@@ -27,10 +27,10 @@ class Heard:
     own_seconds: tuple[float, ...]
 
 
-def hear(mesh: Mesh, *, asked: bool, save_failed: bool, own_seconds: float) -> Heard:
+def gather_rank_status(mesh: Mesh, *, asked: bool, save_failed: bool, own_seconds: float) -> RankStatus:
     """Exchange this rank's status with the other ranks, and return the status of all. Every rank must call it."""
     mine = torch.zeros(3 + mesh.ranks, dtype=torch.float64)
     mine[:3] = torch.tensor([asked, save_failed, held_peak_bytes(mesh.device)])
     mine[3 + mesh.rank] = own_seconds
     stop, failed, peak_bytes, *seconds = max_over_ranks(mine).tolist()
-    return Heard(bool(stop), bool(failed), peak_bytes, tuple(seconds))
+    return RankStatus(bool(stop), bool(failed), peak_bytes, tuple(seconds))

@@ -16,9 +16,9 @@ from ropewalk.parallel.collective import share_from_first
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train.batches import StepBatches, make_batches
-from ropewalk.train.loop import StageJob, take_step
-from ropewalk.train.loss_metrics import Tally
-from ropewalk.train.metrics_log import Journal
+from ropewalk.train.loop import StageContext, take_step
+from ropewalk.train.loss_metrics import LossMetrics
+from ropewalk.train.metrics_log import MetricsLog
 from ropewalk.train.resume import go_on
 from ropewalk.train.schedule import RATES, Rates
 from ropewalk.train.spike_guard import UNSEEN
@@ -41,12 +41,12 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
     start = _find_start(record, RunFolder(run).checkpoints(stage))
     state = carry_moments(fresh, recipe, run) if start is None else go_on(fresh, start)
     sharing = sharing_of(recipe, RunFolder(run).extended(stage), mesh)
-    begun, journal = state.step, Journal(RunFolder(run).rows, writes=False)
+    begun, journal = state.step, MetricsLog(RunFolder(run).rows, writes=False)
     rates = Rates.from_json(state.plan[RATES])
-    job = StageJob(
+    job = StageContext(
         spec, rates, spec.step_rows, feed, mesh, parallel, sharing, journal, RunFolder(run).stage(stage).root
     )
-    tally = Tally(feed.sources, spec.reach_tokens)
+    tally = LossMetrics(feed.sources, spec.reach_tokens)
 
     def take(cursor: int, rows: int) -> StepBatches:
         return make_batches(feed, cursor, rows=rows, spec=spec, mesh=mesh, sharing=sharing)

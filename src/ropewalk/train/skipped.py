@@ -10,11 +10,11 @@ from typing import Any
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.run_folder import StageFolder
-from ropewalk.corpus.mix.dataset import Feed
+from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 
 
-def write_skipped(state: TrainState, folder: Path, *, feed: Feed, rows: int, reason: str) -> Path:
+def write_skipped(state: TrainState, folder: Path, *, feed: Dataset, rows: int, reason: str) -> Path:
     """Write the step that ``state`` has just skipped into the stage's ``folder``; return the file. One rank calls it.
 
     The file name holds the step and the first sequence. The step alone is not enough: after a rollback the same step
@@ -39,7 +39,7 @@ def write_skipped(state: TrainState, folder: Path, *, feed: Feed, rows: int, rea
     return path
 
 
-def _describe(feed: Feed, number: int, tokenizer: Tokenizer) -> dict[str, Any]:
+def _describe(feed: Dataset, number: int, tokenizer: Tokenizer) -> dict[str, Any]:
     source, pieces = feed.locate(number)
     ids = feed.batch(number, 1).tokens[0].tolist()
     texts, at = [], 0

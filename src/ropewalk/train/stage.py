@@ -20,7 +20,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.run_folder import RunFolder, StageFolder
 from ropewalk.core.seed import seed_for
-from ropewalk.corpus.mix.dataset import Feed
+from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_model
 from ropewalk.parallel.fsdp import choose_precision
@@ -34,19 +34,19 @@ from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.read import read_shape
-from ropewalk.train.loop import StageJob, run_loop
-from ropewalk.train.loss_metrics import Tally, kinds_of
+from ropewalk.train.loop import StageContext, run_loop
+from ropewalk.train.loss_metrics import LossMetrics, kinds_of
 from ropewalk.train.lost_checkpoints import refuse_lost_steps
-from ropewalk.train.metrics_log import Journal
+from ropewalk.train.metrics_log import MetricsLog
 from ropewalk.train.optimizer import make_optimizer
-from ropewalk.train.prepare_model import choose_savings, make_learner, place_learner
+from ropewalk.train.prepare_model import build_model_with_loss, choose_savings, prepare_model
 from ropewalk.train.resume import go_on, plan_stage
 from ropewalk.train.rollback import decide_rollback, go_past, remove_astray
 from ropewalk.train.schedule import RATES, Rates
 from ropewalk.train.sittings import note_sitting
 from ropewalk.train.spike_guard import is_astray
 from ropewalk.train.stop_metric import RETRIEVAL, plan_measure
-from ropewalk.train.throughput import make_gauge
+from ropewalk.train.throughput import make_throughput
 from ropewalk.train.trackers import TrackedRun, Trackers
 from ropewalk.train.validation import Reader, prepare_panel
 
@@ -87,11 +87,11 @@ def _train(
     if mesh.rank == 0 and not state.ended:
         precision = choose_precision(parallel.precision, mesh)
         note_sitting(recipe, run, stage=stage, step=state.step, precision=precision)
-    journal = Journal(RunFolder(run).rows, writes=mesh.rank == 0)
+    journal = MetricsLog(RunFolder(run).rows, writes=mesh.rank == 0)
     measure, kinds = None, kinds_of(recipe.corpus.sources)
     if spec.until is not None and spec.until.metric == RETRIEVAL:
         measure = plan_measure(recipe.evaluate, extended, context_tokens=spec.reach_tokens, reader=reader)
-    gauge = make_gauge(recipe, stage, shape=read_shape(extended), mesh=mesh, corpus=held)
+    gauge = make_throughput(recipe, stage, shape=read_shape(extended), mesh=mesh, corpus=held)
     while True:
         journal.rewind(stage, state.step)
         if state.ended:
@@ -100,7 +100,7 @@ def _train(
         if planned > feed.rows:  # after a rollback the stage needs more sequences than were planned
             feed = open_rows(recipe, stage, corpus=corpus, rows=planned)
         rates = Rates.from_json(state.plan[RATES])
-        job = StageJob(
+        job = StageContext(
             spec, rates, spec.step_rows, feed, mesh, parallel, sharing, journal, folder, measure, panel, kinds
         )
         with _open_trackers(recipe, state, run, speaks=mesh.rank == 0) as trackers:
@@ -121,14 +121,14 @@ def _open_trackers(recipe: Recipe, state: TrainState, run: Path, *, speaks: bool
     return Trackers(recipe.trackers if speaks else (), tracked, steps_before=before)
 
 
-def open_rows(recipe: Recipe, stage: int, *, corpus: Path, rows: int) -> Feed:
+def open_rows(recipe: Recipe, stage: int, *, corpus: Path, rows: int) -> Dataset:
     """Return the first ``rows`` sequences of a stage. A larger ``rows`` gives the same sequences and further ones."""
     return open_stage(recipe, stage, open_corpus(corpus), rows=rows)
 
 
-def check_names(spec: Stage, feed: Feed, *, where: str) -> None:
+def check_names(spec: Stage, feed: Dataset, *, where: str) -> None:
     """Raise UserError where ``until`` of the stage uses a metric that its training will not have."""
-    groups = Tally(feed.sources, spec.reach_tokens).groups
+    groups = LossMetrics(feed.sources, spec.reach_tokens).groups
     metrics = [RETRIEVAL] + [f"{kind}/{group}" for kind in ("loss", "accuracy") for group in groups]
     if spec.until is not None and spec.until.metric not in metrics:
         raise UserError(
@@ -139,7 +139,7 @@ def check_names(spec: Stage, feed: Feed, *, where: str) -> None:
         )
 
 
-def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed) -> TrainState:
+def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Dataset) -> TrainState:
     """Return the state of a stage before its first step.
 
     Its ``inputs`` hold all that must be the same when the stage is resumed.
@@ -147,10 +147,10 @@ def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Feed
     spec = recipe.stages[stage]
     torch.manual_seed(seed_for("train", recipe.seed, stage, mesh.rank))
     extended = RunFolder(run).extended(stage)
-    learner = make_learner(recipe, stage, extended)
+    learner = build_model_with_loss(recipe, stage, extended)
     savings = choose_savings(recipe, stage, extended)
     parallel = recipe.parallel
-    place_learner(learner, mesh, savings=savings, precision=parallel.precision, compiles=parallel.compiles)
+    prepare_model(learner, mesh, savings=savings, precision=parallel.precision, compiles=parallel.compiles)
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
         "data": feed.digest,
@@ -177,7 +177,7 @@ def sharing_of(recipe: Recipe, extended: Path, mesh: Mesh) -> Sharing:
     )
 
 
-def _announce(sharing: Sharing, feed: Feed, mesh: Mesh, *, stage: int, compiles: bool) -> None:
+def _announce(sharing: Sharing, feed: Dataset, mesh: Mesh, *, stage: int, compiles: bool) -> None:
     """Set up the fastest attention kernel that is installed, and print which code runs."""
     newer = use_installed_flash()
     if mesh.rank == 0 and newer:

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.state import TrainState
-from ropewalk.core.record import Row
+from ropewalk.core.record import Metric
 from ropewalk.model.loss import weigh_by_context
 from ropewalk.parallel.agree import refuse_strangers
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.train.batches import MicroBatch, StepBatches
-from ropewalk.train.long_ce import NearReading
-from ropewalk.train.loss_metrics import Tally
+from ropewalk.train.long_ce import TruncatedReading
+from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.optimizer import set_learning_rate
 from ropewalk.train.spike_guard import UNSEEN, see
 
@@ -36,8 +36,8 @@ UNLABELLED = "skipped/unlabelled"
 
 
 def train_step(
-    state: TrainState, batches: StepBatches, *, mesh: Mesh, tally: Tally, rate: float, clip: float, judge: Judge
-) -> tuple[TrainState, list[Row]]:
+    state: TrainState, batches: StepBatches, *, mesh: Mesh, tally: LossMetrics, rate: float, clip: float, judge: Judge
+) -> tuple[TrainState, list[Metric]]:
     """Take one step at learning rate ``rate``, or skip it on all ranks if ``judge`` finds a fault.
 
     A step without a label is skipped too: then ``judge`` is not called, and neither loss nor norm enters its memory.
@@ -58,27 +58,30 @@ def train_step(
         tokens=state.tokens + tally.tokens(table),
         recent=(*state.recent, see(mean, norm, taken=taken) if weight != 0 else UNSEEN),
     )
-    rows = [Row(state.stage, state.step, "lr", rate, "1"), Row(state.stage, state.step, "imbalance", imbalance, "1")]
+    rows = [
+        Metric(state.stage, state.step, "lr", rate, "1"),
+        Metric(state.stage, state.step, "imbalance", imbalance, "1"),
+    ]
     if far_tokens:
-        rows.append(Row(state.stage, state.step, "long_ce/weight", far_weight / far_tokens, "1"))
+        rows.append(Metric(state.stage, state.step, "long_ce/weight", far_weight / far_tokens, "1"))
     if taken:
         _move(state.optimizer, gradients, rate=rate, scale=clip / max(norm, clip))
         state = dataclasses.replace(state, updates=state.updates + 1, sums=_add(state.sums, table))
         rows += [
-            Row(state.stage, state.step, "loss/train", mean, "nats per token"),
-            Row(state.stage, state.step, "grad_norm", norm, "1"),
+            Metric(state.stage, state.step, "loss/train", mean, "nats per token"),
+            Metric(state.stage, state.step, "grad_norm", norm, "1"),
         ]
     else:
         state = dataclasses.replace(state, skipped=state.skipped + 1)
-        rows.append(Row(state.stage, state.step, "skipped", state.skipped, "steps"))
+        rows.append(Metric(state.stage, state.step, "skipped", state.skipped, "steps"))
         if weight == 0:
-            rows.append(Row(state.stage, state.step, UNLABELLED, 1, "1"))
+            rows.append(Metric(state.stage, state.step, UNLABELLED, 1, "1"))
     state.optimizer.zero_grad()
     return state, rows
 
 
 def _add_gradients(
-    model: nn.Module, batches: StepBatches, *, mesh: Mesh, tally: Tally, weight: float
+    model: nn.Module, batches: StepBatches, *, mesh: Mesh, tally: LossMetrics, weight: float
 ) -> tuple[Tensor, Float64[Tensor, "2"]]:
     """Run forward and backward of all micro-batches.
 
@@ -88,7 +91,7 @@ def _add_gradients(
     table = torch.zeros(tally.shape, dtype=torch.float64, device=mesh.device)
     given = torch.zeros(2, dtype=torch.float64, device=mesh.device)
     for micro in batches.micro:
-        near_nll = read_near(model, micro, mesh)
+        near_nll = read_truncated(model, micro, mesh)
         loss, nll, correct = _read(model, micro, mesh, near_nll)
         (loss / (weight or 1.0)).backward()
         table += tally.count(micro, nll, correct)
@@ -98,7 +101,7 @@ def _add_gradients(
     return table, given
 
 
-def read_near(model: nn.Module, micro: MicroBatch, mesh: Mesh) -> Float[Tensor, "local"] | None:
+def read_truncated(model: nn.Module, micro: MicroBatch, mesh: Mesh) -> Float[Tensor, "local"] | None:
     """Return each label's nll with truncated context; None without LongCE.
 
     The value is NaN where the token has no context beyond that. The blocks have a partition of their own, so each
@@ -118,7 +121,7 @@ def read_near(model: nn.Module, micro: MicroBatch, mesh: Mesh) -> Float[Tensor, 
 
 
 def _read(
-    model: nn.Module, part: MicroBatch | NearReading, mesh: Mesh, near_nll: Tensor | None = None
+    model: nn.Module, part: MicroBatch | TruncatedReading, mesh: Mesh, near_nll: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the model with loss on this rank's local shard of some sequences.
 

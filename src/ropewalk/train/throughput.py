@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int64
 
 from ropewalk.core.quantity import format_amount
-from ropewalk.corpus.mix.dataset import plan_strands
+from ropewalk.corpus.mix.dataset import plan_strata
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.fsdp import choose_precision
@@ -105,7 +105,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Gauge:
+class Throughput:
     """The figures for measuring the throughput of a stage.
 
     ``later_flops`` is the model FLOPs of all later stages, from the lengths of their documents.
@@ -126,18 +126,18 @@ class Gauge:
         return steps * pace_seconds + self.later_flops * pace_seconds / step_flops
 
 
-def make_gauge(recipe: Recipe, stage: int, *, shape: ModelShape, mesh: Mesh, corpus: Corpus) -> Gauge:
+def make_throughput(recipe: Recipe, stage: int, *, shape: ModelShape, mesh: Mesh, corpus: Corpus) -> Throughput:
     """Return the gauge of a stage whose model has ``shape``. Every rank must call it."""
     later = recipe.model_copy(update={"stages": recipe.stages[stage + 1 :]})
     stretched = zip(later.stages, stretch_stages(later, shape), strict=False)
     flops = sum(_forecast_flops(recipe, spec, shape, corpus) for spec, shape in stretched)
-    return Gauge(shape, find_peak(recipe, mesh), flops, recipe.stages[stage].lora)
+    return Throughput(shape, find_peak(recipe, mesh), flops, recipe.stages[stage].lora)
 
 
 def _forecast_flops(recipe: Recipe, spec: Stage, shape: ModelShape, corpus: Corpus) -> float:
     """Return the model FLOPs of a later stage, from the lengths of its documents. No sequence is packed for this."""
     tokens = spec.steps * spec.step_rows * spec.context
-    strands = plan_strands(
+    strands = plan_strata(
         corpus,
         recipe.mix(spec),
         context_tokens=spec.context,

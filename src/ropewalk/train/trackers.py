@@ -20,7 +20,7 @@ from uuid import uuid4
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.progress import say
 from ropewalk.core.read_json import read_written
-from ropewalk.core.record import Row
+from ropewalk.core.record import Metric
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.trackers import Tracker
 
@@ -116,7 +116,7 @@ def open_trackio(run: TrackedRun) -> Sink:
 def open_mlflow(run: TrackedRun) -> Sink:
     """Open an MLflow run in the store of MLflow's own settings; without them, in a database in the run folder."""
     import mlflow
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric as MlflowMetric
 
     folder = run.folder("mlflow").resolve()
     at_home = not mlflow.is_tracking_uri_set()
@@ -139,7 +139,7 @@ def open_mlflow(run: TrackedRun) -> Sink:
     def log(step: int, values: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
         named = {re.sub(r"[^\w.\- :/]", "_", name): value for name, value in values.items()}
-        client.log_batch(run_id, [Metric(name, value, now, step) for name, value in named.items()])
+        client.log_batch(run_id, [MlflowMetric(name, value, now, step) for name, value in named.items()])
 
     return Sink(log, lambda: client.set_terminated(run_id))
 
@@ -187,7 +187,7 @@ class Trackers:
     def __exit__(self, *_: object) -> None:
         self._end.close()
 
-    def log(self, rows: Iterable[Row]) -> None:
+    def log(self, rows: Iterable[Metric]) -> None:
         """Send the metrics of one step to all trackers."""
         rows = list(rows)
         for thread in self._threads if rows else ():

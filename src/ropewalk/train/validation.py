@@ -17,7 +17,7 @@ from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.progress import say
 from ropewalk.core.read_json import read_written
-from ropewalk.core.record import Row
+from ropewalk.core.record import Metric
 from ropewalk.core.run_folder import StageFolder
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
@@ -27,7 +27,7 @@ from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
 from ropewalk.evaluate.sharded_model import measure_shared
 from ropewalk.evaluate.short_context_loss import ShortLoss, plan_short_loss
 from ropewalk.model.load import load_model
-from ropewalk.model.model_with_loss import Learner
+from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.rope_hooks import anneal_positions
 from ropewalk.parallel.collective import share_from_first
 from ropewalk.parallel.mesh import Mesh
@@ -37,7 +37,7 @@ from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.panel import Panel
 from ropewalk.recipe.spec import EvaluateSpec, Recipe
 from ropewalk.shape.read import read_shape
-from ropewalk.train.prepare_model import choose_savings, place_learner
+from ropewalk.train.prepare_model import choose_savings, prepare_model
 
 Planned = FarGain | ShortLoss | Retrieval
 
@@ -68,11 +68,11 @@ class HeldOut:
     reader: Reader
     base_loss: dict[str, float]
 
-    def ask(self, state: TrainState) -> list[Row]:
+    def ask(self, state: TrainState) -> list[Metric]:
         """Return the metrics of the current weights, with the final positions of the stage. Every rank must call it."""
         anneal_positions(state.model, 1.0)
         return [
-            Row(state.stage, state.step, f"held_out/{name}", value, unit)
+            Metric(state.stage, state.step, f"held_out/{name}", value, unit)
             for each in self.planned
             for name, value, unit in self._tell(each, self.reader.read(state.model, each))
         ]
@@ -150,9 +150,9 @@ def _read_base(
     known: dict[str, float] | None = share_from_first(read_written(path) if path.exists() else None)
     if known is None:
         require_intact(base, together=True)
-        learner = Learner(load_model(base), chunk_tokens=recipe.parallel.loss_chunk_tokens)
+        learner = ModelWithLoss(load_model(base), chunk_tokens=recipe.parallel.loss_chunk_tokens)
         savings = choose_savings(recipe, stage, StageFolder(folder).extended)
-        place_learner(learner, reader.mesh, savings=savings, precision=recipe.parallel.precision)
+        prepare_model(learner, reader.mesh, savings=savings, precision=recipe.parallel.precision)
         known = tell_short(short, reader.read(learner, short))
         if reader.mesh.rank == 0:
             write_whole(path, json.dumps(known, indent=1))

@@ -13,7 +13,7 @@ from made_texts import han, sentence
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.boilerplate import remove_boilerplate
 from ropewalk.corpus.clean.document import clean_document
-from ropewalk.corpus.clean.normalize import _choose_repair, _repair_blocks, mend_document
+from ropewalk.corpus.clean.normalize import _choose_repair, _repair_blocks, normalize_document
 from ropewalk.corpus.clean.pii import is_identity_number, mask
 from ropewalk.corpus.clean.quality import measure_text
 from ropewalk.corpus.text import blocks
@@ -24,7 +24,7 @@ from ropewalk.corpus.text.reject import Reject
 
 
 def repair_decoding(text: str) -> str:
-    """The step of mend_document that repairs wrongly decoded text, by itself."""
+    """The step of normalize_document that repairs wrongly decoded text, by itself."""
     return "".join(_repair_blocks([text], _choose_repair(text)))
 
 
@@ -118,7 +118,7 @@ def test_a_frame_around_a_book_goes() -> None:
 def test_a_user_can_name_lines_and_profiles() -> None:
     profile = Profile.model_validate({"like": "law", "remove_lines": [r"编号：\d+"], "min_characters": 3})
     assert profile.max_repeated_lines == PROFILES["law"].max_repeated_lines and profile.min_characters == 3
-    assert mend_document("正文\n编号：12\n又：编号：12\n", profile) == "正文\n又：编号：12"
+    assert normalize_document("正文\n编号：12\n又：编号：12\n", profile) == "正文\n又：编号：12"
     for wrong in ({"remove_lines": ["("]}, {"like": "poetry"}, {"min_letter": 0.5}):
         with pytest.raises(ValidationError):
             Profile.model_validate(wrong)
@@ -210,7 +210,7 @@ SOUND = [
 @pytest.mark.parametrize("text", SOUND)
 def test_accents_beside_typographic_quotes_are_no_mojibake(text: str) -> None:
     assert repair_decoding(text) == text and measure_text(text).mojibake == 0
-    assert mend_document(text, PROFILES["prose_en"]) == text
+    assert normalize_document(text, PROFILES["prose_en"]) == text
 
 
 @pytest.mark.parametrize("text", [*SOUND[:7], "Tiếng Việt lắm", "Łódź żółć", "Привет, мир", "한국어 문장", "Ελλάδα"])
@@ -256,7 +256,7 @@ def test_scripts_are_told_apart_and_converted_on_demand() -> None:
     assert convert_script(simplified, "traditional") == traditional
     assert measure_text(traditional).traditional == 1.0
     profile = Profile(script="simplified")
-    assert mend_document(traditional, profile) == simplified
+    assert normalize_document(traditional, profile) == simplified
 
 
 @given(text=st.text(alphabet="ab\n\r 天", max_size=40))
@@ -289,10 +289,10 @@ def test_in_blocks_a_text_becomes_what_it_becomes_in_one_piece(seed: int, monkey
     text = ("\r\n" if seed % 7 == 0 else "\n").join(lines)
     everything = {"like": "law", "boilerplate": ALL_BOILERPLATE, "width": "all"}
     profiles = [*PROFILES.values(), Profile.model_validate(everything)]
-    whole = [mend_document(text, profile) for profile in profiles]
+    whole = [normalize_document(text, profile) for profile in profiles]
     for characters in (1, 7, 60):
         monkeypatch.setattr(blocks, "_BLOCK_CHARACTERS", characters)
-        assert [mend_document(text, profile) for profile in profiles] == whole
+        assert [normalize_document(text, profile) for profile in profiles] == whole
 
 
 def test_a_long_text_is_mended_like_its_parts() -> None:
@@ -300,8 +300,8 @@ def test_a_long_text_is_mended_like_its_parts() -> None:
     text = "\r\n".join(lines)
     assert len(text) > 1_500_000
     profile = PROFILES["prose_en"]
-    assert mend_document(text, profile) == "\n".join(
-        mend_document("\n".join(lines[at : at + 200]), profile) for at in range(0, len(lines), 200)
+    assert normalize_document(text, profile) == "\n".join(
+        normalize_document("\n".join(lines[at : at + 200]), profile) for at in range(0, len(lines), 200)
     )
 
 

@@ -10,7 +10,7 @@ from made_texts import sentence
 from ropewalk.corpus.inspect.duplicates import show_copies
 from ropewalk.corpus.inspect.statistics import CONTEXTS, count_context, survey
 from ropewalk.corpus.inspect.what_if import format_weighing, weigh
-from ropewalk.corpus.mix.dataset import open_feed
+from ropewalk.corpus.mix.dataset import open_dataset
 from ropewalk.corpus.mix_rules import MixRules
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec
@@ -28,7 +28,7 @@ def test_context_is_counted_token_by_token() -> None:
 
 
 def test_a_survey_is_json_and_agrees_with_the_rows(corpus: Corpus, tokenizer: Tokenizer) -> None:
-    feed = open_feed(corpus, mix=MIX, context_tokens=512, rows=60, seed=0, stage=0, max_repeats=4)
+    feed = open_dataset(corpus, mix=MIX, context_tokens=512, rows=60, seed=0, stage=0, max_repeats=4)
     counted = survey(corpus, {0: feed}, tokenizer=tokenizer, seed=0)
     assert json.loads(json.dumps(counted)) == counted
     stage, batch = counted["stages"][0], feed.batch(0, 60)
@@ -50,7 +50,7 @@ def test_a_survey_is_json_and_agrees_with_the_rows(corpus: Corpus, tokenizer: To
 def test_weights_are_weighed_as_rows_would_come_out(corpus: Corpus) -> None:
     rules = MixRules(lengths={0: 1, 300: 3})
     found = weigh(corpus, MIX, context_tokens=512, tokens=400 * 512, max_repeats=99, rules=rules)
-    feed = open_feed(corpus, mix=MIX, context_tokens=512, rows=400, seed=0, stage=0, max_repeats=99, rules=rules)
+    feed = open_dataset(corpus, mix=MIX, context_tokens=512, rows=400, seed=0, stage=0, max_repeats=99, rules=rules)
     total = sum(use.tokens for use in feed.strands)
     for part, use in zip(found["strands"], feed.strands, strict=True):
         assert part["name"] == use.name and part["share"] == use.planned

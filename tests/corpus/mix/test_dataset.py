@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Batch
-from ropewalk.corpus.mix.dataset import Feed, open_feed
+from ropewalk.corpus.mix.dataset import Dataset, open_dataset
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
@@ -21,9 +21,9 @@ CONTEXT = 512
 FIELDS = Batch.__slots__
 
 
-def feed(corpus: Corpus, *, rows: int = 100, seed: int = 0, stage: int = 0, **changes: object) -> Feed:
+def feed(corpus: Corpus, *, rows: int = 100, seed: int = 0, stage: int = 0, **changes: object) -> Dataset:
     keys = {"mix": MIX, "context_tokens": CONTEXT, "max_repeats": 4, **changes}
-    return open_feed(corpus, rows=rows, seed=seed, stage=stage, **keys)  # type: ignore[arg-type]
+    return open_dataset(corpus, rows=rows, seed=seed, stage=stage, **keys)  # type: ignore[arg-type]
 
 
 def equal(first: Batch, second: Batch) -> bool:

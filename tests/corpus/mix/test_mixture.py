@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from plain_mix import source_shares
 from ropewalk.core.error import UserError
-from ropewalk.corpus.mix.mixture import schedule_rows
+from ropewalk.corpus.mix.mixture import schedule_sequences
 
 
 @given(
@@ -19,7 +19,7 @@ from ropewalk.corpus.mix.mixture import schedule_rows
 def test_every_prefix_is_within_one_row(weights: list[float], shortest: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     shares = np.array(weights) / sum(weights)
-    source, tokens = schedule_rows(
+    source, tokens = schedule_sequences(
         shares.tolist(), rows=200, context_tokens=1000, next_row=lambda _: int(random.integers(shortest, 1001))
     )
     given_tokens = np.zeros((200, len(shares)))
@@ -30,7 +30,9 @@ def test_every_prefix_is_within_one_row(weights: list[float], shortest: int, see
 
 
 def test_a_longer_plan_begins_like_a_shorter_one() -> None:
-    plans = [schedule_rows([0.7, 0.2, 0.1], rows=rows, context_tokens=8, next_row=lambda _: 8)[0] for rows in (50, 80)]
+    plans = [
+        schedule_sequences([0.7, 0.2, 0.1], rows=rows, context_tokens=8, next_row=lambda _: 8)[0] for rows in (50, 80)
+    ]
     assert np.array_equal(plans[0], plans[1][:50])
     assert np.bincount(plans[0]).tolist() == [35, 10, 5]
 
@@ -42,7 +44,7 @@ def test_a_dry_source_ends_the_schedule() -> None:
         left[source] -= 1
         return 8 if left[source] >= 0 else 0
 
-    source, tokens = schedule_rows([0.5, 0.5], rows=50, context_tokens=8, next_row=next_row)
+    source, tokens = schedule_sequences([0.5, 0.5], rows=50, context_tokens=8, next_row=next_row)
     assert source[-1] == 1 and tokens[-1] == 0 and (tokens[:-1] == 8).all() and (source[:-1] == 1).sum() == 2
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ropewalk.corpus.mix.packing import chunk, fit_rows, pack, split_documents
+from ropewalk.corpus.mix.packing import chunk, fit_sequences, pack, split_documents
 
 lengths = st.lists(st.integers(1, 400), min_size=0, max_size=60).map(lambda values: np.array(values, dtype=np.int64))
 
@@ -38,7 +38,7 @@ def test_long_documents_become_full_rows_and_a_tail() -> None:
 
 
 def test_best_fit_decreasing_by_hand() -> None:
-    rows = fit_rows(np.array([4, 8, 1, 4, 2, 1], dtype=np.int64), 10)
+    rows = fit_sequences(np.array([4, 8, 1, 4, 2, 1], dtype=np.int64), 10)
     assert sorted(sorted(row) for row in rows) == [[0, 2, 3, 5], [1, 4]]
 
 

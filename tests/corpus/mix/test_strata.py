@@ -14,8 +14,8 @@ from made_texts import han, sentence
 from plain_mix import source_shares
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Role
-from ropewalk.corpus.mix.dataset import Feed, open_feed
-from ropewalk.corpus.mix.strata import Strand, share_out
+from ropewalk.corpus.mix.dataset import Dataset, open_dataset
+from ropewalk.corpus.mix.strata import Stratum, share_out
 from ropewalk.corpus.mix_rules import MixRules
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec
@@ -26,13 +26,13 @@ from ropewalk.corpus.tokens.tokenizer import Tokenizer
 CONTEXT = 512
 
 
-def strand(source: str, tokens: int, language: str | None = None, shortest: int | None = None) -> Strand:
+def strand(source: str, tokens: int, language: str | None = None, shortest: int | None = None) -> Stratum:
     documents = Documents((), np.zeros(1, dtype=np.int64))
-    return Strand(source, language, shortest, documents, np.array([tokens], dtype=np.int64))
+    return Stratum(source, language, shortest, documents, np.array([tokens], dtype=np.int64))
 
 
 def shares(
-    strands: list[Strand], mix: Mapping[str, float], rules: MixRules, roles: Mapping[str, Role], most: list[float]
+    strands: list[Stratum], mix: Mapping[str, float], rules: MixRules, roles: Mapping[str, Role], most: list[float]
 ) -> dict[str, float]:
     return {strand.name: strand.share for strand in share_out(strands, mix, rules, roles=roles, most=most)}
 
@@ -110,8 +110,8 @@ def build_mixed(tokenizer: Tokenizer, folder: Path) -> Corpus:
     return open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=folder / "corpus"))
 
 
-def feed(corpus: Corpus, *, rows: int = 120, max_repeats: float = 99, **rules: Any) -> Feed:
-    return open_feed(
+def feed(corpus: Corpus, *, rows: int = 120, max_repeats: float = 99, **rules: Any) -> Dataset:
+    return open_dataset(
         corpus,
         mix={"general": 9, "domain": 1},
         context_tokens=CONTEXT,
@@ -157,7 +157,7 @@ def test_lengths_and_languages_hold_at_every_prefix(mixed: Corpus) -> None:
     assert realised["web"] / sum(realised.values()) == pytest.approx(0.9, abs=CONTEXT / sum(realised.values()))
 
 
-def _is_from(planned: Feed, row: int, name: str) -> bool:
+def _is_from(planned: Dataset, row: int, name: str) -> bool:
     documents = planned.describe_row(row)[0][0]
     source = next(rows for rows in planned._rows if rows.name == planned.source_of(row))
     return any(rows.strand.name == name and rows.strand.documents is documents for rows in source.strands)
@@ -183,7 +183,7 @@ def test_a_line_has_no_padding_and_says_what_it_cuts(mixed: Corpus) -> None:
     fitted, chunked = feed(mixed, rows=60), feed(mixed, rows=60, packing="chunk")
     assert fitted.digest != chunked.digest
 
-    def padded_rows(planned: Feed) -> int:
+    def padded_rows(planned: Dataset) -> int:
         return sum(planned.source_of(row) == "web" and sum(planned.document_tokens(row)) < CONTEXT for row in range(60))
 
     assert padded_rows(chunked) <= 1 < padded_rows(fitted)  # in 60 rows of 497 the line ends once at most

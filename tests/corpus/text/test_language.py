@@ -14,7 +14,7 @@ import zstandard
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.document import clean_document
 from ropewalk.corpus.clean.quality import measure_text
-from ropewalk.corpus.mix.strata import Strand, part_source
+from ropewalk.corpus.mix.strata import Stratum, split_source
 from ropewalk.corpus.prepare.tokenized import settle_parts
 from ropewalk.corpus.spec import MixRules, Source
 from ropewalk.corpus.text.language import judge_language, language_kind, script_of, settle_languages
@@ -212,10 +212,10 @@ def test_kinds_of_chinese_are_chinese_for_profiles_and_weights() -> None:
         assert language_kind(code) == "zh" and script_of(code) == "han"
         assert Source(name="a", path="a", role="general", language=code).cleaning() == PROFILES["prose_zh"]
     assert language_kind("en-GB") == "en" and script_of("en-GB") == "latin" and script_of("uk") == "cyrillic"
-    whole = Strand("a", None, None, Documents((), np.arange(4)), np.array([5, 6, 7, 8]))
+    whole = Stratum("a", None, None, Documents((), np.arange(4)), np.array([5, 6, 7, 8]))
     rules = MixRules(languages={"zh": 2, "yue": 1, "other": 1})
     names = ["en-US", "wuu", "yue", "zh"]
-    parts = list(part_source(whole, rules, names=names, language=np.arange(4)))
+    parts = list(split_source(whole, rules, names=names, language=np.arange(4)))
     assert {part.language: part.lengths.tolist() for part in parts} == {"other": [5], "yue": [7], "zh": [6, 8]}
 
 

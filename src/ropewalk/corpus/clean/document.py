@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from ropewalk.core.record import Document
-from ropewalk.corpus.clean.normalize import mend, mend_document
+from ropewalk.corpus.clean.normalize import mend, normalize_document
 from ropewalk.corpus.clean.pii import mask
 from ropewalk.corpus.clean.quality import Measures, find_fault, measure_text
 from ropewalk.corpus.text.profile import Profile
@@ -39,7 +39,7 @@ def clean_document(document: Document, profile: Profile) -> Cleaned:
     if document.loss_spans is None:
         # A text without any other reference is freed once it is split into blocks.
         read, document = [document.text], replace(document, text="")
-        mended = replace(document, text=mend_document(read.pop(), profile))
+        mended = replace(document, text=normalize_document(read.pop(), profile))
     else:
         mended = _mend_spans(document, profile)
     measures = measure_text(mended.text)

@@ -48,7 +48,7 @@ def mend(text: str) -> str:
     return text if text.isascii() or unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
 
 
-def mend_document(text: str, profile: Profile) -> str:
+def normalize_document(text: str, profile: Profile) -> str:
     """Mend a whole document by its profile. Lines may be removed, so older offsets into it are not valid afterwards."""
     repair = _choose_repair(text)
     parts = list(blocks_of_lines(text))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ropewalk.core.quantity import format_amount, format_length
-from ropewalk.corpus.mix.dataset import Feed
+from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.long_documents import BeyondRow
 
@@ -23,7 +23,7 @@ class RowFault(NamedTuple):
     message: str
 
 
-def find_row_faults(corpus: Corpus, feed: Feed) -> Iterator[RowFault]:
+def find_row_faults(corpus: Corpus, feed: Dataset) -> Iterator[RowFault]:
     """Yield the faults in the sequences of a dataset, with figures."""
     for name, (without, rows) in feed.unlabelled.items():
         if without > MOST_UNLABELLED * rows:

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 
 from ropewalk.core.seed import stream
 from ropewalk.corpus.inspect.sequence_faults import find_row_faults
-from ropewalk.corpus.mix.dataset import Feed
+from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
@@ -23,7 +23,7 @@ _PREFIXES = 120
 _ROWS, _PIECES, _SHOWN_TOKENS = 6, 24, 24
 
 
-def survey(corpus: Corpus, feeds: Mapping[int, Feed], *, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
+def survey(corpus: Corpus, feeds: Mapping[int, Dataset], *, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
     """Ledger, languages, lengths, licences, and for the dataset of every stage its mix, packing and some sequences."""
     lengths = {name: corpus.train(name).lengths for name in corpus.sources}
     faults = {stage: [fault.message for fault in find_row_faults(corpus, feed)] for stage, feed in feeds.items()}
@@ -46,7 +46,7 @@ def survey(corpus: Corpus, feeds: Mapping[int, Feed], *, tokenizer: Tokenizer, s
     }
 
 
-def survey_feed(feed: Feed) -> dict[str, Any]:
+def survey_feed(feed: Dataset) -> dict[str, Any]:
     """Plan and result of a dataset, over all its sequences and over prefixes of them."""
     cursors = np.unique(np.linspace(0, feed.rows, _PREFIXES + 1).round().astype(int))[1:].tolist()
     realised = [feed.realised(cursor) for cursor in cursors]
@@ -108,14 +108,14 @@ def _count_lengths(lengths: Mapping[str, Int64[np.ndarray, "documents"]]) -> dic
     return {"from_tokens": edges, "sources": counted}
 
 
-def _show_rows(corpus: Corpus, feed: Feed, tokenizer: Tokenizer, seed: int) -> list[dict[str, Any]]:
+def _show_rows(corpus: Corpus, feed: Dataset, tokenizer: Tokenizer, seed: int) -> list[dict[str, Any]]:
     """A few random sequences, with the text at the borders of their documents."""
     random = stream("rows shown", feed.digest, seed)
     chosen = sorted(random.choice(feed.rows, size=min(_ROWS, feed.rows), replace=False).tolist())
     return [_show_row(corpus, feed, row, tokenizer) for row in chosen]
 
 
-def _show_row(corpus: Corpus, feed: Feed, row: int, tokenizer: Tokenizer) -> dict[str, Any]:
+def _show_row(corpus: Corpus, feed: Dataset, row: int, tokenizer: Tokenizer) -> dict[str, Any]:
     pieces, source = feed.describe_row(row), feed.source_of(row)
     numbers = [int(documents.chosen[document]) for documents, document, _, _ in pieces]
     ids = corpus.ids(source, set(numbers[:_PIECES]))

@@ -8,8 +8,8 @@ import numpy as np
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.corpus.inspect.sequence_faults import tell_beyond
 from ropewalk.corpus.inspect.statistics import CONTEXTS
-from ropewalk.corpus.mix.dataset import PLAIN, plan_strands
-from ropewalk.corpus.mix.strata import Strand
+from ropewalk.corpus.mix.dataset import PLAIN, plan_strata
+from ropewalk.corpus.mix.strata import Stratum
 from ropewalk.corpus.mix_rules import MixRules
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 
@@ -27,7 +27,7 @@ def weigh(
 
     ``dry`` names the strata that would be read more often than ``max_repeats``.
     """
-    strands = plan_strands(
+    strands = plan_strata(
         corpus, mix, context_tokens=context_tokens, tokens=tokens, max_repeats=max_repeats, rules=rules
     )
     parts = [_describe(strand, corpus, tokens, context_tokens) for strand in strands]
@@ -61,7 +61,7 @@ def format_weighing(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *found["beyond_row"]])
 
 
-def _describe(strand: Strand, corpus: Corpus, tokens: int, context_tokens: int) -> dict[str, Any]:
+def _describe(strand: Stratum, corpus: Corpus, tokens: int, context_tokens: int) -> dict[str, Any]:
     lengths, held = strand.lengths, strand.tokens
     # Each segment of a document that is cut into sequences begins without context.
     full, tail = lengths // context_tokens, lengths % context_tokens

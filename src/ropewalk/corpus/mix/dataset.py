@@ -17,9 +17,9 @@ from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.core.record import Batch
-from ropewalk.corpus.mix.mixture import find_members, schedule_rows
-from ropewalk.corpus.mix.sequences import SourceRows, StrandRows, StrandUse
-from ropewalk.corpus.mix.strata import Strand, part_source, share_out
+from ropewalk.corpus.mix.mixture import find_members, schedule_sequences
+from ropewalk.corpus.mix.sequences import SourceSequences, StratumSequences, StratumUse
+from ropewalk.corpus.mix.strata import Stratum, share_out, split_source
 from ropewalk.corpus.mix_rules import MixRules
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.long_documents import BeyondRow, count_read
@@ -31,7 +31,7 @@ PLAIN = MixRules()
 
 
 @dataclass(frozen=True)
-class Feed:
+class Dataset:
     """All sequences of a stage, by index. One ``row`` is one sequence of ``context_tokens`` tokens."""
 
     digest: str
@@ -41,7 +41,7 @@ class Feed:
     context_tokens: int
     beyond_row: Mapping[str, BeyondRow]
     """For each source: the documents and tokens that are not read, as longer than a sequence."""
-    _rows: tuple[SourceRows, ...]
+    _rows: tuple[SourceSequences, ...]
     _source: Int32[np.ndarray, "rows"]
     _tokens: Int64[np.ndarray, "rows"]
     _index: Int64[np.ndarray, "rows"]
@@ -66,7 +66,7 @@ class Feed:
         }
 
     @property
-    def strands(self) -> list[StrandUse]:
+    def strands(self) -> list[StratumUse]:
         """The use of every stratum in all planned sequences, source by source."""
         used = []
         for number, source in enumerate(self._rows):
@@ -74,7 +74,7 @@ class Feed:
             for rows, tokens in zip(source.strands, dealt, strict=True):
                 strand = rows.strand
                 facts = (strand.name, strand.source, strand.language, strand.shortest, strand.share)
-                used.append(StrandUse(*facts, tokens, strand.tokens, tokens / strand.tokens, *rows.cut))
+                used.append(StratumUse(*facts, tokens, strand.tokens, tokens / strand.tokens, *rows.cut))
         return used
 
     @property
@@ -156,7 +156,7 @@ class Feed:
             at += tokens
 
 
-def open_feed(
+def open_dataset(
     corpus: Corpus,
     *,
     mix: Mapping[str, float],
@@ -166,17 +166,17 @@ def open_feed(
     stage: int,
     max_repeats: float,
     rules: MixRules = PLAIN,
-) -> Feed:
+) -> Dataset:
     """Plan ``rows`` sequences of ``context_tokens``. Raises UserError where a stratum has too little text."""
     amount = rows * context_tokens
-    strands = plan_strands(
+    strands = plan_strata(
         corpus, mix, context_tokens=context_tokens, tokens=amount, max_repeats=max_repeats, rules=rules
     )
     purpose = ("order", ORDER, corpus.digest, seed, stage)
     planned = []
     for name in dict.fromkeys(strand.source for strand in strands):
         own = [
-            StrandRows(
+            StratumSequences(
                 strand,
                 context_tokens=context_tokens,
                 purpose=(*purpose, strand.name),
@@ -188,8 +188,8 @@ def open_feed(
             for strand in strands
             if strand.source == name
         ]
-        planned.append(SourceRows(own, context_tokens=context_tokens))
-    source, tokens = schedule_rows(
+        planned.append(SourceSequences(own, context_tokens=context_tokens))
+    source, tokens = schedule_sequences(
         [rows.share for rows in planned],
         rows=rows,
         context_tokens=context_tokens,
@@ -201,7 +201,7 @@ def open_feed(
     index = np.zeros(len(source), dtype=np.int64)
     for number in range(len(planned)):
         index[source == number] = np.arange((source == number).sum())
-    return Feed(
+    return Dataset(
         digest=_name_order(corpus, strands, rules, (context_tokens, seed, stage)),
         sources=tuple(rows.name for rows in planned),
         planned={rows.name: rows.share for rows in planned},
@@ -215,7 +215,7 @@ def open_feed(
     )
 
 
-def plan_strands(
+def plan_strata(
     corpus: Corpus,
     mix: Mapping[str, float],
     *,
@@ -223,7 +223,7 @@ def plan_strands(
     tokens: int,
     max_repeats: float,
     rules: MixRules = PLAIN,
-) -> list[Strand]:
+) -> list[Stratum]:
     """The strata that would be read for ``tokens`` tokens, with their shares. Nothing is packed.
 
     Raises UserError where a weight has no text that can be read.
@@ -235,7 +235,7 @@ def plan_strands(
     return share_out(strands, mix, rules, roles=roles, most=most)
 
 
-def _name_order(corpus: Corpus, strands: Sequence[Strand], rules: MixRules, place: tuple[int, int, int]) -> str:
+def _name_order(corpus: Corpus, strands: Sequence[Stratum], rules: MixRules, place: tuple[int, int, int]) -> str:
     """The digest of all that determines the sequences. Default values are left out, so that old digests stay valid."""
     shares = {strand.name: strand.share for strand in strands}
     kinds = {strand.source: corpus.long_documents[strand.source] for strand in strands}
@@ -244,29 +244,29 @@ def _name_order(corpus: Corpus, strands: Sequence[Strand], rules: MixRules, plac
     return digest_value([*made_of, rules.packing] if rules.packing != PLAIN.packing else made_of)
 
 
-def _read_source(corpus: Corpus, name: str, context_tokens: int) -> tuple[Strand, Bool[np.ndarray, "documents"]]:
+def _read_source(corpus: Corpus, name: str, context_tokens: int) -> tuple[Stratum, Bool[np.ndarray, "documents"]]:
     """All documents of a source that are read, as one stratum, and a mask of these documents."""
     documents = corpus.train(name)
     tokens = count_read(documents, context_tokens=context_tokens, long_documents=corpus.long_documents[name])
     read = tokens > 0
     if not read.all():
         documents, tokens = Documents(documents.shards, documents.chosen[read]), tokens[read]
-    return Strand(name, None, None, documents, tokens), read
+    return Stratum(name, None, None, documents, tokens), read
 
 
-def _part_sources(corpus: Corpus, context_tokens: int, rules: MixRules) -> list[Strand]:
-    strands: list[Strand] = []
+def _part_sources(corpus: Corpus, context_tokens: int, rules: MixRules) -> list[Stratum]:
+    strands: list[Stratum] = []
     for name in corpus.sources:
         strand, read = _read_source(corpus, name, context_tokens)
         if rules.parts_sources:
             names, language = corpus.languages(name)
-            strands += part_source(strand, rules, names=names, language=language[read])
+            strands += split_source(strand, rules, names=names, language=language[read])
         else:
             strands.append(strand)
     return strands
 
 
-def _refuse_unread(corpus: Corpus, mix: Mapping[str, float], strands: Sequence[Strand], context_tokens: int) -> None:
+def _refuse_unread(corpus: Corpus, mix: Mapping[str, float], strands: Sequence[Stratum], context_tokens: int) -> None:
     """Raise UserError for a weight whose documents are all longer than a sequence and left out."""
     read = {strand.source for strand in strands if strand.tokens}
     roles = {name: corpus.facts(name).role for name in corpus.sources}
@@ -283,7 +283,7 @@ def _refuse_unread(corpus: Corpus, mix: Mapping[str, float], strands: Sequence[S
             )
 
 
-def _refuse_dry(strand: Strand, max_repeats: float, reached_and_planned: tuple[int, int]) -> None:
+def _refuse_dry(strand: Stratum, max_repeats: float, reached_and_planned: tuple[int, int]) -> None:
     reached, planned = reached_and_planned
     share, held = strand.share, strand.tokens
     raise UserError(

@@ -54,7 +54,7 @@ class Schedule:
         return chosen, tokens
 
 
-def schedule_rows(
+def schedule_sequences(
     shares: Sequence[float], *, rows: int, context_tokens: int, next_row: Callable[[int], int]
 ) -> tuple[Int32[np.ndarray, "rows"], Int64[np.ndarray, "rows"]]:
     """(source, tokens) of each of ``rows`` sequences; ``next_row(source)`` counts the tokens of a source's next one.

@@ -51,7 +51,7 @@ def pack(lengths: Int64[np.ndarray, "documents"], *, context_tokens: int, random
     document, start, tokens = split_documents(lengths, context_tokens)
     order = random.permutation(len(tokens))
     windows = [order[begin : begin + WINDOW_PIECES] for begin in range(0, len(order), WINDOW_PIECES)]
-    fitted = [window[row] for window in windows for row in fit_rows(tokens[window], context_tokens)]
+    fitted = [window[row] for window in windows for row in fit_sequences(tokens[window], context_tokens)]
     rows = [fitted[index] for index in random.permutation(len(fitted))]
     flat = np.concatenate([np.empty(0, dtype=np.int64), *rows])
     ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
@@ -84,7 +84,7 @@ def split_documents(
     return document, start, np.minimum(lengths[document] - start, context_tokens)
 
 
-def fit_rows(tokens: Int64[np.ndarray, "pieces"], context_tokens: int) -> list[list[int]]:
+def fit_sequences(tokens: Int64[np.ndarray, "pieces"], context_tokens: int) -> list[list[int]]:
     """Lists of segment numbers, one per sequence.
 
     Each segment, longest first, is put into the sequence where the smallest space is left.

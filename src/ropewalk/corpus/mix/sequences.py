@@ -13,18 +13,18 @@ from jaxtyping import Int64
 from ropewalk.core.seed import stream
 from ropewalk.corpus.mix.mixture import Schedule
 from ropewalk.corpus.mix.packing import Packing, chunk, pack
-from ropewalk.corpus.mix.strata import Strand
+from ropewalk.corpus.mix.strata import Stratum
 from ropewalk.corpus.tokens.labels import count_piece_labels
 from ropewalk.corpus.tokens.store import Documents
 
 Purpose = tuple[str | int, ...]
 
 
-class StrandRows:
+class StratumSequences:
     """The sequences of one stratum, epoch after epoch, up to ``limit_tokens`` tokens."""
 
     def __init__(
-        self, strand: Strand, *, context_tokens: int, purpose: Purpose, limit_tokens: float, packing: str
+        self, strand: Stratum, *, context_tokens: int, purpose: Purpose, limit_tokens: float, packing: str
     ) -> None:
         self.strand, self._context_tokens, self._pack = strand, context_tokens, {"fit": pack, "chunk": chunk}[packing]
         self._purpose, self._limit_tokens = purpose, limit_tokens
@@ -82,10 +82,10 @@ class StrandRows:
         self._waiting = packing.row_tokens.tolist()[::-1]
 
 
-class SourceRows:
+class SourceSequences:
     """The sequences of one source. In every prefix each stratum is within one sequence of its share of the source."""
 
-    def __init__(self, strands: Sequence[StrandRows], *, context_tokens: int) -> None:
+    def __init__(self, strands: Sequence[StratumSequences], *, context_tokens: int) -> None:
         self.strands = strands
         self.share = sum(rows.strand.share for rows in strands)
         self._strand: list[int] = []
@@ -134,13 +134,13 @@ class SourceRows:
         )
 
     @property
-    def turn(self) -> StrandRows:
+    def turn(self) -> StratumSequences:
         """The stratum of the latest sequence that ``next_tokens`` gave."""
         return self.strands[self._strand[-1]]
 
 
 @dataclass(frozen=True, slots=True)
-class StrandUse:
+class StratumUse:
     """The use of one stratum in a dataset: its share, its tokens, and how often its text is read."""
 
     name: str

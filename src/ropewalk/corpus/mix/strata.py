@@ -23,7 +23,7 @@ from ropewalk.corpus.tokens.store import Documents
 
 
 @dataclass(frozen=True)
-class Strand:
+class Stratum:
     """Documents that are packed together. ``language`` and ``shortest`` are None where they do not divide sources."""
 
     source: str
@@ -47,9 +47,9 @@ class Strand:
         return int(self.lengths.sum())
 
 
-def part_source(
-    strand: Strand, rules: MixRules, *, names: Sequence[str], language: Int64[np.ndarray, "documents"]
-) -> Iterator[Strand]:
+def split_source(
+    strand: Stratum, rules: MixRules, *, names: Sequence[str], language: Int64[np.ndarray, "documents"]
+) -> Iterator[Stratum]:
     """Divide ``strand``, a whole source, into strata. ``language`` holds for each document its index in ``names``.
 
     Raises UserError for a language without a weight in ``rules``.
@@ -83,13 +83,13 @@ def part_source(
 
 
 def share_out(
-    strands: Sequence[Strand],
+    strands: Sequence[Stratum],
     mix: Mapping[str, float],
     rules: MixRules,
     *,
     roles: Mapping[str, Role],
     most: Sequence[float],
-) -> list[Strand]:
+) -> list[Stratum]:
     """The strata with their shares, without those of share 0. ``most`` is the largest share that each could give.
 
     ``most`` applies only where ``rules`` allows others to replace the missing tokens of a stratum: first other strata
@@ -150,7 +150,7 @@ class _Node:
 
 
 def _weigh(
-    strands: Sequence[Strand], mix: Mapping[str, float], rules: MixRules, roles: Mapping[str, Role]
+    strands: Sequence[Stratum], mix: Mapping[str, float], rules: MixRules, roles: Mapping[str, Role]
 ) -> Iterator[_Node]:
     tokens = {name: sum(strand.tokens for strand in strands if strand.source == name) for name in roles}
     for key, weight in mix.items():
@@ -178,7 +178,7 @@ def _weigh(
         yield _Node(weight, nodes)
 
 
-def _weigh_sources(strands: Sequence[Strand], numbers: Sequence[int], rules: MixRules) -> Iterator[_Node]:
+def _weigh_sources(strands: Sequence[Stratum], numbers: Sequence[int], rules: MixRules) -> Iterator[_Node]:
     for source in dict.fromkeys(strands[number].source for number in numbers):
         own = [number for number in numbers if strands[number].source == source]
         size = float(sum(strands[number].tokens for number in own))

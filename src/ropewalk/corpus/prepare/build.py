@@ -22,7 +22,7 @@ from ropewalk.core.record import Document, Role
 from ropewalk.corpus.clean.document import clean_document
 from ropewalk.corpus.dedup.decontaminate import read_prompts
 from ropewalk.corpus.embedded import EMBEDDED
-from ropewalk.corpus.mix.strata import Strand, share_out
+from ropewalk.corpus.mix.strata import Stratum, share_out
 from ropewalk.corpus.mix_rules import OTHER, MixRules
 from ropewalk.corpus.prepare.document_scores import Picked, pick_documents
 from ropewalk.corpus.prepare.fingerprint import find_origin
@@ -117,7 +117,7 @@ def _guess_shares(spec: CorpusSpec) -> dict[str, float]:
     told = spec.languages if all(source.language in named for source in spec.sources) else {}
     rules = MixRules(languages=told)
     strands = [
-        Strand(
+        Stratum(
             source.name,
             (source.language if source.language in told else OTHER) if told else None,
             None,
