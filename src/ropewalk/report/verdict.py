@@ -134,7 +134,8 @@ def verdict_table(verdicts: Sequence[Verdict], *, intervals: bool) -> Table:
         row: list[str | Cell] = [next(iter(line.values())).name]
         for model in models:
             found = line.get(model)
-            row.append(format_value(found, interval=intervals) if found else "")
+            # A page wraps the interval to a second line (page.html); a table of text has no intervals.
+            row.append(format_value(found, interval=intervals).replace(" [", "\n[") if found else "")
             if targets[model]:
                 row.append(_target_cell(found))
         rows.append(row)
