@@ -1,4 +1,4 @@
-"""The tables of docs/attention.md from what attention.py and step.py printed.
+"""The tables of docs/attention-figures.md from what attention.py and step.py printed.
 
     python benchmarks/tabulate_figures.py RESULTS.jsonl
 

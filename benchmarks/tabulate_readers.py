@@ -36,7 +36,7 @@ def tabulate_readers(results: Path) -> str:
     return _make_table(rows, "peer", lambda name: name, _read)
 
 
-TABLES = {"rope.md": ("architectures", tabulate_architectures), "export.md": ("readers", tabulate_readers)}
+TABLES = {"rope-composition.md": ("architectures", tabulate_architectures), "export.md": ("readers", tabulate_readers)}
 
 
 def _read_rows(results: Path) -> list[dict[str, Any]]:

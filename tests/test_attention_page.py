@@ -1,4 +1,4 @@
-"""The figures in docs/attention.md are those that the benchmarks printed."""
+"""The figures in docs/attention-figures.md are those that the benchmarks printed."""
 
 import importlib.util
 from pathlib import Path
@@ -15,6 +15,6 @@ def test_the_page_holds_the_table_of_the_results(results: Path) -> None:
     assert spec is not None and spec.loader is not None
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
-    page = (ROOT / "docs" / "attention.md").read_text(encoding="utf-8").splitlines()
+    page = (ROOT / "docs" / "attention-figures.md").read_text(encoding="utf-8").splitlines()
     rows = list(program.tabulate(results))
     assert rows and not [row for row in rows if row not in page]
