@@ -27,13 +27,14 @@ class ContextTrainer(Trainer):
 
 if __name__ == "__main__":
     settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "logging_steps": 1, "max_steps": 4}
-    quiet = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True}
-    arguments = TrainingArguments(use_cpu=True, **settings, **quiet)  # it also joins torchrun's ranks
+    arguments = TrainingArguments(use_cpu=True, save_strategy="no", report_to="none", disable_tqdm=True, **settings)
     torch.manual_seed(0)
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=CONTEXT, **shape))
     share = parallelize(model, dist.group.WORLD)
     rows = [{"input_ids": row, "labels": row} for row in torch.randint(VOCABULARY, (16, CONTEXT))]
-    ContextTrainer(model, arguments, train_dataset=rows).train()
+    (trainer := ContextTrainer(model, arguments, train_dataset=rows)).train()
     if dist.get_rank() == 0:
         print(f"norm of the weights: {torch.cat([each.flatten() for each in model.parameters()]).norm():.7f}")
+    trainer.accelerator.free_memory()  # torch aborts now and then if its threads outlive the group
+    trainer.accelerator.end_training()

@@ -43,7 +43,7 @@ def numbers(text: str) -> list[float]:
 def test_every_example_is_known_and_short() -> None:
     assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(PROGRAMS)
     for name in PROGRAMS:
-        assert len((EXAMPLES / name).read_text().splitlines()) < 40, name
+        assert len((EXAMPLES / name).read_text().splitlines()) <= 40, name
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
