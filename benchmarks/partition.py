@@ -78,7 +78,7 @@ def measure_joint_bar(packs: int) -> None:
         worst=float(shares.max()),
     )  # fmt: skip
     crumbs = sum(count_crumbs(partition) for partition in partitions)
-    pieces = sum(len(partition.segments.start) for partition in partitions)
+    pieces = sum(len(partition.segments.ranges) for partition in partitions)
     tell(
         f"{case}: pieces under {SMALLEST_TOKENS} tokens of longer documents", "none", ours=crumbs, theirs=0,
         unit="pieces", must_reach=1.0, of_pieces=pieces,

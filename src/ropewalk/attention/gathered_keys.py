@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Int64
 
 from ropewalk.partition.partition import Partition
-from ropewalk.partition.segments import Ranges
 
 
 @dataclass(frozen=True)
@@ -24,9 +23,7 @@ class GatheredKeys:
     @cached_property
     def needed(self) -> Int64[np.ndarray, "needed"]:
         """Packed indices of the rows that come from others, ascending."""
-        needed = self.partition.needed_keys
-        mine = needed.rank == self.rank
-        return Ranges(needed.start[mine], needed.stop[mine]).expand()
+        return self.partition.needed_keys.of_rank(self.rank).expand()
 
     @cached_property
     def packed(self) -> Int64[np.ndarray, "rows"]:
@@ -43,12 +40,12 @@ class GatheredKeys:
         the number of rows of the block that its queries see, all of them together."""
         segments = self.partition.segments
         mine = (segments.owner == self.rank) & (segments.document >= 0)
-        start, stop, first = segments.start[mine], segments.stop[mine], segments.begin[mine]
+        ranges, first = segments.ranges.where(mine), segments.begin[mine]
         if self.partition.window is not None:
-            first = np.maximum(first, start - self.partition.window + 1)
-        key, key_stop = np.searchsorted(self.packed, first), np.searchsorted(self.packed, stop)
-        assert (key_stop - key == stop - first).all(), "all keys that a query sees are there"
-        return segments.local[mine], stop - start, key, key_stop - key
+            first = np.maximum(first, ranges.start - self.partition.window + 1)
+        key, key_stop = np.searchsorted(self.packed, first), np.searchsorted(self.packed, ranges.stop)
+        assert (key_stop - key == ranges.stop - first).all(), "all keys that a query sees are there"
+        return segments.local[mine], ranges.length, key, key_stop - key
 
     def find_bounds(self) -> tuple[Int64[np.ndarray, "local"], Int64[np.ndarray, "local"]]:
         """For each own row the first and the last row of the block that it sees; padding sees itself."""

@@ -18,8 +18,8 @@ from ropewalk.attention.cpu_schedule import sliced, split_layers
 from ropewalk.attention.gathered_keys import GatheredKeys
 from ropewalk.attention.schedule import BackwardInputs, Calls, KeyRows, QueryRows, Schedule, Scores
 from ropewalk.partition.partition import Partition
-from ropewalk.partition.segments import Ranges
 from ropewalk.partition.tiles import ALWAYS, TileMask, Tiles
+from ropewalk.partition.token_ranges import TokenRanges
 
 
 class CuSeqlens(NamedTuple):
@@ -192,7 +192,7 @@ def _cu_seqlens(lengths: np.ndarray, device: torch.device) -> CuSeqlens:
 
 def _spread_runs(start: np.ndarray, length: np.ndarray) -> np.ndarray:
     """All indices of the runs, one run after the other."""
-    return Ranges(start, start + length).expand()
+    return TokenRanges.from_lengths(start, length).expand()
 
 
 def _on_device(rows: Tensor | slice, device: torch.device) -> Tensor | slice:

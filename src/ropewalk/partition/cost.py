@@ -88,7 +88,8 @@ def price_of(heads: Heads, *, device: str, element_bytes: int) -> Price:
 def count_pairs(segments: Segments, ranks: int, window: int | None = None) -> Int64[np.ndarray, "ranks"]:
     """(query, key) pairs inside the document-causal mask, and the window if there is one, on each rank."""
     real = segments.document >= 0
-    pairs = pairs_before(segments.stop - segments.begin, window) - pairs_before(segments.start - segments.begin, window)
+    start, stop = segments.ranges.start - segments.begin, segments.ranges.stop - segments.begin
+    pairs = pairs_before(stop, window) - pairs_before(start, window)
     counts = np.zeros(ranks, dtype=np.int64)
     np.add.at(counts, segments.owner[real], pairs[real])
     return counts
@@ -105,7 +106,7 @@ def count_rows(segments: Segments, ranks: int, window: int | None = None) -> Int
     """Key rows that rank [i] must receive from rank [j]: only those that its tiles read."""
     needed_keys = find_needed_keys(segments, ranks, window)
     rows = np.zeros((ranks, ranks), dtype=np.int64)
-    np.add.at(rows, (needed_keys.rank, segments.owner[needed_keys.segment]), needed_keys.stop - needed_keys.start)
+    np.add.at(rows, (needed_keys.rank, segments.owner[needed_keys.segment]), needed_keys.ranges.length)
     return rows
 
 
@@ -114,7 +115,7 @@ def count_own_pairs(segments: Segments, ranks: int) -> Int64[np.ndarray, "ranks"
     real = segments.document >= 0
     document, owner = segments.begin[real], segments.owner[real]
     shares, which = np.unique(document * ranks + owner, return_inverse=True)
-    tokens = np.bincount(which, weights=(segments.stop - segments.start)[real]).astype(np.int64)
+    tokens = np.bincount(which, weights=segments.ranges.length[real]).astype(np.int64)
     counts = np.zeros(ranks, dtype=np.int64)
     np.add.at(counts, shares % ranks, tokens * (tokens + 1) // 2)
     return counts
@@ -133,7 +134,7 @@ def price_segments(
     if not rows.any():
         return float(work.max()), float(work.mean())
     if exchange == "ring":
-        sent, messages = np.full(ranks, (ranks - 1) * (int(segments.stop[-1]) // ranks)), ranks - 1
+        sent, messages = np.full(ranks, (ranks - 1) * (int(segments.ranges.stop[-1]) // ranks)), ranks - 1
     else:
         # A rank waits for its own link, and where links are shared for everybody's: half of each.
         sent, messages = (np.maximum(rows.sum(0), rows.sum(1)) + rows.sum() / ranks) / 2, 1

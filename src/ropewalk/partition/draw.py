@@ -17,7 +17,7 @@ def draw(partition: Partition, *, cells: int = 32) -> str:
     cells = min(cells, partition.tokens)
     middle = (np.arange(cells) * 2 + 1) * partition.tokens // (2 * cells)
     owner, _ = partition.localise(middle)
-    segment = np.searchsorted(partition.segments.start, middle, side="right") - 1
+    segment = np.searchsorted(partition.segments.ranges.start, middle, side="right") - 1
     document = partition.segments.document[segment]
     seen = (document[:, None] == document) & (document >= 0) & (middle[:, None] >= middle)
     if partition.window is not None:

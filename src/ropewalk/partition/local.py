@@ -10,7 +10,8 @@ from itertools import islice
 
 import numpy as np
 
-from ropewalk.partition.segments import Documents, Ownership, Ranges
+from ropewalk.partition.segments import Documents, Ownership
+from ropewalk.partition.token_ranges import TokenRanges
 from ropewalk.partition.zigzag import cut_zigzag
 
 _DEALT_PER_RANK = 16
@@ -39,7 +40,7 @@ def own_local(documents: Documents, ranks: int, *, spread_above_tokens: int) -> 
     return Ownership(*np.array(owned).T)
 
 
-def _listed(ranges: Ranges, chosen: np.ndarray) -> list[_Range]:
+def _listed(ranges: TokenRanges, chosen: np.ndarray) -> list[_Range]:
     return list(zip(ranges.start[chosen].tolist(), ranges.stop[chosen].tolist(), strict=True))
 
 

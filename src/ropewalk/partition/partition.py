@@ -15,7 +15,7 @@ from ropewalk.partition.cost import PRICE, Price, choose_cheapest, count_pairs, 
 from ropewalk.partition.layout import LAYOUTS as LAYOUTS
 from ropewalk.partition.layout import propose
 from ropewalk.partition.needed_keys import NeededKeys, find_needed_keys
-from ropewalk.partition.segments import Ranges, Segments, find_documents, make_segments
+from ropewalk.partition.segments import Segments, find_documents, make_segments
 from ropewalk.partition.tiles import (
     Queries,
     Tiles,
@@ -25,6 +25,7 @@ from ropewalk.partition.tiles import (
     make_full_tiles,
     make_window_tiles,
 )
+from ropewalk.partition.token_ranges import TokenRanges
 
 EXCHANGES = ("auto", "needed", "ring", "all_gather")
 _CHOICES = ("needed", "ring")
@@ -59,17 +60,15 @@ class Partition:
 
     def owned(self, rank: int) -> Int64[np.ndarray, "local"]:
         """Packed indices of the rank's tokens, ascending: its local order."""
-        return self._runs(rank).expand()
+        return self._own_ranges(rank).expand()
 
     def document_tokens(self, rank: int) -> Int64[np.ndarray, "local"]:
         """How long the document of each of the rank's tokens is, all ranks' parts together; 0 for padding."""
         real, begin = self.segments.document >= 0, self.segments.begin
-        length = np.bincount(
-            begin[real], weights=(self.segments.stop - self.segments.start)[real], minlength=self.tokens
-        )
+        length = np.bincount(begin[real], weights=self.segments.ranges.length[real], minlength=self.tokens)
         mine = self.segments.owner == rank
         each = np.where(real, length[begin], 0).astype(np.int64)
-        return np.repeat(each[mine], self._runs(rank).length)
+        return np.repeat(each[mine], self._own_ranges(rank).length)
 
     def causal_tiles(self, rank: int) -> Tiles:
         """The rank's tiles of rows against themselves; with ``tiles`` of all steps they are all it computes."""
@@ -77,29 +76,29 @@ class Partition:
 
     def tiles(self, rank: int) -> tuple[Tiles, ...]:
         """The rank's other tiles, for each step; step 0 reads its own rows, step i the i-th block that it receives."""
-        cut = cut_bands(self._pieces(rank), self.window)
-        own = self._find_tiles(self._own_queries(rank), self._runs(rank))
+        cut = cut_bands(self._own_segments(rank), self.window)
+        own = self._find_tiles(self._own_queries(rank), self._own_ranges(rank))
         return (own, *(self._find_tiles(cut, block) for block in self.blocks(rank)))
 
-    def blocks(self, rank: int) -> tuple[Ranges, ...]:
+    def blocks(self, rank: int) -> tuple[TokenRanges, ...]:
         """Packed rows of the blocks that the exchange brings: all rows of one rank after the other in a ring, else one
         block with just the rows that this rank needs, in packed order; none if no rank needs any."""
         if not self.exchanges:
             return ()
         if self.exchange == "ring":
-            return tuple(self._runs((rank - step) % self.ranks) for step in range(1, self.ranks))
-        mine = self.needed_keys.rank == rank
-        return (Ranges(self.needed_keys.start[mine], self.needed_keys.stop[mine]),)
+            return tuple(self._own_ranges((rank - step) % self.ranks) for step in range(1, self.ranks))
+        return (self.needed_keys.of_rank(rank),)
 
     def received(self, rank: int, source: int) -> Int64[np.ndarray, "rows"]:
         """Packed indices of the key rows that ``rank`` needs from ``source``, ascending."""
         chosen = (self.needed_keys.rank == rank) & (self.segments.owner[self.needed_keys.segment] == source)
-        return Ranges(self.needed_keys.start[chosen], self.needed_keys.stop[chosen]).expand()
+        return self.needed_keys.ranges.where(chosen).expand()
 
     def localise(self, packed: Int64[np.ndarray, "rows"]) -> tuple[np.ndarray, np.ndarray]:
         """Owner of each packed index, and where the token stands in its owner's local order."""
-        segment = np.searchsorted(self.segments.start, packed, side="right") - 1
-        return self.segments.owner[segment], self.segments.local[segment] + packed - self.segments.start[segment]
+        start = self.segments.ranges.start
+        segment = np.searchsorted(start, packed, side="right") - 1
+        return self.segments.owner[segment], self.segments.local[segment] + packed - start[segment]
 
     @cached_property
     def needed_keys(self) -> NeededKeys:
@@ -134,19 +133,18 @@ class Partition:
         sent = f", {self.rows.sum() / others:.0%} of a ring's rows sent" if self.exchanges else ", nothing sent"
         return f"{self.layout} over {self.ranks} ranks, {self.exchange}: work max/mean {self.balance:.2f}{sent}"
 
-    def _runs(self, rank: int) -> Ranges:
-        mine = self.segments.owner == rank
-        return Ranges(self.segments.start[mine], self.segments.stop[mine])
+    def _own_ranges(self, rank: int) -> TokenRanges:
+        return self.segments.ranges.where(self.segments.owner == rank)
 
-    def _pieces(self, rank: int) -> Queries:
+    def _own_segments(self, rank: int) -> Queries:
         mine = (self.segments.owner == rank) & (self.segments.document >= 0)
-        packed = Ranges(self.segments.start[mine], self.segments.stop[mine])
+        packed = self.segments.ranges.where(mine)
         return Queries(packed, self.segments.local[mine], packed.length, self.segments.begin[mine])
 
     def _own_queries(self, rank: int) -> Queries:
-        return cut_bands(join_documents(self._pieces(rank), self.window), self.window)
+        return cut_bands(join_documents(self._own_segments(rank), self.window), self.window)
 
-    def _find_tiles(self, queries: Queries, block: Ranges) -> Tiles:
+    def _find_tiles(self, queries: Queries, block: TokenRanges) -> Tiles:
         rectangles = make_full_tiles(queries, block, self.window)
         return Tiles(np.concatenate([rectangles.columns, make_window_tiles(queries, block, self.window).columns]))
 

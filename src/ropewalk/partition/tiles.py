@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from ropewalk.partition.segments import Ranges
+from ropewalk.core.ranges import count_within, expand_ranges
+from ropewalk.partition.token_ranges import TokenRanges
 
 BAND_TOKENS = 128
 """Longest query range of a tile that a window cuts, so that its mask stays small."""
@@ -69,7 +70,7 @@ class Queries:
     may be others' tokens.
     """
 
-    packed: Ranges
+    packed: TokenRanges
     local: Int64[np.ndarray, "ranges"]
     tokens: Int64[np.ndarray, "ranges"]
     begin: Int64[np.ndarray, "ranges"]
@@ -83,10 +84,10 @@ def cut_bands(segments: Queries, window: int | None) -> Queries:
     size = np.where(stop - segments.begin > window, min(BAND_TOKENS, window), segments.tokens)
     count = -(-segments.tokens // size)
     segment = np.repeat(np.arange(len(start)), count)
-    offset = (np.arange(len(segment)) - np.repeat(np.cumsum(count) - count, count)) * size[segment]
+    offset = count_within(count) * size[segment]
     tokens = np.minimum(size[segment], segments.tokens[segment] - offset)
     first = start[segment] + offset
-    packed = Ranges(first, np.where(count[segment] == 1, stop[segment], first + tokens))
+    packed = TokenRanges(first, np.where(count[segment] == 1, stop[segment], first + tokens))
     return Queries(packed, segments.local[segment] + offset, tokens, segments.begin[segment])
 
 
@@ -101,7 +102,7 @@ def join_documents(segments: Queries, window: int | None) -> Queries:
     kept = np.flatnonzero(first)
     stop = segments.packed.stop[np.append(kept[1:], len(first)) - 1]
     tokens = np.add.reduceat(segments.tokens, kept)
-    return Queries(Ranges(segments.packed.start[kept], stop), segments.local[kept], tokens, segments.begin[kept])
+    return Queries(TokenRanges(segments.packed.start[kept], stop), segments.local[kept], tokens, segments.begin[kept])
 
 
 def make_causal_tiles(queries: Queries) -> Tiles:
@@ -110,7 +111,7 @@ def make_causal_tiles(queries: Queries) -> Tiles:
     return _tiles(queries.local, queries.tokens, queries.local, queries.tokens, zero, zero - ALWAYS)
 
 
-def make_full_tiles(queries: Queries, block: Ranges, window: int | None) -> Tiles:
+def make_full_tiles(queries: Queries, block: TokenRanges, window: int | None) -> Tiles:
     """Every run against the earlier keys of its document that all of its queries see."""
     key, key_stop = _place(_first_seen_by_all(queries, window), block), _place(queries.packed.start, block)
     some = key < key_stop
@@ -118,7 +119,7 @@ def make_full_tiles(queries: Queries, block: Ranges, window: int | None) -> Tile
     return _tiles(queries.local[some], queries.tokens[some], key[some], (key_stop - key)[some], always, -always)
 
 
-def make_window_tiles(queries: Queries, block: Ranges, window: int | None) -> Tiles:
+def make_window_tiles(queries: Queries, block: TokenRanges, window: int | None) -> Tiles:
     """Every run against the keys that only its first queries see, because the window ends in them.
 
     One tile for each run of ``block``: a diagonal is one only where keys are packed side by side. Queries that see
@@ -130,8 +131,8 @@ def make_window_tiles(queries: Queries, block: Ranges, window: int | None) -> Ti
     first = np.maximum(queries.begin, start - window + 1)
     run = np.searchsorted(block.stop, first, side="right")
     count = np.where(first < stop, np.searchsorted(block.start, stop, side="left") - run, 0)
-    segment = np.repeat(np.arange(len(first)), np.maximum(count, 0))
-    run = run[segment] + np.arange(len(segment)) - np.repeat(np.cumsum(count) - count, count)
+    segment = np.repeat(np.arange(len(first)), count)
+    run = expand_ranges(run, count)
     key, key_stop = np.maximum(first[segment], block.start[run]), np.minimum(stop[segment], block.stop[run])
     seeing = np.minimum(queries.tokens[segment], key_stop - start[segment] + window - 1)
     diagonal = start[segment] - window + 1 - key
@@ -147,7 +148,7 @@ def _first_seen_by_all(queries: Queries, window: int | None) -> np.ndarray:
     return first
 
 
-def _place(packed: np.ndarray, block: Ranges) -> np.ndarray:
+def _place(packed: np.ndarray, block: TokenRanges) -> np.ndarray:
     """How many rows of the block stand before each packed index."""
     before = np.append(0, np.cumsum(block.length))
     run = np.searchsorted(block.start, packed, side="right") - 1

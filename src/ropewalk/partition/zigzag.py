@@ -7,7 +7,8 @@ is padded.
 
 import numpy as np
 
-from ropewalk.partition.segments import Documents, Ownership, Ranges
+from ropewalk.partition.segments import Documents, Ownership
+from ropewalk.partition.token_ranges import TokenRanges
 
 
 def own_zigzag(documents: Documents, ranks: int) -> Ownership:
@@ -16,7 +17,7 @@ def own_zigzag(documents: Documents, ranks: int) -> Ownership:
     return Ownership(chunks.start, owner)
 
 
-def cut_zigzag(documents: Ranges, ranks: int) -> tuple[Ranges, np.ndarray]:
+def cut_zigzag(documents: TokenRanges, ranks: int) -> tuple[TokenRanges, np.ndarray]:
     """The non-empty chunks and their owners, in packed order; ranks' totals differ by at most one token."""
     chunks = 2 * ranks
     base, left = np.divmod(documents.length, chunks)
@@ -31,4 +32,4 @@ def cut_zigzag(documents: Ranges, ranks: int) -> tuple[Ranges, np.ndarray]:
     rank = np.arange(ranks)
     owner = np.broadcast_to(np.concatenate([rank, rank[::-1]]), size.shape)
     filled = size > 0
-    return Ranges((stop - size)[filled], stop[filled]), owner[filled]
+    return TokenRanges((stop - size)[filled], stop[filled]), owner[filled]
