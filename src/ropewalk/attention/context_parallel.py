@@ -151,7 +151,7 @@ def _compute(
             kept.append(block)
         for calls in layers:
             part = calls.attend(query, keys, values, scores)
-            out[calls.rows], logsum[calls.rows] = merge(out[calls.rows], logsum[calls.rows], part)
+            out[calls.tokens], logsum[calls.tokens] = merge(out[calls.tokens], logsum[calls.tokens], part)
     if sinks is not None:
         out, logsum = sink(out, logsum, sinks)
     return out.to(query.dtype), logsum, kept
@@ -189,7 +189,7 @@ def _accumulate(
         d_rows, d_key, d_value = call.differentiate(inputs, keys, values, scores)
         d_queries.append(d_rows)
         call.add_to_keys(d_block, d_key, d_value)
-    d_query[calls.rows] += calls.assemble(tuple(d_queries))
+    d_query[calls.tokens] += calls.assemble(tuple(d_queries))
 
 
 def _differentiate_sinks(sinks: Tensor, grad: Tensor, out: Tensor, logsum: Tensor) -> Tensor:

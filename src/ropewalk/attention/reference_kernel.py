@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ropewalk.attention.schedule import BackwardInputs, KeyRows, QueryRows, Scores
+from ropewalk.attention.schedule import BackwardInputs, KeyTokens, QueryTokens, Scores
 from ropewalk.attention.varlen_schedule import VarlenTiles
 from ropewalk.partition.tiles import TileMask
 
@@ -21,7 +21,7 @@ class ReferenceKernel:
     """See varlen_schedule.VarlenKernel."""
 
     def attend(
-        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
+        self, query: QueryTokens, key: KeyTokens, value: KeyTokens, tiles: VarlenTiles, scores: Scores
     ) -> tuple[Tensor, Tensor]:
         """See varlen_schedule.VarlenKernel."""
         outs, logsums = [], []
@@ -35,7 +35,7 @@ class ReferenceKernel:
         return torch.cat(outs), torch.cat(logsums)
 
     def differentiate(
-        self, inputs: BackwardInputs, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
+        self, inputs: BackwardInputs, key: KeyTokens, value: KeyTokens, tiles: VarlenTiles, scores: Scores
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See varlen_schedule.VarlenKernel. With P the shares, dS = P (dP - rows of dO x O)."""
         d_query = []
