@@ -38,7 +38,7 @@ def measure_head_tail(document: np.ndarray, ranks: int) -> float:
 
 def share_of_ring(partition: Partition) -> float:
     """Key rows that travel, of those that a ring passes on."""
-    return float(partition.rows.sum() / ((partition.ranks - 1) * partition.tokens))
+    return float(partition.traffic_tokens.sum() / ((partition.ranks - 1) * partition.tokens))
 
 
 def count_crumbs(partition: Partition) -> int:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ropewalk.partition.balance_data_ranks import assign_sequences, count_row_pairs
+from ropewalk.partition.balance_data_ranks import assign_sequences, count_sequence_pairs
 
 
 @given(
@@ -35,7 +35,7 @@ def test_micro_batches_are_nearly_even_where_rows_are_not(micro_rows: int) -> No
     for _ in range(64):
         lengths = np.cumsum(random.lognormal(np.log(4096), 1.3, size=400).astype(int) + 1)
         rows.append(np.diff(np.minimum(np.append(0, lengths), 1 << 15)).tolist())
-    pairs = count_row_pairs(rows)
+    pairs = count_sequence_pairs(rows)
 
     def price(dealt: list[list[list[int]]]) -> float:
         """What the ranks wait for, over what an even deal would cost."""

@@ -18,11 +18,11 @@ def test_short_documents_stay_rows_and_many_ranks_on_long_ones_share_heads() -> 
     choice = choose_partition(np.concatenate([pack([512] * 4, 2048)] * 4), ranks=4, sharing=sharing)
     assert not isinstance(choice.partition, UlyssesPartition) and not choice.partition.exchanges
     assert choice.costs.keys() == {1}, "nothing is cheaper than no traffic and equal work"
-    slow = Price(row_pairs=1e5, query_pairs=1e5, kv_heads=8)
+    slow = Price(key_pairs=1e5, query_pairs=1e5, kv_heads=8)
     choice = choose_partition(LONG, ranks=8, sharing=Sharing(LLAMA_8B, slow))
     assert isinstance(choice.partition, UlyssesPartition) and choice.partition.ulysses_degree == 8
     assert choice.costs.keys() == {1, 2, 4, 8} and min(choice.costs, key=choice.costs.__getitem__) == 8
-    assert "rows alone would cost" in choice.explain() and choice.explain().startswith("heads over 8 ranks")
+    assert "tokens alone would cost" in choice.explain() and choice.explain().startswith("heads over 8 ranks")
 
 
 def test_a_ring_is_taken_where_it_hides_what_one_message_cannot() -> None:

@@ -34,7 +34,7 @@ def test_balanced_chunks_balance_with_fewer_rows_than_zigzag_where_documents_are
     balanced = partition_tokens(document, ranks=ranks, layout="balanced")
     zigzag = partition_tokens(document, ranks=ranks, layout="zigzag")
     assert balanced.balance < 1.05
-    assert balanced.rows.sum() < 0.6 * zigzag.rows.sum()
+    assert balanced.traffic_tokens.sum() < 0.6 * zigzag.traffic_tokens.sum()
 
 
 def test_auto_balances_and_sends_little_at_once() -> None:
@@ -45,7 +45,7 @@ def test_auto_balances_and_sends_little_at_once() -> None:
         document = np.repeat(np.arange(400), lengths)[None, :tokens].astype(np.int32)
         partition = partition_tokens(document, ranks=ranks)
         assert partition.balance <= 1.02
-        share_of_ring.append(partition.rows.sum() / ((ranks - 1) * tokens))
+        share_of_ring.append(partition.traffic_tokens.sum() / ((ranks - 1) * tokens))
         segments = partition.segments
         whole = np.bincount(document[0])[document[0, segments.ranges.start]]
         assert (segments.ranges.length >= np.minimum(64, whole)).all(), "no crumbs"
@@ -64,7 +64,7 @@ def test_local_keeps_many_short_documents_whole(ranks: int) -> None:
     partition = partition_tokens(pack(lengths, 768 * ranks * 2), ranks=ranks, layout="local")
     document = np.flatnonzero(np.diff(np.append(partition.segments.document, -2)))
     assert cut_documents(partition) <= 1, "the last document of the row is cut by the pack itself"
-    assert not partition.exchanges or partition.rows.sum() < 64
+    assert not partition.exchanges or partition.traffic_tokens.sum() < 64
     assert len(document) and partition.balance < 1.25
 
 

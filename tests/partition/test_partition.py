@@ -67,7 +67,7 @@ def test_exactly_the_needed_rows_are_received_once(
         truth = np.setdiff1d(np.flatnonzero(mask[own].any(axis=0)), own)
         received = [partition.received(rank, source) for source in range(ranks)]
         assert np.array_equal(np.sort(np.concatenate(received)), truth)
-        assert [len(part) for part in received] == partition.rows[rank].tolist()
+        assert [len(part) for part in received] == partition.traffic_tokens[rank].tolist()
         for source, part in enumerate(received):
             owner, local = partition.localise(part)
             assert (owner == source).all()
@@ -134,15 +134,15 @@ def test_a_ring_sends_everything_and_needed_rows_do_not() -> None:
     document = pack([96, 32], 128)
     ring = partition_tokens(document, ranks=2, layout="zigzag", exchange="ring")
     needed = partition_tokens(document, ranks=2, layout="zigzag")
-    assert ring.rows.tolist() == [[0, 64], [64, 0]]
-    assert needed.rows.tolist() == [[0, 64], [32, 0]], "half of the front is enough for the middle"
+    assert ring.traffic_tokens.tolist() == [[0, 64], [64, 0]]
+    assert needed.traffic_tokens.tolist() == [[0, 64], [32, 0]], "half of the front is enough for the middle"
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"ranks": 3}, "rows cannot be cut into equal shares"),
-        ({"ranks": 0}, "rows cannot be cut into equal shares"),
+        ({"ranks": 3}, "sequences cannot be cut into equal shares"),
+        ({"ranks": 0}, "sequences cannot be cut into equal shares"),
         ({"ranks": 2, "layout": "diagonal"}, "there is no layout 'diagonal'"),
         ({"ranks": 2, "exchange": "post"}, "there is no exchange 'post'"),
         ({"ranks": 2, "window": 0}, "a window must hold a token"),

@@ -152,7 +152,7 @@ def _compute(
     out, logsum = schedule.causal_tiles.attend(query, key, value, scores)
     if schedule.merges or sinks is not None:
         out = out.to(_exact(query.dtype))
-    keeps = keeps and partition.exchanges and bool(partition.rows.sum(1).max() <= partition.local_tokens)
+    keeps = keeps and partition.exchanges and bool(partition.traffic_tokens.sum(1).max() <= partition.local_tokens)
     kept = []
     for step, layers in enumerate(schedule.steps):
         # [received, both_heads, head_dim] -> twice [received, kv_heads, head_dim]

@@ -23,13 +23,13 @@ def draw(partition: Partition, *, cells: int = 32) -> str:
     if partition.window is not None:
         seen &= middle[:, None] - middle < partition.window
     names = np.where(owner[:, None] == owner, ord("0"), ord("a")) + owner[:, None]
-    lines = ["".join(map(chr, row)) for row in np.where(seen, names, ord("."))]
-    received = partition.rows.sum(1)
+    lines = ["".join(map(chr, line)) for line in np.where(seen, names, ord("."))]
+    received = partition.traffic_tokens.sum(1)
     lines += [
         "",
         f"{partition.layout}, {partition.tokens} tokens, work max/mean {partition.balance:.2f}",
         *(
-            f"rank {rank}: {pairs:,} pairs, {received[rank]:,} key rows received"
+            f"rank {rank}: {pairs:,} pairs, {received[rank]:,} keys received"
             for rank, pairs in enumerate(partition.pairs.tolist())
         ),
     ]

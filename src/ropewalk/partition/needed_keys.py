@@ -45,7 +45,7 @@ def find_needed_keys(segments: Segments, ranks: int, window: int | None = None) 
     return NeededKeys(rank, segment, TokenRanges(start, stop))
 
 
-def _next_owned(segments: Segments, rank: int) -> np.ndarray:
+def _next_owned(segments: Segments, rank: int) -> Int64[np.ndarray, "segments"]:
     """For every segment the first later segment of ``rank``; the number of segments where there is none."""
     mine = np.flatnonzero(segments.owner == rank)
     after = np.searchsorted(mine, np.arange(len(segments.owner)), side="right")

@@ -14,7 +14,7 @@ from ropewalk.partition.token_ranges import TokenRanges
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """The documents of packed rows in order, covering all tokens. ``real`` is False for padding."""
+    """The documents of packed sequences in order, covering all tokens. ``real`` is False for padding."""
 
     ranges: TokenRanges
     real: Bool[np.ndarray, "documents"]
@@ -47,8 +47,8 @@ class Segments:
     local: Int64[np.ndarray, "segments"]
 
 
-def find_documents(document: Int32[np.ndarray, "rows context"]) -> Documents:
-    """Runs of equal ids; a document never crosses the end of a row."""
+def find_documents(document: Int32[np.ndarray, "sequences context"]) -> Documents:
+    """Ranges of equal ids; a document never crosses the end of a sequence."""
     _, context = document.shape
     flat = document.reshape(-1)
     change = flat[1:] != flat[:-1]

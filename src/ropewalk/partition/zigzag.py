@@ -6,6 +6,7 @@ is padded.
 """
 
 import numpy as np
+from jaxtyping import Int64
 
 from ropewalk.partition.segments import Documents, Ownership
 from ropewalk.partition.token_ranges import TokenRanges
@@ -17,13 +18,13 @@ def own_zigzag(documents: Documents, ranks: int) -> Ownership:
     return Ownership(chunks.start, owner)
 
 
-def cut_zigzag(documents: TokenRanges, ranks: int) -> tuple[TokenRanges, np.ndarray]:
+def cut_zigzag(documents: TokenRanges, ranks: int) -> tuple[TokenRanges, Int64[np.ndarray, "chunks"]]:
     """The non-empty chunks and their owners, in packed order; ranks' totals differ by at most one token."""
     chunks = 2 * ranks
     base, left = np.divmod(documents.length, chunks)
-    dealt = (np.cumsum(left) - left) % ranks
+    given = (np.cumsum(left) - left) % ranks
     # Of the tokens left over, rank r gets one for each full round and one if the last round reaches it.
-    turn = (np.arange(ranks) - dealt[:, None]) % ranks
+    turn = (np.arange(ranks) - given[:, None]) % ranks
     extra = left[:, None] // ranks + (turn < left[:, None] % ranks)
     size = np.repeat(base[:, None], chunks, axis=1)
     size[:, :ranks] += extra > 1
