@@ -133,6 +133,7 @@ def _stack(columns: Int64[np.ndarray, "tiles 6"]) -> Calls:
         mask = TileMask(None, None if window == -ALWAYS else window)
         calls.append(StackedTiles(query, key, query, mask))
         tokens.append(expand_ranges(chosen[:, 0], chosen[:, 1]))
+    # [queries] of each shape -> [computed]
     return Calls(tuple(calls), index_tokens(np.concatenate(tokens), torch.device("cpu")), None)
 
 

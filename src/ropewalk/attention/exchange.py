@@ -47,7 +47,7 @@ class Traffic:
 
 
 Fetch = Callable[[Block, Traffic, dist.ProcessGroup], Iterator[Block]]
-GiveBack = Callable[[Iterator[Block], Traffic, dist.ProcessGroup], Block]
+ReturnGradients = Callable[[Iterator[Block], Traffic, dist.ProcessGroup], Block]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Exchange:
     """A way there and the same way back."""
 
     fetch: Fetch
-    return_gradients: GiveBack
+    return_gradients: ReturnGradients
 
 
 def fetch_needed(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
@@ -132,7 +132,7 @@ def fetch_all(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterato
     return arrive()
 
 
-def give_back_all(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
+def return_all(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
     """A reduce-scatter, written as an all-to-all and a sum in the order of ranks."""
     (block,) = gradients
     everything = block.new_zeros(traffic.ranks * traffic.local_tokens, *block.shape[1:])
@@ -142,7 +142,7 @@ def give_back_all(gradients: Iterator[Block], traffic: Traffic, group: dist.Proc
     return incoming.view(traffic.ranks, traffic.local_tokens, *block.shape[1:]).sum(0)
 
 
-def fetch_round(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
+def fetch_ring(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
     """The others' keys one rank after the other; while a block is computed on, the next one travels."""
     left, right = (traffic.rank - 1) % traffic.ranks, (traffic.rank + 1) % traffic.ranks
     first = _pass_on(own.contiguous(), left, right, group)
@@ -158,7 +158,7 @@ def fetch_round(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Itera
     return arrive()
 
 
-def give_back_round(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
+def return_ring(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
     """Each block's gradient follows its block, is added to on the way, and ends one rank beyond: at its owner."""
     left, right = (traffic.rank - 1) % traffic.ranks, (traffic.rank + 1) % traffic.ranks
     moving: _Passing | None = None
@@ -171,8 +171,8 @@ def give_back_round(gradients: Iterator[Block], traffic: Traffic, group: dist.Pr
 
 EXCHANGES = {
     "needed": Exchange(fetch_needed, return_needed),
-    "all_gather": Exchange(fetch_all, give_back_all),
-    "ring": Exchange(fetch_round, give_back_round),
+    "all_gather": Exchange(fetch_all, return_all),
+    "ring": Exchange(fetch_ring, return_ring),
 }
 GATHERED = Exchange(fetch_gathered, return_gathered)
 """For kernels that want all keys at once, whatever exchange the partition names: the needed ones beside the own."""
@@ -191,7 +191,8 @@ def plan_traffic(partition: Partition, rank: int, device: torch.device) -> Traff
 def _plan_traffic(partition: Partition, rank: int, device: torch.device) -> Traffic:
     sent = [partition.localise(partition.received(other, rank))[1] for other in range(partition.ranks)]
     received = [partition.received(rank, other) for other in range(partition.ranks)]
-    packed = np.concatenate(received)  # [received]
+    # [tokens] from each source -> [received]
+    packed = np.concatenate(received)
     order = np.argsort(packed, kind="stable")
     owner, local = partition.localise(packed[order])
 
@@ -202,7 +203,8 @@ def _plan_traffic(partition: Partition, rank: int, device: torch.device) -> Traf
         rank=rank,
         ranks=partition.ranks,
         local_tokens=partition.local_tokens,
-        send=place(np.concatenate(sent)),  # [sent]
+        # [tokens] for each destination -> [sent]
+        send=place(np.concatenate(sent)),
         send_tokens=[len(tokens) for tokens in sent],
         receive_tokens=[len(tokens) for tokens in received],
         order=None if (order[1:] > order[:-1]).all() else place(order),

@@ -28,7 +28,8 @@ class TokenSelection:
     def take(self, tensor: Shaped[Tensor, "tokens ..."]) -> Shaped[Tensor, "taken ..."]:
         """The tokens, range after range; a view where the ranges adjoin."""
         if self.index is not None:
-            return tensor.index_select(0, self.index)  # [tokens, ...] -> [taken, ...]
+            # [tokens, ...] -> [taken, ...]
+            return tensor.index_select(0, self.index)
         start, stop = self.starts[0], self.starts[-1] + self.lengths[-1]
         assert stop - start == sum(self.lengths), "only adjoining ranges are one slice"
         return tensor[start:stop]
