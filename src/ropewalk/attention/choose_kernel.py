@@ -16,7 +16,7 @@ import torch
 from ropewalk.attention import gpu_kernels
 from ropewalk.attention.cpu_schedule import schedule_cpu
 from ropewalk.attention.reference_kernel import ReferenceKernel
-from ropewalk.attention.schedule import BackwardInputs, KeyTokens, QueryTokens, Schedule, Scores
+from ropewalk.attention.schedule import BackwardInputs, KeyRows, QueryRows, Schedule, Scores
 from ropewalk.attention.varlen_schedule import VarlenKernel, VarlenTiles, schedule_gathered, schedule_varlen
 from ropewalk.core.error import UserError
 from ropewalk.partition.partition import Partition
@@ -26,13 +26,13 @@ class _FlashKernel:
     """Of the two flash kernels the one that suits a call's tiles."""
 
     def attend(
-        self, query: QueryTokens, key: KeyTokens, value: KeyTokens, tiles: VarlenTiles, scores: Scores
+        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See varlen_schedule.VarlenKernel."""
         return self._choose(tiles, query).attend(query, key, value, tiles, scores)
 
     def differentiate(
-        self, inputs: BackwardInputs, key: KeyTokens, value: KeyTokens, tiles: VarlenTiles, scores: Scores
+        self, inputs: BackwardInputs, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """See varlen_schedule.VarlenKernel."""
         return self._choose(tiles, key).differentiate(inputs, key, value, tiles, scores)

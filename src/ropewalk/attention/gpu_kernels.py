@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import attention as torch_attention
 
-from ropewalk.attention.schedule import BackwardInputs, KeyTokens, QueryTokens, Scores
+from ropewalk.attention.schedule import BackwardInputs, KeyRows, QueryRows, Scores
 from ropewalk.attention.varlen_schedule import VarlenTiles
 
 DTYPES = (torch.float16, torch.bfloat16)
@@ -30,7 +30,7 @@ class FlashVarlenKernel:
     """See varlen_schedule.VarlenKernel."""
 
     def attend(
-        self, query: QueryTokens, key: KeyTokens, value: KeyTokens, tiles: VarlenTiles, scores: Scores
+        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
     ) -> tuple[Tensor, Tensor]:
         """See varlen_schedule.VarlenKernel."""
         causal, window = _sight(tiles)
@@ -40,7 +40,7 @@ class FlashVarlenKernel:
         return out, logsum.T
 
     def differentiate(
-        self, inputs: BackwardInputs, key: KeyTokens, value: KeyTokens, tiles: VarlenTiles, scores: Scores
+        self, inputs: BackwardInputs, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See varlen_schedule.VarlenKernel."""
         causal, window = _sight(tiles)
@@ -66,7 +66,7 @@ class CudnnKernel:
     """See varlen_schedule.VarlenKernel. It knows no grouped heads, so keys are repeated and their gradients summed."""
 
     def attend(
-        self, query: QueryTokens, key: KeyTokens, value: KeyTokens, tiles: VarlenTiles, scores: Scores
+        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
     ) -> tuple[Tensor, Tensor]:
         """See varlen_schedule.VarlenKernel."""
         outs, logsums = [], []
@@ -80,7 +80,7 @@ class CudnnKernel:
         return torch.cat(outs), torch.cat(logsums)
 
     def differentiate(
-        self, inputs: BackwardInputs, key: KeyTokens, value: KeyTokens, tiles: VarlenTiles, scores: Scores
+        self, inputs: BackwardInputs, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See varlen_schedule.VarlenKernel."""
         seed = torch.zeros((), dtype=torch.int64, device=key.device)  # nothing is dropped

@@ -13,6 +13,7 @@ from torch import Tensor
 
 QueryTokens = Float[Tensor, "queries heads head_dim"]
 KeyTokens = Float[Tensor, "keys kv_heads head_dim"]
+QueryRows, KeyRows = QueryTokens, KeyTokens  # the names until gpu_kernels and choose_kernel change
 LogSums = Float[Tensor, "queries_and_pads heads"]
 CallResults = tuple[Float[Tensor, "results heads head_dim"], Float[Tensor, "results heads"]]
 """Output and log-sum-exp of the queries that a call computes."""
