@@ -170,7 +170,7 @@ def return_ring(gradients: Iterator[Block], traffic: Traffic, group: dist.Proces
 
 
 EXCHANGES = {
-    "needed": Exchange(fetch_needed, return_needed),
+    "needed_kv": Exchange(fetch_needed, return_needed),
     "all_gather": Exchange(fetch_all, return_all),
     "ring": Exchange(fetch_ring, return_ring),
 }

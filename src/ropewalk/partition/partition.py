@@ -27,8 +27,8 @@ from ropewalk.partition.tiles import (
 )
 from ropewalk.partition.token_ranges import TokenRanges
 
-EXCHANGES = ("auto", "needed", "ring", "all_gather")
-_CHOICES = ("needed", "ring")
+EXCHANGES = ("auto", "needed_kv", "ring", "all_gather")
+_CHOICES = ("needed_kv", "ring")
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ class Partition:
     @cached_property
     def traffic_tokens(self) -> Int64[np.ndarray, "ranks ranks"]:
         """Tokens whose keys reach rank [i] from rank [j] in one layer's forward; a ring's count for their owners."""
-        if self.exchange == "needed" or not self.exchanges:
+        if self.exchange == "needed_kv" or not self.exchanges:
             return count_traffic_tokens(self.segments, self.ranks, self.window)
         return np.full((self.ranks, self.ranks), self.local_tokens) - np.diag([self.local_tokens] * self.ranks)
 
@@ -183,7 +183,7 @@ def _choose_exchange(segments: Segments, ranks: int, window: int | None, price: 
     An all-gather is never cheaper than the needed keys, which are the same message with less in it.
     """
     if not price.overlaps or ranks == 1:
-        return "needed"
+        return "needed_kv"
     costs = {each: price_segments(segments, ranks, window=window, price=price, exchange=each)[0] for each in _CHOICES}
     return min(_CHOICES, key=costs.__getitem__)
 
@@ -199,7 +199,7 @@ def _check(
     if ranks < 1 or document.size == 0 or document.size % ranks:
         raise UserError(
             "sequences cannot be cut into equal shares",
-            where="parallel.context",
+            where="parallel.context_parallel",
             why=f"{document.size} tokens ({' x '.join(map(str, document.shape))}) over {ranks} context ranks",
             fix="choose a context length that is a multiple of the context ranks",
         )
