@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ropewalk.attention.cpu_kernel import attend_tiles, attend_tiles_backward
 from ropewalk.attention.schedule import (
+    AttentionSchedule,
     BackwardInputs,
     CallGradients,
     CallResults,
     Calls,
     KeyTokens,
     QueryTokens,
-    Schedule,
     Scores,
 )
 from ropewalk.attention.token_selection import TokenSelection, index_tokens, select_stacked
@@ -80,11 +80,11 @@ class StackedTiles:
         self.key.add(total, torch.cat([d_key, d_value], dim=1))
 
 
-def schedule_cpu(partition: Partition, rank: int) -> Schedule:
+def schedule_cpu(partition: Partition, rank: int) -> AttentionSchedule:
     """The rank's calls under a partition, tiles of one shape stacked."""
     causal_tiles, has_padding = _stack_causal_tiles(partition.causal_tiles(rank), partition.local_tokens)
     steps = tuple(tuple(_stack(layer) for layer in split_layers(tiles)) for tiles in partition.tiles(rank))
-    return Schedule(rank, causal_tiles, steps, has_padding)
+    return AttentionSchedule(rank, causal_tiles, steps, has_padding)
 
 
 def _stack_causal_tiles(tiles: Tiles, local_tokens: int) -> tuple[Calls, bool]:

@@ -25,7 +25,7 @@ Block = Float[Tensor, "_ both_heads head_dim"]
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class RankExchange:
     """One rank's part of a partition's exchange: which tokens' keys and values go to whom, and where they belong.
 
     ``send`` holds local indices, sorted by destination; ``send_tokens`` counts them by destination, ``receive_tokens``
@@ -46,8 +46,8 @@ class Traffic:
     """Where each of the gathered keys stands among own tokens followed by the block."""
 
 
-Fetch = Callable[[Block, Traffic, dist.ProcessGroup], Iterator[Block]]
-ReturnGradients = Callable[[Iterator[Block], Traffic, dist.ProcessGroup], Block]
+Fetch = Callable[[Block, RankExchange, dist.ProcessGroup], Iterator[Block]]
+ReturnGradients = Callable[[Iterator[Block], RankExchange, dist.ProcessGroup], Block]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Exchange:
     return_gradients: ReturnGradients
 
 
-def fetch_needed(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
+def fetch_needed(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> Iterator[Block]:
     """One block: the keys that this rank's tiles read, and nothing else."""
     # [local, both_heads, head_dim] -> [sent, both_heads, head_dim]
     outgoing = own.index_select(0, traffic.send)
@@ -76,7 +76,7 @@ def fetch_needed(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iter
     return arrive()
 
 
-def return_needed(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
+def return_needed(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
     """The all-to-all the other way round."""
     (block,) = gradients
     outgoing = block
@@ -92,7 +92,7 @@ def return_needed(gradients: Iterator[Block], traffic: Traffic, group: dist.Proc
     return total
 
 
-def fetch_gathered(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
+def fetch_gathered(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> Iterator[Block]:
     """One block: own keys and needed ones together, in packed order."""
     others = fetch_needed(own, traffic, group)
 
@@ -104,7 +104,7 @@ def fetch_gathered(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> It
     return arrive()
 
 
-def return_gathered(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
+def return_gathered(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
     """Gradients of own keys stay, those of others return to their owners."""
     (gathered,) = gradients
     parts = torch.empty_like(gathered)
@@ -115,7 +115,7 @@ def return_gathered(gradients: Iterator[Block], traffic: Traffic, group: dist.Pr
     return total
 
 
-def fetch_all(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
+def fetch_all(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> Iterator[Block]:
     """One block, picked from an all-gather of all keys: more bytes, one regular collective."""
     everything = own.new_empty(traffic.ranks * traffic.local_tokens, *own.shape[1:])
     mine = own.contiguous()
@@ -132,7 +132,7 @@ def fetch_all(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterato
     return arrive()
 
 
-def return_all(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
+def return_all(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
     """A reduce-scatter, written as an all-to-all and a sum in the order of ranks."""
     (block,) = gradients
     everything = block.new_zeros(traffic.ranks * traffic.local_tokens, *block.shape[1:])
@@ -142,7 +142,7 @@ def return_all(gradients: Iterator[Block], traffic: Traffic, group: dist.Process
     return incoming.view(traffic.ranks, traffic.local_tokens, *block.shape[1:]).sum(0)
 
 
-def fetch_ring(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
+def fetch_ring(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> Iterator[Block]:
     """The others' keys one rank after the other; while a block is computed on, the next one travels."""
     left, right = (traffic.rank - 1) % traffic.ranks, (traffic.rank + 1) % traffic.ranks
     first = _pass_on(own.contiguous(), left, right, group)
@@ -158,7 +158,7 @@ def fetch_ring(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterat
     return arrive()
 
 
-def return_ring(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
+def return_ring(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
     """Each block's gradient follows its block, is added to on the way, and ends one rank beyond: at its owner."""
     left, right = (traffic.rank - 1) % traffic.ranks, (traffic.rank + 1) % traffic.ranks
     moving: _Passing | None = None
@@ -177,10 +177,10 @@ EXCHANGES = {
 GATHERED = Exchange(fetch_gathered, return_gathered)
 """For kernels that want all keys at once, whatever exchange the partition names: the needed ones beside the own."""
 
-_traffics: WeakKeyDictionary[Partition, dict[tuple[int, torch.device], Traffic]] = WeakKeyDictionary()
+_traffics: WeakKeyDictionary[Partition, dict[tuple[int, torch.device], RankExchange]] = WeakKeyDictionary()
 
 
-def plan_traffic(partition: Partition, rank: int, device: torch.device) -> Traffic:
+def plan_traffic(partition: Partition, rank: int, device: torch.device) -> RankExchange:
     """What a rank sends and receives under a partition; made at the first request."""
     of_partition = _traffics.setdefault(partition, {})
     if (rank, device) not in of_partition:
@@ -188,7 +188,7 @@ def plan_traffic(partition: Partition, rank: int, device: torch.device) -> Traff
     return of_partition[rank, device]
 
 
-def _plan_traffic(partition: Partition, rank: int, device: torch.device) -> Traffic:
+def _plan_traffic(partition: Partition, rank: int, device: torch.device) -> RankExchange:
     sent = [partition.localise(partition.received(other, rank))[1] for other in range(partition.ranks)]
     received = [partition.received(rank, other) for other in range(partition.ranks)]
     # [tokens] from each source -> [received]
@@ -199,7 +199,7 @@ def _plan_traffic(partition: Partition, rank: int, device: torch.device) -> Traf
     def place(indices: Int64[np.ndarray, "tokens"]) -> Int64[Tensor, "tokens"]:
         return torch.from_numpy(indices).to(device)
 
-    return Traffic(
+    return RankExchange(
         rank=rank,
         ranks=partition.ranks,
         local_tokens=partition.local_tokens,

@@ -98,7 +98,7 @@ class Calls:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class AttentionSchedule:
     """The work of a rank: causal tiles on its own tokens, then for each step lists of calls on its block of keys.
 
     ``has_padding``: some queries read the log-sum-exp after the last one, which must be infinite. ``gathered``:

@@ -17,13 +17,13 @@ from torch import Tensor
 from ropewalk.attention.cpu_schedule import split_layers
 from ropewalk.attention.gathered_keys import GatheredKeys
 from ropewalk.attention.schedule import (
+    AttentionSchedule,
     BackwardInputs,
     CallGradients,
     CallResults,
     Calls,
     KeyTokens,
     QueryTokens,
-    Schedule,
     Scores,
 )
 from ropewalk.attention.token_selection import TokenSelection, index_tokens, select_ranges
@@ -118,25 +118,29 @@ class VarlenCall:
         self.key.add(total, torch.cat([d_key, d_value], dim=1))
 
 
-def schedule_varlen(partition: Partition, rank: int, *, kernel: VarlenKernel, device: torch.device) -> Schedule:
+def schedule_varlen(
+    partition: Partition, rank: int, *, kernel: VarlenKernel, device: torch.device
+) -> AttentionSchedule:
     """The rank's calls under a partition, all tiles of a layer in one."""
     maker = _CallMaker(kernel, device)
     steps = tuple(tuple(maker.layers(tiles)) for tiles in partition.tiles(rank))
-    return Schedule(rank, maker.causal_tiles(partition.causal_tiles(rank), partition.local_tokens), steps)
+    return AttentionSchedule(rank, maker.causal_tiles(partition.causal_tiles(rank), partition.local_tokens), steps)
 
 
-def schedule_gathered(partition: Partition, rank: int, *, kernel: VarlenKernel, device: torch.device) -> Schedule:
+def schedule_gathered(
+    partition: Partition, rank: int, *, kernel: VarlenKernel, device: torch.device
+) -> AttentionSchedule:
     """One call for all of the rank's segments, each on all keys that it sees among own and received ones."""
     queries, keys = GatheredKeys(partition, rank).find_visible_keys()
     nothing = Calls((), slice(None), None)
     if not len(queries):  # the rank has padding only, and still takes part
-        return Schedule(rank, nothing, ((), ()), gathered=True)
+        return AttentionSchedule(rank, nothing, ((), ()), gathered=True)
     ahead = keys.length - queries.length
     window = np.full(len(queries), -ALWAYS) if partition.window is None else ahead - partition.window + 1
     # six columns [tiles] -> [tiles, 6]
     columns = np.stack([queries.start, queries.length, keys.start, keys.length, ahead, window], axis=1)
     calls = Calls((_CallMaker(kernel, device).call(columns),), index_tokens(queries.expand(), device), None)
-    return Schedule(rank, nothing, ((), (calls,)), gathered=True)
+    return AttentionSchedule(rank, nothing, ((), (calls,)), gathered=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ is padded.
 import numpy as np
 from jaxtyping import Int64
 
-from ropewalk.partition.segments import Documents, Ownership
+from ropewalk.partition.segments import Ownership, PackedDocuments
 from ropewalk.partition.token_ranges import TokenRanges
 
 
-def own_zigzag(documents: Documents, ranks: int) -> Ownership:
+def own_zigzag(documents: PackedDocuments, ranks: int) -> Ownership:
     """Cut every document, padding too, into 2 x ``ranks`` chunks."""
     chunks, owner = cut_zigzag(documents.ranges, ranks)
     return Ownership(chunks.start, owner)
