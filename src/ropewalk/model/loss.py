@@ -7,7 +7,7 @@ instead of the four that recomputing would take. The cost is a float32 copy of t
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64, Shaped
 from torch import Tensor
 
 CHUNK_TOKENS = 1024
@@ -74,8 +74,14 @@ class _Rules(NamedTuple):
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor, weights: Tensor, near_nll: Tensor | None, rules: _Rules
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any,
+        hidden: Float[Tensor, "tokens width"],
+        head: Float[Tensor, "vocabulary width"],
+        labels: Int[Tensor, "tokens"],
+        weights: Float[Tensor, "tokens"],
+        near_nll: Float[Tensor, "tokens"] | None,
+        rules: _Rules,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens"], Bool[Tensor, "tokens"]]:
         exact = torch.promote_types(hidden.dtype, torch.float32)
         nll = torch.zeros(len(hidden), dtype=exact, device=hidden.device)
         correct = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
@@ -108,7 +114,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return loss_sum, nll, correct
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, upstream: Float[Tensor, ""], *_: Shaped[Tensor, "tokens"] | None
+    ) -> tuple[Float[Tensor, "..."] | None, ...]:
         hidden_grad, head_grad = ctx.saved_tensors
         if hidden_grad is not None:
             hidden_grad = hidden_grad * upstream  # a scalar: the product is taken in float32, then rounded
@@ -118,16 +126,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _read_chunk(
-    inputs: Tensor,
-    head: Tensor,
-    wanted: Tensor,
+    inputs: Float[Tensor, "chunk width"],
+    head: Float[Tensor, "vocabulary width"],
+    wanted: Int64[Tensor, "chunk 1"],
     *,
-    weight: Tensor,
-    near_nll: Tensor | None,
+    weight: Float[Tensor, "chunk"],
+    near_nll: Float[Tensor, "chunk"] | None,
     learns: bool,
-    head_grad: Tensor | None,
+    head_grad: Float[Tensor, "vocabulary width"] | None,
     rules: _Rules,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+) -> tuple[Float[Tensor, "chunk"], Bool[Tensor, "chunk"], Float[Tensor, ""], Float[Tensor, "chunk width"] | None]:
     """Return nll, whether the label is likeliest, the sum of the loss, and the gradient of the inputs if it ``learns``.
 
     It also adds to ``head_grad``. It is a separate function, so that a chunk's logits are freed before the next chunk's
@@ -150,8 +158,14 @@ def _read_chunk(
 
 
 def _read_block(
-    logits: Tensor, wanted: Tensor, weight: Tensor, near_nll: Tensor | None, *, learns: bool, rules: _Rules
-) -> tuple[Tensor, Tensor, Tensor]:
+    logits: Float[Tensor, "block vocabulary"],
+    wanted: Int64[Tensor, "block 1"],
+    weight: Float[Tensor, "block"],
+    near_nll: Float[Tensor, "block"] | None,
+    *,
+    learns: bool,
+    rules: _Rules,
+) -> tuple[Float[Tensor, "block"], Bool[Tensor, "block"], Float[Tensor, "block"]]:
     """Return nll, whether the label is likeliest, and the weighed loss; the loss's slope overwrites ``logits``.
 
     Computed in float32 for every type of logits. It does not use logsumexp: this saves one pass over the logits, and

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from ropewalk.model.architectures import blocks_of
@@ -56,7 +56,7 @@ class Angles:
         """Cosine and sine for ``way``; angles in float32, the result in the type that the class uses."""
         dtype = given["position_embeddings"][0].dtype
 
-        def make() -> tuple[Tensor, Tensor]:
+        def make() -> tuple[Float[Tensor, "rows tokens head_dim"], Float[Tensor, "rows tokens head_dim"]]:
             angles = given["position_ids"][..., None].float() * self._frequencies(way, given)
             both = torch.cat([angles, angles], dim=-1)
             cosine, sine = (each * way.attention_factor for each in (both.cos(), both.sin()))
@@ -68,7 +68,7 @@ class Angles:
     def sharpen(self, way: Between, given: _Given) -> Float[Tensor, "rows tokens"]:
         """The factor of queries: a linear mix of the former and the latter temperature."""
 
-        def make() -> Tensor:
+        def make() -> Float[Tensor, "rows tokens"]:
             before, after = (_temperature(layer, given["position_ids"]) for layer in (way.former, way.latter))
             return before + way.share * (after - before)
 
@@ -230,7 +230,7 @@ def _temperature(position: LayerPosition, places: Int[Tensor, "rows tokens"]) ->
     return ((places + 1).float().log() / math.log(original)).where(places >= original, 1.0)
 
 
-def _document_tokens(given: _Given) -> np.ndarray:
+def _document_tokens(given: _Given) -> Int64[np.ndarray, "rows #tokens"]:
     """Length of each token's document [rows, tokens], or [rows, 1]; without a partition a sequence is one document."""
     partition: AnyPartition | None = given.get("partition")
     if partition is None:
