@@ -102,6 +102,7 @@ def _tell_documents(
         begins = positions[:, 1:] == 0
     else:
         begins = np.zeros_like(real[:, 1:])
+    # [rows, 1] and [rows, context - 1] -> [rows, context]
     numbers = np.concatenate([np.zeros_like(begins[:, :1]), begins], axis=1).cumsum(axis=1, dtype=np.int32)
     return np.where(real, numbers, np.int32(-1))
 

@@ -94,6 +94,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if not len(rows):
                 continue  # padding, or instructions: nothing to learn here
             everything = len(rows) == len(nll[chunk])
+            # [tokens, width] -> [counted, width], and likewise [tokens] -> [counted]; labels [tokens] -> [counted, 1]
             nll[rows], correct[rows], loss, slope_at_inputs = _read_chunk(
                 hidden[chunk] if everything else hidden[rows],
                 head,
@@ -126,16 +127,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _read_chunk(
-    inputs: Float[Tensor, "chunk width"],
+    inputs: Float[Tensor, "counted width"],
     head: Float[Tensor, "vocabulary width"],
-    wanted: Int64[Tensor, "chunk 1"],
+    wanted: Int64[Tensor, "counted 1"],
     *,
-    weight: Float[Tensor, "chunk"],
-    near_nll: Float[Tensor, "chunk"] | None,
+    weight: Float[Tensor, "counted"],
+    near_nll: Float[Tensor, "counted"] | None,
     learns: bool,
     head_grad: Float[Tensor, "vocabulary width"] | None,
     rules: _Rules,
-) -> tuple[Float[Tensor, "chunk"], Bool[Tensor, "chunk"], Float[Tensor, ""], Float[Tensor, "chunk width"] | None]:
+) -> tuple[Float[Tensor, "counted"], Bool[Tensor, "counted"], Float[Tensor, ""], Float[Tensor, "counted width"] | None]:
     """Return nll, whether the label is likeliest, the sum of the loss, and the gradient of the inputs if it ``learns``.
 
     It also adds to ``head_grad``. It is a separate function, so that a chunk's logits are freed before the next chunk's
@@ -143,9 +144,12 @@ def _read_chunk(
     """
     logits = inputs @ head.T
     block_tokens = max(_BLOCK_BYTES[logits.is_cuda] // (4 * logits.shape[1]), 1)
+    # [counted] -> blocks x [block]
     nears = [None] * len(logits) if near_nll is None else near_nll.split(block_tokens)
+    # [counted, vocabulary], [counted, 1], [counted] -> blocks x ([block, vocabulary], [block, 1], [block])
     blocks = zip(*(each.split(block_tokens) for each in (logits, wanted, weight)), nears, strict=False)
     read = [_read_block(*block, learns=learns, rules=rules) for block in blocks]
+    # blocks x [block] -> [counted], three times
     nll, correct, loss = map(torch.cat, zip(*read, strict=True))
     if not learns:
         return nll, correct, loss.sum(), None
@@ -172,6 +176,7 @@ def _read_block(
     the maximum is a by-product.
     """
     powers = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # [block, vocabulary] at [block, 1] -> [block, 1]
     largest, given = powers.amax(dim=1, keepdim=True), powers.gather(1, wanted)
     total = powers.sub_(largest).exp_().sum(dim=1, keepdim=True)
     denominator = total.log() + largest
@@ -180,6 +185,7 @@ def _read_block(
         weight = weight * weigh_by_context(nll, near_nll, most=rules.most)
     if learns:
         each = weight[:, None]
+        # [block, 1] into [block, vocabulary]
         slope = powers.mul_(each * (1 + 2 * rules.z_loss * denominator) / total).scatter_add_(1, wanted, -each)
         if slope.dtype != logits.dtype:
             logits.copy_(slope)

@@ -56,11 +56,14 @@ def write(model: Any, asked: dict[str, Shaped[Tensor, "..."]], *, generates: boo
             return_dict_in_generate=True,
             output_logits=True,
         )
+        # count x [1, vocabulary] -> [count, vocabulary]
         return {"written": done.sequences[0, tokens.shape[1] :], "logits": torch.cat(done.logits)}
     steps = []
     for _ in range(count):
         steps.append(model(tokens, use_cache=False).logits[:, -1])
+        # [1, tokens] and [1, 1] -> [1, tokens + 1]
         tokens = torch.cat([tokens, steps[-1].argmax(dim=-1)[None]], dim=1)
+    # count x [1, vocabulary] -> [count, vocabulary]
     return {"written": tokens[0, -count:], "logits": torch.cat(steps)}
 
 

@@ -58,6 +58,7 @@ class Angles:
 
         def make() -> tuple[Float[Tensor, "rows tokens head_dim"], Float[Tensor, "rows tokens head_dim"]]:
             angles = given["position_ids"][..., None].float() * self._frequencies(way, given)
+            # twice [rows, tokens, half] -> [rows, tokens, head_dim]
             both = torch.cat([angles, angles], dim=-1)
             cosine, sine = (each * way.attention_factor for each in (both.cos(), both.sin()))
             return cosine.to(dtype), sine.to(dtype)
@@ -81,6 +82,7 @@ class Angles:
         if way.depends_on_length:
             lengths = self._once("lengths", given, lambda: _document_tokens(given))
         distinct, which = np.unique(lengths, return_inverse=True)
+        # lengths x [half] -> [lengths, half], then by each token's length -> [rows, tokens, half]
         table = torch.stack([self._frequencies_at(way, int(tokens), positions.device) for tokens in distinct])
         return table[torch.from_numpy(which.reshape(lengths.shape)).to(positions.device)]
 

@@ -95,6 +95,7 @@ class _TileByTile(torch.autograd.Function):
         # Sums over many tiles are in float32, as one product over all tokens would be.
         sums = [torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32)) for weight in learnt]
         d_hidden = torch.empty_like(hidden)
+        # thrice [rows, tokens, width] -> tiles x [tile_tokens, width]; the last ones are views of d_hidden
         parts = (each.flatten(0, -2).split(mlp.tile_tokens) for each in (hidden, grad, d_hidden))
         for tile, d_out, place in zip(*parts, strict=True):
             with torch.enable_grad():
@@ -111,6 +112,7 @@ def _run_tiles(
     run: Any, hidden: Float[Tensor, "rows tokens width"], tile_tokens: int
 ) -> Float[Tensor, "rows tokens width"]:
     out = torch.empty_like(hidden)
+    # twice [rows, tokens, width] -> tiles x [tile_tokens, width]; places are views of out
     tiles, places = (each.flatten(0, -2).split(tile_tokens) for each in (hidden, out))
     for tile, place in zip(tiles, places, strict=True):
         place.copy_(run(tile))

@@ -86,9 +86,11 @@ def verify_generation(folder: Path) -> Generated | None:
     request = {"tokens": prompt, "generate": torch.tensor(_WRITTEN), "cached": torch.tensor(not by_length)}
     with tempfile.TemporaryDirectory(prefix="ropewalk-verify-") as scratch:
         theirs = _ask_fresh_process(folder, request, Path(scratch))
+    # [prompt] and [written] -> [prompt + written]
     text = torch.cat([prompt, theirs["written"]])
     ends = [prompt_tokens + step for step in range(_WRITTEN)]
     whole = [(ends[-1], ends)] if not by_length else [(end, [end]) for end in ends]
+    # texts x [places, ids] -> [written, ids]
     ours = torch.cat([_compute_ours(folder, text[:end], [place - 1 for place in places]) for end, places in whole])
     difference = float(_difference(ours, theirs["logits"]).max())
     if not difference <= PARITY:
@@ -170,4 +172,5 @@ def compute_logits(folder: Path, request: dict[str, Shaped[Tensor, "..."]]) -> F
     tokens = request["tokens"].to(device)
     partition = partition_tokens(np.zeros((1, len(tokens)), np.int32), ranks=1)
     hidden = learner.read(tokens, torch.arange(len(tokens), device=device), partition=partition)
+    # [tokens, width] -> [places, width], then the head -> [places, ids]
     return (hidden[request["places"]] @ head_of(learner.causal).T).cpu()
