@@ -95,6 +95,7 @@ def attend_layer(
     window_tokens: int | None = settings.pop("window_tokens", None)
     temperature: Float[Tensor, "rows tokens"] | None = settings.pop("query_temperature", None)
     if temperature is not None:
+        # [rows, heads, tokens, head_dim] x [rows, 1, tokens, 1]
         query = (query * temperature[:, None, :, None]).to(query.dtype)
     bias = getattr(module, BIAS, None)
     if partition is None:
@@ -103,6 +104,7 @@ def attend_layer(
     _refuse_undone(module, query, key, value, attention_mask, settings)
     for counter in _counting:
         counter[getattr(module, "layer_idx", 0)] += 1
+    # thrice [1, heads, tokens, head_dim] -> [tokens, heads, head_dim]
     flat = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     seen = partition.with_window(window_tokens or settings.get("sliding_window"))
     if bias is not None:
@@ -118,7 +120,7 @@ def attend_layer(
             soft_cap=settings.get("softcap"),
             sinks=settings.get("s_aux"),
         )
-    return output[None], None
+    return output[None], None  # [tokens, heads, value_dim] -> [1, tokens, heads, value_dim]
 
 
 def _attend_plainly(

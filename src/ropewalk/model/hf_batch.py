@@ -108,6 +108,7 @@ def _tell_documents(
 
 
 def _count_positions(document: Int32[np.ndarray, "rows context"]) -> Int64[np.ndarray, "rows context"]:
+    # [context] -> [rows, context]
     places = np.broadcast_to(np.arange(document.shape[1]), document.shape)
     begins = np.diff(document, prepend=-2, axis=1) != 0
     counted: np.ndarray = places - np.maximum.accumulate(np.where(begins, places, 0), axis=1)

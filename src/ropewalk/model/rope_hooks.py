@@ -57,6 +57,7 @@ class Angles:
         dtype = given["position_embeddings"][0].dtype
 
         def make() -> tuple[Float[Tensor, "rows tokens head_dim"], Float[Tensor, "rows tokens head_dim"]]:
+            # [rows, tokens, 1] x [rows or 1, tokens or 1, half] -> [rows, tokens, half]
             angles = given["position_ids"][..., None].float() * self._frequencies(way, given)
             # twice [rows, tokens, half] -> [rows, tokens, head_dim]
             both = torch.cat([angles, angles], dim=-1)
@@ -82,7 +83,7 @@ class Angles:
         if way.depends_on_length:
             lengths = self._once("lengths", given, lambda: _document_tokens(given))
         distinct, which = np.unique(lengths, return_inverse=True)
-        # lengths x [half] -> [lengths, half], then by each token's length -> [rows, tokens, half]
+        # lengths x [half] -> [lengths, half], then by the tokens' lengths -> [rows or 1, tokens or 1, half]
         table = torch.stack([self._frequencies_at(way, int(tokens), positions.device) for tokens in distinct])
         return table[torch.from_numpy(which.reshape(lengths.shape)).to(positions.device)]
 
