@@ -65,7 +65,7 @@ def read_weights(folder: Path) -> dict[str, Shaped[Tensor, "..."]]:
     return {name: read_tensor(stored, name) for name in stored}
 
 
-def blend(
+def merge_weights(
     trained: Mapping[str, Float[Tensor, "..."]], base: Mapping[str, Float[Tensor, "..."]], *, share: float
 ) -> dict[str, Float[Tensor, "..."]]:
     """``share`` x ``trained`` + the rest x ``base``, weight by weight; a weight that the base lacks stays as trained.
