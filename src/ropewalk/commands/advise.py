@@ -16,6 +16,7 @@ from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.recipe.load import load_recipe, parse_advice
 from ropewalk.recipe.spec import ModelSource
 from ropewalk.recipe.suffix import YAML
+from ropewalk.report.advice import Advised, describe_advice, write_advice
 from ropewalk.rope.candidates import Survey, survey
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.scaling import Nope, Rope
@@ -29,8 +30,6 @@ def advise_model(target: Path, arguments: list[str], *, probe: Path | None = Non
 
     Writes OUT/advice.html if an OUT is given. In the result, ``text`` is for people and the rest is for programs.
     """
-    from ropewalk.report.advice import Advised, describe_advice, write_advice
-
     out = Path(arguments[0]) if arguments and "=" not in arguments[0] else None
     _check_out(out)
     model, spec = _read_question(target, arguments[1:] if out else arguments)

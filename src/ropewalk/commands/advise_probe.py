@@ -19,6 +19,7 @@ from ropewalk.core.record import Document, Score
 from ropewalk.corpus.read.source import read_source
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
+from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.rope.scaling import Rope
 
@@ -37,7 +38,6 @@ def probe_candidates(
     from ropewalk.evaluate.loss_by_position import PositionLoss
     from ropewalk.evaluate.retrieval import plan_retrieval
     from ropewalk.model.extend import extend
-    from ropewalk.probe.key_value import KeyValue
 
     multiple = spec.context // base_tokens
     if multiple < 2:

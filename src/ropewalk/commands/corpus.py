@@ -22,14 +22,13 @@ from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_rows import open_stage
+from ropewalk.report.corpus import write_corpus_page
 
 _OF_RECIPE = ("corpus", "stages", "seed", "run")
 
 
 def report_corpus(recipe: Recipe) -> dict[str, Any]:
     """Write ``corpus.html`` and ``corpus.json`` into the run folder. Raises UserError if the corpus is not built."""
-    from ropewalk.report.corpus import write_corpus_page
-
     folder = RunFolder(Path(recipe.run))
     corpus = open_corpus(require(folder.corpus, verb="prepare"))
     tokenizer = load_tokenizer(base_model(folder, recipe))

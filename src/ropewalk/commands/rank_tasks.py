@@ -13,10 +13,13 @@ from ropewalk.core.progress import say
 from ropewalk.core.record import write_scores
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.prompt_rules import PROBES
+from ropewalk.corpus.tokens.corpus_folder import open_corpus
+from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.spec import Init, ModelSource, Recipe
 from ropewalk.recipe.stage import Stage
+from ropewalk.shape.read import read_shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,10 +72,8 @@ def extend(base: Path, out: Path, stage: Stage) -> None:
 
 def write_prompts(recipe: Recipe, base: Path) -> dict[str, list[str]]:
     """The texts of every retrieval prompt of the recipe, by task."""
-    from ropewalk.corpus.tokens.tokenizer import load_tokenizer
     from ropewalk.evaluate.evaluate import plan_measurements
     from ropewalk.evaluate.retrieval import Retrieval
-    from ropewalk.shape.read import read_shape
 
     tokenizer, base_tokens = load_tokenizer(base), read_shape(base).context_tokens
     planned = plan_measurements(recipe.evaluate, tokenizer, corpus=None, base_tokens=base_tokens)
@@ -84,7 +85,6 @@ def score_lengths(
     recipe: Recipe, model: Path, corpus: Path, near_tokens: int, context_tokens: int, out: Path
 ) -> dict[str, Any]:
     """Write the gain from far context for each long document into a column file."""
-    from ropewalk.corpus.tokens.corpus_folder import open_corpus
     from ropewalk.evaluate.length_gain import score_lengths as score
 
     lengths = {"near_tokens": near_tokens, "context_tokens": context_tokens}

@@ -20,7 +20,12 @@ from ropewalk.core.artifact import is_finished, read_manifest, seal, write_whole
 from ropewalk.core.error import RankError
 from ropewalk.core.progress import say
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.corpus.prepare.build import build, read_texts
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
+from ropewalk.corpus.tokens.tokenizer import load_tokenizer
+from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
+from ropewalk.model.engines import is_native
+from ropewalk.model.folder import check_tokenizer
 from ropewalk.parallel.stop import Stopped, stop_if_asked
 from ropewalk.parallel.torchrun import is_first, is_started
 from ropewalk.plan.choose import forecast_recipe
@@ -32,6 +37,7 @@ from ropewalk.recipe.part_digests import digest_parts
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.recipe.stretch import describe_stages
 from ropewalk.recipe.trackers import require_trackers
+from ropewalk.report.page import summarise, write_report
 from ropewalk.shape.find import find_model
 from ropewalk.shape.read import read_shape
 
@@ -44,8 +50,6 @@ _FOR_ONE = ("prepare", "report")
 
 def run_recipe(recipe: Recipe) -> dict[str, Any]:
     """Do every part that is not done yet; return the summary for the command line."""
-    from ropewalk.report.page import summarise
-
     if is_first():
         _require_packages(recipe)  # before hours of preparing text
     folder = RunFolder(Path(recipe.run))
@@ -108,11 +112,6 @@ def _seal(recipe: Recipe, folder: RunFolder) -> None:
 
 def prepare(recipe: Recipe, folder: RunFolder) -> None:
     """Prepare the token store; for a model that starts from nothing also its tokenizer and first weights."""
-    from ropewalk.corpus.prepare.build import build, read_texts
-    from ropewalk.corpus.tokens.tokenizer import load_tokenizer
-    from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
-    from ropewalk.model.folder import check_tokenizer
-
     if isinstance(recipe.model, ModelSource) and not is_finished(folder.initial):
         init = recipe.model.init
         tokenizer = folder.tokenizer
@@ -198,7 +197,6 @@ def export(recipe: Recipe, folder: RunFolder) -> None:
 def _verify(folder: RunFolder) -> None:
     if folder.parity.exists():
         return
-    from ropewalk.model.engines import is_native
     from ropewalk.model.verify import verify_export, verify_generation
 
     if not is_native(folder.export):
@@ -209,8 +207,6 @@ def _verify(folder: RunFolder) -> None:
 
 def report(recipe: Recipe, folder: RunFolder) -> None:
     """Write report.html from the files that exist."""
-    from ropewalk.report.page import write_report
-
     write_report(folder.root)
 
 

@@ -22,6 +22,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.record import Score, read_scores
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.evaluate.score import mean
 from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.sweep import Cell, Sweep, load_sweep
 
@@ -133,8 +134,6 @@ def gather(sweep: Sweep, cells: list[Cell]) -> dict[str, Any]:
 
 def average(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means over seeds of each arm's tasks, without depths; a single seed keeps its own interval, and n is summed."""
-    from ropewalk.evaluate.score import mean
-
     repeats: dict[str, list[list[list[Any]]]] = defaultdict(list)
     for cell in cells:
         arm = json.dumps({key: cell[key] for key in ("kind", "arm", "choices")})

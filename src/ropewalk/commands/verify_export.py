@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.commands.run import do_part
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.model.engines import LOADER, describe_commands, find_commands, is_native
 from ropewalk.recipe.spec import Recipe
 from ropewalk.shape.find import find_model
 
@@ -36,8 +37,6 @@ def verify_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def _describe(folder: Path, differences: Mapping[int, float], generated: "Generated | None") -> dict[str, Any]:
-    from ropewalk.model.engines import LOADER, describe_commands, find_commands, is_native
-
     native = is_native(folder)
     peer = "plain transformers" if native else LOADER.replace(":", ".")
     lines = [f"{folder}: logits in a fresh process, {peer}", "", "  position   difference, of their norm"]
