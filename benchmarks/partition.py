@@ -18,7 +18,7 @@ from packs import SIGMA, draw_pack
 from race import tell, time_alone
 from ropewalk.partition.cost import count_pairs
 from ropewalk.partition.partition import LAYOUTS, Partition, partition_tokens
-from ropewalk.partition.segments import Documents, Ranges, find_documents, make_segments
+from ropewalk.partition.segments import PackedDocuments, Ranges, find_documents, make_segments
 from ropewalk.partition.zigzag import own_zigzag
 
 TOKENS = 1 << 17
@@ -30,7 +30,7 @@ LARGE_TOKENS, LARGE_DOCUMENTS, LARGE_RANKS = 1 << 20, 5000, 64
 
 def measure_head_tail(document: np.ndarray, ranks: int) -> float:
     """Work max/mean if the row is cut in 2 x ranks chunks as if it were one document."""
-    row = Documents(Ranges(np.array([0]), np.array([document.size])), np.array([True]))
+    row = PackedDocuments(Ranges(np.array([0]), np.array([document.size])), np.array([True]))
     pieces = make_segments(find_documents(document), own_zigzag(row, ranks), ranks)
     pairs = count_pairs(pieces, ranks)
     return float(pairs.max() / pairs.mean())

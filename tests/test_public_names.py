@@ -13,7 +13,7 @@ PUBLIC = [
     "attend",
     "check_recipe",
     "chunked_cross_entropy",
-    "cut",
+    "local_shard",
     "extend",
     "load_model",
     "load_recipe",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ropewalk.model.load import load_model
     from ropewalk.model.loss import chunked_cross_entropy
     from ropewalk.model.parallelize import ContextParallel, parallelize
-    from ropewalk.partition import cut, partition_tokens
+    from ropewalk.partition import local_shard, partition_tokens
     from ropewalk.recipe.load import load_recipe
     from ropewalk.shape.read import read_shape
 
@@ -25,10 +25,10 @@ __all__ = [
     "attend",
     "check_recipe",
     "chunked_cross_entropy",
-    "cut",
     "extend",
     "load_model",
     "load_recipe",
+    "local_shard",
     "parallelize",
     "partition_tokens",
     "read_shape",
@@ -41,7 +41,7 @@ _ROOMS = {
     "attend": "attention",
     "check_recipe": "commands.run",
     "chunked_cross_entropy": "model.loss",
-    "cut": "partition",
+    "local_shard": "partition",
     "extend": "model.extend",
     "load_model": "model.load",
     "load_recipe": "recipe.load",

@@ -10,11 +10,11 @@ from packs import pack
 from ropewalk.attention import choose_kernel
 from ropewalk.attention import cpu_schedule as schedules
 from ropewalk.attention.cpu_schedule import Rows
-from ropewalk.attention.schedule import Schedule
+from ropewalk.attention.schedule import AttentionSchedule
 from ropewalk.partition import Partition, partition_tokens
 
 
-def schedule_tiles(partition: Partition, rank: int) -> Schedule:
+def schedule_tiles(partition: Partition, rank: int) -> AttentionSchedule:
     return choose_kernel.schedule_tiles(partition, rank, "cpu", torch.device("cpu"))
 
 

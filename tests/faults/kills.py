@@ -89,7 +89,7 @@ def _runs(pid: int) -> bool:
 
 def _forget(what: str) -> None:
     """Resume without a part of the state."""
-    whole_load = load_module.load
+    whole_load = load_module.load_checkpoint
     if what == "generators":
         load_module.set_random_states = lambda states: None
     elif what == "moments":

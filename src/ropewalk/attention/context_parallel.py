@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ropewalk.attention.choose_kernel import FLEX, Demand, choose_kernel, schedule_tiles
-from ropewalk.attention.exchange import EXCHANGES, GATHERED, Block, Exchange, Traffic, plan_traffic
+from ropewalk.attention.exchange import EXCHANGES, GATHERED, Block, Exchange, RankExchange, plan_traffic
 from ropewalk.attention.flex import attend_flex
 from ropewalk.attention.merge import merge, sink
 from ropewalk.attention.recompute_cache import current_cache
-from ropewalk.attention.schedule import BackwardInputs, Calls, Schedule, Scores
+from ropewalk.attention.schedule import AttentionSchedule, BackwardInputs, Calls, Scores
 from ropewalk.attention.ulysses import find_ulysses_groups, heads_to_tokens, repeat_kv, tokens_to_heads
 from ropewalk.partition.partition import Partition
 from ropewalk.partition.ulysses import AnyPartition
@@ -76,7 +76,7 @@ class _Task:
     scores: Scores
     kernel: str
 
-    def schedule(self, device: torch.device) -> Schedule:
+    def schedule(self, device: torch.device) -> AttentionSchedule:
         """This rank's calls."""
         rank = 0 if self.group is None else dist.get_rank(self.group)
         return schedule_tiles(self.partition, rank, self.kernel, device)
@@ -206,7 +206,7 @@ class _KeyTransfer:
     """How the keys of one layer travel, and their gradients back; ``traffic`` is None where nothing does."""
 
     exchange: Exchange
-    traffic: Traffic | None
+    traffic: RankExchange | None
     group: dist.ProcessGroup | None
 
     def fetch(self, key: Tensor, value: Tensor) -> Iterator[Block]:
@@ -225,7 +225,7 @@ class _KeyTransfer:
         return self.exchange.return_gradients(gradients, self.traffic, self.group)
 
 
-def _find_transfer(task: _Task, schedule: Schedule, device: torch.device) -> _KeyTransfer | None:
+def _find_transfer(task: _Task, schedule: AttentionSchedule, device: torch.device) -> _KeyTransfer | None:
     """None where a rank computes on its own rows only, in their own order."""
     partition = task.partition
     if not (partition.exchanges or schedule.gathered):

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from ropewalk.attention.cpu_kernel import attend_tiles, attend_tiles_backward
-from ropewalk.attention.schedule import BackwardInputs, Calls, KeyRows, QueryRows, Schedule, Scores
+from ropewalk.attention.schedule import AttentionSchedule, BackwardInputs, Calls, KeyRows, QueryRows, Scores
 from ropewalk.partition.partition import Partition
 from ropewalk.partition.tiles import ALWAYS, TileMask, Tiles
 
@@ -84,11 +84,11 @@ class StackedTiles:
         self.key.add(total, torch.cat([d_key, d_value], dim=1).unflatten(0, (-1, self.key.length)))
 
 
-def schedule_cpu(partition: Partition, rank: int) -> Schedule:
+def schedule_cpu(partition: Partition, rank: int) -> AttentionSchedule:
     """The rank's calls under a partition, tiles of one shape stacked."""
     causal_tiles, has_padding = _stack_triangles(partition.causal_tiles(rank), partition.local_tokens)
     steps = tuple(tuple(_stack(layer) for layer in split_layers(tiles)) for tiles in partition.tiles(rank))
-    return Schedule(rank, causal_tiles, steps, has_padding)
+    return AttentionSchedule(rank, causal_tiles, steps, has_padding)
 
 
 def _stack_triangles(tiles: Tiles, rows: int) -> tuple[Calls, bool]:

@@ -25,7 +25,7 @@ Block = Float[Tensor, "rows both_heads head_dim"]
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class RankExchange:
     """One rank's part of a partition's exchange. Local indices; ``send`` goes out by destination."""
 
     rank: int
@@ -42,8 +42,8 @@ class Traffic:
     """Where each row of the joint block stands among own rows followed by the block."""
 
 
-Fetch = Callable[[Block, Traffic, dist.ProcessGroup], Iterator[Block]]
-GiveBack = Callable[[Iterator[Block], Traffic, dist.ProcessGroup], Block]
+Fetch = Callable[[Block, RankExchange, dist.ProcessGroup], Iterator[Block]]
+GiveBack = Callable[[Iterator[Block], RankExchange, dist.ProcessGroup], Block]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Exchange:
     return_gradients: GiveBack
 
 
-def fetch_needed(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
+def fetch_needed(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> Iterator[Block]:
     """One block: the rows that this rank's tiles read, and nothing else."""
     outgoing = own.index_select(0, traffic.send)
     block = own.new_empty(sum(traffic.receive_rows), *own.shape[1:])
@@ -68,7 +68,7 @@ def fetch_needed(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iter
     return arrive()
 
 
-def return_needed(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
+def return_needed(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
     """The all-to-all the other way round."""
     (block,) = gradients
     outgoing = block
@@ -83,7 +83,7 @@ def return_needed(gradients: Iterator[Block], traffic: Traffic, group: dist.Proc
     return total
 
 
-def fetch_gathered(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
+def fetch_gathered(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> Iterator[Block]:
     """One block: own rows and needed ones together, in packed order."""
     others = fetch_needed(own, traffic, group)
 
@@ -94,7 +94,7 @@ def fetch_gathered(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> It
     return arrive()
 
 
-def return_gathered(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
+def return_gathered(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
     """Own rows' gradients stay, the others' go home."""
     (gathered,) = gradients
     parts = torch.empty_like(gathered)
@@ -104,7 +104,7 @@ def return_gathered(gradients: Iterator[Block], traffic: Traffic, group: dist.Pr
     return total
 
 
-def fetch_all(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
+def fetch_all(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> Iterator[Block]:
     """One block, picked from an all-gather of every row: more bytes, one regular collective."""
     everything = own.new_empty(traffic.ranks * traffic.local_tokens, *own.shape[1:])
     mine = own.contiguous()
@@ -119,7 +119,7 @@ def fetch_all(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterato
     return arrive()
 
 
-def give_back_all(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
+def give_back_all(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
     """A reduce-scatter, written as an all-to-all and a sum in the order of ranks."""
     (block,) = gradients
     everything = block.new_zeros(traffic.ranks * traffic.local_tokens, *block.shape[1:])
@@ -129,7 +129,7 @@ def give_back_all(gradients: Iterator[Block], traffic: Traffic, group: dist.Proc
     return incoming.view(traffic.ranks, traffic.local_tokens, *block.shape[1:]).sum(0)
 
 
-def fetch_round(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
+def fetch_round(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> Iterator[Block]:
     """The others' rows one rank after the other; while a block is computed on, the next one travels."""
     left, right = (traffic.rank - 1) % traffic.ranks, (traffic.rank + 1) % traffic.ranks
     first = _pass_on(own.contiguous(), left, right, group)
@@ -145,7 +145,7 @@ def fetch_round(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Itera
     return arrive()
 
 
-def give_back_round(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
+def give_back_round(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
     """Each block's gradient follows its block, growing on the way, and ends one rank beyond: at home."""
     left, right = (traffic.rank - 1) % traffic.ranks, (traffic.rank + 1) % traffic.ranks
     moving: _Passing | None = None
@@ -164,10 +164,10 @@ EXCHANGES = {
 GATHERED = Exchange(fetch_gathered, return_gathered)
 """For kernels that want all keys at once, whatever exchange the partition names: the needed rows beside the own."""
 
-_traffics: WeakKeyDictionary[Partition, dict[tuple[int, torch.device], Traffic]] = WeakKeyDictionary()
+_traffics: WeakKeyDictionary[Partition, dict[tuple[int, torch.device], RankExchange]] = WeakKeyDictionary()
 
 
-def plan_traffic(partition: Partition, rank: int, device: torch.device) -> Traffic:
+def plan_traffic(partition: Partition, rank: int, device: torch.device) -> RankExchange:
     """What a rank sends and receives under a partition; made at the first request."""
     of_partition = _traffics.setdefault(partition, {})
     if (rank, device) not in of_partition:
@@ -175,7 +175,7 @@ def plan_traffic(partition: Partition, rank: int, device: torch.device) -> Traff
     return of_partition[rank, device]
 
 
-def _plan_traffic(partition: Partition, rank: int, device: torch.device) -> Traffic:
+def _plan_traffic(partition: Partition, rank: int, device: torch.device) -> RankExchange:
     sent = [partition.localise(partition.received(other, rank))[1] for other in range(partition.ranks)]
     received = [partition.received(rank, other) for other in range(partition.ranks)]
     packed = np.concatenate(received)
@@ -185,7 +185,7 @@ def _plan_traffic(partition: Partition, rank: int, device: torch.device) -> Traf
     def place(rows: np.ndarray) -> Tensor:
         return torch.from_numpy(rows).to(device)
 
-    return Traffic(
+    return RankExchange(
         rank=rank,
         ranks=partition.ranks,
         local_tokens=partition.local_tokens,

@@ -81,7 +81,7 @@ class Calls:
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
+class AttentionSchedule:
     """The work of a rank: causal tiles on its own tokens, then for each step lists of calls on its block of keys.
 
     ``has_padding``: some queries read the row after the last one, whose log-sum-exp must be infinite. ``gathered``:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ropewalk.attention.cpu_schedule import sliced, split_layers
 from ropewalk.attention.gathered_keys import GatheredKeys
-from ropewalk.attention.schedule import BackwardInputs, Calls, KeyRows, QueryRows, Schedule, Scores
+from ropewalk.attention.schedule import AttentionSchedule, BackwardInputs, Calls, KeyRows, QueryRows, Scores
 from ropewalk.partition.partition import Partition
 from ropewalk.partition.segments import Ranges
 from ropewalk.partition.tiles import ALWAYS, TileMask, Tiles
@@ -76,7 +76,7 @@ class VarlenKernel(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TokenRuns:
     """Runs of rows of a tensor, laid end to end: a slice where they are one run, else by index."""
 
     starts: tuple[int, ...]
@@ -98,8 +98,8 @@ class Run:
 class VarlenCall:
     """One launch of a ragged kernel."""
 
-    query: Run
-    key: Run
+    query: TokenRuns
+    key: TokenRuns
     tiles: VarlenTiles
     kernel: VarlenKernel = field(repr=False)
 
@@ -122,27 +122,31 @@ class VarlenCall:
         self.key.add(total, torch.cat([d_key, d_value], dim=1))
 
 
-def schedule_varlen(partition: Partition, rank: int, *, kernel: VarlenKernel, device: torch.device) -> Schedule:
+def schedule_varlen(
+    partition: Partition, rank: int, *, kernel: VarlenKernel, device: torch.device
+) -> AttentionSchedule:
     """The rank's calls under a partition, all tiles of a layer in one."""
     lay = _Layer(kernel, device)
     steps = tuple(tuple(lay.layers(tiles)) for tiles in partition.tiles(rank))
-    return Schedule(rank, lay.causal_tiles(partition.causal_tiles(rank), partition.local_tokens), steps)
+    return AttentionSchedule(rank, lay.causal_tiles(partition.causal_tiles(rank), partition.local_tokens), steps)
 
 
-def schedule_gathered(partition: Partition, rank: int, *, kernel: VarlenKernel, device: torch.device) -> Schedule:
+def schedule_gathered(
+    partition: Partition, rank: int, *, kernel: VarlenKernel, device: torch.device
+) -> AttentionSchedule:
     """One call for all of the rank's pieces, each on all the keys that it sees among own and received rows."""
     gathered = GatheredKeys(partition, rank)
     start, tokens, key, keys = gathered.find_visible_keys()
     nothing = Calls((), slice(None), None)
     if not len(start):  # the rank has padding only, and still takes part
-        return Schedule(rank, nothing, ((), ()), gathered=True)
+        return AttentionSchedule(rank, nothing, ((), ()), gathered=True)
     ahead = keys - tokens
     window = np.full(len(start), -ALWAYS) if partition.window is None else ahead - partition.window + 1
     columns = np.stack([start, tokens, key, keys, ahead, window], axis=1)
     calls = Calls(
         (_Layer(kernel, device).call(columns),), _on_device(sliced(_spread_runs(start, tokens)), device), None
     )
-    return Schedule(rank, nothing, ((), (calls,)), gathered=True)
+    return AttentionSchedule(rank, nothing, ((), (calls,)), gathered=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +183,10 @@ class _Layer:
         query, key = (self.run(columns[:, place], columns[:, place + 1]) for place in (0, 2))
         return VarlenCall(query, key, VarlenTiles(queries, keys, tuple(masks)), self.kernel)
 
-    def run(self, start: np.ndarray, length: np.ndarray) -> Run:
+    def run(self, start: np.ndarray, length: np.ndarray) -> TokenRuns:
         """Runs of rows by their starts and lengths."""
         index = _on_device(sliced(_spread_runs(start, length)), self.device)
-        return Run(tuple(start.tolist()), tuple(length.tolist()), index)
+        return TokenRuns(tuple(start.tolist()), tuple(length.tolist()), index)
 
 
 def _cu_seqlens(lengths: np.ndarray, device: torch.device) -> CuSeqlens:

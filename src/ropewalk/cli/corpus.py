@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, load, show
+from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, load_given, print_result
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,7 +18,7 @@ def inspect(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson
     """Show twenty examples of each reason to drop text, of a corpus that `prepare` has built."""
     from ropewalk.commands.corpus_inspect import inspect_recipe
 
-    show(inspect_recipe(load(recipe, overrides)), as_json)
+    print_result(inspect_recipe(load_given(recipe, overrides)), as_json)
 
 
 @app.command()
@@ -26,7 +26,7 @@ def report(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson 
     """Write corpus.html and corpus.json: ledger, lengths, languages, mix, copies, rows, licences."""
     from ropewalk.commands.corpus import report_corpus
 
-    show(report_corpus(load(recipe, overrides)), as_json)
+    print_result(report_corpus(load_given(recipe, overrides)), as_json)
 
 
 @app.command()
@@ -39,7 +39,7 @@ def tokenise(
     """Clean and tokenise one share of the text, as one job of an array; `prepare` then puts all shares together."""
     from ropewalk.commands.corpus import tokenise_recipe
 
-    show(tokenise_recipe(load(recipe, overrides), share), as_json)
+    print_result(tokenise_recipe(load_given(recipe, overrides), share), as_json)
 
 
 @app.command()
@@ -53,7 +53,7 @@ def export(
     """Write the tokens that are trained on as another trainer's files, source by source."""
     from ropewalk.commands.corpus import export_corpus
 
-    show(export_corpus(load(recipe, overrides), out, format), as_json)
+    print_result(export_corpus(load_given(recipe, overrides), out, format), as_json)
 
 
 @app.command()
@@ -61,7 +61,7 @@ def mix(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = F
     """Say what other weights would read (mix.general=6 lengths.64Ki=3 ...): tokens, repeats, lengths."""
     from ropewalk.commands.corpus import mix_corpus
 
-    show(mix_corpus(recipe, overrides or []), as_json)
+    print_result(mix_corpus(recipe, overrides or []), as_json)
 
 
 @app.command()
@@ -76,4 +76,4 @@ def score(
     """Write what its context is worth to each long document: loss with little context, less loss with all."""
     from ropewalk.commands.corpus_score import score_recipe
 
-    show(score_recipe(load(recipe, overrides), out, model=model, near=near), as_json)
+    print_result(score_recipe(load_given(recipe, overrides), out, model=model, near=near), as_json)

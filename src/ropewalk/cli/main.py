@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ropewalk.cli.corpus import app as corpus_app
-from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, Strict, end_strictly, load, show
+from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, Strict, end_strictly, load_given, print_result
 from ropewalk.cli.usage import Verbs
 from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
 from ropewalk.parallel.stop import heed_stop
@@ -39,8 +39,8 @@ def run(recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = Fa
     """Do all parts of a recipe, from text to report; go on where an earlier run stopped."""
     from ropewalk.commands.run import run_recipe
 
-    loaded = load(recipe, overrides)
-    show(run_recipe(loaded), as_json)
+    loaded = load_given(recipe, overrides)
+    print_result(run_recipe(loaded), as_json)
     end_strictly(loaded, strict)
 
 
@@ -72,7 +72,7 @@ def extend(
         )
     from ropewalk.commands.run import extend_model
 
-    show(extend_model(str(target), Path(arguments[0]), arguments[1:]), as_json)
+    print_result(extend_model(str(target), Path(arguments[0]), arguments[1:]), as_json)
 
 
 @app.command()
@@ -90,7 +90,7 @@ def advise(
     """Say which change of positions reaches a length, and why; no GPU, no training."""
     from ropewalk.commands.advise import advise_model
 
-    show(advise_model(target, arguments or [], probe=probe), as_json)
+    print_result(advise_model(target, arguments or [], probe=probe), as_json)
 
 
 @app.command()
@@ -129,7 +129,7 @@ def export(
     from ropewalk.commands.checkpoint import export_checkpoint, is_checkpoint
 
     if is_checkpoint(target) and overrides and "=" not in overrides[0] and not verify:
-        show(export_checkpoint(target, Path(overrides[0]), overrides[1:]), as_json)
+        print_result(export_checkpoint(target, Path(overrides[0]), overrides[1:]), as_json)
         return
     if not verify or (overrides and target.suffix not in YAML):
         raise UserError(
@@ -141,7 +141,7 @@ def export(
     from ropewalk.commands.verify_export import verify_model, verify_recipe
 
     of_recipe = target.suffix in YAML
-    show(verify_recipe(load(target, overrides)) if of_recipe else verify_model(str(target)), as_json)
+    print_result(verify_recipe(load_given(target, overrides)) if of_recipe else verify_model(str(target)), as_json)
 
 
 @app.command()
@@ -149,8 +149,8 @@ def verify(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson 
     """Compare a few steps at context degree 1 and at the recipe's; exit code 2 if they learn something else."""
     from ropewalk.commands.verify import verify_degrees
 
-    found = verify_degrees(load(recipe, overrides))
-    show(found, as_json)
+    found = verify_degrees(load_given(recipe, overrides))
+    print_result(found, as_json)
     if not found["passed"]:
         raise typer.Exit(EXIT_CODE)
 
@@ -163,7 +163,7 @@ def replay(
     """Take a step that the guard skipped once more, row by row: was it the data, or the machine?"""
     from ropewalk.commands.checkpoint import replay_skipped
 
-    show(replay_skipped(skipped), as_json)
+    print_result(replay_skipped(skipped), as_json)
 
 
 @app.command()
@@ -185,7 +185,7 @@ def sweep(
     """Run a recipe for each arm, axis and seed of a study, and gather what they measured; go on where it stopped."""
     from ropewalk.commands.sweep import run_sweep
 
-    show(run_sweep(study, overrides or []), as_json)
+    print_result(run_sweep(study, overrides or []), as_json)
 
 
 @app.command()
@@ -201,8 +201,10 @@ def launch(
     from ropewalk.commands.launch import write_script
 
     given = overrides or []
-    script = write_script(scheduler, load(recipe, given), argument=recipe, overrides=given, nodes=nodes, image=image)
-    show(script, as_json)
+    script = write_script(
+        scheduler, load_given(recipe, given), argument=recipe, overrides=given, nodes=nodes, image=image
+    )
+    print_result(script, as_json)
 
 
 @app.command()
@@ -210,8 +212,8 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson =
     """Hold a recipe against the rules of the field without doing anything; exit code 2 if one is broken."""
     from ropewalk.commands.run import check_recipe
 
-    findings = check_recipe(load(recipe, overrides))
-    show(findings, as_json)
+    findings = check_recipe(load_given(recipe, overrides))
+    print_result(findings, as_json)
     if findings["errors"]:
         raise typer.Exit(EXIT_CODE)
 
@@ -227,7 +229,9 @@ def schema(
     from ropewalk.recipe.schema import make_schema
 
     made = make_schema(kind)
-    show({**made, "text": tabulate_keys(kind) if table else json.dumps(made, indent=1, ensure_ascii=False)}, as_json)
+    print_result(
+        {**made, "text": tabulate_keys(kind) if table else json.dumps(made, indent=1, ensure_ascii=False)}, as_json
+    )
 
 
 def main() -> None:
@@ -265,8 +269,8 @@ def _do_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool
     """Do a part, show its result, and return the recipe."""
     from ropewalk.commands.run import do_part
 
-    loaded = load(recipe, overrides)
-    show(do_part(part, loaded), as_json)
+    loaded = load_given(recipe, overrides)
+    print_result(do_part(part, loaded), as_json)
     return loaded
 
 

@@ -12,7 +12,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.dedup.decontaminate import read_prompts
 from ropewalk.corpus.inspect.duplicates import show_copies
-from ropewalk.corpus.inspect.statistics import survey
+from ropewalk.corpus.inspect.statistics import survey_corpus
 from ropewalk.corpus.inspect.what_if import format_weighing, weigh
 from ropewalk.corpus.prepare.sources import tokenize_share
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
@@ -34,7 +34,7 @@ def report_corpus(recipe: Recipe) -> dict[str, Any]:
     tokenizer = load_tokenizer(base_model(folder, recipe))
     require_tokenizer(corpus, tokenizer, where=base_model(folder, recipe))
     feeds = {stage: open_stage(recipe, stage, corpus) for stage in range(len(recipe.stages))}
-    counted = survey(corpus, feeds, tokenizer=tokenizer, seed=recipe.seed)
+    counted = survey_corpus(corpus, feeds, tokenizer=tokenizer, seed=recipe.seed)
     counted["copies"] = show_copies(corpus, tokenizer=tokenizer, seed=recipe.seed)
     write_corpus_page(folder.corpus_page, folder.root.name, counted)
     write_whole(folder.corpus_survey, json.dumps(counted, ensure_ascii=False) + "\n")

@@ -26,7 +26,7 @@ from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_model
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
-from ropewalk.rope.longrope_search import Factors, Found, Search, search_factors
+from ropewalk.rope.longrope_search import Factors, FoundFactors, Search, search_factors
 from ropewalk.rope.method import BaseRope
 from ropewalk.rope.scaling import LongRope
 from ropewalk.shape.read import read_shape
@@ -55,7 +55,7 @@ def extend(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     rank_tasks.extend(base, out, _fill(spec, read_written(found, lambda content: tuple(content["factors"]))))
 
 
-def _search(base: Path, stage: Stage, corpus: Corpus, *, work: Path, seed: int) -> Found:
+def _search(base: Path, stage: Stage, corpus: Corpus, *, work: Path, seed: int) -> FoundFactors:
     from ropewalk.evaluate.evaluate import measure_model
     from ropewalk.evaluate.loss_by_position import PositionLoss
     from ropewalk.model.weights import stored_dtype

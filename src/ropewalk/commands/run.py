@@ -20,7 +20,7 @@ from ropewalk.core.artifact import is_finished, read_manifest, seal, write_whole
 from ropewalk.core.error import RankError
 from ropewalk.core.progress import say
 from ropewalk.core.run_folder import RunFolder
-from ropewalk.corpus.prepare.build import build, read_texts
+from ropewalk.corpus.prepare.build import build, read_tokenizer_texts
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
@@ -118,7 +118,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
         if isinstance(init.tokenizer, str):
             tokenizer = Path(init.tokenizer)
         elif not tokenizer.exists():
-            texts = read_texts(recipe.corpus, seed=recipe.corpus_seed)
+            texts = read_tokenizer_texts(recipe.corpus, seed=recipe.corpus_seed)
             train_tokenizer(texts, vocabulary=init.tokenizer, folder=tokenizer)
         on_ranks(rank_tasks.init, 1, init, tokenizer, folder.initial, recipe.seed)
     if not is_finished(folder.corpus):

@@ -19,7 +19,7 @@ from ropewalk.core.quantity import format_length
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.spec import Recipe
-from ropewalk.report.table import Cell, Table
+from ropewalk.report.table import Table, TableCell
 
 if TYPE_CHECKING:
     from ropewalk.train.parity import Parity
@@ -113,10 +113,10 @@ def _tell(recipe: Recipe, stage: int, found: "dict[str, Parity]", faults: list[s
 def _tabulate(parity: "Parity", precision: str) -> Table:
     bar = BARS[precision]
 
-    def verdict(fine: bool, bound: str) -> Cell:
-        return Cell(f"{'pass' if fine else 'FAIL'}, {bound}", "pass" if fine else "fail")
+    def verdict(fine: bool, bound: str) -> TableCell:
+        return TableCell(f"{'pass' if fine else 'FAIL'}, {bound}", "pass" if fine else "fail")
 
-    rows: list[tuple[str | Cell, ...]] = []
+    rows: list[tuple[str | TableCell, ...]] = []
     for step, (one, cut) in enumerate(parity.losses):
         off = abs(cut - one) / max(abs(one), 1e-300)
         rows.append((f"loss, step {step}", f"{one:.6f}", f"{off:.1e}", verdict(off <= bar.loss, f"<= {bar.loss:g}")))
@@ -124,7 +124,7 @@ def _tabulate(parity: "Parity", precision: str) -> Table:
         judged = verdict(layer.difference <= bar.gradient, f"<= {bar.gradient:g}")
         name = f"gradient, {layer.layer}"
         rows.append((name, f"{layer.norm:.2e}", f"{layer.difference:.1e}", judged))
-    leak = verdict(not parity.foreign, "0") if parity.foreign is not None else Cell("no row holds two documents")
+    leak = verdict(not parity.foreign, "0") if parity.foreign is not None else TableCell("no row holds two documents")
     rows.append(("gradient to another document", f"{parity.own:.1e}", f"{parity.foreign or 0:g}", leak))
     ran = min(parity.calls) >= parity.passes and len(set(parity.calls)) == 1
     counts = str(parity.passes), str(min(parity.calls) - parity.passes)

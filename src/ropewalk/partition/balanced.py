@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from ropewalk.partition.segments import Documents, Ownership
+from ropewalk.partition.segments import Ownership, PackedDocuments
 
 SMALLEST_TOKENS = 64
 """No piece is smaller, unless its document is, or a rank would miss its work by more than 1 %."""
@@ -57,7 +57,7 @@ class _Rest:
         return pairs
 
 
-def own_balanced(documents: Documents, ranks: int) -> Ownership:
+def own_balanced(documents: PackedDocuments, ranks: int) -> Ownership:
     """Equal tokens and nearly equal pairs for each rank, in few and long pieces."""
     ranges = documents.ranges
     order = np.argsort(np.where(documents.real, ranges.length, 0), kind="stable")

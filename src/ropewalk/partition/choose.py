@@ -33,7 +33,7 @@ class Sharing:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class PartitionChoice:
     """A partition, and why it is this one: each way that was looked at with its cost, in pairs of a rank."""
 
     partition: AnyPartition
@@ -63,7 +63,7 @@ def make_sharing(
     return Sharing(heads, price_of(heads, device=device, element_bytes=element_bytes), layout, exchange, ulysses_degree)
 
 
-def choose_partition(document: Int32[np.ndarray, "rows context"], *, ranks: int, sharing: Sharing) -> Choice:
+def choose_partition(document: Int32[np.ndarray, "rows context"], *, ranks: int, sharing: Sharing) -> PartitionChoice:
     """The cheapest partition that ``sharing`` allows; see ``partition_tokens``.
 
     Raises UserError where ranks make no groups of the degree that was asked for, or heads cannot be split over them.
@@ -82,7 +82,7 @@ def choose_partition(document: Int32[np.ndarray, "rows context"], *, ranks: int,
         if ulysses_degree == 1 and costs[1] * _CLEARLY <= _least(partition):
             break
     best = min(costs, key=lambda ulysses_degree: costs[ulysses_degree] * (_CLEARLY if ulysses_degree == 1 else 1))
-    return Choice(found[best], costs)
+    return PartitionChoice(found[best], costs)
 
 
 def _list_degrees(ranks: int, sharing: Sharing) -> list[int]:

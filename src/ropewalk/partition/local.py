@@ -10,7 +10,7 @@ from itertools import islice
 
 import numpy as np
 
-from ropewalk.partition.segments import Documents, Ownership, Ranges
+from ropewalk.partition.segments import Ownership, PackedDocuments, Ranges
 from ropewalk.partition.zigzag import cut_zigzag
 
 _DEALT_PER_RANK = 16
@@ -20,7 +20,7 @@ _Owned = list[tuple[int, int]]
 """Start and owner of ranges."""
 
 
-def own_local(documents: Documents, ranks: int, *, spread_above_tokens: int) -> Ownership:
+def own_local(documents: PackedDocuments, ranks: int, *, spread_above_tokens: int) -> Ownership:
     """Spread documents longer than ``spread_above_tokens``, keep the others whole where they fit."""
     length = documents.ranges.length
     long = documents.real & (length > spread_above_tokens)

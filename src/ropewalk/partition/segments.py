@@ -37,7 +37,7 @@ class Ranges:
 
 
 @dataclass(frozen=True, slots=True)
-class Documents:
+class PackedDocuments:
     """The documents of packed rows in order, covering all tokens. ``real`` is False for padding."""
 
     ranges: Ranges
@@ -72,17 +72,17 @@ class Segments:
     local: Int64[np.ndarray, "pieces"]
 
 
-def find_documents(document: Int32[np.ndarray, "rows context"]) -> Documents:
+def find_documents(document: Int32[np.ndarray, "rows context"]) -> PackedDocuments:
     """Runs of equal ids; a document never crosses the end of a row."""
     _, context = document.shape
     flat = document.reshape(-1)
     change = flat[1:] != flat[:-1]
     change[context - 1 :: context] = True
     start = np.append(0, np.flatnonzero(change) + 1)
-    return Documents(Ranges(start, np.append(start[1:], flat.size)), flat[start] >= 0)
+    return PackedDocuments(Ranges(start, np.append(start[1:], flat.size)), flat[start] >= 0)
 
 
-def make_segments(documents: Documents, ownership: Ownership, ranks: int) -> Segments:
+def make_segments(documents: PackedDocuments, ownership: Ownership, ranks: int) -> Segments:
     """Cut documents where their owner changes. Every rank must own the same number of tokens."""
     start = np.union1d(documents.ranges.start, ownership.start)
     owner = ownership.owner[np.searchsorted(ownership.start, start, side="right") - 1]

@@ -7,10 +7,10 @@ is padded.
 
 import numpy as np
 
-from ropewalk.partition.segments import Documents, Ownership, Ranges
+from ropewalk.partition.segments import Ownership, PackedDocuments, Ranges
 
 
-def own_zigzag(documents: Documents, ranks: int) -> Ownership:
+def own_zigzag(documents: PackedDocuments, ranks: int) -> Ownership:
     """Cut every document, padding too, into 2 x ``ranks`` chunks."""
     chunks, owner = cut_zigzag(documents.ranges, ranks)
     return Ownership(chunks.start, owner)

@@ -23,7 +23,7 @@ from ropewalk.recipe.stage import Stage
 from ropewalk.train.batches import StepBatches, make_batches
 from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.metrics_log import MetricsLog
-from ropewalk.train.progress import Teller, tell_mix
+from ropewalk.train.progress import StageProgress, tell_mix
 from ropewalk.train.rank_status import gather_rank_status
 from ropewalk.train.schedule import Rates, annealing_share
 from ropewalk.train.skipped import write_skipped
@@ -71,7 +71,7 @@ def run_loop(
     two cases the returned state has been saved. In the last case it has not.
     """
     tally = LossMetrics(job.feed.sources, job.spec.reach_tokens, job.kinds)
-    teller = Teller(gauge, steps=job.steps)
+    teller = StageProgress(gauge, steps=job.steps)
     with (
         closing(_look_ahead(job, state.cursor)) as stream,
         teller.show(f"stage {state.stage}", taken=state.step) as show,

@@ -103,7 +103,7 @@ def measure_text(text: str) -> Measures:
     )
 
 
-def find_fault(measures: Measures, profile: Profile) -> Fault | None:
+def find_text_fault(measures: Measures, profile: Profile) -> Fault | None:
     """The first threshold of ``profile`` that a text misses, or None."""
     m, p = measures, profile
     longest = p.max_line_characters
