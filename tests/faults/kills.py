@@ -100,13 +100,13 @@ def _forget(what: str) -> None:
                 moments["exp_avg"].zero_()
             return state
 
-        resume.load = without_moments
+        resume.load_checkpoint = without_moments
     else:
 
         def without_cursor(state: Any, checkpoint: Any) -> Any:
             return dataclasses.replace(whole_load(state, checkpoint), cursor=0)
 
-        resume.load = without_cursor
+        resume.load_checkpoint = without_cursor
 
 
 KILLS = Experiment(

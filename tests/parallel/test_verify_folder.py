@@ -99,7 +99,7 @@ def test_it_is_read_once_and_again_when_it_has_changed(
 ) -> None:
     folder, read = tmp_path / "model", []
     shutil.copytree(sound / "run" / "stages" / "0" / "extended", folder)
-    monkeypatch.setattr("ropewalk.parallel.verify_folder.find_fault", lambda path, **_: read.append(path))
+    monkeypatch.setattr("ropewalk.parallel.verify_folder.find_folder_fault", lambda path, **_: read.append(path))
     require_intact(folder)
     require_intact(folder)
     os.utime(folder / "config.json", ns=(1, 1))
