@@ -24,7 +24,7 @@ from ropewalk.checkpoint.load import (
     load_weights,
     newest,
 )
-from ropewalk.checkpoint.save import save
+from ropewalk.checkpoint.save import save_checkpoint
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.error import UserError
@@ -34,7 +34,7 @@ from small_state import WIDTH, Small, describe, make_state, train
 
 def train_and_save(folder: Path, ranks: int, steps: int) -> dict[str, Any]:
     state = train(make_state(ranks), steps)
-    save(state, folder)
+    save_checkpoint(state, folder)
     return describe(state)
 
 
@@ -68,12 +68,12 @@ def test_saved_on_2_loads_on_any(saved: tuple[Path, dict[str, Any]], ranks: int)
 def test_saved_by_replicas_loads_without_and_back(tmp_path: Path, ranks: int) -> None:
     def begin() -> dict[str, Any]:
         state = train(make_state(4, replicas=2), 3)
-        save(state, tmp_path / "four")
+        save_checkpoint(state, tmp_path / "four")
         return describe(state)
 
     def change() -> dict[str, Any]:
         state = load_checkpoint(make_state(ranks), tmp_path / "four" / "step-00000003")
-        save(state, tmp_path / "fewer")
+        save_checkpoint(state, tmp_path / "fewer")
         return describe(state)
 
     def come_back() -> dict[str, Any]:
@@ -169,7 +169,7 @@ def test_a_stray_shard_is_refused(saved: tuple[Path, dict[str, Any]]) -> None:
 
 def train_save_and_die(folder: Path, place: str) -> None:
     state = train(make_state(2), 3)
-    save(state, folder)
+    save_checkpoint(state, folder)
     state = train(state, 1)
     original: Callable[..., Any] = getattr(save_module, place)
 
@@ -180,7 +180,7 @@ def train_save_and_die(folder: Path, place: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(save_module, place, die)
-    save(state, folder)
+    save_checkpoint(state, folder)
 
 
 @pytest.mark.parametrize("place", ["_prepare", "publish"])
@@ -210,7 +210,7 @@ def save_every_step(folder: Path, steps: int, damaged: int) -> None:
     state = make_state(1)
     for _ in range(steps):
         state = train(state, 1)
-        save(state, folder, keep=2)
+        save_checkpoint(state, folder, keep=2)
         if state.step == damaged:
             (folder / f"step-{damaged:08}" / "state.json").write_text("{}")
 

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.eight_bit import decode_moments, encode_moments, find_nearest
 from ropewalk.checkpoint.load import load_checkpoint, newest
-from ropewalk.checkpoint.save import save
+from ropewalk.checkpoint.save import save_checkpoint
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.launch import run_ranks
@@ -136,7 +136,7 @@ def test_bytes_are_sharded_like_their_weight() -> None:
 def test_saved_on_2_loads_on_any_to_the_bit(tmp_path: Path, ranks: int) -> None:
     def begin() -> dict[str, Any]:
         state = train(make_state(), 3)
-        save(state, tmp_path)
+        save_checkpoint(state, tmp_path)
         return describe(state)
 
     def resume(more: int) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def test_a_checkpoint_of_the_other_form_is_converted(tmp_path: Path, eight_bit: 
 
     def begin() -> dict[str, torch.Tensor]:
         state = train(make_state(eight_bit=not eight_bit), 3)
-        save(state, tmp_path)
+        save_checkpoint(state, tmp_path)
         return moments_of(state)
 
     def resume() -> dict[str, torch.Tensor]:

@@ -31,8 +31,12 @@ from ropewalk.checkpoint.state import (
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.parallel.collective import rank_and_ranks, share_from_first
-from ropewalk.parallel.verify_folder import find_fault_together as find_fault_together
-from ropewalk.parallel.verify_folder import find_folder_fault as find_folder_fault
+from ropewalk.parallel.verify_folder import (
+    find_fault_together as find_fault_together,
+)
+from ropewalk.parallel.verify_folder import (
+    find_folder_fault as find_folder_fault,
+)
 
 _NAME = re.compile(r"step-(\d{8,})")
 

@@ -29,7 +29,7 @@ KIND = "checkpoint"
 Group = dist.ProcessGroup | None
 
 
-def save(state: TrainState, folder: Path, *, keep: int = 2) -> Path:
+def save_checkpoint(state: TrainState, folder: Path, *, keep: int = 2) -> Path:
     """Write ``folder/step-00000100``, then remove the oldest checkpoints beyond ``keep``; return the new folder.
 
     Every rank must call it. If an intact checkpoint of this step exists, it stays as it is; a damaged one is renamed.
@@ -41,7 +41,7 @@ def save(state: TrainState, folder: Path, *, keep: int = 2) -> Path:
 def write_snapshot(
     snapshot: Snapshot, folder: Path, *, keep: int, spared_step: int | None = None, group: Group = None
 ) -> Path:
-    """Do the same as ``save`` for a snapshot, with messages between ranks over ``group``.
+    """Do the same as ``save_checkpoint`` for a snapshot, with messages between ranks over ``group``.
 
     A thread needs a group of its own. The checkpoint of ``spared_step`` is never removed, and does not count among the
     ``keep`` newest ones.
