@@ -13,6 +13,7 @@ from ropewalk.core.error import UserError
 from ropewalk.corpus.mix.strata import Stratum
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
+from ropewalk.corpus.tokens.store import StoredDocuments
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
 from ropewalk.recipe.check_corpus import check_corpus, check_repeats
@@ -126,9 +127,8 @@ def test_repeats_are_of_the_part_of_a_source_that_runs_dry(texts: dict[str, Any]
 
 def test_repeats_are_counted_from_tokens() -> None:
     def stratum(name: str, tokens: int, share: float) -> Stratum:
-        return Stratum(
-            name, None, None, StoredDocuments((), np.zeros(1, np.int64)), np.array([tokens], np.int64), share
-        )
+        documents = StoredDocuments((), np.zeros(1, np.int64))
+        return Stratum(name, None, None, documents, np.array([tokens], np.int64), share)
 
     sources = [{"name": "chat", "path": "a", "role": "general"}]
     stage = {"context_length": 1024, "tokens": "20Mi", "step_tokens": 1024}
