@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> RunFolder:
     run = RunFolder(tmp_path)
     write_model(tmp_path, tmp_path / "tokenizer")
     run.extended(0).rename(run.initial)
-    on_ranks(rank_tasks.extend, 1, run.initial, run.extended(0), recipe_of().stages[0])
+    on_ranks(rank_tasks.extend_on_rank, 1, run.initial, run.extended(0), recipe_of().stages[0])
     write_corpus(tmp_path)
     return run
 

@@ -34,8 +34,10 @@ app = typer.Typer(
 app.add_typer(corpus_app, name="corpus")
 
 
-@app.command()
-def run(recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False) -> None:
+@app.command("run")
+def run_command(
+    recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
+) -> None:
     """Do all parts of a recipe, from text to report; go on where an earlier run stopped."""
     from ropewalk.commands.run import run_recipe
 
@@ -44,14 +46,14 @@ def run(recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = Fa
     end_strictly(loaded, strict)
 
 
-@app.command()
-def prepare(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+@app.command("prepare")
+def prepare_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Collect, clean, de-duplicate and tokenise the corpus into the store."""
     _do_part("prepare", recipe, overrides, as_json)
 
 
-@app.command()
-def extend(
+@app.command("extend")
+def extend_command(
     target: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model folder.")],
     arguments: Annotated[
         list[str] | None,
@@ -75,8 +77,8 @@ def extend(
     print_result(extend_model(str(target), Path(arguments[0]), arguments[1:]), as_json)
 
 
-@app.command()
-def advise(
+@app.command("advise")
+def advise_command(
     target: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model folder.")],
     arguments: Annotated[
         list[str] | None,
@@ -95,22 +97,22 @@ def advise(
     print_result(advise_model(target, arguments or [], probe=probe), as_json)
 
 
-@app.command()
-def train(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+@app.command("train")
+def train_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Continue the pretraining, stage by stage, on this machine's ranks or under torchrun."""
     _do_part("train", recipe, overrides, as_json)
 
 
-@app.command()
-def evaluate(
+@app.command("evaluate")
+def evaluate_command(
     recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
 ) -> None:
     """Measure base and trained model on the same inputs: loss by position, retrieval, short context."""
     end_strictly(_do_part("evaluate", recipe, overrides, as_json), strict)
 
 
-@app.command()
-def export(
+@app.command("export")
+def export_command(
     target: Annotated[
         Path,
         typer.Argument(metavar="RECIPE|MODEL|CHECKPOINT", help="A recipe, a model folder, or a checkpoint of a run."),
@@ -146,8 +148,8 @@ def export(
     print_result(verify_recipe(load_given(target, overrides)) if of_recipe else verify_model(str(target)), as_json)
 
 
-@app.command()
-def verify(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+@app.command("verify")
+def verify_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Compare a few steps at context degree 1 and at the recipe's; exit code 2 if they learn something else."""
     from ropewalk.commands.verify import verify_degrees
 
@@ -157,8 +159,8 @@ def verify(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson 
         raise typer.Exit(EXIT_CODE)
 
 
-@app.command()
-def replay(
+@app.command("replay")
+def replay_command(
     skipped: Annotated[Path, typer.Argument(metavar="FILE", help="RUN/stages/N/skipped/*.json")],
     as_json: AsJson = False,
 ) -> None:
@@ -168,16 +170,16 @@ def replay(
     print_result(replay_skipped(skipped), as_json)
 
 
-@app.command()
-def report(
+@app.command("report")
+def report_command(
     recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
 ) -> None:
     """Write report.html from what the run folder holds so far."""
     end_strictly(_do_part("report", recipe, overrides, as_json), strict)
 
 
-@app.command()
-def sweep(
+@app.command("sweep")
+def sweep_command(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study: a .yaml file that names a recipe and arms.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[PATH=VALUE]...", help="Overrides on the study.")
@@ -190,8 +192,8 @@ def sweep(
     print_result(run_sweep(study, overrides or []), as_json)
 
 
-@app.command()
-def launch(
+@app.command("launch")
+def launch_command(
     scheduler: Annotated[str, typer.Argument(metavar="slurm|k8s", help="What starts jobs on your machines.")],
     recipe: RecipeArgument,
     overrides: Overrides = None,
@@ -209,8 +211,8 @@ def launch(
     print_result(script, as_json)
 
 
-@app.command()
-def check(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+@app.command("check")
+def check_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Hold a recipe against the rules of the field without doing anything; exit code 2 if one is broken."""
     from ropewalk.commands.run import check_recipe
 
@@ -220,8 +222,8 @@ def check(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson =
         raise typer.Exit(EXIT_CODE)
 
 
-@app.command()
-def schema(
+@app.command("schema")
+def schema_command(
     kind: Annotated[str, typer.Argument(metavar="[recipe|study]", help="What kind of file.")] = "recipe",
     table: Annotated[bool, typer.Option("--table", help="All keys as a table in Markdown instead.")] = False,
     as_json: AsJson = False,

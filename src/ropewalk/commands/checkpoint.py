@@ -29,7 +29,7 @@ def export_checkpoint(checkpoint: Path, out: Path, overrides: list[str]) -> dict
     asked = parse_export(overrides)
     require_new(out)
     like = StageFolder(checkpoint.resolve().parents[1]).extended
-    on_ranks(rank_tasks.export_checkpoint, 1, checkpoint, like, out, asked.dtype)
+    on_ranks(rank_tasks.export_checkpoint_on_rank, 1, checkpoint, like, out, asked.dtype)
     return {"model": str(out), "checkpoint": str(checkpoint), "text": str(out)}
 
 
@@ -50,7 +50,7 @@ def replay_skipped(path: Path) -> dict[str, Any]:
             fix="name a file in RUN/stages/N/skipped/, in its run folder",
         ) from None
     recipe = load_recipe(recipe_path)
-    found = on_ranks(rank_tasks.replay, recipe.parallel.ranks, record, recipe, RunFolder(recipe_path.parent))
+    found = on_ranks(rank_tasks.replay_on_ranks, recipe.parallel.ranks, record, recipe, RunFolder(recipe_path.parent))
     return {**found, "reason": record["reason"], "text": _describe(record, found, names)}
 
 

@@ -36,7 +36,14 @@ def score_recipe(recipe: Recipe, out: Path, *, model: str | None, truncated: str
             fix=f"--truncated {format_length(context_tokens // 4)}, or a model with more context",
         )
     found = on_ranks(
-        rank_tasks.score_lengths, recipe.parallel.ranks, recipe, scorer, corpus, truncated_tokens, context_tokens, out
+        rank_tasks.score_lengths_on_rank,
+        recipe.parallel.ranks,
+        recipe,
+        scorer,
+        corpus,
+        truncated_tokens,
+        context_tokens,
+        out,
     )
     tokenizer = load_tokenizer(scorer)
     lines = [f"{found['documents']} documents, {out}"]

@@ -37,7 +37,7 @@ def needs_search(stage: Stage) -> bool:
     return isinstance(stage.rope, LongRope) and stage.rope.long_factor is None
 
 
-def extend(recipe: Recipe, folder: RunFolder, stage: int) -> None:
+def extend_with_search(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     """Extend the stage's model with factors from a search, unless it is done. Runs on a rank of its own.
 
     Raises UserError where no training document is as long as the target.
@@ -52,7 +52,7 @@ def extend(recipe: Recipe, folder: RunFolder, stage: int) -> None:
         found.parent.mkdir(parents=True, exist_ok=True)
         best = _search(base, spec, corpus, work=found.parent / "candidate", seed=recipe.seed)
         write_whole(found, json.dumps(asdict(best), indent=2))
-    rank_tasks.extend(base, out, _fill(spec, read_written(found, lambda content: tuple(content["factors"]))))
+    rank_tasks.extend_on_rank(base, out, _fill(spec, read_written(found, lambda content: tuple(content["factors"]))))
 
 
 def _search(base: Path, stage: Stage, corpus: Corpus, *, work: Path, seed: int) -> FoundFactors:
@@ -68,7 +68,7 @@ def _search(base: Path, stage: Stage, corpus: Corpus, *, work: Path, seed: int) 
         nonlocal asked
         asked += 1
         shutil.rmtree(work, ignore_errors=True)
-        rank_tasks.extend(base, work, _fill(stage, factors))
+        rank_tasks.extend_on_rank(base, work, _fill(stage, factors))
         name = f"factors {asked} of {search.evaluations}"
         (sums,) = measure_model(work, [loss], name=name, precision=stored_dtype(base))
         return float(sums.nll.sum() / sums.count.sum())

@@ -54,14 +54,14 @@ def ask_probes(recipe: Recipe, base: Path) -> dict[str, list[str]]:
     return prompts
 
 
-def init(spec: Init, tokenizer: Path, out: Path, seed: int) -> None:
+def init_on_rank(spec: Init, tokenizer: Path, out: Path, seed: int) -> None:
     """Write the first weights of a model that starts from nothing into ``out``."""
     from ropewalk.model.init import init_model
 
     init_model(spec, out, tokenizer=tokenizer, seed=seed)
 
 
-def extend(base: Path, out: Path, stage: Stage) -> None:
+def extend_on_rank(base: Path, out: Path, stage: Stage) -> None:
     """Write a copy of the base with the stage's positions into ``out``, unless that is done."""
     if is_finished(out):
         return
@@ -81,7 +81,7 @@ def write_prompts(recipe: Recipe, base: Path) -> dict[str, list[str]]:
     return {each.task: [tokenizer.decode(item.tokens) for item in each.items] for each in asked}
 
 
-def score_lengths(
+def score_lengths_on_rank(
     recipe: Recipe, model: Path, corpus: Path, truncated_tokens: int, context_tokens: int, out: Path
 ) -> dict[str, Any]:
     """Write the gain from far context for each long document into a column file."""
@@ -91,7 +91,7 @@ def score_lengths(
     return score(model, open_corpus(corpus), precision=recipe.evaluate.precision, out=out, **lengths)
 
 
-def train(recipe: Recipe, stage: int, folder: RunFolder) -> str:
+def train_on_ranks(recipe: Recipe, stage: int, folder: RunFolder) -> str:
     """Train one stage; return how it ended."""
     from ropewalk.train.stage import train_stage
 
@@ -99,14 +99,14 @@ def train(recipe: Recipe, stage: int, folder: RunFolder) -> str:
     return train_stage(recipe, stage=stage, run=folder.root, corpus=folder.corpus, base=base)
 
 
-def compare(recipe: Recipe, stage: int, folder: RunFolder) -> "dict[str, Parity]":
+def compare_on_ranks(recipe: Recipe, stage: int, folder: RunFolder) -> "dict[str, Parity]":
     """A stage's losses and gradients at degree 1 and at the recipe's degree, by precision."""
     from ropewalk.train.parity import compare_degrees
 
     return compare_degrees(recipe, stage=stage, model=folder.extended(stage), corpus=folder.corpus)
 
 
-def replay(record: dict[str, Any], recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+def replay_on_ranks(record: dict[str, Any], recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     """Repeat a skipped step."""
     from ropewalk.train.replay import replay as replay_step
 
@@ -138,7 +138,7 @@ def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     first_does(write)
 
 
-def export_checkpoint(checkpoint: Path, like: Path, out: Path, dtype: Dtype) -> None:
+def export_checkpoint_on_rank(checkpoint: Path, like: Path, out: Path, dtype: Dtype) -> None:
     """Write a checkpoint's weights as a model folder ``out``.
 
     Config and tokenizer are those of ``like``, the model that the checkpoint was trained from.
@@ -185,7 +185,7 @@ def check_gate(recipe: Recipe, folder: RunFolder, stage: int) -> None:
         refuse_missed_gate(verdicts, stage=stage, path=path, strict=recipe.strict)
 
 
-def evaluate(recipe: Recipe, folder: RunFolder, models: dict[str, Path], base_tokens: int) -> None:
+def evaluate_on_ranks(recipe: Recipe, folder: RunFolder, models: dict[str, Path], base_tokens: int) -> None:
     """Measure the models, by name, and write scores.json, unless it exists."""
     from ropewalk.evaluate.evaluate import evaluate_models
     from ropewalk.parallel.collective import share_from_first
@@ -197,7 +197,7 @@ def evaluate(recipe: Recipe, folder: RunFolder, models: dict[str, Path], base_to
         write_scores(folder.scores, scores)
 
 
-def export(trained: Path, base: Path, out: Path, dtype: Dtype) -> None:
+def export_on_rank(trained: Path, base: Path, out: Path, dtype: Dtype) -> None:
     """Write the trained model in another dtype, unless that is done."""
     if is_finished(out):
         return

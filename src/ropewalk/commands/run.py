@@ -110,7 +110,7 @@ def _seal(recipe: Recipe, folder: RunFolder) -> None:
     seal(folder.root, kind="run", inputs=inputs, facts=read_versions(), names=names)
 
 
-def prepare(recipe: Recipe, folder: RunFolder) -> None:
+def prepare_corpus(recipe: Recipe, folder: RunFolder) -> None:
     """Prepare the token store; for a model that starts from nothing also its tokenizer and first weights."""
     if isinstance(recipe.model, ModelSource) and not is_finished(folder.initial):
         init = recipe.model.init
@@ -120,7 +120,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
         elif not tokenizer.exists():
             texts = read_tokenizer_texts(recipe.corpus, seed=recipe.corpus_seed)
             train_tokenizer(texts, vocabulary=init.tokenizer, folder=tokenizer)
-        on_ranks(rank_tasks.init, 1, init, tokenizer, folder.initial, recipe.seed)
+        on_ranks(rank_tasks.init_on_rank, 1, init, tokenizer, folder.initial, recipe.seed)
     if not is_finished(folder.corpus):
         base = base_model(folder, recipe)
         check_tokenizer(base, vocabulary=read_shape(base).vocabulary)
@@ -131,12 +131,12 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
             say_finding(finding)
 
 
-def extend(recipe: Recipe, folder: RunFolder) -> None:
+def extend_first_stage(recipe: Recipe, folder: RunFolder) -> None:
     """Make the first stage's model with its new positions; the models of later stages are made during training."""
     _extend_stage(recipe, folder, 0)
 
 
-def train(recipe: Recipe, folder: RunFolder) -> None:
+def train_stages(recipe: Recipe, folder: RunFolder) -> None:
     """Train all stages in turn, each from the weights of the stage before."""
     if is_first():
         _require_packages(recipe)
@@ -160,7 +160,7 @@ def _train_stage(recipe: Recipe, folder: RunFolder, stage: int) -> str:
     reached, tries = folder.newest_step(stage), 0
     while True:
         try:
-            return str(on_ranks(rank_tasks.train, recipe.parallel.ranks, recipe, stage, folder))
+            return str(on_ranks(rank_tasks.train_on_ranks, recipe.parallel.ranks, recipe, stage, folder))
         except RankError as error:
             before, reached = reached, folder.newest_step(stage)
             tries = tries + 1 if reached <= before else 1
@@ -169,28 +169,28 @@ def _train_stage(recipe: Recipe, folder: RunFolder, stage: int) -> str:
             say(f"{error}\nstarting the ranks again from step {reached} ({tries} of {recipe.parallel.restarts} there)")
 
 
-def evaluate(recipe: Recipe, folder: RunFolder) -> None:
+def evaluate_run(recipe: Recipe, folder: RunFolder) -> None:
     """Measure base and trained model on the same inputs, and write scores.json."""
     trained = require(folder.trained(len(recipe.stages) - 1), verb="train")
     models = {} if isinstance(recipe.model, ModelSource) else {"base": base_model(folder, recipe)}
-    measure(recipe, folder, models | {"extended": trained})
+    measure_models(recipe, folder, models | {"extended": trained})
 
 
-def measure(recipe: Recipe, folder: RunFolder, models: dict[str, Path]) -> None:
+def measure_models(recipe: Recipe, folder: RunFolder, models: dict[str, Path]) -> None:
     """Measure models on the same inputs and write scores.json, unless it exists.
 
     Lengths are multiples of the base's.
     """
     if is_started() or not folder.scores.exists():  # under torchrun the ranks must decide this together, not one by one
         base_tokens = read_shape(base_model(folder, recipe)).context_tokens
-        on_ranks(rank_tasks.evaluate, recipe.parallel.ranks, recipe, folder, models, base_tokens)
+        on_ranks(rank_tasks.evaluate_on_ranks, recipe.parallel.ranks, recipe, folder, models, base_tokens)
 
 
-def export(recipe: Recipe, folder: RunFolder) -> None:
+def export_run(recipe: Recipe, folder: RunFolder) -> None:
     """Export the last weights in the export's dtype, and compare them with plain transformers in a fresh process."""
     trained = require(folder.trained(len(recipe.stages) - 1), verb="train")
     if is_started() or not is_finished(folder.export):
-        on_ranks(rank_tasks.export, 1, trained, base_model(folder, recipe), folder.export, recipe.export.dtype)
+        on_ranks(rank_tasks.export_on_rank, 1, trained, base_model(folder, recipe), folder.export, recipe.export.dtype)
     alone(lambda: _verify(folder))
 
 
@@ -205,18 +205,18 @@ def _verify(folder: RunFolder) -> None:
     write_whole(folder.parity, json.dumps(verify_export(folder.export)))
 
 
-def report(recipe: Recipe, folder: RunFolder) -> None:
+def report_run(recipe: Recipe, folder: RunFolder) -> None:
     """Write report.html from the files that exist."""
     write_report(folder.root)
 
 
 PARTS: dict[str, Part] = {
-    "prepare": prepare,
-    "extend": extend,
-    "train": train,
-    "evaluate": evaluate,
-    "export": export,
-    "report": report,
+    "prepare": prepare_corpus,
+    "extend": extend_first_stage,
+    "train": train_stages,
+    "evaluate": evaluate_run,
+    "export": export_run,
+    "report": report_run,
 }
 
 
@@ -224,7 +224,7 @@ def extend_model(model: str, out: Path, overrides: list[str]) -> dict[str, Any]:
     """Extend a model folder without a recipe; ``overrides`` are keys of one stage. Returns the proven facts."""
     stage = parse_stage(overrides)
     require_new(out)
-    on_ranks(rank_tasks.extend, 1, find_model(model), out, stage)
+    on_ranks(rank_tasks.extend_on_rank, 1, find_model(model), out, stage)
     facts = read_manifest(out)["facts"]
     return {"model": str(out), **facts, "text": "\n".join([str(out), *(_tell_fact(key, facts[key]) for key in facts)])}
 
@@ -265,9 +265,9 @@ def _extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     spec = recipe.stages[stage]
     if longrope_search.needs_search(spec):
         require(folder.corpus, verb="prepare")
-        on_ranks(longrope_search.extend, 1, recipe, folder, stage)
+        on_ranks(longrope_search.extend_with_search, 1, recipe, folder, stage)
     else:
-        on_ranks(rank_tasks.extend, 1, stage_input(folder, recipe, stage), folder.extended(stage), spec)
+        on_ranks(rank_tasks.extend_on_rank, 1, stage_input(folder, recipe, stage), folder.extended(stage), spec)
 
 
 def _require_packages(recipe: Recipe) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ropewalk.commands.claim import claim
 from ropewalk.commands.plan_growth import plan_growth
-from ropewalk.commands.run import extend, measure, prepare, read_versions, train
+from ropewalk.commands.run import extend_first_stage, measure_models, prepare_corpus, read_versions, train_stages
 from ropewalk.commands.run_inputs import base_model
 from ropewalk.core.artifact import FolderInUseError, is_finished, read_manifest, write_whole
 from ropewalk.core.error import UserError
@@ -78,16 +78,16 @@ def _do_cell(cell: Cell, cells: list[Cell]) -> None:
 
     recipe, folder = cell.recipe, _folder(cell)
     with claim(recipe, folder):
-        prepare(recipe, folder)
+        prepare_corpus(recipe, folder)
         require_one_tokenizer(cell, cells)
         model = base_model(folder, recipe)
         if cell.kind == "zero-shot":
-            extend(recipe, folder)
+            extend_first_stage(recipe, folder)
             model = folder.extended(0)
         elif cell.kind == "trained":
-            train(recipe, folder)
+            train_stages(recipe, folder)
             model = folder.trained(len(recipe.stages) - 1)
-        measure(recipe, folder, {cell.kind: model})
+        measure_models(recipe, folder, {cell.kind: model})
 
 
 def require_one_tokenizer(cell: Cell, cells: list[Cell]) -> None:

@@ -58,7 +58,7 @@ def verify_degrees(recipe: Recipe) -> dict[str, Any]:
     stage = made[-1] if made else 0
     require(folder.extended(stage), verb="extend")
     require_same_stage(recipe, folder, stage)
-    found: dict[str, Parity] = on_ranks(rank_tasks.compare, recipe.parallel.ranks, recipe, stage, folder)
+    found: dict[str, Parity] = on_ranks(rank_tasks.compare_on_ranks, recipe.parallel.ranks, recipe, stage, folder)
     if is_started():
         from ropewalk.parallel.launch import leave_ranks
 
