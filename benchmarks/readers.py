@@ -36,7 +36,7 @@ from ropewalk.core.seed import stream
 from ropewalk.model.architectures import CLASSES
 from ropewalk.model.engines import Serving, find_commands
 from ropewalk.model.export import export
-from ropewalk.model.verify import compute_logits
+from ropewalk.model.export_parity import compute_logits
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.load import parse_stage
 from ropewalk.shape.families import SUPPORTED

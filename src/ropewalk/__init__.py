@@ -53,16 +53,16 @@ if TYPE_CHECKING:
     from ropewalk.corpus.tokens.corpus_folder import Corpus as Corpus
     from ropewalk.corpus.tokens.corpus_folder import open_corpus as open_corpus
     from ropewalk.evaluate.evaluate import evaluate_models as evaluate_models
+    from ropewalk.model.export_parity import verify_export as verify_export
     from ropewalk.model.extend import extend as extend
     from ropewalk.model.load import load_model as load_model
     from ropewalk.model.loss import chunked_cross_entropy as chunked_cross_entropy
     from ropewalk.model.parallelize import ContextParallel as ContextParallel
     from ropewalk.model.parallelize import parallelize as parallelize
-    from ropewalk.model.verify import verify_export as verify_export
     from ropewalk.partition.local_shard import local_shard as local_shard
     from ropewalk.partition.partition import Partition as Partition
     from ropewalk.partition.partition import partition_tokens as partition_tokens
-    from ropewalk.plan.choose import forecast_recipe as forecast_recipe
+    from ropewalk.plan.forecast import forecast_recipe as forecast_recipe
     from ropewalk.recipe.load import load_recipe as load_recipe
     from ropewalk.recipe.spec import Recipe as Recipe
     from ropewalk.report.page import write_report as write_report
@@ -96,10 +96,10 @@ else:
             "model.load": ("load_model",),
             "model.loss": ("chunked_cross_entropy",),
             "model.parallelize": ("ContextParallel", "parallelize"),
-            "model.verify": ("verify_export",),
+            "model.export_parity": ("verify_export",),
             "partition.local_shard": ("local_shard",),
             "partition.partition": ("Partition", "partition_tokens"),
-            "plan.choose": ("forecast_recipe",),
+            "plan.forecast": ("forecast_recipe",),
             "recipe.load": ("load_recipe",),
             "recipe.spec": ("Recipe",),
             "report.page": ("write_report",),

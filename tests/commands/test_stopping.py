@@ -36,7 +36,7 @@ SITTINGS = [
     ("in a step", "ropewalk.train.loop.train_step", GROUP.format("SIGINT")),
     ("between stages", "ropewalk.commands.rank_tasks.write_trained", GROUP.format("SIGTERM")),
     ("measuring", "ropewalk.evaluate.evaluate.measure_model", GROUP.format("SIGTERM")),
-    ("exporting", "ropewalk.model.verify._ask_fresh_process", GROUP.format("SIGUSR1")),
+    ("exporting", "ropewalk.model.export_parity._ask_fresh_process", GROUP.format("SIGUSR1")),
 ]
 
 

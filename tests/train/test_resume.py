@@ -9,8 +9,8 @@ import torch
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.error import UserError
 from ropewalk.recipe.stage import Stage
+from ropewalk.train.learning_rate import RATES, Rates, rates_of
 from ropewalk.train.resume import describe_stage_plan, follow_plan
-from ropewalk.train.schedule import RATES, Rates, rates_of
 from tiny_run import make_recipe
 
 UNTIL = {"metric": "loss/source/plain", "value": 1.0, "max_steps": 8}

@@ -28,7 +28,7 @@ from ropewalk.model.engines import is_native
 from ropewalk.model.folder import check_tokenizer
 from ropewalk.parallel.stop import Stopped, stop_if_asked
 from ropewalk.parallel.torchrun import is_first, is_started
-from ropewalk.plan.choose import forecast_recipe
+from ropewalk.plan.forecast import forecast_recipe
 from ropewalk.recipe.check import base_context, check
 from ropewalk.recipe.check_corpus import check_corpus
 from ropewalk.recipe.load import parse_stage
@@ -197,7 +197,7 @@ def export_run(recipe: Recipe, folder: RunFolder) -> None:
 def _verify(folder: RunFolder) -> None:
     if folder.parity.exists():
         return
-    from ropewalk.model.verify import verify_export, verify_generation
+    from ropewalk.model.export_parity import verify_export, verify_generation
 
     if not is_native(folder.export):
         say("no class of transformers has these positions: other readers refuse this folder, see its LOADING.md")

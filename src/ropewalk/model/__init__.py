@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from ropewalk.core.lazy import export_lazily
 
 if TYPE_CHECKING:
+    from ropewalk.model.export_parity import verify_export as verify_export
+    from ropewalk.model.export_parity import verify_generation as verify_generation
     from ropewalk.model.load import load_model as load_model
     from ropewalk.model.loss import chunked_cross_entropy as chunked_cross_entropy
     from ropewalk.model.model_with_loss import ModelWithLoss as ModelWithLoss
     from ropewalk.model.parallelize import ContextParallel as ContextParallel
-    from ropewalk.model.verify import verify_export as verify_export
-    from ropewalk.model.verify import verify_generation as verify_generation
 else:
     __all__, __getattr__, __dir__ = export_lazily(
         __name__,
@@ -23,6 +23,6 @@ else:
             "loss": ("chunked_cross_entropy",),
             "model_with_loss": ("ModelWithLoss",),
             "parallelize": ("ContextParallel",),
-            "verify": ("verify_export", "verify_generation"),
+            "export_parity": ("verify_export", "verify_generation"),
         },
     )

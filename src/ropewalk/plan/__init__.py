@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from ropewalk.core.lazy import export_lazily
 
 if TYPE_CHECKING:
-    from ropewalk.plan.choose import forecast_recipe as forecast_recipe
-    from ropewalk.plan.choose import forecast_stage as forecast_stage
     from ropewalk.plan.flops import token_flops as token_flops
     from ropewalk.plan.flops import utilisation as utilisation
+    from ropewalk.plan.forecast import forecast_recipe as forecast_recipe
+    from ropewalk.plan.forecast import forecast_stage as forecast_stage
     from ropewalk.plan.hardware import Machine as Machine
     from ropewalk.plan.hardware import find_machine as find_machine
     from ropewalk.plan.memory import Memory as Memory
@@ -21,7 +21,7 @@ else:
     __all__, __getattr__, __dir__ = export_lazily(
         __name__,
         {
-            "choose": ("forecast_recipe", "forecast_stage"),
+            "forecast": ("forecast_recipe", "forecast_stage"),
             "flops": ("token_flops", "utilisation"),
             "hardware": ("Machine", "find_machine"),
             "memory": ("Memory", "estimate_memory"),

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from ropewalk.core.lazy import export_lazily
 
 if TYPE_CHECKING:
+    from ropewalk.train.learning_rate import Rates as Rates
+    from ropewalk.train.learning_rate import rates_of as rates_of
     from ropewalk.train.loop import run_loop as run_loop
     from ropewalk.train.optimizer import make_optimizer as make_optimizer
     from ropewalk.train.parity import Parity as Parity
     from ropewalk.train.parity import compare_degrees as compare_degrees
-    from ropewalk.train.schedule import learning_rate as learning_rate
     from ropewalk.train.stage import train_stage as train_stage
     from ropewalk.train.step import train_step as train_step
 else:
@@ -22,7 +23,7 @@ else:
             "loop": ("run_loop",),
             "optimizer": ("make_optimizer",),
             "parity": ("Parity", "compare_degrees"),
-            "schedule": ("learning_rate",),
+            "learning_rate": ("Rates", "rates_of"),
             "stage": ("train_stage",),
             "step": ("train_step",),
         },

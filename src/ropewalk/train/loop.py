@@ -21,11 +21,11 @@ from ropewalk.partition.choose import Sharing
 from ropewalk.recipe.spec import Parallel
 from ropewalk.recipe.stage import Stage
 from ropewalk.train.batches import StepBatches, make_batches
+from ropewalk.train.learning_rate import Rates, annealing_share
 from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.metrics_log import MetricsLog
 from ropewalk.train.progress import StageProgress, tell_mix
 from ropewalk.train.rank_status import gather_rank_status
-from ropewalk.train.schedule import Rates, annealing_share
 from ropewalk.train.skipped import write_skipped
 from ropewalk.train.spike_guard import is_astray, judge_step
 from ropewalk.train.step import UNLABELLED, train_step

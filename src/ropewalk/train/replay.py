@@ -16,11 +16,11 @@ from ropewalk.parallel.collective import share_from_first
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train.batches import StepBatches, make_batches
+from ropewalk.train.learning_rate import RATES, Rates
 from ropewalk.train.loop import StageContext, take_step
 from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.metrics_log import MetricsLog
 from ropewalk.train.resume import go_on
-from ropewalk.train.schedule import RATES, Rates
 from ropewalk.train.spike_guard import UNSEEN
 from ropewalk.train.stage import begin_stage, carry_moments, open_rows, sharing_of
 from ropewalk.train.step import train_step

@@ -12,7 +12,7 @@ from typing import Any
 from ropewalk.checkpoint.load import load_checkpoint
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.recipe.stage import Stage
-from ropewalk.train.schedule import RATES, STOP, Rates, rates_of, refuse_rates
+from ropewalk.train.learning_rate import RATES, STOP, Rates, rates_of, refuse_rates
 
 
 def describe_stage_plan(spec: Stage) -> dict[str, Any]:

@@ -27,13 +27,14 @@ from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.partition.choose import Sharing, choose_partition
-from ropewalk.plan.choose import plan_sharing
+from ropewalk.plan.forecast import plan_sharing
 from ropewalk.recipe.part_digests import pick_lesson
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.recipe.trackers import require_trackers
 from ropewalk.shape.read import read_shape
+from ropewalk.train.learning_rate import RATES, Rates
 from ropewalk.train.loop import StageContext, run_loop
 from ropewalk.train.loss_metrics import LossMetrics, kinds_of
 from ropewalk.train.lost_checkpoints import refuse_lost_steps
@@ -42,7 +43,6 @@ from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.prepare_model import build_model_with_loss, choose_savings, prepare_model
 from ropewalk.train.resume import describe_stage_plan, go_on
 from ropewalk.train.rollback import decide_rollback, go_past, remove_astray
-from ropewalk.train.schedule import RATES, Rates
 from ropewalk.train.sessions import note_session
 from ropewalk.train.spike_guard import is_astray
 from ropewalk.train.stop_metric import RETRIEVAL, plan_measure

@@ -18,9 +18,9 @@ from ropewalk.core.error import UserError
 from ropewalk.corpus.read import json_file
 from ropewalk.corpus.read.archive import Line, TornArchiveError, read_chunks, read_lines
 from ropewalk.corpus.read.bad_input import Found, Place, decode_text, file_encoding, missing_library, reject
+from ropewalk.corpus.read.csv_table import read_table
 from ropewalk.corpus.read.encodings import guess_encoding, is_wide, to_utf8
 from ropewalk.corpus.read.files import File
-from ropewalk.corpus.read.table import read_table
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject
 
