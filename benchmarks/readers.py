@@ -30,7 +30,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
-from ropewalk.commands.rank_tasks import extend_on_rank
+from ropewalk.commands.extend import extend_on_rank
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
 from ropewalk.model.architectures import CLASSES

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from ropewalk import train as train
     from ropewalk.attention.choose_kernel import use_kernel as use_kernel
     from ropewalk.attention.context_parallel import attend as attend
-    from ropewalk.commands.run import check_recipe as check_recipe
+    from ropewalk.commands.check import check_recipe as check_recipe
     from ropewalk.commands.run import run_recipe as run_recipe
     from ropewalk.core.error import UserError as UserError
     from ropewalk.corpus.tokens.corpus_folder import Corpus as Corpus
@@ -88,7 +88,8 @@ else:
         {
             "attention.choose_kernel": ("use_kernel",),
             "attention.context_parallel": ("attend",),
-            "commands.run": ("check_recipe", "run_recipe"),
+            "commands.check": ("check_recipe",),
+            "commands.run": ("run_recipe",),
             "core.error": ("UserError",),
             "corpus.tokens.corpus_folder": ("Corpus", "open_corpus"),
             "evaluate.evaluate": ("evaluate_models",),

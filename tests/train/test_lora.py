@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.load import load_weights, newest, read_facts
 from ropewalk.checkpoint.state import TrainState, name_weights
-from ropewalk.commands.rank_tasks import export_checkpoint_on_rank
+from ropewalk.commands.export import export_checkpoint_on_rank
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.record import read_metrics
 from ropewalk.core.run_folder import RunFolder

@@ -72,7 +72,7 @@ def extend_command(
             why="a model folder is extended into a new folder",
             fix=f"ropewalk extend {target} OUT context_length=16Ki rope.kind=theta rope.theta=1e6",
         )
-    from ropewalk.commands.run import extend_model
+    from ropewalk.commands.extend import extend_model
 
     print_result(extend_model(str(target), Path(arguments[0]), arguments[1:]), as_json)
 
@@ -130,7 +130,7 @@ def export_command(
     if not verify and target.suffix in YAML:
         _do_part("export", target, overrides, as_json)
         return
-    from ropewalk.commands.checkpoint import export_checkpoint, is_checkpoint
+    from ropewalk.commands.export import export_checkpoint, is_checkpoint
 
     if is_checkpoint(target) and overrides and "=" not in overrides[0] and not verify:
         print_result(export_checkpoint(target, Path(overrides[0]), overrides[1:]), as_json)
@@ -165,7 +165,7 @@ def replay_command(
     as_json: AsJson = False,
 ) -> None:
     """Take a step that the guard skipped once more, row by row: was it the data, or the machine?"""
-    from ropewalk.commands.checkpoint import replay_skipped
+    from ropewalk.commands.replay import replay_skipped
 
     print_result(replay_skipped(skipped), as_json)
 
@@ -214,7 +214,7 @@ def launch_command(
 @app.command("check")
 def check_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Hold a recipe against the rules of the field without doing anything; exit code 2 if one is broken."""
-    from ropewalk.commands.run import check_recipe
+    from ropewalk.commands.check import check_recipe
 
     findings = check_recipe(load_given(recipe, overrides))
     print_result(findings, as_json)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ropewalk.commands.advise_probe import probe_candidates
-from ropewalk.commands.rank_tasks import on_ranks
+from ropewalk.commands.on_ranks import on_ranks
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length
 from ropewalk.core.record import Score

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from ropewalk.commands.rank_tasks import ask_probes
+from ropewalk.commands.prepare import ask_probes
 from ropewalk.commands.run_inputs import base_model, require
 from ropewalk.core.artifact import new_folder, write_whole
 from ropewalk.core.error import UserError

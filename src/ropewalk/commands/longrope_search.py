@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from ropewalk.commands import rank_tasks
 from ropewalk.commands.run_inputs import stage_input
 from ropewalk.core.artifact import is_finished, write_whole
 from ropewalk.core.error import UserError
@@ -52,7 +51,13 @@ def extend_with_search(recipe: Recipe, folder: RunFolder, stage: int) -> None:
         found.parent.mkdir(parents=True, exist_ok=True)
         best = _search(base, spec, corpus, work=found.parent / "candidate", seed=recipe.seed)
         write_whole(found, json.dumps(asdict(best), indent=2))
-    rank_tasks.extend_on_rank(base, out, _fill(spec, read_written(found, lambda content: tuple(content["factors"]))))
+    _extend(base, out, _fill(spec, read_written(found, lambda content: tuple(content["factors"]))))
+
+
+def _extend(base: Path, out: Path, stage: Stage) -> None:
+    from ropewalk.model.extend import extend
+
+    extend(base, out, rope=stage.rope, layers=stage.layers, context_tokens=stage.reach_tokens)
 
 
 def _search(base: Path, stage: Stage, corpus: Corpus, *, work: Path, seed: int) -> FoundFactors:
@@ -68,7 +73,7 @@ def _search(base: Path, stage: Stage, corpus: Corpus, *, work: Path, seed: int) 
         nonlocal asked
         asked += 1
         shutil.rmtree(work, ignore_errors=True)
-        rank_tasks.extend_on_rank(base, work, _fill(stage, factors))
+        _extend(base, work, _fill(stage, factors))
         name = f"factors {asked} of {search.evaluations}"
         (sums,) = measure_model(work, [loss], name=name, precision=stored_dtype(base))
         return float(sums.nll.sum() / sums.count.sum())

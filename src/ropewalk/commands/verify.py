@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropewalk.commands import rank_tasks
+from ropewalk.commands.on_ranks import on_ranks
 from ropewalk.commands.plan_growth import require_same_stage
-from ropewalk.commands.rank_tasks import on_ranks
 from ropewalk.commands.run_inputs import require
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
@@ -58,7 +57,7 @@ def verify_degrees(recipe: Recipe) -> dict[str, Any]:
     stage = made[-1] if made else 0
     require(folder.extended(stage), verb="extend")
     require_same_stage(recipe, folder, stage)
-    found: dict[str, Parity] = on_ranks(rank_tasks.compare_on_ranks, recipe.parallel.ranks, recipe, stage, folder)
+    found: dict[str, Parity] = on_ranks(compare_on_ranks, recipe.parallel.ranks, recipe, stage, folder)
     if is_started():
         from ropewalk.parallel.launch import leave_ranks
 
@@ -130,3 +129,10 @@ def _tabulate(parity: "Parity", precision: str) -> Table:
     counts = str(parity.passes), str(min(parity.calls) - parity.passes)
     rows.append(("runs of our attention a layer", *counts, verdict(ran, "all layers alike")))
     return Table((precision, "degree 1", "difference", "target"), rows, "lrrl")
+
+
+def compare_on_ranks(recipe: Recipe, stage: int, folder: RunFolder) -> "dict[str, Parity]":
+    """A stage's losses and gradients at degree 1 and at the recipe's degree, by precision."""
+    from ropewalk.train.parity import compare_degrees
+
+    return compare_degrees(recipe, stage=stage, model=folder.extended(stage), corpus=folder.corpus)
