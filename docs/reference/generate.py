@@ -1,10 +1,13 @@
 """Pages of the reference that are made from the code when the site is built: the command line and the Python API.
 
-MkDocs calls ``on_files`` before it reads any page. The pages exist in the built site alone, so they cannot be out of date.
+MkDocs calls ``on_files`` before it reads any page. The pages exist in the built site alone, so they are never out of
+date.
 """
 
 from collections.abc import Iterator
 from html import escape
+from inspect import cleandoc, isclass, isfunction, ismodule
+from types import ModuleType
 from typing import Any
 
 import typer
@@ -50,6 +53,21 @@ def _cell(text: str) -> str:
 
 
 def _api() -> Iterator[str]:
+    """The names that ropewalk exports, then those of its rooms; a name stands once, where it is exported first."""
     yield f"# Python API\n\n{_API}"
-    for name in ropewalk.__all__:
-        yield f"::: ropewalk.{ropewalk._ROOMS[name]}.{name}\n"
+    shown: set[str] = set()
+    for package in _list_packages(ropewalk):
+        yield f"## {package.__name__}\n\n{cleandoc(package.__doc__ or '')}\n"
+        for name in getattr(package, "__all__", ()):
+            found = getattr(package, name)
+            if (isclass(found) or isfunction(found)) and (path := f"{found.__module__}.{name}") not in shown:
+                shown.add(path)
+                yield f"::: {path}\n    options:\n      heading_level: 3\n"
+
+
+def _list_packages(package: ModuleType) -> Iterator[ModuleType]:
+    """A package, then the packages that it exports."""
+    yield package
+    for name in getattr(package, "__all__", ()):
+        if ismodule(inner := getattr(package, name)):
+            yield from _list_packages(inner)
