@@ -4,6 +4,7 @@ No command is run here. Each is parsed by the command line's own parser, and its
 """
 
 import ast
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ def find_blocks(page: Path, language: str) -> list[str]:
 def find_commands(page: Path) -> Iterator[str]:
     """Every line of a block, and every piece of code in the text, that calls ropewalk."""
     for block in find_blocks(page, ""):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             if (begin := re.search(r"^\s*(?:torchrun .*--no-python )?ropewalk (?=\w)", line)) is not None:
                 yield line[begin.end() - len("ropewalk ") :]
     for code in QUOTED.findall(BLOCK.sub("", page.read_text(encoding="utf-8"))):
@@ -82,7 +83,9 @@ def test_every_command_is_one(page: Path, tmp_path: Path) -> None:
         given = command.make_context(verb, list(words)).params
         lists = [value for value in given.values() if isinstance(value, list | tuple)]
         overrides = [each for value in lists for each in value if "=" in each]
-        targets = [str(value) for value in given.values() if isinstance(value, Path | str) and value != given.get("kind")]
+        targets = [
+            str(value) for value in given.values() if isinstance(value, Path | str) and value != given.get("kind")
+        ]
         if verb not in NO_OVERRIDES:
             target = next((each for each in targets if each.endswith(".yaml") or each == "RECIPE"), targets[0])
             check_overrides(verb, target, overrides, tmp_path)
@@ -102,6 +105,18 @@ def test_every_key_exists(page: Path) -> None:
         key = re.sub(r"\.\d+(?=\.|$)", "[]", re.split(r"[=:]", code)[0])
         if re.fullmatch(r"(corpus|stages|parallel|evaluate|export)(\[\])?(\.\w+(\[\])?)+", key):
             assert key in places, f"no key {key}"
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
+def test_what_a_page_imports_and_names_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for block in find_blocks(page, "python"):
+        for module, names in re.findall(r"^from (ropewalk[\w.]*) import ([\w, ]+)$", block, re.MULTILINE):
+            held = importlib.import_module(module)
+            for name in names.split(", "):
+                assert hasattr(held, name), f"no {name} in {module}"
+    for named in re.findall(r"\bdocs/([\w/-]+\.md)", text):
+        assert (DOCS / named).is_file() or page.name == "log.md", f"no page {named}"
 
 
 def find_texts() -> str:

@@ -19,7 +19,9 @@ import ropewalk
 from ropewalk.cli.main import app
 
 _TOP = "This page is for people who call ropewalk from the command line. It is made from the code.\n"
-_NAMED = re.compile(r"^ *```.*?^ *```$|`[^`\n]+`|\[[^\]]*\]\([^)]*\)|\bdocs/(?P<page>[\w./-]+\.md)", re.MULTILINE | re.DOTALL)
+_NAMED = re.compile(
+    r"^ *```.*?^ *```$|`[^`\n]+`|\[[^\]]*\]\([^)]*\)|\bdocs/(?P<page>[\w./-]+\.md)", re.MULTILINE | re.DOTALL
+)
 """A block of code, code in a line and a link, which stay as they are, or the name of a page."""
 _API = "This page is for people who call ropewalk from Python. It is made from the code.\n"
 
