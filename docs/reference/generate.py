@@ -1,7 +1,7 @@
 """Pages of the reference that are made from the code when the site is built: the command line and the Python API.
 
-MkDocs calls ``on_files`` before it reads any page. The pages exist in the built site alone, so they cannot be out of date.
-It calls ``on_page_markdown`` for each page: the name of a page in its text, such as docs/study.md, becomes a link.
+MkDocs calls ``on_files`` before it reads any page. The pages exist in the built site alone, so they cannot be out of
+date. It calls ``on_page_markdown`` for each page: the name of a page in its text, such as docs/study.md, becomes a link.
 """
 
 import posixpath
@@ -34,7 +34,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn ``docs/NAME.md`` outside of code into a link to that page. A page of that name that is missing stays text."""
+    """Turn ``docs/NAME.md`` outside of code into a link to that page. The name of a missing page stays text."""
     folder = posixpath.dirname(page.file.src_uri)
 
     def link(found: re.Match[str]) -> str:
