@@ -1,7 +1,7 @@
 """Pages of the reference that are made from the code when the site is built: the command line and the Python API.
 
 MkDocs calls ``on_files`` before it reads any page. The pages exist in the built site alone, so they cannot be out of
-date. It calls ``on_page_markdown`` for each page: the name of a page in its text, such as docs/study.md, becomes a link.
+date. It calls ``on_page_markdown`` for each page: the name of a page in its text (docs/study.md) becomes a link.
 """
 
 import posixpath
