@@ -149,13 +149,13 @@ KEYS = {
     "stages.0.lengths={8Ki: 1}": "stages.0.lengths says nothing of documents below 8192 tokens",
     "stages.0.languages={zh: 0}": "stages.0.languages has no weight above 0",
     "stages.0.loss_weights={law: 1}": "stages.0.loss_weights.law names no source",
-    "stages.0.rope.kind=yam": "stages.0.rope.kind: 'yam' is none of 'unchanged', ",
+    "stages.0.rope.kind=yam": "stages.0.rope.kind: 'yam' is not one of 'unchanged', ",
     "stages.0.rope.kind=yarm": "did you mean yarn?",
-    "stages.0.rope={theta: 1e6}": "stages.0.rope: missing is its kind",
+    "stages.0.rope={theta: 1e6}": "stages.0.rope: its key `kind` is missing",
     "stages.0.rope={kind: theta, theta: far}": "stages.0.rope.theta: Input should be a valid number",
-    "stages.0.rope=yarn": "stages.0.rope: is a mapping",
-    "stages.0.theta=1e6": "no such key here; there is model.init.theta, stages[].rope.theta",
-    "stages.0.stop={metric: foo, value: 1, max_steps: 2}": "'foo' is no averaged metric",
+    "stages.0.rope=yarn": "stages.0.rope: must be a mapping",
+    "stages.0.theta=1e6": "no such keyhere; it belongs at model.init.theta, stages[].rope.theta",
+    "stages.0.stop={metric: foo, value: 1, max_steps: 2}": "'foo' is not an averaged metric",
     "corpus.mix.Web=x": "corpus.mix.Web: Input should be a valid number",
     "corpus.sources.0.profile=lawx": "corpus.sources.0.profile: Input should be 'prose_en', 'prose_zh'",
     "corpus.sources.0.profile={like: lawx}": "corpus.sources.0.profile.like: Input should be 'prose_en'",
@@ -169,7 +169,7 @@ KEYS = {
     "model={init: {layer: 2}}": "model.init.layer: there is no such key; did you mean layers?",
     "model=[1]": "model: Input should be a valid string",
     "parallel.ranks=0": "parallel.ranks: Input should be greater than 0",
-    "parallel.context_parallel=3": "3 context ranks do not divide 1 ranks",
+    "parallel.context_parallel=3": "1 ranks cannot be divided into groups of 3 context ranks",
     "model=nowhere/at-all": "nowhere/at-all is not a model",
 }
 
@@ -186,7 +186,7 @@ def test_a_recipe_is_no_study_and_a_study_no_recipe(refuse: Callable[..., str]) 
     Path("study.yaml").write_text("recipe: recipe.yaml\nstudy: s\narms: {a: []}\n")
     assert "ropewalk sweep study.yaml" in refuse("run", "study.yaml")
     error = refuse("sweep", "study.yaml", "seds=[1]")
-    assert "the study does not hold together at seds" in error and "did you mean seeds?" in error
+    assert "the study has faults in seds" in error and "did you mean seeds?" in error
 
 
 SOURCES = {
@@ -309,7 +309,7 @@ def test_a_folder_in_use(folder: str, home: Path, refuse: Callable[..., str]) ->
 
 def test_adapters_without_their_package(refuse: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lora, "find_spec", lambda _: None)
-    assert "adapters need peft" in refuse("run", "recipe.yaml", "stages.0.lora.rank=4")
+    assert "lora needs the package peft" in refuse("run", "recipe.yaml", "stages.0.lora.rank=4")
 
 
 def test_another_recipe_before_any_step_says_what_is_made_anew(call: Call) -> None:

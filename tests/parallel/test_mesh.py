@@ -35,10 +35,10 @@ def test_a_replica_is_sharded_over_neighbours() -> None:
         return mesh.replicas, tuple(mesh.sharding.mesh.flatten().tolist()), mesh.sharding.get_local_rank("shards")
 
     assert run_ranks(look, 4, threads=1) == [(2, (0, 1, 2, 3), shard) for shard in (0, 1, 0, 1)]
-    with pytest.raises(UserError, match="2 replicas do not divide 3 ranks"):
+    with pytest.raises(UserError, match="3 ranks cannot be divided into groups of 2 replicas"):
         run_ranks(lambda: make_mesh(3, 1, replicas=2), 3, threads=1)
 
 
 def test_degrees_that_do_not_divide_are_refused() -> None:
-    with pytest.raises(UserError, match="2 context ranks do not divide 3 ranks"):
+    with pytest.raises(UserError, match="3 ranks cannot be divided into groups of 2 context ranks"):
         run_ranks(describe, 3, 3, 2)

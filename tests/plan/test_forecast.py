@@ -116,7 +116,7 @@ def test_data_ranks_round_the_step_to_whole_rows(shapes: Mapping[str, ModelShape
 
 
 def test_ranks_that_do_not_split(shapes: Mapping[str, ModelShape]) -> None:
-    with pytest.raises(UserError, match="4 context ranks do not divide 6 ranks"):
+    with pytest.raises(UserError, match="6 ranks cannot be divided into groups of 4 context ranks"):
         forecast(shapes["llama-1b"], context_tokens=1000, tokens=1000, ranks=6, split=Split(context_ranks=4))
 
 

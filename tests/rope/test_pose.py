@@ -81,12 +81,12 @@ def test_rows_skip_document_by_document_and_padding_does_not() -> None:
     [
         (["pose.reach=15"], "pose.reach, 15 tokens, is shorter than a sequence of 16"),
         (["pose.reach=64", "pose.chunks=1"], "pose.chunks: Input should be greater than or equal to 2"),
-        (["pose.reach=64", "pose.chunks=17"], "a sequence of 16 tokens has no 17 parts"),
+        (["pose.reach=64", "pose.chunks=17"], "a sequence of 16 tokens cannot be cut into 17 chunks"),
         (["pose.reach=0"], "pose.reach"),
         (["pose.chunks=2"], "pose.reach: missing"),
         (["pose.reach=64", "layers=[{}, {window: 8}]"], "a window counts tokens"),
-        (["pose.reach=64", "rope={kind: dynamic}"], "dynamic depends on a document's length"),
-        (["pose.reach=64", "layers=[{}, {rope: {kind: dynamic}}]"], "dynamic depends on a document's length"),
+        (["pose.reach=64", "rope={kind: dynamic}"], "dynamic depends on the length of a document"),
+        (["pose.reach=64", "layers=[{}, {rope: {kind: dynamic}}]"], "dynamic depends on the length of a document"),
     ],
 )
 def test_what_cannot_skip_is_refused(overrides: list[str], why: str) -> None:

@@ -44,7 +44,9 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
     for index, stage in enumerate(recipe.stages):
         key = f"stages.{index}"
         if stage.lora is not None and index == 0 and not isinstance(recipe.model, str):
-            message = "a model that starts from random weights learns nothing from adapters on frozen ones"
+            message = (
+                "adapters cannot train a model that starts from random weights, because the frozen weights stay random"
+            )
             findings.append(Finding("error", f"{key}.lora", message, "Hu et al. 2021 (2106.09685)"))
         if isinstance(recipe.model, str):
             findings += [*_check_budget(stage, key, shape), *_check_replay(recipe, stage, key)]
@@ -108,24 +110,29 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("error", error.where, f"{error.what}: {error.fix}", "arithmetic")
         return
     if recipe.parallel.ulysses_degree != "auto" and context % recipe.parallel.ulysses_degree:
-        message = f"{context} context ranks make no equal Ulysses groups of {recipe.parallel.ulysses_degree}"
+        message = (
+            f"{context} context ranks cannot be divided into equal Ulysses groups of {recipe.parallel.ulysses_degree}"
+        )
         yield Finding("error", "parallel.ulysses_degree", message, "arithmetic")
     for index, stage in enumerate(recipe.stages):
         rows = stage.step_tokens // stage.context_length
         if rows < ranks // context:
-            message = f"a step of {rows} rows leaves some of {ranks // context} data ranks idle"
+            message = f"a step has {rows} sequences, so some of the {ranks // context} data ranks have no work"
             yield Finding("error", f"stages.{index}.step_tokens", message, "arithmetic")
         whole = stage.step_rows * stage.context_length
         if abs(whole / stage.step_tokens - 1) > _STEP_ROUNDING:
-            message = f"a step of whole rows has {format_amount(whole)} tokens, not {format_amount(stage.step_tokens)}"
-            yield Finding("warning", f"stages.{index}.step_tokens", message, "rates are chosen for a step's tokens")
-        if stage.context_length * stage.micro_batch_size % context:
             message = (
-                f"{stage.context_length * stage.micro_batch_size} tokens cannot be cut evenly over {context} ranks"
+                f"a step of whole sequences has {format_amount(whole)} tokens, not {format_amount(stage.step_tokens)}"
             )
+            yield Finding(
+                "warning", f"stages.{index}.step_tokens", message, "learning rates are chosen for the tokens of a step"
+            )
+        if stage.context_length * stage.micro_batch_size % context:
+            tokens = stage.context_length * stage.micro_batch_size
+            message = f"{tokens} tokens cannot be divided equally among {context} context ranks"
             yield Finding("error", f"stages.{index}.context_length", message, "arithmetic")
         if context > 1 and any(rule.bias for rule in stage.layers):
-            message = f"a bias needs whole rows on a rank, and {context} ranks share one"
+            message = f"a bias needs whole sequences on a rank, but {context} ranks share each sequence"
             yield Finding("error", f"stages.{index}.layers", message, "attention/flex")
 
 
@@ -151,36 +158,52 @@ def _check_replay(recipe: Recipe, stage: Stage, key: str) -> Iterator[Finding]:
     general = _languages(recipe, stage, "general")
     domain = _languages(recipe, stage, "domain") - {None, "code"}
     share = _role_shares(recipe, stage)["general"]
-    floor, kind = (0.25, "in a language that the general text lacks") if domain - general else (0.05, "near the base's")
+    floor, kind = (
+        (0.25, "in a language that is absent from the general text")
+        if domain - general
+        else (0.05, "similar to the base's training text")
+    )
     if share < floor:
-        message = f"{share:.1%} general text replayed; domain text {kind} asks for at least {floor:.0%}"
+        message = f"{share:.1%} of the tokens are replayed general text; domain text {kind} needs at least {floor:.0%}"
         yield Finding(
-            "warning", f"{key}.mix", message, "Ibrahim et al. 2024 (2403.08763): 5 % at a weak, 25 % at a strong shift"
+            "warning",
+            f"{key}.mix",
+            message,
+            "Ibrahim et al. 2024 (2403.08763): 5 % for a weak shift, 25 % for a strong shift",
         )
 
 
 def _check_length(stage: Stage, key: str, before_tokens: int) -> Iterator[Finding]:
     message = (
-        f"{format_length(stage.reach_tokens)} is below the {format_length(before_tokens)} that the model has already"
+        f"{format_length(stage.reach_tokens)} is less than the {format_length(before_tokens)} that the model already "
+        f"reads"
     )
-    yield Finding("error", f"{key}.{'pose.reach' if stage.pose else 'context'}", message, "a stage extends")
+    yield Finding(
+        "error",
+        f"{key}.{'pose.reach' if stage.pose else 'context_length'}",
+        message,
+        "a stage cannot shorten the context",
+    )
 
 
 def _check_budget(stage: Stage, key: str, shape: ModelShape | None) -> Iterator[Finding]:
     steps = stage.tokens // stage.step_tokens
     if steps < 100:
-        message = f"{steps} steps; position interpolation needed 200 to settle"
+        message = f"{steps} steps; position interpolation needed 200 steps to converge"
         yield Finding("warning", f"{key}.tokens", message, "Chen et al. 2023 (2306.15595), passkey by steps")
     if shape is None or shape.parameters < _SMALLEST_STUDIED:
         return
     if stage.tokens < 1e9:
         message = (
-            f"{format_amount(stage.tokens)} tokens; retrieval over the window stood at 38 % after 100M, 85 % after 1B"
+            f"{format_amount(stage.tokens)} tokens; retrieval over the whole context was 38 % after 100M tokens and "
+            f"85 % after 1B"
         )
         yield Finding("warning", f"{key}.tokens", message, "Fu et al. 2024 (2402.10171), table of data scale")
     limit = _LR_30B if shape.parameters >= 30e9 else _LR_7B
     if stage.lr > limit:
-        message = f"{stage.lr:g} is above {limit:g}, the largest that the methods' papers used at this size"
+        message = (
+            f"{stage.lr:g} is above {limit:g}, the largest rate that the papers of the methods used at this model size"
+        )
         yield Finding("warning", f"{key}.lr", message, "PI, YaRN, Code Llama, Llama 2 Long")
 
 
@@ -192,5 +215,7 @@ def _check_domain_share(recipe: Recipe, stage: Stage, key: str, shape: ModelShap
     share = _role_shares(recipe, stage)["domain"]
     if share > critical:
         size = format_amount(shape.parameters)
-        message = f"{share:.1%} domain text is above the critical {critical:.1%} for {size} parameters"
+        message = (
+            f"{share:.1%} domain text is more than the critical mixture ratio of {critical:.1%} for {size} parameters"
+        )
         yield Finding("warning", f"{key}.mix", message, "Gu et al. 2024 (2407.17467), CMR at 20B tokens")

@@ -24,7 +24,10 @@ def check_corpus(recipe: Recipe, corpus: Corpus, base_tokens: int | None) -> Ite
     ``base_tokens`` is the base's context in tokens, or None if the base's shape is not given.
     """
     if {*corpus.sources} != {source.name for source in recipe.corpus.sources}:
-        message = f"the corpus of this run was built from {', '.join(corpus.sources)}: nothing is known of these rows"
+        message = (
+            f"the corpus of this run was built from {', '.join(corpus.sources)}: the sequences of this recipe "
+            f"cannot be checked"
+        )
         yield Finding("warning", "corpus.sources", message, str(corpus.folder))
         return
     for index in range(len(recipe.stages)):
@@ -75,8 +78,16 @@ def _check_shares(dataset: Dataset, index: int) -> Iterator[Finding]:
     for name, share in dataset.planned.items():
         rows_off = abs(realised[name] - share * total) / dataset.context_tokens
         if rows_off > 1:
-            message = f"{name} is to give {share:.2%} and gives {realised[name] / total:.2%}, {rows_off:.1f} rows off"
-            yield Finding("error", f"stages.{index}.mix", message, "corpus/mix keeps every source within one row")
+            message = (
+                f"the share of {name} should be {share:.2%} and is {realised[name] / total:.2%}, a difference "
+                f"of {rows_off:.1f} sequences"
+            )
+            yield Finding(
+                "error",
+                f"stages.{index}.mix",
+                message,
+                "corpus/mix keeps every source within one sequence of its share",
+            )
 
 
 def _check_held_out(recipe: Recipe, corpus: Corpus, base_tokens: int) -> Iterator[Finding]:

@@ -14,12 +14,17 @@ def check_lengths(recipe: Recipe, base_tokens: int) -> Iterator[Finding]:
     """
     trained, spec = recipe.stages[-1].reach_tokens, recipe.evaluate
     wanted = max(1, trained // base_tokens)
-    trained_told = f"the {format_length(trained)} that the last stage trains for"
+    trained_told = f"the {format_length(trained)} that the last stage is trained for"
     reached = format_length(max(spec.lengths) * base_tokens)
     if wanted not in spec.lengths:
-        message = f"up to {reached}, and not at {trained_told}: add {wanted} x the base's {format_length(base_tokens)}"
-        yield Finding("warning", "evaluate.lengths", f"retrieval is measured {message}", "the length that is claimed")
+        message = f"up to {reached}, but not at {trained_told}: add {wanted} x the base's {format_length(base_tokens)}"
+        yield Finding(
+            "warning", "evaluate.lengths", f"retrieval is measured {message}", "the target length must be measured"
+        )
     if spec.position_lengths < wanted:
         reached = format_length(spec.position_lengths * base_tokens)
-        message = f"loss by position ends at {reached}, before {trained_told}: {wanted} x the base's context reaches it"
-        yield Finding("warning", "evaluate.position_lengths", message, "the length that is claimed")
+        message = (
+            f"loss by position is measured up to {reached}, which is less than {trained_told}: set it to "
+            f"{wanted} x the base's context"
+        )
+        yield Finding("warning", "evaluate.position_lengths", message, "the target length must be measured")

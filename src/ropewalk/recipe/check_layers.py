@@ -37,10 +37,13 @@ def _check_skip(stage: Stage, key: str, after: ModelShape) -> Iterator[Finding]:
     if stage.pose is None:
         return
     for kind in sorted({layer.rope.kind for layer in after.positions if layer.rope.depends_on_length}):
-        message = f"the base's {kind} turns by a document's length, which skip-wise positions do not tell"
+        message = f"the base's {kind} depends on the length of a document, which skip-wise positions do not show"
         yield Finding("error", f"{key}.pose", message, "rope/pose")
     if any(layer.window_tokens for layer in after.positions):
-        message = "the base has windows, which count tokens, and would meet distances that they never meet afterwards"
+        message = (
+            "the base has attention windows. A window counts tokens, so training would contain distances that "
+            "never occur afterwards"
+        )
         yield Finding("error", f"{key}.pose", message, "rope/pose")
 
 
@@ -51,7 +54,10 @@ def _check_reach(stage: Stage, key: str, after: ModelShape) -> Iterator[Finding]
     farthest = min(reach, layer.window_tokens or reach)
     negative = first_negative(layer.inv_freq_at(reach, after.head_dim), farthest)
     if negative is not None:
-        message = f"near tokens stand out up to distance {negative - 1:,} only, not {farthest:,}: theta is small"
+        message = (
+            f"similar tokens attract each other only up to distance {negative - 1:,}, not {farthest:,}: theta "
+            f"is too small"
+        )
         yield Finding("warning", f"{key}.rope", message, "Men et al. 2024 (2405.14591): B(m) >= 0, a soft bound")
 
 
@@ -63,8 +69,8 @@ def _check_change(stage: Stage, key: str, before: ModelShape, after: ModelShape)
     running = before.base_rope.running
     if running is not None and stage.rope.kind == running.kind and before.positions == after.positions:
         message = (
-            f"the base reads {format_length(before.context_tokens)} already with its own {running.kind}, so "
-            f"{stage.rope.kind} changes nothing for {format_length(stage.reach_tokens)}"
+            f"the base already reads {format_length(before.context_tokens)} with its own {running.kind}, so "
+            f"{stage.rope.kind} has no effect for {format_length(stage.reach_tokens)}"
         )
         yield Finding("warning", f"{key}.rope", message, "rope")
 
@@ -81,10 +87,13 @@ def _check_windows(stage: Stage, key: str, before: ModelShape, after: ModelShape
     }
     for window in sorted(windows):
         message = (
-            f"layers with a window of {format_length(window)} meet no distance beyond the base's "
-            f"{format_length(trained_tokens)}, and their RoPE is stretched all the same; rope: unchanged keeps it"
+            f"layers with a window of {format_length(window)} have no distance above the base's "
+            f"{format_length(trained_tokens)}, but the recipe also changes their RoPE; rope: unchanged keeps it as "
+            f"it is"
         )
-        yield Finding("warning", f"{key}.layers", message, "OLMo 3, Gemma 3 (2503.19786): full layers alone")
+        yield Finding(
+            "warning", f"{key}.layers", message, "OLMo 3, Gemma 3 (2503.19786): only full layers are extended"
+        )
 
 
 def _check_lost(stage: Stage, key: str, before: ModelShape, after: ModelShape) -> Iterator[Finding]:
@@ -94,7 +103,7 @@ def _check_lost(stage: Stage, key: str, before: ModelShape, after: ModelShape) -
     )
     if lost and stage.tokens < _RECALIBRATION_TOKENS:
         message = (
-            f"{lost} of {after.layers} layers were trained with RoPE and lose it; that took up to "
-            f"{format_amount(_RECALIBRATION_TOKENS)} tokens to heal, not {format_amount(stage.tokens)}"
+            f"{lost} of {after.layers} layers were trained with RoPE and lose it; the model needed up to "
+            f"{format_amount(_RECALIBRATION_TOKENS)} tokens to recover, and the stage has {format_amount(stage.tokens)}"
         )
         yield Finding("warning", f"{key}.layers", message, "DroPE 2025 (2512.12167): 0.5 to 2 % of pretraining")

@@ -20,10 +20,10 @@ _SHOWN_FAULTS = 5
 _SHOWN_PLACES = 3
 _BRANCH = re.compile(r"[A-Z]|function-|literal\[|str$")  # pydantic's names for the branches of a union
 _SHAPES = {
-    "tuple_type": "is a list, such as [...]; a single one stands in brackets, too",
-    "list_type": "is a list, such as [...]; a single one stands in brackets, too",
-    "model_type": "is a mapping, such as {key: value}",
-    "dict_type": "is a mapping, such as {key: value}",
+    "tuple_type": "must be a list, such as [...]; write brackets also around a single value",
+    "list_type": "must be a list, such as [...]; write brackets also around a single value",
+    "model_type": "must be a mapping, such as {key: value}",
+    "dict_type": "must be a mapping, such as {key: value}",
     "too_short": "has too few entries",
 }
 _FOLLOWS = ("too_short", "string_type", "dict_type", "model_type", "literal_error")
@@ -42,10 +42,10 @@ def explain(error: ValidationError, *, kind: type[Spec], data: Any, where: str, 
         lines.append(f"and {len(faults) - _SHOWN_FAULTS} more")
     keys = ", ".join(dict.fromkeys(key or f"the {called}" for key, _ in shown))
     return UserError(
-        f"the {called} does not hold together at {keys}",
+        f"the {called} has faults in {keys}",
         where=where,
         why="\n         ".join(lines),
-        fix=f"mend these keys; docs/{called}.md lists every key",
+        fix=f"correct these keys; docs/{called}.md lists every key",
     )
 
 
@@ -105,18 +105,18 @@ def _describe(key: str, fault: Any, known: Mapping[str, Sequence[str]]) -> str:
     if fault["type"] == "missing":
         return f"{key}: missing"
     if fault["type"] == "union_tag_not_found":
-        return f"{key}: missing is its kind"
+        return f"{key}: its key `kind` is missing"
     if fault["type"] == "union_tag_invalid":
         tag, kinds = fault["ctx"]["tag"], fault["ctx"]["expected_tags"]
-        return f"{key}.kind: {tag!r} is none of {kinds}{_suggest(tag, kinds)}"
+        return f"{key}.kind: {tag!r} is not one of {kinds}{_suggest(tag, kinds)}"
     if fault["type"] == "model_attributes_type":
-        return f"{key}: is a mapping, such as {{kind: ...}} (given: {fault['input']!r})"
+        return f"{key}: must be a mapping, such as {{kind: ...}} (given: {fault['input']!r})"
     given = repr(fault["input"])
     message = _SHAPES.get(fault["type"], fault["msg"].removeprefix("Value error, "))
     if fault["type"] == "literal_error":
         message += _suggest(fault["input"], fault["ctx"]["expected"])
     if fault["type"] == "string_type" and isinstance(fault["input"], int | float):
-        message += "; quotes make text of it"
+        message += "; put it in quotes to make it text"
     return (f"{key}: {message}" if key else message) + (
         f" (given: {given})" if len(given) < 60 and given not in message else ""
     )
@@ -135,7 +135,7 @@ def _point(name: str, known: Mapping[str, Sequence[str]]) -> str:
     if instead := translate(name):
         return f"; {instead}"
     if name in known:
-        return f" here; there is {', '.join(known[name][:_SHOWN_PLACES])}"
+        return f" here; it belongs at {', '.join(known[name][:_SHOWN_PLACES])}"
     near = difflib.get_close_matches(name, sorted(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 

@@ -26,7 +26,7 @@ class Stop(Spec):
     @classmethod
     def _check_metric(cls, given: str) -> str:
         if not _METRIC.fullmatch(given):
-            raise ValueError(f"{given!r} is no averaged metric: retrieval, or loss/... or accuracy/...")
+            raise ValueError(f"{given!r} is not an averaged metric; give retrieval, or loss/... or accuracy/...")
         return given
 
 

@@ -49,12 +49,12 @@ def read_data(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         ) from None
     data = parse_yaml(text, where=str(path))
     if not isinstance(data, dict):
-        held = {"NoneType": "it is empty", "list": "its top level is a list", "str": "its top level is one text"}
+        held = {"NoneType": "it is empty", "list": "its top level is a list", "str": "its top level is a text"}
         raise UserError(
             "the recipe is not a mapping",
             where=str(path),
             why=held.get(type(data).__name__, f"its top level is {data!r}"),
-            fix="write lines of `key: value`, with a blank after the colon; start from a file in recipes/",
+            fix="write lines of `key: value`, with a space after the colon; start from a file in recipes/",
         )
     data = {key: _part_aliases(value) for key, value in data.items()}
     before = deepcopy(data)
@@ -141,13 +141,13 @@ def apply_override(data: dict[str, Any], override: str) -> None:
             f"{override!r} is not an override",
             where="the command line",
             why="it has no =" if not equals else "it has no key before its =",
-            fix="write path=value as one word, without blanks around the =, such as stages.0.lr=1e-5",
+            fix="write path=value without spaces around the =, such as stages.0.lr=1e-5",
         )
     if _BRACKETS.search(path):
         raise UserError(
-            f"{override!r} leads nowhere",
+            f"{override!r} does not lead to a key",
             where="the command line",
-            why="a position in a list is a key of its own",
+            why="write the position in a list as a key of its own",
             fix=f"write {_BRACKETS.sub(_POINT, path)}={text}",
         )
     *parents, last = path.split(".")
@@ -168,7 +168,7 @@ def _find_near(path: Path) -> str:
     near = there if path.is_dir() else difflib.get_close_matches(path.name, there, n=1)
     if near:
         return f"did you mean {folder / near[0]}?"
-    return "give the path of a .yaml file; recipes/ has some to start from"
+    return "give the path of a .yaml file; recipes/ has examples"
 
 
 def _parse_alone(kind: type[Part], overrides: Sequence[str], data: dict[str, Any]) -> Part:
@@ -183,10 +183,10 @@ def _step_into(place: Any, key: str, override: str) -> Any:
     inner = place.setdefault(key, {})
     if not isinstance(inner, dict | list):
         raise UserError(
-            f"{override!r} leads nowhere",
+            f"{override!r} does not lead to a key",
             where="the command line",
-            why=f"{key!r} holds {inner!r}, which has no keys of its own",
-            fix="override that key as a whole",
+            why=f"{key!r} is {inner!r}, which has no keys",
+            fix="override the whole key",
         )
     return inner
 
@@ -195,8 +195,8 @@ def _index(place: list[Any], key: str, override: str) -> int:
     if key.isdigit() and int(key) < len(place):
         return int(key)
     raise UserError(
-        f"{override!r} leads nowhere",
+        f"{override!r} does not lead to a key",
         where="the command line",
         why=f"{key!r} is not one of the positions 0 to {len(place) - 1}",
-        fix="use one of these" if key.isdigit() else f"name the position before the key, such as 0.{key}",
+        fix="use one of these positions" if key.isdigit() else f"write the position before the key, such as 0.{key}",
     )

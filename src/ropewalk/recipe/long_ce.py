@@ -38,6 +38,7 @@ class LongCE(Spec):
     def _check_stride(self) -> "LongCE":
         if self.truncated_tokens % (self.readings - 1):
             raise ValueError(
-                f"truncated_tokens: {self.truncated_tokens} tokens make no {self.readings - 1} equal strides"
+                f"truncated_tokens: {self.truncated_tokens} tokens cannot be divided into {self.readings - 1} equal "
+                f"strides"
             )
         return self

@@ -50,7 +50,7 @@ def require_peft() -> None:
     """Raise UserError if the package that puts adapters into a model is missing; nothing is imported."""
     if find_spec("peft") is None:
         raise UserError(
-            "adapters need peft",
+            "lora needs the package peft",
             where="stages: lora",
             why="the package peft is not installed",
             fix="pip install 'ropewalk[lora]', or leave lora out",

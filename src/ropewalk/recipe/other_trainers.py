@@ -81,7 +81,7 @@ _GROUPS: Mapping[str, tuple[str, str]] = {
     ),
     "parallel.precision": (
         "bf16 fp16 fp32 mixed_precision torch_dtype precision_type amp half_precision",
-        "bfloat16 or float32; there is no float16, which would need its losses scaled",
+        "bfloat16 or float32; float16 is not supported, because it needs loss scaling",
     ),
     "parallel.recompute": (
         "gradient_checkpointing activation_checkpointing recompute_granularity recompute_activations",
@@ -89,10 +89,10 @@ _GROUPS: Mapping[str, tuple[str, str]] = {
     ),
     "parallel.compile": ("torch_compile use_compile", ""),
     "trackers": ("report_to wandb wandb_project logger tensorboard_dir logging", "a list such as [tensorboard]"),
-    "stages[].pose": ("skip", "positions that reach beyond the sequence"),
+    "stages[].pose": ("skip", "positions beyond the length of the sequence"),
     "stages[].rope_interpolation_steps": ("anneal_steps", ""),
     "stages[].merge_with_base": ("blend", "share of the trained weights"),
-    "stages[].stop": ("until early_stopping", "ends the stage where a metric is reached"),
+    "stages[].stop": ("until early_stopping", "ends the stage when a metric reaches a value"),
     "stages[].gate": ("promote", "conditions for the next stage"),
     "stages[].validation": ("panel", "held-out text while the stage trains"),
     "stages[].validation.truncated_tokens": ("near_tokens", ""),
@@ -113,28 +113,30 @@ OURS: Mapping[str, tuple[str, str]] = {
 
 _REASONS: Mapping[str, str] = {
     "attn_implementation flash_attention flash_attn use_flash_attention use_flash_attention_2 attention_backend": (
-        "the fastest attention that is installed is used by itself"
+        "the fastest attention that is installed is used automatically"
     ),
     "optim optimizer optimizer_type": "the optimizer is AdamW; parallel.states: 8bit keeps its moments as bytes",
     "adam_epsilon adam_eps eps optimizer_eps": "AdamW's epsilon is fixed",
     "lora_dropout dropout attention_dropout hidden_dropout neftune_noise_alpha label_smoothing_factor": (
-        "nothing is dropped or smeared at random, so that a run is the same on any number of ranks"
+        "there is no dropout and no label smoothing, so that a run is the same on any number of ranks"
     ),
     "load_in_4bit load_in_8bit quantization_config quantization qlora": (
         "base weights are not quantised; stages[].lora trains adapters, parallel.states: 8bit shrinks the moments"
     ),
     "tensor_parallel_size tensor_model_parallel_size tp_size tp pipeline_parallel_size "
     "pipeline_model_parallel_size pp_size pp expert_parallel_size": (
-        "weights are sharded over all ranks, a sequence over parallel.context_parallel of them; nothing else is split"
+        "weights are sharded over all ranks, a sequence over parallel.context_parallel of them; there is no other "
+        "parallelism"
     ),
     "resume_from_checkpoint resume resume_from load_checkpoint auto_resume": (
-        "the same command goes on from the newest whole checkpoint by itself"
+        "the same command continues from the newest complete checkpoint"
     ),
     "shuffle shuffle_seed train_on_inputs": "`seed` draws the order of sequences; the loss follows a source's options",
     "tokenizer_name tokenizer_name_or_path tokenizer_path use_fast_tokenizer trust_remote_code": (
         "the tokenizer is the model's own tokenizer.json, and no code of a model folder is run"
     ),
-    "do_train do_eval overwrite_output_dir stage_type training_type": "the verb says it: ropewalk train, evaluate, run",
+    "do_train do_eval overwrite_output_dir stage_type training_type": "the command decides it: ropewalk train, "
+    "evaluate, run",
 }
 NONE: Mapping[str, str] = {name: why for names, why in _REASONS.items() for name in names.split()}
 """Another trainer's name -> the reason why there is no such key."""

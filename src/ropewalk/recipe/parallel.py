@@ -14,9 +14,9 @@ def require_even(ranks: int, *, context: int, replicas: int) -> None:
     for key, name, count in (("context_parallel", "context ranks", context), ("replicas", "replicas", replicas)):
         if ranks % count:
             raise UserError(
-                f"{count} {name} do not divide {ranks} ranks",
+                f"{ranks} ranks cannot be divided into groups of {count} {name}",
                 where=f"parallel.{key}",
-                why="each data rank is as many context ranks, each replica is sharded over as many ranks",
+                why="the number of ranks must be a multiple of it",
                 fix=f"choose a divisor of {ranks}",
             )
 
@@ -67,5 +67,8 @@ class Parallel(Spec):
     @model_validator(mode="after")
     def _check_offload(self) -> "Parallel":
         if self.offload == "inputs" and self.recompute == "none":
-            raise ValueError("offload: it is for the inputs of recomputed blocks, and recompute: none recomputes none")
+            raise ValueError(
+                "offload: it moves the inputs of recomputed blocks to the host, but with recompute: "
+                "none there are no such blocks"
+            )
         return self

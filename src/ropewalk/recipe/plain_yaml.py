@@ -13,23 +13,23 @@ from ropewalk.core.error import UserError
 _MERGE = "tag:yaml.org,2002:merge"
 _CURES = (
     ("given twice", "keep one of the two"),
-    ("\\t", "YAML is indented by blanks: put blanks in place of the tab"),
+    ("\\t", "YAML is indented by spaces: replace the tab by spaces"),
     (
         "mapping values are not allowed",
-        "put quotes around a value that holds ': ', and indent the keys of a mapping alike",
+        "put quotes around a value that contains ': ', and indent all keys of a mapping equally",
     ),
     (
         "could not find expected ':'",
         "write `key: value`, with a blank after the colon; put quotes around a text of several lines",
     ),
-    ("unexpected end of stream", "close the quotes, or the bracket, that is open there"),
-    ("quoted scalar", "close the quotes that are open there"),
+    ("unexpected end of stream", "close the open quotes or the open bracket"),
+    ("quoted scalar", "close the open quotes"),
     ("expected ',' or", "close the bracket, or put a comma between its entries"),
-    ("expected <block end>", "indent the entries of a list or mapping alike, and open a list with `- ` or with ["),
-    ("cannot start any token", "put a value that begins with such a sign into quotes"),
-    ("undefined alias", "name the anchor (&name) before it is used (*name)"),
-    ("could not determine a constructor", "take the !tag away: a recipe is plain data"),
-    ("expected alphabetic or numeric", "put a value that begins with & or * into quotes"),
+    ("expected <block end>", "indent all entries of a list or mapping equally, and begin a list with `- ` or with ["),
+    ("cannot start any token", "put quotes around a value that begins with this character"),
+    ("undefined alias", "define the anchor (&name) before you use it (*name)"),
+    ("could not determine a constructor", "remove the !tag: a recipe is plain data"),
+    ("expected alphabetic or numeric", "put quotes around a value that begins with & or *"),
 )
 
 
@@ -63,11 +63,13 @@ def parse_yaml(text: str, *, where: str) -> Any:
         place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
         raise UserError("this is not YAML", where=place, why=str(error.problem), fix=_cure(error)) from None
     except yaml.YAMLError as error:
-        raise UserError("this is not YAML", where=where, why=str(error), fix="remove what it names") from None
+        raise UserError(
+            "this is not YAML", where=where, why=str(error), fix="remove the part that the reason names"
+        ) from None
     except (ValueError, RecursionError) as error:  # a date such as 2024-13-01, or brackets without end
-        raise UserError("this is not YAML", where=where, why=str(error), fix="put that value into quotes") from None
+        raise UserError("this is not YAML", where=where, why=str(error), fix="put quotes around that value") from None
 
 
 def _cure(error: yaml.MarkedYAMLError) -> str:
     told = f"{error.context} {error.problem}"
-    return next((cure for sign, cure in _CURES if sign in told), "mend that line")
+    return next((cure for sign, cure in _CURES if sign in told), "correct that line")

@@ -34,7 +34,7 @@ def make_schema(kind: str) -> dict[str, Any]:
         raise UserError(
             f"there is no schema of {kind!r}",
             where="the command line",
-            why=f"files that users write are these: {', '.join(get_args(Kind))}",
+            why=f"there are schemas of: {', '.join(get_args(Kind))}",
             fix="ropewalk schema recipe, or ropewalk schema study",
         )
     spec = KINDS[kind]  # type: ignore[index]

@@ -54,7 +54,7 @@ class Init(Spec):
     @model_validator(mode="after")
     def _check_heads(self) -> "Init":
         if self.heads % self.kv_heads:
-            raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} kv_heads evenly")
+            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
         return self
 
 

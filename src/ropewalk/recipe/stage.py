@@ -138,10 +138,12 @@ class Stage(Spec):
     def _check_long_ce(self) -> "Stage":
         if self.long_ce is not None and self.long_ce.block_tokens >= self.context_length:
             raise ValueError(
-                f"long_ce: in a sequence of {self.context_length} tokens none has more than truncated context"
+                f"long_ce: in a sequence of {self.context_length} tokens no token has more than the truncated context"
             )
         if self.long_ce is not None and self.pose is not None:
-            raise ValueError("long_ce: with pose, no token has context as far away as its position says")
+            raise ValueError(
+                "long_ce: with pose, the context of a token is nearer than its positions say, so both cannot be used"
+            )
         return self
 
     @model_validator(mode="after")
@@ -153,11 +155,13 @@ class Stage(Spec):
                 f"pose.reach, {self.pose.reach} tokens, is shorter than a sequence of {self.context_length}"
             )
         if self.pose.chunks > self.context_length:
-            raise ValueError(f"pose.chunks: a sequence of {self.context_length} tokens has no {self.pose.chunks} parts")
+            raise ValueError(
+                f"pose.chunks: a sequence of {self.context_length} tokens cannot be cut into {self.pose.chunks} chunks"
+            )
         for rope in (self.rope, *(rule.rope for rule in self.layers if rule.rope is not None)):
             if rope.depends_on_length:
                 raise ValueError(
-                    f"pose: {rope.kind} depends on a document's length, which skip-wise positions do not tell"
+                    f"pose: {rope.kind} depends on the length of a document, which skip-wise positions do not show"
                 )
         if any(rule.window is not None for rule in self.layers):
             raise ValueError(

@@ -32,27 +32,30 @@ class Sweep(Spec):
     study: str
     """The folder of the cells and of ``results.json``."""
     overrides: Overrides = ()
-    """What every cell changes in the recipe."""
+    """Overrides of the recipe that all cells have."""
     arms: Annotated[dict[str, Overrides], Field(min_length=1)]
-    """What is compared, by name: the overrides of each."""
+    """The arms that are compared: name and overrides of each."""
     axes: dict[str, Annotated[dict[str, Overrides], Field(min_length=1)]] = Field(default_factory=dict)
     """Each arm is run with each value of each axis, such as ``length: {4x: [stages.0.context_length=2Ki]}``."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
-    """Each draws the order of rows anew, and the prompts that are asked; never the corpus."""
+    """Each seed draws a new order of sequences and new evaluation prompts; the corpus stays the same."""
     base: bool = True
-    """Measure the unchanged base, too, with each seed at each axis's value: on what the arms there are asked."""
+    """Also measure the unchanged base, with each seed at each axis value, on the same inputs as the arms there."""
     zero_shot: bool = True
-    """Measure each arm's model before any training, too; with the first seed alone, since none trains it."""
+    """Also measure each arm's model before training; only with the first seed, because no training happens."""
 
     @model_validator(mode="after")
     def _check_names(self) -> "Sweep":
         for name in (*self.arms, *self.axes, *(value for axis in self.axes.values() for value in axis)):
             if not _NAME.fullmatch(name):
-                raise ValueError(f"{name!r} becomes a folder's name: letters, digits, and . _ - after the first")
+                raise ValueError(
+                    f"{name!r} becomes the name of a folder: it begins with a letter or digit; then "
+                    f"letters, digits, and . _ - are allowed"
+                )
             if name in get_args(Kind):
-                raise ValueError(f"{name!r} is what a cell of each arm is called; give it another name")
+                raise ValueError(f"{name!r} is already the name of a kind of cell; choose another name")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds: {self.seeds} holds one of them twice")
+            raise ValueError(f"seeds: {self.seeds} contain one seed twice")
         return self
 
 
@@ -98,7 +101,7 @@ def _multiply(sweep: Sweep, path: Path) -> Iterator[Cell]:
     )
     if sweep.base and isinstance(unchanged.model, ModelSource):
         raise UserError(
-            "a model from nothing has no base to measure",
+            "a model that starts from random weights has no base to measure",
             where=f"{path}, base",
             why="the recipe's model is {init: ...}",
             fix="write base: false",
@@ -118,7 +121,7 @@ def _multiply(sweep: Sweep, path: Path) -> Iterator[Cell]:
                     "two cells are the same run",
                     where=f"{path}, {seen[recipe.digest]} and {cell.name}",
                     why="their overrides lead to the same recipe",
-                    fix="remove one of them, or mend its overrides",
+                    fix="remove one of them, or correct its overrides",
                 )
             seen[recipe.digest] = cell.name
             cells["trained"].append(cell)
@@ -144,7 +147,8 @@ def _points(sweep: Sweep, path: Path) -> Iterator[tuple[str | None, dict[str, st
                     raise UserError(
                         f"{one} is set twice",
                         where=f"{path}, arm {arm} at {', '.join(choices.values()) or 'its only point'}",
-                        why="arms, axes and seeds each set keys of their own, or names would not tell what was run",
+                        why="arms, axes and seeds must set different keys, so that the name of a cell tells what was "
+                        "run",
                         fix="set it in one place",
                     )
             yield arm, choices, (*own, *shared)

@@ -18,5 +18,5 @@ def require_trackers(names: Sequence[Tracker]) -> None:
                 f"the tracker {name} is not installed",
                 where="trackers",
                 why=f"there is no package {name} in this Python",
-                fix=f"pip install 'ropewalk[track]' (all of them) or {name} alone, or take it out of the recipe",
+                fix=f"pip install 'ropewalk[track]' (all of them) or {name} alone, or remove it from the recipe",
             )
