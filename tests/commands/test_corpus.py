@@ -113,7 +113,7 @@ def test_shares_then_prepare_then_report_mix_and_export(recipe: Path, tmp_path: 
 
 @pytest.mark.parametrize("share", ["2/2", "x", "1", "-1/2"])
 def test_a_share_that_is_none_is_refused(recipe: Path, share: str) -> None:
-    with pytest.raises(UserError, match="this is no share"):
+    with pytest.raises(UserError, match="this is not a valid share"):
         say("corpus", "tokenise", str(recipe), f"--share={share}")
 
 
@@ -124,5 +124,5 @@ def test_a_corpus_that_is_not_prepared_is_told(recipe: Path, verb: str) -> None:
 
 
 def test_a_format_that_nobody_knows_is_refused(recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such format"):
+    with pytest.raises(UserError, match="there is no such format"):
         say("corpus", "export", str(recipe), str(tmp_path / "out"), "--format", "parquet")

@@ -9,7 +9,8 @@ from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, load_given, 
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Look at a recipe's text: what it holds, what was dropped and why, and what other weights would give.",
+    help="Inspect the text of a recipe: its content, the dropped documents with the reasons, and the effect of other "
+    "weights.",
 )
 
 
@@ -23,7 +24,7 @@ def corpus_inspect_command(recipe: RecipeArgument, overrides: Overrides = None, 
 
 @app.command("report")
 def corpus_report_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Write corpus.html and corpus.json: ledger, lengths, languages, mix, copies, rows, licences."""
+    """Write corpus.html and corpus.json: ledger, lengths, languages, mix, copies, sequences, licences."""
     from ropewalk.commands.corpus import report_corpus
 
     print_result(report_corpus(load_given(recipe, overrides)), as_json)
@@ -32,11 +33,11 @@ def corpus_report_command(recipe: RecipeArgument, overrides: Overrides = None, a
 @app.command("tokenise")
 def corpus_tokenise_command(
     recipe: RecipeArgument,
-    share: Annotated[str, typer.Option(metavar="I/N", help="Which share, counted from 0, of how many: 3/16.")],
+    share: Annotated[str, typer.Option(metavar="I/N", help="Number of the share, from 0, and number of shares: 3/16.")],
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Clean and tokenise one share of the text, as one job of an array; `prepare` then puts all shares together."""
+    """Clean and tokenise one share of the text, as one job of an array; `prepare` then joins all shares."""
     from ropewalk.commands.corpus import tokenise_recipe
 
     print_result(tokenise_recipe(load_given(recipe, overrides), share), as_json)
@@ -50,7 +51,7 @@ def corpus_export_command(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the tokens that are trained on as another trainer's files, source by source."""
+    """Write the training tokens as files for another trainer, source by source."""
     from ropewalk.commands.corpus import export_corpus
 
     print_result(export_corpus(load_given(recipe, overrides), out, format), as_json)
@@ -58,7 +59,7 @@ def corpus_export_command(
 
 @app.command("mix")
 def corpus_mix_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Say what other weights would read (mix.general=6 lengths.64Ki=3 ...): tokens, repeats, lengths."""
+    """Show the effect of other weights (mix.general=6 lengths.64Ki=3 ...): tokens, repeats, lengths."""
     from ropewalk.commands.corpus import mix_corpus
 
     print_result(mix_corpus(recipe, overrides or []), as_json)
@@ -67,13 +68,18 @@ def corpus_mix_command(recipe: RecipeArgument, overrides: Overrides = None, as_j
 @app.command("score")
 def corpus_score_command(
     recipe: RecipeArgument,
-    out: Annotated[Path, typer.Argument(metavar="FILE", help="The column file to write, JSON lines.")],
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="The scores file to write, JSON lines.")],
     overrides: Overrides = None,
-    model: Annotated[str | None, typer.Option(help="The model that scores; the recipe's own by default.")] = None,
-    truncated: Annotated[str, typer.Option(help="The context that is compared with all there is.")] = "4Ki",
+    model: Annotated[
+        str | None, typer.Option(help="The model that scores; by default the model of the recipe.")
+    ] = None,
+    truncated: Annotated[
+        str, typer.Option(help="The truncated context in tokens, which is compared with the full context.")
+    ] = "4Ki",
     as_json: AsJson = False,
 ) -> None:
-    """Write what its context is worth to each long document: loss with little context, less loss with all."""
+    """Write the gain from long context for each long document: loss with truncated context minus loss with full "
+    "context."""
     from ropewalk.commands.corpus_score import score_recipe
 
     print_result(score_recipe(load_given(recipe, overrides), out, model=model, truncated=truncated), as_json)

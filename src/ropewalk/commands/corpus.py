@@ -48,9 +48,9 @@ def tokenise_recipe(recipe: Recipe, share: str) -> dict[str, Any]:
     number, _, of = share.partition("/")
     if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
         raise UserError(
-            "this is no share",
+            "this is not a valid share",
             where=f"--share {share}",
-            why="a share is its number, counted from 0, and how many there are",
+            why="a share is I/N: its number from 0, and the number of shares",
             fix="--share 0/16 up to --share 15/16; of a Slurm array: $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT",
         )
     base = base_model(RunFolder(Path(recipe.run)), recipe)
@@ -72,9 +72,9 @@ def export_corpus(recipe: Recipe, out: Path, format: str) -> dict[str, Any]:
     if format not in get_args(Format) or out.exists():
         there = out.exists()
         raise UserError(
-            "the new folder is there already" if there else "no such format",
+            "the new folder is there already" if there else "there is no such format",
             where=str(out) if there else f"--format {format}",
-            why="nothing is ever overwritten" if there else "these are known: " + ", ".join(get_args(Format)),
+            why="nothing is ever overwritten" if there else "known formats: " + ", ".join(get_args(Format)),
             fix="name another folder, or remove it" if there else "choose one of them",
         )
     corpus = open_corpus(require(RunFolder(Path(recipe.run)).corpus, verb="prepare"))

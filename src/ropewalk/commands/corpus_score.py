@@ -27,13 +27,13 @@ def score_recipe(recipe: Recipe, out: Path, *, model: str | None, truncated: str
     try:
         truncated_tokens = parse_count(truncated)
     except ValueError as error:
-        raise UserError("this is no length", where="--truncated", why=str(error), fix="--truncated 4Ki") from None
+        raise UserError("this is not a length", where="--truncated", why=str(error), fix="--truncated 4Ki") from None
     if not 4 <= truncated_tokens <= context_tokens // 2:
         raise UserError(
-            "the truncated context does not leave any farther one",
+            "the truncated context is not shorter than the full context",
             where=f"--truncated {truncated}",
             why=f"the model reads {format_length(context_tokens)} tokens",
-            fix=f"--truncated {format_length(context_tokens // 4)}, or a model with more context",
+            fix=f"--truncated {format_length(context_tokens // 4)}, or use a model with a longer context",
         )
     found = on_ranks(
         score_lengths_on_rank,

@@ -42,19 +42,21 @@ def check_stratum_weights(languages: Mapping[str, float], lengths: Mapping[int, 
     for key, weights in (("languages", languages), ("lengths", lengths)):
         for name, weight in weights.items():
             if not math.isfinite(weight) or weight < 0:
-                raise ValueError(f"{key}.{name} is {weight:g}; a weight is a number from 0 up")
+                raise ValueError(f"{key}.{name} is {weight:g}; a weight must be a number of 0 or more")
         if weights and not any(weights.values()):
             raise ValueError(f"{key} has no weight above 0")
     if lengths and 0 not in lengths:
-        raise ValueError(f"lengths says nothing of documents below {min(lengths)} tokens: add 0: WEIGHT")
+        raise ValueError(f"lengths has no weight for documents below {min(lengths)} tokens: add 0: WEIGHT")
 
 
 def check_mix(mix: dict[str, float], roles: dict[str, Role]) -> None:
     """Raise ValueError unless each key of ``mix`` names a role or source that exists and the weights make sense."""
     for key, weight in mix.items():
         if not math.isfinite(weight) or weight < 0:
-            raise ValueError(f"mix.{key} is {weight:g}; a weight is a number from 0 up")
+            raise ValueError(f"mix.{key} is {weight:g}; a weight must be a number of 0 or more")
         if key not in roles and not any(role == key and name not in mix for name, role in roles.items()):
-            raise ValueError(f"mix.{key} names no source, nor a role with a source of its own: {', '.join(roles)}")
+            raise ValueError(
+                f"mix.{key} is neither a source nor a role that has a source; known are: {', '.join(roles)}"
+            )
     if not any(weight > 0 for weight in mix.values()):
         raise ValueError("mix has no weight above 0")

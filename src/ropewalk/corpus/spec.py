@@ -47,13 +47,15 @@ class RecordOptions(Spec):
     @model_validator(mode="after")
     def _check_pair(self) -> "RecordOptions":
         if (self.prompt_key is None) != (self.answer_key is None):
-            raise ValueError("prompt_key and answer_key come together")
+            raise ValueError("prompt_key and answer_key must be given together")
         if self.messages_key is not None and self.prompt_key is not None:
             raise ValueError("messages_key and prompt_key exclude each other")
         if self.template == "chat" and self.messages_key is None and self.prompt_key is None:
             raise ValueError("template: chat needs messages_key, or prompt_key and answer_key")
         if (self.loss != "responses" or self.ignore_fields) and self.messages_key is None and self.prompt_key is None:
-            raise ValueError("loss and ignore_fields are of conversations: messages_key, or prompt_key and answer_key")
+            raise ValueError(
+                "loss and ignore_fields need conversations: give messages_key, or prompt_key and answer_key"
+            )
         return self
 
 
@@ -78,7 +80,7 @@ class FileOptions(RecordOptions):
         try:
             return codecs.lookup(given).name
         except LookupError:
-            raise ValueError(f"{given!r} is no encoding that Python knows") from None
+            raise ValueError(f"{given!r} is not an encoding that Python knows") from None
 
 
 class HubOptions(RecordOptions):
@@ -157,9 +159,9 @@ class Source(Spec):
     def _check_origin(self) -> "Source":
         given = [key for key in ("path", "hub", "embedded") if getattr(self, key) is not None]
         if len(given) != 1:
-            raise ValueError(f"source {self.name} needs exactly one of path, hub, embedded; it has {given or 'none'}")
+            raise ValueError(f"source {self.name} needs exactly one of path, hub, embedded; given: {given or 'none'}")
         if self.tokens is not None and self.path is None:
-            raise ValueError(f"source {self.name} has tokens: {self.tokens} and no path to them")
+            raise ValueError(f"source {self.name} has tokens: {self.tokens}, but no path")
         if self.embedded is None:
             _ = self.record_options
         return self

@@ -20,7 +20,7 @@ _CURES = (
     ),
     (
         "could not find expected ':'",
-        "write `key: value`, with a blank after the colon; put quotes around a text of several lines",
+        "write `key: value`, with a space after the colon; put quotes around a text of several lines",
     ),
     ("unexpected end of stream", "close the open quotes or the open bracket"),
     ("quoted scalar", "close the open quotes"),

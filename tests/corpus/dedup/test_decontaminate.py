@@ -161,11 +161,11 @@ def test_both_figures_stand_in_the_ledger(tokenizer: Tokenizer, tmp_path: Path, 
     assert not any(asked in text for text in kept)
     assert "2 cut" in format_ledger(corpus.ledger)
     shown = format_reasons(inspect_corpus(corpus), corpus.ledger)
-    assert "contaminated passage, 2 cut out of documents" in shown and "100% of n7 stands in the document" in shown
+    assert "contaminated passage, 2 cut out of documents" in shown and "100% of n7 is in the document" in shown
     manifest = json.loads((corpus.store("web") / "manifest.json").read_text())
     assert manifest["facts"]["contaminated"] == {
-        "100% of n7 stands in it": 2,
-        "100% of n7 stands in the document": 2,
+        "100% of n7 is in it": 2,
+        "100% of n7 is in the document": 2,
     }
 
 
@@ -202,7 +202,7 @@ def test_short_prompts_are_counted_and_told(tmp_path: Path, capsys: pytest.Captu
     texts = [sentence(5, 40), "only five words in here", han(1, 19), han(2, 20)]
     prompts = prompts_of(tmp_path, texts)
     assert prompts.too_short == 2 and prompts.names == ("q0", "q3")
-    assert "2 of 4 prompts are not looked for" in capsys.readouterr().err
+    assert "2 of 4 prompts are not searched for" in capsys.readouterr().err
     with pytest.raises(UserError, match="no evaluation prompt is long enough"):
         prompts_of(tmp_path, texts[1:3])
 

@@ -141,16 +141,16 @@ def test_a_template_that_rewrites_messages_is_refused(chat_folder: Path, tmp_pat
     options = {"messages_key": "messages", "template": "chat"}
     with pytest.raises(UserError, match="does not fit") as caught:
         make(tmp_path, tokenizer, [{"messages": MESSAGES}], options=options)
-    assert "changes what messages say" in caught.value.why
+    assert "changes or leaves out text of messages" in caught.value.why
 
 
 @pytest.mark.parametrize(
     ("record", "why"),
     [
         ({"text": "x"}, "found keys text"),
-        ({"messages": []}, "should hold a list"),
+        ({"messages": []}, "must be a list"),
         ({"messages": [{"role": "user"}]}, "no text"),
-        ({"messages": [{"role": "user", "content": "x"}]}, "nobody answers"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "there is no answer"),
         ({"messages": [{"role": "assistant", "content": "\ud800"}]}, "surrogate"),
     ],
 )
@@ -199,7 +199,7 @@ def test_a_plain_prompt_is_trained_on_where_all_is(chat_folder: Path, tmp_path: 
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"needs messages_key|exclude|are of conversations"):
+    with pytest.raises(ValueError, match=r"needs messages_key|exclude|need conversations"):
         RecordOptions.model_validate(options)
 
 

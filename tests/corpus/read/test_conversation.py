@@ -127,7 +127,7 @@ def test_the_answers_of_a_prompt_are_not_trained_on() -> None:
         ({"messages": [ASKED, SAID], "images": ["a.png"]}, "images"),
         ({"messages": [ASKED, SAID], "rejected": "x"}, "rejected"),
         ({"messages": [ASKED, SAID], "system": ["x"]}, "system"),
-        ({"messages": [{"role": "system", "content": "a"}, ASKED, SAID], "system": "b"}, "two system prompts"),
+        ({"messages": [{"role": "system", "content": "a"}, ASKED, SAID], "system": "b"}, "there must be only one"),
         ({"messages": [ASKED, {**SAID, "weight": 0.5}]}, "weight"),
         ({"messages": [{**ASKED, "train": True}, SAID]}, "train"),
         ({"messages": [ASKED, {**SAID, "train_detail": [{}]}]}, "train_detail"),

@@ -112,7 +112,7 @@ def test_size_bytes_ends_after_a_whole_document(tmp_path: Path) -> None:
     [
         (b'{"text": "torn\n', "broken JSON line", "line 3, byte 40", "Invalid control|Unterminated"),
         (b'{"text": "\xff"}\n', "invalid UTF-8", "line 3, byte 41", "0xff"),
-        (b'{"body": "x", "n": 1}\n', "no text", "line 3", "'text' should hold the text; found keys body, n"),
+        (b'{"body": "x", "n": 1}\n', "no text", "line 3", "'text' must contain the text; found keys body, n"),
         (b'{"text": 7}\n', "no text", "line 3", "a int"),
         (b'["x"]\n', "not a record", "line 3", "a list"),
         (b'{"text": "\\ud800"}\n', "invalid text", "line 3", "surrogate"),
@@ -148,7 +148,7 @@ def test_text_can_be_mended_on_demand(tmp_path: Path) -> None:
 def test_a_torn_archive_is_an_error(tmp_path: Path, ending: str, pack: Callable[[bytes], bytes], share: float) -> None:
     whole = pack(lines(*({"text": sentence(number)} for number in range(300))))
     (tmp_path / f"a.jsonl.{ending}").write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(UserError, match="an archive is torn"):
+    with pytest.raises(UserError, match="an archive is incomplete or damaged"):
         read(tmp_path / f"a.jsonl.{ending}")
 
 
@@ -172,7 +172,7 @@ def test_what_is_whole_in_a_torn_archive_is_kept_on_demand(
 def test_what_is_no_archive_is_an_error(tmp_path: Path) -> None:
     for name in ("a.jsonl.zst", "a.jsonl.gz"):
         (tmp_path / name).write_bytes(b'{"text": "plain"}\n' * 20)
-        with pytest.raises(UserError, match="not the archive that its suffix says"):
+        with pytest.raises(UserError, match="not the kind of archive that its suffix says"):
             read(tmp_path / name)
 
 

@@ -54,7 +54,7 @@ def test_masks_survive_where_the_format_has_them(tmp_path: Path, format: Format)
 
 @pytest.mark.parametrize("format", ["megatron", "olmo"])
 def test_a_mask_that_would_be_lost_is_refused(tmp_path: Path, format: Format) -> None:
-    with pytest.raises(UserError, match=r"knows no loss mask\n.*chat, document \d"):
+    with pytest.raises(UserError, match=r"has no loss mask\n.*chat, document \d"):
         write_tokens(iter(made(1000, masked=True)), tmp_path / "chat", format=format, vocabulary=1000)
 
 

@@ -27,7 +27,7 @@ def test_a_tokenizer_of_the_same_size_is_another_one(corpus: Corpus, tokenizer: 
     assert (swapped.vocabulary, swapped.eos_id) == (tokenizer.vocabulary, tokenizer.eos_id)
     with pytest.raises(UserError, match="corpus was made with another tokenizer") as caught:
         require_model(corpus, other)
-    assert "its ids mean other text" in caught.value.why and str(other) in caught.value.where
+    assert "its ids stand for other text" in caught.value.why and str(other) in caught.value.where
 
 
 def test_another_layout_of_the_file_is_the_same_tokenizer(

@@ -266,7 +266,7 @@ def test_a_torn_tokenizer_is_refused(tokenizer_folder: Path, tmp_path: Path, nam
 
 
 def test_a_tokenizer_without_an_end_is_refused(tokenizer_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="names no end of document"):
+    with pytest.raises(UserError, match="no end-of-document token"):
         load_tokenizer(copy_with(tokenizer_folder, tmp_path / "endless", eos_token=None))
 
 

@@ -110,7 +110,11 @@ def find_text_fault(measures: Measures, profile: Profile) -> Fault | None:
     checks = (
         ("too short", m.characters < p.min_characters, f"{m.characters} characters, fewer than {p.min_characters}"),
         ("broken characters", m.replaced > p.max_replaced, f"{m.replaced:.2%} U+FFFD, above {p.max_replaced:.2%}"),
-        ("mojibake", m.mojibake > p.max_mojibake, f"{m.mojibake:.2%} wrongly decoded, above {p.max_mojibake:.2%}"),
+        (
+            "mojibake",
+            m.mojibake > p.max_mojibake,
+            f"{m.mojibake:.2%} wrongly decoded (mojibake), above {p.max_mojibake:.2%}",
+        ),
         ("few letters", m.letters < p.min_letters, f"{m.letters:.1%} letters, below {p.min_letters:.0%}"),
         ("little Han", m.han < p.min_han, f"{m.han:.1%} of letters in Han, below {p.min_han:.0%}"),
         (

@@ -254,16 +254,16 @@ def _tell_short(names: Sequence[str], count: int, rules: PromptRules) -> None:
     """Report the prompts that are not looked for. Raises UserError where no other prompt is left."""
     if (not names and count) or not rules.files or rules.files == (PROBES,):
         return
-    limits = f"fewer than {RUN_WORDS} words, or than {RUN_HAN} characters of Han, that are not in most of them"
+    limits = f"fewer than {RUN_WORDS} words, or than {RUN_HAN} Han characters, apart from words that most prompts share"
     if len(names) == count:
         raise UserError(
-            "no evaluation prompt is long enough to look for",
+            "no evaluation prompt is long enough to search for",
             where=f"corpus.decontaminate: {', '.join(rules.files)}",
-            why=f"all {count:,} have {limits}: so few in a row are found in any text by chance",
-            fix="join each with its context or its answer, name another text_key, or take the files out",
+            why=f"all {count:,} have {limits}: so few words occur in any text by chance",
+            fix="join each prompt with its context or its answer, give another text_key, or remove the files",
         )
     shown = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")
-    say(f"decontaminate: {len(names):,} of {count:,} prompts are not looked for ({limits}): {shown}")
+    say(f"decontaminate: {len(names):,} of {count:,} prompts are not searched for ({limits}): {shown}")
 
 
 def _widen(text: str, spans: Iterable[Sequence[int]]) -> Spans:

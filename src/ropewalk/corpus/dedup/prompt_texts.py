@@ -55,10 +55,10 @@ def _find_texts(record: object, place: Place, text_key: str | None) -> Iterator[
     if not known:
         held = f"keys {', '.join(map(str, entry))}" if entry else f"a {type(record).__name__}"
         raise UserError(
-            "a record holds no evaluation prompt",
+            "a record contains no evaluation prompt",
             where=f"corpus.decontaminate: {place}",
-            why=f"none of {', '.join(keys)} holds a text; found {held}",
-            fix="name the key in corpus.decontaminate.text_key",
+            why=f"none of {', '.join(keys)} is a text; found {held}",
+            fix="set corpus.decontaminate.text_key to the right key",
         )
     name = str(entry.get("id", place.id))
     for key, text in known.items():

@@ -61,7 +61,7 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
         "stories_en": Embedded(
             role="general",
             language="en",
-            description="long English stories whose ends speak of their beginnings",
+            description="long English stories whose ends refer to their beginnings",
             licence=_OWN,
             options=EnglishStories,
             generate=partial(write_stories, "en"),
@@ -69,7 +69,7 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
         "stories_zh": Embedded(
             role="general",
             language="zh",
-            description="long Chinese stories whose ends speak of their beginnings",
+            description="long Chinese stories whose ends refer to their beginnings",
             licence=_OWN,
             options=ChineseStories,
             generate=partial(write_stories, "zh"),
@@ -77,7 +77,7 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
         "encyclopedia_zh": Embedded(
             role="general",
             language="zh",
-            description="Chinese encyclopedia volumes about invented regions, whose entries agree",
+            description="Chinese encyclopedia volumes about invented regions, with consistent entries",
             licence=_OWN,
             options=EncyclopediaDocuments,
             generate=write_encyclopedia,
@@ -157,9 +157,9 @@ def read_options(name: str, *, size_bytes: int | None = None, options: Mapping[s
     chosen = _read_options(name, source, options or {})
     if size_bytes is None and source.endless:
         raise UserError(
-            f"the embedded source {name} has no end",
+            f"the embedded source {name} needs a size",
             where=f"sources: embedded: {name}",
-            why="it is generated, so its size is a choice",
+            why="it is generated, so you must choose its size",
             fix="give it a size, such as size_bytes: 4M",
         )
     return chosen

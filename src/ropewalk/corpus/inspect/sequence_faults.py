@@ -28,8 +28,8 @@ def find_row_faults(corpus: Corpus, dataset: Dataset) -> Iterator[RowFault]:
     for name, (without, rows) in dataset.unlabelled.items():
         if without > MOST_UNLABELLED * rows:
             message = (
-                f"{without:,} of the {rows:,} rows of {name} ({without / rows:.1%}) have no label: nothing in them is "
-                f"trained on; long_documents of this source is {corpus.long_documents[name]}"
+                f"{without:,} of the {rows:,} sequences of {name} ({without / rows:.1%}) have no label, so the model "
+                f"learns nothing from them; long_documents of this source is {corpus.long_documents[name]}"
             )
             yield RowFault(name, "long_documents", message)
     for name, beyond in dataset.beyond_row.items():
@@ -43,8 +43,9 @@ def tell_beyond(corpus: Corpus, name: str, beyond: BeyondRow, context_tokens: in
     parts = [f"{beyond.left_out:,} are left out"] * bool(beyond.left_out)
     parts += [f"{beyond.cut_short:,} are cut short"] * bool(beyond.cut_short)
     return (
-        f"of the {facts.documents:,} documents of {name}, {' and '.join(parts)}, as longer than a row of "
-        f"{format_length(context_tokens)}: {format_amount(beyond.tokens)} of {format_amount(facts.tokens)} tokens "
+        f"of the {facts.documents:,} documents of {name}, {' and '.join(parts)}, because they are longer than a "
+        f"sequence of {format_length(context_tokens)}: {format_amount(beyond.tokens)} of "
+        f"{format_amount(facts.tokens)} tokens "
         f"({beyond.tokens / facts.tokens:.1%}) are not read; long_documents of this source is "
         f"{corpus.long_documents[name]}"
     )

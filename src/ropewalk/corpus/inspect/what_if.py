@@ -55,7 +55,10 @@ def format_weighing(found: Mapping[str, Any]) -> str:
         figures = f"{part['share']:>9.2%}{format_amount(part['tokens']):>9}{format_amount(part['held_tokens']):>9}"
         lines.append(f"{part['name']:28}{figures}{part['repeats']:>9.2f}{_format_long(part['long'])}")
     lines.append(f"{'all':28}{1:>9.2%}{format_amount(found['tokens']):>9}{'':>18}{_format_long(found['long'])}")
-    lines.append("the last columns: tokens with more of their own document before them than that, of these")
+    lines.append(
+        "the last columns: tokens that have more than this number of earlier tokens of their own document, "
+        "as a share of these tokens"
+    )
     if found["dry"]:
         lines.append(f"would be read more than {found['max_repeats']:g} times: {', '.join(found['dry'])}")
     return "\n".join([*lines, *found["beyond_row"]])

@@ -275,11 +275,11 @@ def _refuse_unread(corpus: Corpus, mix: Mapping[str, float], strata: Sequence[St
         held = find_members(key, mix, roles=roles, tokens=tokens)
         if not read & {*held}:
             raise UserError(
-                "the mix asks for documents that are all longer than a row",
-                where=f"mix.{key}, rows of {format_length(context_tokens)}",
-                why=f"long_documents leaves out what does not fit: all documents of {', '.join(held)}",
-                fix="give them no weight at this length, train on longer rows, or set long_documents of the source: "
-                "truncate reads whole answers, split cuts anywhere",
+                "all documents of a part of the mix are longer than a sequence",
+                where=f"mix.{key}, sequences of {format_length(context_tokens)}",
+                why=f"long_documents leaves out documents that do not fit: here all documents of {', '.join(held)}",
+                fix="give them no weight at this length, train on longer sequences, or set long_documents of the "
+                "source: truncate keeps whole answers, split cuts at any token",
             )
 
 
@@ -289,7 +289,8 @@ def _refuse_dry(stratum: Stratum, max_repeats: float, reached_and_planned: tuple
     raise UserError(
         f"source {stratum.name} runs dry",
         where=f"mix: {stratum.name} gives {share:.2%} of {format_amount(planned)} tokens",
-        why=f"its {format_amount(held)} tokens, read at most {max_repeats:g} times, last for {format_amount(reached)}",
-        fix=f"give it at most {share * reached / planned:.2%}, let others give the rest (when_dry: spread), add text, "
+        why=f"its {format_amount(held)} tokens, read at most {max_repeats:g} times, give only {format_amount(reached)}",
+        fix=f"give it at most {share * reached / planned:.2%}, let other sources give the rest (when_dry: spread), "
+        "add text, "
         f"shorten the stage, or raise max_repeats to {np.ceil(share * planned / held * 10) / 10:g}",
     )

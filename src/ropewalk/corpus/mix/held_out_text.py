@@ -31,5 +31,5 @@ def tell_long(found: int, asked: int, *, context_tokens: int) -> str:
     """The message for too few held-out documents of the required length."""
     return (
         f"{found} of {asked} held-out documents have {context_tokens} tokens; "
-        "a larger corpus.held_out, or longer text, gives more"
+        "for more of them, increase corpus.held_out or add longer text"
     )

@@ -64,7 +64,7 @@ def split_source(
             "a language has no weight",
             where=f"languages, of the corpus or the stage; source {stratum.source}",
             why=f"documents without one: {', '.join(missing)}",
-            fix=f"add it, or `{OTHER}: 0` to train on no language but those named",
+            fix=f"give each a weight, or `{OTHER}: 0` to train only on the named languages",
         )
     bounds = np.array(sorted(rules.lengths) or [0])
     bucket = np.searchsorted(bounds, stratum.lengths, side="right") - 1
@@ -103,7 +103,8 @@ def share_out(
         raise UserError(
             "the whole corpus runs dry",
             where="corpus.max_repeats",
-            why=f"all its text, read as often as allowed, is {root.most(limits):.1%} of the tokens asked for",
+            why=f"all its text, read as often as max_repeats allows, is {root.most(limits):.1%} of the tokens that "
+            "the stage needs",
             fix="shorten the stage, add text, or raise max_repeats",
         )
     root.fill(1.0, limits, shares)
@@ -169,7 +170,7 @@ def _weigh(
                 "the mix asks for text that is not there",
                 where=f"mix.{key}",
                 why=f"none of its {format_amount(sum(tokens[name] for name in members))} tokens has a weight",
-                fix="give a weight above 0 in languages and lengths to text that is there",
+                fix="in languages and lengths, give a weight above 0 to text that the corpus has",
             )
         yield _Node(weight, nodes)
 

@@ -62,8 +62,8 @@ def build(
             raise UserError(
                 "the folder holds another corpus",
                 where=str(folder),
-                why="its sources, tokenizer or seed differ from those asked for",
-                fix="name another folder, or remove it; the token store keeps what is common",
+                why="its sources, tokenizer or seed differ from those of the recipe",
+                fix="name another folder, or remove it; the token store keeps the text that both use",
             )
         return folder
     store = Path(spec.store)

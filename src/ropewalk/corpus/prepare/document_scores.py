@@ -67,10 +67,11 @@ def _column(
     values = np.array([math.nan if value is None else float(value) for value in found], dtype=np.float64)
     if np.isnan(values).all():
         raise UserError(
-            "no document has the column that is selected by",
+            "no document has the column that `select` uses",
             where=f"source {source.name}: select {rule.column}",
-            why=f"neither {source.scores or 'a scores file (none is named)'} nor the measures of long texts have it",
-            fix="name what `ropewalk corpus score RECIPE FILE` wrote as the source's scores, or another column",
+            why=f"neither {source.scores or 'a scores file (none is named)'} nor the measures of long texts contain it",
+            fix="give the file that `ropewalk corpus score RECIPE FILE` wrote as `scores` of the source, or select "
+            "another column",
         )
     return values
 
@@ -84,7 +85,7 @@ def _fault(rule: Selection, value: float, id: str, all_values: Float64[np.ndarra
         full = float(np.percentile(all_values, _FULL_WEIGHT))
         chance = max(0.0, value / full) if full > 0 else 1.0
         if seed_for("select", rule.column, id) / 2**63 >= chance:
-            return f"{rule.column} {value:.4g} gave it a chance of {chance:.0%}"
+            return f"{rule.column} {value:.4g} gave the document a probability of {chance:.0%}"
     return None
 
 
@@ -125,17 +126,17 @@ def _read_scores(source: Source) -> dict[str, dict[str, Any]]:
             id = str(entry["id"])
         except (ValueError, KeyError, AttributeError) as error:
             raise UserError(
-                "a scores file is broken",
+                "a scores file has a faulty line",
                 where=f"{path}, line {number}",
                 why=f"not a JSON object with an id: {error}",
                 fix="write it again with `ropewalk corpus score RECIPE FILE`",
             ) from None
         if id in scores:
             raise UserError(
-                "a scores file names a document twice",
+                "a scores file has a document twice",
                 where=f"{path}, line {number}",
-                why=f"{id} stands in line {lines_of[id]} too, and only one of the two can be meant",
-                fix="keep one line for each id, or say in `source` whose each is",
+                why=f"{id} is also in line {lines_of[id]}, and it is unclear which score is right",
+                fix="keep one line for each id, or add `source` to each line",
             )
         scores[id], lines_of[id] = entry, number
     return scores
@@ -150,9 +151,9 @@ def _refuse_repeated(
         id = str(document["id"])
         if id in seen and id in scores:
             raise UserError(
-                "a score is of several documents",
+                "one score belongs to several documents",
                 where=f"source {source.name}: {source.scores}",
                 why=f"more than one document has the id {id}",
-                fix="give every record an `id` of its own, or none: then file and line name it",
+                fix="give every record its own `id`, or give no record an id: then file and line identify it",
             )
         seen.add(id)

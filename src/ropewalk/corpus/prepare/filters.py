@@ -124,7 +124,7 @@ class Screen:
         if found is not None:
             passages = self._list_passages(kept, found)
             if not passages:
-                why = f"{found.share:.0%} of {found.prompt} stands in it"
+                why = f"{found.share:.0%} of {found.prompt} is in it"
                 return Screened(Reject(kept.id, CONTAMINATED, read_bytes, why, place, excerpt(kept.text)), measures)
             whole, kept = Owned(kept.text), replace(kept, text="")
             kept = replace(kept, text=cut_spans(whole.take(), found.spans))
@@ -138,7 +138,7 @@ class Screen:
             whole, kept = Owned(kept.text), replace(kept, text="")
             kept = replace(kept, text=self.cuts.apply(whole.take(), digest))
             if len(kept.text) < self.source.cleaning(kept.language).min_characters:
-                why = f"{len(kept.text)} characters of {characters} stand nowhere else"
+                why = f"{len(kept.text)} characters of {characters} are in no other document"
                 return Screened(Reject(kept.id, REPEATED, read_bytes, why, place, begin_and_end), measures)
         return Screened(kept, measures, whole_bytes, digest, signature, passages)
 
@@ -157,7 +157,7 @@ class Screen:
         may_cut = document.loss_spans is None and not self.source.tokens and self.prompts.action == "cut"
         if not may_cut or left < max(1, self.source.cleaning(document.language).min_characters):
             return ()
-        why = f"{found.share:.0%} of {found.prompt} stands in the document"
+        why = f"{found.share:.0%} of {found.prompt} is in the document"
         place = str(document.metadata.get("place", ""))
         texts = [document.text[start:end] for start, end in found.spans]
         return tuple(Reject(document.id, PASSAGE, text_bytes(text), why, place, excerpt(text)) for text in texts)

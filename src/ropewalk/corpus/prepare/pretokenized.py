@@ -48,7 +48,7 @@ def _find(source: Source) -> FoundFiles:
             "a source has no files",
             where=f"source {source.name}: {source.path}",
             why=f"none of its {len(found.files):,} files ends in {suffix}",
-            fix=f"name the files of ids, or another format than tokens: {source.tokens}",
+            fix=f"give the path of the token id files, or another format than tokens: {source.tokens}",
         )
     return replace(found, files=files)
 
@@ -72,7 +72,7 @@ def read_imported(source: Source, tokenizer: Tokenizer) -> Iterator[tuple[str, T
                     "a token id is not in the vocabulary",
                     where=f"{path}, document {number}",
                     why=f"ids from {ids.min()} to {ids.max()}; the tokenizer has {tokenizer.vocabulary:,}",
-                    fix="name the model whose tokenizer made these ids, or the format that they are in",
+                    fix="use the model whose tokenizer made these ids, or give the format of the files",
                 )
             yield f"{name}:{number}" if name else f"row {number}", (ids, mask)
 

@@ -45,7 +45,7 @@ def tokenize_sources(spec: CorpusSpec, *, tokenizer: Tokenizer, prompts: Prompts
     try:
         search = plan_search(spec, text)
         if not search.is_surveyed:
-            say("looking for sections that stand twice")
+            say("looking for repeated sections")
             _run(spec, search.surveys)
         jobs = _list_jobs(text, search.find_cuts())
         waiting = {job.folder: job for job in jobs if not is_finished(job.folder)}

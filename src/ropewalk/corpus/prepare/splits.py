@@ -98,7 +98,7 @@ def write_dropped(
             for document in np.flatnonzero(choice.fate > HELD_OUT).tolist():
                 home, kept = int(choice.kept_source[document]), int(choice.kept_document[document])
                 alike = np.mean(sources[number].signatures[document] == sources[home].signatures[kept])
-                why = f"{alike:.0%} like {known[home][kept]['id']} of {names[home]}, which stays"
+                why = f"{alike:.0%} like {known[home][kept]['id']} of {names[home]}, which is kept"
                 entry = {
                     "id": known[number][document]["id"],
                     "dropped": REASONS[int(choice.fate[document])],

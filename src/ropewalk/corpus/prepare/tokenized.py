@@ -223,10 +223,10 @@ def refuse_empty(source: Source, ledger: SourceLedger) -> None:
         raise without_document(source, ())
     reasons = ", ".join(f"{reason} {amount.documents:,}" for reason, amount in ledger.dropped.items())
     raise UserError(
-        f"nothing of source {source.name} is left",
+        f"no document of source {source.name} is left",
         where=f"source {source.name}, profile {_name_profile(source)}",
         why=f"all {ledger.read.documents:,} documents were dropped: {reasons}",
-        fix=f"choose the profile that fits the text ({', '.join(PROFILES)}), or another text_key",
+        fix=f"choose a profile that fits the text ({', '.join(PROFILES)}), or another text_key",
     )
 
 

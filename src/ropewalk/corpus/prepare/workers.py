@@ -153,7 +153,9 @@ def _feed_process(process: "subprocess.Popen[str]", waiting: "queue.Queue[str]",
                 break
         else:
             _empty(waiting)
-            raise RuntimeError(f"a worker ended before its task did, with code {process.wait()}; its words stand above")
+            raise RuntimeError(
+                f"a worker ended before its task did, with code {process.wait()}; its messages are above"
+            )
 
 
 def _empty(waiting: "queue.Queue[str]") -> None:
@@ -192,7 +194,7 @@ def _start_ray() -> Any:
             "Ray is not installed",
             where="corpus.workers: ray",
             why=explain_import_fault(fault, "ray"),
-            fix="pip install 'ropewalk[cluster]', or leave workers at processes",
+            fix="pip install 'ropewalk[cluster]', or set workers: processes",
         ) from None
     if not ray.is_initialized():
         mine = signal.getsignal(signal.SIGTERM)

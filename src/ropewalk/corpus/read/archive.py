@@ -50,9 +50,12 @@ class TornArchiveError(UserError):
 
 _REASONS = MappingProxyType(
     {
-        "torn archive": ("an archive is torn", "copy or download the file again"),
-        "no archive": ("a file is not the archive that its suffix says", "give it the suffix of what it holds"),
-        "archive window": ("an archive needs more memory than is allowed", "pack it with a window of 2 GiB at most"),
+        "torn archive": ("an archive is incomplete or damaged", "copy or download the file again"),
+        "no archive": ("a file is not the kind of archive that its suffix says", "give it the suffix of its content"),
+        "archive window": (
+            "an archive needs more memory than is allowed",
+            "compress it with a window of at most 2 GiB",
+        ),
     }
 )
 
@@ -132,7 +135,9 @@ def _read_frames(path: Path, packed: Iterator[bytes], unpack: Callable[[], Any])
             yield text
             chunk = frame.unused_data if frame.eof else b""
     if not begun:
-        raise TornArchiveError(path, done_bytes=0, why="it is empty: no archive is, not even one of nothing")
+        raise TornArchiveError(
+            path, done_bytes=0, why="the file is empty, and even an archive without content has bytes"
+        )
     if not frame.eof:
         raise TornArchiveError(path, done_bytes=done, why="the last frame has no end")
 
@@ -142,7 +147,7 @@ def _tell(path: Path, chunk: bytes, error: Exception, *, done_bytes: int) -> Tor
     if done_bytes == 0 and not chunk.startswith(_MAGIC[path.suffix.lower()]):
         names = [ending for ending, magic in _MAGIC.items() if chunk.startswith(magic)]
         begins = f"like a {names[0]}" if names else f"with {chunk[:12]!r}"
-        return TornArchiveError(path, done_bytes=0, why=f"it begins {begins}", reason="no archive")
+        return TornArchiveError(path, done_bytes=0, why=f"it begins with {begins}", reason="no archive")
     large = "too much memory" in str(error)
     return TornArchiveError(
         path, done_bytes=done_bytes, why=str(error), reason="archive window" if large else "torn archive"

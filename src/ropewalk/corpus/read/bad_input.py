@@ -61,14 +61,14 @@ def reject(source: Source, place: Place, reason: str, why: str, *, size_bytes: i
         f"{reason} in source {source.name}",
         where=str(place),
         why=why,
-        fix="mend the file, or set faults: skip on this source to drop and count such documents",
+        fix="correct the file, or set faults: skip on this source to drop and count such documents",
     )
 
 
 def missing_library(source: Source, what: str, fault: ImportError, *, library: str, extra: str) -> UserError:
     """The error for a source that needs an optional library. ``fault`` may name the library that is missing."""
     return UserError(
-        f"{what} need one more library",
+        f"{what} need another library",
         where=f"source {source.name}: {source.path or source.hub}",
         why=explain_import_fault(fault, library),
         fix=f"pip install 'ropewalk[{extra}]'",
@@ -113,7 +113,8 @@ def check_text(text: str, source: Source, place: Place) -> str | Reject:
     if at >= 0:
         if source.faults != "replace":
             why = (
-                f"{text.count(chr(0)):,} of them, the first after {at:,} characters: a binary, or UTF-16 without a mark"
+                f"{text.count(chr(0)):,} of them, the first after {at:,} characters: a binary file, or UTF-16 "
+                "without a byte order mark"
             )
             return reject(
                 source, place, "NUL characters", why, size_bytes=_size(text), text=text.replace("\x00", "\ufffd")

@@ -146,10 +146,10 @@ def lay_out(document: Document, template: ChatTemplate, source: Source) -> Docum
     except _RefusedError as error:
         if source.faults == "error":
             raise UserError(
-                f"a conversation does not fit in source {source.name}",
+                f"a conversation of source {source.name} cannot be used",
                 where=place or document.id,
                 why=str(error),
-                fix="mend it, or set faults: skip on this source to drop and count such",
+                fix="correct it, or set faults: skip on this source to drop and count such conversations",
             ) from None
         return Reject(document.id, error.reason, size, str(error), place, excerpt(document.text))
 
@@ -175,7 +175,7 @@ def _trained(conversation: Conversation, options: RecordOptions) -> set[int]:
         answers = answers[-1:]
     trained = {number for number in answers if messages[number].get("loss", True)}
     if not trained and options.loss != "all":
-        raise _UntrainedError("no answer is trained on: weight, loss or train says so")
+        raise _UntrainedError("no answer has a loss, because of the fields weight, loss or train")
     return trained
 
 
@@ -202,7 +202,7 @@ def _find_answers(found: Answers, wanted: list[int]) -> list[Span]:
     spans = [(number, found.find(number)) for number in wanted]
     unknown = [number for number, span in spans if span is None]
     if unknown:
-        raise _RefusedError(f"the chat template does not tell where the answer of message {unknown[0]} begins")
+        raise _RefusedError(f"the chat template does not show where the answer of message {unknown[0]} begins")
     return [span for _, span in spans if span is not None]
 
 
@@ -223,9 +223,12 @@ def _without(length: int, spans: Sequence[Span]) -> list[Span]:
 
 
 def _tell_lost(what: str, messages: Sequence[Message]) -> str:
-    told = f"the chat template changes what messages say, or leaves it out: {what}"
+    told = f"the chat template changes or leaves out text of messages: {what}"
     if "reasoning_content" in what and len(messages) > 2:
-        return f"{told} (templates take thoughts out of earlier turns: loss: last trains on the last answer alone)"
+        return (
+            f"{told} (many templates remove thoughts from earlier turns; with loss: last, only the last answer is "
+            "trained on)"
+        )
     return f"{told}; options.ignore_fields drops a field before it is written"
 
 

@@ -52,7 +52,7 @@ def beyond_pair(conversation: Conversation) -> list[str]:
     if roles[0] in ("system", "developer"):
         found.append("a system prompt")
         roles = roles[1:]
-    return found if roles == ["user", ANSWERS] else [*found, "more turns than two"]
+    return found if roles == ["user", ANSWERS] else [*found, "more than two turns"]
 
 
 def join_contents(conversation: Conversation) -> str:
@@ -75,7 +75,7 @@ def _read(record: Mapping[str, Any], options: RecordOptions) -> Conversation:
         known: list[str] = [options.messages_key]
         if options.messages_key not in record:
             found = ", ".join(record)
-            raise UnreadError(f"{options.messages_key!r} should hold a list of messages; found keys {found}")
+            raise UnreadError(f"{options.messages_key!r} must be a list of messages; found keys {found}")
         messages = read_turns(record[options.messages_key], options.messages_key, ignored)
     else:
         known = [str(options.prompt_key), str(options.answer_key), "input", "history"]
@@ -84,10 +84,10 @@ def _read(record: Mapping[str, Any], options: RecordOptions) -> Conversation:
     beside = {key: None if key in known else record.get(key) for key in _BESIDE}
     messages = _with_system(messages, beside)
     if not any(message["role"] == ANSWERS for message in messages):
-        raise UnreadError("nobody answers: no message is an assistant's")
+        raise UnreadError("there is no answer: no message has the role assistant")
     arguments = beside["chat_template_kwargs"]
     if not is_empty(arguments) and not isinstance(arguments, Mapping):
-        raise UnreadError("'chat_template_kwargs' should be an object")
+        raise UnreadError("'chat_template_kwargs' must be an object")
     return Conversation(
         messages=messages,
         tools=_read_tools(beside),
@@ -101,11 +101,11 @@ def _read_pair(record: Mapping[str, Any], prompt_key: str, answer_key: str, igno
     for key, held in ((prompt_key, question), (answer_key, answer)):
         if not isinstance(held, str | list):
             found = f"keys {', '.join(record)}" if key not in record else f"a {type(held).__name__}"
-            raise UnreadError(f"{key!r} should hold the text; found {found}")
+            raise UnreadError(f"{key!r} must contain the text; found {found}")
     more = record.get("input") if "input" not in (prompt_key, answer_key) else None
     if not is_empty(more):
         if not isinstance(more, str) or not isinstance(question, str):
-            raise UnreadError("'input' goes on after a prompt that is text, and one of the two is none")
+            raise UnreadError("'input' continues the prompt, and both must be text")
         question = f"{question}\n{more}" if question else more
     history = record.get("history") if "history" not in (prompt_key, answer_key) else None
     before = [] if is_empty(history) else _read_history(history, ignored)
@@ -128,9 +128,9 @@ def _read_history(history: object, ignored: tuple[str, ...]) -> list[Message]:
         isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(said, str) for said in pair)
         for pair in held
     ):
-        raise UnreadError("'history' should hold pairs of a question and an answer, or messages")
+        raise UnreadError("'history' must be a list of pairs of question and answer, or of messages")
     if any(not answer.strip() for _, answer in held):
-        raise UnreadError("'history' holds an empty answer", EMPTY)
+        raise UnreadError("'history' contains an empty answer", EMPTY)
     roles = ("user", ANSWERS)
     return [{"role": role, "content": said} for pair in held for role, said in zip(roles, pair, strict=True)]
 
@@ -143,7 +143,7 @@ def _with_system(messages: list[Message], beside: Mapping[str, Any]) -> list[Mes
     given = {key: beside[key] for key in _SYSTEM if not is_empty(beside[key])}
     for key, text in given.items():
         if not isinstance(text, str):
-            raise UnreadError(f"{key!r} should hold text")
+            raise UnreadError(f"{key!r} must be text")
     texts = set(given.values())
     if not texts:
         return messages
@@ -152,7 +152,9 @@ def _with_system(messages: list[Message], beside: Mapping[str, Any]) -> list[Mes
         if len(texts) == 1:
             return messages
     if len(texts) > 1:
-        raise UnreadError(f"{' and '.join(map(repr, given))} beside the messages: there are two system prompts")
+        raise UnreadError(
+            f"{' and '.join(map(repr, given))} and the messages each have a system prompt: there must be only one"
+        )
     return [{"role": "system", "content": texts.pop()}, *messages]
 
 
@@ -163,20 +165,20 @@ def _read_tools(beside: Mapping[str, Any]) -> list[dict[str, Any]]:
         listed = parse_json(held, repr(key)) if isinstance(held, str) else held
         listed = [listed] if isinstance(listed, Mapping) else listed if listed is not None else []
         if not isinstance(listed, list):
-            raise UnreadError(f"{key!r} should hold a list of tools")
+            raise UnreadError(f"{key!r} must be a list of tools")
         tools += [_read_tool(tool, f"{key}[{number}]") for number, tool in enumerate(listed)]
     if len(given) > 1:
-        raise UnreadError(f"{' and '.join(map(repr, given))} are both there")
+        raise UnreadError(f"{' and '.join(map(repr, given))} are both present")
     return tools
 
 
 def _read_tool(given: object, where: str) -> dict[str, Any]:
     tool = parse_json(given, where) if isinstance(given, str) else given
     if not isinstance(tool, Mapping):
-        raise UnreadError(f"{where} is no object that describes a tool")
+        raise UnreadError(f"{where} is not an object that describes a tool")
     function = tool.get("function", tool)
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise UnreadError(f"{where} names no function")
+        raise UnreadError(f"{where} has no function name")
     if function is not tool:
         return dict(tool)
     renamed = {"parameters" if key == "input_schema" else key: value for key, value in tool.items() if key != "type"}
@@ -188,8 +190,8 @@ def _read_weight(given: object) -> float:
         return 1.0
     if isinstance(given, str | list | Mapping) or given not in (0, 1):
         raise UnreadError(
-            f"'loss_weight' is {given!r}: only 1 (as any other) and 0 (left out) can be carried; "
-            "give records of another weight a source of their own, and that its weight in the mix",
+            f"'loss_weight' is {given!r}: only 1 (normal) and 0 (left out) are supported; put records of another "
+            "weight into their own source, and give that source a weight in the mix",
             "loss_weight not carried",
         )
     return float(given)  # type: ignore[arg-type]

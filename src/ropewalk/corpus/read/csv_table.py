@@ -80,7 +80,7 @@ def read_table(lines: Iterator[Line], file: File, source: Source, encoding: str)
         elif len(row) == len(keys):
             yield feed.begin, dict(zip(keys, row, strict=True))
         elif row:  # an empty line is no row
-            why = f"{len(row)} fields, where the first row names {len(keys)}: {', '.join(keys)}"
+            why = f"{len(row)} fields, but the first row has {len(keys)} keys: {', '.join(keys)}"
             text = delimiter.join(row)
             yield reject(source, feed.begin, "broken table row", why, size_bytes=feed.size_bytes, text=text)
         feed.start_row()
@@ -95,5 +95,5 @@ def _prepend(first: str, feed: _Feed) -> Iterator[str]:
 def _find_fault(keys: list[str]) -> str | None:
     repeated = sorted({key for key in keys if keys.count(key) > 1})
     if repeated:
-        return f"the first row should name the keys, and {', '.join(map(repr, repeated))} stands in it twice"
+        return f"the first row must contain the keys, but {', '.join(map(repr, repeated))} is in it twice"
     return None

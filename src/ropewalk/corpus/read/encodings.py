@@ -51,7 +51,7 @@ def guess_encoding(content: bytes, at: int, encoding: str) -> str:
         best = "gb18030" if encoding != "gb18030" and _is_mostly_han(sample) else ""
     if not best:
         return ""
-    return f"; it reads as {_SPOKEN.get(best, best)}: set options: {{encoding: {best}}}"
+    return f"; it can be read as {_SPOKEN.get(best, best)}: set options: {{encoding: {best}}}"
 
 
 def _share(sample: bytes, encoding: str) -> float:

@@ -38,14 +38,14 @@ _UNREAD = MappingProxyType(
     {
         **dict.fromkeys((".warc", ".wet", ".wat", ".arc"), "a web archive: extract its text into .jsonl or .txt"),
         **dict.fromkeys((".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar"),
-                        "an archive of files: unpack it into a folder and name that"),
+                        "an archive of files: unpack it into a folder and give that folder"),
         **dict.fromkeys((".lz4", ".br", ".snappy", ".lzo", ".lzma", ".z"),
-                        "packed in a way that is not read: unpack it, or pack it as .zst"),
-        ".arrow": "an Arrow file: name the folder that `save_to_disk` wrote, or write it as .parquet",
+                        "compressed in a format that is not supported: unpack it, or compress it as .zst"),
+        ".arrow": "an Arrow file: give the folder that `save_to_disk` wrote, or write it as .parquet",
         **dict.fromkeys((".epub", ".mobi", ".docx", ".doc", ".odt", ".rtf", ".tex"),
                         "a book or office format: convert it to .txt, .md or .html"),
         **dict.fromkeys((".xlsx", ".xls", ".ods"), "a spreadsheet: save it as .csv"),
-        **dict.fromkeys((".avro", ".orc"), "a table format that is not read: write it as .parquet or .jsonl"),
+        **dict.fromkeys((".avro", ".orc"), "a table format that is not supported: write it as .parquet or .jsonl"),
     }
 )
 # fmt: on
@@ -108,15 +108,15 @@ def why_unread(path: Path, *, code: bool) -> str:
     """Why a file of a source is not read, and how it can be read."""
     suffix = suffix_of(path)
     if not suffix or suffix in PACKED:
-        return "no suffix, and it does not begin with a JSON record: name it .txt to have it read as text"
+        return "no suffix, and it does not begin with a JSON record: add the suffix .txt if it is text"
     for ending in ("", *PACKED):
         inner = suffix.removesuffix(ending) if ending and suffix.endswith(ending) else suffix
         if inner in _UNREAD:
             return _UNREAD[inner]
     if code:
-        return "data or text beside programs: of a code tree only programs are read"
+        return "data or text in a code tree: only programs are read there"
     if suffix in CODE:
         return "a program: programs are read with profile: code"
     if suffix.startswith((".parquet.", ".pdf.")):
-        return "packed: unpack it"
-    return "no kind of text that is known: give it the suffix of what it holds, such as .txt, .jsonl or .csv"
+        return "compressed: unpack it"
+    return "an unknown kind of text: give it the suffix of its content, such as .txt, .jsonl or .csv"

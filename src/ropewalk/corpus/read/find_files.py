@@ -20,8 +20,8 @@ _DATASET_MARKS = ("dataset_dict.json", "state.json")
 _PASSED_OVER = ("node_modules", "__pycache__", "vendor")
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _WILD = re.compile(r"[*?[]")
-_LINK, _AGAIN = "(link)", "a link to what is read in its own place"
-_HIDDEN = "its name, or that of a folder which it is in, begins with a dot"
+_LINK, _AGAIN = "(link)", "a link to a file that is read at its own place"
+_HIDDEN = "its name, or the name of its folder, begins with a dot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +108,12 @@ def _local(path: str, where: str) -> Path:
     if _REMOTE.match(path):
         hub = path.startswith("hf://") or "huggingface.co" in path
         raise UserError(
-            "a place on the network is not read",
+            "a network address cannot be read",
             where=f"{where}: {path}",
             why="a source's path is a file, a folder or a glob on this machine",
             fix="name the dataset with `hub: owner/name`, or download it and give the folder"
             if hub
-            else "copy it to a folder on this machine, and name that",
+            else "copy it to a folder on this machine, and give that path",
         )
     return Path(path)
 
@@ -121,16 +121,16 @@ def _local(path: str, where: str) -> Path:
 def _refuse(path: Path, where: str, *, code: bool) -> UserError:
     what, _, fix = why_unread(path, code=code).partition(": ")
     return UserError(
-        f"files ending in {suffix_of(path)} are not read", where=where, why=what, fix=fix or "name another file"
+        f"files ending in {suffix_of(path)} are not read", where=where, why=what, fix=fix or "give another file"
     )
 
 
 def _without_files(named: Path, unread: Sequence[Unread], *, where: str) -> UserError:
     if unread:
-        why = f"none of what it holds is read: {'; '.join(map(str, unread))}"
+        why = f"none of its files can be read: {'; '.join(map(str, unread))}"
     else:
         why = "the folder is empty" if named.is_dir() else f"no such file or folder, seen from {Path.cwd()}"
-    return UserError("a source has no files", where=where, why=why, fix="correct the path, or what it holds")
+    return UserError("a source has no files", where=where, why=why, fix="correct the path, or the files in it")
 
 
 def _sniff(path: Path) -> Kind | None:
@@ -224,7 +224,7 @@ def _match(folder: Path, parts: Sequence[str], seen: set[tuple[int, int, int]]) 
         elif entry.is_dir() and (deep or len(parts) > 1):
             yield from _match(path, parts if deep else parts[1:], seen)
         elif entry.is_dir():
-            yield _Met(path, "(folder)", "a glob means files: end it in /**/* to have what is in folders read")
+            yield _Met(path, "(folder)", "a glob must match files: end it with /**/* to read the files in folders")
         elif len(parts) == 1:
             yield _meet_file(entry, path)
 
@@ -242,7 +242,7 @@ def _passes_over(entry: os.DirEntry[str], path: Path) -> list[_Met]:
 def _meet_file(entry: os.DirEntry[str], path: Path) -> _Met:
     if entry.is_file():
         return _Met(path)
-    return _Met(path, _LINK, "a link to nothing") if entry.is_symlink() else _Met(path, "(no file)", "no regular file")
+    return _Met(path, _LINK, "a broken link") if entry.is_symlink() else _Met(path, "(no file)", "not a regular file")
 
 
 def _list(folder: Path) -> list[os.DirEntry[str]]:

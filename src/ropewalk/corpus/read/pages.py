@@ -62,12 +62,12 @@ def _read_pdf(path: Path, source: Source, place: Place) -> str | Reject:
     try:
         reader = PdfReader(path)
         if reader.is_encrypted and not reader.decrypt(""):
-            return reject(source, place, "encrypted PDF", "it opens with a password only", size_bytes=size)
+            return reject(source, place, "encrypted PDF", "it needs a password", size_bytes=size)
         pages = [page.extract_text() for page in reader.pages]
     except (PyPdfError, *_BROKEN) as error:
         why = str(error) or type(error).__name__
         return reject(source, place, "broken PDF", why, size_bytes=size)
     text = "\n\n".join(page for page in pages if page.strip())
     if not text:
-        return reject(source, place, "no text", f"none of {len(pages)} pages has a text layer", size_bytes=size)
+        return reject(source, place, "no text", f"none of its {len(pages)} pages has a text layer", size_bytes=size)
     return text

@@ -167,7 +167,7 @@ def _readable(source: Source) -> Iterator[None]:
             "the dataset cannot be read",
             where=f"source {source.name}: {source.path or source.hub}",
             why=said[0],
-            fix="check name, config, split, revision and network; or save it to a folder and give its `path`"
+            fix="check name, config, split, revision and network; or save the dataset to a folder and give its `path`"
             if source.hub
             else "give the folder that `save_to_disk` wrote",
         ) from error
@@ -180,7 +180,7 @@ def _split(data: Any, source: Source) -> Any:
             "the dataset has no such split",
             where=f"source {source.name}: {source.path}",
             why=f"{wanted!r} is not among {', '.join(data.keys())}",
-            fix="name one of them in options.split",
+            fix="set options.split to one of them",
         )
     return data[wanted]
 

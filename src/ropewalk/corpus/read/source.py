@@ -158,7 +158,7 @@ def _make_document(record: object, source: Source, place: Place) -> Document | R
     value = record.get(source.text_key)
     if not isinstance(value, str):
         found = f"keys {', '.join(map(str, record))}" if source.text_key not in record else f"a {type(value).__name__}"
-        why = f"{source.text_key!r} should hold the text; found {found}"
+        why = f"{source.text_key!r} must contain the text; found {found}"
         return reject(source, place, "no text", why, size_bytes=size, text=repr(record)[:1000])
     text = check_text(value, source, place)
     if isinstance(text, Reject):
@@ -189,8 +189,8 @@ def _make_conversation(record: Mapping[str, object], source: Source, place: Plac
     if checked["weight"] == 0:
         return Reject(_id_of(record, place), UNTRAINED, size, "its loss_weight is 0", str(place))
     if more := beyond_pair(checked):
-        why = f"template: plain writes a prompt and its answer, and here is more: {', '.join(more)}"
-        fix = "; take template: chat, or list such fields under options.ignore_fields"
+        why = f"template: plain writes only a prompt and its answer, but this record has more: {', '.join(more)}"
+        fix = "; use template: chat, or list these fields in options.ignore_fields"
         return reject(source, place, "more than a prompt", why + fix, size_bytes=size, text=repr(record)[:1000])
     prompt, answer = (message["content"] for message in checked["messages"])
     made = _document(f"{prompt}\n{answer}", source, id=_id_of(record, place), place=place)
@@ -206,7 +206,7 @@ def _check_strings(conversation: Conversation, source: Source, place: Place) -> 
         if faults:
             return text
         if source.record_options.is_chat and source.faults != "replace" and _SURROGATES.search(text):
-            why = "a message holds half a surrogate pair"
+            why = "a message contains half a surrogate pair"
             faults.append(reject(source, place, NO_CONVERSATION, why, size_bytes=len(text), text=text))
             return text
         checked = check_text(text, source, place)

@@ -62,8 +62,8 @@ def refuse_unknown(fields: Iterable[tuple[str, Any]], known: Iterable[str], igno
         if not any(fnmatchcase(name, pattern) for pattern in ignored):
             shown = json.dumps(value, ensure_ascii=False, default=str)[:60]
             raise UnreadError(
-                f"{where} has a field {name!r} ({shown}) that is not read: if nothing is lost without it, list it "
-                "under the source's options.ignore_fields",
+                f"{where} has a field {name!r} ({shown}) that is not read: if it is not needed, list it in "
+                "options.ignore_fields of the source",
                 f"field not read: {name}",
             )
 
@@ -77,7 +77,7 @@ def read_turns(held: object, key: str, ignored: tuple[str, ...]) -> list[Message
     """The messages of a list of entries. The list may be given as a JSON string."""
     entries = parse_json(held, repr(key)) if isinstance(held, str) else held
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, Mapping) for entry in entries):
-        raise UnreadError(f"{key!r} should hold a list of messages; found {_describe(held)}")
+        raise UnreadError(f"{key!r} must be a list of messages; found {_describe(held)}")
     messages: list[Message] = []
     for number, entry in enumerate(entries):
         messages += _read_entry({name: entry[name] for name in entry if name not in ignored}, number, ignored)
@@ -90,7 +90,7 @@ def read_calls(held: object, where: str) -> list[dict[str, Any]]:
     if isinstance(calls, Mapping):
         calls = [calls]
     if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
-        raise UnreadError(f"{where} should hold calls, each an object; found {_describe(held)}")
+        raise UnreadError(f"{where} must be a list of calls, each an object; found {_describe(held)}")
     return [_read_call(call, f"{where}[{number}]") for number, call in enumerate(calls)]
 
 
@@ -99,7 +99,7 @@ def parse_json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UnreadError(f"{where} is text and no JSON: {error}") from None
+        raise UnreadError(f"{where} is text that is not JSON: {error}") from None
 
 
 def _read_entry(entry: Mapping[str, Any], number: int, ignored: tuple[str, ...]) -> list[Message]:
@@ -108,14 +108,14 @@ def _read_entry(entry: Mapping[str, Any], number: int, ignored: tuple[str, ...])
     if not named:
         pairs = [(role_of(key), key) for key in entry if role_of(key) in ("user", ANSWERS, "system")]
         if not pairs:
-            raise UnreadError(f"{where} has no role or no text: neither 'role' nor 'from' is there")
+            raise UnreadError(f"{where} has no role or no text: it has neither 'role' nor 'from'")
         refuse_unknown(entry.items(), [key for _, key in pairs], ignored, where)
         return [{"role": role, "content": _read_text(entry[key], f"{where}'s {key}")} for role, key in pairs]
     given = entry[named[0]]
     role = role_of(given)
     if role is None:
         raise UnreadError(
-            f"{where} has the role {given!r}, which is none of {', '.join(sorted(ROLES))}", "unknown role"
+            f"{where} has the role {given!r}, which is not one of {', '.join(sorted(ROLES))}", "unknown role"
         )
     text_key = next((key for key in ("content", "value") if entry.get(key) is not None), "content")
     known = {named[0], text_key, "tool_calls", "function_call", "tool_call_id", "name", *_THOUGHTS, *_FLAGS}
@@ -160,7 +160,7 @@ class _Told:
         if is_empty(thoughts):
             return
         if not isinstance(thoughts, str):
-            raise UnreadError(f"{where} should hold text; found {_describe(thoughts)}")
+            raise UnreadError(f"{where} must be text; found {_describe(thoughts)}")
         if self.thoughts is not None and self.thoughts != thoughts:
             raise UnreadError(f"{where} differs from other thoughts of the same message")
         self.thoughts = thoughts
@@ -171,7 +171,7 @@ class _Told:
             return
         kind = part.get("type", "text" if "text" in part else None) if isinstance(part, Mapping) else None
         if not isinstance(part, Mapping) or not isinstance(kind, str):
-            raise UnreadError(f"{where} is no part of a message that is read: {_describe(part)}")
+            raise UnreadError(f"{where} is not a part of a message that can be read: {_describe(part)}")
         known = ["type"]
         if kind in _TEXT_PARTS:
             known.append("text")
@@ -189,12 +189,13 @@ class _Told:
             inner = _Told(where)
             inner.read_content(part.get("content"), f"{where}'s content")
             if inner.calls or inner.results or inner.thoughts:
-                raise UnreadError(f"{where}'s content holds more than text")
+                raise UnreadError(f"{where}'s content has parts that are not text")
             result = {"role": "tool", "content": inner.text or ""}
             self.results.append({**result, **_some(tool_call_id=part.get("tool_use_id"))})
         else:
             raise UnreadError(
-                f"{where} is a part of type {kind!r}: only text, calls and results are read", f"part not read: {kind}"
+                f"{where} is a part of type {kind!r}, but only text, calls and results can be read",
+                f"part not read: {kind}",
             )
         refuse_unknown(part.items(), known, (), where)
 
@@ -202,9 +203,9 @@ class _Told:
         """The tool results in the message, then the message itself."""
         is_answer = role == ANSWERS
         if (self.calls or self.thoughts) and not is_answer:
-            raise UnreadError(f"{self.where} has {'tool_calls' if self.calls else 'thoughts'} and is not an answer")
+            raise UnreadError(f"{self.where} has {'tool_calls' if self.calls else 'thoughts'} but is not an answer")
         if self.results and role not in ("user", "tool"):
-            raise UnreadError(f"{self.where} holds a tool's result and is of the role {role!r}")
+            raise UnreadError(f"{self.where} has the result of a tool, but its role is {role!r}")
         message: Message = {"role": role, "content": self.text or ""}
         if self.thoughts is not None:
             message["reasoning_content"] = self.thoughts
@@ -226,7 +227,7 @@ def _read_call(call: Mapping[str, Any], where: str) -> dict[str, Any]:
         function = {"name": function, "arguments": call["arguments"]}
         call = {key: call[key] for key in call if key != "arguments"}
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
-        raise UnreadError(f"{where} names no function")
+        raise UnreadError(f"{where} has no function name")
     around = {} if function is call else {key: call[key] for key in call if key not in ("name", "arguments")}
     if function is not call:
         refuse_unknown(call.items(), ("id", "type", "index", "function"), (), where)
@@ -238,7 +239,7 @@ def _read_call(call: Mapping[str, Any], where: str) -> dict[str, Any]:
         arguments = parse_json(arguments, f"{where}'s {key}") if arguments.strip() else {}
     arguments = {} if arguments is None else arguments
     if not isinstance(arguments, Mapping):
-        raise UnreadError(f"{where}'s {key} should be an object; found {_describe(arguments)}")
+        raise UnreadError(f"{where}'s {key} must be an object; found {_describe(arguments)}")
     made = {"name": function["name"], "arguments": dict(arguments)}
     if function is call:
         around = {**_some(id=call.get("id")), "type": "function", "function": None}
@@ -253,11 +254,12 @@ def _is_trained(entry: Mapping[str, Any], is_answer: bool, where: str) -> bool:
             continue
         if isinstance(value, str) or value not in (0, 1):
             raise UnreadError(
-                f"{where}'s {key} is {value!r}: only 0 (no loss) and 1 can be carried", f"{key} not carried"
+                f"{where}'s {key} is {value!r}: only 0 (no loss) and 1 are supported", f"{key} not carried"
             )
         if value and not is_answer and key != "weight":
             raise UnreadError(
-                f"{where}'s {key} asks for loss on a turn that is no answer: loss: all trains on everything"
+                f"{where}'s {key} asks for loss on a turn that is not an answer; with loss: all, everything is "
+                "trained on"
             )
         trained = trained and bool(value)
     return trained
@@ -265,7 +267,7 @@ def _is_trained(entry: Mapping[str, Any], is_answer: bool, where: str) -> bool:
 
 def _read_text(given: object, where: str) -> str:
     if not isinstance(given, str):
-        raise UnreadError(f"{where} should hold text; found {_describe(given)}")
+        raise UnreadError(f"{where} must be text; found {_describe(given)}")
     return given
 
 

@@ -118,7 +118,7 @@ def _converter(name: str) -> Any:
         from opencc import OpenCC
     except ImportError as fault:
         raise UserError(
-            "converting Chinese script needs one more library",
+            "converting Chinese script needs another library",
             where="profile.script",
             why=explain_import_fault(fault, "opencc"),
             fix="pip install 'ropewalk[chinese]', or profile.script: keep",

@@ -151,7 +151,7 @@ def open_corpus(folder: Path) -> Corpus:
             "the corpus folder is damaged",
             where=str(folder),
             why=fault,
-            fix="remove it and run `ropewalk prepare RECIPE` again; the token store keeps what costs time",
+            fix="remove it and run `ropewalk prepare RECIPE` again; the token store keeps the tokenised text",
         )
     content = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
     stores = {name: _find_store(folder, name, entry) for name, entry in content["sources"].items()}
@@ -190,11 +190,11 @@ def point_to(store: Path, *, from_folder: Path) -> str:
 def _find_store(folder: Path, name: str, entry: Mapping[str, Any]) -> Path:
     store = (folder.resolve() / str(entry["store"])).resolve()
     if not is_finished(store) or content_digest(store) != entry["store_digest"]:
-        state = "is gone" if not is_finished(store) else "holds other text than when the corpus was built"
+        state = "is gone" if not is_finished(store) else "has changed since the corpus was built"
         raise UserError(
             f"the token store of source {name} {state}",
             where=str(store),
-            why=f"{folder} points into it",
+            why=f"{folder} refers to it",
             fix=f"remove {folder} and run `ropewalk prepare RECIPE` again",
         )
     return store

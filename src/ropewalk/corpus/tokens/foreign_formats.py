@@ -65,7 +65,7 @@ def read_tokens(path: Path, *, format: Format, vocabulary: int, eos_id: int) -> 
         ids = _map(path, token_dtype(vocabulary))
         ends = _ends_at(ids, eos_id)
     if len(ends) and (ends[-1] != len(ids) or (np.diff(ends, prepend=0) < 0).any()):
-        raise _broken(path, f"its documents end at {ends[-1]:,}, its ids at {len(ids):,}")
+        raise _broken(path, f"its last document ends at {ends[-1]:,}, but the file has {len(ids):,} ids")
     masks = path.with_name(f"{path.name}.loss")
     mask = _map(masks, np.dtype("u1")) if masks.exists() else np.broadcast_to(np.uint8(1), ids.shape)
     begin = 0
@@ -114,10 +114,10 @@ def _read_megatron(path: Path) -> tuple[Shaped[np.ndarray, "_"], Int64[np.ndarra
     index = path.with_suffix(".idx")
     data = index.read_bytes() if index.exists() else b""
     if data[:9] != _MEGATRON or len(data) < 34:
-        raise _broken(path, f"{index.name} is missing or does not begin like an index of Megatron's")
+        raise _broken(path, f"{index.name} is missing, or is not an index file of Megatron")
     _, code, sequences, documents = struct.unpack("<QBQQ", data[9:34])
     if code not in _MEGATRON_CODES or len(data) < 34 + sequences * 12 + documents * 8:
-        raise _broken(path, f"{index.name} is cut short, or its ids are of no whole type (code {code})")
+        raise _broken(path, f"{index.name} is incomplete, or its ids are not of an integer type (code {code})")
     sizes = np.frombuffer(data, "<i4", sequences, 34).astype(np.int64)
     of_document = np.frombuffer(data, "<i8", documents, 34 + sequences * 12)
     total = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
@@ -127,7 +127,7 @@ def _read_megatron(path: Path) -> tuple[Shaped[np.ndarray, "_"], Int64[np.ndarra
 def _read_ends(path: Path) -> Int64[np.ndarray, "_"]:
     index = path.with_name(f"{path.name}.index")
     if not index.exists():
-        raise _broken(path, f"{index.name}, which says where documents end, is missing")
+        raise _broken(path, f"{index.name}, the file with the ends of the documents, is missing")
     return np.fromfile(index, dtype="<u8").astype(np.int64)
 
 
@@ -138,7 +138,7 @@ def _ends_at(ids: Shaped[np.ndarray, "_"], eos_id: int) -> Int64[np.ndarray, "_"
 
 def _map(path: Path, dtype: np.dtype[Any]) -> Shaped[np.ndarray, "_"]:
     if path.stat().st_size % dtype.itemsize:
-        raise _broken(path, f"{path.stat().st_size:,} bytes are no whole number of {dtype.itemsize}-byte ids")
+        raise _broken(path, f"{path.stat().st_size:,} bytes are not a multiple of {dtype.itemsize}-byte ids")
     return np.asarray(np.memmap(path, dtype=dtype, mode="r")) if path.stat().st_size else np.empty(0, dtype=dtype)
 
 
@@ -160,7 +160,7 @@ def _write_dataset(documents: Iterable[Tokens], stem: Path) -> Path:
 def _read_dataset(path: Path) -> Iterator[Tokens]:
     dataset = _load_datasets().load_from_disk(str(path)).with_format("numpy")
     if "input_ids" not in dataset.column_names:
-        raise _broken(path, f"it has no column input_ids, but {', '.join(dataset.column_names)}")
+        raise _broken(path, f"it has no column input_ids, only {', '.join(dataset.column_names)}")
     for record in dataset:
         ids = np.asarray(record["input_ids"])
         labels = record.get("labels")
@@ -172,7 +172,7 @@ def _load_datasets() -> Any:
         import datasets
     except ImportError as fault:
         raise UserError(
-            "Hugging Face datasets need one more library",
+            "Hugging Face datasets need another library",
             where="format: datasets",
             why=explain_import_fault(fault, "datasets"),
             fix="pip install 'ropewalk[hub]'",
@@ -182,10 +182,10 @@ def _load_datasets() -> Any:
 
 def _without_mask(format: str, source: str, number: int) -> UserError:
     return UserError(
-        f"{format} knows no loss mask",
+        f"the format {format} has no loss mask",
         where=f"{source}, document {number}",
-        why="some of its tokens are not trained on, and these files cannot say so",
-        fix="export as datatrove or datasets, or from a recipe without this source, in another run folder",
+        why="some of its tokens are not trained on, and files of this format cannot show that",
+        fix="export as datatrove or datasets, or use a recipe without this source in another run folder",
     )
 
 
@@ -194,5 +194,5 @@ def _broken(path: Path, why: str) -> UserError:
         "token ids cannot be read",
         where=str(path),
         why=why,
-        fix="copy all files of it again, or name the format that it has (tokens: megatron, datatrove, olmo, datasets)",
+        fix="copy all its files again, or give its real format (tokens: megatron, datatrove, olmo, datasets)",
     )

@@ -88,14 +88,14 @@ class Fast:
                 self._encoder = None
 
     def _tell_difference(self, where: str) -> None:
-        say(f"{self._library}'s ids differ from the tokenizer's own on {where}: going on without it")
+        say(f"{self._library}'s ids differ from the ids of the tokenizer on {where}: it is not used")
 
 
 def _lost_trust(library: str) -> UserError:
     return UserError(
         f"{library} gives other ids than the tokenizer",
         where="the token store",
-        why="they agreed on the text before, and differ on a piece of this one",
+        why="they agreed on earlier text, and differ on a part of this text",
         fix=_FIX.format(_FIXES[library]),
     )
 
@@ -111,7 +111,7 @@ def _load(made_of: dict[str, Any]) -> Any:
     try:
         return Tokenizer.from_json(json.dumps(plain))
     except (RuntimeError, ValueError) as error:
-        _tell(f"gigatoken cannot load this tokenizer, going on without it: {str(error).partition(': [')[0]}")
+        _tell(f"gigatoken cannot load this tokenizer, so it is not used: {str(error).partition(': [')[0]}")
         return None
 
 

@@ -26,18 +26,22 @@ def require_model(corpus: Corpus, model: Path) -> None:
 
 def require_tokenizer(corpus: Corpus, tokenizer: Tokenizer, *, where: Path) -> None:
     """Raise UserError unless ``tokenizer`` (of the model in ``where``) made the ids of the corpus."""
-    sizes = f"it has {corpus.vocabulary} tokens and ends documents with {corpus.eos_id}"
+    sizes = f"it has {corpus.vocabulary} tokens and the end-of-document token {corpus.eos_id}"
     if (corpus.vocabulary, corpus.eos_id) != (tokenizer.vocabulary, tokenizer.eos_id):
-        why = f"{sizes}, the model's {tokenizer.vocabulary} and {tokenizer.eos_id}"
+        why = f"{sizes}, the tokenizer of the model {tokenizer.vocabulary} and {tokenizer.eos_id}"
     elif corpus.tokenizer not in (None, tokenizer.digest):
-        why = f"{sizes}, as the model's, but its ids mean other text: {corpus.tokenizer}, not {tokenizer.digest}"
+        why = (
+            f"{sizes}, as the tokenizer of the model, but its ids stand for other text: {corpus.tokenizer}, not "
+            f"{tokenizer.digest}"
+        )
     else:
         return
     raise UserError(
         "the corpus was made with another tokenizer",
         where=f"{corpus.folder}, for the model {where}",
         why=why,
-        fix="prepare the corpus with this model, in another run folder, or name the model that it was prepared with",
+        fix="prepare the corpus with this model in another run folder, or use the model that the corpus was prepared "
+        "with",
     )
 
 
@@ -51,6 +55,6 @@ def require_exported(path: Path, tokenizer: Tokenizer) -> None:
                 "the token ids are another tokenizer's",
                 where=str(path),
                 why=f"{folder} was exported with {manifest['inputs']['tokenizer']}, the model has {tokenizer.digest}",
-                fix="read the text itself, or name the model whose tokenizer made these ids",
+                fix="give the text instead of the ids, or use the model whose tokenizer made these ids",
             )
         return

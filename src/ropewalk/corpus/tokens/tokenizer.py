@@ -90,7 +90,7 @@ class Tokenizer:
                 "the model has no chat template",
                 where="template: chat",
                 why="neither chat_template.jinja nor the tokenizer's config has one; base models often do not",
-                fix="copy it from the model's chat version into the model folder, or take template: plain",
+                fix="copy it from the model's chat version into the model folder, or use template: plain",
             )
         added = self._made_of["added_tokens"]
         special = tuple(token["content"] for token in added if token["special"])
@@ -231,9 +231,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     eos_id = token_id(bpe, settings, "eos")
     if eos_id is None:
         raise UserError(
-            "the tokenizer names no end of document",
+            "the tokenizer has no end-of-document token",
             where=str(folder / "tokenizer_config.json"),
-            why="documents are parted by the base's own end token, and neither eos_token nor eos_token_id is there",
+            why="documents are separated by the base's end token, but neither eos_token nor eos_token_id is given",
             fix="add the eos_token that the model was trained with",
         )
     return Tokenizer(

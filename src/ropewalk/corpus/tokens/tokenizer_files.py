@@ -19,8 +19,8 @@ def read_bpe(folder: Path) -> Bpe:
         raise UserError(
             "the model has no fast tokenizer" if folder.is_dir() else "there is no such tokenizer",
             where=str(path),
-            why=f"text is encoded by tokenizer.json, and there is no such {'file' if folder.is_dir() else 'folder'}",
-            fix=f"write it once: AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})",
+            why=f"text is encoded by tokenizer.json, but there is no such {'file' if folder.is_dir() else 'folder'}",
+            fix=f"create it: AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})",
         )
     try:
         return Bpe.from_str(path.read_text(encoding="utf-8"))

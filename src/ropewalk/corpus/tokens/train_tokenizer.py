@@ -34,7 +34,7 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int, folder: Path) -> P
         raise UserError(
             "the vocabulary is too small",
             where="tokenizer",
-            why=f"{vocabulary} tokens cannot hold the 256 bytes and a document's borders",
+            why=f"{vocabulary} tokens cannot contain the 256 bytes and the begin and end of a document",
             fix=f"ask for at least {SMALLEST}",
         )
     bpe = Tokenizer(models.BPE())
@@ -57,7 +57,7 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int, folder: Path) -> P
         raise UserError(
             "there is too little text for the vocabulary",
             where="tokenizer",
-            why=f"it holds only {bpe.get_vocab_size()} tokens, not {vocabulary}",
+            why=f"it gives only {bpe.get_vocab_size()} tokens, not {vocabulary}",
             fix="add text, or ask for a smaller vocabulary",
         )
     bpe.post_processor = processors.TemplateProcessing(single=f"{BEGIN} $A", special_tokens=[(BEGIN, 1)])
