@@ -134,7 +134,7 @@ def test_a_recipe_that_cannot_be_read(case: str, refuse: Callable[..., str]) -> 
 KEYS = {
     "stages.0.lrr=1": "stages.0.lrr: there is no such key; did you mean lr?",
     "stages.0.lr=fast": "stages.0.lr: Input should be a valid number",
-    "stages.0.context_length=1e400": "stages.0.context_length: 1e400 is more than can be counted",
+    "stages.0.context_length=1e400": "stages.0.context_length: 1e400 is too large",
     "stages.0.context_length=1e18": "the target is too long",
     "stages.0.rope.theta=1e400": "stages.0.rope.theta: ",
     "stages.0.rope={kind: yarn, factor: 1e400}": "stages.0.rope.factor: ",
@@ -375,7 +375,7 @@ def test_ctrl_c_leaves_nothing_half_done_and_going_on_gives_the_same_bytes(home:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     out, error = process.communicate()
     assert process.returncode == 75 and out == "" and "Traceback" not in error
-    assert error.endswith("stopped when asked, and saved: the same command goes on from here\n")
+    assert error.endswith("stopped on request, and saved: the same command continues from here\n")
     assert not list((home / "store").rglob(".tmp-*"))  # what is finished stays
     assert {path: content for path, content in tree(home).items() if "/store" not in path} == before
     assert call("prepare", "recipe.yaml")[0] == 0

@@ -63,7 +63,7 @@ def test_every_session_keeps_its_work_and_the_last_one_ends(recipe: Recipe, tmp_
         done = sit(path, moment, place, send)
         assert done.returncode == 75, (moment, done.stderr)
         assert "Traceback" not in done.stderr and "starting the ranks again" not in done.stderr, (moment, done.stderr)
-        assert done.stderr.endswith("stopped when asked, and saved: the same command goes on from here\n"), moment
+        assert done.stderr.endswith("stopped on request, and saved: the same command continues from here\n"), moment
         said[moment] = done.stderr
         if moment == "in a step":
             assert list_checkpoints(folder.checkpoints(0)), "the step that was being taken is saved"

@@ -53,7 +53,7 @@ def test_what_holds_more_than_was_foreseen_has_no_time_left(
         advance(30)
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "book.zst: 10 of 10 MB of text, 0 s left"
-    assert said[1] == "book.zst: 40 MB of text, 10 were foreseen"
+    assert said[1] == "book.zst: 40 MB of text, 10 were expected"
 
 
 def test_a_bar_that_is_passed_has_no_time_left() -> None:

@@ -76,7 +76,7 @@ def _die(ground: Ground, run: Path, recipe: Recipe, victim: int | str, seconds: 
 def _wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 40
     while not condition():
-        assert time.monotonic() < deadline, "the trial does not get on"
+        assert time.monotonic() < deadline, "the trial makes no progress"
         time.sleep(0.005)
 
 

@@ -25,7 +25,8 @@ def go_in_step(culprit: int, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "words"), [("stop", "rank 1 does not answer"), ("sleep", "rank 1 does not come to where the others wait")]
+    ("how", "words"),
+    [("stop", "rank 1 does not answer"), ("sleep", "rank 1 does not reach the point where the others wait")],
 )
 def test_the_rank_that_hangs_is_named(how: str, words: str, capfd: pytest.CaptureFixture[str]) -> None:
     begun = time.monotonic()
@@ -60,5 +61,5 @@ def test_patience_follows_the_slowest_step() -> None:
 
 def test_a_roll_without_a_culprit_says_so() -> None:
     stands = {"step": 4, "where": "x.py:1 in f", "waits": True}
-    assert "no rank stands out" in describe_hang({0: stands, 1: stands}, 2, waited_seconds=9)
+    assert "no rank differs from the others" in describe_hang({0: stands, 1: stands}, 2, waited_seconds=9)
     assert "ranks 1, 2 do not answer" in describe_hang({0: stands}, 3, waited_seconds=9)

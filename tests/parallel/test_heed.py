@@ -126,7 +126,7 @@ def test_it_ends_with_75(
     (os.killpg if group else os.kill)(command.pid, number)
     assert command.end() == 75, (tmp_path / "said").read_text()
     said = (tmp_path / "said").read_text()
-    assert said.endswith("stopped when asked, and saved: the same command goes on from here\n")
+    assert said.endswith("stopped on request, and saved: the same command continues from here\n")
     assert "once more" not in said, "ranks were started again"
     if scenario is while_training:
         assert len(list(tmp_path.glob("saved-*"))) == 2

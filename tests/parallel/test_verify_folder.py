@@ -73,7 +73,7 @@ def test_all_ranks_raise(model: Path, ranks: int) -> None:
         return ""
 
     for said in run_ranks(on_rank, ranks, threads=1):
-        assert said == "model.safetensors does not have the digest that its manifest gives"
+        assert said == "model.safetensors does not have the digest in its manifest"
 
 
 def test_a_stage_does_not_begin_on_it(model: Path, sound: Path) -> None:

@@ -22,7 +22,7 @@ def test_short_documents_stay_on_tokens_and_many_ranks_on_long_ones_share_heads(
     choice = choose_partition(LONG, ranks=8, sharing=Sharing(LLAMA_8B, slow))
     assert isinstance(choice.partition, UlyssesPartition) and choice.partition.ulysses_degree == 8
     assert choice.costs.keys() == {1, 2, 4, 8} and min(choice.costs, key=choice.costs.__getitem__) == 8
-    assert "tokens alone would cost" in choice.explain() and choice.explain().startswith("heads over 8 ranks")
+    assert "tokens alone would cost" in choice.explain() and choice.explain().startswith("Ulysses over 8 ranks")
 
 
 def test_a_ring_is_taken_where_it_hides_what_one_message_cannot() -> None:

@@ -117,7 +117,7 @@ def test_a_window_is_made_once_for_all_threads() -> None:
     partition = partition_tokens(pack([64], 64), ranks=2)
     with ThreadPoolExecutor(8) as threads:
         assert len({id(each) for each in threads.map(partition.with_window, [7] * 200)}) == 1
-    with pytest.raises(UserError, match="a window must hold a token"):
+    with pytest.raises(UserError, match="a window must have at least one token"):
         partition.with_window(0)
 
 
@@ -143,11 +143,11 @@ def test_a_ring_sends_everything_and_needed_keys_do_not() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"ranks": 3}, "sequences cannot be cut into equal shares"),
-        ({"ranks": 0}, "sequences cannot be cut into equal shares"),
+        ({"ranks": 3}, "sequences cannot be divided into equal parts"),
+        ({"ranks": 0}, "sequences cannot be divided into equal parts"),
         ({"ranks": 2, "layout": "diagonal"}, "there is no layout 'diagonal'"),
         ({"ranks": 2, "exchange": "post"}, "there is no exchange 'post'"),
-        ({"ranks": 2, "window": 0}, "a window must hold a token"),
+        ({"ranks": 2, "window": 0}, "a window must have at least one token"),
     ],
 )
 def test_what_cannot_be_cut_is_refused(settings: dict[str, object], words: str) -> None:

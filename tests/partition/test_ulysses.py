@@ -1,4 +1,4 @@
-"""Tokens over Ulysses groups and heads over their ranks: who owns what, and what cannot be."""
+"""Tokens over Ulysses groups and Ulysses over their ranks: who owns what, and what cannot be."""
 
 import numpy as np
 import pytest

@@ -109,7 +109,7 @@ def test_moments_of_the_middle_of_a_stage_are_not_those_of_its_end(prepared: Pre
     run, recipe = new_run("middle"), make_recipe(**SHORT, parallel=ONE)
     train(recipe, run, prepared)
     shutil.rmtree(RunFolder(run).checkpoints(0) / "step-00000003")
-    with pytest.raises(UserError, match="step-00000002 is not the stage's last one"):
+    with pytest.raises(UserError, match="step-00000002 is not the last checkpoint of the stage"):
         train(recipe, run, prepared, stage=1)
 
 

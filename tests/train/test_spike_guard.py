@@ -172,6 +172,6 @@ def test_a_spike_is_skipped_and_replayed_row_by_row(
     norms = {row.step: row.value for row in rows_of(run) if row.name == "grad_norm"}
     again = run_ranks(replay, 2, {**healthy_record, "grad_norm": norms[25]}, recipe, run, corpus)[0]
     assert again["same"], "what data and weights explain comes out to the bit"
-    with pytest.raises(UserError, match="the way to this step is gone"):
+    with pytest.raises(UserError, match="this step cannot be reached again"):
         run_ranks(replay, 2, {**record, "rollbacks": 1}, recipe, run, corpus)
     assert RunFolder(run).stage(0).root.is_dir()

@@ -155,7 +155,7 @@ def test_a_tracker_that_fails_is_said_once_and_ends_nothing(
         for rows in ROWS:
             sinks.log(rows)
     said = capfd.readouterr().err
-    assert said.count("WARNING: the tracker wandb gets no more rows, and training goes on: TornOffError") == 1
+    assert said.count("WARNING: the tracker wandb receives no more metrics, but training continues: TornOffError") == 1
     assert got == ([1, 2, 3, 4, 5, 6] if at == "close" else [])
 
 

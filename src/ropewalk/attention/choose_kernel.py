@@ -105,9 +105,9 @@ def choose_kernel(demand: Demand) -> str:
         return "reference"
     if demand.head_dim > gpu_kernels.MOST_HEAD_DIM:
         raise UserError(
-            f"no kernel for heads of {demand.head_dim}",
+            f"there is no kernel for heads of {demand.head_dim} dimensions",
             where="head_dim",
-            why=f"flash attention and FlexAttention take up to {gpu_kernels.MOST_HEAD_DIM} on a GPU",
+            why=f"on a GPU, flash attention and FlexAttention support at most {gpu_kernels.MOST_HEAD_DIM}",
             fix="choose a model with smaller heads",
         )
     if demand.dtype not in gpu_kernels.DTYPES or demand.soft_cap or demand.head_dim % 8:

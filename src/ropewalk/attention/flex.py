@@ -88,7 +88,8 @@ def attend_biased(
         raise UserError(
             "a bias needs whole sequences on a rank",
             where="parallel.context_parallel",
-            why=f"sequences are cut over {partition.ranks} ranks, and a bias knows the positions of one rank's keys",
+            why=f"sequences are divided over {partition.ranks} ranks, but a bias can use only the positions of the "
+            "keys on its own rank",
             fix="use parallel.context_parallel=1, or layers without a bias",
         )
     exact = torch.promote_types(query.dtype, torch.float32)
@@ -103,8 +104,8 @@ def require_gpu() -> None:
         raise UserError(
             "a bias on attention scores needs a GPU",
             where="layers: bias",
-            why="it runs through FlexAttention, which has no backward on a CPU, and there is none but a CPU here",
-            fix="go on where there is a GPU, or leave bias out of layers",
+            why="it uses FlexAttention, which has no backward on a CPU, and this machine has no GPU",
+            fix="use a machine with a GPU, or remove bias from layers",
         )
 
 

@@ -119,7 +119,7 @@ def load_weights(checkpoint: Path) -> dict[str, Shaped[Tensor, "..."]]:
     fault = find_folder_fault(checkpoint)
     if fault is not None:
         raise UserError(
-            "the checkpoint is damaged", where=str(checkpoint), why=fault, fix="use an older one, or train again"
+            "the checkpoint is damaged", where=str(checkpoint), why=fault, fix="use an older checkpoint, or train again"
         )
     shapes = read_facts(checkpoint)["tensors"]
     weights = {
@@ -168,8 +168,8 @@ def _compare(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], chec
     if differing:
         name = differing[0]
         raise UserError(
-            f"the checkpoint was made with other {what}",
+            f"the checkpoint was made with a different {what}",
             where=str(checkpoint),
             why=f"{name} is {theirs.get(name)} there and {ours.get(name)} here ({len(differing)} differ)",
-            fix="resume with the recipe and corpus that it was made with, or give the run another folder",
+            fix="resume with the same recipe and corpus, or give the run another folder",
         )

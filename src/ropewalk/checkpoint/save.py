@@ -148,7 +148,8 @@ def _agree_or_refuse(refusal: str | None, work: Path, target: Path, group: Group
             "the checkpoint could not be written",
             where=str(target),
             why=refusals[0],
-            fix="free some disk or mend the folder, then run the same command: it goes on from the newest checkpoint",
+            fix="free some disk space or repair the folder, then run the same command: it continues from the newest "
+            "checkpoint",
         )
 
 

@@ -32,7 +32,7 @@ def read_saves(checkpoints: Path) -> tuple[int | None, int | None]:
     path = StageFolder(checkpoints.parent).saves
     if not path.exists():
         return None, None
-    fix = "remove it if checkpoints/ beside it still has the stage's checkpoints"
+    fix = "remove it if the folder checkpoints/ next to it still has the checkpoints of the stage"
     return read_written(path, lambda noted: (noted["begun"], noted["saved"]), fix=fix)
 
 

@@ -40,7 +40,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
         if not isinstance(manifest, dict) or not manifest.keys() >= _SAID:
-            raise ValueError(f"it does not say all of {', '.join(sorted(_SAID))}")
+            raise ValueError(f"it does not have all of the keys {', '.join(sorted(_SAID))}")
     except FileNotFoundError:
         raise UserError(
             f"{folder} is not finished", where=str(path), why="it has no manifest", fix="run the part that makes it"
@@ -174,7 +174,7 @@ def find_misfit(folder: Path) -> str | None:
     """The damage that is visible without reading the files: a damaged manifest, a missing file, a wrong size."""
     manifest = read_manifest(folder)
     if manifest.get("digest", _digest_manifest(manifest)) != _digest_manifest(manifest):
-        return f"{MANIFEST} does not have the digest that it gives itself"
+        return f"{MANIFEST} does not have the digest that it contains"
     for name, expected in manifest["files"].items():
         path = folder / name
         if not path.is_file():
@@ -191,7 +191,7 @@ def find_change(folder: Path, files: Mapping[str, Any]) -> str | None:
     """
     for name, expected in files.items():
         if digest_file(folder / name) != expected["digest"]:
-            return f"{name} does not have the digest that its manifest gives"
+            return f"{name} does not have the digest in its manifest"
     return None
 
 
@@ -250,7 +250,7 @@ def _make_folder(folder: Path) -> list[Path]:
             "this folder cannot be made",
             where=str(folder),
             why=error.strerror or str(error),
-            fix="choose another folder, or remove what stands in its place",
+            fix="choose another folder, or remove the file at its place",
         ) from None
     return made
 

@@ -18,10 +18,10 @@ _DISK_FAULTS = {
     errno.ENOSPC: "free some space, or choose a folder on another disk",
     errno.EDQUOT: "free some of your quota, or choose a folder on another disk",
     errno.EFBIG: "allow larger files (ulimit -f), or choose a folder on another disk",
-    errno.EROFS: "choose a folder that can be written",
-    errno.EACCES: "allow it, or choose another folder",
-    errno.EPERM: "allow it, or choose another folder",
-    errno.ENOTDIR: "remove the file that stands where a folder should be, or choose another folder",
+    errno.EROFS: "choose a writable folder",
+    errno.EACCES: "change the permissions, or choose another folder",
+    errno.EPERM: "change the permissions, or choose another folder",
+    errno.ENOTDIR: "remove the file that is at the place of the folder, or choose another folder",
 }
 
 
@@ -57,10 +57,10 @@ def explain_disk_fault(error: OSError) -> UserError | None:
     if fix is None:
         return None
     return UserError(
-        "the disk refuses",
+        "the disk cannot be written",
         where=str(error.filename2 or error.filename or "a file being written"),
         why=error.strerror or str(error),
-        fix=f"{fix}; then the same command goes on from here",
+        fix=f"{fix}; then the same command continues from here",
     )
 
 
@@ -78,4 +78,4 @@ def explain_import_fault(fault: ImportError, library: str) -> str:
         return f"the library `{missing}`, which `{library}` needs, is not installed"
     if isinstance(fault, ModuleNotFoundError):
         return f"the library `{library}` is not installed"
-    return f"the library `{library}` is there and cannot be loaded: {fault}"
+    return f"the library `{library}` is installed but cannot be loaded: {fault}"

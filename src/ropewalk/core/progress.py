@@ -83,7 +83,7 @@ def _print_lines(name: str, total: float, unit: str, before: int) -> Iterator[Ad
             if left_seconds is None and before < done <= total:
                 left_seconds = (now - begun) * (total - done) / (done - before)
             left = "" if left_seconds is None else f", {format_seconds(left_seconds)} left"
-            of = f" of {total:,.0f} {unit}" if done <= total else f" {unit}, {total:,.0f} were foreseen"
+            of = f" of {total:,.0f} {unit}" if done <= total else f" {unit}, {total:,.0f} were expected"
             say(f"{name}: {done:,.0f}{of}{left}{'  ' + note if note else ''}")
 
     yield advance

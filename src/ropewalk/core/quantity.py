@@ -97,7 +97,7 @@ def _suggest(text: str) -> str:
 
 def _whole(number: float, text: str) -> int:
     if not abs(number) < _TOO_MANY:
-        raise ValueError(f"{text} is more than can be counted")
+        raise ValueError(f"{text} is too large")
     if number != int(number):
         raise ValueError(f"{text} is not a whole number")
     return int(number)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ropewalk.core.error import UserError
 
 Value = TypeVar("Value")
-_AGAIN = "remove it and run the part again that writes it"
+_AGAIN = "remove it and run again the part that writes it"
 _FAULTS = (ValueError, KeyError, TypeError, AttributeError)
 """Errors that parsing raises if the content is not as it was written; JSON's and UTF-8's errors are ValueErrors."""
 

@@ -129,7 +129,7 @@ def read_metrics(path: Path) -> Iterator[Metric]:
     Raises UserError for any other broken line.
     """
     yield from read_written_lines(
-        path, _parse_row, fix="mend the line, or remove it: only the figure that it holds is lost with it"
+        path, _parse_row, fix="correct the line, or remove it: only the metric in this line is then lost"
     )
 
 

@@ -209,7 +209,7 @@ def _check_teams(ulysses_degree: int, *, ranks: int) -> None:
         raise UserError(
             "context ranks make no equal teams",
             where="ropewalk.parallelize: ulysses_degree",
-            why=f"{ranks} context ranks are no multiple of {ulysses_degree}",
+            why=f"{ranks} context ranks are not a multiple of {ulysses_degree}",
             fix=f"choose a divisor of {ranks}",
         )
 

@@ -39,9 +39,9 @@ def refuse_strangers(digests: Sequence[float], *, context_ranks: int) -> None:
         odd += [first + place for place, digest in enumerate(shared) if digest != usual]
     if odd:
         raise UserError(
-            "ranks that share rows do not hold the same rows",
+            "ranks that share sequences do not have the same sequences",
             where=f"{'ranks' if len(odd) > 1 else 'rank'} {', '.join(map(str, odd))} of {len(digests)}",
-            why="the tokens or documents there are not those of the other ranks of the same rows",
-            fix="give all context ranks one batch: the same data, order and seed, and no sampler that deals rows "
-            "out among them",
+            why="their tokens or documents differ from those of the other ranks that share the same sequences",
+            fix="give all context ranks the same batch: the same data, order and seed, and no sampler that "
+            "distributes sequences among them",
         )

@@ -147,7 +147,7 @@ def _raise_cause(processes: Sequence[BaseProcess], outcomes: dict[int, Outcome],
         processes[rank].join(timeout=_STOP_SECONDS)
         code = processes[rank].exitcode or 0
         reason = f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
-        hint = "; the system does that when memory runs out" if code == -signal.SIGKILL else ""
+        hint = "; the operating system does this when memory runs out" if code == -signal.SIGKILL else ""
         raise RankError(f"rank {rank} of {len(processes)} failed: {reason}{hint}")
     first = min((outcome for outcome in outcomes.values() if outcome.failed), key=lambda outcome: outcome.seconds)
     if first.error is not None:

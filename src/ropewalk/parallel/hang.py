@@ -144,7 +144,7 @@ def _end(clock: Clock, frame: FrameType | None) -> None:
     patience_seconds = min(max(1.0, clock.patience_seconds / 4), 10.0)
     roll = _call_roll(store, "roll", stand, ranks=range(ranks), wait_seconds=patience_seconds)
     if rank == min(roll) or not stand["waits"]:
-        os.write(_STDERR, f"ropewalk: the stacks of rank {rank}, which does not get on\n".encode())
+        os.write(_STDERR, f"ropewalk: the stacks of rank {rank}, which makes no progress\n".encode())
         faulthandler.dump_traceback(file=_STDERR, all_threads=True)
     # The first report ends all other ranks. So wait until all of them have printed their stacks.
     _call_roll(store, "shown", {}, ranks=roll, wait_seconds=2.0)
@@ -180,13 +180,13 @@ def describe_hang(roll: Mapping[int, Any], ranks: int, *, waited_seconds: float)
     absent = [rank for rank in range(ranks) if rank not in roll]
     busy = [rank for rank in roll if not roll[rank]["waits"]]
     if absent:
-        culprit = f"{_name(absent)} not answer: stopped, or gone with the machine"
+        culprit = f"{_name(absent)} not answer: the process was stopped, or its machine is gone"
     elif busy and len(busy) < ranks:
-        culprit = f"{_name(busy)} not come to where the others wait"
+        culprit = f"{_name(busy)} not reach the point where the others wait"
     else:
-        culprit = "no rank stands out"
+        culprit = "no rank differs from the others"
     lines = [f"  rank {rank}: step {at['step']}, {at['where']}" for rank, at in sorted(roll.items())]
-    return "\n".join([f"training hangs since {waited_seconds:.0f} s: {culprit}", *lines])
+    return "\n".join([f"training has been hanging for {waited_seconds:.0f} s: {culprit}", *lines])
 
 
 def _name(ranks: list[int]) -> str:

@@ -64,7 +64,7 @@ def run_ranks(function: Callable[..., Any], ranks: int, *args: Any, threads: int
             stop_if_asked()  # a rank that was ended by a signal is not an error
             if not left or not isinstance(error, JoinError):
                 raise
-            say(f"the ranks did not find together, and are started once more: {str(error).splitlines()[-1]}")
+            say(f"the ranks could not connect to each other, and are started again: {str(error).splitlines()[-1]}")
         else:
             stop_if_asked()
             return results

@@ -97,7 +97,7 @@ def _wait_for(store: Store, key: str) -> str:
             pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
         found: bytes = store.get(key)
     except dist.DistError as error:
-        raise RankError(f"rank 0 has gone while this rank waited for it: {error}") from None
+        raise RankError(f"rank 0 ended while this rank waited for it: {error}") from None
     return found.decode()
 
 

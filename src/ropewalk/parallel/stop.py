@@ -64,7 +64,7 @@ def heed_stop() -> Iterator[None]:
         yield
     except Stopped:
         if is_first() and os.getpid() == _heeds[0].owner:
-            say("stopped when asked, and saved: the same command goes on from here")
+            say("stopped on request, and saved: the same command continues from here")
         raise
     finally:
         _heeds.clear()

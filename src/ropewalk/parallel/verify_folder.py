@@ -82,11 +82,11 @@ def _look_over(path: Path, only: tuple[str, ...]) -> tuple[str | None, dict[str,
     except UserError as error:
         return error.why, {}
     except (KeyError, TypeError, AttributeError, OSError) as error:
-        return f"its manifest does not say what it should: {error!r}", {}
+        return f"its manifest is not valid: {error!r}", {}
     present = sorted({str(file.relative_to(path)) for kind in only for file in path.rglob(kind) if file.is_file()})
     extra = [name for name in present if name not in files and name != MANIFEST]
     if not signed:
-        fault = fault or "its manifest has no digest of its own"
+        fault = fault or "its manifest has no digest of itself"
     return fault or (f"{extra[0]} is not in its manifest" if extra else None), files
 
 
@@ -105,11 +105,11 @@ def _stamp(folder: Path) -> tuple[str, ...]:
 
 def _damaged(folder: Path, fault: str) -> UserError:
     linked = any(path.stat().st_nlink > 1 for path in folder.glob("*.safetensors"))
-    links = "; its weight files are links to those of the model that it was made from, so look at that one first"
+    links = "; its weight files are links to the files of the model that it was made from, so check that model first"
     return UserError(
-        "a model folder is not what it was when it was written",
+        "a model folder has changed since it was written",
         where=str(folder),
         why=fault,
-        fix="a run's own: remove the folder, and the same command makes it again from what stands before it; "
-        "another's: get it again, or remove its manifest.json if it was changed on purpose" + (links if linked else ""),
+        fix="if the run made it: remove the folder, and the same command makes it again from the previous part; "
+        "otherwise: get it again, or remove its manifest.json if you changed it on purpose" + (links if linked else ""),
     )

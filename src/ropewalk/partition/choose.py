@@ -131,4 +131,4 @@ def _least(partition: AnyPartition) -> float:
 
 
 def _name(ulysses_degree: int) -> str:
-    return "tokens alone" if ulysses_degree == 1 else f"heads over {ulysses_degree} ranks"
+    return "tokens alone" if ulysses_degree == 1 else f"Ulysses over {ulysses_degree} ranks"

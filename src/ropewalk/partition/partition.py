@@ -198,7 +198,7 @@ def _check(
             )
     if ranks < 1 or document.size == 0 or document.size % ranks:
         raise UserError(
-            "sequences cannot be cut into equal shares",
+            "sequences cannot be divided into equal parts",
             where="parallel.context_parallel",
             why=f"{document.size} tokens ({' x '.join(map(str, document.shape))}) over {ranks} context ranks",
             fix="choose a context length that is a multiple of the context ranks",
@@ -209,5 +209,8 @@ def _check(
 def _check_window(window: int | None) -> None:
     if window is not None and window < 1:
         raise UserError(
-            "a window must hold a token", where="window", why=f"it is {window}", fix="give 1 or more, or none at all"
+            "a window must have at least one token",
+            where="window",
+            why=f"it is {window}",
+            fix="give 1 or more, or no window",
         )

@@ -67,7 +67,7 @@ class UlyssesPartition:
     def describe(self) -> str:
         """The cut in a line: heads within groups, and the tokens of groups."""
         groups = f"; groups: {self.token_partition.describe()}" if self.token_partition.ranks > 1 else ""
-        return f"heads over {self.ulysses_degree} ranks{groups}"
+        return f"Ulysses over {self.ulysses_degree} ranks{groups}"
 
     def _slice(self, rank: int, of_group: Int64[np.ndarray, "group_tokens"]) -> Int64[np.ndarray, "local"]:
         member = rank % self.ulysses_degree
@@ -92,9 +92,9 @@ def partition_tokens_and_heads(
     """
     if ranks % ulysses_degree:
         raise UserError(
-            "context ranks make no equal Ulysses groups",
+            "context ranks cannot be divided into equal Ulysses groups",
             where="parallel.ulysses_degree",
-            why=f"{ranks} context ranks are no multiple of {ulysses_degree}",
+            why=f"{ranks} context ranks are not a multiple of {ulysses_degree}",
             fix="choose a divisor of parallel.context_parallel",
         )
     token_partition = partition_tokens(
@@ -102,7 +102,7 @@ def partition_tokens_and_heads(
     )
     if token_partition.tokens % ranks:
         raise UserError(
-            "sequences cannot be cut into equal shares",
+            "sequences cannot be divided into equal parts",
             where="parallel.context_parallel",
             why=f"{token_partition.tokens} tokens over {ranks} context ranks",
             fix="choose a context length that is a multiple of the context ranks",

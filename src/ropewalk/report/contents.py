@@ -253,7 +253,7 @@ def _damaged(path: Path, why: str) -> UserError:
         "a file of the run cannot be read",
         where=str(path),
         why=why,
-        fix="remove it and run the part again that writes it",
+        fix="remove it and run again the part that writes it",
     )
 
 

@@ -112,23 +112,29 @@ def refuse_rates(now: Rates, before: Rates, *, taken: int, where: str) -> UserEr
     step = now.first_change(before, taken=taken)
     assert step is not None
     if taken > now.steps:
-        what = f"the stage has taken {taken} steps, and the recipe now asks for {now.steps}"
+        what = f"the stage has already taken {taken} steps, but the recipe now has {now.steps}"
         return UserError(
-            "a stage cannot be made shorter than it is",
+            "a stage cannot become shorter than the steps that it has taken",
             where=where,
             why=what,
-            fix=f"ask for tokens of {taken} steps at least, or give the run another folder (run=...)",
+            fix=f"set tokens to at least {taken} steps, or give the run another folder (run=...)",
         )
-    changed = f"step {step + 1} had the rate {before.at(step):.3g}, and would have had {now.at(step):.3g}"
+    changed = (
+        f"step {step + 1} had the rate {before.at(step):.3g}, and with this recipe it would have {now.at(step):.3g}"
+    )
     falls = now.schedule.shape in ("cosine", "linear") and now.schedule == before.schedule and now.peak == before.peak
-    shape = f"; {now.schedule.shape} goes down over all of a stage's steps, so that a longer stage is another one"
-    gone = "; the rate has gone down since, and no checkpoint from before that is left" if now.plateau_steps else ""
+    shape = f"; the shape {now.schedule.shape} decays over all steps of a stage, so a longer stage has other rates"
+    gone = (
+        "; the rate has decayed since then, and there is no checkpoint from before the decay"
+        if now.plateau_steps
+        else ""
+    )
     return UserError(
-        "the stage cannot go on at these learning rates",
+        "the stage cannot continue with these learning rates",
         where=where,
         why=f"of the {taken} steps that it has taken, {changed}{shape if falls else gone}",
-        fix="append a stage for what is to come, which warms up anew, or give the run another folder (run=...); "
-        "a stage of shape constant or wsd can be made longer",
+        fix="append a new stage, which has its own warm-up, or give the run another folder (run=...); a stage of "
+        "shape constant or wsd can become longer",
     )
 
 

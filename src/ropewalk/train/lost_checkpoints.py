@@ -23,14 +23,17 @@ def refuse_lost_steps(context: StageContext) -> None:
     why, known = share_from_first(_find_loss(context) if context.is_first_rank else ("", 0))
     if why:
         raise UserError(
-            f"the checkpoints of stage {stage} are gone",
+            f"the checkpoints of stage {stage} are missing",
             where=str(checkpoints),
             why=why,
             fix=f"put a checkpoint back; to begin the stage at step 0 on purpose, remove {checkpoints.parent} and the "
             f'stage\'s lines of metrics.jsonl (those with "stage": {stage}), or give the run another folder',
         )
     if known and context.is_first_rank:
-        say(f"stage {stage} begins again at step 0: it ended at step {known}, before its first save was whole")
+        say(
+            f"stage {stage} starts again at step 0: it was stopped at step {known}, before its first checkpoint was "
+            "complete"
+        )
 
 
 def _find_loss(context: StageContext) -> tuple[str, int]:
@@ -40,11 +43,12 @@ def _find_loss(context: StageContext) -> tuple[str, int]:
     damaged = list_checkpoints(context.folder.checkpoints)
     if saved is not None:
         return (
-            f"a checkpoint of step {saved} was written, metrics.jsonl has {known} steps, and none there verifies",
+            f"a checkpoint of step {saved} was written and metrics.jsonl has {known} steps, but no checkpoint there "
+            "can be verified",
             known,
         )
     if damaged:
-        return f"none of {len(damaged)} verifies, and metrics.jsonl has {known} steps", known
+        return f"metrics.jsonl has {known} steps, but none of the {len(damaged)} checkpoints can be verified", known
     if begun is None and known > context.spec.checkpoint_steps:
-        return f"metrics.jsonl has {known} steps, more than are taken before the first save, and none is there", known
+        return f"metrics.jsonl has {known} steps, more than before the first save, but there is no checkpoint", known
     return "", known

@@ -59,8 +59,8 @@ class StageProgress:
             figures += [("slow_rank", slow.rank, "rank"), ("slow_ratio", slow.ratio, "1")]
             if self._speaks:
                 say(
-                    f"WARNING: rank {slow.rank} on {self._hosts[slow.rank]} is slow, and all ranks wait for it: by the "
-                    f"last steps it takes {slow.ratio:.1f} times as long as the median rank"
+                    f"WARNING: rank {slow.rank} on {self._hosts[slow.rank]} is slow, and all ranks wait for it: in "
+                    f"the last steps it took {slow.ratio:.1f} times as long as the median rank"
                 )
         return [Metric(state.stage, state.step, name, value, unit) for name, value, unit in figures]
 

@@ -73,8 +73,8 @@ def _find_start(record: dict[str, Any], checkpoints: Path) -> Path | None:
     if not record["rollbacks"]:
         return None
     raise UserError(
-        "the way to this step is gone",
+        "this step cannot be reached again",
         where=str(checkpoints),
-        why=f"no checkpoint after rollback {record['rollbacks']} and before step {record['step']} is left",
-        fix="keep more checkpoints (stages.N.save_total_limit), or look at the text in the file itself",
+        why=f"there is no checkpoint after rollback {record['rollbacks']} and before step {record['step']}",
+        fix="keep more checkpoints (stages.N.save_total_limit), or read the text in the file",
     )

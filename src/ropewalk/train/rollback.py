@@ -33,24 +33,31 @@ def decide_rollback(state: TrainState, folder: StageFolder, *, guard: Guard) -> 
     target = next((path for path in older if find_fault_together(path) is None), None)
     skipped = sum(not taken for _, _, taken in recent)
     if target is None or state.rollbacks >= guard.rollbacks:
-        tried = f"it went back {state.rollbacks} times" if target else "no checkpoint is older than the first of them"
+        tried = (
+            f"it rolled back {state.rollbacks} times"
+            if target
+            else "no checkpoint is older than the first skipped step"
+        )
         raise UserError(
-            "training does not stay sound",
+            "training is unstable",
             where=f"stages.{state.stage}",
-            why=f"{skipped} of the last {len(recent)} steps were skipped by the guard, and {tried}",
+            why=f"the spike guard skipped {skipped} of the last {len(recent)} steps, and {tried}",
             fix="look at stages/N/skipped/ (ropewalk replay FILE), lower lr or max_grad_norm, lengthen schedule.warmup",
         )
     entry = {"from_step": state.step, "to_step": step_of(target), "cursor": state.cursor, "skipped": skipped}
     if rank_and_ranks()[0] == 0:
         write_whole(folder.rollbacks, json.dumps([*read_history(folder), entry], indent=1))
-        say(f"WARNING: {skipped} of the last {len(recent)} steps were skipped; back from {state.step} to {target.name}")
+        say(
+            f"WARNING: {skipped} of the last {len(recent)} steps were skipped; rolling back from step {state.step} "
+            f"to {target.name}"
+        )
     wait_for_ranks()
 
 
 def read_history(folder: StageFolder) -> list[dict[str, Any]]:
     """Return all rollbacks of this stage, oldest first."""
     path = folder.rollbacks
-    fix = "mend it by what metrics.jsonl says of rollbacks, or give the run another folder"
+    fix = "correct it by the rollbacks in metrics.jsonl, or give the run another folder"
     if not path.exists():
         return []
     return read_written(

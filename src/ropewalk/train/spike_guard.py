@@ -43,7 +43,7 @@ def judge_step(recent: Sequence[StepRecord], loss: float, norm: float, *, guard:
             middle, deviation = spread(known, least_share=_LEAST_SHARES[name])
             if value > middle + guard.spike * deviation:
                 away = (value - middle) / deviation
-                return f"the {name}, {value:.4g}, is {away:.0f} deviations above the median {middle:.4g}"
+                return f"the {name}, {value:.4g}, is {away:.0f} standard deviations above the median {middle:.4g}"
     return ""
 
 

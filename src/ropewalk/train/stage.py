@@ -127,7 +127,7 @@ def check_names(spec: Stage, dataset: Dataset, *, where: str) -> None:
         raise UserError(
             f"there is no metric {spec.stop.metric!r}",
             where=f"{where}.stop.metric",
-            why="it is none of those that this stage's panels hold",
+            why="it is not one of the validation metrics of this stage",
             fix=f"one of {', '.join(metrics)}",
         )
 
@@ -173,7 +173,7 @@ def _announce(context: StageContext, dataset: Dataset) -> None:
     if newer:
         say(f"stage {stage}: attention runs {newer}")
     if context.parallel.compiles:
-        paid = "; on a CPU it hardly pays (docs/parallel.md)" if mesh.device.type == "cpu" else ""
+        paid = "; on a CPU the gain is small (docs/parallel.md)" if mesh.device.type == "cpu" else ""
         say(f"stage {stage}: the first step compiles its blocks{paid}")
     if mesh.context_ranks > 1:
         choice = choose_partition(dataset.batch(0, 1).document, ranks=mesh.context_ranks, sharing=context.sharing)
@@ -189,7 +189,7 @@ def _resume(state: TrainState, context: StageContext) -> TrainState:
     checkpoint = newest(context.folder.checkpoints)
     if checkpoint is not None:
         if context.is_first_rank:
-            say(f"stage {state.stage} goes on from {checkpoint.name}")
+            say(f"stage {state.stage} continues from {checkpoint.name}")
         return go_past(go_on(state, checkpoint), context.folder)
     refuse_lost_steps(context)
     return go_past(carry_moments(state, context.moments), context.folder)
@@ -206,10 +206,14 @@ def carry_moments(state: TrainState, checkpoints: Path | None) -> TrainState:
     earlier = newest(checkpoints)
     if earlier is None or not read_facts(earlier)["ended"]:
         raise UserError(
-            "the optimizer's moments of the stage before are gone",
+            "the optimizer moments of the previous stage are missing",
             where=str(checkpoints),
-            why=f"stage {state.stage} goes on with them, and "
-            + ("no checkpoint there verifies" if earlier is None else f"{earlier.name} is not the stage's last one"),
-            fix=f"put that checkpoint back, or set stages.{state.stage}.carry_moments=false to begin with fresh ones",
+            why=f"stage {state.stage} continues with them, but "
+            + (
+                "no checkpoint there can be verified"
+                if earlier is None
+                else f"{earlier.name} is not the last checkpoint of the stage"
+            ),
+            fix=f"put that checkpoint back, or set stages.{state.stage}.carry_moments=false to start with new moments",
         )
     return load_moments(state, earlier)

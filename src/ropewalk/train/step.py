@@ -29,7 +29,7 @@ from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.optimizer import set_learning_rate
 from ropewalk.train.spike_guard import UNSEEN, judge_step, see
 
-UNLABELLED = "none of its sequences has a label that counts"
+UNLABELLED = "none of its sequences has a label with loss"
 """The reason of a step that was skipped because the sum of its label weights is 0."""
 
 

@@ -30,10 +30,10 @@ def plan_measure(spec: EvaluateSpec, extended: Path, *, reader: Reader) -> Measu
     )
     if planned is None:
         raise UserError(
-            f"retrieval cannot be asked at {reader.row_tokens} tokens",
+            f"retrieval cannot be measured at {reader.row_tokens} tokens",
             where="stop.metric",
             why=f"a prompt of {spec.pairs[0]} to {spec.pairs[1]} pairs does not fit",
-            fix="name another metric, fewer evaluate.pairs, or a longer context",
+            fix="choose another metric, fewer evaluate.pairs, or a longer context",
         )
 
     def share_right(state: TrainState) -> float:

@@ -51,7 +51,7 @@ class TrackedRun:
     def find_id(self, tracker: str, make: Callable[[], str]) -> str:
         """Return the run's id in a tracker. It is in the run folder; if not, ``make()`` gives one, which is stored."""
         path = self.run / _IDS
-        fix = "remove it: the trackers then begin a new run"
+        fix = "remove it: the trackers then start a new run"
         ids: dict[str, str] = read_written(path, fix=fix) if path.exists() else {}
         if tracker not in ids:
             ids[tracker] = make()
@@ -230,7 +230,7 @@ class _Thread:
     def _give_up(self, why: str) -> None:
         if not self._given_up:
             self._given_up = True
-            say(f"WARNING: the tracker {self._name} gets no more rows, and training goes on: {why}")
+            say(f"WARNING: the tracker {self._name} receives no more metrics, but training continues: {why}")
             self._thread.shutdown(wait=False, cancel_futures=True)
             self._waiting.clear()
 
