@@ -230,15 +230,15 @@ BASES: dict[str, tuple[Callable[[], Any], str]] = {
     "a broken config": (lambda: Path("base/config.json").write_text("{"), "config.json cannot be read"),
     "unsupported": (
         lambda: Path("base/config.json").write_text(json.dumps({**CONFIG, "architectures": ["MixtralForCausalLM"]})),
-        "what is missing here is mixture of experts",
+        "ropewalk does not support mixture of experts",
     ),
-    "a missing shard": (write_shards_without_the_second, f"base/{SHARDS[1]}\n  why:   the index names 2 files"),
-    "a broken index": (lambda: Path("base/model.safetensors.index.json").write_text("[]"), "no index of weights"),
+    "a missing shard": (write_shards_without_the_second, f"base/{SHARDS[1]}\n  why:   the index has 2 files"),
+    "a broken index": (lambda: Path("base/model.safetensors.index.json").write_text("[]"), "not an index of weights"),
     "no weights": (lambda: Path("base/model.safetensors").unlink(), "no safetensors weights"),
     "no tokenizer": (lambda: Path("base/tokenizer.json").unlink(), "base/tokenizer.json"),
     "a small vocabulary": (
         lambda: Path("base/config.json").write_text(json.dumps({**CONFIG, "vocab_size": 90})),
-        "tokenizer and model do not fit",
+        "tokenizer and model do not match",
     ),
     "an unknown activation": (
         lambda: Path("base/config.json").write_text(json.dumps({**CONFIG, "hidden_act": "swoosh"})),

@@ -190,7 +190,7 @@ def test_heads_that_cannot_be_split_are_refused_on_every_rank() -> None:
     case = Case(PACKS["tiny documents"], "auto", "auto", torch.float64, ulysses_degree=3)
     with pytest.raises(UserError, match="4 query heads and 2 key heads over 3 ranks") as caught:
         run_ranks(attend_shares, 3, [case])
-    assert "take one of 1, 2, 4" in caught.value.fix
+    assert "use one of 1, 2, 4" in caught.value.fix
 
 
 def test_bfloat16_is_summed_in_float32() -> None:

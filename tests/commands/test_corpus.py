@@ -75,7 +75,7 @@ def test_what_rows_lack_is_told_by_prepare_report_and_check(recipe: Path, tmp_pa
     assert "have no label" not in CliRunner().invoke(app, ["check", str(recipe)]).output, "nothing is known yet"
     prepared = CliRunner().invoke(app, ["prepare", str(recipe)], catch_exceptions=False).stderr
     for said in (prepared, say("check", str(recipe))):
-        assert "rows of chat (" in said and ") have no label" in said
+        assert "sequences of chat (" in said and ") have no label" in said
         assert "of 64 held-out documents have 2048 tokens" in said and "evaluate.documents" in said
     assert ") have no label" in say("corpus", "report", str(recipe))
     assert ") have no label" in (tmp_path / "run" / "corpus.html").read_text()

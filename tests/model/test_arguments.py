@@ -61,7 +61,7 @@ def test_router_losses_are_refused_on_every_rank(make: Any) -> None:
     [
         ({"output_attentions": True}, "never made"),
         ({"use_cache": True}, "cache"),
-        ({"attention_mask": torch.ones_like(ROW)}, "give it to cut"),
+        ({"attention_mask": torch.ones_like(ROW)}, "give the mask to cut"),
         ({"logits_to_keep": 1}, "last tokens"),
         ({"logits_to_keep": torch.tensor([0])}, "last tokens"),
         ({"position_ids": None}, "no position_ids"),

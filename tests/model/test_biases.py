@@ -80,7 +80,7 @@ def test_alibi_equals_plain_attention_with_a_matrix_of_biases(
         unbiased = plain.model(**settings, use_cache=False).last_hidden_state[0]
     torch.testing.assert_close(ours, truth, rtol=1e-4, atol=1e-5)
     assert (truth - unbiased).abs().max() > 1e-2
-    with pytest.raises(UserError, match="documents that it is told"):
+    with pytest.raises(UserError, match="needs the documents of its tokens"):
         model(input_ids=torch.arange(5)[None])
 
 

@@ -131,7 +131,7 @@ def test_an_export_that_nobody_else_can_load_is_refused(save_tiny: Save, tmp_pat
     extend(save_tiny(), out, rope=Theta(theta=1e6), context_tokens=64)
     path = out / "config.json"
     path.write_text(path.read_text().replace('"model_type": "llama"', '"model_type": "unheard"'))
-    with pytest.raises(UserError, match="is not what it was when it was written"):
+    with pytest.raises(UserError, match="has changed since it was written"):
         verify_export(out)
     (out / "manifest.json").unlink()  # changed on purpose
     with pytest.raises(UserError, match="does not load in plain transformers"):
@@ -224,7 +224,7 @@ def test_a_fresh_process_writes_on_past_the_length_of_the_base(
     assert generated is not None and generated.prompt_tokens > 32 and generated.written_tokens > 1
     assert generated.difference <= 1e-5
     (out / "generation_config.json").write_text('{"max_length": 32}')
-    with pytest.raises(UserError, match="generation ends before the context does"):
+    with pytest.raises(UserError, match="the maximal length of generation is below the context length"):
         verify_generation(out)
 
 
@@ -235,7 +235,7 @@ def test_an_export_that_writes_something_else_is_refused(
     ours = stretch(save_tiny(), tmp_path / "ours", METHODS["linear"])
     monkeypatch.setattr("ropewalk.model.export_parity._compute_ours", lambda _, text, places: compute_logits(ours, {
         "tokens": text, "places": torch.tensor(places)}))  # fmt: skip
-    with pytest.raises(UserError, match="not the model that was trained") as caught:
+    with pytest.raises(UserError, match="differs from the trained model") as caught:
         verify_generation(out)
     assert "tokens written after 37" in caught.value.why
 
@@ -326,9 +326,9 @@ def test_an_engine_that_runs_another_model_gets_no_command(save_tiny: Save, tmp_
     ("architecture", "overrides", "why"),
     [
         ("Qwen3ForCausalLM", METHODS["llama3"], "does not know llama3"),
-        ("Qwen3ForCausalLM", ["rope.kind=linear", WINDOWS], "every token in every layer"),
+        ("Qwen3ForCausalLM", ["rope.kind=linear", WINDOWS], "full attention in every layer"),
         ("LlamaForCausalLM", ["rope.kind=linear", WINDOWS], "refuses MinistralForCausalLM"),
-        ("LlamaForCausalLM", ["rope.kind=linear", "layers=[{}, {rope: nope}]"], "three layers of four"),
+        ("LlamaForCausalLM", ["rope.kind=linear", "layers=[{}, {rope: nope}]"], "three of four layers"),
     ],
 )
 def test_llama_cpp_gets_no_folder_that_its_converter_misreads(

@@ -75,8 +75,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "fewer layers": (lambda folder: edit(folder, num_hidden_layers=1), "9 unknown"),
     "more layers": (lambda folder: edit(folder, num_hidden_layers=3), "9 missing"),
-    "tied by the config only": (lambda folder: edit(folder, tie_word_embeddings=True), "tied by the config, and diff"),
-    "another width": (lambda folder: edit(folder, intermediate_size=64), "another shape than the config says"),
+    "tied by the config only": (lambda folder: edit(folder, tie_word_embeddings=True), "tied in the config, but has"),
+    "another width": (lambda folder: edit(folder, intermediate_size=64), "another shape than in the config"),
     "dropout": (lambda folder: edit(folder, attention_dropout=0.1), "attention dropout is not supported"),
     "unsupported": (lambda folder: edit(folder, architectures=["MixtralForCausalLM"]), "mixture of experts"),
 }
@@ -108,10 +108,10 @@ def test_broken_shards_are_refused(save_tiny: Save) -> None:
         load_model(folder)
     index["weight_map"][NAME] = "../elsewhere.safetensors"
     (folder / INDEX).write_text(json.dumps(index))
-    with pytest.raises(UserError, match="leads out of the folder"):
+    with pytest.raises(UserError, match="points outside the folder"):
         load_model(folder)
     (folder / INDEX).write_text("{}")
-    with pytest.raises(UserError, match="no index of weights"):
+    with pytest.raises(UserError, match="not an index of weights"):
         load_model(folder)
 
 

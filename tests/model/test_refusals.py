@@ -28,7 +28,7 @@ BATCHES: dict[str, tuple[dict[str, torch.Tensor], str]] = {
         {"input_ids": ROW, "position_ids": FALLING.clamp(max=2), "document_ids": ROW // 8},
         "row 0: 2 is followed by 2 at token 3",
     ),
-    "padding inside": ({"input_ids": ROW, "attention_mask": HOLE}, "row 0 has padding between its tokens"),
+    "padding inside": ({"input_ids": ROW, "attention_mask": HOLE}, "sequence 0 has padding between its tokens"),
     "labels of another shape": ({"input_ids": ROW, "labels": ROW[:, 1:]}, r"labels.*\n.*\n.*\[1, 11\]"),
 }
 
@@ -72,7 +72,7 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "doge": ({}, "no attribute 'dtype'"),
     "phi3": (
         {"rope_parameters": LONG | {"original_max_position_embeddings": 32}},
-        "longrope takes it from the positions at hand",
+        "longrope takes the length from the local positions",
     ),
 }
 
@@ -126,7 +126,7 @@ def test_ranks_that_disagree_are_named(make_tiny: Make) -> None:
         "rows, one of which cannot be cut": cut(lambda rank: {"input_ids": ROW[:, rank:]}),
         "the layout": cut(lambda rank: {"input_ids": ROW}, layout=lambda rank: ("zigzag", "contiguous")[rank]),
     }
-    assert_refused(acts, dict.fromkeys(acts, r"do not hold the same rows\n  where: rank 1 of 2"))
+    assert_refused(acts, dict.fromkeys(acts, r"do not have the same sequences\n  where: rank 1 of 2"))
 
 
 def test_models_whose_tokens_meet_elsewhere() -> None:
@@ -155,13 +155,13 @@ def test_what_is_no_model_no_mesh_no_team_of_heads(make_tiny: Make) -> None:
         "a module": lambda: parallelize(torch.nn.Linear(2, 2), None),  # type: ignore[arg-type]
         "a grid": lambda: parallelize(model, init_device_mesh("cpu", (2, 1), mesh_dim_names=("data", "rows"))),
         "heads": lambda: parallelize(odd, dist.group.WORLD, ulysses_degree=2),
-        "teams": lambda: parallelize(model, dist.group.WORLD, ulysses_degree=3),
+        "Ulysses groups": lambda: parallelize(model, dist.group.WORLD, ulysses_degree=3),
     }
     messages = {
         "a module": "it is a Linear",
         "a grid": "a dimension named",
         "heads": "3 query heads and 1 key heads over 2 ranks",
-        "teams": "2 context ranks are not a multiple of 3",
+        "Ulysses groups": "2 context ranks are not a multiple of 3",
     }
     assert_refused(acts, messages)
 

@@ -30,7 +30,7 @@ def go_in_step(culprit: int, how: str) -> None:
 )
 def test_the_rank_that_hangs_is_named(how: str, words: str, capfd: pytest.CaptureFixture[str]) -> None:
     begun = time.monotonic()
-    with pytest.raises(RankError, match=f"hangs since [\\s\\S]*{words}"):
+    with pytest.raises(RankError, match=f"has been hanging for [\\s\\S]*{words}"):
         run_ranks(go_in_step, 3, 1, how)
     assert time.monotonic() - begun < 15
     assert "all_reduce" in capfd.readouterr().err, "stacks are shown"

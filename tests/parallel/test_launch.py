@@ -86,7 +86,7 @@ def fail(how: str) -> None:
         ("user", UserError, "no such text"),
         ("raise", RankError, r"rank 1 of 2 failed:[\s\S]*ValueError: seven"),
         ("exit", RankError, "rank 1 of 2 failed: it ended with exit code 3"),
-        ("kill", RankError, "rank 1 of 2 failed: it was ended by SIGKILL; the system does that when memory"),
+        ("kill", RankError, "rank 1 of 2 failed: it was ended by SIGKILL; the operating system does this when memory"),
     ],
 )
 def test_one_failure_ends_all_within_seconds(how: str, kind: type[Exception], words: str) -> None:

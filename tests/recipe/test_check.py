@@ -173,7 +173,7 @@ def test_the_length_of_a_stage_that_skips_is_its_reach() -> None:
 
 KEPT = {"window": 1024, "rope": "unchanged"}
 LAYERS: dict[str, tuple[list[dict[str, Any]], str, str]] = {
-    "a pattern that does not divide": ([KEPT] * 5, "error", "32 layers are no multiple of the 5 lines"),
+    "a pattern that does not divide": ([KEPT] * 5, "error", "32 layers are not a multiple of the 5 lines"),
     "a window larger than the target": ([{"window": "32Ki"}], "error", "32Ki tokens do not fit into 16Ki"),
     "a method on top of another": ([{"rope": {"kind": "theta", "theta": 1e3}}], "error", "1000 is below the base's"),
     "a stretched window": ([{"window": 1024}, {}], "warning", "a window of 1Ki have no distance above the base's 4Ki"),
@@ -207,7 +207,7 @@ def test_a_stage_finds_what_the_one_before_it_left() -> None:
     windows = {**STAGE, "layers": [KEPT]}
     found = find(stages=[windows, longer], evaluate={"position_lengths": 8})
     assert [(f.level, f.key) for f in found] == [("error", "stages.1.rope.kind")]
-    assert "every layer of it sees a window" in found[0].message
+    assert "every layer has a window" in found[0].message
 
 
 def test_a_base_that_reads_the_target_already_is_told_of() -> None:

@@ -82,15 +82,15 @@ def test_a_base_that_is_scaled_already_composes_or_refuses() -> None:
 def test_what_is_asked_for_stands_beside_the_rest() -> None:
     found = survey_candidates(LLAMA2, 16384, asked=Yarn(factor=16))
     assert found.find(ASKED).advice.attention_factor == pytest.approx(1.2772588722)
-    with pytest.raises(UserError, match="theta may only grow"):
+    with pytest.raises(UserError, match="theta must not decrease"):
         survey_candidates(LLAMA2, 16384, asked=Theta(theta=5e3))
-    with pytest.raises(UserError, match="linear does not go on top of llama3"):
+    with pytest.raises(UserError, match="linear cannot be applied on top of llama3"):
         survey_candidates(LLAMA31, 524288, asked=Linear())
 
 
 @pytest.mark.parametrize("context_tokens", [2048, 4096])
 def test_a_target_that_is_not_longer_is_refused(context_tokens: int) -> None:
-    with pytest.raises(UserError, match="nothing to stretch"):
+    with pytest.raises(UserError, match="the target is not longer"):
         survey_candidates(LLAMA2, context_tokens)
 
 
@@ -110,11 +110,11 @@ def test_a_block_that_serves_alone_is_no_training() -> None:
 
 def test_advice_asks_how_far_a_divided_base_reads() -> None:
     base = BaseRope(1e4, 128, 16384, Linear(theta=1e4, factor=4))
-    with pytest.raises(UserError, match="not clear how far this base reads"):
+    with pytest.raises(UserError, match="the context length of this base is ambiguous"):
         survey_candidates(base, 65536)
     found = survey_candidates(base, 65536, asked=Linear(original_tokens=4096))
     assert found.base.context_tokens == 16384 and found.find("linear").method.model_dump()["factor"] == 16
-    with pytest.raises(UserError, match="reads 64Ki tokens already"):
+    with pytest.raises(UserError, match="already reads 64Ki tokens"):
         survey_candidates(base, 65536, asked=Linear(original_tokens=16384))
 
 

@@ -132,7 +132,7 @@ def test_every_pair_of_methods_composes_or_is_refused(method: Method, running: M
     if allowed:
         assert method.complete(base, 32768).kind in {method.kind, running.kind}
         return
-    with pytest.raises(UserError, match=f"does not go on top of {running.kind}") as caught:
+    with pytest.raises(UserError, match=f"cannot be applied on top of {running.kind}") as caught:
         method.complete(base, 32768)
     assert running.kind in caught.value.why and "kind: unchanged" in caught.value.fix
 
@@ -140,11 +140,11 @@ def test_every_pair_of_methods_composes_or_is_refused(method: Method, running: M
 @pytest.mark.parametrize(
     ("method", "base", "words"),
     [
-        (Theta(theta="auto"), LLAMA31, ("knows plain RoPE only", "above 500000")),
-        (Theta(theta=1e5), LLAMA31, ("theta may only grow", "100000 is below the base's 500000")),
-        (Llama3(factor=4), LLAMA31, ("the factor may only grow", "4 is below the base's own 8")),
-        (Llama3(original_tokens=4096), LLAMA31, ("the base counts from 8Ki, and 4Ki was given",)),
-        (Proportional(share=0.75), PARTIAL, ("the share may only shrink", "0.75 is above the base's 0.5")),
+        (Theta(theta="auto"), LLAMA31, ("supports only plain RoPE", "above 500000")),
+        (Theta(theta=1e5), LLAMA31, ("theta must not decrease", "100000 is below the base's 500000")),
+        (Llama3(factor=4), LLAMA31, ("the factor must not decrease", "4 is below the base's own 8")),
+        (Llama3(original_tokens=4096), LLAMA31, ("the base's original length is 8Ki, and 4Ki was given",)),
+        (Proportional(share=0.75), PARTIAL, ("the share must not increase", "0.75 is above the base's 0.5")),
         (Yarn(), LLAMA31, ("use kind: llama3", "a theta above 500000")),
     ],
 )
@@ -250,7 +250,7 @@ def test_a_division_of_which_nobody_knows_the_start_is_asked_about() -> None:
         stretched = Linear(original_tokens=original).complete(UNCLEAR, 131072)
         assert stretched == Linear(theta=1e4, factor=factor, original_tokens=original)
     assert Linear(factor=16).complete(UNCLEAR, 65536) == Linear(theta=1e4, factor=16), "a factor counts from there"
-    with pytest.raises(UserError, match="shorter than what the base can do"):
+    with pytest.raises(UserError, match="shorter than the base's context"):
         Linear(original_tokens=16384).complete(UNCLEAR, 32768)
 
 

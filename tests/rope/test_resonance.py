@@ -49,7 +49,7 @@ def test_a_config_says_it_as_a_longrope_of_one_list() -> None:
 
 @pytest.mark.parametrize("running", [Dynamic(theta=1e4, original_tokens=4096), Proportional(share=0.5), Nope()])
 def test_what_has_no_whole_wavelengths_is_refused(running: Method) -> None:
-    with pytest.raises(UserError, match=f"resonance does not go on top of {running.kind}"):
+    with pytest.raises(UserError, match=f"resonance cannot be applied on top of {running.kind}"):
         Resonance().complete(BaseRope(1e4, 128, 4096, running), 16384)
 
 

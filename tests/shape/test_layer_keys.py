@@ -146,7 +146,7 @@ def test_why_a_pattern_has_no_class(bases: Mapping[str, dict[str, Any]]) -> None
 
     assert "smollm3 has one RoPE" in why("llama", "windows kept, full stretched", Theta(theta=1e6))
     assert "one window for all" in why("olmo3", "windows of two sizes", Theta(theta=2e7))
-    assert "temperature by length" in why("llama", "temperature", Yarn())
+    assert "length-dependent temperature" in why("llama", "temperature", Yarn())
     assert "truncate: false" in why("olmo3", "none", Yarn(truncate=False))
     assert why("llama", "none", Yarn(truncate=False)) == why("olmo3", "none", Yarn()) == ""
 

@@ -150,7 +150,7 @@ def test_a_window_that_is_off_is_no_window() -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "dialects disagree on theta": (
+    "formats of the rope keys disagree on theta": (
         {**LLAMA, "rope_theta": 1e4, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
         ("disagree", "1000000", "10000"),
     ),
@@ -226,7 +226,7 @@ def test_refusals_name_their_figures(name: str) -> None:
         ("Gemma2ForCausalLM", "softcapping"),
         ("Qwen3NextForCausalLM", "linear or recurrent"),
         ("GPT2LMHeadModel", "learned"),
-        ("Qwen2VLForConditionalGeneration", "more than text"),
+        ("Qwen2VLForConditionalGeneration", "inputs other than text"),
         ("PhiForCausalLM", "a check of its shape"),
     ],
 )

@@ -60,7 +60,7 @@ def test_what_changes_nothing_passes(block: dict[str, Any], key: str, value: Any
         ({**YARN, "attention_factor": 1.5}, "attn_factor", 2, ("3 in all", "attention_factor: 3.0")),
         (YARN, "mscale", 0.5, ("1.06931 in all", "attention_factor: 1.06931")),
         (LONGROPE, "short_mscale", 1.3, ("as the factor, 1.3", "attention_factor: 1.3")),
-        (YARN, "extrapolation_factor", 0.5, ("other readers may not", "remove extrapolation_factor")),
+        (YARN, "extrapolation_factor", 0.5, ("other programs may use it", "remove extrapolation_factor")),
         (YARN, "mscale_all_dim", 0.5, ("give mscale",)),
         (YARN, "low_freq_factor", 1.0, ("belongs to llama3",)),
         (LINEAR, "beta_fast", 32, ("belongs to yarn",)),

@@ -49,7 +49,7 @@ def test_a_stage_never_begins_again_in_silence(
     assert train(recipe, run, prepared) == "limit"
     rows = (run / "metrics.jsonl").read_bytes()
     lose(run)
-    with pytest.raises(UserError, match=r"checkpoints of stage 0 are gone[\s\S]*step 3[\s\S]*on purpose, remove"):
+    with pytest.raises(UserError, match=r"checkpoints of stage 0 are missing[\s\S]*step 3[\s\S]*on purpose, remove"):
         train(recipe, run, prepared)
     assert (run / "metrics.jsonl").read_bytes() == rows
     for path in (run / "stages" / "0").iterdir():  # as the error says, but for what the fixture made
@@ -62,7 +62,7 @@ def test_a_stage_never_begins_again_in_silence(
 def test_rows_beyond_the_first_save_are_enough_to_tell(prepared: Prepared, new_run: NewRun) -> None:
     run = new_run("rows")
     append_metrics(run / "metrics.jsonl", [Metric(0, step, "lr", 0.1, "1") for step in (1, 2, 3)])
-    with pytest.raises(UserError, match=r"metrics\.jsonl has 3 steps, more than are taken before the first save"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl has 3 steps, more than before the first save"):
         train(make_recipe(**SHORT, parallel=ONE), run, prepared)
 
 
@@ -72,7 +72,7 @@ def test_who_ended_before_the_first_save_begins_again_and_is_told(
     run = new_run("early")
     append_metrics(run / "metrics.jsonl", [Metric(0, step, "lr", 0.1, "1") for step in (1, 2)])
     assert train(make_recipe(**SHORT, parallel=ONE), run, prepared) == "limit"
-    assert "begins again at step 0: it ended at step 2" in capfd.readouterr().err
+    assert "starts again at step 0: it was stopped at step 2" in capfd.readouterr().err
     assert [row.step for row in read_metrics(run / "metrics.jsonl") if row.name == "lr"] == [1, 2, 3]
 
 
@@ -97,7 +97,9 @@ def test_moments_that_are_gone_stop_the_next_stage(
     run, recipe = new_run("moments"), make_recipe(**SHORT, parallel=TWO)
     train(recipe, run, prepared)
     lose(run)
-    with pytest.raises(UserError, match=r"moments of the stage before are gone[\s\S]*stages\.1\.carry_moments=false"):
+    with pytest.raises(
+        UserError, match=r"moments of the previous stage are missing[\s\S]*stages\.1\.carry_moments=false"
+    ):
         train(recipe, run, prepared, stage=1)
     fresh = make_recipe(**SHORT, parallel=TWO, carry_moments=False)
     assert train(fresh, run, prepared, stage=1) == "limit"

@@ -173,7 +173,7 @@ def test_ranks_that_read_other_rows_are_named_before_they_wait(prepared: Prepare
             return str(refusal)
 
     for said in run_ranks(on_rank, 2):
-        assert "do not hold the same rows\n  where: rank 1 of 2" in said
+        assert "do not have the same sequences\n  where: rank 1 of 2" in said
 
 
 def test_until_retrieval_asks_the_weights_as_they_stand(prepared: Prepared, new_run: NewRun) -> None:
@@ -183,7 +183,7 @@ def test_until_retrieval_asks_the_weights_as_they_stand(prepared: Prepared, new_
     assert train(recipe, run, prepared[1]) == "solved"
     found = {row.name: row for row in rows_of(run) if row.step == 2}
     assert found["retrieval"].unit == "share" and found["stage/solved"].value == 1
-    with pytest.raises(UserError, match="cannot be asked at 64"):
+    with pytest.raises(UserError, match="cannot be measured at 64"):
         train(make_recipe(stop=until), new_run("short"), prepared[1])
 
 
@@ -238,7 +238,7 @@ def test_a_step_that_is_not_finite_moves_nothing(
 
 def test_too_many_skips_end_the_stage(prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "train_step", poison(set(range(100))))
-    with pytest.raises(UserError, match=r"does not stay sound[\s\S]*no checkpoint is older"):
+    with pytest.raises(UserError, match=r"training is unstable[\s\S]*no checkpoint is older"):
         train(make_recipe(guard={"skipped_steps": 1}), new_run("lost"), prepared[1])
 
 

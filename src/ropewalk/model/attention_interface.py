@@ -32,7 +32,7 @@ NAME = "ropewalk"
 _Asked = Callable[[Any], bool]
 _UNDONE: Mapping[str, tuple[_Asked, str]] = {
     "position_bias": (lambda asked: asked is not None, "a bias of attention scores that the model makes itself"),
-    "dropout": (bool, "attention dropout, which cannot be drawn alike on all context ranks"),
+    "dropout": (bool, "attention dropout, which cannot be drawn identically on all context ranks"),
     "is_causal": (lambda asked: asked is False, "attention to later tokens"),
 }
 """Options that a layer may pass to its attention, with their meaning. Remove a line when ``attend`` supports it."""
@@ -144,11 +144,11 @@ def _attend_plainly(
     ]
     if asked:
         raise UserError(
-            f"a layer with {' and '.join(asked)} runs over documents that it is told",
+            f"a layer with {' and '.join(asked)} needs the documents of its tokens",
             where="the model's forward",
-            why="without them it would be transformers' SDPA, which knows no such thing",
-            fix="pass partition= and position_ids as parallelize's cut makes them, or "
-            "set_attn_implementation('eager') where the class knows it",
+            why="without them it would use SDPA of transformers, which does not support it",
+            fix="pass partition= and position_ids as the shards of parallelize have them, or "
+            "set_attn_implementation('eager') if the class supports it",
         )
     made = mask.make(window_tokens) if isinstance(mask, PromisedMask) else mask
     assert window_tokens is None or isinstance(mask, PromisedMask), "a made mask cannot be cut to a window"
@@ -181,18 +181,20 @@ def _refuse_undone(
     """Raise UserError if this layer's attention is more than causal softmax in a document or a window of it."""
     asked = [meaning for name, (wants, meaning) in _UNDONE.items() if name in settings and wants(settings[name])]
     if key.shape[2] != query.shape[2]:
-        asked.append("a cache of earlier keys, which the partition does not know")
+        asked.append("a cache of earlier keys, which is not in the partition")
     if value.shape[-1] != key.shape[-1]:
-        asked.append("values of another width than its keys, as in latent attention (MLA)")
+        asked.append("values with another width than the keys, as in latent attention (MLA)")
     if isinstance(mask, Tensor):
         asked.append("a mask that the model makes itself")
     elif mask is not None and mask.window_tokens not in (None, settings.get("sliding_window")):
-        asked.append(f"a mask in chunks or windows of {mask.window_tokens} tokens that its attention is not told of")
+        asked.append(
+            f"a mask with chunks or windows of {mask.window_tokens} tokens that the attention layer does not receive"
+        )
     if asked:
         raise UserError(
             f"{type(module).__name__} cannot run over a partition",
             where=f"layer {getattr(module, 'layer_idx', '?')}",
-            why=f"it asks for {'; '.join(asked)}",
+            why=f"it needs {'; '.join(asked)}",
             fix="choose a model with plain causal attention, or train it without context parallelism",
         )
 

@@ -37,7 +37,7 @@ def _compare(live: LiveLayer, position: LayerPosition, *, index: int, tokens: in
     if live.window_tokens != position.window_tokens:
         raise _mismatch(index, f"its window is {live.window_tokens} tokens, and should be {position.window_tokens}")
     if live.inv_freq.shape != wanted.shape:
-        raise _mismatch(index, f"it turns {len(live.inv_freq)} pairs, and should turn {len(wanted)}")
+        raise _mismatch(index, f"it rotates {len(live.inv_freq)} pairs, and should rotate {len(wanted)}")
     scale = np.where(wanted == 0, 1.0, wanted)
     errors = {f"pair {pair}": error for pair, error in enumerate(np.abs(live.inv_freq - wanted) / scale)}
     errors["the attention factor"] = abs(live.attention_factor / position.attention_factor - 1)
@@ -45,14 +45,14 @@ def _compare(live: LiveLayer, position: LayerPosition, *, index: int, tokens: in
     part = max(errors, key=lambda part: errors[part])
     if not errors[part] <= RTOL:
         raise _mismatch(
-            index, f"in {tokens} tokens {part} differs by {errors[part]:.2e} of its value, more than {RTOL:g}"
+            index, f"at {tokens} tokens {part} has a relative difference of {errors[part]:.2e}, more than {RTOL:g}"
         )
     return float(errors[part])
 
 
 def _mismatch(index: int, why: str) -> UserError:
     return UserError(
-        "the built model does not run the positions that it should",
+        "the model that was built has other positions than the method asks for",
         where=f"layer {index}",
         why=why,
         fix="install a transformers version from the supported range, and report this with the config.json",

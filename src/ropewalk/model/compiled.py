@@ -49,8 +49,8 @@ def require_compiler(device: torch.device) -> None:
         raise UserError(
             f"compiled blocks need {needed}",
             where="parallel.compile",
-            why=f"torch writes programs for this {device.type} and found nothing to build them with",
-            fix="install it, or leave parallel.compile out",
+            why=f"torch generates code for this {device.type} and found no compiler",
+            fix="install it, or remove parallel.compile",
         )
 
 

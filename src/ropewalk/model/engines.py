@@ -148,9 +148,9 @@ def _ask_vllm(facts: _Facts) -> Serving:
 
 def _find_missing_in_vllm(facts: _Facts) -> str:
     if facts.architecture in ("SmolLM3ForCausalLM", "MinistralForCausalLM"):
-        return "it has no class of its own for this model and runs that of transformers"
+        return "it has no own class for this model and runs the class of transformers"
     if facts.windows and facts.architecture.startswith("Qwen"):
-        return "its own Qwen class may see every token in every layer (its issue 39514)"
+        return "its own Qwen class may apply full attention in every layer (its issue 39514)"
     if facts.odd_windows and facts.architecture == "Olmo3ForCausalLM":
         return _ODD_WINDOWS
     if facts.sharpening != 1:
@@ -171,7 +171,7 @@ def _ask_sglang(facts: _Facts) -> Serving:
     elif facts.kinds & {"proportional", "longrope"}:
         note = f"its RoPE does not read every key of {', '.join(sorted(facts.kinds - {'default'}))}"
     elif facts.windows and facts.architecture not in ("Olmo3ForCausalLM", "Gemma3ForCausalLM"):
-        note = "it sees every token in every layer of this architecture (its issue 22528)"
+        note = "it applies full attention in every layer of this architecture (its issue 22528)"
     elif facts.odd_windows and facts.architecture == "Olmo3ForCausalLM":
         note = _ODD_WINDOWS
     if note:
@@ -203,7 +203,7 @@ def _find_missing_in_llama_cpp(facts: _Facts) -> str:
     if "llama3" in facts.kinds and _GGUF_NAMES[facts.architecture] != "llama":
         unknown.add("llama3")
     if unknown:
-        return f"it would run plain RoPE without a word: it does not know {', '.join(sorted(unknown))} here"
+        return f"it would silently run plain RoPE: it does not know {', '.join(sorted(unknown))} here"
     if any(rope.get("truncate") is False for rope in facts.ropes):
         return "its YaRN always rounds the ends of the ramp, and this one does not"
     if facts.architecture == "Gemma3ForCausalLM":
@@ -215,15 +215,15 @@ def _find_missing_in_llama_cpp(facts: _Facts) -> str:
     if facts.architecture == "Olmo3ForCausalLM":
         return _ODD_WINDOWS if facts.odd_windows else ""
     if facts.windows:
-        return "it would see every token in every layer: its converter does not write these windows"
+        return "it would apply full attention in every layer: its converter does not write these windows"
     turns = [not isinstance(layer.rope, Nope) for layer in facts.shape.positions]
     if facts.architecture == "SmolLM3ForCausalLM" and turns != [(layer + 1) % 4 != 0 for layer in range(len(turns))]:
-        return "it turns positions in three layers of four, whatever the config says"
+        return "it applies RoPE in three of four layers and ignores the config"
     return ""
 
 
 def _refuse(engine: str, facts: _Facts) -> Serving:
-    return Serving(engine, "", f"no class has these positions; load it with {LOADER.replace(':', '.')}")
+    return Serving(engine, "", f"no class of transformers has these positions; load it with {LOADER.replace(':', '.')}")
 
 
 _ENGINES: tuple[Callable[[_Facts], Serving], ...] = (_ask_vllm, _ask_sglang, _ask_llama_cpp)

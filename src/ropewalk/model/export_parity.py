@@ -94,7 +94,7 @@ def verify_generation(folder: Path) -> Generated | None:
     ours = torch.cat([_compute_ours(folder, text[:end], [place - 1 for place in places]) for end, places in whole])
     difference = float(_difference(ours, theirs["logits"]).max())
     if not difference <= PARITY:
-        why = f"logits of tokens written after {prompt_tokens} differ by {difference:.2e} of their norm"
+        why = f"logits of tokens generated after {prompt_tokens} differ by {difference:.2e} of their norm"
         raise _differs(folder, why)
     return Generated(prompt_tokens, _WRITTEN, difference)
 
@@ -103,16 +103,16 @@ def _check_limit(path: Path, context_tokens: int) -> None:
     limit = json.loads(path.read_text()).get("max_length") if path.is_file() else None
     if isinstance(limit, int) and limit < context_tokens:
         raise UserError(
-            "generation ends before the context does",
+            "the maximal length of generation is below the context length",
             where=f"{path}: max_length",
-            why=f"it is {limit}, and the model reads {context_tokens} tokens",
+            why=f"it is {limit}, but the model reads {context_tokens} tokens",
             fix=f"set it to {context_tokens}, or remove it",
         )
 
 
 def _differs(folder: Path, why: str) -> UserError:
     return UserError(
-        "the export is not the model that was trained",
+        "the exported model differs from the trained model",
         where=str(folder),
         why=f"{why}, more than {PARITY:g}",
         fix="compare the transformers versions; report this with the folder's config.json",
@@ -158,7 +158,7 @@ def _ask_fresh_process(
             f"the export does not load in {LOADER if loader else 'plain transformers'}",
             where=str(folder),
             why=done.stderr.strip().splitlines()[-1],
-            fix="export again; if it stays, report this with the folder's config.json",
+            fix="export again; if the error stays, report this with the folder's config.json",
         )
     answer: dict[str, Tensor] = load_file(scratch / "answer")
     return answer

@@ -71,9 +71,9 @@ def read_former(folder: Path) -> tuple[LayerPosition, ...]:
     former = read_manifest(folder)["inputs"].get("former") if is_finished(folder) else None
     if former is None:
         raise UserError(
-            "there is nothing to anneal from",
+            "the positions before the change are unknown, so they cannot be interpolated",
             where=str(folder),
-            why="its manifest does not say what positions its base had",
+            why="its manifest does not have the positions of its base",
             fix="extend the base again, or set rope_interpolation_steps to 0",
         )
     return tuple(LayerPosition.model_validate(layer) for layer in former)

@@ -89,7 +89,10 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         found = error
     if not isinstance(found, dict):
         raise UserError(
-            f"{path.name} cannot be read", where=path.name, why=f"{found}"[:60], fix="get that file of the model again"
+            f"{path.name} cannot be read",
+            where=path.name,
+            why=f"{found}"[:60],
+            fix="download that file of the model again",
         )
     return found
 
@@ -129,7 +132,7 @@ def check_tokenizer(folder: Path, *, vocabulary: int) -> None:
     largest = max(read_bpe(folder).get_vocab(with_added_tokens=True).values())
     if largest >= vocabulary:
         raise UserError(
-            "tokenizer and model do not fit",
+            "tokenizer and model do not match",
             where=str(path),
             why=f"the tokenizer has token id {largest}, the model {vocabulary} embeddings",
             fix="use the tokenizer that the model was trained with",

@@ -45,8 +45,8 @@ def read_whole_batch(fields: Fields, *, ranks: int) -> WholeBatch:
     if tokens.ndim != 2 or tokens.shape[1] < ranks:
         raise _unusable(
             "input_ids",
-            f"their shape is {list(tokens.shape)}, and {ranks} context ranks share a row",
-            fix="give rows of tokens, [rows, context], with at least a token for each rank",
+            f"their shape is {list(tokens.shape)}, and {ranks} context ranks share a sequence",
+            fix="give sequences of tokens, [sequences, context], with at least one token for each rank",
         )
     fitted = {name: _fit(name, field, tokens.shape) for name, field in fields.items()}
     real = _read_mask(fitted.get("attention_mask"), tokens.shape)
@@ -66,8 +66,8 @@ def _fit(name: str, field: Shaped[np.ndarray, "..."], shape: tuple[int, ...]) ->
     if field.shape != shape and not (name == "position_ids" and field.shape in {shape[1:], (1, *shape[1:])}):
         raise _unusable(
             name,
-            f"its shape is {list(field.shape)}, that of input_ids {list(shape)}",
-            fix="give an entry for each token",
+            f"its shape is {list(field.shape)}, but the shape of input_ids is {list(shape)}",
+            fix="give one entry for each token",
         )
     fitted: np.ndarray = np.broadcast_to(field, shape)
     return fitted
@@ -83,8 +83,8 @@ def _read_mask(
     if (begins.sum(1) > 1).any():
         raise _unusable(
             "attention_mask",
-            f"row {int((begins.sum(1) > 1).argmax())} has padding between its tokens",
-            fix="tell documents by document_ids, -1 for padding",
+            f"sequence {int((begins.sum(1) > 1).argmax())} has padding between its tokens",
+            fix="give document_ids, with -1 for padding",
         )
     return real
 
@@ -126,8 +126,9 @@ def _require_rising(
         before, after = positions[row, place : place + 2].tolist()
         raise _unusable(
             "position_ids",
-            f"row {row}: {before} is followed by {after} at token {place + 1}, in the same document",
-            fix="let positions rise within a document and begin again at 0 with the next, or give document_ids",
+            f"sequence {row}: position {before} is followed by {after} at token {place + 1}, in the same document",
+            fix="make positions rise within a document and start again at 0 with the next document, or give "
+            "document_ids",
         )
 
 
@@ -141,4 +142,4 @@ def _shift(
 
 
 def _unusable(name: str, why: str, *, fix: str) -> UserError:
-    return UserError(f"{name} cannot be cut over context ranks", where=f"the batch: {name}", why=why, fix=fix)
+    return UserError(f"{name} cannot be divided over context ranks", where=f"the batch: {name}", why=why, fix=fix)

@@ -46,7 +46,7 @@ def load_model(
         raise UserError(
             "attention dropout is not supported",
             where=f"{folder / 'config.json'}: attention_dropout",
-            why=f"it is {config.attention_dropout}, and a dropped weight cannot be drawn alike on all context ranks",
+            why=f"it is {config.attention_dropout}, and dropout cannot be drawn identically on all context ranks",
             fix="set it to 0",
         )
     if any(position.bias for position in shape.positions):

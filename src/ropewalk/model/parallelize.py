@@ -180,7 +180,7 @@ def _find_group(mesh: Any) -> dist.ProcessGroup | None:
         group: dist.ProcessGroup = mesh.get_group(None if mesh.ndim == 1 else AXIS)
         return group
     raise UserError(
-        "the mesh does not say which ranks share rows",
+        "the mesh does not define which ranks share sequences",
         where="ropewalk.parallelize: mesh",
         why=f"it is {mesh!r}",
         fix=f'give a DeviceMesh of one dimension, one with a dimension named "{AXIS}", or a process group',
@@ -207,7 +207,7 @@ def _share(model: PreTrainedModel, *, layout: str, exchange: str, ulysses_degree
 def _check_teams(ulysses_degree: int, *, ranks: int) -> None:
     if ulysses_degree < 1 or ranks % ulysses_degree:
         raise UserError(
-            "context ranks make no equal teams",
+            "context ranks cannot be divided into equal Ulysses groups",
             where="ropewalk.parallelize: ulysses_degree",
             why=f"{ranks} context ranks are not a multiple of {ulysses_degree}",
             fix=f"choose a divisor of {ranks}",
@@ -225,10 +225,11 @@ def _direct_by_length(model: PreTrainedModel) -> None:
     name = type(model).__name__
     if type(model) is not CLASSES.get(name):
         raise UserError(
-            f"{name} turns by the length of a text",
+            f"the RoPE of {name} depends on the length of a text",
             where="ropewalk.parallelize: rope_parameters",
-            why=f"{by_length[0]} takes it from the positions at hand, which on a context rank are not a document's",
-            fix=f"choose a class whose layers we can direct: {', '.join(CLASSES)}",
+            why=f"{by_length[0]} takes the length from the local positions, which on a context rank are not those of "
+            "the whole document",
+            fix=f"choose a class whose RoPE ropewalk can control: {', '.join(CLASSES)}",
         )
     shape = parse_shape(model.config.to_dict() | {"architectures": [name]}, "model.config")
     direct_positions(model, shape.positions, head_dim=shape.head_dim, native=True)

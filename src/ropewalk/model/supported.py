@@ -20,36 +20,38 @@ from ropewalk.partition import partition_tokens
 
 _LAYERS = ("full_attention", "sliding_attention")
 _KEYS = {
-    "is_encoder_decoder": "it has an encoder, which reads later tokens",
-    "use_bidirectional_attention": "its queries see later tokens",
+    "is_encoder_decoder": "it has an encoder, which attends to later tokens",
+    "use_bidirectional_attention": "its queries attend to later tokens",
     "kv_lora_rank": "it has latent attention (MLA)",
-    "output_router_logits": "the balance of its experts is measured over all tokens of a batch, and a rank has its own",
-    "attention_dropout": "it has attention dropout, which cannot be drawn alike on all context ranks",
-    "attn_pdrop": "it has attention dropout, which cannot be drawn alike on all context ranks",
-    "attention_probs_dropout_prob": "it has attention dropout, which cannot be drawn alike on all context ranks",
+    "output_router_logits": "the balance of its experts is measured over all tokens of a batch, but a rank has only "
+    "its own tokens",
+    "attention_dropout": "it has attention dropout, which cannot be drawn identically on all context ranks",
+    "attn_pdrop": "it has attention dropout, which cannot be drawn identically on all context ranks",
+    "attention_probs_dropout_prob": "it has attention dropout, which cannot be drawn identically on all context ranks",
 }
 """Keys of a config that must be absent, false or 0."""
 
 _BALANCE = "output_router_logits"
 _ARGUMENTS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     _BALANCE: (bool, _KEYS[_BALANCE]),
-    "output_attentions": (bool, "attention weights are never made"),
-    "use_cache": (bool, "a cache of keys would hold this rank's tokens only"),
-    "past_key_values": (lambda given: given is not None, "a cache of keys would hold this rank's tokens only"),
+    "output_attentions": (bool, "attention weights are never computed as a matrix"),
+    "use_cache": (bool, "a cache of keys would have only the tokens of this rank"),
+    "past_key_values": (lambda given: given is not None, "a cache of keys would have only the tokens of this rank"),
     "attention_mask": (
         lambda given: given is not None,
-        "the partition says what attends to what, and a mask would not be looked at; give it to cut",
+        "the partition defines the attention, and a mask would be ignored; give the mask to cut",
     ),
     "logits_to_keep": (
         lambda given: isinstance(given, Tensor) or bool(given),
-        "a rank's last tokens are not the last ones of the rows",
+        "the last tokens of a rank are not the last tokens of the sequences",
     ),
 }
 """Arguments of a forward over a partition that must be absent or false, and why."""
 _NEEDED = {
-    "position_ids": "without them a rank's tokens would stand at 0, 1, 2 ...",
-    "shift_labels": "labels are shifted before the rows are cut; within a rank the model would ask for the wrong ones",
-    "num_items_in_batch": "a rank's loss is a part of the mean over the labels of all",
+    "position_ids": "without them the tokens of a rank would have positions 0, 1, 2 ...",
+    "shift_labels": "labels are shifted before the sequences are divided; within a rank the model would use wrong "
+    "labels",
+    "num_items_in_batch": "the loss of a rank is only a part of the mean over the labels of all ranks",
 }
 """Arguments that ``cut`` returns and that a call must pass; all but the first go with labels."""
 
@@ -62,7 +64,7 @@ def refuse_unsupported(model: Any) -> None:
     """Raise UserError for a model whose tokens interact other than in plain causal attention."""
     if not isinstance(model, PreTrainedModel):
         raise UserError(
-            "this is no model of transformers",
+            "this is not a model of transformers",
             where="ropewalk.parallelize",
             why=f"it is a {type(model).__name__}",
             fix="give the causal language model itself, before it is wrapped (DDP, PEFT, compile)",
@@ -84,8 +86,8 @@ def try_unknown(model: PreTrainedModel) -> None:
         raise UserError(
             f"{type(model).__name__} has no weights yet",
             where="ropewalk.parallelize",
-            why="a class that we have not taken apart is tried on two short documents first",
-            fix="parallelize it when its weights are there",
+            why="a class that ropewalk does not know is first tested on two short documents",
+            fix="call parallelize after the weights are loaded",
         )
     was_training = model.training
     model.eval()
@@ -93,7 +95,9 @@ def try_unknown(model: PreTrainedModel) -> None:
         with torch.no_grad(), count_calls() as calls:
             difference = _try(model, first.device)
     except (AttributeError, TypeError) as error:
-        raise _refusal(model, f"it does not take what our attention needs to be told: {error}") from error
+        raise _refusal(
+            model, f"it does not accept the arguments that context-parallel attention needs: {error}"
+        ) from error
     finally:
         model.train(was_training)
     if not calls:
@@ -101,8 +105,8 @@ def try_unknown(model: PreTrainedModel) -> None:
     if not difference <= _BARS.get(first.dtype, _COARSE_BAR):
         raise _refusal(
             model,
-            f"two documents packed differ by {difference:.1e} of their norm from each alone, so tokens also meet "
-            "outside of attention, or see more than they should",
+            f"two packed documents differ by {difference:.1e} of their norm from the same documents alone, so "
+            "information also passes between tokens outside of attention, or attention is not causal",
         )
 
 
@@ -130,7 +134,7 @@ def _refuse_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str,
             "this forward cannot run over a partition",
             where=f"the arguments of {type(model).__name__}'s forward",
             why="; ".join(wrong),
-            fix="call it with the arguments that cut returned, and no others that change the loss or the attention",
+            fix="call it only with the arguments that cut returned; others change the loss or the attention",
         )
 
 
@@ -145,7 +149,7 @@ def _find_reasons(model: PreTrainedModel) -> Iterator[str]:
     elif model._is_stateful:
         yield "it has linear or recurrent attention"
     if any(getattr(module, "is_causal", True) is False for module in model.modules()):
-        yield "its queries see later tokens (is_causal: False)"
+        yield "its queries attend to later tokens (is_causal: False)"
     if not model.is_backend_compatible():
         yield "its attention does not go through transformers' AttentionInterface"
 
@@ -166,7 +170,7 @@ def _try(model: PreTrainedModel, device: torch.device) -> float:
 
 def _refusal(model: nn.Module, why: str) -> UserError:
     return UserError(
-        f"{type(model).__name__} cannot be cut over context ranks",
+        f"{type(model).__name__} cannot be divided over context ranks",
         where=f"ropewalk.parallelize (attention {NAME!r})",
         why=why,
         fix=f"choose a model with plain causal attention, such as {', '.join(CLASSES)}",

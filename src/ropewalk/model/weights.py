@@ -62,30 +62,31 @@ def check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]], *, tied
         parts = [f"{len(missing)} missing ({_list(missing)})"] * bool(missing)
         parts += [f"{len(unknown)} unknown ({_list(unknown)})"] * bool(unknown)
         raise UserError(
-            "the weights are not the weights of this config",
+            "the weights do not match this config",
             where=str(folder),
             why="tensors: " + ", ".join(parts),
-            fix="get the folder again; check num_hidden_layers, tie_word_embeddings and architectures in config.json",
+            fix="download the folder again; check num_hidden_layers, tie_word_embeddings and architectures in "
+            "config.json",
         )
     for name, tensor in stored.items():
         if tensor.shape != expected[name]:
             raise UserError(
-                f"{name} has another shape than the config says",
+                f"{name} has another shape than in the config",
                 where=str(tensor.file),
                 why=f"stored {list(tensor.shape)}, expected {list(expected[name])}",
-                fix="make config.json and weights come from the same model",
+                fix="take config.json and weights from the same model",
             )
         if tensor.dtype not in _FLOATS:
             raise UserError(
                 f"{name} is stored in a type that cannot be trained",
                 where=str(tensor.file),
-                why=f"its type is {tensor.dtype}, none of {', '.join(_FLOATS)}",
+                why=f"its type is {tensor.dtype}, and supported are {', '.join(_FLOATS)}",
                 fix="choose the unquantized model, or convert it",
             )
     for name, source in tied.items():
         if name in stored and not torch.equal(read_tensor(stored, name), read_tensor(stored, source)):
             raise UserError(
-                f"{name} is tied by the config, and different in the file",
+                f"{name} is tied in the config, but has its own values in the file",
                 where=str(stored[name].file),
                 why=f"tie_word_embeddings is true, so {source} would silently replace it",
                 fix='set "tie_word_embeddings": false in config.json if the model was trained with two matrices',
@@ -109,7 +110,7 @@ def check_finite(folder: Path, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> 
                 f"{name} is not finite",
                 where=str(folder),
                 why=f"{bad} of {tensor.numel()} values are NaN or infinite",
-                fix="get the weights again, or take an earlier checkpoint",
+                fix="download the weights again, or use an earlier checkpoint",
             )
 
 

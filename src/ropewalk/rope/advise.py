@@ -119,15 +119,16 @@ def _warn(method: Method, base: BaseRope, context_tokens: int, *, negative: int 
     warnings = []
     stretched = context_tokens > base.context_tokens
     if negative is not None and stretched:
-        warning = f"from a distance of {negative} tokens on, similar tokens no longer attract (2405.14591)"
+        warning = f"from a distance of {negative} tokens, similar tokens no longer attract each other (2405.14591)"
         if base.running is None:
             theta = suggest_theta(
                 base.theta, head_dim=base.head_dim, train_tokens=base.context_tokens, context_tokens=context_tokens
             )
-            warning += f"; a theta of {theta:g} keeps them attractive up to {format_length(context_tokens)}"
+            warning += f"; with a theta of {theta:g} they attract each other up to {format_length(context_tokens)}"
         warnings.append(warning)
     if stretched and method in (base.running, Unchanged()):
         warnings.append(
-            f"positions beyond {format_length(base.context_tokens)} are new to the base and nothing shortens them"
+            f"the base has not seen positions above {format_length(base.context_tokens)}, and this method does not "
+            "scale them down"
         )
     return warnings

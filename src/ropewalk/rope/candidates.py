@@ -114,10 +114,10 @@ def survey_candidates(base: BaseRope, context_tokens: int, *, asked: Rope | None
     if context_tokens <= base.context_tokens:
         reached = format_length(base.context_tokens)
         raise UserError(
-            "there is nothing to stretch",
+            "the target is not longer than the base's context",
             where="context_length",
-            why=f"the base reads {reached} tokens already, and {format_length(context_tokens)} is no more",
-            fix=f"ask for more than {reached}",
+            why=f"the base already reads {reached} tokens, and the target is {format_length(context_tokens)}",
+            fix=f"give more than {reached}",
         )
     found, refused = _complete(base, context_tokens)
     if asked is not None:
@@ -197,13 +197,16 @@ def _tell(base: BaseRope, chosen: Candidate, *, least: float | None) -> Iterator
     """The reasons for the recommendation in plain words, and the steps to reach it."""
     advice, length = chosen.advice, format_length(chosen.advice.context_tokens)
     if base.running is not None:
-        yield f"the base is scaled already; this composes: {describe(base, chosen.method)}"
+        yield (
+            f"the positions of the base are scaled already; this method is applied on top: "
+            f"{describe(base, chosen.method)}"
+        )
     if advice.new_angle_pairs == 0:
-        yield f"no pair meets an angle at {length} that training has not shown it"
+        yield f"at {length} no pair has an angle that training has not shown"
     else:
-        yield f"{advice.new_angle_pairs} pairs meet new angles at {length}: training has to show them"
+        yield f"{advice.new_angle_pairs} pairs have new angles at {length}: the model must learn them in training"
     if advice.first_negative_tokens is None:
-        tail = f" (least theta that does: {format_theta(float(f'{least:.3g}'))})" if least else ""
+        tail = f" (the least theta for this: {format_theta(float(f'{least:.3g}'))})" if least else ""
         yield f"similar tokens attract one another at every distance up to {length}{tail}"
     else:
         yield f"similar tokens attract one another up to {advice.first_negative_tokens - 1:,} tokens: a soft bound"
@@ -211,12 +214,17 @@ def _tell(base: BaseRope, chosen: Candidate, *, least: float | None) -> Iterator
     told = "; ".join(f"{format_theta(entry.theta)} ({entry.source})" for entry in practice)
     yield f"others trained at {format_length(practice[0].context_tokens)} with theta {told}"
     if chosen.method.kind == "theta":
-        yield "after training at the target, a larger theta beat linear, ntk and yarn (2309.16039, 2411.13476)"
-        yield "plain RoPE stays plain RoPE: every engine reads it"
+        yield (
+            "after training at the target length, a larger theta was better than linear, ntk and yarn (2309.16039, "
+            "2411.13476)"
+        )
+        yield "the model keeps plain RoPE, which every engine supports"
     factor = advice.context_tokens / base.context_tokens
     if factor > _ONE_STAGE:
         middle = base.context_tokens * 2 ** round(math.log2(factor) / 2)
-        yield f"{factor:g} times at once is much: a stage at {format_length(middle)} on the way costs less"
+        yield (
+            f"a factor of {factor:g} in one stage is large: an intermediate stage at {format_length(middle)} costs less"
+        )
 
 
 def _finite(value: Any) -> Any:

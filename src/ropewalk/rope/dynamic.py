@@ -92,10 +92,11 @@ class LongRope(Stretch):
         if self.long_factor is None and self.search is None:
             raise ValueError("give long_factor, or search: {} to find it")
         if self.original_tokens == 1:
-            raise ValueError("original_tokens: of a length of 1 no attention factor can be made")
+            raise ValueError("original_tokens: there is no attention factor for a length of 1")
         if self.long_factor and self.short_factor and len(self.long_factor) != len(self.short_factor):
             raise ValueError(
-                f"{len(self.short_factor)} short factors and {len(self.long_factor)} long ones are not of one head"
+                f"there are {len(self.short_factor)} short factors and {len(self.long_factor)} long factors, and "
+                "both must have one per pair"
             )
         return self
 
@@ -110,14 +111,14 @@ class LongRope(Stretch):
             raise UserError(
                 "longrope has no factors yet",
                 where="rope.long_factor",
-                why=f"they are to be searched first, in up to {self.search.evaluations} scores of the base",
-                fix="make it the rope of a recipe's stage, and ropewalk run will search; or give long_factor",
+                why=f"they must be searched first, with up to {self.search.evaluations} evaluations of the base",
+                fix="set it as rope of a stage in a recipe, and ropewalk run searches the factors; or give long_factor",
             )
         pairs = base.head_dim // 2
         for name, factors in (("short_factor", self.short_factor), ("long_factor", self.long_factor)):
             if factors is not None and len(factors) != pairs:
                 raise UserError(
-                    "longrope wants one factor per pair",
+                    "longrope needs one factor per pair",
                     where=f"rope.{name}",
                     why=f"there are {len(factors)}, and a head of {base.head_dim} dimensions has {pairs} pairs",
                     fix=f"give {pairs} factors",

@@ -108,10 +108,10 @@ def stretch_layers(
     stretched = [layer.window_tokens is None and not isinstance(layer.rope, Nope) for layer in base]
     if not any(stretched) and not isinstance(rope, Unchanged):
         raise UserError(
-            "no layer of this base can be stretched",
+            "no layer of this base can be extended",
             where="rope.kind",
-            why="every layer of it sees a window or turns no positions",
-            fix="use kind: unchanged, or say with layers: which layers shall see all tokens",
+            why="every layer has a window or no RoPE",
+            fix="use kind: unchanged, or choose with layers: the layers with full attention",
         )
     return tuple(
         layer.model_copy(update={"rope": rope.complete(own, context_tokens)}) if changes else layer
@@ -143,7 +143,7 @@ def _check_pattern(pattern: tuple[LayerRule, ...], *, layers: int, context_token
         raise UserError(
             "the pattern does not divide the layers",
             where="layers",
-            why=f"{layers} layers are no multiple of the {len(pattern)} lines of the pattern",
+            why=f"{layers} layers are not a multiple of the {len(pattern)} lines of the pattern",
             fix=f"give a pattern of {_divisors(layers)} lines",
         )
     for index, rule in enumerate(pattern):
@@ -152,7 +152,7 @@ def _check_pattern(pattern: tuple[LayerRule, ...], *, layers: int, context_token
                 "a window is larger than the context",
                 where=f"layers[{index}].window",
                 why=f"{format_length(rule.window)} tokens do not fit into {format_length(context_tokens)}",
-                fix="leave the window out, or make it smaller",
+                fix="remove the window, or make it smaller",
             )
 
 

@@ -53,7 +53,7 @@ class Search(Spec):
         if self.parents > self.population:
             raise ValueError(f"{self.parents} parents cannot be chosen from a population of {self.population}")
         if not self.mutations + self.crossovers:
-            raise ValueError("with no mutations and no crossovers (0 + 0) nothing is searched")
+            raise ValueError("without mutations and crossovers (0 + 0) there is no search")
         return self
 
     @property

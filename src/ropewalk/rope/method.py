@@ -219,11 +219,11 @@ def refuse_stacking(method: Method, running: Method, *, untrained: bool = False)
         ways.insert(1, f"kind: theta with a theta above {running.final_theta(0.0):g}")
     if untrained:
         ways.append(
-            "take rope_scaling (or rope_parameters) out of config.json if the weights were trained without it: its "
+            "remove rope_scaling (or rope_parameters) from config.json if the weights were trained without it: its "
             "original length is the base's whole context"
         )
     return UserError(
-        f"{method.kind} does not go on top of {running.kind}",
+        f"{method.kind} cannot be applied on top of {running.kind}",
         where="rope.kind",
         why=f"the base's positions are scaled already ({running.kind}), and {method.kind} would scale them once more",
         fix=f"use {', or '.join(ways)}",
@@ -234,7 +234,7 @@ def check_head(base: BaseRope) -> None:
     """Raise UserError unless a head can be split into pairs."""
     if base.head_dim < 2 or base.head_dim % 2:
         raise UserError(
-            "RoPE turns pairs of dimensions",
+            "RoPE rotates pairs of dimensions",
             where="head_dim of the base's config.json",
             why=f"head_dim is {base.head_dim}, which is not an even number of dimensions",
             fix="choose a base whose head_dim is even",
@@ -248,18 +248,18 @@ def check_length(context_tokens: int) -> None:
             "the target is too long",
             where="context_length",
             why=f"it is {context_tokens:.3g}, and beyond {format_length(LARGEST_TOKENS)} float32, in which a model "
-            "computes angles, has no number for every position",
-            fix=f"ask for at most {format_length(LARGEST_TOKENS)}",
+            "computes angles, cannot represent every position",
+            fix=f"give at most {format_length(LARGEST_TOKENS)}",
         )
 
 
 def refuse_shorter(base: BaseRope, context_tokens: int) -> UserError:
     """The error for a target that is shorter than the base's context."""
     return UserError(
-        "the target is shorter than what the base can do",
+        "the target is shorter than the base's context",
         where="context_length",
         why=f"{format_length(context_tokens)} tokens is below the base's {format_length(base.context_tokens)}",
-        fix=f"ask for at least {format_length(base.context_tokens)}, or use kind: unchanged",
+        fix=f"give at least {format_length(base.context_tokens)}, or use kind: unchanged",
     )
 
 
@@ -270,10 +270,11 @@ def _check_stretch(method: Stretch, base: BaseRope, context_tokens: int) -> None
         raise refuse_shorter(base, context_tokens)
     if method.theta is not None and not (math.isfinite(method.theta) and method.theta >= base.theta):
         raise UserError(
-            "theta may only grow",
+            "theta must not decrease",
             where="rope.theta",
-            why=f"{method.theta:g} is below the base's {base.theta:g}: that reaches far in loss, not in retrieval",
-            fix=f"give a theta above {base.theta:g}, or leave it out",
+            why=f"{method.theta:g} is below the base's {base.theta:g}: a smaller theta extends the loss, but not "
+            "retrieval",
+            fix=f"give a theta above {base.theta:g}, or remove it",
         )
 
 
@@ -282,16 +283,16 @@ def _check_growth(running: Method, composed: Method) -> None:
     before, after = running.model_dump(), composed.model_dump()
     if after.get("factor", 1) < (least := before.get("factor", 1)):
         raise UserError(
-            "the factor may only grow",
+            "the factor must not decrease",
             where="rope.factor",
-            why=f"it counts from the base's original length; {after['factor']:g} is below the base's own {least:g}",
-            fix=f"give a factor of at least {least:g}, or leave it out",
+            why=f"it is relative to the base's original length; {after['factor']:g} is below the base's own {least:g}",
+            fix=f"give a factor of at least {least:g}, or remove it",
         )
     ours, theirs = after.get("original_tokens"), before.get("original_tokens")
     if ours is not None and theirs is not None and ours != theirs:
         raise UserError(
-            "the original length is the base's",
+            "original_tokens differs from the base's original length",
             where="rope.original_tokens",
-            why=f"the base counts from {format_length(theirs)}, and {format_length(ours)} was given",
-            fix="leave original_tokens out",
+            why=f"the base's original length is {format_length(theirs)}, and {format_length(ours)} was given",
+            fix="remove original_tokens",
         )

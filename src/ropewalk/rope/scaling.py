@@ -87,8 +87,8 @@ def read_method(parameters: Mapping[str, Any], *, where: str) -> Method:
         raise UserError(
             f"rope type {rope_type} is not supported",
             where=where,
-            why=f"it is none of {', '.join(_OUR_METHODS)}",
-            fix="choose a base with one of those",
+            why=f"supported types are {', '.join(_OUR_METHODS)}",
+            fix="choose a base with one of these types",
         )
     values = {_OUR_KEYS.get(key, key): value for key, value in parameters.items() if key != "rope_type"}
     values = {key: value for key, value in values.items() if value is not None}

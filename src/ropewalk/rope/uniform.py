@@ -92,9 +92,9 @@ class Theta(Stretch):
             raise refuse_stacking(self, running, untrained=base.is_untrained)
         if self.theta is None:
             raise UserError(
-                "theta: auto knows plain RoPE only",
+                "theta: auto supports only plain RoPE",
                 where="rope.theta",
-                why=f"the base's positions are scaled already ({running.kind}), which the bounds do not describe",
+                why=f"the base's positions are scaled already ({running.kind}), and the bounds do not hold for them",
                 fix=f"give a number above {base.theta:g}",
             )
         return running.model_copy(update={"theta": self.theta})
@@ -124,10 +124,10 @@ class Ntk(Stretch):
         theta = ntk_theta(base.theta, base.head_dim, factor)
         if self.theta is not None and not math.isclose(self.theta, theta, rel_tol=1e-9):
             raise UserError(
-                "ntk chooses theta itself",
+                "ntk computes theta from the factor",
                 where="rope.theta",
-                why=f"a factor of {factor:g} makes {base.theta:g} into {theta:.8g}, and {self.theta:g} was asked for",
-                fix="leave theta out, or use kind: theta",
+                why=f"a factor of {factor:g} changes {base.theta:g} to {theta:.8g}, but {self.theta:g} was given",
+                fix="remove theta, or use kind: theta",
             )
         return {"factor": factor, "theta": theta}
 
@@ -196,13 +196,13 @@ def ask_original(base: BaseRope, context_tokens: int) -> UserError:
     factor, told = filled(base.running.factor), base.context_tokens
     divided = round(told / factor)
     return UserError(
-        "it is not clear how far this base reads",
+        "the context length of this base is ambiguous",
         where="max_position_embeddings of the base's config.json",
         why=f"its positions are divided by {factor:g}, and {format_length(told)} may be the length after that (the "
         f"original is {format_length(divided)}, and {format_length(context_tokens)} needs a factor of "
         f"{context_tokens / divided:g}) or before (it reads {format_length(round(told * factor))} already, and "
-        f"{format_length(context_tokens)} needs {max(factor, context_tokens / told):g}); published bases write either",
-        fix=f"say which with rope.kind=linear and rope.original_tokens={divided} or rope.original_tokens={told}, or "
+        f"{format_length(context_tokens)} needs {max(factor, context_tokens / told):g}); published models use both",
+        fix=f"choose one with rope.kind=linear and rope.original_tokens={divided} or rope.original_tokens={told}, or "
         'with "original_max_position_embeddings" in config.json',
     )
 
@@ -241,9 +241,10 @@ class Proportional(Stretch):
     def _compose(self, running: Method, base: BaseRope, context_tokens: int) -> Method:
         if isinstance(running, Proportional) and self.share > running.share:
             raise UserError(
-                "the share may only shrink",
+                "the share must not increase",
                 where="rope.share",
-                why=f"{self.share:g} is above the base's {running.share:g}: those pairs learned to stand still",
+                why=f"{self.share:g} is above the base's {running.share:g}: the model has learned not to rotate "
+                "those pairs",
                 fix=f"give a share of at most {running.share:g}",
             )
         return super()._compose(running, base, context_tokens)

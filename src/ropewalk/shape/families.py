@@ -102,8 +102,8 @@ SUPPORTED: Mapping[str, Family] = {
 }
 
 _MISSING = (
-    (("modernbert", "eurobert"), "a mask: it is an encoder, whose queries see later tokens"),
-    (("gptneox", "gptj"), "RoPE over a share of each head, and blocks that run in parallel"),
+    (("modernbert", "eurobert"), "a causal mask: it is an encoder, whose queries attend to later tokens"),
+    (("gptneox", "gptj"), "RoPE over a part of each head, and parallel blocks"),
     (("granitefor",), "Granite's multipliers of embeddings, scores, residuals and logits"),
     (("moe", "mixtral", "jamba", "gptoss", "dbrx"), "mixture of experts"),
     (("deepseek", "kimi", "minicpm3"), "latent attention (MLA)"),
@@ -112,13 +112,13 @@ _MISSING = (
     (("gemma2",), "softcapping of attention scores, which our kernels cannot do"),
     (("mamba", "rwkv", "recurrent", "next", "lfm", "falconh1", "zamba", "bamba"), "linear or recurrent attention"),
     (("gpt2", "gptneofor", "opt", "bloom", "mpt", "bert"), "RoPE: its positions are learned, absolute or biases"),
-    (("vl", "vision", "audio", "conditionalgeneration", "omni"), "more than text"),
+    (("vl", "vision", "audio", "conditionalgeneration", "omni"), "inputs other than text"),
 )
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 _NOT_OURS = {
-    "use_bidirectional_attention": "its queries see later tokens",
+    "use_bidirectional_attention": "its queries attend to later tokens",
     "attn_logit_softcapping": "its attention scores are capped",
-    "final_logit_softcapping": "its logits are capped, which the loss in chunks leaves out",
+    "final_logit_softcapping": "its logits are capped, which the chunked loss does not support",
 }
 
 
@@ -127,10 +127,10 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
     name = _name_architecture(config, where)
     if (name == OWN_ARCHITECTURE) != (OWN_TYPE in config):
         raise UserError(
-            "the layers of this model are not told clearly",
+            "the layers of this model are ambiguous",
             where=where,
-            why=f"architectures says {name}, and a key {OWN_TYPE} is {'there' if OWN_TYPE in config else 'missing'}",
-            fix="get the folder again as ropewalk wrote it",
+            why=f"architectures says {name}, and the key {OWN_TYPE} is {'there' if OWN_TYPE in config else 'missing'}",
+            fix="copy the folder again as ropewalk wrote it",
         )
     if name == OWN_ARCHITECTURE:
         inner = config[OWN_TYPE]
@@ -151,7 +151,7 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
     raise UserError(
         f"{name} is not supported",
         where=f"{where}: architectures",
-        why=f"what is missing here is {missing or 'a check of its shape and its positions'}",
+        why=f"ropewalk does not support {missing or 'its shape and its positions'}",
         fix=f"choose a base of one of {', '.join(SUPPORTED)}",
     )
 
@@ -168,8 +168,8 @@ def _name_architecture(config: Mapping[str, Any], where: str) -> str:
     raise UserError(
         "config.json names no architecture",
         where=f"{where}: architectures",
-        why=f"it is {found}, and says which class runs the weights",
-        fix=f'add "architectures": ["{known}"], which model_type {kind} stands for'
+        why=f"it is {found}, but it must name the class that runs the weights",
+        fix=f'add "architectures": ["{known}"], the class for model_type {kind}'
         if known
         else f"add the class that the model was trained with; supported are {', '.join(SUPPORTED)}",
     )

@@ -99,7 +99,7 @@ def _find_obstacle(family: Family, shape: ModelShape, positions: Sequence[LayerP
     name = family.model_type
     windows = {layer.window_tokens for layer in positions}
     if any(layer.log_n_tokens or layer.bias for layer in positions):
-        return "no class of transformers has a temperature by length, or biases, on such layers"
+        return "no class of transformers has a length-dependent temperature or biases on such layers"
     if (shape.qkv_bias or shape.mlp_bias) and not (family.qkv_bias or family.biases):
         return f"{name} has no biases"
     if len(windows - {None}) > 1:
@@ -107,7 +107,7 @@ def _find_obstacle(family: Family, shape: ModelShape, positions: Sequence[LayerP
     if (family.windows == "none" and windows != {None}) or (family.windows == "all" and len(windows) > 1):
         return f"{name} has no layers with windows beside layers without"
     if len({layer.rope.config_tokens(0) for layer in positions} - {0}) > 1:
-        return "its layers count from different original lengths, and config.json names one"
+        return "its layers have different original lengths, and config.json can have only one"
     return _find_rope_obstacle(family, positions)
 
 
@@ -117,7 +117,7 @@ def _find_rope_obstacle(family: Family, positions: Sequence[LayerPosition]) -> s
         ropes = [_parameters(layer) for layer in layers]
         if any(rope != ropes[0] for rope in ropes):
             which = "all layers" if family.ropes == "one" else f"all layers of {kind}"
-            return f"{family.model_type} has one RoPE for {which} that rotate"
+            return f"{family.model_type} has one RoPE for {which} with RoPE"
         if family.ropes == "by_type" and ropes and ropes[0].get("truncate") is False:
             return "transformers reads truncate: false only where all layers share one RoPE"
     return ""

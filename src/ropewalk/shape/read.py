@@ -51,7 +51,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     kv_heads = _find_kv_heads(architecture, config, where)
     if heads % kv_heads or (width % heads and not config.get("head_dim")):
         raise UserError(
-            "the heads do not fit",
+            "the numbers of heads do not match",
             where=where,
             why=f"{heads} heads over {kv_heads} key-value heads and a width of {width}",
             fix="correct hidden_size, num_attention_heads or num_key_value_heads",
@@ -91,7 +91,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
 def _find_kv_heads(architecture: str, config: Mapping[str, Any], where: str) -> int:
     if "num_key_value_heads" not in config and SUPPORTED[architecture].needs_kv_heads:
         raise _unusable(
-            "num_key_value_heads", "missing, and the default of this architecture is another model's", where
+            "num_key_value_heads", "missing, and the default of this architecture belongs to another model", where
         )
     if config.get("num_key_value_heads") is None:
         return _count(config, "num_attention_heads", where)

@@ -35,7 +35,7 @@ def read_layers(
         needed = [name for name in _NEEDED if name in type(rope).model_fields and (rope.kind, name) not in _OPEN]
         if missing := [name for name in needed if getattr(rope, name) is None]:
             raise UserError(
-                f"the {rope.kind} rope of this model is not whole",
+                f"the {rope.kind} rope of this model is incomplete",
                 where=where,
                 why=f"it has no {' and no '.join(missing)}",
                 fix="correct config.json",
@@ -109,7 +109,7 @@ def _read_kinds(
         raise UserError(
             f"layers of type {', '.join(strangers)} are not supported",
             where=where,
-            why=f"a layer sees all earlier tokens ({FULL}) or a window of them ({WINDOWED})",
+            why=f"a layer must attend to all earlier tokens ({FULL}) or to a window of them ({WINDOWED})",
             fix="choose another base",
         )
     if len(kinds) != layers:
@@ -153,4 +153,4 @@ def _read_whole(config: Mapping[str, Any], key: str, default: int | None, where:
 
 
 def _unclear(where: str, why: str, fix: str) -> UserError:
-    return UserError("what each layer does is not told clearly", where=where, why=why, fix=fix)
+    return UserError("the kinds of the layers are ambiguous", where=where, why=why, fix=fix)

@@ -79,10 +79,10 @@ def _weigh_sharpening(key: str, values: Mapping[str, Any], where: str) -> None:
         return
     way = {"attn_factor": "multiply the attention factor by it", "mscale": "weigh the attention factor by it"}
     raise UserError(
-        f"{key} makes readers of this file run different models",
+        f"{key} is read differently by different programs, so they run different models",
         where=f"{where}.{key}",
-        why=f"it is {values[key]}: some readers {way.get(key, 'take it as the factor')}, {meant:.6g} in all, "
-        f"and transformers passes over it and runs {used:.6g}",
+        why=f"it is {values[key]}: some programs {way.get(key, 'take it as the factor')}, {meant:.6g} in all, but "
+        f"transformers ignores it and runs {used:.6g}",
         fix=f"write attention_factor: {float(f'{meant:.6g}')} in its place if the model was trained so, or remove it "
         f"for {used:.6g}{', as attn_factor: 1 would give' if key == 'attn_factor' else ''}",
     )
@@ -111,7 +111,7 @@ def _refuse_numbers(values: Mapping[str, Any], where: str) -> None:
                 continue
             if key in figures or (isinstance(number, float | int) and not isinstance(number, bool)):
                 raise UserError(
-                    f"{key} is no number that can be used",
+                    f"{key} is not a usable number",
                     where=f"{where}.{key}",
                     why=f"it is {number!r:.60}, and must be a number up to {LARGEST_THETA:g}",
                     fix="correct config.json",
@@ -128,12 +128,14 @@ def _refuse_numbers(values: Mapping[str, Any], where: str) -> None:
 def _refuse(key: str, values: Mapping[str, Any], where: str, *, fix: str) -> UserError:
     kind = values["rope_type"]
     owners = [name for name, keys in KEYS.items() if key in keys]
-    whose = f"it belongs to {' and '.join(owners)}" if owners else "transformers ignores it, and other readers may not"
+    whose = (
+        f"it belongs to {' and '.join(owners)}" if owners else "transformers ignores it, but other programs may use it"
+    )
     return UserError(
         f"{kind} rope has no key {key}",
         where=f"{where}.{key}",
         why=f"it is {values[key]!r:.60}: {whose}",
-        fix=f"{fix}; else choose another base, since what it does is not run here",
+        fix=f"{fix}; otherwise choose another base, because ropewalk does not support this key",
     )
 
 

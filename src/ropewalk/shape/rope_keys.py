@@ -136,7 +136,7 @@ def _check_nested(nested: Any, where: str) -> Mapping[str, Any]:
         raise _no_mapping(nested, f"{where}: rope_parameters")
     if strangers := sorted(set(nested) - {FULL, WINDOWED}):
         raise UserError(
-            "rope_parameters are not told per layer type",
+            "rope_parameters must be given for each layer type",
             where=f"{where}: rope_parameters",
             why=f"this architecture has one RoPE for {FULL} and one for {WINDOWED}, and ignores {', '.join(strangers)}",
             fix="write rope_parameters with an entry for each of the two",
@@ -150,9 +150,9 @@ def _normalise(raw: Any, outside: Mapping[str, Any], context_tokens: int, where:
         raise _no_mapping(raw, where)
     if nested := [key for key, value in raw.items() if isinstance(value, Mapping)]:
         raise UserError(
-            "positions differ between layers, which this architecture cannot run",
+            "positions differ between layers, which this architecture does not support",
             where=where,
-            why=f"it has entries for {', '.join(nested)}, and its class reads one RoPE for all layers",
+            why=f"it has entries for {', '.join(nested)}, but its class reads one RoPE for all layers",
             fix="choose a base with one rope for all layers",
         )
     values = {key: value for key, value in raw.items() if value is not None and key != "type"}
@@ -203,7 +203,7 @@ def _refuse_partial(values: Mapping[str, Any], config: Mapping[str, Any], where:
 
 def _disagree(where: str, name: str, value: Any, other_name: str, other: Any) -> UserError:
     return UserError(
-        "the two rope dialects disagree",
+        "the two formats of the rope keys disagree",
         where=where,
         why=f"{name} is {value}, {other_name} is {other}; engines would run different models from this file",
         fix="remove the wrong one from config.json",

@@ -16,10 +16,10 @@ def count_shared_heads(heads: int, kv_heads: int, ulysses_degree: int) -> int:
     if not _fits(heads, kv_heads, ulysses_degree):
         fitting = (str(each) for each in range(1, heads + 1) if _fits(heads, kv_heads, each))
         raise UserError(
-            "heads cannot be split over ranks",
+            "heads cannot be divided over ranks",
             where="parallel.ulysses_degree",
             why=f"{heads} query heads and {kv_heads} key heads over {ulysses_degree} ranks",
-            fix=f"take one of {', '.join(fitting)}, and cut rows over the other ranks",
+            fix=f"use one of {', '.join(fitting)}, and divide sequences over the other ranks",
         )
     return math.lcm(kv_heads, ulysses_degree)
 

@@ -41,9 +41,9 @@ _SPREADS = ("initializer_range",)
 def check_values(config: Mapping[str, Any], *, head_dim: int, vocabulary: int, where: str) -> None:
     """Raise UserError for a head that RoPE cannot turn, and for a value of another kind than its key needs."""
     if head_dim % 2 or head_dim == 2:
-        found = "an odd number" if head_dim % 2 else "a single pair, none slower than another"
+        found = "an odd number" if head_dim % 2 else "a single pair"
         raise UserError(
-            "RoPE turns pairs of dimensions",
+            "RoPE rotates pairs of dimensions",
             where=f"{where}: head_dim",
             why=f"a head has {head_dim}: {found}",
             fix="choose a base whose heads have an even number of dimensions, 4 or more",
@@ -60,7 +60,7 @@ def check_values(config: Mapping[str, Any], *, head_dim: int, vocabulary: int, w
     for keys, least, most, words in (
         (_POSITIVE, 1e-30, 1e30, "a number above 0"),
         (_SHARES, 0.0, 1.0, "a number from 0 to 1"),
-        (_SPREADS, 0.0, 1e30, "a number from 0 on"),
+        (_SPREADS, 0.0, 1e30, "a number of 0 or more"),
     ):
         for key in keys:
             if config.get(key) is not None and not _is_within(config[key], least, most):
@@ -74,7 +74,7 @@ def check_factors(positions: Sequence[LayerPosition], *, head_dim: int, where: s
             given = getattr(rope, name, None)
             if given is not None and len(given) != head_dim // 2:
                 raise UserError(
-                    f"{name} does not fit the heads",
+                    f"{name} does not match the heads",
                     where=where,
                     why=f"it has {len(given)} entries, and a head of {head_dim} dimensions has {head_dim // 2} pairs",
                     fix="correct config.json",

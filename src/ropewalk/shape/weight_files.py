@@ -21,21 +21,23 @@ def weight_files(folder: Path) -> list[Path]:
         raise UserError(
             "the model has no safetensors weights",
             where=str(folder),
-            why=f"only {', '.join(pickled[:3])}: a pickle can run code" if pickled else f"no {SINGLE}, no {INDEX}",
+            why=f"there are only {', '.join(pickled[:3])}, and a pickle can run code"
+            if pickled
+            else f"no {SINGLE}, no {INDEX}",
             fix="convert the weights to safetensors, or choose a revision that has them",
         )
     try:
         names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(folder / INDEX, f"it is no index of weights: {error!r}") from None
+        raise damaged(folder / INDEX, f"it is not an index of weights: {error!r}") from None
     for name in names:
         if Path(name).name != name:
-            raise damaged(folder / INDEX, f"{name} leads out of the folder")
+            raise damaged(folder / INDEX, f"{name} points outside the folder")
         if not (folder / name).is_file():
-            raise damaged(folder / name, f"the index names {len(names)} files and this one is missing")
+            raise damaged(folder / name, f"the index has {len(names)} files, and this one is missing")
     return [folder / name for name in names]
 
 
 def damaged(path: Path, why: str) -> UserError:
     """The error for a damaged weight file."""
-    return UserError("the weights are damaged", where=str(path), why=why, fix="get the model folder again")
+    return UserError("the weights are damaged", where=str(path), why=why, fix="download the model folder again")

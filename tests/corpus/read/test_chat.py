@@ -128,7 +128,7 @@ def test_what_a_template_refuses_is_told_or_counted(chat_folder: Path, tmp_path:
     tokenizer = with_template(chat_folder, LLAMA2)
     options = {"messages_key": "messages", "template": "chat"}
     records = [{"messages": MESSAGES}, {"messages": MESSAGES[3:]}]
-    with pytest.raises(UserError, match="does not fit") as caught:
+    with pytest.raises(UserError, match="cannot be used") as caught:
         make(tmp_path, tokenizer, records, options=options)
     assert "only user and assistant" in caught.value.why
     corpus = make(tmp_path, tokenizer, records, options=options, faults="skip")
@@ -139,7 +139,7 @@ def test_what_a_template_refuses_is_told_or_counted(chat_folder: Path, tmp_path:
 def test_a_template_that_rewrites_messages_is_refused(chat_folder: Path, tmp_path: Path) -> None:
     tokenizer = with_template(chat_folder, CHATML.replace("| trim", "| upper"))
     options = {"messages_key": "messages", "template": "chat"}
-    with pytest.raises(UserError, match="does not fit") as caught:
+    with pytest.raises(UserError, match="cannot be used") as caught:
         make(tmp_path, tokenizer, [{"messages": MESSAGES}], options=options)
     assert "changes or leaves out text of messages" in caught.value.why
 

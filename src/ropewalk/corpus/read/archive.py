@@ -147,7 +147,7 @@ def _tell(path: Path, chunk: bytes, error: Exception, *, done_bytes: int) -> Tor
     if done_bytes == 0 and not chunk.startswith(_MAGIC[path.suffix.lower()]):
         names = [ending for ending, magic in _MAGIC.items() if chunk.startswith(magic)]
         begins = f"like a {names[0]}" if names else f"with {chunk[:12]!r}"
-        return TornArchiveError(path, done_bytes=0, why=f"it begins with {begins}", reason="no archive")
+        return TornArchiveError(path, done_bytes=0, why=f"it begins {begins}", reason="no archive")
     large = "too much memory" in str(error)
     return TornArchiveError(
         path, done_bytes=done_bytes, why=str(error), reason="archive window" if large else "torn archive"

@@ -35,7 +35,7 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int, folder: Path) -> P
             "the vocabulary is too small",
             where="tokenizer",
             why=f"{vocabulary} tokens cannot contain the 256 bytes and the begin and end of a document",
-            fix=f"ask for at least {SMALLEST}",
+            fix=f"give at least {SMALLEST}",
         )
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
