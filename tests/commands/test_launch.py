@@ -122,7 +122,7 @@ def test_a_pytorchjob_is_yaml_with_a_shell_script_in_it(recipe: Recipe) -> None:
 
 
 def test_what_cannot_be_shared_out_is_refused(recipe: Recipe) -> None:
-    with pytest.raises(UserError, match="2 ranks cannot be shared out to 3 machines"):
+    with pytest.raises(UserError, match="2 ranks cannot be divided among 3 machines"):
         write_script("slurm", recipe, argument=Path("r.yaml"), overrides=[], nodes=3, image="")
     with pytest.raises(UserError, match="no scheduler 'pbs'"):
         write_script("pbs", recipe, argument=Path("r.yaml"), overrides=[], nodes=1, image="")

@@ -56,7 +56,7 @@ def test_all_parts_and_then_nothing_and_a_killed_run_ends_the_same(
     assert verdicts == {"window_loss": True, "retrieval": False, "short_loss": True}
     stages = recipe.to_json()["stages"]
     stages[1]["gate"]["otherwise"] = "stop"
-    with pytest.raises(UserError, match="stage 1 is not promoted"):
+    with pytest.raises(UserError, match="stage 1 does not pass its gate"):
         on_ranks(check_gate, 2, change(recipe, stages=stages), folder, 1)
 
     before = {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.name != ".lock"}
@@ -157,7 +157,7 @@ def test_a_fault_on_the_rank_that_prepares_ends_all(recipe: Recipe, tmp_path: Pa
     done = start_torchrun("run", path)
     assert done.returncode == 1 and done.stderr.count("ropewalk: a source has no files") == 1
     path.write_text(yaml.safe_dump({**recipe.to_json(), "parallel": {"ranks": 1}}))
-    assert "the recipe wants 1 ranks, torchrun started 2" in start_torchrun("run", path).stderr
+    assert "the recipe needs 1 ranks, but torchrun started 2" in start_torchrun("run", path).stderr
 
 
 def start_torchrun(verb: str, path: Path) -> "subprocess.CompletedProcess[str]":

@@ -65,7 +65,7 @@ def test_verdicts_come_back_and_a_missed_one_stops(tmp_path: Path) -> None:
     path = tmp_path / "gate.json"
     path.write_text(spell_verdicts(verdicts))
     assert read_verdicts(path) == verdicts
-    with pytest.raises(UserError, match="stage 2 is not promoted") as raised:
+    with pytest.raises(UserError, match="stage 2 does not pass its gate") as raised:
         refuse_missed_gate(verdicts, stage=2, path=path)
     assert "too few" in raised.value.why and "fine" not in raised.value.why
     refuse_missed_gate(verdicts[1:], stage=2, path=path)

@@ -70,7 +70,10 @@ def test_every_section_is_there(tmp_path: Path) -> None:
     page = write(tmp_path, survey())
     sections = re.findall(r'<section id="([\w-]+)">', page)
     assert sections == ["summary", "ledger", "lengths", "languages", "mix-0", "copies", "rows-0", "licences"]
-    assert "Every document, byte and token is accounted for. No source is ever more than 0.50 rows" in page
+    assert (
+        "The ledger balances: every document, byte and token has an entry. No source differs by more than 0.50 "
+        "sequences" in page
+    )
     for words in (
         "500 tokens from 0 of 600",
         "and 1 more",
@@ -78,7 +81,7 @@ def test_every_section_is_there(tmp_path: Path) -> None:
         "1 warning on what rows hold",
         "not stated",
         "same text",
-        "cut though they fit",
+        "split although they fit",
         "> 32Ki",
     ):
         assert words in page or words.replace(">", "&gt;") in page, words
@@ -115,4 +118,4 @@ def test_a_corpus_without_copies_says_so(tmp_path: Path) -> None:
 def test_masked_answers_are_told(tmp_path: Path) -> None:
     counted = survey()
     counted["ledger"]["law"]["masked_answers"] = 1234
-    assert "law: personal data was masked in the answers of 1,234 documents" in write(tmp_path, counted)
+    assert "law: PII was masked in the answers of 1,234 documents" in write(tmp_path, counted)

@@ -28,7 +28,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Make a language model's context longer, and prove it. RECIPE is a YAML file; override it with path=value.",
+    help="Extend the context of a language model, and measure the result. RECIPE is a YAML file; override its keys "
+    "with path=value.",
 )
 
 app.add_typer(corpus_app, name="corpus")
@@ -38,7 +39,7 @@ app.add_typer(corpus_app, name="corpus")
 def run_command(
     recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
 ) -> None:
-    """Do all parts of a recipe, from text to report; go on where an earlier run stopped."""
+    """Run all parts of a recipe, from text to report; continue where an earlier run stopped."""
     from ropewalk.commands.run import run_recipe
 
     loaded = load_given(recipe, overrides)
@@ -61,15 +62,15 @@ def extend_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change how positions turn into angles, and prove that the model runs what was asked for."""
+    """Change the positions (RoPE) of the model, and check that the built model runs them."""
     if target.suffix in YAML:
         _do_part("extend", target, arguments, as_json)
         return
     if not arguments or "=" in arguments[0]:
         raise UserError(
-            "where should the extended model go?",
+            "the folder for the extended model is missing",
             where="the command line",
-            why="a model folder is extended into a new folder",
+            why="the extended model is written to a new folder",
             fix=f"ropewalk extend {target} OUT context_length=16Ki rope.kind=theta rope.theta=1e6",
         )
     from ropewalk.commands.extend import extend_model
@@ -91,7 +92,7 @@ def advise_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say which change of positions reaches a length, and why; no GPU, no training."""
+    """Recommend a RoPE method for a target length, with reasons; needs no GPU and no training."""
     from ropewalk.commands.advise import advise_model
 
     print_result(advise_model(target, arguments or [], probe=probe), as_json)
@@ -122,11 +123,11 @@ def export_command(
         typer.Argument(metavar="[OUT] [PATH=VALUE]...", help="For a checkpoint: the new folder, then dtype=float32."),
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Compare logits in a fresh process; print commands for engines.")
+        bool, typer.Option("--verify", help="Compare logits in a new process; print commands for engines.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the folder that engines load, and check it in a fresh process."""
+    """Write the model folder for inference engines, and check it in a new process."""
     if not verify and target.suffix in YAML:
         _do_part("export", target, overrides, as_json)
         return
@@ -137,9 +138,9 @@ def export_command(
         return
     if not verify or (overrides and target.suffix not in YAML):
         raise UserError(
-            "what should be exported?",
+            "it is unclear what to export",
             where="the command line",
-            why="a model folder is an export already and can be verified; a checkpoint needs a new folder",
+            why="a model folder is already an export and can only be verified; a checkpoint needs a new folder",
             fix=f"ropewalk export {target} --verify, or ropewalk export RUN/stages/0/checkpoints/step-00000100 OUT",
         )
     from ropewalk.commands.verify_export import verify_model, verify_recipe
@@ -150,7 +151,8 @@ def export_command(
 
 @app.command("verify")
 def verify_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Compare a few steps at context degree 1 and at the recipe's; exit code 2 if they learn something else."""
+    """Compare a few training steps at context-parallel degree 1 and at the degree of the recipe; exit code 2 if "
+    "they differ."""
     from ropewalk.commands.verify import verify_degrees
 
     found = verify_degrees(load_given(recipe, overrides))
@@ -164,7 +166,8 @@ def replay_command(
     skipped: Annotated[Path, typer.Argument(metavar="FILE", help="RUN/stages/N/skipped/*.json")],
     as_json: AsJson = False,
 ) -> None:
-    """Take a step that the guard skipped once more, row by row: was it the data, or the machine?"""
+    """Repeat a step that the spike guard skipped, one sequence at a time, to find the cause: the data or the "
+    "machine."""
     from ropewalk.commands.replay import replay_skipped
 
     print_result(replay_skipped(skipped), as_json)
@@ -174,7 +177,7 @@ def replay_command(
 def report_command(
     recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
 ) -> None:
-    """Write report.html from what the run folder holds so far."""
+    """Write report.html from the present contents of the run folder."""
     end_strictly(_do_part("report", recipe, overrides, as_json), strict)
 
 
@@ -186,7 +189,7 @@ def sweep_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recipe for each arm, axis and seed of a study, and gather what they measured; go on where it stopped."""
+    """Run a recipe for each arm, axis and seed of a study, and collect the results; continue where it stopped."""
     from ropewalk.commands.sweep import run_sweep
 
     print_result(run_sweep(study, overrides or []), as_json)
@@ -194,14 +197,14 @@ def sweep_command(
 
 @app.command("launch")
 def launch_command(
-    scheduler: Annotated[str, typer.Argument(metavar="slurm|k8s", help="What starts jobs on your machines.")],
+    scheduler: Annotated[str, typer.Argument(metavar="slurm|k8s", help="The scheduler of your machines.")],
     recipe: RecipeArgument,
     overrides: Overrides = None,
     nodes: Annotated[int, typer.Option(help="Machines that share parallel.ranks.")] = 1,
-    image: Annotated[str, typer.Option(help="For k8s: a container image that has ropewalk.")] = "ropewalk:latest",
+    image: Annotated[str, typer.Option(help="For k8s: a container image with ropewalk installed.")] = "ropewalk:latest",
     as_json: AsJson = False,
 ) -> None:
-    """Print a script that trains a recipe on many machines, and goes on by itself after a preemption."""
+    """Print a script that trains a recipe on many machines and continues automatically after a preemption."""
     from ropewalk.commands.launch import write_script
 
     given = overrides or []
@@ -213,7 +216,7 @@ def launch_command(
 
 @app.command("check")
 def check_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Hold a recipe against the rules of the field without doing anything; exit code 2 if one is broken."""
+    """Check a recipe against published rules, without running it; exit code 2 if it breaks one."""
     from ropewalk.commands.check import check_recipe
 
     findings = check_recipe(load_given(recipe, overrides))
@@ -224,11 +227,11 @@ def check_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: 
 
 @app.command("schema")
 def schema_command(
-    kind: Annotated[str, typer.Argument(metavar="[recipe|study]", help="What kind of file.")] = "recipe",
+    kind: Annotated[str, typer.Argument(metavar="[recipe|study]", help="The kind of file.")] = "recipe",
     table: Annotated[bool, typer.Option("--table", help="All keys as a table in Markdown instead.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print the JSON Schema of a recipe or a study, by which an editor completes, explains and checks it."""
+    """Print the JSON Schema of a recipe or a study; with it an editor completes, explains and checks the file."""
     from ropewalk.recipe.key_table import tabulate_keys
     from ropewalk.recipe.schema import make_schema
 
@@ -258,7 +261,7 @@ def main() -> None:
         _end(fault)
     except SystemExit as end:
         if end.code == _INTERRUPTED:  # typer turns KeyboardInterrupt into it without a message
-            print("ropewalk: interrupted; the same command goes on from here", file=sys.stderr)
+            print("ropewalk: interrupted; the same command continues from here", file=sys.stderr)
         raise
 
 

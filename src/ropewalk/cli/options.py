@@ -14,7 +14,11 @@ from ropewalk.parallel.torchrun import is_first
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe: a .yaml file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[PATH=VALUE]...", help="Overrides on the recipe.")]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Exit code 3 if a target is missed, 4 if one is undecided; as strict: true.")
+    bool,
+    typer.Option(
+        "--strict",
+        help="Exit code 3 if a target is missed, 4 if one is undecided; the same as strict: true in the recipe.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

@@ -43,9 +43,9 @@ def _explain(error: Any, typed: Sequence[str]) -> Exception:
     fix = f"{command} --help"
     option = re.search(r"No such option:? '?(-[^\s']+)", message)
     if option:
-        fix = f"{fix} names the options; a key of the recipe goes without dashes: {option[1].lstrip('-')}=VALUE"
+        fix = f"{fix} lists the options; write a key of the recipe without dashes: {option[1].lstrip('-')}=VALUE"
     elif typed and Path(typed[0]).suffix in YAML:
-        fix = f"name a verb first: ropewalk run {typed[0]}, or ropewalk check {typed[0]}"
+        fix = f"give a command first: ropewalk run {typed[0]}, or ropewalk check {typed[0]}"
     return UserError(
         "the command cannot be understood", where=f"the command line: {' '.join(typed)}", why=message, fix=fix
     )

@@ -58,10 +58,12 @@ def describe_stretched_layers(shape: ModelShape) -> list[str]:
     full = counts.pop("", 0)
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
     if not full:
-        return [f"all {shape.layers} layers: {told}; none is stretched by itself, a pattern (layers:) must say which"]
+        return [
+            f"all {shape.layers} layers: {told}; none is extended automatically, so a pattern (layers:) must "
+            "choose the layers"
+        ]
     return [
-        f"only {full} of {shape.layers} layers see all tokens and turn positions: they alone are stretched, "
-        f"not the {told}"
+        f"only {full} of {shape.layers} layers have full attention and RoPE: only they are extended, not the {told}"
     ]
 
 
@@ -79,9 +81,9 @@ def _read_question(target: Path, overrides: list[str]) -> tuple[str, AdviceSpec]
     recipe = load_recipe(target, overrides)
     if isinstance(recipe.model, ModelSource):
         raise UserError(
-            "there is no base to stretch",
+            "there is no base to extend",
             where="model",
-            why="the recipe starts from random weights, which know no angles yet",
+            why="the recipe starts from random weights, which have not been trained with any positions",
             fix="give a recipe whose model is a folder or a hub name, or a model folder",
         )
     stage = recipe.stages[-1]
@@ -96,7 +98,7 @@ def _check_out(out: Path | None) -> None:
             "the page needs a folder",
             where=str(out),
             why="a file has that name",
-            fix="name another folder, or remove the file",
+            fix="give another folder, or remove the file",
         )
 
 

@@ -42,10 +42,10 @@ def probe_candidates(
     multiple = spec.context_length // base_tokens
     if multiple < 2:
         raise UserError(
-            "the target is too near for a probe",
+            "the target is too short for a probe",
             where="context_length",
-            why=f"loss by position goes in multiples of the base's {format_length(base_tokens)} tokens",
-            fix=f"ask for {format_length(2 * base_tokens)} or more, or leave --probe out",
+            why=f"loss by position is measured at multiples of the base's {format_length(base_tokens)} tokens",
+            fix=f"give {format_length(2 * base_tokens)} or more, or remove --probe",
         )
     tokenizer = load_tokenizer(base)
     texts = read_probe_texts(text, tokenizer, tokens=multiple * base_tokens, documents=spec.documents)

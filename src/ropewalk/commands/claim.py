@@ -58,9 +58,9 @@ def _take(recipe: Recipe, folder: RunFolder, held: ExitStack | None) -> None:
 def _require_ranks(recipe: Recipe) -> None:
     if recipe.parallel.ranks != count_started():
         raise UserError(
-            f"the recipe wants {recipe.parallel.ranks} ranks, torchrun started {count_started()}",
+            f"the recipe needs {recipe.parallel.ranks} ranks, but torchrun started {count_started()}",
             where="parallel.ranks",
-            why="WORLD_SIZE is what torchrun was given (nodes x processes per node)",
+            why="WORLD_SIZE is the number of processes of torchrun (nodes x processes per node)",
             fix=f"start {recipe.parallel.ranks} processes, or set parallel.ranks={count_started()}",
         )
 
@@ -75,7 +75,7 @@ def _refuse_errors(recipe: Recipe) -> None:
                 "the recipe breaks a rule",
                 where=finding.key,
                 why=f"{finding.message} ({finding.source})",
-                fix="mend that key; `ropewalk check RECIPE` tells at once whether all rules are kept",
+                fix="correct that key; `ropewalk check RECIPE` checks all rules without starting the run",
             )
 
 

@@ -35,7 +35,7 @@ def _verify(folder: RunFolder) -> None:
     from ropewalk.model.export_parity import verify_export, verify_generation
 
     if not is_native(folder.export):
-        say("no class of transformers has these positions: other readers refuse this folder, see its LOADING.md")
+        say("no class of transformers has these positions: other programs refuse this folder, see its LOADING.md")
     verify_generation(folder.export)
     write_whole(folder.parity, json.dumps(verify_export(folder.export)))
 

@@ -27,13 +27,13 @@ _SLURM = """#!/bin/bash
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
-# Before the time is over, and before a preemption, this shell (B:) hears SIGTERM.
+# Before the time is over, and before a preemption, this shell (B:) receives SIGTERM.
 #SBATCH --signal=B:TERM@{stop}
 set -u
 cd {folder}
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))
-# How long torchrun leaves to ranks that save; without it 30 s.
+# The time that torchrun gives ranks for saving; the default is 30 s.
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={grace}
 
 asked=0
@@ -49,7 +49,7 @@ follow() {{
     kill -0 "$task" 2>/dev/null || break
   done
   if [ "$asked" = 1 ] && [ "$code" != 0 ]; then
-    echo "stopped when asked (code $code); queued again, to go on from there"
+    echo "stopped on request (code $code); queued again to continue"
     scontrol requeue "$SLURM_JOB_ID"
     exit 0
   fi
@@ -71,7 +71,7 @@ metadata:
   name: {name}
 spec:
   runPolicy:
-    backoffLimit: 1000  # preemptions; torchrun itself ends a job that fails {restarts} times in one life
+    backoffLimit: 1000  # preemptions; torchrun itself ends a job that fails {restarts} times between two preemptions
     cleanPodPolicy: Running
   pytorchReplicaSpecs:
 """
@@ -122,16 +122,16 @@ def write_script(
     ranks = recipe.parallel.ranks
     if scheduler not in ("slurm", "k8s"):
         raise UserError(
-            f"there is no scheduler {scheduler!r}",
+            f"unknown scheduler {scheduler!r}",
             where="the command line",
             why="scripts are written for slurm and k8s",
             fix="ropewalk launch slurm RECIPE, or start torchrun on every machine yourself (docs/launch.md)",
         )
     if nodes < 1 or ranks % nodes:
         raise UserError(
-            f"{ranks} ranks cannot be shared out to {nodes} machines",
+            f"{ranks} ranks cannot be divided among {nodes} machines",
             where="parallel.ranks and --nodes",
-            why="every machine runs equally many",
+            why="every machine must run the same number of ranks",
             fix=f"a divisor of {ranks} as --nodes, or parallel.ranks={max(nodes, 1) * max(1, ranks // max(nodes, 1))}",
         )
     name = "ropewalk-" + "".join(letter if letter.isalnum() else "-" for letter in Path(recipe.run).name.lower())

@@ -25,9 +25,9 @@ def find_start(recipe: Recipe, held: Recipe, folder: RunFolder, stage: int) -> i
     steps = folder.list_steps(stage)
     if not steps:
         raise UserError(
-            f"stage {stage} cannot be changed any more",
+            f"stage {stage} can no longer be changed",
             where=str(folder.checkpoints(stage)),
-            why="it is trained, and none of its checkpoints is left to go on from, or to write again",
+            why="it is trained, and there is no checkpoint of it to continue from",
             fix="append a stage, or give the run another folder (run=...)",
         )
     for step in steps:
@@ -60,7 +60,7 @@ def refuse_other_shares(recipe: Recipe, held: Recipe, folder: RunFolder, stage: 
         raise UserError(
             "the stage cannot be made longer",
             where=f"stages.{stage}.tokens",
-            why=f"with when_dry: spread its mix would be another one from the first row on: {name} would give "
+            why=f"with when_dry: spread its mix would change from the first sequence: {name} would give "
             f"{shares[1][name]:.2%} instead of {shares[0].get(name, 0):.2%}",
             fix="append a stage, or give the run another folder (run=...)",
         )

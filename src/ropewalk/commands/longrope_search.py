@@ -81,7 +81,7 @@ def _search(base: Path, stage: Stage, corpus: Corpus, *, work: Path, seed: int) 
     found = search_factors(score, base=_count_from(base), context_tokens=tokens, search=search)
     shutil.rmtree(work, ignore_errors=True)
     seeds = ", ".join(f"{name} {value:.4f}" for name, value in found.seed_scores.items())
-    say(f"factors: loss {found.score:.4f} after {found.evaluations} scores; {seeds}")
+    say(f"factors: loss {found.score:.4f} after {found.evaluations} evaluations; {seeds}")
     return found
 
 
@@ -100,9 +100,9 @@ def draw_documents(corpus: Corpus, *, tokens: int, documents: int, seed: int) ->
     turns = [queue[turn] for turn in range(documents) for queue in queues if turn < len(queue)]
     if not turns:
         raise UserError(
-            "no document is long enough to search factors on",
+            "no document is long enough for the search of factors",
             where="stages: rope.search",
-            why=f"the longest that is trained on has {longest:,} tokens, and the target is {tokens:,}",
+            why=f"the longest training document has {longest:,} tokens, and the target is {tokens:,}",
             fix=f"add a source with documents of {format_length(tokens)} tokens, or give long_factor",
         )
     return [train.read(number, 0, tokens)[0].astype(np.int64) for train, number in turns[:documents]]

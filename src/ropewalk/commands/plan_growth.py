@@ -101,10 +101,10 @@ def _refuse(folder: RunFolder, changes: Iterable[KeyChange], lost: list[int], *,
     where = folder.root if everything or not lost else folder.extended(lost[0]).parent
     again = "it" if where == folder.root else f"{where}, the stages after it and their lines of metrics.jsonl"
     return UserError(
-        "the run folder holds another recipe's run",
+        "the run folder belongs to another recipe",
         where=str(folder.root),
         why=f"they differ in {', '.join([*told[:_SHOWN_CHANGES], *more])}{trained}",
-        fix=f"set that back, or give this run another folder (run=...), or remove {again} to train anew",
+        fix=f"restore these keys, or give this run another folder (run=...), or remove {again} to train again",
     )
 
 
@@ -152,11 +152,11 @@ def _tell(
     yield f"the recipe has changed: {', '.join(map(_spell, told[:_SHOWN_CHANGES]))}{more}"
     names = [str(path.relative_to(folder.root)) for path in stale if path.name != MANIFEST]
     if names:
-        yield f"made anew, because of that: {', '.join(names)}; everything else is kept"
+        yield f"made again because of this: {', '.join(names)}; everything else is kept"
     if back is not None:
         stage, step = back
         taken = folder.newest_step(stage) - step
-        yield f"stage {stage} goes back to step {step}, before its rate went down: {taken} steps are taken again"
+        yield f"stage {stage} continues from step {step}, before its learning rate decayed: {taken} steps are repeated"
     kept = is_finished(folder.corpus) and folder.corpus not in stale
     if (
         kept
@@ -164,6 +164,6 @@ def _tell(
         and any(change.path.startswith(tuple(_PROMPT_KEYS)) for change in told)
     ):
         yield (
-            "WARNING: the corpus was kept clear of the prompts that `evaluate` asked before, not of those that it asks "
-            "now (corpus.decontaminate: probes)"
+            "WARNING: the corpus was decontaminated against the earlier prompts of `evaluate`, not against its "
+            "present prompts (corpus.decontaminate: probes)"
         )

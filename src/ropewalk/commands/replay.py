@@ -22,10 +22,10 @@ def replay_skipped(path: Path) -> dict[str, Any]:
         names = [row["source"] for row in record["rows"]]
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(
-            "this is no record of a skipped step",
+            "this is not a record of a skipped step",
             where=str(path),
             why=str(error),
-            fix="name a file in RUN/stages/N/skipped/, in its run folder",
+            fix="give a file of RUN/stages/N/skipped/, in its run folder",
         ) from None
     recipe = load_recipe(recipe_path)
     found = on_ranks(replay_on_ranks, recipe.parallel.ranks, record, recipe, RunFolder(recipe_path.parent))
@@ -40,12 +40,12 @@ def replay_on_ranks(record: dict[str, Any], recipe: Recipe, folder: RunFolder) -
 
 
 def _describe(record: dict[str, Any], found: dict[str, Any], names: list[str]) -> str:
-    verdict = "the same again: it comes from data and weights"
+    verdict = "the same result again: data and weights are the cause"
     if not found["same"]:
-        verdict = f"not the same ({_show(record)} then): nothing in data and weights explains it"
+        verdict = f"another result (then {_show(record)}): data and weights are not the cause"
     lines = [f"step {record['step']} was skipped: {record['reason']}", f"replayed: {_show(found)}, {verdict}", ""]
     lines += [
-        f"row {row['row']}: {_show(alone)}  {name}"
+        f"sequence {row['row']}: {_show(alone)}  {name}"
         for row, alone, name in zip(record["rows"], found["rows"], names, strict=True)
     ]
     return "\n".join(lines)

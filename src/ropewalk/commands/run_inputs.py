@@ -28,7 +28,7 @@ def require(folder: Path, *, verb: str) -> Path:
     """Return ``folder`` if it is finished. Otherwise raise a UserError that names the verb to run first."""
     if not is_finished(folder):
         raise UserError(
-            "a part that this one stands on is not done",
+            "an earlier part, which this one needs, is not done",
             where=str(folder),
             why="it is missing or unfinished",
             fix=f"run `ropewalk {verb} RECIPE` first, or `ropewalk run RECIPE` for all parts",

@@ -40,9 +40,9 @@ def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
     """Do every cell that is not done yet, and collect the scores of all. Returns the summary for the command line."""
     if is_started():
         raise UserError(
-            "a sweep starts its own ranks",
+            "a sweep must not be started by torchrun",
             where=str(path),
-            why="torchrun started this process, and each cell is a run that may want other ranks",
+            why="torchrun started this process, but each cell is a run that may need another number of ranks",
             fix=f"ropewalk sweep {path} without torchrun, once on each machine: they share the cells",
         )
     sweep, cells = load_sweep(path, overrides)
@@ -106,8 +106,9 @@ def require_one_tokenizer(cell: Cell, cells: list[Cell]) -> None:
                 raise UserError(
                     f"{cell.name} has another tokenizer than {other.name}",
                     where=str(_folder(cell).corpus),
-                    why="arms are compared on the same tokens, and a loss per token means nothing across tokenizers",
-                    fix="make a study for each tokenizer, or take the arm that changes `model` out",
+                    why="arms are compared on the same tokens, and losses per token of different tokenizers cannot "
+                    "be compared",
+                    fix="make a study for each tokenizer, or remove the arm that changes `model`",
                 )
 
 

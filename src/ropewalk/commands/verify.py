@@ -48,8 +48,8 @@ def verify_degrees(recipe: Recipe) -> dict[str, Any]:
         raise UserError(
             "there is nothing to compare",
             where="parallel.context_parallel",
-            why="the recipe's rows are not cut over ranks",
-            fix="add parallel.ranks=2 parallel.context_parallel=2, or what you mean to run with",
+            why="the recipe does not divide sequences over ranks",
+            fix="add parallel.ranks=2 parallel.context_parallel=2, or the values of your run",
         )
     folder = RunFolder(Path(recipe.run))
     require(folder.corpus, verb="prepare")
@@ -89,24 +89,30 @@ def find_faults(parity: "Parity", precision: str) -> Iterator[str]:
     if not parity.own > 0:
         yield "a document's loss has no gradient to its own tokens"
     if min(parity.calls) < parity.passes or len(set(parity.calls)) > 1:
-        yield f"our attention ran {min(parity.calls)} to {max(parity.calls)} times a layer in {parity.passes} passes"
+        yield (
+            f"context-parallel attention ran {min(parity.calls)} to {max(parity.calls)} times per layer in "
+            f"{parity.passes} passes"
+        )
 
 
 def _tell(recipe: Recipe, stage: int, found: "dict[str, Parity]", faults: list[str]) -> Iterator[str]:
     context, parallel = format_length(recipe.stages[stage].context_length), recipe.parallel
     steps = len(next(iter(found.values())).losses)
     yield (
-        f"{recipe.run}, stage {stage}: {steps} steps of {parallel.ranks} rows of {context} tokens, "
-        f"degree {parallel.context_parallel} beside degree 1"
+        f"{recipe.run}, stage {stage}: {steps} steps of {parallel.ranks} sequences of {context} tokens, degree "
+        f"{parallel.context_parallel} against degree 1"
     )
     for precision, parity in found.items():
         crossed = f"In {parity.crossing} of rank 0's {parity.passes} passes keys crossed ranks."
         yield f"{_tabulate(parity, precision).to_text()}\n{crossed}"
     if faults:
-        cure = "do not train with this; try another parallel.exchange or parallel.layout, and report it with this table"
+        cure = (
+            "do not train with these settings; try another parallel.exchange or parallel.layout, and report it "
+            "with this table"
+        )
         yield "\n".join([*faults, f"FAILED: {cure}"])
     else:
-        yield "PASSED: what is learnt does not depend on how rows are cut"
+        yield "PASSED: training does not depend on how sequences are divided"
 
 
 def _tabulate(parity: "Parity", precision: str) -> Table:
@@ -123,11 +129,13 @@ def _tabulate(parity: "Parity", precision: str) -> Table:
         judged = verdict(layer.difference <= bar.gradient, f"<= {bar.gradient:g}")
         name = f"gradient, {layer.layer}"
         rows.append((name, f"{layer.norm:.2e}", f"{layer.difference:.1e}", judged))
-    leak = verdict(not parity.foreign, "0") if parity.foreign is not None else TableCell("no row holds two documents")
+    leak = (
+        verdict(not parity.foreign, "0") if parity.foreign is not None else TableCell("no sequence has two documents")
+    )
     rows.append(("gradient to another document", f"{parity.own:.1e}", f"{parity.foreign or 0:g}", leak))
     ran = min(parity.calls) >= parity.passes and len(set(parity.calls)) == 1
     counts = str(parity.passes), str(min(parity.calls) - parity.passes)
-    rows.append(("runs of our attention a layer", *counts, verdict(ran, "all layers alike")))
+    rows.append(("runs of context-parallel attention per layer", *counts, verdict(ran, "all layers equally")))
     return Table((precision, "degree 1", "difference", "target"), rows, "lrrl")
 
 

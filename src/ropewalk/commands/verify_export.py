@@ -39,11 +39,11 @@ def verify_recipe(recipe: Recipe) -> dict[str, Any]:
 def _describe(folder: Path, differences: Mapping[int, float], generated: "Generated | None") -> dict[str, Any]:
     native = is_native(folder)
     peer = "plain transformers" if native else LOADER.replace(":", ".")
-    lines = [f"{folder}: logits in a fresh process, {peer}", "", "  position   difference, of their norm"]
+    lines = [f"{folder}: logits in a fresh process, {peer}", "", "  position   difference, relative to their norm"]
     lines += [f"{place:>10}   {difference:.1e}" for place, difference in sorted(differences.items())]
     if generated is not None:
         lines.append(
-            f"{generated.written_tokens} tokens written after a prompt of {generated.prompt_tokens}: "
+            f"{generated.written_tokens} tokens generated after a prompt of {generated.prompt_tokens}: "
             f"{generated.difference:.1e}"
         )
     return {

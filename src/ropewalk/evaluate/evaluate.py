@@ -111,7 +111,7 @@ def _share_tokenizer(models: Mapping[str, Path]) -> Tokenizer:
                 f"{name} has another tokenizer than {first}",
                 where=str(other / "tokenizer.json"),
                 why="models are compared on the same tokens, and a loss per token means nothing across tokenizers",
-                fix="measure them in two runs, or copy the base's tokenizer files",
+                fix="measure them in two runs, or copy the tokenizer files of the base",
             )
     return tokenizer
 

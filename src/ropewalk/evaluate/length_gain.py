@@ -92,8 +92,8 @@ def score_lengths(
         raise UserError(
             "no document is long enough to be scored",
             where=str(corpus.folder),
-            why=f"none of those trained on has {2 * truncated_tokens} tokens",
-            fix="score with a smaller near context",
+            why=f"no training document has {2 * truncated_tokens} tokens",
+            fix="score with a smaller truncated context",
         )
     require_intact(model, together=True)
     learner = ModelWithLoss(load_model(model, dtype=precision)).requires_grad_(False)

@@ -33,7 +33,7 @@ class ContextGain:
         return 2 * len(self.documents)
 
     def tell(self, sums: Sums) -> Iterator[tuple[str, float, str]]:
-        """``full`` and ``truncated`` in nats per token, and their difference: negative where far context helps."""
+        """``full`` and ``truncated`` in nats per token, and their difference: negative where the full context helps."""
         full, truncated = (float(sums.nll[half::2].sum() / sums.count[half::2].sum()) for half in (0, 1))
         yield "full", full, "nats per token"
         yield "truncated", truncated, "nats per token"

@@ -105,7 +105,7 @@ def plan_retrieval(
                 if len(depth) >= end:
                     break
         except UserError as error:
-            say(f"{task} is not asked at {tokens} tokens: {error.what}")
+            say(f"{task} is not measured at {tokens} tokens: {error.what}")
     return Retrieval(task, language, items, np.array(context), np.array(depth), depths) if items else None
 
 

@@ -39,7 +39,9 @@ class GateVerdict:
     @property
     def outcome(self) -> str:
         """``promoted`` or a warning."""
-        return "promoted" if self.met else "WARNING: undecided" if self.met is None else "WARNING: not promoted"
+        return (
+            "promoted" if self.met else "WARNING: undecided" if self.met is None else "WARNING: stage gate not passed"
+        )
 
 
 def measure_promotion(
@@ -75,19 +77,21 @@ def judge_gates(gate: Gate, scores: Sequence[Score], *, before: str) -> Iterator
 
     if gate.window_loss is not None:
         change = next(iter(find(TRAINED, f"change/nll/{before}")), None)  # in the last quarter of the window
-        meaning = f"nats above {before}'s, last quarter of its window"
+        meaning = f"nats above {before}'s, last quarter of its context"
         yield _at_most("window_loss", change, gate.window_loss, meaning)
     if gate.retrieval is not None:
         found = _pool([score for score in find(TRAINED, "retrieval/") if score.depth is None])
         met = found is not None and _decide(found.low >= gate.retrieval, found.high >= gate.retrieval)
-        text = _tell("retrieval", found, f"at least {gate.retrieval:g}", "of the answers at the stage's length")
+        text = _tell(
+            "retrieval", found, f"at least {gate.retrieval:g}", "of the answers at the context length of the stage"
+        )
         yield GateVerdict("retrieval", None if found is None else found.value, gate.retrieval, met, text)
     if gate.short_loss is not None:
         limit, changes = gate.short_loss, find(TRAINED, "change/short/")
         # A source that misses the limit, else one that may miss it, else the largest change.
         worst = max(changes, key=lambda score: (score.low > limit, score.high > limit, score.value), default=None)
         name = "" if worst is None else f", worst in {worst.task.removeprefix('change/short/')}"
-        yield _at_most("short_loss", worst, limit, f"of the base's loss more at its own context{name}")
+        yield _at_most("short_loss", worst, limit, f"increase of the base's loss at the base's own context{name}")
 
 
 def spell_verdicts(verdicts: Sequence[GateVerdict]) -> str:
@@ -105,10 +109,10 @@ def refuse_missed_gate(verdicts: Sequence[GateVerdict], *, stage: int, path: Pat
     missed = [verdict.text for verdict in verdicts if verdict.met is False or (strict and verdict.met is None)]
     if missed:
         raise UserError(
-            f"stage {stage} is not promoted",
+            f"stage {stage} does not pass its gate",
             where=str(path),
             why="\n         ".join(missed),
-            fix="give the stage more tokens or another mix in a new run folder; gate.otherwise: warn goes on anyway",
+            fix="give the stage more tokens or another mix in a new run folder; gate.otherwise: warn continues anyway",
         )
 
 
@@ -138,6 +142,6 @@ def _pool(scores: Sequence[Score]) -> Score | None:
 
 def _tell(gate: str, found: Score | None, limit: str, meaning: str) -> str:
     if found is None:
-        return f"{gate}: not measured, no held-out text or prompt is long enough; asked is {limit} {meaning}"
+        return f"{gate}: not measured, because no held-out text or prompt is long enough; required is {limit} {meaning}"
     samples = "" if found.samples is None else f", n = {found.samples}"
-    return f"{gate}: {found.value:.4g} [{found.low:.4g}, {found.high:.4g}]{samples}, asked is {limit} {meaning}"
+    return f"{gate}: {found.value:.4g} [{found.low:.4g}, {found.high:.4g}]{samples}, required is {limit} {meaning}"

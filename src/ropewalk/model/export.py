@@ -22,7 +22,7 @@ from ropewalk.shape.read import read_shape
 
 _SHARD_BYTES = 5 * 10**9
 _LOADING = f"""No class of transformers has this model's positions: config.json tells them under `ropewalk`, layer by
-layer. Other readers refuse the folder, and so run no other model in silence. It loads with
+layer. Other programs refuse the folder, so they do not silently run another model. It loads with
 
     from pathlib import Path
     from {LOADER.replace(":", " import ")}

@@ -166,9 +166,9 @@ def _run_in_place(function: Callable[..., Any], ranks: int, *args: Any) -> list[
     found = int(os.environ["WORLD_SIZE"])
     if found != ranks and ranks > 1:
         raise UserError(
-            f"the recipe wants {ranks} ranks, torchrun started {found}",
+            f"the recipe needs {ranks} ranks, but torchrun started {found}",
             where="parallel.ranks",
-            why="WORLD_SIZE is what torchrun was given (nodes x processes per node)",
+            why="WORLD_SIZE is the number of processes of torchrun (nodes x processes per node)",
             fix=f"start {ranks} processes, or set parallel.ranks={found}",
         )
     if not dist.is_initialized():

@@ -117,8 +117,8 @@ def close_prompt(context: str, question: str, answers: Sequence[tuple[str, str, 
 def refuse_length(kind: str, words: int, needed: int) -> UserError:
     """The error for a prompt that is too short for its facts and question."""
     return UserError(
-        f"a {kind} prompt of {words} words has no room for its facts and question",
+        f"a {kind} prompt of {words} words is too short for its facts and question",
         where=f"probe {kind}",
-        why=f"they take {needed} words (characters in Chinese)",
+        why=f"they need {needed} words (characters in Chinese)",
         fix=f"words={needed} or more",
     )

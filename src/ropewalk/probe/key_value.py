@@ -49,7 +49,7 @@ class KeyValue(Spec):
         if self.distinct_values:
             most = min(most, self.values)
         if not self.pairs[0] <= self.pairs[1] <= most:
-            raise ValueError(f"pairs={self.pairs}: a range up to {most}, the words there are")
+            raise ValueError(f"pairs={self.pairs}: the range must end at {most} or less, the number of words")
         if self.questions is not None and self.questions > self.pairs[0]:
             raise ValueError(f"questions={self.questions}: more than the fewest pairs, {self.pairs[0]}")
         return self
@@ -99,7 +99,7 @@ def _draw_pairs(spec: KeyValue, rng: np.random.Generator, words: int) -> int:
     if room < fewest:
         needed = 1 + 2 * spec.hops * fewest + 2 * (spec.questions or fewest)
         raise UserError(
-            f"a key-value prompt of {words} words cannot hold {fewest} pairs",
+            f"a key-value prompt of {words} words is too short for {fewest} pairs",
             where="probe key_value, pairs",
             why=f"{fewest} pairs and their questions take {needed} words",
             fix=f"words={needed} or more, or fewer pairs",

@@ -51,8 +51,8 @@ def fit_prompt(
         raise UserError(
             f"the shortest prompt has {tokens} tokens, the context {context_tokens}",
             where="probe",
-            why=f"a prompt of {smallest_words} words already holds its facts and questions and little else",
-            fix="probe a longer context, or ask fewer facts",
+            why=f"a prompt of {smallest_words} words has just enough room for its facts and questions",
+            fix="measure at a longer context, or use fewer facts",
         )
     low, high = smallest_words, None
     step = max(1, (context_tokens - tokens) * low // max(tokens, 1))

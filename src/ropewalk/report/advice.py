@@ -61,7 +61,7 @@ class Advised:
     @property
     def reasons(self) -> list[str]:
         """The reasons for the recommendation; without a probe also the advice for use without any training."""
-        untrained = "without any training take yarn; --probe TEXT measures all of them on the model as it is"
+        untrained = "without any training use yarn; --probe TEXT measures all of them on the unchanged model"
         has_yarn = any(each.name == "yarn" for each in self.survey.candidates)
         return [*self.survey.reasons, *([untrained] if has_yarn and not self.scores else [])]
 
@@ -106,15 +106,16 @@ def _tell_base(found: Survey) -> list[str]:
     running = f"{found.base.running.kind}, " if found.base.running else ""
     lines = [
         f"{running}theta {format_theta(found.base.theta)}, heads of {found.base.head_dim}: {pairs - known} of {pairs} "
-        f"pairs never made a whole turn within {reached} (critical dimension {2 * known})"
+        f"pairs never made a full rotation within {reached} (critical dimension {2 * known})"
     ]
     if found.untrained is not None:
         lines.append(
-            f"config.json scales positions by {found.untrained.kind} from {reached} on, where the base's context ends: "
-            "for serving alone"
+            f"config.json scales positions by {found.untrained.kind} from {reached} on, where the base's context "
+            "ends: only for serving"
         )
         lines.append(
-            "its weights know plain RoPE, and every figure counts from there; take that block out to extend it"
+            "its weights were trained with plain RoPE, and every figure here is relative to it; remove that block to "
+            "extend the model"
         )
     if found.least_theta is not None:
         least = format_theta(float(f"{found.least_theta:.3g}"))
@@ -127,9 +128,10 @@ def _tabulate(found: Survey) -> Table:
     columns = ["candidate", "theta", "scale", "new angles", "attracts up to", f"at {base}", f"at {length}", "factor"]
     rows = [_describe(each, pairs=found.pairs) for each in found.candidates]
     caption = (
-        f"Scale: old frequency over new, fastest to slowest pair. New angles: pairs that see angles at {length} which "
-        f"training has not shown. Attracts up to: B(m) >= 0, in tokens. At {base} and {length}: expected attraction "
-        "over the last quarter, 1 at distance 0. Factor: what cosine and sine are multiplied by."
+        f"Scale: old frequency divided by new, fastest to slowest pair. New angles: pairs that have angles at "
+        f"{length} which training has not shown. Attracts up to: B(m) >= 0, in tokens. At {base} and {length}: "
+        "expected attraction "
+        "over the last quarter, 1 at distance 0. Factor: cosine and sine are multiplied by it."
     )
     return Table(columns, rows, "lrlrrrrr", caption)
 
@@ -161,7 +163,7 @@ def _make_tiles(found: Survey) -> list[HeadFigure]:
     never = found.pairs - found.known_pairs
     tiles = [
         HeadFigure("context", format_length(found.base.context_tokens), format_length(found.context_tokens), "", ""),
-        HeadFigure("pairs without a whole turn in pretraining", "", f"{never} of {found.pairs}", "", ""),
+        HeadFigure("pairs without a full rotation in pretraining", "", f"{never} of {found.pairs}", "", ""),
     ]
     if found.least_theta is not None:
         least = format_theta(float(f"{found.least_theta:.3g}"))
@@ -198,10 +200,10 @@ def _make_pictures(advised: Advised) -> list[Section]:
     reach = draw_reach(lines, context_tokens=found.context_tokens, published=published)
     chief = [line for line in lines if line.main or line is lines[0]]
     return [
-        Section("turns", "Turns of each pair", pictures=[draw_turns(chief, **lengths)]),
+        Section("turns", "Rotations of each pair", pictures=[draw_turns(chief, **lengths)]),
         Section("scales", "Effective scale", pictures=[draw_scales(lines, **lengths)]),
         Section("decay", "Decay of attention by distance", pictures=[draw_attraction(lines, **lengths)]),
-        Section("reach", "How far similar tokens attract", pictures=[reach]),
+        Section("reach", "Distance up to which similar tokens attract each other", pictures=[reach]),
     ]
 
 
@@ -225,8 +227,7 @@ def _make_probe(probed: Probed) -> Section:
     return Section(
         "probe",
         "On the model, without training",
-        "Every candidate on the same text and the same prompts, zero-shot: what training makes of them is another "
-        "question.",
+        "Every candidate on the same text and the same prompts, without training. After training the order may differ.",
         tables=[tabulate_probe(probed)],
         pictures=[draw_losses(probed), *draw_probe_retrieval(probed)],
         points=tell_probe(probed),

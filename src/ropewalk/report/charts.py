@@ -93,8 +93,8 @@ def draw_retrieval(maps: Sequence[RetrievalMap], *, trained_tokens: int, task: s
     return draw_picture(
         paint,
         size=(_WIDTH_INCHES, 1.1 + 0.42 * rows),
-        caption=f"{task}: right answers in percent, by context length and place of the wanted fact (0 is the start). "
-        "Lengths with * were never trained.",
+        caption=f"{task}: right answers in percent, by context length and position of the fact in the prompt (0 is "
+        "the start). Lengths with * are longer than any trained length.",
         alt=f"{task}, right answers: {told}.",
     )
 

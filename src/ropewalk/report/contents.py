@@ -105,7 +105,7 @@ class Contents:
     def model(self) -> str:
         """The base's name, or a phrase for a model without a base."""
         model = self.recipe["model"]
-        return model if isinstance(model, str) else "a model from nothing"
+        return model if isinstance(model, str) else "a model from random weights"
 
     @property
     def from_nothing(self) -> bool:
@@ -228,7 +228,7 @@ def _read_recipe(path: Path) -> Mapping[str, Any]:
             "this is not a run folder",
             where=str(path.parent),
             why="it has no recipe.yaml",
-            fix="name the folder that a recipe calls `run`",
+            fix="give the folder that a recipe has as `run`",
         )
     recipe = _read(path, lambda file: yaml.safe_load(file.read_text(encoding="utf-8")))
     if not isinstance(recipe, dict) or not {"model", "stages", "corpus"} <= recipe.keys():

@@ -51,13 +51,13 @@ def _tell_verdict(survey: Mapping[str, Any]) -> str:
     told = (
         f"The ledger does not balance: {', '.join(broken)}."
         if broken
-        else "Every document, byte and token is accounted for."
+        else "The ledger balances: every document, byte and token has an entry."
     )
     if survey["stages"]:
         off = max(stage["most_rows_off"] for stage in survey["stages"])
-        told += f" No source is ever more than {off:.2f} rows from its share."
+        told += f" No source differs by more than {off:.2f} sequences from its share at any time."
     if faults := sum(len(stage["faults"]) for stage in survey["stages"]):
-        told += f" {faults} warning{'s' * (faults > 1)} on what rows hold: see the mix of each stage."
+        told += f" {faults} warning{'s' * (faults > 1)} about the content of sequences: see the mix of each stage."
     return told
 
 
@@ -107,9 +107,12 @@ def _make_ledger(survey: Mapping[str, Any]) -> Section:
         tables.insert(1, tabulate_drops(ledger))
     if any(entry.get("not_read", ()) for entry in ledger.values()):
         tables.append(tabulate_unread(ledger))
-    lead = "What went in came out, or has a reason. A source balances if documents, bytes and tokens all add up."
+    lead = (
+        "All text that was read is either kept or dropped for a reason. A source balances if documents, bytes and "
+        "tokens all add up."
+    )
     points = [
-        f"{name}: personal data was masked in the answers of {entry['masked_answers']:,} documents"
+        f"{name}: PII was masked in the answers of {entry['masked_answers']:,} documents"
         for name, entry in ledger.items()
         if entry.get("masked_answers")
     ]
@@ -130,7 +133,7 @@ def _tabulate_amounts(ledger: Mapping[str, Any]) -> Table:
                 for figure, unit in zip(figures, ("documents", "bytes", "tokens"), strict=True)
             ]
             rows.append(["" if number else name, part, *shown])
-    caption = "Every amount. Tokens are counted from the token store on: what cleaning drops has none."
+    caption = "All amounts. Tokens are counted in the token store, so text that cleaning drops has no token count."
     return Table(["source", "", "documents", "bytes", "tokens"], rows, "llrrr", caption)
 
 
@@ -139,11 +142,11 @@ def _make_lengths(survey: Mapping[str, Any]) -> Section:
     rows.append(["all documents", *_context_row(_add(survey["context"].values()))])
     for stage in survey["stages"]:
         length = format_length(stage["context_tokens"])
-        rows.append([f"as read in stage {stage['stage']}, rows of {length}", *_context_row(stage["context"])])
+        rows.append([f"as read in stage {stage['stage']}, sequences of {length}", *_context_row(stage["context"])])
     table = Table(["documents of", "tokens", *_context_columns(survey)], rows, "l" + "r" * (len(rows[0]) - 1))
     lead = (
-        "Only a document that is long itself teaches a long context: packed beside others it stays short. The columns "
-        "give the tokens that have more than so many tokens of their own document before them."
+        "Only a long document teaches a long context; short documents packed together do not. The columns give the "
+        "tokens that have more than this number of earlier tokens of their own document."
     )
     roles = {name: str(facts["role"]) for name, facts in survey["sources"].items()}
     return Section("lengths", "Lengths", lead, [table], [draw_lengths(survey["lengths"], roles)])
@@ -157,7 +160,7 @@ def _make_languages(survey: Mapping[str, Any]) -> Section:
         shown = [f"{format_amount(cell['tokens'])} in {cell['documents']:,}" if cell else "" for cell in cells]
         rows.append([str(facts["role"]), name, *shown])
     rows.sort(key=lambda row: ["general", "domain", "instruction"].index(row[0]))
-    caption = "Tokens that are trained on, and in how many documents."
+    caption = "Tokens that are trained on, and the number of their documents."
     table = Table(["role", "source", *found], rows, "ll" + "r" * len(found), caption)
     return Section("languages", "Languages", tables=[table])
 
@@ -171,14 +174,14 @@ def _make_mix(survey: Mapping[str, Any], stage: Mapping[str, Any]) -> Section:
         rows.append([use["name"], str(survey["sources"][use["source"]]["role"]), f"{use['planned']:.2%}",
                      f"{realised:.2%}", format_amount(use["tokens"]), format_amount(use["held_tokens"]),
                      f"{use['repeats']:.2f}", cut])  # fmt: skip
-    columns = ["stratum", "role", "planned", "realised", "tokens", "held", "repeats", "cut though they fit"]
+    columns = ["stratum", "role", "planned", "realised", "tokens", "held", "repeats", "split although they fit"]
     if not any(use["cut_documents"] for use in stage["strata"]):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     padding = stage["padding_tokens"] / max(1, stage["rows"] * stage["context_tokens"])
     lead = (
-        f"{stage['rows']:,} rows of {format_length(stage['context_tokens'])}: {format_amount(stage['tokens'])} tokens "
-        f"in {stage['pieces']:,} documents and pieces, {padding:.3%} padding. No source is ever more than "
-        f"{stage['most_rows_off']:.2f} rows from its share of what was given so far."
+        f"{stage['rows']:,} sequences of {format_length(stage['context_tokens'])}: {format_amount(stage['tokens'])} "
+        f"tokens in {stage['pieces']:,} documents and segments, {padding:.3%} padding. No source differs by more "
+        f"than {stage['most_rows_off']:.2f} sequences from its share of the tokens so far."
     )
     table = Table(columns, rows, "ll" + "r" * (len(columns) - 2))
     pictures = [draw_prefixes(stage)] if stage["rows"] > 1 else []
@@ -191,7 +194,7 @@ def _make_licences(survey: Mapping[str, Any]) -> Section:
         [name, str(facts["role"]), format_amount(facts["tokens"]), facts["license"] or TableCell("not stated", "aim")]
         for name, facts in survey["sources"].items()
     ]
-    lead = "As the recipe states them; text that ropewalk makes or finds by itself knows its own."
+    lead = "As the recipe states them; embedded sources have their own licences."
     return Section("licences", "Licences", lead, [Table(["source", "role", "tokens", "licence"], rows, "llrl")])
 
 

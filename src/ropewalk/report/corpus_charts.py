@@ -43,7 +43,7 @@ def draw_lengths(lengths: Mapping[str, Any], roles: Mapping[str, str]) -> Pictur
     told = ", ".join(
         f"{sum(stack[at] for stack in stacks.values()) / total:.0%} from {format_length(int(edges[at]))}" for at in used
     )
-    caption = "Tokens trained on, by the length of the document that they stand in. Broken lines: 8Ki, 32Ki, 128Ki."
+    caption = "Training tokens, by the length of their document. Dashed lines: 8Ki, 32Ki, 128Ki."
     return draw_picture(paint, size=(_WIDTH_INCHES, 3.0), caption=caption, alt=f"Tokens by length of document: {told}.")
 
 
@@ -69,5 +69,5 @@ def draw_prefixes(stage: Mapping[str, Any]) -> Picture:
 
     told = ", ".join(f"{name} {stage['planned'][name]:.1%} and {line[-1] / 100:.1%}" for name, line in lines)
     total = format_amount(given[:, -1].sum())
-    caption = f"Share of each source in the tokens given so far, {total} in the end; broken lines: planned."
+    caption = f"Share of each source in the tokens so far, {total} at the end; dashed lines: planned."
     return draw_picture(paint, size=(_WIDTH_INCHES, 3.2), caption=caption, alt=f"Planned and realised shares: {told}.")

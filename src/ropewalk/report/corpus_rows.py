@@ -18,11 +18,11 @@ def make_rows(stage: Mapping[str, Any]) -> Section:
     length = format_length(stage["context_tokens"])
     strips = [_make_strip(row, stage["context_tokens"]) for row in stage["rows_shown"]]
     lead = (
-        f"{len(strips)} random rows of {length}. A colour is a document or a piece of one; no token sees another "
-        "colour's. Of each stand its first and last words and how many of its tokens are in the row; the white end of "
-        "a bar is padding."
+        f"{len(strips)} random sequences of {length}. A colour is a document or a segment of one; no token attends "
+        "to another colour. For each, the first and last words and the number of its tokens in the sequence are "
+        "shown; the white end of a bar is padding."
     )
-    return Section(f"rows-{stage['stage']}", f"Rows of stage {stage['stage']}", lead, strips=strips)
+    return Section(f"rows-{stage['stage']}", f"Sequences of stage {stage['stage']}", lead, strips=strips)
 
 
 def make_copies(survey: Mapping[str, Any]) -> Section:
@@ -30,7 +30,7 @@ def make_copies(survey: Mapping[str, Any]) -> Section:
     tables = [_tabulate_copies(reason, pairs) for reason, pairs in survey.get("copies", {}).items()]
     note = "" if tables else "No document was dropped as a copy of another."
     lead = (
-        "Of equal or nearly equal documents one stays. Examples show the place where the texts first differ."
+        "One of equal or nearly equal documents is kept. Examples show the position where the texts first differ."
         if tables
         else ""
     )
@@ -43,7 +43,7 @@ def _make_strip(row: Mapping[str, Any], context_tokens: int) -> Strip:
     left = len(lengths) - len(runs)
     documents = f"{len(lengths)} documents" if len(lengths) > 1 else "1 document"
     return Strip(
-        title=f"row {row['row']:,}, {row['source']}: {documents}, {sum(lengths):,} of {context_tokens:,} tokens",
+        title=f"sequence {row['row']:,}, {row['source']}: {documents}, {sum(lengths):,} of {context_tokens:,} tokens",
         bar=_draw_bar(lengths, context_tokens),
         runs=runs,
         more=f"and {left:,} more" if left else "",
@@ -70,7 +70,7 @@ def _draw_bar(lengths: Sequence[int], context_tokens: int) -> str:
         colour = _COLOURS[number % len(_COLOURS)]
         parts.append(f'<rect x="{at:.2f}" y="0" width="{width:.2f}" height="20" fill="{colour}"/>')
         at += width
-    told = f"{len(lengths)} documents fill {sum(lengths) / context_tokens:.1%} of the row"
+    told = f"{len(lengths)} documents fill {sum(lengths) / context_tokens:.1%} of the sequence"
     frame = '<rect x="0" y="0" width="1000" height="20" fill="#ffffff"/>'
     place = 'viewBox="0 0 1000 20" preserveAspectRatio="none"'
     return f'<svg xmlns="{SVG}" {place} role="img" aria-label="{told}">{frame}{"".join(parts)}</svg>'

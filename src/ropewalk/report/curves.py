@@ -60,7 +60,7 @@ def draw_sources(curves: Mapping[str, Curve], *, roles: Mapping[str, str], borde
         curves,
         colours={name: ROLE_COLOURS.get(roles.get(name, ""), FAINT) for name in curves},
         borders=borders,
-        caption="Training loss by source, nats per token over steps; each picture has its own scale. "
+        caption="Training loss by source, nats per token over steps; each chart has its own scale. "
         "Blue: general, green: domain, purple: instruction.",
         what="Training loss by source at the end, in nats per token",
     )
@@ -72,7 +72,7 @@ def draw_buckets(curves: Mapping[str, Curve], *, kind: str, borders: Sequence[Bo
         curves,
         colours=dict.fromkeys(curves, EXTENDED),
         borders=borders,
-        caption=f"Training loss by {kind}, nats per token over steps; each picture has its own scale.",
+        caption=f"Training loss by {kind}, nats per token over steps; each chart has its own scale.",
         what=f"Training loss by {kind} at the end, in nats per token",
     )
 
@@ -84,10 +84,11 @@ def draw_held_out(curves: Mapping[str, Curve], *, borders: Sequence[Border]) -> 
         colours=dict.fromkeys(curves, EXTENDED),
         borders=borders,
         caption="Held-out text while training. full and truncated: loss of long documents' last tokens, nats, with all "
-        "their context and with truncated context; full-truncated: their difference, negative where far context helps; "
+        "their context and with truncated context; full-truncated: their difference, negative where the full context "
+        "helps; "
         "short and change/short: loss at the base's own context by source, and its share above the base's; retrieval: "
         "right answers.",
-        what="Held-out figures at the end",
+        what="Held-out metrics at the end",
     )
 
 
@@ -138,7 +139,8 @@ def draw_speed(speed: Curve, mfu: Curve, imbalance: Curve, *, borders: Sequence[
     return draw_picture(
         paint,
         size=(_WIDTH_INCHES, 2.3),
-        caption="Speed as measured on the machine of the run; MFU by the pairs in its rows; 1 is perfect balance.",
+        caption="Speed as measured on the machine of the run; MFU counts the query-key pairs of its sequences; an "
+        "imbalance of 1 is perfect.",
         alt="Over steps: tokens per second, model FLOPs utilisation, imbalance of attention over ranks.",
     )
 

@@ -52,7 +52,7 @@ def make_positions(contents: Contents) -> Section:
         f"stage {stage.number}, layers {words}" for stage in contents.stages for words in stage.facts.get("layers", ())
     ]
     if not any(line.inv_freq.any() for line in lines):
-        return Section("rope", title, lead, points=points, note="No layer turns positions.")
+        return Section("rope", title, lead, points=points, note="No layer has RoPE.")
     return Section("rope", title, lead, points=points, pictures=_draw_positions(contents, lines, base_tokens))
 
 
@@ -79,7 +79,10 @@ def make_ledger(contents: Contents) -> Section:
     tables = [tabulate_balance(ledger, contents.sources)]
     if any(entry["dropped"] for entry in ledger.values()):
         tables.append(tabulate_drops(ledger))
-    lead = "What went in came out, or has a reason. A source balances if documents, bytes and tokens all add up."
+    lead = (
+        "All text that was read is either kept or dropped for a reason. A source balances if documents, bytes and "
+        "tokens all add up."
+    )
     return Section("ledger", title, lead, tables)
 
 
@@ -104,9 +107,9 @@ def make_mixture(contents: Contents) -> Section:
         for stage, mixture in zip(stages, mixtures, strict=True)
         for part in mixture
     ]
-    lead = "Shares are counted in tokens; repeats say how often a source's text was read."
+    lead = "Shares are counted in tokens; repeats is how often the text of a source was read."
     if len(stages) > 1:
-        lead += f" The picture shows stage {stages[-1].number}."
+        lead += f" The chart shows stage {stages[-1].number}."
     pictures = [] if stages[-1].planned is None else [draw_mixture(mixtures[-1])]
     return Section("mixture", title, lead, [Table(columns, rows, "llrrrrr")], pictures)
 
@@ -121,7 +124,7 @@ def make_versions(contents: Contents) -> Section:
     if contents.corpus:
         facts.append(["digest of the corpus", str(contents.corpus["digest"])])
     versions = [[name, str(value)] for name, value in contents.versions.items()]
-    lead = "Versions are those that the run ended with; until it has, those installed where this page was made."
+    lead = "Versions are those at the end of the run; before the end, those installed where this page was made."
     tables = [Table(["what", "value"], facts, "ll"), Table(["package", "version"], versions, "ll")]
     return Section("versions", "Versions and seeds", lead, tables)
 
@@ -129,7 +132,7 @@ def make_versions(contents: Contents) -> Section:
 def _describe_stage(stage: StageContents) -> list[str]:
     theta, taken = stage.facts.get("theta"), sum(stage.source_tokens.values())
     context = format_length(int(stage.spec["context_length"]))
-    skips = f", skipping to {format_length(stage.reach_tokens)}" if stage.spec.get("pose") else ""
+    skips = f", PoSE to {format_length(stage.reach_tokens)}" if stage.spec.get("pose") else ""
     ended = "target reached" if stage.solved else "all steps taken"
     return [
         str(stage.number),

@@ -38,7 +38,7 @@ def _tell_skipped(contents: Contents) -> str:
     unlabelled = len(contents.curve("skipped/unlabelled").values)
     refused = len(contents.curve("skipped").values) - unlabelled
     reasons = {"loss or gradient norm not finite, or far above the steps before": refused}
-    reasons["their rows hold no label that counts"] = unlabelled
+    reasons["their sequences have no label with loss"] = unlabelled
     told = [
         f"{'1 step was' if count == 1 else f'{count:,} steps were'} skipped: {why}."
         for why, count in reasons.items()
@@ -85,7 +85,9 @@ def make_retrieval(contents: Contents) -> Section:
         if score.depth is None
     ]
     columns = ["task", "model", "context", "answers", "prompts", "right", "95 % interval"]
-    caption = "Answers of one prompt are no independent samples: an interval counts them by their design effect."
+    caption = (
+        "Answers of one prompt are not independent samples: the interval accounts for this by their design effect."
+    )
     return Section("retrieval", "Retrieval", "", [Table(columns, rows, "llrrrrr", caption)] if rows else [], pictures)
 
 
@@ -133,9 +135,9 @@ def make_parity(contents: Contents) -> Section:
         for place, value in sorted(contents.parity.items(), key=lambda item: int(item[0]))
     ]
     lead = (
-        "The exported folder, loaded in a fresh process by plain transformers (by our loader where no class of it has "
-        "these positions), against this code: difference of the logits, relative to their norm, in float32. At most "
-        f"{PARITY:g} is allowed."
+        "Difference of the logits, relative to their norm, in float32, between this code and the exported folder, "
+        "loaded in a new process by plain transformers (by the loader of ropewalk where no class of transformers has "
+        "these positions). At most {PARITY:g} is allowed."
     )
     return Section("parity", title, lead, [Table(["position", "difference", ""], rows, "rrl")])
 

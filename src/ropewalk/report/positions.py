@@ -55,7 +55,7 @@ def draw_turns(lines: Sequence[Turning], *, base_tokens: int, context_tokens: in
         axis = figure.subplots()
         axis.axvspan(known - 0.5, pairs - 0.5, color=GRID, alpha=0.6, linewidth=0)
         if known < pairs:
-            axis.annotate("no whole turn in pretraining", (pairs - 0.5, 0), xycoords=("data", "axes fraction"),
+            axis.annotate("no full rotation in pretraining", (pairs - 0.5, 0), xycoords=("data", "axes fraction"),
                           xytext=(-5, 5), textcoords="offset points", ha="right", fontsize=8.5)  # fmt: skip
         for line in lines:
             values = wavelengths(line.inv_freq)
@@ -68,7 +68,7 @@ def draw_turns(lines: Sequence[Turning], *, base_tokens: int, context_tokens: in
         scale_logarithmic(axis, format_amount)
         axis.set_xlim(-0.5, pairs - 0.5)
         axis.set_xlabel("pair of dimensions, fastest first")
-        axis.set_ylabel("tokens in a whole turn")
+        axis.set_ylabel("tokens in a full rotation")
         axis.legend(loc="upper left", bbox_to_anchor=(0.0, 0.98))
 
     pairs = len(lines[0].inv_freq)
@@ -77,9 +77,9 @@ def draw_turns(lines: Sequence[Turning], *, base_tokens: int, context_tokens: in
     return draw_picture(
         paint,
         size=(WIDTH_INCHES, 3.2),
-        caption="Wavelength of each RoPE pair. Shaded: pairs that made no whole turn within the base's context, so "
-        "training has not shown all their angles. Above a dashed line: no whole turn within that length.",
-        alt=f"{known} of {pairs} pairs made a whole turn within {base_tokens:,} tokens. Slowest pair: {told}.",
+        caption="Wavelength of each RoPE pair. Shaded: pairs that made no full rotation within the base's context, "
+        "so training has not shown all their angles. Above a dashed line: no full rotation within that length.",
+        alt=f"{known} of {pairs} pairs made a full rotation within {base_tokens:,} tokens. Slowest pair: {told}.",
     )
 
 
@@ -141,8 +141,8 @@ def draw_attraction(lines: Sequence[Turning], *, base_tokens: int, context_token
     return draw_picture(
         paint,
         size=(WIDTH_INCHES, 3.2),
-        caption="Decay of attention by distance: mean of cos(m x frequency) over all pairs, as Llama 2 Long and "
-        "Code Llama draw it, averaged over the octave of distances around each.",
+        caption="Decay of attention by distance: mean of cos(m x frequency) over all pairs, as in the Llama 2 Long "
+        "and Code Llama papers, averaged over the octave of distances around each.",
         alt=f"Expected attraction at {context_tokens:,} tokens: {told}.",
     )
 
@@ -220,7 +220,7 @@ def _paint_bars(
     ticks = [context_tokens >> 4, context_tokens >> 2, context_tokens, limit]
     axis.set_xticks(ticks, [format_length(tick) for tick in ticks])
     axis.minorticks_off()
-    axis.set_xlabel("holds up to, tokens")
+    axis.set_xlabel("attraction up to, tokens")
 
 
 def _paint_curve(axis: Any, thetas: Float64[np.ndarray, "thetas"], curve: Sequence[int], *, limit: int) -> None:

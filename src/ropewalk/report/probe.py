@@ -96,7 +96,10 @@ def tell_probe(probed: Probed) -> list[str]:
     losses = {model: probed.last_quarter(model, probed.far_tokens).value for model in probed.models}
     best = min(losses, key=lambda model: losses[model])
     length = format_length(probed.far_tokens)
-    lines = [f"Without training {best} reads {length} best: {losses[best]:.3f} nats, unchanged {_first(losses):.3f}"]
+    lines = [
+        f"Without training {best} has the lowest loss at {length}: {losses[best]:.3f} nats, unchanged "
+        f"{_first(losses):.3f}"
+    ]
     if probed.lengths:
         answers = _answers(probed, probed.lengths[-1])
         top = max(answers.values())
@@ -105,7 +108,8 @@ def tell_probe(probed: Probed) -> list[str]:
             f"Most answers at {format_length(probed.lengths[-1])}: {names}, {top * 100:.0f} %; "
             f"unchanged {_first(answers) * 100:.0f} %"
             if top
-            else f"No candidate retrieves anything at {format_length(probed.lengths[-1])}: training has to teach it"
+            else f"No candidate retrieves anything at {format_length(probed.lengths[-1])}: the model must learn it "
+            "in training"
         )
     return lines
 
@@ -133,7 +137,7 @@ def draw_losses(probed: Probed) -> Picture:
     return draw_picture(
         paint,
         size=(WIDTH_INCHES, 3.3),
-        caption="Loss by position on the given text, without any training. Thick: the least at the far end.",
+        caption="Loss by position on the given text, without any training. Thick: the lowest loss at the far end.",
         alt=f"Loss at the far end, nats per token: {told}.",
     )
 
