@@ -257,7 +257,7 @@ def test_a_model_that_cannot_be_used_is_refused_before_any_text_is_read(case: st
 
 
 def test_extending_what_cannot_be_extended(refuse: Callable[..., str]) -> None:
-    assert "where should the extended model go" in refuse("extend", "base")
+    assert "the folder for the extended model is missing" in refuse("extend", "base")
     assert "there already" in refuse("extend", "base", "base", *EXTEND[1:])
     assert "context_length: missing" in refuse("extend", "base", "out")
     write_shards_without_the_second()
@@ -316,7 +316,7 @@ def test_another_recipe_before_any_step_says_what_is_made_anew(call: Call) -> No
     """What training would be lost by is refused: commands/test_grow.py."""
     assert call("prepare", "recipe.yaml")[0] == 0
     code, _, error = call("prepare", "recipe.yaml", "seed=5")
-    assert code == 0 and "the recipe has changed: seed (0 there, 5 here)\nmade anew, because of that: corpus;" in error
+    assert code == 0 and "the recipe has changed: seed (0 there, 5 here)\nmade again because of this: corpus;" in error
     keys = ("max_grad_norm", "micro_batch_size", "lr", "log_steps")
     code, _, error = call("prepare", "recipe.yaml", "seed=6", *(f"stages.0.{key}=2" for key in keys))
     assert code == 0 and "the recipe has changed: seed (5 there, 6 here), stages.0.lr" in error

@@ -102,11 +102,11 @@ def test_a_slip_in_the_file(case: str, refuse: Refuse) -> None:
 
 COMMANDS = {
     "rnu recipe.yaml": "Did you mean 'run'?",
-    "recipe.yaml": "name a verb first: ropewalk run recipe.yaml",
+    "recipe.yaml": "give a command first: ropewalk run recipe.yaml",
     "run": "Missing argument 'RECIPE'",
     "run recipe.yaml --jsno": "--json",
-    "check recipe.yaml --seed=1": "goes without dashes: seed=VALUE",
-    "check recipe.yaml --stages.0.lr 1e-5": "goes without dashes: stages.0.lr=VALUE",
+    "check recipe.yaml --seed=1": "without dashes: seed=VALUE",
+    "check recipe.yaml --stages.0.lr 1e-5": "without dashes: stages.0.lr=VALUE",
     "launch slurm recipe.yaml --nodes=two": "Invalid value for '--nodes'",
     "corpus inspct recipe.yaml": "Did you mean 'inspect'?",
     "check recipe": "did you mean recipe.yaml?",

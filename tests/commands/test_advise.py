@@ -54,8 +54,8 @@ BASES: dict[str, dict[str, Any]] = {
 }
 BASES["gemma3"] |= {"rope_parameters": GEMMA_ROPE, "rope_theta": None, "num_hidden_layers": 30}
 TOLD = {
-    "mistral, window": "all 32 layers: 32 with a window of 4Ki; none is stretched by itself",
-    "smollm3": "only 24 of 32 layers see all tokens and turn positions",
+    "mistral, window": "all 32 layers: 32 with a window of 4Ki; none is extended automatically",
+    "smollm3": "only 24 of 32 layers have full attention and RoPE",
     "olmo3": "only 8 of 32 layers",
     "gemma3": "only 5 of 30 layers",
 }
@@ -103,7 +103,7 @@ def test_advice_on_a_block_for_serving_counts_from_plain_rope(tmp_path: Path) ->
     found = advise_model(write_base(tmp_path / "base", "served"), ["context_length=16Ki", "rope.kind=yarn"])
     plain = advise_model(write_base(tmp_path / "plain", "llama"), ["context_length=16Ki", "rope.kind=yarn"])
     assert found["candidates"] == plain["candidates"] and found["recommended"] == plain["recommended"]
-    assert "its weights know plain RoPE" in found["text"] and "take that block out" in found["text"]
+    assert "its weights were trained with plain RoPE" in found["text"] and "remove that block" in found["text"]
     assert "asked: yarn factor 4 over the original 4Ki" in found["text"]
 
 
@@ -113,7 +113,7 @@ def test_a_recipe_asks_about_its_last_stage(tmp_path: Path) -> None:
     found = advise_model(recipe, [f"model={base}"])
     assert (found["context_tokens"], found["recommended"]) == (16384, "theta 1e6")
     assert [each["theta"] for each in found["candidates"] if each["name"] == "asked"] == [1e6]
-    with pytest.raises(UserError, match="no base to stretch"):
+    with pytest.raises(UserError, match="no base to extend"):
         advise_model(recipe.with_name("tiny-base.yaml"), [])
 
 
@@ -220,5 +220,5 @@ def test_a_probe_that_cannot_be_run(small: Path, text: Path, tmp_path: Path) -> 
         advise_model(small, ["context_length=4Ki"], probe=text)
     with pytest.raises(UserError, match="a source has no files"):
         advise_model(small, ["context_length=64"], probe=tmp_path / "absent.txt")
-    with pytest.raises(UserError, match="too near for a probe"):
+    with pytest.raises(UserError, match="too short for a probe"):
         advise_model(small, ["context_length=48"], probe=text)

@@ -86,5 +86,5 @@ def test_only_a_record_of_a_skipped_step_is_replayed(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     for text in ("", "[]", "{}", '{"rows": [{}]}'):
         path.write_text(text)
-        with pytest.raises(UserError, match="no record of a skipped step"):
+        with pytest.raises(UserError, match="not a record of a skipped step"):
             replay_skipped(path)

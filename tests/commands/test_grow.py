@@ -213,7 +213,7 @@ def test_a_finished_run_grows_in_every_way(begin: Begin, capsys: pytest.CaptureF
     capsys.readouterr()
     run_recipe(more)
     said = capsys.readouterr().err
-    assert "evaluate.documents (4 there, 2 here)" in said and "made anew, because of that: scores.json;" in said
+    assert "evaluate.documents (4 there, 2 here)" in said and "made again because of this: scores.json;" in said
     assert stamp(folder, *kept, "export/manifest.json") == {n: t for n, t in before.items() if n != "scores.json"}
     assert {score.context_tokens for score in read_scores(folder.scores)} == {64}
     assert is_finished(folder.root)
@@ -231,7 +231,7 @@ def test_a_finished_run_grows_in_every_way(begin: Begin, capsys: pytest.CaptureF
     assert json.loads((folder.export / "config.json").read_text())["max_position_embeddings"] == 128
     assert is_finished(folder.root) and load_recipe(folder.recipe).to_json() == longer.to_json()
 
-    with pytest.raises(UserError, match=r"another recipe's run[\s\S]*stages.1 \(taken out\); stage 1 would have"):
+    with pytest.raises(UserError, match=r"belongs to another recipe[\s\S]*stages.1 \(taken out\); stage 1 would have"):
         run_recipe(narrow)
     with pytest.raises(UserError, match=r"stages.0.tokens[\s\S]*stage 1 would have to be trained again"):
         run_recipe(change(longer, stages__0__tokens=8192))
@@ -297,7 +297,9 @@ def test_what_would_lose_training_is_refused_with_its_key(begin: Begin, changes:
     folder = folder_of(recipe)
     folder.checkpoint(0, 4).mkdir(parents=True)
     (folder.checkpoint(0, 4) / "manifest.json").touch()
-    with pytest.raises(UserError, match=rf"another recipe's run[\s\S]*{told}; stage 0 would have to be trained again"):
+    with pytest.raises(
+        UserError, match=rf"belongs to another recipe[\s\S]*{told}; stage 0 would have to be trained again"
+    ):
         do_part("train", change(recipe, **changes))
     assert load_recipe(folder.recipe).to_json() == recipe.to_json() and is_finished(folder.corpus)
 
@@ -308,7 +310,7 @@ def test_before_any_step_everything_may_change(begin: Begin, capsys: pytest.Capt
     other = change(recipe, corpus__held_out=0.3, stages__0__rope={"kind": "theta", "theta": 2e5})
     with pytest.raises(UserError, match="ropewalk prepare"):
         do_part("train", other)
-    assert "made anew, because of that: stages/0/extended, corpus, initial, tokenizer" in capsys.readouterr().err
+    assert "made again because of this: stages/0/extended, corpus, initial, tokenizer" in capsys.readouterr().err
     do_part("prepare", other)
     do_part("extend", other)
     config = json.loads((folder_of(other).extended(0) / "config.json").read_text())
@@ -378,5 +380,5 @@ def test_text_may_be_moved_in_the_middle_of_a_run_but_not_exchanged(begun: Path,
     third = tmp_path / "third"
     third.mkdir()
     (third / "texts.jsonl").write_text(json.dumps(texts[0]))
-    with pytest.raises(UserError, match=r"another recipe's run[\s\S]*corpus\.sources\.0\.path"):
+    with pytest.raises(UserError, match=r"belongs to another recipe[\s\S]*corpus\.sources\.0\.path"):
         prepare(third)

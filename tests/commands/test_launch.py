@@ -83,7 +83,7 @@ def test_slurm_stops_queues_again_and_goes_on_to_the_end(
     again = {"SLURM_JOB_ID": number, "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_RESTART_COUNT": "1"}
     job = play_slurm(tmp_path, written["script"], again)
     said = job.communicate(timeout=200)[1]
-    assert job.returncode == 0 and "goes on from step-" in said, said
+    assert job.returncode == 0 and "continues from step-" in said, said
     assert (trained / "model.safetensors").is_file()
 
 
@@ -124,5 +124,5 @@ def test_a_pytorchjob_is_yaml_with_a_shell_script_in_it(recipe: Recipe) -> None:
 def test_what_cannot_be_shared_out_is_refused(recipe: Recipe) -> None:
     with pytest.raises(UserError, match="2 ranks cannot be divided among 3 machines"):
         write_script("slurm", recipe, argument=Path("r.yaml"), overrides=[], nodes=3, image="")
-    with pytest.raises(UserError, match="no scheduler 'pbs'"):
+    with pytest.raises(UserError, match="unknown scheduler 'pbs'"):
         write_script("pbs", recipe, argument=Path("r.yaml"), overrides=[], nodes=1, image="")

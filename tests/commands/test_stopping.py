@@ -68,7 +68,7 @@ def test_every_session_keeps_its_work_and_the_last_one_ends(recipe: Recipe, tmp_
         if moment == "in a step":
             assert list_checkpoints(folder.checkpoints(0)), "the step that was being taken is saved"
     assert "stage 0 stopped at step" in said["in a step"] and "of 8, which is saved" in said["in a step"]
-    assert "goes on from step-" in said["between stages"]
+    assert "continues from step-" in said["between stages"]
     assert is_finished(folder.trained(1)) and not is_finished(folder.root)
     done = sit(path, "the end", "ropewalk.corpus.prepare.build.build", "pass")
     assert done.returncode == 0, done.stderr

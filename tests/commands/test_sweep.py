@@ -73,7 +73,7 @@ def test_a_sweep_measures_every_cell_once_and_killed_or_shared_ends_the_same(
     both = [start(study, again) for _ in range(2)]  # what is left, shared by two
     assert [process.wait() for process in both] == [0, 0]
     told = [process.stderr.read() for process in both if process.stderr]
-    assert any("goes on from step-" in text for text in told), "the training that was killed began anew"
+    assert any("continues from step-" in text for text in told), "the training that was killed began anew"
     assert read_cells(again / "results.json") == read_cells(folder / "results.json")
 
 

@@ -45,7 +45,7 @@ PARTITION, ATTEND = batches.choose_partition, door.attend
 WRONG = {
     "documents leak": (batches, "choose_partition", forget_documents, "to a token of another document"),
     "gradients are lost": (door, "attend", lose_key_gradients, "layer 0: the gradient of self_attn.k_proj"),
-    "another attention runs": (load, "NAME", "sdpa", "our attention ran 0 to 0 times a layer"),
+    "another attention runs": (load, "NAME", "sdpa", "context-parallel attention ran 0 to 0 times per layer"),
 }
 
 
@@ -67,7 +67,7 @@ def test_the_gate(prepared: Recipe, tmp_path: Path, capsys: pytest.CaptureFixtur
             patch.setattr(module, name, wrong)
             found = verify_degrees(change(prepared, precision="float32"))
         assert not found["passed"] and any(message in fault for fault in found["faults"]), found["faults"]
-        assert "FAILED: do not train with this" in found["text"] and "FAIL, " in found["text"]
+        assert "FAILED: do not train with these" in found["text"] and "FAIL, " in found["text"]
 
     path = tmp_path / "again.yaml"
     path.write_text(yaml.safe_dump(change(prepared, precision="float32").to_json()))

@@ -89,7 +89,7 @@ def test_an_answer_is_right_if_all_of_its_tokens_are(tokenizer: Tokenizer) -> No
 def test_a_length_that_is_too_short_is_left_out(tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]) -> None:
     found = plan(KeyValue(), tokenizer, lengths=[12, 64])
     assert set(found.context_tokens.tolist()) == {64}
-    assert "not asked at 12 tokens" in capsys.readouterr().err
+    assert "not measured at 12 tokens" in capsys.readouterr().err
     assert plan_retrieval(CommonWords(), tokenizer, lengths=[64], answers=5, depths=5, seed=1) is None
 
 

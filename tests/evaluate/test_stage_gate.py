@@ -49,7 +49,7 @@ def test_a_limit_inside_the_interval_is_undecided(half: float, met: bool | None)
     refuse_missed_gate(verdicts, stage=1, path=Path("gate.json"))
     if met is None:
         assert verdicts[0].outcome == "WARNING: undecided" and "worst in law" in verdicts[2].text
-        with pytest.raises(UserError, match="not promoted"):
+        with pytest.raises(UserError, match="does not pass its gate"):
             refuse_missed_gate(verdicts, stage=1, path=Path("gate.json"), strict=True)
 
 

@@ -237,7 +237,7 @@ def test_an_export_that_writes_something_else_is_refused(
         "tokens": text, "places": torch.tensor(places)}))  # fmt: skip
     with pytest.raises(UserError, match="differs from the trained model") as caught:
         verify_generation(out)
-    assert "tokens written after 37" in caught.value.why
+    assert "tokens generated after 37" in caught.value.why
 
 
 CARRIED = {

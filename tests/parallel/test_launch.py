@@ -162,7 +162,7 @@ def test_under_torchrun_the_call_is_made_in_place(monkeypatch: pytest.MonkeyPatc
     assert run_ranks(do_once, 2) == [[0], [0]]
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(UserError, match="wants 2 ranks, torchrun started 3"):
+    with pytest.raises(UserError, match="needs 2 ranks, but torchrun started 3"):
         run_ranks(sum_of_ranks, 2, 1)
 
 

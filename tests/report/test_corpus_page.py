@@ -78,7 +78,7 @@ def test_every_section_is_there(tmp_path: Path) -> None:
         "500 tokens from 0 of 600",
         "and 1 more",
         "law has rows without a label",
-        "1 warning on what rows hold",
+        "1 warning about the content of sequences",
         "not stated",
         "same text",
         "split although they fit",

@@ -227,7 +227,7 @@ def test_refusals_name_their_figures(name: str) -> None:
         ("Qwen3NextForCausalLM", "linear or recurrent"),
         ("GPT2LMHeadModel", "learned"),
         ("Qwen2VLForConditionalGeneration", "inputs other than text"),
-        ("PhiForCausalLM", "a check of its shape"),
+        ("PhiForCausalLM", "its shape"),
     ],
 )
 def test_other_architectures_are_refused_by_what_is_missing(architecture: str, missing: str) -> None:

@@ -78,8 +78,8 @@ def corpus_score_command(
     ] = "4Ki",
     as_json: AsJson = False,
 ) -> None:
-    """Write the gain from long context for each long document: loss with truncated context minus loss with full "
-    "context."""
+    """Write the gain from long context for each long document: loss with truncated context minus loss with full
+    context."""
     from ropewalk.commands.corpus_score import score_recipe
 
     print_result(score_recipe(load_given(recipe, overrides), out, model=model, truncated=truncated), as_json)

@@ -151,8 +151,8 @@ def export_command(
 
 @app.command("verify")
 def verify_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Compare a few training steps at context-parallel degree 1 and at the degree of the recipe; exit code 2 if "
-    "they differ."""
+    """Compare a few training steps at context-parallel degree 1 and at the degree of the recipe; exit code 2 if
+    they differ."""
     from ropewalk.commands.verify import verify_degrees
 
     found = verify_degrees(load_given(recipe, overrides))
@@ -166,8 +166,8 @@ def replay_command(
     skipped: Annotated[Path, typer.Argument(metavar="FILE", help="RUN/stages/N/skipped/*.json")],
     as_json: AsJson = False,
 ) -> None:
-    """Repeat a step that the spike guard skipped, one sequence at a time, to find the cause: the data or the "
-    "machine."""
+    """Repeat a step that the spike guard skipped, one sequence at a time, to find the cause: the data or the
+    machine."""
     from ropewalk.commands.replay import replay_skipped
 
     print_result(replay_skipped(skipped), as_json)

@@ -38,10 +38,8 @@ class GateVerdict:
 
     @property
     def outcome(self) -> str:
-        """``promoted`` or a warning."""
-        return (
-            "promoted" if self.met else "WARNING: undecided" if self.met is None else "WARNING: stage gate not passed"
-        )
+        """``gate passed`` or a warning."""
+        return "gate passed" if self.met else "WARNING: undecided" if self.met is None else "WARNING: gate not passed"
 
 
 def measure_promotion(

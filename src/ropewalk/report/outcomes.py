@@ -137,7 +137,7 @@ def make_parity(contents: Contents) -> Section:
     lead = (
         "Difference of the logits, relative to their norm, in float32, between this code and the exported folder, "
         "loaded in a new process by plain transformers (by the loader of ropewalk where no class of transformers has "
-        "these positions). At most {PARITY:g} is allowed."
+        f"these positions). At most {PARITY:g} is allowed."
     )
     return Section("parity", title, lead, [Table(["position", "difference", ""], rows, "rrl")])
 
