@@ -93,7 +93,7 @@ def test_positions_are_the_row_s_own_on_any_ranks_and_the_mask_knows_nothing(pre
     assert (late == wanted[3:]).all(), "a row's positions do not depend on where a step begins"
     assert wanted.max() > 10 * CONTEXT_TOKENS and wanted.max() < SKIP["reach"]
     batch = dataset.batch(4, 6)
-    streams = [stream("skip", dataset.digest, number) for number in range(4, 10)]
+    streams = [stream("pose", dataset.digest, number) for number in range(4, 10)]
     assert (wanted == pose_positions(batch.document, Pose(**SKIP), random=streams)).all()
     with_skip, without = (
         make_batches(dataset, 0, rows=4, spec=each.stages[0], mesh=Place(), sharing=SHARING) for each in (recipe, plain)
