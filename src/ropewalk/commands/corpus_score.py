@@ -5,7 +5,7 @@ from typing import Any
 
 from ropewalk.commands import rank_tasks
 from ropewalk.commands.rank_tasks import on_ranks
-from ropewalk.commands.run_inputs import base_model, require
+from ropewalk.commands.run_inputs import base_model, rank_setup, require
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length, parse_count
 from ropewalk.core.run_folder import RunFolder
@@ -35,9 +35,9 @@ def score_recipe(recipe: Recipe, out: Path, *, model: str | None, near: str) -> 
             why=f"the model reads {format_length(context_tokens)} tokens",
             fix=f"--near {format_length(context_tokens // 4)}, or a model with more context",
         )
-    found = on_ranks(
-        rank_tasks.score_lengths, recipe.parallel.ranks, recipe, scorer, corpus, near_tokens, context_tokens, out
-    )
+    asked = recipe, scorer, corpus, near_tokens, context_tokens, out
+    setup = rank_setup(recipe, scorer)
+    found = on_ranks(rank_tasks.score_lengths, recipe.parallel.ranks, *asked, setup=setup)
     tokenizer = load_tokenizer(scorer)
     lines = [f"{found['documents']} documents, {out}"]
     for end in ("best", "worst"):

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ropewalk.commands.run_inputs import base_model, stage_input
+from ropewalk.commands.run_inputs import base_model, rank_setup, stage_input
 from ropewalk.core.artifact import is_finished, write_whole
 from ropewalk.core.progress import say
 from ropewalk.core.record import write_scores
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.prompt_rules import PROBES
 from ropewalk.parallel.torchrun import is_started
+from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.spec import Init, ModelSource, Recipe
 from ropewalk.recipe.stage import Stage
@@ -26,11 +27,14 @@ if TYPE_CHECKING:
 Dtype = Literal["base", "float32", "bfloat16"]
 
 
-def on_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> Any:
-    """Call ``function(*args)`` on ``ranks`` forked ranks, or in place under torchrun; return the result of rank 0."""
+def on_ranks(function: Callable[..., Any], ranks: int, *args: Any, setup: RankSetup | None = None) -> Any:
+    """Call ``function(*args)`` on ``ranks`` forked ranks, or in place under torchrun; return the result of rank 0.
+
+    Without a ``setup`` there is no recipe that could ask for one.
+    """
     from ropewalk.parallel.launch import run_ranks
 
-    return run_ranks(function, ranks, *args)[0]
+    return run_ranks(function, ranks, *args, setup=setup or RankSetup())[0]
 
 
 def alone(work: Callable[[], None]) -> None:
@@ -47,7 +51,7 @@ def ask_probes(recipe: Recipe, base: Path) -> dict[str, list[str]]:
     """The prompts of the recipe's own probes, by task, if its corpus must not contain them; else empty."""
     if PROBES not in recipe.corpus.decontaminate.files:
         return {}
-    prompts: dict[str, list[str]] = on_ranks(write_prompts, 1, recipe, base)
+    prompts: dict[str, list[str]] = on_ranks(write_prompts, 1, recipe, base, setup=rank_setup(recipe, base))
     return prompts
 
 

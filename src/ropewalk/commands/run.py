@@ -15,7 +15,7 @@ from typing import Any
 from ropewalk.commands import longrope_search, rank_tasks
 from ropewalk.commands.claim import claim, read_base_shape, say_finding
 from ropewalk.commands.rank_tasks import alone, ask_probes, on_ranks
-from ropewalk.commands.run_inputs import base_model, require, require_new, stage_input
+from ropewalk.commands.run_inputs import base_model, rank_setup, require, require_new, stage_input
 from ropewalk.core.artifact import is_finished, read_manifest, seal, write_whole
 from ropewalk.core.error import RankError
 from ropewalk.core.progress import say
@@ -147,9 +147,11 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
             _extend_stage(recipe, folder, stage)
             if _train_stage(recipe, folder, stage) == "stopped":
                 raise Stopped
-            on_ranks(rank_tasks.write_trained, recipe.parallel.ranks, recipe, folder, stage)
+            setup = rank_setup(recipe, folder.extended(stage))
+            on_ranks(rank_tasks.write_trained, recipe.parallel.ranks, recipe, folder, stage, setup=setup)
         if recipe.stages[stage].promote is not None:
-            on_ranks(rank_tasks.promote, recipe.parallel.ranks, recipe, folder, stage)
+            setup = rank_setup(recipe, folder.extended(stage))
+            on_ranks(rank_tasks.promote, recipe.parallel.ranks, recipe, folder, stage, setup=setup)
 
 
 def _train_stage(recipe: Recipe, folder: RunFolder, stage: int) -> str:
@@ -161,7 +163,8 @@ def _train_stage(recipe: Recipe, folder: RunFolder, stage: int) -> str:
     reached, tries = folder.newest_step(stage), 0
     while True:
         try:
-            return str(on_ranks(rank_tasks.train, recipe.parallel.ranks, recipe, stage, folder))
+            setup = rank_setup(recipe, folder.extended(stage))
+            return str(on_ranks(rank_tasks.train, recipe.parallel.ranks, recipe, stage, folder, setup=setup))
         except RankError as error:
             before, reached = reached, folder.newest_step(stage)
             tries = tries + 1 if reached <= before else 1
@@ -183,28 +186,33 @@ def measure(recipe: Recipe, folder: RunFolder, models: dict[str, Path]) -> None:
     Lengths are multiples of the base's.
     """
     if is_started() or not folder.scores.exists():  # under torchrun the ranks must decide this together, not one by one
-        base_tokens = read_shape(base_model(folder, recipe)).context_tokens
-        on_ranks(rank_tasks.evaluate, recipe.parallel.ranks, recipe, folder, models, base_tokens)
+        base = base_model(folder, recipe)
+        asked, setup = (recipe, folder, models, read_shape(base).context_tokens), rank_setup(recipe, base)
+        on_ranks(rank_tasks.evaluate, recipe.parallel.ranks, *asked, setup=setup)
 
 
 def export(recipe: Recipe, folder: RunFolder) -> None:
     """Export the last weights in the export's dtype, and compare them with plain transformers in a fresh process."""
     trained = require(folder.trained(len(recipe.stages) - 1), verb="train")
     if is_started() or not is_finished(folder.export):
-        on_ranks(rank_tasks.export, 1, trained, base_model(folder, recipe), folder.export, recipe.export.dtype)
-    alone(lambda: _verify(folder))
+        base = base_model(folder, recipe)
+        asked, setup = (trained, base, folder.export, recipe.export.dtype), rank_setup(recipe, base)
+        on_ranks(rank_tasks.export, 1, *asked, setup=setup)
+    alone(lambda: _verify(folder, recipe.parallel.device))
 
 
-def _verify(folder: RunFolder) -> None:
+def _verify(folder: RunFolder, device: str) -> None:
     if folder.parity.exists():
         return
     from ropewalk.model.engines import is_native
     from ropewalk.model.verify import verify_export, verify_generation
+    from ropewalk.parallel.device import name_device
 
     if not is_native(folder.export):
         say("no class of transformers has these positions: other readers refuse this folder, see its LOADING.md")
-    verify_generation(folder.export)
-    write_whole(folder.parity, json.dumps(verify_export(folder.export)))
+    chosen = name_device(device)
+    verify_generation(folder.export, device=chosen)
+    write_whole(folder.parity, json.dumps(verify_export(folder.export, device=chosen)))
 
 
 def report(recipe: Recipe, folder: RunFolder) -> None:
@@ -266,12 +274,13 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
 
 def _extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     # The rank that does the work checks if it is done already: torchrun's ranks may arrive here at different times.
-    spec = recipe.stages[stage]
+    spec, base = recipe.stages[stage], stage_input(folder, recipe, stage)
+    setup = rank_setup(recipe, base)
     if longrope_search.needs_search(spec):
         require(folder.corpus, verb="prepare")
-        on_ranks(longrope_search.extend, 1, recipe, folder, stage)
+        on_ranks(longrope_search.extend, 1, recipe, folder, stage, setup=setup)
     else:
-        on_ranks(rank_tasks.extend, 1, stage_input(folder, recipe, stage), folder.extended(stage), spec)
+        on_ranks(rank_tasks.extend, 1, base, folder.extended(stage), spec, setup=setup)
 
 
 def _require_packages(recipe: Recipe) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.commands import rank_tasks
 from ropewalk.commands.plan_growth import require_same_stage
 from ropewalk.commands.rank_tasks import on_ranks
-from ropewalk.commands.run_inputs import require
+from ropewalk.commands.run_inputs import rank_setup, require
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length
@@ -58,7 +58,14 @@ def verify_degrees(recipe: Recipe) -> dict[str, Any]:
     stage = made[-1] if made else 0
     require(folder.extended(stage), verb="extend")
     require_same_stage(recipe, folder, stage)
-    found: dict[str, Parity] = on_ranks(rank_tasks.compare, recipe.parallel.ranks, recipe, stage, folder)
+    found: dict[str, Parity] = on_ranks(
+        rank_tasks.compare,
+        recipe.parallel.ranks,
+        recipe,
+        stage,
+        folder,
+        setup=rank_setup(recipe, folder.extended(stage)),
+    )
     if is_started():
         from ropewalk.parallel.launch import leave_ranks
 

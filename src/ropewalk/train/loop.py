@@ -14,6 +14,7 @@ from ropewalk.core.record import Metric
 from ropewalk.core.run_folder import StageFolder
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.model.rope_hooks import anneal_positions
+from ropewalk.parallel.device import use_device
 from ropewalk.parallel.hang import watch_for_hang
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.slow import watch_own_time
@@ -158,7 +159,7 @@ def _look_ahead(job: StageContext, cursor: int) -> Generator[StepBatches, None, 
             sharing=job.sharing,
         )
 
-    with ThreadPoolExecutor(1) as ahead:
+    with ThreadPoolExecutor(1, initializer=use_device, initargs=(job.mesh.device,)) as ahead:
         upcoming = submit()
         while True:
             batches = upcoming.result()

@@ -179,7 +179,7 @@ def sharing_of(recipe: Recipe, extended: Path, mesh: Mesh) -> Sharing:
 
 def _announce(sharing: Sharing, feed: Dataset, mesh: Mesh, *, stage: int, compiles: bool) -> None:
     """Set up the fastest attention kernel that is installed, and print which code runs."""
-    newer = use_installed_flash()
+    newer = use_installed_flash(mesh.device)
     if mesh.rank == 0 and newer:
         say(f"stage {stage}: attention runs {newer}")
     if mesh.rank == 0 and compiles:
