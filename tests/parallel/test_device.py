@@ -12,6 +12,7 @@ import torch
 from place import Place
 from ropewalk.core.error import UserError
 from ropewalk.parallel import device as device_module
+from ropewalk.parallel import launch
 from ropewalk.parallel.device import count_gpus, rank_device, use_device
 from ropewalk.parallel.launch import _agree, run_ranks
 from ropewalk.parallel.mesh import make_mesh
@@ -212,3 +213,21 @@ def test_without_the_library_the_drivers_files_are_read(tmp_path: Path) -> None:
         (devices / "nvidia1").touch()
         assert [gpu.name for gpu in list_gpus(driver=driver, devices=devices, load=load)] == ["NVIDIA A100-SXM4-80GB"]
         (devices / "nvidia1").unlink()
+
+
+def test_ranks_are_set_up_for_hangs_and_for_lengths_that_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a rank: what torch's recorder and its allocator read; what the user has set is kept."""
+    told: list[str] = []
+    monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", told.append)
+    monkeypatch.setattr(launch, "take_device", lambda device: None)
+
+    def look(own: dict[str, str]) -> tuple[str, torch.device, list[str]]:
+        os.environ.update(own)
+        device = launch._set_up_rank("cuda", 5, False)
+        assert os.environ["TORCH_NCCL_DUMP_ON_TIMEOUT"] == "1" and not torch.are_deterministic_algorithms_enabled()
+        return os.environ["TORCH_FR_BUFFER_SIZE"], device, told
+
+    device = torch.device("cuda", 5)
+    assert run_ranks(look, 1, {}) == [("2000", device, ["expandable_segments:True"])]
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        assert run_ranks(look, 1, {name: "backend:native"})[0][2] == [], "the user's own"
