@@ -23,11 +23,11 @@ from ropewalk.parallel.device import rank_device
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_tokens
 from ropewalk.plan.rank_setup import RankSetup
-from ropewalk.rope.pose import Skip, skip_rows
+from ropewalk.rope.pose import Pose, pose_positions
 
 HEADS, KV_HEADS, WIDTH = 6, 2, 16
 ROWS = np.concatenate([pack([70, 1, 40, 20], 150), pack([150], 150)])
-SKIPPED = skip_rows(ROWS, Skip(reach=900, chunks=3), random=[stream("bias", row) for row in range(2)])
+SKIPPED = pose_positions(ROWS, Pose(reach=900, chunks=3), random=[stream("bias", row) for row in range(2)])
 
 
 def make_fire() -> Fire:

@@ -2,7 +2,7 @@
 
 import threading
 from contextlib import closing
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,16 @@ from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.partition.choose import make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.train import loop
+from ropewalk.train.loop import StageContext
+from ropewalk.train.metrics_log import MetricsLog
+from ropewalk.train.resume import plan_stage
+from ropewalk.train.schedule import RATES, Rates
 from tiny_run import CONTEXT_TOKENS, make_recipe
 
 SHARING = make_sharing(Heads(4, 2, 8), device="cpu", element_bytes=4)
 
 
-@dataclass(frozen=True)
-class Job(loop.StageContext):
-    """A stage as far as its batches need it."""
-
-    rates: Any
-    parallel: Any
-    journal: Any
-    folder: Any
-
-
-LONG_CE = {"near_tokens": 16, "most": 1.2, "readings": 2}
+LONG_CE = {"truncated_tokens": 16, "most": 1.2, "readings": 2}
 
 
 def tensors_of(value: Any) -> list[Tensor]:
@@ -45,13 +39,13 @@ def tensors_of(value: Any) -> list[Tensor]:
     return []
 
 
-@pytest.mark.parametrize("changes", [{}, {"long_ce": LONG_CE}, {"skip": {"reach": 1024, "chunks": 3}}])
+@pytest.mark.parametrize("changes", [{}, {"long_ce": LONG_CE}, {"pose": {"reach": 1024, "chunks": 3}}])
 def test_every_tensor_of_a_batch_lies_on_the_device_of_the_mesh(
-    prepared: tuple[Path, Path], changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    prepared: tuple[Path, Path], changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     recipe, began = make_recipe(**changes), []
     monkeypatch.setattr(loop, "use_device", lambda device: began.append((device, threading.current_thread())))
-    feed = open_dataset(
+    dataset = open_dataset(
         open_corpus(prepared[1]),
         mix=recipe.corpus.mix,
         context_tokens=CONTEXT_TOKENS,
@@ -61,7 +55,17 @@ def test_every_tensor_of_a_batch_lies_on_the_device_of_the_mesh(
         max_repeats=100,
     )
     mesh = Place(context_ranks=2, context_rank=1, device=torch.device("meta"))
-    job = Job(recipe.stages[0], None, 4, feed, mesh, None, SHARING, None, None)
+    job = StageContext(
+        spec=recipe.stages[0],
+        rates=Rates.from_json(plan_stage(recipe.stages[0])[RATES]),
+        rows=4,
+        dataset=dataset,
+        mesh=mesh,
+        parallel=recipe.parallel,
+        sharing=SHARING,
+        metrics_log=MetricsLog(tmp_path / "metrics.jsonl", writes=False),
+        folder=tmp_path,
+    )
     with closing(loop._look_ahead(job, 0)) as stream:
         found = [tensor for batches in (next(stream), next(stream)) for tensor in tensors_of(batches)]
     assert len(found) >= 2 * 6 and {tensor.device.type for tensor in found} == {"meta"}

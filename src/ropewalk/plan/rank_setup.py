@@ -58,7 +58,7 @@ def choose_kind(setup: RankSetup, *, ranks: int, gpus: int, without: str = "the 
         f"{ranks} ranks cannot share {_count(gpus, 'GPU')}",
         where="parallel.ranks",
         why=f"there are {here}; a rank needs a GPU of its own",
-        fix=f"set parallel.ranks={gpus} (and parallel.context to a divisor of it){cpu}",
+        fix=f"set parallel.ranks={gpus} (and parallel.context_parallel to a divisor of it){cpu}",
     )
 
 

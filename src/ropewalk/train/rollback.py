@@ -42,7 +42,7 @@ def decide_rollback(state: TrainState, folder: Path, *, guard: Guard) -> None:
             "training does not stay sound",
             where=f"stages.{state.stage}",
             why=f"{skipped} of the last {len(recent)} steps were skipped by the guard, and {tried}",
-            fix="look at stages/N/skipped/ (ropewalk replay FILE), lower lr or clip, lengthen schedule.warmup",
+            fix="look at stages/N/skipped/ (ropewalk replay FILE), lower lr or max_grad_norm, lengthen schedule.warmup",
         )
     entry = {"from_step": state.step, "to_step": step_of(target), "cursor": state.cursor, "skipped": skipped}
     if rank_and_ranks()[0] == 0:
@@ -54,7 +54,7 @@ def decide_rollback(state: TrainState, folder: Path, *, guard: Guard) -> None:
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """Return all rollbacks of this stage, oldest first."""
     path = StageFolder(folder).rollbacks
-    fix = "mend it by what rows.jsonl says of rollbacks, or give the run another folder"
+    fix = "mend it by what metrics.jsonl says of rollbacks, or give the run another folder"
     if not path.exists():
         return []
     return read_written(
