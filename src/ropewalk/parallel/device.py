@@ -10,6 +10,7 @@ import torch
 from ropewalk.core.error import UserError
 from ropewalk.parallel.torchrun import name_visible_gpus
 from ropewalk.plan.gpus import Gpu, list_gpus
+from ropewalk.plan.hardware import Machine, describe_gpu_rates, measure_cpu
 from ropewalk.plan.rank_setup import Kind, RankSetup, choose_kind
 
 _taken: list[torch.device] = []
@@ -75,6 +76,12 @@ def describe_gpu(device: torch.device) -> Gpu:
     """Return the GPU of a rank as torch describes it; its memory is that of a MIG slice where it is one."""
     found = torch.cuda.get_device_properties(device)
     return Gpu(found.name, found.total_memory, (found.major, found.minor), found.multi_processor_count)
+
+
+def find_own_machine(*, ranks: int) -> Machine:
+    """Return the speed and memory of this rank's device; on a CPU, of its part of the machine that ``ranks`` share."""
+    device = rank_device()
+    return describe_gpu_rates(describe_gpu(device)) if device.type == "cuda" else measure_cpu(ranks=ranks)
 
 
 def _pick_visible(gpus: tuple[Gpu, ...], visible: str | None) -> tuple[Gpu, ...]:
