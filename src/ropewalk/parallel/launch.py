@@ -185,15 +185,21 @@ def _set_up_rank(kind: Kind, index: int, deterministic: bool) -> torch.device:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # ours reads none
+        _repeat_results()
     if kind == "cuda" and not any(name in os.environ for name in _ALLOCATOR_NAMES):
         # torch has read the variables when it was imported
         torch._C._accelerator_setAllocatorSettings(_EXPANDABLE)
     device = torch.device(kind, index) if kind == "cuda" else torch.device(kind)
     take_device(device)
     return device
+
+
+def _repeat_results() -> None:
+    """Let this process compute the same bits again for the same inputs, on the same kind and number of devices."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # matrix products with a buffer of fixed size
+    torch.use_deterministic_algorithms(True)  # flash attention's backward and the compiler heed it too
+    torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN's attention adds in any order
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # ours reads none
 
 
 def _init_group(store: Any, rank: int, ranks: int, *, device: torch.device) -> None:
