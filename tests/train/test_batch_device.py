@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from place import Place
+from ropewalk.core.run_folder import StageFolder
 from ropewalk.corpus.mix.dataset import open_dataset
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.partition.choose import make_sharing
 from ropewalk.partition.cost import Heads
+from ropewalk.shape.read import read_shape
 from ropewalk.train import loop
-from ropewalk.train.loop import StageContext
-from ropewalk.train.metrics_log import MetricsLog
-from ropewalk.train.resume import plan_stage
-from ropewalk.train.schedule import RATES, Rates
+from ropewalk.train.context import StageContext
 from tiny_run import CONTEXT_TOKENS, make_recipe
 
 SHARING = make_sharing(Heads(4, 2, 8), device="cpu", element_bytes=4)
@@ -55,18 +54,21 @@ def test_every_tensor_of_a_batch_lies_on_the_device_of_the_mesh(
         max_repeats=100,
     )
     mesh = Place(context_ranks=2, context_rank=1, device=torch.device("meta"))
-    job = StageContext(
+    context = StageContext(
+        number=0,
         spec=recipe.stages[0],
-        rates=Rates.from_json(plan_stage(recipe.stages[0])[RATES]),
-        rows=4,
-        dataset=dataset,
-        mesh=mesh,
         parallel=recipe.parallel,
+        mesh=mesh,
+        precision="float32",
         sharing=SHARING,
-        metrics_log=MetricsLog(tmp_path / "metrics.jsonl", writes=False),
-        folder=tmp_path,
+        shape=read_shape(prepared[0] / "stages" / "0" / "extended"),
+        folder=StageFolder(tmp_path),
+        metrics=tmp_path / "metrics.jsonl",
+        seed=3,
+        settings_digest="",
+        moments=None,
     )
-    with closing(loop._look_ahead(job, 0)) as stream:
+    with closing(loop._look_ahead(context, dataset, 0)) as stream:
         found = [tensor for batches in (next(stream), next(stream)) for tensor in tensors_of(batches)]
     assert len(found) >= 2 * 6 and {tensor.device.type for tensor in found} == {"meta"}
     assert [device for device, _ in began] == [mesh.device] and began[0][1] is not threading.current_thread()

@@ -9,6 +9,7 @@ import torch
 from ropewalk.parallel import device
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.plan.savings import Savings
+from ropewalk.shape.read import read_shape
 from ropewalk.train.prepare_model import choose_savings
 from tiny_run import make_recipe
 
@@ -27,7 +28,8 @@ def test_the_memory_of_an_unknown_card_decides_what_is_saved(
         device._taken[:] = [torch.device("cuda", 1)]
         if torch.distributed.get_rank() == 1:
             card.total_memory = last_bytes
-        return choose_savings(recipe, 0, prepared[0] / "stages" / "0" / "extended")
+        shape = read_shape(prepared[0] / "stages" / "0" / "extended")
+        return choose_savings(recipe.parallel, recipe.stages[0], shape)
 
     (roomy, same), (tight, other) = (run_ranks(choose, 2, last_bytes) for last_bytes in (80 * 2**30, 2**18))
     assert roomy == same == Savings(), "all fits"
