@@ -1,5 +1,6 @@
 """A rank's device is decided once: no thread loses it, no two ranks share it, and no fork spoils it."""
 
+import ast
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from place import Place
+from ropewalk import commands
 from ropewalk.core.error import UserError
 from ropewalk.parallel import device as device_module
 from ropewalk.parallel import launch
@@ -231,3 +233,15 @@ def test_ranks_are_set_up_for_hangs_and_for_lengths_that_change(monkeypatch: pyt
     assert run_ranks(look, 1, {}) == [("2000", device, ["expandable_segments:True"])]
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         assert run_ranks(look, 1, {name: "backend:native"})[0][2] == [], "the user's own"
+
+
+def test_each_command_with_a_recipe_starts_its_ranks_as_the_recipe_asks() -> None:
+    calls = 0
+    for path in sorted(Path(commands.__path__[0]).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "on_ranks":
+                calls += 1
+                knows = "recipe" in ast.unparse(node) or "*asked" in ast.unparse(node)
+                given = any(keyword.arg == "setup" for keyword in node.keywords)
+                assert given or not knows, f"{path.name}, line {node.lineno}"
+    assert calls >= 12

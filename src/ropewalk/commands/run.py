@@ -24,6 +24,7 @@ from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.parallel.stop import Stopped, stop_if_asked
 from ropewalk.parallel.torchrun import is_first, is_started
 from ropewalk.plan.choose import forecast_recipe
+from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.recipe.check import base_context, check
 from ropewalk.recipe.check_corpus import check_corpus
 from ropewalk.recipe.load import parse_stage
@@ -121,7 +122,8 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
         elif not tokenizer.exists():
             texts = read_texts(recipe.corpus, seed=recipe.corpus_seed)
             train_tokenizer(texts, vocabulary=init.tokenizer, folder=tokenizer)
-        on_ranks(rank_tasks.init, 1, init, tokenizer, folder.initial, recipe.seed)
+        setup = RankSetup(recipe.parallel.device)
+        on_ranks(rank_tasks.init, 1, init, tokenizer, folder.initial, recipe.seed, setup=setup)
     if not is_finished(folder.corpus):
         base = base_model(folder, recipe)
         check_tokenizer(base, vocabulary=read_shape(base).vocabulary)
