@@ -2,6 +2,8 @@
 
 import ast
 import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -245,3 +247,23 @@ def test_each_command_with_a_recipe_starts_its_ranks_as_the_recipe_asks() -> Non
                 given = any(keyword.arg == "setup" for keyword in node.keywords)
                 assert given or not knows, f"{path.name}, line {node.lineno}"
     assert calls >= 12
+
+
+_IMPORT_ALL = """
+import importlib, pkgutil, torch
+
+def poison(*_):
+    raise AssertionError("asks CUDA")
+
+torch.cuda.is_available = torch.cuda.device_count = torch.cuda.current_device = torch.cuda.init = poison
+import ropewalk
+for module in pkgutil.walk_packages(ropewalk.__path__, "ropewalk."):
+    if not module.name.endswith(("__main__", "plain_reload")):  # programs
+        importlib.import_module(module.name)
+"""
+
+
+def test_importing_all_of_it_leaves_forks_possible() -> None:
+    """A process that imports this package, and then forks ranks for GPUs, has not asked CUDA for anything."""
+    done = subprocess.run([sys.executable, "-c", _IMPORT_ALL], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load as read_shards
@@ -105,7 +106,7 @@ def load_moments(state: TrainState, checkpoint: Path) -> TrainState:
     return state
 
 
-def load_weights(checkpoint: Path) -> dict[str, Tensor]:
+def load_weights(checkpoint: Path) -> dict[str, Shaped[Tensor, "..."]]:
     """Return all weights of a checkpoint as whole tensors under transformers' names. Only this process reads.
 
     A weight that is tied to another one appears once, under the name of the other one. Raises UserError if the folder
@@ -126,7 +127,7 @@ def load_weights(checkpoint: Path) -> dict[str, Tensor]:
     return {name.removeprefix(WEIGHT): weight for name, weight in weights.items()}
 
 
-def _read_tensors(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], checkpoint: Path) -> None:
+def _read_tensors(tensors: Mapping[str, Shaped[Tensor, "..."]], facts: Mapping[str, Any], checkpoint: Path) -> None:
     """Compare names, dtypes and shapes, then fill the tensors. torch's reader alone would ignore surplus tensors.
 
     Moments that the checkpoint has in another form are converted into the form of ``tensors``.
@@ -150,7 +151,7 @@ def _read_tensors(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], check
         read_other_form(others, tensors, partial(_fill, checkpoint=checkpoint))
 
 
-def _fill(tensors: Mapping[str, Tensor], checkpoint: Path, *, alone: bool = False) -> None:
+def _fill(tensors: Mapping[str, Shaped[Tensor, "..."]], checkpoint: Path, *, alone: bool = False) -> None:
     reader = HuggingFaceStorageReader(str(checkpoint))
     with warnings.catch_warnings():
         if alone:  # torch warns that no other rank takes part, which is intended here

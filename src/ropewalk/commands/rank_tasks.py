@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from jaxtyping import Float
+
 from ropewalk.commands.run_inputs import base_model, rank_setup, stage_input
 from ropewalk.core.artifact import is_finished, write_whole
 from ropewalk.core.progress import say
@@ -153,7 +155,7 @@ def export_checkpoint(checkpoint: Path, like: Path, out: Path, dtype: Dtype) -> 
     export_folder(_read_trained(checkpoint, like), like, out, dtype=stored_dtype(like) if dtype == "base" else dtype)
 
 
-def _read_trained(checkpoint: Path, extended: Path) -> "dict[str, Tensor]":
+def _read_trained(checkpoint: Path, extended: Path) -> "dict[str, Float[Tensor, '...']]":
     """All weights of a checkpoint; adapters are merged into the weights of the stage's extended model."""
     from ropewalk.checkpoint.load import load_weights, read_facts
     from ropewalk.model.adapter import merge_adapter

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64, Int64, Shaped
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -93,9 +93,11 @@ def verify_generation(folder: Path, *, device: torch.device | None = None) -> Ge
     request = {"tokens": prompt, "generate": torch.tensor(_WRITTEN), "cached": torch.tensor(not by_length)}
     with tempfile.TemporaryDirectory(prefix="ropewalk-verify-") as scratch:
         theirs = _ask_fresh_process(folder, request, Path(scratch), device)
+    # [prompt] and [written] -> [prompt + written]
     text = torch.cat([prompt, theirs["written"]])
     ends = [prompt_tokens + step for step in range(_WRITTEN)]
     whole = [(ends[-1], ends)] if not by_length else [(end, [end]) for end in ends]
+    # texts x [places, ids] -> [written, ids]
     ours = torch.cat(
         [_compute_ours(folder, text[:end], [place - 1 for place in places], device) for end, places in whole]
     )
@@ -133,7 +135,9 @@ def _context_lengths(folder: Path, shape: ModelShape) -> tuple[int, int]:
     return int(facts.get("base_context_tokens", after)), after
 
 
-def _compare(folder: Path, text: Tensor, places: tuple[int, ...], device: torch.device) -> dict[int, float]:
+def _compare(
+    folder: Path, text: Int64[Tensor, "tokens"], places: tuple[int, ...], device: torch.device
+) -> dict[int, float]:
     request = {"tokens": text, "places": torch.tensor(places)}
     with tempfile.TemporaryDirectory(prefix="ropewalk-verify-") as scratch:
         theirs = _ask_fresh_process(folder, request, Path(scratch), device)["logits"]
@@ -141,23 +145,25 @@ def _compare(folder: Path, text: Tensor, places: tuple[int, ...], device: torch.
     return dict(zip(places, differences.tolist(), strict=True))
 
 
-def _difference(ours: Float32[Tensor, "places ids"], theirs: Float32[Tensor, "places ids"]) -> Tensor:
+def _difference(
+    ours: Float32[Tensor, "places ids"], theirs: Float32[Tensor, "places ids"]
+) -> Float64[Tensor, "places"]:
     difference: Tensor = (ours.double() - theirs.double()).norm(dim=1) / theirs.double().norm(dim=1)
     return difference
 
 
-def _compute_ours(folder: Path, text: Tensor, places: list[int], device: torch.device) -> Float32[Tensor, "places ids"]:
-    asked, setup = (
-        {"tokens": text, "places": torch.tensor(places)},
-        RankSetup("cuda" if device.type == "cuda" else "cpu"),
-    )
+def _compute_ours(
+    folder: Path, text: Int64[Tensor, "tokens"], places: list[int], device: torch.device
+) -> Float32[Tensor, "places ids"]:
+    setup = RankSetup("cuda" if device.type == "cuda" else "cpu")
+    asked = {"tokens": text, "places": torch.tensor(places)}
     ours: list[Tensor] = run_ranks(compute_logits, 1, folder, asked, setup=setup)
     return ours[0]
 
 
 def _ask_fresh_process(
-    folder: Path, request: dict[str, Tensor], scratch: Path, device: torch.device
-) -> dict[str, Tensor]:
+    folder: Path, request: dict[str, Shaped[Tensor, "..."]], scratch: Path, device: torch.device
+) -> dict[str, Shaped[Tensor, "..."]]:
     program, loader = Path(__file__).with_name("plain_reload.py"), [] if is_native(folder) else [LOADER]
     save_file(request, scratch / "request")
     files = program, folder, scratch / "request", scratch / "answer", device
@@ -175,11 +181,12 @@ def _ask_fresh_process(
 
 
 @torch.no_grad()
-def compute_logits(folder: Path, request: dict[str, Tensor]) -> Float32[Tensor, "places ids"]:
+def compute_logits(folder: Path, request: dict[str, Shaped[Tensor, "..."]]) -> Float32[Tensor, "places ids"]:
     """Our logits of ``request["tokens"]`` at its ``places``, by the path of training. Called on one rank."""
     device = rank_device()
     learner = ModelWithLoss(load_model(folder)).to(device)
     tokens = request["tokens"].to(device)
     partition = partition_tokens(np.zeros((1, len(tokens)), np.int32), ranks=1)
     hidden = learner.read(tokens, torch.arange(len(tokens), device=device), partition=partition)
+    # [tokens, width] -> [places, width], then the head -> [places, ids]
     return (hidden[request["places"]] @ head_of(learner.causal).T).cpu()
