@@ -32,8 +32,12 @@ from ropewalk.checkpoint.state import (
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.parallel.collective import rank_and_ranks, share_from_first
-from ropewalk.parallel.verify_folder import find_fault as find_fault
-from ropewalk.parallel.verify_folder import find_fault_together as find_fault_together
+from ropewalk.parallel.verify_folder import (
+    find_fault_together as find_fault_together,
+)
+from ropewalk.parallel.verify_folder import (
+    find_folder_fault as find_folder_fault,
+)
 
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -77,7 +81,7 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-def load(state: TrainState, checkpoint: Path) -> TrainState:
+def load_checkpoint(state: TrainState, checkpoint: Path) -> TrainState:
     """Read a verified checkpoint into ``state``'s model and optimizer, in place; return ``state`` with its counters.
 
     Every rank must call it. Random states are restored only if the number of ranks is the same. Raises UserError if
@@ -112,7 +116,7 @@ def load_weights(checkpoint: Path) -> dict[str, Shaped[Tensor, "..."]]:
     A weight that is tied to another one appears once, under the name of the other one. Raises UserError if the folder
     is damaged.
     """
-    fault = find_fault(checkpoint)
+    fault = find_folder_fault(checkpoint)
     if fault is not None:
         raise UserError(
             "the checkpoint is damaged", where=str(checkpoint), why=fault, fix="use an older one, or train again"

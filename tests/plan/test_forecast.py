@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ropewalk.core.error import UserError
-from ropewalk.plan import choose
-from ropewalk.plan.choose import forecast, forecast_recipe, forecast_stage
+from ropewalk.plan import forecast as forecast_module
+from ropewalk.plan.forecast import forecast, forecast_recipe, forecast_stage
 from ropewalk.plan.gpus import Gpu
 from ropewalk.plan.hardware import KNOWN
 from ropewalk.plan.plan import Split
@@ -230,7 +230,7 @@ def test_the_recipes_device_is_planned_for(shapes: Mapping[str, ModelShape], mon
     tiny = ModelShape("LlamaForCausalLM", 64, 4, 2, 16, 128, 1000, True, 512, plain_layers(4, 1e4))
 
     def plan(shape: ModelShape, gpus: int, **parallel: Any) -> str:
-        monkeypatch.setattr(choose, "list_gpus", lambda: (Gpu("NVIDIA H100"),) * gpus)
+        monkeypatch.setattr(forecast_module, "list_gpus", lambda: (Gpu("NVIDIA H100"),) * gpus)
         asked = Recipe.model_validate({**recipe().to_json(), "parallel": parallel})
         return forecast_recipe(asked, shape)[0].machine.name
 
