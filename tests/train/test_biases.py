@@ -27,7 +27,7 @@ RULES = (LayerRule.model_validate({"bias": "fire", "rope": "nope"}), LayerRule(b
 @pytest.fixture
 def without_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Takes away what keeps biases off a CPU: our check, FlexAttention's, and types that it cannot trace."""
-    monkeypatch.setattr(load, "require_gpu", lambda: None)
+    monkeypatch.setattr(load, "require_gpu", lambda device: None)
     monkeypatch.setattr(flex, "_validate_device", lambda *_: None)
     config.update("jaxtyping_disable", True)
     yield
