@@ -1,0 +1,30 @@
+"""A rank that chooses its kernels as on a GPU, on a CPU."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from emulated_gpu import EmulatedGPU, emulate
+from ropewalk.attention import context_parallel
+from ropewalk.attention.choose_kernel import Demand, choose_kernel
+
+
+def _choose(demand: Demand) -> str:
+    return choose_kernel(replace(demand, device="cuda", dtype=torch.bfloat16))
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmulatedGPU]:
+    """The operators take all types, so that results can be compared exactly."""
+    monkeypatch.setattr(context_parallel, "choose_kernel", _choose)
+    with emulate(any_dtype=True) as emulated:
+        yield emulated
+
+
+@pytest.fixture
+def strict_gpu(gpu: EmulatedGPU, monkeypatch: pytest.MonkeyPatch) -> EmulatedGPU:
+    """The operators take only 16-bit types, as on a GPU."""
+    monkeypatch.setattr(gpu, "any_dtype", False)
+    return gpu
