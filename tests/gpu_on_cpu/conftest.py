@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from emulated_gpu import EmulatedGPU, emulate
-from ropewalk.attention import context_parallel
+from ropewalk.attention import context_parallel, cudnn_shapes
 from ropewalk.attention.choose_kernel import Demand, choose_kernel
 
 
@@ -28,3 +28,10 @@ def strict_gpu(gpu: EmulatedGPU, monkeypatch: pytest.MonkeyPatch) -> EmulatedGPU
     """The operators take only 16-bit types, as on a GPU."""
     monkeypatch.setattr(gpu, "any_dtype", False)
     return gpu
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN gets tiles of a test's size."""
+    monkeypatch.setattr(cudnn_shapes, "LEAST_TOKENS", 16)
+    monkeypatch.setattr(cudnn_shapes, "GRAIN_TOKENS", 4)

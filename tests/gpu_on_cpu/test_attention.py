@@ -5,19 +5,19 @@ Layouts x exchanges x degrees x windows x groups of heads, drawn anew for each p
 
 import itertools
 import random
-from collections import Counter
-from typing import Any
 
 import pytest
 import torch
 
-from attention_cases import EXCHANGES, LAYOUTS, PACKS, Case, attend_shares, find_errors
-from emulated_gpu import EmulatedGPU
-from ropewalk.attention import gpu_kernels
+from attention_cases import EXCHANGES, LAYOUTS, Case, attend_shares, find_errors
+from attention_cases import PACKS as EVERY_PACK
+from emulated_gpu import EmulatedGPU, Launch
+from packs import pack
 from ropewalk.parallel.launch import run_ranks
 
 GROUPS = ((4, 4), (4, 2), (4, 1))
 DRAWN = 24
+PACKS = {**EVERY_PACK, "a triangle to pad": pack([70, 26], 96)}
 
 
 def draw_cases(name: str, ranks: int) -> list[Case]:
@@ -33,15 +33,13 @@ def draw_cases(name: str, ranks: int) -> list[Case]:
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("name", PACKS)
-def test_what_a_gpu_runs_is_exact(name: str, ranks: int, gpu: EmulatedGPU, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_kernels, "CUDNN_TOKENS", 16)
+def test_what_a_gpu_runs_is_exact(name: str, ranks: int, gpu: EmulatedGPU, small_tiles: None) -> None:
     cases = draw_cases(name, ranks)
     for case, errors in zip(cases, find_errors(cases, ranks), strict=True):
         assert max(errors) <= 1e-12, (case[1:], errors)
 
 
-def test_half_precision_is_what_the_operators_take(strict_gpu: EmulatedGPU, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_kernels, "CUDNN_TOKENS", 16)
+def test_half_precision_is_what_the_operators_take(strict_gpu: EmulatedGPU, small_tiles: None) -> None:
     cases = [case._replace(dtype=torch.bfloat16) for name in PACKS for case in draw_cases(name, 2) if not case.window]
     for case, errors in zip(cases, find_errors(cases, 2), strict=True):
         assert max(errors) < 0.02, (case[1:], errors)
@@ -49,18 +47,23 @@ def test_half_precision_is_what_the_operators_take(strict_gpu: EmulatedGPU, monk
         find_errors(cases[:1] and [cases[0]._replace(dtype=torch.float64)], 1)
 
 
-def test_each_kernel_takes_part(gpu: EmulatedGPU, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_kernel_takes_part(gpu: EmulatedGPU, small_tiles: None) -> None:
     """Else the tests above would show nothing."""
-    monkeypatch.setattr(gpu_kernels, "CUDNN_TOKENS", 16)
 
-    def count(cases: list[Case]) -> Counter[str]:
-        attend_shares(cases)
-        return Counter(launch.operator for launch in gpu.launches)
+    def run(case: Case, ranks: int) -> list[Launch]:
+        def on_rank() -> list[Launch]:
+            attend_shares([case])
+            return gpu.launches
 
-    def run(case: Any) -> set[str]:
-        return set(run_ranks(count, 2, [case])[0])
+        return run_ranks(on_rank, ranks)[0]
+
+    def name(launches: list[Launch]) -> set[str]:
+        return {launch.operator for launch in launches}
 
     one = Case(PACKS["one document"], "zigzag", "needed", torch.float64)
-    assert run(one) == {"cudnn", "cudnn_backward"}
-    assert run(one._replace(window=7)) == {"flash", "flash_backward"}
-    assert run(one._replace(document=PACKS["tiny documents"])) == {"flash", "flash_backward"}
+    assert name(run(one, 2)) == {"cudnn", "cudnn_backward"}
+    assert name(run(one._replace(window=7), 2)) == {"flash", "flash_backward"}
+    assert name(run(one._replace(document=PACKS["tiny documents"]), 2)) == {"flash", "flash_backward"}
+    padded = run(one._replace(document=PACKS["a triangle to pad"]), 1)
+    assert [launch.sequences for launch in padded] == [((84, 84, True),), ((26, 26, True),)] * 2
+    assert {launch.kv_heads for launch in padded} == {2}, "keys are not repeated for their group of query heads"

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from emulated_gpu import EmulatedGPU
-from ropewalk.attention import gpu_kernels
 from ropewalk.checkpoint.load import load_weights, newest
 from ropewalk.core.record import TIMED, read_metrics
 from ropewalk.core.run_folder import RunFolder
@@ -52,13 +51,13 @@ def test_training_equals_the_plain_path(
     prepared: tuple[Path, Path],
     tmp_path: Path,
     gpu: EmulatedGPU,
+    small_tiles: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The loss of every step, gradient norms, the held-out loss; and the weights that were saved.
 
     In bfloat16 the operators refuse all but 16-bit types at any place of a step, of an evaluation and of a save.
     """
-    monkeypatch.setattr(gpu_kernels, "CUDNN_TOKENS", 24)
     monkeypatch.setattr(gpu, "any_dtype", precision == "float32")
 
     def count() -> Counter[str]:

@@ -175,7 +175,7 @@ class _Layer:
     def call(self, columns: Int64[np.ndarray, "tiles 6"]) -> VarlenCall:
         """One launch for tiles given as the columns of partition/tiles."""
         masks = [TileMask.from_columns(causal, window) for causal, window in columns[:, 4:].tolist()]
-        queries, keys = (_cu_seqlens(columns[:, place], self.device) for place in (1, 3))
+        queries, keys = (count_ends(columns[:, place], self.device) for place in (1, 3))
         query, key = (self.run(columns[:, place], columns[:, place + 1]) for place in (0, 2))
         return VarlenCall(query, key, VarlenTiles(queries, keys, tuple(masks)), self.kernel)
 
@@ -185,7 +185,8 @@ class _Layer:
         return Run(tuple(start.tolist()), tuple(length.tolist()), index)
 
 
-def _cu_seqlens(lengths: np.ndarray, device: torch.device) -> CuSeqlens:
+def count_ends(lengths: np.ndarray, device: torch.device) -> CuSeqlens:
+    """Offsets of runs of these lengths."""
     ends = np.append(0, np.cumsum(lengths)).astype(np.int32)
     return CuSeqlens(torch.from_numpy(ends).to(device), tuple(ends.tolist()))
 
