@@ -7,13 +7,13 @@ weight itself, so the loss must run inside that module.
 from contextlib import nullcontext
 
 import torch.distributed as dist
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from transformers import PreTrainedModel
 
 from ropewalk.model.architectures import blocks_of, head_of
-from ropewalk.model.loss import CHUNK_TOKENS, score_labels
+from ropewalk.model.loss import score_labels
 from ropewalk.partition import AnyPartition
 
 
@@ -21,7 +21,7 @@ class ModelWithLoss(nn.Module):
     """``causal`` (a transformers model, parameters named as in its files) and its chunked loss."""
 
     def __init__(
-        self, causal: PreTrainedModel, *, chunk_tokens: int = CHUNK_TOKENS, z_loss: float = 0.0, most: float = 1.0
+        self, causal: PreTrainedModel, *, chunk_tokens: int | None = None, z_loss: float = 0.0, most: float = 1.0
     ) -> None:
         super().__init__()
         self.causal = causal
@@ -45,12 +45,14 @@ class ModelWithLoss(nn.Module):
         partition: AnyPartition,
         context_group: dist.ProcessGroup | None = None,
         near_nll: Float[Tensor, "local"] | None = None,
+        counted: Int64[Tensor, "counted"] | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "local"], Bool[Tensor, "local"]]:
         """This context rank's ``(sum of weights x loss, nll, correct)``; the sums of all ranks add up to the batch's.
 
         The four tensors are the batch's fields as ``partition.cut`` gives them to this rank. ``nll`` is in float32;
         ``correct`` is True where the label is a likeliest token and has a weight. ``near_nll`` is the labels' nll with
-        near context only; give it where the loss is weighed by it.
+        near context only; give it where the loss is weighed by it. ``counted`` are the indices of the weights that are
+        not 0; without it the host waits for a GPU.
         """
         hidden = self.read(tokens, positions, partition=partition, context_group=context_group)
         return score_labels(
@@ -62,6 +64,7 @@ class ModelWithLoss(nn.Module):
             z_loss=self.z_loss,
             near_nll=near_nll,
             most=self.most,
+            counted=counted,
         )
 
     def read(

@@ -37,7 +37,7 @@ def build_model_with_loss(recipe: Recipe, stage: int, extended: Path) -> ModelWi
     if spec.lora is not None:
         attach_adapter(causal, spec.lora, seed=seed_for("lora", recipe.seed, stage))
     most = 1.0 if spec.long_ce is None else spec.long_ce.most
-    return ModelWithLoss(causal, chunk_tokens=recipe.parallel.loss_chunk_tokens, z_loss=spec.z_loss, most=most).train()
+    return ModelWithLoss(causal, chunk_tokens=recipe.parallel.asked_loss_tokens, z_loss=spec.z_loss, most=most).train()
 
 
 def choose_savings(recipe: Recipe, stage: int, extended: Path) -> Savings:

@@ -150,7 +150,7 @@ def _read_base(
     known: dict[str, float] | None = share_from_first(read_written(path) if path.exists() else None)
     if known is None:
         require_intact(base, together=True)
-        learner = ModelWithLoss(load_model(base), chunk_tokens=recipe.parallel.loss_chunk_tokens)
+        learner = ModelWithLoss(load_model(base), chunk_tokens=recipe.parallel.asked_loss_tokens)
         savings = choose_savings(recipe, stage, StageFolder(folder).extended)
         prepare_model(learner, reader.mesh, savings=savings, precision=recipe.parallel.precision)
         known = tell_short(short, reader.read(learner, short))
