@@ -14,7 +14,7 @@ from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_tokens_and_heads
 
 LAYOUTS = ("contiguous", "zigzag", "balanced", "local")
-EXCHANGES = ("needed", "ring", "all_gather")
+EXCHANGES = ("needed_kv", "ring", "all_gather")
 HEAD_DIM = 8
 
 PACKS = {

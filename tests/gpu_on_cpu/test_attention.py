@@ -60,7 +60,7 @@ def test_each_kernel_takes_part(gpu: EmulatedGPU, small_tiles: None) -> None:
     def name(launches: list[Launch]) -> set[str]:
         return {launch.operator for launch in launches}
 
-    one = Case(PACKS["one document"], "zigzag", "needed", torch.float64)
+    one = Case(PACKS["one document"], "zigzag", "needed_kv", torch.float64)
     assert name(run(one, 2)) == {"cudnn", "cudnn_backward"}
     assert name(run(one._replace(window=7), 2)) == {"flash", "flash_backward"}
     assert name(run(one._replace(document=PACKS["tiny documents"]), 2)) == {"flash", "flash_backward"}

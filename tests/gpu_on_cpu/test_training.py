@@ -15,7 +15,7 @@ from ropewalk.parallel.launch import run_ranks
 from ropewalk.train.stage import train_stage
 from tiny_run import make_recipe, write_corpus, write_model
 
-SHORT = {"tokens": 4 * 4 * 64, "checkpoint_steps": 2, "panel_steps": 2}
+SHORT = {"tokens": 4 * 4 * 64, "checkpoint_steps": 2, "log_steps": 2}
 SAVING = {"recompute": "save_attention", "mlp_tile_tokens": 16}
 
 
@@ -41,7 +41,7 @@ def train(prepared: tuple[Path, Path], run: Path, count: Callable[[], Any], **pa
 
 
 def read_numbers(run: Path) -> dict[tuple[int, str], float]:
-    return {(row.step, row.name): row.value for row in read_metrics(run / "rows.jsonl") if row.name not in TIMED}
+    return {(row.step, row.name): row.value for row in read_metrics(run / "metrics.jsonl") if row.name not in TIMED}
 
 
 @pytest.mark.parametrize(("precision", "rel"), [("float32", 2e-4), ("bfloat16", 3e-2)])

@@ -64,7 +64,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return {name: read_tensor(stored, name) for name in stored}
 
 
-def blend(trained: Mapping[str, Tensor], base: Mapping[str, Tensor], *, share: float) -> dict[str, Tensor]:
+def merge_weights(trained: Mapping[str, Tensor], base: Mapping[str, Tensor], *, share: float) -> dict[str, Tensor]:
     """``share`` x ``trained`` + the rest x ``base``, weight by weight; a weight that the base lacks stays as trained.
 
     Both ends of one short training lie in one basin of the loss. So the line between them is a trade between new and
