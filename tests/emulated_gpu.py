@@ -202,10 +202,20 @@ def emulate(*, any_dtype: bool = False) -> Iterator[EmulatedGPU]:
     library.impl("_flash_attention_backward", gpu.flash_backward)
     library.impl("_scaled_dot_product_cudnn_attention", gpu.cudnn_forward)
     library.impl("_scaled_dot_product_cudnn_attention_backward", gpu.cudnn_backward)
+    library.impl("addmm.dtype_out", _add_product_widely)
     try:
         yield gpu
     finally:
         library._destroy()
+
+
+def _add_product_widely(
+    total: Tensor, left: Tensor, right: Tensor, dtype: torch.dtype, *, beta: float = 1, alpha: float = 1, out: Tensor
+) -> Tensor:
+    """A product of 16-bit matrices, added to a float32 one without being rounded."""
+    assert left.dtype == right.dtype in HALVES and total.dtype == out.dtype == dtype == torch.float32
+    assert beta == alpha == 1
+    return out.copy_(total + left.to(dtype) @ right.to(dtype))
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from emulated_gpu import EmulatedGPU, emulate
 from ropewalk.attention import context_parallel, cudnn_shapes
 from ropewalk.attention.choose_kernel import Demand, choose_kernel
+from tiny_run import write_corpus, write_model
 
 
 def _choose(demand: Demand) -> str:
@@ -35,3 +37,11 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """cuDNN gets tiles of a test's size."""
     monkeypatch.setattr(cudnn_shapes, "LEAST_TOKENS", 16)
     monkeypatch.setattr(cudnn_shapes, "GRAIN_TOKENS", 4)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(a run folder with extended models, a corpus folder)."""
+    folder = tmp_path_factory.mktemp("prepared")
+    write_model(folder / "run", folder / "tokenizer")
+    return folder / "run", write_corpus(folder)

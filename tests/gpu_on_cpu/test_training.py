@@ -13,18 +13,10 @@ from ropewalk.core.record import TIMED, read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.train.stage import train_stage
-from tiny_run import make_recipe, write_corpus, write_model
+from tiny_run import make_recipe
 
 SHORT = {"tokens": 4 * 4 * 64, "checkpoint_steps": 2, "log_steps": 2}
 SAVING = {"recompute": "save_attention", "mlp_tile_tokens": 16}
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(a run folder with extended models, a corpus folder)."""
-    folder = tmp_path_factory.mktemp("prepared")
-    write_model(folder / "run", folder / "tokenizer")
-    return folder / "run", write_corpus(folder)
 
 
 def train(prepared: tuple[Path, Path], run: Path, count: Callable[[], Any], **parallel: Any) -> list[Any]:

@@ -103,6 +103,7 @@ def choose_kernel(demand: Demand) -> str:
     return "flash" if gpu_kernels.allows_cudnn(demand.head_dim) else "varlen"
 
 
+_asked: dict[tuple[int | None, str, torch.device], None] = {}
 _schedules: WeakKeyDictionary[Partition, dict[tuple[int, str, torch.device], Schedule]] = WeakKeyDictionary()
 
 
@@ -112,4 +113,10 @@ def schedule_tiles(partition: Partition, rank: int, kernel: str, device: torch.d
     key = rank, kernel, device
     if key not in of_partition:
         of_partition[key] = KERNELS[kernel](partition, rank, device)
+        _asked[partition.window, kernel, device] = None
     return of_partition[key]
+
+
+def asked_schedules() -> list[tuple[int | None, str, torch.device]]:
+    """The windows, kernels and devices that this process has asked schedules for."""
+    return list(_asked)

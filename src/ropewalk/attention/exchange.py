@@ -17,6 +17,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
+from ropewalk.attention.copy_to_device import copy_to_device
 from ropewalk.attention.gathered_keys import GatheredKeys
 from ropewalk.partition.partition import Partition
 
@@ -183,7 +184,7 @@ def _plan_traffic(partition: Partition, rank: int, device: torch.device) -> Traf
     owner, local = partition.localise(packed[order])
 
     def place(rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(rows).to(device)
+        return copy_to_device(rows, device)
 
     return Traffic(
         rank=rank,

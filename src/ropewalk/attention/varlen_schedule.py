@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int32, Int64
 from torch import Tensor
 
+from ropewalk.attention.copy_to_device import copy_to_device
 from ropewalk.attention.cpu_schedule import sliced, split_layers
 from ropewalk.attention.gathered_keys import GatheredKeys
 from ropewalk.attention.schedule import BackwardInputs, Calls, KeyRows, QueryRows, Schedule, Scores
@@ -162,7 +163,7 @@ class _Layer:
             return Calls(calls, slice(None), None)
         order = np.full(rows, covered)
         order[_spread_runs(columns[:, 0], columns[:, 1])] = np.arange(covered)
-        return Calls(calls, slice(None), torch.from_numpy(order).to(self.device))
+        return Calls(calls, slice(None), copy_to_device(order, self.device))
 
     def layers(self, tiles: Tiles) -> list[Calls]:
         """Other tiles, in as few calls as keep the queries of a call disjoint."""
@@ -188,7 +189,7 @@ class _Layer:
 def count_ends(lengths: np.ndarray, device: torch.device) -> CuSeqlens:
     """Offsets of runs of these lengths."""
     ends = np.append(0, np.cumsum(lengths)).astype(np.int32)
-    return CuSeqlens(torch.from_numpy(ends).to(device), tuple(ends.tolist()))
+    return CuSeqlens(copy_to_device(ends, device), tuple(ends.tolist()))
 
 
 def _spread_runs(start: np.ndarray, length: np.ndarray) -> np.ndarray:
@@ -197,4 +198,4 @@ def _spread_runs(start: np.ndarray, length: np.ndarray) -> np.ndarray:
 
 
 def _on_device(rows: Tensor | slice, device: torch.device) -> Tensor | slice:
-    return rows if isinstance(rows, slice) else rows.to(device)
+    return rows if isinstance(rows, slice) else copy_to_device(rows, device)

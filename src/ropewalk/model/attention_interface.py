@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -67,6 +68,14 @@ class PromisedMask:
                 )
             self._made[window_tokens] = make()
         return self._made[window_tokens]
+
+
+def make_empty_mask(device: torch.device) -> Float[Tensor, "0 0 0 0"]:
+    """A mask for a forward over a partition: it holds nothing, and transformers hands on any mask of four dimensions.
+
+    Without a mask transformers compares all positions first, and the host waits for a GPU in every forward.
+    """
+    return torch.empty(0, 0, 0, 0, device=device)
 
 
 def promise_mask(**arguments: Any) -> PromisedMask:
@@ -182,9 +191,9 @@ def _refuse_undone(
         asked.append("a cache of earlier keys, which the partition does not know")
     if value.shape[-1] != key.shape[-1]:
         asked.append("values of another width than its keys, as in latent attention (MLA)")
-    if isinstance(mask, Tensor):
+    if isinstance(mask, Tensor) and mask.numel():
         asked.append("a mask that the model makes itself")
-    elif mask is not None and mask.window_tokens not in (None, settings.get("sliding_window")):
+    elif isinstance(mask, PromisedMask) and mask.window_tokens not in (None, settings.get("sliding_window")):
         asked.append(f"a mask in chunks or windows of {mask.window_tokens} tokens that its attention is not told of")
     if asked:
         raise UserError(

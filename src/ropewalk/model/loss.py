@@ -28,8 +28,9 @@ def chunked_cross_entropy(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens"]]:
     """``(sum of weights x nll, nll)`` in float32 (float64 for float64 inputs), nll in nats, not differentiable.
 
-    ``chunk_tokens`` None is 4096 on a GPU, 1024 on a CPU. Labels are the tokens to predict, shifted already. Where a weight is 0, the label may have any value, also negative,
-    and its nll is 0. Gradients flow to ``hidden`` and ``head`` through the sum.
+    ``chunk_tokens`` None is 4096 on a GPU, 1024 on a CPU. Labels are the tokens to predict, shifted already. Where a
+    weight is 0, the label may have any value, also negative, and its nll is 0. Gradients flow to ``hidden`` and
+    ``head`` through the sum.
     """
     loss_sum, nll, _ = score_labels(hidden, head, labels, weights, chunk_tokens=chunk_tokens)
     return loss_sum, nll

@@ -13,6 +13,7 @@ from torch.autograd.graph import save_on_cpu
 from transformers import PreTrainedModel
 
 from ropewalk.model.architectures import blocks_of, head_of
+from ropewalk.model.attention_interface import make_empty_mask
 from ropewalk.model.loss import score_labels
 from ropewalk.partition import AnyPartition
 
@@ -81,7 +82,7 @@ class ModelWithLoss(nn.Module):
             hidden: Tensor = self.causal.model(
                 input_ids=tokens[None],
                 position_ids=positions[None],
-                attention_mask=None,
+                attention_mask=make_empty_mask(tokens.device),
                 use_cache=False,  # the config's default builds a cache and loses the document borders
                 partition=partition,
                 context_group=context_group,
