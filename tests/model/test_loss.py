@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 from count_waits import CountReads, CountWaits
 from emulated_gpu import emulate
 from ropewalk.model import loss as loss_module
-from ropewalk.model.loss import chunked_cross_entropy, score_labels
+from ropewalk.model.loss import LossRules, chunked_cross_entropy, score_labels
 
 
 def problem(dtype: torch.dtype, tokens: int = 37, vocabulary: int = 50) -> tuple[torch.Tensor, ...]:
@@ -94,7 +94,7 @@ def test_correct_is_the_argmax_on_weighted_tokens() -> None:
     hidden, head, labels, weights = problem(torch.float32)
     best = (hidden @ head.T).argmax(dim=1)
     labels[::2] = best[::2].to(torch.int32)
-    _, _, correct = score_labels(hidden, head, labels, weights, chunk_tokens=8)
+    _, _, correct = score_labels(hidden, head, labels, weights, rules=LossRules(8))
     assert torch.equal(correct, (labels == best) & (weights > 0)) and correct.any()
 
 
@@ -105,7 +105,7 @@ def test_z_loss_against_autograd(chunk_tokens: int) -> None:
     log_sum = (hidden @ head.T).logsumexp(1)
     expected = ((nll + 0.01 * log_sum.square()) * weights).sum()
     slopes = torch.autograd.grad(expected, (hidden, head))
-    loss, ours, _ = score_labels(hidden, head, labels, weights, chunk_tokens=chunk_tokens, z_loss=0.01)
+    loss, ours, _ = score_labels(hidden, head, labels, weights, rules=LossRules(chunk_tokens, z_loss=0.01))
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(ours, nll.detach(), rtol=1e-12, atol=1e-12)
     for mine, exact in zip(torch.autograd.grad(loss, (hidden, head)), slopes, strict=True):
@@ -118,7 +118,7 @@ def test_indices_that_come_with_the_batch_change_nothing() -> None:
     results, waits = [], []
     for counted in (None, weights.nonzero().squeeze(1)):
         with CountWaits() as watched, CountReads(watched) as reads:
-            loss, nll, correct = score_labels(hidden, head, labels, weights, chunk_tokens=4, counted=counted)
+            loss, nll, correct = score_labels(hidden, head, labels, weights, rules=LossRules(4), counted=counted)
             loss.backward()
         results.append([loss.detach(), nll, correct, hidden.grad, head.grad])
         waits.append(watched.waits + reads.reads)

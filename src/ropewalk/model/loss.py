@@ -18,6 +18,18 @@ _BLOCK_BYTES = {False: 4 << 20, True: 64 << 20}
 """Bytes of float32 logits at a time, by whether they are on a GPU; on the CPU they stay in a core's cache."""
 
 
+class LossRules(NamedTuple):
+    """``chunk_tokens`` pass the head at once; None is 4096 on a GPU, 1024 on a CPU.
+
+    ``z_loss`` x (log of the softmax's denominator)^2 is added to each token's loss, not to its nll. It keeps logits
+    near their present level, as in PaLM (2204.02311) with a factor of 1e-4. ``most`` bounds ``weigh_by_context``.
+    """
+
+    chunk_tokens: int | None = None
+    z_loss: float = 0.0
+    most: float = 1.0
+
+
 def chunked_cross_entropy(
     hidden: Float[Tensor, "tokens width"],
     head: Float[Tensor, "vocabulary width"],
@@ -28,11 +40,11 @@ def chunked_cross_entropy(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens"]]:
     """``(sum of weights x nll, nll)`` in float32 (float64 for float64 inputs), nll in nats, not differentiable.
 
-    ``chunk_tokens`` None is 4096 on a GPU, 1024 on a CPU. Labels are the tokens to predict, shifted already. Where a
+    Labels are the tokens to predict, shifted already. Where a
     weight is 0, the label may have any value, also negative, and its nll is 0. Gradients flow to ``hidden`` and
     ``head`` through the sum.
     """
-    loss_sum, nll, _ = score_labels(hidden, head, labels, weights, chunk_tokens=chunk_tokens)
+    loss_sum, nll, _ = score_labels(hidden, head, labels, weights, rules=LossRules(chunk_tokens))
     return loss_sum, nll
 
 
@@ -42,22 +54,19 @@ def score_labels(
     labels: Int[Tensor, "tokens"],
     weights: Float[Tensor, "tokens"],
     *,
-    chunk_tokens: int | None = None,
-    z_loss: float = 0.0,
+    rules: LossRules | None = None,
     near_nll: Float[Tensor, "tokens"] | None = None,
-    most: float = 1.0,
     counted: Int64[Tensor, "counted"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens"], Bool[Tensor, "tokens"]]:
     """``chunked_cross_entropy``, and whether each label is a likeliest token (False where the weight is 0).
 
-    ``z_loss`` x (log of the softmax's denominator)^2 is added to each token's loss, not to its nll. It keeps logits
-    near their present level, as in PaLM (2204.02311) with a factor of 1e-4. With ``near_nll`` each weight is multiplied
-    by the result of ``weigh_by_context``. ``counted`` are the indices of the tokens whose weight is not 0, ascending.
-    None looks for them, and then the host waits once for a GPU.
+    With ``near_nll`` each weight is multiplied by the result of ``weigh_by_context``. ``counted`` are
+    the indices of the tokens whose weight is not 0, ascending. None looks for them, and the host waits once for a GPU.
     """
     if counted is None:
         counted = torch.nonzero(weights).squeeze(1)
-    rules = _Rules(chunk_tokens or LOSS_CHUNK_TOKENS[hidden.is_cuda], z_loss, most)
+    rules = rules or LossRules()
+    rules = rules._replace(chunk_tokens=rules.chunk_tokens or LOSS_CHUNK_TOKENS[hidden.is_cuda])
     loss_sum, nll, correct = _ChunkedCrossEntropy.apply(hidden, head, labels, weights, counted, near_nll, rules)
     return loss_sum, nll, correct
 
@@ -73,12 +82,6 @@ def weigh_by_context(
     return torch.where(near_nll.isnan(), 1.0, (near_nll - nll).exp().clamp(max=most))
 
 
-class _Rules(NamedTuple):
-    chunk_tokens: int
-    z_loss: float
-    most: float
-
-
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -89,7 +92,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weights: Tensor,
         counted: Tensor,
         near_nll: Tensor | None,
-        rules: _Rules,
+        rules: LossRules,
     ) -> tuple[Tensor, Tensor, Tensor]:
         exact = torch.promote_types(hidden.dtype, torch.float32)
         nll = torch.zeros(len(hidden), dtype=exact, device=hidden.device)
@@ -97,6 +100,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         loss_sum = torch.zeros((), dtype=exact, device=hidden.device)
         hidden_grad = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
         head_grad = torch.zeros_like(head, dtype=exact) if ctx.needs_input_grad[1] else None
+        assert rules.chunk_tokens is not None
         everything = len(counted) == len(hidden)
         for start in range(0, len(counted), rules.chunk_tokens):
             chunk = slice(start, start + rules.chunk_tokens)
@@ -139,7 +143,7 @@ def _read_chunk(
     near_nll: Tensor | None,
     learns: bool,
     head_grad: Tensor | None,
-    rules: _Rules,
+    rules: LossRules,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return nll, whether the label is likeliest, the sum of the loss, and the gradient of the inputs if it ``learns``.
 
@@ -181,7 +185,7 @@ def _adds_widely(left: Tensor) -> bool:
 
 
 def _read_block(
-    logits: Tensor, wanted: Tensor, weight: Tensor, near_nll: Tensor | None, *, learns: bool, rules: _Rules
+    logits: Tensor, wanted: Tensor, weight: Tensor, near_nll: Tensor | None, *, learns: bool, rules: LossRules
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return nll, whether the label is likeliest, and the weighed loss; the loss's slope overwrites ``logits``.
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ropewalk.model.architectures import blocks_of, head_of
 from ropewalk.model.attention_interface import make_empty_mask
-from ropewalk.model.loss import score_labels
+from ropewalk.model.loss import LossRules, score_labels
 from ropewalk.partition import AnyPartition
 
 
@@ -61,10 +61,8 @@ class ModelWithLoss(nn.Module):
             head_of(self.causal),
             labels,
             weights,
-            chunk_tokens=self.chunk_tokens,
-            z_loss=self.z_loss,
+            rules=LossRules(self.chunk_tokens, self.z_loss, self.most),
             near_nll=near_nll,
-            most=self.most,
             counted=counted,
         )
 

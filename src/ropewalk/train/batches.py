@@ -106,8 +106,12 @@ def _cut_batch(batch: Batch, partition: AnyPartition, *, factors: np.ndarray, me
     ]
     fields += [partition.document_tokens(rank), np.flatnonzero(fields[3])]
     prepare_attention(partition, rank)
-    *shared, counted = (copy_to_device(field, mesh.device) for field in fields)
-    return MicroBatch(*shared, partition=partition, counted=counted)
+    tokens, positions, labels, weights, source, lengths, counted = (
+        copy_to_device(field, mesh.device) for field in fields
+    )
+    return MicroBatch(
+        tokens, positions, labels, weights, source=source, lengths=lengths, partition=partition, counted=counted
+    )
 
 
 def _add_near(
