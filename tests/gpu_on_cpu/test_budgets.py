@@ -86,14 +86,14 @@ def share(counts: Counter[str], names: tuple[str, ...]) -> int:
     return sum(counts[name] for name in names)
 
 
+# Forward and backward, beside products and attention, of transformers' blocks as they are: not compiled, not fused.
 ONE, MANY = pack([2048], 2048), pack([100] * 20, 2048)
-# forward and backward beside products and attention
 BUDGETS = {
-    "one rank": (1, ONE, "none", None, (0, 0)),
-    "one rank, a pack": (1, MANY, "none", None, (0, 0)),
-    "8 ranks": (8, ONE, "none", None, (0, 0)),
-    "8 ranks, a pack": (8, MANY, "none", None, (0, 0)),
-    "8 ranks, recomputed in tiles": (8, ONE, "save_attention", 64, (0, 0)),
+    "one rank": (1, ONE, "none", None, (30, 61)),
+    "one rank, a pack": (1, MANY, "none", None, (36, 71)),
+    "8 ranks": (8, ONE, "none", None, (45, 108)),
+    "8 ranks, a pack": (8, MANY, "none", None, (42, 101)),
+    "8 ranks, recomputed in tiles": (8, ONE, "save_attention", 64, (55, 180)),
 }
 
 
@@ -104,4 +104,4 @@ def test_kernels_of_a_layer(name: str, strict_gpu: EmulatedGPU, fake_ranks: Any)
     shallow, deep = (count_kernels(layers, ranks, document, recompute, tile_tokens) for layers in (2, 4))
     layer = [{key: (deep[way][key] - shallow[way][key]) / 2 for key in deep[way]} for way in (0, 1)]
     rest = [sum(count for key, count in way.items() if key not in PRODUCTS + ATTENTION) for way in layer]
-    assert (rest[0] <= budget[0] and rest[1] <= budget[1]), (rest, layer)
+    assert rest[0] <= budget[0] and rest[1] <= budget[1], (rest, layer)

@@ -17,24 +17,24 @@ from ropewalk.attention import gpu_kernels
 from ropewalk.attention.cpu_schedule import schedule_cpu
 from ropewalk.attention.cudnn_shapes import choose_padding, split_calls
 from ropewalk.attention.reference_kernel import ReferenceKernel
-from ropewalk.attention.schedule import Schedule
+from ropewalk.attention.schedule import AttentionSchedule
 from ropewalk.attention.varlen_schedule import VarlenKernel, schedule_gathered, schedule_varlen
 from ropewalk.core.error import UserError
 from ropewalk.partition.partition import Partition
 
-Maker = Callable[[Partition, int, torch.device], Schedule]
+Maker = Callable[[Partition, int, torch.device], AttentionSchedule]
 
 
-def _lay(make: Callable[..., Schedule], kernel: VarlenKernel) -> Maker:
+def _lay(make: Callable[..., AttentionSchedule], kernel: VarlenKernel) -> Maker:
     return lambda partition, rank, device: make(partition, rank, kernel=kernel, device=device)
 
 
-def _lay_flash(partition: Partition, rank: int, device: torch.device) -> Schedule:
+def _lay_flash(partition: Partition, rank: int, device: torch.device) -> AttentionSchedule:
     """Of flash attention and cuDNN the one that suits each tile."""
     return split_calls(_VARLEN(partition, rank, device), choose_padding(partition), device)
 
 
-def _lay_cudnn(partition: Partition, rank: int, device: torch.device) -> Schedule:
+def _lay_cudnn(partition: Partition, rank: int, device: torch.device) -> AttentionSchedule:
     """cuDNN for every tile, whatever its shape."""
     return split_calls(_VARLEN(partition, rank, device), lambda *_: 0, device)
 
@@ -104,10 +104,10 @@ def choose_kernel(demand: Demand) -> str:
 
 
 _asked: dict[tuple[int | None, str, torch.device], None] = {}
-_schedules: WeakKeyDictionary[Partition, dict[tuple[int, str, torch.device], Schedule]] = WeakKeyDictionary()
+_schedules: WeakKeyDictionary[Partition, dict[tuple[int, str, torch.device], AttentionSchedule]] = WeakKeyDictionary()
 
 
-def schedule_tiles(partition: Partition, rank: int, kernel: str, device: torch.device) -> Schedule:
+def schedule_tiles(partition: Partition, rank: int, kernel: str, device: torch.device) -> AttentionSchedule:
     """The rank's calls of a kernel under a partition; made at the first request."""
     of_partition = _schedules.setdefault(partition, {})
     key = rank, kernel, device

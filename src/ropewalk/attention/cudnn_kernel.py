@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ropewalk.attention.gpu_kernels import FlashVarlenKernel
-from ropewalk.attention.schedule import BackwardInputs, KeyRows, QueryRows, Scores
+from ropewalk.attention.schedule import BackwardInputs, KeyTokens, QueryTokens, Scores
 from ropewalk.attention.varlen_schedule import VarlenTiles, count_ends
 
 
@@ -43,7 +43,7 @@ class SplitKernel:
     keys: tuple[slice, ...]
 
     def attend(
-        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
+        self, query: QueryTokens, key: KeyTokens, value: KeyTokens, tiles: VarlenTiles, scores: Scores
     ) -> tuple[Tensor, Tensor]:
         """See varlen_schedule.VarlenKernel."""
         parts = [
@@ -59,7 +59,7 @@ class SplitKernel:
         return torch.cat(outs), torch.cat(logsums)
 
     def differentiate(
-        self, inputs: BackwardInputs, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
+        self, inputs: BackwardInputs, key: KeyTokens, value: KeyTokens, tiles: VarlenTiles, scores: Scores
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See varlen_schedule.VarlenKernel."""
         rows = inputs.query, inputs.grad, inputs.out, inputs.logsum

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ropewalk.attention.cudnn_kernel import split_tiles
-from ropewalk.attention.schedule import Call, Calls, Schedule
+from ropewalk.attention.schedule import AttentionSchedule, Call, Calls
 from ropewalk.attention.varlen_schedule import VarlenCall
 from ropewalk.partition.partition import Partition
 from ropewalk.partition.tiles import TileMask
@@ -58,7 +58,7 @@ def choose_padding(partition: Partition) -> Choose:
     return choose
 
 
-def split_calls(schedule: Schedule, choose: Choose, device: torch.device) -> Schedule:
+def split_calls(schedule: AttentionSchedule, choose: Choose, device: torch.device) -> AttentionSchedule:
     """The schedule, whose calls give cuDNN the tiles that ``choose`` says."""
 
     def change(calls: Calls) -> Calls:
@@ -80,5 +80,5 @@ def _split(call: Call, choose: Choose, device: torch.device) -> Call:
 def _has_one_length(partition: Partition) -> bool:
     """Whether all documents have one length and there is no padding."""
     segments = partition.segments
-    lengths = np.bincount(segments.begin, weights=segments.stop - segments.start)
+    lengths = np.bincount(segments.begin, weights=segments.ranges.length)
     return bool((segments.document >= 0).all()) and len(np.unique(lengths[lengths > 0])) == 1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import attention as torch_attention
 
-from ropewalk.attention.schedule import BackwardInputs, KeyRows, QueryRows, Scores
+from ropewalk.attention.schedule import BackwardInputs, KeyTokens, QueryTokens, Scores
 from ropewalk.attention.varlen_schedule import VarlenTiles
 
 DTYPES = (torch.float16, torch.bfloat16)
@@ -24,7 +24,7 @@ class FlashVarlenKernel:
     """See varlen_schedule.VarlenKernel."""
 
     def attend(
-        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
+        self, query: QueryTokens, key: KeyTokens, value: KeyTokens, tiles: VarlenTiles, scores: Scores
     ) -> tuple[Tensor, Tensor]:
         """See varlen_schedule.VarlenKernel."""
         causal, window = _sight(tiles)
@@ -34,7 +34,7 @@ class FlashVarlenKernel:
         return out, logsum.T
 
     def differentiate(
-        self, inputs: BackwardInputs, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
+        self, inputs: BackwardInputs, key: KeyTokens, value: KeyTokens, tiles: VarlenTiles, scores: Scores
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See varlen_schedule.VarlenKernel."""
         causal, window = _sight(tiles)
