@@ -1,8 +1,11 @@
 """attend on 1 to 4 ranks against float64 attention with the whole mask, forward and all three gradients."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from attention_cases import EXCHANGES, LAYOUTS, PACKS, Case, attend_shares, draw_tensors, find_errors
 from packs import pack
@@ -146,3 +149,30 @@ def test_a_partition_for_others_is_our_fault() -> None:
         attend(*tensors, partition=partition_tokens(pack([8], 8), ranks=2), group=None)
     with pytest.raises(AssertionError, match="the tokens that it owns"):
         attend(*tensors, partition=partition_tokens(pack([16], 16), ranks=1), group=None)
+
+
+@pytest.mark.parametrize(("exchange", "window"), [("needed_kv", None), ("all_gather", None), ("needed_kv", 7)])
+def test_gradients_of_keys_travel_in_bfloat16_and_are_summed_in_float32(
+    exchange: str, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the bytes; four ranks' parts of one gradient lose no more than each one's own rounding."""
+    sent: list[torch.dtype] = []
+    all_to_all = dist.all_to_all_single
+
+    def note(incoming: torch.Tensor, outgoing: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        sent.append(outgoing.dtype)
+        return all_to_all(incoming, outgoing, *args, **kwargs)
+
+    monkeypatch.setattr(dist, "all_to_all_single", note)
+    kernel = "reference" if window is None else "reference_gathered"
+    case = Case(PACKS["one document"], "zigzag", exchange, torch.bfloat16, window, kernel=kernel)
+
+    def on_rank() -> list[torch.dtype]:
+        attend_shares([case])
+        return sent
+
+    for kinds in run_ranks(on_rank, 4):
+        assert kinds and set(kinds) == {torch.bfloat16}
+    monkeypatch.undo()
+    (errors,) = find_errors([case], 4)
+    assert max(errors) < 0.006

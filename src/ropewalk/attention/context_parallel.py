@@ -135,7 +135,7 @@ class _Attention(torch.autograd.Function):
                 _accumulate(calls, inputs, torch.cat([key, value], dim=1), scores, d_query, d_block)
             if transfer is not None:
                 d_block += transfer.return_gradients(
-                    _differentiate_blocks(schedule.steps[1:], inputs, arriving, scores, d_query)
+                    _differentiate_blocks(schedule.steps[1:], inputs, arriving, scores, d_query), key.dtype
                 )
             # [local, both_heads, head_dim] -> twice [local, kv_heads, head_dim]
             d_key, d_value = d_block.to(query.dtype).chunk(2, dim=1)
@@ -231,12 +231,12 @@ class _KeyTransfer:
         assert self.group is not None
         return self.exchange.fetch(own, self.traffic, self.group)
 
-    def return_gradients(self, gradients: Iterator[Block]) -> Block:
+    def return_gradients(self, gradients: Iterator[Block], dtype: torch.dtype) -> Block:
         """What all ranks have for this rank's own keys."""
         if self.traffic is None:
             return next(gradients)
         assert self.group is not None
-        return self.exchange.return_gradients(gradients, self.traffic, self.group)
+        return self.exchange.return_gradients(gradients, self.traffic, self.group, dtype)
 
 
 def _find_transfer(task: _Task, schedule: AttentionSchedule, device: torch.device) -> _KeyTransfer | None:

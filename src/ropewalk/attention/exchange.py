@@ -4,7 +4,8 @@ Three exchanges have one signature: only the needed keys in one all-to-all, all 
 block in a ring. A fourth serves kernels that want a rank's own keys in the same block. ``fetch`` starts at once and
 yields the blocks of steps 1, 2, ... as they arrive, so a rank computes on its own keys meanwhile.
 ``return_gradients`` takes the gradients of those blocks from an iterator, in the same order, and returns the sum of
-all ranks' gradients for this rank's own keys. Sums have a fixed order, so two runs agree in all bits.
+all ranks' gradients for this rank's own keys. Those travel in the keys' own dtype and are summed in float32 or better,
+but for a ring's, whose sums travel. Sums have a fixed order, so two runs agree in all bits.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,7 +49,7 @@ class RankExchange:
 
 
 Fetch = Callable[[Block, RankExchange, dist.ProcessGroup], Iterator[Block]]
-ReturnGradients = Callable[[Iterator[Block], RankExchange, dist.ProcessGroup], Block]
+ReturnGradients = Callable[[Iterator[Block], RankExchange, dist.ProcessGroup, torch.dtype], Block]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +78,16 @@ def fetch_needed(own: Block, traffic: RankExchange, group: dist.ProcessGroup) ->
     return arrive()
 
 
-def return_needed(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
+def return_needed(
+    gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup, dtype: torch.dtype
+) -> Block:
     """The all-to-all the other way round."""
     (block,) = gradients
-    outgoing = block
+    outgoing = block.to(dtype)
     if traffic.order is not None:
-        outgoing = torch.empty_like(block)
-        outgoing[traffic.order] = block  # [received, both_heads, head_dim], in the order in which they came
-    incoming = block.new_empty(len(traffic.send), *block.shape[1:])
+        outgoing = torch.empty_like(block, dtype=dtype)
+        outgoing[traffic.order] = block.to(dtype)  # [received, both_heads, head_dim], in the order in which they came
+    incoming = outgoing.new_empty(len(traffic.send), *block.shape[1:])
     dist.all_to_all_single(incoming, outgoing.contiguous(), traffic.send_tokens, traffic.receive_tokens, group=group)
     total = block.new_zeros(traffic.local_tokens, *block.shape[1:])
     # [sent, both_heads, head_dim] and [sent], a part of each for every destination
@@ -105,14 +108,16 @@ def fetch_gathered(own: Block, traffic: RankExchange, group: dist.ProcessGroup) 
     return arrive()
 
 
-def return_gathered(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
+def return_gathered(
+    gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup, dtype: torch.dtype
+) -> Block:
     """Gradients of own keys stay, those of others return to their owners."""
     (gathered,) = gradients
     parts = torch.empty_like(gathered)
     parts[traffic.gathered] = gathered  # [local + received, both_heads, head_dim]: own tokens first
     # -> [local, both_heads, head_dim] and [received, both_heads, head_dim]
     own, block = parts.split([traffic.local_tokens, len(gathered) - traffic.local_tokens])
-    total: Block = own + return_needed(iter([block]), traffic, group)
+    total: Block = own + return_needed(iter([block]), traffic, group, dtype)
     return total
 
 
@@ -133,14 +138,17 @@ def fetch_all(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> It
     return arrive()
 
 
-def return_all(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
+def return_all(
+    gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup, dtype: torch.dtype
+) -> Block:
     """A reduce-scatter, written as an all-to-all and a sum in the order of ranks."""
     (block,) = gradients
-    everything = block.new_zeros(traffic.ranks * traffic.local_tokens, *block.shape[1:])
-    everything[traffic.all_gathered] = block  # [received, ...] into [ranks * local, both_heads, head_dim]
+    everything = block.new_zeros(traffic.ranks * traffic.local_tokens, *block.shape[1:], dtype=dtype)
+    everything[traffic.all_gathered] = block.to(dtype)  # [received, ...] into [ranks * local, both_heads, head_dim]
     incoming = torch.empty_like(everything)
     dist.all_to_all_single(incoming, everything, group=group)
-    return incoming.view(traffic.ranks, traffic.local_tokens, *block.shape[1:]).sum(0)
+    parts = incoming.view(traffic.ranks, traffic.local_tokens, *block.shape[1:])
+    return parts.sum(0, dtype=block.dtype)
 
 
 def fetch_ring(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> Iterator[Block]:
@@ -159,8 +167,13 @@ def fetch_ring(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> I
     return arrive()
 
 
-def return_ring(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
-    """Each block's gradient follows its block, is added to on the way, and ends one rank beyond: at its owner."""
+def return_ring(
+    gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup, dtype: torch.dtype
+) -> Block:
+    """Each block's gradient follows its block, is added to on the way, and ends one rank beyond: at its owner.
+
+    It travels as it is, not in ``dtype``: sums that are rounded at every rank would lose more than one rounding.
+    """
     left, right = (traffic.rank - 1) % traffic.ranks, (traffic.rank + 1) % traffic.ranks
     moving: _Passing | None = None
     for gradient in gradients:
