@@ -16,8 +16,9 @@ from ropewalk.attention.varlen_schedule import VarlenTiles
 
 DTYPES = (torch.float16, torch.bfloat16)
 MOST_HEAD_DIM, CUDNN_HEAD_DIM = 256, 128
-_INSTALLED = {"FA3": ("flash_attn_interface", 9), "FA4": ("flash_attn.cute", 10)}
-"""What torch can put in its kernel's place: the module that brings it, and the GPU generation it is written for."""
+_INSTALLED = {"FA3": ("flash_attn_interface", (9,)), "FA4": ("flash_attn.cute", (9, 10))}
+"""What torch can put in its kernel's place: the module that brings it, and the GPU generations that torch lets it run
+on. The first that is installed and fits is taken."""
 
 
 class FlashVarlenKernel:
@@ -64,8 +65,8 @@ def use_installed_flash() -> str | None:
     if not torch.cuda.is_available() or not hasattr(torch_attention, "activate_flash_attention_impl"):
         return None
     generation = torch.cuda.get_device_capability()[0]
-    for name, (module, wanted) in _INSTALLED.items():
-        if generation == wanted and name in torch_attention.list_flash_attention_impls() and _is_installed(module):
+    for name, (module, fitting) in _INSTALLED.items():
+        if generation in fitting and name in torch_attention.list_flash_attention_impls() and _is_installed(module):
             torch_attention.activate_flash_attention_impl(name)
             return name
     return None
