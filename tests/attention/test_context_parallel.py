@@ -10,6 +10,7 @@ import torch.distributed as dist
 from attention_cases import EXCHANGES, LAYOUTS, PACKS, Case, attend_shares, draw_tensors, find_errors
 from packs import pack
 from ropewalk.attention import attend
+from ropewalk.attention.reference_kernel import ReferenceKernel
 from ropewalk.core.error import UserError
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_tokens
@@ -176,3 +177,33 @@ def test_gradients_of_keys_travel_in_bfloat16_and_are_summed_in_float32(
     monkeypatch.undo()
     (errors,) = find_errors([case], 4)
     assert max(errors) < 0.006
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES[::2])
+def test_messages_are_under_way_while_a_rank_computes(exchange: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys go out before own tiles; so do the gradients of keys that were kept from the forward."""
+    events: list[str] = []
+
+    def note(name: str, call: Any) -> Any:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            events.append(name if kwargs.get("async_op", True) else "blocking")
+            return call(*args, **kwargs)
+
+        return noted
+
+    for name in ("all_to_all_single", "all_gather"):
+        monkeypatch.setattr(dist, name, note("send", getattr(dist, name)))
+    for name in ("attend", "differentiate"):
+        monkeypatch.setattr(ReferenceKernel, name, note("compute", getattr(ReferenceKernel, name)))
+    document = np.concatenate([PACKS["documents that cross cuts"], PACKS["padding"][:1]])
+    case = Case(document, "contiguous", exchange, torch.float32, kernel="reference")
+
+    def on_rank() -> list[str]:
+        attend_shares([case])
+        return events
+
+    for told in run_ranks(on_rank, 2):
+        assert "blocking" not in told
+        sends = [place for place, event in enumerate(told) if event == "send"]
+        assert len(sends) == 2, "keys were kept"
+        assert sends[0] == 0 and "compute" in told[sends[1] :], told

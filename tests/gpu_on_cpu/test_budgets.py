@@ -91,9 +91,9 @@ ONE, MANY = pack([2048], 2048), pack([100] * 20, 2048)
 BUDGETS = {
     "one rank": (1, ONE, "none", None, (30, 61)),
     "one rank, a pack": (1, MANY, "none", None, (36, 71)),
-    "8 ranks": (8, ONE, "none", None, (45, 108)),
-    "8 ranks, a pack": (8, MANY, "none", None, (42, 101)),
-    "8 ranks, recomputed in tiles": (8, ONE, "save_attention", 64, (55, 180)),
+    "8 ranks": (8, ONE, "none", None, (45, 110)),
+    "8 ranks, a pack": (8, MANY, "none", None, (42, 104)),
+    "8 ranks, recomputed in tiles": (8, ONE, "save_attention", 64, (55, 182)),
 }
 
 

@@ -153,7 +153,7 @@ class _Gather(torch.autograd.Function):
         exact = torch.promote_types(grad.dtype, torch.float32)
         gradients: Iterator[Block] = iter([grad.to(exact)])
         traffic = plan_traffic(partition, dist.get_rank(group), grad.device)
-        return return_gathered(gradients, traffic, group, grad.dtype).to(grad.dtype), None, None
+        return return_gathered(gradients, traffic, group, grad.dtype)().to(grad.dtype), None, None
 
 
 def _find_mask(partition: Partition, rank: int, device: torch.device) -> BlockMask:
