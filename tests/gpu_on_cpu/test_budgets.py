@@ -17,7 +17,7 @@ from ropewalk.model.attention_interface import NAME
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.tiled_mlp import tile_mlps
 from ropewalk.parallel.recompute import set_recompute
-from ropewalk.partition import cut, partition_tokens
+from ropewalk.partition import local_shard, partition_tokens
 
 VIEWS = ("view", "t", "transpose", "slice", "select", "expand", "detach", "unsqueeze", "squeeze", "split", "permute")
 VIEWS += ("split_with_sizes", "as_strided", "alias", "unbind", "_unsafe_view", "empty", "empty_like", "chunk", "unfold")
@@ -73,7 +73,7 @@ def count_kernels(
     set_recompute(learner.causal, recompute)
     partition = partition_tokens(document, ranks=ranks)
     fields = (np.zeros_like(document), np.zeros_like(document), np.zeros_like(document), document >= 0)
-    mine = [torch.from_numpy(cut(partition, dist.get_rank(), field)) for field in fields]
+    mine = [torch.from_numpy(local_shard(partition, dist.get_rank(), field)) for field in fields]
     group = dist.group.WORLD if ranks > 1 else None
     with CountKernels() as forward:
         loss, *_ = learner(*mine[:3], mine[3].float(), partition=partition, context_group=group)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load as read_shards
@@ -31,8 +32,12 @@ from ropewalk.checkpoint.state import (
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.parallel.collective import rank_and_ranks, share_from_first
-from ropewalk.parallel.verify_folder import find_fault as find_fault
-from ropewalk.parallel.verify_folder import find_fault_together as find_fault_together
+from ropewalk.parallel.verify_folder import (
+    find_fault_together as find_fault_together,
+)
+from ropewalk.parallel.verify_folder import (
+    find_folder_fault as find_folder_fault,
+)
 
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -76,7 +81,7 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-def load(state: TrainState, checkpoint: Path) -> TrainState:
+def load_checkpoint(state: TrainState, checkpoint: Path) -> TrainState:
     """Read a verified checkpoint into ``state``'s model and optimizer, in place; return ``state`` with its counters.
 
     Every rank must call it. Random states are restored only if the number of ranks is the same. Raises UserError if
@@ -105,13 +110,13 @@ def load_moments(state: TrainState, checkpoint: Path) -> TrainState:
     return state
 
 
-def load_weights(checkpoint: Path) -> dict[str, Tensor]:
+def load_weights(checkpoint: Path) -> dict[str, Shaped[Tensor, "..."]]:
     """Return all weights of a checkpoint as whole tensors under transformers' names. Only this process reads.
 
     A weight that is tied to another one appears once, under the name of the other one. Raises UserError if the folder
     is damaged.
     """
-    fault = find_fault(checkpoint)
+    fault = find_folder_fault(checkpoint)
     if fault is not None:
         raise UserError(
             "the checkpoint is damaged", where=str(checkpoint), why=fault, fix="use an older one, or train again"
@@ -126,7 +131,7 @@ def load_weights(checkpoint: Path) -> dict[str, Tensor]:
     return {name.removeprefix(WEIGHT): weight for name, weight in weights.items()}
 
 
-def _read_tensors(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], checkpoint: Path) -> None:
+def _read_tensors(tensors: Mapping[str, Shaped[Tensor, "..."]], facts: Mapping[str, Any], checkpoint: Path) -> None:
     """Compare names, dtypes and shapes, then fill the tensors. torch's reader alone would ignore surplus tensors.
 
     Moments that the checkpoint has in another form are converted into the form of ``tensors``.
@@ -150,7 +155,7 @@ def _read_tensors(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], check
         read_other_form(others, tensors, partial(_fill, checkpoint=checkpoint))
 
 
-def _fill(tensors: Mapping[str, Tensor], checkpoint: Path, *, alone: bool = False) -> None:
+def _fill(tensors: Mapping[str, Shaped[Tensor, "..."]], checkpoint: Path, *, alone: bool = False) -> None:
     reader = HuggingFaceStorageReader(str(checkpoint))
     with warnings.catch_warnings():
         if alone:  # torch warns that no other rank takes part, which is intended here

@@ -8,13 +8,14 @@ padding.
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float64
 from torch import nn
 
 from ropewalk.evaluate.items import Item, Sums, lay_row, pack_items
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.fsdp import reshard_model
 from ropewalk.parallel.mesh import Mesh
-from ropewalk.partition import cut
+from ropewalk.partition import local_shard
 from ropewalk.partition.choose import Sharing, choose_partition
 
 
@@ -39,11 +40,13 @@ def measure_shared(
     return Sums(count, nll, correct)
 
 
-def _add_row(table: torch.Tensor, model: nn.Module, row: list[Item], *, mesh: Mesh, sharing: Sharing) -> None:
+def _add_row(
+    table: Float64[torch.Tensor, "3 groups"], model: nn.Module, row: list[Item], *, mesh: Mesh, sharing: Sharing
+) -> None:
     laid = lay_row(row, multiple=mesh.context_ranks)
     partition = choose_partition(laid.document[None], ranks=mesh.context_ranks, sharing=sharing).partition
     tokens, positions, labels, group = (
-        torch.from_numpy(cut(partition, mesh.context_rank, field[None]))
+        torch.from_numpy(local_shard(partition, mesh.context_rank, field[None]))
         for field in (laid.tokens, laid.positions, laid.labels, laid.group)
     )
     counted = group >= 0

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Float32
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -50,7 +51,9 @@ def _is_whole(name: str, lora: Lora, *, tied: bool) -> bool:
     return f".{SCORE_BIAS}." in name or ("norms" in lora.also_train and "norm" in name.split(".")[-2])
 
 
-def merge_adapter(trained: Mapping[str, Tensor], folder: Path, lora: Lora) -> dict[str, Tensor]:
+def merge_adapter(
+    trained: Mapping[str, Float[Tensor, "..."]], folder: Path, lora: Lora
+) -> dict[str, Float32[Tensor, "..."]]:
     """All weights of the model in float32: those of ``folder``, with the trained values applied.
 
     ``trained`` holds whole tensors under their names in a model with adapters.

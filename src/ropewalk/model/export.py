@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest
@@ -30,7 +31,7 @@ layer. Other readers refuse the folder, and so run no other model in silence. It
 """
 
 
-def export(weights: Mapping[str, Tensor] | Path, like: Path, out: Path, *, dtype: Dtype) -> None:
+def export(weights: Mapping[str, Shaped[Tensor, "..."]] | Path, like: Path, out: Path, *, dtype: Dtype) -> None:
     """Write ``out``, finished: config and tokenizer of the model folder ``like``, with ``weights`` as ``dtype``.
 
     ``weights`` are whole tensors under transformers' names, or a model folder that has them. Raises UserError where
@@ -57,14 +58,16 @@ def export(weights: Mapping[str, Tensor] | Path, like: Path, out: Path, *, dtype
             (work / "LOADING.md").write_text(_LOADING)
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Shaped[Tensor, "..."]]:
     """All stored tensors of a model folder that matches its manifest; names and shapes are not checked."""
     require_intact(folder)
     stored = read_headers(folder)
     return {name: read_tensor(stored, name) for name in stored}
 
 
-def merge_weights(trained: Mapping[str, Tensor], base: Mapping[str, Tensor], *, share: float) -> dict[str, Tensor]:
+def merge_weights(
+    trained: Mapping[str, Float[Tensor, "..."]], base: Mapping[str, Float[Tensor, "..."]], *, share: float
+) -> dict[str, Float[Tensor, "..."]]:
     """``share`` x ``trained`` + the rest x ``base``, weight by weight; a weight that the base lacks stays as trained.
 
     Both ends of one short training lie in one basin of the loss. So the line between them is a trade between new and

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -98,7 +99,7 @@ def open_to_readers(folder: Path) -> None:
         path.chmod(rights)
 
 
-def check_finite(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+def check_finite(folder: Path, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> None:
     """Raise UserError if a tensor holds a value that is not a finite number."""
     for name, tensor in tensors.items():
         # One pass, no copy: a sum of finite numbers in float32 is finite unless the numbers are extremely large.
@@ -118,7 +119,7 @@ def stored_dtype(folder: Path) -> Dtype:
     return _FLOATS[max(sorted(set(kinds)), key=kinds.count)]
 
 
-def read_tensor(stored: Mapping[str, StoredTensor], name: str) -> Tensor:
+def read_tensor(stored: Mapping[str, StoredTensor], name: str) -> Shaped[Tensor, "..."]:
     """One tensor's values."""
     with safe_open(stored[name].file, framework="pt") as file:
         tensor: Tensor = file.get_tensor(name)

@@ -8,7 +8,7 @@ sequences. Skip-wise positions (PoSE) are drawn for each sequence on its own, fr
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Float32, Int, Int64
 from torch import Tensor
 
 from ropewalk.attention.copy_to_device import copy_to_device
@@ -18,7 +18,7 @@ from ropewalk.core.record import Batch
 from ropewalk.core.seed import stream
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.parallel.mesh import Mesh
-from ropewalk.partition import AnyPartition, cut
+from ropewalk.partition import AnyPartition, local_shard
 from ropewalk.partition.balance_data_ranks import assign_sequences, count_sequence_pairs
 from ropewalk.partition.choose import Sharing, choose_partition
 from ropewalk.recipe.long_ce import LongCE
@@ -99,11 +99,12 @@ def _read_rows(dataset: Dataset, numbers: tuple[int, ...], *, spec: Stage) -> Ba
     return replace(batch, positions=pose_positions(batch.document, spec.pose, random=random))
 
 
-def _cut_batch(batch: Batch, partition: AnyPartition, *, factors: np.ndarray, mesh: Mesh) -> MicroBatch:
+def _cut_batch(
+    batch: Batch, partition: AnyPartition, *, factors: Float32[np.ndarray, "sources_and_padding"], mesh: Mesh
+) -> MicroBatch:
     rank, scaled = mesh.context_rank, batch.weights * factors[batch.source]
-    fields = [
-        cut(partition, rank, field) for field in (batch.tokens, batch.positions, batch.labels, scaled, batch.source)
-    ]
+    whole = (batch.tokens, batch.positions, batch.labels, scaled, batch.source)
+    fields = [local_shard(partition, rank, field) for field in whole]
     fields += [partition.document_tokens(rank), np.flatnonzero(fields[3])]
     prepare_attention(partition, rank)
     tokens, positions, labels, weights, source, lengths, counted = (
@@ -127,7 +128,7 @@ def _add_near(
     counts = np.zeros(batch.document.shape, bool)
     for number in numbers:
         counts |= cut_blocks(batch.document, spec, number).counts & (batch.weights > 0)
-    weighed = copy_to_device(cut(micro.partition, mesh.context_rank, counts), mesh.device)
+    weighed = copy_to_device(local_shard(micro.partition, mesh.context_rank, counts), mesh.device)
     return replace(micro, near=readings, weighed=weighed)
 
 

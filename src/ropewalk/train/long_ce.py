@@ -17,7 +17,7 @@ from ropewalk.attention.copy_to_device import copy_to_device
 from ropewalk.attention.prepare import prepare_attention
 from ropewalk.core.record import Batch
 from ropewalk.parallel.mesh import Mesh
-from ropewalk.partition import AnyPartition, cut
+from ropewalk.partition import AnyPartition, local_shard
 from ropewalk.partition.choose import Sharing, choose_partition
 from ropewalk.recipe.long_ce import LongCE
 
@@ -89,7 +89,7 @@ def make_readings(
         asked: Float32[np.ndarray, "rows context"] = (blocks.counts & (batch.weights > 0)).astype(np.float32)
         rank = mesh.context_rank
         fields = (batch.tokens, blocks.positions, batch.labels, asked)
-        mine = [cut(partition, rank, field) for field in fields]
+        mine = [local_shard(partition, rank, field) for field in fields]
         tokens, positions, labels, weights, packed, counted = (
             copy_to_device(each, mesh.device) for each in (*mine, partition.owned(rank), np.flatnonzero(mine[3]))
         )

@@ -10,13 +10,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+from jaxtyping import Shaped, UInt8
 
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.quality import measure_text
 from ropewalk.corpus.prepare.filters import Screen
 from ropewalk.corpus.prepare.tokenized import Gathered, take_notes
-from ropewalk.corpus.read.find_files import Found, find_all
+from ropewalk.corpus.read.find_files import FoundFiles, find_all
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.language import judge_language
 from ropewalk.corpus.text.reject import Reject, item_bytes
@@ -37,7 +38,7 @@ def token_files(source: Source) -> dict[str, Path]:
     return {path.relative_to(found.root).as_posix(): path for path in every}
 
 
-def _find(source: Source) -> Found:
+def _find(source: Source) -> FoundFiles:
     """The files of ids, or all files of a saved dataset. In a folder or glob the suffix identifies files of ids."""
     found = find_all(str(source.path), kind="tokens", where=f"source {source.name}")
     suffix = _SUFFIXES.get(str(source.tokens), "")
@@ -103,7 +104,7 @@ def write_imported(
 
 
 def _read_text(
-    ids: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer
+    ids: Shaped[np.ndarray, "tokens"], mask: UInt8[np.ndarray, "tokens"], tokenizer: Tokenizer
 ) -> tuple[str, tuple[tuple[int, int], ...] | None]:
     """The text of a document, and the character spans that are trained on (None: all of it)."""
     if mask.all():
@@ -117,14 +118,14 @@ def _read_text(
     return text, tuple(spans)
 
 
-def _bare(ids: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer) -> Tokens:
+def _bare(ids: Shaped[np.ndarray, "tokens"], mask: UInt8[np.ndarray, "tokens"], tokenizer: Tokenizer) -> Tokens:
     """``ids`` and ``mask`` without BOS and EOS, where they exist."""
     begin = 1 if tokenizer.bos_id is not None and len(ids) and ids[0] == tokenizer.bos_id else 0
     end = len(ids) - 1 if len(ids) > begin and ids[-1] == tokenizer.eos_id else len(ids)
     return ids[begin:end], mask[begin:end]
 
 
-def _border(ids: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer) -> Tokens:
+def _border(ids: Shaped[np.ndarray, "tokens"], mask: UInt8[np.ndarray, "tokens"], tokenizer: Tokenizer) -> Tokens:
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     bordered = np.concatenate([np.array(start, dtype=np.int64), ids.astype(np.int64), [tokenizer.eos_id]])
     # If the last token is an answer token, the model also learns to end there.

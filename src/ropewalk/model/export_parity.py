@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64, Int64, Shaped
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -86,9 +86,11 @@ def verify_generation(folder: Path) -> Generated | None:
     request = {"tokens": prompt, "generate": torch.tensor(_WRITTEN), "cached": torch.tensor(not by_length)}
     with tempfile.TemporaryDirectory(prefix="ropewalk-verify-") as scratch:
         theirs = _ask_fresh_process(folder, request, Path(scratch))
+    # [prompt] and [written] -> [prompt + written]
     text = torch.cat([prompt, theirs["written"]])
     ends = [prompt_tokens + step for step in range(_WRITTEN)]
     whole = [(ends[-1], ends)] if not by_length else [(end, [end]) for end in ends]
+    # texts x [places, ids] -> [written, ids]
     ours = torch.cat([_compute_ours(folder, text[:end], [place - 1 for place in places]) for end, places in whole])
     difference = float(_difference(ours, theirs["logits"]).max())
     if not difference <= PARITY:
@@ -124,7 +126,7 @@ def _context_lengths(folder: Path, shape: ModelShape) -> tuple[int, int]:
     return int(facts.get("base_context_tokens", after)), after
 
 
-def _compare(folder: Path, text: Tensor, places: tuple[int, ...]) -> dict[int, float]:
+def _compare(folder: Path, text: Int64[Tensor, "tokens"], places: tuple[int, ...]) -> dict[int, float]:
     request = {"tokens": text, "places": torch.tensor(places)}
     with tempfile.TemporaryDirectory(prefix="ropewalk-verify-") as scratch:
         theirs = _ask_fresh_process(folder, request, Path(scratch))["logits"]
@@ -132,17 +134,21 @@ def _compare(folder: Path, text: Tensor, places: tuple[int, ...]) -> dict[int, f
     return dict(zip(places, differences.tolist(), strict=True))
 
 
-def _difference(ours: Float32[Tensor, "places ids"], theirs: Float32[Tensor, "places ids"]) -> Tensor:
+def _difference(
+    ours: Float32[Tensor, "places ids"], theirs: Float32[Tensor, "places ids"]
+) -> Float64[Tensor, "places"]:
     difference: Tensor = (ours.double() - theirs.double()).norm(dim=1) / theirs.double().norm(dim=1)
     return difference
 
 
-def _compute_ours(folder: Path, text: Tensor, places: list[int]) -> Float32[Tensor, "places ids"]:
+def _compute_ours(folder: Path, text: Int64[Tensor, "tokens"], places: list[int]) -> Float32[Tensor, "places ids"]:
     ours: list[Tensor] = run_ranks(compute_logits, 1, folder, {"tokens": text, "places": torch.tensor(places)})
     return ours[0]
 
 
-def _ask_fresh_process(folder: Path, request: dict[str, Tensor], scratch: Path) -> dict[str, Tensor]:
+def _ask_fresh_process(
+    folder: Path, request: dict[str, Shaped[Tensor, "..."]], scratch: Path
+) -> dict[str, Shaped[Tensor, "..."]]:
     program, loader = Path(__file__).with_name("plain_reload.py"), [] if is_native(folder) else [LOADER]
     save_file(request, scratch / "request")
     command = [sys.executable, "-P", *map(str, (program, folder, scratch / "request", scratch / "answer")), *loader]
@@ -159,11 +165,12 @@ def _ask_fresh_process(folder: Path, request: dict[str, Tensor], scratch: Path) 
 
 
 @torch.no_grad()
-def compute_logits(folder: Path, request: dict[str, Tensor]) -> Float32[Tensor, "places ids"]:
+def compute_logits(folder: Path, request: dict[str, Shaped[Tensor, "..."]]) -> Float32[Tensor, "places ids"]:
     """Our logits of ``request["tokens"]`` at its ``places``, by the path of training. Called on one rank."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     learner = ModelWithLoss(load_model(folder)).to(device)
     tokens = request["tokens"].to(device)
     partition = partition_tokens(np.zeros((1, len(tokens)), np.int32), ranks=1)
     hidden = learner.read(tokens, torch.arange(len(tokens), device=device), partition=partition)
+    # [tokens, width] -> [places, width], then the head -> [places, ids]
     return (hidden[request["places"]] @ head_of(learner.causal).T).cpu()
