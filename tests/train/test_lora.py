@@ -23,6 +23,7 @@ from ropewalk.model.adapter import attach_adapter, merge_adapter
 from ropewalk.model.extend import extend
 from ropewalk.model.folder import read_config
 from ropewalk.model.load import load_model
+from ropewalk.model.load_shards import load_shards
 from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
@@ -130,6 +131,7 @@ def test_the_frozen_ones_stay_to_the_bit(prepared: Prepared, new_run: NewRun) ->
         mesh, spec = make_mesh(2, 2), recipe.stages[0]
         learner = build_model_with_loss(recipe, 0, RunFolder(run).extended(0))
         shard_model(learner, mesh, precision="float32", whole_bytes=0)
+        load_shards(learner, RunFolder(run).extended(0), device=mesh.device)
         state = TrainState(learner, make_optimizer(learner, weight_decay=0.1, betas=(0.9, 0.95)), stage=0)
         before = {name: each.full_tensor().clone() for name, each in learner.named_parameters()}
         sharing, tally = (
@@ -195,6 +197,7 @@ def test_merged_logits_equal_those_with_adapters(straight: Path, prepared: Prepa
     trained = load_weights(last(straight))
     tokens = torch.arange(64)[None] % 60
     learner = build_model_with_loss(recipe, 0, extended)
+    load_shards(learner, extended, device=torch.device("cpu"))
     with torch.no_grad():
         for name, parameter in name_weights(learner):
             parameter.copy_(trained[name])

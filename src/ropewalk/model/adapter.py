@@ -6,11 +6,12 @@ needs a hook. Without it no gradient reaches the modules before the first adapte
 for leaks need that gradient.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ropewalk.model.biases import NAME as SCORE_BIAS
@@ -31,7 +32,7 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, *, seed: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.projections))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _seemingly_real(model):
         torch.default_generator.manual_seed(seed)
         inject_adapter_in_model(config, model)
     for name, parameter in model.named_parameters():
@@ -39,6 +40,23 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, *, seed: int) -> None:
             parameter.requires_grad_(True)
     if not model.get_input_embeddings().weight.requires_grad:
         model.enable_input_require_grads()
+
+
+@contextmanager
+def _seemingly_real(model: PreTrainedModel) -> Iterator[None]:
+    """Let matrices on the meta device look as if they had memory: one number that stands for all of them.
+
+    peft moves new adapters to the device of the matrix beside them, and on the meta device their values would be lost.
+    """
+    empty = []
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, nn.Linear) and isinstance(weight, nn.Parameter) and weight.device.type == "meta":
+            module.weight = nn.Parameter(torch.empty(1, dtype=weight.dtype).expand(weight.shape))
+            empty.append((module, weight))
+    yield
+    for module, weight in empty:
+        module.weight = weight.requires_grad_(module.weight.requires_grad)
 
 
 def _is_whole(name: str, lora: Lora, *, tied: bool) -> bool:

@@ -7,7 +7,7 @@ count as the memory of the process.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,15 +70,29 @@ def read_tensor(stored: Mapping[str, StoredTensor], name: str) -> Tensor:
 
 def are_equal(one: StoredTensor, other: StoredTensor) -> bool:
     """Return whether two stored tensors of one shape hold the same numbers. Only a few rows are held at a time."""
-    rows, row_elements = one.shape[0], math.prod(one.shape[1:])
-    step = max(1, _PIECE_ELEMENTS // max(1, row_elements))
-    for first in range(0, rows, step):
-        both = torch.empty(2, min(step, rows - first), *one.shape[1:])  # float32 holds each of the types exactly
+    for first, rows in _cut(one.shape):
+        both = torch.empty(2, rows, *one.shape[1:])  # float32 holds each of the types exactly
         for stored, out in zip((one, other), both, strict=True):
             read_rows(stored, out, first_row=first)
         if not torch.equal(*both):
             return False
     return True
+
+
+def count_stored_bad(stored: StoredTensor) -> int:
+    """Return how many values of a stored tensor are not finite. Only a few rows are held at a time."""
+    bad = 0
+    for first, rows in _cut(stored.shape):
+        part = torch.empty(rows, *stored.shape[1:], dtype=STORED_TYPES[stored.dtype])
+        bad += read_rows(stored, part, first_row=first)
+    return bad
+
+
+def _cut(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Yield the first row and the number of rows of each piece of a tensor."""
+    step = max(1, _PIECE_ELEMENTS // max(1, math.prod(shape[1:])))
+    for first in range(0, shape[0], step):
+        yield first, min(step, shape[0] - first)
 
 
 def count_bad(tensor: Tensor) -> int:

@@ -4,6 +4,7 @@ transformers fills a missing tensor with random numbers and drops an unknown one
 and shapes must be exactly the model's, before a single value is read.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ropewalk.core.error import UserError
 from ropewalk.model.read_rows import StoredTensor as StoredTensor
-from ropewalk.model.read_rows import are_equal, count_bad, read_begins
+from ropewalk.model.read_rows import are_equal, count_bad, count_stored_bad, read_begins
 from ropewalk.model.read_rows import read_tensor as read_tensor
 from ropewalk.shape.weight_files import INDEX as INDEX
 from ropewalk.shape.weight_files import SINGLE as SINGLE
@@ -95,6 +96,12 @@ def check_finite(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Raise UserError if a tensor holds a value that is not a finite number."""
     for name, tensor in tensors.items():
         refuse_bad(folder, name, bad=count_bad(tensor), values=tensor.numel())
+
+
+def check_stored(folder: Path) -> None:
+    """Raise UserError if a stored tensor holds a value that is not finite. A few rows are held at a time."""
+    for name, stored in read_headers(folder).items():
+        refuse_bad(folder, name, bad=count_stored_bad(stored), values=math.prod(stored.shape))
 
 
 def refuse_bad(folder: Path, name: str, *, bad: int, values: int) -> None:

@@ -150,7 +150,14 @@ def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Data
     learner = build_model_with_loss(recipe, stage, extended)
     savings = choose_savings(recipe, stage, extended)
     parallel = recipe.parallel
-    prepare_model(learner, mesh, savings=savings, precision=parallel.precision, compiles=parallel.compiles)
+    prepare_model(
+        learner,
+        mesh,
+        weights=extended,
+        savings=savings,
+        precision=parallel.precision,
+        compiles=parallel.compiles,
+    )
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
         "data": feed.digest,

@@ -26,7 +26,7 @@ from ropewalk.evaluate.long_context_gain import FarGain, plan_far_gain
 from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
 from ropewalk.evaluate.sharded_model import measure_shared
 from ropewalk.evaluate.short_context_loss import ShortLoss, plan_short_loss
-from ropewalk.model.load import load_model
+from ropewalk.model.load import build_model
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.rope_hooks import anneal_positions
 from ropewalk.parallel.collective import share_from_first
@@ -150,9 +150,9 @@ def _read_base(
     known: dict[str, float] | None = share_from_first(read_written(path) if path.exists() else None)
     if known is None:
         require_intact(base, together=True)
-        learner = ModelWithLoss(load_model(base), chunk_tokens=recipe.parallel.loss_chunk_tokens)
+        learner = ModelWithLoss(build_model(base), chunk_tokens=recipe.parallel.loss_chunk_tokens)
         savings = choose_savings(recipe, stage, StageFolder(folder).extended)
-        prepare_model(learner, reader.mesh, savings=savings, precision=recipe.parallel.precision)
+        prepare_model(learner, reader.mesh, savings=savings, precision=recipe.parallel.precision, weights=base)
         known = tell_short(short, reader.read(learner, short))
         if reader.mesh.rank == 0:
             write_whole(path, json.dumps(known, indent=1))
