@@ -17,8 +17,9 @@ from ropewalk.core.artifact import find_damage
 from ropewalk.core.error import UserError
 from ropewalk.model.architectures import CLASSES
 from ropewalk.model.engines import Serving, describe_commands, find_commands, is_native
-from ropewalk.model.export import export, read_weights
+from ropewalk.model.export import export
 from ropewalk.model.extend import extend
+from ropewalk.model.lazy_weights import read_weights
 from ropewalk.model.load import load_model
 from ropewalk.model.verify import compute_logits, verify_export, verify_generation
 from ropewalk.model.weights import SINGLE

@@ -13,8 +13,9 @@ from ropewalk.checkpoint.load import load_weights, newest
 from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.model import load
-from ropewalk.model.export import export, read_weights
+from ropewalk.model.export import export
 from ropewalk.model.extend import extend
+from ropewalk.model.lazy_weights import read_weights
 from ropewalk.parallel.launch import RankError, run_ranks
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Unchanged

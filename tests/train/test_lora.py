@@ -205,7 +205,7 @@ def test_merged_logits_equal_those_with_adapters(straight: Path, prepared: Prepa
         adapted = learner.causal(tokens).logits
     merged = load_model(extended)
     merged.load_state_dict(
-        merge_adapter(trained, extended, lora) | {"lm_head.weight": trained["model.embed_tokens.weight"]}
+        dict(merge_adapter(trained, extended, lora)) | {"lm_head.weight": trained["model.embed_tokens.weight"]}
     )
     wrapped = get_peft_model(
         load_model(extended), LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.projections))

@@ -19,8 +19,7 @@ from ropewalk.recipe.spec import Init, ModelSource, Recipe
 from ropewalk.recipe.stage import Stage
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from ropewalk.model.lazy_weights import LazyWeights
     from ropewalk.train.parity import Parity
 
 Dtype = Literal["base", "float32", "bfloat16"]
@@ -120,8 +119,8 @@ def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     because the ranks agree on the checkpoint; the first one writes.
     """
     from ropewalk.checkpoint.load import newest
-    from ropewalk.model.export import blend, read_weights
     from ropewalk.model.export import export as export_folder
+    from ropewalk.model.lazy_weights import blend, read_weights
     from ropewalk.parallel.rank_zero import first_does
     from ropewalk.parallel.verify_folder import require_intact
 
@@ -149,7 +148,7 @@ def export_checkpoint(checkpoint: Path, like: Path, out: Path, dtype: Dtype) -> 
     export_folder(_read_trained(checkpoint, like), like, out, dtype=stored_dtype(like) if dtype == "base" else dtype)
 
 
-def _read_trained(checkpoint: Path, extended: Path) -> "dict[str, Tensor]":
+def _read_trained(checkpoint: Path, extended: Path) -> "LazyWeights":
     """All weights of a checkpoint; adapters are merged into the weights of the stage's extended model."""
     from ropewalk.checkpoint.load import load_weights, read_facts
     from ropewalk.model.adapter import merge_adapter

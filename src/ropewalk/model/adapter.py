@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ropewalk.model.biases import NAME as SCORE_BIAS
-from ropewalk.model.weights import read_headers, read_tensor
-from ropewalk.parallel.verify_folder import require_intact
+from ropewalk.model.lazy_weights import LazyWeights, read_weights
 from ropewalk.recipe.lora import Lora, require_peft
 
 _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
@@ -68,19 +67,23 @@ def _is_whole(name: str, lora: Lora, *, tied: bool) -> bool:
     return f".{SCORE_BIAS}." in name or ("norms" in lora.also_train and "norm" in name.split(".")[-2])
 
 
-def merge_adapter(trained: Mapping[str, Tensor], folder: Path, lora: Lora) -> dict[str, Tensor]:
+def merge_adapter(trained: Mapping[str, Tensor], folder: Path, lora: Lora) -> LazyWeights:
     """All weights of the model in float32: those of ``folder``, with the trained values applied.
 
     ``trained`` holds whole tensors under their names in a model with adapters.
     """
-    require_intact(folder)
-    stored = read_headers(folder)
-    weights = {name: read_tensor(stored, name).float() for name in stored}
-    for name, tensor in trained.items():
-        if name.endswith(_DOWN):
-            stem = name.removesuffix(_DOWN)
-            weights[f"{stem}.weight"] += trained[stem + _UP].float() @ tensor.float() * lora.scale
-        elif not name.endswith(_UP):
-            assert name in weights, name
-            weights[name] = tensor.float()
-    return weights
+    stored = read_weights(folder)
+    adapted = {f"{name.removesuffix(_DOWN)}.weight": name for name in trained if name.endswith(_DOWN)}
+    whole = {name for name in trained if not name.endswith((_DOWN, _UP))}
+    assert {*adapted, *whole} <= {*stored}, {*adapted, *whole} - {*stored}
+
+    def read(name: str) -> Tensor:
+        if name in whole:
+            return trained[name].float()
+        weight = stored[name].float()
+        if name in adapted:
+            down, up = adapted[name], adapted[name].removesuffix(_DOWN) + _UP
+            weight += trained[up].float() @ trained[down].float() * lora.scale
+        return weight
+
+    return LazyWeights(stored.shapes, read)

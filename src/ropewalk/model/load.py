@@ -3,8 +3,8 @@
 Of seventeen broken folders, eleven load in transformers 5.23, five of them without a warning; this loader refuses all
 of them. The loaded model attends through ropewalk, which without a partition is plain causal attention. Some folders
 have layers that no class of transformers can describe. Such a folder is built as its inner class, and hooks give each
-layer its positions. ``load_model`` reads all weights. Ranks use ``build_model``, which reads none, and read their shards
-(load_shards.py).
+layer its positions. ``load_model`` reads all weights. Ranks use ``build_model``, which reads none, and then read
+their shards (load_shards.py).
 """
 
 import copy

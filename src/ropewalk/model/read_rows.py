@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 STORED_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-_PIECE_ELEMENTS = 1 << 20
+PIECE_ELEMENTS = 1 << 20
 """The number of elements that are read, converted and checked at a time."""
 
 
@@ -47,11 +47,11 @@ def read_rows(stored: StoredTensor, out: Tensor, *, first_row: int = 0) -> int:
     """
     assert out.is_contiguous() and out.shape[1:] == stored.shape[1:]
     flat, dtype, bad = out.view(-1), STORED_TYPES[stored.dtype], 0
-    piece = torch.empty(min(_PIECE_ELEMENTS, len(flat)), dtype=dtype)
+    piece = torch.empty(min(PIECE_ELEMENTS, len(flat)), dtype=dtype)
     with stored.file.open("rb", buffering=0) as file:
         file.seek(stored.begin + first_row * math.prod(stored.shape[1:]) * dtype.itemsize)
-        for start in range(0, len(flat), _PIECE_ELEMENTS):
-            part = flat[start : start + _PIECE_ELEMENTS]
+        for start in range(0, len(flat), PIECE_ELEMENTS):
+            part = flat[start : start + PIECE_ELEMENTS]
             direct = part.device.type == "cpu" and part.dtype == dtype
             target = part if direct else piece[: len(part)]
             _read_into(file, target, stored)
@@ -90,7 +90,7 @@ def count_stored_bad(stored: StoredTensor) -> int:
 
 def _cut(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """Yield the first row and the number of rows of each piece of a tensor."""
-    step = max(1, _PIECE_ELEMENTS // max(1, math.prod(shape[1:])))
+    step = max(1, PIECE_ELEMENTS // max(1, math.prod(shape[1:])))
     for first in range(0, shape[0], step):
         yield first, min(step, shape[0] - first)
 

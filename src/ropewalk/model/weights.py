@@ -30,16 +30,25 @@ def read_headers(folder: Path) -> dict[str, StoredTensor]:
     stored: dict[str, StoredTensor] = {}
     for path in weight_files(folder):
         try:
-            with safe_open(path, framework="pt") as file:  # it checks the header and the file's length
-                begins = read_begins(path)
-                for name in file.keys():  # noqa: SIM118  it is no mapping
-                    view = file.get_slice(name)
-                    if name in stored:
-                        raise damaged(path, f"{name} is also in {stored[name].file.name}")
-                    stored[name] = StoredTensor(path, tuple(view.get_shape()), str(view.get_dtype()), begins[name])
+            found = read_file_headers(path)
         except SafetensorError as error:
             raise damaged(path, f"safetensors says: {error}") from None
+        for name in found:
+            if name in stored:
+                raise damaged(path, f"{name} is also in {stored[name].file.name}")
+        stored |= found
     return {name: tensor for name, tensor in stored.items() if not name.endswith(_DERIVED)}
+
+
+def read_file_headers(path: Path) -> dict[str, StoredTensor]:
+    """The same for one file. Raises safetensors' own error for a file that is cut short or broken."""
+    with safe_open(path, framework="pt") as file:  # it checks the header and the file's length
+        begins = read_begins(path)
+        views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+        return {
+            name: StoredTensor(path, tuple(view.get_shape()), str(view.get_dtype()), begins[name])
+            for name, view in views.items()
+        }
 
 
 def check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]], *, tied: Mapping[str, str]) -> None:
