@@ -69,7 +69,13 @@ def write_recipe(folder: Path, name: str) -> Path:
             "worker_count": 2,
         },
         "stages": [
-            {"context": 2048, "rope": {"kind": "theta", "theta": 1e5}, "tokens": 65536, "step_tokens": 8192, "lr": 1e-3}
+            {
+                "context_length": 2048,
+                "rope": {"kind": "theta", "theta": 1e5},
+                "tokens": 65536,
+                "step_tokens": 8192,
+                "lr": 1e-3,
+            }
         ],
     }
     path = folder / f"{name}.yaml"

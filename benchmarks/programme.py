@@ -74,7 +74,7 @@ def read_contents(run: Path) -> Mapping[str, object]:
             found |= {f"{stage.name}/{path.name}/{name}": digest for name, digest in digest_tensors(path).items()}
     for path in (run / "export").glob("*.safetensors"):
         found |= {f"export/{name}": digest for name, digest in digest_tensors(path).items()}
-    rows = [row for row in read_metrics(run / "rows.jsonl") if row.name not in TIMED]
+    rows = [row for row in read_metrics(run / "metrics.jsonl") if row.name not in TIMED]
     return found | {f"row/{row.stage}/{row.step}/{row.name}": row.value for row in rows}
 
 

@@ -183,7 +183,7 @@ def write_base(architecture: str, folder: Path) -> Path:
 def export_method(base: Path, out: Path, overrides: tuple[str, ...]) -> Path:
     """The folder that a user would get."""
     extended = out.with_name(f"{out.name}-extended")
-    stage = parse_stage([f"context={NEW_TOKENS}", *overrides])
+    stage = parse_stage([f"context_length={NEW_TOKENS}", *overrides])
     run_ranks(extend, 1, base, extended, stage)
     export(extended, extended, out, dtype="float32")
     return out

@@ -35,9 +35,9 @@ def write_run(folder: Path, *, recipe: dict[str, Any] | None = None) -> Path:
     write_corpus(folder / "corpus", recipe, tokens=tokens)
     for stage, spec in enumerate(recipe["stages"]):
         shares = source_shares(spec["mix"] or recipe["corpus"]["mix"], roles=roles, tokens=tokens)
-        append_metrics(folder / "rows.jsonl", make_rows(shares, stage=stage, steps=STEPS // len(recipe["stages"])))
+        append_metrics(folder / "metrics.jsonl", make_rows(shares, stage=stage, steps=STEPS // len(recipe["stages"])))
         models = folder / "stages" / str(stage)
-        write_models(models, theta=spec["rope"].get("theta") or 1e4, context=spec["context"])
+        write_models(models, theta=spec["rope"].get("theta") or 1e4, context=spec["context_length"])
         (models / "mix.json").write_text(json.dumps(shares))
     text_sources = [name for name, role in roles.items() if role != "instruction"]
     models = ["base", "extended"] if isinstance(recipe["model"], str) else ["extended"]
@@ -101,7 +101,7 @@ def make_rows(shares: dict[str, float], *, stage: int = 0, steps: int = STEPS) -
             for bucket in ("0-512", "512-1024", "1024-2048"):
                 for kind in ("position", "length"):
                     yield Metric(stage, step, f"loss/{kind}/{bucket}", 2.3 + falling, "nats per token")
-            yield Metric(stage, step, "held_out/whole-near", 0.1 * falling - 0.08, "nats per token")
+            yield Metric(stage, step, "held_out/full-truncated", 0.1 * falling - 0.08, "nats per token")
             for name, share in shares.items():
                 yield Metric(
                     0, step, f"loss/source/{name}", start[name] + falling + 0.03 * random.normal(), "nats per token"

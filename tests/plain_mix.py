@@ -1,4 +1,4 @@
-"""Shares of a mix without languages, lengths and dry strands, by its weights and the sources' sizes: a plain truth."""
+"""Shares of a mix without languages, lengths and dry strata, by its weights and the sources' sizes: a plain truth."""
 
 from collections.abc import Mapping
 

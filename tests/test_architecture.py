@@ -150,8 +150,8 @@ def test_environment_is_read_only_where_ranks_start(path: Path) -> None:
 
 
 RUN_FILES = {
-    "recipe.yaml", "rows.jsonl", "scores.json", "parity.json", "report.html", "sittings.json", "factors.json",
-    "saves.json", "rollbacks.json", "mix.json", "base-short-loss.json", "promotion.json",
+    "recipe.yaml", "metrics.jsonl", "scores.json", "parity.json", "report.html", "sessions.json", "factors.json",
+    "saves.json", "rollbacks.json", "mix.json", "base-short-loss.json", "gate.json",
 }  # fmt: skip
 RUN_FOLDERS = {"stages", "extended", "checkpoints", "trained", "skipped", "initial", "trackers"}
 
@@ -170,7 +170,7 @@ def find_run_name(tree: ast.AST) -> str | None:
 def test_one_file_knows_the_names_in_a_run_folder(path: Path) -> None:
     if path != SRC / "core" / "run_folder.py":
         assert find_run_name(parse(path)) is None
-    assert find_run_name(ast.parse('run / "stages" / number')) and find_run_name(ast.parse('open("rows.jsonl")'))
+    assert find_run_name(ast.parse('run / "stages" / number')) and find_run_name(ast.parse('open("metrics.jsonl")'))
 
 
 def test_importing_the_torch_free_half_imports_no_torch(path: Path) -> None:

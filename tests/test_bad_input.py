@@ -23,8 +23,8 @@ from ropewalk.core.error import UserError
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.recipe import lora
 
-THETA = {"context": 128, "rope": {"kind": "theta", "theta": 1e5}}
-EXTEND = ["out", "context=128", "rope.kind=theta", "rope.theta=1e5"]
+THETA = {"context_length": 128, "rope": {"kind": "theta", "theta": 1e5}}
+EXTEND = ["out", "context_length=128", "rope.kind=theta", "rope.theta=1e5"]
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -134,12 +134,12 @@ def test_a_recipe_that_cannot_be_read(case: str, refuse: Callable[..., str]) -> 
 KEYS = {
     "stages.0.lrr=1": "stages.0.lrr: there is no such key; did you mean lr?",
     "stages.0.lr=fast": "stages.0.lr: Input should be a valid number",
-    "stages.0.context=1e400": "stages.0.context: 1e400 is more than can be counted",
-    "stages.0.context=1e18": "the target is too long",
+    "stages.0.context_length=1e400": "stages.0.context_length: 1e400 is more than can be counted",
+    "stages.0.context_length=1e18": "the target is too long",
     "stages.0.rope.theta=1e400": "stages.0.rope.theta: ",
     "stages.0.rope={kind: yarn, factor: 1e400}": "stages.0.rope.factor: ",
     "stages.0.rope={kind: linear, factor: 1e300}": "stages.0.rope.factor: Input should be less than or equal to",
-    "stages.0.context=1.5": "stages.0.context: 1.5 is not a whole number",
+    "stages.0.context_length=1.5": "stages.0.context_length: 1.5 is not a whole number",
     "seed=[1]": "seed: Input should be a valid integer",
     "corpus.mix.general=0": "mix has no weight above 0",
     "corpus.mix.general=-1": "mix.general is -1",
@@ -155,7 +155,7 @@ KEYS = {
     "stages.0.rope={kind: theta, theta: far}": "stages.0.rope.theta: Input should be a valid number",
     "stages.0.rope=yarn": "stages.0.rope: is a mapping",
     "stages.0.theta=1e6": "no such key here; there is model.init.theta, stages[].rope.theta",
-    "stages.0.until={metric: foo, value: 1, max_steps: 2}": "'foo' is no metric of a panel",
+    "stages.0.stop={metric: foo, value: 1, max_steps: 2}": "'foo' is no averaged metric",
     "corpus.mix.Web=x": "corpus.mix.Web: Input should be a valid number",
     "corpus.sources.0.profile=lawx": "corpus.sources.0.profile: Input should be 'prose_en', 'prose_zh'",
     "corpus.sources.0.profile={like: lawx}": "corpus.sources.0.profile.like: Input should be 'prose_en'",
@@ -169,7 +169,7 @@ KEYS = {
     "model={init: {layer: 2}}": "model.init.layer: there is no such key; did you mean layers?",
     "model=[1]": "model: Input should be a valid string",
     "parallel.ranks=0": "parallel.ranks: Input should be greater than 0",
-    "parallel.context=3": "3 context ranks do not divide 1 ranks",
+    "parallel.context_parallel=3": "3 context ranks do not divide 1 ranks",
     "model=nowhere/at-all": "nowhere/at-all is not a model",
 }
 
@@ -259,7 +259,7 @@ def test_a_model_that_cannot_be_used_is_refused_before_any_text_is_read(case: st
 def test_extending_what_cannot_be_extended(refuse: Callable[..., str]) -> None:
     assert "where should the extended model go" in refuse("extend", "base")
     assert "there already" in refuse("extend", "base", "base", *EXTEND[1:])
-    assert "context: missing" in refuse("extend", "base", "out")
+    assert "context_length: missing" in refuse("extend", "base", "out")
     write_shards_without_the_second()
     assert SHARDS[1] in refuse("extend", "base", *EXTEND)
 
@@ -317,7 +317,7 @@ def test_another_recipe_before_any_step_says_what_is_made_anew(call: Call) -> No
     assert call("prepare", "recipe.yaml")[0] == 0
     code, _, error = call("prepare", "recipe.yaml", "seed=5")
     assert code == 0 and "the recipe has changed: seed (0 there, 5 here)\nmade anew, because of that: corpus;" in error
-    keys = ("clip", "micro_rows", "lr", "panel_steps")
+    keys = ("max_grad_norm", "micro_batch_size", "lr", "log_steps")
     code, _, error = call("prepare", "recipe.yaml", "seed=6", *(f"stages.0.{key}=2" for key in keys))
     assert code == 0 and "the recipe has changed: seed (5 there, 6 here), stages.0.lr" in error
 

@@ -21,7 +21,7 @@ corpus:
     - {name: stories, embedded: stories_en, role: general, language: en, size_bytes: 1M}
   mix: {general: 1}
 stages:
-  - context: 2Ki
+  - context_length: 2Ki
     rope: {kind: theta, theta: 1e6}
     tokens: 1M
     step_tokens: 8Ki
@@ -63,7 +63,7 @@ TEXTS = {  # (old, new) in the recipe, and what the error must say
     "an alias without anchor": ("run: runs/mine", "run: *mine", "before it is used"),
     "a tag": ("run: runs/mine", "run: !mine x", "take the !tag away"),
     "unlike indents": ("    tokens: 1M", "   tokens: 1M", "indent"),
-    "a stage that is no list": ("  - context: 2Ki", "    context: 2Ki", "stages: is a list, such as [...]"),
+    "a stage that is no list": ("  - context_length: 2", "    context_length: 2", "stages: is a list, such as [...]"),
     "no corpus": (RECIPE[RECIPE.index("corpus:") : RECIPE.index("stages:")], "", "corpus: missing"),
     "no stages": (RECIPE[RECIPE.index("stages:") :], "", "stages: missing"),
     "an empty section": (RECIPE[RECIPE.index("  sources:") : RECIPE.index("stages:")], "", "corpus: is a mapping"),
@@ -76,8 +76,8 @@ TEXTS = {  # (old, new) in the recipe, and what the error must say
     "a wrong role": ("role: general", "role: sft", "did you mean instruction?"),
     "a word for a number": ("lr: 6e-4", "lr: small", "stages.0.lr: Input should be a valid number"),
     "a comma in a number": ("tokens: 1M", "tokens: '1,000,000'", "did you mean 1000000?"),
-    "a small k": ("context: 2Ki", "context: 2k", "did you mean 2Ki (2,048) or 2000?"),
-    "a byte's unit": ("context: 2Ki", "context: 2KiB", "did you mean 2Ki (2,048)?"),
+    "a small k": ("context_length: 2Ki", "context_length: 2k", "did you mean 2Ki (2,048) or 2000?"),
+    "a byte's unit": ("context_length: 2Ki", "context_length: 2KiB", "did you mean 2Ki (2,048)?"),
     "a small b": ("tokens: 1M", "tokens: 1b", "did you mean 1B?"),
     "a negative count": ("tokens: 1M", "tokens: -5", "stages.0.tokens: Input should be greater than 0"),
     "yes for a count": ("tokens: 1M", "tokens: yes", "a yes/no is not a count"),
@@ -141,7 +141,7 @@ def test_a_slip_on_the_command_line(command: str, refuse: Refuse) -> None:
 
 PEERS = (
     "max_seq_length num_train_epochs per_device_train_batch_size rope_theta rope_scaling seq_len warmup_ratio dataset "
-    "output_dir fp16 bf16 gradient_accumulation_steps learning_rate max_grad_norm save_steps report_to deepspeed "
+    "output_dir fp16 bf16 gradient_accumulation_steps learning_rate gradient_clipping save_steps report_to deepspeed "
     "attn_implementation optim resume_from_checkpoint load_in_4bit tensor_model_parallel_size lora_r model_name_or_path"
 )
 
@@ -152,6 +152,34 @@ def test_another_trainers_key_leads_to_ours(name: str, refuse: Refuse) -> None:
         error = refuse("check", "recipe.yaml", f"{place}=1")
         assert f"{place}: there is no such key; " in error
         assert (f"here it is {OURS[name][0]}" if name in OURS else NONE[name]) in error
+
+
+FORMER = (  # keys of this project before its first release, and what they are called now
+    ("stages.0.context", "stages[].context_length"),
+    ("parallel.context", "parallel.context_parallel"),
+    ("stages.0.skip", "stages[].pose"),
+    ("stages.0.anneal_steps", "stages[].rope_interpolation_steps"),
+    ("stages.0.micro_rows", "stages[].micro_batch_size"),
+    ("stages.0.clip", "stages[].max_grad_norm"),
+    ("stages.0.blend", "stages[].merge_with_base"),
+    ("stages.0.until", "stages[].stop"),
+    ("stages.0.promote", "stages[].gate"),
+    ("stages.0.panel", "stages[].validation"),
+    ("stages.0.panel_steps", "stages[].log_steps"),
+    ("stages.0.keep", "stages[].save_total_limit"),
+    ("stages.0.guard.skips", "stages[].guard.skipped_steps"),
+    ("parallel.head_ranks", "parallel.ulysses_degree"),
+)
+
+
+@pytest.mark.parametrize(("former", "now"), FORMER)
+def test_a_former_key_is_refused_with_the_new_one(former: str, now: str, refuse: Refuse) -> None:
+    error = refuse("check", "recipe.yaml", f"{former}=1")
+    assert f"{former}: there is no such key; " in error and now in error
+
+
+def test_a_former_value_is_refused_with_the_new_one(refuse: Refuse) -> None:
+    assert "did you mean needed_kv?" in refuse("check", "recipe.yaml", "parallel.exchange=needed")
 
 
 def test_every_key_that_is_pointed_to_exists_and_none_of_ours_is_taken_for_anothers() -> None:
@@ -172,7 +200,7 @@ def test_weight_decay_is_pointed_to_its_place(refuse: Refuse) -> None:
 )
 def test_a_length_in_powers_of_ten_is_doubted(tmp_path: Path, length: str, meant: str) -> None:
     (tmp_path / "recipe.yml").write_text(RECIPE)
-    sizes = [f"stages.0.context={length}", "stages.0.step_tokens=64Ki", "stages.0.tokens=8M"]
+    sizes = [f"stages.0.context_length={length}", "stages.0.step_tokens=64Ki", "stages.0.tokens=8M"]
     told = check_recipe(load_recipe(tmp_path / "recipe.yml", sizes))["text"]
     assert f"did you mean {meant}?" in told
     assert "did you mean" not in check_recipe(load_recipe(tmp_path / "recipe.yml"))["text"]

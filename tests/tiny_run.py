@@ -22,15 +22,21 @@ RUN = {"model": "tiny-base", "run": "runs/test", "seed": 3}
 
 def make_recipe(**changes: Any) -> Recipe:
     """Eight steps of 4 rows of 64 tokens on 2 ranks, context degree 2; ``changes`` go to the stage or ``parallel``."""
-    parallel = {"ranks": 2, "context": 2, "recompute": "none", "precision": "float32", **changes.pop("parallel", {})}
+    parallel = {
+        "ranks": 2,
+        "context_parallel": 2,
+        "recompute": "none",
+        "precision": "float32",
+        **changes.pop("parallel", {}),
+    }
     stage = {
-        "context": CONTEXT_TOKENS,
+        "context_length": CONTEXT_TOKENS,
         "rope": {"kind": "unchanged"},
         "tokens": 8 * 4 * CONTEXT_TOKENS,
         "step_tokens": 4 * CONTEXT_TOKENS,
         "lr": 0.01,
         "checkpoint_steps": 4,
-        "panel_steps": 3,
+        "log_steps": 3,
         **changes,
     }
     sources = [{"name": name, "embedded": name, "role": "general"} for name in ("plain", "counted")]
@@ -84,6 +90,6 @@ def write_model(run: Path, folder: Path) -> None:
     settings = {"eos_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     init = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp_width": 48}
-    spec = Init.model_validate({**init, "context": CONTEXT_TOKENS, "tokenizer": str(folder)})
+    spec = Init.model_validate({**init, "context_length": CONTEXT_TOKENS, "tokenizer": str(folder)})
     for stage in (0, 1):
         init_model(spec, run / "stages" / str(stage) / "extended", tokenizer=folder, seed=1)

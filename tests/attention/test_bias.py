@@ -19,11 +19,11 @@ from ropewalk.attention.gathered_keys import GatheredKeys
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
 from ropewalk.partition import partition_tokens
-from ropewalk.rope.pose import Skip, skip_rows
+from ropewalk.rope.pose import Pose, pose_positions
 
 HEADS, KV_HEADS, WIDTH = 6, 2, 16
 ROWS = np.concatenate([pack([70, 1, 40, 20], 150), pack([150], 150)])
-SKIPPED = skip_rows(ROWS, Skip(reach=900, chunks=3), random=[stream("bias", row) for row in range(2)])
+SKIPPED = pose_positions(ROWS, Pose(reach=900, chunks=3), random=[stream("bias", row) for row in range(2)])
 
 
 def make_fire() -> Fire:

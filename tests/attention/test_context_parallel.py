@@ -16,7 +16,7 @@ from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_tokens, partition_tokens_and_heads
 
 LAYOUTS = ("contiguous", "zigzag", "balanced", "local")
-EXCHANGES = ("needed", "ring", "all_gather")
+EXCHANGES = ("needed_kv", "ring", "all_gather")
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8
 
 PACKS = {
@@ -108,7 +108,7 @@ def find_errors(cases: list[Case], ranks: int) -> list[list[float]]:
 @pytest.mark.parametrize("name", PACKS)
 def test_every_layout_and_exchange_is_exact(name: str, ranks: int) -> None:
     cases = [Case(PACKS[name], layout, exchange, torch.float64) for layout in LAYOUTS for exchange in EXCHANGES]
-    cases += [Case(PACKS[name], layout, "needed", torch.float32) for layout in LAYOUTS]
+    cases += [Case(PACKS[name], layout, "needed_kv", torch.float32) for layout in LAYOUTS]
     cases += [Case(PACKS[name], "zigzag", exchange, torch.float32) for exchange in EXCHANGES[1:]]
     for case, errors in zip(cases, find_errors(cases, ranks), strict=True):
         bound = 1e-12 if case.dtype == torch.float64 else 1e-5
@@ -134,7 +134,7 @@ def test_heads_over_ranks_are_exact(ranks: int, ulysses_degree: int) -> None:
     cases = [
         Case(document, layout, exchange, torch.float64, window, ulysses_degree)
         for document in (PACKS["documents that cross cuts"], PACKS["padding"])
-        for layout, exchange in (("auto", "needed"), ("zigzag", "ring"))
+        for layout, exchange in (("auto", "needed_kv"), ("zigzag", "ring"))
         for window in (None, 7)
     ]
     cases.append(cases[0]._replace(dtype=torch.float32))
@@ -150,7 +150,7 @@ def test_ragged_tiles_are_exact(kernel: str, ranks: int) -> None:
     cases = [
         Case(document, layout, exchange, torch.float64, window, kernel=kernel)
         for name, document in PACKS.items()
-        for layout, exchange in (("zigzag", "needed"), ("balanced", "ring"), ("contiguous", "all_gather"))
+        for layout, exchange in (("zigzag", "needed_kv"), ("balanced", "ring"), ("contiguous", "all_gather"))
         for window in {None, window_of.get(name)}
     ]
     for case, errors in zip(cases, find_errors(cases, ranks), strict=True):
@@ -164,7 +164,7 @@ def test_sinks_and_soft_caps_are_exact(ranks: int, ulysses_degree: int, sinks: b
     cases = [
         Case(document, layout, exchange, torch.float64, window, ulysses_degree, soft_cap=soft_cap, sinks=sinks)
         for document in (PACKS["documents that cross cuts"], PACKS["padding"])
-        for layout, exchange in (("zigzag", "needed"), ("contiguous", "ring"))
+        for layout, exchange in (("zigzag", "needed_kv"), ("contiguous", "ring"))
         for window in (None, 7)
     ]
     for case, errors in zip(cases, find_errors(cases, ranks), strict=True):
@@ -180,7 +180,7 @@ def test_flex_attention_over_ranks_is_exact(
     name: str, window: int | None, soft_cap: float | None, ranks: int, plain_flex: None
 ) -> None:
     case = Case(
-        PACKS[name], "zigzag", "needed", torch.float64, window, kernel="flex", soft_cap=soft_cap, sinks=not soft_cap
+        PACKS[name], "zigzag", "needed_kv", torch.float64, window, kernel="flex", soft_cap=soft_cap, sinks=not soft_cap
     )
     (errors,) = find_errors([case], ranks)
     assert max(errors) <= 1e-12, errors
@@ -194,7 +194,7 @@ def test_heads_that_cannot_be_split_are_refused_on_every_rank() -> None:
 
 
 def test_bfloat16_is_summed_in_float32() -> None:
-    case = Case(PACKS["one document"], "balanced", "needed", torch.bfloat16)
+    case = Case(PACKS["one document"], "balanced", "needed_kv", torch.bfloat16)
     (errors,) = find_errors([case], 2)
     assert max(errors) < 0.01
 

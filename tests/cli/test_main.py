@@ -84,10 +84,12 @@ def test_letters_that_the_output_has_not_are_escaped(tmp_path: Path, form: tuple
 
 
 def test_extending_asks_for_a_target(tmp_path: Path) -> None:
-    done = call("extend", str(tmp_path), "context=16Ki")
+    done = call("extend", str(tmp_path), "context_length=16Ki")
     assert done.returncode == 2 and "where should the extended model go" in done.stderr
     (tmp_path / "out").mkdir()
-    done = call("extend", str(tmp_path), str(tmp_path / "out"), "context=16Ki", "rope.kind=theta", "rope.theta=1e6")
+    done = call(
+        "extend", str(tmp_path), str(tmp_path / "out"), "context_length=16Ki", "rope.kind=theta", "rope.theta=1e6"
+    )
     assert done.returncode == 2 and "there already" in done.stderr
 
 

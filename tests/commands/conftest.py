@@ -14,7 +14,7 @@ from ropewalk.recipe.spec import Recipe
 def recipe(tmp_path: Path) -> Recipe:
     """A model from nothing, then the same model's context doubled: two stages, two ranks, context degree 2."""
     source = {"role": "general", "language": "en", "size_bytes": 60_000}
-    stage: dict[str, Any] = {"tokens": 4096, "step_tokens": 512, "lr": 1e-3, "checkpoint_steps": 3, "panel_steps": 2}
+    stage: dict[str, Any] = {"tokens": 4096, "step_tokens": 512, "lr": 1e-3, "checkpoint_steps": 3, "log_steps": 2}
     gates: dict[str, Any] = {"window_loss": 9, "retrieval": 0.99, "short_loss": 9, "otherwise": "warn"}
     gates |= {"answers": 20, "documents": 2, "short_tokens": 512}
     data = {
@@ -26,7 +26,7 @@ def recipe(tmp_path: Path) -> Recipe:
                 "kv_heads": 1,
                 "head_dim": 16,
                 "mlp_width": 64,
-                "context": 64,
+                "context_length": 64,
                 "tokenizer": 320,
             }
         },
@@ -42,10 +42,16 @@ def recipe(tmp_path: Path) -> Recipe:
             "held_out": 0.2,
         },
         "stages": [
-            {"context": 64, "rope": {"kind": "unchanged"}, **stage},
-            {"context": 128, "rope": {"kind": "theta", "theta": 1e5}, "blend": 0.9, "promote": gates, **stage},
+            {"context_length": 64, "rope": {"kind": "unchanged"}, **stage},
+            {
+                "context_length": 128,
+                "rope": {"kind": "theta", "theta": 1e5},
+                "merge_with_base": 0.9,
+                "gate": gates,
+                **stage,
+            },
         ],
-        "parallel": {"ranks": 2, "context": 2, "recompute": "none"},
+        "parallel": {"ranks": 2, "context_parallel": 2, "recompute": "none"},
         "evaluate": {"lengths": [1, 2], "answers": 40, "documents": 4, "position_lengths": 2, "short_tokens": 2048},
         "export": {"dtype": "float32"},
     }

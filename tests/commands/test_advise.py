@@ -75,7 +75,7 @@ def write_base(folder: Path, name: str) -> Path:
 def test_advice_runs_on_every_architecture(name: str, tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", name)
     scaled = name == "llama 3.1"
-    found = advise_model(base, [f"context={'512Ki' if scaled else '8Ki'}"])
+    found = advise_model(base, [f"context_length={'512Ki' if scaled else '8Ki'}"])
     told, theta = found["text"], {"gemma3": 1e6, "llama 3.1": 5e5, "olmo3": 5e5}.get(name, 1e4)
     assert json.loads(json.dumps(found, allow_nan=False))["base_theta"] == theta
     assert len(found["candidates"]) > (2 if scaled else 6)
@@ -88,20 +88,20 @@ def test_advice_runs_on_every_architecture(name: str, tmp_path: Path) -> None:
 
 def test_a_folder_gets_a_page_that_loads_nothing(tmp_path: Path) -> None:
     base = write_base(tmp_path / "<b>base", "llama 3.1")
-    found = advise_model(base, [str(tmp_path / "out"), "context=256Ki", "rope.kind=llama3", "rope.factor=64"])
+    found = advise_model(base, [str(tmp_path / "out"), "context_length=256Ki", "rope.kind=llama3", "rope.factor=64"])
     page = (tmp_path / "out" / "advice.html").read_text()
     assert found["page"] == str(tmp_path / "out" / "advice.html")
     assert page.count("<svg ") == 4 and "<script" not in page and "<b>base" not in page and "asked" in page
     assert "default-src 'none'" in page and len(page) < 300_000
-    none = advise_model(write_base(tmp_path / "plain", "llama"), ["context=8Ki", "rope.kind=nope"])["text"]
+    none = advise_model(write_base(tmp_path / "plain", "llama"), ["context_length=8Ki", "rope.kind=nope"])["text"]
     assert any(line.startswith("asked") and "still" in line for line in none.splitlines())
-    again = advise_model(base, [str(tmp_path / "out"), "context=256Ki"])
+    again = advise_model(base, [str(tmp_path / "out"), "context_length=256Ki"])
     assert "asked" not in again["text"] and "asked" not in (tmp_path / "out" / "advice.html").read_text()
 
 
 def test_advice_on_a_block_for_serving_counts_from_plain_rope(tmp_path: Path) -> None:
-    found = advise_model(write_base(tmp_path / "base", "served"), ["context=16Ki", "rope.kind=yarn"])
-    plain = advise_model(write_base(tmp_path / "plain", "llama"), ["context=16Ki", "rope.kind=yarn"])
+    found = advise_model(write_base(tmp_path / "base", "served"), ["context_length=16Ki", "rope.kind=yarn"])
+    plain = advise_model(write_base(tmp_path / "plain", "llama"), ["context_length=16Ki", "rope.kind=yarn"])
     assert found["candidates"] == plain["candidates"] and found["recommended"] == plain["recommended"]
     assert "its weights know plain RoPE" in found["text"] and "take that block out" in found["text"]
     assert "asked: yarn factor 4 over the original 4Ki" in found["text"]
@@ -119,7 +119,7 @@ def test_a_recipe_asks_about_its_last_stage(tmp_path: Path) -> None:
 
 def test_advice_needs_no_torch() -> None:
     code = (
-        "import sys; sys.argv = ['ropewalk', 'advise', 'tiny-base', 'context=1Ki', '--json']\n"
+        "import sys; sys.argv = ['ropewalk', 'advise', 'tiny-base', 'context_length=1Ki', '--json']\n"
         "from ropewalk.cli.main import main\n"
         "try: main()\nexcept SystemExit as end: assert not end.code\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
@@ -130,16 +130,16 @@ def test_advice_needs_no_torch() -> None:
 
 
 BAD = {
-    ("nowhere", "context=8Ki"): "nowhere is not a model",
-    ("base",): "context: missing",
-    ("base", "out"): "context: missing",
-    ("base", "context=4Ki"): "there is nothing to stretch",
-    ("base", "context=2Ki"): "the base reads 4Ki tokens already",
-    ("base", "context=8Ki", "contxt=1"): "contxt: there is no such key; did you mean context",
-    ("base", "context=8Ki", "rope.kind=yam"): "rope",
-    ("base", "context=8Ki", "rope.kind=theta", "rope.theta=5e3"): "theta may only grow",
-    ("base", "context=8Ki", "out"): "it has no =",
-    ("base", "taken", "context=8Ki"): "the page needs a folder",
+    ("nowhere", "context_length=8Ki"): "nowhere is not a model",
+    ("base",): "context_length: missing",
+    ("base", "out"): "context_length: missing",
+    ("base", "context_length=4Ki"): "there is nothing to stretch",
+    ("base", "context_length=2Ki"): "the base reads 4Ki tokens already",
+    ("base", "context_length=8Ki", "contxt=1"): "contxt: there is no such key; did you mean context",
+    ("base", "context_length=8Ki", "rope.kind=yam"): "rope",
+    ("base", "context_length=8Ki", "rope.kind=theta", "rope.theta=5e3"): "theta may only grow",
+    ("base", "context_length=8Ki", "out"): "it has no =",
+    ("base", "taken", "context_length=8Ki"): "the page needs a folder",
 }
 
 
@@ -160,7 +160,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small")
     tokenizer = train_tokenizer([sentence(n) for n in range(80)], vocabulary=400, folder=folder / "tokenizer")
     shape = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp_width": 48, "deviation": 0.3}
-    spec = Init.model_validate({**shape, "context": BASE_TOKENS, "tokenizer": str(tokenizer)})
+    spec = Init.model_validate({**shape, "context_length": BASE_TOKENS, "tokenizer": str(tokenizer)})
     init_model(spec, folder / "base", tokenizer=tokenizer, seed=1)
     return folder / "base"
 
@@ -175,7 +175,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def test_a_probe_is_the_loss_of_plain_transformers(small: Path, text: Path, tmp_path: Path) -> None:
-    spec = AdviceSpec(context=2 * BASE_TOKENS, documents=3, answers=4)
+    spec = AdviceSpec(context_length=2 * BASE_TOKENS, documents=3, answers=4)
     yarn = Yarn()
     scores = probe_candidates(small, {"yarn": yarn}, spec, text=text, base_tokens=BASE_TOKENS)
     extend(small, tmp_path / "yarn", rope=yarn, context_tokens=spec.context)
@@ -205,7 +205,7 @@ def test_texts_are_first_pieces_before_second_ones(small: Path, text: Path) -> N
 
 def test_a_probe_stands_on_screen_page_and_json(small: Path, text: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in small.iterdir()}
-    asked = ["context=64", "documents=2", "answers=4", "rope.kind=linear", "rope.factor=3"]
+    asked = ["context_length=64", "documents=2", "answers=4", "rope.kind=linear", "rope.factor=3"]
     found = advise_model(small, [str(tmp_path / "out"), *asked], probe=text)
     names = [each["name"] for each in found["candidates"]]
     assert names[-1] == "asked" and {score["model"] for score in found["scores"]} == set(names)
@@ -217,8 +217,8 @@ def test_a_probe_stands_on_screen_page_and_json(small: Path, text: Path, tmp_pat
 
 def test_a_probe_that_cannot_be_run(small: Path, text: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"longest document has [\d,]+ tokens, and the target is 4,096"):
-        advise_model(small, ["context=4Ki"], probe=text)
+        advise_model(small, ["context_length=4Ki"], probe=text)
     with pytest.raises(UserError, match="a source has no files"):
-        advise_model(small, ["context=64"], probe=tmp_path / "absent.txt")
+        advise_model(small, ["context_length=64"], probe=tmp_path / "absent.txt")
     with pytest.raises(UserError, match="too near for a probe"):
-        advise_model(small, ["context=48"], probe=text)
+        advise_model(small, ["context_length=48"], probe=text)

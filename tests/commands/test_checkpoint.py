@@ -47,7 +47,7 @@ def die_before(step: int, marks: Path, times: int) -> Any:
 
 
 def recipe_of(**parallel: Any) -> Recipe:
-    return make_recipe(tokens=6 * 4 * 64, checkpoint_steps=2, parallel={"ranks": 2, "context": 2, **parallel})
+    return make_recipe(tokens=6 * 4 * 64, checkpoint_steps=2, parallel={"ranks": 2, "context_parallel": 2, **parallel})
 
 
 def test_lost_ranks_are_started_again_and_any_checkpoint_is_exported(

@@ -33,7 +33,13 @@ def recipe(tmp_path: Path) -> Path:
             "mix": {"general": 3, "domain": 1},
         },
         "stages": [
-            {"context": 1024, "rope": {"kind": "theta", "theta": 1e6}, "tokens": 40960, "step_tokens": 4096, "lr": 1e-3}
+            {
+                "context_length": 1024,
+                "rope": {"kind": "theta", "theta": 1e6},
+                "tokens": 40960,
+                "step_tokens": 4096,
+                "lr": 1e-3,
+            }
         ],
     }
     path = tmp_path / "recipe.yaml"
@@ -88,12 +94,12 @@ def test_shares_then_prepare_then_report_mix_and_export(recipe: Path, tmp_path: 
     assert "Corpus of run" in (tmp_path / "run" / "corpus.html").read_text()
 
     weights = json.loads(say("corpus", "mix", str(recipe), "mix.domain=3", "lengths.0=1", "lengths.512=3", "--json"))
-    shares = {part["name"]: part["share"] for part in weights["stages"][0]["strands"]}
+    shares = {part["name"]: part["share"] for part in weights["stages"][0]["strata"]}
     assert sum(share for name, share in shares.items() if name.startswith("law")) == pytest.approx(0.5)
     assert shares["web/512"] == pytest.approx(3 * shares["web/0"])
     own = "stages.0.lengths={0: 1, 512: 9}"  # a stage's weights stand before the corpus's
     weights = json.loads(say("corpus", "mix", str(recipe), "lengths.0=1", "lengths.512=3", own, "--json"))
-    shares = {part["name"]: part["share"] for part in weights["stages"][0]["strands"]}
+    shares = {part["name"]: part["share"] for part in weights["stages"][0]["strata"]}
     assert shares["web/512"] == pytest.approx(9 * shares["web/0"])
     assert "would be read more than" in say("corpus", "mix", str(recipe), "stages.0.tokens=90M")
 

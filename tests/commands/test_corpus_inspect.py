@@ -12,7 +12,13 @@ from ropewalk.commands.run import do_part
 from ropewalk.recipe.load import load_recipe
 from ropewalk.shape.find import find_model
 
-STAGE = {"context": 1024, "rope": {"kind": "theta", "theta": 1e5}, "tokens": 4096, "step_tokens": 1024, "lr": 1e-3}
+STAGE = {
+    "context_length": 1024,
+    "rope": {"kind": "theta", "theta": 1e5},
+    "tokens": 4096,
+    "step_tokens": 1024,
+    "lr": 1e-3,
+}
 
 
 def test_a_document_that_holds_a_prompt_of_the_evaluation_is_dropped_and_shown(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from ropewalk.corpus.embedded import embedded_documents
 from ropewalk.recipe.load import load_recipe, parse_recipe
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train import loop
-from ropewalk.train.sittings import read_sittings
+from ropewalk.train.sessions import read_sessions
 
 Begin = Callable[..., Recipe]
 pytestmark = pytest.mark.timeout(300)
@@ -37,9 +37,9 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared run of one constant stage on one rank, of which no step is taken yet."""
     folder = tmp_path_factory.mktemp("begun")
     source = {"role": "general", "language": "en", "size_bytes": 60_000}
-    init = {"layers": 2, "width": 32, "heads": 2, "kv_heads": 1, "head_dim": 16, "mlp_width": 64, "context": 64}
-    stage = {"tokens": 4096, "step_tokens": 512, "lr": 1e-3, "checkpoint_steps": 4, "panel_steps": 2}
-    stage |= {"context": 64, "rope": {"kind": "unchanged"}, "schedule": {"shape": "constant", "warmup": 0.25}}
+    init = {"layers": 2, "width": 32, "heads": 2, "kv_heads": 1, "head_dim": 16, "mlp_width": 64, "context_length": 64}
+    stage = {"tokens": 4096, "step_tokens": 512, "lr": 1e-3, "checkpoint_steps": 4, "log_steps": 2}
+    stage |= {"context_length": 64, "rope": {"kind": "unchanged"}, "schedule": {"shape": "constant", "warmup": 0.25}}
     data = {
         "model": {"init": {**init, "tokenizer": 320}},
         "run": str(folder / "run"),
@@ -72,8 +72,8 @@ def begin(begun: Path, tmp_path: Path) -> Begin:
 
 @pytest.fixture(scope="module")
 def straight_and_stopped(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Recipe]:
-    """The stage trained in one sitting, and once more up to step 5."""
-    folder = tmp_path_factory.mktemp("sittings")
+    """The stage trained in one session, and once more up to step 5."""
+    folder = tmp_path_factory.mktemp("sessions")
     straight, stopped = (copy_run(begun / "run", folder / name) for name in ("straight", "stopped"))
     do_part("train", straight)
     with pytest.MonkeyPatch.context() as patch:
@@ -104,7 +104,12 @@ def change(recipe: Recipe, **changes: Any) -> Recipe:
 
 
 def add_stage(recipe: Recipe, **changes: Any) -> Recipe:
-    stage = {**recipe.to_json()["stages"][-1], "context": 128, "rope": {"kind": "theta", "theta": 1e5}, **changes}
+    stage = {
+        **recipe.to_json()["stages"][-1],
+        "context_length": 128,
+        "rope": {"kind": "theta", "theta": 1e5},
+        **changes,
+    }
     return change(recipe, stages=[*recipe.to_json()["stages"], stage])
 
 
@@ -122,7 +127,7 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 
 
 def rows_of(recipe: Recipe) -> list[tuple[int, int, str, float]]:
-    rows = read_metrics(folder_of(recipe).rows)
+    rows = read_metrics(folder_of(recipe).metrics)
     return [(row.stage, row.step, row.name, row.value) for row in rows if row.name not in TIMED]
 
 
@@ -147,19 +152,23 @@ def stop_at(recipe: Recipe, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 MEANS = {
     "ranks": {"parallel__ranks": 2},
-    "context degree": {"parallel__ranks": 2, "parallel__context": 2},
+    "context degree": {"parallel__ranks": 2, "parallel__context_parallel": 2},
     "replicas": {"parallel__ranks": 2, "parallel__replicas": 2},
     "precision": {"parallel__precision": "bfloat16"},
     "states in 8 bits": {"parallel__states": "8bit"},
     "states on the host": {"parallel__states": "host", "parallel__offload": "none", "parallel__mlp_tile_tokens": None},
     "recompute": {"parallel__recompute": "full"},
-    "micro_rows and cadence": {"stages__0__micro_rows": 2, "stages__0__checkpoint_steps": 3, "stages__0__keep": 1},
+    "micro_batch_size and cadence": {
+        "stages__0__micro_batch_size": 2,
+        "stages__0__checkpoint_steps": 3,
+        "stages__0__save_total_limit": 1,
+    },
 }
 CLOSE = {"precision": 2e-2, "states in 8 bits": 1e-2}
 
 
 @pytest.mark.parametrize("name", MEANS)
-def test_the_second_sitting_may_use_other_means(
+def test_the_second_session_may_use_other_means(
     straight_and_stopped: tuple[Recipe, Recipe], tmp_path: Path, name: str
 ) -> None:
     straight, stopped = straight_and_stopped
@@ -168,10 +177,10 @@ def test_the_second_sitting_may_use_other_means(
     do_part("train", other)
     expected = losses_of(straight)
     assert losses_of(other) == pytest.approx(expected, rel=CLOSE.get(name, 1e-4)) and len(expected) == 8
-    sittings = read_sittings(Path(recipe.run))
-    assert [(each["stage"], each["from_step"]) for each in sittings] == [(0, 0), (0, 5)]
+    sessions = read_sessions(Path(recipe.run))
+    assert [(each["stage"], each["from_step"]) for each in sessions] == [(0, 0), (0, 5)]
     assert load_recipe(folder_of(recipe).recipe).to_json() == other.to_json()
-    told = {**sittings[1]["parallel"], **sittings[1]["means"]}
+    told = {**sessions[1]["parallel"], **sessions[1]["means"]}
     assert all(told[path.split("__")[-1]] == value for path, value in MEANS[name].items())
     if name in ("recompute", "states on the host"):
         assert same(weights_of(other), weights_of(straight)), "not a number is computed in another order"
@@ -182,7 +191,7 @@ def test_means_of_a_finished_run_change_nothing(begin: Begin, capsys: pytest.Cap
     run_recipe(recipe)
     before = {path: path.stat().st_mtime_ns for path in Path(recipe.run).rglob("*") if path.name != ".lock"}
     capsys.readouterr()
-    run_recipe(change(recipe, parallel__ranks=2, stages__0__keep=1))
+    run_recipe(change(recipe, parallel__ranks=2, stages__0__save_total_limit=1))
     assert "nothing to do" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in Path(recipe.run).rglob("*") if path.name != ".lock"}
 
@@ -307,14 +316,14 @@ def test_before_any_step_everything_may_change(begin: Begin, capsys: pytest.Capt
 
 
 def test_a_panel_that_asks_otherwise_reads_its_base_again(begin: Begin) -> None:
-    recipe = begin(stages__0__panel={"short_tokens": 64})
+    recipe = begin(stages__0__validation={"short_tokens": 64})
     folder = folder_of(recipe)
     folder.base_loss(0).parent.mkdir(parents=True)
     folder.base_loss(0).write_text("{}")
     for changes, stale in (
-        ({"stages__0__panel": {"short_tokens": 128}}, (folder.base_loss(0),)),
+        ({"stages__0__validation": {"short_tokens": 128}}, (folder.base_loss(0),)),
         ({"evaluate__seed": 5}, (folder.base_loss(0),)),
-        ({"stages__0__panel_steps": 4, "stages__0__keep": 1}, ()),
+        ({"stages__0__log_steps": 4, "stages__0__save_total_limit": 1}, ()),
     ):
         assert plan_growth(change(recipe, **changes), folder).stale == stale
 
@@ -354,7 +363,7 @@ def test_text_may_be_moved_in_the_middle_of_a_run_but_not_exchanged(begun: Path,
     data = load_recipe(begun / "run" / "recipe.yaml").to_json()
     data["corpus"] |= {"store": str(tmp_path / "store"), "sources": [{"name": "stories", "role": "general"}]}
     data |= {"run": str(tmp_path / "run"), "model": "tiny-base"}
-    data["stages"][0]["context"] = 512
+    data["stages"][0]["context_length"] = 512
 
     def prepare(path: Path) -> None:
         data["corpus"]["sources"][0]["path"] = str(path)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from ropewalk.commands.corpus import report_corpus
-from ropewalk.commands.rank_tasks import on_ranks, promote
+from ropewalk.commands.rank_tasks import check_gate, on_ranks
 from ropewalk.commands.run import check_recipe, do_part, run_recipe
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
@@ -47,15 +47,15 @@ def test_all_parts_and_then_nothing_and_a_killed_run_ends_the_same(
     extended = do_part("extend", recipe)
     assert extended["layers"] and f"layers {extended['layers'][0]}" in extended["text"]
     assert {score.model for score in read_scores(folder.scores)} == {"extended"}
-    steps = {(row.stage, row.step) for row in read_metrics(folder.rows) if row.name == "loss/train"}
+    steps = {(row.stage, row.step) for row in read_metrics(folder.metrics) if row.name == "loss/train"}
     assert steps == {(stage, step) for stage in (0, 1) for step in range(1, 9)}
 
-    verdicts = {verdict.gate: verdict.met for verdict in read_verdicts(folder.promotion(1))}
+    verdicts = {verdict.gate: verdict.met for verdict in read_verdicts(folder.gate(1))}
     assert verdicts == {"window_loss": True, "retrieval": False, "short_loss": True}
     stages = recipe.to_json()["stages"]
-    stages[1]["promote"]["otherwise"] = "stop"
+    stages[1]["gate"]["otherwise"] = "stop"
     with pytest.raises(UserError, match="stage 1 is not promoted"):
-        on_ranks(promote, 2, change(recipe, stages=stages), folder, 1)
+        on_ranks(check_gate, 2, change(recipe, stages=stages), folder, 1)
 
     before = {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.name != ".lock"}
     capsys.readouterr()
@@ -98,7 +98,7 @@ def test_a_part_names_the_one_that_it_stands_on(recipe: Recipe) -> None:
 
 
 def test_a_recipe_that_breaks_a_rule_leaves_nothing(recipe: Recipe) -> None:
-    broken = change(recipe, parallel={"ranks": 3, "context": 2})
+    broken = change(recipe, parallel={"ranks": 3, "context_parallel": 2})
     with pytest.raises(UserError, match="breaks a rule"):
         run_recipe(broken)
     assert not Path(recipe.run).exists()

@@ -1,4 +1,4 @@
-"""A run that is asked to stop once in every part: each sitting ends with 75 and keeps its work, the last one comes to
+"""A run that is asked to stop once in every part: each session ends with 75 and keeps its work, the last one comes to
 the end."""
 
 import signal
@@ -55,7 +55,7 @@ def sit(recipe: Path, moment: str, place: str, send: str) -> subprocess.Complete
 
 
 @pytest.mark.timeout(400)
-def test_every_sitting_keeps_its_work_and_the_last_one_ends(recipe: Recipe, tmp_path: Path) -> None:
+def test_every_session_keeps_its_work_and_the_last_one_ends(recipe: Recipe, tmp_path: Path) -> None:
     path, folder = tmp_path / "stopped.yaml", RunFolder(Path(recipe.run))
     path.write_text(yaml.safe_dump(recipe.to_json()))
     said = {}

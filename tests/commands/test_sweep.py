@@ -34,7 +34,7 @@ def study(recipe: Recipe, tmp_path: Path) -> Path:
     do_part("prepare", recipe)
     data = recipe.to_json()
     data |= {"model": str(RunFolder(Path(recipe.run)).initial), "stages": data["stages"][1:]}
-    data["parallel"] |= {"ranks": 1, "context": 1}
+    data["parallel"] |= {"ranks": 1, "context_parallel": 1}
     data["stages"][0] |= {"tokens": 2048, "checkpoint_steps": 1}
     (tmp_path / "one.yaml").write_text(yaml.safe_dump(data))
     sweep = {
@@ -124,7 +124,7 @@ def find(results: dict[str, Any], kind: str, arm: str) -> dict[str, Any]:
 def test_a_sweep_that_does_not_hold_together_leaves_nothing(study: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="set twice"):
         run_sweep(study, ["overrides=[]", "axes={rope: {a: [stages.0.rope.theta=1e4]}}"])
-    broken = ["arms={a: [stages.0.context=32]}"]  # below the base's own: a rule of recipes, met before any work
+    broken = ["arms={a: [stages.0.context_length=32]}"]  # below the base's own: a rule of recipes, met before any work
     with pytest.raises(UserError, match="breaks a rule"):
         run_sweep(study, [*broken, "base=false"])
     assert not (tmp_path / "study").exists()

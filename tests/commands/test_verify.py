@@ -81,7 +81,7 @@ def test_the_gate(prepared: Recipe, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_what_it_needs(recipe: Recipe) -> None:
     with pytest.raises(UserError, match="nothing to compare"):
-        verify_degrees(change(recipe, context=1))
+        verify_degrees(change(recipe, context_parallel=1))
     with pytest.raises(UserError, match="ropewalk prepare"):
         verify_degrees(recipe)
     do_part("prepare", recipe)

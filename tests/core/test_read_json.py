@@ -32,7 +32,7 @@ ROWS = [Metric(0, step, "loss/train", 2.0, "nats") for step in range(1, 6)]
     ],
 )
 def test_a_broken_line_of_rows_is_named(tmp_path: Path, broken: bytes) -> None:
-    path = tmp_path / "rows.jsonl"
+    path = tmp_path / "metrics.jsonl"
     append_metrics(path, ROWS)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:2], broken, *lines[3:]]))

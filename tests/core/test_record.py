@@ -10,7 +10,7 @@ from ropewalk.core.seed import seed_for, stream
 
 
 def test_rows_come_back_and_a_torn_line_is_passed_over(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
+    path = tmp_path / "metrics.jsonl"
     rows = [Metric(0, step, "loss/train", 1.5 / (step + 1), "nats") for step in range(3)]
     append_metrics(path, rows[:2])
     append_metrics(path, rows[2:])

@@ -49,7 +49,7 @@ def make(
     return open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=folder / "corpus"))
 
 
-def feed(corpus: Corpus, rows: int = 20, **keys: Any) -> Dataset:
+def dataset(corpus: Corpus, rows: int = 20, **keys: Any) -> Dataset:
     plan = {"context_tokens": CONTEXT, "seed": 0, "stage": 0, "max_repeats": 99.0}
     return open_dataset(corpus, mix={"chat": 1}, rows=rows, **{**plan, **keys})
 
@@ -167,11 +167,11 @@ def find_answers(records: Sequence[dict[str, Any]]) -> set[str]:
     }
 
 
-def trained_runs(feed: Dataset, tokenizer: Tokenizer) -> list[str]:
+def trained_runs(dataset: Dataset, tokenizer: Tokenizer) -> list[str]:
     """Every run of labels in the feed's rows, as text, read off the batch and nothing else."""
-    batch = feed.batch(0, feed.rows)
+    batch = dataset.batch(0, dataset.rows)
     runs = []
-    for row in range(feed.rows):
+    for row in range(dataset.rows):
         for order in range(batch.document[row].max() + 1):
             here = batch.document[row] == order
             weights, labels = batch.weights[row][here], batch.labels[row][here]
@@ -188,7 +188,7 @@ def test_no_row_ends_in_the_middle_of_an_answer(
 ) -> None:
     corpus = make(tmp_path, tokenizer, mixed_lengths, source={"long_documents": kind})
     held = corpus.train("chat")
-    planned = feed(corpus, rows=60, rules=MixRules.model_validate({"packing": packing}))
+    planned = dataset(corpus, rows=60, rules=MixRules.model_validate({"packing": packing}))
     answers = find_answers(mixed_lengths)
     end = tokenizer.decode([tokenizer.eos_id])
     runs = [run.removesuffix(end).strip() for run in trained_runs(planned, tokenizer)]
@@ -210,18 +210,18 @@ def test_split_is_still_there_for_who_asks(
     tmp_path: Path, tokenizer: Tokenizer, mixed_lengths: list[dict[str, Any]]
 ) -> None:
     corpus = make(tmp_path, tokenizer, mixed_lengths, source={"long_documents": "split"})
-    planned = feed(corpus)
+    planned = dataset(corpus)
     assert planned.beyond_row["chat"].tokens == 0
-    assert sum(strand.held_tokens for strand in planned.strands) == corpus.facts("chat").tokens
+    assert sum(stratum.held_tokens for stratum in planned.strata) == corpus.facts("chat").tokens
 
 
 def test_a_weight_for_conversations_that_are_all_too_long_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
     records = [chat(("user", sentence(n, 900)), ("assistant", sentence(n + 50, 9))) for n in range(5)]
     corpus = make(tmp_path, tokenizer, records)
     with pytest.raises(UserError, match="all longer than a row") as caught:
-        feed(corpus)
+        dataset(corpus)
     assert "chat" in caught.value.why and "truncate" in caught.value.fix
-    assert feed(corpus, context_tokens=8192, rows=1).beyond_row["chat"].left_out == 0
+    assert dataset(corpus, context_tokens=8192, rows=1).beyond_row["chat"].left_out == 0
 
 
 def test_sections_are_surveyed_without_taking_chats_for_copies(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -276,5 +276,5 @@ def test_token_ids_with_a_mask_are_conversations_too(tmp_path: Path, tokenizer: 
     source = {"path": str(files[0]), "tokens": "datatrove", "options": {}, "near_duplicates": 0.8}
     corpus = make(tmp_path, tokenizer, [], source=source)
     assert corpus.facts("chat").documents == 6 and dropped(corpus) == {}
-    planned = feed(corpus, rows=4)
+    planned = dataset(corpus, rows=4)
     assert planned.beyond_row["chat"].left_out == 1 and planned.unlabelled == {"chat": (0, 4)}

@@ -36,7 +36,9 @@ def models(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """Two models of one tokenizer and other weights."""
     folder = tmp_path_factory.mktemp("models")
     shape = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp_width": 48}
-    spec = Init.model_validate({**shape, "context": BASE_TOKENS, "deviation": 0.3, "tokenizer": str(tokenizer_folder)})
+    spec = Init.model_validate(
+        {**shape, "context_length": BASE_TOKENS, "deviation": 0.3, "tokenizer": str(tokenizer_folder)}
+    )
     for seed, name in enumerate(("base", "extended")):
         init_model(spec, folder / name, tokenizer=tokenizer_folder, seed=seed)
     return {name: folder / name for name in ("base", "extended")}

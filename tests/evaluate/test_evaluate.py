@@ -118,7 +118,7 @@ def test_a_corpus_of_another_tokenizer_of_the_same_size_is_refused(
     with pytest.raises(UserError, match="corpus was made with another tokenizer"):
         run({"base": other}, corpus)
     with pytest.raises(UserError, match="corpus was made with another tokenizer"):
-        score_lengths(other, corpus, near_tokens=8, context_tokens=64, precision="float32", out=tmp_path / "gain")
+        score_lengths(other, corpus, truncated_tokens=8, context_tokens=64, precision="float32", out=tmp_path / "gain")
 
 
 def test_too_few_long_documents_are_told(

@@ -37,10 +37,10 @@ def plain_gain(model: torch.nn.Module, tokens: np.ndarray) -> float:
 def test_the_gain_is_that_of_plain_transformers(models: dict[str, Path], corpus: Corpus, tmp_path: Path) -> None:
     out = tmp_path / "scores.jsonl"
     found = score_lengths(
-        models["base"], corpus, near_tokens=NEAR, context_tokens=CONTEXT, precision="float32", out=out
+        models["base"], corpus, truncated_tokens=NEAR, context_tokens=CONTEXT, precision="float32", out=out
     )
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    texts = list(long_texts(corpus, near_tokens=NEAR, context_tokens=CONTEXT))
+    texts = list(long_texts(corpus, truncated_tokens=NEAR, context_tokens=CONTEXT))
     assert found["documents"] == len(rows) == len(texts) > 50
     assert [(row["id"], row["source"], row["tokens"]) for row in rows] == [
         (text.id, text.source, len(text.tokens)) for text in texts
@@ -55,8 +55,8 @@ def test_the_gain_is_that_of_plain_transformers(models: dict[str, Path], corpus:
 
 
 def test_both_readings_count_the_same_tokens(corpus: Corpus) -> None:
-    texts = list(long_texts(corpus, near_tokens=NEAR, context_tokens=CONTEXT))[:5]
-    items = make_items(texts, near_tokens=NEAR)
+    texts = list(long_texts(corpus, truncated_tokens=NEAR, context_tokens=CONTEXT))[:5]
+    items = make_items(texts, truncated_tokens=NEAR)
     counts = np.zeros(2 * len(texts))
     for item in items:
         np.add.at(counts, item.group[item.group >= 0], 1)
@@ -67,6 +67,6 @@ def test_both_readings_count_the_same_tokens(corpus: Corpus) -> None:
 def test_nothing_to_score_is_an_error(models: dict[str, Path], corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no document is long enough"):
         score_lengths(
-            models["base"], corpus, near_tokens=4096, context_tokens=8192, precision="float32", out=tmp_path / "s"
+            models["base"], corpus, truncated_tokens=4096, context_tokens=8192, precision="float32", out=tmp_path / "s"
         )
     assert not (tmp_path / "s").exists()

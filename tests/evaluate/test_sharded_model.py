@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.evaluate.items import Item, lay_row, measure
-from ropewalk.evaluate.long_context_gain import plan_far_gain
+from ropewalk.evaluate.long_context_gain import plan_context_gain
 from ropewalk.evaluate.sharded_model import measure_shared
 from ropewalk.model.load import load_model
 from ropewalk.model.model_with_loss import ModelWithLoss
@@ -24,7 +24,7 @@ SHARING = make_sharing(Heads(4, 2, 8), device="cpu", element_bytes=4)
 
 @pytest.mark.parametrize(("ranks", "context"), [(1, 1), (2, 2), (2, 1), (4, 2)])
 def test_it_is_what_a_whole_model_reads(models: dict[str, Path], corpus: Corpus, ranks: int, context: int) -> None:
-    planned = plan_far_gain(corpus, context_tokens=96, near_tokens=32, documents=5, seed=1)
+    planned = plan_context_gain(corpus, context_tokens=96, truncated_tokens=32, documents=5, seed=1)
     assert planned is not None and len(planned.documents) == 5
     items = [*planned.items, Item(np.arange(7), np.full(7, 1))]  # a length that no ranks divide
 
@@ -49,7 +49,7 @@ def test_it_is_what_a_whole_model_reads(models: dict[str, Path], corpus: Corpus,
 
 
 def test_only_the_last_tokens_count_and_the_same_in_both_readings(corpus: Corpus) -> None:
-    planned = plan_far_gain(corpus, context_tokens=96, near_tokens=32, documents=3, seed=1)
+    planned = plan_context_gain(corpus, context_tokens=96, truncated_tokens=32, documents=3, seed=1)
     assert planned is not None
     counts = np.zeros(planned.groups)
     for item in planned.items:
@@ -57,8 +57,10 @@ def test_only_the_last_tokens_count_and_the_same_in_both_readings(corpus: Corpus
     assert counts.tolist() == [32] * 6
     whole, *_ = planned.items
     assert np.flatnonzero(whole.group >= 0).tolist() == list(range(64, 96))
-    assert plan_far_gain(corpus, context_tokens=63, near_tokens=32, documents=3, seed=1) is None, "nothing is far there"
-    assert plan_far_gain(corpus, context_tokens=90_000, near_tokens=32, documents=3, seed=1) is None
+    assert plan_context_gain(corpus, context_tokens=63, truncated_tokens=32, documents=3, seed=1) is None, (
+        "nothing is far there"
+    )
+    assert plan_context_gain(corpus, context_tokens=90_000, truncated_tokens=32, documents=3, seed=1) is None
 
 
 def test_a_rank_without_items_reads_padding() -> None:

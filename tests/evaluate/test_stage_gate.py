@@ -6,8 +6,8 @@ import pytest
 
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Score
-from ropewalk.evaluate.stage_gate import Verdict, judge, read_verdicts, refuse_promotion, spell_verdicts
-from ropewalk.recipe.gates import Promotion
+from ropewalk.evaluate.stage_gate import Verdict, judge, read_verdicts, refuse_missed_gate, spell_verdicts
+from ropewalk.recipe.gates import Gate
 
 
 def score(model: str, task: str, value: float, n: int = 10, half: float = 0.0) -> Score:
@@ -27,13 +27,13 @@ SCORES = [
 
 
 def test_each_gate_reads_its_figure() -> None:
-    asked = Promotion(window_loss=0.06, retrieval=0.6, short_loss=0.03)
+    asked = Gate(window_loss=0.06, retrieval=0.6, short_loss=0.03)
     window, retrieval, short = judge(asked, SCORES, before="before")
     assert (window.value, window.met) == (pytest.approx(0.05), True)
     assert (retrieval.value, retrieval.met) == (pytest.approx(0.6), True), "the mean over answers, not over lines"
     assert (short.value, short.met) == (0.04, False) and "worst in code" in short.text
     assert "n = 5" in window.text and "[0.05, 0.05]" in window.text
-    assert [verdict.gate for verdict in judge(Promotion(retrieval=0.7), SCORES, before="base")] == ["retrieval"]
+    assert [verdict.gate for verdict in judge(Gate(retrieval=0.7), SCORES, before="base")] == ["retrieval"]
 
 
 @pytest.mark.parametrize(("half", "met"), [(0.005, True), (0.05, None), (0.2, None)])
@@ -44,17 +44,17 @@ def test_a_limit_inside_the_interval_is_undecided(half: float, met: bool | None)
         score("trained", "change/short/law", 0.01, half=half),
         score("trained", "change/short/code", 0.012),  # the larger one, and met: it hides nothing
     ]
-    verdicts = list(judge(Promotion(window_loss=0.06, retrieval=0.8, short_loss=0.02), scores, before="base"))
+    verdicts = list(judge(Gate(window_loss=0.06, retrieval=0.8, short_loss=0.02), scores, before="base"))
     assert [verdict.met for verdict in verdicts] == [met] * 3
-    refuse_promotion(verdicts, stage=1, path=Path("promotion.json"))
+    refuse_missed_gate(verdicts, stage=1, path=Path("gate.json"))
     if met is None:
         assert verdicts[0].outcome == "WARNING: undecided" and "worst in law" in verdicts[2].text
         with pytest.raises(UserError, match="not promoted"):
-            refuse_promotion(verdicts, stage=1, path=Path("promotion.json"), strict=True)
+            refuse_missed_gate(verdicts, stage=1, path=Path("gate.json"), strict=True)
 
 
 def test_what_could_not_be_measured_is_not_met() -> None:
-    verdicts = list(judge(Promotion(window_loss=1, retrieval=0.1, short_loss=1), [], before="base"))
+    verdicts = list(judge(Gate(window_loss=1, retrieval=0.1, short_loss=1), [], before="base"))
     assert [(verdict.value, verdict.met) for verdict in verdicts] == [(None, False)] * 3
     assert all("not measured" in verdict.text for verdict in verdicts)
 
@@ -62,10 +62,10 @@ def test_what_could_not_be_measured_is_not_met() -> None:
 def test_verdicts_come_back_and_a_missed_one_stops(tmp_path: Path) -> None:
     verdicts = [Verdict("retrieval", 0.5, 0.8, False, "too few"), Verdict("short_loss", 0.0, 0.1, True, "fine")]
     verdicts.append(Verdict("window_loss", 0.0, 0.1, None, "hazy"))
-    path = tmp_path / "promotion.json"
+    path = tmp_path / "gate.json"
     path.write_text(spell_verdicts(verdicts))
     assert read_verdicts(path) == verdicts
     with pytest.raises(UserError, match="stage 2 is not promoted") as raised:
-        refuse_promotion(verdicts, stage=2, path=path)
+        refuse_missed_gate(verdicts, stage=2, path=path)
     assert "too few" in raised.value.why and "fine" not in raised.value.why
-    refuse_promotion(verdicts[1:], stage=2, path=path)
+    refuse_missed_gate(verdicts[1:], stage=2, path=path)

@@ -20,7 +20,11 @@ from ropewalk.train import loop
 from ropewalk.train.stage import train_stage
 from tiny_run import make_recipe, write_corpus, write_model
 
-CONTEXT, DATA, BOTH = {"ranks": 2, "context": 2}, {"ranks": 2, "context": 1}, {"ranks": 4, "context": 2}
+CONTEXT, DATA, BOTH = (
+    {"ranks": 2, "context_parallel": 2},
+    {"ranks": 2, "context_parallel": 1},
+    {"ranks": 4, "context_parallel": 2},
+)
 STEPS = 12
 _DROPOUT = 0.1
 _plain_step = loop.train_step
@@ -72,7 +76,7 @@ def make_ground(folder: Path) -> Ground:
 
 def make(**changes: Any) -> Recipe:
     """Twelve steps with a save at every third and a panel at every fourth."""
-    settings = {"tokens": STEPS * 4 * 64, "checkpoint_steps": 3, "panel_steps": 4, **changes}
+    settings = {"tokens": STEPS * 4 * 64, "checkpoint_steps": 3, "log_steps": 4, **changes}
     return make_recipe(**settings)
 
 
@@ -112,7 +116,7 @@ def compare(run: Path, straight: Path) -> str:
     differing = [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
     if differing:
         return f"{len(differing)} of {len(theirs)} tensors and figures differ, {differing[0]} first"
-    return "" if rows_of(run) == rows_of(straight) else "rows.jsonl differs"
+    return "" if rows_of(run) == rows_of(straight) else "metrics.jsonl differs"
 
 
 def contents(run: Path) -> dict[str, Any]:
@@ -128,4 +132,4 @@ def contents(run: Path) -> dict[str, Any]:
 
 def rows_of(run: Path) -> list[Metric]:
     """What training wrote, but for the speeds."""
-    return [row for row in read_metrics(run / "rows.jsonl") if row.name not in TIMED]
+    return [row for row in read_metrics(run / "metrics.jsonl") if row.name not in TIMED]

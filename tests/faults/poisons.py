@@ -43,7 +43,7 @@ def attempt(ground: Ground, trial: str, guarded: bool) -> str:
         train(ground, run, make(parallel=parallel), change=change, noisy=False)
     except Exception as error:
         return str(error).splitlines()[-1]
-    skipped = [row.step for row in read_metrics(run / "rows.jsonl") if row.name == "skipped"]
+    skipped = [row.step for row in read_metrics(run / "metrics.jsonl") if row.name == "skipped"]
     return "" if skipped == [step + 1] else f"skipped were {skipped}, not {[step + 1]}"
 
 

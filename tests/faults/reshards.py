@@ -33,13 +33,13 @@ def attempt(ground: Ground, trial: str, guarded: bool) -> str:
     if differing:
         return f"{len(differing)} of {len(before)} tensors differ after loading"
     train_quietly(ground, run, loaded)
-    one = ground.straight(parallel={"ranks": 1, "context": 1}, **QUIET)
+    one = ground.straight(parallel={"ranks": 1, "context_parallel": 1}, **QUIET)
     ours, theirs = losses_of(run), losses_of(one)
     worst = max(abs(ours[step] / theirs[step] - 1) for step in theirs)
     return "" if worst <= LOSS_ROUNDING else f"a loss is off by {worst:.1e}"
 
 
-QUIET = {"checkpoint_steps": HALF, "context": 48, "step_tokens": 4 * 48, "tokens": STEPS * 4 * 48}
+QUIET = {"checkpoint_steps": HALF, "context_length": 48, "step_tokens": 4 * 48, "tokens": STEPS * 4 * 48}
 """A row of 48 tokens can be cut in 2, 3 and 4."""
 
 
@@ -50,7 +50,7 @@ def train_quietly(ground: Ground, run: Path, ranks: int, *, stop_after: int = ST
         if state.step == stop_after:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    train(ground, run, make(parallel={"ranks": ranks, "context": ranks}, **QUIET), before=stop, noisy=False)
+    train(ground, run, make(parallel={"ranks": ranks, "context_parallel": ranks}, **QUIET), before=stop, noisy=False)
 
 
 def losses_of(run: Path) -> dict[int, float]:
@@ -78,7 +78,7 @@ def _describe(ground: Ground, run: Path, ranks: int, *, spoil: bool) -> dict[str
 
     resume.load = load
     try:
-        train(ground, run, make(parallel={"ranks": ranks, "context": ranks}, **QUIET))
+        train(ground, run, make(parallel={"ranks": ranks, "context_parallel": ranks}, **QUIET))
     except RankError as error:
         assert "that is all" in str(error), error
     finally:

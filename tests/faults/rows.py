@@ -20,10 +20,10 @@ from ropewalk.parallel.launch import RankError
 from ropewalk.train import resume, stage
 
 _MESHES = [
-    {"ranks": 2, "context": 2},
-    {"ranks": 1, "context": 1},
-    {"ranks": 4, "context": 2},
-    {"ranks": 3, "context": 1},
+    {"ranks": 2, "context_parallel": 2},
+    {"ranks": 1, "context_parallel": 1},
+    {"ranks": 4, "context_parallel": 2},
+    {"ranks": 3, "context_parallel": 1},
 ]
 
 
@@ -62,22 +62,22 @@ def _judge(ground: Ground, run: Path) -> str:
     """Against the feed itself, read row by row."""
     recipe = make(parallel=_MESHES[0])
     spec = recipe.stages[0]
-    feed = stage.open_rows(recipe, 0, corpus=ground.corpus, rows=spec.steps * spec.step_rows)
+    dataset = stage.open_rows(recipe, 0, corpus=ground.corpus, rows=spec.steps * spec.step_rows)
     for step in range(STEPS):
         attempts = {path.name.split("-")[2] for path in run.glob(f"seen-{step:03}-*.json")}
         trained: Counter[tuple[float, ...]] = Counter()
         for path in run.glob(f"seen-{step:03}-{max(attempts)}-*.json"):
             for *key, count in json.loads(path.read_text()):
                 trained[tuple(key)] += count
-        if trained != _expect(feed, step * spec.step_rows, spec.step_rows):
+        if trained != _expect(dataset, step * spec.step_rows, spec.step_rows):
             return (
                 f"step {step} saw other tokens than rows {step * spec.step_rows} to {(step + 1) * spec.step_rows - 1}"
             )
     return ""
 
 
-def _expect(feed: Dataset, first: int, rows: int) -> Counter[tuple[float, ...]]:
-    batch = feed.batch(first, rows)
+def _expect(dataset: Dataset, first: int, rows: int) -> Counter[tuple[float, ...]]:
+    batch = dataset.batch(first, rows)
     fields = (batch.source, batch.positions, batch.tokens, batch.weights)
     columns = zip(*(field.reshape(-1).tolist() for field in fields), strict=True)
     return Counter(column for column in columns if column[0] >= 0)

@@ -80,8 +80,8 @@ def _arrange(moment: str, ask: Any) -> Any:
         plain_write = saver_module.write
         saver_module.write = _first(lambda: ask(3), plain_write)
     else:
-        plain_close = loop._close_panel
-        loop._close_panel = _first(lambda: ask(3), plain_close)
+        plain_close = loop._average_metrics
+        loop._average_metrics = _first(lambda: ask(3), plain_close)
     return None
 
 

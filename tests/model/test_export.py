@@ -67,7 +67,7 @@ TEXT = torch.arange(128)[None] * 31 % 97
 def stretch(base: Path, out: Path, overrides: list[str]) -> Path:
     """What a user gets of ``base`` at 128 tokens, exported in float32."""
     extended = out.with_name(f"{out.name}-extended")
-    stage = parse_stage(["context=128", *overrides])
+    stage = parse_stage(["context_length=128", *overrides])
     extend(base, extended, rope=stage.rope, layers=stage.layers, context_tokens=128)
     export(extended, extended, out, dtype="float32")
     return out
@@ -157,7 +157,7 @@ def test_every_method_is_read_by_plain_transformers(save_tiny: Save, tmp_path: P
 @pytest.mark.parametrize("name", sorted(BY_LENGTH))
 def test_far_positions_turn_by_the_same_bits(save_tiny: Save, tmp_path: Path, name: str) -> None:
     factors = [f"rope.long_factor={[1 + pair / 7 for pair in range(16)]}"] if name == "longrope" else []
-    rope = parse_stage(["context=32Ki", f"rope.kind={name}", *factors]).rope
+    rope = parse_stage(["context_length=32Ki", f"rope.kind={name}", *factors]).rope
     extend(save_tiny(head_dim=32), tmp_path / "far", rope=rope, context_tokens=1 << 15)
     ours, places = load_model(tmp_path / "far"), torch.tensor([[0, 5000, 20000, 32767]])
     told: dict[str, Any] = {}

@@ -24,7 +24,7 @@ def spec(save_tiny: object) -> Init:
         kv_heads=2,
         head_dim=16,
         mlp_width=128,
-        context=64,
+        context_length=64,
         theta=5e3,
         tied=True,
         deviation=0.05,

@@ -82,7 +82,7 @@ def test_a_stage_does_not_begin_on_it(model: Path, sound: Path) -> None:
     recipe = make_recipe(tokens=4 * 64)
     with pytest.raises(UserError, match="is not what it was"):
         run_ranks(lambda: train_stage(recipe, stage=0, run=run, corpus=sound / "corpus"), 2, threads=1)
-    assert not (run / "rows.jsonl").exists()
+    assert not (run / "metrics.jsonl").exists()
 
 
 def test_what_changes_a_model_by_being_there_is_a_fault_and_notes_are_none(sound: Path, tmp_path: Path) -> None:

@@ -11,24 +11,24 @@ from ropewalk.partition.balance_data_ranks import assign_sequences, count_row_pa
 @given(
     pairs=st.lists(st.integers(1, 10**9), min_size=1, max_size=40),
     ranks=st.integers(1, 6),
-    micro_rows=st.integers(1, 4),
+    micro_batch_size=st.integers(1, 4),
 )
-def test_every_row_is_dealt_once(pairs: list[int], ranks: int, micro_rows: int) -> None:
-    dealt = assign_sequences(np.array(pairs), ranks=ranks, micro_rows=micro_rows)
+def test_every_row_is_dealt_once(pairs: list[int], ranks: int, micro_batch_size: int) -> None:
+    dealt = assign_sequences(np.array(pairs), ranks=ranks, micro_batch_size=micro_batch_size)
     assert sorted(row for rank in dealt for hand in rank for row in hand) == list(range(len(pairs)))
-    assert len(dealt) == ranks and {len(rank) for rank in dealt} == {-(-len(pairs) // (ranks * micro_rows))}
+    assert len(dealt) == ranks and {len(rank) for rank in dealt} == {-(-len(pairs) // (ranks * micro_batch_size))}
     for wave in zip(*dealt, strict=True):
         sizes = [len(hand) for hand in wave]
-        assert max(sizes) <= micro_rows and max(sizes) - min(sizes) <= max(1, max(sizes) - 1)
+        assert max(sizes) <= micro_batch_size and max(sizes) - min(sizes) <= max(1, max(sizes) - 1)
         assert all(hand == sorted(hand) for hand in wave)
 
 
 def test_one_rank_keeps_the_order() -> None:
-    assert assign_sequences(np.array([1, 9, 5, 7]), ranks=1, micro_rows=2) == [[[0, 1], [2, 3]]]
+    assert assign_sequences(np.array([1, 9, 5, 7]), ranks=1, micro_batch_size=2) == [[[0, 1], [2, 3]]]
 
 
-@pytest.mark.parametrize("micro_rows", [1, 2, 4])
-def test_micro_batches_are_nearly_even_where_rows_are_not(micro_rows: int) -> None:
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
+def test_micro_batches_are_nearly_even_where_rows_are_not(micro_batch_size: int) -> None:
     """Rows of 32Ki with documents around 4Ki tokens, 64 to a step of 4 ranks."""
     random = np.random.default_rng(0)
     rows = []
@@ -43,6 +43,7 @@ def test_micro_batches_are_nearly_even_where_rows_are_not(micro_rows: int) -> No
         return sum(max(pairs[hand].sum() for hand in wave) for wave in waves) / (pairs.sum() / 4)
 
     in_order = [
-        [rank[i : i + micro_rows] for i in range(0, 16, micro_rows)] for rank in np.arange(64).reshape(4, 16).tolist()
+        [rank[i : i + micro_batch_size] for i in range(0, 16, micro_batch_size)]
+        for rank in np.arange(64).reshape(4, 16).tolist()
     ]
-    assert price(assign_sequences(pairs, ranks=4, micro_rows=micro_rows)) < 1.05 < 1.2 < price(in_order)
+    assert price(assign_sequences(pairs, ranks=4, micro_batch_size=micro_batch_size)) < 1.05 < 1.2 < price(in_order)

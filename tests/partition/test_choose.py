@@ -31,10 +31,10 @@ def test_a_ring_is_taken_where_it_hides_what_one_message_cannot() -> None:
     partition = partition_tokens(LONG, ranks=16, price=price)
     costs = {
         each: price_segments(partition.segments, 16, window=None, price=price, exchange=each)[0]
-        for each in ("needed", "ring", "all_gather")
+        for each in ("needed_kv", "ring", "all_gather")
     }
-    assert partition.exchange == "ring" and costs["ring"] < costs["needed"] <= costs["all_gather"]
-    assert partition_tokens(mixed_pack(), ranks=8, price=price).exchange == "needed"
+    assert partition.exchange == "ring" and costs["ring"] < costs["needed_kv"] <= costs["all_gather"]
+    assert partition_tokens(mixed_pack(), ranks=8, price=price).exchange == "needed_kv"
 
 
 def test_own_pairs_are_those_that_need_nobody() -> None:

@@ -42,7 +42,7 @@ def count_computed(partition: Partition) -> np.ndarray:
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(packs(), st.sampled_from(LAYOUTS), st.sampled_from(["needed", "ring", "all_gather"]), WINDOWS)
+@given(packs(), st.sampled_from(LAYOUTS), st.sampled_from(["needed_kv", "ring", "all_gather"]), WINDOWS)
 def test_exactly_the_mask_is_computed_once(
     rows: tuple[np.ndarray, int], layout: str, exchange: str, window: int | None
 ) -> None:
@@ -85,7 +85,7 @@ def test_every_token_has_one_owner_and_every_rank_as_many(rows: tuple[np.ndarray
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(packs(), st.sampled_from(LAYOUTS), st.integers(1, 50), st.sampled_from(["needed", "ring", "all_gather"]))
+@given(packs(), st.sampled_from(LAYOUTS), st.integers(1, 50), st.sampled_from(["needed_kv", "ring", "all_gather"]))
 def test_another_window_over_the_same_tokens(
     rows: tuple[np.ndarray, int], layout: str, window: int, exchange: str
 ) -> None:

@@ -109,7 +109,7 @@ def test_data_ranks_round_the_step_to_whole_rows(shapes: Mapping[str, ModelShape
         tokens=100_000,
         step_tokens=7_500,
         ranks=4,
-        split=Split(context_ranks=2, micro_rows=1),
+        split=Split(context_ranks=2, micro_batch_size=1),
     )
     assert (plan.step_tokens, plan.steps) == (6_000, 16)
     assert forecast(shapes["llama-1b"], context_tokens=1000, tokens=100, step_tokens=10).step_tokens == 1000
@@ -172,7 +172,7 @@ def recipe(stages: Sequence[Mapping[str, object]] = ({}, {}), **parallel: object
             },
             "stages": [
                 {
-                    "context": "64Ki",
+                    "context_length": "64Ki",
                     "rope": {"kind": "unchanged"},
                     "tokens": "1M",
                     "step_tokens": "128Ki",
@@ -180,16 +180,16 @@ def recipe(stages: Sequence[Mapping[str, object]] = ({}, {}), **parallel: object
                     **stages[0],
                 },
                 {
-                    "context": "128Ki",
+                    "context_length": "128Ki",
                     "rope": {"kind": "theta", "theta": 1e7},
                     "tokens": "4M",
                     "step_tokens": "128Ki",
                     "lr": 1e-3,
-                    "until": {"metric": "retrieval", "value": 0.9, "max_steps": 10},
+                    "stop": {"metric": "retrieval", "value": 0.9, "max_steps": 10},
                     **stages[1],
                 },
             ],
-            "parallel": {"ranks": 2, "context": 2, **parallel},
+            "parallel": {"ranks": 2, "context_parallel": 2, **parallel},
         }
     )
 

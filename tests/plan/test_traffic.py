@@ -42,12 +42,12 @@ def test_backward_carries_gradients_in_fp32(shapes: Mapping[str, ModelShape]) ->
 
 def test_only_needed_rows_are_sent(shapes: Mapping[str, ModelShape]) -> None:
     whole = attention_traffic(shapes["llama-8b"], 128 * K, ranks=8, exchange="all_gather")
-    needed = attention_traffic(shapes["llama-8b"], 128 * K, ranks=8, exchange="needed", needed_share=0.09)
+    needed = attention_traffic(shapes["llama-8b"], 128 * K, ranks=8, exchange="needed_kv", needed_share=0.09)
     assert needed.forward == pytest.approx(0.09 * whole.forward)
 
 
 def test_one_rank_sends_nothing(shapes: Mapping[str, ModelShape]) -> None:
-    for exchange in ("ring", "all_gather", "needed", "heads"):
+    for exchange in ("ring", "all_gather", "needed_kv", "heads"):
         assert attention_traffic(shapes["llama-8b"], 32 * K, ranks=1, exchange=exchange) == Traffic(0, 0)
     assert state_traffic(shapes["llama-8b"], ranks=1) == 0
 

@@ -13,7 +13,13 @@ from ropewalk.recipe.load import parse_recipe
 from ropewalk.recipe.stretch import describe_stages
 from ropewalk.shape.read import parse_shape
 
-STAGE = {"context": "16Ki", "rope": {"kind": "theta", "theta": 1e6}, "tokens": "20B", "step_tokens": "4Mi", "lr": 2e-5}
+STAGE = {
+    "context_length": "16Ki",
+    "rope": {"kind": "theta", "theta": 1e6},
+    "tokens": "20B",
+    "step_tokens": "4Mi",
+    "lr": 2e-5,
+}
 SOURCES = [
     {"name": "web", "path": "a", "role": "general", "language": "en"},
     {"name": "books", "path": "b", "role": "general", "language": "zh"},
@@ -45,8 +51,8 @@ def test_the_mission_s_own_recipe_breaks_no_rule() -> None:
 @pytest.mark.parametrize(
     ("stage", "level", "named"),
     [
-        ({"context": "2Ki"}, "error", "below the 4Ki"),
-        ({"context": "32Ki"}, "warning", "27,114"),
+        ({"context_length": "2Ki"}, "error", "below the 4Ki"),
+        ({"context_length": "32Ki"}, "warning", "27,114"),
         ({"rope": {"kind": "theta", "theta": 2e4}}, "warning", "near tokens stand out"),
         ({"lr": 3e-4}, "warning", "above 2e-05"),
         ({"tokens": "100M", "step_tokens": "64Ki"}, "warning", "38 %"),
@@ -77,13 +83,13 @@ def test_a_new_language_asks_for_more_replay() -> None:
 
 
 def test_a_stage_that_skips_is_held_to_its_reach() -> None:
-    short = {"context": "2Ki", "step_tokens": "4Mi"}
-    assert find({**short, "skip": {"reach": "16Ki"}}) == [], "rows may be shorter than what the base was trained at"
-    found = find({**short, "skip": {"reach": "3Ki"}})
-    assert [(f.level, f.key) for f in found] == [("error", "stages.0.skip.reach")] and "below the 4Ki" in found[
+    short = {"context_length": "2Ki", "step_tokens": "4Mi"}
+    assert find({**short, "pose": {"reach": "16Ki"}}) == [], "rows may be shorter than what the base was trained at"
+    found = find({**short, "pose": {"reach": "3Ki"}})
+    assert [(f.level, f.key) for f in found] == [("error", "stages.0.pose.reach")] and "below the 4Ki" in found[
         0
     ].message
-    assert any("27,114" in f.message for f in find({**short, "skip": {"reach": "32Ki"}}))
+    assert any("27,114" in f.message for f in find({**short, "pose": {"reach": "32Ki"}}))
 
 
 def test_factors_that_are_still_to_be_searched_break_no_rule_yet() -> None:
@@ -92,12 +98,12 @@ def test_factors_that_are_still_to_be_searched_break_no_rule_yet() -> None:
 
 
 def test_ranks_must_divide() -> None:
-    assert [f.level for f in find(parallel={"ranks": 6, "context": 4})] == ["error"]
+    assert [f.level for f in find(parallel={"ranks": 6, "context_parallel": 4})] == ["error"]
     assert [f.key for f in find(parallel={"ranks": 6, "replicas": 4}) if f.level == "error"] == ["parallel.replicas"]
 
 
 def test_adapters_need_a_trained_model_and_a_trained_embedding_its_rate() -> None:
-    init = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp_width": 48, "context": 4096}
+    init = {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp_width": 48, "context_length": 4096}
     found = find({"lora": {}}, model={"init": {**init, "tokenizer": 500}})
     assert [f.key for f in found if f.level == "error"] == ["stages.0.lora"]
     assert not [f for f in find({"lora": {}}) if f.level == "error"]
@@ -107,9 +113,9 @@ def test_adapters_need_a_trained_model_and_a_trained_embedding_its_rate() -> Non
 
 def test_a_bias_needs_whole_rows() -> None:
     biased = {"layers": [{"bias": "alibi"}, {}]}
-    shared = find(biased, parallel={"ranks": 2, "context": 2})
+    shared = find(biased, parallel={"ranks": 2, "context_parallel": 2})
     assert any(f.level == "error" and f.key == "stages.0.layers" and "2 ranks share one" in f.message for f in shared)
-    assert not any(f.level == "error" for f in find(biased, parallel={"ranks": 2, "context": 1}))
+    assert not any(f.level == "error" for f in find(biased, parallel={"ranks": 2, "context_parallel": 1}))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +164,7 @@ def test_what_is_measured_reaches_the_trained_length(evaluate: dict[str, Any], k
 
 
 def test_the_length_of_a_stage_that_skips_is_its_reach() -> None:
-    found = find({"context": "2Ki", "step_tokens": "4Mi", "skip": {"reach": "32Ki"}})
+    found = find({"context_length": "2Ki", "step_tokens": "4Mi", "pose": {"reach": "32Ki"}})
     assert "evaluate.position_lengths" in [f.key for f in found]
     assert not any(f.key == "evaluate.lengths" for f in found)
 
@@ -192,9 +198,9 @@ def test_patterns_that_break_no_rule() -> None:
 
 def test_a_stage_finds_what_the_one_before_it_left() -> None:
     hybrid = {**STAGE, "layers": [KEPT, KEPT, KEPT, {}]}
-    longer = {**STAGE, "context": "32Ki", "rope": {"kind": "theta", "theta": 5e6}}
+    longer = {**STAGE, "context_length": "32Ki", "rope": {"kind": "theta", "theta": 5e6}}
     assert find(stages=[hybrid, longer], evaluate={"position_lengths": 8}) == []
-    found = find(stages=[{**hybrid, "layers": [KEPT] * 5}, {**longer, "context": "2Ki"}])
+    found = find(stages=[{**hybrid, "layers": [KEPT] * 5}, {**longer, "context_length": "2Ki"}])
     assert [finding.key for finding in found] == ["stages.0.layers"], "nothing is known of what would come after"
     windows = {**STAGE, "layers": [KEPT]}
     found = find(stages=[windows, longer], evaluate={"position_lengths": 8})
@@ -209,7 +215,10 @@ def test_a_base_that_reads_the_target_already_is_told_of() -> None:
             "model": "base",
             "run": "run",
             "corpus": {"sources": SOURCES, "mix": MIX},
-            "stages": [{**STAGE, "rope": {"kind": "linear"}}, {**STAGE, "context": "64Ki", "rope": {"kind": "linear"}}],
+            "stages": [
+                {**STAGE, "rope": {"kind": "linear"}},
+                {**STAGE, "context_length": "64Ki", "rope": {"kind": "linear"}},
+            ],
         },
         where="test",
     )

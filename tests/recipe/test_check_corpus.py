@@ -70,7 +70,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def make(texts: Mapping[str, Any], stage: Mapping[str, Any] = NONE, **keys: Any) -> Recipe:
-    rows = {"context": CONTEXT, "tokens": ROWS * CONTEXT, "step_tokens": CONTEXT, "lr": 1e-4}
+    rows = {"context_length": CONTEXT, "tokens": ROWS * CONTEXT, "step_tokens": CONTEXT, "lr": 1e-4}
     data = {"model": "base", "run": "run", "corpus": {**texts, **keys.pop("corpus", {})}}
     return parse_recipe({**data, "stages": [{"rope": {"kind": "unchanged"}, **rows, **stage}], **keys}, where="test")
 
@@ -94,9 +94,9 @@ def corpus(texts: dict[str, Any], tokenizer: Tokenizer, tmp_path_factory: pytest
 )
 def test_shares_are_those_that_the_rows_have(texts: dict[str, Any], corpus: Corpus, rules: dict[str, Any]) -> None:
     recipe = make(texts, corpus=rules)
-    shares, batch = source_shares(recipe, 0, corpus), (feed := open_stage(recipe, 0, corpus)).batch(0, feed.rows)
+    shares, batch = source_shares(recipe, 0, corpus), (dataset := open_stage(recipe, 0, corpus)).batch(0, dataset.rows)
     assert sum(shares.values()) == pytest.approx(1) and set(shares) == {"web", "notes", "chat"}
-    given = {name: int((batch.source == number).sum()) for number, name in enumerate(feed.sources)}
+    given = {name: int((batch.source == number).sum()) for number, name in enumerate(dataset.sources)}
     total = sum(given.values())
     for name, share in shares.items():
         assert abs(given.get(name, 0) - share * total) <= CONTEXT, name
@@ -126,16 +126,16 @@ def test_repeats_are_of_the_part_of_a_source_that_runs_dry(texts: dict[str, Any]
 
 
 def test_repeats_are_counted_from_tokens() -> None:
-    def strand(name: str, tokens: int, share: float) -> Stratum:
+    def stratum(name: str, tokens: int, share: float) -> Stratum:
         return Stratum(name, None, None, Documents((), np.zeros(1, np.int64)), np.array([tokens], np.int64), share)
 
     sources = [{"name": "chat", "path": "a", "role": "general"}]
-    stage = {"context": 1024, "tokens": "20Mi", "step_tokens": 1024}
+    stage = {"context_length": 1024, "tokens": "20Mi", "step_tokens": 1024}
     recipe = make({"sources": sources, "mix": {"chat": 1}, "max_repeats": 6}, stage)
-    found = [*check_repeats(recipe, 0, [strand("chat", 3 << 20, 1.0), strand("web", 4 << 20, 0.9)])]
+    found = [*check_repeats(recipe, 0, [stratum("chat", 3 << 20, 1.0), stratum("web", 4 << 20, 0.9)])]
     assert [f.level for f in found] == ["error", "warning"] and "chat would be read 6.7 times" in found[0].message
     spread = make({"sources": sources, "mix": {"chat": 1}, "when_dry": "spread"}, stage)
-    assert [*check_repeats(spread, 0, [strand("chat", 3 << 20, 1.0)])] == [], "others give what it cannot"
+    assert [*check_repeats(spread, 0, [stratum("chat", 3 << 20, 1.0)])] == [], "others give what it cannot"
 
 
 def test_what_no_row_can_be_made_of_is_a_finding(texts: dict[str, Any], corpus: Corpus) -> None:
@@ -149,11 +149,11 @@ def row_faults(recipe: Recipe, corpus: Corpus) -> list[Finding]:
 
 def test_rows_without_a_label_are_counted_and_told(texts: dict[str, Any], corpus: Corpus) -> None:
     recipe = make(texts)
-    feed = open_stage(recipe, 0, corpus)
-    batch, own = feed.batch(0, feed.rows), feed.sources.index("chat")
+    dataset = open_stage(recipe, 0, corpus)
+    batch, own = dataset.batch(0, dataset.rows), dataset.sources.index("chat")
     ours = (batch.source == own).any(axis=1)
     without = int((ours & (batch.weights == 0).all(axis=1)).sum())
-    assert feed.unlabelled == {"web": (0, int((batch.source == 0).any(axis=1).sum())),
+    assert dataset.unlabelled == {"web": (0, int((batch.source == 0).any(axis=1).sum())),
                                "notes": (0, int((batch.source == 1).any(axis=1).sum())),
                                "chat": (without, int(ours.sum()))}  # fmt: skip
     assert 0.01 * ours.sum() < without
@@ -169,8 +169,8 @@ def test_no_row_lacks_a_label_where_conversations_stay_whole(
     *others, chat = texts["sources"]
     recipe = make(texts, corpus={"sources": [*others, {**chat, "long_documents": kind}], "held_out": 0})
     held = open_corpus(build(recipe.corpus, tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus"))
-    feed = open_stage(recipe, 0, held)
-    assert feed.unlabelled["chat"][0] == 0
+    dataset = open_stage(recipe, 0, held)
+    assert dataset.unlabelled["chat"][0] == 0
     (found,) = row_faults(recipe, held)
     assert "of the 120 documents of chat, 30 are left out" in found.message and "256" in found.message
     share = sum(n for n in held.train("chat").lengths if n > CONTEXT) / held.facts("chat").tokens
@@ -188,15 +188,15 @@ def test_too_little_held_out_text_is_told_before_training(texts: dict[str, Any],
     assert (
         list(few) == ["evaluate.documents"] and "of 500 held-out documents have 256 tokens" in few["evaluate.documents"]
     )
-    panel = {"panel": {"documents": 400, "near_tokens": 64}, "promote": {"window_loss": 0.1, "documents": 300}}
+    panel = {"validation": {"documents": 400, "truncated_tokens": 64}, "gate": {"window_loss": 0.1, "documents": 300}}
     assert list(keys(64, evaluate={"documents": 1}, stage=panel)) == [
-        "stages.0.panel.documents",
-        "stages.0.promote.documents",
+        "stages.0.validation.documents",
+        "stages.0.gate.documents",
     ]
 
 
 def test_a_plan_is_no_more_than_its_shares(texts: dict[str, Any], corpus: Corpus) -> None:
-    assert sum(strand.share for strand in plan_stage(make(texts), 0, corpus)) == pytest.approx(1)
+    assert sum(stratum.share for stratum in plan_stage(make(texts), 0, corpus)) == pytest.approx(1)
 
 
 def test_a_corpus_of_other_sources_says_nothing(texts: dict[str, Any], corpus: Corpus) -> None:

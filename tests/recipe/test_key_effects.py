@@ -51,10 +51,10 @@ def change(recipe: Recipe, *overrides: str) -> tuple[Recipe, set[str]]:
 @pytest.mark.parametrize(
     "override",
     [
-        "parallel={ranks: 8, context: 4, replicas: 2, precision: bfloat16, states: 8bit, recompute: full}",
+        "parallel={ranks: 8, context_parallel: 4, replicas: 2, precision: bfloat16, states: 8bit, recompute: full}",
         "stages.0.checkpoint_steps=7",
         "stages.1.guard.spike=20",
-        "stages.0.micro_rows=2",
+        "stages.0.micro_batch_size=2",
         "corpus.workers=ray",
         "corpus.max_repeats=9",
         "run=elsewhere",
@@ -74,7 +74,7 @@ def test_means_are_in_no_digest(override: str) -> None:
         ("stages.1.mix={general: 1}", "train 1", "extend 1"),
         ("stages.1.rope.theta=3e6", "extend 1", "write 0"),
         ("stages.1.tokens=900K", "write 1", "train 1"),
-        ("stages.1.blend=0.5", "write 1", "train 1"),
+        ("stages.1.merge_with_base=0.5", "write 1", "train 1"),
         ("stages.2.weight_decay=0", "train 2", "extend 2"),
         ("evaluate.answers=50", "evaluate", "write 2"),
         ("export.dtype=float32", "export", "evaluate"),

@@ -20,7 +20,7 @@ corpus:
   sources: [{name: text, path: text.jsonl, role: general}]
   mix: {general: 1}
 stages:
-  - {context: 16Ki, rope: {kind: theta, theta: 1e6}, tokens: 20B, step_tokens: 4Mi, lr: 2e-5}
+  - {context_length: 16Ki, rope: {kind: theta, theta: 1e6}, tokens: 20B, step_tokens: 4Mi, lr: 2e-5}
 """
 
 
@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_quantities_and_exponents_are_read(path: Path) -> None:
     stage = load_recipe(path).stages[0]
-    assert (stage.context, stage.tokens, stage.step_tokens, stage.lr) == (16384, 20 * 10**9, 1 << 22, 2e-5)
+    assert (stage.context_length, stage.tokens, stage.step_tokens, stage.lr) == (16384, 20 * 10**9, 1 << 22, 2e-5)
 
 
 def test_overrides_reach_every_depth(path: Path) -> None:
@@ -47,7 +47,7 @@ def test_the_digest_is_of_what_decides_the_result(path: Path) -> None:
     assert load_recipe(path, ["run=elsewhere"]).digest == digest
     assert load_recipe(path, ["strict=true"]).digest == digest and load_recipe(path, ["strict=true"]).strict
     assert load_recipe(path, ["seed=1"]).digest != digest
-    assert load_recipe(path, ["stages.0.context=16384"]).digest == digest
+    assert load_recipe(path, ["stages.0.context_length=16384"]).digest == digest
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_digest_is_of_what_decides_the_result(path: Path) -> None:
         ("paralel.ranks=2", "parallel"),
         ("stages.0.lr=fast", "lr"),
         ("stages.0.lr=-1", "lr"),
-        ("stages.0.context=16ki", "context"),
+        ("stages.0.context_length=16ki", "context_length"),
         ("stages.0.tokens=1.5", "tokens"),
         ("corpus.mix={general: 0}", "mix"),
         ("corpus.mix={genral: 1}", "genral"),
@@ -92,10 +92,10 @@ def test_files_that_are_no_recipes_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_stage_can_stand_alone() -> None:
-    stage = parse_stage(["context=16Ki", "rope.kind=theta", "rope.theta=1e6"])
-    assert stage.context == 16384 and stage.rope.kind == "theta"
+    stage = parse_stage(["context_length=16Ki", "rope.kind=theta", "rope.theta=1e6"])
+    assert stage.context_length == 16384 and stage.rope.kind == "theta"
     with pytest.raises(UserError, match="rope"):
-        parse_stage(["context=16Ki"])
+        parse_stage(["context_length=16Ki"])
 
 
 @pytest.mark.parametrize(

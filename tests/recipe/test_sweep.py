@@ -17,7 +17,7 @@ corpus:
   sources: [{name: text, path: text.jsonl, role: general}]
   mix: {general: 1}
 stages:
-  - {context: 2Ki, rope: {kind: theta, theta: 1e6}, tokens: 2M, step_tokens: 8Ki, lr: 2e-5}
+  - {context_length: 2Ki, rope: {kind: theta, theta: 1e6}, tokens: 2M, step_tokens: 8Ki, lr: 2e-5}
 evaluate: {seed: 100}
 """
 STUDY = {
@@ -25,7 +25,7 @@ STUDY = {
     "study": "runs/study",
     "overrides": ["stages.0.tokens=1M"],
     "arms": {"theta": ["stages.0.rope.theta=5e5"], "linear": ["stages.0.rope={kind: linear}"]},
-    "axes": {"length": {"4x": ["stages.0.context=2Ki"], "8x": ["stages.0.context=4Ki"]}},
+    "axes": {"length": {"4x": ["stages.0.context_length=2Ki"], "8x": ["stages.0.context_length=4Ki"]}},
     "seeds": [1, 2],
 }
 
@@ -60,7 +60,7 @@ def test_arms_axes_and_seeds_are_multiplied_and_what_needs_no_training_comes_fir
 
 def test_a_cell_is_the_recipe_with_its_overrides_and_nothing_else(tmp_path: Path) -> None:
     (cell,) = (cell for cell in cells_of(write(tmp_path)) if cell.name == "seed-2/8x/linear/trained")
-    alone = ["stages.0.tokens=1M", "stages.0.context=4Ki", "stages.0.rope={kind: linear}"]
+    alone = ["stages.0.tokens=1M", "stages.0.context_length=4Ki", "stages.0.rope={kind: linear}"]
     alone += ["seed=2", "corpus.seed=5", "evaluate.seed=102"]
     assert cell.recipe.digest == load_recipe(tmp_path / "recipe.yaml", alone).digest
 
@@ -84,7 +84,7 @@ def test_seeds_change_order_and_prompts_but_never_the_corpus(tmp_path: Path) -> 
         ({"arms": {"a": ["stages.0.lr"]}}, "is not an override"),
         ({"arms": {"a": [], "b": []}}, "two cells are the same run"),
         ({"arms": {"a": ["seed=1"], "b": ["seed=2"]}}, "seed is set twice"),
-        ({"arms": {"a": ["stages.0.context=1Ki"]}}, "stages.0.context is set twice"),
+        ({"arms": {"a": ["stages.0.context_length=1Ki"]}}, "stages.0.context_length is set twice"),
         ({"arms": {"a": ["stages.0={}"]}}, "stages.0 is set twice"),
         ({"arms": {"a": ["stages.0.lr=1", "stages.0.lr=2"]}}, "stages.0.lr is set twice"),
         ({"arms": {"a/b": []}}, "becomes a folder's name"),
@@ -96,7 +96,7 @@ def test_seeds_change_order_and_prompts_but_never_the_corpus(tmp_path: Path) -> 
         ({"lengths": {}}, "there is no such key"),
         ({"recipe": "nowhere.yaml"}, "cannot be read"),
         ({"overrides": ["model={init: {layers: 1, width: 8, heads: 1, kv_heads: 1, head_dim: 8, mlp_width: 8, "
-                        "context: 64, tokenizer: 300}}"]}, "no base to measure"),
+                        "context_length: 64, tokenizer: 300}}"]}, "no base to measure"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

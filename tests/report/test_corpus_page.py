@@ -42,7 +42,7 @@ def survey(name: str = "law") -> dict[str, Any]:
             {"stage": 0, "context_tokens": 1024, "rows": 2, "tokens": 1800, "padding_tokens": 248,
              "faults": [f"{name} has rows without a label"],
              "planned": {name: 1.0}, "realised": {name: 1800}, "repeats": {name: 2.0},
-             "strands": [use], "pieces": 4, "context": {**context, "tokens": 1800}, "most_rows_off": 0.5,
+             "strata": [use], "pieces": 4, "context": {**context, "tokens": 1800}, "most_rows_off": 0.5,
              "prefixes": {"rows": [1, 2], "tokens": {name: [900, 1800]}},
              "rows_shown": [{"row": 1, "source": name, "lengths": [500, 400], "pieces": [piece]}]}
         ],

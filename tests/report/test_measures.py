@@ -20,7 +20,7 @@ from ropewalk.rope.scaling import Nope, Unchanged, Yarn
 
 
 def test_planned_shares_are_those_that_training_noted(run: Path) -> None:
-    """Languages, lengths and dry strands decide them too, so no mix is read a second time."""
+    """Languages, lengths and dry strata decide them too, so no mix is read a second time."""
     noted = {"topics": 0.4, "stories_zh": 0.5, "licences": 0.1}
     (run / "stages" / "0" / "mix.json").write_text(json.dumps(noted))
     contents = read_run(run)

@@ -159,8 +159,8 @@ def rename_everything(folder: Path, names: list[str]) -> Path:
     for entry in ledger.values():
         entry["dropped"][names[0]] = entry["dropped"].pop("too short")
     (folder / "corpus" / "ledger.json").write_text(json.dumps(ledger))
-    lines = (folder / "rows.jsonl").read_text().splitlines()
-    (folder / "rows.jsonl").write_text("".join(json.dumps(rename(json.loads(line))) + "\n" for line in lines))
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(rename(json.loads(line))) + "\n" for line in lines))
     recipe = rename(recipe)
     recipe |= {"model": names[1], "run": names[2]}
     recipe["parallel"] |= {"layout": names[3], "exchange": names[4]}
@@ -176,7 +176,7 @@ def test_what_a_stage_told_while_it_ran_is_drawn(run: Path) -> None:
     page = write_report(run).read_text()
     for kind in ("position in the document", "length of the document"):
         assert f"Training loss by {kind}" in page
-    assert "whole-near: their difference" in page and "MFU 21.0% (median)" in page
+    assert "full-truncated: their difference" in page and "MFU 21.0% (median)" in page
 
 
 def test_the_first_panels_of_a_run_can_be_read(run: Path) -> None:
@@ -185,8 +185,8 @@ def test_the_first_panels_of_a_run_can_be_read(run: Path) -> None:
     rows += [
         Metric(0, 3, f"loss/length/{bucket}", 2.0, "nats per token") for bucket in ("1024-2048", "512-1024", "0-512")
     ]
-    (run / "rows.jsonl").unlink()
-    append_metrics(run / "rows.jsonl", rows)
+    (run / "metrics.jsonl").unlink()
+    append_metrics(run / "metrics.jsonl", rows)
     page = write_report(run).read_text()
     training = page[page.index('<section id="training">') :]
     training = training[: training.index("</section>")]
@@ -194,7 +194,7 @@ def test_the_first_panels_of_a_run_can_be_read(run: Path) -> None:
     assert [word for word in words if re.fullmatch(r"\d+-\d+", word)] == ["0-512", "512-1024", "1024-2048"]
     assert "2" in words and "1.50" not in words
     assert len(re.findall('<use [^>]*fill="#0b5fa5"', training)) == 3
-    append_metrics(run / "rows.jsonl", [Metric(0, 2, "skipped", 1.0, "steps")])
+    append_metrics(run / "metrics.jsonl", [Metric(0, 2, "skipped", 1.0, "steps")])
     assert "1 step was skipped: loss or gradient norm not finite" in write_report(run).read_text()
 
 
@@ -208,15 +208,15 @@ def test_a_run_that_goes_on_is_reported_and_not_disturbed(run: Path) -> None:
             do_part("train", recipe)
 
 
-def test_other_means_of_a_later_sitting_are_told(tmp_path: Path) -> None:
+def test_other_means_of_a_later_session_are_told(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    means = {"ranks": 2, "context": 2, "precision": "float32"}
-    sittings = [
+    means = {"ranks": 2, "context_parallel": 2, "precision": "float32"}
+    sessions = [
         {"stage": 0, "from_step": 0, "parallel": means},
         {"stage": 0, "from_step": 40, "parallel": means},
         {"stage": 0, "from_step": 60, "parallel": {**means, "ranks": 1, "precision": "bfloat16"}},
     ]
-    (run / "sittings.json").write_text(json.dumps(sittings))
+    (run / "sessions.json").write_text(json.dumps(sessions))
     found = write_report(run).read_text()
     assert "stage 0, from step 1 on: ranks 2, precision float32" in found
     assert "stage 0, from step 61 on: ranks 1, precision bfloat16" in found and "from step 41" not in found
@@ -229,7 +229,7 @@ def test_a_run_that_broke_off_is_reported_as_far_as_it_came(run: Path) -> None:
             ["been exported yet", "Retrieval has not"],
         ),
         (["stages/0/trained"], ["not finished"]),
-        (["rows.jsonl", "stages"], ["No step has been taken yet.", "The model has not been extended yet."]),
+        (["metrics.jsonl", "stages"], ["No step has been taken yet.", "The model has not been extended yet."]),
         (["corpus"], ["The corpus has not been prepared yet."]),
     ]
     for gone, said in states:
@@ -259,9 +259,9 @@ def test_a_model_from_nothing_in_seven_stages(tmp_path: Path) -> None:
 
 
 def test_long_runs_stay_small(run: Path) -> None:
-    for name in ("rows.jsonl", "scores.json"):
+    for name in ("metrics.jsonl", "scores.json"):
         (run / name).unlink()
-    append_metrics(run / "rows.jsonl", make_rows({"topics": 0.7, "code": 0.3}, steps=5000))
+    append_metrics(run / "metrics.jsonl", make_rows({"topics": 0.7, "code": 0.3}, steps=5000))
     assert len(write_report(run).read_text()) < 500_000
 
 

@@ -8,21 +8,21 @@ import pytest
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
 from ropewalk.recipe.load import parse_stage
-from ropewalk.rope.pose import Skip, skip_positions, skip_rows
+from ropewalk.rope.pose import Pose, pose_document, pose_positions
 
-STAGE = ["context=16", "rope.kind=theta", "rope.theta=1e6"]
+STAGE = ["context_length=16", "rope.kind=theta", "rope.theta=1e6"]
 
 
 def test_positions_rise_from_zero_and_stay_inside_the_reach() -> None:
     random = stream("test", "any")
     for _ in range(2000):
         tokens, chunks = int(random.integers(1, 40)), int(random.integers(2, 7))
-        skip = Skip(reach=tokens + int(random.integers(0, 60)), chunks=chunks)
-        positions = skip_positions(tokens, skip, random=random)
+        pose = Pose(reach=tokens + int(random.integers(0, 60)), chunks=chunks)
+        positions = pose_document(tokens, pose, random=random)
         steps = np.diff(positions)
-        assert positions[0] == 0 and positions[-1] < skip.reach and len(positions) == tokens
+        assert positions[0] == 0 and positions[-1] < pose.reach and len(positions) == tokens
         assert (steps >= 1).all() and (steps > 1).sum() <= min(chunks, tokens) - 1
-    assert skip_positions(9, Skip(reach=9), random=random).tolist() == list(range(9)), "no room is no move"
+    assert pose_document(9, Pose(reach=9), random=random).tolist() == list(range(9)), "no room is no move"
 
 
 def test_place_and_amount_are_even_over_all_that_is_allowed() -> None:
@@ -30,7 +30,7 @@ def test_place_and_amount_are_even_over_all_that_is_allowed() -> None:
     tokens, reach, draws = 10, 60, 60_000
     random, seen = stream("test", "even"), Counter[tuple[int, int]]()
     for _ in range(draws):
-        steps = np.diff(skip_positions(tokens, Skip(reach=reach), random=random))
+        steps = np.diff(pose_document(tokens, Pose(reach=reach), random=random))
         moved = int(steps.max()) - 1
         if moved:  # an unmoved chunk does not tell where it was cut
             seen[int(steps.argmax()) + 1, moved] += 1
@@ -45,9 +45,9 @@ def test_place_and_amount_are_even_over_all_that_is_allowed() -> None:
 
 def test_later_chunks_move_no_less_than_earlier_ones_and_evenly_above() -> None:
     """Three chunks of one token: the second move is even over [first, reach - 3], as in the paper's section 3."""
-    random, skip = stream("test", "three"), Skip(reach=8, chunks=3)
+    random, pose = stream("test", "three"), Pose(reach=8, chunks=3)
     moves = Counter(
-        (int(at[1]) - 1, int(at[2]) - 2) for at in (skip_positions(3, skip, random=random) for _ in range(40_000))
+        (int(at[1]) - 1, int(at[2]) - 2) for at in (pose_document(3, pose, random=random) for _ in range(40_000))
     )
     expected = {(first, second): 1 / 6 / (6 - first) for first in range(6) for second in range(first, 6)}
     assert moves.keys() == expected.keys()
@@ -58,35 +58,35 @@ def test_later_chunks_move_no_less_than_earlier_ones_and_evenly_above() -> None:
 def test_every_distance_below_the_reach_is_met() -> None:
     random, met = stream("test", "distances"), set[int]()
     for _ in range(400):
-        positions = skip_positions(8, Skip(reach=40), random=random)
+        positions = pose_document(8, Pose(reach=40), random=random)
         met |= set(np.subtract.outer(positions, positions).ravel().tolist())
     assert {distance for distance in met if distance > 0} == set(range(1, 40))
 
 
 def test_rows_skip_document_by_document_and_padding_does_not() -> None:
     document = np.array([[0, 0, 0, 0, 1, 2, 2, 2, -1, -1], [0, 0, 1, 1, 1, 1, 1, 1, 1, 1]], dtype=np.int32)
-    skip = Skip(reach=1000, chunks=3)
-    found = skip_rows(document, skip, random=[stream("row", number) for number in (0, 1)])
+    pose = Pose(reach=1000, chunks=3)
+    found = pose_positions(document, pose, random=[stream("row", number) for number in (0, 1)])
     assert found.dtype == np.int32 and found[document < 0].tolist() == [0, 0]
     for row, lengths in enumerate(((4, 1, 3), (2, 8))):
         draw = stream("row", row)
-        wanted = np.concatenate([skip_positions(length, skip, random=draw) for length in lengths])
+        wanted = np.concatenate([pose_document(length, pose, random=draw) for length in lengths])
         assert found[row, : len(wanted)].tolist() == wanted.tolist() and wanted.max() > 10
-    alone = skip_rows(document[1:], skip, random=[stream("row", 1)])
+    alone = pose_positions(document[1:], pose, random=[stream("row", 1)])
     assert alone.tolist() == found[1:].tolist(), "a row's positions are its own"
 
 
 @pytest.mark.parametrize(
     ("overrides", "why"),
     [
-        (["skip.reach=15"], "skip.reach, 15 tokens, is shorter than a row of 16"),
-        (["skip.reach=64", "skip.chunks=1"], "skip.chunks: Input should be greater than or equal to 2"),
-        (["skip.reach=64", "skip.chunks=17"], "a row of 16 tokens has no 17 parts"),
-        (["skip.reach=0"], "skip.reach"),
-        (["skip.chunks=2"], "skip.reach: missing"),
-        (["skip.reach=64", "layers=[{}, {window: 8}]"], "a window counts tokens"),
-        (["skip.reach=64", "rope={kind: dynamic}"], "dynamic turns by a document's length"),
-        (["skip.reach=64", "layers=[{}, {rope: {kind: dynamic}}]"], "dynamic turns by a document's length"),
+        (["pose.reach=15"], "pose.reach, 15 tokens, is shorter than a sequence of 16"),
+        (["pose.reach=64", "pose.chunks=1"], "pose.chunks: Input should be greater than or equal to 2"),
+        (["pose.reach=64", "pose.chunks=17"], "a sequence of 16 tokens has no 17 parts"),
+        (["pose.reach=0"], "pose.reach"),
+        (["pose.chunks=2"], "pose.reach: missing"),
+        (["pose.reach=64", "layers=[{}, {window: 8}]"], "a window counts tokens"),
+        (["pose.reach=64", "rope={kind: dynamic}"], "dynamic depends on a document's length"),
+        (["pose.reach=64", "layers=[{}, {rope: {kind: dynamic}}]"], "dynamic depends on a document's length"),
     ],
 )
 def test_what_cannot_skip_is_refused(overrides: list[str], why: str) -> None:
@@ -97,4 +97,4 @@ def test_what_cannot_skip_is_refused(overrides: list[str], why: str) -> None:
 
 def test_the_reach_is_what_a_method_is_completed_for() -> None:
     assert parse_stage(STAGE).reach_tokens == 16
-    assert parse_stage([*STAGE, "skip.reach=1Ki"]).reach_tokens == 1024
+    assert parse_stage([*STAGE, "pose.reach=1Ki"]).reach_tokens == 1024

@@ -66,7 +66,7 @@ def test_the_share_depends_on_the_step_alone() -> None:
     assert [annealing_share(step, steps=4) for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
     assert annealing_share(0, steps=0) == 1
     with pytest.raises(ValueError, match="the stage ends after 8 steps, with 9 not at its positions"):
-        make_recipe(anneal_steps=9)
+        make_recipe(rope_interpolation_steps=9)
 
 
 @pytest.fixture
@@ -97,13 +97,13 @@ def weights_of(run: Path) -> dict[str, bytes]:
 
 
 def losses(run: Path) -> dict[int, float]:
-    return {row.step: row.value for row in read_metrics(run / "rows.jsonl") if row.name == "loss/train"}
+    return {row.step: row.value for row in read_metrics(run / "metrics.jsonl") if row.name == "loss/train"}
 
 
 def test_a_kill_while_annealing_is_made_good_bit_for_bit(
     prepared: Prepared, annealing_run: Callable[[str], Path], losing: Losing
 ) -> None:
-    recipe = make_recipe(anneal_steps=6, checkpoint_steps=2)
+    recipe = make_recipe(rope_interpolation_steps=6, checkpoint_steps=2)
     straight, killed = annealing_run("straight"), annealing_run("killed")
     assert train(recipe, straight, prepared[1]) == "limit"
     with losing(3):
@@ -126,5 +126,5 @@ def test_nothing_ends_a_stage_that_is_not_at_its_positions(
 ) -> None:
     run = annealing_run("until")
     until = {"metric": "loss/source/plain", "value": 100.0, "max_steps": 8}
-    assert train(make_recipe(until=until, anneal_steps=5, panel_steps=2), run, prepared[1]) == "solved"
+    assert train(make_recipe(stop=until, rope_interpolation_steps=5, log_steps=2), run, prepared[1]) == "solved"
     assert max(losses(run)) == 6, "solved at once, and ended at the first panel after annealing"

@@ -50,20 +50,23 @@ def train(recipe: Recipe, run: Path, corpus: Path) -> tuple[Rows, dict[str, torc
     assert set(on_ranks(on_rank, recipe.parallel.ranks)) == {"limit"}
     checkpoint = newest(RunFolder(run).checkpoints(0))
     assert checkpoint is not None
-    rows = (row for row in read_metrics(run / "rows.jsonl") if row.name not in TIMED)
+    rows = (row for row in read_metrics(run / "metrics.jsonl") if row.name not in TIMED)
     return {(row.step, row.name): row.value for row in rows}, load_weights(checkpoint)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"parallel": {"ranks": 2, "context": 2, "recompute": "save_attention"}, "panel": {"steps": 2}},
-        {"parallel": {"ranks": 1, "context": 1, "mlp_tile_tokens": 48}, "lora": {"rank": 4, "also_train": ["norms"]}},
+        {"parallel": {"ranks": 2, "context_parallel": 2, "recompute": "save_attention"}, "validation": {"steps": 2}},
+        {
+            "parallel": {"ranks": 1, "context_parallel": 1, "mlp_tile_tokens": 48},
+            "lora": {"rank": 4, "also_train": ["norms"]},
+        },
     ],
     ids=["context", "adapters, in tiles"],
 )
 def test_a_compiled_stage_is_the_same_stage(prepared: Prepared, new_run: NewRun, changes: dict[str, Any]) -> None:
-    changes = {**changes, "tokens": 4 * 4 * 64, "panel_steps": 2}
+    changes = {**changes, "tokens": 4 * 4 * 64, "log_steps": 2}
     parallel = changes.pop("parallel")
     (expected, plain), (found, compiled) = (
         train(make_recipe(**changes, parallel={**parallel, "compile": how}), new_run(how), prepared[1])

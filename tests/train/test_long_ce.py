@@ -13,21 +13,21 @@ from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.model.load import load_model
 from ropewalk.model.loss import score_labels
 from ropewalk.parallel.launch import run_ranks
+from ropewalk.recipe.long_ce import LongCE
 from ropewalk.recipe.spec import Recipe
-from ropewalk.recipe.weigh import LongCE
 from ropewalk.train.long_ce import cut_blocks, list_readings
 from ropewalk.train.stage import open_rows, train_stage
 from tiny_run import CONTEXT_TOKENS, make_recipe
 
 NewRun = Callable[[str], Path]
 Prepared = tuple[Path, Path]
-SPEC = LongCE(near_tokens=16, most=1.2, readings=3)
+SPEC = LongCE(truncated_tokens=16, most=1.2, readings=3)
 LONG_CE = {"long_ce": SPEC.model_dump()}
 
 
 @pytest.mark.parametrize(("near", "readings"), [(16, 2), (16, 3), (12, 5), (4, 2)])
 def test_each_token_with_far_context_is_asked_once_with_enough_near_context(near: int, readings: int) -> None:
-    spec = LongCE(near_tokens=near, readings=readings)
+    spec = LongCE(truncated_tokens=near, readings=readings)
     lengths = [[40, 24, 64], [1, 127, 0], [128, 0, 0], [20, 20, 20]]
     document = np.full((4, 128), -1, dtype=np.int32)
     for row, held in zip(document, lengths, strict=True):
@@ -92,10 +92,10 @@ def read_by_brute_force(recipe: Recipe, prepared: Prepared) -> dict[str, float]:
                 return torch.nn.functional.cross_entropy(logits, labels[first:end], reduction="none")
 
             nll, factor = read(0, len(tokens)), torch.ones(len(tokens))
-            for begin in range(SPEC.stride_tokens, len(tokens) - SPEC.near_tokens, SPEC.stride_tokens):
-                last = slice(begin + SPEC.near_tokens, begin + SPEC.block_tokens)
+            for begin in range(SPEC.stride_tokens, len(tokens) - SPEC.truncated_tokens, SPEC.stride_tokens):
+                last = slice(begin + SPEC.truncated_tokens, begin + SPEC.block_tokens)
                 with torch.no_grad():
-                    near = read(begin, begin + SPEC.block_tokens)[SPEC.near_tokens :]
+                    near = read(begin, begin + SPEC.block_tokens)[SPEC.truncated_tokens :]
                     factor[last] = torch.exp(near - nll[last]).clamp(max=SPEC.most)
                 factors += factor[last][weights[last] > 0].tolist()
             total = total + (weights * factor * nll).sum()
@@ -108,11 +108,11 @@ def read_by_brute_force(recipe: Recipe, prepared: Prepared) -> dict[str, float]:
 @pytest.mark.parametrize(
     "parallel",
     [
-        {"ranks": 1, "context": 1},
-        {"ranks": 2, "context": 2},
-        {"ranks": 2, "context": 2, "ulysses_degree": 2},
-        {"ranks": 2, "context": 1},
-        {"ranks": 4, "context": 2, "recompute": "save_attention"},
+        {"ranks": 1, "context_parallel": 1},
+        {"ranks": 2, "context_parallel": 2},
+        {"ranks": 2, "context_parallel": 2, "ulysses_degree": 2},
+        {"ranks": 2, "context_parallel": 1},
+        {"ranks": 4, "context_parallel": 2, "recompute": "save_attention"},
     ],
     ids=["one", "context", "heads", "data", "both"],
 )
@@ -120,7 +120,7 @@ def test_a_step_is_the_brute_force_one(prepared: Prepared, new_run: NewRun, para
     recipe = make_recipe(tokens=2 * 4 * CONTEXT_TOKENS, step_tokens=4 * CONTEXT_TOKENS, **LONG_CE, parallel=parallel)
     run = new_run("weighed")
     run_ranks(lambda: train_stage(recipe, stage=0, run=run, corpus=prepared[1]), recipe.parallel.ranks, threads=1)
-    found = {row.name: row.value for row in read_metrics(run / "rows.jsonl") if row.step == 1}
+    found = {row.name: row.value for row in read_metrics(run / "metrics.jsonl") if row.step == 1}
     expected = read_by_brute_force(recipe, prepared)
     assert expected["readings"] > 40 and open_corpus(prepared[1]).digest == "made-up"
     assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
@@ -130,8 +130,8 @@ def test_a_step_is_the_brute_force_one(prepared: Prepared, new_run: NewRun, para
 
 def test_what_cannot_be_weighed_is_refused() -> None:
     with pytest.raises(ValueError, match="none has more than near context"):
-        make_recipe(long_ce={"near_tokens": CONTEXT_TOKENS // 2})
+        make_recipe(long_ce={"truncated_tokens": CONTEXT_TOKENS // 2})
     with pytest.raises(ValueError, match="make no 4 equal strides"):
-        LongCE(near_tokens=17, readings=5)
+        LongCE(truncated_tokens=17, readings=5)
     with pytest.raises(ValueError, match="long_ce: with skip"):
-        make_recipe(long_ce={"near_tokens": 8}, skip={"reach": 256, "chunks": 2})
+        make_recipe(long_ce={"truncated_tokens": 8}, pose={"reach": 256, "chunks": 2})

@@ -81,21 +81,21 @@ def straight(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.mark.parametrize(
     "changes",
     [
-        {"parallel": {"ranks": 2, "context": 1, "states": "host"}},
-        {"parallel": {"ranks": 2, "context": 2, "recompute": "save_attention", "mlp_tile_tokens": 32}},
+        {"parallel": {"ranks": 2, "context_parallel": 1, "states": "host"}},
+        {"parallel": {"ranks": 2, "context_parallel": 2, "recompute": "save_attention", "mlp_tile_tokens": 32}},
     ],
     ids=["data, states on the host", "context, recomputed in tiles"],
 )
 def test_two_ranks_equal_one(prepared: Prepared, new_run: NewRun, changes: dict[str, Any]) -> None:
     lora = {**LORA, "modules": ["mlp", "q_proj"], "also_train": ["norms"]}
-    short = {"tokens": 5 * 4 * 64, "panel_steps": 5, "checkpoint_steps": 5, "lora": lora}
+    short = {"tokens": 5 * 4 * 64, "log_steps": 5, "checkpoint_steps": 5, "lora": lora}
     one, two = new_run("one"), new_run("two")
-    assert train(make_recipe(**short, parallel={"ranks": 1, "context": 1}), one, prepared[1]) == "limit"
-    assert train(make_recipe(**short, micro_rows=2, **changes), two, prepared[1]) == "limit"
+    assert train(make_recipe(**short, parallel={"ranks": 1, "context_parallel": 1}), one, prepared[1]) == "limit"
+    assert train(make_recipe(**short, micro_batch_size=2, **changes), two, prepared[1]) == "limit"
     rows = [
         {
             (row.step, row.name): row.value
-            for row in read_metrics(run / "rows.jsonl")
+            for row in read_metrics(run / "metrics.jsonl")
             if row.name in ("loss/train", "grad_norm")
         }
         for run in (one, two)
@@ -125,7 +125,7 @@ def test_only_what_is_meant_moves(straight: Path) -> None:
 def test_the_frozen_ones_stay_to_the_bit(prepared: Prepared, new_run: NewRun) -> None:
     """In the live model, sharded block by block, and not in a checkpoint, which does not have them."""
     recipe, run = make_recipe(lora={**LORA, "modules": ["v_proj"], "also_train": []}), new_run("live")
-    feed = open_rows(recipe, 0, corpus=prepared[1], rows=8)
+    dataset = open_rows(recipe, 0, corpus=prepared[1], rows=8)
 
     def move() -> tuple[set[str], set[str]]:
         mesh, spec = make_mesh(2, 2), recipe.stages[0]
@@ -134,14 +134,14 @@ def test_the_frozen_ones_stay_to_the_bit(prepared: Prepared, new_run: NewRun) ->
         load_shards(learner, RunFolder(run).extended(0), device=mesh.device)
         state = TrainState(learner, make_optimizer(learner, weight_decay=0.1, betas=(0.9, 0.95)), stage=0)
         before = {name: each.full_tensor().clone() for name, each in learner.named_parameters()}
-        sharing, tally = (
+        sharing, loss_metrics = (
             sharing_of(recipe, RunFolder(run).extended(0), mesh),
-            LossMetrics(feed.sources, spec.reach_tokens),
+            LossMetrics(dataset.sources, spec.reach_tokens),
         )
         for cursor in (0, 4):  # the first step moves only what multiplies the zeros
-            batches = make_batches(feed, cursor, rows=4, spec=spec, mesh=mesh, sharing=sharing)
+            batches = make_batches(dataset, cursor, rows=4, spec=spec, mesh=mesh, sharing=sharing)
             state, _ = train_step(
-                state, batches, mesh=mesh, tally=tally, rate=0.01, clip=1.0, judge=lambda loss, norm: ""
+                state, batches, mesh=mesh, loss_metrics=loss_metrics, rate=0.01, clip=1.0, judge=lambda loss, norm: ""
             )
         after = {name: each.full_tensor() for name, each in learner.named_parameters()}
         moved = {name for name in before if not torch.equal(after[name], before[name])}
@@ -166,7 +166,7 @@ def test_resume_after_a_kill_is_bit_identical(
 def test_going_back_takes_adapters_back(prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps 5 and 7 are poison and step 6 moves: back to step 4, with the adapters and moments of that moment."""
     run, original = new_run("astray"), loop.train_step
-    recipe = make_recipe(lora=LORA, checkpoint_steps=2, panel_steps=2, guard={"skips": 1})
+    recipe = make_recipe(lora=LORA, checkpoint_steps=2, log_steps=2, guard={"skips": 1})
     seen: dict[tuple[int, int], list[torch.Tensor]] = {}
 
     def spoil(state: Any, batches: Any, **settings: Any) -> Any:

@@ -26,11 +26,11 @@ def make_micro(tokens: int) -> tuple[MicroBatch, torch.Tensor, torch.Tensor]:
 
 def test_every_figure_equals_a_plain_loop() -> None:
     micro, nll, correct = make_micro(200)
-    tally = LossMetrics(("a", "b", "silent"), reach_tokens=64)
-    assert tally.borders == [0, 4, 8, 16, 32, 64]
-    table = tally.count(micro, nll, correct)
+    loss_metrics = LossMetrics(("a", "b", "silent"), reach_tokens=64)
+    assert loss_metrics.borders == [0, 4, 8, 16, 32, 64]
+    table = loss_metrics.count(micro, nll, correct)
     groups = {"source/a": [], "source/b": [], "source/silent": []} | {
-        f"{kind}/{low}-{high}": [] for kind in ("position", "length") for low, high in pairwise(tally.borders)
+        f"{kind}/{low}-{high}": [] for kind in ("position", "length") for low, high in pairwise(loss_metrics.borders)
     }
     for token in range(200):
         if micro.source[token] < 0:
@@ -38,7 +38,7 @@ def test_every_figure_equals_a_plain_loop() -> None:
         values = (micro.weights[token].item(), nll[token].item(), correct[token].item())
         groups[f"source/{'ab'[micro.source[token]]}"].append(values)
         position = micro.positions[token].item()
-        for low, high in pairwise(tally.borders):
+        for low, high in pairwise(loss_metrics.borders):
             if low <= position < high:
                 groups[f"position/{low}-{high}"].append(values)
             if low < micro.lengths[token].item() <= high:
@@ -51,23 +51,23 @@ def test_every_figure_equals_a_plain_loop() -> None:
             expected[f"accuracy/{name}"] = sum(w * c for w, _, c in values) / weight
         if values and name.startswith("source/"):
             expected[f"tokens/{name}"] = len(values)
-    found = {row.name: row.value for row in tally.panel(table.flatten().tolist(), stage=0, step=1)}
+    found = {row.name: row.value for row in loss_metrics.averages(table.flatten().tolist(), stage=0, step=1)}
     assert found == pytest.approx(expected)
     total = sum((micro.weights * nll).double()) / sum(micro.weights.double())
-    assert tally.loss(table)[0] == pytest.approx(float(total))
-    assert tally.tokens(table) == int((micro.source >= 0).sum())
+    assert loss_metrics.loss(table)[0] == pytest.approx(float(total))
+    assert loss_metrics.tokens(table) == int((micro.source >= 0).sum())
 
 
 def test_roles_and_languages_are_sums_of_their_sources() -> None:
     micro, nll, correct = make_micro(200)
     kinds = {"a": ("role/general", "language/en"), "b": ("role/domain", "language/en")}
-    tally = LossMetrics(("a", "b", "silent"), reach_tokens=64, kinds=kinds)
-    table = tally.count(micro, nll, correct)
+    loss_metrics = LossMetrics(("a", "b", "silent"), reach_tokens=64, kinds=kinds)
+    table = loss_metrics.count(micro, nll, correct)
     assert table.shape == LossMetrics(("a", "b", "silent"), reach_tokens=64).shape, "checkpoints keep their sums"
-    found = {row.name: row.value for row in tally.panel(table.flatten().tolist(), stage=0, step=1)}
+    found = {row.name: row.value for row in loss_metrics.averages(table.flatten().tolist(), stage=0, step=1)}
     assert found["loss/role/domain"] == found["loss/source/b"] != found["loss/source/a"] == found["loss/role/general"]
-    assert found["loss/language/en"] == pytest.approx(tally.loss(table)[0])
-    assert found["accuracy/language/en"] == pytest.approx(tally.loss(table)[1])
+    assert found["loss/language/en"] == pytest.approx(loss_metrics.loss(table)[0])
+    assert found["accuracy/language/en"] == pytest.approx(loss_metrics.loss(table)[1])
 
 
 def test_small_contexts_have_fewer_buckets() -> None:

@@ -20,8 +20,8 @@ from tiny_run import make_recipe
 
 NewRun = Callable[[str], Path]
 Prepared = tuple[Path, Path]
-SHORT = {"tokens": 3 * 4 * 64, "checkpoint_steps": 2, "panel_steps": 3}
-TWO, ONE = {"ranks": 2, "context": 2}, {"ranks": 1, "context": 1}
+SHORT = {"tokens": 3 * 4 * 64, "checkpoint_steps": 2, "log_steps": 3}
+TWO, ONE = {"ranks": 2, "context_parallel": 2}, {"ranks": 1, "context_parallel": 1}
 
 
 def train(recipe: Recipe, run: Path, prepared: Prepared, stage: int = 0) -> str:
@@ -47,21 +47,21 @@ def test_a_stage_never_begins_again_in_silence(
 ) -> None:
     run, recipe = new_run("lost"), make_recipe(**SHORT, parallel=TWO)
     assert train(recipe, run, prepared) == "limit"
-    rows = (run / "rows.jsonl").read_bytes()
+    rows = (run / "metrics.jsonl").read_bytes()
     lose(run)
     with pytest.raises(UserError, match=r"checkpoints of stage 0 are gone[\s\S]*step 3[\s\S]*on purpose, remove"):
         train(recipe, run, prepared)
-    assert (run / "rows.jsonl").read_bytes() == rows
+    assert (run / "metrics.jsonl").read_bytes() == rows
     for path in (run / "stages" / "0").iterdir():  # as the error says, but for what the fixture made
         if path.name != "extended":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    (run / "rows.jsonl").unlink()
+    (run / "metrics.jsonl").unlink()
     assert train(recipe, run, prepared) == "limit"
 
 
 def test_rows_beyond_the_first_save_are_enough_to_tell(prepared: Prepared, new_run: NewRun) -> None:
     run = new_run("rows")
-    append_metrics(run / "rows.jsonl", [Metric(0, step, "lr", 0.1, "1") for step in (1, 2, 3)])
+    append_metrics(run / "metrics.jsonl", [Metric(0, step, "lr", 0.1, "1") for step in (1, 2, 3)])
     with pytest.raises(UserError, match=r"rows\.jsonl has 3 steps, more than are taken before the first save"):
         train(make_recipe(**SHORT, parallel=ONE), run, prepared)
 
@@ -70,10 +70,10 @@ def test_who_ended_before_the_first_save_begins_again_and_is_told(
     prepared: Prepared, new_run: NewRun, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = new_run("early")
-    append_metrics(run / "rows.jsonl", [Metric(0, step, "lr", 0.1, "1") for step in (1, 2)])
+    append_metrics(run / "metrics.jsonl", [Metric(0, step, "lr", 0.1, "1") for step in (1, 2)])
     assert train(make_recipe(**SHORT, parallel=ONE), run, prepared) == "limit"
     assert "begins again at step 0: it ended at step 2" in capfd.readouterr().err
-    assert [row.step for row in read_metrics(run / "rows.jsonl") if row.name == "lr"] == [1, 2, 3]
+    assert [row.step for row in read_metrics(run / "metrics.jsonl") if row.name == "lr"] == [1, 2, 3]
 
 
 def test_a_kill_in_the_first_save_is_no_loss(
@@ -124,4 +124,6 @@ def test_carry_moments_may_be_set_in_the_middle_of_a_run(tmp_path: Path) -> None
     growth = plan_growth(recipe.model_copy(update={"stages": (first, fresh)}), folder)
     assert [change.path for change in growth.changes] == ["stages.1.carry_moments"] and not growth.stale
     with pytest.raises(UserError, match=r"stage 0 would have to be trained again"):
-        plan_growth(recipe.model_copy(update={"stages": (first.model_copy(update={"clip": 2.0}), fresh)}), folder)
+        plan_growth(
+            recipe.model_copy(update={"stages": (first.model_copy(update={"max_grad_norm": 2.0}), fresh)}), folder
+        )

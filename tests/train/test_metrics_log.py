@@ -1,4 +1,4 @@
-"""rows.jsonl goes back to where a checkpoint stands."""
+"""metrics.jsonl goes back to where a checkpoint stands."""
 
 from pathlib import Path
 
@@ -11,21 +11,21 @@ def row(stage: int, step: int) -> Metric:
 
 
 def test_rewind_drops_later_rows_and_a_torn_line(tmp_path: Path) -> None:
-    journal = MetricsLog(tmp_path / "rows.jsonl", writes=True)
-    journal.rewind(0, 0)
-    journal.append([row(0, 1), row(0, 2), row(1, 1), row(1, 2), row(1, 3)])
-    with journal.path.open("a") as file:
+    metrics_log = MetricsLog(tmp_path / "metrics.jsonl", writes=True)
+    metrics_log.rewind(0, 0)
+    metrics_log.append([row(0, 1), row(0, 2), row(1, 1), row(1, 2), row(1, 3)])
+    with metrics_log.path.open("a") as file:
         file.write('{"stage": 1, "st')
-    journal.rewind(1, 2)
-    journal.flush()
-    assert list(read_metrics(journal.path)) == [row(0, 1), row(0, 2), row(1, 1), row(1, 2)]
-    journal.rewind(1, 0)
-    assert list(read_metrics(journal.path)) == [row(0, 1), row(0, 2)]
+    metrics_log.rewind(1, 2)
+    metrics_log.flush()
+    assert list(read_metrics(metrics_log.path)) == [row(0, 1), row(0, 2), row(1, 1), row(1, 2)]
+    metrics_log.rewind(1, 0)
+    assert list(read_metrics(metrics_log.path)) == [row(0, 1), row(0, 2)]
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
-    journal = MetricsLog(tmp_path / "rows.jsonl", writes=False)
-    journal.append([row(0, 1)])
-    journal.rewind(0, 0)
-    journal.flush()
-    assert not journal.path.exists()
+    metrics_log = MetricsLog(tmp_path / "metrics.jsonl", writes=False)
+    metrics_log.append([row(0, 1)])
+    metrics_log.rewind(0, 0)
+    metrics_log.flush()
+    assert not metrics_log.path.exists()

@@ -32,9 +32,9 @@ def state_at(step: int, spec: Stage, *, ended: str) -> TrainState:
         ({}, {}, 8, "limit", "limit"),
         ({}, {"tokens": 16 * 256}, 8, "limit", ""),
         ({}, {"tokens": 5 * 256}, 5, "", "limit"),
-        ({"until": UNTIL}, {"until": UNTIL}, 3, "solved", "solved"),
-        ({"until": UNTIL}, {"until": {**UNTIL, "value": 0.5}}, 3, "solved", ""),
-        ({"until": UNTIL}, {}, 3, "solved", ""),
+        ({"stop": UNTIL}, {"stop": UNTIL}, 3, "solved", "solved"),
+        ({"stop": UNTIL}, {"stop": {**UNTIL, "value": 0.5}}, 3, "solved", ""),
+        ({"stop": UNTIL}, {}, 3, "solved", ""),
     ],
     ids=["as it was", "longer", "shorter, not yet there", "solved", "solved, asked for more", "no until any more"],
 )

@@ -84,10 +84,10 @@ def spoil_rows(first: int, last: int) -> Callable[..., Any]:
 
 
 def rows_of(run: Path) -> list[Metric]:
-    return [row for row in read_metrics(run / "rows.jsonl") if row.name not in TIMED]
+    return [row for row in read_metrics(run / "metrics.jsonl") if row.name not in TIMED]
 
 
-ASTRAY = {"checkpoint_steps": 2, "panel_steps": 2, "guard": {"skips": 1}}
+ASTRAY = {"checkpoint_steps": 2, "log_steps": 2, "guard": {"skips": 1}}
 
 
 def test_too_many_skips_lead_back_and_past_the_data(
@@ -136,7 +136,11 @@ def test_a_spike_is_skipped_and_replayed_row_by_row(
     """Three ranks' worth of healthy steps, then a step whose loss is large: the same again from the checkpoint."""
     steps = FEWEST + 4
     recipe = make_recipe(
-        tokens=steps * 4 * 64, lr=1e-4, checkpoint_steps=10, guard={"spike": 8.0}, parallel={"ranks": 2, "context": 2}
+        tokens=steps * 4 * 64,
+        lr=1e-4,
+        checkpoint_steps=10,
+        guard={"spike": 8.0},
+        parallel={"ranks": 2, "context_parallel": 2},
     )
     run, corpus = new_run("spike"), prepared[1]
     original = loop.train_step

@@ -40,7 +40,7 @@ def train(recipe: Recipe, run: Path, corpus: Path, stage: int = 0) -> str:
 
 
 def rows_of(run: Path) -> list[Metric]:
-    return [row for row in read_metrics(run / "rows.jsonl") if row.name not in TIMED]
+    return [row for row in read_metrics(run / "metrics.jsonl") if row.name not in TIMED]
 
 
 def last_weights(run: Path, stage: int = 0) -> dict[str, torch.Tensor]:
@@ -64,20 +64,20 @@ def contents(run: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "parallel",
     [
-        {"ranks": 2, "context": 2},
-        {"ranks": 2, "context": 2, "ulysses_degree": 2},
-        {"ranks": 4, "context": 4, "ulysses_degree": 2},
-        {"ranks": 2, "context": 1},
-        {"ranks": 2, "context": 2, "recompute": "full"},
-        {"ranks": 4, "context": 2, "replicas": 2},
+        {"ranks": 2, "context_parallel": 2},
+        {"ranks": 2, "context_parallel": 2, "ulysses_degree": 2},
+        {"ranks": 4, "context_parallel": 4, "ulysses_degree": 2},
+        {"ranks": 2, "context_parallel": 1},
+        {"ranks": 2, "context_parallel": 2, "recompute": "full"},
+        {"ranks": 4, "context_parallel": 2, "replicas": 2},
     ],
     ids=["context", "heads", "heads x rows", "data", "recompute", "replicas"],
 )
 def test_two_ranks_equal_one(prepared: Prepared, new_run: NewRun, parallel: dict[str, Any]) -> None:
-    short = {"tokens": 5 * 4 * 64, "panel_steps": 5, "checkpoint_steps": 5, "loss_weights": {"counted": 3.0}}
+    short = {"tokens": 5 * 4 * 64, "log_steps": 5, "checkpoint_steps": 5, "loss_weights": {"counted": 3.0}}
     one, two = new_run("one"), new_run("two")
-    assert train(make_recipe(**short, parallel={"ranks": 1, "context": 1}), one, prepared[1]) == "limit"
-    assert train(make_recipe(**short, micro_rows=2, parallel=parallel), two, prepared[1]) == "limit"
+    assert train(make_recipe(**short, parallel={"ranks": 1, "context_parallel": 1}), one, prepared[1]) == "limit"
+    assert train(make_recipe(**short, micro_batch_size=2, parallel=parallel), two, prepared[1]) == "limit"
     expected = {(row.step, row.name): row.value for row in rows_of(one) if row.name != "imbalance"}
     found = {(row.step, row.name): row.value for row in rows_of(two) if row.name != "imbalance"}
     assert found == pytest.approx(expected, rel=2e-4, abs=1e-6)
@@ -141,7 +141,7 @@ def test_resume_on_another_number_of_ranks(straight: Path, prepared: Prepared, n
     run = new_run("fewer")
     with losing(5):
         train(make_recipe(), run, prepared[1])
-    assert train(make_recipe(parallel={"ranks": 1, "context": 1}), run, prepared[1]) == "limit"
+    assert train(make_recipe(parallel={"ranks": 1, "context_parallel": 1}), run, prepared[1]) == "limit"
     loss = {row.step: row.value for row in rows_of(run) if row.name == "loss/train"}
     assert loss == pytest.approx({r.step: r.value for r in rows_of(straight) if r.name == "loss/train"}, rel=1e-4)
 
@@ -152,7 +152,7 @@ def test_resume_on_another_number_of_ranks(straight: Path, prepared: Prepared, n
 )
 def test_until(prepared: Prepared, new_run: NewRun, metric: str, value: float, ending: str, steps: int) -> None:
     run = new_run("until")
-    recipe = make_recipe(until={"metric": metric, "value": value, "max_steps": 5})
+    recipe = make_recipe(stop={"metric": metric, "value": value, "max_steps": 5})
     assert train(recipe, run, prepared[1]) == ending
     rows = rows_of(run)
     assert max(row.step for row in rows) == steps
@@ -178,13 +178,13 @@ def test_ranks_that_read_other_rows_are_named_before_they_wait(prepared: Prepare
 
 def test_until_retrieval_asks_the_weights_as_they_stand(prepared: Prepared, new_run: NewRun) -> None:
     until = {"metric": "retrieval", "value": 0.0, "max_steps": 4}
-    recipe = make_recipe(context=512, step_tokens=1024, tokens=4096, until=until, panel_steps=2)
+    recipe = make_recipe(context_length=512, step_tokens=1024, tokens=4096, stop=until, log_steps=2)
     run = new_run("asked")
     assert train(recipe, run, prepared[1]) == "solved"
     found = {row.name: row for row in rows_of(run) if row.step == 2}
     assert found["retrieval"].unit == "share" and found["stage/solved"].value == 1
     with pytest.raises(UserError, match="cannot be asked at 64"):
-        train(make_recipe(until=until), new_run("short"), prepared[1])
+        train(make_recipe(stop=until), new_run("short"), prepared[1])
 
 
 def test_a_second_stage_takes_the_moments_along(straight: Path, prepared: Prepared, new_run: NewRun) -> None:
@@ -244,6 +244,6 @@ def test_too_many_skips_end_the_stage(prepared: Prepared, new_run: NewRun, monke
 def test_names_that_lead_nowhere_are_refused(prepared: Prepared, new_run: NewRun) -> None:
     until = {"metric": "accuracy/source/kv", "value": 0.9, "max_steps": 5}
     with pytest.raises(UserError, match=r"no metric 'accuracy/source/kv'[\s\S]*accuracy/source/counted"):
-        train(make_recipe(until=until), new_run("metric"), prepared[1])
+        train(make_recipe(stop=until), new_run("metric"), prepared[1])
     with pytest.raises(ValueError, match=r"loss_weights\.kv names no source"):
         make_recipe(loss_weights={"kv": 2.0})

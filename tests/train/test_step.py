@@ -18,13 +18,13 @@ from ropewalk.train import loop
 from ropewalk.train.stage import train_stage
 from tiny_run import make_recipe
 
-ONE = {"ranks": 1, "context": 1}
+ONE = {"ranks": 1, "context_parallel": 1}
 
 
 def train(recipe: Recipe, run: Path, corpus: Path) -> tuple[dict[tuple[int, str], float], Path]:
     """Figures by (step, name), and the last checkpoint."""
     run_ranks(lambda: train_stage(recipe, stage=0, run=run, corpus=corpus), recipe.parallel.ranks, threads=1)
-    rows = {(row.step, row.name): row.value for row in read_metrics(run / "rows.jsonl") if row.name not in TIMED}
+    rows = {(row.step, row.name): row.value for row in read_metrics(run / "metrics.jsonl") if row.name not in TIMED}
     checkpoint = newest(RunFolder(run).checkpoints(0))
     assert checkpoint is not None
     return rows, checkpoint
@@ -34,7 +34,7 @@ def train(recipe: Recipe, run: Path, corpus: Path) -> tuple[dict[tuple[int, str]
 def test_a_common_factor_of_all_labels_changes_nothing(
     factor: float, prepared: tuple[Path, Path], new_run: Callable[[str], Path]
 ) -> None:
-    short: dict[str, Any] = {"tokens": 2 * 4 * 64, "panel_steps": 1, "parallel": ONE}
+    short: dict[str, Any] = {"tokens": 2 * 4 * 64, "log_steps": 1, "parallel": ONE}
     plain = make_recipe(**short, loss_weights={"plain": 1.0, "counted": 3.0})
     scaled = make_recipe(**short, loss_weights={"plain": factor, "counted": 3.0 * factor})
     expected, one = train(plain, new_run("plain"), prepared[1])
@@ -50,8 +50,8 @@ def test_a_step_without_labels_is_told_and_not_taken(
 ) -> None:
     plain = loop.make_batches
 
-    def strip(feed: Any, cursor: int, **settings: Any) -> Any:
-        batches = plain(feed, cursor, **settings)
+    def strip(dataset: Any, cursor: int, **settings: Any) -> Any:
+        batches = plain(dataset, cursor, **settings)
         if cursor != 2 * batches.rows:
             return batches
         micro = tuple(dataclasses.replace(each, weights=each.weights * 0) for each in batches.micro)

@@ -44,10 +44,10 @@ def test_flops_are_those_of_the_pairs_in_the_rows(prepared: Prepared) -> None:
 
 
 def test_a_later_stage_is_foreseen_as_its_rows_will_be_packed(prepared: Prepared) -> None:
-    recipe, shape, corpus = make_recipe(context=32), shape_of(prepared), open_corpus(prepared[1])
+    recipe, shape, corpus = make_recipe(context_length=32), shape_of(prepared), open_corpus(prepared[1])
     spec = recipe.stages[1]
     rows = spec.steps * spec.step_rows
-    feed = open_dataset(
+    dataset = open_dataset(
         corpus,
         mix=recipe.corpus.mix,
         context_tokens=32,
@@ -58,7 +58,7 @@ def test_a_later_stage_is_foreseen_as_its_rows_will_be_packed(prepared: Prepared
         rules=recipe.corpus,
     )
     packed = Throughput(shape, Peak(1.0, "")).step_flops(
-        np.array([n for row in range(rows) for n in feed.document_tokens(row)])
+        np.array([n for row in range(rows) for n in dataset.document_tokens(row)])
     )
     assert throughput._forecast_flops(recipe, spec, shape, corpus) == pytest.approx(packed, rel=0.05)
     left = Throughput(shape, Peak(1.0, ""), later_flops=300.0).seconds_left(4, pace_seconds=2.0, step_flops=100.0)
@@ -89,7 +89,7 @@ def test_times_are_told_in_two_units() -> None:
 def train(recipe: Recipe, run: Path, corpus: Path) -> dict[str, list[Metric]]:
     run_ranks(lambda: train_stage(recipe, stage=0, run=run, corpus=corpus), recipe.parallel.ranks, threads=1)
     found: dict[str, list[Metric]] = {}
-    for row in read_metrics(run / "rows.jsonl"):
+    for row in read_metrics(run / "metrics.jsonl"):
         found.setdefault(row.name, []).append(row)
     return found
 

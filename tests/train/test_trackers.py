@@ -1,4 +1,4 @@
-"""What trackers are sent is what rows.jsonl holds, also over a kill; a tracker that fails or is missing ends no run."""
+"""Trackers get what metrics.jsonl holds, also over a kill; a tracker that fails or is missing ends no run."""
 
 import math
 import os
@@ -62,12 +62,12 @@ def test_tensorboard_shows_the_rows_of_a_killed_and_resumed_run(
         max(Counter((name, event.step) for name in events.Tags()["scalars"] for event in events.Scalars(name)).values())
         == 1
     )
-    expected = {(row.name, 8 * row.stage + row.step): row.value for row in read_metrics(run / "rows.jsonl")}
+    expected = {(row.name, 8 * row.stage + row.step): row.value for row in read_metrics(run / "metrics.jsonl")}
     assert len(expected) > 100 and seen == pytest.approx(expected, rel=1e-6)
 
 
 def track(name: Any, run: Path) -> None:
-    """Six steps in two sittings, the second of which takes two of the first's steps again."""
+    """Six steps in two sessions, the second of which takes two of the first's steps again."""
     for first, last in ((0, 4), (2, 6)):
         with Trackers([name], TrackedRun(run, {"model": "tiny"}, 10 + first), steps_before=10) as sinks:
             for rows in ROWS[first:last]:
@@ -92,7 +92,7 @@ def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("WANDB_MODE", "offline")
     track("wandb", tmp_path)
     files = sorted((tmp_path / "trackers" / "wandb").rglob("*.wandb"))
-    assert len(files) == 2 and len({path.name for path in files}) == 1, "two sittings of one run"
+    assert len(files) == 2 and len({path.name for path in files}) == 1, "two sessions of one run"
     seen: dict[float, float] = {}
     for path in files:
         for data in read_records(path.read_bytes()):
@@ -192,5 +192,5 @@ def test_a_missing_package_is_told_before_anything_is_trained(
     run = new_run("missing")
     with pytest.raises(UserError, match="the tracker swanlab is not installed"):
         train(recipe, run, prepared[1])
-    assert not (run / "rows.jsonl").exists()
+    assert not (run / "metrics.jsonl").exists()
     assert recipe.digest == make_recipe().digest, "what is shown where decides no result"

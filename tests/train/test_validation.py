@@ -15,7 +15,7 @@ from tiny_run import make_recipe
 
 NewRun = Callable[[str], Path]
 Prepared = tuple[Path, Path]
-PANEL = {"steps": 2, "documents": 4, "near_tokens": 16, "short_tokens": 300, "answers": 0}
+PANEL = {"steps": 2, "documents": 4, "truncated_tokens": 16, "short_tokens": 300, "answers": 0}
 
 
 def train(recipe: Recipe, run: Path, prepared: Prepared) -> list[Metric]:
@@ -23,20 +23,22 @@ def train(recipe: Recipe, run: Path, prepared: Prepared) -> list[Metric]:
     run_ranks(
         lambda: train_stage(recipe, stage=0, run=run, corpus=prepared[1], base=base), recipe.parallel.ranks, threads=1
     )
-    return [row for row in read_metrics(run / "rows.jsonl") if row.name not in TIMED]
+    return [row for row in read_metrics(run / "metrics.jsonl") if row.name not in TIMED]
 
 
-@pytest.mark.parametrize("parallel", [{"ranks": 2, "context": 2}, {"ranks": 2, "context": 1}], ids=["context", "data"])
+@pytest.mark.parametrize(
+    "parallel", [{"ranks": 2, "context_parallel": 2}, {"ranks": 2, "context_parallel": 1}], ids=["context", "data"]
+)
 def test_panels_tell_and_change_nothing(prepared: Prepared, new_run: NewRun, parallel: dict[str, Any]) -> None:
     short = {"tokens": 5 * 4 * 64, "parallel": parallel}
     plain = train(make_recipe(**short), new_run("plain"), prepared)
     run = new_run("panels")
-    rows = train(make_recipe(panel=PANEL, **short), run, prepared)
+    rows = train(make_recipe(validation=PANEL, **short), run, prepared)
     told = {(row.step, row.name): row.value for row in rows if row.name.startswith("held_out/")}
     assert [row for row in rows if not row.name.startswith("held_out/")] == plain
     assert {step for step, _ in told} == {2, 4, 5}, "every second step, and the last"
     for step in (2, 4, 5):
-        assert told[step, "held_out/whole-near"] == told[step, "held_out/whole"] - told[step, "held_out/near"]
+        assert told[step, "held_out/full-truncated"] == told[step, "held_out/full"] - told[step, "held_out/truncated"]
         for source in ("plain", "counted"):
             loss, change = told[step, f"held_out/short/{source}"], told[step, f"held_out/change/short/{source}"]
             base = json.loads((run / "stages" / "0" / "base-short-loss.json").read_text())[source]
@@ -45,9 +47,9 @@ def test_panels_tell_and_change_nothing(prepared: Prepared, new_run: NewRun, par
 
 
 def test_figures_are_the_same_on_any_ranks_and_the_base_is_read_once(prepared: Prepared, new_run: NewRun) -> None:
-    short = {"tokens": 2 * 4 * 64, "panel": {**PANEL, "documents": 3}}
+    short = {"tokens": 2 * 4 * 64, "validation": {**PANEL, "documents": 3}}
     found = []
-    for parallel in ({"ranks": 1, "context": 1}, {"ranks": 2, "context": 2}):
+    for parallel in ({"ranks": 1, "context_parallel": 1}, {"ranks": 2, "context_parallel": 2}):
         run = new_run(f"ranks-{parallel['ranks']}")
         rows = train(make_recipe(**short, parallel=parallel), run, prepared)
         found.append({row.name: row.value for row in rows if row.name.startswith("held_out/")})
@@ -62,6 +64,6 @@ def test_figures_are_the_same_on_any_ranks_and_the_base_is_read_once(prepared: P
 
 def test_retrieval_is_one_of_them(prepared: Prepared, new_run: NewRun) -> None:
     panel = {**PANEL, "documents": 0, "short_tokens": 0, "answers": 20}
-    recipe = make_recipe(context=512, step_tokens=1024, tokens=2048, panel=panel, panel_steps=2)
+    recipe = make_recipe(context_length=512, step_tokens=1024, tokens=2048, validation=panel, log_steps=2)
     rows = train(recipe, new_run("asked"), prepared)
     assert [(row.step, row.unit) for row in rows if row.name == "held_out/retrieval"] == [(2, "share")]

@@ -157,7 +157,7 @@ def give_back_round(gradients: Iterator[Block], traffic: Traffic, group: dist.Pr
 
 
 EXCHANGES = {
-    "needed": Exchange(fetch_needed, return_needed),
+    "needed_kv": Exchange(fetch_needed, return_needed),
     "all_gather": Exchange(fetch_all, give_back_all),
     "ring": Exchange(fetch_round, give_back_round),
 }

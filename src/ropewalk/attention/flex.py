@@ -83,9 +83,9 @@ def attend_biased(
     if partition.ranks > 1:
         raise UserError(
             "a bias needs whole rows on a rank",
-            where="parallel.context",
+            where="parallel.context_parallel",
             why=f"rows are cut over {partition.ranks} ranks, and a bias knows the positions of one rank's keys",
-            fix="use parallel.context=1, or layers without a bias",
+            fix="use parallel.context_parallel=1, or layers without a bias",
         )
     exact = torch.promote_types(query.dtype, torch.float32)
     scores = Scores(query.shape[-1] ** -0.5 if scale is None else scale)

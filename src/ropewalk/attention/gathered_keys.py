@@ -22,7 +22,7 @@ class GatheredKeys:
     rank: int
 
     @cached_property
-    def needed(self) -> Int64[np.ndarray, "needed"]:
+    def needed(self) -> Int64[np.ndarray, "needed_kv"]:
         """Packed indices of the rows that come from others, ascending."""
         needed = self.partition.needed_keys
         mine = needed.rank == self.rank

@@ -1,6 +1,6 @@
 """Convert the optimizer's moments between 8 bits and float32 when a checkpoint and the optimizer differ.
 
-``parallel.states`` may change between two sittings. So the moments are read in the form of the checkpoint, and then
+``parallel.states`` may change between two sessions. So the moments are read in the form of the checkpoint, and then
 converted to the form of the optimizer. This is done for a few matrices at a time. Where 8 bits are needed, all matrices
 in both forms would not fit into memory.
 """

@@ -70,10 +70,10 @@ def score(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="The column file to write, JSON lines.")],
     overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="The model that scores; the recipe's own by default.")] = None,
-    near: Annotated[str, typer.Option(help="The context that is compared with all there is.")] = "4Ki",
+    truncated: Annotated[str, typer.Option(help="The context that is compared with all there is.")] = "4Ki",
     as_json: AsJson = False,
 ) -> None:
     """Write what its context is worth to each long document: loss with little context, less loss with all."""
     from ropewalk.commands.corpus_score import score_recipe
 
-    show(score_recipe(load(recipe, overrides), out, model=model, near=near), as_json)
+    show(score_recipe(load(recipe, overrides), out, model=model, truncated=truncated), as_json)

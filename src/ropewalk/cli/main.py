@@ -68,7 +68,7 @@ def extend(
             "where should the extended model go?",
             where="the command line",
             why="a model folder is extended into a new folder",
-            fix=f"ropewalk extend {target} OUT context=16Ki rope.kind=theta rope.theta=1e6",
+            fix=f"ropewalk extend {target} OUT context_length=16Ki rope.kind=theta rope.theta=1e6",
         )
     from ropewalk.commands.run import extend_model
 
@@ -80,7 +80,9 @@ def advise(
     target: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model folder.")],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[OUT] [PATH=VALUE]...", help="A folder for the page, then the target: context=128Ki."),
+        typer.Argument(
+            metavar="[OUT] [PATH=VALUE]...", help="A folder for the page, then the target: context_length=128Ki."
+        ),
     ] = None,
     probe: Annotated[
         Path | None, typer.Option(metavar="TEXT", help="Run the candidates on the model: a .txt, .md or .jsonl.")

@@ -36,7 +36,7 @@ def advise_model(target: Path, arguments: list[str], *, probe: Path | None = Non
     model, spec = _read_question(target, arguments[1:] if out else arguments)
     base = find_model(model, config_only=probe is None)
     shape = read_shape(base)
-    found = survey(shape.base_rope, spec.context, asked=spec.rope)
+    found = survey(shape.base_rope, spec.context_length, asked=spec.rope)
     scores = [] if probe is None else _probe(base, found, spec, text=probe)
     advised = Advised(model, found, describe_layers(shape), scores)
     result = {"model": model, "layers": list(advised.layers), **found.to_json()}
@@ -87,7 +87,7 @@ def _read_question(target: Path, overrides: list[str]) -> tuple[str, AdviceSpec]
         )
     stage = recipe.stages[-1]
     return recipe.model, AdviceSpec(
-        context=stage.reach_tokens, rope=None if stage.rope.kind == "unchanged" else stage.rope
+        context_length=stage.reach_tokens, rope=None if stage.rope.kind == "unchanged" else stage.rope
     )
 
 

@@ -39,11 +39,11 @@ def probe_candidates(
     from ropewalk.model.extend import extend
     from ropewalk.probe.key_value import KeyValue
 
-    multiple = spec.context // base_tokens
+    multiple = spec.context_length // base_tokens
     if multiple < 2:
         raise UserError(
             "the target is too near for a probe",
-            where="context",
+            where="context_length",
             why=f"loss by position goes in multiples of the base's {format_length(base_tokens)} tokens",
             fix=f"ask for {format_length(2 * base_tokens)} or more, or leave --probe out",
         )
@@ -59,7 +59,7 @@ def probe_candidates(
     for name, method in methods.items():
         with tempfile.TemporaryDirectory(prefix="ropewalk-probe-") as work:
             folder = Path(work) / "model"
-            extend(base, folder, rope=method, context_tokens=spec.context)
+            extend(base, folder, rope=method, context_tokens=spec.context_length)
             found = measure_model(folder, planned, name=name, precision="float32")
         for each, sums in zip(planned, found, strict=True):
             scores += each.score(sums, model=name)

@@ -108,8 +108,8 @@ def mix_corpus(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         weigh(
             corpus,
             recipe.mix(stage),
-            context_tokens=stage.context,
-            tokens=stage.rows * stage.context,
+            context_tokens=stage.context_length,
+            tokens=stage.rows * stage.context_length,
             max_repeats=recipe.corpus.max_repeats,
             rules=recipe.rules(stage),
         )

@@ -15,28 +15,28 @@ from ropewalk.shape.find import find_model
 from ropewalk.shape.read import read_shape
 
 
-def score_recipe(recipe: Recipe, out: Path, *, model: str | None, near: str) -> dict[str, Any]:
+def score_recipe(recipe: Recipe, out: Path, *, model: str | None, truncated: str) -> dict[str, Any]:
     """Score the corpus of ``recipe`` into the file ``out``; the text of the result shows the best and worst documents.
 
-    Raises UserError where the corpus is not built, or where the model cannot read twice the near context.
+    Raises UserError where the corpus is not built, or where the model cannot read twice the truncated context.
     """
     folder = RunFolder(Path(recipe.run))
     corpus = require(folder.corpus, verb="prepare")
     scorer = base_model(folder, recipe) if model is None else find_model(model)
     context_tokens = read_shape(scorer).context_tokens
     try:
-        near_tokens = parse_count(near)
+        truncated_tokens = parse_count(truncated)
     except ValueError as error:
-        raise UserError("this is no length", where="--near", why=str(error), fix="--near 4Ki") from None
-    if not 4 <= near_tokens <= context_tokens // 2:
+        raise UserError("this is no length", where="--truncated", why=str(error), fix="--truncated 4Ki") from None
+    if not 4 <= truncated_tokens <= context_tokens // 2:
         raise UserError(
-            "the near context does not leave any farther one",
-            where=f"--near {near}",
+            "the truncated context does not leave any farther one",
+            where=f"--truncated {truncated}",
             why=f"the model reads {format_length(context_tokens)} tokens",
-            fix=f"--near {format_length(context_tokens // 4)}, or a model with more context",
+            fix=f"--truncated {format_length(context_tokens // 4)}, or a model with more context",
         )
     found = on_ranks(
-        rank_tasks.score_lengths, recipe.parallel.ranks, recipe, scorer, corpus, near_tokens, context_tokens, out
+        rank_tasks.score_lengths, recipe.parallel.ranks, recipe, scorer, corpus, truncated_tokens, context_tokens, out
     )
     tokenizer = load_tokenizer(scorer)
     lines = [f"{found['documents']} documents, {out}"]

@@ -41,4 +41,4 @@ def _go_back(folder: RunFolder, stage: int, step: int) -> None:
     if history.exists():  # rollbacks after this checkpoint belong to the removed steps
         lived = json.loads((folder.checkpoint(stage, step) / "state.json").read_text())["rollbacks"]
         write_whole(history, json.dumps(json.loads(history.read_text())[:lived], indent=1))
-    MetricsLog(folder.rows, writes=True).rewind(stage, step)
+    MetricsLog(folder.metrics, writes=True).rewind(stage, step)

@@ -51,10 +51,10 @@ def refuse_other_shares(recipe: Recipe, held: Recipe, folder: RunFolder, stage: 
     corpus, shares = open_corpus(folder.corpus), []
     for each in (held, recipe):
         own = each.stages[stage]
-        amount = own.steps * own.step_rows * own.context
+        amount = own.steps * own.step_rows * own.context_length
         limits: dict[str, Any] = {"tokens": amount, "max_repeats": each.corpus.max_repeats}
-        strands = plan_strata(corpus, each.mix(own), context_tokens=own.context, rules=each.rules(own), **limits)
-        shares.append({strand.name: strand.share for strand in strands})
+        strata = plan_strata(corpus, each.mix(own), context_tokens=own.context_length, rules=each.rules(own), **limits)
+        shares.append({stratum.name: stratum.share for stratum in strata})
     if shares[0] != shares[1]:
         name = next(name for name in shares[1] if shares[0].get(name) != shares[1][name])
         raise UserError(

@@ -99,7 +99,7 @@ def _refuse(folder: RunFolder, changes: Iterable[Change], lost: list[int], *, ev
     names = f"stage{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
     trained = f"; {names} would have to be trained again" if lost else ""
     where = folder.root if everything or not lost else folder.extended(lost[0]).parent
-    again = "it" if where == folder.root else f"{where}, the stages after it and their lines of rows.jsonl"
+    again = "it" if where == folder.root else f"{where}, the stages after it and their lines of metrics.jsonl"
     return UserError(
         "the run folder holds another recipe's run",
         where=str(folder.root),
@@ -125,7 +125,7 @@ def _list_stale(folder: RunFolder, changed: set[str], changes: Iterable[Change],
     found += _list_base_losses(folder, changes)
     for stage in reversed(range(stages)):
         if gate_part(stage) in changed:
-            found.append(folder.promotion(stage))
+            found.append(folder.gate(stage))
         if write_part(stage) in changed:
             found.append(folder.trained(stage))
         if extend_part(stage) in changed:
@@ -139,7 +139,7 @@ def _list_stale(folder: RunFolder, changed: set[str], changes: Iterable[Change],
 
 def _list_base_losses(folder: RunFolder, changes: Iterable[Change]) -> list[Path]:
     """The stored base losses of panels, if the recipe now asks their panels for something else."""
-    asked = re.compile(r"stages\.\d+\.panel(\..*)?|evaluate\..*")
+    asked = re.compile(r"stages\.\d+\.validation(\..*)?|evaluate\..*")
     changed = any(asked.fullmatch(change.path) for change in changes)
     return [path for path in folder.root.glob("stages/*/base-short-loss.json") if changed]
 

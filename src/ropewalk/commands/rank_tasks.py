@@ -80,13 +80,13 @@ def write_prompts(recipe: Recipe, base: Path) -> dict[str, list[str]]:
 
 
 def score_lengths(
-    recipe: Recipe, model: Path, corpus: Path, near_tokens: int, context_tokens: int, out: Path
+    recipe: Recipe, model: Path, corpus: Path, truncated_tokens: int, context_tokens: int, out: Path
 ) -> dict[str, Any]:
     """Write the gain from far context for each long document into a column file."""
     from ropewalk.corpus.tokens.corpus_folder import open_corpus
     from ropewalk.evaluate.length_gain import score_lengths as score
 
-    lengths = {"near_tokens": near_tokens, "context_tokens": context_tokens}
+    lengths = {"truncated_tokens": truncated_tokens, "context_tokens": context_tokens}
     return score(model, open_corpus(corpus), precision=recipe.evaluate.precision, out=out, **lengths)
 
 
@@ -115,12 +115,12 @@ def replay(record: dict[str, Any], recipe: Recipe, folder: RunFolder) -> dict[st
 def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     """Write the stage's last checkpoint as a model folder in float32 for evaluation and for the next stage.
 
-    If the stage has ``blend`` below 1, the weights are blended with the run's base first. Every rank calls this,
-    because the ranks agree on the checkpoint; the first one writes.
+    If the stage has ``merge_with_base`` below 1, the weights are merged with the run's base first. Every rank calls
+    this, because the ranks agree on the checkpoint; the first one writes.
     """
     from ropewalk.checkpoint.load import newest
     from ropewalk.model.export import export as export_folder
-    from ropewalk.model.lazy_weights import blend, read_weights
+    from ropewalk.model.lazy_weights import merge_weights, read_weights
     from ropewalk.parallel.rank_zero import first_does
     from ropewalk.parallel.verify_folder import require_intact
 
@@ -129,9 +129,9 @@ def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     assert checkpoint is not None
 
     def write() -> None:
-        weights, share = _read_trained(checkpoint, folder.extended(stage)), recipe.stages[stage].blend
+        weights, share = _read_trained(checkpoint, folder.extended(stage)), recipe.stages[stage].merge_with_base
         if share < 1:
-            weights = blend(weights, read_weights(base_model(folder, recipe)), share=share)
+            weights = merge_weights(weights, read_weights(base_model(folder, recipe)), share=share)
         export_folder(weights, folder.extended(stage), folder.trained(stage), dtype="float32")
 
     first_does(write)
@@ -157,22 +157,22 @@ def _read_trained(checkpoint: Path, extended: Path) -> "LazyWeights":
     return weights if lora is None else merge_adapter(weights, extended, Lora.model_validate(lora))
 
 
-def promote(recipe: Recipe, folder: RunFolder, stage: int) -> None:
+def check_gate(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     """Measure the stage's model against its gates, once.
 
     Raises UserError on every rank where a gate is missed and the recipe stops then.
     """
-    from ropewalk.evaluate.stage_gate import measure_promotion, read_verdicts, refuse_promotion, spell_verdicts
+    from ropewalk.evaluate.stage_gate import measure_promotion, read_verdicts, refuse_missed_gate, spell_verdicts
     from ropewalk.parallel.collective import rank_and_ranks, share_from_first
 
-    spec, path, base = recipe.stages[stage], folder.promotion(stage), base_model(folder, recipe)
-    assert spec.promote is not None
+    spec, path, base = recipe.stages[stage], folder.gate(stage), base_model(folder, recipe)
+    assert spec.gate is not None
     if not share_from_first(path.exists()):
         models = {"base": base, "before": stage_input(folder, recipe, stage), "trained": folder.trained(stage)}
         if stage == 0:
             del models["before"]
         verdicts = measure_promotion(
-            spec.promote, recipe.evaluate, models=models, reach_tokens=spec.reach_tokens, corpus=folder.corpus
+            spec.gate, recipe.evaluate, models=models, reach_tokens=spec.reach_tokens, corpus=folder.corpus
         )
         if verdicts is not None:
             write_whole(path, spell_verdicts(verdicts))
@@ -180,8 +180,8 @@ def promote(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     if rank_and_ranks()[0] == 0:
         for verdict in verdicts:
             say(f"stage {stage}, {verdict.outcome}: {verdict.text}")
-    if spec.promote.otherwise == "stop":
-        refuse_promotion(verdicts, stage=stage, path=path, strict=recipe.strict)
+    if spec.gate.otherwise == "stop":
+        refuse_missed_gate(verdicts, stage=stage, path=path, strict=recipe.strict)
 
 
 def evaluate(recipe: Recipe, folder: RunFolder, models: dict[str, Path], base_tokens: int) -> None:

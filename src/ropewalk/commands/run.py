@@ -101,7 +101,7 @@ def _leave() -> None:
 
 
 def _seal(recipe: Recipe, folder: RunFolder) -> None:
-    names = [path.name for path in (folder.recipe, folder.rows, folder.scores, folder.report)]
+    names = [path.name for path in (folder.recipe, folder.metrics, folder.scores, folder.report)]
     inputs = {"recipe": recipe.digest, "parts": digest_parts(recipe)}
     seal(folder.root, kind="run", inputs=inputs, facts=read_versions(), names=names)
 
@@ -148,8 +148,8 @@ def train(recipe: Recipe, folder: RunFolder) -> None:
             if _train_stage(recipe, folder, stage) == "stopped":
                 raise Stopped
             on_ranks(rank_tasks.write_trained, recipe.parallel.ranks, recipe, folder, stage)
-        if recipe.stages[stage].promote is not None:
-            on_ranks(rank_tasks.promote, recipe.parallel.ranks, recipe, folder, stage)
+        if recipe.stages[stage].gate is not None:
+            on_ranks(rank_tasks.check_gate, recipe.parallel.ranks, recipe, folder, stage)
 
 
 def _train_stage(recipe: Recipe, folder: RunFolder, stage: int) -> str:

@@ -45,12 +45,12 @@ def verify_degrees(recipe: Recipe) -> dict[str, Any]:
     In the result, ``passed`` is True if all bounds hold, and ``text`` has a table per precision. Raises UserError where
     there is nothing to compare, or where corpus or model are missing.
     """
-    if recipe.parallel.context == 1:
+    if recipe.parallel.context_parallel == 1:
         raise UserError(
             "there is nothing to compare",
-            where="parallel.context",
+            where="parallel.context_parallel",
             why="the recipe's rows are not cut over ranks",
-            fix="add parallel.ranks=2 parallel.context=2, or what you mean to run with",
+            fix="add parallel.ranks=2 parallel.context_parallel=2, or what you mean to run with",
         )
     folder = RunFolder(Path(recipe.run))
     require(folder.corpus, verb="prepare")
@@ -69,7 +69,7 @@ def verify_degrees(recipe: Recipe) -> dict[str, Any]:
     return {
         "passed": not faults,
         "stage": stage,
-        "degree": recipe.parallel.context,
+        "degree": recipe.parallel.context_parallel,
         "faults": faults,
         "precisions": {precision: asdict(parity) | asdict(BARS[precision]) for precision, parity in found.items()},
         "text": "\n\n".join(_tell(recipe, stage, found, faults)),
@@ -94,11 +94,11 @@ def find_faults(parity: "Parity", precision: str) -> Iterator[str]:
 
 
 def _tell(recipe: Recipe, stage: int, found: "dict[str, Parity]", faults: list[str]) -> Iterator[str]:
-    context, parallel = format_length(recipe.stages[stage].context), recipe.parallel
+    context, parallel = format_length(recipe.stages[stage].context_length), recipe.parallel
     steps = len(next(iter(found.values())).losses)
     yield (
         f"{recipe.run}, stage {stage}: {steps} steps of {parallel.ranks} rows of {context} tokens, "
-        f"degree {parallel.context} beside degree 1"
+        f"degree {parallel.context_parallel} beside degree 1"
     )
     for precision, parity in found.items():
         crossed = f"In {parity.crossing} of rank 0's {parity.passes} passes keys crossed ranks."

@@ -57,9 +57,9 @@ class StageFolder:
         return self.root / "trained"
 
     @property
-    def promotion(self) -> Path:
+    def gate(self) -> Path:
         """The verdicts of the stage's gates."""
-        return self.root / "promotion.json"
+        return self.root / "gate.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,22 +147,22 @@ class RunFolder:
         """The stage's last weights in float32, as a model folder."""
         return self.stage(stage).trained
 
-    def promotion(self, stage: int) -> Path:
+    def gate(self, stage: int) -> Path:
         """The results of the stage's gates."""
-        return self.stage(stage).promotion
+        return self.stage(stage).gate
 
     @property
     def scores(self) -> Path:
         return self.root / "scores.json"
 
     @property
-    def rows(self) -> Path:
-        return self.root / "rows.jsonl"
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
 
     @property
-    def sittings(self) -> Path:
-        """The means of each session of training (train/sittings.py)."""
-        return self.root / "sittings.json"
+    def sessions(self) -> Path:
+        """The means of each session of training (train/sessions.py)."""
+        return self.root / "sessions.json"
 
     @property
     def trackers(self) -> Path:

@@ -41,43 +41,45 @@ class LongText:
     tokens: Int64[np.ndarray, "tokens"]
 
 
-def make_items(texts: Sequence[LongText], *, near_tokens: int, last_tokens: int | None = None) -> list[Item]:
-    """Each text twice: whole (group 2i), and in windows of ``near_tokens`` of which the last quarter counts (2i + 1).
+def make_items(texts: Sequence[LongText], *, truncated_tokens: int, last_tokens: int | None = None) -> list[Item]:
+    """Each text twice: with full context (group 2i), and in windows of ``truncated_tokens`` (group 2i + 1).
 
-    The same tokens count in both readings: those from ``near_tokens`` on, so near context is 3/4 to all of
-    ``near_tokens``. With ``last_tokens``, only the text's last ``last_tokens`` of them count.
+    Of a window the last quarter counts.
+
+    The same tokens count in both readings: those from ``truncated_tokens`` on, so near context is 3/4 to all of
+    ``truncated_tokens``. With ``last_tokens``, only the text's last ``last_tokens`` of them count.
     """
-    stride = near_tokens // _STRIDES
+    stride = truncated_tokens // _STRIDES
     items = []
     for number, text in enumerate(texts):
         length = len(text.tokens)
         group = np.full(length, -1, dtype=np.int64)
-        asked = near_tokens if last_tokens is None else max(near_tokens, length - last_tokens)
+        asked = truncated_tokens if last_tokens is None else max(truncated_tokens, length - last_tokens)
         group[asked:] = 2 * number
         items.append(Item(text.tokens, group))
         for begin in range(asked, length, stride):
             end = min(length, begin + stride)
-            first = end - near_tokens
-            near = np.full(near_tokens, -1, dtype=np.int64)
+            first = end - truncated_tokens
+            near = np.full(truncated_tokens, -1, dtype=np.int64)
             near[begin - first :] = 2 * number + 1
             items.append(Item(text.tokens[first:end], near))
     return items
 
 
-def long_texts(corpus: Corpus, *, near_tokens: int, context_tokens: int) -> Iterator[LongText]:
-    """The training documents that have at least twice ``near_tokens``, cut to ``context_tokens``."""
+def long_texts(corpus: Corpus, *, truncated_tokens: int, context_tokens: int) -> Iterator[LongText]:
+    """The training documents that have at least twice ``truncated_tokens``, cut to ``context_tokens``."""
     for source in text_sources(corpus):
         documents = corpus.train(source)
         read = read_written_lines(corpus.store(source) / "documents.jsonl", dict)
         ids = [entry["id"] for entry in read if "dropped" not in entry]
-        for number in np.flatnonzero(documents.lengths >= 2 * near_tokens).tolist():
+        for number in np.flatnonzero(documents.lengths >= 2 * truncated_tokens).tolist():
             stop = min(int(documents.lengths[number]), context_tokens)
             tokens = documents.read(number, 0, stop)[0].astype(np.int64)
             yield LongText(source, ids[int(documents.chosen[number])], tokens)
 
 
 def score_lengths(
-    model: Path, corpus: Corpus, *, near_tokens: int, context_tokens: int, precision: Dtype, out: Path
+    model: Path, corpus: Corpus, *, truncated_tokens: int, context_tokens: int, precision: Dtype, out: Path
 ) -> dict[str, Any]:
     """Write ``id, source, gain`` of every long document to ``out``; every rank calls it.
 
@@ -85,19 +87,19 @@ def score_lengths(
     enough, or the model has another tokenizer.
     """
     require_tokenizer(corpus, load_tokenizer(model), where=model)
-    texts = list(long_texts(corpus, near_tokens=near_tokens, context_tokens=context_tokens))
+    texts = list(long_texts(corpus, truncated_tokens=truncated_tokens, context_tokens=context_tokens))
     if not texts:
         raise UserError(
             "no document is long enough to be scored",
             where=str(corpus.folder),
-            why=f"none of those trained on has {2 * near_tokens} tokens",
+            why=f"none of those trained on has {2 * truncated_tokens} tokens",
             fix="score with a smaller near context",
         )
     require_intact(model, together=True)
     learner = ModelWithLoss(load_model(model, dtype=precision)).requires_grad_(False)
     if torch.cuda.is_available():
         learner = learner.to("cuda")
-    items = make_items(texts, near_tokens=near_tokens)
+    items = make_items(texts, truncated_tokens=truncated_tokens)
     sums = measure(learner, items, 2 * len(texts), name="gain of context")
     loss = (sums.nll / sums.count).reshape(-1, 2)
     rows = [_row(text, far, near) for text, (far, near) in zip(texts, loss.tolist(), strict=True)]

@@ -1,4 +1,4 @@
-"""The gain from far context during training: the loss of long documents' last tokens, with and without far context.
+"""The gain from context during training: the loss of long documents' last tokens, with full and truncated context.
 
 The two readings are those that score documents (length_gain.py). They run on held-out documents and on their last
 tokens only, so they are cheap enough to be repeated often.
@@ -17,34 +17,34 @@ from ropewalk.evaluate.length_gain import LongText, make_items
 
 
 @dataclass(frozen=True)
-class FarGain:
-    """Documents of equal length, of which the last ``near_tokens`` count."""
+class ContextGain:
+    """Documents of equal length, of which the last ``truncated_tokens`` count."""
 
     documents: list[Int64[np.ndarray, "context"]]
-    near_tokens: int
+    truncated_tokens: int
 
     @property
     def items(self) -> list[Item]:
         texts = [LongText("", "", tokens) for tokens in self.documents]
-        return make_items(texts, near_tokens=self.near_tokens, last_tokens=self.near_tokens)
+        return make_items(texts, truncated_tokens=self.truncated_tokens, last_tokens=self.truncated_tokens)
 
     @property
     def groups(self) -> int:
         return 2 * len(self.documents)
 
     def tell(self, sums: Sums) -> Iterator[tuple[str, float, str]]:
-        """``whole`` and ``near`` in nats per token, and the change by the whole context."""
-        whole, near = (float(sums.nll[half::2].sum() / sums.count[half::2].sum()) for half in (0, 1))
-        yield "whole", whole, "nats per token"
-        yield "near", near, "nats per token"
-        yield "whole-near", whole - near, "nats per token"
+        """``full`` and ``truncated`` in nats per token, and their difference: negative where far context helps."""
+        full, truncated = (float(sums.nll[half::2].sum() / sums.count[half::2].sum()) for half in (0, 1))
+        yield "full", full, "nats per token"
+        yield "truncated", truncated, "nats per token"
+        yield "full-truncated", full - truncated, "nats per token"
 
 
-def plan_far_gain(
-    corpus: Corpus, *, context_tokens: int, near_tokens: int, documents: int, seed: int
-) -> FarGain | None:
+def plan_context_gain(
+    corpus: Corpus, *, context_tokens: int, truncated_tokens: int, documents: int, seed: int
+) -> ContextGain | None:
     """Up to ``documents`` held-out documents of ``context_tokens``; None without any, or where no token is far."""
-    if context_tokens < 2 * near_tokens:
+    if context_tokens < 2 * truncated_tokens:
         return None
     drawn = draw_long(corpus, context_tokens=context_tokens, documents=documents, seed=seed)
-    return FarGain(drawn, near_tokens) if drawn else None
+    return ContextGain(drawn, truncated_tokens) if drawn else None

@@ -16,7 +16,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.read_json import read_written
 from ropewalk.core.record import Score
 from ropewalk.evaluate.evaluate import evaluate_models
-from ropewalk.recipe.gates import Promotion
+from ropewalk.recipe.gates import Gate
 from ropewalk.recipe.spec import EvaluateSpec
 from ropewalk.shape.read import read_shape
 
@@ -43,7 +43,7 @@ class Verdict:
 
 
 def measure_promotion(
-    promotion: Promotion, spec: EvaluateSpec, *, models: Mapping[str, Path], reach_tokens: int, corpus: Path
+    gate: Gate, spec: EvaluateSpec, *, models: Mapping[str, Path], reach_tokens: int, corpus: Path
 ) -> list[Verdict] | None:
     """The verdicts on ``trained`` among ``models`` (``base``, ``before``, ``trained``); None except on the first rank.
 
@@ -56,34 +56,34 @@ def measure_promotion(
         update={
             "lengths": (max(1, reach_tokens // base_tokens),),
             "position_lengths": max(1, window_tokens // base_tokens),
-            "answers": promotion.answers,
-            "documents": promotion.documents,
-            "short_tokens": promotion.short_tokens,
+            "answers": gate.answers,
+            "documents": gate.documents,
+            "short_tokens": gate.short_tokens,
             "probes": (),
             "seed": spec.seed + 1,
         }
     )
     scores = evaluate_models(models, asked, corpus=corpus, base_context_tokens=base_tokens)
-    return None if scores is None else list(judge(promotion, scores, before=before))
+    return None if scores is None else list(judge(gate, scores, before=before))
 
 
-def judge(promotion: Promotion, scores: Sequence[Score], *, before: str) -> Iterator[Verdict]:
-    """Each gate that ``promotion`` sets, from the scores of all models."""
+def judge(gate: Gate, scores: Sequence[Score], *, before: str) -> Iterator[Verdict]:
+    """Each gate that ``gate`` sets, from the scores of all models."""
 
     def find(model: str, task: str) -> list[Score]:
         return [score for score in scores if score.model == model and score.task.startswith(task)]
 
-    if promotion.window_loss is not None:
+    if gate.window_loss is not None:
         change = next(iter(find(TRAINED, f"change/nll/{before}")), None)  # in the last quarter of the window
         meaning = f"nats above {before}'s, last quarter of its window"
-        yield _at_most("window_loss", change, promotion.window_loss, meaning)
-    if promotion.retrieval is not None:
+        yield _at_most("window_loss", change, gate.window_loss, meaning)
+    if gate.retrieval is not None:
         found = _pool([score for score in find(TRAINED, "retrieval/") if score.depth is None])
-        met = found is not None and _decide(found.low >= promotion.retrieval, found.high >= promotion.retrieval)
-        text = _tell("retrieval", found, f"at least {promotion.retrieval:g}", "of the answers at the stage's length")
-        yield Verdict("retrieval", None if found is None else found.value, promotion.retrieval, met, text)
-    if promotion.short_loss is not None:
-        limit, changes = promotion.short_loss, find(TRAINED, "change/short/")
+        met = found is not None and _decide(found.low >= gate.retrieval, found.high >= gate.retrieval)
+        text = _tell("retrieval", found, f"at least {gate.retrieval:g}", "of the answers at the stage's length")
+        yield Verdict("retrieval", None if found is None else found.value, gate.retrieval, met, text)
+    if gate.short_loss is not None:
+        limit, changes = gate.short_loss, find(TRAINED, "change/short/")
         # A source that misses the limit, else one that may miss it, else the largest change.
         worst = max(changes, key=lambda score: (score.low > limit, score.high > limit, score.value), default=None)
         name = "" if worst is None else f", worst in {worst.task.removeprefix('change/short/')}"
@@ -91,7 +91,7 @@ def judge(promotion: Promotion, scores: Sequence[Score], *, before: str) -> Iter
 
 
 def spell_verdicts(verdicts: Sequence[Verdict]) -> str:
-    """The content of a stage's promotion.json."""
+    """The content of a stage's gate.json."""
     return json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n"
 
 
@@ -100,7 +100,7 @@ def read_verdicts(path: Path) -> list[Verdict]:
     return read_written(path, lambda entries: [Verdict(**entry) for entry in entries])
 
 
-def refuse_promotion(verdicts: Sequence[Verdict], *, stage: int, path: Path, strict: bool = False) -> None:
+def refuse_missed_gate(verdicts: Sequence[Verdict], *, stage: int, path: Path, strict: bool = False) -> None:
     """Raise UserError if any gate is missed; if ``strict``, also if any gate is undecided."""
     missed = [verdict.text for verdict in verdicts if verdict.met is False or (strict and verdict.met is None)]
     if missed:
@@ -108,7 +108,7 @@ def refuse_promotion(verdicts: Sequence[Verdict], *, stage: int, path: Path, str
             f"stage {stage} is not promoted",
             where=str(path),
             why="\n         ".join(missed),
-            fix="give the stage more tokens or another mix in a new run folder; promote.otherwise: warn goes on anyway",
+            fix="give the stage more tokens or another mix in a new run folder; gate.otherwise: warn goes on anyway",
         )
 
 

@@ -74,7 +74,7 @@ def read_former(folder: Path) -> tuple[LayerPosition, ...]:
             "there is nothing to anneal from",
             where=str(folder),
             why="its manifest does not say what positions its base had",
-            fix="extend the base again, or set anneal_steps to 0",
+            fix="extend the base again, or set rope_interpolation_steps to 0",
         )
     return tuple(LayerPosition.model_validate(layer) for layer in former)
 

@@ -38,9 +38,9 @@ def init_model(spec: Init, out: Path, *, tokenizer: Path, seed: int) -> None:
     config = _config(spec, vocabulary) | read_token_ids(tokenizer)
     check_tokenizer(tokenizer, vocabulary=vocabulary)
     with new_folder(out, kind="model", inputs={"init": spec.model_dump(mode="json"), "seed": seed}) as work:
-        spelled = spell_layers(config, plain_layers(spec.layers, spec.theta), context_tokens=spec.context)
+        spelled = spell_layers(config, plain_layers(spec.layers, spec.theta), context_tokens=spec.context_length)
         write_config(work, spelled.apply(config), dtype="float32")
-        copy_tokenizer(tokenizer, work, context_tokens=spec.context)
+        copy_tokenizer(tokenizer, work, context_tokens=spec.context_length)
         with torch.device("meta"):
             skeleton = CLASSES[spec.architecture](AutoConfig.from_pretrained(work, local_files_only=True))
         tied = tied_names(skeleton)
@@ -71,7 +71,7 @@ def _config(spec: Init, vocabulary: int) -> dict[str, Any]:
         "num_attention_heads": spec.heads,
         "num_key_value_heads": spec.kv_heads,
         "head_dim": spec.head_dim,
-        "max_position_embeddings": spec.context,
+        "max_position_embeddings": spec.context_length,
         "hidden_act": "silu",
         "rms_norm_eps": 1e-6,
         "initializer_range": spec.deviation,

@@ -51,7 +51,7 @@ def read_weights(folder: Path) -> LazyWeights:
     return LazyWeights({name: tensor.shape for name, tensor in stored.items()}, partial(read_tensor, stored))
 
 
-def blend(trained: Mapping[str, Tensor], base: Mapping[str, Tensor], *, share: float) -> LazyWeights:
+def merge_weights(trained: Mapping[str, Tensor], base: Mapping[str, Tensor], *, share: float) -> LazyWeights:
     """``share`` x ``trained`` + the rest x ``base``, weight by weight; a weight that the base lacks stays as trained.
 
     Both ends of one short training lie in one basin of the loss. So the line between them is a trade between new and

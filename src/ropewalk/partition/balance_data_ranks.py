@@ -10,13 +10,15 @@ import numpy as np
 from jaxtyping import Int64
 
 
-def assign_sequences(pairs: Int64[np.ndarray, "rows"], *, ranks: int, micro_rows: int) -> list[list[list[int]]]:
-    """For each data rank its micro-batches: lists of at most ``micro_rows`` sequences by index, as many for every rank.
+def assign_sequences(pairs: Int64[np.ndarray, "rows"], *, ranks: int, micro_batch_size: int) -> list[list[list[int]]]:
+    """Return the micro-batches of each data rank: lists of at most ``micro_batch_size`` sequences by index.
+
+    Every rank gets the same number of micro-batches.
 
     ``pairs`` [sequences] counts each sequence's attention pairs. Sequences of a micro-batch are in ascending order.
     With one rank they stay in order. Where sequences are few, a rank's micro-batch may be empty.
     """
-    waves = -(-len(pairs) // (ranks * micro_rows))
+    waves = -(-len(pairs) // (ranks * micro_batch_size))
     order = np.arange(len(pairs)) if ranks == 1 else np.argsort(-pairs, kind="stable")
     dealt: list[list[list[int]]] = [[] for _ in range(ranks)]
     for wave in np.array_split(order, waves):

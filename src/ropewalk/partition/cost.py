@@ -121,7 +121,7 @@ def count_own_pairs(segments: Segments, ranks: int) -> Int64[np.ndarray, "ranks"
 
 
 def price_segments(
-    segments: Segments, ranks: int, *, window: int | None, price: Price = PRICE, exchange: str = "needed"
+    segments: Segments, ranks: int, *, window: int | None, price: Price = PRICE, exchange: str = "needed_kv"
 ) -> tuple[float, float]:
     """The slowest rank's work plus the traffic that it waits for, in attention pairs; and the mean work, its least."""
     pairs, tiles = (

@@ -26,8 +26,8 @@ from ropewalk.partition.tiles import (
     make_window_tiles,
 )
 
-EXCHANGES = ("auto", "needed", "ring", "all_gather")
-_CHOICES = ("needed", "ring")
+EXCHANGES = ("auto", "needed_kv", "ring", "all_gather")
+_CHOICES = ("needed_kv", "ring")
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ class Partition:
     @cached_property
     def rows(self) -> Int64[np.ndarray, "ranks ranks"]:
         """Key rows that reach rank [i] from rank [j] in one layer's forward; a ring's rows count for who owns them."""
-        if self.exchange == "needed" or not self.exchanges:
+        if self.exchange == "needed_kv" or not self.exchanges:
             return count_rows(self.segments, self.ranks, self.window)
         return np.full((self.ranks, self.ranks), self.local_tokens) - np.diag([self.local_tokens] * self.ranks)
 
@@ -181,7 +181,7 @@ def _choose_exchange(segments: Segments, ranks: int, window: int | None, price: 
     An all-gather is never cheaper than the needed rows, which are the same message with less in it.
     """
     if not price.overlaps or ranks == 1:
-        return "needed"
+        return "needed_kv"
     costs = {each: price_segments(segments, ranks, window=window, price=price, exchange=each)[0] for each in _CHOICES}
     return min(_CHOICES, key=costs.__getitem__)
 
@@ -195,7 +195,7 @@ def _check(document: np.ndarray, ranks: int, *, layout: str, exchange: str, wind
     if ranks < 1 or document.size == 0 or document.size % ranks:
         raise UserError(
             "rows cannot be cut into equal shares",
-            where="parallel.context",
+            where="parallel.context_parallel",
             why=f"{document.size} tokens ({' x '.join(map(str, document.shape))}) over {ranks} context ranks",
             fix="choose a context length that is a multiple of the context ranks",
         )

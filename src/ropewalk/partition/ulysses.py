@@ -95,7 +95,7 @@ def partition_tokens_and_heads(
             "context ranks make no equal Ulysses groups",
             where="parallel.ulysses_degree",
             why=f"{ranks} context ranks are no multiple of {ulysses_degree}",
-            fix="choose a divisor of parallel.context",
+            fix="choose a divisor of parallel.context_parallel",
         )
     token_partition = partition_tokens(
         document, ranks=ranks // ulysses_degree, layout=layout, exchange=exchange, price=price
@@ -103,7 +103,7 @@ def partition_tokens_and_heads(
     if token_partition.tokens % ranks:
         raise UserError(
             "rows cannot be cut into equal shares",
-            where="parallel.context",
+            where="parallel.context_parallel",
             why=f"{token_partition.tokens} tokens over {ranks} context ranks",
             fix="choose a context length that is a multiple of the context ranks",
         )

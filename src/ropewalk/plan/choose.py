@@ -55,7 +55,9 @@ def forecast(
     """
     split = split or Split()
     require_even(ranks, context=split.context_ranks, replicas=split.replicas)
-    wave_tokens = ranks // split.context_ranks * split.micro_rows * context_tokens  # one micro-batch for each data rank
+    wave_tokens = (
+        ranks // split.context_ranks * split.micro_batch_size * context_tokens
+    )  # one micro-batch for each data rank
     waves = max(1, (step_tokens or 0) // wave_tokens)
     flops = token_flops(shape, context_tokens, document_tokens=document_tokens, lora=split.lora)
     savings, memory = _fit(shape, context_tokens, ranks=ranks, split=split, machine=machine)
@@ -102,8 +104,8 @@ def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | Non
     Ranks that cannot be split and stages whose positions do not fit have no plan; recipe/check reports them.
     """
     parallel = recipe.parallel
-    if any(parallel.ranks % count for count in (parallel.context, parallel.replicas)) or (
-        parallel.ulysses_degree != "auto" and parallel.context % parallel.ulysses_degree
+    if any(parallel.ranks % count for count in (parallel.context_parallel, parallel.replicas)) or (
+        parallel.ulysses_degree != "auto" and parallel.context_parallel % parallel.ulysses_degree
     ):
         return []
     machine = machine or find_machine(ranks=parallel.ranks)
@@ -119,18 +121,18 @@ def forecast_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, ma
         machine = replace(KNOWN["h200"], name="h200 (assumed)")
     narrow = parallel.precision == "bfloat16" or (parallel.precision == "auto" and machine.name != "cpu")
     split = Split(
-        context_ranks=parallel.context,
+        context_ranks=parallel.context_parallel,
         layout=parallel.layout,
         savings=tuple(list_savings(parallel, extended, host_is_apart=machine.name != "cpu")),
         element_bytes=2 if narrow else 4,
         loss_chunk_tokens=parallel.loss_chunk_tokens,
-        micro_rows=stage.micro_rows,
+        micro_batch_size=stage.micro_batch_size,
         lora=stage.lora,
         replicas=parallel.replicas,
     )
     return forecast(
         extended,
-        context_tokens=stage.context,
+        context_tokens=stage.context_length,
         tokens=_most_tokens(stage),
         step_tokens=stage.step_tokens,
         ranks=parallel.ranks,
@@ -153,7 +155,7 @@ def plan_sharing(parallel: Parallel, shape: ModelShape, *, device: str, element_
 
 def _share(split: Split, parallel: Parallel, shape: ModelShape, stage: Stage, machine: Machine) -> Split:
     """The split by sequence, by heads or by both that would be chosen for sequences of one document each."""
-    rows = np.repeat(np.arange(split.micro_rows, dtype=np.int32)[:, None], stage.context, axis=1)
+    rows = np.repeat(np.arange(split.micro_batch_size, dtype=np.int32)[:, None], stage.context_length, axis=1)
     if rows.size % split.context_ranks:
         return split  # recipe/check reports this fault
     device = "cpu" if machine.name == "cpu" else "cuda"
@@ -175,7 +177,7 @@ def _share(split: Split, parallel: Parallel, shape: ModelShape, stage: Stage, ma
 
 
 def _most_tokens(stage: Stage) -> int:
-    return stage.tokens if stage.until is None else min(stage.tokens, stage.until.max_steps * stage.step_tokens)
+    return stage.tokens if stage.stop is None else min(stage.tokens, stage.stop.max_steps * stage.step_tokens)
 
 
 def _context_bytes(
@@ -191,7 +193,7 @@ def _context_bytes(
     forwards = 2 if recompute == "full" else 1
     # Ulysses groups: each group holds one part of the sequence
     split = replace(split, context_ranks=split.context_ranks // split.ulysses_degree)
-    tokens = context_tokens * split.micro_rows
+    tokens = context_tokens * split.micro_batch_size
     swap = attention_traffic(
         shape,
         tokens // split.context_ranks,
@@ -220,11 +222,11 @@ def _needed_share(context_tokens: int, document_tokens: Sequence[int], *, split:
     A layer with a window takes it from a partition; a layer without a window takes ``split.needed_share``.
     """
     ranks = split.context_ranks
-    if window is None or ranks == 1 or context_tokens * split.micro_rows % ranks:
+    if window is None or ranks == 1 or context_tokens * split.micro_batch_size % ranks:
         return split.needed_share
-    ids = np.full((split.micro_rows, context_tokens), -1, dtype=np.int32)
+    ids = np.full((split.micro_batch_size, context_tokens), -1, dtype=np.int32)
     row = np.repeat(np.arange(len(document_tokens)), document_tokens)
-    ids[:, : len(row)] = row + len(document_tokens) * np.arange(split.micro_rows)[:, None]
+    ids[:, : len(row)] = row + len(document_tokens) * np.arange(split.micro_batch_size)[:, None]
     # One partition serves all layers, so it is chosen for the layers without a window.
     partition = partition_tokens(ids, ranks=ranks, layout=split.layout).with_window(window)
     rows = int(partition.rows.sum())
@@ -238,7 +240,7 @@ def _fit(
     for way in split.savings or list_savings(Parallel(), shape, host_is_apart=machine.name != "cpu"):
         memory = estimate_memory(
             shape,
-            math.ceil(context_tokens * split.micro_rows / split.context_ranks),
+            math.ceil(context_tokens * split.micro_batch_size / split.context_ranks),
             ranks=ranks // split.replicas,
             savings=way,
             element_bytes=split.element_bytes,

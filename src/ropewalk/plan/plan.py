@@ -22,10 +22,10 @@ class Split:
     context_ranks: int = 1
     ulysses_degree: int = 1
     layout: str = "auto"
-    exchange: Exchange = "needed"
+    exchange: Exchange = "needed_kv"
     savings: tuple[Savings, ...] = ()
     """Ways to save memory, the fastest first; the first one that fits is taken. Empty means all ways."""
-    micro_rows: int = 1
+    micro_batch_size: int = 1
     element_bytes: int = 2
     loss_chunk_tokens: int = 1024
     imbalance: float = 1.0

@@ -11,7 +11,7 @@ from ropewalk.plan.trained import count_trained
 from ropewalk.recipe.lora import Lora
 from ropewalk.shape.model_shape import ModelShape
 
-Exchange = Literal["ring", "all_gather", "needed", "heads"]
+Exchange = Literal["ring", "all_gather", "needed_kv", "heads"]
 _GRADIENT_BYTES = 4  # gradients of keys and values are sent in fp32, because they are sums of many small parts
 
 
@@ -39,7 +39,7 @@ def attention_traffic(
     """Traffic of one layer for a sequence that is cut over ``ranks`` ranks.
 
     ``needed_share`` is the share of other ranks' keys that a rank needs; it comes from the partition. The exchange
-    ``needed`` sends only these. The backward sends keys and values again, and their gradients back to their ranks.
+    ``needed_kv`` sends only these. The backward sends keys and values again, and their gradients back to their ranks.
     ``heads`` copies key heads if there are fewer heads than ranks.
     """
     others = (ranks - 1) / ranks
@@ -47,7 +47,7 @@ def attention_traffic(
         copied_width = max(shape.kv_heads, ranks) * shape.head_dim
         moved = others / ranks * sequence_tokens * 2 * (shape.query_width + copied_width) * element_bytes
         return Traffic(moved, moved)
-    rows = sequence_tokens * 2 * shape.kv_width * (needed_share if exchange == "needed" else 1.0)
+    rows = sequence_tokens * 2 * shape.kv_width * (needed_share if exchange == "needed_kv" else 1.0)
     # In a ring, gradients take one hop more than keys: the hop back to their own rank.
     gradient_rows = rows * (1.0 if exchange == "ring" and ranks > 1 else others)
     return Traffic(others * rows * element_bytes, others * rows * element_bytes + gradient_rows * _GRADIENT_BYTES)

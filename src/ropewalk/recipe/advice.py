@@ -8,7 +8,7 @@ from ropewalk.rope.scaling import Rope
 class AdviceSpec(Spec):
     """The overrides of ``ropewalk advise MODEL``."""
 
-    context: PositiveCount
+    context_length: PositiveCount
     """The target, in tokens."""
     rope: Rope | None = None
     """A method to be shown beside the usual candidates."""

@@ -69,7 +69,7 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
 def base_context(recipe: Recipe, shape: ModelShape | None) -> int | None:
     """The base's context in tokens; None if the base's shape is not given. Evaluated lengths are multiples of it."""
     if isinstance(recipe.model, ModelSource):
-        return recipe.model.init.context
+        return recipe.model.init.context_length
     return None if shape is None else shape.context_tokens
 
 
@@ -101,7 +101,7 @@ def _languages(recipe: Recipe, stage: Stage, role: Role) -> set[str | None]:
 
 
 def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
-    ranks, context = recipe.parallel.ranks, recipe.parallel.context
+    ranks, context = recipe.parallel.ranks, recipe.parallel.context_parallel
     try:
         require_even(ranks, context=context, replicas=recipe.parallel.replicas)
     except UserError as error:
@@ -111,17 +111,19 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
         message = f"{context} context ranks make no equal Ulysses groups of {recipe.parallel.ulysses_degree}"
         yield Finding("error", "parallel.ulysses_degree", message, "arithmetic")
     for index, stage in enumerate(recipe.stages):
-        rows = stage.step_tokens // stage.context
+        rows = stage.step_tokens // stage.context_length
         if rows < ranks // context:
             message = f"a step of {rows} rows leaves some of {ranks // context} data ranks idle"
             yield Finding("error", f"stages.{index}.step_tokens", message, "arithmetic")
-        whole = stage.step_rows * stage.context
+        whole = stage.step_rows * stage.context_length
         if abs(whole / stage.step_tokens - 1) > _STEP_ROUNDING:
             message = f"a step of whole rows has {format_amount(whole)} tokens, not {format_amount(stage.step_tokens)}"
             yield Finding("warning", f"stages.{index}.step_tokens", message, "rates are chosen for a step's tokens")
-        if stage.context * stage.micro_rows % context:
-            message = f"{stage.context * stage.micro_rows} tokens cannot be cut evenly over {context} ranks"
-            yield Finding("error", f"stages.{index}.context", message, "arithmetic")
+        if stage.context_length * stage.micro_batch_size % context:
+            message = (
+                f"{stage.context_length * stage.micro_batch_size} tokens cannot be cut evenly over {context} ranks"
+            )
+            yield Finding("error", f"stages.{index}.context_length", message, "arithmetic")
         if context > 1 and any(rule.bias for rule in stage.layers):
             message = f"a bias needs whole rows on a rank, and {context} ranks share one"
             yield Finding("error", f"stages.{index}.layers", message, "attention/flex")
@@ -161,7 +163,7 @@ def _check_length(stage: Stage, key: str, before_tokens: int) -> Iterator[Findin
     message = (
         f"{format_length(stage.reach_tokens)} is below the {format_length(before_tokens)} that the model has already"
     )
-    yield Finding("error", f"{key}.{'skip.reach' if stage.skip else 'context'}", message, "a stage extends")
+    yield Finding("error", f"{key}.{'pose.reach' if stage.pose else 'context'}", message, "a stage extends")
 
 
 def _check_budget(stage: Stage, key: str, shape: ModelShape | None) -> Iterator[Finding]:

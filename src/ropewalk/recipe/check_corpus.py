@@ -29,8 +29,8 @@ def check_corpus(recipe: Recipe, corpus: Corpus, base_tokens: int | None) -> Ite
         return
     for index in range(len(recipe.stages)):
         try:
-            strands = plan_stage(recipe, index, corpus)
-            found = [*check_repeats(recipe, index, strands)]
+            strata = plan_stage(recipe, index, corpus)
+            found = [*check_repeats(recipe, index, strata)]
             yield from found
             if not any(finding.level == "error" for finding in found):
                 yield from _check_rows(recipe, index, corpus)
@@ -40,19 +40,19 @@ def check_corpus(recipe: Recipe, corpus: Corpus, base_tokens: int | None) -> Ite
         yield from _check_held_out(recipe, corpus, base_tokens)
 
 
-def check_repeats(recipe: Recipe, index: int, strands: Sequence[Stratum]) -> Iterator[Finding]:
-    """Report each of a stage's ``strands`` that would be read too often."""
+def check_repeats(recipe: Recipe, index: int, strata: Sequence[Stratum]) -> Iterator[Finding]:
+    """Report each of a stage's ``strata`` that would be read too often."""
     stage, most = recipe.stages[index], recipe.corpus.max_repeats
     if recipe.corpus.when_dry == "spread":
         # With ``spread``, other sources replace an exhausted one. Planning the shares has already checked the total.
         return
-    for strand in strands:
-        repeats = strand.share * stage.rows * stage.context / strand.tokens
+    for stratum in strata:
+        repeats = stratum.share * stage.rows * stage.context_length / stratum.tokens
         if repeats > most:
-            message = f"{strand.name} would be read {repeats:.1f} times, more than max_repeats {most:g}"
+            message = f"{stratum.name} would be read {repeats:.1f} times, more than max_repeats {most:g}"
             yield Finding("error", f"stages.{index}.tokens", message, "corpus.max_repeats")
         elif repeats > _MANY_REPEATS:
-            message = f"{strand.name} would be read {repeats:.1f} times"
+            message = f"{stratum.name} would be read {repeats:.1f} times"
             yield Finding("warning", f"stages.{index}.tokens", message, "Muennighoff et al. 2023 (2305.16264): to 4")
 
 
@@ -61,19 +61,19 @@ def _check_rows(recipe: Recipe, index: int, corpus: Corpus) -> Iterator[Finding]
 
     Report the parts that are not trained on.
     """
-    feed = open_stage(recipe, index, corpus)
-    yield from _check_shares(feed, index)
+    dataset = open_stage(recipe, index, corpus)
+    yield from _check_shares(dataset, index)
     numbers = {source.name: number for number, source in enumerate(recipe.corpus.sources)}
-    for fault in find_row_faults(corpus, feed):
+    for fault in find_row_faults(corpus, dataset):
         key = f"corpus.sources.{numbers[fault.source]}.{fault.key}"
         yield Finding("warning", key, f"stage {index}: {fault.message}", "docs/corpus.md")
 
 
-def _check_shares(feed: Dataset, index: int) -> Iterator[Finding]:
-    realised = feed.realised(feed.rows)
+def _check_shares(dataset: Dataset, index: int) -> Iterator[Finding]:
+    realised = dataset.realised(dataset.rows)
     total = sum(realised.values())
-    for name, share in feed.planned.items():
-        rows_off = abs(realised[name] - share * total) / feed.context_tokens
+    for name, share in dataset.planned.items():
+        rows_off = abs(realised[name] - share * total) / dataset.context_tokens
         if rows_off > 1:
             message = f"{name} is to give {share:.2%} and gives {realised[name] / total:.2%}, {rows_off:.1f} rows off"
             yield Finding("error", f"stages.{index}.mix", message, "corpus/mix keeps every source within one row")
@@ -84,11 +84,13 @@ def _check_held_out(recipe: Recipe, corpus: Corpus, base_tokens: int) -> Iterato
     asked = [("evaluate.documents", recipe.evaluate.documents, recipe.evaluate.position_lengths * base_tokens)]
     window_tokens = base_tokens
     for index, stage in enumerate(recipe.stages):
-        if stage.panel is not None and stage.reach_tokens >= 2 * (stage.panel.near_tokens or base_tokens):
-            asked.append((f"stages.{index}.panel.documents", stage.panel.documents, stage.reach_tokens))
-        if stage.promote is not None and stage.promote.window_loss is not None:
+        if stage.validation is not None and stage.reach_tokens >= 2 * (
+            stage.validation.truncated_tokens or base_tokens
+        ):
+            asked.append((f"stages.{index}.validation.documents", stage.validation.documents, stage.reach_tokens))
+        if stage.gate is not None and stage.gate.window_loss is not None:
             whole_tokens = max(1, window_tokens // base_tokens) * base_tokens
-            asked.append((f"stages.{index}.promote.documents", stage.promote.documents, whole_tokens))
+            asked.append((f"stages.{index}.gate.documents", stage.gate.documents, whole_tokens))
         window_tokens = stage.reach_tokens
     for key, documents, context_tokens in asked:
         found = count_long(corpus, context_tokens=context_tokens)

@@ -34,7 +34,7 @@ def _check_skip(stage: Stage, key: str, after: ModelShape) -> Iterator[Finding]:
 
     A stage may keep the base's methods, so its own keys do not contain them.
     """
-    if stage.skip is None:
+    if stage.pose is None:
         return
     for kind in sorted({layer.rope.kind for layer in after.positions if layer.rope.depends_on_length}):
         message = f"the base's {kind} turns by a document's length, which skip-wise positions do not tell"

@@ -10,7 +10,9 @@ from ropewalk.recipe.spec import Recipe
 def check_units(recipe: Recipe) -> Iterator[Finding]:
     """Warn about each sequence or position length that is round in powers of ten and not in powers of two."""
     for index, stage in enumerate(recipe.stages):
-        lengths = {"context": stage.context} | ({} if stage.skip is None else {"skip.reach": stage.skip.reach})
+        lengths = {"context_length": stage.context_length} | (
+            {} if stage.pose is None else {"pose.reach": stage.pose.reach}
+        )
         for key, tokens in lengths.items():
             if tokens % 1000 == 0 and tokens % 1024:
                 meant = tokens // 1000 * 1024

@@ -1,4 +1,4 @@
-"""The gates of a stage: when it ends, which steps are skipped, and the conditions for the next stage."""
+"""When a stage stops, which of its steps are skipped, and its gate: the conditions for the next stage."""
 
 import re
 from typing import Annotated, Literal
@@ -12,13 +12,13 @@ _METRIC = re.compile(r"retrieval|(loss|accuracy)/(source|role|language|position|
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-class Until(Spec):
-    """End a stage as soon as a metric, averaged since the last panel, reaches a value."""
+class Stop(Spec):
+    """End a stage as soon as a metric, averaged over the last ``log_steps`` steps, reaches a value."""
 
     metric: str
-    """``retrieval``, or ``loss/...`` or ``accuracy/...`` as a panel's rows are named, such as ``loss/source/law``."""
+    """``retrieval``, or ``loss/...`` or ``accuracy/...`` as averaged metrics are named, such as ``loss/source/law``."""
     value: float
-    """What ends the stage: accuracy from here up, a loss from here down."""
+    """The stage ends where an accuracy is at least this, or a loss at most this."""
     max_steps: PositiveCount
     """Steps after which the stage ends all the same."""
 
@@ -26,7 +26,7 @@ class Until(Spec):
     @classmethod
     def _check_metric(cls, given: str) -> str:
         if not _METRIC.fullmatch(given):
-            raise ValueError(f"{given!r} is no metric of a panel: retrieval, or loss/... or accuracy/...")
+            raise ValueError(f"{given!r} is no averaged metric: retrieval, or loss/... or accuracy/...")
         return given
 
 
@@ -36,17 +36,18 @@ class Guard(Spec):
     spike: float | None = Field(default=12.0, gt=0)
     """Deviations above the median of the recent steps from which a loss or gradient norm is a spike; null: none is."""
     window: PositiveCount = 128
-    """Recent steps: those that a step is compared with, and among which skips are counted."""
-    skips: Count = 10
-    """Skipped steps among the recent ones that are borne; one more, and the stage goes back to a checkpoint."""
+    """Recent steps: those that a step is compared with, and among which skipped steps are counted."""
+    skipped_steps: Count = 10
+    """Skipped steps that are allowed among the recent ones; at one more, the stage goes back to a checkpoint."""
     rollbacks: Count = 2
     """How often a stage may go back before it ends in an error."""
 
 
-class Promotion(Spec):
-    """What a stage's model must be before the next one builds on it; a gate that is null is not asked.
+class Gate(Spec):
+    """The conditions that a stage's model must meet before the next stage builds on it; null means no condition.
 
-    A gate whose limit lies inside the interval of what was measured is undecided: it warns, and stops a strict recipe.
+    A condition whose limit lies inside the interval of the measured value is undecided: it warns, and it stops a strict
+    recipe.
     """
 
     window_loss: float | None = None
@@ -56,7 +57,7 @@ class Promotion(Spec):
     short_loss: float | None = None
     """Share that the loss at the base's own context may lie above the base's, in the worst source: 0.03 is 3 %."""
     otherwise: Literal["stop", "warn"] = "stop"
-    """What a missed gate does: end the run with an error, or warn and go on."""
+    """What happens if a condition is missed: the run ends with an error, or it warns and goes on."""
     answers: PositiveCount = 200
     """Teacher-forced answers that are asked."""
     documents: PositiveCount = 16

@@ -23,7 +23,7 @@ Side = Literal[
     "positions",
     "training",
     "rates",
-    "blend",
+    "merge",
     "gate",
     "evaluate",
     "export",
@@ -33,7 +33,8 @@ Side = Literal[
 ``elsewhere``: where files lie, and which trackers are used. ``place``: where a source's text lies; it may be moved if
 the text stays the same. ``text``: the contents of the corpus. ``mix``: how its sequences are dealt out. ``positions``:
 the stage's extended model. ``training``: the content of its steps. ``rates``: the number of steps and the learning rate
-of each. ``blend``: how the trained weights are blended when they are written. The other values name a part.
+of each. ``merge``: how the trained weights are merged with the base when they are written. The other values name a
+part.
 """
 
 FREE: frozenset[Side] = frozenset({"elsewhere", "means"})
@@ -61,38 +62,38 @@ SIDES: Mapping[str, Side] = {
     "corpus.packing": "mix",
     "corpus.workers": "elsewhere",
     "corpus.worker_count": "elsewhere",
-    "stages.context": "positions",
+    "stages.context_length": "positions",
     "stages.rope": "positions",
     "stages.layers": "positions",
-    "stages.skip": "positions",
-    "stages.anneal_steps": "training",
+    "stages.pose": "positions",
+    "stages.rope_interpolation_steps": "training",
     "stages.tokens": "rates",
     "stages.step_tokens": "training",
-    "stages.micro_rows": "means",  # how many sequences go through the model at once; the step's gradient is one sum
+    "stages.micro_batch_size": "means",  # the step's gradient is one sum, whatever its parts
     "stages.lr": "rates",
     "stages.schedule": "rates",
     "stages.weight_decay": "training",
     "stages.betas": "training",
     "stages.embedding_lr": "training",
-    "stages.clip": "training",
+    "stages.max_grad_norm": "training",
     "stages.mix": "mix",
     "stages.languages": "mix",
     "stages.lengths": "mix",
     "stages.loss_weights": "training",
     "stages.z_loss": "training",
     "stages.long_ce": "training",
-    "stages.blend": "blend",
+    "stages.merge_with_base": "merge",
     "stages.lora": "training",
-    "stages.until": "rates",
-    "stages.promote": "gate",
+    "stages.stop": "rates",
+    "stages.gate": "gate",
     "stages.checkpoint_steps": "means",
-    "stages.panel_steps": "means",
-    "stages.panel": "means",
-    "stages.keep": "means",
+    "stages.log_steps": "means",
+    "stages.validation": "means",
+    "stages.save_total_limit": "means",
     "stages.carry_moments": "training",
     "stages.guard": "means",  # a user who gets a warning about unsound training must be able to continue the run
     "parallel.ranks": "means",
-    "parallel.context": "means",
+    "parallel.context_parallel": "means",
     "parallel.replicas": "means",
     "parallel.layout": "means",
     "parallel.exchange": "means",

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 _STEPS = "a stage is as long as its tokens; its steps are tokens / step_tokens"
 _EPOCHS = "a stage is as long as its tokens; corpus.max_repeats bounds how often a source is read"
-_ROWS = "tokens of a step over all ranks: rows x context"
+_STEP_TOKENS = "tokens of a step over all ranks: sequences x context_length"
 _SHARE = "a share of the stage's steps, not their number"
 _SHARDED = "weights and states are always sharded over all ranks"
 _ROPE = "such as {kind: yarn}; docs/rope.md has every method"
-_LONG = "one length a stage"
+_LONG = "one length a stage; ranks that share a sequence are parallel.context_parallel"
 
 _GROUPS: Mapping[str, tuple[str, str]] = {
     "model": (
@@ -30,9 +30,9 @@ _GROUPS: Mapping[str, tuple[str, str]] = {
     "corpus.held_out": ("validation_split val_size test_size eval_split val_ratio validation_split_percentage", ""),
     "corpus.packing": ("sample_packing pack_sequences", ""),
     "corpus.worker_count": ("num_workers dataloader_num_workers preprocessing_num_workers num_proc", ""),
-    "stages[].context": (
+    "stages[].context_length": (
         "max_seq_length max_seq_len seq_length seq_len sequence_length sequence_len max_length block_size cutoff_len "
-        "model_max_length max_position_embeddings context_length context_len context_window n_ctx ctx_len",
+        "model_max_length max_position_embeddings context_len context_window n_ctx ctx_len context",
         _LONG,
     ),
     "stages[].rope": ("rope_scaling rope_parameters rope_theta rotary_base rope_base rope_freq_base rope_type", _ROPE),
@@ -42,11 +42,11 @@ _GROUPS: Mapping[str, tuple[str, str]] = {
     "stages[].step_tokens": (
         "batch_size global_batch_size train_batch_size batch_tokens gradient_accumulation_steps grad_accum_steps "
         "accumulate_grad_batches gradient_accumulation total_batch_size",
-        _ROWS,
+        _STEP_TOKENS,
     ),
-    "stages[].micro_rows": (
-        "per_device_train_batch_size micro_batch_size train_micro_batch_size_per_gpu per_device_batch_size",
-        "rows that a data rank takes at once",
+    "stages[].micro_batch_size": (
+        "per_device_train_batch_size micro_rows train_micro_batch_size_per_gpu per_device_batch_size",
+        "sequences that a data rank takes at once",
     ),
     "stages[].lr": ("learning_rate peak_lr max_lr base_lr lr_max", ""),
     "stages[].schedule.shape": ("lr_scheduler_type lr_scheduler scheduler lr_decay_style lr_schedule", ""),
@@ -56,16 +56,16 @@ _GROUPS: Mapping[str, tuple[str, str]] = {
     ),
     "stages[].schedule.floor": ("min_lr min_lr_ratio lr_min_ratio min_lr_rate", "a share of the peak"),
     "stages[].betas": ("adam_beta1 adam_beta2 beta1 beta2 adam_betas", "two numbers, [0.9, 0.95]"),
-    "stages[].clip": ("max_grad_norm gradient_clipping clip_grad grad_clip gradient_clip_val clip_grad_norm", ""),
+    "stages[].max_grad_norm": ("clip gradient_clipping clip_grad grad_clip gradient_clip_val clip_grad_norm", ""),
     "stages[].layers[].window": ("sliding_window window_size attention_window", ""),
     "stages[].lora.rank": ("lora_r lora_rank", ""),
     "stages[].lora.alpha": ("lora_alpha", ""),
     "stages[].lora.modules": ("lora_target_modules target_modules lora_target", ""),
     "stages[].lora.also_train": ("modules_to_save additional_target trainable_modules", ""),
     "stages[].checkpoint_steps": ("save_steps save_interval save_every checkpoint_interval ckpt_interval", ""),
-    "stages[].keep": ("save_total_limit max_to_keep keep_last", "checkpoints of a stage"),
-    "stages[].panel_steps": ("logging_steps log_interval log_every log_every_n_steps", ""),
-    "stages[].panel.steps": ("eval_steps eval_interval val_check_interval eval_iters", ""),
+    "stages[].save_total_limit": ("keep max_to_keep keep_last", "checkpoints of a stage"),
+    "stages[].log_steps": ("panel_steps logging_steps log_interval log_every log_every_n_steps", ""),
+    "stages[].validation.steps": ("eval_steps eval_interval val_check_interval eval_iters", ""),
     "parallel.ranks": (
         "nproc_per_node num_gpus gpus n_gpus devices world_size num_processes deepspeed fsdp fsdp_config zero_stage "
         "zero_optimization data_parallel_size",
@@ -75,9 +75,9 @@ _GROUPS: Mapping[str, tuple[str, str]] = {
         "head_ranks ulysses_size ulysses_sequence_parallel_size ulysses_parallel_size",
         "ranks of the context ranks that share heads",
     ),
-    "parallel.context": (
-        "context_parallel_size sequence_parallel_size cp_size cp sequence_parallel ring_attn_size context_parallel",
-        "ranks that one row is cut over",
+    "parallel.context_parallel": (
+        "context_parallel_size sequence_parallel_size cp_size cp sequence_parallel ring_attn_size",
+        "ranks that share one sequence",
     ),
     "parallel.precision": (
         "bf16 fp16 fp32 mixed_precision torch_dtype precision_type amp half_precision",
@@ -89,6 +89,14 @@ _GROUPS: Mapping[str, tuple[str, str]] = {
     ),
     "parallel.compile": ("torch_compile use_compile", ""),
     "trackers": ("report_to wandb wandb_project logger tensorboard_dir logging", "a list such as [tensorboard]"),
+    "stages[].pose": ("skip", "positions that reach beyond the sequence"),
+    "stages[].rope_interpolation_steps": ("anneal_steps", ""),
+    "stages[].merge_with_base": ("blend", "share of the trained weights"),
+    "stages[].stop": ("until early_stopping", "ends the stage where a metric is reached"),
+    "stages[].gate": ("promote", "conditions for the next stage"),
+    "stages[].validation": ("panel", "held-out text while the stage trains"),
+    "stages[].validation.truncated_tokens": ("near_tokens", ""),
+    "stages[].guard.skipped_steps": ("skips max_skips", ""),
     "export.dtype": ("save_dtype save_precision", ""),
     "evaluate.answers": ("num_eval_samples max_eval_samples eval_samples", ""),
 }
@@ -117,12 +125,12 @@ _REASONS: Mapping[str, str] = {
     ),
     "tensor_parallel_size tensor_model_parallel_size tp_size tp pipeline_parallel_size "
     "pipeline_model_parallel_size pp_size pp expert_parallel_size": (
-        "weights are sharded over all ranks, and rows are cut over parallel.context of them; nothing else is split"
+        "weights are sharded over all ranks, a sequence over parallel.context_parallel of them; nothing else is split"
     ),
     "resume_from_checkpoint resume resume_from load_checkpoint auto_resume": (
         "the same command goes on from the newest whole checkpoint by itself"
     ),
-    "shuffle shuffle_seed train_on_inputs": "rows are drawn in the order of `seed`; loss follows a source's options",
+    "shuffle shuffle_seed train_on_inputs": "`seed` draws the order of sequences; the loss follows a source's options",
     "tokenizer_name tokenizer_name_or_path tokenizer_path use_fast_tokenizer trust_remote_code": (
         "the tokenizer is the model's own tokenizer.json, and no code of a model folder is run"
     ),
@@ -138,6 +146,7 @@ VALUES: Mapping[str, str] = {
     "su": "longrope", "cosine_with_min_lr": "cosine", "constant_with_warmup": "constant",
     "warmup_stable_decay": "wsd", "pretrain": "general", "sft": "instruction", "chat": "instruction", "off": "none",
     "False": "none", "int8": "8bit", "cpu": "host",
+    "needed": "needed_kv",
 }  # fmt: skip
 """Another spelling of a value -> our spelling, for a key that accepts our value."""
 

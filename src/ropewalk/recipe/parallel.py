@@ -11,7 +11,7 @@ from ropewalk.core.spec import Spec
 
 def require_even(ranks: int, *, context: int, replicas: int) -> None:
     """Raise UserError unless ``ranks`` is a multiple of the context ranks ``context`` and of ``replicas``."""
-    for key, name, count in (("context", "context ranks", context), ("replicas", "replicas", replicas)):
+    for key, name, count in (("context_parallel", "context ranks", context), ("replicas", "replicas", replicas)):
         if ranks % count:
             raise UserError(
                 f"{count} {name} do not divide {ranks} ranks",
@@ -22,36 +22,36 @@ def require_even(ranks: int, *, context: int, replicas: int) -> None:
 
 
 class Parallel(Spec):
-    """How the ranks share the work. ``ranks`` counts processes; data degree = ranks / context."""
+    """How the ranks share the work. ``ranks`` counts processes; data degree = ranks / context_parallel."""
 
     ranks: PositiveCount = 1
     """Processes, one a device."""
-    context: PositiveCount = 1
-    """Ranks that one row is cut over."""
+    context_parallel: PositiveCount = 1
+    """Ranks that share one sequence (context parallelism)."""
     replicas: PositiveCount = 1
     """Copies of all weights and states, each sharded over ranks / replicas neighbours; gradients are summed over all.
     """
     layout: Literal["auto", "contiguous", "zigzag", "balanced", "local"] = "auto"
-    """How a row's tokens lie on its ranks; ``auto`` is the cheapest for each batch (docs/partition.md)."""
-    exchange: Literal["auto", "needed", "ring", "all_gather"] = "auto"
-    """How keys and values travel between the ranks of a row; ``auto`` is the cheapest (docs/attention.md)."""
+    """How a sequence's tokens are placed on its ranks; ``auto`` is the cheapest for each batch (docs/partition.md)."""
+    exchange: Literal["auto", "needed_kv", "ring", "all_gather"] = "auto"
+    """How keys and values travel between the ranks of a sequence; ``auto`` is the cheapest (docs/attention.md)."""
     ulysses_degree: PositiveCount | Literal["auto"] = "auto"
-    """Of the context ranks, how many share heads instead of rows: 1 is none, as many as ``context`` is Ulysses.
-    ``auto`` is what is cheapest for each batch, and 1 where ``exchange`` names a way for rows."""
+    """Of the context ranks, how many share heads instead of tokens: 1 is none, ``context_parallel`` is Ulysses alone.
+    ``auto`` is the cheapest for each batch, and 1 where ``exchange`` names a way for tokens."""
     recompute: Literal["auto", "none", "save_attention", "full"] = "auto"
     """What of a block runs again in the backward pass; ``auto`` in this and the next three is the fastest that fits."""
     mlp_tile_tokens: Literal["auto"] | PositiveCount | None = "auto"
     """Tokens that an MLP takes at once; null is all of them."""
     offload: Literal["auto", "none", "inputs"] = "auto"
-    """Whether the inputs of blocks that run again wait in host memory; only for a GPU."""
+    """Whether the inputs of recomputed blocks are kept in host memory; only for a GPU."""
     states: Literal["auto", "device", "host", "8bit"] = "auto"
     """Where masters, gradients and moments live, and so where the optimizer runs; on the device, moments may be bytes.
     """
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; master weights, reductions, angles and loss are float32 always."""
     compile: Literal["none", "blocks"] = "none"
-    """Whether torch compiles what a block does besides its attention, at the first step of each length of rows.
-    ``auto`` would be a promise that nobody has measured on a GPU."""
+    """Whether torch compiles what a block does besides its attention, at the first step of each sequence
+    length. There is no ``auto``, because the gain has not been measured on a GPU."""
     loss_chunk_tokens: PositiveCount = 1024
     """Tokens whose logits exist at once."""
     hang_seconds: float | None = Field(default=None, gt=0)
@@ -67,7 +67,5 @@ class Parallel(Spec):
     @model_validator(mode="after")
     def _check_offload(self) -> "Parallel":
         if self.offload == "inputs" and self.recompute == "none":
-            raise ValueError(
-                "offload: it is for the inputs of blocks that run again, and recompute: none runs none again"
-            )
+            raise ValueError("offload: it is for the inputs of recomputed blocks, and recompute: none recomputes none")
         return self

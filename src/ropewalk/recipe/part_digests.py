@@ -60,8 +60,8 @@ def digest_parts(recipe: Recipe) -> dict[str, str]:
         lesson = {**pick_lesson(recipe, number), "seed": recipe.seed, "rows": _pick_rows(recipe, number)}
         moments = [train_part(number - 1)] if number else []
         make(train_part(number), lesson, extend_part(number), CORPUS, *moments)
-        make(write_part(number), pick(stage, "stages", "rates", "blend"), train_part(number))
-        gates = {key: value for key, value in (stage["promote"] or {}).items() if key != "otherwise"}
+        make(write_part(number), pick(stage, "stages", "rates", "merge"), train_part(number))
+        gates = {key: value for key, value in (stage["gate"] or {}).items() if key != "otherwise"}
         make(gate_part(number), gates, write_part(number))
     last = write_part(len(recipe.stages) - 1)
     make(EVALUATE, pick(data["evaluate"], "evaluate", "evaluate"), last, CORPUS)

@@ -36,7 +36,7 @@ class Init(Spec):
     """Size of a head."""
     mlp_width: PositiveCount
     """Size of the vector inside an MLP."""
-    context: PositiveCount
+    context_length: PositiveCount
     """Tokens that the model is made for."""
     theta: float = Field(default=1e4, gt=1)
     """Base frequency of its RoPE."""
@@ -103,7 +103,7 @@ class Recipe(Spec):
     run: str
     """The run folder."""
     seed: int = 0
-    """Draws the order of rows, generated text and first weights."""
+    """Draws the order of sequences, generated text and first weights."""
     corpus: CorpusSpec
     """The text: sources, mix, and what is kept."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
@@ -115,10 +115,10 @@ class Recipe(Spec):
     export: ExportSpec = ExportSpec()
     """The folder that engines load."""
     trackers: tuple[Tracker, ...] = ()
-    """Where rows are sent besides ``rows.jsonl``; not part of the recipe's digest (docs/train.md)."""
+    """Where metrics are sent besides ``metrics.jsonl``; not part of the recipe's digest (docs/train.md)."""
     strict: bool = False
     """End with exit code 3 where a target of the report is missed, with 4 where one is undecided, as ``--strict`` does;
-    a gate that is undecided stops as one that is missed. Not part of the recipe's digest."""
+    a gate that is undecided stops like one that is missed. Not part of the recipe's digest."""
 
     @model_validator(mode="after")
     def _check_stage_names(self) -> "Recipe":

@@ -6,12 +6,12 @@ from pydantic import Field, model_validator
 
 from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.spec import Spec
-from ropewalk.recipe.gates import Guard, Promotion, Share, Until
+from ropewalk.recipe.gates import Gate, Guard, Share, Stop
+from ropewalk.recipe.long_ce import LongCE
 from ropewalk.recipe.lora import Lora
-from ropewalk.recipe.panel import Panel
-from ropewalk.recipe.weigh import LongCE
+from ropewalk.recipe.validation import Validation
 from ropewalk.rope.layers import LayerRule
-from ropewalk.rope.pose import Skip
+from ropewalk.rope.pose import Pose
 from ropewalk.rope.scaling import Rope
 
 LossWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -35,23 +35,24 @@ class Schedule(Spec):
 class Stage(Spec):
     """One context length of a run."""
 
-    context: PositiveCount
-    """Row length in tokens."""
+    context_length: PositiveCount
+    """Length of a packed sequence in tokens."""
     rope: Rope
     """How positions turn into angles (docs/rope.md)."""
     layers: tuple[LayerRule, ...] = ()
     """Lines repeated over the layers, such as ``[{window: 4Ki, rope: unchanged}, {}]``; none: all have the stage's
     ``rope``."""
-    skip: Skip | None = None
-    """Positions that reach beyond the row's length."""
-    anneal_steps: Count = 0
-    """First steps, in which frequencies go gradually from the former model's to the new ones; windows hold at once."""
+    pose: Pose | None = None
+    """PoSE: positions that reach beyond the length of the sequence."""
+    rope_interpolation_steps: Count = 0
+    """First steps, in which the frequencies go gradually from the former model's to the new ones; windows change at
+    once."""
     tokens: PositiveCount
     """Tokens that the stage trains on."""
     step_tokens: PositiveCount
-    """Tokens of one optimizer step over all ranks; rounded to whole rows."""
-    micro_rows: PositiveCount = 1
-    """Rows that one data rank takes through the model at once."""
+    """Tokens of one optimizer step over all ranks; rounded to whole sequences."""
+    micro_batch_size: PositiveCount = 1
+    """Sequences that one data rank takes through the model at once."""
     lr: float = Field(gt=0)
     """Largest learning rate."""
     schedule: Schedule = Schedule()
@@ -62,37 +63,37 @@ class Stage(Spec):
     """AdamW's."""
     embedding_lr: float = Field(default=1.0, gt=0)
     """Multiplies the embedding's learning rate; more than 1 only for a model that starts from nothing."""
-    clip: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient over all parameters."""
     mix: dict[str, float] | None = None
     """Overrides the corpus's mix for this stage."""
     languages: dict[str, float] | None = None
     """Overrides the corpus's weights of languages."""
     lengths: dict[Count, float] | None = None
-    """Overrides the corpus's weights of documents by length: longer rows may want more long ones."""
+    """Overrides the corpus's weights of documents by length: longer sequences may want more long ones."""
     loss_weights: dict[str, LossWeight] = Field(default_factory=dict)
-    """Multiplies the loss of a source's tokens, where few tokens of a row are answers and must still be heard."""
+    """Multiplies the loss of a source's tokens, for example where only few tokens of a sequence are answers."""
     z_loss: float = Field(default=0.0, ge=0)
     """Adds this x (log of the softmax's denominator)^2 to each token's loss."""
     long_ce: LongCE | None = None
-    """Weighs each token's loss by what far context gives it (docs/train.md)."""
-    blend: Share = 1.0
-    """Share of the trained weights in what the stage writes; the rest is those of the run's base."""
+    """Weighs each token's loss by what full context gives it (docs/train.md)."""
+    merge_with_base: Share = 1.0
+    """Share of the trained weights in what the stage writes; the rest are those of the run's base. 1 merges nothing."""
     carry_moments: bool = True
     """Whether the optimizer goes on with the moments of the stage before; false begins with fresh ones."""
     lora: Lora | None = None
     """Adapters are trained instead of all weights."""
-    until: Until | None = None
+    stop: Stop | None = None
     """Ends the stage as soon as a metric is reached."""
-    promote: Promotion | None = None
-    """What the model must be before the next stage builds on it."""
+    gate: Gate | None = None
+    """The conditions that the model must meet before the next stage builds on it."""
     checkpoint_steps: PositiveCount = 200
     """Steps between two checkpoints."""
-    panel_steps: PositiveCount = 50
-    """Steps between two rows of averaged metrics, and between checks of ``until``."""
-    panel: Panel | None = None
-    """What held-out text is asked for while the stage trains (docs/train.md)."""
-    keep: PositiveCount = 2
+    log_steps: PositiveCount = 50
+    """Steps between two lines of averaged metrics, and between two checks of ``stop``."""
+    validation: Validation | None = None
+    """What is measured on held-out text while the stage trains (docs/train.md)."""
+    save_total_limit: PositiveCount = 2
     """Checkpoints of this stage to keep, the newest ones that verify."""
     guard: Guard = Guard()
     """Which steps are skipped, and what too many lead to (docs/train.md)."""
@@ -100,18 +101,18 @@ class Stage(Spec):
     @property
     def reach_tokens(self) -> int:
         """The largest position in tokens: methods are completed for this length, and the model is made for it."""
-        return self.context if self.skip is None else self.skip.reach
+        return self.context_length if self.pose is None else self.pose.reach
 
     @property
     def step_rows(self) -> int:
         """Sequences of a step over all ranks."""
-        return max(1, round(self.step_tokens / self.context))
+        return max(1, round(self.step_tokens / self.context_length))
 
     @property
     def steps(self) -> int:
         """The largest number of steps of the stage."""
-        steps = max(1, self.tokens // (self.step_rows * self.context))
-        return min(steps, self.until.max_steps) if self.until else steps
+        steps = max(1, self.tokens // (self.step_rows * self.context_length))
+        return min(steps, self.stop.max_steps) if self.stop else steps
 
     @property
     def rows(self) -> int:
@@ -126,31 +127,40 @@ class Stage(Spec):
 
     @model_validator(mode="after")
     def _check_annealing(self) -> "Stage":
-        if self.anneal_steps > self.steps:
+        if self.rope_interpolation_steps > self.steps:
             raise ValueError(
-                f"anneal_steps: the stage ends after {self.steps} steps, with {self.anneal_steps} not at its positions"
+                f"rope_interpolation_steps: the stage ends after {self.steps} steps, "
+                f"before its {self.rope_interpolation_steps} steps of interpolation"
             )
         return self
 
     @model_validator(mode="after")
     def _check_long_ce(self) -> "Stage":
-        if self.long_ce is not None and self.long_ce.block_tokens >= self.context:
-            raise ValueError(f"long_ce: in a row of {self.context} tokens none has more than near context before it")
-        if self.long_ce is not None and self.skip is not None:
-            raise ValueError("long_ce: with skip, a row's tokens have no context as far away as their positions say")
+        if self.long_ce is not None and self.long_ce.block_tokens >= self.context_length:
+            raise ValueError(
+                f"long_ce: in a sequence of {self.context_length} tokens none has more than truncated context"
+            )
+        if self.long_ce is not None and self.pose is not None:
+            raise ValueError("long_ce: with pose, no token has context as far away as its position says")
         return self
 
     @model_validator(mode="after")
-    def _check_skip(self) -> "Stage":
-        if self.skip is None:
+    def _check_pose(self) -> "Stage":
+        if self.pose is None:
             return self
-        if self.skip.reach < self.context:
-            raise ValueError(f"skip.reach, {self.skip.reach} tokens, is shorter than a row of {self.context}")
-        if self.skip.chunks > self.context:
-            raise ValueError(f"skip.chunks: a row of {self.context} tokens has no {self.skip.chunks} parts")
+        if self.pose.reach < self.context_length:
+            raise ValueError(
+                f"pose.reach, {self.pose.reach} tokens, is shorter than a sequence of {self.context_length}"
+            )
+        if self.pose.chunks > self.context_length:
+            raise ValueError(f"pose.chunks: a sequence of {self.context_length} tokens has no {self.pose.chunks} parts")
         for rope in (self.rope, *(rule.rope for rule in self.layers if rule.rope is not None)):
             if rope.depends_on_length:
-                raise ValueError(f"skip: {rope.kind} turns by a document's length, which its positions do not tell")
+                raise ValueError(
+                    f"pose: {rope.kind} depends on a document's length, which skip-wise positions do not tell"
+                )
         if any(rule.window is not None for rule in self.layers):
-            raise ValueError("skip: a window counts tokens, so it would meet distances that it never meets afterwards")
+            raise ValueError(
+                "pose: a window counts tokens, so training would meet distances that never occur afterwards"
+            )
         return self

@@ -7,7 +7,7 @@ from ropewalk.recipe.spec import Recipe
 
 
 def plan_stage(recipe: Recipe, index: int, corpus: Corpus) -> list[Stratum]:
-    """The strands that a stage reads, each with its share; nothing is packed.
+    """The strata that a stage reads, each with its share; nothing is packed.
 
     Raises UserError where the corpus cannot give the stage's mix.
     """
@@ -15,8 +15,8 @@ def plan_stage(recipe: Recipe, index: int, corpus: Corpus) -> list[Stratum]:
     return plan_strata(
         corpus,
         recipe.mix(stage),
-        context_tokens=stage.context,
-        tokens=stage.rows * stage.context,
+        context_tokens=stage.context_length,
+        tokens=stage.rows * stage.context_length,
         max_repeats=recipe.corpus.max_repeats,
         rules=recipe.rules(stage),
     )
@@ -25,13 +25,13 @@ def plan_stage(recipe: Recipe, index: int, corpus: Corpus) -> list[Stratum]:
 def open_stage(recipe: Recipe, index: int, corpus: Corpus, *, rows: int | None = None) -> Dataset:
     """Open the first ``rows`` sequences of a stage (all if None); a larger number begins with the same sequences.
 
-    Raises UserError where a strand has too little text for its share.
+    Raises UserError where a stratum has too little text for its share.
     """
     stage = recipe.stages[index]
     return open_dataset(
         corpus,
         mix=recipe.mix(stage),
-        context_tokens=stage.context,
+        context_tokens=stage.context_length,
         rows=stage.rows if rows is None else rows,
         seed=recipe.seed,
         stage=index,
@@ -43,6 +43,6 @@ def open_stage(recipe: Recipe, index: int, corpus: Corpus, *, rows: int | None =
 def source_shares(recipe: Recipe, index: int, corpus: Corpus) -> dict[str, float]:
     """The share of a stage's tokens that each source gives. The sequences are dealt out by these shares."""
     shares = dict.fromkeys(corpus.sources, 0.0)
-    for strand in plan_stage(recipe, index, corpus):
-        shares[strand.source] += strand.share
+    for stratum in plan_stage(recipe, index, corpus):
+        shares[stratum.source] += stratum.share
     return shares

@@ -36,7 +36,7 @@ class Sweep(Spec):
     arms: Annotated[dict[str, Overrides], Field(min_length=1)]
     """What is compared, by name: the overrides of each."""
     axes: dict[str, Annotated[dict[str, Overrides], Field(min_length=1)]] = Field(default_factory=dict)
-    """Each arm is run with each value of each axis, such as ``length: {4x: [stages.0.context=2Ki]}``."""
+    """Each arm is run with each value of each axis, such as ``length: {4x: [stages.0.context_length=2Ki]}``."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     """Each draws the order of rows anew, and the prompts that are asked; never the corpus."""
     base: bool = True

@@ -56,8 +56,8 @@ class StageContents:
     @property
     def reach_tokens(self) -> int:
         """The largest position in tokens: the sequence length, or the reach of skip-wise positions."""
-        skip = self.spec.get("skip")
-        return int(skip["reach"] if skip else self.spec["context"])
+        pose = self.spec.get("pose")
+        return int(pose["reach"] if pose else self.spec["context_length"])
 
     @property
     def steps(self) -> int:
@@ -66,7 +66,7 @@ class StageContents:
 
     @property
     def solved(self) -> bool:
-        """True if the stage ended because its ``until`` was reached."""
+        """True if the stage ended because its ``stop`` was reached."""
         return any(row.name == "stage/solved" and row.value > 0 for row in self.rows)
 
     @property
@@ -98,7 +98,7 @@ class Contents:
     scores: Sequence[Score]
     parity: Mapping[str, float] | None
     versions: Mapping[str, str]
-    sittings: Sequence[Mapping[str, Any]] = ()
+    sessions: Sequence[Mapping[str, Any]] = ()
     """The means of computing of each stretch of the training."""
 
     @property
@@ -120,7 +120,7 @@ class Contents:
     def base_context_tokens(self) -> int | None:
         """The context in tokens of the base's training; None before the first stage is extended."""
         if self.from_nothing:
-            return int(self.recipe["model"]["init"]["context"])
+            return int(self.recipe["model"]["init"]["context_length"])
         tokens = self.stages[0].facts.get("base_context_tokens")
         return None if tokens is None else int(tokens)
 
@@ -179,7 +179,9 @@ def read_run(run: Path) -> Contents:
     """Read a run folder. Raises UserError if the folder has no run, or if a file in it is damaged."""
     folder = RunFolder(run)
     recipe = _read_recipe(folder.recipe)
-    rows = [replace(row, name=show(row.name)) for row in _read(folder.rows, lambda path: [*read_metrics(path)]) or ()]
+    rows = [
+        replace(row, name=show(row.name)) for row in _read(folder.metrics, lambda path: [*read_metrics(path)]) or ()
+    ]
     scores = [replace(score, task=show(score.task)) for score in _read(folder.scores, read_scores) or ()]
     return Contents(
         name=show(run.resolve().name),
@@ -191,7 +193,7 @@ def read_run(run: Path) -> Contents:
         scores=scores,
         parity=_read_json(folder.parity),
         versions=show_all(read_manifest(run)["facts"]) if is_finished(run) else _installed(),
-        sittings=_read_json(folder.sittings) or (),
+        sessions=_read_json(folder.sessions) or (),
     )
 
 

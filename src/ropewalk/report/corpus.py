@@ -165,14 +165,14 @@ def _make_languages(survey: Mapping[str, Any]) -> Section:
 def _make_mix(survey: Mapping[str, Any], stage: Mapping[str, Any]) -> Section:
     total = max(1, stage["tokens"])
     rows: list[list[str | Cell]] = []
-    for use in stage["strands"]:
+    for use in stage["strata"]:
         realised = use["tokens"] / total
         cut = f"{use['cut_documents']:,}" if use["cut_documents"] else ""
         rows.append([use["name"], str(survey["sources"][use["source"]]["role"]), f"{use['planned']:.2%}",
                      f"{realised:.2%}", format_amount(use["tokens"]), format_amount(use["held_tokens"]),
                      f"{use['repeats']:.2f}", cut])  # fmt: skip
-    columns = ["strand", "role", "planned", "realised", "tokens", "held", "repeats", "cut though they fit"]
-    if not any(use["cut_documents"] for use in stage["strands"]):
+    columns = ["stratum", "role", "planned", "realised", "tokens", "held", "repeats", "cut though they fit"]
+    if not any(use["cut_documents"] for use in stage["strata"]):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     padding = stage["padding_tokens"] / max(1, stage["rows"] * stage["context_tokens"])
     lead = (

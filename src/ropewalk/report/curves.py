@@ -83,8 +83,8 @@ def draw_held_out(curves: Mapping[str, Curve], *, borders: Sequence[Border]) -> 
         curves,
         colours=dict.fromkeys(curves, EXTENDED),
         borders=borders,
-        caption="Held-out text while training. whole and near: loss of long documents' last tokens, nats, with all "
-        "their context and with near context only; whole-near: their difference, negative where far context helps; "
+        caption="Held-out text while training. full and truncated: loss of long documents' last tokens, nats, with all "
+        "their context and with truncated context; full-truncated: their difference, negative where far context helps; "
         "short and change/short: loss at the base's own context by source, and its share above the base's; retrieval: "
         "right answers.",
         what="Held-out figures at the end",

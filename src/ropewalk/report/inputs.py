@@ -22,22 +22,22 @@ def make_done(contents: Contents) -> Section:
     parallel = contents.recipe["parallel"]
     ranks = f"{parallel['ranks']} ranks" if parallel["ranks"] > 1 else "1 rank"
     lead = (
-        f"{ranks}, each row cut over {parallel['context']}; layout {parallel['layout']}, "
+        f"{ranks}, each sequence over {parallel['context_parallel']} of them; layout {parallel['layout']}, "
         f"exchange {parallel['exchange']}, recompute {parallel['recompute']}, precision {parallel['precision']}."
     )
-    tables, points = [Table(columns, rows, "llllrrrl")], list(_tell_sittings(contents))
+    tables, points = [Table(columns, rows, "llllrrrl")], list(_tell_sessions(contents))
     return Section("done", "What was done", lead, tables, points=points)
 
 
-def _tell_sittings(contents: Contents) -> Iterator[str]:
+def _tell_sessions(contents: Contents) -> Iterator[str]:
     """The stages and steps where the means of computing changed between sessions, with every key that ever changed."""
-    means = [sitting["parallel"] for sitting in contents.sittings]
+    means = [session["parallel"] for session in contents.sessions]
     varied = [key for key in (means[0] if means else ()) if any(each.get(key) != means[0][key] for each in means)]
     before = None
-    for sitting in contents.sittings if varied else ():
-        now = [f"{key} {sitting['parallel'].get(key)}" for key in varied]
+    for session in contents.sessions if varied else ():
+        now = [f"{key} {session['parallel'].get(key)}" for key in varied]
         if now != before:
-            yield f"stage {sitting['stage']}, from step {sitting['from_step'] + 1} on: {', '.join(now)}"
+            yield f"stage {session['stage']}, from step {session['from_step'] + 1} on: {', '.join(now)}"
         before = now
 
 
@@ -128,8 +128,8 @@ def make_versions(contents: Contents) -> Section:
 
 def _describe_stage(stage: StageContents) -> list[str]:
     theta, taken = stage.facts.get("theta"), sum(stage.source_tokens.values())
-    context = format_length(int(stage.spec["context"]))
-    skips = f", skipping to {format_length(stage.reach_tokens)}" if stage.spec.get("skip") else ""
+    context = format_length(int(stage.spec["context_length"]))
+    skips = f", skipping to {format_length(stage.reach_tokens)}" if stage.spec.get("pose") else ""
     ended = "target reached" if stage.solved else "all steps taken"
     return [
         str(stage.number),

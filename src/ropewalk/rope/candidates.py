@@ -115,7 +115,7 @@ def survey(base: BaseRope, context_tokens: int, *, asked: Rope | None = None) ->
         reached = format_length(base.context_tokens)
         raise UserError(
             "there is nothing to stretch",
-            where="context",
+            where="context_length",
             why=f"the base reads {reached} tokens already, and {format_length(context_tokens)} is no more",
             fix=f"ask for more than {reached}",
         )

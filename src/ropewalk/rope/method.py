@@ -246,7 +246,7 @@ def check_length(context_tokens: int) -> None:
     if context_tokens > LARGEST_TOKENS:
         raise UserError(
             "the target is too long",
-            where="context",
+            where="context_length",
             why=f"it is {context_tokens:.3g}, and beyond {format_length(LARGEST_TOKENS)} float32, in which a model "
             "computes angles, has no number for every position",
             fix=f"ask for at most {format_length(LARGEST_TOKENS)}",
@@ -257,7 +257,7 @@ def refuse_shorter(base: BaseRope, context_tokens: int) -> UserError:
     """The error for a target that is shorter than the base's context."""
     return UserError(
         "the target is shorter than what the base can do",
-        where="context",
+        where="context_length",
         why=f"{format_length(context_tokens)} tokens is below the base's {format_length(base.context_tokens)}",
         fix=f"ask for at least {format_length(base.context_tokens)}, or use kind: unchanged",
     )

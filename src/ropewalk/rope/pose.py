@@ -18,8 +18,8 @@ from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.spec import Spec
 
 
-class Skip(Spec):
-    """``skip: {reach: 128Ki}`` of a stage."""
+class Pose(Spec):
+    """``pose: {reach: 128Ki}`` of a stage."""
 
     reach: PositiveCount
     """Tokens: every position lies below it, and the stage's method is completed for it."""
@@ -27,8 +27,8 @@ class Skip(Spec):
     """Parts of each document, as far as it has tokens; the paper's 2 is enough."""
 
 
-def skip_rows(
-    document: Int32[np.ndarray, "rows context"], skip: Skip, *, random: Sequence[np.random.Generator]
+def pose_positions(
+    document: Int32[np.ndarray, "rows context"], pose: Pose, *, random: Sequence[np.random.Generator]
 ) -> Int32[np.ndarray, "rows context"]:
     """Positions of packed sequences, each drawn from its own generator; padding (document -1) stays at 0."""
     positions = np.zeros(document.shape, dtype=np.int32)
@@ -36,19 +36,19 @@ def skip_rows(
         borders = np.flatnonzero(np.diff(ids, prepend=ids[0] - 1, append=ids[-1] + 1))
         for begin, end in pairwise(borders.tolist()):
             if ids[begin] >= 0:
-                row[begin:end] = skip_positions(end - begin, skip, random=draw)
+                row[begin:end] = pose_document(end - begin, pose, random=draw)
     return positions
 
 
-def skip_positions(tokens: int, skip: Skip, *, random: np.random.Generator) -> Int32[np.ndarray, "tokens"]:
+def pose_document(tokens: int, pose: Pose, *, random: np.random.Generator) -> Int32[np.ndarray, "tokens"]:
     """Positions of one document: strictly increasing from 0 and below ``reach``.
 
     The chunk ends are drawn without replacement from all places. The first chunk does not move. The offset of each
     later chunk is drawn uniformly from the values that are not below its predecessor's offset and keep the last token
     below ``reach``.
     """
-    assert tokens <= skip.reach, "no row is longer than what its positions reach"
+    assert tokens <= pose.reach, "no row is longer than what its positions reach"
     positions = np.arange(tokens, dtype=np.int32)
-    for begin in np.sort(random.choice(tokens - 1, size=min(skip.chunks, tokens) - 1, replace=False)) + 1:
-        positions[begin:] += random.integers(skip.reach - positions[-1])
+    for begin in np.sort(random.choice(tokens - 1, size=min(pose.chunks, tokens) - 1, replace=False)) + 1:
+        positions[begin:] += random.integers(pose.reach - positions[-1])
     return positions

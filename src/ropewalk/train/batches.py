@@ -20,9 +20,9 @@ from ropewalk.parallel.mesh import Mesh
 from ropewalk.partition import AnyPartition, cut
 from ropewalk.partition.balance_data_ranks import assign_sequences, count_row_pairs
 from ropewalk.partition.choose import Sharing, choose_partition
+from ropewalk.recipe.long_ce import LongCE
 from ropewalk.recipe.stage import Stage
-from ropewalk.recipe.weigh import LongCE
-from ropewalk.rope.pose import skip_rows
+from ropewalk.rope.pose import pose_positions
 from ropewalk.train.long_ce import TruncatedReading, cut_blocks, list_readings, make_readings
 
 _FIELDS = tuple(field.name for field in fields(Batch))
@@ -63,17 +63,17 @@ class StepBatches:
     document_tokens: Int64[np.ndarray, "documents"]
 
 
-def make_batches(feed: Dataset, cursor: int, *, rows: int, spec: Stage, mesh: Mesh, sharing: Sharing) -> StepBatches:
-    """Return the share of this rank of ``mesh`` in the sequences ``[cursor, cursor + rows)`` of ``feed``."""
+def make_batches(dataset: Dataset, cursor: int, *, rows: int, spec: Stage, mesh: Mesh, sharing: Sharing) -> StepBatches:
+    """Return the share of this rank of ``mesh`` in the sequences ``[cursor, cursor + rows)`` of ``dataset``."""
     # The last factor is for padding, whose source is -1.
-    factors = np.array([*(spec.loss_weights.get(name, 1.0) for name in feed.sources), 1.0], dtype=np.float32)
-    held = [feed.document_tokens(number) for number in range(cursor, cursor + rows)]
+    factors = np.array([*(spec.loss_weights.get(name, 1.0) for name in dataset.sources), 1.0], dtype=np.float32)
+    held = [dataset.document_tokens(number) for number in range(cursor, cursor + rows)]
     costs = count_row_pairs(held)
-    waves = assign_sequences(costs, ranks=mesh.data_ranks, micro_rows=spec.micro_rows)
+    waves = assign_sequences(costs, ranks=mesh.data_ranks, micro_batch_size=spec.micro_batch_size)
     micro, pairs, digests = [], 0.0, []
     for wave in zip(*waves, strict=True):
         numbers = tuple(cursor + row for row in wave[mesh.data_rank])
-        batch = _read_rows(feed, numbers, spec=spec) if numbers else _empty_row(feed)
+        batch = _read_rows(dataset, numbers, spec=spec) if numbers else _empty_row(dataset)
         partition = choose_partition(batch.document, ranks=mesh.context_ranks, sharing=sharing).partition
         pairs += float(partition.pairs[mesh.context_rank])
         made = replace(_cut_batch(batch, partition, factors=factors, mesh=mesh), rows=numbers)
@@ -86,14 +86,14 @@ def make_batches(feed: Dataset, cursor: int, *, rows: int, spec: Stage, mesh: Me
     return StepBatches(rows, tuple(micro), pairs, digest_arrays(np.array(digests)), documents)
 
 
-def _read_rows(feed: Dataset, numbers: tuple[int, ...], *, spec: Stage) -> Batch:
+def _read_rows(dataset: Dataset, numbers: tuple[int, ...], *, spec: Stage) -> Batch:
     """Return sequences of the dataset. PoSE changes only their positions, not their documents, and so not the mask."""
-    each = [feed.batch(number, 1) for number in numbers]
+    each = [dataset.batch(number, 1) for number in numbers]
     batch = Batch(**{name: np.concatenate([getattr(row, name) for row in each]) for name in _FIELDS})
-    if spec.skip is None:
+    if spec.pose is None:
         return batch
-    random = [stream("skip", feed.digest, number) for number in numbers]
-    return replace(batch, positions=skip_rows(batch.document, spec.skip, random=random))
+    random = [stream("pose", dataset.digest, number) for number in numbers]
+    return replace(batch, positions=pose_positions(batch.document, spec.pose, random=random))
 
 
 def _cut_batch(batch: Batch, partition: AnyPartition, *, factors: np.ndarray, mesh: Mesh) -> MicroBatch:
@@ -122,7 +122,7 @@ def _add_near(
     return replace(micro, near=readings, weighed=weighed)
 
 
-def _empty_row(feed: Dataset) -> Batch:
+def _empty_row(dataset: Dataset) -> Batch:
     """Return a sequence of padding, for a data rank that has no sequence left while other ranks still have one."""
-    zeros, nobody = np.zeros((1, feed.context_tokens), np.int32), np.full((1, feed.context_tokens), -1, np.int32)
+    zeros, nobody = np.zeros((1, dataset.context_tokens), np.int32), np.full((1, dataset.context_tokens), -1, np.int32)
     return Batch(zeros, zeros, zeros.astype(np.float32), zeros, nobody, nobody)

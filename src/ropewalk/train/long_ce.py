@@ -18,7 +18,7 @@ from ropewalk.core.record import Batch
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.partition import AnyPartition, cut
 from ropewalk.partition.choose import Sharing, choose_partition
-from ropewalk.recipe.weigh import LongCE
+from ropewalk.recipe.long_ce import LongCE
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def list_readings(longest_tokens: int, spec: LongCE) -> list[int]:
     return [
         number
         for number, block in enumerate(first_block)
-        if block * spec.stride_tokens + spec.near_tokens < longest_tokens
+        if block * spec.stride_tokens + spec.truncated_tokens < longest_tokens
     ]
 
 
@@ -65,14 +65,14 @@ def cut_blocks(document: Int32[np.ndarray, "rows context"], spec: LongCE, readin
     block, place = np.divmod(shifted, spec.block_tokens)
     begin = position - place
     # The first block of a document has its full context. A block without a token that counts need not be read.
-    read = (document >= 0) & (begin > 0) & (begin + spec.near_tokens < length)
+    read = (document >= 0) & (begin > 0) & (begin + spec.truncated_tokens < length)
     change = np.ones(document.shape, bool)
     change[:, 1:] = (document[:, 1:] != document[:, :-1]) | (block[:, 1:] != block[:, :-1])
     number = np.cumsum(change.reshape(-1), dtype=np.int32).reshape(document.shape) - 1
     return Blocks(
         np.where(read, number, -1).astype(np.int32),
         np.where(read, place, 0).astype(np.int32),
-        read & (place >= spec.near_tokens),
+        read & (place >= spec.truncated_tokens),
     )
 
 

@@ -42,16 +42,16 @@ class StageContext:
     spec: Stage
     rates: Rates
     rows: int
-    feed: Dataset
+    dataset: Dataset
     mesh: Mesh
     parallel: Parallel
     sharing: Sharing
-    journal: MetricsLog
+    metrics_log: MetricsLog
     folder: Path
     """The stage's folder: the model that it starts from, its checkpoints, its skipped steps."""
     measure: Measure | None = None
-    """Measures ``retrieval``, where ``until`` needs it."""
-    panel: HeldOut | None = None
+    """Measures ``retrieval``, where ``stop`` needs it."""
+    validation: HeldOut | None = None
     """The validation on held-out text, at regular steps."""
     kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The groups of each source (train/loss_metrics.py)."""
@@ -63,38 +63,40 @@ class StageContext:
 
 
 def run_loop(
-    state: TrainState, job: StageContext, asked: Callable[[], bool], *, gauge: Throughput, trackers: Trackers
+    state: TrainState, job: StageContext, asked: Callable[[], bool], *, throughput: Throughput, trackers: Trackers
 ) -> TrainState:
     """Train from ``state`` on; return the state at the end.
 
     The loop ends where the stage ends, where ``asked()`` is true, or where too many steps were skipped. In the first
     two cases the returned state has been saved. In the last case it has not.
     """
-    tally = LossMetrics(job.feed.sources, job.spec.reach_tokens, job.kinds)
-    teller = Teller(gauge, steps=job.steps)
+    loss_metrics = LossMetrics(job.dataset.sources, job.spec.reach_tokens, job.kinds)
+    teller = Teller(throughput, steps=job.steps)
     with (
         closing(_look_ahead(job, state.cursor)) as stream,
         teller.show(f"stage {state.stage}", taken=state.step) as show,
-        Saver(StageFolder(job.folder).checkpoints, keep=job.spec.keep, spared_step=job.rates.plateau_steps) as saver,
+        Saver(
+            StageFolder(job.folder).checkpoints, keep=job.spec.save_total_limit, spared_step=job.rates.plateau_steps
+        ) as saver,
         watch_for_hang(job.parallel.hang_seconds) as clock,
         watch_own_time() as own,
     ):
         for batches in stream:
             before = state.tokens
-            state, rows, fault = take_step(state, batches, job, tally)
+            state, rows, fault = take_step(state, batches, job, loss_metrics)
             clock.tick()
             heard = gather_rank_status(job.mesh, asked=asked(), save_failed=saver.has_failed, own_seconds=own.take())
             rows += teller.tell(state, batches, heard, tokens=state.tokens - before, rows=rows)
             if job.mesh.rank == 0:
                 _tell_skipped(state, job, rows, fault=fault)
-            if state.step % job.spec.panel_steps == 0 or state.step == job.steps:
+            if state.step % job.spec.log_steps == 0 or state.step == job.steps:
                 with clock.at_leisure():
-                    state, averages = _close_panel(state, job, tally)
+                    state, averages = _average_metrics(state, job, loss_metrics)
                 rows += averages
-            if job.panel is not None and (state.ended or state.step % job.panel.steps == 0):
+            if job.validation is not None and (state.ended or state.step % job.validation.steps == 0):
                 with clock.at_leisure():
-                    rows += job.panel.ask(state)
-            job.journal.append(rows)
+                    rows += job.validation.ask(state)
+            job.metrics_log.append(rows)
             trackers.log(rows)
             show(rows)
             if is_astray(state.recent, guard=job.spec.guard):
@@ -105,7 +107,7 @@ def run_loop(
                 if heard.save_failed:
                     saver.finish()
                 if ending or state.step % job.spec.checkpoint_steps == 0 or state.step == job.rates.plateau_steps:
-                    job.journal.flush()
+                    job.metrics_log.flush()
                     saver.begin(state)
                 if ending:
                     saver.finish()
@@ -117,7 +119,7 @@ def run_loop(
 
 
 def take_step(
-    state: TrainState, batches: StepBatches, job: StageContext, tally: LossMetrics
+    state: TrainState, batches: StepBatches, job: StageContext, loss_metrics: LossMetrics
 ) -> tuple[TrainState, list[Metric], str]:
     """Take one step with its learning rate and its RoPE interpolation.
 
@@ -130,15 +132,17 @@ def take_step(
         return reasons[-1]
 
     rate = job.rates.at(state.step)
-    anneal_positions(state.model, annealing_share(state.step, steps=job.spec.anneal_steps))
-    state, rows = train_step(state, batches, mesh=job.mesh, tally=tally, rate=rate, clip=job.spec.clip, judge=judge)
+    anneal_positions(state.model, annealing_share(state.step, steps=job.spec.rope_interpolation_steps))
+    state, rows = train_step(
+        state, batches, mesh=job.mesh, loss_metrics=loss_metrics, rate=rate, clip=job.spec.max_grad_norm, judge=judge
+    )
     return dataclasses.replace(state, recent=state.recent[-guard.window :]), rows, reasons[-1]
 
 
 def _tell_skipped(state: TrainState, job: StageContext, rows: Sequence[Metric], *, fault: str) -> None:
     """Print why the last step was skipped. A step that the guard refused is also written to a file for ``replay``."""
     if fault:
-        written = write_skipped(state, job.folder, feed=job.feed, rows=job.rows, reason=fault)
+        written = write_skipped(state, job.folder, dataset=job.dataset, rows=job.rows, reason=fault)
         say(f"WARNING: step {state.step} was skipped: {fault}; its rows are in {written}")
     elif any(row.name == UNLABELLED for row in rows):
         say(f"WARNING: step {state.step} was skipped: none of its rows has a label that counts")
@@ -150,7 +154,7 @@ def _look_ahead(job: StageContext, cursor: int) -> Generator[StepBatches, None, 
     def submit() -> Future[StepBatches]:
         return ahead.submit(
             make_batches,
-            job.feed,
+            job.dataset,
             cursor,
             rows=job.rows,
             spec=job.spec,
@@ -163,30 +167,34 @@ def _look_ahead(job: StageContext, cursor: int) -> Generator[StepBatches, None, 
         while True:
             batches = upcoming.result()
             cursor += job.rows
-            if cursor + job.rows <= job.feed.rows:
+            if cursor + job.rows <= job.dataset.rows:
                 upcoming = submit()
             yield batches
 
 
-def _close_panel(state: TrainState, job: StageContext, tally: LossMetrics) -> tuple[TrainState, list[Metric]]:
+def _average_metrics(
+    state: TrainState, job: StageContext, loss_metrics: LossMetrics
+) -> tuple[TrainState, list[Metric]]:
     """Return the averaged metrics since the last call, and the state with its sums reset.
 
     ``ended`` of the state is set where the stage ends here.
     """
-    rows = list(tally.panel(state.sums, stage=state.stage, step=state.step)) if state.sums else []
-    rows += tell_mix(state, job.feed)
+    rows = list(loss_metrics.averages(state.sums, stage=state.stage, step=state.step)) if state.sums else []
+    rows += tell_mix(state, job.dataset)
     if state.rollbacks:
         rows.append(Metric(state.stage, state.step, "rollbacks", state.rollbacks, "1"))
     ended = "limit" if state.step == job.steps else ""
-    until = job.spec.until
-    if until is not None:
-        value = {row.name: row.value for row in rows}.get(until.metric)
+    stop = job.spec.stop
+    if stop is not None:
+        value = {row.name: row.value for row in rows}.get(stop.metric)
         if job.measure is not None:
             value = job.measure(state)
-            rows.append(Metric(state.stage, state.step, until.metric, value, "share"))
-        falling = until.metric.startswith("loss")
-        settled = state.step >= job.spec.anneal_steps  # before, the positions are not those of the final model
-        solved = settled and value is not None and (value <= until.value if falling else value >= until.value)
+            rows.append(Metric(state.stage, state.step, stop.metric, value, "share"))
+        falling = stop.metric.startswith("loss")
+        settled = (
+            state.step >= job.spec.rope_interpolation_steps
+        )  # before, the positions are not those of the final model
+        solved = settled and value is not None and (value <= stop.value if falling else value >= stop.value)
         ended = "solved" if solved else ended
         if ended:
             rows.append(Metric(state.stage, state.step, "stage/solved", float(solved), "1"))

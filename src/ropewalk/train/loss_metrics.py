@@ -81,7 +81,7 @@ class LossMetrics:
         """Return the number of tokens, of any weight, without padding."""
         return int(table[: len(self.sources), _TOKENS].sum())
 
-    def panel(self, sums: Sequence[float], *, stage: int, step: int) -> Iterator[Metric]:
+    def averages(self, sums: Sequence[float], *, stage: int, step: int) -> Iterator[Metric]:
         """Yield the averaged metrics from ``sums``, which is the flat table. A group without a label has no metric."""
         table = torch.tensor(sums, dtype=torch.float64).reshape(self.shape)
         for name, (nll, weight, correct, tokens) in (

@@ -30,7 +30,7 @@ def refuse_lost_steps(recipe: Recipe, stage: int, run: Path) -> None:
             where=str(checkpoints),
             why=why,
             fix=f"put a checkpoint back; to begin the stage at step 0 on purpose, remove {checkpoints.parent} and the "
-            f'stage\'s lines of rows.jsonl (those with "stage": {stage}), or give the run another folder',
+            f'stage\'s lines of metrics.jsonl (those with "stage": {stage}), or give the run another folder',
         )
     if known and rank_and_ranks()[0] == 0:
         say(f"stage {stage} begins again at step 0: it ended at step {known}, before its first save was whole")
@@ -38,13 +38,16 @@ def refuse_lost_steps(recipe: Recipe, stage: int, run: Path) -> None:
 
 def _find_loss(recipe: Recipe, stage: int, run: Path, checkpoints: Path) -> tuple[str, int]:
     """Return why a checkpoint must have been lost (empty if none was), and the last step that has metrics."""
-    known = MetricsLog(RunFolder(run).rows, writes=False).last_step(stage)
+    known = MetricsLog(RunFolder(run).metrics, writes=False).last_step(stage)
     begun, saved = read_saves(checkpoints)
     damaged = list_checkpoints(checkpoints)
     if saved is not None:
-        return f"a checkpoint of step {saved} was written, rows.jsonl has {known} steps, and none there verifies", known
+        return (
+            f"a checkpoint of step {saved} was written, metrics.jsonl has {known} steps, and none there verifies",
+            known,
+        )
     if damaged:
-        return f"none of {len(damaged)} verifies, and rows.jsonl has {known} steps", known
+        return f"none of {len(damaged)} verifies, and metrics.jsonl has {known} steps", known
     if begun is None and known > recipe.stages[stage].checkpoint_steps:
-        return f"rows.jsonl has {known} steps, more than are taken before the first save, and none is there", known
+        return f"metrics.jsonl has {known} steps, more than are taken before the first save, and none is there", known
     return "", known

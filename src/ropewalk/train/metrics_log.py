@@ -1,4 +1,4 @@
-"""Write the metrics of training to ``rows.jsonl``, on rank 0, so that a resumed run produces the same file.
+"""Write the metrics of training to ``metrics.jsonl``, on rank 0, so that a resumed run produces the same file.
 
 On resume, the metrics of steps that will be repeated are removed first. Metrics are on disk before the checkpoint of
 the same step.

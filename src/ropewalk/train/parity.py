@@ -82,34 +82,34 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     documents. Each step computes its gradients twice from the same weights; those of degree 1 update the weights.
     """
     spec, parallel = recipe.stages[stage], recipe.parallel
-    mesh = make_mesh(parallel.ranks, parallel.context, replicas=parallel.replicas)
+    mesh = make_mesh(parallel.ranks, parallel.context_parallel, replicas=parallel.replicas)
     chosen = choose_precision(parallel.precision, mesh)
     rows = max(STEPS * parallel.ranks, min(spec.steps * spec.step_rows, _SEARCHED_ROWS))
     require_model(open_corpus(corpus), model)
-    feed = open_rows(recipe, stage, corpus=corpus, rows=rows)
+    dataset = open_rows(recipe, stage, corpus=corpus, rows=rows)
     savings = choose_savings(recipe, stage, model)
     found: dict[str, Parity] = {}
     for precision in dict.fromkeys(("float32", chosen) if mesh.device.type == "cpu" else (chosen,)):
         learner = build_model_with_loss(recipe, stage, model)
         prepare_model(learner, mesh, weights=model, savings=savings, precision=precision, compiles=parallel.compiles)
-        found[precision] = _compare(learner, feed, spec=spec, mesh=mesh, sharing=sharing_of(recipe, model, mesh))
+        found[precision] = _compare(learner, dataset, spec=spec, mesh=mesh, sharing=sharing_of(recipe, model, mesh))
     return found
 
 
-def _compare(learner: ModelWithLoss, feed: Dataset, *, spec: Stage, mesh: Mesh, sharing: Sharing) -> Parity:
+def _compare(learner: ModelWithLoss, dataset: Dataset, *, spec: Stage, mesh: Mesh, sharing: Sharing) -> Parity:
     # A micro-batch is one sequence, because ranks that share several sequences could simply take one each.
-    spec, single = spec.model_copy(update={"micro_rows": 1}), make_mesh(mesh.ranks, 1)
+    spec, single = spec.model_copy(update={"micro_batch_size": 1}), make_mesh(mesh.ranks, 1)
     alone = replace(sharing, ulysses_degree=1)
     optimizer = make_optimizer(learner, weight_decay=spec.weight_decay, betas=spec.betas)
     set_learning_rate(optimizer, spec.lr)
     losses, tables, calls = [], [], torch.zeros(len(learner.blocks), dtype=torch.int64)
     micro: list[MicroBatch] = []
-    first = _find_packed(feed, mesh.ranks)
+    first = _find_packed(dataset, mesh.ranks)
     for cursor in range(first, first + STEPS * mesh.ranks, mesh.ranks):
-        whole = make_batches(feed, cursor, rows=mesh.ranks, spec=spec, mesh=single, sharing=alone)
+        whole = make_batches(dataset, cursor, rows=mesh.ranks, spec=spec, mesh=single, sharing=alone)
         expected = _take_gradients(learner, whole, single)
         kept = _detach_gradients(learner)
-        batches = make_batches(feed, cursor, rows=mesh.ranks, spec=spec, mesh=mesh, sharing=sharing)
+        batches = make_batches(dataset, cursor, rows=mesh.ranks, spec=spec, mesh=mesh, sharing=sharing)
         with count_calls() as counted:
             found = _take_gradients(learner, batches, mesh)
         calls += torch.tensor([counted[layer] for layer in range(len(calls))])
@@ -120,7 +120,7 @@ def _compare(learner: ModelWithLoss, feed: Dataset, *, spec: Stage, mesh: Mesh, 
             parameter.grad = kept[name]
         optimizer.step()
         optimizer.zero_grad()
-    documents = [feed.batch(each.rows[0], 1).document for each in micro]
+    documents = [dataset.batch(each.rows[0], 1).document for each in micro]
     asked = next((index for index, document in enumerate(documents) if document.max() > 0), 0)
     foreign, own = _seek_leak(learner, micro[asked], documents[asked], mesh)
     layers = tuple(_describe_layers(list(kept), torch.stack(tables)))
@@ -128,10 +128,10 @@ def _compare(learner: ModelWithLoss, feed: Dataset, *, spec: Stage, mesh: Mesh, 
     return Parity(tuple(losses), layers, foreign, own, tuple(calls.tolist()), len(micro), crossing)
 
 
-def _find_packed(feed: Dataset, ranks: int) -> int:
+def _find_packed(dataset: Dataset, ranks: int) -> int:
     """Return the first sequence that holds several documents and has enough sequences after it; 0 if there is none."""
-    last = feed.rows - STEPS * ranks
-    return next((row for row in range(last + 1) if feed.batch(row, 1).document.max() > 0), 0)
+    last = dataset.rows - STEPS * ranks
+    return next((row for row in range(last + 1) if dataset.batch(row, 1).document.max() > 0), 0)
 
 
 def _take_gradients(learner: ModelWithLoss, batches: StepBatches, mesh: Mesh) -> float:

@@ -39,7 +39,7 @@ def build_model_with_loss(recipe: Recipe, stage: int, extended: Path) -> ModelWi
     """
     spec = recipe.stages[stage]
     require_intact(extended, together=True)
-    causal = build_model(extended, former=read_former(extended) if spec.anneal_steps else None)
+    causal = build_model(extended, former=read_former(extended) if spec.rope_interpolation_steps else None)
     if spec.lora is not None:
         attach_adapter(causal, spec.lora, seed=seed_for("lora", recipe.seed, stage))
     most = 1.0 if spec.long_ce is None else spec.long_ce.most

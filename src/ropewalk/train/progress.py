@@ -1,7 +1,7 @@
 """Show the progress of a running stage, and make its metrics of progress: speed, MFU, memory, time, a slow rank.
 
 A terminal shows a bar with the figures below it; a log file gets a line every few seconds. Averaged metrics have lines
-of their own. All figures are in ``rows.jsonl`` too.
+of their own. All figures are in ``metrics.jsonl`` too.
 """
 
 import socket
@@ -27,8 +27,8 @@ _RECENT = 64
 class Teller:
     """Follows a stage of ``steps`` steps on all ranks; only the first rank prints."""
 
-    def __init__(self, gauge: Throughput, *, steps: int) -> None:
-        self._gauge, self._steps = gauge, steps
+    def __init__(self, throughput: Throughput, *, steps: int) -> None:
+        self._gauge, self._steps = throughput, steps
         self._pace, self._slow = Pace(), SlowWatch()
         self._flops: deque[float] = deque(maxlen=_RECENT)
         self._hosts = gather_values(socket.gethostname())
@@ -130,9 +130,9 @@ def describe_panel(values: Mapping[str, float]) -> Iterator[str]:
     yield from (f"  {kind}: {'  '.join(figures)}" for kind, figures in kinds.items())
 
 
-def tell_mix(state: TrainState, feed: Dataset) -> list[Metric]:
+def tell_mix(state: TrainState, dataset: Dataset) -> list[Metric]:
     """Return the metrics of the realised mix: the share of each source in all tokens of the stage so far."""
-    given = feed.realised(state.cursor)
+    given = dataset.realised(state.cursor)
     total = max(1, sum(given.values()))
     return [Metric(state.stage, state.step, f"mix/{name}", tokens / total, "share") for name, tokens in given.items()]
 

@@ -35,31 +35,33 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
     """
     stage, first, rows = record["stage"], record["first_row"], len(record["rows"])
     spec, parallel = recipe.stages[stage], recipe.parallel
-    mesh = make_mesh(parallel.ranks, parallel.context, replicas=parallel.replicas)
-    feed = open_rows(recipe, stage, corpus=corpus, rows=first + rows)
-    fresh = begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed)
+    mesh = make_mesh(parallel.ranks, parallel.context_parallel, replicas=parallel.replicas)
+    dataset = open_rows(recipe, stage, corpus=corpus, rows=first + rows)
+    fresh = begin_stage(recipe, stage, run=run, mesh=mesh, dataset=dataset)
     start = _find_start(record, RunFolder(run).checkpoints(stage))
     state = carry_moments(fresh, recipe, run) if start is None else go_on(fresh, start)
     sharing = sharing_of(recipe, RunFolder(run).extended(stage), mesh)
-    begun, journal = state.step, MetricsLog(RunFolder(run).rows, writes=False)
+    begun, metrics_log = state.step, MetricsLog(RunFolder(run).metrics, writes=False)
     rates = Rates.from_json(state.plan[RATES])
     job = StageContext(
-        spec, rates, spec.step_rows, feed, mesh, parallel, sharing, journal, RunFolder(run).stage(stage).root
+        spec, rates, spec.step_rows, dataset, mesh, parallel, sharing, metrics_log, RunFolder(run).stage(stage).root
     )
-    tally = LossMetrics(feed.sources, spec.reach_tokens)
+    loss_metrics = LossMetrics(dataset.sources, spec.reach_tokens)
 
     def take(cursor: int, rows: int) -> StepBatches:
-        return make_batches(feed, cursor, rows=rows, spec=spec, mesh=mesh, sharing=sharing)
+        return make_batches(dataset, cursor, rows=rows, spec=spec, mesh=mesh, sharing=sharing)
 
     def look(batches: StepBatches) -> dict[str, float | None]:
-        seen, _ = train_step(state, batches, mesh=mesh, tally=tally, rate=0.0, clip=spec.clip, judge=_refuse)
+        seen, _ = train_step(
+            state, batches, mesh=mesh, loss_metrics=loss_metrics, rate=0.0, clip=spec.clip, judge=_refuse
+        )
         if seen.recent[-1] == UNSEEN:  # a sequence without a label has neither loss nor gradient
             return {"loss": 0.0, "grad_norm": 0.0}
         loss, norm, _ = seen.recent[-1]
         return {"loss": loss, "grad_norm": norm}
 
     while state.step < record["step"] - 1:
-        state, _, _ = take_step(state, take(state.cursor, spec.step_rows), job, tally)
+        state, _, _ = take_step(state, take(state.cursor, spec.step_rows), job, loss_metrics)
     if mesh.rank == 0:
         say(f"trained from step {begun} to {state.step}; now step {record['step']}")
     whole = look(take(first, rows))
@@ -84,5 +86,5 @@ def _find_start(record: dict[str, Any], checkpoints: Path) -> Path | None:
         "the way to this step is gone",
         where=str(checkpoints),
         why=f"no checkpoint after rollback {record['rollbacks']} and before step {record['step']} is left",
-        fix="keep more checkpoints (stages.N.keep, checkpoint_steps), or look at the text in the file itself",
+        fix="keep more checkpoints (stages.N.save_total_limit), or look at the text in the file itself",
     )

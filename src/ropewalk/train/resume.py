@@ -1,4 +1,4 @@
-"""Resume a stage from a checkpoint, where the end of the stage may have changed: more steps, another ``until``.
+"""Resume a stage from a checkpoint, where the end of the stage may have changed: more steps, another ``stop``.
 
 The steps already taken must be those of the current recipe, so their learning rates are compared. The warm-up keeps its
 length in steps, although the recipe gives it as a share of all steps.
@@ -12,13 +12,13 @@ from typing import Any
 from ropewalk.checkpoint.load import load
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.recipe.stage import Stage
-from ropewalk.train.schedule import RATES, UNTIL, Rates, rates_of, refuse_rates
+from ropewalk.train.schedule import RATES, STOP, Rates, rates_of, refuse_rates
 
 
 def plan_stage(spec: Stage) -> dict[str, Any]:
-    """Return the plan of a stage that begins, as a checkpoint stores it: its learning rates and its ``until``."""
-    until = None if spec.until is None else spec.until.model_dump(mode="json")
-    return {RATES: rates_of(spec).to_json(), UNTIL: until}
+    """Return the plan of a stage that begins, as a checkpoint stores it: its learning rates and its ``stop``."""
+    stop = None if spec.stop is None else spec.stop.model_dump(mode="json")
+    return {RATES: rates_of(spec).to_json(), STOP: stop}
 
 
 def go_on(fresh: TrainState, checkpoint: Path) -> TrainState:
@@ -42,6 +42,6 @@ def follow_plan(state: TrainState, plan: Mapping[str, Any]) -> TrainState:
     ended = state.ended
     if state.step >= now.steps:
         ended = ended or "limit"
-    elif ended == "limit" or plan[UNTIL] != state.plan[UNTIL]:
+    elif ended == "limit" or plan[STOP] != state.plan[STOP]:
         ended = ""
     return dataclasses.replace(state, plan={**plan, RATES: now.to_json()}, ended=ended)

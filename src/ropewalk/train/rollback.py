@@ -54,7 +54,7 @@ def decide_rollback(state: TrainState, folder: Path, *, guard: Guard) -> None:
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """Return all rollbacks of this stage, oldest first."""
     path = StageFolder(folder).rollbacks
-    fix = "mend it by what rows.jsonl says of rollbacks, or give the run another folder"
+    fix = "mend it by what metrics.jsonl says of rollbacks, or give the run another folder"
     if not path.exists():
         return []
     return read_written(

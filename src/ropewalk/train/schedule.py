@@ -18,7 +18,7 @@ _FALLS: Mapping[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
 }
 """The decay shapes: from progress (0 to 1) to the remaining share of the way from peak to floor."""
-RATES, UNTIL = "rates", "until"
+RATES, STOP = "rates", "stop"
 """Keys of the plan that a checkpoint stores."""
 
 

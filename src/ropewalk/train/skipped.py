@@ -14,7 +14,7 @@ from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 
 
-def write_skipped(state: TrainState, folder: Path, *, feed: Dataset, rows: int, reason: str) -> Path:
+def write_skipped(state: TrainState, folder: Path, *, dataset: Dataset, rows: int, reason: str) -> Path:
     """Write the step that ``state`` has just skipped into the stage's ``folder``; return the file. One rank calls it.
 
     The file name holds the step and the first sequence. The step alone is not enough: after a rollback the same step
@@ -31,7 +31,7 @@ def write_skipped(state: TrainState, folder: Path, *, feed: Dataset, rows: int, 
         "grad_norm": norm,
         "rollbacks": state.rollbacks,
         "first_row": first,
-        "rows": [_describe(feed, number, tokenizer) for number in range(first, state.cursor)],
+        "rows": [_describe(dataset, number, tokenizer) for number in range(first, state.cursor)],
     }
     path = StageFolder(folder).skipped / f"step-{state.step:08}-row-{first:010}.json"
     path.parent.mkdir(exist_ok=True)
@@ -39,9 +39,9 @@ def write_skipped(state: TrainState, folder: Path, *, feed: Dataset, rows: int, 
     return path
 
 
-def _describe(feed: Dataset, number: int, tokenizer: Tokenizer) -> dict[str, Any]:
-    source, pieces = feed.locate(number)
-    ids = feed.batch(number, 1).tokens[0].tolist()
+def _describe(dataset: Dataset, number: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    source, pieces = dataset.locate(number)
+    ids = dataset.batch(number, 1).tokens[0].tolist()
     texts, at = [], 0
     for piece in pieces:
         texts.append({**piece, "text": tokenizer.decode(ids[at : at + piece["tokens"]])})

@@ -68,4 +68,4 @@ def see(loss: float, norm: float, *, taken: bool) -> StepRecord:
 
 def is_astray(recent: Sequence[StepRecord], *, guard: Guard) -> bool:
     """Return whether more of the last steps were skipped than the guard allows."""
-    return sum(not taken for _, _, taken in recent[-guard.window :]) > guard.skips
+    return sum(not taken for _, _, taken in recent[-guard.window :]) > guard.skipped_steps

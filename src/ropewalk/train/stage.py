@@ -43,12 +43,12 @@ from ropewalk.train.prepare_model import build_model_with_loss, choose_savings, 
 from ropewalk.train.resume import go_on, plan_stage
 from ropewalk.train.rollback import decide_rollback, go_past, remove_astray
 from ropewalk.train.schedule import RATES, Rates
-from ropewalk.train.sittings import note_sitting
+from ropewalk.train.sessions import note_session
 from ropewalk.train.spike_guard import is_astray
 from ropewalk.train.stop_metric import RETRIEVAL, plan_measure
 from ropewalk.train.throughput import make_throughput
 from ropewalk.train.trackers import TrackedRun, Trackers
-from ropewalk.train.validation import Reader, prepare_panel
+from ropewalk.train.validation import Reader, prepare_validation
 
 Ending = Literal["solved", "limit", "stopped"]
 
@@ -58,9 +58,9 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Pa
 
     ``base`` is the model folder that the run starts from; validation compares with it.
 
-    Reads ``run/stages/<stage>/extended``, writes checkpoints beside it and metrics to ``run/rows.jsonl``. Returns how
-    the stage ended: ``solved`` (``until`` was reached), ``limit`` (the last step was reached), or ``stopped`` (a signal
-    stopped it, and it was saved).
+    Reads ``run/stages/<stage>/extended``, writes checkpoints beside it and metrics to ``run/metrics.jsonl``. Returns
+    how the stage ended: ``solved`` (``stop`` was reached), ``limit`` (the last step was reached), or ``stopped`` (a
+    signal stopped it, and it was saved).
     """
     with listen_for_stop() as asked:  # from here on, so that a signal while the model is loaded is not lost
         return _train(recipe, stage, run, corpus, base=base, asked=asked)
@@ -70,41 +70,52 @@ def _train(
     recipe: Recipe, stage: int, run: Path, corpus: Path, *, base: Path | None, asked: Callable[[], bool]
 ) -> Ending:
     spec, parallel, folder = recipe.stages[stage], recipe.parallel, RunFolder(run).stage(stage).root
-    mesh = make_mesh(parallel.ranks, parallel.context, replicas=parallel.replicas)
+    mesh = make_mesh(parallel.ranks, parallel.context_parallel, replicas=parallel.replicas)
     if mesh.rank == 0:
         require_trackers(recipe.trackers)
-    feed = open_rows(recipe, stage, corpus=corpus, rows=spec.steps * spec.step_rows)
-    check_names(spec, feed, where=f"stages.{stage}")
+    dataset = open_rows(recipe, stage, corpus=corpus, rows=spec.steps * spec.step_rows)
+    check_names(spec, dataset, where=f"stages.{stage}")
     if mesh.rank == 0:  # the report reads this file, because it does not open the corpus
-        write_whole(StageFolder(folder).mix, json.dumps(dict(feed.planned)) + "\n")
+        write_whole(StageFolder(folder).mix, json.dumps(dict(dataset.planned)) + "\n")
     extended = StageFolder(folder).extended
     sharing, held = sharing_of(recipe, extended, mesh), open_corpus(corpus)
     require_model(held, extended)
     reader = Reader(mesh, sharing, row_tokens=spec.reach_tokens)
-    panel = prepare_panel(recipe, stage, folder=folder, corpus=held, base=base, reader=reader)
-    state = _resume(begin_stage(recipe, stage, run=run, mesh=mesh, feed=feed), recipe, run, speaks=mesh.rank == 0)
-    _announce(sharing, feed, mesh, stage=stage, compiles=parallel.compiles)
+    validation = prepare_validation(recipe, stage, folder=folder, corpus=held, base=base, reader=reader)
+    state = _resume(begin_stage(recipe, stage, run=run, mesh=mesh, dataset=dataset), recipe, run, speaks=mesh.rank == 0)
+    _announce(sharing, dataset, mesh, stage=stage, compiles=parallel.compiles)
     if mesh.rank == 0 and not state.ended:
         precision = choose_precision(parallel.precision, mesh)
-        note_sitting(recipe, run, stage=stage, step=state.step, precision=precision)
-    journal = MetricsLog(RunFolder(run).rows, writes=mesh.rank == 0)
+        note_session(recipe, run, stage=stage, step=state.step, precision=precision)
+    metrics_log = MetricsLog(RunFolder(run).metrics, writes=mesh.rank == 0)
     measure, kinds = None, kinds_of(recipe.corpus.sources)
-    if spec.until is not None and spec.until.metric == RETRIEVAL:
+    if spec.stop is not None and spec.stop.metric == RETRIEVAL:
         measure = plan_measure(recipe.evaluate, extended, context_tokens=spec.reach_tokens, reader=reader)
-    gauge = make_throughput(recipe, stage, shape=read_shape(extended), mesh=mesh, corpus=held)
+    throughput = make_throughput(recipe, stage, shape=read_shape(extended), mesh=mesh, corpus=held)
     while True:
-        journal.rewind(stage, state.step)
+        metrics_log.rewind(stage, state.step)
         if state.ended:
             break
         planned = state.cursor + (spec.steps - state.step) * spec.step_rows
-        if planned > feed.rows:  # after a rollback the stage needs more sequences than were planned
-            feed = open_rows(recipe, stage, corpus=corpus, rows=planned)
+        if planned > dataset.rows:  # after a rollback the stage needs more sequences than were planned
+            dataset = open_rows(recipe, stage, corpus=corpus, rows=planned)
         rates = Rates.from_json(state.plan[RATES])
         job = StageContext(
-            spec, rates, spec.step_rows, feed, mesh, parallel, sharing, journal, folder, measure, panel, kinds
+            spec,
+            rates,
+            spec.step_rows,
+            dataset,
+            mesh,
+            parallel,
+            sharing,
+            metrics_log,
+            folder,
+            measure,
+            validation,
+            kinds,
         )
         with _open_trackers(recipe, state, run, speaks=mesh.rank == 0) as trackers:
-            state = run_loop(state, job, asked, gauge=gauge, trackers=trackers)
+            state = run_loop(state, job, asked, throughput=throughput, trackers=trackers)
         if not is_astray(state.recent, guard=spec.guard):
             break
         decide_rollback(state, folder, guard=spec.guard)
@@ -126,20 +137,20 @@ def open_rows(recipe: Recipe, stage: int, *, corpus: Path, rows: int) -> Dataset
     return open_stage(recipe, stage, open_corpus(corpus), rows=rows)
 
 
-def check_names(spec: Stage, feed: Dataset, *, where: str) -> None:
-    """Raise UserError where ``until`` of the stage uses a metric that its training will not have."""
-    groups = LossMetrics(feed.sources, spec.reach_tokens).groups
+def check_names(spec: Stage, dataset: Dataset, *, where: str) -> None:
+    """Raise UserError where ``stop`` of the stage uses a metric that its training will not have."""
+    groups = LossMetrics(dataset.sources, spec.reach_tokens).groups
     metrics = [RETRIEVAL] + [f"{kind}/{group}" for kind in ("loss", "accuracy") for group in groups]
-    if spec.until is not None and spec.until.metric not in metrics:
+    if spec.stop is not None and spec.stop.metric not in metrics:
         raise UserError(
-            f"there is no metric {spec.until.metric!r}",
-            where=f"{where}.until.metric",
+            f"there is no metric {spec.stop.metric!r}",
+            where=f"{where}.stop.metric",
             why="it is none of those that this stage's panels hold",
             fix=f"one of {', '.join(metrics)}",
         )
 
 
-def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Dataset) -> TrainState:
+def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, dataset: Dataset) -> TrainState:
     """Return the state of a stage before its first step.
 
     Its ``inputs`` hold all that must be the same when the stage is resumed.
@@ -160,7 +171,7 @@ def begin_stage(recipe: Recipe, stage: int, *, run: Path, mesh: Mesh, feed: Data
     )
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
-        "data": feed.digest,
+        "data": dataset.digest,
         "stage": digest_value(pick_lesson(recipe, stage)),
         "seed": recipe.seed,
     }
@@ -184,7 +195,7 @@ def sharing_of(recipe: Recipe, extended: Path, mesh: Mesh) -> Sharing:
     )
 
 
-def _announce(sharing: Sharing, feed: Dataset, mesh: Mesh, *, stage: int, compiles: bool) -> None:
+def _announce(sharing: Sharing, dataset: Dataset, mesh: Mesh, *, stage: int, compiles: bool) -> None:
     """Set up the fastest attention kernel that is installed, and print which code runs."""
     newer = use_installed_flash()
     if mesh.rank == 0 and newer:
@@ -193,7 +204,7 @@ def _announce(sharing: Sharing, feed: Dataset, mesh: Mesh, *, stage: int, compil
         paid = "; on a CPU it hardly pays (docs/parallel.md)" if mesh.device.type == "cpu" else ""
         say(f"stage {stage}: the first step compiles its blocks{paid}")
     if mesh.rank == 0 and mesh.context_ranks > 1:
-        choice = choose_partition(feed.batch(0, 1).document, ranks=mesh.context_ranks, sharing=sharing)
+        choice = choose_partition(dataset.batch(0, 1).document, ranks=mesh.context_ranks, sharing=sharing)
         say(f"stage {stage}, first row: {choice.explain()}")
 
 

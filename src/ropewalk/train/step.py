@@ -36,7 +36,14 @@ UNLABELLED = "skipped/unlabelled"
 
 
 def train_step(
-    state: TrainState, batches: StepBatches, *, mesh: Mesh, tally: LossMetrics, rate: float, clip: float, judge: Judge
+    state: TrainState,
+    batches: StepBatches,
+    *,
+    mesh: Mesh,
+    loss_metrics: LossMetrics,
+    rate: float,
+    clip: float,
+    judge: Judge,
 ) -> tuple[TrainState, list[Metric]]:
     """Take one step at learning rate ``rate``, or skip it on all ranks if ``judge`` finds a fault.
 
@@ -45,17 +52,17 @@ def train_step(
     averaged metrics are in ``state.sums``.
     """
     weight, imbalance = agree_on_work(batches, mesh)
-    table, given = _add_gradients(state.model, batches, mesh=mesh, tally=tally, weight=weight)
+    table, given = _add_gradients(state.model, batches, mesh=mesh, loss_metrics=loss_metrics, weight=weight)
     gradients = _local_gradients(state.model)
     total = sum_over_ranks(torch.cat((table.flatten(), given, _square_sum(gradients, mesh)[None]))).cpu()
-    table, (far_weight, far_tokens, square) = total[:-3].reshape(tally.shape), total[-3:].tolist()
-    norm, (mean, _) = math.sqrt(square), tally.loss(table)
+    table, (far_weight, far_tokens, square) = total[:-3].reshape(loss_metrics.shape), total[-3:].tolist()
+    norm, (mean, _) = math.sqrt(square), loss_metrics.loss(table)
     taken = weight != 0 and not judge(mean, norm)
     state = dataclasses.replace(
         state,
         step=state.step + 1,
         cursor=state.cursor + batches.rows,
-        tokens=state.tokens + tally.tokens(table),
+        tokens=state.tokens + loss_metrics.tokens(table),
         recent=(*state.recent, see(mean, norm, taken=taken) if weight != 0 else UNSEEN),
     )
     rows = [
@@ -81,20 +88,20 @@ def train_step(
 
 
 def _add_gradients(
-    model: nn.Module, batches: StepBatches, *, mesh: Mesh, tally: LossMetrics, weight: float
+    model: nn.Module, batches: StepBatches, *, mesh: Mesh, loss_metrics: LossMetrics, weight: float
 ) -> tuple[Tensor, Float64[Tensor, "2"]]:
     """Run forward and backward of all micro-batches.
 
     Returns this rank's table of the loss metrics, and the sum of LongCE's weights with their number. The loss is
     divided by ``weight``, the sum of the weights without those of LongCE. So it is divided by tokens, as in the paper.
     """
-    table = torch.zeros(tally.shape, dtype=torch.float64, device=mesh.device)
+    table = torch.zeros(loss_metrics.shape, dtype=torch.float64, device=mesh.device)
     given = torch.zeros(2, dtype=torch.float64, device=mesh.device)
     for micro in batches.micro:
         near_nll = read_truncated(model, micro, mesh)
         loss, nll, correct = _read(model, micro, mesh, near_nll)
         (loss / (weight or 1.0)).backward()
-        table += tally.count(micro, nll, correct)
+        table += loss_metrics.count(micro, nll, correct)
         if near_nll is not None:
             weights = weigh_by_context(nll, near_nll, most=cast(float, model.most))[micro.weighed].double()
             given += torch.stack((weights.sum(), weights.new_tensor(len(weights))))

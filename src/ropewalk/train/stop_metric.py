@@ -31,7 +31,7 @@ def plan_measure(spec: EvaluateSpec, extended: Path, *, context_tokens: int, rea
     if planned is None:
         raise UserError(
             f"retrieval cannot be asked at {context_tokens} tokens",
-            where="until.metric",
+            where="stop.metric",
             why=f"a prompt of {spec.pairs[0]} to {spec.pairs[1]} pairs does not fit",
             fix="name another metric, fewer evaluate.pairs, or a longer context",
         )

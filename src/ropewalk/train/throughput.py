@@ -127,7 +127,7 @@ class Throughput:
 
 
 def make_throughput(recipe: Recipe, stage: int, *, shape: ModelShape, mesh: Mesh, corpus: Corpus) -> Throughput:
-    """Return the gauge of a stage whose model has ``shape``. Every rank must call it."""
+    """Return the throughput meter of a stage whose model has ``shape``. Every rank must call it."""
     later = recipe.model_copy(update={"stages": recipe.stages[stage + 1 :]})
     stretched = zip(later.stages, stretch_stages(later, shape), strict=False)
     flops = sum(_forecast_flops(recipe, spec, shape, corpus) for spec, shape in stretched)
@@ -136,18 +136,18 @@ def make_throughput(recipe: Recipe, stage: int, *, shape: ModelShape, mesh: Mesh
 
 def _forecast_flops(recipe: Recipe, spec: Stage, shape: ModelShape, corpus: Corpus) -> float:
     """Return the model FLOPs of a later stage, from the lengths of its documents. No sequence is packed for this."""
-    tokens = spec.steps * spec.step_rows * spec.context
-    strands = plan_strata(
+    tokens = spec.steps * spec.step_rows * spec.context_length
+    strata = plan_strata(
         corpus,
         recipe.mix(spec),
-        context_tokens=spec.context,
+        context_tokens=spec.context_length,
         tokens=tokens,
         max_repeats=recipe.corpus.max_repeats,
         rules=recipe.rules(spec),
     )
     each = 0.0
-    for strand in strands:
-        whole, rest = np.divmod(strand.lengths, spec.context)
-        pieces = np.concatenate([np.full(int(whole.sum()), spec.context, dtype=np.int64), rest])
-        each += strand.share * token_flops(shape, int(pieces.sum()), document_tokens=pieces, lora=spec.lora).model
+    for stratum in strata:
+        whole, rest = np.divmod(stratum.lengths, spec.context_length)
+        pieces = np.concatenate([np.full(int(whole.sum()), spec.context_length, dtype=np.int64), rest])
+        each += stratum.share * token_flops(shape, int(pieces.sum()), document_tokens=pieces, lora=spec.lora).model
     return tokens * each

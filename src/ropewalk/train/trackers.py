@@ -1,4 +1,4 @@
-"""Send a run's metrics to the trackers in its recipe; ``rows.jsonl`` stays the complete record.
+"""Send a run's metrics to the trackers in its recipe; ``metrics.jsonl`` stays the complete record.
 
 Each tracker has one function here, which imports its library, and a thread of its own. So a slow server delays no step.
 An error of the library stays in this thread. It is printed once and ends the tracker, but not the run. A resumed run is

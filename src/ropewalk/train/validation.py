@@ -22,7 +22,7 @@ from ropewalk.core.run_folder import StageFolder
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.evaluate.items import Sums
-from ropewalk.evaluate.long_context_gain import FarGain, plan_far_gain
+from ropewalk.evaluate.long_context_gain import ContextGain, plan_context_gain
 from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
 from ropewalk.evaluate.sharded_model import measure_shared
 from ropewalk.evaluate.short_context_loss import ShortLoss, plan_short_loss
@@ -34,12 +34,12 @@ from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.partition.choose import Sharing
 from ropewalk.probe.key_value import KeyValue
-from ropewalk.recipe.panel import Panel
 from ropewalk.recipe.spec import EvaluateSpec, Recipe
+from ropewalk.recipe.validation import Validation
 from ropewalk.shape.read import read_shape
 from ropewalk.train.prepare_model import choose_savings, prepare_model
 
-Planned = FarGain | ShortLoss | Retrieval
+Planned = ContextGain | ShortLoss | Retrieval
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class HeldOut:
         ]
 
     def _tell(self, planned: Planned, sums: Sums) -> Iterator[tuple[str, float, str]]:
-        if isinstance(planned, FarGain):
+        if isinstance(planned, ContextGain):
             yield from planned.tell(sums)
         elif isinstance(planned, Retrieval):
             yield "retrieval", float((sums.correct == sums.count).mean()), "share"
@@ -94,16 +94,16 @@ def tell_short(planned: ShortLoss, sums: Sums) -> dict[str, float]:
     return {score.task.removeprefix("short/"): score.value for score in planned.score(sums, model="")}
 
 
-def plan_panel(
-    spec: Panel, evaluate: EvaluateSpec, *, extended: Path, corpus: Corpus, reach_tokens: int, base_tokens: int
+def plan_validation(
+    spec: Validation, evaluate: EvaluateSpec, *, extended: Path, corpus: Corpus, reach_tokens: int, base_tokens: int
 ) -> tuple[Planned, ...]:
     """Return the measurements of ``spec`` for which the corpus has text; the same ones on every rank."""
     seed = evaluate.seed + 1  # the final evaluation uses other prompts
-    near_tokens = spec.near_tokens or base_tokens
+    truncated_tokens = spec.truncated_tokens or base_tokens
     found: list[Planned | None] = []
     if spec.documents:
-        lengths = {"context_tokens": reach_tokens, "near_tokens": near_tokens, "documents": spec.documents}
-        found.append(plan_far_gain(corpus, **lengths, seed=seed))
+        lengths = {"context_tokens": reach_tokens, "truncated_tokens": truncated_tokens, "documents": spec.documents}
+        found.append(plan_context_gain(corpus, **lengths, seed=seed))
     if spec.short_tokens:
         found.append(plan_short_loss(corpus, base_tokens=base_tokens, tokens=spec.short_tokens, seed=seed))
     if spec.answers:
@@ -113,7 +113,7 @@ def plan_panel(
     return tuple(each for each in found if each is not None)
 
 
-def prepare_panel(
+def prepare_validation(
     recipe: Recipe, stage: int, *, folder: Path, corpus: Corpus, base: Path | None, reader: Reader
 ) -> HeldOut | None:
     """Return the validation of the stage in ``folder``; None if it has none. Every rank must call it.
@@ -122,25 +122,29 @@ def prepare_panel(
     scratch: then there is no loss to compare with.
     """
     spec = recipe.stages[stage]
-    if spec.panel is None:
+    if spec.validation is None:
         return None
     extended = StageFolder(folder).extended
     base_tokens = read_shape(extended if base is None else base).context_tokens
-    planned = plan_panel(
-        spec.panel,
+    planned = plan_validation(
+        spec.validation,
         recipe.evaluate,
         extended=extended,
         corpus=corpus,
         reach_tokens=spec.reach_tokens,
         base_tokens=base_tokens,
     )
-    if reader.mesh.rank == 0 and spec.panel.documents and not any(isinstance(each, FarGain) for each in planned):
+    if (
+        reader.mesh.rank == 0
+        and spec.validation.documents
+        and not any(isinstance(each, ContextGain) for each in planned)
+    ):
         say(f"stage {stage}: no held-out document has {spec.reach_tokens} tokens, so far context is not measured")
     short = next((each for each in planned if isinstance(each, ShortLoss)), None)
     loss: dict[str, float] = {}
     if short is not None and base is not None:
         loss = _read_base(recipe, stage, folder=folder, base=base, short=short, reader=reader)
-    return HeldOut(spec.panel.steps, planned, reader, loss)
+    return HeldOut(spec.validation.steps, planned, reader, loss)
 
 
 def _read_base(

@@ -21,7 +21,7 @@ CONTEXT = 512
 FIELDS = Batch.__slots__
 
 
-def feed(corpus: Corpus, *, rows: int = 100, seed: int = 0, stage: int = 0, **changes: object) -> Dataset:
+def dataset(corpus: Corpus, *, rows: int = 100, seed: int = 0, stage: int = 0, **changes: object) -> Dataset:
     keys = {"mix": MIX, "context_tokens": CONTEXT, "max_repeats": 4, **changes}
     return open_dataset(corpus, rows=rows, seed=seed, stage=stage, **keys)  # type: ignore[arg-type]
 
@@ -31,28 +31,28 @@ def equal(first: Batch, second: Batch) -> bool:
 
 
 def test_batches_do_not_depend_on_how_a_run_is_cut(corpus: Corpus) -> None:
-    whole = feed(corpus).batch(0, 100)
+    whole = dataset(corpus).batch(0, 100)
     for rows in (1, 3, 7, 50):
-        again = feed(corpus)
+        again = dataset(corpus)
         parts = [again.batch(cursor, min(rows, 100 - cursor)) for cursor in reversed(range(0, 100, rows))][::-1]
         joined = Batch(*(np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS))
         assert equal(whole, joined)
 
 
 def test_a_longer_plan_has_the_same_rows(corpus: Corpus) -> None:
-    short, long = feed(corpus, rows=40), feed(corpus, rows=100)
+    short, long = dataset(corpus, rows=40), dataset(corpus, rows=100)
     assert equal(short.batch(0, 40), long.batch(0, 40)) and short.digest == long.digest
 
 
 def test_seed_stage_and_length_change_the_rows(corpus: Corpus) -> None:
-    plain = feed(corpus)
-    for other in (feed(corpus, seed=1), feed(corpus, stage=1)):
+    plain = dataset(corpus)
+    for other in (dataset(corpus, seed=1), dataset(corpus, stage=1)):
         assert not equal(plain.batch(0, 10), other.batch(0, 10)) and plain.digest != other.digest
-    assert feed(corpus, context_tokens=256).digest != plain.digest
+    assert dataset(corpus, context_tokens=256).digest != plain.digest
 
 
 def test_the_ratio_holds_at_every_prefix(corpus: Corpus) -> None:
-    planned = feed(corpus, rows=200)
+    planned = dataset(corpus, rows=200)
     batch = planned.batch(0, 200)
     shares = np.array([planned.planned[name] for name in planned.sources])
     assert shares == pytest.approx([0.7, 0.2, 0.1])
@@ -68,7 +68,7 @@ def test_the_ratio_holds_at_every_prefix(corpus: Corpus) -> None:
 
 def test_an_epoch_has_every_token_once(corpus: Corpus, tokenizer: Tokenizer) -> None:
     tokens = corpus.facts("prose").tokens
-    planned = feed(corpus, mix={"prose": 1}, rows=2 * tokens // CONTEXT)
+    planned = dataset(corpus, mix={"prose": 1}, rows=2 * tokens // CONTEXT)
     batch = planned.batch(0, planned.rows)
     ends = np.cumsum((batch.document >= 0).sum(axis=1))
     epoch = int(np.searchsorted(ends, tokens)) + 1
@@ -85,7 +85,7 @@ def test_an_epoch_has_every_token_once(corpus: Corpus, tokenizer: Tokenizer) -> 
 
 
 def test_labels_weights_positions_and_documents_agree(corpus: Corpus, tokenizer: Tokenizer) -> None:
-    planned = feed(corpus, rows=60)
+    planned = dataset(corpus, rows=60)
     batch = planned.batch(0, 60)
     texts = {
         name: {ids.tobytes(): mask for ids, mask in map(corpus.train(name).read, range(len(corpus.train(name))))}
@@ -108,7 +108,7 @@ def test_labels_weights_positions_and_documents_agree(corpus: Corpus, tokenizer:
 
 
 def test_only_answers_are_trained_on(corpus: Corpus, tokenizer: Tokenizer) -> None:
-    batch = feed(corpus, mix={"pairs": 1}, rows=5).batch(0, 5)
+    batch = dataset(corpus, mix={"pairs": 1}, rows=5).batch(0, 5)
     for row in range(5):
         first = batch.document[row] == 0
         answer = tokenizer.decode(batch.labels[row][first & (batch.weights[row] == 1)])
@@ -119,7 +119,7 @@ def test_only_answers_are_trained_on(corpus: Corpus, tokenizer: Tokenizer) -> No
 def test_long_documents_can_be_dropped_and_are_counted(spec: CorpusSpec, tokenizer: Tokenizer, tmp_path: Path) -> None:
     dropping = CorpusSpec.model_validate({**spec.model_dump(), "long_documents": "drop"})
     corpus = open_corpus(build(dropping, tokenizer=tokenizer, seed=0, folder=tmp_path / "corpus"))
-    planned = feed(corpus, mix={"domain": 1}, rows=4, max_repeats=9)
+    planned = dataset(corpus, mix={"domain": 1}, rows=4, max_repeats=9)
     lengths = corpus.train("han").lengths
     long = lengths > CONTEXT
     assert planned.beyond_row == {"han": BeyondRow(int(long.sum()), 0, int(lengths[long].sum()))}
@@ -130,18 +130,18 @@ def test_long_documents_can_be_dropped_and_are_counted(spec: CorpusSpec, tokeniz
 
 def test_a_source_that_runs_dry_is_named_with_the_cure(corpus: Corpus) -> None:
     with pytest.raises(UserError, match="source pairs runs dry") as caught:
-        feed(corpus, mix={"general": 1, "instruction": 1}, rows=600, max_repeats=2)
+        dataset(corpus, mix={"general": 1, "instruction": 1}, rows=600, max_repeats=2)
     assert "2 times" in caught.value.why
     share = float(caught.value.fix.split("at most ")[1].split("%")[0]) / 100
     repeats = float(caught.value.fix.split(" ")[-1])
-    feed(corpus, mix={"general": 1 - share, "instruction": share}, rows=600, max_repeats=9)
-    feed(corpus, mix={"general": 1, "instruction": 1}, rows=600, max_repeats=repeats)
+    dataset(corpus, mix={"general": 1 - share, "instruction": share}, rows=600, max_repeats=9)
+    dataset(corpus, mix={"general": 1, "instruction": 1}, rows=600, max_repeats=repeats)
 
 
 @given(weights=st.tuples(*[st.floats(0.05, 1)] * 3), context_tokens=st.sampled_from([64, 300, 2048]))
 @settings(max_examples=10, deadline=None)
 def test_any_mix_holds_at_any_length(corpus: Corpus, weights: tuple[float, ...], context_tokens: int) -> None:
-    planned = feed(
+    planned = dataset(
         corpus,
         mix=dict(zip(MIX, weights, strict=True)),
         rows=50,

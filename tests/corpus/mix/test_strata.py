@@ -26,15 +26,15 @@ from ropewalk.corpus.tokens.tokenizer import Tokenizer
 CONTEXT = 512
 
 
-def strand(source: str, tokens: int, language: str | None = None, shortest: int | None = None) -> Stratum:
+def stratum(source: str, tokens: int, language: str | None = None, shortest: int | None = None) -> Stratum:
     documents = Documents((), np.zeros(1, dtype=np.int64))
     return Stratum(source, language, shortest, documents, np.array([tokens], dtype=np.int64))
 
 
 def shares(
-    strands: list[Stratum], mix: Mapping[str, float], rules: MixRules, roles: Mapping[str, Role], most: list[float]
+    strata: list[Stratum], mix: Mapping[str, float], rules: MixRules, roles: Mapping[str, Role], most: list[float]
 ) -> dict[str, float]:
-    return {strand.name: strand.share for strand in share_out(strands, mix, rules, roles=roles, most=most)}
+    return {stratum.name: stratum.share for stratum in share_out(strata, mix, rules, roles=roles, most=most)}
 
 
 @given(sizes=st.lists(st.integers(1, 10**9), min_size=3, max_size=3), weights=st.tuples(*[st.floats(0.01, 9)] * 2))
@@ -42,18 +42,18 @@ def test_without_rules_shares_are_the_old_ones_to_the_bit(sizes: list[int], weig
     roles: dict[str, Role] = {"web": "general", "books": "general", "law": "domain"}
     tokens = dict(zip(roles, sizes, strict=True))
     mix = dict(zip(("general", "domain"), weights, strict=True))
-    found = shares([strand(name, size) for name, size in tokens.items()], mix, MixRules(), roles, [1.0] * 3)
+    found = shares([stratum(name, size) for name, size in tokens.items()], mix, MixRules(), roles, [1.0] * 3)
     assert found == source_shares(mix, roles=roles, tokens=tokens)
 
 
 def test_shares_multiply_down_the_tree() -> None:
     roles: dict[str, Role] = {"web": "general", "books": "general"}
-    strands = [
-        strand("web", 300, "zh", 0), strand("web", 100, "zh", 1024), strand("web", 50, "other", 0),
-        strand("books", 600, "zh", 1024),
+    strata = [
+        stratum("web", 300, "zh", 0), stratum("web", 100, "zh", 1024), stratum("web", 50, "other", 0),
+        stratum("books", 600, "zh", 1024),
     ]  # fmt: skip
     rules = MixRules(languages={"zh": 3, "other": 1}, lengths={0: 1, 1024: 4})
-    found = shares(strands, {"general": 5}, rules, roles, [1.0] * 4)
+    found = shares(strata, {"general": 5}, rules, roles, [1.0] * 4)
     assert found == pytest.approx(
         {"web/zh/0": 0.75 * 0.4 * 0.2, "web/zh/1Ki": 0.75 * 0.4 * 0.8, "web/other/0": 0.25, "books/zh/1Ki": 0.75 * 0.6}
     )
@@ -61,22 +61,20 @@ def test_shares_multiply_down_the_tree() -> None:
 
 def test_what_a_dry_strand_cannot_give_its_nearest_give() -> None:
     roles: dict[str, Role] = {"web": "general", "law": "domain", "cases": "domain"}
-    strands = [strand("web", 700), strand("law", 100), strand("cases", 100)]
+    strata = [stratum("web", 700), stratum("law", 100), stratum("cases", 100)]
     spread, mix = MixRules(when_dry="spread"), {"general": 7, "domain": 3}
-    assert shares(strands, mix, spread, roles, [9, 0.05, 9]) == pytest.approx({"web": 0.7, "law": 0.05, "cases": 0.25})
-    assert shares(strands, mix, spread, roles, [9, 0.05, 0.1]) == pytest.approx(
-        {"web": 0.85, "law": 0.05, "cases": 0.1}
-    )
+    assert shares(strata, mix, spread, roles, [9, 0.05, 9]) == pytest.approx({"web": 0.7, "law": 0.05, "cases": 0.25})
+    assert shares(strata, mix, spread, roles, [9, 0.05, 0.1]) == pytest.approx({"web": 0.85, "law": 0.05, "cases": 0.1})
     with pytest.raises(UserError, match="the whole corpus runs dry"):
-        shares(strands, mix, spread, roles, [0.5, 0.2, 0.2])
+        shares(strata, mix, spread, roles, [0.5, 0.2, 0.2])
 
 
 def test_a_weight_that_leaves_nothing_is_refused() -> None:
     rules = MixRules(lengths={0: 0, 1024: 1})
     with pytest.raises(UserError, match="text that is not there"):
-        shares([strand("web", 10, None, 0)], {"general": 1}, rules, {"web": "general"}, [1.0])
+        shares([stratum("web", 10, None, 0)], {"general": 1}, rules, {"web": "general"}, [1.0])
     found = shares(
-        [strand("web", 10, None, 0), strand("books", 10, None, 1024)],
+        [stratum("web", 10, None, 0), stratum("books", 10, None, 1024)],
         {"general": 1}, rules, {"web": "general", "books": "general"}, [1.0] * 2,
     )  # fmt: skip
     assert found == {"books/1Ki": 1.0}  # nothing of the share is lost
@@ -110,7 +108,7 @@ def build_mixed(tokenizer: Tokenizer, folder: Path) -> Corpus:
     return open_corpus(build(spec, tokenizer=tokenizer, seed=0, folder=folder / "corpus"))
 
 
-def feed(corpus: Corpus, *, rows: int = 120, max_repeats: float = 99, **rules: Any) -> Dataset:
+def dataset(corpus: Corpus, *, rows: int = 120, max_repeats: float = 99, **rules: Any) -> Dataset:
     return open_dataset(
         corpus,
         mix={"general": 9, "domain": 1},
@@ -124,14 +122,14 @@ def feed(corpus: Corpus, *, rows: int = 120, max_repeats: float = 99, **rules: A
 
 
 def test_rows_do_not_depend_on_where_the_text_lies(mixed: Corpus, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    here, there = feed(mixed), feed(build_mixed(tokenizer, tmp_path))
+    here, there = dataset(mixed), dataset(build_mixed(tokenizer, tmp_path))
     assert here.digest == there.digest
     assert np.array_equal(here.batch(0, 120).tokens, there.batch(0, 120).tokens)
 
 
 def test_lengths_and_languages_hold_at_every_prefix(mixed: Corpus) -> None:
-    planned = feed(mixed, languages={"zh": 1, "other": 3}, lengths={"0": 1, "512": 4})
-    uses = {use.name: use for use in planned.strands}
+    planned = dataset(mixed, languages={"zh": 1, "other": 3}, lengths={"0": 1, "512": 4})
+    uses = {use.name: use for use in planned.strata}
     assert set(uses) == {"web/zh/0", "web/zh/512", "web/other/0", "web/other/512", "notes/other/0"}
     names = list(uses)
     counts = np.zeros((planned.rows, len(names)))
@@ -147,7 +145,7 @@ def test_lengths_and_languages_hold_at_every_prefix(mixed: Corpus) -> None:
     total = counts.cumsum(axis=0)
     share = np.array([uses[name].planned for name in names])
     off = np.abs(total - share * total.sum(axis=1, keepdims=True))
-    assert off.max() <= 2 * CONTEXT  # one row between sources, one between the strands of a source
+    assert off.max() <= 2 * CONTEXT  # one row between sources, one between the strata of a source
     assert total[-1].astype(int).tolist() == [uses[name].tokens for name in names]
     web = [number for number, name in enumerate(names) if name.startswith("web")]
     inside = share[web] / share[web].sum()
@@ -160,12 +158,12 @@ def test_lengths_and_languages_hold_at_every_prefix(mixed: Corpus) -> None:
 def _is_from(planned: Dataset, row: int, name: str) -> bool:
     documents = planned.describe_row(row)[0][0]
     source = next(rows for rows in planned._rows if rows.name == planned.source_of(row))
-    return any(rows.strand.name == name and rows.strand.documents is documents for rows in source.strands)
+    return any(rows.stratum.name == name and rows.stratum.documents is documents for rows in source.strata)
 
 
 def test_a_language_without_a_weight_is_named(mixed: Corpus) -> None:
     with pytest.raises(UserError, match="a language has no weight") as caught:
-        feed(mixed, languages={"zh": 1})
+        dataset(mixed, languages={"zh": 1})
     assert caught.value.why == "documents without one: en 120"
 
 
@@ -173,26 +171,26 @@ def test_spreading_keeps_every_strand_within_its_repeats(mixed: Corpus) -> None:
     notes = mixed.facts("notes").tokens
     rows = 12 * notes * 2 // CONTEXT  # a tenth of it is more than twice the notes
     with pytest.raises(UserError, match="source notes runs dry"):
-        feed(mixed, rows=rows * 2, max_repeats=2)
-    planned = feed(mixed, rows=rows * 2, max_repeats=2, when_dry="spread")
+        dataset(mixed, rows=rows * 2, max_repeats=2)
+    planned = dataset(mixed, rows=rows * 2, max_repeats=2, when_dry="spread")
     assert planned.repeats["notes"] <= 2 + CONTEXT / notes
     assert sum(planned.planned.values()) == pytest.approx(1) and planned.planned["notes"] < 0.1
 
 
 def test_a_line_has_no_padding_and_says_what_it_cuts(mixed: Corpus) -> None:
-    fitted, chunked = feed(mixed, rows=60), feed(mixed, rows=60, packing="chunk")
+    fitted, chunked = dataset(mixed, rows=60), dataset(mixed, rows=60, packing="chunk")
     assert fitted.digest != chunked.digest
 
     def padded_rows(planned: Dataset) -> int:
         return sum(planned.source_of(row) == "web" and sum(planned.document_tokens(row)) < CONTEXT for row in range(60))
 
     assert padded_rows(chunked) <= 1 < padded_rows(fitted)  # in 60 rows of 497 the line ends once at most
-    assert sum(use.cut_documents for use in fitted.strands) == 0 < sum(use.cut_documents for use in chunked.strands)
+    assert sum(use.cut_documents for use in fitted.strata) == 0 < sum(use.cut_documents for use in chunked.strata)
 
 
 def test_truncated_documents_are_counted(mixed: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     short = Corpus(**{**vars(mixed), "long_documents": dict.fromkeys(mixed.sources, "truncate")})
-    planned = feed(short, rows=20)
+    planned = dataset(short, rows=20)
     lengths = mixed.train("web").lengths
     assert planned.beyond_row["web"].tokens == int(np.maximum(lengths - CONTEXT, 0).sum()) > 0
     assert all(start == 0 for row in range(20) for _, _, start, _ in planned.describe_row(row))
@@ -211,6 +209,6 @@ def test_rules_that_make_no_sense_are_refused(rules: dict[str, Any], tmp_path: P
 @settings(max_examples=8, deadline=None)
 def test_a_longer_plan_begins_with_the_shorter_one(mixed: Corpus, weights: tuple[float, float], rows: int) -> None:
     rules = {"lengths": {0: weights[0], 512: weights[1]}}
-    short, long = feed(mixed, rows=rows, **rules), feed(mixed, rows=60, **rules)
+    short, long = dataset(mixed, rows=rows, **rules), dataset(mixed, rows=60, **rules)
     for row in range(rows):
         assert [piece[1:] for piece in short.describe_row(row)] == [piece[1:] for piece in long.describe_row(row)]

@@ -23,18 +23,18 @@ class RowFault(NamedTuple):
     message: str
 
 
-def find_row_faults(corpus: Corpus, feed: Dataset) -> Iterator[RowFault]:
+def find_row_faults(corpus: Corpus, dataset: Dataset) -> Iterator[RowFault]:
     """Yield the faults in the sequences of a dataset, with figures."""
-    for name, (without, rows) in feed.unlabelled.items():
+    for name, (without, rows) in dataset.unlabelled.items():
         if without > MOST_UNLABELLED * rows:
             message = (
                 f"{without:,} of the {rows:,} rows of {name} ({without / rows:.1%}) have no label: nothing in them is "
                 f"trained on; long_documents of this source is {corpus.long_documents[name]}"
             )
             yield RowFault(name, "long_documents", message)
-    for name, beyond in feed.beyond_row.items():
+    for name, beyond in dataset.beyond_row.items():
         if beyond.tokens:
-            yield RowFault(name, "long_documents", tell_beyond(corpus, name, beyond, feed.context_tokens))
+            yield RowFault(name, "long_documents", tell_beyond(corpus, name, beyond, dataset.context_tokens))
 
 
 def tell_beyond(corpus: Corpus, name: str, beyond: BeyondRow, context_tokens: int) -> str:

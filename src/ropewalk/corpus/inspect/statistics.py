@@ -26,7 +26,7 @@ _ROWS, _PIECES, _SHOWN_TOKENS = 6, 24, 24
 def survey(corpus: Corpus, feeds: Mapping[int, Dataset], *, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
     """Ledger, languages, lengths, licences, and for the dataset of every stage its mix, packing and some sequences."""
     lengths = {name: corpus.train(name).lengths for name in corpus.sources}
-    faults = {stage: [fault.message for fault in find_row_faults(corpus, feed)] for stage, feed in feeds.items()}
+    faults = {stage: [fault.message for fault in find_row_faults(corpus, dataset)] for stage, dataset in feeds.items()}
     return {
         "digest": corpus.digest,
         "vocabulary": corpus.vocabulary,
@@ -37,35 +37,35 @@ def survey(corpus: Corpus, feeds: Mapping[int, Dataset], *, tokenizer: Tokenizer
         "stages": [
             {
                 "stage": stage,
-                **survey_feed(feed),
+                **survey_feed(dataset),
                 "faults": faults[stage],
-                "rows_shown": _show_rows(corpus, feed, tokenizer, seed),
+                "rows_shown": _show_rows(corpus, dataset, tokenizer, seed),
             }
-            for stage, feed in feeds.items()
+            for stage, dataset in feeds.items()
         ],
     }
 
 
-def survey_feed(feed: Dataset) -> dict[str, Any]:
+def survey_feed(dataset: Dataset) -> dict[str, Any]:
     """Plan and result of a dataset, over all its sequences and over prefixes of them."""
-    cursors = np.unique(np.linspace(0, feed.rows, _PREFIXES + 1).round().astype(int))[1:].tolist()
-    realised = [feed.realised(cursor) for cursor in cursors]
-    pieces = feed.piece_tokens()
+    cursors = np.unique(np.linspace(0, dataset.rows, _PREFIXES + 1).round().astype(int))[1:].tolist()
+    realised = [dataset.realised(cursor) for cursor in cursors]
+    pieces = dataset.piece_tokens()
     return {
-        "context_tokens": feed.context_tokens,
-        "rows": feed.rows,
+        "context_tokens": dataset.context_tokens,
+        "rows": dataset.rows,
         "tokens": int(pieces.sum()),
-        "padding_tokens": feed.padding_tokens,
-        "beyond_row": {name: asdict(beyond) for name, beyond in feed.beyond_row.items()},
-        "planned": dict(feed.planned),
-        "realised": feed.realised(feed.rows),
-        "repeats": feed.repeats,
-        "strands": [asdict(use) for use in feed.strands],
+        "padding_tokens": dataset.padding_tokens,
+        "beyond_row": {name: asdict(beyond) for name, beyond in dataset.beyond_row.items()},
+        "planned": dict(dataset.planned),
+        "realised": dataset.realised(dataset.rows),
+        "repeats": dataset.repeats,
+        "strata": [asdict(use) for use in dataset.strata],
         "pieces": len(pieces),
         "context": count_context(pieces),
-        "unlabelled": {name: list(counts) for name, counts in feed.unlabelled.items()},
-        "most_rows_off": feed.most_rows_off,
-        "prefixes": {"rows": cursors, "tokens": {name: [each[name] for each in realised] for name in feed.sources}},
+        "unlabelled": {name: list(counts) for name, counts in dataset.unlabelled.items()},
+        "most_rows_off": dataset.most_rows_off,
+        "prefixes": {"rows": cursors, "tokens": {name: [each[name] for each in realised] for name in dataset.sources}},
     }
 
 
@@ -108,15 +108,15 @@ def _count_lengths(lengths: Mapping[str, Int64[np.ndarray, "documents"]]) -> dic
     return {"from_tokens": edges, "sources": counted}
 
 
-def _show_rows(corpus: Corpus, feed: Dataset, tokenizer: Tokenizer, seed: int) -> list[dict[str, Any]]:
+def _show_rows(corpus: Corpus, dataset: Dataset, tokenizer: Tokenizer, seed: int) -> list[dict[str, Any]]:
     """A few random sequences, with the text at the borders of their documents."""
-    random = stream("rows shown", feed.digest, seed)
-    chosen = sorted(random.choice(feed.rows, size=min(_ROWS, feed.rows), replace=False).tolist())
-    return [_show_row(corpus, feed, row, tokenizer) for row in chosen]
+    random = stream("rows shown", dataset.digest, seed)
+    chosen = sorted(random.choice(dataset.rows, size=min(_ROWS, dataset.rows), replace=False).tolist())
+    return [_show_row(corpus, dataset, row, tokenizer) for row in chosen]
 
 
-def _show_row(corpus: Corpus, feed: Dataset, row: int, tokenizer: Tokenizer) -> dict[str, Any]:
-    pieces, source = feed.describe_row(row), feed.source_of(row)
+def _show_row(corpus: Corpus, dataset: Dataset, row: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    pieces, source = dataset.describe_row(row), dataset.source_of(row)
     numbers = [int(documents.chosen[document]) for documents, document, _, _ in pieces]
     ids = corpus.ids(source, set(numbers[:_PIECES]))
     shown = []

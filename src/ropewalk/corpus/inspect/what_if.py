@@ -27,21 +27,21 @@ def weigh(
 
     ``dry`` names the strata that would be read more often than ``max_repeats``.
     """
-    strands = plan_strata(
+    strata = plan_strata(
         corpus, mix, context_tokens=context_tokens, tokens=tokens, max_repeats=max_repeats, rules=rules
     )
-    parts = [_describe(strand, corpus, tokens, context_tokens) for strand in strands]
+    parts = [_describe(stratum, corpus, tokens, context_tokens) for stratum in strata]
     shares = np.array([part["share"] for part in parts])
     return {
         "context_tokens": context_tokens,
         "tokens": tokens,
-        "strands": parts,
+        "strata": parts,
         "long": {key: float(shares @ [part["long"][key] for part in parts]) for key in map(str, CONTEXTS)},
         "dry": [part["name"] for part in parts if part["repeats"] > max_repeats * (1 + 1e-9)],
         "max_repeats": max_repeats,
         "beyond_row": [
             tell_beyond(corpus, name, beyond, context_tokens)
-            for name in dict.fromkeys(strand.source for strand in strands)
+            for name in dict.fromkeys(stratum.source for stratum in strata)
             if (beyond := corpus.find_beyond(name, context_tokens)).tokens
         ],
     }
@@ -50,8 +50,8 @@ def weigh(
 def format_weighing(found: Mapping[str, Any]) -> str:
     """The result of ``weigh`` as a table for people, with a line about strata that have too little text."""
     columns = "".join(f"{'>' + format_length(context):>9}" for context in CONTEXTS)
-    lines = [f"{'strand':28}{'share':>9}{'tokens':>9}{'held':>9}{'repeats':>9}{columns}"]
-    for part in found["strands"]:
+    lines = [f"{'stratum':28}{'share':>9}{'tokens':>9}{'held':>9}{'repeats':>9}{columns}"]
+    for part in found["strata"]:
         figures = f"{part['share']:>9.2%}{format_amount(part['tokens']):>9}{format_amount(part['held_tokens']):>9}"
         lines.append(f"{part['name']:28}{figures}{part['repeats']:>9.2f}{_format_long(part['long'])}")
     lines.append(f"{'all':28}{1:>9.2%}{format_amount(found['tokens']):>9}{'':>18}{_format_long(found['long'])}")
@@ -61,8 +61,8 @@ def format_weighing(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *found["beyond_row"]])
 
 
-def _describe(strand: Stratum, corpus: Corpus, tokens: int, context_tokens: int) -> dict[str, Any]:
-    lengths, held = strand.lengths, strand.tokens
+def _describe(stratum: Stratum, corpus: Corpus, tokens: int, context_tokens: int) -> dict[str, Any]:
+    lengths, held = stratum.lengths, stratum.tokens
     # Each segment of a document that is cut into sequences begins without context.
     full, tail = lengths // context_tokens, lengths % context_tokens
     long = {
@@ -72,14 +72,14 @@ def _describe(strand: Stratum, corpus: Corpus, tokens: int, context_tokens: int)
         for context in CONTEXTS
     }
     return {
-        "name": strand.name,
-        "source": strand.source,
-        "role": corpus.facts(strand.source).role,
-        "share": strand.share,
-        "tokens": round(strand.share * tokens),
+        "name": stratum.name,
+        "source": stratum.source,
+        "role": corpus.facts(stratum.source).role,
+        "share": stratum.share,
+        "tokens": round(stratum.share * tokens),
         "held_tokens": held,
         "documents": len(lengths),
-        "repeats": strand.share * tokens / held,
+        "repeats": stratum.share * tokens / held,
         "long": long,
     }
 

@@ -61,20 +61,20 @@ class Dataset:
     def repeats(self) -> dict[str, float]:
         """How often each source is read in all planned sequences."""
         return {
-            name: tokens / sum(strand.strand.tokens for strand in rows.strands)
+            name: tokens / sum(stratum.stratum.tokens for stratum in rows.strata)
             for (name, tokens), rows in zip(self.realised(self.rows).items(), self._rows, strict=True)
         }
 
     @property
-    def strands(self) -> list[StratumUse]:
+    def strata(self) -> list[StratumUse]:
         """The use of every stratum in all planned sequences, source by source."""
         used = []
         for number, source in enumerate(self._rows):
             dealt = source.dealt(int((self._source == number).sum()))
-            for rows, tokens in zip(source.strands, dealt, strict=True):
-                strand = rows.strand
-                facts = (strand.name, strand.source, strand.language, strand.shortest, strand.share)
-                used.append(StratumUse(*facts, tokens, strand.tokens, tokens / strand.tokens, *rows.cut))
+            for rows, tokens in zip(source.strata, dealt, strict=True):
+                stratum = rows.stratum
+                facts = (stratum.name, stratum.source, stratum.language, stratum.shortest, stratum.share)
+                used.append(StratumUse(*facts, tokens, stratum.tokens, tokens / stratum.tokens, *rows.cut))
         return used
 
     @property
@@ -169,24 +169,24 @@ def open_dataset(
 ) -> Dataset:
     """Plan ``rows`` sequences of ``context_tokens``. Raises UserError where a stratum has too little text."""
     amount = rows * context_tokens
-    strands = plan_strata(
+    strata = plan_strata(
         corpus, mix, context_tokens=context_tokens, tokens=amount, max_repeats=max_repeats, rules=rules
     )
     purpose = ("order", ORDER, corpus.digest, seed, stage)
     planned = []
-    for name in dict.fromkeys(strand.source for strand in strands):
+    for name in dict.fromkeys(stratum.source for stratum in strata):
         own = [
             StratumSequences(
-                strand,
+                stratum,
                 context_tokens=context_tokens,
-                purpose=(*purpose, strand.name),
+                purpose=(*purpose, stratum.name),
                 # With ``spread`` the limit is already part of the share, and other strata give the rest.
-                limit_tokens=np.inf if rules.when_dry == "spread" else max_repeats * strand.tokens,
+                limit_tokens=np.inf if rules.when_dry == "spread" else max_repeats * stratum.tokens,
                 # A document that may not be split is not cut at the end of a sequence either.
                 packing=rules.packing if corpus.long_documents[name] == "split" else PLAIN.packing,
             )
-            for strand in strands
-            if strand.source == name
+            for stratum in strata
+            if stratum.source == name
         ]
         planned.append(SourceSequences(own, context_tokens=context_tokens))
     source, tokens = schedule_sequences(
@@ -196,13 +196,13 @@ def open_dataset(
         next_row=lambda index: planned[index].next_tokens(),
     )
     if len(tokens) and tokens[-1] == 0:
-        dry = planned[source[-1]].turn.strand
+        dry = planned[source[-1]].turn.stratum
         _refuse_dry(dry, max_repeats, (int(tokens.sum()), amount))
     index = np.zeros(len(source), dtype=np.int64)
     for number in range(len(planned)):
         index[source == number] = np.arange((source == number).sum())
     return Dataset(
-        digest=_name_order(corpus, strands, rules, (context_tokens, seed, stage)),
+        digest=_name_order(corpus, strata, rules, (context_tokens, seed, stage)),
         sources=tuple(rows.name for rows in planned),
         planned={rows.name: rows.share for rows in planned},
         context_tokens=context_tokens,
@@ -228,17 +228,17 @@ def plan_strata(
 
     Raises UserError where a weight has no text that can be read.
     """
-    strands = _part_sources(corpus, context_tokens, rules)
-    _refuse_unread(corpus, mix, strands, context_tokens)
-    most = [max_repeats * strand.tokens / max(1, tokens) for strand in strands]
+    strata = _part_sources(corpus, context_tokens, rules)
+    _refuse_unread(corpus, mix, strata, context_tokens)
+    most = [max_repeats * stratum.tokens / max(1, tokens) for stratum in strata]
     roles = {name: corpus.facts(name).role for name in corpus.sources}
-    return share_out(strands, mix, rules, roles=roles, most=most)
+    return share_out(strata, mix, rules, roles=roles, most=most)
 
 
-def _name_order(corpus: Corpus, strands: Sequence[Stratum], rules: MixRules, place: tuple[int, int, int]) -> str:
+def _name_order(corpus: Corpus, strata: Sequence[Stratum], rules: MixRules, place: tuple[int, int, int]) -> str:
     """The digest of all that determines the sequences. Default values are left out, so that old digests stay valid."""
-    shares = {strand.name: strand.share for strand in strands}
-    kinds = {strand.source: corpus.long_documents[strand.source] for strand in strands}
+    shares = {stratum.name: stratum.share for stratum in strata}
+    kinds = {stratum.source: corpus.long_documents[stratum.source] for stratum in strata}
     one = next(iter(kinds.values()))
     made_of: list[Any] = [ORDER, corpus.digest, shares, *place, one if {*kinds.values()} == {one} else kinds]
     return digest_value([*made_of, rules.packing] if rules.packing != PLAIN.packing else made_of)
@@ -255,20 +255,20 @@ def _read_source(corpus: Corpus, name: str, context_tokens: int) -> tuple[Stratu
 
 
 def _part_sources(corpus: Corpus, context_tokens: int, rules: MixRules) -> list[Stratum]:
-    strands: list[Stratum] = []
+    strata: list[Stratum] = []
     for name in corpus.sources:
-        strand, read = _read_source(corpus, name, context_tokens)
+        stratum, read = _read_source(corpus, name, context_tokens)
         if rules.parts_sources:
             names, language = corpus.languages(name)
-            strands += split_source(strand, rules, names=names, language=language[read])
+            strata += split_source(stratum, rules, names=names, language=language[read])
         else:
-            strands.append(strand)
-    return strands
+            strata.append(stratum)
+    return strata
 
 
-def _refuse_unread(corpus: Corpus, mix: Mapping[str, float], strands: Sequence[Stratum], context_tokens: int) -> None:
+def _refuse_unread(corpus: Corpus, mix: Mapping[str, float], strata: Sequence[Stratum], context_tokens: int) -> None:
     """Raise UserError for a weight whose documents are all longer than a sequence and left out."""
-    read = {strand.source for strand in strands if strand.tokens}
+    read = {stratum.source for stratum in strata if stratum.tokens}
     roles = {name: corpus.facts(name).role for name in corpus.sources}
     tokens = {name: corpus.facts(name).tokens for name in corpus.sources}
     for key in [key for key, weight in mix.items() if weight]:
@@ -283,12 +283,12 @@ def _refuse_unread(corpus: Corpus, mix: Mapping[str, float], strands: Sequence[S
             )
 
 
-def _refuse_dry(strand: Stratum, max_repeats: float, reached_and_planned: tuple[int, int]) -> None:
+def _refuse_dry(stratum: Stratum, max_repeats: float, reached_and_planned: tuple[int, int]) -> None:
     reached, planned = reached_and_planned
-    share, held = strand.share, strand.tokens
+    share, held = stratum.share, stratum.tokens
     raise UserError(
-        f"source {strand.name} runs dry",
-        where=f"mix: {strand.name} gives {share:.2%} of {format_amount(planned)} tokens",
+        f"source {stratum.name} runs dry",
+        where=f"mix: {stratum.name} gives {share:.2%} of {format_amount(planned)} tokens",
         why=f"its {format_amount(held)} tokens, read at most {max_repeats:g} times, last for {format_amount(reached)}",
         fix=f"give it at most {share * reached / planned:.2%}, let others give the rest (when_dry: spread), add text, "
         f"shorten the stage, or raise max_repeats to {np.ceil(share * planned / held * 10) / 10:g}",

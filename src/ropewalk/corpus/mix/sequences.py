@@ -24,9 +24,9 @@ class StratumSequences:
     """The sequences of one stratum, epoch after epoch, up to ``limit_tokens`` tokens."""
 
     def __init__(
-        self, strand: Stratum, *, context_tokens: int, purpose: Purpose, limit_tokens: float, packing: str
+        self, stratum: Stratum, *, context_tokens: int, purpose: Purpose, limit_tokens: float, packing: str
     ) -> None:
-        self.strand, self._context_tokens, self._pack = strand, context_tokens, {"fit": pack, "chunk": chunk}[packing]
+        self.stratum, self._context_tokens, self._pack = stratum, context_tokens, {"fit": pack, "chunk": chunk}[packing]
         self._purpose, self._limit_tokens = purpose, limit_tokens
         self._epochs: list[Packing] = []
         self._first_rows: list[int] = []
@@ -65,18 +65,18 @@ class StratumSequences:
             ends = packing.row_ends[: max(0, rows - first)]
             if len(ends):
                 pieces = (column[: ends[-1]] for column in (packing.document, packing.start, packing.tokens))
-                labels = count_piece_labels(self.strand.documents, *pieces)
+                labels = count_piece_labels(self.stratum.documents, *pieces)
                 found.append(np.add.reduceat(labels, np.concatenate([[0], ends[:-1]])))
         return np.concatenate(found)
 
     @property
     def cut(self) -> tuple[int, int]:
         """(documents, tokens) of the documents that would fit into a sequence but are cut, in the first epoch."""
-        return self._epochs[0].count_cut(self.strand.lengths, self._context_tokens)
+        return self._epochs[0].count_cut(self.stratum.lengths, self._context_tokens)
 
     def _begin_epoch(self) -> None:
         random = stream(*self._purpose, len(self._epochs))
-        packing = self._pack(self.strand.lengths, context_tokens=self._context_tokens, random=random)
+        packing = self._pack(self.stratum.lengths, context_tokens=self._context_tokens, random=random)
         self._first_rows.append(self._asked)
         self._epochs.append(packing)
         self._waiting = packing.row_tokens.tolist()[::-1]
@@ -85,58 +85,58 @@ class StratumSequences:
 class SourceSequences:
     """The sequences of one source. In every prefix each stratum is within one sequence of its share of the source."""
 
-    def __init__(self, strands: Sequence[StratumSequences], *, context_tokens: int) -> None:
-        self.strands = strands
-        self.share = sum(rows.strand.share for rows in strands)
+    def __init__(self, strata: Sequence[StratumSequences], *, context_tokens: int) -> None:
+        self.strata = strata
+        self.share = sum(rows.stratum.share for rows in strata)
         self._strand: list[int] = []
         self._tokens: list[int] = []
         self._index: list[int] = []
-        self._given = [0] * len(strands)
+        self._given = [0] * len(strata)
         self._schedule = Schedule(
-            [rows.strand.share / self.share for rows in strands],
+            [rows.stratum.share / self.share for rows in strata],
             context_tokens=context_tokens,
-            next_row=lambda number: strands[number].next_tokens(),
+            next_row=lambda number: strata[number].next_tokens(),
         )
 
     @property
     def name(self) -> str:
-        return self.strands[0].strand.source
+        return self.strata[0].stratum.source
 
     def next_tokens(self) -> int:
         """Tokens of the next sequence; 0 where the selected stratum has no more text."""
-        strand, tokens = self._schedule.deal()
-        self._strand.append(strand)
+        stratum, tokens = self._schedule.deal()
+        self._strand.append(stratum)
         self._tokens.append(tokens)
-        self._index.append(self._given[strand])
-        self._given[strand] += 1
+        self._index.append(self._given[stratum])
+        self._given[stratum] += 1
         return tokens
 
     def pieces(self, row: int) -> tuple[Documents, list[tuple[int, int, int]]]:
         """The documents of sequence number ``row``, and (document, start, tokens) of each of its segments."""
-        rows = self.strands[self._strand[row]]
-        return rows.strand.documents, rows.pieces(self._index[row])
+        rows = self.strata[self._strand[row]]
+        return rows.stratum.documents, rows.pieces(self._index[row])
 
     def dealt(self, rows: int) -> list[int]:
         """Tokens of each stratum in the first ``rows`` sequences of the source."""
         tokens = np.array(self._tokens[:rows], dtype=np.float64)
-        return [int(count) for count in np.bincount(self._strand[:rows], tokens, minlength=len(self.strands))]
+        return [int(count) for count in np.bincount(self._strand[:rows], tokens, minlength=len(self.strata))]
 
     def piece_tokens(self, rows: int) -> Int64[np.ndarray, "pieces"]:
         """The length in tokens of every segment in the first ``rows`` sequences of the source, stratum by stratum."""
-        given = np.bincount(self._strand[:rows], minlength=len(self.strands)).tolist()
-        return np.concatenate([strand.piece_tokens(count) for strand, count in zip(self.strands, given, strict=True)])
+        given = np.bincount(self._strand[:rows], minlength=len(self.strata)).tolist()
+        return np.concatenate([stratum.piece_tokens(count) for stratum, count in zip(self.strata, given, strict=True)])
 
     def count_unlabelled(self, rows: int) -> int:
         """The number of sequences without a label among the first ``rows`` of the source."""
-        given = np.bincount(self._strand[:rows], minlength=len(self.strands)).tolist()
+        given = np.bincount(self._strand[:rows], minlength=len(self.strata)).tolist()
         return sum(
-            int((strand.row_labels(count) == 0).sum()) for strand, count in zip(self.strands, given, strict=True)
+            int((stratum.row_labels(count) == 0).sum()) for stratum, count in zip(self.strata, given, strict=True)
         )
 
     @property
     def turn(self) -> StratumSequences:
         """The stratum of the latest sequence that ``next_tokens`` gave."""
-        return self.strands[self._strand[-1]]
+        return self.strata[self._strand[-1]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,9 +48,9 @@ class Stratum:
 
 
 def split_source(
-    strand: Stratum, rules: MixRules, *, names: Sequence[str], language: Int64[np.ndarray, "documents"]
+    stratum: Stratum, rules: MixRules, *, names: Sequence[str], language: Int64[np.ndarray, "documents"]
 ) -> Iterator[Stratum]:
-    """Divide ``strand``, a whole source, into strata. ``language`` holds for each document its index in ``names``.
+    """Divide ``stratum``, a whole source, into strata. ``language`` holds for each document its index in ``names``.
 
     Raises UserError for a language without a weight in ``rules``.
     """
@@ -62,28 +62,28 @@ def split_source(
         ]
         raise UserError(
             "a language has no weight",
-            where=f"languages, of the corpus or the stage; source {strand.source}",
+            where=f"languages, of the corpus or the stage; source {stratum.source}",
             why=f"documents without one: {', '.join(missing)}",
             fix=f"add it, or `{OTHER}: 0` to train on no language but those named",
         )
     bounds = np.array(sorted(rules.lengths) or [0])
-    bucket = np.searchsorted(bounds, strand.lengths, side="right") - 1
+    bucket = np.searchsorted(bounds, stratum.lengths, side="right") - 1
     for label in sorted(set(labels)) if rules.languages else [None]:
         spoken = np.isin(language, [at for at, name in enumerate(labels) if name == label]) if label else bucket >= 0
         for at, bound in enumerate(bounds.tolist()):
             here = np.flatnonzero(spoken & (bucket == at))
             if len(here):
                 yield replace(
-                    strand,
+                    stratum,
                     language=label,
                     shortest=bound if rules.lengths else None,
-                    documents=Documents(strand.documents.shards, strand.documents.chosen[here]),
-                    lengths=strand.lengths[here],
+                    documents=Documents(stratum.documents.shards, stratum.documents.chosen[here]),
+                    lengths=stratum.lengths[here],
                 )
 
 
 def share_out(
-    strands: Sequence[Stratum],
+    strata: Sequence[Stratum],
     mix: Mapping[str, float],
     rules: MixRules,
     *,
@@ -96,9 +96,9 @@ def share_out(
     of its source, then of its language, then of its weight in the mix, then all. Raises UserError where no text is
     left.
     """
-    limits = most if rules.when_dry == "spread" else [np.inf] * len(strands)
-    shares = np.zeros(len(strands))
-    root = _Node(1.0, [*_weigh(strands, mix, rules, roles)])
+    limits = most if rules.when_dry == "spread" else [np.inf] * len(strata)
+    shares = np.zeros(len(strata))
+    root = _Node(1.0, [*_weigh(strata, mix, rules, roles)])
     if rules.when_dry == "spread" and root.most(limits) < 1:
         raise UserError(
             "the whole corpus runs dry",
@@ -107,7 +107,7 @@ def share_out(
             fix="shorten the stage, add text, or raise max_repeats",
         )
     root.fill(1.0, limits, shares)
-    return [replace(strand, share=float(share)) for strand, share in zip(strands, shares, strict=True) if share > 0]
+    return [replace(stratum, share=float(share)) for stratum, share in zip(strata, shares, strict=True) if share > 0]
 
 
 @dataclass(frozen=True)
@@ -150,21 +150,17 @@ class _Node:
 
 
 def _weigh(
-    strands: Sequence[Stratum], mix: Mapping[str, float], rules: MixRules, roles: Mapping[str, Role]
+    strata: Sequence[Stratum], mix: Mapping[str, float], rules: MixRules, roles: Mapping[str, Role]
 ) -> Iterator[_Node]:
-    tokens = {name: sum(strand.tokens for strand in strands if strand.source == name) for name in roles}
+    tokens = {name: sum(stratum.tokens for stratum in strata if stratum.source == name) for name in roles}
     for key, weight in mix.items():
         members = find_members(key, mix, roles=roles, tokens=tokens) if weight else []
-        numbers = [number for number, strand in enumerate(strands) if strand.source in members]
-        spoken = dict.fromkeys(strands[number].language for number in numbers)
+        numbers = [number for number, stratum in enumerate(strata) if stratum.source in members]
+        spoken = dict.fromkeys(strata[number].language for number in numbers)
         nodes = [
             _Node(
                 1.0 if language is None else rules.languages[language],
-                [
-                    *_weigh_sources(
-                        strands, [number for number in numbers if strands[number].language == language], rules
-                    )
-                ],
+                [*_weigh_sources(strata, [number for number in numbers if strata[number].language == language], rules)],
             )
             for language in spoken
         ]
@@ -178,11 +174,11 @@ def _weigh(
         yield _Node(weight, nodes)
 
 
-def _weigh_sources(strands: Sequence[Stratum], numbers: Sequence[int], rules: MixRules) -> Iterator[_Node]:
-    for source in dict.fromkeys(strands[number].source for number in numbers):
-        own = [number for number in numbers if strands[number].source == source]
-        size = float(sum(strands[number].tokens for number in own))
+def _weigh_sources(strata: Sequence[Stratum], numbers: Sequence[int], rules: MixRules) -> Iterator[_Node]:
+    for source in dict.fromkeys(strata[number].source for number in numbers):
+        own = [number for number in numbers if strata[number].source == source]
+        size = float(sum(strata[number].tokens for number in own))
         if rules.lengths:
-            yield _Node(size, [_Node(rules.lengths[strands[number].shortest or 0], number) for number in own])
+            yield _Node(size, [_Node(rules.lengths[strata[number].shortest or 0], number) for number in own])
         else:
             yield _Node(size, own[0])

@@ -116,7 +116,7 @@ def _guess_shares(spec: CorpusSpec) -> dict[str, float]:
     named = {*spec.languages} if OTHER not in spec.languages else {source.language for source in spec.sources} - {None}
     told = spec.languages if all(source.language in named for source in spec.sources) else {}
     rules = MixRules(languages=told)
-    strands = [
+    strata = [
         Stratum(
             source.name,
             (source.language if source.language in told else OTHER) if told else None,
@@ -127,8 +127,8 @@ def _guess_shares(spec: CorpusSpec) -> dict[str, float]:
         for source in spec.sources
     ]
     roles: dict[str, Role] = {source.name: source.role for source in spec.sources}
-    shared = share_out(strands, spec.mix, rules, roles=roles, most=[np.inf] * len(strands))
-    return {strand.source: strand.share for strand in shared}
+    shared = share_out(strata, spec.mix, rules, roles=roles, most=[np.inf] * len(strata))
+    return {stratum.source: stratum.share for stratum in shared}
 
 
 def _holds_text(folder: Path, spec: CorpusSpec, probes: Mapping[str, Sequence[str]] | None, *, seed: int) -> bool:

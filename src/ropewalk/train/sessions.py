@@ -1,7 +1,7 @@
-"""Record in ``sittings.json`` by which means each part of a run was computed (ranks, precision, versions).
+"""Record in ``sessions.json`` by which means each part of a run was computed (ranks, precision, versions).
 
-The means may change during a run. A sitting begins when the ranks start a stage, or resume it. It ends where the next
-sitting of the same stage begins.
+The means may change during a run. A session begins when the ranks start a stage, or resume it. It ends where the next
+session of the same stage begins.
 """
 
 import json
@@ -18,7 +18,7 @@ from ropewalk.recipe.spec import Recipe
 _PACKAGES = ("ropewalk", "torch")
 
 
-def note_sitting(recipe: Recipe, run: Path, *, stage: int, step: int, precision: str) -> None:
+def note_session(recipe: Recipe, run: Path, *, stage: int, step: int, precision: str) -> None:
     """Record that stage number ``stage`` continues from ``step`` with the means of ``recipe``. One rank calls it.
 
     ``precision`` is the precision that the recipe's setting gives on this device.
@@ -33,11 +33,11 @@ def note_sitting(recipe: Recipe, run: Path, *, stage: int, step: int, precision:
         "means": pick(data["stages"][stage], "stages", "means"),
         "versions": {name: version(name) for name in _PACKAGES},
     }
-    write_whole(RunFolder(run).sittings, json.dumps([*read_sittings(run), entry], indent=1) + "\n")
+    write_whole(RunFolder(run).sessions, json.dumps([*read_sessions(run), entry], indent=1) + "\n")
 
 
-def read_sittings(run: Path) -> list[dict[str, Any]]:
-    """Return all sittings of a run, oldest first."""
-    path = RunFolder(run).sittings
+def read_sessions(run: Path) -> list[dict[str, Any]]:
+    """Return all sessions of a run, oldest first."""
+    path = RunFolder(run).sessions
     found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     return found

@@ -26,13 +26,13 @@ from ropewalk.partition import partition_tokens
 from ropewalk.partition.choose import make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.recipe.spec import Recipe
-from ropewalk.rope.pose import Skip, skip_rows
+from ropewalk.rope.pose import Pose, pose_positions
 from ropewalk.train.batches import make_batches
 from ropewalk.train.stage import train_stage
 from tiny_run import CONTEXT_TOKENS, make_recipe
 
 SKIP = {"reach": 1024, "chunks": 3}
-SHORT = {"tokens": 6 * 4 * CONTEXT_TOKENS, "checkpoint_steps": 3, "skip": SKIP}
+SHORT = {"tokens": 6 * 4 * CONTEXT_TOKENS, "checkpoint_steps": 3, "pose": SKIP}
 SHARING = make_sharing(Heads(4, 2, 8), device="cpu", element_bytes=4)
 Prepared = tuple[Path, Path]
 Losing = Callable[[int], AbstractContextManager[None]]
@@ -64,7 +64,7 @@ def open_tiny(recipe: Recipe, corpus: Path, *, seed: int = 3, stage: int = 0) ->
 
 
 def read_positions(
-    feed: Dataset, recipe: Recipe, *, data: int = 1, context: int = 1, cursor: int = 4, rows: int = 6
+    dataset: Dataset, recipe: Recipe, *, data: int = 1, context: int = 1, cursor: int = 4, rows: int = 6
 ) -> np.ndarray:
     """Positions of all rows as the ranks get them, put together again: [rows, context]."""
     found = []
@@ -72,7 +72,7 @@ def read_positions(
         packed: list[np.ndarray] = []
         for context_rank in range(context):
             mesh = Place(data_ranks=data, context_ranks=context, data_rank=data_rank, context_rank=context_rank)
-            batches = make_batches(feed, cursor, rows=rows, spec=recipe.stages[0], mesh=mesh, sharing=SHARING)
+            batches = make_batches(dataset, cursor, rows=rows, spec=recipe.stages[0], mesh=mesh, sharing=SHARING)
             for number, micro in enumerate(batches.micro):
                 if context_rank == 0:
                     packed.append(np.zeros(micro.partition.tokens, np.int32))
@@ -83,20 +83,20 @@ def read_positions(
 
 def test_positions_are_the_row_s_own_on_any_ranks_and_the_mask_knows_nothing(prepared: Prepared) -> None:
     recipe, plain = make_recipe(**SHORT), make_recipe()
-    feed = open_tiny(recipe, prepared[1])
-    wanted = read_positions(feed, recipe)
-    for data, context, micro_rows in ((2, 1, 1), (1, 2, 3), (3, 2, 2)):
-        other = make_recipe(**SHORT, micro_rows=micro_rows)
-        found = read_positions(feed, other, data=data, context=context)
+    dataset = open_tiny(recipe, prepared[1])
+    wanted = read_positions(dataset, recipe)
+    for data, context, micro_batch_size in ((2, 1, 1), (1, 2, 3), (3, 2, 2)):
+        other = make_recipe(**SHORT, micro_batch_size=micro_batch_size)
+        found = read_positions(dataset, other, data=data, context=context)
         assert sorted(found.tolist()) == sorted(wanted.tolist()), "the same rows, whoever has them"
-    late = read_positions(feed, recipe, cursor=7, rows=3)
+    late = read_positions(dataset, recipe, cursor=7, rows=3)
     assert (late == wanted[3:]).all(), "a row's positions do not depend on where a step begins"
     assert wanted.max() > 10 * CONTEXT_TOKENS and wanted.max() < SKIP["reach"]
-    batch = feed.batch(4, 6)
-    streams = [stream("skip", feed.digest, number) for number in range(4, 10)]
-    assert (wanted == skip_rows(batch.document, Skip(**SKIP), random=streams)).all()
+    batch = dataset.batch(4, 6)
+    streams = [stream("skip", dataset.digest, number) for number in range(4, 10)]
+    assert (wanted == pose_positions(batch.document, Pose(**SKIP), random=streams)).all()
     with_skip, without = (
-        make_batches(feed, 0, rows=4, spec=each.stages[0], mesh=Place(), sharing=SHARING) for each in (recipe, plain)
+        make_batches(dataset, 0, rows=4, spec=each.stages[0], mesh=Place(), sharing=SHARING) for each in (recipe, plain)
     )
     for ours, theirs in zip(with_skip.micro, without.micro, strict=True):
         for name in ("tokens", "labels", "weights", "source"):
@@ -132,7 +132,7 @@ def train(recipe: Recipe, run: Path, corpus: Path) -> str:
 
 
 def rows_of(run: Path) -> list[Metric]:
-    return [row for row in read_metrics(run / "rows.jsonl") if row.name not in TIMED]
+    return [row for row in read_metrics(run / "metrics.jsonl") if row.name not in TIMED]
 
 
 def losses_of(run: Path) -> dict[tuple[int, str], float]:
@@ -156,7 +156,7 @@ def test_a_stage_that_skips_trains_resumes_and_shares_its_rows(
     assert rows_of(killed) == rows_of(two)
     after, wanted = weights_of(killed), weights_of(two)
     assert after.keys() == wanted.keys() and all(torch.equal(after[name], wanted[name]) for name in wanted)
-    single = {"parallel": {"ranks": 1, "context": 1}}
+    single = {"parallel": {"ranks": 1, "context_parallel": 1}}
     train(make_recipe(**SHORT, **single), one, prepared[1])
     assert losses_of(two) == pytest.approx(losses_of(one), rel=2e-4)
     names = {name for _, name in losses_of(two)}
