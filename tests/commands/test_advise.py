@@ -178,10 +178,10 @@ def test_a_probe_is_the_loss_of_plain_transformers(small: Path, text: Path, tmp_
     spec = AdviceSpec(context_length=2 * BASE_TOKENS, documents=3, answers=4)
     yarn = Yarn()
     scores = probe_candidates(small, {"yarn": yarn}, spec, text=text, base_tokens=BASE_TOKENS)
-    extend(small, tmp_path / "yarn", rope=yarn, context_tokens=spec.context)
+    extend(small, tmp_path / "yarn", rope=yarn, context_tokens=spec.context_length)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "yarn", dtype=torch.float64)
     losses = []
-    for tokens in read_texts(text, load_tokenizer(small), tokens=spec.context, documents=3):
+    for tokens in read_texts(text, load_tokenizer(small), tokens=spec.context_length, documents=3):
         ids = torch.from_numpy(tokens)[None]
         with torch.no_grad():
             logits = model(ids).logits[0, :-1].double()

@@ -38,10 +38,10 @@ def _check_skip(stage: Stage, key: str, after: ModelShape) -> Iterator[Finding]:
         return
     for kind in sorted({layer.rope.kind for layer in after.positions if layer.rope.depends_on_length}):
         message = f"the base's {kind} turns by a document's length, which skip-wise positions do not tell"
-        yield Finding("error", f"{key}.skip", message, "rope/skip")
+        yield Finding("error", f"{key}.pose", message, "rope/pose")
     if any(layer.window_tokens for layer in after.positions):
         message = "the base has windows, which count tokens, and would meet distances that they never meet afterwards"
-        yield Finding("error", f"{key}.skip", message, "rope/skip")
+        yield Finding("error", f"{key}.pose", message, "rope/pose")
 
 
 def _check_reach(stage: Stage, key: str, after: ModelShape) -> Iterator[Finding]:

@@ -53,7 +53,7 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
 
     def look(batches: StepBatches) -> dict[str, float | None]:
         seen, _ = train_step(
-            state, batches, mesh=mesh, loss_metrics=loss_metrics, rate=0.0, clip=spec.clip, judge=_refuse
+            state, batches, mesh=mesh, loss_metrics=loss_metrics, rate=0.0, clip=spec.max_grad_norm, judge=_refuse
         )
         if seen.recent[-1] == UNSEEN:  # a sequence without a label has neither loss nor gradient
             return {"loss": 0.0, "grad_norm": 0.0}

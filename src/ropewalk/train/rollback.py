@@ -42,7 +42,7 @@ def decide_rollback(state: TrainState, folder: Path, *, guard: Guard) -> None:
             "training does not stay sound",
             where=f"stages.{state.stage}",
             why=f"{skipped} of the last {len(recent)} steps were skipped by the guard, and {tried}",
-            fix="look at stages/N/skipped/ (ropewalk replay FILE), lower lr or clip, lengthen schedule.warmup",
+            fix="look at stages/N/skipped/ (ropewalk replay FILE), lower lr or max_grad_norm, lengthen schedule.warmup",
         )
     entry = {"from_step": state.step, "to_step": step_of(target), "cursor": state.cursor, "skipped": skipped}
     if rank_and_ranks()[0] == 0:
