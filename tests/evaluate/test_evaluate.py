@@ -13,8 +13,8 @@ from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
 from ropewalk.evaluate.evaluate import evaluate_models
 from ropewalk.evaluate.length_gain import score_lengths
-from ropewalk.evaluate.open_model import open_model
 from ropewalk.model.model_with_loss import ModelWithLoss
+from ropewalk.model.open_model import open_model
 from ropewalk.model.weights import Dtype
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import EvaluateSpec
@@ -81,8 +81,8 @@ def test_sharded_models_score_what_whole_ones_do(
     alone = evaluate_models(models, **settings)
     opened: list[bool] = []
 
-    def open_sharded(folder: Path, *, dtype: Dtype, whole_bytes: int) -> ModelWithLoss:
-        learner = open_model(folder, dtype=dtype, whole_bytes=0)
+    def open_sharded(kind: type[ModelWithLoss], folder: Path, *, dtype: Dtype, whole_bytes: int) -> ModelWithLoss:
+        learner = open_model(kind, folder, dtype=dtype, whole_bytes=0)
         opened.append(all(isinstance(each, DTensor) for each in learner.parameters()))
         return learner
 

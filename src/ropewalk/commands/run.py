@@ -192,10 +192,11 @@ def export(recipe: Recipe, folder: RunFolder) -> None:
     trained = require(folder.trained(len(recipe.stages) - 1), verb="train")
     if is_started() or not is_finished(folder.export):
         on_ranks(rank_tasks.export, 1, trained, base_model(folder, recipe), folder.export, recipe.export.dtype)
-    alone(lambda: _verify(folder))
+    ranks = 1 if is_started() else recipe.parallel.ranks  # torchrun's first rank cannot start others
+    alone(lambda: _verify(folder, ranks))
 
 
-def _verify(folder: RunFolder) -> None:
+def _verify(folder: RunFolder, ranks: int) -> None:
     if folder.parity.exists():
         return
     from ropewalk.model.engines import is_native
@@ -203,8 +204,8 @@ def _verify(folder: RunFolder) -> None:
 
     if not is_native(folder.export):
         say("no class of transformers has these positions: other readers refuse this folder, see its LOADING.md")
-    verify_generation(folder.export)
-    write_whole(folder.parity, json.dumps(verify_export(folder.export)))
+    verify_generation(folder.export, ranks=ranks)
+    write_whole(folder.parity, json.dumps(verify_export(folder.export, ranks=ranks)))
 
 
 def report(recipe: Recipe, folder: RunFolder) -> None:

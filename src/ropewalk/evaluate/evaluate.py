@@ -16,9 +16,10 @@ from ropewalk.corpus.tokens.same_tokenizer import require_tokenizer
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 from ropewalk.evaluate.items import Sums, measure
 from ropewalk.evaluate.loss_by_position import PositionLoss, plan_position_loss
-from ropewalk.evaluate.open_model import open_model
 from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
 from ropewalk.evaluate.short_context_loss import ShortLoss, plan_short_loss
+from ropewalk.model.model_with_loss import ModelWithLoss
+from ropewalk.model.open_model import open_model
 from ropewalk.model.weights import Dtype
 from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.parallel.verify_folder import require_intact
@@ -67,7 +68,7 @@ def measure_model(
 
     A model of more than ``whole_bytes`` is sharded over them.
     """
-    learner = open_model(folder, dtype=precision, whole_bytes=whole_bytes)
+    learner = open_model(ModelWithLoss, folder, dtype=precision, whole_bytes=whole_bytes)
     return [measure(learner, each.items, each.groups, name=f"{name}: {each.name}") for each in planned]
 
 

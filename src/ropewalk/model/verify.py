@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,11 +24,12 @@ from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
 from ropewalk.model.architectures import head_of
 from ropewalk.model.engines import LOADER, is_native
-from ropewalk.model.load import load_model
 from ropewalk.model.model_with_loss import ModelWithLoss
+from ropewalk.model.open_model import open_model
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.partition import partition_tokens
+from ropewalk.plan.memory import WHOLE_BYTES
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 
@@ -45,11 +46,12 @@ class Generated:
     difference: float
 
 
-def verify_export(folder: Path, *, places: tuple[int, ...] | None = None) -> dict[int, float]:
+def verify_export(folder: Path, *, places: tuple[int, ...] | None = None, ranks: int = 1) -> dict[int, float]:
     """The norm-relative difference of logits between this code and a fresh process, by place in a random text.
 
     ``places`` default to 0, the end of the base's context, the token after it, and the end of the new context. Where a
-    text's length decides its frequencies, a text as long as the base's context is compared too. Raises UserError where
+    text's length decides its frequencies, a text as long as the base's context is compared too. Our side of a large
+    model is sharded over ``ranks``; the fresh process holds all of it, as its user would. Raises UserError where
     a difference exceeds 1e-5, and where the folder does not load or does not match its manifest.
     """
     require_intact(folder)
@@ -57,10 +59,10 @@ def verify_export(folder: Path, *, places: tuple[int, ...] | None = None) -> dic
     before, after = _context_lengths(folder, shape)
     chosen = places or tuple(sorted({0, before - 1, min(before, after - 1), after - 1}))
     text = torch.from_numpy(stream("verify").integers(shape.vocabulary, size=max(chosen) + 1))
-    found = _compare(folder, text, chosen)
+    found = _compare(folder, text, chosen, ranks)
     if any(layer.rope.depends_on_length for layer in shape.positions):
         short = tuple(place for place in chosen if place < before)
-        for place, difference in _compare(folder, text[:before], short).items():
+        for place, difference in _compare(folder, text[:before], short, ranks).items():
             found[place] = max(found[place], difference)
     worst = max(found, key=lambda place: found[place])
     if not found[worst] <= PARITY:
@@ -68,7 +70,7 @@ def verify_export(folder: Path, *, places: tuple[int, ...] | None = None) -> dic
     return found
 
 
-def verify_generation(folder: Path) -> Generated | None:
+def verify_generation(folder: Path, *, ranks: int = 1) -> Generated | None:
     """Let a fresh process write a few tokens after a prompt longer than the base's context, and compare with ours.
 
     Returns None for a context of hardly more tokens than are written. Raises UserError as ``verify_export`` does, and
@@ -89,7 +91,9 @@ def verify_generation(folder: Path) -> Generated | None:
     text = torch.cat([prompt, theirs["written"]])
     ends = [prompt_tokens + step for step in range(_WRITTEN)]
     whole = [(ends[-1], ends)] if not by_length else [(end, [end]) for end in ends]
-    ours = torch.cat([_compute_ours(folder, text[:end], [place - 1 for place in places]) for end, places in whole])
+    ours = torch.cat(
+        [_compute_ours(folder, text[:end], [place - 1 for place in places], ranks) for end, places in whole]
+    )
     difference = float(_difference(ours, theirs["logits"]).max())
     if not difference <= PARITY:
         why = f"logits of tokens written after {prompt_tokens} differ by {difference:.2e} of their norm"
@@ -124,11 +128,11 @@ def _context_lengths(folder: Path, shape: ModelShape) -> tuple[int, int]:
     return int(facts.get("base_context_tokens", after)), after
 
 
-def _compare(folder: Path, text: Tensor, places: tuple[int, ...]) -> dict[int, float]:
+def _compare(folder: Path, text: Tensor, places: tuple[int, ...], ranks: int) -> dict[int, float]:
     request = {"tokens": text, "places": torch.tensor(places)}
     with tempfile.TemporaryDirectory(prefix="ropewalk-verify-") as scratch:
         theirs = _ask_fresh_process(folder, request, Path(scratch))["logits"]
-    differences = _difference(_compute_ours(folder, text, list(places)), theirs)
+    differences = _difference(_compute_ours(folder, text, list(places), ranks), theirs)
     return dict(zip(places, differences.tolist(), strict=True))
 
 
@@ -137,8 +141,10 @@ def _difference(ours: Float32[Tensor, "places ids"], theirs: Float32[Tensor, "pl
     return difference
 
 
-def _compute_ours(folder: Path, text: Tensor, places: list[int]) -> Float32[Tensor, "places ids"]:
-    ours: list[Tensor] = run_ranks(compute_logits, 1, folder, {"tokens": text, "places": torch.tensor(places)})
+def _compute_ours(folder: Path, text: Tensor, places: list[int], ranks: int) -> Float32[Tensor, "places ids"]:
+    large = 4 * read_shape(folder).parameters > WHOLE_BYTES  # a small one would be whole on each of them
+    request = {"tokens": text, "places": torch.tensor(places)}
+    ours: list[Tensor] = run_ranks(compute_logits, ranks if large else 1, folder, request)
     return ours[0]
 
 
@@ -158,12 +164,23 @@ def _ask_fresh_process(folder: Path, request: dict[str, Tensor], scratch: Path) 
     return answer
 
 
+class _Logits(ModelWithLoss):
+    """A model whose forward gives logits."""
+
+    def forward(  # type: ignore[override]
+        self, tokens: Int[Tensor, "tokens"], places: Int[Tensor, "places"]
+    ) -> Float32[Tensor, "places ids"]:
+        partition = partition_tokens(np.zeros((1, len(tokens)), np.int32), ranks=1)
+        hidden = self.read(tokens, torch.arange(len(tokens), device=tokens.device), partition=partition)
+        return hidden[places] @ head_of(self.causal).T
+
+
 @torch.no_grad()
-def compute_logits(folder: Path, request: dict[str, Tensor]) -> Float32[Tensor, "places ids"]:
-    """Our logits of ``request["tokens"]`` at its ``places``, by the path of training. Called on one rank."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    learner = ModelWithLoss(load_model(folder)).to(device)
-    tokens = request["tokens"].to(device)
-    partition = partition_tokens(np.zeros((1, len(tokens)), np.int32), ranks=1)
-    hidden = learner.read(tokens, torch.arange(len(tokens), device=device), partition=partition)
-    return (hidden[request["places"]] @ head_of(learner.causal).T).cpu()
+def compute_logits(
+    folder: Path, request: dict[str, Tensor], *, whole_bytes: int = WHOLE_BYTES
+) -> Float32[Tensor, "places ids"]:
+    """Our logits of ``request["tokens"]`` at its ``places``, by the path of training. Every rank computes all."""
+    learner = open_model(_Logits, folder, dtype="float32", whole_bytes=whole_bytes)
+    device = next(learner.parameters()).device
+    logits: Tensor = learner(request["tokens"].to(device), request["places"].to(device))
+    return logits.cpu()
