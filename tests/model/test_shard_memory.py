@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig
 
+from ropewalk.checkpoint.load import load_weights
+from ropewalk.checkpoint.save import save
+from ropewalk.checkpoint.state import TrainState
 from ropewalk.model.architectures import CLASSES
 from ropewalk.model.lazy_weights import LazyWeights, read_weights
 from ropewalk.model.load import build_model, load_model
@@ -46,12 +49,10 @@ def read_status(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five files of zeros with one random row in each tensor; the largest tensors are embedding and head, 32 MiB."""
-    out = tmp_path_factory.mktemp("large")
+def write_model(out: Path, *, layers: int, file_bytes: int = 128 * MIB) -> Path:
+    """Zeros with one random row in each tensor: 64 MiB a layer, and 32 MiB each for the embedding and the head."""
     config = LlamaConfig(
-        vocab_size=8192, hidden_size=1024, intermediate_size=4096, num_hidden_layers=7,
+        vocab_size=8192, hidden_size=1024, intermediate_size=4096, num_hidden_layers=layers,
         num_attention_heads=16, num_key_value_heads=16, head_dim=64, tie_word_embeddings=False,
         max_position_embeddings=128, architectures=["LlamaForCausalLM"],
     )  # fmt: skip
@@ -64,8 +65,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         whole[-1:].normal_(generator=torch.Generator().manual_seed(len(name)))
         return whole
 
-    write_weights(LazyWeights(shapes, draw), out, dtype="float32", where=out, file_bytes=128 * MIB)
-    assert len(json.loads((out / INDEX).read_text())["weight_map"]) == len(shapes)
+    write_weights(LazyWeights(shapes, draw), out, dtype="float32", where=out, file_bytes=file_bytes)
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """512 MiB in five files."""
+    out = write_model(tmp_path_factory.mktemp("large"), layers=7)
+    assert len(set(json.loads((out / INDEX).read_text())["weight_map"].values())) == 5
     sizes = [4 * torch.Size(tensor.shape).numel() for tensor in read_headers(out).values()]
     assert max(sizes) == 32 * MIB and 511 * MIB < sum(sizes) < 514 * MIB
     return out
@@ -100,3 +108,26 @@ def test_an_export_grows_by_one_tensor(folder: Path, tmp_path: Path) -> None:
 
     (grown,) = run_ranks(write, 1, threads=1)
     assert grown <= 32 * MIB + ALLOWED_BYTES, f"{grown // MIB} MiB"
+
+
+def test_a_checkpoint_becomes_a_model_folder_by_one_tensor(tmp_path: Path) -> None:
+    """From the files of two ranks, 384 MiB with moments; only the weights are asked for."""
+    base = write_model(tmp_path / "base", layers=1)
+
+    def train() -> None:
+        learner, mesh = ModelWithLoss(build_model(base)), make_mesh(2, 1)
+        shard_model(learner, mesh, precision="float32")
+        load_shards(learner, base, device=mesh.device)
+        save(TrainState(learner, torch.optim.AdamW(learner.parameters()), stage=0), tmp_path)
+
+    def write() -> int:
+        out = tmp_path / "out"
+        out.mkdir()
+        checkpoint = tmp_path / "step-00000000"
+        return grow(lambda: write_weights(load_weights(checkpoint), out, dtype="float32", where=out))
+
+    run_ranks(train, 2, threads=1)
+    (grown,) = run_ranks(write, 1, threads=1)
+    assert grown <= 32 * MIB + ALLOWED_BYTES, f"{grown // MIB} MiB"
+    theirs, ours = read_weights(base), read_weights(tmp_path / "out")
+    assert set(theirs) == set(ours) and all(torch.equal(theirs[name], ours[name]) for name in theirs)

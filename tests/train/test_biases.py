@@ -51,12 +51,12 @@ def test_a_learnt_bias_trains_on_data_ranks_and_is_refused_on_context_ranks(
         assert checkpoint is not None
         return load_weights(checkpoint)
 
-    trained = train("data", ranks=2, context=1)
+    trained = train("data", ranks=2, context_parallel=1)
     first = {name: tensor for name, tensor in read_weights(made).items() if "score_bias" in name}
     assert len(first) == 5
     for name, tensor in first.items():
         assert (trained[name] - tensor).norm() > 0, name
     export(trained, made, tmp_path / "out", dtype="float32")
     assert all(torch.equal(read_weights(tmp_path / "out")[name], trained[name]) for name in first)
-    with pytest.raises((UserError, RankError), match=r"parallel\.context"):
-        train("context", ranks=2, context=2)
+    with pytest.raises((UserError, RankError), match=r"parallel\.context_parallel"):
+        train("context", ranks=2, context_parallel=2)
