@@ -41,7 +41,7 @@ def count_bytes(partition: Partition, setting: Setting) -> tuple[int, int]:
 
     Both return gradients in float32; we fetch keys once more for the backward only where more come than a rank owns.
     """
-    rows = partition.rows
+    rows = partition.traffic_tokens
     busiest = int(max(rows.sum(0).max(), rows.sum(1).max()))
     local = partition.local_tokens
     fetches = 1 if rows.sum(1).max() <= local else 2

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ropewalk.core.ranges import count_within
+
 SIGMA = 1.3
 
 
@@ -19,5 +21,4 @@ def count_places(document: np.ndarray) -> np.ndarray:
     """Where each token stands in its document: [tokens]."""
     flat = document.reshape(-1)
     start = np.flatnonzero(np.append(True, flat[1:] != flat[:-1]))
-    places: np.ndarray = np.arange(flat.size) - np.repeat(start, np.diff(np.append(start, flat.size)))
-    return places
+    return count_within(np.diff(np.append(start, flat.size)))

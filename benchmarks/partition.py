@@ -18,7 +18,8 @@ from packs import SIGMA, draw_pack
 from race import tell, time_alone
 from ropewalk.partition.cost import count_pairs
 from ropewalk.partition.partition import LAYOUTS, Partition, partition_tokens
-from ropewalk.partition.segments import Documents, Ranges, find_documents, make_segments
+from ropewalk.partition.segments import PackedDocuments, find_documents, make_segments
+from ropewalk.partition.token_ranges import TokenRanges
 from ropewalk.partition.zigzag import own_zigzag
 
 TOKENS = 1 << 17
@@ -30,7 +31,7 @@ LARGE_TOKENS, LARGE_DOCUMENTS, LARGE_RANKS = 1 << 20, 5000, 64
 
 def measure_head_tail(document: np.ndarray, ranks: int) -> float:
     """Work max/mean if the row is cut in 2 x ranks chunks as if it were one document."""
-    row = Documents(Ranges(np.array([0]), np.array([document.size])), np.array([True]))
+    row = PackedDocuments(TokenRanges(np.array([0]), np.array([document.size])), np.array([True]))
     pieces = make_segments(find_documents(document), own_zigzag(row, ranks), ranks)
     pairs = count_pairs(pieces, ranks)
     return float(pairs.max() / pairs.mean())
@@ -38,14 +39,14 @@ def measure_head_tail(document: np.ndarray, ranks: int) -> float:
 
 def share_of_ring(partition: Partition) -> float:
     """Key rows that travel, of those that a ring passes on."""
-    return float(partition.rows.sum() / ((partition.ranks - 1) * partition.tokens))
+    return float(partition.traffic_tokens.sum() / ((partition.ranks - 1) * partition.tokens))
 
 
 def count_crumbs(partition: Partition) -> int:
     """Pieces shorter than 64 tokens of documents that are not."""
     pieces = partition.segments
     real = pieces.document >= 0
-    length = (pieces.stop - pieces.start)[real]
+    length = pieces.ranges.length[real]
     whole = np.bincount(pieces.document[real], weights=length)[pieces.document[real]]
     return int(((length < SMALLEST_TOKENS) & (whole >= SMALLEST_TOKENS)).sum())
 
@@ -78,7 +79,7 @@ def measure_joint_bar(packs: int) -> None:
         worst=float(shares.max()),
     )  # fmt: skip
     crumbs = sum(count_crumbs(partition) for partition in partitions)
-    pieces = sum(len(partition.segments.start) for partition in partitions)
+    pieces = sum(len(partition.segments.ranges) for partition in partitions)
     tell(
         f"{case}: pieces under {SMALLEST_TOKENS} tokens of longer documents", "none", ours=crumbs, theirs=0,
         unit="pieces", must_reach=1.0, of_pieces=pieces,

@@ -129,7 +129,7 @@ def test_a_curve_with_bends_anywhere_is_read_off_a_table() -> None:
     wanted = fire_matrix(fire, positions)
     add = fire.score_mod(positions, torch.float64)
     heads, query, key = torch.meshgrid(*(torch.arange(size) for size in wanted.shape), indexing="ij")
-    found = add(torch.zeros(()), torch.zeros(()), heads, query, key).tril()
+    found = add(torch.zeros(()), torch.tensor(0), heads, query, key).tril()
     assert found.std() > 0.1 and 0 < (found - wanted.tril()).abs().max() < 2e-3
     grid = torch.linspace(0, 1, 1025, dtype=torch.float64)
     values = fire.curves(torch.relu(fire.hidden(grid[:, None])))
@@ -150,7 +150,7 @@ def test_a_new_curve_adds_nothing_and_can_learn() -> None:
     fire, positions = Fire(HEADS), torch.arange(50)
     add = fire.score_mod(positions, torch.float32)
     query, key = torch.meshgrid(positions, positions, indexing="ij")
-    added = add(torch.zeros(()), torch.zeros(()), torch.zeros_like(query), query, key)
+    added = add(torch.zeros(()), torch.tensor(0), torch.zeros_like(query), query, key)
     assert added.abs().max() == 0
     added.sum().backward()
     assert fire.curves.weight.grad is not None and fire.curves.weight.grad[0].abs().min() >= 0
@@ -165,7 +165,7 @@ def test_blocks_hold_what_is_seen_and_no_more(window: int | None) -> None:
     seen = mask_of(document, window) | np.eye(document.size, dtype=bool)
     bounds = GatheredKeys(partition, 0).find_bounds()
     mask = make_block_mask(*bounds, keys=document.size, device=torch.device("cpu"))
-    indices, nothing = torch.arange(document.size), torch.zeros(())
+    indices, nothing = torch.arange(document.size), torch.tensor(0)
     assert (mask.mask_mod(nothing, nothing, indices[:, None], indices).numpy() == seen).all()
     blocks = math.ceil(document.size / BLOCK_TOKENS)
     beyond = (0, blocks * BLOCK_TOKENS - document.size)

@@ -236,5 +236,5 @@ def test_a_partition_for_others_is_our_fault() -> None:
     tensors = draw_tensors(pack([8], 8))[:3]
     with pytest.raises(AssertionError, match="the group's ranks"):
         attend(*tensors, partition=partition_tokens(pack([8], 8), ranks=2), group=None)
-    with pytest.raises(AssertionError, match="the rows that it owns"):
+    with pytest.raises(AssertionError, match="the tokens that it owns"):
         attend(*tensors, partition=partition_tokens(pack([16], 16), ranks=1), group=None)

@@ -83,4 +83,4 @@ def test_the_traps_are_still_there() -> None:
     torch.testing.assert_close(out[:, :, 0], repeated[:, :, 0], msg="causal is aligned top left")
     mask = torch.full((2, 6), -torch.inf)
     _, logsum = _op(query, key, value, 0.0, False, attn_mask=mask)
-    assert logsum.abs().max() == 0, "a row that sees nothing has a log-sum-exp of 0, not minus infinity"
+    assert logsum.abs().max() == 0, "a query that sees nothing has a log-sum-exp of 0, not minus infinity"

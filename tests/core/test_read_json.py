@@ -11,6 +11,7 @@ from ropewalk.checkpoint.save_record import read_saves
 from ropewalk.core.error import UserError
 from ropewalk.core.read_json import read_written
 from ropewalk.core.record import Metric, append_metrics, read_metrics, read_scores
+from ropewalk.core.run_folder import StageFolder
 from ropewalk.evaluate.stage_gate import read_verdicts
 from ropewalk.train.metrics_log import MetricsLog
 from ropewalk.train.rollback import read_history
@@ -36,7 +37,7 @@ def test_a_broken_line_of_rows_is_named(tmp_path: Path, broken: bytes) -> None:
     append_metrics(path, ROWS)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:2], broken, *lines[3:]]))
-    with pytest.raises(UserError, match=r"rows\.jsonl, line 3\n"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 3\n"):
         list(read_metrics(path))
     with pytest.raises(UserError, match="line 3"):
         MetricsLog(path, writes=True).rewind(0, 5)
@@ -59,7 +60,10 @@ def test_a_broken_file_is_named(tmp_path: Path, read: Callable[[Path], Any], con
 
 
 def test_notes_of_a_stage_are_named_too(tmp_path: Path) -> None:
-    for name, read in (("rollbacks.json", read_history), ("saves.json", lambda folder: read_saves(folder / "c"))):
+    for name, read in (
+        ("rollbacks.json", lambda folder: read_history(StageFolder(folder))),
+        ("saves.json", lambda folder: read_saves(folder / "c")),
+    ):
         (tmp_path / name).write_text("{")
         with pytest.raises(UserError, match=name):
             read(tmp_path)

@@ -12,7 +12,7 @@ from faults.ground import CONTEXT, DATA, STEPS, Ground, make, train
 from ropewalk.checkpoint.state import name_tensors
 from ropewalk.core.record import read_metrics
 from ropewalk.core.seed import seed_for
-from ropewalk.train import loop
+from ropewalk.train import step as step_module
 
 _PLACES = ("weights", "gradient", "activation", "hidden", "parameter")
 _VALUES = {"nan": float("nan"), "inf": float("inf")}
@@ -26,7 +26,7 @@ def attempt(ground: Ground, trial: str, guarded: bool) -> str:
     run = ground.new_run(f"poison-{trial}")
     seen: dict[str, list[torch.Tensor]] = {}
     if not guarded:
-        loop.judge_step = lambda recent, loss, norm, *, guard: ""
+        step_module.judge_step = lambda recent, loss, norm, *, guard: ""
 
     def change(state: Any, batches: Any) -> Any:
         if state.step == step + 1:

@@ -16,8 +16,10 @@ from faults.experiment import Experiment
 from faults.ground import STEPS, Ground, make, train
 from ropewalk.core.seed import seed_for
 from ropewalk.corpus.mix.dataset import Dataset
+from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.parallel.launch import RankError
-from ropewalk.train import resume, stage
+from ropewalk.recipe.stage_rows import open_stage
+from ropewalk.train import resume
 
 _MESHES = [
     {"ranks": 2, "context_parallel": 2},
@@ -62,7 +64,7 @@ def _judge(ground: Ground, run: Path) -> str:
     """Against the feed itself, read row by row."""
     recipe = make(parallel=_MESHES[0])
     spec = recipe.stages[0]
-    dataset = stage.open_rows(recipe, 0, corpus=ground.corpus, rows=spec.steps * spec.step_rows)
+    dataset = open_stage(recipe, 0, open_corpus(ground.corpus))
     for step in range(STEPS):
         attempts = {path.name.split("-")[2] for path in run.glob(f"seen-{step:03}-*.json")}
         trained: Counter[tuple[float, ...]] = Counter()

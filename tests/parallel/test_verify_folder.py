@@ -54,7 +54,7 @@ def readers(model: Path) -> Iterator[Callable[[], object]]:
     yield lambda: read_weights(model)
     yield lambda: merge_adapter({}, model, Lora())
     yield lambda: verify_export(model)
-    yield lambda: build_model_with_loss(recipe, 0, model)
+    yield lambda: build_model_with_loss(model, recipe.stages[0], chunk_tokens=64, adapter_seed=0)
     yield lambda: evaluate_models({"it": model}, EvaluateSpec(), corpus=None, base_context_tokens=64)
 
 

@@ -1,4 +1,4 @@
-"""Rows or heads: the cheaper one is taken, for a reason that is told."""
+"""Tokens or heads: the cheaper one is taken, for a reason that is told."""
 
 import numpy as np
 import pytest
@@ -13,16 +13,16 @@ LLAMA_8B = Heads(32, 8, 128)
 LONG = pack([1 << 17], 1 << 17)
 
 
-def test_short_documents_stay_rows_and_many_ranks_on_long_ones_share_heads() -> None:
+def test_short_documents_stay_on_tokens_and_many_ranks_on_long_ones_share_heads() -> None:
     sharing = make_sharing(LLAMA_8B, device="cpu", element_bytes=2)
     choice = choose_partition(np.concatenate([pack([512] * 4, 2048)] * 4), ranks=4, sharing=sharing)
     assert not isinstance(choice.partition, UlyssesPartition) and not choice.partition.exchanges
     assert choice.costs.keys() == {1}, "nothing is cheaper than no traffic and equal work"
-    slow = Price(row_pairs=1e5, query_pairs=1e5, kv_heads=8)
+    slow = Price(key_pairs=1e5, query_pairs=1e5, kv_heads=8)
     choice = choose_partition(LONG, ranks=8, sharing=Sharing(LLAMA_8B, slow))
     assert isinstance(choice.partition, UlyssesPartition) and choice.partition.ulysses_degree == 8
     assert choice.costs.keys() == {1, 2, 4, 8} and min(choice.costs, key=choice.costs.__getitem__) == 8
-    assert "rows alone would cost" in choice.explain() and choice.explain().startswith("heads over 8 ranks")
+    assert "tokens alone would cost" in choice.explain() and choice.explain().startswith("heads over 8 ranks")
 
 
 def test_a_ring_is_taken_where_it_hides_what_one_message_cannot() -> None:
@@ -51,8 +51,8 @@ def test_what_is_asked_for_is_kept() -> None:
     partition = choose_partition(LONG, ranks=4, sharing=asked).partition
     assert isinstance(partition, UlyssesPartition) and partition.ulysses_degree == 2
     assert (partition.token_partition.layout, partition.token_partition.exchange) == ("zigzag", "ring")
-    rows = make_sharing(LLAMA_8B, device="cpu", element_bytes=2, exchange="all_gather")
-    assert choose_partition(LONG, ranks=4, sharing=rows).costs.keys() == {1}
+    by_tokens = make_sharing(LLAMA_8B, device="cpu", element_bytes=2, exchange="all_gather")
+    assert choose_partition(LONG, ranks=4, sharing=by_tokens).costs.keys() == {1}
     with pytest.raises(UserError, match="heads cannot be split"):
         choose_partition(LONG, ranks=3, sharing=make_sharing(LLAMA_8B, device="cpu", element_bytes=2, ulysses_degree=3))
 

@@ -18,7 +18,7 @@ def test_a_zigzag_picture() -> None:
     ]
     assert lines[12:16] == ["." * 16] * 4
     assert lines[17] == "zigzag, 16 tokens, work max/mean 1.00"
-    assert lines[18] == "rank 0: 23 pairs, 6 key rows received"
+    assert lines[18] == "rank 0: 23 pairs, 6 keys received"
 
 
 def test_a_window_is_seen() -> None:

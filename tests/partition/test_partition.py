@@ -1,4 +1,4 @@
-"""Every pair inside the mask computed once and none outside; every needed row received once and nothing else."""
+"""Every pair inside the mask computed once and none outside; every needed key received once and nothing else."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -44,9 +44,9 @@ def count_computed(partition: Partition) -> np.ndarray:
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(packs(), st.sampled_from(LAYOUTS), st.sampled_from(["needed_kv", "ring", "all_gather"]), WINDOWS)
 def test_exactly_the_mask_is_computed_once(
-    rows: tuple[np.ndarray, int], layout: str, exchange: str, window: int | None
+    drawn: tuple[np.ndarray, int], layout: str, exchange: str, window: int | None
 ) -> None:
-    document, ranks = rows
+    document, ranks = drawn
     partition = partition_tokens(document, ranks=ranks, layout=layout, exchange=exchange, window=window)
     mask = mask_of(document, window)
     assert np.array_equal(count_computed(partition), mask.astype(int))
@@ -56,10 +56,10 @@ def test_exactly_the_mask_is_computed_once(
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(packs(), st.sampled_from(LAYOUTS), WINDOWS)
-def test_exactly_the_needed_rows_are_received_once(
-    rows: tuple[np.ndarray, int], layout: str, window: int | None
+def test_exactly_the_needed_keys_are_received_once(
+    drawn: tuple[np.ndarray, int], layout: str, window: int | None
 ) -> None:
-    document, ranks = rows
+    document, ranks = drawn
     partition = partition_tokens(document, ranks=ranks, layout=layout, window=window)
     mask = mask_of(document, window)
     for rank in range(ranks):
@@ -67,7 +67,7 @@ def test_exactly_the_needed_rows_are_received_once(
         truth = np.setdiff1d(np.flatnonzero(mask[own].any(axis=0)), own)
         received = [partition.received(rank, source) for source in range(ranks)]
         assert np.array_equal(np.sort(np.concatenate(received)), truth)
-        assert [len(part) for part in received] == partition.rows[rank].tolist()
+        assert [len(part) for part in received] == partition.traffic_tokens[rank].tolist()
         for source, part in enumerate(received):
             owner, local = partition.localise(part)
             assert (owner == source).all()
@@ -76,8 +76,8 @@ def test_exactly_the_needed_rows_are_received_once(
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(packs(), st.sampled_from(LAYOUTS))
-def test_every_token_has_one_owner_and_every_rank_as_many(rows: tuple[np.ndarray, int], layout: str) -> None:
-    document, ranks = rows
+def test_every_token_has_one_owner_and_every_rank_as_many(drawn: tuple[np.ndarray, int], layout: str) -> None:
+    document, ranks = drawn
     partition = partition_tokens(document, ranks=ranks, layout=layout)
     owned = [partition.owned(rank) for rank in range(ranks)]
     assert np.array_equal(np.sort(np.concatenate(owned)), np.arange(document.size))
@@ -87,9 +87,9 @@ def test_every_token_has_one_owner_and_every_rank_as_many(rows: tuple[np.ndarray
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(packs(), st.sampled_from(LAYOUTS), st.integers(1, 50), st.sampled_from(["needed_kv", "ring", "all_gather"]))
 def test_another_window_over_the_same_tokens(
-    rows: tuple[np.ndarray, int], layout: str, window: int, exchange: str
+    drawn: tuple[np.ndarray, int], layout: str, window: int, exchange: str
 ) -> None:
-    document, ranks = rows
+    document, ranks = drawn
     whole = partition_tokens(document, ranks=ranks, layout=layout, exchange=exchange)
     windowed = whole.with_window(window)
     assert np.array_equal(count_computed(windowed), mask_of(document, window).astype(int))
@@ -101,12 +101,14 @@ def test_another_window_over_the_same_tokens(
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(packs(), st.sampled_from(LAYOUTS))
-def test_every_token_knows_the_length_of_its_whole_document(rows: tuple[np.ndarray, int], layout: str) -> None:
-    document, ranks = rows
+def test_every_token_knows_the_length_of_its_whole_document(drawn: tuple[np.ndarray, int], layout: str) -> None:
+    document, ranks = drawn
     partition = partition_tokens(document, ranks=ranks, layout=layout)
-    row = np.repeat(np.arange(len(document)), document.shape[1])
+    sequence = np.repeat(np.arange(len(document)), document.shape[1])
     ids = document.reshape(-1)
-    truth = np.array([((row == row[i]) & (ids == ids[i])).sum() if ids[i] >= 0 else 0 for i in range(ids.size)])
+    truth = np.array(
+        [((sequence == sequence[i]) & (ids == ids[i])).sum() if ids[i] >= 0 else 0 for i in range(ids.size)]
+    )
     for rank in range(ranks):
         assert np.array_equal(partition.document_tokens(rank), truth[partition.owned(rank)])
 
@@ -125,24 +127,24 @@ def test_one_rank_owns_all_and_exchanges_nothing() -> None:
     assert [tuple(tile) for tile in partition.causal_tiles(0)] == [(0, 5, 0, 5, (0, None)), (5, 3, 5, 3, (0, None))]
 
 
-def test_rows_of_padding_alone_cost_nothing() -> None:
+def test_padding_alone_costs_nothing() -> None:
     partition = partition_tokens(pack([], 8), ranks=2)
     assert partition.pairs.sum() == 0 and not partition.exchanges and len(partition.causal_tiles(0)) == 0
 
 
-def test_a_ring_sends_everything_and_needed_rows_do_not() -> None:
+def test_a_ring_sends_everything_and_needed_keys_do_not() -> None:
     document = pack([96, 32], 128)
     ring = partition_tokens(document, ranks=2, layout="zigzag", exchange="ring")
     needed = partition_tokens(document, ranks=2, layout="zigzag")
-    assert ring.rows.tolist() == [[0, 64], [64, 0]]
-    assert needed.rows.tolist() == [[0, 64], [32, 0]], "half of the front is enough for the middle"
+    assert ring.traffic_tokens.tolist() == [[0, 64], [64, 0]]
+    assert needed.traffic_tokens.tolist() == [[0, 64], [32, 0]], "half of the front is enough for the middle"
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"ranks": 3}, "rows cannot be cut into equal shares"),
-        ({"ranks": 0}, "rows cannot be cut into equal shares"),
+        ({"ranks": 3}, "sequences cannot be cut into equal shares"),
+        ({"ranks": 0}, "sequences cannot be cut into equal shares"),
         ({"ranks": 2, "layout": "diagonal"}, "there is no layout 'diagonal'"),
         ({"ranks": 2, "exchange": "post"}, "there is no exchange 'post'"),
         ({"ranks": 2, "window": 0}, "a window must hold a token"),

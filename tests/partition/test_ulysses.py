@@ -1,4 +1,4 @@
-"""Rows over teams and heads over their members: who owns what, and what cannot be."""
+"""Tokens over Ulysses groups and heads over their ranks: who owns what, and what cannot be."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from ropewalk.partition import UlyssesPartition, cut, partition_tokens, partitio
 
 
 @pytest.mark.parametrize(("ranks", "ulysses_degree"), [(2, 2), (4, 2), (8, 4)])
-def test_members_share_their_teams_rows_in_order(ranks: int, ulysses_degree: int) -> None:
+def test_ranks_share_the_tokens_of_their_group_in_order(ranks: int, ulysses_degree: int) -> None:
     document = mixed_pack()
     partition = partition_tokens_and_heads(document, ranks=ranks, ulysses_degree=ulysses_degree)
     ulysses_groups = partition_tokens(document, ranks=ranks // ulysses_degree)

@@ -15,8 +15,9 @@ from ropewalk.model.loss import score_labels
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.long_ce import LongCE
 from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.train.long_ce import cut_blocks, list_readings
-from ropewalk.train.stage import open_rows, train_stage
+from ropewalk.train.stage import train_stage
 from tiny_run import CONTEXT_TOKENS, make_recipe
 
 NewRun = Callable[[str], Path]
@@ -77,7 +78,7 @@ def read_by_brute_force(recipe: Recipe, prepared: Prepared) -> dict[str, float]:
     """The first step's rows, document by document and block by block, through a plain model."""
     causal = load_model(prepared[0] / "stages" / "0" / "extended")
     spec = recipe.stages[0]
-    batch: Batch = open_rows(recipe, 0, corpus=prepared[1], rows=spec.step_rows).batch(0, spec.step_rows)
+    batch: Batch = open_stage(recipe, 0, open_corpus(prepared[1]), rows=spec.step_rows).batch(0, spec.step_rows)
     total, weight_sum, factors = torch.zeros(()), 0.0, []
     for row in range(spec.step_rows):
         for number in range(batch.document[row].max() + 1):

@@ -18,7 +18,9 @@ from ropewalk.checkpoint.state import TrainState, name_weights
 from ropewalk.commands.rank_tasks import export_checkpoint
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.record import read_metrics
-from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.run_folder import RunFolder, StageFolder
+from ropewalk.core.seed import seed_for
+from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.model.adapter import attach_adapter, merge_adapter
 from ropewalk.model.extend import extend
 from ropewalk.model.folder import read_config
@@ -27,23 +29,28 @@ from ropewalk.model.load_shards import load_shards
 from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
+from ropewalk.recipe.gates import Guard
 from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.rope.scaling import Theta
+from ropewalk.shape.read import read_shape
 from ropewalk.train import loop
 from ropewalk.train.batches import make_batches
+from ropewalk.train.context import choose_sharing
 from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.parity import compare_degrees
 from ropewalk.train.prepare_model import build_model_with_loss
 from ropewalk.train.rollback import read_history
-from ropewalk.train.stage import open_rows, sharing_of, train_stage
+from ropewalk.train.stage import train_stage
 from ropewalk.train.step import train_step
 from tiny_run import make_recipe
 
 NewRun = Callable[[str], Path]
 Prepared = tuple[Path, Path]
 Losing = Callable[[int], AbstractContextManager[None]]
+SETTINGS: dict[str, int] = {"chunk_tokens": 1024, "adapter_seed": seed_for("lora", 3, 0)}
 LORA = {"rank": 4, "alpha": 8}
 
 
@@ -125,24 +132,21 @@ def test_only_what_is_meant_moves(straight: Path) -> None:
 def test_the_frozen_ones_stay_to_the_bit(prepared: Prepared, new_run: NewRun) -> None:
     """In the live model, sharded block by block, and not in a checkpoint, which does not have them."""
     recipe, run = make_recipe(lora={**LORA, "modules": ["v_proj"], "also_train": []}), new_run("live")
-    dataset = open_rows(recipe, 0, corpus=prepared[1], rows=8)
+    dataset = open_stage(recipe, 0, open_corpus(prepared[1]), rows=8)
 
     def move() -> tuple[set[str], set[str]]:
         mesh, spec = make_mesh(2, 2), recipe.stages[0]
-        learner = build_model_with_loss(recipe, 0, RunFolder(run).extended(0))
+        learner = build_model_with_loss(RunFolder(run).extended(0), spec, **SETTINGS)
         shard_model(learner, mesh, precision="float32", whole_bytes=0)
         load_shards(learner, RunFolder(run).extended(0), device=mesh.device)
         state = TrainState(learner, make_optimizer(learner, weight_decay=0.1, betas=(0.9, 0.95)), stage=0)
         before = {name: each.full_tensor().clone() for name, each in learner.named_parameters()}
-        sharing, loss_metrics = (
-            sharing_of(recipe, RunFolder(run).extended(0), mesh),
-            LossMetrics(dataset.sources, spec.reach_tokens),
-        )
+        sharing = choose_sharing(recipe.parallel, read_shape(RunFolder(run).extended(0)), mesh)
+        loss_metrics = LossMetrics(dataset.sources, spec.reach_tokens)
         for cursor in (0, 4):  # the first step moves only what multiplies the zeros
             batches = make_batches(dataset, cursor, rows=4, spec=spec, mesh=mesh, sharing=sharing)
-            state, _ = train_step(
-                state, batches, mesh=mesh, loss_metrics=loss_metrics, rate=0.01, clip=1.0, judge=lambda loss, norm: ""
-            )
+            settings = {"rate": 0.01, "max_grad_norm": 1.0, "guard": Guard()}
+            state = train_step(state, batches, mesh=mesh, loss_metrics=loss_metrics, **settings).state
         after = {name: each.full_tensor() for name, each in learner.named_parameters()}
         moved = {name for name in before if not torch.equal(after[name], before[name])}
         return moved, {name for name, each in learner.named_parameters() if each.requires_grad}
@@ -166,7 +170,7 @@ def test_resume_after_a_kill_is_bit_identical(
 def test_going_back_takes_adapters_back(prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps 5 and 7 are poison and step 6 moves: back to step 4, with the adapters and moments of that moment."""
     run, original = new_run("astray"), loop.train_step
-    recipe = make_recipe(lora=LORA, checkpoint_steps=2, log_steps=2, guard={"skips": 1})
+    recipe = make_recipe(lora=LORA, checkpoint_steps=2, log_steps=2, guard={"skipped_steps": 1})
     seen: dict[tuple[int, int], list[torch.Tensor]] = {}
 
     def spoil(state: Any, batches: Any, **settings: Any) -> Any:
@@ -184,7 +188,7 @@ def test_going_back_takes_adapters_back(prepared: Prepared, new_run: NewRun, mon
 
     monkeypatch.setattr(loop, "train_step", spoil)
     assert train(recipe, run, prepared[1]) == "limit"
-    (entry,) = read_history(run / "stages/0")
+    (entry,) = read_history(StageFolder(run / "stages/0"))
     assert entry == {"from_step": 7, "to_step": 4, "cursor": 28, "skipped": 2}
     assert read_facts(last(run))["rollbacks"] == 1 and all(
         each.isfinite().all() for each in load_weights(last(run)).values()
@@ -196,7 +200,7 @@ def test_merged_logits_equal_those_with_adapters(straight: Path, prepared: Prepa
     extended, lora, recipe = straight / "stages/0/extended", Lora.model_validate(LORA), make_recipe(lora=LORA)
     trained = load_weights(last(straight))
     tokens = torch.arange(64)[None] % 60
-    learner = build_model_with_loss(recipe, 0, extended)
+    learner = build_model_with_loss(extended, recipe.stages[0], **SETTINGS)
     load_shards(learner, extended, device=torch.device("cpu"))
     with torch.no_grad():
         for name, parameter in name_weights(learner):

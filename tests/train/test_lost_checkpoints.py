@@ -62,7 +62,7 @@ def test_a_stage_never_begins_again_in_silence(
 def test_rows_beyond_the_first_save_are_enough_to_tell(prepared: Prepared, new_run: NewRun) -> None:
     run = new_run("rows")
     append_metrics(run / "metrics.jsonl", [Metric(0, step, "lr", 0.1, "1") for step in (1, 2, 3)])
-    with pytest.raises(UserError, match=r"rows\.jsonl has 3 steps, more than are taken before the first save"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl has 3 steps, more than are taken before the first save"):
         train(make_recipe(**SHORT, parallel=ONE), run, prepared)
 
 

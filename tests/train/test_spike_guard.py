@@ -16,7 +16,7 @@ import torch.distributed as dist
 from ropewalk.checkpoint.load import list_checkpoints
 from ropewalk.core.error import UserError
 from ropewalk.core.record import TIMED, Metric, read_metrics
-from ropewalk.core.run_folder import RunFolder
+from ropewalk.core.run_folder import RunFolder, StageFolder
 from ropewalk.core.seed import stream
 from ropewalk.parallel.launch import RankError, run_ranks
 from ropewalk.recipe.gates import Guard
@@ -87,7 +87,7 @@ def rows_of(run: Path) -> list[Metric]:
     return [row for row in read_metrics(run / "metrics.jsonl") if row.name not in TIMED]
 
 
-ASTRAY = {"checkpoint_steps": 2, "log_steps": 2, "guard": {"skips": 1}}
+ASTRAY = {"checkpoint_steps": 2, "log_steps": 2, "guard": {"skipped_steps": 1}}
 
 
 def test_too_many_skips_lead_back_and_past_the_data(
@@ -102,7 +102,7 @@ def test_too_many_skips_lead_back_and_past_the_data(
     rows = rows_of(run)
     assert sorted({row.step for row in rows if row.name == "loss/train"}) == [*range(1, 9)]
     assert [(row.step, row.value) for row in rows if row.name == "rollbacks"] == [(6, 1), (8, 1)]
-    (entry,) = rollback.read_history(run / "stages" / "0")
+    (entry,) = rollback.read_history(StageFolder(run / "stages" / "0"))
     assert entry == {"from_step": 6, "to_step": 4, "cursor": 24, "skipped": 2}
     records = [json.loads(path.read_text()) for path in sorted((run / "stages" / "0" / "skipped").iterdir())]
     assert [(record["step"], record["first_row"]) for record in records] == [(5, 16), (6, 20)]
@@ -120,12 +120,12 @@ def test_too_many_skips_lead_back_and_past_the_data(
         patch.setattr(rollback, "write_whole", die)
         train(make_recipe(**ASTRAY), killed, corpus)
     assert train(make_recipe(**ASTRAY), killed, corpus) == "limit"
-    assert rows_of(killed) == rows and rollback.read_history(killed / "stages" / "0") == [entry]
+    assert rows_of(killed) == rows and rollback.read_history(StageFolder(killed / "stages" / "0")) == [entry]
 
 
 def test_it_goes_back_only_so_often(prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "train_step", spoil_rows(16, 10**9))
-    changes = {**ASTRAY, "guard": {"skips": 1, "rollbacks": 1}}
+    changes = {**ASTRAY, "guard": {"skipped_steps": 1, "rollbacks": 1}}
     with pytest.raises(UserError, match=r"does not stay sound[\s\S]*went back 1 times"):
         train(make_recipe(**changes), new_run("lost"), prepared[1])
 

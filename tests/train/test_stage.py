@@ -208,10 +208,11 @@ def poison(steps: set[int]) -> Callable[..., Any]:
         if dist.get_rank() == 1:
             micro = dataclasses.replace(batches.micro[0], weights=batches.micro[0].weights * float("inf"))
             batches = dataclasses.replace(batches, micro=(micro, *batches.micro[1:]))
-        state, rows = original(state, batches, **settings)
-        assert all(torch.equal(a, b) for a, b in zip(before, everything(state), strict=True))
-        assert {row.name for row in rows} == {"lr", "imbalance", "skipped"}
-        return state, rows
+        result = original(state, batches, **settings)
+        assert all(torch.equal(a, b) for a, b in zip(before, everything(result.state), strict=True))
+        assert {row.name for row in result.metrics} == {"lr", "imbalance", "skipped"}
+        assert "is not finite" in result.reason
+        return result
 
     return step
 
@@ -238,7 +239,7 @@ def test_a_step_that_is_not_finite_moves_nothing(
 def test_too_many_skips_end_the_stage(prepared: Prepared, new_run: NewRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "train_step", poison(set(range(100))))
     with pytest.raises(UserError, match=r"does not stay sound[\s\S]*no checkpoint is older"):
-        train(make_recipe(guard={"skips": 1}), new_run("lost"), prepared[1])
+        train(make_recipe(guard={"skipped_steps": 1}), new_run("lost"), prepared[1])
 
 
 def test_names_that_lead_nowhere_are_refused(prepared: Prepared, new_run: NewRun) -> None:

@@ -58,7 +58,7 @@ def test_a_step_without_labels_is_told_and_not_taken(
         return dataclasses.replace(batches, micro=micro)
 
     monkeypatch.setattr(loop, "make_batches", strip)
-    recipe = make_recipe(tokens=4 * 4 * 64, guard={"skips": 0})
+    recipe = make_recipe(tokens=4 * 4 * 64, guard={"skipped_steps": 0})
     rows, checkpoint = train(recipe, new_run("bare"), prepared[1])
     assert rows[3, "skipped"] == 1 and rows[3, "skipped/unlabelled"] == 1
     assert (3, "loss/train") not in rows and (3, "grad_norm") not in rows

@@ -1,7 +1,7 @@
 """Score biases that depend on distance: ALiBi's fixed lines and FIRE's learnt curve.
 
 Both are FlexAttention ``score_mod`` functions, so no matrix of all pairs is made. FIRE's small network has one input
-between 0 and 1 and is piecewise linear. It is read from a table of 1,024 straight pieces instead of being run for
+between 0 and 1 and is piecewise linear. It is read from a table of 1,024 straight lines instead of being run for
 every pair; the table is exact except in the few cells where one of the network's 32 bends lies.
 """
 
@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 from ropewalk.rope.layers import FIRE_UNITS
 
-ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""``(score, batch, head, query index, key index) -> score``, as FlexAttention calls it."""
+Score = Float[Tensor, "..."]
+Index = Int[Tensor, "..."]
+ScoreMod = Callable[[Score, Index, Index, Index, Index], Score]
+"""``(score, batch, head, query index, key index) -> score``, as FlexAttention calls it: of one pair, or of many at
+once."""
 
 _CELLS = 1024
 _START_RATE, _START_THRESHOLD_TOKENS = 0.1, 512.0  # the paper's own first values
@@ -46,7 +49,7 @@ class Alibi(nn.Module):
         """For queries and keys that stand at ``positions`` of their documents; ``dtype`` is the scores'."""
         slopes = alibi_slopes(self._heads).to(positions.device, dtype)
 
-        def add(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        def add(score: Score, batch: Index, head: Index, query: Index, key: Index) -> Score:
             return score - slopes[head] * (positions[query] - positions[key])
 
         return add
@@ -85,7 +88,7 @@ class Fire(nn.Module):
         spans = torch.log(rate * torch.maximum(positions.to(dtype), threshold) + 1) + _SMALL
         starts, rises = self._tabulate(dtype)
 
-        def add(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        def add(score: Score, batch: Index, head: Index, query: Index, key: Index) -> Score:
             distance = (positions[query] - positions[key]).clamp(min=0)  # below 0 where nothing is seen
             place = torch.log(rates[query] * distance + 1) / spans[query] * _CELLS
             cell = place.to(torch.int32).clamp(max=_CELLS - 1)

@@ -16,7 +16,7 @@ import torch
 from ropewalk.attention import gpu_kernels
 from ropewalk.attention.cpu_schedule import schedule_cpu
 from ropewalk.attention.reference_kernel import ReferenceKernel
-from ropewalk.attention.schedule import BackwardInputs, KeyRows, QueryRows, Schedule, Scores
+from ropewalk.attention.schedule import AttentionSchedule, BackwardInputs, KeyRows, QueryRows, Scores
 from ropewalk.attention.varlen_schedule import VarlenKernel, VarlenTiles, schedule_gathered, schedule_varlen
 from ropewalk.core.error import UserError
 from ropewalk.partition.partition import Partition
@@ -47,10 +47,10 @@ class _FlashKernel:
         )
 
 
-Maker = Callable[[Partition, int, torch.device], Schedule]
+Maker = Callable[[Partition, int, torch.device], AttentionSchedule]
 
 
-def _lay(make: Callable[..., Schedule], kernel: VarlenKernel) -> Maker:
+def _lay(make: Callable[..., AttentionSchedule], kernel: VarlenKernel) -> Maker:
     return lambda partition, rank, device: make(partition, rank, kernel=kernel, device=device)
 
 
@@ -115,10 +115,10 @@ def choose_kernel(demand: Demand) -> str:
     return "flash_gathered" if demand.windowed else "flash"
 
 
-_schedules: WeakKeyDictionary[Partition, dict[tuple[int, str, torch.device], Schedule]] = WeakKeyDictionary()
+_schedules: WeakKeyDictionary[Partition, dict[tuple[int, str, torch.device], AttentionSchedule]] = WeakKeyDictionary()
 
 
-def schedule_tiles(partition: Partition, rank: int, kernel: str, device: torch.device) -> Schedule:
+def schedule_tiles(partition: Partition, rank: int, kernel: str, device: torch.device) -> AttentionSchedule:
     """The rank's calls of a kernel under a partition; made at the first request."""
     of_partition = _schedules.setdefault(partition, {})
     key = rank, kernel, device

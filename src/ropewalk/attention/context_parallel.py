@@ -16,27 +16,31 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ropewalk.attention.choose_kernel import FLEX, Demand, choose_kernel, schedule_tiles
-from ropewalk.attention.exchange import EXCHANGES, GATHERED, Block, Exchange, Traffic, plan_traffic
+from ropewalk.attention.exchange import EXCHANGES, GATHERED, Block, Exchange, RankExchange, plan_traffic
 from ropewalk.attention.flex import attend_flex
 from ropewalk.attention.merge import merge, sink
 from ropewalk.attention.recompute_cache import current_cache
-from ropewalk.attention.schedule import BackwardInputs, Calls, Schedule, Scores
+from ropewalk.attention.schedule import AttentionSchedule, BackwardInputs, Calls, Scores
 from ropewalk.attention.ulysses import find_ulysses_groups, heads_to_tokens, repeat_kv, tokens_to_heads
 from ropewalk.partition.partition import Partition
 from ropewalk.partition.ulysses import AnyPartition
 
+Queries = Float[Tensor, "local heads head_dim"]
+Keys = Float[Tensor, "local kv_heads head_dim"]
+Sinks = Float[Tensor, "heads"]
+
 
 def attend(
-    query: Float[Tensor, "local heads head_dim"],
-    key: Float[Tensor, "local kv_heads head_dim"],
-    value: Float[Tensor, "local kv_heads head_dim"],
+    query: Queries,
+    key: Keys,
+    value: Keys,
     *,
     partition: AnyPartition,
     group: dist.ProcessGroup | None,
     scale: float | None = None,
     soft_cap: float | None = None,
-    sinks: Float[Tensor, "heads"] | None = None,
-) -> Float[Tensor, "local heads head_dim"]:
+    sinks: Sinks | None = None,
+) -> Queries:
     """Causal attention within documents for this rank's tokens, in the partition's local order.
 
     Differentiable, in any floating dtype; padding gets zeros. On a CPU two runs agree in all bits; on a GPU they do
@@ -47,22 +51,23 @@ def attend(
 
     Raises UserError where no kernel does what is asked here, and where heads cannot be split as the partition says.
     """
-    assert partition.ranks == (1 if group is None else dist.get_world_size(group)), "the group's ranks share the rows"
-    assert len(query) == partition.local_tokens, "a rank brings the rows that it owns"
+    assert partition.ranks == (1 if group is None else dist.get_world_size(group)), "the group's ranks share the tokens"
+    assert len(query) == partition.local_tokens, "a rank brings the tokens that it owns"
     scores = Scores(query.shape[-1] ** -0.5 if scale is None else scale, soft_cap)
     windowed, capped = partition.window is not None, soft_cap is not None
     kernel = choose_kernel(Demand(query.device.type, query.dtype, query.shape[-1], windowed, capped))
     if isinstance(partition, Partition):
-        return _attend_rows(query, key, value, sinks, _Task(partition, group, scores, kernel))
+        return _attend_tokens(query, key, value, sinks, _Task(partition, group, scores, kernel))
     assert group is not None
     token_group, ulysses_group = find_ulysses_groups(group, partition.ulysses_degree)
     heads, ulysses_degree = query.shape[1], partition.ulysses_degree
-    rows = (query, repeat_kv(heads, key, ulysses_degree), repeat_kv(heads, value, ulysses_degree))
-    query, key, value = (tokens_to_heads(each, ulysses_group) for each in rows)
+    own = (query, repeat_kv(heads, key, ulysses_degree), repeat_kv(heads, value, ulysses_degree))
+    query, key, value = (tokens_to_heads(each, ulysses_group) for each in own)
     if sinks is not None:
+        # [heads] -> [heads / degree] for each rank of the Ulysses group
         sinks = sinks.chunk(ulysses_degree)[dist.get_rank(ulysses_group)]
     return heads_to_tokens(
-        _attend_rows(query, key, value, sinks, _Task(partition.token_partition, token_group, scores, kernel)),
+        _attend_tokens(query, key, value, sinks, _Task(partition.token_partition, token_group, scores, kernel)),
         ulysses_group,
     )
 
@@ -76,13 +81,13 @@ class _Task:
     scores: Scores
     kernel: str
 
-    def schedule(self, device: torch.device) -> Schedule:
+    def schedule(self, device: torch.device) -> AttentionSchedule:
         """This rank's calls."""
         rank = 0 if self.group is None else dist.get_rank(self.group)
         return schedule_tiles(self.partition, rank, self.kernel, device)
 
 
-def _attend_rows(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, task: _Task) -> Tensor:
+def _attend_tokens(query: Queries, key: Keys, value: Keys, sinks: Sinks | None, task: _Task) -> Queries:
     if task.kernel == FLEX:
         return attend_flex(query, key, value, sinks, partition=task.partition, group=task.group, scores=task.scores)
     result: Tensor = _Attention.apply(query, key, value, sinks, task)
@@ -91,15 +96,15 @@ def _attend_rows(query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, task: _Task) -> Tensor:
-        query, key, value = (_rows_last(tensor) for tensor in (query, key, value))
+    def forward(ctx: Any, query: Queries, key: Keys, value: Keys, sinks: Sinks | None, task: _Task) -> Queries:
+        query, key, value = (_make_dense(tensor) for tensor in (query, key, value))
         cache = current_cache()
         known = None if cache is None else cache.recall()
         if known is not None:
             out, logsum = known
             kept: list[Block] = []
         else:
-            # With a tape the block runs again, and its second run has no blocks to keep.
+            # With a cache the block runs again, and its second run has no blocks to keep.
             out, logsum, kept = _compute(query, key, value, sinks, task, keeps=cache is None)
         if cache is not None and known is None:
             cache.write(out, logsum)
@@ -108,34 +113,38 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Queries) -> tuple[Queries, Keys, Keys, Sinks | None, None]:
         query, key, value, sinks, out, logsum, *blocks = ctx.saved_tensors
         task: _Task = ctx.task
         scores, schedule = task.scores, task.schedule(query.device)
         transfer = _find_transfer(task, schedule, query.device)
         arriving = transfer.fetch(key, value) if transfer is not None and not blocks else iter(blocks)
-        grad = _rows_last(grad)
+        grad = _make_dense(grad)
         d_sinks = None if sinks is None else _differentiate_sinks(sinks, grad, out, logsum)
         if schedule.has_padding:
+            # [local, heads] and [1, heads] -> [local + 1, heads]
             logsum = torch.cat([logsum, logsum.new_full((1, logsum.shape[1]), torch.inf)])
         inputs = BackwardInputs(query, grad, out, logsum)
-        d_query, d_key, d_value = _differentiate_triangles(schedule.causal_tiles, inputs, key, value, scores)
+        d_query, d_key, d_value = _differentiate_causal_tiles(schedule.causal_tiles, inputs, key, value, scores)
         if schedule.merges or transfer is not None:
             exact = _exact(query.dtype)
+            # twice [local, kv_heads, head_dim] -> [local, both_heads, head_dim]
             d_query, d_block = d_query.to(exact), torch.cat([d_key, d_value], dim=1).to(exact)
             for calls in schedule.steps[0]:
+                # twice [local, kv_heads, head_dim] -> [local, both_heads, head_dim]
                 _accumulate(calls, inputs, torch.cat([key, value], dim=1), scores, d_query, d_block)
             if transfer is not None:
                 d_block += transfer.return_gradients(
                     _differentiate_blocks(schedule.steps[1:], inputs, arriving, scores, d_query)
                 )
+            # [local, both_heads, head_dim] -> twice [local, kv_heads, head_dim]
             d_key, d_value = d_block.to(query.dtype).chunk(2, dim=1)
         return d_query.to(query.dtype), d_key, d_value, d_sinks, None
 
 
 def _compute(
-    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, task: _Task, *, keeps: bool
-) -> tuple[Tensor, Tensor, list[Block]]:
+    query: Queries, key: Keys, value: Keys, sinks: Sinks | None, task: _Task, *, keeps: bool
+) -> tuple[Queries, Float[Tensor, "local heads"], list[Block]]:
     """Output, log-sum-exp and, where it ``keeps`` them, the received blocks."""
     partition, scores, schedule = task.partition, task.scores, task.schedule(query.device)
     transfer = _find_transfer(task, schedule, query.device)
@@ -143,23 +152,25 @@ def _compute(
     out, logsum = schedule.causal_tiles.attend(query, key, value, scores)
     if schedule.merges or sinks is not None:
         out = out.to(_exact(query.dtype))
-    keeps = keeps and partition.exchanges and bool(partition.rows.sum(1).max() <= partition.local_tokens)
+    keeps = keeps and partition.exchanges and bool(partition.traffic_tokens.sum(1).max() <= partition.local_tokens)
     kept = []
     for step, layers in enumerate(schedule.steps):
+        # [received, both_heads, head_dim] -> twice [received, kv_heads, head_dim]
         keys, values = (key, value) if step == 0 else (block := next(arriving)).chunk(2, dim=1)
         if step and keeps:
             kept.append(block)
         for calls in layers:
             part = calls.attend(query, keys, values, scores)
-            out[calls.rows], logsum[calls.rows] = merge(out[calls.rows], logsum[calls.rows], part)
+            # [computed, heads, head_dim] of [local, heads, head_dim], [computed, heads] of [local, heads]
+            out[calls.tokens], logsum[calls.tokens] = merge(out[calls.tokens], logsum[calls.tokens], part)
     if sinks is not None:
         out, logsum = sink(out, logsum, sinks)
     return out.to(query.dtype), logsum, kept
 
 
-def _differentiate_triangles(
-    calls: Calls, inputs: BackwardInputs, key: Tensor, value: Tensor, scores: Scores
-) -> tuple[Tensor, Tensor, Tensor]:
+def _differentiate_causal_tiles(
+    calls: Calls, inputs: BackwardInputs, key: Keys, value: Keys, scores: Scores
+) -> tuple[Queries, Keys, Keys]:
     """Gradients of all own tokens: causal tiles share neither queries nor keys."""
     if not calls.calls:
         return torch.zeros_like(inputs.query), torch.zeros_like(key), torch.zeros_like(value)
@@ -169,7 +180,7 @@ def _differentiate_triangles(
 
 
 def _differentiate_blocks(
-    steps: Sequence[Sequence[Calls]], inputs: BackwardInputs, blocks: Iterator[Block], scores: Scores, d_query: Tensor
+    steps: Sequence[Sequence[Calls]], inputs: BackwardInputs, blocks: Iterator[Block], scores: Scores, d_query: Queries
 ) -> Iterator[Block]:
     """Gradients of the received blocks one after the other; those of the queries are added to ``d_query``."""
     for layers, block in zip(steps, blocks, strict=True):
@@ -180,19 +191,21 @@ def _differentiate_blocks(
 
 
 def _accumulate(
-    calls: Calls, inputs: BackwardInputs, block: Block, scores: Scores, d_query: Tensor, d_block: Block
+    calls: Calls, inputs: BackwardInputs, block: Block, scores: Scores, d_query: Queries, d_block: Block
 ) -> None:
     """Add the gradients of ``calls`` on one block of keys, in the order of calls and tiles."""
     d_queries = []
     for call in calls.calls:
+        # [keys, both_heads, head_dim] -> twice [keys, kv_heads, head_dim]
         keys, values = block.chunk(2, dim=1)
-        d_rows, d_key, d_value = call.differentiate(inputs, keys, values, scores)
-        d_queries.append(d_rows)
+        d_results, d_key, d_value = call.differentiate(inputs, keys, values, scores)
+        d_queries.append(d_results)
         call.add_to_keys(d_block, d_key, d_value)
-    d_query[calls.rows] += calls.assemble(tuple(d_queries))
+    # [computed, heads, head_dim] of [local, heads, head_dim]
+    d_query[calls.tokens] += calls.assemble(tuple(d_queries))
 
 
-def _differentiate_sinks(sinks: Tensor, grad: Tensor, out: Tensor, logsum: Tensor) -> Tensor:
+def _differentiate_sinks(sinks: Sinks, grad: Queries, out: Queries, logsum: Float[Tensor, "local heads"]) -> Sinks:
     """Gradients of the sinks: a sink takes a share from all values and gives none, so its gradient is minus that share
     of the output's gradient, summed over queries.
     """
@@ -206,11 +219,12 @@ class _KeyTransfer:
     """How the keys of one layer travel, and their gradients back; ``traffic`` is None where nothing does."""
 
     exchange: Exchange
-    traffic: Traffic | None
+    traffic: RankExchange | None
     group: dist.ProcessGroup | None
 
-    def fetch(self, key: Tensor, value: Tensor) -> Iterator[Block]:
+    def fetch(self, key: Keys, value: Keys) -> Iterator[Block]:
         """The blocks of steps 1, 2, ..., as they arrive."""
+        # twice [local, kv_heads, head_dim] -> [local, both_heads, head_dim]
         own = torch.cat([key, value], dim=1)
         if self.traffic is None:
             return iter([own])
@@ -218,15 +232,15 @@ class _KeyTransfer:
         return self.exchange.fetch(own, self.traffic, self.group)
 
     def return_gradients(self, gradients: Iterator[Block]) -> Block:
-        """What all ranks have for this rank's own rows."""
+        """What all ranks have for this rank's own keys."""
         if self.traffic is None:
             return next(gradients)
         assert self.group is not None
         return self.exchange.return_gradients(gradients, self.traffic, self.group)
 
 
-def _find_transfer(task: _Task, schedule: Schedule, device: torch.device) -> _KeyTransfer | None:
-    """None where a rank computes on its own rows only, in their own order."""
+def _find_transfer(task: _Task, schedule: AttentionSchedule, device: torch.device) -> _KeyTransfer | None:
+    """None where a rank computes on its own keys only, in their own order."""
     partition = task.partition
     if not (partition.exchanges or schedule.gathered):
         return None
@@ -240,6 +254,6 @@ def _exact(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _rows_last(tensor: Tensor) -> Tensor:
+def _make_dense(tensor: Float[Tensor, "local _ head_dim"]) -> Float[Tensor, "local _ head_dim"]:
     """The tensor with a contiguous last dimension: kernels take any other strides."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

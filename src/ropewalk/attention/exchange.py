@@ -14,36 +14,40 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ropewalk.attention.gathered_keys import GatheredKeys
 from ropewalk.partition.partition import Partition
 
-Block = Float[Tensor, "rows both_heads head_dim"]
-"""Keys and values of some rows, side by side in the second axis."""
+Block = Float[Tensor, "_ both_heads head_dim"]
+"""Keys and values of some tokens, side by side in the second axis."""
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
-    """One rank's part of a partition's exchange. Local indices; ``send`` goes out by destination."""
+class RankExchange:
+    """One rank's part of a partition's exchange: which tokens' keys and values go to whom, and where they belong.
+
+    ``send`` holds local indices, sorted by destination; ``send_tokens`` counts them by destination, ``receive_tokens``
+    by source.
+    """
 
     rank: int
     ranks: int
     local_tokens: int
-    send: Tensor
-    send_rows: list[int]
-    receive_rows: list[int]
-    order: Tensor | None
-    """Where each row of the block, in packed order, stands among the received ones; None where they agree."""
-    all_gathered: Tensor
-    """Where each row of the block stands when all ranks' rows are laid end to end."""
-    gathered: Tensor
-    """Where each row of the joint block stands among own rows followed by the block."""
+    send: Int64[Tensor, "sent"]
+    send_tokens: list[int]
+    receive_tokens: list[int]
+    order: Int64[Tensor, "received"] | None
+    """Where each token of the block, in packed order, stands among the received ones; None where they agree."""
+    all_gathered: Int64[Tensor, "received"]
+    """Where each token of the block stands when all ranks' tokens are laid end to end."""
+    gathered: Int64[Tensor, "local_and_received"]
+    """Where each of the gathered keys stands among own tokens followed by the block."""
 
 
-Fetch = Callable[[Block, Traffic, dist.ProcessGroup], Iterator[Block]]
-GiveBack = Callable[[Iterator[Block], Traffic, dist.ProcessGroup], Block]
+Fetch = Callable[[Block, RankExchange, dist.ProcessGroup], Iterator[Block]]
+ReturnGradients = Callable[[Iterator[Block], RankExchange, dist.ProcessGroup], Block]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,86 +55,95 @@ class Exchange:
     """A way there and the same way back."""
 
     fetch: Fetch
-    return_gradients: GiveBack
+    return_gradients: ReturnGradients
 
 
-def fetch_needed(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
-    """One block: the rows that this rank's tiles read, and nothing else."""
+def fetch_needed(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> Iterator[Block]:
+    """One block: the keys that this rank's tiles read, and nothing else."""
+    # [local, both_heads, head_dim] -> [sent, both_heads, head_dim]
     outgoing = own.index_select(0, traffic.send)
-    block = own.new_empty(sum(traffic.receive_rows), *own.shape[1:])
-    work = dist.all_to_all_single(block, outgoing, traffic.receive_rows, traffic.send_rows, group=group, async_op=True)
+    block = own.new_empty(sum(traffic.receive_tokens), *own.shape[1:])
+    work = dist.all_to_all_single(
+        block, outgoing, traffic.receive_tokens, traffic.send_tokens, group=group, async_op=True
+    )
 
     def arrive() -> Iterator[Block]:
         assert outgoing.is_contiguous()  # and alive until it has been sent
         work.wait()
+        # [received, both_heads, head_dim], in packed order
         yield block if traffic.order is None else block.index_select(0, traffic.order)
 
     return arrive()
 
 
-def return_needed(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
+def return_needed(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
     """The all-to-all the other way round."""
     (block,) = gradients
     outgoing = block
     if traffic.order is not None:
         outgoing = torch.empty_like(block)
-        outgoing[traffic.order] = block
+        outgoing[traffic.order] = block  # [received, both_heads, head_dim], in the order in which they came
     incoming = block.new_empty(len(traffic.send), *block.shape[1:])
-    dist.all_to_all_single(incoming, outgoing.contiguous(), traffic.send_rows, traffic.receive_rows, group=group)
+    dist.all_to_all_single(incoming, outgoing.contiguous(), traffic.send_tokens, traffic.receive_tokens, group=group)
     total = block.new_zeros(traffic.local_tokens, *block.shape[1:])
-    for rows, index in zip(incoming.split(traffic.send_rows), traffic.send.split(traffic.send_rows), strict=True):
-        total[index] += rows  # a destination asks for a row once
+    # [sent, both_heads, head_dim] and [sent], a part of each for every destination
+    for part, index in zip(incoming.split(traffic.send_tokens), traffic.send.split(traffic.send_tokens), strict=True):
+        total[index] += part  # a destination asks for a token once
     return total
 
 
-def fetch_gathered(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
-    """One block: own rows and needed ones together, in packed order."""
+def fetch_gathered(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> Iterator[Block]:
+    """One block: own keys and needed ones together, in packed order."""
     others = fetch_needed(own, traffic, group)
 
     def arrive() -> Iterator[Block]:
         (block,) = others
+        # [local, both_heads, head_dim] and [received, both_heads, head_dim] -> [local + received, both_heads, head_dim]
         yield torch.cat([own, block]).index_select(0, traffic.gathered)
 
     return arrive()
 
 
-def return_gathered(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
-    """Own rows' gradients stay, the others' go home."""
+def return_gathered(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
+    """Gradients of own keys stay, those of others return to their owners."""
     (gathered,) = gradients
     parts = torch.empty_like(gathered)
-    parts[traffic.gathered] = gathered
+    parts[traffic.gathered] = gathered  # [local + received, both_heads, head_dim]: own tokens first
+    # -> [local, both_heads, head_dim] and [received, both_heads, head_dim]
     own, block = parts.split([traffic.local_tokens, len(gathered) - traffic.local_tokens])
     total: Block = own + return_needed(iter([block]), traffic, group)
     return total
 
 
-def fetch_all(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
-    """One block, picked from an all-gather of every row: more bytes, one regular collective."""
+def fetch_all(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> Iterator[Block]:
+    """One block, picked from an all-gather of all keys: more bytes, one regular collective."""
     everything = own.new_empty(traffic.ranks * traffic.local_tokens, *own.shape[1:])
     mine = own.contiguous()
+    # [ranks * local, both_heads, head_dim], a part [local, both_heads, head_dim] for each rank
     work = dist.all_gather(list(everything.chunk(traffic.ranks)), mine, group=group, async_op=True)
 
     def arrive() -> Iterator[Block]:
         assert mine.is_contiguous()
         assert work is not None
         work.wait()
+        # [ranks * local, both_heads, head_dim] -> [received, both_heads, head_dim]
         yield everything.index_select(0, traffic.all_gathered)
 
     return arrive()
 
 
-def give_back_all(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
+def return_all(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
     """A reduce-scatter, written as an all-to-all and a sum in the order of ranks."""
     (block,) = gradients
     everything = block.new_zeros(traffic.ranks * traffic.local_tokens, *block.shape[1:])
-    everything[traffic.all_gathered] = block
+    everything[traffic.all_gathered] = block  # [received, ...] into [ranks * local, both_heads, head_dim]
     incoming = torch.empty_like(everything)
     dist.all_to_all_single(incoming, everything, group=group)
     return incoming.view(traffic.ranks, traffic.local_tokens, *block.shape[1:]).sum(0)
 
 
-def fetch_round(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Iterator[Block]:
-    """The others' rows one rank after the other; while a block is computed on, the next one travels."""
+def fetch_ring(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> Iterator[Block]:
+    """The others' keys one rank after the other; while a block is computed on, the next one travels."""
     left, right = (traffic.rank - 1) % traffic.ranks, (traffic.rank + 1) % traffic.ranks
     first = _pass_on(own.contiguous(), left, right, group)
 
@@ -145,8 +158,8 @@ def fetch_round(own: Block, traffic: Traffic, group: dist.ProcessGroup) -> Itera
     return arrive()
 
 
-def give_back_round(gradients: Iterator[Block], traffic: Traffic, group: dist.ProcessGroup) -> Block:
-    """Each block's gradient follows its block, growing on the way, and ends one rank beyond: at home."""
+def return_ring(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
+    """Each block's gradient follows its block, is added to on the way, and ends one rank beyond: at its owner."""
     left, right = (traffic.rank - 1) % traffic.ranks, (traffic.rank + 1) % traffic.ranks
     moving: _Passing | None = None
     for gradient in gradients:
@@ -158,16 +171,16 @@ def give_back_round(gradients: Iterator[Block], traffic: Traffic, group: dist.Pr
 
 EXCHANGES = {
     "needed_kv": Exchange(fetch_needed, return_needed),
-    "all_gather": Exchange(fetch_all, give_back_all),
-    "ring": Exchange(fetch_round, give_back_round),
+    "all_gather": Exchange(fetch_all, return_all),
+    "ring": Exchange(fetch_ring, return_ring),
 }
 GATHERED = Exchange(fetch_gathered, return_gathered)
-"""For kernels that want all keys at once, whatever exchange the partition names: the needed rows beside the own."""
+"""For kernels that want all keys at once, whatever exchange the partition names: the needed ones beside the own."""
 
-_traffics: WeakKeyDictionary[Partition, dict[tuple[int, torch.device], Traffic]] = WeakKeyDictionary()
+_traffics: WeakKeyDictionary[Partition, dict[tuple[int, torch.device], RankExchange]] = WeakKeyDictionary()
 
 
-def plan_traffic(partition: Partition, rank: int, device: torch.device) -> Traffic:
+def plan_traffic(partition: Partition, rank: int, device: torch.device) -> RankExchange:
     """What a rank sends and receives under a partition; made at the first request."""
     of_partition = _traffics.setdefault(partition, {})
     if (rank, device) not in of_partition:
@@ -175,23 +188,25 @@ def plan_traffic(partition: Partition, rank: int, device: torch.device) -> Traff
     return of_partition[rank, device]
 
 
-def _plan_traffic(partition: Partition, rank: int, device: torch.device) -> Traffic:
+def _plan_traffic(partition: Partition, rank: int, device: torch.device) -> RankExchange:
     sent = [partition.localise(partition.received(other, rank))[1] for other in range(partition.ranks)]
     received = [partition.received(rank, other) for other in range(partition.ranks)]
+    # [tokens] from each source -> [received]
     packed = np.concatenate(received)
     order = np.argsort(packed, kind="stable")
     owner, local = partition.localise(packed[order])
 
-    def place(rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(rows).to(device)
+    def place(indices: Int64[np.ndarray, "tokens"]) -> Int64[Tensor, "tokens"]:
+        return torch.from_numpy(indices).to(device)
 
-    return Traffic(
+    return RankExchange(
         rank=rank,
         ranks=partition.ranks,
         local_tokens=partition.local_tokens,
+        # [tokens] for each destination -> [sent]
         send=place(np.concatenate(sent)),
-        send_rows=[len(rows) for rows in sent],
-        receive_rows=[len(rows) for rows in received],
+        send_tokens=[len(tokens) for tokens in sent],
+        receive_tokens=[len(tokens) for tokens in received],
         order=None if (order[1:] > order[:-1]).all() else place(order),
         all_gathered=place(owner * partition.local_tokens + local),
         gathered=place(GatheredKeys(partition, rank).order),

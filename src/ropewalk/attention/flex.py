@@ -14,11 +14,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
-from ropewalk.attention.bias import Alibi, Fire, ScoreMod
+from ropewalk.attention.bias import Alibi, Fire, Index, Score, ScoreMod
 from ropewalk.attention.exchange import Block, fetch_gathered, plan_traffic, return_gathered
 from ropewalk.attention.gathered_keys import GatheredKeys
 from ropewalk.attention.merge import sink
@@ -27,6 +27,7 @@ from ropewalk.core.error import UserError
 from ropewalk.partition.partition import Partition
 
 BLOCK_TOKENS = 128
+BlockLists = tuple[Int32[Tensor, "1 1 blocks"], Int32[Tensor, "1 1 blocks key_blocks"]]
 
 _masks: WeakKeyDictionary[Partition, dict[int, BlockMask]] = WeakKeyDictionary()
 
@@ -42,12 +43,15 @@ def attend_flex(
     scores: Scores,
     score_mod: ScoreMod | None = None,
 ) -> Float[Tensor, "local heads head_dim"]:
-    """Causal attention within documents; padding gets zeros. ``score_mod`` is FlexAttention's, on joint rows.
+    """Causal attention within documents; padding gets zeros. ``score_mod`` is FlexAttention's, on gathered keys.
 
     See context_parallel.attend for the rest.
     """
     rank = 0 if group is None else dist.get_rank(group)
+    # twice [local, kv_heads, head_dim] -> [local, both_heads, head_dim] -> [gathered, both_heads, head_dim]
+    # -> twice [gathered, kv_heads, head_dim]
     key, value = _Gather.apply(torch.cat([key, value], dim=1), partition, group).chunk(2, dim=1)
+    # [1, heads, tokens, head_dim] each
     out, aux = _kernel(query.device.type)(
         *(tensor.transpose(0, 1)[None] for tensor in (query, key, value)),
         score_mod=score_mod if scores.soft_cap is None else _bend(scores.soft_cap, score_mod),
@@ -56,13 +60,13 @@ def attend_flex(
         enable_gqa=query.shape[1] != key.shape[1],
         return_aux=AuxRequest(lse=True),
     )
-    rows: Tensor = out[0].transpose(0, 1)
+    result: Tensor = out[0].transpose(0, 1)  # [local, heads, head_dim]
     if sinks is not None:
-        rows, _ = sink(rows, aux.lse[0].T, sinks)
+        result, _ = sink(result, aux.lse[0].T, sinks)
     if (partition.segments.document < 0).any():
         real = torch.from_numpy(partition.document_tokens(rank) > 0).to(query.device)
-        rows = rows * real[:, None, None]
-    return rows.to(query.dtype)
+        result = result * real[:, None, None]
+    return result.to(query.dtype)
 
 
 def attend_biased(
@@ -82,9 +86,9 @@ def attend_biased(
     """
     if partition.ranks > 1:
         raise UserError(
-            "a bias needs whole rows on a rank",
+            "a bias needs whole sequences on a rank",
             where="parallel.context_parallel",
-            why=f"rows are cut over {partition.ranks} ranks, and a bias knows the positions of one rank's keys",
+            why=f"sequences are cut over {partition.ranks} ranks, and a bias knows the positions of one rank's keys",
             fix="use parallel.context_parallel=1, or layers without a bias",
         )
     exact = torch.promote_types(query.dtype, torch.float32)
@@ -117,7 +121,7 @@ def make_block_mask(
     whole = (other >= highest) & (stop <= soonest)
     lower, upper = (torch.from_numpy(bound).to(device) for bound in (first, last))
 
-    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    def sees(batch: Index, head: Index, query: Index, key: Index) -> Bool[Tensor, "..."]:
         return (key <= upper[query]) & (key >= lower[query])
 
     return BlockMask.from_kv_blocks(
@@ -130,7 +134,7 @@ def make_block_mask(
 
 
 class _Gather(torch.autograd.Function):
-    """A rank's joint rows out of everybody's own."""
+    """A rank's gathered keys out of everybody's own."""
 
     @staticmethod
     def forward(ctx: Any, own: Block, partition: Partition, group: dist.ProcessGroup | None) -> Block:
@@ -141,7 +145,7 @@ class _Gather(torch.autograd.Function):
         return next(fetch_gathered(own, plan_traffic(partition, dist.get_rank(group), own.device), group))
 
     @staticmethod
-    def backward(ctx: Any, grad: Block) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Block) -> tuple[Block, None, None]:
         partition, group = ctx.settings
         if not partition.exchanges:
             return grad, None, None
@@ -162,14 +166,14 @@ def _find_mask(partition: Partition, rank: int, device: torch.device) -> BlockMa
 def _bend(soft_cap: float, score_mod: ScoreMod | None) -> ScoreMod:
     """FlexAttention's way of a soft cap; what ``score_mod`` adds is added before."""
 
-    def bend(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    def bend(score: Score, batch: Index, head: Index, query: Index, key: Index) -> Score:
         inputs = score if score_mod is None else score_mod(score, batch, head, query, key)
         return soft_cap * torch.tanh(inputs / soft_cap)
 
     return bend
 
 
-def _list_blocks(chosen: Bool[np.ndarray, "blocks key_blocks"], device: torch.device) -> tuple[Tensor, Tensor]:
+def _list_blocks(chosen: Bool[np.ndarray, "blocks key_blocks"], device: torch.device) -> BlockLists:
     """How many blocks each block of queries has, and their numbers, those that it has first."""
     order = np.argsort(~chosen, axis=1, kind="stable").astype(np.int32)
     count = chosen.sum(axis=1, dtype=np.int32)

@@ -1,7 +1,7 @@
 """Attention results that a recomputed block keeps: output and log-sum-exp, so that scores are computed once.
 
 Activation recomputing runs a block again in the backward pass. Of all operations in it, only attention grows with
-the square of a document's length, and its backward needs only one row of the model's width per token. So the first
+the square of a document's length, and its backward needs only one vector of the model's width per token. So the first
 run stores these results and the second run reads them. The backward pass may run in a thread of its own, and each
 thread has its own context variable; this is why the cache is set as a context of both runs.
 """
@@ -9,23 +9,25 @@ thread has its own context variable; this is why the cache is set as a context o
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 
+from jaxtyping import Float
 from torch import Tensor
 
-Result = tuple[Tensor, Tensor]
+Output = Float[Tensor, "local heads head_dim"]
+LogSum = Float[Tensor, "local heads"]
 
 
 class AttentionCache:
     """The results of one block's attention calls, in order: written in the first run, read in any later one."""
 
     def __init__(self) -> None:
-        self._results: list[Result] = []
+        self._results: list[tuple[Output, LogSum]] = []
         self._next: int | None = None
 
     def rewind(self, *, read: bool) -> None:
         """Begin a run of the block: one that reads, or the first."""
         self._next = 0 if read else None
 
-    def recall(self) -> Result | None:
+    def recall(self) -> tuple[Output, LogSum] | None:
         """The results of the call that comes now; None in the first run."""
         if self._next is None:
             return None
@@ -34,16 +36,16 @@ class AttentionCache:
         # Views of their own: what autograd gets as an output is tied to its graph.
         return result[0].detach(), result[1].detach()
 
-    def write(self, out: Tensor, logsum: Tensor) -> None:
+    def write(self, out: Output, logsum: LogSum) -> None:
         """Keep the results of a call of the first run."""
         self._results.append((out.detach(), logsum.detach()))
 
 
-_current: ContextVar[AttentionCache | None] = ContextVar("tape", default=None)
+_current: ContextVar[AttentionCache | None] = ContextVar("attention cache", default=None)
 
 
 def current_cache() -> AttentionCache | None:
-    """The tape of the block that runs now in this thread; None where nothing is kept."""
+    """The cache of the block that runs now in this thread; None where nothing is kept."""
     return _current.get()
 
 
@@ -54,15 +56,15 @@ def cache_attention() -> tuple[AbstractContextManager[None], AbstractContextMana
 
 
 class _Running(AbstractContextManager[None]):
-    """The tape is current. Entered once for every backward pass, which a generator's context could not be."""
+    """The cache is current. Entered once for every backward pass, which a generator's context could not be."""
 
     def __init__(self, cache: AttentionCache, *, read: bool) -> None:
-        self._tape, self._read = cache, read
+        self._cache, self._read = cache, read
         self._before: list[Token[AttentionCache | None]] = []
 
     def __enter__(self) -> None:
-        self._tape.rewind(read=self._read)
-        self._before.append(_current.set(self._tape))
+        self._cache.rewind(read=self._read)
+        self._before.append(_current.set(self._cache))
 
     def __exit__(self, *error: object) -> None:
         _current.reset(self._before.pop())

@@ -15,22 +15,22 @@ from torch import Tensor
 
 from ropewalk.shape.shared_heads import count_shared_heads
 
-
-def tokens_to_heads(rows: Float[Tensor, "local heads head_dim"], ulysses_group: dist.ProcessGroup) -> Tensor:
-    """[local, heads, head_dim] -> [group tokens, heads / degree, head_dim]: the group's tokens, a part of the heads.
-
-    Differentiable.
-    """
-    swapped: Tensor = _TokensToHeads.apply(rows, ulysses_group)
-    return swapped
+TokenShard = Float[Tensor, "local heads head_dim"]
+"""A rank's own tokens with all heads."""
+HeadShard = Float[Tensor, "group_tokens some_heads head_dim"]
+"""All tokens of the rank's Ulysses group with heads / degree of the heads."""
 
 
-def heads_to_tokens(
-    rows: Float[Tensor, "group_tokens some_heads head_dim"], ulysses_group: dist.ProcessGroup
-) -> Tensor:
-    """[group tokens, heads / degree, head_dim] -> [local, heads, head_dim]; the inverse of ``tokens_to_heads``."""
-    swapped: Tensor = _HeadsToTokens.apply(rows, ulysses_group)
-    return swapped
+def tokens_to_heads(own: TokenShard, ulysses_group: dist.ProcessGroup) -> HeadShard:
+    """The group's tokens for a part of the heads, from own tokens with all heads. Differentiable."""
+    exchanged: Tensor = _TokensToHeads.apply(own, ulysses_group)
+    return exchanged
+
+
+def heads_to_tokens(own: HeadShard, ulysses_group: dist.ProcessGroup) -> TokenShard:
+    """The inverse of ``tokens_to_heads``. Differentiable."""
+    exchanged: Tensor = _HeadsToTokens.apply(own, ulysses_group)
+    return exchanged
 
 
 def repeat_kv(
@@ -40,8 +40,9 @@ def repeat_kv(
 
     Raises UserError where the heads cannot be split.
     """
-    needed = count_shared_heads(heads, kv.shape[1], ulysses_degree)
-    return kv.repeat_interleave(needed // kv.shape[1], dim=1)
+    kept = count_shared_heads(heads, kv.shape[1], ulysses_degree)
+    # [local, kv_heads, head_dim] -> [local, repeated, head_dim]
+    return kv.repeat_interleave(kept // kv.shape[1], dim=1)
 
 
 _groups: WeakKeyDictionary[dist.ProcessGroup, dict[int, tuple[dist.ProcessGroup | None, dist.ProcessGroup]]] = (
@@ -77,37 +78,40 @@ def _make_ulysses_groups(
 
 class _TokensToHeads(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, ulysses_group: dist.ProcessGroup) -> Tensor:
+    def forward(ctx: Any, own: TokenShard, ulysses_group: dist.ProcessGroup) -> HeadShard:
         ctx.ulysses_group = ulysses_group
-        return _gather_rows(rows, ulysses_group)
+        return _gather_tokens(own, ulysses_group)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: HeadShard) -> tuple[TokenShard, None]:
         return _gather_heads(grad, ctx.ulysses_group), None
 
 
 class _HeadsToTokens(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, ulysses_group: dist.ProcessGroup) -> Tensor:
+    def forward(ctx: Any, own: HeadShard, ulysses_group: dist.ProcessGroup) -> TokenShard:
         ctx.ulysses_group = ulysses_group
-        return _gather_heads(rows, ulysses_group)
+        return _gather_heads(own, ulysses_group)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _gather_rows(grad, ctx.ulysses_group), None
+    def backward(ctx: Any, grad: TokenShard) -> tuple[HeadShard, None]:
+        return _gather_tokens(grad, ctx.ulysses_group), None
 
 
-def _gather_rows(rows: Tensor, ulysses_group: dist.ProcessGroup) -> Tensor:
+def _gather_tokens(own: TokenShard, ulysses_group: dist.ProcessGroup) -> HeadShard:
     ulysses_degree = dist.get_world_size(ulysses_group)
-    outgoing = rows.unflatten(1, (ulysses_degree, -1)).transpose(0, 1).contiguous()  # [member, local, heads, head_dim]
+    # [local, heads, head_dim] -> [degree, local, heads / degree, head_dim]: a part for each rank of the group
+    outgoing = own.unflatten(1, (ulysses_degree, -1)).transpose(0, 1).contiguous()
     incoming = torch.empty_like(outgoing)
     dist.all_to_all_single(incoming, outgoing, group=ulysses_group)
     return incoming.flatten(0, 1)
 
 
-def _gather_heads(rows: Tensor, ulysses_group: dist.ProcessGroup) -> Tensor:
+def _gather_heads(own: HeadShard, ulysses_group: dist.ProcessGroup) -> TokenShard:
     ulysses_degree = dist.get_world_size(ulysses_group)
-    outgoing = rows.unflatten(0, (ulysses_degree, -1)).contiguous()
+    # [group_tokens, heads / degree, head_dim] -> [degree, local, heads / degree, head_dim]
+    outgoing = own.unflatten(0, (ulysses_degree, -1)).contiguous()
     incoming = torch.empty_like(outgoing)
     dist.all_to_all_single(incoming, outgoing, group=ulysses_group)
+    # -> [local, degree, heads / degree, head_dim] -> [local, heads, head_dim]
     return incoming.transpose(0, 1).flatten(1, 2)

@@ -11,26 +11,37 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int32, Int64
+from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
-from ropewalk.attention.cpu_schedule import sliced, split_layers
+from ropewalk.attention.cpu_schedule import split_layers
 from ropewalk.attention.gathered_keys import GatheredKeys
-from ropewalk.attention.schedule import BackwardInputs, Calls, KeyRows, QueryRows, Schedule, Scores
+from ropewalk.attention.schedule import (
+    AttentionSchedule,
+    BackwardInputs,
+    CallGradients,
+    CallResults,
+    Calls,
+    KeyTokens,
+    QueryTokens,
+    Scores,
+)
+from ropewalk.attention.token_selection import TokenSelection, index_tokens, select_ranges
+from ropewalk.core.ranges import expand_ranges
 from ropewalk.partition.partition import Partition
-from ropewalk.partition.segments import Ranges
 from ropewalk.partition.tiles import ALWAYS, TileMask, Tiles
+from ropewalk.partition.token_ranges import TokenRanges
 
 
 class CuSeqlens(NamedTuple):
-    """Where runs laid end to end begin and end: [runs + 1], from 0, as varlen kernels want it; and as plain numbers."""
+    """Where ranges laid end to end begin and end, from 0, as varlen kernels want it; and as plain numbers."""
 
-    tensor: Int32[Tensor, "ends"]
+    tensor: Int32[Tensor, "ranges+1"]
     listed: tuple[int, ...]
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Rows of each run."""
+        """Tokens of each range."""
         return tuple(stop - start for start, stop in pairwise(self.listed))
 
 
@@ -62,138 +73,112 @@ class VarlenTiles:
 
 @runtime_checkable
 class VarlenKernel(Protocol):
-    """A kernel on ragged tiles: rows in, rows out."""
+    """A kernel on varlen tiles: the tokens of all tiles in, laid end to end, and as many results out."""
 
     def attend(
-        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
-    ) -> tuple[Tensor, Tensor]:
-        """Output [queries, heads, head_dim] and log-sum-exp [queries, heads] of each tile by itself."""
+        self, query: QueryTokens, key: KeyTokens, value: KeyTokens, tiles: VarlenTiles, scores: Scores
+    ) -> tuple[QueryTokens, Float[Tensor, "queries heads"]]:
+        """Output and log-sum-exp of each tile by itself."""
 
     def differentiate(
-        self, inputs: BackwardInputs, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, inputs: BackwardInputs, key: KeyTokens, value: KeyTokens, tiles: VarlenTiles, scores: Scores
+    ) -> tuple[QueryTokens, KeyTokens, KeyTokens]:
         """Gradients of queries, keys and values; ``inputs.out`` and ``inputs.logsum`` are those over all tiles."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Runs of rows of a tensor, laid end to end: a slice where they are one run, else by index."""
-
-    starts: tuple[int, ...]
-    lengths: tuple[int, ...]
-    index: Tensor | slice
-
-    def take(self, tensor: Tensor) -> Tensor:
-        """[rows, ...] -> [taken, ...]; a view where the rows are one run."""
-        taken: Tensor = tensor[self.index] if isinstance(self.index, slice) else tensor.index_select(0, self.index)
-        return taken
-
-    def add(self, tensor: Tensor, parts: Tensor) -> None:
-        """Add [taken, ...] to the rows in ``tensor``, run after run: runs may overlap."""
-        for start, length, part in zip(self.starts, self.lengths, parts.split(self.lengths), strict=True):
-            tensor[start : start + length] += part
-
-
-@dataclass(frozen=True, slots=True)
 class VarlenCall:
-    """One launch of a ragged kernel."""
+    """One launch of a varlen kernel."""
 
-    query: Run
-    key: Run
+    query: TokenSelection
+    key: TokenSelection
     tiles: VarlenTiles
     kernel: VarlenKernel = field(repr=False)
 
-    def attend(self, query: QueryRows, key: KeyRows, value: KeyRows, scores: Scores) -> tuple[Tensor, Tensor]:
+    def attend(self, query: QueryTokens, key: KeyTokens, value: KeyTokens, scores: Scores) -> CallResults:
         """See schedule.Call."""
         taken = self.query.take(query), self.key.take(key), self.key.take(value)
         return self.kernel.attend(*taken, self.tiles, scores)
 
-    def differentiate(
-        self, inputs: BackwardInputs, key: KeyRows, value: KeyRows, scores: Scores
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def differentiate(self, inputs: BackwardInputs, key: KeyTokens, value: KeyTokens, scores: Scores) -> CallGradients:
         """See schedule.Call."""
         mine = BackwardInputs(
             *(self.query.take(each) for each in (inputs.query, inputs.grad, inputs.out, inputs.logsum))
         )
         return self.kernel.differentiate(mine, self.key.take(key), self.key.take(value), self.tiles, scores)
 
-    def add_to_keys(self, total: Tensor, d_key: Tensor, d_value: Tensor) -> None:
+    def add_to_keys(
+        self,
+        total: Float[Tensor, "keys both_heads head_dim"],
+        d_key: Float[Tensor, "read kv_heads head_dim"],
+        d_value: Float[Tensor, "read kv_heads head_dim"],
+    ) -> None:
         """See schedule.Call."""
+        # twice [read, kv_heads, head_dim] -> [read, both_heads, head_dim]
         self.key.add(total, torch.cat([d_key, d_value], dim=1))
 
 
-def schedule_varlen(partition: Partition, rank: int, *, kernel: VarlenKernel, device: torch.device) -> Schedule:
+def schedule_varlen(
+    partition: Partition, rank: int, *, kernel: VarlenKernel, device: torch.device
+) -> AttentionSchedule:
     """The rank's calls under a partition, all tiles of a layer in one."""
-    lay = _Layer(kernel, device)
-    steps = tuple(tuple(lay.layers(tiles)) for tiles in partition.tiles(rank))
-    return Schedule(rank, lay.causal_tiles(partition.causal_tiles(rank), partition.local_tokens), steps)
+    maker = _CallMaker(kernel, device)
+    steps = tuple(tuple(maker.layers(tiles)) for tiles in partition.tiles(rank))
+    return AttentionSchedule(rank, maker.causal_tiles(partition.causal_tiles(rank), partition.local_tokens), steps)
 
 
-def schedule_gathered(partition: Partition, rank: int, *, kernel: VarlenKernel, device: torch.device) -> Schedule:
-    """One call for all of the rank's pieces, each on all the keys that it sees among own and received rows."""
-    gathered = GatheredKeys(partition, rank)
-    start, tokens, key, keys = gathered.find_visible_keys()
+def schedule_gathered(
+    partition: Partition, rank: int, *, kernel: VarlenKernel, device: torch.device
+) -> AttentionSchedule:
+    """One call for all of the rank's segments, each on all keys that it sees among own and received ones."""
+    queries, keys = GatheredKeys(partition, rank).find_visible_keys()
     nothing = Calls((), slice(None), None)
-    if not len(start):  # the rank has padding only, and still takes part
-        return Schedule(rank, nothing, ((), ()), gathered=True)
-    ahead = keys - tokens
-    window = np.full(len(start), -ALWAYS) if partition.window is None else ahead - partition.window + 1
-    columns = np.stack([start, tokens, key, keys, ahead, window], axis=1)
-    calls = Calls(
-        (_Layer(kernel, device).call(columns),), _on_device(sliced(_spread_runs(start, tokens)), device), None
-    )
-    return Schedule(rank, nothing, ((), (calls,)), gathered=True)
+    if not len(queries):  # the rank has padding only, and still takes part
+        return AttentionSchedule(rank, nothing, ((), ()), gathered=True)
+    ahead = keys.length - queries.length
+    window = np.full(len(queries), -ALWAYS) if partition.window is None else ahead - partition.window + 1
+    # six columns [tiles] -> [tiles, 6]
+    columns = np.stack([queries.start, queries.length, keys.start, keys.length, ahead, window], axis=1)
+    calls = Calls((_CallMaker(kernel, device).call(columns),), index_tokens(queries.expand(), device), None)
+    return AttentionSchedule(rank, nothing, ((), (calls,)), gathered=True)
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    """Lays tiles out, for one kernel on one device."""
+class _CallMaker:
+    """Makes calls of tiles, for one kernel on one device."""
 
     kernel: VarlenKernel
     device: torch.device
 
-    def causal_tiles(self, tiles: Tiles, rows: int) -> Calls:
-        """All triangles, which cover all rows but padding; that gets the row of zeros."""
+    def causal_tiles(self, tiles: Tiles, local_tokens: int) -> Calls:
+        """All causal tiles, which cover all of the rank's tokens but padding; that gets zeros."""
         columns = tiles.columns[np.argsort(tiles.columns[:, 0], kind="stable")]
         if not len(columns):
             return Calls((), slice(None), None)
         covered, calls = int(columns[:, 1].sum()), (self.call(columns),)
-        if covered == rows:
+        if covered == local_tokens:
             return Calls(calls, slice(None), None)
-        order = np.full(rows, covered)
-        order[_spread_runs(columns[:, 0], columns[:, 1])] = np.arange(covered)
+        order = np.full(local_tokens, covered)
+        order[expand_ranges(columns[:, 0], columns[:, 1])] = np.arange(covered)
         return Calls(calls, slice(None), torch.from_numpy(order).to(self.device))
 
     def layers(self, tiles: Tiles) -> list[Calls]:
         """Other tiles, in as few calls as keep the queries of a call disjoint."""
         found = []
         for columns in split_layers(tiles):
-            rows = sliced(_spread_runs(columns[:, 0], columns[:, 1]))
-            found.append(Calls((self.call(columns),), _on_device(rows, self.device), None))
+            tokens = index_tokens(expand_ranges(columns[:, 0], columns[:, 1]), self.device)
+            found.append(Calls((self.call(columns),), tokens, None))
         return found
 
     def call(self, columns: Int64[np.ndarray, "tiles 6"]) -> VarlenCall:
         """One launch for tiles given as the columns of partition/tiles."""
         masks = [TileMask.from_columns(causal, window) for causal, window in columns[:, 4:].tolist()]
-        queries, keys = (_cu_seqlens(columns[:, place], self.device) for place in (1, 3))
-        query, key = (self.run(columns[:, place], columns[:, place + 1]) for place in (0, 2))
-        return VarlenCall(query, key, VarlenTiles(queries, keys, tuple(masks)), self.kernel)
-
-    def run(self, start: np.ndarray, length: np.ndarray) -> Run:
-        """Runs of rows by their starts and lengths."""
-        index = _on_device(sliced(_spread_runs(start, length)), self.device)
-        return Run(tuple(start.tolist()), tuple(length.tolist()), index)
+        queries, keys = (TokenRanges.from_lengths(columns[:, place], columns[:, place + 1]) for place in (0, 2))
+        of_queries, of_keys = (_cu_seqlens(each.length, self.device) for each in (queries, keys))
+        tiles = VarlenTiles(of_queries, of_keys, tuple(masks))
+        return VarlenCall(select_ranges(queries, self.device), select_ranges(keys, self.device), tiles, self.kernel)
 
 
-def _cu_seqlens(lengths: np.ndarray, device: torch.device) -> CuSeqlens:
+def _cu_seqlens(lengths: Int64[np.ndarray, "ranges"], device: torch.device) -> CuSeqlens:
     ends = np.append(0, np.cumsum(lengths)).astype(np.int32)
     return CuSeqlens(torch.from_numpy(ends).to(device), tuple(ends.tolist()))
-
-
-def _spread_runs(start: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """All indices of the runs, one run after the other."""
-    return Ranges(start, start + length).expand()
-
-
-def _on_device(rows: Tensor | slice, device: torch.device) -> Tensor | slice:
-    return rows if isinstance(rows, slice) else rows.to(device)

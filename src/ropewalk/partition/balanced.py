@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int64
 
-from ropewalk.partition.segments import Documents, Ownership
+from ropewalk.partition.segments import Ownership, PackedDocuments
 
 SMALLEST_TOKENS = 64
-"""No piece is smaller, unless its document is, or a rank would miss its work by more than 1 %."""
+"""No segment is smaller, unless its document is, or a rank would miss its work by more than 1 %."""
 _GRID = 128
 _NEIGHBOURS = 4 * SMALLEST_TOKENS
 _SLACK = 0.01
@@ -52,13 +52,15 @@ class _Rest:
         pairs: np.ndarray = self.pairs_before[entry] + self._head_pairs(entry, tokens - self.tokens_before[entry])
         return pairs
 
-    def _head_pairs(self, entry: slice | np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    def _head_pairs(
+        self, entry: slice | Int64[np.ndarray, "choices"], tokens: Int64[np.ndarray, "choices"]
+    ) -> Int64[np.ndarray, "choices"]:
         pairs: np.ndarray = self.real[entry] * (tokens * self.first[entry] + tokens * (tokens + 1) // 2)
         return pairs
 
 
-def own_balanced(documents: Documents, ranks: int) -> Ownership:
-    """Equal tokens and nearly equal pairs for each rank, in few and long pieces."""
+def own_balanced(documents: PackedDocuments, ranks: int) -> Ownership:
+    """Equal tokens and nearly equal pairs for each rank, in few and long segments."""
     ranges = documents.ranges
     order = np.argsort(np.where(documents.real, ranges.length, 0), kind="stable")
     rest = _Rest(ranges.start[order], np.zeros_like(order), ranges.length[order], documents.real[order])
@@ -79,11 +81,11 @@ def own_balanced(documents: Documents, ranks: int) -> Ownership:
 def _choose(rest: _Rest, share: int, wanted: float) -> int:
     """How many of ``share`` tokens to take from the dear end of the list, the others from the cheap end.
 
-    The number that comes nearest to ``wanted`` pairs; then, close by, the best one that leaves no crumbs.
+    The number that comes nearest to ``wanted`` pairs; then, close by, the best one that leaves no short segments.
     """
     total, pairs = rest.tokens_before[-1], rest.pairs_before[-1]
 
-    def miss(dear: np.ndarray) -> np.ndarray:
+    def miss(dear: Int64[np.ndarray, "choices"]) -> Float64[np.ndarray, "choices"]:
         missed: np.ndarray = np.abs(rest.count_head(share - dear) + pairs - rest.count_head(total - dear) - wanted)
         return missed
 
@@ -101,8 +103,8 @@ def _choose(rest: _Rest, share: int, wanted: float) -> int:
     return int(near[neat] if clean[neat] and missed[neat] <= _SLACK * wanted else near[missed.argmin()])
 
 
-def _is_clean(rest: _Rest, edge: np.ndarray) -> np.ndarray:
-    """Whether a cut after ``edge`` tokens of the list leaves no crumb of a real document on either side."""
+def _is_clean(rest: _Rest, edge: Int64[np.ndarray, "choices"]) -> Bool[np.ndarray, "choices"]:
+    """Whether a cut after ``edge`` tokens of the list leaves no short segment of a real document on either side."""
     entry = np.minimum(np.searchsorted(rest.tokens_before, edge, side="right") - 1, len(rest) - 1)
     before = edge - rest.tokens_before[entry]
     after = rest.tokens[entry] - before
@@ -111,7 +113,7 @@ def _is_clean(rest: _Rest, edge: np.ndarray) -> np.ndarray:
     return clean
 
 
-def _take(rest: _Rest, cheap: int, dear: int) -> tuple[np.ndarray, _Rest]:
+def _take(rest: _Rest, cheap: int, dear: int) -> tuple[Int64[np.ndarray, "taken"], _Rest]:
     """Starts of the first ``cheap`` and the last ``dear`` tokens of the list, entry by entry, and what is left."""
     low, high = cheap, int(rest.tokens_before[-1]) - dear
     from_low = np.clip(low - rest.tokens_before[:-1], 0, rest.tokens)

@@ -16,7 +16,7 @@ from ropewalk.partition.ulysses import AnyPartition, UlyssesPartition, partition
 from ropewalk.shape.shared_heads import count_shared_heads
 
 _CLEARLY = 0.98
-"""Heads are cut where that is cheaper by this factor: a tie goes to rows, which need no equal heads."""
+"""Heads are cut where that is cheaper by this factor: a tie goes to tokens, which need no equal heads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +33,15 @@ class Sharing:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class PartitionChoice:
     """A partition, and why it is this one: each way that was looked at with its cost, in pairs of a rank."""
 
     partition: AnyPartition
     costs: dict[int, float]
-    """By the number of ranks that share heads; 1 is rows alone."""
+    """By the number of ranks that share heads; 1 is tokens alone."""
 
     def explain(self) -> str:
-        """The choice in a line, beside rows alone and the best other way of sharing heads."""
+        """The choice in a line, beside tokens alone and the best other way of sharing heads."""
         chosen = self.partition.ulysses_degree if isinstance(self.partition, UlyssesPartition) else 1
         others = sorted((each for each in self.costs if each != chosen), key=lambda each: (each > 1, self.costs[each]))
         told = [
@@ -63,7 +63,9 @@ def make_sharing(
     return Sharing(heads, price_of(heads, device=device, element_bytes=element_bytes), layout, exchange, ulysses_degree)
 
 
-def choose_partition(document: Int32[np.ndarray, "rows context"], *, ranks: int, sharing: Sharing) -> Choice:
+def choose_partition(
+    document: Int32[np.ndarray, "sequences context"], *, ranks: int, sharing: Sharing
+) -> PartitionChoice:
     """The cheapest partition that ``sharing`` allows; see ``partition_tokens``.
 
     Raises UserError where ranks make no groups of the degree that was asked for, or heads cannot be split over them.
@@ -82,7 +84,7 @@ def choose_partition(document: Int32[np.ndarray, "rows context"], *, ranks: int,
         if ulysses_degree == 1 and costs[1] * _CLEARLY <= _least(partition):
             break
     best = min(costs, key=lambda ulysses_degree: costs[ulysses_degree] * (_CLEARLY if ulysses_degree == 1 else 1))
-    return Choice(found[best], costs)
+    return PartitionChoice(found[best], costs)
 
 
 def _list_degrees(ranks: int, sharing: Sharing) -> list[int]:
@@ -91,7 +93,7 @@ def _list_degrees(ranks: int, sharing: Sharing) -> list[int]:
         count_shared_heads(heads, kv_heads, sharing.ulysses_degree)
         return [sharing.ulysses_degree]
     if sharing.exchange != "auto":
-        return [1]  # an exchange of rows was asked for
+        return [1]  # an exchange of keys was asked for
     return [
         ulysses_degree
         for ulysses_degree in range(1, ranks + 1)
@@ -113,14 +115,14 @@ def _price(partition: AnyPartition, sharing: Sharing) -> float:
     if isinstance(partition, UlyssesPartition):
         token_partition, ulysses_degree = partition.token_partition, partition.ulysses_degree
     assert not isinstance(token_partition, UlyssesPartition)
-    rows, _ = price_segments(
+    token_pairs, _ = price_segments(
         token_partition.segments, token_partition.ranks, window=None, price=price, exchange=token_partition.exchange
     )
     if ulysses_degree == 1:
-        return rows
+        return token_pairs
     kept = count_shared_heads(sharing.heads.heads, sharing.heads.kv_heads, ulysses_degree)
-    swapped = partition.local_tokens * (ulysses_degree - 1) / ulysses_degree
-    return rows / ulysses_degree + swapped * price.swap_pairs(kept) + 4 * price.message_pairs
+    sent = partition.local_tokens * (ulysses_degree - 1) / ulysses_degree
+    return token_pairs / ulysses_degree + sent * price.all_to_all_pairs(kept) + 4 * price.message_pairs
 
 
 def _least(partition: AnyPartition) -> float:
@@ -129,4 +131,4 @@ def _least(partition: AnyPartition) -> float:
 
 
 def _name(ulysses_degree: int) -> str:
-    return "rows alone" if ulysses_degree == 1 else f"heads over {ulysses_degree} ranks"
+    return "tokens alone" if ulysses_degree == 1 else f"heads over {ulysses_degree} ranks"

@@ -44,23 +44,25 @@ _GRADIENT_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """In attention pairs: to send one key row (there, and its gradient back), to begin a tile, to begin a message.
+    """What things cost, in attention pairs.
 
-    ``query_pairs`` is what one token's queries and output cost that are swapped, and their gradients, where heads are
+    They are: to send one key with its value there and their gradients back, to begin a tile, to begin a message.
+
+    ``query_pairs`` is what one token's queries and output cost in an all-to-all, and their gradients, where heads are
     cut; None if that is not known. ``overlaps``: what travels while its receiver computes costs a quarter.
     """
 
-    row_pairs: float = 128
+    key_pairs: float = 128
     tile_pairs: float = 2048
     message_pairs: float = 32768
     query_pairs: float | None = None
     kv_heads: int = 1
     overlaps: bool = False
 
-    def swap_pairs(self, kept_heads: int) -> float:
-        """For one token whose heads are swapped, ``kept_heads`` of them keys after copies are made."""
+    def all_to_all_pairs(self, kept_heads: int) -> float:
+        """For one token whose heads go through the all-to-alls, ``kept_heads`` of them keys after copies are made."""
         assert self.query_pairs is not None
-        return self.query_pairs + self.row_pairs * kept_heads / self.kv_heads
+        return self.query_pairs + self.key_pairs * kept_heads / self.kv_heads
 
 
 PRICE = Price()
@@ -76,7 +78,7 @@ def price_of(heads: Heads, *, device: str, element_bytes: int) -> Price:
     pair_seconds = 14 * heads.heads * heads.head_dim / kind.attention_flops
     byte_pairs = 1 / kind.link_bytes_per_second / pair_seconds
     return Price(
-        row_pairs=2 * heads.kv_heads * heads.head_dim * (element_bytes + _GRADIENT_BYTES) * byte_pairs,
+        key_pairs=2 * heads.kv_heads * heads.head_dim * (element_bytes + _GRADIENT_BYTES) * byte_pairs,
         tile_pairs=kind.tile_seconds / pair_seconds,
         message_pairs=kind.message_seconds / pair_seconds,
         query_pairs=4 * heads.heads * heads.head_dim * element_bytes * byte_pairs,
@@ -88,25 +90,26 @@ def price_of(heads: Heads, *, device: str, element_bytes: int) -> Price:
 def count_pairs(segments: Segments, ranks: int, window: int | None = None) -> Int64[np.ndarray, "ranks"]:
     """(query, key) pairs inside the document-causal mask, and the window if there is one, on each rank."""
     real = segments.document >= 0
-    pairs = pairs_before(segments.stop - segments.begin, window) - pairs_before(segments.start - segments.begin, window)
+    start, stop = segments.ranges.start - segments.begin, segments.ranges.stop - segments.begin
+    pairs = pairs_before(stop, window) - pairs_before(start, window)
     counts = np.zeros(ranks, dtype=np.int64)
     np.add.at(counts, segments.owner[real], pairs[real])
     return counts
 
 
-def pairs_before(tokens: np.ndarray, window: int | None) -> np.ndarray:
+def pairs_before(tokens: Int64[np.ndarray, "segments"], window: int | None) -> Int64[np.ndarray, "segments"]:
     """Pairs of a document's first ``tokens`` queries: sum of min(t, window) over t = 1 to tokens."""
     inside = tokens if window is None else np.minimum(tokens, window)
     pairs: np.ndarray = inside * (inside + 1) // 2 + (tokens - inside) * inside
     return pairs
 
 
-def count_rows(segments: Segments, ranks: int, window: int | None = None) -> Int64[np.ndarray, "ranks ranks"]:
-    """Key rows that rank [i] must receive from rank [j]: only those that its tiles read."""
+def count_traffic_tokens(segments: Segments, ranks: int, window: int | None = None) -> Int64[np.ndarray, "ranks ranks"]:
+    """Tokens whose keys rank [i] must receive from rank [j]: only those that its tiles read."""
     needed_keys = find_needed_keys(segments, ranks, window)
-    rows = np.zeros((ranks, ranks), dtype=np.int64)
-    np.add.at(rows, (needed_keys.rank, segments.owner[needed_keys.segment]), needed_keys.stop - needed_keys.start)
-    return rows
+    traffic = np.zeros((ranks, ranks), dtype=np.int64)
+    np.add.at(traffic, (needed_keys.rank, segments.owner[needed_keys.segment]), needed_keys.ranges.length)
+    return traffic
 
 
 def count_own_pairs(segments: Segments, ranks: int) -> Int64[np.ndarray, "ranks"]:
@@ -114,7 +117,7 @@ def count_own_pairs(segments: Segments, ranks: int) -> Int64[np.ndarray, "ranks"
     real = segments.document >= 0
     document, owner = segments.begin[real], segments.owner[real]
     shares, which = np.unique(document * ranks + owner, return_inverse=True)
-    tokens = np.bincount(which, weights=(segments.stop - segments.start)[real]).astype(np.int64)
+    tokens = np.bincount(which, weights=segments.ranges.length[real]).astype(np.int64)
     counts = np.zeros(ranks, dtype=np.int64)
     np.add.at(counts, shares % ranks, tokens * (tokens + 1) // 2)
     return counts
@@ -129,17 +132,17 @@ def price_segments(
         np.bincount(segments.owner[segments.document >= 0], minlength=ranks),
     )
     work = pairs + price.tile_pairs * tiles
-    rows = count_rows(segments, ranks, window)
-    if not rows.any():
+    traffic = count_traffic_tokens(segments, ranks, window)
+    if not traffic.any():
         return float(work.max()), float(work.mean())
     if exchange == "ring":
-        sent, messages = np.full(ranks, (ranks - 1) * (int(segments.stop[-1]) // ranks)), ranks - 1
+        sent, messages = np.full(ranks, (ranks - 1) * (int(segments.ranges.stop[-1]) // ranks)), ranks - 1
     else:
         # A rank waits for its own link, and where links are shared for everybody's: half of each.
-        sent, messages = (np.maximum(rows.sum(0), rows.sum(1)) + rows.sum() / ranks) / 2, 1
-    waits = price.row_pairs * sent
+        sent, messages = (np.maximum(traffic.sum(0), traffic.sum(1)) + traffic.sum() / ranks) / 2, 1
+    waits = price.key_pairs * sent
     if price.overlaps:
-        # Round a ring all work goes on while blocks travel, but the last block's; else only that on own rows.
+        # Round a ring all work goes on while blocks travel, but the last block's; else only that on own keys.
         hides = work * (1 - 1 / ranks) if exchange == "ring" else np.minimum(count_own_pairs(segments, ranks), work)
         waits = np.maximum(waits - hides, _HIDDEN * waits)
     return float((work + waits).max() + price.message_pairs * messages), float(work.mean())

@@ -17,19 +17,19 @@ def draw(partition: Partition, *, cells: int = 32) -> str:
     cells = min(cells, partition.tokens)
     middle = (np.arange(cells) * 2 + 1) * partition.tokens // (2 * cells)
     owner, _ = partition.localise(middle)
-    segment = np.searchsorted(partition.segments.start, middle, side="right") - 1
+    segment = np.searchsorted(partition.segments.ranges.start, middle, side="right") - 1
     document = partition.segments.document[segment]
     seen = (document[:, None] == document) & (document >= 0) & (middle[:, None] >= middle)
     if partition.window is not None:
         seen &= middle[:, None] - middle < partition.window
     names = np.where(owner[:, None] == owner, ord("0"), ord("a")) + owner[:, None]
-    lines = ["".join(map(chr, row)) for row in np.where(seen, names, ord("."))]
-    received = partition.rows.sum(1)
+    lines = ["".join(map(chr, line)) for line in np.where(seen, names, ord("."))]
+    received = partition.traffic_tokens.sum(1)
     lines += [
         "",
         f"{partition.layout}, {partition.tokens} tokens, work max/mean {partition.balance:.2f}",
         *(
-            f"rank {rank}: {pairs:,} pairs, {received[rank]:,} key rows received"
+            f"rank {rank}: {pairs:,} pairs, {received[rank]:,} keys received"
             for rank, pairs in enumerate(partition.pairs.tolist())
         ),
     ]

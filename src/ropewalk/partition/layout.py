@@ -10,7 +10,7 @@ import numpy as np
 
 from ropewalk.partition.balanced import own_balanced
 from ropewalk.partition.local import own_local
-from ropewalk.partition.segments import Documents, Ownership
+from ropewalk.partition.segments import Ownership, PackedDocuments
 from ropewalk.partition.zigzag import own_zigzag
 
 LAYOUTS = ("auto", "contiguous", "zigzag", "balanced", "local")
@@ -19,12 +19,12 @@ _FEW_DOCUMENTS = 512
 """Up to so many, all layouts are tried; among more, balanced finds shares that nothing beats by much."""
 
 
-def own_contiguous(documents: Documents, ranks: int) -> Ownership:
+def own_contiguous(documents: PackedDocuments, ranks: int) -> Ownership:
     """Rank r owns the r-th of equal ranges: least traffic, and no balance for a long document."""
     return Ownership(np.arange(ranks) * (documents.tokens // ranks), np.arange(ranks))
 
 
-def propose(documents: Documents, ranks: int, layout: str) -> Iterator[tuple[str, Ownership]]:
+def propose(documents: PackedDocuments, ranks: int, layout: str) -> Iterator[tuple[str, Ownership]]:
     """The ownerships that a layout allows, each with the layout's name; where two cost the same, the first is meant."""
     if ranks == 1:
         yield "contiguous" if layout == "auto" else layout, own_contiguous(documents, 1)

@@ -9,18 +9,20 @@ from collections import deque
 from itertools import islice
 
 import numpy as np
+from jaxtyping import Int64
 
-from ropewalk.partition.segments import Documents, Ownership, Ranges
+from ropewalk.partition.segments import Ownership, PackedDocuments
+from ropewalk.partition.token_ranges import TokenRanges
 from ropewalk.partition.zigzag import cut_zigzag
 
-_DEALT_PER_RANK = 16
+_ASSIGNED_PER_RANK = 16
 _CANDIDATES = 48
 _Range = tuple[int, int]
 _Owned = list[tuple[int, int]]
 """Start and owner of ranges."""
 
 
-def own_local(documents: Documents, ranks: int, *, spread_above_tokens: int) -> Ownership:
+def own_local(documents: PackedDocuments, ranks: int, *, spread_above_tokens: int) -> Ownership:
     """Spread documents longer than ``spread_above_tokens``, keep the others whole where they fit."""
     length = documents.ranges.length
     long = documents.real & (length > spread_above_tokens)
@@ -31,19 +33,19 @@ def own_local(documents: Documents, ranks: int, *, spread_above_tokens: int) -> 
 
     short = np.flatnonzero(documents.real & ~long)
     by_length = short[np.argsort(-length[short], kind="stable")]
-    dealt, poured = np.split(by_length, [_DEALT_PER_RANK * ranks])
-    unplaced = _deal(_listed(documents.ranges, dealt), room, owned)
-    rest = deque(sorted(_listed(documents.ranges, poured) + unplaced))
-    _pour(rest, deque(_listed(documents.ranges, np.flatnonzero(~documents.real))), room, owned)
+    large, small = np.split(by_length, [_ASSIGNED_PER_RANK * ranks])
+    unplaced = _assign_each(_listed(documents.ranges, large), room, owned)
+    rest = deque(sorted(_listed(documents.ranges, small) + unplaced))
+    _fill_rooms(rest, deque(_listed(documents.ranges, np.flatnonzero(~documents.real))), room, owned)
     owned.sort()
     return Ownership(*np.array(owned).T)
 
 
-def _listed(ranges: Ranges, chosen: np.ndarray) -> list[_Range]:
+def _listed(ranges: TokenRanges, chosen: Int64[np.ndarray, "chosen"]) -> list[_Range]:
     return list(zip(ranges.start[chosen].tolist(), ranges.stop[chosen].tolist(), strict=True))
 
 
-def _deal(documents: list[_Range], room: list[int], owned: _Owned) -> list[_Range]:
+def _assign_each(documents: list[_Range], room: list[int], owned: _Owned) -> list[_Range]:
     """Give documents, longest first, to the rank with the least work that has room; return those that fit nowhere."""
     work, unplaced = [0] * len(room), []
     for start, stop in documents:
@@ -59,7 +61,7 @@ def _deal(documents: list[_Range], room: list[int], owned: _Owned) -> list[_Rang
     return unplaced
 
 
-def _pour(rest: deque[_Range], padding: deque[_Range], room: list[int], owned: _Owned) -> None:
+def _fill_rooms(rest: deque[_Range], padding: deque[_Range], room: list[int], owned: _Owned) -> None:
     """Fill every rank's room with whole documents, then padding, then a part of a document."""
     wanted, total = sum(stop - start for start, stop in rest), sum(room)
     for rank, space in enumerate(room):

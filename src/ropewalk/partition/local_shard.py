@@ -2,16 +2,17 @@
 token.
 """
 
-from typing import Any
-
 import numpy as np
+from jaxtyping import Shaped
 
 from ropewalk.partition.ulysses import AnyPartition
 
 
-def cut(partition: AnyPartition, rank: int, field: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
-    """The entries of ``field`` [rows, context, ...] that ``rank`` owns, in its local order: [local, ...]."""
+def cut(
+    partition: AnyPartition, rank: int, field: Shaped[np.ndarray, "sequences context ..."]
+) -> Shaped[np.ndarray, "local ..."]:
+    """The entries of ``field`` that ``rank`` owns, in its local order."""
     packed = field.reshape(-1, *field.shape[2:])
     assert len(packed) == partition.tokens, "the field has the shape that the partition was made for"
-    local: np.ndarray[Any, Any] = packed[partition.owned(rank)]
+    local: np.ndarray = packed[partition.owned(rank)]
     return local

@@ -10,36 +10,43 @@ import numpy as np
 from jaxtyping import Int64
 
 from ropewalk.partition.segments import Segments
+from ropewalk.partition.token_ranges import TokenRanges
 
 
 @dataclass(frozen=True, slots=True)
 class NeededKeys:
-    """``rank[i]`` needs the packed rows ``start[i]:stop[i]`` of piece ``segment[i]``; sorted by rank, then packed."""
+    """``rank[i]`` needs the keys of the packed tokens ``ranges[i]``, which lie in ``segment[i]``.
+
+    Sorted by rank, then by packed index.
+    """
 
     rank: Int64[np.ndarray, "needs"]
     segment: Int64[np.ndarray, "needs"]
-    start: Int64[np.ndarray, "needs"]
-    stop: Int64[np.ndarray, "needs"]
+    ranges: TokenRanges
+
+    def of_rank(self, rank: int) -> TokenRanges:
+        """The packed tokens whose keys ``rank`` needs."""
+        return self.ranges.where(self.rank == rank)
 
 
 def find_needed_keys(segments: Segments, ranks: int, window: int | None = None) -> NeededKeys:
     """All keys that some rank needs and does not own."""
-    count = len(segments.start)
+    count = len(segments.ranges)
     following = np.stack([_next_owned(segments, rank) for rank in range(ranks)])
     reader = np.minimum(following, count - 1)
     wanted = (following < count) & (segments.document[reader] == segments.document) & (segments.document >= 0)
     wanted &= segments.owner != np.arange(ranks)[:, None]
     rank, segment = np.nonzero(wanted)
-    start, stop = segments.start[segment], segments.stop[segment]
+    start, stop = segments.ranges.start[segment], segments.ranges.stop[segment]
     if window is not None:
-        start = np.maximum(start, segments.start[reader[rank, segment]] - window + 1)
+        start = np.maximum(start, segments.ranges.start[reader[rank, segment]] - window + 1)
         seen = start < stop
         rank, segment, start, stop = rank[seen], segment[seen], start[seen], stop[seen]
-    return NeededKeys(rank, segment, start, stop)
+    return NeededKeys(rank, segment, TokenRanges(start, stop))
 
 
-def _next_owned(segments: Segments, rank: int) -> np.ndarray:
-    """For every piece the first later piece of ``rank``; the number of pieces where there is none."""
+def _next_owned(segments: Segments, rank: int) -> Int64[np.ndarray, "segments"]:
+    """For every segment the first later segment of ``rank``; the number of segments where there is none."""
     mine = np.flatnonzero(segments.owner == rank)
     after = np.searchsorted(mine, np.arange(len(segments.owner)), side="right")
     return np.append(mine, len(segments.owner))[after]

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from ropewalk.partition.segments import Ranges
+from ropewalk.core.ranges import count_within, expand_ranges
+from ropewalk.partition.token_ranges import TokenRanges
 
-BAND_TOKENS = 128
+WINDOW_QUERY_TOKENS = 128
 """Longest query range of a tile that a window cuts, so that its mask stays small."""
 ALWAYS = 1 << 40
 """A diagonal so far off that it excludes nothing."""
@@ -63,35 +64,35 @@ class Tiles:
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """Runs of a rank's rows in one document each: ``tokens[i]`` of them from ``local[i]`` on.
+    """Ranges of a rank's tokens in one document each: ``tokens[i]`` of them from ``local[i]`` on.
 
-    ``begin`` is where the document is packed, ``packed`` from where to where the run's tokens are; between them there
+    ``begin`` is where the document is packed, ``packed`` from where to where the range's tokens are; between them there
     may be others' tokens.
     """
 
-    packed: Ranges
+    packed: TokenRanges
     local: Int64[np.ndarray, "ranges"]
     tokens: Int64[np.ndarray, "ranges"]
     begin: Int64[np.ndarray, "ranges"]
 
 
-def cut_bands(segments: Queries, window: int | None) -> Queries:
-    """Cut pieces that a window cuts into bands no longer than the window and ``BAND_TOKENS``."""
+def cut_at_window(segments: Queries, window: int | None) -> Queries:
+    """Cut segments that a window cuts into ranges no longer than the window and ``WINDOW_QUERY_TOKENS``."""
     if window is None:
         return segments
     start, stop = segments.packed.start, segments.packed.stop
-    size = np.where(stop - segments.begin > window, min(BAND_TOKENS, window), segments.tokens)
+    size = np.where(stop - segments.begin > window, min(WINDOW_QUERY_TOKENS, window), segments.tokens)
     count = -(-segments.tokens // size)
     segment = np.repeat(np.arange(len(start)), count)
-    offset = (np.arange(len(segment)) - np.repeat(np.cumsum(count) - count, count)) * size[segment]
+    offset = count_within(count) * size[segment]
     tokens = np.minimum(size[segment], segments.tokens[segment] - offset)
     first = start[segment] + offset
-    packed = Ranges(first, np.where(count[segment] == 1, stop[segment], first + tokens))
+    packed = TokenRanges(first, np.where(count[segment] == 1, stop[segment], first + tokens))
     return Queries(packed, segments.local[segment] + offset, tokens, segments.begin[segment])
 
 
 def join_documents(segments: Queries, window: int | None) -> Queries:
-    """Pieces of one document as one run, unless a window cuts them: among a rank's own rows they are side by side."""
+    """Segments of one document as one range, unless a window cuts them: in a rank's local order they adjoin."""
     if not len(segments.local):
         return segments
     first = np.append(True, segments.begin[1:] != segments.begin[:-1])
@@ -101,27 +102,27 @@ def join_documents(segments: Queries, window: int | None) -> Queries:
     kept = np.flatnonzero(first)
     stop = segments.packed.stop[np.append(kept[1:], len(first)) - 1]
     tokens = np.add.reduceat(segments.tokens, kept)
-    return Queries(Ranges(segments.packed.start[kept], stop), segments.local[kept], tokens, segments.begin[kept])
+    return Queries(TokenRanges(segments.packed.start[kept], stop), segments.local[kept], tokens, segments.begin[kept])
 
 
 def make_causal_tiles(queries: Queries) -> Tiles:
-    """Every run against itself."""
+    """Every range against itself."""
     zero = np.zeros_like(queries.local)
     return _tiles(queries.local, queries.tokens, queries.local, queries.tokens, zero, zero - ALWAYS)
 
 
-def make_full_tiles(queries: Queries, block: Ranges, window: int | None) -> Tiles:
-    """Every run against the earlier keys of its document that all of its queries see."""
+def make_full_tiles(queries: Queries, block: TokenRanges, window: int | None) -> Tiles:
+    """Every range against the earlier keys of its document that all of its queries see."""
     key, key_stop = _place(_first_seen_by_all(queries, window), block), _place(queries.packed.start, block)
     some = key < key_stop
     always = np.full(int(some.sum()), ALWAYS)
     return _tiles(queries.local[some], queries.tokens[some], key[some], (key_stop - key)[some], always, -always)
 
 
-def make_window_tiles(queries: Queries, block: Ranges, window: int | None) -> Tiles:
-    """Every run against the keys that only its first queries see, because the window ends in them.
+def make_window_tiles(queries: Queries, block: TokenRanges, window: int | None) -> Tiles:
+    """Every range against the keys that only its first queries see, because the window ends in them.
 
-    One tile for each run of ``block``: a diagonal is one only where keys are packed side by side. Queries that see
+    One tile for each range of ``block``: a diagonal is one only where keys are packed side by side. Queries that see
     none of the tile's keys are left out of it.
     """
     if window is None or not len(block.start):
@@ -130,8 +131,8 @@ def make_window_tiles(queries: Queries, block: Ranges, window: int | None) -> Ti
     first = np.maximum(queries.begin, start - window + 1)
     run = np.searchsorted(block.stop, first, side="right")
     count = np.where(first < stop, np.searchsorted(block.start, stop, side="left") - run, 0)
-    segment = np.repeat(np.arange(len(first)), np.maximum(count, 0))
-    run = run[segment] + np.arange(len(segment)) - np.repeat(np.cumsum(count) - count, count)
+    segment = np.repeat(np.arange(len(first)), count)
+    run = expand_ranges(run, count)
     key, key_stop = np.maximum(first[segment], block.start[run]), np.minimum(stop[segment], block.stop[run])
     seeing = np.minimum(queries.tokens[segment], key_stop - start[segment] + window - 1)
     diagonal = start[segment] - window + 1 - key
@@ -140,20 +141,20 @@ def make_window_tiles(queries: Queries, block: Ranges, window: int | None) -> Ti
     )
 
 
-def _first_seen_by_all(queries: Queries, window: int | None) -> np.ndarray:
+def _first_seen_by_all(queries: Queries, window: int | None) -> Int64[np.ndarray, "queries"]:
     if window is None:
         return queries.begin
     first: np.ndarray = np.minimum(np.maximum(queries.begin, queries.packed.stop - window), queries.packed.start)
     return first
 
 
-def _place(packed: np.ndarray, block: Ranges) -> np.ndarray:
-    """How many rows of the block stand before each packed index."""
+def _place(packed: Int64[np.ndarray, "indices"], block: TokenRanges) -> Int64[np.ndarray, "indices"]:
+    """How many tokens of the block stand before each packed index."""
     before = np.append(0, np.cumsum(block.length))
     run = np.searchsorted(block.start, packed, side="right") - 1
     inside = np.minimum(packed - block.start[run], block.length[run]) if len(block.start) else packed
     return np.where(run < 0, 0, before[run] + inside)
 
 
-def _tiles(*columns: np.ndarray) -> Tiles:
+def _tiles(*columns: Int64[np.ndarray, "tiles"]) -> Tiles:
     return Tiles(np.stack(columns, axis=1).astype(np.int64))

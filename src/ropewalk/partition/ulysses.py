@@ -69,7 +69,7 @@ class UlyssesPartition:
         groups = f"; groups: {self.token_partition.describe()}" if self.token_partition.ranks > 1 else ""
         return f"heads over {self.ulysses_degree} ranks{groups}"
 
-    def _slice(self, rank: int, of_group: np.ndarray) -> np.ndarray:
+    def _slice(self, rank: int, of_group: Int64[np.ndarray, "group_tokens"]) -> Int64[np.ndarray, "local"]:
         member = rank % self.ulysses_degree
         return of_group[member * self.local_tokens : (member + 1) * self.local_tokens]
 
@@ -78,7 +78,7 @@ AnyPartition = Partition | UlyssesPartition
 
 
 def partition_tokens_and_heads(
-    document: Int32[np.ndarray, "rows context"],
+    document: Int32[np.ndarray, "sequences context"],
     *,
     ranks: int,
     ulysses_degree: int = 1,
@@ -102,7 +102,7 @@ def partition_tokens_and_heads(
     )
     if token_partition.tokens % ranks:
         raise UserError(
-            "rows cannot be cut into equal shares",
+            "sequences cannot be cut into equal shares",
             where="parallel.context_parallel",
             why=f"{token_partition.tokens} tokens over {ranks} context ranks",
             fix="choose a context length that is a multiple of the context ranks",

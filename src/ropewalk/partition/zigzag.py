@@ -6,23 +6,25 @@ is padded.
 """
 
 import numpy as np
+from jaxtyping import Int64
 
-from ropewalk.partition.segments import Documents, Ownership, Ranges
+from ropewalk.partition.segments import Ownership, PackedDocuments
+from ropewalk.partition.token_ranges import TokenRanges
 
 
-def own_zigzag(documents: Documents, ranks: int) -> Ownership:
+def own_zigzag(documents: PackedDocuments, ranks: int) -> Ownership:
     """Cut every document, padding too, into 2 x ``ranks`` chunks."""
     chunks, owner = cut_zigzag(documents.ranges, ranks)
     return Ownership(chunks.start, owner)
 
 
-def cut_zigzag(documents: Ranges, ranks: int) -> tuple[Ranges, np.ndarray]:
+def cut_zigzag(documents: TokenRanges, ranks: int) -> tuple[TokenRanges, Int64[np.ndarray, "chunks"]]:
     """The non-empty chunks and their owners, in packed order; ranks' totals differ by at most one token."""
     chunks = 2 * ranks
     base, left = np.divmod(documents.length, chunks)
-    dealt = (np.cumsum(left) - left) % ranks
+    given = (np.cumsum(left) - left) % ranks
     # Of the tokens left over, rank r gets one for each full round and one if the last round reaches it.
-    turn = (np.arange(ranks) - dealt[:, None]) % ranks
+    turn = (np.arange(ranks) - given[:, None]) % ranks
     extra = left[:, None] // ranks + (turn < left[:, None] % ranks)
     size = np.repeat(base[:, None], chunks, axis=1)
     size[:, :ranks] += extra > 1
@@ -31,4 +33,4 @@ def cut_zigzag(documents: Ranges, ranks: int) -> tuple[Ranges, np.ndarray]:
     rank = np.arange(ranks)
     owner = np.broadcast_to(np.concatenate([rank, rank[::-1]]), size.shape)
     filled = size > 0
-    return Ranges((stop - size)[filled], stop[filled]), owner[filled]
+    return TokenRanges((stop - size)[filled], stop[filled]), owner[filled]

@@ -165,7 +165,7 @@ def _share(split: Split, parallel: Parallel, shape: ModelShape, stage: Stage, ma
     token_partition, ulysses_degree = (
         (chosen.token_partition, chosen.ulysses_degree) if isinstance(chosen, UlyssesPartition) else (chosen, 1)
     )
-    needed_share = token_partition.rows.sum() / max((token_partition.ranks - 1) * token_partition.tokens, 1)
+    needed_share = token_partition.traffic_tokens.sum() / max((token_partition.ranks - 1) * token_partition.tokens, 1)
     return replace(
         split,
         ulysses_degree=ulysses_degree,
@@ -229,8 +229,8 @@ def _needed_share(context_tokens: int, document_tokens: Sequence[int], *, split:
     ids[:, : len(row)] = row + len(document_tokens) * np.arange(split.micro_batch_size)[:, None]
     # One partition serves all layers, so it is chosen for the layers without a window.
     partition = partition_tokens(ids, ranks=ranks, layout=split.layout).with_window(window)
-    rows = int(partition.rows.sum())
-    return min(split.needed_share, rows / ((ranks - 1) * partition.tokens))
+    needed_tokens = int(partition.traffic_tokens.sum())
+    return min(split.needed_share, needed_tokens / ((ranks - 1) * partition.tokens))
 
 
 def _fit(

@@ -18,7 +18,7 @@ from ropewalk.core.seed import stream
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.partition import AnyPartition, cut
-from ropewalk.partition.balance_data_ranks import assign_sequences, count_row_pairs
+from ropewalk.partition.balance_data_ranks import assign_sequences, count_sequence_pairs
 from ropewalk.partition.choose import Sharing, choose_partition
 from ropewalk.recipe.long_ce import LongCE
 from ropewalk.recipe.stage import Stage
@@ -68,7 +68,7 @@ def make_batches(dataset: Dataset, cursor: int, *, rows: int, spec: Stage, mesh:
     # The last factor is for padding, whose source is -1.
     factors = np.array([*(spec.loss_weights.get(name, 1.0) for name in dataset.sources), 1.0], dtype=np.float32)
     held = [dataset.document_tokens(number) for number in range(cursor, cursor + rows)]
-    costs = count_row_pairs(held)
+    costs = count_sequence_pairs(held)
     waves = assign_sequences(costs, ranks=mesh.data_ranks, micro_batch_size=spec.micro_batch_size)
     micro, pairs, digests = [], 0.0, []
     for wave in zip(*waves, strict=True):

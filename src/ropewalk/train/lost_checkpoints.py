@@ -4,26 +4,23 @@ In the first case it begins at step 0 and prints this. In the second case it mus
 training would be repeated without a warning.
 """
 
-from pathlib import Path
-
 from ropewalk.checkpoint.load import list_checkpoints
 from ropewalk.checkpoint.save_record import read_saves
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
-from ropewalk.core.run_folder import RunFolder
-from ropewalk.parallel.collective import rank_and_ranks, share_from_first
-from ropewalk.recipe.spec import Recipe
+from ropewalk.parallel.collective import share_from_first
+from ropewalk.train.context import StageContext
 from ropewalk.train.metrics_log import MetricsLog
 
 
-def refuse_lost_steps(recipe: Recipe, stage: int, run: Path) -> None:
-    """Raise UserError, on every rank, where ``stage`` of ``run`` had a checkpoint and no intact one is left.
+def refuse_lost_steps(context: StageContext) -> None:
+    """Raise UserError, on every rank, where the stage had a checkpoint and no intact one is left.
 
     It is called where no checkpoint was found. The stage had one if its record of saves names one, or if its metrics go
     beyond the first save.
     """
-    checkpoints = RunFolder(run).checkpoints(stage)
-    why, known = share_from_first(_find_loss(recipe, stage, run, checkpoints) if rank_and_ranks()[0] == 0 else ("", 0))
+    stage, checkpoints = context.number, context.folder.checkpoints
+    why, known = share_from_first(_find_loss(context) if context.is_first_rank else ("", 0))
     if why:
         raise UserError(
             f"the checkpoints of stage {stage} are gone",
@@ -32,15 +29,15 @@ def refuse_lost_steps(recipe: Recipe, stage: int, run: Path) -> None:
             fix=f"put a checkpoint back; to begin the stage at step 0 on purpose, remove {checkpoints.parent} and the "
             f'stage\'s lines of metrics.jsonl (those with "stage": {stage}), or give the run another folder',
         )
-    if known and rank_and_ranks()[0] == 0:
+    if known and context.is_first_rank:
         say(f"stage {stage} begins again at step 0: it ended at step {known}, before its first save was whole")
 
 
-def _find_loss(recipe: Recipe, stage: int, run: Path, checkpoints: Path) -> tuple[str, int]:
+def _find_loss(context: StageContext) -> tuple[str, int]:
     """Return why a checkpoint must have been lost (empty if none was), and the last step that has metrics."""
-    known = MetricsLog(RunFolder(run).metrics, writes=False).last_step(stage)
-    begun, saved = read_saves(checkpoints)
-    damaged = list_checkpoints(checkpoints)
+    known = MetricsLog(context.metrics, writes=False).last_step(context.number)
+    begun, saved = read_saves(context.folder.checkpoints)
+    damaged = list_checkpoints(context.folder.checkpoints)
     if saved is not None:
         return (
             f"a checkpoint of step {saved} was written, metrics.jsonl has {known} steps, and none there verifies",
@@ -48,6 +45,6 @@ def _find_loss(recipe: Recipe, stage: int, run: Path, checkpoints: Path) -> tupl
         )
     if damaged:
         return f"none of {len(damaged)} verifies, and metrics.jsonl has {known} steps", known
-    if begun is None and known > recipe.stages[stage].checkpoint_steps:
+    if begun is None and known > context.spec.checkpoint_steps:
         return f"metrics.jsonl has {known} steps, more than are taken before the first save, and none is there", known
     return "", known

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.state import name_weights
+from ropewalk.core.seed import seed_for
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_model
@@ -30,10 +31,12 @@ from ropewalk.partition import UlyssesPartition, cut
 from ropewalk.partition.choose import Sharing
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
+from ropewalk.recipe.stage_rows import open_stage
+from ropewalk.shape.read import read_shape
 from ropewalk.train.batches import MicroBatch, StepBatches, make_batches
+from ropewalk.train.context import choose_sharing
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
 from ropewalk.train.prepare_model import build_model_with_loss, choose_savings, prepare_model
-from ropewalk.train.stage import open_rows, sharing_of
 from ropewalk.train.step import agree_on_work
 
 STEPS = 3
@@ -85,14 +88,16 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     mesh = make_mesh(parallel.ranks, parallel.context_parallel, replicas=parallel.replicas)
     chosen = choose_precision(parallel.precision, mesh)
     rows = max(STEPS * parallel.ranks, min(spec.steps * spec.step_rows, _SEARCHED_ROWS))
-    require_model(open_corpus(corpus), model)
-    dataset = open_rows(recipe, stage, corpus=corpus, rows=rows)
-    savings = choose_savings(recipe, stage, model)
+    built, shape = open_corpus(corpus), read_shape(model)
+    require_model(built, model)
+    dataset = open_stage(recipe, stage, built, rows=rows)
+    savings, sharing = choose_savings(parallel, spec, shape), choose_sharing(parallel, shape, mesh)
+    settings = {"chunk_tokens": parallel.loss_chunk_tokens, "adapter_seed": seed_for("lora", recipe.seed, stage)}
     found: dict[str, Parity] = {}
     for precision in dict.fromkeys(("float32", chosen) if mesh.device.type == "cpu" else (chosen,)):
-        learner = build_model_with_loss(recipe, stage, model)
+        learner = build_model_with_loss(model, spec, **settings)
         prepare_model(learner, mesh, weights=model, savings=savings, precision=precision, compiles=parallel.compiles)
-        found[precision] = _compare(learner, dataset, spec=spec, mesh=mesh, sharing=sharing_of(recipe, model, mesh))
+        found[precision] = _compare(learner, dataset, spec=spec, mesh=mesh, sharing=sharing)
     return found
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from ropewalk.core.seed import seed_for
 from ropewalk.model.adapter import attach_adapter
 from ropewalk.model.compiled import compile_in_place, require_compiler
 from ropewalk.model.extend import read_former
@@ -26,38 +25,38 @@ from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.plan.choose import forecast_stage
 from ropewalk.plan.hardware import find_machine
 from ropewalk.plan.savings import Savings, list_savings
-from ropewalk.recipe.spec import Recipe
-from ropewalk.shape.read import read_shape
+from ropewalk.recipe.parallel import Parallel
+from ropewalk.recipe.stage import Stage
+from ropewalk.shape.model_shape import ModelShape
 
 
-def build_model_with_loss(recipe: Recipe, stage: int, extended: Path) -> ModelWithLoss:
+def build_model_with_loss(extended: Path, spec: Stage, *, chunk_tokens: int, adapter_seed: int) -> ModelWithLoss:
     """Return the model that a stage begins with, with its loss: unsharded, its weights not yet read.
 
     Adapters have their first values, the same on every rank. ``prepare_model`` shards the model and reads ``extended``.
 
-    Every rank must call it.
+    ``extended`` is its folder. The loss takes ``chunk_tokens`` tokens at once. ``adapter_seed`` draws the first weights
+    of an adapter. Every rank must call it.
     """
-    spec = recipe.stages[stage]
     require_intact(extended, together=True)
     causal = build_model(extended, former=read_former(extended) if spec.rope_interpolation_steps else None)
     if spec.lora is not None:
-        attach_adapter(causal, spec.lora, seed=seed_for("lora", recipe.seed, stage))
+        attach_adapter(causal, spec.lora, seed=adapter_seed)
     most = 1.0 if spec.long_ce is None else spec.long_ce.most
-    return ModelWithLoss(causal, chunk_tokens=recipe.parallel.loss_chunk_tokens, z_loss=spec.z_loss, most=most).train()
+    return ModelWithLoss(causal, chunk_tokens=chunk_tokens, z_loss=spec.z_loss, most=most).train()
 
 
-def choose_savings(recipe: Recipe, stage: int, extended: Path) -> Savings:
-    """Return the memory savings of a stage. For options that the recipe leaves open, return the fastest ones that fit.
+def choose_savings(parallel: Parallel, spec: Stage, shape: ModelShape) -> Savings:
+    """Return the memory savings of a stage. For options that are left open, return the fastest ones that fit.
 
     They must fit, by the plan, into the memory of the first rank's machine. Every rank must call it: a CPU's speed is
     measured, and all ranks must make the same choice.
     """
-    shape, parallel = read_shape(extended), recipe.parallel
     ways = list_savings(parallel, shape, host_is_apart=True)
     if len(ways) == 1:
         return ways[0]
     machine = find_machine(ranks=parallel.ranks)
-    return share_from_first(forecast_stage(parallel, recipe.stages[stage], shape, machine=machine).savings)
+    return share_from_first(forecast_stage(parallel, spec, shape, machine=machine).savings)
 
 
 def prepare_model(

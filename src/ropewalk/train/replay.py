@@ -11,19 +11,19 @@ from typing import Any
 from ropewalk.checkpoint.load import find_fault_together, list_checkpoints, read_facts, step_of
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
-from ropewalk.core.run_folder import RunFolder
+from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.parallel.collective import share_from_first
-from ropewalk.parallel.mesh import make_mesh
 from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.train.batches import StepBatches, make_batches
-from ropewalk.train.loop import StageContext, take_step
+from ropewalk.train.context import make_context
+from ropewalk.train.loop import take_step
 from ropewalk.train.loss_metrics import LossMetrics
-from ropewalk.train.metrics_log import MetricsLog
 from ropewalk.train.resume import go_on
 from ropewalk.train.schedule import RATES, Rates
-from ropewalk.train.spike_guard import UNSEEN
-from ropewalk.train.stage import begin_stage, carry_moments, open_rows, sharing_of
-from ropewalk.train.step import train_step
+from ropewalk.train.spike_guard import see
+from ropewalk.train.stage import begin_stage, carry_moments
+from ropewalk.train.step import compute_gradients
 
 
 def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> dict[str, Any]:
@@ -33,44 +33,34 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
     are the same as in ``record``. Every rank must call it. Raises UserError where no checkpoint before the step is left
     from which it can be reached.
     """
-    stage, first, rows = record["stage"], record["first_row"], len(record["rows"])
-    spec, parallel = recipe.stages[stage], recipe.parallel
-    mesh = make_mesh(parallel.ranks, parallel.context_parallel, replicas=parallel.replicas)
-    dataset = open_rows(recipe, stage, corpus=corpus, rows=first + rows)
-    fresh = begin_stage(recipe, stage, run=run, mesh=mesh, dataset=dataset)
-    start = _find_start(record, RunFolder(run).checkpoints(stage))
-    state = carry_moments(fresh, recipe, run) if start is None else go_on(fresh, start)
-    sharing = sharing_of(recipe, RunFolder(run).extended(stage), mesh)
-    begun, metrics_log = state.step, MetricsLog(RunFolder(run).metrics, writes=False)
-    rates = Rates.from_json(state.plan[RATES])
-    job = StageContext(
-        spec, rates, spec.step_rows, dataset, mesh, parallel, sharing, metrics_log, RunFolder(run).stage(stage).root
-    )
+    first, rows = record["first_row"], len(record["rows"])
+    context = make_context(recipe, int(record["stage"]), run=run)
+    mesh, spec = context.mesh, context.spec
+    dataset = open_stage(recipe, context.number, open_corpus(corpus), rows=first + rows)
+    fresh = begin_stage(context, dataset)
+    start = _find_start(record, context.folder.checkpoints)
+    state = carry_moments(fresh, context.moments) if start is None else go_on(fresh, start)
+    begun, rates = state.step, Rates.from_json(state.plan[RATES])
     loss_metrics = LossMetrics(dataset.sources, spec.reach_tokens)
 
     def take(cursor: int, rows: int) -> StepBatches:
-        return make_batches(dataset, cursor, rows=rows, spec=spec, mesh=mesh, sharing=sharing)
+        return make_batches(dataset, cursor, rows=rows, spec=spec, mesh=mesh, sharing=context.sharing)
 
     def look(batches: StepBatches) -> dict[str, float | None]:
-        seen, _ = train_step(
-            state, batches, mesh=mesh, loss_metrics=loss_metrics, rate=0.0, clip=spec.max_grad_norm, judge=_refuse
-        )
-        if seen.recent[-1] == UNSEEN:  # a sequence without a label has neither loss nor gradient
+        found = compute_gradients(state.model, batches, mesh=mesh, loss_metrics=loss_metrics)
+        state.optimizer.zero_grad()
+        if not found.weight:  # a sequence without a label has neither loss nor gradient
             return {"loss": 0.0, "grad_norm": 0.0}
-        loss, norm, _ = seen.recent[-1]
+        loss, norm, _ = see(found.loss, found.norm, taken=False)
         return {"loss": loss, "grad_norm": norm}
 
     while state.step < record["step"] - 1:
-        state, _, _ = take_step(state, take(state.cursor, spec.step_rows), job, loss_metrics)
-    if mesh.rank == 0:
+        state = take_step(state, take(state.cursor, spec.step_rows), context, rates, loss_metrics).state
+    if context.is_first_rank:
         say(f"trained from step {begun} to {state.step}; now step {record['step']}")
     whole = look(take(first, rows))
     same = whole == {name: record[name] for name in whole}
     return {**whole, "from_step": begun, "same": same, "rows": [look(take(first + row, 1)) for row in range(rows)]}
-
-
-def _refuse(loss: float, norm: float) -> str:
-    return "it is only looked at"
 
 
 def _find_start(record: dict[str, Any], checkpoints: Path) -> Path | None:

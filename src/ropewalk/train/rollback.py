@@ -22,18 +22,14 @@ from ropewalk.parallel.collective import rank_and_ranks, share_from_first, wait_
 from ropewalk.recipe.gates import Guard
 
 
-def decide_rollback(state: TrainState, folder: Path, *, guard: Guard) -> None:
+def decide_rollback(state: TrainState, folder: StageFolder, *, guard: Guard) -> None:
     """Record that the stage in ``folder`` goes back from ``state``. Every rank must call it, and then resume as usual.
 
     Raises UserError where no further rollback is allowed, or where no checkpoint is older than the first skipped step.
     """
     recent = state.recent[-guard.window :]
     first_bad = state.step - len(recent) + 1 + next(i for i, (_, _, taken) in enumerate(recent) if not taken)
-    older = [
-        path
-        for path in share_from_first(list_checkpoints(StageFolder(folder).checkpoints))
-        if step_of(path) < first_bad
-    ]
+    older = [path for path in share_from_first(list_checkpoints(folder.checkpoints)) if step_of(path) < first_bad]
     target = next((path for path in older if find_fault_together(path) is None), None)
     skipped = sum(not taken for _, _, taken in recent)
     if target is None or state.rollbacks >= guard.rollbacks:
@@ -46,14 +42,14 @@ def decide_rollback(state: TrainState, folder: Path, *, guard: Guard) -> None:
         )
     entry = {"from_step": state.step, "to_step": step_of(target), "cursor": state.cursor, "skipped": skipped}
     if rank_and_ranks()[0] == 0:
-        write_whole(StageFolder(folder).rollbacks, json.dumps([*read_history(folder), entry], indent=1))
+        write_whole(folder.rollbacks, json.dumps([*read_history(folder), entry], indent=1))
         say(f"WARNING: {skipped} of the last {len(recent)} steps were skipped; back from {state.step} to {target.name}")
     wait_for_ranks()
 
 
-def read_history(folder: Path) -> list[dict[str, Any]]:
+def read_history(folder: StageFolder) -> list[dict[str, Any]]:
     """Return all rollbacks of this stage, oldest first."""
-    path = StageFolder(folder).rollbacks
+    path = folder.rollbacks
     fix = "mend it by what metrics.jsonl says of rollbacks, or give the run another folder"
     if not path.exists():
         return []
@@ -62,20 +58,20 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     )
 
 
-def remove_astray(folder: Path) -> None:
+def remove_astray(folder: StageFolder) -> None:
     """Remove the checkpoints that a rollback has made invalid: those after the step to which the stage went back.
 
     Every rank must call it before it looks for the newest checkpoint.
     """
     history = share_from_first(read_history(folder))
     if history and rank_and_ranks()[0] == 0:
-        for path in list_checkpoints(StageFolder(folder).checkpoints):
+        for path in list_checkpoints(folder.checkpoints):
             if _is_astray(path, history):
                 discard(path)
     wait_for_ranks()
 
 
-def go_past(state: TrainState, folder: Path) -> TrainState:
+def go_past(state: TrainState, folder: StageFolder) -> TrainState:
     """Return a state that was just loaded, with its cursor after the data of the last rollback.
 
     If the state already includes all rollbacks, it is returned unchanged.

@@ -14,7 +14,7 @@ from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 
 
-def write_skipped(state: TrainState, folder: Path, *, dataset: Dataset, rows: int, reason: str) -> Path:
+def write_skipped(state: TrainState, folder: StageFolder, *, dataset: Dataset, rows: int, reason: str) -> Path:
     """Write the step that ``state`` has just skipped into the stage's ``folder``; return the file. One rank calls it.
 
     The file name holds the step and the first sequence. The step alone is not enough: after a rollback the same step
@@ -22,7 +22,7 @@ def write_skipped(state: TrainState, folder: Path, *, dataset: Dataset, rows: in
     """
     first = state.cursor - rows
     loss, norm, _ = state.recent[-1]
-    tokenizer = load_tokenizer(StageFolder(folder).extended)
+    tokenizer = load_tokenizer(folder.extended)
     record = {
         "stage": state.stage,
         "step": state.step,
@@ -33,7 +33,7 @@ def write_skipped(state: TrainState, folder: Path, *, dataset: Dataset, rows: in
         "first_row": first,
         "rows": [_describe(dataset, number, tokenizer) for number in range(first, state.cursor)],
     }
-    path = StageFolder(folder).skipped / f"step-{state.step:08}-row-{first:010}.json"
+    path = folder.skipped / f"step-{state.step:08}-row-{first:010}.json"
     path.parent.mkdir(exist_ok=True)
     write_whole(path, json.dumps(record, indent=1, ensure_ascii=False))
     return path

@@ -8,7 +8,7 @@ it would stay. A step whose sequences have no label is skipped.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -22,17 +22,44 @@ from ropewalk.model.loss import weigh_by_context
 from ropewalk.parallel.agree import refuse_strangers
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.mesh import Mesh
+from ropewalk.recipe.gates import Guard
 from ropewalk.train.batches import MicroBatch, StepBatches
 from ropewalk.train.long_ce import TruncatedReading
 from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.optimizer import set_learning_rate
-from ropewalk.train.spike_guard import UNSEEN, see
+from ropewalk.train.spike_guard import UNSEEN, judge_step, see
 
-Judge = Callable[[float, float], str]
-"""(loss, gradient norm) -> why the step must not be taken, or an empty string. All ranks get the same result."""
+UNLABELLED = "none of its sequences has a label that counts"
+"""The reason of a step that was skipped because the sum of its label weights is 0."""
 
-UNLABELLED = "skipped/unlabelled"
-"""The metric of a step that was skipped because the sum of its label weights is 0."""
+
+@dataclass(frozen=True)
+class StepGradients:
+    """What a step knows before it changes a weight. All values but ``gradients`` are the same on every rank."""
+
+    loss: float
+    """Nats per token, over all ranks."""
+    norm: float
+    """The norm of the gradient over all parameters."""
+    gradients: list[Tensor]
+    """This rank's shards of the gradients."""
+    table: Float64[Tensor, "counts groups"]
+    """The loss metrics of all ranks."""
+    weight: float
+    """The sum of the weights of all labels; 0 if there is none."""
+    imbalance: float
+    """The busiest rank's attention work, divided by the mean."""
+    far_weight: float | None
+    """LongCE: the mean weight of the tokens with more than truncated context; None where there is none."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """A step that was taken or skipped. ``reason`` says why it was skipped, and is empty if it was taken."""
+
+    state: TrainState
+    metrics: list[Metric]
+    reason: str
 
 
 def train_step(
@@ -42,49 +69,62 @@ def train_step(
     mesh: Mesh,
     loss_metrics: LossMetrics,
     rate: float,
-    clip: float,
-    judge: Judge,
-) -> tuple[TrainState, list[Metric]]:
-    """Take one step at learning rate ``rate``, or skip it on all ranks if ``judge`` finds a fault.
+    max_grad_norm: float,
+    guard: Guard,
+) -> StepResult:
+    """Take one step at learning rate ``rate``, or skip it on all ranks if ``guard`` finds a fault in it.
 
-    A step without a label is skipped too: then ``judge`` is not called, and neither loss nor norm enters its memory.
-    ``clip`` is the largest gradient norm. Returns the new state and the metrics of this step only; the sums for
-    averaged metrics are in ``state.sums``.
+    A step without a label is skipped too: then neither its loss nor its norm enters the guard's memory. The metrics are
+    those of this step only; the sums for averaged metrics are in ``state.sums``.
     """
-    weight, imbalance = agree_on_work(batches, mesh)
-    table, given = _add_gradients(state.model, batches, mesh=mesh, loss_metrics=loss_metrics, weight=weight)
-    gradients = _local_gradients(state.model)
-    total = sum_over_ranks(torch.cat((table.flatten(), given, _square_sum(gradients, mesh)[None]))).cpu()
-    table, (far_weight, far_tokens, square) = total[:-3].reshape(loss_metrics.shape), total[-3:].tolist()
-    norm, (mean, _) = math.sqrt(square), loss_metrics.loss(table)
-    taken = weight != 0 and not judge(mean, norm)
+    found = compute_gradients(state.model, batches, mesh=mesh, loss_metrics=loss_metrics)
+    reason = judge_step(state.recent, found.loss, found.norm, guard=guard) if found.weight else UNLABELLED
+    seen = see(found.loss, found.norm, taken=not reason) if found.weight else UNSEEN
     state = dataclasses.replace(
         state,
         step=state.step + 1,
         cursor=state.cursor + batches.rows,
-        tokens=state.tokens + loss_metrics.tokens(table),
-        recent=(*state.recent, see(mean, norm, taken=taken) if weight != 0 else UNSEEN),
+        tokens=state.tokens + loss_metrics.tokens(found.table),
+        recent=(*state.recent, seen)[-guard.window :],
     )
-    rows = [
-        Metric(state.stage, state.step, "lr", rate, "1"),
-        Metric(state.stage, state.step, "imbalance", imbalance, "1"),
-    ]
-    if far_tokens:
-        rows.append(Metric(state.stage, state.step, "long_ce/weight", far_weight / far_tokens, "1"))
-    if taken:
-        _move(state.optimizer, gradients, rate=rate, scale=clip / max(norm, clip))
-        state = dataclasses.replace(state, updates=state.updates + 1, sums=_add(state.sums, table))
-        rows += [
-            Metric(state.stage, state.step, "loss/train", mean, "nats per token"),
-            Metric(state.stage, state.step, "grad_norm", norm, "1"),
-        ]
+    metrics = [("lr", rate, "1"), ("imbalance", found.imbalance, "1")]
+    if found.far_weight is not None:
+        metrics.append(("long_ce/weight", found.far_weight, "1"))
+    if not reason:
+        _move(state.optimizer, found.gradients, rate=rate, scale=max_grad_norm / max(found.norm, max_grad_norm))
+        state = dataclasses.replace(state, updates=state.updates + 1, sums=_add(state.sums, found.table))
+        metrics += [("loss/train", found.loss, "nats per token"), ("grad_norm", found.norm, "1")]
     else:
         state = dataclasses.replace(state, skipped=state.skipped + 1)
-        rows.append(Metric(state.stage, state.step, "skipped", state.skipped, "steps"))
-        if weight == 0:
-            rows.append(Metric(state.stage, state.step, UNLABELLED, 1, "1"))
+        metrics.append(("skipped", state.skipped, "steps"))
+        if reason == UNLABELLED:
+            metrics.append(("skipped/unlabelled", 1, "1"))
     state.optimizer.zero_grad()
-    return state, rows
+    return StepResult(state, [Metric(state.stage, state.step, *each) for each in metrics], reason)
+
+
+def compute_gradients(
+    model: nn.Module, batches: StepBatches, *, mesh: Mesh, loss_metrics: LossMetrics
+) -> StepGradients:
+    """Run forward and backward of a step, and agree over all ranks on its loss and gradient norm. Every rank calls it.
+
+    The gradients are in the parameters too, and no weight changes. Raises UserError on every rank where ranks that
+    share sequences have read different ones.
+    """
+    weight, imbalance = agree_on_work(batches, mesh)
+    table, given = _add_gradients(model, batches, mesh=mesh, loss_metrics=loss_metrics, weight=weight)
+    gradients = _local_gradients(model)
+    total = sum_over_ranks(torch.cat((table.flatten(), given, _square_sum(gradients, mesh)[None]))).cpu()
+    table, (far_weight, far_tokens, square) = total[:-3].reshape(loss_metrics.shape), total[-3:].tolist()
+    return StepGradients(
+        loss=loss_metrics.loss(table)[0],
+        norm=math.sqrt(square),
+        gradients=gradients,
+        table=table,
+        weight=weight,
+        imbalance=imbalance,
+        far_weight=far_weight / far_tokens if far_tokens else None,
+    )
 
 
 def _add_gradients(

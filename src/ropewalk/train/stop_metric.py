@@ -19,18 +19,18 @@ RETRIEVAL = "retrieval"
 Measure = Callable[[TrainState], float]
 
 
-def plan_measure(spec: EvaluateSpec, extended: Path, *, context_tokens: int, reader: Reader) -> Measure:
-    """Return a function that measures the share of correct key-value answers of a state at ``context_tokens``.
+def plan_measure(spec: EvaluateSpec, extended: Path, *, reader: Reader) -> Measure:
+    """Return a function that measures the share of correct key-value answers of a state at the stage's length.
 
     Every rank must call it. Raises UserError where the length is too short for a prompt.
     """
     probe, tokenizer = KeyValue(pairs=spec.pairs), load_tokenizer(extended)
     planned = plan_retrieval(
-        probe, tokenizer, lengths=[context_tokens], answers=spec.answers, depths=spec.depths, seed=spec.seed + 1
+        probe, tokenizer, lengths=[reader.row_tokens], answers=spec.answers, depths=spec.depths, seed=spec.seed + 1
     )
     if planned is None:
         raise UserError(
-            f"retrieval cannot be asked at {context_tokens} tokens",
+            f"retrieval cannot be asked at {reader.row_tokens} tokens",
             where="stop.metric",
             why=f"a prompt of {spec.pairs[0]} to {spec.pairs[1]} pairs does not fit",
             fix="name another metric, fewer evaluate.pairs, or a longer context",

@@ -18,7 +18,6 @@ from ropewalk.core.quantity import format_amount
 from ropewalk.corpus.mix.dataset import plan_strata
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.parallel.collective import sum_over_ranks
-from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.hardware import DATASHEET_FLOPS
@@ -27,6 +26,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stretch import stretch_stages
 from ropewalk.shape.model_shape import ModelShape
+from ropewalk.train.context import StageContext
 
 _WIDTHS = {"cpu": 512, "cuda": 8192}
 _PRODUCTS = 8
@@ -45,20 +45,20 @@ class Peak:
         return f"{format_amount(self.flops / 1e12)} TFLOP/s {self.source}"
 
 
-def find_peak(recipe: Recipe, mesh: Mesh) -> Peak:
-    """Return the peak of all ranks of ``mesh``. Every rank must call it."""
+def find_peak(precision: str, mesh: Mesh) -> Peak:
+    """Return the peak of all ranks of ``mesh`` for products in ``precision``. Every rank must call it."""
     known = 0.0
     if mesh.device.type == "cuda":
         name = torch.cuda.get_device_name(mesh.device).lower()
         known = next((flops for part, flops in DATASHEET_FLOPS.items() if part in name), 0.0)
-    mine = known or _measure_products(recipe, mesh)
+    mine = known or _measure_products(precision, mesh)
     total, measured = sum_over_ranks(torch.tensor([mine, float(not known)], dtype=torch.float64)).tolist()
     return Peak(total, "measured" if measured else "by data sheet")
 
 
-def _measure_products(recipe: Recipe, mesh: Mesh) -> float:
-    """Return the FLOP/s of the fastest of a few products of square matrices, in the precision of the run."""
-    dtype = getattr(torch, choose_precision(recipe.parallel.precision, mesh))
+def _measure_products(precision: str, mesh: Mesh) -> float:
+    """Return the FLOP/s of the fastest of a few products of square matrices, in ``precision``."""
+    dtype = getattr(torch, precision)
     width = _WIDTHS[mesh.device.type]
     left, best = torch.ones(width, width, dtype=dtype, device=mesh.device), float("inf")
     for _ in range(_PRODUCTS):
@@ -126,12 +126,16 @@ class Throughput:
         return steps * pace_seconds + self.later_flops * pace_seconds / step_flops
 
 
-def make_throughput(recipe: Recipe, stage: int, *, shape: ModelShape, mesh: Mesh, corpus: Corpus) -> Throughput:
-    """Return the throughput meter of a stage whose model has ``shape``. Every rank must call it."""
+def make_throughput(context: StageContext, later_flops: float) -> Throughput:
+    """Return the throughput meter of a stage. Every rank must call it."""
+    return Throughput(context.shape, find_peak(context.precision, context.mesh), later_flops, context.spec.lora)
+
+
+def forecast_later_stages(recipe: Recipe, stage: int, shape: ModelShape, corpus: Corpus) -> float:
+    """Return the model FLOPs of all stages after ``stage``, whose model has ``shape``."""
     later = recipe.model_copy(update={"stages": recipe.stages[stage + 1 :]})
     stretched = zip(later.stages, stretch_stages(later, shape), strict=False)
-    flops = sum(_forecast_flops(recipe, spec, shape, corpus) for spec, shape in stretched)
-    return Throughput(shape, find_peak(recipe, mesh), flops, recipe.stages[stage].lora)
+    return sum(_forecast_flops(recipe, spec, shape, corpus) for spec, shape in stretched)
 
 
 def _forecast_flops(recipe: Recipe, spec: Stage, shape: ModelShape, corpus: Corpus) -> float:

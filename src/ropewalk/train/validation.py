@@ -18,7 +18,6 @@ from ropewalk.core.artifact import write_whole
 from ropewalk.core.progress import say
 from ropewalk.core.read_json import read_written
 from ropewalk.core.record import Metric
-from ropewalk.core.run_folder import StageFolder
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.evaluate.items import Sums
@@ -34,9 +33,10 @@ from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.partition.choose import Sharing
 from ropewalk.probe.key_value import KeyValue
-from ropewalk.recipe.spec import EvaluateSpec, Recipe
+from ropewalk.recipe.spec import EvaluateSpec
 from ropewalk.recipe.validation import Validation
 from ropewalk.shape.read import read_shape
+from ropewalk.train.context import StageContext
 from ropewalk.train.prepare_model import choose_savings, prepare_model
 
 Planned = ContextGain | ShortLoss | Retrieval
@@ -113,51 +113,52 @@ def plan_validation(
     return tuple(each for each in found if each is not None)
 
 
+def make_reader(context: StageContext) -> Reader:
+    """Return the reader of a stage."""
+    return Reader(context.mesh, context.sharing, row_tokens=context.spec.reach_tokens)
+
+
 def prepare_validation(
-    recipe: Recipe, stage: int, *, folder: Path, corpus: Corpus, base: Path | None, reader: Reader
+    context: StageContext, evaluate: EvaluateSpec, *, corpus: Corpus, base: Path | None
 ) -> HeldOut | None:
-    """Return the validation of the stage in ``folder``; None if it has none. Every rank must call it.
+    """Return the validation of a stage; None if it has none. Every rank must call it.
 
     The base model is measured here, unless its loss is stored already. ``base`` is None where a run starts from
     scratch: then there is no loss to compare with.
     """
-    spec = recipe.stages[stage]
+    spec, extended, reader = context.spec, context.folder.extended, make_reader(context)
     if spec.validation is None:
         return None
-    extended = StageFolder(folder).extended
-    base_tokens = read_shape(extended if base is None else base).context_tokens
     planned = plan_validation(
         spec.validation,
-        recipe.evaluate,
+        evaluate,
         extended=extended,
         corpus=corpus,
         reach_tokens=spec.reach_tokens,
-        base_tokens=base_tokens,
+        base_tokens=read_shape(extended if base is None else base).context_tokens,
     )
-    if (
-        reader.mesh.rank == 0
-        and spec.validation.documents
-        and not any(isinstance(each, ContextGain) for each in planned)
-    ):
-        say(f"stage {stage}: no held-out document has {spec.reach_tokens} tokens, so far context is not measured")
+    measures_gain = any(isinstance(each, ContextGain) for each in planned)
+    if context.is_first_rank and spec.validation.documents and not measures_gain:
+        say(
+            f"stage {context.number}: no held-out document has {spec.reach_tokens} tokens, so the gain from full "
+            "context is not measured"
+        )
     short = next((each for each in planned if isinstance(each, ShortLoss)), None)
     loss: dict[str, float] = {}
     if short is not None and base is not None:
-        loss = _read_base(recipe, stage, folder=folder, base=base, short=short, reader=reader)
+        loss = _read_base(context, base, short=short, reader=reader)
     return HeldOut(spec.validation.steps, planned, reader, loss)
 
 
-def _read_base(
-    recipe: Recipe, stage: int, *, folder: Path, base: Path, short: ShortLoss, reader: Reader
-) -> dict[str, float]:
-    path = StageFolder(folder).base_loss
+def _read_base(context: StageContext, base: Path, *, short: ShortLoss, reader: Reader) -> dict[str, float]:
+    path, parallel = context.folder.base_loss, context.parallel
     known: dict[str, float] | None = share_from_first(read_written(path) if path.exists() else None)
     if known is None:
         require_intact(base, together=True)
-        learner = ModelWithLoss(build_model(base), chunk_tokens=recipe.parallel.loss_chunk_tokens)
-        savings = choose_savings(recipe, stage, StageFolder(folder).extended)
-        prepare_model(learner, reader.mesh, savings=savings, precision=recipe.parallel.precision, weights=base)
+        learner = ModelWithLoss(build_model(base), chunk_tokens=parallel.loss_chunk_tokens)
+        savings = choose_savings(parallel, context.spec, context.shape)
+        prepare_model(learner, context.mesh, savings=savings, precision=parallel.precision, weights=base)
         known = tell_short(short, reader.read(learner, short))
-        if reader.mesh.rank == 0:
+        if context.is_first_rank:
             write_whole(path, json.dumps(known, indent=1))
     return known

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from ropewalk.core.owned import Owned
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.normalize import mend, normalize_document
 from ropewalk.corpus.clean.pii import mask
@@ -38,8 +39,8 @@ def clean_document(document: Document, profile: Profile) -> Cleaned:
     read_bytes = text_bytes(document.text)
     if document.loss_spans is None:
         # A text without any other reference is freed once it is split into blocks.
-        read, document = [document.text], replace(document, text="")
-        mended = replace(document, text=normalize_document(read.pop(), profile))
+        read, document = Owned(document.text), replace(document, text="")
+        mended = replace(document, text=normalize_document(read.take(), profile))
     else:
         mended = _mend_spans(document, profile)
     measures = measure_text(mended.text)

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float64, Int64, UInt64
 from ropewalk.core.digest import digest_bytes, digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
+from ropewalk.core.ranges import expand_ranges
 from ropewalk.corpus.dedup.prompt_texts import read_texts
 from ropewalk.corpus.prompt_rules import PROBES, PromptRules
 from ropewalk.corpus.read.source import digest_files
@@ -93,7 +94,7 @@ class Runs:
         """All places of ``runs``, run after run, and the index at which the places of each run begin."""
         counts = self.first[runs + 1] - self.first[runs]
         starts = np.cumsum(counts) - counts
-        return np.repeat(self.first[runs] - starts, counts) + np.arange(counts.sum()), starts
+        return expand_ranges(self.first[runs], counts), starts
 
     def to_json(self) -> dict[str, Any]:
         columns = {"values": self.values, "first": self.first, "owner": self.owner, "at": self.at}

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
+from ropewalk.core.ranges import count_within
+
 WINDOW_PIECES = 1 << 17
 
 
@@ -79,8 +81,7 @@ def split_documents(
     """(document, start, tokens) of each segment. Documents are cut every ``context_tokens`` tokens, never truncated."""
     pieces = -(-lengths // context_tokens)
     document = np.repeat(np.arange(len(lengths)), pieces)
-    first = np.repeat(np.cumsum(pieces) - pieces, pieces)
-    start = (np.arange(len(document)) - first) * context_tokens
+    start = count_within(pieces) * context_tokens
     return document, start, np.minimum(lengths[document] - start, context_tokens)
 
 

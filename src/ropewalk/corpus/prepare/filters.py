@@ -12,6 +12,7 @@ import xxhash
 from jaxtyping import UInt32
 
 from ropewalk.core.digest import digest_value
+from ropewalk.core.owned import Owned
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.document import clean_document
 from ropewalk.corpus.clean.quality import Measures
@@ -39,9 +40,9 @@ class Cuts:
         """``text``, whose digest is ``digest``, without its spans."""
         if digest not in self.spans:
             return text
-        held = [text]
+        owned = Owned(text)
         del text
-        return cut_spans(held.pop(), self.spans[digest])
+        return cut_spans(owned.take(), self.spans[digest])
 
     def to_json(self) -> list[Any]:
         """The cuts as JSON data, sorted by digest, so that equal cuts give equal JSON."""
@@ -89,16 +90,16 @@ class Screen:
 
     def judge(self, document: Document) -> Screened:
         """Clean a document and apply the filters to it."""
-        profile, held = self.source.cleaning(document.language), [document]
+        profile, read = self.source.cleaning(document.language), Owned(document)
         del document
-        cleaned = clean_document(held.pop(), profile)
+        cleaned = clean_document(read.take(), profile)
         outcome, measures, read_bytes = cleaned.outcome, cleaned.measures, cleaned.read_bytes
         del cleaned
         if isinstance(outcome, Reject):
             return Screened(outcome, measures)
-        held = [outcome]
+        clean = Owned(outcome)
         del outcome
-        return self.compare(held.pop(), measures, read_bytes=read_bytes)
+        return self.compare(clean.take(), measures, read_bytes=read_bytes)
 
     def judge_all(self, items: Iterable[Document | Reject]) -> Iterator[tuple[int, Document | Reject, Screened | None]]:
         """Yield (bytes read, outcome, result of the filters or None) of each item. Rejects are not filtered again.
@@ -109,10 +110,12 @@ class Screen:
             if isinstance(item, Reject):
                 yield item.size_bytes, item, None
                 continue
-            read_bytes, held = text_bytes(item.text), [item]
+            read_bytes, owned = text_bytes(item.text), Owned(item)
             del item
-            screened = [self.judge(held.pop())]
-            yield read_bytes, screened[0].outcome, screened.pop()
+            screened = self.judge(owned.take())
+            judged = Owned((read_bytes, screened.outcome, screened))
+            del screened
+            yield judged.take()
 
     def compare(self, kept: Document, measures: Measures, *, read_bytes: int) -> Screened:
         """Apply the filters to a clean and measured document. A document with loss spans keeps repeated sections."""
@@ -123,8 +126,8 @@ class Screen:
             if not passages:
                 why = f"{found.share:.0%} of {found.prompt} stands in it"
                 return Screened(Reject(kept.id, CONTAMINATED, read_bytes, why, place, excerpt(kept.text)), measures)
-            whole, kept = [kept.text], replace(kept, text="")
-            kept = replace(kept, text=cut_spans(whole.pop(), found.spans))
+            whole, kept = Owned(kept.text), replace(kept, text="")
+            kept = replace(kept, text=cut_spans(whole.take(), found.spans))
         encoded = kept.text.encode()
         digest, whole_bytes = xxhash.xxh3_64_intdigest(encoded), len(encoded)
         del encoded
@@ -132,8 +135,8 @@ class Screen:
         if digest in self.cuts.spans and kept.loss_spans is None:
             characters, begin_and_end = len(kept.text), excerpt(kept.text)
             # The signature is made before the cut, so that the two texts are never in memory at the same time.
-            whole, kept = [kept.text], replace(kept, text="")
-            kept = replace(kept, text=self.cuts.apply(whole.pop(), digest))
+            whole, kept = Owned(kept.text), replace(kept, text="")
+            kept = replace(kept, text=self.cuts.apply(whole.take(), digest))
             if len(kept.text) < self.source.cleaning(kept.language).min_characters:
                 why = f"{len(kept.text)} characters of {characters} stand nowhere else"
                 return Screened(Reject(kept.id, REPEATED, read_bytes, why, place, begin_and_end), measures)

@@ -20,6 +20,7 @@ import numpy as np
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest, write_whole
 from ropewalk.core.digest import digest_file, digest_value
 from ropewalk.core.error import UserError
+from ropewalk.core.owned import Owned
 from ropewalk.core.record import Document, Shard
 from ropewalk.corpus.dedup.decontaminate import Prompts
 from ropewalk.corpus.prepare.filters import Cuts, Screen
@@ -222,9 +223,9 @@ def _make_shard(job: Job, items: Iterator[Document | Reject], folder: Path, adva
         for item in items:
             if isinstance(item, Document) and MESSAGES in item.metadata and job.cuts is not None:
                 item = lay_out(item, job.chat, job.source)
-            size, held = item_bytes(item), [item]
+            size, owned = item_bytes(item), Owned(item)
             del item
-            yield held.pop()
+            yield owned.take()
             advance(size)
 
     gathered = Gathered()

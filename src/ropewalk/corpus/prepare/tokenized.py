@@ -18,6 +18,7 @@ from jaxtyping import Int64, Shaped, UInt32, UInt64
 
 from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
+from ropewalk.core.owned import Owned
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.document import MASKED
 from ropewalk.corpus.prepare.filters import CONTAMINATED, PASSAGE, REPEATED, Screen, Screened
@@ -166,9 +167,9 @@ def _take_all(items: Iterable[Document | Reject], screen: Screen, notes: Notes) 
     for size_bytes, outcome, screened in screen.judge_all(items):
         if notes.take(size_bytes, outcome, screened):
             assert isinstance(outcome, Document)
-            kept = [outcome]
+            kept = Owned(outcome)
             del outcome, screened
-            yield kept.pop()
+            yield kept.take()
 
 
 def _line(id: str, screened: Screened | None, **facts: Any) -> str:

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from pydantic_core import from_json
 
+from ropewalk.core.owned import Owned
 from ropewalk.corpus.read.archive import content_bytes, read_chunks
 from ropewalk.corpus.read.bad_input import Found, Place, reject
 from ropewalk.corpus.read.encodings import guess_encoding
@@ -28,8 +29,8 @@ _SPACE = " \t\r\n"
 def read_json(file: File, source: Source, encoding: str) -> Iterator[Found]:
     """Yield the elements of the list in a file, or the single value of the file. Raises TornArchiveError."""
     place = Place.of(file)
-    if encoding == "utf-8" and (whole := _read_long_object(file)):
-        yield place, whole.pop()
+    if encoding == "utf-8" and (whole := _read_long_object(file)) is not None:
+        yield place, whole.take()
         return
     stream = _TextStream(file, encoding, errors="replace" if source.faults == "replace" else "strict")
     try:
@@ -56,13 +57,13 @@ def read_json(file: File, source: Source, encoding: str) -> Iterator[Found]:
         )
 
 
-def _read_long_object(file: File) -> list[object]:
-    """A list with the single object of a long file, which is parsed like a long line; else an empty list."""
+def _read_long_object(file: File) -> Owned[object] | None:
+    """The single object of a long file, which is parsed like a long line; None for any other file."""
     if content_bytes(file.path) < LONG_BYTES or next(read_chunks(file.path), b"")[:1] != b"{":
-        return []
+        return None
     with suppress(ValueError):
-        return [from_json(b"".join(read_chunks(file.path)))]
-    return []
+        return Owned(from_json(b"".join(read_chunks(file.path))))
+    return None
 
 
 def _read_elements(stream: "_TextStream", place: Place) -> Iterator[Found]:
@@ -76,10 +77,10 @@ def _read_elements(stream: "_TextStream", place: Place) -> Iterator[Found]:
         number += 1
         stream.skip_space()
         offset = stream.offset
-        value = [stream.read_value()]
+        value = Owned(stream.read_value())
         if stream.at >= LONG_BYTES:  # free its text while the caller uses the value
             stream.let_go()
-        yield replace(place, part=f"record {number}", offset=offset), value.pop()
+        yield replace(place, part=f"record {number}", offset=offset), value.take()
         stream.skip_space()
         sign = stream.peek()
         if sign not in (",", "]"):

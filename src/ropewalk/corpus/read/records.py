@@ -15,6 +15,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from ropewalk.core.error import UserError
+from ropewalk.core.owned import Owned
 from ropewalk.corpus.read import json_file
 from ropewalk.corpus.read.archive import Line, TornArchiveError, read_chunks, read_lines
 from ropewalk.corpus.read.bad_input import Found, Place, decode, file_encoding, missing_library, reject
@@ -63,10 +64,10 @@ def _read_text_file(file: File, source: Source, encoding: str) -> Iterator[Found
 def _read_lines(lines: Iterator[Line], file: File, source: Source, encoding: str) -> Iterator[Found]:
     start = Place.of(file)
     for number, offset, content in lines:
-        line = [content] if content.strip() else []
+        line = Owned(content) if content.strip() else None
         del content  # a record can be a book: free its line while the caller uses the record
-        if line:
-            yield _read_line(line.pop(), source, replace(start, line=number, offset=offset), encoding)
+        if line is not None:
+            yield _read_line(line.take(), source, replace(start, line=number, offset=offset), encoding)
 
 
 def _read_line(content: bytes, source: Source, place: Place, encoding: str) -> Found:
@@ -131,9 +132,9 @@ def read_hub(source: Source) -> Iterator[Found]:
 def _number_rows(place: Place, rows: Iterable[object]) -> Iterator[Found]:
     numbers = count()
     for row in rows:
-        held = [row]
+        owned = Owned(row)
         del row  # a row can be a book: only the caller may hold it, but enumerate would hold it too
-        yield replace(place, part=f"row {next(numbers)}"), drop_filled(held.pop())
+        yield replace(place, part=f"row {next(numbers)}"), drop_filled(owned.take())
 
 
 def drop_filled(value: Any) -> Any:

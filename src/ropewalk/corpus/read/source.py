@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from ropewalk.core.digest import digest_file
 from ropewalk.core.error import UserError
+from ropewalk.core.owned import Owned
 from ropewalk.core.record import Document
 from ropewalk.corpus.embedded import embedded_documents
 from ropewalk.corpus.read.archive import content_bytes
@@ -48,9 +49,9 @@ def read_source(source: Source, *, seed: int) -> Iterator[Document | Reject]:
             size += len(item.text.encode()) if isinstance(item, Document) else item.size_bytes
         if isinstance(item, Reject):
             reasons.add(item.reason)
-        held = [item]
+        owned = Owned(item)
         del item  # a document can be a book: it must not be held here while the next one is read
-        yield held.pop()
+        yield owned.take()
         if source.size_bytes is not None and size >= source.size_bytes:
             break
     if documents == 0:
@@ -100,9 +101,9 @@ def read_items(source: Source, seed: int, file: File | None = None) -> Iterator[
             yield replace(document, source=source.name, role=source.role, language=language)
         return
     for found in read_found(source, file):
-        held = [found]
+        owned = Owned(found)
         del found
-        yield _make_item(held.pop(), source)
+        yield _make_item(owned.take(), source)
 
 
 def read_found(source: Source, file: File | None = None) -> Iterator[Found]:
@@ -130,20 +131,21 @@ def _read_files(source: Source, file: File | None) -> Iterator[Found]:
         whole = [(member, part) for member, part in parts if isinstance(part, str)]
         del parts
         if whole:
-            made = [WholeText(join_files(whole, options))]
+            made = Owned(WholeText(join_files(whole, options)))
             del whole
-            yield Place(str(found.root / id), id), made.pop()
+            yield Place(str(found.root / id), id), made.take()
 
 
 def _make_item(found: Found, source: Source) -> Document | Reject:
     if isinstance(found, Reject):
         return found
-    place, held = found[0], [found[1]]
+    place, record = found
     del found
-    if isinstance(whole := held[0], WholeText):
-        return _document(whole.text, source, id=place.name, place=place)
-    del whole
-    return _make_document(held.pop(), source, place)
+    if isinstance(record, WholeText):
+        return _document(record.text, source, id=place.name, place=place)
+    owned = Owned(record)
+    del record
+    return _make_document(owned.take(), source, place)
 
 
 def _make_document(record: object, source: Source, place: Place) -> Document | Reject:

@@ -1,0 +1,77 @@
+"""The settings of one stage on one rank. They are made once, from the recipe, when the rank begins the stage."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ropewalk.core.digest import digest_value
+from ropewalk.core.run_folder import RunFolder, StageFolder
+from ropewalk.parallel.fsdp import choose_precision
+from ropewalk.parallel.mesh import Mesh, make_mesh
+from ropewalk.partition.choose import Sharing
+from ropewalk.plan.choose import plan_sharing
+from ropewalk.recipe.parallel import Parallel
+from ropewalk.recipe.part_digests import pick_lesson
+from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.stage import Stage
+from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.read import read_shape
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """The settings of one stage on this rank, the same from its first step to its last."""
+
+    number: int
+    """The stage's place among the stages of the recipe."""
+    spec: Stage
+    parallel: Parallel
+    mesh: Mesh
+    precision: str
+    """The precision of matrix products that ``parallel.precision`` gives on this device."""
+    sharing: Sharing
+    """How attention may be shared among the ranks of a sequence."""
+    shape: ModelShape
+    """The shape of the model that the stage starts from."""
+    folder: StageFolder
+    """Holds the model that the stage starts from, its checkpoints, its skipped steps."""
+    metrics: Path
+    """The run's ``metrics.jsonl``."""
+    seed: int
+    settings_digest: str
+    """The digest of all settings that decide the content of the stage's steps."""
+    moments: Path | None
+    """The checkpoints whose optimizer moments are carried into the stage; None where it begins with fresh ones."""
+
+    @property
+    def is_first_rank(self) -> bool:
+        """True on the rank that prints and writes for all."""
+        return self.mesh.rank == 0
+
+
+def make_context(recipe: Recipe, number: int, *, run: Path) -> StageContext:
+    """Return the settings of stage ``number`` of the run in the folder ``run``. Every rank must call it."""
+    spec, parallel, folder = recipe.stages[number], recipe.parallel, RunFolder(run).stage(number)
+    mesh = make_mesh(parallel.ranks, parallel.context_parallel, replicas=parallel.replicas)
+    shape = read_shape(folder.extended)
+    # The adapters of a stage are merged at its end: their moments have no meaning for other weights.
+    carries = number > 0 and spec.carry_moments and spec.lora is None and recipe.stages[number - 1].lora is None
+    return StageContext(
+        number=number,
+        spec=spec,
+        parallel=parallel,
+        mesh=mesh,
+        precision=choose_precision(parallel.precision, mesh),
+        sharing=choose_sharing(parallel, shape, mesh),
+        shape=shape,
+        folder=folder,
+        metrics=RunFolder(run).metrics,
+        seed=recipe.seed,
+        settings_digest=digest_value(pick_lesson(recipe, number)),
+        moments=RunFolder(run).checkpoints(number - 1) if carries else None,
+    )
+
+
+def choose_sharing(parallel: Parallel, shape: ModelShape, mesh: Mesh) -> Sharing:
+    """Return ``plan_sharing`` for a model of ``shape`` on this kind of device."""
+    narrow = choose_precision(parallel.precision, mesh) == "bfloat16"
+    return plan_sharing(parallel, shape, device=mesh.device.type, element_bytes=2 if narrow else 4)
