@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from array_shapes import BARE_ARRAYS, TOLD_SHAPES, UNTOLD_SHAPES, find_bare_array, find_untold_shape
+
 SRC = Path(__file__).parents[1] / "src" / "ropewalk"
 TORCH_FREE_ROOMS = ["core", "rope", "shape", "probe", "corpus", "recipe", "partition", "plan"]
 TORCH_ROOMS = ["attention", "parallel", "model", "checkpoint", "evaluate", "train"]
@@ -185,3 +187,29 @@ def test_importing_the_torch_free_half_imports_no_torch(path: Path) -> None:
     code = f"import sys\nfor name in {modules!r}: __import__(name)\nprint({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+WITHOUT_SHAPES = {"attention", "partition"}
+"""Rooms and files, such as ``model/loss.py``, where arrays do not have all their shapes yet."""
+
+
+def says_shapes(path: Path) -> bool:
+    return not WITHOUT_SHAPES & {room(path), path.relative_to(SRC).as_posix()}
+
+
+def test_every_array_has_a_shape(path: Path) -> None:
+    if says_shapes(path):
+        assert find_bare_array(parse(path)) is None
+    for code in BARE_ARRAYS:
+        assert find_bare_array(ast.parse(f"from jaxtyping import Float\n{code}")), code
+    whole = "def pick(tensor: Float[Tensor, 'tokens'] | None) -> None:\n    last: Tensor = tensor"
+    assert find_bare_array(ast.parse(f"from jaxtyping import Float\n{whole}")) is None
+
+
+def test_every_rearrangement_says_the_shapes(path: Path) -> None:
+    if room(path) in {"attention", "model"} and says_shapes(path):
+        assert find_untold_shape(path.read_text()) is None
+    for code in UNTOLD_SHAPES:
+        assert find_untold_shape(code), code
+    for code in TOLD_SHAPES:
+        assert find_untold_shape(code) is None, code

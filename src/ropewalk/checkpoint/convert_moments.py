@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed.tensor as sharded
+from jaxtyping import Float32, Shaped
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -23,7 +24,7 @@ _BATCH_ELEMENTS = 1 << 28
 _FORMS = {"torch.uint8", "torch.float32"}
 
 
-def find_other_form(tensors: Mapping[str, Tensor], held: Mapping[str, Any]) -> list[str]:
+def find_other_form(tensors: Mapping[str, Shaped[Tensor, "..."]], held: Mapping[str, Any]) -> list[str]:
     """Return the names of those ``tensors`` that are moments and that a checkpoint holds in the other form.
 
     ``held`` gives dtype and shape of each tensor in the checkpoint, by name.
@@ -42,7 +43,9 @@ def name_scale(name: str) -> str:
 
 
 def read_other_form(
-    names: Sequence[str], tensors: Mapping[str, Tensor], fill: Callable[[Mapping[str, Tensor]], None]
+    names: Sequence[str],
+    tensors: Mapping[str, Shaped[Tensor, "..."]],
+    fill: Callable[[Mapping[str, Shaped[Tensor, "..."]]], None],
 ) -> None:
     """Read the moments ``names`` in the checkpoint's form and convert them into ``tensors``, in place.
 
@@ -62,18 +65,18 @@ def read_other_form(
             _write_over(name, tensors, stored)
 
 
-def zeros_by_row(like: Tensor, shape: tuple[int, int]) -> Tensor:
+def zeros_by_row(like: Shaped[Tensor, "rows ..."], shape: tuple[int, int]) -> Float32[Tensor, "rows blocks"]:
     """Return float32 zeros of ``shape`` whose matrix rows are placed on the same ranks as those of ``like``."""
     if isinstance(like, DTensor):
         return sharded.zeros(shape, device_mesh=like.device_mesh, placements=like.placements)
     return torch.zeros(shape, device=like.device)
 
 
-def _count_blocks(matrix: Tensor) -> int:
+def _count_blocks(matrix: Shaped[Tensor, "rows ..."]) -> int:
     return math.ceil(math.prod(matrix.shape[1:]) / BLOCK_ELEMENTS)
 
 
-def _batch(names: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
+def _batch(names: Sequence[str], tensors: Mapping[str, Shaped[Tensor, "..."]]) -> Iterator[list[str]]:
     """Split ``names`` into batches by the size of the whole tensors, so that all ranks read the same batches."""
     batch: list[str] = []
     left = _BATCH_ELEMENTS
@@ -88,7 +91,9 @@ def _batch(names: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[list
 
 
 @torch.no_grad()
-def _write_over(name: str, tensors: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+def _write_over(
+    name: str, tensors: Mapping[str, Shaped[Tensor, "..."]], stored: Mapping[str, Shaped[Tensor, "..."]]
+) -> None:
     signed = name.partition("/")[0] == MOMENTS[0]
     ours, theirs = _local(tensors[name]).flatten(1), _local(stored[name]).flatten(1)
     narrow = tensors[name].dtype == torch.uint8
@@ -102,6 +107,6 @@ def _write_over(name: str, tensors: Mapping[str, Tensor], stored: Mapping[str, T
             ours[part] = decode(theirs[part], scale[part], signed=signed)
 
 
-def _local(tensor: Tensor) -> Tensor:
+def _local(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     local: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     return local

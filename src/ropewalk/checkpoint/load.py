@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load as read_shards
@@ -132,7 +133,7 @@ def load_weights(checkpoint: Path) -> LazyWeights:
 
 def _join(
     shapes: Mapping[str, tuple[int, ...]], parts: Mapping[str, list[tuple[StoredTensor, int]]], name: str
-) -> Tensor:
+) -> Float[Tensor, "..."]:
     """Read one tensor from the files of all ranks, each of which has some of its rows."""
     whole = torch.empty(shapes[name], dtype=STORED_TYPES[parts[name][0][0].dtype])
     for part, first in parts[name]:
@@ -140,7 +141,7 @@ def _join(
     return whole
 
 
-def _read_tensors(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], checkpoint: Path) -> None:
+def _read_tensors(tensors: Mapping[str, Shaped[Tensor, "..."]], facts: Mapping[str, Any], checkpoint: Path) -> None:
     """Compare names, dtypes and shapes, then fill the tensors. torch's reader alone would ignore surplus tensors.
 
     Moments that the checkpoint has in another form are converted into the form of ``tensors``.
@@ -164,7 +165,7 @@ def _read_tensors(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], check
         read_other_form(others, tensors, partial(_fill, checkpoint=checkpoint))
 
 
-def _fill(tensors: Mapping[str, Tensor], checkpoint: Path) -> None:
+def _fill(tensors: Mapping[str, Shaped[Tensor, "..."]], checkpoint: Path) -> None:
     read_shards(dict(tensors), storage_reader=HuggingFaceStorageReader(str(checkpoint)))
 
 

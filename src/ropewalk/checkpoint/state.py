@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from torch import Tensor, nn
 
 from ropewalk.parallel.collective import rank_and_ranks
@@ -73,7 +73,7 @@ def name_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield name.removeprefix("causal."), parameter
 
 
-def name_tensors(state: TrainState) -> dict[str, Tensor]:
+def name_tensors(state: TrainState) -> dict[str, Shaped[Tensor, "..."]]:
     """Return weights and moments by name, each as this rank's shard. Moments that do not exist yet are made, as zeros.
 
     torch's AdamW makes its moments only at the first step, and a checkpoint needs them before. An optimizer that keeps
@@ -99,7 +99,7 @@ class Snapshot:
     stage: int
     figures: Mapping[str, Any]
     inputs: Mapping[str, Any]
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Shaped[Tensor, "..."]]
 
 
 def take_snapshot(state: TrainState) -> Snapshot:
@@ -111,7 +111,7 @@ def take_snapshot(state: TrainState) -> Snapshot:
     return Snapshot(state.step, state.stage, state.figures(), dict(state.inputs), {**parts, **random_states()})
 
 
-def _copy_to_host(tensor: Tensor) -> Tensor:
+def _copy_to_host(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     return tensor.detach().cpu() if tensor.device.type != "cpu" else tensor.detach().clone()
 
 
@@ -133,7 +133,7 @@ def random_states() -> dict[str, UInt8[Tensor, "bytes"]]:
     return states
 
 
-def set_random_states(states: Mapping[str, Tensor]) -> None:
+def set_random_states(states: Mapping[str, UInt8[Tensor, "bytes"]]) -> None:
     """Set this rank's random generators to ``states``."""
     for name, value in states.items():
         if name.startswith("rng/cpu/"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import xxhash
+from jaxtyping import Shaped
 
 _CHUNK_BYTES = 1 << 22
 _EXACT_BITS = 52
@@ -41,7 +42,7 @@ def digest_file(path: Path) -> str:
     return state.hexdigest()
 
 
-def digest_arrays(*arrays: np.ndarray[Any, np.dtype[Any]]) -> int:
+def digest_arrays(*arrays: Shaped[np.ndarray, "..."]) -> int:
     """Digest of arrays with their shapes and dtypes: 52 bits, so that a float64 in a reduction holds it exactly."""
     state = xxhash.xxh3_64()
     for array in arrays:

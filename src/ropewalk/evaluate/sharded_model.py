@@ -8,6 +8,7 @@ padding.
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float64
 from torch import nn
 
 from ropewalk.evaluate.items import Item, Sums, lay_row, pack_items
@@ -39,7 +40,9 @@ def measure_shared(
     return Sums(count, nll, correct)
 
 
-def _add_row(table: torch.Tensor, model: nn.Module, row: list[Item], *, mesh: Mesh, sharing: Sharing) -> None:
+def _add_row(
+    table: Float64[torch.Tensor, "3 groups"], model: nn.Module, row: list[Item], *, mesh: Mesh, sharing: Sharing
+) -> None:
     laid = lay_row(row, multiple=mesh.context_ranks)
     partition = choose_partition(laid.document[None], ranks=mesh.context_ranks, sharing=sharing).partition
     tokens, positions, labels, group = (

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -67,7 +68,7 @@ def _is_whole(name: str, lora: Lora, *, tied: bool) -> bool:
     return f".{SCORE_BIAS}." in name or ("norms" in lora.also_train and "norm" in name.split(".")[-2])
 
 
-def merge_adapter(trained: Mapping[str, Tensor], folder: Path, lora: Lora) -> LazyWeights:
+def merge_adapter(trained: Mapping[str, Float[Tensor, "..."]], folder: Path, lora: Lora) -> LazyWeights:
     """All weights of the model in float32: those of ``folder``, with the trained values applied.
 
     ``trained`` holds whole tensors under their names in a model with adapters.
@@ -77,7 +78,7 @@ def merge_adapter(trained: Mapping[str, Tensor], folder: Path, lora: Lora) -> La
     whole = {name for name in trained if not name.endswith((_DOWN, _UP))}
     assert {*adapted, *whole} <= {*stored}, {*adapted, *whole} - {*stored}
 
-    def read(name: str) -> Tensor:
+    def read(name: str) -> Float32[Tensor, "..."]:
         if name in whole:
             return trained[name].float()
         weight = stored[name].float()

@@ -7,6 +7,7 @@ a window of them.
 
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import (
     Gemma3ForCausalLM,
@@ -43,7 +44,7 @@ def blocks_of(model: Any) -> nn.ModuleList:
     return blocks
 
 
-def head_of(model: Any) -> Tensor:
+def head_of(model: Any) -> Float[Tensor, "vocabulary width"]:
     """The head's weight [vocabulary, width]; the embedding's own weight where the two are tied."""
     head = model.lm_head
     assert head.bias is None

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import and_masks, causal_mask_function, sdpa_mask, sliding_window_overlay
@@ -53,7 +53,7 @@ class PromisedMask:
         window: int | None = self._arguments.get("local_size")
         return window
 
-    def make(self, window_tokens: int | None = None) -> Tensor | None:
+    def make(self, window_tokens: int | None = None) -> Bool[Tensor, "rows 1 tokens keys"] | None:
         """The mask, cut to the last ``window_tokens`` keys where a layer has a window that its class lacks."""
         if window_tokens not in self._made:
             make = partial(sdpa_mask, **self._arguments)
@@ -79,13 +79,13 @@ def attend_layer(
     module: nn.Module,
     query: Float[Tensor, "rows heads tokens head_dim"],
     key: Float[Tensor, "rows kv_heads keys head_dim"],
-    value: Float[Tensor, "rows kv_heads keys head_dim"],
-    attention_mask: PromisedMask | Tensor | None,
+    value: Float[Tensor, "rows kv_heads keys value_dim"],
+    attention_mask: PromisedMask | Shaped[Tensor, "#rows #heads tokens keys"] | None,
     *,
     partition: AnyPartition | None = None,
     context_group: dist.ProcessGroup | None = None,
     **settings: Any,
-) -> tuple[Float[Tensor, "rows tokens heads head_dim"], None]:
+) -> tuple[Float[Tensor, "rows tokens heads value_dim"], None]:
     """Attention of one layer, called by transformers; ``partition`` and ``context_group`` come from the forward.
 
     With a partition, the batch has one entry: this rank's tokens of all sequences, in the partition's order.
@@ -95,6 +95,7 @@ def attend_layer(
     window_tokens: int | None = settings.pop("window_tokens", None)
     temperature: Float[Tensor, "rows tokens"] | None = settings.pop("query_temperature", None)
     if temperature is not None:
+        # [rows, heads, tokens, head_dim] x [rows, 1, tokens, 1]
         query = (query * temperature[:, None, :, None]).to(query.dtype)
     bias = getattr(module, BIAS, None)
     if partition is None:
@@ -103,6 +104,7 @@ def attend_layer(
     _refuse_undone(module, query, key, value, attention_mask, settings)
     for counter in _counting:
         counter[getattr(module, "layer_idx", 0)] += 1
+    # thrice [1, heads, tokens, head_dim] -> [tokens, heads, head_dim]
     flat = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     seen = partition.with_window(window_tokens or settings.get("sliding_window"))
     if bias is not None:
@@ -118,18 +120,18 @@ def attend_layer(
             soft_cap=settings.get("softcap"),
             sinks=settings.get("s_aux"),
         )
-    return output[None], None
+    return output[None], None  # [tokens, heads, value_dim] -> [1, tokens, heads, value_dim]
 
 
 def _attend_plainly(
     module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: PromisedMask | Tensor | None,
+    query: Float[Tensor, "rows heads tokens head_dim"],
+    key: Float[Tensor, "rows kv_heads keys head_dim"],
+    value: Float[Tensor, "rows kv_heads keys value_dim"],
+    mask: PromisedMask | Shaped[Tensor, "#rows #heads tokens keys"] | None,
     window_tokens: int | None,
     settings: Mapping[str, Any],
-) -> tuple[Tensor, None]:
+) -> tuple[Float[Tensor, "rows tokens heads value_dim"], None]:
     """transformers' SDPA. Raises UserError for options that SDPA would ignore without a warning."""
     asked = [
         name
@@ -170,10 +172,10 @@ def count_calls() -> Iterator[Counter[int]]:
 
 def _refuse_undone(
     module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: PromisedMask | Tensor | None,
+    query: Float[Tensor, "rows heads tokens head_dim"],
+    key: Float[Tensor, "rows kv_heads keys head_dim"],
+    value: Float[Tensor, "rows kv_heads keys value_dim"],
+    mask: PromisedMask | Shaped[Tensor, "#rows #heads tokens keys"] | None,
     settings: Mapping[str, Any],
 ) -> None:
     """Raise UserError if this layer's attention is more than causal softmax in a document or a window of it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -61,7 +62,7 @@ def add_bias_weights(folder: Path, positions: Sequence[LayerPosition], *, heads:
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _first_values(positions: Sequence[LayerPosition], heads: int, dtype: Dtype) -> dict[str, Tensor]:
+def _first_values(positions: Sequence[LayerPosition], heads: int, dtype: Dtype) -> dict[str, Float[Tensor, "..."]]:
     return {
         f"model.layers.{layer}.self_attn.{NAME}.{name}": value.to(getattr(torch, dtype))
         for layer, position in enumerate(positions)

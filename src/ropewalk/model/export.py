@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from jaxtyping import Shaped
 from torch import Tensor
 
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest
@@ -29,7 +30,7 @@ layer. Other readers refuse the folder, and so run no other model in silence. It
 """
 
 
-def export(weights: Mapping[str, Tensor] | Path, like: Path, out: Path, *, dtype: Dtype) -> None:
+def export(weights: Mapping[str, Shaped[Tensor, "..."]] | Path, like: Path, out: Path, *, dtype: Dtype) -> None:
     """Write ``out``, finished: config and tokenizer of the model folder ``like``, with ``weights`` as ``dtype``.
 
     ``weights`` are whole tensors under transformers' names, or a model folder that has them. Each is read once, and

@@ -7,17 +7,17 @@ predict the next one's first token. So labels are shifted here, while the sequen
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Bool, Int32, Int64, Shaped
 
 from ropewalk.core.error import UserError
 
 IGNORED = -100
 """transformers' label for a token that is not learnt."""
 
-Fields = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
+Fields = Mapping[str, Shaped[np.ndarray, "..."]]
+"""What the caller gave, of any shape and type: ``read_whole_batch`` refuses what does not fit with a UserError."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def read_whole_batch(fields: Fields, *, ranks: int) -> WholeBatch:
     return WholeBatch(tokens.astype(np.int64), document, positions.astype(np.int64), shifted)
 
 
-def _fit(name: str, field: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _fit(name: str, field: Shaped[np.ndarray, "..."], shape: tuple[int, ...]) -> Shaped[np.ndarray, "rows context"]:
     """Broadcast a field to all sequences: as in transformers, one row of positions may stand for all."""
     if field.shape != shape and not (name == "position_ids" and field.shape in {shape[1:], (1, *shape[1:])}):
         raise _unusable(
@@ -73,7 +73,9 @@ def _fit(name: str, field: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return fitted
 
 
-def _read_mask(mask: np.ndarray | None, shape: tuple[int, ...]) -> Bool[np.ndarray, "rows context"]:
+def _read_mask(
+    mask: Shaped[np.ndarray, "rows context"] | None, shape: tuple[int, ...]
+) -> Bool[np.ndarray, "rows context"]:
     if mask is None:
         return np.ones(shape, bool)
     real: np.ndarray = mask != 0
@@ -88,7 +90,9 @@ def _read_mask(mask: np.ndarray | None, shape: tuple[int, ...]) -> Bool[np.ndarr
 
 
 def _tell_documents(
-    ids: np.ndarray | None, positions: np.ndarray | None, real: Bool[np.ndarray, "rows context"]
+    ids: Shaped[np.ndarray, "rows context"] | None,
+    positions: Shaped[np.ndarray, "rows context"] | None,
+    real: Bool[np.ndarray, "rows context"],
 ) -> Int32[np.ndarray, "rows context"]:
     """Numbers that change where a document begins, -1 for padding."""
     if ids is not None:
@@ -98,18 +102,24 @@ def _tell_documents(
         begins = positions[:, 1:] == 0
     else:
         begins = np.zeros_like(real[:, 1:])
+    # [rows, 1] and [rows, context - 1] -> [rows, context]
     numbers = np.concatenate([np.zeros_like(begins[:, :1]), begins], axis=1).cumsum(axis=1, dtype=np.int32)
     return np.where(real, numbers, np.int32(-1))
 
 
 def _count_positions(document: Int32[np.ndarray, "rows context"]) -> Int64[np.ndarray, "rows context"]:
+    # [context] -> [rows, context]
     places = np.broadcast_to(np.arange(document.shape[1]), document.shape)
     begins = np.diff(document, prepend=-2, axis=1) != 0
     counted: np.ndarray = places - np.maximum.accumulate(np.where(begins, places, 0), axis=1)
     return counted
 
 
-def _require_rising(positions: np.ndarray, counted: np.ndarray, document: np.ndarray) -> None:
+def _require_rising(
+    positions: Shaped[np.ndarray, "rows context"],
+    counted: Int64[np.ndarray, "rows context"],
+    document: Int32[np.ndarray, "rows context"],
+) -> None:
     falls = (np.diff(positions, axis=1) <= 0) & (counted[:, 1:] > 0) & (document[:, 1:] >= 0)
     if falls.any():
         row, place = np.argwhere(falls)[0].tolist()
@@ -121,7 +131,9 @@ def _require_rising(positions: np.ndarray, counted: np.ndarray, document: np.nda
         )
 
 
-def _shift(labels: np.ndarray, document: np.ndarray) -> Int64[np.ndarray, "rows context"]:
+def _shift(
+    labels: Shaped[np.ndarray, "rows context"], document: Int32[np.ndarray, "rows context"]
+) -> Int64[np.ndarray, "rows context"]:
     shifted = np.full(labels.shape, IGNORED, np.int64)
     follows = (document[:, 1:] == document[:, :-1]) & (document[:, 1:] >= 0)
     shifted[:, :-1] = np.where(follows, labels[:, 1:], IGNORED)

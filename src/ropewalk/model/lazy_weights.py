@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ropewalk.model.weights import read_headers, read_tensor
@@ -20,9 +21,9 @@ class LazyWeights(Mapping[str, Tensor]):
     """Weights by transformers' names. ``shapes`` has all of them; ``read`` returns a new tensor at each call."""
 
     shapes: Mapping[str, tuple[int, ...]]
-    read: Callable[[str], Tensor]
+    read: Callable[[str], Shaped[Tensor, "..."]]
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> Shaped[Tensor, "..."]:
         if name not in self.shapes:
             raise KeyError(name)
         return self.read(name)
@@ -37,7 +38,7 @@ class LazyWeights(Mapping[str, Tensor]):
         return name in self.shapes
 
 
-def shapes_of(weights: Mapping[str, Tensor]) -> Mapping[str, tuple[int, ...]]:
+def shapes_of(weights: Mapping[str, Shaped[Tensor, "..."]]) -> Mapping[str, tuple[int, ...]]:
     """Return the shape of each weight. No weight of a lazy mapping is read."""
     if isinstance(weights, LazyWeights):
         return weights.shapes
@@ -51,14 +52,16 @@ def read_weights(folder: Path) -> LazyWeights:
     return LazyWeights({name: tensor.shape for name, tensor in stored.items()}, partial(read_tensor, stored))
 
 
-def merge_weights(trained: Mapping[str, Tensor], base: Mapping[str, Tensor], *, share: float) -> LazyWeights:
+def merge_weights(
+    trained: Mapping[str, Float[Tensor, "..."]], base: Mapping[str, Float[Tensor, "..."]], *, share: float
+) -> LazyWeights:
     """``share`` x ``trained`` + the rest x ``base``, weight by weight; a weight that the base lacks stays as trained.
 
     Both ends of one short training lie in one basin of the loss. So the line between them is a trade between new and
     lost abilities (WiSE-FT, 2109.01903; model soups, 2203.05482).
     """
 
-    def read(name: str) -> Tensor:
+    def read(name: str) -> Shaped[Tensor, "..."]:
         tensor = trained[name]
         return tensor if name not in base else torch.lerp(base[name].to(tensor.dtype), tensor, share)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -51,7 +52,7 @@ def _find_empty(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Places]]:
         yield name, parameter, places
 
 
-def _find_rows(parameter: Tensor) -> tuple[Tensor, int]:
+def _find_rows(parameter: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], int]:
     """Return this rank's part of a parameter, and its first row in the whole. FSDP gives each rank equal parts."""
     if not isinstance(parameter, DTensor):
         return parameter.detach(), 0

@@ -7,7 +7,7 @@ instead of the four that recomputing would take. The cost is a float32 copy of t
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64, Shaped
 from torch import Tensor
 
 CHUNK_TOKENS = 1024
@@ -74,8 +74,14 @@ class _Rules(NamedTuple):
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor, weights: Tensor, near_nll: Tensor | None, rules: _Rules
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any,
+        hidden: Float[Tensor, "tokens width"],
+        head: Float[Tensor, "vocabulary width"],
+        labels: Int[Tensor, "tokens"],
+        weights: Float[Tensor, "tokens"],
+        near_nll: Float[Tensor, "tokens"] | None,
+        rules: _Rules,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens"], Bool[Tensor, "tokens"]]:
         exact = torch.promote_types(hidden.dtype, torch.float32)
         nll = torch.zeros(len(hidden), dtype=exact, device=hidden.device)
         correct = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
@@ -88,6 +94,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if not len(rows):
                 continue  # padding, or instructions: nothing to learn here
             everything = len(rows) == len(nll[chunk])
+            # [tokens, width] -> [counted, width], and likewise [tokens] -> [counted]; labels [tokens] -> [counted, 1]
             nll[rows], correct[rows], loss, slope_at_inputs = _read_chunk(
                 hidden[chunk] if everything else hidden[rows],
                 head,
@@ -108,7 +115,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return loss_sum, nll, correct
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, upstream: Float[Tensor, ""], *_: Shaped[Tensor, "tokens"] | None
+    ) -> tuple[Float[Tensor, "..."] | None, ...]:
         hidden_grad, head_grad = ctx.saved_tensors
         if hidden_grad is not None:
             hidden_grad = hidden_grad * upstream  # a scalar: the product is taken in float32, then rounded
@@ -118,16 +127,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _read_chunk(
-    inputs: Tensor,
-    head: Tensor,
-    wanted: Tensor,
+    inputs: Float[Tensor, "counted width"],
+    head: Float[Tensor, "vocabulary width"],
+    wanted: Int64[Tensor, "counted 1"],
     *,
-    weight: Tensor,
-    near_nll: Tensor | None,
+    weight: Float[Tensor, "counted"],
+    near_nll: Float[Tensor, "counted"] | None,
     learns: bool,
-    head_grad: Tensor | None,
+    head_grad: Float[Tensor, "vocabulary width"] | None,
     rules: _Rules,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+) -> tuple[Float[Tensor, "counted"], Bool[Tensor, "counted"], Float[Tensor, ""], Float[Tensor, "counted width"] | None]:
     """Return nll, whether the label is likeliest, the sum of the loss, and the gradient of the inputs if it ``learns``.
 
     It also adds to ``head_grad``. It is a separate function, so that a chunk's logits are freed before the next chunk's
@@ -135,9 +144,12 @@ def _read_chunk(
     """
     logits = inputs @ head.T
     block_tokens = max(_BLOCK_BYTES[logits.is_cuda] // (4 * logits.shape[1]), 1)
+    # [counted] -> blocks x [block]
     nears = [None] * len(logits) if near_nll is None else near_nll.split(block_tokens)
+    # [counted, vocabulary], [counted, 1], [counted] -> blocks x ([block, vocabulary], [block, 1], [block])
     blocks = zip(*(each.split(block_tokens) for each in (logits, wanted, weight)), nears, strict=False)
     read = [_read_block(*block, learns=learns, rules=rules) for block in blocks]
+    # blocks x [block] -> [counted], three times
     nll, correct, loss = map(torch.cat, zip(*read, strict=True))
     if not learns:
         return nll, correct, loss.sum(), None
@@ -150,14 +162,21 @@ def _read_chunk(
 
 
 def _read_block(
-    logits: Tensor, wanted: Tensor, weight: Tensor, near_nll: Tensor | None, *, learns: bool, rules: _Rules
-) -> tuple[Tensor, Tensor, Tensor]:
+    logits: Float[Tensor, "block vocabulary"],
+    wanted: Int64[Tensor, "block 1"],
+    weight: Float[Tensor, "block"],
+    near_nll: Float[Tensor, "block"] | None,
+    *,
+    learns: bool,
+    rules: _Rules,
+) -> tuple[Float[Tensor, "block"], Bool[Tensor, "block"], Float[Tensor, "block"]]:
     """Return nll, whether the label is likeliest, and the weighed loss; the loss's slope overwrites ``logits``.
 
     Computed in float32 for every type of logits. It does not use logsumexp: this saves one pass over the logits, and
     the maximum is a by-product.
     """
     powers = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # [block, vocabulary] at [block, 1] -> [block, 1]
     largest, given = powers.amax(dim=1, keepdim=True), powers.gather(1, wanted)
     total = powers.sub_(largest).exp_().sum(dim=1, keepdim=True)
     denominator = total.log() + largest
@@ -166,6 +185,7 @@ def _read_block(
         weight = weight * weigh_by_context(nll, near_nll, most=rules.most)
     if learns:
         each = weight[:, None]
+        # [block, 1] into [block, vocabulary]
         slope = powers.mul_(each * (1 + 2 * rules.z_loss * denominator) / total).scatter_add_(1, wanted, -each)
         if slope.dtype != logits.dtype:
             logits.copy_(slope)

@@ -82,5 +82,5 @@ class ModelWithLoss(nn.Module):
                 use_cache=False,  # the config's default builds a cache and loses the document borders
                 partition=partition,
                 context_group=context_group,
-            ).last_hidden_state[0]
+            ).last_hidden_state[0]  # [1, local, width] -> [local, width]
         return hidden

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from jaxtyping import Int64, Shaped
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
@@ -57,11 +58,11 @@ class ContextParallel:
 
     def cut(
         self,
-        input_ids: Tensor,
-        labels: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        document_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        input_ids: Shaped[Tensor, "..."],
+        labels: Shaped[Tensor, "..."] | None = None,
+        position_ids: Shaped[Tensor, "..."] | None = None,
+        document_ids: Shaped[Tensor, "..."] | None = None,
+        attention_mask: Shaped[Tensor, "..."] | None = None,
     ) -> dict[str, Any]:
         """Keyword arguments of the model's forward for this rank's tokens of a batch; inputs are [rows, context] each.
 
@@ -90,7 +91,7 @@ class ContextParallel:
         batch = read_whole_batch(fields, ranks=self.ranks)
         partition = choose_partition(batch.document, ranks=self.ranks, sharing=self.sharing).partition
 
-        def share(field: np.ndarray) -> Tensor:
+        def share(field: Int64[np.ndarray, "rows context"]) -> Int64[Tensor, "1 local"]:
             return torch.from_numpy(cut(partition, self.rank, field))[None].to(input_ids.device)
 
         kwargs = {

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -38,7 +40,7 @@ def main(folder: str, request: str, answer: str, loader: str = "") -> None:
     save_file({name: tensor.cpu().contiguous() for name, tensor in found.items()}, answer)
 
 
-def write(model: Any, asked: dict[str, torch.Tensor], *, generates: bool) -> dict[str, torch.Tensor]:
+def write(model: Any, asked: dict[str, Shaped[Tensor, "..."]], *, generates: bool) -> dict[str, Shaped[Tensor, "..."]]:
     """The likeliest tokens after a prompt, by ``generate`` or, where a model has only its forward, one by one."""
     tokens, count = asked["tokens"][None], int(asked["generate"])
     if generates:
@@ -54,11 +56,14 @@ def write(model: Any, asked: dict[str, torch.Tensor], *, generates: bool) -> dic
             return_dict_in_generate=True,
             output_logits=True,
         )
+        # count x [1, vocabulary] -> [count, vocabulary]
         return {"written": done.sequences[0, tokens.shape[1] :], "logits": torch.cat(done.logits)}
     steps = []
     for _ in range(count):
         steps.append(model(tokens, use_cache=False).logits[:, -1])
+        # [1, tokens] and [1, 1] -> [1, tokens + 1]
         tokens = torch.cat([tokens, steps[-1].argmax(dim=-1)[None]], dim=1)
+    # count x [1, vocabulary] -> [count, vocabulary]
     return {"written": tokens[0, -count:], "logits": torch.cat(steps)}
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 STORED_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -40,7 +41,7 @@ def read_begins(path: Path) -> dict[str, int]:
 
 
 @torch.no_grad()
-def read_rows(stored: StoredTensor, out: Tensor, *, first_row: int = 0) -> int:
+def read_rows(stored: StoredTensor, out: Float[Tensor, "..."], *, first_row: int = 0) -> int:
     """Fill ``out`` with the rows from ``first_row`` on, in the type of ``out``; return how many are not finite.
 
     ``out`` is contiguous, on any device, and has the shape of the stored tensor but for the number of rows.
@@ -61,7 +62,7 @@ def read_rows(stored: StoredTensor, out: Tensor, *, first_row: int = 0) -> int:
     return bad
 
 
-def read_tensor(stored: Mapping[str, StoredTensor], name: str) -> Tensor:
+def read_tensor(stored: Mapping[str, StoredTensor], name: str) -> Float[Tensor, "..."]:
     """Return one whole tensor, in its stored type."""
     out = torch.empty(stored[name].shape, dtype=STORED_TYPES[stored[name].dtype])
     read_rows(stored[name], out)
@@ -95,13 +96,13 @@ def _cut(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
         yield first, min(step, shape[0] - first)
 
 
-def count_bad(tensor: Tensor) -> int:
+def count_bad(tensor: Float[Tensor, "..."]) -> int:
     """Return the number of values that are not finite."""
     # One pass, no copy: a sum of finite numbers in float32 is finite unless the numbers are extremely large.
     return 0 if torch.isfinite(tensor.sum(dtype=torch.float32)) else int((~torch.isfinite(tensor)).sum())
 
 
-def _read_into(file: object, target: Tensor, stored: StoredTensor) -> None:
+def _read_into(file: object, target: Float[Tensor, "..."], stored: StoredTensor) -> None:
     view, done = target.view(torch.uint8).numpy().data, 0
     while done < len(view):
         count = file.readinto(view[done:])  # type: ignore[attr-defined]

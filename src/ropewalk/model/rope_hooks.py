@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from ropewalk.model.architectures import blocks_of
@@ -56,8 +56,10 @@ class Angles:
         """Cosine and sine for ``way``; angles in float32, the result in the type that the class uses."""
         dtype = given["position_embeddings"][0].dtype
 
-        def make() -> tuple[Tensor, Tensor]:
+        def make() -> tuple[Float[Tensor, "rows tokens head_dim"], Float[Tensor, "rows tokens head_dim"]]:
+            # [rows, tokens, 1] x [rows or 1, tokens or 1, half] -> [rows, tokens, half]
             angles = given["position_ids"][..., None].float() * self._frequencies(way, given)
+            # twice [rows, tokens, half] -> [rows, tokens, head_dim]
             both = torch.cat([angles, angles], dim=-1)
             cosine, sine = (each * way.attention_factor for each in (both.cos(), both.sin()))
             return cosine.to(dtype), sine.to(dtype)
@@ -68,7 +70,7 @@ class Angles:
     def sharpen(self, way: Between, given: _Given) -> Float[Tensor, "rows tokens"]:
         """The factor of queries: a linear mix of the former and the latter temperature."""
 
-        def make() -> Tensor:
+        def make() -> Float[Tensor, "rows tokens"]:
             before, after = (_temperature(layer, given["position_ids"]) for layer in (way.former, way.latter))
             return before + way.share * (after - before)
 
@@ -81,6 +83,7 @@ class Angles:
         if way.depends_on_length:
             lengths = self._once("lengths", given, lambda: _document_tokens(given))
         distinct, which = np.unique(lengths, return_inverse=True)
+        # lengths x [half] -> [lengths, half], then by the tokens' lengths -> [rows or 1, tokens or 1, half]
         table = torch.stack([self._frequencies_at(way, int(tokens), positions.device) for tokens in distinct])
         return table[torch.from_numpy(which.reshape(lengths.shape)).to(positions.device)]
 
@@ -230,7 +233,7 @@ def _temperature(position: LayerPosition, places: Int[Tensor, "rows tokens"]) ->
     return ((places + 1).float().log() / math.log(original)).where(places >= original, 1.0)
 
 
-def _document_tokens(given: _Given) -> np.ndarray:
+def _document_tokens(given: _Given) -> Int64[np.ndarray, "rows #tokens"]:
     """Length of each token's document [rows, tokens], or [rows, 1]; without a partition a sequence is one document."""
     partition: AnyPartition | None = given.get("partition")
     if partition is None:

@@ -153,10 +153,12 @@ def _find_reasons(model: PreTrainedModel) -> Iterator[str]:
 def _try(model: PreTrainedModel, device: torch.device) -> float:
     tokens = torch.arange(sum(_TRIED_TOKENS), device=device)[None] + 3
     document = np.repeat(np.arange(len(_TRIED_TOKENS), dtype=np.int32), _TRIED_TOKENS)[None]
+    # texts x [text_tokens] -> [1, tokens]
     positions = torch.cat([torch.arange(length, device=device) for length in _TRIED_TOKENS])[None]
     partition = partition_tokens(document, ranks=1)
     packed = model(tokens, position_ids=positions, use_cache=False, partition=partition).logits[0].double()
     model.set_attn_implementation("eager")  # its authors' own definition of its attention
+    # [1, tokens] -> texts x [1, text_tokens] -> texts x [text_tokens, vocabulary] -> [tokens, vocabulary]
     alone = torch.cat([model(part, use_cache=False).logits[0] for part in tokens.split(_TRIED_TOKENS, dim=1)]).double()
     model.set_attn_implementation(NAME)
     return float((packed - alone).norm() / alone.norm())

@@ -60,23 +60,34 @@ class _Keep(torch.autograd.Function):
     """Saves its input before the MLP runs; the backward of ``_TileByTile`` reads it from this node."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Float[Tensor, "rows tokens width"]) -> Float[Tensor, "rows tokens width"]:
         ctx.save_for_backward(hidden)
         return hidden.view_as(hidden)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, grad: Float[Tensor, "rows tokens width"]
+    ) -> Float[Tensor, "rows tokens width"]:
         return grad
 
 
 class _TileByTile(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, keeper: Any, mlp: _Tiled, run: Any, *learnt: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Float[Tensor, "rows tokens width"],
+        keeper: Any,
+        mlp: _Tiled,
+        run: Any,
+        *learnt: Float[Tensor, "..."],
+    ) -> Float[Tensor, "rows tokens width"]:
         ctx.keeper, ctx.mlp, ctx.run = keeper, mlp, run
         return _run_tiles(run, hidden, mlp.tile_tokens)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, grad: Float[Tensor, "rows tokens width"]
+    ) -> tuple[Float[Tensor, "..."] | None, ...]:
         (hidden,) = ctx.keeper.saved_tensors
         mlp = cast(_Tiled, ctx.mlp)
         # Sharded weights are whole again at this point, in the same tensors as in forward.
@@ -84,6 +95,7 @@ class _TileByTile(torch.autograd.Function):
         # Sums over many tiles are in float32, as one product over all tokens would be.
         sums = [torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32)) for weight in learnt]
         d_hidden = torch.empty_like(hidden)
+        # thrice [rows, tokens, width] -> tiles x [tile_tokens, width]; the last ones are views of d_hidden
         parts = (each.flatten(0, -2).split(mlp.tile_tokens) for each in (hidden, grad, d_hidden))
         for tile, d_out, place in zip(*parts, strict=True):
             with torch.enable_grad():
@@ -96,8 +108,11 @@ class _TileByTile(torch.autograd.Function):
         return d_hidden, None, None, None, *cast_sums
 
 
-def _run_tiles(run: Any, hidden: Tensor, tile_tokens: int) -> Tensor:
+def _run_tiles(
+    run: Any, hidden: Float[Tensor, "rows tokens width"], tile_tokens: int
+) -> Float[Tensor, "rows tokens width"]:
     out = torch.empty_like(hidden)
+    # twice [rows, tokens, width] -> tiles x [tile_tokens, width]; places are views of out
     tiles, places = (each.flatten(0, -2).split(tile_tokens) for each in (hidden, out))
     for tile, place in zip(tiles, places, strict=True):
         place.copy_(run(tile))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int
+from jaxtyping import Float32, Float64, Int64, Shaped
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -88,9 +88,11 @@ def verify_generation(folder: Path, *, ranks: int = 1) -> Generated | None:
     request = {"tokens": prompt, "generate": torch.tensor(_WRITTEN), "cached": torch.tensor(not by_length)}
     with tempfile.TemporaryDirectory(prefix="ropewalk-verify-") as scratch:
         theirs = _ask_fresh_process(folder, request, Path(scratch))
+    # [prompt] and [written] -> [prompt + written]
     text = torch.cat([prompt, theirs["written"]])
     ends = [prompt_tokens + step for step in range(_WRITTEN)]
     whole = [(ends[-1], ends)] if not by_length else [(end, [end]) for end in ends]
+    # texts x [places, ids] -> [written, ids]
     ours = torch.cat(
         [_compute_ours(folder, text[:end], [place - 1 for place in places], ranks) for end, places in whole]
     )
@@ -128,7 +130,7 @@ def _context_lengths(folder: Path, shape: ModelShape) -> tuple[int, int]:
     return int(facts.get("base_context_tokens", after)), after
 
 
-def _compare(folder: Path, text: Tensor, places: tuple[int, ...], ranks: int) -> dict[int, float]:
+def _compare(folder: Path, text: Int64[Tensor, "tokens"], places: tuple[int, ...], ranks: int) -> dict[int, float]:
     request = {"tokens": text, "places": torch.tensor(places)}
     with tempfile.TemporaryDirectory(prefix="ropewalk-verify-") as scratch:
         theirs = _ask_fresh_process(folder, request, Path(scratch))["logits"]
@@ -136,19 +138,25 @@ def _compare(folder: Path, text: Tensor, places: tuple[int, ...], ranks: int) ->
     return dict(zip(places, differences.tolist(), strict=True))
 
 
-def _difference(ours: Float32[Tensor, "places ids"], theirs: Float32[Tensor, "places ids"]) -> Tensor:
+def _difference(
+    ours: Float32[Tensor, "places ids"], theirs: Float32[Tensor, "places ids"]
+) -> Float64[Tensor, "places"]:
     difference: Tensor = (ours.double() - theirs.double()).norm(dim=1) / theirs.double().norm(dim=1)
     return difference
 
 
-def _compute_ours(folder: Path, text: Tensor, places: list[int], ranks: int) -> Float32[Tensor, "places ids"]:
+def _compute_ours(
+    folder: Path, text: Int64[Tensor, "tokens"], places: list[int], ranks: int
+) -> Float32[Tensor, "places ids"]:
     large = 4 * read_shape(folder).parameters > WHOLE_BYTES  # a small one would be whole on each of them
     request = {"tokens": text, "places": torch.tensor(places)}
     ours: list[Tensor] = run_ranks(compute_logits, ranks if large else 1, folder, request)
     return ours[0]
 
 
-def _ask_fresh_process(folder: Path, request: dict[str, Tensor], scratch: Path) -> dict[str, Tensor]:
+def _ask_fresh_process(
+    folder: Path, request: dict[str, Shaped[Tensor, "..."]], scratch: Path
+) -> dict[str, Shaped[Tensor, "..."]]:
     program, loader = Path(__file__).with_name("plain_reload.py"), [] if is_native(folder) else [LOADER]
     save_file(request, scratch / "request")
     command = [sys.executable, "-P", *map(str, (program, folder, scratch / "request", scratch / "answer")), *loader]
@@ -168,19 +176,20 @@ class _Logits(ModelWithLoss):
     """A model whose forward gives logits."""
 
     def forward(  # type: ignore[override]
-        self, tokens: Int[Tensor, "tokens"], places: Int[Tensor, "places"]
+        self, tokens: Int64[Tensor, "tokens"], places: Int64[Tensor, "places"]
     ) -> Float32[Tensor, "places ids"]:
         partition = partition_tokens(np.zeros((1, len(tokens)), np.int32), ranks=1)
         hidden = self.read(tokens, torch.arange(len(tokens), device=tokens.device), partition=partition)
+        # [tokens, width] -> [places, width], then the head -> [places, ids]
         return hidden[places] @ head_of(self.causal).T
 
 
 @torch.no_grad()
 def compute_logits(
-    folder: Path, request: dict[str, Tensor], *, whole_bytes: int = WHOLE_BYTES
+    folder: Path, request: dict[str, Shaped[Tensor, "..."]], *, whole_bytes: int = WHOLE_BYTES
 ) -> Float32[Tensor, "places ids"]:
     """Our logits of ``request["tokens"]`` at its ``places``, by the path of training. Every rank computes all."""
     learner = open_model(_Logits, folder, dtype="float32", whole_bytes=whole_bytes)
     device = next(learner.parameters()).device
-    logits: Tensor = learner(request["tokens"].to(device), request["places"].to(device))
+    logits: Float32[Tensor, "places ids"] = learner(request["tokens"].to(device), request["places"].to(device))
     return logits.cpu()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -101,7 +102,7 @@ def open_to_readers(folder: Path) -> None:
         path.chmod(rights)
 
 
-def check_finite(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+def check_finite(folder: Path, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> None:
     """Raise UserError if a tensor holds a value that is not a finite number."""
     for name, tensor in tensors.items():
         refuse_bad(folder, name, bad=count_bad(tensor), values=tensor.numel())

@@ -13,6 +13,7 @@ from typing import IO
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
+from jaxtyping import Float
 from torch import Tensor
 
 from ropewalk.model.lazy_weights import shapes_of
@@ -25,7 +26,12 @@ _NAMES = {dtype: name for name, dtype in STORED_TYPES.items()}
 
 
 def write_weights(
-    weights: Mapping[str, Tensor], folder: Path, *, dtype: Dtype, where: Path, file_bytes: int = _FILE_BYTES
+    weights: Mapping[str, Float[Tensor, "..."]],
+    folder: Path,
+    *,
+    dtype: Dtype,
+    where: Path,
+    file_bytes: int = _FILE_BYTES,
 ) -> None:
     """Write ``weights`` as ``dtype`` into ``folder``, in files of at most ``file_bytes``; several get an index.
 
@@ -49,7 +55,7 @@ def write_weights(
     open_to_readers(folder)
 
 
-def _make_header(tensors: Mapping[str, Tensor]) -> bytes:
+def _make_header(tensors: Mapping[str, Float[Tensor, "..."]]) -> bytes:
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     begin = 0
     for name, tensor in tensors.items():
@@ -65,7 +71,7 @@ def _make_header(tensors: Mapping[str, Tensor]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _write(tensor: Tensor, file: IO[bytes]) -> int:
+def _write(tensor: Float[Tensor, "..."], file: IO[bytes]) -> int:
     """Write the numbers of a tensor; return how many are not finite."""
     bad = 0
     for part in tensor.detach().cpu().view(-1).split(PIECE_ELEMENTS):

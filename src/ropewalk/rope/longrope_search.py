@@ -22,7 +22,7 @@ from ropewalk.rope.method import BaseRope
 from ropewalk.rope.yarn import Yarn
 
 Factors = tuple[float, ...]
-Breed = Callable[[list[Factors], np.random.Generator], np.ndarray]
+Breed = Callable[[list[Factors], np.random.Generator], Float64[np.ndarray, "half"]]
 
 _STEP = 0.01  # grid of factors, as in the paper
 _SLACK = 1.25  # factors lie between 1 and this times the stretch, as in the paper's Table 4

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Float32, Int, Int64
 from torch import Tensor
 
 from ropewalk.core.digest import digest_arrays
@@ -96,7 +96,9 @@ def _read_rows(dataset: Dataset, numbers: tuple[int, ...], *, spec: Stage) -> Ba
     return replace(batch, positions=pose_positions(batch.document, spec.pose, random=random))
 
 
-def _cut_batch(batch: Batch, partition: AnyPartition, *, factors: np.ndarray, mesh: Mesh) -> MicroBatch:
+def _cut_batch(
+    batch: Batch, partition: AnyPartition, *, factors: Float32[np.ndarray, "sources_and_padding"], mesh: Mesh
+) -> MicroBatch:
     tokens, positions, labels, weights, source = (
         torch.from_numpy(cut(partition, mesh.context_rank, field)).to(mesh.device)
         for field in (batch.tokens, batch.positions, batch.labels, batch.weights * factors[batch.source], batch.source)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
@@ -51,8 +52,9 @@ class EightBitAdamW(torch.optim.AdamW):
                 if "exp_avg" + SCALE in self.state[parameter]:
                     self._move_matrix(parameter, group)
 
-    def _move_matrix(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def _move_matrix(self, parameter: Float[Tensor, "rows ..."], group: dict[str, Any]) -> None:
         state = {name: _local(value) for name, value in self.state[parameter].items()}
+        assert parameter.grad is not None, "a parameter without a gradient is not moved"
         weight, grad = _local(parameter).flatten(1), _local(parameter.grad).flatten(1)
         rows = max(1, _SLICE_ELEMENTS // weight.shape[1])
         for first in range(0, len(weight), rows):
@@ -68,7 +70,7 @@ class EightBitAdamW(torch.optim.AdamW):
         state["step"] += 1
 
 
-def _first_state(parameter: Tensor) -> dict[str, Tensor]:
+def _first_state(parameter: Float[Tensor, "..."]) -> dict[str, Shaped[Tensor, "..."]]:
     state = {"step": torch.zeros((), device=parameter.device)}
     if parameter.dim() < 2 or parameter.numel() < _SMALLEST_ELEMENTS:
         return state | {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
@@ -79,12 +81,17 @@ def _first_state(parameter: Tensor) -> dict[str, Tensor]:
     return state
 
 
-def _local(tensor: Any) -> Tensor:
+def _local(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     local: Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     return local
 
 
-def _move(group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor], states: list[list[Tensor]]) -> None:
+def _move(
+    group: dict[str, Any],
+    weights: list[Float[Tensor, "..."]],
+    gradients: list[Float[Tensor, "..."]],
+    states: list[list[Float[Tensor, "..."]]],
+) -> None:
     """Run torch's fused AdamW on plain tensors; ``states`` holds first moments, second moments, and step counts."""
     if not weights:
         return

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int32
+from jaxtyping import Float, Float64, Int32
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -150,7 +150,7 @@ def _take_gradients(learner: ModelWithLoss, batches: StepBatches, mesh: Mesh) ->
     return float(sum_over_ranks(total)) / weight
 
 
-def _lose(learner: ModelWithLoss, micro: MicroBatch, weights: Tensor, mesh: Mesh) -> Tensor:
+def _lose(learner: ModelWithLoss, micro: MicroBatch, weights: Float[Tensor, "local"], mesh: Mesh) -> Float[Tensor, ""]:
     loss: Tensor = learner(
         micro.tokens,
         micro.positions,
@@ -162,7 +162,7 @@ def _lose(learner: ModelWithLoss, micro: MicroBatch, weights: Tensor, mesh: Mesh
     return loss
 
 
-def _detach_gradients(learner: ModelWithLoss) -> dict[str, Tensor]:
+def _detach_gradients(learner: ModelWithLoss) -> dict[str, Float[Tensor, "..."]]:
     """Return the gradients by name, zeros where there are none, and remove them from ``learner``."""
     named = list(name_weights(learner))
     gradients = {name: torch.zeros_like(each) if each.grad is None else each.grad for name, each in named}
@@ -170,7 +170,9 @@ def _detach_gradients(learner: ModelWithLoss) -> dict[str, Tensor]:
     return gradients
 
 
-def _measure(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Tensor:
+def _measure(
+    expected: dict[str, Float[Tensor, "..."]], found: dict[str, Float[Tensor, "..."]]
+) -> Float64[Tensor, "tensors 2"]:
     """Return the square sums of each gradient and of its difference, over the shards of all ranks: [tensors, 2]."""
     squares = []
     for name, gradient in expected.items():
@@ -179,7 +181,7 @@ def _measure(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Tensor:
     return sum_over_ranks(torch.stack(squares)).cpu()
 
 
-def _describe_layers(names: list[str], squares: Tensor) -> Iterator[LayerParity]:
+def _describe_layers(names: list[str], squares: Float64[Tensor, "steps tensors 2"]) -> Iterator[LayerParity]:
     """Yield one record per layer from ``squares`` [steps, tensors, 2]. Other modules have a record of their own."""
     groups: dict[str, list[int]] = {}
     for index, name in enumerate(names):
@@ -206,7 +208,7 @@ def _seek_leak(
     asked = torch.from_numpy(cut(micro.partition, mesh.context_rank, document) == last).to(mesh.device)
     seen: list[Tensor] = []
 
-    def keep(module: Any, given: Any, out: Tensor) -> None:
+    def keep(module: Any, given: Any, out: Float[Tensor, "1 local width"]) -> None:
         out.retain_grad()
         seen.append(out)
 

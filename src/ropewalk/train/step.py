@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -129,7 +129,7 @@ def compute_gradients(
 
 def _add_gradients(
     model: nn.Module, batches: StepBatches, *, mesh: Mesh, loss_metrics: LossMetrics, weight: float
-) -> tuple[Tensor, Float64[Tensor, "2"]]:
+) -> tuple[Float64[Tensor, "groups 4"], Float64[Tensor, "2"]]:
     """Run forward and backward of all micro-batches.
 
     Returns this rank's table of the loss metrics, and the sum of LongCE's weights with their number. The loss is
@@ -168,8 +168,11 @@ def read_truncated(model: nn.Module, micro: MicroBatch, mesh: Mesh) -> Float[Ten
 
 
 def _read(
-    model: nn.Module, part: MicroBatch | TruncatedReading, mesh: Mesh, near_nll: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+    model: nn.Module,
+    part: MicroBatch | TruncatedReading,
+    mesh: Mesh,
+    near_nll: Float[Tensor, "local"] | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "local"], Bool[Tensor, "local"]]:
     """Run the model with loss on this rank's local shard of some sequences.
 
     Returns the weighted loss, the nll of each label, and whether each label has the highest probability.
@@ -203,12 +206,12 @@ def agree_on_work(batches: StepBatches, mesh: Mesh) -> tuple[float, float]:
     return weight, max(pairs) * mesh.ranks / max(sum(pairs), 1.0)
 
 
-def _local_gradients(model: nn.Module) -> list[Tensor]:
+def _local_gradients(model: nn.Module) -> list[Float[Tensor, "..."]]:
     gradients = (parameter.grad for parameter in model.parameters())
     return [grad.to_local() if isinstance(grad, DTensor) else grad for grad in gradients if grad is not None]
 
 
-def _square_sum(gradients: list[Tensor], mesh: Mesh) -> Tensor:
+def _square_sum(gradients: list[Float[Tensor, "..."]], mesh: Mesh) -> Float64[Tensor, ""]:
     """Return this rank's term of the squared gradient norm; the sum over all ranks is the square of the whole norm.
 
     Each shard exists in every replica, so the term is divided by the number of replicas.
@@ -218,13 +221,15 @@ def _square_sum(gradients: list[Tensor], mesh: Mesh) -> Tensor:
     return norms.double().square().sum().to(mesh.device) / mesh.replicas
 
 
-def _move(optimizer: torch.optim.Optimizer, gradients: list[Tensor], *, rate: float, scale: float) -> None:
+def _move(
+    optimizer: torch.optim.Optimizer, gradients: list[Float[Tensor, "..."]], *, rate: float, scale: float
+) -> None:
     if scale < 1:
         torch._foreach_mul_(gradients, scale)
     set_learning_rate(optimizer, rate)
     optimizer.step()
 
 
-def _add(sums: tuple[float, ...], table: Tensor) -> tuple[float, ...]:
+def _add(sums: tuple[float, ...], table: Float64[Tensor, "groups 4"]) -> tuple[float, ...]:
     flat: list[float] = table.flatten().tolist()
     return tuple(a + b for a, b in zip(sums, flat, strict=True)) if sums else tuple(flat)

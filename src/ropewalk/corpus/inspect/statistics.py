@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, Integer
 
 from ropewalk.core.seed import stream
 from ropewalk.corpus.inspect.sequence_faults import find_row_faults
@@ -129,13 +129,13 @@ def _show_row(corpus: Corpus, dataset: Dataset, row: int, tokenizer: Tokenizer) 
     return {"row": row, "source": source, "lengths": lengths, "pieces": shown}
 
 
-def _show_ends(tokens: Sequence[int] | np.ndarray, tokenizer: Tokenizer) -> tuple[str, str]:
+def _show_ends(tokens: Sequence[int] | Integer[np.ndarray, "tokens"], tokenizer: Tokenizer) -> tuple[str, str]:
     """The first and the last words of a segment. A short segment is all in the first part, and the second is empty."""
     if len(tokens) <= 2 * _SHOWN_TOKENS:
         return show_words(tokens, tokenizer), ""
     return show_words(tokens[:_SHOWN_TOKENS], tokenizer), show_words(tokens[-_SHOWN_TOKENS:], tokenizer)
 
 
-def show_words(tokens: Sequence[int] | np.ndarray, tokenizer: Tokenizer) -> str:
+def show_words(tokens: Sequence[int] | Integer[np.ndarray, "tokens"], tokenizer: Tokenizer) -> str:
     """Tokens as one line of text, without incomplete characters at its ends."""
     return " ".join(tokenizer.decode(tokens).strip("\ufffd").split())

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount, format_length
@@ -128,7 +128,7 @@ class _Node:
             return limits[self.below]
         return sum(node.most(limits) for node in self.below if node.gives)
 
-    def fill(self, share: float, limits: Sequence[float], shares: np.ndarray) -> None:
+    def fill(self, share: float, limits: Sequence[float], shares: Float64[np.ndarray, "strata"]) -> None:
         """Distribute ``share`` over the strata below by weight. The excess of a full node goes to its siblings."""
         if isinstance(self.below, int):
             shares[self.below] = share

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
+from jaxtyping import Shaped, UInt8
 
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
@@ -103,7 +104,7 @@ def write_imported(
 
 
 def _read_text(
-    ids: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer
+    ids: Shaped[np.ndarray, "tokens"], mask: UInt8[np.ndarray, "tokens"], tokenizer: Tokenizer
 ) -> tuple[str, tuple[tuple[int, int], ...] | None]:
     """The text of a document, and the character spans that are trained on (None: all of it)."""
     if mask.all():
@@ -117,14 +118,14 @@ def _read_text(
     return text, tuple(spans)
 
 
-def _bare(ids: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer) -> Tokens:
+def _bare(ids: Shaped[np.ndarray, "tokens"], mask: UInt8[np.ndarray, "tokens"], tokenizer: Tokenizer) -> Tokens:
     """``ids`` and ``mask`` without BOS and EOS, where they exist."""
     begin = 1 if tokenizer.bos_id is not None and len(ids) and ids[0] == tokenizer.bos_id else 0
     end = len(ids) - 1 if len(ids) > begin and ids[-1] == tokenizer.eos_id else len(ids)
     return ids[begin:end], mask[begin:end]
 
 
-def _border(ids: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer) -> Tokens:
+def _border(ids: Shaped[np.ndarray, "tokens"], mask: UInt8[np.ndarray, "tokens"], tokenizer: Tokenizer) -> Tokens:
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     bordered = np.concatenate([np.array(start, dtype=np.int64), ids.astype(np.int64), [tokenizer.eos_id]])
     # If the last token is an answer token, the model also learns to end there.

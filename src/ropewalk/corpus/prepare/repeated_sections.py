@@ -11,10 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt32, UInt64
+from jaxtyping import Bool, Int64, Shaped, UInt32, UInt64
 
 from ropewalk.core.record import Document, Role
 from ropewalk.corpus.dedup.clusters import find_best, group_copies, group_equal, rank_documents
@@ -106,8 +105,9 @@ def _fill(spool: PairSpool, part: Path) -> None:
         spool.add(numbers, own_ends)
 
 
-def _load(part: Path, column: str) -> Any:
-    return np.load(part / f"{column}.npy", allow_pickle=False)
+def _load(part: Path, column: str) -> Shaped[np.ndarray, "..."]:
+    values: np.ndarray = np.load(part / f"{column}.npy", allow_pickle=False)
+    return values
 
 
 _NO_PAIRS = (np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))
