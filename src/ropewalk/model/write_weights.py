@@ -74,7 +74,8 @@ def _make_header(tensors: Mapping[str, Float[Tensor, "..."]]) -> bytes:
 def _write(tensor: Float[Tensor, "..."], file: IO[bytes]) -> int:
     """Write the numbers of a tensor; return how many are not finite."""
     bad = 0
-    for part in tensor.detach().cpu().view(-1).split(PIECE_ELEMENTS):
+    flat = tensor.detach().cpu().view(-1)  # [...] -> [elements]
+    for part in flat.split(PIECE_ELEMENTS):  # pieces of [elements]
         bad += count_bad(part)
         file.write(part.view(torch.uint8).numpy().data)
     return bad
