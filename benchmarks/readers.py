@@ -30,13 +30,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
-from ropewalk.commands.rank_tasks import extend
+from ropewalk.commands.extend import extend_on_rank
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
 from ropewalk.model.architectures import CLASSES
 from ropewalk.model.engines import Serving, find_commands
 from ropewalk.model.export import export
-from ropewalk.model.verify import compute_logits
+from ropewalk.model.export_parity import compute_logits
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.load import parse_stage
 from ropewalk.shape.families import SUPPORTED
@@ -184,7 +184,7 @@ def export_method(base: Path, out: Path, overrides: tuple[str, ...]) -> Path:
     """The folder that a user would get."""
     extended = out.with_name(f"{out.name}-extended")
     stage = parse_stage([f"context_length={NEW_TOKENS}", *overrides])
-    run_ranks(extend, 1, base, extended, stage)
+    run_ranks(extend_on_rank, 1, base, extended, stage)
     export(extended, extended, out, dtype="float32")
     return out
 

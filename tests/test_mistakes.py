@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ropewalk.cli.main import main
-from ropewalk.commands.run import check_recipe
+from ropewalk.commands.check import check_recipe
 from ropewalk.recipe.explain import find_places
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.other_trainers import NONE, OURS

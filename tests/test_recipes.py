@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llama2 import LLAMA2_7B
-from ropewalk.commands.run import check_recipe
+from ropewalk.commands.check import check_recipe
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.sweep import load_sweep
 

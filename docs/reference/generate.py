@@ -1,20 +1,30 @@
 """Pages of the reference that are made from the code when the site is built: the command line and the Python API.
 
-MkDocs calls ``on_files`` before it reads any page. The pages exist in the built site alone, so they cannot be out of date.
+MkDocs calls ``on_files`` before it reads any page. The pages exist in the built site alone, so they cannot be out of
+date. It calls ``on_page_markdown`` for each page: the name of a page in its text (docs/study.md) becomes a link.
 """
 
+import posixpath
+import re
 from collections.abc import Iterator
 from html import escape
+from inspect import cleandoc, isclass, isfunction, ismodule
+from types import ModuleType
 from typing import Any
 
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 import ropewalk
 from ropewalk.cli.main import app
 
 _TOP = "This page is for people who call ropewalk from the command line. It is made from the code.\n"
+_NAMED = re.compile(
+    r"^ *```.*?^ *```$|`[^`\n]+`|\[[^\]]*\]\([^)]*\)|\bdocs/(?P<page>[\w./-]+\.md)", re.MULTILINE | re.DOTALL
+)
+"""A block of code, code in a line and a link, which stay as they are, or the name of a page."""
 _API = "This page is for people who call ropewalk from Python. It is made from the code.\n"
 
 
@@ -23,6 +33,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     files.append(File.generated(config, "reference/cli.md", content="\n".join(_command_line())))
     files.append(File.generated(config, "reference/api.md", content="\n".join(_api())))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turn ``docs/NAME.md`` outside of code into a link to that page. The name of a missing page stays text."""
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def link(found: re.Match[str]) -> str:
+        name = found["page"]
+        if name is None or files.get_file_from_path(name) is None:
+            return found[0]
+        return f"[{posixpath.basename(name).removesuffix('.md')}]({posixpath.relpath(name, folder or '.')})"
+
+    return _NAMED.sub(link, markdown)
 
 
 def _command_line() -> Iterator[str]:
@@ -50,6 +73,21 @@ def _cell(text: str) -> str:
 
 
 def _api() -> Iterator[str]:
+    """The names that ropewalk exports, then those of its rooms; a name stands once, where it is exported first."""
     yield f"# Python API\n\n{_API}"
-    for name in ropewalk.__all__:
-        yield f"::: ropewalk.{ropewalk._ROOMS[name]}.{name}\n"
+    shown: set[str] = set()
+    for package in _list_packages(ropewalk):
+        yield f"## {package.__name__}\n\n{cleandoc(package.__doc__ or '')}\n"
+        for name in getattr(package, "__all__", ()):
+            found = getattr(package, name)
+            if (isclass(found) or isfunction(found)) and (path := f"{found.__module__}.{name}") not in shown:
+                shown.add(path)
+                yield f"::: {path}\n    options:\n      heading_level: 3\n"
+
+
+def _list_packages(package: ModuleType) -> Iterator[ModuleType]:
+    """A package, then the packages that it exports."""
+    yield package
+    for name in getattr(package, "__all__", ()):
+        if ismodule(inner := getattr(package, name)):
+            yield from _list_packages(inner)

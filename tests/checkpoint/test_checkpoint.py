@@ -16,8 +16,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ropewalk.checkpoint import save as save_module
-from ropewalk.checkpoint.load import find_fault, list_checkpoints, load, load_moments, load_weights, newest
-from ropewalk.checkpoint.save import save
+from ropewalk.checkpoint.load import (
+    find_folder_fault,
+    list_checkpoints,
+    load_checkpoint,
+    load_moments,
+    load_weights,
+    newest,
+)
+from ropewalk.checkpoint.save import save_checkpoint
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.error import UserError
@@ -27,14 +34,14 @@ from small_state import WIDTH, Small, describe, make_state, train
 
 def train_and_save(folder: Path, ranks: int, steps: int) -> dict[str, Any]:
     state = train(make_state(ranks), steps)
-    save(state, folder)
+    save_checkpoint(state, folder)
     return describe(state)
 
 
 def load_newest(folder: Path, ranks: int, more: int = 0) -> dict[str, Any]:
     found = newest(folder)
     assert found is not None
-    return describe(train(load(make_state(ranks), found), more))
+    return describe(train(load_checkpoint(make_state(ranks), found), more))
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +68,16 @@ def test_saved_on_2_loads_on_any(saved: tuple[Path, dict[str, Any]], ranks: int)
 def test_saved_by_replicas_loads_without_and_back(tmp_path: Path, ranks: int) -> None:
     def begin() -> dict[str, Any]:
         state = train(make_state(4, replicas=2), 3)
-        save(state, tmp_path / "four")
+        save_checkpoint(state, tmp_path / "four")
         return describe(state)
 
     def change() -> dict[str, Any]:
-        state = load(make_state(ranks), tmp_path / "four" / "step-00000003")
-        save(state, tmp_path / "fewer")
+        state = load_checkpoint(make_state(ranks), tmp_path / "four" / "step-00000003")
+        save_checkpoint(state, tmp_path / "fewer")
         return describe(state)
 
     def come_back() -> dict[str, Any]:
-        return describe(load(make_state(4, replicas=2), tmp_path / "fewer" / "step-00000003"))
+        return describe(load_checkpoint(make_state(4, replicas=2), tmp_path / "fewer" / "step-00000003"))
 
     before = run_ranks(begin, 4, threads=1)
     assert before == [before[0]] * 4, "replicas are alike"
@@ -141,7 +148,7 @@ def test_any_flipped_bit_is_refused_and_the_older_one_taken(
         data = bytearray((later / name).read_bytes())
         data[place] ^= 1 << (place % 8)
         (later / name).write_bytes(data)
-        fault = find_fault(later)
+        fault = find_folder_fault(later)
         assert fault is not None, place
         shutil.rmtree(later)
     shutil.copytree(whole, later)
@@ -156,13 +163,13 @@ def test_a_stray_shard_is_refused(saved: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = saved
     path = folder / "step-00000003"
     shutil.copy(path / "shard-00001-model-00001-of-00001.safetensors", path / "shard-00009.safetensors")
-    assert "not in its manifest" in str(find_fault(path))
+    assert "not in its manifest" in str(find_folder_fault(path))
     assert newest(folder) is None
 
 
 def train_save_and_die(folder: Path, place: str) -> None:
     state = train(make_state(2), 3)
-    save(state, folder)
+    save_checkpoint(state, folder)
     state = train(state, 1)
     original: Callable[..., Any] = getattr(save_module, place)
 
@@ -173,7 +180,7 @@ def train_save_and_die(folder: Path, place: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(save_module, place, die)
-    save(state, folder)
+    save_checkpoint(state, folder)
 
 
 @pytest.mark.parametrize("place", ["_prepare", "publish"])
@@ -194,7 +201,7 @@ def test_never_overwritten_but_a_damaged_one_makes_way(saved: tuple[Path, dict[s
     assert (path / "manifest.json").stat().st_mtime_ns == stamp
     (path / "state.json").unlink()
     run_ranks(train_and_save, 2, folder, 2, 3)
-    assert find_fault(path) is None
+    assert find_folder_fault(path) is None
     assert (folder / ".damaged-step-00000003-0").is_dir()
     assert run_ranks(load_newest, 2, folder, 2) == [before] * 2
 
@@ -203,7 +210,7 @@ def save_every_step(folder: Path, steps: int, damaged: int) -> None:
     state = make_state(1)
     for _ in range(steps):
         state = train(state, 1)
-        save(state, folder, keep=2)
+        save_checkpoint(state, folder, keep=2)
         if state.step == damaged:
             (folder / f"step-{damaged:08}" / "state.json").write_text("{}")
 
@@ -217,13 +224,13 @@ def test_other_inputs_and_other_tensors_are_refused(saved: tuple[Path, dict[str,
     folder, _ = saved
 
     def other_data() -> None:
-        load(dataclasses.replace(make_state(1), inputs={"data": "d2"}), folder / "step-00000003")
+        load_checkpoint(dataclasses.replace(make_state(1), inputs={"data": "d2"}), folder / "step-00000003")
 
     def other_model() -> None:
         model = Small()
         model.head = nn.Linear(WIDTH, 2)
         state = TrainState(model, torch.optim.AdamW(model.parameters()), stage=0, inputs={"data": "d1"})
-        load(state, folder / "step-00000003")
+        load_checkpoint(state, folder / "step-00000003")
 
     with pytest.raises(UserError, match="other inputs"):
         run_ranks(other_data, 1)

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from ropewalk.checkpoint import save as save_module
 from ropewalk.checkpoint import saver as saver_module
-from ropewalk.checkpoint.load import list_checkpoints, load, newest
+from ropewalk.checkpoint.load import list_checkpoints, load_checkpoint, newest
 from ropewalk.checkpoint.saver import Saver
 from ropewalk.core.error import UserError
 from ropewalk.parallel.launch import run_ranks
@@ -30,17 +30,17 @@ def save_while_training(folder: Path) -> tuple[dict[str, Any], bool]:
 
 
 def load_step(folder: Path, step: int) -> dict[str, Any]:
-    return describe(load(make_state(2), folder / f"step-{step:08}"))
+    return describe(load_checkpoint(make_state(2), folder / f"step-{step:08}"))
 
 
 def test_steps_taken_meanwhile_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = save_module.write
+    plain = save_module.write_snapshot
 
     def write_late(*args: Any, **settings: Any) -> Path:
         time.sleep(0.5)
         return plain(*args, **settings)
 
-    monkeypatch.setattr(saver_module, "write", write_late)
+    monkeypatch.setattr(saver_module, "write_snapshot", write_late)
     (asked, published), _ = run_ranks(save_while_training, 2, tmp_path)
     assert not published, "training has gone on beside it"
     assert run_ranks(load_step, 2, tmp_path, 3) == [asked] * 2

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from llama2 import LLAMA2_7B
 from made_texts import sentence
 from ropewalk.commands.advise import advise_model
-from ropewalk.commands.advise_probe import probe_candidates, read_texts
+from ropewalk.commands.advise_probe import probe_candidates, read_probe_texts
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
 from ropewalk.corpus.read.source import read_source
@@ -184,7 +184,7 @@ def test_a_probe_is_the_loss_of_plain_transformers(small: Path, text: Path, tmp_
     extend(small, tmp_path / "yarn", rope=yarn, context_tokens=spec.context_length)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "yarn", dtype=torch.float64)
     losses = []
-    for tokens in read_texts(text, load_tokenizer(small), tokens=spec.context_length, documents=3):
+    for tokens in read_probe_texts(text, load_tokenizer(small), tokens=spec.context_length, documents=3):
         ids = torch.from_numpy(tokens)[None]
         with torch.no_grad():
             logits = model(ids).logits[0, :-1].double()
@@ -200,10 +200,10 @@ def test_texts_are_first_pieces_before_second_ones(small: Path, text: Path) -> N
     tokenizer = load_tokenizer(small)
     read = read_source(Source(name="text", path=str(text), role="general"), seed=0)
     ids = [tokenizer.encode_document(document)[0] for document in read if isinstance(document, Document)]
-    found = read_texts(text, tokenizer, tokens=64, documents=3)
+    found = read_probe_texts(text, tokenizer, tokens=64, documents=3)
     expected = [ids[1][:64], ids[2][:64], ids[1][64:128] if len(ids[1]) >= 128 else ids[2][64:128]]
     assert len(ids[0]) < 64 and all(np.array_equal(*pair) for pair in zip(found, expected, strict=True))
-    assert len(read_texts(text, tokenizer, tokens=64, documents=1)) == 1
+    assert len(read_probe_texts(text, tokenizer, tokens=64, documents=1)) == 1
 
 
 def test_ranks_probe_a_sharded_model(small: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,11 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from ropewalk.checkpoint.load import load_weights
-from ropewalk.commands import rank_tasks
-from ropewalk.commands.checkpoint import export_checkpoint, is_checkpoint, replay_skipped
-from ropewalk.commands.rank_tasks import on_ranks
-from ropewalk.commands.run import _train_stage
+from ropewalk.commands.export import export_checkpoint, is_checkpoint
+from ropewalk.commands.extend import extend_on_rank
+from ropewalk.commands.on_ranks import on_ranks
+from ropewalk.commands.replay import replay_skipped
+from ropewalk.commands.train import _train_stage
 from ropewalk.core.error import RankError, UserError
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.spec import Recipe
@@ -28,7 +29,7 @@ def folder(tmp_path: Path) -> RunFolder:
     run = RunFolder(tmp_path)
     write_model(tmp_path, tmp_path / "tokenizer")
     run.extended(0).rename(run.initial)
-    on_ranks(rank_tasks.extend, 1, run.initial, run.extended(0), recipe_of().stages[0])
+    on_ranks(extend_on_rank, 1, run.initial, run.extended(0), recipe_of().stages[0])
     write_corpus(tmp_path)
     return run
 

@@ -7,7 +7,7 @@ import yaml
 
 from made_texts import sentence
 from ropewalk.commands.corpus_inspect import inspect_recipe
-from ropewalk.commands.rank_tasks import write_prompts
+from ropewalk.commands.prepare import write_prompts
 from ropewalk.commands.run import do_part
 from ropewalk.recipe.load import load_recipe
 from ropewalk.shape.find import find_model

@@ -10,7 +10,7 @@ import pytest
 
 from ropewalk.core.error import UserError
 from ropewalk.corpus.tokens.tokenizer import read_bpe
-from ropewalk.rope.candidates import survey
+from ropewalk.rope.candidates import survey_candidates
 from ropewalk.rope.scaling import Dynamic, Linear, Llama3, Ntk, Rope, Theta, Unchanged, Yarn
 from ropewalk.shape.families import SUPPORTED
 from ropewalk.shape.layer_keys import spell_layers
@@ -132,7 +132,7 @@ def go_all_the_way(config: dict[str, Any], seen: set[Any]) -> str:
         return ""
     seen.add(shape.base_rope)
     try:
-        survey(shape.base_rope, 256)
+        survey_candidates(shape.base_rope, 256)
     except UserError as error:
         return error.what
     return ""

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from ropewalk.commands.check import check_recipe
 from ropewalk.commands.corpus import report_corpus
-from ropewalk.commands.rank_tasks import check_gate, on_ranks
-from ropewalk.commands.run import check_recipe, do_part, run_recipe
+from ropewalk.commands.on_ranks import on_ranks
+from ropewalk.commands.run import do_part, run_recipe
+from ropewalk.commands.train import check_gate
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
 from ropewalk.core.record import read_metrics, read_scores

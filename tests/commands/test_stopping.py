@@ -34,9 +34,9 @@ SITTINGS = [
     ("preparing", "ropewalk.corpus.prepare.build.build", GROUP.format("SIGTERM")),
     ("loading", "ropewalk.train.prepare_model.load_model", GROUP.format("SIGUSR1")),
     ("in a step", "ropewalk.train.loop.train_step", GROUP.format("SIGINT")),
-    ("between stages", "ropewalk.commands.rank_tasks.write_trained", GROUP.format("SIGTERM")),
+    ("between stages", "ropewalk.commands.train.write_trained", GROUP.format("SIGTERM")),
     ("measuring", "ropewalk.evaluate.evaluate.measure_model", GROUP.format("SIGTERM")),
-    ("exporting", "ropewalk.model.verify._ask_fresh_process", GROUP.format("SIGUSR1")),
+    ("exporting", "ropewalk.model.export_parity._ask_fresh_process", GROUP.format("SIGUSR1")),
 ]
 
 

@@ -13,7 +13,7 @@ from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
 from ropewalk.model.init import init_model
-from ropewalk.probe.key_value import KeyValue, make_prompt
+from ropewalk.probe.key_value import KeyValue, make_key_value_prompt
 from ropewalk.recipe.spec import Init
 
 BASE_TOKENS = 64
@@ -21,7 +21,7 @@ BASE_TOKENS = 64
 
 @pytest.fixture(scope="session")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    texts = [make_prompt(KeyValue(), stream("test", n), words=400).text for n in range(60)]
+    texts = [make_key_value_prompt(KeyValue(), stream("test", n), words=400).text for n in range(60)]
     texts += [sentence(n) + "\n" + han(n) for n in range(50)]
     return train_tokenizer(texts, vocabulary=900, folder=tmp_path_factory.mktemp("tokenizer") / "made")
 

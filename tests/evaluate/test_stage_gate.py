@@ -6,7 +6,7 @@ import pytest
 
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Score
-from ropewalk.evaluate.stage_gate import Verdict, judge, read_verdicts, refuse_missed_gate, spell_verdicts
+from ropewalk.evaluate.stage_gate import GateVerdict, judge_gates, read_verdicts, refuse_missed_gate, spell_verdicts
 from ropewalk.recipe.gates import Gate
 
 
@@ -28,12 +28,12 @@ SCORES = [
 
 def test_each_gate_reads_its_figure() -> None:
     asked = Gate(window_loss=0.06, retrieval=0.6, short_loss=0.03)
-    window, retrieval, short = judge(asked, SCORES, before="before")
+    window, retrieval, short = judge_gates(asked, SCORES, before="before")
     assert (window.value, window.met) == (pytest.approx(0.05), True)
     assert (retrieval.value, retrieval.met) == (pytest.approx(0.6), True), "the mean over answers, not over lines"
     assert (short.value, short.met) == (0.04, False) and "worst in code" in short.text
     assert "n = 5" in window.text and "[0.05, 0.05]" in window.text
-    assert [verdict.gate for verdict in judge(Gate(retrieval=0.7), SCORES, before="base")] == ["retrieval"]
+    assert [verdict.gate for verdict in judge_gates(Gate(retrieval=0.7), SCORES, before="base")] == ["retrieval"]
 
 
 @pytest.mark.parametrize(("half", "met"), [(0.005, True), (0.05, None), (0.2, None)])
@@ -44,7 +44,7 @@ def test_a_limit_inside_the_interval_is_undecided(half: float, met: bool | None)
         score("trained", "change/short/law", 0.01, half=half),
         score("trained", "change/short/code", 0.012),  # the larger one, and met: it hides nothing
     ]
-    verdicts = list(judge(Gate(window_loss=0.06, retrieval=0.8, short_loss=0.02), scores, before="base"))
+    verdicts = list(judge_gates(Gate(window_loss=0.06, retrieval=0.8, short_loss=0.02), scores, before="base"))
     assert [verdict.met for verdict in verdicts] == [met] * 3
     refuse_missed_gate(verdicts, stage=1, path=Path("gate.json"))
     if met is None:
@@ -54,14 +54,14 @@ def test_a_limit_inside_the_interval_is_undecided(half: float, met: bool | None)
 
 
 def test_what_could_not_be_measured_is_not_met() -> None:
-    verdicts = list(judge(Gate(window_loss=1, retrieval=0.1, short_loss=1), [], before="base"))
+    verdicts = list(judge_gates(Gate(window_loss=1, retrieval=0.1, short_loss=1), [], before="base"))
     assert [(verdict.value, verdict.met) for verdict in verdicts] == [(None, False)] * 3
     assert all("not measured" in verdict.text for verdict in verdicts)
 
 
 def test_verdicts_come_back_and_a_missed_one_stops(tmp_path: Path) -> None:
-    verdicts = [Verdict("retrieval", 0.5, 0.8, False, "too few"), Verdict("short_loss", 0.0, 0.1, True, "fine")]
-    verdicts.append(Verdict("window_loss", 0.0, 0.1, None, "hazy"))
+    verdicts = [GateVerdict("retrieval", 0.5, 0.8, False, "too few"), GateVerdict("short_loss", 0.0, 0.1, True, "fine")]
+    verdicts.append(GateVerdict("window_loss", 0.0, 0.1, None, "hazy"))
     path = tmp_path / "gate.json"
     path.write_text(spell_verdicts(verdicts))
     assert read_verdicts(path) == verdicts

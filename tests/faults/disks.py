@@ -13,7 +13,7 @@ from pathlib import Path
 from faults.experiment import Experiment
 from faults.ground import CONTEXT, Ground, compare, make, train
 from ropewalk.checkpoint import save as save_module
-from ropewalk.checkpoint.load import find_fault, list_checkpoints
+from ropewalk.checkpoint.load import find_folder_fault, list_checkpoints
 from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
 
@@ -47,7 +47,7 @@ def attempt(ground: Ground, trial: str, guarded: bool) -> str:
         mount(disk, 16 * checkpoint_bytes, again=True)
     else:
         limit_files(None)
-    torn = [path.name for path in list_checkpoints(RunFolder(run).checkpoints(0)) if find_fault(path)]
+    torn = [path.name for path in list_checkpoints(RunFolder(run).checkpoints(0)) if find_folder_fault(path)]
     if torn or not clear:
         return f"{torn} are torn" if torn else "the error does not say that the disk is full"
     train(ground, run, recipe)

@@ -89,7 +89,7 @@ def _runs(pid: int) -> bool:
 
 def _forget(what: str) -> None:
     """Resume without a part of the state."""
-    whole_load = load_module.load
+    whole_load = load_module.load_checkpoint
     if what == "generators":
         load_module.set_random_states = lambda states: None
     elif what == "moments":
@@ -100,13 +100,13 @@ def _forget(what: str) -> None:
                 moments["exp_avg"].zero_()
             return state
 
-        resume.load = without_moments
+        resume.load_checkpoint = without_moments
     else:
 
         def without_cursor(state: Any, checkpoint: Any) -> Any:
             return dataclasses.replace(whole_load(state, checkpoint), cursor=0)
 
-        resume.load = without_cursor
+        resume.load_checkpoint = without_cursor
 
 
 KILLS = Experiment(

@@ -19,7 +19,7 @@ from ropewalk.train import resume
 HALF = STEPS // 2
 LOSS_ROUNDING = 2e-5
 """Largest relative difference of a loss after going on with another number of ranks: another order of sums."""
-_plain_load = resume.load
+_plain_load = resume.load_checkpoint
 
 
 def attempt(ground: Ground, trial: str, guarded: bool) -> str:
@@ -76,13 +76,13 @@ def _describe(ground: Ground, run: Path, ranks: int, *, spoil: bool) -> dict[str
             found.write_text(json.dumps(digests))
         raise RuntimeError("loaded, and that is all")
 
-    resume.load = load
+    resume.load_checkpoint = load
     try:
         train(ground, run, make(parallel={"ranks": ranks, "context_parallel": ranks}, **QUIET))
     except RankError as error:
         assert "that is all" in str(error), error
     finally:
-        resume.load = _plain_load
+        resume.load_checkpoint = _plain_load
     return dict(json.loads(found.read_text()))
 
 

@@ -89,8 +89,8 @@ def _count_from_nothing() -> None:
     """Resume as a loader does that knows no cursor."""
     import dataclasses
 
-    plain_load = resume.load
-    resume.load = lambda state, checkpoint: dataclasses.replace(plain_load(state, checkpoint), cursor=0)
+    plain_load = resume.load_checkpoint
+    resume.load_checkpoint = lambda state, checkpoint: dataclasses.replace(plain_load(state, checkpoint), cursor=0)
 
 
 ROWS = Experiment(

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as write_shards
 
 from faults.experiment import Experiment, isolate
 from faults.ground import Ground
-from ropewalk.checkpoint.load import load, newest
+from ropewalk.checkpoint.load import load_checkpoint, newest
 from ropewalk.checkpoint.saver import Saver
 from ropewalk.checkpoint.state import name_tensors
 from ropewalk.parallel.launch import RankError, run_ranks
@@ -107,7 +107,7 @@ def _look_and_save(folder: Path) -> str:
     found = newest(folder)
     if found is None:
         return "no checkpoint is left"
-    state = load(make_state(RANKS), found)
+    state = load_checkpoint(make_state(RANKS), found)
     if describe(state) != describe_step(state.step):
         return f"{found.name} is torn"
     with Saver(folder, keep=2) as saver:

@@ -77,8 +77,8 @@ def _arrange(moment: str, ask: Any) -> Any:
         plain_take = loop.make_batches
         loop.make_batches = _first(lambda: ask(0), plain_take)
     elif moment == "saving":
-        plain_write = saver_module.write
-        saver_module.write = _first(lambda: ask(3), plain_write)
+        plain_write = saver_module.write_snapshot
+        saver_module.write_snapshot = _first(lambda: ask(3), plain_write)
     else:
         plain_close = loop._average_metrics
         loop._average_metrics = _first(lambda: ask(3), plain_close)

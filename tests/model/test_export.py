@@ -18,10 +18,10 @@ from ropewalk.core.error import UserError
 from ropewalk.model.architectures import CLASSES
 from ropewalk.model.engines import Serving, describe_commands, find_commands, is_native
 from ropewalk.model.export import export
+from ropewalk.model.export_parity import compute_logits, verify_export, verify_generation
 from ropewalk.model.extend import extend
 from ropewalk.model.lazy_weights import read_weights
 from ropewalk.model.load import load_model
-from ropewalk.model.verify import compute_logits, verify_export, verify_generation
 from ropewalk.model.weights import SINGLE
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.load import parse_stage
@@ -211,7 +211,7 @@ def test_a_long_text_alone_does_not_prove_a_method_that_looks_at_lengths(
         lengths.append(len(text))
         return dict.fromkeys(places, 0.0)
 
-    monkeypatch.setattr("ropewalk.model.verify._compare", note)
+    monkeypatch.setattr("ropewalk.model.export_parity._compare", note)
     assert sorted(verify_export(out)) == [0, 31, 32, 127] and lengths == [128, 32]
 
 
@@ -235,8 +235,11 @@ def test_an_export_that_writes_something_else_is_refused(
 ) -> None:
     out = stretch(save_tiny(), tmp_path / "out", METHODS["theta"])
     ours = stretch(save_tiny(), tmp_path / "ours", METHODS["linear"])
-    monkeypatch.setattr("ropewalk.model.verify._compute_ours", lambda _, text, places, ranks: compute_logits(ours, {
-        "tokens": text, "places": torch.tensor(places)}))  # fmt: skip
+
+    def compute(_: Path, text: torch.Tensor, places: list[int], ranks: int) -> torch.Tensor:
+        return compute_logits(ours, {"tokens": text, "places": torch.tensor(places)})
+
+    monkeypatch.setattr("ropewalk.model.export_parity._compute_ours", compute)
     with pytest.raises(UserError, match="not the model that was trained") as caught:
         verify_generation(out)
     assert "tokens written after 37" in caught.value.why

@@ -24,7 +24,7 @@ from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.parallel.recompute import set_recompute
-from ropewalk.partition import cut, partition_tokens
+from ropewalk.partition import local_shard, partition_tokens
 
 VOCABULARY, CONTEXT = 97, 40
 LENGTHS = ((17, 16), (40,))  # documents of each row; the first row ends in padding
@@ -90,7 +90,7 @@ def train_once(
     rows = slice(mesh.data_rank, None, mesh.data_ranks)
     partition = partition_tokens(batch.document[rows], ranks=context)
     fields = (batch.tokens, batch.positions, batch.labels, batch.weights)
-    local = [torch.from_numpy(cut(partition, mesh.context_rank, field[rows])) for field in fields]
+    local = [torch.from_numpy(local_shard(partition, mesh.context_rank, field[rows])) for field in fields]
     for _ in range(passes):
         loss, nll, correct = learner(*local, partition=partition, context_group=mesh.context_group)
         loss.backward()
@@ -176,7 +176,7 @@ def count_kernels(make: Make, recompute: str, tile_tokens: int | None = None) ->
     batch = packed_batch()
     partition = partition_tokens(batch.document, ranks=1)
     fields = (batch.tokens, batch.positions, batch.labels, batch.weights)
-    local = [torch.from_numpy(cut(partition, 0, field)) for field in fields]
+    local = [torch.from_numpy(local_shard(partition, 0, field)) for field in fields]
     with torch.profiler.profile() as profile:
         learner(*local, partition=partition)[0].backward()
     return Counter(event.name for event in profile.events() or ())

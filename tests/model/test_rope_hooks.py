@@ -20,7 +20,7 @@ from ropewalk.model.load import load_model
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.recompute import set_recompute
-from ropewalk.partition import Partition, cut, partition_tokens
+from ropewalk.partition import Partition, local_shard, partition_tokens
 from ropewalk.rope.layers import LayerPosition, LayerRule
 from ropewalk.shape.families import OWN_ARCHITECTURE
 from ropewalk.shape.read import read_shape
@@ -193,7 +193,7 @@ def learn(folder: Path, layout: str, exchange: str = "auto", recompute: Any = "n
     rows = packed()
     partition = partition_tokens(rows["document"], ranks=ranks, layout=layout, exchange=exchange)
     tokens, positions, labels, weights = (
-        torch.from_numpy(cut(partition, dist.get_rank(), rows[name]))
+        torch.from_numpy(local_shard(partition, dist.get_rank(), rows[name]))
         for name in ("tokens", "positions", "labels", "weights")
     )
     hidden = learner.read(tokens, positions, partition=partition, context_group=group)

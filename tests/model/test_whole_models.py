@@ -13,7 +13,7 @@ from ropewalk.model.architectures import CLASSES
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.launch import run_ranks
-from ropewalk.partition import cut, partition_tokens_and_heads
+from ropewalk.partition import local_shard, partition_tokens_and_heads
 
 Make = Callable[..., PreTrainedModel]
 Found = dict[str, torch.Tensor]
@@ -47,7 +47,7 @@ def learn(model: PreTrainedModel, settings: dict[str, Any]) -> Found:
     partition = partition_tokens_and_heads(document, ranks=ranks, **settings)
     learner = ModelWithLoss(model).train()
     learner.zero_grad()
-    fields = (torch.from_numpy(cut(partition, rank, field)) for field in (tokens, positions, labels, weights))
+    fields = (torch.from_numpy(local_shard(partition, rank, field)) for field in (tokens, positions, labels, weights))
     loss, _, _ = learner(*fields, partition=partition, context_group=dist.group.WORLD if ranks > 1 else None)
     loss.backward()
     found = {"loss": loss.detach()} | {name: each.grad for name, each in model.named_parameters()}

@@ -11,9 +11,9 @@ from ropewalk.core.error import UserError
 from ropewalk.evaluate.evaluate import evaluate_models
 from ropewalk.model.adapter import merge_adapter
 from ropewalk.model.export import export
+from ropewalk.model.export_parity import verify_export
 from ropewalk.model.extend import extend
 from ropewalk.model.lazy_weights import read_weights
-from ropewalk.model.verify import verify_export
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.recipe.lora import Lora
@@ -100,7 +100,7 @@ def test_it_is_read_once_and_again_when_it_has_changed(
 ) -> None:
     folder, read = tmp_path / "model", []
     shutil.copytree(sound / "run" / "stages" / "0" / "extended", folder)
-    monkeypatch.setattr("ropewalk.parallel.verify_folder.find_fault", lambda path, **_: read.append(path))
+    monkeypatch.setattr("ropewalk.parallel.verify_folder.find_folder_fault", lambda path, **_: read.append(path))
     require_intact(folder)
     require_intact(folder)
     os.utime(folder / "config.json", ns=(1, 1))

@@ -1,11 +1,11 @@
 """The picture says who computes what."""
 
 from packs import pack
-from ropewalk.partition import draw, partition_tokens
+from ropewalk.partition import draw_partition, partition_tokens
 
 
 def test_a_zigzag_picture() -> None:
-    lines = draw(partition_tokens(pack([8, 4], 16), ranks=2, layout="zigzag"), cells=16).splitlines()
+    lines = draw_partition(partition_tokens(pack([8, 4], 16), ranks=2, layout="zigzag"), cells=16).splitlines()
     assert lines[:8] == [
         "0" + "." * 15,
         "00" + "." * 14,
@@ -22,5 +22,5 @@ def test_a_zigzag_picture() -> None:
 
 
 def test_a_window_is_seen() -> None:
-    lines = draw(partition_tokens(pack([8], 8), ranks=1, window=2)).splitlines()
+    lines = draw_partition(partition_tokens(pack([8], 8), ranks=1, window=2)).splitlines()
     assert lines[:3] == ["0.......", "00......", ".00....."]

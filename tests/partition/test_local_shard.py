@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from packs import pack
-from ropewalk.partition import cut, partition_tokens
+from ropewalk.partition import local_shard, partition_tokens
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "zigzag", "balanced", "local"])
@@ -14,7 +14,7 @@ def test_shares_put_together_are_the_field(layout: str) -> None:
     partition = partition_tokens(document, ranks=4, layout=layout)
     back = np.zeros(128, dtype=np.float32)
     for rank in range(4):
-        share = cut(partition, rank, field)
+        share = local_shard(partition, rank, field)
         assert share.dtype == field.dtype
         back[partition.owned(rank)] = share
     assert np.array_equal(back.reshape(2, 64), field)
@@ -23,5 +23,5 @@ def test_shares_put_together_are_the_field(layout: str) -> None:
 def test_a_field_of_another_shape_is_our_fault() -> None:
     partition = partition_tokens(pack([8], 8), ranks=2)
     with pytest.raises(AssertionError, match="shape"):
-        cut(partition, 0, np.zeros((1, 9)))
-    assert cut(partition, 0, np.zeros((1, 8, 3))).shape == (4, 3), "fields may have more axes"
+        local_shard(partition, 0, np.zeros((1, 9)))
+    assert local_shard(partition, 0, np.zeros((1, 8, 3))).shape == (4, 3), "fields may have more axes"

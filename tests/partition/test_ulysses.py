@@ -5,7 +5,7 @@ import pytest
 
 from packs import mixed_pack, pack
 from ropewalk.core.error import UserError
-from ropewalk.partition import UlyssesPartition, cut, partition_tokens, partition_tokens_and_heads
+from ropewalk.partition import UlyssesPartition, local_shard, partition_tokens, partition_tokens_and_heads
 
 
 @pytest.mark.parametrize(("ranks", "ulysses_degree"), [(2, 2), (4, 2), (8, 4)])
@@ -22,7 +22,7 @@ def test_ranks_share_the_tokens_of_their_group_in_order(ranks: int, ulysses_degr
         assert np.array_equal(np.concatenate(lengths), ulysses_groups.document_tokens(ulysses_group))
     assert partition.balance == ulysses_groups.balance
     assert partition.pairs.sum() == pytest.approx(ulysses_groups.pairs.sum(), abs=ranks)
-    assert np.array_equal(cut(partition, 1, document), document.reshape(-1)[shares[1]])
+    assert np.array_equal(local_shard(partition, 1, document), document.reshape(-1)[shares[1]])
 
 
 def test_one_member_is_no_team() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ropewalk.plan.flops import TokenFlops, count_pairs, token_flops, utilisation
+from ropewalk.plan.flops import TokenFlops, count_document_pairs, token_flops, utilisation
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Unchanged
 from ropewalk.shape.model_shape import ModelShape, plain_layers
@@ -114,7 +114,7 @@ def test_pairs_are_those_inside_document_and_window(lengths: list[int], window: 
         for query in range(len(documents))
         for key in range(query + 1)
     )
-    assert count_pairs(lengths, window) == pairs
+    assert count_document_pairs(lengths, window) == pairs
 
 
 def test_each_layer_counts_its_own_window(shapes: Mapping[str, ModelShape]) -> None:
@@ -122,7 +122,7 @@ def test_each_layer_counts_its_own_window(shapes: Mapping[str, ModelShape]) -> N
     hybrid = windowed(full, 48)
     documents = [100, 28, 72]
     flops = token_flops(hybrid, 256, document_tokens=documents)
-    pairs = 12 * count_pairs(documents, 48) + 4 * count_pairs(documents)
+    pairs = 12 * count_document_pairs(documents, 48) + 4 * count_document_pairs(documents)
     assert flops.attention == 4 * full.query_width * pairs / 256
     assert flops.linear == token_flops(full, 256).linear
     with pytest.raises(AssertionError):

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
-from ropewalk.probe.key_value import KeyValue, make_prompt
+from ropewalk.probe.key_value import KeyValue, make_key_value_prompt
 from ropewalk.probe.prompt import fit_prompt
 from ropewalk.probe.vocabulary import VOCABULARIES
 
@@ -58,7 +58,7 @@ def test_the_kinds_of_words_are_disjoint_and_many(language: str) -> None:
 @settings(max_examples=30, deadline=None)
 @given(words=st.integers(48, 600), seed=st.integers(0, 10**6))
 def test_answers_stand_at_their_spans_and_follow_from_the_text(spec: KeyValue, words: int, seed: int) -> None:
-    prompt = make_prompt(spec, stream("test", seed), words=words)
+    prompt = make_key_value_prompt(spec, stream("test", seed), words=words)
     assert len(prompt.text.split()) == words and prompt.text.count(" ") == words
     assert [answer.strip() for answer in prompt.answer_texts] == solve(prompt.text, spec)
     assert all(answer.startswith(" ") and not answer[1:].startswith(" ") for answer in prompt.answer_texts)
@@ -68,7 +68,7 @@ def test_answers_stand_at_their_spans_and_follow_from_the_text(spec: KeyValue, w
 
 
 def test_depth_is_the_share_of_the_context_before_the_pair() -> None:
-    prompt = make_prompt(KeyValue(), stream("test"), words=300)
+    prompt = make_key_value_prompt(KeyValue(), stream("test"), words=300)
     context = prompt.text[: prompt.text.index(" recall ")]
     words = prompt.text[len(context) :].split()[1:]
     for key, depth in zip(words[::2], prompt.depths, strict=True):
@@ -79,7 +79,7 @@ def test_more_hops_lead_through_other_keys_from_the_earliest_fact_on() -> None:
     spec = KeyValue(pairs=(6, 6), hops=2)
     orders = set()
     for number in range(20):
-        prompt = make_prompt(spec, stream("hops", number), words=300)
+        prompt = make_key_value_prompt(spec, stream("hops", number), words=300)
         context, _, asked = prompt.text.partition(" recall ")
         words = context.split()
         for key, depth in zip(asked.split()[::2], prompt.depths, strict=True):
@@ -93,28 +93,30 @@ def test_more_hops_lead_through_other_keys_from_the_earliest_fact_on() -> None:
 
 
 def test_a_prompt_of_one_hop_is_what_it_was_before_there_were_more() -> None:
-    prompt = make_prompt(KeyValue(pairs=(3, 3)), stream("test", 5), words=24)
+    prompt = make_key_value_prompt(KeyValue(pairs=(3, 3)), stream("test", 5), words=24)
     assert prompt.text == GOLDEN
 
 
 def test_depths_cover_the_context_evenly() -> None:
-    depths = [depth for i in range(300) for depth in make_prompt(KeyValue(), stream("test", i), words=200).depths]
+    depths = [
+        depth for i in range(300) for depth in make_key_value_prompt(KeyValue(), stream("test", i), words=200).depths
+    ]
     counts, _ = np.histogram(depths, bins=5, range=(0, 1))
     assert counts.min() > 0.8 * len(depths) / 5
 
 
 def test_same_seed_same_text() -> None:
-    first, second, other = (make_prompt(KeyValue(), stream("test", i), words=64) for i in (1, 1, 2))
+    first, second, other = (make_key_value_prompt(KeyValue(), stream("test", i), words=64) for i in (1, 1, 2))
     assert first == second and first != other
 
 
 def test_a_short_prompt_holds_the_pairs_that_fit() -> None:
-    assert len(make_prompt(KeyValue(), stream("test"), words=16).answers) == 3
+    assert len(make_key_value_prompt(KeyValue(), stream("test"), words=16).answers) == 3
     with pytest.raises(UserError, match="13 or more"):
-        make_prompt(KeyValue(), stream("test"), words=12)
+        make_key_value_prompt(KeyValue(), stream("test"), words=12)
     with pytest.raises(UserError, match="19 or more"):
-        make_prompt(KeyValue(hops=2), stream("test"), words=18)
-    assert len(make_prompt(KeyValue(hops=2), stream("test"), words=19).answers) == 3
+        make_key_value_prompt(KeyValue(hops=2), stream("test"), words=18)
+    assert len(make_key_value_prompt(KeyValue(hops=2), stream("test"), words=19).answers) == 3
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,11 @@ def test_a_prompt_grows_into_its_budget() -> None:
     def count(text: str) -> int:
         return len(text.split()) + 2
 
-    prompt = fit_prompt(lambda words: make_prompt(KeyValue(), stream("t"), words=words), count, 512, smallest_words=16)
+    prompt = fit_prompt(
+        lambda words: make_key_value_prompt(KeyValue(), stream("t"), words=words), count, 512, smallest_words=16
+    )
     assert count(prompt.text) == 512
     with pytest.raises(UserError, match="the context 10"):
-        fit_prompt(lambda words: make_prompt(KeyValue(), stream("t"), words=words), count, 10, smallest_words=16)
+        fit_prompt(
+            lambda words: make_key_value_prompt(KeyValue(), stream("t"), words=words), count, 10, smallest_words=16
+        )

@@ -13,14 +13,14 @@ from ropewalk.core.error import UserError
 from ropewalk.corpus.mix.strata import Stratum
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
-from ropewalk.corpus.tokens.store import Documents
+from ropewalk.corpus.tokens.store import StoredDocuments
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
 from ropewalk.recipe.check_corpus import check_corpus, check_repeats
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.load import parse_recipe
 from ropewalk.recipe.spec import Recipe
-from ropewalk.recipe.stage_rows import open_stage, plan_stage, source_shares
+from ropewalk.recipe.stage_rows import open_stage, plan_stage_strata, source_shares
 
 CONTEXT, ROWS = 256, 120
 NONE: Mapping[str, Any] = {}
@@ -127,7 +127,8 @@ def test_repeats_are_of_the_part_of_a_source_that_runs_dry(texts: dict[str, Any]
 
 def test_repeats_are_counted_from_tokens() -> None:
     def stratum(name: str, tokens: int, share: float) -> Stratum:
-        return Stratum(name, None, None, Documents((), np.zeros(1, np.int64)), np.array([tokens], np.int64), share)
+        documents = StoredDocuments((), np.zeros(1, np.int64))
+        return Stratum(name, None, None, documents, np.array([tokens], np.int64), share)
 
     sources = [{"name": "chat", "path": "a", "role": "general"}]
     stage = {"context_length": 1024, "tokens": "20Mi", "step_tokens": 1024}
@@ -196,7 +197,7 @@ def test_too_little_held_out_text_is_told_before_training(texts: dict[str, Any],
 
 
 def test_a_plan_is_no_more_than_its_shares(texts: dict[str, Any], corpus: Corpus) -> None:
-    assert sum(stratum.share for stratum in plan_stage(make(texts), 0, corpus)) == pytest.approx(1)
+    assert sum(stratum.share for stratum in plan_stage_strata(make(texts), 0, corpus)) == pytest.approx(1)
 
 
 def test_a_corpus_of_other_sources_says_nothing(texts: dict[str, Any], corpus: Corpus) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ropewalk.report.figure import draw, smooth, thin_out
+from ropewalk.report.figure import draw_picture, smooth, thin_out
 
 
 def test_styles_become_attributes_and_ids_without_use_go() -> None:
@@ -14,7 +14,7 @@ def test_styles_become_attributes_and_ids_without_use_go() -> None:
         axis.plot([0, 1], [0, 1], color="#123456", linestyle="--", marker="o")
         axis.set_title("$x & <y>")
 
-    picture = draw(paint, size=(4, 2), caption="c", alt='a "b" <c>')
+    picture = draw_picture(paint, size=(4, 2), caption="c", alt='a "b" <c>')
     root = ET.fromstring(picture.svg)
     elements = list(root.iter())
     assert not [element for element in elements if "style" in element.attrib]

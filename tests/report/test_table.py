@@ -2,12 +2,12 @@
 
 import pytest
 
-from ropewalk.report.table import Cell, Table
-from ropewalk.report.visible import show, show_all
+from ropewalk.report.table import Table, TableCell
+from ropewalk.report.visible import show_all, show_hidden
 
 
 def test_columns_line_up_also_with_wide_characters() -> None:
-    table = Table(["source", "tokens", "ok"], [["法律", "1,200", Cell("yes", "pass")], ["code", "7", ""]], "lrl")
+    table = Table(["source", "tokens", "ok"], [["法律", "1,200", TableCell("yes", "pass")], ["code", "7", ""]], "lrl")
     assert table.to_text() == "\n".join(
         [
             "source  tokens  ok",
@@ -34,7 +34,7 @@ def test_rows_must_fit_their_columns() -> None:
     ],
 )
 def test_what_is_hidden_is_spelled_out(text: str, shown: str) -> None:
-    assert show(text) == shown
+    assert show_hidden(text) == shown
 
 
 def test_all_text_of_a_tree_is_shown_keys_too() -> None:

@@ -11,11 +11,11 @@ import yaml
 from ropewalk.core.record import Score, read_scores, write_scores
 from ropewalk.report.contents import read_run
 from ropewalk.report.page import strict_code, summarise, write_report
-from ropewalk.report.verdict import Sense, Verdict, format_bound, format_value, judge
+from ropewalk.report.verdict import Sense, Verdict, format_bound, format_value, judge_measures
 
 
 def find(run: Path, key: str, model: str) -> Verdict:
-    (found,) = [verdict for verdict in judge(read_run(run)) if (verdict.key, verdict.model) == (key, model)]
+    (found,) = [verdict for verdict in judge_measures(read_run(run)) if (verdict.key, verdict.model) == (key, model)]
     return found
 
 
@@ -24,7 +24,7 @@ def change_scores(run: Path, change: Callable[[Score], Score]) -> None:
 
 
 def test_the_packaged_base_has_bounds_of_its_own(run: Path) -> None:
-    bounds = {(verdict.key, verdict.model): verdict.bound for verdict in judge(read_run(run))}
+    bounds = {(verdict.key, verdict.model): verdict.bound for verdict in judge_measures(read_run(run))}
     assert bounds == {
         ("retrieval/1x", "base"): (">=", 0.95),
         ("retrieval/1x", "extended"): (">=", 0.95),
@@ -37,13 +37,13 @@ def test_the_packaged_base_has_bounds_of_its_own(run: Path) -> None:
         ("short/worst", "extended"): ("<=", 0.02),
         ("short/mean", "extended"): ("<=", 0.02),
     }
-    assert [verdict.key for verdict in judge(read_run(run)) if verdict.aim] == ["retrieval/8x"]
+    assert [verdict.key for verdict in judge_measures(read_run(run)) if verdict.aim] == ["retrieval/8x"]
 
 
 def test_another_base_is_shown_without_bounds(run: Path) -> None:
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"model": "some/other-base@main"}))
-    verdicts = judge(read_run(run))
+    verdicts = judge_measures(read_run(run))
     assert all(verdict.bound is None for verdict in verdicts if verdict.model == "base")
     assert summarise(run)["targets_set"] == 5
     assert summarise(run)["text"].splitlines()[2].split() == ["measure", "base", "extended", "target"]
@@ -94,7 +94,7 @@ def test_without_it_the_gap_is_the_difference_of_the_last_quarters(run: Path) ->
 def test_buckets_that_do_not_fit_give_no_gap(run: Path) -> None:
     change_scores(run, lambda score: replace(score, task=score.task.replace("position/384-512", "position/380-512")))
     drop_scores(run, "nll/gap")
-    assert "nll/gap" not in {verdict.key for verdict in judge(read_run(run))}
+    assert "nll/gap" not in {verdict.key for verdict in judge_measures(read_run(run))}
 
 
 def test_the_worst_source_and_the_mean_are_told_apart(run: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from ropewalk.core.error import UserError
 from ropewalk.rope.advise import advise, practice_at, trained_inv_freq
 from ropewalk.rope.bounds import least_theta, similarity
-from ropewalk.rope.candidates import ASKED, Survey, format_theta, survey
+from ropewalk.rope.candidates import ASKED, Survey, format_theta, survey_candidates
 from ropewalk.rope.frequency import plain_inv_freq, wavelengths
 from ropewalk.rope.method import BaseRope
 from ropewalk.rope.scaling import Linear, Llama3, Proportional, Theta, Yarn
@@ -21,7 +21,7 @@ LLAMA31 = BaseRope(5e5, 128, 131072, Llama3(theta=5e5, factor=8, original_tokens
 
 @pytest.fixture(scope="module")
 def at_16ki() -> Survey:
-    return survey(LLAMA2, 16384)
+    return survey_candidates(LLAMA2, 16384)
 
 
 def test_llama_2_gets_what_codellama_took(at_16ki: Survey) -> None:
@@ -56,73 +56,75 @@ def test_attraction_is_the_mean_of_b_over_the_last_quarters(at_16ki: Survey) -> 
 
 
 def test_prolong_breaks_the_bound_where_it_is_known_to() -> None:
-    found = survey(BaseRope(5e5, 128, 8192), 65536)
+    found = survey_candidates(BaseRope(5e5, 128, 8192), 65536)
     assert found.find("theta 8e6").advice.first_negative_tokens == 61_936
     assert found.find("theta 5e6").advice.first_negative_tokens is None
     assert found.recommended == "theta 5e7", (
         "both hold or break Men et al., but neither reaches 64Ki from 70 dimensions"
     )
-    assert any("a stage" in reason for reason in survey(BaseRope(1e4, 64, 1024), 32768).reasons), "32 times"
+    assert any("a stage" in reason for reason in survey_candidates(BaseRope(1e4, 64, 1024), 32768).reasons), "32 times"
 
 
 def test_a_base_that_is_scaled_already_composes_or_refuses() -> None:
-    found = survey(LLAMA31, 524288)
+    found = survey_candidates(LLAMA31, 524288)
     assert [each.name for each in found.candidates] == ["unchanged", "theta 1.28e8", "llama3"]
     assert set(found.refused) == {"ntk", "linear", "yarn", "ntk_by_parts"}
     assert all("scaled already (llama3)" in why for why in found.refused.values())
     assert found.recommended == "llama3" and found.least_theta is None
     assert found.reasons[0].endswith("llama3 factor 8 -> 64 over the original 8Ki")
     assert trained_inv_freq(LLAMA31)[-1] == pytest.approx(plain_inv_freq(5e5, 128)[-1] / 8)
-    nearer = survey(LLAMA31, 262144)
+    nearer = survey_candidates(LLAMA31, 262144)
     assert nearer.find("llama3").advice.first_negative_tokens == 241_522
     assert nearer.recommended == "theta 1e7" and "theta 500000 -> 1e+07" in nearer.reasons[0]
     assert found.find("llama3").advice.scales[-1] == pytest.approx(8), "against what runs now, not plain RoPE"
 
 
 def test_what_is_asked_for_stands_beside_the_rest() -> None:
-    found = survey(LLAMA2, 16384, asked=Yarn(factor=16))
+    found = survey_candidates(LLAMA2, 16384, asked=Yarn(factor=16))
     assert found.find(ASKED).advice.attention_factor == pytest.approx(1.2772588722)
     with pytest.raises(UserError, match="theta may only grow"):
-        survey(LLAMA2, 16384, asked=Theta(theta=5e3))
+        survey_candidates(LLAMA2, 16384, asked=Theta(theta=5e3))
     with pytest.raises(UserError, match="linear does not go on top of llama3"):
-        survey(LLAMA31, 524288, asked=Linear())
+        survey_candidates(LLAMA31, 524288, asked=Linear())
 
 
 @pytest.mark.parametrize("context_tokens", [2048, 4096])
 def test_a_target_that_is_not_longer_is_refused(context_tokens: int) -> None:
     with pytest.raises(UserError, match="nothing to stretch"):
-        survey(LLAMA2, context_tokens)
+        survey_candidates(LLAMA2, context_tokens)
 
 
 def test_a_block_that_serves_alone_is_no_training() -> None:
     # Qwen's documentation: factor 4 over 32Ki in a model of 32Ki. Its weights know plain RoPE.
     plain = BaseRope(1e6, 128, 32768)
     served = dataclasses.replace(plain, running=Yarn(theta=1e6, factor=4, original_tokens=32768))
-    found, expected = survey(served, 131072), survey(plain, 131072)
+    found, expected = survey_candidates(served, 131072), survey_candidates(plain, 131072)
     assert found.untrained == served.running
     assert dataclasses.replace(found, untrained=None) == expected and expected.untrained is None
     assert found.to_json()["base_untrained"]["factor"] == 4
     trained = dataclasses.replace(served, context_tokens=131072)
-    assert survey(trained, 262144).base == trained, "one that was trained at its own length counts from there"
+    assert survey_candidates(trained, 262144).base == trained, (
+        "one that was trained at its own length counts from there"
+    )
 
 
 def test_advice_asks_how_far_a_divided_base_reads() -> None:
     base = BaseRope(1e4, 128, 16384, Linear(theta=1e4, factor=4))
     with pytest.raises(UserError, match="not clear how far this base reads"):
-        survey(base, 65536)
-    found = survey(base, 65536, asked=Linear(original_tokens=4096))
+        survey_candidates(base, 65536)
+    found = survey_candidates(base, 65536, asked=Linear(original_tokens=4096))
     assert found.base.context_tokens == 16384 and found.find("linear").method.model_dump()["factor"] == 16
     with pytest.raises(UserError, match="reads 64Ki tokens already"):
-        survey(base, 65536, asked=Linear(original_tokens=16384))
+        survey_candidates(base, 65536, asked=Linear(original_tokens=16384))
 
 
 def test_heads_of_few_pairs_end() -> None:
     assert least_theta(2, 4096) == math.inf
-    assert survey(BaseRope(1e4, 4, 128), 256).least_theta is not None
+    assert survey_candidates(BaseRope(1e4, 4, 128), 256).least_theta is not None
 
 
 def test_json_holds_every_pair_and_no_infinity() -> None:
-    found = survey(LLAMA2, 8192, asked=Proportional(share=0.5)).to_json()
+    found = survey_candidates(LLAMA2, 8192, asked=Proportional(share=0.5)).to_json()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert len(found["pairs"]) == 64 and found["critical_dim"] == 92
     assert found["pairs"][0]["wavelength_tokens"] == pytest.approx(2 * math.pi)

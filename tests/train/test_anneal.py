@@ -19,7 +19,7 @@ from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Dynamic, Nope, Proportional, Rope, Unchanged, Yarn
-from ropewalk.train.schedule import annealing_share
+from ropewalk.train.learning_rate import annealing_share
 from ropewalk.train.stage import train_stage
 from tiny_run import CONTEXT_TOKENS, make_recipe
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from ropewalk.checkpoint.eight_bit import decode, encode, find_nearest
-from ropewalk.checkpoint.load import load, newest
-from ropewalk.checkpoint.save import save
+from ropewalk.checkpoint.eight_bit import decode_moments, encode_moments, find_nearest
+from ropewalk.checkpoint.load import load_checkpoint, newest
+from ropewalk.checkpoint.save import save_checkpoint
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.launch import run_ranks
@@ -58,7 +58,7 @@ def test_numbers_are_those_of_the_paper() -> None:
     """In each decade twice as many as in the one below (Dettmers et al., 2110.02861, section 2)."""
     for signed, bits in ((True, 7), (False, 8)):
         codes = torch.arange(256, dtype=torch.uint8)[None]
-        numbers = decode(codes, torch.ones(1, 1), signed=signed).flatten()
+        numbers = decode_moments(codes, torch.ones(1, 1), signed=signed).flatten()
         positive = numbers[(numbers > 0) & (numbers < 1)]
         counts = [int(((positive > low) & (positive < 10 * low)).sum()) for low in 10.0 ** -torch.arange(1.0, 8.0)]
         assert counts == [2 ** (bits - power) for power in range(1, 8)]
@@ -66,7 +66,7 @@ def test_numbers_are_those_of_the_paper() -> None:
 
 @pytest.mark.parametrize("signed", [True, False])
 def test_bytes_are_those_that_a_search_finds(signed: bool) -> None:
-    numbers = decode(torch.arange(256, dtype=torch.uint8)[None], torch.ones(1, 1), signed=signed).flatten()
+    numbers = decode_moments(torch.arange(256, dtype=torch.uint8)[None], torch.ones(1, 1), signed=signed).flatten()
     borders = (numbers[:-1] + numbers[1:]) / 2
     random = torch.rand(200_000, generator=torch.Generator().manual_seed(1))
     values = torch.cat(
@@ -83,23 +83,25 @@ def test_numbers_are_those_of_torchao(signed: bool, width: int) -> None:
     torchao = pytest.importorskip("torchao.optim.quant_utils")
     values = torch.randn(7, width, generator=torch.Generator().manual_seed(1)) ** 5
     values = values if signed else values.square() + 1e-5
-    codes, scale = encode(values, signed=signed)
+    codes, scale = encode_moments(values, signed=signed)
     block, numbers = min(width, 256), torch.tensor(torchao.create_dynamic_map(signed))
     unit, theirs_scale = torchao.scale_tensor(values, block)
     theirs = torchao.quantize_8bit_with_qmap(unit, numbers)
     if not signed:
         theirs = theirs.clamp(min=1)
     assert torch.equal(codes, theirs) and torch.equal(scale.flatten(), theirs_scale)
-    assert torch.equal(decode(codes, scale, signed=signed), torchao.dequant_with_qmap(theirs, numbers, theirs_scale))
+    assert torch.equal(
+        decode_moments(codes, scale, signed=signed), torchao.dequant_with_qmap(theirs, numbers, theirs_scale)
+    )
 
 
 def test_what_adam_divides_by_never_vanishes() -> None:
     values = torch.tensor([[1.0, 1e-12, 0.0]])
-    codes, scale = encode(values, signed=False)
-    assert (decode(codes, scale, signed=False) > 0).all()
+    codes, scale = encode_moments(values, signed=False)
+    assert (decode_moments(codes, scale, signed=False) > 0).all()
     tiny = torch.full((1, 8), 1e-30)
-    assert torch.allclose(decode(*encode(tiny, signed=False), signed=False), tiny)
-    assert not decode(*encode(torch.zeros(1, 8), signed=False), signed=False).any()
+    assert torch.allclose(decode_moments(*encode_moments(tiny, signed=False), signed=False), tiny)
+    assert not decode_moments(*encode_moments(torch.zeros(1, 8), signed=False), signed=False).any()
 
 
 def test_what_is_small_is_moved_as_by_torch() -> None:
@@ -134,13 +136,13 @@ def test_bytes_are_sharded_like_their_weight() -> None:
 def test_saved_on_2_loads_on_any_to_the_bit(tmp_path: Path, ranks: int) -> None:
     def begin() -> dict[str, Any]:
         state = train(make_state(), 3)
-        save(state, tmp_path)
+        save_checkpoint(state, tmp_path)
         return describe(state)
 
     def resume(more: int) -> dict[str, Any]:
         found = newest(tmp_path)
         assert found is not None
-        return describe(train(load(make_state(), found), more))
+        return describe(train(load_checkpoint(make_state(), found), more))
 
     before = run_ranks(begin, 2, threads=1)[0]
     assert run_ranks(resume, ranks, 0, threads=1) == [before] * ranks
@@ -155,25 +157,25 @@ def test_a_checkpoint_of_the_other_form_is_converted(tmp_path: Path, eight_bit: 
 
     def begin() -> dict[str, torch.Tensor]:
         state = train(make_state(eight_bit=not eight_bit), 3)
-        save(state, tmp_path)
+        save_checkpoint(state, tmp_path)
         return moments_of(state)
 
     def resume() -> dict[str, torch.Tensor]:
         found = newest(tmp_path)
         assert found is not None
-        state = load(make_state(eight_bit=eight_bit), found)
+        state = load_checkpoint(make_state(eight_bit=eight_bit), found)
         assert (state.step, state.updates) == (3, 3)
         return moments_of(state)
 
     before, after = run_ranks(begin, 2, threads=1)[0], run_ranks(resume, 3, threads=1)[0]
     for name, signed in (("exp_avg", True), ("exp_avg_sq", False)):
-        codes, scale = encode(before[f"{name}/inner.weight"], signed=signed) if eight_bit else ("", "")
+        codes, scale = encode_moments(before[f"{name}/inner.weight"], signed=signed) if eight_bit else ("", "")
         if eight_bit:
             assert torch.equal(after[f"{name}/inner.weight"], codes)
             assert torch.equal(after[f"{name}_scale/inner.weight"], scale)
         else:
             codes, scale = before[f"{name}/inner.weight"], before[f"{name}_scale/inner.weight"]
-            assert torch.equal(after[f"{name}/inner.weight"], decode(codes, scale, signed=signed))
+            assert torch.equal(after[f"{name}/inner.weight"], decode_moments(codes, scale, signed=signed))
         for small in ("inner.bias", "norm.weight", "outer.weight"):
             assert torch.equal(after[f"{name}/{small}"], before[f"{name}/{small}"])
 

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.load import load_weights, newest, read_facts
 from ropewalk.checkpoint.state import TrainState, name_weights
-from ropewalk.commands.rank_tasks import export_checkpoint
+from ropewalk.commands.export import export_checkpoint_on_rank
 from ropewalk.core.digest import digest_bytes
 from ropewalk.core.record import read_metrics
 from ropewalk.core.run_folder import RunFolder, StageFolder
@@ -256,7 +256,7 @@ def test_first_values_depend_on_the_seed_alone(prepared: Prepared) -> None:
 def test_any_checkpoint_becomes_a_plain_folder(straight: Path, tmp_path: Path) -> None:
     like = tmp_path / "like"
     extend(straight / "stages/0/extended", like, rope=Theta(theta=1e6), context_tokens=128)
-    export_checkpoint(last(straight), like, tmp_path / "plain", "base")
+    export_checkpoint_on_rank(last(straight), like, tmp_path / "plain", "base")
     made, before = (load_file(folder / "model.safetensors") for folder in (tmp_path / "plain", like))
     expected = merge_adapter(load_weights(last(straight)), like, Lora.model_validate(LORA))
     assert made.keys() == before.keys() and "lm_head.weight" not in made, "still tied, and no adapter"

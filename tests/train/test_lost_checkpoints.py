@@ -85,7 +85,7 @@ def test_a_kill_in_the_first_save_is_no_loss(
         raise SystemError("the machine went away")
 
     with monkeypatch.context() as patch, pytest.raises(RankError, match="went away"):
-        patch.setattr("ropewalk.checkpoint.saver.write", die)
+        patch.setattr("ropewalk.checkpoint.saver.write_snapshot", die)
         train(recipe, run, prepared)
     assert train(recipe, run, prepared) == "limit"
 

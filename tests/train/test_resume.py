@@ -9,8 +9,8 @@ import torch
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.error import UserError
 from ropewalk.recipe.stage import Stage
-from ropewalk.train.resume import follow_plan, plan_stage
-from ropewalk.train.schedule import RATES, Rates, rates_of
+from ropewalk.train.learning_rate import RATES, Rates, rates_of
+from ropewalk.train.resume import describe_stage_plan, follow_plan
 from tiny_run import make_recipe
 
 UNTIL = {"metric": "loss/source/plain", "value": 1.0, "max_steps": 8}
@@ -23,7 +23,7 @@ def make_stage(**changes: Any) -> Stage:
 def state_at(step: int, spec: Stage, *, ended: str) -> TrainState:
     model = torch.nn.Linear(1, 1)
     optimizer = torch.optim.AdamW(model.parameters())
-    return TrainState(model, optimizer, stage=0, step=step, ended=ended, plan=plan_stage(spec))
+    return TrainState(model, optimizer, stage=0, step=step, ended=ended, plan=describe_stage_plan(spec))
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,12 @@ def state_at(step: int, spec: Stage, *, ended: str) -> TrainState:
 def test_an_end_that_was_moved_is_no_end(
     before: dict[str, Any], now: dict[str, Any], step: int, ended: str, after: str
 ) -> None:
-    state = follow_plan(state_at(step, make_stage(**before), ended=ended), plan_stage(make_stage(**now)))
+    state = follow_plan(state_at(step, make_stage(**before), ended=ended), describe_stage_plan(make_stage(**now)))
     assert state.ended == after and state.step == step
 
 
 def test_a_warm_up_keeps_the_steps_that_it_began_with() -> None:
-    longer = plan_stage(make_stage(tokens=32 * 256))
+    longer = describe_stage_plan(make_stage(tokens=32 * 256))
     state = follow_plan(state_at(8, make_stage(), ended="limit"), longer)
     assert Rates.from_json(state.plan[RATES]).warmup_steps == 2 and Rates.from_json(longer[RATES]).warmup_steps == 8
     again = follow_plan(dataclasses.replace(state, step=20), longer)
@@ -65,5 +65,5 @@ def test_what_is_compared_are_the_rates_of_the_steps_taken(shape: str) -> None:
     with pytest.raises(UserError, match="asks for 8"):
         follow_plan(
             state_at(12, make_stage(schedule=schedule, tokens=16 * 256), ended=""),
-            plan_stage(make_stage(schedule=schedule)),
+            describe_stage_plan(make_stage(schedule=schedule)),
         )

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Shaped
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from ropewalk.checkpoint.eight_bit import BLOCK_ELEMENTS, SCALE, decode, encode
+from ropewalk.checkpoint.eight_bit import BLOCK_ELEMENTS, SCALE, decode_moments, encode_moments
 from ropewalk.checkpoint.state import MOMENTS
 
 _SLICE_ELEMENTS = 1 << 22
@@ -102,9 +102,9 @@ def _write_over(
     for first in range(0, len(ours), rows):
         part = slice(first, first + rows)
         if narrow:
-            ours[part], scale[part] = encode(theirs[part], signed=signed)
+            ours[part], scale[part] = encode_moments(theirs[part], signed=signed)
         else:
-            ours[part] = decode(theirs[part], scale[part], signed=signed)
+            ours[part] = decode_moments(theirs[part], scale[part], signed=signed)
 
 
 def _local(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:

@@ -18,7 +18,7 @@ SCALE = "_scale"
 """The suffix in the name of a moment's scales."""
 
 
-def encode(
+def encode_moments(
     values: Float32[Tensor, "rows width"], *, signed: bool
 ) -> tuple[UInt8[Tensor, "rows width"], Float32[Tensor, "rows blocks"]]:
     """Return a byte for each number and a scale for each block; a row's last block may be shorter.
@@ -36,10 +36,10 @@ def encode(
     return codes.flatten(1)[:, : values.shape[1]], scale
 
 
-def decode(
+def decode_moments(
     codes: UInt8[Tensor, "rows width"], scale: Float32[Tensor, "rows blocks"], *, signed: bool
 ) -> Float32[Tensor, "rows width"]:
-    """Return the numbers that ``encode`` wrote, to the precision of one byte."""
+    """Return the numbers that ``encode_moments`` wrote, to the precision of one byte."""
     values = _numbers(signed, codes.device).index_select(0, codes.flatten().int()).view(codes.shape)
     return values.mul_(scale.repeat_interleave(BLOCK_ELEMENTS, dim=1)[:, : codes.shape[1]])
 

@@ -34,8 +34,12 @@ from ropewalk.model.lazy_weights import LazyWeights
 from ropewalk.model.read_rows import STORED_TYPES, StoredTensor, read_rows
 from ropewalk.model.weights import read_file_headers
 from ropewalk.parallel.collective import rank_and_ranks, share_from_first
-from ropewalk.parallel.verify_folder import find_fault as find_fault
-from ropewalk.parallel.verify_folder import find_fault_together as find_fault_together
+from ropewalk.parallel.verify_folder import (
+    find_fault_together as find_fault_together,
+)
+from ropewalk.parallel.verify_folder import (
+    find_folder_fault as find_folder_fault,
+)
 
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -79,7 +83,7 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-def load(state: TrainState, checkpoint: Path) -> TrainState:
+def load_checkpoint(state: TrainState, checkpoint: Path) -> TrainState:
     """Read a verified checkpoint into ``state``'s model and optimizer, in place; return ``state`` with its counters.
 
     Every rank must call it. Random states are restored only if the number of ranks is the same. Raises UserError if
@@ -114,7 +118,7 @@ def load_weights(checkpoint: Path) -> LazyWeights:
     A weight that is tied to another one appears once, under the name of the other one. Raises UserError if the folder
     is damaged.
     """
-    fault = find_fault(checkpoint)
+    fault = find_folder_fault(checkpoint)
     if fault is not None:
         raise UserError(
             "the checkpoint is damaged", where=str(checkpoint), why=fault, fix="use an older one, or train again"

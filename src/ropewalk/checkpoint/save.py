@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_saver import save as write_shards
 from torch.distributed.tensor import DTensor
 
-from ropewalk.checkpoint.load import find_fault, find_fault_together, list_checkpoints, step_of
+from ropewalk.checkpoint.load import find_fault_together, find_folder_fault, list_checkpoints, step_of
 from ropewalk.checkpoint.state import STATE, Snapshot, TrainState, take_snapshot
 from ropewalk.core.artifact import discard, flush_files, publish, require_free, write_manifest
 from ropewalk.core.error import UserError
@@ -29,17 +29,19 @@ KIND = "checkpoint"
 Group = dist.ProcessGroup | None
 
 
-def save(state: TrainState, folder: Path, *, keep: int = 2) -> Path:
+def save_checkpoint(state: TrainState, folder: Path, *, keep: int = 2) -> Path:
     """Write ``folder/step-00000100``, then remove the oldest checkpoints beyond ``keep``; return the new folder.
 
     Every rank must call it. If an intact checkpoint of this step exists, it stays as it is; a damaged one is renamed.
     Raises UserError, on every rank, if any rank cannot write. Then no new checkpoint appears, and older ones remain.
     """
-    return write(take_snapshot(state), folder, keep=keep)
+    return write_snapshot(take_snapshot(state), folder, keep=keep)
 
 
-def write(snapshot: Snapshot, folder: Path, *, keep: int, spared_step: int | None = None, group: Group = None) -> Path:
-    """Do the same as ``save`` for a snapshot, with messages between ranks over ``group``.
+def write_snapshot(
+    snapshot: Snapshot, folder: Path, *, keep: int, spared_step: int | None = None, group: Group = None
+) -> Path:
+    """Do the same as ``save_checkpoint`` for a snapshot, with messages between ranks over ``group``.
 
     A thread needs a group of its own. The checkpoint of ``spared_step`` is never removed, and does not count among the
     ``keep`` newest ones.
@@ -64,7 +66,7 @@ def _make_way(target: Path) -> bool:
     """Return whether ``target`` must be written. Only rank 0 checks; a damaged folder is renamed, never removed."""
     if rank_and_ranks()[0] or not target.exists():
         return True
-    fault = find_fault(target)
+    fault = find_folder_fault(target)
     if fault is None:
         return False
     aside = next(path for i in range(1000) if not (path := target.with_name(f".damaged-{target.name}-{i}")).exists())

@@ -11,7 +11,7 @@ from types import TracebackType
 
 import torch.distributed as dist
 
-from ropewalk.checkpoint.save import remove_stale, write
+from ropewalk.checkpoint.save import remove_stale, write_snapshot
 from ropewalk.checkpoint.save_record import note_begun, note_saved
 from ropewalk.checkpoint.state import Snapshot, TrainState, take_snapshot
 from ropewalk.parallel.collective import rank_and_ranks, wait_for_ranks
@@ -46,7 +46,7 @@ class Saver:
         self._pending = self._thread.submit(self._write, snapshot)
 
     def _write(self, snapshot: Snapshot) -> Path:
-        path = write(snapshot, self._folder, keep=self._keep, spared_step=self._spared, group=self._group)
+        path = write_snapshot(snapshot, self._folder, keep=self._keep, spared_step=self._spared, group=self._group)
         if rank_and_ranks()[0] == 0:
             note_saved(self._folder, snapshot.step)
         return path

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, load, show
+from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, load_given, print_result
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -13,24 +13,24 @@ app = typer.Typer(
 )
 
 
-@app.command()
-def inspect(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+@app.command("inspect")
+def corpus_inspect_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show twenty examples of each reason to drop text, of a corpus that `prepare` has built."""
     from ropewalk.commands.corpus_inspect import inspect_recipe
 
-    show(inspect_recipe(load(recipe, overrides)), as_json)
+    print_result(inspect_recipe(load_given(recipe, overrides)), as_json)
 
 
-@app.command()
-def report(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+@app.command("report")
+def corpus_report_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Write corpus.html and corpus.json: ledger, lengths, languages, mix, copies, rows, licences."""
     from ropewalk.commands.corpus import report_corpus
 
-    show(report_corpus(load(recipe, overrides)), as_json)
+    print_result(report_corpus(load_given(recipe, overrides)), as_json)
 
 
-@app.command()
-def tokenise(
+@app.command("tokenise")
+def corpus_tokenise_command(
     recipe: RecipeArgument,
     share: Annotated[str, typer.Option(metavar="I/N", help="Which share, counted from 0, of how many: 3/16.")],
     overrides: Overrides = None,
@@ -39,11 +39,11 @@ def tokenise(
     """Clean and tokenise one share of the text, as one job of an array; `prepare` then puts all shares together."""
     from ropewalk.commands.corpus import tokenise_recipe
 
-    show(tokenise_recipe(load(recipe, overrides), share), as_json)
+    print_result(tokenise_recipe(load_given(recipe, overrides), share), as_json)
 
 
-@app.command()
-def export(
+@app.command("export")
+def corpus_export_command(
     recipe: RecipeArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
     format: Annotated[str, typer.Option(metavar="KIND", help="megatron, datatrove, olmo or datasets.")],
@@ -53,19 +53,19 @@ def export(
     """Write the tokens that are trained on as another trainer's files, source by source."""
     from ropewalk.commands.corpus import export_corpus
 
-    show(export_corpus(load(recipe, overrides), out, format), as_json)
+    print_result(export_corpus(load_given(recipe, overrides), out, format), as_json)
 
 
-@app.command()
-def mix(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+@app.command("mix")
+def corpus_mix_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Say what other weights would read (mix.general=6 lengths.64Ki=3 ...): tokens, repeats, lengths."""
     from ropewalk.commands.corpus import mix_corpus
 
-    show(mix_corpus(recipe, overrides or []), as_json)
+    print_result(mix_corpus(recipe, overrides or []), as_json)
 
 
-@app.command()
-def score(
+@app.command("score")
+def corpus_score_command(
     recipe: RecipeArgument,
     out: Annotated[Path, typer.Argument(metavar="FILE", help="The column file to write, JSON lines.")],
     overrides: Overrides = None,
@@ -76,4 +76,4 @@ def score(
     """Write what its context is worth to each long document: loss with little context, less loss with all."""
     from ropewalk.commands.corpus_score import score_recipe
 
-    show(score_recipe(load(recipe, overrides), out, model=model, truncated=truncated), as_json)
+    print_result(score_recipe(load_given(recipe, overrides), out, model=model, truncated=truncated), as_json)

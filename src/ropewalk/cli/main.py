@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ropewalk.cli.corpus import app as corpus_app
-from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, Strict, end_strictly, load, show
+from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, Strict, end_strictly, load_given, print_result
 from ropewalk.cli.usage import Verbs
 from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
 from ropewalk.parallel.stop import heed_stop
@@ -34,24 +34,26 @@ app = typer.Typer(
 app.add_typer(corpus_app, name="corpus")
 
 
-@app.command()
-def run(recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False) -> None:
+@app.command("run")
+def run_command(
+    recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
+) -> None:
     """Do all parts of a recipe, from text to report; go on where an earlier run stopped."""
     from ropewalk.commands.run import run_recipe
 
-    loaded = load(recipe, overrides)
-    show(run_recipe(loaded), as_json)
+    loaded = load_given(recipe, overrides)
+    print_result(run_recipe(loaded), as_json)
     end_strictly(loaded, strict)
 
 
-@app.command()
-def prepare(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+@app.command("prepare")
+def prepare_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Collect, clean, de-duplicate and tokenise the corpus into the store."""
     _do_part("prepare", recipe, overrides, as_json)
 
 
-@app.command()
-def extend(
+@app.command("extend")
+def extend_command(
     target: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model folder.")],
     arguments: Annotated[
         list[str] | None,
@@ -70,13 +72,13 @@ def extend(
             why="a model folder is extended into a new folder",
             fix=f"ropewalk extend {target} OUT context_length=16Ki rope.kind=theta rope.theta=1e6",
         )
-    from ropewalk.commands.run import extend_model
+    from ropewalk.commands.extend import extend_model
 
-    show(extend_model(str(target), Path(arguments[0]), arguments[1:]), as_json)
+    print_result(extend_model(str(target), Path(arguments[0]), arguments[1:]), as_json)
 
 
-@app.command()
-def advise(
+@app.command("advise")
+def advise_command(
     target: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model folder.")],
     arguments: Annotated[
         list[str] | None,
@@ -92,25 +94,25 @@ def advise(
     """Say which change of positions reaches a length, and why; no GPU, no training."""
     from ropewalk.commands.advise import advise_model
 
-    show(advise_model(target, arguments or [], probe=probe), as_json)
+    print_result(advise_model(target, arguments or [], probe=probe), as_json)
 
 
-@app.command()
-def train(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+@app.command("train")
+def train_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Continue the pretraining, stage by stage, on this machine's ranks or under torchrun."""
     _do_part("train", recipe, overrides, as_json)
 
 
-@app.command()
-def evaluate(
+@app.command("evaluate")
+def evaluate_command(
     recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
 ) -> None:
     """Measure base and trained model on the same inputs: loss by position, retrieval, short context."""
     end_strictly(_do_part("evaluate", recipe, overrides, as_json), strict)
 
 
-@app.command()
-def export(
+@app.command("export")
+def export_command(
     target: Annotated[
         Path,
         typer.Argument(metavar="RECIPE|MODEL|CHECKPOINT", help="A recipe, a model folder, or a checkpoint of a run."),
@@ -128,10 +130,10 @@ def export(
     if not verify and target.suffix in YAML:
         _do_part("export", target, overrides, as_json)
         return
-    from ropewalk.commands.checkpoint import export_checkpoint, is_checkpoint
+    from ropewalk.commands.export import export_checkpoint, is_checkpoint
 
     if is_checkpoint(target) and overrides and "=" not in overrides[0] and not verify:
-        show(export_checkpoint(target, Path(overrides[0]), overrides[1:]), as_json)
+        print_result(export_checkpoint(target, Path(overrides[0]), overrides[1:]), as_json)
         return
     if not verify or (overrides and target.suffix not in YAML):
         raise UserError(
@@ -143,41 +145,41 @@ def export(
     from ropewalk.commands.verify_export import verify_model, verify_recipe
 
     of_recipe = target.suffix in YAML
-    show(verify_recipe(load(target, overrides)) if of_recipe else verify_model(str(target)), as_json)
+    print_result(verify_recipe(load_given(target, overrides)) if of_recipe else verify_model(str(target)), as_json)
 
 
-@app.command()
-def verify(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+@app.command("verify")
+def verify_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Compare a few steps at context degree 1 and at the recipe's; exit code 2 if they learn something else."""
     from ropewalk.commands.verify import verify_degrees
 
-    found = verify_degrees(load(recipe, overrides))
-    show(found, as_json)
+    found = verify_degrees(load_given(recipe, overrides))
+    print_result(found, as_json)
     if not found["passed"]:
         raise typer.Exit(EXIT_CODE)
 
 
-@app.command()
-def replay(
+@app.command("replay")
+def replay_command(
     skipped: Annotated[Path, typer.Argument(metavar="FILE", help="RUN/stages/N/skipped/*.json")],
     as_json: AsJson = False,
 ) -> None:
     """Take a step that the guard skipped once more, row by row: was it the data, or the machine?"""
-    from ropewalk.commands.checkpoint import replay_skipped
+    from ropewalk.commands.replay import replay_skipped
 
-    show(replay_skipped(skipped), as_json)
+    print_result(replay_skipped(skipped), as_json)
 
 
-@app.command()
-def report(
+@app.command("report")
+def report_command(
     recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
 ) -> None:
     """Write report.html from what the run folder holds so far."""
     end_strictly(_do_part("report", recipe, overrides, as_json), strict)
 
 
-@app.command()
-def sweep(
+@app.command("sweep")
+def sweep_command(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="A study: a .yaml file that names a recipe and arms.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[PATH=VALUE]...", help="Overrides on the study.")
@@ -187,11 +189,11 @@ def sweep(
     """Run a recipe for each arm, axis and seed of a study, and gather what they measured; go on where it stopped."""
     from ropewalk.commands.sweep import run_sweep
 
-    show(run_sweep(study, overrides or []), as_json)
+    print_result(run_sweep(study, overrides or []), as_json)
 
 
-@app.command()
-def launch(
+@app.command("launch")
+def launch_command(
     scheduler: Annotated[str, typer.Argument(metavar="slurm|k8s", help="What starts jobs on your machines.")],
     recipe: RecipeArgument,
     overrides: Overrides = None,
@@ -203,23 +205,25 @@ def launch(
     from ropewalk.commands.launch import write_script
 
     given = overrides or []
-    script = write_script(scheduler, load(recipe, given), argument=recipe, overrides=given, nodes=nodes, image=image)
-    show(script, as_json)
+    script = write_script(
+        scheduler, load_given(recipe, given), argument=recipe, overrides=given, nodes=nodes, image=image
+    )
+    print_result(script, as_json)
 
 
-@app.command()
-def check(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
+@app.command("check")
+def check_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Hold a recipe against the rules of the field without doing anything; exit code 2 if one is broken."""
-    from ropewalk.commands.run import check_recipe
+    from ropewalk.commands.check import check_recipe
 
-    findings = check_recipe(load(recipe, overrides))
-    show(findings, as_json)
+    findings = check_recipe(load_given(recipe, overrides))
+    print_result(findings, as_json)
     if findings["errors"]:
         raise typer.Exit(EXIT_CODE)
 
 
-@app.command()
-def schema(
+@app.command("schema")
+def schema_command(
     kind: Annotated[str, typer.Argument(metavar="[recipe|study]", help="What kind of file.")] = "recipe",
     table: Annotated[bool, typer.Option("--table", help="All keys as a table in Markdown instead.")] = False,
     as_json: AsJson = False,
@@ -229,7 +233,9 @@ def schema(
     from ropewalk.recipe.schema import make_schema
 
     made = make_schema(kind)
-    show({**made, "text": tabulate_keys(kind) if table else json.dumps(made, indent=1, ensure_ascii=False)}, as_json)
+    print_result(
+        {**made, "text": tabulate_keys(kind) if table else json.dumps(made, indent=1, ensure_ascii=False)}, as_json
+    )
 
 
 def main() -> None:
@@ -267,8 +273,8 @@ def _do_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool
     """Do a part, show its result, and return the recipe."""
     from ropewalk.commands.run import do_part
 
-    loaded = load(recipe, overrides)
-    show(do_part(part, loaded), as_json)
+    loaded = load_given(recipe, overrides)
+    print_result(do_part(part, loaded), as_json)
     return loaded
 
 

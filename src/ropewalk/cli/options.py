@@ -19,7 +19,7 @@ Strict = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
-def load(recipe: Path, overrides: Sequence[str] | None) -> Any:
+def load_given(recipe: Path, overrides: Sequence[str] | None) -> Any:
     """Read the recipe with its overrides and validate it."""
     from ropewalk.recipe.load import load_recipe
 
@@ -38,7 +38,7 @@ def end_strictly(recipe: Any, strict: bool) -> None:
             raise typer.Exit(code)
 
 
-def show(result: dict[str, Any], as_json: bool) -> None:
+def print_result(result: dict[str, Any], as_json: bool) -> None:
     """Print the result on the first rank: ``text`` for people, or with ``as_json`` everything else for programs."""
     if not is_first():
         return

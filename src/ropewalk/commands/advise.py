@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ropewalk.commands.advise_probe import probe_candidates
-from ropewalk.commands.rank_tasks import on_ranks
+from ropewalk.commands.on_ranks import on_ranks
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length
 from ropewalk.core.record import Score
@@ -16,7 +16,8 @@ from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.recipe.load import load_recipe, parse_advice
 from ropewalk.recipe.spec import ModelSource
 from ropewalk.recipe.suffix import YAML
-from ropewalk.rope.candidates import Survey, survey
+from ropewalk.report.advice import Advised, describe_advice, write_advice
+from ropewalk.rope.candidates import Survey, survey_candidates
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.scaling import Nope, Rope
 from ropewalk.shape.find import find_model
@@ -29,16 +30,14 @@ def advise_model(target: Path, arguments: list[str], *, probe: Path | None = Non
 
     Writes OUT/advice.html if an OUT is given. In the result, ``text`` is for people and the rest is for programs.
     """
-    from ropewalk.report.advice import Advised, describe_advice, write_advice
-
     out = Path(arguments[0]) if arguments and "=" not in arguments[0] else None
     _check_out(out)
     model, spec, ranks = _read_question(target, arguments[1:] if out else arguments)
     base = find_model(model, config_only=probe is None)
     shape = read_shape(base)
-    found = survey(shape.base_rope, spec.context_length, asked=spec.rope)
+    found = survey_candidates(shape.base_rope, spec.context_length, asked=spec.rope)
     scores = [] if probe is None else _probe(base, found, spec, text=probe, ranks=ranks)
-    advised = Advised(model, found, describe_layers(shape), scores)
+    advised = Advised(model, found, describe_stretched_layers(shape), scores)
     result = {"model": model, "layers": list(advised.layers), **found.to_json()}
     result |= {"scores": [asdict(score) for score in scores]} if scores else {}
     text = describe_advice(advised)
@@ -50,7 +49,7 @@ def advise_model(target: Path, arguments: list[str], *, probe: Path | None = Non
     return {**result, "text": text}
 
 
-def describe_layers(shape: ModelShape) -> list[str]:
+def describe_stretched_layers(shape: ModelShape) -> list[str]:
     """A line on the layers that a longer context changes; empty if it changes all layers."""
     kinds = [_name_layer(layer) for layer in shape.positions]
     if set(kinds) == {""}:

@@ -19,6 +19,7 @@ from ropewalk.core.record import Document, Score
 from ropewalk.corpus.read.source import read_source
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
+from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.rope.scaling import Rope
 
@@ -41,7 +42,6 @@ def probe_candidates(
     from ropewalk.model.extend import extend
     from ropewalk.parallel.collective import rank_and_ranks
     from ropewalk.parallel.rank_zero import first_does, scratch_folder
-    from ropewalk.probe.key_value import KeyValue
 
     multiple = spec.context_length // base_tokens
     if multiple < 2:
@@ -52,7 +52,7 @@ def probe_candidates(
             fix=f"ask for {format_length(2 * base_tokens)} or more, or leave --probe out",
         )
     tokenizer = load_tokenizer(base)
-    texts = read_texts(text, tokenizer, tokens=multiple * base_tokens, documents=spec.documents)
+    texts = read_probe_texts(text, tokenizer, tokens=multiple * base_tokens, documents=spec.documents)
     lengths = sorted({base_tokens, base_tokens << (multiple.bit_length() // 2), multiple * base_tokens})
     retrieval = plan_retrieval(KeyValue(), tokenizer, lengths=lengths, answers=spec.answers, depths=1, seed=spec.seed)
     planned: list[Measurement] = [PositionLoss(texts, base_tokens, multiple)]
@@ -71,7 +71,7 @@ def probe_candidates(
     return scores
 
 
-def read_texts(path: Path, tokenizer: Tokenizer, *, tokens: int, documents: int) -> list[Text]:
+def read_probe_texts(path: Path, tokenizer: Tokenizer, *, tokens: int, documents: int) -> list[Text]:
     """Up to ``documents`` texts of exactly ``tokens`` tokens.
 
     The first parts of all long documents come before any second part. Raises UserError where there is no such text.

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from ropewalk.commands.grow import grow, write_recipe
+from ropewalk.commands.on_ranks import alone
 from ropewalk.commands.plan_growth import plan_growth
-from ropewalk.commands.rank_tasks import alone
 from ropewalk.core.artifact import hold, require_free
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from ropewalk.commands.rank_tasks import ask_probes
+from ropewalk.commands.prepare import ask_probes
 from ropewalk.commands.run_inputs import base_model, require
 from ropewalk.core.artifact import new_folder, write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.dedup.decontaminate import read_prompts
 from ropewalk.corpus.inspect.duplicates import show_copies
-from ropewalk.corpus.inspect.statistics import survey
+from ropewalk.corpus.inspect.statistics import survey_corpus
 from ropewalk.corpus.inspect.what_if import format_weighing, weigh
 from ropewalk.corpus.prepare.sources import tokenize_share
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
@@ -22,20 +22,19 @@ from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_rows import open_stage
+from ropewalk.report.corpus import write_corpus_page
 
 _OF_RECIPE = ("corpus", "stages", "seed", "run")
 
 
 def report_corpus(recipe: Recipe) -> dict[str, Any]:
     """Write ``corpus.html`` and ``corpus.json`` into the run folder. Raises UserError if the corpus is not built."""
-    from ropewalk.report.corpus import write_corpus_page
-
     folder = RunFolder(Path(recipe.run))
     corpus = open_corpus(require(folder.corpus, verb="prepare"))
     tokenizer = load_tokenizer(base_model(folder, recipe))
     require_tokenizer(corpus, tokenizer, where=base_model(folder, recipe))
     feeds = {stage: open_stage(recipe, stage, corpus) for stage in range(len(recipe.stages))}
-    counted = survey(corpus, feeds, tokenizer=tokenizer, seed=recipe.seed)
+    counted = survey_corpus(corpus, feeds, tokenizer=tokenizer, seed=recipe.seed)
     counted["copies"] = show_copies(corpus, tokenizer=tokenizer, seed=recipe.seed)
     write_corpus_page(folder.corpus_page, folder.root.name, counted)
     write_whole(folder.corpus_survey, json.dumps(counted, ensure_ascii=False) + "\n")

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from ropewalk.commands import rank_tasks
-from ropewalk.commands.rank_tasks import on_ranks
+from ropewalk.commands.on_ranks import on_ranks
 from ropewalk.commands.run_inputs import base_model, require
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length, parse_count
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.recipe.spec import Recipe
 from ropewalk.shape.find import find_model
@@ -36,7 +36,14 @@ def score_recipe(recipe: Recipe, out: Path, *, model: str | None, truncated: str
             fix=f"--truncated {format_length(context_tokens // 4)}, or a model with more context",
         )
     found = on_ranks(
-        rank_tasks.score_lengths, recipe.parallel.ranks, recipe, scorer, corpus, truncated_tokens, context_tokens, out
+        score_lengths_on_rank,
+        recipe.parallel.ranks,
+        recipe,
+        scorer,
+        corpus,
+        truncated_tokens,
+        context_tokens,
+        out,
     )
     tokenizer = load_tokenizer(scorer)
     lines = [f"{found['documents']} documents, {out}"]
@@ -46,3 +53,13 @@ def score_recipe(recipe: Recipe, out: Path, *, model: str | None, truncated: str
             row["text"] = first
             lines.append(f"{end}  {row['gain']:+.4f}  {row['source']}: {row['id']}  | {first[:100]}")
     return {"file": str(out), **found, "text": "\n".join(lines)}
+
+
+def score_lengths_on_rank(
+    recipe: Recipe, model: Path, corpus: Path, truncated_tokens: int, context_tokens: int, out: Path
+) -> dict[str, Any]:
+    """Write the gain from far context for each long document into a column file."""
+    from ropewalk.evaluate.length_gain import score_lengths as score
+
+    lengths = {"truncated_tokens": truncated_tokens, "context_tokens": context_tokens}
+    return score(model, open_corpus(corpus), precision=recipe.evaluate.precision, out=out, **lengths)

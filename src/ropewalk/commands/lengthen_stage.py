@@ -14,7 +14,7 @@ from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.mix.dataset import plan_strata
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.recipe.spec import Recipe
-from ropewalk.train.schedule import RATES, Rates, rates_of, refuse_rates
+from ropewalk.train.learning_rate import RATES, Rates, rates_of, refuse_rates
 
 
 def find_start(recipe: Recipe, held: Recipe, folder: RunFolder, stage: int) -> int:

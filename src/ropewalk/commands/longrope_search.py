@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from ropewalk.commands import rank_tasks
 from ropewalk.commands.run_inputs import stage_input
 from ropewalk.core.artifact import is_finished, write_whole
 from ropewalk.core.error import UserError
@@ -26,7 +25,7 @@ from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_model
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
-from ropewalk.rope.longrope_search import Factors, Found, Search, search_factors
+from ropewalk.rope.longrope_search import Factors, FoundFactors, Search, search_factors
 from ropewalk.rope.method import BaseRope
 from ropewalk.rope.scaling import LongRope
 from ropewalk.shape.read import read_shape
@@ -37,7 +36,7 @@ def needs_search(stage: Stage) -> bool:
     return isinstance(stage.rope, LongRope) and stage.rope.long_factor is None
 
 
-def extend(recipe: Recipe, folder: RunFolder, stage: int) -> None:
+def extend_with_search(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     """Extend the stage's model with factors from a search, unless it is done. Runs on a rank of its own.
 
     Raises UserError where no training document is as long as the target.
@@ -52,10 +51,16 @@ def extend(recipe: Recipe, folder: RunFolder, stage: int) -> None:
         found.parent.mkdir(parents=True, exist_ok=True)
         best = _search(base, spec, corpus, work=found.parent / "candidate", seed=recipe.seed)
         write_whole(found, json.dumps(asdict(best), indent=2))
-    rank_tasks.extend(base, out, _fill(spec, read_written(found, lambda content: tuple(content["factors"]))))
+    _extend(base, out, _fill(spec, read_written(found, lambda content: tuple(content["factors"]))))
 
 
-def _search(base: Path, stage: Stage, corpus: Corpus, *, work: Path, seed: int) -> Found:
+def _extend(base: Path, out: Path, stage: Stage) -> None:
+    from ropewalk.model.extend import extend
+
+    extend(base, out, rope=stage.rope, layers=stage.layers, context_tokens=stage.reach_tokens)
+
+
+def _search(base: Path, stage: Stage, corpus: Corpus, *, work: Path, seed: int) -> FoundFactors:
     from ropewalk.evaluate.evaluate import measure_model
     from ropewalk.evaluate.loss_by_position import PositionLoss
     from ropewalk.model.weights import stored_dtype
@@ -68,7 +73,7 @@ def _search(base: Path, stage: Stage, corpus: Corpus, *, work: Path, seed: int) 
         nonlocal asked
         asked += 1
         shutil.rmtree(work, ignore_errors=True)
-        rank_tasks.extend(base, work, _fill(stage, factors))
+        _extend(base, work, _fill(stage, factors))
         name = f"factors {asked} of {search.evaluations}"
         (sums,) = measure_model(work, [loss], name=name, precision=stored_dtype(base))
         return float(sums.nll.sum() / sums.count.sum())

@@ -17,7 +17,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.prepare.build import holds_sources
 from ropewalk.corpus.prompt_rules import PROBES
-from ropewalk.recipe.key_effects import FREE, Change, Side, find_changes
+from ropewalk.recipe.key_effects import FREE, KeyChange, Side, find_changes
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.part_digests import (
     CORPUS,
@@ -45,7 +45,7 @@ class Growth:
     checkpoint to continue from, if a stage goes back. ``lines`` are messages for people.
     """
 
-    changes: tuple[Change, ...] = ()
+    changes: tuple[KeyChange, ...] = ()
     stale: tuple[Path, ...] = ()
     back: tuple[int, int] | None = None
     lines: tuple[str, ...] = ()
@@ -93,7 +93,7 @@ def _before_writing(stage: int) -> set[str]:
     return {INITIAL, CORPUS, extend_part(stage), train_part(stage)}
 
 
-def _refuse(folder: RunFolder, changes: Iterable[Change], lost: list[int], *, everything: bool) -> UserError:
+def _refuse(folder: RunFolder, changes: Iterable[KeyChange], lost: list[int], *, everything: bool) -> UserError:
     told = [_spell(change) for change in changes if change.side not in FREE | _REMADE]
     more = [f"{len(told) - _SHOWN_CHANGES} more"] if len(told) > _SHOWN_CHANGES else []
     names = f"stage{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))}"
@@ -108,14 +108,14 @@ def _refuse(folder: RunFolder, changes: Iterable[Change], lost: list[int], *, ev
     )
 
 
-def _spell(change: Change) -> str:
+def _spell(change: KeyChange) -> str:
     if change.path.count(".") == 1 and change.path.startswith("stages."):
         return f"{change.path} ({'added' if change.held is None else 'taken out'})"
     held, given = (json.dumps(value, ensure_ascii=False) for value in (change.held, change.given))
     return f"{change.path} ({held} there, {given} here)" if len(held) + len(given) < _SHOWN_LETTERS else change.path
 
 
-def _list_stale(folder: RunFolder, changed: set[str], changes: Iterable[Change], stages: int) -> Iterable[Path]:
+def _list_stale(folder: RunFolder, changed: set[str], changes: Iterable[KeyChange], stages: int) -> Iterable[Path]:
     """The stale paths from the last part made to the first, so that a kill leaves no part without those it needs."""
     found = [folder.root / MANIFEST]
     if EXPORT in changed:
@@ -137,7 +137,7 @@ def _list_stale(folder: RunFolder, changed: set[str], changes: Iterable[Change],
     return dict.fromkeys(path for path in found if path.exists())
 
 
-def _list_base_losses(folder: RunFolder, changes: Iterable[Change]) -> list[Path]:
+def _list_base_losses(folder: RunFolder, changes: Iterable[KeyChange]) -> list[Path]:
     """The stored base losses of panels, if the recipe now asks their panels for something else."""
     asked = re.compile(r"stages\.\d+\.validation(\..*)?|evaluate\..*")
     changed = any(asked.fullmatch(change.path) for change in changes)
@@ -145,7 +145,7 @@ def _list_base_losses(folder: RunFolder, changes: Iterable[Change]) -> list[Path
 
 
 def _tell(
-    folder: RunFolder, changes: Iterable[Change], stale: Iterable[Path], back: tuple[int, int] | None, recipe: Recipe
+    folder: RunFolder, changes: Iterable[KeyChange], stale: Iterable[Path], back: tuple[int, int] | None, recipe: Recipe
 ) -> Iterable[str]:
     told = [change for change in changes if change.side not in FREE]
     more = f" and {len(told) - _SHOWN_CHANGES} more" if len(told) > _SHOWN_CHANGES else ""

@@ -14,14 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.commands.claim import claim
+from ropewalk.commands.evaluate import measure_models
+from ropewalk.commands.extend import extend_first_stage
 from ropewalk.commands.plan_growth import plan_growth
-from ropewalk.commands.run import extend, measure, prepare, read_versions, train
+from ropewalk.commands.prepare import prepare_corpus
+from ropewalk.commands.run import read_versions
 from ropewalk.commands.run_inputs import base_model
+from ropewalk.commands.train import train_stages
 from ropewalk.core.artifact import FolderInUseError, is_finished, read_manifest, write_whole
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.record import Score, read_scores
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.evaluate.score import mean
 from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.sweep import Cell, Sweep, load_sweep
 
@@ -77,16 +82,16 @@ def _do_cell(cell: Cell, cells: list[Cell]) -> None:
 
     recipe, folder = cell.recipe, _folder(cell)
     with claim(recipe, folder):
-        prepare(recipe, folder)
+        prepare_corpus(recipe, folder)
         require_one_tokenizer(cell, cells)
         model = base_model(folder, recipe)
         if cell.kind == "zero-shot":
-            extend(recipe, folder)
+            extend_first_stage(recipe, folder)
             model = folder.extended(0)
         elif cell.kind == "trained":
-            train(recipe, folder)
+            train_stages(recipe, folder)
             model = folder.trained(len(recipe.stages) - 1)
-        measure(recipe, folder, {cell.kind: model})
+        measure_models(recipe, folder, {cell.kind: model})
 
 
 def require_one_tokenizer(cell: Cell, cells: list[Cell]) -> None:
@@ -133,8 +138,6 @@ def gather(sweep: Sweep, cells: list[Cell]) -> dict[str, Any]:
 
 def average(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means over seeds of each arm's tasks, without depths; a single seed keeps its own interval, and n is summed."""
-    from ropewalk.evaluate.score import mean
-
     repeats: dict[str, list[list[list[Any]]]] = defaultdict(list)
     for cell in cells:
         arm = json.dumps({key: cell[key] for key in ("kind", "arm", "choices")})

@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ropewalk.commands import rank_tasks
+from ropewalk.commands.on_ranks import on_ranks
 from ropewalk.commands.plan_growth import require_same_stage
-from ropewalk.commands.rank_tasks import on_ranks
 from ropewalk.commands.run_inputs import require
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
@@ -19,7 +18,7 @@ from ropewalk.core.quantity import format_length
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.spec import Recipe
-from ropewalk.report.table import Cell, Table
+from ropewalk.report.table import Table, TableCell
 
 if TYPE_CHECKING:
     from ropewalk.train.parity import Parity
@@ -58,7 +57,7 @@ def verify_degrees(recipe: Recipe) -> dict[str, Any]:
     stage = made[-1] if made else 0
     require(folder.extended(stage), verb="extend")
     require_same_stage(recipe, folder, stage)
-    found: dict[str, Parity] = on_ranks(rank_tasks.compare, recipe.parallel.ranks, recipe, stage, folder)
+    found: dict[str, Parity] = on_ranks(compare_on_ranks, recipe.parallel.ranks, recipe, stage, folder)
     if is_started():
         from ropewalk.parallel.launch import leave_ranks
 
@@ -113,10 +112,10 @@ def _tell(recipe: Recipe, stage: int, found: "dict[str, Parity]", faults: list[s
 def _tabulate(parity: "Parity", precision: str) -> Table:
     bar = BARS[precision]
 
-    def verdict(fine: bool, bound: str) -> Cell:
-        return Cell(f"{'pass' if fine else 'FAIL'}, {bound}", "pass" if fine else "fail")
+    def verdict(fine: bool, bound: str) -> TableCell:
+        return TableCell(f"{'pass' if fine else 'FAIL'}, {bound}", "pass" if fine else "fail")
 
-    rows: list[tuple[str | Cell, ...]] = []
+    rows: list[tuple[str | TableCell, ...]] = []
     for step, (one, cut) in enumerate(parity.losses):
         off = abs(cut - one) / max(abs(one), 1e-300)
         rows.append((f"loss, step {step}", f"{one:.6f}", f"{off:.1e}", verdict(off <= bar.loss, f"<= {bar.loss:g}")))
@@ -124,9 +123,16 @@ def _tabulate(parity: "Parity", precision: str) -> Table:
         judged = verdict(layer.difference <= bar.gradient, f"<= {bar.gradient:g}")
         name = f"gradient, {layer.layer}"
         rows.append((name, f"{layer.norm:.2e}", f"{layer.difference:.1e}", judged))
-    leak = verdict(not parity.foreign, "0") if parity.foreign is not None else Cell("no row holds two documents")
+    leak = verdict(not parity.foreign, "0") if parity.foreign is not None else TableCell("no row holds two documents")
     rows.append(("gradient to another document", f"{parity.own:.1e}", f"{parity.foreign or 0:g}", leak))
     ran = min(parity.calls) >= parity.passes and len(set(parity.calls)) == 1
     counts = str(parity.passes), str(min(parity.calls) - parity.passes)
     rows.append(("runs of our attention a layer", *counts, verdict(ran, "all layers alike")))
     return Table((precision, "degree 1", "difference", "target"), rows, "lrrl")
+
+
+def compare_on_ranks(recipe: Recipe, stage: int, folder: RunFolder) -> "dict[str, Parity]":
+    """A stage's losses and gradients at degree 1 and at the recipe's degree, by precision."""
+    from ropewalk.train.parity import compare_degrees
+
+    return compare_degrees(recipe, stage=stage, model=folder.extended(stage), corpus=folder.corpus)

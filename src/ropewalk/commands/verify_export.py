@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 from ropewalk.commands.run import do_part
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.model.engines import LOADER, describe_commands, find_commands, is_native
 from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.spec import Recipe
 from ropewalk.shape.find import find_model
 
 if TYPE_CHECKING:
-    from ropewalk.model.verify import Generated
+    from ropewalk.model.export_parity import Generated
 
 
 def verify_model(model: str) -> dict[str, Any]:
     """Reload a model folder in a fresh process and compare logits. Raises UserError where they differ."""
-    from ropewalk.model.verify import verify_export, verify_generation
+    from ropewalk.model.export_parity import verify_export, verify_generation
 
     folder = find_model(model)
     return _describe(folder, verify_export(folder), verify_generation(folder))
@@ -26,7 +27,7 @@ def verify_model(model: str) -> dict[str, Any]:
 
 def verify_recipe(recipe: Recipe) -> dict[str, Any]:
     """Export the recipe's trained model if that is not done, and verify it; the export's own comparison is enough."""
-    from ropewalk.model.verify import verify_export, verify_generation
+    from ropewalk.model.export_parity import verify_export, verify_generation
 
     folder = RunFolder(Path(recipe.run))
     known = folder.parity.exists()
@@ -38,8 +39,6 @@ def verify_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def _describe(folder: Path, differences: Mapping[int, float], generated: "Generated | None") -> dict[str, Any]:
-    from ropewalk.model.engines import LOADER, describe_commands, find_commands, is_native
-
     native = is_native(folder)
     peer = "plain transformers" if native else LOADER.replace(":", ".")
     lines = [f"{folder}: logits in a fresh process, {peer}", "", "  position   difference, of their norm"]

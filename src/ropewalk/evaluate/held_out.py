@@ -12,7 +12,7 @@ from ropewalk.core.seed import stream
 from ropewalk.corpus.mix.held_out_text import find_long
 from ropewalk.corpus.mix.held_out_text import text_sources as text_sources
 from ropewalk.corpus.tokens.corpus_folder import Corpus
-from ropewalk.corpus.tokens.store import Documents, all_documents
+from ropewalk.corpus.tokens.store import StoredDocuments, all_documents
 
 
 def draw_long(
@@ -50,7 +50,7 @@ def draw_short(
 
 
 def _pieces(
-    held: Documents, order: Int64[np.ndarray, "documents"], context_tokens: int
+    held: StoredDocuments, order: Int64[np.ndarray, "documents"], context_tokens: int
 ) -> Iterator[tuple[int, Int64[np.ndarray, "piece"]]]:
     lengths = held.lengths
     for start in range(0, int(lengths.max(initial=0)), context_tokens):

@@ -15,7 +15,7 @@ from ropewalk.evaluate.items import Item, Sums, lay_row, pack_items
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.fsdp import reshard_model
 from ropewalk.parallel.mesh import Mesh
-from ropewalk.partition import cut
+from ropewalk.partition import local_shard
 from ropewalk.partition.choose import Sharing, choose_partition
 
 
@@ -46,7 +46,7 @@ def _add_row(
     laid = lay_row(row, multiple=mesh.context_ranks)
     partition = choose_partition(laid.document[None], ranks=mesh.context_ranks, sharing=sharing).partition
     tokens, positions, labels, group = (
-        torch.from_numpy(cut(partition, mesh.context_rank, field[None]))
+        torch.from_numpy(local_shard(partition, mesh.context_rank, field[None]))
         for field in (laid.tokens, laid.positions, laid.labels, laid.group)
     )
     counted = group >= 0

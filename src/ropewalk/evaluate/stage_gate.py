@@ -24,7 +24,7 @@ BASE, BEFORE, TRAINED = "base", "before", "trained"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GateVerdict:
     """One gate: its value, its limit, and both in words. ``value`` is None where nothing could be measured.
 
     ``met`` is None where the limit lies inside the value's 95 % interval: more documents or answers would decide.
@@ -44,7 +44,7 @@ class Verdict:
 
 def measure_promotion(
     gate: Gate, spec: EvaluateSpec, *, models: Mapping[str, Path], reach_tokens: int, corpus: Path
-) -> list[Verdict] | None:
+) -> list[GateVerdict] | None:
     """The verdicts on ``trained`` among ``models`` (``base``, ``before``, ``trained``); None except on the first rank.
 
     ``before`` is the model that the stage started from, and may be missing where that is the base. Every rank calls it.
@@ -64,10 +64,10 @@ def measure_promotion(
         }
     )
     scores = evaluate_models(models, asked, corpus=corpus, base_context_tokens=base_tokens)
-    return None if scores is None else list(judge(gate, scores, before=before))
+    return None if scores is None else list(judge_gates(gate, scores, before=before))
 
 
-def judge(gate: Gate, scores: Sequence[Score], *, before: str) -> Iterator[Verdict]:
+def judge_gates(gate: Gate, scores: Sequence[Score], *, before: str) -> Iterator[GateVerdict]:
     """Each gate that ``gate`` sets, from the scores of all models."""
 
     def find(model: str, task: str) -> list[Score]:
@@ -81,7 +81,7 @@ def judge(gate: Gate, scores: Sequence[Score], *, before: str) -> Iterator[Verdi
         found = _pool([score for score in find(TRAINED, "retrieval/") if score.depth is None])
         met = found is not None and _decide(found.low >= gate.retrieval, found.high >= gate.retrieval)
         text = _tell("retrieval", found, f"at least {gate.retrieval:g}", "of the answers at the stage's length")
-        yield Verdict("retrieval", None if found is None else found.value, gate.retrieval, met, text)
+        yield GateVerdict("retrieval", None if found is None else found.value, gate.retrieval, met, text)
     if gate.short_loss is not None:
         limit, changes = gate.short_loss, find(TRAINED, "change/short/")
         # A source that misses the limit, else one that may miss it, else the largest change.
@@ -90,17 +90,17 @@ def judge(gate: Gate, scores: Sequence[Score], *, before: str) -> Iterator[Verdi
         yield _at_most("short_loss", worst, limit, f"of the base's loss more at its own context{name}")
 
 
-def spell_verdicts(verdicts: Sequence[Verdict]) -> str:
+def spell_verdicts(verdicts: Sequence[GateVerdict]) -> str:
     """The content of a stage's gate.json."""
     return json.dumps([asdict(verdict) for verdict in verdicts], indent=1) + "\n"
 
 
-def read_verdicts(path: Path) -> list[Verdict]:
+def read_verdicts(path: Path) -> list[GateVerdict]:
     """Read the output of ``spell_verdicts``. Raises UserError where it cannot be read."""
-    return read_written(path, lambda entries: [Verdict(**entry) for entry in entries])
+    return read_written(path, lambda entries: [GateVerdict(**entry) for entry in entries])
 
 
-def refuse_missed_gate(verdicts: Sequence[Verdict], *, stage: int, path: Path, strict: bool = False) -> None:
+def refuse_missed_gate(verdicts: Sequence[GateVerdict], *, stage: int, path: Path, strict: bool = False) -> None:
     """Raise UserError if any gate is missed; if ``strict``, also if any gate is undecided."""
     missed = [verdict.text for verdict in verdicts if verdict.met is False or (strict and verdict.met is None)]
     if missed:
@@ -112,10 +112,10 @@ def refuse_missed_gate(verdicts: Sequence[Verdict], *, stage: int, path: Path, s
         )
 
 
-def _at_most(gate: str, found: Score | None, limit: float, meaning: str) -> Verdict:
+def _at_most(gate: str, found: Score | None, limit: float, meaning: str) -> GateVerdict:
     met = found is not None and _decide(found.low <= limit, found.high <= limit)
     value = None if found is None else found.value
-    return Verdict(gate, value, limit, met, _tell(gate, found, f"at most {limit:g}", meaning))
+    return GateVerdict(gate, value, limit, met, _tell(gate, found, f"at most {limit:g}", meaning))
 
 
 def _decide(low_end: bool, high_end: bool) -> bool | None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.utils._triton import has_triton
 
 from ropewalk.core.error import UserError
 
@@ -41,8 +42,6 @@ def stay_outside(function: Run) -> Run:
 def require_compiler(device: torch.device) -> None:
     """Raise UserError where no compiler for torch's programs on ``device`` is found."""
     if device.type == "cuda":
-        from torch.utils._triton import has_triton
-
         there, needed = has_triton(), "triton"
     else:
         there, needed = _has_cpp_compiler(), "a C++ compiler (g++, or what the variable CXX names)"

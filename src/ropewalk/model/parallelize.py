@@ -27,7 +27,7 @@ from ropewalk.model.hf_batch import read_whole_batch
 from ropewalk.model.rope_hooks import direct_positions, is_directed
 from ropewalk.model.supported import refuse_unsupported, try_unknown, watch_arguments
 from ropewalk.parallel.agree import require_same_batch
-from ropewalk.partition import cut
+from ropewalk.partition import local_shard
 from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.shape.read import parse_shape
@@ -92,7 +92,7 @@ class ContextParallel:
         partition = choose_partition(batch.document, ranks=self.ranks, sharing=self.sharing).partition
 
         def share(field: Int64[np.ndarray, "rows context"]) -> Int64[Tensor, "1 local"]:
-            return torch.from_numpy(cut(partition, self.rank, field))[None].to(input_ids.device)
+            return torch.from_numpy(local_shard(partition, self.rank, field))[None].to(input_ids.device)
 
         kwargs = {
             "input_ids": share(batch.tokens),

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 
-def main(folder: str, request: str, answer: str, loader: str = "") -> None:
+def answer_request(folder: str, request: str, answer: str, loader: str = "") -> None:
     """Process one request, on an accelerator if there is one."""
     logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -33,14 +33,16 @@ def main(folder: str, request: str, answer: str, loader: str = "") -> None:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).to(device)
     with torch.no_grad():
         if "generate" in asked:
-            found = write(model, asked, generates=not loader)
+            found = generate_tokens(model, asked, generates=not loader)
         else:
             found = {"logits": model(asked["tokens"][None], use_cache=False, logits_to_keep=asked["places"]).logits[0]}
     found = {name: tensor.float() if name == "logits" else tensor for name, tensor in found.items()}
     save_file({name: tensor.cpu().contiguous() for name, tensor in found.items()}, answer)
 
 
-def write(model: Any, asked: dict[str, Shaped[Tensor, "..."]], *, generates: bool) -> dict[str, Shaped[Tensor, "..."]]:
+def generate_tokens(
+    model: Any, asked: dict[str, Shaped[Tensor, "..."]], *, generates: bool
+) -> dict[str, Shaped[Tensor, "..."]]:
     """The likeliest tokens after a prompt, by ``generate`` or, where a model has only its forward, one by one."""
     tokens, count = asked["tokens"][None], int(asked["generate"])
     if generates:
@@ -68,4 +70,4 @@ def write(model: Any, asked: dict[str, Shaped[Tensor, "..."]], *, generates: boo
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    answer_request(*sys.argv[1:])

@@ -37,14 +37,16 @@ def require_intact(folder: Path, *, together: bool = False) -> None:
     if all(gather_values(_known.get(folder) == now)) if together else _known.get(folder) == now:
         return
     fault = (
-        find_fault_together(folder, only=_READ_BY_LOADERS) if together else find_fault(folder, only=_READ_BY_LOADERS)
+        find_fault_together(folder, only=_READ_BY_LOADERS)
+        if together
+        else find_folder_fault(folder, only=_READ_BY_LOADERS)
     )
     if fault is not None:
         raise _damaged(folder, fault)
     _known[folder] = now
 
 
-def find_fault(path: Path, *, only: tuple[str, ...] = ("*",)) -> str | None:
+def find_folder_fault(path: Path, *, only: tuple[str, ...] = ("*",)) -> str | None:
     """Read all files of a finished folder; return why it cannot be used, or None.
 
     A file that matches ``only`` and is not in the manifest is a fault too.
@@ -56,7 +58,7 @@ def find_fault(path: Path, *, only: tuple[str, ...] = ("*",)) -> str | None:
 def find_fault_together(
     path: Path, *, only: tuple[str, ...] = ("*",), group: dist.ProcessGroup | None = None
 ) -> str | None:
-    """Do the same as ``find_fault``, with the files divided among the ranks.
+    """Do the same as ``find_folder_fault``, with the files divided among the ranks.
 
     Every rank must call it, and all get the same result.
     """

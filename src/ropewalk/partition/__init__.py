@@ -1,7 +1,7 @@
 """How sequences are cut over ranks: token owners, the tiles of each rank, and the keys that it must receive."""
 
-from ropewalk.partition.draw import draw
-from ropewalk.partition.local_shard import cut
+from ropewalk.partition.draw import draw_partition
+from ropewalk.partition.local_shard import local_shard
 from ropewalk.partition.partition import EXCHANGES, LAYOUTS, Partition, partition_tokens
 from ropewalk.partition.ulysses import AnyPartition, UlyssesPartition, partition_tokens_and_heads
 
@@ -11,8 +11,8 @@ __all__ = [
     "AnyPartition",
     "Partition",
     "UlyssesPartition",
-    "cut",
-    "draw",
+    "draw_partition",
+    "local_shard",
     "partition_tokens",
     "partition_tokens_and_heads",
 ]

@@ -7,7 +7,7 @@ from ropewalk.partition.partition import Partition
 _MOST_RANKS = 10
 
 
-def draw(partition: Partition, *, cells: int = 32) -> str:
+def draw_partition(partition: Partition, *, cells: int = 32) -> str:
     """Queries go down, keys go right; a cell stands for its middle token.
 
     A digit is a rank on its own keys, a letter (a for rank 0) a rank on keys that it received, a dot is work that no

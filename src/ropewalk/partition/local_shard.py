@@ -8,7 +8,7 @@ from jaxtyping import Shaped
 from ropewalk.partition.ulysses import AnyPartition
 
 
-def cut(
+def local_shard(
     partition: AnyPartition, rank: int, field: Shaped[np.ndarray, "sequences context ..."]
 ) -> Shaped[np.ndarray, "local ..."]:
     """The entries of ``field`` that ``rank`` owns, in its local order."""

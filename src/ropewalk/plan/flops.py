@@ -81,7 +81,7 @@ def token_flops(
     documents = np.asarray((context_tokens,) if document_tokens is None else document_tokens, dtype=np.int64)
     assert documents.sum() <= context_tokens
     windows = Counter(layer.window_tokens for layer in shape.positions)
-    pairs = sum(layers * count_pairs(documents, window) for window, layers in windows.items())
+    pairs = sum(layers * count_document_pairs(documents, window) for window, layers in windows.items())
     return TokenFlops(
         linear=2.0 * (shape.layers * block + shape.vocabulary * shape.width + trained.adapters),
         attention=4.0 * shape.query_width * pairs / context_tokens,
@@ -89,7 +89,7 @@ def token_flops(
     )
 
 
-def count_pairs(document_tokens: Documents, window_tokens: int | None = None) -> int:
+def count_document_pairs(document_tokens: Documents, window_tokens: int | None = None) -> int:
     """The (query, key) pairs of one layer: each token with itself and the earlier tokens of its document and window."""
     return int(pairs_before(np.asarray(document_tokens, dtype=np.int64), window_tokens).sum())
 

@@ -63,7 +63,7 @@ class KeyValue(Spec):
         )
 
 
-def make_prompt(spec: KeyValue, rng: np.random.Generator, *, words: int) -> Prompt:
+def make_key_value_prompt(spec: KeyValue, rng: np.random.Generator, *, words: int) -> Prompt:
     """A prompt of exactly ``words`` words: context, `` recall``, then each asked key with its value.
 
     The answers are the values with their leading space. An answer's depth is that of the earliest fact that it needs.

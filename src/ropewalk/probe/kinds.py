@@ -32,11 +32,11 @@ def make_prompt(probe: Probe, rng: np.random.Generator, *, words: int) -> Prompt
     """A prompt of a probe of any kind, of at most ``words`` words; raises UserError if they are too few."""
     match probe:
         case key_value.KeyValue():
-            return key_value.make_prompt(probe, rng, words=words)
+            return key_value.make_key_value_prompt(probe, rng, words=words)
         case passkey.Passkey():
-            return passkey.make_prompt(probe, rng, words=words)
+            return passkey.make_passkey_prompt(probe, rng, words=words)
         case needle.Needle():
-            return needle.make_prompt(probe, rng, words=words)
+            return needle.make_needle_prompt(probe, rng, words=words)
         case ruler.VariableTracking():
             return ruler.track_variables(probe, rng, words=words)
         case ruler.CommonWords():

@@ -49,7 +49,7 @@ class Needle(Spec):
     """Digits of a number."""
 
 
-def make_prompt(spec: Needle, rng: np.random.Generator, *, words: int) -> Prompt:
+def make_needle_prompt(spec: Needle, rng: np.random.Generator, *, words: int) -> Prompt:
     """A prompt of at most ``words`` words (characters in Chinese); raises UserError if they are too few."""
     language, towns = spec.language, _TOWNS[spec.language]
     chosen = [towns[i] for i in rng.permutation(len(towns))[: spec.distractors + 1]]

@@ -39,7 +39,7 @@ _QUESTION = {"en": "\n\nWhat is the pass key? The pass key is", "zh": "\n\nå£ä»
 _BEFORE = {"en": " ", "zh": ""}
 
 
-def make_prompt(spec: Passkey, rng: np.random.Generator, *, words: int) -> Prompt:
+def make_passkey_prompt(spec: Passkey, rng: np.random.Generator, *, words: int) -> Prompt:
     """A prompt of at most ``words`` words (characters in Chinese); raises UserError if they are too few."""
     language = spec.language
     key = str(rng.integers(10 ** (spec.digits - 1), 10**spec.digits))

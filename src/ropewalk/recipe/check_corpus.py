@@ -13,7 +13,7 @@ from ropewalk.corpus.mix.strata import Stratum
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.spec import Recipe
-from ropewalk.recipe.stage_rows import open_stage, plan_stage
+from ropewalk.recipe.stage_rows import open_stage, plan_stage_strata
 
 _MANY_REPEATS = 4
 
@@ -29,7 +29,7 @@ def check_corpus(recipe: Recipe, corpus: Corpus, base_tokens: int | None) -> Ite
         return
     for index in range(len(recipe.stages)):
         try:
-            strata = plan_stage(recipe, index, corpus)
+            strata = plan_stage_strata(recipe, index, corpus)
             found = [*check_repeats(recipe, index, strata)]
             yield from found
             if not any(finding.level == "error" for finding in found):

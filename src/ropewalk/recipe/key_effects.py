@@ -125,7 +125,7 @@ _PLACE = re.compile(r"corpus\.sources\.\d+\.path")
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class KeyChange:
     """A key that differs between two recipes. ``path`` is as in an override. The values are the old and the new one."""
 
     path: str
@@ -145,10 +145,10 @@ def side_of(path: str) -> Side:
     return "training"  # a whole stage: only one of the two recipes has it
 
 
-def find_changes(held: Recipe, given: Recipe) -> list[Change]:
+def find_changes(held: Recipe, given: Recipe) -> list[KeyChange]:
     """Every key whose value differs between the recipes ``held`` (in the run folder) and ``given``."""
     return [
-        Change(path, side_of(path), old, new) for path, old, new in _differ(held.to_json(), given.to_json(), path="")
+        KeyChange(path, side_of(path), old, new) for path, old, new in _differ(held.to_json(), given.to_json(), path="")
     ]
 
 

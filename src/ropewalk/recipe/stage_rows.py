@@ -6,7 +6,7 @@ from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.recipe.spec import Recipe
 
 
-def plan_stage(recipe: Recipe, index: int, corpus: Corpus) -> list[Stratum]:
+def plan_stage_strata(recipe: Recipe, index: int, corpus: Corpus) -> list[Stratum]:
     """The strata that a stage reads, each with its share; nothing is packed.
 
     Raises UserError where the corpus cannot give the stage's mix.
@@ -43,6 +43,6 @@ def open_stage(recipe: Recipe, index: int, corpus: Corpus, *, rows: int | None =
 def source_shares(recipe: Recipe, index: int, corpus: Corpus) -> dict[str, float]:
     """The share of a stage's tokens that each source gives. The sequences are dealt out by these shares."""
     shares = dict.fromkeys(corpus.sources, 0.0)
-    for stratum in plan_stage(recipe, index, corpus):
+    for stratum in plan_stage_strata(recipe, index, corpus):
         shares[stratum.source] += stratum.share
     return shares

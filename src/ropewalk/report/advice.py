@@ -14,7 +14,7 @@ import numpy as np
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.quantity import format_length
 from ropewalk.core.record import Score
-from ropewalk.report.html import Page, Tile, render
+from ropewalk.report.html import HeadFigure, Page, render
 from ropewalk.report.positions import (
     Turning,
     choose_colours,
@@ -23,10 +23,10 @@ from ropewalk.report.positions import (
     draw_scales,
     draw_turns,
 )
-from ropewalk.report.probe import Probed, draw_losses, draw_retrieval, tabulate_probe, tell_probe
+from ropewalk.report.probe import Probed, draw_losses, draw_probe_retrieval, tabulate_probe, tell_probe
 from ropewalk.report.section import Section
 from ropewalk.report.table import Table
-from ropewalk.report.visible import show
+from ropewalk.report.visible import show_hidden
 from ropewalk.rope.advise import PRACTICE
 from ropewalk.rope.candidates import ASKED, Candidate, Survey, format_theta
 from ropewalk.rope.method import describe
@@ -45,7 +45,9 @@ class Advised:
     def what(self) -> str:
         """A heading such as ``tiny-base, 512 to 2Ki tokens (4x)``."""
         base, tokens = self.survey.base.context_tokens, self.survey.context_tokens
-        return f"{show(self.model)}, {format_length(base)} to {format_length(tokens)} tokens ({tokens / base:g}x)"
+        return (
+            f"{show_hidden(self.model)}, {format_length(base)} to {format_length(tokens)} tokens ({tokens / base:g}x)"
+        )
 
     @property
     def colours(self) -> dict[str, str]:
@@ -86,7 +88,7 @@ def write_advice(path: Path, advised: Advised) -> None:
         path,
         render(
             Page(
-                title=f"Positions of {show(advised.model)}",
+                title=f"Positions of {show_hidden(advised.model)}",
                 what=advised.what,
                 verdict=f"Recommended: {found.recommended}, then training",
                 verdict_mark="pass",
@@ -155,18 +157,18 @@ def _group(refused: dict[str, str]) -> list[tuple[str, str]]:
     return [("not for this base", ", ".join(refused))] if refused else []
 
 
-def _make_tiles(found: Survey) -> list[Tile]:
+def _make_tiles(found: Survey) -> list[HeadFigure]:
     never = found.pairs - found.known_pairs
     tiles = [
-        Tile("context", format_length(found.base.context_tokens), format_length(found.context_tokens), "", ""),
-        Tile("pairs without a whole turn in pretraining", "", f"{never} of {found.pairs}", "", ""),
+        HeadFigure("context", format_length(found.base.context_tokens), format_length(found.context_tokens), "", ""),
+        HeadFigure("pairs without a whole turn in pretraining", "", f"{never} of {found.pairs}", "", ""),
     ]
     if found.least_theta is not None:
         least = format_theta(float(f"{found.least_theta:.3g}"))
-        tiles.append(Tile("least theta for the target", format_theta(found.base.theta), least, "", ""))
+        tiles.append(HeadFigure("least theta for the target", format_theta(found.base.theta), least, "", ""))
     chosen = found.find(found.recommended).advice
     tiles.append(
-        Tile(
+        HeadFigure(
             "expected attraction over the target's last quarter",
             f"{found.candidates[0].advice.far_attraction:+.2f}",
             f"{chosen.far_attraction:+.2f}",
@@ -226,6 +228,6 @@ def _make_probe(probed: Probed) -> Section:
         "Every candidate on the same text and the same prompts, zero-shot: what training makes of them is another "
         "question.",
         tables=[tabulate_probe(probed)],
-        pictures=[draw_losses(probed), *draw_retrieval(probed)],
+        pictures=[draw_losses(probed), *draw_probe_retrieval(probed)],
         points=tell_probe(probed),
     )

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ropewalk.core.quantity import format_length
-from ropewalk.report.figure import BASE, EXTENDED, FAINT, INK, ROLE_COLOURS, Picture, draw, shorten
+from ropewalk.report.figure import BASE, EXTENDED, FAINT, INK, ROLE_COLOURS, Picture, draw_picture, shorten
 
 _WIDTH_INCHES = 8.4
 _COLOURS = {"base": BASE, "extended": EXTENDED}
@@ -16,7 +16,7 @@ _LINES = {"base": (0, (4, 2)), "extended": "-"}
 
 
 @dataclass(frozen=True)
-class PositionLoss:
+class PositionLossCurve:
     """One model's loss by position: buckets from ``edges[i]`` to ``edges[i + 1]``, with 95 % intervals."""
 
     model: str
@@ -48,7 +48,7 @@ class SourcePart:
     repeats: float
 
 
-def draw_positions(lines: Sequence[PositionLoss], *, marks: Mapping[str, int]) -> Picture:
+def draw_positions(lines: Sequence[PositionLossCurve], *, marks: Mapping[str, int]) -> Picture:
     """Loss by position in the document, one line per model; ``marks`` are lengths to mark, by name."""
 
     def paint(figure: Any) -> None:
@@ -69,7 +69,7 @@ def draw_positions(lines: Sequence[PositionLoss], *, marks: Mapping[str, int]) -
         axis.legend(loc="best")
 
     told = "; ".join(f"{line.model} {line.values[0]:.2f} first, {line.values[-1]:.2f} last" for line in lines)
-    return draw(
+    return draw_picture(
         paint,
         size=(_WIDTH_INCHES, 3.3),
         caption="Loss by position on held-out documents, the same for both models; bands are 95 % intervals.",
@@ -90,7 +90,7 @@ def draw_retrieval(maps: Sequence[RetrievalMap], *, trained_tokens: int, task: s
 
     rows = max(len(grid.lengths) for grid in maps)
     told = "; ".join(f"{grid.model} {_tell_map(grid)}" for grid in maps)
-    return draw(
+    return draw_picture(
         paint,
         size=(_WIDTH_INCHES, 1.1 + 0.42 * rows),
         caption=f"{task}: right answers in percent, by context length and place of the wanted fact (0 is the start). "
@@ -120,7 +120,7 @@ def draw_mixture(parts: Sequence[SourcePart]) -> Picture:
     roles = [_sum_role(role, parts) for role in dict.fromkeys(part.role for part in parts)]
     bars = [*roles, *parts]
     told = ", ".join(f"{bar.source} {bar.planned:.1%} and {bar.realised:.1%}" for bar in bars)
-    return draw(
+    return draw_picture(
         paint,
         size=(_WIDTH_INCHES, 0.7 + 0.3 * len(bars)),
         caption="Planned (outline) and realised (filled) share of the tokens, by role and by source. "
@@ -148,7 +148,7 @@ def draw_changes(changes: Mapping[str, tuple[float, float, float]], *, limit: fl
         axis.set_xlabel("change of the loss, %")
 
     told = ", ".join(f"{name} {value:+.1%}" for name, (value, _, _) in changes.items())
-    return draw(
+    return draw_picture(
         paint,
         size=(_WIDTH_INCHES, 0.9 + 0.26 * len(changes)),
         caption="Held-out text at the base's own context: relative change of the loss, extended against base; "

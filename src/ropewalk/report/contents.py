@@ -20,7 +20,7 @@ from ropewalk.core.digest import digest_recipe
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Metric, Score, read_metrics, read_scores
 from ropewalk.core.run_folder import RunFolder
-from ropewalk.report.visible import show, show_all
+from ropewalk.report.visible import show_all, show_hidden
 from ropewalk.rope.layers import LayerPosition
 
 _PACKAGES = ("numpy", "ropewalk", "safetensors", "tokenizers", "torch", "transformers")
@@ -180,11 +180,12 @@ def read_run(run: Path) -> Contents:
     folder = RunFolder(run)
     recipe = _read_recipe(folder.recipe)
     rows = [
-        replace(row, name=show(row.name)) for row in _read(folder.metrics, lambda path: [*read_metrics(path)]) or ()
+        replace(row, name=show_hidden(row.name))
+        for row in _read(folder.metrics, lambda path: [*read_metrics(path)]) or ()
     ]
-    scores = [replace(score, task=show(score.task)) for score in _read(folder.scores, read_scores) or ()]
+    scores = [replace(score, task=show_hidden(score.task)) for score in _read(folder.scores, read_scores) or ()]
     return Contents(
-        name=show(run.resolve().name),
+        name=show_hidden(run.resolve().name),
         recipe_digest=digest_recipe(recipe),
         recipe=show_all(recipe),
         corpus=_read_json(folder.corpus / "corpus.json"),

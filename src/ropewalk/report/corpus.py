@@ -8,10 +8,10 @@ from ropewalk.core.artifact import write_whole
 from ropewalk.core.quantity import format_amount, format_bytes, format_length
 from ropewalk.report.corpus_charts import draw_lengths, draw_prefixes
 from ropewalk.report.corpus_rows import make_copies, make_rows
-from ropewalk.report.html import Page, Tile, render
+from ropewalk.report.html import HeadFigure, Page, render
 from ropewalk.report.ledger import balances, tabulate_balance, tabulate_drops, tabulate_unread
 from ropewalk.report.section import Section
-from ropewalk.report.table import Cell, Table
+from ropewalk.report.table import Table, TableCell
 from ropewalk.report.visible import show_all
 
 _ROWS_OFF = 1.0
@@ -61,17 +61,17 @@ def _tell_verdict(survey: Mapping[str, Any]) -> str:
     return told
 
 
-def _make_tiles(survey: Mapping[str, Any]) -> list[Tile]:
+def _make_tiles(survey: Mapping[str, Any]) -> list[HeadFigure]:
     ledger = survey["ledger"].values()
     read, train = (sum(entry[part]["documents"] for entry in ledger) for part in ("read", "train"))
     tokens = sum(entry["train"]["tokens"] for entry in ledger)
     context = _add(survey["context"].values())
     tiles = [
-        Tile("documents trained on", "", f"{train:,}", f"of {read:,} read", ""),
-        Tile("tokens trained on", "", format_amount(tokens), f"{format_amount(_held_out(survey))} held out", ""),
+        HeadFigure("documents trained on", "", f"{train:,}", f"of {read:,} read", ""),
+        HeadFigure("tokens trained on", "", format_amount(tokens), f"{format_amount(_held_out(survey))} held out", ""),
     ]
     tiles += [
-        Tile(f"tokens with more than {format_length(int(length))} of their document before them", "",
+        HeadFigure(f"tokens with more than {format_length(int(length))} of their document before them", "",
              _percent(count, tokens), format_amount(count), "")
         for length, count in context.items()
         if length != "tokens"
@@ -79,7 +79,7 @@ def _make_tiles(survey: Mapping[str, Any]) -> list[Tile]:
     for stage in survey["stages"]:
         all_tokens = stage["rows"] * stage["context_tokens"]
         name = f"padding of stage {stage['stage']}'s {stage['rows']:,} rows"
-        tiles.append(Tile(name, "", _percent(stage["padding_tokens"], all_tokens), "", ""))
+        tiles.append(HeadFigure(name, "", _percent(stage["padding_tokens"], all_tokens), "", ""))
     return tiles
 
 
@@ -164,7 +164,7 @@ def _make_languages(survey: Mapping[str, Any]) -> Section:
 
 def _make_mix(survey: Mapping[str, Any], stage: Mapping[str, Any]) -> Section:
     total = max(1, stage["tokens"])
-    rows: list[list[str | Cell]] = []
+    rows: list[list[str | TableCell]] = []
     for use in stage["strata"]:
         realised = use["tokens"] / total
         cut = f"{use['cut_documents']:,}" if use["cut_documents"] else ""
@@ -188,7 +188,7 @@ def _make_mix(survey: Mapping[str, Any], stage: Mapping[str, Any]) -> Section:
 
 def _make_licences(survey: Mapping[str, Any]) -> Section:
     rows = [
-        [name, str(facts["role"]), format_amount(facts["tokens"]), facts["license"] or Cell("not stated", "aim")]
+        [name, str(facts["role"]), format_amount(facts["tokens"]), facts["license"] or TableCell("not stated", "aim")]
         for name, facts in survey["sources"].items()
     ]
     lead = "As the recipe states them; text that ropewalk makes or finds by itself knows its own."

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ropewalk.core.quantity import format_amount, format_length
-from ropewalk.report.figure import INK, OTHERS, ROLE_COLOURS, Picture, draw, shorten
+from ropewalk.report.figure import INK, OTHERS, ROLE_COLOURS, Picture, draw_picture, shorten
 
 _WIDTH_INCHES = 8.4
 _MARKS = (8192, 32768, 131072)
@@ -44,7 +44,7 @@ def draw_lengths(lengths: Mapping[str, Any], roles: Mapping[str, str]) -> Pictur
         f"{sum(stack[at] for stack in stacks.values()) / total:.0%} from {format_length(int(edges[at]))}" for at in used
     )
     caption = "Tokens trained on, by the length of the document that they stand in. Broken lines: 8Ki, 32Ki, 128Ki."
-    return draw(paint, size=(_WIDTH_INCHES, 3.0), caption=caption, alt=f"Tokens by length of document: {told}.")
+    return draw_picture(paint, size=(_WIDTH_INCHES, 3.0), caption=caption, alt=f"Tokens by length of document: {told}.")
 
 
 def draw_prefixes(stage: Mapping[str, Any]) -> Picture:
@@ -70,4 +70,4 @@ def draw_prefixes(stage: Mapping[str, Any]) -> Picture:
     told = ", ".join(f"{name} {stage['planned'][name]:.1%} and {line[-1] / 100:.1%}" for name, line in lines)
     total = format_amount(given[:, -1].sum())
     caption = f"Share of each source in the tokens given so far, {total} in the end; broken lines: planned."
-    return draw(paint, size=(_WIDTH_INCHES, 3.2), caption=caption, alt=f"Planned and realised shares: {told}.")
+    return draw_picture(paint, size=(_WIDTH_INCHES, 3.2), caption=caption, alt=f"Planned and realised shares: {told}.")

@@ -5,7 +5,7 @@ from typing import Any
 
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.report.figure import SVG, shorten
-from ropewalk.report.section import Run, Section, Strip
+from ropewalk.report.section import Section, Strip, TextRun
 from ropewalk.report.table import Table
 
 _COLOURS = ("#8DB8DE", "#8FD0B8", "#DDA0CF", "#EBC46A", "#AFA3D6", "#F0A986")
@@ -50,12 +50,12 @@ def _make_strip(row: Mapping[str, Any], context_tokens: int) -> Strip:
     )
 
 
-def _make_run(number: int, piece: Mapping[str, Any]) -> Run:
+def _make_run(number: int, piece: Mapping[str, Any]) -> TextRun:
     begins, ends = _cut(piece["begins"]), _cut(piece["ends"], last=True)
     text = f"{begins} … {ends}" if ends else begins
     tokens, start, of = piece["tokens"], piece["start"], piece["of"]
     aside = f"{tokens:,} tokens" if tokens == of else f"{tokens:,} tokens from {start:,} of {of:,}"
-    return Run(text, number, aside)
+    return TextRun(text, number, aside)
 
 
 def _cut(text: str, *, last: bool = False) -> str:

@@ -11,7 +11,7 @@ from ropewalk.report.figure import (
     FAINT,
     ROLE_COLOURS,
     Picture,
-    draw,
+    draw_picture,
     scale_logarithmic,
     shorten,
     smooth,
@@ -46,7 +46,7 @@ def draw_training(loss: Curve, norm: Curve, rate: Curve, *, borders: Sequence[Bo
             _mark_stages(axis, borders, named=axis is axes[0])
 
     first, last = (loss.values[0], smooth(loss.values, _smooth_width(loss))[-1]) if loss.values else (math.nan,) * 2
-    return draw(
+    return draw_picture(
         paint,
         size=(_WIDTH_INCHES, 4.6),
         caption="Thin: every step. Thick: running mean over 4 % of the steps.",
@@ -109,7 +109,7 @@ def _draw_each(
 
     rows = -(-len(curves) // _ABREAST)
     told = ", ".join(f"{name} {curve.values[-1]:.2f}" for name, curve in curves.items())
-    return draw(paint, size=(_WIDTH_INCHES, 0.4 + 1.3 * rows), caption=caption, alt=f"{what}: {told}.")
+    return draw_picture(paint, size=(_WIDTH_INCHES, 0.4 + 1.3 * rows), caption=caption, alt=f"{what}: {told}.")
 
 
 def draw_speed(speed: Curve, mfu: Curve, imbalance: Curve, *, borders: Sequence[Border]) -> Picture:
@@ -135,7 +135,7 @@ def draw_speed(speed: Curve, mfu: Curve, imbalance: Curve, *, borders: Sequence[
             _count_steps(axis, most=6)
             _mark_stages(axis, borders, named=False)
 
-    return draw(
+    return draw_picture(
         paint,
         size=(_WIDTH_INCHES, 2.3),
         caption="Speed as measured on the machine of the run; MFU by the pairs in its rows; 1 is perfect balance.",

@@ -65,7 +65,7 @@ class Picture:
     caption: str
 
 
-def draw(paint: Callable[[Any], None], *, size: tuple[float, float], caption: str, alt: str) -> Picture:
+def draw_picture(paint: Callable[[Any], None], *, size: tuple[float, float], caption: str, alt: str) -> Picture:
     """Call ``paint`` with a matplotlib figure of ``size`` inches, and return it as inline SVG.
 
     ``alt`` describes the picture in words. ``caption`` is the text below the picture.

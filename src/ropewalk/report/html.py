@@ -17,7 +17,7 @@ from ropewalk.report.table import Mark, Table
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class HeadFigure:
     """A figure at the head of the page: its name, the values before and after, and the target."""
 
     name: str
@@ -35,7 +35,7 @@ class Page:
     what: str
     verdict: str
     verdict_mark: Mark
-    tiles: Sequence[Tile]
+    tiles: Sequence[HeadFigure]
     summary: Table | None
     sections: Sequence[Section]
     made_from: str

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ropewalk.core.quantity import format_amount, format_bytes
-from ropewalk.report.table import Cell, Table
+from ropewalk.report.table import Table, TableCell
 
 
 def tabulate_balance(ledger: Mapping[str, Any], sources: Mapping[str, Any]) -> Table:
@@ -38,7 +38,7 @@ def _add_up(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _balance(name: str, entry: Mapping[str, Any], *, facts: Mapping[str, Any]) -> list[str | Cell]:
+def _balance(name: str, entry: Mapping[str, Any], *, facts: Mapping[str, Any]) -> list[str | TableCell]:
     read, train, held = entry["read"], entry["train"], entry["held_out"]
     return [
         name,
@@ -50,7 +50,7 @@ def _balance(name: str, entry: Mapping[str, Any], *, facts: Mapping[str, Any]) -
         f"{held['documents']:,}",
         f"{train['documents']:,}",
         format_amount(train["tokens"]),
-        Cell("yes", "pass") if balances(entry) else Cell("NO", "fail"),
+        TableCell("yes", "pass") if balances(entry) else TableCell("NO", "fail"),
     ]
 
 
@@ -77,7 +77,7 @@ def _count(amount: Mapping[str, int]) -> str:
 
 def tabulate_unread(ledger: Mapping[str, Any]) -> Table:
     """Files that lie in a source's folder and are not read: one line per suffix."""
-    rows: list[list[str | Cell]] = [
+    rows: list[list[str | TableCell]] = [
         [name, each["sort"], f"{each['files']:,}", each["why"]]
         for name, entry in ledger.items()
         for each in entry.get("not_read", ())

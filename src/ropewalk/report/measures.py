@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ropewalk.report.charts import PositionLoss, RetrievalMap, SourcePart
+from ropewalk.report.charts import PositionLossCurve, RetrievalMap, SourcePart
 from ropewalk.report.contents import Contents, StageContents
 from ropewalk.report.positions import Turning, choose_colours
 from ropewalk.report.verdict import position_buckets
@@ -33,14 +33,14 @@ def read_mixture(contents: Contents, stage: StageContents) -> list[SourcePart]:
     return parts
 
 
-def position_losses(contents: Contents) -> list[PositionLoss]:
+def position_losses(contents: Contents) -> list[PositionLossCurve]:
     """Loss by position of every model that has such scores."""
     lines = []
     for model in contents.models:
         if buckets := position_buckets(contents, model):
             scores = [score for *_, score in buckets]
             lines.append(
-                PositionLoss(
+                PositionLossCurve(
                     model=model,
                     buckets=[(first, end) for first, end, _ in buckets],
                     values=[score.value for score in scores],

@@ -9,8 +9,8 @@ from ropewalk.report.contents import Contents
 from ropewalk.report.curves import Border, draw_buckets, draw_held_out, draw_sources, draw_speed, draw_training
 from ropewalk.report.measures import length_marks, position_losses, retrieval_maps
 from ropewalk.report.section import Section
-from ropewalk.report.table import Cell, Table
-from ropewalk.report.verdict import PARITY, RETRIEVAL, Change, short_changes
+from ropewalk.report.table import Table, TableCell
+from ropewalk.report.verdict import PARITY, RETRIEVAL, RelativeChange, short_changes
 
 
 def make_training(contents: Contents) -> Section:
@@ -128,8 +128,8 @@ def make_parity(contents: Contents) -> Section:
     title = "Parity of the export"
     if not contents.parity:
         return Section("parity", title, note="Nothing has been exported yet.")
-    rows: list[list[str | Cell]] = [
-        [str(int(place)), f"{value:.2e}", Cell("pass", "pass") if value <= PARITY else Cell("FAIL", "fail")]
+    rows: list[list[str | TableCell]] = [
+        [str(int(place)), f"{value:.2e}", TableCell("pass", "pass") if value <= PARITY else TableCell("FAIL", "fail")]
         for place, value in sorted(contents.parity.items(), key=lambda item: int(item[0]))
     ]
     lead = (
@@ -140,7 +140,7 @@ def make_parity(contents: Contents) -> Section:
     return Section("parity", title, lead, [Table(["position", "difference", ""], rows, "rrl")])
 
 
-def _describe_change(change: Change | None) -> list[str]:
+def _describe_change(change: RelativeChange | None) -> list[str]:
     if change is None:
         return ["", ""]
     low, high = _interval(change)
@@ -152,7 +152,7 @@ def _count(samples: int | None) -> str:
     return "" if samples is None else f"{samples:,}"
 
 
-def _interval(change: Change) -> tuple[float, float]:
+def _interval(change: RelativeChange) -> tuple[float, float]:
     """The interval, or the value twice if there is no interval or it is infinite."""
     if change.low is None or change.high is None or not math.isfinite(change.high - change.low):
         return change.value, change.value

@@ -14,7 +14,7 @@ from ropewalk.core.error import MISSED_CODE, UNDECIDED_CODE
 from ropewalk.core.quantity import format_amount, format_length
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.report.contents import Contents, read_run
-from ropewalk.report.html import Page, Tile, render
+from ropewalk.report.html import HeadFigure, Page, render
 from ropewalk.report.inputs import make_done, make_ledger, make_mixture, make_positions, make_versions
 from ropewalk.report.outcomes import (
     make_loss_by_position,
@@ -25,7 +25,15 @@ from ropewalk.report.outcomes import (
     make_training,
 )
 from ropewalk.report.table import Mark
-from ropewalk.report.verdict import Verdict, find_outcomes, format_bound, format_value, judge, mark_of, verdict_table
+from ropewalk.report.verdict import (
+    Verdict,
+    find_outcomes,
+    format_bound,
+    format_value,
+    judge_measures,
+    mark_of,
+    verdict_table,
+)
 
 _SECTIONS = (
     make_done,
@@ -45,7 +53,7 @@ _SECTIONS = (
 def write_report(run: Path) -> Path:
     """Write ``report.html`` into a run folder, from the files in it. Raises UserError if it is not a run folder."""
     contents = read_run(run)
-    verdicts = judge(contents)
+    verdicts = judge_measures(contents)
     page = Page(
         title=contents.name,
         what=_tell_what(contents),
@@ -65,7 +73,7 @@ def write_report(run: Path) -> Path:
 def summarise(run: Path) -> dict[str, Any]:
     """The summary of a run: ``text`` for people; ``verdicts`` and counts (``targets_met`` ...) for programs."""
     contents = read_run(run)
-    verdicts = judge(contents)
+    verdicts = judge_measures(contents)
     found = find_outcomes(verdicts)
     lines = [_tell_what(contents), ""]
     if verdicts:
@@ -127,7 +135,7 @@ def _mark_all(verdicts: list[Verdict]) -> Mark:
     return "fail" if found["missed"] else "open" if found["undecided"] else "pass" if found["met"] else ""
 
 
-def _make_tiles(verdicts: list[Verdict]) -> list[Tile]:
+def _make_tiles(verdicts: list[Verdict]) -> list[HeadFigure]:
     """One tile per measure of the extended model."""
     base = {verdict.key: verdict for verdict in verdicts if verdict.model == "base"}
     tiles = []
@@ -137,7 +145,7 @@ def _make_tiles(verdicts: list[Verdict]) -> list[Tile]:
             asked = f"aim {format_bound(verdict)}" if verdict.aim else format_bound(verdict)
             name = verdict.name.partition(" (")[0]
             tiles.append(
-                Tile(
+                HeadFigure(
                     name,
                     format_value(before, interval=False) if before else "",
                     format_value(verdict, interval=False),

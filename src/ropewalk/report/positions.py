@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from ropewalk.core.quantity import format_amount, format_length
-from ropewalk.report.figure import BASE, EXTENDED, FAINT, GRID, INK, OTHERS, Picture, draw, scale_logarithmic
+from ropewalk.report.figure import BASE, EXTENDED, FAINT, GRID, INK, OTHERS, Picture, draw_picture, scale_logarithmic
 from ropewalk.rope.bounds import attraction, first_negative
 from ropewalk.rope.frequency import count_whole_turns, plain_inv_freq, wavelengths
 
@@ -74,7 +74,7 @@ def draw_turns(lines: Sequence[Turning], *, base_tokens: int, context_tokens: in
     pairs = len(lines[0].inv_freq)
     known = count_whole_turns(lines[0].inv_freq, base_tokens)
     told = ", ".join(f"{line.name} {wavelengths(line.inv_freq)[-1]:,.0f} tokens" for line in lines)
-    return draw(
+    return draw_picture(
         paint,
         size=(WIDTH_INCHES, 3.2),
         caption="Wavelength of each RoPE pair. Shaded: pairs that made no whole turn within the base's context, so "
@@ -107,7 +107,7 @@ def draw_scales(lines: Sequence[Turning], *, base_tokens: int, context_tokens: i
     with np.errstate(divide="ignore"):
         scales = {line.name: base.inv_freq / line.inv_freq for line in others}
     told = ", ".join(f"{name} {values[0]:.3g} to {values[-1]:.3g}" for name, values in scales.items())
-    return draw(
+    return draw_picture(
         paint,
         size=(WIDTH_INCHES, 3.0),
         caption="Effective scale of each pair. In the shaded pairs, a line below the dashed one means angles at the "
@@ -138,7 +138,7 @@ def draw_attraction(lines: Sequence[Turning], *, base_tokens: int, context_token
     middles = np.sqrt(edges[:-_STEPS_PER_OCTAVE] * edges[_STEPS_PER_OCTAVE:])
     values = {line.name: _average_octaves(line.inv_freq, edges) for line in lines}
     told = ", ".join(f"{name} {found[-1]:.2f}" for name, found in values.items())
-    return draw(
+    return draw_picture(
         paint,
         size=(WIDTH_INCHES, 3.2),
         caption="Decay of attention by distance: mean of cos(m x frequency) over all pairs, as Llama 2 Long and "
@@ -176,7 +176,7 @@ def draw_reach(lines: Sequence[Turning], *, context_tokens: int, published: Sequ
     reaches = {line.name: _reach(line.inv_freq, limit) for line in lines}
     curve = [_reach(plain_inv_freq(theta, head_dim), limit) for theta in thetas]
     told = ", ".join(f"{name} {'beyond ' if tokens == limit else ''}{tokens:,}" for name, tokens in reaches.items())
-    return draw(
+    return draw_picture(
         paint,
         size=(WIDTH_INCHES, 0.9 + max(2.4, 0.27 * len(lines))),
         caption="Distance up to which similar tokens attract one another, B(m) >= 0 (Men et al., 2405.14591): a soft "

@@ -8,9 +8,9 @@ import numpy as np
 
 from ropewalk.core.quantity import format_length
 from ropewalk.core.record import Score
-from ropewalk.report.figure import INK, Picture, draw
+from ropewalk.report.figure import INK, Picture, draw_picture
 from ropewalk.report.positions import WIDTH_INCHES, list_aside, scale_distances, style_line
-from ropewalk.report.table import Cell, Table
+from ropewalk.report.table import Table, TableCell
 
 _POSITION = "nll/position/"
 
@@ -75,14 +75,14 @@ def tabulate_probe(probed: Probed) -> Table:
     columns = ["candidate", f"loss at {format_length(near)}", f"at {format_length(far)}", "difference, 95 %"]
     columns += [f"right at {format_length(length)}" for length in probed.lengths]
     losses = {model: probed.last_quarter(model, far).value for model in probed.models}
-    rows: list[list[str | Cell]] = []
+    rows: list[list[str | TableCell]] = []
     for model in probed.models:
         gap = probed.find(model, "nll/gap")
         assert gap is not None
         difference = (
             f"{gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]" if np.isfinite(gap.low) else f"{gap.value:+.3f}"
         )
-        row: list[str | Cell] = [model, f"{probed.last_quarter(model, near).value:.3f}"]
+        row: list[str | TableCell] = [model, f"{probed.last_quarter(model, near).value:.3f}"]
         row += [_mark(f"{losses[model]:.3f}", losses[model] == min(losses.values())), difference]
         for found in answers.values():
             row.append(_mark(f"{found[model] * 100:.0f} %", found[model] == max(found.values()) > 0))
@@ -130,7 +130,7 @@ def draw_losses(probed: Probed) -> Picture:
     last = {model: values[-1] for model, (_, values) in curves.items()}
     best = min(last, key=lambda model: last[model])
     told = ", ".join(f"{model} {value:.2f}" for model, value in last.items())
-    return draw(
+    return draw_picture(
         paint,
         size=(WIDTH_INCHES, 3.3),
         caption="Loss by position on the given text, without any training. Thick: the least at the far end.",
@@ -138,7 +138,7 @@ def draw_losses(probed: Probed) -> Picture:
     )
 
 
-def draw_retrieval(probed: Probed) -> list[Picture]:
+def draw_probe_retrieval(probed: Probed) -> list[Picture]:
     """Right answers by candidate and length; no picture if there was no retrieval."""
     if not probed.lengths:
         return []
@@ -162,7 +162,7 @@ def draw_retrieval(probed: Probed) -> list[Picture]:
     percent = np.array([[values[model] * 100 for values in found] for model in probed.models])
     told = ", ".join(f"{model} {found[-1][model]:.0%}" for model in probed.models)
     asked = next(score.n for score in probed.scores if score.task.startswith("retrieval/") and score.depth is None)
-    picture = draw(
+    picture = draw_picture(
         paint,
         size=(WIDTH_INCHES, 0.7 + 0.3 * len(probed.models)),
         caption=f"Key-value retrieval: right answers in percent of about {asked}, without any training.",
@@ -180,8 +180,8 @@ def _answers(probed: Probed, length: int) -> dict[str, float]:
     return found
 
 
-def _mark(text: str, best: bool) -> str | Cell:
-    return Cell(text, "pass") if best else text
+def _mark(text: str, best: bool) -> str | TableCell:
+    return TableCell(text, "pass") if best else text
 
 
 def _first(values: Mapping[str, float]) -> float:

@@ -8,7 +8,7 @@ from ropewalk.report.table import Table
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TextRun:
     """Words of one document.
 
     ``colour`` numbers the document within its sequence; ``aside`` is a note about the words.
@@ -25,7 +25,7 @@ class Strip:
 
     title: str
     bar: str
-    runs: Sequence[Run]
+    runs: Sequence[TextRun]
     more: str = ""
 
 

@@ -12,7 +12,7 @@ Mark = Literal["", "pass", "fail", "open", "aim"]
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TableCell:
     """A text, with a mark if it is a verdict."""
 
     text: str
@@ -24,7 +24,7 @@ class Table:
     """Columns, rows of texts or cells, and a letter per column: ``l`` text, ``w`` text that wraps, ``r`` numbers."""
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[str | Cell]]
+    rows: Sequence[Sequence[str | TableCell]]
     align: str
     caption: str = ""
     total: bool = False
@@ -34,9 +34,9 @@ class Table:
         assert all(len(row) == len(self.columns) == len(self.align) for row in self.rows), self.columns
 
     @property
-    def cells(self) -> list[list[Cell]]:
+    def cells(self) -> list[list[TableCell]]:
         """Every row as cells."""
-        return [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in self.rows]
+        return [[cell if isinstance(cell, TableCell) else TableCell(cell) for cell in row] for row in self.rows]
 
     def to_text(self) -> str:
         """The table as text: each column as wide as its widest text, two blanks between, a line under the header."""

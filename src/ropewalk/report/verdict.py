@@ -14,7 +14,7 @@ from typing import Literal
 from ropewalk.core.quantity import format_length
 from ropewalk.core.record import Score
 from ropewalk.report.contents import Contents
-from ropewalk.report.table import Cell, Mark, Table
+from ropewalk.report.table import Mark, Table, TableCell
 
 RETRIEVAL = "retrieval/key_value"
 PARITY = 1e-5
@@ -96,7 +96,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RelativeChange:
     """A relative change, 0.01 for 1 % more, with its 95 % interval if it was measured in pairs."""
 
     value: float
@@ -105,7 +105,7 @@ class Change:
     samples: int | None = None
 
 
-def judge(contents: Contents) -> list[Verdict]:
+def judge_measures(contents: Contents) -> list[Verdict]:
     """The verdict on every measure that the run's scores allow, in the order of the summary."""
     if not contents.scores or contents.base_context_tokens is None:
         return []
@@ -128,10 +128,10 @@ def verdict_table(verdicts: Sequence[Verdict], *, intervals: bool) -> Table:
     columns = ["measure"]
     for model in models:
         columns += [model, "target"] if targets[model] else [model]
-    rows: list[list[str | Cell]] = []
+    rows: list[list[str | TableCell]] = []
     for key in dict.fromkeys(verdict.key for verdict in verdicts):
         line = {verdict.model: verdict for verdict in verdicts if verdict.key == key}
-        row: list[str | Cell] = [next(iter(line.values())).name]
+        row: list[str | TableCell] = [next(iter(line.values())).name]
         for model in models:
             found = line.get(model)
             # A page wraps the interval to a second line (page.html); a table of text has no intervals.
@@ -167,11 +167,11 @@ def format_bound(verdict: Verdict) -> str:
     return f"{sign} {figure}"
 
 
-def _target_cell(verdict: Verdict | None) -> Cell:
+def _target_cell(verdict: Verdict | None) -> TableCell:
     if verdict is None or verdict.outcome is None:
-        return Cell("")
+        return TableCell("")
     word = _AIMS[verdict.outcome] if verdict.aim else _WORDS[verdict.outcome][0]
-    return Cell(f"{word}, {format_bound(verdict)}", mark_of(verdict))
+    return TableCell(f"{word}, {format_bound(verdict)}", mark_of(verdict))
 
 
 def mark_of(verdict: Verdict) -> Mark:
@@ -226,12 +226,12 @@ def _judge_gap(contents: Contents) -> Iterator[Verdict]:
 
 
 def _judge_change(
-    key: str, name: str, model: str, unit: Unit, change: Change, bound: tuple[str, float] | None
+    key: str, name: str, model: str, unit: Unit, change: RelativeChange, bound: tuple[str, float] | None
 ) -> Verdict:
     return Verdict(key, name, model, unit, change.value, change.low, change.high, bound, samples=change.samples)
 
 
-def _find_gap(contents: Contents, model: str, base_tokens: int) -> tuple[int, Change] | None:
+def _find_gap(contents: Contents, model: str, base_tokens: int) -> tuple[int, RelativeChange] | None:
     """(far length in tokens, difference): measured in pairs if possible, else from the buckets."""
     measured = contents.find_scores("nll/gap", model=model)
     if measured:
@@ -243,7 +243,7 @@ def _find_gap(contents: Contents, model: str, base_tokens: int) -> tuple[int, Ch
         return None
     near = _mean_over(buckets, base_tokens * 3 // 4, base_tokens)
     far = _mean_over(buckets, max(reached) * 3 // 4, max(reached))
-    return None if near is None or far is None else (max(reached), Change(far - near))
+    return None if near is None or far is None else (max(reached), RelativeChange(far - near))
 
 
 def position_buckets(contents: Contents, model: str) -> list[tuple[int, int, Score]]:
@@ -265,7 +265,7 @@ def _mean_over(buckets: Sequence[tuple[int, int, Score]], first: int, end: int) 
     return sum(score.value * score.n for *_, score in inside) / tokens
 
 
-def short_changes(contents: Contents) -> dict[str, Change]:
+def short_changes(contents: Contents) -> dict[str, RelativeChange]:
     """The change of held-out loss at the short context by source: measured in pairs, or else from the two losses."""
     measured = contents.find_scores("change/short/", model="extended")
     if measured:
@@ -273,11 +273,11 @@ def short_changes(contents: Contents) -> dict[str, Change]:
     before = {score.task: score.value for score in contents.find_scores("short/", model="base")}
     after = contents.find_scores("short/", model="extended")
     pairs = [(score.task.removeprefix("short/"), score.value, before.get(score.task)) for score in after]
-    return {name: Change(value / base - 1) for name, value, base in pairs if base}
+    return {name: RelativeChange(value / base - 1) for name, value, base in pairs if base}
 
 
-def _change_of(score: Score) -> Change:
-    return Change(score.value, score.low, score.high, score.samples)
+def _change_of(score: Score) -> RelativeChange:
+    return RelativeChange(score.value, score.low, score.high, score.samples)
 
 
 def _judge_short(contents: Contents) -> Iterator[Verdict]:
@@ -291,6 +291,8 @@ def _judge_short(contents: Contents) -> Iterator[Verdict]:
     ]
     yield max(each, key=lambda verdict: (_SEVERITY[verdict.outcome], verdict.value))
     measured = contents.find_scores("change/short_mean", model="extended")
-    mean = _change_of(measured[0]) if measured else Change(sum(c.value for c in changes.values()) / len(changes))
+    mean = (
+        _change_of(measured[0]) if measured else RelativeChange(sum(c.value for c in changes.values()) / len(changes))
+    )
     name = f"short-context loss, mean of {len(changes)} source{'s' * (len(changes) > 1)}"
     yield _judge_change("short/mean", name, "extended", "change", mean, _SHORT)

@@ -12,7 +12,7 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
 @cache
-def show(text: str) -> str:
+def show_hidden(text: str) -> str:
     """``text`` with each such character as Python writes it: ``\x1b``, ``\u202e``."""
     return "".join(
         char if unicodedata.category(char) not in _HIDDEN else char.encode("unicode_escape").decode() for char in text
@@ -20,9 +20,9 @@ def show(text: str) -> str:
 
 
 def show_all(value: Any) -> Any:
-    """JSON-like data with ``show`` applied to every text in it, keys included."""
+    """JSON-like data with ``show_hidden`` applied to every text in it, keys included."""
     if isinstance(value, str):
-        return show(value)
+        return show_hidden(value)
     if isinstance(value, dict):
-        return {show(str(key)): show_all(entry) for key, entry in value.items()}
+        return {show_hidden(str(key)): show_all(entry) for key, entry in value.items()}
     return [show_all(entry) for entry in value] if isinstance(value, list) else value

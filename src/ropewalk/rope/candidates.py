@@ -97,7 +97,7 @@ class Survey:
         return found
 
 
-def survey(base: BaseRope, context_tokens: int, *, asked: Rope | None = None) -> Survey:
+def survey_candidates(base: BaseRope, context_tokens: int, *, asked: Rope | None = None) -> Survey:
     """All candidates for ``base`` at ``context_tokens``, together with ``asked``; takes seconds at 128Ki.
 
     A scaling that the base's weights were never trained with is not counted as known. Raises UserError for a target

@@ -63,7 +63,7 @@ class Search(Spec):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundFactors:
     """The best factors of a search, their score, the seeds' scores, and the best score after each generation."""
 
     factors: Factors
@@ -73,7 +73,9 @@ class Found:
     evaluations: int
 
 
-def search_factors(score: Callable[[Factors], float], *, base: BaseRope, context_tokens: int, search: Search) -> Found:
+def search_factors(
+    score: Callable[[Factors], float], *, base: BaseRope, context_tokens: int, search: Search
+) -> FoundFactors:
     """The long factors with the lowest ``score`` found for stretching ``base`` to ``context_tokens``.
 
     Factors count from plain RoPE with the base's theta and context, also where the base runs another method.
@@ -106,7 +108,7 @@ def search_factors(score: Callable[[Factors], float], *, base: BaseRope, context
         breed(_cross, parents, search.crossovers)
         history.append(min(scores.values()))
     best = min(scores, key=scores.__getitem__)
-    return Found(
+    return FoundFactors(
         factors=best,
         score=scores[best],
         seed_scores={name: scores[factors] for name, factors in seeds.items()},

@@ -17,7 +17,7 @@ from ropewalk.core.record import Batch
 from ropewalk.core.seed import stream
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.parallel.mesh import Mesh
-from ropewalk.partition import AnyPartition, cut
+from ropewalk.partition import AnyPartition, local_shard
 from ropewalk.partition.balance_data_ranks import assign_sequences, count_sequence_pairs
 from ropewalk.partition.choose import Sharing, choose_partition
 from ropewalk.recipe.long_ce import LongCE
@@ -100,7 +100,7 @@ def _cut_batch(
     batch: Batch, partition: AnyPartition, *, factors: Float32[np.ndarray, "sources_and_padding"], mesh: Mesh
 ) -> MicroBatch:
     tokens, positions, labels, weights, source = (
-        torch.from_numpy(cut(partition, mesh.context_rank, field)).to(mesh.device)
+        torch.from_numpy(local_shard(partition, mesh.context_rank, field)).to(mesh.device)
         for field in (batch.tokens, batch.positions, batch.labels, batch.weights * factors[batch.source], batch.source)
     )
     lengths = torch.from_numpy(partition.document_tokens(mesh.context_rank)).to(mesh.device)
@@ -120,7 +120,7 @@ def _add_near(
     counts = np.zeros(batch.document.shape, bool)
     for number in numbers:
         counts |= cut_blocks(batch.document, spec, number).counts & (batch.weights > 0)
-    weighed = torch.from_numpy(cut(micro.partition, mesh.context_rank, counts)).to(mesh.device)
+    weighed = torch.from_numpy(local_shard(micro.partition, mesh.context_rank, counts)).to(mesh.device)
     return replace(micro, near=readings, weighed=weighed)
 
 

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 
 from ropewalk.checkpoint.convert_moments import zeros_by_row
-from ropewalk.checkpoint.eight_bit import BLOCK_ELEMENTS, SCALE, decode, encode
+from ropewalk.checkpoint.eight_bit import BLOCK_ELEMENTS, SCALE, decode_moments, encode_moments
 
 _SMALLEST_ELEMENTS = 4096
 """Smaller tensors, and all that are not matrices, keep moments in float32: norms are few, but they are important."""
@@ -60,12 +60,12 @@ class EightBitAdamW(torch.optim.AdamW):
         for first in range(0, len(weight), rows):
             part = slice(first, first + rows)
             moments = [
-                decode(state[name].flatten(1)[part], state[name + SCALE][part], signed=signed)
+                decode_moments(state[name].flatten(1)[part], state[name + SCALE][part], signed=signed)
                 for name, signed in (("exp_avg", True), ("exp_avg_sq", False))
             ]
             _move(group, [weight[part]], [grad[part]], [[moments[0]], [moments[1]], [state["step"].clone()]])
             for name, moment, signed in (("exp_avg", moments[0], True), ("exp_avg_sq", moments[1], False)):
-                codes, scale = encode(moment, signed=signed)
+                codes, scale = encode_moments(moment, signed=signed)
                 state[name].flatten(1)[part], state[name + SCALE][part] = codes, scale
         state["step"] += 1
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ropewalk.core.record import Batch
 from ropewalk.parallel.mesh import Mesh
-from ropewalk.partition import AnyPartition, cut
+from ropewalk.partition import AnyPartition, local_shard
 from ropewalk.partition.choose import Sharing, choose_partition
 from ropewalk.recipe.long_ce import LongCE
 
@@ -85,7 +85,7 @@ def make_readings(
         partition = choose_partition(blocks.document, ranks=mesh.context_ranks, sharing=sharing).partition
         asked: Float32[np.ndarray, "rows context"] = (blocks.counts & (batch.weights > 0)).astype(np.float32)
         tokens, positions, labels, weights = (
-            torch.from_numpy(cut(partition, mesh.context_rank, field)).to(mesh.device)
+            torch.from_numpy(local_shard(partition, mesh.context_rank, field)).to(mesh.device)
             for field in (batch.tokens, blocks.positions, batch.labels, asked)
         )
         packed = torch.from_numpy(partition.owned(mesh.context_rank)).to(mesh.device)

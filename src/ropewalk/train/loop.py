@@ -16,11 +16,11 @@ from ropewalk.parallel.hang import watch_for_hang
 from ropewalk.parallel.slow import watch_own_time
 from ropewalk.train.batches import StepBatches, make_batches
 from ropewalk.train.context import StageContext
+from ropewalk.train.learning_rate import RATES, Rates, annealing_share
 from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.metrics_log import MetricsLog
-from ropewalk.train.progress import Teller, tell_mix
+from ropewalk.train.progress import StageProgress, tell_mix
 from ropewalk.train.rank_status import gather_rank_status
-from ropewalk.train.schedule import RATES, Rates, annealing_share
 from ropewalk.train.skipped import write_skipped
 from ropewalk.train.spike_guard import is_astray
 from ropewalk.train.step import UNLABELLED, StepResult, train_step
@@ -60,10 +60,10 @@ def run_loop(
     """
     spec, mesh, rates = context.spec, context.mesh, Rates.from_json(state.plan[RATES])
     loss_metrics = LossMetrics(dataset.sources, spec.reach_tokens, monitor.groups)
-    teller = Teller(monitor.throughput, steps=rates.steps)
+    progress = StageProgress(monitor.throughput, steps=rates.steps)
     with (
         closing(_look_ahead(context, dataset, state.cursor)) as stream,
-        teller.show(f"stage {state.stage}", taken=state.step) as show,
+        progress.show(f"stage {state.stage}", taken=state.step) as show,
         Saver(context.folder.checkpoints, keep=spec.save_total_limit, spared_step=rates.plateau_steps) as saver,
         watch_for_hang(context.parallel.hang_seconds) as clock,
         watch_own_time() as own,
@@ -74,7 +74,7 @@ def run_loop(
             state, metrics = result.state, result.metrics
             clock.tick()
             status = gather_rank_status(mesh, asked=asked(), save_failed=saver.has_failed, own_seconds=own.take())
-            metrics += teller.tell(state, batches, status, tokens=state.tokens - before, rows=metrics)
+            metrics += progress.tell(state, batches, status, tokens=state.tokens - before, rows=metrics)
             if context.is_first_rank and result.reason:
                 _tell_skipped(result, context, dataset)
             if state.step % spec.log_steps == 0 or state.step == rates.steps:
@@ -102,7 +102,7 @@ def run_loop(
             if ending:
                 break
             own.take()
-            teller.end_between()
+            progress.end_between()
     return state
 
 

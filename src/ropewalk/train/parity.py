@@ -27,7 +27,7 @@ from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.collective import max_over_ranks, sum_over_ranks
 from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
-from ropewalk.partition import UlyssesPartition, cut
+from ropewalk.partition import UlyssesPartition, local_shard
 from ropewalk.partition.choose import Sharing
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
@@ -205,7 +205,7 @@ def _seek_leak(
     from the dataset, because a partition could hold wrong documents.
     """
     last = document.max()
-    asked = torch.from_numpy(cut(micro.partition, mesh.context_rank, document) == last).to(mesh.device)
+    asked = torch.from_numpy(local_shard(micro.partition, mesh.context_rank, document) == last).to(mesh.device)
     seen: list[Tensor] = []
 
     def keep(module: Any, given: Any, out: Float[Tensor, "1 local width"]) -> None:

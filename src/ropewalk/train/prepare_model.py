@@ -22,7 +22,7 @@ from ropewalk.parallel.fsdp import Precision, shard_model
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.recompute import set_recompute
 from ropewalk.parallel.verify_folder import require_intact
-from ropewalk.plan.choose import forecast_stage
+from ropewalk.plan.forecast import forecast_stage
 from ropewalk.plan.hardware import find_machine
 from ropewalk.plan.savings import Savings, list_savings
 from ropewalk.recipe.parallel import Parallel

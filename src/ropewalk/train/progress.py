@@ -24,7 +24,7 @@ from ropewalk.train.throughput import Pace, Throughput
 _RECENT = 64
 
 
-class Teller:
+class StageProgress:
     """Follows a stage of ``steps`` steps on all ranks; only the first rank prints."""
 
     def __init__(self, throughput: Throughput, *, steps: int) -> None:

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ropewalk.checkpoint.load import load
+from ropewalk.checkpoint.load import load_checkpoint
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.recipe.stage import Stage
-from ropewalk.train.schedule import RATES, STOP, Rates, rates_of, refuse_rates
+from ropewalk.train.learning_rate import RATES, STOP, Rates, rates_of, refuse_rates
 
 
-def plan_stage(spec: Stage) -> dict[str, Any]:
+def describe_stage_plan(spec: Stage) -> dict[str, Any]:
     """Return the plan of a stage that begins, as a checkpoint stores it: its learning rates and its ``stop``."""
     stop = None if spec.stop is None else spec.stop.model_dump(mode="json")
     return {RATES: rates_of(spec).to_json(), STOP: stop}
@@ -26,7 +26,7 @@ def go_on(fresh: TrainState, checkpoint: Path) -> TrainState:
 
     Every rank must call it. Raises UserError where steps already taken would have other learning rates by this plan.
     """
-    return follow_plan(load(fresh, checkpoint), fresh.plan)
+    return follow_plan(load_checkpoint(fresh, checkpoint), fresh.plan)
 
 
 def follow_plan(state: TrainState, plan: Mapping[str, Any]) -> TrainState:

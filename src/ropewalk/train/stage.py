@@ -35,7 +35,7 @@ from ropewalk.train.lost_checkpoints import refuse_lost_steps
 from ropewalk.train.metrics_log import MetricsLog
 from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.prepare_model import build_model_with_loss, choose_savings, prepare_model
-from ropewalk.train.resume import go_on, plan_stage
+from ropewalk.train.resume import describe_stage_plan, go_on
 from ropewalk.train.rollback import decide_rollback, go_past, remove_astray
 from ropewalk.train.sessions import note_session
 from ropewalk.train.spike_guard import is_astray
@@ -169,7 +169,7 @@ def begin_stage(context: StageContext, dataset: Dataset) -> TrainState:
         embedding_lr=spec.embedding_lr,
         eight_bit=savings.eight_bit,
     )
-    return TrainState(learner, optimizer, stage=context.number, inputs=inputs, plan=plan_stage(spec))
+    return TrainState(learner, optimizer, stage=context.number, inputs=inputs, plan=describe_stage_plan(spec))
 
 
 def _announce(context: StageContext, dataset: Dataset) -> None:

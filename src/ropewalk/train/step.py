@@ -41,7 +41,7 @@ class StepGradients:
     """Nats per token, over all ranks."""
     norm: float
     """The norm of the gradient over all parameters."""
-    gradients: list[Tensor]
+    gradients: list[Float[Tensor, "..."]]
     """This rank's shards of the gradients."""
     table: Float64[Tensor, "counts groups"]
     """The loss metrics of all ranks."""

@@ -8,7 +8,7 @@ from made_texts import han, sentence
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.document import clean_document
 from ropewalk.corpus.clean.normalize import mend
-from ropewalk.corpus.clean.quality import find_fault, measure_text
+from ropewalk.corpus.clean.quality import find_text_fault, measure_text
 from ropewalk.corpus.text.language import judge_language
 from ropewalk.corpus.text.profile import PROFILES
 from ropewalk.corpus.text.reject import Reject
@@ -46,7 +46,7 @@ def test_reasons(text: str, profile: str, reason: str | None) -> None:
 
 def test_length_is_no_fault() -> None:
     book = "\n".join(sentence(number, 30) + "." for number in range(5000))
-    assert len(book) > 900_000 and find_fault(measure_text(book), PROFILES["prose_en"]) is None
+    assert len(book) > 900_000 and find_text_fault(measure_text(book), PROFILES["prose_en"]) is None
 
 
 def test_what_nobody_sees_goes() -> None:

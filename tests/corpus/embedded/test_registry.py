@@ -12,7 +12,7 @@ import pytest
 
 from ropewalk.core.error import UserError
 from ropewalk.core.record import ROLES, Document
-from ropewalk.corpus.clean.quality import find_fault, measure_text
+from ropewalk.corpus.clean.quality import find_text_fault, measure_text
 from ropewalk.corpus.embedded import EMBEDDED, embedded_documents
 from ropewalk.corpus.text.profile import PROFILES, ProfileName
 
@@ -127,7 +127,9 @@ def test_documents_are_long_enough_to_need_a_long_context(name: str) -> None:
 @pytest.mark.parametrize("name", ["stories_en", "stories_zh", "encyclopedia_zh", "statutes_zh", "python_code"])
 def test_the_projects_own_cleaning_keeps_what_it_wrote(name: str) -> None:
     profile = PROFILES[PROFILE_OF[name]]
-    assert [find_fault(measure_text(document.text), profile) for document in read(name)] == [None] * len(read(name))
+    assert [find_text_fault(measure_text(document.text), profile) for document in read(name)] == [None] * len(
+        read(name)
+    )
 
 
 def test_penalties_cite_the_articles_they_punish() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from made_texts import sentence
 from ropewalk.corpus.inspect.duplicates import show_copies
-from ropewalk.corpus.inspect.statistics import CONTEXTS, count_context, survey
+from ropewalk.corpus.inspect.statistics import CONTEXTS, count_context, survey_corpus
 from ropewalk.corpus.inspect.what_if import format_weighing, weigh
 from ropewalk.corpus.mix.dataset import open_dataset
 from ropewalk.corpus.mix_rules import MixRules
@@ -29,7 +29,7 @@ def test_context_is_counted_token_by_token() -> None:
 
 def test_a_survey_is_json_and_agrees_with_the_rows(corpus: Corpus, tokenizer: Tokenizer) -> None:
     dataset = open_dataset(corpus, mix=MIX, context_tokens=512, rows=60, seed=0, stage=0, max_repeats=4)
-    counted = survey(corpus, {0: dataset}, tokenizer=tokenizer, seed=0)
+    counted = survey_corpus(corpus, {0: dataset}, tokenizer=tokenizer, seed=0)
     assert json.loads(json.dumps(counted)) == counted
     stage, batch = counted["stages"][0], dataset.batch(0, 60)
     assert stage["tokens"] == int((batch.document >= 0).sum()) and stage["padding_tokens"] == dataset.padding_tokens

@@ -20,14 +20,14 @@ from ropewalk.corpus.mix_rules import MixRules
 from ropewalk.corpus.prepare.build import build
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
-from ropewalk.corpus.tokens.store import Documents
+from ropewalk.corpus.tokens.store import StoredDocuments
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
 CONTEXT = 512
 
 
 def stratum(source: str, tokens: int, language: str | None = None, shortest: int | None = None) -> Stratum:
-    documents = Documents((), np.zeros(1, dtype=np.int64))
+    documents = StoredDocuments((), np.zeros(1, dtype=np.int64))
     return Stratum(source, language, shortest, documents, np.array([tokens], dtype=np.int64))
 
 

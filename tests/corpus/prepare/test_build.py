@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from made_texts import WORDS, han, sentence
 from ropewalk.core.error import UserError
-from ropewalk.corpus.prepare.build import _guess_shares, build, read_texts
+from ropewalk.corpus.prepare.build import _guess_shares, build, read_tokenizer_texts
 from ropewalk.corpus.prepare.ledger import format_ledger
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
@@ -194,7 +194,7 @@ def test_a_store_that_changed_under_a_corpus_is_refused(spec: CorpusSpec, tokeni
 
 
 def test_sample_texts_follow_the_mix(spec: CorpusSpec) -> None:
-    texts = list(read_texts(spec, seed=0, size_bytes=60_000))
+    texts = list(read_tokenizer_texts(spec, seed=0, size_bytes=60_000))
     size = sum(len(text.encode()) for text in texts)
     chinese = sum(len(text.encode()) for text in texts if text[0] > "一")
     assert size == pytest.approx(60_000, rel=0.2) and chinese / size == pytest.approx(0.2, abs=0.05)
@@ -210,7 +210,7 @@ def test_sample_texts_follow_the_weights_of_languages(write_jsonl: Callable[...,
     ]
     data = {"sources": sources, "mix": {"general": 1}, "languages": {"zh": 3, "other": 1}}
     sizes = {"web": 0, "han": 0}
-    for text in read_texts(CorpusSpec.model_validate(data), seed=0, size_bytes=40_000):
+    for text in read_tokenizer_texts(CorpusSpec.model_validate(data), seed=0, size_bytes=40_000):
         sizes["han" if text[0] > "一" else "web"] += len(text.encode())
     assert sizes["han"] / sum(sizes.values()) == pytest.approx(0.75, abs=0.05)
     unsaid = CorpusSpec.model_validate({**data, "sources": [{**sources[0], "language": None}, sources[1]]})

@@ -21,7 +21,7 @@ from ropewalk.corpus.text.language import judge_language, language_kind, script_
 from ropewalk.corpus.text.language_words import language_words
 from ropewalk.corpus.text.profile import PROFILES
 from ropewalk.corpus.text.reject import Reject
-from ropewalk.corpus.tokens.store import Documents
+from ropewalk.corpus.tokens.store import StoredDocuments
 from shared_folder import SHARED
 
 DATA = SHARED / "data"
@@ -212,7 +212,7 @@ def test_kinds_of_chinese_are_chinese_for_profiles_and_weights() -> None:
         assert language_kind(code) == "zh" and script_of(code) == "han"
         assert Source(name="a", path="a", role="general", language=code).cleaning() == PROFILES["prose_zh"]
     assert language_kind("en-GB") == "en" and script_of("en-GB") == "latin" and script_of("uk") == "cyrillic"
-    whole = Stratum("a", None, None, Documents((), np.arange(4)), np.array([5, 6, 7, 8]))
+    whole = Stratum("a", None, None, StoredDocuments((), np.arange(4)), np.array([5, 6, 7, 8]))
     rules = MixRules(languages={"zh": 2, "yue": 1, "other": 1})
     names = ["en-US", "wuu", "yue", "zh"]
     parts = list(split_source(whole, rules, names=names, language=np.arange(4)))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ropewalk.corpus.tokens.store import Documents, all_documents, open_shards, token_dtype, write_shards
+from ropewalk.corpus.tokens.store import StoredDocuments, all_documents, open_shards, token_dtype, write_shards
 
 
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=30), shard_tokens=st.integers(1, 200))
@@ -25,7 +25,7 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, lengths: list[int]
         held_tokens, held_mask = documents.read(number)
         assert np.array_equal(held_tokens, tokens) and np.array_equal(held_mask, mask)
     middle = len(made) // 2
-    some = Documents(documents.shards, np.array([middle]))
+    some = StoredDocuments(documents.shards, np.array([middle]))
     assert np.array_equal(some.read(0, 0, 1)[0], made[middle][0][:1])
 
 

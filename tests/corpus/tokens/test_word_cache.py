@@ -95,4 +95,4 @@ def test_words_follow_where_gigatoken_errs(tokenizer: Tokenizer, monkeypatch: py
     monkeypatch.setattr(gigatoken, "_CHECKED_CHARACTERS", 100)
     quick, texts = gigatoken.Fast(tokenizer._made_of, tokenizer._encode_all), [sentence(n, 60) for n in range(6)]
     assert all(map(np.array_equal, quick.encode(texts), tokenizer._encode_all(texts)))
-    assert quick.trusted and isinstance(quick._encoder, word_cache.Words)
+    assert quick.trusted and isinstance(quick._encoder, word_cache.WordCache)

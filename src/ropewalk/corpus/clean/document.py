@@ -13,7 +13,7 @@ from ropewalk.core.owned import Owned
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.normalize import mend, normalize_document
 from ropewalk.corpus.clean.pii import mask
-from ropewalk.corpus.clean.quality import Measures, find_fault, measure_text
+from ropewalk.corpus.clean.quality import Measures, find_text_fault, measure_text
 from ropewalk.corpus.text.profile import Profile
 from ropewalk.corpus.text.reject import Reject, excerpt, text_bytes
 
@@ -44,7 +44,7 @@ def clean_document(document: Document, profile: Profile) -> Cleaned:
     else:
         mended = _mend_spans(document, profile)
     measures = measure_text(mended.text)
-    fault = find_fault(measures, profile)
+    fault = find_text_fault(measures, profile)
     if fault is None:
         return Cleaned(mended, measures, read_bytes)
     place = str(document.metadata.get("place", ""))

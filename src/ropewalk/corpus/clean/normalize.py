@@ -8,6 +8,8 @@ import re
 import unicodedata
 from collections.abc import Callable
 
+from ftfy import TextFixerConfig, fix_encoding
+
 from ropewalk.corpus.clean.boilerplate import remove_boilerplate
 from ropewalk.corpus.clean.pii import mask
 from ropewalk.corpus.clean.quality import find_mojibake, has_mojibake_signs
@@ -79,8 +81,6 @@ def _repair_blocks(parts: list[str], repair: Callable[[str], str]) -> list[str]:
 def _repair_utf8(part: str) -> str:
     if not has_mojibake_signs(part):
         return part
-    from ftfy import TextFixerConfig, fix_encoding
-
     settings = TextFixerConfig(restore_byte_a0=True, replace_lossy_sequences=True, decode_inconsistent_utf8=True)
     lines = part.split("\n")
     return "\n".join(fix_encoding(line, settings) if find_mojibake(line) else line for line in lines)

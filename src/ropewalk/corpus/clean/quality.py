@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from ftfy.badness import badness
 
 from ropewalk.corpus.clean.long_document_quality import find_length_facts
 from ropewalk.corpus.text.blocks import CELL_BORDER, is_few_letters
@@ -102,7 +103,7 @@ def measure_text(text: str) -> Measures:
     )
 
 
-def find_fault(measures: Measures, profile: Profile) -> Fault | None:
+def find_text_fault(measures: Measures, profile: Profile) -> Fault | None:
     """The first threshold of ``profile`` that a text misses, or None."""
     m, p = measures, profile
     longest = p.max_line_characters
@@ -150,8 +151,6 @@ def find_mojibake(line: str) -> int:
     signs = len(_MOJIBAKE.findall(line))
     if not signs:
         return 0
-    from ftfy.badness import badness
-
     bad = badness(line)
     return max(signs, bad) if bad else 0
 

@@ -23,7 +23,7 @@ from ropewalk.core.digest import digest_bytes, digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.ranges import expand_ranges
-from ropewalk.corpus.dedup.prompt_texts import read_texts
+from ropewalk.corpus.dedup.prompt_texts import read_prompt_texts
 from ropewalk.corpus.prompt_rules import PROBES, PromptRules
 from ropewalk.corpus.read.source import digest_files
 from ropewalk.corpus.spec import Source
@@ -186,7 +186,7 @@ def read_prompts(rules: PromptRules, probes: Mapping[str, Sequence[str]] | None 
                 digests.append(digest_bytes(np.concatenate([each.runs[each.places] for each in own]).tobytes()))
             continue
         source = Source(name="decontaminate", path=path, role="general", language="none")
-        found = [*read_texts(source, rules.text_key)]
+        found = [*read_prompt_texts(source, rules.text_key)]
         asked += _look_for(found, shared=max(_FEW_PROMPTS, len(found) // 2 + 1), apart=True)
         digests.append(digest_value(digest_files(source)))
     long = [each for each in asked if len(each.places)]

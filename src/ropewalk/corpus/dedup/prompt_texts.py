@@ -22,7 +22,7 @@ _SAID = ("content", "value", "text")
 _EMPTY_LINE = re.compile(r"\n[ \t]*\n")
 
 
-def read_texts(source: Source, text_key: str | None) -> Iterator[tuple[str, str]]:
+def read_prompt_texts(source: Source, text_key: str | None) -> Iterator[tuple[str, str]]:
     """Yield ``(name, text)`` of each prompt. The text is that of ``text_key`` or, if this is None, of every known key.
 
     Raises UserError for a record without any of these keys.

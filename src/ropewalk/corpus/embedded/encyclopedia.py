@@ -26,7 +26,7 @@ class EncyclopediaDocuments(Spec):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Town:
     """A town with its builder, building, goods and feast, and the years of the builder and the building."""
 
     facts: dict[str, str]
@@ -64,7 +64,7 @@ class Compiler:
             names[self.writer.write(rule)] = None
         return list(names)
 
-    def _make_places(self, region: str) -> list[Place]:
+    def _make_places(self, region: str) -> list[Town]:
         write = self.writer.write
         rivers = [f"{name}河" for name in self._unlike("river_name", _RIVERS)]
         hills = [f"{name}山" for name in self._unlike("hill_name", _HILLS)]
@@ -83,7 +83,7 @@ class Compiler:
                 "en_town": english, "en_kind": english_kind, "en_craft": english_craft, "en_region": "the region",
             }  # fmt: skip
             places.append(
-                Place(facts, born, born + int(self.rng.integers(41, 90)), born + int(self.rng.integers(24, 40)))
+                Town(facts, born, born + int(self.rng.integers(41, 90)), born + int(self.rng.integers(24, 40)))
             )
         for place, other in zip(places, [*places[1:], places[0]], strict=True):
             side, english_side = write("direction").split("=")
@@ -97,7 +97,7 @@ class Compiler:
         surnames, given = self._unlike("person_surname", _TOWNS), self._unlike("person_given", _TOWNS)
         return [a + b for a, b in zip(surnames, given, strict=True)]
 
-    def _write_entry(self, kind: str, place: Place, *, bilingual: bool) -> str:
+    def _write_entry(self, kind: str, place: Town, *, bilingual: bool) -> str:
         """One entry, headed by its name in brackets. Its years are consistent with the facts."""
         first, last = (
             (place.born, place.died) if kind == "person" else (place.built, place.built + place.born % 97 + 30)

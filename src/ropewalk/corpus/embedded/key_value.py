@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ropewalk.core.quantity import PositiveCount
 from ropewalk.core.record import Document
 from ropewalk.core.seed import stream
-from ropewalk.probe.key_value import KeyValue, make_prompt
+from ropewalk.probe.key_value import KeyValue, make_key_value_prompt
 
 
 class KeyValueDocuments(KeyValue):
@@ -20,7 +20,7 @@ def write_key_value(options: KeyValueDocuments, seed: int) -> Iterator[Document]
     number = 0
     while True:
         words = options.words[int(rng.integers(len(options.words)))]
-        prompt = make_prompt(options, rng, words=words)
+        prompt = make_key_value_prompt(options, rng, words=words)
         yield Document(
             text=prompt.text,
             source="key_value",

@@ -12,7 +12,7 @@ from ropewalk.core.record import Document
 from ropewalk.core.seed import stream
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.embedded.grammar import Writer, load_grammar
-from ropewalk.corpus.embedded.stories import ChineseStories, EnglishStories, Story, Teller
+from ropewalk.corpus.embedded.stories import ChineseStories, EnglishStories, Story, StoryWriter
 from ropewalk.probe.prompt import Language
 
 _FORMS: dict[Language, tuple[str, str, str]] = {
@@ -43,7 +43,7 @@ def write_story_questions(options: StoryQuestions, seed: int) -> Iterator[Docume
     """Yield documents without end: a story, then questions with answers."""
     rng = stream("embedded", "story_questions", seed)
     lengths = {"zh": options.characters_zh, "en": options.characters_en}
-    tellers = {language: Teller(language, seed, purpose="story_questions") for language in options.languages}
+    tellers = {language: StoryWriter(language, seed, purpose="story_questions") for language in options.languages}
     askers = {language: Writer(load_grammar(f"questions_{language}"), rng) for language in options.languages}
     number = 0
     while True:

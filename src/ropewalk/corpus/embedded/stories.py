@@ -85,7 +85,7 @@ class Story:
     characters: int = 0
 
 
-class Teller:
+class StoryWriter:
     """Writes stories in one language, one after the other, from one random stream."""
 
     def __init__(self, language: Language, seed: int, *, purpose: str = "stories") -> None:
@@ -205,7 +205,7 @@ class Teller:
 
 def write_stories(language: Language, options: StoryDocuments, seed: int) -> Iterator[Document]:
     """Yield stories without end."""
-    teller = Teller(language, seed)
+    teller = StoryWriter(language, seed)
     source, number = f"stories_{language}", 0
     while True:
         story = teller.tell(options.characters)

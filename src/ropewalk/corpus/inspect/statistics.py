@@ -23,7 +23,7 @@ _PREFIXES = 120
 _ROWS, _PIECES, _SHOWN_TOKENS = 6, 24, 24
 
 
-def survey(corpus: Corpus, feeds: Mapping[int, Dataset], *, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
+def survey_corpus(corpus: Corpus, feeds: Mapping[int, Dataset], *, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
     """Ledger, languages, lengths, licences, and for the dataset of every stage its mix, packing and some sequences."""
     lengths = {name: corpus.train(name).lengths for name in corpus.sources}
     faults = {stage: [fault.message for fault in find_row_faults(corpus, dataset)] for stage, dataset in feeds.items()}

@@ -23,7 +23,7 @@ from ropewalk.corpus.mix.strata import Stratum, share_out, split_source
 from ropewalk.corpus.mix_rules import MixRules
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.long_documents import BeyondRow, count_read
-from ropewalk.corpus.tokens.store import Documents
+from ropewalk.corpus.tokens.store import StoredDocuments
 
 ORDER = 1
 """Increased when the same inputs would give other sequences."""
@@ -93,7 +93,7 @@ class Dataset:
         )
         return {name: int(count) for name, count in zip(self.sources, tokens, strict=True)}
 
-    def describe_row(self, row: int) -> list[tuple[Documents, int, int, int]]:
+    def describe_row(self, row: int) -> list[tuple[StoredDocuments, int, int, int]]:
         """(documents, document, start, tokens) of each segment of one sequence, for inspection."""
         documents, pieces = self._rows[int(self._source[row])].pieces(int(self._index[row]))
         return [(documents, *piece) for piece in pieces]
@@ -250,7 +250,7 @@ def _read_source(corpus: Corpus, name: str, context_tokens: int) -> tuple[Stratu
     tokens = count_read(documents, context_tokens=context_tokens, long_documents=corpus.long_documents[name])
     read = tokens > 0
     if not read.all():
-        documents, tokens = Documents(documents.shards, documents.chosen[read]), tokens[read]
+        documents, tokens = StoredDocuments(documents.shards, documents.chosen[read]), tokens[read]
     return Stratum(name, None, None, documents, tokens), read
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from ropewalk.corpus.tokens.corpus_folder import Corpus
-from ropewalk.corpus.tokens.store import Documents, all_documents
+from ropewalk.corpus.tokens.store import StoredDocuments, all_documents
 
 
 def text_sources(corpus: Corpus) -> list[str]:
@@ -16,7 +16,7 @@ def text_sources(corpus: Corpus) -> list[str]:
     return [name for name in corpus.sources if corpus.facts(name).role != "instruction"]
 
 
-def find_long(corpus: Corpus, source: str, *, context_tokens: int) -> tuple[Documents, Int64[np.ndarray, "long"]]:
+def find_long(corpus: Corpus, source: str, *, context_tokens: int) -> tuple[StoredDocuments, Int64[np.ndarray, "long"]]:
     """The held-out documents of a source, and the indices of those with at least ``context_tokens`` tokens."""
     held = all_documents(corpus.held_out(source))
     return held, np.flatnonzero(held.lengths >= context_tokens)

@@ -31,7 +31,7 @@ def find_members(
     return members
 
 
-class Schedule:
+class MixtureOrder:
     """Gives one sequence after the other. ``next_row(source)`` returns the tokens in the next sequence of a source."""
 
     def __init__(self, shares: Sequence[float], *, context_tokens: int, next_row: Callable[[int], int]) -> None:
@@ -62,7 +62,7 @@ def schedule_sequences(
     A prefix does not depend on ``rows``. A source is exhausted where ``next_row`` returns 0. The schedule then ends at
     the sequence that this source should give: it is the last one and has 0 tokens.
     """
-    schedule = Schedule(shares, context_tokens=context_tokens, next_row=next_row)
+    schedule = MixtureOrder(shares, context_tokens=context_tokens, next_row=next_row)
     source, tokens = np.empty(rows, dtype=np.int32), np.empty(rows, dtype=np.int64)
     for row in range(rows):
         source[row], tokens[row] = schedule.deal()

@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Int64
 
 from ropewalk.core.seed import stream
-from ropewalk.corpus.mix.mixture import Schedule
+from ropewalk.corpus.mix.mixture import MixtureOrder
 from ropewalk.corpus.mix.packing import Packing, chunk, pack
 from ropewalk.corpus.mix.strata import Stratum
 from ropewalk.corpus.tokens.labels import count_piece_labels
-from ropewalk.corpus.tokens.store import Documents
+from ropewalk.corpus.tokens.store import StoredDocuments
 
 Purpose = tuple[str | int, ...]
 
@@ -92,7 +92,7 @@ class SourceSequences:
         self._tokens: list[int] = []
         self._index: list[int] = []
         self._given = [0] * len(strata)
-        self._schedule = Schedule(
+        self._schedule = MixtureOrder(
             [rows.stratum.share / self.share for rows in strata],
             context_tokens=context_tokens,
             next_row=lambda number: strata[number].next_tokens(),
@@ -111,7 +111,7 @@ class SourceSequences:
         self._given[stratum] += 1
         return tokens
 
-    def pieces(self, row: int) -> tuple[Documents, list[tuple[int, int, int]]]:
+    def pieces(self, row: int) -> tuple[StoredDocuments, list[tuple[int, int, int]]]:
         """The documents of sequence number ``row``, and (document, start, tokens) of each of its segments."""
         rows = self.strata[self._strand[row]]
         return rows.stratum.documents, rows.pieces(self._index[row])

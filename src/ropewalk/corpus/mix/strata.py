@@ -19,7 +19,7 @@ from ropewalk.core.record import Role
 from ropewalk.corpus.mix.mixture import find_members
 from ropewalk.corpus.mix_rules import OTHER, MixRules
 from ropewalk.corpus.text.language import language_kind
-from ropewalk.corpus.tokens.store import Documents
+from ropewalk.corpus.tokens.store import StoredDocuments
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Stratum:
     source: str
     language: str | None
     shortest: int | None
-    documents: Documents
+    documents: StoredDocuments
     lengths: Int64[np.ndarray, "documents"]
     """Tokens that are read of each document. They are fewer than the document has where a long document is truncated.
     """
@@ -77,7 +77,7 @@ def split_source(
                     stratum,
                     language=label,
                     shortest=bound if rules.lengths else None,
-                    documents=Documents(stratum.documents.shards, stratum.documents.chosen[here]),
+                    documents=StoredDocuments(stratum.documents.shards, stratum.documents.chosen[here]),
                     lengths=stratum.lengths[here],
                 )
 

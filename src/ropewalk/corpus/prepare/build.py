@@ -28,13 +28,13 @@ from ropewalk.corpus.prepare.document_scores import Picked, pick_documents
 from ropewalk.corpus.prepare.fingerprint import find_origin
 from ropewalk.corpus.prepare.ledger import Amount, SourceLedger, format_ledger
 from ropewalk.corpus.prepare.sources import tokenize_sources
-from ropewalk.corpus.prepare.splits import HELD_OUT, REASONS, TRAIN, Choice, select_documents, write_dropped
+from ropewalk.corpus.prepare.splits import HELD_OUT, REASONS, TRAIN, DocumentSplits, select_documents, write_dropped
 from ropewalk.corpus.prepare.tokenized import Tokenized, read_documents
 from ropewalk.corpus.read.source import read_source, source_files
 from ropewalk.corpus.spec import CorpusSpec, Source
 from ropewalk.corpus.tokens.corpus_folder import KIND, Facts, content_digest, point_to, token_digest
 from ropewalk.corpus.tokens.corpus_folder import open_corpus as open_corpus
-from ropewalk.corpus.tokens.store import Documents, all_documents, open_shards, write_shards
+from ropewalk.corpus.tokens.store import StoredDocuments, all_documents, open_shards, write_shards
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
 SAMPLE_BYTES = 4 << 20
@@ -88,7 +88,7 @@ def build(
     return folder
 
 
-def read_texts(spec: CorpusSpec, *, seed: int, size_bytes: int = SAMPLE_BYTES) -> Iterator[str]:
+def read_tokenizer_texts(spec: CorpusSpec, *, seed: int, size_bytes: int = SAMPLE_BYTES) -> Iterator[str]:
     """Yield about ``size_bytes`` bytes of cleaned text in the proportions of the mix, to train a tokenizer on.
 
     Each source gives its first documents; of a long document only the first 64Ki characters are used.
@@ -121,7 +121,7 @@ def _guess_shares(spec: CorpusSpec) -> dict[str, float]:
             source.name,
             (source.language if source.language in told else OTHER) if told else None,
             None,
-            Documents((), np.zeros(1, dtype=np.int64)),
+            StoredDocuments((), np.zeros(1, dtype=np.int64)),
             np.array([source.size_bytes or 1], dtype=np.int64),
         )
         for source in spec.sources
@@ -157,7 +157,7 @@ def _write_corpus(
     folder: Path,
     spec: CorpusSpec,
     sources: Sequence[Tokenized],
-    choices: Sequence[Choice],
+    choices: Sequence[DocumentSplits],
     picked: Sequence[Picked],
     *,
     tokenizer: Tokenizer,
@@ -194,7 +194,7 @@ def _write_corpus(
     return ledger
 
 
-def _write_choice(folder: Path, stored: Tokenized, choice: Choice, *, vocabulary: int) -> dict[str, Any]:
+def _write_choice(folder: Path, stored: Tokenized, choice: DocumentSplits, *, vocabulary: int) -> dict[str, Any]:
     """Write the split of every document, the indices of the training documents, and the tokens of the held-out ones."""
     (folder / "held_out").mkdir(parents=True)
     fate, kept = choice.fate, np.stack([choice.kept_source, choice.kept_document], axis=1)
@@ -202,7 +202,7 @@ def _write_choice(folder: Path, stored: Tokenized, choice: Choice, *, vocabulary
     np.save(folder / "fate.npy", fate, allow_pickle=False)
     np.save(folder / "kept.npy", kept, allow_pickle=False)
     every = all_documents(open_shards(stored.folder, vocabulary=vocabulary, manifest={}))
-    held_out = Documents(every.shards, np.flatnonzero(fate == HELD_OUT).astype(np.int64))
+    held_out = StoredDocuments(every.shards, np.flatnonzero(fate == HELD_OUT).astype(np.int64))
     copies = (held_out.read(document) for document in range(len(held_out)))
     write_shards(
         ((tokens.astype(np.int64), mask) for tokens, mask in copies), folder / "held_out", vocabulary=vocabulary

@@ -26,7 +26,7 @@ _SCRATCH = ".sections"
 
 
 @dataclass(frozen=True)
-class Search:
+class RepeatSearch:
     """A search for repeated sections. Without ``surveys`` no search is made and nothing is cut."""
 
     spec: CorpusSpec
@@ -86,17 +86,17 @@ class Search:
             np.save(work / "cuts.npy", found, allow_pickle=False)
 
 
-def plan_search(spec: CorpusSpec, jobs: Sequence[Job]) -> Search:
+def plan_search(spec: CorpusSpec, jobs: Sequence[Job]) -> RepeatSearch:
     """The search that ``spec`` requests. ``jobs`` tokenise its sources; here they are turned into surveys."""
     texts = [job for job in jobs if not job.source.tokens]
     if spec.repeated_sections is None or not any(is_searched(job.source) for job in texts):
-        return Search(spec, ())
+        return RepeatSearch(spec, ())
     surveys = []
     for job in texts:
         text = {key: value for key, value in job.inputs.items() if key != "chat"}  # conversations have no layout yet
         inputs = {"survey": _FORMAT, "searched": is_searched(job.source), **text}
         surveys.append(replace(job, cuts=None, inputs=inputs))
-    return Search(spec, tuple(surveys))
+    return RepeatSearch(spec, tuple(surveys))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ropewalk.core.record import Document
 from ropewalk.corpus.clean.quality import measure_text
 from ropewalk.corpus.prepare.filters import Screen
 from ropewalk.corpus.prepare.tokenized import Gathered, take_notes
-from ropewalk.corpus.read.find_files import Found, find_all
+from ropewalk.corpus.read.find_files import FoundFiles, find_all
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.language import judge_language
 from ropewalk.corpus.text.reject import Reject, item_bytes
@@ -38,7 +38,7 @@ def token_files(source: Source) -> dict[str, Path]:
     return {path.relative_to(found.root).as_posix(): path for path in every}
 
 
-def _find(source: Source) -> Found:
+def _find(source: Source) -> FoundFiles:
     """The files of ids, or all files of a saved dataset. In a folder or glob the suffix identifies files of ids."""
     found = find_all(str(source.path), kind="tokens", where=f"source {source.name}")
     suffix = _SUFFIXES.get(str(source.tokens), "")

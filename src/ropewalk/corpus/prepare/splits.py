@@ -28,7 +28,7 @@ _FEWEST, _MOST_OF_FEW = 8, 0.1
 
 
 @dataclass(frozen=True)
-class Choice:
+class DocumentSplits:
     """The split of each document of one source, and for a copy the document that was kept."""
 
     fate: Int8[np.ndarray, "documents"]
@@ -44,7 +44,7 @@ def select_documents(
     near_duplicates: Sequence[float | None],
     held_out: float,
     unfit: Sequence[Collection[int]] = (),
-) -> list[Choice]:
+) -> list[DocumentSplits]:
     """The split of each document of each source.
 
     ``near_duplicates`` holds for each source the least similarity at which a document is dropped, whichever source the
@@ -81,14 +81,14 @@ def select_documents(
     fate[(fate == TRAIN) & np.isin(leak, leak[chosen])] = HELD_OUT
     home = np.searchsorted(borders, best, side="right") - 1
     columns = (np.split(column, borders[1:-1]) for column in (fate, home, best - borders[home]))
-    return [Choice(*each) for each in zip(*columns, strict=True)]
+    return [DocumentSplits(*each) for each in zip(*columns, strict=True)]
 
 
 def write_dropped(
     folder: Path,
     sources: Sequence[Tokenized],
     names: Sequence[str],
-    choices: Sequence[Choice],
+    choices: Sequence[DocumentSplits],
     picked: Sequence[Picked],
 ) -> None:
     """Write ``NAME/dropped.jsonl`` (each unused document with the reason) and ``NAME/columns.json`` into ``folder``."""

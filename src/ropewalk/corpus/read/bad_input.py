@@ -86,7 +86,7 @@ def file_encoding(head: bytes, source: Source) -> str:
     return marked_encoding(head) or encoding_of(source)
 
 
-def decode(content: bytes, source: Source, place: Place, encoding: str) -> str | Reject:
+def decode_text(content: bytes, source: Source, place: Place, encoding: str) -> str | Reject:
     """Decode bytes as text, or return a reject. At the beginning of a file, the byte-order mark is removed.
 
     Raises UserError for invalid bytes where the source has ``faults: error``.

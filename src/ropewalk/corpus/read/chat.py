@@ -16,7 +16,7 @@ from ropewalk.corpus.clean.normalize import mend
 from ropewalk.corpus.read.chat_template import FAILURES, run_template, split_answers
 from ropewalk.corpus.read.conversation import Conversation, map_strings
 from ropewalk.corpus.read.loss_spans import Answers
-from ropewalk.corpus.read.rendered_strings import LostError, Place, check_short, check_tools, place_messages
+from ropewalk.corpus.read.rendered_strings import LostError, StringSpan, check_short, check_tools, place_messages
 from ropewalk.corpus.read.special_token_text import Letters, any_of
 from ropewalk.corpus.read.turn import ANSWERS, Message
 from ropewalk.corpus.spec import RecordOptions, Source
@@ -207,7 +207,7 @@ def _find_answers(found: Answers, wanted: list[int]) -> list[Span]:
 
 
 def _choose_generated(
-    generated: list[Span], places: list[Place | None], answers: list[int], wanted: list[int]
+    generated: list[Span], places: list[StringSpan | None], answers: list[int], wanted: list[int]
 ) -> list[Span]:
     """Of the spans that the template marks as generated, those of the ``wanted`` answers."""
     if len(generated) == len(answers):

@@ -37,7 +37,7 @@ class Unread:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundFiles:
     """The files of a source in the order of their names. Names are relative to ``root``."""
 
     root: Path
@@ -55,7 +55,7 @@ class _Met:
     why: str = ""
 
 
-def find_files(path: str, *, code: bool, where: str) -> Found:
+def find_files(path: str, *, code: bool, where: str) -> FoundFiles:
     """The files of a path. Raises UserError where none is read, and where the path is not on this machine.
 
     With ``code`` only one sort of file is read: programs. Without programs it is records, and without these it is
@@ -66,7 +66,7 @@ def find_files(path: str, *, code: bool, where: str) -> Found:
         kind = kind_of(named, code=code) or _sniff(named) or ("text" if suffix_of(named) in ("", *PACKED) else None)
         if kind is None:
             raise _refuse(named, f"{where}: {path}", code=code)
-        return Found(named.parent, (File(named, named.name, kind),))
+        return FoundFiles(named.parent, (File(named, named.name, kind),))
     root, met = _meet(named)
     kinds = {m.path: kind_of(m.path, code=code) or _sniff(m.path) for m in met if m.sort is None}
     if code:
@@ -84,19 +84,19 @@ def find_files(path: str, *, code: bool, where: str) -> Found:
     told = tuple(Unread(sort, why, count) for (sort, why), count in sorted(unread.items()))
     if not files:
         raise _without_files(named, told, where=f"{where}: {path}")
-    return Found(root, tuple(sorted(files, key=lambda file: Path(file.name))), told)
+    return FoundFiles(root, tuple(sorted(files, key=lambda file: Path(file.name))), told)
 
 
-def find_all(path: str, *, kind: Kind, where: str) -> Found:
+def find_all(path: str, *, kind: Kind, where: str) -> FoundFiles:
     """All files of a path, with any suffix, read as one ``kind``: token ids or a saved dataset."""
     named = _local(path, where)
     if named.is_file():
-        return Found(named.parent, (File(named, named.name, kind),))
+        return FoundFiles(named.parent, (File(named, named.name, kind),))
     root, met = _meet(named)
     files = [File(m.path, m.path.relative_to(root).as_posix(), kind) for m in met if m.sort is None]
     if not files:
         raise _without_files(named, (), where=f"{where}: {path}")
-    return Found(root, tuple(sorted(files, key=lambda file: Path(file.name))))
+    return FoundFiles(root, tuple(sorted(files, key=lambda file: Path(file.name))))
 
 
 def is_saved_dataset(path: str) -> bool:

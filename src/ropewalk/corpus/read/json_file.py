@@ -26,7 +26,7 @@ _PART_CHARACTERS = 1 << 20
 _SPACE = " \t\r\n"
 
 
-def read_json(file: File, source: Source, encoding: str) -> Iterator[Found]:
+def read_json_records(file: File, source: Source, encoding: str) -> Iterator[Found]:
     """Yield the elements of the list in a file, or the single value of the file. Raises TornArchiveError."""
     place = Place.of(file)
     if encoding == "utf-8" and (whole := _read_long_object(file)) is not None:

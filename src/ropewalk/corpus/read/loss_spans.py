@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from ropewalk.corpus.read.chat_template import FAILURES
-from ropewalk.corpus.read.rendered_strings import LostError, Place, place_message
+from ropewalk.corpus.read.rendered_strings import LostError, StringSpan, place_message
 from ropewalk.corpus.read.turn import ANSWERS
 
 Render = Callable[[Sequence[Mapping[str, Any]], bool], str]
@@ -28,7 +28,7 @@ class Answers:
 
     text: str
     messages: Sequence[Mapping[str, Any]]
-    places: Sequence[Place | None]
+    places: Sequence[StringSpan | None]
     render: Render
     source: str
     """The template that ``render`` runs."""
@@ -102,14 +102,14 @@ class Answers:
         """The position after the words that name the speaker, if they begin at ``start``; else None."""
         return start + len(self._header) if self.text.startswith(self._header, start) else None
 
-    def _place_alone(self, number: int) -> Place | None:
+    def _place_alone(self, number: int) -> StringSpan | None:
         """The place of an answer that is only text, if this text occurs only once; else None."""
         message, place = self.messages[number], self.places[number]
         if place is None or message.get("tool_calls") or message.get("reasoning_content"):
             return None
         return place if self.text.count(self.text[place.start : place.end]) == 1 else None
 
-    def _find_end(self, number: int, place: Place) -> int:
+    def _find_end(self, number: int, place: StringSpan) -> int:
         until = self._find_until(number, place)
         if until is None:
             found = self.special.search(self.text, place.end, self._next_start(number))
@@ -123,7 +123,7 @@ class Answers:
             return end
         return following.end()  # only the token of the next speaker shows that the answer ends
 
-    def _find_until(self, number: int, place: Place) -> int | None:
+    def _find_until(self, number: int, place: StringSpan) -> int | None:
         """The end of the answer's whole turn; None where it cannot be found."""
         if number == len(self.messages) - 1:
             return len(self.text)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ropewalk.corpus.read.archive import TornArchiveError, read_chunks
-from ropewalk.corpus.read.bad_input import Place, check_text, decode, file_encoding, missing_library, reject
+from ropewalk.corpus.read.bad_input import Place, check_text, decode_text, file_encoding, missing_library, reject
 from ropewalk.corpus.read.files import File
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject
@@ -34,7 +34,7 @@ def read_text(file: File, source: Source) -> str | Reject:
                 raise
             at = replace(place, offset=torn.done_bytes)
             return reject(source, at, torn.reason, torn.why, size_bytes=torn.done_bytes)
-        text = decode(content, source, place, file_encoding(content[:4], source))
+        text = decode_text(content, source, place, file_encoding(content[:4], source))
         del content
         if isinstance(text, str) and file.kind == "page":
             text = _read_html(text, source, place)

@@ -18,10 +18,10 @@ from ropewalk.core.error import UserError
 from ropewalk.core.owned import Owned
 from ropewalk.corpus.read import json_file
 from ropewalk.corpus.read.archive import Line, TornArchiveError, read_chunks, read_lines
-from ropewalk.corpus.read.bad_input import Found, Place, decode, file_encoding, missing_library, reject
+from ropewalk.corpus.read.bad_input import Found, Place, decode_text, file_encoding, missing_library, reject
+from ropewalk.corpus.read.csv_table import read_table
 from ropewalk.corpus.read.encodings import guess_encoding, is_wide, to_utf8
 from ropewalk.corpus.read.files import File
-from ropewalk.corpus.read.table import read_table
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject
 
@@ -48,7 +48,7 @@ def read_records(file: File, source: Source) -> Iterator[Found]:
 
 def _read_text_file(file: File, source: Source, encoding: str) -> Iterator[Found]:
     if file.kind == "json" and not _holds_lines(file, encoding):
-        yield from json_file.read_json(file, source, encoding)
+        yield from json_file.read_json_records(file, source, encoding)
         return
     recode: Callable[[Iterator[bytes]], Iterator[bytes]] | None = None
     if is_wide(encoding):
@@ -76,7 +76,7 @@ def _read_line(content: bytes, source: Source, place: Place, encoding: str) -> F
         # If this parser refuses the line, the parser below reads it, because its error gives the position.
         with suppress(ValueError):
             return place, from_json(content)
-    text = decode(content, source, place, encoding)
+    text = decode_text(content, source, place, encoding)
     zeros = guess_encoding(content, 0, encoding) if b"\0" in content else ""
     del content
     if isinstance(text, Reject):

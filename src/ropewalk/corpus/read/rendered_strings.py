@@ -26,19 +26,19 @@ class LostError(Exception):
         self.key = key
 
 
-class Place(NamedTuple):
+class StringSpan(NamedTuple):
     """The place of a message's strings, in characters: the start of the first string and the end of the last."""
 
     start: int
     end: int
 
 
-def place_messages(text: str, messages: Sequence[Mapping[str, Any]], trained: set[int]) -> list[Place | None]:
+def place_messages(text: str, messages: Sequence[Mapping[str, Any]], trained: set[int]) -> list[StringSpan | None]:
     """The place of each message in ``text``; None for a message without a string. Raises LostError.
 
     A short string may be found too early, in words of the template. The strings after it are found nevertheless.
     """
-    places: list[Place | None] = []
+    places: list[StringSpan | None] = []
     at = 0
     for number, message in enumerate(messages):
         is_system = message["role"] in ("system", "developer")
@@ -51,12 +51,12 @@ def place_messages(text: str, messages: Sequence[Mapping[str, Any]], trained: se
     return places
 
 
-def place_message(text: str, message: Mapping[str, Any], at: int, *, must_think: bool) -> Place | None:
+def place_message(text: str, message: Mapping[str, Any], at: int, *, must_think: bool) -> StringSpan | None:
     """The place of a message's strings, searched for from ``at`` on. Raises LostError with the key of a missing string.
 
     Thoughts may be missing unless ``must_think`` is set, because templates remove them from earlier turns.
     """
-    found: list[Place] = []
+    found: list[StringSpan] = []
     for key, leaf in _leaves(message):
         place = _find(text, leaf, at)
         if place is None and key == "content" and message["role"] == ANSWERS:
@@ -65,7 +65,7 @@ def place_message(text: str, message: Mapping[str, Any], at: int, *, must_think:
             found.append(place)
         elif key != "reasoning_content" or must_think:
             raise LostError(key, key)
-    return Place(min(place.start for place in found), max(place.end for place in found)) if found else None
+    return StringSpan(min(place.start for place in found), max(place.end for place in found)) if found else None
 
 
 def check_short(messages: Sequence[Mapping[str, Any]], render: Callable[[Sequence[Mapping[str, Any]]], str]) -> None:
@@ -135,11 +135,11 @@ def _all_strings(value: Any) -> Iterator[str]:
             yield from _all_strings(held)
 
 
-def _find(text: str, leaf: str, start: int) -> Place | None:
+def _find(text: str, leaf: str, start: int) -> StringSpan | None:
     for spelled in _spellings(leaf):
         at = text.find(spelled, start)
         if at >= 0:
-            return Place(at, at + len(spelled))
+            return StringSpan(at, at + len(spelled))
     return None
 
 
@@ -153,7 +153,7 @@ def _spellings(leaf: str) -> Iterator[str]:
         yield json.dumps(once, ensure_ascii=ascii_only)[1:-1]
 
 
-def _find_thinking(text: str, leaf: str, start: int, *, must_think: bool) -> Place | None:
+def _find_thinking(text: str, leaf: str, start: int, *, must_think: bool) -> StringSpan | None:
     """The place of an answer with its thoughts between tags. Templates split such an answer."""
     *thoughts, said = _THINK.split(leaf)
     if not thoughts:
@@ -166,4 +166,4 @@ def _find_thinking(text: str, leaf: str, start: int, *, must_think: bool) -> Pla
         if found is not None:
             at, first = found.end, found.start if first is None else first
     found = _find(text, said, at)
-    return None if found is None else Place(found.start if first is None else first, found.end)
+    return None if found is None else StringSpan(found.start if first is None else first, found.end)

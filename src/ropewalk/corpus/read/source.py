@@ -18,7 +18,7 @@ from ropewalk.corpus.read.chat import MESSAGES, UNTRAINED
 from ropewalk.corpus.read.code_tree import group_files, join_files
 from ropewalk.corpus.read.conversation import Conversation, beyond_pair, find_conversation, join_contents, map_strings
 from ropewalk.corpus.read.files import File
-from ropewalk.corpus.read.find_files import Found as Files
+from ropewalk.corpus.read.find_files import FoundFiles as Files
 from ropewalk.corpus.read.find_files import find_all, find_files, is_saved_dataset
 from ropewalk.corpus.read.pages import read_text
 from ropewalk.corpus.read.records import read_hub, read_records, read_saved

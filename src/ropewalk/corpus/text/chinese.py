@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, Literal
 
 import numpy as np
+from ftfy.badness import is_bad
 from jaxtyping import Bool, UInt32
 
 from ropewalk.core.error import UserError, explain_import_fault
@@ -77,8 +78,6 @@ def looks_like_gbk_as_latin(text: str) -> bool:
     head = text[:_HEAD]
     if not any(sign in head for sign in _GBK_AS_LATIN):
         return False
-    from ftfy.badness import is_bad
-
     read = "".join(map(_read_as_gbk, head.split("\n")))
     common = sum(len(letter.encode("gb2312", "ignore")) == 2 and letter.encode("gb2312") < b"\xd8" for letter in read)
     return is_bad(head) and 3 * common > 2 * sum(not letter.isascii() for letter in read)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt32
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from ropewalk.corpus.text.language_words import language_words, without_latin
 
@@ -216,8 +217,6 @@ def language_kind(language: str) -> str:
 
 @cache
 def _whole_model() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 

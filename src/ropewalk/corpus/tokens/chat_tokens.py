@@ -16,7 +16,7 @@ from jaxtyping import Int64, UInt8, UInt32
 from tokenizers import Tokenizer as Bpe
 
 from ropewalk.corpus.read.special_token_text import OPEN, any_of, take_marks
-from ropewalk.corpus.tokens.safe_splits import cut
+from ropewalk.corpus.tokens.safe_splits import cut_text
 
 Spans = Sequence[tuple[int, int]]
 Found = tuple[list[int], list[tuple[int, int]]]
@@ -72,7 +72,7 @@ class ChatIds:
     def _encode_pieces(self, text: str) -> Found:
         """Encode a long text, cut only where a cut changes no id."""
         ids, borders, at = list[int](), list[tuple[int, int]](), 0
-        for piece in cut(text, _LONG_CHARACTERS) if self._cuts else [text]:
+        for piece in cut_text(text, _LONG_CHARACTERS) if self._cuts else [text]:
             found = self._encode_inside(self._bpe, piece, at, leads=self._prepends and at > 0)
             ids, borders, at = ids + found[0], borders + found[1], at + len(piece)
         return ids, borders

@@ -22,7 +22,7 @@ from ropewalk.core.read_json import read_written_lines
 from ropewalk.core.record import Role, Shard
 from ropewalk.corpus.spec import LongDocuments
 from ropewalk.corpus.tokens.long_documents import BeyondRow, find_beyond
-from ropewalk.corpus.tokens.store import Documents, all_documents, open_shards
+from ropewalk.corpus.tokens.store import StoredDocuments, all_documents, open_shards
 
 KIND = "corpus"
 
@@ -76,17 +76,17 @@ class Corpus:
         """The source's folder in the token store."""
         return self._stores[source]
 
-    def train(self, source: str) -> Documents:
+    def train(self, source: str) -> StoredDocuments:
         """The documents that are trained on, from the source's shards in the token store."""
         shards = open_shards(self._stores[source], vocabulary=self.vocabulary, manifest=self._describe(source))
-        return Documents(tuple(shards), np.load(self.folder / source / "train.npy", allow_pickle=False))
+        return StoredDocuments(tuple(shards), np.load(self.folder / source / "train.npy", allow_pickle=False))
 
     def find_beyond(self, source: str, context_tokens: int) -> BeyondRow:
         """Count the documents and tokens of a source that are not read in sequences of ``context_tokens`` tokens."""
         long_documents = self.long_documents[source]
         return find_beyond(self.train(source), context_tokens=context_tokens, long_documents=long_documents)
 
-    def stored(self, source: str) -> Documents:
+    def stored(self, source: str) -> StoredDocuments:
         """All documents of the source's token store, including the dropped and the held-out ones."""
         return all_documents(open_shards(self._stores[source], vocabulary=self.vocabulary, manifest={}))
 

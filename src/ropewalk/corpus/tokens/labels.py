@@ -3,11 +3,11 @@
 import numpy as np
 from jaxtyping import Int64
 
-from ropewalk.corpus.tokens.store import Documents
+from ropewalk.corpus.tokens.store import StoredDocuments
 
 
 def count_piece_labels(
-    documents: Documents,
+    documents: StoredDocuments,
     document: Int64[np.ndarray, "pieces"],
     start: Int64[np.ndarray, "pieces"],
     tokens: Int64[np.ndarray, "pieces"],

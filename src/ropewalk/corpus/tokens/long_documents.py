@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from ropewalk.corpus.spec import LongDocuments
-from ropewalk.corpus.tokens.store import Documents
+from ropewalk.corpus.tokens.store import StoredDocuments
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class BeyondRow:
     tokens: int
 
 
-def find_beyond(documents: Documents, *, context_tokens: int, long_documents: LongDocuments) -> BeyondRow:
+def find_beyond(documents: StoredDocuments, *, context_tokens: int, long_documents: LongDocuments) -> BeyondRow:
     """Count the documents and tokens that ``count_read`` leaves out."""
     lengths = documents.lengths
     read = count_read(documents, context_tokens=context_tokens, long_documents=long_documents)
@@ -32,7 +32,7 @@ def find_beyond(documents: Documents, *, context_tokens: int, long_documents: Lo
 
 
 def count_read(
-    documents: Documents, *, context_tokens: int, long_documents: LongDocuments
+    documents: StoredDocuments, *, context_tokens: int, long_documents: LongDocuments
 ) -> Int64[np.ndarray, "documents"]:
     """The number of tokens that are read of each document; 0 where a document is left out."""
     lengths = documents.lengths
@@ -44,7 +44,7 @@ def count_read(
     return read
 
 
-def _whole_answers(documents: Documents, document: int, context_tokens: int) -> int:
+def _whole_answers(documents: StoredDocuments, document: int, context_tokens: int) -> int:
     """Tokens up to the end of the last answer that fits into a sequence; ``context_tokens`` if no token is masked."""
     _, mask = documents.read(document)
     if mask.all():

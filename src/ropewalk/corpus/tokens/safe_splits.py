@@ -46,7 +46,7 @@ def split_pattern(made_of: dict[str, Any]) -> str | None:
     return pattern if is_known else None
 
 
-def cut(text: str, longest: int) -> Iterator[str]:
+def cut_text(text: str, longest: int) -> Iterator[str]:
     """Yield ``text`` in chunks of about ``longest`` characters. A chunk is longer where no safe cut exists."""
     start = 0
     while len(text) - start > longest:

@@ -103,7 +103,7 @@ def _map(path: Path, dtype: np.dtype[Any]) -> Shaped[np.ndarray, "..."]:
 
 
 @dataclass(frozen=True)
-class Documents:
+class StoredDocuments:
     """Some documents of a source's shards, by their number over all shards."""
 
     shards: tuple[Shard, ...]
@@ -157,7 +157,7 @@ class Documents:
         return (self.read(document)[0] for document in range(len(self)))
 
 
-def all_documents(shards: Iterable[Shard]) -> Documents:
+def all_documents(shards: Iterable[Shard]) -> StoredDocuments:
     """Every document of ``shards``."""
     held = tuple(shards)
-    return Documents(held, np.arange(sum(len(shard.ends) for shard in held), dtype=np.int64))
+    return StoredDocuments(held, np.arange(sum(len(shard.ends) for shard in held), dtype=np.int64))

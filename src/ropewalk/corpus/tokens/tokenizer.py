@@ -22,8 +22,8 @@ from ropewalk.core.record import Document
 from ropewalk.corpus.read.chat import MARKED, ChatTemplate
 from ropewalk.corpus.tokens.chat_tokens import ChatIds
 from ropewalk.corpus.tokens.gigatoken import Fast
-from ropewalk.corpus.tokens.safe_splits import cut, may_cut
-from ropewalk.corpus.tokens.tokenizer_files import added_bos, read_json, read_names, read_template, token_id
+from ropewalk.corpus.tokens.safe_splits import cut_text, may_cut
+from ropewalk.corpus.tokens.tokenizer_files import added_bos, read_json_object, read_names, read_template, token_id
 from ropewalk.corpus.tokens.tokenizer_files import read_bpe as read_bpe
 
 Ids = UInt32[np.ndarray, "_"]
@@ -205,7 +205,7 @@ class Tokenizer:
 
     def _cut(self, text: str, inside: bool = False, *, longest: int = _CUT_CHARACTERS) -> Iterator[str]:
         """Yield ``text`` in chunks to encode. A chunk inside a document begins with an added line break."""
-        for number, piece in enumerate(cut(text, longest) if self._cuttable else [text]):
+        for number, piece in enumerate(cut_text(text, longest) if self._cuttable else [text]):
             yield "\n" + piece if self._prepends and (inside or number) else piece
 
     def _own(self, ids: list[Ids], *, inside: bool) -> list[Ids]:
@@ -227,7 +227,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises UserError if there is no tokenizer.json, if it cannot be read, or if no end-of-document token is named.
     """
     bpe = read_bpe(folder)
-    settings = {**read_json(folder / "config.json"), **read_json(folder / "tokenizer_config.json")}
+    settings = {**read_json_object(folder / "config.json"), **read_json_object(folder / "tokenizer_config.json")}
     eos_id = token_id(bpe, settings, "eos")
     if eos_id is None:
         raise UserError(
@@ -242,7 +242,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         eos_id=eos_id,
         chat_template=read_template(folder, settings),
         tool_template=read_template(folder, settings, "tool_use"),
-        names=read_names({**read_json(folder / "special_tokens_map.json"), **settings}),
+        names=read_names({**read_json_object(folder / "special_tokens_map.json"), **settings}),
     )
 
 

@@ -79,7 +79,7 @@ def token_id(bpe: Bpe, settings: dict[str, Any], name: str) -> int | None:
     return None if number is None else int(number)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON file; return an empty dict where there is none. Raises UserError where the file is broken."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -14,7 +14,7 @@ import numpy as np
 import regex
 from jaxtyping import UInt32
 
-from ropewalk.corpus.tokens.safe_splits import cut, split_pattern
+from ropewalk.corpus.tokens.safe_splits import cut_text, split_pattern
 
 Ids = UInt32[np.ndarray, "_"]
 Encode = Callable[[list[str]], list[Ids]]
@@ -38,7 +38,7 @@ SETTLED = (
 _UNSETTLED = re.compile(f"[^{''.join(f'{chr(first)}-{chr(last)}' for first, last in SETTLED)}]")
 
 
-class Words:
+class WordCache:
     """The words seen so far, with their ids. It is emptied when it holds more than ``_KEPT_WORDS`` words."""
 
     def __init__(self, pattern: str, added: list[str], newline: int, encode: Encode) -> None:
@@ -49,7 +49,7 @@ class Words:
     def encode(self, text: str) -> Ids:
         """The ids of ``text``."""
         if _is_han(text) or _UNSETTLED.search(text) or any(token in text for token in self._added):
-            return np.concatenate(self._slow([*cut(text, _CUT_CHARACTERS)]))
+            return np.concatenate(self._slow([*cut_text(text, _CUT_CHARACTERS)]))
         words = self._split(text)
         if len(self._ids) > _KEPT_WORDS:
             self._ids.clear()
@@ -77,7 +77,7 @@ def _is_han(text: str) -> bool:
     return len(_HAN.findall(beginning)) > _MOST_HAN * len(beginning)
 
 
-def load_words(made_of: dict[str, Any], encode: Encode) -> Words | None:
+def load_words(made_of: dict[str, Any], encode: Encode) -> WordCache | None:
     """The word cache for a tokenizer (the content of tokenizer.json); None where it does not encode word by word."""
     pattern = split_pattern(made_of)
     if pattern is None or made_of["model"]["type"] != "BPE" or made_of["model"].get("dropout"):
@@ -86,4 +86,4 @@ def load_words(made_of: dict[str, Any], encode: Encode) -> Words | None:
     if len(newline) != 1:
         return None
     added = [token["content"] for token in made_of["added_tokens"] if not token["special"]]
-    return Words(pattern, added, int(newline[0]), encode)
+    return WordCache(pattern, added, int(newline[0]), encode)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from ropewalk.core.error import UserError
-from ropewalk.plan.choose import forecast, forecast_recipe, forecast_stage
+from ropewalk.plan.forecast import forecast, forecast_recipe, forecast_stage
 from ropewalk.plan.hardware import KNOWN
 from ropewalk.plan.plan import Split
 from ropewalk.plan.savings import Savings

@@ -13,7 +13,7 @@ from transformers.optimization import (
 )
 
 from ropewalk.recipe.stage import Schedule
-from ropewalk.train.schedule import learning_rate
+from ropewalk.train.learning_rate import learning_rate
 
 
 def rates(steps: int = 100, **settings: object) -> list[float]:

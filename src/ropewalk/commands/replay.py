@@ -1,36 +1,14 @@
-"""Work on one file of a run: export any checkpoint, or replay any skipped step.
-
-The run need not be finished or stopped for this, because a finished checkpoint is never written again.
-"""
+"""``ropewalk replay``: repeats a step that the guard skipped, as a whole and sequence by sequence."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from ropewalk.commands import rank_tasks
-from ropewalk.commands.rank_tasks import on_ranks
-from ropewalk.commands.run_inputs import require_new
+from ropewalk.commands.on_ranks import on_ranks
 from ropewalk.core.error import UserError
-from ropewalk.core.run_folder import RunFolder, StageFolder
-from ropewalk.recipe.load import load_recipe, parse_export
-
-
-def is_checkpoint(folder: Path) -> bool:
-    """True if the folder's path is that of a checkpoint of a run."""
-    at = folder.resolve()
-    return at.parent == StageFolder(at.parents[1]).checkpoints
-
-
-def export_checkpoint(checkpoint: Path, out: Path, overrides: list[str]) -> dict[str, Any]:
-    """Write the weights of ``checkpoint`` as the model folder ``out``.
-
-    The dtype is that of the model that was trained, unless ``overrides`` set another one.
-    """
-    asked = parse_export(overrides)
-    require_new(out)
-    like = StageFolder(checkpoint.resolve().parents[1]).extended
-    on_ranks(rank_tasks.export_checkpoint, 1, checkpoint, like, out, asked.dtype)
-    return {"model": str(out), "checkpoint": str(checkpoint), "text": str(out)}
+from ropewalk.core.run_folder import RunFolder
+from ropewalk.recipe.load import load_recipe
+from ropewalk.recipe.spec import Recipe
 
 
 def replay_skipped(path: Path) -> dict[str, Any]:
@@ -50,8 +28,15 @@ def replay_skipped(path: Path) -> dict[str, Any]:
             fix="name a file in RUN/stages/N/skipped/, in its run folder",
         ) from None
     recipe = load_recipe(recipe_path)
-    found = on_ranks(rank_tasks.replay, recipe.parallel.ranks, record, recipe, RunFolder(recipe_path.parent))
+    found = on_ranks(replay_on_ranks, recipe.parallel.ranks, record, recipe, RunFolder(recipe_path.parent))
     return {**found, "reason": record["reason"], "text": _describe(record, found, names)}
+
+
+def replay_on_ranks(record: dict[str, Any], recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+    """Repeat a skipped step."""
+    from ropewalk.train.replay import replay
+
+    return replay(record, recipe, folder.root, folder.corpus)
 
 
 def _describe(record: dict[str, Any], found: dict[str, Any], names: list[str]) -> str:

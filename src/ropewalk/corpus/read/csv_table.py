@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ropewalk.corpus.read.archive import Line
-from ropewalk.corpus.read.bad_input import Found, Place, decode, reject
+from ropewalk.corpus.read.bad_input import Found, Place, decode_text, reject
 from ropewalk.corpus.read.files import File
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject
@@ -41,7 +41,7 @@ class _Feed:
         if self._is_fresh:
             self.begin, self._is_fresh = place, False
         self.size_bytes += len(content) + 1
-        text = decode(content, self._source, place, self._encoding)
+        text = decode_text(content, self._source, place, self._encoding)
         if isinstance(text, Reject):
             self.fault = self.fault or text
             text = content.decode(self._encoding, "replace")

@@ -1,0 +1,40 @@
+"""``ropewalk evaluate``: measures models on the same inputs and writes scores.json."""
+
+from pathlib import Path
+
+from ropewalk.commands.on_ranks import on_ranks
+from ropewalk.commands.run_inputs import base_model, require
+from ropewalk.core.record import write_scores
+from ropewalk.core.run_folder import RunFolder
+from ropewalk.parallel.torchrun import is_started
+from ropewalk.recipe.spec import ModelSource, Recipe
+from ropewalk.shape.read import read_shape
+
+
+def evaluate_run(recipe: Recipe, folder: RunFolder) -> None:
+    """Measure base and trained model on the same inputs, and write scores.json."""
+    trained = require(folder.trained(len(recipe.stages) - 1), verb="train")
+    models = {} if isinstance(recipe.model, ModelSource) else {"base": base_model(folder, recipe)}
+    measure_models(recipe, folder, models | {"extended": trained})
+
+
+def measure_models(recipe: Recipe, folder: RunFolder, models: dict[str, Path]) -> None:
+    """Measure models on the same inputs and write scores.json, unless it exists.
+
+    Lengths are multiples of the base's.
+    """
+    if is_started() or not folder.scores.exists():  # under torchrun the ranks must decide this together, not one by one
+        base_tokens = read_shape(base_model(folder, recipe)).context_tokens
+        on_ranks(evaluate_on_ranks, recipe.parallel.ranks, recipe, folder, models, base_tokens)
+
+
+def evaluate_on_ranks(recipe: Recipe, folder: RunFolder, models: dict[str, Path], base_tokens: int) -> None:
+    """Measure the models, by name, and write scores.json, unless it exists."""
+    from ropewalk.evaluate.evaluate import evaluate_models
+    from ropewalk.parallel.collective import share_from_first
+
+    if share_from_first(folder.scores.exists()):
+        return
+    scores = evaluate_models(models, recipe.evaluate, corpus=folder.corpus, base_context_tokens=base_tokens)
+    if scores is not None:
+        write_scores(folder.scores, scores)

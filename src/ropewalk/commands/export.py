@@ -1,0 +1,80 @@
+"""``ropewalk export``: the model folder that engines load, of a finished run or of any checkpoint.
+
+The run need not be finished or stopped for a checkpoint's export, because a finished checkpoint is never written again.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from ropewalk.commands.on_ranks import alone, on_ranks
+from ropewalk.commands.run_inputs import base_model, require, require_new
+from ropewalk.commands.train import read_trained
+from ropewalk.core.artifact import is_finished, write_whole
+from ropewalk.core.progress import say
+from ropewalk.core.run_folder import RunFolder, StageFolder
+from ropewalk.model.engines import is_native
+from ropewalk.parallel.torchrun import is_started
+from ropewalk.recipe.load import parse_export
+from ropewalk.recipe.spec import Recipe
+
+Dtype = Literal["base", "float32", "bfloat16"]
+
+
+def export_run(recipe: Recipe, folder: RunFolder) -> None:
+    """Export the last weights in the export's dtype, and compare them with plain transformers in a fresh process."""
+    trained = require(folder.trained(len(recipe.stages) - 1), verb="train")
+    if is_started() or not is_finished(folder.export):
+        on_ranks(export_on_rank, 1, trained, base_model(folder, recipe), folder.export, recipe.export.dtype)
+    ranks = 1 if is_started() else recipe.parallel.ranks  # torchrun's first rank cannot start others
+    alone(lambda: _verify(folder, ranks))
+
+
+def _verify(folder: RunFolder, ranks: int) -> None:
+    if folder.parity.exists():
+        return
+    from ropewalk.model.export_parity import verify_export, verify_generation
+
+    if not is_native(folder.export):
+        say("no class of transformers has these positions: other readers refuse this folder, see its LOADING.md")
+    verify_generation(folder.export, ranks=ranks)
+    write_whole(folder.parity, json.dumps(verify_export(folder.export, ranks=ranks)))
+
+
+def export_on_rank(trained: Path, base: Path, out: Path, dtype: Dtype) -> None:
+    """Write the trained model in another dtype, unless that is done."""
+    if is_finished(out):
+        return
+    from ropewalk.model.export import export
+    from ropewalk.model.weights import stored_dtype
+
+    export(trained, trained, out, dtype=stored_dtype(base) if dtype == "base" else dtype)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """True if the folder's path is that of a checkpoint of a run."""
+    at = folder.resolve()
+    return at.parent == StageFolder(at.parents[1]).checkpoints
+
+
+def export_checkpoint(checkpoint: Path, out: Path, overrides: list[str]) -> dict[str, Any]:
+    """Write the weights of ``checkpoint`` as the model folder ``out``.
+
+    The dtype is that of the model that was trained, unless ``overrides`` set another one.
+    """
+    asked = parse_export(overrides)
+    require_new(out)
+    like = StageFolder(checkpoint.resolve().parents[1]).extended
+    on_ranks(export_checkpoint_on_rank, 1, checkpoint, like, out, asked.dtype)
+    return {"model": str(out), "checkpoint": str(checkpoint), "text": str(out)}
+
+
+def export_checkpoint_on_rank(checkpoint: Path, like: Path, out: Path, dtype: Dtype) -> None:
+    """Write a checkpoint's weights as a model folder ``out``.
+
+    Config and tokenizer are those of ``like``, the model that the checkpoint was trained from.
+    """
+    from ropewalk.model.export import export
+    from ropewalk.model.weights import stored_dtype
+
+    export(read_trained(checkpoint, like), like, out, dtype=stored_dtype(like) if dtype == "base" else dtype)

@@ -1,0 +1,66 @@
+"""``ropewalk prepare``: the token store of a recipe; for a model that starts from nothing also its first weights."""
+
+from pathlib import Path
+
+from ropewalk.commands.claim import read_base_shape, say_finding
+from ropewalk.commands.on_ranks import on_ranks
+from ropewalk.commands.run_inputs import base_model
+from ropewalk.core.artifact import is_finished
+from ropewalk.core.run_folder import RunFolder
+from ropewalk.corpus.prepare.build import build, read_tokenizer_texts
+from ropewalk.corpus.prompt_rules import PROBES
+from ropewalk.corpus.tokens.corpus_folder import open_corpus
+from ropewalk.corpus.tokens.tokenizer import load_tokenizer
+from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
+from ropewalk.model.folder import check_tokenizer
+from ropewalk.recipe.check import base_context
+from ropewalk.recipe.check_corpus import check_corpus
+from ropewalk.recipe.spec import Init, ModelSource, Recipe
+from ropewalk.shape.read import read_shape
+
+
+def prepare_corpus(recipe: Recipe, folder: RunFolder) -> None:
+    """Prepare the token store; for a model that starts from nothing also its tokenizer and first weights."""
+    if isinstance(recipe.model, ModelSource) and not is_finished(folder.initial):
+        init = recipe.model.init
+        tokenizer = folder.tokenizer
+        if isinstance(init.tokenizer, str):
+            tokenizer = Path(init.tokenizer)
+        elif not tokenizer.exists():
+            texts = read_tokenizer_texts(recipe.corpus, seed=recipe.corpus_seed)
+            train_tokenizer(texts, vocabulary=init.tokenizer, folder=tokenizer)
+        on_ranks(init_on_rank, 1, init, tokenizer, folder.initial, recipe.seed)
+    if not is_finished(folder.corpus):
+        base = base_model(folder, recipe)
+        check_tokenizer(base, vocabulary=read_shape(base).vocabulary)
+        spoken, probes = load_tokenizer(base), ask_probes(recipe, base)
+        build(recipe.corpus, tokenizer=spoken, seed=recipe.corpus_seed, folder=folder.corpus, probes=probes)
+        corpus, base_tokens = open_corpus(folder.corpus), base_context(recipe, read_base_shape(recipe))
+        for finding in check_corpus(recipe, corpus, base_tokens):  # now, not after days of training
+            say_finding(finding)
+
+
+def ask_probes(recipe: Recipe, base: Path) -> dict[str, list[str]]:
+    """The prompts of the recipe's own probes, by task, if its corpus must not contain them; else empty."""
+    if PROBES not in recipe.corpus.decontaminate.files:
+        return {}
+    prompts: dict[str, list[str]] = on_ranks(write_prompts, 1, recipe, base)
+    return prompts
+
+
+def init_on_rank(spec: Init, tokenizer: Path, out: Path, seed: int) -> None:
+    """Write the first weights of a model that starts from nothing into ``out``."""
+    from ropewalk.model.init import init_model
+
+    init_model(spec, out, tokenizer=tokenizer, seed=seed)
+
+
+def write_prompts(recipe: Recipe, base: Path) -> dict[str, list[str]]:
+    """The texts of every retrieval prompt of the recipe, by task."""
+    from ropewalk.evaluate.evaluate import plan_measurements
+    from ropewalk.evaluate.retrieval import Retrieval
+
+    tokenizer, base_tokens = load_tokenizer(base), read_shape(base).context_tokens
+    planned = plan_measurements(recipe.evaluate, tokenizer, corpus=None, base_tokens=base_tokens)
+    asked = [each for each in planned if isinstance(each, Retrieval)]
+    return {each.task: [tokenizer.decode(item.tokens) for item in each.items] for each in asked}
