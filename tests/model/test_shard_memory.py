@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import LlamaConfig
 
 from ropewalk.checkpoint.load import load_weights
-from ropewalk.checkpoint.save import save
+from ropewalk.checkpoint.save import save_checkpoint
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.model.architectures import CLASSES
 from ropewalk.model.lazy_weights import LazyWeights, read_weights
@@ -118,7 +118,7 @@ def test_a_checkpoint_becomes_a_model_folder_by_one_tensor(tmp_path: Path) -> No
         learner, mesh = ModelWithLoss(build_model(base)), make_mesh(2, 1)
         shard_model(learner, mesh, precision="float32")
         load_shards(learner, base, device=mesh.device)
-        save(TrainState(learner, torch.optim.AdamW(learner.parameters()), stage=0), tmp_path)
+        save_checkpoint(TrainState(learner, torch.optim.AdamW(learner.parameters()), stage=0), tmp_path)
 
     def write() -> int:
         out = tmp_path / "out"
