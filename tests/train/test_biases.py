@@ -13,8 +13,9 @@ from ropewalk.checkpoint.load import load_weights, newest
 from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.model import load
-from ropewalk.model.export import export, read_weights
+from ropewalk.model.export import export
 from ropewalk.model.extend import extend
+from ropewalk.model.lazy_weights import read_weights
 from ropewalk.parallel.launch import RankError, run_ranks
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Unchanged
@@ -57,5 +58,5 @@ def test_a_learnt_bias_trains_on_data_ranks_and_is_refused_on_context_ranks(
         assert (trained[name] - tensor).norm() > 0, name
     export(trained, made, tmp_path / "out", dtype="float32")
     assert all(torch.equal(read_weights(tmp_path / "out")[name], trained[name]) for name in first)
-    with pytest.raises((UserError, RankError), match=r"parallel\.context"):
+    with pytest.raises((UserError, RankError), match=r"parallel\.context_parallel"):
         train("context", ranks=2, context_parallel=2)

@@ -28,10 +28,11 @@ def export_run(recipe: Recipe, folder: RunFolder) -> None:
         base = base_model(folder, recipe)
         asked, setup = (trained, base, folder.export, recipe.export.dtype), rank_setup(recipe, base)
         on_ranks(export_on_rank, 1, *asked, setup=setup)
-    alone(lambda: _verify(folder, recipe.parallel.device))
+    ranks = 1 if is_started() else recipe.parallel.ranks  # torchrun's first rank cannot start others
+    alone(lambda: _verify(folder, recipe.parallel.device, ranks))
 
 
-def _verify(folder: RunFolder, device: str) -> None:
+def _verify(folder: RunFolder, device: str, ranks: int) -> None:
     if folder.parity.exists():
         return
     from ropewalk.model.export_parity import verify_export, verify_generation
@@ -40,8 +41,8 @@ def _verify(folder: RunFolder, device: str) -> None:
     if not is_native(folder.export):
         say("no class of transformers has these positions: other readers refuse this folder, see its LOADING.md")
     chosen = name_device(device)
-    verify_generation(folder.export, device=chosen)
-    write_whole(folder.parity, json.dumps(verify_export(folder.export, device=chosen)))
+    verify_generation(folder.export, device=chosen, ranks=ranks)
+    write_whole(folder.parity, json.dumps(verify_export(folder.export, device=chosen, ranks=ranks)))
 
 
 def export_on_rank(trained: Path, base: Path, out: Path, dtype: Dtype) -> None:

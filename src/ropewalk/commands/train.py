@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxtyping import Float
-
 from ropewalk.commands.extend import extend_stage
 from ropewalk.commands.on_ranks import on_ranks
 from ropewalk.commands.run_inputs import base_model, rank_setup, require, stage_input
@@ -19,7 +17,7 @@ from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.recipe.trackers import require_trackers
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from ropewalk.model.lazy_weights import LazyWeights
 
 
 def train_stages(recipe: Recipe, folder: RunFolder) -> None:
@@ -81,7 +79,7 @@ def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     """
     from ropewalk.checkpoint.load import newest
     from ropewalk.model.export import export as export_folder
-    from ropewalk.model.export import merge_weights, read_weights
+    from ropewalk.model.lazy_weights import merge_weights, read_weights
     from ropewalk.parallel.rank_zero import first_does
     from ropewalk.parallel.verify_folder import require_intact
 
@@ -98,7 +96,7 @@ def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     first_does(write)
 
 
-def read_trained(checkpoint: Path, extended: Path) -> "dict[str, Float[Tensor, '...']]":
+def read_trained(checkpoint: Path, extended: Path) -> "LazyWeights":
     """All weights of a checkpoint; adapters are merged into the weights of the stage's extended model."""
     from ropewalk.checkpoint.load import load_weights, read_facts
     from ropewalk.model.adapter import merge_adapter

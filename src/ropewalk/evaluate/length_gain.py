@@ -22,11 +22,10 @@ from ropewalk.corpus.tokens.same_tokenizer import require_tokenizer
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.evaluate.held_out import text_sources
 from ropewalk.evaluate.items import Item, measure
-from ropewalk.model.load import load_model
 from ropewalk.model.model_with_loss import ModelWithLoss
+from ropewalk.model.open_model import open_model
 from ropewalk.model.weights import Dtype
 from ropewalk.parallel.collective import rank_and_ranks
-from ropewalk.parallel.device import rank_device
 from ropewalk.parallel.verify_folder import require_intact
 
 _STRIDES = 4
@@ -96,7 +95,7 @@ def score_lengths(
             fix="score with a smaller near context",
         )
     require_intact(model, together=True)
-    learner = ModelWithLoss(load_model(model, dtype=precision)).requires_grad_(False).to(rank_device())
+    learner = open_model(ModelWithLoss, model, dtype=precision)
     items = make_items(texts, truncated_tokens=truncated_tokens)
     sums = measure(learner, items, 2 * len(texts), name="gain of context")
     loss = (sums.nll / sums.count).reshape(-1, 2)

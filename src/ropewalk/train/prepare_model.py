@@ -1,19 +1,23 @@
-"""Prepare a model for training: load it, attach adapters, set up memory savings, compile it, then shard it.
+"""Prepare a model for training: build it, attach adapters, set up memory savings, compile, shard, read its weights.
 
 The order matters, and only this file defines it. Tiles and recomputation belong to the model and act inside the units
 that sharding gathers, so they come before sharding. Adapters come before them. The compiled code is inside both: inside
-a tile, and inside a block that is recomputed.
+a tile, and inside a block that is recomputed. Weights come last: until then the model has no memory, so each rank only
+ever holds its own shards.
 """
 
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from ropewalk.core.progress import say
 from ropewalk.core.quantity import format_bytes
 from ropewalk.model.adapter import attach_adapter
 from ropewalk.model.compiled import compile_in_place, require_compiler
 from ropewalk.model.extend import read_former
-from ropewalk.model.load import load_model
+from ropewalk.model.load import build_model
+from ropewalk.model.load_shards import load_shards
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.tiled_mlp import tile_mlps
 from ropewalk.parallel.collective import gather_values, rank_and_ranks, share_from_first
@@ -30,13 +34,15 @@ from ropewalk.shape.model_shape import ModelShape
 
 
 def build_model_with_loss(extended: Path, spec: Stage, *, chunk_tokens: int | None, adapter_seed: int) -> ModelWithLoss:
-    """Return the model that a stage begins with, with its loss: unsharded, on the CPU, the same on every rank.
+    """Return the model that a stage begins with, with its loss: unsharded, its weights not yet read.
+
+    Adapters have their first values, the same on every rank. ``prepare_model`` shards the model and reads ``extended``.
 
     ``extended`` is its folder. The loss takes ``chunk_tokens`` tokens at once. ``adapter_seed`` draws the first weights
     of an adapter. Every rank must call it.
     """
     require_intact(extended, together=True)
-    causal = load_model(extended, former=read_former(extended) if spec.rope_interpolation_steps else None)
+    causal = build_model(extended, former=read_former(extended) if spec.rope_interpolation_steps else None)
     if spec.lora is not None:
         attach_adapter(causal, spec.lora, seed=adapter_seed)
     most = 1.0 if spec.long_ce is None else spec.long_ce.most
@@ -61,9 +67,18 @@ def choose_savings(parallel: Parallel, spec: Stage, shape: ModelShape) -> Saving
 
 
 def prepare_model(
-    learner: ModelWithLoss, mesh: Mesh, *, savings: Savings, precision: Precision, compiles: bool = False
+    learner: ModelWithLoss,
+    mesh: Mesh,
+    *,
+    savings: Savings,
+    precision: Precision,
+    compiles: bool = False,
+    weights: Path | None = None,
 ) -> None:
-    """Shard ``learner`` over ``mesh`` in place, with ``savings``; compile its blocks if ``compiles`` is true."""
+    """Shard ``learner`` over ``mesh`` in place, with ``savings``; compile its blocks if ``compiles`` is true.
+
+    ``weights`` is the model folder of a learner that was built without memory: each rank reads its shards from there.
+    """
     if compiles:
         require_compiler(mesh.device)
     if savings.mlp_tile_tokens is not None:
@@ -75,3 +90,5 @@ def prepare_model(
         compile_in_place(learner.blocks)
     learner.offload = savings.offload
     shard_model(learner, mesh, precision=precision, states_on_host=savings.states_on_host)
+    if weights is not None:
+        load_shards(learner, weights, device=torch.device("cpu") if savings.states_on_host else mesh.device)

@@ -146,7 +146,14 @@ def begin_stage(context: StageContext, dataset: Dataset) -> TrainState:
         adapter_seed=seed_for("lora", context.seed, context.number),
     )
     savings = choose_savings(parallel, spec, context.shape)
-    prepare_model(learner, context.mesh, savings=savings, precision=parallel.precision, compiles=parallel.compiles)
+    prepare_model(
+        learner,
+        context.mesh,
+        weights=extended,
+        savings=savings,
+        precision=parallel.precision,
+        compiles=parallel.compiles,
+    )
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
         "data": dataset.digest,
