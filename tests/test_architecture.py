@@ -151,6 +151,44 @@ def test_environment_is_read_only_where_ranks_start(path: Path) -> None:
             raise AssertionError(f"line {node.lineno}: reads the environment")
 
 
+ASKS_CUDA = {"is_available", "device_count", "current_device"}
+NAMES_CUDA = {"device", "to", "Generator"}
+
+
+def find_loose_device(tree: ast.AST) -> str | None:
+    """The first place that leaves to CUDA which device is meant, or asks CUDA before ranks are forked."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in ASKS_CUDA and ast.unparse(node.value).endswith("cuda"):
+            return f"line {node.lineno}: asks CUDA for {node.attr}; ask parallel/device.py"
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        bare = node.func.attr == "cuda" or (node.func.attr == "get_rng_state" and not node.args)
+        named = node.func.attr in NAMES_CUDA and len(node.args) == 1 and ast.unparse(node.args[0]) == "'cuda'"
+        given = any(each.arg == "device" and ast.unparse(each.value) == "'cuda'" for each in node.keywords)
+        if (bare and ast.unparse(node.func).startswith("torch.cuda") == (node.func.attr == "get_rng_state")) or (
+            named or given
+        ):
+            return f"line {node.lineno}: a GPU without its number"
+    return None
+
+
+def test_a_gpu_is_named_by_its_number(path: Path) -> None:
+    tree = parse(path)
+    if path != SRC / "parallel" / "device.py":
+        assert find_loose_device(tree) is None
+    for loose in (
+        "torch.cuda.current_device()",
+        "model.to('cuda')",
+        "torch.zeros(1, device='cuda')",
+        "torch.device('cuda')",
+        "bias.cuda()",
+        "torch.cuda.is_available()",
+        "torch.cuda.get_device_capability() if torch.cuda.device_count() else 0",
+    ):
+        assert find_loose_device(ast.parse(loose)), loose
+    assert find_loose_device(ast.parse("torch.device('cuda', 3); rows.to(mesh.device)")) is None
+
+
 RUN_FILES = {
     "recipe.yaml", "metrics.jsonl", "scores.json", "parity.json", "report.html", "sessions.json", "factors.json",
     "saves.json", "rollbacks.json", "mix.json", "base-short-loss.json", "gate.json",

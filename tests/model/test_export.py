@@ -205,7 +205,7 @@ def test_a_long_text_alone_does_not_prove_a_method_that_looks_at_lengths(
     out = stretch(save_tiny(), tmp_path / "out", METHODS["longrope"])
     lengths: list[int] = []
 
-    def note(folder: Path, text: torch.Tensor, places: tuple[int, ...]) -> dict[int, float]:
+    def note(folder: Path, text: torch.Tensor, places: tuple[int, ...], *_: Any) -> dict[int, float]:
         lengths.append(len(text))
         return dict.fromkeys(places, 0.0)
 
@@ -233,8 +233,10 @@ def test_an_export_that_writes_something_else_is_refused(
 ) -> None:
     out = stretch(save_tiny(), tmp_path / "out", METHODS["theta"])
     ours = stretch(save_tiny(), tmp_path / "ours", METHODS["linear"])
-    monkeypatch.setattr("ropewalk.model.export_parity._compute_ours", lambda _, text, places: compute_logits(ours, {
-        "tokens": text, "places": torch.tensor(places)}))  # fmt: skip
+    monkeypatch.setattr(
+        "ropewalk.model.export_parity._compute_ours",
+        lambda _, text, places, device: compute_logits(ours, {"tokens": text, "places": torch.tensor(places)}),
+    )
     with pytest.raises(UserError, match="not the model that was trained") as caught:
         verify_generation(out)
     assert "tokens written after 37" in caught.value.why

@@ -109,14 +109,14 @@ class CudnnKernel:
         return d_query, *(each.unflatten(1, (key.shape[1], -1)).sum(2) for each in (d_key, d_value))
 
 
-def use_installed_flash() -> str | None:
-    """Put FlashAttention 3 or 4 in place of torch's own, if it is installed and this GPU is one it is for; its name.
+def use_installed_flash(device: torch.device) -> str | None:
+    """Put FlashAttention 3 or 4 in place of torch's own, if it is installed and ``device`` is one it is for; its name.
 
     It does so for the whole process, so a training run calls it and a library does not.
     """
-    if not torch.cuda.is_available() or not hasattr(torch_attention, "activate_flash_attention_impl"):
+    if device.type != "cuda" or not hasattr(torch_attention, "activate_flash_attention_impl"):
         return None
-    generation = torch.cuda.get_device_capability()[0]
+    generation = torch.cuda.get_device_capability(device)[0]
     for name, (module, wanted) in _INSTALLED.items():
         if generation == wanted and name in torch_attention.list_flash_attention_impls() and _is_installed(module):
             torch_attention.activate_flash_attention_impl(name)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from ropewalk.commands.extend import extend_stage
 from ropewalk.commands.on_ranks import on_ranks
-from ropewalk.commands.run_inputs import base_model, require, stage_input
+from ropewalk.commands.run_inputs import base_model, rank_setup, require, stage_input
 from ropewalk.core.artifact import is_finished, write_whole
 from ropewalk.core.error import RankError
 from ropewalk.core.progress import say
@@ -32,9 +32,11 @@ def train_stages(recipe: Recipe, folder: RunFolder) -> None:
             extend_stage(recipe, folder, stage)
             if _train_stage(recipe, folder, stage) == "stopped":
                 raise Stopped
-            on_ranks(write_trained, recipe.parallel.ranks, recipe, folder, stage)
+            setup = rank_setup(recipe, folder.extended(stage))
+            on_ranks(write_trained, recipe.parallel.ranks, recipe, folder, stage, setup=setup)
         if recipe.stages[stage].gate is not None:
-            on_ranks(check_gate, recipe.parallel.ranks, recipe, folder, stage)
+            setup = rank_setup(recipe, folder.extended(stage))
+            on_ranks(check_gate, recipe.parallel.ranks, recipe, folder, stage, setup=setup)
 
 
 def _train_stage(recipe: Recipe, folder: RunFolder, stage: int) -> str:
@@ -46,7 +48,8 @@ def _train_stage(recipe: Recipe, folder: RunFolder, stage: int) -> str:
     reached, tries = folder.newest_step(stage), 0
     while True:
         try:
-            return str(on_ranks(train_on_ranks, recipe.parallel.ranks, recipe, stage, folder))
+            setup = rank_setup(recipe, folder.extended(stage))
+            return str(on_ranks(train_on_ranks, recipe.parallel.ranks, recipe, stage, folder, setup=setup))
         except RankError as error:
             before, reached = reached, folder.newest_step(stage)
             tries = tries + 1 if reached <= before else 1

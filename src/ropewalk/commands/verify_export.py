@@ -27,13 +27,14 @@ def verify_model(model: str) -> dict[str, Any]:
 def verify_recipe(recipe: Recipe) -> dict[str, Any]:
     """Export the recipe's trained model if that is not done, and verify it; the export's own comparison is enough."""
     from ropewalk.model.export_parity import verify_export, verify_generation
+    from ropewalk.parallel.device import name_device
 
-    folder = RunFolder(Path(recipe.run))
+    folder, device = RunFolder(Path(recipe.run)), name_device(recipe.parallel.device)
     known = folder.parity.exists()
     made = do_part("export", recipe)["made"]
     stored = read_written(folder.parity, lambda found: {int(place): value for place, value in found.items()})
-    found = verify_export(folder.export) if known else stored
-    return {"made": made, **_describe(folder.export, found, verify_generation(folder.export))}
+    found = verify_export(folder.export, device=device) if known else stored
+    return {"made": made, **_describe(folder.export, found, verify_generation(folder.export, device=device))}
 
 
 def _describe(folder: Path, differences: Mapping[int, float], generated: "Generated | None") -> dict[str, Any]:

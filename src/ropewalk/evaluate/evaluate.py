@@ -7,8 +7,6 @@ tokenizer; otherwise their inputs would differ.
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.record import Score
@@ -24,6 +22,7 @@ from ropewalk.model.load import load_model
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.weights import Dtype
 from ropewalk.parallel.collective import rank_and_ranks
+from ropewalk.parallel.device import rank_device
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.spec import EvaluateSpec
@@ -65,9 +64,7 @@ def evaluate_models(
 def measure_model(folder: Path, planned: Sequence[Measurement], *, name: str, precision: Dtype) -> list[Sums]:
     """The sums of each measurement on one model folder, over all ranks. Every rank calls it."""
     # If the head required gradients, the loss would compute them chunk by chunk.
-    learner = ModelWithLoss(load_model(folder, dtype=precision)).requires_grad_(False)
-    if torch.cuda.is_available():
-        learner = learner.to("cuda")
+    learner = ModelWithLoss(load_model(folder, dtype=precision)).requires_grad_(False).to(rank_device())
     return [measure(learner, each.items, each.groups, name=f"{name}: {each.name}") for each in planned]
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int64
 
 from ropewalk.core.artifact import write_whole
@@ -27,6 +26,7 @@ from ropewalk.model.load import load_model
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.weights import Dtype
 from ropewalk.parallel.collective import rank_and_ranks
+from ropewalk.parallel.device import rank_device
 from ropewalk.parallel.verify_folder import require_intact
 
 _STRIDES = 4
@@ -96,9 +96,7 @@ def score_lengths(
             fix="score with a smaller near context",
         )
     require_intact(model, together=True)
-    learner = ModelWithLoss(load_model(model, dtype=precision)).requires_grad_(False)
-    if torch.cuda.is_available():
-        learner = learner.to("cuda")
+    learner = ModelWithLoss(load_model(model, dtype=precision)).requires_grad_(False).to(rank_device())
     items = make_items(texts, truncated_tokens=truncated_tokens)
     sums = measure(learner, items, 2 * len(texts), name="gain of context")
     loss = (sums.nll / sums.count).reshape(-1, 2)

@@ -24,6 +24,7 @@ from ropewalk.model.check_rope import check_positions
 from ropewalk.model.folder import read_config
 from ropewalk.model.rope_hooks import direct_positions
 from ropewalk.model.weights import Dtype, check_finite, check_weights
+from ropewalk.parallel.device import rank_device
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.shape.families import OWN_TYPE
 from ropewalk.shape.layer_keys import STALE_KEYS
@@ -50,7 +51,7 @@ def load_model(
             fix="set it to 0",
         )
     if any(position.bias for position in shape.positions):
-        require_gpu()
+        require_gpu(rank_device())
     kind = type(skeleton)
     tied = tied_names(skeleton)
     check_weights(folder, {name: tuple(t.shape) for name, t in skeleton.state_dict().items()}, tied=tied)

@@ -5,21 +5,24 @@ that sharding gathers, so they come before sharding. Adapters come before them. 
 a tile, and inside a block that is recomputed.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
+from ropewalk.core.progress import say
+from ropewalk.core.quantity import format_bytes
 from ropewalk.model.adapter import attach_adapter
 from ropewalk.model.compiled import compile_in_place, require_compiler
 from ropewalk.model.extend import read_former
 from ropewalk.model.load import load_model
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.tiled_mlp import tile_mlps
-from ropewalk.parallel.collective import share_from_first
+from ropewalk.parallel.collective import gather_values, rank_and_ranks, share_from_first
+from ropewalk.parallel.device import find_own_machine, rank_device
 from ropewalk.parallel.fsdp import Precision, shard_model
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.recompute import set_recompute
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.plan.forecast import forecast_stage
-from ropewalk.plan.hardware import find_machine
 from ropewalk.plan.savings import Savings, list_savings
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.recipe.stage import Stage
@@ -43,14 +46,18 @@ def build_model_with_loss(extended: Path, spec: Stage, *, chunk_tokens: int, ada
 def choose_savings(parallel: Parallel, spec: Stage, shape: ModelShape) -> Savings:
     """Return the memory savings of a stage. For options that are left open, return the fastest ones that fit.
 
-    They must fit, by the plan, into the memory of the first rank's machine. Every rank must call it: a CPU's speed is
-    measured, and all ranks must make the same choice.
+    They must fit, by the plan, into the smallest memory of any rank's device. Every rank must call it: a CPU's speed is
+    measured, and all ranks must make the same choice. A line tells where the rates of a device are only an estimate.
     """
     ways = list_savings(parallel, shape, host_is_apart=True)
     if len(ways) == 1:
         return ways[0]
-    machine = find_machine(ranks=parallel.ranks)
-    return share_from_first(forecast_stage(parallel, spec, shape, machine=machine).savings)
+    machine = find_own_machine(ranks=parallel.ranks)
+    least_bytes = min(gather_values(machine.memory_bytes))
+    if machine.generic and rank_and_ranks()[0] == 0:
+        say(f"{machine.source}; its memory of {format_bytes(least_bytes)} is its own")
+    real, held = parallel.model_copy(update={"device": rank_device().type}), replace(machine, memory_bytes=least_bytes)
+    return share_from_first(forecast_stage(real, spec, shape, machine=held).savings)
 
 
 def prepare_model(

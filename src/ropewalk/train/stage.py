@@ -167,7 +167,8 @@ def begin_stage(context: StageContext, dataset: Dataset) -> TrainState:
 
 def _announce(context: StageContext, dataset: Dataset) -> None:
     """Set up the fastest attention kernel that is installed, and print which code runs."""
-    newer, mesh, stage = use_installed_flash(), context.mesh, context.number
+    mesh, stage = context.mesh, context.number
+    newer = use_installed_flash(mesh.device)
     if not context.is_first_rank:
         return
     if newer:
