@@ -227,17 +227,8 @@ def test_importing_the_torch_free_half_imports_no_torch(path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
-WITHOUT_SHAPES = {"attention/choose_kernel.py", "attention/gpu_kernels.py"}
-"""Rooms and files, such as ``model/loss.py``, where arrays do not have all their shapes yet."""
-
-
-def says_shapes(path: Path) -> bool:
-    return not WITHOUT_SHAPES & {room(path), path.relative_to(SRC).as_posix()}
-
-
 def test_every_array_has_a_shape(path: Path) -> None:
-    if says_shapes(path):
-        assert find_bare_array(parse(path)) is None
+    assert find_bare_array(parse(path)) is None
     for code in BARE_ARRAYS:
         assert find_bare_array(ast.parse(f"from jaxtyping import Float\n{code}")), code
     whole = "def pick(tensor: Float[Tensor, 'tokens'] | None) -> None:\n    last: Tensor = tensor"
@@ -245,7 +236,7 @@ def test_every_array_has_a_shape(path: Path) -> None:
 
 
 def test_every_rearrangement_says_the_shapes(path: Path) -> None:
-    if room(path) in {"attention", "model"} and says_shapes(path):
+    if room(path) in {"attention", "model"}:
         assert find_untold_shape(path.read_text()) is None
     for code in UNTOLD_SHAPES:
         assert find_untold_shape(code), code

@@ -12,6 +12,7 @@ from gpus import needs_gpu
 from packs import pack
 from ropewalk.attention import attend, gpu_kernels, use_kernel
 from ropewalk.attention.choose_kernel import Demand, choose_kernel
+from ropewalk.attention.cudnn_kernel import split_tiles
 from ropewalk.attention.schedule import BackwardInputs, Scores
 from ropewalk.attention.varlen_schedule import CuSeqlens, TileMask, VarlenTiles
 from ropewalk.core.error import UserError
@@ -21,6 +22,9 @@ from ropewalk.partition import partition_tokens
 from ropewalk.plan.rank_setup import RankSetup
 
 TRIANGLE, FULL, WINDOWED = TileMask(0, None), TileMask(None, None), TileMask(0, -6)
+
+
+META = torch.device("meta")
 
 
 def lay(masks: TileMask) -> VarlenTiles:
@@ -35,8 +39,8 @@ def lay(masks: TileMask) -> VarlenTiles:
         (gpu_kernels.FlashVarlenKernel(), TRIANGLE),
         (gpu_kernels.FlashVarlenKernel(), FULL),
         (gpu_kernels.FlashVarlenKernel(), WINDOWED),
-        (gpu_kernels.CudnnKernel(), TRIANGLE),
-        (gpu_kernels.CudnnKernel(), FULL),
+        (split_tiles(lay(TRIANGLE), [0, 56], META), TRIANGLE),
+        (split_tiles(lay(FULL), [0, None], META), FULL),
     ],
 )
 def test_operators_take_what_they_are_given(kernel: Any, masks: TileMask) -> None:

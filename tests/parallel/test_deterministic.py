@@ -11,7 +11,6 @@ from torch.library import Library
 
 from packs import pack
 from ropewalk.attention import attend, gpu_kernels, use_kernel
-from ropewalk.attention.varlen_schedule import CuSeqlens, TileMask, VarlenTiles
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_tokens
 from ropewalk.plan.rank_setup import RankSetup
@@ -48,12 +47,11 @@ def test_the_users_own_buffer_for_products_is_kept(monkeypatch: pytest.MonkeyPat
 
 
 def test_cudnn_has_no_part_in_it() -> None:
-    def prefers() -> bool:
-        long = CuSeqlens(torch.empty(2, dtype=torch.int32, device="meta"), (0, 8192))
-        return gpu_kernels.prefers_cudnn(VarlenTiles(long, long, (TileMask(0, None),)), 128)
+    def allows() -> bool:
+        return gpu_kernels.allows_cudnn(128)
 
-    assert run_ranks(prefers, 1) == [True], "else the test is empty"
-    assert run_ranks(prefers, 1, setup=DETERMINISTIC) == [False]
+    assert run_ranks(allows, 1) == [True], "else the test is empty"
+    assert run_ranks(allows, 1, setup=DETERMINISTIC) == [False]
 
 
 def record_flash(modes: list[tuple[str, bool]]) -> Library:

@@ -24,7 +24,7 @@ from ropewalk.plan.plan import Plan, Split
 from ropewalk.plan.rank_setup import set_up_ranks
 from ropewalk.plan.savings import Savings, list_savings
 from ropewalk.plan.traffic import Exchange, attention_traffic, state_traffic
-from ropewalk.recipe.parallel import require_even
+from ropewalk.recipe.parallel import LOSS_CHUNK_TOKENS, require_even
 from ropewalk.recipe.spec import Parallel, Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stretch import stretch_stages
@@ -129,7 +129,7 @@ def forecast_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, ma
         layout=parallel.layout,
         savings=tuple(list_savings(parallel, extended, host_is_apart=machine.name != "cpu")),
         element_bytes=2 if narrow else 4,
-        loss_chunk_tokens=parallel.loss_chunk_tokens,
+        loss_chunk_tokens=parallel.asked_loss_tokens or LOSS_CHUNK_TOKENS[machine.name != "cpu"],
         micro_batch_size=stage.micro_batch_size,
         lora=stage.lora,
         replicas=parallel.replicas,

@@ -29,7 +29,7 @@ from ropewalk.recipe.stage import Stage
 from ropewalk.shape.model_shape import ModelShape
 
 
-def build_model_with_loss(extended: Path, spec: Stage, *, chunk_tokens: int, adapter_seed: int) -> ModelWithLoss:
+def build_model_with_loss(extended: Path, spec: Stage, *, chunk_tokens: int | None, adapter_seed: int) -> ModelWithLoss:
     """Return the model that a stage begins with, with its loss: unsharded, on the CPU, the same on every rank.
 
     ``extended`` is its folder. The loss takes ``chunk_tokens`` tokens at once. ``adapter_seed`` draws the first weights

@@ -142,7 +142,7 @@ def begin_stage(context: StageContext, dataset: Dataset) -> TrainState:
     learner = build_model_with_loss(
         extended,
         spec,
-        chunk_tokens=parallel.loss_chunk_tokens,
+        chunk_tokens=parallel.asked_loss_tokens,
         adapter_seed=seed_for("lora", context.seed, context.number),
     )
     savings = choose_savings(parallel, spec, context.shape)

@@ -155,7 +155,7 @@ def _read_base(context: StageContext, base: Path, *, short: ShortLoss, reader: R
     known: dict[str, float] | None = share_from_first(read_written(path) if path.exists() else None)
     if known is None:
         require_intact(base, together=True)
-        learner = ModelWithLoss(load_model(base), chunk_tokens=parallel.loss_chunk_tokens)
+        learner = ModelWithLoss(load_model(base), chunk_tokens=parallel.asked_loss_tokens)
         savings = choose_savings(parallel, context.spec, context.shape)
         prepare_model(learner, context.mesh, savings=savings, precision=parallel.precision)
         known = tell_short(short, reader.read(learner, short))
