@@ -1,107 +1,19 @@
 """attend on 1 to 4 ranks against float64 attention with the whole mask, forward and all three gradients."""
 
-from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from packs import mask_of, pack
-from ropewalk.attention import attend, use_kernel
+from attention_cases import EXCHANGES, LAYOUTS, PACKS, Case, attend_shares, draw_tensors, find_errors
+from packs import pack
+from ropewalk.attention import attend
+from ropewalk.attention.reference_kernel import ReferenceKernel
 from ropewalk.core.error import UserError
 from ropewalk.parallel.launch import run_ranks
-from ropewalk.partition import partition_tokens, partition_tokens_and_heads
-
-LAYOUTS = ("contiguous", "zigzag", "balanced", "local")
-EXCHANGES = ("needed_kv", "ring", "all_gather")
-HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8
-
-PACKS = {
-    "one document": pack([96], 96),
-    "documents that cross cuts": np.concatenate([pack([50, 1, 31, 1, 13], 96), pack([90, 6], 96)]),
-    "tiny documents": pack(np.random.default_rng(0).integers(1, 9, size=60).tolist(), 192),
-    "padding": np.concatenate([pack([40, 7], 96), pack([], 96), pack([3], 96)]),
-}
-
-
-class Case(NamedTuple):
-    document: np.ndarray
-    layout: str
-    exchange: str
-    dtype: torch.dtype
-    window: int | None = None
-    ulysses_degree: int = 1
-    kernel: str | None = None
-    soft_cap: float | None = None
-    sinks: bool = False
-
-
-def draw_tensors(document: np.ndarray) -> list[Tensor]:
-    """Query, key, value and a gradient for the output, in float64."""
-    generator = torch.Generator().manual_seed(document.size)
-    heads = (HEADS, KV_HEADS, KV_HEADS, HEADS)
-    return [torch.randn(document.size, n, HEAD_DIM, generator=generator, dtype=torch.float64) for n in heads]
-
-
-def draw_sinks(case: Case) -> list[Tensor]:
-    """Sinks as large as scores are, if the case has any."""
-    return [torch.linspace(-1, 2, HEADS, dtype=torch.float64).to(case.dtype)] if case.sinks else []
-
-
-def attend_whole(case: Case) -> list[Tensor]:
-    """Output and gradients by the textbook, in float64, from tensors rounded to the case's dtype."""
-    *inputs, grad = (tensor.to(case.dtype).double() for tensor in draw_tensors(case.document))
-    query, key, value, *sinks = (tensor.double().requires_grad_() for tensor in [*inputs, *draw_sinks(case)])
-    mask = torch.from_numpy(mask_of(case.document, case.window))
-    keys, values = (tensor.repeat_interleave(HEADS // KV_HEADS, dim=1) for tensor in (key, value))
-    scores = torch.einsum("qhd,khd->hqk", query, keys) / HEAD_DIM**0.5
-    if case.soft_cap is not None:
-        scores = case.soft_cap * torch.tanh(scores / case.soft_cap)
-    scores = scores.masked_fill(~mask, -torch.inf)
-    for each in sinks:
-        scores = torch.cat([scores, each[:, None, None].expand(-1, len(query), 1)], dim=-1)
-    shares = scores.softmax(-1).nan_to_num(0)[..., : len(query)]
-    out = torch.einsum("hqk,khd->qhd", shares, values)
-    return [out.detach(), *torch.autograd.grad(out, (query, key, value, *sinks), grad)]
-
-
-def attend_shares(cases: list[Case]) -> list[tuple[np.ndarray, list[Tensor]]]:
-    """This rank's tokens, output and gradients of each case; of sinks its part of the gradient."""
-    ranks, rank = dist.get_world_size(), dist.get_rank()
-    results = []
-    for case in cases:
-        partition = partition_tokens_and_heads(
-            case.document, ranks=ranks, ulysses_degree=case.ulysses_degree, layout=case.layout, exchange=case.exchange
-        ).with_window(case.window)
-        own = torch.from_numpy(partition.owned(rank))
-        *inputs, grad = (tensor.to(case.dtype)[own] for tensor in draw_tensors(case.document))
-        leaves = [tensor.requires_grad_() for tensor in [*inputs, *draw_sinks(case)]]
-        group, sinks = dist.group.WORLD if ranks > 1 else None, leaves[3] if case.sinks else None
-        with use_kernel(case.kernel) if case.kernel else nullcontext():
-            out = attend(*leaves[:3], partition=partition, group=group, soft_cap=case.soft_cap, sinks=sinks)
-        grads = torch.autograd.grad(out, leaves, grad)
-        assert {each.dtype for each in (out, *grads)} == {case.dtype}
-        results.append((own.numpy(), [out.detach(), *grads]))
-    return results
-
-
-def find_errors(cases: list[Case], ranks: int) -> list[list[float]]:
-    """For each case, the norm-relative errors of output and gradients."""
-    shares = run_ranks(attend_shares, ranks, cases)
-    errors = []
-    for index, case in enumerate(cases):
-        truth = attend_whole(case)
-        found = [torch.full_like(tensor, torch.nan) for tensor in truth[:4]]
-        for own, tensors in (rank[index] for rank in shares):
-            for whole, share in zip(found, tensors, strict=False):
-                whole[own] = share.double()
-        if case.sinks:
-            found.append(sum((rank[index][1][4].double() for rank in shares), torch.zeros(())))
-        errors.append([((a - b).norm() / b.norm()).item() for a, b in zip(found, truth, strict=True)])
-    return errors
+from ropewalk.partition import partition_tokens
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
@@ -216,7 +128,7 @@ def test_padding_gets_zeros_and_gives_none() -> None:
 
 def test_strides_of_a_model_are_taken_as_they_come() -> None:
     partition = partition_tokens(PACKS["tiny documents"], ranks=1)
-    query, key, value, _ = draw_tensors(PACKS["tiny documents"])
+    query, key, value, _ = draw_tensors(Case(PACKS["tiny documents"], "auto", "auto", torch.float64))
     expected = attend(query, key, value, partition=partition, group=None)
     turned = [tensor.transpose(0, 1).contiguous().transpose(0, 1) for tensor in (query, key, value)]
     assert not turned[0].is_contiguous()
@@ -227,14 +139,71 @@ def test_strides_of_a_model_are_taken_as_they_come() -> None:
 
 def test_scale_multiplies_the_scores() -> None:
     partition = partition_tokens(PACKS["one document"], ranks=1)
-    query, key, value, _ = draw_tensors(PACKS["one document"])
+    query, key, value, _ = draw_tensors(Case(PACKS["one document"], "auto", "auto", torch.float64))
     doubled = attend(2 * query, key, value, partition=partition, group=None, scale=0.1)
     torch.testing.assert_close(doubled, attend(query, key, value, partition=partition, group=None, scale=0.2))
 
 
 def test_a_partition_for_others_is_our_fault() -> None:
-    tensors = draw_tensors(pack([8], 8))[:3]
+    tensors = draw_tensors(Case(pack([8], 8), "auto", "auto", torch.float64))[:3]
     with pytest.raises(AssertionError, match="the group's ranks"):
         attend(*tensors, partition=partition_tokens(pack([8], 8), ranks=2), group=None)
     with pytest.raises(AssertionError, match="the tokens that it owns"):
         attend(*tensors, partition=partition_tokens(pack([16], 16), ranks=1), group=None)
+
+
+@pytest.mark.parametrize(("exchange", "window"), [("needed_kv", None), ("all_gather", None), ("needed_kv", 7)])
+def test_gradients_of_keys_travel_in_bfloat16_and_are_summed_in_float32(
+    exchange: str, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the bytes; four ranks' parts of one gradient lose no more than each one's own rounding."""
+    sent: list[torch.dtype] = []
+    all_to_all = dist.all_to_all_single
+
+    def note(incoming: torch.Tensor, outgoing: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        sent.append(outgoing.dtype)
+        return all_to_all(incoming, outgoing, *args, **kwargs)
+
+    monkeypatch.setattr(dist, "all_to_all_single", note)
+    kernel = "reference" if window is None else "reference_gathered"
+    case = Case(PACKS["one document"], "zigzag", exchange, torch.bfloat16, window, kernel=kernel)
+
+    def on_rank() -> list[torch.dtype]:
+        attend_shares([case])
+        return sent
+
+    for kinds in run_ranks(on_rank, 4):
+        assert kinds and set(kinds) == {torch.bfloat16}
+    monkeypatch.undo()
+    (errors,) = find_errors([case], 4)
+    assert max(errors) < 0.006
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES[::2])
+def test_messages_are_under_way_while_a_rank_computes(exchange: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys go out before own tiles; so do the gradients of keys that were kept from the forward."""
+    events: list[str] = []
+
+    def note(name: str, call: Any) -> Any:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            events.append(name if kwargs.get("async_op", True) else "blocking")
+            return call(*args, **kwargs)
+
+        return noted
+
+    for name in ("all_to_all_single", "all_gather"):
+        monkeypatch.setattr(dist, name, note("send", getattr(dist, name)))
+    for name in ("attend", "differentiate"):
+        monkeypatch.setattr(ReferenceKernel, name, note("compute", getattr(ReferenceKernel, name)))
+    document = np.concatenate([PACKS["documents that cross cuts"], PACKS["padding"][:1]])
+    case = Case(document, "contiguous", exchange, torch.float32, kernel="reference")
+
+    def on_rank() -> list[str]:
+        attend_shares([case])
+        return events
+
+    for told in run_ranks(on_rank, 2):
+        assert "blocking" not in told
+        sends = [place for place, event in enumerate(told) if event == "send"]
+        assert len(sends) == 2, "keys were kept"
+        assert sends[0] == 0 and "compute" in told[sends[1] :], told

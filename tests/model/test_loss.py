@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from ropewalk.model.loss import chunked_cross_entropy, score_labels
+from count_waits import CountReads, CountWaits
+from emulated_gpu import emulate
+from ropewalk.model import loss as loss_module
+from ropewalk.model.loss import LossRules, chunked_cross_entropy, score_labels
 
 
 def problem(dtype: torch.dtype, tokens: int = 37, vocabulary: int = 50) -> tuple[torch.Tensor, ...]:
@@ -91,7 +94,7 @@ def test_correct_is_the_argmax_on_weighted_tokens() -> None:
     hidden, head, labels, weights = problem(torch.float32)
     best = (hidden @ head.T).argmax(dim=1)
     labels[::2] = best[::2].to(torch.int32)
-    _, _, correct = score_labels(hidden, head, labels, weights, chunk_tokens=8)
+    _, _, correct = score_labels(hidden, head, labels, weights, rules=LossRules(8))
     assert torch.equal(correct, (labels == best) & (weights > 0)) and correct.any()
 
 
@@ -102,8 +105,48 @@ def test_z_loss_against_autograd(chunk_tokens: int) -> None:
     log_sum = (hidden @ head.T).logsumexp(1)
     expected = ((nll + 0.01 * log_sum.square()) * weights).sum()
     slopes = torch.autograd.grad(expected, (hidden, head))
-    loss, ours, _ = score_labels(hidden, head, labels, weights, chunk_tokens=chunk_tokens, z_loss=0.01)
+    loss, ours, _ = score_labels(hidden, head, labels, weights, rules=LossRules(chunk_tokens, z_loss=0.01))
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(ours, nll.detach(), rtol=1e-12, atol=1e-12)
     for mine, exact in zip(torch.autograd.grad(loss, (hidden, head)), slopes, strict=True):
         torch.testing.assert_close(mine, exact, rtol=1e-12, atol=1e-12)
+
+
+def test_indices_that_come_with_the_batch_change_nothing() -> None:
+    """And the loss then reads nothing back: neither in a chunk nor before."""
+    hidden, head, labels, weights = problem(torch.float64)
+    results, waits = [], []
+    for counted in (None, weights.nonzero().squeeze(1)):
+        with CountWaits() as watched, CountReads(watched) as reads:
+            loss, nll, correct = score_labels(hidden, head, labels, weights, rules=LossRules(4), counted=counted)
+            loss.backward()
+        results.append([loss.detach(), nll, correct, hidden.grad, head.grad])
+        waits.append(watched.waits + reads.reads)
+        hidden.grad = head.grad = None
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    assert waits[0] and not waits[1], waits
+
+
+def test_a_gpu_adds_up_the_gradient_of_the_head_without_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sum in float32 over all chunks; a CPU rounds each chunk's product to bfloat16 first."""
+    products = [torch.randn(2, 40, 40).bfloat16().unbind() for _ in range(32)]
+    expected = sum(left.double() @ right.double() for left, right in products)
+    errors = []
+    for adds_widely in (True, False):
+        monkeypatch.setattr(loss_module, "_adds_widely", lambda _, answer=adds_widely: answer)
+        total = torch.zeros(40, 40)
+        with emulate():
+            for left, right in products:
+                loss_module.add_product(total, left, right)
+        errors.append(((total - expected).norm() / expected.norm()).item())
+    assert errors[0] < 1e-6 < 1e-4 < errors[1], errors
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_product_is_added_widely_on_a_gpu() -> None:
+    left, right = (torch.randn(size, device="cuda", dtype=torch.bfloat16) for size in ((300, 64), (64, 200)))
+    total = torch.randn(300, 200, device="cuda")
+    expected = total.double() + left.double() @ right.double()
+    loss_module.add_product(total, left, right)
+    assert (total.double() - expected).norm() <= 1e-6 * expected.norm()

@@ -33,11 +33,11 @@ def test_worked_table(
     assert heads.forward == heads.backward == pytest.approx(heads_mb * 1e6, rel=0.01)
 
 
-def test_backward_carries_gradients_in_fp32(shapes: Mapping[str, ModelShape]) -> None:
+def test_backward_carries_gradients_in_the_type_of_keys_but_in_a_ring(shapes: Mapping[str, ModelShape]) -> None:
     ring = attention_traffic(shapes["llama-8b"], 32 * K, ranks=8, exchange="ring")
     gathered = attention_traffic(shapes["llama-8b"], 32 * K, ranks=8, exchange="all_gather")
     assert ring.backward / ring.forward == pytest.approx(1 + 2 * 8 / 7)
-    assert gathered.backward / gathered.forward == pytest.approx(3)
+    assert gathered.backward / gathered.forward == pytest.approx(2)
 
 
 def test_only_needed_rows_are_sent(shapes: Mapping[str, ModelShape]) -> None:

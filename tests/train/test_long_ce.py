@@ -11,7 +11,7 @@ import torch
 from ropewalk.core.record import Batch, read_metrics
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.model.load import load_model
-from ropewalk.model.loss import score_labels
+from ropewalk.model.loss import LossRules, score_labels
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.long_ce import LongCE
 from ropewalk.recipe.spec import Recipe
@@ -64,7 +64,7 @@ def test_the_weight_is_applied_and_not_differentiated() -> None:
     assert (factor == 2.0).any() and (factor < 1).any()
     expected = (weights * factor * (nll + 1e-2 * logits.logsumexp(1) ** 2)).sum()
     wanted = torch.autograd.grad(expected, (hidden, head))
-    rules: dict[str, Any] = {"chunk_tokens": 7, "z_loss": 1e-2, "near_nll": near_nll, "most": 2.0}
+    rules: dict[str, Any] = {"rules": LossRules(7, z_loss=1e-2, most=2.0), "near_nll": near_nll}
     found, plain, _ = score_labels(hidden, head, labels, weights, **rules)
     assert torch.allclose(found, expected, rtol=1e-12)
     assert torch.allclose(plain, nll * (weights > 0), rtol=1e-12), "what is told is the plain nll"

@@ -15,37 +15,12 @@ import torch
 
 from ropewalk.attention import gpu_kernels
 from ropewalk.attention.cpu_schedule import schedule_cpu
+from ropewalk.attention.cudnn_shapes import choose_padding, split_calls
 from ropewalk.attention.reference_kernel import ReferenceKernel
-from ropewalk.attention.schedule import AttentionSchedule, BackwardInputs, KeyRows, QueryRows, Scores
-from ropewalk.attention.varlen_schedule import VarlenKernel, VarlenTiles, schedule_gathered, schedule_varlen
+from ropewalk.attention.schedule import AttentionSchedule
+from ropewalk.attention.varlen_schedule import VarlenKernel, schedule_gathered, schedule_varlen
 from ropewalk.core.error import UserError
 from ropewalk.partition.partition import Partition
-
-
-class _FlashKernel:
-    """Of the two flash kernels the one that suits a call's tiles."""
-
-    def attend(
-        self, query: QueryRows, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See varlen_schedule.VarlenKernel."""
-        return self._choose(tiles, query).attend(query, key, value, tiles, scores)
-
-    def differentiate(
-        self, inputs: BackwardInputs, key: KeyRows, value: KeyRows, tiles: VarlenTiles, scores: Scores
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """See varlen_schedule.VarlenKernel."""
-        return self._choose(tiles, key).differentiate(inputs, key, value, tiles, scores)
-
-    def _choose(
-        self, tiles: VarlenTiles, rows: torch.Tensor
-    ) -> "gpu_kernels.CudnnKernel | gpu_kernels.FlashVarlenKernel":
-        return (
-            gpu_kernels.CudnnKernel()
-            if gpu_kernels.prefers_cudnn(tiles, rows.shape[-1])
-            else gpu_kernels.FlashVarlenKernel()
-        )
-
 
 Maker = Callable[[Partition, int, torch.device], AttentionSchedule]
 
@@ -54,12 +29,23 @@ def _lay(make: Callable[..., AttentionSchedule], kernel: VarlenKernel) -> Maker:
     return lambda partition, rank, device: make(partition, rank, kernel=kernel, device=device)
 
 
+def _lay_flash(partition: Partition, rank: int, device: torch.device) -> AttentionSchedule:
+    """Of flash attention and cuDNN the one that suits each tile."""
+    return split_calls(_VARLEN(partition, rank, device), choose_padding(partition), device)
+
+
+def _lay_cudnn(partition: Partition, rank: int, device: torch.device) -> AttentionSchedule:
+    """cuDNN for every tile, whatever its shape."""
+    return split_calls(_VARLEN(partition, rank, device), lambda *_: 0, device)
+
+
+_VARLEN = _lay(schedule_varlen, gpu_kernels.FlashVarlenKernel())
 KERNELS: Mapping[str, Maker] = {
     "cpu": lambda partition, rank, device: schedule_cpu(partition, rank),
-    "flash": _lay(schedule_varlen, _FlashKernel()),
+    "flash": _lay_flash,
     "flash_gathered": _lay(schedule_gathered, gpu_kernels.FlashVarlenKernel()),
-    "varlen": _lay(schedule_varlen, gpu_kernels.FlashVarlenKernel()),
-    "cudnn": _lay(schedule_varlen, gpu_kernels.CudnnKernel()),
+    "varlen": _VARLEN,
+    "cudnn": _lay_cudnn,
     "reference": _lay(schedule_varlen, ReferenceKernel()),
     "reference_gathered": _lay(schedule_gathered, ReferenceKernel()),
 }
@@ -112,9 +98,12 @@ def choose_kernel(demand: Demand) -> str:
         )
     if demand.dtype not in gpu_kernels.DTYPES or demand.soft_cap or demand.head_dim % 8:
         return FLEX
-    return "flash_gathered" if demand.windowed else "flash"
+    if demand.windowed:
+        return "flash_gathered"
+    return "flash" if gpu_kernels.allows_cudnn(demand.head_dim) else "varlen"
 
 
+_asked: dict[tuple[int | None, str, torch.device], None] = {}
 _schedules: WeakKeyDictionary[Partition, dict[tuple[int, str, torch.device], AttentionSchedule]] = WeakKeyDictionary()
 
 
@@ -124,4 +113,10 @@ def schedule_tiles(partition: Partition, rank: int, kernel: str, device: torch.d
     key = rank, kernel, device
     if key not in of_partition:
         of_partition[key] = KERNELS[kernel](partition, rank, device)
+        _asked[partition.window, kernel, device] = None
     return of_partition[key]
+
+
+def asked_schedules() -> list[tuple[int | None, str, torch.device]]:
+    """The windows, kernels and devices that this process has asked schedules for."""
+    return list(_asked)

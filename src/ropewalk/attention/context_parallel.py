@@ -6,7 +6,7 @@ global output and log-sum-exp. Received keys are kept for the backward pass wher
 otherwise they are fetched again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,21 +125,26 @@ class _Attention(torch.autograd.Function):
             # [local, heads] and [1, heads] -> [local + 1, heads]
             logsum = torch.cat([logsum, logsum.new_full((1, logsum.shape[1]), torch.inf)])
         inputs = BackwardInputs(query, grad, out, logsum)
-        d_query, d_key, d_value = _differentiate_causal_tiles(schedule.causal_tiles, inputs, key, value, scores)
-        if schedule.merges or transfer is not None:
-            exact = _exact(query.dtype)
-            # twice [local, kv_heads, head_dim] -> [local, both_heads, head_dim]
-            d_query, d_block = d_query.to(exact), torch.cat([d_key, d_value], dim=1).to(exact)
-            for calls in schedule.steps[0]:
-                # twice [local, kv_heads, head_dim] -> [local, both_heads, head_dim]
-                _accumulate(calls, inputs, torch.cat([key, value], dim=1), scores, d_query, d_block)
-            if transfer is not None:
-                d_block += transfer.return_gradients(
-                    _differentiate_blocks(schedule.steps[1:], inputs, arriving, scores, d_query)
-                )
-            # [local, both_heads, head_dim] -> twice [local, kv_heads, head_dim]
-            d_key, d_value = d_block.to(query.dtype).chunk(2, dim=1)
-        return d_query.to(query.dtype), d_key, d_value, d_sinks, None
+        if transfer is None and not schedule.merges:
+            d_query, d_key, d_value = _differentiate_causal_tiles(schedule.causal_tiles, inputs, key, value, scores)
+            return d_query, d_key, d_value, d_sinks, None
+        d_sum: Queries | None = None
+        d_block: Block | None = None
+        returning: Callable[[], Block] | None = None
+        if transfer is None or not blocks:  # own tiles hide the keys on their way
+            d_sum, d_block = _differentiate_own(schedule, inputs, key, value, scores, None)
+        if transfer is not None:
+            d_sum = torch.zeros_like(query, dtype=_exact(query.dtype)) if d_sum is None else d_sum
+            found = _differentiate_blocks(schedule.steps[1:], inputs, arriving, scores, d_sum)
+            returning = transfer.return_gradients(found, key.dtype)
+        if d_block is None:  # keys were kept: own tiles hide the gradients on their way back
+            d_sum, d_block = _differentiate_own(schedule, inputs, key, value, scores, d_sum)
+        if returning is not None:
+            d_block += returning()
+        # [local, both_heads, head_dim] -> twice [local, kv_heads, head_dim]
+        d_key, d_value = d_block.to(query.dtype).chunk(2, dim=1)
+        assert d_sum is not None
+        return d_sum.to(query.dtype), d_key, d_value, d_sinks, None
 
 
 def _compute(
@@ -177,6 +182,26 @@ def _differentiate_causal_tiles(
     of_calls = [call.differentiate(inputs, key, value, scores) for call in calls.calls]
     d_query, d_key, d_value = (calls.assemble(parts) for parts in zip(*of_calls, strict=True))
     return d_query, d_key, d_value
+
+
+def _differentiate_own(
+    schedule: AttentionSchedule,
+    inputs: BackwardInputs,
+    key: Keys,
+    value: Keys,
+    scores: Scores,
+    d_query: Queries | None,
+) -> tuple[Queries, Block]:
+    """Gradients of queries, added to ``d_query`` if there are any yet, and of own keys, from tiles on own keys."""
+    exact = _exact(inputs.query.dtype)
+    d_own, d_key, d_value = _differentiate_causal_tiles(schedule.causal_tiles, inputs, key, value, scores)
+    d_query = d_own.to(exact) if d_query is None else d_query.add_(d_own)
+    # twice [local, kv_heads, head_dim] -> [local, both_heads, head_dim]
+    d_block = torch.cat([d_key, d_value], dim=1).to(exact)
+    for calls in schedule.steps[0]:
+        # twice [local, kv_heads, head_dim] -> [local, both_heads, head_dim]
+        _accumulate(calls, inputs, torch.cat([key, value], dim=1), scores, d_query, d_block)
+    return d_query, d_block
 
 
 def _differentiate_blocks(
@@ -231,12 +256,13 @@ class _KeyTransfer:
         assert self.group is not None
         return self.exchange.fetch(own, self.traffic, self.group)
 
-    def return_gradients(self, gradients: Iterator[Block]) -> Block:
-        """What all ranks have for this rank's own keys."""
+    def return_gradients(self, gradients: Iterator[Block], dtype: torch.dtype) -> Callable[[], Block]:
+        """Send them to the keys' owners; the result waits for what all ranks have for this rank's own keys."""
         if self.traffic is None:
-            return next(gradients)
+            own = next(gradients)
+            return lambda: own
         assert self.group is not None
-        return self.exchange.return_gradients(gradients, self.traffic, self.group)
+        return self.exchange.return_gradients(gradients, self.traffic, self.group, dtype)
 
 
 def _find_transfer(task: _Task, schedule: AttentionSchedule, device: torch.device) -> _KeyTransfer | None:

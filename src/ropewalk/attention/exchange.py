@@ -3,8 +3,10 @@
 Three exchanges have one signature: only the needed keys in one all-to-all, all keys in one all-gather, or block by
 block in a ring. A fourth serves kernels that want a rank's own keys in the same block. ``fetch`` starts at once and
 yields the blocks of steps 1, 2, ... as they arrive, so a rank computes on its own keys meanwhile.
-``return_gradients`` takes the gradients of those blocks from an iterator, in the same order, and returns the sum of
-all ranks' gradients for this rank's own keys. Sums have a fixed order, so two runs agree in all bits.
+``return_gradients`` takes the gradients of those blocks from an iterator, in the same order, and starts to send them;
+what it returns waits for all ranks' gradients of this rank's own keys, and gives their sum. Gradients travel in the
+keys' own dtype and are summed in float32 or better, but for a ring's, whose sums travel. Sums have a fixed order, so
+two runs agree in all bits.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from ropewalk.attention.copy_to_device import copy_to_device
 from ropewalk.attention.gathered_keys import GatheredKeys
 from ropewalk.partition.partition import Partition
 
@@ -47,7 +50,9 @@ class RankExchange:
 
 
 Fetch = Callable[[Block, RankExchange, dist.ProcessGroup], Iterator[Block]]
-ReturnGradients = Callable[[Iterator[Block], RankExchange, dist.ProcessGroup], Block]
+Arrival = Callable[[], Block]
+"""Waits for the gradients of a rank's own keys, and returns their sum."""
+ReturnGradients = Callable[[Iterator[Block], RankExchange, dist.ProcessGroup, torch.dtype], Arrival]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +81,31 @@ def fetch_needed(own: Block, traffic: RankExchange, group: dist.ProcessGroup) ->
     return arrive()
 
 
-def return_needed(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
+def return_needed(
+    gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup, dtype: torch.dtype
+) -> Arrival:
     """The all-to-all the other way round."""
     (block,) = gradients
-    outgoing = block
+    outgoing = block.to(dtype).contiguous()
     if traffic.order is not None:
-        outgoing = torch.empty_like(block)
-        outgoing[traffic.order] = block  # [received, both_heads, head_dim], in the order in which they came
-    incoming = block.new_empty(len(traffic.send), *block.shape[1:])
-    dist.all_to_all_single(incoming, outgoing.contiguous(), traffic.send_tokens, traffic.receive_tokens, group=group)
-    total = block.new_zeros(traffic.local_tokens, *block.shape[1:])
-    # [sent, both_heads, head_dim] and [sent], a part of each for every destination
-    for part, index in zip(incoming.split(traffic.send_tokens), traffic.send.split(traffic.send_tokens), strict=True):
-        total[index] += part  # a destination asks for a token once
-    return total
+        outgoing = torch.empty_like(outgoing)
+        outgoing[traffic.order] = block.to(dtype)  # [received, both_heads, head_dim], in the order in which they came
+    incoming = outgoing.new_empty(len(traffic.send), *block.shape[1:])
+    work = dist.all_to_all_single(
+        incoming, outgoing, traffic.send_tokens, traffic.receive_tokens, group=group, async_op=True
+    )
+
+    def arrive() -> Block:
+        assert outgoing.is_contiguous()  # and alive until it has been sent
+        work.wait()
+        total = block.new_zeros(traffic.local_tokens, *block.shape[1:])
+        # [sent, both_heads, head_dim] and [sent], a part of each for every destination
+        parts = zip(incoming.split(traffic.send_tokens), traffic.send.split(traffic.send_tokens), strict=True)
+        for part, index in parts:
+            total[index] += part  # a destination asks for a token once
+        return total
+
+    return arrive
 
 
 def fetch_gathered(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> Iterator[Block]:
@@ -104,15 +120,17 @@ def fetch_gathered(own: Block, traffic: RankExchange, group: dist.ProcessGroup) 
     return arrive()
 
 
-def return_gathered(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
+def return_gathered(
+    gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup, dtype: torch.dtype
+) -> Arrival:
     """Gradients of own keys stay, those of others return to their owners."""
     (gathered,) = gradients
     parts = torch.empty_like(gathered)
     parts[traffic.gathered] = gathered  # [local + received, both_heads, head_dim]: own tokens first
     # -> [local, both_heads, head_dim] and [received, both_heads, head_dim]
     own, block = parts.split([traffic.local_tokens, len(gathered) - traffic.local_tokens])
-    total: Block = own + return_needed(iter([block]), traffic, group)
-    return total
+    others = return_needed(iter([block]), traffic, group, dtype)
+    return lambda: own + others()
 
 
 def fetch_all(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> Iterator[Block]:
@@ -132,14 +150,23 @@ def fetch_all(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> It
     return arrive()
 
 
-def return_all(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
+def return_all(
+    gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup, dtype: torch.dtype
+) -> Arrival:
     """A reduce-scatter, written as an all-to-all and a sum in the order of ranks."""
     (block,) = gradients
-    everything = block.new_zeros(traffic.ranks * traffic.local_tokens, *block.shape[1:])
-    everything[traffic.all_gathered] = block  # [received, ...] into [ranks * local, both_heads, head_dim]
+    everything = block.new_zeros(traffic.ranks * traffic.local_tokens, *block.shape[1:], dtype=dtype)
+    everything[traffic.all_gathered] = block.to(dtype)  # [received, ...] into [ranks * local, both_heads, head_dim]
     incoming = torch.empty_like(everything)
-    dist.all_to_all_single(incoming, everything, group=group)
-    return incoming.view(traffic.ranks, traffic.local_tokens, *block.shape[1:]).sum(0)
+    work = dist.all_to_all_single(incoming, everything, group=group, async_op=True)
+
+    def arrive() -> Block:
+        assert everything.is_contiguous()
+        work.wait()
+        parts = incoming.view(traffic.ranks, traffic.local_tokens, *block.shape[1:])
+        return parts.sum(0, dtype=block.dtype)
+
+    return arrive
 
 
 def fetch_ring(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> Iterator[Block]:
@@ -158,15 +185,20 @@ def fetch_ring(own: Block, traffic: RankExchange, group: dist.ProcessGroup) -> I
     return arrive()
 
 
-def return_ring(gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup) -> Block:
-    """Each block's gradient follows its block, is added to on the way, and ends one rank beyond: at its owner."""
+def return_ring(
+    gradients: Iterator[Block], traffic: RankExchange, group: dist.ProcessGroup, dtype: torch.dtype
+) -> Arrival:
+    """Each block's gradient follows its block, is added to on the way, and ends one rank beyond: at its owner.
+
+    It travels as it is, not in ``dtype``: sums that are rounded at every rank would lose more than one rounding.
+    """
     left, right = (traffic.rank - 1) % traffic.ranks, (traffic.rank + 1) % traffic.ranks
     moving: _Passing | None = None
     for gradient in gradients:
         total = gradient if moving is None else moving.wait() + gradient
         moving = _pass_on(total.contiguous(), left, right, group)
     assert moving is not None
-    return moving.wait()
+    return moving.wait
 
 
 EXCHANGES = {
@@ -197,7 +229,7 @@ def _plan_traffic(partition: Partition, rank: int, device: torch.device) -> Rank
     owner, local = partition.localise(packed[order])
 
     def place(indices: Int64[np.ndarray, "tokens"]) -> Int64[Tensor, "tokens"]:
-        return torch.from_numpy(indices).to(device)
+        return copy_to_device(indices, device)
 
     return RankExchange(
         rank=rank,

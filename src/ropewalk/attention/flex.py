@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
 from ropewalk.attention.bias import Alibi, Fire, Index, Score, ScoreMod
+from ropewalk.attention.copy_to_device import copy_to_device
 from ropewalk.attention.exchange import Block, fetch_gathered, plan_traffic, return_gathered
 from ropewalk.attention.gathered_keys import GatheredKeys
 from ropewalk.attention.merge import sink
@@ -98,13 +99,13 @@ def attend_biased(
     return attend_flex(query, key, value, partition=partition, group=None, scores=scores, score_mod=mod)
 
 
-def require_gpu() -> None:
-    """Raise UserError on a machine where a model with a bias would not run."""
-    if not torch.cuda.is_available():
+def require_gpu(device: torch.device) -> None:
+    """Raise UserError where a model with a bias would not run: on a ``device`` that is no GPU."""
+    if device.type != "cuda":
         raise UserError(
             "a bias on attention scores needs a GPU",
             where="layers: bias",
-            why="it uses FlexAttention, which has no backward on a CPU, and this machine has no GPU",
+            why="it uses FlexAttention, which has no backward on a CPU, and this rank runs on a CPU",
             fix="use a machine with a GPU, or remove bias from layers",
         )
 
@@ -120,7 +121,7 @@ def make_block_mask(
     soonest, farthest = (reduce.reduceat(last, starts)[:, None] for reduce in (np.minimum, np.maximum))
     seen = (other <= farthest) & (stop >= lowest)
     whole = (other >= highest) & (stop <= soonest)
-    lower, upper = (torch.from_numpy(bound).to(device) for bound in (first, last))
+    lower, upper = (copy_to_device(bound, device) for bound in (first, last))
 
     def sees(batch: Index, head: Index, query: Index, key: Index) -> Bool[Tensor, "..."]:
         return (key <= upper[query]) & (key >= lower[query])
@@ -153,7 +154,7 @@ class _Gather(torch.autograd.Function):
         exact = torch.promote_types(grad.dtype, torch.float32)
         gradients: Iterator[Block] = iter([grad.to(exact)])
         traffic = plan_traffic(partition, dist.get_rank(group), grad.device)
-        return return_gathered(gradients, traffic, group).to(grad.dtype), None, None
+        return return_gathered(gradients, traffic, group, grad.dtype)().to(grad.dtype), None, None
 
 
 def _find_mask(partition: Partition, rank: int, device: torch.device) -> BlockMask:
@@ -178,7 +179,7 @@ def _list_blocks(chosen: Bool[np.ndarray, "blocks key_blocks"], device: torch.de
     """How many blocks each block of queries has, and their numbers, those that it has first."""
     order = np.argsort(~chosen, axis=1, kind="stable").astype(np.int32)
     count = chosen.sum(axis=1, dtype=np.int32)
-    return torch.from_numpy(count).to(device)[None, None], torch.from_numpy(order).to(device)[None, None]
+    return copy_to_device(count, device)[None, None], copy_to_device(order, device)[None, None]
 
 
 @cache

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
+from ropewalk.attention.copy_to_device import copy_to_device
 from ropewalk.attention.cpu_schedule import split_layers
 from ropewalk.attention.gathered_keys import GatheredKeys
 from ropewalk.attention.schedule import (
@@ -160,7 +161,7 @@ class _CallMaker:
             return Calls(calls, slice(None), None)
         order = np.full(local_tokens, covered)
         order[expand_ranges(columns[:, 0], columns[:, 1])] = np.arange(covered)
-        return Calls(calls, slice(None), torch.from_numpy(order).to(self.device))
+        return Calls(calls, slice(None), copy_to_device(order, self.device))
 
     def layers(self, tiles: Tiles) -> list[Calls]:
         """Other tiles, in as few calls as keep the queries of a call disjoint."""
@@ -174,11 +175,14 @@ class _CallMaker:
         """One launch for tiles given as the columns of partition/tiles."""
         masks = [TileMask.from_columns(causal, window) for causal, window in columns[:, 4:].tolist()]
         queries, keys = (TokenRanges.from_lengths(columns[:, place], columns[:, place + 1]) for place in (0, 2))
-        of_queries, of_keys = (_cu_seqlens(each.length, self.device) for each in (queries, keys))
+        of_queries, of_keys = (count_ends(each.length, self.device) for each in (queries, keys))
         tiles = VarlenTiles(of_queries, of_keys, tuple(masks))
-        return VarlenCall(select_ranges(queries, self.device), select_ranges(keys, self.device), tiles, self.kernel)
+        return VarlenCall(
+            select_ranges(queries, self.device), select_ranges(keys, self.device, adds=True), tiles, self.kernel
+        )
 
 
-def _cu_seqlens(lengths: Int64[np.ndarray, "ranges"], device: torch.device) -> CuSeqlens:
+def count_ends(lengths: Int64[np.ndarray, "ranges"], device: torch.device) -> CuSeqlens:
+    """Offsets of ranges of these lengths, laid end to end."""
     ends = np.append(0, np.cumsum(lengths)).astype(np.int32)
-    return CuSeqlens(torch.from_numpy(ends).to(device), tuple(ends.tolist()))
+    return CuSeqlens(copy_to_device(ends, device), tuple(ends.tolist()))

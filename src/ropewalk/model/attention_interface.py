@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from ropewalk.partition import AnyPartition, Partition
 
 NAME = "ropewalk"
 
+Mask = Shaped[Tensor, "#rows #heads tokens keys"] | Shaped[Tensor, "0 0 0 0"]
 _Asked = Callable[[Any], bool]
 _UNDONE: Mapping[str, tuple[_Asked, str]] = {
     "position_bias": (lambda asked: asked is not None, "a bias of attention scores that the model makes itself"),
@@ -69,6 +71,14 @@ class PromisedMask:
         return self._made[window_tokens]
 
 
+def make_empty_mask(device: torch.device) -> Float[Tensor, "0 0 0 0"]:
+    """A mask for a forward over a partition: it holds nothing, and transformers hands on any mask of four dimensions.
+
+    Without a mask transformers compares all positions first, and the host waits for a GPU in every forward.
+    """
+    return torch.empty(0, 0, 0, 0, device=device)
+
+
 def promise_mask(**arguments: Any) -> PromisedMask:
     """Called by transformers to get a mask for the name ``ropewalk``."""
     return PromisedMask(arguments)
@@ -80,7 +90,7 @@ def attend_layer(
     query: Float[Tensor, "rows heads tokens head_dim"],
     key: Float[Tensor, "rows kv_heads keys head_dim"],
     value: Float[Tensor, "rows kv_heads keys value_dim"],
-    attention_mask: PromisedMask | Shaped[Tensor, "#rows #heads tokens keys"] | None,
+    attention_mask: PromisedMask | Mask | None,
     *,
     partition: AnyPartition | None = None,
     context_group: dist.ProcessGroup | None = None,
@@ -128,7 +138,7 @@ def _attend_plainly(
     query: Float[Tensor, "rows heads tokens head_dim"],
     key: Float[Tensor, "rows kv_heads keys head_dim"],
     value: Float[Tensor, "rows kv_heads keys value_dim"],
-    mask: PromisedMask | Shaped[Tensor, "#rows #heads tokens keys"] | None,
+    mask: PromisedMask | Mask | None,
     window_tokens: int | None,
     settings: Mapping[str, Any],
 ) -> tuple[Float[Tensor, "rows tokens heads value_dim"], None]:
@@ -175,7 +185,7 @@ def _refuse_undone(
     query: Float[Tensor, "rows heads tokens head_dim"],
     key: Float[Tensor, "rows kv_heads keys head_dim"],
     value: Float[Tensor, "rows kv_heads keys value_dim"],
-    mask: PromisedMask | Shaped[Tensor, "#rows #heads tokens keys"] | None,
+    mask: PromisedMask | Mask | None,
     settings: Mapping[str, Any],
 ) -> None:
     """Raise UserError if this layer's attention is more than causal softmax in a document or a window of it."""
@@ -184,12 +194,10 @@ def _refuse_undone(
         asked.append("a cache of earlier keys, which is not in the partition")
     if value.shape[-1] != key.shape[-1]:
         asked.append("values with another width than the keys, as in latent attention (MLA)")
-    if isinstance(mask, Tensor):
+    if isinstance(mask, Tensor) and mask.numel():
         asked.append("a mask that the model makes itself")
-    elif mask is not None and mask.window_tokens not in (None, settings.get("sliding_window")):
-        asked.append(
-            f"a mask with chunks or windows of {mask.window_tokens} tokens that the attention layer does not receive"
-        )
+    elif isinstance(mask, PromisedMask) and mask.window_tokens not in (None, settings.get("sliding_window")):
+        asked.append(f"a mask with chunks or windows of {mask.window_tokens} tokens that its attention does not receive")
     if asked:
         raise UserError(
             f"{type(module).__name__} cannot run over a partition",

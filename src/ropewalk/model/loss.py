@@ -1,7 +1,9 @@
 """Cross-entropy of a long sequence without all its logits: [131072, 128000] of them would take 62 GiB.
 
-Tokens pass the head in chunks. Each chunk's gradient is computed at once, while its logits exist: three matrix products
-instead of the four that recomputing would take. The cost is a float32 copy of the head's gradient.
+Tokens with a weight pass the head in chunks. Each chunk's gradient is computed at once, while its logits exist: three
+matrix products instead of the four that recomputing would take. The cost is a float32 copy of the head's gradient, to
+which a GPU adds each chunk's product without rounding it first. Which tokens have a weight comes with the batch, so the
+host never waits for a GPU here.
 """
 
 from typing import Any, NamedTuple
@@ -10,9 +12,22 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64, Shaped
 from torch import Tensor
 
-CHUNK_TOKENS = 1024
+from ropewalk.recipe.parallel import LOSS_CHUNK_TOKENS
+
 _BLOCK_BYTES = {False: 4 << 20, True: 64 << 20}
 """Bytes of float32 logits at a time, by whether they are on a GPU; on the CPU they stay in a core's cache."""
+
+
+class LossRules(NamedTuple):
+    """``chunk_tokens`` pass the head at once; None is 4096 on a GPU, 1024 on a CPU.
+
+    ``z_loss`` x (log of the softmax's denominator)^2 is added to each token's loss, not to its nll. It keeps logits
+    near their present level, as in PaLM (2204.02311) with a factor of 1e-4. ``most`` bounds ``weigh_by_context``.
+    """
+
+    chunk_tokens: int | None = None
+    z_loss: float = 0.0
+    most: float = 1.0
 
 
 def chunked_cross_entropy(
@@ -21,14 +36,15 @@ def chunked_cross_entropy(
     labels: Int[Tensor, "tokens"],
     weights: Float[Tensor, "tokens"],
     *,
-    chunk_tokens: int = CHUNK_TOKENS,
+    chunk_tokens: int | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens"]]:
     """``(sum of weights x nll, nll)`` in float32 (float64 for float64 inputs), nll in nats, not differentiable.
 
-    Labels are the tokens to predict, shifted already. Where a weight is 0, the label may have any value, also negative,
-    and its nll is 0. Gradients flow to ``hidden`` and ``head`` through the sum.
+    Labels are the tokens to predict, shifted already. Where a
+    weight is 0, the label may have any value, also negative, and its nll is 0. Gradients flow to ``hidden`` and
+    ``head`` through the sum.
     """
-    loss_sum, nll, _ = score_labels(hidden, head, labels, weights, chunk_tokens=chunk_tokens)
+    loss_sum, nll, _ = score_labels(hidden, head, labels, weights, rules=LossRules(chunk_tokens))
     return loss_sum, nll
 
 
@@ -38,19 +54,20 @@ def score_labels(
     labels: Int[Tensor, "tokens"],
     weights: Float[Tensor, "tokens"],
     *,
-    chunk_tokens: int = CHUNK_TOKENS,
-    z_loss: float = 0.0,
+    rules: LossRules | None = None,
     near_nll: Float[Tensor, "tokens"] | None = None,
-    most: float = 1.0,
+    counted: Int64[Tensor, "counted"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens"], Bool[Tensor, "tokens"]]:
     """``chunked_cross_entropy``, and whether each label is a likeliest token (False where the weight is 0).
 
-    ``z_loss`` x (log of the softmax's denominator)^2 is added to each token's loss, not to its nll. It keeps logits
-    near their present level, as in PaLM (2204.02311) with a factor of 1e-4. With ``near_nll`` each weight is multiplied
-    by the result of ``weigh_by_context``.
+    With ``near_nll`` each weight is multiplied by the result of ``weigh_by_context``. ``counted`` are
+    the indices of the tokens whose weight is not 0, ascending. None looks for them, and the host waits once for a GPU.
     """
-    rules = _Rules(chunk_tokens, z_loss, most)
-    loss_sum, nll, correct = _ChunkedCrossEntropy.apply(hidden, head, labels, weights, near_nll, rules)
+    if counted is None:
+        counted = torch.nonzero(weights).squeeze(1)
+    rules = rules or LossRules()
+    rules = rules._replace(chunk_tokens=rules.chunk_tokens or LOSS_CHUNK_TOKENS[hidden.is_cuda])
+    loss_sum, nll, correct = _ChunkedCrossEntropy.apply(hidden, head, labels, weights, counted, near_nll, rules)
     return loss_sum, nll, correct
 
 
@@ -65,12 +82,6 @@ def weigh_by_context(
     return torch.where(near_nll.isnan(), 1.0, (near_nll - nll).exp().clamp(max=most))
 
 
-class _Rules(NamedTuple):
-    chunk_tokens: int
-    z_loss: float
-    most: float
-
-
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -79,8 +90,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         head: Float[Tensor, "vocabulary width"],
         labels: Int[Tensor, "tokens"],
         weights: Float[Tensor, "tokens"],
+        counted: Int64[Tensor, "counted"],
         near_nll: Float[Tensor, "tokens"] | None,
-        rules: _Rules,
+        rules: LossRules,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens"], Bool[Tensor, "tokens"]]:
         exact = torch.promote_types(hidden.dtype, torch.float32)
         nll = torch.zeros(len(hidden), dtype=exact, device=hidden.device)
@@ -88,12 +100,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         loss_sum = torch.zeros((), dtype=exact, device=hidden.device)
         hidden_grad = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
         head_grad = torch.zeros_like(head, dtype=exact) if ctx.needs_input_grad[1] else None
-        for start in range(0, len(hidden), rules.chunk_tokens):
+        assert rules.chunk_tokens is not None
+        everything = len(counted) == len(hidden)
+        for start in range(0, len(counted), rules.chunk_tokens):
             chunk = slice(start, start + rules.chunk_tokens)
-            rows = torch.nonzero(weights[chunk]).squeeze(1) + start
-            if not len(rows):
-                continue  # padding, or instructions: nothing to learn here
-            everything = len(rows) == len(nll[chunk])
+            rows = counted[chunk]
             # [tokens, width] -> [counted, width], and likewise [tokens] -> [counted]; labels [tokens] -> [counted, 1]
             nll[rows], correct[rows], loss, slope_at_inputs = _read_chunk(
                 hidden[chunk] if everything else hidden[rows],
@@ -123,7 +134,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             hidden_grad = hidden_grad * upstream  # a scalar: the product is taken in float32, then rounded
         if head_grad is not None:
             head_grad = (head_grad * upstream).to(ctx.head_dtype)
-        return hidden_grad, head_grad, None, None, None, None
+        return hidden_grad, head_grad, None, None, None, None, None
 
 
 def _read_chunk(
@@ -135,7 +146,7 @@ def _read_chunk(
     near_nll: Float[Tensor, "counted"] | None,
     learns: bool,
     head_grad: Float[Tensor, "vocabulary width"] | None,
-    rules: _Rules,
+    rules: LossRules,
 ) -> tuple[Float[Tensor, "counted"], Bool[Tensor, "counted"], Float[Tensor, ""], Float[Tensor, "counted width"] | None]:
     """Return nll, whether the label is likeliest, the sum of the loss, and the gradient of the inputs if it ``learns``.
 
@@ -154,11 +165,29 @@ def _read_chunk(
     if not learns:
         return nll, correct, loss.sum(), None
     slope = logits
-    if head_grad is not None and head_grad.dtype == slope.dtype:
-        head_grad.addmm_(slope.T, inputs)  # in one pass, without a second buffer of the head's size
-    elif head_grad is not None:
-        head_grad += slope.T @ inputs
+    if head_grad is not None:
+        add_product(head_grad, slope.T, inputs)
     return nll, correct, loss.sum(), slope @ head
+
+
+def add_product(
+    total: Float[Tensor, "rows columns"], left: Float[Tensor, "rows inner"], right: Float[Tensor, "inner columns"]
+) -> None:
+    """Add ``left @ right`` to ``total``, in one pass and without a second buffer of that size, where torch can.
+
+    On a CPU the product of narrower types is rounded to them before it is added.
+    """
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    elif _adds_widely(left):
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    else:
+        total += left @ right
+
+
+def _adds_widely(left: Float[Tensor, "rows inner"]) -> bool:
+    """Whether a product of 16-bit tensors can be added to a float32 one unrounded: torch 2.11 can on CUDA alone."""
+    return left.is_cuda
 
 
 def _read_block(
@@ -168,7 +197,7 @@ def _read_block(
     near_nll: Float[Tensor, "block"] | None,
     *,
     learns: bool,
-    rules: _Rules,
+    rules: LossRules,
 ) -> tuple[Float[Tensor, "block"], Bool[Tensor, "block"], Float[Tensor, "block"]]:
     """Return nll, whether the label is likeliest, and the weighed loss; the loss's slope overwrites ``logits``.
 

@@ -7,13 +7,14 @@ weight itself, so the loss must run inside that module.
 from contextlib import nullcontext
 
 import torch.distributed as dist
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from transformers import PreTrainedModel
 
 from ropewalk.model.architectures import blocks_of, head_of
-from ropewalk.model.loss import CHUNK_TOKENS, score_labels
+from ropewalk.model.attention_interface import make_empty_mask
+from ropewalk.model.loss import LossRules, score_labels
 from ropewalk.partition import AnyPartition
 
 
@@ -21,7 +22,7 @@ class ModelWithLoss(nn.Module):
     """``causal`` (a transformers model, parameters named as in its files) and its chunked loss."""
 
     def __init__(
-        self, causal: PreTrainedModel, *, chunk_tokens: int = CHUNK_TOKENS, z_loss: float = 0.0, most: float = 1.0
+        self, causal: PreTrainedModel, *, chunk_tokens: int | None = None, z_loss: float = 0.0, most: float = 1.0
     ) -> None:
         super().__init__()
         self.causal = causal
@@ -45,12 +46,14 @@ class ModelWithLoss(nn.Module):
         partition: AnyPartition,
         context_group: dist.ProcessGroup | None = None,
         near_nll: Float[Tensor, "local"] | None = None,
+        counted: Int64[Tensor, "counted"] | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "local"], Bool[Tensor, "local"]]:
         """This context rank's ``(sum of weights x loss, nll, correct)``; the sums of all ranks add up to the batch's.
 
         The four tensors are the batch's fields as ``partition.cut`` gives them to this rank. ``nll`` is in float32;
         ``correct`` is True where the label is a likeliest token and has a weight. ``near_nll`` is the labels' nll with
-        near context only; give it where the loss is weighed by it.
+        near context only; give it where the loss is weighed by it. ``counted`` are the indices of the weights that are
+        not 0; without it the host waits for a GPU.
         """
         hidden = self.read(tokens, positions, partition=partition, context_group=context_group)
         return score_labels(
@@ -58,10 +61,9 @@ class ModelWithLoss(nn.Module):
             head_of(self.causal),
             labels,
             weights,
-            chunk_tokens=self.chunk_tokens,
-            z_loss=self.z_loss,
+            rules=LossRules(self.chunk_tokens, self.z_loss, self.most),
             near_nll=near_nll,
-            most=self.most,
+            counted=counted,
         )
 
     def read(
@@ -78,7 +80,7 @@ class ModelWithLoss(nn.Module):
             hidden: Tensor = self.causal.model(
                 input_ids=tokens[None],
                 position_ids=positions[None],
-                attention_mask=None,
+                attention_mask=make_empty_mask(tokens.device),
                 use_cache=False,  # the config's default builds a cache and loses the document borders
                 partition=partition,
                 context_group=context_group,

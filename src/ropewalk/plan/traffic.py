@@ -12,7 +12,7 @@ from ropewalk.recipe.lora import Lora
 from ropewalk.shape.model_shape import ModelShape
 
 Exchange = Literal["ring", "all_gather", "needed_kv", "heads"]
-_GRADIENT_BYTES = 4  # gradients of keys and values are sent in fp32, because they are sums of many small parts
+_GRADIENT_BYTES = 4  # of what is summed on its way: weights' gradients, and keys' in a ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ def attention_traffic(
         return Traffic(moved, moved)
     rows = sequence_tokens * 2 * shape.kv_width * (needed_share if exchange == "needed_kv" else 1.0)
     # In a ring, gradients take one hop more than keys: the hop back to their own rank.
-    gradient_rows = rows * (1.0 if exchange == "ring" and ranks > 1 else others)
-    return Traffic(others * rows * element_bytes, others * rows * element_bytes + gradient_rows * _GRADIENT_BYTES)
+    gradients = rows * _GRADIENT_BYTES if exchange == "ring" and ranks > 1 else rows * others * element_bytes
+    return Traffic(others * rows * element_bytes, others * rows * element_bytes + gradients)
 
 
 def state_traffic(

@@ -21,11 +21,20 @@ def require_even(ranks: int, *, context: int, replicas: int) -> None:
             )
 
 
+LOSS_CHUNK_TOKENS = {False: 1024, True: 4096}
+"""Tokens whose logits exist at once, by whether they are on a GPU: there a small product does not fill the device."""
+
+
 class Parallel(Spec):
     """How the ranks share the work. ``ranks`` counts processes; data degree = ranks / context_parallel."""
 
     ranks: PositiveCount = 1
     """Processes, one a device."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where ranks compute; ``auto`` is a GPU for each rank where there are any, and the CPU for a small model on a
+    machine with fewer GPUs than ranks (docs/parallel.md)."""
+    deterministic: bool = False
+    """Whether a GPU repeats its results bit for bit, at the cost of speed (docs/parallel.md); a CPU always does."""
     context_parallel: PositiveCount = 1
     """Ranks that share one sequence (context parallelism)."""
     replicas: PositiveCount = 1
@@ -52,12 +61,17 @@ class Parallel(Spec):
     compile: Literal["none", "blocks"] = "none"
     """Whether torch compiles what a block does besides its attention, at the first step of each sequence
     length. There is no ``auto``, because the gain has not been measured on a GPU."""
-    loss_chunk_tokens: PositiveCount = 1024
-    """Tokens whose logits exist at once."""
+    loss_chunk_tokens: Literal["auto"] | PositiveCount = "auto"
+    """Tokens whose logits exist at once; ``auto`` is 4096 on a GPU and 1024 on a CPU."""
     hang_seconds: float | None = Field(default=None, gt=0)
     """A step that lasts longer is a hang, and its rank is named; null: 20 x the slowest step, but 60 to 480."""
     restarts: Count = 3
     """How often lost ranks are started anew without a new checkpoint in between, where ropewalk started them."""
+
+    @property
+    def asked_loss_tokens(self) -> int | None:
+        """``loss_chunk_tokens`` if it is a number; None leaves it to the device (``LOSS_CHUNK_TOKENS``)."""
+        return None if self.loss_chunk_tokens == "auto" else self.loss_chunk_tokens
 
     @property
     def compiles(self) -> bool:

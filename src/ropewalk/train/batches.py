@@ -8,10 +8,11 @@ sequences. Skip-wise positions (PoSE) are drawn for each sequence on its own, fr
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Float32, Int, Int64
 from torch import Tensor
 
+from ropewalk.attention.copy_to_device import copy_to_device
+from ropewalk.attention.prepare_schedule import prepare_attention
 from ropewalk.core.digest import digest_arrays
 from ropewalk.core.record import Batch
 from ropewalk.core.seed import stream
@@ -40,6 +41,8 @@ class MicroBatch:
     lengths: Int[Tensor, "local"]
     """The length of each token's document in tokens, or of the document's segment in the sequence."""
     partition: AnyPartition
+    counted: Int64[Tensor, "counted"] | None = None
+    """The indices of the weights that are not 0; None looks for them in the forward, and the host waits for a GPU."""
     rows: tuple[int, ...] = ()
     """The numbers of the sequences in the dataset; empty for a sequence of padding."""
     near: tuple[TruncatedReading, ...] = ()
@@ -99,12 +102,17 @@ def _read_rows(dataset: Dataset, numbers: tuple[int, ...], *, spec: Stage) -> Ba
 def _cut_batch(
     batch: Batch, partition: AnyPartition, *, factors: Float32[np.ndarray, "sources_and_padding"], mesh: Mesh
 ) -> MicroBatch:
-    tokens, positions, labels, weights, source = (
-        torch.from_numpy(local_shard(partition, mesh.context_rank, field)).to(mesh.device)
-        for field in (batch.tokens, batch.positions, batch.labels, batch.weights * factors[batch.source], batch.source)
+    rank, scaled = mesh.context_rank, batch.weights * factors[batch.source]
+    whole = (batch.tokens, batch.positions, batch.labels, scaled, batch.source)
+    fields = [local_shard(partition, rank, field) for field in whole]
+    fields += [partition.document_tokens(rank), np.flatnonzero(fields[3])]
+    prepare_attention(partition, rank)
+    tokens, positions, labels, weights, source, lengths, counted = (
+        copy_to_device(field, mesh.device) for field in fields
     )
-    lengths = torch.from_numpy(partition.document_tokens(mesh.context_rank)).to(mesh.device)
-    return MicroBatch(tokens, positions, labels, weights, source=source, lengths=lengths, partition=partition)
+    return MicroBatch(
+        tokens, positions, labels, weights, source=source, lengths=lengths, partition=partition, counted=counted
+    )
 
 
 def _add_near(
@@ -120,7 +128,7 @@ def _add_near(
     counts = np.zeros(batch.document.shape, bool)
     for number in numbers:
         counts |= cut_blocks(batch.document, spec, number).counts & (batch.weights > 0)
-    weighed = torch.from_numpy(local_shard(micro.partition, mesh.context_rank, counts)).to(mesh.device)
+    weighed = copy_to_device(local_shard(micro.partition, mesh.context_rank, counts), mesh.device)
     return replace(micro, near=readings, weighed=weighed)
 
 

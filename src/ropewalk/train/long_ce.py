@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
 from torch import Tensor
 
+from ropewalk.attention.copy_to_device import copy_to_device
+from ropewalk.attention.prepare_schedule import prepare_attention
 from ropewalk.core.record import Batch
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.partition import AnyPartition, local_shard
@@ -25,7 +26,8 @@ from ropewalk.recipe.long_ce import LongCE
 class TruncatedReading:
     """One rank's local shard of sequences in blocks, with a partition for the blocks.
 
-    ``packed`` is the index of each token in the sequences. ``weights`` is 1 where the loss is needed, else 0.
+    ``packed`` is the index of each token in the sequences. ``weights`` is 1 where the loss is needed, else 0;
+    ``counted`` are the indices of those tokens.
     """
 
     tokens: Int[Tensor, "local"]
@@ -34,6 +36,7 @@ class TruncatedReading:
     weights: Float[Tensor, "local"]
     partition: AnyPartition
     packed: Int[Tensor, "local"]
+    counted: Int64[Tensor, "counted"]
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,14 @@ def make_readings(
         blocks = cut_blocks(batch.document, spec, number)
         partition = choose_partition(blocks.document, ranks=mesh.context_ranks, sharing=sharing).partition
         asked: Float32[np.ndarray, "rows context"] = (blocks.counts & (batch.weights > 0)).astype(np.float32)
-        tokens, positions, labels, weights = (
-            torch.from_numpy(local_shard(partition, mesh.context_rank, field)).to(mesh.device)
-            for field in (batch.tokens, blocks.positions, batch.labels, asked)
+        rank = mesh.context_rank
+        fields = (batch.tokens, blocks.positions, batch.labels, asked)
+        mine = [local_shard(partition, rank, field) for field in fields]
+        tokens, positions, labels, weights, packed, counted = (
+            copy_to_device(each, mesh.device) for each in (*mine, partition.owned(rank), np.flatnonzero(mine[3]))
         )
-        packed = torch.from_numpy(partition.owned(mesh.context_rank)).to(mesh.device)
-        yield TruncatedReading(tokens, positions, labels, weights, partition, packed)
+        prepare_attention(partition, rank)
+        yield TruncatedReading(tokens, positions, labels, weights, partition, packed, counted)
 
 
 def _measure_documents(

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from ropewalk.attention.copy_to_device import copy_to_device
 from ropewalk.core.record import Metric
 from ropewalk.corpus.spec import Source
 from ropewalk.train.batches import MicroBatch
@@ -64,7 +65,7 @@ class LossMetrics:
         device, sources, buckets = nll.device, len(self.sources), len(self.borders) - 1
         weights = micro.weights.double()
         columns = torch.stack((weights * nll, weights, weights * correct, (micro.source >= 0).double()), dim=1)
-        inner = torch.tensor(self.borders[1:-1], device=device)
+        inner = copy_to_device(torch.tensor(self.borders[1:-1]), device)
         numbers = torch.arange(self.shape[0], device=device)[:, None]
         member = numbers == micro.source
         member |= numbers == torch.bucketize(micro.positions, inner, right=True) + sources

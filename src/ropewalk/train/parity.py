@@ -92,11 +92,11 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     require_model(built, model)
     dataset = open_stage(recipe, stage, built, rows=rows)
     savings, sharing = choose_savings(parallel, spec, shape), choose_sharing(parallel, shape, mesh)
-    settings = {"chunk_tokens": parallel.loss_chunk_tokens, "adapter_seed": seed_for("lora", recipe.seed, stage)}
+    seed = seed_for("lora", recipe.seed, stage)
     found: dict[str, Parity] = {}
     for precision in dict.fromkeys(("float32", chosen) if mesh.device.type == "cpu" else (chosen,)):
-        learner = build_model_with_loss(model, spec, **settings)
-        prepare_model(learner, mesh, savings=savings, precision=precision, compiles=parallel.compiles)
+        learner = build_model_with_loss(model, spec, chunk_tokens=parallel.asked_loss_tokens, adapter_seed=seed)
+        prepare_model(learner, mesh, weights=model, savings=savings, precision=precision, compiles=parallel.compiles)
         found[precision] = _compare(learner, dataset, spec=spec, mesh=mesh, sharing=sharing)
     return found
 

@@ -1,9 +1,10 @@
 """One optimizer step, as a function of the state and this rank's batches.
 
-A step needs three small sums over ranks, and four with LongCE. The loss is a sum that is divided once by the step's
-weight over all ranks. So the number of labels on each rank does not matter. All ranks decide from the same numbers
-whether to take the step, before any weight changes: a gradient that is not finite must not reach Adam's moments, where
-it would stay. A step whose sequences have no label is skipped.
+A step needs three small sums over ranks, and four with LongCE. The host reads two of them, and waits for the device
+nowhere else. The loss is a sum that is divided once by the step's weight over all ranks. So the number of labels on
+each rank does not matter. All ranks decide from the same numbers whether to take the step, before any weight changes: a
+gradient that is not finite must not reach Adam's moments, where it would stay. A step whose sequences have no label is
+skipped.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from ropewalk.attention.copy_to_device import copy_to_device
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.record import Metric
 from ropewalk.model.loss import weigh_by_context
@@ -143,8 +145,9 @@ def _add_gradients(
         (loss / (weight or 1.0)).backward()
         table += loss_metrics.count(micro, nll, correct)
         if near_nll is not None:
-            weights = weigh_by_context(nll, near_nll, most=cast(float, model.most))[micro.weighed].double()
-            given += torch.stack((weights.sum(), weights.new_tensor(len(weights))))
+            weights = weigh_by_context(nll, near_nll, most=cast(float, model.most)).double()
+            assert micro.weighed is not None
+            given += torch.stack((torch.where(micro.weighed, weights, 0).sum(), micro.weighed.double().sum()))
     return table, given
 
 
@@ -163,7 +166,7 @@ def read_truncated(model: nn.Module, micro: MicroBatch, mesh: Mesh) -> Float[Ten
             _, nll, _ = _read(model, reading, mesh)
             near_nll[reading.packed] += nll.double()  # 0 for tokens that do not count in this reading
     near_nll = sum_over_ranks(near_nll, group=mesh.context_group)
-    packed = torch.from_numpy(micro.partition.owned(mesh.context_rank)).to(mesh.device)
+    packed = copy_to_device(micro.partition.owned(mesh.context_rank), mesh.device)
     return near_nll[packed].masked_fill(~micro.weighed, math.nan)
 
 
@@ -185,6 +188,7 @@ def _read(
         partition=part.partition,
         context_group=mesh.context_group,
         near_nll=near_nll,
+        counted=part.counted,
     )
     return said
 
@@ -196,10 +200,12 @@ def agree_on_work(batches: StepBatches, mesh: Mesh) -> tuple[float, float]:
     that share sequences have read different ones. The check is made here, before one of them waits for keys that never
     come. It uses a sum that is needed anyway.
     """
-    mine = torch.zeros(1 + 2 * mesh.ranks, dtype=torch.float64, device=mesh.device)
-    mine[0] = sum((micro.weights.double().sum() for micro in batches.micro), start=torch.zeros(()))
-    mine[1 + mesh.rank] = batches.pairs
-    mine[1 + mesh.ranks + mesh.rank] = batches.digest
+    host = torch.zeros(1 + 2 * mesh.ranks, dtype=torch.float64)
+    host[1 + mesh.rank] = batches.pairs
+    host[1 + mesh.ranks + mesh.rank] = batches.digest
+    mine = copy_to_device(host, mesh.device)  # numbers put into a GPU's tensor one by one would each wait for it
+    for micro in batches.micro:
+        mine[0] += micro.weights.double().sum()
     weight, *others = sum_over_ranks(mine).tolist()
     pairs, digests = others[: mesh.ranks], others[mesh.ranks :]
     refuse_strangers(digests, context_ranks=mesh.context_ranks)
