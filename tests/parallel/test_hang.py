@@ -130,7 +130,7 @@ def wait_on_a_gpu(culprit: int) -> None:
 
 def test_on_a_gpu_the_flight_recorder_names_the_rank_that_is_missing(capfd: pytest.CaptureFixture[str]) -> None:
     words = (
-        r"hangs since [\d]+ s: rank 1 does not come to where the others wait[\s\S]*"
+        r"has been hanging for [\d]+ s: rank 1 does not reach the point where the others wait[\s\S]*"
         r"rank 1 has not begun message 3 of group gloo 0 \(default_pg\), in which ranks 0, 2 wait: "
         r"all_reduce of sizes \[\[3, 5\]\]"
     )
@@ -147,5 +147,5 @@ def test_a_rank_that_hangs_in_its_recorder_does_not_hide_the_others(monkeypatch:
         return plain()
 
     monkeypatch.setattr(hang, "read_recorders", read)
-    with pytest.raises(RankError, match="rank 1 does not come to where the others wait"):
+    with pytest.raises(RankError, match="rank 1 does not reach the point where the others wait"):
         run_ranks(go_in_step, 3, 1, "sleep")

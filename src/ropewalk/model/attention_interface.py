@@ -197,7 +197,9 @@ def _refuse_undone(
     if isinstance(mask, Tensor) and mask.numel():
         asked.append("a mask that the model makes itself")
     elif isinstance(mask, PromisedMask) and mask.window_tokens not in (None, settings.get("sliding_window")):
-        asked.append(f"a mask with chunks or windows of {mask.window_tokens} tokens that its attention does not receive")
+        asked.append(
+            f"a mask with chunks or windows of {mask.window_tokens} tokens that its attention does not receive"
+        )
     if asked:
         raise UserError(
             f"{type(module).__name__} cannot run over a partition",
