@@ -99,7 +99,7 @@ def test_a_mix_that_is_off_is_told(tmp_path: Path) -> None:
     off = survey()
     off["stages"][0]["most_rows_off"] = 1.5
     page = write(tmp_path, off)
-    assert 'class="verdict fail"' in page and "1.50 rows" in page
+    assert 'class="verdict fail"' in page and "1.50 sequences" in page
 
 
 def test_text_from_outside_stays_text(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def _make_tiles(survey: Mapping[str, Any]) -> list[HeadFigure]:
     ]  # fmt: skip
     for stage in survey["stages"]:
         all_tokens = stage["rows"] * stage["context_tokens"]
-        name = f"padding of stage {stage['stage']}'s {stage['rows']:,} rows"
+        name = f"padding of the {stage['rows']:,} sequences of stage {stage['stage']}"
         tiles.append(HeadFigure(name, "", _percent(stage["padding_tokens"], all_tokens), "", ""))
     return tiles
 
