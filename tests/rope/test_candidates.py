@@ -62,7 +62,9 @@ def test_prolong_breaks_the_bound_where_it_is_known_to() -> None:
     assert found.recommended == "theta 5e7", (
         "both hold or break Men et al., but neither reaches 64Ki from 70 dimensions"
     )
-    assert any("a stage" in reason for reason in survey_candidates(BaseRope(1e4, 64, 1024), 32768).reasons), "32 times"
+    assert any(
+        "intermediate stage" in reason for reason in survey_candidates(BaseRope(1e4, 64, 1024), 32768).reasons
+    ), "32 times"
 
 
 def test_a_base_that_is_scaled_already_composes_or_refuses() -> None:

@@ -40,9 +40,9 @@ def explain(error: ValidationError, *, kind: type[Spec], data: Any, where: str, 
     lines = [_describe(key, fault, known) for key, fault in shown]
     if len(faults) > _SHOWN_FAULTS:
         lines.append(f"and {len(faults) - _SHOWN_FAULTS} more")
-    keys = ", ".join(dict.fromkeys(key or f"the {called}" for key, _ in shown))
+    keys = ", ".join(dict.fromkeys(key for key, _ in shown if key))
     return UserError(
-        f"the {called} has faults in {keys}",
+        f"the {called} has faults in {keys}" if keys else f"the {called} has a fault",
         where=where,
         why="\n         ".join(lines),
         fix=f"correct these keys; docs/{called}.md lists every key",
