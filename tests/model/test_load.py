@@ -118,7 +118,7 @@ def test_broken_shards_are_refused(save_tiny: Save) -> None:
 def test_pickled_weights_are_refused_by_name(save_tiny: Save) -> None:
     folder = save_tiny()
     (folder / SINGLE).rename(folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"pytorch_model.bin: a pickle can run code"):
+    with pytest.raises(UserError, match=r"pytorch_model.bin, and a pickle can run code"):
         load_model(folder)
 
 

@@ -23,10 +23,13 @@ BATCHES: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "a degree that does not divide": ({"input_ids": torch.arange(11)[None]}, "11 tokens"),
     "a row shorter than the ranks": ({"input_ids": torch.arange(2)[:, None]}, r"\[2, 1\], and 2 context ranks"),
     "no rows": ({"input_ids": torch.arange(12)}, r"\[12\]"),
-    "positions that stand still": ({"input_ids": ROW, "position_ids": FALLING}, "row 0: 3 is followed by 3 at token 4"),
+    "positions that stand still": (
+        {"input_ids": ROW, "position_ids": FALLING},
+        "sequence 0: position 3 is followed by 3 at token 4",
+    ),
     "positions that fall in a document": (
         {"input_ids": ROW, "position_ids": FALLING.clamp(max=2), "document_ids": ROW // 8},
-        "row 0: 2 is followed by 2 at token 3",
+        "sequence 0: position 2 is followed by 2 at token 3",
     ),
     "padding inside": ({"input_ids": ROW, "attention_mask": HOLE}, "sequence 0 has padding between its tokens"),
     "labels of another shape": ({"input_ids": ROW, "labels": ROW[:, 1:]}, r"labels.*\n.*\n.*\[1, 11\]"),

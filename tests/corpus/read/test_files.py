@@ -178,7 +178,7 @@ def test_a_long_window_is_read_and_a_larger_one_is_told_from_a_tear(tmp_path: Pa
     with pytest.raises(UserError, match=r"begins like a \.gz"):
         read(tmp_path / "a.jsonl.zst")
     (tmp_path / "a.jsonl.zst").write_bytes(b"")
-    with pytest.raises(UserError, match="it is empty"):
+    with pytest.raises(UserError, match="the file is empty"):
         read(tmp_path / "a.jsonl.zst")
 
 
