@@ -81,7 +81,7 @@ def test_each_demand_gets_its_kernel(demand: Demand, kernel: str) -> None:
 
 
 def test_heads_beyond_every_kernel_are_refused_by_name() -> None:
-    with pytest.raises(UserError, match="there is no kernel for heads of 3 dimensions20"):
+    with pytest.raises(UserError, match="there is no kernel for heads of 320 dimensions"):
         choose_kernel(Demand("cuda", torch.bfloat16, 320, windowed=False, soft_cap=False))
 
 
