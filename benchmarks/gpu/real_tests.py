@@ -1,0 +1,45 @@
+"""Part 3: the tests that need a GPU, with the real kernels; in a dry run they skip and the emulated ones run.
+
+Only files that have such tests are read: others import packages that a bare machine lacks.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+from gpu.target import Target, read_target, tell
+
+TESTS = Path(__file__).parents[2] / "tests"
+EMULATED = TESTS / "gpu_on_cpu" / "test_attention.py"
+TAIL_CHARACTERS = 600
+
+
+def choose_tests(target: Target) -> list[str]:
+    """Arguments of pytest; the emulated operators are tried in a full dry run only, since the test suite has them."""
+    marked = [str(path) for path in sorted(TESTS.rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text()]
+    if target.dry and not target.tiny:
+        return [*marked, str(EMULATED)]
+    return ["-m", "gpu", *marked]
+
+
+def main(target: Target) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", f"--junitxml={report}"]
+        command += choose_tests(target)
+        done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=False)
+        if not report.exists():
+            sys.exit(done.stdout + done.stderr)
+        cases = list(ElementTree.parse(report).iter("testcase"))
+    skipped = sum(case.find("skipped") is not None for case in cases)
+    failed = [(case, fault) for case in cases for fault in (*case.findall("failure"), *case.findall("error"))]
+    tell("tests", passed=len(cases) - skipped - len(failed), failed=len(failed), skipped=skipped)
+    for case, fault in failed:
+        tell("failed", test=f"{case.get('classname')}::{case.get('name')}", why=(fault.text or "")[-TAIL_CHARACTERS:])
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(read_target()))

@@ -1,0 +1,77 @@
+"""Attention on a real GPU against float64 attention with the whole mask: packs x heads x windows x kernels.
+
+tests/gpu_on_cpu holds what our code asks of the operators; this holds the operators to what we take them for. One
+process and one rank, so no rank is forked beside a GPU.
+"""
+
+import itertools
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor
+
+from attention_cases import PACKS
+from packs import mask_of
+from real_gpu import has_gpu
+from ropewalk.attention import attend, use_kernel
+from ropewalk.partition import partition_tokens
+
+HEADS = [(4, 4, 64), (4, 2, 64), (4, 1, 64), (4, 4, 128), (4, 2, 128), (4, 1, 128), (4, 2, 256)]
+"""Query heads, key heads, head_dim."""
+KERNELS = [
+    (None, None), ("varlen", None), ("flash_gathered", None), ("cudnn", None),
+    (None, 2), ("flash_gathered", 7), ("flash_gathered", 64),
+]  # fmt: skip
+"""A kernel, None for the one that is chosen, and a window."""
+CASES = list(itertools.product(PACKS, HEADS, KERNELS))
+MOST = 2e-2
+"""Relative error of outputs and gradients in bfloat16."""
+
+
+def attend_densely(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """The textbook in float64; rows that see nothing are zero."""
+    keys, values = (each.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for each in (key, value))
+    scores = torch.einsum("qhd,khd->hqk", query, keys) / query.shape[2] ** 0.5
+    shares = scores.masked_fill(~mask, -torch.inf).softmax(-1).nan_to_num(0)
+    return torch.einsum("hqk,khd->qhd", shares, values)
+
+
+def draw(name: str, heads: int, kv_heads: int, head_dim: int) -> list[Tensor]:
+    """Query, key, value and the output's gradient, rounded to bfloat16."""
+    generator = torch.Generator().manual_seed(PACKS[name].size)
+    counts = (heads, kv_heads, kv_heads, heads)
+    return [torch.randn(PACKS[name].size, count, head_dim, generator=generator).bfloat16() for count in counts]
+
+
+def find_errors(name: str, heads: tuple[int, int, int], kernel: str | None, window: int | None, device: str) -> float:
+    """The largest relative error of the output and the three gradients."""
+    rows = draw(name, *heads)
+    *truths, grad = (each.double().requires_grad_() for each in rows)
+    truth = attend_densely(*truths, torch.from_numpy(mask_of(PACKS[name], window)))
+    expected = [truth.detach(), *torch.autograd.grad(truth, truths, grad)]
+    *leaves, grad = (each.to(device).requires_grad_() for each in rows)
+    partition = partition_tokens(PACKS[name], ranks=1, window=window)
+    with use_kernel(kernel) if kernel else nullcontext():
+        out = attend(*leaves, partition=partition, group=None)
+        found = [out.detach(), *torch.autograd.grad(out, leaves, grad)]
+    return max(
+        float((ours.double().cpu() - exact).norm() / exact.norm()) for ours, exact in zip(found, expected, strict=True)
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_gpu(), reason="needs a GPU")
+@pytest.mark.parametrize(("name", "heads", "case"), CASES, ids=map(str, CASES))
+def test_real_kernels_are_right(name: str, heads: tuple[int, int, int], case: tuple[str | None, int | None]) -> None:
+    kernel, window = case
+    if kernel == "cudnn" and heads[2] > 128:
+        kernel = None  # cuDNN takes no such heads
+    assert find_errors(name, heads, kernel, window, "cuda") <= MOST
+
+
+@pytest.mark.parametrize(("name", "window"), [("padding", None), ("documents that cross cuts", 7)])
+def test_the_truth_of_these_cases_is_attention(name: str, window: int | None) -> None:
+    """On a CPU with its own kernel: else a fault of these cases would be found on a GPU first."""
+    assert find_errors(name, (4, 2, 64), None, window, "cpu") <= MOST
+    assert len(CASES) == 196
