@@ -30,6 +30,7 @@ from packs import draw_pack
 from race import clock, find_share_of_datasheet, measure_link, measure_products, race, tell
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import Partition, partition_tokens
+from ropewalk.plan.rank_setup import RankSetup
 from sides import NAMES, Setting, check_same, ours, ring, sdpa, ulysses
 from ulysses import find_version
 
@@ -227,7 +228,14 @@ def main() -> None:
                 if part == "turns":
                     play_ranks(setting, given.ranks)
                 else:
-                    run_ranks(work, 1 if part == "one" else given.ranks, part, setting, threads=1)
+                    run_ranks(
+                        work,
+                        1 if part == "one" else given.ranks,
+                        part,
+                        setting,
+                        threads=1,
+                        setup=RankSetup(given.device),
+                    )
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from race import tell
 from ropewalk.parallel.fsdp import Precision
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.peak import measure_peak_bytes
+from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.plan.savings import Savings
 
 DOCUMENT_TOKENS = 1024
@@ -38,7 +39,7 @@ SIDES = {"compiled": True, "as they are": False}
 def run(fields: dict[str, Any]) -> dict[str, Any]:
     """Of both sides the first step, and with ``turns`` the fastest turn and the peak; without, of the compiled one."""
     asked = Case(*fields["case"]), fields["way"], fields["precision"], fields["turns"]
-    found: dict[str, Any] = run_ranks(_run, 1, *asked, threads=fields["threads"])[0]
+    found: dict[str, Any] = run_ranks(_run, 1, *asked, threads=fields["threads"], setup=RankSetup(asked[0].device))[0]
     return found
 
 

@@ -22,6 +22,7 @@ from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.parallel.peak import measure_peak_bytes
 from ropewalk.partition import partition_tokens
+from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.plan.savings import Savings
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
@@ -101,7 +102,7 @@ class Found(NamedTuple):
 
 def run_ours(case: Case, savings: Savings, *, threads: int) -> Found:
     """Our steps with ``savings``, on one rank."""
-    return Found(*run_ranks(_run_ours, 1, case, savings, threads=threads)[0])
+    return Found(*run_ranks(_run_ours, 1, case, savings, threads=threads, setup=RankSetup(case.device))[0])
 
 
 def _run_ours(case: Case, savings: Savings) -> Found:

@@ -17,6 +17,7 @@ from torch import nn
 from memory_sides import SHAPES, Case, make_model
 from race import race, tell
 from ropewalk.parallel.launch import run_ranks
+from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
 
 SIDES = {"float32": False, "8bit": True}
@@ -52,7 +53,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     given = parser.parse_args()
-    found = run_ranks(lambda: measure(given.model, given.device, given.turns), 1, threads=given.threads)[0]
+    found = run_ranks(
+        lambda: measure(given.model, given.device, given.turns), 1, threads=given.threads, setup=RankSetup(given.device)
+    )[0]
     parameters = SHAPES[given.model].parameters
     tell(
         "a step of AdamW, moments in 8 bits",

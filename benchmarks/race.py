@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ropewalk.parallel.device import rank_device
+
 _PRODUCT_WIDTH = {"cpu": 1024, "cuda": 8192}
 _LINK_BYTES = 1 << 24
 _PROBES = 5
@@ -72,7 +74,8 @@ def measure_link(device: str = "cpu") -> float:
 
 def find_share_of_datasheet(flops: float) -> float | None:
     """A rate as a share of what the GPU's maker promises in bfloat16; None for what is not in the list."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    device = rank_device()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return next((flops / promised for card, promised in _DATASHEET_FLOPS.items() if card in name), None)
 
 

@@ -32,6 +32,7 @@ from packs import draw_pack
 from race import clock, measure_products, race, tell
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_tokens
+from ropewalk.plan.rank_setup import RankSetup
 from trainee import count_flops, make_default_step, make_our_step, make_ring_step
 from ulysses import Ulysses, find_version
 
@@ -234,14 +235,16 @@ def main() -> None:
         for tokens in map(int, given.tokens.split(",")):
             setting = Setting(tokens, dtype, given.device, given.turns, given.deepspeed_python)
             if given.peak:
-                print(run_ranks(find_peak, 1, setting, given.peak, threads=1)[0])
+                print(run_ranks(find_peak, 1, setting, given.peak, threads=1, setup=RankSetup(given.device))[0])
                 continue
             for part in (given.parts or "packed,memory,mission,scaling").split(","):
                 if part == "memory":
                     measure_memory(setting)
                 else:
                     ranks = 1 if part == "packed" else given.ranks
-                    run_ranks(work, ranks, part, setting, given.documents.split(","), threads=1)
+                    run_ranks(
+                        work, ranks, part, setting, given.documents.split(","), threads=1, setup=RankSetup(given.device)
+                    )
 
 
 if __name__ == "__main__":

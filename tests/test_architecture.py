@@ -151,6 +151,44 @@ def test_environment_is_read_only_where_ranks_start(path: Path) -> None:
             raise AssertionError(f"line {node.lineno}: reads the environment")
 
 
+ASKS_CUDA = {"is_available", "device_count", "current_device"}
+NAMES_CUDA = {"device", "to", "Generator"}
+
+
+def find_loose_device(tree: ast.AST) -> str | None:
+    """The first place that leaves to CUDA which device is meant, or asks CUDA before ranks are forked."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in ASKS_CUDA and ast.unparse(node.value).endswith("cuda"):
+            return f"line {node.lineno}: asks CUDA for {node.attr}; ask parallel/device.py"
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        bare = node.func.attr == "cuda" or (node.func.attr == "get_rng_state" and not node.args)
+        named = node.func.attr in NAMES_CUDA and len(node.args) == 1 and ast.unparse(node.args[0]) == "'cuda'"
+        given = any(each.arg == "device" and ast.unparse(each.value) == "'cuda'" for each in node.keywords)
+        if (bare and ast.unparse(node.func).startswith("torch.cuda") == (node.func.attr == "get_rng_state")) or (
+            named or given
+        ):
+            return f"line {node.lineno}: a GPU without its number"
+    return None
+
+
+def test_a_gpu_is_named_by_its_number(path: Path) -> None:
+    tree = parse(path)
+    if path != SRC / "parallel" / "device.py":
+        assert find_loose_device(tree) is None
+    for loose in (
+        "torch.cuda.current_device()",
+        "model.to('cuda')",
+        "torch.zeros(1, device='cuda')",
+        "torch.device('cuda')",
+        "bias.cuda()",
+        "torch.cuda.is_available()",
+        "torch.cuda.get_device_capability() if torch.cuda.device_count() else 0",
+    ):
+        assert find_loose_device(ast.parse(loose)), loose
+    assert find_loose_device(ast.parse("torch.device('cuda', 3); rows.to(mesh.device)")) is None
+
+
 RUN_FILES = {
     "recipe.yaml", "metrics.jsonl", "scores.json", "parity.json", "report.html", "sessions.json", "factors.json",
     "saves.json", "rollbacks.json", "mix.json", "base-short-loss.json", "gate.json",
@@ -189,17 +227,8 @@ def test_importing_the_torch_free_half_imports_no_torch(path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
-WITHOUT_SHAPES = {"attention/choose_kernel.py", "attention/gpu_kernels.py"}
-"""Rooms and files, such as ``model/loss.py``, where arrays do not have all their shapes yet."""
-
-
-def says_shapes(path: Path) -> bool:
-    return not WITHOUT_SHAPES & {room(path), path.relative_to(SRC).as_posix()}
-
-
 def test_every_array_has_a_shape(path: Path) -> None:
-    if says_shapes(path):
-        assert find_bare_array(parse(path)) is None
+    assert find_bare_array(parse(path)) is None
     for code in BARE_ARRAYS:
         assert find_bare_array(ast.parse(f"from jaxtyping import Float\n{code}")), code
     whole = "def pick(tensor: Float[Tensor, 'tokens'] | None) -> None:\n    last: Tensor = tensor"
@@ -207,7 +236,7 @@ def test_every_array_has_a_shape(path: Path) -> None:
 
 
 def test_every_rearrangement_says_the_shapes(path: Path) -> None:
-    if room(path) in {"attention", "model"} and says_shapes(path):
+    if room(path) in {"attention", "model"}:
         assert find_untold_shape(path.read_text()) is None
     for code in UNTOLD_SHAPES:
         assert find_untold_shape(code), code

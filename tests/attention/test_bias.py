@@ -12,13 +12,17 @@ import torch
 from jaxtyping import config
 from torch import Tensor
 
+from gpus import needs_gpu
 from packs import mask_of, pack
 from ropewalk.attention.bias import Alibi, Fire, alibi_slopes
 from ropewalk.attention.flex import BLOCK_TOKENS, attend_biased, make_block_mask, require_gpu
 from ropewalk.attention.gathered_keys import GatheredKeys
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
+from ropewalk.parallel.device import rank_device
+from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_tokens
+from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.rope.pose import Pose, pose_positions
 
 HEADS, KV_HEADS, WIDTH = 6, 2, 16
@@ -89,9 +93,13 @@ def test_attention_equals_the_matrix(kind: str, window: int | None, plain_flex: 
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 @pytest.mark.parametrize("kind", ["alibi", "fire"])
 def test_the_compiled_kernel_equals_the_matrix_on_a_gpu(kind: str) -> None:
+    run_ranks(compare_with_the_matrix, 1, kind, setup=RankSetup("cuda"))
+
+
+def compare_with_the_matrix(kind: str) -> None:
     config.update("jaxtyping_disable", True)
     generator = torch.Generator().manual_seed(1)
     inputs = [
@@ -105,12 +113,12 @@ def test_the_compiled_kernel_equals_the_matrix_on_a_gpu(kind: str) -> None:
     learnt = dict(bias.named_parameters())
     grad = torch.randn(wanted.shape, generator=generator).double()
     truth = torch.autograd.grad(wanted, [*inputs, *learnt.values()], grad)
-    bias = bias.float().cuda()
-    near = [tensor.detach().float().cuda().requires_grad_() for tensor in inputs]
+    bias, device = bias.float().to(rank_device()), rank_device()
+    near = [tensor.detach().float().to(device).requires_grad_() for tensor in inputs]
     found = attend_biased(
-        *near, bias=bias, positions=positions.cuda(), partition=partition_tokens(ROWS, ranks=1), scale=0.3
+        *near, bias=bias, positions=positions.to(device), partition=partition_tokens(ROWS, ranks=1), scale=0.3
     )
-    ours = torch.autograd.grad(found, [*near, *bias.parameters()], grad.float().cuda())
+    ours = torch.autograd.grad(found, [*near, *bias.parameters()], grad.float().to(device))
     config.update("jaxtyping_disable", False)
     for name, mine, true in zip(
         ("out", "query", "key", "value", *learnt), (found, *ours), (wanted, *truth), strict=True
@@ -182,6 +190,5 @@ def test_several_ranks_and_a_machine_without_a_gpu_are_refused() -> None:
     partition, nothing = partition_tokens(ROWS, ranks=2), torch.zeros(1, HEADS, WIDTH)
     with pytest.raises(UserError, match=r"parallel\.context"):
         attend_biased(nothing, nothing, nothing, bias=Alibi(HEADS), positions=torch.zeros(1).int(), partition=partition)
-    if not torch.cuda.is_available():
-        with pytest.raises(UserError, match="needs a GPU"):
-            require_gpu()
+    with pytest.raises(UserError, match="needs a GPU"):
+        require_gpu(torch.device("cpu"))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gpus import needs_gpu
 from packs import pack
 from ropewalk.attention import attend, gpu_kernels, use_kernel
 from ropewalk.attention.choose_kernel import Demand, choose_kernel
@@ -15,7 +16,10 @@ from ropewalk.attention.cudnn_kernel import split_tiles
 from ropewalk.attention.schedule import BackwardInputs, Scores
 from ropewalk.attention.varlen_schedule import CuSeqlens, TileMask, VarlenTiles
 from ropewalk.core.error import UserError
+from ropewalk.parallel.device import rank_device
+from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_tokens
+from ropewalk.plan.rank_setup import RankSetup
 
 TRIANGLE, FULL, WINDOWED = TileMask(0, None), TileMask(None, None), TileMask(0, -6)
 
@@ -82,7 +86,7 @@ def test_heads_beyond_every_kernel_are_refused_by_name() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 @pytest.mark.parametrize(
     ("kernel", "window", "head_dim"),
     [
@@ -92,13 +96,17 @@ def test_heads_beyond_every_kernel_are_refused_by_name() -> None:
     ],
 )
 def test_kernels_equal_the_textbook_on_a_gpu(kernel: str, window: int | None, head_dim: int) -> None:
+    run_ranks(compare_with_the_textbook, 1, kernel, window, head_dim, setup=RankSetup("cuda"))
+
+
+def compare_with_the_textbook(kernel: str, window: int | None, head_dim: int) -> None:
     document = np.concatenate([pack([700, 1, 300], 1024), pack([1024], 1024)])
     partition = partition_tokens(document, ranks=1, window=window)
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randn(document.size, heads, head_dim, generator=generator) for heads in (8, 2, 2, 8)]
 
     def run(name: str, dtype: torch.dtype) -> list[Tensor]:
-        query, key, value, grad = (tensor.bfloat16().to("cuda", dtype) for tensor in rows)
+        query, key, value, grad = (tensor.bfloat16().to(rank_device(), dtype) for tensor in rows)
         leaves = [tensor.requires_grad_() for tensor in (query, key, value)]
         with use_kernel(name):
             out = attend(*leaves, partition=partition, group=None)

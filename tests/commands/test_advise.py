@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from ropewalk.corpus.read.source import read_source
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
+from ropewalk.evaluate.evaluate import measure_model
 from ropewalk.model.extend import extend
 from ropewalk.model.init import init_model
+from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.recipe.spec import Init
-from ropewalk.rope.scaling import Yarn
+from ropewalk.rope.scaling import Theta, Yarn
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -201,6 +204,17 @@ def test_texts_are_first_pieces_before_second_ones(small: Path, text: Path) -> N
     expected = [ids[1][:64], ids[2][:64], ids[1][64:128] if len(ids[1]) >= 128 else ids[2][64:128]]
     assert len(ids[0]) < 64 and all(np.array_equal(*pair) for pair in zip(found, expected, strict=True))
     assert len(read_probe_texts(text, tokenizer, tokens=64, documents=1)) == 1
+
+
+def test_ranks_probe_a_sharded_model(small: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, methods = (
+        AdviceSpec(context_length=2 * BASE_TOKENS, documents=2, answers=4),
+        {"yarn": Yarn(), "theta": Theta(theta=1e5)},
+    )
+    alone = probe_candidates(small, methods, spec, text=text, base_tokens=BASE_TOKENS)
+    monkeypatch.setattr("ropewalk.evaluate.evaluate.measure_model", partial(measure_model, whole_bytes=0))
+    for scores in run_ranks(lambda: probe_candidates(small, methods, spec, text=text, base_tokens=BASE_TOKENS), 2):
+        assert [score.value for score in scores] == pytest.approx([score.value for score in alone], rel=1e-6)
 
 
 def test_a_probe_stands_on_screen_page_and_json(small: Path, text: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from torch.distributed.tensor import DTensor
 
 from made_texts import sentence
 from ropewalk.core.error import UserError
@@ -12,6 +13,9 @@ from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
 from ropewalk.evaluate.evaluate import evaluate_models
 from ropewalk.evaluate.length_gain import score_lengths
+from ropewalk.model.model_with_loss import ModelWithLoss
+from ropewalk.model.open_model import open_model
+from ropewalk.model.weights import Dtype
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import EvaluateSpec
 from swapped_tokenizer import swap_two_tokens
@@ -65,6 +69,32 @@ def test_a_model_does_not_differ_from_itself(models: dict[str, Path], corpus: Co
     for key, value in values["base"].items():
         assert values["again"][key] == value
     assert all(score.value == 0 for score in scores if score.task.startswith("change/"))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_sharded_models_score_what_whole_ones_do(
+    models: dict[str, Path], corpus: Corpus, monkeypatch: pytest.MonkeyPatch, ranks: int
+) -> None:
+    """Ranks with unequal numbers of sequences, and a model that no rank holds."""
+    spec = SPEC.model_copy(update={"answers": 10, "documents": 3, "probes": ()})
+    settings = {"spec": spec, "corpus": corpus.folder, "base_context_tokens": BASE_TOKENS}
+    alone = evaluate_models(models, **settings)
+    opened: list[bool] = []
+
+    def open_sharded(kind: type[ModelWithLoss], folder: Path, *, dtype: Dtype, whole_bytes: int) -> ModelWithLoss:
+        learner = open_model(kind, folder, dtype=dtype, whole_bytes=0)
+        opened.append(all(isinstance(each, DTensor) for each in learner.parameters()))
+        return learner
+
+    def work() -> tuple[list[Score] | None, list[bool]]:
+        return evaluate_models(models, **settings), opened
+
+    monkeypatch.setattr("ropewalk.evaluate.evaluate.open_model", open_sharded)
+    (first, was_sharded), *_ = run_ranks(work, ranks, threads=1)
+    assert was_sharded == [True, True] and alone is not None and len(first) == len(alone)
+    for ours, theirs in zip(first, alone, strict=True):
+        assert (ours.task, ours.model, ours.n) == (theirs.task, theirs.model, theirs.n)
+        assert ours.value == pytest.approx(theirs.value, rel=1e-6, abs=1e-6)
 
 
 def test_ranks_share_the_work_and_the_first_has_the_scores(models: dict[str, Path], corpus: Corpus) -> None:

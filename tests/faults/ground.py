@@ -15,6 +15,7 @@ from ropewalk.core.digest import digest_bytes, digest_value
 from ropewalk.core.record import TIMED, Metric, read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.launch import run_ranks
+from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train import loop
 from ropewalk.train.stage import train_stage
@@ -107,7 +108,8 @@ def train(
             noise.remove()
 
     loop.train_step = step
-    return run_ranks(lambda: train_stage(recipe, stage=0, run=run, corpus=ground.corpus), recipe.parallel.ranks)[0]
+    ranks, setup = recipe.parallel.ranks, RankSetup("cpu")
+    return run_ranks(lambda: train_stage(recipe, stage=0, run=run, corpus=ground.corpus), ranks, setup=setup)[0]
 
 
 def compare(run: Path, straight: Path) -> str:

@@ -25,8 +25,10 @@ from ropewalk.checkpoint.load import load_checkpoint, newest
 from ropewalk.checkpoint.saver import Saver
 from ropewalk.checkpoint.state import name_tensors
 from ropewalk.parallel.launch import RankError, run_ranks
+from ropewalk.plan.rank_setup import RankSetup
 from small_state import describe, make_state, train
 
+CPU = RankSetup("cpu")
 RANKS, STEP = 2, 3
 _CONTROL_CALLS = 75
 """Of a save in place, on either rank."""
@@ -43,12 +45,12 @@ def attempt(ground: Ground, trial: str, guarded: bool) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     save_some(folder, steps=(STEP - 2, STEP - 1) if guarded else (STEP - 1,))
     try:
-        run_ranks(_save_and_count if guarded else _overwrite_and_count, RANKS, folder, rank, at)
+        run_ranks(_save_and_count if guarded else _overwrite_and_count, RANKS, folder, rank, at, setup=CPU)
     except RankError as error:
         assert "SIGKILL" in str(error), error
     if not guarded:
-        return run_ranks(_judge_overwritten, RANKS, folder / f"step-{STEP - 1:08}")[0]
-    return run_ranks(_look_and_save, RANKS, folder)[0]
+        return run_ranks(_judge_overwritten, RANKS, folder / f"step-{STEP - 1:08}", setup=CPU)[0]
+    return run_ranks(_look_and_save, RANKS, folder, setup=CPU)[0]
 
 
 def list_calls(ground: Ground) -> list[str]:
@@ -61,7 +63,7 @@ def list_calls(ground: Ground) -> list[str]:
 
 def _count_calls(folder: Path) -> list[int]:
     save_some(folder, steps=(STEP - 2, STEP - 1))
-    return run_ranks(_save_and_count, RANKS, folder, -1, -1)
+    return run_ranks(_save_and_count, RANKS, folder, -1, -1, setup=CPU)
 
 
 def save_some(folder: Path, *, steps: tuple[int, ...], keep: int = 2) -> None:
@@ -75,7 +77,7 @@ def save_some(folder: Path, *, steps: tuple[int, ...], keep: int = 2) -> None:
                 saver.begin(state)
                 saver.finish()
 
-    run_ranks(on_rank, RANKS)
+    run_ranks(on_rank, RANKS, setup=CPU)
 
 
 def _watch_calls(rank: int, at: int) -> Callable[[], int]:

@@ -81,11 +81,11 @@ def test_the_installed_one_for_this_gpu_is_put_in_place(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (generation, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (generation, 0))
     for name in installed:
         install(name, tmp_path / name, monkeypatch)
     assert choose_kernel(DEMAND) == "flash"
-    assert use_installed_flash() == chosen
+    assert use_installed_flash(torch.device("cuda")) == chosen
     assert len(placed) == (chosen is not None)
     assert choose_kernel(DEMAND) == ("varlen" if chosen else "flash"), "cuDNN is for FlashAttention 2 only"
 
@@ -93,9 +93,9 @@ def test_the_installed_one_for_this_gpu_is_put_in_place(
 def test_attention_runs_it(
     gpu: EmulatedGPU, placed: list[Handle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     install("FA3", tmp_path, monkeypatch)
-    assert use_installed_flash() == "FA3"
+    assert use_installed_flash(torch.device("cuda")) == "FA3"
     case = Case(PACKS["documents that cross cuts"], "auto", "auto", torch.float64)
     partition = partition_tokens(case.document, ranks=1)
     own = torch.from_numpy(partition.owned(0))

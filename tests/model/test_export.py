@@ -17,11 +17,13 @@ from ropewalk.core.artifact import find_damage
 from ropewalk.core.error import UserError
 from ropewalk.model.architectures import CLASSES
 from ropewalk.model.engines import Serving, describe_commands, find_commands, is_native
-from ropewalk.model.export import export, read_weights
+from ropewalk.model.export import export
 from ropewalk.model.export_parity import compute_logits, verify_export, verify_generation
 from ropewalk.model.extend import extend
+from ropewalk.model.lazy_weights import read_weights
 from ropewalk.model.load import load_model
 from ropewalk.model.weights import SINGLE
+from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.load import parse_stage
 from ropewalk.rope.scaling import Theta, Yarn
 from ropewalk.shape.families import OWN_ARCHITECTURE
@@ -205,7 +207,7 @@ def test_a_long_text_alone_does_not_prove_a_method_that_looks_at_lengths(
     out = stretch(save_tiny(), tmp_path / "out", METHODS["longrope"])
     lengths: list[int] = []
 
-    def note(folder: Path, text: torch.Tensor, places: tuple[int, ...]) -> dict[int, float]:
+    def note(folder: Path, text: torch.Tensor, places: tuple[int, ...], *_: Any) -> dict[int, float]:
         lengths.append(len(text))
         return dict.fromkeys(places, 0.0)
 
@@ -233,8 +235,11 @@ def test_an_export_that_writes_something_else_is_refused(
 ) -> None:
     out = stretch(save_tiny(), tmp_path / "out", METHODS["theta"])
     ours = stretch(save_tiny(), tmp_path / "ours", METHODS["linear"])
-    monkeypatch.setattr("ropewalk.model.export_parity._compute_ours", lambda _, text, places: compute_logits(ours, {
-        "tokens": text, "places": torch.tensor(places)}))  # fmt: skip
+
+    def compute(_: Path, text: torch.Tensor, places: list[int], *_settings: Any) -> torch.Tensor:
+        return compute_logits(ours, {"tokens": text, "places": torch.tensor(places)})
+
+    monkeypatch.setattr("ropewalk.model.export_parity._compute_ours", compute)
     with pytest.raises(UserError, match="not the model that was trained") as caught:
         verify_generation(out)
     assert "tokens written after 37" in caught.value.why
@@ -351,3 +356,12 @@ def test_verifying_a_folder_tells_differences_and_commands(save_tiny: Save, tmp_
 def test_a_model_folder_is_an_export_already(tmp_path: Path, arguments: list[str]) -> None:
     refused = CliRunner().invoke(app, ["export", str(tmp_path), *arguments]).exception
     assert isinstance(refused, UserError) and f"ropewalk export {tmp_path} --verify" in refused.fix
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_our_logits_are_the_same_on_a_sharded_model(save_tiny: Save, tied: bool) -> None:
+    folder = save_tiny("Qwen3ForCausalLM", tie_word_embeddings=tied)
+    request = {"tokens": torch.arange(30), "places": torch.tensor([0, 17, 29])}
+    whole = compute_logits(folder, request)
+    for found in run_ranks(lambda: compute_logits(folder, request, whole_bytes=0), 2, threads=1):
+        assert torch.equal(found, whole)

@@ -92,7 +92,7 @@ def test_bfloat16_rounds_products_only() -> None:
 
 def test_auto_is_bfloat16_where_the_hardware_multiplies_it() -> None:
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    fast = torch.cuda.is_available() or "avx512_bf16" in flags or "amx_bf16" in flags
+    fast = "avx512_bf16" in flags or "amx_bf16" in flags
     found = run_ranks(lambda: choose_precision("auto", make_mesh(1, 1)), 1)
     assert found == ["bfloat16" if fast else "float32"]
     assert run_ranks(lambda: choose_precision("float32", make_mesh(1, 1)), 1) == ["float32"]

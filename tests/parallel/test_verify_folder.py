@@ -10,9 +10,10 @@ import pytest
 from ropewalk.core.error import UserError
 from ropewalk.evaluate.evaluate import evaluate_models
 from ropewalk.model.adapter import merge_adapter
-from ropewalk.model.export import export, read_weights
+from ropewalk.model.export import export
 from ropewalk.model.export_parity import verify_export
 from ropewalk.model.extend import extend
+from ropewalk.model.lazy_weights import read_weights
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.recipe.lora import Lora

@@ -2,11 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
 from ropewalk.core.error import UserError
+from ropewalk.plan import forecast as forecast_module
 from ropewalk.plan.forecast import forecast, forecast_recipe, forecast_stage
+from ropewalk.plan.gpus import Gpu
 from ropewalk.plan.hardware import KNOWN
 from ropewalk.plan.plan import Split
 from ropewalk.plan.savings import Savings
@@ -221,3 +224,17 @@ def test_a_large_model_is_not_forecast_on_a_cpu(shapes: Mapping[str, ModelShape]
 
 def test_ranks_that_do_not_split_have_no_plan(shapes: Mapping[str, ModelShape]) -> None:
     assert forecast_recipe(recipe(ranks=3), shapes["llama-1b"]) == []
+
+
+def test_the_recipes_device_is_planned_for(shapes: Mapping[str, ModelShape], monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = ModelShape("LlamaForCausalLM", 64, 4, 2, 16, 128, 1000, True, 512, plain_layers(4, 1e4))
+
+    def plan(shape: ModelShape, gpus: int, **parallel: Any) -> str:
+        monkeypatch.setattr(forecast_module, "list_gpus", lambda: (Gpu("NVIDIA H100"),) * gpus)
+        asked = Recipe.model_validate({**recipe().to_json(), "parallel": parallel})
+        return forecast_recipe(asked, shape)[0].machine.name
+
+    assert [plan(tiny, gpus, ranks=2) for gpus in (0, 1, 2)] == ["cpu", "cpu", "h100"]
+    assert plan(tiny, 0, device="cuda") == "h200 (assumed)"
+    assert plan(tiny, 2, device="cpu") == plan(shapes["llama-8b"], 2, device="cpu") == "cpu"
+    assert [plan(shapes["llama-8b"], gpus, ranks=2) for gpus in (0, 1)] == ["h200 (assumed)", "h100"]

@@ -1,8 +1,11 @@
 """Machines: the known ones are complete, this one can be measured."""
 
-from pathlib import Path
+from dataclasses import replace
 
-from ropewalk.plan.hardware import KNOWN, find_machine, measure_cpu
+import pytest
+
+from ropewalk.plan.gpus import Gpu
+from ropewalk.plan.hardware import KNOWN, describe_gpu_rates, find_machine, measure_cpu
 
 
 def test_known_machines_name_their_source() -> None:
@@ -19,11 +22,40 @@ def test_this_machine_is_shared_by_its_ranks() -> None:
     assert "2 ranks" in two.source
 
 
-def test_a_gpu_is_known_by_its_driver(tmp_path: Path) -> None:
-    assert find_machine(driver=tmp_path).name == "cpu"
-    (tmp_path / "0000:01:00.0").mkdir()
-    information = tmp_path / "0000:01:00.0" / "information"
-    information.write_text("Model: \t\t NVIDIA H100 80GB HBM3\nIRQ: 7\n")
-    assert find_machine(driver=tmp_path) == KNOWN["h100"]
-    information.write_text("Model: \t\t NVIDIA Something Else\n")
-    assert find_machine(driver=tmp_path).name == "cpu"
+def test_a_gpu_is_known_by_the_name_that_its_driver_shows() -> None:
+    assert find_machine(gpus=()).name == "cpu"
+    assert find_machine(gpus=[Gpu("NVIDIA H100 80GB HBM3")]) == KNOWN["h100"]
+    small = Gpu("NVIDIA A100-SXM4-40GB", 40 * 2**30, (8, 0), 108)
+    assert find_machine(gpus=[small]) == replace(KNOWN["a100"], memory_bytes=40 * 2**30), "its own memory"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "teraflops"),
+    [
+        (Gpu("NVIDIA L4", 24 * 2**30, (8, 9), 58), 121),
+        (Gpu("NVIDIA L40S", 48 * 2**30, (8, 9), 142), 362),
+        (Gpu("NVIDIA GeForce RTX 4090", 24 * 2**30, (8, 9), 128), 165),
+        (Gpu("NVIDIA B200", 180 * 2**30, (10, 0), 148), 2250),
+        (Gpu("NVIDIA GeForce RTX 5090", 32 * 2**30, (12, 0), 170), 210),
+        (Gpu("Tesla V100-SXM2-16GB", 16 * 2**30, (7, 0), 80), 125),
+    ],
+)
+def test_an_unknown_gpu_is_planned_as_a_gpu_and_said_to_be(gpu: Gpu, teraflops: float) -> None:
+    """The estimate is 0.4 to 0.8 of the data sheet's rate, as what a step sustains is."""
+    machine = find_machine(gpus=[gpu])
+    assert machine.name == gpu.name and machine.memory_bytes == gpu.memory_bytes and machine.generic
+    assert 0.4 < machine.matmul_flops / (teraflops * 1e12) < 0.8
+    assert machine.attention_backward_flops < machine.attention_forward_flops < machine.matmul_flops
+    assert f"{gpu.name} is not in the table" in machine.source and "generic rates" in machine.source
+    assert "assumed" not in machine.source
+
+
+def test_what_a_driver_does_not_tell_is_said_to_be_assumed() -> None:
+    machine = find_machine(gpus=[Gpu("NVIDIA Something Else")])
+    assert machine.memory_bytes == 16 * 2**30
+    assert "memory and capability and size, which is assumed" in machine.source
+
+
+def test_the_rates_of_the_table_are_near_the_generic_ones() -> None:
+    for name, gpu in {"h100": Gpu("x", None, (9, 0), 132), "a100": Gpu("x", None, (8, 0), 108)}.items():
+        assert 0.8 < describe_gpu_rates(gpu).matmul_flops / KNOWN[name].matmul_flops < 1.2

@@ -111,6 +111,13 @@ def test_adapters_need_a_trained_model_and_a_trained_embedding_its_rate() -> Non
         find({"lora": {"also_train": ["norms"]}, "embedding_lr": 2.0})
 
 
+def test_a_learnt_bias_is_not_deterministic() -> None:
+    for bias, expected in (("fire", True), ("alibi", False)):
+        found = find({"layers": [{"bias": bias}, {}]}, parallel={"deterministic": True})
+        assert any("is not deterministic" in f.message and f.level == "error" for f in found) == expected
+    assert not any(f.level == "error" for f in find({"layers": [{"bias": "fire"}, {}]}, parallel={}))
+
+
 def test_a_bias_needs_whole_rows() -> None:
     biased = {"layers": [{"bias": "alibi"}, {}]}
     shared = find(biased, parallel={"ranks": 2, "context_parallel": 2})

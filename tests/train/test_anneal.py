@@ -65,7 +65,7 @@ def test_it_goes_from_the_base_to_the_extended_model(prepared: Prepared, tmp_pat
 def test_the_share_depends_on_the_step_alone() -> None:
     assert [annealing_share(step, steps=4) for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
     assert annealing_share(0, steps=0) == 1
-    with pytest.raises(ValueError, match="the stage ends after 8 steps, with 9 not at its positions"):
+    with pytest.raises(ValueError, match="the stage ends after 8 steps, before its 9 steps of interpolation"):
         make_recipe(rope_interpolation_steps=9)
 
 

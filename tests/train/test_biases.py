@@ -13,8 +13,9 @@ from ropewalk.checkpoint.load import load_weights, newest
 from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.model import load
-from ropewalk.model.export import export, read_weights
+from ropewalk.model.export import export
 from ropewalk.model.extend import extend
+from ropewalk.model.lazy_weights import read_weights
 from ropewalk.parallel.launch import RankError, run_ranks
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Unchanged
@@ -27,7 +28,7 @@ RULES = (LayerRule.model_validate({"bias": "fire", "rope": "nope"}), LayerRule(b
 @pytest.fixture
 def without_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Takes away what keeps biases off a CPU: our check, FlexAttention's, and types that it cannot trace."""
-    monkeypatch.setattr(load, "require_gpu", lambda: None)
+    monkeypatch.setattr(load, "require_gpu", lambda device: None)
     monkeypatch.setattr(flex, "_validate_device", lambda *_: None)
     config.update("jaxtyping_disable", True)
     yield
@@ -50,12 +51,12 @@ def test_a_learnt_bias_trains_on_data_ranks_and_is_refused_on_context_ranks(
         assert checkpoint is not None
         return load_weights(checkpoint)
 
-    trained = train("data", ranks=2, context=1)
+    trained = train("data", ranks=2, context_parallel=1)
     first = {name: tensor for name, tensor in read_weights(made).items() if "score_bias" in name}
     assert len(first) == 5
     for name, tensor in first.items():
         assert (trained[name] - tensor).norm() > 0, name
     export(trained, made, tmp_path / "out", dtype="float32")
     assert all(torch.equal(read_weights(tmp_path / "out")[name], trained[name]) for name in first)
-    with pytest.raises((UserError, RankError), match=r"parallel\.context"):
-        train("context", ranks=2, context=2)
+    with pytest.raises((UserError, RankError), match=r"parallel\.context_parallel"):
+        train("context", ranks=2, context_parallel=2)

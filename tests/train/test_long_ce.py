@@ -130,9 +130,9 @@ def test_a_step_is_the_brute_force_one(prepared: Prepared, new_run: NewRun, para
 
 
 def test_what_cannot_be_weighed_is_refused() -> None:
-    with pytest.raises(ValueError, match="none has more than near context"):
+    with pytest.raises(ValueError, match="none has more than truncated context"):
         make_recipe(long_ce={"truncated_tokens": CONTEXT_TOKENS // 2})
     with pytest.raises(ValueError, match="make no 4 equal strides"):
         LongCE(truncated_tokens=17, readings=5)
-    with pytest.raises(ValueError, match="long_ce: with skip"):
+    with pytest.raises(ValueError, match="long_ce: with pose"):
         make_recipe(long_ce={"truncated_tokens": 8}, pose={"reach": 256, "chunks": 2})

@@ -25,6 +25,7 @@ from ropewalk.model.adapter import attach_adapter, merge_adapter
 from ropewalk.model.extend import extend
 from ropewalk.model.folder import read_config
 from ropewalk.model.load import load_model
+from ropewalk.model.load_shards import load_shards
 from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
@@ -137,6 +138,7 @@ def test_the_frozen_ones_stay_to_the_bit(prepared: Prepared, new_run: NewRun) ->
         mesh, spec = make_mesh(2, 2), recipe.stages[0]
         learner = build_model_with_loss(RunFolder(run).extended(0), spec, **SETTINGS)
         shard_model(learner, mesh, precision="float32", whole_bytes=0)
+        load_shards(learner, RunFolder(run).extended(0), device=mesh.device)
         state = TrainState(learner, make_optimizer(learner, weight_decay=0.1, betas=(0.9, 0.95)), stage=0)
         before = {name: each.full_tensor().clone() for name, each in learner.named_parameters()}
         sharing = choose_sharing(recipe.parallel, read_shape(RunFolder(run).extended(0)), mesh)
@@ -199,6 +201,7 @@ def test_merged_logits_equal_those_with_adapters(straight: Path, prepared: Prepa
     trained = load_weights(last(straight))
     tokens = torch.arange(64)[None] % 60
     learner = build_model_with_loss(extended, recipe.stages[0], **SETTINGS)
+    load_shards(learner, extended, device=torch.device("cpu"))
     with torch.no_grad():
         for name, parameter in name_weights(learner):
             parameter.copy_(trained[name])
@@ -206,7 +209,7 @@ def test_merged_logits_equal_those_with_adapters(straight: Path, prepared: Prepa
         adapted = learner.causal(tokens).logits
     merged = load_model(extended)
     merged.load_state_dict(
-        merge_adapter(trained, extended, lora) | {"lm_head.weight": trained["model.embed_tokens.weight"]}
+        dict(merge_adapter(trained, extended, lora)) | {"lm_head.weight": trained["model.embed_tokens.weight"]}
     )
     wrapped = get_peft_model(
         load_model(extended), LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.projections))

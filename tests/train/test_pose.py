@@ -2,9 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from place import Place
 from ropewalk.checkpoint.load import newest
 from ropewalk.core.record import TIMED, Metric, read_metrics
 from ropewalk.core.run_folder import RunFolder
@@ -21,7 +20,6 @@ from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.model.load import load_model
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.launch import run_ranks
-from ropewalk.parallel.mesh import Mesh
 from ropewalk.partition import partition_tokens
 from ropewalk.partition.choose import make_sharing
 from ropewalk.partition.cost import Heads
@@ -36,19 +34,6 @@ SHORT = {"tokens": 6 * 4 * CONTEXT_TOKENS, "checkpoint_steps": 3, "pose": SKIP}
 SHARING = make_sharing(Heads(4, 2, 8), device="cpu", element_bytes=4)
 Prepared = tuple[Path, Path]
 Losing = Callable[[int], AbstractContextManager[None]]
-
-
-@dataclass(frozen=True)
-class Place(Mesh):
-    """Where a rank stands, without a process group."""
-
-    line: Any = field(default_factory=lambda: SimpleNamespace(device_type="cpu"))
-    context_group: Any = None
-    data_ranks: int = 1
-    context_ranks: int = 1
-    sharding: Any = None
-    data_rank: int = 0
-    context_rank: int = 0
 
 
 def open_tiny(recipe: Recipe, corpus: Path, *, seed: int = 3, stage: int = 0) -> Dataset:
@@ -93,7 +78,7 @@ def test_positions_are_the_row_s_own_on_any_ranks_and_the_mask_knows_nothing(pre
     assert (late == wanted[3:]).all(), "a row's positions do not depend on where a step begins"
     assert wanted.max() > 10 * CONTEXT_TOKENS and wanted.max() < SKIP["reach"]
     batch = dataset.batch(4, 6)
-    streams = [stream("skip", dataset.digest, number) for number in range(4, 10)]
+    streams = [stream("pose", dataset.digest, number) for number in range(4, 10)]
     assert (wanted == pose_positions(batch.document, Pose(**SKIP), random=streams)).all()
     with_skip, without = (
         make_batches(dataset, 0, rows=4, spec=each.stages[0], mesh=Place(), sharing=SHARING) for each in (recipe, plain)

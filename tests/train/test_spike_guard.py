@@ -63,7 +63,7 @@ def test_a_new_level_becomes_the_level() -> None:
         recent = [*recent, see(6.0, 1.0, taken=not fault)][-GUARD.window :]
         skipped += bool(fault)
     assert 0 < skipped < 70 and not judge_step(recent, 6.1, 1.0, guard=GUARD)
-    assert is_astray(recent, guard=GUARD) == (skipped > GUARD.skips)
+    assert is_astray(recent, guard=GUARD) == (skipped > GUARD.skipped_steps)
 
 
 def train(recipe: Recipe, run: Path, corpus: Path) -> str:

@@ -6,10 +6,13 @@ only joins the queue.
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 
-def copy_to_device(rows: np.ndarray | Tensor, device: torch.device) -> Tensor:
+def copy_to_device(
+    rows: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."], device: torch.device
+) -> Shaped[Tensor, "..."]:
     """The rows as a tensor on ``device``, ready for whatever is queued there later."""
     tensor = rows if isinstance(rows, Tensor) else torch.from_numpy(rows)
     if device.type != "cuda":

@@ -12,12 +12,15 @@ from itertools import pairwise, starmap
 
 import numpy as np
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ropewalk.attention.gpu_kernels import FlashVarlenKernel
 from ropewalk.attention.schedule import BackwardInputs, KeyTokens, QueryTokens, Scores
 from ropewalk.attention.varlen_schedule import VarlenTiles, count_ends
+
+LogSums = Float[Tensor, "queries heads"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class SplitKernel:
 
     def attend(
         self, query: QueryTokens, key: KeyTokens, value: KeyTokens, tiles: VarlenTiles, scores: Scores
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[QueryTokens, LogSums]:
         """See varlen_schedule.VarlenKernel."""
         parts = [
             (tile.queries, *_attend_dense(query[tile.queries], key[tile.keys], value[tile.keys], tile, scores))
@@ -56,11 +59,12 @@ class SplitKernel:
             parts += zip(self.queries, *(_split(each, self.queries) for each in found), strict=True)
         parts.sort(key=lambda part: part[0].start)
         _, outs, logsums = zip(*parts, strict=True)
+        # a part [tile, heads, head_dim] and [tile, heads] for each -> [queries, heads, head_dim] and [queries, heads]
         return torch.cat(outs), torch.cat(logsums)
 
     def differentiate(
         self, inputs: BackwardInputs, key: KeyTokens, value: KeyTokens, tiles: VarlenTiles, scores: Scores
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[QueryTokens, KeyTokens, KeyTokens]:
         """See varlen_schedule.VarlenKernel."""
         rows = inputs.query, inputs.grad, inputs.out, inputs.logsum
         parts = []
@@ -75,6 +79,7 @@ class SplitKernel:
             parts += zip(self.queries, *split, strict=True)
         parts.sort(key=lambda part: part[0].start)  # keys lie in the same order of tiles
         _, *found = zip(*parts, strict=True)
+        # a part [tile, heads, head_dim] for each -> [queries, heads, head_dim], and likewise keys
         d_query, d_key, d_value = map(torch.cat, found)
         return d_query, d_key, d_value
 
@@ -97,22 +102,26 @@ def split_tiles(tiles: VarlenTiles, padding: Sequence[int | None], device: torch
     return SplitKernel(dense, ragged, *(_join_runs([each[index] for index in left]) for each in (rows, keys)))
 
 
-def _attend_dense(query: Tensor, key: Tensor, value: Tensor, tile: DenseTile, scores: Scores) -> tuple[Tensor, Tensor]:
+def _attend_dense(
+    query: QueryTokens, key: KeyTokens, value: KeyTokens, tile: DenseTile, scores: Scores
+) -> tuple[QueryTokens, LogSums]:
     taken = (_lay_dense(each, tile.padding) for each in (query, key, value))
     out, logsum, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
         *taken, None, True, 0.0, tile.causal, False, scale=scores.scale
     )
     rows = len(query)
+    # [1, heads, padded, 1] -> [tokens, heads]
     return _from_dense(out, rows), logsum.reshape(query.shape[1], -1)[:, :rows].T
 
 
 def _differentiate_dense(
-    inputs: BackwardInputs, key: Tensor, value: Tensor, tile: DenseTile, scores: Scores
-) -> tuple[Tensor, Tensor, Tensor]:
+    inputs: BackwardInputs, key: KeyTokens, value: KeyTokens, tile: DenseTile, scores: Scores
+) -> tuple[QueryTokens, KeyTokens, KeyTokens]:
     rows, keys = len(inputs.query), len(key)
     seed = torch.zeros((), dtype=torch.int64, device=key.device)  # nothing is dropped
     found = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
         *(_lay_dense(each, tile.padding) for each in (inputs.grad, inputs.query, key, value, inputs.out)),
+        # [tokens, heads] -> [1, heads, padded, 1]
         pad(inputs.logsum.T, (0, tile.padding))[None, ..., None].contiguous(),
         seed,
         seed,
@@ -127,21 +136,25 @@ def _differentiate_dense(
     return d_query, d_key, d_value
 
 
-def _lay_dense(rows: Tensor, padding: int) -> Tensor:
-    """[rows, heads, head_dim] -> [1, heads, rows + padding, head_dim], whose memory is [rows, heads, head_dim]."""
+def _lay_dense(rows: Float[Tensor, "tokens heads head_dim"], padding: int) -> Float[Tensor, "1 heads padded head_dim"]:
+    """The tokens as cuDNN wants them; in memory they stay token by token, without gaps."""
+    # [tokens, heads, head_dim] -> [padded, heads, head_dim] -> [1, heads, padded, head_dim]
     laid = pad(rows, (0, 0, 0, 0, 0, padding)) if padding else rows.contiguous()
     return laid.transpose(0, 1)[None]
 
 
-def _from_dense(dense: Tensor, rows: int) -> Tensor:
-    return dense[0].transpose(0, 1)[:rows]
+def _from_dense(dense: Float[Tensor, "1 heads padded head_dim"], tokens: int) -> Float[Tensor, "tokens heads head_dim"]:
+    # [1, heads, padded, head_dim] -> [tokens, heads, head_dim]
+    return dense[0].transpose(0, 1)[:tokens]
 
 
-def _join(tensor: Tensor, runs: tuple[slice, ...]) -> Tensor:
+def _join(tensor: Shaped[Tensor, "tokens ..."], runs: tuple[slice, ...]) -> Shaped[Tensor, "taken ..."]:
+    # a part [run, ...] for each run -> [taken, ...]
     return tensor[runs[0]] if len(runs) == 1 else torch.cat([tensor[run] for run in runs])
 
 
-def _split(tensor: Tensor, runs: tuple[slice, ...]) -> Sequence[Tensor]:
+def _split(tensor: Shaped[Tensor, "taken ..."], runs: tuple[slice, ...]) -> Sequence[Shaped[Tensor, "run ..."]]:
+    # [taken, ...] -> a part [run, ...] for each run
     parts: Sequence[Tensor] = tensor.split([run.stop - run.start for run in runs])
     return parts
 

@@ -98,13 +98,13 @@ def attend_biased(
     return attend_flex(query, key, value, partition=partition, group=None, scores=scores, score_mod=mod)
 
 
-def require_gpu() -> None:
-    """Raise UserError on a machine where a model with a bias would not run."""
-    if not torch.cuda.is_available():
+def require_gpu(device: torch.device) -> None:
+    """Raise UserError where a model with a bias would not run: on a ``device`` that is no GPU."""
+    if device.type != "cuda":
         raise UserError(
             "a bias on attention scores needs a GPU",
             where="layers: bias",
-            why="it runs through FlexAttention, which has no backward on a CPU, and there is none but a CPU here",
+            why="it runs through FlexAttention, which has no backward on a CPU, and this rank runs on one",
             fix="go on where there is a GPU, or leave bias out of layers",
         )
 

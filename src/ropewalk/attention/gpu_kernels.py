@@ -8,6 +8,7 @@ backward returns gradients of tiles that sum to those of the whole.
 import importlib.util
 
 import torch
+from jaxtyping import Float, Int32
 from torch import Tensor
 from torch.nn import attention as torch_attention
 
@@ -26,7 +27,7 @@ class FlashVarlenKernel:
 
     def attend(
         self, query: QueryTokens, key: KeyTokens, value: KeyTokens, tiles: VarlenTiles, scores: Scores
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[QueryTokens, Float[Tensor, "queries heads"]]:
         """See varlen_schedule.VarlenKernel."""
         causal, window = _sight(tiles)
         out, logsum, *_ = torch.ops.aten._flash_attention_forward(
@@ -36,7 +37,7 @@ class FlashVarlenKernel:
 
     def differentiate(
         self, inputs: BackwardInputs, key: KeyTokens, value: KeyTokens, tiles: VarlenTiles, scores: Scores
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[QueryTokens, KeyTokens, KeyTokens]:
         """See varlen_schedule.VarlenKernel."""
         causal, window = _sight(tiles)
         d_query, d_key, d_value = torch.ops.aten._flash_attention_backward(
@@ -57,14 +58,14 @@ class FlashVarlenKernel:
         return d_query, d_key, d_value
 
 
-def use_installed_flash() -> str | None:
-    """Put FlashAttention 3 or 4 in place of torch's own, if it is installed and this GPU is one it is for; its name.
+def use_installed_flash(device: torch.device) -> str | None:
+    """Put FlashAttention 3 or 4 in place of torch's own, if it is installed and ``device`` is one it is for; its name.
 
     It does so for the whole process, so a training run calls it and a library does not.
     """
-    if not torch.cuda.is_available() or not hasattr(torch_attention, "activate_flash_attention_impl"):
+    if device.type != "cuda" or not hasattr(torch_attention, "activate_flash_attention_impl"):
         return None
-    generation = torch.cuda.get_device_capability()[0]
+    generation = torch.cuda.get_device_capability(device)[0]
     for name, (module, fitting) in _INSTALLED.items():
         if generation in fitting and name in torch_attention.list_flash_attention_impls() and _is_installed(module):
             torch_attention.activate_flash_attention_impl(name)
@@ -92,5 +93,5 @@ def _sight(tiles: VarlenTiles) -> tuple[bool, dict[str, int]]:
     return (True, {}) if window is None else (False, {"window_size_left": window - 1, "window_size_right": 0})
 
 
-def _lengths(tiles: VarlenTiles) -> tuple[Tensor, Tensor, int, int]:
+def _lengths(tiles: VarlenTiles) -> tuple[Int32[Tensor, "ends"], Int32[Tensor, "ends"], int, int]:
     return tiles.queries.tensor, tiles.keys.tensor, max(tiles.queries.lengths), max(tiles.keys.lengths)

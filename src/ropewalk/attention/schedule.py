@@ -13,8 +13,6 @@ from torch import Tensor
 
 QueryTokens = Float[Tensor, "queries heads head_dim"]
 KeyTokens = Float[Tensor, "keys kv_heads head_dim"]
-QueryRows = QueryTokens  # the names until gpu_kernels and choose_kernel change
-KeyRows = KeyTokens
 LogSums = Float[Tensor, "queries_and_pads heads"]
 CallResults = tuple[Float[Tensor, "results heads head_dim"], Float[Tensor, "results heads"]]
 """Output and log-sum-exp of the queries that a call computes."""

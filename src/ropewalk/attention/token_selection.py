@@ -75,10 +75,12 @@ class DisjointRanges:
 
     def add(self, total: Shaped[Tensor, "tokens ..."], parts: Shaped[Tensor, "taken ..."]) -> None:
         """Add these ranges' ``parts`` to ``total``."""
+        # [taken, ...] -> [some, ...]
         chosen = parts if self.taken is None else parts.index_select(0, self.taken)
         if isinstance(self.tokens, slice):
             total[self.tokens] += chosen
         else:
+            # [some, ...] into [tokens, ...]
             total.index_add_(0, self.tokens, chosen.to(total.dtype))
 
 

@@ -7,14 +7,13 @@ that it needs.
 
 import json
 import re
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load as read_shards
@@ -31,6 +30,9 @@ from ropewalk.checkpoint.state import (
 )
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
+from ropewalk.model.lazy_weights import LazyWeights
+from ropewalk.model.read_rows import STORED_TYPES, StoredTensor, read_rows
+from ropewalk.model.weights import read_file_headers
 from ropewalk.parallel.collective import rank_and_ranks, share_from_first
 from ropewalk.parallel.verify_folder import (
     find_fault_together as find_fault_together,
@@ -110,8 +112,8 @@ def load_moments(state: TrainState, checkpoint: Path) -> TrainState:
     return state
 
 
-def load_weights(checkpoint: Path) -> dict[str, Shaped[Tensor, "..."]]:
-    """Return all weights of a checkpoint as whole tensors under transformers' names. Only this process reads.
+def load_weights(checkpoint: Path) -> LazyWeights:
+    """Return all weights of a checkpoint under transformers' names. Only this process reads, one tensor when asked.
 
     A weight that is tied to another one appears once, under the name of the other one. Raises UserError if the folder
     is damaged.
@@ -121,14 +123,26 @@ def load_weights(checkpoint: Path) -> dict[str, Shaped[Tensor, "..."]]:
         raise UserError(
             "the checkpoint is damaged", where=str(checkpoint), why=fault, fix="use an older one, or train again"
         )
-    shapes = read_facts(checkpoint)["tensors"]
-    weights = {
-        name: torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
-        for name, (dtype, shape) in shapes.items()
-        if name.startswith(WEIGHT)
-    }
-    _fill(weights, checkpoint, alone=True)
-    return {name.removeprefix(WEIGHT): weight for name, weight in weights.items()}
+    held = read_facts(checkpoint)["tensors"]
+    shapes = {name.removeprefix(WEIGHT): tuple(held[name][1]) for name in held if name.startswith(WEIGHT)}
+    parts: dict[str, list[tuple[StoredTensor, int]]] = {name: [] for name in shapes}
+    saved = HuggingFaceStorageReader(str(checkpoint)).read_metadata().storage_data
+    files = {path: read_file_headers(Path(path)) for path in {each.relative_path for each in saved.values()}}
+    for index, each in saved.items():
+        if index.fqn.startswith(WEIGHT):
+            assert not any(index.offset[1:]), "a rank holds rows"
+            parts[index.fqn.removeprefix(WEIGHT)].append((files[each.relative_path][index.fqn], index.offset[0]))
+    return LazyWeights(shapes, partial(_join, shapes, parts))
+
+
+def _join(
+    shapes: Mapping[str, tuple[int, ...]], parts: Mapping[str, list[tuple[StoredTensor, int]]], name: str
+) -> Float[Tensor, "..."]:
+    """Read one tensor from the files of all ranks, each of which has some of its rows."""
+    whole = torch.empty(shapes[name], dtype=STORED_TYPES[parts[name][0][0].dtype])
+    for part, first in parts[name]:
+        read_rows(part, whole[first : first + part.shape[0]])
+    return whole
 
 
 def _read_tensors(tensors: Mapping[str, Shaped[Tensor, "..."]], facts: Mapping[str, Any], checkpoint: Path) -> None:
@@ -155,12 +169,8 @@ def _read_tensors(tensors: Mapping[str, Shaped[Tensor, "..."]], facts: Mapping[s
         read_other_form(others, tensors, partial(_fill, checkpoint=checkpoint))
 
 
-def _fill(tensors: Mapping[str, Shaped[Tensor, "..."]], checkpoint: Path, *, alone: bool = False) -> None:
-    reader = HuggingFaceStorageReader(str(checkpoint))
-    with warnings.catch_warnings():
-        if alone:  # torch warns that no other rank takes part, which is intended here
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        read_shards(dict(tensors), storage_reader=reader, no_dist=alone)
+def _fill(tensors: Mapping[str, Shaped[Tensor, "..."]], checkpoint: Path) -> None:
+    read_shards(dict(tensors), storage_reader=HuggingFaceStorageReader(str(checkpoint)))
 
 
 def _compare(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], checkpoint: Path) -> None:

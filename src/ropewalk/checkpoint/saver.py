@@ -15,6 +15,8 @@ from ropewalk.checkpoint.save import remove_stale, write_snapshot
 from ropewalk.checkpoint.save_record import note_begun, note_saved
 from ropewalk.checkpoint.state import Snapshot, TrainState, take_snapshot
 from ropewalk.parallel.collective import rank_and_ranks, wait_for_ranks
+from ropewalk.parallel.device import rank_device, use_device
+from ropewalk.parallel.flight_recorder import SAVING
 
 
 class Saver:
@@ -31,8 +33,10 @@ class Saver:
             remove_stale(folder)
         wait_for_ranks()
         # gloo, because the messages are small and lie in host memory.
-        self._group = dist.new_group(backend="gloo")
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._group = dist.new_group(backend="gloo", group_desc=SAVING)
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="save", initializer=use_device, initargs=(rank_device(),)
+        )
 
     def begin(self, state: TrainState) -> None:
         """Copy ``state`` and start to write the copy.

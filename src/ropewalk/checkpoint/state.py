@@ -16,6 +16,7 @@ from jaxtyping import Shaped, UInt8
 from torch import Tensor, nn
 
 from ropewalk.parallel.collective import rank_and_ranks
+from ropewalk.parallel.device import rank_device
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight/"
@@ -128,8 +129,8 @@ def random_states() -> dict[str, UInt8[Tensor, "bytes"]]:
     """
     rank, _ = rank_and_ranks()
     states = {f"rng/cpu/{rank:05}": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states[f"rng/cuda/{rank:05}"] = torch.cuda.get_rng_state()
+    if rank_device().type == "cuda":
+        states[f"rng/cuda/{rank:05}"] = torch.cuda.get_rng_state(rank_device())
     return states
 
 
@@ -139,4 +140,4 @@ def set_random_states(states: Mapping[str, UInt8[Tensor, "bytes"]]) -> None:
         if name.startswith("rng/cpu/"):
             torch.set_rng_state(value)
         else:
-            torch.cuda.set_rng_state(value)
+            torch.cuda.set_rng_state(value, rank_device())

@@ -32,11 +32,11 @@ def advise_model(target: Path, arguments: list[str], *, probe: Path | None = Non
     """
     out = Path(arguments[0]) if arguments and "=" not in arguments[0] else None
     _check_out(out)
-    model, spec = _read_question(target, arguments[1:] if out else arguments)
+    model, spec, ranks = _read_question(target, arguments[1:] if out else arguments)
     base = find_model(model, config_only=probe is None)
     shape = read_shape(base)
     found = survey_candidates(shape.base_rope, spec.context_length, asked=spec.rope)
-    scores = [] if probe is None else _probe(base, found, spec, text=probe)
+    scores = [] if probe is None else _probe(base, found, spec, text=probe, ranks=ranks)
     advised = Advised(model, found, describe_stretched_layers(shape), scores)
     result = {"model": model, "layers": list(advised.layers), **found.to_json()}
     result |= {"scores": [asdict(score) for score in scores]} if scores else {}
@@ -72,10 +72,10 @@ def _name_layer(layer: LayerPosition) -> str:
     return " ".join(words)
 
 
-def _read_question(target: Path, overrides: list[str]) -> tuple[str, AdviceSpec]:
-    """The model and the input of the advice: from overrides, or from a recipe's last stage."""
+def _read_question(target: Path, overrides: list[str]) -> tuple[str, AdviceSpec, int]:
+    """The model, the input of the advice, and the ranks of a probe: from overrides, or from a recipe's last stage."""
     if target.suffix not in YAML:
-        return str(target), parse_advice(overrides)
+        return str(target), parse_advice(overrides), 1
     recipe = load_recipe(target, overrides)
     if isinstance(recipe.model, ModelSource):
         raise UserError(
@@ -85,9 +85,8 @@ def _read_question(target: Path, overrides: list[str]) -> tuple[str, AdviceSpec]
             fix="give a recipe whose model is a folder or a hub name, or a model folder",
         )
     stage = recipe.stages[-1]
-    return recipe.model, AdviceSpec(
-        context_length=stage.reach_tokens, rope=None if stage.rope.kind == "unchanged" else stage.rope
-    )
+    rope = None if stage.rope.kind == "unchanged" else stage.rope
+    return recipe.model, AdviceSpec(context_length=stage.reach_tokens, rope=rope), recipe.parallel.ranks
 
 
 def _check_out(out: Path | None) -> None:
@@ -100,9 +99,9 @@ def _check_out(out: Path | None) -> None:
         )
 
 
-def _probe(base: Path, found: Survey, spec: AdviceSpec, *, text: Path) -> list[Score]:
+def _probe(base: Path, found: Survey, spec: AdviceSpec, *, text: Path, ranks: int) -> list[Score]:
     methods = {each.name: cast(Rope, each.method) for each in found.candidates}
-    scores: list[Score] = on_ranks(_probe_on_rank, 1, base, methods, spec, text, found.base.context_tokens)
+    scores: list[Score] = on_ranks(_probe_on_rank, ranks, base, methods, spec, text, found.base.context_tokens)
     return scores
 
 

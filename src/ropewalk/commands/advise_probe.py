@@ -4,8 +4,8 @@ Nothing is trained and nothing is kept. A candidate's model is extended in a tem
 measured like any model, and removed before the next one. The number of texts and answers limits the amount of reading.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -29,7 +29,9 @@ Text = Int64[np.ndarray, "_"]
 def probe_candidates(
     base: Path, methods: Mapping[str, Rope], spec: AdviceSpec, *, text: Path, base_tokens: int
 ) -> list[Score]:
-    """Loss by position on ``text`` and key-value retrieval of each method, by its name. Runs on a rank of its own.
+    """Loss by position on ``text`` and key-value retrieval of each method, by its name. Every rank calls it.
+
+    A large model is sharded over the ranks; the first one writes the candidates.
 
     Raises UserError for a target below twice ``base_tokens``, for a missing text, and for a text without a document as
     long as the target.
@@ -38,6 +40,8 @@ def probe_candidates(
     from ropewalk.evaluate.loss_by_position import PositionLoss
     from ropewalk.evaluate.retrieval import plan_retrieval
     from ropewalk.model.extend import extend
+    from ropewalk.parallel.collective import rank_and_ranks
+    from ropewalk.parallel.rank_zero import first_does, scratch_folder
 
     multiple = spec.context_length // base_tokens
     if multiple < 2:
@@ -54,12 +58,13 @@ def probe_candidates(
     planned: list[Measurement] = [PositionLoss(texts, base_tokens, multiple)]
     planned += [retrieval] if retrieval else []
     tokens = sum(len(item.tokens) for each in planned for item in each.items)
-    say(f"probe: {len(methods)} candidates, each reads {format_amount(tokens)} tokens")
+    if rank_and_ranks()[0] == 0:
+        say(f"probe: {len(methods)} candidates, each reads {format_amount(tokens)} tokens")
     scores: list[Score] = []
     for name, method in methods.items():
-        with tempfile.TemporaryDirectory(prefix="ropewalk-probe-") as work:
-            folder = Path(work) / "model"
-            extend(base, folder, rope=method, context_tokens=spec.context_length)
+        with scratch_folder("ropewalk-probe-") as work:
+            folder = work / "model"
+            first_does(partial(extend, base, folder, rope=method, context_tokens=spec.context_length))
             found = measure_model(folder, planned, name=name, precision="float32")
         for each, sums in zip(planned, found, strict=True):
             scores += each.score(sums, model=name)

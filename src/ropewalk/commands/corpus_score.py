@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.commands.on_ranks import on_ranks
-from ropewalk.commands.run_inputs import base_model, require
+from ropewalk.commands.run_inputs import base_model, rank_setup, require
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length, parse_count
 from ropewalk.core.run_folder import RunFolder
@@ -44,6 +44,7 @@ def score_recipe(recipe: Recipe, out: Path, *, model: str | None, truncated: str
         truncated_tokens,
         context_tokens,
         out,
+        setup=rank_setup(recipe, scorer),
     )
     tokenizer = load_tokenizer(scorer)
     lines = [f"{found['documents']} documents, {out}"]

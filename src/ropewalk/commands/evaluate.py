@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ropewalk.commands.on_ranks import on_ranks
-from ropewalk.commands.run_inputs import base_model, require
+from ropewalk.commands.run_inputs import base_model, rank_setup, require
 from ropewalk.core.record import write_scores
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.torchrun import is_started
@@ -24,8 +24,9 @@ def measure_models(recipe: Recipe, folder: RunFolder, models: dict[str, Path]) -
     Lengths are multiples of the base's.
     """
     if is_started() or not folder.scores.exists():  # under torchrun the ranks must decide this together, not one by one
-        base_tokens = read_shape(base_model(folder, recipe)).context_tokens
-        on_ranks(evaluate_on_ranks, recipe.parallel.ranks, recipe, folder, models, base_tokens)
+        base = base_model(folder, recipe)
+        asked, setup = (recipe, folder, models, read_shape(base).context_tokens), rank_setup(recipe, base)
+        on_ranks(evaluate_on_ranks, recipe.parallel.ranks, *asked, setup=setup)
 
 
 def evaluate_on_ranks(recipe: Recipe, folder: RunFolder, models: dict[str, Path], base_tokens: int) -> None:

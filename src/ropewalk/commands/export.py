@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ropewalk.commands.on_ranks import alone, on_ranks
-from ropewalk.commands.run_inputs import base_model, require, require_new
+from ropewalk.commands.run_inputs import base_model, rank_setup, require, require_new
 from ropewalk.commands.train import read_trained
 from ropewalk.core.artifact import is_finished, write_whole
 from ropewalk.core.progress import say
@@ -25,19 +25,24 @@ def export_run(recipe: Recipe, folder: RunFolder) -> None:
     """Export the last weights in the export's dtype, and compare them with plain transformers in a fresh process."""
     trained = require(folder.trained(len(recipe.stages) - 1), verb="train")
     if is_started() or not is_finished(folder.export):
-        on_ranks(export_on_rank, 1, trained, base_model(folder, recipe), folder.export, recipe.export.dtype)
-    alone(lambda: _verify(folder))
+        base = base_model(folder, recipe)
+        asked, setup = (trained, base, folder.export, recipe.export.dtype), rank_setup(recipe, base)
+        on_ranks(export_on_rank, 1, *asked, setup=setup)
+    ranks = 1 if is_started() else recipe.parallel.ranks  # torchrun's first rank cannot start others
+    alone(lambda: _verify(folder, recipe.parallel.device, ranks))
 
 
-def _verify(folder: RunFolder) -> None:
+def _verify(folder: RunFolder, device: str, ranks: int) -> None:
     if folder.parity.exists():
         return
     from ropewalk.model.export_parity import verify_export, verify_generation
+    from ropewalk.parallel.device import name_device
 
     if not is_native(folder.export):
         say("no class of transformers has these positions: other readers refuse this folder, see its LOADING.md")
-    verify_generation(folder.export)
-    write_whole(folder.parity, json.dumps(verify_export(folder.export)))
+    chosen = name_device(device)
+    verify_generation(folder.export, device=chosen, ranks=ranks)
+    write_whole(folder.parity, json.dumps(verify_export(folder.export, device=chosen, ranks=ranks)))
 
 
 def export_on_rank(trained: Path, base: Path, out: Path, dtype: Dtype) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ropewalk.commands.longrope_search import extend_with_search, needs_search
 from ropewalk.commands.on_ranks import on_ranks
-from ropewalk.commands.run_inputs import require, require_new, stage_input
+from ropewalk.commands.run_inputs import rank_setup, require, require_new, stage_input
 from ropewalk.core.artifact import is_finished, read_manifest
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.load import parse_stage
@@ -22,12 +22,13 @@ def extend_first_stage(recipe: Recipe, folder: RunFolder) -> None:
 def extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     """Make a stage's model with its new positions, unless it is done; open factors of LongRoPE are searched first."""
     # The rank that does the work checks if it is done already: torchrun's ranks may arrive here at different times.
-    spec = recipe.stages[stage]
+    spec, base = recipe.stages[stage], stage_input(folder, recipe, stage)
+    setup = rank_setup(recipe, base)
     if needs_search(spec):
         require(folder.corpus, verb="prepare")
-        on_ranks(extend_with_search, 1, recipe, folder, stage)
+        on_ranks(extend_with_search, 1, recipe, folder, stage, setup=setup)
     else:
-        on_ranks(extend_on_rank, 1, stage_input(folder, recipe, stage), folder.extended(stage), spec)
+        on_ranks(extend_on_rank, 1, base, folder.extended(stage), spec, setup=setup)
 
 
 def extend_model(model: str, out: Path, overrides: list[str]) -> dict[str, Any]:

@@ -8,13 +8,17 @@ from collections.abc import Callable
 from typing import Any
 
 from ropewalk.parallel.torchrun import is_started
+from ropewalk.plan.rank_setup import RankSetup
 
 
-def on_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> Any:
-    """Call ``function(*args)`` on ``ranks`` forked ranks, or in place under torchrun; return the result of rank 0."""
+def on_ranks(function: Callable[..., Any], ranks: int, *args: Any, setup: RankSetup | None = None) -> Any:
+    """Call ``function(*args)`` on ``ranks`` forked ranks, or in place under torchrun; return the result of rank 0.
+
+    Without a ``setup`` there is no recipe that could ask for one.
+    """
     from ropewalk.parallel.launch import run_ranks
 
-    return run_ranks(function, ranks, *args)[0]
+    return run_ranks(function, ranks, *args, setup=setup or RankSetup())[0]
 
 
 def alone(work: Callable[[], None]) -> None:

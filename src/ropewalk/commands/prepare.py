@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ropewalk.commands.claim import read_base_shape, say_finding
 from ropewalk.commands.on_ranks import on_ranks
-from ropewalk.commands.run_inputs import base_model
+from ropewalk.commands.run_inputs import base_model, rank_setup
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.prepare.build import build, read_tokenizer_texts
@@ -13,6 +13,7 @@ from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
 from ropewalk.model.folder import check_tokenizer
+from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.recipe.check import base_context
 from ropewalk.recipe.check_corpus import check_corpus
 from ropewalk.recipe.spec import Init, ModelSource, Recipe
@@ -29,7 +30,8 @@ def prepare_corpus(recipe: Recipe, folder: RunFolder) -> None:
         elif not tokenizer.exists():
             texts = read_tokenizer_texts(recipe.corpus, seed=recipe.corpus_seed)
             train_tokenizer(texts, vocabulary=init.tokenizer, folder=tokenizer)
-        on_ranks(init_on_rank, 1, init, tokenizer, folder.initial, recipe.seed)
+        setup = RankSetup(recipe.parallel.device)
+        on_ranks(init_on_rank, 1, init, tokenizer, folder.initial, recipe.seed, setup=setup)
     if not is_finished(folder.corpus):
         base = base_model(folder, recipe)
         check_tokenizer(base, vocabulary=read_shape(base).vocabulary)
@@ -44,7 +46,7 @@ def ask_probes(recipe: Recipe, base: Path) -> dict[str, list[str]]:
     """The prompts of the recipe's own probes, by task, if its corpus must not contain them; else empty."""
     if PROBES not in recipe.corpus.decontaminate.files:
         return {}
-    prompts: dict[str, list[str]] = on_ranks(write_prompts, 1, recipe, base)
+    prompts: dict[str, list[str]] = on_ranks(write_prompts, 1, recipe, base, setup=rank_setup(recipe, base))
     return prompts
 
 

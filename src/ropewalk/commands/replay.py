@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.commands.on_ranks import on_ranks
+from ropewalk.commands.run_inputs import rank_setup
 from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.load import load_recipe
@@ -19,7 +20,7 @@ def replay_skipped(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         recipe_path = RunFolder(path.resolve().parents[3]).recipe
-        names = [row["source"] for row in record["rows"]]
+        names, stage = [row["source"] for row in record["rows"]], record["stage"]
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(
             "this is no record of a skipped step",
@@ -27,8 +28,9 @@ def replay_skipped(path: Path) -> dict[str, Any]:
             why=str(error),
             fix="name a file in RUN/stages/N/skipped/, in its run folder",
         ) from None
-    recipe = load_recipe(recipe_path)
-    found = on_ranks(replay_on_ranks, recipe.parallel.ranks, record, recipe, RunFolder(recipe_path.parent))
+    recipe, folder = load_recipe(recipe_path), RunFolder(recipe_path.parent)
+    setup = rank_setup(recipe, folder.extended(stage))
+    found = on_ranks(replay_on_ranks, recipe.parallel.ranks, record, recipe, folder, setup=setup)
     return {**found, "reason": record["reason"], "text": _describe(record, found, names)}
 
 

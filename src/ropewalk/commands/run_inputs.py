@@ -5,8 +5,10 @@ from pathlib import Path
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.plan.rank_setup import RankSetup, set_up_ranks
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.shape.find import find_model
+from ropewalk.shape.read import read_shape
 from ropewalk.shape.weight_files import weight_files
 
 
@@ -22,6 +24,11 @@ def base_model(folder: RunFolder, recipe: Recipe) -> Path:
     base = find_model(recipe.model)
     weight_files(base)  # before hours of preparing text for it
     return base
+
+
+def rank_setup(recipe: Recipe, model: Path) -> RankSetup:
+    """The setup of a recipe's ranks, for the model in the folder ``model``."""
+    return set_up_ranks(recipe.parallel, read_shape(model))
 
 
 def require(folder: Path, *, verb: str) -> Path:

@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxtyping import Float
-
 from ropewalk.commands.extend import extend_stage
 from ropewalk.commands.on_ranks import on_ranks
-from ropewalk.commands.run_inputs import base_model, require, stage_input
+from ropewalk.commands.run_inputs import base_model, rank_setup, require, stage_input
 from ropewalk.core.artifact import is_finished, write_whole
 from ropewalk.core.error import RankError
 from ropewalk.core.progress import say
@@ -19,7 +17,7 @@ from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.recipe.trackers import require_trackers
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from ropewalk.model.lazy_weights import LazyWeights
 
 
 def train_stages(recipe: Recipe, folder: RunFolder) -> None:
@@ -32,9 +30,11 @@ def train_stages(recipe: Recipe, folder: RunFolder) -> None:
             extend_stage(recipe, folder, stage)
             if _train_stage(recipe, folder, stage) == "stopped":
                 raise Stopped
-            on_ranks(write_trained, recipe.parallel.ranks, recipe, folder, stage)
+            setup = rank_setup(recipe, folder.extended(stage))
+            on_ranks(write_trained, recipe.parallel.ranks, recipe, folder, stage, setup=setup)
         if recipe.stages[stage].gate is not None:
-            on_ranks(check_gate, recipe.parallel.ranks, recipe, folder, stage)
+            setup = rank_setup(recipe, folder.extended(stage))
+            on_ranks(check_gate, recipe.parallel.ranks, recipe, folder, stage, setup=setup)
 
 
 def _train_stage(recipe: Recipe, folder: RunFolder, stage: int) -> str:
@@ -46,7 +46,8 @@ def _train_stage(recipe: Recipe, folder: RunFolder, stage: int) -> str:
     reached, tries = folder.newest_step(stage), 0
     while True:
         try:
-            return str(on_ranks(train_on_ranks, recipe.parallel.ranks, recipe, stage, folder))
+            setup = rank_setup(recipe, folder.extended(stage))
+            return str(on_ranks(train_on_ranks, recipe.parallel.ranks, recipe, stage, folder, setup=setup))
         except RankError as error:
             before, reached = reached, folder.newest_step(stage)
             tries = tries + 1 if reached <= before else 1
@@ -78,7 +79,7 @@ def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     """
     from ropewalk.checkpoint.load import newest
     from ropewalk.model.export import export as export_folder
-    from ropewalk.model.export import merge_weights, read_weights
+    from ropewalk.model.lazy_weights import merge_weights, read_weights
     from ropewalk.parallel.rank_zero import first_does
     from ropewalk.parallel.verify_folder import require_intact
 
@@ -95,7 +96,7 @@ def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     first_does(write)
 
 
-def read_trained(checkpoint: Path, extended: Path) -> "dict[str, Float[Tensor, '...']]":
+def read_trained(checkpoint: Path, extended: Path) -> "LazyWeights":
     """All weights of a checkpoint; adapters are merged into the weights of the stage's extended model."""
     from ropewalk.checkpoint.load import load_weights, read_facts
     from ropewalk.model.adapter import merge_adapter

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ropewalk.commands.on_ranks import on_ranks
 from ropewalk.commands.plan_growth import require_same_stage
-from ropewalk.commands.run_inputs import require
+from ropewalk.commands.run_inputs import rank_setup, require
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length
@@ -57,7 +57,14 @@ def verify_degrees(recipe: Recipe) -> dict[str, Any]:
     stage = made[-1] if made else 0
     require(folder.extended(stage), verb="extend")
     require_same_stage(recipe, folder, stage)
-    found: dict[str, Parity] = on_ranks(compare_on_ranks, recipe.parallel.ranks, recipe, stage, folder)
+    found: dict[str, Parity] = on_ranks(
+        compare_on_ranks,
+        recipe.parallel.ranks,
+        recipe,
+        stage,
+        folder,
+        setup=rank_setup(recipe, folder.extended(stage)),
+    )
     if is_started():
         from ropewalk.parallel.launch import leave_ranks
 

@@ -9,6 +9,7 @@ from ropewalk.commands.run import do_part
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.model.engines import LOADER, describe_commands, find_commands, is_native
+from ropewalk.parallel.torchrun import is_started
 from ropewalk.recipe.spec import Recipe
 from ropewalk.shape.find import find_model
 
@@ -27,13 +28,16 @@ def verify_model(model: str) -> dict[str, Any]:
 def verify_recipe(recipe: Recipe) -> dict[str, Any]:
     """Export the recipe's trained model if that is not done, and verify it; the export's own comparison is enough."""
     from ropewalk.model.export_parity import verify_export, verify_generation
+    from ropewalk.parallel.device import name_device
 
-    folder = RunFolder(Path(recipe.run))
+    folder, device = RunFolder(Path(recipe.run)), name_device(recipe.parallel.device)
     known = folder.parity.exists()
     made = do_part("export", recipe)["made"]
     stored = read_written(folder.parity, lambda found: {int(place): value for place, value in found.items()})
-    found = verify_export(folder.export) if known else stored
-    return {"made": made, **_describe(folder.export, found, verify_generation(folder.export))}
+    ranks = 1 if is_started() else recipe.parallel.ranks
+    found = verify_export(folder.export, device=device, ranks=ranks) if known else stored
+    generated = verify_generation(folder.export, device=device, ranks=ranks)
+    return {"made": made, **_describe(folder.export, found, generated)}
 
 
 def _describe(folder: Path, differences: Mapping[int, float], generated: "Generated | None") -> dict[str, Any]:

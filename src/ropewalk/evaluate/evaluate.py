@@ -7,8 +7,6 @@ tokenizer; otherwise their inputs would differ.
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.record import Score
@@ -20,11 +18,12 @@ from ropewalk.evaluate.items import Sums, measure
 from ropewalk.evaluate.loss_by_position import PositionLoss, plan_position_loss
 from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
 from ropewalk.evaluate.short_context_loss import ShortLoss, plan_short_loss
-from ropewalk.model.load import load_model
 from ropewalk.model.model_with_loss import ModelWithLoss
+from ropewalk.model.open_model import open_model
 from ropewalk.model.weights import Dtype
 from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.parallel.verify_folder import require_intact
+from ropewalk.plan.memory import WHOLE_BYTES
 from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.spec import EvaluateSpec
 
@@ -62,12 +61,14 @@ def evaluate_models(
     return scores
 
 
-def measure_model(folder: Path, planned: Sequence[Measurement], *, name: str, precision: Dtype) -> list[Sums]:
-    """The sums of each measurement on one model folder, over all ranks. Every rank calls it."""
-    # If the head required gradients, the loss would compute them chunk by chunk.
-    learner = ModelWithLoss(load_model(folder, dtype=precision)).requires_grad_(False)
-    if torch.cuda.is_available():
-        learner = learner.to("cuda")
+def measure_model(
+    folder: Path, planned: Sequence[Measurement], *, name: str, precision: Dtype, whole_bytes: int = WHOLE_BYTES
+) -> list[Sums]:
+    """The sums of each measurement on one model folder, over all ranks. Every rank calls it.
+
+    A model of more than ``whole_bytes`` is sharded over them.
+    """
+    learner = open_model(ModelWithLoss, folder, dtype=precision, whole_bytes=whole_bytes)
     return [measure(learner, each.items, each.groups, name=f"{name}: {each.name}") for each in planned]
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ropewalk.core.progress import show_nothing, watch
 from ropewalk.model.model_with_loss import ModelWithLoss
-from ropewalk.parallel.collective import rank_and_ranks, sum_over_ranks
+from ropewalk.parallel.collective import max_over_ranks, rank_and_ranks, sum_over_ranks
+from ropewalk.parallel.fsdp import is_sharded, reshard_model
 from ropewalk.partition import partition_tokens
 
 ROW_TOKENS = 4096
@@ -40,18 +41,26 @@ class Sums:
 
 
 def measure(learner: ModelWithLoss, items: Sequence[Item], groups: int, *, name: str) -> Sums:
-    """Read ``items`` with ``learner``, whole on every rank, and sum each of ``groups`` groups over all ranks.
+    """Read ``items`` with ``learner``, whole or sharded (open_model.py), and sum each of ``groups`` over all ranks.
 
-    Every rank calls it with the same items and gets the same sums.
+    Every rank calls it with the same items and gets the same sums. Ranks of a sharded learner gather each weight
+    together, so they read equally many sequences: a rank that has no more items reads padding.
     """
     rank, ranks = rank_and_ranks()
     table = torch.zeros(3, groups, dtype=torch.float64)
     mine = [items[index] for index in deal([len(item.tokens) for item in items], ranks)[rank]]
-    total = sum(len(item.tokens) for item in mine)
-    with torch.inference_mode(), nullcontext(show_nothing) if rank else watch(name, total, unit="tokens") as advance:
-        for row in pack_items(mine):
+    total, rows = sum(len(item.tokens) for item in mine), list(pack_items(mine))
+    sharded = is_sharded(learner)
+    if sharded:
+        turns = int(max_over_ranks(torch.tensor(len(rows), dtype=torch.float64)))
+        rows += [[]] * (turns - len(rows))
+    mode = torch.no_grad() if sharded else torch.inference_mode()  # FSDP reuses its buffers in later passes
+    with mode, nullcontext(show_nothing) if rank else watch(name, total, unit="tokens") as advance:
+        for row in rows:
             table.index_add_(1, *_read_row(learner, row))
             advance(sum(len(item.tokens) for item in row))
+    if sharded:
+        reshard_model(learner)
     count, nll, correct = sum_over_ranks(table).numpy()
     return Sums(count, nll, correct)
 

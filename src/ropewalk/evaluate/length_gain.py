@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int64
 
 from ropewalk.core.artifact import write_whole
@@ -23,8 +22,8 @@ from ropewalk.corpus.tokens.same_tokenizer import require_tokenizer
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.evaluate.held_out import text_sources
 from ropewalk.evaluate.items import Item, measure
-from ropewalk.model.load import load_model
 from ropewalk.model.model_with_loss import ModelWithLoss
+from ropewalk.model.open_model import open_model
 from ropewalk.model.weights import Dtype
 from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.parallel.verify_folder import require_intact
@@ -96,9 +95,7 @@ def score_lengths(
             fix="score with a smaller near context",
         )
     require_intact(model, together=True)
-    learner = ModelWithLoss(load_model(model, dtype=precision)).requires_grad_(False)
-    if torch.cuda.is_available():
-        learner = learner.to("cuda")
+    learner = open_model(ModelWithLoss, model, dtype=precision)
     items = make_items(texts, truncated_tokens=truncated_tokens)
     sums = measure(learner, items, 2 * len(texts), name="gain of context")
     loss = (sums.nll / sums.count).reshape(-1, 2)

@@ -6,17 +6,17 @@ needs a hook. Without it no gradient reaches the modules before the first adapte
 for leaks need that gradient.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Float32
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ropewalk.model.biases import NAME as SCORE_BIAS
-from ropewalk.model.weights import read_headers, read_tensor
-from ropewalk.parallel.verify_folder import require_intact
+from ropewalk.model.lazy_weights import LazyWeights, read_weights
 from ropewalk.recipe.lora import Lora, require_peft
 
 _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
@@ -32,7 +32,7 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, *, seed: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.projections))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _seemingly_real(model):
         torch.default_generator.manual_seed(seed)
         inject_adapter_in_model(config, model)
     for name, parameter in model.named_parameters():
@@ -40,6 +40,23 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, *, seed: int) -> None:
             parameter.requires_grad_(True)
     if not model.get_input_embeddings().weight.requires_grad:
         model.enable_input_require_grads()
+
+
+@contextmanager
+def _seemingly_real(model: PreTrainedModel) -> Iterator[None]:
+    """Let matrices on the meta device look as if they had memory: one number that stands for all of them.
+
+    peft moves new adapters to the device of the matrix beside them, and on the meta device their values would be lost.
+    """
+    empty = []
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, nn.Linear) and isinstance(weight, nn.Parameter) and weight.device.type == "meta":
+            module.weight = nn.Parameter(torch.empty(1, dtype=weight.dtype).expand(weight.shape))
+            empty.append((module, weight))
+    yield
+    for module, weight in empty:
+        module.weight = weight.requires_grad_(module.weight.requires_grad)
 
 
 def _is_whole(name: str, lora: Lora, *, tied: bool) -> bool:
@@ -51,21 +68,23 @@ def _is_whole(name: str, lora: Lora, *, tied: bool) -> bool:
     return f".{SCORE_BIAS}." in name or ("norms" in lora.also_train and "norm" in name.split(".")[-2])
 
 
-def merge_adapter(
-    trained: Mapping[str, Float[Tensor, "..."]], folder: Path, lora: Lora
-) -> dict[str, Float32[Tensor, "..."]]:
+def merge_adapter(trained: Mapping[str, Float[Tensor, "..."]], folder: Path, lora: Lora) -> LazyWeights:
     """All weights of the model in float32: those of ``folder``, with the trained values applied.
 
     ``trained`` holds whole tensors under their names in a model with adapters.
     """
-    require_intact(folder)
-    stored = read_headers(folder)
-    weights = {name: read_tensor(stored, name).float() for name in stored}
-    for name, tensor in trained.items():
-        if name.endswith(_DOWN):
-            stem = name.removesuffix(_DOWN)
-            weights[f"{stem}.weight"] += trained[stem + _UP].float() @ tensor.float() * lora.scale
-        elif not name.endswith(_UP):
-            assert name in weights, name
-            weights[name] = tensor.float()
-    return weights
+    stored = read_weights(folder)
+    adapted = {f"{name.removesuffix(_DOWN)}.weight": name for name in trained if name.endswith(_DOWN)}
+    whole = {name for name in trained if not name.endswith((_DOWN, _UP))}
+    assert {*adapted, *whole} <= {*stored}, {*adapted, *whole} - {*stored}
+
+    def read(name: str) -> Float32[Tensor, "..."]:
+        if name in whole:
+            return trained[name].float()
+        weight = stored[name].float()
+        if name in adapted:
+            down, up = adapted[name], adapted[name].removesuffix(_DOWN) + _UP
+            weight += trained[up].float() @ trained[down].float() * lora.scale
+        return weight
+
+    return LazyWeights(stored.shapes, read)

@@ -30,6 +30,7 @@ from ropewalk.partition import AnyPartition, Partition
 
 NAME = "ropewalk"
 
+Mask = Shaped[Tensor, "#rows #heads tokens keys"] | Shaped[Tensor, "0 0 0 0"]
 _Asked = Callable[[Any], bool]
 _UNDONE: Mapping[str, tuple[_Asked, str]] = {
     "position_bias": (lambda asked: asked is not None, "a bias of attention scores that the model makes itself"),
@@ -89,7 +90,7 @@ def attend_layer(
     query: Float[Tensor, "rows heads tokens head_dim"],
     key: Float[Tensor, "rows kv_heads keys head_dim"],
     value: Float[Tensor, "rows kv_heads keys value_dim"],
-    attention_mask: PromisedMask | Shaped[Tensor, "#rows #heads tokens keys"] | None,
+    attention_mask: PromisedMask | Mask | None,
     *,
     partition: AnyPartition | None = None,
     context_group: dist.ProcessGroup | None = None,
@@ -137,7 +138,7 @@ def _attend_plainly(
     query: Float[Tensor, "rows heads tokens head_dim"],
     key: Float[Tensor, "rows kv_heads keys head_dim"],
     value: Float[Tensor, "rows kv_heads keys value_dim"],
-    mask: PromisedMask | Shaped[Tensor, "#rows #heads tokens keys"] | None,
+    mask: PromisedMask | Mask | None,
     window_tokens: int | None,
     settings: Mapping[str, Any],
 ) -> tuple[Float[Tensor, "rows tokens heads value_dim"], None]:
@@ -184,7 +185,7 @@ def _refuse_undone(
     query: Float[Tensor, "rows heads tokens head_dim"],
     key: Float[Tensor, "rows kv_heads keys head_dim"],
     value: Float[Tensor, "rows kv_heads keys value_dim"],
-    mask: PromisedMask | Shaped[Tensor, "#rows #heads tokens keys"] | None,
+    mask: PromisedMask | Mask | None,
     settings: Mapping[str, Any],
 ) -> None:
     """Raise UserError if this layer's attention is more than causal softmax in a document or a window of it."""

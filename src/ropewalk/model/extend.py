@@ -15,8 +15,8 @@ from ropewalk.core.error import UserError
 from ropewalk.model.biases import add_bias_weights
 from ropewalk.model.check_rope import check_positions
 from ropewalk.model.folder import check_tokenizer, copy_tokenizer, link_weights, read_config, write_config
-from ropewalk.model.load import load_model
-from ropewalk.model.weights import Dtype, stored_dtype
+from ropewalk.model.load import build_model
+from ropewalk.model.weights import check_stored, stored_dtype
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.rope.frequency import wavelengths
 from ropewalk.rope.layers import LayerPosition, LayerRule, stretch_layers
@@ -60,7 +60,7 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
         copy_tokenizer(base, work, context_tokens=context_tokens)
         link_weights(base, work)
         add_bias_weights(work, positions, heads=shape.heads, dtype=dtype)
-        model = _load(work, base, dtype=dtype)
+        model = _build(work, base)
         facts |= check_positions(model, positions, head_dim=shape.head_dim, context_tokens=context_tokens)
         facts |= {"layers": shape.describe(positions)}  # from the request: read back, a new theta is plain RoPE
         facts |= _tell(shape, read_shape(work), spelled, context_tokens=context_tokens)
@@ -94,10 +94,12 @@ def _tell(base: ModelShape, made: ModelShape, spelled: SpelledLayers, *, context
     }
 
 
-def _load(work: Path, base: Path, *, dtype: Dtype) -> PreTrainedModel:
-    """Load the model in ``work``; errors name ``base``, which gave the weights and remains."""
+def _build(work: Path, base: Path) -> PreTrainedModel:
+    """Build the model in ``work`` and check its weights; errors name ``base``, which gave the weights and remains."""
     try:
-        return load_model(work, dtype=dtype)
+        model = build_model(work)
+        check_stored(work)
+        return model
     except UserError as error:
         where = error.where.replace(str(work), str(base))
         raise UserError(error.what, where=where, why=error.why, fix=error.fix) from None

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float32
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig
 
@@ -17,12 +16,12 @@ from ropewalk.core.seed import seed_for
 from ropewalk.corpus.tokens.tokenizer import read_bpe
 from ropewalk.model.architectures import CLASSES, tied_names
 from ropewalk.model.folder import check_tokenizer, copy_tokenizer, read_token_ids, write_config
-from ropewalk.model.load import load_model
-from ropewalk.model.weights import open_to_readers
+from ropewalk.model.lazy_weights import LazyWeights
+from ropewalk.model.load import build_model
+from ropewalk.model.write_weights import write_weights
 from ropewalk.recipe.spec import Init
 from ropewalk.shape.layer_keys import spell_layers
 from ropewalk.shape.model_shape import plain_layers
-from ropewalk.shape.weight_files import SINGLE
 
 _MODEL_TYPES = {"LlamaForCausalLM": "llama"}
 _EMBEDDING, _LAST_NORM = "model.embed_tokens.weight", "model.norm.weight"
@@ -44,11 +43,10 @@ def init_model(spec: Init, out: Path, *, tokenizer: Path, seed: int) -> None:
         with torch.device("meta"):
             skeleton = CLASSES[spec.architecture](AutoConfig.from_pretrained(work, local_files_only=True))
         tied = tied_names(skeleton)
-        names = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items() if name not in tied}
-        tensors = {name: _draw(name, shape, spec, seed=seed) for name, shape in names.items()}
-        save_file(tensors, work / SINGLE, metadata={"format": "pt"})
-        open_to_readers(work)
-        load_model(work)
+        shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items() if name not in tied}
+        drawn = LazyWeights(shapes, lambda name: _draw(name, shapes[name], spec, seed=seed))
+        write_weights(drawn, work, dtype="float32", where=out)
+        build_model(work)
 
 
 def _draw(name: str, shape: tuple[int, ...], spec: Init, *, seed: int) -> Float32[Tensor, "..."]:

@@ -3,9 +3,11 @@
 Of seventeen broken folders, eleven load in transformers 5.23, five of them without a warning; this loader refuses all
 of them. The loaded model attends through ropewalk, which without a partition is plain causal attention. Some folders
 have layers that no class of transformers can describe. Such a folder is built as its inner class, and hooks give each
-layer its positions.
+layer its positions. ``load_model`` reads all weights. Ranks use ``build_model``, which reads none, and then read
+their shards (load_shards.py).
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,7 @@ from ropewalk.model.check_rope import check_positions
 from ropewalk.model.folder import read_config
 from ropewalk.model.rope_hooks import direct_positions
 from ropewalk.model.weights import Dtype, check_finite, check_weights
+from ropewalk.parallel.device import rank_device
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.shape.families import OWN_TYPE
 from ropewalk.shape.layer_keys import STALE_KEYS
@@ -41,21 +44,9 @@ def load_model(
     live layer differs from config.json.
     """
     shape = read_shape(folder)
-    config, skeleton = _build_empty(folder, shape)
-    if getattr(config, "attention_dropout", 0):
-        raise UserError(
-            "attention dropout is not supported",
-            where=f"{folder / 'config.json'}: attention_dropout",
-            why=f"it is {config.attention_dropout}, and a dropped weight cannot be drawn alike on all context ranks",
-            fix="set it to 0",
-        )
-    if any(position.bias for position in shape.positions):
-        require_gpu()
-    kind = type(skeleton)
-    tied = tied_names(skeleton)
-    check_weights(folder, {name: tuple(t.shape) for name, t in skeleton.state_dict().items()}, tied=tied)
+    config, skeleton = _examine(folder, shape, dtype)
     with _quietly():
-        model, report = kind.from_pretrained(
+        model, report = type(skeleton).from_pretrained(
             folder,
             config=config,
             dtype=getattr(torch, dtype),
@@ -66,20 +57,74 @@ def load_model(
         )
     assert not any(report.values()), report
     check_finite(folder, dict(model.named_parameters()))
+    return _give_positions(model, folder, shape, former)
+
+
+def build_model(
+    folder: Path, *, dtype: Dtype = "float32", former: Sequence[LayerPosition] | None = None
+) -> PreTrainedModel:
+    """Return the same model as ``load_model``, with parameters that have shapes and no memory (torch's meta device).
+
+    The buffers are computed. ``load_shards`` reads the weights, after the model is sharded. Raises UserError as
+    ``load_model`` does, except for values that are not finite, which are not read here.
+    """
+    shape = read_shape(folder)
+    _, model = _examine(folder, shape, dtype)
+    _compute_buffers(model)
+    return _give_positions(model, folder, shape, former)
+
+
+def _examine(folder: Path, shape: ModelShape, dtype: Dtype) -> tuple[PreTrainedConfig, PreTrainedModel]:
+    """The config and the model without memory, after all checks that need no weight's values."""
+    config, skeleton = _build_empty(folder, shape, dtype)
+    if getattr(config, "attention_dropout", 0):
+        raise UserError(
+            "attention dropout is not supported",
+            where=f"{folder / 'config.json'}: attention_dropout",
+            why=f"it is {config.attention_dropout}, and a dropped weight cannot be drawn alike on all context ranks",
+            fix="set it to 0",
+        )
+    if any(position.bias for position in shape.positions):
+        require_gpu(rank_device())
+    expected = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    check_weights(folder, expected, tied=tied_names(skeleton))
+    return config, skeleton
+
+
+def _give_positions(
+    model: PreTrainedModel, folder: Path, shape: ModelShape, former: Sequence[LayerPosition] | None
+) -> PreTrainedModel:
     native = OWN_TYPE not in read_config(folder)
     direct_positions(model, shape.positions, head_dim=shape.head_dim, native=native, former=former)
     check_positions(model, shape.positions, head_dim=shape.head_dim, context_tokens=shape.context_tokens)
-    loaded: PreTrainedModel = model.eval()
-    return loaded
+    ready: PreTrainedModel = model.eval()
+    return ready
 
 
-def _build_empty(folder: Path, shape: ModelShape) -> tuple[PreTrainedConfig, PreTrainedModel]:
+@torch.no_grad()
+def _compute_buffers(model: PreTrainedModel) -> None:
+    """Replace the buffers on the meta device, which no file holds, by real ones with the values of the model's class.
+
+    transformers computes them in the same way after it has read a file: frequencies, and a scale of embeddings.
+    """
+    assert not set(dict(model.named_buffers())) & set(model.state_dict()), "a file would hold these buffers"
+    for module in list(model.modules()):
+        buffers = dict(module.named_buffers(recurse=False))
+        for name, buffer in buffers.items():
+            module.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=False)
+        if buffers:
+            model._init_weights(module)  # its parameters stay on the meta device, where this does nothing
+
+
+def _build_empty(folder: Path, shape: ModelShape, dtype: Dtype) -> tuple[PreTrainedConfig, PreTrainedModel]:
     """The config, and the model without memory. Raises UserError for errors that transformers itself raises."""
     kind = with_biases(CLASSES[shape.architecture], shape.positions)
     try:
         config = _build_config(folder)
-        with torch.device("meta"):
-            return config, kind(config)
+        built = copy.deepcopy(config)  # building changes it; from_pretrained copies it too
+        built._attn_implementation, built.dtype = NAME, getattr(torch, dtype)
+        with torch.device("meta"), _default_dtype(getattr(torch, dtype)):
+            return config, kind(built)
     except (ValueError, TypeError, LookupError, AttributeError, AssertionError, StrictDataclassError) as error:
         raise UserError(
             "transformers cannot build this model",
@@ -101,6 +146,16 @@ def _build_config(folder: Path) -> PreTrainedConfig:
     inner = raw.pop(OWN_TYPE)
     settings = raw | {"architectures": [inner["architecture"]]}
     return AutoConfig.for_model(inner["model_type"], **{k: v for k, v in settings.items() if k != "model_type"})
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager

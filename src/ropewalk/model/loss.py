@@ -185,7 +185,7 @@ def add_product(
         total += left @ right
 
 
-def _adds_widely(left: Tensor) -> bool:
+def _adds_widely(left: Float[Tensor, "rows inner"]) -> bool:
     """Whether a product of 16-bit tensors can be added to a float32 one unrounded: torch 2.11 can on CUDA alone."""
     return left.is_cuda
 

@@ -1,7 +1,7 @@
 """A program, not a module: load a folder as any user would, and write the logits of one text at some places.
 
-``python -P plain_reload.py FOLDER REQUEST ANSWER [LOADER]``. It must not import ropewalk: it stands for other people's
-code. Only where no class of transformers runs a folder, LOADER names the function (``module:name``) that does.
+``python -P plain_reload.py FOLDER REQUEST ANSWER DEVICE [LOADER]``. It must not import ropewalk: it stands for other
+people's code. Only where no class of transformers runs a folder, LOADER names the function (``module:name``) that does.
 
 REQUEST holds ``tokens`` and one of two keys. With ``places``, ANSWER gets their ``logits`` [places, vocabulary] in
 float32. With ``generate``, a count, ANSWER gets that number of ``written`` ids and the ``logits`` that they were chosen
@@ -21,10 +21,9 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 
-def answer_request(folder: str, request: str, answer: str, loader: str = "") -> None:
-    """Process one request, on an accelerator if there is one."""
+def answer_request(folder: str, request: str, answer: str, device: str, loader: str = "") -> None:
+    """Process one request on ``device``, such as ``cpu`` or ``cuda:0``."""
     logging.disable_progress_bar()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     asked = load_file(request, device=device)
     if loader:
         module, _, name = loader.partition(":")

@@ -4,17 +4,19 @@ transformers fills a missing tensor with random numbers and drops an unknown one
 and shapes must be exactly the model's, before a single value is read.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ropewalk.core.error import UserError
+from ropewalk.model.read_rows import StoredTensor as StoredTensor
+from ropewalk.model.read_rows import are_equal, count_bad, count_stored_bad, read_begins
+from ropewalk.model.read_rows import read_tensor as read_tensor
 from ropewalk.shape.weight_files import INDEX as INDEX
 from ropewalk.shape.weight_files import SINGLE as SINGLE
 from ropewalk.shape.weight_files import damaged, weight_files
@@ -24,29 +26,30 @@ _FLOATS: Mapping[str, Dtype] = {"F32": "float32", "BF16": "bfloat16", "F16": "fl
 _DERIVED = ("rotary_emb.inv_freq",)  # old files have it; every model computes it from its config
 
 
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """The file of a tensor, with the shape and type from its header."""
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
-
-
 def read_headers(folder: Path) -> dict[str, StoredTensor]:
     """Name, shape and type of every stored tensor; raises UserError for files that are cut short or broken."""
     stored: dict[str, StoredTensor] = {}
     for path in weight_files(folder):
         try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118  it is no mapping
-                    view = file.get_slice(name)
-                    if name in stored:
-                        raise damaged(path, f"{name} is also in {stored[name].file.name}")
-                    stored[name] = StoredTensor(path, tuple(view.get_shape()), str(view.get_dtype()))
+            found = read_file_headers(path)
         except SafetensorError as error:
             raise damaged(path, f"safetensors says: {error}") from None
+        for name in found:
+            if name in stored:
+                raise damaged(path, f"{name} is also in {stored[name].file.name}")
+        stored |= found
     return {name: tensor for name, tensor in stored.items() if not name.endswith(_DERIVED)}
+
+
+def read_file_headers(path: Path) -> dict[str, StoredTensor]:
+    """The same for one file. Raises safetensors' own error for a file that is cut short or broken."""
+    with safe_open(path, framework="pt") as file:  # it checks the header and the file's length
+        begins = read_begins(path)
+        views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+        return {
+            name: StoredTensor(path, tuple(view.get_shape()), str(view.get_dtype()), begins[name])
+            for name, view in views.items()
+        }
 
 
 def check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]], *, tied: Mapping[str, str]) -> None:
@@ -83,7 +86,7 @@ def check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]], *, tied
                 fix="choose the unquantized model, or convert it",
             )
     for name, source in tied.items():
-        if name in stored and not torch.equal(read_tensor(stored, name), read_tensor(stored, source)):
+        if name in stored and not are_equal(stored[name], stored[source]):
             raise UserError(
                 f"{name} is tied by the config, and different in the file",
                 where=str(stored[name].file),
@@ -102,28 +105,30 @@ def open_to_readers(folder: Path) -> None:
 def check_finite(folder: Path, tensors: Mapping[str, Shaped[Tensor, "..."]]) -> None:
     """Raise UserError if a tensor holds a value that is not a finite number."""
     for name, tensor in tensors.items():
-        # One pass, no copy: a sum of finite numbers in float32 is finite unless the numbers are extremely large.
-        if not torch.isfinite(tensor.sum(dtype=torch.float32)) and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise UserError(
-                f"{name} is not finite",
-                where=str(folder),
-                why=f"{bad} of {tensor.numel()} values are NaN or infinite",
-                fix="get the weights again, or take an earlier checkpoint",
-            )
+        refuse_bad(folder, name, bad=count_bad(tensor), values=tensor.numel())
+
+
+def check_stored(folder: Path) -> None:
+    """Raise UserError if a stored tensor holds a value that is not finite. A few rows are held at a time."""
+    for name, stored in read_headers(folder).items():
+        refuse_bad(folder, name, bad=count_stored_bad(stored), values=math.prod(stored.shape))
+
+
+def refuse_bad(folder: Path, name: str, *, bad: int, values: int) -> None:
+    """Raise UserError if ``bad`` of the ``values`` of a tensor are not finite, and ``bad`` is not 0."""
+    if bad:
+        raise UserError(
+            f"{name} is not finite",
+            where=str(folder),
+            why=f"{bad} of {values} values are NaN or infinite",
+            fix="get the weights again, or take an earlier checkpoint",
+        )
 
 
 def stored_dtype(folder: Path) -> Dtype:
     """The type of the stored weights (``bfloat16`` ...); the type of most tensors where a model mixes types."""
     kinds = [tensor.dtype for tensor in read_headers(folder).values()]
     return _FLOATS[max(sorted(set(kinds)), key=kinds.count)]
-
-
-def read_tensor(stored: Mapping[str, StoredTensor], name: str) -> Shaped[Tensor, "..."]:
-    """One tensor's values."""
-    with safe_open(stored[name].file, framework="pt") as file:
-        tensor: Tensor = file.get_tensor(name)
-    return tensor
 
 
 def _list(names: list[str]) -> str:

@@ -23,8 +23,10 @@ import torch
 import torch.distributed as dist
 
 from ropewalk.core.error import RankError, UserError, explain_disk_fault
+from ropewalk.parallel.device import require_fork
 from ropewalk.parallel.hang import take_place
 from ropewalk.parallel.stop import SIGNALS, answer_stop
+from ropewalk.plan.rank_setup import Kind
 
 _GRACE_SECONDS = 0.2
 _STOP_SECONDS = 0.5
@@ -55,12 +57,17 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """The place of one ``rank`` among ``ranks``. The ranks exchange their addresses through files in ``folder``."""
+    """The place of one ``rank`` among ``ranks``, with ``threads`` threads and a device of ``kind``.
+
+    The ranks exchange their addresses through files in ``folder``.
+    """
 
     rank: int
     ranks: int
-    threads: int
     folder: Path
+    threads: int
+    kind: Kind
+    deterministic: bool
 
 
 def be_rank(
@@ -94,6 +101,8 @@ def _work(seat: Seat, pipe: Connection, join: Callable[[Seat], None], work: Call
     joined = False
     try:
         torch.set_num_threads(seat.threads)
+        if seat.kind == "cuda":
+            require_fork()
         if seat.rank:
             warnings.simplefilter("ignore")  # rank 0 alone prints warnings, so each appears once
         join(seat)

@@ -38,11 +38,13 @@ def shard_model(
     model: Blocked,
     mesh: Mesh,
     *,
-    precision: Precision = "auto",
+    precision: Precision | None = "auto",
     whole_bytes: int = WHOLE_BYTES,
     states_on_host: bool = False,
 ) -> None:
     """Shard ``model`` in place and move it to the mesh's device; its parameters become DTensors, float32 masters.
+
+    A ``precision`` of None is for a model that only reads: its weights stay in the type that they have.
 
     With ``bfloat16`` the gathered copies and thus the matrix products are bfloat16; gradients are reduced in float32.
     A model of at most ``whole_bytes`` bytes is one unit; a larger model has one unit per block. With
@@ -51,9 +53,10 @@ def shard_model(
     mixed precision.
     """
     assert isinstance(model, nn.Module)
-    assert all(parameter.dtype == torch.float32 for parameter in model.parameters()), "masters are float32"
+    if precision is not None:
+        assert all(parameter.dtype == torch.float32 for parameter in model.parameters()), "masters are float32"
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)  # loss weights are float32, positions integers
-    if choose_precision(precision, mesh) == "bfloat16":
+    if precision is not None and choose_precision(precision, mesh) == "bfloat16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     place = CPUOffloadPolicy(pin_memory=mesh.device.type == "cuda") if states_on_host else OffloadPolicy()
     weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
@@ -64,6 +67,11 @@ def shard_model(
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo supports neither averages nor scaled sums
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Return whether ``shard_model`` has sharded this model."""
+    return isinstance(model, FSDPModule)
 
 
 def reshard_model(model: nn.Module) -> None:

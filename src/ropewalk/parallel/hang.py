@@ -2,30 +2,38 @@
 
 Ranks run in step, so one rank that hangs stops all others within a step. A timeout would not name that rank. So each
 rank has a clock of its own. When a rank makes no progress for too long, all ranks write their position into a store. A
-rank that writes nothing is stopped or gone. A rank that computes while the others wait for it is stuck. The stacks are
-printed, and the ranks end.
+rank that writes nothing is stopped or gone. A rank that computes while the others wait for it is stuck. On a GPU the
+host only waits for the device, so there torch's flight recorder tells who is missing (flight_recorder.py). The stacks
+are printed, and the ranks end.
 """
 
 import faulthandler
 import json
 import linecache
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
+from itertools import islice
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import torch.distributed as dist
 
 from ropewalk.parallel.collective import rank_and_ranks
+from ropewalk.parallel.device import rank_device
+from ropewalk.parallel.flight_recorder import Groups, find_missing, read_recorders
 
 _STEPS = 20
 _LEAST_SECONDS, _MOST_SECONDS = 60.0, 480.0
 _STDERR = 2
+_WAITS = re.compile(r"\.wait\(")
+_WAITS_AHEAD = re.compile(r"\.(wait|item|tolist|cpu|numpy|backward|synchronize)\(")
+_DEVICE_WAITS = ("/torch/autograd/", "/torch/cuda/")
 
 
 @dataclass(frozen=True)
@@ -140,15 +148,16 @@ def _end(clock: Clock, frame: FrameType | None) -> None:
     """
     rank, ranks = rank_and_ranks()
     store, waited_seconds = _places[0].open_store(), clock.waited_seconds
-    stand = {"step": clock.steps, **tell_stand(frame)}
+    stand = {"step": clock.steps, **tell_stand(frame, ahead=rank_device().type == "cuda")}
     patience_seconds = min(max(1.0, clock.patience_seconds / 4), 10.0)
     roll = _call_roll(store, "roll", stand, ranks=range(ranks), wait_seconds=patience_seconds)
     if rank == min(roll) or not stand["waits"]:
         os.write(_STDERR, f"ropewalk: the stacks of rank {rank}, which does not get on\n".encode())
         faulthandler.dump_traceback(file=_STDERR, all_threads=True)
-    # The first report ends all other ranks. So wait until all of them have printed their stacks.
-    _call_roll(store, "shown", {}, ranks=roll, wait_seconds=2.0)
-    _places[0].report(describe_hang(roll, ranks, waited_seconds=waited_seconds))
+    # The first report ends all other ranks. So wait until all of them have printed their stacks. The recorders come
+    # last: where a driver hangs, a rank may hang in them too.
+    recorded = _call_roll(store, "recorded", read_recorders(), ranks=roll, wait_seconds=patience_seconds)
+    _places[0].report(describe_hang(roll, ranks, waited_seconds=waited_seconds, recorded=recorded))
     os._exit(1)
 
 
@@ -172,13 +181,17 @@ def _call_roll(
     return {each: json.loads(store.get(f"{name}/{each}")) for each in called if each not in missing}
 
 
-def describe_hang(roll: Mapping[int, Any], ranks: int, *, waited_seconds: float) -> str:
-    """Describe a hang: one line with the rank that hangs, then one line with the position of each rank in ``roll``.
+def describe_hang(
+    roll: Mapping[int, Any], ranks: int, *, waited_seconds: float, recorded: Mapping[int, Groups] = MappingProxyType({})
+) -> str:
+    """Describe a hang: a line with the rank that hangs, then the position of each rank, then the open messages.
 
-    ``roll`` holds the entries of the ranks that answered, out of ``ranks`` ranks.
+    ``roll`` holds the positions of the ranks that answered, out of ``ranks`` ranks, and ``recorded`` the messages in
+    their flight recorders.
     """
     absent = [rank for rank in range(ranks) if rank not in roll]
-    busy = [rank for rank in roll if not roll[rank]["waits"]]
+    missing, messages = find_missing(recorded)
+    busy = missing or [rank for rank in roll if not roll[rank]["waits"]]
     if absent:
         culprit = f"{_name(absent)} not answer: stopped, or gone with the machine"
     elif busy and len(busy) < ranks:
@@ -186,24 +199,35 @@ def describe_hang(roll: Mapping[int, Any], ranks: int, *, waited_seconds: float)
     else:
         culprit = "no rank stands out"
     lines = [f"  rank {rank}: step {at['step']}, {at['where']}" for rank, at in sorted(roll.items())]
-    return "\n".join([f"training hangs since {waited_seconds:.0f} s: {culprit}", *lines])
+    return "\n".join([f"training hangs since {waited_seconds:.0f} s: {culprit}", *lines, *messages])
 
 
 def _name(ranks: list[int]) -> str:
     return f"rank {ranks[0]} does" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))} do"
 
 
-def tell_stand(frame: FrameType | None) -> dict[str, Any]:
+def tell_stand(frame: FrameType | None, *, ahead: bool) -> dict[str, Any]:
     """Return a thread's position in the code, and whether it waits for a message.
 
-    It waits if it is inside ``torch.distributed``, or on a line of ours that calls ``.wait(``.
+    It waits if it is inside ``torch.distributed``, or in a call of ours to ``.wait(``. ``ahead`` says that the host
+    runs ahead of its device: then it also waits, for all that the device has to do, where it reads a value,
+    synchronises or stands in the backward pass.
     """
     waits = False
     while frame is not None:
-        name, line = frame.f_code.co_filename, frame.f_lineno
-        waits = waits or "/torch/distributed/" in name
+        name = frame.f_code.co_filename
+        waits = waits or "/torch/distributed/" in name or (ahead and any(part in name for part in _DEVICE_WAITS))
         if "/ropewalk/" in name:
-            waits = waits or ".wait(" in linecache.getline(name, line)
-            return {"where": f"{name.rpartition('/ropewalk/')[2]}:{line} in {frame.f_code.co_name}", "waits": waits}
+            called = _WAITS_AHEAD if ahead else _WAITS
+            waits = waits or bool(called.search(_read_call(frame)))
+            place = f"{name.rpartition('/ropewalk/')[2]}:{frame.f_lineno} in {frame.f_code.co_name}"
+            return {"where": place, "waits": waits}
         frame = frame.f_back
     return {"where": "outside ropewalk", "waits": waits}
+
+
+def _read_call(frame: FrameType) -> str:
+    """The lines of the expression that a thread is in."""
+    first, last, *_ = next(islice(frame.f_code.co_positions(), frame.f_lasti // 2, None), (None, None))
+    first, last = first or frame.f_lineno, last or frame.f_lineno
+    return "".join(linecache.getline(frame.f_code.co_filename, line) for line in range(first, last + 1))

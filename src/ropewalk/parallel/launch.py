@@ -1,7 +1,8 @@
 """Start ranks: fork them on this machine, or use the processes that torchrun has already started.
 
 A forked rank starts and ends in 50 ms; a fresh interpreter takes three seconds to import torch (forked.py). Every start
-has a new store. A store of an earlier attempt holds addresses of ranks that no longer exist.
+has a new store. A store of an earlier attempt holds addresses of ranks that no longer exist. Each rank has a GPU of its
+own, or all ranks run on the CPU (plan/rank_setup.py).
 """
 
 import os
@@ -26,11 +27,13 @@ import torch.distributed as dist
 
 from ropewalk.core.error import RankError, UserError
 from ropewalk.core.progress import say
+from ropewalk.parallel.device import choose_rank_kind, require_fork, take_device
 from ropewalk.parallel.forked import JoinError, Seat, be_rank, collect, stop_ranks
 from ropewalk.parallel.hang import take_place
 from ropewalk.parallel.rank_zero import first_does, open_torchrun_store
 from ropewalk.parallel.stop import Stopped, answer_stop, asking_signals, is_asked, note_stop, stop_if_asked
-from ropewalk.parallel.torchrun import is_started
+from ropewalk.parallel.torchrun import count_started_here, is_first, is_started
+from ropewalk.plan.rank_setup import Kind, RankSetup
 
 __all__ = ["RankError", "leave_ranks", "run_ranks"]
 
@@ -42,24 +45,48 @@ _STARTS = 3
 _END_SECONDS = 10.0
 
 
-def run_ranks(function: Callable[..., Any], ranks: int, *args: Any, threads: int | None = None) -> list[Any]:
+_ENVIRONMENT = {
+    "TORCH_FR_BUFFER_SIZE": "2000",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+}
+"""Switches on torch's flight recorder, which hang.py reads. NCCL's own timeout also writes it to a file."""
+_ALLOCATOR_NAMES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+_EXPANDABLE = "expandable_segments:True"
+"""Lengths differ from step to step, and segments that grow are not left over in pieces."""
+
+
+def run_ranks(
+    function: Callable[..., Any],
+    ranks: int,
+    *args: Any,
+    threads: int | None = None,
+    setup: RankSetup = RankSetup(),  # noqa: B008 - frozen
+) -> list[Any]:
     """Call ``function(*args)`` on every rank, within a process group, and return the results in the order of ranks.
 
     Forks ``ranks`` processes on this machine with ``threads`` torch threads each (default: torch's threads of this
-    process, divided among the ranks). Under torchrun the ranks exist already, and the call is made in this process. A
-    UserError of a rank is raised here as it is; any other failure is raised as RankError with the rank's number. The
-    other ranks are then ended. They are also ended by Ctrl-C, or when this process dies. Raises Stopped where signals
-    are handled (stop.py) and this process was asked to stop.
+    process, divided among the ranks) and the devices of ``setup``. Under torchrun the ranks exist already, and the call
+    is made in this process; the first call sets it up. A UserError of a rank is raised here as it is; any other failure
+    is raised as RankError with the rank's number. The other ranks are then ended. They are also ended by Ctrl-C, or
+    when this process dies. Raises UserError where the ranks cannot have the devices that ``setup`` asks for, and
+    Stopped where signals are handled (stop.py) and this process was asked to stop.
     """
     if is_started():
-        return _run_in_place(function, ranks, *args)
+        return _run_in_place(function, ranks, *args, setup=setup)
     if "RANK" in os.environ and dist.is_initialized():  # torchrun's first rank alone: no fork, a GPU may be in use
         assert ranks == 1, "beside the group that torchrun prepared there is no other"
         return [function(*args)]
     threads = threads or max(1, torch.get_num_threads() // ranks)
+    kind = _choose_kind(setup, ranks)
+    if kind == "cuda":
+        require_fork()
     for left in reversed(range(_STARTS)):
         try:
-            results = _run_forked(partial(function, *args), ranks, threads)
+            results = _run_forked(
+                partial(function, *args),
+                ranks,
+                lambda rank, folder: Seat(rank, ranks, folder, threads, kind, setup.deterministic),
+            )
         except RankError as error:
             stop_if_asked()  # a rank that was ended by a signal is not an error
             if not left or not isinstance(error, JoinError):
@@ -71,7 +98,7 @@ def run_ranks(function: Callable[..., Any], ranks: int, *args: Any, threads: int
     raise AssertionError("the last start returns or raises")
 
 
-def _run_forked(work: Callable[[], Any], ranks: int, threads: int) -> list[Any]:
+def _run_forked(work: Callable[[], Any], ranks: int, sit: Callable[[int, Path], Seat]) -> list[Any]:
     context = get_context("fork")
     processes: list[BaseProcess] = []
     pipes: list[Connection] = []
@@ -85,7 +112,7 @@ def _run_forked(work: Callable[[], Any], ranks: int, threads: int) -> list[Any]:
             for rank in range(ranks):
                 stop_if_asked()  # a rank that is not started yet did not get the signal
                 ours, theirs = context.Pipe(duplex=False)
-                seat = Seat(rank, ranks, threads, Path(folder))
+                seat = sit(rank, Path(folder))
                 process = context.Process(target=be_rank, args=(seat, theirs, lifeline, _join_group, work), daemon=True)
                 with warnings.catch_warnings():  # python 3.12 warns of any fork beside threads; see forked.py
                     warnings.simplefilter("ignore", DeprecationWarning)
@@ -140,25 +167,53 @@ def _join_group(seat: Seat) -> None:
     if loopback:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
     store = dist.FileStore(str(seat.folder / "store"), seat.ranks)  # type: ignore[attr-defined]
-    device = seat.rank % torch.cuda.device_count() if torch.cuda.is_available() else 0
-    _init_group(store, seat.rank, seat.ranks, device=device)
+    _init_group(store, seat.rank, seat.ranks, device=_set_up_rank(seat.kind, seat.rank, seat.deterministic))
 
 
-def _init_group(store: Any, rank: int, ranks: int, *, device: int) -> None:
+def _choose_kind(setup: RankSetup, ranks: int, *, speaks: bool = True) -> Kind:
+    kind, line = choose_rank_kind(setup, ranks=ranks)
+    if speaks and line:
+        say(line)
+    return kind
+
+
+def _set_up_rank(kind: Kind, index: int, deterministic: bool) -> torch.device:
+    """Set up this process as a rank: what libraries read when they start, and its device, which is returned.
+
+    ``index`` is the rank's number on its machine. Variables that the user has set are kept.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if deterministic:
+        _repeat_results()
+    if kind == "cuda" and not any(name in os.environ for name in _ALLOCATOR_NAMES):
+        # torch has read the variables when it was imported
+        torch._C._accelerator_setAllocatorSettings(_EXPANDABLE)
+    device = torch.device(kind, index) if kind == "cuda" else torch.device(kind)
+    take_device(device)
+    return device
+
+
+def _repeat_results() -> None:
+    """Let this process compute the same bits again for the same inputs, on the same kind and number of devices."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # matrix products with a buffer of fixed size
+    torch.use_deterministic_algorithms(True)  # flash attention's backward and the compiler heed it too
+    torch.backends.cuda.enable_cudnn_sdp(False)  # cuDNN's attention adds in any order
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # ours reads none
+
+
+def _init_group(store: Any, rank: int, ranks: int, *, device: torch.device) -> None:
     """Set up the process group. Return when all ranks have exchanged a first message.
 
     So no rank begins to work before all ranks can.
     """
-    backend = "gloo"
-    if torch.cuda.is_available():
-        backend = "cpu:gloo,cuda:nccl"
-        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store.set_timeout(_JOIN_TIMEOUT)
     dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=_TIMEOUT)
     dist.all_reduce(torch.zeros(1))
 
 
-def _run_in_place(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]:
+def _run_in_place(function: Callable[..., Any], ranks: int, *args: Any, setup: RankSetup) -> list[Any]:
     """Join torchrun's process group, unless this is done already, and call ``function(*args)`` on this rank.
 
     If ``ranks`` is 1, only the first rank calls the function, and the others wait for its result.
@@ -172,7 +227,7 @@ def _run_in_place(function: Callable[..., Any], ranks: int, *args: Any) -> list[
             fix=f"start {ranks} processes, or set parallel.ranks={found}",
         )
     if not dist.is_initialized():
-        _join_torchrun()
+        _join_torchrun(setup)
     if ranks < found:
         return [_run_on_first(function, *args)]
     both: list[Any] = [None] * ranks
@@ -182,10 +237,20 @@ def _run_in_place(function: Callable[..., Any], ranks: int, *args: Any) -> list[
     return [result for result, _ in both]
 
 
-def _join_torchrun() -> None:
-    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    _init_group(open_torchrun_store(), rank, ranks, device=int(os.environ["LOCAL_RANK"]))
+def _join_torchrun(setup: RankSetup) -> None:
+    rank, ranks, store = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), open_torchrun_store()
+    kind = _agree(store, rank, ranks, _choose_kind(setup, count_started_here(), speaks=is_first()))
+    device = _set_up_rank(kind, int(os.environ["LOCAL_RANK"]), setup.deterministic)
+    _init_group(store, rank, ranks, device=device)
     take_place(open_torchrun_store, say)
+
+
+def _agree(store: Any, rank: int, ranks: int, kind: Kind) -> Kind:
+    """Return the kind of device of all ranks: the CPU where one machine has too few GPUs."""
+    store.set_timeout(_JOIN_TIMEOUT)
+    store.set(f"kind/{rank}", kind)
+    kinds = [store.get(f"kind/{each}").decode() for each in range(ranks)]
+    return "cpu" if "cpu" in kinds else kind
 
 
 def leave_ranks() -> None:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from ropewalk.parallel.device import rank_device
 from ropewalk.recipe.parallel import require_even
 
 
@@ -27,6 +28,8 @@ class Mesh:
     data_ranks: int
     context_ranks: int
     sharding: DeviceMesh
+    device: torch.device
+    """The device of this rank, the same in every thread."""
 
     @property
     def ranks(self) -> int:
@@ -49,12 +52,6 @@ class Mesh:
     def context_rank(self) -> int:
         return self.rank % self.context_ranks
 
-    @property
-    def device(self) -> torch.device:
-        if self.line.device_type == "cuda":
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device(self.line.device_type)
-
 
 def make_mesh(ranks: int, context: int, *, replicas: int = 1) -> Mesh:
     """Return the mesh of ``ranks`` ranks with ``context`` ranks in each context-parallel group.
@@ -64,10 +61,10 @@ def make_mesh(ranks: int, context: int, *, replicas: int = 1) -> Mesh:
     """
     require_even(ranks, context=context, replicas=replicas)
     assert dist.get_world_size() == ranks, "run_ranks has checked the number"
-    device_type = "cuda" if torch.cuda.is_available() else "cpu"
-    grid = init_device_mesh(device_type, (ranks // context, context), mesh_dim_names=("data", "context"))
-    line = init_device_mesh(device_type, (ranks,), mesh_dim_names=("ranks",))
+    device = rank_device()
+    grid = init_device_mesh(device.type, (ranks // context, context), mesh_dim_names=("data", "context"))
+    line = init_device_mesh(device.type, (ranks,), mesh_dim_names=("ranks",))
     sharding = line
     if replicas > 1:
-        sharding = init_device_mesh(device_type, (replicas, ranks // replicas), mesh_dim_names=("replicas", "shards"))
-    return Mesh(line, grid.get_group("context"), ranks // context, context, sharding)
+        sharding = init_device_mesh(device.type, (replicas, ranks // replicas), mesh_dim_names=("replicas", "shards"))
+    return Mesh(line, grid.get_group("context"), ranks // context, context, sharding, device)

@@ -6,15 +6,18 @@ and can read text in several processes, as if it were alone. Beside gloo's threa
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch.distributed as dist
 
 from ropewalk.core.error import EXIT_CODE, RankError, UserError
-from ropewalk.parallel.collective import rank_and_ranks, wait_for_ranks
+from ropewalk.parallel.collective import rank_and_ranks, share_from_first, wait_for_ranks
 from ropewalk.parallel.hang import has_place, open_place
 from ropewalk.parallel.torchrun import by_itself, is_first, is_started, name_attempt
 
@@ -73,6 +76,14 @@ def first_does(work: Callable[[], None]) -> None:
     else:
         _wait_for(store, key)
     wait_for_ranks()
+
+
+@contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """Yield one temporary folder to all ranks of a machine; it is removed when all of them have left the block."""
+    with TemporaryDirectory(prefix=prefix) if rank_and_ranks()[0] == 0 else nullcontext("") as made:
+        yield Path(share_from_first(made))
+        wait_for_ranks()
 
 
 _stores: list[Store] = []

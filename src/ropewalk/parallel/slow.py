@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median, median_low
 
+from ropewalk.parallel.device import rank_device
 from ropewalk.parallel.hang import tell_stand
 
 _PAUSE_SECONDS = 0.02
@@ -37,7 +38,7 @@ class OwnTime:
         frame = sys._current_frames().get(self._worker)
         now = time.perf_counter()
         with self._lock:
-            if not tell_stand(frame)["waits"]:
+            if not tell_stand(frame, ahead=rank_device().type == "cuda")["waits"]:
                 self._busy_seconds += now - self._looked
             self._looked = now
 

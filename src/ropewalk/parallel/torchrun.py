@@ -1,4 +1,4 @@
-"""Find out whether torchrun started this process, and as which rank.
+"""Read from the environment whether torchrun started this process, as which rank, and which GPUs it may see.
 
 This is needed before torch is imported, so this file does not import torch.
 """
@@ -23,6 +23,16 @@ def is_first() -> bool:
 def count_started() -> int:
     """Return the number of ranks that torchrun started."""
     return int(os.environ["WORLD_SIZE"])
+
+
+def count_started_here() -> int:
+    """Return the number of ranks that torchrun started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+
+
+def name_visible_gpus() -> str | None:
+    """Return CUDA_VISIBLE_DEVICES: the GPUs that CUDA shows to this process; None means all of them."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def name_attempt() -> str:

@@ -17,9 +17,11 @@ from ropewalk.partition.cost import Heads
 from ropewalk.partition.partition import partition_tokens
 from ropewalk.partition.ulysses import UlyssesPartition
 from ropewalk.plan.flops import Recompute, token_flops
+from ropewalk.plan.gpus import list_gpus
 from ropewalk.plan.hardware import KNOWN, Machine, find_machine
 from ropewalk.plan.memory import Memory, estimate_memory
 from ropewalk.plan.plan import Plan, Split
+from ropewalk.plan.rank_setup import set_up_ranks
 from ropewalk.plan.savings import Savings, list_savings
 from ropewalk.plan.traffic import Exchange, attention_traffic, state_traffic
 from ropewalk.recipe.parallel import LOSS_CHUNK_TOKENS, require_even
@@ -100,15 +102,16 @@ def forecast(
 def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | None = None) -> list[Plan]:
     """One plan per stage of ``recipe``. Each is an upper bound: sequences of one document each.
 
-    ``machine`` None means this machine. If this machine is a CPU and the model is too large for it, an H200 is assumed.
-    Ranks that cannot be split and stages whose positions do not fit have no plan; recipe/check reports them.
+    ``machine`` None means this machine. An H200 is assumed where this machine has no GPU and the recipe asks for one,
+    or leaves it open for a model that is too large for a CPU. Ranks that cannot be split and stages whose positions do
+    not fit have no plan; recipe/check reports them.
     """
     parallel = recipe.parallel
     if any(parallel.ranks % count for count in (parallel.context_parallel, parallel.replicas)) or (
         parallel.ulysses_degree != "auto" and parallel.context_parallel % parallel.ulysses_degree
     ):
         return []
-    machine = machine or find_machine(ranks=parallel.ranks)
+    machine = machine or _find_own_machine(parallel, shape)
     return [
         forecast_stage(parallel, stage, extended, machine=machine)
         for stage, extended in zip(recipe.stages, stretch_stages(recipe, shape), strict=False)
@@ -117,7 +120,8 @@ def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | Non
 
 def forecast_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, machine: Machine) -> Plan:
     """The plan of one stage; ``extended`` is the shape of its model, with its positions. See ``forecast_recipe``."""
-    if machine.name == "cpu" and extended.parameters >= _LARGE_PARAMETERS:
+    wanted = parallel.device == "cuda" or (parallel.device == "auto" and extended.parameters >= _LARGE_PARAMETERS)
+    if machine.name == "cpu" and wanted:
         machine = replace(KNOWN["h200"], name="h200 (assumed)")
     narrow = parallel.precision == "bfloat16" or (parallel.precision == "auto" and machine.name != "cpu")
     split = Split(
@@ -139,6 +143,13 @@ def forecast_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, ma
         split=_share(split, parallel, extended, stage, machine),
         machine=machine,
     )
+
+
+def _find_own_machine(parallel: Parallel, shape: ModelShape) -> Machine:
+    """The device that ranks get on this machine; a recipe for more GPUs than it has is meant for several machines."""
+    gpus, setup = list_gpus(), set_up_ranks(parallel, shape)
+    few = setup.device == "auto" and setup.small and parallel.ranks > len(gpus)
+    return find_machine(ranks=parallel.ranks, gpus=() if few or setup.device == "cpu" else gpus)
 
 
 def plan_sharing(parallel: Parallel, shape: ModelShape, *, device: str, element_bytes: int) -> Sharing:

@@ -1,17 +1,20 @@
 """The speed and memory of a rank's device, as a value with its source: measured or published.
 
 Rates are those that a training step sustains, not those of a data sheet. A CPU is measured by matrix products that take
-well under a second. A GPU is recognised, without torch, by the name that its driver shows. Ranks on one CPU share it,
-so each gets only its part of the rate and of the memory.
+well under a second. A GPU is recognised, without torch, by the name that its driver shows; one that is not in the table
+gets generic rates (generic_gpu.py). The memory is the card's own. Ranks on one CPU share it, so each gets only its part
+of the rate and of the memory.
 """
 
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from ropewalk.plan.generic_gpu import LINK_BYTES_PER_SECOND, estimate_rates
+from ropewalk.plan.gpus import Gpu, list_gpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class Machine:
     memory_bytes: float
     link_bytes_per_second: float
     source: str
+    generic: bool = False
+    """Whether the rates are only an estimate, because the device is not in the table."""
 
 
 _TERA, _GIGA, _MEBI = 1e12, 1e9, 2**20
@@ -74,13 +79,22 @@ _ATTENTION_SHARE = 0.65
 """Rate of torch's fp32 CPU flash kernel as a share of the matrix rate: 0.61 to 0.67 at 64 dimensions on a Xeon."""
 
 
-def find_machine(*, ranks: int = 1, driver: Path = Path("/proc/driver/nvidia/gpus")) -> Machine:
-    """The device of one of ``ranks`` ranks here: the known GPU that ``driver`` lists, or else the measured CPU."""
-    for information in sorted(driver.glob("*/information")):
-        text = information.read_text().lower()
-        if found := [machine for name, machine in KNOWN.items() if name in text]:
-            return found[0]
-    return measure_cpu(ranks=ranks)
+def find_machine(*, ranks: int = 1, gpus: Sequence[Gpu] | None = None) -> Machine:
+    """The device of one of ``ranks`` ranks here: the first of ``gpus``, or else the measured CPU.
+
+    ``gpus`` None means those that the driver shows.
+    """
+    gpus = list_gpus() if gpus is None else gpus
+    return describe_gpu_rates(gpus[0]) if gpus else measure_cpu(ranks=ranks)
+
+
+def describe_gpu_rates(gpu: Gpu) -> Machine:
+    """The machine of ``gpu``: that of the table with the GPU's own memory, or one with generic rates."""
+    known = next((machine for name, machine in KNOWN.items() if name in gpu.name.lower()), None)
+    if known is not None:
+        return replace(known, memory_bytes=gpu.memory_bytes or known.memory_bytes)
+    matmul, forward, backward, memory_bytes, source = estimate_rates(gpu)
+    return Machine(gpu.name, matmul, forward, backward, memory_bytes, LINK_BYTES_PER_SECOND, source, generic=True)
 
 
 def measure_cpu(*, ranks: int = 1) -> Machine:

@@ -83,4 +83,5 @@ class Plan:
             ("fits", f"{'yes' if self.fits else 'no'}, {format_bytes(self.machine.memory_bytes)} per rank"),
             ("sent", f"{format_bytes(self.context_bytes)} for attention, {format_bytes(self.state_bytes)} for states"),
             *([("cut", self.cut)] if self.cut else []),
+            *([("rates", self.machine.source)] if self.machine.generic else []),
         ]

@@ -127,6 +127,9 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
         if context > 1 and any(rule.bias for rule in stage.layers):
             message = f"a bias needs whole rows on a rank, and {context} ranks share one"
             yield Finding("error", f"stages.{index}.layers", message, "attention/flex")
+        if recipe.parallel.deterministic and any(rule.bias == "fire" for rule in stage.layers):
+            message = "the gradient of a learnt bias (fire) is summed in any order on a GPU, so it is not deterministic"
+            yield Finding("error", f"stages.{index}.layers", message, "FlexAttention's backward adds atomically")
 
 
 def _check_heads(recipe: Recipe, shape: ModelShape | None) -> Iterator[Finding]:

@@ -93,6 +93,8 @@ SIDES: Mapping[str, Side] = {
     "stages.carry_moments": "training",
     "stages.guard": "means",  # a user who gets a warning about unsound training must be able to continue the run
     "parallel.ranks": "means",
+    "parallel.device": "means",
+    "parallel.deterministic": "means",
     "parallel.context_parallel": "means",
     "parallel.replicas": "means",
     "parallel.layout": "means",

@@ -30,6 +30,11 @@ class Parallel(Spec):
 
     ranks: PositiveCount = 1
     """Processes, one a device."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where ranks compute; ``auto`` is a GPU for each rank where there are any, and the CPU for a small model on a
+    machine with fewer GPUs than ranks (docs/parallel.md)."""
+    deterministic: bool = False
+    """Whether a GPU repeats its results bit for bit, at the cost of speed (docs/parallel.md); a CPU always does."""
     context_parallel: PositiveCount = 1
     """Ranks that share one sequence (context parallelism)."""
     replicas: PositiveCount = 1

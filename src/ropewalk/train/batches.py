@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int64
 from torch import Tensor
 
 from ropewalk.attention.copy_to_device import copy_to_device
-from ropewalk.attention.prepare import prepare_attention
+from ropewalk.attention.prepare_schedule import prepare_attention
 from ropewalk.core.digest import digest_arrays
 from ropewalk.core.record import Batch
 from ropewalk.core.seed import stream

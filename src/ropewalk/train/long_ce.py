@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
 from torch import Tensor
 
 from ropewalk.attention.copy_to_device import copy_to_device
-from ropewalk.attention.prepare import prepare_attention
+from ropewalk.attention.prepare_schedule import prepare_attention
 from ropewalk.core.record import Batch
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.partition import AnyPartition, local_shard

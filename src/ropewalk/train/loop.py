@@ -12,6 +12,7 @@ from ropewalk.core.progress import say
 from ropewalk.core.record import Metric
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.model.rope_hooks import anneal_positions
+from ropewalk.parallel.device import use_device
 from ropewalk.parallel.hang import watch_for_hang
 from ropewalk.parallel.slow import watch_own_time
 from ropewalk.train.batches import StepBatches, make_batches
@@ -142,7 +143,7 @@ def _look_ahead(context: StageContext, dataset: Dataset, cursor: int) -> Generat
             make_batches, dataset, cursor, rows=rows, spec=context.spec, mesh=context.mesh, sharing=context.sharing
         )
 
-    with ThreadPoolExecutor(1) as ahead:
+    with ThreadPoolExecutor(1, initializer=use_device, initargs=(context.mesh.device,)) as ahead:
         upcoming = submit()
         while True:
             batches = upcoming.result()

@@ -96,7 +96,7 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     found: dict[str, Parity] = {}
     for precision in dict.fromkeys(("float32", chosen) if mesh.device.type == "cpu" else (chosen,)):
         learner = build_model_with_loss(model, spec, chunk_tokens=parallel.asked_loss_tokens, adapter_seed=seed)
-        prepare_model(learner, mesh, savings=savings, precision=precision, compiles=parallel.compiles)
+        prepare_model(learner, mesh, weights=model, savings=savings, precision=precision, compiles=parallel.compiles)
         found[precision] = _compare(learner, dataset, spec=spec, mesh=mesh, sharing=sharing)
     return found
 

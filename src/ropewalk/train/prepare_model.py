@@ -1,25 +1,32 @@
-"""Prepare a model for training: load it, attach adapters, set up memory savings, compile it, then shard it.
+"""Prepare a model for training: build it, attach adapters, set up memory savings, compile, shard, read its weights.
 
 The order matters, and only this file defines it. Tiles and recomputation belong to the model and act inside the units
 that sharding gathers, so they come before sharding. Adapters come before them. The compiled code is inside both: inside
-a tile, and inside a block that is recomputed.
+a tile, and inside a block that is recomputed. Weights come last: until then the model has no memory, so each rank only
+ever holds its own shards.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from ropewalk.core.progress import say
+from ropewalk.core.quantity import format_bytes
 from ropewalk.model.adapter import attach_adapter
 from ropewalk.model.compiled import compile_in_place, require_compiler
 from ropewalk.model.extend import read_former
-from ropewalk.model.load import load_model
+from ropewalk.model.load import build_model
+from ropewalk.model.load_shards import load_shards
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.tiled_mlp import tile_mlps
-from ropewalk.parallel.collective import share_from_first
+from ropewalk.parallel.collective import gather_values, rank_and_ranks, share_from_first
+from ropewalk.parallel.device import find_own_machine, rank_device
 from ropewalk.parallel.fsdp import Precision, shard_model
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.recompute import set_recompute
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.plan.forecast import forecast_stage
-from ropewalk.plan.hardware import find_machine
 from ropewalk.plan.savings import Savings, list_savings
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.recipe.stage import Stage
@@ -27,13 +34,15 @@ from ropewalk.shape.model_shape import ModelShape
 
 
 def build_model_with_loss(extended: Path, spec: Stage, *, chunk_tokens: int | None, adapter_seed: int) -> ModelWithLoss:
-    """Return the model that a stage begins with, with its loss: unsharded, on the CPU, the same on every rank.
+    """Return the model that a stage begins with, with its loss: unsharded, its weights not yet read.
+
+    Adapters have their first values, the same on every rank. ``prepare_model`` shards the model and reads ``extended``.
 
     ``extended`` is its folder. The loss takes ``chunk_tokens`` tokens at once. ``adapter_seed`` draws the first weights
     of an adapter. Every rank must call it.
     """
     require_intact(extended, together=True)
-    causal = load_model(extended, former=read_former(extended) if spec.rope_interpolation_steps else None)
+    causal = build_model(extended, former=read_former(extended) if spec.rope_interpolation_steps else None)
     if spec.lora is not None:
         attach_adapter(causal, spec.lora, seed=adapter_seed)
     most = 1.0 if spec.long_ce is None else spec.long_ce.most
@@ -43,20 +52,33 @@ def build_model_with_loss(extended: Path, spec: Stage, *, chunk_tokens: int | No
 def choose_savings(parallel: Parallel, spec: Stage, shape: ModelShape) -> Savings:
     """Return the memory savings of a stage. For options that are left open, return the fastest ones that fit.
 
-    They must fit, by the plan, into the memory of the first rank's machine. Every rank must call it: a CPU's speed is
-    measured, and all ranks must make the same choice.
+    They must fit, by the plan, into the smallest memory of any rank's device. Every rank must call it: a CPU's speed is
+    measured, and all ranks must make the same choice. A line tells where the rates of a device are only an estimate.
     """
     ways = list_savings(parallel, shape, host_is_apart=True)
     if len(ways) == 1:
         return ways[0]
-    machine = find_machine(ranks=parallel.ranks)
-    return share_from_first(forecast_stage(parallel, spec, shape, machine=machine).savings)
+    machine = find_own_machine(ranks=parallel.ranks)
+    least_bytes = min(gather_values(machine.memory_bytes))
+    if machine.generic and rank_and_ranks()[0] == 0:
+        say(f"{machine.source}; its memory of {format_bytes(least_bytes)} is its own")
+    real, held = parallel.model_copy(update={"device": rank_device().type}), replace(machine, memory_bytes=least_bytes)
+    return share_from_first(forecast_stage(real, spec, shape, machine=held).savings)
 
 
 def prepare_model(
-    learner: ModelWithLoss, mesh: Mesh, *, savings: Savings, precision: Precision, compiles: bool = False
+    learner: ModelWithLoss,
+    mesh: Mesh,
+    *,
+    savings: Savings,
+    precision: Precision,
+    compiles: bool = False,
+    weights: Path | None = None,
 ) -> None:
-    """Shard ``learner`` over ``mesh`` in place, with ``savings``; compile its blocks if ``compiles`` is true."""
+    """Shard ``learner`` over ``mesh`` in place, with ``savings``; compile its blocks if ``compiles`` is true.
+
+    ``weights`` is the model folder of a learner that was built without memory: each rank reads its shards from there.
+    """
     if compiles:
         require_compiler(mesh.device)
     if savings.mlp_tile_tokens is not None:
@@ -68,3 +90,5 @@ def prepare_model(
         compile_in_place(learner.blocks)
     learner.offload = savings.offload
     shard_model(learner, mesh, precision=precision, states_on_host=savings.states_on_host)
+    if weights is not None:
+        load_shards(learner, weights, device=torch.device("cpu") if savings.states_on_host else mesh.device)

@@ -146,7 +146,14 @@ def begin_stage(context: StageContext, dataset: Dataset) -> TrainState:
         adapter_seed=seed_for("lora", context.seed, context.number),
     )
     savings = choose_savings(parallel, spec, context.shape)
-    prepare_model(learner, context.mesh, savings=savings, precision=parallel.precision, compiles=parallel.compiles)
+    prepare_model(
+        learner,
+        context.mesh,
+        weights=extended,
+        savings=savings,
+        precision=parallel.precision,
+        compiles=parallel.compiles,
+    )
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
         "data": dataset.digest,
@@ -167,7 +174,8 @@ def begin_stage(context: StageContext, dataset: Dataset) -> TrainState:
 
 def _announce(context: StageContext, dataset: Dataset) -> None:
     """Set up the fastest attention kernel that is installed, and print which code runs."""
-    newer, mesh, stage = use_installed_flash(), context.mesh, context.number
+    mesh, stage = context.mesh, context.number
+    newer = use_installed_flash(mesh.device)
     if not context.is_first_rank:
         return
     if newer:

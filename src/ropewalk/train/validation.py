@@ -25,7 +25,7 @@ from ropewalk.evaluate.long_context_gain import ContextGain, plan_context_gain
 from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
 from ropewalk.evaluate.sharded_model import measure_shared
 from ropewalk.evaluate.short_context_loss import ShortLoss, plan_short_loss
-from ropewalk.model.load import load_model
+from ropewalk.model.load import build_model
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.rope_hooks import anneal_positions
 from ropewalk.parallel.collective import share_from_first
@@ -155,9 +155,9 @@ def _read_base(context: StageContext, base: Path, *, short: ShortLoss, reader: R
     known: dict[str, float] | None = share_from_first(read_written(path) if path.exists() else None)
     if known is None:
         require_intact(base, together=True)
-        learner = ModelWithLoss(load_model(base), chunk_tokens=parallel.asked_loss_tokens)
+        learner = ModelWithLoss(build_model(base), chunk_tokens=parallel.asked_loss_tokens)
         savings = choose_savings(parallel, context.spec, context.shape)
-        prepare_model(learner, context.mesh, savings=savings, precision=parallel.precision)
+        prepare_model(learner, context.mesh, savings=savings, precision=parallel.precision, weights=base)
         known = tell_short(short, reader.read(learner, short))
         if context.is_first_rank:
             write_whole(path, json.dumps(known, indent=1))

@@ -1,0 +1,111 @@
+"""Read rows of a stored tensor from its file into a tensor that exists already.
+
+A safetensors file holds a tensor's numbers in one piece, row after row. So a rank reads only the rows of its shard, in
+small pieces, straight into the shard. The file is read and not mapped into memory: the pages of a mapped file would
+count as the memory of the process.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+STORED_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+PIECE_ELEMENTS = 1 << 20
+"""The number of elements that are read, converted and checked at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """The file of a tensor, with the shape and type from its header. Its first byte is at ``begin`` in the file."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+    begin: int
+
+
+def read_begins(path: Path) -> dict[str, int]:
+    """Return the place of the first byte of each tensor in a whole safetensors file."""
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        header: Mapping[str, Mapping[str, tuple[int, int]]] = json.loads(file.read(header_bytes))
+    return {
+        name: 8 + header_bytes + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"
+    }
+
+
+@torch.no_grad()
+def read_rows(stored: StoredTensor, out: Float[Tensor, "..."], *, first_row: int = 0) -> int:
+    """Fill ``out`` with the rows from ``first_row`` on, in the type of ``out``; return how many are not finite.
+
+    ``out`` is contiguous, on any device, and has the shape of the stored tensor but for the number of rows.
+    """
+    assert out.is_contiguous() and out.shape[1:] == stored.shape[1:]
+    flat, dtype, bad = out.view(-1), STORED_TYPES[stored.dtype], 0
+    piece = torch.empty(min(PIECE_ELEMENTS, len(flat)), dtype=dtype)
+    with stored.file.open("rb", buffering=0) as file:
+        file.seek(stored.begin + first_row * math.prod(stored.shape[1:]) * dtype.itemsize)
+        for start in range(0, len(flat), PIECE_ELEMENTS):
+            part = flat[start : start + PIECE_ELEMENTS]
+            direct = part.device.type == "cpu" and part.dtype == dtype
+            target = part if direct else piece[: len(part)]
+            _read_into(file, target, stored)
+            if not direct:
+                part.copy_(target)
+            bad += count_bad(part)  # after the conversion: a large number becomes infinite in float16
+    return bad
+
+
+def read_tensor(stored: Mapping[str, StoredTensor], name: str) -> Float[Tensor, "..."]:
+    """Return one whole tensor, in its stored type."""
+    out = torch.empty(stored[name].shape, dtype=STORED_TYPES[stored[name].dtype])
+    read_rows(stored[name], out)
+    return out
+
+
+def are_equal(one: StoredTensor, other: StoredTensor) -> bool:
+    """Return whether two stored tensors of one shape hold the same numbers. Only a few rows are held at a time."""
+    for first, rows in _cut(one.shape):
+        both = torch.empty(2, rows, *one.shape[1:])  # float32 holds each of the types exactly
+        for stored, out in zip((one, other), both, strict=True):
+            read_rows(stored, out, first_row=first)
+        if not torch.equal(*both):
+            return False
+    return True
+
+
+def count_stored_bad(stored: StoredTensor) -> int:
+    """Return how many values of a stored tensor are not finite. Only a few rows are held at a time."""
+    bad = 0
+    for first, rows in _cut(stored.shape):
+        part = torch.empty(rows, *stored.shape[1:], dtype=STORED_TYPES[stored.dtype])
+        bad += read_rows(stored, part, first_row=first)
+    return bad
+
+
+def _cut(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """Yield the first row and the number of rows of each piece of a tensor."""
+    step = max(1, PIECE_ELEMENTS // max(1, math.prod(shape[1:])))
+    for first in range(0, shape[0], step):
+        yield first, min(step, shape[0] - first)
+
+
+def count_bad(tensor: Float[Tensor, "..."]) -> int:
+    """Return the number of values that are not finite."""
+    # One pass, no copy: a sum of finite numbers in float32 is finite unless the numbers are extremely large.
+    return 0 if torch.isfinite(tensor.sum(dtype=torch.float32)) else int((~torch.isfinite(tensor)).sum())
+
+
+def _read_into(file: object, target: Float[Tensor, "..."], stored: StoredTensor) -> None:
+    view, done = target.view(torch.uint8).numpy().data, 0
+    while done < len(view):
+        count = file.readinto(view[done:])  # type: ignore[attr-defined]
+        if not count:
+            raise OSError(f"{stored.file} ends inside a tensor")
+        done += count

@@ -1,0 +1,81 @@
+"""Write weights into safetensors files one tensor at a time, so that no process holds a whole model.
+
+The safetensors library needs all tensors of a file at once. A file begins with names, types and places, which follow
+from the shapes alone. So the header is written first, and then each tensor as it is read or computed. The files are the
+same, byte for byte, as those that huggingface_hub writes from whole tensors.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from jaxtyping import Float
+from torch import Tensor
+
+from ropewalk.model.lazy_weights import shapes_of
+from ropewalk.model.read_rows import PIECE_ELEMENTS, STORED_TYPES, count_bad
+from ropewalk.model.weights import Dtype, open_to_readers, refuse_bad
+from ropewalk.shape.weight_files import INDEX
+
+_FILE_BYTES = 5 * 10**9
+_NAMES = {dtype: name for name, dtype in STORED_TYPES.items()}
+
+
+def write_weights(
+    weights: Mapping[str, Float[Tensor, "..."]],
+    folder: Path,
+    *,
+    dtype: Dtype,
+    where: Path,
+    file_bytes: int = _FILE_BYTES,
+) -> None:
+    """Write ``weights`` as ``dtype`` into ``folder``, in files of at most ``file_bytes``; several get an index.
+
+    Each weight is read once, and only one is held at a time. Raises UserError, which names the folder ``where``, for a
+    value that is not finite in ``dtype``.
+    """
+    kind = getattr(torch, dtype)
+    empty = {name: torch.empty(shape, dtype=kind, device="meta") for name, shape in shapes_of(weights).items()}
+    split = split_torch_state_dict_into_shards(empty, max_shard_size=file_bytes)
+    for file_name, names in split.filename_to_tensors.items():
+        ordered = sorted(names)  # the library's order for tensors of one type
+        with (folder / file_name).open("wb") as file:
+            file.write(_make_header({name: empty[name] for name in ordered}))
+            for name in ordered:
+                tensor = weights[name].to(kind).contiguous()
+                assert tensor.shape == empty[name].shape, name
+                refuse_bad(where, name, bad=_write(tensor, file), values=tensor.numel())
+    if split.is_sharded:
+        index = {"metadata": {**split.metadata, "format": "pt"}, "weight_map": split.tensor_to_filename}
+        (folder / INDEX).write_text(json.dumps(index, indent=2))
+    open_to_readers(folder)
+
+
+def _make_header(tensors: Mapping[str, Float[Tensor, "..."]]) -> bytes:
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    begin = 0
+    for name, tensor in tensors.items():
+        size = math.prod(tensor.shape) * tensor.element_size()
+        entries[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, begin + size],
+        }
+        begin += size
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write(tensor: Float[Tensor, "..."], file: IO[bytes]) -> int:
+    """Write the numbers of a tensor; return how many are not finite."""
+    bad = 0
+    flat = tensor.detach().cpu().view(-1)  # [...] -> [elements]
+    for part in flat.split(PIECE_ELEMENTS):  # pieces of [elements]
+        bad += count_bad(part)
+        file.write(part.view(torch.uint8).numpy().data)
+    return bad

@@ -1,0 +1,66 @@
+"""The setup that ranks start with: their kind of device, and whether their results repeat bit for bit.
+
+A rank has a GPU of its own or runs on the CPU. Two ranks never share a GPU: NCCL refuses them, and each would plan with
+all of its memory. This file only decides; parallel/launch.py starts the ranks so.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ropewalk.core.error import UserError
+from ropewalk.recipe.parallel import Parallel
+from ropewalk.shape.model_shape import ModelShape
+
+Kind = Literal["cpu", "cuda"]
+
+SMALL_PARAMETERS = 20_000_000
+"""A model of at most so many parameters is trained on a CPU in minutes, so it may be, where GPUs are too few."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankSetup:
+    """How ranks are to start. ``small`` says that the model may be trained on a CPU if there are too few GPUs."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    small: bool = False
+    deterministic: bool = False
+
+
+def set_up_ranks(parallel: Parallel, shape: ModelShape) -> RankSetup:
+    """Return the setup of a recipe's ranks for a model of ``shape``."""
+    return RankSetup(parallel.device, shape.parameters <= SMALL_PARAMETERS, parallel.deterministic)
+
+
+def choose_kind(setup: RankSetup, *, ranks: int, gpus: int, without: str = "the driver shows none") -> tuple[Kind, str]:
+    """Return the kind of device of ``ranks`` ranks on a machine with ``gpus`` GPUs, and a line for the user or "".
+
+    ``without`` is the reason why there is no GPU. Raises UserError where the recipe asks for GPUs and there is none,
+    and where there are fewer GPUs than ranks and the model is not small.
+    """
+    if setup.device == "cpu":
+        return "cpu", ""
+    if not gpus:
+        if setup.device == "cuda":
+            raise UserError(
+                "there is no GPU",
+                where="parallel.device",
+                why=f"it is cuda, and {without}",
+                fix="run it on a machine with GPUs, or set parallel.device=cpu",
+            )
+        return "cpu", ""
+    if ranks <= gpus:
+        return "cuda", ""
+    here = f"{_count(ranks, 'rank')} on this machine, which shows {_count(gpus, 'GPU')}"
+    if setup.device == "auto" and setup.small:
+        return "cpu", f"{here}: the model is small, so all ranks run on the CPU (parallel.device)"
+    cpu = ", or parallel.device=cpu" if setup.device == "auto" else ""
+    raise UserError(
+        f"{ranks} ranks cannot share {_count(gpus, 'GPU')}",
+        where="parallel.ranks",
+        why=f"there are {here}; a rank needs a GPU of its own",
+        fix=f"set parallel.ranks={gpus} (and parallel.context_parallel to a divisor of it){cpu}",
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
