@@ -51,13 +51,13 @@ _ATTENTION, _STEP = "benchmarks/attention.py", "benchmarks/step.py"
 PARTS = {
     1: Part("versions and driver", 20, _of_module("versions")),
     2: Part("rates of copies and products", 25, _of_module("rates")),
-    3: Part("tests that need a GPU", 90, _of_module("real_tests")),
+    3: Part("tests that need a GPU", 120, _of_module("real_tests")),
     4: Part("cuDNN's plans, shared keys, FlashAttention 2 against cuDNN", 45, _of_module("attention_plans")),
-    5: Part("training in bfloat16, killed and resumed, against a CPU", 70, _of_module("train_resume")),
+    5: Part("training in bfloat16, killed and resumed, against a CPU", 60, _of_module("train_resume")),
     6: Part("two and four layers of 8B width", 140, _of_module("layers")),
     7: Part(
         "attention.py and step.py",
-        60,
+        45,
         (
             (_ATTENTION, "--device", "cuda", "--parts", "one", "--tokens", "8192", "--turns", "3"),
             (
@@ -84,7 +84,7 @@ PARTS = {
         ),
     ),
     8: Part("the profiler's twenty longest kernels", 45, _of_module("top_kernels")),
-    9: Part("the longest sequence of a 0.6B model", 65, _of_module("longest")),
+    9: Part("the longest sequence of a 0.6B model", 60, _of_module("longest")),
 }
 
 

@@ -12,6 +12,7 @@ import torch
 from gpu.target import Target, read_target, tell
 from memory_sides import Case, make_step
 from ropewalk.parallel.launch import run_ranks
+from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.parallel.peak import measure_peak_bytes
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.hardware import DATASHEET_FLOPS
@@ -95,4 +96,5 @@ def measure(target: Target) -> None:
 
 
 if __name__ == "__main__":
-    run_ranks(measure, 1, read_target())
+    target = read_target()
+    run_ranks(measure, 1, target, setup=RankSetup(target.device))

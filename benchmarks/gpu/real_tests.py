@@ -1,6 +1,6 @@
 """Part 3: the tests that need a GPU, with the real kernels; in a dry run they skip and the emulated ones run.
 
-Only files that have such tests are read: others import packages that a bare machine lacks.
+What pytest says is passed on, so that it is in the report if the time ends. Only files that have such tests are read: others import packages that a bare machine lacks.
 """
 
 import subprocess
@@ -27,11 +27,20 @@ def choose_tests(target: Target) -> list[str]:
 def main(target: Target) -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", f"--junitxml={report}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "--tb=short",
+            "-vv",
+            f"--junitxml={report}",
+        ]
         command += choose_tests(target)
-        done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=TESTS.parent, check=False)
         if not report.exists():
-            sys.exit(done.stdout + done.stderr)
+            sys.exit("pytest wrote no report")
         cases = list(ElementTree.parse(report).iter("testcase"))
     skipped = sum(case.find("skipped") is not None for case in cases)
     failed = [(case, fault) for case in cases for fault in (*case.findall("failure"), *case.findall("error"))]

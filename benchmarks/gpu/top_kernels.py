@@ -9,6 +9,7 @@ from gpu.target import Target, read_target, tell
 from memory_sides import Case, make_step
 from ropewalk.attention.gpu_kernels import allows_cudnn
 from ropewalk.parallel.launch import run_ranks
+from ropewalk.plan.rank_setup import RankSetup
 
 TOP = 20
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
@@ -44,4 +45,5 @@ def find_microseconds(target: Target, event: Any) -> float:
 
 
 if __name__ == "__main__":
-    run_ranks(measure, 1, read_target())
+    target = read_target()
+    run_ranks(measure, 1, target, setup=RankSetup(target.device))

@@ -19,6 +19,7 @@ from gpu.target import Target, read_target, tell
 from ropewalk.core.record import read_metrics
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.launch import run_ranks
+from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.train.stage import train_stage
 from tiny_run import make_recipe, write_corpus, write_model
 
@@ -39,7 +40,7 @@ def train(folder: Path, run: Path, target: Target) -> None:
         with target.emulate():
             train_stage(recipe, stage=0, run=run, corpus=folder / "corpus")
 
-    run_ranks(on_rank, 1, threads=1)
+    run_ranks(on_rank, 1, threads=1, setup=RankSetup(target.device))
 
 
 def prepare(folder: Path, name: str) -> Path:
@@ -106,7 +107,12 @@ def write_losses() -> None:
         write_model(folder / "model", folder / "tokenizer")
         write_corpus(folder)
         recipe, run = make_recipe(**ROW, parallel=PARALLEL), prepare(folder, "cpu")
-        run_ranks(lambda: train_stage(recipe, stage=0, run=run, corpus=folder / "corpus"), 1, threads=1)
+        run_ranks(
+            lambda: train_stage(recipe, stage=0, run=run, corpus=folder / "corpus"),
+            1,
+            threads=1,
+            setup=RankSetup("cpu"),
+        )
         content = {"what": "loss/train by step, bfloat16, CPU kernels, one rank", "losses": read_losses(run)}
         LOSSES.write_text(json.dumps(content, indent=1) + "\n")
 
