@@ -12,11 +12,11 @@ import torch
 from gpu.target import Target, read_target, tell
 from memory_sides import Case, make_step
 from ropewalk.parallel.launch import run_ranks
-from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.parallel.peak import measure_peak_bytes
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.hardware import DATASHEET_FLOPS
 from ropewalk.plan.memory import estimate_memory
+from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.plan.savings import Savings
 
 MEDIAN_TOKENS = 4096

@@ -11,9 +11,9 @@ import torch
 from gpu.target import Target, read_target, tell
 from memory_sides import Case, make_step
 from ropewalk.parallel.launch import run_ranks
-from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.parallel.peak import measure_peak_bytes
 from ropewalk.plan.memory import estimate_memory
+from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.plan.savings import Savings
 
 STATE_BYTES = 12

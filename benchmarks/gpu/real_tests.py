@@ -1,6 +1,7 @@
 """Part 3: the tests that need a GPU, with the real kernels; in a dry run they skip and the emulated ones run.
 
-What pytest says is passed on, so that it is in the report if the time ends. Only files that have such tests are read: others import packages that a bare machine lacks.
+Only files that have such tests are read, because others import packages that a bare machine lacks. What pytest says is
+passed on, so that it is in the report if the time ends.
 """
 
 import subprocess
