@@ -53,7 +53,7 @@ PARTS = {
     2: Part("rates of copies and products", 25, _of_module("rates")),
     3: Part("tests that need a GPU", 120, _of_module("real_tests")),
     4: Part("cuDNN's plans, shared keys, FlashAttention 2 against cuDNN", 45, _of_module("attention_plans")),
-    5: Part("training in bfloat16, killed and resumed, against a CPU", 60, _of_module("train_resume")),
+    5: Part("training in bfloat16, killed and resumed, against a CPU", 70, _of_module("train_resume")),
     6: Part("two and four layers of 8B width", 140, _of_module("layers")),
     7: Part(
         "attention.py and step.py",
@@ -84,7 +84,7 @@ PARTS = {
         ),
     ),
     8: Part("the profiler's twenty longest kernels", 45, _of_module("top_kernels")),
-    9: Part("the longest sequence of a 0.6B model", 60, _of_module("longest")),
+    9: Part("the longest sequence of a 0.6B model", 50, _of_module("longest")),
 }
 
 

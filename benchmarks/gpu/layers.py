@@ -57,19 +57,29 @@ def compare_depths(target: Target, tokens: int, median_tokens: int | None, *, co
             case.shape, tokens, ranks=1, savings=SAVINGS, loss_chunk_tokens=target.pick(4096, 1024, 1024)
         ).peak_bytes
         tell(
-            "step", model=case.model, tokens=tokens, documents="one" if median_tokens is None else "pack",
+            "step", model=case.model, tokens=tokens, documents=name_documents(median_tokens),
             compiled=compiles, seconds=mine.seconds, first_seconds=mine.first_seconds, peak_gib=mine.peak_bytes / 2**30,
             planned_gib=planned / 2**30, planned_over_found=planned / mine.peak_bytes,
         )  # fmt: skip
-        torch.compiler.reset()  # what is compiled for one model must not count against the next
-        gc.collect()
-        if not target.dry:
-            torch.cuda.empty_cache()
+        clean_up(target)
     layer_seconds = (found[LAYERS[1]].seconds - found[LAYERS[0]].seconds) / (LAYERS[1] - LAYERS[0])
     tell(
-        "one layer", tokens=tokens, documents="one" if median_tokens is None else "pack", compiled=compiles,
+        "one layer", tokens=tokens, documents=name_documents(median_tokens), compiled=compiles,
         milliseconds=layer_seconds * 1e3, mfu=None if median_tokens else find_mfu(target, tokens, layer_seconds),
     )  # fmt: skip
+
+
+def name_documents(median_tokens: int | None) -> str:
+    """The word for a row's documents."""
+    return "one" if median_tokens is None else "pack"
+
+
+def clean_up(target: Target) -> None:
+    """Free what a model left: its memory, and compiled code, which must not count against the next model's."""
+    torch.compiler.reset()
+    gc.collect()
+    if not target.dry:
+        torch.cuda.empty_cache()
 
 
 def find_mfu(target: Target, tokens: int, layer_seconds: float) -> float | None:
@@ -86,13 +96,17 @@ def find_mfu(target: Target, tokens: int, layer_seconds: float) -> float | None:
 
 
 def measure(target: Target) -> None:
-    lengths = target.pick((32_768, 131_072), (256, 512), (128,))
+    lengths = target.pick((131_072, 32_768), (512, 256), (128,))  # what is asked for most comes first
     rows = [(tokens, median) for tokens in lengths for median in (None, target.pick(MEDIAN_TOKENS, 32, 32))]
     cases = [(*row, compiles) for compiles in (False, True) for row in rows]
     if target.tiny:  # a compiler takes half a minute on a CPU
         cases = [case for case in cases if not case[2]]
     for tokens, median, compiles in cases:
-        compare_depths(target, tokens, median, compiles=compiles)
+        try:
+            compare_depths(target, tokens, median, compiles=compiles)
+        except torch.OutOfMemoryError as error:
+            tell("out of memory", tokens=tokens, documents=name_documents(median), compiled=compiles, why=str(error))
+            clean_up(target)
 
 
 if __name__ == "__main__":
