@@ -6,12 +6,15 @@ rank takes all cases, because it takes seconds to begin with a GPU.
 
 import itertools
 from contextlib import nullcontext
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from attention_cases import PACKS
+from emulated_gpu import emulate
 from gpus import needs_gpu
 from packs import mask_of
 from ropewalk.attention import attend, use_kernel
@@ -64,15 +67,21 @@ def find_errors(name: str, heads: tuple[int, int, int], kernel: str | None, wind
     )
 
 
-def find_wrong_cases() -> list[str]:
-    """Of all cases those whose error is too large, or that a kernel refuses, with the reason; on one rank."""
+def name_kernel(name: str, heads: tuple[int, int, int], kernel: str | None) -> str | None:
+    """The kernel of a case; None where cuDNN is named and does not take such heads, or documents of one token."""
+    documents = PACKS[name].reshape(-1)
+    single = 1 in np.unique_counts(documents[documents >= 0]).counts
+    return None if kernel == "cudnn" and (heads[2] > CUDNN_HEAD_DIM or single) else kernel
+
+
+def find_wrong_cases(cases: list[Any]) -> list[str]:
+    """Of the cases those whose error is too large, or that a kernel refuses, with the reason; on one rank."""
     wrong = []
-    for name, heads, (kernel, window) in CASES:
-        if kernel == "cudnn" and heads[2] > CUDNN_HEAD_DIM:
-            kernel = None
+    for name, heads, (named, window) in cases:
+        kernel = name_kernel(name, heads, named)
         try:
             error = find_errors(name, heads, kernel, window)
-        except RuntimeError as refusal:
+        except (RuntimeError, AssertionError) as refusal:
             wrong.append(f"{name}, {heads}, {kernel}, window {window}: {str(refusal)[:200]}")
         else:
             if not error <= MOST:
@@ -84,7 +93,7 @@ def find_wrong_cases() -> list[str]:
 @needs_gpu
 def test_real_kernels_are_right() -> None:
     assert len(CASES) == 196
-    (wrong,) = run_ranks(find_wrong_cases, 1, setup=RankSetup("cuda"))
+    (wrong,) = run_ranks(find_wrong_cases, 1, CASES, setup=RankSetup("cuda"))
     assert not wrong, f"{len(wrong)} of {len(CASES)} cases:\n" + "\n".join(wrong)
 
 
@@ -92,3 +101,12 @@ def test_real_kernels_are_right() -> None:
 def test_the_truth_of_these_cases_is_attention(name: str, window: int | None) -> None:
     """On a CPU with its own kernel: else a fault of these cases would be found on a GPU first."""
     assert find_errors(name, (4, 2, 64), None, window) <= MOST
+
+
+def test_the_emulated_operators_take_these_cases() -> None:
+    """Else a case that no kernel takes would be found on a GPU first."""
+    cases = [case for case in CASES if case[:2] == ("padding", (4, 1, 64))]
+    with emulate() as gpu:
+        assert not find_wrong_cases(cases)
+    assert {launch.operator for launch in gpu.launches} >= {"flash", "cudnn", "flash_backward", "cudnn_backward"}
+    assert name_kernel("tiny documents", (4, 1, 64), "cudnn") is None
