@@ -1,13 +1,15 @@
 # make quickstart: install, then stretch the tiny base model from 512 to 2048 tokens on this machine.
 # make test: install, then the whole test suite. make faults: everything that breaks training, done to it (an hour, goes on
-# where it stopped). TORCH_INDEX=URL takes torch from another index (another build of it).
+# where it stopped). make gpu-wheels and make gpu-dry: before benchmarks/gpu_report.py on a GPU (docs/gpu.md).
+# TORCH_INDEX=URL takes torch from another index (another build of it).
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+GPU_PACKAGES := pydantic pydantic-core typing-extensions annotated-types typing-inspection zstandard ftfy wcwidth py3langid beartype jaxtyping
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test faults check docs clean
+.PHONY: quickstart test faults check docs gpu-wheels gpu-dry clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +34,13 @@ check: $(VENV)/.workshop
 	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/mypy
+
+gpu-wheels: $(VENV)/.installed
+	$(BIN)/python -m pip download --quiet --no-deps -c constraints.txt --only-binary=:all: --python-version 3.12 --implementation cp \
+	  --platform manylinux2014_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux_2_28_x86_64 -d wheels $(GPU_PACKAGES)
+
+gpu-dry: $(VENV)/.workshop
+	$(BIN)/python benchmarks/gpu_report.py --dry-run --out runs/gpu/dry.json
 
 docs: $(VENV)/.workshop
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir site

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from packs import count_places
+from packs import count_places, draw_pack
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.fsdp import Precision
@@ -34,6 +34,16 @@ SHAPES = {
     "25M": ModelShape(LLAMA, 384, 6, 2, 64, 1024, 32_000, True, 1 << 20, plain_layers(8, 1e6)),
     "0.6B": ModelShape(QWEN, 1024, 16, 8, 128, 3072, 151_936, True, 1 << 20, plain_layers(28, 1e6), qk_norm="head"),
     "1B": ModelShape(LLAMA, 2048, 32, 8, 64, 8192, 128_256, True, 1 << 20, plain_layers(16, 5e5)),
+    **{
+        f"8B width, {layers} layers": ModelShape(
+            LLAMA, 4096, 32, 8, 128, 14_336, 32_000, False, 1 << 20, plain_layers(layers, 5e5)
+        )
+        for layers in (2, 4)
+    },
+    **{
+        f"tiny, {layers} layers": ModelShape(LLAMA, 64, 4, 2, 16, 96, 128, False, 1 << 20, plain_layers(layers, 1e4))
+        for layers in (2, 4)
+    },
 }
 
 
@@ -46,6 +56,8 @@ class Case(NamedTuple):
     """Length of the row's documents, all alike."""
     device: str
     steps: int
+    median_tokens: int | None = None
+    """If given, documents have log-normal lengths around it instead."""
 
     @property
     def shape(self) -> ModelShape:
@@ -54,6 +66,8 @@ class Case(NamedTuple):
     @property
     def documents(self) -> np.ndarray:
         """Ids [1, tokens]."""
+        if self.median_tokens is not None:
+            return draw_pack(self.tokens, self.median_tokens)
         return (np.arange(self.tokens, dtype=np.int32) // self.document_tokens)[None]
 
 
@@ -73,9 +87,10 @@ def make_model(case: Case, attention: str) -> PreTrainedModel:
         "attn_implementation": attention,
     }
     torch.manual_seed(0)
-    if shape.architecture == LLAMA:
-        return LlamaForCausalLM(LlamaConfig(**settings))
-    return Qwen3ForCausalLM(Qwen3Config(**settings))
+    with torch.device(case.device):  # a GPU draws a large model's weights in no time
+        if shape.architecture == LLAMA:
+            return LlamaForCausalLM(LlamaConfig(**settings))
+        return Qwen3ForCausalLM(Qwen3Config(**settings))
 
 
 class Found(NamedTuple):

@@ -6,8 +6,11 @@ from torch.nn.functional import cross_entropy
 
 from count_waits import CountReads, CountWaits
 from emulated_gpu import emulate
+from gpus import needs_gpu
 from ropewalk.model import loss as loss_module
 from ropewalk.model.loss import LossRules, chunked_cross_entropy, score_labels
+from ropewalk.parallel.launch import run_ranks
+from ropewalk.plan.rank_setup import RankSetup
 
 
 def problem(dtype: torch.dtype, tokens: int = 37, vocabulary: int = 50) -> tuple[torch.Tensor, ...]:
@@ -143,8 +146,12 @@ def test_a_gpu_adds_up_the_gradient_of_the_head_without_rounding(monkeypatch: py
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 def test_a_product_is_added_widely_on_a_gpu() -> None:
+    run_ranks(add_product_on_a_gpu, 1, setup=RankSetup("cuda"))
+
+
+def add_product_on_a_gpu() -> None:
     left, right = (torch.randn(size, device="cuda", dtype=torch.bfloat16) for size in ((300, 64), (64, 200)))
     total = torch.randn(300, 200, device="cuda")
     expected = total.double() + left.double() @ right.double()

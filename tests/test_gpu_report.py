@@ -1,0 +1,60 @@
+"""The report of a GPU's first fifteen minutes runs as a whole on a CPU, and loses nothing where a part fails."""
+
+import importlib
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def report(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("gpu_report")
+
+
+@pytest.mark.timeout(600)
+def test_every_part_runs_dry(tmp_path: Path) -> None:
+    """With emulated operators; each part says what it would measure, and none is empty."""
+    out = tmp_path / "report.json"
+    command = [sys.executable, "benchmarks/gpu_report.py", "--dry-run", "--tiny", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    parts = json.loads(out.read_text())["parts"]
+    assert {number: part["status"] for number, part in parts.items()} == dict.fromkeys("123456789", "passed"), parts
+    assert all(part["lines"] for part in parts.values()) and done.returncode == 0, done.stdout
+    (told,) = (line for line in parts["5"]["lines"] if line["what"] == "straight run")
+    assert told["difference_from_cpu"] > 0, "the emulated operators round like the CPU's kernels: were they called?"
+
+
+def test_limits_of_the_parts_sum_up(report: Any) -> None:
+    assert sum(part.limit_seconds for part in report.PARTS.values()) <= report.TOTAL_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("print('{\"what\": 1}'); raise SystemExit('no GPU')", "failed"),
+        ("import time; print('{\"what\": 1}', flush=True); time.sleep(60)", "out of time"),
+    ],
+)
+def test_a_part_that_fails_keeps_its_lines_and_its_tail(code: str, status: str, report: Any) -> None:
+    part = report.Part("a part", 3, (("-c", code),))
+    found = report.run_part(part, [], 3)
+    assert (found["status"], found["lines"]) == (status, [{"what": 1}])
+    assert status != "failed" or "no GPU" in found["tail"]
+    assert found["seconds"] < 20
+
+
+def test_ranks_of_a_part_end_with_it(report: Any, tmp_path: Path) -> None:
+    """Else they would hold the GPU's memory while the next part is measured."""
+    child = "import time, pathlib, sys; time.sleep(4); pathlib.Path(sys.argv[1]).touch()"
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}, {str(tmp_path / 'alive')!r}])"
+    assert report.run_part(report.Part("a part", 30, (("-c", code),)), [], 30)["status"] == "passed"
+    time.sleep(5)
+    assert not (tmp_path / "alive").exists()
