@@ -127,7 +127,7 @@ def check_names(spec: Stage, dataset: Dataset, *, where: str) -> None:
         raise UserError(
             f"there is no metric {spec.stop.metric!r}",
             where=f"{where}.stop.metric",
-            why="it is not one of the validation metrics of this stage",
+            why="it is not one of the averaged metrics of this stage",
             fix=f"one of {', '.join(metrics)}",
         )
 
