@@ -59,7 +59,7 @@ def test_router_losses_are_refused_on_every_rank(make: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"output_attentions": True}, "never made"),
+        ({"output_attentions": True}, "never computed"),
         ({"use_cache": True}, "cache"),
         ({"attention_mask": torch.ones_like(ROW)}, "give the mask to cut"),
         ({"logits_to_keep": 1}, "last tokens"),
