@@ -202,7 +202,7 @@ def test_nan_is_told_as_nan_and_not_as_a_disagreement() -> None:
 @pytest.mark.parametrize(
     ("architecture", "keys", "why"),
     [
-        ("GPTNeoXForCausalLM", {}, "a share of each head"),
+        ("GPTNeoXForCausalLM", {}, "a part of each head"),
         ("GPTNeoForCausalLM", {}, "learned"),
         ("ModernBertForMaskedLM", {}, "an encoder"),
         ("GraniteForCausalLM", {}, "multipliers"),

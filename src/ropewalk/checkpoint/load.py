@@ -178,7 +178,7 @@ def _compare(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], chec
     if differing:
         name = differing[0]
         raise UserError(
-            f"the checkpoint was made with a different {what}",
+            f"the checkpoint was made with other {what}",
             where=str(checkpoint),
             why=f"{name} is {theirs.get(name)} there and {ours.get(name)} here ({len(differing)} differ)",
             fix="resume with the same recipe and corpus, or give the run another folder",
