@@ -114,7 +114,7 @@ def _tell_base(found: Survey) -> list[str]:
             "ends: only for serving"
         )
         lines.append(
-            "its weights were trained with plain RoPE, and every figure here is relative to it; remove that block to "
+            "its weights were trained with plain RoPE, and all figures are relative to it; remove that block to "
             "extend the model"
         )
     if found.least_theta is not None:
