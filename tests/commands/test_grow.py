@@ -262,7 +262,7 @@ def test_a_stage_that_went_down_is_not_made_longer(begin: Begin) -> None:
     recipe = begin(stages__0__schedule={"shape": "cosine", "warmup": 0.0})
     do_part("train", recipe)
     files = set(Path(recipe.run).rglob("*"))
-    with pytest.raises(UserError, match=r"the shape cosine decays over all[\s\S]*append a stage"):
+    with pytest.raises(UserError, match=r"the shape cosine decays over all[\s\S]*append a new stage"):
         do_part("train", change(recipe, stages__0__tokens=8192))
     with pytest.raises(UserError, match=r"cannot continue with these learning rates"):
         do_part("train", change(recipe, stages__0__lr=1e-4))

@@ -62,7 +62,7 @@ def test_what_is_compared_are_the_rates_of_the_steps_taken(shape: str) -> None:
         None if taken <= kept else kept for taken in range(9)
     ]
     assert short.plateau_steps == (6 if shape == "wsd" else None)
-    with pytest.raises(UserError, match="asks for 8"):
+    with pytest.raises(UserError, match="the recipe now has 8"):
         follow_plan(
             state_at(12, make_stage(schedule=schedule, tokens=16 * 256), ended=""),
             describe_stage_plan(make_stage(schedule=schedule)),

@@ -23,9 +23,10 @@ def extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
     """Make a stage's model with its new positions, unless it is done; open factors of LongRoPE are searched first."""
     # The rank that does the work checks if it is done already: torchrun's ranks may arrive here at different times.
     spec, base = recipe.stages[stage], stage_input(folder, recipe, stage)
-    setup = rank_setup(recipe, base)
     if needs_search(spec):
         require(folder.corpus, verb="prepare")
+    setup = rank_setup(recipe, base)
+    if needs_search(spec):
         on_ranks(extend_with_search, 1, recipe, folder, stage, setup=setup)
     else:
         on_ranks(extend_on_rank, 1, base, folder.extended(stage), spec, setup=setup)
