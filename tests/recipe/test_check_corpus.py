@@ -160,7 +160,7 @@ def test_rows_without_a_label_are_counted_and_told(texts: dict[str, Any], corpus
     assert 0.01 * ours.sum() < without
     (found,) = row_faults(recipe, corpus)
     assert found.level == "warning" and found.key == "corpus.sources.2.long_documents"
-    assert f"{without:,} of the {ours.sum():,} rows of chat" in found.message and "split" in found.message
+    assert f"{without:,} of the {ours.sum():,} sequences of chat" in found.message and "split" in found.message
 
 
 @pytest.mark.parametrize("kind", ["by_role", "truncate"])
