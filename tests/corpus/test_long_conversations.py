@@ -218,7 +218,7 @@ def test_split_is_still_there_for_who_asks(
 def test_a_weight_for_conversations_that_are_all_too_long_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
     records = [chat(("user", sentence(n, 900)), ("assistant", sentence(n + 50, 9))) for n in range(5)]
     corpus = make(tmp_path, tokenizer, records)
-    with pytest.raises(UserError, match="all longer than a row") as caught:
+    with pytest.raises(UserError, match="are longer than a sequence") as caught:
         dataset(corpus)
     assert "chat" in caught.value.why and "truncate" in caught.value.fix
     assert dataset(corpus, context_tokens=8192, rows=1).beyond_row["chat"].left_out == 0
