@@ -32,7 +32,7 @@ main()
 GROUP = "os.killpg(0, signal.{})"
 SITTINGS = [
     ("preparing", "ropewalk.corpus.prepare.build.build", GROUP.format("SIGTERM")),
-    ("loading", "ropewalk.train.prepare_model.load_model", GROUP.format("SIGUSR1")),
+    ("loading", "ropewalk.train.prepare_model.build_model", GROUP.format("SIGUSR1")),
     ("in a step", "ropewalk.train.loop.train_step", GROUP.format("SIGINT")),
     ("between stages", "ropewalk.commands.train.write_trained", GROUP.format("SIGTERM")),
     ("measuring", "ropewalk.evaluate.evaluate.measure_model", GROUP.format("SIGTERM")),

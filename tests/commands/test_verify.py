@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ropewalk.cli.main import main
 from ropewalk.commands.run import do_part
@@ -41,11 +43,17 @@ def lose_key_gradients(query: torch.Tensor, key: torch.Tensor, value: torch.Tens
     return ATTEND(query, key if settings["partition"].ranks == 1 else key.detach(), value, **settings)
 
 
+def attend_elsewhere(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **settings: Any) -> Any:
+    """transformers' own attention, which gets no documents and no partition."""
+    return sdpa_attention_forward(module, query, key, value, None, scaling=settings["scaling"], is_causal=True)
+
+
+AttentionInterface.register("elsewhere", attend_elsewhere)
 PARTITION, ATTEND = batches.choose_partition, door.attend
 WRONG = {
     "documents leak": (batches, "choose_partition", forget_documents, "to a token of another document"),
     "gradients are lost": (door, "attend", lose_key_gradients, "layer 0: the gradient of self_attn.k_proj"),
-    "another attention runs": (load, "NAME", "sdpa", "context-parallel attention ran 0 to 0 times per layer"),
+    "another attention runs": (load, "NAME", "elsewhere", "context-parallel attention ran 0 to 0 times per layer"),
 }
 
 
