@@ -150,7 +150,7 @@ def test_dynamic_counts_from_the_length_that_the_base_was_trained_at(save_tiny: 
     positions = read_shape(tmp_path / "out").positions
     assert check(load_model(tmp_path / "out"), positions)["live_frequency_difference"] < 1e-6
     edit(tmp_path / "out", max_position_embeddings=128)  # the trap: it would now count from 128
-    with pytest.raises(UserError, match=r"in 128 tokens pair \d differs"):
+    with pytest.raises(UserError, match=r"at 128 tokens pair \d differs"):
         check(load_model(tmp_path / "out"), positions)
 
 

@@ -53,7 +53,7 @@ def test_what_is_asked_for_is_kept() -> None:
     assert (partition.token_partition.layout, partition.token_partition.exchange) == ("zigzag", "ring")
     by_tokens = make_sharing(LLAMA_8B, device="cpu", element_bytes=2, exchange="all_gather")
     assert choose_partition(LONG, ranks=4, sharing=by_tokens).costs.keys() == {1}
-    with pytest.raises(UserError, match="heads cannot be split"):
+    with pytest.raises(UserError, match="heads cannot be divided"):
         choose_partition(LONG, ranks=3, sharing=make_sharing(LLAMA_8B, device="cpu", element_bytes=2, ulysses_degree=3))
 
 

@@ -36,7 +36,7 @@ def test_a_window_changes_the_teams_partition() -> None:
 
 
 @pytest.mark.parametrize(
-    ("document", "ranks", "words"), [(mixed_pack(), 4, "no multiple of 3"), (pack([10], 10), 6, "10 tokens over 6")]
+    ("document", "ranks", "words"), [(mixed_pack(), 4, "not a multiple of 3"), (pack([10], 10), 6, "10 tokens over 6")]
 )
 def test_what_makes_no_equal_teams(document: np.ndarray, ranks: int, words: str) -> None:
     with pytest.raises(UserError, match=words):

@@ -81,7 +81,7 @@ def test_longrope_counts_on_from_the_original() -> None:
     [
         (LongRope(long_factor=(1.0, 2.0, 3.0)), SMALL, ("rope.long_factor", "there are 3", "2 pairs")),
         (LongRope(long_factor=(1.0, 2.0), short_factor=(1.0, 1.0)), LLAMA2, ("rope.short_factor", "64 pairs")),
-        (LongRope(search=Search(population=8)), SMALL, ("no factors yet", "104 scores", "ropewalk run")),
+        (LongRope(search=Search(population=8)), SMALL, ("no factors yet", "104 evaluations", "ropewalk run")),
         (Dynamic(), BaseRope(1e4, 2, 4096), ("dynamic needs two pairs", "head_dim is 2")),
     ],
 )

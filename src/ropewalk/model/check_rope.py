@@ -45,7 +45,7 @@ def _compare(live: LiveLayer, position: LayerPosition, *, index: int, tokens: in
     part = max(errors, key=lambda part: errors[part])
     if not errors[part] <= RTOL:
         raise _mismatch(
-            index, f"at {tokens} tokens {part} has a relative difference of {errors[part]:.2e}, more than {RTOL:g}"
+            index, f"at {tokens} tokens {part} differs by {errors[part]:.2e} of its value, more than {RTOL:g}"
         )
     return float(errors[part])
 
