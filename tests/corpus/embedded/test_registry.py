@@ -209,6 +209,6 @@ def test_what_is_not_there_is_refused_by_name(name: str, options: dict[str, obje
 
 
 def test_an_endless_source_wants_a_size() -> None:
-    with pytest.raises(UserError, match="no end"):
+    with pytest.raises(UserError, match="needs a size"):
         embedded_documents("stories_en", seed=0)
     assert sum(1 for _ in embedded_documents("licences", seed=0)) > 3
