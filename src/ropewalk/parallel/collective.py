@@ -1,7 +1,8 @@
 """Small collectives between ranks: sums and maxima of counts, one rank's value for all, all ranks' values in order.
 
 All of them also work without a process group, as if there were one rank. So code that may run on a single process
-needs no second path.
+needs no second path. The same holds in work that one rank does alone while the others wait (rank_zero.py): a message to
+them would never be answered.
 """
 
 from typing import Any, TypeVar
@@ -10,12 +11,18 @@ import torch.distributed as dist
 from jaxtyping import Float64
 from torch import Tensor
 
+from ropewalk.parallel.torchrun import is_by_itself
+
 Value = TypeVar("Value")
 
 
 def rank_and_ranks() -> tuple[int, int]:
     """Return this rank and the number of ranks: (0, 1) outside ``run_ranks``."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    return (dist.get_rank(), dist.get_world_size()) if _has_others() else (0, 1)
+
+
+def _has_others() -> bool:
+    return dist.is_initialized() and not is_by_itself()
 
 
 def sum_over_ranks(values: Float64[Tensor, "..."], *, group: dist.ProcessGroup | None = None) -> Float64[Tensor, "..."]:
@@ -25,7 +32,7 @@ def sum_over_ranks(values: Float64[Tensor, "..."], *, group: dist.ProcessGroup |
     after this call.
     """
     total = values.clone()
-    if dist.is_initialized():
+    if _has_others():
         dist.all_reduce(total, group=group)
     return total
 
@@ -33,7 +40,7 @@ def sum_over_ranks(values: Float64[Tensor, "..."], *, group: dist.ProcessGroup |
 def max_over_ranks(values: Float64[Tensor, "..."], *, group: dist.ProcessGroup | None = None) -> Float64[Tensor, "..."]:
     """Return the element-wise maximum over the ranks of ``group`` (default: all ranks)."""
     largest = values.clone()
-    if dist.is_initialized():
+    if _has_others():
         dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
     return largest
 
@@ -63,5 +70,5 @@ def share_from_first(value: Value, *, group: dist.ProcessGroup | None = None) ->
 
 def wait_for_ranks() -> None:
     """Return when every rank has made this call."""
-    if dist.is_initialized():
+    if _has_others():
         dist.barrier()

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_by_itself: list[bool] = []
+_by_itself: list[int] = []
+"""The processes that work by themselves: this one, or the one that it was forked from."""
 
 
 def is_started() -> bool:
@@ -40,10 +41,15 @@ def name_attempt() -> str:
     return f"ropewalk attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
+def is_by_itself() -> bool:
+    """Return whether this process is in a block of ``by_itself``. The ranks that it forks there are not."""
+    return os.getpid() in _by_itself
+
+
 @contextmanager
 def by_itself() -> Iterator[None]:
     """During the block, this process starts ranks of its own, as it would without torchrun."""
-    _by_itself.append(True)
+    _by_itself.append(os.getpid())
     try:
         yield
     finally:
