@@ -17,6 +17,7 @@ PACKAGES = sorted(".".join(file.relative_to(SRC).parts[:-1]) for file in SRC.rgl
 PARAGRAPH_LETTERS = 40
 PUBLIC = [
     "ContextParallel",
+    "ContextParallelTrainer",
     "Corpus",
     "Dynamic",
     "Linear",

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from ropewalk.model.loss import chunked_cross_entropy as chunked_cross_entropy
     from ropewalk.model.parallelize import ContextParallel as ContextParallel
     from ropewalk.model.parallelize import parallelize as parallelize
+    from ropewalk.model.trainer import ContextParallelTrainer as ContextParallelTrainer
     from ropewalk.partition.local_shard import local_shard as local_shard
     from ropewalk.partition.partition import Partition as Partition
     from ropewalk.partition.partition import partition_tokens as partition_tokens
@@ -98,6 +99,7 @@ else:
             "model.loss": ("chunked_cross_entropy",),
             "model.parallelize": ("ContextParallel", "parallelize"),
             "model.export_parity": ("verify_export",),
+            "model.trainer": ("ContextParallelTrainer",),
             "partition.local_shard": ("local_shard",),
             "partition.partition": ("Partition", "partition_tokens"),
             "plan.forecast": ("forecast_recipe",),

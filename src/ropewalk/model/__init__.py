@@ -1,7 +1,8 @@
 """The interface to transformers: load a model, extend it, attend, compute the loss, export it.
 
 ``load_model`` loads a folder strictly. The functions ``extend``, ``export`` and ``parallelize`` stand in the files of
-their names; ``parallelize`` makes a supported model context-parallel. No other room imports transformers.
+their names; ``parallelize`` makes a supported model context-parallel, and ``ContextParallelTrainer`` trains it as
+transformers' Trainer does. No other room imports transformers.
 """
 
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ropewalk.model.loss import chunked_cross_entropy as chunked_cross_entropy
     from ropewalk.model.model_with_loss import ModelWithLoss as ModelWithLoss
     from ropewalk.model.parallelize import ContextParallel as ContextParallel
+    from ropewalk.model.trainer import ContextParallelTrainer as ContextParallelTrainer
 else:
     __all__, __getattr__, __dir__ = export_lazily(
         __name__,
@@ -23,6 +25,7 @@ else:
             "loss": ("chunked_cross_entropy",),
             "model_with_loss": ("ModelWithLoss",),
             "parallelize": ("ContextParallel",),
+            "trainer": ("ContextParallelTrainer",),
             "export_parity": ("verify_export", "verify_generation"),
         },
     )
