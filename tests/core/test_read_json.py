@@ -9,7 +9,7 @@ import pytest
 
 from ropewalk.checkpoint.save_record import read_saves
 from ropewalk.core.error import UserError
-from ropewalk.core.read_json import read_written
+from ropewalk.core.read_json import read_written, read_written_lines
 from ropewalk.core.record import Metric, append_metrics, read_metrics, read_scores
 from ropewalk.core.run_folder import StageFolder
 from ropewalk.evaluate.stage_gate import read_verdicts
@@ -69,3 +69,10 @@ def test_notes_of_a_stage_are_named_too(tmp_path: Path) -> None:
             read(tmp_path)
     (tmp_path / "saves.json").write_text(json.dumps({"begun": 4, "saved": None}))
     assert read_saves(tmp_path / "checkpoints") == (4, None)
+
+
+def test_the_last_line_of_a_whole_file_is_complete(tmp_path: Path) -> None:
+    (path := tmp_path / "documents.jsonl").write_text('{"a": 1}\n{"a": 2')
+    assert list(read_written_lines(path)) == [{"a": 1}], "a kill left it in a file that is appended to"
+    with pytest.raises(UserError, match=r"documents\.jsonl, line 2"):
+        list(read_written_lines(path, appended=False))

@@ -10,6 +10,7 @@ import yaml
 from ropewalk.commands.plan_growth import Growth
 from ropewalk.core.artifact import discard, is_finished, write_whole
 from ropewalk.core.progress import say
+from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train.metrics_log import MetricsLog
@@ -39,6 +40,6 @@ def _go_back(folder: RunFolder, stage: int, step: int) -> None:
             discard(folder.checkpoint(stage, later))
     history = folder.rollbacks(stage)
     if history.exists():  # rollbacks after this checkpoint belong to the removed steps
-        lived = json.loads((folder.checkpoint(stage, step) / "state.json").read_text())["rollbacks"]
-        write_whole(history, json.dumps(json.loads(history.read_text())[:lived], indent=1))
+        lived = read_written(folder.checkpoint(stage, step) / "state.json", lambda facts: int(facts["rollbacks"]))
+        write_whole(history, json.dumps(read_written(history)[:lived], indent=1))
     MetricsLog(folder.metrics, writes=True).rewind(stage, step)

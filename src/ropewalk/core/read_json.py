@@ -34,15 +34,18 @@ def read_written(path: Path, parse: Callable[[Any], Value] = _same, *, fix: str 
         raise _damaged(str(path), _tell(error), fix) from None
 
 
-def read_written_lines(path: Path, parse: Callable[[Any], Value] = _same, *, fix: str = _AGAIN) -> Iterator[Value]:
-    """Read a JSON lines file and yield ``parse`` of each line; an incomplete last line is skipped.
+def read_written_lines(
+    path: Path, parse: Callable[[Any], Value] = _same, *, fix: str = _AGAIN, appended: bool = True
+) -> Iterator[Value]:
+    """Read a JSON lines file and yield ``parse`` of each line.
 
-    Raises UserError, with the line, where any other line is not as it was written.
+    A file that is ``appended`` to may end in an incomplete line, which is skipped. Raises UserError, with the line,
+    where any other line is not as it was written.
     """
     # as bytes: an invalid byte is then reported with its line, not at the end of a buffer
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
+            if appended and not line.endswith(b"\n"):
                 return
             try:
                 value = parse(json.loads(line.decode()))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.core.artifact import write_whole
+from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.key_effects import pick
 from ropewalk.recipe.spec import Recipe
@@ -39,5 +40,5 @@ def note_session(recipe: Recipe, run: Path, *, stage: int, step: int, precision:
 def read_sessions(run: Path) -> list[dict[str, Any]]:
     """Return all sessions of a run, oldest first."""
     path = RunFolder(run).sessions
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    found: list[dict[str, Any]] = read_written(path) if path.exists() else []
     return found

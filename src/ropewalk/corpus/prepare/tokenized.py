@@ -19,6 +19,7 @@ from jaxtyping import Int64, Shaped, UInt32, UInt64
 from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.owned import Owned
+from ropewalk.core.read_json import read_written_lines
 from ropewalk.core.record import Document
 from ropewalk.corpus.clean.document import MASKED
 from ropewalk.corpus.prepare.filters import CONTAMINATED, PASSAGE, REPEATED, Screen, Screened
@@ -197,8 +198,8 @@ def open_tokenized(folder: Path) -> Tokenized:
 
 def read_documents(stored: Tokenized) -> list[dict[str, Any]]:
     """The record of each stored document, in order."""
-    with (stored.folder / "documents.jsonl").open(encoding="utf-8") as file:
-        return [entry for entry in map(json.loads, file) if "dropped" not in entry]
+    records: Iterator[dict[str, Any]] = read_written_lines(stored.folder / "documents.jsonl", appended=False)
+    return [record for record in records if "dropped" not in record]
 
 
 def settle_parts(parts: Sequence[Path]) -> list[list[str]]:

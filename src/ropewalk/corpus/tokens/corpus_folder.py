@@ -5,7 +5,6 @@ are trained on. ``NAME/held_out/`` holds the tokens of the held-out documents. `
 documents. The tokens that are trained on stay in the store.
 """
 
-import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from jaxtyping import Int8, Int64, Shaped
 from ropewalk.core.artifact import find_damage, is_finished, read_manifest
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
-from ropewalk.core.read_json import read_written_lines
+from ropewalk.core.read_json import read_written, read_written_lines
 from ropewalk.core.record import Role, Shard
 from ropewalk.corpus.spec import LongDocuments
 from ropewalk.corpus.tokens.long_documents import BeyondRow, find_beyond
@@ -153,7 +152,7 @@ def open_corpus(folder: Path) -> Corpus:
             why=fault,
             fix="remove it and run `ropewalk prepare RECIPE` again; the token store keeps the tokenised text",
         )
-    content = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_written(folder / "corpus.json")
     stores = {name: _find_store(folder, name, entry) for name, entry in content["sources"].items()}
     return Corpus(
         folder=folder,
@@ -164,7 +163,7 @@ def open_corpus(folder: Path) -> Corpus:
         long_documents={
             name: entry.get("long_documents", content["long_documents"]) for name, entry in content["sources"].items()
         },
-        ledger=json.loads((folder / "ledger.json").read_text(encoding="utf-8")),
+        ledger=read_written(folder / "ledger.json"),
         _facts={name: Facts(**entry["facts"]) for name, entry in content["sources"].items()},
         _stores=stores,
     )
