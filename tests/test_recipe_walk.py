@@ -54,7 +54,7 @@ def test_the_recipe_of_a_training_run_enters_few_files() -> None:
         for path in reach(SRC / "commands" / "train.py")
         if takes_recipe(ast.parse(path.read_text())) and path.parent.name != "recipe"
     }
-    assert {"commands/train.py", "train/stage.py", "train/context.py"} <= entered
+    assert {"commands/train.py", "train/stage.py", "train/stage_context.py"} <= entered
     assert len(entered) <= MOST_FILES, sorted(entered)
 
 

@@ -88,7 +88,7 @@ def test_the_call_is_split_as_chosen() -> None:
     partition = partition_tokens(pack([5000, 20000, 7768], 32768), ranks=1)
     (call,) = schedule_tiles(partition, 0, "flash", torch.device("cpu")).causal_tiles.calls
     assert isinstance(call, VarlenCall) and isinstance(call.kernel, SplitKernel)
-    (dense,), ragged = call.kernel.dense, call.kernel.ragged
+    (dense,), varlen = call.kernel.dense, call.kernel.varlen
     assert (dense.queries, dense.padding, dense.causal) == (slice(5000, 25000), 3296, True)
-    assert ragged is not None and ragged.queries.lengths == (5000, 7768)
+    assert varlen is not None and varlen.queries.lengths == (5000, 7768)
     assert call.kernel.queries == call.kernel.keys == (slice(0, 5000), slice(25000, 32768))

@@ -66,7 +66,7 @@ def test_patience_follows_the_slowest_step() -> None:
     assert Clock(7.0).patience_seconds == 7
 
 
-def test_a_roll_without_a_culprit_says_so() -> None:
+def test_positions_without_a_culprit_say_so() -> None:
     stands = {"step": 4, "where": "x.py:1 in f", "waits": True}
     assert "no rank differs from the others" in describe_hang({0: stands, 1: stands}, 2, waited_seconds=9)
     assert "ranks 1, 2 do not answer" in describe_hang({0: stands}, 3, waited_seconds=9)

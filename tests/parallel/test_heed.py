@@ -30,10 +30,10 @@ def wait_here(folder: Path) -> None:
 def while_joining(folder: Path) -> None:
     plain = launch._join_group
 
-    def join(seat: launch.Seat) -> None:
-        if seat.rank == 1:
+    def join(start: launch.RankStart) -> None:
+        if start.rank == 1:
             wait_here(folder)
-        plain(seat)
+        plain(start)
 
     launch._join_group = join
     run_ranks(lambda: 0, 2)
@@ -136,14 +136,14 @@ def test_a_signal_between_two_starts_reaches_who_is_started_later(
     start: Callable[[Scenario], Command], tmp_path: Path
 ) -> None:
     def scenario(folder: Path) -> None:
-        plain = launch.Seat
+        plain = launch.RankStart
 
-        def sit(rank: int, *rest: Any) -> launch.Seat:
+        def make_start(rank: int, *rest: Any) -> launch.RankStart:
             if rank == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
             return plain(rank, *rest)
 
-        launch.Seat = sit  # type: ignore[assignment, misc]
+        launch.RankStart = make_start  # type: ignore[assignment, misc]
         run_ranks((folder / "ran").touch, 2)
 
     assert start(scenario).end() == 75

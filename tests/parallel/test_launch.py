@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from ropewalk.core.error import UserError
 from ropewalk.parallel import launch
-from ropewalk.parallel.forked import Seat
+from ropewalk.parallel.forked import RankStart
 from ropewalk.parallel.launch import RankError, run_ranks
 
 
@@ -170,13 +170,13 @@ def test_ranks_that_do_not_find_together_are_started_again(tmp_path: Path, monke
     """Once gloo's connections failed while a full mesh was built; the second time has a store of its own."""
     plain = launch._join_group
 
-    def join(seat: Seat) -> None:
+    def join(start: RankStart) -> None:
         tries = tmp_path / f"tried-{seat.rank}"
         before = tries.read_text() if tries.exists() else ""
         tries.write_text(f"{before}{seat.folder}\n")
-        if seat.rank == 1 and len(before.splitlines()) < failures:
+        if start.rank == 1 and len(before.splitlines()) < failures:
             raise RuntimeError("connectFullMesh failed: Connection refused")
-        plain(seat)
+        plain(start)
 
     monkeypatch.setattr(launch, "_join_group", join)
     failures = 2

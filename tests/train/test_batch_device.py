@@ -18,7 +18,7 @@ from ropewalk.partition.choose import make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.shape.read import read_shape
 from ropewalk.train import loop
-from ropewalk.train.context import StageContext
+from ropewalk.train.stage_context import StageContext
 from tiny_run import CONTEXT_TOKENS, make_recipe
 
 SHARING = make_sharing(Heads(4, 2, 8), device="cpu", element_bytes=4)

@@ -57,14 +57,14 @@ def test_the_weight_is_applied_and_not_differentiated() -> None:
     torch.manual_seed(0)
     hidden, head = (torch.randn(size, 8, dtype=torch.float64, requires_grad=True) for size in (30, 11))
     labels, weights = torch.randint(11, (30,)), torch.rand(30).double() * (torch.rand(30) > 0.3)
-    near_nll = torch.where(torch.rand(30) > 0.5, 3 * torch.rand(30).double(), torch.nan)
+    truncated_nll = torch.where(torch.rand(30) > 0.5, 3 * torch.rand(30).double(), torch.nan)
     logits = hidden @ head.T
     nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    factor = torch.where(near_nll.isnan(), 1.0, torch.exp(near_nll - nll.detach()).clamp(max=2.0))
+    factor = torch.where(truncated_nll.isnan(), 1.0, torch.exp(truncated_nll - nll.detach()).clamp(max=2.0))
     assert (factor == 2.0).any() and (factor < 1).any()
     expected = (weights * factor * (nll + 1e-2 * logits.logsumexp(1) ** 2)).sum()
     wanted = torch.autograd.grad(expected, (hidden, head))
-    rules: dict[str, Any] = {"rules": LossRules(7, z_loss=1e-2, most=2.0), "near_nll": near_nll}
+    rules: dict[str, Any] = {"rules": LossRules(7, z_loss=1e-2, most=2.0), "truncated_nll": truncated_nll}
     found, plain, _ = score_labels(hidden, head, labels, weights, **rules)
     assert torch.allclose(found, expected, rtol=1e-12)
     assert torch.allclose(plain, nll * (weights > 0), rtol=1e-12), "what is told is the plain nll"

@@ -37,13 +37,13 @@ from ropewalk.rope.scaling import Theta
 from ropewalk.shape.read import read_shape
 from ropewalk.train import loop
 from ropewalk.train.batches import make_batches
-from ropewalk.train.context import choose_sharing
 from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.parity import compare_degrees
 from ropewalk.train.prepare_model import build_model_with_loss
 from ropewalk.train.rollback import read_history
 from ropewalk.train.stage import train_stage
+from ropewalk.train.stage_context import choose_sharing
 from ropewalk.train.step import train_step
 from tiny_run import make_recipe
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 def copy_to_device(
-    rows: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."], device: torch.device
+    array: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."], device: torch.device
 ) -> Shaped[Tensor, "..."]:
-    """The rows as a tensor on ``device``, ready for whatever is queued there later."""
-    tensor = rows if isinstance(rows, Tensor) else torch.from_numpy(rows)
+    """The array as a tensor on ``device``, ready for whatever is queued there later."""
+    tensor = array if isinstance(array, Tensor) else torch.from_numpy(array)
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)  # torch keeps the pinned memory until it has been read

@@ -2,9 +2,9 @@
 
 cuDNN is faster on Hopper for long tiles (LongCA-bench: 1.5 times FlashAttention 2 at 32Ki), but it plans a graph for
 each shape that it has not seen: 0.4 to 1 s, in the forward and in the backward thread. A pack's documents have a new
-length each. So a pack's triangles are padded up to one of a few sizes where that is cheaper than flash attention, and
-its other tiles go to flash attention. Where all documents have one length, as in rows of one document, tiles have the
-same few shapes in every such batch, and cuDNN takes them as they are.
+length each. So a pack's causal tiles are padded up to one of a few sizes where that is cheaper than flash attention,
+and its other tiles go to flash attention. Where all documents have one length, as in sequences of one document, tiles
+have the same few shapes in every such batch, and cuDNN takes them as they are.
 """
 
 from collections.abc import Callable
@@ -25,28 +25,28 @@ LEAST_TOKENS = 4096
 GAIN = 1.5
 """How much faster cuDNN computes a long tile than FlashAttention 2."""
 SIZES = 4
-"""Lengths to which triangles are padded, each about 2 ** (1/4) times the next."""
+"""Lengths to which causal tiles are padded, each about 2 ** (1/4) times the next."""
 GRAIN_TOKENS = 128
 """Those lengths are multiples of it, as the kernel's own blocks are."""
 
-_TRIANGLE, _FULL = TileMask(0, None), TileMask(None, None)
+_CAUSAL, _FULL = TileMask(0, None), TileMask(None, None)
 
 Choose = Callable[[int, int, TileMask], int | None]
 
 
 def list_sizes(local_tokens: int) -> tuple[int, ...]:
-    """The lengths to which triangles are padded on a rank with ``local_tokens`` tokens, ascending."""
+    """The lengths to which causal tiles are padded on a rank with ``local_tokens`` tokens, ascending."""
     steps = np.arange(SIZES - 1, -1, -1) / 4
     rounded = np.ceil(local_tokens * 2.0**-steps / GRAIN_TOKENS) * GRAIN_TOKENS
     return tuple(int(size) for size in np.minimum(rounded, local_tokens) if size >= LEAST_TOKENS)
 
 
 def choose_padding(partition: Partition) -> Choose:
-    """Which tiles of a partition cuDNN gets: for a tile's queries, keys and mask the rows to add, None for no."""
+    """Which tiles of a partition cuDNN gets: for a tile's queries, keys and mask the tokens to add, None for no."""
     sizes, even = list_sizes(partition.local_tokens), _has_one_length(partition)
 
     def choose(queries: int, keys: int, mask: TileMask) -> int | None:
-        if min(queries, keys) < LEAST_TOKENS or mask not in (_TRIANGLE, _FULL):
+        if min(queries, keys) < LEAST_TOKENS or mask not in (_CAUSAL, _FULL):
             return None
         if even:
             return 0

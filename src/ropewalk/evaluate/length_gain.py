@@ -45,7 +45,7 @@ def make_items(texts: Sequence[LongText], *, truncated_tokens: int, last_tokens:
 
     Of a window the last quarter counts.
 
-    The same tokens count in both readings: those from ``truncated_tokens`` on, so near context is 3/4 to all of
+    The same tokens count in both readings: those from ``truncated_tokens`` on, so truncated context is 3/4 to all of
     ``truncated_tokens``. With ``last_tokens``, only the text's last ``last_tokens`` of them count.
     """
     stride = truncated_tokens // _STRIDES
@@ -59,9 +59,9 @@ def make_items(texts: Sequence[LongText], *, truncated_tokens: int, last_tokens:
         for begin in range(asked, length, stride):
             end = min(length, begin + stride)
             first = end - truncated_tokens
-            near = np.full(truncated_tokens, -1, dtype=np.int64)
-            near[begin - first :] = 2 * number + 1
-            items.append(Item(text.tokens[first:end], near))
+            groups = np.full(truncated_tokens, -1, dtype=np.int64)
+            groups[begin - first :] = 2 * number + 1
+            items.append(Item(text.tokens[first:end], groups))
     return items
 
 
@@ -99,14 +99,14 @@ def score_lengths(
     items = make_items(texts, truncated_tokens=truncated_tokens)
     sums = measure(learner, items, 2 * len(texts), name="gain of context")
     loss = (sums.nll / sums.count).reshape(-1, 2)
-    rows = [_row(text, far, near) for text, (far, near) in zip(texts, loss.tolist(), strict=True)]
+    rows = [_row(text, full, truncated) for text, (full, truncated) in zip(texts, loss.tolist(), strict=True)]
     if rank_and_ranks()[0] == 0:
         write_whole(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return {"documents": len(rows), "best": _ends(rows, texts, -1), "worst": _ends(rows, texts, 1)}
 
 
-def _row(text: LongText, far: float, near: float) -> dict[str, Any]:
-    return {"id": text.id, "source": text.source, "gain": near - far, "loss": far, "tokens": len(text.tokens)}
+def _row(text: LongText, full: float, truncated: float) -> dict[str, Any]:
+    return {"id": text.id, "source": text.source, "gain": truncated - full, "loss": full, "tokens": len(text.tokens)}
 
 
 def _ends(rows: Sequence[Mapping[str, Any]], texts: Sequence[LongText], sign: int) -> list[dict[str, Any]]:

@@ -55,31 +55,31 @@ def score_labels(
     weights: Float[Tensor, "tokens"],
     *,
     rules: LossRules | None = None,
-    near_nll: Float[Tensor, "tokens"] | None = None,
+    truncated_nll: Float[Tensor, "tokens"] | None = None,
     counted: Int64[Tensor, "counted"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens"], Bool[Tensor, "tokens"]]:
     """``chunked_cross_entropy``, and whether each label is a likeliest token (False where the weight is 0).
 
-    With ``near_nll`` each weight is multiplied by the result of ``weigh_by_context``. ``counted`` are
+    With ``truncated_nll`` each weight is multiplied by the result of ``weigh_by_context``. ``counted`` are
     the indices of the tokens whose weight is not 0, ascending. None looks for them, and the host waits once for a GPU.
     """
     if counted is None:
         counted = torch.nonzero(weights).squeeze(1)
     rules = rules or LossRules()
     rules = rules._replace(chunk_tokens=rules.chunk_tokens or LOSS_CHUNK_TOKENS[hidden.is_cuda])
-    loss_sum, nll, correct = _ChunkedCrossEntropy.apply(hidden, head, labels, weights, counted, near_nll, rules)
+    loss_sum, nll, correct = _ChunkedCrossEntropy.apply(hidden, head, labels, weights, counted, truncated_nll, rules)
     return loss_sum, nll, correct
 
 
 def weigh_by_context(
-    nll: Float[Tensor, "tokens"], near_nll: Float[Tensor, "tokens"], *, most: float
+    nll: Float[Tensor, "tokens"], truncated_nll: Float[Tensor, "tokens"], *, most: float
 ) -> Float[Tensor, "tokens"]:
-    """LongCE's weight (Fang et al., 2410.23771): a token's likelihood with all context over that with near context.
+    """LongCE's weight (Fang et al., 2410.23771): a token's likelihood with full over that with truncated context.
 
-    The weight is at most ``most``, and 1 where ``near_nll`` is NaN, because all context is near there. No gradient
-    flows through it.
+    The weight is at most ``most``, and 1 where ``truncated_nll`` is NaN, because full and truncated context are the
+    same there. No gradient flows through it.
     """
-    return torch.where(near_nll.isnan(), 1.0, (near_nll - nll).exp().clamp(max=most))
+    return torch.where(truncated_nll.isnan(), 1.0, (truncated_nll - nll).exp().clamp(max=most))
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -91,7 +91,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         labels: Int[Tensor, "tokens"],
         weights: Float[Tensor, "tokens"],
         counted: Int64[Tensor, "counted"],
-        near_nll: Float[Tensor, "tokens"] | None,
+        truncated_nll: Float[Tensor, "tokens"] | None,
         rules: LossRules,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens"], Bool[Tensor, "tokens"]]:
         exact = torch.promote_types(hidden.dtype, torch.float32)
@@ -111,7 +111,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 head,
                 labels[rows, None].long(),
                 weight=weights[rows].to(exact),
-                near_nll=None if near_nll is None else near_nll[rows].to(exact),
+                truncated_nll=None if truncated_nll is None else truncated_nll[rows].to(exact),
                 learns=hidden_grad is not None or head_grad is not None,
                 head_grad=head_grad,
                 rules=rules,
@@ -143,7 +143,7 @@ def _read_chunk(
     wanted: Int64[Tensor, "counted 1"],
     *,
     weight: Float[Tensor, "counted"],
-    near_nll: Float[Tensor, "counted"] | None,
+    truncated_nll: Float[Tensor, "counted"] | None,
     learns: bool,
     head_grad: Float[Tensor, "vocabulary width"] | None,
     rules: LossRules,
@@ -156,9 +156,9 @@ def _read_chunk(
     logits = inputs @ head.T
     block_tokens = max(_BLOCK_BYTES[logits.is_cuda] // (4 * logits.shape[1]), 1)
     # [counted] -> blocks x [block]
-    nears = [None] * len(logits) if near_nll is None else near_nll.split(block_tokens)
+    truncated = [None] * len(logits) if truncated_nll is None else truncated_nll.split(block_tokens)
     # [counted, vocabulary], [counted, 1], [counted] -> blocks x ([block, vocabulary], [block, 1], [block])
-    blocks = zip(*(each.split(block_tokens) for each in (logits, wanted, weight)), nears, strict=False)
+    blocks = zip(*(each.split(block_tokens) for each in (logits, wanted, weight)), truncated, strict=False)
     read = [_read_block(*block, learns=learns, rules=rules) for block in blocks]
     # blocks x [block] -> [counted], three times
     nll, correct, loss = map(torch.cat, zip(*read, strict=True))
@@ -194,7 +194,7 @@ def _read_block(
     logits: Float[Tensor, "block vocabulary"],
     wanted: Int64[Tensor, "block 1"],
     weight: Float[Tensor, "block"],
-    near_nll: Float[Tensor, "block"] | None,
+    truncated_nll: Float[Tensor, "block"] | None,
     *,
     learns: bool,
     rules: LossRules,
@@ -210,8 +210,8 @@ def _read_block(
     total = powers.sub_(largest).exp_().sum(dim=1, keepdim=True)
     denominator = total.log() + largest
     nll, correct = (denominator - given).squeeze(1), (given >= largest).squeeze(1)
-    if near_nll is not None:
-        weight = weight * weigh_by_context(nll, near_nll, most=rules.most)
+    if truncated_nll is not None:
+        weight = weight * weigh_by_context(nll, truncated_nll, most=rules.most)
     if learns:
         each = weight[:, None]
         # [block, 1] into [block, vocabulary]

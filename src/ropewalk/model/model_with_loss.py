@@ -45,15 +45,15 @@ class ModelWithLoss(nn.Module):
         *,
         partition: AnyPartition,
         context_group: dist.ProcessGroup | None = None,
-        near_nll: Float[Tensor, "local"] | None = None,
+        truncated_nll: Float[Tensor, "local"] | None = None,
         counted: Int64[Tensor, "counted"] | None = None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "local"], Bool[Tensor, "local"]]:
         """This context rank's ``(sum of weights x loss, nll, correct)``; the sums of all ranks add up to the batch's.
 
-        The four tensors are the batch's fields as ``partition.cut`` gives them to this rank. ``nll`` is in float32;
-        ``correct`` is True where the label is a likeliest token and has a weight. ``near_nll`` is the labels' nll with
-        near context only; give it where the loss is weighed by it. ``counted`` are the indices of the weights that are
-        not 0; without it the host waits for a GPU.
+        The four tensors are the batch's fields as ``partition.local_shard`` gives them to this rank. ``nll`` is in
+        float32; ``correct`` is True where the label is a likeliest token and has a weight. ``truncated_nll`` is the
+        labels' nll with truncated context; give it where the loss is weighed by it. ``counted`` are the indices of the
+        weights that are not 0; without it the host waits for a GPU.
         """
         hidden = self.read(tokens, positions, partition=partition, context_group=context_group)
         return score_labels(
@@ -62,7 +62,7 @@ class ModelWithLoss(nn.Module):
             labels,
             weights,
             rules=LossRules(self.chunk_tokens, self.z_loss, self.most),
-            near_nll=near_nll,
+            truncated_nll=truncated_nll,
             counted=counted,
         )
 

@@ -51,15 +51,15 @@ def condense(dump: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def find_missing(roll: Mapping[int, Groups]) -> tuple[list[int], list[str]]:
+def find_missing(recorded: Mapping[int, Groups]) -> tuple[list[int], list[str]]:
     """Return the ranks that others wait for while they wait for nobody, and a line for each group that is stuck."""
     missing: set[int] = set()
     lines: list[str] = []
-    for group in sorted({name for groups in roll.values() for name in groups}):
-        absent, words = _look_at(group, {rank: groups[group] for rank, groups in roll.items() if group in groups})
-        missing |= absent & roll.keys()
+    for group in sorted({name for groups in recorded.values() for name in groups}):
+        absent, words = _look_at(group, {rank: groups[group] for rank, groups in recorded.items() if group in groups})
+        missing |= absent & recorded.keys()
         lines += words
-    waiting = {rank for rank, groups in roll.items() if any(entry["open"] for entry in groups.values())}
+    waiting = {rank for rank, groups in recorded.items() if any(entry["open"] for entry in groups.values())}
     return sorted(missing - waiting or missing), lines
 
 

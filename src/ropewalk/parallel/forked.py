@@ -56,7 +56,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class RankStart:
     """The place of one ``rank`` among ``ranks``, with ``threads`` threads and a device of ``kind``.
 
     The ranks exchange their addresses through files in ``folder``.
@@ -71,7 +71,11 @@ class Seat:
 
 
 def be_rank(
-    seat: Seat, pipe: Connection, lifeline: tuple[int, int], join: Callable[[Seat], None], work: Callable[[], Any]
+    start: RankStart,
+    pipe: Connection,
+    lifeline: tuple[int, int],
+    join: Callable[[RankStart], None],
+    work: Callable[[], Any],
 ) -> None:
     """Run a forked rank: a new thread does the work, and the main thread waits until the parent closes the lifeline.
 
@@ -83,7 +87,7 @@ def be_rank(
         signal.signal(number, answer_stop)
     reading_end, held_end = lifeline
     os.close(held_end)
-    worker = threading.Thread(target=_work, args=(seat, pipe, join, work))
+    worker = threading.Thread(target=_work, args=(start, pipe, join, work))
     worker.start()
     os.read(reading_end, 1)  # no process writes into the pipe: the call returns when the parent's end is closed
     worker.join(timeout=_STOP_SECONDS)
@@ -93,22 +97,22 @@ def be_rank(
         dist.destroy_process_group()
 
 
-def _work(seat: Seat, pipe: Connection, join: Callable[[Seat], None], work: Callable[[], Any]) -> None:
+def _work(start: RankStart, pipe: Connection, join: Callable[[RankStart], None], work: Callable[[], Any]) -> None:
     def pack(**facts: Any) -> bytes:
         # Not Connection.send: it would pass tensors in shared memory, and the owner of this memory is about to end.
-        return pickle.dumps(Outcome(seat.rank, time.monotonic(), **facts))
+        return pickle.dumps(Outcome(start.rank, time.monotonic(), **facts))
 
     joined = False
     try:
-        torch.set_num_threads(seat.threads)
-        if seat.kind == "cuda":
+        torch.set_num_threads(start.threads)
+        if start.kind == "cuda":
             require_fork()
-        if seat.rank:
+        if start.rank:
             warnings.simplefilter("ignore")  # rank 0 alone prints warnings, so each appears once
-        join(seat)
+        join(start)
         joined = True
         take_place(
-            lambda: dist.FileStore(str(seat.folder / "roll"), seat.ranks),  # type: ignore[attr-defined]
+            lambda: dist.FileStore(str(start.folder / "roll"), start.ranks),  # type: ignore[attr-defined]
             lambda cause: pipe.send_bytes(pack(trace=cause)),
         )
         message = pack(result=work())

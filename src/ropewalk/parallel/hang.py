@@ -1,4 +1,4 @@
-"""Find the rank that hangs, by a roll call that costs nothing as long as training makes progress.
+"""Find the rank that hangs: ranks tell their positions to each other, but only when training makes no progress.
 
 Ranks run in step, so one rank that hangs stops all others within a step. A timeout would not name that rank. So each
 rank has a clock of its own. When a rank makes no progress for too long, all ranks write their position into a store. A
@@ -49,7 +49,7 @@ def take_place(
     open_store: Callable[[], dist.Store],  # type: ignore[name-defined]
     report: Callable[[str], None],
 ) -> None:
-    """Set the store for roll calls and the function that reports a hang. The code that starts this rank calls it once.
+    """Set the store for these positions and the function that reports a hang. What starts this rank calls it once.
 
     ``open_store`` opens a store that all ranks share. ``report`` gets the description of a hang before the rank ends.
     """
@@ -57,7 +57,7 @@ def take_place(
 
 
 def has_place() -> bool:
-    """Return whether this rank has been started and has a store for roll calls."""
+    """Return whether this rank has been started and has a store for positions."""
     return bool(_places)
 
 
@@ -142,7 +142,7 @@ def _watch(clock: Clock, done: threading.Event, worker: int) -> None:
 
 
 def _end(clock: Clock, frame: FrameType | None) -> None:
-    """Call the roll, print stacks, report the hang to the starter of this rank, and end this process.
+    """Collect the positions of all ranks, print stacks, report the hang to this rank's starter, and end this process.
 
     Stacks are printed by each rank that is stuck and by one rank that waits.
     """
@@ -150,18 +150,18 @@ def _end(clock: Clock, frame: FrameType | None) -> None:
     store, waited_seconds = _places[0].open_store(), clock.waited_seconds
     stand = {"step": clock.steps, **tell_stand(frame, ahead=rank_device().type == "cuda")}
     patience_seconds = min(max(1.0, clock.patience_seconds / 4), 10.0)
-    roll = _call_roll(store, "roll", stand, ranks=range(ranks), wait_seconds=patience_seconds)
-    if rank == min(roll) or not stand["waits"]:
+    answers = _collect_answers(store, "positions", stand, ranks=range(ranks), wait_seconds=patience_seconds)
+    if rank == min(answers) or not stand["waits"]:
         os.write(_STDERR, f"ropewalk: the stacks of rank {rank}, which makes no progress\n".encode())
         faulthandler.dump_traceback(file=_STDERR, all_threads=True)
     # The first report ends all other ranks. So wait until all of them have printed their stacks. The recorders come
     # last: where a driver hangs, a rank may hang in them too.
-    recorded = _call_roll(store, "recorded", read_recorders(), ranks=roll, wait_seconds=patience_seconds)
-    _places[0].report(describe_hang(roll, ranks, waited_seconds=waited_seconds, recorded=recorded))
+    recorded = _collect_answers(store, "recorded", read_recorders(), ranks=answers, wait_seconds=patience_seconds)
+    _places[0].report(describe_hang(answers, ranks, waited_seconds=waited_seconds, recorded=recorded))
     os._exit(1)
 
 
-def _call_roll(
+def _collect_answers(
     store: dist.Store,  # type: ignore[name-defined]
     name: str,
     mine: Mapping[str, Any],
@@ -182,23 +182,27 @@ def _call_roll(
 
 
 def describe_hang(
-    roll: Mapping[int, Any], ranks: int, *, waited_seconds: float, recorded: Mapping[int, Groups] = MappingProxyType({})
+    answers: Mapping[int, Any],
+    ranks: int,
+    *,
+    waited_seconds: float,
+    recorded: Mapping[int, Groups] = MappingProxyType({}),
 ) -> str:
     """Describe a hang: a line with the rank that hangs, then the position of each rank, then the open messages.
 
-    ``roll`` holds the positions of the ranks that answered, out of ``ranks`` ranks, and ``recorded`` the messages in
+    ``answers`` holds the positions of the ranks that answered, out of ``ranks`` ranks, and ``recorded`` the messages in
     their flight recorders.
     """
-    absent = [rank for rank in range(ranks) if rank not in roll]
+    absent = [rank for rank in range(ranks) if rank not in answers]
     missing, messages = find_missing(recorded)
-    busy = missing or [rank for rank in roll if not roll[rank]["waits"]]
+    busy = missing or [rank for rank in answers if not answers[rank]["waits"]]
     if absent:
         culprit = f"{_name(absent)} not answer: the process was stopped, or its machine is gone"
     elif busy and len(busy) < ranks:
         culprit = f"{_name(busy)} not reach the point where the others wait"
     else:
         culprit = "no rank differs from the others"
-    lines = [f"  rank {rank}: step {at['step']}, {at['where']}" for rank, at in sorted(roll.items())]
+    lines = [f"  rank {rank}: step {at['step']}, {at['where']}" for rank, at in sorted(answers.items())]
     return "\n".join([f"training has been hanging for {waited_seconds:.0f} s: {culprit}", *lines, *messages])
 
 

@@ -28,7 +28,7 @@ import torch.distributed as dist
 from ropewalk.core.error import RankError, UserError
 from ropewalk.core.progress import say
 from ropewalk.parallel.device import choose_rank_kind, require_fork, take_device
-from ropewalk.parallel.forked import JoinError, Seat, be_rank, collect, stop_ranks
+from ropewalk.parallel.forked import JoinError, RankStart, be_rank, collect, stop_ranks
 from ropewalk.parallel.hang import take_place
 from ropewalk.parallel.rank_zero import first_does, open_torchrun_store
 from ropewalk.parallel.stop import Stopped, answer_stop, asking_signals, is_asked, note_stop, stop_if_asked
@@ -85,7 +85,7 @@ def run_ranks(
             results = _run_forked(
                 partial(function, *args),
                 ranks,
-                lambda rank, folder: Seat(rank, ranks, folder, threads, kind, setup.deterministic),
+                lambda rank, folder: RankStart(rank, ranks, folder, threads, kind, setup.deterministic),
             )
         except RankError as error:
             stop_if_asked()  # a rank that was ended by a signal is not an error
@@ -98,7 +98,7 @@ def run_ranks(
     raise AssertionError("the last start returns or raises")
 
 
-def _run_forked(work: Callable[[], Any], ranks: int, sit: Callable[[int, Path], Seat]) -> list[Any]:
+def _run_forked(work: Callable[[], Any], ranks: int, make_start: Callable[[int, Path], RankStart]) -> list[Any]:
     context = get_context("fork")
     processes: list[BaseProcess] = []
     pipes: list[Connection] = []
@@ -112,8 +112,10 @@ def _run_forked(work: Callable[[], Any], ranks: int, sit: Callable[[int, Path], 
             for rank in range(ranks):
                 stop_if_asked()  # a rank that is not started yet did not get the signal
                 ours, theirs = context.Pipe(duplex=False)
-                seat = sit(rank, Path(folder))
-                process = context.Process(target=be_rank, args=(seat, theirs, lifeline, _join_group, work), daemon=True)
+                start = make_start(rank, Path(folder))
+                process = context.Process(
+                    target=be_rank, args=(start, theirs, lifeline, _join_group, work), daemon=True
+                )
                 with warnings.catch_warnings():  # python 3.12 warns of any fork beside threads; see forked.py
                     warnings.simplefilter("ignore", DeprecationWarning)
                     process.start()
@@ -162,12 +164,12 @@ def _pass_on_stop(processes: Sequence[BaseProcess]) -> Iterator[None]:
             signal.signal(number, answer)
 
 
-def _join_group(seat: Seat) -> None:
+def _join_group(start: RankStart) -> None:
     loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
     if loopback:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
-    store = dist.FileStore(str(seat.folder / "store"), seat.ranks)  # type: ignore[attr-defined]
-    _init_group(store, seat.rank, seat.ranks, device=_set_up_rank(seat.kind, seat.rank, seat.deterministic))
+    store = dist.FileStore(str(start.folder / "store"), start.ranks)  # type: ignore[attr-defined]
+    _init_group(store, start.rank, start.ranks, device=_set_up_rank(start.kind, start.rank, start.deterministic))
 
 
 def _choose_kind(setup: RankSetup, ranks: int, *, speaks: bool = True) -> Kind:

@@ -45,7 +45,7 @@ class MicroBatch:
     """The indices of the weights that are not 0; None looks for them in the forward, and the host waits for a GPU."""
     rows: tuple[int, ...] = ()
     """The numbers of the sequences in the dataset; empty for a sequence of padding."""
-    near: tuple[TruncatedReading, ...] = ()
+    truncated: tuple[TruncatedReading, ...] = ()
     """The same sequences with truncated context, for LongCE."""
     weighed: Bool[Tensor, "local"] | None = None
     """The tokens whose loss those readings measure; None without LongCE."""
@@ -82,7 +82,7 @@ def make_batches(dataset: Dataset, cursor: int, *, rows: int, spec: Stage, mesh:
         made = replace(_cut_batch(batch, partition, factors=factors, mesh=mesh), rows=numbers)
         if spec.long_ce is not None:
             longest = max(tokens for rows in wave for row in rows for tokens in held[row])
-            made = _add_near(made, batch, spec.long_ce, longest_tokens=longest, mesh=mesh, sharing=sharing)
+            made = _add_truncated(made, batch, spec.long_ce, longest_tokens=longest, mesh=mesh, sharing=sharing)
         micro.append(made)
         digests.append(digest_arrays(batch.tokens, batch.document, batch.positions))
     documents = np.array([tokens for row in held for tokens in row], dtype=np.int64)
@@ -115,7 +115,7 @@ def _cut_batch(
     )
 
 
-def _add_near(
+def _add_truncated(
     micro: MicroBatch, batch: Batch, spec: LongCE, *, longest_tokens: int, mesh: Mesh, sharing: Sharing
 ) -> MicroBatch:
     """Add the readings with truncated context, for LongCE.
@@ -129,7 +129,7 @@ def _add_near(
     for number in numbers:
         counts |= cut_blocks(batch.document, spec, number).counts & (batch.weights > 0)
     weighed = copy_to_device(local_shard(micro.partition, mesh.context_rank, counts), mesh.device)
-    return replace(micro, near=readings, weighed=weighed)
+    return replace(micro, truncated=readings, weighed=weighed)
 
 
 def _empty_row(dataset: Dataset) -> Batch:

@@ -16,7 +16,6 @@ from ropewalk.parallel.device import use_device
 from ropewalk.parallel.hang import watch_for_hang
 from ropewalk.parallel.slow import watch_own_time
 from ropewalk.train.batches import StepBatches, make_batches
-from ropewalk.train.context import StageContext
 from ropewalk.train.learning_rate import RATES, Rates, annealing_share
 from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.metrics_log import MetricsLog
@@ -24,6 +23,7 @@ from ropewalk.train.progress import StageProgress, tell_mix
 from ropewalk.train.rank_status import gather_rank_status
 from ropewalk.train.skipped import write_skipped
 from ropewalk.train.spike_guard import is_astray
+from ropewalk.train.stage_context import StageContext
 from ropewalk.train.step import UNLABELLED, StepResult, train_step
 from ropewalk.train.stop_metric import Measure
 from ropewalk.train.throughput import Throughput

@@ -9,8 +9,8 @@ from ropewalk.checkpoint.save_record import read_saves
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.parallel.collective import share_from_first
-from ropewalk.train.context import StageContext
 from ropewalk.train.metrics_log import MetricsLog
+from ropewalk.train.stage_context import StageContext
 
 
 def refuse_lost_steps(context: StageContext) -> None:

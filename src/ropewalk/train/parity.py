@@ -34,9 +34,9 @@ from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.shape.read import read_shape
 from ropewalk.train.batches import MicroBatch, StepBatches, make_batches
-from ropewalk.train.context import choose_sharing
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
 from ropewalk.train.prepare_model import build_model_with_loss, choose_savings, prepare_model
+from ropewalk.train.stage_context import choose_sharing
 from ropewalk.train.step import agree_on_work
 
 STEPS = 3

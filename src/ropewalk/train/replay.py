@@ -16,13 +16,13 @@ from ropewalk.parallel.collective import share_from_first
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.train.batches import StepBatches, make_batches
-from ropewalk.train.context import make_context
 from ropewalk.train.learning_rate import RATES, Rates
 from ropewalk.train.loop import take_step
 from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.resume import go_on
 from ropewalk.train.spike_guard import see
 from ropewalk.train.stage import begin_stage, carry_moments
+from ropewalk.train.stage_context import make_context
 from ropewalk.train.step import compute_gradients
 
 

@@ -28,7 +28,6 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.recipe.trackers import require_trackers
-from ropewalk.train.context import StageContext, make_context
 from ropewalk.train.loop import Monitor, run_loop
 from ropewalk.train.loss_metrics import LossMetrics, kinds_of
 from ropewalk.train.lost_checkpoints import refuse_lost_steps
@@ -39,6 +38,7 @@ from ropewalk.train.resume import describe_stage_plan, go_on
 from ropewalk.train.rollback import decide_rollback, go_past, remove_astray
 from ropewalk.train.sessions import note_session
 from ropewalk.train.spike_guard import is_astray
+from ropewalk.train.stage_context import StageContext, make_context
 from ropewalk.train.stop_metric import RETRIEVAL, plan_measure
 from ropewalk.train.throughput import forecast_later_stages, make_throughput
 from ropewalk.train.trackers import TrackedRun, Trackers

@@ -140,12 +140,12 @@ def _add_gradients(
     table = torch.zeros(loss_metrics.shape, dtype=torch.float64, device=mesh.device)
     given = torch.zeros(2, dtype=torch.float64, device=mesh.device)
     for micro in batches.micro:
-        near_nll = read_truncated(model, micro, mesh)
-        loss, nll, correct = _read(model, micro, mesh, near_nll)
+        truncated_nll = read_truncated(model, micro, mesh)
+        loss, nll, correct = _read(model, micro, mesh, truncated_nll)
         (loss / (weight or 1.0)).backward()
         table += loss_metrics.count(micro, nll, correct)
-        if near_nll is not None:
-            weights = weigh_by_context(nll, near_nll, most=cast(float, model.most)).double()
+        if truncated_nll is not None:
+            weights = weigh_by_context(nll, truncated_nll, most=cast(float, model.most)).double()
             assert micro.weighed is not None
             given += torch.stack((torch.where(micro.weighed, weights, 0).sum(), micro.weighed.double().sum()))
     return table, given
@@ -160,21 +160,21 @@ def read_truncated(model: nn.Module, micro: MicroBatch, mesh: Mesh) -> Float[Ten
     """
     if micro.weighed is None:
         return None
-    near_nll = torch.zeros(micro.partition.tokens, dtype=torch.float64, device=mesh.device)
+    truncated_nll = torch.zeros(micro.partition.tokens, dtype=torch.float64, device=mesh.device)
     with torch.no_grad():
-        for reading in micro.near:
+        for reading in micro.truncated:
             _, nll, _ = _read(model, reading, mesh)
-            near_nll[reading.packed] += nll.double()  # 0 for tokens that do not count in this reading
-    near_nll = sum_over_ranks(near_nll, group=mesh.context_group)
+            truncated_nll[reading.packed] += nll.double()  # 0 for tokens that do not count in this reading
+    truncated_nll = sum_over_ranks(truncated_nll, group=mesh.context_group)
     packed = copy_to_device(micro.partition.owned(mesh.context_rank), mesh.device)
-    return near_nll[packed].masked_fill(~micro.weighed, math.nan)
+    return truncated_nll[packed].masked_fill(~micro.weighed, math.nan)
 
 
 def _read(
     model: nn.Module,
     part: MicroBatch | TruncatedReading,
     mesh: Mesh,
-    near_nll: Float[Tensor, "local"] | None = None,
+    truncated_nll: Float[Tensor, "local"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "local"], Bool[Tensor, "local"]]:
     """Run the model with loss on this rank's local shard of some sequences.
 
@@ -187,7 +187,7 @@ def _read(
         part.weights,
         partition=part.partition,
         context_group=mesh.context_group,
-        near_nll=near_nll,
+        truncated_nll=truncated_nll,
         counted=part.counted,
     )
     return said

@@ -26,7 +26,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stretch import stretch_stages
 from ropewalk.shape.model_shape import ModelShape
-from ropewalk.train.context import StageContext
+from ropewalk.train.stage_context import StageContext
 
 _WIDTHS = {"cpu": 512, "cuda": 8192}
 _PRODUCTS = 8

@@ -36,8 +36,8 @@ from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.spec import EvaluateSpec
 from ropewalk.recipe.validation import Validation
 from ropewalk.shape.read import read_shape
-from ropewalk.train.context import StageContext
 from ropewalk.train.prepare_model import choose_savings, prepare_model
+from ropewalk.train.stage_context import StageContext
 
 Planned = ContextGain | ShortLoss | Retrieval
 
