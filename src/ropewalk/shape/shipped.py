@@ -50,7 +50,7 @@ def require_weights(name: str) -> None:
     raise UserError(
         f"{name} has no weights here",
         where="model",
-        why="ropewalk ships only its shape, which is enough for check and advise; this part needs weights and tokenizer",
+        why="ropewalk ships its shape, which is enough for check and advise; this part needs weights and a tokenizer",
         fix=f"give {name}@main, or another revision of the hub, or the folder of a copy",
     )
 
