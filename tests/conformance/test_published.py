@@ -1,0 +1,103 @@
+"""Any published config.json gives right values, or a refusal with the true reason.
+
+Right values are those of transformers: it builds each text model from the same file, and its parameters, the windows of
+its layers, the frequencies that they turn with, and its context are compared.
+"""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from conformance.published import FILE, build_text, count, read_as_transformers, read_live, read_published
+from ropewalk.core.error import UserError
+from ropewalk.rope.scaling import Nope
+from ropewalk.shape.read import parse_shape
+from ropewalk.shape.shipped import read_sources
+
+_GEMMA4 = "heads of different sizes"
+_REMOTE = "code that comes with a checkpoint"
+_RECURRENT = "linear or recurrent attention"
+REFUSED = {
+    "mistralai/Ministral-8B-Instruct-2410": "name a class that has layer_types, such as MinistralForCausalLM",
+    "facebook/cwm": "it names windows for 47 of 64 layers, and llama ignores it",
+    **dict.fromkeys((f"google/gemma-4-{size}" for size in ("E2B", "E4B", "31B", "26B-A4B")), _GEMMA4),
+    "microsoft/Phi-3.5-MoE-instruct": "routing that is random in training",
+    "microsoft/phi-2": "a bias of the head",
+    "zai-org/glm-4-9b-chat": _REMOTE,
+    "zai-org/GLM-5": "a sparse indexer (DSA)",
+    "ibm-granite/granite-4.0-h-micro-base": _RECURRENT,
+    "ibm-granite/granite-4.0-h-small": _RECURRENT,
+    "deepseek-ai/DeepSeek-V3.2": "a sparse indexer (DSA)",
+    "deepseek-ai/DeepSeek-V4-Flash": "compressed attention",
+    "deepseek-ai/deepseek-moe-16b-base": _REMOTE,
+    "LGAI-EXAONE/EXAONE-4.5-33B": "inputs other than text",
+    "MiniMaxAI/MiniMax-M2": "quantized weights",
+    "MiniMaxAI/MiniMax-M2.5": "quantized weights",
+    "MiniMaxAI/MiniMax-Text-01-hf": _RECURRENT,
+    "nvidia/Nemotron-H-8B-Base-8K": _RECURRENT,
+    "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-Base-BF16": _RECURRENT,
+    "openbmb/MiniCPM-2B-128k": _REMOTE,
+    "XiaomiMiMo/MiMo-7B-Base": _REMOTE,
+    "arcee-ai/Trinity-Mini": "gated attention",
+    "Qwen/Qwen3-Next-80B-A3B-Instruct": _RECURRENT,
+    "Qwen/Qwen3.5-27B": _RECURRENT,
+    "Qwen/Qwen3.5-35B-A3B": _RECURRENT,
+    "Qwen/Qwen-7B": _REMOTE,
+    "meta-llama/Llama-4-Scout-17B-16E": "attention in chunks",
+    "meta-llama/Llama-3.2-11B-Vision": "inputs other than text",
+    "mistralai/Devstral-Small-2-24B-Instruct-2512": "quantized weights",
+    "mistralai/Mistral-Small-4-119B-2603": "latent attention (MLA)",
+    "LiquidAI/LFM2-8B-A1B": _RECURRENT,
+    "ibm-ai-platform/Bamba-9B-v2": _RECURRENT,
+    "baichuan-inc/Baichuan2-7B-Base": _REMOTE,
+    "internlm/internlm2-7b": _REMOTE,
+    "microsoft/bitnet-b1.58-2B-4T-bf16": "quantized weights",
+    "kajuma/DiffLlama-1B": "differential attention",
+    "upstage/Solar-Open-100B": "its mixture of experts",
+}
+"""Files that cannot be used, each with words of the reason."""
+PUBLISHED = read_published()
+
+
+def test_the_rows_are_told_apart() -> None:
+    rows = [json.loads(line) for line in FILE.read_text().splitlines()]
+    names = [row["name"] for row in rows]
+    assert names == sorted(names, key=str.lower) and not set(names) & set(read_sources()) and len(PUBLISHED) >= 60
+    for row in rows:
+        assert set(row) == {"name", "read", "how", "from", "config"} and row["from"] and row["config"]["model_type"]
+    assert set(REFUSED) < set(PUBLISHED) and not set(REFUSED) & set(read_sources()), "what is shipped can be used"
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_reason_is_the_true_one(name: str) -> None:
+    with pytest.raises(UserError) as refused:
+        parse_shape(PUBLISHED[name], "config.json")
+    assert REFUSED[name] in f"{refused.value.why} {refused.value.fix}"
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in REFUSED])
+def test_a_published_file_gives_the_values_of_transformers(name: str) -> None:
+    shape = parse_shape(PUBLISHED[name], "config.json")
+    model = build_text(read_published()[name])
+    assert shape.parameters == count(model)
+    assert shape.context_tokens == model.config.max_position_embeddings
+    for layer, live in zip(shape.positions, read_live(model), strict=True):
+        assert layer.window_tokens == live.window
+        assert isinstance(layer.rope, Nope) == (live.frequencies is None)
+        if live.frequencies is not None:
+            assert np.allclose(layer.inv_freq(shape.rotary_dim), live.frequencies, rtol=1e-5, atol=0)
+            assert layer.attention_factor == pytest.approx(live.factor, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in REFUSED])
+def test_the_other_spelling_gives_the_same(name: str) -> None:
+    """transformers 5 reads the file and writes it in its own keys, with every default: the same shape comes out."""
+    config = read_published()[name]
+    if "text_config" in config or config["model_type"] == "kimi_k2":
+        pytest.skip("the class of the text part has other names for it")
+    saved = json.loads(read_as_transformers(config).to_json_string(use_diff=False))
+    saved |= {"architectures": config["architectures"], "dtype": config.get("torch_dtype", config.get("dtype"))}
+    ids = {f"{key}_id": None for key in ("bos", "eos") if f"{key}_token_id" not in config}
+    assert replace(parse_shape(saved, "saved"), **ids) == parse_shape(PUBLISHED[name], "config.json")
