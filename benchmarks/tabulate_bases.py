@@ -7,6 +7,7 @@ A test holds the page against the shipped files.
 
 from pathlib import Path
 
+from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length
 from ropewalk.rope.scaling import Nope
 from ropewalk.shape.model_shape import ModelShape
@@ -22,13 +23,16 @@ def tabulate() -> str:
     """A row for each shipped shape, in the order of their names."""
     rows = [_TITLES, ("---",) * len(_TITLES)]
     for name, source in sorted(read_sources().items(), key=lambda item: item[0].lower()):
-        shape = read_shape(BASES / name)
         kind = source["how"].partition(":")[0]
-        rows.append((f"`{name}`", *_describe(shape), source["read"], kind))
+        rows.append((f"`{name}`", *_describe(name), source["read"], kind))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _describe(shape: ModelShape) -> tuple[str, ...]:
+def _describe(name: str) -> tuple[str, ...]:
+    try:
+        shape = read_shape(BASES / name)
+    except UserError as error:
+        return (error.what.partition("ForCausalLM")[0], *["-"] * 4, error.why)
     stretched = shape.stretched
     return (
         shape.architecture.removesuffix("ForCausalLM"),

@@ -27,8 +27,8 @@ TODAY = {
     ),
     "phi-4-64k": (14_659_507_200, 40 * (2 * 5120 * 6400 + 3 * 5120 * 17920) + 5120 * 100352, 40 * 5120, 0),
 }
-"""Bases that people stretch today, by hand: parameters of the text model, those that a token passes in matrices, the width
-of all full layers' queries together, and that of the windowed layers times the window."""
+"""Bases that people stretch today, by hand: parameters of the text model, those that a token passes in matrices, the
+width of all full layers' queries together, and that of the windowed layers times the window."""
 STUDIES = [path for path in FILES if path.stem.startswith("study-")]
 RECIPES = [path for path in FILES if path not in STUDIES]
 

@@ -63,7 +63,7 @@ def count(model: PreTrainedModel) -> int:
 
 @dataclass(frozen=True)
 class Layer:
-    """What a layer of transformers does with positions: its window, and frequencies and factor, None where it has none."""
+    """What a layer of transformers does with positions; a window or frequencies are None where it has none."""
 
     window: int | None
     frequencies: np.ndarray | None

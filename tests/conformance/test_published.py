@@ -19,6 +19,8 @@ from ropewalk.shape.shipped import read_sources
 _GEMMA4 = "heads of different sizes"
 _REMOTE = "code that comes with a checkpoint"
 _RECURRENT = "linear or recurrent attention"
+_LATENT = "latent attention (MLA)"
+_LATENT_DEEPSEEK = ("V2-Lite", "V2", "V3-Base", "V3-Base#bfloat16", "V3.1-Base")
 REFUSED = {
     "mistralai/Ministral-8B-Instruct-2410": "name a class that has layer_types, such as MinistralForCausalLM",
     "facebook/cwm": "it names windows for 47 of 64 layers, and llama ignores it",
@@ -29,6 +31,9 @@ REFUSED = {
     "zai-org/GLM-5": "a sparse indexer (DSA)",
     "ibm-granite/granite-4.0-h-micro-base": _RECURRENT,
     "ibm-granite/granite-4.0-h-small": _RECURRENT,
+    **dict.fromkeys((f"deepseek-ai/DeepSeek-{each}" for each in _LATENT_DEEPSEEK), _LATENT),
+    **dict.fromkeys(("moonshotai/Kimi-K2-Instruct", "moonshotai/Kimi-K2-Instruct#bfloat16"), _LATENT),
+    **dict.fromkeys(("moonshotai/Kimi-K2.5", "openbmb/MiniCPM3-4B"), _LATENT),
     "deepseek-ai/DeepSeek-V3.2": "a sparse indexer (DSA)",
     "deepseek-ai/DeepSeek-V4-Flash": "compressed attention",
     "deepseek-ai/deepseek-moe-16b-base": _REMOTE,
@@ -48,7 +53,8 @@ REFUSED = {
     "meta-llama/Llama-4-Scout-17B-16E": "attention in chunks",
     "meta-llama/Llama-3.2-11B-Vision": "inputs other than text",
     "mistralai/Devstral-Small-2-24B-Instruct-2512": "quantized weights",
-    "mistralai/Mistral-Small-4-119B-2603": "latent attention (MLA)",
+    "mistralai/Mistral-Small-4-119B-2603": _LATENT,
+    "Qwen/Qwen3-VL-30B-A3B-Instruct": "inputs other than text",
     "LiquidAI/LFM2-8B-A1B": _RECURRENT,
     "ibm-ai-platform/Bamba-9B-v2": _RECURRENT,
     "baichuan-inc/Baichuan2-7B-Base": _REMOTE,
@@ -58,16 +64,19 @@ REFUSED = {
     "upstage/Solar-Open-100B": "its mixture of experts",
 }
 """Files that cannot be used, each with words of the reason."""
+WAITING = {"deepseek-ai/DeepSeek-V2-Lite"}
+"""Shipped shapes of families that are still to come."""
 PUBLISHED = read_published()
 
 
 def test_the_rows_are_told_apart() -> None:
     rows = [json.loads(line) for line in FILE.read_text().splitlines()]
     names = [row["name"] for row in rows]
-    assert names == sorted(names, key=str.lower) and not set(names) & set(read_sources()) and len(PUBLISHED) >= 60
+    assert len(names) == len(set(names)) and not set(names) & set(read_sources()) and len(PUBLISHED) >= 60
     for row in rows:
         assert set(row) == {"name", "read", "how", "from", "config"} and row["from"] and row["config"]["model_type"]
-    assert set(REFUSED) < set(PUBLISHED) and not set(REFUSED) & set(read_sources()), "what is shipped can be used"
+    assert set(REFUSED) < set(PUBLISHED)
+    assert set(REFUSED) & set(read_sources()) <= WAITING, "what is shipped can be used"
 
 
 @pytest.mark.parametrize("name", REFUSED)

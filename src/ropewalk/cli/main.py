@@ -80,7 +80,9 @@ def extend_command(
 
 @app.command("advise")
 def advise_command(
-    target: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, a model folder, or a base's name on the hub.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, a model folder, or a base's name on the hub.")
+    ],
     arguments: Annotated[
         list[str] | None,
         typer.Argument(

@@ -99,7 +99,7 @@ class Recipe(Spec):
     """A run: which model, on which text, through which stages, on how many ranks, measured how."""
 
     model: str | ModelSource
-    """A folder, ``tiny-base``, ``hub_id@revision``, or ``{init: ...}``; to check only, also a shipped ``hub_id`` (docs/bases.md)."""
+    """A folder, ``tiny-base``, ``hub_id@revision``, ``{init: ...}``; to check, also a ``hub_id`` of docs/bases.md."""
     run: str
     """The run folder."""
     seed: int = 0
