@@ -13,14 +13,16 @@ import pytest
 from conformance.published import FILE, build_text, count, read_as_transformers, read_live, read_published
 from ropewalk.core.error import UserError
 from ropewalk.rope.scaling import Nope
+from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import parse_shape
 from ropewalk.shape.shipped import read_sources
 
 _GEMMA4 = "heads of different sizes"
+_INPUTS = "inputs other than text"
 _REMOTE = "code that comes with a checkpoint"
 _RECURRENT = "linear or recurrent attention"
 _LATENT = "latent attention (MLA)"
-_LATENT_DEEPSEEK = ("V2-Lite", "V2", "V3-Base", "V3-Base#bfloat16", "V3.1-Base")
+_LATENT_DEEPSEEK = ("V2", "V3-Base", "V3-Base#bfloat16", "V3.1-Base")
 REFUSED = {
     "mistralai/Ministral-8B-Instruct-2410": "name a class that has layer_types, such as MinistralForCausalLM",
     "facebook/cwm": "it names windows for 47 of 64 layers, and llama ignores it",
@@ -37,7 +39,7 @@ REFUSED = {
     "deepseek-ai/DeepSeek-V3.2": "a sparse indexer (DSA)",
     "deepseek-ai/DeepSeek-V4-Flash": "compressed attention",
     "deepseek-ai/deepseek-moe-16b-base": _REMOTE,
-    "LGAI-EXAONE/EXAONE-4.5-33B": "inputs other than text",
+    "LGAI-EXAONE/EXAONE-4.5-33B": _INPUTS,
     "MiniMaxAI/MiniMax-M2": "quantized weights",
     "MiniMaxAI/MiniMax-M2.5": "quantized weights",
     "MiniMaxAI/MiniMax-Text-01-hf": _RECURRENT,
@@ -51,10 +53,10 @@ REFUSED = {
     "Qwen/Qwen3.5-35B-A3B": _RECURRENT,
     "Qwen/Qwen-7B": _REMOTE,
     "meta-llama/Llama-4-Scout-17B-16E": "attention in chunks",
-    "meta-llama/Llama-3.2-11B-Vision": "inputs other than text",
+    "meta-llama/Llama-3.2-11B-Vision": _INPUTS,
     "mistralai/Devstral-Small-2-24B-Instruct-2512": "quantized weights",
     "mistralai/Mistral-Small-4-119B-2603": _LATENT,
-    "Qwen/Qwen3-VL-30B-A3B-Instruct": "inputs other than text",
+    "Qwen/Qwen3-VL-30B-A3B-Instruct": _INPUTS,
     "LiquidAI/LFM2-8B-A1B": _RECURRENT,
     "ibm-ai-platform/Bamba-9B-v2": _RECURRENT,
     "baichuan-inc/Baichuan2-7B-Base": _REMOTE,
@@ -64,8 +66,16 @@ REFUSED = {
     "upstage/Solar-Open-100B": "its mixture of experts",
 }
 """Files that cannot be used, each with words of the reason."""
-WAITING = {"deepseek-ai/DeepSeek-V2-Lite"}
-"""Shipped shapes of families that are still to come."""
+WAITING = {
+    "deepseek-ai/DeepSeek-V2-Lite": _LATENT,
+    **dict.fromkeys(("openai/gpt-oss-20b", "openai/gpt-oss-120b"), "quantized weights"),
+    "ibm-granite/granite-4.0-micro-base": _RECURRENT,
+    **dict.fromkeys((f"google/gemma-3-{size}-pt" for size in ("4b", "12b", "27b")), _INPUTS),
+    **dict.fromkeys((f"mistralai/Ministral-3-{size}-Base-2512" for size in ("3B", "8B", "14B")), _INPUTS),
+    "mistralai/Mistral-Small-3.1-24B-Base-2503": _INPUTS,
+    **dict.fromkeys(("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen3-VL-4B-Thinking"), _INPUTS),
+}
+"""Shapes that are shipped before their families are supported, with the reason until then."""
 PUBLISHED = read_published()
 
 
@@ -76,7 +86,7 @@ def test_the_rows_are_told_apart() -> None:
     for row in rows:
         assert set(row) == {"name", "read", "how", "from", "config"} and row["from"] and row["config"]["model_type"]
     assert set(REFUSED) < set(PUBLISHED)
-    assert set(REFUSED) & set(read_sources()) <= WAITING, "what is shipped can be used"
+    assert not set(REFUSED) & set(read_sources()), "what is shipped can be used"
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -86,9 +96,20 @@ def test_the_reason_is_the_true_one(name: str) -> None:
     assert REFUSED[name] in f"{refused.value.why} {refused.value.fix}"
 
 
+def parse_or_wait(name: str) -> ModelShape:
+    """The shape of a published file; a test of a family that is still to come ends here, once its reason is right."""
+    try:
+        return parse_shape(PUBLISHED[name], "config.json")
+    except UserError as error:
+        if name not in WAITING:
+            raise
+        assert WAITING[name] in error.why
+        pytest.skip(f"waits for its family: {error.why}")
+
+
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in REFUSED])
 def test_a_published_file_gives_the_values_of_transformers(name: str) -> None:
-    shape = parse_shape(PUBLISHED[name], "config.json")
+    shape = parse_or_wait(name)
     model = build_text(read_published()[name])
     assert shape.parameters == count(model)
     assert shape.context_tokens == model.config.max_position_embeddings
@@ -103,10 +124,10 @@ def test_a_published_file_gives_the_values_of_transformers(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in REFUSED])
 def test_the_other_spelling_gives_the_same(name: str) -> None:
     """transformers 5 reads the file and writes it in its own keys, with every default: the same shape comes out."""
-    config = read_published()[name]
+    shape, config = parse_or_wait(name), read_published()[name]
     if "text_config" in config or config["model_type"] == "kimi_k2":
         pytest.skip("the class of the text part has other names for it")
     saved = json.loads(read_as_transformers(config).to_json_string(use_diff=False))
     saved |= {"architectures": config["architectures"], "dtype": config.get("torch_dtype", config.get("dtype"))}
     ids = {f"{key}_id": None for key in ("bos", "eos") if f"{key}_token_id" not in config}
-    assert replace(parse_shape(saved, "saved"), **ids) == parse_shape(PUBLISHED[name], "config.json")
+    assert replace(parse_shape(saved, "saved"), **ids) == shape

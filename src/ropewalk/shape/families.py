@@ -15,12 +15,23 @@ OWN_ARCHITECTURE, OWN_TYPE = "RopewalkForCausalLM", "ropewalk"
 SUPPORTED: Mapping[str, Family] = {**LLAMA_KIN, **DENSE, **MIXTURES}
 """Every architecture by the name of its class in transformers."""
 
+_LATENT = "latent attention (MLA)"
+_OTHER_INPUTS = "inputs other than text"
+_REMOTE_CODE = "code that comes with a checkpoint, as no class of transformers runs it"
 _MISSING = (
     (("modernbert", "eurobert"), "a causal mask: it is an encoder, whose queries attend to later tokens"),
     (("gptj", "codegen"), "its parallel blocks"),
     (("phiforcausal", "persimmon"), "a bias of the head"),
     (("phimoe",), "routing that is random in training"),
-    (("deepseek", "kimi", "minicpm3", "glm4moelite", "youtu"), "latent attention (MLA)"),
+    (("diffllama",), "differential attention"),
+    (("afmoe",), "gated attention"),
+    (("dsa", "deepseekv32"), "a sparse indexer (DSA) over latent attention"),
+    (("deepseekv4",), "compressed attention with a sparse indexer"),
+    (
+        ("deepseekforcausal", "minicpmforcausal", "mimo", "baichuan", "internlm2", "orion", "chatglm", "qwenlm"),
+        _REMOTE_CODE,
+    ),
+    (("deepseek", "kimi", "minicpm3", "glm4moelite", "youtu", "mistral4"), _LATENT),
     (("llama4",), "attention in chunks"),
     (("gemma4", "gemma3n"), "heads of different sizes, and layers that share keys"),
     (
@@ -46,11 +57,7 @@ _MISSING = (
         "linear or recurrent attention",
     ),
     (("gpt2", "gptneofor", "opt", "bloom", "mpt", "bert"), "RoPE: its positions are learned, absolute or biases"),
-    (("vl", "vision", "audio", "conditionalgeneration", "omni"), "inputs other than text"),
-    (
-        ("minicpmforcausal", "mimo", "baichuan", "internlm2", "orion"),
-        "code that comes with a checkpoint, as no class of transformers runs it",
-    ),
+    (("vl", "vision", "audio", "conditionalgeneration", "omni"), _OTHER_INPUTS),
     (("moe", "dbrx"), "its mixture of experts"),
 )
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -90,16 +97,18 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
 
 
 def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -> str | None:
-    """What ropewalk does not support of a class or of its config.json."""
-    if config.get("quantization_config"):
-        return "training of quantized weights"
-    if "kv_lora_rank" in config:
-        return "latent attention (MLA)"
+    """What ropewalk does not support of a class or of its config.json; what no conversion can change comes first."""
+    named = next((reason for words, reason in _MISSING if any(word in name.lower() for word in words)), None)
+    if family is None and named not in (None, _OTHER_INPUTS):
+        return named
+    text = config.get("text_config")
+    if "kv_lora_rank" in config or (isinstance(text, Mapping) and "kv_lora_rank" in text):
+        return _LATENT
     if any(config.get(key) for key in _EXPERT_KEYS) and (family is None or family.experts is None):
         return "its mixture of experts"
-    if family is not None:
-        return None
-    return next((reason for words, reason in _MISSING if any(word in name.lower() for word in words)), None)
+    if config.get("quantization_config"):
+        return "training of quantized weights"
+    return named if family is None else None
 
 
 def _name_architecture(config: Mapping[str, Any], where: str) -> str:
