@@ -13,6 +13,7 @@ import pytest
 from conformance.published import FILE, build_text, count, read_as_transformers, read_live, read_published
 from ropewalk.core.error import UserError
 from ropewalk.rope.scaling import Nope
+from ropewalk.shape.layer_keys import spell_layers
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import parse_shape
 from ropewalk.shape.shipped import read_sources
@@ -69,7 +70,6 @@ REFUSED = {
 WAITING = {
     "deepseek-ai/DeepSeek-V2-Lite": _LATENT,
     **dict.fromkeys(("openai/gpt-oss-20b", "openai/gpt-oss-120b"), "quantized weights"),
-    "ibm-granite/granite-4.0-micro-base": _RECURRENT,
     **dict.fromkeys((f"google/gemma-3-{size}-pt" for size in ("4b", "12b", "27b")), _INPUTS),
     **dict.fromkeys((f"mistralai/Ministral-3-{size}-Base-2512" for size in ("3B", "8B", "14B")), _INPUTS),
     "mistralai/Mistral-Small-3.1-24B-Base-2503": _INPUTS,
@@ -131,3 +131,20 @@ def test_the_other_spelling_gives_the_same(name: str) -> None:
     saved |= {"architectures": config["architectures"], "dtype": config.get("torch_dtype", config.get("dtype"))}
     ids = {f"{key}_id": None for key in ("bos", "eos") if f"{key}_token_id" not in config}
     assert replace(parse_shape(saved, "saved"), **ids) == shape
+
+
+def test_a_dense_granite_4_says_what_its_class_does_not_assume() -> None:
+    """Its class is that of hybrids: without these keys it has recurrent layers, experts, and no positions."""
+    name = "ibm-granite/granite-4.0-micro-base"
+    config, shape = PUBLISHED[name], parse_shape(PUBLISHED[name], "config.json")
+    longer = [layer.model_copy(update={"theta": 5e7}) for layer in shape.positions]
+    written = spell_layers(config, longer, context_tokens=1 << 18).apply(config)
+    assert written["layer_types"] == config["layer_types"] == ["attention"] * 40
+    assert parse_shape(written, "written").positions == tuple(longer)
+    for key in ("position_embedding_type", "num_local_experts", "layer_types"):
+        with pytest.raises(UserError) as refused:
+            parse_shape({name: value for name, value in config.items() if name != key}, "config.json")
+        assert key in refused.value.where and "missing" in refused.value.why
+    with pytest.raises(UserError, match="not supported") as refused:
+        parse_shape({**config, "layer_types": ["mamba", "attention"] * 20}, "config.json")
+    assert _RECURRENT in refused.value.why

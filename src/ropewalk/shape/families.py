@@ -15,6 +15,7 @@ OWN_ARCHITECTURE, OWN_TYPE = "RopewalkForCausalLM", "ropewalk"
 SUPPORTED: Mapping[str, Family] = {**LLAMA_KIN, **DENSE, **MIXTURES}
 """Every architecture by the name of its class in transformers."""
 
+_RECURRENT, _RECURRENT_LAYERS = "linear or recurrent attention", {"mamba", "linear_attention", "conv", "recurrent"}
 _LATENT = "latent attention (MLA)"
 _OTHER_INPUTS = "inputs other than text"
 _REMOTE_CODE = "code that comes with a checkpoint, as no class of transformers runs it"
@@ -54,7 +55,7 @@ _MISSING = (
             "linear",
             "bailing",
         ),
-        "linear or recurrent attention",
+        _RECURRENT,
     ),
     (("gpt2", "gptneofor", "opt", "bloom", "mpt", "bert"), "RoPE: its positions are learned, absolute or biases"),
     (("vl", "vision", "audio", "conditionalgeneration", "omni"), _OTHER_INPUTS),
@@ -102,6 +103,8 @@ def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -
     if family is None and named not in (None, _OTHER_INPUTS):
         return named
     text = config.get("text_config")
+    if _RECURRENT_LAYERS & {kind for kind in config.get("layer_types") or () if isinstance(kind, str)}:
+        return _RECURRENT
     if "kv_lora_rank" in config or (isinstance(text, Mapping) and "kv_lora_rank" in text):
         return _LATENT
     if any(config.get(key) for key in _EXPERT_KEYS) and (family is None or family.experts is None):
@@ -131,6 +134,15 @@ def _name_architecture(config: Mapping[str, Any], where: str) -> str:
 
 
 def _refuse_other_arithmetic(config: Mapping[str, Any], family: Family, where: str) -> None:
+    for key, value in family.required.items():
+        if config.get(key) != value:
+            raise UserError(
+                f"{key} is not supported",
+                where=f"{where}: {key}",
+                why=f"it is {'missing' if key not in config else repr(config[key])[:60]}, and {family.model_type} is "
+                f"supported with {value!r} only",
+                fix="choose another base",
+            )
     for key, value in family.fixed.items():
         if config.get(key, value) not in (value, None):
             raise UserError(
