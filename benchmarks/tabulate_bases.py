@@ -16,6 +16,7 @@ from ropewalk.shape.shipped import BASES, read_sources
 
 PAGE = Path(__file__).parents[1] / "docs" / "bases.md"
 BEGIN, END = "<!-- bases -->\n", "\n<!-- end -->"
+WAITING = "waits for its family"
 _TITLES = ("base", "class", "parameters", "context", "theta", "rope", "layers", "of", "known as")
 
 
@@ -32,7 +33,8 @@ def _describe(name: str) -> tuple[str, ...]:
     try:
         shape = read_shape(BASES / name)
     except UserError as error:
-        return (error.what.partition("ForCausalLM")[0], *["-"] * 4, error.why)
+        kind = error.what.partition(" ")[0].removesuffix("ForCausalLM")
+        return (kind, *["-"] * 4, f"{WAITING}: {error.why}")
     stretched = shape.stretched
     return (
         shape.architecture.removesuffix("ForCausalLM"),
