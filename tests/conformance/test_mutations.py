@@ -23,6 +23,7 @@ ELSEWHERE = {
     "needs_kv_heads": "tests/shape/test_read.py",
     "needs_head_dim": "tests/shape/test_read.py",
     "fixed": "tests/conformance/test_refusals.py",
+    "required": "test_published.py",
     "ntk_alpha": "test_golden.py",
     "rotary_key": "test_golden.py",
     "model_type": "every row has its own",
