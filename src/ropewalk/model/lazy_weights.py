@@ -1,17 +1,19 @@
 """The weights of a model as a mapping that reads or computes one tensor when it is asked for.
 
-Such a mapping holds no tensor. So a model is exported with as much memory as its largest tensor needs.
+Such a mapping holds no tensor. So a model is exported with as much memory as its largest tensor needs; with experts, as
+those of one layer need.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from ropewalk.model.expert_files import Place, find_place, join_experts
 from ropewalk.model.weights import read_headers, read_tensor
 from ropewalk.parallel.verify_folder import require_intact
 
@@ -46,9 +48,9 @@ def shapes_of(weights: Mapping[str, Shaped[Tensor, "..."]]) -> Mapping[str, tupl
 
 
 def read_weights(folder: Path) -> LazyWeights:
-    """All stored tensors of a model folder that matches its manifest; names and shapes are not checked."""
+    """All weights in a model folder that matches its manifest, by the class's names; they are not checked."""
     require_intact(folder)
-    stored = read_headers(folder)
+    stored = join_experts(read_headers(folder))
     return LazyWeights({name: tensor.shape for name, tensor in stored.items()}, partial(read_tensor, stored))
 
 
@@ -66,3 +68,29 @@ def merge_weights(
         return tensor if name not in base else torch.lerp(base[name].to(tensor.dtype), tensor, share)
 
     return LazyWeights(shapes_of(trained), read)
+
+
+def split_experts(weights: Mapping[str, Shaped[Tensor, "..."]], names: Iterable[str]) -> LazyWeights:
+    """``weights``, by the class's names, under the ``names`` of a model's files, as far as they are among them.
+
+    A weight without a name there keeps its own. The experts of one layer are held until those of the next are read.
+    """
+    shapes = shapes_of(weights)
+    places: dict[str, Place] = {}
+    for name in names:
+        place = None if name in shapes else find_place(name)
+        if place is not None and place.name in shapes:
+            places[name] = place
+    held = lru_cache(maxsize=2)(weights.__getitem__)  # names in their order alternate between a layer's two tensors
+
+    def read(name: str) -> Shaped[Tensor, "..."]:
+        if name not in places:
+            return weights[name]
+        place = places[name]
+        whole = held(place.name)
+        # [experts, rows, width] -> [rows, width] -> parts x [part_rows, width]
+        return whole if place.expert is None else whole[place.expert].chunk(len(place.siblings))[place.part]
+
+    taken = {place.name for place in places.values()}
+    kept = {name: shape for name, shape in shapes.items() if name not in taken}
+    return LazyWeights(kept | {name: place.cut(shapes[place.name]) for name, place in places.items()}, read)

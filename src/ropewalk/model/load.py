@@ -23,9 +23,11 @@ from ropewalk.model.architectures import CLASSES, tied_names
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.biases import with_biases
 from ropewalk.model.check_rope import check_positions
+from ropewalk.model.expert_files import join_experts
 from ropewalk.model.folder import read_config
+from ropewalk.model.load_shards import read_buffers
 from ropewalk.model.rope_hooks import direct_positions
-from ropewalk.model.weights import Dtype, check_finite, check_weights
+from ropewalk.model.weights import Dtype, check_finite, check_weights, read_headers
 from ropewalk.parallel.device import rank_device
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.shape.families import OWN_TYPE
@@ -57,6 +59,7 @@ def load_model(
         )
     assert not any(report.values()), report
     check_finite(folder, dict(model.named_parameters()))
+    read_buffers(model, join_experts(read_headers(folder)), device=torch.device("cpu"))  # it may have rounded them
     return _give_positions(model, folder, shape, former)
 
 
@@ -107,9 +110,9 @@ def _compute_buffers(model: PreTrainedModel) -> None:
 
     transformers computes them in the same way after it has read a file: frequencies, and a scale of embeddings.
     """
-    assert not set(dict(model.named_buffers())) & set(model.state_dict()), "a file would hold these buffers"
     for module in list(model.modules()):
         buffers = dict(module.named_buffers(recurse=False))
+        buffers = {name: each for name, each in buffers.items() if name in module._non_persistent_buffers_set}
         for name, buffer in buffers.items():
             module.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=False)
         if buffers:
