@@ -17,7 +17,7 @@ from ropewalk.model.read_rows import AnyStored, JoinedTensor, StoredTensor
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ExpertRule:
     """A tensor of a class, and its parts in the files in their order; ``*`` is the number of the expert.
 
     Both are names below the path of a layer. A single part without ``*`` is the same tensor under another name.
@@ -27,20 +27,22 @@ class Rule:
     parts: tuple[str, ...]
 
 
-RULES = (
-    Rule("mlp.experts.gate_up_proj", ("mlp.experts.*.gate_proj.weight", "mlp.experts.*.up_proj.weight")),
-    Rule("mlp.experts.down_proj", ("mlp.experts.*.down_proj.weight",)),
+EXPERT_RULES = (
+    ExpertRule("mlp.experts.gate_up_proj", ("mlp.experts.*.gate_proj.weight", "mlp.experts.*.up_proj.weight")),
+    ExpertRule("mlp.experts.down_proj", ("mlp.experts.*.down_proj.weight",)),
     # ERNIE
-    Rule("mlp.gate.moe_statics.e_score_correction_bias", ("mlp.moe_statics.e_score_correction_bias",)),
+    ExpertRule("mlp.gate.moe_statics.e_score_correction_bias", ("mlp.moe_statics.e_score_correction_bias",)),
     # Mixtral, MiniMax
-    Rule("mlp.experts.gate_up_proj", ("block_sparse_moe.experts.*.w1.weight", "block_sparse_moe.experts.*.w3.weight")),
-    Rule("mlp.experts.down_proj", ("block_sparse_moe.experts.*.w2.weight",)),
-    Rule("mlp.gate.weight", ("block_sparse_moe.gate.weight",)),
-    Rule("mlp.e_score_correction_bias", ("block_sparse_moe.e_score_correction_bias",)),
+    ExpertRule(
+        "mlp.experts.gate_up_proj", ("block_sparse_moe.experts.*.w1.weight", "block_sparse_moe.experts.*.w3.weight")
+    ),
+    ExpertRule("mlp.experts.down_proj", ("block_sparse_moe.experts.*.w2.weight",)),
+    ExpertRule("mlp.gate.weight", ("block_sparse_moe.gate.weight",)),
+    ExpertRule("mlp.e_score_correction_bias", ("block_sparse_moe.e_score_correction_bias",)),
     # Granite
-    Rule("block_sparse_moe.experts.gate_up_proj", ("block_sparse_moe.input_linear.weight",)),
-    Rule("block_sparse_moe.experts.down_proj", ("block_sparse_moe.output_linear.weight",)),
-    Rule("block_sparse_moe.router.weight", ("block_sparse_moe.router.layer.weight",)),
+    ExpertRule("block_sparse_moe.experts.gate_up_proj", ("block_sparse_moe.input_linear.weight",)),
+    ExpertRule("block_sparse_moe.experts.down_proj", ("block_sparse_moe.output_linear.weight",)),
+    ExpertRule("block_sparse_moe.router.weight", ("block_sparse_moe.router.layer.weight",)),
 )
 
 
@@ -50,7 +52,7 @@ and its classes keep it in float32: a choice between near scores depends on its 
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ExpertPlace:
     """The place of a stored tensor in a tensor of the class. ``expert`` is None where it is all of that tensor."""
 
     name: str
@@ -67,12 +69,12 @@ class Place:
 _LAYER = r"(?P<layer>.*\blayers\.\d+\.)"
 _PATTERNS = tuple(
     (re.compile(_LAYER + re.escape(part).replace(r"\*", r"(?P<expert>\d+)")), rule, number)
-    for rule in RULES
+    for rule in EXPERT_RULES
     for number, part in enumerate(rule.parts)
 )
 
 
-def find_place(stored_name: str) -> Place | None:
+def find_place(stored_name: str) -> ExpertPlace | None:
     """Return the place of a tensor in the class; None where files and class have the same name for it."""
     for pattern, rule, number in _PATTERNS:
         found = pattern.fullmatch(stored_name)
@@ -80,7 +82,7 @@ def find_place(stored_name: str) -> Place | None:
             fields = found.groupdict()
             expert = fields.get("expert")
             siblings = tuple(fields["layer"] + part.replace("*", expert or "") for part in rule.parts)
-            return Place(fields["layer"] + rule.name, None if expert is None else int(expert), number, siblings)
+            return ExpertPlace(fields["layer"] + rule.name, None if expert is None else int(expert), number, siblings)
     return None
 
 

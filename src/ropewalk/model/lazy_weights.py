@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from ropewalk.model.expert_files import Place, find_place, join_experts
+from ropewalk.model.expert_files import ExpertPlace, find_place, join_experts
 from ropewalk.model.weights import read_headers, read_tensor
 from ropewalk.parallel.verify_folder import require_intact
 
@@ -54,6 +54,15 @@ def read_weights(folder: Path) -> LazyWeights:
     return LazyWeights({name: tensor.shape for name, tensor in stored.items()}, partial(read_tensor, stored))
 
 
+def complete_weights(
+    trained: Mapping[str, Float[Tensor, "..."]], base: Mapping[str, Float[Tensor, "..."]], *, frozen: Iterable[str]
+) -> LazyWeights:
+    """``trained`` with the weights called ``frozen``, which it lacks, from ``base``, in float32."""
+    held = set(frozen)
+    shapes = {**shapes_of(trained), **{name: tuple(shapes_of(base)[name]) for name in sorted(held)}}
+    return LazyWeights(shapes, lambda name: base[name].float() if name in held else trained[name])
+
+
 def merge_weights(
     trained: Mapping[str, Float[Tensor, "..."]], base: Mapping[str, Float[Tensor, "..."]], *, share: float
 ) -> LazyWeights:
@@ -76,7 +85,7 @@ def split_experts(weights: Mapping[str, Shaped[Tensor, "..."]], names: Iterable[
     A weight without a name there keeps its own. The experts of one layer are held until those of the next are read.
     """
     shapes = shapes_of(weights)
-    places: dict[str, Place] = {}
+    places: dict[str, ExpertPlace] = {}
     for name in names:
         place = None if name in shapes else find_place(name)
         if place is not None and place.name in shapes:

@@ -23,6 +23,7 @@ from ropewalk.model.architectures import CLASSES, tied_names
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.biases import with_biases
 from ropewalk.model.check_rope import check_positions
+from ropewalk.model.expert_balance import hold_choice_biases
 from ropewalk.model.expert_files import join_experts
 from ropewalk.model.folder import read_config
 from ropewalk.model.load_shards import read_buffers
@@ -59,6 +60,7 @@ def load_model(
         )
     assert not any(report.values()), report
     check_finite(folder, dict(model.named_parameters()))
+    hold_choice_biases(model)
     read_buffers(model, join_experts(read_headers(folder)), device=torch.device("cpu"))  # it may have rounded them
     return _give_positions(model, folder, shape, former)
 
@@ -73,6 +75,7 @@ def build_model(
     """
     shape = read_shape(folder)
     _, model = _examine(folder, shape, dtype)
+    hold_choice_biases(model)
     _compute_buffers(model)
     return _give_positions(model, folder, shape, former)
 

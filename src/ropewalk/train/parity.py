@@ -141,7 +141,7 @@ def _find_packed(dataset: Dataset, ranks: int) -> int:
 
 def _take_gradients(learner: ModelWithLoss, batches: StepBatches, mesh: Mesh) -> float:
     """Compute the gradients of the mean loss over all sequences into ``learner``; return the mean loss."""
-    weight = agree_on_work(batches, mesh)[0] or 1.0  # sequences without a label have no gradient at either degree
+    weight = agree_on_work(batches, mesh).weight or 1.0  # sequences without a label have no gradient at either degree
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)
     for micro in batches.micro:
         loss = _lose(learner, micro, micro.weights, mesh)

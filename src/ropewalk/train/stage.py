@@ -13,7 +13,7 @@ import torch
 
 from ropewalk.attention.gpu_kernels import use_installed_flash
 from ropewalk.checkpoint.load import load_moments, newest, read_facts
-from ropewalk.checkpoint.state import TrainState
+from ropewalk.checkpoint.state import TrainState, name_frozen
 from ropewalk.core.artifact import read_manifest, write_whole
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
@@ -162,6 +162,8 @@ def begin_stage(context: StageContext, dataset: Dataset) -> TrainState:
     }
     if spec.lora is not None:  # the export of a checkpoint needs this to merge the adapter
         inputs["lora"] = spec.lora.model_dump(mode="json")
+    elif frozen := name_frozen(learner):  # and this, to take them from the extended model
+        inputs["frozen"] = frozen
     optimizer = make_optimizer(
         learner,
         weight_decay=spec.weight_decay,
