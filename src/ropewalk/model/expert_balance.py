@@ -55,6 +55,11 @@ def find_routers(model: Any) -> list[Router]:
     return found
 
 
+def scores_by_sigmoid(model: Any) -> bool:
+    """Whether the routers of ``model`` score each expert by a sigmoid, instead of all of them by one softmax."""
+    return model.config.model_type in _SIGMOIDS
+
+
 def refuse_other_experts(rules: Experts | None, routers: Sequence[Router], *, sigmoid: bool = False) -> None:
     """Raise UserError where ``rules`` ask for what a model with these ``routers`` does not have."""
     if rules is None:
@@ -108,7 +113,7 @@ class ExpertBalance:
         self.reading: Reading | None = None
         self.last: StepBalance | None = None
         self.active = False
-        self.sigmoid = model.config.model_type in _SIGMOIDS
+        self.sigmoid = scores_by_sigmoid(model)
         for row, router in enumerate(self.routers):
             router.module.register_forward_hook(_Watch(self, row))
 
@@ -228,7 +233,8 @@ class _Watch:
     row: int
 
     @stay_outside
-    def __call__(self, module: nn.Module, args: Any, output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """The output, whose weights now lead to the losses of these logits in the backward pass."""
         logits, weights, chosen = output
         if self.balance.reading is not None and self.balance.reading.counts:
             self.balance.count(self.row, logits, chosen)

@@ -16,7 +16,7 @@ from ropewalk.core.progress import say
 from ropewalk.core.quantity import format_bytes
 from ropewalk.model.adapter import attach_adapter
 from ropewalk.model.compiled import compile_in_place, require_compiler
-from ropewalk.model.expert_balance import ExpertBalance, find_routers, refuse_other_experts
+from ropewalk.model.expert_balance import ExpertBalance, find_routers, refuse_other_experts, scores_by_sigmoid
 from ropewalk.model.extend import read_former
 from ropewalk.model.load import build_model
 from ropewalk.model.load_shards import load_shards
@@ -60,7 +60,7 @@ def balance_experts(causal: nn.Module, spec: Stage) -> ExpertBalance | None:
     Raises UserError where ``spec`` asks for what the model does not have.
     """
     routers, rules = find_routers(causal), spec.experts or Experts()
-    refuse_other_experts(spec.experts, routers)
+    refuse_other_experts(spec.experts, routers, sigmoid=scores_by_sigmoid(causal))
     if not routers:
         return None
     if rules.router == "frozen":
