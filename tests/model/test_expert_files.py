@@ -1,6 +1,10 @@
 """Experts in the files and in the class: the same numbers both ways, compared with transformers' own conversion."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +29,7 @@ KINDS = sorted(MIXTURES)
 CPU = torch.device("cpu")
 
 
-def build(kind: str, **changes: int) -> transformers.PreTrainedModel:
+def build(kind: str, **changes: Any) -> transformers.PreTrainedModel:
     """The class's model without memory; what no file holds is on the CPU."""
     with torch.device("meta"):
         model = getattr(transformers, MIXTURES[kind][0])(mixture_config(kind, **changes))
@@ -79,6 +83,38 @@ def test_each_rank_reads_whole_experts(tmp_path: Path, experts: int) -> None:
         assert all(torch.equal(each, whole[name]) for name, (each, _) in found.items())
         held = found["model.layers.1.mlp.experts.gate_up_proj"][1]
         assert held == {4: (2, 2), 3: (2, 1), 1: (1, 0)}[experts][rank]
+
+
+def quantise(folder: Path) -> dict[str, torch.Tensor]:
+    """Replace the experts of a gpt-oss folder by random MXFP4 ones; return their numbers, computed here."""
+    steps = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    tensors, values = load_file(folder / SINGLE), {}
+    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+        experts, inputs, outputs = tensors.pop(name).shape
+        blocks = torch.randint(0, 256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8)
+        scales = torch.randint(118, 124, (experts, outputs, inputs // 32), dtype=torch.uint8)
+        tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        numbers = torch.stack([steps[(blocks & 15).long()], steps[(blocks >> 4).long()]], dim=-1).flatten(-2)
+        values[name] = (numbers * torch.exp2(scales.float() - 127)[..., None]).flatten(-2).transpose(1, 2)
+    save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    return values
+
+
+def test_the_documented_command_dequantises_gpt_oss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 32}
+    values = quantise(save_mixture(tmp_path / "gpt-oss-20b", "gpt_oss", dtype=torch.bfloat16, **sizes))
+    page = (Path(__file__).parents[2] / "docs" / "experts.md").read_text()
+    program = page.partition('python -c "')[2].partition('"')[0]
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    model = build("gpt_oss", **sizes)
+    load_shards(model, tmp_path / "gpt-oss-20b-bf16", device=CPU)
+    found = model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in values.items()) and len(values) == 4
+    assert not json.loads((tmp_path / "gpt-oss-20b-bf16" / "config.json").read_text()).get("quantization_config")
 
 
 def spoil(folder: Path, name: str, value: torch.Tensor | None) -> None:
