@@ -43,7 +43,7 @@ MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "ernie4_5_moe": ("Ernie4_5_MoeForCausalLM", {"moe_layer_start_index": 1}),
     "hunyuan_v1_moe": ("HunYuanMoEV1ForCausalLM", {}),
     "minimax_m2": ("MiniMaxM2ForCausalLM", {}),
-    "glm4_moe": ("Glm4MoeForCausalLM", {"first_k_dense_replace": 1, "partial_rotary_factor": 0.5}),
+    "glm4_moe": ("Glm4MoeForCausalLM", {"first_k_dense_replace": 1, "partial_rotary_factor": 1.0}),
     "deepseek_v3": (
         "DeepseekV3ForCausalLM",
         {

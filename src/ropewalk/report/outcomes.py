@@ -132,9 +132,9 @@ def make_experts(contents: Contents) -> Section | None:
         return None
     losses = contents.curve("experts/balance_loss").values
     lead = (
-        f"In the last step, the busiest expert of any layer had {greatest.values[-1]:.2f} times the mean load (first step: "
-        f"{greatest.values[0]:.2f}). The balance loss, mean of the layers, went from {losses[0]:.3f} to {losses[-1]:.3f}; "
-        "it is 1 where all experts are chosen alike."
+        f"In the last step, the busiest expert of any layer had {greatest.values[-1]:.2f} times the mean load (first "
+        f"step: {greatest.values[0]:.2f}). The balance loss, mean of the layers, went from {losses[0]:.3f} to "
+        f"{losses[-1]:.3f}; it is 1 where all experts are chosen alike."
     )
     rows = [
         [layer, f"{curve.values[0]:.2f}", f"{curve.values[-1]:.2f}", f"{max(curve.values):.2f}"]
