@@ -19,7 +19,7 @@ from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.parallel.recompute import RecomputePolicy, set_recompute
 from ropewalk.partition import local_shard, partition_tokens
-from ropewalk.recipe.experts import Experts
+from ropewalk.recipe.expert_training import ExpertTraining
 from ropewalk.train.batches import MicroBatch, StepBatches
 from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.step import StepGradients, compute_gradients
@@ -63,7 +63,7 @@ def build(kind: str, rules: dict[str, Any], recompute: RecomputePolicy = "none")
     model.set_attn_implementation(NAME)
     set_recompute(model, recompute)
     learner = ModelWithLoss(model).train()
-    learner.balance = ExpertBalance(model, Experts(**rules))
+    learner.balance = ExpertBalance(model, ExpertTraining(**rules))
     return learner
 
 
@@ -203,11 +203,11 @@ def test_a_bias_moves_towards_an_even_load_and_stays_without_it() -> None:
 def test_what_a_class_does_not_have_is_refused() -> None:
     plain, biased = (find_routers(make_mixture(kind)) for kind in ("qwen3_moe", "glm4_moe"))
     refuse_other_experts(None, [])
-    refuse_other_experts(Experts(bias_update=0.1, balance_loss=1.0), biased)
+    refuse_other_experts(ExpertTraining(bias_update=0.1, balance_loss=1.0), biased)
     for rules, routers, sigmoid, key in (
-        (Experts(), [], False, "experts does not fit"),
-        (Experts(bias_update=0.1), plain, False, "bias_update"),
-        (Experts(z_loss=0.1), biased, True, "z_loss"),
+        (ExpertTraining(), [], False, "experts does not fit"),
+        (ExpertTraining(bias_update=0.1), plain, False, "bias_update"),
+        (ExpertTraining(z_loss=0.1), biased, True, "z_loss"),
     ):
         with pytest.raises(UserError, match=key):
             refuse_other_experts(rules, routers, sigmoid=sigmoid)

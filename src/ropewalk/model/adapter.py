@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ropewalk.core.error import UserError
-from ropewalk.model.architectures import blocks_of
+from ropewalk.model.architectures import blocks_of, family_of, is_embedding
 from ropewalk.model.biases import NAME as SCORE_BIAS
 from ropewalk.model.lazy_weights import LazyWeights, read_weights
 from ropewalk.recipe.lora import Lora, require_peft
@@ -34,9 +34,11 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, *, seed: int) -> None:
     require_peft()
     from peft import LoraConfig, inject_adapter_in_model
 
-    blocks = blocks_of(model)
-    _refuse_only_experts(blocks, lora)
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.projections))
+    family, blocks = family_of(model), blocks_of(model)
+    own = family.projections if family else {}
+    names = list(dict.fromkeys(own.get(name, name) for name in lora.projections))
+    _refuse_only_experts(blocks, names)
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=names)
     with torch.random.fork_rng(devices=[]), _seemingly_real(model):
         torch.default_generator.manual_seed(seed)
         model.requires_grad_(False)
@@ -48,13 +50,13 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, *, seed: int) -> None:
         model.enable_input_require_grads()
 
 
-def _refuse_only_experts(blocks: nn.ModuleList, lora: Lora) -> None:
-    names = {path.split(".")[-1] for path, module in blocks.named_modules() if isinstance(module, nn.Linear)}
-    if not names & set(lora.projections):
+def _refuse_only_experts(blocks: nn.ModuleList, names: list[str]) -> None:
+    there = {path.split(".")[-1] for path, module in blocks.named_modules() if isinstance(module, nn.Linear)}
+    if not there & set(names):
         raise UserError(
             "no matrix of this model gets an adapter",
             where="stages: lora.modules",
-            why=f"its blocks have none of {', '.join(lora.projections)} outside of the experts, which get no adapters",
+            why=f"its blocks have none of {', '.join(names)} outside of the experts, which get no adapters",
             fix="add attention to lora.modules",
         )
 
@@ -78,7 +80,7 @@ def _seemingly_real(model: PreTrainedModel) -> Iterator[None]:
 
 def _is_whole(name: str, lora: Lora, *, tied: bool) -> bool:
     """Whether the parameter called ``name`` is trained as it is; a tied head has the name of the embedding."""
-    if "embed_tokens" in name:
+    if is_embedding(name):
         return "embeddings" in lora.also_train or (tied and "head" in lora.also_train)
     if name.startswith("lm_head"):
         return "head" in lora.also_train

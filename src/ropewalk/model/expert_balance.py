@@ -20,13 +20,12 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
 from ropewalk.core.error import UserError
-from ropewalk.model.architectures import blocks_of
+from ropewalk.model.architectures import blocks_of, family_of
 from ropewalk.model.compiled import stay_outside
 from ropewalk.model.expert_files import CHOICE_BIAS
-from ropewalk.recipe.experts import Experts
+from ropewalk.recipe.expert_training import ExpertTraining
 
 _ROUTERS = ("gate", "router")
-_SIGMOIDS = ("glm4_moe", "minimax_m2", "deepseek_v3")
 
 
 class Router(NamedTuple):
@@ -57,10 +56,11 @@ def find_routers(model: Any) -> list[Router]:
 
 def scores_by_sigmoid(model: Any) -> bool:
     """Whether the routers of ``model`` score each expert by a sigmoid, instead of all of them by one softmax."""
-    return model.config.model_type in _SIGMOIDS
+    family = family_of(model)
+    return family is not None and family.experts is not None and family.experts.scores == "sigmoid"
 
 
-def refuse_other_experts(rules: Experts | None, routers: Sequence[Router], *, sigmoid: bool = False) -> None:
+def refuse_other_experts(rules: ExpertTraining | None, routers: Sequence[Router], *, sigmoid: bool = False) -> None:
     """Raise UserError where ``rules`` ask for what a model with these ``routers`` does not have."""
     if rules is None:
         return
@@ -103,7 +103,7 @@ class ExpertBalance:
     them. At first all are equal, which gives no gradient.
     """
 
-    def __init__(self, model: Any, rules: Experts) -> None:
+    def __init__(self, model: Any, rules: ExpertTraining) -> None:
         self.rules, self._model = rules, model
         self.routers = find_routers(model)
         (experts,) = {router.experts for router in self.routers}

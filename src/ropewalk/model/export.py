@@ -11,6 +11,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest
+from ropewalk.model.architectures import is_embedding
 from ropewalk.model.engines import LOADER, is_native
 from ropewalk.model.expert_files import join_experts
 from ropewalk.model.folder import copy_tokenizer, read_config
@@ -45,7 +46,8 @@ def export(weights: Mapping[str, Shaped[Tensor, "..."]] | Path, like: Path, out:
     stored = read_headers(like)
     expected = {name: each.shape for name, each in join_experts(stored).items()}
     # A tied head that was stored twice is stored once: no engine needs the copy.
-    tied = {"lm_head.weight": "model.embed_tokens.weight"} if shape.tied else {}
+    embedding = next(name for name in expected if is_embedding(name))
+    tied = {"lm_head.weight": embedding} if shape.tied else {}
     shapes = {name: sizes for name, sizes in shapes_of(tensors).items() if name not in tied}
     kept = split_experts(LazyWeights(shapes, tensors.__getitem__), stored)
     facts = read_manifest(like)["facts"] if is_finished(like) else {"context_tokens": shape.context_tokens}

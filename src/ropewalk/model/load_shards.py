@@ -21,24 +21,20 @@ from ropewalk.parallel.collective import gather_values
 Places = list[tuple[nn.Module, str]]
 
 
-def load_shards(
-    model: nn.Module, folder: Path, *, device: torch.device, whole_device: torch.device | None = None
-) -> None:
+def load_shards(model: nn.Module, folder: Path, *, device: torch.device) -> None:
     """Allocate the parameters of ``model`` that have no memory on ``device``, and fill them from a model folder.
 
     The model is a ``build_model``, or a module that holds one as ``causal``; it may be sharded, and then every rank
-    must call this. What is whole on every rank of a sharded model goes to ``whole_device``, if it is given. Raises
-    UserError, on every rank, where a value is not finite.
+    must call this. Raises UserError, on every rank, where a value is not finite.
     """
     stored, bad = join_experts(read_headers(folder)), {}
     for name, parameter, places in list(_find_empty(model)):
-        place = device if isinstance(parameter, DTensor) else whole_device or device
-        made = nn.Parameter(torch.empty_like(parameter, device=place), requires_grad=parameter.requires_grad)
+        made = nn.Parameter(torch.empty_like(parameter, device=device), requires_grad=parameter.requires_grad)
         local, first_row = _find_rows(made)
         bad[name] = read_rows(stored[name], local, first_row=first_row)
         for module, own_name in places:
             setattr(module, own_name, made)
-    bad |= read_buffers(model, stored, device=whole_device or device)
+    bad |= read_buffers(model, stored)
     everyones = gather_values({name: count for name, count in bad.items() if count})
     for name in bad:
         # With replicas, several ranks count the same value.
@@ -47,14 +43,14 @@ def load_shards(
         refuse_bad(folder, name, bad=min(found, total), values=total)
 
 
-def read_buffers(model: nn.Module, stored: Mapping[str, AnyStored], *, device: torch.device) -> dict[str, int]:
+def read_buffers(model: nn.Module, stored: Mapping[str, AnyStored]) -> dict[str, int]:
     """Give each buffer that files hold its stored values; return for each how many are not finite.
 
     The buffers are in float32 in a model of any type: their classes compute so, but not all of them declare it.
     """
     bad = {}
     for name, module, own_name in list(find_stored_buffers(model)):
-        value = torch.empty(stored[name].shape, device=device)
+        value = torch.empty(stored[name].shape, device=module.get_buffer(own_name).device)
         bad[name] = read_rows(stored[name], value)
         module.register_buffer(own_name, value)
     return bad

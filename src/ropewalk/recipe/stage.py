@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.spec import Spec
-from ropewalk.recipe.experts import Experts
+from ropewalk.recipe.expert_training import ExpertTraining
 from ropewalk.recipe.gates import Gate, Guard, Share, Stop
 from ropewalk.recipe.long_ce import LongCE
 from ropewalk.recipe.lora import Lora
@@ -84,7 +84,7 @@ class Stage(Spec):
     """Whether the optimizer goes on with the moments of the stage before; false begins with fresh ones."""
     lora: Lora | None = None
     """Adapters are trained instead of all weights."""
-    experts: Experts | None = None
+    experts: ExpertTraining | None = None
     """How a mixture of experts is trained (docs/experts.md)."""
     stop: Stop | None = None
     """Ends the stage as soon as a metric is reached."""

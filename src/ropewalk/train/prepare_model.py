@@ -30,7 +30,7 @@ from ropewalk.parallel.recompute import set_recompute
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.plan.forecast import forecast_stage
 from ropewalk.plan.savings import Savings, list_savings
-from ropewalk.recipe.experts import Experts
+from ropewalk.recipe.expert_training import ExpertTraining
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.recipe.stage import Stage
 from ropewalk.shape.model_shape import ModelShape
@@ -59,7 +59,7 @@ def balance_experts(causal: nn.Module, spec: Stage) -> ExpertBalance | None:
 
     Raises UserError where ``spec`` asks for what the model does not have.
     """
-    routers, rules = find_routers(causal), spec.experts or Experts()
+    routers, rules = find_routers(causal), spec.experts or ExpertTraining()
     refuse_other_experts(spec.experts, routers, sigmoid=scores_by_sigmoid(causal))
     if not routers:
         return None
@@ -111,5 +111,4 @@ def prepare_model(
     learner.offload = savings.offload
     shard_model(learner, mesh, precision=precision, states_on_host=savings.states_on_host)
     if weights is not None:
-        place = torch.device("cpu") if savings.states_on_host else mesh.device
-        load_shards(learner, weights, device=place, whole_device=mesh.device)
+        load_shards(learner, weights, device=torch.device("cpu") if savings.states_on_host else mesh.device)

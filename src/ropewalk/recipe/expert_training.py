@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from ropewalk.core.spec import Spec
 
 
-class Experts(Spec):
+class ExpertTraining(Spec):
     """``experts: {balance_loss: 0.001}`` of a stage: how the routers of a mixture of experts are trained."""
 
     router: Literal["trained", "frozen"] = "trained"
@@ -34,7 +34,7 @@ class Experts(Spec):
         return max(self.balance_loss, self.z_loss, self.bias_update) > 0
 
     @model_validator(mode="after")
-    def _check_frozen(self) -> "Experts":
+    def _check_frozen(self) -> "ExpertTraining":
         if self.router == "frozen" and self.learns:
             raise ValueError(
                 "router: frozen routers cannot be balanced; "
