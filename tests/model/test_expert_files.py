@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from ropewalk.core.error import UserError
 from ropewalk.model.expert_files import find_place, join_experts
 from ropewalk.model.lazy_weights import read_weights, split_experts
-from ropewalk.model.load_shards import load_shards
+from ropewalk.model.load_shards import find_stored_buffers, load_shards
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.weights import SINGLE, check_weights, read_headers
 from ropewalk.model.write_weights import write_weights
@@ -33,6 +33,8 @@ def build(kind: str, **changes: Any) -> transformers.PreTrainedModel:
     """The class's model without memory; what no file holds is on the CPU."""
     with torch.device("meta"):
         model = getattr(transformers, MIXTURES[kind][0])(mixture_config(kind, **changes))
+    for _, module, name in list(find_stored_buffers(model)):
+        module.register_buffer(name, torch.empty_like(module.get_buffer(name), device="cpu"))
     return model
 
 

@@ -27,7 +27,7 @@ def find_balance(model: nn.Module) -> ExpertBalance | None:
     return balance
 
 
-def read_experts(
+def watch_reading(
     balance: ExpertBalance | None, micro: MicroBatch, *, counts: bool = True
 ) -> AbstractContextManager[None]:
     """Inside, the forward of ``micro`` is counted if ``counts`` is true. The source of padding is -1."""
@@ -40,7 +40,7 @@ def count_ahead(balance: ExpertBalance | None, batches: StepBatches, read: Calla
         return False
     with torch.no_grad():
         for micro in batches.micro[1:]:
-            with read_experts(balance, micro):
+            with watch_reading(balance, micro):
                 read(micro)
     return True
 

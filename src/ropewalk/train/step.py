@@ -33,9 +33,9 @@ from ropewalk.train.expert_step import (
     describe_experts,
     find_balance,
     local_sums,
-    read_experts,
     share_counts,
     step_metrics,
+    watch_reading,
 )
 from ropewalk.train.long_ce import TruncatedReading
 from ropewalk.train.loss_metrics import LossMetrics
@@ -164,7 +164,7 @@ def _add_gradients(
     counted_ahead = count_ahead(balance, batches, lambda micro: _read(model, micro, mesh))
     for number, micro in enumerate(batches.micro):
         truncated_nll = read_truncated(model, micro, mesh)
-        with read_experts(balance, micro, counts=number == 0 or not counted_ahead):
+        with watch_reading(balance, micro, counts=number == 0 or not counted_ahead):
             loss, nll, correct = _read(model, micro, mesh, truncated_nll)
         if number == 0:
             share_counts(balance)
