@@ -10,9 +10,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from ropewalk.attention.prepare_schedule import prepare_attention
-from ropewalk.core.error import UserError
 from ropewalk.model.attention_interface import NAME
-from ropewalk.model.expert_balance import ExpertBalance, find_routers, hold_choice_biases, refuse_other_experts
+from ropewalk.model.expert_balance import ExpertBalance, find_routers, hold_choice_biases
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.launch import run_ranks
@@ -198,19 +197,6 @@ def test_a_bias_moves_towards_an_even_load_and_stays_without_it() -> None:
         assert still is not None
         still.finish(still.describe(table))
         assert torch.equal(still.biases[name], before)
-
-
-def test_what_a_class_does_not_have_is_refused() -> None:
-    plain, biased = (find_routers(make_mixture(kind)) for kind in ("qwen3_moe", "glm4_moe"))
-    refuse_other_experts(None, [])
-    refuse_other_experts(ExpertTraining(bias_update=0.1, balance_loss=1.0), biased)
-    for rules, routers, sigmoid, key in (
-        (ExpertTraining(), [], False, "experts does not fit"),
-        (ExpertTraining(bias_update=0.1), plain, False, "bias_update"),
-        (ExpertTraining(z_loss=0.1), biased, True, "z_loss"),
-    ):
-        with pytest.raises(UserError, match=key):
-            refuse_other_experts(rules, routers, sigmoid=sigmoid)
 
 
 def test_evaluation_and_work_outside_a_step_are_not_watched() -> None:

@@ -10,7 +10,7 @@ recomputation nor the chunked loss changes. A recomputed router runs twice: choi
 which ends with the forward. Padding counts nowhere.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor, nn
 
-from ropewalk.core.error import UserError
 from ropewalk.model.architectures import blocks_of, family_of
 from ropewalk.model.compiled import stay_outside
 from ropewalk.model.expert_files import CHOICE_BIAS
@@ -54,27 +53,10 @@ def find_routers(model: Any) -> list[Router]:
     return found
 
 
-def scores_by_sigmoid(model: Any) -> bool:
+def _scores_by_sigmoid(model: Any) -> bool:
     """Whether the routers of ``model`` score each expert by a sigmoid, instead of all of them by one softmax."""
     family = family_of(model)
     return family is not None and family.experts is not None and family.experts.scores == "sigmoid"
-
-
-def refuse_other_experts(rules: ExpertTraining | None, routers: Sequence[Router], *, sigmoid: bool = False) -> None:
-    """Raise UserError where ``rules`` ask for what a model with these ``routers`` does not have."""
-    if rules is None:
-        return
-    reason = None
-    if not routers:
-        key, reason = "experts", "the model is dense: it has no experts"
-    elif rules.bias_update and any(router.biased is None for router in routers):
-        key, reason = "experts.bias_update", "the routers of this class choose experts without a bias"
-    elif rules.z_loss and sigmoid:
-        key, reason = "experts.z_loss", "the routers of this class score experts by sigmoids, which have no denominator"
-    if reason is not None:
-        raise UserError(
-            f"{key} does not fit this model", where=f"stages: {key}", why=reason, fix=f"remove {key} from the stage"
-        )
 
 
 def hold_choice_biases(model: nn.Module) -> None:
@@ -113,7 +95,7 @@ class ExpertBalance:
         self.reading: Reading | None = None
         self.last: StepBalance | None = None
         self.active = False
-        self.sigmoid = scores_by_sigmoid(model)
+        self.sigmoid = _scores_by_sigmoid(model)
         for row, router in enumerate(self.routers):
             router.module.register_forward_hook(_Watch(self, row))
 

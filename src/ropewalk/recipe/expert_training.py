@@ -5,11 +5,15 @@ It is 1 where all experts of the layer are chosen alike. The z-loss is that of S
 DeepSeek V3 (2408.15664, 2412.19437). At long contexts a stage is short, so all three are off unless they are asked for.
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from ropewalk.core.error import UserError
 from ropewalk.core.spec import Spec
+from ropewalk.shape.families import SUPPORTED
+from ropewalk.shape.model_shape import ModelShape
 
 
 class ExpertTraining(Spec):
@@ -41,3 +45,30 @@ class ExpertTraining(Spec):
                 "set balance_loss, z_loss and bias_update to 0, or train them"
             )
         return self
+
+
+def refuse_misfits(rules: ExpertTraining | None, tile_tokens: int | str | None, shape: ModelShape) -> None:
+    """Raise UserError for the first of ``find_misfits``; ``where`` is the key."""
+    for key, reason in find_misfits(rules, tile_tokens, shape):
+        raise UserError(f"{key} does not fit this model", where=key, why=reason, fix=f"remove {key} from the recipe")
+
+
+def find_misfits(
+    rules: ExpertTraining | None, tile_tokens: int | str | None, shape: ModelShape
+) -> Iterator[tuple[str, str]]:
+    """Yield each key of a recipe that a model of ``shape`` cannot obey, and the reason.
+
+    ``rules`` are those of a stage, ``tile_tokens`` is ``parallel.mlp_tile_tokens``.
+    """
+    if shape.experts is None:
+        if rules is not None:
+            yield "experts", "the model is dense: it has no experts"
+        return
+    keys = SUPPORTED[shape.architecture].experts
+    assert keys is not None
+    if rules is not None and rules.bias_update and keys.balance_bias == "none":
+        yield "experts.bias_update", "the routers of this class choose experts without a bias"
+    if rules is not None and rules.z_loss and keys.scores == "sigmoid":
+        yield "experts.z_loss", "the routers of this class score experts by sigmoids, which have no denominator"
+    if isinstance(tile_tokens, int):
+        yield "parallel.mlp_tile_tokens", "tokens are sorted by expert, all of a micro-batch at once"

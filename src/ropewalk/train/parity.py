@@ -29,6 +29,7 @@ from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.partition import UlyssesPartition, local_shard
 from ropewalk.partition.choose import Sharing
+from ropewalk.recipe.expert_training import refuse_misfits
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stage_rows import open_stage
@@ -89,6 +90,7 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     chosen = choose_precision(parallel.precision, mesh)
     rows = max(STEPS * parallel.ranks, min(spec.steps * spec.step_rows, _SEARCHED_ROWS))
     built, shape = open_corpus(corpus), read_shape(model)
+    refuse_misfits(spec.experts, parallel.mlp_tile_tokens, shape)
     require_model(built, model)
     dataset = open_stage(recipe, stage, built, rows=rows)
     savings, sharing = choose_savings(parallel, spec, shape), choose_sharing(parallel, shape, mesh)

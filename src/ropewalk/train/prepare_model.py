@@ -16,7 +16,7 @@ from ropewalk.core.progress import say
 from ropewalk.core.quantity import format_bytes
 from ropewalk.model.adapter import attach_adapter
 from ropewalk.model.compiled import compile_in_place, require_compiler
-from ropewalk.model.expert_balance import ExpertBalance, find_routers, refuse_other_experts, scores_by_sigmoid
+from ropewalk.model.expert_balance import ExpertBalance, find_routers
 from ropewalk.model.extend import read_former
 from ropewalk.model.load import build_model
 from ropewalk.model.load_shards import load_shards
@@ -55,12 +55,8 @@ def build_model_with_loss(extended: Path, spec: Stage, *, chunk_tokens: int | No
 
 
 def balance_experts(causal: nn.Module, spec: Stage) -> ExpertBalance | None:
-    """Watch the routers of a mixture of experts, and freeze them where ``spec`` says so; None for a dense model.
-
-    Raises UserError where ``spec`` asks for what the model does not have.
-    """
+    """Watch the routers of a mixture of experts, and freeze them where ``spec`` says so; None for a dense model."""
     routers, rules = find_routers(causal), spec.experts or ExpertTraining()
-    refuse_other_experts(spec.experts, routers, sigmoid=scores_by_sigmoid(causal))
     if not routers:
         return None
     if rules.router == "frozen":

@@ -24,6 +24,7 @@ from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_model
 from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.partition.choose import choose_partition
+from ropewalk.recipe.expert_training import refuse_misfits
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stage_rows import open_stage
@@ -138,6 +139,7 @@ def begin_stage(context: StageContext, dataset: Dataset) -> TrainState:
     Its ``inputs`` hold all that must be the same when the stage is resumed.
     """
     spec, parallel, extended = context.spec, context.parallel, context.folder.extended
+    refuse_misfits(spec.experts, parallel.mlp_tile_tokens, context.shape)
     torch.manual_seed(seed_for("train", context.seed, context.number, context.mesh.rank))
     learner = build_model_with_loss(
         extended,
