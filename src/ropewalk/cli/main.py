@@ -78,6 +78,21 @@ def extend_command(
     print_result(extend_model(str(target), Path(arguments[0]), arguments[1:]), as_json)
 
 
+@app.command("import")
+def import_command(
+    source: Annotated[Path, typer.Argument(metavar="GGUF", help="A .gguf file with a language model.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new model folder.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[PATH=VALUE]...", help="dtype=bfloat16 instead of float32.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a model folder from a quantised GGUF file; its weights are dequantised."""
+    from ropewalk.commands.import_gguf import import_model
+
+    print_result(import_model(source, out, overrides or []), as_json)
+
+
 @app.command("advise")
 def advise_command(
     target: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model folder.")],
