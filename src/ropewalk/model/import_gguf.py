@@ -5,6 +5,7 @@ transformers reads weights and tokenizer, with the package gguf. Its config is c
 trained, but those that the quantisation left; the manifest says from which one.
 """
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,7 +68,8 @@ def _write_config(file: GgufFile, work: Path, *, dtype: str) -> PreTrainedConfig
     names = [name for name, kind in CLASSES.items() if kind.config_class is type(read)]
     if not names:
         raise _refuse(file, f"its class {type(read).__name__} is none of those that ropewalk trains")
-    told = correct_config(file, {key: value for key, value in read.to_dict().items() if key not in _OWN})
+    spelled_out = json.loads(read.to_json_string())
+    told = correct_config(file, {key: value for key, value in spelled_out.items() if key not in _OWN})
     told |= {"architectures": names[:1]}
     write_config(work, told, dtype=dtype)
     shape = read_shape(work)  # what it cannot read is refused with its own reason
@@ -109,6 +111,9 @@ def _check_count(file: GgufFile, sizes: dict[str, int]) -> None:
 def _check_tokenizer(file: GgufFile, work: Path) -> None:
     shape = read_shape(work)
     check_tokenizer(work, vocabulary=shape.vocabulary)
+    split = json.loads((work / "tokenizer.json").read_text()).get("pre_tokenizer") or {}
+    if file.split and not split.get("pretokenizers"):
+        say(f"tokenizer: transformers does not know the split {file.split!r} and uses another; tokens may differ")
     found = load_tokenizer(work).vocabulary
     if found != file.tokens:
         raise _refuse(file, f"its tokenizer has {file.tokens:,} tokens, and {found:,} after transformers' conversion")

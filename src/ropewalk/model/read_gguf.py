@@ -17,6 +17,9 @@ from ropewalk.core.error import UserError, explain_import_fault
 
 _MAGIC = b"GGUF"
 _TOKENIZER = "tokenizer.ggml."
+_SPLIT, _KIND = f"{_TOKENIZER}pre", f"{_TOKENIZER}model"
+_LIKE_GPT2 = {"default", "gpt-2", "smollm", "starcoder", "refact", "command-r", "olmo", "phi-2"}
+"""Ways to split a text before merging that give GPT-2's tokens: those with one token a digit never merge digits."""
 _FLOAT_TYPES = {"F64", "F32", "F16", "BF16"}
 _PARTS_HINT = "download the file again; where it came in parts, join all of them in their order into one file"
 
@@ -63,17 +66,18 @@ class GgufFile:
     """Values stored in each type of GGUF, such as Q4_1."""
     tokens: int
     """Entries of the tokenizer's vocabulary."""
+    quantisation: str | None
+    """The name of the mix of types, such as Q4_K_M; None where no tensor is quantised."""
 
     @property
     def architecture(self) -> str:
         return str(self.keys["general.architecture"])
 
     @property
-    def quantisation(self) -> str | None:
-        """The type of most quantised values; None if no tensor is quantised."""
-        kinds = {kind: count for kind, count in self.types.items() if kind not in _FLOAT_TYPES}
-        blocks = {kind: count for kind, count in kinds.items() if not kind.startswith("Q8")} or kinds
-        return max(blocks, key=lambda kind: blocks[kind]) if blocks else None
+    def split(self) -> str | None:
+        """The way to split a text that the tokenizer was trained with, where GPT-2's differs from it; else None."""
+        name = self.keys.get(_SPLIT)
+        return None if name in _LIKE_GPT2 or self.keys.get(_KIND) != "gpt2" else name
 
     @property
     def model_keys(self) -> dict[str, Any]:
@@ -89,7 +93,7 @@ def read_gguf(path: Path) -> GgufFile:
     """
     _check_magic(path)
     try:
-        from gguf import GGUFReader
+        from gguf import GGUFReader, LlamaFileType
     except ImportError as fault:
         raise UserError(
             "a GGUF file needs the package gguf",
@@ -100,7 +104,9 @@ def read_gguf(path: Path) -> GgufFile:
     try:
         reader = GGUFReader(path)
         keys = {
-            name: field.contents() for name, field in reader.fields.items() if not name.startswith(_TOKENIZER)
+            name: field.contents()
+            for name, field in reader.fields.items()
+            if name in {_SPLIT, _KIND} or not name.startswith(_TOKENIZER)
         }
         tokens = reader.fields.get(f"{_TOKENIZER}tokens")
     except (ValueError, IndexError, KeyError, OverflowError) as error:  # numpy's, since the reader checks no length
@@ -111,7 +117,11 @@ def read_gguf(path: Path) -> GgufFile:
         types[tensor.tensor_type.name] = types.get(tensor.tensor_type.name, 0) + sizes[tensor.name]
     if "general.architecture" not in keys or tokens is None or not sizes:
         raise _refuse_damage(path, "it has no model with a tokenizer: an architecture, tokens or tensors are missing")
-    return GgufFile(path, {key: _round(value) for key, value in keys.items()}, sizes, types, len(tokens.data))
+    names = {kind.value: kind.name.removeprefix("MOSTLY_") for kind in LlamaFileType}
+    quantised = {kind: count for kind, count in types.items() if kind not in _FLOAT_TYPES}
+    most = max(quantised, key=lambda kind: quantised[kind]) if quantised else None
+    name = names.get(keys.get("general.file_type"), most) if quantised else None
+    return GgufFile(path, {key: _round(value) for key, value in keys.items()}, sizes, types, len(tokens.data), name)
 
 
 def correct_config(file: GgufFile, config: Mapping[str, Any]) -> dict[str, Any]:
