@@ -105,12 +105,15 @@ def advise_command(
     probe: Annotated[
         Path | None, typer.Option(metavar="TEXT", help="Run the candidates on the model: a .txt, .md or .jsonl.")
     ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="The budget of --probe; 30 by default. Less time: fewer texts and candidates.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Recommend a RoPE method for a target length, with reasons; needs no GPU and no training."""
     from ropewalk.commands.advise import advise_model
 
-    print_result(advise_model(target, arguments or [], probe=probe), as_json)
+    print_result(advise_model(target, arguments or [], probe=probe, minutes=minutes), as_json)
 
 
 @app.command("train")
