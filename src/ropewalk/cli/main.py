@@ -82,9 +82,7 @@ def extend_command(
 def import_command(
     source: Annotated[Path, typer.Argument(metavar="GGUF", help="A .gguf file with a language model.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The new model folder.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[PATH=VALUE]...", help="dtype=bfloat16 instead of float32.")
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[dtype=bfloat16]", help="Default: float32.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a model folder from a quantised GGUF file; its weights are dequantised."""
@@ -169,8 +167,7 @@ def export_command(
 
 @app.command("verify")
 def verify_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Compare a few training steps at context-parallel degree 1 and at the degree of the recipe; exit code 2 if
-    they differ."""
+    """Compare training steps at context-parallel degree 1 and at the recipe's; exit code 2 if they differ."""
     from ropewalk.commands.verify import verify_degrees
 
     found = verify_degrees(load_given(recipe, overrides))
@@ -184,8 +181,7 @@ def replay_command(
     skipped: Annotated[Path, typer.Argument(metavar="FILE", help="RUN/stages/N/skipped/*.json")],
     as_json: AsJson = False,
 ) -> None:
-    """Repeat a step that the spike guard skipped, one sequence at a time, to find the cause: the data or the
-    machine."""
+    """Repeat a step that the spike guard skipped, one sequence at a time, to find the cause: data or machine."""
     from ropewalk.commands.replay import replay_skipped
 
     print_result(replay_skipped(skipped), as_json)

@@ -69,14 +69,14 @@ def probe_candidates(
     left, start, time = share_from_first((60 * minutes - (monotonic() - begun), *timed))
     plan = plan_probe(list(methods), rounds, time, start=start, ranks=ranks, budget=left)
     losses = replace(losses, documents=losses.documents[: plan.rounds])
-    planned = [losses, *([] if answers is None else [answers.first(plan.rounds)])]
+    planned: list[Measurement] = [losses, *([] if answers is None else [answers.first(plan.rounds)])]
     tokens = sum(len(item.tokens) for each in planned for item in each.items)
     if rank == 0:
         say(
             f"probe: {len(plan.names)} of {len(methods)} candidates, each reads {format_amount(tokens)} tokens; "
             f"{format_seconds(plan.seconds)} of a budget of {format_seconds(60 * minutes)}"
         )
-    clock, found = Clock(left), {}
+    clock, found = Clock(left), dict[str, list["Sums"]]()
     for name in plan.names:
         if not share_from_first(clock.fits()):
             break
@@ -84,7 +84,7 @@ def probe_candidates(
         found[name] = _measure(base, name, methods[name], spec, planned)
         clock.taken.append(monotonic() - since)
     return Probe(
-        [*_score(planned, found)],
+        [*_score(losses, planned, found)],
         _tell_reading(planned, spec, methods, found, seconds=monotonic() - begun, minutes=minutes),
     )
 
@@ -152,9 +152,10 @@ def _measure(base: Path, name: str, method: Rope, spec: AdviceSpec, planned: Seq
         return measure_model(folder, planned, name=name, precision="float32")
 
 
-def _score(planned: Sequence["Measurement"], found: Mapping[str, list["Sums"]]) -> Iterator[Score]:
+def _score(
+    losses: "PositionLoss", planned: Sequence["Measurement"], found: Mapping[str, list["Sums"]]
+) -> Iterator[Score]:
     """All scores, then the difference of each candidate from the one with the lowest loss at the target, in pairs."""
-    losses = planned[0]
     far = {name: sums[0].nll.reshape(len(losses.items), -1)[:, -1].sum() for name, sums in found.items()}
     best = min(far, key=lambda name: far[name])
     for name, sums in found.items():

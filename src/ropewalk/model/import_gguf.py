@@ -111,9 +111,11 @@ def _check_count(file: GgufFile, sizes: dict[str, int]) -> None:
 def _check_tokenizer(file: GgufFile, work: Path) -> None:
     shape = read_shape(work)
     check_tokenizer(work, vocabulary=shape.vocabulary)
-    split = json.loads((work / "tokenizer.json").read_text()).get("pre_tokenizer") or {}
-    if file.split and not split.get("pretokenizers"):
-        say(f"tokenizer: transformers does not know the split {file.split!r} and uses another; tokens may differ")
+    made = json.loads((work / "tokenizer.json").read_text()).get("pre_tokenizer") or {}
+    if file.pre_tokenizer and "pretokenizers" not in made:
+        say(
+            f"tokenizer: transformers does not know the split {file.pre_tokenizer!r} and uses another; tokens may differ"
+        )
     found = load_tokenizer(work).vocabulary
     if found != file.tokens:
         raise _refuse(file, f"its tokenizer has {file.tokens:,} tokens, and {found:,} after transformers' conversion")

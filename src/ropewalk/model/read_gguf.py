@@ -74,7 +74,7 @@ class GgufFile:
         return str(self.keys["general.architecture"])
 
     @property
-    def split(self) -> str | None:
+    def pre_tokenizer(self) -> str | None:
         """The way to split a text that the tokenizer was trained with, where GPT-2's differs from it; else None."""
         name = self.keys.get(_SPLIT)
         return None if name in _LIKE_GPT2 or self.keys.get(_KIND) != "gpt2" else name
