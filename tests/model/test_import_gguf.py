@@ -80,7 +80,7 @@ def test_a_split_that_transformers_does_not_know_is_told(
 ) -> None:
     source = write_gguf(tmp_path / "m.gguf", "llama", make(make_tiny, "llama"), split=split)
     import_gguf(source, tmp_path / "out", dtype="float32")
-    assert ("does not know the split" in capsys.readouterr().err) is told
+    assert ("is unknown to transformers" in capsys.readouterr().err) is told
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -17,12 +17,13 @@ from ropewalk.core.digest import digest_file
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
-from ropewalk.model.architectures import CLASSES, tied_names
+from ropewalk.model.architectures import tied_names
 from ropewalk.model.folder import check_tokenizer, write_config
 from ropewalk.model.load import build_model, without_progress_bars
 from ropewalk.model.read_gguf import GgufFile, correct_config, read_gguf
 from ropewalk.model.weights import check_stored
 from ropewalk.model.write_weights import write_weights
+from ropewalk.shape.families import SUPPORTED
 from ropewalk.shape.layer_keys import spell_layers
 from ropewalk.shape.read import read_shape
 
@@ -65,7 +66,7 @@ def _write_config(file: GgufFile, work: Path, *, dtype: str) -> PreTrainedConfig
         read = AutoConfig.from_pretrained(str(file.path.parent), gguf_file=file.path.name)
     except (ValueError, KeyError) as error:
         raise _refuse(file, " ".join(str(error).split())[:200]) from None
-    names = [name for name, kind in CLASSES.items() if kind.config_class is type(read)]
+    names = [name for name, family in SUPPORTED.items() if family.model_type == read.model_type]
     if not names:
         raise _refuse(file, f"its class {type(read).__name__} is none of those that ropewalk trains")
     spelled_out = json.loads(read.to_json_string())
@@ -113,9 +114,7 @@ def _check_tokenizer(file: GgufFile, work: Path) -> None:
     check_tokenizer(work, vocabulary=shape.vocabulary)
     made = json.loads((work / "tokenizer.json").read_text()).get("pre_tokenizer") or {}
     if file.pre_tokenizer and "pretokenizers" not in made:
-        say(
-            f"tokenizer: transformers does not know the split {file.pre_tokenizer!r} and uses another; tokens may differ"
-        )
+        say(f"tokenizer: split {file.pre_tokenizer!r} is unknown to transformers, another is used; tokens may differ")
     found = load_tokenizer(work).vocabulary
     if found != file.tokens:
         raise _refuse(file, f"its tokenizer has {file.tokens:,} tokens, and {found:,} after transformers' conversion")

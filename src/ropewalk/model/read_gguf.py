@@ -33,13 +33,14 @@ _PLAIN: Mapping[str, str] = {
     "attention.head_count_kv": "num_key_value_heads",
     "attention.key_length": "head_dim",
     "attention.value_length": "head_dim",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "attention.layer_norm_epsilon": "norm_epsilon",
     "attention.sliding_window": "sliding_window",
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
 }
 """Keys of the model after its architecture's name, and the key of config.json with the same value."""
+_EPSILON = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
+_EPSILON_KEYS = ("rms_norm_eps", "norm_epsilon", "layer_norm_eps", "norm_eps")
+"""The names that classes give it."""
 _ROPE = frozenset(
     {
         "rope.freq_base",
@@ -130,7 +131,7 @@ def correct_config(file: GgufFile, config: Mapping[str, Any]) -> dict[str, Any]:
     Raises UserError for a key that has no place in a config, and for positions that transformers cannot spell.
     """
     made, keys = dict(config), file.model_keys
-    unknown = sorted(keys.keys() - _PLAIN.keys() - _ROPE)
+    unknown = sorted(keys.keys() - _PLAIN.keys() - _ROPE - set(_EPSILON))
     if unknown:
         raise _refuse_key(file, unknown[0], keys[unknown[0]], "its place in a config.json is not known here")
     head_dim = {keys[name] for name in ("attention.key_length", "attention.value_length") if name in keys}
@@ -140,6 +141,8 @@ def correct_config(file: GgufFile, config: Mapping[str, Any]) -> dict[str, Any]:
         )
     for name in keys.keys() & _PLAIN.keys():
         made[_PLAIN[name]] = keys[name]
+    for name in keys.keys() & set(_EPSILON):
+        made[next(key for key in _EPSILON_KEYS if key in made)] = keys[name]
     width = made.get("head_dim") or made["hidden_size"] // made["num_attention_heads"]
     rotary = keys.get("rope.dimension_count", width)
     if rotary != width:
