@@ -57,7 +57,7 @@ PRECISION = "bfloat16"
 
 @dataclass(frozen=True)
 class Reading:
-    """One text or prompt for one model. ``arm`` is a method, or ``METHOD+full`` and ``METHOD+lora`` after training."""
+    """One text or prompt for one model. ``arm`` is a method, or after training ``METHOD+full@TOKENS``."""
 
     number: int
     kind: str
@@ -95,7 +95,7 @@ class Bench:
         self.out, self.model, self.text, self.targets = out, model, text, targets
         self.base_tokens = read_shape(model).context_tokens
         self.tokenizer: Tokenizer = load_tokenizer(model)
-        self.methods = methods
+        self.methods, self.threads = methods, torch.get_num_threads()
         self.file = out / "readings.jsonl"
         out.mkdir(parents=True, exist_ok=True)
 
@@ -150,6 +150,10 @@ class Bench:
         cut = self.out / "measured.txt"
         cut.write_text(read_book(self.text)[FRONT_CHARACTERS : FRONT_CHARACTERS + READ_CHARACTERS])
         return read_probe_texts(cut, self.tokenizer, tokens=max(self.targets), documents=ROUNDS)
+
+    def unread(self) -> str:
+        """The part of the book after the measured one."""
+        return read_book(self.text)[FRONT_CHARACTERS + READ_CHARACTERS :]
 
     @cache  # noqa: B019
     def prompts(self, kind: str, tokens: int) -> list[Item]:
