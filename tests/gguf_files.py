@@ -34,11 +34,12 @@ _NAMES = {
     "mlp.down_proj": "ffn_down",
     "input_layernorm": "attn_norm",
 }
-_AFTER = {"llama": {"post_attention_layernorm": "ffn_norm"}, "gemma3": {
+_SANDWICH = {
     "post_attention_layernorm": "post_attention_norm",
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
-}}  # fmt: skip
+}
+_AFTER = {"gemma2": _SANDWICH, "gemma3": _SANDWICH}
 
 
 def pair_rows(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -108,7 +109,7 @@ def _name(name: str, architecture: str) -> str:
     parts = stem.split(".")
     block = f"blk.{parts[2]}." if parts[:2] == ["model", "layers"] else ""
     inner = ".".join(parts[3:]) if block else stem
-    return f"{block}{(_NAMES | _AFTER[architecture])[inner]}.{suffix}"
+    return f"{block}{(_NAMES | _AFTER.get(architecture, {'post_attention_layernorm': 'ffn_norm'}))[inner]}.{suffix}"
 
 
 def _lay(name: str, value: torch.Tensor, architecture: str, config: Any) -> np.ndarray:
@@ -116,4 +117,4 @@ def _lay(name: str, value: torch.Tensor, architecture: str, config: Any) -> np.n
     if architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
         heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
         return pair_rows(values, heads)
-    return values + 1 if architecture == "gemma3" and name.endswith("norm.weight") else values
+    return values + 1 if architecture in _AFTER and name.endswith("norm.weight") else values
