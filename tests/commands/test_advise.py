@@ -49,7 +49,7 @@ BASES: dict[str, dict[str, Any]] = {
     "llama 3.1": {"rope_parameters": LLAMA3_ROPE, "rope_theta": 5e5, "max_position_embeddings": 131072},
     "served": {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}},
     "mistral": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None},
-    "mistral, window": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 4096},
+    "mistral, window": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 2048},
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"},
     "olmo2": {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2"},
@@ -59,7 +59,7 @@ BASES: dict[str, dict[str, Any]] = {
 }
 BASES["gemma3"] |= {"rope_parameters": GEMMA_ROPE, "rope_theta": None, "num_hidden_layers": 30}
 TOLD = {
-    "mistral, window": "all 32 layers: 32 with a window of 4Ki; none is extended automatically",
+    "mistral, window": "all 32 layers: 32 with a window of 2Ki; none is extended automatically",
     "smollm3": "only 24 of 32 layers have full attention and RoPE",
     "olmo3": "only 8 of 32 layers",
     "gemma3": "only 5 of 30 layers",

@@ -93,7 +93,9 @@ def import_command(
 
 @app.command("advise")
 def advise_command(
-    target: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model folder.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, a model folder, or a base's name on the hub.")
+    ],
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
