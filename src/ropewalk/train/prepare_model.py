@@ -1,4 +1,4 @@
-"""Prepare a model for training: build it, attach adapters, set up memory savings, compile, shard, read its weights.
+"""Prepare a model for training: build it, attach adapters, set up memory savings, fuse, shard, read its weights.
 
 The order matters, and only this file defines it. Tiles and recomputation belong to the model and act inside the units
 that sharding gathers, so they come before sharding. Adapters come before them. The compiled code is inside both: inside
@@ -14,8 +14,10 @@ import torch
 from ropewalk.core.progress import say
 from ropewalk.core.quantity import format_bytes
 from ropewalk.model.adapter import attach_adapter
-from ropewalk.model.compiled import compile_in_place, require_compiler
+from ropewalk.model.compiled import compile_in_place
 from ropewalk.model.extend import read_former
+from ropewalk.model.fusion import Fusion
+from ropewalk.model.liger import PARTS, fuse_with_liger
 from ropewalk.model.load import build_model
 from ropewalk.model.load_shards import load_shards
 from ropewalk.model.model_with_loss import ModelWithLoss
@@ -72,21 +74,23 @@ def prepare_model(
     *,
     savings: Savings,
     precision: Precision,
-    compiles: bool = False,
+    fusion: Fusion = "none",
     weights: Path | None = None,
 ) -> None:
-    """Shard ``learner`` over ``mesh`` in place, with ``savings``; compile its blocks if ``compiles`` is true.
+    """Shard ``learner`` over ``mesh`` in place, with ``savings``, and fuse its elementwise work.
 
     ``weights`` is the model folder of a learner that was built without memory: each rank reads its shards from there.
     """
-    if compiles:
-        require_compiler(mesh.device)
+    if fusion == "liger":
+        fused = fuse_with_liger(learner.causal)
+        if (left := [part for part in PARTS if not fused[part]]) and rank_and_ranks()[0] == 0:
+            say(f"Liger has no kernel for {', '.join(left)} of {type(learner.causal).__name__}: torch's run there")
     if savings.mlp_tile_tokens is not None:
-        if compiles:  # each tile by itself
+        if fusion == "compiled":  # each tile by itself
             compile_in_place(block.get_submodule("mlp") for block in learner.blocks)
         tile_mlps(learner.causal, savings.mlp_tile_tokens)
     set_recompute(learner.causal, savings.recompute)
-    if compiles:
+    if fusion == "compiled":
         compile_in_place(learner.blocks)
     learner.offload = savings.offload
     shard_model(learner, mesh, precision=precision, states_on_host=savings.states_on_host)
