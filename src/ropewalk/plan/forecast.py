@@ -23,6 +23,7 @@ from ropewalk.plan.memory import Memory, estimate_memory
 from ropewalk.plan.plan import Plan, Split
 from ropewalk.plan.rank_setup import set_up_ranks
 from ropewalk.plan.savings import Savings, list_savings
+from ropewalk.plan.step_time import exposed_seconds
 from ropewalk.plan.traffic import Exchange, attention_traffic, state_traffic
 from ropewalk.recipe.parallel import LOSS_CHUNK_TOKENS, require_even
 from ropewalk.recipe.spec import Parallel, Recipe
@@ -33,6 +34,8 @@ from ropewalk.shape.model_shape import ModelShape
 USABLE_MEMORY = 0.92
 """Share of a device's memory that a run may use; the formulas are 3 to 5 GB too low on a card of 150 GB."""
 
+USABLE_HOST_MEMORY = 0.75
+"""Share of a rank's part of the host's memory that may wait there pinned; the rest is for loaders and saves."""
 
 _LARGE_PARAMETERS = 1e9  # larger models are not trained on a CPU, so the recipe is meant for a GPU
 
@@ -79,6 +82,14 @@ def forecast(
     # costs time.
     attention = max(rank_tokens * attention_seconds * split.imbalance, context_bytes / machine.link_bytes_per_second)
     linear = max(rank_tokens * linear_seconds, state_bytes / machine.link_bytes_per_second)
+    once = rank_tokens * (flops.linear / machine.matmul_flops + flops.attention / machine.attention_forward_flops)
+    copies = exposed_seconds(
+        waves * memory.host / machine.host_link_bytes_per_second,
+        forward=once,
+        backward=attention + linear - once,
+        overlaps=True,
+    )
+    step_seconds = attention + linear + copies
     return Plan(
         context_tokens=context_tokens,
         tokens=tokens,
@@ -88,12 +99,12 @@ def forecast(
         flops=flops,
         savings=savings,
         memory=memory,
-        fits=memory.peak_bytes <= USABLE_MEMORY * machine.memory_bytes,
+        fits=_fits(memory, machine),
         context_bytes=context_bytes,
         state_bytes=state_bytes,
-        step_seconds=attention + linear,
-        seconds=steps * (attention + linear),
-        tokens_per_second=waves * wave_tokens / (attention + linear),
+        step_seconds=step_seconds,
+        seconds=steps * step_seconds,
+        tokens_per_second=waves * wave_tokens / step_seconds,
         machine=machine,
         cut=split.why,
     )
@@ -258,6 +269,12 @@ def _fit(
             loss_chunk_tokens=split.loss_chunk_tokens,
             lora=split.lora,
         )
-        if memory.peak_bytes <= USABLE_MEMORY * machine.memory_bytes:
+        if _fits(memory, machine):
             break
     return way, memory
+
+
+def _fits(memory: Memory, machine: Machine) -> bool:
+    """Whether the device and the host both have room."""
+    on_device = memory.peak_bytes <= USABLE_MEMORY * machine.memory_bytes
+    return on_device and memory.host <= USABLE_HOST_MEMORY * machine.host_bytes

@@ -51,8 +51,9 @@ class Parallel(Spec):
     """What of a block runs again in the backward pass; ``auto`` in this and the next three is the fastest that fits."""
     mlp_tile_tokens: Literal["auto"] | PositiveCount | None = "auto"
     """Tokens that an MLP takes at once; null is all of them."""
-    offload: Literal["auto", "none", "inputs"] = "auto"
-    """Whether the inputs of recomputed blocks are kept in host memory; only for a GPU."""
+    offload: Literal["auto", "none", "inputs", "attention"] = "auto"
+    """What waits in host memory for the backward, only for a GPU: the inputs of recomputed blocks; ``attention`` means
+    these and attention's results, with ``recompute: save_attention``."""
     states: Literal["auto", "device", "host", "8bit"] = "auto"
     """Where masters, gradients and moments live, and so where the optimizer runs; on the device, moments may be bytes.
     """
@@ -77,10 +78,14 @@ class Parallel(Spec):
 
     @model_validator(mode="after")
     def _check_offload(self) -> "Parallel":
-        if self.offload == "inputs" and self.recompute == "none":
+        if self.offload in ("inputs", "attention") and self.recompute == "none":
             raise ValueError(
                 "offload: it moves the inputs of recomputed blocks to the host, but with recompute: "
                 "none there are no such blocks"
+            )
+        if self.offload == "attention" and self.recompute == "full":
+            raise ValueError(
+                "offload: attention keeps the results of attention, but with recompute: full attention runs again"
             )
         return self
 

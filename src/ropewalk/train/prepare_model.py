@@ -25,6 +25,7 @@ from ropewalk.model.tiled_mlp import tile_mlps
 from ropewalk.parallel.collective import gather_values, rank_and_ranks, share_from_first
 from ropewalk.parallel.device import find_own_machine, rank_device
 from ropewalk.parallel.fsdp import Precision, shard_model
+from ropewalk.parallel.host_copies import HostCopies, offload_blocks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.recompute import set_recompute
 from ropewalk.parallel.verify_folder import require_intact
@@ -64,7 +65,9 @@ def choose_savings(parallel: Parallel, spec: Stage, shape: ModelShape) -> Saving
     least_bytes = min(gather_values(machine.memory_bytes))
     if machine.generic and rank_and_ranks()[0] == 0:
         say(f"{machine.source}; its memory of {format_bytes(least_bytes)} is its own")
-    real, held = parallel.model_copy(update={"device": rank_device().type}), replace(machine, memory_bytes=least_bytes)
+    least_host = min(gather_values(machine.host_bytes))
+    real = parallel.model_copy(update={"device": rank_device().type})
+    held = replace(machine, memory_bytes=least_bytes, host_bytes=least_host)
     return share_from_first(forecast_stage(real, spec, shape, machine=held).savings)
 
 
@@ -89,10 +92,13 @@ def prepare_model(
         if fusion == "compiled":  # each tile by itself
             compile_in_place(block.get_submodule("mlp") for block in learner.blocks)
         tile_mlps(learner.causal, savings.mlp_tile_tokens)
-    set_recompute(learner.causal, savings.recompute)
+    copies = HostCopies(mesh.device) if savings.offload else None
+    keep = copies.keep if copies is not None and savings.attention_on_host else None
+    set_recompute(learner.causal, savings.recompute, keep=keep)
     if fusion == "compiled":
         compile_in_place(learner.blocks)
-    learner.offload = savings.offload
+    if copies is not None:
+        offload_blocks(learner.blocks, copies)
     shard_model(learner, mesh, precision=precision, states_on_host=savings.states_on_host)
     if weights is not None:
         load_shards(learner, weights, device=torch.device("cpu") if savings.states_on_host else mesh.device)
