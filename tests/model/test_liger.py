@@ -1,6 +1,6 @@
 """Liger's kernels in place of torch's operators: which parts, with which result, and where they are refused."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from conformance.tiny_families import make_model
 from emulated_liger import emulate_liger
+from llama_kin import LLAMA_KIN
 from ropewalk.core.error import UserError
 from ropewalk.model import fusion
-from ropewalk.model.architectures import CLASSES
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.fusion import choose_fusion
 from ropewalk.model.liger import fuse_with_liger
@@ -23,11 +24,11 @@ from ropewalk.model.tiled_mlp import tile_mlps
 from ropewalk.parallel.recompute import set_recompute
 from ropewalk.partition import partition_tokens
 from ropewalk.recipe.parallel import Parallel
+from ropewalk.shape.families import SUPPORTED
 
 Make = Callable[..., PreTrainedModel]
+NOTHING: Mapping[str, Any] = {}
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-UNKNOWN = {"Gemma3ForCausalLM": {"mlp"}}
-"""Parts that have another arithmetic: Gemma's MLP has GELU."""
 
 
 @pytest.fixture
@@ -36,10 +37,14 @@ def liger() -> Iterator[None]:
         yield
 
 
-def train_once(make: Make, *, fuses: bool, dtype: torch.dtype, savings: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+def train_once(
+    make: Make, *, fuses: bool, dtype: torch.dtype = torch.float32, savings: Mapping[str, Any] = NOTHING
+) -> tuple[torch.Tensor, Any]:
     """Loss and gradients of two documents."""
     torch.manual_seed(0)
-    learner = ModelWithLoss(make(attn_implementation=NAME, num_hidden_layers=2)).train()
+    model = make()
+    model.set_attn_implementation(NAME)
+    learner = ModelWithLoss(model).train()
     with torch.no_grad():  # norms are ones or zeros at first
         for weight in learner.parameters():
             if weight.dim() == 1:
@@ -58,17 +63,23 @@ def train_once(make: Make, *, fuses: bool, dtype: torch.dtype, savings: dict[str
     return loss.detach(), {name: weight.grad for name, weight in learner.named_parameters()}
 
 
-@pytest.mark.parametrize("architecture", CLASSES)
-def test_equal_to_plain(architecture: str, make_tiny: Make, liger: None) -> None:
-    """In float32 to its last bits; in bfloat16 no further from float32 than the plain blocks are."""
-    make = partial(make_tiny, architecture)
-    exact, slopes = train_once(make, fuses=False, dtype=torch.float32, savings={})
-    found, mine = train_once(make, fuses=True, dtype=torch.float32, savings={})
+@pytest.mark.parametrize("architecture", SUPPORTED)
+def test_equal_to_plain_in_float32(architecture: str, liger: None) -> None:
+    """To the last bits, whichever parts of a family have a kernel."""
+    make = partial(make_model, architecture)
+    exact, slopes = train_once(make, fuses=False)
+    found, mine = train_once(make, fuses=True)
     assert found.item() == pytest.approx(exact.item(), rel=1e-6) and mine.keys() == slopes.keys()
     for name, slope in slopes.items():
-        assert (mine[name] - slope).norm() <= 2e-5 * slope.norm(), name
-    plain = train_once(make, fuses=False, dtype=torch.bfloat16, savings={})
-    fused = train_once(make, fuses=True, dtype=torch.bfloat16, savings={})
+        assert slope is None or (mine[name] - slope).norm() <= 3e-5 * slope.norm() + 1e-7, name
+
+
+@pytest.mark.parametrize("architecture", LLAMA_KIN)
+def test_equal_to_plain_within_the_rounding_of_bfloat16(architecture: str, make_tiny: Make, liger: None) -> None:
+    """No further from float32 than the plain blocks are."""
+    make = partial(make_tiny, architecture, num_hidden_layers=2)
+    exact, slopes = train_once(make, fuses=False)
+    plain, fused = (train_once(make, fuses=fuses, dtype=torch.bfloat16) for fuses in (False, True))
     assert abs(fused[0] - exact) <= 2 * abs(plain[0] - exact) + 4e-3 * exact
     for name, slope in slopes.items():
         away = [(each[1][name].float() - slope).norm() for each in (plain, fused)]
@@ -78,20 +89,20 @@ def test_equal_to_plain(architecture: str, make_tiny: Make, liger: None) -> None
 @pytest.mark.parametrize("savings", [{"recompute": "full"}, {"recompute": "save_attention", "mlp_tile_tokens": 8}])
 def test_with_memory_savings(savings: dict[str, Any], make_tiny: Make, liger: None) -> None:
     """The kernels write over their inputs, which a second run must have made anew."""
-    make = partial(make_tiny, "Qwen3ForCausalLM")
-    exact, slopes = train_once(make, fuses=False, dtype=torch.float32, savings={})
-    found, mine = train_once(make, fuses=True, dtype=torch.float32, savings=savings)
+    make = partial(make_tiny, "Qwen3ForCausalLM", num_hidden_layers=2)
+    exact, slopes = train_once(make, fuses=False)
+    found, mine = train_once(make, fuses=True, savings=savings)
     assert found.item() == pytest.approx(exact.item(), rel=1e-6)
     assert all((mine[name] - slope).norm() <= 2e-5 * slope.norm() for name, slope in slopes.items())
 
 
-@pytest.mark.parametrize("architecture", CLASSES)
+@pytest.mark.parametrize("architecture", LLAMA_KIN)
 def test_all_parts_are_found(architecture: str, make_tiny: Make) -> None:
     """transformers may change the code of a part; then this fails, and the part is compared anew."""
     model = make_tiny(architecture, num_hidden_layers=2)
     norms = sum(type(module).__name__.endswith("RMSNorm") for module in model.modules())
-    expected = {"norm": norms, "mlp": 2, "rotation": 2}
-    assert fuse_with_liger(model) == {key: n for key, n in expected.items() if key not in UNKNOWN.get(architecture, ())}
+    mlps = {} if architecture == "Gemma3ForCausalLM" else {"mlp": 2}  # Gemma's has GELU
+    assert fuse_with_liger(model) == {"norm": norms, "rotation": 2, **mlps}
 
 
 def test_another_arithmetic_is_left_alone(make_tiny: Make) -> None:

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.activations import SiLUActivation
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
-from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, rotate_half
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as rotate_as_llama
 from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 from transformers.models.olmo2.modeling_olmo2 import apply_rotary_pos_emb as rotate_as_olmo
@@ -140,8 +140,10 @@ def _derive_rotating(kind: type[nn.Module]) -> type[nn.Module] | None:
     forward = kind.forward
     if not isinstance(forward, FunctionType) or _ROTATE not in forward.__code__.co_names:
         return None
-    rotate = forward.__globals__.get(_ROTATE)
+    rotate: Any = forward.__globals__.get(_ROTATE)
     if not any(_is_same_code(rotate, each) for each in (rotate_as_llama, rotate_as_olmo)):
+        return None
+    if not _is_same_code(rotate.__globals__.get("rotate_half"), rotate_half):  # neighbours, or first and second half
         return None
     names = {**forward.__globals__, _ROTATE: _rotate}
     fused = FunctionType(forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__)

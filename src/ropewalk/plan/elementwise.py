@@ -34,5 +34,5 @@ def _count(shape: ModelShape, each: _Bytes) -> float:
     turned = shape.query_width + shape.kv_width
     normed = shape.block_norms * shape.width + (turned if shape.qk_norm != "none" else 0)
     return float(
-        each.norm * normed + each.rotation * turned + each.activation * shape.mlp_width + each.sums * shape.width
+        each.norm * normed + each.rotation * turned + each.activation * shape.mean_mlp_width + each.sums * shape.width
     )

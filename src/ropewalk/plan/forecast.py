@@ -16,7 +16,7 @@ from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.partition.partition import partition_tokens
 from ropewalk.partition.ulysses import UlyssesPartition
-from ropewalk.plan.flops import Recompute, token_flops
+from ropewalk.plan.flops import Recompute, TokenFlops, token_flops
 from ropewalk.plan.gpus import list_gpus
 from ropewalk.plan.hardware import KNOWN, Machine, find_machine
 from ropewalk.plan.memory import Memory, estimate_memory
@@ -60,9 +60,8 @@ def forecast(
     """
     split = split or Split()
     require_even(ranks, context=split.context_ranks, replicas=split.replicas)
-    wave_tokens = (
-        ranks // split.context_ranks * split.micro_batch_size * context_tokens
-    )  # one micro-batch for each data rank
+    # One micro-batch for each data rank.
+    wave_tokens = ranks // split.context_ranks * split.micro_batch_size * context_tokens
     waves = max(1, (step_tokens or 0) // wave_tokens)
     flops = token_flops(shape, context_tokens, document_tokens=document_tokens, lora=split.lora)
     savings, memory = _fit(shape, context_tokens, ranks=ranks, split=split, machine=machine)
@@ -82,14 +81,8 @@ def forecast(
     # costs time.
     attention = max(rank_tokens * attention_seconds * split.imbalance, context_bytes / machine.link_bytes_per_second)
     linear = max(rank_tokens * linear_seconds, state_bytes / machine.link_bytes_per_second)
-    once = rank_tokens * (flops.linear / machine.matmul_flops + flops.attention / machine.attention_forward_flops)
-    copies = exposed_seconds(
-        waves * memory.host / machine.host_link_bytes_per_second,
-        forward=once,
-        backward=attention + linear - once,
-        overlaps=True,
-    )
-    step_seconds = attention + linear + copies
+    step_seconds = attention + linear
+    step_seconds += _exposed_copies(step_seconds, waves * memory.host, rank_tokens, flops=flops, machine=machine)
     return Plan(
         context_tokens=context_tokens,
         tokens=tokens,
@@ -108,6 +101,15 @@ def forecast(
         machine=machine,
         cut=split.why,
     )
+
+
+def _exposed_copies(
+    step_seconds: float, host_bytes: float, rank_tokens: float, *, flops: TokenFlops, machine: Machine
+) -> float:
+    """Seconds of copies to the host and back that a step of ``step_seconds`` does not hide."""
+    once = rank_tokens * (flops.linear / machine.matmul_flops + flops.attention / machine.attention_forward_flops)
+    copy_seconds = host_bytes / machine.host_link_bytes_per_second
+    return exposed_seconds(copy_seconds, forward=once, backward=step_seconds - once, overlaps=True)
 
 
 def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | None = None) -> list[Plan]:
