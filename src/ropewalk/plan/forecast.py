@@ -70,15 +70,10 @@ def forecast(
     state_bytes = waves * state_traffic(
         shape, ranks=ranks, replicas=split.replicas, element_bytes=split.element_bytes, lora=split.lora
     )
-    linear_seconds, attention_seconds = flops.seconds(
-        recompute,
-        matmul=machine.matmul_flops,
-        forward=machine.attention_forward_flops,
-        backward=machine.attention_backward_flops,
-    )
+    rates = {"forward": machine.attention_forward_flops, "backward": machine.attention_backward_flops}
+    linear_seconds, attention_seconds = flops.seconds(recompute, matmul=machine.matmul_flops, **rates)
     rank_tokens, steps = waves * wave_tokens / ranks, max(1, tokens // (waves * wave_tokens))
-    # Keys travel while attention tiles are computed, and weights while the layer before is computed. Only the excess
-    # costs time.
+    # Keys travel while attention is computed, and weights while the layer before is. Only the excess costs time.
     attention = max(rank_tokens * attention_seconds * split.imbalance, context_bytes / machine.link_bytes_per_second)
     linear = max(rank_tokens * linear_seconds, state_bytes / machine.link_bytes_per_second)
     step_seconds = attention + linear
