@@ -220,7 +220,6 @@ DENSE: Mapping[str, Family] = {
             **{"low_freq_factor": 1.0, "high_freq_factor": 4.0},
         },
         other_parameters=2,
-        untrained=("act_fn.beta", "act_fn.eps"),
         needs_kv_heads=True,
         theta=12_000_000.0,
     ),

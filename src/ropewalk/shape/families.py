@@ -61,6 +61,8 @@ _MISSING = (
     (("vl", "vision", "audio", "conditionalgeneration", "omni"), _OTHER_INPUTS),
     (("moe", "dbrx"), "its mixture of experts"),
 )
+_DEQUANTISERS = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
+"""Methods of quantisation that transformers can undo, and the class that does it."""
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 _NOT_OURS = {
     "use_bidirectional_attention": "its queries attend to later tokens",
@@ -87,6 +89,7 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
     family = SUPPORTED.get(name)
     missing = _find_missing(name, family, config)
     if family is not None and missing is None:
+        _refuse_quantised(config, where)
         _refuse_other_arithmetic(config, family, where)
         return name, family
     raise UserError(
@@ -94,6 +97,24 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
         where=f"{where}: architectures",
         why=f"ropewalk does not support {missing or 'its shape and its positions'}",
         fix="choose a base of a supported class (docs/models.md)",
+    )
+
+
+def _refuse_quantised(config: Mapping[str, Any], where: str) -> None:
+    settings = config.get("quantization_config")
+    if not settings:
+        return
+    method = str(settings.get("quant_method")) if isinstance(settings, Mapping) else "unknown"
+    reader = _DEQUANTISERS.get(method)
+    raise UserError(
+        "the weights are quantised",
+        where=f"{where}: quantization_config",
+        why=f"their method is {method}, and training needs the numbers themselves",
+        fix="write them in bfloat16 with transformers: AutoModelForCausalLM.from_pretrained(FOLDER, "
+        f"quantization_config={reader}(dequantize=True), dtype='bfloat16').save_pretrained(NEW, "
+        "save_original_format=False), and copy the tokenizer's files (docs/experts.md)"
+        if reader
+        else "take the base in bfloat16 or float32",
     )
 
 
@@ -109,8 +130,6 @@ def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -
         return _LATENT
     if any(config.get(key) for key in _EXPERT_KEYS) and (family is None or family.experts is None):
         return "its mixture of experts"
-    if config.get("quantization_config"):
-        return "training of quantized weights"
     return named if family is None else None
 
 

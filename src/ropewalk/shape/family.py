@@ -48,6 +48,8 @@ class ExpertKeys:
     expert_bias: bool = False
     balance_bias: Literal["none", "buffer", "parameter"] = "none"
     """The bias of V3's balancing (2408.15664): none, a buffer of the class, or a parameter without a gradient."""
+    scores: Literal["softmax", "sigmoid"] = "softmax"
+    """How the router scores experts: all of a token's by one softmax, or each by a sigmoid."""
     path: str = "mlp"
     router: str = "gate"
     """Path of the mixture in a block, and of the router in the mixture."""
@@ -85,8 +87,6 @@ class Family:
     projections: Mapping[str, str] = field(default_factory=dict)
     other_parameters: int = 0
     """Trained numbers of a block that belong to no matrix and no norm."""
-    untrained: tuple[str, ...] = ()
-    """Ends of the names of stored tensors that have no gradient; a trained model keeps the base's values."""
     drops_arguments: bool = False
     """Whether the blocks of the class call their attention without the arguments that they were given."""
     sinks: bool = False
