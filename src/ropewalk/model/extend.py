@@ -24,6 +24,7 @@ from ropewalk.rope.scaling import Rope
 from ropewalk.shape.layer_keys import SpelledLayers, spell_layers
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
+from ropewalk.shape.wrappers import read_text, write_text
 
 
 def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] = (), context_tokens: int) -> None:
@@ -44,8 +45,9 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
         base_tokens=shape.context_tokens,
         context_tokens=context_tokens,
     )
-    config = read_config(base)
-    spelled = spell_layers(config, positions, context_tokens=context_tokens, where=str(base / "config.json"))
+    config, where = read_config(base), str(base / "config.json")
+    text = read_text(config, where)
+    spelled = spell_layers(text, positions, context_tokens=context_tokens, where=where)
     dtype = stored_dtype(base)
     check_tokenizer(base, vocabulary=shape.vocabulary)
     facts: dict[str, Any] = {}
@@ -56,7 +58,7 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
         "positions": [layer.model_dump(mode="json", exclude_none=True) for layer in positions],
     }
     with new_folder(out, kind="model", inputs=inputs, facts=lambda: facts) as work:
-        write_config(work, spelled.apply(config), dtype=dtype)
+        write_config(work, write_text(config, spelled.apply(text), where), dtype=dtype)
         copy_tokenizer(base, work, context_tokens=context_tokens)
         link_weights(base, work)
         add_bias_weights(work, positions, heads=shape.heads, dtype=dtype)

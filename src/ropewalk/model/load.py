@@ -24,14 +24,16 @@ from ropewalk.model.attention_interface import NAME
 from ropewalk.model.biases import with_biases
 from ropewalk.model.check_rope import check_positions
 from ropewalk.model.folder import read_config
+from ropewalk.model.load_shards import load_shards
 from ropewalk.model.rope_hooks import direct_positions
-from ropewalk.model.weights import Dtype, check_finite, check_weights
+from ropewalk.model.weights import Dtype, check_finite, check_weights, read_names
 from ropewalk.parallel.device import rank_device
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.shape.families import OWN_TYPE
 from ropewalk.shape.layer_keys import STALE_KEYS
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
+from ropewalk.shape.wrappers import read_text
 
 
 def load_model(
@@ -45,6 +47,10 @@ def load_model(
     """
     shape = read_shape(folder)
     config, skeleton = _examine(folder, shape, dtype)
+    if read_names(folder).differ:  # transformers would load nothing into the text model, with a warning
+        _compute_buffers(skeleton)
+        load_shards(skeleton, folder, device=torch.device("cpu"))
+        return _give_positions(skeleton, folder, shape, former)
     with _quietly():
         model, report = type(skeleton).from_pretrained(
             folder,
@@ -135,9 +141,10 @@ def _build_empty(folder: Path, shape: ModelShape, dtype: Dtype) -> tuple[PreTrai
 
 
 def _build_config(folder: Path) -> PreTrainedConfig:
-    """transformers' config of a folder; for our own format that of the inner class."""
+    """transformers' config of a folder; for our own format that of the inner class, for a wrapper its text part."""
     whole = read_config(folder)
-    raw = {key: value for key, value in whole.items() if key not in STALE_KEYS}
+    text = read_text(whole, str(folder / "config.json"))
+    raw = {key: value for key, value in text.items() if key not in STALE_KEYS}
     if OWN_TYPE not in raw and raw == whole:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if OWN_TYPE not in raw:
