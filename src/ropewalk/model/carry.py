@@ -50,7 +50,7 @@ def write_into_copies(
                 _copy(source, file, begin)
             else:
                 file.write(make_header(entries, old.get("__metadata__")))
-            for name, entry in entries.items():
+            for name, entry in sorted(entries.items(), key=lambda item: _begin(item[1])):
                 if name in own_names:
                     tensor = weights[own_names[name]].to(kind).contiguous()
                     assert list(tensor.shape) == entry["shape"], name
@@ -65,33 +65,31 @@ def write_into_copies(
 
 
 def _lay_out(old: Mapping[str, _Entry], trained: Mapping[str, str], kind: torch.dtype) -> dict[str, _Entry]:
-    """The entries of a file's header, in the order of their places, with trained tensors of type ``kind``.
+    """The entries of a file's header in their old order, with trained tensors of type ``kind``.
 
-    Where no size changes, every place stays. Otherwise tensors with larger elements come first, as the library writes
-    them, so that each begins at a multiple of its element's size, which readers need.
+    Where no type changes, every place stays. Otherwise tensors with larger elements come first, as the library writes
+    them, so that each begins at a multiple of its element's size, which readers need. The order of the entries does not
+    say the places, so another export in the old type gets the old places back.
     """
-    places = sorted(old, key=lambda name: old[name]["data_offsets"])
-    types = {name: TYPE_NAMES[kind] if name in trained else old[name]["dtype"] for name in places}
-    if all(types[name] == old[name]["dtype"] for name in places):
-        return {name: old[name] for name in places}
-    counts = {name: math.prod(old[name]["shape"]) for name in places}
-    sizes = {
-        name: counts[name] * kind.itemsize
-        if name in trained
-        else old[name]["data_offsets"][1] - old[name]["data_offsets"][0]
-        for name in places
-    }
-    places.sort(key=lambda name: -(sizes[name] / max(1, counts[name])))
-    entries: dict[str, _Entry] = {}
-    begin = 0
-    for name in places:
-        entries[name] = {
-            "dtype": types[name],
-            "shape": old[name]["shape"],
-            "data_offsets": [begin, begin + sizes[name]],
-        }
+    types = {name: TYPE_NAMES[kind] if name in trained else entry["dtype"] for name, entry in old.items()}
+    if all(types[name] == entry["dtype"] for name, entry in old.items()):
+        return dict(old)
+    sizes = {name: end - start for name, (start, end) in ((name, entry["data_offsets"]) for name, entry in old.items())}
+    counts = {name: math.prod(entry["shape"]) for name, entry in old.items()}
+    sizes |= {name: counts[name] * kind.itemsize for name in old if name in trained}
+    places, begin = {}, 0
+    for name in sorted(old, key=lambda name: -(sizes[name] / max(1, counts[name]))):
+        places[name] = [begin, begin + sizes[name]]
         begin += sizes[name]
-    return entries
+    return {
+        name: {"dtype": types[name], "shape": entry["shape"], "data_offsets": places[name]}
+        for name, entry in old.items()
+    }
+
+
+def _begin(entry: _Entry) -> int:
+    begin: int = entry["data_offsets"][0]
+    return begin
 
 
 def _copy(source: IO[bytes], file: IO[bytes], count: int) -> None:

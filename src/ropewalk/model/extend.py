@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.model.biases import add_bias_weights
+from ropewalk.model.check_carried import describe_carried
 from ropewalk.model.check_rope import check_positions
 from ropewalk.model.folder import check_tokenizer, copy_tokenizer, link_weights, read_config, write_config
 from ropewalk.model.load import build_model
@@ -62,7 +63,8 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
         copy_tokenizer(base, work, context_tokens=context_tokens)
         link_weights(base, work)
         add_bias_weights(work, positions, heads=shape.heads, dtype=dtype)
-        model = _build(work, base)
+        model, carried = _build(work, base)
+        facts |= carried
         facts |= check_positions(model, positions, head_dim=shape.head_dim, context_tokens=context_tokens)
         facts |= {"layers": shape.describe(positions)}  # from the request: read back, a new theta is plain RoPE
         facts |= _tell(shape, read_shape(work), spelled, context_tokens=context_tokens)
@@ -96,12 +98,15 @@ def _tell(base: ModelShape, made: ModelShape, spelled: SpelledLayers, *, context
     }
 
 
-def _build(work: Path, base: Path) -> PreTrainedModel:
-    """Build the model in ``work`` and check its weights; errors name ``base``, which gave the weights and remains."""
+def _build(work: Path, base: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Build the model in ``work`` and check its weights; errors name ``base``, which gave the weights and remains.
+
+    The second value is the fact about the tensors that are not the model's.
+    """
     try:
         model = build_model(work)
         check_stored(work)
-        return model
+        return model, describe_carried(work, model)
     except UserError as error:
         where = error.where.replace(str(work), str(base))
         raise UserError(error.what, where=where, why=error.why, fix=error.fix) from None

@@ -125,12 +125,19 @@ def _compute_buffers(model: PreTrainedModel) -> None:
 def _build_empty(folder: Path, shape: ModelShape, dtype: Dtype) -> tuple[PreTrainedConfig, PreTrainedModel]:
     """The config, and the model without memory. Raises UserError for errors that transformers itself raises."""
     kind = with_biases(CLASSES[shape.architecture], shape.positions)
-    try:
+    with translate_errors(folder):
         config = _build_config(folder)
         built = copy.deepcopy(config)  # building changes it; from_pretrained copies it too
         built._attn_implementation, built.dtype = NAME, getattr(torch, dtype)
         with torch.device("meta"), _default_dtype(getattr(torch, dtype)):
             return config, kind(built)
+
+
+@contextmanager
+def translate_errors(folder: Path) -> Iterator[None]:
+    """Raise UserError, which names the config.json of ``folder``, where transformers cannot build a model."""
+    try:
+        yield
     except (ValueError, TypeError, LookupError, AttributeError, AssertionError, StrictDataclassError) as error:
         raise UserError(
             "transformers cannot build this model",

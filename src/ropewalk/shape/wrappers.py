@@ -137,7 +137,7 @@ def write_text(config: Mapping[str, Any], text: Mapping[str, Any], where: str) -
     inner = {key: value for key, value in raw.items() if key not in gone} | changed | told
     if "text_config" not in config:
         return {**{key: config[key] for key in _OUTSIDE if key in config}, **inner, _TIED: text[_TIED]}
-    copies = {key: value for key, value in changed.items() if key in config}
+    copies = {key: value for key, value in changed.items() if key in config and key not in _OUTSIDE}
     outer = {key: value for key, value in config.items() if key not in gone or key in _BORROWED}
     return {**outer, **copies, "text_config": inner, _TIED: text[_TIED]}
 
