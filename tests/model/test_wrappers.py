@@ -229,7 +229,7 @@ def test_the_top_of_the_config_says_whether_the_head_is_tied(tmp_path: Path) -> 
     torch.testing.assert_close(logits(load_model(out)), logits(load_whole(out)), rtol=0, atol=0)
     assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
     edit(untied, {"tie_word_embeddings": True})
-    with pytest.raises(UserError, match="lm_head.weight is tied in the config, but has its own values"):
+    with pytest.raises(UserError, match=r"lm_head\.weight is tied in the config, but has its own values"):
         load_model(untied)
     edit(tied, {"tie_word_embeddings": False})
     with pytest.raises(UserError, match="the weights do not match this config") as caught:
@@ -320,7 +320,7 @@ def test_layers_that_the_class_ignores_are_carried(save_tiny: Any, tmp_path: Pat
     stage = parse_stage(["context_length=128", "rope.kind=yarn"])
     extend(base, out, rope=stage.rope, layers=(), context_tokens=128)
     assert "2 tensors that Qwen3ForCausalLM ignores" in (told := read_manifest(out)["facts"]["carried"])
-    assert "speculation only" in told
+    assert "inexact for speculation" in told
     model = load_model(out)
     assert not any(name.startswith("model.layers.2") for name in model.state_dict())
     export({name: tensor + 1 for name, tensor in model.state_dict().items()}, out, tmp_path / "again", dtype="float32")

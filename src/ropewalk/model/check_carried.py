@@ -35,9 +35,8 @@ def describe_carried(folder: Path, model: PreTrainedModel) -> dict[str, Any]:
     if not carried:
         return {}
     return {
-        "carried": f"{len(carried)} tensors that {type(model).__name__} ignores are kept to the bit ({carried[0]} ...); "
-        "layers that predict several tokens (MTP) were trained at the old positions, so they are inexact, but for "
-        "speculation only"
+        "carried": f"{len(carried)} tensors that {type(model).__name__} ignores are kept to the bit ({carried[0]} ...). "
+        "If they predict several tokens (MTP), they know the old positions only: inexact for speculation, for no answer"
     }
 
 

@@ -11,8 +11,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest
-from ropewalk.model.engines import LOADER, is_native
 from ropewalk.model.carry import write_into_copies
+from ropewalk.model.engines import LOADER, is_native
 from ropewalk.model.file_names import FileNames
 from ropewalk.model.folder import copy_tokenizer, read_config, write_config
 from ropewalk.model.lazy_weights import LazyWeights, read_weights, shapes_of

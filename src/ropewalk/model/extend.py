@@ -55,6 +55,7 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
     inputs = {
         "base": str(base),
         "context_tokens": context_tokens,
+        "head_dim": shape.head_dim,  # config.json may leave it to the class
         "former": [layer.model_dump(mode="json", exclude_none=True) for layer in shape.positions],
         "positions": [layer.model_dump(mode="json", exclude_none=True) for layer in positions],
     }

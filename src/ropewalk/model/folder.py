@@ -41,7 +41,7 @@ CARRIED = (
     "NOTICE*",
     "USE_POLICY*",
 )
-"""Files that are copied byte for byte, except for their lengths: tokenizers and processors of every kind, templates, licences."""
+"""Files that are copied byte for byte, except for their lengths: tokenizers, processors, templates, licences."""
 _TRUNCATION = re.compile(r'("truncation"\s*:\s*\{[^{}]*"max_length"\s*:\s*)(\d+)')
 _SIBLING = re.compile(r"^\s*from \.(\w+) import", re.MULTILINE)
 

@@ -207,11 +207,18 @@ def _read_stage(run: Path, number: int, spec: Mapping[str, Any], rows: Iterable[
         facts=(_read_json(manifest) or {}).get("facts", {}),
         former=_read_layers(manifest, "former"),
         positions=_read_layers(manifest, "positions"),
-        head_dim=config.get("head_dim") or config.get("hidden_size", 0) // config.get("num_attention_heads", 1),
+        head_dim=_read_head_dim(manifest, config),
         rows=[row for row in rows if row.stage == number],
         finished=is_finished(folder.trained),
         planned=_read_json(folder.mix),
     )
+
+
+def _read_head_dim(manifest: Path, config: Mapping[str, Any]) -> int:
+    """The width of a head, from config.json where an older version extended the model and did not note it."""
+    noted = (_read_json(manifest) or {}).get("inputs", {}).get("head_dim")
+    width: int = noted or config.get("head_dim") or config.get("hidden_size", 0) // config.get("num_attention_heads", 1)
+    return width
 
 
 def _read_layers(manifest: Path, key: str) -> tuple[LayerPosition, ...]:

@@ -15,8 +15,8 @@ from ropewalk.shape.families import SUPPORTED, find_family
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read_layers import read_layers
 from ropewalk.shape.rope_keys import find_reach
-from ropewalk.shape.wrappers import read_text
 from ropewalk.shape.values import LARGEST_COUNT, MOST_LAYERS, WIDEST_HEAD, check_factors, check_values
+from ropewalk.shape.wrappers import read_text
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
