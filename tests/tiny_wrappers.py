@@ -67,11 +67,47 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+MORE: dict[str, tuple[str, dict[str, Any]]] = {
+    "internvl": (
+        "InternVL",
+        {
+            "text_config": {**TEXT, "model_type": "qwen3"},
+            "vision_config": {**TOWER, "image_size": [28, 28], "patch_size": [14, 14]},
+            "image_token_id": 60,
+        },
+    ),
+    "llava": (
+        "Llava",
+        {
+            "text_config": {**TEXT, "model_type": "mistral", "sliding_window": None},
+            "vision_config": {**TOWER, "model_type": "pixtral", "head_dim": 16},
+            "image_token_index": 60,
+        },
+    ),
+    "qwen2_vl": (
+        "Qwen2VL",
+        {
+            "text_config": {**QWEN_TEXT, **_rope(1e6, mrope_section=[1, 1, 2])},
+            "vision_config": {"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2},
+            **MARKS,
+        },
+    ),
+    "smolvlm": (
+        "SmolVLM",
+        {
+            "text_config": {**TEXT, "model_type": "llama"},
+            "vision_config": TOWER,
+            "image_token_id": 60,
+            "scale_factor": 2,
+        },
+    ),
+}
+"""Classes of which the text part alone is loaded in tests: one more of each prefix, and of each rule for the text."""
 
 
 def make_wrapper(kind: str, **changes: Any) -> Any:
-    """The multimodal model of a row of ``SETTINGS``, untied, with random weights; ``changes`` go to its config."""
-    name, settings = SETTINGS[kind]
+    """The multimodal model of a row of ``SETTINGS`` or ``MORE``, untied and random; ``changes`` go to its config."""
+    name, settings = (SETTINGS | MORE)[kind]
     config = getattr(transformers, f"{name}Config")(**{"tie_word_embeddings": False, **settings, **changes})
     torch.manual_seed(0)
     return getattr(transformers, f"{name}ForConditionalGeneration")(config).eval()

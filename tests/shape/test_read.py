@@ -226,7 +226,7 @@ def test_refusals_name_their_figures(name: str) -> None:
         ("Gemma2ForCausalLM", "softcapping"),
         ("Qwen3NextForCausalLM", "linear or recurrent"),
         ("GPT2LMHeadModel", "learned"),
-        ("Qwen2VLForConditionalGeneration", "inputs other than text"),
+        ("OvisForConditionalGeneration", "inputs other than text"),
         ("PhiForCausalLM", "its shape"),
     ],
 )

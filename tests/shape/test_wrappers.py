@@ -11,7 +11,7 @@ from ropewalk.core.error import UserError
 from ropewalk.rope.scaling import Linear, Unchanged
 from ropewalk.shape.families import SUPPORTED
 from ropewalk.shape.read import parse_shape
-from ropewalk.shape.wrappers import WRAPPERS, find_wrapper, read_text, write_text
+from ropewalk.shape.wrappers import WRAPPERS, find_wrapper, read_text_config, write_text_config
 
 VISION = {"hidden_size": 1152, "model_type": "siglip_vision_model"}
 GEMMA3_4B: dict[str, Any] = {
@@ -166,7 +166,7 @@ def test_gemma_3_takes_the_defaults_of_its_class() -> None:
 @pytest.mark.parametrize("kind", PUBLISHED)
 def test_written_back_unchanged_is_the_same_file_but_for_what_it_left_open(kind: str) -> None:
     config = PUBLISHED[kind]
-    again = write_text(config, read_text(config, "c"), "c")
+    again = write_text_config(config, read_text_config(config, "c"), "c")
     expected = config | {"tie_word_embeddings": SHAPES[kind][7]}
     if kind == "qwen2_5_vl":  # both versions of transformers read this for text and images
         expected["rope_scaling"] = {"type": "default", "mrope_section": [16, 24, 24]}
@@ -206,4 +206,4 @@ def test_a_class_that_nobody_listed_is_no_wrapper() -> None:
     for names in ("", None, [], [None], ["LlamaForCausalLM"], ["OtherForConditionalGeneration"]):
         assert find_wrapper({"architectures": names}) is None
     config = {"architectures": ["LlamaForCausalLM"], "text_config": {}}
-    assert read_text(config, "c") is config and write_text(config, {"a": 1}, "c") == {"a": 1}
+    assert read_text_config(config, "c") is config and write_text_config(config, {"a": 1}, "c") == {"a": 1}

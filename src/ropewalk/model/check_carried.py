@@ -35,8 +35,8 @@ def describe_carried(folder: Path, model: PreTrainedModel) -> dict[str, Any]:
     if not carried:
         return {}
     return {
-        "carried": f"{len(carried)} tensors that {type(model).__name__} ignores are kept to the bit ({carried[0]} ...). "
-        "If they predict several tokens (MTP), they know the old positions only: inexact for speculation, for no answer"
+        "carried": f"{len(carried)} tensors that {type(model).__name__} ignores are kept to the bit ({carried[0]} ..); "
+        "layers that predict several tokens (MTP) know the old positions only, so they are inexact for speculation only"
     }
 
 

@@ -19,7 +19,7 @@ from ropewalk.rope.yarn import Ramp, Yarn
 from ropewalk.shape.families import OWN_ARCHITECTURE
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
-from ropewalk.shape.wrappers import WRAPPERS, find_wrapper, read_text
+from ropewalk.shape.wrappers import WRAPPERS, find_wrapper, read_text_config
 
 LOADER = "ropewalk.model.load:load_model"
 
@@ -126,7 +126,7 @@ def is_native(folder: Path) -> bool:
 def find_commands(folder: Path) -> tuple[Serving, ...]:
     """One result for each engine, from the folder's config.json alone."""
     config = read_config(folder)
-    text = read_text(config, str(folder / "config.json"))
+    text = read_text_config(config, str(folder / "config.json"))
     facts = _Facts(folder, text["architectures"][0], read_shape(folder), find_wrapper(config))
     return tuple(ask(facts) for ask in _ENGINES)
 

@@ -16,7 +16,7 @@ from ropewalk.model.engines import LOADER, is_native
 from ropewalk.model.file_names import FileNames
 from ropewalk.model.folder import copy_tokenizer, read_config, write_config
 from ropewalk.model.lazy_weights import LazyWeights, read_weights, shapes_of
-from ropewalk.model.weights import Dtype, check_names, check_weights, read_headers, read_names
+from ropewalk.model.weights import Dtype, check_tensor_names, check_weights, read_file_names, read_headers
 from ropewalk.model.write_weights import write_weights
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.shape.read import read_shape
@@ -45,12 +45,12 @@ def export(weights: Mapping[str, Shaped[Tensor, "..."]] | Path, like: Path, out:
     # A tied head that was stored twice is stored once: no engine needs the copy.
     tied = {"lm_head.weight": "model.embed_tokens.weight"} if shape.tied else {}
     shapes = {name: sizes for name, sizes in shapes_of(tensors).items() if name not in tied}
-    kept, names = LazyWeights(shapes, tensors.__getitem__), read_names(like)
+    kept, names = LazyWeights(shapes, tensors.__getitem__), read_file_names(like)
     facts = read_manifest(like)["facts"] if is_finished(like) else {"context_tokens": shape.context_tokens}
     with new_folder(out, kind="model", inputs={"like": str(like), "dtype": dtype}, facts=lambda: facts) as work:
         write_config(work, read_config(like), dtype=dtype)
         if names.differ:
-            check_names(out, shapes, expected, tied=tied)
+            check_tensor_names(out, shapes, expected, tied=tied)
             write_into_copies(_with_tied(kept, names, tied), like, work, names=names, dtype=dtype, where=out)
         else:
             write_weights(kept, work, dtype=dtype, where=out)

@@ -25,7 +25,7 @@ from ropewalk.rope.scaling import Rope
 from ropewalk.shape.layer_keys import SpelledLayers, spell_layers
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
-from ropewalk.shape.wrappers import read_text, write_text
+from ropewalk.shape.wrappers import read_text_config, write_text_config
 
 
 def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] = (), context_tokens: int) -> None:
@@ -47,7 +47,7 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
         context_tokens=context_tokens,
     )
     config, where = read_config(base), str(base / "config.json")
-    text = read_text(config, where)
+    text = read_text_config(config, where)
     spelled = spell_layers(text, positions, context_tokens=context_tokens, where=where)
     dtype = stored_dtype(base)
     check_tokenizer(base, vocabulary=shape.vocabulary)
@@ -60,7 +60,7 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
         "positions": [layer.model_dump(mode="json", exclude_none=True) for layer in positions],
     }
     with new_folder(out, kind="model", inputs=inputs, facts=lambda: facts) as work:
-        write_config(work, write_text(config, spelled.apply(text), where), dtype=dtype)
+        write_config(work, write_text_config(config, spelled.apply(text), where), dtype=dtype)
         copy_tokenizer(base, work, context_tokens=context_tokens)
         link_weights(base, work)
         add_bias_weights(work, positions, heads=shape.heads, dtype=dtype)

@@ -15,7 +15,7 @@ from typing import Any
 from ropewalk.core.error import UserError
 from ropewalk.model.architectures import CLASSES
 from ropewalk.shape.families import OWN_TYPE
-from ropewalk.shape.wrappers import find_wrapper, read_text
+from ropewalk.shape.wrappers import find_wrapper, read_text_config
 
 _PREFIXES = ("language_model.model.", "model.language_model.", "model.text_model.", "model.")
 _HEADS = ("lm_head.", "language_model.lm_head.")
@@ -42,7 +42,7 @@ def sort_names(config: Mapping[str, Any], stored: Collection[str], folder: Path)
     Raises UserError for a multimodal folder whose files have no text model, or two. A name that the class does not have
     is not refused here.
     """
-    text = read_text(config, str(folder / "config.json"))
+    text = read_text_config(config, str(folder / "config.json"))
     if (wrapper := find_wrapper(config)) is not None:
         prefix = _find_prefix(wrapper, stored, folder)
         renamed = {name: _name_in_class(name, prefix) for name in stored}

@@ -26,14 +26,14 @@ from ropewalk.model.check_rope import check_positions
 from ropewalk.model.folder import read_config
 from ropewalk.model.load_shards import load_shards
 from ropewalk.model.rope_hooks import direct_positions
-from ropewalk.model.weights import Dtype, check_finite, check_weights, read_names
+from ropewalk.model.weights import Dtype, check_finite, check_weights, read_file_names
 from ropewalk.parallel.device import rank_device
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.shape.families import OWN_TYPE
 from ropewalk.shape.layer_keys import STALE_KEYS
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
-from ropewalk.shape.wrappers import read_text
+from ropewalk.shape.wrappers import read_text_config
 
 
 def load_model(
@@ -47,7 +47,7 @@ def load_model(
     """
     shape = read_shape(folder)
     config, skeleton = _examine(folder, shape, dtype)
-    if read_names(folder).differ:  # transformers would load nothing into the text model, with a warning
+    if read_file_names(folder).differ:  # transformers would load nothing into the text model, with a warning
         _compute_buffers(skeleton)
         load_shards(skeleton, folder, device=torch.device("cpu"))
         return _give_positions(skeleton, folder, shape, former)
@@ -150,7 +150,7 @@ def translate_errors(folder: Path) -> Iterator[None]:
 def _build_config(folder: Path) -> PreTrainedConfig:
     """transformers' config of a folder; for our own format that of the inner class, for a wrapper its text part."""
     whole = read_config(folder)
-    text = read_text(whole, str(folder / "config.json"))
+    text = read_text_config(whole, str(folder / "config.json"))
     raw = {key: value for key, value in text.items() if key not in STALE_KEYS}
     if OWN_TYPE not in raw and raw == whole:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -38,7 +38,7 @@ def read_headers(folder: Path) -> dict[str, StoredTensor]:
     return {name: stored[name_in_file] for name, name_in_file in names.trained.items()}
 
 
-def read_names(folder: Path) -> FileNames:
+def read_file_names(folder: Path) -> FileNames:
     """Which tensors of a folder are the trained model's, and which are carried."""
     return sort_names(read_config(folder), read_stored(folder), folder)
 
@@ -76,7 +76,7 @@ def check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]], *, tied
     values.
     """
     stored = read_headers(folder)
-    check_names(folder, stored, expected, tied=tied)
+    check_tensor_names(folder, stored, expected, tied=tied)
     for name, tensor in stored.items():
         if tensor.shape != expected[name]:
             raise UserError(
@@ -102,7 +102,9 @@ def check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]], *, tied
             )
 
 
-def check_names(folder: Path, found: Collection[str], expected: Collection[str], *, tied: Collection[str]) -> None:
+def check_tensor_names(
+    folder: Path, found: Collection[str], expected: Collection[str], *, tied: Collection[str]
+) -> None:
     """Raise UserError unless the names ``found`` are exactly ``expected``; those of ``tied`` may be absent."""
     missing = [name for name in expected if name not in found and name not in tied]
     unknown = [name for name in found if name not in expected]

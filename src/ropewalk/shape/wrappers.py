@@ -1,8 +1,8 @@
 """The text part of a multimodal config.json as the config of a text model, and the way back.
 
 A multimodal class holds a text model beside a vision tower and a projector. ropewalk trains the text model, which is
-one of the supported classes, and changes nothing else. ``read_text`` gives the text model's config, which all other
-code reads; ``write_text`` puts a changed one back. Every difference between the classes is a row of ``WRAPPERS``.
+one of the supported classes, and changes nothing else. ``read_text_config`` gives the text model's config, which all
+other code reads; ``write_text_config`` puts a changed one back. Each difference between classes is in ``WRAPPERS``.
 """
 
 from collections.abc import Mapping
@@ -78,6 +78,7 @@ WRAPPERS: Mapping[str, Wrapper] = {
         windows=False,
     ),
     "InternVLForConditionalGeneration": Wrapper("qwen2"),
+    "LlavaForConditionalGeneration": Wrapper("llama"),
     "SmolVLMForConditionalGeneration": Wrapper("llama"),
     "Idefics3ForConditionalGeneration": Wrapper("llama"),
 }
@@ -91,7 +92,7 @@ def find_wrapper(config: Mapping[str, Any]) -> str | None:
     return first if isinstance(first, str) and first in WRAPPERS else None
 
 
-def read_text(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def read_text_config(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """The config of the text model in ``config``, as its own config.json would be; ``config`` itself for a text model.
 
     The class, whether the head is tied, and token ids are those of the whole. Raises UserError, which names the file
@@ -116,8 +117,8 @@ def read_text(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return {**text, "architectures": [architecture], "model_type": family.model_type if family else kind}
 
 
-def write_text(config: Mapping[str, Any], text: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """``config`` with the positions of ``text``, which is a changed ``read_text(config)``; every other key stays.
+def write_text_config(config: Mapping[str, Any], text: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """``config`` with the positions of ``text``, a changed ``read_text_config(config)``; every other key stays.
 
     A copy of a changed key at the top of the file changes too. Raises UserError for positions that the class of the
     text part cannot run, since the multimodal class has no other.
@@ -125,7 +126,7 @@ def write_text(config: Mapping[str, Any], text: Mapping[str, Any], where: str) -
     name = find_wrapper(config)
     if name is None:
         return dict(text)
-    row, before, raw = WRAPPERS[name], read_text(config, where), _find_raw(config, name, where)
+    row, before, raw = WRAPPERS[name], read_text_config(config, where), _find_raw(config, name, where)
     _refuse_other_class(before, text, row, name, where)
     apart = {"architectures", "model_type"} if text["architectures"] == before["architectures"] else {"architectures"}
     apart |= set() if row.windows else {key for key in _WINDOW_KEYS if key not in raw}
