@@ -33,7 +33,7 @@ from transformers import AutoConfig
 from ropewalk.commands.extend import extend_on_rank
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
-from ropewalk.model.architectures import CLASSES
+from ropewalk.model.architectures import class_of
 from ropewalk.model.engines import Serving, find_commands
 from ropewalk.model.export import export
 from ropewalk.model.export_parity import compute_logits
@@ -101,7 +101,7 @@ def main() -> None:
     asked = parser.parse_args()
     readers = list(find_readers(asked.scratch.resolve(), build=not asked.quick))
     tokens = stream("readers").integers(4096, size=NEW_TOKENS)
-    for architecture in ["LlamaForCausalLM"] if asked.quick else CLASSES:
+    for architecture in ["LlamaForCausalLM"] if asked.quick else _KIN:
         work = asked.scratch.resolve() / "folders" / architecture
         shutil.rmtree(work, ignore_errors=True)
         base = write_base(architecture, work / "base")
@@ -165,7 +165,7 @@ def write_base(architecture: str, folder: Path) -> Path:
     for key in ("architectures", "model_type", "rope_theta", "torch_dtype"):
         config.pop(key)
     torch.manual_seed(0)
-    model = CLASSES[architecture](AutoConfig.for_model(SUPPORTED[architecture].model_type, **config))
+    model = class_of(architecture)(AutoConfig.for_model(SUPPORTED[architecture].model_type, **config))
     weights = load_file(tiny / "model.safetensors")
     for layer in range(3, config["num_hidden_layers"]):
         old = f".layers.{layer % 3}."

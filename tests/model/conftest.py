@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoConfig, PreTrainedModel
 
-from ropewalk.model.architectures import CLASSES
+from ropewalk.model.architectures import class_of
 from ropewalk.shape.families import SUPPORTED
 
 WINDOW_TOKENS = 6
@@ -42,7 +42,7 @@ def tiny_config(architecture: str, **changes: Any) -> Any:
     if family.windows == "some" and not family.window_switch:
         layers = changes.get("num_hidden_layers", 2)
         settings |= {"sliding_window": WINDOW_TOKENS, "layer_types": (list(KINDS) * layers)[:layers]}
-    if family.skips_rope:
+    if family.nope == "switch":
         settings["no_rope_layer_interval"] = 2
     plain = {"rope_type": "default", "rope_theta": 10_000.0}
     settings["rope_parameters"] = {kind: dict(plain) for kind in KINDS} if family.ropes == "by_type" else plain
@@ -51,7 +51,7 @@ def tiny_config(architecture: str, **changes: Any) -> Any:
 
 def tiny_model(architecture: str, **changes: Any) -> PreTrainedModel:
     torch.manual_seed(0)
-    return CLASSES[architecture](tiny_config(architecture, **changes)).eval()
+    return class_of(architecture)(tiny_config(architecture, **changes)).eval()
 
 
 def write_tokenizer(folder: Path) -> None:

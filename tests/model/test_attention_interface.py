@@ -7,13 +7,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from ropewalk.model.architectures import CLASSES
+from llama_kin import LLAMA_KIN
 from ropewalk.model.attention_interface import NAME, promise_mask
 from ropewalk.partition import partition_tokens
 
 VOCABULARY = 97
 Make = Callable[..., PreTrainedModel]
-pytestmark = pytest.mark.parametrize("architecture", CLASSES)
+pytestmark = pytest.mark.parametrize("architecture", LLAMA_KIN)
 
 
 def pair(make_tiny: Make, architecture: str) -> tuple[PreTrainedModel, PreTrainedModel]:

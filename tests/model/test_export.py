@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from llama_kin import LLAMA_KIN
 from ropewalk.cli.main import app
 from ropewalk.commands.verify_export import verify_model
 from ropewalk.core.artifact import find_damage
 from ropewalk.core.error import UserError
-from ropewalk.model.architectures import CLASSES
 from ropewalk.model.engines import Serving, describe_commands, find_commands, is_native
 from ropewalk.model.export import export
 from ropewalk.model.export_parity import compute_logits, verify_export, verify_generation
@@ -140,7 +140,7 @@ def test_an_export_that_nobody_else_can_load_is_refused(save_tiny: Save, tmp_pat
         verify_export(out, places=(0, 63))
 
 
-@pytest.mark.parametrize("architecture", CLASSES)
+@pytest.mark.parametrize("architecture", LLAMA_KIN)
 def test_every_method_is_read_by_plain_transformers(save_tiny: Save, tmp_path: Path, architecture: str) -> None:
     base = save_tiny(architecture)
     _, before = compare(base)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from llama_kin import LLAMA_KIN
 from ropewalk.core.artifact import find_damage, is_finished, read_manifest
 from ropewalk.core.error import UserError
-from ropewalk.model.architectures import CLASSES
 from ropewalk.model.extend import extend
 from ropewalk.model.load import load_model
 from ropewalk.model.weights import SINGLE
@@ -62,7 +62,7 @@ def load_shape(tmp_path: Path) -> Any:
     return read_shape(tmp_path / "base-LlamaForCausalLM")
 
 
-@pytest.mark.parametrize("architecture", [name for name, family in SUPPORTED.items() if family.ropes == "one"])
+@pytest.mark.parametrize("architecture", [name for name in LLAMA_KIN if SUPPORTED[name].ropes == "one"])
 @pytest.mark.parametrize("method", [Theta(theta=1e6), Yarn()], ids=["theta", "yarn"])
 def test_either_dialect_alone_is_read_alike(save_tiny: Save, tmp_path: Path, architecture: str, method: Any) -> None:
     extend(save_full(save_tiny, architecture), tmp_path / "out", rope=method, context_tokens=256)
@@ -80,7 +80,7 @@ def test_either_dialect_alone_is_read_alike(save_tiny: Save, tmp_path: Path, arc
     assert all(found[0].items() <= other.items() for other in found)
 
 
-@pytest.mark.parametrize("architecture", CLASSES)
+@pytest.mark.parametrize("architecture", LLAMA_KIN)
 def test_only_positions_change(save_tiny: Save, tmp_path: Path, architecture: str) -> None:
     base = save_full(save_tiny, architecture, tie_word_embeddings=architecture == "Qwen2ForCausalLM")
     out = tmp_path / "out"

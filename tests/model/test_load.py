@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.activations import ACT2FN
 
+from llama_kin import LLAMA_KIN
 from ropewalk.core.error import UserError
-from ropewalk.model.architectures import CLASSES
 from ropewalk.model.load import load_model
 from ropewalk.model.weights import INDEX, SINGLE, stored_dtype
 from ropewalk.shape.values import ACTIVATIONS
@@ -22,7 +22,7 @@ VOCABULARY = 97
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("architecture", CLASSES)
+@pytest.mark.parametrize("architecture", LLAMA_KIN)
 def test_every_family_loads_and_computes_what_plain_transformers_does(
     save_tiny: Save, architecture: str, tied: bool
 ) -> None:
@@ -78,7 +78,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "tied by the config only": (lambda folder: edit(folder, tie_word_embeddings=True), "tied in the config, but has"),
     "another width": (lambda folder: edit(folder, intermediate_size=64), "another shape than in the config"),
     "dropout": (lambda folder: edit(folder, attention_dropout=0.1), "attention dropout is not supported"),
-    "unsupported": (lambda folder: edit(folder, architectures=["MixtralForCausalLM"]), "mixture of experts"),
+    "unsupported": (lambda folder: edit(folder, architectures=["JetMoeForCausalLM"]), "mixture of experts"),
 }
 
 

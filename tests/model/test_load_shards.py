@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 
+from llama_kin import LLAMA_KIN
 from ropewalk.core.error import UserError
 from ropewalk.model.adapter import attach_adapter
-from ropewalk.model.architectures import CLASSES
 from ropewalk.model.load import build_model, load_model
 from ropewalk.model.load_shards import load_shards
 from ropewalk.model.model_with_loss import ModelWithLoss
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("architecture", CLASSES)
+@pytest.mark.parametrize("architecture", LLAMA_KIN)
 def test_a_model_built_without_memory_becomes_the_one_that_transformers_loads(
     save_tiny: Save, architecture: str, dtype: Dtype
 ) -> None:

@@ -13,8 +13,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from llama_kin import LLAMA_KIN
 from ropewalk.core.record import Batch
-from ropewalk.model.architectures import CLASSES
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.compiled import compile_in_place
 from ropewalk.model.model_with_loss import ModelWithLoss
@@ -111,7 +111,7 @@ def assert_same(found: tuple[float, Gradients], expected: tuple[float, Gradients
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("architecture", CLASSES)
+@pytest.mark.parametrize("architecture", LLAMA_KIN)
 def test_loss_and_gradients_equal_plain_transformers(make_tiny: Make, architecture: str, tied: bool) -> None:
     make = partial(make_tiny, architecture, tie_word_embeddings=tied)
     expected = plain_truth(make)

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from ropewalk.model.architectures import CLASSES
+from llama_kin import LLAMA_KIN
 from ropewalk.model.parallelize import parallelize
 from ropewalk.parallel.launch import run_ranks
 
@@ -97,7 +97,7 @@ def assert_same(found: Found, expected: Found, where: str = "") -> None:
 
 
 def test_two_ranks_equal_plain_transformers(make_tiny: Make) -> None:
-    makes = {name: partial(make_tiny, name, **WINDOWED.get(name, {})) for name in CLASSES}
+    makes = {name: partial(make_tiny, name, **WINDOWED.get(name, {})) for name in LLAMA_KIN}
     expected = {name: learn_plainly(make) for name, make in makes.items()}
     for rank in run_ranks(lambda: {name: learn_cut(make) for name, make in makes.items()}, 2):
         for name, found in rank.items():

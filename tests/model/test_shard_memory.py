@@ -17,7 +17,7 @@ from transformers import LlamaConfig
 from ropewalk.checkpoint.load import load_weights
 from ropewalk.checkpoint.save import save_checkpoint
 from ropewalk.checkpoint.state import TrainState
-from ropewalk.model.architectures import CLASSES
+from ropewalk.model.architectures import class_of
 from ropewalk.model.lazy_weights import LazyWeights, read_weights
 from ropewalk.model.load import build_model, load_model
 from ropewalk.model.load_shards import load_shards
@@ -58,7 +58,7 @@ def write_model(out: Path, *, layers: int, file_bytes: int = 128 * MIB) -> Path:
     )  # fmt: skip
     config.save_pretrained(out)
     with torch.device("meta"):
-        shapes = {name: tuple(each.shape) for name, each in CLASSES["LlamaForCausalLM"](config).state_dict().items()}
+        shapes = {name: tuple(each.shape) for name, each in class_of("LlamaForCausalLM")(config).state_dict().items()}
 
     def draw(name: str) -> Tensor:
         whole = torch.zeros(shapes[name])

@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
+from llama_kin import LLAMA_KIN
 from packs import pack
-from ropewalk.model.architectures import CLASSES
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.launch import run_ranks
@@ -19,7 +19,7 @@ Make = Callable[..., PreTrainedModel]
 Found = dict[str, torch.Tensor]
 VOCABULARY = 97
 WINDOW = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
-CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in CLASSES} | {
+CASES: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in LLAMA_KIN} | {
     "Mistral, windowed": ("MistralForCausalLM", {"sliding_window": 6}),
     "Qwen2, windowed": ("Qwen2ForCausalLM", WINDOW),
     "Qwen3, windowed": ("Qwen3ForCausalLM", WINDOW),

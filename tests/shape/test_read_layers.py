@@ -187,7 +187,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "a method without its figure": ("llama", {"rope_scaling": {"rope_type": "linear"}}, ("linear", "no factor")),
     "queries that look ahead": ("gemma3", {"use_bidirectional_attention": True}, ("later tokens",)),
     "capped scores": ("gemma3", {"attn_logit_softcapping": 50.0}, ("attn_logit_softcapping", "50.0")),
-    "capped logits": ("gemma3", {"final_logit_softcapping": 30.0}, ("final_logit_softcapping", "30.0")),
+    "capped logits": ("llama", {"final_logit_softcapping": 30.0}, ("final_logit_softcapping", "30.0")),
 }
 
 

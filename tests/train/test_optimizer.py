@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ropewalk.train.optimizer import EMBEDDING, make_optimizer, set_learning_rate
+from ropewalk.train.optimizer import make_optimizer, set_learning_rate
 
 
 class Tiny(nn.Module):
@@ -23,7 +23,12 @@ def test_groups() -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             found[id(parameter)] = group["lr"], group["weight_decay"], group["betas"]
-    expected = {EMBEDDING: (2.0, 0.1), "model.norm.weight": (0.5, 0), "head.weight": (0.5, 0.1), "head.bias": (0.5, 0)}
+    expected = {
+        "model.embed_tokens.weight": (2.0, 0.1),
+        "model.norm.weight": (0.5, 0),
+        "head.weight": (0.5, 0.1),
+        "head.bias": (0.5, 0),
+    }
     for name, parameter in model.named_parameters():
         assert found[id(parameter)] == (*expected[name], (0.9, 0.95)), name
 

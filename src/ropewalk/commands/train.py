@@ -100,9 +100,12 @@ def read_trained(checkpoint: Path, extended: Path) -> "LazyWeights":
     """All weights of a checkpoint; adapters are merged into the weights of the stage's extended model."""
     from ropewalk.checkpoint.load import load_weights, read_facts
     from ropewalk.model.adapter import merge_adapter
+    from ropewalk.model.lazy_weights import keep_untrained
 
     weights, lora = load_weights(checkpoint), read_facts(checkpoint)["inputs"].get("lora")
-    return weights if lora is None else merge_adapter(weights, extended, Lora.model_validate(lora))
+    if lora is None:
+        return keep_untrained(weights, extended)
+    return merge_adapter(weights, extended, Lora.model_validate(lora))
 
 
 def check_gate(recipe: Recipe, folder: RunFolder, stage: int) -> None:

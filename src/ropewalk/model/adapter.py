@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ropewalk.model.architectures import family_of, is_embedding
 from ropewalk.model.biases import NAME as SCORE_BIAS
 from ropewalk.model.lazy_weights import LazyWeights, read_weights
 from ropewalk.recipe.lora import Lora, require_peft
@@ -31,7 +32,10 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, *, seed: int) -> None:
     require_peft()
     from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.projections))
+    family = family_of(model)
+    own = family.projections if family else {}
+    names = list(dict.fromkeys(own.get(name, name) for name in lora.projections))
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=names)
     with torch.random.fork_rng(devices=[]), _seemingly_real(model):
         torch.default_generator.manual_seed(seed)
         inject_adapter_in_model(config, model)
@@ -61,7 +65,7 @@ def _seemingly_real(model: PreTrainedModel) -> Iterator[None]:
 
 def _is_whole(name: str, lora: Lora, *, tied: bool) -> bool:
     """Whether the parameter called ``name`` is trained as it is; a tied head has the name of the embedding."""
-    if "embed_tokens" in name:
+    if is_embedding(name):
         return "embeddings" in lora.also_train or (tied and "head" in lora.also_train)
     if name.startswith("lm_head"):
         return "head" in lora.also_train

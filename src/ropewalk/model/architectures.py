@@ -1,55 +1,102 @@
-"""The supported model classes, and the places of their parts.
+"""The supported model classes of transformers, and the places of their parts.
 
 All of them have Llama's structure: an embedding, blocks of attention and MLP with rotary positions, a last norm, a
-head. The list has only classes whose attention is plain causal softmax over the earlier tokens of the document, or over
-a window of them.
+head. Names and paths come from the families' data (shape/family.py); a class is imported when it is first asked for.
 """
 
 from typing import Any
 
+import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import (
-    Gemma3ForCausalLM,
-    LlamaForCausalLM,
-    MinistralForCausalLM,
-    MistralForCausalLM,
-    Olmo2ForCausalLM,
-    Olmo3ForCausalLM,
-    PreTrainedModel,
-    Qwen2ForCausalLM,
-    Qwen3ForCausalLM,
-    SmolLM3ForCausalLM,
-)
+from transformers import PreTrainedModel
 
-CLASSES: dict[str, type[PreTrainedModel]] = {
-    kind.__name__: kind
-    for kind in (
-        LlamaForCausalLM,
-        MistralForCausalLM,
-        MinistralForCausalLM,
-        SmolLM3ForCausalLM,
-        Qwen2ForCausalLM,
-        Qwen3ForCausalLM,
-        Olmo2ForCausalLM,
-        Olmo3ForCausalLM,
-        Gemma3ForCausalLM,
-    )
-}
+from ropewalk.shape.families import SUPPORTED
+from ropewalk.shape.family import Family, Parts
+
+
+def class_of(architecture: str) -> type[PreTrainedModel]:
+    """The class of transformers with the name ``architecture``, which is a supported one."""
+    assert architecture in SUPPORTED, architecture
+    kind: type[PreTrainedModel] = getattr(transformers, architecture)
+    return kind
+
+
+def family_of(model: Any) -> Family | None:
+    """The family of a model of transformers, also of a class that is derived from a supported one; None for others."""
+    for kind in type(model).__mro__:
+        if kind.__module__.startswith("transformers.") and kind.__name__ in SUPPORTED:
+            return SUPPORTED[kind.__name__]
+    return None
+
+
+def parts_of(model: Any) -> Parts:
+    """The paths of a model's parts; those of Llama for a class outside the families."""
+    family = family_of(model)
+    return family.parts if family else Parts()
+
+
+def backbone_of(model: Any) -> nn.Module:
+    """The model without its head: its forward returns the head's input."""
+    backbone: nn.Module = getattr(model, parts_of(model).backbone)
+    return backbone
 
 
 def blocks_of(model: Any) -> nn.ModuleList:
     """The repeated blocks, first to last."""
-    blocks: nn.ModuleList = model.model.layers
+    blocks: nn.ModuleList = getattr(backbone_of(model), parts_of(model).layers)
     return blocks
+
+
+def attention_of(model: Any, block: nn.Module) -> nn.Module:
+    """The attention of one block of ``model``."""
+    return block.get_submodule(parts_of(model).attention)
+
+
+def mlp_of(model: Any, block: nn.Module) -> nn.Module:
+    """The MLP, or the mixture of experts, of one block of ``model``."""
+    return block.get_submodule(parts_of(model).mlp)
+
+
+def rotary_of(model: Any) -> Any:
+    """The module that computes cosines and sines for all blocks."""
+    return getattr(backbone_of(model), parts_of(model).rotary)
 
 
 def head_of(model: Any) -> Float[Tensor, "vocabulary width"]:
     """The head's weight [vocabulary, width]; the embedding's own weight where the two are tied."""
-    head = model.lm_head
+    head = model.get_output_embeddings()
     assert head.bias is None
     weight: Tensor = head.weight
     return weight
+
+
+def logit_rules(model: Any) -> tuple[float, float | None]:
+    """What follows the head: a factor of the logits, and their cap c in c tanh(x / c), or None."""
+    family, config = family_of(model), model.config
+    if family is None:
+        return 1.0, None
+    scale, cap = 1.0, None
+    if family.logit_scale is not None:
+        scale = float(getattr(config, family.logit_scale[0]))
+        scale = 1 / scale if family.logit_divides else scale
+    if family.logit_cap is not None and getattr(config, family.logit_cap[0], None) is not None:
+        cap = float(getattr(config, family.logit_cap[0]))
+    return scale, cap
+
+
+def logits_of(model: Any, hidden: Float[Tensor, "*places width"]) -> Float[Tensor, "*places vocabulary"]:
+    """The logits of head inputs, with the class's factor and cap."""
+    scale, cap = logit_rules(model)
+    # [places, width] x [width, vocabulary] -> [places, vocabulary]
+    logits = (hidden * scale if scale != 1 else hidden) @ head_of(model).T
+    capped: Tensor = logits if cap is None else cap * (logits / cap).tanh()
+    return capped
+
+
+def is_embedding(name: str) -> bool:
+    """Whether a parameter with this name is the embedding."""
+    return name.endswith(tuple(f".{family.parts.embedding}.weight" for family in SUPPORTED.values()))
 
 
 def tied_names(model: PreTrainedModel) -> dict[str, str]:

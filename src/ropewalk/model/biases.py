@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ropewalk.attention.bias import BIASES
-from ropewalk.model.architectures import blocks_of
+from ropewalk.model.architectures import attention_of, blocks_of
 from ropewalk.model.weights import Dtype, open_to_readers, read_headers
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.shape.weight_files import INDEX, SINGLE
@@ -36,7 +36,7 @@ def with_biases(kind: type[PreTrainedModel], positions: Sequence[LayerPosition])
         kind.__init__(self, config)
         for block, position in zip(blocks_of(self), positions, strict=True):
             if position.bias is not None:
-                attention: Any = block.self_attn
+                attention: Any = attention_of(self, block)
                 attention.add_module(NAME, BIASES[position.bias](config.num_attention_heads))
 
     derived: type[PreTrainedModel] = type(kind.__name__, (kind,), {"__init__": build})

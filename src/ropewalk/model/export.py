@@ -11,6 +11,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest
+from ropewalk.model.architectures import is_embedding
 from ropewalk.model.carry import write_into_copies
 from ropewalk.model.engines import LOADER, is_native
 from ropewalk.model.file_names import FileNames
@@ -43,7 +44,8 @@ def export(weights: Mapping[str, Shaped[Tensor, "..."]] | Path, like: Path, out:
     tensors = read_weights(weights) if isinstance(weights, Path) else weights
     expected = {name: stored.shape for name, stored in read_headers(like).items()}
     # A tied head that was stored twice is stored once: no engine needs the copy.
-    tied = {"lm_head.weight": "model.embed_tokens.weight"} if shape.tied else {}
+    embedding = next(name for name in expected if is_embedding(name))
+    tied = {"lm_head.weight": embedding} if shape.tied else {}
     shapes = {name: sizes for name, sizes in shapes_of(tensors).items() if name not in tied}
     kept, names = LazyWeights(shapes, tensors.__getitem__), read_file_names(like)
     facts = read_manifest(like)["facts"] if is_finished(like) else {"context_tokens": shape.context_tokens}

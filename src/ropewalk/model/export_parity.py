@@ -22,7 +22,7 @@ from torch import Tensor
 from ropewalk.core.artifact import is_finished, read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
-from ropewalk.model.architectures import head_of
+from ropewalk.model.architectures import logits_of
 from ropewalk.model.engines import LOADER, is_native
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.open_model import open_model
@@ -192,7 +192,7 @@ class _Logits(ModelWithLoss):
         partition = partition_tokens(np.zeros((1, len(tokens)), np.int32), ranks=1)
         hidden = self.read(tokens, torch.arange(len(tokens), device=tokens.device), partition=partition)
         # [tokens, width] -> [places, width], then the head -> [places, ids]
-        return hidden[places] @ head_of(self.causal).T
+        return logits_of(self.causal, hidden[places])
 
 
 @torch.no_grad()

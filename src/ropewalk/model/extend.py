@@ -42,7 +42,7 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
         shape.positions,
         layers,
         rope=rope,
-        head_dim=shape.head_dim,
+        head_dim=shape.rotary_dim,
         base_tokens=shape.context_tokens,
         context_tokens=context_tokens,
     )
@@ -55,7 +55,6 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
     inputs = {
         "base": str(base),
         "context_tokens": context_tokens,
-        "head_dim": shape.head_dim,  # config.json may leave it to the class
         "former": [layer.model_dump(mode="json", exclude_none=True) for layer in shape.positions],
         "positions": [layer.model_dump(mode="json", exclude_none=True) for layer in positions],
     }
@@ -66,7 +65,7 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
         add_bias_weights(work, positions, heads=shape.heads, dtype=dtype)
         model, carried = _build(work, base)
         facts |= carried
-        facts |= check_positions(model, positions, head_dim=shape.head_dim, context_tokens=context_tokens)
+        facts |= check_positions(model, positions, head_dim=shape.rotary_dim, context_tokens=context_tokens)
         facts |= {"layers": shape.describe(positions)}  # from the request: read back, a new theta is plain RoPE
         facts |= _tell(shape, read_shape(work), spelled, context_tokens=context_tokens)
 
@@ -87,13 +86,14 @@ def read_former(folder: Path) -> tuple[LayerPosition, ...]:
 def _tell(base: ModelShape, made: ModelShape, spelled: SpelledLayers, *, context_tokens: int) -> dict[str, Any]:
     """The changes for the manifest: the figures of the layers that a longer context affects."""
     stretched = made.stretched
-    longest = wavelengths(stretched.inv_freq_at(context_tokens, made.head_dim)).max()
+    longest = wavelengths(stretched.inv_freq_at(context_tokens, made.rotary_dim)).max()
     return {
         "architecture": spelled.architecture,
         **({} if spelled.native else {"why_no_class": spelled.why_not}),
         "base_theta": base.theta,
         "base_context_tokens": base.context_tokens,
         "context_tokens": context_tokens,
+        "rotary_dim": made.rotary_dim,
         "theta": stretched.rope.final_theta(stretched.theta),
         "longest_wavelength_tokens": float(longest) if math.isfinite(longest) else None,
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.core.error import UserError
-from ropewalk.model.architectures import CLASSES
+from ropewalk.model.architectures import class_of
 from ropewalk.shape.families import OWN_TYPE
 from ropewalk.shape.wrappers import find_wrapper, read_text_config
 
@@ -81,7 +81,7 @@ def _is_ignored(name: str, config: Mapping[str, Any]) -> bool:
     below ``num_hidden_layers`` is the class's own. The layers behind them predict more tokens, where the file says so.
     """
     inner = config.get(OWN_TYPE)
-    kind = CLASSES[inner["architecture"] if inner else config["architectures"][0]]
+    kind = class_of(inner["architecture"] if inner else config["architectures"][0])
     layers, extra = config["num_hidden_layers"], config.get("num_nextn_predict_layers") or 0
     layer = _LAYER.match(name)
     if layer is not None:

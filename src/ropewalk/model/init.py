@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from ropewalk.core.artifact import new_folder
 from ropewalk.core.seed import seed_for
 from ropewalk.corpus.tokens.tokenizer import read_bpe
-from ropewalk.model.architectures import CLASSES, tied_names
+from ropewalk.model.architectures import class_of, tied_names
 from ropewalk.model.folder import check_tokenizer, copy_tokenizer, read_token_ids, write_config
 from ropewalk.model.lazy_weights import LazyWeights
 from ropewalk.model.load import build_model
@@ -41,7 +41,7 @@ def init_model(spec: Init, out: Path, *, tokenizer: Path, seed: int) -> None:
         write_config(work, spelled.apply(config), dtype="float32")
         copy_tokenizer(tokenizer, work, context_tokens=spec.context_length)
         with torch.device("meta"):
-            skeleton = CLASSES[spec.architecture](AutoConfig.from_pretrained(work, local_files_only=True))
+            skeleton = class_of(spec.architecture)(AutoConfig.from_pretrained(work, local_files_only=True))
         tied = tied_names(skeleton)
         shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items() if name not in tied}
         drawn = LazyWeights(shapes, lambda name: _draw(name, shapes[name], spec, seed=seed))

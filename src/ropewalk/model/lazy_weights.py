@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ropewalk.model.weights import read_headers, read_tensor
 from ropewalk.parallel.verify_folder import require_intact
+from ropewalk.shape.families import SUPPORTED
+from ropewalk.shape.read import read_shape
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,14 @@ def read_weights(folder: Path) -> LazyWeights:
     require_intact(folder)
     stored = read_headers(folder)
     return LazyWeights({name: tensor.shape for name, tensor in stored.items()}, partial(read_tensor, stored))
+
+
+def keep_untrained(trained: Mapping[str, Float[Tensor, "..."]], folder: Path) -> LazyWeights:
+    """``trained``, and the tensors of ``folder`` that its class never trains (a router's balance, constants)."""
+    stored, ends = read_weights(folder), SUPPORTED[read_shape(folder).architecture].untrained
+    left = {name: shape for name, shape in stored.shapes.items() if name.endswith(ends) and name not in trained}
+    shapes = {**shapes_of(trained), **left}
+    return LazyWeights(shapes, lambda name: stored[name] if name in left else trained[name])
 
 
 def merge_weights(

@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from ropewalk.attention.flex import require_gpu
 from ropewalk.core.error import UserError
-from ropewalk.model.architectures import CLASSES, tied_names
+from ropewalk.model.architectures import class_of, tied_names
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.biases import with_biases
 from ropewalk.model.check_rope import check_positions
@@ -29,7 +29,7 @@ from ropewalk.model.rope_hooks import direct_positions
 from ropewalk.model.weights import Dtype, check_finite, check_weights, read_file_names
 from ropewalk.parallel.device import rank_device
 from ropewalk.rope.layers import LayerPosition
-from ropewalk.shape.families import OWN_TYPE
+from ropewalk.shape.families import OWN_TYPE, SUPPORTED
 from ropewalk.shape.layer_keys import STALE_KEYS
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
@@ -83,11 +83,11 @@ def build_model(
 def _examine(folder: Path, shape: ModelShape, dtype: Dtype) -> tuple[PreTrainedConfig, PreTrainedModel]:
     """The config and the model without memory, after all checks that need no weight's values."""
     config, skeleton = _build_empty(folder, shape, dtype)
-    if getattr(config, "attention_dropout", 0):
+    if dropout := getattr(skeleton.config, "attention_dropout", 0):
         raise UserError(
             "attention dropout is not supported",
             where=f"{folder / 'config.json'}: attention_dropout",
-            why=f"it is {config.attention_dropout}, and dropout cannot be drawn identically on all context ranks",
+            why=f"it is {dropout}, and dropout cannot be drawn identically on all context ranks",
             fix="set it to 0",
         )
     if any(position.bias for position in shape.positions):
@@ -101,32 +101,37 @@ def _give_positions(
     model: PreTrainedModel, folder: Path, shape: ModelShape, former: Sequence[LayerPosition] | None
 ) -> PreTrainedModel:
     native = OWN_TYPE not in read_config(folder)
-    direct_positions(model, shape.positions, head_dim=shape.head_dim, native=native, former=former)
-    check_positions(model, shape.positions, head_dim=shape.head_dim, context_tokens=shape.context_tokens)
+    direct_positions(model, shape.positions, head_dim=shape.rotary_dim, native=native, former=former)
+    check_positions(model, shape.positions, head_dim=shape.rotary_dim, context_tokens=shape.context_tokens)
     ready: PreTrainedModel = model.eval()
     return ready
 
 
 @torch.no_grad()
 def _compute_buffers(model: PreTrainedModel) -> None:
-    """Replace the buffers on the meta device, which no file holds, by real ones with the values of the model's class.
+    """Replace the buffers on the meta device by real ones; those that no file holds get the values of the class.
 
-    transformers computes them in the same way after it has read a file: frequencies, and a scale of embeddings.
+    transformers computes them in the same way after it has read a file: frequencies, and a scale of embeddings. Those
+    of a file are in float32, as their classes keep them: biases of a router, constants of an activation.
     """
-    assert not set(dict(model.named_buffers())) & set(model.state_dict()), "a file would hold these buffers"
     for module in list(model.modules()):
-        buffers = dict(module.named_buffers(recurse=False))
+        buffers, computed = dict(module.named_buffers(recurse=False)), False
         for name, buffer in buffers.items():
-            module.register_buffer(name, torch.empty_like(buffer, device="cpu"), persistent=False)
-        if buffers:
+            stored = name not in module._non_persistent_buffers_set
+            kind = torch.promote_types(buffer.dtype, torch.float32) if stored else buffer.dtype
+            module.register_buffer(name, torch.empty_like(buffer, device="cpu", dtype=kind), persistent=stored)
+            computed |= not stored
+        if computed:
             model._init_weights(module)  # its parameters stay on the meta device, where this does nothing
 
 
 def _build_empty(folder: Path, shape: ModelShape, dtype: Dtype) -> tuple[PreTrainedConfig, PreTrainedModel]:
     """The config, and the model without memory. Raises UserError for errors that transformers itself raises."""
-    kind = with_biases(CLASSES[shape.architecture], shape.positions)
+    kind = with_biases(class_of(shape.architecture), shape.positions)
     with translate_errors(folder):
         config = _build_config(folder)
+        for key in SUPPORTED[shape.architecture].no_dropout:
+            setattr(config, key, 0.0)
         built = copy.deepcopy(config)  # building changes it; from_pretrained copies it too
         built._attn_implementation, built.dtype = NAME, getattr(torch, dtype)
         with torch.device("meta"), _default_dtype(getattr(torch, dtype)):
@@ -155,7 +160,7 @@ def _build_config(folder: Path) -> PreTrainedConfig:
     if OWN_TYPE not in raw and raw == whole:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if OWN_TYPE not in raw:
-        made: PreTrainedConfig = CLASSES[raw["architectures"][0]].config_class.from_dict(raw)
+        made: PreTrainedConfig = class_of(raw["architectures"][0]).config_class.from_dict(raw)
         return made
     inner = raw.pop(OWN_TYPE)
     settings = raw | {"architectures": [inner["architecture"]]}

@@ -32,6 +32,8 @@ def load_shards(model: nn.Module, folder: Path, *, device: torch.device) -> None
         bad[name] = read_rows(stored[name], local, first_row=first_row)
         for module, own_name in places:
             setattr(module, own_name, made)
+    for name, buffer in _find_stored_buffers(model):
+        bad[name] = read_rows(stored[name], buffer)
     everyones = gather_values({name: count for name, count in bad.items() if count})
     for name in bad:
         # With replicas, several ranks count the same value.
@@ -50,6 +52,14 @@ def _find_empty(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Places]]:
                 found.setdefault(parameter, (name, []))[1].append((module, own_name))
     for parameter, (name, places) in found.items():
         yield name, parameter, places
+
+
+def _find_stored_buffers(model: nn.Module) -> Iterator[tuple[str, Float[Tensor, "..."]]]:
+    """Yield each buffer that a file holds, by its name there: every rank has the whole of it."""
+    for path, module in model.named_modules():
+        for own_name, buffer in module.named_buffers(recurse=False):
+            if own_name not in module._non_persistent_buffers_set:
+                yield f"{path}.{own_name}".removeprefix("causal."), buffer
 
 
 def _find_rows(parameter: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], int]:

@@ -23,11 +23,13 @@ class LossRules(NamedTuple):
 
     ``z_loss`` x (log of the softmax's denominator)^2 is added to each token's loss, not to its nll. It keeps logits
     near their present level, as in PaLM (2204.02311) with a factor of 1e-4. ``most`` bounds ``weigh_by_context``.
+    Logits x become ``cap`` tanh(x / ``cap``) first, as in Gemma 2 (2408.00118).
     """
 
     chunk_tokens: int | None = None
     z_loss: float = 0.0
     most: float = 1.0
+    cap: float | None = None
 
 
 def chunked_cross_entropy(
@@ -205,6 +207,11 @@ def _read_block(
     the maximum is a by-product.
     """
     powers = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    rise = None
+    if rules.cap is not None:
+        powers = (powers / rules.cap).tanh_()
+        rise = 1 - powers.square() if learns else None  # the cap's own slope
+        powers *= rules.cap
     # [block, vocabulary] at [block, 1] -> [block, 1]
     largest, given = powers.amax(dim=1, keepdim=True), powers.gather(1, wanted)
     total = powers.sub_(largest).exp_().sum(dim=1, keepdim=True)
@@ -216,6 +223,8 @@ def _read_block(
         each = weight[:, None]
         # [block, 1] into [block, vocabulary]
         slope = powers.mul_(each * (1 + 2 * rules.z_loss * denominator) / total).scatter_add_(1, wanted, -each)
-        if slope.dtype != logits.dtype:
+        if rise is not None:
+            slope *= rise
+        if slope.data_ptr() != logits.data_ptr():
             logits.copy_(slope)
     return nll, correct, weight * (nll + rules.z_loss * denominator.squeeze(1).square())

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 from transformers import PreTrainedModel
 
-from ropewalk.model.architectures import blocks_of, head_of
+from ropewalk.model.architectures import backbone_of, blocks_of, head_of, logit_rules
 from ropewalk.model.attention_interface import make_empty_mask
 from ropewalk.model.loss import LossRules, score_labels
+from ropewalk.model.pass_arguments import hand_on_arguments
 from ropewalk.partition import AnyPartition
 
 
@@ -26,6 +27,7 @@ class ModelWithLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.causal = causal
+        hand_on_arguments(causal)
         self.chunk_tokens, self.z_loss = chunk_tokens, z_loss
         self.most = most
         """Largest weight of a token's loss by its context (loss.weigh_by_context)."""
@@ -50,18 +52,19 @@ class ModelWithLoss(nn.Module):
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "local"], Bool[Tensor, "local"]]:
         """This context rank's ``(sum of weights x loss, nll, correct)``; the sums of all ranks add up to the batch's.
 
-        The four tensors are the batch's fields as ``partition.local_shard`` gives them to this rank. ``nll`` is in
+        The four tensors are the batch's fields as ``local_shard`` gives them to this rank. ``nll`` is in
         float32; ``correct`` is True where the label is a likeliest token and has a weight. ``truncated_nll`` is the
         labels' nll with truncated context; give it where the loss is weighed by it. ``counted`` are the indices of the
         weights that are not 0; without it the host waits for a GPU.
         """
         hidden = self.read(tokens, positions, partition=partition, context_group=context_group)
+        scale, cap = logit_rules(self.causal)
         return score_labels(
-            hidden,
+            hidden if scale == 1 else hidden * scale,
             head_of(self.causal),
             labels,
             weights,
-            rules=LossRules(self.chunk_tokens, self.z_loss, self.most),
+            rules=LossRules(self.chunk_tokens, self.z_loss, self.most, cap),
             truncated_nll=truncated_nll,
             counted=counted,
         )
@@ -77,7 +80,7 @@ class ModelWithLoss(nn.Module):
         """The head's input for these tokens. On a sharded learner, call it only inside forward."""
         # Recomputed blocks keep only their inputs; both copies, to the host and back, run on the compute stream.
         with save_on_cpu(pin_memory=tokens.is_cuda) if self.offload else nullcontext():
-            hidden: Tensor = self.causal.model(
+            hidden: Tensor = backbone_of(self.causal)(
                 input_ids=tokens[None],
                 position_ids=positions[None],
                 attention_mask=make_empty_mask(tokens.device),

@@ -20,16 +20,18 @@ from transformers import PreTrainedModel
 
 from ropewalk.core.digest import digest_arrays
 from ropewalk.core.error import UserError
-from ropewalk.model.architectures import CLASSES
+from ropewalk.model.architectures import family_of
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.check_rope import check_positions
 from ropewalk.model.hf_batch import read_whole_batch
+from ropewalk.model.pass_arguments import hand_on_arguments
 from ropewalk.model.rope_hooks import direct_positions, is_directed
 from ropewalk.model.supported import refuse_unsupported, try_unknown, watch_arguments
 from ropewalk.parallel.agree import require_same_batch
 from ropewalk.partition import local_shard
 from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
+from ropewalk.shape.families import SUPPORTED
 from ropewalk.shape.read import parse_shape
 from ropewalk.shape.shared_heads import count_shared_heads
 
@@ -161,6 +163,7 @@ def parallelize(
         _check_teams(ulysses_degree, ranks=1 if group is None else dist.get_world_size(group))
     sharing = _share(model, layout=layout, exchange=exchange, ulysses_degree=ulysses_degree)
     _direct_by_length(model)
+    hand_on_arguments(model)
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     try:
@@ -223,14 +226,14 @@ def _direct_by_length(model: PreTrainedModel) -> None:
     if not by_length or is_directed(model):
         return
     name = type(model).__name__
-    if type(model) is not CLASSES.get(name):
+    if family_of(model) is None or name not in SUPPORTED:
         raise UserError(
             f"the RoPE of {name} depends on the length of a text",
             where="ropewalk.parallelize: rope_parameters",
             why=f"{by_length[0]} takes the length from the local positions, which on a context rank are not those of "
             "the whole document",
-            fix=f"choose a class whose RoPE ropewalk can control: {', '.join(CLASSES)}",
+            fix="choose a class whose RoPE ropewalk can control (docs/models.md)",
         )
     shape = parse_shape(model.config.to_dict() | {"architectures": [name]}, "model.config")
-    direct_positions(model, shape.positions, head_dim=shape.head_dim, native=True)
-    check_positions(model, shape.positions, head_dim=shape.head_dim, context_tokens=shape.context_tokens)
+    direct_positions(model, shape.positions, head_dim=shape.rotary_dim, native=True)
+    check_positions(model, shape.positions, head_dim=shape.rotary_dim, context_tokens=shape.context_tokens)

@@ -1,8 +1,8 @@
 """The positions that a built model's own modules run, layer by layer; read from live modules, never from a config.
 
 transformers keeps frequencies in one rotary module for all layers, or in one with a set per layer type. Windows and the
-switch for no RoPE are in each attention module. Mistral is an exception: its attention reads the window from the config
-at every call, so there the config *is* live.
+switch for no RoPE are in each attention module. Mistral and its kin are an exception: their attention reads the window
+from the config at every call, so there the config *is* live.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from transformers import MistralForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from ropewalk.model.architectures import blocks_of
+from ropewalk.model.architectures import attention_of, blocks_of, family_of, rotary_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +30,33 @@ class LiveLayer:
 
 def read_native(model: Any) -> tuple[LiveLayer, ...]:
     """One value per layer, as the model was built; frequencies of short documents where the length decides them."""
-    rotary, asks_config = model.model.rotary_emb, isinstance(model, MistralForCausalLM)
+    rotary, family = rotary_of(model), family_of(model)
+    windows = [_find_window(model, attention_of(model, block)) for block in blocks_of(model)]
+    nope = family.nope if family else "never"
+    skips_full = nope == "full" or (nope == "full_beside_windows" and model.config.sliding_window is not None)
     found = []
     for index, block in enumerate(blocks_of(model)):
-        attention: Any = block.self_attn
+        attention: Any = attention_of(model, block)
         own = not hasattr(rotary, "inv_freq")  # then one set per layer type
         prefix = f"{model.config.layer_types[index]}_" if own else ""
         inv_freq = getattr(rotary, f"{prefix}inv_freq").double().cpu().numpy()
         factor = float(getattr(rotary, f"{prefix}attention_scaling"))
-        if not getattr(attention, "use_rope", True):
+        if (skips_full and windows[index] is None) or not getattr(attention, "use_rope", True):
             inv_freq, factor = np.zeros_like(inv_freq), 1.0
-        window = attention.config.sliding_window if asks_config else getattr(attention, "sliding_window", None)
-        found.append(LiveLayer(inv_freq, factor, window))
+        found.append(LiveLayer(inv_freq, factor, windows[index]))
     return tuple(found)
+
+
+def _find_window(model: Any, attention: Any) -> int | None:
+    """The window that a layer's attention passes on: its own attribute, or in some classes the config's at each call.
+
+    A class may have neither and build its mask with the config's window; then it is the same for all layers.
+    """
+    if hasattr(attention, "sliding_window"):
+        window: int | None = attention.sliding_window or None
+        return window if getattr(attention, "is_sliding", True) else None
+    family = family_of(model)
+    return getattr(model.config, "sliding_window", None) if family and family.windows == "all" else None
 
 
 def class_frequencies(model: Any, index: int) -> Callable[[int, torch.device], Float[Tensor, "half"]]:

@@ -95,9 +95,9 @@ def count_stored_bad(stored: StoredTensor) -> int:
 
 def _cut(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """Yield the first row and the number of rows of each piece of a tensor."""
-    step = max(1, PIECE_ELEMENTS // max(1, math.prod(shape[1:])))
-    for first in range(0, shape[0], step):
-        yield first, min(step, shape[0] - first)
+    step, rows = max(1, PIECE_ELEMENTS // max(1, math.prod(shape[1:]))), shape[0] if shape else 1
+    for first in range(0, rows, step):
+        yield first, min(step, rows - first)
 
 
 def count_bad(tensor: Float[Tensor, "..."]) -> int:

@@ -18,13 +18,14 @@ import torch.distributed as dist
 from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
-from ropewalk.model.architectures import blocks_of
+from ropewalk.model.architectures import attention_of, blocks_of, family_of
 from ropewalk.model.compiled import stay_outside
 from ropewalk.model.read_rope import LiveLayer, class_frequencies, read_native
 from ropewalk.partition import AnyPartition
 from ropewalk.rope.interpolate import Between
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.scaling import Nope
+from ropewalk.shape.family import CosSin
 
 RTOL = 2e-5
 """Relative tolerance: transformers computes in float32; its llama3 is up to 1e-5 from float64 in a narrow blend."""
@@ -39,12 +40,15 @@ _Given = Mapping[str, Any]
 class Angles:
     """Cosines, sines and temperatures of the current forward: each is computed once and shared by equal layers.
 
+    ``head_dim`` counts the dimensions that RoPE turns. ``layout`` is how the class lays out cosines and sines: each
+    pair's value at i and at i + half of them (``halves``), at 2 i and 2 i + 1 (``doubled``), or once (``single``).
+
     A forward is identified by its positions and its partition, as objects. So a block that is recomputed in the
     backward finds the same values. ``share`` is the progress of annealing.
     """
 
-    def __init__(self, head_dim: int) -> None:
-        self.head_dim = head_dim
+    def __init__(self, head_dim: int, layout: CosSin = "halves") -> None:
+        self.head_dim, self.layout = head_dim, layout
         self.of_class: dict[LayerPosition, ClassFrequencies] = {}
         self.share = 1.0
         self._of: tuple[Any, ...] = ()
@@ -59,8 +63,7 @@ class Angles:
         def make() -> tuple[Float[Tensor, "rows tokens head_dim"], Float[Tensor, "rows tokens head_dim"]]:
             # [rows, tokens, 1] x [rows or 1, tokens or 1, half] -> [rows, tokens, half]
             angles = given["position_ids"][..., None].float() * self._frequencies(way, given)
-            # twice [rows, tokens, half] -> [rows, tokens, head_dim]
-            both = torch.cat([angles, angles], dim=-1)
+            both = lay_out_angles(angles, self.layout)
             cosine, sine = (each * way.attention_factor for each in (both.cos(), both.sin()))
             return cosine.to(dtype), sine.to(dtype)
 
@@ -100,6 +103,25 @@ class Angles:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
+
+
+def layout_of(model: Any) -> CosSin:
+    """The layout in which a model's class passes cosines and sines to its blocks."""
+    family = family_of(model)
+    return family.cos_sin if family else "halves"
+
+
+def lay_out_angles(angles: Float[Tensor, "*places half"], layout: CosSin) -> Float[Tensor, "*places turned"]:
+    """One angle per pair in the layout of a class."""
+    if layout == "halves":
+        return torch.cat([angles, angles], dim=-1)  # twice [places, half] -> [places, 2 half]
+    return angles.repeat_interleave(2, dim=-1) if layout == "doubled" else angles
+
+
+def read_pairs(values: Float[Tensor, "turned"], layout: CosSin) -> Float[Tensor, "half"]:
+    """One value per pair, from values in the layout of a class."""
+    pairs = {"halves": slice(0, len(values) // 2), "doubled": slice(0, None, 2), "single": slice(None)}
+    return values[pairs[layout]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +166,11 @@ def direct_positions(
     ``native``: its config describes all of ``positions``, so only positions that depend on a document's length are
     added. With ``former``, its positions before, its frequencies can be annealed.
     """
-    angles = Angles(head_dim)
+    angles = Angles(head_dim, layout_of(model))
     directions: list[Direction | None] = []
     olds = positions if former is None else former
     for index, (live, position, old) in enumerate(zip(read_native(model), positions, olds, strict=True)):
-        attention: Any = blocks_of(model)[index].self_attn
+        attention: Any = attention_of(model, blocks_of(model)[index])
         direction = Direction(
             old,
             position,
@@ -193,12 +215,13 @@ def read_live(model: Any, *, tokens: int) -> tuple[LiveLayer, ...]:
     for index, direction in enumerate(_directed.get(model, ())):
         if direction is None:
             continue
-        plain = torch.ones(1, 2, direction.angles.head_dim)
+        plain = lay_out_angles(torch.ones(1, 2, direction.angles.head_dim // 2), direction.angles.layout)
         given = {"position_ids": torch.tensor([[1, tokens - 1]]), "position_embeddings": (plain, plain)}
         told = direction(model, (), given)[1]
         native = found[index]
         if told["position_embeddings"] is not given["position_embeddings"]:
-            cosine, sine = (each[0, 0].double().numpy()[: each.shape[-1] // 2] for each in told["position_embeddings"])
+            layout = direction.angles.layout
+            cosine, sine = (read_pairs(each[0, 0], layout).double().numpy() for each in told["position_embeddings"])
             native = replace(
                 native, inv_freq=np.arctan2(sine, cosine), attention_factor=float(np.hypot(cosine, sine).mean())
             )

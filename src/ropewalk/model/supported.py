@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ropewalk.core.error import UserError
-from ropewalk.model.architectures import CLASSES
+from ropewalk.model.architectures import family_of
 from ropewalk.model.attention_interface import NAME, count_calls
 from ropewalk.partition import partition_tokens
+from ropewalk.shape.families import SUPPORTED
 
 _LAYERS = ("full_attention", "sliding_attention")
 _KEYS = {
@@ -79,7 +80,7 @@ def try_unknown(model: PreTrainedModel) -> None:
 
     Raises UserError where packed documents give other results than each alone, or where attention does not call ours.
     """
-    if type(model) in CLASSES.values():
+    if family_of(model) is not None and type(model).__name__ in SUPPORTED:
         return
     first = next(model.parameters())
     if first.is_meta:
@@ -173,5 +174,5 @@ def _refusal(model: nn.Module, why: str) -> UserError:
         f"{type(model).__name__} cannot be divided over context ranks",
         where=f"ropewalk.parallelize (attention {NAME!r})",
         why=why,
-        fix=f"choose a model with plain causal attention, such as {', '.join(CLASSES)}",
+        fix="choose a model with plain causal attention, such as one of docs/models.md",
     )

@@ -77,13 +77,15 @@ def token_flops(
     frozen weights have a cheaper backward.
     """
     trained = count_trained(shape, lora)
-    block = 2 * shape.width * (shape.query_width + shape.kv_width) + 3 * shape.width * shape.mlp_width
+    attention = 2 * shape.width * (shape.query_width + shape.kv_width)
+    mlp = (3 if shape.mlp == "gated" else 2) * shape.width * shape.mean_mlp_width
+    router = shape.mixtures * shape.width * (shape.experts.count if shape.experts else 0)
     documents = np.asarray((context_tokens,) if document_tokens is None else document_tokens, dtype=np.int64)
     assert documents.sum() <= context_tokens
     windows = Counter(layer.window_tokens for layer in shape.positions)
     pairs = sum(layers * count_document_pairs(documents, window) for window, layers in windows.items())
     return TokenFlops(
-        linear=2.0 * (shape.layers * block + shape.vocabulary * shape.width + trained.adapters),
+        linear=2.0 * (shape.layers * (attention + mlp) + router + shape.vocabulary * shape.width + trained.adapters),
         attention=4.0 * shape.query_width * pairs / context_tokens,
         frozen=2.0 * trained.frozen_matrices,
     )

@@ -105,9 +105,9 @@ def block_bytes(
         again -= kept_attention_bytes(shape, local_tokens, element_bytes=element_bytes) / shape.layers
     if savings.mlp_tile_tokens is None or local_tokens <= savings.mlp_tile_tokens:
         moving = _MLP_TENSORS - kept_mlp_tensors(lora)
-        return again + moving * local_tokens * shape.mlp_width * element_bytes
-    weights = 3 * shape.width * shape.mlp_width if lora is None else 0
-    tile = _MLP_TENSORS * savings.mlp_tile_tokens * shape.mlp_width * element_bytes
+        return again + moving * local_tokens * shape.mean_mlp_width * element_bytes
+    weights = shape.mlp_parameters if lora is None else 0
+    tile = _MLP_TENSORS * savings.mlp_tile_tokens * shape.mean_mlp_width * element_bytes
     return again + tile + weights * (4 + element_bytes)
 
 
@@ -124,7 +124,7 @@ def saved_block_bytes(
     if lora is not None:
         stored += float(local_tokens * count_kept(shape, lora, tiled=tiled) * element_bytes)
     if tiled:
-        stored -= float(kept_mlp_tensors(lora) * local_tokens * shape.mlp_width * element_bytes)
+        stored -= float(kept_mlp_tensors(lora) * local_tokens * shape.mean_mlp_width * element_bytes)
     return stored
 
 
@@ -159,7 +159,7 @@ def stored_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: i
     turned = shape.query_width + shape.kv_width
     normed = shape.block_norms * shape.width + (turned if shape.qk_norm != "none" else 0)
     # The third tensor of a query's or key's norm is the rotated one, which is counted there.
-    elements = 2 * normed + shape.block_norms * shape.width + 2 * turned + 4 * shape.mlp_width
+    elements = 2 * normed + shape.block_norms * shape.width + 2 * turned + 4 * shape.mean_mlp_width
     return float(local_tokens * (elements * element_bytes + normed * (4 - element_bytes) + shape.heads * 4))
 
 

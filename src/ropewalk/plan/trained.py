@@ -4,7 +4,7 @@ A frozen weight has no gradient and no moments, costs half of a backward's arith
 The saving in activations is small: attention, activations and norms still keep tensors for their own gradients.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ropewalk.recipe.lora import ATTENTION, Lora
@@ -33,16 +33,20 @@ def count_trained(shape: ModelShape, lora: Lora | None) -> Trained:
     """Count the parameters that a step trains in a model of ``shape``; ``lora`` None trains all of them."""
     if lora is None:
         return Trained(shape.parameters)
-    sizes, names = _projections(shape), lora.projections
+    sizes, names = merge_projections(shape), set(name_projections(shape, lora.projections))
     embedding = shape.vocabulary * shape.width
-    matrices = shape.layers * sum(into * out for into, out in sizes.values())
-    norms = shape.layers * (shape.block_norms * shape.width + _qk_norm(shape)) + shape.width
+    matrices = sum(count * into * out for into, out, count in sizes.values())
+    if shape.experts is not None:  # of the experts those that a token uses
+        router = shape.width * shape.experts.count
+        matrices += shape.mixtures * (3 * shape.width * shape.experts.active_width() + router)
+    norms = shape.layers * (shape.block_norms * shape.norm_parameters + shape.qk_norm_parameters)
+    norms += shape.norm_parameters
     named = {{"head": "embeddings"}.get(each, each) if shape.tied else each for each in lora.also_train}
     head = ("embeddings" if shape.tied else "head") in named
     fires = sum(layer.bias == "fire" for layer in shape.positions) * (2 + FIRE_UNITS * (2 + shape.heads))
     return Trained(
         whole=embedding * len(named & {"embeddings", "head"}) + norms * ("norms" in named) + fires,
-        adapters=shape.layers * lora.rank * sum(sum(sizes[name]) for name in names),
+        adapters=lora.rank * sum(count * (into + out) for into, out, count in (sizes[name] for name in names)),
         head=head,
         frozen_matrices=matrices + embedding * (not head),
     )
@@ -62,7 +66,7 @@ def count_kept(shape: ModelShape, lora: Lora, *, tiled: bool) -> int:
     if not tiled and not {"gate_proj", "up_proj"} & set(names):
         less += shape.width
     if "down_proj" not in names:
-        less += shape.mlp_width
+        less += int(shape.mean_mlp_width)
     inner = [name for name in names if name in ATTENTION or not tiled]
     return lora.rank * len(inner) - less
 
@@ -75,21 +79,23 @@ def kept_mlp_tensors(lora: Lora | None) -> int:
     return 4 if lora is None or "down_proj" in lora.projections else 3
 
 
-def _projections(shape: ModelShape) -> Mapping[str, tuple[int, int]]:
-    """Input and output width of each matrix of a block."""
-    return {
-        "q_proj": (shape.width, shape.query_width),
-        "k_proj": (shape.width, shape.kv_width),
-        "v_proj": (shape.width, shape.kv_width),
-        "o_proj": (shape.query_width, shape.width),
-        "gate_proj": (shape.width, shape.mlp_width),
-        "up_proj": (shape.width, shape.mlp_width),
-        "down_proj": (shape.mlp_width, shape.width),
-    }
+def name_projections(shape: ModelShape, names: Iterable[str]) -> list[str]:
+    """The class's own names of a block's matrices that are called ``names`` in Llama, each once."""
+    own = dict(shape.projections)
+    return list(dict.fromkeys(own.get(name, name) for name in names if name in shape.matrices))
 
 
-def _qk_norm(shape: ModelShape) -> int:
-    return {"none": 0, "head": 2 * shape.head_dim, "all_heads": _qk_width(shape)}[shape.qk_norm]
+def merge_projections(shape: ModelShape) -> Mapping[str, tuple[int, int, int]]:
+    """Input width, output width and number of each kind of matrix of the blocks, by the class's own names.
+
+    Of a mixture of experts the matrices are not counted: adapters leave them out.
+    """
+    own, found = dict(shape.projections), dict[str, tuple[int, int, int]]()
+    for name, (into, out) in shape.matrices.items():
+        layers = shape.layers if name in ATTENTION else shape.layers - shape.mixtures
+        merged = own.get(name, name)
+        found[merged] = (into, out + found.get(merged, (0, 0, 0))[1], layers)
+    return found
 
 
 def _qk_width(shape: ModelShape) -> int:

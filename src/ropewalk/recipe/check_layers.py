@@ -52,7 +52,7 @@ def _check_reach(stage: Stage, key: str, after: ModelShape) -> Iterator[Finding]
     if isinstance(layer.rope, Nope):
         return
     farthest = min(reach, layer.window_tokens or reach)
-    negative = first_negative(layer.inv_freq_at(reach, after.head_dim), farthest)
+    negative = first_negative(layer.inv_freq_at(reach, after.rotary_dim), farthest)
     if negative is not None:
         message = (
             f"similar tokens attract each other only up to distance {negative - 1:,}, not {farthest:,}: theta "
@@ -76,7 +76,7 @@ def _check_change(stage: Stage, key: str, before: ModelShape, after: ModelShape)
 
 
 def _check_windows(stage: Stage, key: str, before: ModelShape, after: ModelShape) -> Iterator[Finding]:
-    reach, head_dim, trained_tokens = stage.reach_tokens, before.head_dim, before.context_tokens
+    reach, head_dim, trained_tokens = stage.reach_tokens, before.rotary_dim, before.context_tokens
     windows = {
         new.window_tokens
         for old, new in zip(before.positions, after.positions, strict=True)

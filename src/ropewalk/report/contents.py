@@ -47,7 +47,7 @@ class StageContents:
     facts: Mapping[str, Any]
     former: Sequence[LayerPosition]
     positions: Sequence[LayerPosition]
-    head_dim: int
+    rotary_dim: int
     rows: Sequence[Metric]
     finished: bool
     planned: Mapping[str, float] | None
@@ -201,24 +201,20 @@ def read_run(run: Path) -> Contents:
 def _read_stage(run: Path, number: int, spec: Mapping[str, Any], rows: Iterable[Metric]) -> StageContents:
     folder = RunFolder(run).stage(number)
     manifest, config = folder.extended / MANIFEST, _read_json(folder.extended / "config.json") or {}
+    facts = (_read_json(manifest) or {}).get("facts", {})
     return StageContents(
         number=number,
         spec=spec,
-        facts=(_read_json(manifest) or {}).get("facts", {}),
+        facts=facts,
         former=_read_layers(manifest, "former"),
         positions=_read_layers(manifest, "positions"),
-        head_dim=_read_head_dim(manifest, config),
+        rotary_dim=facts.get("rotary_dim")  # a run of before has whole heads
+        or config.get("head_dim")
+        or config.get("hidden_size", 0) // config.get("num_attention_heads", 1),
         rows=[row for row in rows if row.stage == number],
         finished=is_finished(folder.trained),
         planned=_read_json(folder.mix),
     )
-
-
-def _read_head_dim(manifest: Path, config: Mapping[str, Any]) -> int:
-    """The width of a head, from config.json where an older version extended the model and did not note it."""
-    noted = (_read_json(manifest) or {}).get("inputs", {}).get("head_dim")
-    width: int = noted or config.get("head_dim") or config.get("hidden_size", 0) // config.get("num_attention_heads", 1)
-    return width
 
 
 def _read_layers(manifest: Path, key: str) -> tuple[LayerPosition, ...]:

@@ -84,9 +84,9 @@ def turnings_of(contents: Contents) -> list[Turning]:
     if not extended or contents.base_context_tokens is None:
         return []
     first = extended[0]
-    turned = {"base": find_stretched(first.former).inv_freq_at(contents.base_context_tokens, first.head_dim)}
+    turned = {"base": find_stretched(first.former).inv_freq_at(contents.base_context_tokens, first.rotary_dim)}
     for stage in extended:
-        inv_freq = find_stretched(stage.positions).inv_freq_at(stage.reach_tokens, stage.head_dim)
+        inv_freq = find_stretched(stage.positions).inv_freq_at(stage.reach_tokens, stage.rotary_dim)
         if not np.allclose(inv_freq, next(reversed(turned.values())), rtol=1e-9, atol=0):
             turned[f"stage {stage.number}"] = inv_freq
     *_, last = turned

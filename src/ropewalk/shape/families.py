@@ -1,125 +1,66 @@
-"""The supported architectures: differences from Llama, possible entries of config.json, and other classes that fit.
-
-One set of weights can have several class names. Llama, Mistral, Ministral and SmolLM3 compute the same, and so do Olmo2
-and Olmo3. They differ in the positions that their config.json can describe.
-"""
+"""The supported architectures, and the one in a config.json; what is not supported is refused with the true reason."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ropewalk.core.error import UserError
+from ropewalk.shape.dense_families import DENSE
+from ropewalk.shape.expert_families import MIXTURES
+from ropewalk.shape.family import Family
+from ropewalk.shape.llama_families import LLAMA_KIN
 
 OWN_ARCHITECTURE, OWN_TYPE = "RopewalkForCausalLM", "ropewalk"
 """Names in folders whose layers no class of transformers can describe; ``OWN_TYPE`` is also the key with the layers."""
 
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """The differences of an architecture from Llama, and the possible entries of its config.json.
-
-    ``head_dim`` is the class's default, None where it is width / heads. ``needs_kv_heads``: the file must give the
-    number, because the default of the class is another model's. ``biases`` are the keys that the class obeys.
-    ``windows``: which layers may have a window: none, all alike, or some of them by ``layer_types``; ``window_tokens``
-    is the default. ``ropes``: whether rotating layers share one RoPE or have one per layer type. For the latter,
-    ``window_theta`` is the default of the windowed layers, and ``window_theta_key`` is their older key. ``kin`` run the
-    same weights.
-    """
-
-    model_type: str
-    biases: tuple[str, ...] = ()
-    qkv_bias: bool = False
-    qk_norm: Literal["none", "head", "all_heads"] = "none"
-    block_norms: int = 2
-    needs_kv_heads: bool = False
-    head_dim: int | None = None
-    tied: bool = False
-    windows: Literal["none", "all", "some"] = "none"
-    window_switch: bool = False
-    window_tokens: int | None = 4096
-    skips_rope: bool = False
-    ropes: Literal["one", "by_type"] = "one"
-    theta: float = 10_000.0
-    window_theta: float = 10_000.0
-    window_theta_key: str = "rope_theta"
-    kin: tuple[str, ...] = ()
-
-
-SUPPORTED: Mapping[str, Family] = {
-    "LlamaForCausalLM": Family(
-        "llama",
-        biases=("attention_bias", "mlp_bias"),
-        kin=("MistralForCausalLM", "MinistralForCausalLM", "SmolLM3ForCausalLM"),
-    ),
-    "MistralForCausalLM": Family(
-        "mistral", needs_kv_heads=True, windows="all", kin=("MinistralForCausalLM", "SmolLM3ForCausalLM")
-    ),
-    "MinistralForCausalLM": Family("ministral", needs_kv_heads=True, windows="some", kin=("SmolLM3ForCausalLM",)),
-    "SmolLM3ForCausalLM": Family(
-        "smollm3",
-        biases=("attention_bias", "mlp_bias"),
-        needs_kv_heads=True,
-        tied=True,
-        windows="some",
-        window_switch=True,
-        window_tokens=None,
-        skips_rope=True,
-        theta=2_000_000.0,
-    ),
-    "Qwen2ForCausalLM": Family("qwen2", qkv_bias=True, needs_kv_heads=True, windows="some", window_switch=True),
-    "Qwen3ForCausalLM": Family(
-        "qwen3",
-        biases=("attention_bias",),
-        qk_norm="head",
-        needs_kv_heads=True,
-        head_dim=128,
-        windows="some",
-        window_switch=True,
-    ),
-    "Olmo2ForCausalLM": Family("olmo2", biases=("attention_bias",), qk_norm="all_heads", kin=("Olmo3ForCausalLM",)),
-    "Olmo3ForCausalLM": Family(
-        "olmo3",
-        biases=("attention_bias",),
-        qk_norm="all_heads",
-        windows="some",
-        ropes="by_type",
-        theta=500_000.0,
-        window_theta=500_000.0,
-    ),
-    "Gemma3ForCausalLM": Family(
-        "gemma3_text",
-        biases=("attention_bias",),
-        qk_norm="head",
-        block_norms=4,
-        needs_kv_heads=True,
-        head_dim=256,
-        tied=True,
-        windows="some",
-        ropes="by_type",
-        theta=1_000_000.0,
-        window_theta_key="rope_local_base_freq",
-    ),
-}
+SUPPORTED: Mapping[str, Family] = {**LLAMA_KIN, **DENSE, **MIXTURES}
+"""Every architecture by the name of its class in transformers."""
 
 _MISSING = (
     (("modernbert", "eurobert"), "a causal mask: it is an encoder, whose queries attend to later tokens"),
-    (("gptneox", "gptj"), "RoPE over a part of each head, and parallel blocks"),
-    (("granitefor",), "Granite's multipliers of embeddings, scores, residuals and logits"),
-    (("moe", "mixtral", "jamba", "gptoss", "dbrx"), "mixture of experts"),
-    (("deepseek", "kimi", "minicpm3"), "latent attention (MLA)"),
-    (("llama4",), "attention in chunks, and mixture of experts"),
-    (("cohere", "exaone4"), "a check of its norms and its layers without RoPE"),
-    (("gemma2",), "softcapping of attention scores, which our kernels cannot do"),
-    (("mamba", "rwkv", "recurrent", "next", "lfm", "falconh1", "zamba", "bamba"), "linear or recurrent attention"),
+    (("gptj", "codegen"), "its parallel blocks"),
+    (("phiforcausal", "persimmon"), "a bias of the head"),
+    (("phimoe",), "routing that is random in training"),
+    (("deepseek", "kimi", "minicpm3", "glm4moelite", "youtu"), "latent attention (MLA)"),
+    (("llama4",), "attention in chunks"),
+    (("gemma4", "gemma3n"), "heads of different sizes, and layers that share keys"),
+    (
+        (
+            "mamba",
+            "rwkv",
+            "recurrent",
+            "next",
+            "lfm",
+            "falconh1",
+            "zamba",
+            "bamba",
+            "qwen35",
+            "qwen3_5",
+            "hybrid",
+            "nemotronh",
+            "jamba",
+            "minimaxforcausal",
+            "minimaxm1",
+            "linear",
+            "bailing",
+        ),
+        "linear or recurrent attention",
+    ),
     (("gpt2", "gptneofor", "opt", "bloom", "mpt", "bert"), "RoPE: its positions are learned, absolute or biases"),
     (("vl", "vision", "audio", "conditionalgeneration", "omni"), "inputs other than text"),
+    (
+        ("minicpmforcausal", "mimo", "baichuan", "internlm2", "orion"),
+        "code that comes with a checkpoint, as no class of transformers runs it",
+    ),
+    (("moe", "dbrx"), "its mixture of experts"),
 )
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 _NOT_OURS = {
     "use_bidirectional_attention": "its queries attend to later tokens",
     "attn_logit_softcapping": "its attention scores are capped",
-    "final_logit_softcapping": "its logits are capped, which the chunked loss does not support",
+    "final_logit_softcapping": "its logits are capped",
 }
+"""Keys that change the arithmetic of some classes, and why they are refused for the others."""
+_OF_FAMILY = {"attn_logit_softcapping": ("gemma2",), "final_logit_softcapping": ("gemma2", "gemma3_text")}
 
 
 def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
@@ -135,25 +76,30 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
     if name == OWN_ARCHITECTURE:
         inner = config[OWN_TYPE]
         name = str(inner.get("architecture")) if isinstance(inner, Mapping) else "(none)"
-    spelled = name.lower()
-    if "granitemoe" in spelled and not any(config.get(key) for key in _EXPERT_KEYS):
-        spelled = "granitefor"  # Granite 4 uses this name for dense models, with 0 experts
-    missing = next((reason for words, reason in _MISSING if any(word in spelled for word in words)), None)
-    if "kv_lora_rank" in config:
-        missing = "latent attention (MLA)"
-    if any(config.get(key) for key in _EXPERT_KEYS):
-        missing = "mixture of experts"
-    if config.get("quantization_config"):
-        missing = "training of quantized weights"
-    if missing is None and name in SUPPORTED:
-        _refuse_other_arithmetic(config, where)
-        return name, SUPPORTED[name]
+    family = SUPPORTED.get(name)
+    missing = _find_missing(name, family, config)
+    if family is not None and missing is None:
+        _refuse_other_arithmetic(config, family, where)
+        return name, family
     raise UserError(
         f"{name} is not supported",
         where=f"{where}: architectures",
         why=f"ropewalk does not support {missing or 'its shape and its positions'}",
-        fix=f"choose a base of one of {', '.join(SUPPORTED)}",
+        fix="choose a base of a supported class (docs/models.md)",
     )
+
+
+def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -> str | None:
+    """What ropewalk does not support of a class or of its config.json."""
+    if config.get("quantization_config"):
+        return "training of quantized weights"
+    if "kv_lora_rank" in config:
+        return "latent attention (MLA)"
+    if any(config.get(key) for key in _EXPERT_KEYS) and (family is None or family.experts is None):
+        return "its mixture of experts"
+    if family is not None:
+        return None
+    return next((reason for words, reason in _MISSING if any(word in name.lower() for word in words)), None)
 
 
 def _name_architecture(config: Mapping[str, Any], where: str) -> str:
@@ -171,13 +117,21 @@ def _name_architecture(config: Mapping[str, Any], where: str) -> str:
         why=f"it is {found}, but it must name the class that runs the weights",
         fix=f'add "architectures": ["{known}"], the class for model_type {kind}'
         if known
-        else f"add the class that the model was trained with; supported are {', '.join(SUPPORTED)}",
+        else "add the class that the model was trained with; docs/models.md lists those that are supported",
     )
 
 
-def _refuse_other_arithmetic(config: Mapping[str, Any], where: str) -> None:
+def _refuse_other_arithmetic(config: Mapping[str, Any], family: Family, where: str) -> None:
+    for key, value in family.fixed.items():
+        if config.get(key, value) not in (value, None):
+            raise UserError(
+                f"{key} is not supported",
+                where=f"{where}: {key}",
+                why=f"it is {config[key]!r:.60}, and {family.model_type} is supported with {value!r} only",
+                fix="choose another base",
+            )
     for key, why in _NOT_OURS.items():
-        if config.get(key):
+        if config.get(key) and family.model_type not in _OF_FAMILY.get(key, ()):
             raise UserError(
                 f"{key} is not supported",
                 where=f"{where}: {key}",

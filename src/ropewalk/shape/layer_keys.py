@@ -12,10 +12,12 @@ from typing import Any
 
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.scaling import Linear, Nope, Unchanged, legacy_hf
-from ropewalk.shape.families import OWN_ARCHITECTURE, OWN_TYPE, SUPPORTED, Family
+from ropewalk.shape.families import OWN_ARCHITECTURE, OWN_TYPE, SUPPORTED
+from ropewalk.shape.family import Family
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 from ropewalk.shape.read import parse_shape
 from ropewalk.shape.rope_keys import FULL, REACH_KEYS, WINDOWED
+from ropewalk.shape.spell_rope import find_kept, spell_rope
 
 POSITION_KEYS = (
     "rope_parameters",
@@ -36,8 +38,6 @@ POSITION_KEYS = (
 """Every key that describes positions; code that writes new positions removes these keys first."""
 STALE_KEYS = ("auto_map", "attn_implementation", "_attn_implementation")
 """Keys that name code to run the model: code files are not copied, and would not support the new positions."""
-
-_Parameters = dict[str, Any]
 
 # Defaults of Llama, Mistral and Ministral for missing keys; SmolLM3 has other defaults.
 _ASSUMED: Mapping[str, Any] = {
@@ -85,10 +85,10 @@ def spell_layers(
     assert len(positions) == shape.layers
     names = [shape.architecture, *SUPPORTED[shape.architecture].kin]
     if any(isinstance(layer.rope, Nope) for layer in positions):
-        names.sort(key=lambda name: not SUPPORTED[name].skips_rope)  # more readers support it than a rope of zeros
+        names.sort(key=lambda name: SUPPORTED[name].nope == "never")  # more readers support it than a rope of zeros
     why = ""
     for name in names:
-        why = _find_obstacle(SUPPORTED[name], shape, positions)
+        why = _find_obstacle(SUPPORTED[name], shape, positions) or _find_kept_obstacle(config, name, positions)
         if not why:
             return _spell_native(config, shape, name, positions, context_tokens=context_tokens)
     return _spell_own(config, shape, positions, context_tokens=context_tokens, why=why)
@@ -100,7 +100,7 @@ def _find_obstacle(family: Family, shape: ModelShape, positions: Sequence[LayerP
     windows = {layer.window_tokens for layer in positions}
     if any(layer.log_n_tokens or layer.bias for layer in positions):
         return "no class of transformers has a length-dependent temperature or biases on such layers"
-    if (shape.qkv_bias or shape.mlp_bias) and not (family.qkv_bias or family.biases):
+    if (shape.qkv_bias or shape.mlp_bias) and family.qkv_bias is False:
         return f"{name} has no biases"
     if len(windows - {None}) > 1:
         return f"{name} has one window for all windowed layers"
@@ -108,13 +108,36 @@ def _find_obstacle(family: Family, shape: ModelShape, positions: Sequence[LayerP
         return f"{name} has no layers with windows beside layers without"
     if len({layer.rope.config_tokens(0) for layer in positions} - {0}) > 1:
         return "its layers have different original lengths, and config.json can have only one"
-    return _find_rope_obstacle(family, positions)
+    return _find_nope_obstacle(family, positions) or _find_rope_obstacle(family, shape, positions)
 
 
-def _find_rope_obstacle(family: Family, positions: Sequence[LayerPosition]) -> str:
+def _find_nope_obstacle(family: Family, positions: Sequence[LayerPosition]) -> str:
+    """The reason why the class would turn other layers than those that ``positions`` turn."""
+    turning = [not isinstance(layer.rope, Nope) for layer in positions]
+    windowed = [layer.window_tokens is not None for layer in positions]
+    if family.nope == "full" and turning != windowed:
+        return f"{family.model_type} turns the layers with a window, and no others"
+    if family.nope == "full_beside_windows" and any(windowed) and turning != windowed:
+        return f"{family.model_type} turns only the layers with a window where there are some"
+    return ""
+
+
+def _find_kept_obstacle(config: Mapping[str, Any], name: str, positions: Sequence[LayerPosition]) -> str:
+    """The reason why a key of the rope block cannot be both the method's and what the class uses it for besides."""
+    kept = find_kept(config, SUPPORTED[name])
+    for key in kept:
+        values = {layer.rope.to_hf(layer.theta).get(key, kept[key]) for layer in positions}
+        if values != {kept[key]}:
+            return f"{key} of {SUPPORTED[name].model_type} also scales its queries, so it must stay {kept[key]}"
+    return ""
+
+
+def _find_rope_obstacle(family: Family, shape: ModelShape, positions: Sequence[LayerPosition]) -> str:
     groups = _group(family, positions)
     for kind, layers in groups.items():
-        ropes = [_parameters(layer) for layer in layers]
+        if family.methods and any(isinstance(layer.rope, Nope) for layer in layers):
+            return f"{family.model_type} has no layers without RoPE"
+        ropes = [spell_rope(layer, family, shape) for layer in layers]
         if any(rope != ropes[0] for rope in ropes):
             which = "all layers" if family.ropes == "one" else f"all layers of {kind}"
             return f"{family.model_type} has one RoPE for {which} with RoPE"
@@ -125,7 +148,7 @@ def _find_rope_obstacle(family: Family, positions: Sequence[LayerPosition]) -> s
 
 def _group(family: Family, positions: Sequence[LayerPosition]) -> dict[str, list[LayerPosition]]:
     """The groups of layers that must share one RoPE in this class."""
-    layers = [layer for layer in positions if not (family.skips_rope and isinstance(layer.rope, Nope))]
+    layers = [layer for layer in positions if family.nope == "never" or not isinstance(layer.rope, Nope)]
     if family.ropes == "one":
         return {FULL: layers}
     return {kind: [layer for layer in layers if _kind(layer) == kind] for kind in (FULL, WINDOWED)}
@@ -133,10 +156,6 @@ def _group(family: Family, positions: Sequence[LayerPosition]) -> dict[str, list
 
 def _kind(layer: LayerPosition) -> str:
     return FULL if layer.window_tokens is None else WINDOWED
-
-
-def _parameters(layer: LayerPosition) -> _Parameters:
-    return layer.rope.to_hf(layer.theta)
 
 
 def _spell_native(
@@ -149,7 +168,7 @@ def _spell_native(
 ) -> SpelledLayers:
     family = SUPPORTED[name]
     tokens = min(layer.rope.config_tokens(context_tokens) for layer in positions)
-    ropes, legacy = _spell_ropes(family, positions)
+    ropes, legacy = _spell_ropes(config, family, shape, positions)
     keys = {
         "architectures": [name],
         "model_type": family.model_type,
@@ -158,6 +177,7 @@ def _spell_native(
         **({} if name == shape.architecture else _say_aloud(config, shape, family)),
         **_spell_windows(family, positions),
         **_spell_original(positions),
+        **dict.fromkeys(family.no_dropout, 0.0),
         **ropes,
     }
     return SpelledLayers(name, family.model_type, keys, (*POSITION_KEYS, *STALE_KEYS), native=True, legacy=legacy)
@@ -199,23 +219,27 @@ def _spell_windows(family: Family, positions: Sequence[LayerPosition]) -> dict[s
     keys: dict[str, Any] = {"sliding_window": window, "layer_types": [_kind(layer) for layer in positions]}
     if family.window_switch:
         keys["use_sliding_window"] = window is not None
-    elif window is None:
+    elif window is None and family.nope != "full_beside_windows":
         keys["sliding_window"] = (
             family.window_tokens
         )  # no layer uses it, but the class builds a mask from it and fails at null
-    if family.skips_rope:
+    if family.nope == "switch":
         keys["no_rope_layers"] = [int(not isinstance(layer.rope, Nope)) for layer in positions]
     return keys
 
 
-def _spell_ropes(family: Family, positions: Sequence[LayerPosition]) -> tuple[dict[str, Any], bool]:
+def _spell_ropes(
+    config: Mapping[str, Any], family: Family, shape: ModelShape, positions: Sequence[LayerPosition]
+) -> tuple[dict[str, Any], bool]:
     """The keys of both formats, and whether the older ones describe the same."""
     groups = _group(family, positions)
-    plain = Unchanged().to_hf(positions[0].theta)  # for a layer type without layers
-    ropes = {kind: _parameters(layers[0]) if layers else plain for kind, layers in groups.items()}
+    first = positions[0].model_copy(update={"rope": Unchanged()})  # for a layer type without layers
+    kept = find_kept(config, family)
+    ropes = {kind: spell_rope((layers or [first])[0], family, shape) | kept for kind, layers in groups.items()}
     full = ropes[FULL]
+    share = {"partial_rotary_factor": shape.rotary_share} if family.partial else {}
     if family.ropes == "one":
-        return {"rope_parameters": full, **legacy_hf(full)}, True
+        return {"rope_parameters": full, **share, **legacy_hf(full)}, True
     if not groups[FULL]:
         full = ropes[FULL] = ropes[WINDOWED]
     windowed = ropes[WINDOWED] if groups[WINDOWED] else Unchanged().to_hf(full["rope_theta"])
@@ -238,7 +262,7 @@ def _spell_own(
     """The usual keys describe the same weights with plain RoPE everywhere; only our key holds the positions."""
     family = SUPPORTED[shape.architecture]
     plain = plain_layers(shape.layers, shape.theta)
-    ropes, _ = _spell_ropes(family, plain)
+    ropes, _ = _spell_ropes(config, family, shape, plain)
     layers = [layer.model_dump(mode="json", exclude_none=True) for layer in positions]
     keys = {
         "architectures": [OWN_ARCHITECTURE],
@@ -246,6 +270,7 @@ def _spell_own(
         "max_position_embeddings": context_tokens,
         **_raise_lengths(config, context_tokens),
         **_spell_windows(family, plain),
+        **dict.fromkeys(family.no_dropout, 0.0),
         **ropes,
         OWN_TYPE: {"architecture": shape.architecture, "model_type": family.model_type, "layers": layers},
     }

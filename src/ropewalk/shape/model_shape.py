@@ -14,15 +14,20 @@ from ropewalk.rope.layers import (
 )
 from ropewalk.rope.method import BaseRope
 from ropewalk.rope.scaling import Rope, Unchanged
+from ropewalk.shape.experts import Experts
+from ropewalk.shape.family import Norm, QkNorm
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """A decoder of the Llama kind. Made by shape/read.
+    """A decoder of blocks with attention and an MLP. Made by shape/read.
 
-    ``positions`` has one entry per layer, first to last. ``mlp_width`` is the inner width of the gated MLP. ``dtype``
-    is the name of the weights' type. ``eos_id`` is the first, where a config lists several. ``qk_norm`` is the range
-    over which queries and keys are normalised; ``block_norms`` is the number of other norms of a layer.
+    ``positions`` has one entry per layer, first to last. ``mlp_width`` is the inner width of a dense MLP, which is
+    ``gated`` (three matrices) or ``plain`` (two). ``rotary_dim`` is the number of dimensions of a head that RoPE turns.
+    ``dtype`` is the name of the weights' type. ``eos_id`` is the first, where a config lists several. ``qk_norm`` is
+    the range over which queries and keys are normalised; ``block_norms`` is the number of other norms of a layer. The
+    logits are multiplied by ``logit_scale``, then capped: ``logit_cap`` tanh(x / ``logit_cap``). ``projections`` are
+    the names of a block's matrices that differ from Llama's.
     """
 
     architecture: str
@@ -41,8 +46,22 @@ class ModelShape:
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
-    qk_norm: Literal["none", "head", "all_heads"] = "none"
+    qk_norm: QkNorm = "none"
     block_norms: int = 2
+    rotary_share: float = 1.0
+    norm: Norm = "rms"
+    mlp: Literal["gated", "plain"] = "gated"
+    experts: Experts | None = None
+    other_parameters: int = 0
+    """Trained numbers of a layer that belong to no matrix and no norm: sinks, constants of an activation."""
+    logit_scale: float = 1.0
+    logit_cap: float | None = None
+    projections: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def rotary_dim(self) -> int:
+        """Dimensions of a head that RoPE turns."""
+        return int(self.head_dim * self.rotary_share)
 
     @property
     def layers(self) -> int:
@@ -59,23 +78,78 @@ class ModelShape:
         return self.kv_heads * self.head_dim
 
     @property
-    def block_parameters(self) -> int:
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """Input and output width of each matrix of a layer with a dense MLP, by the names of Llama."""
+        attention = {
+            "q_proj": (self.width, self.query_width),
+            "k_proj": (self.width, self.kv_width),
+            "v_proj": (self.width, self.kv_width),
+            "o_proj": (self.query_width, self.width),
+        }
+        gate = {"gate_proj": (self.width, self.mlp_width)} if self.mlp == "gated" else {}
+        return attention | gate | {"up_proj": (self.width, self.mlp_width), "down_proj": (self.mlp_width, self.width)}
+
+    @property
+    def qk_norm_parameters(self) -> int:
+        """Parameters of the norms of queries and keys of one layer."""
+        both = {"none": 0, "head": 2 * self.head_dim}
+        return both.get(self.qk_norm, self.query_width + self.kv_width)
+
+    @property
+    def norm_parameters(self) -> int:
+        """Parameters of one other norm."""
+        return self.width * {"rms": 1, "layer": 1, "layer_bias": 2, "none": 0}[self.norm]
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether a layer has a mixture of experts instead of a dense MLP."""
+        return self.experts is not None and layer in self.experts.layers
+
+    @property
+    def mixtures(self) -> int:
+        """The number of layers with a mixture of experts."""
+        return len(self.experts.layers) if self.experts else 0
+
+    @property
+    def attention_parameters(self) -> int:
+        """Parameters of one layer outside of its MLP, exactly."""
+        biases = self.qkv_bias * (self.query_width + 2 * self.kv_width) + self.output_bias * self.width
+        norms = self.block_norms * self.norm_parameters + self.qk_norm_parameters
+        return 2 * self.width * (self.query_width + self.kv_width) + biases + norms + self.other_parameters
+
+    @property
+    def mlp_parameters(self) -> int:
+        """Parameters of one dense MLP, exactly."""
+        wide = 2 if self.mlp == "gated" else 1
+        return (wide + 1) * self.width * self.mlp_width + self.mlp_bias * (wide * self.mlp_width + self.width)
+
+    def layer_parameters(self, layer: int) -> int:
         """Parameters of one layer, exactly."""
-        matrices = 2 * self.width * (self.query_width + self.kv_width) + 3 * self.width * self.mlp_width
-        biases = (
-            self.qkv_bias * (self.query_width + 2 * self.kv_width)
-            + self.output_bias * self.width
-            + self.mlp_bias * (2 * self.mlp_width + self.width)
-        )
-        qk_norm = {"none": 0, "head": 2 * self.head_dim, "all_heads": self.query_width + self.kv_width}[self.qk_norm]
-        return matrices + biases + self.block_norms * self.width + qk_norm
+        if self.experts is not None and self.has_experts(layer):
+            return self.attention_parameters + self.experts.parameters(self.width)
+        return self.attention_parameters + self.mlp_parameters
+
+    @property
+    def block_parameters(self) -> int:
+        """Parameters of the largest layer, exactly; of any layer where all are alike."""
+        return max(self.layer_parameters(layer) for layer in {0, self.layers - 1, *self._first_mixture()})
+
+    def _first_mixture(self) -> tuple[int, ...]:
+        return self.experts.layers[:1] if self.experts else ()
 
     @property
     def parameters(self) -> int:
         """Parameters of the whole model, exactly; a tied head is counted once."""
         embeddings = self.vocabulary * self.width * (1 if self.tied else 2)
         fires = sum(layer.bias == "fire" for layer in self.positions) * (2 + 2 * FIRE_UNITS + FIRE_UNITS * self.heads)
-        return embeddings + self.layers * self.block_parameters + self.width + fires
+        mixtures = self.mixtures * self.experts.parameters(self.width) if self.experts else 0
+        dense = (self.layers - self.mixtures) * self.mlp_parameters
+        return embeddings + self.layers * self.attention_parameters + dense + mixtures + self.norm_parameters + fires
+
+    @property
+    def mean_mlp_width(self) -> float:
+        """The inner width of the MLP that a token passes, in the mean over layers: of a mixture the experts it uses."""
+        active = self.mixtures * self.experts.active_width() if self.experts else 0
+        return (active + (self.layers - self.mixtures) * self.mlp_width) / self.layers
 
     @property
     def stretched(self) -> LayerPosition:
@@ -96,11 +170,11 @@ class ModelShape:
     @property
     def base_rope(self) -> BaseRope:
         """The current position method of the layers that get stretched."""
-        return self.stretched.as_base(head_dim=self.head_dim, context_tokens=self.context_tokens)
+        return self.stretched.as_base(head_dim=self.rotary_dim, context_tokens=self.context_tokens)
 
     def describe(self, positions: Sequence[LayerPosition]) -> list[str]:
         """The changes of ``positions`` against this model's own, in words for groups of equal layers."""
-        return describe_layers(self.positions, positions, head_dim=self.head_dim, base_tokens=self.context_tokens)
+        return describe_layers(self.positions, positions, head_dim=self.rotary_dim, base_tokens=self.context_tokens)
 
     def stretch(self, pattern: tuple[LayerRule, ...], *, rope: Rope, context_tokens: int) -> "ModelShape":
         """The model that ``rope/layers.stretch_layers`` makes of this one; raises UserError as that function does."""
@@ -108,7 +182,7 @@ class ModelShape:
             self.positions,
             pattern,
             rope=rope,
-            head_dim=self.head_dim,
+            head_dim=self.rotary_dim,
             base_tokens=self.context_tokens,
             context_tokens=context_tokens,
         )

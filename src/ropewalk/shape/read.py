@@ -6,15 +6,18 @@ Qwen3 heads of 128 dimensions and SmolLM3 a tied head.
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ropewalk.core.error import UserError
 from ropewalk.rope.layers import find_stretched
+from ropewalk.shape.experts import Experts, read_experts
 from ropewalk.shape.families import SUPPORTED, find_family
+from ropewalk.shape.family import Bias, Family
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read_layers import read_layers
-from ropewalk.shape.rope_keys import find_reach
+from ropewalk.shape.rope_keys import find_reach, find_rotary_share
 from ropewalk.shape.values import LARGEST_COUNT, MOST_LAYERS, WIDEST_HEAD, check_factors, check_values
 from ropewalk.shape.wrappers import read_text_config
 
@@ -61,13 +64,12 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     context_tokens = _count(config, "max_position_embeddings", where)
     head_dim = _count(config, "head_dim", where, default=family.head_dim or width // heads, most=WIDEST_HEAD)
     vocabulary = _count(config, "vocab_size", where)
-    check_values(config, head_dim=head_dim, vocabulary=vocabulary, where=where)
-    attention_bias, mlp_bias = (
-        key in family.biases and bool(config.get(key)) for key in ("attention_bias", "mlp_bias")
-    )
     layers = _count(config, "num_hidden_layers", where, most=MOST_LAYERS)
+    share = find_rotary_share(config, family, head_dim=head_dim, where=where)
+    check_values(config, head_dim=head_dim, rotary_dim=int(share * head_dim), vocabulary=vocabulary, where=where)
     positions = read_layers(config, family, layers=layers, context_tokens=context_tokens, where=where)
-    check_factors(positions, head_dim=head_dim, where=where)
+    check_factors(positions, head_dim=int(share * head_dim), where=where)
+    norms = family.qk_norm if not family.qk_norm_key or config.get(family.qk_norm_key) else "none"
     return ModelShape(
         architecture=architecture,
         width=width,
@@ -82,12 +84,60 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         bos_id=_find_id(config, "bos_token_id", where),
         eos_id=_find_id(config, "eos_token_id", where),
         dtype=_find_dtype(config, where),
-        qkv_bias=family.qkv_bias or attention_bias,
-        output_bias=attention_bias,
-        mlp_bias=mlp_bias,
-        qk_norm=family.qk_norm,
+        qkv_bias=_has_bias(config, family.qkv_bias),
+        output_bias=_has_bias(config, family.output_bias),
+        mlp_bias=_has_bias(config, family.mlp_bias),
+        qk_norm=norms,
         block_norms=family.block_norms,
+        rotary_share=share,
+        norm=family.norm,
+        mlp=family.mlp,
+        experts=_find_experts(config, family, layers=layers, width=width, where=where),
+        other_parameters=family.other_parameters + heads * family.sinks,
+        logit_scale=_find_logit_scale(config, family, where),
+        logit_cap=_find_logit_cap(config, family, where),
+        projections=tuple(family.projections.items()),
     )
+
+
+def _has_bias(config: Mapping[str, Any], bias: Bias) -> bool:
+    return bias if isinstance(bias, bool) else bool(config.get(*bias))
+
+
+def _find_experts(config: Mapping[str, Any], family: Family, *, layers: int, width: int, where: str) -> Experts | None:
+    if family.experts is None:
+        return None
+    count = partial(_count, config, where=where)
+    return read_experts(config, family.experts, layers=layers, width=width, count=count, where=where)
+
+
+def _find_logit_scale(config: Mapping[str, Any], family: Family, where: str) -> float:
+    if family.logit_scale is None:
+        return 1.0
+    key, default = family.logit_scale
+    value = _find_figure(config, key, default, where)
+    return 1.0 / value if family.logit_divides else value
+
+
+def _find_logit_cap(config: Mapping[str, Any], family: Family, where: str) -> float | None:
+    if family.logit_cap is None:
+        return None
+    key, default = family.logit_cap
+    if config.get(key, default) is None:
+        return None
+    return _find_figure(config, key, default, where)
+
+
+def _find_figure(config: Mapping[str, Any], key: str, default: float | None, where: str) -> float:
+    value = config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e30:
+        raise UserError(
+            f"{key} is not usable",
+            where=f"{where}: {key}",
+            why=f"it is {value!r:.60}, and must be a number above 0",
+            fix="correct it",
+        )
+    return float(value)
 
 
 def _find_kv_heads(architecture: str, config: Mapping[str, Any], where: str) -> int:

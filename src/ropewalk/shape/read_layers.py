@@ -5,6 +5,7 @@ unless ``layer_types`` differs. Every published hybrid does the opposite.
 """
 
 from collections.abc import Mapping
+from itertools import cycle, islice
 from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,7 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from ropewalk.core.error import UserError
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.scaling import Nope, Rope, Unchanged, read_method
-from ropewalk.shape.families import OWN_TYPE, Family
+from ropewalk.shape.families import OWN_TYPE
+from ropewalk.shape.family import Family
 from ropewalk.shape.rope_keys import FULL, WINDOWED, read_ropes
 
 _NEEDED = ("theta", "factor", "original_tokens", "short_factor", "long_factor", "wavelengths_tokens")
@@ -46,9 +48,12 @@ def read_layers(
 def _read_theirs(
     config: Mapping[str, Any], family: Family, ropes: Mapping[str, Mapping[str, Any]], *, layers: int, where: str
 ) -> tuple[LayerPosition, ...]:
-    turning = _read_turning(config, family, layers=layers, where=where)
     window = _read_window(config, family, where)
-    kinds = _read_kinds(config, family, turning=turning, window=window, where=where)
+    switched = [True] * layers
+    if family.nope == "switch":
+        switched = _read_turning(config, family, kinds=None, layers=layers, where=where)
+    kinds = _read_kinds(config, family, turning=switched, window=window, where=where)
+    turning = _read_turning(config, family, kinds=kinds, layers=layers, where=where)
     methods = {
         kind: LayerPosition(
             rope=cast(Rope, Unchanged() if values["rope_type"] == "default" else read_method(values, where=where)),
@@ -74,10 +79,17 @@ def _read_own(own: Mapping[str, Any], *, layers: int, where: str) -> tuple[Layer
     return found
 
 
-def _read_turning(config: Mapping[str, Any], family: Family, *, layers: int, where: str) -> list[bool]:
-    """Which layers rotate; in ``no_rope_layers`` a 1 means that a layer does rotate."""
-    if not family.skips_rope:
+def _read_turning(
+    config: Mapping[str, Any], family: Family, *, kinds: list[str] | None, layers: int, where: str
+) -> list[bool]:
+    """Which layers rotate, by a list (where 1 means that a layer does) or by ``kinds``, the layers with a window."""
+    if family.nope == "never":
         return [True] * layers
+    if family.nope != "switch":
+        assert kinds is not None
+        windowed = [kind == WINDOWED for kind in kinds]
+        has_windows = config.get("sliding_window", family.window_tokens) is not None
+        return windowed if family.nope == "full" or has_windows else [True] * layers
     given = config.get("no_rope_layers")
     if given is None:
         interval = _read_whole(config, "no_rope_layer_interval", 4, where)
@@ -132,17 +144,31 @@ def _assume_kinds(
 ) -> list[str]:
     """The default of each class for ``layer_types`` where the file has none."""
     layers = len(turning)
-    if family.model_type in ("olmo3", "gemma3_text"):
-        every = 4 if family.model_type == "olmo3" else _read_whole(config, "sliding_window_pattern", 6, where)
-        return [WINDOWED if (layer + 1) % every else FULL for layer in range(layers)]
+    if window is None and family.ropes == "one":
+        return [FULL] * layers
+    if family.window_every:
+        every = _read_period(config, family, layers=layers, where=where)
+        return list(islice(cycle(every), layers))
     if window is None:
         return [FULL] * layers
-    if family.model_type in ("qwen2", "qwen3"):
+    if family.model_type in ("qwen2", "qwen3", "dots1"):
         first = _read_whole(config, "max_window_layers", 28, where, least=0)
         return [WINDOWED if layer >= first else FULL for layer in range(layers)]
     if family.model_type == "smollm3":
         return [FULL if turns else WINDOWED for turns in turning]
     return [WINDOWED] * layers
+
+
+def _read_period(config: Mapping[str, Any], family: Family, *, layers: int, where: str) -> list[str]:
+    """The kinds that repeat: all but the last have a window. A file may give the period, or the kinds as L and G."""
+    key = family.window_every_key
+    given = config.get(key) if key else None
+    if isinstance(given, str):
+        if not given or set(given) - {"L", "G"}:
+            raise _unclear(f"{where}: {key}", f"it is {given!r:.60}", "give L and G, such as LLLG, or a number")
+        return [WINDOWED if letter == "L" else FULL for letter in given]
+    every = family.window_every if given is None else _read_whole(config, key, None, where)
+    return [WINDOWED] * (every - 1) + [FULL]
 
 
 def _read_whole(config: Mapping[str, Any], key: str, default: int | None, where: str, *, least: int = 1) -> int:

@@ -14,12 +14,15 @@ from ropewalk.core.error import UserError
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.method import LARGEST_THETA
 from ropewalk.rope.scaling import Linear
-from ropewalk.shape.families import Family
+from ropewalk.shape.family import Family
 from ropewalk.shape.rope_block import screen_keys
 
 FULL, WINDOWED = "full_attention", "sliding_attention"
 _ORIGINAL = "original_max_position_embeddings"
 _TRAINED_LENGTH = {"yarn", "llama3", "longrope"}
+_ALIASES = {"su": "longrope"}
+"""Older names of methods: the first files of Phi-3."""
+_SHARE_KEYS = ("partial_rotary_factor",)
 REACH_KEYS = (
     "max_sequence_length",
     "model_max_length",
@@ -40,16 +43,21 @@ def read_ropes(
 
     Raises UserError for formats that disagree, for values that transformers would ignore, and for an invalid theta.
     """
+    _refuse_methods(config, family, where)
+    if family.ntk_alpha:
+        config = _fix_alpha(config)
     if family.ropes == "one":
         parameters = _read_flat(config, config.get("rope_parameters"), family, context_tokens, where)
         return {FULL: parameters, WINDOWED: parameters}
     nested = _check_nested(config.get("rope_parameters") or {}, where)
     full = _read_flat(config, nested.get(FULL), family, context_tokens, where)
-    outside = {"rope_theta": family.window_theta, "tokens": context_tokens, **_given(config, "partial_rotary_factor")}
+    outside = {"rope_theta": family.window_theta, "tokens": context_tokens}
     legacy_theta = config.get(family.window_theta_key)
     if family.window_theta_key != "rope_theta" and legacy_theta is not None:
         outside["rope_theta"] = legacy_theta
-    windowed = _normalise(nested.get(WINDOWED) or {}, outside, context_tokens, f"{where}: rope_parameters.{WINDOWED}")
+    windowed = _normalise(
+        nested.get(WINDOWED) or {}, outside, context_tokens, family, f"{where}: rope_parameters.{WINDOWED}"
+    )
     if legacy_theta is not None and legacy_theta != windowed["rope_theta"]:
         raise _disagree(
             where, f"rope_theta of {WINDOWED}", windowed["rope_theta"], family.window_theta_key, legacy_theta
@@ -98,14 +106,14 @@ def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_toke
     outside = {
         "rope_theta": family.theta,
         "tokens": context_tokens,
-        **_given(config, "rope_theta", "partial_rotary_factor"),
+        **_given(config, "rope_theta"),
     }
     if "rope_theta" in config and config["rope_theta"] is not None:
         _check_theta(config["rope_theta"], f"{where}: rope_theta")
     flat = family.ropes == "one"  # with several, transformers reads the original length from inside only
     original = config.get(_ORIGINAL) if flat else None
     found = {
-        key: _normalise(raw, outside, original or context_tokens, f"{where}: {key}")
+        key: _normalise(raw, outside, original or context_tokens, family, f"{where}: {key}")
         for key, raw in (("rope_parameters", new), ("rope_scaling", config.get("rope_scaling")))
         if raw
     }
@@ -113,7 +121,7 @@ def _read_flat(config: Mapping[str, Any], new: Any, family: Family, context_toke
         if values["rope_type"] == "linear" and (known := _find_original(config, values, context_tokens)) is not None:
             values.setdefault(_ORIGINAL, known)
     if not found:
-        return _normalise({}, outside, context_tokens, where)
+        return _normalise(family.default_rope, outside, context_tokens, family, where)
     parameters = next(iter(found.values()))
     for key, other in found.items():
         for name in sorted({*parameters, *other}, key=lambda name: (name != "rope_type", name)):
@@ -144,7 +152,7 @@ def _check_nested(nested: Any, where: str) -> Mapping[str, Any]:
     return nested
 
 
-def _normalise(raw: Any, outside: Mapping[str, Any], context_tokens: int, where: str) -> dict[str, Any]:
+def _normalise(raw: Any, outside: Mapping[str, Any], context_tokens: int, family: Family, where: str) -> dict[str, Any]:
     """One checked dict from either format, with ``rope_type`` and ``rope_theta``; ``outside`` gives missing values."""
     if not isinstance(raw, Mapping):
         raise _no_mapping(raw, where)
@@ -159,16 +167,20 @@ def _normalise(raw: Any, outside: Mapping[str, Any], context_tokens: int, where:
     kinds = [raw[key] for key in ("rope_type", "type") if raw.get(key)]
     if len({str(kind) for kind in kinds}) > 1:
         raise _disagree(where, "rope_type", kinds[0], "type", kinds[1])
-    values["rope_type"] = str(kinds[0]) if kinds else "default"
+    values["rope_type"] = _ALIASES.get(str(kinds[0]), str(kinds[0])) if kinds else "default"
     values["rope_theta"] = _check_theta(values.get("rope_theta", outside["rope_theta"]), where)
+    if values["rope_type"] != "proportional":  # there the share belongs to the method
+        _refuse_partial(values, family, where)
+        values = {key: value for key, value in values.items() if key not in _SHARE_KEYS}
+    values = {key: value for key, value in values.items() if key not in family.kept_rope_keys or key == _ORIGINAL}
+    if values["rope_type"] == "default":
+        values.pop(_ORIGINAL, None)
     if values["rope_type"] in _TRAINED_LENGTH or values["rope_type"] == "dynamic":
         values.setdefault(_ORIGINAL, context_tokens)
     original = values.get(_ORIGINAL)
     if values["rope_type"] == "longrope" and type(original) is int and original > 0:
         values.setdefault("factor", max(1.0, outside["tokens"] / original))  # as transformers does
-    values = screen_keys(values, where)
-    _refuse_partial(values, outside, where)
-    return values
+    return screen_keys(values, where)
 
 
 def _given(config: Mapping[str, Any], *keys: str) -> dict[str, Any]:
@@ -190,13 +202,73 @@ def _check_theta(theta: Any, where: str) -> float:
     return float(theta)
 
 
-def _refuse_partial(values: Mapping[str, Any], config: Mapping[str, Any], where: str) -> None:
-    share = values.get("partial_rotary_factor", config.get("partial_rotary_factor"))
-    if share not in (None, 1, 1.0) and values["rope_type"] != "proportional":
+def find_rotary_share(config: Mapping[str, Any], family: Family, *, head_dim: int, where: str) -> float:
+    """The share of a head's dimensions that RoPE turns. Raises UserError where the file has two or an invalid one."""
+    block = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not family.partial:
+        if isinstance(block, Mapping) and block.get("rope_type") == "proportional":
+            return 1.0
+        _refuse_partial(config, family, where)
+        return 1.0
+    inside = block.get("partial_rotary_factor") if isinstance(block, Mapping) else None
+    found = {f"rope_parameters.{_SHARE_KEYS[0]}": inside, _SHARE_KEYS[0]: config.get(_SHARE_KEYS[0])}
+    if family.rotary_key not in found:
+        given = config.get(family.rotary_key)
+        counts = family.rotary_counts and isinstance(given, int) and not isinstance(given, bool)
+        found[family.rotary_key] = given / head_dim if counts and given is not None else given
+    shares = {name: share for name, share in found.items() if share is not None}
+    for name, share in shares.items():
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+            raise UserError(
+                "the rotated share of a head is not usable",
+                where=f"{where}: {name}",
+                why=f"it is {share!r:.60}, and must be above 0 and at most 1",
+                fix="correct config.json",
+            )
+        first = next(iter(shares))
+        if share != shares[first]:
+            raise _disagree(where, first, shares[first], name, share)
+    return float(next(iter(shares.values()), family.rotary_share))
+
+
+def _fix_alpha(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``config`` with plain RoPE in place of ``dynamic`` with a number ``alpha``, which sets a fixed theta."""
+    fixed = dict(config)
+    for key in ("rope_parameters", "rope_scaling"):
+        block = config.get(key)
+        if not isinstance(block, Mapping) or (block.get("rope_type") or block.get("type")) != "dynamic":
+            continue
+        alpha, theta = block.get("alpha"), block.get("rope_theta", config.get("rope_theta", 10_000.0))
+        head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        if all(type(number) in (int, float) for number in (alpha, theta)) and alpha:
+            fixed[key] = {"rope_type": "default", "rope_theta": theta * alpha ** (head_dim / (head_dim - 2))}
+            fixed.pop("rope_theta", None)
+    return fixed
+
+
+def _refuse_methods(config: Mapping[str, Any], family: Family, where: str) -> None:
+    """Raise UserError for a rope type that the class does not run."""
+    for key in ("rope_parameters", "rope_scaling"):
+        block = config.get(key)
+        if family.methods is None or not isinstance(block, Mapping):
+            continue
+        kind = str(block.get("rope_type") or block.get("type") or "default")
+        if _ALIASES.get(kind, kind) not in family.methods:
+            raise UserError(
+                f"{family.model_type} has no {kind} rope",
+                where=f"{where}: {key}.rope_type",
+                why=f"its class runs {' and '.join(family.methods)} only",
+                fix="write it as longrope with the factors of each pair, or choose another base",
+            )
+
+
+def _refuse_partial(values: Mapping[str, Any], family: Family, where: str) -> None:
+    share = next((values[key] for key in _SHARE_KEYS if values.get(key) is not None), None)
+    if share not in (None, 1, 1.0) and not family.partial:
         raise UserError(
             "partial rotation is not supported",
             where=where,
-            why=f"partial_rotary_factor is {share}, which transformers ignores for these architectures",
+            why=f"partial_rotary_factor is {share}, which transformers ignores for {family.model_type}",
             fix="remove the key if the model was trained without it, or choose another base",
         )
 

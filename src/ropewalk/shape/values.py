@@ -27,25 +27,31 @@ ACTIVATIONS = (
     "sigmoid",
     "tanh",
     "linear",
+    "xielu",
 )
 """Names that transformers supports and that need no other setting."""
 LARGEST_COUNT, MOST_LAYERS, WIDEST_HEAD = 1 << 31, 1 << 14, 1 << 14
 """Larger widths, lengths, layers and heads belong to no real model."""
 _ACTIVATION_KEYS, _ID_KEYS = ("hidden_act", "hidden_activation"), ("pad_token_id",)
-_FLAGS = ("attention_bias", "mlp_bias", "tie_word_embeddings", "use_sliding_window", "use_cache")
-_POSITIVE = ("rms_norm_eps", "query_pre_attn_scalar")
+_FLAGS = (
+    *("attention_bias", "mlp_bias", "use_bias", "qkv_bias", "attention_out_bias", "use_qkv_bias", "use_qk_norm"),
+    *("tie_word_embeddings", "use_sliding_window", "use_cache"),
+)
+_POSITIVE = ("rms_norm_eps", "query_pre_attn_scalar", "layer_norm_eps", "norm_eps", "attn_logit_softcapping")
 _SHARES = ("attention_dropout",)
 _SPREADS = ("initializer_range",)
 
 
-def check_values(config: Mapping[str, Any], *, head_dim: int, vocabulary: int, where: str) -> None:
+def check_values(config: Mapping[str, Any], *, head_dim: int, rotary_dim: int, vocabulary: int, where: str) -> None:
     """Raise UserError for a head that RoPE cannot turn, and for a value of another kind than its key needs."""
-    if head_dim % 2 or head_dim == 2:
-        found = "an odd number" if head_dim % 2 else "a single pair"
+    if rotary_dim % 2 or rotary_dim <= 2:
+        found = "an odd number" if rotary_dim % 2 else "a single pair" if rotary_dim else "none"
         raise UserError(
             "RoPE rotates pairs of dimensions",
             where=f"{where}: head_dim",
-            why=f"a head has {head_dim}: {found}",
+            why=f"a head has {head_dim}: {found}"
+            if rotary_dim == head_dim
+            else f"of a head's {head_dim} RoPE turns {rotary_dim}: {found}",
             fix="choose a base whose heads have an even number of dimensions, 4 or more",
         )
     for key in _ACTIVATION_KEYS:

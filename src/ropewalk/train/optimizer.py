@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from ropewalk.checkpoint.state import name_weights
+from ropewalk.model.architectures import is_embedding
 from ropewalk.train.eight_bit import EightBitAdamW
-
-EMBEDDING = "model.embed_tokens.weight"
 
 
 def make_optimizer(
@@ -44,7 +43,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def _group(model: nn.Module, weight_decay: float, embedding_lr: float) -> Iterator[dict[str, Any]]:
     members: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in name_weights(model):
-        key = weight_decay if parameter.dim() >= 2 else 0.0, embedding_lr if name == EMBEDDING else 1.0
+        is_matrix = parameter.dim() >= 2 and not name.endswith("bias")  # experts' biases have two dimensions
+        key = weight_decay if is_matrix else 0.0, embedding_lr if is_embedding(name) else 1.0
         members.setdefault(key, []).append(parameter)
     for (decay, factor), parameters in members.items():
         yield {"params": parameters, "weight_decay": decay, "rate_factor": factor}

@@ -1,0 +1,157 @@
+"""The supported mixtures of experts, one line of data each; what a field means stands in family.py."""
+
+from collections.abc import Mapping
+
+from ropewalk.shape.family import ExpertKeys, Family, Parts
+
+_ATTENTION_BIAS = ("attention_bias", False)
+_BALANCE_BIAS = ("e_score_correction_bias",)
+_FIRST = ExpertKeys("n_routed_experts", dense="first", shared="n_shared_experts", balance_bias="buffer")
+
+MIXTURES: Mapping[str, Family] = {
+    "Qwen2MoeForCausalLM": Family(
+        "qwen2_moe",
+        qkv_bias=("qkv_bias", True),
+        needs_kv_heads=True,
+        fixed={"use_sliding_window": False},
+        experts=ExpertKeys(dense="step", shared_width="shared_expert_intermediate_size", shared_gate=True),
+    ),
+    "Qwen3MoeForCausalLM": Family(
+        "qwen3_moe",
+        qkv_bias=_ATTENTION_BIAS,
+        output_bias=_ATTENTION_BIAS,
+        qk_norm="head",
+        needs_kv_heads=True,
+        fixed={"use_sliding_window": False},
+        experts=ExpertKeys(dense="step"),
+    ),
+    "OlmoeForCausalLM": Family(
+        "olmoe",
+        qkv_bias=_ATTENTION_BIAS,
+        output_bias=_ATTENTION_BIAS,
+        qk_norm="all_heads",
+        experts=ExpertKeys(width="intermediate_size"),
+    ),
+    "FlexOlmoForCausalLM": Family(
+        "flex_olmo",
+        qkv_bias=_ATTENTION_BIAS,
+        output_bias=_ATTENTION_BIAS,
+        qk_norm="all_heads",
+        theta=500_000.0,
+        experts=ExpertKeys(width="intermediate_size"),
+    ),
+    "Glm4MoeForCausalLM": Family(
+        "glm4_moe",
+        qkv_bias=_ATTENTION_BIAS,
+        qk_norm="head",
+        qk_norm_key="use_qk_norm",
+        needs_kv_heads=True,
+        partial=True,
+        rotary_share=0.5,
+        untrained=_BALANCE_BIAS,
+        experts=_FIRST,
+    ),
+    "GraniteMoeForCausalLM": Family(
+        "granitemoe",
+        qkv_bias=_ATTENTION_BIAS,
+        output_bias=_ATTENTION_BIAS,
+        logit_scale=("logits_scaling", 1.0),
+        logit_divides=True,
+        experts=ExpertKeys("num_local_experts", width="intermediate_size", path="block_sparse_moe", router="router"),
+        parts=Parts(mlp="block_sparse_moe"),
+    ),
+    "GraniteMoeSharedForCausalLM": Family(
+        "granitemoeshared",
+        qkv_bias=_ATTENTION_BIAS,
+        output_bias=_ATTENTION_BIAS,
+        logit_scale=("logits_scaling", 1.0),
+        logit_divides=True,
+        experts=ExpertKeys(
+            "num_local_experts",
+            width="intermediate_size",
+            shared_width="shared_intermediate_size",
+            path="block_sparse_moe",
+            router="router",
+        ),
+        parts=Parts(mlp="block_sparse_moe"),
+    ),
+    "Ernie4_5_MoeForCausalLM": Family(
+        "ernie4_5_moe",
+        fixed={"use_bias": False},
+        needs_kv_heads=True,
+        tied=True,
+        theta=500_000.0,
+        untrained=_BALANCE_BIAS,
+        experts=ExpertKeys(
+            "moe_num_experts",
+            "moe_k",
+            dense="range",
+            shared="moe_num_shared_experts",
+            balance_bias="parameter",
+        ),
+    ),
+    "HunYuanMoEV1ForCausalLM": Family(
+        "hunyuan_v1_moe",
+        ntk_alpha=True,
+        qkv_bias=_ATTENTION_BIAS,
+        output_bias=_ATTENTION_BIAS,
+        qk_norm="head",
+        needs_kv_heads=True,
+        experts=ExpertKeys(
+            per_token="moe_topk", width="intermediate_size", shared_width="intermediate_size", router="gate.wg"
+        ),
+    ),
+    "MixtralForCausalLM": Family(
+        "mixtral",
+        needs_kv_heads=True,
+        windows="all",
+        window_tokens=None,
+        theta=1_000_000.0,
+        no_dropout=("router_jitter_noise",),
+        experts=ExpertKeys("num_local_experts", width="intermediate_size"),
+    ),
+    "GptOssForCausalLM": Family(
+        "gpt_oss",
+        qkv_bias=("attention_bias", True),
+        output_bias=("attention_bias", True),
+        sinks=True,
+        needs_kv_heads=True,
+        head_dim=64,
+        default_rope={
+            **{"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096},
+            **{"beta_fast": 32.0, "beta_slow": 1.0, "truncate": False},
+        },
+        cos_sin="single",
+        windows="some",
+        window_tokens=128,
+        window_every=2,
+        theta=150_000.0,
+        experts=ExpertKeys(
+            "num_local_experts", width="intermediate_size", router="router", router_bias=True, expert_bias=True
+        ),
+    ),
+    "MiniMaxM2ForCausalLM": Family(
+        "minimax_m2",
+        qk_norm="all_heads",
+        needs_kv_heads=True,
+        head_dim=128,
+        partial=True,
+        rotary_key="rotary_dim",
+        rotary_counts=True,
+        theta=5_000_000.0,
+        no_dropout=("router_jitter_noise",),
+        untrained=_BALANCE_BIAS,
+        experts=ExpertKeys("num_local_experts", width="intermediate_size", balance_bias="buffer"),
+    ),
+    "Dots1ForCausalLM": Family(
+        "dots1",
+        qkv_bias=_ATTENTION_BIAS,
+        output_bias=_ATTENTION_BIAS,
+        qk_norm="head",
+        needs_kv_heads=True,
+        windows="some",
+        window_tokens=4096,
+        untrained=_BALANCE_BIAS,
+        experts=_FIRST,
+    ),
+}

@@ -1,0 +1,97 @@
+"""The mixture of experts of a model: which layers have one, how many experts of which width, and what a token uses."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ropewalk.core.error import UserError
+from ropewalk.shape.family import ExpertKeys
+
+_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""Names of the number of experts: some classes write another one than their publishers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """``count`` experts with an inner width of ``width``, of which each token uses ``per_token``.
+
+    ``layers`` are the indices of the layers with a mixture. ``shared_width`` is the inner width of what every token
+    uses besides. ``other_parameters`` are the trained numbers of one mixture that belong to no expert and no shared
+    part: the router, its bias, gates. The experts' own biases are ``bias_width`` numbers for each of them.
+    """
+
+    count: int
+    per_token: int
+    width: int
+    layers: tuple[int, ...]
+    shared_width: int = 0
+    other_parameters: int = 0
+    bias_width: int = 0
+
+    def parameters(self, width: int) -> int:
+        """Parameters of one mixture in a model of ``width``, router and shared part included."""
+        each = 3 * width * self.width + self.bias_width
+        return self.count * each + 3 * width * self.shared_width + self.other_parameters
+
+    def active_width(self) -> int:
+        """The inner width that a token passes: its experts and the shared part."""
+        return self.per_token * self.width + self.shared_width
+
+
+def read_experts(
+    config: Mapping[str, Any], keys: ExpertKeys, *, layers: int, width: int, count: Callable[[str], int], where: str
+) -> Experts | None:
+    """The mixture that a config.json describes, None where no layer has one; ``count`` reads a whole number by its key.
+
+    Raises UserError for numbers that do not fit each other.
+    """
+    mixed = tuple(layer for layer in range(layers) if _has_mixture(config, keys, layer, where=where))
+    if not mixed or config.get(keys.count) == 0:
+        return None
+    name = next((name for name in (keys.count, *_COUNTS) if name in config), keys.count)
+    experts, per_token, inner = count(name), count(keys.per_token), count(keys.width)
+    if per_token > experts:
+        raise UserError(
+            "a token cannot use more experts than there are",
+            where=f"{where}: {keys.per_token}",
+            why=f"it is {per_token}, and {name} is {experts}",
+            fix="correct one of them",
+        )
+    shared = inner * _whole(config, keys.shared, where) if keys.shared else 0
+    if keys.shared_width:
+        shared = _whole(config, keys.shared_width, where)
+    router = experts * width + experts * (keys.router_bias + (keys.balance_bias == "parameter"))
+    return Experts(
+        experts,
+        per_token,
+        inner,
+        mixed,
+        shared_width=shared,
+        other_parameters=router + width * keys.shared_gate,
+        bias_width=(2 * inner + width) * keys.expert_bias,
+    )
+
+
+def _has_mixture(config: Mapping[str, Any], keys: ExpertKeys, layer: int, *, where: str) -> bool:
+    if keys.dense == "first":
+        return layer >= _whole(config, "first_k_dense_replace", where)
+    if keys.dense == "step":
+        every = max(1, _whole(config, "decoder_sparse_step", where, default=1))
+        return layer not in (config.get("mlp_only_layers") or ()) and (layer + 1) % every == 0
+    if keys.dense == "range":
+        every = max(1, _whole(config, "moe_layer_interval", where, default=1))
+        first, last = _whole(config, "moe_layer_start_index", where), config.get("moe_layer_end_index", -1)
+        return (layer + 1) % every == 0 and layer >= first and (last == -1 or layer <= last)
+    return True
+
+
+def _whole(config: Mapping[str, Any], key: str, where: str, *, default: int | None = None) -> int:
+    value = default if config.get(key) is None else config[key]
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UserError(
+            f"{key} is not usable",
+            where=f"{where}: {key}",
+            why=f"it is {'missing' if value is None else repr(value)[:60]}, and must be a whole number of 0 or more",
+            fix="correct it",
+        )
+    return value

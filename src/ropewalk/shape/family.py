@@ -1,0 +1,127 @@
+"""What one architecture is, as data: its differences from Llama, the keys of its config.json, the paths of its modules.
+
+Adding a family is one value of ``Family`` in families.py and a run of the conformance suite (tests/conformance).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Bias = bool | tuple[str, bool]
+"""Whether matrices have biases: fixed by the class, or a key of config.json with its default."""
+Norm = Literal["rms", "layer", "layer_bias", "none"]
+QkNorm = Literal["none", "head", "all_heads", "each_head"]
+CosSin = Literal["halves", "doubled", "single"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Paths of a class's modules: of the backbone in the model, of the rest in the backbone or in a block."""
+
+    backbone: str = "model"
+    layers: str = "layers"
+    rotary: str = "rotary_emb"
+    norm: str = "norm"
+    attention: str = "self_attn"
+    mlp: str = "mlp"
+    embedding: str = "embed_tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertKeys:
+    """The keys of a mixture of experts. ``count`` experts of ``width``, of which a token uses ``per_token``.
+
+    ``dense`` tells which layers have a plain MLP instead: none, the first ones (``first_k_dense_replace``), all but
+    every n-th (``decoder_sparse_step`` and ``mlp_only_layers``), or those outside of a range (ERNIE). ``shared`` is the
+    number of experts that every token uses, as a key, or ``shared_width`` the key of their width together.
+    ``router_bias`` and ``expert_bias``: whether the class has them.
+    """
+
+    count: str = "num_experts"
+    per_token: str = "num_experts_per_tok"
+    width: str = "moe_intermediate_size"
+    dense: Literal["none", "first", "step", "range"] = "none"
+    shared: str = ""
+    shared_width: str = ""
+    shared_gate: bool = False
+    router_bias: bool = False
+    expert_bias: bool = False
+    balance_bias: Literal["none", "buffer", "parameter"] = "none"
+    """The bias of V3's balancing (2408.15664): none, a buffer of the class, or a parameter without a gradient."""
+    path: str = "mlp"
+    router: str = "gate"
+    """Path of the mixture in a block, and of the router in the mixture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The differences of an architecture from Llama, and the possible entries of its config.json.
+
+    ``head_dim`` is the class's default, None where it is width / heads. ``needs_kv_heads``: the file must give the
+    number, because the default of the class is another model's. ``rotary_key`` names the share of a head's dimensions
+    that RoPE turns, or with ``rotary_counts`` their number; ``rotary_share`` is the default share. ``cos_sin`` is the
+    layout in which the class passes cosines and sines to its blocks. ``methods``: the rope types that the class runs,
+    None for all. ``windows``: which layers may have a window: none, all alike, or some of them by ``layer_types``;
+    ``window_tokens`` is the default, and ``window_every`` the period of the layers without one where the file has no
+    ``layer_types``, or ``window_every_key`` the key for it. ``nope``: layers that the class does not turn: those of
+    ``no_rope_layers``, all without a window, or these only where others have one. ``ropes``: whether rotating layers
+    share one RoPE or have one per layer type. For the latter, ``window_theta`` is the default of the windowed layers,
+    and ``window_theta_key`` is their older key. ``logit_scale``: a key whose value multiplies the logits, with its
+    default; with ``logit_divides`` it divides them. ``logit_cap``: a key whose value caps them, c tanh(x / c).
+    ``projections``: the class's names of matrices that are called otherwise in Llama; two with one name are one matrix.
+    ``no_dropout`` are keys of dropout that published files of the family hold; the model is built and written with 0.
+    ``kin`` run the same weights.
+    """
+
+    model_type: str
+    qkv_bias: Bias = False
+    output_bias: Bias = False
+    mlp_bias: Bias = False
+    qk_norm: QkNorm = "none"
+    qk_norm_key: str = ""
+    norm: Norm = "rms"
+    block_norms: int = 2
+    mlp: Literal["gated", "plain"] = "gated"
+    projections: Mapping[str, str] = field(default_factory=dict)
+    other_parameters: int = 0
+    """Trained numbers of a block that belong to no matrix and no norm."""
+    untrained: tuple[str, ...] = ()
+    """Ends of the names of stored tensors that have no gradient; a trained model keeps the base's values."""
+    drops_arguments: bool = False
+    """Whether the blocks of the class call their attention without the arguments that they were given."""
+    sinks: bool = False
+    needs_kv_heads: bool = False
+    head_dim: int | None = None
+    tied: bool = False
+    rotary_key: str = "partial_rotary_factor"
+    rotary_counts: bool = False
+    rotary_share: float = 1.0
+    partial: bool = False
+    """Whether the class turns a part of a head. Llama and its kin ignore the share."""
+    cos_sin: CosSin = "halves"
+    methods: tuple[str, ...] | None = None
+    ntk_alpha: bool = False
+    """Whether ``dynamic`` with ``alpha`` means a fixed theta x alpha^(d / (d - 2)), as in Hunyuan's class."""
+    default_rope: Mapping[str, object] = field(default_factory=dict)
+    """The rope block that the class runs where the file has none."""
+    kept_rope_keys: tuple[str, ...] = ()
+    """Keys of the rope block that the class uses for more than RoPE; they are written back as they are."""
+    windows: Literal["none", "all", "some"] = "none"
+    window_switch: bool = False
+    window_tokens: int | None = 4096
+    window_every: int = 0
+    window_every_key: str = ""
+    nope: Literal["never", "switch", "full", "full_beside_windows"] = "never"
+    ropes: Literal["one", "by_type"] = "one"
+    theta: float = 10_000.0
+    window_theta: float = 10_000.0
+    window_theta_key: str = "rope_theta"
+    logit_scale: tuple[str, float] | None = None
+    logit_divides: bool = False
+    logit_cap: tuple[str, float | None] | None = None
+    no_dropout: tuple[str, ...] = ()
+    fixed: Mapping[str, object] = field(default_factory=dict)
+    """Keys that must have one value, because the class computes something else with any other."""
+    experts: ExpertKeys | None = None
+    parts: Parts = Parts()
+    kin: tuple[str, ...] = ()

@@ -1,0 +1,42 @@
+"""The rope block of one layer as a class of transformers reads it: its method, the rotated share, and kept keys.
+
+Phi-3's class runs plain RoPE and LongRoPE only. A LongRoPE with equal factors for short and long documents is any fixed
+method: a factor is a pair's plain frequency over the wanted one, and the attention factor is written out.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ropewalk.rope.frequency import plain_inv_freq
+from ropewalk.rope.layers import LayerPosition
+from ropewalk.shape.family import Family
+from ropewalk.shape.model_shape import ModelShape
+
+
+def spell_rope(layer: LayerPosition, family: Family, shape: ModelShape) -> dict[str, Any]:
+    """``rope_parameters`` of one layer, in the words of ``family``."""
+    values = layer.rope.to_hf(layer.theta)
+    if family.methods is not None and values["rope_type"] not in family.methods:
+        values = _as_longrope(layer, shape)
+    return values | ({"partial_rotary_factor": shape.rotary_share} if family.partial else {})
+
+
+def find_kept(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """Entries of a file's rope block that the class uses for more than RoPE; a new block must have them too."""
+    blocks = [config.get(key) for key in ("rope_parameters", "rope_scaling")]
+    found = next((block for block in blocks if isinstance(block, Mapping)), {})
+    return {key: found[key] for key in family.kept_rope_keys if key in found}
+
+
+def _as_longrope(layer: LayerPosition, shape: ModelShape) -> dict[str, Any]:
+    factors = (plain_inv_freq(layer.theta, shape.rotary_dim) / layer.inv_freq(shape.rotary_dim)).tolist()
+    factor, original = (getattr(layer.rope, name, None) for name in ("factor", "original_tokens"))
+    return {
+        "rope_type": "longrope",
+        "rope_theta": layer.theta,
+        "short_factor": factors,
+        "long_factor": factors,
+        "factor": factor or 1.0,
+        "original_max_position_embeddings": original or shape.context_tokens,
+        "attention_factor": layer.attention_factor,
+    }

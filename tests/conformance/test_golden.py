@@ -1,0 +1,35 @@
+"""Part 4: angles of scaled bases as transformers ran them elsewhere; never from the code under test."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conformance.tiny_families import make_settings
+from ropewalk.core.error import UserError
+from ropewalk.shape.families import SUPPORTED
+from ropewalk.shape.read import parse_shape
+
+GOLDEN = Path(__file__).parents[2].parent / "shared" / "reference" / "golden_families.json"
+CASES: list[dict[str, Any]] = json.loads(GOLDEN.read_text())["cases"] if GOLDEN.exists() else []
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_published_angles(case: dict[str, Any]) -> None:
+    names = [name for name, family in SUPPORTED.items() if family.model_type == case["model_type"]]
+    if not names:
+        with pytest.raises(UserError):
+            parse_shape({"architectures": [case["model_type"]], **case["config"]}, "config.json")
+        return
+    settings = make_settings(names[0])
+    for key in ("rope_theta", "partial_rotary_factor", "rotary_pct", "rope_parameters", "rotary_dim", "sliding_window"):
+        settings.pop(key, None)
+    settings |= case["config"]
+    settings["head_dim"] = case["head_dim"]
+    settings["num_key_value_heads"] = case["config"].get("num_key_value_heads", settings["num_attention_heads"])
+    shape = parse_shape(settings, "config.json")
+    assert shape.rotary_dim == case["turned_dims"]
+    tokens = 1 << 20 if "long" in case["name"] else 2
+    np.testing.assert_allclose(shape.stretched.inv_freq_at(tokens, shape.rotary_dim), case["inv_freq"], rtol=3e-7)

@@ -1,0 +1,145 @@
+"""One tiny random model for each supported architecture; every key that a family reads has a value that matters."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ropewalk.model.architectures import class_of
+from ropewalk.shape.families import SUPPORTED
+
+CONTEXT_TOKENS, WINDOW_TOKENS, VOCABULARY = 32, 6, 97
+FULL, WINDOWED = "full_attention", "sliding_attention"
+
+_EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
+_FIRST = {
+    **_EXPERTS,
+    "n_routed_experts": 4,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "routed_scaling_factor": 1.5,
+}
+_GRANITE = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.3,
+    "residual_multiplier": 0.5,
+    "logits_scaling": 8.0,
+}
+OWN: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": {"attention_bias": True, "mlp_bias": True},
+    "MistralForCausalLM": {"sliding_window": WINDOW_TOKENS},
+    "MinistralForCausalLM": {"sliding_window": WINDOW_TOKENS},
+    "Ministral3ForCausalLM": {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 10_000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 8,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.1,
+        },
+    },
+    "SmolLM3ForCausalLM": {"no_rope_layer_interval": 2},
+    "Qwen2ForCausalLM": {"tie_word_embeddings": True},
+    "Qwen3ForCausalLM": {"attention_bias": True},
+    "ArceeForCausalLM": {"mlp_bias": True},
+    "HeliumForCausalLM": {"attention_bias": True, "mlp_bias": True},
+    "OlmoForCausalLM": {"clip_qkv": 2.0},
+    "Gemma2ForCausalLM": {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 3.0, "query_pre_attn_scalar": 5},
+    "Gemma3ForCausalLM": {"final_logit_softcapping": 2.0, "query_pre_attn_scalar": 5},
+    "GraniteForCausalLM": {**_GRANITE, "attention_bias": True, "mlp_bias": True},
+    "CohereForCausalLM": {"logit_scale": 0.25, "use_qk_norm": True},
+    "Cohere2ForCausalLM": {"logit_scale": 0.25},
+    "Phi3ForCausalLM": {"partial_rotary_factor": 0.75, "resid_pdrop": 0.1, "embd_pdrop": 0.1},
+    "SeedOssForCausalLM": {"attention_out_bias": True, "mlp_bias": True},
+    "Ernie4_5ForCausalLM": {"use_bias": False},
+    "ExaoneForCausalLM": {},
+    "ApertusForCausalLM": {"hidden_act": "xielu"},
+    "GPTNeoXForCausalLM": {"num_key_value_heads": 4, "rotary_pct": 0.5},
+    "StableLmForCausalLM": {"use_qkv_bias": True, "partial_rotary_factor": 0.5},
+    "NemotronForCausalLM": {"attention_bias": True, "mlp_bias": True},
+    "Qwen2MoeForCausalLM": {
+        **_EXPERTS,
+        "num_experts": 4,
+        "shared_expert_intermediate_size": 40,
+        "decoder_sparse_step": 2,
+    },
+    "Qwen3MoeForCausalLM": {**_EXPERTS, "num_experts": 4, "mlp_only_layers": [1], "norm_topk_prob": True},
+    "OlmoeForCausalLM": {"num_experts": 4, "num_experts_per_tok": 2},
+    "FlexOlmoForCausalLM": {"num_experts": 4, "num_experts_per_tok": 2},
+    "Glm4MoeForCausalLM": {**_FIRST, "use_qk_norm": True, "attention_bias": True},
+    "Dots1ForCausalLM": _FIRST,
+    "GraniteMoeForCausalLM": {**_GRANITE, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "GraniteMoeSharedForCausalLM": {
+        **_GRANITE,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "shared_intermediate_size": 40,
+    },
+    "Ernie4_5_MoeForCausalLM": {
+        "moe_num_experts": 4,
+        "moe_k": 2,
+        "moe_intermediate_size": 24,
+        "moe_num_shared_experts": 2,
+        "moe_layer_start_index": 1,
+    },
+    "HunYuanMoEV1ForCausalLM": {"num_experts": 4, "moe_topk": 2},
+    "MixtralForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": WINDOW_TOKENS},
+    "GptOssForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "MiniMaxM2ForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2, "rotary_dim": 8},
+}
+
+
+def make_settings(architecture: str) -> dict[str, Any]:
+    """The entries of a tiny config.json, as a base's publisher would write them."""
+    family = SUPPORTED[architecture]
+    settings: dict[str, Any] = {
+        "architectures": [architecture],
+        "model_type": family.model_type,
+        "vocab_size": VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 56,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": CONTEXT_TOKENS,
+        "bos_token_id": None,
+        "eos_token_id": 96,
+        "pad_token_id": None,
+        "tie_word_embeddings": family.tied,
+    }
+    if family.windows == "some" and not family.window_switch:
+        settings |= {"sliding_window": WINDOW_TOKENS, "layer_types": [WINDOWED, FULL] * 2}
+    if family.ropes == "one" and not family.default_rope:
+        settings["rope_theta"] = 10_000.0
+    return settings | OWN.get(architecture, {})
+
+
+def make_model(architecture: str, *, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
+    """The tiny model with random weights, in evaluation mode; the same ones in every process."""
+    kind = class_of(architecture)
+    settings = make_settings(architecture) | changes
+    config = kind.config_class(**{key: value for key, value in settings.items() if key != "model_type"})
+    for key in SUPPORTED[architecture].no_dropout:
+        setattr(config, key, 0.0)
+    config._experts_implementation = "batched_mm"  # the default has no float64
+    torch.manual_seed(0)
+    model = kind(config).to(dtype).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            one = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+            nn.init.normal_(parameter, one, 0.15 if parameter.dim() > 1 else 0.1)
+    return model
+
+
+def write_model(architecture: str, folder: Path, **changes: Any) -> PreTrainedModel:
+    """The tiny model as a base folder: its publisher's config.json, weights as transformers saves them, a tokenizer."""
+    model = make_model(architecture, **changes)
+    model.save_pretrained(folder)
+    return model
