@@ -50,6 +50,26 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
             "image_token_index": 60,
         },
     ),
+    "ministral3": (
+        "Mistral3",
+        {
+            "text_config": {
+                **TEXT,
+                "model_type": "ministral3",
+                "rope_parameters": {
+                    "rope_type": "yarn",
+                    "rope_theta": 1e4,
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 16,
+                    "mscale": 1.0,
+                    "mscale_all_dim": 1.0,
+                    "llama_4_scaling_beta": 0.1,
+                },
+            },
+            "vision_config": {**TOWER, "model_type": "pixtral", "head_dim": 16},
+            "image_token_index": 60,
+        },
+    ),
     "qwen2_5_vl": (
         "Qwen2_5_VL",
         {
@@ -68,6 +88,14 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 MORE: dict[str, tuple[str, dict[str, Any]]] = {
+    "aya_vision": (
+        "AyaVision",
+        {
+            "text_config": {**TEXT, "model_type": "cohere2", "sliding_window": 6, "pad_token_id": 0},
+            "vision_config": {**TOWER, "model_type": "siglip_vision_model"},
+            "image_token_index": 60,
+        },
+    ),
     "internvl": (
         "InternVL",
         {

@@ -27,6 +27,7 @@ from tiny_wrappers import SETTINGS, VOCABULARY, is_text, load_whole, make_wrappe
 TEXT_CLASSES = {
     "gemma3": "Gemma3ForCausalLM",
     "mistral3": "MistralForCausalLM",
+    "ministral3": "Ministral3ForCausalLM",
     "qwen2_5_vl": "Qwen2ForCausalLM",
     "qwen3_vl": "Qwen3ForCausalLM",
     "internvl": "Qwen3ForCausalLM",
@@ -271,6 +272,20 @@ def test_broken_folders_are_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=what) as caught:
             stretch(folder, tmp_path / "out", "rope.kind=yarn")
         assert why in caught.value.why and str(folder) in caught.value.where
+
+
+def test_a_class_that_ignores_the_scale_of_its_text_part(tmp_path: Path) -> None:
+    """Measured: in transformers Aya Vision's logits are those of the head, and Cohere's are multiplied by 1/16."""
+    folder = save_wrapper(tmp_path, "aya_vision")
+    with pytest.raises(UserError, match="computes other logits than its text part") as caught:
+        load_model(folder)
+    assert caught.value.where.endswith("text_config.logit_scale") and "it is 0.0625" in caught.value.why
+    edit(folder, {}, {"logit_scale": 1.0})
+    torch.testing.assert_close(logits(load_model(folder)), logits(load_whole(folder)), rtol=0, atol=0)
+    capped = save_wrapper(tmp_path, "gemma3")
+    edit(capped, {}, {"final_logit_softcapping": 2.0})
+    with pytest.raises(UserError, match="computes other logits than its text part"):
+        load_model(capped)
 
 
 def test_a_missing_file_of_the_tower_is_named(tmp_path: Path) -> None:

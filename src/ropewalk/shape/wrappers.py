@@ -11,6 +11,7 @@ from typing import Any
 
 from ropewalk.core.error import UserError
 from ropewalk.shape.families import OWN_ARCHITECTURE, SUPPORTED
+from ropewalk.shape.family import Family
 
 _ROPE_BLOCKS = ("rope_parameters", "rope_scaling")
 _AXIS_KEYS = ("mrope_section", "mrope_interleaved")
@@ -28,6 +29,7 @@ class Wrapper:
     that model_type. ``assumed`` are the defaults of the class's text config where the text class has others, or none.
     ``axes``: positions have three axes (M-RoPE), which are equal for text. ``flat``: old files have the text's keys at
     the top. ``windows``: the text config has keys for windows. ``text_ties``: a text config that ties its head wins.
+    ``logit_rules``: the class scales or caps its logits as the text class does; others ignore the keys for that.
     """
 
     text: str
@@ -37,6 +39,7 @@ class Wrapper:
     flat: bool = False
     windows: bool = True
     text_ties: bool = False
+    logit_rules: bool = False
 
 
 _GEMMA3 = {
@@ -52,7 +55,7 @@ _QWEN2 = {"rope_theta": 1_000_000.0, "rms_norm_eps": 1e-5, "hidden_act": "silu"}
 
 WRAPPERS: Mapping[str, Wrapper] = {
     "Gemma3ForConditionalGeneration": Wrapper("gemma3_text", assumed=_GEMMA3),
-    "Gemma4ForConditionalGeneration": Wrapper("gemma4_text", runs={"gemma4_text": "Gemma4ForCausalLM"}),
+    "Gemma4ForConditionalGeneration": Wrapper("gemma4_text", logit_rules=True),
     "Mistral3ForConditionalGeneration": Wrapper("mistral"),
     "Qwen2VLForConditionalGeneration": Wrapper(
         "qwen2_vl_text",
@@ -77,6 +80,7 @@ WRAPPERS: Mapping[str, Wrapper] = {
         axes=True,
         windows=False,
     ),
+    "AyaVisionForConditionalGeneration": Wrapper("cohere2"),
     "InternVLForConditionalGeneration": Wrapper("qwen2"),
     "LlavaForConditionalGeneration": Wrapper("llama"),
     "SmolVLMForConditionalGeneration": Wrapper("llama"),
@@ -114,6 +118,8 @@ def read_text_config(config: Mapping[str, Any], where: str) -> Mapping[str, Any]
     kind = _find_kind(raw, row)
     architecture = _find_class(kind, row)
     family = SUPPORTED.get(architecture)
+    if family is not None and not row.logit_rules:
+        _refuse_logit_rules(text, family, architecture, name, where)
     return {**text, "architectures": [architecture], "model_type": family.model_type if family else kind}
 
 
@@ -141,6 +147,18 @@ def write_text_config(config: Mapping[str, Any], text: Mapping[str, Any], where:
     copies = {key: value for key, value in changed.items() if key in config and key not in _OUTSIDE}
     outer = {key: value for key, value in config.items() if key not in gone or key in _BORROWED}
     return {**outer, **copies, "text_config": inner, _TIED: text[_TIED]}
+
+
+def _refuse_logit_rules(text: Mapping[str, Any], family: Family, architecture: str, name: str, where: str) -> None:
+    """Refuse a text part whose logits are not the head's product: with the other tensors it would run without that."""
+    for rule, neutral in ((family.logit_scale, 1), (family.logit_cap, None)):
+        if rule is not None and (value := text.get(*rule)) != neutral:
+            raise UserError(
+                f"{name} computes other logits than its text part",
+                where=f"{where}: text_config.{rule[0]}",
+                why=f"it is {value}, which {architecture} obeys and {name} in transformers ignores",
+                fix="choose another base; a model that is trained with one would be run with the other",
+            )
 
 
 def _find_raw(config: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
