@@ -46,11 +46,11 @@ def load_model(
     live layer differs from config.json.
     """
     shape = read_shape(folder)
-    config, skeleton = _examine(folder, shape, dtype)
     if read_file_names(folder).differ:  # transformers would load nothing into the text model, with a warning
-        _compute_buffers(skeleton)
-        load_shards(skeleton, folder, device=torch.device("cpu"))
-        return _give_positions(skeleton, folder, shape, former)
+        model = build_model(folder, dtype=dtype, former=former)
+        load_shards(model, folder, device=torch.device("cpu"))
+        return model
+    config, skeleton = _examine(folder, shape, dtype)
     with _quietly():
         model, report = type(skeleton).from_pretrained(
             folder,
