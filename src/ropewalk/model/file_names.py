@@ -14,7 +14,7 @@ from typing import Any
 
 from ropewalk.core.error import UserError
 from ropewalk.model.architectures import class_of
-from ropewalk.shape.families import OWN_TYPE
+from ropewalk.shape.families import OWN_TYPE, SUPPORTED
 from ropewalk.shape.wrappers import find_wrapper, read_text_config
 
 _PREFIXES = ("language_model.model.", "model.language_model.", "model.text_model.", "model.")
@@ -81,8 +81,8 @@ def _is_ignored(name: str, config: Mapping[str, Any]) -> bool:
     below ``num_hidden_layers`` is the class's own. The layers behind them predict more tokens, where the file says so.
     """
     inner = config.get(OWN_TYPE)
-    kind = class_of(inner["architecture"] if inner else config["architectures"][0])
-    layers, extra = config["num_hidden_layers"], config.get("num_nextn_predict_layers") or 0
+    name_of_class = inner["architecture"] if inner else config["architectures"][0]
+    layers, extra = config.get("num_hidden_layers") or 0, config.get("num_nextn_predict_layers") or 0
     layer = _LAYER.match(name)
     if layer is not None:
         number = int(layer[1])
@@ -90,4 +90,5 @@ def _is_ignored(name: str, config: Mapping[str, Any]) -> bool:
             return False
         if number < layers + extra:
             return True
-    return any(re.search(pattern, name) for pattern in kind._keys_to_ignore_on_load_unexpected or ())
+    patterns = class_of(name_of_class)._keys_to_ignore_on_load_unexpected if name_of_class in SUPPORTED else None
+    return any(re.search(pattern, name) for pattern in patterns or ())
