@@ -1,6 +1,5 @@
 """One tiny random model for each supported architecture; every key that a family reads has a value that matters."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -121,10 +120,15 @@ def make_settings(architecture: str) -> dict[str, Any]:
     return settings | OWN.get(architecture, {})
 
 
-def make_model(architecture: str, *, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
-    """The tiny model with random weights, in evaluation mode; the same ones in every process."""
+def make_model(
+    architecture: str, *, dtype: torch.dtype = torch.float32, bare: dict[str, Any] | None = None, **changes: Any
+) -> PreTrainedModel:
+    """The tiny model with random weights, in evaluation mode; the same ones in every process.
+
+    ``bare`` replaces all settings.
+    """
     kind = class_of(architecture)
-    settings = make_settings(architecture) | changes
+    settings = (make_settings(architecture) if bare is None else bare) | changes
     config = kind.config_class(**{key: value for key, value in settings.items() if key != "model_type"})
     for key in SUPPORTED[architecture].no_dropout:
         setattr(config, key, 0.0)
@@ -135,11 +139,4 @@ def make_model(architecture: str, *, dtype: torch.dtype = torch.float32, **chang
         for name, parameter in model.named_parameters():
             one = 1.0 if "norm" in name and name.endswith("weight") else 0.0
             nn.init.normal_(parameter, one, 0.15 if parameter.dim() > 1 else 0.1)
-    return model
-
-
-def write_model(architecture: str, folder: Path, **changes: Any) -> PreTrainedModel:
-    """The tiny model as a base folder: its publisher's config.json, weights as transformers saves them, a tokenizer."""
-    model = make_model(architecture, **changes)
-    model.save_pretrained(folder)
     return model

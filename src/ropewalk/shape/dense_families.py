@@ -125,7 +125,6 @@ DENSE: Mapping[str, Family] = {
         output_bias=_ATTENTION_BIAS,
         norm="layer",
         block_norms=1,
-        head_dim=128,
         tied=True,
         cos_sin="doubled",
         windows="some",
@@ -168,6 +167,7 @@ DENSE: Mapping[str, Family] = {
         output_bias=_ATTENTION_BIAS,
         qk_norm="head",
         needs_kv_heads=True,
+        needs_head_dim=True,
     ),
     "Starcoder2ForCausalLM": Family(
         "starcoder2",
@@ -262,6 +262,5 @@ DENSE: Mapping[str, Family] = {
         norm="layer_bias",
         mlp="plain",
         needs_kv_heads=True,
-        head_dim=128,
     ),
 }

@@ -97,6 +97,7 @@ MIXTURES: Mapping[str, Family] = {
         output_bias=_ATTENTION_BIAS,
         qk_norm="head",
         needs_kv_heads=True,
+        needs_head_dim=True,
         experts=ExpertKeys(
             per_token="moe_topk", width="intermediate_size", shared_width="intermediate_size", router="gate.wg"
         ),

@@ -58,19 +58,19 @@ class Family:
     """The differences of an architecture from Llama, and the possible entries of its config.json.
 
     ``head_dim`` is the class's default, None where it is width / heads. ``needs_kv_heads``: the file must give the
-    number, because the default of the class is another model's. ``rotary_key`` names the share of a head's dimensions
-    that RoPE turns, or with ``rotary_counts`` their number; ``rotary_share`` is the default share. ``cos_sin`` is the
-    layout in which the class passes cosines and sines to its blocks. ``methods``: the rope types that the class runs,
-    None for all. ``windows``: which layers may have a window: none, all alike, or some of them by ``layer_types``;
-    ``window_tokens`` is the default, and ``window_every`` the period of the layers without one where the file has no
-    ``layer_types``, or ``window_every_key`` the key for it. ``nope``: layers that the class does not turn: those of
-    ``no_rope_layers``, all without a window, or these only where others have one. ``ropes``: whether rotating layers
-    share one RoPE or have one per layer type. For the latter, ``window_theta`` is the default of the windowed layers,
-    and ``window_theta_key`` is their older key. ``logit_scale``: a key whose value multiplies the logits, with its
-    default; with ``logit_divides`` it divides them. ``logit_cap``: a key whose value caps them, c tanh(x / c).
-    ``projections``: the class's names of matrices that are called otherwise in Llama; two with one name are one matrix.
-    ``no_dropout`` are keys of dropout that published files of the family hold; the model is built and written with 0.
-    ``kin`` run the same weights.
+    number, because the default of the class is another model's. ``needs_head_dim`` is the same for ``head_dim``,
+    without which the class fails. ``rotary_key`` names the share of a head's dimensions that RoPE turns, or with
+    ``rotary_counts`` their number; ``rotary_share`` is the default share. ``cos_sin`` is the layout in which the class
+    passes cosines and sines to its blocks. ``methods``: the rope types that the class runs, None for all. ``windows``:
+    which layers may have a window: none, all alike, or some of them by ``layer_types``; ``window_tokens`` is the
+    default, and ``window_every`` the period of the layers without one where the file has no ``layer_types``, or
+    ``window_every_key`` the key for it. ``nope``: layers that the class does not turn: those of ``no_rope_layers``, all
+    without a window, or these only where others have one. ``ropes``: whether rotating layers share one RoPE or have one
+    per layer type. For the latter, ``window_theta`` is the default of the windowed layers, and ``window_theta_key`` is
+    their older key. ``logit_scale``: a key whose value multiplies the logits, with its default; with ``logit_divides``
+    it divides them. ``logit_cap``: a key whose value caps them, c tanh(x / c). ``projections``: the class's names of
+    matrices that are called otherwise in Llama; two with one name are one matrix. ``no_dropout`` are keys of dropout
+    that published files of the family hold; the model is built and written with 0. ``kin`` run the same weights.
     """
 
     model_type: str
@@ -91,6 +91,7 @@ class Family:
     """Whether the blocks of the class call their attention without the arguments that they were given."""
     sinks: bool = False
     needs_kv_heads: bool = False
+    needs_head_dim: bool = False
     head_dim: int | None = None
     tied: bool = False
     rotary_key: str = "partial_rotary_factor"

@@ -62,6 +62,8 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
             fix="correct hidden_size, num_attention_heads or num_key_value_heads",
         )
     context_tokens = _count(config, "max_position_embeddings", where)
+    if family.needs_head_dim and config.get("head_dim") is None:
+        raise _unusable("head_dim", f"missing, and {family.model_type} has no default", where)
     head_dim = _count(config, "head_dim", where, default=family.head_dim or width // heads, most=WIDEST_HEAD)
     vocabulary = _count(config, "vocab_size", where)
     layers = _count(config, "num_hidden_layers", where, most=MOST_LAYERS)
