@@ -1,6 +1,7 @@
 """The text part of a multimodal folder: trained as a text model, written back, and everything else to the bit."""
 
 import json
+from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from ropewalk.model.read_rows import read_header
 from ropewalk.model.weights import INDEX, SINGLE, read_headers, stored_dtype
 from ropewalk.recipe.load import parse_stage
 from ropewalk.shape.read import read_shape
-from tiny_wrappers import SETTINGS, VOCABULARY, is_text, load_whole, make_wrapper, read_tensors, save_wrapper
+from ropewalk.shape.wrappers import WRAPPERS, Wrapper
+from tiny_wrappers import MORE, SETTINGS, VOCABULARY, is_text, load_whole, make_wrapper, read_tensors, save_wrapper
 
 TEXT_CLASSES = {
     "gemma3": "Gemma3ForCausalLM",
@@ -364,3 +366,78 @@ def test_engines_get_the_rules_of_the_text_class(tmp_path: Path) -> None:
     qwen = stretch(save_wrapper(tmp_path, "qwen3_vl"), tmp_path / "qwen", "rope.kind=yarn")
     served = {serving.engine: serving for serving in find_commands(qwen)}
     assert served["vLLM"].command and "not tried" in served["llama.cpp"].note
+
+
+def check_text_ties(folder: Path) -> None:
+    """Files before transformers 5 have it in the text config, and these classes take it from there."""
+    edit(folder, {"tie_word_embeddings": False}, {"tie_word_embeddings": True})
+    out = stretch(folder, folder.parent / "tied", "rope.kind=yarn")
+    torch.testing.assert_close(logits(load_model(out)), logits(load_whole(out)), rtol=0, atol=0)
+
+
+def check_flat(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps(flatten(json.loads((folder / "config.json").read_text()))))
+    assert read_shape(folder).layers == 2
+
+
+def check_axes(folder: Path) -> None:
+    out = stretch(folder, folder.parent / "axes", "rope.kind=yarn")
+    assert "mrope_section" in json.loads((out / "config.json").read_text())["text_config"]["rope_parameters"]
+
+
+def check_windows(folder: Path) -> None:
+    with pytest.raises(UserError, match="cannot have these positions"):
+        stretch(folder, folder.parent / "windows", "rope.kind=yarn", "layers=[{window: 16}, {}]")
+
+
+ROPE_KEYS = ("rope_parameters", "rope_scaling", "layer_types")
+
+
+def check_assumed(folder: Path) -> None:
+    """Every key that the row gives is left out of the file, and the class's default is what is read."""
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    name = json.loads((folder / "config.json").read_text())["architectures"][0]
+    edit(folder, {}, dict.fromkeys(WRAPPERS[name].assumed, ...) | dict.fromkeys(ROPE_KEYS, ...))
+    shape, theirs = read_shape(folder), transformers.AutoConfig.from_pretrained(folder).get_text_config()
+    assert (shape.width, shape.vocabulary) == (theirs.hidden_size, theirs.vocab_size)
+    block = theirs.rope_parameters.get("full_attention", theirs.rope_parameters)
+    assert shape.theta == block["rope_theta"] and text["model_type"] == theirs.model_type
+
+
+def check_runs(folder: Path) -> None:
+    read_shape(folder)
+
+
+CHECKS = {
+    "text_ties": (check_text_ties, True),
+    "flat": (check_flat, False),
+    "axes": (check_axes, False),
+    "windows": (check_windows, False),
+    "assumed": (check_assumed, False),
+    "runs": (check_runs, False),
+}
+"""For each field of a row: what needs it, and whether the folder's head is tied."""
+KINDS = {
+    f"{name}ForConditionalGeneration": kind for kind, (name, _) in (SETTINGS | MORE).items() if kind != "ministral3"
+}
+
+
+def needed_fields() -> list[tuple[str, str]]:
+    plain = {field.name: field for field in fields(Wrapper)}
+    return [
+        (name, field)
+        for name in KINDS
+        for field in CHECKS
+        if getattr(WRAPPERS[name], field) not in (plain[field].default, {})
+    ]
+
+
+@pytest.mark.parametrize(("name", "field"), needed_fields())
+def test_each_field_of_a_row_is_needed(name: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check, tied = CHECKS[field]
+    check(save_wrapper(tmp_path / "right", KINDS[name], tie_word_embeddings=tied))
+    default: Any = {} if field in ("runs", "assumed") else Wrapper.__dataclass_fields__[field].default
+    monkeypatch.setitem(WRAPPERS, name, replace(WRAPPERS[name], **{field: default}))  # type: ignore[arg-type]
+    folder = save_wrapper(tmp_path / "wrong", KINDS[name], tie_word_embeddings=tied)
+    with pytest.raises((UserError, AssertionError, KeyError, pytest.fail.Exception)):
+        check(folder)
