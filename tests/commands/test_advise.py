@@ -17,7 +17,7 @@ from llama2 import LLAMA2_7B
 from made_texts import sentence
 from ropewalk.commands.advise import advise_model
 from ropewalk.commands.advise_probe import probe_candidates, read_probe_texts
-from ropewalk.commands.probe_budget import Clock, ReadingTime
+from ropewalk.commands.probe_budget import BudgetClock, ReadingTime
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document, Score
 from ropewalk.corpus.read.source import read_source
@@ -49,7 +49,7 @@ BASES: dict[str, dict[str, Any]] = {
     "llama 3.1": {"rope_parameters": LLAMA3_ROPE, "rope_theta": 5e5, "max_position_embeddings": 131072},
     "served": {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}},
     "mistral": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None},
-    "mistral, window": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 4096},
+    "mistral, window": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 2048},
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"},
     "olmo2": {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2"},
@@ -59,7 +59,7 @@ BASES: dict[str, dict[str, Any]] = {
 }
 BASES["gemma3"] |= {"rope_parameters": GEMMA_ROPE, "rope_theta": None, "num_hidden_layers": 30}
 TOLD = {
-    "mistral, window": "all 32 layers: 32 with a window of 4Ki; none is extended automatically",
+    "mistral, window": "all 32 layers: 32 with a window of 2Ki; none is extended automatically",
     "smollm3": "only 24 of 32 layers have full attention and RoPE",
     "olmo3": "only 8 of 32 layers",
     "gemma3": "only 5 of 30 layers",
@@ -268,7 +268,7 @@ def test_a_tiny_budget_reads_less_and_says_what_that_allows(
     assert worth[:3] == ["unchanged", whole["recommended"], "yarn"] and len(worth) == 8
     fast = advise_model(small, asked, probe=text, minutes=4.1)["text"]
     assert "2 of up to 3 documents with each of 8 candidates" in fast, "the clock shows that time is left"
-    monkeypatch.setattr(Clock, "fits", lambda _, *, planned: planned)
+    monkeypatch.setattr(BudgetClock, "fits", lambda _, *, planned: planned)
     found = advise_model(small, [str(tmp_path / "out"), *asked], probe=text, minutes=4.1)
     read = {score["model"] for score in found["scores"]}
     assert read == {"unchanged", found["recommended"]} and "2 of up to 3 documents" in found["text"]

@@ -18,7 +18,7 @@ from ropewalk.recipe.spec import ModelSource
 from ropewalk.recipe.suffix import YAML
 from ropewalk.report.advice import Advised, describe_advice, write_advice
 from ropewalk.rope.candidates import ASKED, Survey, survey_candidates
-from ropewalk.rope.layers import LayerPosition
+from ropewalk.rope.layers import LayerPosition, choose_stretched
 from ropewalk.rope.scaling import Nope, Rope
 from ropewalk.shape.find import find_model
 from ropewalk.shape.model_shape import ModelShape
@@ -61,7 +61,8 @@ def advise_model(
 
 def describe_stretched_layers(shape: ModelShape) -> list[str]:
     """A line on the layers that a longer context changes; empty if it changes all layers."""
-    kinds = [_name_layer(layer) for layer in shape.positions]
+    chosen = choose_stretched(shape.positions, shape.context_tokens)
+    kinds = ["" if each else _name_layer(layer) for each, layer in zip(chosen, shape.positions, strict=True)]
     if set(kinds) == {""}:
         return []
     counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}

@@ -106,7 +106,7 @@ class Recipe(Spec):
     """A run: which model, on which text, through which stages, on how many ranks, measured how."""
 
     model: str | ModelSource
-    """A folder, ``tiny-base``, ``hub_id@revision``, or ``{init: ...}``."""
+    """A folder, ``tiny-base``, ``hub_id@revision``, ``{init: ...}``; to check, also a ``hub_id`` of docs/bases.md."""
     run: str
     """The run folder."""
     seed: int = 0
