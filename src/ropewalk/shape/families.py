@@ -123,8 +123,8 @@ def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -
     named = next((reason for words, reason in _MISSING if any(word in name.lower() for word in words)), None)
     if family is None and named not in (None, _OTHER_INPUTS):
         return named
-    text = config.get("text_config")
-    if _RECURRENT_LAYERS & {kind for kind in config.get("layer_types") or () if isinstance(kind, str)}:
+    text, kinds = config.get("text_config"), config.get("layer_types")
+    if isinstance(kinds, list) and _RECURRENT_LAYERS & {kind for kind in kinds if isinstance(kind, str)}:
         return _RECURRENT
     if "kv_lora_rank" in config or (isinstance(text, Mapping) and "kv_lora_rank" in text):
         return _LATENT
