@@ -187,7 +187,12 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a width that does not divide": ({**LLAMA, "hidden_size": 50}, ("a width of 50",)),
     "an id that is a word": ({**LLAMA, "eos_token_id": "</s>"}, ("eos_token_id", "</s>")),
     "float8": ({**LLAMA, "dtype": "float8_e4m3fn"}, ("float8_e4m3fn",)),
-    "quantized": ({**LLAMA, "quantization_config": {"bits": 4}}, ("quantized",)),
+    "quantised": ({**LLAMA, "quantization_config": {"bits": 4}}, ("quantised", "bfloat16 or float32")),
+    "mxfp4": (
+        {**LLAMA, "architectures": ["GptOssForCausalLM"], "quantization_config": {"quant_method": "mxfp4"}},
+        ("method is mxfp4", "Mxfp4Config(dequantize=True)", "save_original_format=False"),
+    ),
+    "fp8": ({**LLAMA, "quantization_config": {"quant_method": "fp8"}}, ("FineGrainedFP8Config(dequantize=True)",)),
     "no architecture": (SMALL, ("names no architecture", "it is missing", "docs/models.md")),
     "no architecture but a type": ({**SMALL, "model_type": "qwen3"}, ('add "architectures": ["Qwen3ForCausalLM"]',)),
     "an empty architecture": ({**SMALL, "architectures": []}, ("it is []",)),

@@ -13,8 +13,9 @@ from torch import Tensor
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest
 from ropewalk.model.architectures import is_embedding
 from ropewalk.model.engines import LOADER, is_native
+from ropewalk.model.expert_files import join_experts
 from ropewalk.model.folder import copy_tokenizer, read_config
-from ropewalk.model.lazy_weights import LazyWeights, read_weights, shapes_of
+from ropewalk.model.lazy_weights import LazyWeights, read_weights, shapes_of, split_experts
 from ropewalk.model.weights import Dtype, check_weights, read_headers
 from ropewalk.model.write_weights import write_weights
 from ropewalk.parallel.verify_folder import require_intact
@@ -35,18 +36,20 @@ def export(weights: Mapping[str, Shaped[Tensor, "..."]] | Path, like: Path, out:
     """Write ``out``, finished: config and tokenizer of the model folder ``like``, with ``weights`` as ``dtype``.
 
     ``weights`` are whole tensors under transformers' names, or a model folder that has them. Each is read once, and
-    only one is held at a time if they are a folder or LazyWeights. Raises UserError where
-    names or shapes differ from those of ``like``, a value is not finite, or a folder does not match its manifest.
+    only one is held at a time if they are a folder or LazyWeights. The files get the names and shapes of those in
+    ``like``, where experts may lie apart. Raises UserError where names or shapes differ from those of ``like``, a value
+    is not finite, or a folder does not match its manifest.
     """
     require_intact(like)
     shape = read_shape(like)
     tensors = read_weights(weights) if isinstance(weights, Path) else weights
-    expected = {name: stored.shape for name, stored in read_headers(like).items()}
+    stored = read_headers(like)
+    expected = {name: each.shape for name, each in join_experts(stored).items()}
     # A tied head that was stored twice is stored once: no engine needs the copy.
     embedding = next(name for name in expected if is_embedding(name))
     tied = {"lm_head.weight": embedding} if shape.tied else {}
     shapes = {name: sizes for name, sizes in shapes_of(tensors).items() if name not in tied}
-    kept = LazyWeights(shapes, tensors.__getitem__)
+    kept = split_experts(LazyWeights(shapes, tensors.__getitem__), stored)
     facts = read_manifest(like)["facts"] if is_finished(like) else {"context_tokens": shape.context_tokens}
     with new_folder(out, kind="model", inputs={"like": str(like), "dtype": dtype}, facts=lambda: facts) as work:
         write_weights(kept, work, dtype=dtype, where=out)

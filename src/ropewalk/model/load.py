@@ -23,9 +23,12 @@ from ropewalk.model.architectures import class_of, tied_names
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.biases import with_biases
 from ropewalk.model.check_rope import check_positions
+from ropewalk.model.expert_balance import hold_choice_biases
+from ropewalk.model.expert_files import join_experts
 from ropewalk.model.folder import read_config
+from ropewalk.model.load_shards import read_buffers
 from ropewalk.model.rope_hooks import direct_positions
-from ropewalk.model.weights import Dtype, check_finite, check_weights
+from ropewalk.model.weights import Dtype, check_finite, check_weights, read_headers
 from ropewalk.parallel.device import rank_device
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.shape.families import OWN_TYPE, SUPPORTED
@@ -45,7 +48,7 @@ def load_model(
     """
     shape = read_shape(folder)
     config, skeleton = _examine(folder, shape, dtype)
-    with _quietly():
+    with without_progress_bars():
         model, report = type(skeleton).from_pretrained(
             folder,
             config=config,
@@ -57,6 +60,8 @@ def load_model(
         )
     assert not any(report.values()), report
     check_finite(folder, dict(model.named_parameters()))
+    hold_choice_biases(model)
+    read_buffers(model, join_experts(read_headers(folder)))  # it may have rounded them
     return _give_positions(model, folder, shape, former)
 
 
@@ -70,6 +75,7 @@ def build_model(
     """
     shape = read_shape(folder)
     _, model = _examine(folder, shape, dtype)
+    hold_choice_biases(model)
     _compute_buffers(model)
     return _give_positions(model, folder, shape, former)
 
@@ -164,7 +170,7 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Hide the progress bars: each rank would show one for a load of a second."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ropewalk.model.architectures import backbone_of, blocks_of, head_of, logit_rules
 from ropewalk.model.attention_interface import make_empty_mask
+from ropewalk.model.expert_balance import ExpertBalance
 from ropewalk.model.loss import LossRules, score_labels
 from ropewalk.model.pass_arguments import hand_on_arguments
 from ropewalk.partition import AnyPartition
@@ -28,6 +29,8 @@ class ModelWithLoss(nn.Module):
         self.chunk_tokens, self.z_loss = chunk_tokens, z_loss
         self.most = most
         """Largest weight of a token's loss by its context (loss.weigh_by_context)."""
+        self.balance: ExpertBalance | None = None
+        """The balance of its experts, where it has any and is trained (train/prepare_model.py)."""
 
     @property
     def blocks(self) -> nn.ModuleList:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ropewalk.core.error import UserError
+from ropewalk.model.expert_files import join_experts
 from ropewalk.model.read_rows import StoredTensor as StoredTensor
 from ropewalk.model.read_rows import are_equal, count_bad, count_stored_bad, read_begins
 from ropewalk.model.read_rows import read_tensor as read_tensor
@@ -55,10 +56,10 @@ def read_file_headers(path: Path) -> dict[str, StoredTensor]:
 def check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]], *, tied: Mapping[str, str]) -> None:
     """Raise UserError unless the stored tensors are exactly ``expected``, in floating point.
 
-    ``tied`` maps a name that may be absent to the name that it equals. If it is stored as well, it must hold the same
-    values.
+    ``expected`` has the names and shapes of the class; files may have each expert apart (expert_files.py). ``tied``
+    maps a name that may be absent to the name that it equals. If it is stored as well, it must hold the same values.
     """
-    stored = read_headers(folder)
+    stored = join_experts(read_headers(folder))
     missing = [name for name in expected if name not in stored and name not in tied]
     unknown = [name for name in stored if name not in expected]
     if missing or unknown:

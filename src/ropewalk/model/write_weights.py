@@ -2,7 +2,8 @@
 
 The safetensors library needs all tensors of a file at once. A file begins with names, types and places, which follow
 from the shapes alone. So the header is written first, and then each tensor as it is read or computed. The files are the
-same, byte for byte, as those that huggingface_hub writes from whole tensors.
+same, byte for byte, as those that huggingface_hub writes from whole tensors. Only the biases by which experts are
+chosen stay in float32, as in the base.
 """
 
 import json
@@ -16,6 +17,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from jaxtyping import Float
 from torch import Tensor
 
+from ropewalk.model.expert_files import CHOICE_BIAS
 from ropewalk.model.lazy_weights import shapes_of
 from ropewalk.model.read_rows import PIECE_ELEMENTS, STORED_TYPES, count_bad
 from ropewalk.model.weights import Dtype, open_to_readers, refuse_bad
@@ -38,15 +40,15 @@ def write_weights(
     Each weight is read once, and only one is held at a time. Raises UserError, which names the folder ``where``, for a
     value that is not finite in ``dtype``.
     """
-    kind = getattr(torch, dtype)
-    empty = {name: torch.empty(shape, dtype=kind, device="meta") for name, shape in shapes_of(weights).items()}
+    kinds = {name: torch.float32 if name.endswith(CHOICE_BIAS) else getattr(torch, dtype) for name in weights}
+    empty = {name: torch.empty(shape, dtype=kinds[name], device="meta") for name, shape in shapes_of(weights).items()}
     split = split_torch_state_dict_into_shards(empty, max_shard_size=file_bytes)
     for file_name, names in split.filename_to_tensors.items():
-        ordered = sorted(names)  # the library's order for tensors of one type
+        ordered = sorted(names, key=lambda name: (-kinds[name].itemsize, name))  # the library's order
         with (folder / file_name).open("wb") as file:
             file.write(_make_header({name: empty[name] for name in ordered}))
             for name in ordered:
-                tensor = weights[name].to(kind).contiguous()
+                tensor = weights[name].to(kinds[name]).contiguous()
                 assert tensor.shape == empty[name].shape, name
                 refuse_bad(where, name, bad=_write(tensor, file), values=tensor.numel())
     if split.is_sharded:

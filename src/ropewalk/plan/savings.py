@@ -47,7 +47,8 @@ def list_savings(parallel: Parallel, shape: ModelShape, *, host_is_apart: bool) 
 
     ``host_is_apart`` is true if the device has its own memory.
     """
-    tile = max(_SMALLEST_TILE_TOKENS, shape.width)
+    # A mixture of experts sorts all tokens by expert, so it has no tiles.
+    tile = max(_SMALLEST_TILE_TOKENS, shape.width) if shape.experts is None else None
     full = Savings("full", tile)
     saved = Savings("save_attention", tile)
     ways = [Savings(), Savings("save_attention"), saved]

@@ -84,6 +84,7 @@ SIDES: Mapping[str, Side] = {
     "stages.long_ce": "training",
     "stages.merge_with_base": "merge",
     "stages.lora": "training",
+    "stages.experts": "training",
     "stages.stop": "rates",
     "stages.gate": "gate",
     "stages.checkpoint_steps": "means",

@@ -60,6 +60,8 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
             fix="correct hidden_size, num_attention_heads or num_key_value_heads",
         )
     context_tokens = _count(config, "max_position_embeddings", where)
+    if family.needs_head_dim and config.get("head_dim") is None:
+        raise _unusable("head_dim", f"missing, and {family.model_type} has no default", where)
     head_dim = _count(config, "head_dim", where, default=family.head_dim or width // heads, most=WIDEST_HEAD)
     vocabulary = _count(config, "vocab_size", where)
     layers = _count(config, "num_hidden_layers", where, most=MOST_LAYERS)
@@ -74,7 +76,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        mlp_width=_count(config, "intermediate_size", where),
+        mlp_width=_count(config, family.mlp_width_key, where),
         vocabulary=vocabulary,
         tied=bool(config.get("tie_word_embeddings", family.tied)),
         context_tokens=find_reach(config, find_stretched(positions), context_tokens),

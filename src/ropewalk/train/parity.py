@@ -30,6 +30,7 @@ from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.partition import UlyssesPartition, local_shard
 from ropewalk.partition.choose import Sharing
+from ropewalk.recipe.expert_training import refuse_misfits
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stage_rows import open_stage
@@ -90,6 +91,7 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     chosen = choose_precision(parallel.precision, mesh)
     rows = max(STEPS * parallel.ranks, min(spec.steps * spec.step_rows, _SEARCHED_ROWS))
     built, shape = open_corpus(corpus), read_shape(model)
+    refuse_misfits(spec.experts, parallel.mlp_tile_tokens, shape)
     require_model(built, model)
     dataset = open_stage(recipe, stage, built, rows=rows)
     fusion = choose_fusion(parallel, mesh.device)
@@ -143,7 +145,7 @@ def _find_packed(dataset: Dataset, ranks: int) -> int:
 
 def _take_gradients(learner: ModelWithLoss, batches: StepBatches, mesh: Mesh) -> float:
     """Compute the gradients of the mean loss over all sequences into ``learner``; return the mean loss."""
-    weight = agree_on_work(batches, mesh)[0] or 1.0  # sequences without a label have no gradient at either degree
+    weight = agree_on_work(batches, mesh).weight or 1.0  # sequences without a label have no gradient at either degree
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)
     for micro in batches.micro:
         loss = _lose(learner, micro, micro.weights, mesh)

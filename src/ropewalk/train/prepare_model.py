@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ropewalk.core.progress import say
 from ropewalk.core.quantity import format_bytes
 from ropewalk.model.adapter import attach_adapter
 from ropewalk.model.compiled import compile_in_place
+from ropewalk.model.expert_balance import ExpertBalance, find_routers
 from ropewalk.model.extend import read_former
 from ropewalk.model.fusion import Fusion
 from ropewalk.model.liger import PARTS, fuse_with_liger
@@ -31,6 +33,7 @@ from ropewalk.parallel.recompute import set_recompute
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.plan.forecast import forecast_stage
 from ropewalk.plan.savings import Savings, list_savings
+from ropewalk.recipe.expert_training import ExpertTraining
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.recipe.stage import Stage
 from ropewalk.shape.model_shape import ModelShape
@@ -49,7 +52,20 @@ def build_model_with_loss(extended: Path, spec: Stage, *, chunk_tokens: int | No
     if spec.lora is not None:
         attach_adapter(causal, spec.lora, seed=adapter_seed)
     most = 1.0 if spec.long_ce is None else spec.long_ce.most
-    return ModelWithLoss(causal, chunk_tokens=chunk_tokens, z_loss=spec.z_loss, most=most).train()
+    learner = ModelWithLoss(causal, chunk_tokens=chunk_tokens, z_loss=spec.z_loss, most=most).train()
+    learner.balance = balance_experts(causal, spec)
+    return learner
+
+
+def balance_experts(causal: nn.Module, spec: Stage) -> ExpertBalance | None:
+    """Watch the routers of a mixture of experts, and freeze them where ``spec`` says so; None for a dense model."""
+    routers, rules = find_routers(causal), spec.experts or ExpertTraining()
+    if not routers:
+        return None
+    if rules.router == "frozen":
+        for router in routers:
+            router.module.requires_grad_(False)
+    return ExpertBalance(causal, rules)
 
 
 def choose_savings(parallel: Parallel, spec: Stage, shape: ModelShape) -> Savings:
