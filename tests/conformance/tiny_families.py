@@ -54,7 +54,7 @@ OWN: dict[str, dict[str, Any]] = {
     "GraniteForCausalLM": {**_GRANITE, "attention_bias": True, "mlp_bias": True},
     "GraniteMoeHybridForCausalLM": {
         **_GRANITE,
-        "mlp_bias": False,
+        "attention_bias": True,
         "num_local_experts": 0,
         "shared_intermediate_size": 40,
         "position_embedding_type": "rope",
