@@ -8,6 +8,7 @@ import pytest
 
 from conformance.checks import check_defaults, check_live_positions, check_parameters
 from conformance.test_loss import check_loss
+from conformance.test_routers import check_router
 from conformance.tiny_families import make_model
 from ropewalk.model.architectures import mlp_of
 from ropewalk.shape.families import SUPPORTED
@@ -17,7 +18,6 @@ ELSEWHERE = {
     "kin": "tests/shape/test_layer_keys.py",
     "projections": "tests/plan/test_trained.py",
     "no_dropout": "test_positions.py: a class that runs dropout fails to load",
-    "untrained": "test_export.py",
     "methods": "test_positions.py",
     "kept_rope_keys": "test_positions.py",
     "needs_kv_heads": "tests/shape/test_read.py",
@@ -84,5 +84,5 @@ def test_a_mixture_without_one_field_is_found_out(
     changed = replace(family, experts=replace(family.experts, **{field: default}))  # type: ignore[arg-type]
     monkeypatch.setitem(SUPPORTED, architecture, changed)  # type: ignore[misc]
     with pytest.raises(Exception):  # noqa: B017
-        for check in (check_mixture, *CHECKS):
+        for check in (check_mixture, check_router, *CHECKS):
             check(architecture)
