@@ -35,7 +35,9 @@ def check_parameters(architecture: str) -> None:
 
 def check_defaults(architecture: str) -> None:
     """A file without optional keys: the shape and the positions are those of the class."""
-    settings = {key: value for key, value in make_settings(architecture).items() if key not in OPTIONAL}
+    needed = ("layer_types",) if SUPPORTED[architecture].layer_word else ()
+    given = make_settings(architecture)
+    settings = {key: value for key, value in given.items() if key not in OPTIONAL or key in needed}
     settings["max_position_embeddings"] = 1 << 17
     if SUPPORTED[architecture].needs_head_dim or architecture == "HeliumForCausalLM":  # its heads must fill its width
         settings["head_dim"] = 16

@@ -10,7 +10,7 @@ from conformance.checks import check_defaults, check_live_positions, check_param
 from conformance.test_loss import check_loss
 from conformance.test_routers import check_router
 from conformance.tiny_families import make_model
-from ropewalk.model.architectures import mlp_of
+from ropewalk.model.architectures import attention_of, blocks_of, mlp_of
 from ropewalk.shape.families import SUPPORTED
 from ropewalk.shape.family import ExpertKeys, Family
 
@@ -23,6 +23,7 @@ ELSEWHERE = {
     "needs_kv_heads": "tests/shape/test_read.py",
     "needs_head_dim": "tests/shape/test_read.py",
     "fixed": "tests/conformance/test_refusals.py",
+    "required": "test_published.py",
     "ntk_alpha": "test_golden.py",
     "rotary_key": "test_golden.py",
     "model_type": "every row has its own",
@@ -49,13 +50,24 @@ def mutations() -> Iterator[tuple[str, str]]:
 def check_mixture(architecture: str) -> None:
     """The paths of a mixture and of its router are modules of the class."""
     family, model = SUPPORTED[architecture], make_model(architecture)
-    from ropewalk.model.architectures import blocks_of
-
     if family.experts is not None:
         mlp_of(model, blocks_of(model)[-1]).get_submodule(family.experts.router)
 
 
-CHECKS: tuple[Callable[[str], None], ...] = (check_parameters, check_live_positions, check_defaults, check_loss)
+def check_paths(architecture: str) -> None:
+    """The paths of a block's parts are modules of the class."""
+    model = make_model(architecture)
+    for block in blocks_of(model):
+        mlp_of(model, block), attention_of(model, block)
+
+
+CHECKS: tuple[Callable[[str], None], ...] = (
+    check_parameters,
+    check_paths,
+    check_live_positions,
+    check_defaults,
+    check_loss,
+)
 
 
 @pytest.mark.parametrize(("architecture", "field"), mutations())

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Shaped, UInt8
 from torch import Tensor, nn
 
+from ropewalk.checkpoint.staging import HostStage
 from ropewalk.model.expert_balance import ExpertBalance
 from ropewalk.model.load_shards import find_stored_buffers
 from ropewalk.parallel.collective import rank_and_ranks
@@ -125,17 +126,13 @@ class Snapshot:
     tensors: Mapping[str, Shaped[Tensor, "..."]]
 
 
-def take_snapshot(state: TrainState) -> Snapshot:
-    """Copy this rank's shards and random states to host memory.
+def take_snapshot(state: TrainState, stage: HostStage | None = None) -> Snapshot:
+    """Copy this rank's shards and random states to host memory, through ``stage`` where saves share one.
 
     The copy is needed because the optimizer changes its tensors in place.
     """
-    parts = {name: _copy_to_host(tensor) for name, tensor in name_tensors(state).items()}
+    parts = (stage or HostStage(rank_device())).copy(name_tensors(state))
     return Snapshot(state.step, state.stage, state.figures(), dict(state.inputs), {**parts, **random_states()})
-
-
-def _copy_to_host(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-    return tensor.detach().cpu() if tensor.device.type != "cpu" else tensor.detach().clone()
 
 
 def set_updates(state: TrainState) -> None:

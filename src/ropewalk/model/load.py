@@ -48,7 +48,7 @@ def load_model(
     """
     shape = read_shape(folder)
     config, skeleton = _examine(folder, shape, dtype)
-    with _quietly():
+    with without_progress_bars():
         model, report = type(skeleton).from_pretrained(
             folder,
             config=config,
@@ -170,7 +170,7 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Hide the progress bars: each rank would show one for a load of a second."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

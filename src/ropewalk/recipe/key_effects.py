@@ -106,6 +106,7 @@ SIDES: Mapping[str, Side] = {
     "parallel.offload": "means",
     "parallel.states": "means",
     "parallel.precision": "means",
+    "parallel.kernels": "means",
     "parallel.compile": "means",
     "parallel.loss_chunk_tokens": "means",
     "parallel.hang_seconds": "means",

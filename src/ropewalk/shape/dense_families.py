@@ -106,6 +106,18 @@ DENSE: Mapping[str, Family] = {
         logit_scale=("logits_scaling", 1.0),
         logit_divides=True,
     ),
+    "GraniteMoeHybridForCausalLM": Family(
+        "granitemoehybrid",
+        qkv_bias=_ATTENTION_BIAS,
+        output_bias=_ATTENTION_BIAS,
+        mlp_width_key="shared_intermediate_size",
+        projections={"gate_proj": "input_linear", "up_proj": "input_linear", "down_proj": "output_linear"},
+        layer_word="attention",
+        required={"position_embedding_type": "rope", "num_local_experts": 0},
+        logit_scale=("logits_scaling", 1.0),
+        logit_divides=True,
+        parts=Parts(mlp="shared_mlp"),
+    ),
     "CohereForCausalLM": Family(
         "cohere",
         qkv_bias=_ATTENTION_BIAS,

@@ -15,12 +15,24 @@ OWN_ARCHITECTURE, OWN_TYPE = "RopewalkForCausalLM", "ropewalk"
 SUPPORTED: Mapping[str, Family] = {**LLAMA_KIN, **DENSE, **MIXTURES}
 """Every architecture by the name of its class in transformers."""
 
+_RECURRENT, _RECURRENT_LAYERS = "linear or recurrent attention", {"mamba", "linear_attention", "conv", "recurrent"}
+_LATENT = "latent attention (MLA)"
+_OTHER_INPUTS = "inputs other than text"
+_REMOTE_CODE = "code that comes with a checkpoint, as no class of transformers runs it"
 _MISSING = (
     (("modernbert", "eurobert"), "a causal mask: it is an encoder, whose queries attend to later tokens"),
     (("gptj", "codegen"), "its parallel blocks"),
     (("phiforcausal", "persimmon"), "a bias of the head"),
     (("phimoe",), "routing that is random in training"),
-    (("deepseek", "kimi", "minicpm3", "glm4moelite", "youtu"), "latent attention (MLA)"),
+    (("diffllama",), "differential attention"),
+    (("afmoe",), "gated attention"),
+    (("dsa", "deepseekv32"), "a sparse indexer (DSA) over latent attention"),
+    (("deepseekv4",), "compressed attention with a sparse indexer"),
+    (
+        ("deepseekforcausal", "minicpmforcausal", "mimo", "baichuan", "internlm2", "orion", "chatglm", "qwenlm"),
+        _REMOTE_CODE,
+    ),
+    (("deepseek", "kimi", "minicpm3", "glm4moelite", "youtu", "mistral4"), _LATENT),
     (("llama4",), "attention in chunks"),
     (("gemma4", "gemma3n"), "heads of different sizes, and layers that share keys"),
     (
@@ -43,14 +55,10 @@ _MISSING = (
             "linear",
             "bailing",
         ),
-        "linear or recurrent attention",
+        _RECURRENT,
     ),
     (("gpt2", "gptneofor", "opt", "bloom", "mpt", "bert"), "RoPE: its positions are learned, absolute or biases"),
-    (("vl", "vision", "audio", "conditionalgeneration", "omni"), "inputs other than text"),
-    (
-        ("minicpmforcausal", "mimo", "baichuan", "internlm2", "orion"),
-        "code that comes with a checkpoint, as no class of transformers runs it",
-    ),
+    (("vl", "vision", "audio", "conditionalgeneration", "omni"), _OTHER_INPUTS),
     (("moe", "dbrx"), "its mixture of experts"),
 )
 _DEQUANTISERS = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
@@ -78,10 +86,10 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
     if name == OWN_ARCHITECTURE:
         inner = config[OWN_TYPE]
         name = str(inner.get("architecture")) if isinstance(inner, Mapping) else "(none)"
-    _refuse_quantised(config, where)
     family = SUPPORTED.get(name)
     missing = _find_missing(name, family, config)
     if family is not None and missing is None:
+        _refuse_quantised(config, where)
         _refuse_other_arithmetic(config, family, where)
         return name, family
     raise UserError(
@@ -111,14 +119,18 @@ def _refuse_quantised(config: Mapping[str, Any], where: str) -> None:
 
 
 def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -> str | None:
-    """What ropewalk does not support of a class or of its config.json."""
-    if "kv_lora_rank" in config:
-        return "latent attention (MLA)"
+    """What ropewalk does not support of a class or of its config.json; what no conversion can change comes first."""
+    named = next((reason for words, reason in _MISSING if any(word in name.lower() for word in words)), None)
+    if family is None and named not in (None, _OTHER_INPUTS):
+        return named
+    text = config.get("text_config")
+    if _RECURRENT_LAYERS & {kind for kind in config.get("layer_types") or () if isinstance(kind, str)}:
+        return _RECURRENT
+    if "kv_lora_rank" in config or (isinstance(text, Mapping) and "kv_lora_rank" in text):
+        return _LATENT
     if any(config.get(key) for key in _EXPERT_KEYS) and (family is None or family.experts is None):
         return "its mixture of experts"
-    if family is not None:
-        return None
-    return next((reason for words, reason in _MISSING if any(word in name.lower() for word in words)), None)
+    return named if family is None else None
 
 
 def _name_architecture(config: Mapping[str, Any], where: str) -> str:
@@ -141,6 +153,15 @@ def _name_architecture(config: Mapping[str, Any], where: str) -> str:
 
 
 def _refuse_other_arithmetic(config: Mapping[str, Any], family: Family, where: str) -> None:
+    for key, value in family.required.items():
+        if config.get(key) != value:
+            raise UserError(
+                f"{key} is not supported",
+                where=f"{where}: {key}",
+                why=f"it is {'missing' if key not in config else repr(config[key])[:60]}, and {family.model_type} is "
+                f"supported with {value!r} only",
+                fix="choose another base",
+            )
     for key, value in family.fixed.items():
         if config.get(key, value) not in (value, None):
             raise UserError(

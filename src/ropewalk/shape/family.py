@@ -121,6 +121,11 @@ class Family:
     logit_divides: bool = False
     logit_cap: tuple[str, float | None] | None = None
     no_dropout: tuple[str, ...] = ()
+    required: Mapping[str, object] = field(default_factory=dict)
+    """Keys that a file must give with this value, because the class assumes another one where they are missing."""
+    mlp_width_key: str = "intermediate_size"
+    layer_word: str = ""
+    """The word for a layer in ``layer_types``, for a class that needs the key and has a word of its own."""
     fixed: Mapping[str, object] = field(default_factory=dict)
     """Keys that must have one value, because the class computes something else with any other."""
     experts: ExpertKeys | None = None

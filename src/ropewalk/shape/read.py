@@ -76,7 +76,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        mlp_width=_count(config, "intermediate_size", where),
+        mlp_width=_count(config, family.mlp_width_key, where),
         vocabulary=vocabulary,
         tied=bool(config.get("tie_word_embeddings", family.tied)),
         context_tokens=find_reach(config, find_stretched(positions), context_tokens),

@@ -23,6 +23,7 @@ from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_model
 from ropewalk.model.attention_interface import count_calls
+from ropewalk.model.fusion import choose_fusion
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.collective import max_over_ranks, sum_over_ranks
 from ropewalk.parallel.fsdp import choose_precision
@@ -93,12 +94,13 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     refuse_misfits(spec.experts, parallel.mlp_tile_tokens, shape)
     require_model(built, model)
     dataset = open_stage(recipe, stage, built, rows=rows)
+    fusion = choose_fusion(parallel, mesh.device)
     savings, sharing = choose_savings(parallel, spec, shape), choose_sharing(parallel, shape, mesh)
     seed = seed_for("lora", recipe.seed, stage)
     found: dict[str, Parity] = {}
     for precision in dict.fromkeys(("float32", chosen) if mesh.device.type == "cpu" else (chosen,)):
         learner = build_model_with_loss(model, spec, chunk_tokens=parallel.asked_loss_tokens, adapter_seed=seed)
-        prepare_model(learner, mesh, weights=model, savings=savings, precision=precision, compiles=parallel.compiles)
+        prepare_model(learner, mesh, weights=model, savings=savings, precision=precision, fusion=fusion)
         found[precision] = _compare(learner, dataset, spec=spec, mesh=mesh, sharing=sharing)
     return found
 

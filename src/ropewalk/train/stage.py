@@ -22,6 +22,7 @@ from ropewalk.core.seed import seed_for
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_model
+from ropewalk.model.fusion import choose_fusion, describe_fusion
 from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.partition.choose import choose_partition
 from ropewalk.recipe.expert_training import refuse_misfits
@@ -154,7 +155,7 @@ def begin_stage(context: StageContext, dataset: Dataset) -> TrainState:
         weights=extended,
         savings=savings,
         precision=parallel.precision,
-        compiles=parallel.compiles,
+        fusion=choose_fusion(parallel, context.mesh.device),
     )
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
@@ -184,9 +185,8 @@ def _announce(context: StageContext, dataset: Dataset) -> None:
         return
     if newer:
         say(f"stage {stage}: attention runs {newer}")
-    if context.parallel.compiles:
-        paid = "; on a CPU the gain is small (docs/parallel.md)" if mesh.device.type == "cpu" else ""
-        say(f"stage {stage}: the first step compiles its blocks{paid}")
+    if (told := describe_fusion(choose_fusion(context.parallel, mesh.device), mesh.device)) is not None:
+        say(f"stage {stage}: {told}")
     if mesh.context_ranks > 1:
         choice = choose_partition(dataset.batch(0, 1).document, ranks=mesh.context_ranks, sharing=context.sharing)
         say(f"stage {stage}, first sequence: {choice.explain()}")
