@@ -36,7 +36,6 @@ def write_base(architecture: str, folder: Path) -> None:
 
 
 UNTRAINED = ("e_score_correction_bias", "act_fn.beta", "act_fn.eps")
-"""Ends of the names of stored tensors that have no gradient."""
 
 
 def shift(weights: LazyWeights) -> LazyWeights:
