@@ -18,6 +18,7 @@ from conformance.checks import (
     check_saved,
 )
 from conformance.test_loss import check_loss
+from conformance.test_routers import check_router
 from conformance.tiny_families import make_model
 from ropewalk.model.architectures import attention_of, blocks_of, mlp_of
 from ropewalk.shape.families import SUPPORTED
@@ -28,7 +29,6 @@ ELSEWHERE = {
     "projections": "tests/plan/test_trained.py",
     "no_dropout": "test_positions.py: a class that runs dropout fails to load",
     "file_names": "test_export.py",
-    "scores": "tests/train/test_expert_balance.py",
     "methods": "test_positions.py",
     "kept_rope_keys": "test_positions.py",
     "needs_kv_heads": "tests/shape/test_read.py",
@@ -110,5 +110,5 @@ def test_a_mixture_without_one_field_is_found_out(
     monkeypatch.setitem(SUPPORTED, architecture, changed)  # type: ignore[misc]
     with pytest.raises(Exception):  # noqa: B017
         check_saved(architecture, tmp_path)
-        for check in CHECKS:
+        for check in (check_router, *CHECKS):
             check(architecture)

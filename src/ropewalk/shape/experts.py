@@ -27,8 +27,11 @@ class Experts:
 
     def parameters(self, width: int) -> int:
         """Parameters of one mixture in a model of ``width``, router and shared part included."""
-        each = 3 * width * self.width + self.bias_width
-        return self.count * each + 3 * width * self.shared_width + self.other_parameters
+        return self.own_parameters(width) + 3 * width * self.shared_width + self.other_parameters
+
+    def own_parameters(self, width: int) -> int:
+        """Parameters of the experts of one mixture alone."""
+        return self.count * (3 * width * self.width + self.bias_width)
 
     def active_width(self) -> int:
         """The inner width that a token passes: its experts and the shared part."""

@@ -187,6 +187,8 @@ def _announce(context: StageContext, dataset: Dataset) -> None:
         say(f"stage {stage}: attention runs {newer}")
     if (told := describe_fusion(choose_fusion(context.parallel, context.shape, mesh.device), mesh.device)) is not None:
         say(f"stage {stage}: {told}")
+    if context.spec.lora is not None and context.shape.experts is not None:
+        say(f"stage {stage}: experts and routers get no adapters and stay frozen (docs/experts.md)")
     if mesh.context_ranks > 1:
         choice = choose_partition(dataset.batch(0, 1).document, ranks=mesh.context_ranks, sharing=context.sharing)
         say(f"stage {stage}, first sequence: {choice.explain()}")
