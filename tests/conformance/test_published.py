@@ -20,6 +20,7 @@ from ropewalk.shape.shipped import read_sources
 
 _GEMMA4 = "heads of different sizes"
 _INPUTS = "inputs other than text"
+_FP8 = "their method is fp8, and training needs the numbers themselves"
 _REMOTE = "code that comes with a checkpoint"
 _RECURRENT = "linear or recurrent attention"
 _LATENT = "latent attention (MLA)"
@@ -40,9 +41,10 @@ REFUSED = {
     "deepseek-ai/DeepSeek-V3.2": "a sparse indexer (DSA)",
     "deepseek-ai/DeepSeek-V4-Flash": "compressed attention",
     "deepseek-ai/deepseek-moe-16b-base": _REMOTE,
+    "openai/gpt-oss-20b#mxfp4": "quantization_config=Mxfp4Config(dequantize=True)",
     "LGAI-EXAONE/EXAONE-4.5-33B": _INPUTS,
-    "MiniMaxAI/MiniMax-M2": "quantized weights",
-    "MiniMaxAI/MiniMax-M2.5": "quantized weights",
+    "MiniMaxAI/MiniMax-M2": _FP8,
+    "MiniMaxAI/MiniMax-M2.5": _FP8,
     "MiniMaxAI/MiniMax-Text-01-hf": _RECURRENT,
     "nvidia/Nemotron-H-8B-Base-8K": _RECURRENT,
     "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-Base-BF16": _RECURRENT,
@@ -55,21 +57,20 @@ REFUSED = {
     "Qwen/Qwen-7B": _REMOTE,
     "meta-llama/Llama-4-Scout-17B-16E": "attention in chunks",
     "meta-llama/Llama-3.2-11B-Vision": _INPUTS,
-    "mistralai/Devstral-Small-2-24B-Instruct-2512": "quantized weights",
+    "mistralai/Devstral-Small-2-24B-Instruct-2512": _FP8,
     "mistralai/Mistral-Small-4-119B-2603": _LATENT,
     "Qwen/Qwen3-VL-30B-A3B-Instruct": _INPUTS,
     "LiquidAI/LFM2-8B-A1B": _RECURRENT,
     "ibm-ai-platform/Bamba-9B-v2": _RECURRENT,
     "baichuan-inc/Baichuan2-7B-Base": _REMOTE,
     "internlm/internlm2-7b": _REMOTE,
-    "microsoft/bitnet-b1.58-2B-4T-bf16": "quantized weights",
+    "microsoft/bitnet-b1.58-2B-4T-bf16": "weights of three values",
     "kajuma/DiffLlama-1B": "differential attention",
     "upstage/Solar-Open-100B": "its mixture of experts",
 }
 """Files that cannot be used, each with words of the reason."""
 WAITING = {
     "deepseek-ai/DeepSeek-V2-Lite": _LATENT,
-    **dict.fromkeys(("openai/gpt-oss-20b", "openai/gpt-oss-120b"), "quantized weights"),
     **dict.fromkeys((f"google/gemma-3-{size}-pt" for size in ("4b", "12b", "27b")), _INPUTS),
     **dict.fromkeys((f"mistralai/Ministral-3-{size}-Base-2512" for size in ("3B", "8B", "14B")), _INPUTS),
     "mistralai/Mistral-Small-3.1-24B-Base-2503": _INPUTS,

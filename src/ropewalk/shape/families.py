@@ -24,6 +24,7 @@ _MISSING = (
     (("gptj", "codegen"), "its parallel blocks"),
     (("phiforcausal", "persimmon"), "a bias of the head"),
     (("phimoe",), "routing that is random in training"),
+    (("bitnet",), "weights of three values"),
     (("diffllama",), "differential attention"),
     (("afmoe",), "gated attention"),
     (("dsa", "deepseekv32"), "a sparse indexer (DSA) over latent attention"),
