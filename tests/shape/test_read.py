@@ -229,7 +229,7 @@ def test_refusals_name_their_figures(name: str) -> None:
         ("Gemma3nForCausalLM", "share keys"),
         ("Qwen3NextForCausalLM", "linear or recurrent"),
         ("GPT2LMHeadModel", "learned"),
-        ("Qwen2VLForConditionalGeneration", "inputs other than text"),
+        ("OvisForConditionalGeneration", "inputs other than text"),
         ("PhiForCausalLM", "a bias of the head"),
         ("UnheardOfForCausalLM", "its shape"),
     ],

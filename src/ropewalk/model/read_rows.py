@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -58,14 +59,17 @@ class JoinedTensor:
 AnyStored = StoredTensor | JoinedTensor
 
 
-def read_begins(path: Path) -> dict[str, int]:
-    """Return the place of the first byte of each tensor in a whole safetensors file."""
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the header of a whole safetensors file, and the place of the first byte behind it."""
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
-        header: Mapping[str, Mapping[str, tuple[int, int]]] = json.loads(file.read(header_bytes))
-    return {
-        name: 8 + header_bytes + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"
-    }
+        return json.loads(file.read(header_bytes)), 8 + header_bytes
+
+
+def read_begins(path: Path) -> dict[str, int]:
+    """Return the place of the first byte of each tensor in a whole safetensors file."""
+    header, begin = read_header(path)
+    return {name: begin + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
 
 
 @torch.no_grad()

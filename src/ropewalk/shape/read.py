@@ -19,6 +19,7 @@ from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read_layers import read_layers
 from ropewalk.shape.rope_keys import find_reach, find_rotary_share
 from ropewalk.shape.values import LARGEST_COUNT, MOST_LAYERS, WIDEST_HEAD, check_factors, check_values
+from ropewalk.shape.wrappers import read_text_config
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -48,7 +49,8 @@ def read_shape(folder: Path) -> ModelShape:
 
 
 def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
-    """The shape that a config.json describes; ``where`` is its name in errors."""
+    """The shape that a config.json describes; ``where`` is its name in errors. A multimodal one has its text part's."""
+    config = read_text_config(config, where)
     architecture, family = find_family(config, where)
     width, heads = _count(config, "hidden_size", where), _count(config, "num_attention_heads", where)
     kv_heads = _find_kv_heads(architecture, config, where)
