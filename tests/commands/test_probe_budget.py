@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from ropewalk.commands.probe_budget import Clock, ReadingTime, fit_time, plan_probe
+from ropewalk.commands.probe_budget import BudgetClock, ReadingTime, fit_time, plan_probe
 from ropewalk.core.error import UserError
 
 NAMES = ["unchanged", "theta 1e6", "yarn", "ntk", "linear"]
@@ -43,7 +43,7 @@ def test_two_readings_give_both_parts_of_the_time() -> None:
 
 
 def test_a_slow_probe_stops_between_candidates_but_not_before_two() -> None:
-    clock = Clock(budget=10.0)
+    clock = BudgetClock(budget=10.0)
     for seconds, fits in ((40.0, True), (40.0, True), (0.0, False)):
         assert clock.fits() is fits
         clock.taken.append(seconds)

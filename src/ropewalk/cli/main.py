@@ -2,8 +2,8 @@
 
 Results go to standard output (with ``--json`` as one JSON object), progress to standard error. Exit code 0: done; 1: a
 rank failed, hung or was lost; 2: an input of the user cannot be used; with ``--strict`` 3: a target is missed, 4: a
-target is undecided; 75: stopped by SIGTERM, SIGUSR1 or Ctrl-C, and saved; 130: a second Ctrl-C. After 1, 75 and 130 the
-same command continues from the newest checkpoint.
+target is undecided; 75: stopped by a signal and saved; 130: a second Ctrl-C. After 1, 75 and 130 the same command
+continues from the newest checkpoint.
 """
 
 import json
@@ -295,7 +295,3 @@ def _do_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool
     loaded = load_given(recipe, overrides)
     print_result(do_part(part, loaded), as_json)
     return loaded
-
-
-if __name__ == "__main__":
-    main()

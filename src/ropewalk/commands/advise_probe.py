@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int64
 
-from ropewalk.commands.probe_budget import Clock, ReadingTime, fit_time, plan_probe
+from ropewalk.commands.probe_budget import BudgetClock, ReadingTime, fit_time, plan_probe
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.quantity import format_amount, format_length, format_seconds
@@ -76,7 +76,7 @@ def probe_candidates(
             f"probe: {len(plan.names)} of {len(methods)} candidates, each reads {format_amount(tokens)} tokens; "
             f"{format_seconds(plan.seconds)} of a budget of {format_seconds(60 * minutes)}"
         )
-    clock, found = Clock(left), dict[str, list["Sums"]]()
+    clock, found = BudgetClock(left), dict[str, list["Sums"]]()
     for name in plan.names:
         if not share_from_first(clock.fits()):
             break

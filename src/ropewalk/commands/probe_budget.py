@@ -85,7 +85,7 @@ def plan_probe(
 
 
 @dataclass
-class Clock:
+class BudgetClock:
     """Says before each candidate if it still fits, from the time that the candidates before it took."""
 
     budget: float

@@ -47,7 +47,7 @@ def sort_names(config: Mapping[str, Any], stored: Collection[str], folder: Path)
         prefix = _find_prefix(wrapper, stored, folder)
         renamed = {name: _name_in_class(name, prefix) for name in stored}
     else:
-        renamed = {name: None if _is_ignored(name, text) else name for name in stored}
+        renamed = {name: None if _is_ignored(name, text) else _name_of_family(name, text) for name in stored}
     trained = {own: name for name, own in renamed.items() if own is not None}
     return FileNames(trained, tuple(name for name, own in renamed.items() if own is None))
 
@@ -72,6 +72,13 @@ def _name_in_class(name: str, prefix: str) -> str | None:
     if head is not None:
         return "lm_head." + name.removeprefix(head)
     return _OWN_PREFIX + name.removeprefix(prefix) if name.startswith(prefix) else None
+
+
+def _name_of_family(name: str, config: Mapping[str, Any]) -> str:
+    """The name of a tensor in its class, where a family's files have another one."""
+    inner = config.get(OWN_TYPE)
+    family = SUPPORTED.get(inner["architecture"] if inner else config["architectures"][0])
+    return family.file_names.get(name, name) if family else name
 
 
 def _is_ignored(name: str, config: Mapping[str, Any]) -> bool:

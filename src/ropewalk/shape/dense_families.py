@@ -238,6 +238,7 @@ DENSE: Mapping[str, Family] = {
         },
         partial=True,
         rotary_key="rotary_pct",
+        file_names={"embed_out.weight": "lm_head.weight"},
         rotary_share=0.25,
         no_dropout=("attention_dropout", "hidden_dropout"),
         parts=Parts(backbone="gpt_neox", norm="final_layer_norm", attention="attention", embedding="embed_in"),

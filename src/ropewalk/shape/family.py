@@ -85,6 +85,8 @@ class Family:
     block_norms: int = 2
     mlp: Literal["gated", "plain"] = "gated"
     projections: Mapping[str, str] = field(default_factory=dict)
+    file_names: Mapping[str, str] = field(default_factory=dict)
+    """Names of tensors in files that the class calls otherwise."""
     other_parameters: int = 0
     """Trained numbers of a block that belong to no matrix and no norm."""
     drops_arguments: bool = False
