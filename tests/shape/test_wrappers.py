@@ -194,7 +194,7 @@ def test_refusals_name_the_key() -> None:
         ({"text_config": {"model_type": "blocks"}}, "the text part blocks is not supported", "architectures"),
         ({"text_config": {**GEMMA3_4B["text_config"], "hidden_size": 0}}, "hidden_size is not usable", "hidden_size"),
         ({"text_config": {**GEMMA3_4B["text_config"], "use_bidirectional_attention": True}}, "bidirectional", "bidir"),
-        ({"quantization_config": {"bits": 4}}, "is not supported", "architectures"),
+        ({"quantization_config": {"bits": 4}}, "the weights are quantised", "quantization_config"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is not usable", "tie_word_embeddings"),
     ):
         with pytest.raises(UserError, match=what) as caught:
