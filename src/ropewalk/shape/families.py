@@ -15,7 +15,7 @@ OWN_ARCHITECTURE, OWN_TYPE = "RopewalkForCausalLM", "ropewalk"
 SUPPORTED: Mapping[str, Family] = {**LLAMA_KIN, **DENSE, **MIXTURES}
 """Every architecture by the name of its class in transformers."""
 
-_RECURRENT, _RECURRENT_LAYERS = "linear or recurrent attention", {"mamba", "linear_attention", "conv", "recurrent"}
+_RECURRENT, _RECURRENT_LAYERS = "linear or recurrent attention", ("mamba", "linear_attention", "conv", "recurrent")
 _LATENT = "latent attention (MLA)"
 _OTHER_INPUTS = "inputs other than text"
 _REMOTE_CODE = "code that comes with a checkpoint, as no class of transformers runs it"
@@ -24,6 +24,7 @@ _MISSING = (
     (("gptj", "codegen"), "its parallel blocks"),
     (("phiforcausal", "persimmon"), "a bias of the head"),
     (("phimoe",), "routing that is random in training"),
+    (("bitnet",), "weights of three values"),
     (("diffllama",), "differential attention"),
     (("afmoe",), "gated attention"),
     (("dsa", "deepseekv32"), "a sparse indexer (DSA) over latent attention"),
