@@ -85,7 +85,7 @@ def estimate_memory(
         loss=row + loss,
         last_block=row + head_gradient + block,
         first_block=row + kept / shape.layers + block + GRADIENT_BYTES * trained.parameters * on_device,
-        host=host_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes),
+        host=copied_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, pinned=True),
     )
 
 
@@ -104,14 +104,20 @@ def kept_bytes(
     return kept
 
 
-def host_bytes(shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2) -> float:
-    """Bytes of one rank's activations in host memory: those of all blocks but the last, which needs them at once."""
+def copied_bytes(
+    shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2, pinned: bool = False
+) -> float:
+    """Bytes of one rank's activations that are copied to the host.
+
+    They are those of all blocks but the last, which needs its own at once. With ``pinned`` the result is the host
+    memory that they take: torch rounds each buffer up to a power of two.
+    """
     if not savings.offload:
         return 0.0
-    waiting = checkpoint_bytes(shape, local_tokens, element_bytes=element_bytes)
+    sizes = [local_tokens * shape.width * element_bytes]
     if savings.attention_on_host:
-        waiting += kept_attention_bytes(shape, local_tokens, element_bytes=element_bytes)
-    return waiting * (1 - 1 / shape.layers)
+        sizes += [local_tokens * shape.query_width * element_bytes, local_tokens * shape.heads * 4]
+    return float((shape.layers - 1) * sum(1 << (size - 1).bit_length() if pinned else size for size in sizes))
 
 
 def block_bytes(

@@ -7,9 +7,6 @@ from typing import Any
 from ropewalk.core.error import UserError
 from ropewalk.shape.family import ExpertKeys
 
-_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
-"""Names of the number of experts: some classes write another one than their publishers."""
-
 
 @dataclass(frozen=True, slots=True)
 class Experts:
@@ -49,9 +46,9 @@ def read_experts(
     Raises UserError for numbers that do not fit each other.
     """
     mixed = tuple(layer for layer in range(layers) if _has_mixture(config, keys, layer, where=where))
-    if not mixed or config.get(keys.count) == 0:
+    name = next((name for name in keys.count if name in config), keys.count[0])
+    if not mixed or config.get(name) == 0:
         return None
-    name = next((name for name in (keys.count, *_COUNTS) if name in config), keys.count)
     experts, per_token, inner = count(name), count(keys.per_token), count(keys.width)
     if per_token > experts:
         raise UserError(

@@ -15,7 +15,7 @@ OWN_ARCHITECTURE, OWN_TYPE = "RopewalkForCausalLM", "ropewalk"
 SUPPORTED: Mapping[str, Family] = {**LLAMA_KIN, **DENSE, **MIXTURES}
 """Every architecture by the name of its class in transformers."""
 
-_RECURRENT, _RECURRENT_LAYERS = "linear or recurrent attention", {"mamba", "linear_attention", "conv", "recurrent"}
+_RECURRENT, _RECURRENT_LAYERS = "linear or recurrent attention", ("mamba", "linear_attention", "conv", "recurrent")
 _LATENT = "latent attention (MLA)"
 _OTHER_INPUTS = "inputs other than text"
 _REMOTE_CODE = "code that comes with a checkpoint, as no class of transformers runs it"
@@ -24,6 +24,7 @@ _MISSING = (
     (("gptj", "codegen"), "its parallel blocks"),
     (("phiforcausal", "persimmon"), "a bias of the head"),
     (("phimoe",), "routing that is random in training"),
+    (("bitnet",), "weights of three values"),
     (("diffllama",), "differential attention"),
     (("afmoe",), "gated attention"),
     (("dsa", "deepseekv32"), "a sparse indexer (DSA) over latent attention"),
@@ -123,8 +124,8 @@ def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -
     named = next((reason for words, reason in _MISSING if any(word in name.lower() for word in words)), None)
     if family is None and named not in (None, _OTHER_INPUTS):
         return named
-    text = config.get("text_config")
-    if _RECURRENT_LAYERS & {kind for kind in config.get("layer_types") or () if isinstance(kind, str)}:
+    text, kinds = config.get("text_config"), config.get("layer_types")
+    if isinstance(kinds, list) and _RECURRENT_LAYERS & {kind for kind in kinds if isinstance(kind, str)}:
         return _RECURRENT
     if "kv_lora_rank" in config or (isinstance(text, Mapping) and "kv_lora_rank" in text):
         return _LATENT
