@@ -125,7 +125,7 @@ def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -
     if family is None and named not in (None, _OTHER_INPUTS):
         return named
     text, kinds = config.get("text_config"), config.get("layer_types")
-    if isinstance(kinds, list) and _RECURRENT_LAYERS & {kind for kind in kinds if isinstance(kind, str)}:
+    if isinstance(kinds, list) and any(kind in _RECURRENT_LAYERS for kind in kinds):
         return _RECURRENT
     if "kv_lora_rank" in config or (isinstance(text, Mapping) and "kv_lora_rank" in text):
         return _LATENT
