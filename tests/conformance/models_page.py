@@ -37,14 +37,9 @@ def make_table() -> str:
     """The two tables of the page, in markdown."""
     head = "| class | model_type | blocks | RoPE turns | layers without RoPE | after the head | stretched by |"
     lines = [head, "|---|---|---|---|---|---|---|", *map(describe, sorted(SUPPORTED, key=str.lower))]
-    lines += [
-        "",
-        "Multimodal checkpoints whose text part is trained:",
-        "",
-        "| class | model_type of its text |",
-        "|---|---|",
-    ]
-    lines += [f"| `{name}` | {', '.join(name_texts(name))} |" for name in sorted(WRAPPERS)]
+    lines += ["", "Multimodal checkpoints whose text part is trained:", ""]
+    lines += ["| class | model_type of its text, unless the file names another |", "|---|---|"]
+    lines += [f"| `{name}` | `{row.text}` |" for name, row in sorted(WRAPPERS.items()) if runs_here(row)]
     return "\n".join(lines) + "\n"
 
 
