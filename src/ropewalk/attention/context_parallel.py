@@ -27,6 +27,8 @@ from ropewalk.partition.ulysses import AnyPartition
 
 Queries = Float[Tensor, "local heads head_dim"]
 Keys = Float[Tensor, "local kv_heads head_dim"]
+Values = Float[Tensor, "local kv_heads value_dim"]
+Output = Float[Tensor, "local heads value_dim"]
 Sinks = Float[Tensor, "heads"]
 
 

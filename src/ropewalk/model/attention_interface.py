@@ -192,8 +192,8 @@ def _refuse_undone(
     asked = [meaning for name, (wants, meaning) in _UNDONE.items() if name in settings and wants(settings[name])]
     if key.shape[2] != query.shape[2]:
         asked.append("a cache of earlier keys, which is not in the partition")
-    if value.shape[-1] != key.shape[-1]:
-        asked.append("values with another width than the keys, as in latent attention (MLA)")
+    if value.shape[-1] > key.shape[-1]:
+        asked.append("values that are wider than the keys")
     if isinstance(mask, Tensor) and mask.numel():
         asked.append("a mask that the model makes itself")
     elif isinstance(mask, PromisedMask) and mask.window_tokens not in (None, settings.get("sliding_window")):

@@ -132,6 +132,11 @@ class Yarn(Ramp):
             return growth + 1
         return (self.mscale * growth + 1) / (self.mscale_all_dim * growth + 1)
 
+    @property
+    def score_factor(self) -> float:
+        """The factor of all scores in classes with latent attention; there RoPE turns only a part of each product."""
+        return ((self.mscale_all_dim or 0.0) * 0.1 * math.log(filled(self.factor)) + 1) ** 2
+
     def _temperature(self) -> dict[str, float]:
         return {
             key: value

@@ -7,12 +7,13 @@ from ropewalk.core.error import UserError
 from ropewalk.shape.dense_families import DENSE
 from ropewalk.shape.expert_families import MIXTURES
 from ropewalk.shape.family import Family
+from ropewalk.shape.latent_families import LATENT
 from ropewalk.shape.llama_families import LLAMA_KIN
 
 OWN_ARCHITECTURE, OWN_TYPE = "RopewalkForCausalLM", "ropewalk"
 """Names in folders whose layers no class of transformers can describe; ``OWN_TYPE`` is also the key with the layers."""
 
-SUPPORTED: Mapping[str, Family] = {**LLAMA_KIN, **DENSE, **MIXTURES}
+SUPPORTED: Mapping[str, Family] = {**LLAMA_KIN, **DENSE, **MIXTURES, **LATENT}
 """Every architecture by the name of its class in transformers."""
 
 _MISSING = (
@@ -20,7 +21,8 @@ _MISSING = (
     (("gptj", "codegen"), "its parallel blocks"),
     (("phiforcausal", "persimmon"), "a bias of the head"),
     (("phimoe",), "routing that is random in training"),
-    (("deepseek", "kimi", "minicpm3", "glm4moelite", "youtu"), "latent attention (MLA)"),
+    (("deepseekv32", "deepseek_v32", "deepseekv4", "moedsa"), "attention to keys that an indexer chooses (DSA)"),
+    (("deepseek", "kimi", "longcat", "mistral4", "mistrallarge4", "axk", "dots3", "hyv4"), "latent attention (MLA)"),
     (("llama4",), "attention in chunks"),
     (("gemma4", "gemma3n"), "heads of different sizes, and layers that share keys"),
     (
@@ -93,8 +95,10 @@ def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -
     """What ropewalk does not support of a class or of its config.json."""
     if config.get("quantization_config"):
         return "training of quantized weights"
-    if "kv_lora_rank" in config:
-        return "latent attention (MLA)"
+    if config.get("index_topk"):
+        return f"attention to {config['index_topk']} keys that an indexer chooses (DSA: index_topk)"
+    if config.get("kv_lora_rank") and (family is None or family.latent is None):
+        return "latent attention (MLA) in this class"
     if any(config.get(key) for key in _EXPERT_KEYS) and (family is None or family.experts is None):
         return "its mixture of experts"
     if family is not None:

@@ -11,7 +11,7 @@ Bias = bool | tuple[str, bool]
 """Whether matrices have biases: fixed by the class, or a key of config.json with its default."""
 Norm = Literal["rms", "layer", "layer_bias", "none"]
 QkNorm = Literal["none", "head", "all_heads", "each_head"]
-CosSin = Literal["halves", "doubled", "single"]
+CosSin = Literal["halves", "doubled", "single", "complex"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,8 @@ class ExpertKeys:
     """The keys of a mixture of experts. ``count`` experts of ``width``, of which a token uses ``per_token``.
 
     ``dense`` tells which layers have a plain MLP instead: none, the first ones (``first_k_dense_replace``), all but
-    every n-th (``decoder_sparse_step`` and ``mlp_only_layers``), or those outside of a range (ERNIE). ``shared`` is the
+    every n-th (``decoder_sparse_step`` and ``mlp_only_layers``), those outside of a range (ERNIE), or those that
+    ``mlp_layer_types`` names. ``shared`` is the
     number of experts that every token uses, as a key, or ``shared_width`` the key of their width together.
     ``router_bias`` and ``expert_bias``: whether the class has them.
     """
@@ -40,7 +41,7 @@ class ExpertKeys:
     count: str = "num_experts"
     per_token: str = "num_experts_per_tok"
     width: str = "moe_intermediate_size"
-    dense: Literal["none", "first", "step", "range"] = "none"
+    dense: Literal["none", "first", "step", "range", "types"] = "none"
     shared: str = ""
     shared_width: str = ""
     shared_gate: bool = False
@@ -51,6 +52,18 @@ class ExpertKeys:
     path: str = "mlp"
     router: str = "gate"
     """Path of the mixture in a block, and of the router in the mixture."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatentKeys:
+    """How a class with latent attention (MLA) reads its file; the keys of ranks and widths are DeepSeek's in all.
+
+    ``value_of_width``: without ``v_head_dim`` the class takes width / heads. ``renames_head_dim``: the class takes
+    ``head_dim`` for another name of ``qk_rope_head_dim``; the others ignore it.
+    """
+
+    value_of_width: bool = False
+    renames_head_dim: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +131,14 @@ class Family:
     window_theta_key: str = "rope_theta"
     logit_scale: tuple[str, float] | None = None
     logit_divides: bool = False
+    logit_by_width: bool = False
+    """Whether the factor of the logits is the key's value over the model's width; null is then the width."""
     logit_cap: tuple[str, float | None] | None = None
     no_dropout: tuple[str, ...] = ()
     fixed: Mapping[str, object] = field(default_factory=dict)
     """Keys that must have one value, because the class computes something else with any other."""
     experts: ExpertKeys | None = None
+    latent: LatentKeys | None = None
+    """Latent attention: queries, keys and values come from products of low rank (shape/latent.py)."""
     parts: Parts = Parts()
     kin: tuple[str, ...] = ()
