@@ -22,8 +22,10 @@ from ropewalk.attention.bias import Alibi, Fire, Index, Score, ScoreMod
 from ropewalk.attention.copy_to_device import copy_to_device
 from ropewalk.attention.exchange import Block, fetch_gathered, plan_traffic, return_gathered
 from ropewalk.attention.gathered_keys import GatheredKeys
+from ropewalk.attention.latents import Latents
 from ropewalk.attention.merge import sink
 from ropewalk.attention.schedule import Scores
+from ropewalk.attention.value_width import widen
 from ropewalk.core.error import UserError
 from ropewalk.partition.partition import Partition
 
@@ -43,6 +45,7 @@ def attend_flex(
     group: dist.ProcessGroup | None,
     scores: Scores,
     score_mod: ScoreMod | None = None,
+    latents: Latents | None = None,
 ) -> Float[Tensor, "local heads head_dim"]:
     """Causal attention within documents; padding gets zeros. ``score_mod`` is FlexAttention's, on gathered keys.
 
@@ -51,7 +54,12 @@ def attend_flex(
     rank = 0 if group is None else dist.get_rank(group)
     # twice [local, kv_heads, head_dim] -> [local, both_heads, head_dim] -> [gathered, both_heads, head_dim]
     # -> twice [gathered, kv_heads, head_dim]
-    key, value = _Gather.apply(torch.cat([key, value], dim=1), partition, group).chunk(2, dim=1)
+    if latents is None or not partition.exchanges:
+        gathered = _Gather.apply(torch.cat([key, value], dim=1), partition, group)
+    else:
+        # [local, 1, sent_width] -> [gathered, both_heads, head_dim]
+        gathered = latents.expand(_Gather.apply(latents.own, partition, group))
+    key, value = gathered.chunk(2, dim=1)
     # [1, heads, tokens, head_dim] each
     out, aux = _kernel(query.device.type)(
         *(tensor.transpose(0, 1)[None] for tensor in (query, key, value)),
@@ -96,7 +104,9 @@ def attend_biased(
     exact = torch.promote_types(query.dtype, torch.float32)
     scores = Scores(query.shape[-1] ** -0.5 if scale is None else scale)
     mod = bias.score_mod(positions, exact)
-    return attend_flex(query, key, value, partition=partition, group=None, scores=scores, score_mod=mod)
+    wide = widen(value, key.shape[-1])
+    out = attend_flex(query, key, wide, partition=partition, group=None, scores=scores, score_mod=mod)
+    return out[..., : value.shape[-1]]  # [tokens, heads, head_dim] -> [tokens, heads, value_dim]
 
 
 def require_gpu(device: torch.device) -> None:

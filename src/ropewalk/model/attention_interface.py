@@ -26,6 +26,7 @@ from ropewalk.attention.flex import attend_biased
 from ropewalk.core.error import UserError
 from ropewalk.model.biases import NAME as BIAS
 from ropewalk.model.compiled import stay_outside
+from ropewalk.model.latent_attention import LatentAttention
 from ropewalk.partition import AnyPartition, Partition
 
 NAME = "ropewalk"
@@ -107,6 +108,9 @@ def attend_layer(
     if temperature is not None:
         # [rows, heads, tokens, head_dim] x [rows, 1, tokens, 1]
         query = (query * temperature[:, None, :, None]).to(query.dtype)
+    latents = None
+    if isinstance(module, LatentAttention):
+        key, value, latents = module.open_latents(key, value)
     bias = getattr(module, BIAS, None)
     if partition is None:
         return _attend_plainly(module, query, key, value, attention_mask, window_tokens, settings)
@@ -129,6 +133,7 @@ def attend_layer(
             scale=settings["scaling"],
             soft_cap=settings.get("softcap"),
             sinks=settings.get("s_aux"),
+            latents=latents,
         )
     return output[None], None  # [tokens, heads, value_dim] -> [1, tokens, heads, value_dim]
 

@@ -24,6 +24,7 @@ from ropewalk.model.attention_interface import NAME
 from ropewalk.model.biases import with_biases
 from ropewalk.model.check_rope import check_positions
 from ropewalk.model.folder import read_config
+from ropewalk.model.latent_attention import exchange_latents
 from ropewalk.model.rope_hooks import direct_positions
 from ropewalk.model.weights import Dtype, check_finite, check_weights
 from ropewalk.parallel.device import rank_device
@@ -94,6 +95,7 @@ def _examine(folder: Path, shape: ModelShape, dtype: Dtype) -> tuple[PreTrainedC
 def _give_positions(
     model: PreTrainedModel, folder: Path, shape: ModelShape, former: Sequence[LayerPosition] | None
 ) -> PreTrainedModel:
+    exchange_latents(model, NAME)
     native = OWN_TYPE not in read_config(folder)
     direct_positions(model, shape.positions, head_dim=shape.rotary_dim, native=native, former=former)
     check_positions(model, shape.positions, head_dim=shape.rotary_dim, context_tokens=shape.context_tokens)
@@ -143,6 +145,9 @@ def _build_config(folder: Path) -> PreTrainedConfig:
     """transformers' config of a folder; for our own format that of the inner class."""
     whole = read_config(folder)
     raw = {key: value for key, value in whole.items() if key not in STALE_KEYS}
+    known = OWN_TYPE in raw or raw.get("model_type") == SUPPORTED[raw["architectures"][0]].model_type
+    if not known:  # a file that names the class of another family: Kimi K2
+        raw["model_type"] = SUPPORTED[raw["architectures"][0]].model_type
     if OWN_TYPE not in raw and raw == whole:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if OWN_TYPE not in raw:
