@@ -22,7 +22,6 @@ from ropewalk.attention.bias import Alibi, Fire, Index, Score, ScoreMod
 from ropewalk.attention.copy_to_device import copy_to_device
 from ropewalk.attention.exchange import Block, fetch_gathered, plan_traffic, return_gathered
 from ropewalk.attention.gathered_keys import GatheredKeys
-from ropewalk.attention.latents import Latents
 from ropewalk.attention.merge import sink
 from ropewalk.attention.schedule import Scores
 from ropewalk.attention.value_width import widen
@@ -45,7 +44,6 @@ def attend_flex(
     group: dist.ProcessGroup | None,
     scores: Scores,
     score_mod: ScoreMod | None = None,
-    latents: Latents | None = None,
 ) -> Float[Tensor, "local heads head_dim"]:
     """Causal attention within documents; padding gets zeros. ``score_mod`` is FlexAttention's, on gathered keys.
 
@@ -54,12 +52,7 @@ def attend_flex(
     rank = 0 if group is None else dist.get_rank(group)
     # twice [local, kv_heads, head_dim] -> [local, both_heads, head_dim] -> [gathered, both_heads, head_dim]
     # -> twice [gathered, kv_heads, head_dim]
-    if latents is None or not partition.exchanges:
-        gathered = _Gather.apply(torch.cat([key, value], dim=1), partition, group)
-    else:
-        # [local, 1, sent_width] -> [gathered, both_heads, head_dim]
-        gathered = latents.expand(_Gather.apply(latents.own, partition, group))
-    key, value = gathered.chunk(2, dim=1)
+    key, value = _Gather.apply(torch.cat([key, value], dim=1), partition, group).chunk(2, dim=1)
     # [1, heads, tokens, head_dim] each
     out, aux = _kernel(query.device.type)(
         *(tensor.transpose(0, 1)[None] for tensor in (query, key, value)),

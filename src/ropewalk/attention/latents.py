@@ -44,7 +44,7 @@ class Expansion:
     def differentiate(
         self, blocks: Iterator[Block], run: Callable[[Iterator[Block]], Iterator[Block]]
     ) -> Iterator[Float[Tensor, "received 1 sent_width"]]:
-        """Gradients of latents, where ``run`` makes the gradients of expanded blocks from these, one after the other."""
+        """Gradients of latents; ``run`` makes the gradients of expanded blocks from these, one after the other."""
         return map(self._close, run(map(self._open, blocks)))
 
     def weight_gradients(self) -> list[Float[Tensor, "..."]]:

@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import and_masks, causal_mask_function, sdpa_mask, sliding_window_overlay
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ropewalk.attention import attend
+from ropewalk.attention import attend, attend_latents
 from ropewalk.attention.flex import attend_biased
 from ropewalk.core.error import UserError
 from ropewalk.model.biases import NAME as BIAS
@@ -89,16 +89,17 @@ def promise_mask(**arguments: Any) -> PromisedMask:
 def attend_layer(
     module: nn.Module,
     query: Float[Tensor, "rows heads tokens head_dim"],
-    key: Float[Tensor, "rows kv_heads keys head_dim"],
-    value: Float[Tensor, "rows kv_heads keys value_dim"],
+    key: Float[Tensor, "rows kv_heads keys _"],
+    value: Float[Tensor, "rows kv_heads keys _"],
     attention_mask: PromisedMask | Mask | None,
     *,
     partition: AnyPartition | None = None,
     context_group: dist.ProcessGroup | None = None,
     **settings: Any,
-) -> tuple[Float[Tensor, "rows tokens heads value_dim"], None]:
+) -> tuple[Float[Tensor, "rows tokens heads _"], None]:
     """Attention of one layer, called by transformers; ``partition`` and ``context_group`` come from the forward.
 
+    A latent attention that model/latent_attention has changed passes its latents in place of ``key`` and ``value``.
     With a partition, the batch has one entry: this rank's tokens of all sequences, in the partition's order.
     ``settings`` are transformers' own (``scaling``, ``sliding_window``). Where model/rope_hooks directs the layer they
     also hold ``window_tokens`` and ``query_temperature`` [rows, tokens], a factor for the queries.
@@ -119,21 +120,27 @@ def attend_layer(
     for counter in _counting:
         counter[getattr(module, "layer_idx", 0)] += 1
     # thrice [1, heads, tokens, head_dim] -> [tokens, heads, head_dim]
-    flat = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     seen = partition.with_window(window_tokens or settings.get("sliding_window"))
     if bias is not None:
         assert isinstance(seen, Partition), "recipe/check refuses a bias whose rows are shared"
         places = settings["position_ids"][0]
-        output = attend_biased(*flat, bias=bias, positions=places, partition=seen, scale=settings["scaling"])
+        output = attend_biased(
+            query, key, value, bias=bias, positions=places, partition=seen, scale=settings["scaling"]
+        )
+    elif latents is not None:
+        scale = settings["scaling"]
+        output = attend_latents(query, key, value, latents, partition=seen, group=context_group, scale=scale)
     else:
         output = attend(
-            *flat,
+            query,
+            key,
+            value,
             partition=seen,
             group=context_group,
             scale=settings["scaling"],
             soft_cap=settings.get("softcap"),
             sinks=settings.get("s_aux"),
-            latents=latents,
         )
     return output[None], None  # [tokens, heads, value_dim] -> [1, tokens, heads, value_dim]
 

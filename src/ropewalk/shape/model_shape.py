@@ -69,7 +69,7 @@ class ModelShape:
     @property
     def score_scale(self) -> float:
         """The usual scale of scores, with the factor that a class with latent attention takes from its yarn."""
-        return self.head_dim**-0.5 * (score_factor(self.positions) if self.latent else 1.0)
+        return float(self.head_dim**-0.5) * (score_factor(self.positions) if self.latent else 1.0)
 
     @property
     def layers(self) -> int:
