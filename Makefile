@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-GPU_PACKAGES := pydantic pydantic-core typing-extensions annotated-types typing-inspection zstandard ftfy wcwidth py3langid beartype jaxtyping
+GPU_PACKAGES := pydantic pydantic-core typing-extensions annotated-types typing-inspection zstandard ftfy wcwidth py3langid beartype jaxtyping liger-kernel
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: quickstart test faults check docs gpu-wheels gpu-dry clean

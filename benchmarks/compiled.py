@@ -25,6 +25,7 @@ import torch
 
 from memory_sides import Case, make_step
 from race import tell
+from ropewalk.model.fusion import Fusion
 from ropewalk.parallel.fsdp import Precision
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.peak import measure_peak_bytes
@@ -33,7 +34,7 @@ from ropewalk.plan.savings import Savings
 
 DOCUMENT_TOKENS = 1024
 WAYS = {"nothing saved": Savings(), "all again, MLP in tiles": Savings("full", 1024)}
-SIDES = {"compiled": True, "as they are": False}
+SIDES: dict[str, Fusion] = {"compiled": "compiled", "as they are": "none"}
 
 
 def run(fields: dict[str, Any]) -> dict[str, Any]:
@@ -45,9 +46,9 @@ def run(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _run(case: Case, way: str, precision: Precision, turns: int) -> dict[str, Any]:
     sides = {
-        name: make_step(case, WAYS[way], precision=precision, compiles=compiles)[1]
-        for name, compiles in SIDES.items()
-        if turns or compiles
+        name: make_step(case, WAYS[way], precision=precision, fusion=fusion)[1]
+        for name, fusion in SIDES.items()
+        if turns or fusion == "compiled"
     }
     first = {name: _clock(step, case.device) for name, step in sides.items()}
     if not turns:

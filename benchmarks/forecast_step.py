@@ -1,36 +1,39 @@
 """The forecast of one step of Llama-3-8B at 128Ki tokens on eight H100, term by term, and of published runs beside it.
 
-    python benchmarks/forecast_step.py          # prints two tables for docs/gpu.md; needs no GPU
+    python benchmarks/forecast_step.py          # prints three tables for docs/gpu.md; needs no GPU
 
-Products and attention are FLOPs over the rates of plan/hardware. Elementwise work is bytes: every kernel of a layer
-that is neither a product nor attention is counted on tensors without values, by the difference of two depths. The sum
-assumes that messages are hidden behind compute; they are told beside it.
+All terms are those of plan/step_time. Messages are hidden behind compute in it; they are told beside it. The last table
+is steps of 1,048,576 tokens with activations on the host: of stock transformers, as published, and ours.
 """
 
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AttentionInterface, LlamaConfig, LlamaModel
+from dataclasses import replace
+from typing import NamedTuple
 
 from packs import draw_pack
 from ropewalk.partition import partition_tokens
-from ropewalk.plan.flops import Recompute, token_flops
+from ropewalk.plan.flops import token_flops
 from ropewalk.plan.forecast import forecast
-from ropewalk.plan.hardware import DATASHEET_FLOPS, KNOWN
+from ropewalk.plan.hardware import DATASHEET_FLOPS, KNOWN, Machine
 from ropewalk.plan.plan import Split
+from ropewalk.plan.savings import Savings
+from ropewalk.plan.step_time import StepTime, estimate_step_time
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 
 LLAMA_8B = ModelShape("LlamaForCausalLM", 4096, 32, 8, 128, 14_336, 128_256, False, 131_072, plain_layers(32, 5e5))
+QWEN3_8B = ModelShape(
+    "Qwen3ForCausalLM", 4096, 32, 8, 128, 12_288, 151_936, False, 32_768, plain_layers(36, 1e6), qk_norm="head"
+)
+QWEN3_06B = ModelShape(
+    "Qwen3ForCausalLM", 1024, 16, 8, 128, 3072, 151_936, True, 32_768, plain_layers(28, 1e6), qk_norm="head"
+)
 CARD = KNOWN["h100"]
-MEMORY_BYTES_PER_SECOND = 0.9 * 3.35e12
-"""The data sheet's rate of an H100, of which an H200's copy was seen to reach 0.9."""
 OPTIMIZER_BYTES = 7 * 4
 """Of a parameter: AdamW reads a weight, a gradient and two moments, and writes a weight and two moments."""
-FA2_FORWARD, FA2_BACKWARD = 366e12, 330e12
-"""FLOP/s of FlashAttention 2 on an H100, which published runs used."""
-COUNTED_TOKENS = 256
+FA2 = replace(CARD, attention_forward_flops=366e12, attention_backward_flops=330e12)
+"""An H100 with FlashAttention 2, which published runs used."""
+MILLION = 1 << 20
+STOCK = Savings("full", offload=True)
+OURS = Savings("save_attention", 4096, offload=True, attention_on_host=True)
 
 
 class Published(NamedTuple):
@@ -40,103 +43,64 @@ class Published(NamedTuple):
     rank_tokens: float
     sequence_tokens: int
     ranks: int
-    recompute: Recompute
+    savings: Savings
     seconds: float
 
 
 PUBLISHED = [
-    Published("torchtitan 2024-12, not compiled, 8Ki, 2 rows", 16_384, 8192, 8, "none", 16_384 / 5762),
-    Published("ALST table 2, 8 GPUs, 32K", 32_000, 32_000, 8, "full", 17),
-    Published("ALST table 2, 8 GPUs, 160K each", 160_000, 160_000, 8, "full", 123),
-    Published("ALST table 2, 8 GPUs, 1.1M", 137_500, 1_100_000, 8, "full", 564),
-    Published("ALST table 2, 8 GPUs, 3.8M", 475_000, 3_800_000, 8, "full", 6455),
-    Published("ALST table 3, 32 GPUs, 15.5M", 484_375, 15_500_000, 32, "full", 26_709),
+    Published("torchtitan 2024-12, not compiled, 8Ki, 2 rows", 16_384, 8192, 8, Savings(), 16_384 / 5762),
+    Published("ALST table 2, 8 GPUs, 32K", 32_000, 32_000, 8, Savings("full"), 17),
+    Published("ALST table 2, 8 GPUs, 160K each", 160_000, 160_000, 8, Savings("full"), 123),
+    Published("ALST table 2, 8 GPUs, 1.1M", 137_500, 1_100_000, 8, Savings("full"), 564),
+    Published("ALST table 2, 8 GPUs, 3.8M", 475_000, 3_800_000, 8, Savings("full"), 6455),
+    Published("ALST table 3, 32 GPUs, 15.5M", 484_375, 15_500_000, 32, Savings("full"), 26_709),
 ]  # fmt: skip
 
 
-class CountBytes(TorchDispatchMode):
-    """Bytes that kernels read and write, and their number, but for products, attention and views."""
+class Million(NamedTuple):
+    """A published step of a stock Trainer on 1,048,576 tokens and eight H100."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes, self.kernels = 0, 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        name = func.name()
-        if not (func.is_view or "mm" in name or "attention" in name or "empty" in name or "detach" in name):
-            found = torch.utils._pytree.tree_leaves((args, kwargs, out))
-            self.bytes += sum(each.numel() * each.element_size() for each in found if isinstance(each, torch.Tensor))
-            self.kernels += 1
-        return out
+    name: str
+    shape: ModelShape
+    machine: Machine
+    seconds: float
 
 
-class _Uncounted(torch.autograd.Function):
-    """Attention's place: outputs and gradients without values, and no kernel."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        ctx.save_for_backward(query, key, value)
-        return torch.empty_like(query).transpose(1, 2)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.empty_like(each) for each in ctx.saved_tensors)
+MILLIONS = [
+    Million("Qwen3-8B, FlashAttention 3", QWEN3_8B, CARD, 380),
+    Million("Qwen3-8B, FlashAttention 2", QWEN3_8B, FA2, 606),
+    Million("Qwen3-0.6B, FlashAttention 3", QWEN3_06B, CARD, 137),
+]
 
 
-AttentionInterface.register("uncounted", lambda module, *rows, **_: (_Uncounted.apply(*rows[:3]), None))
-
-
-def count_layer_bytes(*, backward: bool) -> tuple[float, int]:
-    """(bytes per token, kernels) of a layer's elementwise work as transformers writes it: two depths' difference."""
-    found = []
-    for layers in (1, 2):
-        config = LlamaConfig(
-            hidden_size=4096, intermediate_size=14_336, num_attention_heads=32, num_key_value_heads=8, vocab_size=64,
-            num_hidden_layers=layers, attn_implementation="uncounted",
-        )  # fmt: skip
-        with torch.device("meta"):
-            model = LlamaModel(config).bfloat16()
-            rows = torch.zeros(1, COUNTED_TOKENS, dtype=torch.long)
-            mask = torch.zeros(1, 1, 1, 1)  # given, so that none is made
-        with CountBytes() as counted:
-            out = model(rows, attention_mask=mask, use_cache=False).last_hidden_state
-            if backward:
-                out.backward(torch.empty_like(out))
-        found.append((counted.bytes, counted.kernels))
-    return (found[1][0] - found[0][0]) / COUNTED_TOKENS, found[1][1] - found[0][1]
-
-
-def find_terms(
-    rank_tokens: float, pairs_share: float, sequence_tokens: int, ranks: int, recompute: Recompute, *, flash2: bool
-) -> dict[str, float]:
+def find_terms(tokens: int, ranks: int, pairs_share: float, savings: Savings, *, fused: bool) -> dict[str, float]:
     """Seconds of each term of a step; ``pairs_share`` is the busiest rank's part of one document's pairs x ranks."""
-    flops = token_flops(LLAMA_8B, sequence_tokens)
-    rates = (FA2_FORWARD, FA2_BACKWARD) if flash2 else (CARD.attention_forward_flops, CARD.attention_backward_flops)
-    linear, attention = flops.seconds(recompute, matmul=CARD.matmul_flops, forward=rates[0], backward=rates[1])
-    forward_bytes, both_bytes = count_layer_bytes(backward=False)[0], count_layer_bytes(backward=True)[0]
-    moved = both_bytes + (0 if recompute == "none" else forward_bytes)
+    times = estimate_step_time(
+        LLAMA_8B, context_tokens=tokens, rank_tokens=tokens / ranks, savings=savings, machine=CARD, fused=fused
+    )
     return {
-        "matrix products": rank_tokens * linear,
-        "attention": rank_tokens * attention * pairs_share,
-        "elementwise": rank_tokens * LLAMA_8B.layers * moved / MEMORY_BYTES_PER_SECOND,
-        "optimizer": LLAMA_8B.parameters / ranks * OPTIMIZER_BYTES / MEMORY_BYTES_PER_SECOND,
+        "matrix products": times.products,
+        "attention, forward": times.attention_forward * pairs_share,
+        "attention, backward": times.attention_backward * pairs_share,
+        "elementwise": times.elementwise,
+        "optimizer": LLAMA_8B.parameters / ranks * OPTIMIZER_BYTES / CARD.memory_bytes_per_second,
     }
 
 
 def print_step() -> None:
-    """The step of one document of 128Ki, and of a pack around 4Ki, on eight ranks."""
+    """The step of one document of 128Ki, and of a pack around 4Ki, on eight ranks, with Liger's kernels."""
     tokens, ranks = 131_072, 8
     whole = tokens * (tokens + 1) / 2
     columns = {}
     for name, median in (("one document", None), ("pack around 4Ki", 4096)):
         partition = partition_tokens(draw_pack(tokens, median), ranks=ranks)
         share = float(partition.pairs.max()) * ranks / whole
-        terms = find_terms(tokens / ranks, share, tokens, ranks, "save_attention", flash2=False)
+        terms = find_terms(tokens, ranks, share, Savings("save_attention"), fused=True)
         flops = token_flops(LLAMA_8B, tokens)
         model = tokens * 3 * (flops.linear + flops.attention * float(partition.pairs.sum()) / whole)
         useful, total = model / ranks / DATASHEET_FLOPS["h100"], sum(terms.values())
-        least = find_terms(tokens / ranks, share, tokens, ranks, "none", flash2=False)
+        plain = sum(find_terms(tokens, ranks, share, Savings("save_attention"), fused=False).values())
+        least = find_terms(tokens, ranks, share, Savings(), fused=True)
         needed = float(partition.traffic_tokens.sum()) / ((ranks - 1) * tokens)
         plan = forecast(
             LLAMA_8B, context_tokens=tokens, tokens=tokens, ranks=ranks, machine=CARD,
@@ -146,7 +110,7 @@ def print_step() -> None:
         columns[name] = {f"{term}, s": f"{seconds:.2f}" for term, seconds in terms.items()} | {
             "step, s": f"{total:.2f}",
             "MFU": f"{useful / total:.0%}",
-            "MFU without elementwise work": f"{useful / (total - terms['elementwise']):.0%}",
+            "MFU with torch's separate kernels": f"{useful / plain:.0%}",
             "MFU without recomputation": f"{useful / sum(least.values()):.0%}",
             "MFU without both": f"{useful / (sum(least.values()) - least['elementwise']):.0%}",
             "hidden: keys, s": f"{plan.context_bytes / link:.2f}",
@@ -161,17 +125,39 @@ def print_published() -> None:
     """The same formula beside published steps, which used FlashAttention 2."""
     print("| published run | published, s | by the formula, s | difference |\n|---|---|---|---|")
     for run in PUBLISHED:
-        terms = find_terms(run.rank_tokens, 1.0, run.sequence_tokens, run.ranks, run.recompute, flash2=True)
-        total = sum(terms.values())
+        total = estimate_step_time(
+            LLAMA_8B, context_tokens=run.sequence_tokens, rank_tokens=run.rank_tokens, savings=run.savings,
+            machine=FA2, fused=False,
+        ).total  # fmt: skip
         print(f"| {run.name} | {run.seconds:,.1f} | {total:,.1f} | {total / run.seconds - 1:+.0%} |")
 
 
+def compare_million(run: Million) -> tuple[StepTime, StepTime]:
+    """The stock Trainer's step by the formula, and ours: attention's output waits on the host, and copies overlap."""
+    size = {"context_tokens": MILLION, "rank_tokens": MILLION / 8}
+    stock = estimate_step_time(run.shape, **size, savings=STOCK, machine=run.machine, fused=False, overlaps=False)
+    return stock, estimate_step_time(run.shape, **size, savings=OURS, machine=run.machine)
+
+
+def print_million() -> None:
+    print("| 1,048,576 tokens, 8 x H100 | published, s | by the formula, s | difference | ours, s | ours, scaled, s |")
+    print("|---|---|---|---|---|---|")
+    for run in MILLIONS:
+        stock, ours = (each.total for each in compare_million(run))
+        print(
+            f"| {run.name} | {run.seconds:.0f} | {stock:.0f} | {stock / run.seconds - 1:+.1%} | {ours:.0f} | "
+            f"{run.seconds * ours / stock:.0f} |"
+        )
+    print("\n| terms, s | " + " | ".join(f"{run.name}: stock | ours" for run in MILLIONS) + " |")
+    print("|---" * (1 + 2 * len(MILLIONS)) + "|")
+    columns = [each for run in MILLIONS for each in compare_million(run)]
+    for term in ("products", "attention_forward", "attention_backward", "elementwise", "copies"):
+        print(f"| {term.replace('_', ', ')} | " + " | ".join(f"{getattr(each, term):.1f}" for each in columns) + " |")
+
+
 if __name__ == "__main__":
-    forward, both = count_layer_bytes(backward=False), count_layer_bytes(backward=True)
-    print(
-        f"Elementwise work of a layer: {forward[1]} kernels and {forward[0] / 1e3:.0f} kB a token forward, "
-        f"{both[1]} and {both[0] / 1e3:.0f} kB with backward.\n"
-    )
     print_step()
     print()
     print_published()
+    print()
+    print_million()

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Co
 
 from packs import count_places, draw_pack
 from ropewalk.model.attention_interface import NAME
+from ropewalk.model.fusion import Fusion
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.fsdp import Precision
 from ropewalk.parallel.launch import run_ranks
@@ -118,13 +119,13 @@ def _run_ours(case: Case, savings: Savings) -> Found:
 
 
 def make_step(
-    case: Case, savings: Savings, *, precision: Precision | None = None, compiles: bool = False
+    case: Case, savings: Savings, *, precision: Precision | None = None, fusion: Fusion = "none"
 ) -> tuple[ModelWithLoss, Callable[[], None]]:
     """Our model on the one rank that runs, and a whole step of it; None is float32 on a CPU and bfloat16 on a GPU."""
     mesh = make_mesh(1, 1)
     learner = ModelWithLoss(make_model(case, NAME)).train()
     precision = precision or ("float32" if case.device == "cpu" else "bfloat16")
-    prepare_model(learner, mesh, savings=savings, precision=precision, compiles=compiles)
+    prepare_model(learner, mesh, savings=savings, precision=precision, fusion=fusion)
     optimizer = make_optimizer(learner, weight_decay=0.0, betas=(0.9, 0.95))
     set_learning_rate(optimizer, 1e-5)
     partition = partition_tokens(case.documents, ranks=1)

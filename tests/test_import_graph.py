@@ -25,7 +25,7 @@ SLOW = {
     "torch._inductor": "only a compiled model needs it",
     "torch.utils.tensorboard": "imports the optional tensorboard",
 }
-OPTIONAL = ("fast", "parquet", "chinese", "html", "pdf", "lora", "hub", "cluster", "track")
+OPTIONAL = ("fast", "parquet", "chinese", "html", "pdf", "lora", "gguf", "liger", "hub", "cluster", "track")
 """Extras of pyproject.toml: their packages may be absent."""
 
 When = Literal["start", "call", "types"]
@@ -128,7 +128,7 @@ SOURCES = {name: file.read_text() for name, file in MODULES.items()}
 
 def optional_packages() -> set[str]:
     extras = tomllib.loads((SRC.parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    return {wish.partition(">")[0] for extra in OPTIONAL for wish in extras[extra]}
+    return {wish.partition(">")[0].replace("-", "_") for extra in OPTIONAL for wish in extras[extra]}
 
 
 def test_no_module_imports_itself_through_others() -> None:

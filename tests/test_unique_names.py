@@ -18,6 +18,7 @@ SAME_IDEA = {
     "evaluate": "the verb, and the measuring",
     "export": "the verb, and the writing of a model folder",
     "extend": "the verb, and the function that gives a model new positions",
+    "import_gguf": "the verb, and the writing of the folder",
     "key_value": "the prompts, and the documents that train on them",
     "launch": "starts ranks on this machine, or writes what starts them on many",
     "ledger": "the ledger of a corpus, and its tables",

@@ -1,16 +1,19 @@
 """Part 6: steps of models of 8B width with two and with four layers; what two more layers take is two layers' time.
 
-One document and a pack, as they are and compiled; the peak beside the plan's. One process runs all cases, so that the
+One document and a pack; blocks as they are, compiled, and with Liger's kernels where installed; the peak beside the
+plan's. One process runs all cases, so that the
 GPU is started once; each is told as soon as it is measured.
 """
 
 import gc
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 
 from gpu.target import Target, read_target, tell
 from memory_sides import Case, make_step
+from ropewalk.model.fusion import Fusion
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.peak import measure_peak_bytes
 from ropewalk.plan.flops import token_flops
@@ -35,10 +38,10 @@ class Found:
     peak_bytes: float
 
 
-def measure_model(target: Target, case: Case, *, compiles: bool) -> Found:
+def measure_model(target: Target, case: Case, *, fusion: Fusion) -> Found:
     """Steps of one model, and its peak with states."""
     with target.emulate("cudnn" if case.median_tokens is None else "flash"):
-        learner, step = make_step(case, SAVINGS, precision="bfloat16", compiles=compiles)
+        learner, step = make_step(case, SAVINGS, precision="bfloat16", fusion=fusion)
         states = STATE_BYTES * sum(weight.numel() for weight in learner.parameters())
         first = target.clock(step)
         seconds = [target.clock(step) for _ in range(case.steps)]
@@ -46,25 +49,25 @@ def measure_model(target: Target, case: Case, *, compiles: bool) -> Found:
     return Found(first, min(seconds), peak)
 
 
-def compare_depths(target: Target, tokens: int, median_tokens: int | None, *, compiles: bool) -> None:
+def compare_depths(target: Target, tokens: int, median_tokens: int | None, *, fusion: Fusion) -> None:
     """Both depths of one row; their difference is told as one layer's time."""
     found = {}
     model = target.pick("8B width", "tiny", "tiny")
     for layers in LAYERS:
         case = Case(f"{model}, {layers} layers", tokens, tokens, target.device, 1, median_tokens)
-        found[layers] = mine = measure_model(target, case, compiles=compiles)
+        found[layers] = mine = measure_model(target, case, fusion=fusion)
         planned = estimate_memory(
             case.shape, tokens, ranks=1, savings=SAVINGS, loss_chunk_tokens=target.pick(4096, 1024, 1024)
         ).peak_bytes
         tell(
             "step", model=case.model, tokens=tokens, documents=name_documents(median_tokens),
-            compiled=compiles, seconds=mine.seconds, first_seconds=mine.first_seconds, peak_gib=mine.peak_bytes / 2**30,
+            fusion=fusion, seconds=mine.seconds, first_seconds=mine.first_seconds, peak_gib=mine.peak_bytes / 2**30,
             planned_gib=planned / 2**30, planned_over_found=planned / mine.peak_bytes,
         )  # fmt: skip
         clean_up(target)
     layer_seconds = (found[LAYERS[1]].seconds - found[LAYERS[0]].seconds) / (LAYERS[1] - LAYERS[0])
     tell(
-        "one layer", tokens=tokens, documents=name_documents(median_tokens), compiled=compiles,
+        "one layer", tokens=tokens, documents=name_documents(median_tokens), fusion=fusion,
         milliseconds=layer_seconds * 1e3, mfu=None if median_tokens else find_mfu(target, tokens, layer_seconds),
     )  # fmt: skip
 
@@ -98,14 +101,17 @@ def find_mfu(target: Target, tokens: int, layer_seconds: float) -> float | None:
 def measure(target: Target) -> None:
     lengths = target.pick((131_072, 32_768), (512, 256), (128,))  # what is asked for most comes first
     rows = [(tokens, median) for tokens in lengths for median in (None, target.pick(MEDIAN_TOKENS, 32, 32))]
-    cases = [(*row, compiles) for compiles in (False, True) for row in rows]
+    fusions: list[Fusion] = ["none", "compiled"]
+    if find_spec("liger_kernel") is not None and not target.dry:
+        fusions.append("liger")
+    cases = [(*row, fusion) for fusion in fusions for row in rows]
     if target.tiny:  # a compiler takes half a minute on a CPU
-        cases = [case for case in cases if not case[2]]
-    for tokens, median, compiles in cases:
+        cases = [case for case in cases if case[2] == "none"]
+    for tokens, median, fusion in cases:
         try:
-            compare_depths(target, tokens, median, compiles=compiles)
+            compare_depths(target, tokens, median, fusion=fusion)
         except torch.OutOfMemoryError as error:
-            tell("out of memory", tokens=tokens, documents=name_documents(median), compiled=compiles, why=str(error))
+            tell("out of memory", tokens=tokens, documents=name_documents(median), fusion=fusion, why=str(error))
             clean_up(target)
 
 

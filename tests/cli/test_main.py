@@ -21,6 +21,7 @@ VERBS = [
     "run",
     "prepare",
     "extend",
+    "import",
     "advise",
     "train",
     "evaluate",

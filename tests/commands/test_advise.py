@@ -1,6 +1,7 @@
 """Advice through the verb: every architecture, scaled bases, bad input, and a probe against plain transformers."""
 
 import json
+import re
 import subprocess
 import sys
 from functools import partial
@@ -16,8 +17,9 @@ from llama2 import LLAMA2_7B
 from made_texts import sentence
 from ropewalk.commands.advise import advise_model
 from ropewalk.commands.advise_probe import probe_candidates, read_probe_texts
+from ropewalk.commands.probe_budget import ReadingTime
 from ropewalk.core.error import UserError
-from ropewalk.core.record import Document
+from ropewalk.core.record import Document, Score
 from ropewalk.corpus.read.source import read_source
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
@@ -47,7 +49,7 @@ BASES: dict[str, dict[str, Any]] = {
     "llama 3.1": {"rope_parameters": LLAMA3_ROPE, "rope_theta": 5e5, "max_position_embeddings": 131072},
     "served": {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}},
     "mistral": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None},
-    "mistral, window": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 4096},
+    "mistral, window": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 2048},
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"},
     "olmo2": {"architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2"},
@@ -57,7 +59,7 @@ BASES: dict[str, dict[str, Any]] = {
 }
 BASES["gemma3"] |= {"rope_parameters": GEMMA_ROPE, "rope_theta": None, "num_hidden_layers": 30}
 TOLD = {
-    "mistral, window": "all 32 layers: 32 with a window of 4Ki; none is extended automatically",
+    "mistral, window": "all 32 layers: 32 with a window of 2Ki; none is extended automatically",
     "smollm3": "only 24 of 32 layers have full attention and RoPE",
     "olmo3": "only 8 of 32 layers",
     "gemma3": "only 5 of 30 layers",
@@ -180,7 +182,7 @@ def text(tmp_path: Path) -> Path:
 def test_a_probe_is_the_loss_of_plain_transformers(small: Path, text: Path, tmp_path: Path) -> None:
     spec = AdviceSpec(context_length=2 * BASE_TOKENS, documents=3, answers=4)
     yarn = Yarn()
-    scores = probe_candidates(small, {"yarn": yarn}, spec, text=text, base_tokens=BASE_TOKENS)
+    scores = probe_candidates(small, {"yarn": yarn}, spec, text=text, base_tokens=BASE_TOKENS, minutes=5).scores
     extend(small, tmp_path / "yarn", rope=yarn, context_tokens=spec.context_length)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "yarn", dtype=torch.float64)
     losses = []
@@ -211,9 +213,13 @@ def test_ranks_probe_a_sharded_model(small: Path, text: Path, monkeypatch: pytes
         AdviceSpec(context_length=2 * BASE_TOKENS, documents=2, answers=4),
         {"yarn": Yarn(), "theta": Theta(theta=1e5)},
     )
-    alone = probe_candidates(small, methods, spec, text=text, base_tokens=BASE_TOKENS)
+
+    def probe() -> list[Score]:
+        return probe_candidates(small, methods, spec, text=text, base_tokens=BASE_TOKENS, minutes=5).scores
+
+    alone = probe()
     monkeypatch.setattr("ropewalk.evaluate.evaluate.measure_model", partial(measure_model, whole_bytes=0))
-    for scores in run_ranks(lambda: probe_candidates(small, methods, spec, text=text, base_tokens=BASE_TOKENS), 2):
+    for scores in run_ranks(probe, 2):
         assert [score.value for score in scores] == pytest.approx([score.value for score in alone], rel=1e-6)
 
 
@@ -236,3 +242,36 @@ def test_a_probe_that_cannot_be_run(small: Path, text: Path, tmp_path: Path) -> 
         advise_model(small, ["context_length=64"], probe=tmp_path / "absent.txt")
     with pytest.raises(UserError, match="too short for a probe"):
         advise_model(small, ["context_length=48"], probe=text)
+    with pytest.raises(UserError, match="budget in minutes") as raised:
+        advise_model(small, ["context_length=64"], minutes=3)
+    assert "no --probe" in raised.value.why
+    with pytest.raises(UserError, match="budget in minutes"):
+        advise_model(small, ["context_length=64"], probe=text, minutes=0)
+    with pytest.raises(UserError, match="too small for a probe") as raised:
+        advise_model(small, ["context_length=64"], probe=text, minutes=1e-6)
+    minutes = float(re.search(r"--minutes ([\d.]+) or more", raised.value.fix)[1])
+    assert advise_model(small, ["context_length=64"], probe=text, minutes=minutes)["scores"]
+
+
+def test_a_tiny_budget_reads_less_and_says_what_that_allows(
+    small: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of the plan is set by hand: 60 s a candidate and round, so 4 minutes hold two of each."""
+    asked = ["context_length=64", "documents=3", "answers=8"]
+    whole = advise_model(small, asked, probe=text)
+    assert "3 of up to 3 documents with each of 8 candidates" in whole["text"]
+    assert "Not read within the budget" not in whole["text"]
+    monkeypatch.setattr("ropewalk.commands.advise_probe._time_model", lambda *_: (0.0, ReadingTime(0.0, 60 / 4096)))
+    worth = list(dict.fromkeys(score["model"] for score in whole["scores"]))
+    assert worth[:3] == ["unchanged", whole["recommended"], "yarn"] and len(worth) == 8
+    found = advise_model(small, [str(tmp_path / "out"), *asked], probe=text, minutes=4.1)
+    read = {score["model"] for score in found["scores"]}
+    assert read == {"unchanged", found["recommended"]} and "2 of up to 3 documents" in found["text"]
+    assert f"Not read within the budget: {', '.join(worth[2:])}" in found["text"]
+    assert ("Not told apart" in found["text"]) or ("tell it apart" in found["text"])
+    loss = [score for score in found["scores"] if score["task"].startswith("change/nll/")]
+    assert len(loss) == 1 and loss[0]["samples"] == 2
+    page = (tmp_path / "out" / "advice.html").read_text()
+    assert "Not read within the budget" in page
+    one = advise_model(small, asked, probe=text, minutes=2.1)
+    assert "1 of up to 3 documents" in one["text"] and "One document gives no interval" in one["text"]

@@ -1,29 +1,24 @@
 """Part 1: the shape of each family's config.json is the shape of its class, to the parameter."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
+from conformance.checks import check_defaults, check_live_positions, check_parameters
 from conformance.tiny_families import make_settings
 from ropewalk.model.architectures import class_of
 from ropewalk.shape.families import SUPPORTED
 from ropewalk.shape.read import parse_shape
 
-
-def count(settings: dict[str, Any]) -> int:
-    kind = class_of(settings["architectures"][0])
-    config = kind.config_class(**{key: value for key, value in settings.items() if key != "model_type"})
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in kind(config).parameters())
+CHECKS = (check_parameters, check_defaults, check_live_positions)
 
 
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("architecture", SUPPORTED)
-def test_parameters_are_those_of_the_class(architecture: str) -> None:
-    settings = make_settings(architecture)
-    assert parse_shape(settings, "config.json").parameters == count(settings)
+def test_the_shape_is_that_of_the_class(architecture: str, check: Callable[[str], None]) -> None:
+    check(architecture)
 
 
 @pytest.mark.parametrize("architecture", SUPPORTED)

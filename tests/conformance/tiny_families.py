@@ -1,6 +1,5 @@
 """One tiny random model for each supported architecture; every key that a family reads has a value that matters."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,6 +68,14 @@ OWN: dict[str, dict[str, Any]] = {
     "Gemma2ForCausalLM": {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 3.0, "query_pre_attn_scalar": 5},
     "Gemma3ForCausalLM": {"final_logit_softcapping": 2.0, "query_pre_attn_scalar": 5},
     "GraniteForCausalLM": {**_GRANITE, "attention_bias": True, "mlp_bias": True},
+    "GraniteMoeHybridForCausalLM": {
+        **_GRANITE,
+        "attention_bias": True,
+        "num_local_experts": 0,
+        "shared_intermediate_size": 40,
+        "position_embedding_type": "rope",
+        "layer_types": ["attention"] * 4,
+    },
     "CohereForCausalLM": {"logit_scale": 0.25, "use_qk_norm": True},
     "Cohere2ForCausalLM": {"logit_scale": 0.25},
     "Phi3ForCausalLM": {"partial_rotary_factor": 0.75, "resid_pdrop": 0.1, "embd_pdrop": 0.1},
@@ -145,10 +152,15 @@ def make_settings(architecture: str) -> dict[str, Any]:
     return settings | OWN.get(architecture, {})
 
 
-def make_model(architecture: str, *, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
-    """The tiny model with random weights, in evaluation mode; the same ones in every process."""
+def make_model(
+    architecture: str, *, dtype: torch.dtype = torch.float32, bare: dict[str, Any] | None = None, **changes: Any
+) -> PreTrainedModel:
+    """The tiny model with random weights, in evaluation mode; the same ones in every process.
+
+    ``bare`` replaces all settings.
+    """
     kind = class_of(architecture)
-    settings = make_settings(architecture) | changes
+    settings = (make_settings(architecture) if bare is None else bare) | changes
     config = kind.config_class(**{key: value for key, value in settings.items() if key != "model_type"})
     for key in SUPPORTED[architecture].no_dropout:
         setattr(config, key, 0.0)
@@ -159,11 +171,4 @@ def make_model(architecture: str, *, dtype: torch.dtype = torch.float32, **chang
         for name, parameter in model.named_parameters():
             one = 1.0 if "norm" in name and name.endswith("weight") else 0.0
             nn.init.normal_(parameter, one, 0.15 if parameter.dim() > 1 else 0.1)
-    return model
-
-
-def write_model(architecture: str, folder: Path, **changes: Any) -> PreTrainedModel:
-    """The tiny model as a base folder: its publisher's config.json, weights as transformers saves them, a tokenizer."""
-    model = make_model(architecture, **changes)
-    model.save_pretrained(folder)
     return model

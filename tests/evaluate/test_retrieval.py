@@ -95,3 +95,18 @@ def test_a_length_that_is_too_short_is_left_out(tokenizer: Tokenizer, capsys: py
 
 def test_languages_have_tasks_of_their_own(tokenizer: Tokenizer) -> None:
     assert plan(Needle(language="zh"), tokenizer, lengths=[300]).task == "retrieval/needle_zh"
+
+
+def test_the_first_prompts_are_a_measurement_of_their_own(tokenizer: Tokenizer) -> None:
+    """Fewer texts, the same ones; each answer keeps its length and depth under a new number."""
+    whole = plan(KeyValue(), tokenizer, lengths=[64, 128], answers=30)
+    part = whole.first(2)
+    assert [len(texts) for texts in part.by_length] == [2, 2] and part.groups < whole.groups
+    assert sorted(number for item in part.items for number in set(item.group[item.group >= 0])) == [*range(part.groups)]
+    for its, item in zip((text for texts in whole.by_length for text in texts[:2]), part.items, strict=True):
+        assert np.array_equal(its.tokens, item.tokens)
+        asked = item.group >= 0
+        assert np.array_equal(its.group >= 0, asked)
+        assert np.array_equal(whole.depth[its.group[asked]], part.depth[item.group[asked]])
+        assert np.array_equal(whole.context_tokens[its.group[asked]], part.context_tokens[item.group[asked]])
+    assert whole.first(1000).groups == whole.groups

@@ -12,8 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from emulated_gpu import EmulatedGPU
+from emulated_liger import NAMESPACE, emulate_liger
 from packs import pack
 from ropewalk.model.attention_interface import NAME
+from ropewalk.model.liger import fuse_with_liger
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.tiled_mlp import tile_mlps
 from ropewalk.parallel.recompute import set_recompute
@@ -36,7 +38,7 @@ class CountKernels(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         namespace, _, name = func._schema.name.partition("::")
-        if namespace == "aten" and name not in VIEWS:
+        if namespace in ("aten", NAMESPACE) and name not in VIEWS:
             self.kernels[name] += 1
         return func(*args, **(kwargs or {}))
 
@@ -55,7 +57,7 @@ def fake_ranks() -> Any:
 
 
 def count_kernels(
-    layers: int, ranks: int, document: np.ndarray, recompute: Any, tile_tokens: int | None
+    layers: int, ranks: int, document: np.ndarray, recompute: Any, tile_tokens: int | None, *, fuses: bool = False
 ) -> list[Counter[str]]:
     """Of forward and of backward."""
     config = LlamaConfig(
@@ -68,6 +70,8 @@ def count_kernels(
         attn_implementation=NAME,
     )
     learner = ModelWithLoss(LlamaForCausalLM(config).to(torch.bfloat16), chunk_tokens=128).train()
+    if fuses:
+        fuse_with_liger(learner.causal)
     if tile_tokens is not None:
         tile_mlps(learner.causal, tile_tokens)
     set_recompute(learner.causal, recompute)
@@ -86,22 +90,27 @@ def share(counts: Counter[str], names: tuple[str, ...]) -> int:
     return sum(counts[name] for name in names)
 
 
-# Forward and backward, beside products and attention, of transformers' blocks as they are: not compiled, not fused.
+# Forward and backward, beside products and attention: of transformers' blocks as they are, and with Liger's kernels.
 ONE, MANY = pack([2048], 2048), pack([100] * 20, 2048)
 BUDGETS = {
-    "one rank": (1, ONE, "none", None, (30, 61)),
-    "one rank, a pack": (1, MANY, "none", None, (36, 71)),
-    "8 ranks": (8, ONE, "none", None, (45, 110)),
-    "8 ranks, a pack": (8, MANY, "none", None, (42, 104)),
-    "8 ranks, recomputed in tiles": (8, ONE, "save_attention", 64, (55, 182)),
+    "one rank": (1, ONE, "none", None, (30, 61), (6, 16)),
+    "one rank, a pack": (1, MANY, "none", None, (36, 71), (12, 26)),
+    "8 ranks": (8, ONE, "none", None, (45, 110), (21, 65)),
+    "8 ranks, a pack": (8, MANY, "none", None, (42, 104), (18, 59)),
+    "8 ranks, recomputed in tiles": (8, ONE, "save_attention", 64, (55, 182), (28, 104)),
 }
 
 
+@pytest.mark.parametrize("fuses", [False, True], ids=["torch", "liger"])
 @pytest.mark.parametrize("name", BUDGETS)
-def test_kernels_of_a_layer(name: str, strict_gpu: EmulatedGPU, fake_ranks: Any) -> None:
-    ranks, document, recompute, tile_tokens, budget = BUDGETS[name]
+def test_kernels_of_a_layer(name: str, fuses: bool, strict_gpu: EmulatedGPU, fake_ranks: Any) -> None:
+    ranks, document, recompute, tile_tokens, *budgets = BUDGETS[name]
     fake_ranks(ranks)
-    shallow, deep = (count_kernels(layers, ranks, document, recompute, tile_tokens) for layers in (2, 4))
+    with emulate_liger():
+        shallow, deep = (
+            count_kernels(layers, ranks, document, recompute, tile_tokens, fuses=fuses) for layers in (2, 4)
+        )
     layer = [{key: (deep[way][key] - shallow[way][key]) / 2 for key in deep[way]} for way in (0, 1)]
     rest = [sum(count for key, count in way.items() if key not in PRODUCTS + ATTENTION) for way in layer]
+    budget = budgets[fuses]
     assert rest[0] <= budget[0] and rest[1] <= budget[1], (rest, layer)

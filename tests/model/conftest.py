@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models
 from transformers import AutoConfig, PreTrainedModel
 
 from ropewalk.model.architectures import class_of
 from ropewalk.shape.families import SUPPORTED
+from tiny_tokenizer import VOCABULARY, write_tokenizer
 
 WINDOW_TOKENS = 6
 KINDS = ("sliding_attention", "full_attention")
 CONTEXT_TOKENS = 32
-VOCABULARY = 97
 
 
 def tiny_config(architecture: str, **changes: Any) -> Any:
@@ -52,15 +51,6 @@ def tiny_config(architecture: str, **changes: Any) -> Any:
 def tiny_model(architecture: str, **changes: Any) -> PreTrainedModel:
     torch.manual_seed(0)
     return class_of(architecture)(tiny_config(architecture, **changes)).eval()
-
-
-def write_tokenizer(folder: Path) -> None:
-    tokenizer = Tokenizer(models.BPE(vocab={chr(33 + index): index for index in range(VOCABULARY - 1)}, merges=[]))
-    tokenizer.add_special_tokens(["<|endoftext|>"])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    # Odd spacing on purpose: the copy must keep it.
-    text = '{"eos_token": "<|endoftext|>",   "model_max_length": 32,\r\n "tokenizer_class": "PreTrainedTokenizerFast"}'
-    (folder / "tokenizer_config.json").write_bytes(text.encode())
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Compiled blocks: how many programs there are, what they are not made for, and that the real compiler's are right."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -7,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torch._inductor.utils import run_and_get_code
 from transformers import PreTrainedModel
 
 from ropewalk.core.error import UserError
@@ -111,6 +113,24 @@ def test_the_real_compiler(make_tiny: Make) -> None:
     for (name, found), expected in zip(learner.named_parameters(), plain.parameters(), strict=True):
         assert found.grad is not None and expected.grad is not None
         assert (found.grad - expected.grad).norm() <= 1e-5 * expected.grad.norm(), name
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+@pytest.mark.parametrize(
+    ("architecture", "functions", "most"), [("LlamaForCausalLM", 5, 15), ("Qwen3ForCausalLM", 7, 17)]
+)
+def test_kernels_of_a_compiled_layer(architecture: str, functions: int, most: int, make_tiny: Make) -> None:
+    """Of the forward, beside products and attention; a Llama has 30 as it is and Qwen3 46, and the bar is 16.
+
+    A GPU has fewer than the C++ has loop nests: C++ writes a norm in three and the halves of a rotation apart.
+    """
+    learner = build_model_with_loss(partial(make_tiny, architecture), backend="inductor")
+    with torch._inductor.config.patch(force_disable_caches=True):
+        _, programs = run_and_get_code(read, learner, 0)
+    assert len(programs) == 4, "norm, projections in and out, MLP"
+    source = "\n".join(programs)
+    assert len(re.findall(r"^ +cpp_fused\w+\(", source, re.MULTILINE)) == functions
+    assert len(re.findall(r"^ {8}for\(int64_t ", source, re.MULTILINE)) <= most
 
 
 def test_a_machine_without_a_compiler_is_told() -> None:

@@ -21,6 +21,7 @@ from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.tiled_mlp import tile_mlps
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.fsdp import shard_model
+from ropewalk.parallel.host_copies import HostCopies, offload_blocks
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.parallel.recompute import set_recompute
@@ -81,10 +82,12 @@ def train_once(
         if backend is not None:
             compile_in_place((block.get_submodule("mlp") for block in learner.blocks), backend=backend)
         tile_mlps(learner.causal, tile_tokens)
-    set_recompute(learner.causal, recompute)
+    copies = HostCopies(torch.device("cpu")) if host else None
+    set_recompute(learner.causal, recompute, keep=copies.keep if copies and recompute == "save_attention" else None)
     if backend is not None:
         compile_in_place(learner.blocks, backend=backend)
-    learner.offload = host
+    if copies is not None:
+        offload_blocks(learner.blocks, copies)
     shard_model(learner, mesh, precision=precision, whole_bytes=whole_bytes, states_on_host=host)
     batch = packed_batch()
     rows = slice(mesh.data_rank, None, mesh.data_ranks)
@@ -143,6 +146,7 @@ def test_what_saves_memory_changes_no_gradient(make_tiny: Make, architecture: st
         (2, "save_attention", {"tile_tokens": 5, "passes": 2}),
         (1, "full", {"tile_tokens": 1000, "host": True}),
         (2, "full", {"tile_tokens": 16, "whole_bytes": 1 << 20, "host": True}),
+        (2, "save_attention", {"tile_tokens": 16, "host": True}),
     ):
         for found in run_ranks(partial(train_once, **more), 2, make, context, "float32", recompute):
             assert_same(found, expected, 1e-5)

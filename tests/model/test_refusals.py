@@ -73,8 +73,8 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "mixtral": (FEW_EXPERTS | {"output_router_logits": True}, "balance of its experts"),
     "bloom": ({}, "does not go through transformers' AttentionInterface"),
     "doge": ({}, "no attribute 'dtype'"),
-    "phi3": (
-        {"rope_parameters": LONG | {"original_max_position_embeddings": 32}},
+    "phi": (
+        {"rope_parameters": LONG | {"original_max_position_embeddings": 32, "partial_rotary_factor": 1.0}},
         "longrope takes the length from the local positions",
     ),
 }

@@ -1,12 +1,11 @@
 """No rank ever holds the model: what a rank's memory grows by, measured on a model of 512 MiB.
 
 Counted is the peak of the resident memory of the process (VmHWM: private and mapped pages alike) above its resident
-memory just before, with all imports done and the ranks connected. Linux sets the peak back when 5 is written to
-clear_refs. Weights are read with plain reads, so pages of the files are the kernel's and not the rank's.
+memory just before, with all imports done and the ranks connected (peak_growth.py). Weights
+are read with plain reads, so pages of the files are the kernel's and not the rank's.
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig
 
+from peak_growth import MIB, grow, needs_peak
 from ropewalk.checkpoint.load import load_weights
 from ropewalk.checkpoint.save import save_checkpoint
 from ropewalk.checkpoint.state import TrainState
@@ -22,31 +22,14 @@ from ropewalk.model.lazy_weights import LazyWeights, read_weights
 from ropewalk.model.load import build_model, load_model
 from ropewalk.model.load_shards import load_shards
 from ropewalk.model.model_with_loss import ModelWithLoss
-from ropewalk.model.weights import INDEX, read_headers
+from ropewalk.model.weights import INDEX, are_equal, read_headers, read_stored
 from ropewalk.model.write_weights import write_weights
 from ropewalk.parallel.fsdp import shard_model
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.mesh import make_mesh
 
-MIB = 1 << 20
 ALLOWED_BYTES = 64 * MIB
-PEAK = Path("/proc/self/clear_refs")
-pytestmark = pytest.mark.skipif(not PEAK.exists(), reason="only Linux tells the peak of a process")
-
-
-def grow(work: Callable[[], object]) -> int:
-    """The most that resident memory rises above its start while ``work`` runs; what it returns is held until then."""
-    PEAK.write_text("5")
-    before = read_status("VmRSS")
-    held = work()
-    after = read_status("VmHWM")
-    del held
-    return after - before
-
-
-def read_status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+pytestmark = needs_peak
 
 
 def write_model(out: Path, *, layers: int, file_bytes: int = 128 * MIB) -> Path:
@@ -130,5 +113,5 @@ def test_a_checkpoint_becomes_a_model_folder_by_one_tensor(tmp_path: Path) -> No
     run_ranks(train, 2, threads=1)
     (grown,) = run_ranks(write, 1, threads=1)
     assert grown <= 32 * MIB + ALLOWED_BYTES, f"{grown // MIB} MiB"
-    theirs, ours = read_weights(base), read_weights(tmp_path / "out")
-    assert set(theirs) == set(ours) and all(torch.equal(theirs[name], ours[name]) for name in theirs)
+    theirs, ours = read_stored(base), read_stored(tmp_path / "out")
+    assert set(theirs) == set(ours) and all(are_equal(theirs[name], ours[name]) for name in theirs)

@@ -1,5 +1,6 @@
 """Sharding changes where numbers lie, not what they are: sums of gradients, float32 masters, one AdamW step."""
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Literal
 
@@ -96,3 +97,46 @@ def test_auto_is_bfloat16_where_the_hardware_multiplies_it() -> None:
     found = run_ranks(lambda: choose_precision("auto", make_mesh(1, 1)), 1)
     assert found == ["bfloat16" if fast else "float32"]
     assert run_ranks(lambda: choose_precision("float32", make_mesh(1, 1)), 1) == ["float32"]
+
+
+class Chain(nn.Module):
+    """Four blocks in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(OrderedDict(inner=nn.Linear(8, 8))) for _ in range(4))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            values = block(values)
+        return values
+
+
+def test_weights_are_gathered_one_block_ahead() -> None:
+    """As a block runs forward or backward, the messages of the next one are on their way; and no further one's."""
+
+    def watch() -> list[tuple[str, int, list[bool]]]:
+        model = Chain()
+        shard_model(model, make_mesh(2, 1), precision="float32", whole_bytes=0)
+        seen: list[tuple[str, int, list[bool]]] = []
+
+        def note(way: str, index: int) -> None:
+            groups = [block._get_fsdp_state()._fsdp_param_group for block in model.blocks]  # type: ignore[operator]
+            seen.append((way, index, [each._all_gather_result is not None or each.is_unsharded for each in groups]))
+
+        for index, block in enumerate(model.blocks):
+            block.inner.register_forward_pre_hook(lambda *_, index=index: note("forward", index))  # type: ignore[union-attr]
+            block.inner.register_full_backward_pre_hook(lambda *_, index=index: note("backward", index))  # type: ignore[union-attr]
+        model(torch.ones(3, 8, requires_grad=True)).sum().backward()
+        return seen
+
+    for seen in run_ranks(watch, 2, threads=1):
+        assert [(way, index) for way, index, _ in seen] == [
+            *(("forward", index) for index in range(4)),
+            *(("backward", index) for index in (3, 2, 1, 0)),
+        ]
+        for way, index, gathered in seen:
+            ahead = index + 1 if way == "forward" else index - 1
+            expected = {index, ahead} & set(range(4))
+            assert {place for place, there in enumerate(gathered) if there} >= expected, (way, index, gathered)
+            assert len([there for there in gathered if there]) <= 2, (way, index, gathered)

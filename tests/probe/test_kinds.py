@@ -4,7 +4,7 @@ import re
 from collections import Counter
 
 import pytest
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from ropewalk.core.error import UserError
 from ropewalk.core.seed import stream
@@ -124,3 +124,24 @@ def test_prompts_fill_a_budget_of_tokens(probe, solve, context_tokens: int) -> N
 def test_a_prompt_that_stops_growing_ends_the_search() -> None:
     constant = Prompt(" a b", ((0, 2),), (0.0,))
     assert fit_prompt(lambda words: constant, len, 100) == constant
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_needle_prompt_may_ask_several_towns(language: str) -> None:
+    """Each answer is that town's number, at its depth; one question gives the prompt that it gave before."""
+    spec = Needle(language=language, questions=5, distractors=6)
+    prompt = make_prompt(spec, stream("towns"), words=400)
+    facts = re.findall(r"The secret number of (\w+) is (\d+)\.|(\w+?)的暗号是(\d+)。", prompt.text)
+    numbers = {name or other: number or last for name, number, other, last in facts}
+    asked = re.findall(r"What is the secret number of (\w+)\?|\n(\w+?)的暗号是多少", prompt.text)
+    names = [one or other for one, other in asked]
+    assert len(names) == len(set(names)) == 5 and len(numbers) == 7
+    assert [text.strip() for text in prompt.answer_texts] == [numbers[name] for name in names]
+    context = prompt.text.split("\n\n")[0]
+    for name, depth in zip(names, prompt.depths, strict=True):
+        place = re.search(rf"secret number of {name} is|{name}的暗号是", context).start()
+        assert depth == pytest.approx(place / len(context), abs=0.02)
+    with pytest.raises(ValidationError, match="questions=5"):
+        Needle(questions=5)
+    alone = make_prompt(Needle(language=language), stream("one"), words=200)
+    assert len(alone.answers) == 1 and alone.text.endswith(alone.answer_texts[0])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ropewalk.core.error import UserError
-from ropewalk.rope.layers import LayerPosition, LayerRule, stretch_layers
+from ropewalk.rope.layers import LayerPosition, LayerRule, choose_stretched, describe_layers, stretch_layers
 from ropewalk.rope.scaling import Nope, Theta, Unchanged
 
 PLAIN = LayerPosition(rope=Unchanged(), theta=1e4)
@@ -56,3 +56,16 @@ def test_each_layer_is_stretched_from_its_own_theta() -> None:
 def test_patterns_that_cannot_be(base: tuple[LayerPosition, ...], pattern: tuple[LayerRule, ...], words: str) -> None:
     with pytest.raises(UserError, match=words):
         stretch(base, pattern)
+
+
+def test_a_window_that_never_cut_anything_does_not_keep_a_layer_from_being_stretched() -> None:
+    """Phi-3.5 and Phi-4-mini: a window of 256Ki in every layer, and a context of 128Ki."""
+    idle = PLAIN.model_copy(update={"window_tokens": 4096})
+    wide = PLAIN.model_copy(update={"window_tokens": 16384})
+    still = PLAIN.model_copy(update={"window_tokens": 4096, "rope": Nope()})
+    assert stretch((idle, still), ()) == (LayerPosition(rope=Theta(theta=1e6), theta=1e4), still)
+    assert stretch((wide,), ()) == (wide.model_copy(update={"rope": Theta(theta=1e6)}),), "the window holds the target"
+    assert stretch((idle, PLAIN), ())[0] == idle, "beside full layers a window of the base's context is meant"
+    assert choose_stretched((wide, still), 16385) == [False, False]
+    told = describe_layers((idle, wide), stretch((idle, wide), ()), head_dim=64, base_tokens=4096)
+    assert "without the window of 4Ki" in told[0] and "window 16Ki" in told[1]

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as read_shards
 
 from ropewalk.checkpoint.convert_moments import find_other_form, name_scale, read_other_form
 from ropewalk.checkpoint.state import (
+    SHARES,
     STATE,
     WEIGHT,
     TrainState,
@@ -105,7 +106,7 @@ def load_checkpoint(state: TrainState, checkpoint: Path) -> TrainState:
 def load_moments(state: TrainState, checkpoint: Path) -> TrainState:
     """Read only the optimizer's moments and its count of updates from ``checkpoint``, for use in the next stage."""
     facts = read_facts(checkpoint)
-    moments = {name: tensor for name, tensor in name_tensors(state).items() if not name.startswith(WEIGHT)}
+    moments = {name: tensor for name, tensor in name_tensors(state).items() if not name.startswith((WEIGHT, SHARES))}
     _read_tensors(moments, facts, checkpoint)
     state = state.with_figures({**state.figures(), "updates": facts["updates"]})
     set_updates(state)

@@ -3,7 +3,7 @@
 Every rank writes its shards as safetensors into a work folder beside the target, flushes them and hashes them. Rank 0
 then adds the JSON and the manifest, and renames the folder. There is no pickle: torch's usual checkpoint metadata is
 one, and a pickle runs code when it is read. torch's Hugging Face writer needs no such file, because each shard stores
-its own position.
+its own position (streamed_writer.py).
 """
 
 import json
@@ -14,12 +14,12 @@ from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_saver import save as write_shards
 from torch.distributed.tensor import DTensor
 
 from ropewalk.checkpoint.load import find_fault_together, find_folder_fault, list_checkpoints, step_of
 from ropewalk.checkpoint.state import STATE, Snapshot, TrainState, take_snapshot
+from ropewalk.checkpoint.streamed_writer import StreamedWriter
 from ropewalk.core.artifact import discard, flush_files, publish, require_free, write_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
@@ -86,8 +86,7 @@ def _write_new(snapshot: Snapshot, target: Path, group: Group) -> None:
     needed_bytes = sum(gather_values(_local_bytes(tensors), group=group))
     _agree_or_refuse(_prepare(work, needed_bytes=needed_bytes), work, target, group)
     try:
-        writer = HuggingFaceStorageWriter(str(work), save_distributed=True)
-        write_shards(tensors, storage_writer=writer, process_group=group)
+        write_shards(tensors, storage_writer=StreamedWriter(work), process_group=group)
     except CheckpointException as error:  # no subclass of Exception; raised on every rank if one rank fails
         causes = "; ".join(f"rank {rank}: {cause}" for rank, (cause, _) in sorted(error.failures.items()))
         _agree_or_refuse(causes, work, target, group)

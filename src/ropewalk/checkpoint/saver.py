@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from ropewalk.checkpoint.save import remove_stale, write_snapshot
 from ropewalk.checkpoint.save_record import note_begun, note_saved
+from ropewalk.checkpoint.staging import HostStage
 from ropewalk.checkpoint.state import Snapshot, TrainState, take_snapshot
 from ropewalk.parallel.collective import rank_and_ranks, wait_for_ranks
 from ropewalk.parallel.device import rank_device, use_device
@@ -29,6 +30,7 @@ class Saver:
     def __init__(self, folder: Path, *, keep: int, spared_step: int | None = None) -> None:
         self._folder, self._keep, self._spared = folder, keep, spared_step
         self._pending: Future[Path] | None = None
+        self._stage = HostStage(rank_device())
         if rank_and_ranks()[0] == 0:
             remove_stale(folder)
         wait_for_ranks()
@@ -44,7 +46,7 @@ class Saver:
         First wait for the previous save. Raises UserError where that save failed.
         """
         self.finish()
-        snapshot = take_snapshot(state)
+        snapshot = take_snapshot(state, self._stage)
         if rank_and_ranks()[0] == 0:
             note_begun(self._folder, snapshot.step)
         self._pending = self._thread.submit(self._write, snapshot)
@@ -74,3 +76,5 @@ class Saver:
     ) -> None:
         """End the thread. After an error do not wait for it: the save may itself wait for this rank."""
         self._thread.shutdown(wait=kind is None)
+        if kind is None:  # else the thread may still read the copy
+            self._stage.close()

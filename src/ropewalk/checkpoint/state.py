@@ -15,11 +15,16 @@ import torch
 from jaxtyping import Shaped, UInt8
 from torch import Tensor, nn
 
+from ropewalk.checkpoint.staging import HostStage
+from ropewalk.model.expert_balance import ExpertBalance
+from ropewalk.model.load_shards import find_stored_buffers
 from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.parallel.device import rank_device
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight/"
+SHARES = "experts/shares"
+"""The name of the experts' shares of the choices of a step (model/expert_balance.py)."""
 STATE = "state.json"
 """The name of the file with everything that is not a tensor."""
 _FIGURES = ("stage", "step", "cursor", "tokens", "updates", "skipped", "rollbacks", "sums", "recent", "ended", "plan")
@@ -74,6 +79,24 @@ def name_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield name.removeprefix("causal."), parameter
 
 
+def name_frozen(model: nn.Module) -> list[str]:
+    """Return the names of the weights that training does not change, in their order in the model."""
+    moving = _name_experts(model)
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    frozen += [name for name, _, _ in find_stored_buffers(model) if WEIGHT + name not in moving]
+    return [name.removeprefix("causal.") for name in frozen]
+
+
+def _name_experts(model: nn.Module) -> dict[str, Shaped[Tensor, "..."]]:
+    """Return what a step changes in a mixture of experts besides its parameters."""
+    balance: ExpertBalance | None = getattr(model, "balance", None)
+    if balance is None:
+        return {}
+    biases = balance.biases if balance.rules.bias_update else {}
+    shares = {SHARES: balance.shares} if balance.keeps_shares else {}
+    return {WEIGHT + name: bias for name, bias in biases.items()} | shares
+
+
 def name_tensors(state: TrainState) -> dict[str, Shaped[Tensor, "..."]]:
     """Return weights and moments by name, each as this rank's shard. Moments that do not exist yet are made, as zeros.
 
@@ -89,7 +112,7 @@ def name_tensors(state: TrainState) -> dict[str, Shaped[Tensor, "..."]]:
             moments |= {moment: torch.zeros_like(parameter) for moment in MOMENTS}
         tensors[WEIGHT + name] = parameter.detach()
         tensors |= {f"{moment}/{name}": value for moment, value in moments.items() if moment != "step"}
-    return tensors
+    return tensors | _name_experts(state.model)
 
 
 @dataclass(frozen=True)
@@ -103,17 +126,13 @@ class Snapshot:
     tensors: Mapping[str, Shaped[Tensor, "..."]]
 
 
-def take_snapshot(state: TrainState) -> Snapshot:
-    """Copy this rank's shards and random states to host memory.
+def take_snapshot(state: TrainState, stage: HostStage | None = None) -> Snapshot:
+    """Copy this rank's shards and random states to host memory, through ``stage`` where saves share one.
 
     The copy is needed because the optimizer changes its tensors in place.
     """
-    parts = {name: _copy_to_host(tensor) for name, tensor in name_tensors(state).items()}
+    parts = (stage or HostStage(rank_device())).copy(name_tensors(state))
     return Snapshot(state.step, state.stage, state.figures(), dict(state.inputs), {**parts, **random_states()})
-
-
-def _copy_to_host(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-    return tensor.detach().cpu() if tensor.device.type != "cpu" else tensor.detach().clone()
 
 
 def set_updates(state: TrainState) -> None:

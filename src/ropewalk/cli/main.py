@@ -2,8 +2,8 @@
 
 Results go to standard output (with ``--json`` as one JSON object), progress to standard error. Exit code 0: done; 1: a
 rank failed, hung or was lost; 2: an input of the user cannot be used; with ``--strict`` 3: a target is missed, 4: a
-target is undecided; 75: stopped by SIGTERM, SIGUSR1 or Ctrl-C, and saved; 130: a second Ctrl-C. After 1, 75 and 130 the
-same command continues from the newest checkpoint.
+target is undecided; 75: stopped by a signal and saved; 130: a second Ctrl-C. After 1, 75 and 130 the same command
+continues from the newest checkpoint.
 """
 
 import json
@@ -78,9 +78,24 @@ def extend_command(
     print_result(extend_model(str(target), Path(arguments[0]), arguments[1:]), as_json)
 
 
+@app.command("import")
+def import_command(
+    source: Annotated[Path, typer.Argument(metavar="GGUF", help="A .gguf file with a language model.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new model folder.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[dtype=bfloat16]", help="Default: float32.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a model folder from a quantised GGUF file; its weights are dequantised."""
+    from ropewalk.commands.import_gguf import import_model
+
+    print_result(import_model(source, out, overrides or []), as_json)
+
+
 @app.command("advise")
 def advise_command(
-    target: Annotated[Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model folder.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, a model folder, or a base's name on the hub.")
+    ],
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
@@ -90,12 +105,15 @@ def advise_command(
     probe: Annotated[
         Path | None, typer.Option(metavar="TEXT", help="Run the candidates on the model: a .txt, .md or .jsonl.")
     ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="The budget of --probe; 30 by default. Less time: fewer texts and candidates.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Recommend a RoPE method for a target length, with reasons; needs no GPU and no training."""
     from ropewalk.commands.advise import advise_model
 
-    print_result(advise_model(target, arguments or [], probe=probe), as_json)
+    print_result(advise_model(target, arguments or [], probe=probe, minutes=minutes), as_json)
 
 
 @app.command("train")
@@ -151,8 +169,7 @@ def export_command(
 
 @app.command("verify")
 def verify_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Compare a few training steps at context-parallel degree 1 and at the degree of the recipe; exit code 2 if
-    they differ."""
+    """Compare training steps at context-parallel degree 1 and at the recipe's; exit code 2 if they differ."""
     from ropewalk.commands.verify import verify_degrees
 
     found = verify_degrees(load_given(recipe, overrides))
@@ -166,8 +183,7 @@ def replay_command(
     skipped: Annotated[Path, typer.Argument(metavar="FILE", help="RUN/stages/N/skipped/*.json")],
     as_json: AsJson = False,
 ) -> None:
-    """Repeat a step that the spike guard skipped, one sequence at a time, to find the cause: the data or the
-    machine."""
+    """Repeat a step that the spike guard skipped, one sequence at a time, to find the cause: data or machine."""
     from ropewalk.commands.replay import replay_skipped
 
     print_result(replay_skipped(skipped), as_json)
@@ -279,7 +295,3 @@ def _do_part(part: str, recipe: Path, overrides: list[str] | None, as_json: bool
     loaded = load_given(recipe, overrides)
     print_result(do_part(part, loaded), as_json)
     return loaded
-
-
-if __name__ == "__main__":
-    main()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ropewalk.commands.corpus import tokenise_recipe as tokenise_recipe
     from ropewalk.commands.export import export_checkpoint as export_checkpoint
     from ropewalk.commands.extend import extend_model as extend_model
+    from ropewalk.commands.import_gguf import import_model as import_model
     from ropewalk.commands.replay import replay_skipped as replay_skipped
     from ropewalk.commands.run import do_part as do_part
     from ropewalk.commands.run import run_recipe as run_recipe
@@ -32,6 +33,7 @@ else:
             "check": ("check_recipe",),
             "export": ("export_checkpoint",),
             "extend": ("extend_model",),
+            "import_gguf": ("import_model",),
             "replay": ("replay_skipped",),
             "corpus": ("export_corpus", "mix_corpus", "report_corpus", "tokenise_recipe"),
             "run": ("do_part", "run_recipe"),

@@ -7,39 +7,49 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from ropewalk.commands.advise_probe import probe_candidates
+from ropewalk.commands.advise_probe import Probe, probe_candidates
 from ropewalk.commands.on_ranks import on_ranks
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length
-from ropewalk.core.record import Score
+from ropewalk.corpus.prepare.workers import count_workers
 from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.recipe.load import load_recipe, parse_advice
 from ropewalk.recipe.spec import ModelSource
 from ropewalk.recipe.suffix import YAML
 from ropewalk.report.advice import Advised, describe_advice, write_advice
-from ropewalk.rope.candidates import Survey, survey_candidates
-from ropewalk.rope.layers import LayerPosition
+from ropewalk.rope.candidates import ASKED, Survey, survey_candidates
+from ropewalk.rope.layers import LayerPosition, choose_stretched
 from ropewalk.rope.scaling import Nope, Rope
 from ropewalk.shape.find import find_model
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 
+PROBE_MINUTES = 30.0
+"""The budget of a probe where none is given."""
 
-def advise_model(target: Path, arguments: list[str], *, probe: Path | None = None) -> dict[str, Any]:
+
+def advise_model(
+    target: Path, arguments: list[str], *, probe: Path | None = None, minutes: float | None = None
+) -> dict[str, Any]:
     """Advice on a model folder, or on a recipe's model and last stage; ``arguments`` are ``[OUT] [PATH=VALUE]...``.
 
-    Writes OUT/advice.html if an OUT is given. In the result, ``text`` is for people and the rest is for programs.
+    A ``probe`` reads for at most about ``minutes`` (PROBE_MINUTES without it). Writes OUT/advice.html if an OUT is
+    given. In the result, ``text`` is for people and the rest is for programs.
     """
     out = Path(arguments[0]) if arguments and "=" not in arguments[0] else None
     _check_out(out)
+    _check_minutes(minutes, probe)
     model, spec, ranks = _read_question(target, arguments[1:] if out else arguments)
     base = find_model(model, config_only=probe is None)
     shape = read_shape(base)
     found = survey_candidates(shape.base_rope, spec.context_length, asked=spec.rope)
-    scores = [] if probe is None else _probe(base, found, spec, text=probe, ranks=ranks)
-    advised = Advised(model, found, describe_stretched_layers(shape), scores)
+    probed = Probe([], [])
+    if probe is not None:
+        probed = _probe(base, found, spec, text=probe, ranks=ranks, minutes=minutes or PROBE_MINUTES)
+    advised = Advised(model, found, describe_stretched_layers(shape), probed.scores, probed.told)
     result = {"model": model, "layers": list(advised.layers), **found.to_json()}
-    result |= {"scores": [asdict(score) for score in scores]} if scores else {}
+    if probed.scores:
+        result |= {"scores": [asdict(score) for score in probed.scores], "read": probed.told}
     text = describe_advice(advised)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -51,7 +61,8 @@ def advise_model(target: Path, arguments: list[str], *, probe: Path | None = Non
 
 def describe_stretched_layers(shape: ModelShape) -> list[str]:
     """A line on the layers that a longer context changes; empty if it changes all layers."""
-    kinds = [_name_layer(layer) for layer in shape.positions]
+    chosen = choose_stretched(shape.positions, shape.context_tokens)
+    kinds = ["" if each else _name_layer(layer) for each, layer in zip(chosen, shape.positions, strict=True)]
     if set(kinds) == {""}:
         return []
     counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
@@ -74,10 +85,13 @@ def _name_layer(layer: LayerPosition) -> str:
     return " ".join(words)
 
 
-def _read_question(target: Path, overrides: list[str]) -> tuple[str, AdviceSpec, int]:
-    """The model, the input of the advice, and the ranks of a probe: from overrides, or from a recipe's last stage."""
+def _read_question(target: Path, overrides: list[str]) -> tuple[str, AdviceSpec, int | None]:
+    """The model, the input of the advice, and the ranks of a probe: from overrides, or from a recipe's last stage.
+
+    Without a recipe the ranks are open, None.
+    """
     if target.suffix not in YAML:
-        return str(target), parse_advice(overrides), 1
+        return str(target), parse_advice(overrides), None
     recipe = load_recipe(target, overrides)
     if isinstance(recipe.model, ModelSource):
         raise UserError(
@@ -101,11 +115,31 @@ def _check_out(out: Path | None) -> None:
         )
 
 
-def _probe(base: Path, found: Survey, spec: AdviceSpec, *, text: Path, ranks: int) -> list[Score]:
-    methods = {each.name: cast(Rope, each.method) for each in found.candidates}
-    scores: list[Score] = on_ranks(_probe_on_rank, ranks, base, methods, spec, text, found.base.context_tokens)
-    return scores
+def _check_minutes(minutes: float | None, probe: Path | None) -> None:
+    if minutes is not None and (probe is None or minutes <= 0):
+        raise UserError(
+            "the budget in minutes cannot be used",
+            where="--minutes",
+            why="there is no --probe, and nothing else takes long" if probe is None else f"it is {minutes:g}",
+            fix="add --probe TEXT, or leave it out" if probe is None else "give more than 0",
+        )
 
 
-def _probe_on_rank(base: Path, methods: dict[str, Rope], spec: AdviceSpec, text: Path, base_tokens: int) -> list[Score]:
-    return probe_candidates(base, methods, spec, text=text, base_tokens=base_tokens)
+def _probe(base: Path, found: Survey, spec: AdviceSpec, *, text: Path, ranks: int | None, minutes: float) -> Probe:
+    """The candidates in the order of their worth, read on all cores: GPUs if there are any."""
+    from ropewalk.parallel.device import count_gpus
+
+    first = ["unchanged", found.recommended, ASKED, "yarn"]
+    ordered = sorted(found.candidates, key=lambda each: first.index(each.name) if each.name in first else len(first))
+    methods = {each.name: cast(Rope, each.method) for each in ordered}
+    ranks = ranks or max(1, count_gpus())
+    threads = max(1, count_workers("processes", None) // ranks)
+    arguments = (base, methods, spec, text, found.base.context_tokens, minutes)
+    probed: Probe = on_ranks(_probe_on_rank, ranks, *arguments, threads=threads)
+    return probed
+
+
+def _probe_on_rank(
+    base: Path, methods: dict[str, Rope], spec: AdviceSpec, text: Path, base_tokens: int, minutes: float
+) -> Probe:
+    return probe_candidates(base, methods, spec, text=text, base_tokens=base_tokens, minutes=minutes)

@@ -1,20 +1,25 @@
 """Measures every candidate without training, on the model itself: with the same text and the same prompts.
 
 Nothing is trained and nothing is kept. A candidate's model is extended in a temporary folder with linked weights. It is
-measured like any model, and removed before the next one. The number of texts and answers limits the amount of reading.
+measured like any model, and removed before the next one. A budget in minutes limits the texts, then the candidates
+(probe_budget.py).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int64
 
+from ropewalk.commands.probe_budget import BudgetClock, ReadingTime, fit_time, plan_probe
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
-from ropewalk.core.quantity import format_amount, format_length
+from ropewalk.core.quantity import format_amount, format_length, format_seconds
 from ropewalk.core.record import Document, Score
 from ropewalk.corpus.read.source import read_source
 from ropewalk.corpus.spec import Source
@@ -23,25 +28,72 @@ from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.rope.scaling import Rope
 
+if TYPE_CHECKING:
+    from ropewalk.evaluate.evaluate import Measurement
+    from ropewalk.evaluate.items import Item, Sums
+    from ropewalk.evaluate.loss_by_position import PositionLoss
+    from ropewalk.evaluate.retrieval import Retrieval
+
 Text = Int64[np.ndarray, "_"]
 
 
+@dataclass(frozen=True)
+class Probe:
+    """The scores of a probe, and lines that say what was read and left out."""
+
+    scores: list[Score]
+    told: list[str]
+
+
 def probe_candidates(
-    base: Path, methods: Mapping[str, Rope], spec: AdviceSpec, *, text: Path, base_tokens: int
-) -> list[Score]:
+    base: Path, methods: Mapping[str, Rope], spec: AdviceSpec, *, text: Path, base_tokens: int, minutes: float
+) -> Probe:
     """Loss by position on ``text`` and key-value retrieval of each method, by its name. Every rank calls it.
 
-    A large model is sharded over the ranks; the first one writes the candidates.
+    ``methods`` are in the order of their worth: the last ones are left out where ``minutes`` do not suffice. A large
+    model is sharded over the ranks; the first one writes the candidates and decides.
 
-    Raises UserError for a target below twice ``base_tokens``, for a missing text, and for a text without a document as
-    long as the target.
+    Raises UserError for a target below twice ``base_tokens``, for a missing text, for a text without a document as
+    long as the target, and for a budget that is too small for two candidates.
     """
-    from ropewalk.evaluate.evaluate import Measurement, measure_model
+    from ropewalk.parallel.collective import rank_and_ranks, share_from_first
+    from ropewalk.parallel.rank_zero import scratch_folder
+
+    begun = monotonic()
+    losses, answers = _plan_measurements(base, spec, text=text, base_tokens=base_tokens)
+    rank, ranks = rank_and_ranks()
+    rounds = [[len(item.tokens) for item in texts] for texts in _list_rounds(losses, answers)]
+    with scratch_folder("ropewalk-probe-") as work:
+        timed = _time_model(base, work / "timed", methods, spec, losses.documents[0][:base_tokens])
+    # Every rank plans with the first one's times, so all do the same.
+    left, start, time = share_from_first((60 * minutes - (monotonic() - begun), *timed))
+    plan = plan_probe(list(methods), rounds, time, start=start, ranks=ranks, budget=left)
+    losses = replace(losses, documents=losses.documents[: plan.rounds])
+    planned: list[Measurement] = [losses, *([] if answers is None else [answers.first(plan.rounds)])]
+    tokens = sum(len(item.tokens) for each in planned for item in each.items)
+    if rank == 0:
+        say(
+            f"probe: {len(plan.names)} of {len(methods)} candidates, each reads {format_amount(tokens)} tokens; "
+            f"{format_seconds(plan.seconds)} of a budget of {format_seconds(60 * minutes)}"
+        )
+    clock, found = BudgetClock(left), dict[str, list["Sums"]]()
+    for name in plan.names:
+        if not share_from_first(clock.fits()):
+            break
+        since = monotonic()
+        found[name] = _measure(base, name, methods[name], spec, planned)
+        clock.taken.append(monotonic() - since)
+    return Probe(
+        [*_score(losses, planned, found)],
+        _tell_reading(planned, spec, methods, found, seconds=monotonic() - begun, minutes=minutes),
+    )
+
+
+def _plan_measurements(
+    base: Path, spec: AdviceSpec, *, text: Path, base_tokens: int
+) -> tuple["PositionLoss", "Retrieval | None"]:
     from ropewalk.evaluate.loss_by_position import PositionLoss
     from ropewalk.evaluate.retrieval import plan_retrieval
-    from ropewalk.model.extend import extend
-    from ropewalk.parallel.collective import rank_and_ranks
-    from ropewalk.parallel.rank_zero import first_does, scratch_folder
 
     multiple = spec.context_length // base_tokens
     if multiple < 2:
@@ -55,20 +107,82 @@ def probe_candidates(
     texts = read_probe_texts(text, tokenizer, tokens=multiple * base_tokens, documents=spec.documents)
     lengths = sorted({base_tokens, base_tokens << (multiple.bit_length() // 2), multiple * base_tokens})
     retrieval = plan_retrieval(KeyValue(), tokenizer, lengths=lengths, answers=spec.answers, depths=1, seed=spec.seed)
-    planned: list[Measurement] = [PositionLoss(texts, base_tokens, multiple)]
-    planned += [retrieval] if retrieval else []
-    tokens = sum(len(item.tokens) for each in planned for item in each.items)
-    if rank_and_ranks()[0] == 0:
-        say(f"probe: {len(methods)} candidates, each reads {format_amount(tokens)} tokens")
-    scores: list[Score] = []
-    for name, method in methods.items():
-        with scratch_folder("ropewalk-probe-") as work:
-            folder = work / "model"
-            first_does(partial(extend, base, folder, rope=method, context_tokens=spec.context_length))
-            found = measure_model(folder, planned, name=name, precision="float32")
-        for each, sums in zip(planned, found, strict=True):
-            scores += each.score(sums, model=name)
-    return scores
+    return PositionLoss(texts, base_tokens, multiple), retrieval
+
+
+def _list_rounds(losses: "PositionLoss", answers: "Retrieval | None") -> list[list["Item"]]:
+    """The texts of each round: a document, and the next prompt of each length, as long as there are any."""
+    prompts = [] if answers is None else answers.by_length
+    every = [losses.items, *prompts]
+    return [[texts[number] for texts in every if number < len(texts)] for number in range(max(map(len, every)))]
+
+
+def _time_model(
+    base: Path, folder: Path, methods: Mapping[str, Rope], spec: AdviceSpec, text: Text
+) -> tuple[float, ReadingTime]:
+    """Seconds to make and load a candidate, and the time to read: from a text of the base's length and its quarter."""
+    from ropewalk.evaluate.items import Item, measure
+    from ropewalk.model.extend import extend
+    from ropewalk.model.model_with_loss import ModelWithLoss
+    from ropewalk.model.open_model import open_model
+    from ropewalk.parallel.rank_zero import first_does
+
+    def read(tokens: int) -> float:
+        begun = monotonic()
+        measure(learner, [Item(text[:tokens], np.zeros(tokens, dtype=np.int64))], 1, name="probe: timing")
+        return monotonic() - begun
+
+    begun = monotonic()
+    first_does(partial(extend, base, folder, rope=next(iter(methods.values())), context_tokens=spec.context_length))
+    learner = open_model(ModelWithLoss, folder, dtype="float32")
+    start = monotonic() - begun
+    few, many = max(1, len(text) // 4), len(text)
+    read(few)  # the first reading also allocates
+    return start, fit_time((few, read(few)), (many, read(many)))
+
+
+def _measure(base: Path, name: str, method: Rope, spec: AdviceSpec, planned: Sequence["Measurement"]) -> list["Sums"]:
+    from ropewalk.evaluate.evaluate import measure_model
+    from ropewalk.model.extend import extend
+    from ropewalk.parallel.rank_zero import first_does, scratch_folder
+
+    with scratch_folder("ropewalk-probe-") as work:
+        folder = work / "model"
+        first_does(partial(extend, base, folder, rope=method, context_tokens=spec.context_length))
+        return measure_model(folder, planned, name=name, precision="float32")
+
+
+def _score(
+    losses: "PositionLoss", planned: Sequence["Measurement"], found: Mapping[str, list["Sums"]]
+) -> Iterator[Score]:
+    """All scores, then the difference of each candidate from the one with the lowest loss at the target, in pairs."""
+    far = {name: sums[0].nll.reshape(len(losses.items), -1)[:, -1].sum() for name, sums in found.items()}
+    best = min(far, key=lambda name: far[name])
+    for name, sums in found.items():
+        for each, its in zip(planned, sums, strict=True):
+            yield from each.score(its, model=name)
+        if name != best:
+            yield from losses.score_change(found[best][0], sums[0], than=best, model=name)
+
+
+def _tell_reading(
+    planned: Sequence["Measurement"],
+    spec: AdviceSpec,
+    methods: Mapping[str, Rope],
+    found: Mapping[str, object],
+    *,
+    seconds: float,
+    minutes: float,
+) -> list[str]:
+    documents = len(planned[0].items)
+    lines = [
+        f"Read in {format_seconds(seconds)} of {format_seconds(60 * minutes)}: {documents} of up to {spec.documents} "
+        f"documents with each of {len(found)} candidates"
+    ]
+    left_out = [name for name in methods if name not in found]
+    if left_out:
+        lines.append(f"Not read within the budget: {', '.join(left_out)}")
+    return lines
 
 
 def read_probe_texts(path: Path, tokenizer: Tokenizer, *, tokens: int, documents: int) -> list[Text]:

@@ -21,6 +21,7 @@ from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.shape.find import find_model
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
+from ropewalk.shape.shipped import require_weights
 
 _SMALLEST_FREE_BYTES = 1 << 28
 
@@ -66,6 +67,8 @@ def _require_ranks(recipe: Recipe) -> None:
 
 
 def _refuse_errors(recipe: Recipe) -> None:
+    if isinstance(recipe.model, str):
+        require_weights(recipe.model)  # before a folder is begun that could not be continued with weights
     findings = check(recipe, read_base_shape(recipe))
     for finding in findings:
         say_finding(finding)

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.commands.longrope_search import extend_with_search, needs_search
-from ropewalk.commands.on_ranks import on_ranks
+from ropewalk.commands.on_ranks import alone, on_ranks
 from ropewalk.commands.run_inputs import rank_setup, require, require_new, stage_input
 from ropewalk.core.artifact import is_finished, read_manifest
+from ropewalk.core.progress import say
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.load import parse_stage
 from ropewalk.recipe.spec import Recipe
@@ -30,6 +31,8 @@ def extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
         on_ranks(extend_with_search, 1, recipe, folder, stage, setup=setup)
     else:
         on_ranks(extend_on_rank, 1, base, folder.extended(stage), spec, setup=setup)
+    if carried := read_manifest(folder.extended(stage))["facts"].get("carried"):
+        alone(lambda: say(f"stage {stage}: {carried}"))
 
 
 def extend_model(model: str, out: Path, overrides: list[str]) -> dict[str, Any]:

@@ -11,14 +11,17 @@ from ropewalk.parallel.torchrun import is_started
 from ropewalk.plan.rank_setup import RankSetup
 
 
-def on_ranks(function: Callable[..., Any], ranks: int, *args: Any, setup: RankSetup | None = None) -> Any:
+def on_ranks(
+    function: Callable[..., Any], ranks: int, *args: Any, setup: RankSetup | None = None, threads: int | None = None
+) -> Any:
     """Call ``function(*args)`` on ``ranks`` forked ranks, or in place under torchrun; return the result of rank 0.
 
-    Without a ``setup`` there is no recipe that could ask for one.
+    Without a ``setup`` there is no recipe that could ask for one. ``threads`` are those of each rank; by default
+    torch's own number is divided, which counts two hardware threads of a core as one.
     """
     from ropewalk.parallel.launch import run_ranks
 
-    return run_ranks(function, ranks, *args, setup=setup or RankSetup())[0]
+    return run_ranks(function, ranks, *args, setup=setup or RankSetup(), threads=threads)[0]
 
 
 def alone(work: Callable[[], None]) -> None:

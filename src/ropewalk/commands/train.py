@@ -97,15 +97,19 @@ def write_trained(recipe: Recipe, folder: RunFolder, stage: int) -> None:
 
 
 def read_trained(checkpoint: Path, extended: Path) -> "LazyWeights":
-    """All weights of a checkpoint; adapters are merged into the weights of the stage's extended model."""
+    """All weights of a checkpoint; adapters are merged into the weights of the stage's extended model.
+
+    Weights that training did not change are those of that model.
+    """
     from ropewalk.checkpoint.load import load_weights, read_facts
     from ropewalk.model.adapter import merge_adapter
-    from ropewalk.model.lazy_weights import keep_untrained
+    from ropewalk.model.lazy_weights import complete_weights, read_weights
 
-    weights, lora = load_weights(checkpoint), read_facts(checkpoint)["inputs"].get("lora")
-    if lora is None:
-        return keep_untrained(weights, extended)
-    return merge_adapter(weights, extended, Lora.model_validate(lora))
+    weights, inputs = load_weights(checkpoint), read_facts(checkpoint)["inputs"]
+    if "lora" in inputs:
+        return merge_adapter(weights, extended, Lora.model_validate(inputs["lora"]))
+    frozen = inputs.get("frozen")
+    return weights if not frozen else complete_weights(weights, read_weights(extended), frozen=frozen)
 
 
 def check_gate(recipe: Recipe, folder: RunFolder, stage: int) -> None:

@@ -5,7 +5,7 @@ tokens would have been chosen. No text is generated, and a prompt with eight que
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
@@ -41,6 +41,25 @@ class Retrieval:
     @property
     def groups(self) -> int:
         return len(self.depth)
+
+    @property
+    def by_length(self) -> list[list[Item]]:
+        """The prompts of each length, in order."""
+        length = [int(self.context_tokens[item.group.max()]) for item in self.items]
+        return [
+            [item for item, its in zip(self.items, length, strict=True) if its == tokens]
+            for tokens in sorted(set(length))
+        ]
+
+    def first(self, prompts: int) -> "Retrieval":
+        """The same measurement with only the first ``prompts`` prompts of each length."""
+        items: list[Item] = []
+        kept: list[int] = []
+        for item in (item for texts in self.by_length for item in texts[:prompts]):
+            mine = np.unique(item.group[item.group >= 0])  # consecutive numbers
+            items.append(Item(item.tokens, np.where(item.group >= 0, item.group - mine[0] + len(kept), -1)))
+            kept += mine.tolist()
+        return replace(self, items=items, context_tokens=self.context_tokens[kept], depth=self.depth[kept])
 
     def score(self, sums: Sums, *, model: str) -> Iterator[Score]:
         """Accuracy at each length, and at each length and depth; a depth is the middle of its bin."""

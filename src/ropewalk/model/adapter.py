@@ -15,7 +15,8 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ropewalk.model.architectures import family_of, is_embedding
+from ropewalk.core.error import UserError
+from ropewalk.model.architectures import blocks_of, family_of, is_embedding
 from ropewalk.model.biases import NAME as SCORE_BIAS
 from ropewalk.model.lazy_weights import LazyWeights, read_weights
 from ropewalk.recipe.lora import Lora, require_peft
@@ -28,25 +29,39 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, *, seed: int) -> None:
     """Insert new adapters into ``model``, in place, and freeze every parameter that ``lora`` does not train.
 
     The first values depend on ``seed`` alone; the product of each adapter is 0 at the start. Biases of attention scores
-    are always trained, because they are new in the stage that adds them. Raises UserError where peft is not installed.
+    are always trained, because they are new in the stage that adds them. Routers and experts get no adapter. Raises
+    UserError where peft is not installed, and where no matrix has a chosen name.
     """
     require_peft()
     from peft import LoraConfig, inject_adapter_in_model
 
-    family = family_of(model)
+    family, blocks = family_of(model), blocks_of(model)
     own = family.projections if family else {}
     if family and family.latent:
         own = name_latent(model.config.q_lora_rank)
     names = list(dict.fromkeys(own.get(name, name) for name in lora.projections))
+    _refuse_only_experts(blocks, names)
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=names)
     with torch.random.fork_rng(devices=[]), _seemingly_real(model):
         torch.default_generator.manual_seed(seed)
-        inject_adapter_in_model(config, model)
+        model.requires_grad_(False)
+        inject_adapter_in_model(config, blocks)  # given a whole model, peft would take the experts as well
     for name, parameter in model.named_parameters():
         if _is_whole(name, lora, tied=model.config.tie_word_embeddings):
             parameter.requires_grad_(True)
     if not model.get_input_embeddings().weight.requires_grad:
         model.enable_input_require_grads()
+
+
+def _refuse_only_experts(blocks: nn.ModuleList, names: list[str]) -> None:
+    there = {path.split(".")[-1] for path, module in blocks.named_modules() if isinstance(module, nn.Linear)}
+    if not there & set(names):
+        raise UserError(
+            "no matrix of this model gets an adapter",
+            where="stages: lora.modules",
+            why=f"its blocks have none of {', '.join(names)} outside of the experts, which get no adapters",
+            fix="add attention to lora.modules",
+        )
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from ropewalk.rope.yarn import Ramp, Yarn
 from ropewalk.shape.families import OWN_ARCHITECTURE
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
+from ropewalk.shape.wrappers import WRAPPERS, find_wrapper, read_text_config
 
 LOADER = "ropewalk.model.load:load_model"
 
@@ -47,11 +48,15 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """The facts that matter to engines: the class that a folder names, and the positions of its layers."""
+    """The facts that matter to engines: the class of a folder's text model, and the positions of its layers.
+
+    ``wrapper`` is the multimodal class that holds the text model, None where the folder has a text model alone.
+    """
 
     folder: Path
     architecture: str
     shape: ModelShape
+    wrapper: str | None
 
     @property
     def ropes(self) -> list[Mapping[str, Any]]:
@@ -120,7 +125,9 @@ def is_native(folder: Path) -> bool:
 
 def find_commands(folder: Path) -> tuple[Serving, ...]:
     """One result for each engine, from the folder's config.json alone."""
-    facts = _Facts(folder, read_config(folder)["architectures"][0], read_shape(folder))
+    config = read_config(folder)
+    text = read_text_config(config, str(folder / "config.json"))
+    facts = _Facts(folder, text["architectures"][0], read_shape(folder), find_wrapper(config))
     return tuple(ask(facts) for ask in _ENGINES)
 
 
@@ -191,12 +198,17 @@ def _ask_llama_cpp(facts: _Facts) -> Serving:
     serve = f"llama-server -m {gguf} -c {facts.shape.context_tokens}"
     if facts.sharpening != 1:
         serve += f" --override-kv {name}.rope.scaling.attn_factor=float:{facts.sharpening:.9g}"
-    return Serving("llama.cpp", f"{convert} && {serve}", "its converter refuses a tokenizer that it does not know")
+    note = "its converter refuses a tokenizer that it does not know"
+    if facts.wrapper is not None:
+        note = f"this is the text part; its converter writes the other parts with --mmproj. {note.capitalize()}"
+    return Serving("llama.cpp", f"{convert} && {serve}", note)
 
 
 def _find_missing_in_llama_cpp(facts: _Facts) -> str:
     if facts.architecture not in _GGUF_NAMES:
         return f"its converter refuses {facts.architecture}"
+    if facts.wrapper is not None and WRAPPERS[facts.wrapper].axes:
+        return f"its class for {facts.wrapper} was not tried with stretched positions"
     if facts.shape.tied and facts.architecture.startswith("Olmo"):
         return "it refuses an OLMo whose head is its embedding"
     unknown = facts.kinds - {"default", "linear", "yarn", "llama3"}

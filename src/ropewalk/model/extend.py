@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.model.biases import add_bias_weights
+from ropewalk.model.check_carried import describe_carried
 from ropewalk.model.check_rope import check_positions
 from ropewalk.model.folder import check_tokenizer, copy_tokenizer, link_weights, read_config, write_config
 from ropewalk.model.load import build_model
@@ -24,6 +25,7 @@ from ropewalk.rope.scaling import Rope
 from ropewalk.shape.layer_keys import SpelledLayers, spell_layers
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
+from ropewalk.shape.wrappers import read_text_config, write_text_config
 
 
 def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] = (), context_tokens: int) -> None:
@@ -37,8 +39,9 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
     require_intact(base)
     shape = read_shape(base)
     positions = shape.stretch(layers, rope=rope, context_tokens=context_tokens).positions
-    config = read_config(base)
-    spelled = spell_layers(config, positions, context_tokens=context_tokens, where=str(base / "config.json"))
+    config, where = read_config(base), str(base / "config.json")
+    text = read_text_config(config, where)
+    spelled = spell_layers(text, positions, context_tokens=context_tokens, where=where)
     dtype = stored_dtype(base)
     check_tokenizer(base, vocabulary=shape.vocabulary)
     facts: dict[str, Any] = {}
@@ -49,11 +52,12 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
         "positions": [layer.model_dump(mode="json", exclude_none=True) for layer in positions],
     }
     with new_folder(out, kind="model", inputs=inputs, facts=lambda: facts) as work:
-        write_config(work, spelled.apply(config), dtype=dtype)
+        write_config(work, write_text_config(config, spelled.apply(text), where), dtype=dtype)
         copy_tokenizer(base, work, context_tokens=context_tokens)
         link_weights(base, work)
         add_bias_weights(work, positions, heads=shape.heads, dtype=dtype)
-        model = _build(work, base)
+        model, carried = _build(work, base)
+        facts |= carried
         facts |= check_positions(model, positions, head_dim=shape.rotary_dim, context_tokens=context_tokens)
         facts |= {"layers": shape.describe(positions)}  # from the request: read back, a new theta is plain RoPE
         facts |= _tell(shape, read_shape(work), spelled, context_tokens=context_tokens)
@@ -89,12 +93,15 @@ def _tell(base: ModelShape, made: ModelShape, spelled: SpelledLayers, *, context
     }
 
 
-def _build(work: Path, base: Path) -> PreTrainedModel:
-    """Build the model in ``work`` and check its weights; errors name ``base``, which gave the weights and remains."""
+def _build(work: Path, base: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Build the model in ``work`` and check its weights; errors name ``base``, which gave the weights and remains.
+
+    The second value is the fact about the tensors that are not the model's.
+    """
     try:
         model = build_model(work)
         check_stored(work)
-        return model
+        return model, describe_carried(work, model)
     except UserError as error:
         where = error.where.replace(str(work), str(base))
         raise UserError(error.what, where=where, why=error.why, fix=error.fix) from None

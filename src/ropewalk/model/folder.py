@@ -15,6 +15,7 @@ from typing import Any
 
 from ropewalk.core.error import UserError
 from ropewalk.corpus.tokens.tokenizer import read_bpe
+from ropewalk.shape.layer_keys import STALE_KEYS
 from ropewalk.shape.weight_files import INDEX, weight_files
 
 CARRIED = (
@@ -33,11 +34,14 @@ CARRIED = (
     "chat_template.json",
     "additional_chat_templates/*.jinja",
     "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
     "LICENSE*",
     "NOTICE*",
     "USE_POLICY*",
 )
-"""Files that are copied byte for byte, except for their lengths: tokenizers of every kind, templates, licences."""
+"""Files that are copied byte for byte, except for their lengths: tokenizers, processors, templates, licences."""
 _TRUNCATION = re.compile(r'("truncation"\s*:\s*\{[^{}]*"max_length"\s*:\s*)(\d+)')
 _SIBLING = re.compile(r"^\s*from \.(\w+) import", re.MULTILINE)
 
@@ -49,8 +53,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def write_config(folder: Path, config: Mapping[str, Any], *, dtype: str) -> None:
-    """Write config.json: ``config`` with this type under both key names that readers use."""
-    whole = {**config, "dtype": dtype, "torch_dtype": dtype}
+    """Write config.json: ``config`` with this type under both key names that readers use, and without ``STALE_KEYS``.
+
+    A multimodal config has the type in its text part as well, if it was there.
+    """
+    whole = {key: value for key, value in config.items() if key not in STALE_KEYS}
+    whole |= {"dtype": dtype, "torch_dtype": dtype}
+    if isinstance(text := whole.get("text_config"), Mapping):
+        whole["text_config"] = {**text, **{key: dtype for key in ("dtype", "torch_dtype") if key in text}}
     (folder / "config.json").write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
 
 

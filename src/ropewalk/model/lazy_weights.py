@@ -1,21 +1,21 @@
 """The weights of a model as a mapping that reads or computes one tensor when it is asked for.
 
-Such a mapping holds no tensor. So a model is exported with as much memory as its largest tensor needs.
+Such a mapping holds no tensor. So a model is exported with as much memory as its largest tensor needs; with experts, as
+those of one layer need.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from ropewalk.model.expert_files import ExpertPlace, find_place, join_experts
 from ropewalk.model.weights import read_headers, read_tensor
 from ropewalk.parallel.verify_folder import require_intact
-from ropewalk.shape.families import SUPPORTED
-from ropewalk.shape.read import read_shape
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,19 @@ def shapes_of(weights: Mapping[str, Shaped[Tensor, "..."]]) -> Mapping[str, tupl
 
 
 def read_weights(folder: Path) -> LazyWeights:
-    """All stored tensors of a model folder that matches its manifest; names and shapes are not checked."""
+    """All weights in a model folder that matches its manifest, by the class's names; they are not checked."""
     require_intact(folder)
-    stored = read_headers(folder)
+    stored = join_experts(read_headers(folder))
     return LazyWeights({name: tensor.shape for name, tensor in stored.items()}, partial(read_tensor, stored))
 
 
-def keep_untrained(trained: Mapping[str, Float[Tensor, "..."]], folder: Path) -> LazyWeights:
-    """``trained``, and the tensors of ``folder`` that its class never trains (a router's balance, constants)."""
-    stored, ends = read_weights(folder), SUPPORTED[read_shape(folder).architecture].untrained
-    left = {name: shape for name, shape in stored.shapes.items() if name.endswith(ends) and name not in trained}
-    shapes = {**shapes_of(trained), **left}
-    return LazyWeights(shapes, lambda name: stored[name] if name in left else trained[name])
+def complete_weights(
+    trained: Mapping[str, Float[Tensor, "..."]], base: Mapping[str, Float[Tensor, "..."]], *, frozen: Iterable[str]
+) -> LazyWeights:
+    """``trained`` with the weights called ``frozen``, which it lacks, from ``base``, in float32."""
+    held = set(frozen)
+    shapes = {**shapes_of(trained), **{name: tuple(shapes_of(base)[name]) for name in sorted(held)}}
+    return LazyWeights(shapes, lambda name: base[name].float() if name in held else trained[name])
 
 
 def merge_weights(
@@ -76,3 +77,29 @@ def merge_weights(
         return tensor if name not in base else torch.lerp(base[name].to(tensor.dtype), tensor, share)
 
     return LazyWeights(shapes_of(trained), read)
+
+
+def split_experts(weights: Mapping[str, Shaped[Tensor, "..."]], names: Iterable[str]) -> LazyWeights:
+    """``weights``, by the class's names, under the ``names`` of a model's files, as far as they are among them.
+
+    A weight without a name there keeps its own. The experts of one layer are held until those of the next are read.
+    """
+    shapes = shapes_of(weights)
+    places: dict[str, ExpertPlace] = {}
+    for name in names:
+        place = None if name in shapes else find_place(name)
+        if place is not None and place.name in shapes:
+            places[name] = place
+    held = lru_cache(maxsize=2)(weights.__getitem__)  # names in their order alternate between a layer's two tensors
+
+    def read(name: str) -> Shaped[Tensor, "..."]:
+        if name not in places:
+            return weights[name]
+        place = places[name]
+        whole = held(place.name)
+        # [experts, rows, width] -> [rows, width] -> parts x [part_rows, width]
+        return whole if place.expert is None else whole[place.expert].chunk(len(place.siblings))[place.part]
+
+    taken = {place.name for place in places.values()}
+    kept = {name: shape for name, shape in shapes.items() if name not in taken}
+    return LazyWeights(kept | {name: place.cut(shapes[place.name]) for name, place in places.items()}, read)

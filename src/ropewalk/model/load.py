@@ -23,16 +23,20 @@ from ropewalk.model.architectures import class_of, tied_names
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.biases import with_biases
 from ropewalk.model.check_rope import check_positions
+from ropewalk.model.expert_balance import hold_choice_biases
+from ropewalk.model.expert_files import join_experts
 from ropewalk.model.folder import read_config
 from ropewalk.model.latent_attention import exchange_latents
+from ropewalk.model.load_shards import load_shards, read_buffers
 from ropewalk.model.rope_hooks import direct_positions
-from ropewalk.model.weights import Dtype, check_finite, check_weights
+from ropewalk.model.weights import Dtype, check_finite, check_weights, read_file_names, read_headers
 from ropewalk.parallel.device import rank_device
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.shape.families import OWN_TYPE, SUPPORTED
 from ropewalk.shape.layer_keys import STALE_KEYS
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
+from ropewalk.shape.wrappers import read_text_config
 
 
 def load_model(
@@ -45,8 +49,12 @@ def load_model(
     live layer differs from config.json.
     """
     shape = read_shape(folder)
+    if read_file_names(folder).differ:  # transformers would load nothing into the text model, with a warning
+        model = build_model(folder, dtype=dtype, former=former)
+        load_shards(model, folder, device=torch.device("cpu"))
+        return model
     config, skeleton = _examine(folder, shape, dtype)
-    with _quietly():
+    with without_progress_bars():
         model, report = type(skeleton).from_pretrained(
             folder,
             config=config,
@@ -58,6 +66,8 @@ def load_model(
         )
     assert not any(report.values()), report
     check_finite(folder, dict(model.named_parameters()))
+    hold_choice_biases(model)
+    read_buffers(model, join_experts(read_headers(folder)))  # it may have rounded them
     return _give_positions(model, folder, shape, former)
 
 
@@ -71,6 +81,7 @@ def build_model(
     """
     shape = read_shape(folder)
     _, model = _examine(folder, shape, dtype)
+    hold_choice_biases(model)
     _compute_buffers(model)
     return _give_positions(model, folder, shape, former)
 
@@ -124,7 +135,7 @@ def _compute_buffers(model: PreTrainedModel) -> None:
 def _build_empty(folder: Path, shape: ModelShape, dtype: Dtype) -> tuple[PreTrainedConfig, PreTrainedModel]:
     """The config, and the model without memory. Raises UserError for errors that transformers itself raises."""
     kind = with_biases(class_of(shape.architecture), shape.positions)
-    try:
+    with translate_errors(folder):
         config = _build_config(folder)
         for key in SUPPORTED[shape.architecture].no_dropout:
             setattr(config, key, 0.0)
@@ -132,6 +143,13 @@ def _build_empty(folder: Path, shape: ModelShape, dtype: Dtype) -> tuple[PreTrai
         built._attn_implementation, built.dtype = NAME, getattr(torch, dtype)
         with torch.device("meta"), _default_dtype(getattr(torch, dtype)):
             return config, kind(built)
+
+
+@contextmanager
+def translate_errors(folder: Path) -> Iterator[None]:
+    """Raise UserError, which names the config.json of ``folder``, where transformers cannot build a model."""
+    try:
+        yield
     except (ValueError, TypeError, LookupError, AttributeError, AssertionError, StrictDataclassError) as error:
         raise UserError(
             "transformers cannot build this model",
@@ -142,12 +160,13 @@ def _build_empty(folder: Path, shape: ModelShape, dtype: Dtype) -> tuple[PreTrai
 
 
 def _build_config(folder: Path) -> PreTrainedConfig:
-    """transformers' config of a folder; for our own format that of the inner class."""
+    """transformers' config of a folder; for our own format that of the inner class, for a wrapper its text part."""
     whole = read_config(folder)
-    raw = {key: value for key, value in whole.items() if key not in STALE_KEYS}
-    known = OWN_TYPE in raw or raw.get("model_type") == SUPPORTED[raw["architectures"][0]].model_type
-    if not known:  # a file that names the class of another family: Kimi K2
-        raw["model_type"] = SUPPORTED[raw["architectures"][0]].model_type
+    text = read_text_config(whole, str(folder / "config.json"))
+    raw = {key: value for key, value in text.items() if key not in STALE_KEYS}
+    architecture = str((raw.get("architectures") or [""])[0])
+    if architecture in SUPPORTED:  # a file may name a type of its own for a class of transformers, as Kimi K2's does
+        raw["model_type"] = SUPPORTED[architecture].model_type
     if OWN_TYPE not in raw and raw == whole:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if OWN_TYPE not in raw:
@@ -169,7 +188,7 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Hide the progress bars: each rank would show one for a load of a second."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

@@ -2,9 +2,10 @@
 
 A model from ``build_model`` has its parameters on the meta device, with shapes only. After it is sharded, each rank
 allocates its shards and reads them from the files. Parameters that have values already, such as new adapters, stay.
+Buffers that a file holds, such as the biases by which experts are chosen, are whole on every rank.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ropewalk.model.read_rows import read_rows
+from ropewalk.model.expert_files import join_experts
+from ropewalk.model.read_rows import AnyStored, read_rows
 from ropewalk.model.weights import read_headers, refuse_bad
 from ropewalk.parallel.collective import gather_values
 
@@ -25,21 +27,41 @@ def load_shards(model: nn.Module, folder: Path, *, device: torch.device) -> None
     The model is a ``build_model``, or a module that holds one as ``causal``; it may be sharded, and then every rank
     must call this. Raises UserError, on every rank, where a value is not finite.
     """
-    stored, bad = read_headers(folder), {}
+    stored, bad = join_experts(read_headers(folder)), {}
     for name, parameter, places in list(_find_empty(model)):
         made = nn.Parameter(torch.empty_like(parameter, device=device), requires_grad=parameter.requires_grad)
         local, first_row = _find_rows(made)
         bad[name] = read_rows(stored[name], local, first_row=first_row)
         for module, own_name in places:
             setattr(module, own_name, made)
-    for name, buffer in _find_stored_buffers(model):
-        bad[name] = read_rows(stored[name], buffer)
+    bad |= read_buffers(model, stored)
     everyones = gather_values({name: count for name, count in bad.items() if count})
     for name in bad:
         # With replicas, several ranks count the same value.
         found = sum(each.get(name, 0) for each in everyones)
         total = int(torch.Size(stored[name].shape).numel())
         refuse_bad(folder, name, bad=min(found, total), values=total)
+
+
+def read_buffers(model: nn.Module, stored: Mapping[str, AnyStored]) -> dict[str, int]:
+    """Give each buffer that files hold its stored values; return for each how many are not finite.
+
+    The buffers are in float32 in a model of any type: their classes compute so, but not all of them declare it.
+    """
+    bad = {}
+    for name, module, own_name in list(find_stored_buffers(model)):
+        value = torch.empty(stored[name].shape, device=module.get_buffer(own_name).device)
+        bad[name] = read_rows(stored[name], value)
+        module.register_buffer(own_name, value)
+    return bad
+
+
+def find_stored_buffers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Yield the name in the files of each buffer that files hold, with its module and its name there."""
+    for path, module in model.named_modules():
+        for own_name, _ in module.named_buffers(recurse=False):
+            if own_name not in module._non_persistent_buffers_set:
+                yield f"{path}.{own_name}".removeprefix("causal."), module, own_name
 
 
 def _find_empty(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Places]]:
@@ -52,14 +74,6 @@ def _find_empty(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Places]]:
                 found.setdefault(parameter, (name, []))[1].append((module, own_name))
     for parameter, (name, places) in found.items():
         yield name, parameter, places
-
-
-def _find_stored_buffers(model: nn.Module) -> Iterator[tuple[str, Float[Tensor, "..."]]]:
-    """Yield each buffer that a file holds, by its name there: every rank has the whole of it."""
-    for path, module in model.named_modules():
-        for own_name, buffer in module.named_buffers(recurse=False):
-            if own_name not in module._non_persistent_buffers_set:
-                yield f"{path}.{own_name}".removeprefix("causal."), buffer
 
 
 def _find_rows(parameter: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], int]:

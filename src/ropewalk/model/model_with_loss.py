@@ -4,16 +4,14 @@ FSDP2 gathers whole weights only inside the forward and backward of the module t
 weight itself, so the loss must run inside that module.
 """
 
-from contextlib import nullcontext
-
 import torch.distributed as dist
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
-from torch.autograd.graph import save_on_cpu
 from transformers import PreTrainedModel
 
 from ropewalk.model.architectures import backbone_of, blocks_of, head_of, logit_rules
 from ropewalk.model.attention_interface import make_empty_mask
+from ropewalk.model.expert_balance import ExpertBalance
 from ropewalk.model.loss import LossRules, score_labels
 from ropewalk.model.pass_arguments import hand_on_arguments
 from ropewalk.partition import AnyPartition
@@ -31,8 +29,8 @@ class ModelWithLoss(nn.Module):
         self.chunk_tokens, self.z_loss = chunk_tokens, z_loss
         self.most = most
         """Largest weight of a token's loss by its context (loss.weigh_by_context)."""
-        self.offload = False
-        """Whether saved activations of recomputed blocks wait in host memory (train/prepare_model.py)."""
+        self.balance: ExpertBalance | None = None
+        """The balance of its experts, where it has any and is trained (train/prepare_model.py)."""
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -78,14 +76,12 @@ class ModelWithLoss(nn.Module):
         context_group: dist.ProcessGroup | None = None,
     ) -> Float[Tensor, "local width"]:
         """The head's input for these tokens. On a sharded learner, call it only inside forward."""
-        # Recomputed blocks keep only their inputs; both copies, to the host and back, run on the compute stream.
-        with save_on_cpu(pin_memory=tokens.is_cuda) if self.offload else nullcontext():
-            hidden: Tensor = backbone_of(self.causal)(
-                input_ids=tokens[None],
-                position_ids=positions[None],
-                attention_mask=make_empty_mask(tokens.device),
-                use_cache=False,  # the config's default builds a cache and loses the document borders
-                partition=partition,
-                context_group=context_group,
-            ).last_hidden_state[0]  # [1, local, width] -> [local, width]
+        hidden: Tensor = backbone_of(self.causal)(
+            input_ids=tokens[None],
+            position_ids=positions[None],
+            attention_mask=make_empty_mask(tokens.device),
+            use_cache=False,  # the config's default builds a cache and loses the document borders
+            partition=partition,
+            context_group=context_group,
+        ).last_hidden_state[0]  # [1, local, width] -> [local, width]
         return hidden

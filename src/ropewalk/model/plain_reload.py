@@ -9,11 +9,13 @@ by. ``cached`` decides whether they are written with a cache of keys, as servers
 """
 
 import importlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from jaxtyping import Shaped
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -29,7 +31,7 @@ def answer_request(folder: str, request: str, answer: str, device: str, loader: 
         module, _, name = loader.partition(":")
         model = getattr(importlib.import_module(module), name)(Path(folder)).to(device)
     else:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).to(device)
+        model = load_plain(folder).to(device)
     with torch.no_grad():
         if "generate" in asked:
             found = generate_tokens(model, asked, generates=not loader)
@@ -37,6 +39,19 @@ def answer_request(folder: str, request: str, answer: str, device: str, loader: 
             found = {"logits": model(asked["tokens"][None], use_cache=False, logits_to_keep=asked["places"]).logits[0]}
     found = {name: tensor.float() if name == "logits" else tensor for name, tensor in found.items()}
     save_file({name: tensor.cpu().contiguous() for name, tensor in found.items()}, answer)
+
+
+def load_plain(folder: str) -> Any:
+    """The model of the class that a folder names, which for a multimodal folder is not a causal language model's.
+
+    Raises RuntimeError where the files lack a tensor of the class, which would have random numbers.
+    """
+    name = json.loads((Path(folder) / "config.json").read_text())["architectures"][0]
+    kind = getattr(transformers, name) if name.endswith("ForConditionalGeneration") else AutoModelForCausalLM
+    model, report = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
+    if missing := sorted(report["missing_keys"]):
+        raise RuntimeError(f"the files lack {len(missing)} tensors of {name}: {', '.join(missing[:3])}")
+    return model
 
 
 def generate_tokens(

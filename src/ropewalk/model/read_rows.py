@@ -2,7 +2,8 @@
 
 A safetensors file holds a tensor's numbers in one piece, row after row. So a rank reads only the rows of its shard, in
 small pieces, straight into the shard. The file is read and not mapped into memory: the pages of a mapped file would
-count as the memory of the process.
+count as the memory of the process. A tensor of a model may lie in several stored ones; its rows are then read from all
+of them (expert_files.py).
 """
 
 import json
@@ -10,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -30,23 +32,61 @@ class StoredTensor:
     begin: int
 
 
-def read_begins(path: Path) -> dict[str, int]:
-    """Return the place of the first byte of each tensor in a whole safetensors file."""
+@dataclass(frozen=True, slots=True)
+class JoinedTensor:
+    """A tensor [matrices, rows, width]: each matrix consists of stored parts [part_rows, width], one below the other.
+
+    All parts of one place have the same shape and type.
+    """
+
+    parts: tuple[tuple[StoredTensor, ...], ...]
+
+    @property
+    def file(self) -> Path:
+        """The file of the first part, for messages."""
+        return self.parts[0][0].file
+
+    @property
+    def dtype(self) -> str:
+        return self.parts[0][0].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        first = self.parts[0]
+        return (len(self.parts), sum(part.shape[0] for part in first), *first[0].shape[1:])
+
+
+AnyStored = StoredTensor | JoinedTensor
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the header of a whole safetensors file, and the place of the first byte behind it."""
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
-        header: Mapping[str, Mapping[str, tuple[int, int]]] = json.loads(file.read(header_bytes))
-    return {
-        name: 8 + header_bytes + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"
-    }
+        return json.loads(file.read(header_bytes)), 8 + header_bytes
+
+
+def read_begins(path: Path) -> dict[str, int]:
+    """Return the place of the first byte of each tensor in a whole safetensors file."""
+    header, begin = read_header(path)
+    return {name: begin + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
 
 
 @torch.no_grad()
-def read_rows(stored: StoredTensor, out: Float[Tensor, "..."], *, first_row: int = 0) -> int:
+def read_rows(stored: AnyStored, out: Float[Tensor, "..."], *, first_row: int = 0) -> int:
     """Fill ``out`` with the rows from ``first_row`` on, in the type of ``out``; return how many are not finite.
 
-    ``out`` is contiguous, on any device, and has the shape of the stored tensor but for the number of rows.
+    ``out`` is contiguous, on any device, and has the shape of the stored tensor but for the number of rows. A row of a
+    ``JoinedTensor`` is one of its matrices.
     """
     assert out.is_contiguous() and out.shape[1:] == stored.shape[1:]
+    if isinstance(stored, JoinedTensor):
+        # [matrices, rows, width] -> matrices x [rows, width] -> parts x [part_rows, width]
+        return sum(
+            read_rows(part, place)
+            for parts, matrix in zip(stored.parts[first_row : first_row + len(out)], out, strict=True)
+            for part, place in zip(parts, matrix.split([each.shape[0] for each in parts]), strict=True)
+        )
     flat, dtype, bad = out.view(-1), STORED_TYPES[stored.dtype], 0
     piece = torch.empty(min(PIECE_ELEMENTS, len(flat)), dtype=dtype)
     with stored.file.open("rb", buffering=0) as file:
@@ -62,14 +102,14 @@ def read_rows(stored: StoredTensor, out: Float[Tensor, "..."], *, first_row: int
     return bad
 
 
-def read_tensor(stored: Mapping[str, StoredTensor], name: str) -> Float[Tensor, "..."]:
+def read_tensor(stored: Mapping[str, AnyStored], name: str) -> Float[Tensor, "..."]:
     """Return one whole tensor, in its stored type."""
     out = torch.empty(stored[name].shape, dtype=STORED_TYPES[stored[name].dtype])
     read_rows(stored[name], out)
     return out
 
 
-def are_equal(one: StoredTensor, other: StoredTensor) -> bool:
+def are_equal(one: AnyStored, other: AnyStored) -> bool:
     """Return whether two stored tensors of one shape hold the same numbers. Only a few rows are held at a time."""
     for first, rows in _cut(one.shape):
         both = torch.empty(2, rows, *one.shape[1:])  # float32 holds each of the types exactly

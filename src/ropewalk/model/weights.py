@@ -5,7 +5,7 @@ and shapes must be exactly the model's, before a single value is read.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ropewalk.core.error import UserError
+from ropewalk.model.expert_files import join_experts
+from ropewalk.model.file_names import FileNames, sort_names
+from ropewalk.model.folder import read_config
 from ropewalk.model.read_rows import StoredTensor as StoredTensor
 from ropewalk.model.read_rows import are_equal, count_bad, count_stored_bad, read_begins
 from ropewalk.model.read_rows import read_tensor as read_tensor
@@ -27,7 +30,22 @@ _DERIVED = ("rotary_emb.inv_freq",)  # old files have it; every model computes i
 
 
 def read_headers(folder: Path) -> dict[str, StoredTensor]:
-    """Name, shape and type of every stored tensor; raises UserError for files that are cut short or broken."""
+    """Shape and type of every stored tensor of the trained model, by its name in the model's class.
+
+    Raises UserError for files that are cut short or broken. Carried tensors are left out.
+    """
+    stored = read_stored(folder)
+    names = sort_names(read_config(folder), stored, folder)
+    return {name: stored[name_in_file] for name, name_in_file in names.trained.items()}
+
+
+def read_file_names(folder: Path) -> FileNames:
+    """Which tensors of a folder are the trained model's, and which are carried."""
+    return sort_names(read_config(folder), read_stored(folder), folder)
+
+
+def read_stored(folder: Path) -> dict[str, StoredTensor]:
+    """Shape and type of every tensor in a folder's files, by its name there; raises UserError as ``read_headers``."""
     stored: dict[str, StoredTensor] = {}
     for path in weight_files(folder):
         try:
@@ -55,22 +73,11 @@ def read_file_headers(path: Path) -> dict[str, StoredTensor]:
 def check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]], *, tied: Mapping[str, str]) -> None:
     """Raise UserError unless the stored tensors are exactly ``expected``, in floating point.
 
-    ``tied`` maps a name that may be absent to the name that it equals. If it is stored as well, it must hold the same
-    values.
+    ``expected`` has the names and shapes of the class; files may have each expert apart (expert_files.py). ``tied``
+    maps a name that may be absent to the name that it equals. If it is stored as well, it must hold the same values.
     """
-    stored = read_headers(folder)
-    missing = [name for name in expected if name not in stored and name not in tied]
-    unknown = [name for name in stored if name not in expected]
-    if missing or unknown:
-        parts = [f"{len(missing)} missing ({_list(missing)})"] * bool(missing)
-        parts += [f"{len(unknown)} unknown ({_list(unknown)})"] * bool(unknown)
-        raise UserError(
-            "the weights do not match this config",
-            where=str(folder),
-            why="tensors: " + ", ".join(parts),
-            fix="download the folder again; check num_hidden_layers, tie_word_embeddings and architectures in "
-            "config.json",
-        )
+    stored = join_experts(read_headers(folder))
+    check_tensor_names(folder, stored, expected, tied=tied)
     for name, tensor in stored.items():
         if tensor.shape != expected[name]:
             raise UserError(
@@ -94,6 +101,24 @@ def check_weights(folder: Path, expected: Mapping[str, tuple[int, ...]], *, tied
                 why=f"tie_word_embeddings is true, so {source} would silently replace it",
                 fix='set "tie_word_embeddings": false in config.json if the model was trained with two matrices',
             )
+
+
+def check_tensor_names(
+    folder: Path, found: Collection[str], expected: Collection[str], *, tied: Collection[str]
+) -> None:
+    """Raise UserError unless the names ``found`` are exactly ``expected``; those of ``tied`` may be absent."""
+    missing = [name for name in expected if name not in found and name not in tied]
+    unknown = [name for name in found if name not in expected]
+    if missing or unknown:
+        parts = [f"{len(missing)} missing ({_list(missing)})"] * bool(missing)
+        parts += [f"{len(unknown)} unknown ({_list(unknown)})"] * bool(unknown)
+        raise UserError(
+            "the weights do not match this config",
+            where=str(folder),
+            why="tensors: " + ", ".join(parts),
+            fix="download the folder again; check num_hidden_layers, tie_word_embeddings and architectures in "
+            "config.json",
+        )
 
 
 def open_to_readers(folder: Path) -> None:

@@ -5,12 +5,14 @@ with the device of the mesh, and threads that make tensors set it first. Whether
 (plan/gpus.py), because a process that has asked CUDA can fork no rank that uses a GPU.
 """
 
+from dataclasses import replace
+
 import torch
 
 from ropewalk.core.error import UserError
 from ropewalk.parallel.torchrun import name_visible_gpus
 from ropewalk.plan.gpus import Gpu, list_gpus
-from ropewalk.plan.hardware import Machine, describe_gpu_rates, measure_cpu
+from ropewalk.plan.hardware import Machine, count_host_bytes, describe_gpu_rates, measure_cpu
 from ropewalk.plan.rank_setup import Kind, RankSetup, choose_kind
 
 _taken: list[torch.device] = []
@@ -81,7 +83,10 @@ def describe_gpu(device: torch.device) -> Gpu:
 def find_own_machine(*, ranks: int) -> Machine:
     """Return the speed and memory of this rank's device; on a CPU, of its part of the machine that ``ranks`` share."""
     device = rank_device()
-    return describe_gpu_rates(describe_gpu(device)) if device.type == "cuda" else measure_cpu(ranks=ranks)
+    if device.type != "cuda":
+        return measure_cpu(ranks=ranks)
+    sharing = min(ranks, max(1, len(list_gpus())))  # ranks of this machine
+    return replace(describe_gpu_rates(describe_gpu(device)), host_bytes=count_host_bytes() / sharing)
 
 
 def _pick_visible(gpus: tuple[Gpu, ...], visible: str | None) -> tuple[Gpu, ...]:

@@ -8,6 +8,7 @@ without further messages.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -25,6 +26,13 @@ from ropewalk.plan.memory import WHOLE_BYTES
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
+UNIT_BYTES = 8 << 30
+"""The most bytes of a block that is gathered as one unit.
+
+While a unit runs, the next one is gathered already, so two of them take memory. In a larger block the experts are a
+unit of their own. The attention between the experts of two layers is small, so only one layer's experts are whole at a
+time. The price: a recomputed block gathers its experts once more."""
+
 
 @runtime_checkable
 class Blocked(Protocol):
@@ -40,6 +48,7 @@ def shard_model(
     *,
     precision: Precision | None = "auto",
     whole_bytes: int = WHOLE_BYTES,
+    unit_bytes: int = UNIT_BYTES,
     states_on_host: bool = False,
 ) -> None:
     """Shard ``model`` in place and move it to the mesh's device; its parameters become DTensors, float32 masters.
@@ -47,7 +56,8 @@ def shard_model(
     A ``precision`` of None is for a model that only reads: its weights stay in the type that they have.
 
     With ``bfloat16`` the gathered copies and thus the matrix products are bfloat16; gradients are reduced in float32.
-    A model of at most ``whole_bytes`` bytes is one unit; a larger model has one unit per block. With
+    A model of at most ``whole_bytes`` bytes is one unit; a larger model has one unit per block. Of a block with more
+    than ``unit_bytes`` bytes, a module whose own weights are most of it, such as its experts, is one more. With
     ``states_on_host`` the masters, the gradients and thus the optimizer's states stay in host memory. The optimizer
     runs there, and blocks are copied to the device when they are gathered. On one rank the function only sets up the
     mixed precision.
@@ -61,12 +71,33 @@ def shard_model(
     place = CPUOffloadPolicy(pin_memory=mesh.device.type == "cuda") if states_on_host else OffloadPolicy()
     weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
     for block in model.blocks if weight_bytes > whole_bytes else ():
+        for part in _find_heavy(block, unit_bytes):
+            fully_shard(part, mesh=mesh.sharding, mp_policy=policy, offload_policy=place)
         fully_shard(block, mesh=mesh.sharding, mp_policy=policy, offload_policy=place)
     fully_shard(model, mesh=mesh.sharding, mp_policy=policy, offload_policy=place)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo supports neither averages nor scaled sums
+    _prefetch([block for block in model.blocks if isinstance(block, FSDPModule)])
+
+
+def _prefetch(blocks: list[FSDPModule]) -> None:
+    """Gather each block's weights before the block ahead of it runs, so that its products hide the messages.
+
+    One block ahead, as plan/memory counts. By default torch issues the message of the forward after the block's own
+    kernels, when the host has come that far.
+    """
+    for before, after in pairwise(blocks):
+        before.set_modules_to_forward_prefetch([after])
+        after.set_modules_to_backward_prefetch([before])
+
+
+def _find_heavy(block: nn.Module, unit_bytes: int) -> list[nn.Module]:
+    """Return the module whose own weights are more than half of ``block``, if that is larger than ``unit_bytes``."""
+    whole = sum(parameter.nbytes for parameter in block.parameters())
+    own = {part: sum(each.nbytes for each in part.parameters(recurse=False)) for part in block.modules()}
+    return [part for part, held in own.items() if whole > unit_bytes and 2 * held > whole and part is not block]
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -73,8 +73,8 @@ def token_flops(
     """Forward FLOPs per token of sequences of ``context_tokens`` that hold documents of ``document_tokens``.
 
     ``document_tokens`` None means one document that fills the sequence. Norms, rotations, softmax and the embedding's
-    look-up are left out (below 1 %), and so is what context ranks do again to expand received latents. The head is counted, tied or not. With ``lora``, the adapters are added, and the
-    frozen weights have a cheaper backward.
+    look-up are left out (below 1 %), and so is what context ranks do again to expand received latents. The head is
+    counted, tied or not. With ``lora``, the adapters are added, and the frozen weights have a cheaper backward.
     """
     trained = count_trained(shape, lora)
     attention = sum(into * out for into, out in shape.attention_matrices.values())

@@ -16,13 +16,14 @@ from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.partition.partition import partition_tokens
 from ropewalk.partition.ulysses import UlyssesPartition
-from ropewalk.plan.flops import Recompute, token_flops
+from ropewalk.plan.flops import Recompute, TokenFlops, token_flops
 from ropewalk.plan.gpus import list_gpus
 from ropewalk.plan.hardware import KNOWN, Machine, find_machine
 from ropewalk.plan.memory import Memory, estimate_memory
 from ropewalk.plan.plan import Plan, Split
 from ropewalk.plan.rank_setup import set_up_ranks
 from ropewalk.plan.savings import Savings, list_savings
+from ropewalk.plan.step_time import exposed_seconds
 from ropewalk.plan.traffic import Exchange, attention_traffic, state_traffic
 from ropewalk.recipe.parallel import LOSS_CHUNK_TOKENS, require_even
 from ropewalk.recipe.spec import Parallel, Recipe
@@ -33,6 +34,8 @@ from ropewalk.shape.model_shape import ModelShape
 USABLE_MEMORY = 0.92
 """Share of a device's memory that a run may use; the formulas are 3 to 5 GB too low on a card of 150 GB."""
 
+USABLE_HOST_MEMORY = 0.75
+"""Share of a rank's part of the host's memory that may wait there pinned; the rest is for loaders and saves."""
 
 _LARGE_PARAMETERS = 1e9  # larger models are not trained on a CPU, so the recipe is meant for a GPU
 
@@ -57,9 +60,8 @@ def forecast(
     """
     split = split or Split()
     require_even(ranks, context=split.context_ranks, replicas=split.replicas)
-    wave_tokens = (
-        ranks // split.context_ranks * split.micro_batch_size * context_tokens
-    )  # one micro-batch for each data rank
+    # One micro-batch for each data rank.
+    wave_tokens = ranks // split.context_ranks * split.micro_batch_size * context_tokens
     waves = max(1, (step_tokens or 0) // wave_tokens)
     flops = token_flops(shape, context_tokens, document_tokens=document_tokens, lora=split.lora)
     savings, memory = _fit(shape, context_tokens, ranks=ranks, split=split, machine=machine)
@@ -68,17 +70,14 @@ def forecast(
     state_bytes = waves * state_traffic(
         shape, ranks=ranks, replicas=split.replicas, element_bytes=split.element_bytes, lora=split.lora
     )
-    linear_seconds, attention_seconds = flops.seconds(
-        recompute,
-        matmul=machine.matmul_flops,
-        forward=machine.attention_forward_flops,
-        backward=machine.attention_backward_flops,
-    )
+    rates = {"forward": machine.attention_forward_flops, "backward": machine.attention_backward_flops}
+    linear_seconds, attention_seconds = flops.seconds(recompute, matmul=machine.matmul_flops, **rates)
     rank_tokens, steps = waves * wave_tokens / ranks, max(1, tokens // (waves * wave_tokens))
-    # Keys travel while attention tiles are computed, and weights while the layer before is computed. Only the excess
-    # costs time.
+    # Keys travel while attention is computed, and weights while the layer before is. Only the excess costs time.
     attention = max(rank_tokens * attention_seconds * split.imbalance, context_bytes / machine.link_bytes_per_second)
     linear = max(rank_tokens * linear_seconds, state_bytes / machine.link_bytes_per_second)
+    step_seconds = attention + linear
+    step_seconds += _exposed_copies(step_seconds, waves * memory.host, rank_tokens, flops=flops, machine=machine)
     return Plan(
         context_tokens=context_tokens,
         tokens=tokens,
@@ -88,15 +87,24 @@ def forecast(
         flops=flops,
         savings=savings,
         memory=memory,
-        fits=memory.peak_bytes <= USABLE_MEMORY * machine.memory_bytes,
+        fits=_fits(memory, machine),
         context_bytes=context_bytes,
         state_bytes=state_bytes,
-        step_seconds=attention + linear,
-        seconds=steps * (attention + linear),
-        tokens_per_second=waves * wave_tokens / (attention + linear),
+        step_seconds=step_seconds,
+        seconds=steps * step_seconds,
+        tokens_per_second=waves * wave_tokens / step_seconds,
         machine=machine,
         cut=split.why,
     )
+
+
+def _exposed_copies(
+    step_seconds: float, host_bytes: float, rank_tokens: float, *, flops: TokenFlops, machine: Machine
+) -> float:
+    """Seconds of copies to the host and back that a step of ``step_seconds`` does not hide."""
+    once = rank_tokens * (flops.linear / machine.matmul_flops + flops.attention / machine.attention_forward_flops)
+    copy_seconds = host_bytes / machine.host_link_bytes_per_second
+    return exposed_seconds(copy_seconds, forward=once, backward=step_seconds - once, overlaps=True)
 
 
 def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | None = None) -> list[Plan]:
@@ -258,6 +266,12 @@ def _fit(
             loss_chunk_tokens=split.loss_chunk_tokens,
             lora=split.lora,
         )
-        if memory.peak_bytes <= USABLE_MEMORY * machine.memory_bytes:
+        if _fits(memory, machine):
             break
     return way, memory
+
+
+def _fits(memory: Memory, machine: Machine) -> bool:
+    """Whether the device and the host both have room."""
+    on_device = memory.peak_bytes <= USABLE_MEMORY * machine.memory_bytes
+    return on_device and memory.host <= USABLE_HOST_MEMORY * machine.host_bytes

@@ -6,6 +6,7 @@ gets generic rates (generic_gpu.py). The memory is the card's own. Ranks on one 
 of the rate and of the memory.
 """
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,12 @@ class Machine:
     memory_bytes: float
     link_bytes_per_second: float
     source: str
+    host_link_bytes_per_second: float = 50e9
+    """Between the device and pinned host memory: PCIe 5 with 16 lanes, less its overhead."""
+    memory_bytes_per_second: float = math.inf
+    """Of the device's own memory; infinite where that is not known, and then elementwise work is not counted."""
+    host_bytes: float = math.inf
+    """The rank's part of its machine's memory; infinite where the machine is not known."""
     generic: bool = False
     """Whether the rates are only an estimate, because the device is not in the table."""
 
@@ -45,6 +52,7 @@ KNOWN: Mapping[str, Machine] = {
         attention_backward_flops=485 * _TERA,
         memory_bytes=143_771 * _MEBI,
         link_bytes_per_second=400 * _GIGA,
+        memory_bytes_per_second=0.9 * 4.8 * _TERA,
         source="bf16 8192^3 product measured at 769-798 TFLOP/s, of which a model gets about 0.8; attention: cuDNN on "
         "an H100 (same cores) at 32k in LongCA-bench",
     ),
@@ -55,6 +63,7 @@ KNOWN: Mapping[str, Machine] = {
         attention_backward_flops=485 * _TERA,
         memory_bytes=81_559 * _MEBI,
         link_bytes_per_second=400 * _GIGA,
+        memory_bytes_per_second=0.9 * 3.35 * _TERA,
         source="rates as h200, which has the same cores",
     ),
     "a100": Machine(
@@ -64,6 +73,8 @@ KNOWN: Mapping[str, Machine] = {
         attention_backward_flops=182 * _TERA,
         memory_bytes=81_920 * _MEBI,
         link_bytes_per_second=250 * _GIGA,
+        memory_bytes_per_second=0.9 * 2.04 * _TERA,
+        host_link_bytes_per_second=25 * _GIGA,
         source="0.8 of the data sheet's 312 TFLOP/s; attention: FlashAttention 2 in ring-flash-attention's README",
     ),
 }
@@ -85,7 +96,9 @@ def find_machine(*, ranks: int = 1, gpus: Sequence[Gpu] | None = None) -> Machin
     ``gpus`` None means those that the driver shows.
     """
     gpus = list_gpus() if gpus is None else gpus
-    return describe_gpu_rates(gpus[0]) if gpus else measure_cpu(ranks=ranks)
+    if not gpus:
+        return measure_cpu(ranks=ranks)
+    return replace(describe_gpu_rates(gpus[0]), host_bytes=count_host_bytes() / min(ranks, len(gpus)))
 
 
 def describe_gpu_rates(gpu: Gpu) -> Machine:
@@ -94,7 +107,13 @@ def describe_gpu_rates(gpu: Gpu) -> Machine:
     if known is not None:
         return replace(known, memory_bytes=gpu.memory_bytes or known.memory_bytes)
     matmul, forward, backward, memory_bytes, source = estimate_rates(gpu)
-    return Machine(gpu.name, matmul, forward, backward, memory_bytes, LINK_BYTES_PER_SECOND, source, generic=True)
+    rates = matmul, forward, backward, memory_bytes, LINK_BYTES_PER_SECOND
+    return Machine(gpu.name, *rates, source, host_link_bytes_per_second=LINK_BYTES_PER_SECOND, generic=True)
+
+
+def count_host_bytes() -> float:
+    """The memory of this machine."""
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def measure_cpu(*, ranks: int = 1) -> Machine:
@@ -116,7 +135,7 @@ def measure_cpu(*, ranks: int = 1) -> Machine:
         matmul_flops=matmul,
         attention_forward_flops=_ATTENTION_SHARE * matmul,
         attention_backward_flops=_ATTENTION_SHARE * matmul,
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / ranks,
+        memory_bytes=count_host_bytes() / ranks,
         link_bytes_per_second=left.nbytes / copy_seconds / ranks,
         source=f"measured: a {_PROBE_WIDTH}^3 product in {best_seconds * 1e3:.1f} ms, shared by {ranks} ranks",
     )

@@ -44,6 +44,8 @@ class Memory:
     loss: float
     last_block: float
     first_block: float
+    host: float = 0.0
+    """What waits in pinned host memory between forward and backward; not a part of the peak."""
 
     @property
     def peak_bytes(self) -> float:
@@ -77,6 +79,7 @@ def estimate_memory(
         loss=row + loss,
         last_block=row + head_gradient + block,
         first_block=row + kept / shape.layers + block + GRADIENT_BYTES * trained.parameters * on_device,
+        host=host_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes),
     )
 
 
@@ -90,8 +93,19 @@ def kept_bytes(
     inputs = offloaded_checkpoint_bytes if savings.offload else checkpoint_bytes
     kept = inputs(shape, local_tokens, element_bytes=element_bytes)
     if savings.recompute == "save_attention":
-        kept += kept_attention_bytes(shape, local_tokens, element_bytes=element_bytes)
+        attention = kept_attention_bytes(shape, local_tokens, element_bytes=element_bytes)
+        kept += attention * min(1.0, 2 / shape.layers) if savings.attention_on_host else attention
     return kept
+
+
+def host_bytes(shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2) -> float:
+    """Bytes of one rank's activations in host memory: those of all blocks but the last, which needs them at once."""
+    if not savings.offload:
+        return 0.0
+    waiting = checkpoint_bytes(shape, local_tokens, element_bytes=element_bytes)
+    if savings.attention_on_host:
+        waiting += kept_attention_bytes(shape, local_tokens, element_bytes=element_bytes)
+    return waiting * (1 - 1 / shape.layers)
 
 
 def block_bytes(

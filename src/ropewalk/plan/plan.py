@@ -80,6 +80,7 @@ class Plan:
             ("speed", f"{format_amount(self.tokens_per_second)} tokens/s on {self.ranks} x {self.machine.name}"),
             ("time", format_seconds(self.seconds)),
             ("memory", f"{format_bytes(self.memory.peak_bytes)} per rank, {self.savings.describe()}"),
+            *([("host", f"{format_bytes(self.memory.host)} per rank of activations")] if self.memory.host else []),
             ("fits", f"{'yes' if self.fits else 'no'}, {format_bytes(self.machine.memory_bytes)} per rank"),
             ("sent", f"{format_bytes(self.context_bytes)} for attention, {format_bytes(self.state_bytes)} for states"),
             *([("cut", self.cut)] if self.cut else []),

@@ -1,9 +1,9 @@
-"""Needle in a haystack: the number of one town among plain sentences, with other towns as distractors."""
+"""Needle in a haystack: the numbers of one or several towns among plain sentences, with other towns as distractors."""
 
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.spec import Spec
@@ -42,11 +42,19 @@ class Needle(Spec):
     language: Language = "en"
     """Of the prompt."""
     depth: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Share of the text before the needle; null: anywhere."""
+    """Share of the text before each needle; null: anywhere."""
     distractors: Annotated[Count, Field(lt=30)] = 3
     """Other towns' numbers in the text."""
     digits: Annotated[PositiveCount, Field(ge=3, le=18)] = 7
     """Digits of a number."""
+    questions: PositiveCount = 1
+    """Towns asked, one after the other: a long text gives as many answers. At most ``distractors`` + 1."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Needle":
+        if self.questions > self.distractors + 1:
+            raise ValueError(f"questions={self.questions}: the text has {self.distractors + 1} towns, distractors + 1")
+        return self
 
 
 def make_needle_prompt(spec: Needle, rng: np.random.Generator, *, words: int) -> Prompt:
@@ -55,11 +63,12 @@ def make_needle_prompt(spec: Needle, rng: np.random.Generator, *, words: int) ->
     chosen = [towns[i] for i in rng.permutation(len(towns))[: spec.distractors + 1]]
     numbers = rng.choice(9 * 10 ** (spec.digits - 1), size=len(chosen), replace=False) + 10 ** (spec.digits - 1)
     texts = [_FACT[language].format(town=town, number=number) for town, number in zip(chosen, numbers, strict=True)]
-    question = _QUESTION[language].format(town=chosen[0])
-    answer = f"{_BEFORE[language]}{numbers[0]}"
-    fixed = count_words("".join([*(f"{text} " for text in texts), question, answer]), language)
+    asked = range(spec.questions)
+    questions = [_QUESTION[language].format(town=chosen[i]) for i in asked]
+    answers = [f"{_BEFORE[language]}{numbers[i]}" for i in asked]
+    fixed = count_words("".join([*(f"{text} " for text in texts), *questions, *answers]), language)
     if words < fixed:
         raise refuse_length("needle", words, fixed)
-    facts = [Fact(texts[0], spec.depth), *map(Fact, texts[1:])]
+    facts = [Fact(text, spec.depth if i in asked else None) for i, text in enumerate(texts)]
     haystack, depths = hide_facts(write_sentences(language, rng, words=words - fixed), facts, rng)
-    return close_prompt(haystack, question, [("", answer, depths[0])])
+    return close_prompt(haystack, "", [(questions[i], answers[i], depths[i]) for i in asked])

@@ -16,6 +16,7 @@ from ropewalk.corpus.spec import Source
 from ropewalk.recipe.check_evaluate import check_lengths
 from ropewalk.recipe.check_layers import check_layers
 from ropewalk.recipe.check_units import check_units
+from ropewalk.recipe.expert_training import find_misfits
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.parallel import require_even
 from ropewalk.recipe.spec import ModelSource, Recipe
@@ -51,6 +52,8 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
         if isinstance(recipe.model, str):
             findings += [*_check_budget(stage, key, shape), *_check_replay(recipe, stage, key)]
         if before is not None:
+            misfits = find_misfits(stage.experts, recipe.parallel.mlp_tile_tokens, before)
+            findings += [Finding("error", _place(name, key), reason, "experts") for name, reason in misfits]
             findings += _check_domain_share(recipe, stage, key, before)
             if stage.reach_tokens < before.context_tokens:
                 findings += _check_length(stage, key, before.context_tokens)
@@ -73,6 +76,10 @@ def base_context(recipe: Recipe, shape: ModelShape | None) -> int | None:
     if isinstance(recipe.model, ModelSource):
         return recipe.model.init.context_length
     return None if shape is None else shape.context_tokens
+
+
+def _place(name: str, stage: str) -> str:
+    return name if name.startswith("parallel.") else f"{stage}.{name}"
 
 
 def _tell(error: UserError, key: str) -> Finding:

@@ -18,7 +18,7 @@ from ropewalk.core.spec import Spec
 from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.recipe.explain import explain
 from ropewalk.recipe.plain_yaml import parse_yaml
-from ropewalk.recipe.spec import ExportSpec, Recipe
+from ropewalk.recipe.spec import ExportSpec, ImportSpec, Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.suffix import YAML
 
@@ -128,6 +128,11 @@ def parse_advice(overrides: Sequence[str]) -> AdviceSpec:
 def parse_export(overrides: Sequence[str]) -> ExportSpec:
     """Make the settings of an export without a recipe from overrides alone."""
     return _parse_alone(ExportSpec, overrides, {})
+
+
+def parse_import(overrides: Sequence[str]) -> ImportSpec:
+    """Make the settings of ``ropewalk import`` from overrides alone."""
+    return _parse_alone(ImportSpec, overrides, {})
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:

@@ -62,6 +62,13 @@ _GROUPS: Mapping[str, tuple[str, str]] = {
     "stages[].lora.alpha": ("lora_alpha", ""),
     "stages[].lora.modules": ("lora_target_modules target_modules lora_target", ""),
     "stages[].lora.also_train": ("modules_to_save additional_target trainable_modules", ""),
+    "stages[].experts.balance_loss": (
+        "router_aux_loss_coef moe_aux_loss_coeff moe_aux_loss_coef aux_loss_coef load_balancing_loss_weight",
+        "per layer, over all tokens of a step; docs/experts.md converts the coefficient",
+    ),
+    "stages[].experts.z_loss": ("moe_z_loss_coeff router_z_loss_coef moe_z_loss_coef router_z_loss", ""),
+    "stages[].experts.bias_update": ("moe_router_bias_update_rate bias_update_rate load_balance_coeff", ""),
+    "stages[].experts.router": ("freeze_router freeze_moe_router train_router", "trained or frozen"),
     "stages[].checkpoint_steps": ("save_steps save_interval save_every checkpoint_interval ckpt_interval", ""),
     "stages[].save_total_limit": ("keep max_to_keep keep_last", "checkpoints of a stage"),
     "stages[].log_steps": ("panel_steps logging_steps log_interval log_every log_every_n_steps", ""),
@@ -87,6 +94,7 @@ _GROUPS: Mapping[str, tuple[str, str]] = {
         "gradient_checkpointing activation_checkpointing recompute_granularity recompute_activations",
         "auto, none, save_attention or full",
     ),
+    "parallel.kernels": ("use_liger_kernel use_liger liger_kernel enable_liger_kernel", "auto, torch or liger"),
     "parallel.compile": ("torch_compile use_compile", ""),
     "trackers": ("report_to wandb wandb_project logger tensorboard_dir logging", "a list such as [tensorboard]"),
     "stages[].pose": ("skip", "positions beyond the length of the sequence"),
@@ -123,8 +131,12 @@ _REASONS: Mapping[str, str] = {
     "load_in_4bit load_in_8bit quantization_config quantization qlora": (
         "base weights are not quantised; stages[].lora trains adapters, parallel.states: 8bit shrinks the moments"
     ),
+    "expert_parallel expert_parallel_size expert_model_parallel_size ep_size ep expert_parallel_degree": (
+        "experts are sharded over all ranks and gathered; sending tokens to experts instead moves less only below "
+        "1.5 x experts x inner width / chosen experts tokens a rank (docs/experts.md)"
+    ),
     "tensor_parallel_size tensor_model_parallel_size tp_size tp pipeline_parallel_size "
-    "pipeline_model_parallel_size pp_size pp expert_parallel_size": (
+    "pipeline_model_parallel_size pp_size pp": (
         "weights are sharded over all ranks, a sequence over parallel.context_parallel of them; there is no other "
         "parallelism"
     ),

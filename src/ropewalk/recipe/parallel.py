@@ -51,16 +51,19 @@ class Parallel(Spec):
     """What of a block runs again in the backward pass; ``auto`` in this and the next three is the fastest that fits."""
     mlp_tile_tokens: Literal["auto"] | PositiveCount | None = "auto"
     """Tokens that an MLP takes at once; null is all of them."""
-    offload: Literal["auto", "none", "inputs"] = "auto"
-    """Whether the inputs of recomputed blocks are kept in host memory; only for a GPU."""
+    offload: Literal["auto", "none", "inputs", "attention"] = "auto"
+    """What waits in host memory for the backward, only for a GPU: the inputs of recomputed blocks; ``attention`` means
+    these and attention's results, with ``recompute: save_attention``."""
     states: Literal["auto", "device", "host", "8bit"] = "auto"
     """Where masters, gradients and moments live, and so where the optimizer runs; on the device, moments may be bytes.
     """
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; master weights, reductions, angles and loss are float32 always."""
-    compile: Literal["none", "blocks"] = "none"
-    """Whether torch compiles what a block does besides its attention, at the first step of each sequence
-    length. There is no ``auto``, because the gain has not been measured on a GPU."""
+    kernels: Literal["auto", "torch", "liger"] = "auto"
+    """Whose kernels norms, rotation and SwiGLU run in; ``auto`` is Liger's on a GPU where it is installed."""
+    compile: Literal["auto", "none", "blocks"] = "auto"
+    """Whether torch compiles what a block does besides its attention, at the first step of each sequence length;
+    ``auto`` does so on a GPU where Liger's kernels do not run and Triton is installed."""
     loss_chunk_tokens: Literal["auto"] | PositiveCount = "auto"
     """Tokens whose logits exist at once; ``auto`` is 4096 on a GPU and 1024 on a CPU."""
     hang_seconds: float | None = Field(default=None, gt=0)
@@ -73,16 +76,21 @@ class Parallel(Spec):
         """``loss_chunk_tokens`` if it is a number; None leaves it to the device (``LOSS_CHUNK_TOKENS``)."""
         return None if self.loss_chunk_tokens == "auto" else self.loss_chunk_tokens
 
-    @property
-    def compiles(self) -> bool:
-        """Whether anything is compiled."""
-        return self.compile != "none"
-
     @model_validator(mode="after")
     def _check_offload(self) -> "Parallel":
-        if self.offload == "inputs" and self.recompute == "none":
+        if self.offload in ("inputs", "attention") and self.recompute == "none":
             raise ValueError(
                 "offload: it moves the inputs of recomputed blocks to the host, but with recompute: "
                 "none there are no such blocks"
             )
+        if self.offload == "attention" and self.recompute == "full":
+            raise ValueError(
+                "offload: attention keeps the results of attention, but with recompute: full attention runs again"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_kernels(self) -> "Parallel":
+        if self.kernels == "liger" and self.compile == "blocks":
+            raise ValueError("compile: blocks replaces the same operations as kernels: liger; set only one of them")
         return self

@@ -95,11 +95,18 @@ class ExportSpec(Spec):
     """Of the exported weights; ``base`` is the base's own."""
 
 
+class ImportSpec(Spec):
+    """The overrides of ``ropewalk import``."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the imported weights; float32 holds every dequantised value exactly."""
+
+
 class Recipe(Spec):
     """A run: which model, on which text, through which stages, on how many ranks, measured how."""
 
     model: str | ModelSource
-    """A folder, ``tiny-base``, ``hub_id@revision``, or ``{init: ...}``."""
+    """A folder, ``tiny-base``, ``hub_id@revision``, ``{init: ...}``; to check, also a ``hub_id`` of docs/bases.md."""
     run: str
     """The run folder."""
     seed: int = 0

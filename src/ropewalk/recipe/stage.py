@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.spec import Spec
+from ropewalk.recipe.expert_training import ExpertTraining
 from ropewalk.recipe.gates import Gate, Guard, Share, Stop
 from ropewalk.recipe.long_ce import LongCE
 from ropewalk.recipe.lora import Lora
@@ -83,6 +84,8 @@ class Stage(Spec):
     """Whether the optimizer goes on with the moments of the stage before; false begins with fresh ones."""
     lora: Lora | None = None
     """Adapters are trained instead of all weights."""
+    experts: ExpertTraining | None = None
+    """How a mixture of experts is trained (docs/experts.md)."""
     stop: Stop | None = None
     """Ends the stage as soon as a metric is reached."""
     gate: Gate | None = None
@@ -123,6 +126,14 @@ class Stage(Spec):
     def _check_lora(self) -> "Stage":
         if self.lora is not None and self.embedding_lr != 1 and not {"embeddings", "head"} & set(self.lora.also_train):
             raise ValueError("embedding_lr: the embedding is frozen; name it in lora.also_train")
+        return self
+
+    @model_validator(mode="after")
+    def _check_experts(self) -> "Stage":
+        if self.lora is not None and self.experts is not None and self.experts.learns:
+            raise ValueError(
+                "experts: with lora the routers are frozen, so balance_loss, z_loss and bias_update must be 0"
+            )
         return self
 
     @model_validator(mode="after")

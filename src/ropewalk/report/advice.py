@@ -34,12 +34,16 @@ from ropewalk.rope.method import describe
 
 @dataclass(frozen=True)
 class Advised:
-    """The result of a survey: the model's name, lines on its layers, and the scores of a probe if one was run."""
+    """The result of a survey: the model's name, lines on its layers, and the scores of a probe if one was run.
+
+    ``told`` says what the probe has read.
+    """
 
     model: str
     survey: Survey
     layers: Sequence[str]
     scores: Sequence[Score] = ()
+    told: Sequence[str] = ()
 
     @property
     def what(self) -> str:
@@ -56,7 +60,10 @@ class Advised:
 
     @property
     def probed(self) -> Probed:
-        return Probed(self.colours, self.scores, self.survey.base.context_tokens)
+        """The probe, with the candidates that it has read."""
+        read = {score.model for score in self.scores}
+        colours = {name: colour for name, colour in self.colours.items() if name in read}
+        return Probed(colours, self.scores, self.survey.base.context_tokens, self.told)
 
     @property
     def reasons(self) -> list[str]:

@@ -125,6 +125,26 @@ def make_speed(contents: Contents) -> Section:
     return Section("speed", "Speed and balance", lead + ".", pictures=pictures)
 
 
+def make_experts(contents: Contents) -> Section | None:
+    """The load of the experts in each layer, over the run; None for a dense model."""
+    layers, greatest = contents.curves("experts/load/layer-"), contents.curve("experts/load")
+    if not greatest.values:
+        return None
+    losses = contents.curve("experts/balance_loss").values
+    lead = (
+        f"In the last step, the busiest expert of any layer had {greatest.values[-1]:.2f} times the mean load (first "
+        f"step: {greatest.values[0]:.2f}). The balance loss, mean of the layers, went from {losses[0]:.3f} to "
+        f"{losses[-1]:.3f}; it is 1 where all experts are chosen alike."
+    )
+    rows = [
+        [layer, f"{curve.values[0]:.2f}", f"{curve.values[-1]:.2f}", f"{max(curve.values):.2f}"]
+        for layer, curve in sorted(layers.items(), key=lambda item: _edges(item[0]))
+    ]
+    columns = ["layer", "first", "last", "largest"]
+    tables = [Table(columns, rows, "rrrr", "Load of the busiest expert over the mean load, by layer.")] if rows else []
+    return Section("experts", "Load of experts", lead, tables)
+
+
 def make_parity(contents: Contents) -> Section:
     """The exported model against plain transformers."""
     title = "Parity of the export"

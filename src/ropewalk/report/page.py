@@ -17,6 +17,7 @@ from ropewalk.report.contents import Contents, read_run
 from ropewalk.report.html import HeadFigure, Page, render
 from ropewalk.report.inputs import make_done, make_ledger, make_mixture, make_positions, make_versions
 from ropewalk.report.outcomes import (
+    make_experts,
     make_loss_by_position,
     make_parity,
     make_retrieval,
@@ -45,6 +46,7 @@ _SECTIONS = (
     make_retrieval,
     make_short,
     make_speed,
+    make_experts,
     make_parity,
     make_versions,
 )
@@ -61,7 +63,7 @@ def write_report(run: Path) -> Path:
         verdict_mark=_mark_all(verdicts),
         tiles=_make_tiles(verdicts),
         summary=verdict_table(verdicts, intervals=True) if verdicts else None,
-        sections=[make(contents) for make in _SECTIONS],
+        sections=[section for make in _SECTIONS if (section := make(contents)) is not None],
         made_from="the files of the run folder. Intervals are 95 %; n is the number of documents, or of prompts",
         recipe=yaml.safe_dump(dict(contents.recipe), sort_keys=False, allow_unicode=True),
     )

@@ -17,11 +17,15 @@ _POSITION = "nll/position/"
 
 @dataclass(frozen=True)
 class Probed:
-    """The scores of all candidates, by their names in ``colours``; ``base_tokens`` is the base's own length."""
+    """The scores of all candidates, by their names in ``colours``; ``base_tokens`` is the base's own length.
+
+    ``told`` says what was read.
+    """
 
     colours: Mapping[str, str]
     scores: Sequence[Score]
     base_tokens: int
+    told: Sequence[str] = ()
 
     @property
     def models(self) -> list[str]:
@@ -98,20 +102,46 @@ def tell_probe(probed: Probed) -> list[str]:
     length = format_length(probed.far_tokens)
     lines = [
         f"Without training {best} has the lowest loss at {length}: {losses[best]:.3f} nats, unchanged "
-        f"{_first(losses):.3f}"
+        f"{_first(losses):.3f}",
+        _tell_alike(probed, best),
     ]
     if probed.lengths:
         answers = _answers(probed, probed.lengths[-1])
         top = max(answers.values())
-        names = ", ".join(model for model, value in answers.items() if value == top)
+        most = [model for model, value in answers.items() if value == top]
         lines.append(
-            f"Most answers at {format_length(probed.lengths[-1])}: {names}, {top * 100:.0f} %; "
+            f"Most answers at {format_length(probed.lengths[-1])}: {', '.join(most)}, {top * 100:.0f} %; "
             f"unchanged {_first(answers) * 100:.0f} %"
             if top
             else f"No candidate retrieves anything at {format_length(probed.lengths[-1])}: the model must learn it "
             "in training"
         )
-    return lines
+        lines += _tell_answers_alike(probed, probed.lengths[-1], top=most[0]) if top else []
+    return [*lines, *probed.told]
+
+
+def _tell_alike(probed: Probed, best: str) -> str:
+    """Which candidates the documents do not tell apart from the best: their paired difference may be zero."""
+    differences = {
+        model: score for model in probed.models if (score := probed.find(model, f"change/nll/{best}")) is not None
+    }
+    if any(not np.isfinite(score.low) for score in differences.values()):
+        return "One document gives no interval, so the losses of the candidates are not told apart"
+    alike = [f"{model} ({score.value:+.3f})" for model, score in differences.items() if score.low <= 0]
+    if alike:
+        return f"Not told apart from it by these documents, at 95 %: {', '.join(alike)}"
+    return "These documents tell it apart from every other candidate, at 95 %"
+
+
+def _tell_answers_alike(probed: Probed, tokens: int, *, top: str) -> list[str]:
+    """Which candidates the answers do not tell apart from the one with most: their intervals meet."""
+    scores = {model: probed.find(model, "retrieval/", context_tokens=tokens) for model in probed.models}
+    best = scores[top]
+    assert best is not None
+    alike = [model for model, score in scores.items() if score and model != top and score.high >= best.low]
+    if not alike:
+        return []
+    return [f"{best.n} answers do not tell {', '.join(alike)} apart from {top} (their 95 % intervals meet)"]
 
 
 def draw_losses(probed: Probed) -> Picture:

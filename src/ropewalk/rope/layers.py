@@ -75,6 +75,18 @@ def find_stretched(layers: Sequence[LayerPosition]) -> LayerPosition:
     return (full or turning or layers)[0]
 
 
+def choose_stretched(layers: Sequence[LayerPosition], base_tokens: int) -> list[bool]:
+    """Which layers a longer context changes without a pattern: those with full attention and RoPE.
+
+    Where no layer has both, those with RoPE whose window is at least as long as the base's context: it has never cut
+    anything, and published files have such windows.
+    """
+    turning = [not isinstance(layer.rope, Nope) for layer in layers]
+    full = [turns and layer.window_tokens is None for turns, layer in zip(turning, layers, strict=True)]
+    idle = [turns and (layer.window_tokens or 0) >= base_tokens for turns, layer in zip(turning, layers, strict=True)]
+    return full if any(full) else idle
+
+
 def stretch_layers(
     base: Sequence[LayerPosition],
     pattern: tuple[LayerRule, ...],
@@ -86,9 +98,10 @@ def stretch_layers(
 ) -> tuple[LayerPosition, ...]:
     """One completed value per layer of ``base``, stretched from ``base_tokens`` to ``context_tokens``.
 
-    Without a ``pattern``, ``rope`` applies to the layers that see all tokens and use RoPE. Windowed layers and layers
-    without RoPE do not change. A pattern defines every layer and repeats from the first layer on. Raises UserError
-    where the number of layers is no multiple of the pattern, a window exceeds the target, or no layer would change.
+    Without a ``pattern``, ``rope`` applies to the layers of ``choose_stretched``, which lose a window that is shorter
+    than the new context, and no other layer changes. A pattern defines every layer and repeats from the first layer on.
+    Raises UserError where the number of layers is no multiple of the pattern, a window exceeds the target, or no layer
+    would change.
     """
     bases = [layer.as_base(head_dim=head_dim, context_tokens=base_tokens) for layer in base]
     if pattern:
@@ -105,7 +118,7 @@ def stretch_layers(
             )
             for rule, layer, own in zip(rules, base, bases, strict=True)
         )
-    stretched = [layer.window_tokens is None and not isinstance(layer.rope, Nope) for layer in base]
+    stretched = choose_stretched(base, base_tokens)
     if not any(stretched) and not isinstance(rope, Unchanged):
         raise UserError(
             "no layer of this base can be extended",
@@ -114,9 +127,14 @@ def stretch_layers(
             fix="use kind: unchanged, or choose with layers: the layers with full attention",
         )
     return tuple(
-        layer.model_copy(update={"rope": rope.complete(own, context_tokens)}) if changes else layer
+        _stretch(layer, rope.complete(own, context_tokens), context_tokens) if changes else layer
         for layer, own, changes in zip(base, bases, stretched, strict=True)
     )
+
+
+def _stretch(layer: LayerPosition, rope: Any, context_tokens: int) -> LayerPosition:
+    idle = layer.window_tokens is not None and layer.window_tokens >= context_tokens
+    return layer.model_copy(update={"rope": rope, "window_tokens": layer.window_tokens if idle else None})
 
 
 def describe_layers(
@@ -129,6 +147,8 @@ def describe_layers(
         parts = [describe(old.as_base(head_dim=head_dim, context_tokens=base_tokens), new.rope)]
         if new.window_tokens is not None:
             parts.append(f"window {format_length(new.window_tokens)}")
+        elif old.window_tokens is not None:
+            parts.append(f"without the window of {format_length(old.window_tokens)}")
         if new.log_n_tokens is not None:
             parts.append(f"temperature from {format_length(new.log_n_tokens)} on")
         if new.bias is not None:

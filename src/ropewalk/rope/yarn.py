@@ -54,8 +54,8 @@ class Ramp(ByParts):
 
     @model_validator(mode="after")
     def _check_betas(self) -> "Ramp":
-        if self.beta_fast <= self.beta_slow:
-            raise ValueError(f"beta_fast ({self.beta_fast:g}) must be larger than beta_slow ({self.beta_slow:g})")
+        if self.beta_fast < self.beta_slow:  # they may be equal, as in Kimi K2
+            raise ValueError(f"beta_fast ({self.beta_fast:g}) must not be less than beta_slow ({self.beta_slow:g})")
         return self
 
     def ramp_ends(self, theta: float, head_dim: int) -> tuple[float, float]:

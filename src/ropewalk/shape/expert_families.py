@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from ropewalk.shape.family import ExpertKeys, Family, Parts
 
 _ATTENTION_BIAS = ("attention_bias", False)
-_BALANCE_BIAS = ("e_score_correction_bias",)
-_FIRST = ExpertKeys("n_routed_experts", dense="first", shared="n_shared_experts", balance_bias="buffer")
+_FIRST = ExpertKeys(
+    "n_routed_experts", dense="first", shared="n_shared_experts", balance_bias="buffer", scores="sigmoid"
+)
 
 MIXTURES: Mapping[str, Family] = {
     "Qwen2MoeForCausalLM": Family(
@@ -48,7 +49,6 @@ MIXTURES: Mapping[str, Family] = {
         needs_kv_heads=True,
         partial=True,
         rotary_share=0.5,
-        untrained=_BALANCE_BIAS,
         experts=_FIRST,
     ),
     "GraniteMoeForCausalLM": Family(
@@ -81,7 +81,6 @@ MIXTURES: Mapping[str, Family] = {
         needs_kv_heads=True,
         tied=True,
         theta=500_000.0,
-        untrained=_BALANCE_BIAS,
         experts=ExpertKeys(
             "moe_num_experts",
             "moe_k",
@@ -97,6 +96,7 @@ MIXTURES: Mapping[str, Family] = {
         output_bias=_ATTENTION_BIAS,
         qk_norm="head",
         needs_kv_heads=True,
+        needs_head_dim=True,
         experts=ExpertKeys(
             per_token="moe_topk", width="intermediate_size", shared_width="intermediate_size", router="gate.wg"
         ),
@@ -140,8 +140,7 @@ MIXTURES: Mapping[str, Family] = {
         rotary_counts=True,
         theta=5_000_000.0,
         no_dropout=("router_jitter_noise",),
-        untrained=_BALANCE_BIAS,
-        experts=ExpertKeys("num_local_experts", width="intermediate_size", balance_bias="buffer"),
+        experts=ExpertKeys("num_local_experts", width="intermediate_size", balance_bias="buffer", scores="sigmoid"),
     ),
     "Dots1ForCausalLM": Family(
         "dots1",
@@ -151,7 +150,6 @@ MIXTURES: Mapping[str, Family] = {
         needs_kv_heads=True,
         windows="some",
         window_tokens=4096,
-        untrained=_BALANCE_BIAS,
         experts=_FIRST,
     ),
 }

@@ -16,13 +16,24 @@ OWN_ARCHITECTURE, OWN_TYPE = "RopewalkForCausalLM", "ropewalk"
 SUPPORTED: Mapping[str, Family] = {**LLAMA_KIN, **DENSE, **MIXTURES, **LATENT}
 """Every architecture by the name of its class in transformers."""
 
+_RECURRENT, _RECURRENT_LAYERS = "linear or recurrent attention", {"mamba", "linear_attention", "conv", "recurrent"}
+_LATENT, _INDEXED = "latent attention (MLA)", "a sparse indexer (DSA) over latent attention"
+_OTHER_INPUTS = "inputs other than text"
+_REMOTE_CODE = "code that comes with a checkpoint, as no class of transformers runs it"
 _MISSING = (
     (("modernbert", "eurobert"), "a causal mask: it is an encoder, whose queries attend to later tokens"),
     (("gptj", "codegen"), "its parallel blocks"),
     (("phiforcausal", "persimmon"), "a bias of the head"),
     (("phimoe",), "routing that is random in training"),
-    (("deepseekv32", "deepseek_v32", "deepseekv4", "moedsa"), "attention to keys that an indexer chooses (DSA)"),
-    (("deepseek", "kimi", "longcat", "mistral4", "mistrallarge4", "axk", "dots3", "hyv4"), "latent attention (MLA)"),
+    (("diffllama",), "differential attention"),
+    (("afmoe",), "gated attention"),
+    (("dsa", "deepseekv32"), _INDEXED),
+    (("deepseekv4",), "compressed attention with a sparse indexer"),
+    (
+        ("deepseekforcausal", "minicpmforcausal", "mimo", "baichuan", "internlm2", "orion", "chatglm", "qwenlm"),
+        _REMOTE_CODE,
+    ),
+    (("deepseek", "kimi", "longcat", "mistral4", "mistrallarge4", "axk", "dots3", "hyv4"), _LATENT),
     (("llama4",), "attention in chunks"),
     (("gemma4", "gemma3n"), "heads of different sizes, and layers that share keys"),
     (
@@ -45,16 +56,14 @@ _MISSING = (
             "linear",
             "bailing",
         ),
-        "linear or recurrent attention",
+        _RECURRENT,
     ),
     (("gpt2", "gptneofor", "opt", "bloom", "mpt", "bert"), "RoPE: its positions are learned, absolute or biases"),
-    (("vl", "vision", "audio", "conditionalgeneration", "omni"), "inputs other than text"),
-    (
-        ("minicpmforcausal", "mimo", "baichuan", "internlm2", "orion"),
-        "code that comes with a checkpoint, as no class of transformers runs it",
-    ),
+    (("vl", "vision", "audio", "conditionalgeneration", "omni"), _OTHER_INPUTS),
     (("moe", "dbrx"), "its mixture of experts"),
 )
+_DEQUANTISERS = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
+"""Methods of quantisation that transformers can undo, and the class that does it."""
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 _NOT_OURS = {
     "use_bidirectional_attention": "its queries attend to later tokens",
@@ -81,6 +90,7 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
     family = SUPPORTED.get(name)
     missing = _find_missing(name, family, config)
     if family is not None and missing is None:
+        _refuse_quantised(config, where)
         _refuse_other_arithmetic(config, family, where)
         return name, family
     raise UserError(
@@ -91,19 +101,40 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
     )
 
 
+def _refuse_quantised(config: Mapping[str, Any], where: str) -> None:
+    settings = config.get("quantization_config")
+    if not settings:
+        return
+    method = str(settings.get("quant_method")) if isinstance(settings, Mapping) else "unknown"
+    reader = _DEQUANTISERS.get(method)
+    raise UserError(
+        "the weights are quantised",
+        where=f"{where}: quantization_config",
+        why=f"their method is {method}, and training needs the numbers themselves",
+        fix="write them in bfloat16 with transformers: AutoModelForCausalLM.from_pretrained(FOLDER, "
+        f"quantization_config={reader}(dequantize=True), dtype='bfloat16').save_pretrained(NEW, "
+        "save_original_format=False), and copy the tokenizer's files (docs/experts.md)"
+        if reader
+        else "take the base in bfloat16 or float32",
+    )
+
+
 def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -> str | None:
-    """What ropewalk does not support of a class or of its config.json."""
-    if config.get("quantization_config"):
-        return "training of quantized weights"
+    """What ropewalk does not support of a class or of its config.json; what no conversion can change comes first."""
+    named = next((reason for words, reason in _MISSING if any(word in name.lower() for word in words)), None)
+    if family is None and named not in (None, _OTHER_INPUTS):
+        return named
+    text = config.get("text_config")
+    if _RECURRENT_LAYERS & {kind for kind in config.get("layer_types") or () if isinstance(kind, str)}:
+        return _RECURRENT
     if config.get("index_topk"):
-        return f"attention to {config['index_topk']} keys that an indexer chooses (DSA: index_topk)"
-    if config.get("kv_lora_rank") and (family is None or family.latent is None):
-        return "latent attention (MLA) in this class"
+        return f"{_INDEXED}, which chooses {config['index_topk']} keys (index_topk)"
+    of_text = isinstance(text, Mapping) and text.get("kv_lora_rank")
+    if of_text or (config.get("kv_lora_rank") and (family is None or family.latent is None)):
+        return _LATENT
     if any(config.get(key) for key in _EXPERT_KEYS) and (family is None or family.experts is None):
         return "its mixture of experts"
-    if family is not None:
-        return None
-    return next((reason for words, reason in _MISSING if any(word in name.lower() for word in words)), None)
+    return named if family is None else None
 
 
 def _name_architecture(config: Mapping[str, Any], where: str) -> str:
@@ -126,6 +157,15 @@ def _name_architecture(config: Mapping[str, Any], where: str) -> str:
 
 
 def _refuse_other_arithmetic(config: Mapping[str, Any], family: Family, where: str) -> None:
+    for key, value in family.required.items():
+        if config.get(key) != value:
+            raise UserError(
+                f"{key} is not supported",
+                where=f"{where}: {key}",
+                why=f"it is {'missing' if key not in config else repr(config[key])[:60]}, and {family.model_type} is "
+                f"supported with {value!r} only",
+                fix="choose another base",
+            )
     for key, value in family.fixed.items():
         if config.get(key, value) not in (value, None):
             raise UserError(

@@ -49,6 +49,8 @@ class ExpertKeys:
     expert_bias: bool = False
     balance_bias: Literal["none", "buffer", "parameter"] = "none"
     """The bias of V3's balancing (2408.15664): none, a buffer of the class, or a parameter without a gradient."""
+    scores: Literal["softmax", "sigmoid"] = "softmax"
+    """How the router scores experts: all of a token's by one softmax, or each by a sigmoid."""
     path: str = "mlp"
     router: str = "gate"
     """Path of the mixture in a block, and of the router in the mixture."""
@@ -71,19 +73,19 @@ class Family:
     """The differences of an architecture from Llama, and the possible entries of its config.json.
 
     ``head_dim`` is the class's default, None where it is width / heads. ``needs_kv_heads``: the file must give the
-    number, because the default of the class is another model's. ``rotary_key`` names the share of a head's dimensions
-    that RoPE turns, or with ``rotary_counts`` their number; ``rotary_share`` is the default share. ``cos_sin`` is the
-    layout in which the class passes cosines and sines to its blocks. ``methods``: the rope types that the class runs,
-    None for all. ``windows``: which layers may have a window: none, all alike, or some of them by ``layer_types``;
-    ``window_tokens`` is the default, and ``window_every`` the period of the layers without one where the file has no
-    ``layer_types``, or ``window_every_key`` the key for it. ``nope``: layers that the class does not turn: those of
-    ``no_rope_layers``, all without a window, or these only where others have one. ``ropes``: whether rotating layers
-    share one RoPE or have one per layer type. For the latter, ``window_theta`` is the default of the windowed layers,
-    and ``window_theta_key`` is their older key. ``logit_scale``: a key whose value multiplies the logits, with its
-    default; with ``logit_divides`` it divides them. ``logit_cap``: a key whose value caps them, c tanh(x / c).
-    ``projections``: the class's names of matrices that are called otherwise in Llama; two with one name are one matrix.
-    ``no_dropout`` are keys of dropout that published files of the family hold; the model is built and written with 0.
-    ``kin`` run the same weights.
+    number, because the default of the class is another model's. ``needs_head_dim`` is the same for ``head_dim``,
+    without which the class fails. ``rotary_key`` names the share of a head's dimensions that RoPE turns, or with
+    ``rotary_counts`` their number; ``rotary_share`` is the default share. ``cos_sin`` is the layout in which the class
+    passes cosines and sines to its blocks. ``methods``: the rope types that the class runs, None for all. ``windows``:
+    which layers may have a window: none, all alike, or some of them by ``layer_types``; ``window_tokens`` is the
+    default, and ``window_every`` the period of the layers without one where the file has no ``layer_types``, or
+    ``window_every_key`` the key for it. ``nope``: layers that the class does not turn: those of ``no_rope_layers``, all
+    without a window, or these only where others have one. ``ropes``: whether rotating layers share one RoPE or have one
+    per layer type. For the latter, ``window_theta`` is the default of the windowed layers, and ``window_theta_key`` is
+    their older key. ``logit_scale``: a key whose value multiplies the logits, with its default; with ``logit_divides``
+    it divides them. ``logit_cap``: a key whose value caps them, c tanh(x / c). ``projections``: the class's names of
+    matrices that are called otherwise in Llama; two with one name are one matrix. ``no_dropout`` are keys of dropout
+    that published files of the family hold; the model is built and written with 0. ``kin`` run the same weights.
     """
 
     model_type: str
@@ -96,14 +98,15 @@ class Family:
     block_norms: int = 2
     mlp: Literal["gated", "plain"] = "gated"
     projections: Mapping[str, str] = field(default_factory=dict)
+    file_names: Mapping[str, str] = field(default_factory=dict)
+    """Names of tensors in files that the class calls otherwise."""
     other_parameters: int = 0
     """Trained numbers of a block that belong to no matrix and no norm."""
-    untrained: tuple[str, ...] = ()
-    """Ends of the names of stored tensors that have no gradient; a trained model keeps the base's values."""
     drops_arguments: bool = False
     """Whether the blocks of the class call their attention without the arguments that they were given."""
     sinks: bool = False
     needs_kv_heads: bool = False
+    needs_head_dim: bool = False
     head_dim: int | None = None
     tied: bool = False
     rotary_key: str = "partial_rotary_factor"
@@ -135,6 +138,11 @@ class Family:
     """Whether the factor of the logits is the key's value over the model's width; null is then the width."""
     logit_cap: tuple[str, float | None] | None = None
     no_dropout: tuple[str, ...] = ()
+    required: Mapping[str, object] = field(default_factory=dict)
+    """Keys that a file must give with this value, because the class assumes another one where they are missing."""
+    mlp_width_key: str = "intermediate_size"
+    layer_word: str = ""
+    """The word for a layer in ``layer_types``, for a class that needs the key and has a word of its own."""
     fixed: Mapping[str, object] = field(default_factory=dict)
     """Keys that must have one value, because the class computes something else with any other."""
     experts: ExpertKeys | None = None

@@ -1,4 +1,4 @@
-"""The folder of a model named in a recipe: a path, the packaged tiny base, or a model of the Hugging Face hub.
+"""The folder of a model named in a recipe: a path, the packaged tiny base, a shipped shape, or a model of the hub.
 
 This is not in model/, because a check of a recipe needs a config.json but no torch.
 """
@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
+from ropewalk.shape.shipped import describe_shipped, find_near, find_shipped, require_weights
 
 TINY_BASE = Path(__file__).parents[1] / "model" / "tiny_base"
 _HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)@([\w.-]+)")
@@ -17,8 +19,9 @@ _WHOLE += ["LICENSE*", "NOTICE*", "USE_POLICY*", "tokenization_*.py"]
 def find_model(name: str | Path, *, config_only: bool = False) -> Path:
     """The folder of a model named by a folder, ``tiny-base``, or ``hub_id@revision``.
 
-    A hub model is downloaded into the hub's cache, either whole or only its config.json. Raises UserError where the
-    name is no model, or the download fails.
+    A hub model is downloaded into the hub's cache, either whole or only its config.json. Where the config.json is
+    enough, a ``hub_id`` without a revision leads to the shape that ropewalk ships, and a line says so. Raises UserError
+    where the name is no model, the download fails, or a shipped shape is not enough.
     """
     folder = TINY_BASE if name == "tiny-base" else Path(name)
     if (folder / "config.json").is_file():
@@ -26,12 +29,23 @@ def find_model(name: str | Path, *, config_only: bool = False) -> Path:
     hub_name = _HUB_NAME.fullmatch(str(name))
     if hub_name and not folder.exists():
         return _fetch(hub_name[1], hub_name[2], ["config.json"] if config_only else _WHOLE)
+    if not config_only:
+        require_weights(str(name))
+    elif (shipped := find_shipped(str(name))) and not folder.exists():
+        say(describe_shipped(str(name)))
+        return shipped
     raise UserError(
         f"{name} is not a model",
         where="model",
         why=f"{folder} has no config.json" if folder.exists() else "there is no such folder",
-        fix="give a model folder, tiny-base, or a hub name with its revision such as org/name@main",
+        fix=_propose(str(name)),
     )
+
+
+def _propose(name: str) -> str:
+    near = [] if Path(name).exists() else find_near(name.partition("@")[0])
+    told = f"; shapes are shipped for {', '.join(near)}" if near else ""
+    return f"give a model folder, tiny-base, or a hub name with its revision such as org/name@main{told}"
 
 
 def _fetch(hub_id: str, revision: str, patterns: list[str]) -> Path:

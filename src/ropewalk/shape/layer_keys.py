@@ -211,7 +211,7 @@ def _say_aloud(config: Mapping[str, Any], shape: ModelShape, family: Family) -> 
 
 def _spell_windows(family: Family, positions: Sequence[LayerPosition]) -> dict[str, Any]:
     if family.windows == "none":
-        return {}
+        return {"layer_types": [family.layer_word] * len(positions)} if family.layer_word else {}
     windows = [layer.window_tokens for layer in positions if layer.window_tokens is not None]
     window = windows[0] if windows else None
     if family.windows == "all":

@@ -21,7 +21,9 @@ LLAMA_KIN: Mapping[str, Family] = {
     "MistralForCausalLM": Family(
         "mistral", needs_kv_heads=True, windows="all", kin=("MinistralForCausalLM", "SmolLM3ForCausalLM")
     ),
-    "MinistralForCausalLM": Family("ministral", needs_kv_heads=True, windows="some", kin=("SmolLM3ForCausalLM",)),
+    "MinistralForCausalLM": Family(
+        "ministral", needs_kv_heads=True, needs_head_dim=True, windows="some", kin=("SmolLM3ForCausalLM",)
+    ),
     "Ministral3ForCausalLM": Family(
         "ministral3",
         needs_kv_heads=True,

@@ -20,6 +20,7 @@ from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read_layers import read_layers
 from ropewalk.shape.rope_keys import find_reach, find_rotary_share
 from ropewalk.shape.values import LARGEST_COUNT, MOST_LAYERS, WIDEST_HEAD, check_factors, check_values
+from ropewalk.shape.wrappers import read_text_config
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -49,7 +50,8 @@ def read_shape(folder: Path) -> ModelShape:
 
 
 def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
-    """The shape that a config.json describes; ``where`` is its name in errors."""
+    """The shape that a config.json describes; ``where`` is its name in errors. A multimodal one has its text part's."""
+    config = read_text_config(config, where)
     architecture, family = find_family(config, where)
     width, heads = _count(config, "hidden_size", where), _count(config, "num_attention_heads", where)
     kv_heads = _find_kv_heads(architecture, config, where)
@@ -61,6 +63,8 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
             fix="correct hidden_size, num_attention_heads or num_key_value_heads",
         )
     context_tokens = _count(config, "max_position_embeddings", where)
+    if family.needs_head_dim and config.get("head_dim") is None:
+        raise _unusable("head_dim", f"missing, and {family.model_type} has no default", where)
     head_dim = _count(config, "head_dim", where, default=family.head_dim or width // heads, most=WIDEST_HEAD)
     latent = read_latent(config, family, count=partial(_count, config, where=where), where=where)
     if latent is not None:
@@ -79,7 +83,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        mlp_width=_count(config, "intermediate_size", where),
+        mlp_width=_count(config, family.mlp_width_key, where),
         vocabulary=vocabulary,
         tied=bool(config.get("tie_word_embeddings", family.tied)),
         context_tokens=find_reach(config, find_stretched(positions), context_tokens),

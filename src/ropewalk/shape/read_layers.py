@@ -116,7 +116,12 @@ def _read_kinds(
     if not isinstance(given, list | None):
         raise _unclear(f"{where}: layer_types", f"it is {given!r:.60}", f"give {layers} entries, or none")
     kinds = _assume_kinds(config, family, turning=turning, window=window, where=where) if given is None else list(given)
+    kinds = [FULL if kind == family.layer_word else kind for kind in kinds]
     where = f"{where}: layer_types"
+    if given is None and family.layer_word:
+        raise _unclear(
+            where, f"it is missing, and {family.model_type} then has no attention", "download the file again"
+        )
     if strangers := sorted({str(kind) for kind in kinds} - {FULL, WINDOWED}):
         raise UserError(
             f"layers of type {', '.join(strangers)} are not supported",

@@ -16,6 +16,7 @@ from ropewalk.parallel.device import use_device
 from ropewalk.parallel.hang import watch_for_hang
 from ropewalk.parallel.slow import watch_own_time
 from ropewalk.train.batches import StepBatches, make_batches
+from ropewalk.train.expert_step import layer_metrics
 from ropewalk.train.learning_rate import RATES, Rates, annealing_share
 from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.metrics_log import MetricsLog
@@ -167,6 +168,7 @@ def _average_metrics(
     """
     metrics = list(loss_metrics.averages(state.sums, stage=state.stage, step=state.step)) if state.sums else []
     metrics += tell_mix(state, dataset)
+    metrics += layer_metrics(state.model, stage=state.stage, step=state.step)
     if state.rollbacks:
         metrics.append(Metric(state.stage, state.step, "rollbacks", state.rollbacks, "1"))
     ended = "limit" if state.step == rates.steps else ""

@@ -23,12 +23,14 @@ from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_model
 from ropewalk.model.attention_interface import count_calls
+from ropewalk.model.fusion import choose_fusion
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.collective import max_over_ranks, sum_over_ranks
 from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.partition import UlyssesPartition, local_shard
 from ropewalk.partition.choose import Sharing
+from ropewalk.recipe.expert_training import refuse_misfits
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stage_rows import open_stage
@@ -89,14 +91,16 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     chosen = choose_precision(parallel.precision, mesh)
     rows = max(STEPS * parallel.ranks, min(spec.steps * spec.step_rows, _SEARCHED_ROWS))
     built, shape = open_corpus(corpus), read_shape(model)
+    refuse_misfits(spec.experts, parallel.mlp_tile_tokens, shape)
     require_model(built, model)
     dataset = open_stage(recipe, stage, built, rows=rows)
+    fusion = choose_fusion(parallel, mesh.device)
     savings, sharing = choose_savings(parallel, spec, shape), choose_sharing(parallel, shape, mesh)
     seed = seed_for("lora", recipe.seed, stage)
     found: dict[str, Parity] = {}
     for precision in dict.fromkeys(("float32", chosen) if mesh.device.type == "cpu" else (chosen,)):
         learner = build_model_with_loss(model, spec, chunk_tokens=parallel.asked_loss_tokens, adapter_seed=seed)
-        prepare_model(learner, mesh, weights=model, savings=savings, precision=precision, compiles=parallel.compiles)
+        prepare_model(learner, mesh, weights=model, savings=savings, precision=precision, fusion=fusion)
         found[precision] = _compare(learner, dataset, spec=spec, mesh=mesh, sharing=sharing)
     return found
 
@@ -141,7 +145,7 @@ def _find_packed(dataset: Dataset, ranks: int) -> int:
 
 def _take_gradients(learner: ModelWithLoss, batches: StepBatches, mesh: Mesh) -> float:
     """Compute the gradients of the mean loss over all sequences into ``learner``; return the mean loss."""
-    weight = agree_on_work(batches, mesh)[0] or 1.0  # sequences without a label have no gradient at either degree
+    weight = agree_on_work(batches, mesh).weight or 1.0  # sequences without a label have no gradient at either degree
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)
     for micro in batches.micro:
         loss = _lose(learner, micro, micro.weights, mesh)

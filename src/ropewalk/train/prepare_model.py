@@ -1,4 +1,4 @@
-"""Prepare a model for training: build it, attach adapters, set up memory savings, compile, shard, read its weights.
+"""Prepare a model for training: build it, attach adapters, set up memory savings, fuse, shard, read its weights.
 
 The order matters, and only this file defines it. Tiles and recomputation belong to the model and act inside the units
 that sharding gathers, so they come before sharding. Adapters come before them. The compiled code is inside both: inside
@@ -10,12 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ropewalk.core.progress import say
 from ropewalk.core.quantity import format_bytes
 from ropewalk.model.adapter import attach_adapter
-from ropewalk.model.compiled import compile_in_place, require_compiler
+from ropewalk.model.compiled import compile_in_place
+from ropewalk.model.expert_balance import ExpertBalance, find_routers
 from ropewalk.model.extend import read_former
+from ropewalk.model.fusion import Fusion
+from ropewalk.model.liger import PARTS, fuse_with_liger
 from ropewalk.model.load import build_model
 from ropewalk.model.load_shards import load_shards
 from ropewalk.model.model_with_loss import ModelWithLoss
@@ -23,11 +27,13 @@ from ropewalk.model.tiled_mlp import tile_mlps
 from ropewalk.parallel.collective import gather_values, rank_and_ranks, share_from_first
 from ropewalk.parallel.device import find_own_machine, rank_device
 from ropewalk.parallel.fsdp import Precision, shard_model
+from ropewalk.parallel.host_copies import HostCopies, offload_blocks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.recompute import set_recompute
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.plan.forecast import forecast_stage
 from ropewalk.plan.savings import Savings, list_savings
+from ropewalk.recipe.expert_training import ExpertTraining
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.recipe.stage import Stage
 from ropewalk.shape.model_shape import ModelShape
@@ -46,7 +52,20 @@ def build_model_with_loss(extended: Path, spec: Stage, *, chunk_tokens: int | No
     if spec.lora is not None:
         attach_adapter(causal, spec.lora, seed=adapter_seed)
     most = 1.0 if spec.long_ce is None else spec.long_ce.most
-    return ModelWithLoss(causal, chunk_tokens=chunk_tokens, z_loss=spec.z_loss, most=most).train()
+    learner = ModelWithLoss(causal, chunk_tokens=chunk_tokens, z_loss=spec.z_loss, most=most).train()
+    learner.balance = balance_experts(causal, spec)
+    return learner
+
+
+def balance_experts(causal: nn.Module, spec: Stage) -> ExpertBalance | None:
+    """Watch the routers of a mixture of experts, and freeze them where ``spec`` says so; None for a dense model."""
+    routers, rules = find_routers(causal), spec.experts or ExpertTraining()
+    if not routers:
+        return None
+    if rules.router == "frozen":
+        for router in routers:
+            router.module.requires_grad_(False)
+    return ExpertBalance(causal, rules)
 
 
 def choose_savings(parallel: Parallel, spec: Stage, shape: ModelShape) -> Savings:
@@ -62,7 +81,9 @@ def choose_savings(parallel: Parallel, spec: Stage, shape: ModelShape) -> Saving
     least_bytes = min(gather_values(machine.memory_bytes))
     if machine.generic and rank_and_ranks()[0] == 0:
         say(f"{machine.source}; its memory of {format_bytes(least_bytes)} is its own")
-    real, held = parallel.model_copy(update={"device": rank_device().type}), replace(machine, memory_bytes=least_bytes)
+    least_host = min(gather_values(machine.host_bytes))
+    real = parallel.model_copy(update={"device": rank_device().type})
+    held = replace(machine, memory_bytes=least_bytes, host_bytes=least_host)
     return share_from_first(forecast_stage(real, spec, shape, machine=held).savings)
 
 
@@ -72,23 +93,28 @@ def prepare_model(
     *,
     savings: Savings,
     precision: Precision,
-    compiles: bool = False,
+    fusion: Fusion = "none",
     weights: Path | None = None,
 ) -> None:
-    """Shard ``learner`` over ``mesh`` in place, with ``savings``; compile its blocks if ``compiles`` is true.
+    """Shard ``learner`` over ``mesh`` in place, with ``savings``, and fuse its elementwise work.
 
     ``weights`` is the model folder of a learner that was built without memory: each rank reads its shards from there.
     """
-    if compiles:
-        require_compiler(mesh.device)
+    if fusion == "liger":
+        fused = fuse_with_liger(learner.causal)
+        if (left := [part for part in PARTS if not fused[part]]) and rank_and_ranks()[0] == 0:
+            say(f"Liger has no kernel for {', '.join(left)} of {type(learner.causal).__name__}: torch's run there")
     if savings.mlp_tile_tokens is not None:
-        if compiles:  # each tile by itself
+        if fusion == "compiled":  # each tile by itself
             compile_in_place(block.get_submodule("mlp") for block in learner.blocks)
         tile_mlps(learner.causal, savings.mlp_tile_tokens)
-    set_recompute(learner.causal, savings.recompute)
-    if compiles:
+    copies = HostCopies(mesh.device) if savings.offload else None
+    keep = copies.keep if copies is not None and savings.attention_on_host else None
+    set_recompute(learner.causal, savings.recompute, keep=keep)
+    if fusion == "compiled":
         compile_in_place(learner.blocks)
-    learner.offload = savings.offload
+    if copies is not None:
+        offload_blocks(learner.blocks, copies)
     shard_model(learner, mesh, precision=precision, states_on_host=savings.states_on_host)
     if weights is not None:
         load_shards(learner, weights, device=torch.device("cpu") if savings.states_on_host else mesh.device)

@@ -13,7 +13,7 @@ import torch
 
 from ropewalk.attention.gpu_kernels import use_installed_flash
 from ropewalk.checkpoint.load import load_moments, newest, read_facts
-from ropewalk.checkpoint.state import TrainState
+from ropewalk.checkpoint.state import TrainState, name_frozen
 from ropewalk.core.artifact import read_manifest, write_whole
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
@@ -22,8 +22,10 @@ from ropewalk.core.seed import seed_for
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_model
+from ropewalk.model.fusion import choose_fusion, describe_fusion
 from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.partition.choose import choose_partition
+from ropewalk.recipe.expert_training import refuse_misfits
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stage_rows import open_stage
@@ -138,6 +140,7 @@ def begin_stage(context: StageContext, dataset: Dataset) -> TrainState:
     Its ``inputs`` hold all that must be the same when the stage is resumed.
     """
     spec, parallel, extended = context.spec, context.parallel, context.folder.extended
+    refuse_misfits(spec.experts, parallel.mlp_tile_tokens, context.shape)
     torch.manual_seed(seed_for("train", context.seed, context.number, context.mesh.rank))
     learner = build_model_with_loss(
         extended,
@@ -152,7 +155,7 @@ def begin_stage(context: StageContext, dataset: Dataset) -> TrainState:
         weights=extended,
         savings=savings,
         precision=parallel.precision,
-        compiles=parallel.compiles,
+        fusion=choose_fusion(parallel, context.mesh.device),
     )
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
@@ -162,6 +165,8 @@ def begin_stage(context: StageContext, dataset: Dataset) -> TrainState:
     }
     if spec.lora is not None:  # the export of a checkpoint needs this to merge the adapter
         inputs["lora"] = spec.lora.model_dump(mode="json")
+    elif frozen := name_frozen(learner):  # and this, to take them from the extended model
+        inputs["frozen"] = frozen
     optimizer = make_optimizer(
         learner,
         weight_decay=spec.weight_decay,
@@ -180,9 +185,8 @@ def _announce(context: StageContext, dataset: Dataset) -> None:
         return
     if newer:
         say(f"stage {stage}: attention runs {newer}")
-    if context.parallel.compiles:
-        paid = "; on a CPU the gain is small (docs/parallel.md)" if mesh.device.type == "cpu" else ""
-        say(f"stage {stage}: the first step compiles its blocks{paid}")
+    if (told := describe_fusion(choose_fusion(context.parallel, mesh.device), mesh.device)) is not None:
+        say(f"stage {stage}: {told}")
     if mesh.context_ranks > 1:
         choice = choose_partition(dataset.batch(0, 1).document, ranks=mesh.context_ranks, sharing=context.sharing)
         say(f"stage {stage}, first sequence: {choice.explain()}")

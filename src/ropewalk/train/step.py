@@ -9,8 +9,9 @@ skipped.
 
 import dataclasses
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Float64
@@ -20,12 +21,22 @@ from torch.distributed.tensor import DTensor
 from ropewalk.attention.copy_to_device import copy_to_device
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.record import Metric
+from ropewalk.model.expert_balance import StepBalance
 from ropewalk.model.loss import weigh_by_context
 from ropewalk.parallel.agree import refuse_strangers
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.recipe.gates import Guard
 from ropewalk.train.batches import MicroBatch, StepBatches
+from ropewalk.train.expert_step import (
+    count_ahead,
+    describe_experts,
+    find_balance,
+    local_sums,
+    share_counts,
+    step_metrics,
+    watch_reading,
+)
 from ropewalk.train.long_ce import TruncatedReading
 from ropewalk.train.loss_metrics import LossMetrics
 from ropewalk.train.optimizer import set_learning_rate
@@ -53,6 +64,8 @@ class StepGradients:
     """The busiest rank's attention work, divided by the mean."""
     far_weight: float | None
     """LongCE: the mean weight of the tokens with more than truncated context; None where there is none."""
+    experts: StepBalance | None
+    """The load of the experts; None for a dense model."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +102,16 @@ def train_step(
         tokens=state.tokens + loss_metrics.tokens(found.table),
         recent=(*state.recent, seen)[-guard.window :],
     )
-    metrics = [("lr", rate, "1"), ("imbalance", found.imbalance, "1")]
+    balance = find_balance(state.model)
+    if balance is not None:
+        balance.last = found.experts
+    metrics = [("lr", rate, "1"), ("imbalance", found.imbalance, "1"), *step_metrics(balance, found.experts)]
     if found.far_weight is not None:
         metrics.append(("long_ce/weight", found.far_weight, "1"))
     if not reason:
         _move(state.optimizer, found.gradients, rate=rate, scale=max_grad_norm / max(found.norm, max_grad_norm))
+        if balance is not None and found.experts is not None:
+            balance.finish(found.experts)
         state = dataclasses.replace(state, updates=state.updates + 1, sums=_add(state.sums, found.table))
         metrics += [("loss/train", found.loss, "nats per token"), ("grad_norm", found.norm, "1")]
     else:
@@ -113,19 +131,22 @@ def compute_gradients(
     The gradients are in the parameters too, and no weight changes. Raises UserError on every rank where ranks that
     share sequences have read different ones.
     """
-    weight, imbalance = agree_on_work(batches, mesh)
-    table, given = _add_gradients(model, batches, mesh=mesh, loss_metrics=loss_metrics, weight=weight)
-    gradients = _local_gradients(model)
-    total = sum_over_ranks(torch.cat((table.flatten(), given, _square_sum(gradients, mesh)[None]))).cpu()
-    table, (far_weight, far_tokens, square) = total[:-3].reshape(loss_metrics.shape), total[-3:].tolist()
+    work, balance = agree_on_work(batches, mesh), find_balance(model)
+    with nullcontext() if balance is None else balance.step(work.tokens):
+        table, given = _add_gradients(model, batches, mesh=mesh, loss_metrics=loss_metrics, weight=work.weight)
+    gradients, own = _local_gradients(model), local_sums(balance)
+    sums = (table.flatten(), given, _square_sum(gradients, mesh)[None], *own)
+    table, far, norm, *choices = sum_over_ranks(torch.cat(sums)).cpu().split([len(each) for each in sums])
+    table, (far_weight, far_tokens), square = table.reshape(loss_metrics.shape), far.tolist(), float(norm)
     return StepGradients(
         loss=loss_metrics.loss(table)[0],
         norm=math.sqrt(square),
         gradients=gradients,
         table=table,
-        weight=weight,
-        imbalance=imbalance,
+        weight=work.weight,
+        imbalance=work.imbalance,
         far_weight=far_weight / far_tokens if far_tokens else None,
+        experts=describe_experts(balance, choices[0]) if choices else None,
     )
 
 
@@ -139,9 +160,14 @@ def _add_gradients(
     """
     table = torch.zeros(loss_metrics.shape, dtype=torch.float64, device=mesh.device)
     given = torch.zeros(2, dtype=torch.float64, device=mesh.device)
-    for micro in batches.micro:
+    balance = find_balance(model)
+    counted_ahead = count_ahead(balance, batches, lambda micro: _read(model, micro, mesh))
+    for number, micro in enumerate(batches.micro):
         truncated_nll = read_truncated(model, micro, mesh)
-        loss, nll, correct = _read(model, micro, mesh, truncated_nll)
+        with watch_reading(balance, micro, counts=number == 0 or not counted_ahead):
+            loss, nll, correct = _read(model, micro, mesh, truncated_nll)
+        if number == 0:
+            share_counts(balance)
         (loss / (weight or 1.0)).backward()
         table += loss_metrics.count(micro, nll, correct)
         if truncated_nll is not None:
@@ -193,23 +219,34 @@ def _read(
     return said
 
 
-def agree_on_work(batches: StepBatches, mesh: Mesh) -> tuple[float, float]:
-    """Return the weight of all labels of the step (0 if there is none), and the imbalance of attention.
+class StepWork(NamedTuple):
+    """What all ranks know about a step before they read it."""
 
-    The imbalance is the busiest rank's attention work divided by the mean. Raises UserError on every rank where ranks
-    that share sequences have read different ones. The check is made here, before one of them waits for keys that never
-    come. It uses a sum that is needed anyway.
+    weight: float
+    """The weight of all labels; 0 if there is none."""
+    tokens: float
+    """The tokens without padding."""
+    imbalance: float
+    """The busiest rank's attention work, divided by the mean."""
+
+
+def agree_on_work(batches: StepBatches, mesh: Mesh) -> StepWork:
+    """Return the sums of the step over all ranks.
+
+    Raises UserError on every rank where ranks that share sequences have read different ones. The check is made here,
+    before one of them waits for keys that never come. It uses a sum that is needed anyway.
     """
-    host = torch.zeros(1 + 2 * mesh.ranks, dtype=torch.float64)
-    host[1 + mesh.rank] = batches.pairs
-    host[1 + mesh.ranks + mesh.rank] = batches.digest
+    host = torch.zeros(2 + 2 * mesh.ranks, dtype=torch.float64)
+    host[2 + mesh.rank] = batches.pairs
+    host[2 + mesh.ranks + mesh.rank] = batches.digest
     mine = copy_to_device(host, mesh.device)  # numbers put into a GPU's tensor one by one would each wait for it
     for micro in batches.micro:
         mine[0] += micro.weights.double().sum()
-    weight, *others = sum_over_ranks(mine).tolist()
+        mine[1] += (micro.source >= 0).sum()
+    weight, tokens, *others = sum_over_ranks(mine).tolist()
     pairs, digests = others[: mesh.ranks], others[mesh.ranks :]
     refuse_strangers(digests, context_ranks=mesh.context_ranks)
-    return weight, max(pairs) * mesh.ranks / max(sum(pairs), 1.0)
+    return StepWork(weight, tokens, max(pairs) * mesh.ranks / max(sum(pairs), 1.0))
 
 
 def _local_gradients(model: nn.Module) -> list[Float[Tensor, "..."]]:

@@ -25,6 +25,7 @@ from ropewalk.corpus.tokens.gigatoken import Fast
 from ropewalk.corpus.tokens.safe_splits import cut_text, may_cut
 from ropewalk.corpus.tokens.tokenizer_files import added_bos, read_json_object, read_names, read_template, token_id
 from ropewalk.corpus.tokens.tokenizer_files import read_bpe as read_bpe
+from ropewalk.shape.wrappers import read_text_config
 
 Ids = UInt32[np.ndarray, "_"]
 Encoded = tuple[Ids, UInt8[np.ndarray, "_"]]  # ids and mask of equal length, for one document; each owns its memory
@@ -227,7 +228,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises UserError if there is no tokenizer.json, if it cannot be read, or if no end-of-document token is named.
     """
     bpe = read_bpe(folder)
-    settings = {**read_json_object(folder / "config.json"), **read_json_object(folder / "tokenizer_config.json")}
+    config = read_text_config(read_json_object(folder / "config.json"), str(folder / "config.json"))
+    settings = {**config, **read_json_object(folder / "tokenizer_config.json")}
     eos_id = token_id(bpe, settings, "eos")
     if eos_id is None:
         raise UserError(

@@ -1,0 +1,212 @@
+"""What each method does to a real model at a longer context, before any training and after a short one.
+
+    ropewalk import SmolLM2-135M-Instruct.Q4_1.gguf /models/smollm2
+    python benchmarks/real_model.py OUT --model /models/smollm2 --text books.jsonl --budget-minutes 120
+    python benchmarks/real_model.py OUT --model /models/smollm2 --text books.jsonl --train full --budget-minutes 240
+    python benchmarks/tabulate_real_model.py OUT docs/real-model.md
+
+Every reading (one text or prompt, read by one model) is one line of OUT/readings.jsonl, written when it is done. The
+same command continues after a stop, and no reading is done twice. Readings come in rounds: each model reads its first
+text, then each its second, so a stop leaves a table whose cells have equally many texts. All models read the same
+tokens. The figures come from ropewalk's own extend, evaluate and train.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ropewalk.commands.advise_probe import read_probe_texts
+from ropewalk.core.artifact import is_finished
+from ropewalk.core.quantity import format_length, parse_count
+from ropewalk.core.record import Document
+from ropewalk.corpus.read.source import read_source
+from ropewalk.corpus.spec import Source
+from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
+from ropewalk.evaluate.items import Item, measure
+from ropewalk.evaluate.loss_by_position import PositionLoss
+from ropewalk.evaluate.retrieval import plan_retrieval
+from ropewalk.model.extend import extend
+from ropewalk.model.model_with_loss import ModelWithLoss
+from ropewalk.model.open_model import open_model
+from ropewalk.probe.key_value import KeyValue
+from ropewalk.probe.kinds import Probe
+from ropewalk.probe.needle import Needle
+from ropewalk.rope.candidates import survey_candidates
+from ropewalk.shape.read import read_shape
+
+ROUNDS, QUESTIONS = 4, 16  # 64 answers a cell from 4 prompts
+PROBES: dict[str, Probe] = {
+    "key_value": KeyValue(pairs=(QUESTIONS, QUESTIONS)),
+    "needle": Needle(questions=QUESTIONS, distractors=QUESTIONS - 1),
+}
+KINDS = ("loss", *PROBES)
+SEED = 20_261_129
+FRONT_CHARACTERS = 20_000  # title and table of contents, which a model predicts at 0.7 nats
+READ_CHARACTERS = 600_000  # what follows is for training
+PRECISION = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One text or prompt for one model. ``arm`` is a method, or after training ``METHOD+full@TOKENS``."""
+
+    number: int
+    kind: str
+    arm: str
+    target: int
+    tokens: int
+
+    @property
+    def key(self) -> list[Any]:
+        return [self.number, self.kind, self.arm, self.target, self.tokens]
+
+
+def read_book(path: Path) -> str:
+    """The longest document of a file."""
+    source = Source(name="book", path=str(path), role="general")
+    return max((item.text for item in read_source(source, seed=0) if isinstance(item, Document)), key=len)
+
+
+def list_readings(base_tokens: int, targets: list[int], arms: dict[int, list[str]]) -> Iterator[Reading]:
+    """All readings in the order of their worth: rounds, then short before long, and within a kind all arms."""
+    for number in range(ROUNDS):
+        for tokens in (base_tokens // 4, base_tokens // 2, base_tokens):  # the base within its own context
+            for kind in KINDS[1:]:
+                yield Reading(number, kind, "unchanged", targets[0], tokens)
+        for target in targets:
+            for kind in KINDS:
+                for arm in arms[target]:
+                    yield Reading(number, kind, arm, target, target)
+
+
+class Bench:
+    """The models, the texts and the file of readings."""
+
+    def __init__(self, out: Path, model: Path, text: Path, targets: list[int], methods: list[str]) -> None:
+        self.out, self.model, self.text, self.targets = out, model, text, targets
+        self.base_tokens = read_shape(model).context_tokens
+        self.tokenizer: Tokenizer = load_tokenizer(model)
+        self.methods, self.threads = methods, torch.get_num_threads()
+        self.file = out / "readings.jsonl"
+        out.mkdir(parents=True, exist_ok=True)
+
+    def survey(self, target: int) -> dict[str, Any]:
+        """The chosen methods by their short names; ``theta`` is the first theta that advise would take."""
+        found = survey_candidates(read_shape(self.model).base_rope, target)
+        named: dict[str, Any] = {}
+        for each in found.candidates:
+            named.setdefault(each.name.partition(" ")[0], each.method)
+        return {name: named[name] for name in self.methods if name in named}
+
+    def folder(self, arm: str, target: int) -> Path:
+        method, _, trained = arm.partition("+")
+        out = self.out / "models" / f"{method}-{format_length(target)}"
+        if trained:
+            return self.out / "trained" / f"{arm}-{format_length(target)}"
+        if not is_finished(out):
+            extend(self.model, out, rope=self.survey(target)[method], context_tokens=target)
+        return out
+
+    def arms(self, target: int) -> list[str]:
+        trained = sorted(self.out.glob(f"trained/*-{format_length(target)}/manifest.json"))
+        return [*self.survey(target), *(path.parent.name.rpartition("-")[0] for path in trained)]
+
+    def done(self) -> set[str]:
+        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        return {json.dumps(json.loads(line)["key"]) for line in lines}
+
+    def measure(self, reading: Reading) -> dict[str, Any]:
+        item, groups, borders = self.item(reading.kind, reading.number, reading.tokens)
+        learner = open_model(ModelWithLoss, self.folder(reading.arm, reading.target), dtype=PRECISION)
+        sums = measure(learner, [item], groups, name=f"{reading.arm}: {reading.kind} {reading.tokens}")
+        asked = sums.count > 0
+        return {
+            "count": sums.count[asked].tolist(),
+            "nll": sums.nll[asked].tolist(),
+            "correct": sums.correct[asked].tolist(),
+            "borders": borders,
+        }
+
+    def item(self, kind: str, number: int, tokens: int) -> tuple[Item, int, list[int]]:
+        """The text, its groups, and for a loss the positions at which its groups begin and end."""
+        if kind == "loss":
+            document = self.texts()[number][:tokens]
+            whole = PositionLoss([document], self.base_tokens, tokens // self.base_tokens)
+            return whole.items[0], whole.groups, whole.borders
+        planned = self.prompts(kind, tokens)
+        return planned[number], 1 + max(int(item.group.max()) for item in planned), []
+
+    @cache  # noqa: B019  one object for the whole program
+    def texts(self) -> list[np.ndarray]:
+        cut = self.out / "measured.txt"
+        cut.write_text(read_book(self.text)[FRONT_CHARACTERS : FRONT_CHARACTERS + READ_CHARACTERS])
+        return read_probe_texts(cut, self.tokenizer, tokens=max(self.targets), documents=ROUNDS)
+
+    def unread(self) -> str:
+        """The part of the book after the measured one."""
+        return read_book(self.text)[FRONT_CHARACTERS + READ_CHARACTERS :]
+
+    @cache  # noqa: B019
+    def prompts(self, kind: str, tokens: int) -> list[Item]:
+        found = plan_retrieval(
+            PROBES[kind], self.tokenizer, lengths=[tokens], answers=ROUNDS * QUESTIONS, depths=1, seed=SEED
+        )
+        assert found is not None and len(found.items) == ROUNDS
+        return found.items
+
+
+def read_all(bench: Bench, end: float) -> bool:
+    """Do the readings that are missing until ``end``; True if none is left. A reading is begun only if it will fit."""
+    arms = {target: bench.arms(target) for target in bench.targets}
+    done, paid = bench.done(), {}
+    for reading in list_readings(bench.base_tokens, bench.targets, arms):
+        if json.dumps(reading.key) in done:
+            continue
+        begun = time.monotonic()
+        if begun + paid.get(reading.tokens, 0.0) > end:
+            return False
+        entry = bench.measure(reading)
+        seconds = paid[reading.tokens] = time.monotonic() - begun
+        entry |= {"key": reading.key, "seconds": round(seconds, 1), "threads": torch.get_num_threads()}
+        entry |= {"precision": PRECISION, "date": time.strftime("%Y-%m-%d %H:%M"), "model": bench.model.name}
+        with bench.file.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        print(f"{reading.key} {seconds:.0f} s", flush=True)
+    return True
+
+
+def main() -> None:
+    """Read what is missing, or train one arm, within the budget."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--model", type=Path, required=True, help="a folder that ropewalk import has written")
+    parser.add_argument("--text", type=Path, required=True, help=".jsonl or .txt with long English documents")
+    parser.add_argument("--targets", default="16Ki,32Ki")
+    parser.add_argument("--methods", default="unchanged,theta,ntk,yarn")
+    parser.add_argument("--train", choices=("full", "lora"), help="train theta's model at the first target instead")
+    parser.add_argument("--budget-minutes", type=float, default=60.0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    given = parser.parse_args()
+    end = time.monotonic() + 60 * given.budget_minutes
+    torch.set_num_threads(given.threads)
+    targets = [parse_count(each) for each in given.targets.split(",")]
+    bench = Bench(given.out, given.model.resolve(), given.text.resolve(), targets, given.methods.split(","))
+    if given.train:
+        from real_model_train import train  # its recipe
+
+        train(bench, given.train, end=end)
+    elif not read_all(bench, end):
+        print("the budget is spent; the same command continues", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

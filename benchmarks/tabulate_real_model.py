@@ -1,0 +1,132 @@
+"""The tables of docs/real-model.md, from the readings of real_model.py.
+
+    python benchmarks/tabulate_real_model.py benchmarks/results/2026-11-29-real-model.jsonl docs/real-model.md
+
+The tables are written between the page's two marks. A cell counts the texts that were read; a dash is a cell without a
+reading. Intervals are at 95 %, over texts, in pairs where two models are compared.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ropewalk.core.quantity import format_length, format_seconds
+from ropewalk.evaluate.score import difference, wilson_of_prompts
+
+BEGIN, END = "<!-- tables -->\n", "<!-- /tables -->"
+ROUNDS, KINDS = 4, ("loss", "key_value", "needle")
+Reading = dict[str, Any]
+Cells = dict[tuple[str, str, str, int, int], list[Reading]]
+"""By model, kind, arm, target and tokens; the readings in the order of their texts."""
+
+
+def read_cells(path: Path) -> Cells:
+    """All readings of a results file."""
+    cells: Cells = defaultdict(list)
+    for line in path.read_text().splitlines():
+        reading = json.loads(line)
+        number, kind, arm, target, tokens = reading["key"]
+        cells[reading["model"], kind, arm, target, tokens].append(reading | {"number": number})
+    for readings in cells.values():
+        readings.sort(key=lambda reading: int(reading["number"]))
+    return cells
+
+
+def tabulate(cells: Cells) -> str:
+    """All tables of the page, one part a model."""
+    parts = []
+    for model in dict.fromkeys(key[0] for key in cells):
+        mine: Cells = {key: value for key, value in cells.items() if key[0] == model}
+        parts += [f"### {model}", *_tabulate_losses(mine), _tabulate_answers(mine), _tell_cost(mine)]
+    return "\n\n".join(parts)
+
+
+def _tabulate_losses(cells: Cells) -> Iterator[str]:
+    """For each target a table: nats by position, and the last quarter against the unchanged model."""
+    for target in sorted({key[3] for key in cells if key[1] == "loss"}):
+        here = {key[2]: readings for key, readings in cells.items() if key[1] == "loss" and key[3] == target}
+        borders = next(iter(here.values()))[0]["borders"]
+        names = [f"to {format_length(end)}" for end in borders[1:]]
+        rows: list[list[str]] = []
+        for arm, readings in here.items():
+            sums = np.array([[reading["nll"], reading["count"]] for reading in readings]).sum(axis=0)
+            rows.append(
+                [arm, *(f"{value:.3f}" for value in sums[0] / sums[1]), _compare(here, arm), str(len(readings))]
+            )
+        columns = ["method", *names, "last, less unchanged", "texts"]
+        yield f"Loss by position to {format_length(target)}, nats per token:"
+        yield _write_table(columns, rows)
+
+
+def _compare(arms: dict[str, list[Reading]], arm: str) -> str:
+    """The last quarter's loss less that of the unchanged model, on the texts that both have read."""
+    base = {reading["number"]: reading for reading in arms.get("unchanged", [])}
+    both = [(reading, base[reading["number"]]) for reading in arms[arm] if reading["number"] in base]
+    if arm == "unchanged" or not both:
+        return "-"
+    pairs = np.array([[[each["nll"][-1], each["count"][-1]] for each in pair] for pair in both])
+    value, low, high = difference((pairs[:, 0, 0], pairs[:, 0, 1]), (pairs[:, 1, 0], pairs[:, 1, 1])).interval
+    return f"{value:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else "")
+
+
+def _tabulate_answers(cells: Cells) -> str:
+    """Right answers of the asked ones, by method and length."""
+    asked = sorted({key[2:] for key in cells if key[1] != "loss"}, key=lambda key: (key[1], key[2], key[0]))
+    model = next(iter(cells))[0]
+    rows: list[list[str]] = []
+    for arm, target, tokens in asked:
+        row = [arm, format_length(target), format_length(tokens)]
+        for kind in KINDS[1:]:
+            row.append(_share(cells.get((model, kind, arm, target, tokens), [])))
+        rows.append(row)
+    columns = ["method", "extended to", "asked at", "key-value, right", "needle, right"]
+    return "Answers:\n\n" + _write_table(columns, rows)
+
+
+def _share(readings: list[Reading]) -> str:
+    if not readings:
+        return "-"
+    right = np.array([sum(map(float.__eq__, each["correct"], each["count"])) for each in readings], dtype=float)
+    count = np.array([len(each["count"]) for each in readings], dtype=float)
+    share, low, high = wilson_of_prompts(right, count)
+    told = f" [{low:.0%}, {high:.0%}]" if len(readings) > 1 else ""
+    return f"{share:.0%} of {count.sum():.0f}{told}".replace("%", " %")
+
+
+def _tell_cost(cells: Cells) -> str:
+    every = [reading for readings in cells.values() for reading in readings]
+    seconds = sum(reading["seconds"] for reading in every)
+    tokens = sum(key[4] * len(readings) for key, readings in cells.items())
+    threads = sorted({reading["threads"] for reading in every})
+    dates = sorted({reading["date"][:10] for reading in every})
+    few = sum(len(readings) < ROUNDS for readings in cells.values())
+    return (
+        f"{len(every)} readings of {tokens:,} tokens took {format_seconds(seconds)} on {threads[-1]} thread, "
+        f"{every[0]['precision']}, on {', '.join(dates)}. {few} of these cells have fewer than {ROUNDS} texts, and "
+        "cells that are not in the tables have none: the same command continues."
+    )
+
+
+def _write_table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    """Write the tables into the page, or print them."""
+    text = tabulate(read_cells(Path(sys.argv[1])))
+    if len(sys.argv) < 3:
+        print(text)
+        return
+    page = Path(sys.argv[2])
+    before, _, rest = page.read_text().partition(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n{text}\n\n{END}{rest.partition(END)[2]}")
+
+
+if __name__ == "__main__":
+    main()

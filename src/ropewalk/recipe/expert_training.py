@@ -1,0 +1,74 @@
+"""Settings of training a mixture of experts: whether its routers learn, and what keeps the experts' load even.
+
+The balance loss is that of Switch Transformers (2101.03961), taken in each layer over all tokens of an optimizer step.
+It is 1 where all experts of the layer are chosen alike. The z-loss is that of ST-MoE (2202.08906), and the bias that of
+DeepSeek V3 (2408.15664, 2412.19437). At long contexts a stage is short, so all three are off unless they are asked for.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ropewalk.core.error import UserError
+from ropewalk.core.spec import Spec
+from ropewalk.shape.families import SUPPORTED
+from ropewalk.shape.model_shape import ModelShape
+
+
+class ExpertTraining(Spec):
+    """``experts: {balance_loss: 0.001}`` of a stage: how the routers of a mixture of experts are trained."""
+
+    router: Literal["trained", "frozen"] = "trained"
+    """Whether the routers' weights learn; the gradient of the hidden states passes through them in either case."""
+    balance_loss: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Adds this x the balance loss of each layer. ``router_aux_loss_coef`` c of transformers, for K experts a token and
+    L layers, is about c x K / L here."""
+    balance_counts: Literal["former_step", "step"] = "former_step"
+    """The step whose choices weigh the balance loss. ``step`` is exact; with several micro-batches it reads all but the
+    first twice, the first time without gradients."""
+    z_loss: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Adds this x (log of the router's softmax denominator)^2, a mean over the tokens, of each layer."""
+    bias_update: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """What each step adds to, or takes from, the bias of an expert's choice, where the class has one; 0 keeps them."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether anything but the loss of the text moves the routers or their biases."""
+        return max(self.balance_loss, self.z_loss, self.bias_update) > 0
+
+    @model_validator(mode="after")
+    def _check_frozen(self) -> "ExpertTraining":
+        if self.router == "frozen" and self.learns:
+            raise ValueError(
+                "router: frozen routers cannot be balanced; "
+                "set balance_loss, z_loss and bias_update to 0, or train them"
+            )
+        return self
+
+
+def refuse_misfits(rules: ExpertTraining | None, tile_tokens: int | str | None, shape: ModelShape) -> None:
+    """Raise UserError for the first of ``find_misfits``; ``where`` is the key."""
+    for key, reason in find_misfits(rules, tile_tokens, shape):
+        raise UserError(f"{key} does not fit this model", where=key, why=reason, fix=f"remove {key} from the recipe")
+
+
+def find_misfits(
+    rules: ExpertTraining | None, tile_tokens: int | str | None, shape: ModelShape
+) -> Iterator[tuple[str, str]]:
+    """Yield each key of a recipe that a model of ``shape`` cannot obey, and the reason.
+
+    ``rules`` are those of a stage, ``tile_tokens`` is ``parallel.mlp_tile_tokens``.
+    """
+    if shape.experts is None:
+        if rules is not None:
+            yield "experts", "the model is dense: it has no experts"
+        return
+    keys = SUPPORTED[shape.architecture].experts
+    assert keys is not None
+    if rules is not None and rules.bias_update and keys.balance_bias == "none":
+        yield "experts.bias_update", "the routers of this class choose experts without a bias"
+    if rules is not None and rules.z_loss and keys.scores == "sigmoid":
+        yield "experts.z_loss", "the routers of this class score experts by sigmoids, which have no denominator"
+    if isinstance(tile_tokens, int):
+        yield "parallel.mlp_tile_tokens", "tokens are sorted by expert, all of a micro-batch at once"

@@ -1,0 +1,100 @@
+"""Part 11: each field of a row is needed: with the value of Llama in its place some part fails."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields, replace
+from typing import Any
+
+import pytest
+
+from conformance.checks import check_defaults, check_live_positions, check_parameters
+from conformance.test_loss import check_loss
+from conformance.tiny_families import make_model
+from ropewalk.model.architectures import attention_of, blocks_of, mlp_of
+from ropewalk.shape.families import SUPPORTED
+from ropewalk.shape.family import ExpertKeys, Family
+
+ELSEWHERE = {
+    "kin": "tests/shape/test_layer_keys.py",
+    "projections": "tests/plan/test_trained.py",
+    "no_dropout": "test_positions.py: a class that runs dropout fails to load",
+    "untrained": "test_export.py",
+    "methods": "test_positions.py",
+    "kept_rope_keys": "test_positions.py",
+    "needs_kv_heads": "tests/shape/test_read.py",
+    "needs_head_dim": "tests/shape/test_read.py",
+    "fixed": "tests/conformance/test_refusals.py",
+    "required": "test_published.py",
+    "ntk_alpha": "test_golden.py",
+    "rotary_key": "test_golden.py",
+    "model_type": "every row has its own",
+    "window_switch": "tests/shape/test_read_layers.py",
+    "window_every_key": "tests/shape/test_read_layers.py",
+    "window_theta_key": "tests/shape/test_read_layers.py",
+    "window_theta": "tests/shape/test_read_layers.py",
+    "qk_norm_key": "check_defaults where a class has it off by default",
+}
+"""Fields that another test holds."""
+
+
+def default_of(field: Any) -> Any:
+    return field.default_factory() if field.default is MISSING else field.default
+
+
+def mutations() -> Iterator[tuple[str, str]]:
+    for name, family in SUPPORTED.items():
+        for field in fields(Family):
+            if field.name not in ELSEWHERE and getattr(family, field.name) != default_of(field):
+                yield name, field.name
+
+
+def check_mixture(architecture: str) -> None:
+    """The paths of a mixture and of its router are modules of the class."""
+    family, model = SUPPORTED[architecture], make_model(architecture)
+    if family.experts is not None:
+        mlp_of(model, blocks_of(model)[-1]).get_submodule(family.experts.router)
+
+
+def check_paths(architecture: str) -> None:
+    """The paths of a block's parts are modules of the class."""
+    model = make_model(architecture)
+    for block in blocks_of(model):
+        mlp_of(model, block), attention_of(model, block)
+
+
+CHECKS: tuple[Callable[[str], None], ...] = (
+    check_parameters,
+    check_paths,
+    check_live_positions,
+    check_defaults,
+    check_loss,
+)
+
+
+@pytest.mark.parametrize(("architecture", "field"), mutations())
+def test_a_row_without_one_field_is_found_out(architecture: str, field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    default = next(default_of(each) for each in fields(Family) if each.name == field)
+    monkeypatch.setitem(SUPPORTED, architecture, replace(SUPPORTED[architecture], **{field: default}))  # type: ignore[arg-type]
+    with pytest.raises(Exception):  # noqa: B017 - any part may fail, in its own way
+        for check in CHECKS:
+            check(architecture)
+
+
+def mixture_mutations() -> Iterator[tuple[str, str]]:
+    for name, family in SUPPORTED.items():
+        for field in fields(ExpertKeys):
+            if family.experts is not None and getattr(family.experts, field.name) != field.default:
+                yield name, field.name
+
+
+@pytest.mark.parametrize(("architecture", "field"), mixture_mutations())
+def test_a_mixture_without_one_field_is_found_out(
+    architecture: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = SUPPORTED[architecture]
+    assert family.experts is not None
+    default = next(each.default for each in fields(ExpertKeys) if each.name == field)
+    changed = replace(family, experts=replace(family.experts, **{field: default}))  # type: ignore[arg-type]
+    monkeypatch.setitem(SUPPORTED, architecture, changed)  # type: ignore[misc]
+    with pytest.raises(Exception):  # noqa: B017
+        for check in (check_mixture, *CHECKS):
+            check(architecture)

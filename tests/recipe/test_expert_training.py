@@ -1,0 +1,119 @@
+"""Keys of a mixture of experts: what contradicts itself, or does not fit the base, is refused before any training."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from llama2 import LLAMA2_7B
+from ropewalk.core.error import UserError
+from ropewalk.plan.savings import list_savings
+from ropewalk.recipe.check import check
+from ropewalk.recipe.expert_training import ExpertTraining, refuse_misfits
+from ropewalk.recipe.load import parse_recipe
+from ropewalk.recipe.parallel import Parallel
+from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.read import parse_shape
+
+QWEN3_30B: dict[str, Any] = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 768,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "num_hidden_layers": 48,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "max_position_embeddings": 40960,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": False,
+    "vocab_size": 151936,
+}
+GLM_AIR = QWEN3_30B | {
+    "architectures": ["Glm4MoeForCausalLM"],
+    "model_type": "glm4_moe",
+    "n_routed_experts": 128,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "partial_rotary_factor": 0.5,
+}
+
+
+def shape_of(config: dict[str, Any]) -> ModelShape:
+    return parse_shape(config, where="test")
+
+
+def find(config: dict[str, Any], stage: dict[str, Any], **parallel: Any) -> list[tuple[str, str]]:
+    plain = {"context_length": "64Ki", "rope": {"kind": "yarn"}, "tokens": "1B", "step_tokens": "1Mi", "lr": 1e-5}
+    sources = [{"name": "web", "path": "a", "role": "general", "language": "en"}]
+    data = {
+        "model": "base",
+        "run": "run",
+        "corpus": {"sources": sources, "mix": {"general": 1}},
+        "stages": [plain | stage],
+        "parallel": {"ranks": 8, "context_parallel": 8, **parallel},
+    }
+    found = check(parse_recipe(data, where="test"), shape_of(config))
+    return [(each.key, each.message) for each in found if each.level == "error"]
+
+
+@pytest.mark.parametrize(
+    ("config", "stage", "parallel", "key"),
+    [
+        (LLAMA2_7B, {"experts": {}}, {}, "stages.0.experts"),
+        (QWEN3_30B, {"experts": {"bias_update": 0.001}}, {}, "stages.0.experts.bias_update"),
+        (GLM_AIR, {"experts": {"z_loss": 0.001}}, {}, "stages.0.experts.z_loss"),
+        (QWEN3_30B, {}, {"mlp_tile_tokens": 4096}, "parallel.mlp_tile_tokens"),
+    ],
+)
+def test_what_the_base_does_not_have_is_an_error(
+    config: dict[str, Any], stage: dict[str, Any], parallel: dict[str, Any], key: str
+) -> None:
+    assert key in dict(find(config, stage, **parallel))
+
+
+def test_what_it_has_is_none() -> None:
+    everything = {"balance_loss": 0.001, "balance_counts": "step", "z_loss": 0.001}
+    assert find(QWEN3_30B, {"experts": everything}) == []
+    assert find(GLM_AIR, {"experts": {"balance_loss": 0.001, "bias_update": 0.001}}) == []
+    assert find(LLAMA2_7B, {}, mlp_tile_tokens=4096) == []
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"experts": {"router": "frozen", "balance_loss": 0.1}},
+        {"experts": {"router": "frozen", "bias_update": 0.1}},
+        {"experts": {"z_loss": 0.1}, "lora": {"rank": 8}},
+        {"experts": {"balance_loss": -1}},
+    ],
+)
+def test_a_contradiction_is_refused(stage: dict[str, Any]) -> None:
+    with pytest.raises((UserError, ValidationError)):
+        find(QWEN3_30B, stage)
+
+
+def test_training_refuses_what_check_names() -> None:
+    refuse_misfits(None, "auto", shape_of(LLAMA2_7B))
+    refuse_misfits(ExpertTraining(balance_loss=1.0), None, shape_of(QWEN3_30B))
+    with pytest.raises(UserError, match="experts does not fit this model"):
+        refuse_misfits(ExpertTraining(), "auto", shape_of(LLAMA2_7B))
+
+
+def test_no_way_to_save_memory_cuts_a_mixture_into_tiles() -> None:
+    for config, cut in ((LLAMA2_7B, True), (QWEN3_30B, False)):
+        ways = list_savings(Parallel(), shape_of(config), host_is_apart=True)
+        assert any(way.mlp_tile_tokens for way in ways) == cut and len(ways) == len(set(ways))
+
+
+def test_names_of_other_trainers_lead_to_ours() -> None:
+    for name, ours in (("router_aux_loss_coef", "balance_loss"), ("expert_parallel_size", "gathered")):
+        with pytest.raises(UserError) as refusal:
+            find(QWEN3_30B, {name: 1})
+        assert ours in str(refusal.value)
