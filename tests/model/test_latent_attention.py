@@ -87,6 +87,31 @@ def test_latents_give_what_keys_give_and_what_one_rank_gives() -> None:
                 assert float((found - whole).norm()) <= 1e-9 * float(whole.norm()) + 1e-15, (way, name)
 
 
+def test_a_rank_that_receives_nothing() -> None:
+    """Here only rank 1 reads a key of the other one."""
+
+    def on_rank() -> dict[str, Tensor]:
+        model: Any = make(TINY, latents=True)
+        cut = partition_tokens(
+            np.array([[0] * 5 + [1] * 11], np.int32), ranks=2, layout="contiguous", exchange="needed_kv"
+        )
+        assert sorted(cut.traffic_tokens.sum(1).tolist())[0] == 0 < cut.traffic_tokens.sum()
+        own = cut.owned(get_rank())
+        places = torch.from_numpy(np.where(own < 5, own, own - 5))[None]
+        settings = {"position_ids": places, "partition": cut, "context_group": group.WORLD, "use_cache": False}
+        model(TOKENS[None, own], **settings).logits.square().sum().backward()
+        return {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+
+    parts = run_ranks(on_rank, 2)
+    whole = make(TINY, latents=False)
+    for first, last in ((0, 5), (5, 16)):
+        whole(TOKENS[None, first:last], use_cache=False).logits.square().sum().backward()
+    for name, parameter in whole.named_parameters():
+        if parameter.grad is not None:
+            found = sum(part[name] for part in parts)
+            assert float((found - parameter.grad).norm()) <= 1e-9 * float(parameter.grad.norm()), name
+
+
 def test_the_expansion_gets_its_gradient_on_the_rank_that_expands() -> None:
     """Documents of one rank's own give it half; with a frozen matrix nothing is lost and nothing fails."""
     model = make(TINY, latents=True)

@@ -225,7 +225,7 @@ def test_refusals_name_their_figures(name: str) -> None:
         ("PhimoeForCausalLM", "random in training"),
         ("JetMoeForCausalLM", "mixture of experts"),
         ("LongcatFlashForCausalLM", "latent attention"),
-        ("DeepseekV32ForCausalLM", "an indexer chooses"),
+        ("DeepseekV32ForCausalLM", "sparse indexer (DSA)"),
         ("Llama4ForCausalLM", "in chunks"),
         ("Gemma3nForCausalLM", "share keys"),
         ("Qwen3NextForCausalLM", "linear or recurrent"),

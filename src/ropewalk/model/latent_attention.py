@@ -67,10 +67,14 @@ class LatentAttention(nn.Module):
         own = torch.cat([latent[0], rotary[0]], dim=-1).transpose(0, 1)
 
         def expand(block: Float[Tensor, "received 1 sent_width"]) -> Block:
+            received = len(block)
+            if not received:  # the class cannot expand none; [0, 1, sent_width] -> [1, 1, sent_width]
+                block = torch.cat([block, block.new_zeros(1, *block.shape[1:])])
             row = block.transpose(0, 1)[None]  # [received, 1, sent_width] -> [1, 1, received, sent_width]
             key, value = self._expand(row[..., :rank], row[..., rank:])
             # twice [heads, received, head_dim] -> [2 heads, received, head_dim] -> [received, both_heads, head_dim]
-            return torch.cat([key[0], widen(value[0], key.shape[-1])]).transpose(0, 1)
+            both = torch.cat([key[0], widen(value[0], key.shape[-1])]).transpose(0, 1)
+            return both if received else both[:0]
 
         return *self._expand(latent, rotary), Latents(own, expand, self._list_trained)
 
