@@ -61,7 +61,7 @@ def train(run: Path, extended: Path, corpus: Path, ranks: int) -> list[float]:
         return train_stage(recipe, stage=0, run=run, corpus=corpus)
 
     assert run_ranks(on_rank, ranks, threads=1)[0] == "limit"
-    return [row.value for row in read_metrics(run / "metrics.jsonl") if row.name == "loss"]
+    return [row.value for row in read_metrics(run / "metrics.jsonl") if row.name == "loss/train"]
 
 
 def test_extend_train_on_two_ranks_and_export(base: Path, prepared: tuple[Path, Path], tmp_path: Path) -> None:

@@ -198,9 +198,13 @@ def _share(model: PreTrainedModel, *, layout: str, exchange: str, ulysses_degree
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    family, sent_width = family_of(model), None
+    if family is not None and family.latent is not None:
+        head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
+        sent_width = config.kv_lora_rank + config.qk_rope_head_dim
     count_shared_heads(heads, kv_heads, ulysses_degree or 1)
     return make_sharing(
-        Heads(heads, kv_heads, head_dim),
+        Heads(heads, kv_heads, head_dim, sent_width),
         device=first.device.type,
         element_bytes=first.element_size(),
         layout=layout,
