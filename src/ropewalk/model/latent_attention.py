@@ -68,7 +68,8 @@ class LatentAttention(nn.Module):
 
         def expand(block: Float[Tensor, "received 1 sent_width"]) -> Block:
             received = len(block)
-            if not received:  # the class cannot expand none; [0, 1, sent_width] -> [1, 1, sent_width]
+            if not received:  # the class cannot expand none
+                # [0, 1, sent_width] -> [1, 1, sent_width]
                 block = torch.cat([block, block.new_zeros(1, *block.shape[1:])])
             row = block.transpose(0, 1)[None]  # [received, 1, sent_width] -> [1, 1, received, sent_width]
             key, value = self._expand(row[..., :rank], row[..., rank:])
