@@ -69,7 +69,7 @@ def _compare(arms: dict[str, list[Reading]], arm: str) -> str:
     both = [(reading, base[reading["number"]]) for reading in arms[arm] if reading["number"] in base]
     if arm == "unchanged" or not both:
         return "-"
-    pairs = np.array([[[each["nll"][-1], each["count"][-1]] for each in pair] for pair in both])
+    pairs = np.array([[[each["nll"][-1], each["count"][-1]] for each in pair] for pair in both], dtype=float)
     value, low, high = difference((pairs[:, 0, 0], pairs[:, 0, 1]), (pairs[:, 1, 0], pairs[:, 1, 1])).interval
     return f"{value:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else "")
 

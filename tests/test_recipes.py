@@ -1,7 +1,6 @@
 """Every shipped recipe parses, breaks no rule, and has a forecast."""
 
 import math
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -35,15 +34,8 @@ MILLION = {"qwen3-8b-1m", "qwen3-0.6b-1m"}  # test_recipes_1m.py
 RECIPES = [path for path in FILES if path not in STUDIES and path.stem not in MILLION]
 
 
-def wait_for_towers(name: str) -> None:
-    """The text part of a multimodal base is read in a part of its own."""
-    if name.startswith("gemma-3") and find_spec("ropewalk.shape.wrappers") is None:
-        pytest.skip("waits for the text towers of multimodal bases")
-
-
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_shipped_recipe_breaks_no_rule(path: Path) -> None:
-    wait_for_towers(path.stem)
     recipe = load_recipe(path)
     if isinstance(recipe.model, str) and recipe.model.endswith("@main"):  # its shape is shipped, so no hub is needed
         recipe = load_recipe(path, [f"model={recipe.model.removesuffix('@main')}"])
@@ -60,7 +52,6 @@ def test_a_shipped_recipe_breaks_no_rule(path: Path) -> None:
 
 @pytest.mark.parametrize("name", TODAY)
 def test_a_recipe_of_today_is_forecast(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    wait_for_towers(name)
     path = FILES[0].with_name(f"{name}.yaml")
     base = str(load_recipe(path).model).removesuffix("@main")
     assert f"`ropewalk check recipes/{path.name} model={base}` needs no hub" in path.read_text()

@@ -24,6 +24,7 @@ from ropewalk.plan.savings import Savings
 
 MEDIAN_TOKENS = 4096
 SAVINGS = Savings("save_attention")
+ON_HOST = Savings("save_attention", offload=True, attention_on_host=True)
 LAYERS = (2, 4)
 STATE_BYTES = 12
 """Of a parameter: its master and two moments, which stand before a step."""
@@ -38,10 +39,10 @@ class Found:
     peak_bytes: float
 
 
-def measure_model(target: Target, case: Case, *, fusion: Fusion) -> Found:
+def measure_model(target: Target, case: Case, *, fusion: Fusion, savings: Savings = SAVINGS) -> Found:
     """Steps of one model, and its peak with states."""
     with target.emulate("cudnn" if case.median_tokens is None else "flash"):
-        learner, step = make_step(case, SAVINGS, precision="bfloat16", fusion=fusion)
+        learner, step = make_step(case, savings, precision="bfloat16", fusion=fusion)
         states = STATE_BYTES * sum(weight.numel() for weight in learner.parameters())
         first = target.clock(step)
         seconds = [target.clock(step) for _ in range(case.steps)]
@@ -69,6 +70,20 @@ def compare_depths(target: Target, tokens: int, median_tokens: int | None, *, fu
     tell(
         "one layer", tokens=tokens, documents=name_documents(median_tokens), fusion=fusion,
         milliseconds=layer_seconds * 1e3, mfu=None if median_tokens else find_mfu(target, tokens, layer_seconds),
+    )  # fmt: skip
+
+
+def compare_offload(target: Target, tokens: int) -> None:
+    """What activations in host memory cost and save: the same model with them on the card and on the host."""
+    model = target.pick("8B width", "tiny", "tiny")
+    case = Case(f"{model}, {LAYERS[1]} layers", tokens, tokens, target.device, 1, None)
+    found = {}
+    for name, savings in (("card", SAVINGS), ("host", ON_HOST)):
+        found[name] = measure_model(target, case, fusion="none", savings=savings)
+        clean_up(target)
+    tell(
+        "offload", tokens=tokens, layers=LAYERS[1], longer=found["host"].seconds / found["card"].seconds - 1,
+        saved_gib=(found["card"].peak_bytes - found["host"].peak_bytes) / 2**30,
     )  # fmt: skip
 
 
@@ -113,6 +128,7 @@ def measure(target: Target) -> None:
         except torch.OutOfMemoryError as error:
             tell("out of memory", tokens=tokens, documents=name_documents(median), fusion=fusion, why=str(error))
             clean_up(target)
+    compare_offload(target, lengths[-1])
 
 
 if __name__ == "__main__":

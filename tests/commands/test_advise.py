@@ -17,7 +17,7 @@ from llama2 import LLAMA2_7B
 from made_texts import sentence
 from ropewalk.commands.advise import advise_model
 from ropewalk.commands.advise_probe import probe_candidates, read_probe_texts
-from ropewalk.commands.probe_budget import ReadingTime
+from ropewalk.commands.probe_budget import BudgetClock, ReadingTime
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document, Score
 from ropewalk.corpus.read.source import read_source
@@ -261,9 +261,14 @@ def test_a_tiny_budget_reads_less_and_says_what_that_allows(
     whole = advise_model(small, asked, probe=text)
     assert "3 of up to 3 documents with each of 8 candidates" in whole["text"]
     assert "Not read within the budget" not in whole["text"]
-    monkeypatch.setattr("ropewalk.commands.advise_probe._time_model", lambda *_: (0.0, ReadingTime(0.0, 60 / 4096)))
+    monkeypatch.setattr(
+        "ropewalk.commands.advise_probe._time_model", lambda *_, **__: (0.0, ReadingTime(0.0, 60 / 4096))
+    )
     worth = list(dict.fromkeys(score["model"] for score in whole["scores"]))
     assert worth[:3] == ["unchanged", whole["recommended"], "yarn"] and len(worth) == 8
+    fast = advise_model(small, asked, probe=text, minutes=4.1)["text"]
+    assert "2 of up to 3 documents with each of 8 candidates" in fast, "the clock shows that time is left"
+    monkeypatch.setattr(BudgetClock, "fits", lambda _, *, planned: planned)
     found = advise_model(small, [str(tmp_path / "out"), *asked], probe=text, minutes=4.1)
     read = {score["model"] for score in found["scores"]}
     assert read == {"unchanged", found["recommended"]} and "2 of up to 3 documents" in found["text"]

@@ -203,15 +203,16 @@ def test_nan_is_told_as_nan_and_not_as_a_disagreement() -> None:
 @pytest.mark.parametrize(
     ("architecture", "keys", "why"),
     [
-        ("GPTNeoXForCausalLM", {}, "a part of each head"),
+        ("PhiForCausalLM", {}, "a bias of the head"),
         ("GPTNeoForCausalLM", {}, "learned"),
         ("ModernBertForMaskedLM", {}, "an encoder"),
-        ("GraniteForCausalLM", {}, "multipliers"),
-        ("GraniteMoeHybridForCausalLM", {"num_local_experts": 0}, "multipliers"),
-        ("GraniteMoeForCausalLM", {"num_local_experts": 32}, "experts"),
+        ("GraniteMoeHybridForCausalLM", {"layer_types": ["mamba", "attention"]}, "recurrent"),
+        ("JambaForCausalLM", {"num_experts": 16}, "recurrent"),
+        ("DeepseekV32ForCausalLM", {"kv_lora_rank": 512, "quantization_config": {"bits": 4}}, "indexer"),
+        ("LlamaForCausalLM", {"num_local_experts": 32}, "experts"),
     ],
 )
-def test_the_reason_is_the_right_one(architecture: str, keys: dict[str, int], why: str) -> None:
+def test_the_reason_is_the_right_one(architecture: str, keys: dict[str, Any], why: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_shape({**write_config("LlamaForCausalLM"), "architectures": [architecture], **keys}, "config.json")
     assert why in caught.value.why

@@ -49,6 +49,12 @@ def read_as_transformers(config: dict[str, Any]) -> PretrainedConfig:
     return read
 
 
+def save_as_transformers(config: dict[str, Any]) -> str:
+    """The file that transformers writes of a config.json, with all defaults, in its own keys."""
+    entries = {key: value for key, value in config.items() if key not in ("model_type", "auto_map")}
+    return str(AutoConfig.for_model(config["model_type"], **entries).to_json_string(use_diff=False))
+
+
 def build_text(config: dict[str, Any]) -> PreTrainedModel:
     """The text model of a config.json, without memory for its weights."""
     with torch.device("meta"):

@@ -2,12 +2,23 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conformance.checks import check_defaults, check_live_positions, check_parameters
+from conformance.checks import (
+    check_defaults,
+    check_directed,
+    check_live_positions,
+    check_mixture,
+    check_parameters,
+    check_reach,
+    check_rope_without_theta,
+    check_saved,
+)
 from conformance.test_loss import check_loss
+from conformance.test_routers import check_router
 from conformance.tiny_families import make_model
 from ropewalk.model.architectures import attention_of, blocks_of, mlp_of
 from ropewalk.shape.families import SUPPORTED
@@ -17,7 +28,7 @@ ELSEWHERE = {
     "kin": "tests/shape/test_layer_keys.py",
     "projections": "tests/plan/test_trained.py",
     "no_dropout": "test_positions.py: a class that runs dropout fails to load",
-    "untrained": "test_export.py",
+    "file_names": "test_export.py",
     "methods": "test_positions.py",
     "kept_rope_keys": "test_positions.py",
     "needs_kv_heads": "tests/shape/test_read.py",
@@ -47,13 +58,6 @@ def mutations() -> Iterator[tuple[str, str]]:
                 yield name, field.name
 
 
-def check_mixture(architecture: str) -> None:
-    """The paths of a mixture and of its router are modules of the class."""
-    family, model = SUPPORTED[architecture], make_model(architecture)
-    if family.experts is not None:
-        mlp_of(model, blocks_of(model)[-1]).get_submodule(family.experts.router)
-
-
 def check_paths(architecture: str) -> None:
     """The paths of a block's parts are modules of the class."""
     model = make_model(architecture)
@@ -64,17 +68,24 @@ def check_paths(architecture: str) -> None:
 CHECKS: tuple[Callable[[str], None], ...] = (
     check_parameters,
     check_paths,
+    check_mixture,
     check_live_positions,
     check_defaults,
+    check_rope_without_theta,
+    check_reach,
+    check_directed,
     check_loss,
 )
 
 
 @pytest.mark.parametrize(("architecture", "field"), mutations())
-def test_a_row_without_one_field_is_found_out(architecture: str, field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_without_one_field_is_found_out(
+    architecture: str, field: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     default = next(default_of(each) for each in fields(Family) if each.name == field)
     monkeypatch.setitem(SUPPORTED, architecture, replace(SUPPORTED[architecture], **{field: default}))  # type: ignore[arg-type]
     with pytest.raises(Exception):  # noqa: B017 - any part may fail, in its own way
+        check_saved(architecture, tmp_path)
         for check in CHECKS:
             check(architecture)
 
@@ -82,13 +93,15 @@ def test_a_row_without_one_field_is_found_out(architecture: str, field: str, mon
 def mixture_mutations() -> Iterator[tuple[str, str]]:
     for name, family in SUPPORTED.items():
         for field in fields(ExpertKeys):
-            if family.experts is not None and getattr(family.experts, field.name) != field.default:
+            if family.experts is None or field.name in ELSEWHERE:
+                continue
+            if getattr(family.experts, field.name) != field.default:
                 yield name, field.name
 
 
 @pytest.mark.parametrize(("architecture", "field"), mixture_mutations())
 def test_a_mixture_without_one_field_is_found_out(
-    architecture: str, field: str, monkeypatch: pytest.MonkeyPatch
+    architecture: str, field: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     family = SUPPORTED[architecture]
     assert family.experts is not None
@@ -96,5 +109,6 @@ def test_a_mixture_without_one_field_is_found_out(
     changed = replace(family, experts=replace(family.experts, **{field: default}))  # type: ignore[arg-type]
     monkeypatch.setitem(SUPPORTED, architecture, changed)  # type: ignore[misc]
     with pytest.raises(Exception):  # noqa: B017
-        for check in (check_mixture, *CHECKS):
+        check_saved(architecture, tmp_path)
+        for check in (check_router, *CHECKS):
             check(architecture)

@@ -12,6 +12,7 @@ from ropewalk.shape.families import SUPPORTED
 CONTEXT_TOKENS, WINDOW_TOKENS, VOCABULARY = 32, 6, 97
 FULL, WINDOWED = "full_attention", "sliding_attention"
 
+_LAST_LAYERS = {"use_sliding_window": True, "sliding_window": WINDOW_TOKENS, "max_window_layers": 2}
 _EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
 _FIRST = {
     **_EXPERTS,
@@ -49,6 +50,7 @@ OWN: dict[str, dict[str, Any]] = {
     "MistralForCausalLM": {"sliding_window": WINDOW_TOKENS},
     "MinistralForCausalLM": {"sliding_window": WINDOW_TOKENS},
     "Ministral3ForCausalLM": {
+        "sliding_window": WINDOW_TOKENS,
         "rope_parameters": {
             "rope_type": "yarn",
             "rope_theta": 10_000.0,
@@ -59,11 +61,17 @@ OWN: dict[str, dict[str, Any]] = {
             "llama_4_scaling_beta": 0.1,
         },
     },
-    "SmolLM3ForCausalLM": {"no_rope_layer_interval": 2},
-    "Qwen2ForCausalLM": {"tie_word_embeddings": True},
-    "Qwen3ForCausalLM": {"attention_bias": True},
+    "SmolLM3ForCausalLM": {
+        "no_rope_layer_interval": 2,
+        "use_sliding_window": True,
+        "sliding_window": WINDOW_TOKENS,
+        "layer_types": [WINDOWED, FULL] * 2,
+    },
+    "Qwen2ForCausalLM": {"tie_word_embeddings": True, **_LAST_LAYERS},
+    "Qwen3ForCausalLM": _LAST_LAYERS,
     "ArceeForCausalLM": {"mlp_bias": True},
     "HeliumForCausalLM": {"attention_bias": True, "mlp_bias": True},
+    "Starcoder2ForCausalLM": {"sliding_window": WINDOW_TOKENS},
     "OlmoForCausalLM": {"clip_qkv": 2.0},
     "Gemma2ForCausalLM": {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 3.0, "query_pre_attn_scalar": 5},
     "Gemma3ForCausalLM": {"final_logit_softcapping": 2.0, "query_pre_attn_scalar": 5},
@@ -78,7 +86,12 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "CohereForCausalLM": {"logit_scale": 0.25, "use_qk_norm": True},
     "Cohere2ForCausalLM": {"logit_scale": 0.25},
-    "Phi3ForCausalLM": {"partial_rotary_factor": 0.75, "resid_pdrop": 0.1, "embd_pdrop": 0.1},
+    "Phi3ForCausalLM": {
+        "sliding_window": WINDOW_TOKENS,
+        "partial_rotary_factor": 0.75,
+        "resid_pdrop": 0.1,
+        "embd_pdrop": 0.1,
+    },
     "SeedOssForCausalLM": {"attention_out_bias": True, "mlp_bias": True},
     "Ernie4_5ForCausalLM": {"use_bias": False},
     "ExaoneForCausalLM": {},
@@ -126,9 +139,14 @@ OWN: dict[str, dict[str, Any]] = {
 }
 
 
+FAMILIES = dict(SUPPORTED)
+"""The rows as they are; a test that changes one of SUPPORTED builds the same models."""
+
+
 def make_settings(architecture: str) -> dict[str, Any]:
     """The entries of a tiny config.json, as a base's publisher would write them."""
-    family = SUPPORTED[architecture]
+    family = FAMILIES[architecture]
+    biases = [bias for bias in (family.qkv_bias, family.output_bias, family.mlp_bias) if not isinstance(bias, bool)]
     settings: dict[str, Any] = {
         "architectures": [architecture],
         "model_type": family.model_type,
@@ -144,11 +162,12 @@ def make_settings(architecture: str) -> dict[str, Any]:
         "eos_token_id": 96,
         "pad_token_id": None,
         "tie_word_embeddings": family.tied,
+        **{key: True for key, _ in biases},
     }
     if family.windows == "some" and not family.window_switch:
         settings |= {"sliding_window": WINDOW_TOKENS, "layer_types": [WINDOWED, FULL] * 2}
     if family.ropes == "one" and not family.default_rope:
-        settings["rope_theta"] = 10_000.0
+        settings[family.theta_key] = 20_000.0
     return settings | OWN.get(architecture, {})
 
 
@@ -162,7 +181,7 @@ def make_model(
     kind = class_of(architecture)
     settings = (make_settings(architecture) if bare is None else bare) | changes
     config = kind.config_class(**{key: value for key, value in settings.items() if key != "model_type"})
-    for key in SUPPORTED[architecture].no_dropout:
+    for key in FAMILIES[architecture].no_dropout:
         setattr(config, key, 0.0)
     config._experts_implementation = "batched_mm"  # the default has no float64
     torch.manual_seed(0)

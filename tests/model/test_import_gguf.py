@@ -144,13 +144,45 @@ def test_positions_are_those_of_the_file(name: str, make_tiny: Make, tmp_path: P
     load_model(tmp_path / "out")
 
 
+def llama3_factors(theta: float, factor: float) -> np.ndarray:
+    """As llama.cpp's converter writes them: plain frequency over scaled, by wavelength, over 8192 original tokens."""
+    factors = []
+    for pair in range(8):
+        wave = 2 * np.pi * theta ** (pair / 8)
+        smooth = (8192 / wave - 1) / (4 - 1)
+        factors.append(1.0 if wave < 8192 / 4 else factor if wave > 8192 else 1 / ((1 - smooth) / factor + smooth))
+    return np.array(factors, np.float32)
+
+
+def test_the_factors_of_llama_3_become_its_method(make_tiny: Make, tmp_path: Path) -> None:
+    """transformers drops the table, and the model would run plain RoPE."""
+    factors = llama3_factors(50_000.0, 8.0)
+    assert len(set(factors.round(3))) == 3, "kept, blended and divided pairs"
+    source = write_gguf(tmp_path / "m.gguf", "llama", make(make_tiny, "llama"), tensors={"rope_freqs.weight": factors})
+    import_gguf(source, tmp_path / "out", dtype="float32")
+    live = AutoModelForCausalLM.from_pretrained(tmp_path / "out").model.rotary_emb.inv_freq.double().numpy()
+    np.testing.assert_allclose(live, 50_000.0 ** (-np.arange(8) / 8) / factors, rtol=1e-5)
+    rope = json.loads((tmp_path / "out" / "config.json").read_text())["rope_parameters"]
+    assert (rope["rope_type"], rope["factor"], rope["original_max_position_embeddings"]) == ("llama3", 8.0, 8192)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"keys": {"attention.temperature_length": 8192}}, "attention.temperature_length"),
     "values of another width": ({"keys": {"attention.value_length": 8}}, "attention.value_length"),
     "a share of the head": ({"keys": {"rope.dimension_count": 8}}, "rope.dimension_count"),
     "yarn without a length": ({"keys": {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}}, "scaling.type"),
     "longrope": ({"keys": {"rope.scaling.type": "longrope", "rope.scaling.factor": 4.0}}, "rope.scaling.type"),
-    "factors of llama 3": ({"tensors": {"rope_freqs.weight": np.ones(8, np.float32)}}, "rope_freqs.weight"),
+    "other factors": ({"tensors": {"rope_freqs.weight": np.linspace(1, 8, 8).astype(np.float32)}}, "rope_freqs.weight"),
+    "factors below one": ({"tensors": {"rope_freqs.weight": np.full(8, 0.5, np.float32)}}, "rope_freqs.weight"),
+    "too few factors": ({"tensors": {"rope_freqs.weight": np.ones(4, np.float32)}}, "rope_freqs.weight"),
+    "lists of longrope": ({"tensors": {"rope_factors_long.weight": np.ones(8, np.float32)}}, "rope_factors_long"),
+    "a table beside a scaling": (
+        {
+            "keys": {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
+            "tensors": {"rope_freqs.weight": np.ones(8, np.float32)},
+        },
+        "rope.scaling.type",
+    ),
     "a bias": ({"tensors": {"blk.0.attn_q.bias": np.ones(64, np.float32)}}, "blk.0.attn_q.bias"),
 }
 

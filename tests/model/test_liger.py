@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -24,9 +25,12 @@ from ropewalk.model.tiled_mlp import tile_mlps
 from ropewalk.parallel.recompute import set_recompute
 from ropewalk.partition import partition_tokens
 from ropewalk.recipe.parallel import Parallel
+from ropewalk.shape.experts import Experts
 from ropewalk.shape.families import SUPPORTED
+from ropewalk.shape.model_shape import ModelShape, plain_layers
 
 Make = Callable[..., PreTrainedModel]
+DENSE = ModelShape("LlamaForCausalLM", 32, 4, 2, 8, 48, 97, True, 32, plain_layers(2, 1e4))
 NOTHING: Mapping[str, Any] = {}
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -149,10 +153,20 @@ def test_what_is_chosen(
     monkeypatch.setattr("ropewalk.model.compiled.has_triton", lambda: "triton" in installed)
     with emulate_liger() if "liger" in installed else nullcontext():
         if " " not in expected:
-            assert choose_fusion(Parallel(**asked), device) == expected
+            assert choose_fusion(Parallel(**asked), DENSE, device) == expected
             return
         with pytest.raises(UserError, match=rf"{expected}[\s\S]*|parallel\.kernels[\s\S]*{expected}"):
-            choose_fusion(Parallel(**asked), device)
+            choose_fusion(Parallel(**asked), DENSE, device)
+
+
+def test_auto_compiles_no_experts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusion, "has_triton", lambda: True)
+    monkeypatch.setattr("ropewalk.model.compiled.has_triton", lambda: True)
+    mixture = replace(DENSE, experts=Experts(count=4, per_token=2, width=24, layers=(0, 1)))
+    assert choose_fusion(Parallel(), mixture, GPU) == "none"
+    assert choose_fusion(Parallel(compile="blocks"), mixture, GPU) == "compiled"
+    with emulate_liger():
+        assert choose_fusion(Parallel(), mixture, GPU) == "liger"
 
 
 def test_two_ways_at_once_are_refused() -> None:

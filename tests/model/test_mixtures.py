@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from conformance.tiny_families import write_model
+from conformance.test_export import write_base
 from ropewalk.model.load import build_model, load_model
 from ropewalk.model.load_shards import load_shards
 from ropewalk.model.model_with_loss import ModelWithLoss
@@ -28,7 +28,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     for architecture in MIXTURES:
         found[architecture] = tmp_path_factory.mktemp(architecture)
-        write_model(architecture, found[architecture])
+        write_base(architecture, found[architecture])
     return found
 
 

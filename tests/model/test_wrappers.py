@@ -324,41 +324,6 @@ def test_windows_make_another_text_part_where_the_multimodal_class_takes_any(tmp
     torch.testing.assert_close(logits(load_model(out)), logits(load_whole(out)), rtol=0, atol=1e-6)
 
 
-def add_layer(folder: Path, extra: dict[str, torch.Tensor], **told: Any) -> dict[str, torch.Tensor]:
-    """Put tensors into a folder's file, where the class has no place for them."""
-    tensors = load_file(folder / SINGLE) | extra
-    save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
-    edit(folder, told)
-    return tensors
-
-
-def test_layers_that_the_class_ignores_are_carried(save_tiny: Any, tmp_path: Path) -> None:
-    """A layer behind the last one predicts a second token (MTP): it has names of a layer, and another type here."""
-    base = save_tiny("Qwen3ForCausalLM")
-    extra = {
-        "model.layers.2.eh_proj.weight": torch.randn(32, 64, dtype=torch.bfloat16),
-        "model.layers.2.self_attn.q_proj.weight": torch.randn(3, 5).to(torch.float8_e4m3fn),
-    }
-    tensors = add_layer(base, extra, num_nextn_predict_layers=1)
-    out = tmp_path / "out"
-    stage = parse_stage(["context_length=128", "rope.kind=yarn"])
-    extend(base, out, rope=stage.rope, layers=(), context_tokens=128)
-    assert "2 tensors that Qwen3ForCausalLM ignores" in (told := read_manifest(out)["facts"]["carried"])
-    assert "inexact for speculation only" in told
-    model = load_model(out)
-    assert not any(name.startswith("model.layers.2") for name in model.state_dict())
-    export({name: tensor + 1 for name, tensor in model.state_dict().items()}, out, tmp_path / "again", dtype="float32")
-    after = load_file(tmp_path / "again" / SINGLE)
-    assert list(after) == list(tensors)
-    for name, tensor in tensors.items():
-        same = torch.equal(after[name].view(torch.uint8), tensor.view(torch.uint8))
-        assert same == (name in extra) and after[name].dtype == tensor.dtype
-    # Without the count a layer too many is no part of this model.
-    edit(base, {"num_nextn_predict_layers": ...})
-    with pytest.raises(UserError, match="the weights do not match this config"):
-        load_model(base)
-
-
 def test_engines_get_the_rules_of_the_text_class(tmp_path: Path) -> None:
     gemma = stretch(save_wrapper(tmp_path, "gemma3"), tmp_path / "gemma", "rope.kind=theta", "rope.theta=5e7")
     served = {serving.engine: serving for serving in find_commands(gemma)}

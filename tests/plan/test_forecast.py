@@ -62,6 +62,29 @@ def test_recomputation_is_chosen_by_memory(shapes: Mapping[str, ModelShape]) -> 
     assert found == ["none", "save_attention"]
 
 
+def test_attention_waits_on_the_host_only_where_the_host_has_room(shapes: Mapping[str, ModelShape]) -> None:
+    """Recomputing it is slower, and an H100 just holds the inputs of all blocks itself."""
+    split = Split(context_ranks=8)
+    plans = [
+        forecast(
+            shapes["qwen-8b"],
+            context_tokens=1024 * K,
+            tokens=1024 * K,
+            ranks=8,
+            split=split,
+            machine=dataclasses.replace(KNOWN["h100"], host_bytes=gigabytes * 1e9),
+        )
+        for gigabytes in (128, 64)
+    ]
+    ways = [(plan.recompute, plan.savings.offload, plan.savings.attention_on_host) for plan in plans]
+    assert ways == [("save_attention", True, True), ("full", False, False)]
+    assert plans[0].step_seconds < 0.85 * plans[1].step_seconds
+    assert plans[0].fits and plans[1].fits
+    assert (
+        "inputs and attention on the host" in plans[0].describe() and "per rank of activations" in plans[0].describe()
+    )
+
+
 def test_what_never_fits_says_so(shapes: Mapping[str, ModelShape]) -> None:
     plan = forecast(shapes["llama-8b"], context_tokens=1024 * K, tokens=1024 * K)
     assert (plan.fits, plan.recompute) == (False, "full")

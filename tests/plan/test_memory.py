@@ -13,6 +13,7 @@ from ropewalk.plan.memory import (
     MOMENT_BYTES,
     checkpoint_bytes,
     chunked_loss_bytes,
+    copied_bytes,
     estimate_memory,
     kept_attention_bytes,
     offloaded_checkpoint_bytes,
@@ -128,3 +129,11 @@ def test_autograd_keeps_what_the_formula_says(
     shape = ModelShape("any", 64, 4, 2, 32, 160, 16, False, 256, plain_layers(2, 1e4), qk_norm=qk_norm)
     layer = count_kept_bytes(kind, dtype, layers=3, tokens=256) - count_kept_bytes(kind, dtype, layers=2, tokens=256)
     assert layer == pytest.approx(stored_block_bytes(shape, 256, element_bytes=element_bytes), rel=0.008)
+
+
+def test_pinned_buffers_are_powers_of_two(shapes: Mapping[str, ModelShape]) -> None:
+    """torch's allocator of pinned memory rounds up: just above a power of two a tensor takes twice its bytes."""
+    way, shape = Savings("save_attention", offload=True, attention_on_host=True), shapes["qwen-8b"]
+    even, odd = (estimate_memory(shape, tokens, ranks=8, savings=way).host for tokens in (131_072, 131_080))
+    assert even == copied_bytes(shape, 131_072, savings=way) and odd == 2 * even
+    assert copied_bytes(shape, 131_080, savings=way) == pytest.approx(even, rel=1e-3)

@@ -179,6 +179,18 @@ def test_what_a_stage_told_while_it_ran_is_drawn(run: Path) -> None:
     assert "full-truncated: their difference" in page and "MFU 21.0% (median)" in page
 
 
+def test_the_load_of_experts_has_a_section(run: Path, page: str) -> None:
+    assert 'id="experts"' not in page, "the model is dense"
+    rows = [Metric(0, step, "experts/load", 4.0 / step, "1") for step in (1, 2)]
+    rows += [Metric(0, step, "experts/balance_loss", 1.5 / step, "1") for step in (1, 2)]
+    rows += [Metric(0, step, f"experts/load/layer-{layer}", layer / step, "1") for step in (1, 2) for layer in (10, 3)]
+    append_metrics(run / "metrics.jsonl", rows)
+    text = re.sub(r"<[^>]+>", " ", write_report(run).read_text().partition('id="experts"')[2].partition("<section")[0])
+    assert "had 2.00 times the mean load" in text and "went from 1.500 to 0.750" in text
+    words = " ".join(text.split())
+    assert words.index("3 3.00 1.50 3.00") < words.index("10 10.00 5.00 10.00")
+
+
 def test_the_first_panels_of_a_run_can_be_read(run: Path) -> None:
     """Steps are whole numbers, a single panel is a dot, and buckets stand by length, whichever came first."""
     rows = [Metric(0, step, "loss/train", 3.0 - step, "nats per token") for step in (1, 2, 3)]

@@ -10,6 +10,7 @@ from transformers import AutoConfig
 from ropewalk.core.error import UserError
 from ropewalk.rope.scaling import Linear, Unchanged
 from ropewalk.shape.families import SUPPORTED
+from ropewalk.shape.layer_keys import spell_layers
 from ropewalk.shape.read import parse_shape
 from ropewalk.shape.wrappers import WRAPPERS, find_wrapper, read_text_config, write_text_config
 
@@ -194,7 +195,7 @@ def test_refusals_name_the_key() -> None:
         ({"text_config": {"model_type": "blocks"}}, "the text part blocks is not supported", "architectures"),
         ({"text_config": {**GEMMA3_4B["text_config"], "hidden_size": 0}}, "hidden_size is not usable", "hidden_size"),
         ({"text_config": {**GEMMA3_4B["text_config"], "use_bidirectional_attention": True}}, "bidirectional", "bidir"),
-        ({"quantization_config": {"bits": 4}}, "is not supported", "architectures"),
+        ({"quantization_config": {"bits": 4}}, "the weights are quantised", "quantization_config"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is not usable", "tie_word_embeddings"),
     ):
         with pytest.raises(UserError, match=what) as caught:
@@ -207,3 +208,31 @@ def test_a_class_that_nobody_listed_is_no_wrapper() -> None:
         assert find_wrapper({"architectures": names}) is None
     config = {"architectures": ["LlamaForCausalLM"], "text_config": {}}
     assert read_text_config(config, "c") is config and write_text_config(config, {"a": 1}, "c") == {"a": 1}
+
+
+ODD: tuple[Any, ...] = (None, 0, -1, 1.5, "x", [], {}, [1], {"a": 1}, True, float("nan"), 10**30, [None])
+ODD += ({"rope_type": []}, {"mrope_section": 5}, {"type": {}})
+OPTIONAL = ("rope_parameters", "rope_scaling", "quantization_config", "tie_word_embeddings", "layer_types", "dtype")
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_a_file_with_an_odd_value_is_refused_or_comes_back_the_same(kind: str) -> None:
+    """At each key of the file and of its text part; what can be read is written back and read again."""
+    found = 0
+    for level in ("top", "text_config"):
+        for key in {*(PUBLISHED[kind].get(level, PUBLISHED[kind])), *OPTIONAL}:
+            for value in ODD:
+                config = json.loads(json.dumps(PUBLISHED[kind]))
+                inside = config if level == "top" else config.get("text_config", config)
+                inside[key] = value
+                try:
+                    shape = parse_shape(config, "c")
+                    spelled = spell_layers(
+                        read_text_config(config, "c"), shape.positions, context_tokens=shape.context_tokens
+                    )
+                    again = write_text_config(config, spelled.apply(read_text_config(config, "c")), "c")
+                except UserError:
+                    continue
+                assert parse_shape(again, "c").positions == shape.positions, (level, key, value)
+                found += 1
+    assert found > 50

@@ -125,10 +125,13 @@ def test_a_dense_model_refuses_the_key(prepared: tuple[Path, Path], new_run: Cal
         run_ranks(lambda: train_stage(recipe, stage=0, run=new_run("dense"), corpus=prepared[1]), 1, threads=1)
 
 
-def test_adapters_leave_routers_and_experts_out(prepared: tuple[Path, Path], mixture_run: Callable[..., Path]) -> None:
+def test_adapters_leave_routers_and_experts_out(
+    prepared: tuple[Path, Path], mixture_run: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("peft")
     recipe: Any = make_recipe(**SHORT, lora={"rank": 2}, parallel=ALONE)
     _, weights = train(recipe, mixture_run("lora"), prepared[1])
+    assert "experts and routers get no adapters" in "".join(capfd.readouterr())
     before = read_weights(RunFolder(mixture_run("base")).extended(0))
     same = {name for name in before if torch.equal(before[name], weights[name])}
     assert same == {name for name in before if ".mlp." in name or name == "lm_head.weight"}

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ropewalk.evaluate.loss_by_position import PositionLoss
     from ropewalk.evaluate.retrieval import Retrieval
 
+_TIMED_TOKENS = 512
+"""The shortest text that is timed, for a base of at least four times that."""
 Text = Int64[np.ndarray, "_"]
 
 
@@ -64,7 +66,8 @@ def probe_candidates(
     rank, ranks = rank_and_ranks()
     rounds = [[len(item.tokens) for item in texts] for texts in _list_rounds(losses, answers)]
     with scratch_folder("ropewalk-probe-") as work:
-        timed = _time_model(base, work / "timed", methods, spec, losses.documents[0][:base_tokens])
+        text_tokens = losses.documents[0][:base_tokens]
+        timed = _time_model(base, work / "timed", methods, spec, text_tokens, most_seconds=minutes * 60 / 50)
     # Every rank plans with the first one's times, so all do the same.
     left, start, time = share_from_first((60 * minutes - (monotonic() - begun), *timed))
     plan = plan_probe(list(methods), rounds, time, start=start, ranks=ranks, budget=left)
@@ -77,8 +80,8 @@ def probe_candidates(
             f"{format_seconds(plan.seconds)} of a budget of {format_seconds(60 * minutes)}"
         )
     clock, found = BudgetClock(left), dict[str, list["Sums"]]()
-    for name in plan.names:
-        if not share_from_first(clock.fits()):
+    for name in (*plan.names, *plan.left_out):
+        if not share_from_first(clock.fits(planned=name in plan.names)):
             break
         since = monotonic()
         found[name] = _measure(base, name, methods[name], spec, planned)
@@ -118,27 +121,35 @@ def _list_rounds(losses: "PositionLoss", answers: "Retrieval | None") -> list[li
 
 
 def _time_model(
-    base: Path, folder: Path, methods: Mapping[str, Rope], spec: AdviceSpec, text: Text
+    base: Path, folder: Path, methods: Mapping[str, Rope], spec: AdviceSpec, text: Text, *, most_seconds: float
 ) -> tuple[float, ReadingTime]:
-    """Seconds to make and load a candidate, and the time to read: from a text of the base's length and its quarter."""
+    """Seconds to make and load a candidate, and the time to read, from the beginnings of a text of the base's length.
+
+    They double until one takes ``most_seconds``: short ones say little of long ones, and long ones cost the budget.
+    """
     from ropewalk.evaluate.items import Item, measure
     from ropewalk.model.extend import extend
     from ropewalk.model.model_with_loss import ModelWithLoss
     from ropewalk.model.open_model import open_model
+    from ropewalk.parallel.collective import share_from_first
     from ropewalk.parallel.rank_zero import first_does
 
     def read(tokens: int) -> float:
         begun = monotonic()
         measure(learner, [Item(text[:tokens], np.zeros(tokens, dtype=np.int64))], 1, name="probe: timing")
-        return monotonic() - begun
+        return share_from_first(monotonic() - begun)
 
     begun = monotonic()
     first_does(partial(extend, base, folder, rope=next(iter(methods.values())), context_tokens=spec.context_length))
     learner = open_model(ModelWithLoss, folder, dtype="float32")
     start = monotonic() - begun
-    few, many = max(1, len(text) // 4), len(text)
-    read(few)  # the first reading also allocates
-    return start, fit_time((few, read(few)), (many, read(many)))
+    tokens = max(1, min(_TIMED_TOKENS, len(text) // 4))
+    read(tokens)  # the first reading also allocates
+    times = [(tokens, read(tokens))]
+    while tokens < len(text) and (len(times) < 2 or times[-1][1] < most_seconds):
+        tokens = min(2 * tokens, len(text))
+        times.append((tokens, read(tokens)))
+    return start, fit_time(times[-2], times[-1])
 
 
 def _measure(base: Path, name: str, method: Rope, spec: AdviceSpec, planned: Sequence["Measurement"]) -> list["Sums"]:

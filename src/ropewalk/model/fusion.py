@@ -14,12 +14,15 @@ from torch.utils._triton import has_triton
 from ropewalk.core.error import UserError
 from ropewalk.model.compiled import require_compiler
 from ropewalk.recipe.parallel import Parallel
+from ropewalk.shape.model_shape import ModelShape
 
 Fusion = Literal["none", "liger", "compiled"]
 
 
-def choose_fusion(parallel: Parallel, device: torch.device) -> Fusion:
+def choose_fusion(parallel: Parallel, shape: ModelShape, device: torch.device) -> Fusion:
     """The fusion that ``parallel`` asks for on ``device``, the same in every rank of a machine.
+
+    ``auto`` does not compile a mixture of experts: how many tokens an expert gets differs in every step.
 
     Raises UserError for Liger where it is not installed or ``device`` is no GPU, and for compiled blocks without a
     compiler.
@@ -34,7 +37,8 @@ def choose_fusion(parallel: Parallel, device: torch.device) -> Fusion:
         return "none"
     if parallel.kernels == "auto" and _has_liger():
         return "liger"
-    return "compiled" if parallel.compile == "auto" and has_triton() else "none"
+    compiles = parallel.compile == "auto" and not shape.mixtures and has_triton()
+    return "compiled" if compiles else "none"
 
 
 def describe_fusion(fusion: Fusion, device: torch.device) -> str | None:

@@ -1,8 +1,8 @@
 """Write a model folder from a GGUF file: its weights dequantised, its config and its tokenizer.
 
 transformers reads weights and tokenizer, with the package gguf. Its config is corrected by the file's own keys
-(read_gguf.py). The folder is accepted like any base: its weights are exactly the model's. They are not those that were
-trained, but those that the quantisation left; the manifest says from which one.
+(gguf_config.py). The folder is accepted like any base: its weights are exactly the model's. They are not those that
+were trained, but those that the quantisation left; the manifest says from which one.
 """
 
 import json
@@ -19,8 +19,9 @@ from ropewalk.core.progress import say
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.model.architectures import tied_names
 from ropewalk.model.folder import check_tokenizer, write_config
+from ropewalk.model.gguf_config import correct_config
 from ropewalk.model.load import build_model, without_progress_bars
-from ropewalk.model.read_gguf import GgufFile, correct_config, read_gguf
+from ropewalk.model.read_gguf import GgufFile, read_gguf
 from ropewalk.model.weights import check_stored
 from ropewalk.model.write_weights import write_weights
 from ropewalk.shape.families import SUPPORTED

@@ -2,14 +2,16 @@
 
 StableLM's and Nemotron's blocks get the partition and the group from their model, but call their attention without
 them. A hook before the block notes them, and one before its attention adds them. A block that is recomputed in the
-backward is called with the same arguments again, so the hooks need no memory of the forward.
+backward is called with the same arguments again. Granite 4 does not even give its blocks the positions; they are noted
+before the model, and stay until the next forward.
 """
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from ropewalk.model.architectures import attention_of, blocks_of, family_of
+from ropewalk.model.architectures import attention_of, backbone_of, blocks_of, family_of
 from ropewalk.model.compiled import stay_outside
 
 _NAMES = ("partition", "context_group", "position_ids")
@@ -18,7 +20,8 @@ _NAMES = ("partition", "context_group", "position_ids")
 class _HandOn:
     """The two hooks of one block."""
 
-    def __init__(self) -> None:
+    def __init__(self, of_model: dict[str, Any]) -> None:
+        self._of_model = of_model
         self._given: dict[str, Any] = {}
 
     @stay_outside
@@ -29,7 +32,18 @@ class _HandOn:
     def add(
         self, module: nn.Module, args: tuple[Any, ...], given: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return args, self._given | given
+        return args, self._of_model | self._given | given
+
+
+_positions: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
+
+
+@stay_outside
+def _note_positions(module: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+    noted = _positions.setdefault(module, {})
+    noted.clear()
+    if given.get("position_ids") is not None:
+        noted["position_ids"] = given["position_ids"]
 
 
 def hand_on_arguments(model: nn.Module) -> None:
@@ -37,9 +51,10 @@ def hand_on_arguments(model: nn.Module) -> None:
     family = family_of(model)
     if family is None or not family.drops_arguments:
         return
+    if _note_positions in backbone_of(model)._forward_pre_hooks.values():
+        return
+    backbone_of(model).register_forward_pre_hook(_note_positions, with_kwargs=True)
     for block in blocks_of(model):
-        if any(isinstance(getattr(hook, "__self__", None), _HandOn) for hook in block._forward_pre_hooks.values()):
-            return
-        hooks = _HandOn()
+        hooks = _HandOn(_positions.setdefault(backbone_of(model), {}))
         block.register_forward_pre_hook(hooks.note, with_kwargs=True)
         attention_of(model, block).register_forward_pre_hook(hooks.add, with_kwargs=True)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ropewalk.model.architectures import attention_of, blocks_of, family_of
 from ropewalk.model.compiled import stay_outside
+from ropewalk.model.pass_arguments import hand_on_arguments
 from ropewalk.model.read_rope import LiveLayer, class_frequencies, read_native
 from ropewalk.partition import AnyPartition
 from ropewalk.rope.interpolate import Between
@@ -175,6 +176,7 @@ def direct_positions(
     ``native``: its config describes all of ``positions``, so only positions that depend on a document's length are
     added. With ``former``, its positions before, its frequencies can be annealed.
     """
+    hand_on_arguments(model)  # the hooks below read the positions
     angles = Angles(head_dim, layout_of(model))
     directions: list[Direction | None] = []
     olds = positions if former is None else former

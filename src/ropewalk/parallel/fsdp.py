@@ -22,16 +22,9 @@ from torch.distributed.fsdp import (
 )
 
 from ropewalk.parallel.mesh import Mesh
-from ropewalk.plan.memory import WHOLE_BYTES
+from ropewalk.plan.memory import UNIT_BYTES, WHOLE_BYTES
 
 Precision = Literal["auto", "float32", "bfloat16"]
-
-UNIT_BYTES = 8 << 30
-"""The most bytes of a block that is gathered as one unit.
-
-While a unit runs, the next one is gathered already, so two of them take memory. In a larger block the experts are a
-unit of their own. The attention between the experts of two layers is small, so only one layer's experts are whole at a
-time. The price: a recomputed block gathers its experts once more."""
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ from ropewalk.partition.ulysses import UlyssesPartition
 from ropewalk.plan.flops import Recompute, TokenFlops, token_flops
 from ropewalk.plan.gpus import list_gpus
 from ropewalk.plan.hardware import KNOWN, Machine, find_machine
-from ropewalk.plan.memory import Memory, estimate_memory
+from ropewalk.plan.memory import Memory, copied_bytes, estimate_memory
 from ropewalk.plan.plan import Plan, Split
 from ropewalk.plan.rank_setup import set_up_ranks
 from ropewalk.plan.savings import Savings, list_savings
@@ -77,7 +77,8 @@ def forecast(
     attention = max(rank_tokens * attention_seconds * split.imbalance, context_bytes / machine.link_bytes_per_second)
     linear = max(rank_tokens * linear_seconds, state_bytes / machine.link_bytes_per_second)
     step_seconds = attention + linear
-    step_seconds += _exposed_copies(step_seconds, waves * memory.host, rank_tokens, flops=flops, machine=machine)
+    copied = rank_tokens * copied_bytes(shape, 1, savings=savings, element_bytes=split.element_bytes)
+    step_seconds += _exposed_copies(step_seconds, copied, rank_tokens, flops=flops, machine=machine)
     return Plan(
         context_tokens=context_tokens,
         tokens=tokens,
@@ -99,11 +100,11 @@ def forecast(
 
 
 def _exposed_copies(
-    step_seconds: float, host_bytes: float, rank_tokens: float, *, flops: TokenFlops, machine: Machine
+    step_seconds: float, copied: float, rank_tokens: float, *, flops: TokenFlops, machine: Machine
 ) -> float:
     """Seconds of copies to the host and back that a step of ``step_seconds`` does not hide."""
     once = rank_tokens * (flops.linear / machine.matmul_flops + flops.attention / machine.attention_forward_flops)
-    copy_seconds = host_bytes / machine.host_link_bytes_per_second
+    copy_seconds = copied / machine.host_link_bytes_per_second
     return exposed_seconds(copy_seconds, forward=once, backward=step_seconds - once, overlaps=True)
 
 

@@ -28,6 +28,12 @@ WHOLE_BYTES = 64 << 20
 With three blocks that makes two collectives a pass instead of eleven, which saves a sixth of the CPU time of a step of
 512 tokens with 1.1M parameters (docs/train.md).
 """
+UNIT_BYTES = 8 << 30
+"""The most bytes of float32 weights of a block that is gathered as one unit.
+
+While a unit runs, the next one is gathered already, so two of them take memory. In a larger block the experts are a
+unit of their own. What lies between the experts of two layers is small, so only one layer's experts are whole at a
+time. The price: a recomputed block gathers its experts once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ def estimate_memory(
         loss=row + loss,
         last_block=row + head_gradient + block,
         first_block=row + kept / shape.layers + block + GRADIENT_BYTES * trained.parameters * on_device,
-        host=host_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes),
+        host=copied_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, pinned=True),
     )
 
 
@@ -98,14 +104,20 @@ def kept_bytes(
     return kept
 
 
-def host_bytes(shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2) -> float:
-    """Bytes of one rank's activations in host memory: those of all blocks but the last, which needs them at once."""
+def copied_bytes(
+    shape: ModelShape, local_tokens: int, *, savings: Savings, element_bytes: int = 2, pinned: bool = False
+) -> float:
+    """Bytes of one rank's activations that are copied to the host.
+
+    They are those of all blocks but the last, which needs its own at once. With ``pinned`` the result is the host
+    memory that they take: torch rounds each buffer up to a power of two.
+    """
     if not savings.offload:
         return 0.0
-    waiting = checkpoint_bytes(shape, local_tokens, element_bytes=element_bytes)
+    sizes = [local_tokens * shape.width * element_bytes]
     if savings.attention_on_host:
-        waiting += kept_attention_bytes(shape, local_tokens, element_bytes=element_bytes)
-    return waiting * (1 - 1 / shape.layers)
+        sizes += [local_tokens * shape.query_width * element_bytes, local_tokens * shape.heads * 4]
+    return float((shape.layers - 1) * sum(1 << (size - 1).bit_length() if pinned else size for size in sizes))
 
 
 def block_bytes(
@@ -201,10 +213,13 @@ def chunked_loss_bytes(
 def gathered_bytes(shape: ModelShape, *, element_bytes: int = 2, trained: Trained | None = None) -> float:
     """Bytes of the gathered weights that exist at once, on one rank too.
 
-    They are all weights of a small model, and else two layers and the head.
+    They are all weights of a small model, and else two layers and the head; of layers above ``UNIT_BYTES`` the experts
+    of one.
     """
     adapters = trained.adapters if trained else 0
     if 4 * (shape.parameters + adapters) <= WHOLE_BYTES:
         return float((shape.parameters + adapters) * element_bytes)
     blocks = 2 * (shape.block_parameters + adapters / shape.layers)
+    if shape.experts is not None and 4 * shape.block_parameters > UNIT_BYTES:
+        blocks -= shape.experts.own_parameters(shape.width)
     return float((blocks + shape.vocabulary * shape.width) * element_bytes)

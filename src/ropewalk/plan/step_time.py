@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from ropewalk.plan.elementwise import elementwise_bytes
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.hardware import Machine
-from ropewalk.plan.memory import host_bytes
+from ropewalk.plan.memory import copied_bytes
 from ropewalk.plan.savings import Savings
 from ropewalk.shape.model_shape import ModelShape
 
@@ -61,15 +61,14 @@ def estimate_step_time(
     elementwise = token_layers * (passes * forward_bytes + backward_bytes)
     once = flops.linear / machine.matmul_flops + flops.attention / rates["forward"] + token_layers * forward_bytes
     compute = linear + attention_forward + attention_backward + elementwise
-    copy_seconds = host_bytes(shape, 1, savings=savings) / machine.host_link_bytes_per_second
+    copy_seconds = copied_bytes(shape, 1, savings=savings) / machine.host_link_bytes_per_second
     copies = exposed_seconds(copy_seconds, forward=once, backward=compute - once, overlaps=overlaps)
     terms = linear, attention_forward, attention_backward, elementwise, copies
     return StepTime(*(rank_tokens * each for each in terms))
 
 
 def exposed_seconds(copy_seconds: float, *, forward: float, backward: float, overlaps: bool) -> float:
-    """What copies to the host during ``forward`` and back during ``backward`` add to both; one way takes
-    ``copy_seconds``."""
+    """What copies to the host during ``forward`` and back during ``backward`` add; one way takes ``copy_seconds``."""
     if not overlaps:
         return 2 * copy_seconds
     return max(0.0, copy_seconds - forward) + max(0.0, copy_seconds - backward)

@@ -6,7 +6,11 @@ from ropewalk.shape.family import ExpertKeys, Family, Parts
 
 _ATTENTION_BIAS = ("attention_bias", False)
 _FIRST = ExpertKeys(
-    "n_routed_experts", dense="first", shared="n_shared_experts", balance_bias="buffer", scores="sigmoid"
+    ("n_routed_experts", "num_local_experts"),
+    dense="first",
+    shared="n_shared_experts",
+    balance_bias="buffer",
+    scores="sigmoid",
 )
 
 MIXTURES: Mapping[str, Family] = {
@@ -24,7 +28,7 @@ MIXTURES: Mapping[str, Family] = {
         qk_norm="head",
         needs_kv_heads=True,
         fixed={"use_sliding_window": False},
-        experts=ExpertKeys(dense="step"),
+        experts=ExpertKeys(("num_experts", "num_local_experts"), dense="step"),
     ),
     "OlmoeForCausalLM": Family(
         "olmoe",
@@ -57,7 +61,7 @@ MIXTURES: Mapping[str, Family] = {
         output_bias=_ATTENTION_BIAS,
         logit_scale=("logits_scaling", 1.0),
         logit_divides=True,
-        experts=ExpertKeys("num_local_experts", width="intermediate_size", path="block_sparse_moe", router="router"),
+        experts=ExpertKeys(("num_local_experts",), width="intermediate_size", router="router"),
         parts=Parts(mlp="block_sparse_moe"),
     ),
     "GraniteMoeSharedForCausalLM": Family(
@@ -67,10 +71,9 @@ MIXTURES: Mapping[str, Family] = {
         logit_scale=("logits_scaling", 1.0),
         logit_divides=True,
         experts=ExpertKeys(
-            "num_local_experts",
+            ("num_local_experts",),
             width="intermediate_size",
             shared_width="shared_intermediate_size",
-            path="block_sparse_moe",
             router="router",
         ),
         parts=Parts(mlp="block_sparse_moe"),
@@ -82,7 +85,7 @@ MIXTURES: Mapping[str, Family] = {
         tied=True,
         theta=500_000.0,
         experts=ExpertKeys(
-            "moe_num_experts",
+            ("moe_num_experts", "num_experts"),
             "moe_k",
             dense="range",
             shared="moe_num_shared_experts",
@@ -108,7 +111,7 @@ MIXTURES: Mapping[str, Family] = {
         window_tokens=None,
         theta=1_000_000.0,
         no_dropout=("router_jitter_noise",),
-        experts=ExpertKeys("num_local_experts", width="intermediate_size"),
+        experts=ExpertKeys(("num_local_experts", "num_experts"), width="intermediate_size"),
     ),
     "GptOssForCausalLM": Family(
         "gpt_oss",
@@ -127,7 +130,11 @@ MIXTURES: Mapping[str, Family] = {
         window_every=2,
         theta=150_000.0,
         experts=ExpertKeys(
-            "num_local_experts", width="intermediate_size", router="router", router_bias=True, expert_bias=True
+            ("num_local_experts", "num_experts"),
+            width="intermediate_size",
+            router="router",
+            router_bias=True,
+            expert_bias=True,
         ),
     ),
     "MiniMaxM2ForCausalLM": Family(
@@ -140,7 +147,9 @@ MIXTURES: Mapping[str, Family] = {
         rotary_counts=True,
         theta=5_000_000.0,
         no_dropout=("router_jitter_noise",),
-        experts=ExpertKeys("num_local_experts", width="intermediate_size", balance_bias="buffer", scores="sigmoid"),
+        experts=ExpertKeys(
+            ("num_local_experts", "num_experts"), width="intermediate_size", balance_bias="buffer", scores="sigmoid"
+        ),
     ),
     "Dots1ForCausalLM": Family(
         "dots1",

@@ -7,9 +7,6 @@ from typing import Any
 from ropewalk.core.error import UserError
 from ropewalk.shape.family import ExpertKeys
 
-_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
-"""Names of the number of experts: some classes write another one than their publishers."""
-
 
 @dataclass(frozen=True, slots=True)
 class Experts:
@@ -30,8 +27,11 @@ class Experts:
 
     def parameters(self, width: int) -> int:
         """Parameters of one mixture in a model of ``width``, router and shared part included."""
-        each = 3 * width * self.width + self.bias_width
-        return self.count * each + 3 * width * self.shared_width + self.other_parameters
+        return self.own_parameters(width) + 3 * width * self.shared_width + self.other_parameters
+
+    def own_parameters(self, width: int) -> int:
+        """Parameters of the experts of one mixture alone."""
+        return self.count * (3 * width * self.width + self.bias_width)
 
     def active_width(self) -> int:
         """The inner width that a token passes: its experts and the shared part."""
@@ -46,9 +46,9 @@ def read_experts(
     Raises UserError for numbers that do not fit each other.
     """
     mixed = tuple(layer for layer in range(layers) if _has_mixture(config, keys, layer, where=where))
-    if not mixed or config.get(keys.count) == 0:
+    name = next((name for name in keys.count if name in config), keys.count[0])
+    if not mixed or config.get(name) == 0:
         return None
-    name = next((name for name in (keys.count, *_COUNTS) if name in config), keys.count)
     experts, per_token, inner = count(name), count(keys.per_token), count(keys.width)
     if per_token > experts:
         raise UserError(

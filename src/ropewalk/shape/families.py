@@ -16,7 +16,7 @@ OWN_ARCHITECTURE, OWN_TYPE = "RopewalkForCausalLM", "ropewalk"
 SUPPORTED: Mapping[str, Family] = {**LLAMA_KIN, **DENSE, **MIXTURES, **LATENT}
 """Every architecture by the name of its class in transformers."""
 
-_RECURRENT, _RECURRENT_LAYERS = "linear or recurrent attention", {"mamba", "linear_attention", "conv", "recurrent"}
+_RECURRENT, _RECURRENT_LAYERS = "linear or recurrent attention", ("mamba", "linear_attention", "conv", "recurrent")
 _LATENT, _INDEXED = "latent attention (MLA)", "a sparse indexer (DSA) over latent attention"
 _OTHER_INPUTS = "inputs other than text"
 _REMOTE_CODE = "code that comes with a checkpoint, as no class of transformers runs it"
@@ -25,6 +25,7 @@ _MISSING = (
     (("gptj", "codegen"), "its parallel blocks"),
     (("phiforcausal", "persimmon"), "a bias of the head"),
     (("phimoe",), "routing that is random in training"),
+    (("bitnet",), "weights of three values"),
     (("diffllama",), "differential attention"),
     (("afmoe",), "gated attention"),
     (("dsa", "deepseekv32"), _INDEXED),
@@ -124,8 +125,8 @@ def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -
     named = next((reason for words, reason in _MISSING if any(word in name.lower() for word in words)), None)
     if family is None and named not in (None, _OTHER_INPUTS):
         return named
-    text = config.get("text_config")
-    if _RECURRENT_LAYERS & {kind for kind in config.get("layer_types") or () if isinstance(kind, str)}:
+    text, kinds = config.get("text_config"), config.get("layer_types")
+    if isinstance(kinds, list) and any(kind in _RECURRENT_LAYERS for kind in kinds):
         return _RECURRENT
     if config.get("index_topk"):
         return f"{_INDEXED}, which chooses {config['index_topk']} keys (index_topk)"

@@ -9,7 +9,8 @@ from typing import Literal
 
 Bias = bool | tuple[str, bool]
 """Whether matrices have biases: fixed by the class, or a key of config.json with its default."""
-Norm = Literal["rms", "layer", "layer_bias", "none"]
+Norm = Literal["scale", "scale_bias", "none"]
+"""The trained parameters of a norm; a LayerNorm without bias has those of an RMSNorm."""
 QkNorm = Literal["none", "head", "all_heads", "each_head"]
 CosSin = Literal["halves", "doubled", "single", "complex"]
 
@@ -29,7 +30,9 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class ExpertKeys:
-    """The keys of a mixture of experts. ``count`` experts of ``width``, of which a token uses ``per_token``.
+    """The keys of a mixture of experts: ``count`` experts of ``width``, of which a token uses ``per_token``.
+
+    ``count`` has all names that the class reads.
 
     ``dense`` tells which layers have a plain MLP instead: none, the first ones (``first_k_dense_replace``), all but
     every n-th (``decoder_sparse_step`` and ``mlp_only_layers``), those outside of a range (ERNIE), or those that
@@ -38,7 +41,7 @@ class ExpertKeys:
     ``router_bias`` and ``expert_bias``: whether the class has them.
     """
 
-    count: str = "num_experts"
+    count: tuple[str, ...] = ("num_experts",)
     per_token: str = "num_experts_per_tok"
     width: str = "moe_intermediate_size"
     dense: Literal["none", "first", "step", "range", "types"] = "none"
@@ -51,9 +54,8 @@ class ExpertKeys:
     """The bias of V3's balancing (2408.15664): none, a buffer of the class, or a parameter without a gradient."""
     scores: Literal["softmax", "sigmoid"] = "softmax"
     """How the router scores experts: all of a token's by one softmax, or each by a sigmoid."""
-    path: str = "mlp"
     router: str = "gate"
-    """Path of the mixture in a block, and of the router in the mixture."""
+    """Path of the router in the mixture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class Family:
     mlp_bias: Bias = False
     qk_norm: QkNorm = "none"
     qk_norm_key: str = ""
-    norm: Norm = "rms"
+    norm: Norm = "scale"
     block_norms: int = 2
     mlp: Literal["gated", "plain"] = "gated"
     projections: Mapping[str, str] = field(default_factory=dict)
@@ -130,6 +132,8 @@ class Family:
     nope: Literal["never", "switch", "full", "full_beside_windows"] = "never"
     ropes: Literal["one", "by_type"] = "one"
     theta: float = 10_000.0
+    theta_key: str = "rope_theta"
+    """The older key of theta beside the rope block; the class ignores any other."""
     window_theta: float = 10_000.0
     window_theta_key: str = "rope_theta"
     logit_scale: tuple[str, float] | None = None

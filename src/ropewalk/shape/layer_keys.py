@@ -22,6 +22,7 @@ from ropewalk.shape.spell_rope import find_kept, spell_rope
 POSITION_KEYS = (
     "rope_parameters",
     "rope_theta",
+    "rotary_emb_base",
     "rope_scaling",
     "rope_local_base_freq",
     "partial_rotary_factor",
@@ -239,7 +240,8 @@ def _spell_ropes(
     full = ropes[FULL]
     share = {"partial_rotary_factor": shape.rotary_share} if family.partial else {}
     if family.ropes == "one":
-        return {"rope_parameters": full, **share, **legacy_hf(full)}, True
+        older = {{"rope_theta": family.theta_key}.get(key, key): value for key, value in legacy_hf(full).items()}
+        return {"rope_parameters": full, **share, **older}, True
     if not groups[FULL]:
         full = ropes[FULL] = ropes[WINDOWED]
     windowed = ropes[WINDOWED] if groups[WINDOWED] else Unchanged().to_hf(full["rope_theta"])

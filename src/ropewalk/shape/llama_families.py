@@ -58,7 +58,6 @@ LLAMA_KIN: Mapping[str, Family] = {
         qkv_bias=_ATTENTION_BIAS,
         mlp_bias=_MLP_BIAS,
         needs_kv_heads=True,
-        head_dim=128,
         theta=100_000.0,
     ),
 }

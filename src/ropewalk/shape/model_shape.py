@@ -51,7 +51,7 @@ class ModelShape:
     qk_norm: QkNorm = "none"
     block_norms: int = 2
     rotary_share: float = 1.0
-    norm: Norm = "rms"
+    norm: Norm = "scale"
     mlp: Literal["gated", "plain"] = "gated"
     experts: Experts | None = None
     other_parameters: int = 0
@@ -130,7 +130,7 @@ class ModelShape:
     @property
     def norm_parameters(self) -> int:
         """Parameters of one other norm."""
-        return self.width * {"rms": 1, "layer": 1, "layer_bias": 2, "none": 0}[self.norm]
+        return self.width * {"scale": 1, "scale_bias": 2, "none": 0}[self.norm]
 
     def has_experts(self, layer: int) -> bool:
         """Whether a layer has a mixture of experts instead of a dense MLP."""

@@ -173,6 +173,7 @@ def _read_period(config: Mapping[str, Any], family: Family, *, layers: int, wher
             raise _unclear(f"{where}: {key}", f"it is {given!r:.60}", "give L and G, such as LLLG, or a number")
         return [WINDOWED if letter == "L" else FULL for letter in given]
     every = family.window_every if given is None else _read_whole(config, key, None, where)
+    every = min(every, layers + 1)  # a longer period has no full layer either
     return [WINDOWED] * (every - 1) + [FULL]
 
 

@@ -44,6 +44,8 @@ def read_ropes(
     Raises UserError for formats that disagree, for values that transformers would ignore, and for an invalid theta.
     """
     _refuse_methods(config, family, where)
+    if family.theta_key != "rope_theta":
+        config = _rename_theta(config, family, where)
     if family.ntk_alpha:
         config = _fix_alpha(config)
     if family.ropes == "one":
@@ -229,6 +231,14 @@ def find_rotary_share(config: Mapping[str, Any], family: Family, *, head_dim: in
         if share != shares[first]:
             raise _disagree(where, first, shares[first], name, share)
     return float(next(iter(shares.values()), family.rotary_share))
+
+
+def _rename_theta(config: Mapping[str, Any], family: Family, where: str) -> Mapping[str, Any]:
+    """``config`` with its older key of theta under the usual name. Raises UserError where it has the usual one too."""
+    given, other = config.get(family.theta_key, family.theta), config.get("rope_theta")
+    if other is not None and other != given:
+        raise _disagree(where, family.theta_key, given, "rope_theta, which the class ignores", other)
+    return {**config, "rope_theta": config.get(family.theta_key)}
 
 
 def _fix_alpha(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -138,6 +138,8 @@ def write_text_config(config: Mapping[str, Any], text: Mapping[str, Any], where:
     apart |= set() if row.windows else {key for key in _WINDOW_KEYS if key not in raw}
     changed = {key: value for key, value in text.items() if key not in apart and before.get(key, ...) != value}
     gone = before.keys() - text.keys()
+    if raw.get("rope_theta") is None and text.get("rope_theta") is not None:
+        changed["rope_theta"] = text["rope_theta"]  # the class's default, which older readers do not share
     if row.axes:
         changed |= _add_axes(raw, text)
     told = {_TIED: text[_TIED]} if _TIED in raw else {}

@@ -94,7 +94,7 @@ def compare_degrees(recipe: Recipe, *, stage: int, model: Path, corpus: Path) ->
     refuse_misfits(spec.experts, parallel.mlp_tile_tokens, shape)
     require_model(built, model)
     dataset = open_stage(recipe, stage, built, rows=rows)
-    fusion = choose_fusion(parallel, mesh.device)
+    fusion = choose_fusion(parallel, shape, mesh.device)
     savings, sharing = choose_savings(parallel, spec, shape), choose_sharing(parallel, shape, mesh)
     seed = seed_for("lora", recipe.seed, stage)
     found: dict[str, Parity] = {}

@@ -155,7 +155,7 @@ def begin_stage(context: StageContext, dataset: Dataset) -> TrainState:
         weights=extended,
         savings=savings,
         precision=parallel.precision,
-        fusion=choose_fusion(parallel, context.mesh.device),
+        fusion=choose_fusion(parallel, context.shape, context.mesh.device),
     )
     inputs = {
         "model": digest_value(read_manifest(extended)["files"]),
@@ -185,8 +185,10 @@ def _announce(context: StageContext, dataset: Dataset) -> None:
         return
     if newer:
         say(f"stage {stage}: attention runs {newer}")
-    if (told := describe_fusion(choose_fusion(context.parallel, mesh.device), mesh.device)) is not None:
+    if (told := describe_fusion(choose_fusion(context.parallel, context.shape, mesh.device), mesh.device)) is not None:
         say(f"stage {stage}: {told}")
+    if context.spec.lora is not None and context.shape.experts is not None:
+        say(f"stage {stage}: experts and routers get no adapters and stay frozen (docs/experts.md)")
     if mesh.context_ranks > 1:
         choice = choose_partition(dataset.batch(0, 1).document, ranks=mesh.context_ranks, sharing=context.sharing)
         say(f"stage {stage}, first sequence: {choice.explain()}")
