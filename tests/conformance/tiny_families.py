@@ -41,7 +41,7 @@ _LATENT = {
 }
 _YARN = {
     "rope_parameters": {
-        **{"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 8},
+        **{"rope_type": "yarn", "rope_theta": 20_000.0, "factor": 4.0, "original_max_position_embeddings": 8},
         **{"mscale": 0.707, "mscale_all_dim": 0.707},
     },
 }
@@ -129,7 +129,7 @@ OWN: dict[str, dict[str, Any]] = {
     "GptOssForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "DeepseekV2ForCausalLM": {**_LATENT, **_FIRST, **_YARN, "q_lora_rank": None, "attention_bias": False},
     "DeepseekV3ForCausalLM": {**_LATENT, **_FIRST},
-    "Glm4MoeLiteForCausalLM": {**_LATENT, **_FIRST, "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"]},
+    "Glm4MoeLiteForCausalLM": {**_LATENT, **_FIRST},
     "MiniCPM3ForCausalLM": {
         **_LATENT,
         **{"mlp_bias": True, "scale_emb": 3.0, "scale_depth": 0.7, "dim_model_base": 16},

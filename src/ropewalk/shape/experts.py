@@ -94,8 +94,9 @@ def _read_types(config: Mapping[str, Any], where: str) -> list[str]:
     kinds = ["dense"] + ["sparse"] * (layers - 1) if kinds is None else kinds
     first = config.get("first_k_dense_replace")
     agrees = first is None or kinds == ["dense"] * first + ["sparse"] * (layers - first)
-    if isinstance(kinds, list) and len(kinds) == layers and {*kinds} <= {"dense", "sparse"} and agrees:
-        return kinds
+    known = isinstance(kinds, list) and len(kinds) == layers and all(kind in ("dense", "sparse") for kind in kinds)
+    if known and agrees:
+        return list(kinds)
     raise UserError(
         "the layers with experts are ambiguous",
         where=f"{where}: mlp_layer_types",

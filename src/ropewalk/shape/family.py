@@ -36,8 +36,8 @@ class ExpertKeys:
 
     ``dense`` tells which layers have a plain MLP instead: none, the first ones (``first_k_dense_replace``), all but
     every n-th (``decoder_sparse_step`` and ``mlp_only_layers``), those outside of a range (ERNIE), or those that
-    ``mlp_layer_types`` names. ``shared`` is the
-    number of experts that every token uses, as a key, or ``shared_width`` the key of their width together.
+    ``mlp_layer_types`` names. ``shared`` is the number of experts that every token uses, as a key, or ``shared_width``
+    the key of their width together.
     ``router_bias`` and ``expert_bias``: whether the class has them.
     """
 

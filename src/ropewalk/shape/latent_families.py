@@ -4,12 +4,19 @@ Kimi K2 names the class of DeepSeek V3, so it is read as such; a folder that rop
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ropewalk.shape.family import ExpertKeys, Family, LatentKeys
 
 _BIAS = ("attention_bias", False)
-_EXPERTS = ExpertKeys("n_routed_experts", dense="first", shared="n_shared_experts")
-_BALANCED = ExpertKeys("n_routed_experts", dense="first", shared="n_shared_experts", balance_bias="buffer")
+_EXPERTS = ExpertKeys(("n_routed_experts", "num_experts"), dense="first", shared="n_shared_experts")
+_BALANCED = ExpertKeys(
+    ("n_routed_experts", "num_local_experts"),
+    dense="first",
+    shared="n_shared_experts",
+    balance_bias="buffer",
+    scores="sigmoid",
+)
 _SIGMOID = {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1}
 
 LATENT: Mapping[str, Family] = {
@@ -37,7 +44,7 @@ LATENT: Mapping[str, Family] = {
         output_bias=_BIAS,
         needs_kv_heads=True,
         fixed=_SIGMOID,
-        experts=ExpertKeys("n_routed_experts", dense="types", shared="n_shared_experts", balance_bias="buffer"),
+        experts=replace(_BALANCED, dense="types"),
         latent=LatentKeys(renames_head_dim=True),
     ),
     "MiniCPM3ForCausalLM": Family(
