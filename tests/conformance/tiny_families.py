@@ -127,7 +127,7 @@ OWN: dict[str, dict[str, Any]] = {
     "HunYuanMoEV1ForCausalLM": {"num_experts": 4, "moe_topk": 2},
     "MixtralForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": WINDOW_TOKENS},
     "GptOssForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2},
-    "DeepseekV2ForCausalLM": {**_LATENT, **_FIRST, **_YARN, "q_lora_rank": None, "attention_bias": False},
+    "DeepseekV2ForCausalLM": {**_LATENT, **_FIRST, **_YARN, "q_lora_rank": None},
     "DeepseekV3ForCausalLM": {**_LATENT, **_FIRST},
     "Glm4MoeLiteForCausalLM": {**_LATENT, **_FIRST},
     "MiniCPM3ForCausalLM": {
