@@ -51,7 +51,7 @@ PROBES: dict[str, Probe] = {
 KINDS = ("loss", *PROBES)
 SEED = 20_261_129
 FRONT_CHARACTERS = 20_000  # title and table of contents, which a model predicts at 0.7 nats
-READ_CHARACTERS = 600_000  # what follows is for training
+TOKEN_CHARACTERS = 5  # more than an English token has; what follows the measured pieces is for training
 PRECISION = "bfloat16"
 
 
@@ -148,12 +148,19 @@ class Bench:
     @cache  # noqa: B019  one object for the whole program
     def texts(self) -> list[np.ndarray]:
         cut = self.out / "measured.txt"
-        cut.write_text(read_book(self.text)[FRONT_CHARACTERS : FRONT_CHARACTERS + READ_CHARACTERS])
-        return read_probe_texts(cut, self.tokenizer, tokens=max(self.targets), documents=ROUNDS)
+        cut.write_text(read_book(self.text)[FRONT_CHARACTERS : self.measured_end])
+        found = read_probe_texts(cut, self.tokenizer, tokens=max(self.targets), documents=ROUNDS)
+        assert len(found) == ROUNDS, "the book is too short for the longest target"
+        return found
 
     def unread(self) -> str:
         """The part of the book after the measured one."""
-        return read_book(self.text)[FRONT_CHARACTERS + READ_CHARACTERS :]
+        return read_book(self.text)[self.measured_end :]
+
+    @property
+    def measured_end(self) -> int:
+        """The character of the book at which the measured part ends."""
+        return FRONT_CHARACTERS + TOKEN_CHARACTERS * ROUNDS * max(self.targets)
 
     @cache  # noqa: B019
     def prompts(self, kind: str, tokens: int) -> list[Item]:

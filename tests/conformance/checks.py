@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conformance.tiny_families import CONTEXT_TOKENS, FAMILIES, FULL, WINDOWED, make_model, make_settings
-from ropewalk.model.architectures import blocks_of, class_of, logit_rules, mlp_of
+from ropewalk.model.architectures import class_of, logit_rules
 from ropewalk.model.check_rope import check_positions
 from ropewalk.model.rope_hooks import direct_positions
 from ropewalk.shape.families import SUPPORTED
@@ -140,16 +140,3 @@ def check_saved(architecture: str, folder: Path) -> None:
     config.save_pretrained(folder)
     saved = json.loads((folder / "config.json").read_text())
     assert parse_shape(saved, "saved") == parse_shape(settings, "config.json")
-
-
-def check_mixture(architecture: str) -> None:
-    """The router is where the row says, scores every expert, and has the bias of balancing that the row names."""
-    family, model = SUPPORTED[architecture], make_model(architecture)
-    shape = parse_shape(make_settings(architecture), "config.json")
-    if family.experts is None or shape.experts is None:
-        return
-    mixture: Any = mlp_of(model, blocks_of(model)[shape.experts.layers[-1]])
-    router = mixture.get_submodule(family.experts.router)
-    assert router.weight.shape == (shape.experts.count, shape.width)
-    buffers = [name for name, _ in mixture.named_buffers() if name.endswith("e_score_correction_bias")]
-    assert bool(buffers) == (family.experts.balance_bias == "buffer")

@@ -24,7 +24,15 @@ def test_published_angles(case: dict[str, Any]) -> None:
             parse_shape({"architectures": [case["model_type"]], **case["config"]}, "config.json")
         return
     settings = make_settings(names[0])
-    for key in ("rope_theta", "partial_rotary_factor", "rotary_pct", "rope_parameters", "rotary_dim", "sliding_window"):
+    for key in (
+        "rope_theta",
+        "rotary_emb_base",
+        "partial_rotary_factor",
+        "rotary_pct",
+        "rope_parameters",
+        "rotary_dim",
+        "sliding_window",
+    ):
         settings.pop(key, None)
     settings |= case["config"]
     settings["head_dim"] = case["head_dim"]

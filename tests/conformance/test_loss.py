@@ -85,7 +85,7 @@ def check_loss(architecture: str) -> None:
     expected, theirs = read_theirs(architecture)
     assert loss == pytest.approx(expected, rel=1e-7)
     worst = max(compare(gradients, theirs), key=lambda pair: pair[1])
-    assert worst[1] < (1e-5 if architecture in NEED_EAGER else 1e-6), worst
+    assert worst[1] < (3e-5 if architecture in NEED_EAGER else 1e-6), worst
 
 
 def read_share(architecture: str) -> tuple[float, dict[str, Tensor]]:

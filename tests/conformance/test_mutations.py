@@ -11,7 +11,6 @@ from conformance.checks import (
     check_defaults,
     check_directed,
     check_live_positions,
-    check_mixture,
     check_parameters,
     check_reach,
     check_rope_without_theta,
@@ -68,7 +67,6 @@ def check_paths(architecture: str) -> None:
 CHECKS: tuple[Callable[[str], None], ...] = (
     check_parameters,
     check_paths,
-    check_mixture,
     check_live_positions,
     check_defaults,
     check_rope_without_theta,

@@ -9,7 +9,6 @@ from conformance.checks import (
     check_defaults,
     check_directed,
     check_live_positions,
-    check_mixture,
     check_parameters,
     check_reach,
     check_rope_without_theta,
@@ -24,7 +23,6 @@ CHECKS = (
     check_live_positions,
     check_reach,
     check_directed,
-    check_mixture,
 )
 
 

@@ -29,9 +29,7 @@ def check_router(architecture: str) -> None:
     if router.biased is not None:
         kind = type(getattr(router.biased, CHOICE_BIAS)) is nn.Parameter
         assert kind == (keys.balance_bias == "parameter")
-    block = blocks_of(model)[router.layer]
-    mixture = mlp_of(model, block)
-    assert block.get_submodule(keys.path) is mixture
+    mixture = mlp_of(model, blocks_of(model)[router.layer])
     assert mixture.get_submodule(keys.router).weight.shape == (logits.shape[1], model.config.hidden_size)
 
 
