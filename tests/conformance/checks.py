@@ -75,6 +75,8 @@ def check_reach(architecture: str) -> None:
     """What a layer sees and whether it turns, by the derivative of its last output: the class itself is asked."""
     settings = make_settings(architecture) | {"num_hidden_layers": 1, "mlp_only_layers": [], "decoder_sparse_step": 1}
     settings |= {"moe_layer_start_index": 0, "first_k_dense_replace": 0, "max_window_layers": 0}
+    if (experts := FAMILIES[architecture].experts) and experts.dense == "types":
+        settings["mlp_layer_types"] = ["sparse"]
     given = settings.get("layer_types")
     for kind in dict.fromkeys(given or [None]):
         if given:

@@ -52,7 +52,8 @@ def read_as_transformers(config: dict[str, Any]) -> PretrainedConfig:
 def save_as_transformers(config: dict[str, Any]) -> str:
     """The file that transformers writes of a config.json, with all defaults, in its own keys."""
     entries = {key: value for key, value in config.items() if key not in ("model_type", "auto_map")}
-    return str(AutoConfig.for_model(config["model_type"], **entries).to_json_string(use_diff=False))
+    kind = "deepseek_v3" if config["model_type"] == "kimi_k2" else config["model_type"]
+    return str(AutoConfig.for_model(kind, **entries).to_json_string(use_diff=False))
 
 
 def build_text(config: dict[str, Any]) -> PreTrainedModel:

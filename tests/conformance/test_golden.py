@@ -39,5 +39,7 @@ def test_published_angles(case: dict[str, Any]) -> None:
     settings["num_key_value_heads"] = case["config"].get("num_key_value_heads", settings["num_attention_heads"])
     shape = parse_shape(settings, "config.json")
     assert shape.rotary_dim == case["turned_dims"]
+    if shape.latent is not None:
+        assert shape.score_scale == pytest.approx(case["score_scale"], rel=1e-12)
     tokens = 1 << 20 if "long" in case["name"] else 2
     np.testing.assert_allclose(shape.stretched.inv_freq_at(tokens, shape.rotary_dim), case["inv_freq"], rtol=3e-7)

@@ -10,6 +10,7 @@ from torch.distributed import get_rank, group
 
 from conformance.tiny_families import make_model
 from ropewalk.model.attention_interface import NAME
+from ropewalk.model.latent_attention import exchange_latents
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import AnyPartition, local_shard, partition_tokens
@@ -42,6 +43,7 @@ def gradients_of(model: torch.nn.Module) -> dict[str, Tensor]:
 def read_ours(architecture: str, ranks: int = 1, rank: int = 0) -> tuple[float, dict[str, Tensor]]:
     model = make_model(architecture, dtype=torch.float64)
     model.set_attn_implementation(NAME)
+    exchange_latents(model, NAME)  # as load_model does
     learner, partition = ModelWithLoss(model), cut(ranks)
     own = [
         torch.from_numpy(np.ascontiguousarray(local_shard(partition, rank, each.numpy()[None])))

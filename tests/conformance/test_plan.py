@@ -20,5 +20,7 @@ def test_flops_are_those_that_torch_counts(architecture: str) -> None:
         model(torch.arange(TOKENS)[None], use_cache=False)
     shape = parse_shape(make_settings(architecture), "config.json")
     flops = token_flops(shape, TOKENS)
-    square = 4 * shape.query_width * TOKENS * shape.layers  # the eager attention computes all pairs
+    square = (
+        2 * (shape.query_width + shape.output_width) * TOKENS * shape.layers
+    )  # the eager attention computes all pairs
     assert TOKENS * (flops.linear + square) == pytest.approx(counter.get_total_flops(), rel=0.02)

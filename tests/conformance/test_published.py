@@ -24,7 +24,6 @@ _FP8 = "their method is fp8, and training needs the numbers themselves"
 _REMOTE = "code that comes with a checkpoint"
 _RECURRENT = "linear or recurrent attention"
 _LATENT = "latent attention (MLA)"
-_LATENT_DEEPSEEK = ("V2", "V3-Base", "V3-Base#bfloat16", "V3.1-Base")
 REFUSED = {
     "mistralai/Ministral-8B-Instruct-2410": "name a class that has layer_types, such as MinistralForCausalLM",
     "facebook/cwm": "it names windows for 47 of 64 layers, and llama ignores it",
@@ -35,9 +34,9 @@ REFUSED = {
     "zai-org/GLM-5": "a sparse indexer (DSA)",
     "ibm-granite/granite-4.0-h-micro-base": _RECURRENT,
     "ibm-granite/granite-4.0-h-small": _RECURRENT,
-    **dict.fromkeys((f"deepseek-ai/DeepSeek-{each}" for each in _LATENT_DEEPSEEK), _LATENT),
-    **dict.fromkeys(("moonshotai/Kimi-K2-Instruct", "moonshotai/Kimi-K2-Instruct#bfloat16"), _LATENT),
-    **dict.fromkeys(("moonshotai/Kimi-K2.5", "openbmb/MiniCPM3-4B"), _LATENT),
+    **dict.fromkeys((f"deepseek-ai/DeepSeek-{each}-Base" for each in ("V3", "V3.1")), "their method is fp8"),
+    "moonshotai/Kimi-K2-Instruct": "their method is fp8",
+    "moonshotai/Kimi-K2.5": _LATENT,
     "deepseek-ai/DeepSeek-V3.2": "a sparse indexer (DSA)",
     "deepseek-ai/DeepSeek-V4-Flash": "compressed attention",
     "deepseek-ai/deepseek-moe-16b-base": _REMOTE,
@@ -69,7 +68,7 @@ REFUSED = {
     "upstage/Solar-Open-100B": "its mixture of experts",
 }
 """Files that cannot be used, each with words of the reason."""
-WAITING = {"deepseek-ai/DeepSeek-V2-Lite": _LATENT}
+WAITING: dict[str, str] = {}
 """Shapes that are shipped before their families are supported, with the reason until then."""
 PUBLISHED = read_published()
 

@@ -29,6 +29,22 @@ _GRANITE = {
     "residual_multiplier": 0.5,
     "logits_scaling": 8.0,
 }
+_LATENT = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 20,
+    "kv_lora_rank": 24,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 10,
+    "head_dim": 8,
+    "attention_bias": True,
+}
+_YARN = {
+    "rope_parameters": {
+        **{"rope_type": "yarn", "rope_theta": 20_000.0, "factor": 4.0, "original_max_position_embeddings": 8},
+        **{"mscale": 0.707, "mscale_all_dim": 0.707},
+    },
+}
 OWN: dict[str, dict[str, Any]] = {
     "LlamaForCausalLM": {"attention_bias": True, "mlp_bias": True},
     "MistralForCausalLM": {"sliding_window": WINDOW_TOKENS},
@@ -111,6 +127,14 @@ OWN: dict[str, dict[str, Any]] = {
     "HunYuanMoEV1ForCausalLM": {"num_experts": 4, "moe_topk": 2},
     "MixtralForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": WINDOW_TOKENS},
     "GptOssForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "DeepseekV2ForCausalLM": {**_LATENT, **_FIRST, **_YARN, "q_lora_rank": None},
+    "DeepseekV3ForCausalLM": {**_LATENT, **_FIRST},
+    "Glm4MoeLiteForCausalLM": {**_LATENT, **_FIRST},
+    "MiniCPM3ForCausalLM": {
+        **_LATENT,
+        **{"mlp_bias": True, "scale_emb": 3.0, "scale_depth": 0.7, "dim_model_base": 16},
+    },
+    "YoutuForCausalLM": _LATENT,
     "MiniMaxM2ForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2, "rotary_dim": 8},
 }
 

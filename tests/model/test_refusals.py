@@ -65,7 +65,7 @@ LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "
 MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "mamba": ({}, "linear_attention"),
     "jamba": ({}, "linear_attention"),
-    "deepseek_v3": (LATENT, r"latent attention \(MLA\)"),
+    "deepseek_v32": (LATENT | {"q_lora_rank": 8, "index_topk": 8}, r"an indexer chooses"),
     "llama4_text": (FEW_EXPERTS, "chunked_attention"),
     "bert": ({"attention_probs_dropout_prob": 0.0}, "later tokens"),
     "gemma3_text": ({"use_bidirectional_attention": True}, "later tokens"),

@@ -61,3 +61,14 @@ def test_heads_that_cannot_be_split_are_not_looked_at() -> None:
     odd = make_sharing(Heads(9, 3, 64), device="cpu", element_bytes=4)
     document = pack([3 << 12], 3 << 12)
     assert choose_partition(document, ranks=6, sharing=odd).costs.keys() <= {1, 3}
+
+
+def test_latents_are_cheaper_than_heads() -> None:
+    """DeepSeek V3: 576 numbers of a token travel where tokens are cut, all keys where heads are."""
+    with_keys, with_latents = (
+        choose_partition(LONG, ranks=32, sharing=make_sharing(heads, device="cuda", element_bytes=2))
+        for heads in (Heads(128, 128, 192), Heads(128, 128, 192, 576))
+    )
+    assert isinstance(with_keys.partition, UlyssesPartition)
+    assert not isinstance(with_latents.partition, UlyssesPartition)
+    assert with_latents.costs[1] < 0.6 * with_keys.costs[1]

@@ -235,7 +235,7 @@ def test_a_recipe_names_a_method_by_kind() -> None:
         ({"kind": "theta", "theta": math.nan}, "finite"),
         ({"kind": "theta", "theta": 0.5}, "greater than 1"),
         ({"kind": "linear", "factor": 0.5}, "greater than or equal to 1"),
-        ({"kind": "yarn", "beta_fast": 1, "beta_slow": 2}, "beta_fast (1) must be larger than beta_slow (2)"),
+        ({"kind": "yarn", "beta_fast": 1, "beta_slow": 2}, "beta_fast (1) must not be less than beta_slow (2)"),
         ({"kind": "yarn", "mscale": 0.7}, "go together"),
         ({"kind": "llama3", "low_freq_factor": 4}, "high_freq_factor (4) must be larger"),
         ({"kind": "proportional", "share": 0}, "greater than 0"),

@@ -224,7 +224,8 @@ def test_refusals_name_their_figures(name: str) -> None:
     [
         ("PhimoeForCausalLM", "random in training"),
         ("JetMoeForCausalLM", "mixture of experts"),
-        ("DeepseekV3ForCausalLM", "latent attention"),
+        ("LongcatFlashForCausalLM", "latent attention"),
+        ("DeepseekV32ForCausalLM", "sparse indexer (DSA)"),
         ("Llama4ForCausalLM", "in chunks"),
         ("Gemma3nForCausalLM", "share keys"),
         ("Qwen3NextForCausalLM", "linear or recurrent"),

@@ -1,6 +1,7 @@
 """Exact attention over packed documents and context-parallel ranks: partition x exchange x kernel.
 
-``attend`` takes the local queries, keys and values of a rank, and the partition of the batch. Ring, all-gather, sparse
+``attend`` takes the local queries, keys and values of a rank, and the partition of the batch; ``attend_latents`` also
+what keys and values were made from. Ring, all-gather, sparse
 all-to-all and Ulysses are ways to exchange keys; the kernels are FlashAttention, cuDNN, flex and plain torch. The room
 knows no model class.
 """
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ropewalk.attention.bias import alibi_slopes as alibi_slopes
     from ropewalk.attention.choose_kernel import use_kernel as use_kernel
     from ropewalk.attention.context_parallel import attend as attend
+    from ropewalk.attention.context_parallel import attend_latents as attend_latents
     from ropewalk.attention.recompute_cache import cache_attention as cache_attention
 else:
     __all__, __getattr__, __dir__ = export_lazily(
@@ -22,7 +24,7 @@ else:
         {
             "bias": ("Alibi", "Fire", "alibi_slopes"),
             "choose_kernel": ("use_kernel",),
-            "context_parallel": ("attend",),
+            "context_parallel": ("attend", "attend_latents"),
             "recompute_cache": ("cache_attention",),
         },
     )

@@ -24,6 +24,7 @@ from ropewalk.attention.exchange import Block, fetch_gathered, plan_traffic, ret
 from ropewalk.attention.gathered_keys import GatheredKeys
 from ropewalk.attention.merge import sink
 from ropewalk.attention.schedule import Scores
+from ropewalk.attention.value_width import widen
 from ropewalk.core.error import UserError
 from ropewalk.partition.partition import Partition
 
@@ -96,7 +97,9 @@ def attend_biased(
     exact = torch.promote_types(query.dtype, torch.float32)
     scores = Scores(query.shape[-1] ** -0.5 if scale is None else scale)
     mod = bias.score_mod(positions, exact)
-    return attend_flex(query, key, value, partition=partition, group=None, scores=scores, score_mod=mod)
+    wide = widen(value, key.shape[-1])
+    out = attend_flex(query, key, wide, partition=partition, group=None, scores=scores, score_mod=mod)
+    return out[..., : value.shape[-1]]  # [tokens, heads, head_dim] -> [tokens, heads, value_dim]
 
 
 def require_gpu(device: torch.device) -> None:

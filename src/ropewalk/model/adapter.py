@@ -20,6 +20,7 @@ from ropewalk.model.architectures import blocks_of, family_of, is_embedding
 from ropewalk.model.biases import NAME as SCORE_BIAS
 from ropewalk.model.lazy_weights import LazyWeights, read_weights
 from ropewalk.recipe.lora import Lora, require_peft
+from ropewalk.shape.latent import name_latent
 
 _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
 
@@ -36,6 +37,8 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, *, seed: int) -> None:
 
     family, blocks = family_of(model), blocks_of(model)
     own = family.projections if family else {}
+    if family and family.latent:
+        own = name_latent(model.config.q_lora_rank)
     names = list(dict.fromkeys(own.get(name, name) for name in lora.projections))
     _refuse_only_experts(blocks, names)
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=names)

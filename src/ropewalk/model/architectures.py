@@ -80,6 +80,7 @@ def logit_rules(model: Any) -> tuple[float, float | None]:
     if family.logit_scale is not None:
         scale = float(getattr(config, family.logit_scale[0]))
         scale = 1 / scale if family.logit_divides else scale
+        scale = scale / config.hidden_size if family.logit_by_width else scale
     if family.logit_cap is not None and getattr(config, family.logit_cap[0], None) is not None:
         cap = float(getattr(config, family.logit_cap[0]))
     return scale, cap

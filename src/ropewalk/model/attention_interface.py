@@ -21,11 +21,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import and_masks, causal_mask_function, sdpa_mask, sliding_window_overlay
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ropewalk.attention import attend
+from ropewalk.attention import attend, attend_latents
 from ropewalk.attention.flex import attend_biased
 from ropewalk.core.error import UserError
 from ropewalk.model.biases import NAME as BIAS
 from ropewalk.model.compiled import stay_outside
+from ropewalk.model.latent_attention import LatentAttention
 from ropewalk.partition import AnyPartition, Partition
 
 NAME = "ropewalk"
@@ -88,16 +89,17 @@ def promise_mask(**arguments: Any) -> PromisedMask:
 def attend_layer(
     module: nn.Module,
     query: Float[Tensor, "rows heads tokens head_dim"],
-    key: Float[Tensor, "rows kv_heads keys head_dim"],
-    value: Float[Tensor, "rows kv_heads keys value_dim"],
+    key: Float[Tensor, "rows kv_heads keys _"],
+    value: Float[Tensor, "rows kv_heads keys _"],
     attention_mask: PromisedMask | Mask | None,
     *,
     partition: AnyPartition | None = None,
     context_group: dist.ProcessGroup | None = None,
     **settings: Any,
-) -> tuple[Float[Tensor, "rows tokens heads value_dim"], None]:
+) -> tuple[Float[Tensor, "rows tokens heads _"], None]:
     """Attention of one layer, called by transformers; ``partition`` and ``context_group`` come from the forward.
 
+    A latent attention that model/latent_attention has changed passes its latents in place of ``key`` and ``value``.
     With a partition, the batch has one entry: this rank's tokens of all sequences, in the partition's order.
     ``settings`` are transformers' own (``scaling``, ``sliding_window``). Where model/rope_hooks directs the layer they
     also hold ``window_tokens`` and ``query_temperature`` [rows, tokens], a factor for the queries.
@@ -107,6 +109,9 @@ def attend_layer(
     if temperature is not None:
         # [rows, heads, tokens, head_dim] x [rows, 1, tokens, 1]
         query = (query * temperature[:, None, :, None]).to(query.dtype)
+    latents = None
+    if isinstance(module, LatentAttention):
+        key, value, latents = module.open_latents(key, value)
     bias = getattr(module, BIAS, None)
     if partition is None:
         return _attend_plainly(module, query, key, value, attention_mask, window_tokens, settings)
@@ -115,15 +120,22 @@ def attend_layer(
     for counter in _counting:
         counter[getattr(module, "layer_idx", 0)] += 1
     # thrice [1, heads, tokens, head_dim] -> [tokens, heads, head_dim]
-    flat = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     seen = partition.with_window(window_tokens or settings.get("sliding_window"))
     if bias is not None:
         assert isinstance(seen, Partition), "recipe/check refuses a bias whose rows are shared"
         places = settings["position_ids"][0]
-        output = attend_biased(*flat, bias=bias, positions=places, partition=seen, scale=settings["scaling"])
+        output = attend_biased(
+            query, key, value, bias=bias, positions=places, partition=seen, scale=settings["scaling"]
+        )
+    elif latents is not None:
+        scale = settings["scaling"]
+        output = attend_latents(query, key, value, latents, partition=seen, group=context_group, scale=scale)
     else:
         output = attend(
-            *flat,
+            query,
+            key,
+            value,
             partition=seen,
             group=context_group,
             scale=settings["scaling"],
@@ -192,8 +204,8 @@ def _refuse_undone(
     asked = [meaning for name, (wants, meaning) in _UNDONE.items() if name in settings and wants(settings[name])]
     if key.shape[2] != query.shape[2]:
         asked.append("a cache of earlier keys, which is not in the partition")
-    if value.shape[-1] != key.shape[-1]:
-        asked.append("values with another width than the keys, as in latent attention (MLA)")
+    if value.shape[-1] > key.shape[-1]:
+        asked.append("values that are wider than the keys")
     if isinstance(mask, Tensor) and mask.numel():
         asked.append("a mask that the model makes itself")
     elif isinstance(mask, PromisedMask) and mask.window_tokens not in (None, settings.get("sliding_window")):

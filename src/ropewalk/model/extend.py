@@ -20,7 +20,7 @@ from ropewalk.model.load import build_model
 from ropewalk.model.weights import check_stored, stored_dtype
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.rope.frequency import wavelengths
-from ropewalk.rope.layers import LayerPosition, LayerRule, stretch_layers
+from ropewalk.rope.layers import LayerPosition, LayerRule
 from ropewalk.rope.scaling import Rope
 from ropewalk.shape.layer_keys import SpelledLayers, spell_layers
 from ropewalk.shape.model_shape import ModelShape
@@ -38,14 +38,7 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
     """
     require_intact(base)
     shape = read_shape(base)
-    positions = stretch_layers(
-        shape.positions,
-        layers,
-        rope=rope,
-        head_dim=shape.rotary_dim,
-        base_tokens=shape.context_tokens,
-        context_tokens=context_tokens,
-    )
+    positions = shape.stretch(layers, rope=rope, context_tokens=context_tokens).positions
     config, where = read_config(base), str(base / "config.json")
     text = read_text_config(config, where)
     spelled = spell_layers(text, positions, context_tokens=context_tokens, where=where)
@@ -94,6 +87,7 @@ def _tell(base: ModelShape, made: ModelShape, spelled: SpelledLayers, *, context
         "base_context_tokens": base.context_tokens,
         "context_tokens": context_tokens,
         "rotary_dim": made.rotary_dim,
+        **({"base_score_scale": base.score_scale, "score_scale": made.score_scale} if made.latent else {}),
         "theta": stretched.rope.final_theta(stretched.theta),
         "longest_wavelength_tokens": float(longest) if math.isfinite(longest) else None,
     }

@@ -26,6 +26,7 @@ from ropewalk.model.check_rope import check_positions
 from ropewalk.model.expert_balance import hold_choice_biases
 from ropewalk.model.expert_files import join_experts
 from ropewalk.model.folder import read_config
+from ropewalk.model.latent_attention import exchange_latents
 from ropewalk.model.load_shards import load_shards, read_buffers
 from ropewalk.model.rope_hooks import direct_positions
 from ropewalk.model.weights import Dtype, check_finite, check_weights, read_file_names, read_headers
@@ -105,6 +106,7 @@ def _examine(folder: Path, shape: ModelShape, dtype: Dtype) -> tuple[PreTrainedC
 def _give_positions(
     model: PreTrainedModel, folder: Path, shape: ModelShape, former: Sequence[LayerPosition] | None
 ) -> PreTrainedModel:
+    exchange_latents(model, NAME)
     native = OWN_TYPE not in read_config(folder)
     direct_positions(model, shape.positions, head_dim=shape.rotary_dim, native=native, former=former)
     check_positions(model, shape.positions, head_dim=shape.rotary_dim, context_tokens=shape.context_tokens)
@@ -162,6 +164,9 @@ def _build_config(folder: Path) -> PreTrainedConfig:
     whole = read_config(folder)
     text = read_text_config(whole, str(folder / "config.json"))
     raw = {key: value for key, value in text.items() if key not in STALE_KEYS}
+    architecture = str((raw.get("architectures") or [""])[0])
+    if architecture in SUPPORTED:  # a file may name a type of its own for a class of transformers, as Kimi K2's does
+        raw["model_type"] = SUPPORTED[architecture].model_type
     if OWN_TYPE not in raw and raw == whole:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if OWN_TYPE not in raw:

@@ -24,6 +24,7 @@ from ropewalk.model.architectures import family_of
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.check_rope import check_positions
 from ropewalk.model.hf_batch import read_whole_batch
+from ropewalk.model.latent_attention import exchange_latents
 from ropewalk.model.pass_arguments import hand_on_arguments
 from ropewalk.model.rope_hooks import direct_positions, is_directed
 from ropewalk.model.supported import refuse_unsupported, try_unknown, watch_arguments
@@ -151,7 +152,7 @@ def parallelize(
     ``num_items_in_batch`` counted over all of them.
 
     Raises UserError, with a name, for models whose tokens interact other than in plain causal attention (linear,
-    latent, chunked, bidirectional, with dropout), heads that ``ulysses_degree`` cannot share, and a mesh that names no
+    chunked, bidirectional, with dropout), heads that ``ulysses_degree`` cannot share, and a mesh that names no
     context ranks. An unknown class is tried on 13 tokens first; a refused model does not change. A forward with
     ``cut``'s arguments also raises UserError if it requests an output that they do not support (router losses, a cache,
     a mask).
@@ -164,6 +165,7 @@ def parallelize(
     sharing = _share(model, layout=layout, exchange=exchange, ulysses_degree=ulysses_degree)
     _direct_by_length(model)
     hand_on_arguments(model)
+    exchange_latents(model, NAME)
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     try:
@@ -196,9 +198,13 @@ def _share(model: PreTrainedModel, *, layout: str, exchange: str, ulysses_degree
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    family, sent_width = family_of(model), None
+    if family is not None and family.latent is not None:
+        head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
+        sent_width = config.kv_lora_rank + config.qk_rope_head_dim
     count_shared_heads(heads, kv_heads, ulysses_degree or 1)
     return make_sharing(
-        Heads(heads, kv_heads, head_dim),
+        Heads(heads, kv_heads, head_dim, sent_width),
         device=first.device.type,
         element_bytes=first.element_size(),
         layout=layout,

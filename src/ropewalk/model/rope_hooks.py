@@ -42,7 +42,8 @@ class Angles:
     """Cosines, sines and temperatures of the current forward: each is computed once and shared by equal layers.
 
     ``head_dim`` counts the dimensions that RoPE turns. ``layout`` is how the class lays out cosines and sines: each
-    pair's value at i and at i + half of them (``halves``), at 2 i and 2 i + 1 (``doubled``), or once (``single``).
+    pair's value at i and at i + half of them (``halves``), at 2 i and 2 i + 1 (``doubled``), or once (``single``), or
+    once as complex numbers of cosine and sine (``complex``).
 
     A forward is identified by its positions and its partition, as objects. So a block that is recomputed in the
     backward finds the same values. ``share`` is the progress of annealing.
@@ -55,21 +56,18 @@ class Angles:
         self._of: tuple[Any, ...] = ()
         self._made: dict[Any, Any] = {}
 
-    def turn(
-        self, way: Between, given: _Given
-    ) -> tuple[Float[Tensor, "rows tokens head_dim"], Float[Tensor, "rows tokens head_dim"]]:
-        """Cosine and sine for ``way``; angles in float32, the result in the type that the class uses."""
-        dtype = given["position_embeddings"][0].dtype
+    def turn(self, way: Between, given: _Given) -> Any:
+        """Cosine and sine for ``way`` as the class passes them; angles in float32, the result in its own type."""
+        dtype = split_angles(given["position_embeddings"])[0].dtype
 
-        def make() -> tuple[Float[Tensor, "rows tokens head_dim"], Float[Tensor, "rows tokens head_dim"]]:
+        def make() -> Any:
             # [rows, tokens, 1] x [rows or 1, tokens or 1, half] -> [rows, tokens, half]
             angles = given["position_ids"][..., None].float() * self._frequencies(way, given)
             both = lay_out_angles(angles, self.layout)
             cosine, sine = (each * way.attention_factor for each in (both.cos(), both.sin()))
-            return cosine.to(dtype), sine.to(dtype)
+            return join_angles(cosine.to(dtype), sine.to(dtype), self.layout)
 
-        made: tuple[Tensor, Tensor] = self._once((way, dtype), given, make)
-        return made
+        return self._once((way, dtype), given, make)
 
     def sharpen(self, way: Between, given: _Given) -> Float[Tensor, "rows tokens"]:
         """The factor of queries: a linear mix of the former and the latter temperature."""
@@ -116,13 +114,24 @@ def lay_out_angles(angles: Float[Tensor, "*places half"], layout: CosSin) -> Flo
     """One angle per pair in the layout of a class."""
     if layout == "halves":
         return torch.cat([angles, angles], dim=-1)  # twice [places, half] -> [places, 2 half]
+    # complex has each pair once, as single has; Angles.turn puts cosine and sine into one tensor
     return angles.repeat_interleave(2, dim=-1) if layout == "doubled" else angles
 
 
 def read_pairs(values: Float[Tensor, "turned"], layout: CosSin) -> Float[Tensor, "half"]:
     """One value per pair, from values in the layout of a class."""
-    pairs = {"halves": slice(0, len(values) // 2), "doubled": slice(0, None, 2), "single": slice(None)}
-    return values[pairs[layout]]
+    pairs = {"halves": slice(0, len(values) // 2), "doubled": slice(0, None, 2)}
+    return values[pairs.get(layout, slice(None))]
+
+
+def join_angles(cosine: Float[Tensor, "*places turned"], sine: Float[Tensor, "*places turned"], layout: CosSin) -> Any:
+    """What a class passes to its blocks: cosines and sines, or one tensor of complex numbers."""
+    return torch.complex(cosine.float(), sine.float()) if layout == "complex" else (cosine, sine)
+
+
+def split_angles(passed: Any) -> tuple[Float[Tensor, "*places turned"], Float[Tensor, "*places turned"]]:
+    """The inverse of ``join_angles``."""
+    return (passed.real, passed.imag) if isinstance(passed, Tensor) else passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,12 +227,14 @@ def read_live(model: Any, *, tokens: int) -> tuple[LiveLayer, ...]:
         if direction is None:
             continue
         plain = lay_out_angles(torch.ones(1, 2, direction.angles.head_dim // 2), direction.angles.layout)
-        given = {"position_ids": torch.tensor([[1, tokens - 1]]), "position_embeddings": (plain, plain)}
+        passed = join_angles(plain, plain, direction.angles.layout)
+        given = {"position_ids": torch.tensor([[1, tokens - 1]]), "position_embeddings": passed}
         told = direction(model, (), given)[1]
         native = found[index]
         if told["position_embeddings"] is not given["position_embeddings"]:
             layout = direction.angles.layout
-            cosine, sine = (read_pairs(each[0, 0], layout).double().numpy() for each in told["position_embeddings"])
+            turned = split_angles(told["position_embeddings"])
+            cosine, sine = (read_pairs(each[0, 0], layout).double().numpy() for each in turned)
             native = replace(
                 native, inv_freq=np.arctan2(sine, cosine), attention_factor=float(np.hypot(cosine, sine).mean())
             )

@@ -23,7 +23,7 @@ _LAYERS = ("full_attention", "sliding_attention")
 _KEYS = {
     "is_encoder_decoder": "it has an encoder, which attends to later tokens",
     "use_bidirectional_attention": "its queries attend to later tokens",
-    "kv_lora_rank": "it has latent attention (MLA)",
+    "index_topk": "an indexer chooses the keys of each query (DSA)",
     "output_router_logits": "the balance of its experts is measured over all tokens of a batch, but a rank has only "
     "its own tokens",
     "attention_dropout": "it has attention dropout, which cannot be drawn identically on all context ranks",

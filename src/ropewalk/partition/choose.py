@@ -88,7 +88,7 @@ def choose_partition(
 
 
 def _list_degrees(ranks: int, sharing: Sharing) -> list[int]:
-    heads, kv_heads, _ = sharing.heads
+    heads, kv_heads, *_ = sharing.heads
     if sharing.ulysses_degree is not None:
         count_shared_heads(heads, kv_heads, sharing.ulysses_degree)
         return [sharing.ulysses_degree]

@@ -23,6 +23,8 @@ class Heads(NamedTuple):
     heads: int
     kv_heads: int
     head_dim: int
+    sent_width: int | None = None
+    """Numbers of one token that travel where tokens are cut; None: keys and values of all heads."""
 
 
 class _Device(NamedTuple):
@@ -56,13 +58,16 @@ class Price:
     tile_pairs: float = 2048
     message_pairs: float = 32768
     query_pairs: float | None = None
+    kept_pairs: float | None = None
+    """What one token's keys and values cost in an all-to-all where latents travel otherwise; None: ``key_pairs``."""
     kv_heads: int = 1
     overlaps: bool = False
 
     def all_to_all_pairs(self, kept_heads: int) -> float:
         """For one token whose heads go through the all-to-alls, ``kept_heads`` of them keys after copies are made."""
         assert self.query_pairs is not None
-        return self.query_pairs + self.key_pairs * kept_heads / self.kv_heads
+        keys = self.key_pairs if self.kept_pairs is None else self.kept_pairs
+        return self.query_pairs + keys * kept_heads / self.kv_heads
 
 
 PRICE = Price()
@@ -77,8 +82,11 @@ def price_of(heads: Heads, *, device: str, element_bytes: int) -> Price:
     # Two products forward, five backward, each of 2 operations an element.
     pair_seconds = 14 * heads.heads * heads.head_dim / kind.attention_flops
     byte_pairs = 1 / kind.link_bytes_per_second / pair_seconds
+    moved_pairs = (element_bytes + _GRADIENT_BYTES) * byte_pairs
+    all_pairs = 2 * heads.kv_heads * heads.head_dim * moved_pairs
     return Price(
-        key_pairs=2 * heads.kv_heads * heads.head_dim * (element_bytes + _GRADIENT_BYTES) * byte_pairs,
+        key_pairs=all_pairs if heads.sent_width is None else heads.sent_width * moved_pairs,
+        kept_pairs=None if heads.sent_width is None else all_pairs,
         tile_pairs=kind.tile_seconds / pair_seconds,
         message_pairs=kind.message_seconds / pair_seconds,
         query_pairs=4 * heads.heads * heads.head_dim * element_bytes * byte_pairs,

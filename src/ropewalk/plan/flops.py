@@ -73,11 +73,11 @@ def token_flops(
     """Forward FLOPs per token of sequences of ``context_tokens`` that hold documents of ``document_tokens``.
 
     ``document_tokens`` None means one document that fills the sequence. Norms, rotations, softmax and the embedding's
-    look-up are left out (below 1 %). The head is counted, tied or not. With ``lora``, the adapters are added, and the
-    frozen weights have a cheaper backward.
+    look-up are left out (below 1 %), and so is what context ranks do again to expand received latents. The head is
+    counted, tied or not. With ``lora``, the adapters are added, and the frozen weights have a cheaper backward.
     """
     trained = count_trained(shape, lora)
-    attention = 2 * shape.width * (shape.query_width + shape.kv_width)
+    attention = sum(into * out for into, out in shape.attention_matrices.values())
     mlp = (3 if shape.mlp == "gated" else 2) * shape.width * shape.mean_mlp_width
     router = shape.mixtures * shape.width * (shape.experts.count if shape.experts else 0)
     documents = np.asarray((context_tokens,) if document_tokens is None else document_tokens, dtype=np.int64)
@@ -86,7 +86,7 @@ def token_flops(
     pairs = sum(layers * count_document_pairs(documents, window) for window, layers in windows.items())
     return TokenFlops(
         linear=2.0 * (shape.layers * (attention + mlp) + router + shape.vocabulary * shape.width + trained.adapters),
-        attention=4.0 * shape.query_width * pairs / context_tokens,
+        attention=2.0 * (shape.query_width + shape.output_width) * pairs / context_tokens,
         frozen=2.0 * trained.frozen_matrices,
     )
 

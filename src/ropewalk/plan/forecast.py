@@ -164,7 +164,7 @@ def _find_own_machine(parallel: Parallel, shape: ModelShape) -> Machine:
 def plan_sharing(parallel: Parallel, shape: ModelShape, *, device: str, element_bytes: int) -> Sharing:
     """The ways in which context ranks may share a batch, with costs for a model of ``shape`` on a kind of device."""
     return make_sharing(
-        Heads(shape.heads, shape.kv_heads, shape.head_dim),
+        Heads(shape.heads, shape.kv_heads, shape.head_dim, shape.sent_width if shape.latent else None),
         device=device,
         element_bytes=element_bytes,
         layout=parallel.layout,

@@ -171,6 +171,7 @@ def offloaded_checkpoint_bytes(shape: ModelShape, local_tokens: int, *, element_
 
 def kept_attention_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
     """Bytes of attention's outputs and log-sum-exps in all layers, which are kept to recompute all but attention."""
+    # Kernels pad values that are narrower than keys, and the output with them.
     return float(shape.layers * local_tokens * (shape.query_width * element_bytes + shape.heads * 4))
 
 
@@ -184,8 +185,16 @@ def stored_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: i
     """
     turned = shape.query_width + shape.kv_width
     normed = shape.block_norms * shape.width + (turned if shape.qk_norm != "none" else 0)
+    extra = 0
+    if shape.latent is not None:
+        # The third tensor of each norm, what is sent, and the output without the padding of narrow values; values that
+        # need no padding are a view of the tensor from which keys are copied.
+        extra = shape.latent.norm_parameters + shape.sent_width
+        padded = shape.value_dim < shape.head_dim
+        extra += shape.output_width if padded else shape.heads * shape.latent.plain_dim
+        normed += shape.latent.norm_parameters
     # The third tensor of a query's or key's norm is the rotated one, which is counted there.
-    elements = 2 * normed + shape.block_norms * shape.width + 2 * turned + 4 * shape.mean_mlp_width
+    elements = 2 * normed + shape.block_norms * shape.width + 2 * turned + 4 * shape.mean_mlp_width + extra
     return float(local_tokens * (elements * element_bytes + normed * (4 - element_bytes) + shape.heads * 4))
 
 

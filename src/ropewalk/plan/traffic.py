@@ -40,14 +40,15 @@ def attention_traffic(
 
     ``needed_share`` is the share of other ranks' keys that a rank needs; it comes from the partition. The exchange
     ``needed_kv`` sends only these. The backward sends keys and values again, and their gradients back to their ranks.
-    ``heads`` copies key heads if there are fewer heads than ranks.
+    ``heads`` copies key heads if there are fewer heads than ranks. Latents travel in place of keys and values, but not
+    with ``heads``.
     """
     others = (ranks - 1) / ranks
     if exchange == "heads":
-        copied_width = max(shape.kv_heads, ranks) * shape.head_dim
-        moved = others / ranks * sequence_tokens * 2 * (shape.query_width + copied_width) * element_bytes
+        copied_heads, both_widths = max(shape.kv_heads, ranks), shape.head_dim + shape.value_dim
+        moved = others / ranks * sequence_tokens * (shape.heads + copied_heads) * both_widths * element_bytes
         return Traffic(moved, moved)
-    rows = sequence_tokens * 2 * shape.kv_width * (needed_share if exchange == "needed_kv" else 1.0)
+    rows = sequence_tokens * shape.sent_width * (needed_share if exchange == "needed_kv" else 1.0)
     # In a ring, gradients take one hop more than keys: the hop back to their own rank.
     gradients = rows * _GRADIENT_BYTES if exchange == "ring" and ranks > 1 else rows * others * element_bytes
     return Traffic(others * rows * element_bytes, others * rows * element_bytes + gradients)

@@ -92,11 +92,13 @@ def merge_projections(shape: ModelShape) -> Mapping[str, tuple[int, int, int]]:
     """
     own, found = dict(shape.projections), dict[str, tuple[int, int, int]]()
     for name, (into, out) in shape.matrices.items():
-        layers = shape.layers if name in ATTENTION else shape.layers - shape.mixtures
+        layers = shape.layers if name in shape.attention_matrices else shape.layers - shape.mixtures
         merged = own.get(name, name)
         found[merged] = (into, out + found.get(merged, (0, 0, 0))[1], layers)
     return found
 
 
 def _qk_width(shape: ModelShape) -> int:
+    if shape.latent is not None:
+        return shape.latent.norm_parameters
     return 0 if shape.qk_norm == "none" else shape.query_width + shape.kv_width

@@ -54,8 +54,8 @@ class Ramp(ByParts):
 
     @model_validator(mode="after")
     def _check_betas(self) -> "Ramp":
-        if self.beta_fast <= self.beta_slow:
-            raise ValueError(f"beta_fast ({self.beta_fast:g}) must be larger than beta_slow ({self.beta_slow:g})")
+        if self.beta_fast < self.beta_slow:  # they may be equal, as in Kimi K2
+            raise ValueError(f"beta_fast ({self.beta_fast:g}) must not be less than beta_slow ({self.beta_slow:g})")
         return self
 
     def ramp_ends(self, theta: float, head_dim: int) -> tuple[float, float]:
@@ -131,6 +131,11 @@ class Yarn(Ramp):
         if self.mscale is None or self.mscale_all_dim is None:
             return growth + 1
         return (self.mscale * growth + 1) / (self.mscale_all_dim * growth + 1)
+
+    @property
+    def score_factor(self) -> float:
+        """The factor of all scores in classes with latent attention; there RoPE turns only a part of each product."""
+        return ((self.mscale_all_dim or 0.0) * 0.1 * math.log(filled(self.factor)) + 1) ** 2
 
     def _temperature(self) -> dict[str, float]:
         return {

@@ -75,6 +75,8 @@ def read_experts(
 def _has_mixture(config: Mapping[str, Any], keys: ExpertKeys, layer: int, *, where: str) -> bool:
     if keys.dense == "first":
         return layer >= _whole(config, "first_k_dense_replace", where)
+    if keys.dense == "types":
+        return _read_types(config, where)[layer] == "sparse"
     if keys.dense == "step":
         every = max(1, _whole(config, "decoder_sparse_step", where, default=1))
         return layer not in (config.get("mlp_only_layers") or ()) and (layer + 1) % every == 0
@@ -83,6 +85,25 @@ def _has_mixture(config: Mapping[str, Any], keys: ExpertKeys, layer: int, *, whe
         first, last = _whole(config, "moe_layer_start_index", where), config.get("moe_layer_end_index", -1)
         return (layer + 1) % every == 0 and layer >= first and (last == -1 or layer <= last)
     return True
+
+
+def _read_types(config: Mapping[str, Any], where: str) -> list[str]:
+    """``mlp_layer_types``; without it the first layer is dense. Raises UserError for an entry that no class knows."""
+    layers = _whole(config, "num_hidden_layers", where)
+    kinds = config.get("mlp_layer_types")
+    kinds = ["dense"] + ["sparse"] * (layers - 1) if kinds is None else kinds
+    first = config.get("first_k_dense_replace")
+    agrees = first is None or kinds == ["dense"] * first + ["sparse"] * (layers - first)
+    known = isinstance(kinds, list) and len(kinds) == layers and all(kind in ("dense", "sparse") for kind in kinds)
+    if known and agrees:
+        return list(kinds)
+    raise UserError(
+        "the layers with experts are ambiguous",
+        where=f"{where}: mlp_layer_types",
+        why=f"it is {kinds!r:.60} for {layers} layers"
+        + ("" if agrees else f", and first_k_dense_replace is {first}, which the class ignores"),
+        fix="give one entry, dense or sparse, for each layer",
+    )
 
 
 def _whole(config: Mapping[str, Any], key: str, where: str, *, default: int | None = None) -> int:

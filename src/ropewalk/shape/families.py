@@ -7,16 +7,17 @@ from ropewalk.core.error import UserError
 from ropewalk.shape.dense_families import DENSE
 from ropewalk.shape.expert_families import MIXTURES
 from ropewalk.shape.family import Family
+from ropewalk.shape.latent_families import LATENT
 from ropewalk.shape.llama_families import LLAMA_KIN
 
 OWN_ARCHITECTURE, OWN_TYPE = "RopewalkForCausalLM", "ropewalk"
 """Names in folders whose layers no class of transformers can describe; ``OWN_TYPE`` is also the key with the layers."""
 
-SUPPORTED: Mapping[str, Family] = {**LLAMA_KIN, **DENSE, **MIXTURES}
+SUPPORTED: Mapping[str, Family] = {**LLAMA_KIN, **DENSE, **MIXTURES, **LATENT}
 """Every architecture by the name of its class in transformers."""
 
 _RECURRENT, _RECURRENT_LAYERS = "linear or recurrent attention", ("mamba", "linear_attention", "conv", "recurrent")
-_LATENT = "latent attention (MLA)"
+_LATENT, _INDEXED = "latent attention (MLA)", "a sparse indexer (DSA) over latent attention"
 _OTHER_INPUTS = "inputs other than text"
 _REMOTE_CODE = "code that comes with a checkpoint, as no class of transformers runs it"
 _MISSING = (
@@ -27,13 +28,13 @@ _MISSING = (
     (("bitnet",), "weights of three values"),
     (("diffllama",), "differential attention"),
     (("afmoe",), "gated attention"),
-    (("dsa", "deepseekv32"), "a sparse indexer (DSA) over latent attention"),
+    (("dsa", "deepseekv32"), _INDEXED),
     (("deepseekv4",), "compressed attention with a sparse indexer"),
     (
         ("deepseekforcausal", "minicpmforcausal", "mimo", "baichuan", "internlm2", "orion", "chatglm", "qwenlm"),
         _REMOTE_CODE,
     ),
-    (("deepseek", "kimi", "minicpm3", "glm4moelite", "youtu", "mistral4"), _LATENT),
+    (("deepseek", "kimi", "longcat", "mistral4", "mistrallarge4", "axk", "dots3", "hyv4"), _LATENT),
     (("llama4",), "attention in chunks"),
     (("gemma4", "gemma3n"), "heads of different sizes, and layers that share keys"),
     (
@@ -127,7 +128,10 @@ def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -
     text, kinds = config.get("text_config"), config.get("layer_types")
     if isinstance(kinds, list) and any(kind in _RECURRENT_LAYERS for kind in kinds):
         return _RECURRENT
-    if "kv_lora_rank" in config or (isinstance(text, Mapping) and "kv_lora_rank" in text):
+    if config.get("index_topk"):
+        return f"{_INDEXED}, which chooses {config['index_topk']} keys (index_topk)"
+    of_text = isinstance(text, Mapping) and text.get("kv_lora_rank")
+    if of_text or (config.get("kv_lora_rank") and (family is None or family.latent is None)):
         return _LATENT
     if any(config.get(key) for key in _EXPERT_KEYS) and (family is None or family.experts is None):
         return "its mixture of experts"

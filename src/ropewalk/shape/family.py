@@ -12,7 +12,7 @@ Bias = bool | tuple[str, bool]
 Norm = Literal["scale", "scale_bias", "none"]
 """The trained parameters of a norm; a LayerNorm without bias has those of an RMSNorm."""
 QkNorm = Literal["none", "head", "all_heads", "each_head"]
-CosSin = Literal["halves", "doubled", "single"]
+CosSin = Literal["halves", "doubled", "single", "complex"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +35,16 @@ class ExpertKeys:
     ``count`` has all names that the class reads.
 
     ``dense`` tells which layers have a plain MLP instead: none, the first ones (``first_k_dense_replace``), all but
-    every n-th (``decoder_sparse_step`` and ``mlp_only_layers``), or those outside of a range (ERNIE). ``shared`` is the
-    number of experts that every token uses, as a key, or ``shared_width`` the key of their width together.
+    every n-th (``decoder_sparse_step`` and ``mlp_only_layers``), those outside of a range (ERNIE), or those that
+    ``mlp_layer_types`` names. ``shared`` is the number of experts that every token uses, as a key, or ``shared_width``
+    the key of their width together.
     ``router_bias`` and ``expert_bias``: whether the class has them.
     """
 
     count: tuple[str, ...] = ("num_experts",)
     per_token: str = "num_experts_per_tok"
     width: str = "moe_intermediate_size"
-    dense: Literal["none", "first", "step", "range"] = "none"
+    dense: Literal["none", "first", "step", "range", "types"] = "none"
     shared: str = ""
     shared_width: str = ""
     shared_gate: bool = False
@@ -55,6 +56,18 @@ class ExpertKeys:
     """How the router scores experts: all of a token's by one softmax, or each by a sigmoid."""
     router: str = "gate"
     """Path of the router in the mixture."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatentKeys:
+    """How a class with latent attention (MLA) reads its file; the keys of ranks and widths are DeepSeek's in all.
+
+    ``value_of_width``: without ``v_head_dim`` the class takes width / heads. ``renames_head_dim``: the class takes
+    ``head_dim`` for another name of ``qk_rope_head_dim``; the others ignore it.
+    """
+
+    value_of_width: bool = False
+    renames_head_dim: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +138,8 @@ class Family:
     window_theta_key: str = "rope_theta"
     logit_scale: tuple[str, float] | None = None
     logit_divides: bool = False
+    logit_by_width: bool = False
+    """Whether the factor of the logits is the key's value over the model's width; null is then the width."""
     logit_cap: tuple[str, float | None] | None = None
     no_dropout: tuple[str, ...] = ()
     required: Mapping[str, object] = field(default_factory=dict)
@@ -135,5 +150,7 @@ class Family:
     fixed: Mapping[str, object] = field(default_factory=dict)
     """Keys that must have one value, because the class computes something else with any other."""
     experts: ExpertKeys | None = None
+    latent: LatentKeys | None = None
+    """Latent attention: queries, keys and values come from products of low rank (shape/latent.py)."""
     parts: Parts = Parts()
     kin: tuple[str, ...] = ()

@@ -16,12 +16,14 @@ from ropewalk.rope.method import BaseRope
 from ropewalk.rope.scaling import Rope, Unchanged
 from ropewalk.shape.experts import Experts
 from ropewalk.shape.family import Norm, QkNorm
+from ropewalk.shape.latent import Latent, require_score_factor, score_factor
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
     """A decoder of blocks with attention and an MLP. Made by shape/read.
 
+    ``head_dim`` is the width of a query's or a key's head; values of a latent attention may be narrower.
     ``positions`` has one entry per layer, first to last. ``mlp_width`` is the inner width of a dense MLP, which is
     ``gated`` (three matrices) or ``plain`` (two). ``rotary_dim`` is the number of dimensions of a head that RoPE turns.
     ``dtype`` is the name of the weights' type. ``eos_id`` is the first, where a config lists several. ``qk_norm`` is
@@ -57,11 +59,17 @@ class ModelShape:
     logit_scale: float = 1.0
     logit_cap: float | None = None
     projections: tuple[tuple[str, str], ...] = ()
+    latent: Latent | None = None
 
     @property
     def rotary_dim(self) -> int:
         """Dimensions of a head that RoPE turns."""
-        return int(self.head_dim * self.rotary_share)
+        return self.latent.rotary_dim if self.latent else int(self.head_dim * self.rotary_share)
+
+    @property
+    def score_scale(self) -> float:
+        """The usual scale of scores, with the factor that a class with latent attention takes from its yarn."""
+        return float(self.head_dim**-0.5) * (score_factor(self.positions) if self.latent else 1.0)
 
     @property
     def layers(self) -> int:
@@ -74,24 +82,48 @@ class ModelShape:
 
     @property
     def kv_width(self) -> int:
-        """Width of all key heads together, and of all value heads."""
+        """Width of all key heads together, and of all value heads where those are as wide."""
         return self.kv_heads * self.head_dim
 
     @property
-    def matrices(self) -> dict[str, tuple[int, int]]:
-        """Input and output width of each matrix of a layer with a dense MLP, by the names of Llama."""
-        attention = {
+    def value_dim(self) -> int:
+        """Width of a value's head."""
+        return self.latent.value_dim if self.latent else self.head_dim
+
+    @property
+    def output_width(self) -> int:
+        """Width of the output of all heads together."""
+        return self.heads * self.value_dim
+
+    @property
+    def sent_width(self) -> int:
+        """Numbers of one token and layer that other context ranks need for its keys and values."""
+        return self.latent.sent_width if self.latent else self.kv_heads * (self.head_dim + self.value_dim)
+
+    @property
+    def attention_matrices(self) -> dict[str, tuple[int, int]]:
+        """Input and output width of each matrix of a layer's attention, by the names of Llama where it has them."""
+        if self.latent is not None:
+            return self.latent.matrices(self.width, self.heads)
+        return {
             "q_proj": (self.width, self.query_width),
             "k_proj": (self.width, self.kv_width),
             "v_proj": (self.width, self.kv_width),
             "o_proj": (self.query_width, self.width),
         }
+
+    @property
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """Input and output width of each matrix of a layer with a dense MLP, by the names of Llama."""
+        attention = self.attention_matrices
         gate = {"gate_proj": (self.width, self.mlp_width)} if self.mlp == "gated" else {}
         return attention | gate | {"up_proj": (self.width, self.mlp_width), "down_proj": (self.mlp_width, self.width)}
 
     @property
     def qk_norm_parameters(self) -> int:
-        """Parameters of the norms of queries and keys of one layer."""
+        """Parameters of the norms of queries and keys of one layer, or of their latents."""
+        if self.latent is not None:
+            return self.latent.norm_parameters
         both = {"none": 0, "head": 2 * self.head_dim}
         return both.get(self.qk_norm, self.query_width + self.kv_width)
 
@@ -112,9 +144,11 @@ class ModelShape:
     @property
     def attention_parameters(self) -> int:
         """Parameters of one layer outside of its MLP, exactly."""
-        biases = self.qkv_bias * (self.query_width + 2 * self.kv_width) + self.output_bias * self.width
+        biased = self.latent.bias_width if self.latent else self.query_width + 2 * self.kv_width
+        biases = self.qkv_bias * biased + self.output_bias * self.width
         norms = self.block_norms * self.norm_parameters + self.qk_norm_parameters
-        return 2 * self.width * (self.query_width + self.kv_width) + biases + norms + self.other_parameters
+        matrices = sum(into * out for into, out in self.attention_matrices.values())
+        return matrices + biases + norms + self.other_parameters
 
     @property
     def mlp_parameters(self) -> int:
@@ -186,6 +220,8 @@ class ModelShape:
             base_tokens=self.context_tokens,
             context_tokens=context_tokens,
         )
+        if self.latent is not None:
+            require_score_factor(self.positions, positions)
         tokens = min(layer.rope.config_tokens(context_tokens) for layer in positions)
         return replace(self, positions=positions, context_tokens=tokens)
 

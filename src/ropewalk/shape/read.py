@@ -15,6 +15,7 @@ from ropewalk.rope.layers import find_stretched
 from ropewalk.shape.experts import Experts, read_experts
 from ropewalk.shape.families import SUPPORTED, find_family
 from ropewalk.shape.family import Bias, Family
+from ropewalk.shape.latent import read_latent
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read_layers import read_layers
 from ropewalk.shape.rope_keys import find_reach, find_rotary_share
@@ -65,12 +66,16 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     if family.needs_head_dim and config.get("head_dim") is None:
         raise _unusable("head_dim", f"missing, and {family.model_type} has no default", where)
     head_dim = _count(config, "head_dim", where, default=family.head_dim or width // heads, most=WIDEST_HEAD)
+    latent = read_latent(config, family, count=partial(_count, config, where=where), where=where)
+    if latent is not None:
+        head_dim = latent.head_dim
     vocabulary = _count(config, "vocab_size", where)
     layers = _count(config, "num_hidden_layers", where, most=MOST_LAYERS)
     share = find_rotary_share(config, family, head_dim=head_dim, where=where)
-    check_values(config, head_dim=head_dim, rotary_dim=int(share * head_dim), vocabulary=vocabulary, where=where)
+    rotary_dim = latent.rotary_dim if latent else int(share * head_dim)
+    check_values(config, head_dim=head_dim, rotary_dim=rotary_dim, vocabulary=vocabulary, where=where)
     positions = read_layers(config, family, layers=layers, context_tokens=context_tokens, where=where)
-    check_factors(positions, head_dim=int(share * head_dim), where=where)
+    check_factors(positions, head_dim=rotary_dim, where=where)
     norms = family.qk_norm if not family.qk_norm_key or config.get(family.qk_norm_key) else "none"
     return ModelShape(
         architecture=architecture,
@@ -98,7 +103,8 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         other_parameters=family.other_parameters + heads * family.sinks,
         logit_scale=_find_logit_scale(config, family, where),
         logit_cap=_find_logit_cap(config, family, where),
-        projections=tuple(family.projections.items()),
+        projections=tuple((latent.projections if latent else family.projections).items()),
+        latent=latent,
     )
 
 
@@ -117,7 +123,11 @@ def _find_logit_scale(config: Mapping[str, Any], family: Family, where: str) -> 
     if family.logit_scale is None:
         return 1.0
     key, default = family.logit_scale
+    if family.logit_by_width and key in config and config[key] is None:
+        return 1.0
     value = _find_figure(config, key, default, where)
+    if family.logit_by_width:
+        return value / _count(config, "hidden_size", where)
     return 1.0 / value if family.logit_divides else value
 
 
