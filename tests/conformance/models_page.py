@@ -74,6 +74,8 @@ def describe(architecture: str) -> str:
 
 def describe_blocks(family: Family, shape: ModelShape) -> Iterator[str]:
     yield "mixture of experts" if family.experts else "dense"
+    if family.latent:
+        yield "latent attention"
     if family.mlp == "plain":
         yield "plain MLP"
     if family.windows != "none":
