@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 GPU_PACKAGES := pydantic pydantic-core typing-extensions annotated-types typing-inspection zstandard ftfy wcwidth py3langid beartype jaxtyping liger-kernel
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test faults check docs gpu-wheels gpu-dry clean
+.PHONY: quickstart test conformance faults check docs gpu-wheels gpu-dry clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,10 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.workshop
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+conformance: $(VENV)/.workshop
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/conformance
+	PYTHONPATH=tests $(BIN)/python -m conformance.models_page
 
 faults: $(VENV)/.workshop
 	PYTHONPATH=tests $(BIN)/python -m faults --table --results runs/faults/figures.json
