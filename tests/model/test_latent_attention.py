@@ -14,11 +14,13 @@ from torch.distributed import get_rank, group
 from transformers import DeepseekV2Config, DeepseekV2ForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM
 
 from ropewalk.attention import use_kernel
+from ropewalk.model.adapter import attach_adapter
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.latent_attention import LatentAttention, exchange_latents
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import local_shard, partition_tokens, partition_tokens_and_heads
+from ropewalk.recipe.lora import Lora
 
 LENGTHS = (3, 29, 1, 15)
 TOKENS = torch.from_numpy(np.random.default_rng(3).integers(0, 50, size=sum(LENGTHS)))
@@ -70,6 +72,27 @@ def run(model: Any, way: Any, ranks: int) -> tuple[float, dict[str, Tensor]]:
         loss, _, _ = ModelWithLoss(model)(*own, partition=cut, context_group=group.WORLD if ranks > 1 else None)
         loss.backward()
     return float(loss.detach()), {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+
+
+def run_adapted(ranks: int) -> tuple[float, dict[str, Tensor]]:
+    """With an adapter in each matrix; its second factor is not 0, or the first one would get no gradient."""
+    model: Any = make(TINY, latents=True)
+    attach_adapter(model, Lora(rank=2, also_train=()), seed=0)
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return run(model.double(), WAYS[0], ranks)
+
+
+def test_adapters_of_the_expansion() -> None:
+    loss, gradients = run_adapted(1)
+    parts = run_ranks(partial(run_adapted, 2), 2)
+    assert sum(part[0] for part in parts) == pytest.approx(loss, rel=1e-12)
+    assert sum("kv_b_proj" in name for name in gradients) == 2 * 2
+    for name, whole in gradients.items():
+        found = sum(part[1][name] for part in parts)
+        assert float((found - whole).norm()) <= 1e-9 * float(whole.norm()), name
 
 
 def run_both(ways: list[Any]) -> list[list[tuple[float, dict[str, Tensor]]]]:

@@ -54,7 +54,8 @@ def train(run: Path, extended: Path, corpus: Path, ranks: int) -> list[float]:
         log_steps=1,
         checkpoint_steps=3,
         lr=1e-3,
-        parallel={"ranks": ranks, "context_parallel": ranks},
+        # On two ranks blocks run again, with latents that are fetched again.
+        parallel={"ranks": ranks, "context_parallel": ranks, "recompute": "none" if ranks == 1 else "save_attention"},
     )
 
     def on_rank() -> str:
