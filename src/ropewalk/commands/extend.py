@@ -31,8 +31,10 @@ def extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
         on_ranks(extend_with_search, 1, recipe, folder, stage, setup=setup)
     else:
         on_ranks(extend_on_rank, 1, base, folder.extended(stage), spec, setup=setup)
-    if carried := read_manifest(folder.extended(stage))["facts"].get("carried"):
-        alone(lambda: say(f"stage {stage}: {carried}"))
+    facts = read_manifest(folder.extended(stage))["facts"]
+    told = [f"stage {stage}: {facts[name]}" for name in ("carried", "dropout") if name in facts]
+    if told:
+        alone(lambda: say("\n".join(told)))
 
 
 def extend_model(model: str, out: Path, overrides: list[str]) -> dict[str, Any]:
