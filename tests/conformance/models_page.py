@@ -74,6 +74,8 @@ def describe(architecture: str) -> str:
 
 def describe_blocks(family: Family, shape: ModelShape) -> Iterator[str]:
     yield "mixture of experts" if family.experts else "dense"
+    if family.latent:
+        yield "latent attention"
     if family.mlp == "plain":
         yield "plain MLP"
     if family.windows != "none":
@@ -83,13 +85,15 @@ def describe_blocks(family: Family, shape: ModelShape) -> Iterator[str]:
 
 
 def describe_turning(family: Family) -> str:
+    if family.latent:
+        return "`qk_rope_head_dim`" + ("" if family.cos_sin == "halves" else f" ({family.cos_sin})")
     share = f"{family.rotary_share:g} of a head by default" if family.partial else "all of a head"
     return share + ("" if family.cos_sin == "halves" else f" ({family.cos_sin})")
 
 
 def describe_head(family: Family) -> Iterator[str]:
     if family.logit_scale is not None:
-        yield f"{'divided' if family.logit_divides else 'multiplied'} by `{family.logit_scale[0]}`"
+        yield f"{'divided' if family.logit_divides else 'multiplied'} by `{family.logit_scale[0]}`{' / width' if family.logit_by_width else ''}"
     if family.logit_cap is not None:
         yield f"capped by `{family.logit_cap[0]}`"
 
