@@ -93,7 +93,8 @@ def describe_turning(family: Family) -> str:
 
 def describe_head(family: Family) -> Iterator[str]:
     if family.logit_scale is not None:
-        yield f"{'divided' if family.logit_divides else 'multiplied'} by `{family.logit_scale[0]}`{' / width' if family.logit_by_width else ''}"
+        verb, by = "divided" if family.logit_divides else "multiplied", " / width" if family.logit_by_width else ""
+        yield f"{verb} by `{family.logit_scale[0]}`{by}"
     if family.logit_cap is not None:
         yield f"capped by `{family.logit_cap[0]}`"
 
