@@ -85,13 +85,16 @@ def describe_blocks(family: Family, shape: ModelShape) -> Iterator[str]:
 
 
 def describe_turning(family: Family) -> str:
+    if family.latent:
+        return "`qk_rope_head_dim`" + ("" if family.cos_sin == "halves" else f" ({family.cos_sin})")
     share = f"{family.rotary_share:g} of a head by default" if family.partial else "all of a head"
     return share + ("" if family.cos_sin == "halves" else f" ({family.cos_sin})")
 
 
 def describe_head(family: Family) -> Iterator[str]:
     if family.logit_scale is not None:
-        yield f"{'divided' if family.logit_divides else 'multiplied'} by `{family.logit_scale[0]}`"
+        verb, by = "divided" if family.logit_divides else "multiplied", " / width" if family.logit_by_width else ""
+        yield f"{verb} by `{family.logit_scale[0]}`{by}"
     if family.logit_cap is not None:
         yield f"capped by `{family.logit_cap[0]}`"
 
