@@ -132,7 +132,7 @@ def test_torchrun_trains_the_same_recipe(recipe: Recipe, tmp_path: Path) -> None
     assert is_finished(folder.trained(1))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300)
 def test_torchrun_runs_a_whole_recipe_as_one_machine_does(recipe: Recipe, tmp_path: Path) -> None:
     """One rank prepares, all train and measure, one exports and reports; once more there is nothing to do."""
     recipe = change(recipe, stages=recipe.to_json()["stages"][:1], parallel={"ranks": 2, "recompute": "none"})
