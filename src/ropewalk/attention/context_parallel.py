@@ -168,8 +168,8 @@ class _Attention(torch.autograd.Function):
         task: _Task = ctx.task
         scores, schedule = task.scores, task.schedule(query.device)
         transfer = find_transfer(task.partition, schedule, task.group, query.device)
-        sent = _pack(key, value, own)
-        arriving = transfer.fetch(sent) if transfer is not None and not blocks else iter(blocks)
+        fetches = transfer is not None and not blocks
+        arriving = transfer.fetch(_pack(key, value, own)) if transfer is not None and fetches else iter(blocks)
         grad = _make_dense(grad)
         d_sinks = None if sinks is None else _differentiate_sinks(sinks, grad, out, logsum)
         if schedule.has_padding:
