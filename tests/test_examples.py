@@ -37,7 +37,13 @@ def run_alone(path: Path) -> str:
 
 def numbers(text: str) -> list[float]:
     """All figures that do not tell the time."""
-    return [float(each) for each in re.findall(r"-?\d+\.\d+(?:e-\d+)?", re.sub(r"'train_[a-z_]+': '[^']+'", "", text))]
+    return [
+        float(each)
+        for each in re.findall(
+            r"-?\d+\.\d+(?:e-\d+)?",
+            re.sub(r"'(?:train_[a-z_]+|eval_runtime|eval_[a-z_]+_per_second)': '[^']+'", "", text),
+        )
+    ]
 
 
 def test_every_example_is_known_and_short() -> None:

@@ -10,12 +10,15 @@ import pytest
 from conformance.tiny_families import CONTEXT_TOKENS, make_model, make_settings
 from ropewalk.core.error import UserError
 from ropewalk.model.check_rope import check_positions
+from ropewalk.model.export import export
+from ropewalk.model.extend import extend
 from ropewalk.model.read_rope import read_native
 from ropewalk.model.rope_hooks import direct_positions
-from ropewalk.rope.scaling import Linear, Llama3, Ntk, Rope, Theta, Yarn
+from ropewalk.rope.scaling import Dynamic, Linear, Llama3, Ntk, Proportional, Rope, Theta, Yarn
 from ropewalk.shape.families import SUPPORTED
 from ropewalk.shape.layer_keys import spell_layers
-from ropewalk.shape.read import parse_shape
+from ropewalk.shape.read import parse_shape, read_shape
+from tiny_tokenizer import write_tokenizer
 
 TARGET = 4 * CONTEXT_TOKENS
 METHODS: dict[str, Rope] = {
@@ -87,3 +90,35 @@ GOLDEN = Path(__file__).parents[2].parent / "shared" / "reference" / "golden_fam
 
 def load_golden() -> dict[str, Any]:
     return json.loads(GOLDEN.read_text())["cases"] if GOLDEN.exists() else {}
+
+
+@pytest.mark.parametrize("method", [Dynamic(factor=4.0), Proportional(share=0.5)], ids=lambda method: method.kind)
+def test_angles_that_phi_cannot_run_go_to_our_own_format(method: Rope) -> None:
+    settings = make_settings("Phi3ForCausalLM") | {"sliding_window": None}
+    stretched = parse_shape(settings, "config.json").stretch((), rope=method, context_tokens=TARGET)
+    spelled = spell_layers(settings, stretched.positions, context_tokens=TARGET)
+    assert not spelled.native and "default and longrope only" in spelled.why_not
+
+
+def test_a_ministral_without_a_rope_block_keeps_its_query_scale() -> None:
+    settings = {**make_settings("Ministral3ForCausalLM"), "max_position_embeddings": 262_144}
+    settings.pop("rope_parameters")
+    shape = parse_shape(settings, "config.json")
+    changed = spell_layers(settings, shape.positions, context_tokens=262_144).apply(settings)
+    assert changed["rope_parameters"]["llama_4_scaling_beta"] == 0.1
+    assert parse_shape(changed, "again").positions == shape.positions
+
+
+def test_phi_s_method_is_known_where_its_class_has_another_word_for_it(tmp_path: Path) -> None:
+    """Its class runs yarn as a longrope; a second stage stretches the yarn."""
+    base, first, second = (tmp_path / name for name in ("base", "first", "second"))
+    model = make_model("Phi3ForCausalLM", sliding_window=None)
+    model.save_pretrained(base)
+    write_tokenizer(base)
+    extend(base, first, rope=Yarn(), context_tokens=TARGET)
+    assert json.loads((first / "config.json").read_text())["rope_parameters"]["rope_type"] == "longrope"
+    assert read_shape(first).stretched.rope.kind == "yarn"
+    export(first, first, tmp_path / "trained", dtype="float32")
+    extend(tmp_path / "trained", second, rope=Yarn(), context_tokens=2 * TARGET)
+    found = read_shape(second).stretched.rope
+    assert isinstance(found, Yarn) and found.factor == 8

@@ -78,3 +78,21 @@ def test_experts_that_lie_apart_stay_beside_a_carried_layer(tmp_path: Path) -> N
         ours = load_model(tmp_path / "again")(tokens, use_cache=False).logits
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "again").eval()(tokens, use_cache=False).logits
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_the_bias_of_a_choice_stays_exact_beside_a_carried_layer(tmp_path: Path) -> None:
+    """An export in bfloat16 would round it, and a choice between near scores hangs on its last bits."""
+    base, out = tmp_path / "base", tmp_path / "out"
+    model = make_model("Glm4MoeForCausalLM")
+    name = "model.layers.1.mlp.gate.e_score_correction_bias"
+    model.get_buffer(name).copy_(1 + torch.arange(4) * 1e-5)
+    model.save_pretrained(base)
+    write_tokenizer(base)
+    add_layer(base, {"model.layers.4.eh_proj.weight": torch.randn(3, 5)}, num_nextn_predict_layers=1)
+    export(base, base, out, dtype="bfloat16")
+    assert torch.equal(load_file(out / SINGLE)[name], model.get_buffer(name))
+    tensors = load_file(base / SINGLE)
+    tensors[name][2] = torch.nan
+    save_file(tensors, base / SINGLE, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="not finite"):
+        load_model(base)

@@ -75,7 +75,9 @@ def test_equal_to_plain_in_float32(architecture: str, liger: None) -> None:
     found, mine = train_once(make, fuses=True)
     assert found.item() == pytest.approx(exact.item(), rel=1e-6) and mine.keys() == slopes.keys()
     for name, slope in slopes.items():
-        assert slope is None or (mine[name] - slope).norm() <= 3e-5 * slope.norm() + 1e-7, name
+        assert slope is None or (mine[name] - slope).norm() <= 3e-5 * slope.norm() + 1e-5, (
+            name
+        )  # a bias of keys has none
 
 
 @pytest.mark.parametrize("architecture", LLAMA_KIN)

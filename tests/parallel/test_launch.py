@@ -171,9 +171,9 @@ def test_ranks_that_do_not_find_together_are_started_again(tmp_path: Path, monke
     plain = launch._join_group
 
     def join(start: RankStart) -> None:
-        tries = tmp_path / f"tried-{seat.rank}"
+        tries = tmp_path / f"tried-{start.rank}"
         before = tries.read_text() if tries.exists() else ""
-        tries.write_text(f"{before}{seat.folder}\n")
+        tries.write_text(f"{before}{start.folder}\n")
         if start.rank == 1 and len(before.splitlines()) < failures:
             raise RuntimeError("connectFullMesh failed: Connection refused")
         plain(start)

@@ -32,7 +32,7 @@ class StreamedWriter(HuggingFaceStorageWriter):
         self._folder = folder
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Write the tensors of ``plan``; raises OSError, which torch tells to all ranks."""
+        """Write the tensors of ``plan``; raises OSError or SafetensorError, which torch tells to all ranks."""
         done: Future[list[WriteResult]] = Future()
         tensors: dict[str, Tensor] = {}
         places: dict[str, dict[str, object]] = {}
@@ -50,5 +50,6 @@ class StreamedWriter(HuggingFaceStorageWriter):
             }
             name = f"shard-{plan.storage_data['shard_index']:05}-model-00001-of-00001.safetensors"
             save_file(tensors, self._folder / name, metadata=facts)
+            (self._folder / name).chmod(0o644)  # the library lets only the owner read
         done.set_result([WriteResult(item.index, tensors[item.index.fqn].nbytes, None) for item in plan.items])
         return done

@@ -43,7 +43,8 @@ def extend_model(model: str, out: Path, overrides: list[str]) -> dict[str, Any]:
     require_new(out)
     on_ranks(extend_on_rank, 1, find_model(model), out, stage)
     facts = read_manifest(out)["facts"]
-    return {"model": str(out), **facts, "text": "\n".join([str(out), *(_tell_fact(key, facts[key]) for key in facts)])}
+    told = (_tell_fact(name, value) for name, value in facts.items() if name != "positions")
+    return {"model": str(out), **facts, "text": "\n".join([str(out), *told])}
 
 
 def _tell_fact(name: str, value: Any) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ropewalk.model.file_names import FileNames
 from ropewalk.model.read_rows import read_header
 from ropewalk.model.weights import Dtype, open_to_readers, refuse_bad
-from ropewalk.model.write_weights import TYPE_NAMES, make_header, write_tensor
+from ropewalk.model.write_weights import TYPE_NAMES, kind_of, make_header, write_tensor
 from ropewalk.shape.weight_files import INDEX, weight_files
 
 _Entry = Mapping[str, Any]
@@ -40,10 +40,10 @@ def write_into_copies(
     a time. Raises UserError, which names the folder ``where``, for a value that is not finite in ``dtype``.
     """
     own_names = {stored: own for own, stored in names.trained.items()}
-    kind, total_bytes = getattr(torch, dtype), 0
+    kinds, total_bytes = {stored: kind_of(own, dtype) for stored, own in own_names.items()}, 0
     for path in weight_files(like):
         old, begin = read_header(path)
-        entries = _lay_out({name: entry for name, entry in old.items() if name != "__metadata__"}, own_names, kind)
+        entries = _lay_out({name: entry for name, entry in old.items() if name != "__metadata__"}, kinds)
         total_bytes += sum(end - start for start, end in (entry["data_offsets"] for entry in entries.values()))
         with path.open("rb") as source, (folder / path.name).open("wb") as file:
             if all(old[name] == entry for name, entry in entries.items()):
@@ -52,7 +52,7 @@ def write_into_copies(
                 file.write(make_header(entries, old.get("__metadata__")))
             for name, entry in sorted(entries.items(), key=lambda item: _begin(item[1])):
                 if name in own_names:
-                    tensor = weights[own_names[name]].to(kind).contiguous()
+                    tensor = weights[own_names[name]].to(kinds[name]).contiguous()
                     assert list(tensor.shape) == entry["shape"], name
                     refuse_bad(where, own_names[name], bad=write_tensor(tensor, file), values=tensor.numel())
                 else:
@@ -64,19 +64,19 @@ def write_into_copies(
     open_to_readers(folder)
 
 
-def _lay_out(old: Mapping[str, _Entry], trained: Mapping[str, str], kind: torch.dtype) -> dict[str, _Entry]:
-    """The entries of a file's header in their old order, with trained tensors of type ``kind``.
+def _lay_out(old: Mapping[str, _Entry], kinds: Mapping[str, torch.dtype]) -> dict[str, _Entry]:
+    """The entries of a file's header in their old order; ``kinds`` are the types of the trained tensors.
 
     Where no type changes, every place stays. Otherwise tensors with larger elements come first, as the library writes
     them, so that each begins at a multiple of its element's size, which readers need. The order of the entries does not
     say the places, so another export in the old type gets the old places back.
     """
-    types = {name: TYPE_NAMES[kind] if name in trained else entry["dtype"] for name, entry in old.items()}
+    types = {name: TYPE_NAMES[kinds[name]] if name in kinds else entry["dtype"] for name, entry in old.items()}
     if all(types[name] == entry["dtype"] for name, entry in old.items()):
         return dict(old)
     sizes = {name: end - start for name, (start, end) in ((name, entry["data_offsets"]) for name, entry in old.items())}
     counts = {name: math.prod(entry["shape"]) for name, entry in old.items()}
-    sizes |= {name: counts[name] * kind.itemsize for name in old if name in trained}
+    sizes |= {name: counts[name] * kinds[name].itemsize for name in old if name in kinds}
     places, begin = {}, 0
     for name in sorted(old, key=lambda name: -(sizes[name] / max(1, counts[name]))):
         places[name] = [begin, begin + sizes[name]]

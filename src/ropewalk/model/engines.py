@@ -206,7 +206,7 @@ def _ask_llama_cpp(facts: _Facts) -> Serving:
 
 def _find_missing_in_llama_cpp(facts: _Facts) -> str:
     if facts.architecture not in _GGUF_NAMES:
-        return f"its converter refuses {facts.architecture}"
+        return f"its converter was not tried with {facts.architecture}"
     if facts.wrapper is not None and WRAPPERS[facts.wrapper].axes:
         return f"its class for {facts.wrapper} was not tried with stretched positions"
     if facts.shape.tied and facts.architecture.startswith("Olmo"):

@@ -60,6 +60,8 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
         add_bias_weights(work, positions, heads=shape.heads, dtype=dtype)
         model, carried = _build(work, base)
         facts |= carried | _tell_dropout(text, shape)
+        if SUPPORTED[shape.architecture].methods is not None:  # config.json may have another word for the method
+            facts |= {"positions": inputs["positions"]}
         facts |= check_positions(model, positions, head_dim=shape.rotary_dim, context_tokens=context_tokens)
         facts |= {"layers": shape.describe(positions)}  # from the request: read back, a new theta is plain RoPE
         facts |= _tell(shape, read_shape(work), spelled, context_tokens=context_tokens)

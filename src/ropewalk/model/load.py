@@ -8,6 +8,7 @@ their shards (load_shards.py).
 """
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ from ropewalk.model.folder import read_config
 from ropewalk.model.latent_attention import exchange_latents
 from ropewalk.model.load_shards import load_shards, read_buffers
 from ropewalk.model.rope_hooks import direct_positions
-from ropewalk.model.weights import Dtype, check_finite, check_weights, read_file_names, read_headers
+from ropewalk.model.weights import Dtype, check_finite, check_weights, read_file_names, read_headers, refuse_bad
 from ropewalk.parallel.device import rank_device
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.shape.families import OWN_TYPE, SUPPORTED
@@ -51,7 +52,7 @@ def load_model(
     shape = read_shape(folder)
     if read_file_names(folder).differ:  # transformers would load nothing into the text model, with a warning
         model = build_model(folder, dtype=dtype, former=former)
-        load_shards(model, folder, device=torch.device("cpu"))
+        load_shards(model, folder, device=torch.device("cpu"), alone=True)
         return model
     config, skeleton = _examine(folder, shape, dtype)
     with without_progress_bars():
@@ -67,7 +68,9 @@ def load_model(
     assert not any(report.values()), report
     check_finite(folder, dict(model.named_parameters()))
     hold_choice_biases(model)
-    read_buffers(model, join_experts(read_headers(folder)))  # it may have rounded them
+    stored = join_experts(read_headers(folder))
+    for name, bad in read_buffers(model, stored).items():  # transformers may have rounded them
+        refuse_bad(folder, name, bad=bad, values=math.prod(stored[name].shape))
     return _give_positions(model, folder, shape, former)
 
 

@@ -21,11 +21,12 @@ from ropewalk.parallel.collective import gather_values
 Places = list[tuple[nn.Module, str]]
 
 
-def load_shards(model: nn.Module, folder: Path, *, device: torch.device) -> None:
+def load_shards(model: nn.Module, folder: Path, *, device: torch.device, alone: bool = False) -> None:
     """Allocate the parameters of ``model`` that have no memory on ``device``, and fill them from a model folder.
 
     The model is a ``build_model``, or a module that holds one as ``causal``; it may be sharded, and then every rank
-    must call this. Raises UserError, on every rank, where a value is not finite.
+    must call this, unless one of them reads a whole model ``alone``. Raises UserError, on every rank, where a value is
+    not finite.
     """
     stored, bad = join_experts(read_headers(folder)), {}
     for name, parameter, places in list(_find_empty(model)):
@@ -35,7 +36,8 @@ def load_shards(model: nn.Module, folder: Path, *, device: torch.device) -> None
         for module, own_name in places:
             setattr(module, own_name, made)
     bad |= read_buffers(model, stored)
-    everyones = gather_values({name: count for name, count in bad.items() if count})
+    own = {name: count for name, count in bad.items() if count}
+    everyones = [own] if alone else gather_values(own)
     for name in bad:
         # With replicas, several ranks count the same value.
         found = sum(each.get(name, 0) for each in everyones)

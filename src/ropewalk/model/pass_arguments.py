@@ -3,11 +3,10 @@
 StableLM's and Nemotron's blocks get the partition and the group from their model, but call their attention without
 them. A hook before the block notes them, and one before its attention adds them. A block that is recomputed in the
 backward is called with the same arguments again. Granite 4 does not even give its blocks the positions; they are noted
-before the model, and stay until the next forward.
+before the model, and stay until its next forward: a loop that runs two forwards before one backward must not recompute.
 """
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -35,12 +34,13 @@ class _HandOn:
         return args, self._of_model | self._given | given
 
 
-_positions: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
+_NOTED = "_ropewalk_noted"
+"""The attribute of a model with its noted arguments; a deep copy of the model has its own."""
 
 
 @stay_outside
 def _note_positions(module: nn.Module, args: tuple[Any, ...], given: dict[str, Any]) -> None:
-    noted = _positions.setdefault(module, {})
+    noted: dict[str, Any] = getattr(module, _NOTED)
     noted.clear()
     if given.get("position_ids") is not None:
         noted["position_ids"] = given["position_ids"]
@@ -53,8 +53,10 @@ def hand_on_arguments(model: nn.Module) -> None:
         return
     if _note_positions in backbone_of(model)._forward_pre_hooks.values():
         return
+    noted: dict[str, Any] = {}
+    setattr(backbone_of(model), _NOTED, noted)
     backbone_of(model).register_forward_pre_hook(_note_positions, with_kwargs=True)
     for block in blocks_of(model):
-        hooks = _HandOn(_positions.setdefault(backbone_of(model), {}))
+        hooks = _HandOn(noted)
         block.register_forward_pre_hook(hooks.note, with_kwargs=True)
         attention_of(model, block).register_forward_pre_hook(hooks.add, with_kwargs=True)

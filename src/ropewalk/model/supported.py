@@ -147,11 +147,11 @@ def _find_reasons(model: PreTrainedModel) -> Iterator[str]:
     others = sorted(set(getattr(config, "layer_types", None) or ()) - set(_LAYERS))
     if others:
         yield f"some of its layers are of another kind ({', '.join(others)})"
-    elif model._is_stateful:
+    elif model._is_stateful and family_of(model) is None:  # Granite 4's class can be a hybrid
         yield "it has linear or recurrent attention"
     if any(getattr(module, "is_causal", True) is False for module in model.modules()):
         yield "its queries attend to later tokens (is_causal: False)"
-    if not model.is_backend_compatible():
+    if not model.is_backend_compatible() and family_of(model) is None:
         yield "its attention does not go through transformers' AttentionInterface"
 
 

@@ -90,6 +90,8 @@ class ContextParallelTrainer(Trainer):  # type: ignore[misc]  # transformers is 
         # accelerate gives each process its own batches
         shard = next(each for each in (loader.batch_sampler, loader.dataset) if isinstance(each, _SHARDS))
         shard.num_processes, shard.process_index = self.args.world_size // ranks, self.args.process_index // ranks
+        if shard.num_processes == 1 and hasattr(shard, "even_batches"):
+            shard.even_batches = False  # nobody waits for another batch, and a filled one would count sequences twice
         return loader
 
 

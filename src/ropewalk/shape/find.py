@@ -43,6 +43,8 @@ def find_model(name: str | Path, *, config_only: bool = False) -> Path:
 
 
 def _propose(name: str) -> str:
+    if name.endswith(".gguf"):
+        return f"make a model folder of it first: ropewalk import {name} OUT"
     near = [] if Path(name).exists() else find_near(name.partition("@")[0])
     told = f"; shapes are shipped for {', '.join(near)}" if near else ""
     return f"give a model folder, tiny-base, or a hub name with its revision such as org/name@main{told}"
@@ -60,5 +62,6 @@ def _fetch(hub_id: str, revision: str, patterns: list[str]) -> Path:
             f"{hub_id}@{revision} cannot be fetched",
             where="model",
             why=str(error).strip().splitlines()[0],
-            fix="check name, revision and network, or give a folder",
+            fix="check name, revision and network, or give a folder"
+            + (f"; check and advise need the shape only: model={hub_id}" if find_shipped(hub_id) else ""),
         ) from None

@@ -17,7 +17,7 @@ from ropewalk.shape.family import Family
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 from ropewalk.shape.read import parse_shape
 from ropewalk.shape.rope_keys import FULL, REACH_KEYS, WINDOWED
-from ropewalk.shape.spell_rope import find_kept, spell_rope
+from ropewalk.shape.spell_rope import can_spell, find_kept, spell_rope
 
 POSITION_KEYS = (
     "rope_parameters",
@@ -136,8 +136,8 @@ def _find_kept_obstacle(config: Mapping[str, Any], name: str, positions: Sequenc
 def _find_rope_obstacle(family: Family, shape: ModelShape, positions: Sequence[LayerPosition]) -> str:
     groups = _group(family, positions)
     for kind, layers in groups.items():
-        if family.methods and any(isinstance(layer.rope, Nope) for layer in layers):
-            return f"{family.model_type} has no layers without RoPE"
+        if family.methods and any(not can_spell(layer, family, shape) for layer in layers):
+            return f"{family.model_type} runs {' and '.join(family.methods)} only, and these angles are neither"
         ropes = [spell_rope(layer, family, shape) for layer in layers]
         if any(rope != ropes[0] for rope in ropes):
             which = "all layers" if family.ropes == "one" else f"all layers of {kind}"

@@ -5,13 +5,18 @@ Qwen3 heads of 128 dimensions and SmolLM3 a tied head.
 """
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ropewalk.core.artifact import is_finished, read_manifest
 from ropewalk.core.error import UserError
-from ropewalk.rope.layers import find_stretched
+from ropewalk.rope.layers import LayerPosition, find_stretched
 from ropewalk.shape.experts import Experts, read_experts
 from ropewalk.shape.families import SUPPORTED, find_family
 from ropewalk.shape.family import Bias, Family
@@ -46,7 +51,22 @@ def read_shape(folder: Path) -> ModelShape:
         raise UserError(
             "config.json is not a mapping", where=str(path), why=f"it holds {config!r:.60}", fix="correct it"
         )
-    return parse_shape(config, str(path))
+    return _name_methods(folder, parse_shape(config, str(path)))
+
+
+def _name_methods(folder: Path, shape: ModelShape) -> ModelShape:
+    """``shape`` with the methods in the folder's manifest, where its class has another word for the same angles."""
+    if SUPPORTED[shape.architecture].methods is None or not is_finished(folder):
+        return shape
+    told = read_manifest(folder)["facts"].get("positions", ())
+    positions = tuple(LayerPosition.model_validate(layer) for layer in told)
+    alike = len(positions) == shape.layers and all(
+        np.allclose(one.inv_freq(shape.rotary_dim), other.inv_freq(shape.rotary_dim), rtol=1e-9)
+        and one.window_tokens == other.window_tokens
+        and math.isclose(one.attention_factor, other.attention_factor, rel_tol=1e-9)
+        for one, other in zip(positions, shape.positions, strict=True)
+    )
+    return replace(shape, positions=positions) if alike else shape
 
 
 def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:

@@ -21,10 +21,17 @@ def spell_rope(layer: LayerPosition, family: Family, shape: ModelShape) -> dict[
     return values | ({"partial_rotary_factor": shape.rotary_share} if family.partial else {})
 
 
+def can_spell(layer: LayerPosition, family: Family, shape: ModelShape) -> bool:
+    """Whether a class with few methods can run the layer: its own method, or fixed angles that are not 0."""
+    if family.methods is None or layer.rope.to_hf(layer.theta)["rope_type"] in family.methods:
+        return True
+    return not layer.rope.depends_on_length and bool((layer.inv_freq(shape.rotary_dim) > 0).all())
+
+
 def find_kept(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """Entries of a file's rope block that the class uses for more than RoPE; a new block must have them too."""
     blocks = [config.get(key) for key in ("rope_parameters", "rope_scaling")]
-    found = next((block for block in blocks if isinstance(block, Mapping)), {})
+    found = next((block for block in blocks if isinstance(block, Mapping)), family.default_rope)
     return {key: found[key] for key in family.kept_rope_keys if key in found}
 
 
