@@ -18,7 +18,7 @@ from torch import Tensor
 from ropewalk.model.file_names import FileNames
 from ropewalk.model.read_rows import read_header
 from ropewalk.model.weights import Dtype, open_to_readers, refuse_bad
-from ropewalk.model.write_weights import TYPE_NAMES, kind_of, make_header, write_tensor
+from ropewalk.model.write_weights import TYPE_NAMES, make_header, write_tensor, written_type
 from ropewalk.shape.weight_files import INDEX, weight_files
 
 _Entry = Mapping[str, Any]
@@ -40,7 +40,7 @@ def write_into_copies(
     a time. Raises UserError, which names the folder ``where``, for a value that is not finite in ``dtype``.
     """
     own_names = {stored: own for own, stored in names.trained.items()}
-    kinds, total_bytes = {stored: kind_of(own, dtype) for stored, own in own_names.items()}, 0
+    kinds, total_bytes = {stored: written_type(own, dtype) for stored, own in own_names.items()}, 0
     for path in weight_files(like):
         old, begin = read_header(path)
         entries = _lay_out({name: entry for name, entry in old.items() if name != "__metadata__"}, kinds)

@@ -28,7 +28,7 @@ TYPE_NAMES = {dtype: name for name, dtype in STORED_TYPES.items()}
 """A type's name in the files."""
 
 
-def kind_of(name: str, dtype: Dtype) -> torch.dtype:
+def written_type(name: str, dtype: Dtype) -> torch.dtype:
     """The type in which a tensor is written: ``dtype``, but float32 for what decides between near scores."""
     kind: torch.dtype = torch.float32 if name.endswith(CHOICE_BIAS) else getattr(torch, dtype)
     return kind
@@ -47,7 +47,7 @@ def write_weights(
     Each weight is read once, and only one is held at a time. Raises UserError, which names the folder ``where``, for a
     value that is not finite in ``dtype``.
     """
-    kinds = {name: kind_of(name, dtype) for name in weights}
+    kinds = {name: written_type(name, dtype) for name in weights}
     empty = {name: torch.empty(shape, dtype=kinds[name], device="meta") for name, shape in shapes_of(weights).items()}
     split = split_torch_state_dict_into_shards(empty, max_shard_size=file_bytes)
     for file_name, names in split.filename_to_tensors.items():
