@@ -33,6 +33,7 @@ _GGUF_NAMES = {
     "Gemma3ForCausalLM": "gemma3",
     "SmolLM3ForCausalLM": "smollm3",
 }
+_REFUSED_BY_LLAMA_CPP = ("MinistralForCausalLM",)
 _ODD_WINDOWS = "its OLMo has plain RoPE in windows, over one theta for all layers"
 _GGUF_TYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
@@ -206,7 +207,8 @@ def _ask_llama_cpp(facts: _Facts) -> Serving:
 
 def _find_missing_in_llama_cpp(facts: _Facts) -> str:
     if facts.architecture not in _GGUF_NAMES:
-        return f"its converter was not tried with {facts.architecture}"
+        did = "refuses" if facts.architecture in _REFUSED_BY_LLAMA_CPP else "was not tried with"
+        return f"its converter {did} {facts.architecture}"
     if facts.wrapper is not None and WRAPPERS[facts.wrapper].axes:
         return f"its class for {facts.wrapper} was not tried with stretched positions"
     if facts.shape.tied and facts.architecture.startswith("Olmo"):
