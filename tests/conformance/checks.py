@@ -71,6 +71,15 @@ def check_rope_without_theta(architecture: str) -> None:
     check_positions(model, shape.positions, head_dim=shape.rotary_dim, context_tokens=shape.context_tokens)
 
 
+def check_layer_kinds(architecture: str) -> None:
+    """A file with windows and without layer_types: the class decides which layers have one."""
+    settings = {key: value for key, value in make_settings(architecture).items() if key != "layer_types"}
+    if FAMILIES[architecture].layer_word:
+        return
+    shape, model = parse_shape(settings, "config.json"), make_model(architecture, bare=settings)
+    check_positions(model, shape.positions, head_dim=shape.rotary_dim, context_tokens=shape.context_tokens)
+
+
 def check_reach(architecture: str) -> None:
     """What a layer sees and whether it turns, by the derivative of its last output: the class itself is asked."""
     settings = make_settings(architecture) | {"num_hidden_layers": 1, "mlp_only_layers": [], "decoder_sparse_step": 1}

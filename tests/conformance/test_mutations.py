@@ -10,6 +10,7 @@ import pytest
 from conformance.checks import (
     check_defaults,
     check_directed,
+    check_layer_kinds,
     check_live_positions,
     check_parameters,
     check_reach,
@@ -25,6 +26,7 @@ from ropewalk.shape.family import ExpertKeys, Family
 
 ELSEWHERE = {
     "kin": "tests/shape/test_layer_keys.py",
+    "assumes_more": "tests/shape/test_layer_keys.py",
     "projections": "tests/plan/test_trained.py",
     "no_dropout": "test_positions.py: a class that runs dropout fails to load",
     "file_names": "test_export.py",
@@ -70,6 +72,7 @@ CHECKS: tuple[Callable[[str], None], ...] = (
     check_live_positions,
     check_defaults,
     check_rope_without_theta,
+    check_layer_kinds,
     check_reach,
     check_directed,
     check_loss,

@@ -8,6 +8,7 @@ import pytest
 from conformance.checks import (
     check_defaults,
     check_directed,
+    check_layer_kinds,
     check_live_positions,
     check_parameters,
     check_reach,
@@ -21,6 +22,7 @@ CHECKS = (
     check_defaults,
     check_rope_without_theta,
     check_live_positions,
+    check_layer_kinds,
     check_reach,
     check_directed,
 )

@@ -68,8 +68,6 @@ REFUSED = {
     "upstage/Solar-Open-100B": "its mixture of experts",
 }
 """Files that cannot be used, each with words of the reason."""
-WAITING: dict[str, str] = {}
-"""Shapes that are shipped before their families are supported, with the reason until then."""
 PUBLISHED = read_published()
 
 
@@ -90,20 +88,14 @@ def test_the_reason_is_the_true_one(name: str) -> None:
     assert REFUSED[name] in f"{refused.value.why} {refused.value.fix}"
 
 
-def parse_or_wait(name: str) -> ModelShape:
-    """The shape of a published file; a test of a family that is still to come ends here, once its reason is right."""
-    try:
-        return parse_shape(PUBLISHED[name], "config.json")
-    except UserError as error:
-        if name not in WAITING:
-            raise
-        assert WAITING[name] in error.why
-        pytest.skip(f"waits for its family: {error.why}")
+def parse_published(name: str) -> ModelShape:
+    """The shape of a published file."""
+    return parse_shape(PUBLISHED[name], "config.json")
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in REFUSED])
 def test_a_published_file_gives_the_values_of_transformers(name: str) -> None:
-    shape = parse_or_wait(name)
+    shape = parse_published(name)
     model = build_text(read_published()[name])
     assert shape.parameters == count(model)
     assert shape.context_tokens == model.config.max_position_embeddings
@@ -118,7 +110,7 @@ def test_a_published_file_gives_the_values_of_transformers(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in REFUSED])
 def test_the_other_spelling_gives_the_same(name: str) -> None:
     """transformers 5 reads the file and writes it in its own keys, with every default: the same shape comes out."""
-    shape, config = parse_or_wait(name), read_published()[name]
+    shape, config = parse_published(name), read_published()[name]
     saved = json.loads(save_as_transformers(config))
     saved |= {"architectures": config["architectures"], "dtype": config.get("torch_dtype", config.get("dtype"))}
     wrapper = "vision_config" in config

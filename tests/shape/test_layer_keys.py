@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
+from conformance.tiny_families import make_settings
 from ropewalk.rope.layers import LayerPosition, LayerRule, stretch_layers
 from ropewalk.rope.scaling import Dynamic, Linear, Llama3, LongRope, Rope, Theta, Yarn
 from ropewalk.shape.layer_keys import POSITION_KEYS, SpelledLayers, spell_layers
@@ -230,3 +231,15 @@ def test_nothing_of_the_old_positions_stays(bases: Mapping[str, dict[str, Any]])
     spelled = spell_layers(config, positions, context_tokens=512).apply(config)
     assert "max_window_layers" not in spelled and spelled["use_sliding_window"] is False
     assert {layer.window_tokens for layer in parse_shape(spelled, "test").positions} == {None}
+
+
+def test_the_kin_of_olmo_2_gets_no_default_of_llama() -> None:
+    """Olmo3 has the defaults of Olmo2, and others than Llama's, so a key that the file lacks stays away."""
+    config = {key: value for key, value in make_settings("Olmo2ForCausalLM").items() if key != "rms_norm_eps"}
+    shape = parse_shape(config, "config.json")
+    windowed = [
+        layer.model_copy(update={"window_tokens": 8}) if index % 2 else layer
+        for index, layer in enumerate(shape.positions)
+    ]
+    spelled = spell_layers(config, windowed, context_tokens=32)
+    assert spelled.architecture == "Olmo3ForCausalLM" and "rms_norm_eps" not in spelled.keys

@@ -24,8 +24,6 @@ from ropewalk.model.compiled import stay_outside
 from ropewalk.model.expert_files import CHOICE_BIAS
 from ropewalk.recipe.expert_training import ExpertTraining
 
-_ROUTERS = ("gate", "router")
-
 
 class Router(NamedTuple):
     """The router of a layer with experts, and the module with the biases of its choice (None: the class has none)."""
@@ -41,12 +39,14 @@ def find_routers(model: Any) -> list[Router]:
 
     A router's forward returns logits [tokens, experts], and weights and numbers of the chosen experts [tokens, chosen].
     """
-    found = []
+    found, family = [], family_of(model)
+    if family is None or family.experts is None:
+        return []
     for layer, block in enumerate(blocks_of(model)):
         for mixture in block.modules():
             if "experts" not in dict(mixture.named_children()):
                 continue
-            (router,) = (child for name, child in mixture.named_children() if name in _ROUTERS)
+            router = mixture.get_submodule(family.experts.router)
             biased = next((each for each in mixture.modules() if hasattr(each, CHOICE_BIAS)), None)
             experts: Any = mixture.get_submodule("experts")
             found.append(Router(layer, router, experts.num_experts, biased))
@@ -174,7 +174,8 @@ class ExpertBalance:
             self.shares = found.shares.to(self.table.device if self.table is not None else self.shares.device)
         if self.rules.bias_update:
             moves = self.rules.bias_update * torch.sign(1.0 / found.shares.shape[1] - found.shares)
-            for bias, move in zip(self.biases.values(), moves, strict=True):
+            biases = list(self.biases.values())
+            for bias, move in zip(biases, moves.to(biases[0].device), strict=True):
                 bias += move.to(bias).view_as(bias)
 
     @property

@@ -10,9 +10,12 @@ _GATE_UP = {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj"}
 _QKV = {"q_proj": "qkv_proj", "k_proj": "qkv_proj", "v_proj": "qkv_proj"}
 
 DENSE: Mapping[str, Family] = {
-    "Qwen2ForCausalLM": Family("qwen2", qkv_bias=True, needs_kv_heads=True, windows="some", window_switch=True),
+    "Qwen2ForCausalLM": Family(
+        "qwen2", window_rule="later", qkv_bias=True, needs_kv_heads=True, windows="some", window_switch=True
+    ),
     "Qwen3ForCausalLM": Family(
         "qwen3",
+        window_rule="later",
         qkv_bias=_ATTENTION_BIAS,
         output_bias=_ATTENTION_BIAS,
         qk_norm="head",
@@ -31,6 +34,7 @@ DENSE: Mapping[str, Family] = {
     ),
     "Olmo3ForCausalLM": Family(
         "olmo3",
+        assumes_more=True,
         qkv_bias=_ATTENTION_BIAS,
         output_bias=_ATTENTION_BIAS,
         qk_norm="all_heads",
@@ -50,6 +54,7 @@ DENSE: Mapping[str, Family] = {
     ),
     "Gemma2ForCausalLM": Family(
         "gemma2",
+        score_cap=True,
         qkv_bias=_ATTENTION_BIAS,
         output_bias=_ATTENTION_BIAS,
         block_norms=4,

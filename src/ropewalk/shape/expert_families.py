@@ -2,16 +2,9 @@
 
 from collections.abc import Mapping
 
-from ropewalk.shape.family import ExpertKeys, Family, Parts
+from ropewalk.shape.family import BALANCED, ExpertKeys, Family, Parts
 
 _ATTENTION_BIAS = ("attention_bias", False)
-_FIRST = ExpertKeys(
-    ("n_routed_experts", "num_local_experts"),
-    dense="first",
-    shared="n_shared_experts",
-    balance_bias="buffer",
-    scores="sigmoid",
-)
 
 MIXTURES: Mapping[str, Family] = {
     "Qwen2MoeForCausalLM": Family(
@@ -53,7 +46,7 @@ MIXTURES: Mapping[str, Family] = {
         needs_kv_heads=True,
         partial=True,
         rotary_share=0.5,
-        experts=_FIRST,
+        experts=BALANCED,
     ),
     "GraniteMoeForCausalLM": Family(
         "granitemoe",
@@ -101,7 +94,9 @@ MIXTURES: Mapping[str, Family] = {
         needs_kv_heads=True,
         needs_head_dim=True,
         experts=ExpertKeys(
-            per_token="moe_topk", width="intermediate_size", shared_width="intermediate_size", router="gate.wg"
+            per_token="moe_topk",
+            width="intermediate_size",
+            shared_width="intermediate_size",
         ),
     ),
     "MixtralForCausalLM": Family(
@@ -153,12 +148,13 @@ MIXTURES: Mapping[str, Family] = {
     ),
     "Dots1ForCausalLM": Family(
         "dots1",
+        window_rule="later",
         qkv_bias=_ATTENTION_BIAS,
         output_bias=_ATTENTION_BIAS,
         qk_norm="head",
         needs_kv_heads=True,
         windows="some",
         window_tokens=4096,
-        experts=_FIRST,
+        experts=BALANCED,
     ),
 }

@@ -72,7 +72,6 @@ _NOT_OURS = {
     "final_logit_softcapping": "its logits are capped",
 }
 """Keys that change the arithmetic of some classes, and why they are refused for the others."""
-_OF_FAMILY = {"attn_logit_softcapping": ("gemma2",), "final_logit_softcapping": ("gemma2", "gemma3_text")}
 
 
 def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
@@ -176,7 +175,8 @@ def _refuse_other_arithmetic(config: Mapping[str, Any], family: Family, where: s
                 fix="choose another base",
             )
     for key, why in _NOT_OURS.items():
-        if config.get(key) and family.model_type not in _OF_FAMILY.get(key, ()):
+        obeys = family.score_cap if key == "attn_logit_softcapping" else key in (family.logit_cap or ())
+        if config.get(key) and not obeys:
             raise UserError(
                 f"{key} is not supported",
                 where=f"{where}: {key}",

@@ -70,6 +70,16 @@ class LatentKeys:
     renames_head_dim: bool = False
 
 
+BALANCED = ExpertKeys(
+    ("n_routed_experts", "num_local_experts"),
+    dense="first",
+    shared="n_shared_experts",
+    balance_bias="buffer",
+    scores="sigmoid",
+)
+"""The mixture of DeepSeek V3 and of those who follow it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """The differences of an architecture from Llama, and the possible entries of its config.json.
@@ -129,6 +139,13 @@ class Family:
     window_tokens: int | None = 4096
     window_every: int = 0
     window_every_key: str = ""
+    window_rule: Literal["all", "later", "nope"] = "all"
+    """Layers with a window where a file has neither layer_types nor a period: all, those from ``max_window_layers`` on,
+    or those without RoPE."""
+    score_cap: bool = False
+    """Whether the class caps attention scores (``attn_logit_softcapping``)."""
+    assumes_more: bool = False
+    """Whether the class has other defaults than Llama for keys that a file may lack (layer_keys.py)."""
     nope: Literal["never", "switch", "full", "full_beside_windows"] = "never"
     ropes: Literal["one", "by_type"] = "one"
     theta: float = 10_000.0

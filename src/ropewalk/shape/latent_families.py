@@ -6,17 +6,10 @@ Kimi K2 names the class of DeepSeek V3, so it is read as such; a folder that rop
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ropewalk.shape.family import ExpertKeys, Family, LatentKeys
+from ropewalk.shape.family import BALANCED, ExpertKeys, Family, LatentKeys
 
 _BIAS = ("attention_bias", False)
 _EXPERTS = ExpertKeys(("n_routed_experts", "num_experts"), dense="first", shared="n_shared_experts")
-_BALANCED = ExpertKeys(
-    ("n_routed_experts", "num_local_experts"),
-    dense="first",
-    shared="n_shared_experts",
-    balance_bias="buffer",
-    scores="sigmoid",
-)
 _SIGMOID = {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1}
 
 LATENT: Mapping[str, Family] = {
@@ -35,7 +28,7 @@ LATENT: Mapping[str, Family] = {
         output_bias=_BIAS,
         needs_kv_heads=True,
         fixed=_SIGMOID,
-        experts=_BALANCED,
+        experts=BALANCED,
         latent=LatentKeys(),
     ),
     "Glm4MoeLiteForCausalLM": Family(
@@ -44,7 +37,7 @@ LATENT: Mapping[str, Family] = {
         output_bias=_BIAS,
         needs_kv_heads=True,
         fixed=_SIGMOID,
-        experts=replace(_BALANCED, dense="types"),
+        experts=replace(BALANCED, dense="types"),
         latent=LatentKeys(renames_head_dim=True),
     ),
     "MiniCPM3ForCausalLM": Family(

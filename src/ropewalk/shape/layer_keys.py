@@ -199,7 +199,7 @@ def _spell_original(positions: Sequence[LayerPosition]) -> dict[str, int]:
 
 def _say_aloud(config: Mapping[str, Any], shape: ModelShape, family: Family) -> dict[str, Any]:
     """The defaults of the model's own class that the new class may not have."""
-    assumed = {} if family.model_type == "olmo3" else _ASSUMED  # Olmo2 and Olmo3 assume the same
+    assumed = {} if family.assumes_more else _ASSUMED  # its kin assumes the same as itself
     return {
         **{key: config.get(key, value) for key, value in assumed.items()},
         "num_key_value_heads": shape.kv_heads,

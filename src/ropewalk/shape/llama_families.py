@@ -39,6 +39,7 @@ LLAMA_KIN: Mapping[str, Family] = {
     ),
     "SmolLM3ForCausalLM": Family(
         "smollm3",
+        window_rule="nope",
         qkv_bias=_ATTENTION_BIAS,
         output_bias=_ATTENTION_BIAS,
         mlp_bias=_MLP_BIAS,

@@ -156,10 +156,10 @@ def _assume_kinds(
         return list(islice(cycle(every), layers))
     if window is None:
         return [FULL] * layers
-    if family.model_type in ("qwen2", "qwen3", "dots1"):
+    if family.window_rule == "later":
         first = _read_whole(config, "max_window_layers", 28, where, least=0)
         return [WINDOWED if layer >= first else FULL for layer in range(layers)]
-    if family.model_type == "smollm3":
+    if family.window_rule == "nope":
         return [FULL if turns else WINDOWED for turns in turning]
     return [WINDOWED] * layers
 

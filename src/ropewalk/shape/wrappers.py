@@ -29,7 +29,6 @@ class Wrapper:
     that model_type. ``assumed`` are the defaults of the class's text config where the text class has others, or none.
     ``axes``: positions have three axes (M-RoPE), which are equal for text. ``flat``: old files have the text's keys at
     the top. ``windows``: the text config has keys for windows. ``text_ties``: a text config that ties its head wins.
-    ``logit_rules``: the class scales or caps its logits as the text class does; others ignore the keys for that.
     """
 
     text: str
@@ -39,7 +38,6 @@ class Wrapper:
     flat: bool = False
     windows: bool = True
     text_ties: bool = False
-    logit_rules: bool = False
 
 
 _GEMMA3 = {
@@ -55,7 +53,6 @@ _QWEN2 = {"rope_theta": 1_000_000.0, "rms_norm_eps": 1e-5, "hidden_act": "silu"}
 
 WRAPPERS: Mapping[str, Wrapper] = {
     "Gemma3ForConditionalGeneration": Wrapper("gemma3_text", assumed=_GEMMA3),
-    "Gemma4ForConditionalGeneration": Wrapper("gemma4_text", logit_rules=True),
     "Mistral3ForConditionalGeneration": Wrapper("mistral"),
     "Qwen2VLForConditionalGeneration": Wrapper(
         "qwen2_vl_text",
@@ -118,7 +115,7 @@ def read_text_config(config: Mapping[str, Any], where: str) -> Mapping[str, Any]
     kind = _find_kind(raw, row)
     architecture = _find_class(kind, row)
     family = SUPPORTED.get(architecture)
-    if family is not None and not row.logit_rules:
+    if family is not None:
         _refuse_logit_rules(text, family, architecture, name, where)
     return {**text, "architectures": [architecture], "model_type": family.model_type if family else kind}
 

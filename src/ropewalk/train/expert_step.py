@@ -49,7 +49,8 @@ def share_counts(balance: ExpertBalance | None) -> None:
     """After the first forward, give the loss the counts of all ranks, if it needs those of this step."""
     if balance is not None and _is_exact(balance):
         assert balance.table is not None
-        balance.shares = balance.describe(sum_over_ranks(balance.table)).shares
+        # one copy to the device; each layer's backward would wait for one of its own
+        balance.shares = balance.describe(sum_over_ranks(balance.table)).shares.to(balance.table.device)
 
 
 def local_sums(balance: ExpertBalance | None) -> list[Float64[Tensor, "sums"]]:
