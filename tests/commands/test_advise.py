@@ -280,3 +280,9 @@ def test_a_tiny_budget_reads_less_and_says_what_that_allows(
     assert "Not read within the budget" in page
     one = advise_model(small, asked, probe=text, minutes=2.1)
     assert "1 of up to 3 documents" in one["text"] and "One document gives no interval" in one["text"]
+
+
+def test_a_base_without_layers_to_stretch_is_told_to_choose_some() -> None:
+    """Cohere 2 turns its windowed layers only, so a stage without a pattern would be refused."""
+    text = advise_model(Path("CohereLabs/c4ai-command-r7b-12-2024"), ["context_length=16Ki"])["text"]
+    assert "Recommended: theta 1e6 in the layers that a pattern (layers:) chooses, then training" in text

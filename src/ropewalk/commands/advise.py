@@ -46,7 +46,10 @@ def advise_model(
     probed = Probe([], [])
     if probe is not None:
         probed = _probe(base, found, spec, text=probe, ranks=ranks, minutes=minutes or PROBE_MINUTES)
-    advised = Advised(model, found, describe_stretched_layers(shape), probed.scores, probed.told)
+    needs_pattern = not any(choose_stretched(shape.positions, shape.context_tokens))
+    advised = Advised(
+        model, found, describe_stretched_layers(shape), probed.scores, probed.told, needs_pattern=needs_pattern
+    )
     result = {"model": model, "layers": list(advised.layers), **found.to_json()}
     if probed.scores:
         result |= {"scores": [asdict(score) for score in probed.scores], "read": probed.told}

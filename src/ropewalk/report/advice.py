@@ -36,7 +36,7 @@ from ropewalk.rope.method import describe
 class Advised:
     """The result of a survey: the model's name, lines on its layers, and the scores of a probe if one was run.
 
-    ``told`` says what the probe has read.
+    ``told`` says what the probe has read. ``needs_pattern``: no layer is extended without a pattern of layers.
     """
 
     model: str
@@ -44,6 +44,7 @@ class Advised:
     layers: Sequence[str]
     scores: Sequence[Score] = ()
     told: Sequence[str] = ()
+    needs_pattern: bool = False
 
     @property
     def what(self) -> str:
@@ -66,6 +67,12 @@ class Advised:
         return Probed(colours, self.scores, self.survey.base.context_tokens, self.told)
 
     @property
+    def recommendation(self) -> str:
+        """The verdict in one line."""
+        where = " in the layers that a pattern (layers:) chooses" if self.needs_pattern else ""
+        return f"Recommended: {self.survey.recommended}{where}, then training"
+
+    @property
     def reasons(self) -> list[str]:
         """The reasons for the recommendation; without a probe also the advice for use without any training."""
         untrained = "without any training use yarn; --probe TEXT measures all of them on the unchanged model"
@@ -79,7 +86,7 @@ def describe_advice(advised: Advised) -> str:
     lines = [advised.what, *advised.layers, *_tell_base(found), "", _tabulate(found).to_text(), ""]
     lines += [f"{name}: {why}" for name, why in _group(found.refused)]
     lines += [f"asked: {describe(found.base, each.method)}" for each in found.candidates if each.name == ASKED]
-    lines += [f"Recommended: {found.recommended}, then training", *(f"  - {reason}" for reason in advised.reasons)]
+    lines += [advised.recommendation, *(f"  - {reason}" for reason in advised.reasons)]
     if advised.scores:
         lines += ["", tabulate_probe(advised.probed).to_text(), *tell_probe(advised.probed)]
     return "\n".join(lines)
@@ -97,7 +104,7 @@ def write_advice(path: Path, advised: Advised) -> None:
             Page(
                 title=f"Positions of {show_hidden(advised.model)}",
                 what=advised.what,
-                verdict=f"Recommended: {found.recommended}, then training",
+                verdict=advised.recommendation,
                 verdict_mark="pass",
                 tiles=_make_tiles(found),
                 summary=_tabulate(found),
