@@ -1,38 +1,35 @@
 """Each example is short, runs under torchrun, and says the same on two ranks as on one."""
 
-import contextlib
-import io
-import os
 import re
-import runpy
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
-from transformers import Trainer
-
-from ropewalk.model.parallelize import parallelize
-from ropewalk.parallel.launch import run_ranks
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PROGRAMS = ["attention.py", "training_loop.py", "trainer.py"]
-WARM = (Trainer, parallelize)
-"""Imported before the fork, so that one rank starts at once."""
+SECONDS = 110.0
 
 
-def run_alone(path: Path) -> str:
-    """What the program prints as torchrun's only rank: called by run_ranks, whose group it leaves."""
-    dist.destroy_process_group()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        runpy.run_path(str(path), run_name="__main__")
-    return said.getvalue()
+def start(name: str, ranks: int, folder: Path) -> subprocess.Popen[str]:
+    """torchrun with so many ranks: fresh processes, as a user starts them."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    return subprocess.Popen(
+        [*command, str(EXAMPLES / name)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What it printed; a failure and a hang are told with what it wrote to stderr."""
+    try:
+        said, errors = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # torchrun ends its ranks
+        said, errors = process.communicate()
+        pytest.fail(f"still running after {SECONDS:.0f} s\n{said}\n{errors}")
+    assert process.returncode == 0, errors
+    return said
 
 
 def numbers(text: str) -> list[float]:
@@ -54,9 +51,7 @@ def test_every_example_is_known_and_short() -> None:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_two_ranks_say_what_one_says(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    two = subprocess.run([*command, str(EXAMPLES / name)], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert two.returncode == 0, two.stderr
-    (one,) = run_ranks(run_alone, 1, EXAMPLES / name)
+    started = [start(name, ranks, tmp_path) for ranks in (1, 2)]
+    one, two = [finish(process) for process in started]
     assert len(numbers(one)) >= 4
-    assert numbers(two.stdout) == pytest.approx(numbers(one), rel=1e-5)
+    assert numbers(two) == pytest.approx(numbers(one), rel=1e-5)
