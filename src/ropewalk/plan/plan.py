@@ -7,6 +7,7 @@ from ropewalk.plan.flops import Recompute, TokenFlops
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.memory import Memory
 from ropewalk.plan.savings import Savings
+from ropewalk.plan.step_time import Software, StepTime, Work
 from ropewalk.plan.traffic import Exchange
 from ropewalk.recipe.lora import Lora
 
@@ -32,6 +33,8 @@ class Split:
     needed_share: float = 1.0
     lora: Lora | None = None
     replicas: int = 1
+    software: Software | None = None
+    """What runs the step; None is what ropewalk runs on that machine."""
     why: str = ""
     """The reason for the split over the context ranks, in words."""
 
@@ -53,6 +56,9 @@ class Plan:
     """Bytes that a rank sends per step for attention."""
     state_bytes: float
     """Bytes that a rank sends per step for sharded weights and gradients."""
+    work: Work
+    times: StepTime
+    """Seconds of a step by term."""
     step_seconds: float
     seconds: float
     tokens_per_second: float
