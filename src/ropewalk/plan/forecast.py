@@ -4,7 +4,6 @@ It is an estimate for choosing, not a promise; docs/plan.md sets it beside publi
 step_time.py. A step without recomputation is up to 1.3 times faster, so the forecast uses none where it fits.
 """
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,27 +15,24 @@ from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.partition.partition import partition_tokens
 from ropewalk.partition.ulysses import UlyssesPartition
+from ropewalk.plan.fit import find_fit, fits, split_stage
 from ropewalk.plan.flops import Recompute, token_flops
 from ropewalk.plan.hardware import KNOWN, Machine
 from ropewalk.plan.links import context_seconds, state_seconds
-from ropewalk.plan.memory import Memory, estimate_memory
 from ropewalk.plan.plan import Plan, Split
 from ropewalk.plan.planned_machine import assume_gpu, choose_machine
-from ropewalk.plan.savings import Savings, list_savings
 from ropewalk.plan.step_time import Work, estimate_step_time
 from ropewalk.plan.traffic import Exchange, attention_traffic, state_traffic
 from ropewalk.plan.trained import count_trained
-from ropewalk.recipe.parallel import LOSS_CHUNK_TOKENS, require_even
+from ropewalk.recipe.parallel import require_even
 from ropewalk.recipe.spec import Parallel, Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stretch import stretch_stages
 from ropewalk.shape.model_shape import ModelShape
 
-USABLE_MEMORY = 0.92
-"""Share of a device's memory that a run may use; the formulas are 3 to 5 GB too low on a card of 150 GB."""
-
-USABLE_HOST_MEMORY = 0.75
-"""Share of a rank's part of the host's memory that may wait there pinned; the rest is for loaders and saves."""
+_PINNING = ("recompute", "mlp_tile_tokens", "offload", "states")
+_TOLD = 1.02
+"""A pinned setting that costs less than 2 % is not told."""
 
 
 def forecast(
@@ -61,7 +57,7 @@ def forecast(
     require_even(ranks, context=split.context_ranks, replicas=split.replicas)
     wave_tokens = ranks // split.context_ranks * split.micro_batch_size * context_tokens  # of all data ranks
     waves = max(1, (step_tokens or 0) // wave_tokens)
-    savings, memory = _fit(shape, context_tokens, ranks=ranks, split=split, machine=machine)
+    savings, memory = find_fit(shape, context_tokens, ranks=ranks, split=split, machine=machine)
     again = savings.recompute
     context_bytes = waves * _context_bytes(shape, context_tokens, document_tokens, split=split, recompute=again)
     shared = {"replicas": split.replicas, "element_bytes": split.element_bytes}
@@ -114,25 +110,29 @@ def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | Non
         return []
     machine = machine or choose_machine(recipe, shape)
     return [
-        forecast_stage(parallel, stage, extended, machine=machine)
+        _compare_auto(forecast_stage(parallel, stage, extended, machine=machine), parallel, stage, extended, machine)
         for stage, extended in zip(recipe.stages, stretch_stages(recipe, shape), strict=False)
     ]
+
+
+def _compare_auto(plan: Plan, parallel: Parallel, stage: Stage, extended: ModelShape, machine: Machine) -> Plan:
+    """``plan`` with what its pinned savings cost: the time over that of ``auto``."""
+    pinned = [key for key in _PINNING if getattr(parallel, key) not in ("auto", "8bit")]
+    if not pinned:
+        return plan
+    free = parallel.model_copy(update=dict.fromkeys(pinned, "auto"))
+    best = forecast_stage(free, stage, extended, machine=machine)
+    ratio = plan.step_seconds / best.step_seconds
+    if not best.fits or ratio < _TOLD:
+        return plan
+    words = ", ".join(f"{key}: {getattr(parallel, key)}" for key in pinned)
+    return replace(plan, pinned=f"{words} is slower than auto by {ratio:.2f} x; auto: {best.savings.describe()}")
 
 
 def forecast_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, machine: Machine) -> Plan:
     """The plan of one stage; ``extended`` is the shape of its model, with its positions. See ``forecast_recipe``."""
     machine = assume_gpu(parallel, extended, machine)
-    narrow = parallel.precision == "bfloat16" or (parallel.precision == "auto" and machine.name != "cpu")
-    split = Split(
-        context_ranks=parallel.context_parallel,
-        layout=parallel.layout,
-        savings=tuple(list_savings(parallel, extended, host_is_apart=machine.name != "cpu")),
-        element_bytes=2 if narrow else 4,
-        loss_chunk_tokens=parallel.asked_loss_tokens or LOSS_CHUNK_TOKENS[machine.name != "cpu"],
-        micro_batch_size=stage.micro_batch_size,
-        lora=stage.lora,
-        replicas=parallel.replicas,
-    )
+    split = split_stage(parallel, stage, extended, machine=machine)
     return forecast(
         extended,
         context_tokens=stage.context_length,
@@ -234,28 +234,3 @@ def _needed_share(context_tokens: int, document_tokens: Sequence[int], *, split:
     partition = partition_tokens(ids, ranks=ranks, layout=split.layout).with_window(window)
     needed_tokens = int(partition.traffic_tokens.sum())
     return min(split.needed_share, needed_tokens / ((ranks - 1) * partition.tokens))
-
-
-def _fit(
-    shape: ModelShape, context_tokens: int, *, ranks: int, split: Split, machine: Machine
-) -> tuple[Savings, Memory]:
-    """The fastest way to save memory that fits, or the last way (it saves most) if none fits."""
-    for way in split.savings or list_savings(Parallel(), shape, host_is_apart=machine.name != "cpu"):
-        memory = estimate_memory(
-            shape,
-            math.ceil(context_tokens * split.micro_batch_size / split.context_ranks),
-            ranks=ranks // split.replicas,
-            savings=way,
-            element_bytes=split.element_bytes,
-            loss_chunk_tokens=split.loss_chunk_tokens,
-            lora=split.lora,
-        )
-        if fits(memory, machine):
-            break
-    return way, memory
-
-
-def fits(memory: Memory, machine: Machine) -> bool:
-    """Whether the device and the host both have room."""
-    on_device = memory.peak_bytes <= USABLE_MEMORY * machine.memory_bytes
-    return on_device and memory.host <= USABLE_HOST_MEMORY * machine.host_bytes

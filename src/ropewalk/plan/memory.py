@@ -51,7 +51,7 @@ class Memory:
     last_block: float
     first_block: float
     host: float = 0.0
-    """What waits in pinned host memory between forward and backward; not a part of the peak."""
+    """What waits in pinned host memory between forward and backward, and states on the host; not a part of the peak."""
 
     @property
     def peak_bytes(self) -> float:
@@ -78,14 +78,16 @@ def estimate_memory(
     chunk_tokens = min(loss_chunk_tokens, local_tokens)
     loss = chunked_loss_bytes(shape, chunk_tokens, element_bytes=element_bytes, head_is_trained=trained.head)
     weights, moment_bytes = shape.parameters + trained.adapters, _EIGHT_BIT_BYTES if savings.eight_bit else MOMENT_BYTES
+    state_bytes = MASTER_BYTES * weights + moment_bytes * trained.parameters
+    copied = copied_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, pinned=True)
     return Memory(
-        states=(MASTER_BYTES * weights + moment_bytes * trained.parameters) * on_device,
+        states=state_bytes * on_device,
         gathered=gathered_bytes(shape, element_bytes=element_bytes, trained=trained),
         kept=kept,
         loss=row + loss,
         last_block=row + head_gradient + block,
         first_block=row + kept / shape.layers + block + GRADIENT_BYTES * trained.parameters * on_device,
-        host=copied_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, pinned=True),
+        host=copied + (state_bytes + GRADIENT_BYTES * trained.parameters) / ranks * savings.states_on_host,
     )
 
 

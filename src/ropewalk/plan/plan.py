@@ -63,6 +63,8 @@ class Plan:
     seconds: float
     tokens_per_second: float
     machine: Machine
+    pinned: str = ""
+    """What the recipe's own memory savings cost over those of ``auto``; empty if they cost nothing."""
     cut: str = ""
     """How a sequence of one document is cut, and why; empty if it is not cut."""
 
@@ -86,9 +88,10 @@ class Plan:
             ("speed", f"{format_amount(self.tokens_per_second)} tokens/s on {self.ranks} x {self.machine.name}"),
             ("time", format_seconds(self.seconds)),
             ("memory", f"{format_bytes(self.memory.peak_bytes)} per rank, {self.savings.describe()}"),
-            *([("host", f"{format_bytes(self.memory.host)} per rank of activations")] if self.memory.host else []),
+            *([("host", f"{format_bytes(self.memory.host)} per rank")] if self.memory.host else []),
             ("fits", f"{'yes' if self.fits else 'no'}, {format_bytes(self.machine.memory_bytes)} per rank"),
             ("sent", f"{format_bytes(self.context_bytes)} for attention, {format_bytes(self.state_bytes)} for states"),
             *([("cut", self.cut)] if self.cut else []),
+            *([("pinned", self.pinned)] if self.pinned else []),
             *([("rates", self.machine.source)] if self.machine.generic else []),
         ]
