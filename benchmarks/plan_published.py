@@ -6,15 +6,22 @@ python benchmarks/plan_published.py          # prints the tables of docs/plan.md
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 
 from published_rows import ROWS, Row
+from ropewalk.plan.devices import read_devices
 from ropewalk.plan.forecast import forecast
 from ropewalk.plan.plan import Plan, Split
 from ropewalk.plan.step_time import Factors, Software, estimate_step_time
 
+PAGE = Path(__file__).parents[1] / "docs" / "plan.md"
 HEAD = """| source | run | published, tokens/s of a GPU | left out | error | fitted to all | why more than 25 % off |
 |---|---|---|---|---|---|---|"""
+DEVICE_HEAD = (
+    "| device | memory, GiB | GB/s | bf16, TFLOP/s | link, GB/s | network, GB/s | devices and host memory of a node | "
+    "$ an hour | source |"
+)
 STARTS = {"ampere": 1.1, "hopper": 1.2, "attention": 1.1, "elementwise": 1.0, "hidden": 0.3, "host": 1.0}
 LEAST = {"ampere": 1.0, "hopper": 1.0, "attention": 1.0, "elementwise": 1.0, "hidden": 0.0, "host": 0.2}
 MOST = {"ampere": 2.0, "hopper": 2.0, "attention": 1.5, "elementwise": 2.0, "hidden": 1.0, "host": 20.0}
@@ -105,23 +112,51 @@ def score(ratios: Sequence[float]) -> str:
     return f"median error {median(errors):.0%}, within 25 %: {within} of {len(errors)} ({within / len(errors):.0%})"
 
 
-def main() -> None:
-    scores = {}
+def tabulate() -> tuple[list[str], dict[str, list[float]], dict[str, float]]:
+    """The table and the scores as lines, the ratios with and without classes, and the factors fitted to all rows."""
+    lines, scores, ratios, fitted = [], [], {}, {}
     for name, classes in (("with software classes", True), ("without", False)):
         cases = [Case(row, plan_row(row, classes=classes), row.fused and classes) for row in ROWS]
-        left_out = leave_out(cases)
-        scores[name] = left_out
+        ratios[name] = leave_out(cases)
         if classes:
-            values = fit(cases)
-            final = [case.ratio(make_factors(values)) for case in cases]
-            print(HEAD)
-            for case, out, fitted in zip(cases, left_out, final, strict=True):
-                row = case.row
-                cells = row.source, row.run, f"{row.speed:,.0f}", f"{out * row.speed:,.0f}", f"{out - 1:+.0%}"
-                print("| " + " | ".join((*cells, f"{fitted - 1:+.0%}", row.reason)) + " |")
-            print(values, score(final))
-    for name, ratios in scores.items():
-        print(name, score(ratios))
+            fitted = fit(cases)
+            final = [case.ratio(make_factors(fitted)) for case in cases]
+            lines = [_line(case.row, *pair) for case, *pair in zip(cases, ratios[name], final, strict=True)]
+            scores.append(f"| fitted to all rows | {score(final)} |")
+        scores.append(f"| source left out, {name} | {score(ratios[name])} |")
+    return [*HEAD.splitlines(), *lines, "", "| fit | score |", "|---|---|", *scores], ratios, fitted
+
+
+def _line(row: Row, left_out: float, fitted: float) -> str:
+    cells = row.source, row.run, f"{row.speed:,.0f}", f"{left_out * row.speed:,.0f}", f"{left_out - 1:+.0%}"
+    return "| " + " | ".join((*cells, f"{fitted - 1:+.0%}", row.reason)) + " |"
+
+
+def tabulate_devices() -> list[str]:
+    """The table of devices for the page."""
+    lines = [DEVICE_HEAD, "|---" * 9 + "|"]
+    for each in read_devices():
+        price = "" if each.dollars_per_hour is None else f"{each.dollars_per_hour:g}"
+        cells = each.name, f"{each.memory_mib / 1024:.3g}", f"{each.memory_gb_per_second:,.0f}", f"{each.bf16_tflops:g}"
+        links = f"{each.link_gb_per_second:g}", f"{each.network_gb_per_second:g}"
+        node = f"{each.node_devices}, {each.host_gb:g} GB"
+        lines.append("| " + " | ".join((*cells, *links, node, price, each.source)) + " |")
+    return lines
+
+
+def place(page: str, name: str, lines: Sequence[str]) -> str:
+    """``page`` with ``lines`` between the marks of ``name``."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    first, last = page.index(begin) + len(begin), page.index(end)
+    return page[:first] + "\n" + "\n".join(lines) + "\n" + page[last:]
+
+
+def main() -> None:
+    lines, _, fitted = tabulate()
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(place(place(page, "published", lines), "devices", tabulate_devices()), encoding="utf-8")
+    print("\n".join(lines))
+    print({name: round(value, 3) for name, value in fitted.items()}, "for FITTED of plan/step_time.py")
 
 
 if __name__ == "__main__":
