@@ -64,7 +64,7 @@ def test_recomputation_is_chosen_by_memory(shapes: Mapping[str, ModelShape]) -> 
 
 
 def test_attention_waits_on_the_host_only_where_the_host_has_room(shapes: Mapping[str, ModelShape]) -> None:
-    """Recomputing it is slower, and an H100 just holds the inputs of all blocks itself."""
+    """Recomputing it is slower; then only the inputs of blocks wait there."""
     split = Split(context_ranks=8)
     plans = [
         forecast(
@@ -78,7 +78,7 @@ def test_attention_waits_on_the_host_only_where_the_host_has_room(shapes: Mappin
         for gigabytes in (128, 64)
     ]
     ways = [(plan.recompute, plan.savings.offload, plan.savings.attention_on_host) for plan in plans]
-    assert ways == [("save_attention", True, True), ("full", False, False)]
+    assert ways == [("save_attention", True, True), ("full", True, False)]
     assert plans[0].step_seconds < 0.85 * plans[1].step_seconds
     assert plans[0].fits and plans[1].fits
     assert "inputs and attention on the host" in plans[0].describe() and "host" in dict(plans[0].rows())
