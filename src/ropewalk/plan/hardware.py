@@ -100,7 +100,7 @@ KNOWN: Mapping[str, Machine] = {
 }
 """The machine of every device of the table, also by its short names."""
 
-_PROBE_WIDTH, _PROBE_SECONDS = 1024, 0.2
+_PROBE_WIDTH, _PROBE_SECONDS, _COPIES = 1024, 0.2, 3
 _ATTENTION_SHARE = 0.65
 """Rate of torch's fp32 CPU flash kernel as a share of the matrix rate: 0.61 to 0.67 at 64 dimensions on a Xeon."""
 
@@ -135,23 +135,34 @@ def count_host_bytes() -> float:
 def measure_cpu(*, ranks: int = 1) -> Machine:
     """The part of this CPU for each of ``ranks`` ranks, measured in float32 by a product of 1024 x 1024 matrices."""
     left = np.ones((_PROBE_WIDTH, _PROBE_WIDTH), dtype=np.float32)
-    copied = np.ones_like(left)
-    best_seconds = copy_seconds = math.inf
-    ended = time.perf_counter() + _PROBE_SECONDS
-    while (begun := time.perf_counter()) < ended:
+    best_seconds, spent = math.inf, 0.0
+    while spent < _PROBE_SECONDS:
+        begun = time.perf_counter()
         left @ left
-        between = time.perf_counter()
-        np.copyto(copied, left)
-        best_seconds = min(best_seconds, between - begun)
-        copy_seconds = min(copy_seconds, time.perf_counter() - between)
-    matmul = 2 * _PROBE_WIDTH**3 / best_seconds / ranks
+        elapsed = time.perf_counter() - begun
+        best_seconds, spent = min(best_seconds, elapsed), spent + elapsed
+    source = f"measured: a {_PROBE_WIDTH}^3 product in {best_seconds * 1e3:.1f} ms, shared by {ranks} ranks"
+    return describe_cpu(2 * _PROBE_WIDTH**3 / best_seconds / ranks, ranks=ranks, source=source)
+
+
+def describe_cpu(matmul_flops: float, *, ranks: int, source: str) -> Machine:
+    """The part of this CPU for each of ``ranks`` ranks, of which one multiplies at ``matmul_flops`` FLOP/s.
+
+    The rate of its memory is that of the fastest of a few copies.
+    """
+    held, copied = np.ones((2, _PROBE_WIDTH, _PROBE_WIDTH), dtype=np.float32)
+    copy_seconds = math.inf
+    for _ in range(_COPIES):
+        begun = time.perf_counter()
+        np.copyto(copied, held)
+        copy_seconds = min(copy_seconds, time.perf_counter() - begun)
     return Machine(
         name="cpu",
-        matmul_flops=matmul,
-        attention_forward_flops=_ATTENTION_SHARE * matmul,
-        attention_backward_flops=_ATTENTION_SHARE * matmul,
+        matmul_flops=matmul_flops,
+        attention_forward_flops=_ATTENTION_SHARE * matmul_flops,
+        attention_backward_flops=_ATTENTION_SHARE * matmul_flops,
         memory_bytes=count_host_bytes() / ranks,
-        link_bytes_per_second=left.nbytes / copy_seconds / ranks,
-        memory_bytes_per_second=2 * left.nbytes / copy_seconds / ranks,
-        source=f"measured: a {_PROBE_WIDTH}^3 product in {best_seconds * 1e3:.1f} ms, shared by {ranks} ranks",
+        link_bytes_per_second=held.nbytes / copy_seconds / ranks,
+        memory_bytes_per_second=2 * held.nbytes / copy_seconds / ranks,
+        source=source,
     )
