@@ -1,20 +1,27 @@
-"""The plan's time beside 39 published throughputs, each source left out of its own fit.
+"""The plan's time and longest sequences beside 39 published throughputs, each source left out of its own fit.
 
 python benchmarks/plan_published.py          # prints the tables of docs/plan.md; needs no GPU
 """
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from published_rows import ROWS, Row
+from published_rows import ALST_NODE_BYTES, H100, LONGEST, ROWS, Row
 from ropewalk.plan.devices import read_devices
+from ropewalk.plan.fit import USABLE_HOST_MEMORY, USABLE_MEMORY
 from ropewalk.plan.forecast import forecast
+from ropewalk.plan.memory import copied_bytes, estimate_memory
 from ropewalk.plan.plan import Plan, Split
+from ropewalk.plan.savings import Savings
 from ropewalk.plan.step_time import Factors, Software, estimate_step_time
+from ropewalk.shape.model_shape import ModelShape
 
+WITH, WITHOUT = "with software classes", "without"
+RESULTS = Path(__file__).parent / "results" / "2026-11-29-plan-published.json"
 PAGE = Path(__file__).parents[1] / "docs" / "plan.md"
 HEAD = """| source | run | published, tokens/s of a GPU | left out | error | fitted to all | why more than 25 % off |
 |---|---|---|---|---|---|---|"""
@@ -97,13 +104,16 @@ def fit(cases: Sequence[Case]) -> dict[str, float]:
     return values
 
 
-def leave_out(cases: Sequence[Case]) -> list[float]:
-    """Each case's ratio by factors that were fitted without its source."""
-    factors = {
-        source: make_factors(fit([case for case in cases if case.row.source != source]))
-        for source in dict.fromkeys(case.row.source for case in cases)
-    }
-    return [case.ratio(factors[case.row.source]) for case in cases]
+def fit_all(classes: bool) -> dict[str, dict[str, float]]:
+    """The factors that are fitted without each source, by its name, and under "" those fitted to all rows."""
+    cases = make_cases(classes)
+    sources = dict.fromkeys(["", *(case.row.source for case in cases)])
+    return {source: fit([case for case in cases if case.row.source != source]) for source in sources}
+
+
+def make_cases(classes: bool) -> list[Case]:
+    """All rows with their plans."""
+    return [Case(row, plan_row(row, classes=classes), row.fused and classes) for row in ROWS]
 
 
 def score(ratios: Sequence[float]) -> str:
@@ -112,19 +122,22 @@ def score(ratios: Sequence[float]) -> str:
     return f"median error {median(errors):.0%}, within 25 %: {within} of {len(errors)} ({within / len(errors):.0%})"
 
 
-def tabulate() -> tuple[list[str], dict[str, list[float]], dict[str, float]]:
-    """The table and the scores as lines, the ratios with and without classes, and the factors fitted to all rows."""
-    lines, scores, ratios, fitted = [], [], {}, {}
-    for name, classes in (("with software classes", True), ("without", False)):
-        cases = [Case(row, plan_row(row, classes=classes), row.fused and classes) for row in ROWS]
-        ratios[name] = leave_out(cases)
+def tabulate(fitted: Mapping[str, Mapping[str, dict[str, float]]]) -> tuple[list[str], dict[str, list[float]]]:
+    """The table and the scores as lines, and the ratios of rows left out, with and without classes.
+
+    ``fitted`` has what ``fit_all`` gives, ``with software classes`` and ``without``.
+    """
+    lines, scores, ratios = [], [], {}
+    for name, factors in fitted.items():
+        classes = name != WITHOUT
+        cases = make_cases(classes)
+        ratios[name] = [case.ratio(make_factors(factors[case.row.source])) for case in cases]
         if classes:
-            fitted = fit(cases)
-            final = [case.ratio(make_factors(fitted)) for case in cases]
+            final = [case.ratio(make_factors(factors[""])) for case in cases]
             lines = [_line(case.row, *pair) for case, *pair in zip(cases, ratios[name], final, strict=True)]
             scores.append(f"| fitted to all rows | {score(final)} |")
         scores.append(f"| source left out, {name} | {score(ratios[name])} |")
-    return [*HEAD.splitlines(), *lines, "", "| fit | score |", "|---|---|", *scores], ratios, fitted
+    return [*HEAD.splitlines(), *lines, "", "| fit | score |", "|---|---|", *scores], ratios
 
 
 def _line(row: Row, left_out: float, fitted: float) -> str:
@@ -144,6 +157,38 @@ def tabulate_devices() -> list[str]:
     return lines
 
 
+def find_longest(shape: ModelShape, ranks: int) -> tuple[int, str]:
+    """The longest sequence of ALST's settings by the plan, in tokens, and whether the device or the host ends it.
+
+    Its buffers on the host are not rounded up to powers of two, as torch's pinned ones are.
+    """
+    way = Savings("full", max(1024, shape.width), offload=True, states_on_host=True)
+    device = USABLE_MEMORY * H100.memory_bytes
+    host = USABLE_HOST_MEMORY * ALST_NODE_BYTES / min(ranks, 8)
+    least, most, limit = 1024, 1 << 26, ""
+    while most - least > 1024:
+        middle = (least + most) // 2
+        memory = estimate_memory(shape, middle // ranks, ranks=ranks, savings=way)
+        on_host = estimate_memory(shape, 1, ranks=ranks, savings=way).host + copied_bytes(
+            shape, middle // ranks, savings=way
+        )
+        if memory.peak_bytes <= device and on_host <= host:
+            least = middle
+        else:
+            most, limit = middle, "device" if memory.peak_bytes > device else "host"
+    return least, limit
+
+
+def tabulate_longest() -> tuple[list[str], list[float]]:
+    """The table of longest sequences for the page, and the ratios of planned and published lengths."""
+    lines, ratios = ["| ALST, H100 | published tokens | planned tokens | error | ends at |", "|---" * 5 + "|"], []
+    for name, shape, ranks, published in LONGEST:
+        planned, limit = find_longest(shape, ranks)
+        ratios.append(planned / published)
+        lines.append(f"| {name}, {ranks} | {published:,} | {planned:,} | {planned / published - 1:+.0%} | {limit} |")
+    return lines, ratios
+
+
 def place(page: str, name: str, lines: Sequence[str]) -> str:
     """``page`` with ``lines`` between the marks of ``name``."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
@@ -152,11 +197,14 @@ def place(page: str, name: str, lines: Sequence[str]) -> str:
 
 
 def main() -> None:
-    lines, _, fitted = tabulate()
-    page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(place(place(page, "published", lines), "devices", tabulate_devices()), encoding="utf-8")
+    fitted = {WITH: fit_all(True), WITHOUT: fit_all(False)}
+    RESULTS.write_text(json.dumps(fitted, indent=1) + "\n", encoding="utf-8")
+    lines, _ = tabulate(fitted)
+    page = place(PAGE.read_text(encoding="utf-8"), "published", lines)
+    page = place(page, "longest", tabulate_longest()[0])
+    PAGE.write_text(place(page, "devices", tabulate_devices()), encoding="utf-8")
     print("\n".join(lines))
-    print({name: round(value, 3) for name, value in fitted.items()}, "for FITTED of plan/step_time.py")
+    print({name: round(value, 3) for name, value in fitted[WITH][""].items()}, "for FITTED of plan/step_time.py")
 
 
 if __name__ == "__main__":

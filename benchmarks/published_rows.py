@@ -137,6 +137,21 @@ ROWS = [
     Row("Hugging Face, Ulysses", "Qwen3-4B, 4 H100, 64K, sp4", QWEN3_4B, H100, 4, 4, 65_536, 1, HOST, 13_396 / 4),
 ]
 
+QWEN3_32B = replace(_shape(5120, 64, 8, 128, 25_600, 151_936, 64), qk_norm="head")
+LONGEST: list[tuple[str, ModelShape, int, int]] = [
+    ("Llama-3.1-70B", LLAMA3_70B, 8, 200_000),
+    ("Llama-3.1-70B", LLAMA3_70B, 16, 1_200_000),
+    ("Llama-3.1-70B", LLAMA3_70B, 32, 4_000_000),
+    ("Llama-3.1-70B", LLAMA3_70B, 64, 10_000_000),
+    ("Qwen3-32B", QWEN3_32B, 8, 1_550_000),
+    ("Qwen3-32B", QWEN3_32B, 16, 4_000_000),
+    ("Qwen3-32B", QWEN3_32B, 32, 7_000_000),
+    ("Llama-3.1-8B", LLAMA3_8B, 8, 3_800_000),
+    ("Llama-3.1-8B", LLAMA3_8B, 16, 8_000_000),
+]
+"""ALST's longest sequences: model, H100 of 80 GB in nodes of eight with 1.9 TB of host memory, tokens."""
+ALST_NODE_BYTES = 1.9e12
+
 _KERNEL = "from 32K to 64K its time grows as with attention at FlashAttention 1's rate"
 _HOST = "the host's rate comes from ALST (0.7B parameters a second) and EasyContext (3.5B); here it is 3.2B"
 REASONS = {
