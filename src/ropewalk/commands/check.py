@@ -9,6 +9,7 @@ from ropewalk.core.artifact import is_finished
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.plan.forecast import forecast_recipe
+from ropewalk.plan.unfit import find_unfit
 from ropewalk.recipe.check import base_context, check
 from ropewalk.recipe.check_corpus import check_corpus
 from ropewalk.recipe.spec import Recipe
@@ -22,8 +23,9 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
     findings = check(recipe, shape)
     if is_finished(folder.corpus):
         findings += check_corpus(recipe, open_corpus(folder.corpus), base_context(recipe, shape))
-    errors = sum(finding.level == "error" for finding in findings)
     plans = [] if shape is None else forecast_recipe(recipe, shape)
+    findings += [] if shape is None else find_unfit(recipe, shape, plans)
+    errors = sum(finding.level == "error" for finding in findings)
     lines = [f"{finding.level}: {finding.key}: {finding.message} ({finding.source})" for finding in findings]
     positions = [] if shape is None else list(describe_stages(recipe, shape))
     lines += [f"stage {index} positions: {words}" for index, layers in enumerate(positions) for words in layers]

@@ -46,6 +46,8 @@ SIDES: Mapping[str, Side] = {
     "seed": "seed",
     "trackers": "elsewhere",
     "strict": "elsewhere",
+    "hardware": "elsewhere",
+    "nodes": "elsewhere",
     "corpus.store": "elsewhere",
     "corpus.sources": "text",
     "corpus.held_out": "text",

@@ -62,7 +62,7 @@ def run_loop(
     """
     spec, mesh, rates = context.spec, context.mesh, Rates.from_json(state.plan[RATES])
     loss_metrics = LossMetrics(dataset.sources, spec.reach_tokens, monitor.groups)
-    progress = StageProgress(monitor.throughput, steps=rates.steps)
+    progress = StageProgress(monitor.throughput, context, steps=rates.steps)
     with (
         closing(_look_ahead(context, dataset, state.cursor)) as stream,
         progress.show(f"stage {state.stage}", taken=state.step) as show,

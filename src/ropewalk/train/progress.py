@@ -18,7 +18,9 @@ from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.parallel.collective import gather_values, rank_and_ranks
 from ropewalk.parallel.slow import SlowWatch
 from ropewalk.train.batches import StepBatches
+from ropewalk.train.plan_comparison import COMPARED_STEP, Measured, compare_with_plan
 from ropewalk.train.rank_status import RankStatus
+from ropewalk.train.stage_context import StageContext
 from ropewalk.train.throughput import Pace, Throughput
 
 _RECENT = 64
@@ -27,8 +29,9 @@ _RECENT = 64
 class StageProgress:
     """Follows a stage of ``steps`` steps on all ranks; only the first rank prints."""
 
-    def __init__(self, throughput: Throughput, *, steps: int) -> None:
-        self._gauge, self._steps = throughput, steps
+    def __init__(self, throughput: Throughput, context: StageContext, *, steps: int) -> None:
+        self._gauge, self._context, self._steps = throughput, context, steps
+        self._compared: list[tuple[float, float]] = []
         self._pace, self._slow = Pace(), SlowWatch()
         self._flops: deque[float] = deque(maxlen=_RECENT)
         self._hosts = gather_values(socket.gethostname())
@@ -48,6 +51,8 @@ class StageProgress:
         )
         imbalance = next(row.value for row in rows if row.name == "imbalance")
         slow = self._slow.judge(heard.own_seconds, imbalance=imbalance)
+        if self._speaks and len(self._compared) < COMPARED_STEP:
+            self._compare(seconds, batches, heard, imbalance)
         figures = [
             ("tokens_per_second", tokens / seconds, "tokens/s"),
             ("mfu", flops / seconds / self._gauge.peak.flops, "share"),
@@ -63,6 +68,14 @@ class StageProgress:
                     f"the last steps it took {slow.ratio:.1f} times as long as the median rank"
                 )
         return [Metric(state.stage, state.step, name, value, unit) for name, value, unit in figures]
+
+    def _compare(self, seconds: float, batches: StepBatches, heard: RankStatus, imbalance: float) -> None:
+        """Say, after the third step of this session, how the step compares with its plan."""
+        self._compared.append((seconds, max(heard.own_seconds)))
+        if len(self._compared) == COMPARED_STEP:
+            step_seconds, own_seconds = (mean(each) for each in zip(*self._compared[1:], strict=True))
+            measured = Measured(step_seconds, own_seconds, heard.peak_bytes, imbalance)
+            say(compare_with_plan(self._context, self._gauge.peak, batches, measured))
 
     def end_between(self) -> None:
         """Record that the work between two steps is done: averaged metrics, validation and saving."""
