@@ -15,7 +15,16 @@ from ropewalk.plan.elementwise import elementwise_bytes
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.hardware import KNOWN, make_machine
 from ropewalk.plan.savings import Savings
-from ropewalk.plan.step_time import Software, StepTime, Work, estimate_step_time, exposed_seconds
+from ropewalk.plan.step_time import (
+    UNFITTED,
+    Factors,
+    Software,
+    StepTime,
+    Work,
+    attention_share,
+    estimate_step_time,
+    exposed_seconds,
+)
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 
 FA3 = KNOWN["h100"]
@@ -121,3 +130,40 @@ def test_elementwise_bytes_are_those_of_transformers(
     counted = tuple(deep - shallow for shallow, deep in zip(*found, strict=True))
     assert elementwise_bytes(shape, fused=False) == pytest.approx(counted, rel=0.01)
     assert sum(elementwise_bytes(shape, fused=True)) < sum(counted) / 3
+
+
+def test_what_was_free_has_a_price(shapes: Mapping[str, ModelShape]) -> None:
+    """Tiles, an optimizer on the host, float32, short documents and narrow heads, each by hand."""
+    shape = shapes["llama-8b"]
+
+    def step(savings: Savings, tokens: int = 32_768, **work: Any) -> StepTime:
+        flops = token_flops(shape, tokens)
+        done = Work(32_768, flops, ranks=8, trained_parameters=shape.parameters, **work)
+        return estimate_step_time(shape, done, savings=savings, machine=FA3, factors=UNFITTED)
+
+    plain, tiled = step(Savings()), step(Savings("none", 4096))
+    weights = shape.layers * 3 * 4096 * 14_336
+    sums = 32_768 / 4096 * weights * 8 / FA3.memory_bytes_per_second
+    assert plain.tiles == 0 and tiled.tiles == pytest.approx(2 * weights * 32_768 / FA3.matmul_flops + sums)
+    assert step(Savings("full", 4096)).tiles == pytest.approx(sums), "a block runs again in any case"
+    on_host = step(Savings("full", states_on_host=True))
+    assert on_host.optimizer == pytest.approx(shape.parameters / UNFITTED.host_parameters), "all ranks of one node"
+    assert plain.optimizer == pytest.approx(shape.parameters / 8 * 28 / FA3.memory_bytes_per_second)
+    wide = step(Savings(), element_bytes=4)
+    assert wide.products == pytest.approx(plain.products * 989 / 67) and wide.elementwise > 1.5 * plain.elementwise
+    assert attention_share(shape, token_flops(shape, 600), FA3) == pytest.approx(0.5, rel=2e-3)
+    assert attention_share(shape, token_flops(shape, 131_072), FA3) > 0.99
+    narrow = shapes["llama-1b"]
+    assert attention_share(narrow, token_flops(narrow, 131_072), FA3) == pytest.approx(0.65, rel=0.01)
+
+
+def test_hidden_messages_cost_their_share(shapes: Mapping[str, ModelShape]) -> None:
+    shape = shapes["llama-8b"]
+
+    def messages(factors: Factors, **seconds: float) -> float:
+        work = Work(32_768, token_flops(shape, 32_768), ranks=8, **seconds)  # type: ignore[arg-type]
+        return estimate_step_time(shape, work, savings=Savings(), machine=FA3, factors=factors).messages
+
+    assert messages(UNFITTED, context_seconds=0.1, state_seconds=0.1) == 0
+    assert messages(replace(UNFITTED, hidden=0.5), context_seconds=0.1, state_seconds=0.1) == pytest.approx(0.1)
+    assert messages(UNFITTED, context_seconds=100.0) > 95

@@ -1,10 +1,13 @@
 """A plan that does not fit is an error that says what is too small, and the next thing to change, which then fits."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from ropewalk.cli.main import app
 from ropewalk.plan.forecast import forecast_recipe
 from ropewalk.plan.unfit import find_unfit
 from ropewalk.recipe.spec import Recipe
@@ -108,3 +111,10 @@ def test_what_fits_is_no_error_and_a_pinned_setting_tells_its_price() -> None:
     assert re.fullmatch(r"recompute: full is slower than auto by 1\.\d+ x; auto: recompute none", plans[0].pinned)
     free = make_recipe("h100-sxm x 8", "32Ki", {"ranks": 8, "context_parallel": 8})
     assert forecast_recipe(free, LLAMA_8B)[0].pinned == ""
+
+
+def test_check_ends_with_exit_code_2() -> None:
+    recipe = str(Path(__file__).parents[2] / "recipes" / "qwen3-8b-128k.yaml")
+    arguments = ["model=Qwen/Qwen3-8B-Base", "hardware=h100-sxm x 8", "parallel.replicas=8", "parallel.states=device"]
+    done = CliRunner().invoke(app, ["check", recipe, *arguments])
+    assert done.exit_code == 2 and "it does not fit" in done.output and "2 errors" in done.output
