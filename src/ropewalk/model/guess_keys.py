@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from ropewalk.model.guess_parts import FoundMatrices, FoundParts, find_qk_norm
 from ropewalk.model.trial import refuse_class, run_watched
-from ropewalk.model.twin import HEAD_DIM, LAYERS, WIDTH, find_dropout, make_config, make_empty, make_twin
-from ropewalk.shape.family import Bias, Family
+from ropewalk.model.twin import HEAD_DIM, WIDTH, find_dropout, make_config, make_empty, make_twin
+from ropewalk.shape.family import Bias
 
 Kind = type[PreTrainedModel]
 Changes = Mapping[str, Any]
@@ -61,8 +61,9 @@ def guess_defaults(kind: Kind, changes: Changes) -> dict[str, Any]:
     fields: dict[str, Any] = {"tied": bool(make_config(kind, {**changes, "tie_word_embeddings": ...}).tie_word_embeddings)}
     fields["no_dropout"] = find_dropout(kind.config_class())
     if changes.get("num_key_value_heads", 0) is not ...:
-        bare = make_config(kind, {**changes, "num_key_value_heads": ..., "num_attention_heads": 8, "head_dim": 8})
-        fields["needs_kv_heads"] = getattr(bare, "num_key_value_heads", None) not in (None, 8)
+        many = {"num_key_value_heads": ..., "num_attention_heads": 12, "hidden_size": 12 * HEAD_DIM}
+        bare = make_config(kind, {**changes, **many})
+        fields["needs_kv_heads"] = getattr(bare, "num_key_value_heads", None) not in (None, 12)
     try:
         bare = make_config(kind, {**changes, "head_dim": ..., "num_attention_heads": 2})
         told = getattr(bare, "head_dim", None)
@@ -84,8 +85,11 @@ def guess_rope(kind: Kind, changes: Changes, found: FoundParts) -> dict[str, Any
     default = angles({})
     share = 2 * len(next(iter(default.values()))) / HEAD_DIM
     fields: dict[str, Any] = {"ropes": "one" if "inv_freq" in default else "by_type"}
+    block: Any = make_config(kind, changes).rope_parameters
+    own = fields["ropes"] == "one" and block.get("rope_type", "default") != "default"
+    plain = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}} if own else {}
     for key, value in (("rotary_pct", 0.75), ("rotary_dim", 12), ("partial_rotary_factor", 0.75)):
-        turned = len(next(iter(angles({key: value}).values())))
+        turned = len(next(iter(angles({**plain, key: value}).values())))  # scaled types turn a share in any class
         if 2 * turned == 12 != share * HEAD_DIM:
             fields |= {"partial": True, "rotary_key": key, "rotary_counts": isinstance(value, int)}
             fields |= {"rotary_share": 1.0 if isinstance(value, int) else share}
@@ -115,7 +119,8 @@ def _guess_theta(kind: Kind, changes: Changes, ropes: str) -> dict[str, Any]:
             fields["theta_key"] = key
             break
     if block.get("rope_type", "default") != "default":
-        fields["default_rope"] = {key: value for key, value in block.items() if value is not None}
+        left_out = ("type", "max_position_embeddings")
+        fields["default_rope"] = {key: value for key, value in block.items() if key not in left_out}
     return fields
 
 
@@ -202,9 +207,3 @@ def _read_logits(kind: Kind, changes: Changes, backbone: str) -> tuple[torch.Ten
     if head.bias is not None:
         raise refuse_class(kind.__name__, "its head has a bias")
     return seen[0] @ head.weight.T, logits
-
-
-def count_other_parameters(family: Family, counted: int, parameters: int) -> int:
-    """Trained numbers of a block that belong to no matrix and no norm, from all of them and those that are counted."""
-    rest, left = divmod(parameters - counted, LAYERS)
-    return family.other_parameters + rest if rest >= 0 and left == 0 else 0

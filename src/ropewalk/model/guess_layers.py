@@ -21,14 +21,14 @@ from ropewalk.shape.rope_keys import FULL, WINDOWED
 SHORT_WINDOW = {"sliding_window": WINDOW_TOKENS, "use_sliding_window": True}
 BOTH_KINDS = [WINDOWED, FULL] * (LAYERS // 2)
 _MANY = 12
-_WHOLE = torch.arange(sum(LENGTHS))[None]
+WHOLE = torch.arange(sum(LENGTHS))[None]
 
 
 def guess_windows(kind: Kind, changes: Changes) -> dict[str, Any]:
     """The fields for windows: which layers may have one, by which keys, and the defaults."""
 
     def windows(more: Changes) -> list[int | None]:
-        watch = run_watched(make_twin(kind, {**changes, **more}), _WHOLE)[1]
+        watch = run_watched(make_twin(kind, {**changes, **more}), WHOLE)[1]
         return [call.window_tokens for call in watch.calls]
 
     try:
@@ -54,6 +54,9 @@ def guess_windows(kind: Kind, changes: Changes) -> dict[str, Any]:
         later = [window is not None for window in windows({**many, "max_window_layers": 5})]
         if later == [False] * 5 + [True] * (_MANY - 5):
             fields["window_rule"] = "later"
+        turning = getattr(make_config(kind, {**changes, **many}), "no_rope_layers", None)
+        if turning and default == [not turns for turns in turning]:
+            fields["window_rule"] = "nope"
     return fields
 
 
@@ -98,6 +101,10 @@ def _silence(model: PreTrainedModel, found: FoundParts, matrices: FoundMatrices)
         for matrix in last:
             for parameter in matrix.parameters():
                 nn.init.zeros_(parameter)
+        for norm in attention.modules():  # one that follows RoPE would scale the dimensions of a pair apart
+            if "norm" in type(norm).__name__.lower():
+                for name, parameter in norm.named_parameters(recurse=False):
+                    nn.init.constant_(parameter, float(name == "weight"))
     return model
 
 
@@ -110,7 +117,7 @@ def find_turning(model: PreTrainedModel) -> list[bool]:
 def _read_queries(model: PreTrainedModel, spread: int) -> list[torch.Tensor]:
     """The queries of each layer [heads, tokens, head_dim], with places ``spread`` apart."""
     positions = spread * torch.arange(sum(LENGTHS))
-    watch = run_watched(model, _WHOLE, documents=(sum(LENGTHS),), positions=positions)[1]
+    watch = run_watched(model, WHOLE, documents=(sum(LENGTHS),), positions=positions)[1]
     return [call.query for call in watch.calls]
 
 

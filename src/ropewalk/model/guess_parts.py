@@ -80,6 +80,8 @@ class FoundMatrices:
 
 def find_matrices(name: str, found: FoundParts) -> FoundMatrices:
     """The names of a block's matrices. Raises UserError for other matrices than those of attention and an MLP."""
+    if mixed := [path for path, each in found.mlp.named_parameters() if each.dim() > 2 or "experts" in path]:
+        raise refuse_class(name, f"its mixture of experts has no row: {found.parts.mlp}.{mixed[0]}")
     attention = {path: each.weight.shape for path, each in found.attention.named_modules() if isinstance(each, nn.Linear)}
     mlp = {path: each.weight.shape for path, each in found.mlp.named_modules() if isinstance(each, nn.Linear)}
     kv_heads = [heads for heads in (KV_HEADS, HEADS) if _fits(attention, heads)]

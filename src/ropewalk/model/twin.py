@@ -38,6 +38,7 @@ def make_config(kind: type[PreTrainedModel], changes: Mapping[str, Any]) -> Any:
     config = kind.config_class(**make_settings(kind, changes))
     for key in find_dropout(config):
         setattr(config, key, 0.0)
+    config._experts_implementation = "batched_mm"  # the default has no float64
     return config
 
 
