@@ -24,6 +24,7 @@ from ropewalk.rope.frequency import wavelengths
 from ropewalk.rope.layers import LayerPosition, LayerRule
 from ropewalk.rope.scaling import Rope
 from ropewalk.shape.families import require_row
+from ropewalk.shape.guessed import describe_guess
 from ropewalk.shape.layer_keys import SpelledLayers, spell_layers
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
@@ -60,6 +61,8 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
         add_bias_weights(work, positions, heads=shape.heads, dtype=dtype)
         model, carried = _build(work, base)
         facts |= carried | _tell_dropout(text, shape)
+        if guess := describe_guess(shape.architecture):
+            facts |= {"guessed": guess}
         if require_row(shape.architecture).methods is not None:  # config.json may have another word for the method
             facts |= {"positions": inputs["positions"]}
         facts |= check_positions(model, positions, head_dim=shape.rotary_dim, context_tokens=context_tokens)

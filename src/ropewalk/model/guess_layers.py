@@ -133,7 +133,7 @@ def check_queries(
     places = 3 * torch.arange(sum(LENGTHS)).double()
     for index, (live, before, after) in enumerate(zip(lives, near, far, strict=True)):
         angles = places[:, None] * torch.from_numpy(live.inv_freq)  # [tokens, pairs]
-        if not any(torch.allclose(_turn(before, angles, way), after, atol=1e-5) for way in _WAYS):
+        if not any(torch.allclose(_turn(before, sign * angles, way), after, atol=1e-5) for way in _WAYS for sign in (1, -1)):
             raise refuse_class(
                 type(model).__name__,
                 f"layer {index} changes its queries by their place otherwise than by the angles of its rotary module",
@@ -146,7 +146,8 @@ _WAYS: Mapping[str, Any] = {
     "halves, last": (False, True),
     "neighbours, last": (True, True),
 }
-"""Whether a pair lies side by side, and whether the turned dimensions are the last ones of a head."""
+"""Whether a pair lies side by side, and whether the turned dimensions are the last ones of a head. A class may turn
+queries and keys backwards as well, which gives the same scores."""
 
 
 def _turn(query: torch.Tensor, angles: torch.Tensor, way: str) -> torch.Tensor:

@@ -21,9 +21,9 @@ SIZES: Mapping[str, Any] = {
     "num_key_value_heads": KV_HEADS,
     "head_dim": HEAD_DIM,
     "max_position_embeddings": 64,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
     "attn_implementation": "eager",
 }
 
