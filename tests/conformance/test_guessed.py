@@ -1,4 +1,4 @@
-"""Classes without a row: what is read off a class is its row where it has one, and opens every part where it has none."""
+"""Classes without a row: what is read off a class equals its row where it has one, and opens all parts where not."""
 
 import json
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,13 @@ from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.model.architectures import class_of, find_class
 from ropewalk.model.export import export
-from ropewalk.model.export_parity import verify_export
 from ropewalk.model.extend import extend
 from ropewalk.model.guess_family import NOT_GUESSED, guess_family, read_class
 from ropewalk.model.lazy_weights import read_weights
 from ropewalk.model.load import load_model
+from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.twin import make_twin
+from ropewalk.partition import partition_tokens
 from ropewalk.rope.scaling import Theta
 from ropewalk.shape.families import SUPPORTED
 from ropewalk.shape.guessed import GUESSED, describe_guess
@@ -42,10 +44,7 @@ WIDER = {
     ("Ernie4_5ForCausalLM", "mlp_bias"): ("use_bias", False),
     ("StableLmForCausalLM", "qk_norm"): "all_heads",
     ("StableLmForCausalLM", "qk_norm_key"): "qk_layernorm",
-    **{
-        (f"{name}ForCausalLM", "needs_kv_heads"): False
-        for name in ("HunYuanDenseV1", "Apertus", "Jais2")
-    },
+    **{(f"{name}ForCausalLM", "needs_kv_heads"): False for name in ("HunYuanDenseV1", "Apertus", "Jais2")},
 }
 """Where a row takes less than its class: a key that it fixes, a number of heads that the file must give, and Helium's
 default width of heads, which the class refuses unless it is width / heads."""
@@ -91,13 +90,37 @@ def go_through(kind: Any, tmp_path: Path) -> None:
     told = read_manifest(extended)["facts"]["guessed"]
     assert told == describe_guess(kind.__name__) and "MLP" in told
     export(read_weights(extended), extended, out, dtype="float32")
-    theirs = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    native = "why_no_class" not in read_manifest(extended)["facts"]
+    theirs = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval() if native else load_model(out)
     ours = load_model(out)
+    check_training(out)
     for each in (theirs, ours):
         each.set_attn_implementation("eager")
     tokens = torch.arange(3, 30)[None]
     with torch.no_grad():
         torch.testing.assert_close(ours(tokens).logits, theirs(tokens).logits, rtol=0, atol=1e-6)
+
+
+def check_training(folder: Path) -> None:
+    """The trainer's loss and gradients of two packed documents are those of each alone."""
+    lengths, tokens = (9, 7), torch.arange(3, 19)
+    weights = torch.cat([torch.cat([torch.ones(n - 1), torch.zeros(1)]) for n in lengths])
+    documents = np.repeat(np.arange(2, dtype=np.int32), lengths)[None]
+    positions = torch.cat([torch.arange(n) for n in lengths])
+    ours, theirs = load_model(folder), load_model(folder)
+    batch = (tokens, positions, tokens.roll(-1), weights)
+    loss, _, _ = ModelWithLoss(ours)(*batch, partition=partition_tokens(documents, ranks=1), context_group=None)
+    loss.backward()
+    theirs.set_attn_implementation("eager")
+    expected = torch.zeros(())
+    for part in tokens.split(lengths):
+        logits = theirs(part[None], use_cache=False).logits[0, :-1]
+        expected = expected + torch.nn.functional.cross_entropy(logits, part[1:], reduction="sum")
+    expected.backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    for (name, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert one.grad is not None and other.grad is not None, name
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize("architecture", UNKNOWN)

@@ -109,7 +109,9 @@ def logits_of(model: Any, hidden: Float[Tensor, "*places width"]) -> Float[Tenso
 
 def is_embedding(name: str) -> bool:
     """Whether a parameter with this name is the embedding."""
-    return name.endswith(tuple(f".{family.parts.embedding}.weight" for family in (*SUPPORTED.values(), *GUESSED.values())))
+    return name.endswith(
+        tuple(f".{family.parts.embedding}.weight" for family in (*SUPPORTED.values(), *GUESSED.values()))
+    )
 
 
 def tied_names(model: PreTrainedModel) -> dict[str, str]:

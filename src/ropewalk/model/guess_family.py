@@ -19,7 +19,6 @@ from ropewalk.model.architectures import find_class
 from ropewalk.model.attention_interface import NAME, count_calls
 from ropewalk.model.check_rope import check_positions
 from ropewalk.model.guess_keys import (
-    REFUSALS,
     Changes,
     Kind,
     guess_biases,
@@ -27,7 +26,7 @@ from ropewalk.model.guess_keys import (
     guess_logit_rules,
     guess_rope,
 )
-from ropewalk.model.guess_layers import BOTH_KINDS, SHORT_WINDOW, WHOLE, check_queries, guess_nope, guess_windows
+from ropewalk.model.guess_layers import check_queries, guess_nope, guess_windows
 from ropewalk.model.guess_parts import (
     FoundMatrices,
     FoundParts,
@@ -39,9 +38,8 @@ from ropewalk.model.guess_parts import (
 )
 from ropewalk.model.pass_arguments import hand_on_arguments
 from ropewalk.model.read_rope import read_native
-from ropewalk.model.trial import refuse_class, run_watched, try_twin
+from ropewalk.model.trial import BOTH_KINDS, REFUSALS, SHORT_WINDOW, WHOLE, refuse_class, run_watched, try_short_windows
 from ropewalk.model.twin import HEADS, LAYERS, WIDTH, make_config, make_empty, make_twin
-from ropewalk.model.watch_attention import Watch
 from ropewalk.partition import partition_tokens
 from ropewalk.shape.families import OWN_TYPE
 from ropewalk.shape.family import Family
@@ -64,7 +62,7 @@ def read_class(kind: Kind, changes: Changes | None = None) -> Family:
     """
     changes = dict(changes or {})
     try:
-        model, watch = _try_with_windows(kind, changes)
+        model, watch = try_short_windows(kind, changes)
         found = find_parts(model, watch)
         matrices = find_matrices(kind.__name__, found)
         if watch.calls[0].key.shape[0] == HEADS:
@@ -76,16 +74,6 @@ def read_class(kind: Kind, changes: Changes | None = None) -> Family:
         why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise refuse_class(kind.__name__, f"a tiny model of it cannot be built or run: {why}") from error
     return family
-
-
-def _try_with_windows(kind: Kind, changes: Changes) -> tuple[PreTrainedModel, Watch]:
-    """The trial, with a window in every second layer where the class can have that."""
-    try:
-        model = make_twin(kind, {**changes, **SHORT_WINDOW, "layer_types": BOTH_KINDS})
-        run_watched(model, WHOLE)
-    except REFUSALS:
-        model = make_twin(kind, {**changes, **SHORT_WINDOW})
-    return model, try_twin(model)
 
 
 def _read_row(kind: Kind, changes: Changes, found: FoundParts, matrices: FoundMatrices) -> Family:
@@ -215,8 +203,9 @@ def _compare(kind: Kind, config: Mapping[str, Any], where: str) -> None:
         found = sum(each.numel() for each in made.parameters())
         if found != counted:
             raise refuse_class(
-                kind.__name__, f"it has {found:,} parameters in the sizes of {where}, and the row that was read off a "
-                f"tiny model gives {counted:,}"
+                kind.__name__,
+                f"it has {found:,} parameters in the sizes of {where}, and the row that was read off a "
+                f"tiny model gives {counted:,}",
             )
     except REFUSALS as error:
         _compared.discard(told)

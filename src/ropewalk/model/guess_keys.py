@@ -8,18 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
 from ropewalk.model.guess_parts import FoundMatrices, FoundParts, find_qk_norm
-from ropewalk.model.trial import refuse_class, run_watched
+from ropewalk.model.trial import REFUSALS, WHOLE, refuse_class, run_watched
 from ropewalk.model.twin import HEAD_DIM, WIDTH, find_dropout, make_config, make_empty, make_twin
 from ropewalk.shape.family import Bias
 
 Kind = type[PreTrainedModel]
 Changes = Mapping[str, Any]
-REFUSALS = (ValueError, TypeError, LookupError, AttributeError, AssertionError, RuntimeError, StrictDataclassError)
-"""What transformers raises for a config that it does not take."""
 
 
 def guess_biases(kind: Kind, changes: Changes, found: FoundParts, matrices: FoundMatrices) -> dict[str, Any]:
@@ -58,7 +55,9 @@ def guess_biases(kind: Kind, changes: Changes, found: FoundParts, matrices: Foun
 
 def guess_defaults(kind: Kind, changes: Changes) -> dict[str, Any]:
     """The fields for what the class takes where a file has no key: heads, their width, a tied head, dropout."""
-    fields: dict[str, Any] = {"tied": bool(make_config(kind, {**changes, "tie_word_embeddings": ...}).tie_word_embeddings)}
+    fields: dict[str, Any] = {
+        "tied": bool(make_config(kind, {**changes, "tie_word_embeddings": ...}).tie_word_embeddings)
+    }
     fields["no_dropout"] = find_dropout(kind.config_class())
     if changes.get("num_key_value_heads", 0) is not ...:
         many = {"num_key_value_heads": ..., "num_attention_heads": 12, "hidden_size": 12 * HEAD_DIM}
@@ -202,7 +201,7 @@ def _read_logits(kind: Kind, changes: Changes, backbone: str) -> tuple[torch.Ten
     seen: list[torch.Tensor] = []
     part: Any = getattr(model, backbone)
     part.register_forward_hook(lambda module, args, output: seen.append(output[0]))
-    logits, _ = run_watched(model, torch.arange(16)[None])
+    logits, _ = run_watched(model, WHOLE)
     head: Any = model.get_output_embeddings()
     if head.bias is not None:
         raise refuse_class(kind.__name__, "its head has a bias")

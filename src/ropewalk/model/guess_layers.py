@@ -11,17 +11,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ropewalk.model.guess_keys import REFUSALS, Changes, Kind
+from ropewalk.model.guess_keys import Changes, Kind
 from ropewalk.model.guess_parts import FoundMatrices, FoundParts
 from ropewalk.model.read_rope import LiveLayer
-from ropewalk.model.trial import LENGTHS, refuse_class, run_watched
+from ropewalk.model.trial import BOTH_KINDS, LENGTHS, REFUSALS, SHORT_WINDOW, WHOLE, refuse_class, run_watched
 from ropewalk.model.twin import LAYERS, WINDOW_TOKENS, make_config, make_twin
-from ropewalk.shape.rope_keys import FULL, WINDOWED
+from ropewalk.shape.rope_keys import FULL
 
-SHORT_WINDOW = {"sliding_window": WINDOW_TOKENS, "use_sliding_window": True}
-BOTH_KINDS = [WINDOWED, FULL] * (LAYERS // 2)
 _MANY = 12
-WHOLE = torch.arange(sum(LENGTHS))[None]
 
 
 def guess_windows(kind: Kind, changes: Changes) -> dict[str, Any]:
@@ -50,7 +47,9 @@ def guess_windows(kind: Kind, changes: Changes) -> dict[str, Any]:
         fields["window_every"] = _find_period(default)
         if fields["window_every"]:
             other = [window is not None for window in windows({**many, "sliding_window_pattern": 3})]
-            fields["window_every_key"] = "sliding_window_pattern" if _find_period(other) == 3 != fields["window_every"] else ""
+            fields["window_every_key"] = (
+                "sliding_window_pattern" if _find_period(other) == 3 != fields["window_every"] else ""
+            )
         later = [window is not None for window in windows({**many, "max_window_layers": 5})]
         if later == [False] * 5 + [True] * (_MANY - 5):
             fields["window_rule"] = "later"
@@ -66,7 +65,9 @@ def _find_period(windowed: Sequence[bool]) -> int:
     return next((n for n in periods if list(windowed) == [(i + 1) % n != 0 for i in range(len(windowed))]), 0)
 
 
-def guess_nope(kind: Kind, changes: Changes, found: FoundParts, matrices: FoundMatrices, windows: str) -> dict[str, Any]:
+def guess_nope(
+    kind: Kind, changes: Changes, found: FoundParts, matrices: FoundMatrices, windows: str
+) -> dict[str, Any]:
     """The field for layers that the class does not turn."""
 
     def turning(more: Changes) -> list[bool]:
@@ -133,7 +134,9 @@ def check_queries(
     places = 3 * torch.arange(sum(LENGTHS)).double()
     for index, (live, before, after) in enumerate(zip(lives, near, far, strict=True)):
         angles = places[:, None] * torch.from_numpy(live.inv_freq)  # [tokens, pairs]
-        if not any(torch.allclose(_turn(before, sign * angles, way), after, atol=1e-5) for way in _WAYS for sign in (1, -1)):
+        if not any(
+            torch.allclose(_turn(before, sign * angles, way), after, atol=1e-5) for way in _WAYS for sign in (1, -1)
+        ):
             raise refuse_class(
                 type(model).__name__,
                 f"layer {index} changes its queries by their place otherwise than by the angles of its rotary module",

@@ -43,7 +43,9 @@ def find_parts(model: PreTrainedModel, watch: Watch) -> FoundParts:
         raise refuse_class(name, "its model has no part without the head")
     children = dict(backbone.named_children())
     layers = [path for path, each in children.items() if isinstance(each, nn.ModuleList) and len(each) == LAYERS]
-    rotary = [path for path, each in children.items() if any(key.endswith("inv_freq") for key, _ in each.named_buffers())]
+    rotary = [
+        path for path, each in children.items() if any(key.endswith("inv_freq") for key, _ in each.named_buffers())
+    ]
     if len(layers) != 1 or len(rotary) != 1:
         what = "one list of layers" if len(layers) != 1 else "one module that makes the angles of RoPE for all layers"
         raise refuse_class(name, f"it has not {what}")
@@ -61,7 +63,9 @@ def find_parts(model: PreTrainedModel, watch: Watch) -> FoundParts:
         if not found:
             raise refuse_class(name, f"its {what} is not where a Llama has it")
     if len(mlps) != 1:
-        raise refuse_class(name, f"its blocks have {len(mlps)} parts with matrices besides attention ({', '.join(mlps)})")
+        raise refuse_class(
+            name, f"its blocks have {len(mlps)} parts with matrices besides attention ({', '.join(mlps)})"
+        )
     assert embedding is not None and attention is not None
     parts = Parts(model.base_model_prefix, layers[0], rotary[0], norms[-1], attention, mlps[0], embedding)
     return FoundParts(parts, backbone, block)
@@ -82,7 +86,9 @@ def find_matrices(name: str, found: FoundParts) -> FoundMatrices:
     """The names of a block's matrices. Raises UserError for other matrices than those of attention and an MLP."""
     if mixed := [path for path, each in found.mlp.named_parameters() if each.dim() > 2 or "experts" in path]:
         raise refuse_class(name, f"its mixture of experts has no row: {found.parts.mlp}.{mixed[0]}")
-    attention = {path: each.weight.shape for path, each in found.attention.named_modules() if isinstance(each, nn.Linear)}
+    attention = {
+        path: each.weight.shape for path, each in found.attention.named_modules() if isinstance(each, nn.Linear)
+    }
     mlp = {path: each.weight.shape for path, each in found.mlp.named_modules() if isinstance(each, nn.Linear)}
     kv_heads = [heads for heads in (KV_HEADS, HEADS) if _fits(attention, heads)]
     if not kv_heads:

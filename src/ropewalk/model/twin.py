@@ -1,4 +1,4 @@
-"""A tiny model of any class of transformers, to ask the class what it computes: random weights, four layers, one second.
+"""A tiny model of any class of transformers, to ask the class what it computes: random weights, four layers.
 
 Everything that is not a size is the default of the class. Keys that a class does not have are ignored by it.
 """
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 LAYERS, HEADS, KV_HEADS, HEAD_DIM, WIDTH, MLP_WIDTH, VOCABULARY = 4, 4, 2, 16, 64, 56, 97
 WINDOW_TOKENS = 6
+_MOST_PARAMETERS = 20_000_000
 SIZES: Mapping[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": WIDTH,
@@ -57,6 +58,9 @@ def make_empty(kind: type[PreTrainedModel], changes: Mapping[str, Any]) -> PreTr
 @torch.no_grad()
 def make_twin(kind: type[PreTrainedModel], changes: Mapping[str, Any] | None = None) -> PreTrainedModel:
     """The tiny model with random weights in float64, in evaluation mode; the same ones at every call."""
+    size = sum(each.numel() for each in make_empty(kind, changes or {}).parameters())
+    if size > _MOST_PARAMETERS:  # such as a vision tower, whose sizes have other keys
+        raise ValueError(f"with the sizes of a tiny model it still has {size:,} parameters")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         model = kind(make_config(kind, changes or {})).double().eval()

@@ -40,7 +40,7 @@ class LayerCall:
 
 @dataclass
 class Watch:
-    """The calls of a forward, first layer to last. ``places`` [rows, tokens] are the tokens' places in ``partition``."""
+    """The calls of a forward, first layer to last. ``places`` [rows, tokens] are the tokens' in ``partition``."""
 
     partition: AnyPartition
     places: Int64[Tensor, "rows tokens"]
