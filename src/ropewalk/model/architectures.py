@@ -24,7 +24,7 @@ def class_of(architecture: str) -> type[PreTrainedModel]:
 
 
 def find_class(name: str) -> type[PreTrainedModel] | None:
-    """The class of a causal language model: one of transformers, or one that a program registered with its Auto class."""
+    """The class of a causal language model: one of transformers, or one that a program registered with it."""
     kind = getattr(transformers, name, None)
     if kind is None:
         registered = MODEL_FOR_CAUSAL_LM_MAPPING._extra_content.values()

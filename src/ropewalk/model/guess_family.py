@@ -151,7 +151,8 @@ def _parse(kind: Kind, changes: Changes) -> ModelShape:
 
 def _count_rest(kind: Kind, changes: Changes) -> int:
     """The parameters that the class has and its row does not."""
-    return sum(each.numel() for each in make_empty(kind, changes).parameters()) - _parse(kind, changes).parameters
+    found = sum(each.numel() for each in make_empty(kind, changes).parameters())
+    return int(found - _parse(kind, changes).parameters)
 
 
 @torch.no_grad()

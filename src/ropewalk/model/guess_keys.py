@@ -1,4 +1,4 @@
-"""The keys of a class that has no row: which of them add biases, norms and factors, and the defaults where one is missing.
+"""The keys of a class that has no row: which add biases, norms and factors, and the defaults where one is missing.
 
 A key is known by its effect: a tiny model is built with it and without, and its parameters, angles or logits compared.
 """

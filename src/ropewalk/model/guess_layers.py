@@ -73,9 +73,9 @@ def guess_nope(
     def turning(more: Changes) -> list[bool]:
         return find_turning(_silence(make_twin(kind, {**changes, **more}), found, matrices))
 
-    if hasattr(make_config(kind, changes), "no_rope_layers"):
-        if turning({"no_rope_layers": [1, 0, 1, 0]}) == [True, False, True, False]:
-            return {"nope": "switch"}
+    listed = hasattr(make_config(kind, changes), "no_rope_layers")
+    if listed and turning({"no_rope_layers": [1, 0, 1, 0]}) == [True, False, True, False]:
+        return {"nope": "switch"}
     if windows != "some":
         return {}
     turned = turning({**SHORT_WINDOW, "layer_types": BOTH_KINDS})

@@ -49,7 +49,8 @@ def find_parts(model: PreTrainedModel, watch: Watch) -> FoundParts:
     if len(layers) != 1 or len(rotary) != 1:
         what = "one list of layers" if len(layers) != 1 else "one module that makes the angles of RoPE for all layers"
         raise refuse_class(name, f"it has not {what}")
-    block: Any = backbone.get_submodule(layers[0])[0]
+    blocks: Any = backbone.get_submodule(layers[0])
+    block: Any = blocks[0]
     embedding = next((path for path, each in backbone.named_modules() if each is model.get_input_embeddings()), None)
     attention = next((path for path, each in block.named_modules() if each is watch.calls[0].module), None)
     after = list(children)[list(children).index(layers[0]) + 1 :]

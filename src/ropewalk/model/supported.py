@@ -80,7 +80,7 @@ def refuse_unsupported(model: Any) -> None:
 def try_unknown(model: PreTrainedModel) -> None:
     """Run an unknown class on two short documents. If weights are sharded, every rank must call it.
 
-    The second is longer than the longest window; where that is long, a tiny model of the class stands for it (trial.py).
+    The second is longer than the longest window; for a long one a tiny model of the class is tried (trial.py).
     Raises UserError where packed documents give other results than each alone, or where attention does not call ours.
     """
     if family_of(model) is not None and type(model).__name__ in SUPPORTED:
