@@ -24,9 +24,12 @@ The rooms, from left to right; each imports only from those to its left:
 gave wrong raises ``UserError``. The documentation has a page for each room, and the command is ``ropewalk --help``.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from ropewalk.core.lazy import export_lazily
+from ropewalk.shape.guessed import guess_with
 
 if TYPE_CHECKING:
     from ropewalk import attention as attention
@@ -120,3 +123,10 @@ else:
             "plan", "probe", "recipe", "report", "rope", "shape", "train",
         ),
     )  # fmt: skip
+
+
+def _guess_family(name: str, config: Mapping[str, Any], where: str) -> Any:
+    return import_module("ropewalk.model.guess_family").guess_family(name, config, where)
+
+
+guess_with(_guess_family)  # reading a class needs torch, which rooms to the left of model/ must not import

@@ -14,6 +14,7 @@ from ropewalk.recipe.check import base_context, check
 from ropewalk.recipe.check_corpus import check_corpus
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stretch import describe_stages
+from ropewalk.shape.guessed import describe_guess
 
 
 def check_recipe(recipe: Recipe) -> dict[str, Any]:
@@ -28,6 +29,8 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
     errors = sum(finding.level == "error" for finding in findings)
     lines = [f"{finding.level}: {finding.key}: {finding.message} ({finding.source})" for finding in findings]
     positions = [] if shape is None else list(describe_stages(recipe, shape))
+    guessed = "" if shape is None else describe_guess(shape.architecture)
+    lines += [guessed] if guessed else []
     lines += [f"stage {index} positions: {words}" for index, layers in enumerate(positions) for words in layers]
     for index, plan in enumerate(plans):
         lines += [f"stage {index}", plan.describe()]
@@ -36,6 +39,7 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
         "errors": errors,
         "findings": [asdict(finding) for finding in findings],
         "positions": positions,
+        **({"guessed": guessed} if guessed else {}),
         "plans": [asdict(plan) for plan in plans],
         "text": "\n".join(lines),
     }
