@@ -133,5 +133,7 @@ def test_the_design_effect_says_how_many_answers_are_worth_one(tokenizer: Tokeni
     count = np.ones(found.groups)
     together = (np.arange(found.groups) // 4 % 2).astype(float)  # answers of one prompt are right together
     apart = (np.arange(found.groups) % 4 == 0).astype(float)
-    effects = [next(iter(found.score(Sums(count, count, right), model="m"))).design_effect for right in (together, apart)]
+    effects = [
+        next(iter(found.score(Sums(count, count, right), model="m"))).design_effect for right in (together, apart)
+    ]
     assert effects[0] == pytest.approx(4, rel=0.1) and effects[1] == 1

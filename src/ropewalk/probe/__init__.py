@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ropewalk.probe.ruler import CommonWords as CommonWords
     from ropewalk.probe.ruler import NeedleAmongNeedles as NeedleAmongNeedles
     from ropewalk.probe.ruler import VariableTracking as VariableTracking
+    from ropewalk.probe.ruler_task import RulerTask as RulerTask
 else:
     __all__, __getattr__, __dir__ = export_lazily(
         __name__,
@@ -30,5 +31,6 @@ else:
             "passkey": ("Passkey", "make_passkey_prompt"),
             "prompt": ("Prompt",),
             "ruler": ("CommonWords", "NeedleAmongNeedles", "VariableTracking"),
+            "ruler_task": ("RulerTask",),
         },
     )
