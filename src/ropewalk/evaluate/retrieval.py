@@ -144,7 +144,7 @@ def _write_prompts(
         size = words
         while True:
             prompt = make_prompt(probe, stream(*purpose, number), words=size)
-            tokens, asked = _encode(prompt, tokenizer)
+            tokens, asked = encode_prompt(prompt, tokenizer)
             if len(tokens) <= context_tokens:
                 break
             size = min(size - 1, size * context_tokens // len(tokens))
@@ -153,7 +153,9 @@ def _write_prompts(
             yield tokens, asked, prompt.depths
 
 
-def _encode(prompt: Prompt, tokenizer: Tokenizer) -> tuple[Int64[np.ndarray, "tokens"], Int64[np.ndarray, "tokens"]]:
+def encode_prompt(
+    prompt: Prompt, tokenizer: Tokenizer
+) -> tuple[Int64[np.ndarray, "tokens"], Int64[np.ndarray, "tokens"]]:
     """The prompt as in training, without an end; and the index of the answer that each token belongs to, or -1."""
     document = Document(prompt.text, "probe", "instruction", "unknown", "probe", loss_spans=prompt.answers)
     tokens, trained = (values[:-1] for values in tokenizer.encode_document(document))

@@ -26,6 +26,7 @@ from ropewalk.attention.flex import attend_biased
 from ropewalk.core.error import UserError
 from ropewalk.model.biases import NAME as BIAS
 from ropewalk.model.compiled import stay_outside
+from ropewalk.model.key_cache import KeyCache
 from ropewalk.model.latent_attention import LatentAttention
 from ropewalk.partition import AnyPartition, Partition
 
@@ -95,12 +96,14 @@ def attend_layer(
     *,
     partition: AnyPartition | None = None,
     context_group: dist.ProcessGroup | None = None,
+    key_cache: KeyCache | None = None,
     **settings: Any,
 ) -> tuple[Float[Tensor, "rows tokens heads _"], None]:
     """Attention of one layer, called by transformers; ``partition`` and ``context_group`` come from the forward.
 
     A latent attention that model/latent_attention has changed passes its latents in place of ``key`` and ``value``.
     With a partition, the batch has one entry: this rank's tokens of all sequences, in the partition's order.
+    A ``key_cache`` keeps keys and values; without a partition the tokens attend to those that it keeps.
     ``settings`` are transformers' own (``scaling``, ``sliding_window``). Where model/rope_hooks directs the layer they
     also hold ``window_tokens`` and ``query_temperature`` [rows, tokens], a factor for the queries.
     """
@@ -113,7 +116,14 @@ def attend_layer(
     if isinstance(module, LatentAttention):
         key, value, latents = module.open_latents(key, value)
     bias = getattr(module, BIAS, None)
-    if partition is None:
+    if key_cache is not None and bias is not None:
+        raise UserError(
+            "a model with a bias of attention scores cannot write text",
+            where=f"layer {getattr(module, 'layer_idx', '?')}",
+            why="the cache of keys does not support such a bias",
+            fix="leave evaluate.ruler out, or set generate: false there",
+        )
+    if partition is None and key_cache is None:
         return _attend_plainly(module, query, key, value, attention_mask, window_tokens, settings)
     assert len(query) == 1, "a rank's tokens of all rows are one row"
     _refuse_undone(module, query, key, value, attention_mask, settings)
@@ -121,7 +131,15 @@ def attend_layer(
         counter[getattr(module, "layer_idx", 0)] += 1
     # thrice [1, heads, tokens, head_dim] -> [tokens, heads, head_dim]
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    seen = partition.with_window(window_tokens or settings.get("sliding_window"))
+    seen_tokens = window_tokens or settings.get("sliding_window")
+    if key_cache is not None:
+        layer = getattr(module, "layer_idx", 0)
+        if partition is None:
+            output = key_cache.attend(layer, query, key, value, window_tokens=seen_tokens, settings=settings)
+            return output[None], None  # [new, heads, value_dim] -> [1, new, heads, value_dim]
+        key_cache.keep(layer, key, value)
+    assert partition is not None
+    seen = partition.with_window(seen_tokens)
     if bias is not None:
         assert isinstance(seen, Partition), "recipe/check refuses a bias whose rows are shared"
         places = settings["position_ids"][0]

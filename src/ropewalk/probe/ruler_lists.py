@@ -129,7 +129,10 @@ def make_frequent_words_sample(spec: RulerTask, rng: np.random.Generator, *, wor
 
 
 def _close(text: str, answers: list[str], depths: list[float], references: list[str]) -> RulerSample:
-    """The sample of a text and the answers that are joined to it."""
-    ends = np.cumsum([len(text), *map(len, answers)]).tolist()
-    spans = tuple(pairwise(ends))
-    return RulerSample(Prompt(text + "".join(answers), spans, tuple(depths)), tuple(references))
+    """The sample of a text and the answers, with a comma between two, so that each answer is a span of its own."""
+    spans = []
+    for number, answer in enumerate(answers):
+        text += "," if number else ""
+        spans.append((len(text), len(text) + len(answer)))
+        text += answer
+    return RulerSample(Prompt(text, tuple(spans), tuple(depths)), tuple(references))
