@@ -168,10 +168,12 @@ def summarize_ruler(scores: Sequence[Score], *, model: str, threshold: float) ->
         means.append(Score(model, f"{TASK}mean", "string_match", tokens, None, "en", n, value, *ends, mean.samples))
     yield from means
     if means:
-        reach = [
+        value, low, high = (
             float(max((mean.context_tokens for mean in means if getattr(mean, end) > threshold), default=0))
             for end in ("value", "low", "high")
-        ]
+        )
         longest = means[-1]
         task = f"{TASK}effective_length"
-        yield Score(model, task, "tokens", longest.context_tokens, None, "en", longest.n, *reach, longest.samples)
+        yield Score(
+            model, task, "tokens", longest.context_tokens, None, "en", longest.n, value, low, high, longest.samples
+        )

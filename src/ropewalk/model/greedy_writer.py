@@ -64,6 +64,7 @@ def write_greedily(
     device = next(learner.parameters()).device
     lengths = [len(prompt) for prompt in prompts]
     padding = -sum(lengths) % ranks
+    # twice [_] + [padding] -> [tokens]
     fields = (
         np.concatenate([*prompts, np.zeros(padding, dtype=np.int64)]),
         np.concatenate([*map(np.arange, lengths), np.zeros(padding, dtype=np.int64)]),

@@ -89,7 +89,8 @@ class KeyCache:
         most = max_over_ranks(scores.amax(-1).double(), group=self._group)  # [new, kv_heads, group]
         weights = torch.exp(scores - most[..., None].float())
         parts = torch.einsum("nkgt,tkd->nkgd", weights, values.float())
-        own = torch.cat((parts, weights.sum(-1, keepdim=True)), dim=-1)  # [..., value_dim] + [..., 1]
+        # [..., value_dim] + [..., 1] -> [..., value_dim + 1]
+        own = torch.cat((parts, weights.sum(-1, keepdim=True)), dim=-1)
         total = sum_over_ranks(own.double(), group=self._group)
         output = (total[..., :-1] / total[..., -1:]).reshape(new, heads, -1)
         logsum = (most + total[..., -1].log()).reshape(new, heads)

@@ -6,6 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from ropewalk.probe import key_value, needle, passkey, ruler
+from ropewalk.probe.held_out_tasks import HeldOutTask, make_held_out_prompt
 from ropewalk.probe.prompt import Prompt
 from ropewalk.probe.ruler_lists import make_common_words_sample, make_frequent_words_sample, make_variable_sample
 from ropewalk.probe.ruler_needles import make_needle_sample
@@ -19,7 +20,8 @@ Probe = Annotated[
     | ruler.VariableTracking
     | ruler.CommonWords
     | ruler.NeedleAmongNeedles
-    | RulerTask,
+    | RulerTask
+    | HeldOutTask,
     Field(discriminator="kind"),
 ]
 
@@ -31,6 +33,8 @@ def name_probe(probe: Probe) -> str:
         name += f"_{probe.hops}_hops"
     if isinstance(probe, RulerTask):
         name += f"_{probe.task}"
+    if isinstance(probe, HeldOutTask):
+        name = probe.task
     language = getattr(probe, "language", "en")
     return name if language == "en" else f"{name}_{language}"
 
@@ -50,6 +54,8 @@ def make_prompt(probe: Probe, rng: np.random.Generator, *, words: int) -> Prompt
             return ruler.find_common_words(probe, rng, words=words)
         case ruler.NeedleAmongNeedles():
             return ruler.find_needle_among_needles(probe, rng, words=words)
+        case HeldOutTask():
+            return make_held_out_prompt(probe, rng, words=words)
         case RulerTask():
             return make_ruler_sample(probe, rng, words=words).prompt
 
