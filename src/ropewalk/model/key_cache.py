@@ -44,8 +44,9 @@ class KeyCache:
         self._asked = documents, positions
         self._steps += 1
         if self._keeps_new:
-            self._documents = torch.cat((self._documents, documents))  # [local] + [new] -> [local + new]
-            self._positions = torch.cat((self._positions, positions))
+            # twice [local] + [new] -> [local + new]
+            self._documents = torch.cat((self._documents, documents))
+            self._positions = torch.cat((self._positions, positions))  # [local + new]
 
     @property
     def _keeps_new(self) -> bool:
@@ -74,7 +75,7 @@ class KeyCache:
         assert self._asked is not None
         keys, values = self._kept[layer]
         if self._keeps_new:
-            keys, values = torch.cat((keys, key)), torch.cat((values, value))  # [local, ...] -> [local + new, ...]
+            keys, values = torch.cat((keys, key)), torch.cat((values, value))  # [local + new, kv_heads, _]
             self._kept[layer] = keys, values
         documents, positions = self._asked
         seen = self._documents == documents[:, None]  # [new, local]
@@ -89,7 +90,7 @@ class KeyCache:
         most = max_over_ranks(scores.amax(-1).double(), group=self._group)  # [new, kv_heads, group]
         weights = torch.exp(scores - most[..., None].float())
         parts = torch.einsum("nkgt,tkd->nkgd", weights, values.float())
-        # [..., value_dim] + [..., 1] -> [..., value_dim + 1]
+        # [new, heads, group, width] + [new, heads, group, 1] -> [new, heads, group, width + 1]
         own = torch.cat((parts, weights.sum(-1, keepdim=True)), dim=-1)
         total = sum_over_ranks(own.double(), group=self._group)
         output = (total[..., :-1] / total[..., -1:]).reshape(new, heads, -1)
