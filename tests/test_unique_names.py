@@ -27,6 +27,7 @@ SAME_IDEA = {
     "longrope_search": "the search, and the part of a run that makes it",
     "progress": "the bar of any long work, and that of a stage",
     "replay": "the verb, and the step that is repeated",
+    "ruler": "three tasks in our own words, and the keys of the benchmark's own",
     "spec": "the keys of a part of the recipe",
     "stage": "the keys of a stage, and its training",
     "sweep": "the keys of a study, and its run",

@@ -121,6 +121,7 @@ SIDES: Mapping[str, Side] = {
     "evaluate.short_tokens": "evaluate",
     "evaluate.pairs": "evaluate",
     "evaluate.probes": "evaluate",
+    "evaluate.ruler": "evaluate",
     "evaluate.seed": "evaluate",
     "evaluate.precision": "evaluate",
     "export.dtype": "export",

@@ -16,6 +16,7 @@ from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.probe.kinds import Probe
 from ropewalk.recipe.hardware_keys import Hardware, read_hardware
 from ropewalk.recipe.parallel import Parallel as Parallel
+from ropewalk.recipe.ruler import RulerSpec
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.trackers import Tracker
 
@@ -85,6 +86,8 @@ class EvaluateSpec(Spec):
     """Fewest and most key-value pairs of a retrieval prompt."""
     probes: tuple[Probe, ...] = ()
     """Further probes at the same lengths, such as ``{kind: variable_tracking}`` or ``{kind: needle, language: zh}``."""
+    ruler: RulerSpec | None = None
+    """RULER with its own questions and scoring: the models write text; null measures none of it."""
     seed: int = 1_000_003
     """Draws prompts and held-out text."""
     precision: Literal["float32", "bfloat16"] = "float32"
