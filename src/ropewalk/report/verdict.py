@@ -1,6 +1,6 @@
 """The targets of a run, and a verdict on each.
 
-Four measures show that a longer context works. Retrieval must hold at the old length, be gained at the new one, and is
+Five measures show that a longer context works. Text must be easier with its whole context than with the base's. Retrieval must hold at the old length, be gained at the new one, and is
 reported beyond it. The loss at far positions must be no worse than at near ones. Held-out text must be no harder than
 before. A target that lies inside a measure's 95 % interval is undecided: more documents or answers would decide it. The
 packaged base has bounds of its own, because a base that already succeeds at 4x would make the run prove nothing.
@@ -13,7 +13,7 @@ from typing import Literal
 
 from ropewalk.core.quantity import format_length
 from ropewalk.core.record import Score
-from ropewalk.report.contents import Contents
+from ropewalk.report.contents import MODELS, Contents
 from ropewalk.report.table import Mark, Table, TableCell
 
 RETRIEVAL = "retrieval/key_value"
@@ -23,6 +23,8 @@ PARITY = 1e-5
 _TINY_BASE_RETRIEVAL = {1: (">=", 0.95), 4: ("<=", 0.65), 8: ("<=", 0.50)}
 _TINY_BASE_GAP = (">=", 0.2)
 _GAP = ("<=", 0.05)
+_GAIN = ("<=", -0.001)
+"""Below 0 by more than rounding: a model that cannot see farther reads both alike."""
 _SHORT = ("<=", 0.02)
 
 Sense = Literal[">=", "<="]
@@ -109,7 +111,7 @@ def judge_measures(contents: Contents) -> list[Verdict]:
     """The verdict on every measure that the run's scores allow, in the order of the summary."""
     if not contents.scores or contents.base_context_tokens is None:
         return []
-    return [*_judge_retrieval(contents), *_judge_gap(contents), *_judge_short(contents)]
+    return [*_judge_gain(contents), *_judge_retrieval(contents), *_judge_gap(contents), *_judge_short(contents)]
 
 
 def find_outcomes(verdicts: Sequence[Verdict]) -> dict[Outcome, list[Verdict]]:
@@ -122,8 +124,8 @@ def find_outcomes(verdicts: Sequence[Verdict]) -> dict[Outcome, list[Verdict]]:
 
 
 def verdict_table(verdicts: Sequence[Verdict], *, intervals: bool) -> Table:
-    """One line per measure, base and extended side by side, each with its target and the outcome."""
-    models = [model for model in ("base", "extended") if any(verdict.model == model for verdict in verdicts)]
+    """One line per measure, the models side by side, each with its target and the outcome."""
+    models = [model for model in MODELS if any(verdict.model == model for verdict in verdicts)]
     targets = {model: any(v.bound for v in verdicts if v.model == model) for model in models}
     columns = ["measure"]
     for model in models:
@@ -179,6 +181,17 @@ def mark_of(verdict: Verdict) -> Mark:
     return "" if verdict.outcome is None else "aim" if verdict.aim else _WORDS[verdict.outcome][1]
 
 
+def _judge_gain(contents: Contents) -> Iterator[Verdict]:
+    """The first question: is the same text easier with its whole context than with the base's?"""
+    for model in contents.models:
+        for score in contents.find_scores("gain/context", model=model):
+            assert contents.base_context_tokens is not None
+            whole, window = (format_length(tokens) for tokens in (score.context_tokens, contents.base_context_tokens))
+            name = f"context gain: loss with {whole} minus loss with {window}"
+            bound = _GAIN if model == "extended" else None
+            yield _judge_change("gain/context", name, model, "nats", _change_of(score), bound)
+
+
 def _judge_retrieval(contents: Contents) -> Iterator[Verdict]:
     base_tokens = contents.base_context_tokens
     assert base_tokens is not None
@@ -200,8 +213,9 @@ def _judge_retrieval(contents: Contents) -> Iterator[Verdict]:
             if (score := whole.get((model, tokens))) is None:
                 continue
             bound: tuple[str, float] | None = (">=", 0.90 if never else 0.95)
-            if model == "base":
-                bound = _TINY_BASE_RETRIEVAL.get(int(multiple)) if contents.is_tiny_base else None
+            if model != "extended":
+                own = contents.is_tiny_base and model == "base"
+                bound = _TINY_BASE_RETRIEVAL.get(int(multiple)) if own else None
             yield Verdict(
                 f"retrieval/{multiple:g}x", name, model, "share", score.value, score.low, score.high, bound,
                 aim=bool(never) and model == "extended", samples=score.samples,
@@ -220,8 +234,8 @@ def _judge_gap(contents: Contents) -> Iterator[Verdict]:
         tokens, change = found
         name = f"loss, last quarter of {tokens / base_tokens:g}x minus that of 1x"
         bound: tuple[str, float] | None = _GAP
-        if model == "base":
-            bound = _TINY_BASE_GAP if contents.is_tiny_base else None
+        if model != "extended":
+            bound = _TINY_BASE_GAP if contents.is_tiny_base and model == "base" else None
         yield _judge_change("nll/gap", name, model, "nats", change, bound)
 
 
