@@ -36,7 +36,9 @@ def draw_long_by_source(
         order = stream("evaluate", "long", corpus.digest, name, seed).permutation(long)
         queues.append([(name, held, int(number)) for number in order])
     turns = [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
-    return [(name, held.read(number, 0, context_tokens)[0].astype(np.int64)) for name, held, number in turns[:documents]]
+    return [
+        (name, held.read(number, 0, context_tokens)[0].astype(np.int64)) for name, held, number in turns[:documents]
+    ]
 
 
 def draw_short(
