@@ -14,6 +14,7 @@ from ropewalk.corpus.mix.held_out_text import tell_long
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_tokenizer
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
+from ropewalk.evaluate.gain_by_distance import GainByDistance, plan_gain_by_distance
 from ropewalk.evaluate.items import Sums, measure
 from ropewalk.evaluate.loss_by_position import PositionLoss, plan_position_loss
 from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
@@ -28,7 +29,7 @@ from ropewalk.plan.memory import WHOLE_BYTES
 from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.spec import EvaluateSpec
 
-Measurement = PositionLoss | Retrieval | ShortLoss
+Measurement = PositionLoss | GainByDistance | Retrieval | ShortLoss
 """Each has items, their groups, and ``score``, which turns the groups' sums into scores."""
 
 
@@ -98,7 +99,10 @@ def plan_measurements(
         )
         _tell_documents(0 if positions is None else len(positions.documents), spec, base_tokens)
         short = plan_short_loss(corpus, base_tokens=base_tokens, tokens=spec.short_tokens, seed=spec.seed)
-        planned = [positions, *planned, short]
+        gain = plan_gain_by_distance(
+            corpus, base_tokens=base_tokens, multiple=spec.position_lengths, documents=spec.documents, seed=spec.seed
+        )
+        planned = [positions, gain, *planned, short]
     return [each for each in planned if each is not None]
 
 
