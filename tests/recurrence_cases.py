@@ -34,8 +34,7 @@ def draw(case: Case) -> tuple[list[Tensor], Tensor]:
     if case.kind == "convolution":
         return [normal(tokens, 6), normal(6, case.taps), normal(6)], normal(tokens, 6)
     query, key, value = (
-        normal(tokens, heads, dim)
-        for heads, dim in ((KEY_HEADS, KEY_DIM), (KEY_HEADS, KEY_DIM), (HEADS, VALUE_DIM))
+        normal(tokens, heads, dim) for heads, dim in ((KEY_HEADS, KEY_DIM), (KEY_HEADS, KEY_DIM), (HEADS, VALUE_DIM))
     )
     shape = {"kda": (tokens, HEADS, KEY_DIM), "simple_decay": (HEADS,)}.get(case.kind, (tokens, HEADS))
     inputs = [query, key / key.norm(dim=-1, keepdim=True), value, -normal(*shape).abs() * 0.1]

@@ -10,12 +10,12 @@ from recurrence_cases import KINDS, Case, draw, find_scan_errors, run_shares
 from ropewalk.core.error import UserError
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_tokens, partition_tokens_and_heads
-from ropewalk.recurrence import scan, segment_scan
+from ropewalk.recurrence import scan, segment_scan, summaries
 
 LAYOUTS = ("contiguous", "zigzag", "balanced", "local")
 PACKS = {
-    "longer than a rank": np.concatenate([pack([1, 150, 2, 39], 192), pack([90, 1], 192)]),
-    "tiny": pack(np.random.default_rng(0).integers(1, 9, size=40).tolist(), 128),
+    "longer than a rank": np.concatenate([pack([1, 73, 2], 80), pack([67, 1], 80)]),
+    "tiny": pack(np.random.default_rng(0).integers(1, 9, size=24).tolist(), 64),
 }
 
 
@@ -24,8 +24,8 @@ def test_each_document_is_itself_alone(ranks: int) -> None:
     cases = [
         Case(kind, document, layout)
         for kind in (*KINDS, "convolution")
-        for document in PACKS.values()
         for layout in LAYOUTS[: 1 if ranks == 1 else None]
+        for document in [*PACKS.values()][: 1 if layout in ("balanced", "local") else None]
     ]
     cases += [case._replace(dtype=torch.float32) for case in cases if case.layout == "contiguous"]
     for case, errors in zip(cases, find_scan_errors(cases, ranks), strict=True):
@@ -41,18 +41,16 @@ def test_a_kernel_longer_than_segments_reads_through_them() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_random_documents_are_exact(kind: str) -> None:
     draws = np.random.default_rng(len(kind))
-    documents = [pack(draws.choice([1, 2, 17, 64, 65, 130], size=9).tolist(), 256) for _ in range(2)]
-    cases = [Case(kind, document, layout) for document in documents for layout in ("zigzag", "balanced")]
+    document = pack(draws.choice([1, 2, 17, 64, 65], size=7).tolist(), 128)
+    cases = [Case(kind, document, layout) for layout in ("zigzag", "balanced")]
     for errors in find_scan_errors(cases, 4):
         assert max(errors) <= 1e-10
 
 
 def test_the_state_before_a_segment_matters(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: without what arrived the results are wrong, so the comparison would see a mistake."""
-    from ropewalk.recurrence import summaries
-
     monkeypatch.setattr(summaries.Summary, "apply", lambda self, before: before * 0)
-    (errors,) = find_scan_errors([Case("gated_delta", PACKS["longer than a rank"], "contiguous")], 2)
+    (errors,) = find_scan_errors([Case("gated_delta", PACKS["longer than a rank"], "contiguous")], 4)
     assert errors[0] > 0.1
 
 

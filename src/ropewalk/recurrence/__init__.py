@@ -14,6 +14,4 @@ if TYPE_CHECKING:
     from ropewalk.recurrence.convolution import convolve as convolve
     from ropewalk.recurrence.segment_scan import scan as scan
 else:
-    __all__, __getattr__, __dir__ = export_lazily(
-        __name__, {"convolution": ("convolve",), "segment_scan": ("scan",)}
-    )
+    __all__, __getattr__, __dir__ = export_lazily(__name__, {"convolution": ("convolve",), "segment_scan": ("scan",)})

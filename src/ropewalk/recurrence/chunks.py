@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from ropewalk.recurrence.chunk_table import SegmentGroup
 from ropewalk.shape.recurrences import Recurrence
@@ -44,7 +44,7 @@ class Chunks:
         """The states after one chunk of each segment."""
         value = self.values[chosen]
         wide = state.shape[-1] - value.shape[-1]  # a state [h | M] beside values [v | 0]
-        value = F.pad(value, (0, wide)) if wide else value
+        value = functional.pad(value, (0, wide)) if wide else value
         added = value if self.erasing is None else value - self.erasing[chosen] @ state
         after: Tensor = self.kept[chosen] * state + self.fading[chosen].transpose(-1, -2) @ added
         return after

@@ -22,6 +22,7 @@ from ropewalk.partition.ulysses import AnyPartition
 from ropewalk.recurrence.segment_scan import require_tokens
 
 Rows = Float[Tensor, "local channels"]
+Received = Float[Tensor, "received channels"]
 Taps = Float[Tensor, "channels taps"]
 
 
@@ -69,13 +70,13 @@ class _Lines:
 
 class _Halo(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Rows, partition: Partition, rank: int, group: dist.ProcessGroup) -> Rows:
+    def forward(ctx: Any, rows: Rows, partition: Partition, rank: int, group: dist.ProcessGroup) -> Received:
         ctx.of = partition, rank, group
         (block,) = fetch_needed(rows[:, None], plan_traffic(partition, rank, rows.device), group)
         return block[:, 0]  # [received, 1, channels] -> [received, channels]
 
     @staticmethod
-    def backward(ctx: Any, grad: Rows) -> tuple[Rows, None, None, None]:
+    def backward(ctx: Any, grad: Received) -> tuple[Rows, None, None, None]:
         partition, rank, group = ctx.of
         traffic = plan_traffic(partition, rank, grad.device)
         total = return_needed(iter([grad[:, None]]), traffic, group, grad.dtype)()

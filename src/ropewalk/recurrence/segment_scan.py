@@ -38,9 +38,10 @@ def scan(
 ) -> Values:
     """The recurrence ``kind`` within documents for this rank's tokens, in the partition's local order.
 
-    ``gated_delta`` and ``kda``: h becomes exp(decay) h, then h + beta key (value - key h); ``ssd`` and ``simple_decay``:
-    h becomes exp(decay) h + key value. The output is query h; scale and normalise vectors before. ``decay`` is a
-    logarithm, at most 0: [local, heads]; of ``kda`` [local, heads, key_dim]; of ``simple_decay`` [heads], a constant.
+    ``gated_delta`` and ``kda``: h becomes exp(decay) h, then h + beta key (value - key h). ``ssd`` and
+    ``simple_decay``: h becomes exp(decay) h + key value. The output is query h; scale and normalise vectors before.
+    ``decay`` is a logarithm, at most 0: [local, heads]; of ``kda`` [local, heads, key_dim]; of ``simple_decay``
+    [heads], a constant.
     One key head serves ``heads / key_heads`` neighbouring heads. Differentiable; padding gets zeros; computed in
     float32 or better, the result has the dtype of ``value``. ``group`` holds the partition's ranks in order; None for
     a partition over one rank.

@@ -17,7 +17,8 @@ from torch import Tensor
 from ropewalk.recurrence.chunk_table import ChunkTable
 from ropewalk.shape.recurrences import Recurrence
 
-Flat = Float[Tensor, "numbers"]
+Flat = Float[Tensor, "_"]
+"""Numbers of summaries, one after the other."""
 HeadState = Float[Tensor, "heads key_dim value_dim"]
 Transition = Float[Tensor, "heads _ _"]
 """M: [heads, key_dim, key_dim], or [heads, 1, 1] for a number."""
@@ -47,7 +48,9 @@ class _Message:
     receive_numbers: list[int]
     group: dist.ProcessGroup
     work: Any = None
-    alive: Tensor | None = None
+    alive: Flat | None = None
+    gradients: Flat | None = None
+    """Of what this rank sent; on their way until ``wait``."""
 
     def start(self, outgoing: Flat, *, back: bool) -> Flat:
         there, here = self.receive_numbers, self.send_numbers
@@ -72,11 +75,11 @@ class _Start(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Flat) -> tuple[Flat, None]:
         ctx.message.wait()
-        return grad, None
+        return ctx.message.gradients, None
 
 
 class _Finish(torch.autograd.Function):
-    """Begins the gradients' way back; ``_Start`` waits for them."""
+    """Begins the gradients' way back; ``_Start`` waits for them, in the message: theirs is another number."""
 
     @staticmethod
     def forward(ctx: Any, incoming: Flat, message: _Message) -> Flat:
@@ -86,7 +89,8 @@ class _Finish(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Flat) -> tuple[Flat, None]:
-        return ctx.message.start(grad, back=True), None
+        ctx.message.gradients = ctx.message.start(grad, back=True)
+        return grad, None
 
 
 class Join(torch.autograd.Function):
@@ -116,7 +120,7 @@ class SummaryExchange:
         tie: Flat,
         group: dist.ProcessGroup,
     ) -> None:
-        heads, key_dim, value_dim = like.shape
+        heads, key_dim, _ = like.shape
         self._table, self._kind, self._own, self._like = table, kind, own, like
         self._heads, self._key_dim = heads, key_dim
 
@@ -125,8 +129,8 @@ class SummaryExchange:
 
         table_begins = table.beginning | set(table.begins.segments)
         self._message = _Message([count(each) for each in table.send], [count(each) for each in table.receive], group)
-        # [heads, key_dim, value_dim] and M of each summary for each rank -> [numbers]. ``tie`` has none, but a graph: so
-        # this rank's backward takes part.
+        # [heads, key_dim, value_dim] and M of each summary for each rank -> [numbers]. ``tie`` has none, but a graph:
+        # so this rank's backward takes part.
         parts = [tie]
         for segments in table.send:
             for each in segments:
