@@ -17,7 +17,8 @@ The rooms, from left to right; each imports only from those to its left:
 - ``core``: errors, finished folders, digests, seeds. ``rope``: positions. ``shape``: a model's config.json.
 - ``probe``: prompts with known answers. ``corpus``: from files to sequences of tokens. ``recipe``: a run as a value.
 - ``partition``: which rank has which tokens. ``plan``: the forecast. All rooms up to here need no torch.
-- ``attention``: exact attention over ranks. ``recurrence``: recurrent layers. ``parallel``: ranks and meshes. ``model``: transformers. ``checkpoint``.
+- ``attention``: exact attention over ranks. ``recurrence``: recurrent layers. ``parallel``: ranks and meshes.
+- ``model``: transformers. ``checkpoint``.
 - ``evaluate``: losses and retrieval. ``train``: the loop. ``report``: the page. ``commands``: the verbs.
 
 ``import ropewalk`` imports none of them: a room, and a name below, is imported when it is first asked for. What a user
