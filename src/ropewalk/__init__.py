@@ -17,7 +17,8 @@ The rooms, from left to right; each imports only from those to its left:
 - ``core``: errors, finished folders, digests, seeds. ``rope``: positions. ``shape``: a model's config.json.
 - ``probe``: prompts with known answers. ``corpus``: from files to sequences of tokens. ``recipe``: a run as a value.
 - ``partition``: which rank has which tokens. ``plan``: the forecast. All rooms up to here need no torch.
-- ``attention``: exact attention over ranks. ``parallel``: ranks and meshes. ``model``: transformers. ``checkpoint``.
+- ``attention``: exact attention over ranks. ``recurrence``: recurrent layers. ``parallel``: ranks and meshes.
+- ``model``: transformers. ``checkpoint``.
 - ``evaluate``: losses and retrieval. ``train``: the loop. ``report``: the page. ``commands``: the verbs.
 
 ``import ropewalk`` imports none of them: a room, and a name below, is imported when it is first asked for. What a user
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from ropewalk import plan as plan
     from ropewalk import probe as probe
     from ropewalk import recipe as recipe
+    from ropewalk import recurrence as recurrence
     from ropewalk import report as report
     from ropewalk import rope as rope
     from ropewalk import shape as shape
@@ -120,7 +122,7 @@ else:
         },
         folders=(
             "attention", "checkpoint", "commands", "core", "corpus", "evaluate", "model", "parallel", "partition",
-            "plan", "probe", "recipe", "report", "rope", "shape", "train",
+            "plan", "probe", "recipe", "recurrence", "report", "rope", "shape", "train",
         ),
     )  # fmt: skip
 
