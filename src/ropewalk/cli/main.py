@@ -8,6 +8,7 @@ continues from the newest checkpoint.
 
 import json
 import sys
+from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -26,23 +27,47 @@ _INTERRUPTED = 130
 app = typer.Typer(
     cls=Verbs,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Extend the context of a language model, and measure the result. RECIPE is a YAML file; override its keys "
     "with path=value.",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"ropewalk {version('ropewalk')}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a verb."""
+
 
 app.add_typer(corpus_app, name="corpus")
 
 
 @app.command("run")
 def run_command(
-    recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    strict: Strict = False,
+    as_json: AsJson = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="A trial: at most 20 steps a stage, few measurements, folder RUN-fast.")
+    ] = False,
 ) -> None:
     """Run all parts of a recipe, from text to report; continue where an earlier run stopped."""
     from ropewalk.commands.run import run_recipe
+    from ropewalk.recipe.trial import plan_trial
 
     loaded = load_given(recipe, overrides)
+    if fast:
+        loaded = load_given(recipe, [*(overrides or []), *plan_trial(loaded)])
     print_result(run_recipe(loaded), as_json)
     end_strictly(loaded, strict)
 
