@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from ropewalk.cli.beginnings import app as beginnings_app
 from ropewalk.cli.corpus import app as corpus_app
 from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, Strict, end_strictly, load_given, print_result
 from ropewalk.cli.usage import Verbs
@@ -49,6 +50,7 @@ def start(
 
 
 app.add_typer(corpus_app, name="corpus")
+app.add_typer(beginnings_app)
 
 
 @app.command("run")
@@ -101,19 +103,6 @@ def extend_command(
     from ropewalk.commands.extend import extend_model
 
     print_result(extend_model(str(target), Path(arguments[0]), arguments[1:]), as_json)
-
-
-@app.command("import")
-def import_command(
-    source: Annotated[Path, typer.Argument(metavar="GGUF", help="A .gguf file with a language model.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new model folder.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[dtype=bfloat16]", help="Default: float32.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write a model folder from a quantised GGUF file; its weights are dequantised."""
-    from ropewalk.commands.import_gguf import import_model
-
-    print_result(import_model(source, out, overrides or []), as_json)
 
 
 @app.command("advise")
@@ -234,25 +223,6 @@ def sweep_command(
     from ropewalk.commands.sweep import run_sweep
 
     print_result(run_sweep(study, overrides or []), as_json)
-
-
-@app.command("launch")
-def launch_command(
-    scheduler: Annotated[str, typer.Argument(metavar="slurm|k8s", help="The scheduler of your machines.")],
-    recipe: RecipeArgument,
-    overrides: Overrides = None,
-    nodes: Annotated[int, typer.Option(help="Machines that share parallel.ranks.")] = 1,
-    image: Annotated[str, typer.Option(help="For k8s: a container image with ropewalk installed.")] = "ropewalk:latest",
-    as_json: AsJson = False,
-) -> None:
-    """Print a script that trains a recipe on many machines and continues automatically after a preemption."""
-    from ropewalk.commands.launch import write_script
-
-    given = overrides or []
-    script = write_script(
-        scheduler, load_given(recipe, given), argument=recipe, overrides=given, nodes=nodes, image=image
-    )
-    print_result(script, as_json)
 
 
 @app.command("check")

@@ -13,13 +13,13 @@ def plan_trial(recipe: Recipe) -> list[str]:
     """Overrides that make a short trial of ``recipe``: at most 20 steps a stage, a quarter of the generated text."""
     trial = [
         f"run={recipe.run}-fast",
-        f"evaluate.answers={min(recipe.evaluate.answers, 100)}",
+        f"evaluate.answers={min(recipe.evaluate.answers, 40)}",
         f"evaluate.documents={min(recipe.evaluate.documents, 4)}",
         f"evaluate.short_tokens={min(recipe.evaluate.short_tokens, 4096)}",
     ]
     for index, stage in enumerate(recipe.stages):
         trial.append(f"stages.{index}.tokens={min(stage.tokens, _STEPS * stage.step_tokens)}")
     for index, source in enumerate(recipe.corpus.sources):
-        if source.embedded is not None:
+        if source.size_bytes is not None:
             trial.append(f"corpus.sources.{index}.size_bytes={source.size_bytes // _EMBEDDED_SHARE}")
     return trial
