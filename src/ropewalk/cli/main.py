@@ -34,10 +34,11 @@ app = typer.Typer(
 )
 
 
-def _print_version(asked: bool) -> None:
+def _print_version(asked: bool) -> bool:
     if asked:
         print(f"ropewalk {version('ropewalk')}")
         raise typer.Exit
+    return False
 
 
 @app.callback()

@@ -34,8 +34,10 @@ stages:
     step_tokens: {step}                    # tokens of one optimizer step
     lr: {lr}                            # full training of 7B: at most 2e-5; of 30B: 1e-5
     checkpoint_steps: 100
-{lora}parallel: {{ranks: {ranks}, context_parallel: {context}, precision: bfloat16}}   # ranks: GPUs; context_parallel of them share a sequence
-evaluate: {{lengths: {lengths}, position_lengths: {times}, precision: bfloat16}}   # multiples of the base's {base}
+{lora}# ranks: GPUs; context_parallel of them share a sequence
+parallel: {{ranks: {ranks}, context_parallel: {context}, precision: bfloat16}}
+# lengths: multiples of the base's {base}
+evaluate: {{lengths: {lengths}, position_lengths: {times}, precision: bfloat16}}
 """
 _LORA = "    lora: {rank: 16}                      # merged into the weights at the end of the stage\n"
 
