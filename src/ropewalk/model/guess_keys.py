@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from transformers import PreTrainedModel
 
 from ropewalk.model.guess_parts import FoundMatrices, FoundParts, find_qk_norm
@@ -76,7 +77,7 @@ def guess_defaults(kind: Kind, changes: Changes) -> dict[str, Any]:
 def guess_rope(kind: Kind, changes: Changes, found: FoundParts) -> dict[str, Any]:
     """The fields for RoPE: the share of a head that it turns, theta and its key, a block of its own, types it runs."""
 
-    def angles(more: Changes) -> dict[str, torch.Tensor]:
+    def angles(more: Changes) -> dict[str, Float[torch.Tensor, "half"]]:
         rotary: Any = getattr(kind(make_config(kind, {**changes, **more})), found.parts.backbone)
         buffers = dict(getattr(rotary, found.parts.rotary).named_buffers())
         return {key: each for key, each in buffers.items() if key.endswith("inv_freq") and "original" not in key}
@@ -195,7 +196,9 @@ def guess_logit_rules(kind: Kind, changes: Changes, backbone: str) -> dict[str, 
     return fields
 
 
-def _read_logits(kind: Kind, changes: Changes, backbone: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _read_logits(
+    kind: Kind, changes: Changes, backbone: str
+) -> tuple[Float[torch.Tensor, "1 tokens vocabulary"], Float[torch.Tensor, "1 tokens vocabulary"]]:
     """The product of the head's input and weight, and the logits of the class."""
     model = make_twin(kind, changes)
     seen: list[torch.Tensor] = []

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -115,7 +116,7 @@ def find_turning(model: PreTrainedModel) -> list[bool]:
     return [bool((one - other).abs().max() > 1e-6) for one, other in zip(near, far, strict=True)]
 
 
-def _read_queries(model: PreTrainedModel, spread: int) -> list[torch.Tensor]:
+def _read_queries(model: PreTrainedModel, spread: int) -> list[Float[torch.Tensor, "heads tokens head_dim"]]:
     """The queries of each layer [heads, tokens, head_dim], with places ``spread`` apart."""
     positions = spread * torch.arange(sum(LENGTHS))
     watch = run_watched(model, WHOLE, documents=(sum(LENGTHS),), positions=positions)[1]
@@ -153,7 +154,9 @@ _WAYS: Mapping[str, Any] = {
 queries and keys backwards as well, which gives the same scores."""
 
 
-def _turn(query: torch.Tensor, angles: torch.Tensor, way: str) -> torch.Tensor:
+def _turn(
+    query: Float[torch.Tensor, "heads tokens head_dim"], angles: Float[torch.Tensor, "tokens pairs"], way: str
+) -> Float[torch.Tensor, "heads tokens head_dim"]:
     """``query`` [heads, tokens, head_dim] with its pairs turned by ``angles`` [tokens, pairs]."""
     neighbours, last = _WAYS[way]
     pairs = angles.shape[1]

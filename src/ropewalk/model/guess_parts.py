@@ -182,6 +182,7 @@ def find_layout(name: str, found: FoundParts) -> CosSin:
         return "single"
     if len(cosine) == 2 * half:
         for layout, one in (("halves", cosine[:half]), ("doubled", cosine[::2])):
+            # twice [half] -> [2 half]
             again = torch.cat([one, one]) if layout == "halves" else one.repeat_interleave(2)
             if half > 1 and torch.equal(again, cosine):
                 return layout  # type: ignore[return-value]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -33,6 +33,7 @@ BOTH_KINDS = [WINDOWED, FULL] * (LAYERS // 2)
 REFUSALS = (ValueError, TypeError, LookupError, AttributeError, AssertionError, RuntimeError, StrictDataclassError)
 """What transformers raises for a config that it does not take."""
 _TOKENS = torch.arange(sum(LENGTHS)) % 89 + 3
+# documents x [tokens] -> [all]
 _POSITIONS = torch.cat([torch.arange(length) for length in LENGTHS])
 
 
@@ -90,11 +91,14 @@ def try_twin(model: PreTrainedModel) -> Watch:
         if len(watch.calls) != model.config.get_text_config().num_hidden_layers:
             raise refuse_class(name, "its attention does not go through transformers' AttentionInterface in all layers")
         _require_short_windows(name, watch)
+        # [all] -> 4 x [quarter] -> [2 ranks, half]
         quarters = WHOLE[0].chunk(4)
+        # first and last, second and third -> [2, half]
         ranks = torch.stack([torch.cat([quarters[0], quarters[3]]), torch.cat([quarters[1], quarters[2]])])
         with _record(model) as cut_outputs:
             cut, _ = run_watched(model, ranks)
         model.set_attn_implementation("eager")  # its authors' own definition of its attention
+        # documents x [tokens, vocabulary] -> [all, vocabulary]
         alone = torch.cat([model(part[None], use_cache=False).logits[0] for part in _TOKENS.split(LENGTHS)])
     except REFUSALS as error:
         if isinstance(error, UserError):
@@ -145,7 +149,7 @@ def _require_short_windows(name: str, watch: Watch) -> None:
         )
 
 
-_Outputs = list[tuple[str, str, Tensor | None, Tensor]]
+_Outputs = list[tuple[str, str, Shaped[Tensor, "..."] | None, Shaped[Tensor, "..."]]]
 """For each call of a module: its path, its class, its first input and its output."""
 
 
@@ -183,7 +187,7 @@ def _find_mixer(model: nn.Module, one: _Outputs, two: _Outputs, order: Int64[Ten
     return ""
 
 
-def _alike(one: Tensor, two: Tensor, order: Int64[Tensor, "all"]) -> bool:
+def _alike(one: Shaped[Tensor, "..."], two: Shaped[Tensor, "..."], order: Int64[Tensor, "all"]) -> bool:
     if one.dim() != 3 or two.dim() != 3 or two.shape[:2].numel() != len(order) or not one.is_floating_point():
         return False
     return _differ(two.flatten(0, 1)[order], one[0]) <= BAR
