@@ -16,6 +16,7 @@ import typer
 
 from ropewalk.cli.corpus import app as corpus_app
 from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, Strict, end_strictly, load_given, print_result
+from ropewalk.cli.receipt import receipt_command
 from ropewalk.cli.usage import Verbs
 from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
 from ropewalk.parallel.stop import heed_stop
@@ -195,6 +196,9 @@ def report_command(
 ) -> None:
     """Write report.html from the present contents of the run folder."""
     end_strictly(_do_part("report", recipe, overrides, as_json), strict)
+
+
+app.command("receipt")(receipt_command)
 
 
 @app.command("sweep")
