@@ -174,7 +174,7 @@ def _make_stage(
             shape, ranks=rig.ranks, replicas=recipe.parallel.replicas, element_bytes=element_bytes, lora=spec.lora
         ),
         joules=median(found["joules"]) if "joules" in found else None,
-        planned=_plan(recipe, shape, stage, rig),
+        planned=_plan(recipe, shape, stage, rig=rig, precision=precision),
     )
 
 
@@ -191,8 +191,7 @@ def _count_attention_bytes(
     spec, ranks = recipe.stages[stage], rig.context_ranks
     if ranks == 1:
         return 0.0
-    kind = "cuda" if "nvidia" in rig.device.lower() else "cpu"
-    sharing = plan_sharing(recipe.parallel, shape, device=kind, element_bytes=wide)
+    sharing = plan_sharing(recipe.parallel, shape, device=rig.kind, element_bytes=wide)
     forwards, each = 2 if savings.recompute == "full" else 1, []
     for row in range(min(_CUT_SEQUENCES, dataset.rows)):
         partition = choose_partition(dataset.batch(row, 1).document, ranks=ranks, sharing=sharing).partition
@@ -212,9 +211,10 @@ def _count_attention_bytes(
     return fmean(each) * spec.step_rows / (rig.ranks // ranks)
 
 
-def _plan(recipe: Recipe, shape: ModelShape, stage: int, rig: Rig) -> dict[str, float]:
+def _plan(recipe: Recipe, shape: ModelShape, stage: int, *, rig: Rig, precision: str) -> dict[str, float]:
     """The forecast of the stage on this rig, for sequences of one document each."""
-    plan = forecast_stage(recipe.parallel, recipe.stages[stage], shape, machine=_describe_machine(rig))
+    parallel = recipe.parallel.model_copy(update={"precision": precision, "device": rig.kind})
+    plan = forecast_stage(parallel, recipe.stages[stage], shape, machine=_describe_machine(rig))
     return {
         "tokens_per_second": plan.tokens_per_second,
         "peak_bytes": plan.memory.peak_bytes,
@@ -225,7 +225,7 @@ def _plan(recipe: Recipe, shape: ModelShape, stage: int, rig: Rig) -> dict[str, 
 
 def _describe_machine(rig: Rig) -> Machine:
     """The plan's machine: a GPU by its name, or a CPU with the rates that were measured as the stage began."""
-    if rig.power_watts is not None:
+    if rig.kind == "cuda":
         return describe_gpu_rates(Gpu(rig.device))
     machine = measure_cpu(ranks=rig.ranks)
     return replace(

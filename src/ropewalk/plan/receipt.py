@@ -59,6 +59,7 @@ class Rig:
     """What computed: ``device`` of each of ``ranks`` ranks, ``context_ranks`` of which share a sequence."""
 
     device: str
+    kind: Literal["cpu", "cuda"]
     ranks: int
     context_ranks: int
     peak_flops: float

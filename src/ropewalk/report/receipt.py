@@ -54,7 +54,10 @@ def _list_rows(stage: StageReceipt) -> list[list[str]]:
         ["MFU", f"{stage.mfu:.1%} of {format_amount(rig.peak_flops / 1e12)} TFLOP/s {rig.peak_source}", ""],
         ["pairs that the mask needs", f"{stage.useful_share:.1%} of the computed ones", ""],
         ["attention, busiest rank / mean", f"{totals.balance:.2f}; recompute {totals.recompute}", ""],
-        _bytes("peak", stage.peak_bytes, planned.get("peak_bytes")),
+        # A process also holds code and caches, which the plan leaves out.
+        _bytes("peak of the allocator", stage.peak_bytes, planned.get("peak_bytes"))
+        if rig.kind == "cuda"
+        else ["peak of the process", format_bytes(stage.peak_bytes), ""],
         _bytes("sent for attention", stage.attention_bytes, planned.get("attention_bytes")),
         _bytes("sent for states", stage.state_bytes, planned.get("state_bytes")),
         ["energy of a step", "no device counts it" if stage.joules is None else f"{stage.joules:.3g} J", ""],

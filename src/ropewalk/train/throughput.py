@@ -153,6 +153,7 @@ def find_rig(context: StageContext, peak: Peak) -> Rig:
     )
     return Rig(
         device=name_device(mesh.device),
+        kind="cuda" if mesh.device.type == "cuda" else "cpu",
         ranks=mesh.ranks,
         context_ranks=mesh.context_ranks,
         peak_flops=peak.flops,
