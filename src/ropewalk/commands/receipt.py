@@ -15,6 +15,7 @@ from ropewalk.commands.run_inputs import require
 from ropewalk.core.artifact import is_finished, read_manifest, write_whole
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
 from ropewalk.core.quantity import format_length
 from ropewalk.core.read_json import read_written
 from ropewalk.core.record import Metric, read_metrics
@@ -90,6 +91,16 @@ def _find_receipt(path: Path) -> Receipt:
     if not is_finished(path):
         write_whole(folder.receipt, spell_receipt(receipt))
     return receipt
+
+
+def write_run_receipt(run: Path) -> None:
+    """Write the receipt of a run into its folder, or say why there is none."""
+    try:
+        receipt = make_run_receipt(run)
+    except UserError as error:
+        say(f"no receipt: {error.what}: {error.why}")
+        return
+    write_whole(RunFolder(run).receipt, spell_receipt(receipt))
 
 
 def make_run_receipt(run: Path) -> Receipt:

@@ -195,5 +195,5 @@ class RunFolder:
             "train": [self.trained(stage) for stage in every],
             "evaluate": [self.scores],
             "export": [self.export, self.parity],
-            "report": [self.report],
+            "report": [self.report, self.receipt],
         }[part]

@@ -1,4 +1,4 @@
-"""The verb of the receipt; it takes run folders, not a recipe."""
+"""The verbs that read what a run has recorded: they take its files or its folder, not a recipe."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,16 @@ from typing import Annotated
 import typer
 
 from ropewalk.cli.options import AsJson, print_result
+
+
+def replay_command(
+    skipped: Annotated[Path, typer.Argument(metavar="FILE", help="RUN/stages/N/skipped/*.json")],
+    as_json: AsJson = False,
+) -> None:
+    """Repeat a step that the spike guard skipped, one sequence at a time, to find the cause: data or machine."""
+    from ropewalk.commands.replay import replay_skipped
+
+    print_result(replay_skipped(skipped), as_json)
 
 
 def receipt_command(
