@@ -156,8 +156,7 @@ def _make_stage(
             fix="train further",
         )
     dataset = open_stage(recipe, stage, corpus)
-    steps = max(row.step for row in rows if row.stage == stage)
-    held = [dataset.document_tokens(row) for row in range(min(steps * spec.step_rows, _READ_SEQUENCES))]
+    held = [dataset.document_tokens(row) for row in range(min(dataset.rows, _READ_SEQUENCES))]
     step_tokens = spec.step_rows * spec.context_length
     per_row = [token_flops(shape, spec.context_length, document_tokens=each, lora=spec.lora) for each in held]
     attention = fmean(each.attention for each in per_row) * step_tokens

@@ -77,9 +77,8 @@ def run_loop(
             result = take_step(state, batches, context, rates, loss_metrics)
             state, metrics = result.state, result.metrics
             clock.tick()
-            status = gather_rank_status(
-                mesh, asked=asked(), save_failed=saver.has_failed, own_seconds=own.take(), joules=energy.take()
-            )
+            mine = {"own_seconds": own.take(), "joules": energy.take()}
+            status = gather_rank_status(mesh, asked=asked(), save_failed=saver.has_failed, **mine)
             metrics += progress.tell(state, batches, status, tokens=state.tokens - before, rows=metrics)
             if context.is_first_rank and result.reason:
                 _tell_skipped(result, context, dataset)
@@ -107,8 +106,7 @@ def run_loop(
                     saver.finish()
             if ending:
                 break
-            own.take()
-            energy.take()
+            own.take(), energy.take()
             progress.end_between()
     return state
 
