@@ -3,10 +3,10 @@
     python benchmarks/mission_plan.py          # prints a table for docs/performance; needs no GPU
 
 Ours against a ring with the same recompute that computes all pairs of the row, and against one that knows documents and
-cuts each head-and-tail. Their attention runs at our rate ("same kernels"), or at the share of the kernel's rate that was
-published for such rings on 8 x H800: 0.90 of a row, 0.76 of packed rows, forward and backward (ring-flash-attention's
-README). A ring's messages are hidden by its own attention; only the excess costs time. The last column makes attention
-and exchange of the ring free: it is the most that any attention could win.
+cuts each head-and-tail. Their attention runs at our rate ("same kernels"), or at the share of the kernel's rate that
+was published for such rings on 8 x H800: 0.90 of a row, 0.76 of packed rows, forward and backward
+(ring-flash-attention's README). A ring's messages are hidden by its own attention; only the excess costs time. The last
+column makes attention and exchange of the ring free: it is the most that any attention could win.
 """
 
 from dataclasses import dataclass
