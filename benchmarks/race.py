@@ -25,11 +25,16 @@ _DATASHEET_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 
 def race(sides: Mapping[str, Callable[[], Any]], *, turns: int, device: str = "cpu") -> dict[str, float]:
     """Median seconds of every side, as the slowest rank sees it; all ranks call it with the same sides."""
+    return {name: statistics.median(each) for name, each in race_turns(sides, turns=turns, device=device).items()}
+
+
+def race_turns(sides: Mapping[str, Callable[[], Any]], *, turns: int, device: str = "cpu") -> dict[str, list[float]]:
+    """The seconds of every turn of every side, as ``race``."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(turns):
         for name, run in sides.items():
             seconds[name].append(clock(run, device))
-    return {name: statistics.median(each) for name, each in seconds.items()}
+    return seconds
 
 
 def clock(run: Callable[[], Any], device: str = "cpu") -> float:

@@ -7,19 +7,23 @@
 
 ``packed``: one rank, 16 documents in 8Ki, against transformers by itself: positions that restart, a dense mask, its
 loss. ``memory``: the peaks of both in fresh processes, above what the model and its optimizer hold. ``mission``: all
-ranks, one document and a pack, against torch's ring inside the same model, head-tail and contiguous, and against
-DeepSpeed's Ulysses with transformers' loss (ulysses.py tells how to install it). ``scaling``: the ranks over one.
-trainee.py has the model. Losses of the first two steps are compared first, where both sides mean the same.
+ranks, one document and a pack, against torch's ring inside the same model, head-tail and contiguous, against a ring
+that knows documents (zigzag_ring.py), and against DeepSpeed's Ulysses with transformers' loss (ulysses.py tells how to
+install it). ``--sides`` picks some of them, ``--receipts`` writes a receipt of each for ``ropewalk receipt A B``.
+``scaling``: the ranks over one. trainee.py has the model. Losses of the first two steps are compared first, where both
+sides mean the same.
 
 Prints JSON lines; ``limit_ms`` is the step's arithmetic at the rate of matrix products that was measured in the run.
 """
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from importlib.metadata import version as find_package_version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,13 +33,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from packs import draw_pack
-from race import clock, measure_products, race, tell
+from race import clock, measure_products, race, race_turns, tell
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_tokens
 from ropewalk.plan.rank_setup import RankSetup
-from trainee import count_flops, make_default_step, make_our_step, make_ring_step
+from ropewalk.plan.receipt import Software
+from side_receipt import find_rig, write_side_receipt
+from trainee import SHAPE, count_flops, make_default_step, make_our_step, make_ring_step
 from ulysses import Ulysses, find_version
+from zigzag_ring import round_pack
 
+SIDES = ("pack", "zigzag", "head-tail", "contiguous", "one", "ulysses")
 PACKED_DOCUMENTS, MEDIAN_TOKENS = 16, 4096
 SAME_LOSS = {"float32": 1e-5, "bfloat16": 2e-3}
 
@@ -48,6 +56,8 @@ class Setting(NamedTuple):
     device: str
     turns: int
     deepspeed_python: Path | None
+    sides: tuple[str, ...] = SIDES
+    receipts: Path | None = None
 
     @property
     def word(self) -> str:
@@ -132,47 +142,81 @@ def _read_status(field: str) -> int:
     return int(lines[field].split()[0]) * 1024
 
 
-def measure_mission(setting: Setting, folder: Path, documents: list[str]) -> None:
-    """All ranks: ours on one document and on a pack, torch's rings, Ulysses."""
-    one, pack = draw_pack(setting.tokens, None), draw_pack(setting.tokens, MEDIAN_TOKENS)
+def measure_mission(setting: Setting, folder: Path) -> None:
+    """All ranks: ours on one document and on a pack, torch's rings, the document-true ring, Ulysses."""
+    one = draw_pack(setting.tokens, None)
+    pack = round_pack(draw_pack(setting.tokens, MEDIAN_TOKENS), 2 * dist.get_world_size())
+    texts = {"one": one, "head-tail": one, "contiguous": one, "ulysses": one, "pack": pack, "zigzag": pack}
     ways = {"dtype": setting.dtype, "device": setting.device}
-    rings = {kind: make_ring_step(one, **ways, kind=kind) for kind in ("head-tail", "contiguous")}
-    runs: dict[str, Callable[[], object]] = {"pack": make_our_step(pack, **ways), **rings}
-    runs["pack"]()
-    if "one" in documents:
-        runs["one"] = make_our_step(one, **ways)
-    sides = ("one", *rings) if "one" in documents else rings
-    losses = {name: read_losses(runs[name]) for name in sides}
+    runs: dict[str, Callable[[], object]] = {}
+    for name in setting.sides:
+        if name in ("one", "pack"):
+            runs[name] = make_our_step(texts[name], **ways)
+        elif name != "ulysses":
+            runs[name] = make_ring_step(texts[name], **ways, kind=name)
+    losses = {name: read_losses(run) for name, run in runs.items()}
     version, peer = find_version(setting.deepspeed_python), None
-    if setting.deepspeed_python is not None and version and "one" in documents:
+    if setting.deepspeed_python is not None and version and "ulysses" in setting.sides:
         peer = Ulysses(setting.deepspeed_python, folder, "step", tokens=setting.tokens, **ways)
         for _ in range(2):
             peer.run()
         losses["ulysses"] = torch.stack([_sum(loss) for loss in peer.result()["losses"]])
         runs["ulysses"] = peer.run
-    difference = check_losses(losses, setting)
-    times = race(runs, turns=setting.turns, device=setting.device)
+    differences = {
+        id(text): check_losses({name: each for name, each in losses.items() if texts[name] is text}, setting)
+        for text in (one, pack)
+    }
+    turns = race_turns(runs, turns=setting.turns, device=setting.device)
     if peer is not None:
         peer.close()
-    ranks = dist.get_world_size()
-    limits = {name: find_limit(setting, document, ranks) for name, document in (("one", one), ("pack", pack))}
-    ulysses = f"DeepSpeed {version} Ulysses" if version else "DeepSpeed Ulysses: absent"
-    for name in ("one", "pack"):
-        for peer_name, told, must in (
-            ("head-tail", "torch ring, head-tail, in the same model", 0.98 if name == "one" else 1.5),
-            ("contiguous", "torch ring, contiguous, in the same model", 0.98 if name == "one" else 1.5),
-            ("ulysses", ulysses, 1.1 if name == "one" else 1.5),
-        ):
-            if dist.get_rank() or name not in times:
-                continue
-            its = times.get(peer_name)
-            tell(
-                f"step, {'one document' if name == 'one' else 'packed documents around 4Ki'}, {setting.word}, "
-                f"{ranks} ranks", told + ("" if name == "one" else ", which computes all pairs of the row"),
-                ours=setting.tokens / times[name], theirs=None if its is None else setting.tokens / its,
-                unit="tokens/s", must_reach=must, limit=setting.tokens / limits[name] * 1e3,
-                loss_difference=difference if name == "one" else None, turns=setting.turns,
+    times = {name: statistics.median(each) for name, each in turns.items()}
+    if setting.receipts is not None:
+        rig = find_rig(setting.dtype)
+        for name, each in turns.items():
+            write_side_receipt(
+                setting.receipts, name, texts[name], software=_name_software(name, version), dtype=setting.dtype,
+                rig=rig, seconds=each, loss=float(losses[name][0]),
             )  # fmt: skip
+    for name, text in (("one", one), ("pack", pack)):
+        limit = find_limit(setting, text, dist.get_world_size())
+        if dist.get_rank() == 0 and name in times:
+            tell_mission(setting, name, times, limit=limit, difference=differences[id(text)], version=version)
+
+
+def _name_software(side: str, version: str | None) -> tuple[Software, str]:
+    if side in ("one", "pack"):
+        return "ropewalk", find_package_version("ropewalk")
+    if side == "ulysses":
+        return "Ulysses", f"DeepSpeed {version}"
+    of_torch = f"torch {find_package_version('torch')}"
+    if side == "zigzag":
+        return "torch ring, document-true zigzag, equal recompute", of_torch
+    return "torch ring, all pairs", of_torch
+
+
+def tell_mission(
+    setting: Setting, name: str, times: Mapping[str, float], *, limit: float, difference: float, version: str | None
+) -> None:
+    """Print a line for each peer of ours on ``one`` document or a ``pack``; ``limit`` is in milliseconds."""
+    is_one = name == "one"
+    must = 0.98 if is_one else 1.5
+    peers = [
+        ("head-tail", "torch ring, head-tail, in the same model", must),
+        ("contiguous", "torch ring, contiguous, in the same model", must),
+        ("ulysses", f"DeepSpeed {version} Ulysses" if version else "DeepSpeed Ulysses: absent", 1.1 if is_one else 1.5),
+    ]
+    if not is_one:
+        peers.append(("zigzag", "a ring that knows documents, head-tail in each, in the same model", 0.98))
+    for peer, told, must_reach in peers:
+        its = times.get(peer)
+        all_pairs = not is_one and peer != "zigzag"
+        tell(
+            f"step, {'one document' if is_one else 'packed documents around 4Ki'}, {setting.word}, "
+            f"{dist.get_world_size()} ranks", told + (", which computes all pairs of the row" if all_pairs else ""),
+            ours=setting.tokens / times[name], theirs=None if its is None else setting.tokens / its,
+            unit="tokens/s", must_reach=must_reach, limit=setting.tokens / limit * 1e3,
+            loss_difference=None if all_pairs else difference, turns=setting.turns,
+        )  # fmt: skip
 
 
 def measure_scaling(setting: Setting) -> None:
@@ -198,14 +242,14 @@ def measure_scaling(setting: Setting) -> None:
             )  # fmt: skip
 
 
-def work(part: str, setting: Setting, documents: list[str]) -> None:
+def work(part: str, setting: Setting) -> None:
     with tempfile.TemporaryDirectory() as folder:
         folders = [folder]
         dist.broadcast_object_list(folders, src=0)
         if part == "packed":
             measure_packed(setting)
         elif part == "mission":
-            measure_mission(setting, Path(folders[0]), documents)
+            measure_mission(setting, Path(folders[0]))
         else:
             measure_scaling(setting)
         dist.barrier()
@@ -217,7 +261,9 @@ def main() -> None:
     parser.add_argument("--parts", help="of packed, memory, mission, scaling")
     parser.add_argument("--tokens", default="8192")
     parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--documents", default="one,pack", help="of the mission")
+    parser.add_argument("--sides", default=",".join(SIDES), help="of the mission")
+    parser.add_argument("--layers", type=int, help="of the model; 4 without, fewer for long rows")
+    parser.add_argument("--receipts", type=Path, help="a folder for the receipts of the mission's sides")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -231,9 +277,13 @@ def main() -> None:
     if given.quick:
         given.tokens, given.dtypes, given.turns = "1024", "float32", 3
     torch.set_num_threads(1)
+    SHAPE["num_hidden_layers"] = given.layers or SHAPE["num_hidden_layers"]  # ranks are forked with it
     for dtype in given.dtypes.split(","):
         for tokens in map(int, given.tokens.split(",")):
-            setting = Setting(tokens, dtype, given.device, given.turns, given.deepspeed_python)
+            setting = Setting(
+                tokens, dtype, given.device, given.turns, given.deepspeed_python, tuple(given.sides.split(",")),
+                given.receipts,
+            )  # fmt: skip
             if given.peak:
                 print(run_ranks(find_peak, 1, setting, given.peak, threads=1, setup=RankSetup(given.device))[0])
                 continue
@@ -242,9 +292,7 @@ def main() -> None:
                     measure_memory(setting)
                 else:
                     ranks = 1 if part == "packed" else given.ranks
-                    run_ranks(
-                        work, ranks, part, setting, given.documents.split(","), threads=1, setup=RankSetup(given.device)
-                    )
+                    run_ranks(work, ranks, part, setting, threads=1, setup=RankSetup(given.device))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, LlamaConfig
 
 from packs import count_places
 from torch_ring import attend_ring, own_rows
+from zigzag_ring import ZigzagRing, own_zigzag_rows
 
 SHAPE = {
     "vocab_size": 32_000,
@@ -75,12 +76,19 @@ def make_our_step(document: np.ndarray, *, dtype: str, device: str, alone: bool 
 
 
 def make_ring_step(document: np.ndarray, *, dtype: str, device: str, kind: str) -> Run:
-    """The same model and loss with torch's ring in the place of our attention, ``head-tail`` or ``contiguous``."""
+    """The same model and loss with a ring in the place of our attention.
+
+    ``head-tail`` and ``contiguous`` are torch's; ``zigzag`` cuts each document so, and computes no other pair.
+    """
     from ropewalk.model.architectures import head_of
     from ropewalk.model.loss import chunked_cross_entropy
 
     ranks, rank = dist.get_world_size(), dist.get_rank()
-    own = own_rows(document.size, ranks=ranks, rank=rank, balanced=_RING[kind])
+    if kind == "zigzag":
+        own = own_zigzag_rows(document, ranks=ranks, rank=rank)
+        _zigzag.append(ZigzagRing(document, dist.group.WORLD))
+    else:
+        own = own_rows(document.size, ranks=ranks, rank=rank, balanced=_RING[kind])
     model = make_model(dtype, f"torch_ring_{kind}", device)
     batch = _cut(draw_batch(document), own, device)
     weight = float(draw_batch(document)["weights"].sum())
@@ -154,6 +162,16 @@ def _cut(batch: Mapping[str, np.ndarray], own: np.ndarray, device: str) -> dict[
     return {name: torch.from_numpy(each[own]).to(device) for name, each in batch.items()}
 
 
+_zigzag: list[ZigzagRing] = []
+"""The ring of the pack that this process trains on; transformers' interface passes no such thing along."""
+
+
+def _attend_with_zigzag(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: None, *, scaling: float, **_: Any
+) -> tuple[Tensor, None]:
+    return _zigzag[-1].attend(query, key, value, scale=scaling).transpose(1, 2), None
+
+
 def _attend_with_ring(kind: str) -> Callable[..., tuple[Tensor, None]]:
     def attend(
         module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: None, *, scaling: float, **_: Any
@@ -168,3 +186,5 @@ def _attend_with_ring(kind: str) -> Callable[..., tuple[Tensor, None]]:
 for _kind in _RING:
     AttentionInterface.register(f"torch_ring_{_kind}", _attend_with_ring(_kind))
     AttentionMaskInterface.register(f"torch_ring_{_kind}", lambda **_: None)
+AttentionInterface.register("torch_ring_zigzag", _attend_with_zigzag)
+AttentionMaskInterface.register("torch_ring_zigzag", lambda **_: None)

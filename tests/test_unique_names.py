@@ -26,6 +26,7 @@ SAME_IDEA = {
     "long_ce": "the keys of the weighed loss, and the weighing",
     "longrope_search": "the search, and the part of a run that makes it",
     "progress": "the bar of any long work, and that of a stage",
+    "receipt": "the record, the verb, and the section of the page",
     "replay": "the verb, and the step that is repeated",
     "ruler": "three tasks in our own words, and the keys of the benchmark's own",
     "spec": "the keys of a part of the recipe",

@@ -14,6 +14,7 @@ import yaml
 from ropewalk.commands.check import check_recipe
 from ropewalk.commands.corpus import report_corpus
 from ropewalk.commands.on_ranks import on_ranks
+from ropewalk.commands.receipt import tell_receipt
 from ropewalk.commands.run import do_part, run_recipe
 from ropewalk.commands.train import check_gate
 from ropewalk.core.artifact import is_finished
@@ -51,6 +52,14 @@ def test_all_parts_and_then_nothing_and_a_killed_run_ends_the_same(
     assert {score.model for score in read_scores(folder.scores)} == {"extended"}
     steps = {(row.stage, row.step) for row in read_metrics(folder.metrics) if row.name == "loss/train"}
     assert steps == {(stage, step) for stage in (0, 1) for step in range(1, 9)}
+
+    told = tell_receipt(folder.root, None)
+    assert [stage["tokens_per_second"]["count"] for stage in told["stages"]] == [6, 6], "two steps of each are warm-up"
+    assert told["stages"][1]["rig"]["link_bytes_per_second"] > 0 and told["stages"][1]["attention_bytes"] > 0
+    assert sum(told["stages"][0]["sequences"]["lengths"].values()) > 0 and "tokens/s" in told["text"]
+    assert 'id="receipt"' in Path(result["report"]).read_text()
+    itself = tell_receipt(folder.root, folder.receipt)["stages"]
+    assert [stage["ratio"] for stage in itself] == [1, 1] and set(itself[0]["factors"].values()) == {1}
 
     verdicts = {verdict.gate: verdict.met for verdict in read_verdicts(folder.gate(1))}
     assert verdicts == {"window_loss": True, "retrieval": False, "short_loss": True}

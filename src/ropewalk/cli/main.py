@@ -18,6 +18,7 @@ import typer
 from ropewalk.cli.beginnings import app as beginnings_app
 from ropewalk.cli.corpus import app as corpus_app
 from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, Strict, end_strictly, load_given, print_result
+from ropewalk.cli.run_records import receipt_command, replay_command
 from ropewalk.cli.usage import Verbs
 from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
 from ropewalk.parallel.stop import heed_stop
@@ -193,23 +194,16 @@ def verify_command(recipe: RecipeArgument, overrides: Overrides = None, as_json:
         raise typer.Exit(EXIT_CODE)
 
 
-@app.command("replay")
-def replay_command(
-    skipped: Annotated[Path, typer.Argument(metavar="FILE", help="RUN/stages/N/skipped/*.json")],
-    as_json: AsJson = False,
-) -> None:
-    """Repeat a step that the spike guard skipped, one sequence at a time, to find the cause: data or machine."""
-    from ropewalk.commands.replay import replay_skipped
-
-    print_result(replay_skipped(skipped), as_json)
-
-
 @app.command("report")
 def report_command(
     recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
 ) -> None:
     """Write report.html from the present contents of the run folder."""
     end_strictly(_do_part("report", recipe, overrides, as_json), strict)
+
+
+app.command("replay")(replay_command)
+app.command("receipt")(receipt_command)
 
 
 @app.command("sweep")

@@ -16,6 +16,7 @@ from ropewalk.commands.export import export_run
 from ropewalk.commands.extend import extend_first_stage
 from ropewalk.commands.on_ranks import alone
 from ropewalk.commands.prepare import prepare_corpus
+from ropewalk.commands.receipt import write_run_receipt
 from ropewalk.commands.train import require_packages, train_stages
 from ropewalk.core.artifact import is_finished, read_manifest, seal
 from ropewalk.core.progress import say
@@ -96,7 +97,9 @@ def _seal(recipe: Recipe, folder: RunFolder) -> None:
 
 
 def report_run(recipe: Recipe, folder: RunFolder) -> None:
-    """Write report.html from the files that exist."""
+    """Write the receipt of the training, and report.html from the files that exist."""
+    if not is_finished(folder.root):
+        write_run_receipt(folder.root)
     write_report(folder.root)
 
 

@@ -114,7 +114,7 @@ _ROW_TYPES: Mapping[str, type | tuple[type, ...]] = {
 }
 
 TIMED = frozenset(
-    {"tokens_per_second", "mfu", "peak_bytes", "seconds_left", "busy_imbalance", "slow_rank", "slow_ratio"}
+    {"tokens_per_second", "mfu", "peak_bytes", "joules", "seconds_left", "busy_imbalance", "slow_rank", "slow_ratio"}
 )
 """Names of rows that depend on the machine: only these rows differ if the same run is repeated."""
 

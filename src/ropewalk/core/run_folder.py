@@ -178,6 +178,11 @@ class RunFolder:
         return self.root / "parity.json"
 
     @property
+    def receipt(self) -> Path:
+        """What the training took (plan/receipt.py)."""
+        return self.root / "receipt.json"
+
+    @property
     def report(self) -> Path:
         return self.root / "report.html"
 
@@ -190,5 +195,5 @@ class RunFolder:
             "train": [self.trained(stage) for stage in every],
             "evaluate": [self.scores],
             "export": [self.export, self.parity],
-            "report": [self.report],
+            "report": [self.report, self.receipt],
         }[part]

@@ -20,6 +20,7 @@ from ropewalk.core.digest import digest_recipe
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Metric, Score, read_metrics, read_scores
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.plan.receipt import Receipt, read_receipt
 from ropewalk.report.visible import show_all, show_hidden
 from ropewalk.rope.layers import LayerPosition
 
@@ -103,6 +104,7 @@ class Contents:
     versions: Mapping[str, str]
     sessions: Sequence[Mapping[str, Any]] = ()
     """The means of computing of each stretch of the training."""
+    receipt: Receipt | None = None
 
     @property
     def model(self) -> str:
@@ -198,6 +200,7 @@ def read_run(run: Path) -> Contents:
         parity=_read_json(folder.parity),
         versions=show_all(read_manifest(run)["facts"]) if is_finished(run) else _installed(),
         sessions=_read_json(folder.sessions) or (),
+        receipt=read_receipt(folder.receipt) if folder.receipt.is_file() else None,
     )
 
 

@@ -25,6 +25,7 @@ from ropewalk.report.outcomes import (
     make_speed,
     make_training,
 )
+from ropewalk.report.receipt import make_receipt
 from ropewalk.report.table import Mark
 from ropewalk.report.target import Verdict, find_outcomes, format_bound, format_value, mark_of, verdict_table
 from ropewalk.report.verdict import judge_measures
@@ -39,6 +40,7 @@ _SECTIONS = (
     make_retrieval,
     make_short,
     make_speed,
+    make_receipt,
     make_experts,
     make_parity,
     make_versions,

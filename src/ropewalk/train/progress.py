@@ -60,6 +60,8 @@ class StageProgress:
             ("seconds_left", left, "s"),
             ("busy_imbalance", self._slow.ratio, "1"),
         ]
+        if heard.joules:
+            figures.append(("joules", heard.joules, "J"))
         if slow is not None:
             figures += [("slow_rank", slow.rank, "rank"), ("slow_ratio", slow.ratio, "1")]
             if self._speaks:

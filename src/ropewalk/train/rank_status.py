@@ -3,6 +3,7 @@
 The exchange is needed because signals and failures reach the ranks at different moments.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,12 +26,18 @@ class RankStatus:
     save_failed: bool
     peak_bytes: float
     own_seconds: tuple[float, ...]
+    joules: float = 0.0
+    """The energy of the step, of all devices that count it; 0 where none does."""
 
 
-def gather_rank_status(mesh: Mesh, *, asked: bool, save_failed: bool, own_seconds: float) -> RankStatus:
+def gather_rank_status(
+    mesh: Mesh, *, asked: bool, save_failed: bool, own_seconds: float, joules: float = math.nan
+) -> RankStatus:
     """Exchange this rank's status with the other ranks, and return the status of all. Every rank must call it."""
-    mine = torch.zeros(3 + mesh.ranks, dtype=torch.float64)
+    mine = torch.zeros(3 + 2 * mesh.ranks, dtype=torch.float64)
     mine[:3] = torch.tensor([asked, save_failed, held_peak_bytes(mesh.device)])
     mine[3 + mesh.rank] = own_seconds
-    stop, failed, peak_bytes, *seconds = max_over_ranks(mine).tolist()
-    return RankStatus(bool(stop), bool(failed), peak_bytes, tuple(seconds))
+    mine[3 + mesh.ranks + mesh.rank] = 0.0 if math.isnan(joules) else joules
+    stop, failed, peak_bytes, *others = max_over_ranks(mine).tolist()
+    seconds, energy = others[: mesh.ranks], others[mesh.ranks :]
+    return RankStatus(bool(stop), bool(failed), peak_bytes, tuple(seconds), sum(energy))

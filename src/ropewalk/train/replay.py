@@ -19,6 +19,7 @@ from ropewalk.train.batches import StepBatches, make_batches
 from ropewalk.train.learning_rate import RATES, Rates
 from ropewalk.train.loop import take_step
 from ropewalk.train.loss_metrics import LossMetrics
+from ropewalk.train.prepare_model import choose_savings
 from ropewalk.train.resume import go_on
 from ropewalk.train.spike_guard import see
 from ropewalk.train.stage import begin_stage, carry_moments
@@ -37,7 +38,7 @@ def replay(record: dict[str, Any], recipe: Recipe, run: Path, corpus: Path) -> d
     context = make_context(recipe, int(record["stage"]), run=run)
     mesh, spec = context.mesh, context.spec
     dataset = open_stage(recipe, context.number, open_corpus(corpus), rows=first + rows)
-    fresh = begin_stage(context, dataset)
+    fresh = begin_stage(context, dataset, choose_savings(context.parallel, context.spec, context.shape))
     start = _find_start(record, context.folder.checkpoints)
     state = carry_moments(fresh, context.moments) if start is None else go_on(fresh, start)
     begun, rates = state.step, Rates.from_json(state.plan[RATES])

@@ -5,6 +5,7 @@ session of the same stage begins.
 """
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,16 +14,20 @@ from typing import Any
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.read_json import read_written
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.plan.receipt import Rig
+from ropewalk.plan.savings import Savings
 from ropewalk.recipe.key_effects import pick
 from ropewalk.recipe.spec import Recipe
 
 _PACKAGES = ("ropewalk", "torch")
 
 
-def note_session(recipe: Recipe, run: Path, *, stage: int, step: int, precision: str) -> None:
+def note_session(
+    recipe: Recipe, run: Path, *, stage: int, step: int, precision: str, rig: Rig, savings: Savings
+) -> None:
     """Record that stage number ``stage`` continues from ``step`` with the means of ``recipe``. One rank calls it.
 
-    ``precision`` is the precision that the recipe's setting gives on this device.
+    ``precision`` and ``savings`` are what the recipe's settings give on this device, ``rig`` is what computes.
     """
     data = recipe.to_json()
     entry = {
@@ -33,6 +38,8 @@ def note_session(recipe: Recipe, run: Path, *, stage: int, step: int, precision:
         "parallel": {**pick(data["parallel"], "parallel", "means"), "precision": precision},
         "means": pick(data["stages"][stage], "stages", "means"),
         "versions": {name: version(name) for name in _PACKAGES},
+        "rig": asdict(rig),
+        "savings": asdict(savings),
     }
     write_whole(RunFolder(run).sessions, json.dumps([*read_sessions(run), entry], indent=1) + "\n")
 

@@ -25,6 +25,7 @@ from ropewalk.corpus.tokens.same_tokenizer import require_model
 from ropewalk.model.fusion import choose_fusion, describe_fusion
 from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.partition.choose import choose_partition
+from ropewalk.plan.savings import Savings
 from ropewalk.recipe.expert_training import refuse_misfits
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
@@ -42,7 +43,7 @@ from ropewalk.train.sessions import note_session
 from ropewalk.train.spike_guard import is_astray
 from ropewalk.train.stage_context import StageContext, make_context
 from ropewalk.train.stop_metric import RETRIEVAL, plan_measure
-from ropewalk.train.throughput import forecast_later_stages, make_throughput
+from ropewalk.train.throughput import find_rig, forecast_later_stages, make_throughput
 from ropewalk.train.trackers import TrackedRun, Trackers
 from ropewalk.train.validation import make_reader, prepare_validation
 
@@ -68,16 +69,21 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Pa
             write_whole(context.folder.mix, json.dumps(dict(dataset.planned)) + "\n")
         require_model(built, context.folder.extended)
         validation = prepare_validation(context, recipe.evaluate, corpus=built, base=base)
-        state = _resume(begin_stage(context, dataset), context)
+        savings = choose_savings(context.parallel, context.spec, context.shape)
+        state = _resume(begin_stage(context, dataset, savings), context)
         _announce(context, dataset)
+        throughput = make_throughput(context, forecast_later_stages(recipe, stage, context.shape, built))
+        rig = find_rig(context, throughput.peak)
         if context.is_first_rank and not state.ended:
-            note_session(recipe, run, stage=stage, step=state.step, precision=context.precision)
+            note_session(
+                recipe, run, stage=stage, step=state.step, precision=context.precision, rig=rig, savings=savings
+            )
         retrieval = None
         if context.spec.stop is not None and context.spec.stop.metric == RETRIEVAL:
             retrieval = plan_measure(recipe.evaluate, context.folder.extended, reader=make_reader(context))
         monitor = Monitor(
             metrics_log=MetricsLog(context.metrics, writes=context.is_first_rank),
-            throughput=make_throughput(context, forecast_later_stages(recipe, stage, context.shape, built)),
+            throughput=throughput,
             groups=kinds_of(recipe.corpus.sources),
             validation=validation,
             retrieval=retrieval,
@@ -134,7 +140,7 @@ def check_names(spec: Stage, dataset: Dataset, *, where: str) -> None:
         )
 
 
-def begin_stage(context: StageContext, dataset: Dataset) -> TrainState:
+def begin_stage(context: StageContext, dataset: Dataset, savings: Savings) -> TrainState:
     """Return the state of a stage before its first step.
 
     Its ``inputs`` hold all that must be the same when the stage is resumed.
@@ -148,7 +154,6 @@ def begin_stage(context: StageContext, dataset: Dataset) -> TrainState:
         chunk_tokens=parallel.asked_loss_tokens,
         adapter_seed=seed_for("lora", context.seed, context.number),
     )
-    savings = choose_savings(parallel, spec, context.shape)
     prepare_model(
         learner,
         context.mesh,

@@ -18,9 +18,11 @@ from ropewalk.core.quantity import format_amount
 from ropewalk.corpus.mix.dataset import plan_strata
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.parallel.collective import sum_over_ranks
+from ropewalk.parallel.measure_rates import EnergyMeter, measure_attention, measure_link, measure_products, name_device
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.plan.devices import find_peak_flops
 from ropewalk.plan.flops import token_flops
+from ropewalk.plan.receipt import Rig
 from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
@@ -28,8 +30,6 @@ from ropewalk.recipe.stretch import stretch_stages
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.train.stage_context import StageContext
 
-_WIDTHS = {"cpu": 512, "cuda": 8192}
-_PRODUCTS = 8
 _RECENT = 64
 
 
@@ -50,21 +50,9 @@ def find_peak(precision: str, mesh: Mesh) -> Peak:
     known = 0.0
     if mesh.device.type == "cuda":
         known = find_peak_flops(torch.cuda.get_device_name(mesh.device))
-    mine = known or _measure_products(precision, mesh)
+    mine = known or measure_products(precision, mesh.device)
     total, measured = sum_over_ranks(torch.tensor([mine, float(not known)], dtype=torch.float64)).tolist()
     return Peak(total, "measured" if measured else "by data sheet")
-
-
-def _measure_products(precision: str, mesh: Mesh) -> float:
-    """Return the FLOP/s of the fastest of a few products of square matrices, in ``precision``."""
-    dtype = getattr(torch, precision)
-    width = _WIDTHS[mesh.device.type]
-    left, best = torch.ones(width, width, dtype=dtype, device=mesh.device), float("inf")
-    for _ in range(_PRODUCTS):
-        begun = time.perf_counter()
-        (left @ left)[0, 0].item()
-        best = min(best, time.perf_counter() - begun)
-    return 2 * width**3 / best
 
 
 class Pace:
@@ -154,3 +142,23 @@ def _forecast_flops(recipe: Recipe, spec: Stage, shape: ModelShape, corpus: Corp
         pieces = np.concatenate([np.full(int(whole.sum()), spec.context_length, dtype=np.int64), rest])
         each += stratum.share * token_flops(shape, int(pieces.sum()), document_tokens=pieces, lora=spec.lora).model
     return tokens * each
+
+
+def find_rig(context: StageContext, peak: Peak) -> Rig:
+    """Return what computes the stage, with rates that are measured now. Every rank must call it."""
+    shape, mesh = context.shape, context.mesh
+    attention = measure_attention(
+        context.precision, mesh.device, heads=shape.heads, kv_heads=shape.kv_heads, head_dim=shape.head_dim
+    )
+    return Rig(
+        device=name_device(mesh.device),
+        kind="cuda" if mesh.device.type == "cuda" else "cpu",
+        ranks=mesh.ranks,
+        context_ranks=mesh.context_ranks,
+        peak_flops=peak.flops,
+        peak_source=peak.source,
+        products_flops=measure_products(context.precision, mesh.device),
+        attention_flops=attention,
+        link_bytes_per_second=measure_link(mesh),
+        power_watts=EnergyMeter(mesh.device, first=context.is_first_rank).power_watts,
+    )

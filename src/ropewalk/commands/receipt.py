@@ -1,0 +1,248 @@
+"""``ropewalk receipt``: what a run's training took, and the ratio of two runs.
+
+A receipt is made from the files of the run folder: the metrics, the sessions, and the sequences, which are a pure
+function of recipe and corpus. So it can be made long after the run, and on another machine.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from ropewalk.commands.run_inputs import require
+from ropewalk.core.artifact import is_finished, read_manifest, write_whole
+from ropewalk.core.digest import digest_value
+from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
+from ropewalk.core.quantity import format_length
+from ropewalk.core.read_json import read_written
+from ropewalk.core.record import Metric, read_metrics
+from ropewalk.core.run_folder import RunFolder
+from ropewalk.corpus.mix.dataset import Dataset
+from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
+from ropewalk.partition.choose import choose_partition
+from ropewalk.partition.ulysses import UlyssesPartition
+from ropewalk.plan.compare_receipts import compare_receipts
+from ropewalk.plan.flops import token_flops
+from ropewalk.plan.forecast import forecast_stage, plan_sharing
+from ropewalk.plan.gpus import Gpu
+from ropewalk.plan.hardware import Machine, describe_gpu_rates, measure_cpu
+from ropewalk.plan.receipt import (
+    Receipt,
+    Rig,
+    Sequences,
+    StageReceipt,
+    StepTotals,
+    find_percentiles,
+    read_receipt,
+    spell_receipt,
+)
+from ropewalk.plan.savings import Savings
+from ropewalk.plan.traffic import attention_traffic, state_traffic
+from ropewalk.recipe.load import load_recipe
+from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.stage_rows import open_stage
+from ropewalk.report.receipt import tabulate_receipt
+from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.read import read_shape
+
+_WARM_STEPS = 2
+"""Steps at the start of a session that compile, allocate and open files; their speed is left out."""
+_READ_SEQUENCES = 2048
+_CUT_SEQUENCES = 16
+
+
+def tell_receipt(first: Path, second: Path | None) -> dict[str, Any]:
+    """The receipt of a run folder or of a receipt's file; with a ``second`` one, the ratio of the two.
+
+    A run folder that is not sealed also gets the receipt as a file. Raises UserError where one of them holds no trained
+    step, or where the two did not do the same work.
+    """
+    ours = _find_receipt(first)
+    if second is None:
+        return {**ours.to_json(), "text": tabulate_receipt(ours).to_text()}
+    theirs = _find_receipt(second)
+    ratios = compare_receipts(ours, theirs)
+    baseline = "another run of ropewalk" if theirs.software == "ropewalk" else theirs.software
+    lines = [f"{ours.name} against {theirs.name}; baseline: {baseline} ({theirs.version})"]
+    return {
+        "baseline": baseline,
+        "stages": [asdict(ratio) for ratio in ratios],
+        "text": "\n".join([*lines, *(ratio.describe() for ratio in ratios)]),
+    }
+
+
+def _find_receipt(path: Path) -> Receipt:
+    if path.is_file():
+        return read_receipt(path)
+    folder = RunFolder(path)
+    if is_finished(path) and folder.receipt.is_file():
+        return read_receipt(folder.receipt)
+    if not folder.recipe.is_file():
+        raise UserError(
+            "there is no receipt",
+            where=str(path),
+            why="it is neither a receipt's file nor a run folder",
+            fix="give the folder that a recipe has as `run`, or a file that `ropewalk receipt RUN --json` printed",
+        )
+    receipt = make_run_receipt(path)
+    if not is_finished(path):
+        write_whole(folder.receipt, spell_receipt(receipt))
+    return receipt
+
+
+def write_run_receipt(run: Path) -> None:
+    """Write the receipt of a run into its folder, or say why there is none."""
+    try:
+        receipt = make_run_receipt(run)
+    except UserError as error:
+        say(f"no receipt: {error.what}: {error.why}")
+        return
+    write_whole(RunFolder(run).receipt, spell_receipt(receipt))
+
+
+def make_run_receipt(run: Path) -> Receipt:
+    """The receipt of every stage that took a step. Raises UserError where none did."""
+    folder = RunFolder(run)
+    recipe = load_recipe(folder.recipe, ())
+    corpus = open_corpus(require(folder.corpus, verb="prepare"))
+    rows = list(read_metrics(folder.metrics)) if folder.metrics.is_file() else []
+    sessions: list[dict[str, Any]] = read_written(folder.sessions) if folder.sessions.is_file() else []
+    trained = [stage for stage in range(len(recipe.stages)) if any(row.stage == stage for row in rows)]
+    if not trained or not all("rig" in session for session in sessions):
+        raise UserError(
+            "no receipt can be made",
+            where=str(run),
+            why="no step is taken yet" if not trained else "it was trained by a version that noted no hardware",
+            fix="train it first" if not trained else "train a stage again with this version",
+        )
+    versions = {name: each for session in sessions for name, each in session["versions"].items()}
+    return Receipt(
+        name=run.resolve().name,
+        software="ropewalk",
+        version=versions["ropewalk"],
+        model=recipe.model if isinstance(recipe.model, str) else "random weights",
+        model_digest=digest_value(read_manifest(folder.extended(trained[0]))["files"]),
+        versions=versions,
+        digests={"recipe": recipe.digest, "corpus": corpus.digest},
+        stages=[_make_stage(recipe, folder, corpus, stage, rows=rows, sessions=sessions) for stage in trained],
+    )
+
+
+def _make_stage(
+    recipe: Recipe,
+    folder: RunFolder,
+    corpus: Corpus,
+    stage: int,
+    *,
+    rows: Sequence[Metric],
+    sessions: Sequence[Mapping[str, Any]],
+) -> StageReceipt:
+    spec, shape = recipe.stages[stage], read_shape(folder.extended(stage))
+    mine = [session for session in sessions if session["stage"] == stage]
+    rig, savings, precision = Rig(**mine[-1]["rig"]), Savings(**mine[-1]["savings"]), mine[-1]["parallel"]["precision"]
+    begun = {session["from_step"] + warm for session in mine for warm in range(1, _WARM_STEPS + 1)}
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row.stage == stage and row.step not in begun:
+            found.setdefault(row.name, []).append(row.value)
+    if "tokens_per_second" not in found:
+        raise UserError(
+            f"stage {stage} has too few steps",
+            where=str(folder.metrics),
+            why=f"the first {_WARM_STEPS} steps of a session are left out",
+            fix="train further",
+        )
+    dataset = open_stage(recipe, stage, corpus)
+    held = [dataset.document_tokens(row) for row in range(min(dataset.rows, _READ_SEQUENCES))]
+    step_tokens = spec.step_rows * spec.context_length
+    per_row = [token_flops(shape, spec.context_length, document_tokens=each, lora=spec.lora) for each in held]
+    attention = fmean(each.attention for each in per_row) * step_tokens
+    element_bytes = 2 if precision == "bfloat16" else 4
+    loss = next(row.value for row in rows if row.stage == stage and row.name == "loss/train")
+    return StageReceipt(
+        sequences=Sequences(dataset.digest, spec.context_length, step_tokens, recipe.seed, count_lengths(held)),
+        precision=precision,
+        first_loss=loss,
+        totals=StepTotals(
+            linear_flops=per_row[0].linear * step_tokens,
+            attention_flops=attention,
+            true_attention_flops=attention,
+            balance=median(found["imbalance"]),
+            recompute=savings.recompute,
+        ),
+        rig=rig,
+        tokens_per_second=find_percentiles(found["tokens_per_second"]),
+        mfu=median(found["mfu"]),
+        peak_bytes=max(found["peak_bytes"]),
+        attention_bytes=_count_attention_bytes(
+            recipe, shape, dataset, stage, savings=savings, rig=rig, wide=element_bytes
+        ),
+        state_bytes=state_traffic(
+            shape, ranks=rig.ranks, replicas=recipe.parallel.replicas, element_bytes=element_bytes, lora=spec.lora
+        ),
+        joules=median(found["joules"]) if "joules" in found else None,
+        planned=_plan(recipe, shape, stage, rig=rig, precision=precision),
+    )
+
+
+def count_lengths(held: Sequence[Sequence[int]]) -> dict[str, int]:
+    """The number of documents by length, in powers of two of tokens; ``held`` has the lengths of each sequence."""
+    powers = Counter(tokens.bit_length() - 1 for row in held for tokens in row if tokens > 0)
+    return {f"{format_length(1 << power)}-{format_length(2 << power)}": powers[power] for power in sorted(powers)}
+
+
+def _count_attention_bytes(
+    recipe: Recipe, shape: ModelShape, dataset: Dataset, stage: int, *, savings: Savings, rig: Rig, wide: int
+) -> float:
+    """Bytes that the busiest rank sends for attention in a step, from the partitions of the stage's first sequences."""
+    spec, ranks = recipe.stages[stage], rig.context_ranks
+    if ranks == 1:
+        return 0.0
+    sharing = plan_sharing(recipe.parallel, shape, device=rig.kind, element_bytes=wide)
+    forwards, each = 2 if savings.recompute == "full" else 1, []
+    for row in range(min(_CUT_SEQUENCES, dataset.rows)):
+        partition = choose_partition(dataset.batch(row, 1).document, ranks=ranks, sharing=sharing).partition
+        sent = 0.0
+        if isinstance(partition, UlyssesPartition):
+            traffic = attention_traffic(
+                shape,
+                spec.context_length * partition.ulysses_degree // ranks,
+                ranks=partition.ulysses_degree,
+                exchange="heads",
+                element_bytes=wide,
+            )
+            sent, partition = traffic.training_bytes(forwards=forwards), partition.token_partition
+        tokens = float(partition.traffic_tokens.sum(axis=0).max()) if partition.ranks > 1 else 0.0
+        degree = ranks // partition.ranks
+        each.append(shape.layers * (sent + tokens * shape.sent_width * wide * (forwards + 2) / degree))
+    return fmean(each) * spec.step_rows / (rig.ranks // ranks)
+
+
+def _plan(recipe: Recipe, shape: ModelShape, stage: int, *, rig: Rig, precision: str) -> dict[str, float]:
+    """The forecast of the stage on this rig, for sequences of one document each."""
+    parallel = recipe.parallel.model_copy(update={"precision": precision, "device": rig.kind})
+    plan = forecast_stage(parallel, recipe.stages[stage], shape, machine=_describe_machine(rig))
+    return {
+        "tokens_per_second": plan.tokens_per_second,
+        "peak_bytes": plan.memory.peak_bytes,
+        "attention_bytes": plan.context_bytes,
+        "state_bytes": plan.state_bytes,
+    }
+
+
+def _describe_machine(rig: Rig) -> Machine:
+    """The plan's machine: a GPU by its name, or a CPU with the rates that were measured as the stage began."""
+    if rig.kind == "cuda":
+        return describe_gpu_rates(Gpu(rig.device))
+    machine = measure_cpu(ranks=rig.ranks)
+    return replace(
+        machine,
+        matmul_flops=rig.products_flops,
+        attention_forward_flops=rig.attention_flops,
+        attention_backward_flops=rig.attention_flops,
+        link_bytes_per_second=rig.link_bytes_per_second or machine.link_bytes_per_second,
+        source="measured as the stage began",
+    )

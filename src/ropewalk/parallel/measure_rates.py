@@ -1,0 +1,141 @@
+"""Measure what the ranks reach at the start of a stage: products, attention, the link between ranks, and the energy.
+
+All ranks compute at the same time, because ranks on one CPU share it. Each probe takes a few milliseconds on a CPU. The
+rates are for a receipt, which says what share of a step they explain.
+"""
+
+import ctypes
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from ropewalk.attention.context_parallel import attend
+from ropewalk.parallel.collective import wait_for_ranks
+from ropewalk.parallel.mesh import Mesh
+from ropewalk.partition.partition import partition_tokens
+
+_WIDTHS = {"cpu": 512, "cuda": 8192}
+_TOKENS = {"cpu": 512, "cuda": 8192}
+_PRODUCTS = 8
+_TRIES = 3
+_LINK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 26}
+_PASSES = 4 * (1 + 2.5)  # FLOPs per pair and unit of head width: two products, forward and backward
+_POWERCAP = Path("/sys/class/powercap")
+_NVML = "libnvidia-ml.so.1"
+
+
+def measure_products(precision: str, device: torch.device) -> float:
+    """Return the FLOP/s of the fastest of a few products of square matrices, in ``precision``."""
+    width = _WIDTHS[device.type]
+    left = torch.ones(width, width, dtype=getattr(torch, precision), device=device)
+
+    def run() -> None:
+        (left @ left)[0, 0].item()
+
+    return 2 * width**3 / _find_fastest(run, tries=_PRODUCTS)
+
+
+def measure_attention(precision: str, device: torch.device, *, heads: int, kv_heads: int, head_dim: int) -> float:
+    """Return the FLOP/s of attention on one document, forward and backward, causal pairs only."""
+    tokens = _TOKENS[device.type]
+    partition = partition_tokens(np.zeros((1, tokens), dtype=np.int32), ranks=1)
+    drawn = [
+        torch.ones(tokens, each, head_dim, dtype=getattr(torch, precision)) for each in (heads, kv_heads, kv_heads)
+    ]
+    leaves = [each.to(device).requires_grad_() for each in drawn]
+
+    def run() -> None:
+        attend(*leaves, partition=partition, group=None).float().sum().backward()
+        assert leaves[0].grad is not None
+        leaves[0].grad[0, 0, 0].item()  # the host waits for a GPU here
+
+    return _PASSES * float(partition.pairs.sum()) * heads * head_dim / _find_fastest(run, tries=_TRIES)
+
+
+def measure_link(mesh: Mesh) -> float | None:
+    """Return the bytes per second that each rank sends while all do, in an all-to-all; None with one rank.
+
+    Every rank must call it.
+    """
+    if mesh.ranks == 1:
+        return None
+    sent = torch.zeros(_LINK_BYTES[mesh.device.type] // mesh.ranks * mesh.ranks, dtype=torch.uint8, device=mesh.device)
+    received = torch.empty_like(sent)
+
+    def run() -> None:
+        dist.all_to_all_single(received, sent)
+        received[0].item()
+
+    return sent.numel() * (mesh.ranks - 1) / mesh.ranks / _find_fastest(run, tries=_TRIES)
+
+
+def _find_fastest(run: Callable[[], Any], *, tries: int) -> float:
+    """Seconds of the fastest of ``tries`` runs; all ranks begin together."""
+    wait_for_ranks()
+    best = float("inf")
+    for _ in range(tries):
+        begun = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - begun)
+    return best
+
+
+def name_device(device: torch.device) -> str:
+    """The name of the GPU, or of the processor's model."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
+
+
+class EnergyMeter:
+    """Joules that this rank's GPU, or on the first rank of a CPU the whole machine's processors, have used."""
+
+    def __init__(self, device: torch.device, *, first: bool, powercap: Path = _POWERCAP) -> None:
+        self._counters = sorted(powercap.glob("intel-rapl:?/energy_uj")) if device.type == "cpu" and first else []
+        self._nvml: Any
+        self._handle: Any
+        self._nvml, self._handle = _open_gpu(device) if device.type == "cuda" else (None, None)
+        self._before = self._read()
+
+    @property
+    def power_watts(self) -> float | None:
+        """The limit that the driver enforces for the GPU; None for a CPU."""
+        watts = ctypes.c_uint()
+        if self._nvml is None or self._nvml.nvmlDeviceGetEnforcedPowerLimit(self._handle, ctypes.byref(watts)):
+            return None
+        return watts.value / 1e3
+
+    def take(self) -> float:
+        """Joules since the last call; NaN where nothing counts them."""
+        before, self._before = self._before, self._read()
+        return self._before - before if self._before >= before else float("nan")  # a counter may begin again
+
+    def _read(self) -> float:
+        if self._nvml is not None:
+            joules = ctypes.c_ulonglong()
+            refused = self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle, ctypes.byref(joules))
+            return float("nan") if refused else joules.value / 1e3
+        try:
+            return sum(int(path.read_text()) for path in self._counters) / 1e6 if self._counters else float("nan")
+        except OSError:  # most systems let only root read them
+            return float("nan")
+
+
+def _open_gpu(device: torch.device) -> tuple[Any, Any]:
+    """The driver's library and its handle of ``device``, which it knows by the GPU's UUID; None where it refuses."""
+    try:
+        nvml = ctypes.CDLL(_NVML)
+    except OSError:
+        return None, None
+    handle, uuid = ctypes.c_void_p(), f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    refused = nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(handle))
+    return (None, None) if refused else (nvml, handle)

@@ -1,0 +1,51 @@
+"""Rates are finite and positive, and energy is what the counters of the processors add up to."""
+
+import math
+from pathlib import Path
+
+import torch
+
+from ropewalk.parallel.launch import run_ranks
+from ropewalk.parallel.measure_rates import (
+    EnergyMeter,
+    measure_attention,
+    measure_link,
+    measure_products,
+    name_device,
+)
+from ropewalk.parallel.mesh import make_mesh
+
+CPU = torch.device("cpu")
+
+
+def write_counters(folder: Path, *microjoules: int) -> None:
+    for number, value in enumerate(microjoules):
+        (folder / f"intel-rapl:{number}").mkdir(exist_ok=True)
+        (folder / f"intel-rapl:{number}" / "energy_uj").write_text(f"{value}\n")
+
+
+def test_energy_is_summed_over_processors_and_told_by_one_rank(tmp_path: Path) -> None:
+    write_counters(tmp_path, 1_000_000, 2_000_000)
+    meter = EnergyMeter(CPU, first=True, powercap=tmp_path)
+    other = EnergyMeter(CPU, first=False, powercap=tmp_path)
+    write_counters(tmp_path, 2_500_000, 4_000_000)
+    assert meter.take() == 3.5 and math.isnan(other.take())
+    assert meter.take() == 0 and meter.power_watts is None
+    write_counters(tmp_path, 1, 1)  # the counters began again
+    assert math.isnan(meter.take())
+
+
+def test_no_counter_is_no_figure(tmp_path: Path) -> None:
+    assert math.isnan(EnergyMeter(CPU, first=True, powercap=tmp_path).take())
+
+
+def measure_all() -> tuple[float, float, float | None]:
+    mesh = make_mesh(2, 2)
+    attention = measure_attention("float32", mesh.device, heads=4, kv_heads=2, head_dim=16)
+    return measure_products("float32", mesh.device), attention, measure_link(mesh)
+
+
+def test_two_ranks_measure_three_rates() -> None:
+    for products, attention, link in run_ranks(measure_all, 2):
+        assert products > 1e8 and attention > 1e7 and link is not None and link > 1e6
+    assert name_device(CPU)
