@@ -14,7 +14,6 @@ from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.model.rope_hooks import anneal_positions
 from ropewalk.parallel.device import use_device
 from ropewalk.parallel.hang import watch_for_hang
-from ropewalk.parallel.measure_rates import EnergyMeter
 from ropewalk.parallel.slow import watch_own_time
 from ropewalk.train.batches import StepBatches, make_batches
 from ropewalk.train.expert_step import layer_metrics
@@ -63,7 +62,6 @@ def run_loop(
     """
     spec, mesh, rates = context.spec, context.mesh, Rates.from_json(state.plan[RATES])
     loss_metrics = LossMetrics(dataset.sources, spec.reach_tokens, monitor.groups)
-    energy = EnergyMeter(mesh.device, first=context.is_first_rank)
     progress = StageProgress(monitor.throughput, context, steps=rates.steps)
     with (
         closing(_look_ahead(context, dataset, state.cursor)) as stream,
@@ -77,8 +75,9 @@ def run_loop(
             result = take_step(state, batches, context, rates, loss_metrics)
             state, metrics = result.state, result.metrics
             clock.tick()
-            mine = {"own_seconds": own.take(), "joules": energy.take()}
-            status = gather_rank_status(mesh, asked=asked(), save_failed=saver.has_failed, **mine)
+            status = gather_rank_status(
+                mesh, asked=asked(), save_failed=saver.has_failed, own=own, meter=progress.meter
+            )
             metrics += progress.tell(state, batches, status, tokens=state.tokens - before, rows=metrics)
             if context.is_first_rank and result.reason:
                 _tell_skipped(result, context, dataset)
@@ -106,7 +105,7 @@ def run_loop(
                     saver.finish()
             if ending:
                 break
-            own.take(), energy.take()
+            own.take()
             progress.end_between()
     return state
 
