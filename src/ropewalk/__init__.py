@@ -29,8 +29,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import ropewalk.shape.guessed as _guessed
 from ropewalk.core.lazy import export_lazily
-from ropewalk.shape.guessed import guess_with
 
 if TYPE_CHECKING:
     from ropewalk import attention as attention
@@ -131,4 +131,4 @@ def _guess_family(name: str, config: Mapping[str, Any], where: str) -> Any:
     return import_module("ropewalk.model.guess_family").guess_family(name, config, where)
 
 
-guess_with(_guess_family)  # reading a class needs torch, which rooms to the left of model/ must not import
+_guessed.guess_with(_guess_family)  # reading a class needs torch, which rooms to the left of model/ must not import

@@ -232,7 +232,7 @@ def test_refusals_name_their_figures(name: str) -> None:
         ("GPT2LMHeadModel", "learned"),
         ("OvisForConditionalGeneration", "inputs other than text"),
         ("PhiForCausalLM", "a bias of the head"),
-        ("UnheardOfForCausalLM", "its shape"),
+        ("UnheardOfForCausalLM", "no causal language model of this name"),
     ],
 )
 def test_other_architectures_are_refused_by_what_is_missing(architecture: str, missing: str) -> None:
