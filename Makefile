@@ -1,15 +1,16 @@
 # make quickstart: install, then stretch the tiny base model from 512 to 2048 tokens on this machine.
-# make test: install, then the whole test suite. make faults: everything that breaks training, done to it (an hour, goes on
+# make test: install, then the whole test suite. make wheel-test: the built wheel, in fresh environments (CI: SHARE=1). make faults: everything that breaks training, done to it (an hour, goes on
 # where it stopped). make gpu-wheels and make gpu-dry: before benchmarks/gpu_report.py on a GPU (docs/gpu.md).
 # TORCH_INDEX=URL takes torch from another index (another build of it).
 
 PYTHON ?= python3
+WHEEL_PYTHONS ?= $(PYTHON)
 VENV := .venv
 BIN := $(VENV)/bin
 GPU_PACKAGES := pydantic pydantic-core typing-extensions annotated-types typing-inspection zstandard ftfy wcwidth py3langid beartype jaxtyping liger-kernel
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test conformance faults check docs gpu-wheels gpu-dry clean
+.PHONY: quickstart wheel-test test conformance faults check docs gpu-wheels gpu-dry clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +27,23 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.workshop
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The wheel alone, in a fresh environment and an empty folder. WHEEL_PYTHONS="python3.11 python3.12 python3.13" tries several;
+# SHARE=1 takes the dependencies from $(VENV), for one Python, instead of installing them.
+wheel-test: $(VENV)/.workshop
+	rm -rf build && mkdir -p build/away
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/dist .
+	set -e; for python in $(WHEEL_PYTHONS); do \
+	  rm -rf build/fresh build/away/*; $$python -m venv build/fresh; \
+	  if [ -n "$(SHARE)" ]; then \
+	    $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(echo build/fresh/lib/python3*/site-packages)/shared.pth"; \
+	    build/fresh/bin/python -m pip install --quiet --no-deps --no-index build/dist/*.whl; \
+	  else \
+	    build/fresh/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	      $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) build/dist/*.whl; \
+	  fi; \
+	  (cd build/away && ../fresh/bin/ropewalk --version && ../fresh/bin/ropewalk run quickstart --fast && test -f runs/quickstart-fast/report.html); \
+	done
 
 conformance: $(VENV)/.workshop
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests/conformance

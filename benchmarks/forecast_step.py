@@ -1,22 +1,22 @@
-"""The forecast of one step of Llama-3-8B at 128Ki tokens on eight H100, term by term, and of published runs beside it.
+"""The forecast of one step of Llama-3-8B at 128Ki tokens on eight H100, term by term, and steps of a million.
 
-    python benchmarks/forecast_step.py          # prints three tables for docs/gpu.md; needs no GPU
+    python benchmarks/forecast_step.py          # prints two tables for docs/gpu.md; needs no GPU
 
 All terms are those of plan/step_time. Messages are hidden behind compute in it; they are told beside it. The last table
 is steps of 1,048,576 tokens with activations on the host: of stock transformers, as published, and ours.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 from packs import draw_pack
 from ropewalk.partition import partition_tokens
+from ropewalk.plan.devices import find_device, find_peak_flops
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.forecast import forecast
-from ropewalk.plan.hardware import DATASHEET_FLOPS, KNOWN, Machine
+from ropewalk.plan.hardware import KNOWN, Machine, make_machine
 from ropewalk.plan.plan import Split
 from ropewalk.plan.savings import Savings
-from ropewalk.plan.step_time import StepTime, estimate_step_time
+from ropewalk.plan.step_time import Software, StepTime, Work, estimate_step_time
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 
 LLAMA_8B = ModelShape("LlamaForCausalLM", 4096, 32, 8, 128, 14_336, 128_256, False, 131_072, plain_layers(32, 5e5))
@@ -27,34 +27,11 @@ QWEN3_06B = ModelShape(
     "Qwen3ForCausalLM", 1024, 16, 8, 128, 3072, 151_936, True, 32_768, plain_layers(28, 1e6), qk_norm="head"
 )
 CARD = KNOWN["h100"]
-OPTIMIZER_BYTES = 7 * 4
-"""Of a parameter: AdamW reads a weight, a gradient and two moments, and writes a weight and two moments."""
-FA2 = replace(CARD, attention_forward_flops=366e12, attention_backward_flops=330e12)
+FA2 = make_machine(find_device("h100"), "flash2")
 """An H100 with FlashAttention 2, which published runs used."""
 MILLION = 1 << 20
 STOCK = Savings("full", offload=True)
 OURS = Savings("save_attention", 4096, offload=True, attention_on_host=True)
-
-
-class Published(NamedTuple):
-    """A run of Llama-3.1-8B on H100: tokens of one rank's row and of the whole sequence, and seconds of its step."""
-
-    name: str
-    rank_tokens: float
-    sequence_tokens: int
-    ranks: int
-    savings: Savings
-    seconds: float
-
-
-PUBLISHED = [
-    Published("torchtitan 2024-12, not compiled, 8Ki, 2 rows", 16_384, 8192, 8, Savings(), 16_384 / 5762),
-    Published("ALST table 2, 8 GPUs, 32K", 32_000, 32_000, 8, Savings("full"), 17),
-    Published("ALST table 2, 8 GPUs, 160K each", 160_000, 160_000, 8, Savings("full"), 123),
-    Published("ALST table 2, 8 GPUs, 1.1M", 137_500, 1_100_000, 8, Savings("full"), 564),
-    Published("ALST table 2, 8 GPUs, 3.8M", 475_000, 3_800_000, 8, Savings("full"), 6455),
-    Published("ALST table 3, 32 GPUs, 15.5M", 484_375, 15_500_000, 32, Savings("full"), 26_709),
-]  # fmt: skip
 
 
 class Million(NamedTuple):
@@ -73,18 +50,13 @@ MILLIONS = [
 ]
 
 
-def find_terms(tokens: int, ranks: int, pairs_share: float, savings: Savings, *, fused: bool) -> dict[str, float]:
-    """Seconds of each term of a step; ``pairs_share`` is the busiest rank's part of one document's pairs x ranks."""
-    times = estimate_step_time(
-        LLAMA_8B, context_tokens=tokens, rank_tokens=tokens / ranks, savings=savings, machine=CARD, fused=fused
-    )
-    return {
-        "matrix products": times.products,
-        "attention, forward": times.attention_forward * pairs_share,
-        "attention, backward": times.attention_backward * pairs_share,
-        "elementwise": times.elementwise,
-        "optimizer": LLAMA_8B.parameters / ranks * OPTIMIZER_BYTES / CARD.memory_bytes_per_second,
-    }
+def find_times(tokens: int, ranks: int, pairs_share: float, savings: Savings, *, fused: bool) -> StepTime:
+    """A step's terms; ``pairs_share`` is the busiest rank's part of one document's pairs x ranks."""
+    work = Work(
+        tokens / ranks, token_flops(LLAMA_8B, tokens), ranks, imbalance=pairs_share,
+        trained_parameters=LLAMA_8B.parameters,
+    )  # fmt: skip
+    return estimate_step_time(LLAMA_8B, work, savings=savings, machine=CARD, software=Software(fused))
 
 
 def print_step() -> None:
@@ -95,24 +67,27 @@ def print_step() -> None:
     for name, median in (("one document", None), ("pack around 4Ki", 4096)):
         partition = partition_tokens(draw_pack(tokens, median), ranks=ranks)
         share = float(partition.pairs.max()) * ranks / whole
-        terms = find_terms(tokens, ranks, share, Savings("save_attention"), fused=True)
+        times = find_times(tokens, ranks, share, Savings("save_attention"), fused=True)
         flops = token_flops(LLAMA_8B, tokens)
         model = tokens * 3 * (flops.linear + flops.attention * float(partition.pairs.sum()) / whole)
-        useful, total = model / ranks / DATASHEET_FLOPS["h100"], sum(terms.values())
-        plain = sum(find_terms(tokens, ranks, share, Savings("save_attention"), fused=False).values())
-        least = find_terms(tokens, ranks, share, Savings(), fused=True)
+        useful, total = model / ranks / find_peak_flops("NVIDIA H100"), times.total
+        plain = find_times(tokens, ranks, share, Savings("save_attention"), fused=False).total
+        least = find_times(tokens, ranks, share, Savings(), fused=True)
         needed = float(partition.traffic_tokens.sum()) / ((ranks - 1) * tokens)
         plan = forecast(
             LLAMA_8B, context_tokens=tokens, tokens=tokens, ranks=ranks, machine=CARD,
             split=Split(context_ranks=ranks, needed_share=needed),
         )  # fmt: skip
         link = CARD.link_bytes_per_second
-        columns[name] = {f"{term}, s": f"{seconds:.2f}" for term, seconds in terms.items()} | {
+        columns[name] = {
+            f"{term.replace('_', ', ')}, s": f"{getattr(times, term):.2f}"
+            for term in ("products", "attention_forward", "attention_backward", "elementwise", "optimizer", "fixed")
+        } | {
             "step, s": f"{total:.2f}",
             "MFU": f"{useful / total:.0%}",
             "MFU with torch's separate kernels": f"{useful / plain:.0%}",
-            "MFU without recomputation": f"{useful / sum(least.values()):.0%}",
-            "MFU without both": f"{useful / (sum(least.values()) - least['elementwise']):.0%}",
+            "MFU without recomputation": f"{useful / least.total:.0%}",
+            "MFU without both": f"{useful / (least.total - least.elementwise):.0%}",
             "hidden: keys, s": f"{plan.context_bytes / link:.2f}",
             "hidden: weights and gradients, s": f"{plan.state_bytes / link:.2f}",
         }
@@ -121,22 +96,12 @@ def print_step() -> None:
         print(f"| {term} | " + " | ".join(column[term] for column in columns.values()) + " |")
 
 
-def print_published() -> None:
-    """The same formula beside published steps, which used FlashAttention 2."""
-    print("| published run | published, s | by the formula, s | difference |\n|---|---|---|---|")
-    for run in PUBLISHED:
-        total = estimate_step_time(
-            LLAMA_8B, context_tokens=run.sequence_tokens, rank_tokens=run.rank_tokens, savings=run.savings,
-            machine=FA2, fused=False,
-        ).total  # fmt: skip
-        print(f"| {run.name} | {run.seconds:,.1f} | {total:,.1f} | {total / run.seconds - 1:+.0%} |")
-
-
 def compare_million(run: Million) -> tuple[StepTime, StepTime]:
     """The stock Trainer's step by the formula, and ours: attention's output waits on the host, and copies overlap."""
-    size = {"context_tokens": MILLION, "rank_tokens": MILLION / 8}
-    stock = estimate_step_time(run.shape, **size, savings=STOCK, machine=run.machine, fused=False, overlaps=False)
-    return stock, estimate_step_time(run.shape, **size, savings=OURS, machine=run.machine)
+    work = Work(MILLION / 8, token_flops(run.shape, MILLION))
+    plain = Software(fused=False, overlaps=False)
+    stock = estimate_step_time(run.shape, work, savings=STOCK, machine=run.machine, software=plain)
+    return stock, estimate_step_time(run.shape, work, savings=OURS, machine=run.machine)
 
 
 def print_million() -> None:
@@ -151,13 +116,11 @@ def print_million() -> None:
     print("\n| terms, s | " + " | ".join(f"{run.name}: stock | ours" for run in MILLIONS) + " |")
     print("|---" * (1 + 2 * len(MILLIONS)) + "|")
     columns = [each for run in MILLIONS for each in compare_million(run)]
-    for term in ("products", "attention_forward", "attention_backward", "elementwise", "copies"):
+    for term in ("products", "attention_forward", "attention_backward", "elementwise", "tiles", "copies"):
         print(f"| {term.replace('_', ', ')} | " + " | ".join(f"{getattr(each, term):.1f}" for each in columns) + " |")
 
 
 if __name__ == "__main__":
     print_step()
-    print()
-    print_published()
     print()
     print_million()

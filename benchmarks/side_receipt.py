@@ -20,10 +20,10 @@ from ropewalk.parallel.measure_rates import EnergyMeter, measure_attention, name
 from ropewalk.parallel.peak import held_peak_bytes
 from ropewalk.partition import Partition, partition_tokens
 from ropewalk.plan.receipt import (
+    AttentionSoftware,
     Receipt,
     Rig,
     Sequences,
-    Software,
     StageReceipt,
     StepTotals,
     find_percentiles,
@@ -58,7 +58,7 @@ def write_side_receipt(
     side: str,
     document: np.ndarray,
     *,
-    software: tuple[Software, str],
+    software: tuple[AttentionSoftware, str],
     dtype: str,
     rig: Rig,
     seconds: Sequence[float],

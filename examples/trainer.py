@@ -1,5 +1,7 @@
 """transformers' Trainer (with accelerate), every sequence shared by all ranks. torchrun --nproc-per-node 2 FILE"""
 
+import gc
+
 import torch
 import torch.distributed as dist
 from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
@@ -8,7 +10,8 @@ from ropewalk import ContextParallelTrainer
 
 CONTEXT, VOCABULARY = 128, 256
 
-if __name__ == "__main__":
+
+def main() -> None:
     settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "logging_steps": 1, "max_steps": 4}
     arguments = TrainingArguments(use_cpu=True, save_strategy="no", report_to="none", disable_tqdm=True, **settings)
     torch.manual_seed(0)
@@ -22,5 +25,10 @@ if __name__ == "__main__":
     loss = trainer.evaluate()["eval_loss"]
     if dist.get_rank() == 0:
         print(f"loss of the sequences that were held out: {loss:.6f}")
-    trainer.accelerator.free_memory()  # without both lines torch aborted at exit in one run of eight
+    trainer.accelerator.free_memory()
     trainer.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
+    gc.collect()  # ends the group's threads: one that still frees a tensor while Python exits aborts the process

@@ -21,7 +21,12 @@ from ropewalk.rope.scaling import Theta, Unchanged
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
 STEPS, STEP_TOKENS, PANEL_STEPS = 180, 8192, 10
 BASE_TOKENS, TOKENS = 512, 2048
-ACCURACY = {"base": {1: 0.985, 2: 0.52, 4: 0.31, 8: 0.14}, "extended": {1: 0.991, 2: 0.988, 4: 0.979, 8: 0.914}}
+ACCURACY = {
+    "base": {1: 0.985, 2: 0.52, 4: 0.31, 8: 0.14},
+    "zero-shot": {1: 0.97, 2: 0.96, 4: 0.95, 8: 0.85},
+    "extended": {1: 0.991, 2: 0.988, 4: 0.979, 8: 0.914},
+}
+GAIN = {"base": 1.9, "zero-shot": 0.08, "extended": -0.05}
 
 
 def write_run(folder: Path, *, recipe: dict[str, Any] | None = None) -> Path:
@@ -40,7 +45,7 @@ def write_run(folder: Path, *, recipe: dict[str, Any] | None = None) -> Path:
         write_models(models, theta=spec["rope"].get("theta") or 1e4, context=spec["context_length"])
         (models / "mix.json").write_text(json.dumps(shares))
     text_sources = [name for name, role in roles.items() if role != "instruction"]
-    models = ["base", "extended"] if isinstance(recipe["model"], str) else ["extended"]
+    models = list(ACCURACY) if isinstance(recipe["model"], str) else ["extended"]
     write_scores(
         folder / "scores.json",
         [score for model in models for score in make_scores(model, text_sources, compared=len(models) > 1)],
@@ -133,7 +138,7 @@ def write_models(folder: Path, *, theta: float, context: int) -> None:
 
 
 def make_scores(model: str, sources: list[str], *, compared: bool) -> Iterator[Score]:
-    random, stretched = np.random.default_rng(5), model == "extended"
+    random, stretched = np.random.default_rng(5), model != "base"
 
     def score(
         task: str, metric: str, tokens: int, value: float, *, half: float, n: int, depth: float | None = None
@@ -151,6 +156,7 @@ def make_scores(model: str, sources: list[str], *, compared: bool) -> Iterator[S
         yield score(f"nll/position/{first}-{end}", "nats", TOKENS, value, half=0.03, n=48 * (end - first))
     gap = -0.08 if stretched else 0.93
     yield score("nll/gap", "nats", TOKENS, gap, half=0.02, n=48 * BASE_TOKENS)
+    yield score("gain/context", "nats", TOKENS, GAIN[model], half=0.01, n=48 * (TOKENS - BASE_TOKENS))
     for multiple, accuracy in ACCURACY[model].items():
         length = multiple * BASE_TOKENS
         half = 2 * math.sqrt(accuracy * (1 - accuracy) / 1000)

@@ -12,7 +12,7 @@ from array_shapes import BARE_ARRAYS, TOLD_SHAPES, UNTOLD_SHAPES, find_bare_arra
 
 SRC = Path(__file__).parents[1] / "src" / "ropewalk"
 TORCH_FREE_ROOMS = ["core", "rope", "shape", "probe", "corpus", "recipe", "partition", "plan"]
-TORCH_ROOMS = ["attention", "parallel", "model", "checkpoint", "evaluate", "train"]
+TORCH_ROOMS = ["attention", "recurrence", "parallel", "model", "checkpoint", "evaluate", "train"]
 LATE_ROOMS = ["report", "commands"]
 ORDER = TORCH_FREE_ROOMS + TORCH_ROOMS + LATE_ROOMS
 CORPUS_ORDER = ["text", "embedded", "clean", "read", "dedup", "tokens", "mix", "prepare", "inspect"]
@@ -236,7 +236,7 @@ def test_every_array_has_a_shape(path: Path) -> None:
 
 
 def test_every_rearrangement_says_the_shapes(path: Path) -> None:
-    if room(path) in {"attention", "model"}:
+    if room(path) in {"attention", "recurrence", "model"}:
         assert find_untold_shape(path.read_text()) is None
     for code in UNTOLD_SHAPES:
         assert find_untold_shape(code), code

@@ -1,6 +1,7 @@
 """Every shipped recipe parses, breaks no rule, and has a forecast."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,12 @@ def test_a_shipped_recipe_breaks_no_rule(path: Path) -> None:
     assert [finding for finding in result["findings"] if path.stem in TODAY] == []
     if isinstance(recipe.model, str):
         assert len(result["plans"]) == len(recipe.stages)
+        assert all(plan["fits"] for plan in result["plans"])
+    if recipe.parallel.ranks > 2:
+        assert recipe.hardware == "h100-sxm x 8", "its plan does not depend on the machine that reads it"
+    if recipe.parallel.recompute == "full":
+        slower = [re.search(r"slower than auto by (\d\.\d\d) x", plan["pinned"]) for plan in result["plans"]]
+        assert all(found is not None and 1.02 <= float(found[1]) < 1.4 for found in slower), slower
     if path.stem.startswith("llama2"):
         assert sum(stage.tokens for stage in recipe.stages) == 20 * 10**9
         assert recipe.corpus.mix == {"general": 7, "domain": 2, "instruction": 1}

@@ -28,6 +28,7 @@ SAME_IDEA = {
     "progress": "the bar of any long work, and that of a stage",
     "receipt": "the record, the verb, and the section of the page",
     "replay": "the verb, and the step that is repeated",
+    "ruler": "three tasks in our own words, and the keys of the benchmark's own",
     "spec": "the keys of a part of the recipe",
     "stage": "the keys of a stage, and its training",
     "sweep": "the keys of a study, and its run",

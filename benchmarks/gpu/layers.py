@@ -16,8 +16,8 @@ from memory_sides import Case, make_step
 from ropewalk.model.fusion import Fusion
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.parallel.peak import measure_peak_bytes
+from ropewalk.plan.devices import find_peak_flops
 from ropewalk.plan.flops import token_flops
-from ropewalk.plan.hardware import DATASHEET_FLOPS
 from ropewalk.plan.memory import estimate_memory
 from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.plan.savings import Savings
@@ -104,9 +104,8 @@ def find_mfu(target: Target, tokens: int, layer_seconds: float) -> float | None:
     """Of a layer on one document: its FLOPs, without those of recomputation, of the data sheet's; None in a dry run."""
     if target.dry:
         return None
-    name = torch.cuda.get_device_name().lower()
-    promised = next((flops for card, flops in DATASHEET_FLOPS.items() if card in name), None)
-    if promised is None or layer_seconds <= 0:
+    promised = find_peak_flops(torch.cuda.get_device_name())
+    if not promised or layer_seconds <= 0:
         return None
     shapes = [Case(f"8B width, {layers} layers", tokens, tokens, "cuda", 1).shape for layers in LAYERS]
     two = [tokens * token_flops(shape, tokens).model for shape in shapes]

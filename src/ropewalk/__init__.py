@@ -17,16 +17,20 @@ The rooms, from left to right; each imports only from those to its left:
 - ``core``: errors, finished folders, digests, seeds. ``rope``: positions. ``shape``: a model's config.json.
 - ``probe``: prompts with known answers. ``corpus``: from files to sequences of tokens. ``recipe``: a run as a value.
 - ``partition``: which rank has which tokens. ``plan``: the forecast. All rooms up to here need no torch.
-- ``attention``: exact attention over ranks. ``parallel``: ranks and meshes. ``model``: transformers. ``checkpoint``.
+- ``attention``: exact attention over ranks. ``recurrence``: recurrent layers. ``parallel``: ranks and meshes.
+- ``model``: transformers. ``checkpoint``.
 - ``evaluate``: losses and retrieval. ``train``: the loop. ``report``: the page. ``commands``: the verbs.
 
 ``import ropewalk`` imports none of them: a room, and a name below, is imported when it is first asked for. What a user
 gave wrong raises ``UserError``. The documentation has a page for each room, and the command is ``ropewalk --help``.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from ropewalk.core.lazy import export_lazily
+from ropewalk.shape.guessed import guess_with
 
 if TYPE_CHECKING:
     from ropewalk import attention as attention
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from ropewalk import plan as plan
     from ropewalk import probe as probe
     from ropewalk import recipe as recipe
+    from ropewalk import recurrence as recurrence
     from ropewalk import report as report
     from ropewalk import rope as rope
     from ropewalk import shape as shape
@@ -117,6 +122,13 @@ else:
         },
         folders=(
             "attention", "checkpoint", "commands", "core", "corpus", "evaluate", "model", "parallel", "partition",
-            "plan", "probe", "recipe", "report", "rope", "shape", "train",
+            "plan", "probe", "recipe", "recurrence", "report", "rope", "shape", "train",
         ),
     )  # fmt: skip
+
+
+def _guess_family(name: str, config: Mapping[str, Any], where: str) -> Any:
+    return import_module("ropewalk.model.guess_family").guess_family(name, config, where)
+
+
+guess_with(_guess_family)  # reading a class needs torch, which rooms to the left of model/ must not import

@@ -114,6 +114,8 @@ def test_ranks_share_the_work_and_the_first_has_the_scores(models: dict[str, Pat
 
 def test_without_a_corpus_there_is_retrieval(models: dict[str, Path]) -> None:
     assert {score.task for score in run({"one": models["base"]}, None)} == {
+        "answer_loss/key_value",
+        "answer_loss/needle_zh",
         "retrieval/key_value",
         "retrieval/needle_zh",
     }
@@ -163,7 +165,9 @@ def test_bfloat16_is_near_float32(models: dict[str, Path], corpus: Corpus) -> No
     spec = SPEC.model_copy(update={"precision": "bfloat16", "probes": ()})
     rough = evaluate_models({"base": models["base"]}, spec, corpus=corpus.folder, base_context_tokens=BASE_TOKENS)
     assert rough is not None
-    exact = {score.task: score.value for score in run({"base": models["base"]}, corpus)}
+    scores = run({"base": models["base"]}, corpus)
+    exact = {(score.task, score.context_tokens, score.depth): score.value for score in scores}
     for score in rough:
-        if score.metric == "nats":
-            assert score.value == pytest.approx(exact[score.task], abs=0.05)
+        if score.metric == "nats" and score.depth is None:  # a depth has few answers here
+            found = exact[score.task, score.context_tokens, None]
+            assert score.value == pytest.approx(found, abs=0.15 if score.task.startswith("answer_loss") else 0.05)

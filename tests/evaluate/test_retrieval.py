@@ -73,7 +73,8 @@ def test_an_answer_is_right_if_all_of_its_tokens_are(tokenizer: Tokenizer) -> No
     assert count.min() > 1
     correct = count.copy()
     correct[::4] -= 1  # one digit of every fourth answer is wrong
-    scores = list(found.score(Sums(count, count, correct), model="m"))
+    scored = list(found.score(Sums(count, count, correct), model="m"))
+    scores = [score for score in scored if score.metric == "accuracy"]
     right = np.arange(found.groups) % 4 != 0
     for tokens in (300, 500):
         here = found.context_tokens == tokens
@@ -110,3 +111,29 @@ def test_the_first_prompts_are_a_measurement_of_their_own(tokenizer: Tokenizer) 
         assert np.array_equal(whole.depth[its.group[asked]], part.depth[item.group[asked]])
         assert np.array_equal(whole.context_tokens[its.group[asked]], part.context_tokens[item.group[asked]])
     assert whole.first(1000).groups == whole.groups
+
+
+def test_a_probe_at_0_percent_still_tells_two_models_apart(tokenizer: Tokenizer) -> None:
+    """The loss of the answers, with prompts as samples; one number per length and per depth, beside each accuracy."""
+    found = plan(KeyValue(pairs=(4, 4)), tokenizer, lengths=[64, 128])
+    count, none = np.ones(found.groups), np.zeros(found.groups)
+    nll = np.linspace(1, 2, found.groups)
+    base, trained = (list(found.score(Sums(count, values, none), model="m")) for values in (nll, nll / 2))
+    losses = [[score for score in scores if score.task == "answer_loss/key_value"] for scores in (base, trained)]
+    assert all(score.metric == "nats" for score in losses[0]) and len(losses[0]) == len(base) / 2
+    for one, two in zip(*losses, strict=True):
+        assert two.value == pytest.approx(one.value / 2) and one.low < one.value < one.high
+    whole = losses[0][0]
+    here = found.context_tokens == 64
+    assert whole.value == pytest.approx(nll[here].mean()) and whole.samples == here.sum() // 4 and whole.n == here.sum()
+
+
+def test_the_design_effect_says_how_many_answers_are_worth_one(tokenizer: Tokenizer) -> None:
+    found = plan(KeyValue(pairs=(4, 4)), tokenizer, lengths=[64])
+    count = np.ones(found.groups)
+    together = (np.arange(found.groups) // 4 % 2).astype(float)  # answers of one prompt are right together
+    apart = (np.arange(found.groups) % 4 == 0).astype(float)
+    effects = [
+        next(iter(found.score(Sums(count, count, right), model="m"))).design_effect for right in (together, apart)
+    ]
+    assert effects[0] == pytest.approx(4, rel=0.1) and effects[1] == 1

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from ropewalk.core.error import UserError
-from ropewalk.plan import forecast as forecast_module
+from ropewalk.plan import planned_machine
+from ropewalk.plan.flops import Recompute, token_flops
 from ropewalk.plan.forecast import forecast, forecast_recipe, forecast_stage
 from ropewalk.plan.gpus import Gpu
 from ropewalk.plan.hardware import KNOWN
@@ -24,18 +25,18 @@ K = 1024
 
 def test_one_h200_lies_near_the_worked_table(shapes: Mapping[str, ModelShape]) -> None:
     # The table's rates, which were guessed as 0.8 x 790 and 550/480: 7,599 tokens/s without recomputation, 5,849 with.
-    machine = dataclasses.replace(KNOWN["h200"], attention_forward_flops=550e12, attention_backward_flops=480e12)
-    speeds = [
-        forecast(
-            shapes["llama-8b"],
-            context_tokens=32 * K,
-            tokens=32 * K,
-            split=Split(savings=(Savings(way),)),
-            machine=machine,
-        ).tokens_per_second
-        for way in ("none", "full")
-    ]
+    rates: dict[str, Any] = {"matmul": 0.8 * 790e12, "forward": 550e12, "backward": 480e12}
+    ways: list[Recompute] = ["none", "full"]
+    flops = token_flops(shapes["llama-8b"], 32 * K)
+    speeds = [1 / sum(flops.seconds(way, **rates)) for way in ways]
     assert speeds == pytest.approx([7_599, 5_849], rel=2e-3)
+    planned = [
+        forecast(shapes["llama-8b"], context_tokens=32 * K, tokens=32 * K, split=Split(savings=(Savings(way),)))
+        for way in ways
+    ]
+    assert all(
+        0.65 * plain < plan.tokens_per_second < 0.9 * plain for plain, plan in zip(speeds, planned, strict=True)
+    ), "published steps are slower than products and attention alone"
 
 
 def test_twenty_billion_tokens_of_llama_2_7b() -> None:
@@ -63,7 +64,7 @@ def test_recomputation_is_chosen_by_memory(shapes: Mapping[str, ModelShape]) -> 
 
 
 def test_attention_waits_on_the_host_only_where_the_host_has_room(shapes: Mapping[str, ModelShape]) -> None:
-    """Recomputing it is slower, and an H100 just holds the inputs of all blocks itself."""
+    """Recomputing it is slower; then only the inputs of blocks wait there."""
     split = Split(context_ranks=8)
     plans = [
         forecast(
@@ -77,12 +78,10 @@ def test_attention_waits_on_the_host_only_where_the_host_has_room(shapes: Mappin
         for gigabytes in (128, 64)
     ]
     ways = [(plan.recompute, plan.savings.offload, plan.savings.attention_on_host) for plan in plans]
-    assert ways == [("save_attention", True, True), ("full", False, False)]
+    assert ways == [("save_attention", True, True), ("full", True, False)]
     assert plans[0].step_seconds < 0.85 * plans[1].step_seconds
     assert plans[0].fits and plans[1].fits
-    assert (
-        "inputs and attention on the host" in plans[0].describe() and "per rank of activations" in plans[0].describe()
-    )
+    assert "inputs and attention on the host" in plans[0].describe() and "host" in dict(plans[0].rows())
 
 
 def test_what_never_fits_says_so(shapes: Mapping[str, ModelShape]) -> None:
@@ -103,7 +102,8 @@ def test_context_ranks_split_activations_and_time(shapes: Mapping[str, ModelShap
     assert eight.memory.kept == one.memory.kept / 8
     assert one.context_bytes == one.state_bytes == 0
     assert eight.context_bytes > 0 < eight.state_bytes
-    assert eight.step_seconds == pytest.approx(one.step_seconds / 8)
+    shared = eight.step_seconds - eight.times.messages - eight.times.fixed
+    assert shared == pytest.approx((one.step_seconds - one.times.fixed) / 8)
 
 
 def test_documents_imbalance_and_slow_links_show(shapes: Mapping[str, ModelShape]) -> None:
@@ -164,7 +164,7 @@ def test_a_window_saves_arithmetic_and_traffic(shapes: Mapping[str, ModelShape])
     # Each rank but the first needs the window before its range, less its first token.
     share = (4 * K - 1) / (128 * K)
     assert plans[1].context_bytes / plans[0].context_bytes == pytest.approx(1 / 4 + 3 / 4 * share)
-    assert plans[0].seconds / plans[1].seconds == pytest.approx(2.1, abs=0.1)
+    assert plans[0].seconds / plans[1].seconds == pytest.approx(1.95, abs=0.05)
     assert plans[1].memory == plans[0].memory, "a window changes what is computed and sent, not what is kept"
 
 
@@ -242,7 +242,7 @@ def test_a_stage_alone_has_the_plan_that_it_has_in_its_recipe(shapes: Mapping[st
 def test_a_large_model_is_not_forecast_on_a_cpu(shapes: Mapping[str, ModelShape]) -> None:
     machine = dataclasses.replace(KNOWN["a100"], name="cpu")
     plans = forecast_recipe(recipe(precision="bfloat16"), shapes["llama-8b"], machine=machine)
-    assert plans[0].machine.name == "h200 (assumed)"
+    assert plans[0].machine.name == "h200-sxm (assumed)"
 
 
 def test_ranks_that_do_not_split_have_no_plan(shapes: Mapping[str, ModelShape]) -> None:
@@ -253,11 +253,11 @@ def test_the_recipes_device_is_planned_for(shapes: Mapping[str, ModelShape], mon
     tiny = ModelShape("LlamaForCausalLM", 64, 4, 2, 16, 128, 1000, True, 512, plain_layers(4, 1e4))
 
     def plan(shape: ModelShape, gpus: int, **parallel: Any) -> str:
-        monkeypatch.setattr(forecast_module, "list_gpus", lambda: (Gpu("NVIDIA H100"),) * gpus)
+        monkeypatch.setattr(planned_machine, "list_gpus", lambda: (Gpu("NVIDIA H100"),) * gpus)
         asked = Recipe.model_validate({**recipe().to_json(), "parallel": parallel})
         return forecast_recipe(asked, shape)[0].machine.name
 
-    assert [plan(tiny, gpus, ranks=2) for gpus in (0, 1, 2)] == ["cpu", "cpu", "h100"]
-    assert plan(tiny, 0, device="cuda") == "h200 (assumed)"
+    assert [plan(tiny, gpus, ranks=2) for gpus in (0, 1, 2)] == ["cpu", "cpu", "h100-sxm"]
+    assert plan(tiny, 0, device="cuda") == "h200-sxm (assumed)"
     assert plan(tiny, 2, device="cpu") == plan(shapes["llama-8b"], 2, device="cpu") == "cpu"
-    assert [plan(shapes["llama-8b"], gpus, ranks=2) for gpus in (0, 1)] == ["h200 (assumed)", "h100"]
+    assert [plan(shapes["llama-8b"], gpus, ranks=2) for gpus in (0, 1)] == ["h200-sxm (assumed)", "h100-sxm"]

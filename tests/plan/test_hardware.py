@@ -5,14 +5,15 @@ from dataclasses import replace
 
 import pytest
 
+from ropewalk.plan.devices import ALIASES
 from ropewalk.plan.gpus import Gpu
 from ropewalk.plan.hardware import KNOWN, describe_gpu_rates, find_machine, measure_cpu
 
 
 def test_known_machines_name_their_source() -> None:
     for name, machine in KNOWN.items():
-        assert machine.name == name
-        assert machine.source
+        assert machine.name == ALIASES.get(name, name)
+        assert machine.source and machine.node_ranks and 0 < machine.network_bytes_per_second < math.inf
         assert 0 < machine.attention_backward_flops <= machine.attention_forward_flops < machine.matmul_flops
 
 
@@ -26,21 +27,23 @@ def test_this_machine_is_shared_by_its_ranks() -> None:
 def test_a_gpu_is_known_by_the_name_that_its_driver_shows() -> None:
     assert find_machine(gpus=()).name == "cpu"
     found = find_machine(gpus=[Gpu("NVIDIA H100 80GB HBM3")])
-    assert replace(found, host_bytes=math.inf) == KNOWN["h100"] and 0 < found.host_bytes < math.inf
+    assert replace(found, host_bytes=1.0) == replace(KNOWN["h100"], host_bytes=1.0) and 0 < found.host_bytes < math.inf
     small = Gpu("NVIDIA A100-SXM4-40GB", 40 * 2**30, (8, 0), 108)
-    found = replace(find_machine(gpus=[small]), host_bytes=math.inf)
-    assert found == replace(KNOWN["a100"], memory_bytes=40 * 2**30), "its own memory"
+    found = replace(find_machine(gpus=[small]), host_bytes=1.0)
+    assert found == replace(KNOWN["a100-40"], host_bytes=1.0)
+    slice_of_it = replace(small, memory_bytes=20 * 2**30)
+    assert find_machine(gpus=[slice_of_it]).memory_bytes == 20 * 2**30, "its own memory"
 
 
 @pytest.mark.parametrize(
     ("gpu", "teraflops"),
     [
-        (Gpu("NVIDIA L4", 24 * 2**30, (8, 9), 58), 121),
-        (Gpu("NVIDIA L40S", 48 * 2**30, (8, 9), 142), 362),
-        (Gpu("NVIDIA GeForce RTX 4090", 24 * 2**30, (8, 9), 128), 165),
-        (Gpu("NVIDIA B200", 180 * 2**30, (10, 0), 148), 2250),
-        (Gpu("NVIDIA GeForce RTX 5090", 32 * 2**30, (12, 0), 170), 210),
-        (Gpu("Tesla V100-SXM2-16GB", 16 * 2**30, (7, 0), 80), 125),
+        (Gpu("unlisted like an L-4", 24 * 2**30, (8, 9), 58), 121),
+        (Gpu("unlisted like an L-40S", 48 * 2**30, (8, 9), 142), 362),
+        (Gpu("as a GeForce RTX 4090 Laptop GPU", 24 * 2**30, (8, 9), 128), 165),
+        (Gpu("as a B-200", 180 * 2**30, (10, 0), 148), 2250),
+        (Gpu("as a GeForce of 5090", 32 * 2**30, (12, 0), 170), 210),
+        (Gpu("as a V-100", 16 * 2**30, (7, 0), 80), 125),
     ],
 )
 def test_an_unknown_gpu_is_planned_as_a_gpu_and_said_to_be(gpu: Gpu, teraflops: float) -> None:

@@ -11,7 +11,8 @@ import yaml
 from ropewalk.core.record import Score, read_scores, write_scores
 from ropewalk.report.contents import read_run
 from ropewalk.report.page import strict_code, summarise, write_report
-from ropewalk.report.verdict import Sense, Verdict, format_bound, format_value, judge_measures
+from ropewalk.report.target import Sense, Verdict, format_bound, format_value
+from ropewalk.report.verdict import judge_measures
 
 
 def find(run: Path, key: str, model: str) -> Verdict:
@@ -26,6 +27,13 @@ def change_scores(run: Path, change: Callable[[Score], Score]) -> None:
 def test_the_packaged_base_has_bounds_of_its_own(run: Path) -> None:
     bounds = {(verdict.key, verdict.model): verdict.bound for verdict in judge_measures(read_run(run))}
     assert bounds == {
+        ("gain/context", "base"): None,
+        ("gain/context", "zero-shot"): None,
+        ("gain/context", "extended"): ("<=", -0.001),
+        ("retrieval/1x", "zero-shot"): None,
+        ("retrieval/4x", "zero-shot"): None,
+        ("retrieval/8x", "zero-shot"): None,
+        ("nll/gap", "zero-shot"): None,
         ("retrieval/1x", "base"): (">=", 0.95),
         ("retrieval/1x", "extended"): (">=", 0.95),
         ("retrieval/4x", "base"): ("<=", 0.65),
@@ -45,8 +53,8 @@ def test_another_base_is_shown_without_bounds(run: Path) -> None:
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe | {"model": "some/other-base@main"}))
     verdicts = judge_measures(read_run(run))
     assert all(verdict.bound is None for verdict in verdicts if verdict.model == "base")
-    assert summarise(run)["targets_set"] == 5
-    assert summarise(run)["text"].splitlines()[2].split() == ["measure", "base", "extended", "target"]
+    assert summarise(run)["targets_set"] == 6
+    assert summarise(run)["text"].splitlines()[2].split() == ["measure", "base", "zero-shot", "extended", "target"]
 
 
 def test_a_missed_target_fails_and_a_missed_aim_does_not(run: Path) -> None:
@@ -56,8 +64,8 @@ def test_a_missed_target_fails_and_a_missed_aim_does_not(run: Path) -> None:
 
     change_scores(run, change)
     summary = summarise(run)
-    assert (summary["targets_met"], summary["targets_set"]) == (8, 9)
-    assert "8 of 9 targets are met. Missed: retrieval at 4x (2Ki), extended." in summary["text"]
+    assert (summary["targets_met"], summary["targets_set"]) == (9, 10)
+    assert "9 of 10 targets are met. Missed: retrieval at 4x (2Ki), extended." in summary["text"]
     assert "FAIL, ≥ 95 %" in summary["text"] and "aim missed, ≥ 90 %" in summary["text"]
 
 
@@ -160,9 +168,9 @@ def test_a_source_of_two_documents_leaves_the_summary_open(run: Path) -> None:
     worst = find(run, "short/worst", "extended")
     assert "licences" in worst.name and worst.outcome == "undecided", "statutes_zh have more, and are sure"
     counts = [summary[f"targets_{name}"] for name in ("met", "missed", "undecided", "set")]
-    assert counts == [8, 0, 1, 9] and strict_code(summary) == 4
+    assert counts == [9, 0, 1, 10] and strict_code(summary) == 4
     assert (
-        "8 of 9 targets are met. Undecided, the target lies inside the 95 % interval: short-context" in summary["text"]
+        "9 of 10 targets are met. Undecided, the target lies inside the 95 % interval: short-context" in summary["text"]
     )
     assert "worst source (licences), extended: +0.1 % [-5.0, +5.2], n = 2." in summary["text"]
     assert "undecided, ≤ +2 %" in summary["text"]

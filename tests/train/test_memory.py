@@ -1,5 +1,7 @@
 """The plan's memory against the most that a real step's tensors took, as the allocator reports it."""
 
+import importlib
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -92,3 +94,17 @@ def test_the_plan_knows_what_frozen_weights_and_bytes_save(precision: Literal["f
     for lora, measured in zip(LORAS, run_ranks(measure_all, 1, threads=1)[0], strict=True):
         for way, found in zip(ways, measured, strict=True):
             assert plan_step(way, precision, lora) == pytest.approx(found, rel=0.1), (way.describe(), lora)
+
+
+@pytest.mark.parametrize("place", [7, 9, 10])
+def test_the_plan_is_within_a_tenth_of_the_peak_of_two_ranks(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All weights as one unit in two types, and a unit per block; the program measures all of its cases."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    program = importlib.import_module("plan_memory")
+    case = program.CASES[place]
+    assert case.ranks == 2
+
+    def measure() -> int:
+        return int(program.measure_peak(case))
+
+    assert program.plan_peak(case) == pytest.approx(max(run_ranks(measure, 2, threads=1)), rel=0.1)

@@ -8,12 +8,14 @@ continues from the newest checkpoint.
 
 import json
 import sys
+from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from ropewalk.cli.beginnings import app as beginnings_app
 from ropewalk.cli.corpus import app as corpus_app
 from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, Strict, end_strictly, load_given, print_result
 from ropewalk.cli.run_records import receipt_command, replay_command
@@ -27,23 +29,49 @@ _INTERRUPTED = 130
 app = typer.Typer(
     cls=Verbs,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Extend the context of a language model, and measure the result. RECIPE is a YAML file; override its keys "
     "with path=value.",
 )
 
+
+def _print_version(asked: bool) -> bool:
+    if asked:
+        print(f"ropewalk {version('ropewalk')}")
+        raise typer.Exit
+    return False
+
+
+@app.callback()
+def start(
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a verb."""
+
+
 app.add_typer(corpus_app, name="corpus")
+app.add_typer(beginnings_app)
 
 
 @app.command("run")
 def run_command(
-    recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    strict: Strict = False,
+    as_json: AsJson = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="A trial: at most 20 steps a stage, few measurements, folder RUN-fast.")
+    ] = False,
 ) -> None:
     """Run all parts of a recipe, from text to report; continue where an earlier run stopped."""
     from ropewalk.commands.run import run_recipe
+    from ropewalk.recipe.trial import plan_trial
 
     loaded = load_given(recipe, overrides)
+    if fast:
+        loaded = load_given(recipe, [*(overrides or []), *plan_trial(loaded)])
     print_result(run_recipe(loaded), as_json)
     end_strictly(loaded, strict)
 
@@ -77,19 +105,6 @@ def extend_command(
     from ropewalk.commands.extend import extend_model
 
     print_result(extend_model(str(target), Path(arguments[0]), arguments[1:]), as_json)
-
-
-@app.command("import")
-def import_command(
-    source: Annotated[Path, typer.Argument(metavar="GGUF", help="A .gguf file with a language model.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new model folder.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[dtype=bfloat16]", help="Default: float32.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write a model folder from a quantised GGUF file; its weights are dequantised."""
-    from ropewalk.commands.import_gguf import import_model
-
-    print_result(import_model(source, out, overrides or []), as_json)
 
 
 @app.command("advise")
@@ -203,25 +218,6 @@ def sweep_command(
     from ropewalk.commands.sweep import run_sweep
 
     print_result(run_sweep(study, overrides or []), as_json)
-
-
-@app.command("launch")
-def launch_command(
-    scheduler: Annotated[str, typer.Argument(metavar="slurm|k8s", help="The scheduler of your machines.")],
-    recipe: RecipeArgument,
-    overrides: Overrides = None,
-    nodes: Annotated[int, typer.Option(help="Machines that share parallel.ranks.")] = 1,
-    image: Annotated[str, typer.Option(help="For k8s: a container image with ropewalk installed.")] = "ropewalk:latest",
-    as_json: AsJson = False,
-) -> None:
-    """Print a script that trains a recipe on many machines and continues automatically after a preemption."""
-    from ropewalk.commands.launch import write_script
-
-    given = overrides or []
-    script = write_script(
-        scheduler, load_given(recipe, given), argument=recipe, overrides=given, nodes=nodes, image=image
-    )
-    print_result(script, as_json)
 
 
 @app.command("check")

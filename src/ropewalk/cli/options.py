@@ -11,7 +11,9 @@ import typer
 from ropewalk.core.progress import say
 from ropewalk.parallel.torchrun import is_first
 
-RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe: a .yaml file.")]
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe: a .yaml file, or the name of a shipped one.")
+]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[PATH=VALUE]...", help="Overrides on the recipe.")]
 Strict = Annotated[
     bool,

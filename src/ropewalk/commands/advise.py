@@ -21,6 +21,7 @@ from ropewalk.rope.candidates import ASKED, Survey, survey_candidates
 from ropewalk.rope.layers import LayerPosition, choose_stretched
 from ropewalk.rope.scaling import Nope, Rope
 from ropewalk.shape.find import find_model
+from ropewalk.shape.guessed import describe_guess
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 
@@ -59,6 +60,9 @@ def advise_model(
         write_advice(out / "advice.html", advised)
         result["page"] = str(out / "advice.html")
         text += f"\n\n{out / 'advice.html'}"
+    if guessed := describe_guess(shape.architecture):
+        result["guessed"] = guessed
+        text = f"{guessed}\n\n{text}"
     return {**result, "text": text}
 
 

@@ -9,10 +9,12 @@ from ropewalk.core.artifact import is_finished
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.plan.forecast import forecast_recipe
+from ropewalk.plan.unfit import find_unfit
 from ropewalk.recipe.check import base_context, check
 from ropewalk.recipe.check_corpus import check_corpus
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stretch import describe_stages
+from ropewalk.shape.guessed import describe_guess
 
 
 def check_recipe(recipe: Recipe) -> dict[str, Any]:
@@ -22,10 +24,13 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
     findings = check(recipe, shape)
     if is_finished(folder.corpus):
         findings += check_corpus(recipe, open_corpus(folder.corpus), base_context(recipe, shape))
-    errors = sum(finding.level == "error" for finding in findings)
     plans = [] if shape is None else forecast_recipe(recipe, shape)
+    findings += [] if shape is None else find_unfit(recipe, shape, plans)
+    errors = sum(finding.level == "error" for finding in findings)
     lines = [f"{finding.level}: {finding.key}: {finding.message} ({finding.source})" for finding in findings]
     positions = [] if shape is None else list(describe_stages(recipe, shape))
+    guessed = "" if shape is None else describe_guess(shape.architecture)
+    lines += [guessed] if guessed else []
     lines += [f"stage {index} positions: {words}" for index, layers in enumerate(positions) for words in layers]
     for index, plan in enumerate(plans):
         lines += [f"stage {index}", plan.describe()]
@@ -34,6 +39,7 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
         "errors": errors,
         "findings": [asdict(finding) for finding in findings],
         "positions": positions,
+        **({"guessed": guessed} if guessed else {}),
         "plans": [asdict(plan) for plan in plans],
         "text": "\n".join(lines),
     }

@@ -12,9 +12,12 @@ from ropewalk.shape.read import read_shape
 
 
 def evaluate_run(recipe: Recipe, folder: RunFolder) -> None:
-    """Measure base and trained model on the same inputs, and write scores.json."""
+    """Measure base, base with the new positions, and trained model on the same inputs, and write scores.json."""
     trained = require(folder.trained(len(recipe.stages) - 1), verb="train")
     models = {} if isinstance(recipe.model, ModelSource) else {"base": base_model(folder, recipe)}
+    # Of several stages, the last one's positions exist on trained weights only.
+    if models and len(recipe.stages) == 1:
+        models["zero-shot"] = folder.extended(0)
     measure_models(recipe, folder, models | {"extended": trained})
 
 

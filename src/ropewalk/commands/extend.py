@@ -12,7 +12,9 @@ from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.load import parse_stage
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
+from ropewalk.recipe.stretch import model_tokens
 from ropewalk.shape.find import find_model
+from ropewalk.shape.read import read_shape
 
 
 def extend_first_stage(recipe: Recipe, folder: RunFolder) -> None:
@@ -60,4 +62,5 @@ def extend_on_rank(base: Path, out: Path, stage: Stage) -> None:
         return
     from ropewalk.model.extend import extend
 
-    extend(base, out, rope=stage.rope, layers=stage.layers, context_tokens=stage.reach_tokens)
+    context_tokens = model_tokens(stage, read_shape(base))
+    extend(base, out, rope=stage.rope, layers=stage.layers, context_tokens=context_tokens)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ropewalk.core.error import UserError
+from ropewalk.recipe.named import find_named
 from ropewalk.recipe.spec import Recipe
 
 Scheduler = Literal["slurm", "k8s"]
@@ -145,7 +146,7 @@ def write_script(
         "image": image,
     }
     if scheduler == "slurm":
-        arguments = shlex.join([str(argument.resolve()), *overrides])
+        arguments = shlex.join([str(argument.resolve() if find_named(argument) == argument else argument), *overrides])
         text = _SLURM.format(**facts, arguments=arguments, folder=shlex.quote(str(Path.cwd())))
     else:
         facts["arguments"] = shlex.join([str(argument), *overrides])

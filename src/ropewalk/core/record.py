@@ -77,6 +77,7 @@ class Score:
     ``high``], its 95 % interval. ``n`` is the number of averaged tokens or answers. ``depth`` is the share of the
     context before the wanted fact, None for a task without depths. ``samples`` is the number of independent samples
     behind the interval: the documents of a loss, the prompts of an accuracy; None in a file of an older version.
+    ``design_effect`` is set for accuracies: ``n / design_effect`` answers are independent.
     """
 
     model: str
@@ -90,6 +91,7 @@ class Score:
     low: float
     high: float
     samples: int | None = None
+    design_effect: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

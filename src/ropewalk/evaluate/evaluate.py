@@ -14,9 +14,11 @@ from ropewalk.corpus.mix.held_out_text import tell_long
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_tokenizer
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
+from ropewalk.evaluate.gain_by_distance import GainByDistance, plan_gain_by_distance
 from ropewalk.evaluate.items import Sums, measure
 from ropewalk.evaluate.loss_by_position import PositionLoss, plan_position_loss
 from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
+from ropewalk.evaluate.ruler_suite import RulerPrompts, measure_ruler, plan_ruler, read_answers
 from ropewalk.evaluate.short_context_loss import ShortLoss, plan_short_loss
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.open_model import open_model
@@ -27,7 +29,7 @@ from ropewalk.plan.memory import WHOLE_BYTES
 from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.spec import EvaluateSpec
 
-Measurement = PositionLoss | Retrieval | ShortLoss
+Measurement = PositionLoss | GainByDistance | Retrieval | ShortLoss
 """Each has items, their groups, and ``score``, which turns the groups' sums into scores."""
 
 
@@ -47,18 +49,28 @@ def evaluate_models(
     for folder in models.values():  # check all before the first measurement, which takes an hour
         require_intact(folder, together=True)
     planned = plan_measurements(spec, tokenizer, corpus=held, base_tokens=base_context_tokens)
+    ruler = _plan_ruler(spec, tokenizer, base_tokens=base_context_tokens)
+    planned += read_answers(ruler, depths=spec.depths)
     found: dict[str, list[Sums]] = {}
     scores: list[Score] = []
     for name, folder in models.items():
         found[name] = measure_model(folder, planned, name=name, precision=spec.precision)
         for each, sums in zip(planned, found[name], strict=True):
             scores += each.score(sums, model=name)
+        if spec.ruler is not None:
+            scores += measure_ruler(folder, ruler, tokenizer, spec.ruler, name=name, precision=spec.precision)
     scores += _score_changes(planned, found)
     if rank_and_ranks()[0]:
         return None
     for line in _tell_gaps(scores):
         say(line)
     return scores
+
+
+def _plan_ruler(spec: EvaluateSpec, tokenizer: Tokenizer, *, base_tokens: int) -> list[RulerPrompts]:
+    if spec.ruler is None:
+        return []
+    return plan_ruler(spec.ruler, tokenizer, lengths=[each * base_tokens for each in spec.lengths], seed=spec.seed)
 
 
 def measure_model(
@@ -87,7 +99,10 @@ def plan_measurements(
         )
         _tell_documents(0 if positions is None else len(positions.documents), spec, base_tokens)
         short = plan_short_loss(corpus, base_tokens=base_tokens, tokens=spec.short_tokens, seed=spec.seed)
-        planned = [positions, *planned, short]
+        gain = plan_gain_by_distance(
+            corpus, base_tokens=base_tokens, multiple=spec.position_lengths, documents=spec.documents, seed=spec.seed
+        )
+        planned = [positions, gain, *planned, short]
     return [each for each in planned if each is not None]
 
 

@@ -22,13 +22,23 @@ def draw_long(
 
     Sources take turns, so a source with many documents does not displace another one.
     """
+    lengths = {"context_tokens": context_tokens, "documents": documents}
+    return [tokens for _, tokens in draw_long_by_source(corpus, **lengths, seed=seed)]
+
+
+def draw_long_by_source(
+    corpus: Corpus, *, context_tokens: int, documents: int, seed: int
+) -> list[tuple[str, Int64[np.ndarray, "context_tokens"]]]:
+    """The same documents, each with the name of its source."""
     queues = []
     for name in text_sources(corpus):
         held, long = find_long(corpus, name, context_tokens=context_tokens)
         order = stream("evaluate", "long", corpus.digest, name, seed).permutation(long)
-        queues.append([(held, int(number)) for number in order])
+        queues.append([(name, held, int(number)) for number in order])
     turns = [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
-    return [held.read(number, 0, context_tokens)[0].astype(np.int64) for held, number in turns[:documents]]
+    return [
+        (name, held.read(number, 0, context_tokens)[0].astype(np.int64)) for name, held, number in turns[:documents]
+    ]
 
 
 def draw_short(

@@ -40,8 +40,12 @@ class LongText:
     tokens: Int64[np.ndarray, "tokens"]
 
 
-def make_items(texts: Sequence[LongText], *, truncated_tokens: int, last_tokens: int | None = None) -> list[Item]:
+def make_items(
+    texts: Sequence[LongText], *, truncated_tokens: int, last_tokens: int | None = None, borders: Sequence[int] = (0,)
+) -> list[Item]:
     """Each text twice: with full context (group 2i), and in windows of ``truncated_tokens`` (group 2i + 1).
+
+    With ``borders``, each of these groups is divided by position: into as many as there are first positions.
 
     Of a window the last quarter counts.
 
@@ -52,15 +56,16 @@ def make_items(texts: Sequence[LongText], *, truncated_tokens: int, last_tokens:
     items = []
     for number, text in enumerate(texts):
         length = len(text.tokens)
+        bucket = np.searchsorted(borders, np.arange(length), side="right") - 1
         group = np.full(length, -1, dtype=np.int64)
         asked = truncated_tokens if last_tokens is None else max(truncated_tokens, length - last_tokens)
-        group[asked:] = 2 * number
+        group[asked:] = 2 * number * len(borders) + bucket[asked:]
         items.append(Item(text.tokens, group))
         for begin in range(asked, length, stride):
             end = min(length, begin + stride)
             first = end - truncated_tokens
             groups = np.full(truncated_tokens, -1, dtype=np.int64)
-            groups[begin - first :] = 2 * number + 1
+            groups[begin - first :] = (2 * number + 1) * len(borders) + bucket[begin:end]
             items.append(Item(text.tokens[first:end], groups))
     return items
 

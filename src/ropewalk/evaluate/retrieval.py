@@ -17,9 +17,12 @@ from ropewalk.core.record import Document, Score
 from ropewalk.core.seed import stream
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 from ropewalk.evaluate.items import Item, Sums
-from ropewalk.evaluate.score import wilson_of_prompts
+from ropewalk.evaluate.score import design_effect, ratio, wilson_of_prompts
 from ropewalk.probe.kinds import Probe, make_prompt, name_probe
 from ropewalk.probe.prompt import Language, Prompt
+
+ANSWER_LOSS = "answer_loss/"
+"""Begins the tasks of an answer's loss; those of its accuracy begin with ``retrieval/``."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +65,18 @@ class Retrieval:
         return replace(self, items=items, context_tokens=self.context_tokens[kept], depth=self.depth[kept])
 
     def score(self, sums: Sums, *, model: str) -> Iterator[Score]:
-        """Accuracy at each length, and at each length and depth; a depth is the middle of its bin."""
-        right, prompt = sums.correct == sums.count, self._prompt
+        """Accuracy and answer loss at each length, and at each length and depth; a depth is the middle of its bin.
+
+        ``answer_loss/PROBE`` is in nats per token of the answers. It tells two models apart that both answer nothing.
+        """
         bins = np.minimum((self.depth * self.bins).astype(int), self.bins - 1)
         for tokens in np.unique(self.context_tokens).tolist():
             here = self.context_tokens == tokens
-            yield self._record(right, prompt, here, model=model, context_tokens=tokens, depth=None)
+            yield from self._record(sums, here, model=model, context_tokens=tokens, depth=None)
             for number in np.unique(bins[here]).tolist():
                 depth = (number + 0.5) / self.bins
                 asked = here & (bins == number)
-                yield self._record(right, prompt, asked, model=model, context_tokens=tokens, depth=depth)
+                yield from self._record(sums, asked, model=model, context_tokens=tokens, depth=depth)
 
     @property
     def _prompt(self) -> Int64[np.ndarray, "answers"]:
@@ -82,22 +87,21 @@ class Retrieval:
         return prompt
 
     def _record(
-        self,
-        right: Bool[np.ndarray, "answers"],
-        prompt: Int64[np.ndarray, "answers"],
-        asked: Bool[np.ndarray, "answers"],
-        *,
-        model: str,
-        context_tokens: int,
-        depth: float | None,
-    ) -> Score:
+        self, sums: Sums, asked: Bool[np.ndarray, "answers"], *, model: str, context_tokens: int, depth: float | None
+    ) -> Iterator[Score]:
         """Answers of one prompt share its filler and its other facts, so they are not independent samples."""
-        count = np.bincount(prompt[asked])
-        correct = np.bincount(prompt[asked], weights=right[asked])
-        return Score(
-            model, self.task, "accuracy", context_tokens, depth, self.language, int(count.sum()),
-            *wilson_of_prompts(correct, count.astype(float)), int((count > 0).sum()),
-        )  # fmt: skip
+        prompt = self._prompt[asked]
+        count, correct, tokens, nll = (
+            np.bincount(prompt, weights=values[asked])
+            for values in (np.ones(self.groups), sums.correct == sums.count, sums.count, sums.nll)
+        )
+        n, prompts = int(count.sum()), int((count > 0).sum())
+        where = context_tokens, depth, self.language, n
+        effect = design_effect(correct, count)
+        yield Score(model, self.task, "accuracy", *where, *wilson_of_prompts(correct, count), prompts, effect)
+        loss = ratio(nll[count > 0], tokens[count > 0])
+        task = self.task.replace("retrieval/", ANSWER_LOSS, 1)
+        yield Score(model, task, "nats", *where, *loss.interval, prompts)
 
 
 def plan_retrieval(
@@ -140,7 +144,7 @@ def _write_prompts(
         size = words
         while True:
             prompt = make_prompt(probe, stream(*purpose, number), words=size)
-            tokens, asked = _encode(prompt, tokenizer)
+            tokens, asked = encode_prompt(prompt, tokenizer)
             if len(tokens) <= context_tokens:
                 break
             size = min(size - 1, size * context_tokens // len(tokens))
@@ -149,7 +153,9 @@ def _write_prompts(
             yield tokens, asked, prompt.depths
 
 
-def _encode(prompt: Prompt, tokenizer: Tokenizer) -> tuple[Int64[np.ndarray, "tokens"], Int64[np.ndarray, "tokens"]]:
+def encode_prompt(
+    prompt: Prompt, tokenizer: Tokenizer
+) -> tuple[Int64[np.ndarray, "tokens"], Int64[np.ndarray, "tokens"]]:
     """The prompt as in training, without an end; and the index of the answer that each token belongs to, or -1."""
     document = Document(prompt.text, "probe", "instruction", "unknown", "probe", loss_spans=prompt.answers)
     tokens, trained = (values[:-1] for values in tokenizer.encode_document(document))

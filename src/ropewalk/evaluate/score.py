@@ -51,6 +51,23 @@ def _wilson(share: float, count: float) -> Interval:
     return share, min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
 
 
+def design_effect(correct: Float64[np.ndarray, "prompts"], count: Float64[np.ndarray, "prompts"]) -> float:
+    """How many answers are worth as much as one independent answer (Kish 1965), at least 1; 1 if all are right or none.
+
+    ``n / design effect`` is the effective number of answers. A single prompt counts as one answer.
+    """
+    correct, count = correct[count > 0], count[count > 0]
+    prompts, answers = len(count), float(count.sum())
+    if prompts == 1:
+        return answers
+    share = float(correct.sum()) / answers
+    alone = share * (1 - share) / (answers - 1)
+    if not alone:  # if all are right, or none, there is no variance
+        return 1.0
+    spread = float(np.square(correct - share * count).sum()) * prompts / (prompts - 1) / answers**2
+    return max(1.0, spread / alone)
+
+
 def wilson_of_prompts(correct: Float64[np.ndarray, "prompts"], count: Float64[np.ndarray, "prompts"]) -> Interval:
     """``sum(correct) / sum(count)``, where answers of one prompt may be right or wrong together.
 
@@ -62,11 +79,7 @@ def wilson_of_prompts(correct: Float64[np.ndarray, "prompts"], count: Float64[np
     share = float(correct.sum()) / answers
     if prompts == 1:
         return _wilson(share, 1.0)
-    effect, alone = 1.0, share * (1 - share) / (answers - 1)
-    if alone:  # if all are right, or none, there is no variance
-        spread = float(np.square(correct - share * count).sum()) * prompts / (prompts - 1) / answers**2
-        effect = max(1.0, spread / alone)
-    worth = answers / effect
+    worth = answers / design_effect(correct, count)
     worth *= (standard_errors(int(answers) - 1) / standard_errors(prompts - 1)) ** 2
     return _wilson(share, worth)
 

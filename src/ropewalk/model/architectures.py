@@ -9,22 +9,34 @@ from typing import Any
 import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
-from ropewalk.shape.families import SUPPORTED
+from ropewalk.shape.families import SUPPORTED, row_of
 from ropewalk.shape.family import Family, Parts
+from ropewalk.shape.guessed import GUESSED
 
 
 def class_of(architecture: str) -> type[PreTrainedModel]:
     """The class of transformers with the name ``architecture``, which is a supported one."""
-    assert architecture in SUPPORTED, architecture
-    kind: type[PreTrainedModel] = getattr(transformers, architecture)
+    kind = find_class(architecture)
+    assert kind is not None and row_of(architecture), architecture
     return kind
+
+
+def find_class(name: str) -> type[PreTrainedModel] | None:
+    """The class of a causal language model: one of transformers, or one that a program registered with it."""
+    kind = getattr(transformers, name, None)
+    if kind is None:
+        registered = MODEL_FOR_CAUSAL_LM_MAPPING._extra_content.values()
+        kind = next((each for each in registered if each.__name__ == name), None)
+    return kind if isinstance(kind, type) and issubclass(kind, PreTrainedModel) else None
 
 
 def family_of(model: Any) -> Family | None:
     """The family of a model of transformers, also of a class that is derived from a supported one; None for others."""
     for kind in type(model).__mro__:
+        if kind.__name__ in GUESSED and kind is find_class(kind.__name__):
+            return GUESSED[kind.__name__]
         if kind.__module__.startswith("transformers.") and kind.__name__ in SUPPORTED:
             return SUPPORTED[kind.__name__]
     return None
@@ -97,7 +109,9 @@ def logits_of(model: Any, hidden: Float[Tensor, "*places width"]) -> Float[Tenso
 
 def is_embedding(name: str) -> bool:
     """Whether a parameter with this name is the embedding."""
-    return name.endswith(tuple(f".{family.parts.embedding}.weight" for family in SUPPORTED.values()))
+    return name.endswith(
+        tuple(f".{family.parts.embedding}.weight" for family in (*SUPPORTED.values(), *GUESSED.values()))
+    )
 
 
 def tied_names(model: PreTrainedModel) -> dict[str, str]:

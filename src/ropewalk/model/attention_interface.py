@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -23,11 +23,16 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ropewalk.attention import attend, attend_latents
 from ropewalk.attention.flex import attend_biased
+from ropewalk.attention.latents import Latents
 from ropewalk.core.error import UserError
 from ropewalk.model.biases import NAME as BIAS
 from ropewalk.model.compiled import stay_outside
+from ropewalk.model.key_cache import KeyCache
 from ropewalk.model.latent_attention import LatentAttention
 from ropewalk.partition import AnyPartition, Partition
+
+if TYPE_CHECKING:
+    from ropewalk.attention.bias import Alibi, Fire
 
 NAME = "ropewalk"
 
@@ -95,12 +100,14 @@ def attend_layer(
     *,
     partition: AnyPartition | None = None,
     context_group: dist.ProcessGroup | None = None,
+    key_cache: KeyCache | None = None,
     **settings: Any,
 ) -> tuple[Float[Tensor, "rows tokens heads _"], None]:
     """Attention of one layer, called by transformers; ``partition`` and ``context_group`` come from the forward.
 
     A latent attention that model/latent_attention has changed passes its latents in place of ``key`` and ``value``.
     With a partition, the batch has one entry: this rank's tokens of all sequences, in the partition's order.
+    A ``key_cache`` keeps keys and values; without a partition the tokens attend to those that it keeps.
     ``settings`` are transformers' own (``scaling``, ``sliding_window``). Where model/rope_hooks directs the layer they
     also hold ``window_tokens`` and ``query_temperature`` [rows, tokens], a factor for the queries.
     """
@@ -113,7 +120,9 @@ def attend_layer(
     if isinstance(module, LatentAttention):
         key, value, latents = module.open_latents(key, value)
     bias = getattr(module, BIAS, None)
-    if partition is None:
+    if key_cache is not None:
+        _refuse_bias(module, bias)
+    if partition is None and key_cache is None:
         return _attend_plainly(module, query, key, value, attention_mask, window_tokens, settings)
     assert len(query) == 1, "a rank's tokens of all rows are one row"
     _refuse_undone(module, query, key, value, attention_mask, settings)
@@ -121,28 +130,66 @@ def attend_layer(
         counter[getattr(module, "layer_idx", 0)] += 1
     # thrice [1, heads, tokens, head_dim] -> [tokens, heads, head_dim]
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    seen = partition.with_window(window_tokens or settings.get("sliding_window"))
+    seen_tokens = window_tokens or settings.get("sliding_window")
+    if key_cache is not None:
+        layer = getattr(module, "layer_idx", 0)
+        if partition is None:
+            output = key_cache.attend(layer, query, key, value, window_tokens=seen_tokens, settings=settings)
+            return output[None], None  # [new, heads, value_dim] -> [1, new, heads, value_dim]
+        key_cache.keep(layer, key, value)
+    assert partition is not None
+    seen = partition.with_window(seen_tokens)
+    own = query, key, value
+    output = _attend_seen(own, latents=latents, bias=bias, seen=seen, group=context_group, settings=settings)
+    return output[None], None  # [tokens, heads, value_dim] -> [1, tokens, heads, value_dim]
+
+
+def _attend_seen(
+    own: tuple[Float[Tensor, "tokens heads _"], Float[Tensor, "tokens kv_heads _"], Float[Tensor, "tokens kv_heads _"]],
+    *,
+    latents: Latents | None,
+    bias: nn.Module | None,
+    seen: AnyPartition,
+    group: dist.ProcessGroup | None,
+    settings: Mapping[str, Any],
+) -> Float[Tensor, "tokens heads _"]:
+    """The attention over a partition that the layer needs: with a bias, with latents that travel, or plain."""
+    query, key, value = own
     if bias is not None:
         assert isinstance(seen, Partition), "recipe/check refuses a bias whose rows are shared"
         places = settings["position_ids"][0]
-        output = attend_biased(
-            query, key, value, bias=bias, positions=places, partition=seen, scale=settings["scaling"]
-        )
-    elif latents is not None:
-        scale = settings["scaling"]
-        output = attend_latents(query, key, value, latents, partition=seen, group=context_group, scale=scale)
-    else:
-        output = attend(
+        return attend_biased(
             query,
             key,
             value,
+            bias=cast("Alibi | Fire", bias),
+            positions=places,
             partition=seen,
-            group=context_group,
             scale=settings["scaling"],
-            soft_cap=settings.get("softcap"),
-            sinks=settings.get("s_aux"),
         )
-    return output[None], None  # [tokens, heads, value_dim] -> [1, tokens, heads, value_dim]
+    if latents is not None:
+        scale = settings["scaling"]
+        return attend_latents(query, key, value, latents, partition=seen, group=group, scale=scale)
+    return attend(
+        query,
+        key,
+        value,
+        partition=seen,
+        group=group,
+        scale=settings["scaling"],
+        soft_cap=settings.get("softcap"),
+        sinks=settings.get("s_aux"),
+    )
+
+
+def _refuse_bias(module: nn.Module, bias: object) -> None:
+    if bias is not None:
+        raise UserError(
+            "a model with a bias of attention scores cannot write text",
+            where=f"layer {getattr(module, 'layer_idx', '?')}",
+            why="the cache of keys does not support such a bias",
+            fix="leave evaluate.ruler out",
+        )
 
 
 def _attend_plainly(

@@ -23,7 +23,8 @@ from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.rope.frequency import wavelengths
 from ropewalk.rope.layers import LayerPosition, LayerRule
 from ropewalk.rope.scaling import Rope
-from ropewalk.shape.families import SUPPORTED
+from ropewalk.shape.families import require_row
+from ropewalk.shape.guessed import describe_guess
 from ropewalk.shape.layer_keys import SpelledLayers, spell_layers
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
@@ -60,7 +61,9 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
         add_bias_weights(work, positions, heads=shape.heads, dtype=dtype)
         model, carried = _build(work, base)
         facts |= carried | _tell_dropout(text, shape)
-        if SUPPORTED[shape.architecture].methods is not None:  # config.json may have another word for the method
+        if guess := describe_guess(shape.architecture):
+            facts |= {"guessed": guess}
+        if require_row(shape.architecture).methods is not None:  # config.json may have another word for the method
             facts |= {"positions": inputs["positions"]}
         facts |= check_positions(model, positions, head_dim=shape.rotary_dim, context_tokens=context_tokens)
         facts |= {"layers": shape.describe(positions)}  # from the request: read back, a new theta is plain RoPE
@@ -69,7 +72,7 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
 
 def _tell_dropout(config: Mapping[str, Any], shape: ModelShape) -> dict[str, str]:
     """A line where the base's file has a dropout that the new one has not."""
-    keys = [key for key in SUPPORTED[shape.architecture].no_dropout if config.get(key)]
+    keys = [key for key in require_row(shape.architecture).no_dropout if config.get(key)]
     told = ", ".join(f"{key} {config[key]}" for key in keys)
     why = "is 0 from here on: context ranks cannot draw the same dropout"
     return {"dropout": f"the base's {told} {why}"} if keys else {}

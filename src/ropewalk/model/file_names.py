@@ -14,7 +14,7 @@ from typing import Any
 
 from ropewalk.core.error import UserError
 from ropewalk.model.architectures import class_of
-from ropewalk.shape.families import OWN_TYPE, SUPPORTED
+from ropewalk.shape.families import OWN_TYPE, row_of
 from ropewalk.shape.wrappers import find_wrapper, read_text_config
 
 _PREFIXES = ("language_model.model.", "model.language_model.", "model.text_model.", "model.")
@@ -77,7 +77,7 @@ def _name_in_class(name: str, prefix: str) -> str | None:
 def _name_of_family(name: str, config: Mapping[str, Any]) -> str:
     """The name of a tensor in its class, where a family's files have another one."""
     inner = config.get(OWN_TYPE)
-    family = SUPPORTED.get(inner["architecture"] if inner else config["architectures"][0])
+    family = row_of(inner["architecture"] if inner else config["architectures"][0])
     return family.file_names.get(name, name) if family else name
 
 
@@ -97,5 +97,5 @@ def _is_ignored(name: str, config: Mapping[str, Any]) -> bool:
             return False
         if number < layers + extra:
             return True
-    patterns = class_of(name_of_class)._keys_to_ignore_on_load_unexpected if name_of_class in SUPPORTED else None
+    patterns = class_of(name_of_class)._keys_to_ignore_on_load_unexpected if row_of(name_of_class) else None
     return any(re.search(pattern, name) for pattern in patterns or ())

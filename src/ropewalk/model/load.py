@@ -33,7 +33,7 @@ from ropewalk.model.rope_hooks import direct_positions
 from ropewalk.model.weights import Dtype, check_finite, check_weights, read_file_names, read_headers, refuse_bad
 from ropewalk.parallel.device import rank_device
 from ropewalk.rope.layers import LayerPosition
-from ropewalk.shape.families import OWN_TYPE, SUPPORTED
+from ropewalk.shape.families import OWN_TYPE, require_row, row_of
 from ropewalk.shape.layer_keys import STALE_KEYS
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
@@ -140,7 +140,7 @@ def _build_empty(folder: Path, shape: ModelShape, dtype: Dtype) -> tuple[PreTrai
     kind = with_biases(class_of(shape.architecture), shape.positions)
     with translate_errors(folder):
         config = _build_config(folder)
-        for key in SUPPORTED[shape.architecture].no_dropout:
+        for key in require_row(shape.architecture).no_dropout:
             setattr(config, key, 0.0)
         built = copy.deepcopy(config)  # building changes it; from_pretrained copies it too
         built._attn_implementation, built.dtype = NAME, getattr(torch, dtype)
@@ -168,8 +168,10 @@ def _build_config(folder: Path) -> PreTrainedConfig:
     text = read_text_config(whole, str(folder / "config.json"))
     raw = {key: value for key, value in text.items() if key not in STALE_KEYS}
     architecture = str((raw.get("architectures") or [""])[0])
-    if architecture in SUPPORTED:  # a file may name a type of its own for a class of transformers, as Kimi K2's does
-        raw["model_type"] = SUPPORTED[architecture].model_type
+    if family := row_of(
+        architecture
+    ):  # a file may name a type of its own for a class of transformers, as Kimi K2's does
+        raw["model_type"] = family.model_type
     if OWN_TYPE not in raw and raw == whole:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if OWN_TYPE not in raw:

@@ -13,7 +13,7 @@ from torch import nn
 from ropewalk.model.architectures import attention_of, backbone_of, blocks_of, family_of
 from ropewalk.model.compiled import stay_outside
 
-_NAMES = ("partition", "context_group", "position_ids")
+_NAMES = ("partition", "context_group", "position_ids", "key_cache")
 
 
 class _HandOn:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from ropewalk.core.error import UserError
 from ropewalk.model.architectures import family_of
 from ropewalk.model.attention_interface import NAME, count_calls
+from ropewalk.model.trial import try_short_windows
 from ropewalk.partition import partition_tokens
 from ropewalk.shape.families import SUPPORTED
 
@@ -56,7 +57,8 @@ _NEEDED = {
 }
 """Arguments that ``cut`` returns and that a call must pass; all but the first go with labels."""
 
-_TRIED_TOKENS = (5, 8)
+_LONGEST_TRIED = 256
+"""Windows up to this length are tried on the model itself."""
 _BARS = {torch.float64: 1e-5, torch.float32: 1e-4}
 _COARSE_BAR = 0.05
 
@@ -78,10 +80,15 @@ def refuse_unsupported(model: Any) -> None:
 def try_unknown(model: PreTrainedModel) -> None:
     """Run an unknown class on two short documents. If weights are sharded, every rank must call it.
 
+    The second is longer than the longest window; for a long one a tiny model of the class is tried (trial.py).
     Raises UserError where packed documents give other results than each alone, or where attention does not call ours.
     """
     if family_of(model) is not None and type(model).__name__ in SUPPORTED:
         return
+    longest = getattr(model.config.get_text_config(), "sliding_window", None) or 0
+    if longest > _LONGEST_TRIED:
+        try_short_windows(type(model))
+        longest = 0
     first = next(model.parameters())
     if first.is_meta:
         raise UserError(
@@ -94,7 +101,7 @@ def try_unknown(model: PreTrainedModel) -> None:
     model.eval()
     try:
         with torch.no_grad(), count_calls() as calls:
-            difference = _try(model, first.device)
+            difference = _try(model, first.device, (5, longest + 8))
     except (AttributeError, TypeError) as error:
         raise _refusal(
             model, f"it does not accept the arguments that context-parallel attention needs: {error}"
@@ -155,16 +162,17 @@ def _find_reasons(model: PreTrainedModel) -> Iterator[str]:
         yield "its attention does not go through transformers' AttentionInterface"
 
 
-def _try(model: PreTrainedModel, device: torch.device) -> float:
-    tokens = torch.arange(sum(_TRIED_TOKENS), device=device)[None] + 3
-    document = np.repeat(np.arange(len(_TRIED_TOKENS), dtype=np.int32), _TRIED_TOKENS)[None]
+def _try(model: PreTrainedModel, device: torch.device, lengths: tuple[int, ...]) -> float:
+    vocabulary = model.get_input_embeddings().num_embeddings
+    tokens = torch.arange(sum(lengths), device=device)[None] % (vocabulary - 3) + 3
+    document = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)[None]
     # texts x [text_tokens] -> [1, tokens]
-    positions = torch.cat([torch.arange(length, device=device) for length in _TRIED_TOKENS])[None]
+    positions = torch.cat([torch.arange(length, device=device) for length in lengths])[None]
     partition = partition_tokens(document, ranks=1)
     packed = model(tokens, position_ids=positions, use_cache=False, partition=partition).logits[0].double()
     model.set_attn_implementation("eager")  # its authors' own definition of its attention
     # [1, tokens] -> texts x [1, text_tokens] -> texts x [text_tokens, vocabulary] -> [tokens, vocabulary]
-    alone = torch.cat([model(part, use_cache=False).logits[0] for part in tokens.split(_TRIED_TOKENS, dim=1)]).double()
+    alone = torch.cat([model(part, use_cache=False).logits[0] for part in tokens.split(lengths, dim=1)]).double()
     model.set_attn_implementation(NAME)
     return float((packed - alone).norm() / alone.norm())
 

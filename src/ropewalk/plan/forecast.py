@@ -1,10 +1,9 @@
 """The forecast of a run: steps, arithmetic, time, memory and traffic, and the recomputation that it needs to fit.
 
-It is an estimate for choosing, not a promise. It takes the rates as constant, and counts only matrix products,
-attention and traffic. A step without recomputation is up to 1.3 times faster, so the forecast uses none where it fits.
+It is an estimate for choosing, not a promise; docs/plan.md sets it beside published steps. The time is that of
+step_time.py. A step without recomputation is up to 1.3 times faster, so the forecast uses none where it fits.
 """
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,28 +15,24 @@ from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.partition.partition import partition_tokens
 from ropewalk.partition.ulysses import UlyssesPartition
-from ropewalk.plan.flops import Recompute, TokenFlops, token_flops
-from ropewalk.plan.gpus import list_gpus
-from ropewalk.plan.hardware import KNOWN, Machine, find_machine
-from ropewalk.plan.memory import Memory, copied_bytes, estimate_memory
+from ropewalk.plan.fit import find_fit, fits, split_stage
+from ropewalk.plan.flops import Recompute, token_flops
+from ropewalk.plan.hardware import KNOWN, Machine
+from ropewalk.plan.links import context_seconds, state_seconds
 from ropewalk.plan.plan import Plan, Split
-from ropewalk.plan.rank_setup import set_up_ranks
-from ropewalk.plan.savings import Savings, list_savings
-from ropewalk.plan.step_time import exposed_seconds
+from ropewalk.plan.planned_machine import assume_gpu, choose_machine
+from ropewalk.plan.step_time import Work, estimate_step_time
 from ropewalk.plan.traffic import Exchange, attention_traffic, state_traffic
-from ropewalk.recipe.parallel import LOSS_CHUNK_TOKENS, require_even
+from ropewalk.plan.trained import count_trained
+from ropewalk.recipe.parallel import require_even
 from ropewalk.recipe.spec import Parallel, Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stretch import stretch_stages
 from ropewalk.shape.model_shape import ModelShape
 
-USABLE_MEMORY = 0.92
-"""Share of a device's memory that a run may use; the formulas are 3 to 5 GB too low on a card of 150 GB."""
-
-USABLE_HOST_MEMORY = 0.75
-"""Share of a rank's part of the host's memory that may wait there pinned; the rest is for loaders and saves."""
-
-_LARGE_PARAMETERS = 1e9  # larger models are not trained on a CPU, so the recipe is meant for a GPU
+_PINNING = ("recompute", "mlp_tile_tokens", "offload", "states")
+_TOLD = 1.02
+"""A pinned setting that costs less than 2 % is not told."""
 
 
 def forecast(
@@ -60,89 +55,84 @@ def forecast(
     """
     split = split or Split()
     require_even(ranks, context=split.context_ranks, replicas=split.replicas)
-    # One micro-batch for each data rank.
-    wave_tokens = ranks // split.context_ranks * split.micro_batch_size * context_tokens
+    wave_tokens = ranks // split.context_ranks * split.micro_batch_size * context_tokens  # of all data ranks
     waves = max(1, (step_tokens or 0) // wave_tokens)
-    flops = token_flops(shape, context_tokens, document_tokens=document_tokens, lora=split.lora)
-    savings, memory = _fit(shape, context_tokens, ranks=ranks, split=split, machine=machine)
-    recompute = savings.recompute
-    context_bytes = waves * _context_bytes(shape, context_tokens, document_tokens, split=split, recompute=recompute)
-    state_bytes = waves * state_traffic(
-        shape, ranks=ranks, replicas=split.replicas, element_bytes=split.element_bytes, lora=split.lora
+    savings, memory = find_fit(shape, context_tokens, ranks=ranks, split=split, machine=machine)
+    again = savings.recompute
+    context_bytes = waves * _context_bytes(shape, context_tokens, document_tokens, split=split, recompute=again)
+    shared = {"replicas": split.replicas, "element_bytes": split.element_bytes}
+    state_bytes = waves * state_traffic(shape, ranks=ranks, lora=split.lora, **shared)
+    steps = max(1, tokens // (waves * wave_tokens))
+    work = Work(
+        tokens=waves * wave_tokens / ranks,
+        flops=token_flops(shape, context_tokens, document_tokens=document_tokens, lora=split.lora),
+        ranks=ranks // split.replicas,
+        micro_batches=waves,
+        imbalance=split.imbalance,
+        trained_parameters=count_trained(shape, split.lora).parameters,
+        context_seconds=context_seconds(context_bytes, split.context_ranks, split.exchange, machine),
+        state_seconds=state_seconds(state_bytes, ranks, machine),
+        element_bytes=split.element_bytes,
     )
-    rates = {"forward": machine.attention_forward_flops, "backward": machine.attention_backward_flops}
-    linear_seconds, attention_seconds = flops.seconds(recompute, matmul=machine.matmul_flops, **rates)
-    rank_tokens, steps = waves * wave_tokens / ranks, max(1, tokens // (waves * wave_tokens))
-    # Keys travel while attention is computed, and weights while the layer before is. Only the excess costs time.
-    attention = max(rank_tokens * attention_seconds * split.imbalance, context_bytes / machine.link_bytes_per_second)
-    linear = max(rank_tokens * linear_seconds, state_bytes / machine.link_bytes_per_second)
-    step_seconds = attention + linear
-    copied = rank_tokens * copied_bytes(shape, 1, savings=savings, element_bytes=split.element_bytes)
-    step_seconds += _exposed_copies(step_seconds, copied, rank_tokens, flops=flops, machine=machine)
+    times = estimate_step_time(shape, work, savings=savings, machine=machine, software=split.software)
     return Plan(
         context_tokens=context_tokens,
         tokens=tokens,
         steps=steps,
         step_tokens=waves * wave_tokens,
         ranks=ranks,
-        flops=flops,
+        flops=work.flops,
         savings=savings,
         memory=memory,
-        fits=_fits(memory, machine),
+        fits=fits(memory, machine),
         context_bytes=context_bytes,
         state_bytes=state_bytes,
-        step_seconds=step_seconds,
-        seconds=steps * step_seconds,
-        tokens_per_second=waves * wave_tokens / step_seconds,
+        work=work,
+        times=times,
+        step_seconds=times.total,
+        seconds=steps * times.total,
+        tokens_per_second=waves * wave_tokens / times.total,
         machine=machine,
         cut=split.why,
     )
 
 
-def _exposed_copies(
-    step_seconds: float, copied: float, rank_tokens: float, *, flops: TokenFlops, machine: Machine
-) -> float:
-    """Seconds of copies to the host and back that a step of ``step_seconds`` does not hide."""
-    once = rank_tokens * (flops.linear / machine.matmul_flops + flops.attention / machine.attention_forward_flops)
-    copy_seconds = copied / machine.host_link_bytes_per_second
-    return exposed_seconds(copy_seconds, forward=once, backward=step_seconds - once, overlaps=True)
-
-
 def forecast_recipe(recipe: Recipe, shape: ModelShape, *, machine: Machine | None = None) -> list[Plan]:
     """One plan per stage of ``recipe``. Each is an upper bound: sequences of one document each.
 
-    ``machine`` None means this machine. An H200 is assumed where this machine has no GPU and the recipe asks for one,
-    or leaves it open for a model that is too large for a CPU. Ranks that cannot be split and stages whose positions do
-    not fit have no plan; recipe/check reports them.
+    ``machine`` None means what the recipe names, or this machine (planned_machine.py). Ranks that cannot be split and
+    stages whose positions do not fit have no plan; recipe/check reports them.
     """
     parallel = recipe.parallel
     if any(parallel.ranks % count for count in (parallel.context_parallel, parallel.replicas)) or (
         parallel.ulysses_degree != "auto" and parallel.context_parallel % parallel.ulysses_degree
     ):
         return []
-    machine = machine or _find_own_machine(parallel, shape)
+    machine = machine or choose_machine(recipe, shape)
     return [
-        forecast_stage(parallel, stage, extended, machine=machine)
+        _compare_auto(forecast_stage(parallel, stage, extended, machine=machine), parallel, stage, extended, machine)
         for stage, extended in zip(recipe.stages, stretch_stages(recipe, shape), strict=False)
     ]
 
 
+def _compare_auto(plan: Plan, parallel: Parallel, stage: Stage, extended: ModelShape, machine: Machine) -> Plan:
+    """``plan`` with what its pinned savings cost: the time over that of ``auto``."""
+    pinned = [key for key in _PINNING if getattr(parallel, key) not in ("auto", "8bit")]
+    if not pinned:
+        return plan
+    free = parallel.model_copy(update=dict.fromkeys(pinned, "auto"))
+    best = forecast_stage(free, stage, extended, machine=machine)
+    ratio = plan.step_seconds / best.step_seconds
+    if not best.fits or ratio < _TOLD:
+        return plan
+    words = ", ".join(f"{key}: {getattr(parallel, key)}" for key in pinned)
+    return replace(plan, pinned=f"{words} is slower than auto by {ratio:.2f} x; auto: {best.savings.describe()}")
+
+
 def forecast_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, machine: Machine) -> Plan:
     """The plan of one stage; ``extended`` is the shape of its model, with its positions. See ``forecast_recipe``."""
-    wanted = parallel.device == "cuda" or (parallel.device == "auto" and extended.parameters >= _LARGE_PARAMETERS)
-    if machine.name == "cpu" and wanted:
-        machine = replace(KNOWN["h200"], name="h200 (assumed)")
-    narrow = parallel.precision == "bfloat16" or (parallel.precision == "auto" and machine.name != "cpu")
-    split = Split(
-        context_ranks=parallel.context_parallel,
-        layout=parallel.layout,
-        savings=tuple(list_savings(parallel, extended, host_is_apart=machine.name != "cpu")),
-        element_bytes=2 if narrow else 4,
-        loss_chunk_tokens=parallel.asked_loss_tokens or LOSS_CHUNK_TOKENS[machine.name != "cpu"],
-        micro_batch_size=stage.micro_batch_size,
-        lora=stage.lora,
-        replicas=parallel.replicas,
-    )
+    machine = assume_gpu(parallel, extended, machine)
+    split = split_stage(parallel, stage, extended, machine=machine)
     return forecast(
         extended,
         context_tokens=stage.context_length,
@@ -152,13 +142,6 @@ def forecast_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, ma
         split=_share(split, parallel, extended, stage, machine),
         machine=machine,
     )
-
-
-def _find_own_machine(parallel: Parallel, shape: ModelShape) -> Machine:
-    """The device that ranks get on this machine; a recipe for more GPUs than it has is meant for several machines."""
-    gpus, setup = list_gpus(), set_up_ranks(parallel, shape)
-    few = setup.device == "auto" and setup.small and parallel.ranks > len(gpus)
-    return find_machine(ranks=parallel.ranks, gpus=() if few or setup.device == "cpu" else gpus)
 
 
 def plan_sharing(parallel: Parallel, shape: ModelShape, *, device: str, element_bytes: int) -> Sharing:
@@ -251,28 +234,3 @@ def _needed_share(context_tokens: int, document_tokens: Sequence[int], *, split:
     partition = partition_tokens(ids, ranks=ranks, layout=split.layout).with_window(window)
     needed_tokens = int(partition.traffic_tokens.sum())
     return min(split.needed_share, needed_tokens / ((ranks - 1) * partition.tokens))
-
-
-def _fit(
-    shape: ModelShape, context_tokens: int, *, ranks: int, split: Split, machine: Machine
-) -> tuple[Savings, Memory]:
-    """The fastest way to save memory that fits, or the last way (it saves most) if none fits."""
-    for way in split.savings or list_savings(Parallel(), shape, host_is_apart=machine.name != "cpu"):
-        memory = estimate_memory(
-            shape,
-            math.ceil(context_tokens * split.micro_batch_size / split.context_ranks),
-            ranks=ranks // split.replicas,
-            savings=way,
-            element_bytes=split.element_bytes,
-            loss_chunk_tokens=split.loss_chunk_tokens,
-            lora=split.lora,
-        )
-        if _fits(memory, machine):
-            break
-    return way, memory
-
-
-def _fits(memory: Memory, machine: Machine) -> bool:
-    """Whether the device and the host both have room."""
-    on_device = memory.peak_bytes <= USABLE_MEMORY * machine.memory_bytes
-    return on_device and memory.host <= USABLE_HOST_MEMORY * machine.host_bytes

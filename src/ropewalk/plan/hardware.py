@@ -1,9 +1,9 @@
 """The speed and memory of a rank's device, as a value with its source: measured or published.
 
 Rates are those that a training step sustains, not those of a data sheet. A CPU is measured by matrix products that take
-well under a second. A GPU is recognised, without torch, by the name that its driver shows; one that is not in the table
-gets generic rates (generic_gpu.py). The memory is the card's own. Ranks on one CPU share it, so each gets only its part
-of the rate and of the memory.
+well under a second. A GPU is recognised in the table (devices.py), without torch, by the name that its driver shows;
+another one gets generic rates (generic_gpu.py). The memory is the card's own. Ranks on one CPU share it, so each gets
+only its part of the rate and of the memory.
 """
 
 import math
@@ -14,6 +14,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ropewalk.plan.devices import (
+    ALIASES,
+    ATTENTION_SHARES,
+    MATMUL_SHARES,
+    Device,
+    Family,
+    Generation,
+    find_device,
+    read_devices,
+    recognise_device,
+)
 from ropewalk.plan.generic_gpu import LINK_BYTES_PER_SECOND, estimate_rates
 from ropewalk.plan.gpus import Gpu, list_gpus
 
@@ -38,54 +49,58 @@ class Machine:
     """Of the device's own memory; infinite where that is not known, and then elementwise work is not counted."""
     host_bytes: float = math.inf
     """The rank's part of its machine's memory; infinite where the machine is not known."""
+    float32_share: float = 1.0
+    """Rate of products of float32 inputs as a share of that of the machine's usual precision."""
+    node_ranks: int | None = None
+    """Devices of one node; None where all ranks are on one."""
+    network_bytes_per_second: float = math.inf
+    """Of one device, to the devices of other nodes."""
+    dollars_per_hour: float | None = None
+    generation: Generation | None = None
+    """None is a CPU, or a device that is not in the table."""
     generic: bool = False
     """Whether the rates are only an estimate, because the device is not in the table."""
 
 
 _TERA, _GIGA, _MEBI = 1e12, 1e9, 2**20
 
+
+def make_machine(device: Device, family: Family | None = None) -> Machine:
+    """The machine of one rank on ``device``: what a step sustains, with attention in the kernels of ``family``.
+
+    None takes the kernels that ropewalk calls there.
+    """
+    peak, families = device.bf16_tflops * _TERA, ATTENTION_SHARES[device.generation]
+    forward, backward = families[next(iter(families)) if family is None else family]
+    return Machine(
+        name=device.name,
+        matmul_flops=MATMUL_SHARES[device.generation] * peak,
+        attention_forward_flops=forward * peak,
+        attention_backward_flops=backward * peak,
+        memory_bytes=device.memory_mib * _MEBI,
+        link_bytes_per_second=device.link_gb_per_second * _GIGA,
+        source=device.source,
+        host_link_bytes_per_second=device.host_link_gb_per_second * _GIGA,
+        memory_bytes_per_second=_REACHED * device.memory_gb_per_second * _GIGA,
+        host_bytes=device.host_gb * _GIGA / device.node_devices,
+        float32_share=device.float32_tflops * _TERA / peak,
+        node_ranks=device.node_devices,
+        network_bytes_per_second=device.network_gb_per_second * _GIGA,
+        dollars_per_hour=device.dollars_per_hour,
+        generation=device.generation,
+    )
+
+
+_REACHED = 0.9
+"""Of the data sheet's memory rate, in a kernel that only moves."""
+
 KNOWN: Mapping[str, Machine] = {
-    "h200": Machine(
-        name="h200",
-        matmul_flops=0.8 * 790 * _TERA,
-        attention_forward_flops=567 * _TERA,
-        attention_backward_flops=485 * _TERA,
-        memory_bytes=143_771 * _MEBI,
-        link_bytes_per_second=400 * _GIGA,
-        memory_bytes_per_second=0.9 * 4.8 * _TERA,
-        source="bf16 8192^3 product measured at 769-798 TFLOP/s, of which a model gets about 0.8; attention: cuDNN on "
-        "an H100 (same cores) at 32k in LongCA-bench",
-    ),
-    "h100": Machine(
-        name="h100",
-        matmul_flops=0.8 * 790 * _TERA,
-        attention_forward_flops=567 * _TERA,
-        attention_backward_flops=485 * _TERA,
-        memory_bytes=81_559 * _MEBI,
-        link_bytes_per_second=400 * _GIGA,
-        memory_bytes_per_second=0.9 * 3.35 * _TERA,
-        source="rates as h200, which has the same cores",
-    ),
-    "a100": Machine(
-        name="a100",
-        matmul_flops=0.8 * 312 * _TERA,
-        attention_forward_flops=205 * _TERA,
-        attention_backward_flops=182 * _TERA,
-        memory_bytes=81_920 * _MEBI,
-        link_bytes_per_second=250 * _GIGA,
-        memory_bytes_per_second=0.9 * 2.04 * _TERA,
-        host_link_bytes_per_second=25 * _GIGA,
-        source="0.8 of the data sheet's 312 TFLOP/s; attention: FlashAttention 2 in ring-flash-attention's README",
-    ),
+    **{device.name: make_machine(device) for device in read_devices()},
+    **{short: make_machine(find_device(short)) for short in ALIASES},
 }
+"""The machine of every device of the table, also by its short names."""
 
-DATASHEET_FLOPS: Mapping[str, float] = {"h200": 989 * _TERA, "h100": 989 * _TERA, "a100": 312 * _TERA}
-"""Peak FLOP/s in bfloat16 without sparsity, by a part of the name that the driver shows.
-
-MFU is a share of this peak.
-"""
-
-_PROBE_WIDTH, _PROBE_SECONDS = 1024, 0.2
+_PROBE_WIDTH, _PROBE_SECONDS, _COPIES = 1024, 0.2, 3
 _ATTENTION_SHARE = 0.65
 """Rate of torch's fp32 CPU flash kernel as a share of the matrix rate: 0.61 to 0.67 at 64 dimensions on a Xeon."""
 
@@ -103,8 +118,9 @@ def find_machine(*, ranks: int = 1, gpus: Sequence[Gpu] | None = None) -> Machin
 
 def describe_gpu_rates(gpu: Gpu) -> Machine:
     """The machine of ``gpu``: that of the table with the GPU's own memory, or one with generic rates."""
-    known = next((machine for name, machine in KNOWN.items() if name in gpu.name.lower()), None)
-    if known is not None:
+    device = recognise_device(gpu.name)
+    if device is not None:
+        known = KNOWN[device.name]
         return replace(known, memory_bytes=gpu.memory_bytes or known.memory_bytes)
     matmul, forward, backward, memory_bytes, source = estimate_rates(gpu)
     rates = matmul, forward, backward, memory_bytes, LINK_BYTES_PER_SECOND
@@ -119,23 +135,34 @@ def count_host_bytes() -> float:
 def measure_cpu(*, ranks: int = 1) -> Machine:
     """The part of this CPU for each of ``ranks`` ranks, measured in float32 by a product of 1024 x 1024 matrices."""
     left = np.ones((_PROBE_WIDTH, _PROBE_WIDTH), dtype=np.float32)
-    best_seconds, spent = float("inf"), 0.0
+    best_seconds, spent = math.inf, 0.0
     while spent < _PROBE_SECONDS:
         begun = time.perf_counter()
         left @ left
         elapsed = time.perf_counter() - begun
         best_seconds, spent = min(best_seconds, elapsed), spent + elapsed
-    matmul = 2 * _PROBE_WIDTH**3 / best_seconds / ranks
-    copied = np.empty_like(left)
-    begun = time.perf_counter()
-    np.copyto(copied, left)
-    copy_seconds = time.perf_counter() - begun
+    source = f"measured: a {_PROBE_WIDTH}^3 product in {best_seconds * 1e3:.1f} ms, shared by {ranks} ranks"
+    return describe_cpu(2 * _PROBE_WIDTH**3 / best_seconds / ranks, ranks=ranks, source=source)
+
+
+def describe_cpu(matmul_flops: float, *, ranks: int, source: str) -> Machine:
+    """The part of this CPU for each of ``ranks`` ranks, of which one multiplies at ``matmul_flops`` FLOP/s.
+
+    The rate of its memory is that of the fastest of a few copies.
+    """
+    held, copied = np.ones((2, _PROBE_WIDTH, _PROBE_WIDTH), dtype=np.float32)
+    copy_seconds = math.inf
+    for _ in range(_COPIES):
+        begun = time.perf_counter()
+        np.copyto(copied, held)
+        copy_seconds = min(copy_seconds, time.perf_counter() - begun)
     return Machine(
         name="cpu",
-        matmul_flops=matmul,
-        attention_forward_flops=_ATTENTION_SHARE * matmul,
-        attention_backward_flops=_ATTENTION_SHARE * matmul,
+        matmul_flops=matmul_flops,
+        attention_forward_flops=_ATTENTION_SHARE * matmul_flops,
+        attention_backward_flops=_ATTENTION_SHARE * matmul_flops,
         memory_bytes=count_host_bytes() / ranks,
-        link_bytes_per_second=left.nbytes / copy_seconds / ranks,
-        source=f"measured: a {_PROBE_WIDTH}^3 product in {best_seconds * 1e3:.1f} ms, shared by {ranks} ranks",
+        link_bytes_per_second=held.nbytes / copy_seconds / ranks,
+        memory_bytes_per_second=2 * held.nbytes / copy_seconds / ranks,
+        source=source,
     )

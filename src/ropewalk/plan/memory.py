@@ -51,7 +51,7 @@ class Memory:
     last_block: float
     first_block: float
     host: float = 0.0
-    """What waits in pinned host memory between forward and backward; not a part of the peak."""
+    """What waits in pinned host memory between forward and backward, and states on the host; not a part of the peak."""
 
     @property
     def peak_bytes(self) -> float:
@@ -78,14 +78,25 @@ def estimate_memory(
     chunk_tokens = min(loss_chunk_tokens, local_tokens)
     loss = chunked_loss_bytes(shape, chunk_tokens, element_bytes=element_bytes, head_is_trained=trained.head)
     weights, moment_bytes = shape.parameters + trained.adapters, _EIGHT_BIT_BYTES if savings.eight_bit else MOMENT_BYTES
+    is_whole = gathers_whole(shape, trained)
+    # With several ranks the last gather's flat buffer lasts beside its weights until the forward ends, with the loss in
+    # it. Gradients of a unit exist whole, and beside them the flat float32 buffer of the reduction before.
+    unit = weights if is_whole else shape.block_parameters + trained.adapters / shape.layers
+    reduced = min(unit, trained.parameters) * (element_bytes + GRADIENT_BYTES * (not is_whole)) * (ranks > 1)
+    state_bytes = MASTER_BYTES * weights + moment_bytes * trained.parameters
+    copied = copied_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, pinned=True)
     return Memory(
-        states=(MASTER_BYTES * weights + moment_bytes * trained.parameters) * on_device,
+        states=state_bytes * on_device,
         gathered=gathered_bytes(shape, element_bytes=element_bytes, trained=trained),
         kept=kept,
-        loss=row + loss,
-        last_block=row + head_gradient + block,
-        first_block=row + kept / shape.layers + block + GRADIENT_BYTES * trained.parameters * on_device,
-        host=copied_bytes(shape, local_tokens, savings=savings, element_bytes=element_bytes, pinned=True),
+        loss=row + loss + element_bytes * unit * (ranks > 1),
+        last_block=row + head_gradient + block + (0.0 if is_whole else reduced),
+        first_block=row
+        + kept / shape.layers
+        + block
+        + reduced
+        + (0.0 if is_whole and ranks > 1 else GRADIENT_BYTES * trained.parameters * on_device),
+        host=copied + (state_bytes + GRADIENT_BYTES * trained.parameters) / ranks * savings.states_on_host,
     )
 
 
@@ -203,11 +214,16 @@ def chunked_loss_bytes(
 ) -> float:
     """Bytes of one chunk of the loss: its logits in the dtype of the products, and the gradient of a trained head.
 
-    If that dtype is not float32, a chunk's own part of the head's gradient is added. The blocks of float32 logits are
-    not counted: they are smaller, and they are freed before that part is made.
+    If that dtype is not float32, a chunk's own part of the head's gradient is added, or a block of float32 logits where
+    that is larger: it is freed before that part is made.
     """
     logits, head = element_bytes * chunk_tokens * shape.vocabulary, shape.vocabulary * shape.width * head_is_trained
-    return float(logits + (element_bytes * head if element_bytes < 4 else 0) + 4 * head)
+    block = min(4 * chunk_tokens * shape.vocabulary, _LOSS_BLOCK_BYTES)
+    return float(logits + (max(element_bytes * head, block) if element_bytes < 4 else 0) + 4 * head)
+
+
+_LOSS_BLOCK_BYTES = 4 << 20
+"""Of float32 logits at a time on a CPU; a GPU takes 64 MiB, which the head of any model for a GPU exceeds."""
 
 
 def gathered_bytes(shape: ModelShape, *, element_bytes: int = 2, trained: Trained | None = None) -> float:
@@ -217,9 +233,14 @@ def gathered_bytes(shape: ModelShape, *, element_bytes: int = 2, trained: Traine
     of one.
     """
     adapters = trained.adapters if trained else 0
-    if 4 * (shape.parameters + adapters) <= WHOLE_BYTES:
+    if gathers_whole(shape, trained):
         return float((shape.parameters + adapters) * element_bytes)
     blocks = 2 * (shape.block_parameters + adapters / shape.layers)
     if shape.experts is not None and 4 * shape.block_parameters > UNIT_BYTES:
         blocks -= shape.experts.own_parameters(shape.width)
     return float((blocks + shape.vocabulary * shape.width) * element_bytes)
+
+
+def gathers_whole(shape: ModelShape, trained: Trained | None = None) -> bool:
+    """Whether all weights are one unit, which is gathered and reduced at once."""
+    return 4 * (shape.parameters + (trained.adapters if trained else 0)) <= WHOLE_BYTES

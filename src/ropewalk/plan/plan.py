@@ -7,6 +7,7 @@ from ropewalk.plan.flops import Recompute, TokenFlops
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.memory import Memory
 from ropewalk.plan.savings import Savings
+from ropewalk.plan.step_time import Software, StepTime, Work
 from ropewalk.plan.traffic import Exchange
 from ropewalk.recipe.lora import Lora
 
@@ -32,6 +33,8 @@ class Split:
     needed_share: float = 1.0
     lora: Lora | None = None
     replicas: int = 1
+    software: Software | None = None
+    """What runs the step; None is what ropewalk runs on that machine."""
     why: str = ""
     """The reason for the split over the context ranks, in words."""
 
@@ -53,10 +56,15 @@ class Plan:
     """Bytes that a rank sends per step for attention."""
     state_bytes: float
     """Bytes that a rank sends per step for sharded weights and gradients."""
+    work: Work
+    times: StepTime
+    """Seconds of a step by term."""
     step_seconds: float
     seconds: float
     tokens_per_second: float
     machine: Machine
+    pinned: str = ""
+    """What the recipe's own memory savings cost over those of ``auto``; empty if they cost nothing."""
     cut: str = ""
     """How a sequence of one document is cut, and why; empty if it is not cut."""
 
@@ -80,9 +88,10 @@ class Plan:
             ("speed", f"{format_amount(self.tokens_per_second)} tokens/s on {self.ranks} x {self.machine.name}"),
             ("time", format_seconds(self.seconds)),
             ("memory", f"{format_bytes(self.memory.peak_bytes)} per rank, {self.savings.describe()}"),
-            *([("host", f"{format_bytes(self.memory.host)} per rank of activations")] if self.memory.host else []),
+            *([("host", f"{format_bytes(self.memory.host)} per rank")] if self.memory.host else []),
             ("fits", f"{'yes' if self.fits else 'no'}, {format_bytes(self.machine.memory_bytes)} per rank"),
             ("sent", f"{format_bytes(self.context_bytes)} for attention, {format_bytes(self.state_bytes)} for states"),
             *([("cut", self.cut)] if self.cut else []),
+            *([("pinned", self.pinned)] if self.pinned else []),
             *([("rates", self.machine.source)] if self.machine.generic else []),
         ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ropewalk.core.lazy import export_lazily
 
 if TYPE_CHECKING:
+    from ropewalk.probe.held_out_tasks import HeldOutTask as HeldOutTask
     from ropewalk.probe.key_value import KeyValue as KeyValue
     from ropewalk.probe.key_value import make_key_value_prompt as make_key_value_prompt
     from ropewalk.probe.kinds import Probe as Probe
@@ -20,15 +21,18 @@ if TYPE_CHECKING:
     from ropewalk.probe.ruler import CommonWords as CommonWords
     from ropewalk.probe.ruler import NeedleAmongNeedles as NeedleAmongNeedles
     from ropewalk.probe.ruler import VariableTracking as VariableTracking
+    from ropewalk.probe.ruler_task import RulerTask as RulerTask
 else:
     __all__, __getattr__, __dir__ = export_lazily(
         __name__,
         {
+            "held_out_tasks": ("HeldOutTask",),
             "key_value": ("KeyValue", "make_key_value_prompt"),
             "kinds": ("Probe", "make_prompt"),
             "needle": ("Needle", "make_needle_prompt"),
             "passkey": ("Passkey", "make_passkey_prompt"),
             "prompt": ("Prompt",),
             "ruler": ("CommonWords", "NeedleAmongNeedles", "VariableTracking"),
+            "ruler_task": ("RulerTask",),
         },
     )

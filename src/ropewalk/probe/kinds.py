@@ -6,7 +6,12 @@ import numpy as np
 from pydantic import Field
 
 from ropewalk.probe import key_value, needle, passkey, ruler
+from ropewalk.probe.held_out_tasks import HeldOutTask, make_held_out_prompt
 from ropewalk.probe.prompt import Prompt
+from ropewalk.probe.ruler_lists import make_common_words_sample, make_frequent_words_sample, make_variable_sample
+from ropewalk.probe.ruler_needles import make_needle_sample
+from ropewalk.probe.ruler_questions import make_question_sample
+from ropewalk.probe.ruler_task import RulerSample, RulerTask
 
 Probe = Annotated[
     key_value.KeyValue
@@ -14,16 +19,22 @@ Probe = Annotated[
     | needle.Needle
     | ruler.VariableTracking
     | ruler.CommonWords
-    | ruler.NeedleAmongNeedles,
+    | ruler.NeedleAmongNeedles
+    | RulerTask
+    | HeldOutTask,
     Field(discriminator="kind"),
 ]
 
 
 def name_probe(probe: Probe) -> str:
-    """The name of its scores: ``key_value``, ``key_value_2_hops``, ``passkey_zh``."""
+    """The name of its scores: ``key_value_2_hops``, ``passkey_zh``, ``ruler_vt``."""
     name: str = probe.kind
     if isinstance(probe, key_value.KeyValue) and probe.hops > 1:
         name += f"_{probe.hops}_hops"
+    if isinstance(probe, RulerTask):
+        name += f"_{probe.task}"
+    if isinstance(probe, HeldOutTask):
+        name = probe.task
     language = getattr(probe, "language", "en")
     return name if language == "en" else f"{name}_{language}"
 
@@ -43,3 +54,22 @@ def make_prompt(probe: Probe, rng: np.random.Generator, *, words: int) -> Prompt
             return ruler.find_common_words(probe, rng, words=words)
         case ruler.NeedleAmongNeedles():
             return ruler.find_needle_among_needles(probe, rng, words=words)
+        case HeldOutTask():
+            return make_held_out_prompt(probe, rng, words=words)
+        case RulerTask():
+            return make_ruler_sample(probe, rng, words=words).prompt
+
+
+def make_ruler_sample(spec: RulerTask, rng: np.random.Generator, *, words: int) -> RulerSample:
+    """A sample of one of RULER's tasks, of at most ``words`` words; raises UserError if they are too few."""
+    match spec.task:
+        case "vt":
+            return make_variable_sample(spec, rng, words=words)
+        case "cwe":
+            return make_common_words_sample(spec, rng, words=words)
+        case "fwe":
+            return make_frequent_words_sample(spec, rng, words=words)
+        case "qa_1" | "qa_2":
+            return make_question_sample(spec, rng, words=words)
+        case _:
+            return make_needle_sample(spec, rng, words=words)

@@ -21,7 +21,7 @@ from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.parallel import require_even
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.recipe.stage import Stage
-from ropewalk.recipe.stretch import stretch_stage
+from ropewalk.recipe.stretch import keeps_positions, stretch_stage
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.shared_heads import count_shared_heads
 
@@ -50,12 +50,13 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
             )
             findings.append(Finding("error", f"{key}.lora", message, "Hu et al. 2021 (2106.09685)"))
         if isinstance(recipe.model, str):
-            findings += [*_check_budget(stage, key, shape), *_check_replay(recipe, stage, key)]
+            stretches = before is None or not (keeps_positions(stage) and stage.reach_tokens <= before.context_tokens)
+            findings += [*_check_budget(stage, key, shape, stretches=stretches), *_check_replay(recipe, stage, key)]
         if before is not None:
             misfits = find_misfits(stage.experts, recipe.parallel.mlp_tile_tokens, before)
             findings += [Finding("error", _place(name, key), reason, "experts") for name, reason in misfits]
             findings += _check_domain_share(recipe, stage, key, before)
-            if stage.reach_tokens < before.context_tokens:
+            if stage.reach_tokens < before.context_tokens and not keeps_positions(stage):
                 findings += _check_length(stage, key, before.context_tokens)
                 continue
             try:
@@ -186,7 +187,7 @@ def _check_replay(recipe: Recipe, stage: Stage, key: str) -> Iterator[Finding]:
 def _check_length(stage: Stage, key: str, before_tokens: int) -> Iterator[Finding]:
     message = (
         f"{format_length(stage.reach_tokens)} is less than the {format_length(before_tokens)} that the model already "
-        f"reads"
+        f"reads; a stage that trains on shorter sequences keeps the positions: rope: {{kind: unchanged}}"
     )
     yield Finding(
         "error",
@@ -196,14 +197,14 @@ def _check_length(stage: Stage, key: str, before_tokens: int) -> Iterator[Findin
     )
 
 
-def _check_budget(stage: Stage, key: str, shape: ModelShape | None) -> Iterator[Finding]:
+def _check_budget(stage: Stage, key: str, shape: ModelShape | None, *, stretches: bool) -> Iterator[Finding]:
     steps = stage.tokens // stage.step_tokens
-    if steps < 100:
+    if steps < 100 and stretches:
         message = f"{steps} steps; position interpolation needed 200 steps to converge"
         yield Finding("warning", f"{key}.tokens", message, "Chen et al. 2023 (2306.15595), passkey by steps")
     if shape is None or shape.parameters < _SMALLEST_STUDIED:
         return
-    if stage.tokens < 1e9:
+    if stage.tokens < 1e9 and stretches:
         message = (
             f"{format_amount(stage.tokens)} tokens; retrieval over the whole context was 38 % after 100M tokens and "
             f"85 % after 1B"

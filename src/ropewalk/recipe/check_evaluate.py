@@ -8,13 +8,13 @@ from ropewalk.recipe.spec import Recipe
 
 
 def check_lengths(recipe: Recipe, base_tokens: int) -> Iterator[Finding]:
-    """Check ``evaluate.lengths`` and ``position_lengths`` against the last stage.
+    """Check ``evaluate.lengths`` and ``position_lengths`` against the longest stage.
 
     Both are multiples of ``base_tokens``.
     """
-    trained, spec = recipe.stages[-1].reach_tokens, recipe.evaluate
+    trained, spec = max(stage.reach_tokens for stage in recipe.stages), recipe.evaluate
     wanted = max(1, trained // base_tokens)
-    trained_told = f"the {format_length(trained)} that the last stage is trained for"
+    trained_told = f"the {format_length(trained)} that the run is trained for"
     reached = format_length(max(spec.lengths) * base_tokens)
     if wanted not in spec.lengths:
         message = f"up to {reached}, but not at {trained_told}: add {wanted} x the base's {format_length(base_tokens)}"

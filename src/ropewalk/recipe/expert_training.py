@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from ropewalk.core.error import UserError
 from ropewalk.core.spec import Spec
-from ropewalk.shape.families import SUPPORTED
+from ropewalk.shape.families import require_row
 from ropewalk.shape.model_shape import ModelShape
 
 
@@ -64,7 +64,7 @@ def find_misfits(
         if rules is not None:
             yield "experts", "the model is dense: it has no experts"
         return
-    keys = SUPPORTED[shape.architecture].experts
+    keys = require_row(shape.architecture).experts
     assert keys is not None
     if rules is not None and rules.bias_update and keys.balance_bias == "none":
         yield "experts.bias_update", "the routers of this class choose experts without a bias"

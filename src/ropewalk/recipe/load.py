@@ -17,6 +17,7 @@ from ropewalk.core.progress import say
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.recipe.explain import explain
+from ropewalk.recipe.named import find_named, list_recipes
 from ropewalk.recipe.plain_yaml import parse_yaml
 from ropewalk.recipe.spec import ExportSpec, ImportSpec, Recipe
 from ropewalk.recipe.stage import Stage
@@ -35,8 +36,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def read_data(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The plain data of a YAML file with a mapping at the top level: overridden, not validated.
 
+    A bare name such as ``quickstart`` is that of a shipped recipe.
+
     Raises UserError where the file cannot be read or an override cannot be applied.
     """
+    path = find_named(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -173,7 +177,10 @@ def _find_near(path: Path) -> str:
     near = there if path.is_dir() else difflib.get_close_matches(path.name, there, n=1)
     if near:
         return f"did you mean {folder / near[0]}?"
-    return "give the path of a .yaml file; recipes/ has examples"
+    named = difflib.get_close_matches(path.stem, list_recipes(), n=1)
+    if named:
+        return f"did you mean {named[0]}, which ships with ropewalk?"
+    return f"give the path of a .yaml file, or a shipped recipe: {', '.join(list_recipes())}"
 
 
 def _parse_alone(kind: type[Part], overrides: Sequence[str], data: dict[str, Any]) -> Part:

@@ -14,7 +14,9 @@ from ropewalk.core.spec import Spec
 from ropewalk.corpus.mix_rules import MixRules, check_mix, check_stratum_weights
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.probe.kinds import Probe
+from ropewalk.recipe.hardware_keys import Hardware, read_hardware
 from ropewalk.recipe.parallel import Parallel as Parallel
+from ropewalk.recipe.ruler import RulerSpec
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.trackers import Tracker
 
@@ -84,6 +86,8 @@ class EvaluateSpec(Spec):
     """Fewest and most key-value pairs of a retrieval prompt."""
     probes: tuple[Probe, ...] = ()
     """Further probes at the same lengths, such as ``{kind: variable_tracking}`` or ``{kind: needle, language: zh}``."""
+    ruler: RulerSpec | None = None
+    """RULER with its own questions and scoring: the models write text; null measures none of it."""
     seed: int = 1_000_003
     """Draws prompts and held-out text."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -117,6 +121,11 @@ class Recipe(Spec):
     """Lengths to train at, one after another."""
     parallel: Parallel = Parallel()
     """How ranks share the work."""
+    hardware: str | Hardware | None = None
+    """The devices of a node that plans are made for, such as ``h100-sxm x 8`` (docs/plan.md); null is the machine that
+    makes the plan. Training uses what it finds. Not part of the recipe's digest."""
+    nodes: PositiveCount | None = None
+    """Nodes that plans are made for; null is as many as ``parallel.ranks`` need. Not part of the recipe's digest."""
     evaluate: EvaluateSpec = EvaluateSpec()
     """What is measured."""
     export: ExportSpec = ExportSpec()
@@ -126,6 +135,12 @@ class Recipe(Spec):
     strict: bool = False
     """End with exit code 3 where a target of the report is missed, with 4 where one is undecided, as ``--strict`` does;
     a gate that is undecided stops like one that is missed. Not part of the recipe's digest."""
+
+    @model_validator(mode="after")
+    def _check_hardware(self) -> "Recipe":
+        if self.hardware is not None:
+            read_hardware(self.hardware)
+        return self
 
     @model_validator(mode="after")
     def _check_stage_names(self) -> "Recipe":

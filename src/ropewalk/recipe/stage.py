@@ -37,7 +37,8 @@ class Stage(Spec):
     """One context length of a run."""
 
     context_length: PositiveCount
-    """Length of a packed sequence in tokens."""
+    """Length of a packed sequence in tokens; below the model's context only with ``rope: {kind: unchanged}``, and the
+    model then reads as far as before."""
     rope: Rope
     """How positions turn into angles (docs/rope.md)."""
     layers: tuple[LayerRule, ...] = ()

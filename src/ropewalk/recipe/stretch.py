@@ -6,8 +6,23 @@ from ropewalk.core.error import UserError
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.rope.longrope_search import seed_factors
-from ropewalk.rope.scaling import LongRope, Rope
+from ropewalk.rope.scaling import LongRope, Rope, Unchanged
 from ropewalk.shape.model_shape import ModelShape
+
+
+def keeps_positions(stage: Stage) -> bool:
+    """Whether a stage trains on with the positions of the model before it."""
+    rules = (stage.rope, *(rule.rope for rule in stage.layers if rule.rope is not None))
+    return stage.pose is None and all(isinstance(rule, Unchanged) for rule in rules)
+
+
+def model_tokens(stage: Stage, before: ModelShape) -> int:
+    """The context of the model that ``stage`` makes of ``before``.
+
+    It is what the stage reaches. A stage that keeps the positions may train on shorter sequences; then the model still
+    reads as far as before.
+    """
+    return max(stage.reach_tokens, before.context_tokens) if keeps_positions(stage) else stage.reach_tokens
 
 
 def stretch_stage(stage: Stage, shape: ModelShape) -> ModelShape:
@@ -20,7 +35,7 @@ def stretch_stage(stage: Stage, shape: ModelShape) -> ModelShape:
         rule if rule.rope is None else rule.model_copy(update={"rope": _foresee(rule.rope, stage, shape)})
         for rule in stage.layers
     )
-    return shape.stretch(pattern, rope=_foresee(stage.rope, stage, shape), context_tokens=stage.reach_tokens)
+    return shape.stretch(pattern, rope=_foresee(stage.rope, stage, shape), context_tokens=model_tokens(stage, shape))
 
 
 def stretch_stages(recipe: Recipe, shape: ModelShape) -> Iterator[ModelShape]:

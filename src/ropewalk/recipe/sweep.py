@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from ropewalk.core.error import UserError
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.load import parse_as, parse_recipe, read_data
+from ropewalk.recipe.named import find_named
 from ropewalk.recipe.spec import ModelSource, Recipe
 
 Kind = Literal["base", "zero-shot", "trained"]
@@ -81,6 +82,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> tuple[Sweep, list[C
 
     Raises UserError where the file is not a valid study, or where two cells are the same run.
     """
+    path = find_named(path)
     data = read_data(path, overrides)
     if "stages" in data and "arms" not in data:
         raise UserError(

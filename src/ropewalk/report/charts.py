@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float64
 
 from ropewalk.core.quantity import format_length
-from ropewalk.report.figure import BASE, EXTENDED, FAINT, INK, ROLE_COLOURS, Picture, draw_picture, shorten
+from ropewalk.report.figure import BASE, EXTENDED, FAINT, INK, OTHERS, ROLE_COLOURS, Picture, draw_picture, shorten
 
 _WIDTH_INCHES = 8.4
-_COLOURS = {"base": BASE, "extended": EXTENDED}
-_LINES = {"base": (0, (4, 2)), "extended": "-"}
+_COLOURS = {"base": BASE, "zero-shot": OTHERS[0], "extended": EXTENDED}
+_LINES = {"base": (0, (4, 2)), "zero-shot": (0, (1, 1)), "extended": "-"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def draw_positions(lines: Sequence[PositionLossCurve], *, marks: Mapping[str, in
     return draw_picture(
         paint,
         size=(_WIDTH_INCHES, 3.3),
-        caption="Loss by position on held-out documents, the same for both models; bands are 95 % intervals.",
+        caption="Loss by position on held-out documents, the same for all models; bands are 95 % intervals.",
         alt=f"Loss by position, nats per token: {told}.",
     )
 
@@ -81,7 +81,7 @@ def draw_retrieval(maps: Sequence[RetrievalMap], *, trained_tokens: int, task: s
     """Right answers in percent by length and depth, one map per model, side by side."""
 
     def paint(figure: Any) -> None:
-        axes = figure.subplots(1, 2, squeeze=False)[0]
+        axes = figure.subplots(1, max(2, len(maps)), squeeze=False)[0]
         for axis, grid in zip(axes, maps, strict=False):
             _paint_map(axis, grid, trained_tokens)
         axes[0].set_ylabel("context, tokens")

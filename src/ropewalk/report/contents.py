@@ -24,6 +24,9 @@ from ropewalk.plan.receipt import Receipt, read_receipt
 from ropewalk.report.visible import show_all, show_hidden
 from ropewalk.rope.layers import LayerPosition
 
+MODELS = ("base", "zero-shot", "extended")
+"""The columns of a report: the base, the same weights with the new positions, and these after training."""
+
 _PACKAGES = ("numpy", "ropewalk", "safetensors", "tokenizers", "torch", "transformers")
 
 
@@ -139,8 +142,8 @@ class Contents:
 
     @property
     def models(self) -> list[str]:
-        """The measured models, the base first."""
-        return [name for name in ("base", "extended") if any(score.model == name for score in self.scores)]
+        """The measured models: the base, the base with the new positions and no training, the trained model."""
+        return [name for name in MODELS if any(score.model == name for score in self.scores)]
 
     def find_scores(self, task: str, *, model: str) -> list[Score]:
         """The scores of ``model`` with this task.

@@ -10,7 +10,8 @@ from ropewalk.report.curves import Border, draw_buckets, draw_held_out, draw_sou
 from ropewalk.report.measures import length_marks, position_losses, retrieval_maps
 from ropewalk.report.section import Section
 from ropewalk.report.table import Table, TableCell
-from ropewalk.report.verdict import PARITY, RETRIEVAL, RelativeChange, short_changes
+from ropewalk.report.target import RelativeChange
+from ropewalk.report.verdict import PARITY, RETRIEVAL, short_changes
 
 
 def make_training(contents: Contents) -> Section:

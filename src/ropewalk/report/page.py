@@ -27,15 +27,8 @@ from ropewalk.report.outcomes import (
 )
 from ropewalk.report.receipt import make_receipt
 from ropewalk.report.table import Mark
-from ropewalk.report.verdict import (
-    Verdict,
-    find_outcomes,
-    format_bound,
-    format_value,
-    judge_measures,
-    mark_of,
-    verdict_table,
-)
+from ropewalk.report.target import Verdict, find_outcomes, format_bound, format_value, mark_of, verdict_table
+from ropewalk.report.verdict import judge_measures
 
 _SECTIONS = (
     make_done,

@@ -7,6 +7,7 @@ from ropewalk.core.error import UserError
 from ropewalk.shape.dense_families import DENSE
 from ropewalk.shape.expert_families import MIXTURES
 from ropewalk.shape.family import Family
+from ropewalk.shape.guessed import GUESSED, guess_row
 from ropewalk.shape.latent_families import LATENT
 from ropewalk.shape.llama_families import LLAMA_KIN
 
@@ -74,6 +75,18 @@ _NOT_OURS = {
 """Keys that change the arithmetic of some classes, and why they are refused for the others."""
 
 
+def row_of(architecture: str) -> Family | None:
+    """The row of a class: of the package, or one that was read off the class; None for others."""
+    return GUESSED.get(architecture) or SUPPORTED.get(architecture)
+
+
+def require_row(architecture: str) -> Family:
+    """The row of a class whose shape has been read."""
+    family = row_of(architecture)
+    assert family is not None, architecture
+    return family
+
+
 def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
     """The architecture in a config.json; for our own format the inner one. Raises UserError if unsupported."""
     name = _name_architecture(config, where)
@@ -87,8 +100,10 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
     if name == OWN_ARCHITECTURE:
         inner = config[OWN_TYPE]
         name = str(inner.get("architecture")) if isinstance(inner, Mapping) else "(none)"
-    family = SUPPORTED.get(name)
+    family = row_of(name)
     missing = _find_missing(name, family, config)
+    if family is None and missing is None:
+        family = guess_row(name, config, where)
     if family is not None and missing is None:
         _refuse_quantised(config, where)
         _refuse_other_arithmetic(config, family, where)
@@ -96,7 +111,7 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
     raise UserError(
         f"{name} is not supported",
         where=f"{where}: architectures",
-        why=f"ropewalk does not support {missing or 'its shape and its positions'}",
+        why=f"ropewalk does not support {missing}",
         fix="choose a base of a supported class (docs/models.md)",
     )
 

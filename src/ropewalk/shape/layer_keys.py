@@ -12,7 +12,7 @@ from typing import Any
 
 from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.scaling import Linear, Nope, Unchanged, legacy_hf
-from ropewalk.shape.families import OWN_ARCHITECTURE, OWN_TYPE, SUPPORTED
+from ropewalk.shape.families import OWN_ARCHITECTURE, OWN_TYPE, require_row
 from ropewalk.shape.family import Family
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 from ropewalk.shape.read import parse_shape
@@ -84,12 +84,12 @@ def spell_layers(
     """
     shape = parse_shape(config, where)
     assert len(positions) == shape.layers
-    names = [shape.architecture, *SUPPORTED[shape.architecture].kin]
+    names = [shape.architecture, *require_row(shape.architecture).kin]
     if any(isinstance(layer.rope, Nope) for layer in positions):
-        names.sort(key=lambda name: SUPPORTED[name].nope == "never")  # more readers support it than a rope of zeros
+        names.sort(key=lambda name: require_row(name).nope == "never")  # more readers support it than a rope of zeros
     why = ""
     for name in names:
-        why = _find_obstacle(SUPPORTED[name], shape, positions) or _find_kept_obstacle(config, name, positions)
+        why = _find_obstacle(require_row(name), shape, positions) or _find_kept_obstacle(config, name, positions)
         if not why:
             return _spell_native(config, shape, name, positions, context_tokens=context_tokens)
     return _spell_own(config, shape, positions, context_tokens=context_tokens, why=why)
@@ -125,11 +125,11 @@ def _find_nope_obstacle(family: Family, positions: Sequence[LayerPosition]) -> s
 
 def _find_kept_obstacle(config: Mapping[str, Any], name: str, positions: Sequence[LayerPosition]) -> str:
     """The reason why a key of the rope block cannot be both the method's and what the class uses it for besides."""
-    kept = find_kept(config, SUPPORTED[name])
+    kept = find_kept(config, require_row(name))
     for key in kept:
         values = {layer.rope.to_hf(layer.theta).get(key, kept[key]) for layer in positions}
         if values != {kept[key]}:
-            return f"{key} of {SUPPORTED[name].model_type} also scales its queries, so it must stay {kept[key]}"
+            return f"{key} of {require_row(name).model_type} also scales its queries, so it must stay {kept[key]}"
     return ""
 
 
@@ -167,7 +167,7 @@ def _spell_native(
     *,
     context_tokens: int,
 ) -> SpelledLayers:
-    family = SUPPORTED[name]
+    family = require_row(name)
     tokens = min(layer.rope.config_tokens(context_tokens) for layer in positions)
     ropes, legacy = _spell_ropes(config, family, shape, positions)
     keys = {
@@ -262,7 +262,7 @@ def _spell_own(
     why: str,
 ) -> SpelledLayers:
     """The usual keys describe the same weights with plain RoPE everywhere; only our key holds the positions."""
-    family = SUPPORTED[shape.architecture]
+    family = require_row(shape.architecture)
     plain = plain_layers(shape.layers, shape.theta)
     ropes, _ = _spell_ropes(config, family, shape, plain)
     layers = [layer.model_dump(mode="json", exclude_none=True) for layer in positions]

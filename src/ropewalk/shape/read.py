@@ -18,7 +18,7 @@ from ropewalk.core.artifact import is_finished, read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.rope.layers import LayerPosition, find_stretched
 from ropewalk.shape.experts import Experts, read_experts
-from ropewalk.shape.families import SUPPORTED, find_family
+from ropewalk.shape.families import find_family, row_of
 from ropewalk.shape.family import Bias, Family
 from ropewalk.shape.latent import read_latent
 from ropewalk.shape.model_shape import ModelShape
@@ -56,7 +56,8 @@ def read_shape(folder: Path) -> ModelShape:
 
 def _name_methods(folder: Path, shape: ModelShape) -> ModelShape:
     """``shape`` with the methods in the folder's manifest, where its class has another word for the same angles."""
-    if SUPPORTED[shape.architecture].methods is None or not is_finished(folder):
+    family = row_of(shape.architecture)
+    if family is None or family.methods is None or not is_finished(folder):
         return shape
     told = read_manifest(folder)["facts"].get("positions", ())
     positions = tuple(LayerPosition.model_validate(layer) for layer in told)
@@ -74,7 +75,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     config = read_text_config(config, where)
     architecture, family = find_family(config, where)
     width, heads = _count(config, "hidden_size", where), _count(config, "num_attention_heads", where)
-    kv_heads = _find_kv_heads(architecture, config, where)
+    kv_heads = _find_kv_heads(family, config, where)
     if heads % kv_heads or (width % heads and not config.get("head_dim")):
         raise UserError(
             "the numbers of heads do not match",
@@ -172,8 +173,8 @@ def _find_figure(config: Mapping[str, Any], key: str, default: float | None, whe
     return float(value)
 
 
-def _find_kv_heads(architecture: str, config: Mapping[str, Any], where: str) -> int:
-    if "num_key_value_heads" not in config and SUPPORTED[architecture].needs_kv_heads:
+def _find_kv_heads(family: Family, config: Mapping[str, Any], where: str) -> int:
+    if "num_key_value_heads" not in config and family.needs_kv_heads:
         raise _unusable(
             "num_key_value_heads", "missing, and the default of this architecture belongs to another model", where
         )

@@ -62,7 +62,7 @@ def run_loop(
     """
     spec, mesh, rates = context.spec, context.mesh, Rates.from_json(state.plan[RATES])
     loss_metrics = LossMetrics(dataset.sources, spec.reach_tokens, monitor.groups)
-    progress = StageProgress(monitor.throughput, steps=rates.steps)
+    progress = StageProgress(monitor.throughput, context, steps=rates.steps)
     with (
         closing(_look_ahead(context, dataset, state.cursor)) as stream,
         progress.show(f"stage {state.stage}", taken=state.step) as show,
@@ -75,9 +75,7 @@ def run_loop(
             result = take_step(state, batches, context, rates, loss_metrics)
             state, metrics = result.state, result.metrics
             clock.tick()
-            status = gather_rank_status(
-                mesh, asked=asked(), save_failed=saver.has_failed, own=own, meter=progress.meter
-            )
+            status = gather_rank_status(mesh, (own, progress.meter), asked=asked(), save_failed=saver.has_failed)
             metrics += progress.tell(state, batches, status, tokens=state.tokens - before, rows=metrics)
             if context.is_first_rank and result.reason:
                 _tell_skipped(result, context, dataset)

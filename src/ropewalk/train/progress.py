@@ -16,9 +16,12 @@ from ropewalk.core.quantity import format_amount, format_bytes
 from ropewalk.core.record import Metric
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.parallel.collective import gather_values, rank_and_ranks
+from ropewalk.parallel.measure_rates import EnergyMeter
 from ropewalk.parallel.slow import SlowWatch
 from ropewalk.train.batches import StepBatches
+from ropewalk.train.plan_comparison import COMPARED_STEP, Measured, compare_with_plan
 from ropewalk.train.rank_status import RankStatus
+from ropewalk.train.stage_context import StageContext
 from ropewalk.train.throughput import Pace, Throughput
 
 _RECENT = 64
@@ -27,12 +30,15 @@ _RECENT = 64
 class StageProgress:
     """Follows a stage of ``steps`` steps on all ranks; only the first rank prints."""
 
-    def __init__(self, throughput: Throughput, *, steps: int) -> None:
-        self._gauge, self._steps = throughput, steps
+    def __init__(self, throughput: Throughput, context: StageContext, *, steps: int) -> None:
+        self._gauge, self._context, self._steps = throughput, context, steps
+        self._compared: list[tuple[float, float]] = []
         self._pace, self._slow = Pace(), SlowWatch()
         self._flops: deque[float] = deque(maxlen=_RECENT)
         self._hosts = gather_values(socket.gethostname())
         self._speaks = rank_and_ranks()[0] == 0
+        self.meter = EnergyMeter(context.mesh.device, first=self._speaks)
+        """Of the energy of a step; what is used between steps is left out."""
 
     def tell(
         self, state: TrainState, batches: StepBatches, heard: RankStatus, *, tokens: int, rows: Sequence[Metric]
@@ -48,6 +54,8 @@ class StageProgress:
         )
         imbalance = next(row.value for row in rows if row.name == "imbalance")
         slow = self._slow.judge(heard.own_seconds, imbalance=imbalance)
+        if self._speaks and len(self._compared) < COMPARED_STEP:
+            self._compare(seconds, batches, heard, imbalance)
         figures = [
             ("tokens_per_second", tokens / seconds, "tokens/s"),
             ("mfu", flops / seconds / self._gauge.peak.flops, "share"),
@@ -66,9 +74,18 @@ class StageProgress:
                 )
         return [Metric(state.stage, state.step, name, value, unit) for name, value, unit in figures]
 
+    def _compare(self, seconds: float, batches: StepBatches, heard: RankStatus, imbalance: float) -> None:
+        """Say, after the third step of this session, how the step compares with its plan."""
+        self._compared.append((seconds, max(heard.own_seconds)))
+        if len(self._compared) == COMPARED_STEP:
+            step_seconds, own_seconds = (mean(each) for each in zip(*self._compared[1:], strict=True))
+            measured = Measured(step_seconds, own_seconds, heard.peak_bytes, imbalance)
+            say(compare_with_plan(self._context, self._gauge.peak, batches, measured))
+
     def end_between(self) -> None:
         """Record that the work between two steps is done: averaged metrics, validation and saving."""
         self._pace.end_between()
+        self.meter.take()
 
     @contextmanager
     def show(self, name: str, *, taken: int) -> "Iterator[Show]":

@@ -20,8 +20,8 @@ from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.measure_rates import EnergyMeter, measure_attention, measure_link, measure_products, name_device
 from ropewalk.parallel.mesh import Mesh
+from ropewalk.plan.devices import find_peak_flops
 from ropewalk.plan.flops import token_flops
-from ropewalk.plan.hardware import DATASHEET_FLOPS
 from ropewalk.plan.receipt import Rig
 from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.spec import Recipe
@@ -49,8 +49,7 @@ def find_peak(precision: str, mesh: Mesh) -> Peak:
     """Return the peak of all ranks of ``mesh`` for products in ``precision``. Every rank must call it."""
     known = 0.0
     if mesh.device.type == "cuda":
-        name = torch.cuda.get_device_name(mesh.device).lower()
-        known = next((flops for part, flops in DATASHEET_FLOPS.items() if part in name), 0.0)
+        known = find_peak_flops(torch.cuda.get_device_name(mesh.device))
     mine = known or measure_products(precision, mesh.device)
     total, measured = sum_over_ranks(torch.tensor([mine, float(not known)], dtype=torch.float64)).tolist()
     return Peak(total, "measured" if measured else "by data sheet")

@@ -24,9 +24,13 @@ PEOPLE, PLACES, THINGS = 8, 10, 14
 
 
 class StoryDocuments(Spec):
-    """Options: a story ends after the first scene that brings it to a length drawn from this range."""
+    """Options: a story ends after the first scene that brings it to a length drawn from this range.
+
+    With ``recount``, a last chapter tells every hand-over again, in order: its facts, then its paragraph word by word.
+    """
 
     characters: tuple[PositiveCount, PositiveCount]
+    recount: bool = False
 
 
 class EnglishStories(StoryDocuments):
@@ -81,6 +85,8 @@ class Story:
     places: list[str]
     things: list[Thing]
     gifts: list[Gift] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    """The paragraph of each hand-over, as ``gifts``."""
     paragraphs: list[str] = field(default_factory=list)
     characters: int = 0
 
@@ -95,14 +101,16 @@ class StoryWriter:
             load_grammar(*(f"stories_{language}{part}" for part in ("", "_scenes", "_more"))), self.rng
         )
 
-    def tell(self, characters: tuple[int, int]) -> Story:
-        """A whole story. Its length in characters is drawn from the range ``characters``."""
+    def tell(self, characters: tuple[int, int], *, recount: bool = False) -> Story:
+        """A whole story. Its length in characters is drawn from the range ``characters``, without the recount."""
         story = self._make_world()
         length = int(self.rng.integers(characters[0], characters[1] + 1))
         scene = 0
         while story.characters < length:
             self._tell_scene(story, scene)
             scene += 1
+        if recount:
+            self._recount(story, chapter=(scene + 3) // 4 + 1)
         facts = self._facts(story, self._cast(story), 0)
         self._add(story, [self.writer.write("end", facts)])
         return story
@@ -177,8 +185,13 @@ class StoryWriter:
 
     def _remember(self, story: Story, facts: dict[str, str]) -> str:
         gift = story.gifts[int(self.rng.integers(len(story.gifts)))]
-        told = {"G": gift.giver, "T": gift.taker, "M": gift.thing.name, "W": gift.place, "N": gift.occasion}
-        return self.writer.write("memory", facts | told | {"mmark": gift.thing.mark, "mnum": gift.thing.number})
+        return self.writer.write("memory", facts | _facts_of(gift))
+
+    def _recount(self, story: Story, *, chapter: int) -> None:
+        self._add(story, [_heading(self.language, chapter, self.writer.write("recount_title"))])
+        for gift, paragraph in zip(story.gifts, story.told, strict=True):
+            self._add(story, [self.writer.write("recount", _facts_of(gift))])
+            self._add(story, [paragraph])
 
     def _hand_over(self, story: Story, cast: list[int], facts: dict[str, str], thing: Thing) -> None:
         sentences = []
@@ -188,6 +201,7 @@ class StoryWriter:
         thing.holder = cast[1]
         story.gifts.append(Gift(facts["A"], facts["B"], thing, facts["P"], facts["N"]))
         self._add(story, sentences + self._write(facts, "talk", 0, 1))
+        story.told.append(story.paragraphs[-1])
 
     def _add(self, story: Story, sentences: list[str]) -> None:
         if sentences:
@@ -205,12 +219,19 @@ class StoryWriter:
 
 def write_stories(language: Language, options: StoryDocuments, seed: int) -> Iterator[Document]:
     """Yield stories without end."""
-    teller = StoryWriter(language, seed)
+    # With a recount the stories are other ones, so that none begins like a story of the same seed without it.
+    teller = StoryWriter(language, seed, purpose="stories with recount" if options.recount else "stories")
     source, number = f"stories_{language}", 0
     while True:
-        story = teller.tell(options.characters)
+        story = teller.tell(options.characters, recount=options.recount)
         yield Document(teller.finish(story), source, "general", language, f"{source}-{seed}-{number}")
         number += 1
+
+
+def _facts_of(gift: Gift) -> dict[str, str]:
+    """A hand-over under the names that the grammar uses for a past one."""
+    told = {"G": gift.giver, "T": gift.taker, "M": gift.thing.name, "W": gift.place, "N": gift.occasion}
+    return told | {"mmark": gift.thing.mark, "mnum": gift.thing.number}
 
 
 def _pronouns(language: Language, woman: bool) -> dict[str, str]:

@@ -1,0 +1,211 @@
+"""The plan's time and longest sequences beside 39 published throughputs, each source left out of its own fit.
+
+python benchmarks/plan_published.py          # prints the tables of docs/plan.md; needs no GPU
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from published_rows import ALST_NODE_BYTES, H100, LONGEST, ROWS, Row
+from ropewalk.plan.devices import read_devices
+from ropewalk.plan.fit import USABLE_HOST_MEMORY, USABLE_MEMORY
+from ropewalk.plan.forecast import forecast
+from ropewalk.plan.memory import copied_bytes, estimate_memory
+from ropewalk.plan.plan import Plan, Split
+from ropewalk.plan.savings import Savings
+from ropewalk.plan.step_time import Factors, Software, estimate_step_time
+from ropewalk.shape.model_shape import ModelShape
+
+WITH, WITHOUT = "with software classes", "without"
+RESULTS = Path(__file__).parent / "results" / "2026-11-29-plan-published.json"
+PAGE = Path(__file__).parents[1] / "docs" / "plan.md"
+HEAD = """| source | run | published, tokens/s of a GPU | left out | error | fitted to all | why more than 25 % off |
+|---|---|---|---|---|---|---|"""
+DEVICE_HEAD = (
+    "| device | memory, GiB | GB/s | bf16, TFLOP/s | link, GB/s | network, GB/s | devices and host memory of a node | "
+    "$ an hour | source |"
+)
+STARTS = {"ampere": 1.1, "hopper": 1.2, "attention": 1.1, "elementwise": 1.0, "hidden": 0.3, "host": 1.0}
+LEAST = {"ampere": 1.0, "hopper": 1.0, "attention": 1.0, "elementwise": 1.0, "hidden": 0.0, "host": 0.2}
+MOST = {"ampere": 2.0, "hopper": 2.0, "attention": 1.5, "elementwise": 2.0, "hidden": 1.0, "host": 20.0}
+
+
+def plan_row(row: Row, *, classes: bool = True) -> Plan:
+    """The plan of a row's settings; without ``classes`` all software is eager, with its optimizer on the device."""
+    tokens = row.tokens // row.context_ranks * row.context_ranks
+    savings = row.savings if classes else replace(row.savings, states_on_host=False)
+    ulysses = row.context_ranks if row.exchange == "heads" else 1
+    plan = forecast(
+        row.shape,
+        context_tokens=tokens,
+        tokens=tokens * row.rows * (row.ranks // row.context_ranks),
+        ranks=row.ranks,
+        machine=row.machine,
+        split=Split(
+            context_ranks=row.context_ranks,
+            ulysses_degree=ulysses,
+            exchange=row.exchange,
+            savings=(savings,),
+            micro_batch_size=row.rows,
+            software=Software(fused=row.fused and classes, overlaps=False),
+        ),
+    )
+    if row.selective:
+        linear = plan.work.flops.linear
+        plan = replace(plan, work=replace(plan.work, flops=replace(plan.work.flops, linear=linear * 7 / 6)))
+    return plan
+
+
+@dataclass(frozen=True)
+class Case:
+    row: Row
+    plan: Plan
+    fused: bool
+
+    def ratio(self, factors: Factors) -> float:
+        """Speed by the plan over the published one."""
+        times = estimate_step_time(
+            self.row.shape, self.plan.work, savings=self.plan.savings, machine=self.row.machine,
+            software=Software(fused=self.fused, overlaps=False), factors=factors,
+        )  # fmt: skip
+        return self.plan.work.tokens / times.total / self.row.speed
+
+
+def make_factors(values: dict[str, float]) -> Factors:
+    products = {"ampere": values["ampere"], "hopper": values["hopper"]}
+    mean = math.sqrt(values["ampere"] * values["hopper"])
+    return Factors(
+        {None: mean, **products}, values["attention"], values["elementwise"], values["hidden"], values["host"] * 1e9
+    )  # type: ignore[dict-item]
+
+
+def fit(cases: Sequence[Case]) -> dict[str, float]:
+    """The factors with the least mean of |log ratio|, one at a time around the last ones, with ever smaller steps."""
+
+    def loss(values: dict[str, float]) -> float:
+        return sum(abs(math.log(case.ratio(make_factors(values)))) for case in cases)
+
+    values, best = dict(STARTS), loss(STARTS)
+    for step in (1.3, 1.1, 1.03, 1.01):
+        moved = True
+        while moved:
+            moved = False
+            for name in values:
+                for factor in (step, 1 / step):
+                    tried = values[name] * factor if name == "host" else values[name] + (factor - 1)
+                    tried = min(MOST[name], max(LEAST[name], tried))
+                    found = loss({**values, name: tried})
+                    if found < best - 1e-6:
+                        values, best, moved = {**values, name: tried}, found, True
+    return values
+
+
+def fit_all(classes: bool) -> dict[str, dict[str, float]]:
+    """The factors that are fitted without each source, by its name, and under "" those fitted to all rows."""
+    cases = make_cases(classes)
+    sources = dict.fromkeys(["", *(case.row.source for case in cases)])
+    return {source: fit([case for case in cases if case.row.source != source]) for source in sources}
+
+
+def make_cases(classes: bool) -> list[Case]:
+    """All rows with their plans."""
+    return [Case(row, plan_row(row, classes=classes), row.fused and classes) for row in ROWS]
+
+
+def score(ratios: Sequence[float]) -> str:
+    errors = [abs(ratio - 1) for ratio in ratios]
+    within = sum(error <= 0.25 for error in errors)
+    return f"median error {median(errors):.0%}, within 25 %: {within} of {len(errors)} ({within / len(errors):.0%})"
+
+
+def tabulate(fitted: Mapping[str, Mapping[str, dict[str, float]]]) -> tuple[list[str], dict[str, list[float]]]:
+    """The table and the scores as lines, and the ratios of rows left out, with and without classes.
+
+    ``fitted`` has what ``fit_all`` gives, ``with software classes`` and ``without``.
+    """
+    lines, scores, ratios = [], [], {}
+    for name, factors in fitted.items():
+        classes = name != WITHOUT
+        cases = make_cases(classes)
+        ratios[name] = [case.ratio(make_factors(factors[case.row.source])) for case in cases]
+        if classes:
+            final = [case.ratio(make_factors(factors[""])) for case in cases]
+            lines = [_line(case.row, *pair) for case, *pair in zip(cases, ratios[name], final, strict=True)]
+            scores.append(f"| fitted to all rows | {score(final)} |")
+        scores.append(f"| source left out, {name} | {score(ratios[name])} |")
+    return [*HEAD.splitlines(), *lines, "", "| fit | score |", "|---|---|", *scores], ratios
+
+
+def _line(row: Row, left_out: float, fitted: float) -> str:
+    cells = row.source, row.run, f"{row.speed:,.0f}", f"{left_out * row.speed:,.0f}", f"{left_out - 1:+.0%}"
+    return "| " + " | ".join((*cells, f"{fitted - 1:+.0%}", row.reason)) + " |"
+
+
+def tabulate_devices() -> list[str]:
+    """The table of devices for the page."""
+    lines = [DEVICE_HEAD, "|---" * 9 + "|"]
+    for each in read_devices():
+        price = "" if each.dollars_per_hour is None else f"{each.dollars_per_hour:g}"
+        cells = each.name, f"{each.memory_mib / 1024:.3g}", f"{each.memory_gb_per_second:,.0f}", f"{each.bf16_tflops:g}"
+        links = f"{each.link_gb_per_second:g}", f"{each.network_gb_per_second:g}"
+        node = f"{each.node_devices}, {each.host_gb:g} GB"
+        lines.append("| " + " | ".join((*cells, *links, node, price, each.source)) + " |")
+    return lines
+
+
+def find_longest(shape: ModelShape, ranks: int) -> tuple[int, str]:
+    """The longest sequence of ALST's settings by the plan, in tokens, and whether the device or the host ends it.
+
+    Its buffers on the host are not rounded up to powers of two, as torch's pinned ones are.
+    """
+    way = Savings("full", max(1024, shape.width), offload=True, states_on_host=True)
+    device = USABLE_MEMORY * H100.memory_bytes
+    host = USABLE_HOST_MEMORY * ALST_NODE_BYTES / min(ranks, 8)
+    least, most, limit = 1024, 1 << 26, ""
+    while most - least > 1024:
+        middle = (least + most) // 2
+        memory = estimate_memory(shape, middle // ranks, ranks=ranks, savings=way)
+        on_host = estimate_memory(shape, 1, ranks=ranks, savings=way).host + copied_bytes(
+            shape, middle // ranks, savings=way
+        )
+        if memory.peak_bytes <= device and on_host <= host:
+            least = middle
+        else:
+            most, limit = middle, "device" if memory.peak_bytes > device else "host"
+    return least, limit
+
+
+def tabulate_longest() -> tuple[list[str], list[float]]:
+    """The table of longest sequences for the page, and the ratios of planned and published lengths."""
+    lines, ratios = ["| ALST, H100 | published tokens | planned tokens | error | ends at |", "|---" * 5 + "|"], []
+    for name, shape, ranks, published in LONGEST:
+        planned, limit = find_longest(shape, ranks)
+        ratios.append(planned / published)
+        lines.append(f"| {name}, {ranks} | {published:,} | {planned:,} | {planned / published - 1:+.0%} | {limit} |")
+    return lines, ratios
+
+
+def place(page: str, name: str, lines: Sequence[str]) -> str:
+    """``page`` with ``lines`` between the marks of ``name``."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    first, last = page.index(begin) + len(begin), page.index(end)
+    return page[:first] + "\n" + "\n".join(lines) + "\n" + page[last:]
+
+
+def main() -> None:
+    fitted = {WITH: fit_all(True), WITHOUT: fit_all(False)}
+    RESULTS.write_text(json.dumps(fitted, indent=1) + "\n", encoding="utf-8")
+    lines, _ = tabulate(fitted)
+    page = place(PAGE.read_text(encoding="utf-8"), "published", lines)
+    page = place(page, "longest", tabulate_longest()[0])
+    PAGE.write_text(place(page, "devices", tabulate_devices()), encoding="utf-8")
+    print("\n".join(lines))
+    print({name: round(value, 3) for name, value in fitted[WITH][""].items()}, "for FITTED of plan/step_time.py")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The verbs that write what a run begins with: a recipe, a base model from another format, a script for a scheduler."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, load_given, print_result
+
+app = typer.Typer()
+
+
+@app.command("new")
+def new_command(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="quickstart, 16k, 32k, 128k, domain or lora-1gpu.")],
+    model: Annotated[str | None, typer.Option(help="The base: a folder, or a name on the hub.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; by default KIND.yaml.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a commented recipe for a base model, to start from."""
+    from ropewalk.commands.new_recipe import new_recipe
+
+    print_result(new_recipe(kind, model=model, out=out), as_json)
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[Path, typer.Argument(metavar="GGUF", help="A .gguf file with a language model.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new model folder.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[dtype=bfloat16]", help="Default: float32.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a model folder from a quantised GGUF file; its weights are dequantised."""
+    from ropewalk.commands.import_gguf import import_model
+
+    print_result(import_model(source, out, overrides or []), as_json)
+
+
+@app.command("launch")
+def launch_command(
+    scheduler: Annotated[str, typer.Argument(metavar="slurm|k8s", help="The scheduler of your machines.")],
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    nodes: Annotated[int, typer.Option(help="Machines that share parallel.ranks.")] = 1,
+    image: Annotated[str, typer.Option(help="For k8s: a container image with ropewalk installed.")] = "ropewalk:latest",
+    as_json: AsJson = False,
+) -> None:
+    """Print a script that trains a recipe on many machines and continues automatically after a preemption."""
+    from ropewalk.commands.launch import write_script
+
+    given = overrides or []
+    script = write_script(
+        scheduler, load_given(recipe, given), argument=recipe, overrides=given, nodes=nodes, image=image
+    )
+    print_result(script, as_json)

@@ -1,0 +1,123 @@
+"""``ropewalk new KIND --model MODEL``: a commented recipe to start from, with the positions that `advise` recommends.
+
+Only config.json is read, of a folder, of a shipped shape or from the hub. ``quickstart`` is the shipped file itself.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ropewalk.commands.run_inputs import require_new
+from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_length
+from ropewalk.recipe.named import find_named
+from ropewalk.rope.candidates import survey_candidates
+from ropewalk.shape.find import find_model
+from ropewalk.shape.read import read_shape
+
+_TEXT = """# {model} from {base} to {target} tokens. Check it first, without a GPU: ropewalk check {file}
+model: {model}
+run: runs/{stem}                        # everything that the run makes
+seed: 1
+corpus:
+  store: store                          # tokenised text, shared by all runs
+  sources:                              # put your text there: .txt, .md, .jsonl, .parquet, .zst, and folders of them
+    - {{name: web, path: data/general/web, role: general, language: en, profile: prose_en}}
+    - {{name: books, path: data/general/books, role: general, language: en, profile: prose_en}}   # long documents
+    - {{name: own, path: data/domain, role: domain, language: en, profile: prose_en}}
+    - {{name: chat, path: data/instruction, role: instruction, language: en, profile: instruction}}
+  mix: {mix}   # in tokens
+stages:
+  - context_length: {target}
+    rope: {rope}    # from `ropewalk advise {model} context_length={target}`
+    tokens: {tokens}
+    step_tokens: {step}                    # tokens of one optimizer step
+    lr: {lr}                            # full training of 7B: at most 2e-5; of 30B: 1e-5
+    checkpoint_steps: 100
+{lora}# ranks: GPUs; context_parallel of them share a sequence
+parallel: {{ranks: {ranks}, context_parallel: {context}, precision: bfloat16}}
+# lengths: multiples of the base's {base}
+evaluate: {{lengths: {lengths}, position_lengths: {times}, precision: bfloat16}}
+"""
+_LORA = "    lora: {rank: 16}                      # merged into the weights at the end of the stage\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    context_tokens: int | None
+    """None: the base's own context, times four."""
+    ranks: int
+    context: int
+    domain: int = 2
+    lora: bool = False
+
+
+_KINDS = {
+    "16k": _Kind(16384, 8, 2),
+    "32k": _Kind(32768, 8, 4),
+    "128k": _Kind(131072, 8, 8),
+    "domain": _Kind(None, 8, 4, domain=5),
+    "lora-1gpu": _Kind(None, 1, 1, lora=True),
+}
+
+
+def new_recipe(kind: str, *, model: str | None, out: Path | None) -> dict[str, Any]:
+    """Write a recipe of ``kind`` for ``model`` to ``out``, by default KIND.yaml here; return its path and text.
+
+    Raises UserError for an unknown kind, a missing model, a base that reads the length already, and a file that exists.
+    """
+    path = out or Path(f"{kind}.yaml")
+    require_new(path)
+    if kind == "quickstart":
+        text = find_named(Path("quickstart")).read_text(encoding="utf-8")
+        text = text.replace("model: tiny-base", f"model: {model or 'tiny-base'}")
+    else:
+        text = _write(kind, model, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return {"recipe": str(path), "text": f"{path}\nnext: ropewalk check {path}"}
+
+
+def _write(kind: str, model: str | None, path: Path) -> str:
+    if kind not in _KINDS:
+        raise UserError(
+            f"unknown kind of recipe {kind!r}",
+            where="the command line",
+            why=f"there are quickstart, {', '.join(_KINDS)}",
+            fix="ropewalk new 32k --model Qwen/Qwen3-8B-Base",
+        )
+    if model is None:
+        raise UserError(
+            "the base model is missing",
+            where="the command line",
+            why="positions and lengths depend on it",
+            fix=f"ropewalk new {kind} --model FOLDER, or --model ORG/NAME@REVISION",
+        )
+    chosen, shape = _KINDS[kind], read_shape(find_model(model, config_only=True))
+    target = chosen.context_tokens or 4 * shape.context_tokens
+    survey = survey_candidates(shape.base_rope, target)
+    method = survey.find(survey.recommended).method.model_dump(mode="json", exclude_defaults=True)
+    keys = {"kind": survey.find(survey.recommended).method.kind, **method}
+    rope = ", ".join(f"{key}: {_spell(value)}" for key, value in keys.items())
+    times = max(1, target // shape.context_tokens)
+    return _TEXT.format(
+        model=model,
+        file=path,
+        stem=path.stem,
+        base=format_length(shape.context_tokens),
+        target=format_length(target),
+        mix=f"{{general: {9 - chosen.domain}, domain: {chosen.domain}, instruction: 1}}",
+        rope=f"{{{rope}}}",
+        tokens="1B" if chosen.lora else "4B",
+        step=format_length(max(target, 1 << 18 if chosen.lora else 1 << 22)),
+        lr="1e-4" if chosen.lora else "1e-5",
+        lora=_LORA if chosen.lora else "",
+        ranks=chosen.ranks,
+        context=chosen.context,
+        lengths=sorted({1, times}),
+        times=times,
+    )
+
+
+def _spell(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,179 @@
+"""RULER's tasks as the benchmark measures them: a model writes text, and the references are searched in it.
+
+The prompt and the tokens that may be written fill each length together. Writing ends at the end token, at the task's
+number of tokens, or as soon as every reference is there: more text cannot change the score. The same prompts are also
+read with their answers (retrieval.py), so each task has an answer loss too. The effective length is RULER's: the
+largest one whose mean over the tasks is above what Llama 2 7B reaches at 4Ki.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from ropewalk.core.error import UserError
+from ropewalk.core.progress import say
+from ropewalk.core.record import Score
+from ropewalk.core.seed import stream
+from ropewalk.corpus.tokens.tokenizer import Tokenizer
+from ropewalk.evaluate.items import ROW_TOKENS, Item, pack_items
+from ropewalk.evaluate.retrieval import Retrieval, encode_prompt
+from ropewalk.evaluate.score import Estimate, design_effect, mean_of, wilson_of_prompts
+from ropewalk.evaluate.student_t import Z
+from ropewalk.model.greedy_writer import GreedyWriter, write_greedily
+from ropewalk.model.open_model import open_model
+from ropewalk.model.weights import Dtype
+from ropewalk.probe.kinds import make_ruler_sample, name_probe
+from ropewalk.probe.ruler_task import RulerSample, RulerTask
+from ropewalk.recipe.ruler import RulerSpec
+
+TASK = "ruler/"
+
+
+@dataclass(frozen=True)
+class RulerPrompts:
+    """The samples of one task at one length; ``items`` hold their answers, ``questions`` do not."""
+
+    spec: RulerTask
+    context_tokens: int
+    samples: list[RulerSample]
+    items: list[Item]
+
+    @property
+    def questions(self) -> list[Int64[np.ndarray, "_"]]:
+        """The tokens that a model continues."""
+        return [item.tokens[: int(np.argmax(item.group >= 0))] for item in self.items]
+
+
+def plan_ruler(spec: RulerSpec, tokenizer: Tokenizer, *, lengths: Sequence[int], seed: int) -> list[RulerPrompts]:
+    """The prompts of each task and length; a length that is too short for a task is left out with a message."""
+    planned = []
+    for task in spec.each_task:
+        for tokens in lengths:
+            try:
+                planned.append(_write_samples(task, tokenizer, context_tokens=tokens, samples=spec.samples, seed=seed))
+            except UserError as error:
+                say(f"{TASK}{task.task} is not measured at {tokens} tokens: {error.what}")
+    return planned
+
+
+def _write_samples(
+    task: RulerTask, tokenizer: Tokenizer, *, context_tokens: int, samples: int, seed: int
+) -> RulerPrompts:
+    words, found = context_tokens, RulerPrompts(task, context_tokens, [], [])
+    for number in count():
+        size = words
+        while True:
+            rng = stream("evaluate", TASK, task.task, context_tokens, seed, number)
+            sample = make_ruler_sample(task, rng, words=size)
+            tokens, asked = encode_prompt(sample.prompt, tokenizer)
+            begin = int(np.argmax(asked >= 0))
+            used = max(len(tokens), begin + task.generated_tokens)
+            if used <= context_tokens:
+                break
+            size = min(size - 1, size * context_tokens // used)
+        words = min(context_tokens, size * context_tokens // used)
+        if not number:  # the first one only gives the ratio of words to tokens
+            continue
+        groups = sum(len(other.prompt.answers) for other in found.samples)
+        found.samples.append(sample)
+        found.items.append(Item(tokens, np.where(asked >= 0, asked + groups, -1)))
+        if number == samples:
+            return found
+    raise AssertionError
+
+
+def read_answers(planned: Sequence[RulerPrompts], *, depths: int) -> list[Retrieval]:
+    """The same prompts with their answers, one measurement per task over all its lengths."""
+    found = []
+    for task in dict.fromkeys(each.spec for each in planned):
+        items: list[Item] = []
+        context: list[int] = []
+        depth: list[float] = []
+        for each in (each for each in planned if each.spec == task):
+            items += [Item(it.tokens, np.where(it.group >= 0, it.group + len(context), -1)) for it in each.items]
+            mine = [value for sample in each.samples for value in sample.prompt.depths]
+            depth += mine
+            context += [each.context_tokens] * len(mine)
+        name = f"retrieval/{name_probe(task)}"
+        found.append(Retrieval(name, "en", items, np.array(context), np.array(depth), depths))
+    return found
+
+
+def measure_ruler(
+    folder: Path, planned: Sequence[RulerPrompts], tokenizer: Tokenizer, spec: RulerSpec, *, name: str, precision: Dtype
+) -> list[Score]:
+    """``ruler/TASK`` at each length, ``ruler/mean`` over the tasks, and ``ruler/effective_length`` in tokens.
+
+    Every rank calls it; all read each prompt together.
+    """
+    learner = open_model(GreedyWriter, folder, dtype=precision)
+    scores = []
+    for each in planned:
+        texts = write_answers(learner, each, tokenizer)
+        matched = [sample.match(text) for sample, text in zip(each.samples, texts, strict=True)]
+        scores.append(_score(each, matched, model=name))
+        say(f"{name}: {scores[-1].task} at {each.context_tokens} tokens: {scores[-1].value:.1%}")
+    return [*scores, *summarize_ruler(scores, model=name, threshold=spec.threshold)]
+
+
+def write_answers(learner: GreedyWriter, planned: RulerPrompts, tokenizer: Tokenizer) -> list[str]:
+    """What the model writes after each question. Every rank calls it."""
+    texts: list[str] = []
+    # An item of each question, with the number of its sample as its only group.
+    questions = [Item(tokens, np.full(len(tokens), number)) for number, tokens in enumerate(planned.questions)]
+    for row in pack_items(questions, row_tokens=ROW_TOKENS):
+        samples = [planned.samples[int(item.group[0])] for item in row]
+
+        def is_finished(number: int, tokens: list[int], samples: list[RulerSample] = samples) -> bool:
+            return tokens[-1] == tokenizer.eos_id or samples[number].match(tokenizer.decode(tokens)) == 1
+
+        written = write_greedily(
+            learner, [item.tokens for item in row], most_tokens=planned.spec.generated_tokens, finished=is_finished
+        )
+        texts += [tokenizer.decode(tokens) for tokens in written]
+    return texts
+
+
+def _score(each: RulerPrompts, matched: Sequence[float], *, model: str) -> Score:
+    count = np.array([1 if sample.any_reference else len(sample.references) for sample in each.samples], dtype=float)
+    right = np.array(matched) * count
+    interval, effect = wilson_of_prompts(right, count), design_effect(right, count)
+    n, prompts = int(count.sum()), len(count)
+    task = f"{TASK}{each.spec.task}"
+    return Score(model, task, "string_match", each.context_tokens, None, "en", n, *interval, prompts, effect)
+
+
+def summarize_ruler(scores: Sequence[Score], *, model: str, threshold: float) -> Iterator[Score]:
+    """The mean over the tasks at each length, and the largest length whose mean is above ``threshold``; 0 if none is.
+
+    The interval of the effective length holds the lengths whose mean may be above it.
+    """
+    means = []
+    for tokens in sorted({score.context_tokens for score in scores}):
+        mine = [score for score in scores if score.context_tokens == tokens]
+        parts = [
+            Estimate(
+                score.value, (score.high - score.low) / 2 / Z, max(1, (score.samples or 1) - 1), score.samples or 1
+            )
+            for score in mine
+        ]
+        mean = mean_of(parts)
+        value, low, high = mean.interval
+        n = sum(score.n for score in mine)
+        ends = max(0.0, low), min(1.0, high)
+        means.append(Score(model, f"{TASK}mean", "string_match", tokens, None, "en", n, value, *ends, mean.samples))
+    yield from means
+    if means:
+        value, low, high = (
+            float(max((mean.context_tokens for mean in means if getattr(mean, end) > threshold), default=0))
+            for end in ("value", "low", "high")
+        )
+        longest = means[-1]
+        task = f"{TASK}effective_length"
+        yield Score(
+            model, task, "tokens", longest.context_tokens, None, "en", longest.n, value, low, high, longest.samples
+        )

@@ -1,0 +1,23 @@
+"""Finds the recipes that ship with the package, by their names, so that an installed package needs no repository.
+
+They are the files of recipes/ in the repository; ``ropewalk/recipes`` is a link to that folder, and a wheel holds their
+copies. A file of the user goes before a shipped one of the same name.
+"""
+
+from pathlib import Path
+
+from ropewalk.recipe.suffix import YAML
+
+_SHIPPED = Path(__file__).parents[1] / "recipes"
+
+
+def list_recipes() -> list[str]:
+    """The names of all shipped recipes and studies."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.yaml"))
+
+
+def find_named(path: Path) -> Path:
+    """The shipped file of a bare name such as ``quickstart``; ``path`` itself for all else."""
+    shipped = _SHIPPED / f"{path}.yaml"
+    bare = path.name == str(path) and path.suffix not in YAML
+    return shipped if bare and not path.exists() and shipped.is_file() else path

@@ -1,0 +1,113 @@
+"""A causal convolution within documents on several ranks: the last rows before a segment come from their owners.
+
+A kernel of k taps reads a token and the k - 1 before it. That is what attention with a window of k keys reads, so the
+partition with that window already says which rows travel, and attention's exchange carries them. Rows and received rows
+are laid out segment by segment, with k - 1 rows before each; zeros stand before a document.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from ropewalk.attention.copy_to_device import copy_to_device
+from ropewalk.attention.exchange import fetch_needed, plan_traffic, return_needed
+from ropewalk.partition.partition import Partition
+from ropewalk.partition.ulysses import AnyPartition
+from ropewalk.recurrence.segment_scan import require_tokens
+
+Rows = Float[Tensor, "local channels"]
+Received = Float[Tensor, "received channels"]
+Taps = Float[Tensor, "channels taps"]
+
+
+def convolve(
+    rows: Rows,
+    taps: Taps,
+    bias: Float[Tensor, "channels"] | None = None,
+    *,
+    partition: AnyPartition,
+    group: dist.ProcessGroup | None,
+) -> Rows:
+    """Each channel's causal convolution within documents for this rank's tokens, in the partition's local order.
+
+    The last of ``taps`` belongs to the token itself. Differentiable, in any floating dtype; padding gets zeros. Raises
+    UserError for a partition that cuts heads.
+    """
+    count = taps.shape[1]
+    windowed = require_tokens(partition).with_window(count)
+    assert windowed.ranks == (1 if group is None else dist.get_world_size(group)), "the group's ranks share the tokens"
+    assert len(rows) == windowed.local_tokens, "a rank brings the tokens that it owns"
+    rank = 0 if group is None else dist.get_rank(group)
+    lines = _plan_lines(windowed, rank, count, rows.device)
+    parts = [rows, rows.new_zeros(1, rows.shape[1])]
+    if windowed.exchanges:
+        assert group is not None
+        parts.append(_Halo.apply(rows, windowed, rank, group))
+    # [local, channels], a row of zeros and [received, channels] -> [lines, channels]
+    laid = torch.cat(parts).index_select(0, lines.source)
+    length = len(laid) - count + 1
+    found = laid.new_zeros(length, rows.shape[1]) if bias is None else bias.expand(length, -1)
+    for tap in range(count):
+        found = torch.addcmul(found, laid[tap : tap + length], taps[:, tap])
+    # [lines - taps + 1, channels] and a row of zeros -> [local, channels]
+    ended: Tensor = torch.cat([found, found.new_zeros(1, rows.shape[1])]).index_select(0, lines.places)
+    return ended
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """``source`` of each line: a local row, the row of zeros, or a received row. ``places`` of the local tokens."""
+
+    source: Int64[Tensor, "lines"]
+    places: Int64[Tensor, "local"]
+
+
+class _Halo(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Rows, partition: Partition, rank: int, group: dist.ProcessGroup) -> Received:
+        ctx.of = partition, rank, group
+        (block,) = fetch_needed(rows[:, None], plan_traffic(partition, rank, rows.device), group)
+        return block[:, 0]  # [received, 1, channels] -> [received, channels]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Received) -> tuple[Rows, None, None, None]:
+        partition, rank, group = ctx.of
+        traffic = plan_traffic(partition, rank, grad.device)
+        total = return_needed(iter([grad[:, None]]), traffic, group, grad.dtype)()
+        return total[:, 0], None, None, None  # [local, 1, channels] -> [local, channels]
+
+
+_lines: WeakKeyDictionary[Partition, dict[tuple[int, torch.device], _Lines]] = WeakKeyDictionary()
+
+
+def _plan_lines(windowed: Partition, rank: int, taps: int, device: torch.device) -> _Lines:
+    of_partition = _lines.setdefault(windowed, {})
+    if (rank, device) not in of_partition:
+        of_partition[rank, device] = _lay_lines(windowed, rank, taps, device)
+    return of_partition[rank, device]
+
+
+def _lay_lines(windowed: Partition, rank: int, taps: int, device: torch.device) -> _Lines:
+    segments, local_tokens = windowed.segments, windowed.local_tokens
+    received = windowed.needed_keys.of_rank(rank).expand()
+    source, places, at = [], np.full(local_tokens, -1), 0
+    for index in np.flatnonzero((segments.owner == rank) & (segments.document >= 0)):
+        start, stop, begin = (each[index] for each in (segments.ranges.start, segments.ranges.stop, segments.begin))
+        halo = np.arange(start - taps + 1, start)
+        owner, local = windowed.localise(np.maximum(halo, begin))
+        place = np.searchsorted(received, halo)
+        of_halo = np.where(owner == rank, local, local_tokens + 1 + place)
+        own = segments.local[index] + np.arange(stop - start)
+        source += [np.where(halo < begin, local_tokens, of_halo), own]
+        places[own] = at + np.arange(stop - start)  # where the token's window begins
+        at += stop - start + taps - 1
+    # [taps - 1] and [tokens] of each segment -> [lines]
+    lines = np.concatenate([*source, np.full(taps - 1, local_tokens)])
+    places = np.where(places < 0, len(lines) - taps + 1, places)
+    return _Lines(copy_to_device(lines, device), copy_to_device(places, device))

@@ -1,0 +1,90 @@
+"""Compare a running stage with its plan, once, after the third step, and name the term that is off.
+
+The first step compiles and allocates, so the time is the mean of the second and the third. The plan is made for the
+documents of that step and the chosen device; on a CPU for the products' rate that the stage measured in its precision.
+A CPU tells a rank's own work from its wait for other ranks; a GPU works ahead of its host, so there they are one term.
+"""
+
+from dataclasses import dataclass, replace
+
+from ropewalk.core.quantity import format_amount, format_bytes
+from ropewalk.model.fusion import choose_fusion
+from ropewalk.parallel.device import describe_gpu, rank_device
+from ropewalk.plan.flops import token_flops
+from ropewalk.plan.forecast import forecast_stage
+from ropewalk.plan.hardware import Machine, describe_cpu, describe_gpu_rates
+from ropewalk.plan.plan import Plan
+from ropewalk.plan.step_time import Software, StepTime, estimate_step_time
+from ropewalk.train.batches import StepBatches
+from ropewalk.train.stage_context import StageContext
+from ropewalk.train.throughput import Peak
+
+COMPARED_STEP = 3
+_FAR, _FAR_MEMORY = 1.25, 1.1
+"""How far a time and a memory may be from the plan before their term is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the second and third step took: the mean step, the busiest rank's own part of it, the peak of any rank."""
+
+    step_seconds: float
+    own_seconds: float
+    peak_bytes: float
+    imbalance: float
+
+
+def compare_with_plan(context: StageContext, peak: Peak, batches: StepBatches, measured: Measured) -> str:
+    """One line for people: the step beside its plan, with the term that is furthest off, if any is far off."""
+    plan = _plan_own(context, peak)
+    tokens = max(1, int(batches.document_tokens.sum()))
+    flops = token_flops(context.shape, tokens, document_tokens=batches.document_tokens, lora=context.spec.lora)
+    work = replace(plan.work, flops=flops, imbalance=measured.imbalance, tokens=tokens / context.mesh.ranks)
+    fusion = choose_fusion(context.parallel, context.shape, context.mesh.device)
+    times = estimate_step_time(
+        context.shape, work, savings=plan.savings, machine=plan.machine, software=Software(fused=fusion != "none")
+    )
+    parts = [
+        f"a step takes {measured.step_seconds:.3g} s, planned {times.total:.3g} s "
+        f"({measured.step_seconds / times.total:.2f} x; most of the plan is {times.largest()})"
+    ]
+    if is_far(measured.step_seconds, times.total, _FAR):
+        parts.append(name_term(times, measured, on_cpu=context.mesh.device.type == "cpu"))
+    if is_far(flops.model, plan.flops.model, _FAR):
+        parts.append(
+            f"its documents need {format_amount(flops.model)} FLOP per token, one document would need "
+            f"{format_amount(plan.flops.model)}"
+        )
+    planned_bytes = plan.memory.peak_bytes
+    if context.mesh.device.type == "cuda" and is_far(measured.peak_bytes, planned_bytes, _FAR_MEMORY):
+        parts.append(f"memory is off: {format_bytes(measured.peak_bytes)}, planned {format_bytes(planned_bytes)}")
+    return f"stage {context.number}, plan: " + "; ".join(parts)
+
+
+def name_term(times: StepTime, measured: Measured, *, on_cpu: bool) -> str:
+    """The term with the largest difference between a measured step and its plan, in words."""
+    waits = times.messages + times.fixed
+    if on_cpu:
+        own = min(measured.own_seconds, measured.step_seconds)
+        terms = {"compute": (own, times.total - waits), "messages and waits": (measured.step_seconds - own, waits)}
+    else:
+        terms = {f"compute, of it mostly {times.largest()}, or messages": (measured.step_seconds, times.total)}
+    name, (took, planned) = max(terms.items(), key=lambda term: abs(term[1][0] - term[1][1]))
+    return f"off is {name}: {took:.3g} s, planned {planned:.3g} s"
+
+
+def is_far(found: float, planned: float, ratio: float) -> bool:
+    """Whether two values differ by more than the factor ``ratio``."""
+    return not planned / ratio <= found <= planned * ratio
+
+
+def _plan_own(context: StageContext, peak: Peak) -> Plan:
+    """The plan of this stage on this rank's device."""
+    device, ranks = rank_device(), context.mesh.ranks
+    machine: Machine = (
+        describe_gpu_rates(describe_gpu(device))
+        if device.type == "cuda"
+        else describe_cpu(peak.flops / ranks, ranks=ranks, source=peak.source)
+    )
+    real = context.parallel.model_copy(update={"device": device.type, "precision": context.precision})
+    return forecast_stage(real, context.spec, context.shape, machine=machine)

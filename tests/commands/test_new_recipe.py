@@ -1,0 +1,34 @@
+"""Every recipe that `ropewalk new` writes breaks no rule, and holds the positions that `advise` recommends."""
+
+from pathlib import Path
+
+import pytest
+
+from ropewalk.commands.check import check_recipe
+from ropewalk.commands.new_recipe import new_recipe
+from ropewalk.core.error import UserError
+from ropewalk.recipe.load import load_recipe
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-0.6B-Base", "Qwen/Qwen3-8B-Base", "HuggingFaceTB/SmolLM2-360M"])
+@pytest.mark.parametrize("kind", ["16k", "128k", "domain", "lora-1gpu"])
+def test_a_new_recipe_breaks_no_rule(kind: str, model: str, tmp_path: Path) -> None:
+    out = tmp_path / "mine.yaml"
+    if kind == "16k" and model.startswith("Qwen"):  # it reads 32Ki already
+        with pytest.raises(UserError):
+            new_recipe(kind, model=model, out=out)
+        assert not out.exists()
+        return
+    new_recipe(kind, model=model, out=out)
+    recipe = load_recipe(out)
+    checked = check_recipe(recipe)
+    assert checked["errors"] == 0, checked["text"]
+    assert recipe.stages[0].rope.kind != "unchanged" and (recipe.stages[0].lora is not None) == (kind == "lora-1gpu")
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    new_recipe("quickstart", model=None, out=tmp_path / "q.yaml")
+    assert load_recipe(tmp_path / "q.yaml") == load_recipe(Path("quickstart"))
+    for kind, model, name in (("64k", "x", "a"), ("32k", None, "b"), ("quickstart", None, "q.yaml")):
+        with pytest.raises(UserError):
+            new_recipe(kind, model=model, out=tmp_path / name)

@@ -1,0 +1,193 @@
+"""Classes without a row: what is read off a class equals its row where it has one, and opens all parts where not."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from conformance.tiny_families import CONTEXT_TOKENS
+from ropewalk.core.artifact import read_manifest
+from ropewalk.core.error import UserError
+from ropewalk.model.architectures import class_of, find_class
+from ropewalk.model.export import export
+from ropewalk.model.extend import extend
+from ropewalk.model.guess_family import NOT_GUESSED, guess_family, read_class
+from ropewalk.model.lazy_weights import read_weights
+from ropewalk.model.load import load_model
+from ropewalk.model.model_with_loss import ModelWithLoss
+from ropewalk.model.twin import make_twin
+from ropewalk.partition import partition_tokens
+from ropewalk.rope.scaling import Theta
+from ropewalk.shape.families import SUPPORTED
+from ropewalk.shape.guessed import GUESSED, describe_guess
+from ropewalk.shape.read import read_shape
+from tiny_tokenizer import write_tokenizer
+
+DENSE = [name for name, family in SUPPORTED.items() if family.experts is None and family.latent is None]
+REFUSED = {
+    "GraniteMoeHybridForCausalLM": "AttentionInterface in all layers",
+    "Ministral3ForCausalLM": "other programs may use it",
+}
+"""Rows with a key that no class can be asked for: layers of several kinds, and a scale of queries by their place."""
+WIDER = {
+    ("HeliumForCausalLM", "head_dim"): 128,
+    ("Ernie4_5ForCausalLM", "qkv_bias"): ("use_bias", False),
+    ("Ernie4_5ForCausalLM", "output_bias"): ("use_bias", False),
+    ("Ernie4_5ForCausalLM", "mlp_bias"): ("use_bias", False),
+    ("StableLmForCausalLM", "qk_norm"): "all_heads",
+    ("StableLmForCausalLM", "qk_norm_key"): "qk_layernorm",
+    **{(f"{name}ForCausalLM", "needs_kv_heads"): False for name in ("HunYuanDenseV1", "Apertus", "Jais2")},
+}
+"""Where a row takes less than its class: a key that it fixes, a number of heads that the file must give, and Helium's
+default width of heads, which the class refuses unless it is width / heads."""
+UNKNOWN = ("CwmForCausalLM", "VaultGemmaForCausalLM", "HyperCLOVAXForCausalLM", "NanoChatForCausalLM")
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    yield
+    GUESSED.clear()
+
+
+@pytest.mark.parametrize("architecture", DENSE)
+def test_what_is_read_off_a_class_is_its_row(architecture: str) -> None:
+    if architecture in REFUSED:
+        with pytest.raises(UserError, match=REFUSED[architecture]):
+            read_class(class_of(architecture))
+        return
+    found, row = read_class(class_of(architecture)), SUPPORTED[architecture]
+    for field in fields(row):
+        if field.name not in (*NOT_GUESSED, "no_dropout", "default_rope"):
+            wanted = WIDER.get((architecture, field.name), getattr(row, field.name))
+            assert getattr(found, field.name) == wanted, field.name
+    assert {**found.default_rope, "rope_theta": row.theta} == {**row.default_rope, "rope_theta": row.theta} or (
+        not row.default_rope and not found.default_rope
+    )
+
+
+def write_unknown(model: Any, folder: Path) -> None:
+    model.float().save_pretrained(folder)
+    write_tokenizer(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"max_position_embeddings": CONTEXT_TOKENS, "dtype": "float32"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def go_through(kind: Any, tmp_path: Path) -> None:
+    """Extend, load, change, export and verify a tiny base of a class without a row."""
+    base, extended, out = (tmp_path / name for name in ("base", "extended", "out"))
+    write_unknown(make_twin(kind), base)
+    assert read_shape(base).parameters == sum(each.numel() for each in make_twin(kind).parameters())
+    extend(base, extended, rope=Theta(theta=1e6), context_tokens=4 * CONTEXT_TOKENS)
+    told = read_manifest(extended)["facts"]["guessed"]
+    assert told == describe_guess(kind.__name__) and "MLP" in told
+    export(read_weights(extended), extended, out, dtype="float32")
+    native = "why_no_class" not in read_manifest(extended)["facts"]
+    theirs = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval() if native else load_model(out)
+    ours = load_model(out)
+    check_training(out)
+    for each in (theirs, ours):
+        each.set_attn_implementation("eager")
+    tokens = torch.arange(3, 30)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(ours(tokens).logits, theirs(tokens).logits, rtol=0, atol=1e-6)
+
+
+def check_training(folder: Path) -> None:
+    """The trainer's loss and gradients of two packed documents are those of each alone."""
+    lengths, tokens = (9, 7), torch.arange(3, 19)
+    weights = torch.cat([torch.cat([torch.ones(n - 1), torch.zeros(1)]) for n in lengths])
+    documents = np.repeat(np.arange(2, dtype=np.int32), lengths)[None]
+    positions = torch.cat([torch.arange(n) for n in lengths])
+    ours, theirs = load_model(folder), load_model(folder)
+    batch = (tokens, positions, tokens.roll(-1), weights)
+    loss, _, _ = ModelWithLoss(ours)(*batch, partition=partition_tokens(documents, ranks=1), context_group=None)
+    loss.backward()
+    theirs.set_attn_implementation("eager")
+    expected = torch.zeros(())
+    for part in tokens.split(lengths):
+        logits = theirs(part[None], use_cache=False).logits[0, :-1]
+        expected = expected + torch.nn.functional.cross_entropy(logits, part[1:], reduction="sum")
+    expected.backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    for (name, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert one.grad is not None and other.grad is not None, name
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("architecture", UNKNOWN)
+def test_a_class_without_a_row_is_extended_and_exported(architecture: str, tmp_path: Path) -> None:
+    kind = find_class(architecture)
+    assert kind is not None and architecture not in SUPPORTED
+    go_through(kind, tmp_path)
+
+
+class OwnConfig(LlamaConfig):  # type: ignore[misc]
+    model_type = "own_llama"
+
+
+class OwnBlock(LlamaDecoderLayer):  # type: ignore[misc]
+    """A block with norms after its parts as well, as a user may derive it."""
+
+    def __init__(self, config: Any, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+        self.post_mlp_layernorm = type(self.input_layernorm)(config.hidden_size)
+
+    def forward(self, hidden_states: Tensor, **given: Any) -> Tensor:
+        made: Tensor = self.post_mlp_layernorm(super().forward(hidden_states, **given))
+        return made
+
+
+class OwnForCausalLM(LlamaForCausalLM):  # type: ignore[misc]
+    config_class = OwnConfig
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.model.layers = nn.ModuleList(OwnBlock(config, index) for index in range(config.num_hidden_layers))
+        self.post_init()
+
+
+class Shift(nn.Module):
+    """Adds half of the token before."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden + 0.5 * hidden.roll(1, dims=1)
+
+
+class ShiftedBlock(LlamaDecoderLayer):  # type: ignore[misc]
+    def __init__(self, config: Any, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+        self.shift = Shift()
+
+    def forward(self, hidden_states: Tensor, **given: Any) -> Tensor:
+        return super().forward(self.shift(hidden_states), **given)  # type: ignore[no-any-return]
+
+
+class ShiftedForCausalLM(OwnForCausalLM):
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.model.layers = nn.ModuleList(ShiftedBlock(config, index) for index in range(config.num_hidden_layers))
+
+
+def test_a_registered_class_of_a_user_is_read(tmp_path: Path) -> None:
+    AutoConfig.register("own_llama", OwnConfig, exist_ok=True)
+    AutoModelForCausalLM.register(OwnConfig, OwnForCausalLM, exist_ok=True)
+    go_through(OwnForCausalLM, tmp_path)
+
+
+def test_a_class_that_mixes_tokens_elsewhere_is_refused_with_the_layer_that_does() -> None:
+    with pytest.raises(UserError, match=r"Shift \(model\.layers\.0\.shift\) joins tokens outside of attention"):
+        read_class(ShiftedForCausalLM)
+
+
+def test_a_name_that_nobody_registered_is_refused() -> None:
+    with pytest.raises(UserError, match="no causal language model of this name"):
+        guess_family("NowhereForCausalLM", {}, "config.json")

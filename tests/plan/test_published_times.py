@@ -1,0 +1,49 @@
+"""The plan's time beside published throughputs: each source left out of its own fit, and the page has the table.
+
+The program fits in a second, but not under this suite's checks of types; so its factors are read from its results.
+"""
+
+import importlib
+import json
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+
+import pytest
+
+from ropewalk.plan.step_time import FITTED
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("plan_published")
+
+
+def test_published_throughputs_are_met_by_a_fit_that_did_not_see_their_source(program: ModuleType) -> None:
+    fitted = json.loads(program.RESULTS.read_text(encoding="utf-8"))
+    assert fitted[program.WITH].keys() == {"", *(row.source for row in program.ROWS)}
+    lines, ratios = program.tabulate(fitted)
+    rows, left_out = program.ROWS, ratios["with software classes"]
+    assert len(rows) == len(left_out) == len(ratios["without"]) == 39
+    errors = [abs(ratio - 1) for ratio in left_out]
+    assert median(errors) <= 0.15 and sum(error <= 0.25 for error in errors) >= 0.7 * 39
+    for row, error in zip(rows, errors, strict=True):
+        assert bool(row.reason) == (error > 0.25), (row.source, row.run, error)
+    page = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8").splitlines()
+    missing = [line for line in (*lines, *program.tabulate_devices()) if line not in page]
+    assert missing == [], "run python benchmarks/plan_published.py"
+    found = program.make_factors(fitted[program.WITH][""])
+    for name in ("attention", "elementwise", "hidden", "host_parameters"):
+        assert getattr(FITTED, name) == pytest.approx(getattr(found, name), rel=0.01)
+    assert FITTED.products == pytest.approx(found.products, rel=0.01)
+
+
+def test_longest_published_sequences_are_met_with_host_memory(program: ModuleType) -> None:
+    lines, ratios = program.tabulate_longest()
+    assert len(ratios) == 9 and sum(abs(ratio - 1) <= 0.2 for ratio in ratios) >= 7
+    assert {line.rstrip(" |").rpartition(" ")[2] for line in lines[2:]} == {"device", "host"}
+    page = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line not in page] == []

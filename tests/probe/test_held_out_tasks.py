@@ -1,0 +1,94 @@
+"""The tasks that are never trained: solvers find the answers, and no training source holds their words or wordings."""
+
+import re
+from collections import Counter
+from itertools import islice
+
+import pytest
+
+from ropewalk.core.error import UserError
+from ropewalk.core.seed import stream
+from ropewalk.corpus.embedded.registry import EMBEDDED
+from ropewalk.probe import held_out_tasks
+from ropewalk.probe.haystack import count_words
+from ropewalk.probe.held_out_tasks import HELD_OUT_NAMES, HeldOutName, HeldOutTask
+from ropewalk.probe.kinds import make_prompt, name_probe
+from ropewalk.probe.prompt import Language
+
+
+def solve(task: str, language: str, text: str) -> str:
+    context, question = text.split("\n\n")
+    zh = language == "zh"
+    if task == "latest_value":
+        key = re.search(r"仪表(\w+)最后" if zh else r"gauge (\w+) is", question)[1]
+        return re.findall(rf"仪表{key}现在读(\d+)" if zh else rf"Gauge {key} now reads (\d+)", context)[-1]
+    if task in ("counting", "most_frequent"):
+        marks = Counter(list(context) if zh else context.split())
+        if task == "most_frequent":
+            return marks.most_common(1)[0][0]
+        return str(marks[re.search(r"记号(.)在" if zh else r"mark (\w+),", question)[1]])
+    if task == "verbatim_copy":
+        row = re.search(r"\d+", question)[0]
+        return re.search(rf"第{row}行：(.*?)。" if zh else rf"Row {row}: (.*?)\.", context)[1]
+    if task == "many_shot":
+        item = re.search(r"样品(\w+)归入" if zh else r"item (\w+)", question)[1]
+        (label,) = set(re.findall(rf"样品{item}归入类别(\d)" if zh else rf"item {item} -> class (\d)", context))
+        return label
+    if task == "association":
+        town = re.search(r"谁去过(\w+)？" if zh else r"been to (\w+)\?", question)[1]
+        place = {name: place for place, name in held_out_tasks._PLACES[language]}[town]
+        return re.search(rf"(?:^|。)([^。]+){place}" if zh else rf"(\w+) {place}", context)[1]
+    if task == "graph_walk":
+        goes = dict(re.findall(r"(\w+?)通向(\w+)。" if zh else r"(\w+) leads to (\w+)\.", context))
+        start = re.search(r"从(\w+)出发" if zh else r"Start at (\w+)", question)[1]
+        return goes[goes[goes[start]]]
+    found = re.search(r"关于(\w+)的第(\d+)个" if zh else r"number (?P<b>\d+) about the (?P<a>\w+)", question)
+    topic, number = (found[1], found[2]) if zh else (found["a"], found["b"])
+    return re.findall(rf"关于{topic}的答复：(.*?)。" if zh else rf"Reply about the {topic}: (.*?)\.", context)[
+        int(number) - 1
+    ]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("task", HELD_OUT_NAMES)
+def test_the_answer_follows_from_the_text(task: HeldOutName, language: Language) -> None:
+    spec = HeldOutTask(task=task, language=language)
+    for seed, words in enumerate((120, 400, 2000)):
+        prompt = make_prompt(spec, stream("held", seed), words=words)
+        asked = prompt.text[: prompt.answers[0][0]]
+        assert prompt.answer_texts[0].strip() == solve(task, language, asked)
+        assert prompt.answer_texts[0].startswith(" ") == (language == "en")
+        assert 0.7 * words <= count_words(prompt.text, language) <= words
+        assert prompt == make_prompt(spec, stream("held", seed), words=words)
+    assert name_probe(spec) == (task if language == "en" else f"{task}_zh")
+    with pytest.raises(UserError, match="too short"):
+        make_prompt(spec, stream("held"), words=3)
+
+
+def test_the_question_of_an_association_shares_no_word_with_its_fact() -> None:
+    for language in ("en", "zh"):
+        for place, town in held_out_tasks._PLACES[language]:  # type: ignore[index]
+            assert not set(place.split() if language == "en" else place) & {
+                *town.split(),
+                *(town if language == "zh" else ""),
+            }
+
+
+def test_they_are_disjoint_from_all_training_generators() -> None:
+    """No endless source writes a name, a mark, a place or a form of these tasks."""
+    texts = []
+    for name, source in EMBEDDED.items():
+        if source.endless:
+            texts += [document.text for document in islice(source.generate(source.options(), 3), 4)]
+        assert name not in HELD_OUT_NAMES
+    assert len(texts) >= 20
+    whole = "\n".join(texts)
+    english = set(re.findall(r"[a-z]+", whole.lower()))
+    assert not english & {*held_out_tasks._WORDS["en"], *held_out_tasks._MARKS["en"]}
+    for word in (*held_out_tasks._WORDS["zh"], *(place for place, _ in held_out_tasks._PLACES["zh"])):
+        assert word not in whole
+    forms = [form for texts in held_out_tasks._TEXT.values() for form in texts.values()]
+    for form in forms:
+        wanted = r"\w+".join(re.escape(part) for part in re.split(r"\{\w\}", form.strip()))
+        if len(form) > 10:  # "{a}通向{b}。" is short, and its names are disjoint
+            assert re.search(wanted, whole) is None, form
