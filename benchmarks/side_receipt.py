@@ -16,7 +16,7 @@ from ropewalk.commands.receipt import count_lengths
 from ropewalk.core.digest import digest_arrays, digest_value
 from ropewalk.parallel.collective import max_over_ranks
 from ropewalk.parallel.device import rank_device
-from ropewalk.parallel.measure_rates import EnergyMeter, measure_attention, name_device
+from ropewalk.parallel.measure_rates import EnergyMeter, measure_attention, name_hardware
 from ropewalk.parallel.peak import held_peak_bytes
 from ropewalk.partition import Partition, partition_tokens
 from ropewalk.plan.receipt import (
@@ -40,7 +40,7 @@ def find_rig(dtype: str) -> Rig:
     heads, kv_heads, head_dim = (SHAPE[name] for name in ("num_attention_heads", "num_key_value_heads", "head_dim"))
     products = measure_products(getattr(torch, dtype), device.type)
     return Rig(
-        device=name_device(device),
+        device=name_hardware(device),
         kind="cuda" if device.type == "cuda" else "cpu",
         ranks=ranks,
         context_ranks=ranks,
