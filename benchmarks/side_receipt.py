@@ -16,14 +16,14 @@ from ropewalk.commands.receipt import count_lengths
 from ropewalk.core.digest import digest_arrays, digest_value
 from ropewalk.parallel.collective import max_over_ranks
 from ropewalk.parallel.device import rank_device
-from ropewalk.parallel.measure_rates import EnergyMeter, measure_attention, name_device
+from ropewalk.parallel.measure_rates import EnergyMeter, measure_attention, name_hardware
 from ropewalk.parallel.peak import held_peak_bytes
 from ropewalk.partition import Partition, partition_tokens
 from ropewalk.plan.receipt import (
+    AttentionSoftware,
     Receipt,
     Rig,
     Sequences,
-    Software,
     StageReceipt,
     StepTotals,
     find_percentiles,
@@ -40,7 +40,7 @@ def find_rig(dtype: str) -> Rig:
     heads, kv_heads, head_dim = (SHAPE[name] for name in ("num_attention_heads", "num_key_value_heads", "head_dim"))
     products = measure_products(getattr(torch, dtype), device.type)
     return Rig(
-        device=name_device(device),
+        device=name_hardware(device),
         kind="cuda" if device.type == "cuda" else "cpu",
         ranks=ranks,
         context_ranks=ranks,
@@ -58,7 +58,7 @@ def write_side_receipt(
     side: str,
     document: np.ndarray,
     *,
-    software: tuple[Software, str],
+    software: tuple[AttentionSoftware, str],
     dtype: str,
     rig: Rig,
     seconds: Sequence[float],

@@ -37,7 +37,7 @@ from race import clock, measure_products, race, race_turns, tell
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import partition_tokens
 from ropewalk.plan.rank_setup import RankSetup
-from ropewalk.plan.receipt import Software
+from ropewalk.plan.receipt import AttentionSoftware
 from side_receipt import find_rig, write_side_receipt
 from trainee import SHAPE, count_flops, make_default_step, make_our_step, make_ring_step
 from ulysses import Ulysses, find_version
@@ -183,7 +183,7 @@ def measure_mission(setting: Setting, folder: Path) -> None:
             tell_mission(setting, name, times, limit=limit, difference=differences[id(text)], version=version)
 
 
-def _name_software(side: str, version: str | None) -> tuple[Software, str]:
+def _name_software(side: str, version: str | None) -> tuple[AttentionSoftware, str]:
     if side in ("one", "pack"):
         return "ropewalk", find_package_version("ropewalk")
     if side == "ulysses":

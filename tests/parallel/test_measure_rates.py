@@ -11,7 +11,7 @@ from ropewalk.parallel.measure_rates import (
     measure_attention,
     measure_link,
     measure_products,
-    name_device,
+    name_hardware,
 )
 from ropewalk.parallel.mesh import make_mesh
 
@@ -48,4 +48,4 @@ def measure_all() -> tuple[float, float, float | None]:
 def test_two_ranks_measure_three_rates() -> None:
     for products, attention, link in run_ranks(measure_all, 2):
         assert products > 1e8 and attention > 1e7 and link is not None and link > 1e6
-    assert name_device(CPU)
+    assert name_hardware(CPU)

@@ -28,7 +28,7 @@ from ropewalk.plan.compare_receipts import compare_receipts
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.forecast import forecast_stage, plan_sharing
 from ropewalk.plan.gpus import Gpu
-from ropewalk.plan.hardware import Machine, describe_gpu_rates, measure_cpu
+from ropewalk.plan.hardware import Machine, describe_cpu, describe_gpu_rates
 from ropewalk.plan.receipt import (
     Receipt,
     Rig,
@@ -237,12 +237,10 @@ def _describe_machine(rig: Rig) -> Machine:
     """The plan's machine: a GPU by its name, or a CPU with the rates that were measured as the stage began."""
     if rig.kind == "cuda":
         return describe_gpu_rates(Gpu(rig.device))
-    machine = measure_cpu(ranks=rig.ranks)
+    machine = describe_cpu(rig.products_flops, ranks=rig.ranks, source="measured as the stage began")
     return replace(
         machine,
-        matmul_flops=rig.products_flops,
         attention_forward_flops=rig.attention_flops,
         attention_backward_flops=rig.attention_flops,
         link_bytes_per_second=rig.link_bytes_per_second or machine.link_bytes_per_second,
-        source="measured as the stage began",
     )

@@ -86,7 +86,7 @@ def _find_fastest(run: Callable[[], Any], *, tries: int) -> float:
     return best
 
 
-def name_device(device: torch.device) -> str:
+def name_hardware(device: torch.device) -> str:
     """The name of the GPU, or of the processor's model."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))

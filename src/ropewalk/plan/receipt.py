@@ -16,7 +16,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.read_json import read_written
 from ropewalk.plan.flops import BACKWARD_ATTENTION, BACKWARD_LINEAR, Recompute
 
-Software = Literal[
+AttentionSoftware = Literal[
     "ropewalk",
     "transformers packed",
     "torch ring, all pairs",
@@ -25,7 +25,7 @@ Software = Literal[
 ]
 """Who computed attention. Each but the first is a baseline that users have; Ulysses is DeepSpeed's or ringmaster's."""
 
-SOFTWARE: tuple[str, ...] = get_args(Software)
+SOFTWARE: tuple[str, ...] = get_args(AttentionSoftware)
 ENOUGH_STEPS = 20
 """Percentiles of fewer steps are told, but they are no claim."""
 FORWARD_PASSES: Mapping[Recompute, tuple[int, int]] = {"none": (1, 1), "save_attention": (2, 1), "full": (2, 2)}
@@ -128,7 +128,7 @@ class Receipt:
     """A whole run, stage by stage, with the versions and digests that identify it."""
 
     name: str
-    software: Software
+    software: AttentionSoftware
     version: str
     """The version of ``software``."""
     model: str

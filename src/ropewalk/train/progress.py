@@ -16,6 +16,7 @@ from ropewalk.core.quantity import format_amount, format_bytes
 from ropewalk.core.record import Metric
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.parallel.collective import gather_values, rank_and_ranks
+from ropewalk.parallel.measure_rates import EnergyMeter
 from ropewalk.parallel.slow import SlowWatch
 from ropewalk.train.batches import StepBatches
 from ropewalk.train.plan_comparison import COMPARED_STEP, Measured, compare_with_plan
@@ -36,6 +37,8 @@ class StageProgress:
         self._flops: deque[float] = deque(maxlen=_RECENT)
         self._hosts = gather_values(socket.gethostname())
         self._speaks = rank_and_ranks()[0] == 0
+        self.meter = EnergyMeter(context.mesh.device, first=self._speaks)
+        """Of the energy of a step; what is used between steps is left out."""
 
     def tell(
         self, state: TrainState, batches: StepBatches, heard: RankStatus, *, tokens: int, rows: Sequence[Metric]
@@ -82,6 +85,7 @@ class StageProgress:
     def end_between(self) -> None:
         """Record that the work between two steps is done: averaged metrics, validation and saving."""
         self._pace.end_between()
+        self.meter.take()
 
     @contextmanager
     def show(self, name: str, *, taken: int) -> "Iterator[Show]":

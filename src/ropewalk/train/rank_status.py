@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from ropewalk.parallel.collective import max_over_ranks
+from ropewalk.parallel.measure_rates import EnergyMeter
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.peak import held_peak_bytes
+from ropewalk.parallel.slow import OwnTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,15 @@ class RankStatus:
 
 
 def gather_rank_status(
-    mesh: Mesh, *, asked: bool, save_failed: bool, own_seconds: float, joules: float = math.nan
+    mesh: Mesh, meters: tuple[OwnTime, EnergyMeter], *, asked: bool, save_failed: bool
 ) -> RankStatus:
-    """Exchange this rank's status with the other ranks, and return the status of all. Every rank must call it."""
+    """Exchange this rank's status with the other ranks, and return the status of all. Every rank must call it.
+
+    ``meters`` count what this rank used since they were read before.
+    """
     mine = torch.zeros(3 + 2 * mesh.ranks, dtype=torch.float64)
     mine[:3] = torch.tensor([asked, save_failed, held_peak_bytes(mesh.device)])
-    mine[3 + mesh.rank] = own_seconds
+    mine[3 + mesh.rank], joules = (meter.take() for meter in meters)
     mine[3 + mesh.ranks + mesh.rank] = 0.0 if math.isnan(joules) else joules
     stop, failed, peak_bytes, *others = max_over_ranks(mine).tolist()
     seconds, energy = others[: mesh.ranks], others[mesh.ranks :]

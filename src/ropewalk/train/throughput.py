@@ -18,7 +18,13 @@ from ropewalk.core.quantity import format_amount
 from ropewalk.corpus.mix.dataset import plan_strata
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.parallel.collective import sum_over_ranks
-from ropewalk.parallel.measure_rates import EnergyMeter, measure_attention, measure_link, measure_products, name_device
+from ropewalk.parallel.measure_rates import (
+    EnergyMeter,
+    measure_attention,
+    measure_link,
+    measure_products,
+    name_hardware,
+)
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.plan.devices import find_peak_flops
 from ropewalk.plan.flops import token_flops
@@ -151,7 +157,7 @@ def find_rig(context: StageContext, peak: Peak) -> Rig:
         context.precision, mesh.device, heads=shape.heads, kv_heads=shape.kv_heads, head_dim=shape.head_dim
     )
     return Rig(
-        device=name_device(mesh.device),
+        device=name_hardware(mesh.device),
         kind="cuda" if mesh.device.type == "cuda" else "cpu",
         ranks=mesh.ranks,
         context_ranks=mesh.context_ranks,
