@@ -139,7 +139,8 @@ class SummaryExchange:
                     transition = own[each].transition
                     assert transition is not None
                     parts.append(transition.reshape(-1))
-        self._moving = _Start.apply(torch.cat(parts), self._message)
+        outgoing = torch.cat(parts)  # [numbers]
+        self._moving = _Start.apply(outgoing, self._message)
 
     def finish(self, decay: Float[Tensor, "heads"] | None) -> tuple[dict[int, HeadState], Flat]:
         """The state before each of this rank's segments that do not begin a document, and all numbers that arrived."""
