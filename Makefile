@@ -1,5 +1,6 @@
 # make quickstart: install, then stretch the tiny base model from 512 to 2048 tokens on this machine.
-# make test: install, then the whole test suite. make wheel-test: the built wheel, in fresh environments (CI: SHARE=1). make faults: everything that breaks training, done to it (an hour, goes on
+# make test: install, then the whole test suite. make wheel-test: the built wheel, in fresh environments (SHARE=1: with this
+# one's packages). make faults: everything that breaks training, done to it (an hour, goes on
 # where it stopped). make gpu-wheels and make gpu-dry: before benchmarks/gpu_report.py on a GPU (docs/gpu.md).
 # TORCH_INDEX=URL takes torch from another index (another build of it).
 
