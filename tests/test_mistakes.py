@@ -111,7 +111,7 @@ COMMANDS = {
     "corpus inspct recipe.yaml": "Did you mean 'inspect'?",
     "check recipe": "did you mean recipe.yaml?",
     "check recpie.yaml": "did you mean recipe.yaml?",
-    "check nothing.yaml": "recipes/ has examples",
+    "check nothing.yaml": "or a shipped recipe",
     "check .": "did you mean recipe.yaml?",
     "check recipe.yaml stages.0.lr": "without spaces around the =",
     "check recipe.yaml stages.0.lr = 1e-5": "without spaces around the =",

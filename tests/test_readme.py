@@ -30,7 +30,7 @@ def test_the_make_targets_and_verbs_are_there(name: str) -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     commands = (ROOT / "src" / "ropewalk" / "cli/main.py").read_text()
     for verb in re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE):
-        assert f'@app.command("{verb}")' in commands, verb
+        assert f'app.command("{verb}")' in commands, verb
 
 
 def test_both_readmes_show_the_same_output() -> None:

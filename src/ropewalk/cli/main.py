@@ -67,11 +67,11 @@ def run_command(
 ) -> None:
     """Run all parts of a recipe, from text to report; continue where an earlier run stopped."""
     from ropewalk.commands.run import run_recipe
-    from ropewalk.recipe.trial import plan_trial
+    from ropewalk.recipe.fast_run import plan_trial
 
     loaded = load_given(recipe, overrides)
     if fast:
-        loaded = load_given(recipe, [*(overrides or []), *plan_trial(loaded)])
+        loaded = load_given(recipe, [*plan_trial(loaded), *(overrides or [])])  # what the user gave holds
     print_result(run_recipe(loaded), as_json)
     end_strictly(loaded, strict)
 
