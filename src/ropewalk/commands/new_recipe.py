@@ -36,6 +36,8 @@ stages:
     checkpoint_steps: 100
 {lora}# ranks: GPUs; context_parallel of them share a sequence
 parallel: {{ranks: {ranks}, context_parallel: {context}, precision: bfloat16}}
+# the GPUs that check plans for; without this line, those of this machine
+hardware: h100-sxm x {ranks}
 # lengths: multiples of the base's {base}
 evaluate: {{lengths: {lengths}, position_lengths: {times}, precision: bfloat16}}
 """
