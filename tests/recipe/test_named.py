@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 
 from ropewalk.cli.main import app
 from ropewalk.core.error import UserError
+from ropewalk.recipe.fast_run import plan_trial
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.named import find_named, list_recipes
-from ropewalk.recipe.fast_run import plan_trial
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
