@@ -85,7 +85,8 @@ def test_maps_have_a_hole_where_nothing_was_measured(run: Path) -> None:
     contents = read_run(run)
     fewer = [score for score in contents.scores if not (score.context_tokens == 4096 and score.depth == 0.5)]
     object.__setattr__(contents, "scores", fewer)
-    base, extended = retrieval_maps(contents, "retrieval/key_value")
+    base, zero_shot, extended = retrieval_maps(contents, "retrieval/key_value")
+    assert zero_shot.model == "zero-shot"
     assert base.model == "base" and base.depths == [0.1, 0.3, 0.5, 0.7, 0.9]
     assert base.lengths == [512, 1024, 2048, 4096]
     assert np.isnan(extended.accuracy[3]).tolist() == [depth == 0.5 for depth in base.depths]
