@@ -26,8 +26,11 @@ $(VENV)/.workshop: $(VENV)/.installed
 quickstart: $(VENV)/.installed
 	$(BIN)/ropewalk run recipes/quickstart.yaml
 
+# One thread for each of the two workers: with two threads each, they wait for one another.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: $(VENV)/.workshop
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(TESTS)
 
 # The wheel alone, in a fresh environment and an empty folder. WHEEL_PYTHONS="python3.11 python3.12 python3.13" tries several;
 # SHARE=1 takes the dependencies from $(VENV), for one Python, instead of installing them.
@@ -47,7 +50,7 @@ wheel-test: $(VENV)/.workshop
 	done
 
 conformance: $(VENV)/.workshop
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests/conformance
+	$(TESTS) tests/conformance
 	PYTHONPATH=tests $(BIN)/python -m conformance.models_page
 
 faults: $(VENV)/.workshop

@@ -1,6 +1,7 @@
 """Ranks start warm, speak in order, and fall together: failures, kills, hangs, Ctrl-C, torchrun."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,7 +45,8 @@ def test_a_rank_that_is_done_early_leaves_no_one_behind() -> None:
 
 def test_what_a_rank_prints_last_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
     run_ranks(lambda: print(f"rank {dist.get_rank()} is done"), 2)
-    assert sorted(capfd.readouterr().out.splitlines()) == ["rank 0 is done", "rank 1 is done"]
+    said = capfd.readouterr().out  # two processes write at once, so a line may end behind the other's
+    assert sorted(re.findall(r"rank \d is done", said)) == ["rank 0 is done", "rank 1 is done"]
 
 
 def test_a_large_result_passes() -> None:
