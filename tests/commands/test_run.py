@@ -130,17 +130,6 @@ def test_training_on_the_ids_of_another_tokenizer_is_refused(recipe: Recipe, tmp
         report_corpus(recipe)
 
 
-@pytest.mark.timeout(180)
-def test_torchrun_trains_the_same_recipe(recipe: Recipe, tmp_path: Path) -> None:
-    path, folder = tmp_path / "torchrun.yaml", RunFolder(Path(recipe.run))
-    path.write_text(yaml.safe_dump(recipe.to_json()))
-    do_part("prepare", recipe)
-    done = start_torchrun("train", path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [str(folder.trained(0)), str(folder.trained(1))]
-    assert is_finished(folder.trained(1))
-
-
 @pytest.mark.timeout(300)
 def test_torchrun_runs_a_whole_recipe_as_one_machine_does(recipe: Recipe, tmp_path: Path) -> None:
     """One rank prepares, all train and measure, one exports and reports; once more there is nothing to do."""
