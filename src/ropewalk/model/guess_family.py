@@ -38,7 +38,16 @@ from ropewalk.model.guess_parts import (
 )
 from ropewalk.model.pass_arguments import hand_on_arguments
 from ropewalk.model.read_rope import read_native
-from ropewalk.model.trial import BOTH_KINDS, REFUSALS, SHORT_WINDOW, WHOLE, refuse_class, run_watched, try_short_windows
+from ropewalk.model.trial import (
+    BOTH_KINDS,
+    REFUSALS,
+    SHORT_WINDOW,
+    WHOLE,
+    refuse_class,
+    run_watched,
+    tell_error,
+    try_short_windows,
+)
 from ropewalk.model.twin import HEADS, LAYERS, WIDTH, make_config, make_empty, make_twin
 from ropewalk.partition import partition_tokens
 from ropewalk.shape.families import OWN_TYPE
@@ -69,10 +78,8 @@ def read_class(kind: Kind, changes: Changes | None = None) -> Family:
             changes["num_key_value_heads"] = ...  # the class has a key head for each query head
         family = _prove(kind, changes, _read_row(kind, changes, found, matrices), found, matrices)
     except REFUSALS as error:
-        if isinstance(error, UserError):
-            raise
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise refuse_class(kind.__name__, f"a tiny model of it cannot be built or run: {why}") from error
+        why = f"a tiny model of it cannot be built or run: {tell_error(error)}"
+        raise refuse_class(kind.__name__, why) from error
     return family
 
 
@@ -210,6 +217,4 @@ def _compare(kind: Kind, config: Mapping[str, Any], where: str) -> None:
             )
     except REFUSALS as error:
         _compared.discard(told)
-        if isinstance(error, UserError):
-            raise
-        raise refuse_class(kind.__name__, f"it cannot be built from {where}: {error}"[:300]) from error
+        raise refuse_class(kind.__name__, f"it cannot be built from {where}: {tell_error(error)}") from error
