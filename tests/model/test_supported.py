@@ -9,7 +9,7 @@ from transformers import MistralForCausalLM
 
 from ropewalk.core.error import UserError
 from ropewalk.model.parallelize import parallelize
-from ropewalk.model.twin import make_config
+from ropewalk.model.twin import FEW_EXPERTS, make_config
 from ropewalk.shape.families import SUPPORTED
 
 LONG = {"sliding_window": 4096, "use_sliding_window": True}
@@ -35,7 +35,7 @@ class WideForCausalLM(MistralForCausalLM):  # type: ignore[misc]
 
 
 def build(kind: Any, *given: Any) -> Any:
-    return kind(make_config(kind, LONG), *given).eval()
+    return kind(make_config(kind, {**FEW_EXPERTS, **LONG}), *given).eval()
 
 
 @pytest.mark.parametrize("architecture", ["MellumForCausalLM", "AfmoeForCausalLM", "CwmForCausalLM"])
@@ -52,5 +52,5 @@ def test_a_class_without_a_tiny_model_is_told_and_taken() -> None:
 
 
 def test_what_only_a_text_longer_than_the_window_shows_is_refused() -> None:
-    with pytest.raises(UserError, match="two context ranks differ|two packed documents differ"):
+    with pytest.raises(UserError, match=r"two context ranks differ|two packed documents differ"):
         parallelize(build(WideForCausalLM), None)

@@ -18,6 +18,7 @@ from ropewalk.core.error import UserError
 from ropewalk.model.architectures import family_of
 from ropewalk.model.attention_interface import NAME, count_calls
 from ropewalk.model.trial import REFUSALS, tell_error, try_short_windows
+from ropewalk.model.twin import FEW_EXPERTS
 from ropewalk.partition import partition_tokens
 from ropewalk.shape.families import SUPPORTED
 
@@ -122,7 +123,7 @@ def try_unknown(model: PreTrainedModel) -> None:
 
 def _try_long_window(kind: type[PreTrainedModel], window_tokens: int) -> None:
     try:
-        try_short_windows(kind)
+        try_short_windows(kind, FEW_EXPERTS)
     except REFUSALS as error:
         warnings.warn(
             f"{kind.__name__} is tried on texts shorter than its window of {window_tokens} tokens: a tiny model of it, "
