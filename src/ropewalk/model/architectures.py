@@ -24,10 +24,10 @@ def class_of(architecture: str) -> type[PreTrainedModel]:
 
 
 def find_class(name: str) -> type[PreTrainedModel] | None:
-    """The class of a causal language model: one of transformers, or one that a program registered with it."""
+    """The class of a causal language model: one of transformers, or the last that a program registered with it."""
     kind = getattr(transformers, name, None)
     if kind is None:
-        registered = MODEL_FOR_CAUSAL_LM_MAPPING._extra_content.values()
+        registered = reversed(MODEL_FOR_CAUSAL_LM_MAPPING._extra_content.values())
         kind = next((each for each in registered if each.__name__ == name), None)
     return kind if isinstance(kind, type) and issubclass(kind, PreTrainedModel) else None
 

@@ -102,8 +102,8 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
         name = str(inner.get("architecture")) if isinstance(inner, Mapping) else "(none)"
     family = row_of(name)
     missing = _find_missing(name, family, config)
-    if family is None and missing is None:
-        family = guess_row(name, config, where)
+    if name not in SUPPORTED and missing is None:
+        family = guess_row(name, config, where)  # also where the row is known: each file's sizes are compared
     if family is not None and missing is None:
         _refuse_quantised(config, where)
         _refuse_other_arithmetic(config, family, where)
