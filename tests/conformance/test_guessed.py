@@ -213,6 +213,21 @@ def test_each_file_is_compared_at_each_read_until_its_sizes_agree() -> None:
             assert parse_shape(given, "config.json").parameters == made
 
 
+def test_the_name_of_a_registered_class_is_no_reason() -> None:
+    class NextConfig(LlamaConfig):  # type: ignore[misc]
+        model_type = "next_llama"
+
+    class NextLlamaForCausalLM(LlamaForCausalLM):  # type: ignore[misc]
+        config_class = NextConfig
+
+    config = {**make_config(NextLlamaForCausalLM, {}).to_dict(), "architectures": ["NextLlamaForCausalLM"]}
+    with pytest.raises(UserError, match="linear or recurrent"):
+        parse_shape(config, "config.json")
+    AutoConfig.register("next_llama", NextConfig)
+    AutoModelForCausalLM.register(NextConfig, NextLlamaForCausalLM)
+    assert parse_shape(config, "config.json").architecture == "NextLlamaForCausalLM"
+
+
 def test_a_class_that_is_registered_again_is_read_again() -> None:
     for norms in (0, 1):
 
