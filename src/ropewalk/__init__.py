@@ -21,10 +21,12 @@ The rooms, from left to right; each imports only from those to its left:
 - ``model``: transformers. ``checkpoint``.
 - ``evaluate``: losses and retrieval. ``train``: the loop. ``report``: the page. ``commands``: the verbs.
 
-``import ropewalk`` imports none of them: a room, and a name below, is imported when it is first asked for. What a user
-gave wrong raises ``UserError``. The documentation has a page for each room, and the command is ``ropewalk --help``.
+``import ropewalk`` imports no room but one small file of ``shape``: a room, and a name below, is imported when it is
+first asked for. What a user gave wrong raises ``UserError``. The documentation has a page for each room, and the
+command is ``ropewalk --help``.
 """
 
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -131,4 +133,11 @@ def _guess_family(name: str, config: Mapping[str, Any], where: str) -> Any:
     return import_module("ropewalk.model.guess_family").guess_family(name, config, where)
 
 
-_guessed.guess_with(_guess_family)  # reading a class needs torch, which rooms to the left of model/ must not import
+def _is_registered(name: str) -> bool:
+    # A program that registered a class has imported transformers; others must not wait for it.
+    return "transformers" in sys.modules and import_module("ropewalk.model.architectures").is_registered(name)
+
+
+_guessed.guess_with(
+    _guess_family, _is_registered
+)  # reading a class needs torch, which rooms to the left of model/ must not import

@@ -23,12 +23,12 @@ from ropewalk.model.guess_family import NOT_GUESSED, guess_family, read_class
 from ropewalk.model.lazy_weights import read_weights
 from ropewalk.model.load import load_model
 from ropewalk.model.model_with_loss import ModelWithLoss
-from ropewalk.model.twin import make_twin
+from ropewalk.model.twin import make_config, make_twin
 from ropewalk.partition import partition_tokens
 from ropewalk.rope.scaling import Theta
 from ropewalk.shape.families import SUPPORTED
 from ropewalk.shape.guessed import GUESSED, describe_guess
-from ropewalk.shape.read import read_shape
+from ropewalk.shape.read import parse_shape, read_shape
 from tiny_tokenizer import write_tokenizer
 
 DENSE = [name for name, family in SUPPORTED.items() if family.experts is None and family.latent is None]
@@ -186,6 +186,60 @@ def test_a_registered_class_of_a_user_is_read(tmp_path: Path) -> None:
 def test_a_class_that_mixes_tokens_elsewhere_is_refused_with_the_layer_that_does() -> None:
     with pytest.raises(UserError, match=r"Shift \(model\.layers\.0\.shift\) joins tokens outside of attention"):
         read_class(ShiftedForCausalLM)
+
+
+def test_each_file_is_compared_at_each_read_until_its_sizes_agree() -> None:
+    class BonusConfig(LlamaConfig):  # type: ignore[misc]
+        model_type = "bonus_llama"
+
+    class BonusForCausalLM(LlamaForCausalLM):  # type: ignore[misc]
+        config_class = BonusConfig
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            if getattr(config, "bonus", False):
+                self.bonus = nn.Linear(3, 3)
+
+    AutoConfig.register("bonus_llama", BonusConfig)
+    AutoModelForCausalLM.register(BonusConfig, BonusForCausalLM)
+    config = {**make_config(BonusForCausalLM, {}).to_dict(), "architectures": ["BonusForCausalLM"]}
+    for bonus in (True, True, False, True):
+        given = {**config, "bonus": bonus}
+        if bonus:
+            with pytest.raises(UserError, match="row that was read off a tiny model gives"):
+                parse_shape(given, "config.json")
+        else:
+            made = sum(each.numel() for each in make_twin(BonusForCausalLM).parameters())
+            assert parse_shape(given, "config.json").parameters == made
+
+
+def test_the_name_of_a_registered_class_is_no_reason() -> None:
+    class NextConfig(LlamaConfig):  # type: ignore[misc]
+        model_type = "next_llama"
+
+    class NextLlamaForCausalLM(LlamaForCausalLM):  # type: ignore[misc]
+        config_class = NextConfig
+
+    config = {**make_config(NextLlamaForCausalLM, {}).to_dict(), "architectures": ["NextLlamaForCausalLM"]}
+    with pytest.raises(UserError, match="linear or recurrent"):
+        parse_shape(config, "config.json")
+    AutoConfig.register("next_llama", NextConfig)
+    AutoModelForCausalLM.register(NextConfig, NextLlamaForCausalLM)
+    assert parse_shape(config, "config.json").architecture == "NextLlamaForCausalLM"
+
+
+def test_a_class_that_is_registered_again_is_read_again() -> None:
+    for norms in (0, 1):
+
+        class AgainConfig(LlamaConfig):  # type: ignore[misc]
+            model_type = "again_llama"
+
+        base: Any = OwnForCausalLM if norms else LlamaForCausalLM
+        again: Any = type("AgainForCausalLM", (base,), {"config_class": AgainConfig})
+        AutoConfig.register("again_llama", AgainConfig, exist_ok=True)
+        AutoModelForCausalLM.register(AgainConfig, again)
+        config = {**make_config(again, {}).to_dict(), "architectures": ["AgainForCausalLM"]}
+        assert guess_family("AgainForCausalLM", config, "config.json").block_norms == 2 + norms
 
 
 def test_a_name_that_nobody_registered_is_refused() -> None:

@@ -232,6 +232,9 @@ def test_refusals_name_their_figures(name: str) -> None:
         ("GPT2LMHeadModel", "learned"),
         ("OvisForConditionalGeneration", "inputs other than text"),
         ("PhiForCausalLM", "a bias of the head"),
+        ("CamembertForCausalLM", "learned"),
+        ("OptimisedLlamaForCausalLM", "no causal language model of this name"),
+        ("AlbertaForCausalLM", "no causal language model of this name"),
         ("UnheardOfForCausalLM", "no causal language model of this name"),
     ],
 )

@@ -24,12 +24,19 @@ def class_of(architecture: str) -> type[PreTrainedModel]:
 
 
 def find_class(name: str) -> type[PreTrainedModel] | None:
-    """The class of a causal language model: one of transformers, or one that a program registered with it."""
-    kind = getattr(transformers, name, None)
-    if kind is None:
-        registered = MODEL_FOR_CAUSAL_LM_MAPPING._extra_content.values()
-        kind = next((each for each in registered if each.__name__ == name), None)
+    """The class of a causal language model: one of transformers, or the last that a program registered with it."""
+    kind = getattr(transformers, name, None) or _find_registered(name)
     return kind if isinstance(kind, type) and issubclass(kind, PreTrainedModel) else None
+
+
+def is_registered(name: str) -> bool:
+    """Whether a program registered a causal language model of this name, which transformers lacks."""
+    return _find_registered(name) is not None and not hasattr(transformers, name)
+
+
+def _find_registered(name: str) -> type[PreTrainedModel] | None:
+    registered = reversed(MODEL_FOR_CAUSAL_LM_MAPPING._extra_content.values())
+    return next((each for each in registered if each.__name__ == name), None)
 
 
 def family_of(model: Any) -> Family | None:

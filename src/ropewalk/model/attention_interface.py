@@ -9,9 +9,9 @@ class that we do not support raise a UserError with their name; they are never i
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ropewalk.attention.bias import Alibi, Fire
 
 NAME = "ropewalk"
+T = TypeVar("T")
 
 Mask = Shaped[Tensor, "#rows #heads tokens keys"] | Shaped[Tensor, "0 0 0 0"]
 _Asked = Callable[[Any], bool]
@@ -226,17 +227,21 @@ def _attend_plainly(
 
 
 @contextmanager
-def count_calls() -> Iterator[Counter[int]]:
+def hold_last(items: list[T], item: T) -> Iterator[T]:
+    """``item`` is the last of ``items`` in this context."""
+    items.append(item)
+    try:
+        yield item
+    finally:
+        items.pop()
+
+
+def count_calls() -> AbstractContextManager[Counter[int]]:
     """Count how often each layer's attention runs over a partition in this context, by the layer's index.
 
     Layers that are recomputed in the backward run twice.
     """
-    counter: Counter[int] = Counter()
-    _counting.append(counter)
-    try:
-        yield counter
-    finally:
-        _counting.remove(counter)
+    return hold_last(_counting, Counter())
 
 
 def _refuse_undone(

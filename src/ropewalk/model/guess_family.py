@@ -38,7 +38,16 @@ from ropewalk.model.guess_parts import (
 )
 from ropewalk.model.pass_arguments import hand_on_arguments
 from ropewalk.model.read_rope import read_native
-from ropewalk.model.trial import BOTH_KINDS, REFUSALS, SHORT_WINDOW, WHOLE, refuse_class, run_watched, try_short_windows
+from ropewalk.model.trial import (
+    BOTH_KINDS,
+    REFUSALS,
+    SHORT_WINDOW,
+    WHOLE,
+    refuse_class,
+    run_watched,
+    tell_error,
+    try_short_windows,
+)
 from ropewalk.model.twin import HEADS, LAYERS, WIDTH, make_config, make_empty, make_twin
 from ropewalk.partition import partition_tokens
 from ropewalk.shape.families import OWN_TYPE
@@ -69,10 +78,8 @@ def read_class(kind: Kind, changes: Changes | None = None) -> Family:
             changes["num_key_value_heads"] = ...  # the class has a key head for each query head
         family = _prove(kind, changes, _read_row(kind, changes, found, matrices), found, matrices)
     except REFUSALS as error:
-        if isinstance(error, UserError):
-            raise
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise refuse_class(kind.__name__, f"a tiny model of it cannot be built or run: {why}") from error
+        why = f"a tiny model of it cannot be built or run: {tell_error(error)}"
+        raise refuse_class(kind.__name__, why) from error
     return family
 
 
@@ -134,7 +141,7 @@ def _prove(kind: Kind, changes: Changes, family: Family, found: FoundParts, matr
             raise refuse_class(name, "its blocks have parameters that belong to no matrix and no norm of a Llama")
         for each in (changes, switched):
             model = make_twin(kind, each)
-            shape = _parse(kind, each)
+            shape = _parse_twin(kind, each)
             check_positions(model, shape.positions, head_dim=shape.rotary_dim, context_tokens=shape.context_tokens)
             check_queries(model, found, matrices, read_native(model))
         _require_calls(make_twin(kind, changes))
@@ -144,15 +151,15 @@ def _prove(kind: Kind, changes: Changes, family: Family, found: FoundParts, matr
         GUESSED.update(before)
 
 
-def _parse(kind: Kind, changes: Changes) -> ModelShape:
-    settings = make_config(kind, changes).to_dict()
-    return parse_shape({**settings, "architectures": [kind.__name__]}, kind.__name__)
+def _parse_twin(kind: Kind, changes: Changes) -> ModelShape:
+    name = kind.__name__
+    return _parse(name, {**make_config(kind, changes).to_dict(), "architectures": [name]}, name)
 
 
 def _count_rest(kind: Kind, changes: Changes) -> int:
     """The parameters that the class has and its row does not."""
     found = sum(each.numel() for each in make_empty(kind, changes).parameters())
-    return int(found - _parse(kind, changes).parameters)
+    return int(found - _parse_twin(kind, changes).parameters)
 
 
 @torch.no_grad()
@@ -170,7 +177,8 @@ def _require_calls(model: PreTrainedModel) -> None:
 def guess_family(name: str, config: Mapping[str, Any], where: str) -> Family:
     """The row of the class ``name``, compared with the class in the sizes of ``config``; kept for this process.
 
-    Raises UserError for a class that is not there, that mixes tokens outside of attention, or that no row describes.
+    Raises UserError for a class that is not there, that mixes tokens outside of attention, or that no row describes, at
+    every call.
     """
     kind = find_class(name)
     if kind is None or kind not in MODEL_FOR_CAUSAL_LM_MAPPING.values():
@@ -181,35 +189,45 @@ def guess_family(name: str, config: Mapping[str, Any], where: str) -> Family:
             fix="choose a base of a class of transformers; a class of your own must be registered with AutoConfig and "
             "AutoModelForCausalLM before (docs/models.md)",
         )
-    if name not in GUESSED:
-        GUESSED[name] = read_class(kind)
-    told = json.dumps(config, sort_keys=True, default=str)
+    if name in _compared_now:
+        return GUESSED[name]
+    if name not in GUESSED or _read_off.get(name) is not kind:  # a program may register a class of this name again
+        GUESSED[name], _read_off[name] = read_class(kind), kind
+    told = kind, json.dumps(config, sort_keys=True, default=str)
     if OWN_TYPE not in config and told not in _compared:
         _compare(kind, config, where)
         _compared.add(told)
     return GUESSED[name]
 
 
-_compared: set[str] = set()
-"""The config.json files whose sizes were compared with their class."""
+_read_off: dict[str, Kind] = {}
+_compared: set[tuple[Kind, str]] = set()
+"""Classes, and the config.json files whose sizes were compared with them."""
+_compared_now: set[str] = set()
+"""The classes whose row is compared now, so it is taken as it is."""
+
+
+def _parse(name: str, config: Mapping[str, Any], where: str) -> ModelShape:
+    """The shape by the row that ``GUESSED`` has, without another comparison of it."""
+    _compared_now.add(name)
+    try:
+        return parse_shape(config, where)
+    finally:
+        _compared_now.discard(name)
 
 
 def _compare(kind: Kind, config: Mapping[str, Any], where: str) -> None:
-    told = json.dumps(config, sort_keys=True, default=str)
-    _compared.add(told)  # parse_shape asks for the row again
+    name = kind.__name__
+    counted = _parse(name, config, where).parameters
     try:
-        counted = parse_shape(config, where).parameters
         with torch.device("meta"):
             made = kind(kind.config_class.from_dict(dict(config)))
-        found = sum(each.numel() for each in made.parameters())
-        if found != counted:
-            raise refuse_class(
-                kind.__name__,
-                f"it has {found:,} parameters in the sizes of {where}, and the row that was read off a "
-                f"tiny model gives {counted:,}",
-            )
     except REFUSALS as error:
-        _compared.discard(told)
-        if isinstance(error, UserError):
-            raise
-        raise refuse_class(kind.__name__, f"it cannot be built from {where}: {error}"[:300]) from error
+        raise refuse_class(name, f"it cannot be built from {where}: {tell_error(error)}") from error
+    found = sum(each.numel() for each in made.parameters())
+    if found != counted:
+        raise refuse_class(
+            name,
+            f"it has {found:,} parameters in the sizes of {where}, and the row that was read off a tiny model gives "
+            f"{counted:,}",
+        )

@@ -168,9 +168,7 @@ def _build_config(folder: Path) -> PreTrainedConfig:
     text = read_text_config(whole, str(folder / "config.json"))
     raw = {key: value for key, value in text.items() if key not in STALE_KEYS}
     architecture = str((raw.get("architectures") or [""])[0])
-    if family := row_of(
-        architecture
-    ):  # a file may name a type of its own for a class of transformers, as Kimi K2's does
+    if family := row_of(architecture):  # a file may name a type of its own for its class, as Kimi K2's does
         raw["model_type"] = family.model_type
     if OWN_TYPE not in raw and raw == whole:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -153,9 +153,9 @@ def parallelize(
 
     Raises UserError, with a name, for models whose tokens interact other than in plain causal attention (linear,
     chunked, bidirectional, with dropout), heads that ``ulysses_degree`` cannot share, and a mesh that names no
-    context ranks. An unknown class is tried on 13 tokens first; a refused model does not change. A forward with
-    ``cut``'s arguments also raises UserError if it requests an output that they do not support (router losses, a cache,
-    a mask).
+    context ranks. An unknown class is tried on two short documents first; a refused model does not change. A forward
+    with ``cut``'s arguments also raises UserError if it requests an output that they do not support (router losses, a
+    cache, a mask).
     """
     refuse_unsupported(model)
     assert isinstance(model, PreTrainedModel)

@@ -5,6 +5,7 @@ or a router's balance. Known cases are refused by name. An unknown class runs a 
 compared with each of them alone. A class that mixes tokens elsewhere cannot pass it.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,7 +17,8 @@ from transformers import PreTrainedModel
 from ropewalk.core.error import UserError
 from ropewalk.model.architectures import family_of
 from ropewalk.model.attention_interface import NAME, count_calls
-from ropewalk.model.trial import try_short_windows
+from ropewalk.model.trial import REFUSALS, tell_error, try_short_windows
+from ropewalk.model.twin import FEW_EXPERTS
 from ropewalk.partition import partition_tokens
 from ropewalk.shape.families import SUPPORTED
 
@@ -80,14 +82,15 @@ def refuse_unsupported(model: Any) -> None:
 def try_unknown(model: PreTrainedModel) -> None:
     """Run an unknown class on two short documents. If weights are sharded, every rank must call it.
 
-    The second is longer than the longest window; for a long one a tiny model of the class is tried (trial.py).
-    Raises UserError where packed documents give other results than each alone, or where attention does not call ours.
+    The second is longer than the longest window; for a long one a tiny model of the class is tried as well (trial.py).
+    Warns where the class has no tiny model, because then no trial has seen its window. Raises UserError where packed
+    documents give other results than each alone, or where attention does not call ours.
     """
     if family_of(model) is not None and type(model).__name__ in SUPPORTED:
         return
     longest = getattr(model.config.get_text_config(), "sliding_window", None) or 0
     if longest > _LONGEST_TRIED:
-        try_short_windows(type(model))
+        _try_long_window(type(model), longest)
         longest = 0
     first = next(model.parameters())
     if first.is_meta:
@@ -115,6 +118,17 @@ def try_unknown(model: PreTrainedModel) -> None:
             model,
             f"two packed documents differ by {difference:.1e} of their norm from the same documents alone, so "
             "information also passes between tokens outside of attention, or attention is not causal",
+        )
+
+
+def _try_long_window(kind: type[PreTrainedModel], window_tokens: int) -> None:
+    try:
+        try_short_windows(kind, FEW_EXPERTS)
+    except REFUSALS as error:
+        warnings.warn(
+            f"{kind.__name__} is tried on texts shorter than its window of {window_tokens} tokens: a tiny model of it, "
+            f"with a short window, cannot be built or run ({tell_error(error)})",
+            stacklevel=4,
         )
 
 

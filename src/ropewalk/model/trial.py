@@ -43,18 +43,16 @@ def run_watched(
     places: Int64[Tensor, "rows tokens"],
     *,
     documents: Sequence[int] = LENGTHS,
-    tokens: Int64[Tensor, "all"] | None = None,
     positions: Int64[Tensor, "all"] | None = None,
 ) -> tuple[Float[Tensor, "rows tokens vocabulary"], Watch]:
     """The logits of the trial's tokens at ``places``, one row for each rank, and what attention was called with."""
     document = np.repeat(np.arange(len(documents), dtype=np.int32), documents)[None]
     partition = partition_tokens(document, ranks=1)
-    tokens = _TOKENS if tokens is None else tokens
     positions = _POSITIONS if positions is None else positions
     model.set_attn_implementation(WATCHED)
     with watch_attention(partition, places) as watch:
         logits = model(
-            tokens[places], position_ids=positions[places], use_cache=False, partition=partition, context_group=None
+            _TOKENS[places], position_ids=positions[places], use_cache=False, partition=partition, context_group=None
         ).logits
     return logits, watch
 
@@ -64,17 +62,15 @@ def try_short_windows(
 ) -> tuple[PreTrainedModel, Watch]:
     """The trial on a tiny model of ``kind``, with a window in every second layer where the class can have that.
 
-    The result is that model, and what its attention was called with. Raises UserError as ``try_twin`` does.
+    The result is that model, and what its attention was called with. Raises UserError as ``try_twin`` does, and one of
+    ``REFUSALS`` where the class has no tiny model: that says nothing about how its tokens interact.
     """
     settings = {**(changes or {}), **SHORT_WINDOW}
     try:
         model = make_twin(kind, {**settings, "layer_types": BOTH_KINDS})
         run_watched(model, WHOLE)
     except REFUSALS:
-        try:
-            model = make_twin(kind, settings)
-        except REFUSALS as error:
-            raise refuse_class(kind.__name__, f"a tiny model of it cannot be built: {_tell(error)}") from error
+        model = make_twin(kind, settings)
     return model, try_twin(model)
 
 
@@ -85,26 +81,20 @@ def try_twin(model: PreTrainedModel) -> Watch:
     Raises UserError, with the kind of the layer, for a class whose tokens interact outside of causal attention.
     """
     name = type(model).__name__
-    try:
-        with _record(model) as packed_outputs:
-            packed, watch = run_watched(model, WHOLE)
-        if len(watch.calls) != model.config.get_text_config().num_hidden_layers:
-            raise refuse_class(name, "its attention does not go through transformers' AttentionInterface in all layers")
-        _require_short_windows(name, watch)
-        # [all] -> 4 x [quarter] -> [2 ranks, half]
-        quarters = WHOLE[0].chunk(4)
-        # first and last, second and third -> [2, half]
-        ranks = torch.stack([torch.cat([quarters[0], quarters[3]]), torch.cat([quarters[1], quarters[2]])])
-        with _record(model) as cut_outputs:
-            cut, _ = run_watched(model, ranks)
-        model.set_attn_implementation("eager")  # its authors' own definition of its attention
-        # documents x [tokens, vocabulary] -> [all, vocabulary]
-        alone = torch.cat([model(part[None], use_cache=False).logits[0] for part in _TOKENS.split(LENGTHS)])
-    except REFUSALS as error:
-        if isinstance(error, UserError):
-            raise
-        why = f"a tiny model of it does not run with context-parallel attention: {_tell(error)}"
-        raise refuse_class(name, why) from error
+    with _record(model) as packed_outputs:
+        packed, watch = run_watched(model, WHOLE)
+    if len(watch.calls) != model.config.get_text_config().num_hidden_layers:
+        raise refuse_class(name, "its attention does not go through transformers' AttentionInterface in all layers")
+    _require_short_windows(name, watch)
+    # [all] -> 4 x [quarter] -> [2 ranks, half]
+    quarters = WHOLE[0].chunk(4)
+    # first and last, second and third -> [2, half]
+    ranks = torch.stack([torch.cat([quarters[0], quarters[3]]), torch.cat([quarters[1], quarters[2]])])
+    with _record(model) as cut_outputs:
+        cut, _ = run_watched(model, ranks)
+    model.set_attn_implementation("eager")  # its authors' own definition of its attention
+    # documents x [tokens, vocabulary] -> [all, vocabulary]
+    alone = torch.cat([model(part[None], use_cache=False).logits[0] for part in _TOKENS.split(LENGTHS)])
     order = ranks.flatten().argsort()
     mixed = _differ(cut.flatten(0, 1)[order], packed[0])
     if mixed > BAR:
@@ -122,6 +112,11 @@ def try_twin(model: PreTrainedModel) -> Watch:
     return watch
 
 
+def tell_error(error: Exception) -> str:
+    """One of ``REFUSALS`` in a line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
 def refuse_class(name: str, why: str) -> UserError:
     """The refusal of a class without a row that cannot be read off the class itself."""
     return UserError(
@@ -130,10 +125,6 @@ def refuse_class(name: str, why: str) -> UserError:
         why=why,
         fix="choose a base of a supported class, or of one with plain causal attention (docs/models.md)",
     )
-
-
-def _tell(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _differ(found: Float[Tensor, "tokens width"], wanted: Float[Tensor, "tokens width"]) -> float:

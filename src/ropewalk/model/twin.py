@@ -27,16 +27,21 @@ SIZES: Mapping[str, Any] = {
     "pad_token_id": 0,
     "attn_implementation": "eager",
 }
-
-
-def make_settings(kind: type[PreTrainedModel], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a tiny config of ``kind``: the sizes, with ``changes``; a change to ``...`` removes the key."""
-    return {key: value for key, value in {**SIZES, **changes}.items() if value is not ...}
+FEW_EXPERTS: Mapping[str, Any] = {
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "n_group": 1,
+    "topk_group": 1,
+}
+"""Changes that make a mixture tiny too. A row is not read with them: these keys say that a class is a mixture."""
 
 
 def make_config(kind: type[PreTrainedModel], changes: Mapping[str, Any]) -> Any:
-    """A tiny config of ``kind``, without dropout."""
-    config = kind.config_class(**make_settings(kind, changes))
+    """A tiny config of ``kind``, without dropout: the sizes, with ``changes``; a change to ``...`` removes the key."""
+    config = kind.config_class(**{key: value for key, value in {**SIZES, **changes}.items() if value is not ...})
     for key in find_dropout(config):
         setattr(config, key, 0.0)
     config._experts_implementation = "batched_mm"  # the default has no float64

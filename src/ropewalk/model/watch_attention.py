@@ -5,8 +5,7 @@ see each other, as ranks do not. Only attention may join them, so this one puts 
 attends, and divides the output again. Whatever else in a class mixes tokens then gives other results than one row.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from ropewalk.model.attention_interface import PromisedMask, attend_layer, promise_mask
+from ropewalk.model.attention_interface import PromisedMask, attend_layer, hold_last, promise_mask
 from ropewalk.partition import AnyPartition
 
 WATCHED = "ropewalk_watched"
@@ -50,15 +49,9 @@ class Watch:
 _watching: list[Watch] = []
 
 
-@contextmanager
-def watch_attention(partition: AnyPartition, places: Int64[Tensor, "rows tokens"]) -> Iterator[Watch]:
+def watch_attention(partition: AnyPartition, places: Int64[Tensor, "rows tokens"]) -> AbstractContextManager[Watch]:
     """Watch the forward of a model with the attention ``WATCHED`` in this context."""
-    watch = Watch(partition, places)
-    _watching.append(watch)
-    try:
-        yield watch
-    finally:
-        _watching.remove(watch)
+    return hold_last(_watching, Watch(partition, places))
 
 
 def attend_watched(

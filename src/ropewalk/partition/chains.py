@@ -33,11 +33,3 @@ def find_chains(segments: Segments, ranks: int) -> Chains:
     joined = (document[1:] == document[:-1]) & (document[1:] >= 0)
     needed = find_needed_keys(segments, ranks)
     return Chains(np.append(False, joined), np.append(joined, False), needed.rank, needed.segment)
-
-
-def count_summaries(segments: Segments, ranks: int) -> Int64[np.ndarray, "ranks kinds"]:
-    """Summaries that each rank receives: of segments that begin their document (U), and of inner ones (M and U)."""
-    chains = find_chains(segments, ranks)
-    counts = np.zeros((ranks, 2), dtype=np.int64)
-    np.add.at(counts, (chains.reader, chains.before[chains.read].astype(np.int64)), 1)
-    return counts

@@ -124,10 +124,11 @@ class SummaryExchange:
         self._table, self._kind, self._own, self._like = table, kind, own, like
         self._heads, self._key_dim = heads, key_dim
 
-        def count(segments: list[int]) -> int:
-            return sum(kind.summary_numbers(*like.shape, begins=each in table_begins) for each in segments)
+        beginning = table.beginning | set(table.begins.segments)
 
-        table_begins = table.beginning | set(table.begins.segments)
+        def count(segments: list[int]) -> int:
+            return sum(kind.summary_numbers(*like.shape, begins=each in beginning) for each in segments)
+
         self._message = _Message([count(each) for each in table.send], [count(each) for each in table.receive], group)
         # [heads, key_dim, value_dim] and M of each summary for each rank -> [numbers]. ``tie`` has none, but a graph:
         # so this rank's backward takes part.
@@ -135,7 +136,7 @@ class SummaryExchange:
         for segments in table.send:
             for each in segments:
                 parts.append(own[each].state.reshape(-1))
-                if each not in table_begins and kind.transition != "length":
+                if each not in beginning and kind.transition != "length":
                     transition = own[each].transition
                     assert transition is not None
                     parts.append(transition.reshape(-1))

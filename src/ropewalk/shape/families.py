@@ -1,5 +1,6 @@
 """The supported architectures, and the one in a config.json; what is not supported is refused with the true reason."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ from ropewalk.core.error import UserError
 from ropewalk.shape.dense_families import DENSE
 from ropewalk.shape.expert_families import MIXTURES
 from ropewalk.shape.family import Family
-from ropewalk.shape.guessed import GUESSED, guess_row
+from ropewalk.shape.guessed import GUESSED, guess_row, is_own_class
 from ropewalk.shape.latent_families import LATENT
 from ropewalk.shape.llama_families import LLAMA_KIN
 
@@ -60,7 +61,10 @@ _MISSING = (
         ),
         _RECURRENT,
     ),
-    (("gpt2", "gptneofor", "opt", "bloom", "mpt", "bert"), "RoPE: its positions are learned, absolute or biases"),
+    (
+        ("gpt2", "gptneofor", "opt", "bloom", "mpt", "bert", "roberta", "camembert"),
+        "RoPE: its positions are learned, absolute or biases",
+    ),
     (("vl", "vision", "audio", "conditionalgeneration", "omni"), _OTHER_INPUTS),
     (("moe", "dbrx"), "its mixture of experts"),
 )
@@ -102,8 +106,8 @@ def find_family(config: Mapping[str, Any], where: str) -> tuple[str, Family]:
         name = str(inner.get("architecture")) if isinstance(inner, Mapping) else "(none)"
     family = row_of(name)
     missing = _find_missing(name, family, config)
-    if family is None and missing is None:
-        family = guess_row(name, config, where)
+    if name not in SUPPORTED and missing is None:
+        family = guess_row(name, config, where)  # also where the row is known: each file's sizes are compared
     if family is not None and missing is None:
         _refuse_quantised(config, where)
         _refuse_other_arithmetic(config, family, where)
@@ -136,8 +140,8 @@ def _refuse_quantised(config: Mapping[str, Any], where: str) -> None:
 
 def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -> str | None:
     """What ropewalk does not support of a class or of its config.json; what no conversion can change comes first."""
-    named = next((reason for words, reason in _MISSING if any(word in name.lower() for word in words)), None)
-    if family is None and named not in (None, _OTHER_INPUTS):
+    named = None if family or is_own_class(name) else _find_named(name)
+    if named not in (None, _OTHER_INPUTS):
         return named
     text, kinds = config.get("text_config"), config.get("layer_types")
     if isinstance(kinds, list) and any(kind in _RECURRENT_LAYERS for kind in kinds):
@@ -149,7 +153,20 @@ def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -
         return _LATENT
     if any(config.get(key) for key in _EXPERT_KEYS) and (family is None or family.experts is None):
         return "its mixture of experts"
-    return named if family is None else None
+    return named
+
+
+def _find_named(name: str) -> str | None:
+    """What the class of this name has that ropewalk does not support, where it is known.
+
+    A word of ``_MISSING`` counts where it is whole: ``opt`` is in OPTForCausalLM, and not in OptimisedForCausalLM.
+    """
+
+    def has(word: str) -> bool:
+        spans = (match.span() for match in re.finditer(re.escape(word), name.lower()))
+        return any(not name[start].islower() and not name[stop : stop + 1].islower() for start, stop in spans)
+
+    return next((reason for words, reason in _MISSING if any(map(has, words))), None)
 
 
 def _name_architecture(config: Mapping[str, Any], where: str) -> str:

@@ -5,26 +5,34 @@ function that does it (``ropewalk/__init__.py``), and it is called when a config
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ropewalk.shape.family import Family
+if TYPE_CHECKING:  # ``import ropewalk`` loads this file
+    from ropewalk.shape.family import Family
 
-Guess = Callable[[str, Mapping[str, Any], str], Family]
+Guess = Callable[[str, Mapping[str, Any], str], "Family"]
 """From the name of a class, its config.json and the name of that file to a row; raises UserError with the reason."""
+Registered = Callable[[str], bool]
+"""Whether a program registered a class of this name with transformers."""
 
-GUESSED: dict[str, Family] = {}
+GUESSED: "dict[str, Family]" = {}
 """The rows that this process has read off classes, by the name of the class."""
-_asked: list[Guess] = []
+_asked: list[tuple[Guess, Registered]] = []
 
 
-def guess_with(guess: Guess) -> None:
-    """Let ``guess`` read the classes without a row."""
-    _asked[:] = [guess]
+def guess_with(guess: Guess, is_registered: Registered) -> None:
+    """Let ``guess`` read the classes without a row, and ``is_registered`` tell which are a program's own."""
+    _asked[:] = [(guess, is_registered)]
 
 
-def guess_row(name: str, config: Mapping[str, Any], where: str) -> Family:
+def guess_row(name: str, config: Mapping[str, Any], where: str) -> "Family":
     """The row of a class that has none in this package. Raises UserError for a class that cannot be read."""
-    return _asked[0](name, config, where)
+    return _asked[0][0](name, config, where)
+
+
+def is_own_class(name: str) -> bool:
+    """Whether the class is a program's own, so its name says nothing about what it computes."""
+    return _asked[0][1](name)
 
 
 def describe_guess(name: str) -> str:

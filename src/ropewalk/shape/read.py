@@ -18,7 +18,7 @@ from ropewalk.core.artifact import is_finished, read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.rope.layers import LayerPosition, find_stretched
 from ropewalk.shape.experts import Experts, read_experts
-from ropewalk.shape.families import find_family, row_of
+from ropewalk.shape.families import find_family, require_row
 from ropewalk.shape.family import Bias, Family
 from ropewalk.shape.latent import read_latent
 from ropewalk.shape.model_shape import ModelShape
@@ -56,8 +56,7 @@ def read_shape(folder: Path) -> ModelShape:
 
 def _name_methods(folder: Path, shape: ModelShape) -> ModelShape:
     """``shape`` with the methods in the folder's manifest, where its class has another word for the same angles."""
-    family = row_of(shape.architecture)
-    if family is None or family.methods is None or not is_finished(folder):
+    if require_row(shape.architecture).methods is None or not is_finished(folder):
         return shape
     told = read_manifest(folder)["facts"].get("positions", ())
     positions = tuple(LayerPosition.model_validate(layer) for layer in told)

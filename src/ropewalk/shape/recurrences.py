@@ -48,7 +48,7 @@ RECURRENCES = {
         Recurrence("simple_decay", "length", 64),
     )
 }
-_NOT_AFFINE = {
+_REFUSED = {
     "mlstm": "its gates are stabilised by a running maximum",
     "slstm": "its state passes a nonlinear function at every token",
     "titans": "its state is changed by a gradient that depends on the state in a nonlinear way",
@@ -65,6 +65,6 @@ def find_recurrence(name: str) -> Recurrence:
     raise UserError(
         f"there is no recurrence {name!r}",
         where="kind",
-        why=_NOT_AFFINE.get(name.lower().replace("-", ""), "context ranks exchange a segment as one affine map"),
+        why=_REFUSED.get(name.lower().replace("-", ""), "context ranks exchange a segment as one affine map"),
         fix=f"one of {', '.join(RECURRENCES)}",
     )
