@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_amount
 from ropewalk.core.read_json import read_written
 from ropewalk.plan.flops import BACKWARD_ATTENTION, BACKWARD_LINEAR, Recompute
 
@@ -73,6 +74,10 @@ class Rig:
     """What each rank sends while all do, measured likewise; None with one rank."""
     power_watts: float | None = None
     """The limit that the driver enforces for one device; None where nothing tells it."""
+
+    def describe_peak(self) -> str:
+        """The peak as text, such as ``0.21 TFLOP/s measured``."""
+        return f"{format_amount(self.peak_flops / 1e12)} TFLOP/s {self.peak_source}"
 
 
 @dataclass(frozen=True, slots=True)
