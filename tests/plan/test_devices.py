@@ -47,7 +47,7 @@ def test_near_names_are_told_apart() -> None:
 def test_a_recipes_hardware() -> None:
     machine = describe_hardware(read_hardware("h100-sxm x 4"), ranks=8)
     assert machine.name == "h100-sxm" and machine.node_ranks == 4
-    assert machine.host_bytes == KNOWN["h100"].host_bytes * 8 / 4, "four ranks share a node's memory"
+    assert machine.host_bytes == KNOWN["h100-sxm"].host_bytes * 8 / 4, "four ranks share a node's memory"
     assert read_hardware("RTX 4090") == Hardware(device="RTX 4090")
     assert describe_hardware(read_hardware("RTX 4090"), ranks=1).memory_bytes == 24 * 2**30
     own = describe_hardware(read_hardware(Hardware.model_validate({"memory": "40Gi", "flops": "100T"})), ranks=1)
@@ -55,7 +55,7 @@ def test_a_recipes_hardware() -> None:
     mended = Hardware.model_validate({"device": "a100", "memory": "64Gi", "host_memory": "1T", "price": 2.5})
     machine = describe_hardware(mended, ranks=8)
     assert (machine.memory_bytes, machine.host_bytes, machine.dollars_per_hour) == (64 * 2**30, 1e12 / 8, 2.5)
-    assert machine.matmul_flops == KNOWN["a100"].matmul_flops
+    assert machine.matmul_flops == KNOWN["a100-sxm-80"].matmul_flops
 
 
 def test_what_is_wrong_with_hardware_is_said() -> None:
@@ -66,7 +66,7 @@ def test_what_is_wrong_with_hardware_is_said() -> None:
 
 
 def test_float32_is_planned_at_its_own_rate() -> None:
-    assert KNOWN["h100"].float32_share == pytest.approx(67 / 989)
+    assert KNOWN["h100-sxm"].float32_share == pytest.approx(67 / 989)
 
 
 def test_a_recipe_names_the_machine_of_its_plan() -> None:

@@ -73,7 +73,7 @@ def test_attention_waits_on_the_host_only_where_the_host_has_room(shapes: Mappin
             tokens=1024 * K,
             ranks=8,
             split=split,
-            machine=dataclasses.replace(KNOWN["h100"], host_bytes=gigabytes * 1e9),
+            machine=dataclasses.replace(KNOWN["h100-sxm"], host_bytes=gigabytes * 1e9),
         )
         for gigabytes in (128, 64)
     ]
@@ -107,7 +107,7 @@ def test_context_ranks_split_activations_and_time(shapes: Mapping[str, ModelShap
 
 
 def test_documents_imbalance_and_slow_links_show(shapes: Mapping[str, ModelShape]) -> None:
-    def step_seconds(documents: int = 1, machine: str = "h200", **split: float) -> float:
+    def step_seconds(documents: int = 1, machine: str = "h200-sxm", **split: float) -> float:
         chosen = KNOWN[machine]
         if split.pop("slow", 0):
             chosen = dataclasses.replace(chosen, link_bytes_per_second=1e9)
@@ -125,7 +125,7 @@ def test_documents_imbalance_and_slow_links_show(shapes: Mapping[str, ModelShape
     assert step_seconds(documents=7) < 0.5 * plain
     assert step_seconds(imbalance=1.86) > 1.5 * plain
     assert step_seconds(slow=1) > 2 * plain
-    assert step_seconds(machine="a100") > 2 * plain
+    assert step_seconds(machine="a100-sxm-80") > 2 * plain
 
 
 def test_data_ranks_round_the_step_to_whole_rows(shapes: Mapping[str, ModelShape]) -> None:
@@ -172,7 +172,7 @@ def test_a_recipe_s_pattern_is_in_its_plan(shapes: Mapping[str, ModelShape]) -> 
     kept = {"window": "1Ki", "rope": "unchanged"}
     pattern = {"layers": [kept, kept, kept, {}]}
     plain, hybrid = (
-        forecast_recipe(recipe(stages=stages), shapes["qwen-0.6b"], machine=KNOWN["h200"])
+        forecast_recipe(recipe(stages=stages), shapes["qwen-0.6b"], machine=KNOWN["h200-sxm"])
         for stages in ([{}, {}], [pattern, {}])
     )
     assert [
@@ -221,26 +221,26 @@ def recipe(stages: Sequence[Mapping[str, object]] = ({}, {}), **parallel: object
 
 
 def test_a_recipe_has_a_plan_per_stage(shapes: Mapping[str, ModelShape]) -> None:
-    plans = forecast_recipe(recipe(), shapes["qwen-0.6b"], machine=dataclasses.replace(KNOWN["h200"], name="cpu"))
+    plans = forecast_recipe(recipe(), shapes["qwen-0.6b"], machine=dataclasses.replace(KNOWN["h200-sxm"], name="cpu"))
     assert [(plan.context_tokens, plan.steps) for plan in plans] == [(64 * K, 7), (128 * K, 10)]
     assert all(plan.fits for plan in plans)
-    whole = forecast_recipe(recipe(), shapes["qwen-0.6b"], machine=KNOWN["h200"])
+    whole = forecast_recipe(recipe(), shapes["qwen-0.6b"], machine=KNOWN["h200-sxm"])
     assert whole[0].context_bytes < plans[0].context_bytes, "a CPU computes in float32"
 
 
 def test_a_stage_alone_has_the_plan_that_it_has_in_its_recipe(shapes: Mapping[str, ModelShape]) -> None:
     programme = recipe(stages=[{"rope": {"kind": "theta", "theta": 5e6}}, {}])
-    plans = forecast_recipe(programme, shapes["qwen-0.6b"], machine=KNOWN["h200"])
+    plans = forecast_recipe(programme, shapes["qwen-0.6b"], machine=KNOWN["h200-sxm"])
     stretched = list(stretch_stages(programme, shapes["qwen-0.6b"]))
     alone = [
-        forecast_stage(programme.parallel, stage, shape, machine=KNOWN["h200"])
+        forecast_stage(programme.parallel, stage, shape, machine=KNOWN["h200-sxm"])
         for stage, shape in zip(programme.stages, stretched, strict=True)
     ]
     assert alone == plans and len(plans) == 2
 
 
 def test_a_large_model_is_not_forecast_on_a_cpu(shapes: Mapping[str, ModelShape]) -> None:
-    machine = dataclasses.replace(KNOWN["a100"], name="cpu")
+    machine = dataclasses.replace(KNOWN["a100-sxm-80"], name="cpu")
     plans = forecast_recipe(recipe(precision="bfloat16"), shapes["llama-8b"], machine=machine)
     assert plans[0].machine.name == "h200-sxm (assumed)"
 

@@ -27,7 +27,7 @@ from ropewalk.plan.step_time import (
 )
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 
-FA3 = KNOWN["h100"]
+FA3 = KNOWN["h100-sxm"]
 FA2 = make_machine(find_device("h100"), "flash2")
 MILLION = 1 << 20
 

@@ -15,7 +15,7 @@ import numpy as np
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_amount
 from ropewalk.core.read_json import read_written
-from ropewalk.plan.flops import BACKWARD_ATTENTION, BACKWARD_LINEAR, Recompute
+from ropewalk.plan.flops import BACKWARD_ATTENTION, BACKWARD_LINEAR, FORWARD_PASSES, Recompute
 
 AttentionSoftware = Literal[
     "ropewalk",
@@ -29,8 +29,6 @@ AttentionSoftware = Literal[
 SOFTWARE: tuple[str, ...] = get_args(AttentionSoftware)
 ENOUGH_STEPS = 20
 """Percentiles of fewer steps are told, but they are no claim."""
-FORWARD_PASSES: Mapping[Recompute, tuple[int, int]] = {"none": (1, 1), "save_attention": (2, 1), "full": (2, 2)}
-"""Forward passes of products and of attention in a step."""
 
 
 @dataclass(frozen=True, slots=True)
