@@ -3,12 +3,12 @@
 import pytest
 from pydantic import ValidationError
 
+from planned_recipe import make_planned
 from ropewalk.core.error import UserError
 from ropewalk.plan.devices import find_device, find_peak_flops, read_devices, recognise_device
 from ropewalk.plan.hardware import KNOWN, make_machine
 from ropewalk.plan.planned_machine import choose_machine, describe_hardware
 from ropewalk.recipe.hardware_keys import Hardware, read_hardware
-from ropewalk.recipe.spec import Recipe
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 
 CARDS = {
@@ -70,15 +70,8 @@ def test_float32_is_planned_at_its_own_rate() -> None:
 
 
 def test_a_recipe_names_the_machine_of_its_plan() -> None:
-    given = {
-        "model": "base", "run": "run", "hardware": "b200 x 8", "nodes": 2,
-        "corpus": {"store": "store", "sources": [{"name": "w", "path": "t", "role": "general"}], "mix": {"general": 1}},
-        "stages": [{"context_length": "4Ki", "rope": {"kind": "unchanged"}, "tokens": "1M", "step_tokens": "16Ki",
-                    "lr": 1e-4}],
-    }  # fmt: skip
-    recipe = Recipe.model_validate(given)
+    recipe, plain = make_planned(hardware="b200 x 8", nodes=2), make_planned()
     shape = ModelShape("LlamaForCausalLM", 64, 4, 2, 16, 128, 1000, True, 512, plain_layers(4, 1e4))
     assert choose_machine(recipe, shape).name == "b200"
-    plain = Recipe.model_validate({key: value for key, value in given.items() if key not in ("hardware", "nodes")})
     assert plain.digest == recipe.digest
     assert make_machine(find_device("b200")).generation == "blackwell"

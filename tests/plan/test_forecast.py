@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from planned_recipe import make_planned
 from ropewalk.core.error import UserError
 from ropewalk.plan import planned_machine
 from ropewalk.plan.flops import Recompute, token_flops
@@ -37,6 +38,16 @@ def test_one_h200_lies_near_the_worked_table(shapes: Mapping[str, ModelShape]) -
     assert all(
         0.65 * plain < plan.tokens_per_second < 0.9 * plain for plain, plan in zip(speeds, planned, strict=True)
     ), "published steps are slower than products and attention alone"
+
+
+def test_a_price_gives_the_cost_of_all_devices(shapes: Mapping[str, ModelShape]) -> None:
+    priced = dataclasses.replace(KNOWN["h200-sxm"], dollars_per_hour=2.5)
+    size: dict[str, Any] = {"context_tokens": 32 * K, "tokens": 1_000_000_000, "ranks": 8}
+    plan = forecast(shapes["llama-8b"], machine=priced, **size)
+    assert plan.dollars == pytest.approx(8 * plan.seconds / 3600 * 2.5)
+    assert dict(plan.rows())["cost"].endswith("at $2.5 an hour")
+    free = forecast(shapes["llama-8b"], machine=dataclasses.replace(priced, dollars_per_hour=None), **size)
+    assert "cost" not in dict(free.rows())
 
 
 def test_twenty_billion_tokens_of_llama_2_7b() -> None:
@@ -187,36 +198,16 @@ def test_a_recipe_s_pattern_is_in_its_plan(shapes: Mapping[str, ModelShape]) -> 
 
 
 def recipe(stages: Sequence[Mapping[str, object]] = ({}, {}), **parallel: object) -> Recipe:
-    return Recipe.model_validate(
-        {
-            "model": "base",
-            "run": "runs/test",
-            "corpus": {
-                "store": "store",
-                "sources": [{"name": "web", "path": "text", "role": "general"}],
-                "mix": {"general": 1},
-            },
-            "stages": [
-                {
-                    "context_length": "64Ki",
-                    "rope": {"kind": "unchanged"},
-                    "tokens": "1M",
-                    "step_tokens": "128Ki",
-                    "lr": 1e-3,
-                    **stages[0],
-                },
-                {
-                    "context_length": "128Ki",
-                    "rope": {"kind": "theta", "theta": 1e7},
-                    "tokens": "4M",
-                    "step_tokens": "128Ki",
-                    "lr": 1e-3,
-                    "stop": {"metric": "retrieval", "value": 0.9, "max_steps": 10},
-                    **stages[1],
-                },
-            ],
-            "parallel": {"ranks": 2, "context_parallel": 2, **parallel},
-        }
+    both = {"step_tokens": "128Ki", "lr": 1e-3}
+    first = {"context_length": "64Ki", "rope": {"kind": "unchanged"}, "tokens": "1M"}
+    second = {
+        "context_length": "128Ki",
+        "tokens": "4M",
+        "stop": {"metric": "retrieval", "value": 0.9, "max_steps": 10},
+    }
+    return make_planned(
+        [{**both, **first, **stages[0]}, {**both, **second, **stages[1]}],
+        parallel={"ranks": 2, "context_parallel": 2, **parallel},
     )
 
 

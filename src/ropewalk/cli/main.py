@@ -222,7 +222,7 @@ def sweep_command(
 
 @app.command("check")
 def check_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Check a recipe against published rules, without running it; exit code 2 if it breaks one."""
+    """Check a recipe against published rules, and whether it fits, without running it; exit code 2 if not."""
     from ropewalk.commands.check import check_recipe
 
     findings = check_recipe(load_given(recipe, overrides))

@@ -26,6 +26,7 @@ from ropewalk.model.fusion import choose_fusion, describe_fusion
 from ropewalk.parallel.measure_rates import measure_rig
 from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.partition.choose import choose_partition
+from ropewalk.plan.named_hardware import compare_hardware
 from ropewalk.plan.savings import Savings
 from ropewalk.recipe.expert_training import refuse_misfits
 from ropewalk.recipe.spec import Recipe
@@ -78,6 +79,8 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Pa
             context.mesh, context.precision, heads=shape.heads, kv_heads=shape.kv_heads, head_dim=shape.head_dim
         )
         if context.is_first_rank and not state.ended:
+            if (told := compare_hardware(recipe, rig.device)) is not None:
+                say(f"stage {stage}: {told}")
             note_session(
                 recipe, run, stage=stage, step=state.step, precision=context.precision, rig=rig, savings=savings
             )
