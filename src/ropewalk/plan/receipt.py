@@ -67,7 +67,7 @@ class Rig:
     products_flops: float
     """Matrix products of one rank, measured at the start while all ranks compute."""
     attention_flops: float
-    """Attention forward and backward of one rank, causal pairs only, measured likewise; 0 where it was not measured."""
+    """Attention forward and backward of one rank, causal pairs only, measured likewise."""
     link_bytes_per_second: float | None
     """What each rank sends while all do, measured likewise; None with one rank."""
     power_watts: float | None = None
@@ -157,7 +157,7 @@ def compute_seconds(totals: StepTotals, rig: Rig) -> tuple[float, float]:
     linear, attention = FORWARD_PASSES[totals.recompute]
     products = totals.linear_flops * (linear + BACKWARD_LINEAR) / rig.ranks / rig.products_flops
     pairs = totals.attention_flops * (attention + BACKWARD_ATTENTION) / rig.ranks * totals.balance
-    return products, pairs / rig.attention_flops if rig.attention_flops else 0.0
+    return products, pairs / rig.attention_flops
 
 
 def read_receipt(path: Path) -> Receipt:

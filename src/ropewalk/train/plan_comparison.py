@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 from ropewalk.core.quantity import format_amount, format_bytes
 from ropewalk.model.fusion import choose_fusion
-from ropewalk.parallel.device import describe_gpu, rank_device
+from ropewalk.parallel.device import find_own_machine
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.forecast import forecast_stage
-from ropewalk.plan.hardware import Machine, describe_cpu, describe_gpu_rates
+from ropewalk.plan.hardware import describe_cpu
 from ropewalk.plan.plan import Plan
 from ropewalk.plan.receipt import Rig
 from ropewalk.plan.step_time import Software, StepTime, estimate_step_time
@@ -80,9 +80,9 @@ def is_far(found: float, planned: float, ratio: float) -> bool:
 
 def _plan_own(context: StageContext, rig: Rig) -> Plan:
     """The plan of this stage on this rank's device."""
-    device = rank_device()
-    machine: Machine = (
-        describe_gpu_rates(describe_gpu(device))
+    device = context.mesh.device
+    machine = (
+        find_own_machine(ranks=rig.ranks)
         if device.type == "cuda"
         else describe_cpu(rig.products_flops, ranks=rig.ranks, source="measured as the stage began")
     )
