@@ -21,12 +21,12 @@ from ropewalk.parallel.peak import held_peak_bytes
 from ropewalk.partition import Partition, partition_tokens
 from ropewalk.plan.receipt import (
     AttentionSoftware,
+    Percentiles,
     Receipt,
     Rig,
     Sequences,
     StageReceipt,
     StepTotals,
-    find_percentiles,
     spell_receipt,
 )
 from trainee import SHAPE, count_flops
@@ -75,7 +75,7 @@ def write_side_receipt(
         first_loss=loss,
         totals=StepTotals(linear, attention, true_attention, balance, "none"),
         rig=rig,
-        tokens_per_second=find_percentiles([tokens / each for each in seconds]),
+        tokens_per_second=Percentiles.of([tokens / each for each in seconds]),
         mfu=float(np.median([useful / each for each in seconds])),
         peak_bytes=peak,
         attention_bytes=count_side_bytes(side, partition, dtype),

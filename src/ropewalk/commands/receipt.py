@@ -30,12 +30,12 @@ from ropewalk.plan.flops import token_flops
 from ropewalk.plan.forecast import forecast_stage, plan_sharing
 from ropewalk.plan.hardware import KNOWN, Machine, describe_cpu
 from ropewalk.plan.receipt import (
+    Percentiles,
     Receipt,
     Rig,
     Sequences,
     StageReceipt,
     StepTotals,
-    find_percentiles,
     read_receipt,
     spell_receipt,
 )
@@ -174,7 +174,7 @@ def _make_stage(
             recompute=savings.recompute,
         ),
         rig=rig,
-        tokens_per_second=find_percentiles(found["tokens_per_second"]),
+        tokens_per_second=Percentiles.of(found["tokens_per_second"]),
         mfu=median(found["mfu"]),
         peak_bytes=max(found["peak_bytes"]),
         attention_bytes=_count_attention_bytes(

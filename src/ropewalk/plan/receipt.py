@@ -40,6 +40,12 @@ class Percentiles:
     p90: float
     count: int
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Percentiles":
+        """Those of ``values``, of which there is at least one."""
+        low, middle, high = np.percentile(np.asarray(values, dtype=np.float64), (10, 50, 90)).tolist()
+        return cls(middle, low, high, len(values))
+
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
@@ -144,12 +150,6 @@ class Receipt:
     def to_json(self) -> dict[str, Any]:
         """The receipt as plain JSON."""
         return asdict(self)
-
-
-def find_percentiles(values: Sequence[float]) -> Percentiles:
-    """The median, 10th and 90th percentile of ``values``, of which there is at least one."""
-    low, middle, high = np.percentile(np.asarray(values, dtype=np.float64), (10, 50, 90)).tolist()
-    return Percentiles(middle, low, high, len(values))
 
 
 def compute_seconds(totals: StepTotals, rig: Rig) -> tuple[float, float]:

@@ -32,7 +32,7 @@ class RankStatus:
     """The energy of the step, of all devices that count it; 0 where none does."""
 
 
-def gather_rank_status(mesh: Mesh, *, own: OwnTime, energy: EnergyMeter, asked: bool, save_failed: bool) -> RankStatus:
+def gather_rank_status(mesh: Mesh, own: OwnTime, energy: EnergyMeter, *, asked: bool, save_failed: bool) -> RankStatus:
     """Exchange this rank's status with the other ranks, and return the status of all. Every rank must call it.
 
     ``own`` and ``energy`` count what this rank used since they were read before.
