@@ -26,7 +26,7 @@ QWEN3_8B = ModelShape(
 QWEN3_06B = ModelShape(
     "Qwen3ForCausalLM", 1024, 16, 8, 128, 3072, 151_936, True, 32_768, plain_layers(28, 1e6), qk_norm="head"
 )
-CARD = KNOWN["h100"]
+CARD = KNOWN["h100-sxm"]
 FA2 = make_machine(find_device("h100"), "flash2")
 """An H100 with FlashAttention 2, which published runs used."""
 MILLION = 1 << 20

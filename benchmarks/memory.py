@@ -25,14 +25,17 @@ import torch
 
 from memory_sides import SHAPES, Case, Found, run_ours, run_trainer
 from race import tell
+from ropewalk.plan.devices import find_peak_flops
+from ropewalk.plan.fit import find_fit
 from ropewalk.plan.flops import token_flops, utilisation
+from ropewalk.plan.gpus import list_gpus
 from ropewalk.plan.hardware import find_machine
 from ropewalk.plan.memory import estimate_memory
+from ropewalk.plan.plan import Split
 from ropewalk.plan.savings import Savings, list_savings
 from ropewalk.recipe.spec import Parallel
 
 DOCUMENT_TOKENS, DECISIVE_TOKENS, LIMIT_BYTES = 4096, 16384, 16 * 2**30
-DATASHEET_FLOPS = 989e12
 WAYS = {
     "nothing saved": Savings(),
     "MLP in tiles": Savings("none", 1024),
@@ -109,24 +112,20 @@ def measure_cpu(lengths: list[int], document_tokens: int, threads: int) -> None:
 
 
 def measure_gpu(models: list[str], lengths: list[int], steps: int) -> None:
-    """The fastest way that fits by the plan, beside the Trainer; MFU of the card's datasheet."""
-    machine = find_machine()
+    """The fastest way that fits by the plan, beside the Trainer; MFU of the card's datasheet, or 0 if it is unknown."""
+    machine, peak_flops = find_machine(), find_peak_flops(list_gpus()[0].name)
     for model in models:
         for tokens in lengths:
             case = Case(model, tokens, tokens, "cuda", steps)
-            ways = list_savings(Parallel(), SHAPES[model], host_is_apart=True)
-            fitting = [
-                way
-                for way in ways
-                if estimate_memory(case.shape, tokens, ranks=1, savings=way).peak_bytes < 0.92 * machine.memory_bytes
-            ]
-            way = (fitting or ways[-1:])[0]
+            ways = tuple(list_savings(Parallel(), SHAPES[model], host_is_apart=True))
+            way, _ = find_fit(case.shape, tokens, ranks=1, split=Split(savings=ways), machine=machine)
             side = json.dumps({name: getattr(way, name) for name in Savings.__dataclass_fields__})
             found = [measure(case, each, 16) for each in (side, "trainer")]
             speeds = [each and tokens / each.seconds for each in found]
             flops = token_flops(case.shape, tokens)
             mfu = [
-                speed and utilisation(flops, tokens_per_second=speed, peak_flops=DATASHEET_FLOPS) for speed in speeds
+                speed and peak_flops and utilisation(flops, tokens_per_second=speed, peak_flops=peak_flops)
+                for speed in speeds
             ]
             tell(
                 f"step of {model}, one document of {tokens}, {way.describe()}", PEER, ours=speeds[0], theirs=speeds[1],

@@ -73,7 +73,13 @@ class Case(NamedTuple):
 
 
 def make_model(case: Case, attention: str) -> PreTrainedModel:
-    shape = case.shape
+    torch.manual_seed(0)
+    with torch.device(case.device):  # a GPU draws a large model's weights in no time
+        return build_model(case.shape, attention)
+
+
+def build_model(shape: ModelShape, attention: str) -> PreTrainedModel:
+    """transformers' model of a Llama's or a Qwen3's shape, with random weights and the attention of that name."""
     settings: dict[str, Any] = {
         "vocab_size": shape.vocabulary,
         "hidden_size": shape.width,
@@ -87,11 +93,9 @@ def make_model(case: Case, attention: str) -> PreTrainedModel:
         "tie_word_embeddings": shape.tied,
         "attn_implementation": attention,
     }
-    torch.manual_seed(0)
-    with torch.device(case.device):  # a GPU draws a large model's weights in no time
-        if shape.architecture == LLAMA:
-            return LlamaForCausalLM(LlamaConfig(**settings))
-        return Qwen3ForCausalLM(Qwen3Config(**settings))
+    if shape.architecture == LLAMA:
+        return LlamaForCausalLM(LlamaConfig(**settings))
+    return Qwen3ForCausalLM(Qwen3Config(**settings))
 
 
 class Found(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from memory_sides import build_model
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.launch import run_ranks
@@ -74,18 +74,7 @@ CASES = [
 def measure_peak(case: Case) -> int:
     """The most bytes of a rank's tensors in a step after the first, states included; every rank must call it."""
     torch.manual_seed(0)
-    config_of, model_of = {
-        "llama": (LlamaConfig, LlamaForCausalLM),
-        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-    }[case.family]
-    shape = case.shape
-    config = config_of(
-        vocab_size=shape.vocabulary, hidden_size=shape.width, intermediate_size=shape.mlp_width,
-        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim, tie_word_embeddings=shape.tied, attn_implementation=NAME,
-        max_position_embeddings=1 << 20,
-    )  # fmt: skip
-    learner = ModelWithLoss(model_of(config), chunk_tokens=CHUNK_TOKENS).train()
+    learner = ModelWithLoss(build_model(case.shape, NAME), chunk_tokens=CHUNK_TOKENS).train()
     mesh = make_mesh(case.ranks, case.context_ranks)
     prepare_model(learner, mesh, savings=case.savings, precision=case.precision)
     optimizer = make_optimizer(learner, weight_decay=0.1, betas=(0.9, 0.95), eight_bit=False)
@@ -93,7 +82,7 @@ def measure_peak(case: Case) -> int:
     document = np.arange(case.tokens, dtype=np.int32)[None] // case.document_tokens
     partition = partition_tokens(document, ranks=case.context_ranks)
     tokens = torch.as_tensor(partition.owned(rank % case.context_ranks).astype(np.int64))
-    ids, positions, weights = tokens % shape.vocabulary, tokens % case.document_tokens, torch.ones(len(tokens))
+    ids, positions, weights = tokens % case.shape.vocabulary, tokens % case.document_tokens, torch.ones(len(tokens))
     group = mesh.context_group if case.context_ranks > 1 else None
 
     def step() -> None:

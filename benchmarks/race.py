@@ -15,12 +15,11 @@ import torch
 import torch.distributed as dist
 
 from ropewalk.parallel.device import rank_device
+from ropewalk.plan.devices import find_peak_flops
 
 _PRODUCT_WIDTH = {"cpu": 1024, "cuda": 8192}
 _LINK_BYTES = 1 << 24
 _PROBES = 5
-_DATASHEET_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-"""bfloat16, dense, of the SXM cards."""
 
 
 def race(sides: Mapping[str, Callable[[], Any]], *, turns: int, device: str = "cpu") -> dict[str, float]:
@@ -78,10 +77,10 @@ def measure_link(device: str = "cpu") -> float:
 
 
 def find_share_of_datasheet(flops: float) -> float | None:
-    """A rate as a share of what the GPU's maker promises in bfloat16; None for what is not in the list."""
+    """A rate as a share of what the GPU's maker promises in bfloat16; None for what is not in the table of devices."""
     device = rank_device()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return next((flops / promised for card, promised in _DATASHEET_FLOPS.items() if card in name), None)
+    promised = find_peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else 0.0
+    return flops / promised if promised else None
 
 
 def tell(

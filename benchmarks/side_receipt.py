@@ -11,22 +11,22 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from race import measure_link, measure_products
 from ropewalk.commands.receipt import count_lengths
 from ropewalk.core.digest import digest_arrays, digest_value
 from ropewalk.parallel.collective import max_over_ranks
 from ropewalk.parallel.device import rank_device
-from ropewalk.parallel.measure_rates import EnergyMeter, measure_attention, name_hardware
+from ropewalk.parallel.measure_rates import measure_rig
+from ropewalk.parallel.mesh import make_mesh
 from ropewalk.parallel.peak import held_peak_bytes
 from ropewalk.partition import Partition, partition_tokens
 from ropewalk.plan.receipt import (
     AttentionSoftware,
+    Percentiles,
     Receipt,
     Rig,
     Sequences,
     StageReceipt,
     StepTotals,
-    find_percentiles,
     spell_receipt,
 )
 from trainee import SHAPE, count_flops
@@ -36,21 +36,9 @@ FILE = "{side}-{tokens}-{dtype}.json"
 
 def find_rig(dtype: str) -> Rig:
     """The ranks of this run with their rates, measured while all compute. Every rank must call it."""
-    device, ranks, link = rank_device(), dist.get_world_size(), measure_link(rank_device().type)
     heads, kv_heads, head_dim = (SHAPE[name] for name in ("num_attention_heads", "num_key_value_heads", "head_dim"))
-    products = measure_products(getattr(torch, dtype), device.type)
-    return Rig(
-        device=name_hardware(device),
-        kind="cuda" if device.type == "cuda" else "cpu",
-        ranks=ranks,
-        context_ranks=ranks,
-        peak_flops=products * ranks,
-        peak_source="measured",
-        products_flops=products,
-        attention_flops=measure_attention(dtype, device, heads=heads, kv_heads=kv_heads, head_dim=head_dim),
-        link_bytes_per_second=link if np.isfinite(link) else None,
-        power_watts=EnergyMeter(device, first=dist.get_rank() == 0).power_watts,
-    )
+    mesh = make_mesh(dist.get_world_size(), dist.get_world_size())
+    return measure_rig(mesh, dtype, heads=heads, kv_heads=kv_heads, head_dim=head_dim)
 
 
 def write_side_receipt(
@@ -87,7 +75,7 @@ def write_side_receipt(
         first_loss=loss,
         totals=StepTotals(linear, attention, true_attention, balance, "none"),
         rig=rig,
-        tokens_per_second=find_percentiles([tokens / each for each in seconds]),
+        tokens_per_second=Percentiles.of([tokens / each for each in seconds]),
         mfu=float(np.median([useful / each for each in seconds])),
         peak_bytes=peak,
         attention_bytes=count_side_bytes(side, partition, dtype),

@@ -45,7 +45,7 @@ def test_it_is_checked_and_planned(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(FOLDER / f"{name}.yaml", [f"model={tmp_path}"])
     result = check_recipe(recipe)
     assert result["errors"] == 0, result["text"]
-    (plan,) = forecast_recipe(recipe, parse_shape(config, "config.json"), machine=KNOWN["h100"])
+    (plan,) = forecast_recipe(recipe, parse_shape(config, "config.json"), machine=KNOWN["h100-sxm"])
     assert plan.fits and plan.context_tokens == plan.step_tokens == 1 << 20
     assert plan.savings.attention_on_host and plan.recompute == "save_attention"
     assert 0.9 * most_seconds < plan.step_seconds <= most_seconds

@@ -3,17 +3,13 @@
 import math
 from pathlib import Path
 
+import pytest
 import torch
 
 from ropewalk.parallel.launch import run_ranks
-from ropewalk.parallel.measure_rates import (
-    EnergyMeter,
-    measure_attention,
-    measure_link,
-    measure_products,
-    name_hardware,
-)
+from ropewalk.parallel.measure_rates import EnergyMeter, measure_rig
 from ropewalk.parallel.mesh import make_mesh
+from ropewalk.plan.receipt import Rig
 
 CPU = torch.device("cpu")
 
@@ -39,13 +35,15 @@ def test_no_counter_is_no_figure(tmp_path: Path) -> None:
     assert math.isnan(EnergyMeter(CPU, first=True, powercap=tmp_path).take())
 
 
-def measure_all() -> tuple[float, float, float | None]:
-    mesh = make_mesh(2, 2)
-    attention = measure_attention("float32", mesh.device, heads=4, kv_heads=2, head_dim=16)
-    return measure_products("float32", mesh.device), attention, measure_link(mesh)
+def measure_all() -> Rig:
+    return measure_rig(make_mesh(2, 2), "float32", heads=4, kv_heads=2, head_dim=16)
 
 
-def test_two_ranks_measure_three_rates() -> None:
-    for products, attention, link in run_ranks(measure_all, 2):
-        assert products > 1e8 and attention > 1e7 and link is not None and link > 1e6
-    assert name_hardware(CPU)
+def test_two_ranks_measure_their_rates() -> None:
+    first, second = run_ranks(measure_all, 2)
+    for rig in (first, second):
+        assert rig.products_flops > 1e8 and rig.attention_flops > 1e7
+        assert rig.link_bytes_per_second is not None and rig.link_bytes_per_second > 1e6
+        assert (rig.kind, rig.ranks, rig.context_ranks, rig.peak_source) == ("cpu", 2, 2, "measured")
+    assert first.device and first.peak_flops == second.peak_flops
+    assert first.peak_flops == pytest.approx(first.products_flops + second.products_flops), "each rank measures once"

@@ -3,12 +3,12 @@
 import pytest
 from pydantic import ValidationError
 
+from planned_recipe import make_planned
 from ropewalk.core.error import UserError
 from ropewalk.plan.devices import find_device, find_peak_flops, read_devices, recognise_device
 from ropewalk.plan.hardware import KNOWN, make_machine
 from ropewalk.plan.planned_machine import choose_machine, describe_hardware
 from ropewalk.recipe.hardware_keys import Hardware, read_hardware
-from ropewalk.recipe.spec import Recipe
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 
 CARDS = {
@@ -47,7 +47,7 @@ def test_near_names_are_told_apart() -> None:
 def test_a_recipes_hardware() -> None:
     machine = describe_hardware(read_hardware("h100-sxm x 4"), ranks=8)
     assert machine.name == "h100-sxm" and machine.node_ranks == 4
-    assert machine.host_bytes == KNOWN["h100"].host_bytes * 8 / 4, "four ranks share a node's memory"
+    assert machine.host_bytes == KNOWN["h100-sxm"].host_bytes * 8 / 4, "four ranks share a node's memory"
     assert read_hardware("RTX 4090") == Hardware(device="RTX 4090")
     assert describe_hardware(read_hardware("RTX 4090"), ranks=1).memory_bytes == 24 * 2**30
     own = describe_hardware(read_hardware(Hardware.model_validate({"memory": "40Gi", "flops": "100T"})), ranks=1)
@@ -55,7 +55,7 @@ def test_a_recipes_hardware() -> None:
     mended = Hardware.model_validate({"device": "a100", "memory": "64Gi", "host_memory": "1T", "price": 2.5})
     machine = describe_hardware(mended, ranks=8)
     assert (machine.memory_bytes, machine.host_bytes, machine.dollars_per_hour) == (64 * 2**30, 1e12 / 8, 2.5)
-    assert machine.matmul_flops == KNOWN["a100"].matmul_flops
+    assert machine.matmul_flops == KNOWN["a100-sxm-80"].matmul_flops
 
 
 def test_what_is_wrong_with_hardware_is_said() -> None:
@@ -66,19 +66,12 @@ def test_what_is_wrong_with_hardware_is_said() -> None:
 
 
 def test_float32_is_planned_at_its_own_rate() -> None:
-    assert KNOWN["h100"].float32_share == pytest.approx(67 / 989)
+    assert KNOWN["h100-sxm"].float32_share == pytest.approx(67 / 989)
 
 
 def test_a_recipe_names_the_machine_of_its_plan() -> None:
-    given = {
-        "model": "base", "run": "run", "hardware": "b200 x 8", "nodes": 2,
-        "corpus": {"store": "store", "sources": [{"name": "w", "path": "t", "role": "general"}], "mix": {"general": 1}},
-        "stages": [{"context_length": "4Ki", "rope": {"kind": "unchanged"}, "tokens": "1M", "step_tokens": "16Ki",
-                    "lr": 1e-4}],
-    }  # fmt: skip
-    recipe = Recipe.model_validate(given)
+    recipe, plain = make_planned(hardware="b200 x 8", nodes=2), make_planned()
     shape = ModelShape("LlamaForCausalLM", 64, 4, 2, 16, 128, 1000, True, 512, plain_layers(4, 1e4))
     assert choose_machine(recipe, shape).name == "b200"
-    plain = Recipe.model_validate({key: value for key, value in given.items() if key not in ("hardware", "nodes")})
     assert plain.digest == recipe.digest
     assert make_machine(find_device("b200")).generation == "blackwell"

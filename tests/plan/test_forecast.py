@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from planned_recipe import make_planned
 from ropewalk.core.error import UserError
 from ropewalk.plan import planned_machine
 from ropewalk.plan.flops import Recompute, token_flops
@@ -37,6 +38,16 @@ def test_one_h200_lies_near_the_worked_table(shapes: Mapping[str, ModelShape]) -
     assert all(
         0.65 * plain < plan.tokens_per_second < 0.9 * plain for plain, plan in zip(speeds, planned, strict=True)
     ), "published steps are slower than products and attention alone"
+
+
+def test_a_price_gives_the_cost_of_all_devices(shapes: Mapping[str, ModelShape]) -> None:
+    priced = dataclasses.replace(KNOWN["h200-sxm"], dollars_per_hour=2.5)
+    size: dict[str, Any] = {"context_tokens": 32 * K, "tokens": 1_000_000_000, "ranks": 8}
+    plan = forecast(shapes["llama-8b"], machine=priced, **size)
+    assert plan.dollars == pytest.approx(8 * plan.seconds / 3600 * 2.5)
+    assert dict(plan.rows())["cost"].endswith("at $2.5 an hour")
+    free = forecast(shapes["llama-8b"], machine=dataclasses.replace(priced, dollars_per_hour=None), **size)
+    assert "cost" not in dict(free.rows())
 
 
 def test_twenty_billion_tokens_of_llama_2_7b() -> None:
@@ -73,7 +84,7 @@ def test_attention_waits_on_the_host_only_where_the_host_has_room(shapes: Mappin
             tokens=1024 * K,
             ranks=8,
             split=split,
-            machine=dataclasses.replace(KNOWN["h100"], host_bytes=gigabytes * 1e9),
+            machine=dataclasses.replace(KNOWN["h100-sxm"], host_bytes=gigabytes * 1e9),
         )
         for gigabytes in (128, 64)
     ]
@@ -107,7 +118,7 @@ def test_context_ranks_split_activations_and_time(shapes: Mapping[str, ModelShap
 
 
 def test_documents_imbalance_and_slow_links_show(shapes: Mapping[str, ModelShape]) -> None:
-    def step_seconds(documents: int = 1, machine: str = "h200", **split: float) -> float:
+    def step_seconds(documents: int = 1, machine: str = "h200-sxm", **split: float) -> float:
         chosen = KNOWN[machine]
         if split.pop("slow", 0):
             chosen = dataclasses.replace(chosen, link_bytes_per_second=1e9)
@@ -125,7 +136,7 @@ def test_documents_imbalance_and_slow_links_show(shapes: Mapping[str, ModelShape
     assert step_seconds(documents=7) < 0.5 * plain
     assert step_seconds(imbalance=1.86) > 1.5 * plain
     assert step_seconds(slow=1) > 2 * plain
-    assert step_seconds(machine="a100") > 2 * plain
+    assert step_seconds(machine="a100-sxm-80") > 2 * plain
 
 
 def test_data_ranks_round_the_step_to_whole_rows(shapes: Mapping[str, ModelShape]) -> None:
@@ -172,7 +183,7 @@ def test_a_recipe_s_pattern_is_in_its_plan(shapes: Mapping[str, ModelShape]) -> 
     kept = {"window": "1Ki", "rope": "unchanged"}
     pattern = {"layers": [kept, kept, kept, {}]}
     plain, hybrid = (
-        forecast_recipe(recipe(stages=stages), shapes["qwen-0.6b"], machine=KNOWN["h200"])
+        forecast_recipe(recipe(stages=stages), shapes["qwen-0.6b"], machine=KNOWN["h200-sxm"])
         for stages in ([{}, {}], [pattern, {}])
     )
     assert [
@@ -187,60 +198,40 @@ def test_a_recipe_s_pattern_is_in_its_plan(shapes: Mapping[str, ModelShape]) -> 
 
 
 def recipe(stages: Sequence[Mapping[str, object]] = ({}, {}), **parallel: object) -> Recipe:
-    return Recipe.model_validate(
-        {
-            "model": "base",
-            "run": "runs/test",
-            "corpus": {
-                "store": "store",
-                "sources": [{"name": "web", "path": "text", "role": "general"}],
-                "mix": {"general": 1},
-            },
-            "stages": [
-                {
-                    "context_length": "64Ki",
-                    "rope": {"kind": "unchanged"},
-                    "tokens": "1M",
-                    "step_tokens": "128Ki",
-                    "lr": 1e-3,
-                    **stages[0],
-                },
-                {
-                    "context_length": "128Ki",
-                    "rope": {"kind": "theta", "theta": 1e7},
-                    "tokens": "4M",
-                    "step_tokens": "128Ki",
-                    "lr": 1e-3,
-                    "stop": {"metric": "retrieval", "value": 0.9, "max_steps": 10},
-                    **stages[1],
-                },
-            ],
-            "parallel": {"ranks": 2, "context_parallel": 2, **parallel},
-        }
+    both = {"step_tokens": "128Ki", "lr": 1e-3}
+    first = {"context_length": "64Ki", "rope": {"kind": "unchanged"}, "tokens": "1M"}
+    second = {
+        "context_length": "128Ki",
+        "tokens": "4M",
+        "stop": {"metric": "retrieval", "value": 0.9, "max_steps": 10},
+    }
+    return make_planned(
+        [{**both, **first, **stages[0]}, {**both, **second, **stages[1]}],
+        parallel={"ranks": 2, "context_parallel": 2, **parallel},
     )
 
 
 def test_a_recipe_has_a_plan_per_stage(shapes: Mapping[str, ModelShape]) -> None:
-    plans = forecast_recipe(recipe(), shapes["qwen-0.6b"], machine=dataclasses.replace(KNOWN["h200"], name="cpu"))
+    plans = forecast_recipe(recipe(), shapes["qwen-0.6b"], machine=dataclasses.replace(KNOWN["h200-sxm"], name="cpu"))
     assert [(plan.context_tokens, plan.steps) for plan in plans] == [(64 * K, 7), (128 * K, 10)]
     assert all(plan.fits for plan in plans)
-    whole = forecast_recipe(recipe(), shapes["qwen-0.6b"], machine=KNOWN["h200"])
+    whole = forecast_recipe(recipe(), shapes["qwen-0.6b"], machine=KNOWN["h200-sxm"])
     assert whole[0].context_bytes < plans[0].context_bytes, "a CPU computes in float32"
 
 
 def test_a_stage_alone_has_the_plan_that_it_has_in_its_recipe(shapes: Mapping[str, ModelShape]) -> None:
     programme = recipe(stages=[{"rope": {"kind": "theta", "theta": 5e6}}, {}])
-    plans = forecast_recipe(programme, shapes["qwen-0.6b"], machine=KNOWN["h200"])
+    plans = forecast_recipe(programme, shapes["qwen-0.6b"], machine=KNOWN["h200-sxm"])
     stretched = list(stretch_stages(programme, shapes["qwen-0.6b"]))
     alone = [
-        forecast_stage(programme.parallel, stage, shape, machine=KNOWN["h200"])
+        forecast_stage(programme.parallel, stage, shape, machine=KNOWN["h200-sxm"])
         for stage, shape in zip(programme.stages, stretched, strict=True)
     ]
     assert alone == plans and len(plans) == 2
 
 
 def test_a_large_model_is_not_forecast_on_a_cpu(shapes: Mapping[str, ModelShape]) -> None:
-    machine = dataclasses.replace(KNOWN["a100"], name="cpu")
+    machine = dataclasses.replace(KNOWN["a100-sxm-80"], name="cpu")
     plans = forecast_recipe(recipe(precision="bfloat16"), shapes["llama-8b"], machine=machine)
     assert plans[0].machine.name == "h200-sxm (assumed)"
 

@@ -5,14 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from ropewalk.plan.devices import ALIASES
 from ropewalk.plan.gpus import Gpu
 from ropewalk.plan.hardware import KNOWN, describe_gpu_rates, find_machine, measure_cpu
 
 
 def test_known_machines_name_their_source() -> None:
     for name, machine in KNOWN.items():
-        assert machine.name == ALIASES.get(name, name)
+        assert machine.name == name
         assert machine.source and machine.node_ranks and 0 < machine.network_bytes_per_second < math.inf
         assert 0 < machine.attention_backward_flops <= machine.attention_forward_flops < machine.matmul_flops
 
@@ -27,10 +26,12 @@ def test_this_machine_is_shared_by_its_ranks() -> None:
 def test_a_gpu_is_known_by_the_name_that_its_driver_shows() -> None:
     assert find_machine(gpus=()).name == "cpu"
     found = find_machine(gpus=[Gpu("NVIDIA H100 80GB HBM3")])
-    assert replace(found, host_bytes=1.0) == replace(KNOWN["h100"], host_bytes=1.0) and 0 < found.host_bytes < math.inf
+    assert (
+        replace(found, host_bytes=1.0) == replace(KNOWN["h100-sxm"], host_bytes=1.0) and 0 < found.host_bytes < math.inf
+    )
     small = Gpu("NVIDIA A100-SXM4-40GB", 40 * 2**30, (8, 0), 108)
     found = replace(find_machine(gpus=[small]), host_bytes=1.0)
-    assert found == replace(KNOWN["a100-40"], host_bytes=1.0)
+    assert found == replace(KNOWN["a100-sxm-40"], host_bytes=1.0)
     slice_of_it = replace(small, memory_bytes=20 * 2**30)
     assert find_machine(gpus=[slice_of_it]).memory_bytes == 20 * 2**30, "its own memory"
 
@@ -63,5 +64,5 @@ def test_what_a_driver_does_not_tell_is_said_to_be_assumed() -> None:
 
 
 def test_the_rates_of_the_table_are_near_the_generic_ones() -> None:
-    for name, gpu in {"h100": Gpu("x", None, (9, 0), 132), "a100": Gpu("x", None, (8, 0), 108)}.items():
+    for name, gpu in {"h100-sxm": Gpu("x", None, (9, 0), 132), "a100-sxm-80": Gpu("x", None, (8, 0), 108)}.items():
         assert 0.8 < describe_gpu_rates(gpu).matmul_flops / KNOWN[name].matmul_flops < 1.2

@@ -7,7 +7,7 @@ import pytest
 from ropewalk.plan.hardware import KNOWN, measure_cpu
 from ropewalk.plan.links import context_seconds, state_seconds
 
-MACHINE = replace(KNOWN["h100"], link_bytes_per_second=400e9, network_bytes_per_second=50e9, node_ranks=8)
+MACHINE = replace(KNOWN["h100-sxm"], link_bytes_per_second=400e9, network_bytes_per_second=50e9, node_ranks=8)
 SENT = 400e9
 
 

@@ -10,13 +10,13 @@ import pytest
 from ropewalk.core.error import UserError
 from ropewalk.plan.compare_receipts import FACTORS, compare_receipts, compare_stages
 from ropewalk.plan.receipt import (
+    Percentiles,
     Receipt,
     Rig,
     Sequences,
     StageReceipt,
     StepTotals,
     compute_seconds,
-    find_percentiles,
     read_receipt,
     spell_receipt,
 )
@@ -33,7 +33,7 @@ def make_stage(totals: StepTotals, *, rest_seconds: float = 0.0, rig: Rig = RIG,
         first_loss=loss,
         totals=totals,
         rig=rig,
-        tokens_per_second=find_percentiles([1024 / seconds] * 20),
+        tokens_per_second=Percentiles.of([1024 / seconds] * 20),
         mfu=0.5,
         peak_bytes=1e6,
         attention_bytes=10,
@@ -51,7 +51,7 @@ TOTALS = StepTotals(1e12, 2e12, 2e12, 1.0, "none")
 
 
 def test_percentiles_of_twenty_one_steps() -> None:
-    found = find_percentiles([float(each) for each in range(21)])
+    found = Percentiles.of([float(each) for each in range(21)])
     assert (found.p10, found.median, found.p90, found.count) == (2, 10, 18, 21)
 
 
@@ -104,14 +104,14 @@ def test_the_factors_multiply_to_the_ratio() -> None:
 
 
 def test_a_step_faster_than_its_rates_is_told() -> None:
-    fast = replace(make_stage(TOTALS), tokens_per_second=find_percentiles([1024.0] * 20))  # one second, not 8.5
+    fast = replace(make_stage(TOTALS), tokens_per_second=Percentiles.of([1024.0] * 20))  # one second, not 8.5
     ratio = compare_stages(0, fast, make_stage(TOTALS))
     assert ratio.factors["exchange"] == pytest.approx(1) and "8.50 times as fast" in " ".join(ratio.notes)
     assert math.prod(ratio.factors.values()) == pytest.approx(ratio.ratio) == pytest.approx(8.5)
 
 
 def test_few_steps_are_no_claim() -> None:
-    few = replace(make_stage(TOTALS), tokens_per_second=find_percentiles([100.0] * 3))
+    few = replace(make_stage(TOTALS), tokens_per_second=Percentiles.of([100.0] * 3))
     assert "only 3 steps of the second" in " ".join(compare_stages(0, make_stage(TOTALS), few).notes)
 
 

@@ -27,7 +27,7 @@ from ropewalk.plan.step_time import (
 )
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 
-FA3 = KNOWN["h100"]
+FA3 = KNOWN["h100-sxm"]
 FA2 = make_machine(find_device("h100"), "flash2")
 MILLION = 1 << 20
 
@@ -47,7 +47,10 @@ def both(shape: ModelShape, machine: Any) -> tuple[StepTime, StepTime]:
 def test_published_steps_of_a_million_tokens(
     name: str, machine: Any, published: float, bar: float, bound: float, shapes: Mapping[str, ModelShape]
 ) -> None:
-    """trl's steps on eight H100. ``bound`` is the published time less one forward pass of attention at equal rates."""
+    """trl's steps on eight H100. ``bound`` is the published time less one forward pass of attention at equal rates.
+
+    Asked were 10 % and bars of 320, 510 and 115 s; the fitted formula misses 10 % and two bars (docs/gpu.md).
+    """
     stock, ours = both(shapes[name], machine)
     assert stock.total == pytest.approx(published, rel=0.11)
     assert ours.total <= bar

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from planned_recipe import make_planned
 from ropewalk.cli.main import app
 from ropewalk.plan.forecast import forecast_recipe
 from ropewalk.plan.unfit import find_unfit
@@ -19,22 +20,8 @@ MILLION = "1Mi"
 
 
 def make_recipe(hardware: object, length: str, parallel: dict[str, Any], **given: object) -> Recipe:
-    stage = {"context_length": length, "rope": {"kind": "theta", "theta": 1e7}, "tokens": "1B", "step_tokens": "4Mi"}
-    return Recipe.model_validate(
-        {
-            "model": "base",
-            "run": "run",
-            "corpus": {
-                "store": "store",
-                "sources": [{"name": "w", "path": "t", "role": "general"}],
-                "mix": {"general": 1},
-            },
-            "stages": [{**stage, "lr": 1e-5, **given.pop("stage", {})}],  # type: ignore[dict-item]
-            "hardware": hardware,
-            "parallel": {"precision": "bfloat16", **parallel},
-            **given,
-        }
-    )
+    stage = {"context_length": length}
+    return make_planned([stage], hardware=hardware, parallel={"precision": "bfloat16", **parallel}, **given)
 
 
 def with_words(recipe: Recipe, words: str) -> Recipe:
@@ -93,15 +80,6 @@ def test_a_70b_model_at_a_million_tokens_on_eight_h100() -> None:
     for words in offers:
         changed = with_words(recipe, words)
         assert find_unfit(changed, LLAMA_70B, forecast_recipe(changed, LLAMA_70B)) == []
-
-
-def test_nodes_count() -> None:
-    recipe = make_recipe("h100-sxm x 8", "32Ki", {"ranks": 32}, nodes=2)
-    (finding,) = find_unfit(recipe, LLAMA_8B, forecast_recipe(recipe, LLAMA_8B))
-    assert finding.key == "nodes"
-    assert "32 ranks need 4 nodes of 8 x h100-sxm, not 2; set nodes=4, or parallel.ranks=16" in finding.message
-    enough = make_recipe("h100-sxm x 8", "32Ki", {"ranks": 32}, nodes=4)
-    assert find_unfit(enough, LLAMA_8B, forecast_recipe(enough, LLAMA_8B)) == []
 
 
 def test_what_fits_is_no_error_and_a_pinned_setting_tells_its_price() -> None:

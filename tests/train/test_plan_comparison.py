@@ -27,6 +27,7 @@ def test_the_term_with_the_largest_difference_is_named() -> None:
 
 def test_a_stage_says_it_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     recipe = make_recipe(tokens=5 * 128, step_tokens=128, context_length=64, parallel={"ranks": 2})
+    recipe = recipe.model_copy(update={"hardware": "h100-sxm x 8"})
     run, corpus = tmp_path / "run", write_corpus(tmp_path)
     write_model(run, tmp_path / "tokenizer")
 
@@ -34,5 +35,7 @@ def test_a_stage_says_it_once(tmp_path: Path, capfd: pytest.CaptureFixture[str])
         return train_stage(recipe, stage=0, run=run, corpus=corpus)
 
     assert run_ranks(on_rank, 2, threads=1) == ["limit"] * 2
-    told = [line for line in capfd.readouterr().err.splitlines() if "plan: a step takes" in line]
+    lines = capfd.readouterr().err.splitlines()
+    assert sum("the recipe names h100-sxm" in line and "this machine has" in line for line in lines) == 1
+    told = [line for line in lines if "plan: a step takes" in line]
     assert len(told) == 1 and "stage 0, plan: " in told[0] and "planned" in told[0] and "most of the plan is" in told[0]

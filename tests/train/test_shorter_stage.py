@@ -23,7 +23,7 @@ def test_it_is_checked_and_planned_for_its_own_length_and_keeps_the_model_s() ->
     base = ModelShape("LlamaForCausalLM", 2048, 32, 8, 64, 8192, 128_256, True, 131_072, plain_layers(16, 5e5))
     recipe = make_recipe(context_length="4Ki", step_tokens="1Mi", tokens="2B", rope={"kind": "unchanged"}, lr=1e-5)
     assert [finding for finding in check(recipe, base) if finding.key.startswith("stages.0.context")] == []
-    (plan, *_) = forecast_recipe(recipe, base, machine=KNOWN["h100"])
+    (plan, *_) = forecast_recipe(recipe, base, machine=KNOWN["h100-sxm"])
     assert plan.context_tokens == 4096 and plan.fits
     assert model_tokens(recipe.stages[0], base) == 131_072
     changed = recipe.stages[0].model_copy(update={"rope": Theta(theta=1e6)})

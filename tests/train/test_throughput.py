@@ -16,15 +16,17 @@ from ropewalk.corpus.mix.dataset import open_dataset
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.parallel import slow
 from ropewalk.parallel.launch import run_ranks
+from ropewalk.plan.receipt import Rig
 from ropewalk.recipe.spec import Recipe
 from ropewalk.shape.read import read_shape
 from ropewalk.train import loop, throughput
 from ropewalk.train.stage import train_stage
-from ropewalk.train.throughput import Pace, Peak, Throughput
+from ropewalk.train.throughput import Pace, Throughput
 from tiny_run import make_recipe
 
 NewRun = Callable[[str], Path]
 Prepared = tuple[Path, Path]
+RIG = Rig("CPU", "cpu", 1, 1, 1.0, "measured", 1.0, 1.0, None)
 
 
 def shape_of(prepared: Prepared) -> Any:
@@ -40,7 +42,7 @@ def test_flops_are_those_of_the_pairs_in_the_rows(prepared: Prepared) -> None:
             attention = 2 * 2 * shape.query_width * (query + 1)
             block = 2 * shape.width * (shape.query_width + shape.kv_width) + 3 * shape.width * shape.mlp_width
             multiplied += shape.layers * (attention + 2 * block) + 2 * shape.vocabulary * shape.width
-    assert Throughput(shape, Peak(1.0, "")).step_flops(np.array(documents)) == pytest.approx(3 * multiplied)
+    assert Throughput(shape, RIG).step_flops(np.array(documents)) == pytest.approx(3 * multiplied)
 
 
 def test_a_later_stage_is_foreseen_as_its_rows_will_be_packed(prepared: Prepared) -> None:
@@ -57,11 +59,11 @@ def test_a_later_stage_is_foreseen_as_its_rows_will_be_packed(prepared: Prepared
         max_repeats=100,
         rules=recipe.corpus,
     )
-    packed = Throughput(shape, Peak(1.0, "")).step_flops(
+    packed = Throughput(shape, RIG).step_flops(
         np.array([n for row in range(rows) for n in dataset.document_tokens(row)])
     )
     assert throughput._forecast_flops(recipe, spec, shape, corpus) == pytest.approx(packed, rel=0.05)
-    left = Throughput(shape, Peak(1.0, ""), later_flops=300.0).seconds_left(4, pace_seconds=2.0, step_flops=100.0)
+    left = Throughput(shape, RIG, later_flops=300.0).seconds_left(4, pace_seconds=2.0, step_flops=100.0)
     assert left == 4 * 2.0 + 3 * 2.0
 
 

@@ -1,7 +1,7 @@
 """The verbs of the command line. Each is thin and imports its part only when called, so ``--help`` is instant.
 
 Results go to standard output (with ``--json`` as one JSON object), progress to standard error. Exit code 0: done; 1: a
-rank failed, hung or was lost; 2: an input of the user cannot be used; with ``--strict`` 3: a target is missed, 4: a
+rank failed, hung or was lost; 2: an input of the user cannot be used, or a check found an error; with ``--strict`` 3: a target is missed, 4: a
 target is undecided; 75: stopped by a signal and saved; 130: a second Ctrl-C. After 1, 75 and 130 the same command
 continues from the newest checkpoint.
 """
@@ -222,7 +222,7 @@ def sweep_command(
 
 @app.command("check")
 def check_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Check a recipe against published rules, without running it; exit code 2 if it breaks one."""
+    """Check a recipe against published rules, and whether it fits, without running it; exit code 2 if not."""
     from ropewalk.commands.check import check_recipe
 
     findings = check_recipe(load_given(recipe, overrides))

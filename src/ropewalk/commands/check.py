@@ -9,6 +9,7 @@ from ropewalk.core.artifact import is_finished
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.plan.forecast import forecast_recipe
+from ropewalk.plan.named_hardware import check_hardware
 from ropewalk.plan.unfit import find_unfit
 from ropewalk.recipe.check import base_context, check
 from ropewalk.recipe.check_corpus import check_corpus
@@ -25,7 +26,8 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
     if is_finished(folder.corpus):
         findings += check_corpus(recipe, open_corpus(folder.corpus), base_context(recipe, shape))
     plans = [] if shape is None else forecast_recipe(recipe, shape)
-    findings += [] if shape is None else find_unfit(recipe, shape, plans)
+    if shape is not None and plans:
+        findings += [*check_hardware(recipe, plans[0].machine), *find_unfit(recipe, shape, plans)]
     errors = sum(finding.level == "error" for finding in findings)
     lines = [f"{finding.level}: {finding.key}: {finding.message} ({finding.source})" for finding in findings]
     positions = [] if shape is None else list(describe_stages(recipe, shape))

@@ -25,17 +25,17 @@ from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.partition.choose import choose_partition
 from ropewalk.partition.ulysses import UlyssesPartition
 from ropewalk.plan.compare_receipts import compare_receipts
+from ropewalk.plan.devices import recognise_device
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.forecast import forecast_stage, plan_sharing
-from ropewalk.plan.gpus import Gpu
-from ropewalk.plan.hardware import Machine, describe_cpu, describe_gpu_rates
+from ropewalk.plan.hardware import KNOWN, Machine, describe_cpu
 from ropewalk.plan.receipt import (
+    Percentiles,
     Receipt,
     Rig,
     Sequences,
     StageReceipt,
     StepTotals,
-    find_percentiles,
     read_receipt,
     spell_receipt,
 )
@@ -174,7 +174,7 @@ def _make_stage(
             recompute=savings.recompute,
         ),
         rig=rig,
-        tokens_per_second=find_percentiles(found["tokens_per_second"]),
+        tokens_per_second=Percentiles.of(found["tokens_per_second"]),
         mfu=median(found["mfu"]),
         peak_bytes=max(found["peak_bytes"]),
         attention_bytes=_count_attention_bytes(
@@ -222,9 +222,12 @@ def _count_attention_bytes(
 
 
 def _plan(recipe: Recipe, shape: ModelShape, stage: int, *, rig: Rig, precision: str) -> dict[str, float]:
-    """The forecast of the stage on this rig, for sequences of one document each."""
+    """The forecast of the stage on this rig, for sequences of one document each; none on a GPU of no known rates."""
+    machine = _describe_machine(rig)
+    if machine is None:
+        return {}
     parallel = recipe.parallel.model_copy(update={"precision": precision, "device": rig.kind})
-    plan = forecast_stage(parallel, recipe.stages[stage], shape, machine=_describe_machine(rig))
+    plan = forecast_stage(parallel, recipe.stages[stage], shape, machine=machine)
     return {
         "tokens_per_second": plan.tokens_per_second,
         "peak_bytes": plan.memory.peak_bytes,
@@ -233,10 +236,14 @@ def _plan(recipe: Recipe, shape: ModelShape, stage: int, *, rig: Rig, precision:
     }
 
 
-def _describe_machine(rig: Rig) -> Machine:
-    """The plan's machine: a GPU by its name, or a CPU with the rates that were measured as the stage began."""
+def _describe_machine(rig: Rig) -> Machine | None:
+    """The plan's machine: a GPU of the table, or a CPU with the rates that were measured as the stage began.
+
+    None for another GPU: a receipt does not hold its memory, which decides what is recomputed.
+    """
     if rig.kind == "cuda":
-        return describe_gpu_rates(Gpu(rig.device))
+        device = recognise_device(rig.device)
+        return None if device is None else KNOWN[device.name]
     machine = describe_cpu(rig.products_flops, ranks=rig.ranks, source="measured as the stage began")
     return replace(
         machine,

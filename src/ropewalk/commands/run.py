@@ -23,6 +23,7 @@ from ropewalk.core.progress import say
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.stop import stop_if_asked
 from ropewalk.parallel.torchrun import is_first, is_started
+from ropewalk.plan.named_hardware import require_hardware
 from ropewalk.recipe.part_digests import digest_parts
 from ropewalk.recipe.spec import Recipe
 from ropewalk.report.page import summarise, write_report
@@ -38,6 +39,7 @@ def run_recipe(recipe: Recipe) -> dict[str, Any]:
     """Do every part that is not done yet; return the summary for the command line."""
     if is_first():
         require_packages(recipe)  # before hours of preparing text
+        require_hardware(recipe)
     folder = RunFolder(Path(recipe.run))
     with claim(recipe, folder):
         if is_finished(folder.root):

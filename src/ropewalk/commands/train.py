@@ -12,6 +12,7 @@ from ropewalk.core.progress import say
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.parallel.stop import Stopped
 from ropewalk.parallel.torchrun import is_first
+from ropewalk.plan.named_hardware import require_hardware
 from ropewalk.recipe.lora import Lora, require_peft
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.recipe.trackers import require_trackers
@@ -24,6 +25,7 @@ def train_stages(recipe: Recipe, folder: RunFolder) -> None:
     """Train all stages in turn, each from the weights of the stage before."""
     if is_first():
         require_packages(recipe)
+        require_hardware(recipe)
     require(folder.corpus, verb="prepare")
     for stage in range(len(recipe.stages)):
         if not is_finished(folder.trained(stage)):

@@ -1,7 +1,8 @@
 """Measure what the ranks reach at the start of a stage: products, attention, the link between ranks, and the energy.
 
-All ranks compute at the same time, because ranks on one CPU share it. Each probe takes a few milliseconds on a CPU. The
-rates are for a receipt, which says what share of a step they explain.
+All ranks compute at the same time, because ranks on one CPU share it; so each rank takes all probes in the same order,
+whatever its device. The rates are for MFU, for the plan of a running stage, and for a receipt, which says what share of
+a step they explain.
 """
 
 import ctypes
@@ -16,9 +17,11 @@ import torch
 import torch.distributed as dist
 
 from ropewalk.attention.context_parallel import attend
-from ropewalk.parallel.collective import wait_for_ranks
+from ropewalk.parallel.collective import sum_over_ranks, wait_for_ranks
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.partition.partition import partition_tokens
+from ropewalk.plan.devices import find_peak_flops
+from ropewalk.plan.receipt import Rig
 
 _WIDTHS = {"cpu": 512, "cuda": 8192}
 _TOKENS = {"cpu": 512, "cuda": 8192}
@@ -30,8 +33,31 @@ _POWERCAP = Path("/sys/class/powercap")
 _NVML = "libnvidia-ml.so.1"
 
 
+def measure_rig(mesh: Mesh, precision: str, *, heads: int, kv_heads: int, head_dim: int) -> Rig:
+    """Return what computes, with rates that are measured now, for attention of these heads. Every rank must call it.
+
+    The peak is that of the data sheet, or for a device that is not in the table the measured rate of products.
+    """
+    name = name_hardware(mesh.device)
+    products = measure_products(precision, mesh.device)
+    known = find_peak_flops(name) if mesh.device.type == "cuda" else 0.0
+    peak, measured = sum_over_ranks(torch.tensor([known or products, not known], dtype=torch.float64)).tolist()
+    return Rig(
+        device=name,
+        kind="cuda" if mesh.device.type == "cuda" else "cpu",
+        ranks=mesh.ranks,
+        context_ranks=mesh.context_ranks,
+        peak_flops=peak,
+        peak_source="measured" if measured else "by data sheet",
+        products_flops=products,
+        attention_flops=measure_attention(precision, mesh.device, heads=heads, kv_heads=kv_heads, head_dim=head_dim),
+        link_bytes_per_second=measure_link(mesh),
+        power_watts=EnergyMeter(mesh.device, first=mesh.rank == 0).power_watts,
+    )
+
+
 def measure_products(precision: str, device: torch.device) -> float:
-    """Return the FLOP/s of the fastest of a few products of square matrices, in ``precision``."""
+    """Return the FLOP/s of the fastest of a few products of square matrices. Every rank must call it."""
     width = _WIDTHS[device.type]
     left = torch.ones(width, width, dtype=getattr(torch, precision), device=device)
 
@@ -42,7 +68,10 @@ def measure_products(precision: str, device: torch.device) -> float:
 
 
 def measure_attention(precision: str, device: torch.device, *, heads: int, kv_heads: int, head_dim: int) -> float:
-    """Return the FLOP/s of attention on one document, forward and backward, causal pairs only."""
+    """Return the FLOP/s of attention on one document, forward and backward, causal pairs only.
+
+    Every rank must call it.
+    """
     tokens = _TOKENS[device.type]
     partition = partition_tokens(np.zeros((1, tokens), dtype=np.int32), ranks=1)
     drawn = [

@@ -53,8 +53,6 @@ def compare_stages(number: int, ours: StageReceipt, theirs: StageReceipt) -> Sta
     if ours.rig.device != theirs.rig.device or ours.rig.ranks != theirs.rig.ranks:
         told = [f"{rig.ranks} x {rig.device}" for rig in (ours.rig, theirs.rig)]
         notes.append(f"other hardware: {told[0]} against {told[1]}; `kernel` holds this difference")
-    if not (ours.rig.attention_flops and theirs.rig.attention_flops):
-        notes.append("the rate of attention was not measured; `exchange` holds all but recompute of products")
     my_rig, its_rig = _fit_rates(ours, notes, "the first"), _fit_rates(theirs, notes, "the second")
     seconds = _list_seconds(ours, theirs, my_rig=my_rig, its_rig=its_rig)
     factors = {name: before / after for name, before, after in zip(FACTORS, seconds, seconds[1:], strict=False)}

@@ -31,7 +31,6 @@ class Device(NamedTuple):
     memory_gb_per_second: float
     bf16_tflops: float
     """Dense products of 16-bit inputs with sums in float32, without sparsity."""
-    fp8_tflops: float | None
     float32_tflops: float
     """Products of float32 inputs without TF32, which is torch's default."""
     link_gb_per_second: float

@@ -26,7 +26,7 @@ Documents = Sequence[int] | Int64[np.ndarray, "documents"]
 
 # Passes over the linear part and over attention, in units of a forward pass. Backward is 2 and 2.5: a flash kernel
 # computes the scores again. Recomputation repeats the forward pass of all tensors that were not kept.
-_PASSES: dict[Recompute, tuple[float, float]] = {"none": (1, 1), "full": (2, 2), "save_attention": (2, 1)}
+FORWARD_PASSES: dict[Recompute, tuple[float, float]] = {"none": (1, 1), "full": (2, 2), "save_attention": (2, 1)}
 BACKWARD_LINEAR, BACKWARD_ATTENTION = 2.0, 2.5
 
 
@@ -50,13 +50,13 @@ class TokenFlops:
 
     def hardware(self, recompute: Recompute) -> float:
         """FLOPs that the machine executes per token of a training step, with recomputation."""
-        linear, attention = _PASSES[recompute]
+        linear, attention = FORWARD_PASSES[recompute]
         products = (linear + BACKWARD_LINEAR) * self.linear - self.frozen
         return products + (attention + BACKWARD_ATTENTION) * self.attention
 
     def seconds(self, recompute: Recompute, *, matmul: float, forward: float, backward: float) -> tuple[float, float]:
         """Seconds per token in matrix products and in attention; the three rates are in FLOP/s."""
-        linear, attention = _PASSES[recompute]
+        linear, attention = FORWARD_PASSES[recompute]
         return (
             ((linear + BACKWARD_LINEAR) * self.linear - self.frozen) / matmul,
             attention * self.attention / forward + BACKWARD_ATTENTION * self.attention / backward,

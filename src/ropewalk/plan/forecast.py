@@ -44,7 +44,7 @@ def forecast(
     ranks: int = 1,
     document_tokens: Sequence[int] | None = None,
     split: Split | None = None,
-    machine: Machine = KNOWN["h200"],
+    machine: Machine = KNOWN["h200-sxm"],
 ) -> Plan:
     """Forecast a run of ``tokens`` tokens in sequences of ``context_tokens`` on ``ranks`` ranks.
 

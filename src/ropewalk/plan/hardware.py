@@ -15,13 +15,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ropewalk.plan.devices import (
-    ALIASES,
     ATTENTION_SHARES,
     MATMUL_SHARES,
     Device,
     Family,
     Generation,
-    find_device,
     read_devices,
     recognise_device,
 )
@@ -94,11 +92,8 @@ def make_machine(device: Device, family: Family | None = None) -> Machine:
 _REACHED = 0.9
 """Of the data sheet's memory rate, in a kernel that only moves."""
 
-KNOWN: Mapping[str, Machine] = {
-    **{device.name: make_machine(device) for device in read_devices()},
-    **{short: make_machine(find_device(short)) for short in ALIASES},
-}
-"""The machine of every device of the table, also by its short names."""
+KNOWN: Mapping[str, Machine] = {device.name: make_machine(device) for device in read_devices()}
+"""The machine of every device of the table."""
 
 _PROBE_WIDTH, _PROBE_SECONDS, _COPIES = 1024, 0.2, 3
 _ATTENTION_SHARE = 0.65

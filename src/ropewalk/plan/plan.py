@@ -69,6 +69,12 @@ class Plan:
     """How a sequence of one document is cut, and why; empty if it is not cut."""
 
     @property
+    def dollars(self) -> float | None:
+        """Of all ranks' devices for the whole stage; None where their price is not known."""
+        price = self.machine.dollars_per_hour
+        return None if price is None else self.ranks * self.seconds / 3600 * price
+
+    @property
     def recompute(self) -> Recompute:
         return self.savings.recompute
 
@@ -87,6 +93,11 @@ class Plan:
             ),
             ("speed", f"{format_amount(self.tokens_per_second)} tokens/s on {self.ranks} x {self.machine.name}"),
             ("time", format_seconds(self.seconds)),
+            *(
+                []
+                if self.dollars is None
+                else [("cost", f"${format_amount(self.dollars)} at ${self.machine.dollars_per_hour:g} an hour")]
+            ),
             ("memory", f"{format_bytes(self.memory.peak_bytes)} per rank, {self.savings.describe()}"),
             *([("host", f"{format_bytes(self.memory.host)} per rank")] if self.memory.host else []),
             ("fits", f"{'yes' if self.fits else 'no'}, {format_bytes(self.machine.memory_bytes)} per rank"),

@@ -13,8 +13,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_amount
 from ropewalk.core.read_json import read_written
-from ropewalk.plan.flops import BACKWARD_ATTENTION, BACKWARD_LINEAR, Recompute
+from ropewalk.plan.flops import BACKWARD_ATTENTION, BACKWARD_LINEAR, FORWARD_PASSES, Recompute
 
 AttentionSoftware = Literal[
     "ropewalk",
@@ -28,8 +29,6 @@ AttentionSoftware = Literal[
 SOFTWARE: tuple[str, ...] = get_args(AttentionSoftware)
 ENOUGH_STEPS = 20
 """Percentiles of fewer steps are told, but they are no claim."""
-FORWARD_PASSES: Mapping[Recompute, tuple[int, int]] = {"none": (1, 1), "save_attention": (2, 1), "full": (2, 2)}
-"""Forward passes of products and of attention in a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +39,12 @@ class Percentiles:
     p10: float
     p90: float
     count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Percentiles":
+        """Those of ``values``, of which there is at least one."""
+        low, middle, high = np.percentile(np.asarray(values, dtype=np.float64), (10, 50, 90)).tolist()
+        return cls(middle, low, high, len(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +73,15 @@ class Rig:
     products_flops: float
     """Matrix products of one rank, measured at the start while all ranks compute."""
     attention_flops: float
-    """Attention forward and backward of one rank, causal pairs only, measured likewise; 0 where it was not measured."""
+    """Attention forward and backward of one rank, causal pairs only, measured likewise."""
     link_bytes_per_second: float | None
     """What each rank sends while all do, measured likewise; None with one rank."""
     power_watts: float | None = None
     """The limit that the driver enforces for one device; None where nothing tells it."""
+
+    def describe_peak(self) -> str:
+        """The peak as text, such as ``0.21 TFLOP/s measured``."""
+        return f"{format_amount(self.peak_flops / 1e12)} TFLOP/s {self.peak_source}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,18 +152,12 @@ class Receipt:
         return asdict(self)
 
 
-def find_percentiles(values: Sequence[float]) -> Percentiles:
-    """The median, 10th and 90th percentile of ``values``, of which there is at least one."""
-    low, middle, high = np.percentile(np.asarray(values, dtype=np.float64), (10, 50, 90)).tolist()
-    return Percentiles(middle, low, high, len(values))
-
-
 def compute_seconds(totals: StepTotals, rig: Rig) -> tuple[float, float]:
     """Seconds of the busiest rank's products and attention in a step, at the rates that were measured at the start."""
     linear, attention = FORWARD_PASSES[totals.recompute]
     products = totals.linear_flops * (linear + BACKWARD_LINEAR) / rig.ranks / rig.products_flops
     pairs = totals.attention_flops * (attention + BACKWARD_ATTENTION) / rig.ranks * totals.balance
-    return products, pairs / rig.attention_flops if rig.attention_flops else 0.0
+    return products, pairs / rig.attention_flops
 
 
 def read_receipt(path: Path) -> Receipt:

@@ -26,8 +26,8 @@ _MOST_RANKS, _SHORTEST = 64, 1024
 
 
 def find_unfit(recipe: Recipe, shape: ModelShape, plans: Sequence[Plan]) -> list[Finding]:
-    """An error for each of ``plans`` that does not fit, and one where the nodes have too few devices."""
-    findings = list(_count_nodes(recipe, plans[0].machine)) if plans else []
+    """An error for each of ``plans`` that does not fit."""
+    findings = []
     stretched = list(stretch_stages(recipe, shape))
     for index, (plan, stage, extended) in enumerate(zip(plans, recipe.stages, stretched, strict=False)):
         if not plan.fits:
@@ -129,15 +129,3 @@ def _fits_with(
         share = min(parallel.ranks, machine.node_ranks) / min(changed.ranks, machine.node_ranks)
         machine = replace(machine, host_bytes=machine.host_bytes * share)
     return fit_stage(changed, stage, extended, machine=machine)[2]
-
-
-def _count_nodes(recipe: Recipe, machine: Machine) -> Iterator[Finding]:
-    ranks, each = recipe.parallel.ranks, machine.node_ranks
-    if recipe.nodes is None or each is None or ranks <= recipe.nodes * each:
-        return
-    needed = -(-ranks // each)
-    message = (
-        f"{ranks} ranks need {needed} nodes of {each} x {machine.name}, not {recipe.nodes}; set nodes={needed}, or "
-        f"parallel.ranks={recipe.nodes * each}"
-    )
-    yield Finding("error", "nodes", message, _SOURCE)

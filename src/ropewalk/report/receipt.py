@@ -51,7 +51,7 @@ def _list_rows(stage: StageReceipt) -> list[list[str]]:
             f"{speed.count:,} steps{few})",
             _tell(planned.get("tokens_per_second"), speed.median),
         ],
-        ["MFU", f"{stage.mfu:.1%} of {format_amount(rig.peak_flops / 1e12)} TFLOP/s {rig.peak_source}", ""],
+        ["MFU", f"{stage.mfu:.1%} of {rig.describe_peak()}", ""],
         ["pairs that the mask needs", f"{stage.useful_share:.1%} of the computed ones", ""],
         ["attention, busiest rank / mean", f"{totals.balance:.2f}; recompute {totals.recompute}", ""],
         # A process also holds code and caches, which the plan leaves out.

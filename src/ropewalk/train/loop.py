@@ -75,7 +75,7 @@ def run_loop(
             result = take_step(state, batches, context, rates, loss_metrics)
             state, metrics = result.state, result.metrics
             clock.tick()
-            status = gather_rank_status(mesh, (own, progress.meter), asked=asked(), save_failed=saver.has_failed)
+            status = gather_rank_status(mesh, own, progress.meter, asked=asked(), save_failed=saver.has_failed)
             metrics += progress.tell(state, batches, status, tokens=state.tokens - before, rows=metrics)
             if context.is_first_rank and result.reason:
                 _tell_skipped(result, context, dataset)

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 
 from ropewalk.core.quantity import format_amount, format_bytes
 from ropewalk.model.fusion import choose_fusion
-from ropewalk.parallel.device import describe_gpu, rank_device
+from ropewalk.parallel.device import find_own_machine
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.forecast import forecast_stage
-from ropewalk.plan.hardware import Machine, describe_cpu, describe_gpu_rates
+from ropewalk.plan.hardware import describe_cpu
 from ropewalk.plan.plan import Plan
+from ropewalk.plan.receipt import Rig
 from ropewalk.plan.step_time import Software, StepTime, estimate_step_time
 from ropewalk.train.batches import StepBatches
 from ropewalk.train.stage_context import StageContext
-from ropewalk.train.throughput import Peak
 
 COMPARED_STEP = 3
 _FAR, _FAR_MEMORY = 1.25, 1.1
@@ -34,9 +34,9 @@ class Measured:
     imbalance: float
 
 
-def compare_with_plan(context: StageContext, peak: Peak, batches: StepBatches, measured: Measured) -> str:
+def compare_with_plan(context: StageContext, rig: Rig, batches: StepBatches, measured: Measured) -> str:
     """One line for people: the step beside its plan, with the term that is furthest off, if any is far off."""
-    plan = _plan_own(context, peak)
+    plan = _plan_own(context, rig)
     tokens = max(1, int(batches.document_tokens.sum()))
     flops = token_flops(context.shape, tokens, document_tokens=batches.document_tokens, lora=context.spec.lora)
     work = replace(plan.work, flops=flops, imbalance=measured.imbalance, tokens=tokens / context.mesh.ranks)
@@ -78,13 +78,13 @@ def is_far(found: float, planned: float, ratio: float) -> bool:
     return not planned / ratio <= found <= planned * ratio
 
 
-def _plan_own(context: StageContext, peak: Peak) -> Plan:
+def _plan_own(context: StageContext, rig: Rig) -> Plan:
     """The plan of this stage on this rank's device."""
-    device, ranks = rank_device(), context.mesh.ranks
-    machine: Machine = (
-        describe_gpu_rates(describe_gpu(device))
+    device = context.mesh.device
+    machine = (
+        find_own_machine(ranks=rig.ranks)
         if device.type == "cuda"
-        else describe_cpu(peak.flops / ranks, ranks=ranks, source=peak.source)
+        else describe_cpu(rig.products_flops, ranks=rig.ranks, source="measured as the stage began")
     )
     real = context.parallel.model_copy(update={"device": device.type, "precision": context.precision})
     return forecast_stage(real, context.spec, context.shape, machine=machine)

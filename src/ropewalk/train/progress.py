@@ -58,7 +58,7 @@ class StageProgress:
             self._compare(seconds, batches, heard, imbalance)
         figures = [
             ("tokens_per_second", tokens / seconds, "tokens/s"),
-            ("mfu", flops / seconds / self._gauge.peak.flops, "share"),
+            ("mfu", flops / seconds / self._gauge.rig.peak_flops, "share"),
             ("peak_bytes", heard.peak_bytes, "bytes"),
             ("seconds_left", left, "s"),
             ("busy_imbalance", self._slow.ratio, "1"),
@@ -80,7 +80,7 @@ class StageProgress:
         if len(self._compared) == COMPARED_STEP:
             step_seconds, own_seconds = (mean(each) for each in zip(*self._compared[1:], strict=True))
             measured = Measured(step_seconds, own_seconds, heard.peak_bytes, imbalance)
-            say(compare_with_plan(self._context, self._gauge.peak, batches, measured))
+            say(compare_with_plan(self._context, self._gauge.rig, batches, measured))
 
     def end_between(self) -> None:
         """Record that the work between two steps is done: averaged metrics, validation and saving."""
@@ -92,7 +92,7 @@ class StageProgress:
         """During the block, show metrics as they arrive. ``taken`` is the number of steps taken before."""
         shown = watch(name, self._steps, unit="steps", before=taken) if self._speaks else _nobody()
         with shown as advance:
-            yield Show(advance, of_peak=f"of {self._gauge.peak.describe()}", speaks=self._speaks)
+            yield Show(advance, of_peak=f"of {self._gauge.rig.describe_peak()}", speaks=self._speaks)
 
 
 class Show:

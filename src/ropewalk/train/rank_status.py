@@ -32,17 +32,16 @@ class RankStatus:
     """The energy of the step, of all devices that count it; 0 where none does."""
 
 
-def gather_rank_status(
-    mesh: Mesh, meters: tuple[OwnTime, EnergyMeter], *, asked: bool, save_failed: bool
-) -> RankStatus:
+def gather_rank_status(mesh: Mesh, own: OwnTime, energy: EnergyMeter, *, asked: bool, save_failed: bool) -> RankStatus:
     """Exchange this rank's status with the other ranks, and return the status of all. Every rank must call it.
 
-    ``meters`` count what this rank used since they were read before.
+    ``own`` and ``energy`` count what this rank used since they were read before.
     """
     mine = torch.zeros(3 + 2 * mesh.ranks, dtype=torch.float64)
     mine[:3] = torch.tensor([asked, save_failed, held_peak_bytes(mesh.device)])
-    mine[3 + mesh.rank], joules = (meter.take() for meter in meters)
+    mine[3 + mesh.rank] = own.take()
+    joules = energy.take()
     mine[3 + mesh.ranks + mesh.rank] = 0.0 if math.isnan(joules) else joules
     stop, failed, peak_bytes, *others = max_over_ranks(mine).tolist()
-    seconds, energy = others[: mesh.ranks], others[mesh.ranks :]
-    return RankStatus(bool(stop), bool(failed), peak_bytes, tuple(seconds), sum(energy))
+    seconds, joules_of = others[: mesh.ranks], others[mesh.ranks :]
+    return RankStatus(bool(stop), bool(failed), peak_bytes, tuple(seconds), sum(joules_of))

@@ -23,8 +23,10 @@ from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_model
 from ropewalk.model.fusion import choose_fusion, describe_fusion
+from ropewalk.parallel.measure_rates import measure_rig
 from ropewalk.parallel.stop import listen_for_stop
 from ropewalk.partition.choose import choose_partition
+from ropewalk.plan.named_hardware import compare_hardware
 from ropewalk.plan.savings import Savings
 from ropewalk.recipe.expert_training import refuse_misfits
 from ropewalk.recipe.spec import Recipe
@@ -43,7 +45,7 @@ from ropewalk.train.sessions import note_session
 from ropewalk.train.spike_guard import is_astray
 from ropewalk.train.stage_context import StageContext, make_context
 from ropewalk.train.stop_metric import RETRIEVAL, plan_measure
-from ropewalk.train.throughput import find_rig, forecast_later_stages, make_throughput
+from ropewalk.train.throughput import Throughput, forecast_later_stages
 from ropewalk.train.trackers import TrackedRun, Trackers
 from ropewalk.train.validation import make_reader, prepare_validation
 
@@ -72,9 +74,13 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Pa
         savings = choose_savings(context.parallel, context.spec, context.shape)
         state = _resume(begin_stage(context, dataset, savings), context)
         _announce(context, dataset)
-        throughput = make_throughput(context, forecast_later_stages(recipe, stage, context.shape, built))
-        rig = find_rig(context, throughput.peak)
+        shape = context.shape
+        rig = measure_rig(
+            context.mesh, context.precision, heads=shape.heads, kv_heads=shape.kv_heads, head_dim=shape.head_dim
+        )
         if context.is_first_rank and not state.ended:
+            if (told := compare_hardware(recipe, rig.device)) is not None:
+                say(f"stage {stage}: {told}")
             note_session(
                 recipe, run, stage=stage, step=state.step, precision=context.precision, rig=rig, savings=savings
             )
@@ -83,7 +89,7 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Pa
             retrieval = plan_measure(recipe.evaluate, context.folder.extended, reader=make_reader(context))
         monitor = Monitor(
             metrics_log=MetricsLog(context.metrics, writes=context.is_first_rank),
-            throughput=throughput,
+            throughput=Throughput(shape, rig, forecast_later_stages(recipe, stage, shape, built), context.spec.lora),
             groups=kinds_of(recipe.corpus.sources),
             validation=validation,
             retrieval=retrieval,

@@ -11,22 +11,10 @@ from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
-import torch
 from jaxtyping import Int64
 
-from ropewalk.core.quantity import format_amount
 from ropewalk.corpus.mix.dataset import plan_strata
 from ropewalk.corpus.tokens.corpus_folder import Corpus
-from ropewalk.parallel.collective import sum_over_ranks
-from ropewalk.parallel.measure_rates import (
-    EnergyMeter,
-    measure_attention,
-    measure_link,
-    measure_products,
-    name_hardware,
-)
-from ropewalk.parallel.mesh import Mesh
-from ropewalk.plan.devices import find_peak_flops
 from ropewalk.plan.flops import token_flops
 from ropewalk.plan.receipt import Rig
 from ropewalk.recipe.lora import Lora
@@ -34,31 +22,8 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stretch import stretch_stages
 from ropewalk.shape.model_shape import ModelShape
-from ropewalk.train.stage_context import StageContext
 
 _RECENT = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Peak:
-    """The peak of all ranks together in FLOP/s. ``source`` is ``measured`` or ``by data sheet``."""
-
-    flops: float
-    source: str
-
-    def describe(self) -> str:
-        """Return the peak as text, such as ``0.21 TFLOP/s measured``."""
-        return f"{format_amount(self.flops / 1e12)} TFLOP/s {self.source}"
-
-
-def find_peak(precision: str, mesh: Mesh) -> Peak:
-    """Return the peak of all ranks of ``mesh`` for products in ``precision``. Every rank must call it."""
-    known = 0.0
-    if mesh.device.type == "cuda":
-        known = find_peak_flops(torch.cuda.get_device_name(mesh.device))
-    mine = known or measure_products(precision, mesh.device)
-    total, measured = sum_over_ranks(torch.tensor([mine, float(not known)], dtype=torch.float64)).tolist()
-    return Peak(total, "measured" if measured else "by data sheet")
 
 
 class Pace:
@@ -105,7 +70,7 @@ class Throughput:
     """
 
     shape: ModelShape
-    peak: Peak
+    rig: Rig
     later_flops: float = 0.0
     lora: Lora | None = None
 
@@ -117,11 +82,6 @@ class Throughput:
     def seconds_left(self, steps: int, *, pace_seconds: float, step_flops: float) -> float:
         """Return the seconds for ``steps`` more steps of this stage, and for the later stages at the same FLOP/s."""
         return steps * pace_seconds + self.later_flops * pace_seconds / step_flops
-
-
-def make_throughput(context: StageContext, later_flops: float) -> Throughput:
-    """Return the throughput meter of a stage. Every rank must call it."""
-    return Throughput(context.shape, find_peak(context.precision, context.mesh), later_flops, context.spec.lora)
 
 
 def forecast_later_stages(recipe: Recipe, stage: int, shape: ModelShape, corpus: Corpus) -> float:
@@ -148,23 +108,3 @@ def _forecast_flops(recipe: Recipe, spec: Stage, shape: ModelShape, corpus: Corp
         pieces = np.concatenate([np.full(int(whole.sum()), spec.context_length, dtype=np.int64), rest])
         each += stratum.share * token_flops(shape, int(pieces.sum()), document_tokens=pieces, lora=spec.lora).model
     return tokens * each
-
-
-def find_rig(context: StageContext, peak: Peak) -> Rig:
-    """Return what computes the stage, with rates that are measured now. Every rank must call it."""
-    shape, mesh = context.shape, context.mesh
-    attention = measure_attention(
-        context.precision, mesh.device, heads=shape.heads, kv_heads=shape.kv_heads, head_dim=shape.head_dim
-    )
-    return Rig(
-        device=name_hardware(mesh.device),
-        kind="cuda" if mesh.device.type == "cuda" else "cpu",
-        ranks=mesh.ranks,
-        context_ranks=mesh.context_ranks,
-        peak_flops=peak.flops,
-        peak_source=peak.source,
-        products_flops=measure_products(context.precision, mesh.device),
-        attention_flops=attention,
-        link_bytes_per_second=measure_link(mesh),
-        power_watts=EnergyMeter(mesh.device, first=context.is_first_rank).power_watts,
-    )
