@@ -46,13 +46,15 @@ _SECTIONS = (
     make_versions,
 )
 
+_TRIAL = "a trial of few steps and few measurements, whose figures say little about the model"
+
 
 def write_report(run: Path) -> Path:
     """Write ``report.html`` into a run folder, from the files in it. Raises UserError if it is not a run folder."""
     contents = read_run(run)
     verdicts = judge_measures(contents)
     page = Page(
-        title=contents.name,
+        title=f"{contents.name} (trial)" if contents.is_trial else contents.name,
         what=_tell_what(contents),
         verdict=_tell_verdict(verdicts),
         verdict_mark=_mark_all(verdicts),
@@ -106,7 +108,8 @@ def _tell_what(contents: Contents) -> str:
     if steps:
         taken = sum(sum(stage.source_tokens.values()) for stage in contents.stages)
         parts.append(f"trained on {format_amount(taken)} tokens in {steps:,} steps")
-    return ", ".join(parts)
+    told = ", ".join(parts)
+    return f"{told}; {_TRIAL}" if contents.is_trial else told
 
 
 def _tell_verdict(verdicts: list[Verdict]) -> str:
