@@ -36,6 +36,9 @@ def test_a_trial_is_short_and_has_its_own_folder() -> None:
     assert short.run == "runs/quickstart-fast" and short.model == whole.model
     assert short.stages[0].tokens == 20 * 8192 and short.stages[0].rope == whole.stages[0].rope
     assert load_recipe(Path("quickstart"), plan_trial(short)).stages[0].tokens == short.stages[0].tokens
+    strictly = ["stages.0.gate={retrieval: 0.9}"]
+    tried = load_recipe(Path("tiny-programme"), strictly + plan_trial(load_recipe(Path("tiny-programme"), strictly)))
+    assert tried.stages[0].gate is not None and tried.stages[0].gate.otherwise == "warn"
 
 
 def test_what_the_user_gives_goes_before_a_trial_s_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ def plan_trial(recipe: Recipe) -> list[str]:
         trial.append(f"evaluate.ruler.samples={min(recipe.evaluate.ruler.samples, 2)}")
     for index, stage in enumerate(recipe.stages):
         trial.append(f"stages.{index}.tokens={min(stage.tokens, _STEPS * stage.step_tokens)}")
+        if stage.gate is not None:  # few steps miss it, and the next stage is to be tried too
+            trial.append(f"stages.{index}.gate.otherwise=warn")
     for index, source in enumerate(recipe.corpus.sources):
         if source.size_bytes is not None:
             trial.append(f"corpus.sources.{index}.size_bytes={source.size_bytes // _EMBEDDED_SHARE}")
