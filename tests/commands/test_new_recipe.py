@@ -11,11 +11,11 @@ from ropewalk.recipe.load import load_recipe
 
 
 @pytest.mark.parametrize("model", ["Qwen/Qwen3-0.6B-Base", "Qwen/Qwen3-8B-Base", "HuggingFaceTB/SmolLM2-360M"])
-@pytest.mark.parametrize("kind", ["16k", "128k", "domain", "lora-1gpu"])
+@pytest.mark.parametrize("kind", ["16k", "32k", "128k", "domain", "lora-1gpu"])
 def test_a_new_recipe_breaks_no_rule(kind: str, model: str, tmp_path: Path) -> None:
     out = tmp_path / "mine.yaml"
-    if kind == "16k" and model.startswith("Qwen"):  # it reads 32Ki already
-        with pytest.raises(UserError):
+    if kind in ("16k", "32k") and model.startswith("Qwen"):
+        with pytest.raises(UserError, match="reads 32Ki tokens already"):
             new_recipe(kind, model=model, out=out)
         assert not out.exists()
         return
@@ -29,6 +29,6 @@ def test_a_new_recipe_breaks_no_rule(kind: str, model: str, tmp_path: Path) -> N
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     new_recipe("quickstart", model=None, out=tmp_path / "q.yaml")
     assert load_recipe(tmp_path / "q.yaml") == load_recipe(Path("quickstart"))
-    for kind, model, name in (("64k", "x", "a"), ("32k", None, "b"), ("quickstart", None, "q.yaml")):
+    for kind, model, name in (("64k", "x", "a"), ("32k", None, "b"), ("quickstart", None, "q.yaml"), ("quickstart", "x", "c")):
         with pytest.raises(UserError):
             new_recipe(kind, model=model, out=tmp_path / name)

@@ -10,6 +10,7 @@ from ropewalk.core.error import UserError
 from ropewalk.recipe.fast_run import plan_trial
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.named import find_named, list_recipes
+from ropewalk.recipe.spec import Recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -35,6 +36,28 @@ def test_a_trial_is_short_and_has_its_own_folder() -> None:
     assert short.run == "runs/quickstart-fast" and short.model == whole.model
     assert short.stages[0].tokens == 20 * 8192 and short.stages[0].rope == whole.stages[0].rope
     assert load_recipe(Path("quickstart"), plan_trial(short)).stages[0].tokens == short.stages[0].tokens
+    strictly = ["stages.0.gate={retrieval: 0.9}"]
+    tried = load_recipe(Path("tiny-programme"), strictly + plan_trial(load_recipe(Path("tiny-programme"), strictly)))
+    assert tried.stages[0].gate is not None and tried.stages[0].gate.otherwise == "warn"
+
+
+def test_what_the_user_gives_goes_before_a_trial_s_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial is planned with the user's keys, and these hold; the run is marked as a trial."""
+    run: list[Recipe] = []
+
+    def note(recipe: Recipe) -> dict[str, str]:
+        run.append(recipe)
+        return {"text": ""}
+
+    monkeypatch.setattr("ropewalk.commands.run.run_recipe", note)
+    given = ["run=runs/mine", "stages.0.step_tokens=4Ki", "evaluate.answers=70", "evaluate.ruler={tasks: [vt]}"]
+    assert CliRunner().invoke(app, ["run", "quickstart", "--fast", *given]).exit_code == 0
+    (trial,) = run
+    assert (trial.run, trial.evaluate.answers, trial.stages[0].tokens) == ("runs/mine", 70, 20 * 4096)
+    assert trial.trial and trial.evaluate.documents == 4
+    own = load_recipe(Path("quickstart"), given)
+    assert own.evaluate.ruler is not None and "evaluate.ruler.samples=2" in plan_trial(own)
+    assert own.model_copy(update={"trial": True}).digest == own.digest
 
 
 def test_the_command_tells_its_version_and_completes() -> None:

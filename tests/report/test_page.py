@@ -270,6 +270,15 @@ def test_a_model_from_nothing_in_seven_stages(tmp_path: Path) -> None:
     assert summary["targets_set"] == 2 and "base" not in summary["text"].splitlines()[2].split()
 
 
+def test_a_trial_is_named_as_one(tmp_path: Path) -> None:
+    data = load_recipe(RECIPE).to_json()
+    for trial in (False, True):
+        run = write_run(tmp_path / f"trial-{trial}", recipe=data | {"trial": trial})
+        assert ("a trial of few steps" in summarise(run)["text"].splitlines()[0]) is trial
+        page = write_report(run).read_text()
+        assert (f"{run.name} (trial)" in page) is trial and ("a trial of few steps" in page) is trial
+
+
 def test_long_runs_stay_small(run: Path) -> None:
     for name in ("metrics.jsonl", "scores.json"):
         (run / name).unlink()

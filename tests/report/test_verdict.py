@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from invented_run import RECIPE, write_run
 from ropewalk.core.record import Score, read_scores, write_scores
+from ropewalk.recipe.load import load_recipe
 from ropewalk.report.contents import read_run
 from ropewalk.report.page import strict_code, summarise, write_report
 from ropewalk.report.target import Sense, Verdict, format_bound, format_value
@@ -187,3 +189,15 @@ def test_being_strict(run: Path) -> None:
     assert code(lambda score: replace(score, high=0.5) if score.task == "retrieval/key_value" else score) == 3
     (run / "scores.json").unlink()
     assert strict_code(summarise(run)) == 4  # nothing measured is nothing proven
+
+
+def test_a_run_of_several_stages_says_why_a_column_is_missing(tmp_path: Path) -> None:
+    data = load_recipe(RECIPE).to_json()
+    run = write_run(tmp_path / "stages", recipe=data | {"stages": [data["stages"][0]] * 2})
+    assert "No zero-shot" not in summarise(run)["text"]
+    scores = [score for score in read_scores(run / "scores.json") if score.model != "zero-shot"]
+    write_scores(run / "scores.json", scores)
+    assert "\n\nNo zero-shot: of several stages, the last" in summarise(run)["text"]
+    assert "No zero-shot: of several stages" in write_report(run).read_text()
+    write_scores(run / "scores.json", [score for score in scores if score.model == "extended"])
+    assert "No zero-shot" not in summarise(run)["text"]

@@ -11,6 +11,7 @@ from ropewalk.core.record import TIMED, Metric, read_metrics
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train.stage import train_stage
+from ropewalk.train.validation import judge_validations
 from tiny_run import make_recipe
 
 NewRun = Callable[[str], Path]
@@ -67,3 +68,27 @@ def test_retrieval_is_one_of_them(prepared: Prepared, new_run: NewRun) -> None:
     recipe = make_recipe(context_length=512, step_tokens=1024, tokens=2048, validation=panel, log_steps=2)
     rows = train(recipe, new_run("asked"), prepared)
     assert [(row.step, row.unit) for row in rows if row.name == "held_out/retrieval"] == [(2, "share")]
+
+
+def test_a_stage_ends_with_a_verdict_on_its_validations(
+    prepared: Prepared, new_run: NewRun, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for steps, told in ((2, False), (4, True)):
+        recipe = make_recipe(
+            tokens=steps * 4 * 64, validation={**PANEL, "steps": 1}, parallel={"ranks": 1, "context_parallel": 1}
+        )
+        train(recipe, new_run(f"steps-{steps}"), prepared)
+        assert ("stage 0: held-out full (nats, a fall is a gain): " in capfd.readouterr().err) is told
+
+
+def test_the_validation_at_the_end_counts_only_at_the_distance_of_the_others() -> None:
+    rows = [
+        Metric(stage, step, f"held_out/{name}", value, "")
+        for stage, worse in ((0, 0.0), (1, 5.0))
+        for step, loss in [*((20 * n, 2 - 0.1 * n + 0.001 * (-1) ** n) for n in range(1, 7)), (125, 9.0)]
+        for name, value in (("full", loss + worse * step), ("retrieval", 0.9))
+    ]
+    full, retrieval = judge_validations(rows, stage=0, steps=20)
+    assert "still learning, +0.4" in full and "over 5 checkpoints" in full
+    assert "saturated, +0.0000 [+0.0000, +0.0000]" in retrieval
+    assert not list(judge_validations(rows, stage=0, steps=40))

@@ -71,8 +71,14 @@ def new_recipe(kind: str, *, model: str | None, out: Path | None) -> dict[str, A
     path = out or Path(f"{kind}.yaml")
     require_new(path)
     if kind == "quickstart":
+        if model not in (None, "tiny-base"):
+            raise UserError(
+                f"quickstart is no recipe for {model}",
+                where="the command line",
+                why="its lengths, positions and targets are those of tiny-base",
+                fix=f"another kind: {', '.join(_KINDS)}",
+            )
         text = find_named(Path("quickstart")).read_text(encoding="utf-8")
-        text = text.replace("model: tiny-base", f"model: {model or 'tiny-base'}")
     else:
         text = _write(kind, model, path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,6 +103,13 @@ def _write(kind: str, model: str | None, path: Path) -> str:
         )
     chosen, shape = _KINDS[kind], read_shape(find_model(model, config_only=True))
     target = chosen.context_tokens or 4 * shape.context_tokens
+    if target <= shape.context_tokens:
+        raise UserError(
+            f"{model} reads {format_length(shape.context_tokens)} tokens already",
+            where="the command line",
+            why=f"a recipe of kind {kind} makes a model of {format_length(target)}",
+            fix="a longer kind, or domain, which makes the base's context four times as long",
+        )
     survey = survey_candidates(shape.base_rope, target)
     method = survey.find(survey.recommended).method.model_dump(mode="json", exclude_defaults=True)
     keys = {"kind": survey.find(survey.recommended).method.kind, **method}

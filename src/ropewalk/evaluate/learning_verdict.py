@@ -15,7 +15,6 @@ import numpy as np
 
 from ropewalk.core.error import UserError
 from ropewalk.evaluate.score import Estimate, Interval
-from ropewalk.evaluate.student_t import standard_errors
 
 State = Literal["still learning", "saturated", "within noise"]
 FEWEST_CHECKPOINTS = 4
@@ -51,7 +50,7 @@ def judge_learning(
             fix=f"measure {FEWEST_CHECKPOINTS} checkpoints or more",
         )
     assert margin > 0
-    gain = np.array(values) * (-1 if lower_is_better else 1)
+    gain = (np.array(values) - values[0]) * (-1 if lower_is_better else 1)  # exactly 0 where nothing changes
     steps = np.arange(len(gain)) - (len(gain) - 1) / 2
     slope = float((steps * gain).sum() / (steps**2).sum())
     freedom = len(gain) - 2
@@ -65,7 +64,7 @@ def judge_learning(
     value, low, high = found.interval
     state: State = "still learning" if low > 0 else "saturated" if high < margin else "within noise"
     text = (
-        f"{state}: {value:+.4g} [{low:+.4g}, {high:+.4g}] over {len(gain)} checkpoints, noise {noise:.3g} "
-        f"({'of seeds' if over_seeds > around else 'around the trend'}, {standard_errors(freedom):.3g} deviations)"
+        f"{state}, {value:+z.4f} [{low:+z.4f}, {high:+z.4f}] over {len(gain)} checkpoints, where {margin:g} matters; "
+        f"noise {'of seeds' if over_seeds > around else 'around the trend'} {noise:.3g}"
     )
     return LearningVerdict(state, found.interval, noise, text)

@@ -46,6 +46,7 @@ SIDES: Mapping[str, Side] = {
     "seed": "seed",
     "trackers": "elsewhere",
     "strict": "elsewhere",
+    "trial": "elsewhere",
     "hardware": "elsewhere",
     "nodes": "elsewhere",
     "corpus.store": "elsewhere",

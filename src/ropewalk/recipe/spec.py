@@ -135,6 +135,8 @@ class Recipe(Spec):
     strict: bool = False
     """End with exit code 3 where a target of the report is missed, with 4 where one is undecided, as ``--strict`` does;
     a gate that is undecided stops like one that is missed. Not part of the recipe's digest."""
+    trial: bool = False
+    """Say in the report that the run is a trial; ``run --fast`` sets it. Not part of the recipe's digest."""
 
     @model_validator(mode="after")
     def _check_hardware(self) -> "Recipe":

@@ -117,6 +117,11 @@ class Contents:
         return not isinstance(self.recipe["model"], str)
 
     @property
+    def is_trial(self) -> bool:
+        """True for a run with ``--fast``."""
+        return bool(self.recipe.get("trial"))
+
+    @property
     def is_tiny_base(self) -> bool:
         """True for the packaged base, whose own figures are known."""
         return bool(self.recipe["model"] == "tiny-base")

@@ -49,7 +49,7 @@ def _tell_skipped(contents: Contents) -> str:
 
 
 def make_loss_by_position(contents: Contents) -> Section:
-    """Loss by position, base against extended."""
+    """Loss by position, one line per model."""
     title, lines = "Loss by position", position_losses(contents)
     if not lines:
         return Section("position", title, note="Loss by position has not been measured yet.")

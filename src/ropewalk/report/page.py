@@ -46,18 +46,20 @@ _SECTIONS = (
     make_versions,
 )
 
+_TRIAL = "a trial of few steps and few measurements, whose figures say little about the model"
+
 
 def write_report(run: Path) -> Path:
     """Write ``report.html`` into a run folder, from the files in it. Raises UserError if it is not a run folder."""
     contents = read_run(run)
     verdicts = judge_measures(contents)
     page = Page(
-        title=contents.name,
+        title=f"{contents.name} (trial)" if contents.is_trial else contents.name,
         what=_tell_what(contents),
         verdict=_tell_verdict(verdicts),
         verdict_mark=_mark_all(verdicts),
         tiles=_make_tiles(verdicts),
-        summary=verdict_table(verdicts, intervals=True) if verdicts else None,
+        summary=verdict_table(verdicts, intervals=True, caption=_tell_columns(contents)) if verdicts else None,
         sections=[section for make in _SECTIONS if (section := make(contents)) is not None],
         made_from="the files of the run folder. Intervals are 95 %; n is the number of documents, or of prompts",
         recipe=yaml.safe_dump(dict(contents.recipe), sort_keys=False, allow_unicode=True),
@@ -75,6 +77,7 @@ def summarise(run: Path) -> dict[str, Any]:
     lines = [_tell_what(contents), ""]
     if verdicts:
         lines += [verdict_table(verdicts, intervals=False).to_text(), ""]
+        lines += [f"{told}\n"] if (told := _tell_columns(contents)) else []
     lines.append(_tell_verdict(verdicts))
     return {
         "text": "\n".join(lines),
@@ -106,7 +109,15 @@ def _tell_what(contents: Contents) -> str:
     if steps:
         taken = sum(sum(stage.source_tokens.values()) for stage in contents.stages)
         parts.append(f"trained on {format_amount(taken)} tokens in {steps:,} steps")
-    return ", ".join(parts)
+    told = ", ".join(parts)
+    return f"{told}; {_TRIAL}" if contents.is_trial else told
+
+
+def _tell_columns(contents: Contents) -> str:
+    """Why there is no ``zero-shot``; empty if there is one, or nothing that it could stand beside."""
+    if len(contents.stages) == 1 or "base" not in contents.models or "zero-shot" in contents.models:
+        return ""
+    return "No zero-shot: of several stages, the last one's positions exist on trained weights only."
 
 
 def _tell_verdict(verdicts: list[Verdict]) -> str:

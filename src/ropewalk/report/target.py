@@ -96,7 +96,7 @@ def find_outcomes(verdicts: Sequence[Verdict]) -> dict[Outcome, list[Verdict]]:
     return found
 
 
-def verdict_table(verdicts: Sequence[Verdict], *, intervals: bool) -> Table:
+def verdict_table(verdicts: Sequence[Verdict], *, intervals: bool, caption: str = "") -> Table:
     """One line per measure, the models side by side, each with its target and the outcome."""
     models = [model for model in MODELS if any(verdict.model == model for verdict in verdicts)]
     targets = {model: any(v.bound for v in verdicts if v.model == model) for model in models}
@@ -115,7 +115,7 @@ def verdict_table(verdicts: Sequence[Verdict], *, intervals: bool) -> Table:
                 row.append(_target_cell(found))
         rows.append(row)
     align = "".join("r" if column in models else "l" for column in columns)
-    return Table(columns, rows, align)
+    return Table(columns, rows, align, caption)
 
 
 def format_value(verdict: Verdict, *, interval: bool) -> str:

@@ -18,6 +18,7 @@ from ropewalk.core.artifact import read_manifest, write_whole
 from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
+from ropewalk.core.record import read_metrics
 from ropewalk.core.seed import seed_for
 from ropewalk.corpus.mix.dataset import Dataset
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
@@ -47,7 +48,7 @@ from ropewalk.train.stage_context import StageContext, make_context
 from ropewalk.train.stop_metric import RETRIEVAL, plan_measure
 from ropewalk.train.throughput import Throughput, forecast_later_stages
 from ropewalk.train.trackers import TrackedRun, Trackers
-from ropewalk.train.validation import make_reader, prepare_validation
+from ropewalk.train.validation import judge_validations, make_reader, prepare_validation
 
 Ending = Literal["solved", "limit", "stopped"]
 
@@ -97,6 +98,9 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Pa
         state = _train(recipe, state, context, built, dataset, monitor, asked)
     if context.is_first_rank and not state.ended:
         say(f"stage {stage} stopped at step {state.step} of {context.spec.steps}, which is saved")
+    elif context.is_first_rank and validation is not None:
+        for line in judge_validations(read_metrics(context.metrics), stage=stage, steps=validation.steps):
+            say(line)
     return cast(Ending, state.ended or "stopped")
 
 

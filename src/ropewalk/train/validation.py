@@ -7,7 +7,7 @@ folder.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from ropewalk.core.record import Metric
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.evaluate.items import Sums
+from ropewalk.evaluate.learning_verdict import FEWEST_CHECKPOINTS, judge_learning
 from ropewalk.evaluate.long_context_gain import ContextGain, plan_context_gain
 from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
 from ropewalk.evaluate.sharded_model import measure_shared
@@ -40,6 +41,10 @@ from ropewalk.train.prepare_model import choose_savings, prepare_model
 from ropewalk.train.stage_context import StageContext
 
 Planned = ContextGain | ShortLoss | Retrieval
+_LEARNED = {"full": ("nats, a fall is a gain", True), "retrieval": ("share of right answers", False)}
+_LAST_VALIDATIONS = 5
+_LEAST_GAIN = 0.01
+"""The smallest gain over these validations that matters: of nats, or of the share of answers."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,19 @@ class HeldOut:
                 yield f"short/{name}", loss, "nats per token"
                 if name in self.base_loss:
                     yield f"change/short/{name}", loss / self.base_loss[name] - 1, "share"
+
+
+def judge_validations(rows: Iterable[Metric], *, stage: int, steps: int) -> Iterator[str]:
+    """Say of each measure whether the stage still learned it; nothing where there are fewer than four validations.
+
+    The validation at the stage's end counts only if it has the distance of the others, ``steps``.
+    """
+    mine = [row for row in rows if row.stage == stage and row.step % steps == 0]
+    for name, (unit, lower_is_better) in _LEARNED.items():
+        values = [row.value for row in mine if row.name == f"held_out/{name}"][-_LAST_VALIDATIONS:]
+        if len(values) >= FEWEST_CHECKPOINTS:
+            verdict = judge_learning(values, margin=_LEAST_GAIN, lower_is_better=lower_is_better)
+            yield f"stage {stage}: held-out {name} ({unit}): {verdict.text}"
 
 
 def tell_short(planned: ShortLoss, sums: Sums) -> dict[str, float]:
