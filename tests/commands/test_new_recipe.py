@@ -29,6 +29,11 @@ def test_a_new_recipe_breaks_no_rule(kind: str, model: str, tmp_path: Path) -> N
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     new_recipe("quickstart", model=None, out=tmp_path / "q.yaml")
     assert load_recipe(tmp_path / "q.yaml") == load_recipe(Path("quickstart"))
-    for kind, model, name in (("64k", "x", "a"), ("32k", None, "b"), ("quickstart", None, "q.yaml"), ("quickstart", "x", "c")):
+    for kind, model, name in (
+        ("64k", "x", "a"),
+        ("32k", None, "b"),
+        ("quickstart", None, "q.yaml"),
+        ("quickstart", "x", "c"),
+    ):
         with pytest.raises(UserError):
             new_recipe(kind, model=model, out=tmp_path / name)

@@ -56,6 +56,8 @@ def test_all_parts_and_then_nothing_and_a_killed_run_ends_the_same(
     told = tell_receipt(folder.root, None)
     assert [stage["tokens_per_second"]["count"] for stage in told["stages"]] == [6, 6], "two steps of each are warm-up"
     assert told["stages"][1]["rig"]["link_bytes_per_second"] > 0 and told["stages"][1]["attention_bytes"] > 0
+    for stage in told["stages"]:
+        assert stage["state_bytes"] == stage["planned"]["state_bytes"], "both are of a whole step"
     assert sum(told["stages"][0]["sequences"]["lengths"].values()) > 0 and "tokens/s" in told["text"]
     assert 'id="receipt"' in Path(result["report"]).read_text()
     itself = tell_receipt(folder.root, folder.receipt)["stages"]

@@ -1,9 +1,9 @@
 """The verbs of the command line. Each is thin and imports its part only when called, so ``--help`` is instant.
 
 Results go to standard output (with ``--json`` as one JSON object), progress to standard error. Exit code 0: done; 1: a
-rank failed, hung or was lost; 2: an input of the user cannot be used, or a check found an error; with ``--strict`` 3: a target is missed, 4: a
-target is undecided; 75: stopped by a signal and saved; 130: a second Ctrl-C. After 1, 75 and 130 the same command
-continues from the newest checkpoint.
+rank failed, hung or was lost; 2: an input of the user cannot be used, or a check found an error; with ``--strict`` 3: a
+target is missed, 4: a target is undecided; 75: stopped by a signal and saved; 130: a second Ctrl-C. After 1, 75 and 130
+the same command continues from the newest checkpoint.
 """
 
 import json

@@ -4,6 +4,7 @@ A receipt is made from the files of the run folder: the metrics, the sessions, a
 function of recipe and corpus. So it can be made long after the run, and on another machine.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -43,6 +44,7 @@ from ropewalk.plan.savings import Savings
 from ropewalk.plan.traffic import attention_traffic, state_traffic
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.report.receipt import tabulate_receipt
 from ropewalk.shape.model_shape import ModelShape
@@ -180,7 +182,8 @@ def _make_stage(
         attention_bytes=_count_attention_bytes(
             recipe, shape, dataset, stage, savings=savings, rig=rig, wide=element_bytes
         ),
-        state_bytes=state_traffic(
+        state_bytes=_count_micro_batches(spec, rig)
+        * state_traffic(
             shape, ranks=rig.ranks, replicas=recipe.parallel.replicas, element_bytes=element_bytes, lora=spec.lora
         ),
         joules=median(found["joules"]) if "joules" in found else None,
@@ -197,19 +200,20 @@ def count_lengths(held: Sequence[Sequence[int]]) -> dict[str, int]:
 def _count_attention_bytes(
     recipe: Recipe, shape: ModelShape, dataset: Dataset, stage: int, *, savings: Savings, rig: Rig, wide: int
 ) -> float:
-    """Bytes that the busiest rank sends for attention in a step, from the partitions of the stage's first sequences."""
+    """Bytes that the busiest rank sends for attention in a step, from partitions of the stage's first batches."""
     spec, ranks = recipe.stages[stage], rig.context_ranks
     if ranks == 1:
         return 0.0
     sharing = plan_sharing(recipe.parallel, shape, device=rig.kind, element_bytes=wide)
     forwards, each = 2 if savings.recompute == "full" else 1, []
-    for row in range(min(_CUT_SEQUENCES, dataset.rows)):
-        partition = choose_partition(dataset.batch(row, 1).document, ranks=ranks, sharing=sharing).partition
+    size = min(spec.micro_batch_size, spec.step_rows)
+    for row in range(0, min(_CUT_SEQUENCES, dataset.rows - size + 1), size):
+        partition = choose_partition(dataset.batch(row, size).document, ranks=ranks, sharing=sharing).partition
         sent = 0.0
         if isinstance(partition, UlyssesPartition):
             traffic = attention_traffic(
                 shape,
-                spec.context_length * partition.ulysses_degree // ranks,
+                size * spec.context_length * partition.ulysses_degree // ranks,
                 ranks=partition.ulysses_degree,
                 exchange="heads",
                 element_bytes=wide,
@@ -218,7 +222,12 @@ def _count_attention_bytes(
         tokens = float(partition.traffic_tokens.sum(axis=0).max()) if partition.ranks > 1 else 0.0
         degree = ranks // partition.ranks
         each.append(shape.layers * (sent + tokens * shape.sent_width * wide * (forwards + 2) / degree))
-    return fmean(each) * spec.step_rows / (rig.ranks // ranks)
+    return fmean(each) * _count_micro_batches(spec, rig)
+
+
+def _count_micro_batches(spec: Stage, rig: Rig) -> int:
+    """The micro-batches of a data rank in a step."""
+    return math.ceil(spec.step_rows / (rig.ranks // rig.context_ranks * spec.micro_batch_size))
 
 
 def _plan(recipe: Recipe, shape: ModelShape, stage: int, *, rig: Rig, precision: str) -> dict[str, float]:

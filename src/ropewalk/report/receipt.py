@@ -58,8 +58,8 @@ def _list_rows(stage: StageReceipt) -> list[list[str]]:
         _bytes("peak of the allocator", stage.peak_bytes, planned.get("peak_bytes"))
         if rig.kind == "cuda"
         else ["peak of the process", format_bytes(stage.peak_bytes), ""],
-        _bytes("sent for attention", stage.attention_bytes, planned.get("attention_bytes")),
-        _bytes("sent for states", stage.state_bytes, planned.get("state_bytes")),
+        _bytes("sent for attention, counted", stage.attention_bytes, planned.get("attention_bytes")),
+        _bytes("sent for states, counted", stage.state_bytes, planned.get("state_bytes")),
         ["energy of a step", "no device counts it" if stage.joules is None else f"{stage.joules:.3g} J", ""],
     ]
 
