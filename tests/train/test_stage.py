@@ -90,9 +90,7 @@ def begin_run(prepared: Prepared, run: Path) -> Path:
     ],
     ids=["context", "heads", "heads x rows", "data", "recompute", "replicas"],
 )
-def test_two_ranks_equal_one(
-    one_rank: Path, prepared: Prepared, new_run: NewRun, parallel: dict[str, Any]
-) -> None:
+def test_two_ranks_equal_one(one_rank: Path, prepared: Prepared, new_run: NewRun, parallel: dict[str, Any]) -> None:
     one, two = one_rank, new_run("two")
     assert train(make_recipe(**SHORT, micro_batch_size=2, parallel=parallel), two, prepared[1]) == "limit"
     expected = {(row.step, row.name): row.value for row in rows_of(one) if row.name != "imbalance"}
