@@ -120,6 +120,18 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
             **MARKS,
         },
     ),
+    "qwen3_vl_moe": (
+        "Qwen3VLMoe",
+        {
+            "text_config": {
+                **TEXT,
+                **_rope(5e6, mrope_section=[2, 1, 1], mrope_interleaved=True),
+                **{"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "mlp_only_layers": [0]},
+            },
+            "vision_config": {**QWEN_TOWER, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
+            **MARKS,
+        },
+    ),
     "smolvlm": (
         "SmolVLM",
         {

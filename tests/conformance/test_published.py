@@ -58,7 +58,6 @@ REFUSED = {
     "meta-llama/Llama-3.2-11B-Vision": _INPUTS,
     "mistralai/Devstral-Small-2-24B-Instruct-2512": _FP8,
     "mistralai/Mistral-Small-4-119B-2603": _LATENT,
-    "Qwen/Qwen3-VL-30B-A3B-Instruct": _INPUTS,
     "LiquidAI/LFM2-8B-A1B": _RECURRENT,
     "ibm-ai-platform/Bamba-9B-v2": _RECURRENT,
     "baichuan-inc/Baichuan2-7B-Base": _REMOTE,

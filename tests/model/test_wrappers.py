@@ -32,6 +32,7 @@ TEXT_CLASSES = {
     "ministral3": "Ministral3ForCausalLM",
     "qwen2_5_vl": "Qwen2ForCausalLM",
     "qwen3_vl": "Qwen3ForCausalLM",
+    "qwen3_vl_moe": "Qwen3MoeForCausalLM",
     "internvl": "Qwen3ForCausalLM",
     "llava": "MistralForCausalLM",
     "qwen2_vl": "Qwen2ForCausalLM",
@@ -373,6 +374,32 @@ def check_runs(folder: Path) -> None:
     read_shape(folder)
 
 
+def check_turned(folder: Path) -> None:
+    """Qwen3-VL-MoE's published files have [experts, in, out]; those that transformers saves have [experts, out, in]."""
+    tensors = read_tensors(folder)
+    experts = {name: tensors[name].transpose(1, 2).contiguous() for name in tensors if ".mlp.experts." in name}
+    assert len(experts) == 2
+    save_file(tensors | experts, folder / SINGLE, {"format": "pt"})
+    check_experts(folder)
+
+
+def check_always(folder: Path) -> None:
+    edit(folder, {}, {"norm_topk_prob": False})  # the class ignores the key and norms
+    check_experts(folder)
+
+
+def check_experts(folder: Path) -> None:
+    """Trained experts go back into the files as the base has them, and the multimodal class computes what ours does."""
+    ours = load_model(stretch(folder, folder.parent / "extended", "rope.kind=yarn"))
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter += 0.02
+    out = folder.parent / "out"
+    export(ours.state_dict(), folder.parent / "extended", out, dtype="float32")
+    assert read_header(out / SINGLE) == read_header(folder / SINGLE)
+    torch.testing.assert_close(logits(load_whole(out)), logits(ours), rtol=0, atol=1e-6)
+
+
 CHECKS = {
     "text_ties": (check_text_ties, True),
     "flat": (check_flat, False),
@@ -380,6 +407,8 @@ CHECKS = {
     "windows": (check_windows, False),
     "assumed": (check_assumed, False),
     "runs": (check_runs, False),
+    "turned_experts": (check_turned, False),
+    "always": (check_always, False),
 }
 """For each field of a row: what needs it, and whether the folder's head is tied."""
 KINDS = {
@@ -401,7 +430,7 @@ def needed_fields() -> list[tuple[str, str]]:
 def test_each_field_of_a_row_is_needed(name: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check, tied = CHECKS[field]
     check(save_wrapper(tmp_path / "right", KINDS[name], tie_word_embeddings=tied))
-    default: Any = {} if field in ("runs", "assumed") else Wrapper.__dataclass_fields__[field].default
+    default: Any = {} if field in ("runs", "assumed", "always") else Wrapper.__dataclass_fields__[field].default
     monkeypatch.setitem(WRAPPERS, name, replace(WRAPPERS[name], **{field: default}))  # type: ignore[arg-type]
     folder = save_wrapper(tmp_path / "wrong", KINDS[name], tie_word_embeddings=tied)
     with pytest.raises((UserError, AssertionError, KeyError, pytest.fail.Exception)):
