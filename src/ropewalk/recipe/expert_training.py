@@ -83,7 +83,7 @@ def find_misfits(
 
 
 def find_unusual(rules: ExpertTraining | None, lora: Lora | None, shape: ModelShape) -> Iterator[tuple[str, str, str]]:
-    """Yield the keys of a stage that do other things to a mixture than they may seem to: key, message and source."""
+    """Yield the keys of a stage that a mixture obeys otherwise than it may seem: key, message and source."""
     if shape.experts is None:
         return
     for key, (largest, published) in _LARGEST.items():
