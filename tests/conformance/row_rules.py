@@ -104,7 +104,7 @@ def check_switches(architecture: str) -> None:
         settings = {key: value for key, value in (make_settings(architecture) | changes).items() if value is not ...}
         shape, model = parse_shape(settings, "config.json"), make_model(architecture, bare=settings)
         assert shape.parameters == sum(each.numel() for each in model.parameters())
-        check_positions(model, shape.positions, head_dim=shape.rotary_dim, context_tokens=shape.context_tokens)
+        check_positions(model, shape.positions, head_dim=shape.rotary_dims, context_tokens=shape.context_tokens)
 
 
 def list_switches(architecture: str) -> Iterator[dict[str, Any]]:

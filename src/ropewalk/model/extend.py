@@ -65,7 +65,7 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
             facts |= {"guessed": guess}
         if require_row(shape.architecture).methods is not None:  # config.json may have another word for the method
             facts |= {"positions": inputs["positions"]}
-        facts |= check_positions(model, positions, head_dim=shape.rotary_dim, context_tokens=context_tokens)
+        facts |= check_positions(model, positions, head_dim=shape.rotary_dims, context_tokens=context_tokens)
         facts |= {"layers": shape.describe(positions)}  # from the request: read back, a new theta is plain RoPE
         facts |= _tell(shape, read_shape(work), spelled, context_tokens=context_tokens)
 

@@ -51,6 +51,7 @@ def sort_names(config: Mapping[str, Any], stored: Mapping[str, StoredTensor], fo
     if (wrapper := find_wrapper(config)) is not None:
         prefix = _find_prefix(wrapper, stored, folder)
         renamed = {name: _name_in_class(name, prefix) for name in stored}
+        renamed = {name: None if own and _is_another_s(own, text) else own for name, own in renamed.items()}
         if WRAPPERS[wrapper].turned_experts:
             width = text["hidden_size"]
             turned = frozenset(name for name, each in stored.items() if _is_turned(name, each.shape, width))
@@ -95,12 +96,21 @@ def _name_of_family(name: str, config: Mapping[str, Any]) -> str:
     return family.file_names.get(name, name) if family else name
 
 
+def _is_another_s(own: str, config: Mapping[str, Any]) -> bool:
+    """Whether a tensor makes keys or values of a layer that uses those of another one; published files have it."""
+    layer, sharing = _LAYER.match(own), config.get("num_kv_shared_layers") or 0
+    made = own.endswith(tuple(f".self_attn.{name}.weight" for name in ("k_proj", "v_proj", "k_norm", "v_norm")))
+    return made and layer is not None and sharing > 0 and int(layer[1]) >= config["num_hidden_layers"] - sharing
+
+
 def _is_ignored(name: str, config: Mapping[str, Any]) -> bool:
     """Whether the class of ``config`` has no place for a tensor and says so itself.
 
     Its patterns name layers by number, and another size of the same class may have a layer of this number. So a layer
     below ``num_hidden_layers`` is the class's own. The layers behind them predict more tokens, where the file says so.
     """
+    if _is_another_s(name, config):
+        return True
     inner = config.get(OWN_TYPE)
     name_of_class = inner["architecture"] if inner else config["architectures"][0]
     layers, extra = config.get("num_hidden_layers") or 0, config.get("num_nextn_predict_layers") or 0

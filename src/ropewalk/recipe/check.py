@@ -152,7 +152,8 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
 def _check_heads(recipe: Recipe, shape: ModelShape | None) -> Iterator[Finding]:
     if shape is not None and recipe.parallel.ulysses_degree != "auto":
         try:
-            count_shared_heads(shape.heads, shape.kv_heads, recipe.parallel.ulysses_degree)
+            for layer in range(shape.layers):
+                count_shared_heads(shape.heads, shape.heads_of(layer)[0], recipe.parallel.ulysses_degree)
         except UserError as error:
             yield Finding("error", error.where, f"{error.why}: {error.fix}", "arithmetic")
 

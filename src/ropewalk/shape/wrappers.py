@@ -30,7 +30,8 @@ class Wrapper:
     ``always`` are values that the class computes with, whatever its file says, where the text class reads a key.
     ``axes``: positions have three axes (M-RoPE), which are equal for text. ``flat``: old files have the text's keys at
     the top. ``windows``: the text config has keys for windows. ``text_ties``: a text config that ties its head wins.
-    ``turned_experts``: published files have the experts' matrices transposed.
+    ``obeys_rules``: it scales and caps logits as its text class does. ``turned_experts``: published files have the
+    experts' matrices transposed.
     """
 
     text: str
@@ -41,6 +42,7 @@ class Wrapper:
     flat: bool = False
     windows: bool = True
     text_ties: bool = False
+    obeys_rules: bool = False
     turned_experts: bool = False
 
 
@@ -57,6 +59,7 @@ _QWEN2 = {"rope_theta": 1_000_000.0, "rms_norm_eps": 1e-5, "hidden_act": "silu"}
 
 WRAPPERS: Mapping[str, Wrapper] = {
     "Gemma3ForConditionalGeneration": Wrapper("gemma3_text", assumed=_GEMMA3),
+    "Gemma4ForConditionalGeneration": Wrapper("gemma4_text", obeys_rules=True),
     "Mistral3ForConditionalGeneration": Wrapper("mistral"),
     "Qwen2VLForConditionalGeneration": Wrapper(
         "qwen2_vl_text",
@@ -128,7 +131,7 @@ def read_text_config(config: Mapping[str, Any], where: str) -> Mapping[str, Any]
     kind = _find_kind(raw, row)
     architecture = _find_class(kind, row)
     family = SUPPORTED.get(architecture)
-    if family is not None:
+    if family is not None and not row.obeys_rules:
         _refuse_logit_rules(text, family, architecture, name, where)
     return {**text, "architectures": [architecture], "model_type": family.model_type if family else kind}
 
