@@ -75,6 +75,20 @@ OWN: dict[str, dict[str, Any]] = {
     "OlmoForCausalLM": {"clip_qkv": 2.0},
     "Gemma2ForCausalLM": {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 3.0, "query_pre_attn_scalar": 5},
     "Gemma3ForCausalLM": {"final_logit_softcapping": 2.0, "query_pre_attn_scalar": 5},
+    "Gemma4ForCausalLM": {
+        "global_head_dim": 24,
+        "num_global_key_value_heads": 1,
+        "attention_k_eq_v": True,
+        "num_kv_shared_layers": 2,
+        "use_double_wide_mlp": True,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": VOCABULARY,
+        "final_logit_softcapping": 2.0,
+        "rope_parameters": {
+            FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 20_000.0},
+            WINDOWED: {"rope_type": "default", "rope_theta": 10_000.0},
+        },
+    },
     "GraniteForCausalLM": {**_GRANITE, "attention_bias": True, "mlp_bias": True},
     "GraniteMoeHybridForCausalLM": {
         **_GRANITE,

@@ -111,8 +111,8 @@ def _give_positions(
 ) -> PreTrainedModel:
     exchange_latents(model, NAME)
     native = OWN_TYPE not in read_config(folder)
-    direct_positions(model, shape.positions, head_dim=shape.rotary_dim, native=native, former=former)
-    check_positions(model, shape.positions, head_dim=shape.rotary_dim, context_tokens=shape.context_tokens)
+    direct_positions(model, shape.positions, head_dim=shape.rotary_dims, native=native, former=former)
+    check_positions(model, shape.positions, head_dim=shape.rotary_dims, context_tokens=shape.context_tokens)
     ready: PreTrainedModel = model.eval()
     return ready
 

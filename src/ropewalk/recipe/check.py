@@ -16,7 +16,7 @@ from ropewalk.corpus.spec import Source
 from ropewalk.recipe.check_evaluate import check_lengths
 from ropewalk.recipe.check_layers import check_layers
 from ropewalk.recipe.check_units import check_units
-from ropewalk.recipe.expert_training import find_misfits
+from ropewalk.recipe.expert_training import find_misfits, find_unusual
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.parallel import require_even
 from ropewalk.recipe.spec import ModelSource, Recipe
@@ -55,6 +55,8 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
         if before is not None:
             misfits = find_misfits(stage.experts, recipe.parallel.mlp_tile_tokens, before)
             findings += [Finding("error", _place(name, key), reason, "experts") for name, reason in misfits]
+            unusual = find_unusual(stage.experts, stage.lora, before)
+            findings += [Finding("warning", f"{key}.{name}", message, source) for name, message, source in unusual]
             findings += _check_domain_share(recipe, stage, key, before)
             if stage.reach_tokens < before.context_tokens and not keeps_positions(stage):
                 findings += _check_length(stage, key, before.context_tokens)
@@ -150,7 +152,8 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
 def _check_heads(recipe: Recipe, shape: ModelShape | None) -> Iterator[Finding]:
     if shape is not None and recipe.parallel.ulysses_degree != "auto":
         try:
-            count_shared_heads(shape.heads, shape.kv_heads, recipe.parallel.ulysses_degree)
+            for layer in range(shape.layers):
+                count_shared_heads(shape.heads, shape.heads_of(layer)[0], recipe.parallel.ulysses_degree)
         except UserError as error:
             yield Finding("error", error.where, f"{error.why}: {error.fix}", "arithmetic")
 

@@ -208,6 +208,7 @@ def _refuse_other_arithmetic(config: Mapping[str, Any], family: Family, where: s
             )
     for key, why in _NOT_OURS.items():
         obeys = family.score_cap if key == "attn_logit_softcapping" else key in (family.logit_cap or ())
+        obeys |= family.unequal and config.get(key) == "vision"  # Gemma 4: only the tokens of a picture
         if config.get(key) and not obeys:
             raise UserError(
                 f"{key} is not supported",

@@ -167,6 +167,8 @@ class Family:
     fixed: Mapping[str, object] = field(default_factory=dict)
     """Keys that must have one value, because the class computes something else with any other."""
     experts: ExpertKeys | None = None
+    unequal: bool = False
+    """Whether layers differ in size, as shape/unequal.py reads it."""
     latent: LatentKeys | None = None
     """Latent attention: queries, keys and values come from products of low rank (shape/latent.py)."""
     parts: Parts = Parts()

@@ -153,7 +153,8 @@ def _assume_kinds(
         return [FULL] * layers
     if family.window_every:
         every = _read_period(config, family, layers=layers, where=where)
-        return list(islice(cycle(every), layers))
+        kinds = list(islice(cycle(every), layers))
+        return [*kinds[:-1], FULL] if family.unequal else kinds  # such a class lets the last layer see all tokens
     if window is None:
         return [FULL] * layers
     if family.window_rule == "later":
