@@ -32,7 +32,10 @@ BACKWARD_LINEAR, BACKWARD_ATTENTION = 2.0, 2.5
 
 @dataclass(frozen=True, slots=True)
 class TokenFlops:
-    """Floating-point operations of one forward pass per token: matrix products, and attention's two products."""
+    """Floating-point operations of one forward pass per token: matrix products, and attention's two products.
+
+    ``linear`` includes the recurrences of a hybrid, whose work does not grow with the length.
+    """
 
     linear: float
     attention: float
@@ -82,10 +85,13 @@ def token_flops(
     router = shape.mixtures * shape.width * (shape.experts.count if shape.experts else 0)
     documents = np.asarray((context_tokens,) if document_tokens is None else document_tokens, dtype=np.int64)
     assert documents.sum() <= context_tokens
-    windows = Counter(layer.window_tokens for layer in shape.positions)
+    windows = Counter(layer.window_tokens for layer in shape.positions if layer.mixer is None)
+    recurrent = len(shape.recurrent.layers) * shape.recurrent.token_flops if shape.recurrent else 0.0
     pairs = sum(layers * count_document_pairs(documents, window) for window, layers in windows.items())
     return TokenFlops(
-        linear=2.0 * (shape.layers * (attention + mlp) + router + shape.vocabulary * shape.width + trained.adapters),
+        linear=2.0 * (shape.attention_layers * attention + shape.layers * mlp + router + shape.vocabulary * shape.width)
+        + 2.0 * trained.adapters
+        + recurrent,
         attention=2.0 * (shape.query_width + shape.output_width) * pairs / context_tokens,
         frozen=2.0 * trained.frozen_matrices,
     )

@@ -17,6 +17,7 @@ from ropewalk.rope.scaling import Rope, Unchanged
 from ropewalk.shape.experts import Experts
 from ropewalk.shape.family import Norm, QkNorm
 from ropewalk.shape.latent import Latent, require_score_factor, score_factor
+from ropewalk.shape.recurrent import RecurrentLayers
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,10 @@ class ModelShape:
     logit_cap: float | None = None
     projections: tuple[tuple[str, str], ...] = ()
     latent: Latent | None = None
+    recurrent: RecurrentLayers | None = None
+    """The layers that have a recurrence in place of attention."""
+    query_gate: bool = False
+    """Whether the matrix of queries also makes a gate, as wide, for attention's output."""
 
     @property
     def rotary_dim(self) -> int:
@@ -74,6 +79,11 @@ class ModelShape:
     @property
     def layers(self) -> int:
         return len(self.positions)
+
+    @property
+    def attention_layers(self) -> int:
+        """The layers that have attention, and no recurrence in place of it."""
+        return self.layers - (len(self.recurrent.layers) if self.recurrent else 0)
 
     @property
     def query_width(self) -> int:
@@ -106,7 +116,7 @@ class ModelShape:
         if self.latent is not None:
             return self.latent.matrices(self.width, self.heads)
         return {
-            "q_proj": (self.width, self.query_width),
+            "q_proj": (self.width, self.query_width * (1 + self.query_gate)),
             "k_proj": (self.width, self.kv_width),
             "v_proj": (self.width, self.kv_width),
             "o_proj": (self.query_width, self.width),
@@ -141,10 +151,17 @@ class ModelShape:
         """The number of layers with a mixture of experts."""
         return len(self.experts.layers) if self.experts else 0
 
+    def mixer_parameters(self, layer: int) -> int:
+        """Parameters of one layer outside of its MLP, exactly: of its attention or its recurrence, and its norms."""
+        if self.recurrent is not None and layer in self.recurrent.layers:
+            return self.recurrent.parameters + self.block_norms * self.norm_parameters
+        return self.attention_parameters
+
     @property
     def attention_parameters(self) -> int:
-        """Parameters of one layer outside of its MLP, exactly."""
-        biased = self.latent.bias_width if self.latent else self.query_width + 2 * self.kv_width
+        """Parameters of one layer with attention outside of its MLP, exactly."""
+        gated = 1 + self.query_gate
+        biased = self.latent.bias_width if self.latent else gated * self.query_width + 2 * self.kv_width
         biases = self.qkv_bias * biased + self.output_bias * self.width
         norms = self.block_norms * self.norm_parameters + self.qk_norm_parameters
         matrices = sum(into * out for into, out in self.attention_matrices.values())
@@ -159,16 +176,13 @@ class ModelShape:
     def layer_parameters(self, layer: int) -> int:
         """Parameters of one layer, exactly."""
         if self.experts is not None and self.has_experts(layer):
-            return self.attention_parameters + self.experts.parameters(self.width)
-        return self.attention_parameters + self.mlp_parameters
+            return self.mixer_parameters(layer) + self.experts.parameters(self.width)
+        return self.mixer_parameters(layer) + self.mlp_parameters
 
     @property
     def block_parameters(self) -> int:
         """Parameters of the largest layer, exactly; of any layer where all are alike."""
-        return max(self.layer_parameters(layer) for layer in {0, self.layers - 1, *self._first_mixture()})
-
-    def _first_mixture(self) -> tuple[int, ...]:
-        return self.experts.layers[:1] if self.experts else ()
+        return max(map(self.layer_parameters, range(self.layers)))
 
     @property
     def parameters(self) -> int:
@@ -177,7 +191,8 @@ class ModelShape:
         fires = sum(layer.bias == "fire" for layer in self.positions) * (2 + 2 * FIRE_UNITS + FIRE_UNITS * self.heads)
         mixtures = self.mixtures * self.experts.parameters(self.width) if self.experts else 0
         dense = (self.layers - self.mixtures) * self.mlp_parameters
-        return embeddings + self.layers * self.attention_parameters + dense + mixtures + self.norm_parameters + fires
+        mixers = sum(map(self.mixer_parameters, range(self.layers)))
+        return embeddings + mixers + dense + mixtures + self.norm_parameters + fires
 
     @property
     def mean_mlp_width(self) -> float:
