@@ -153,6 +153,13 @@ OWN: dict[str, dict[str, Any]] = {
         "mlp_only_layers": [1],
     },
     "Qwen3_5ForCausalLM": _DELTA,
+    "Qwen3_5MoeForCausalLM": {
+        **_DELTA,
+        **_EXPERTS,
+        "intermediate_size": None,
+        "num_experts": 4,
+        "shared_expert_intermediate_size": 40,
+    },
     "MiniMaxM2ForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2, "rotary_dim": 8},
 }
 
