@@ -106,7 +106,9 @@ def test_positions_with_three_axes_are_plain_rope_on_text(kind: str) -> None:
     assert (other - wanted).abs().max() > 1e-3  # the axes are used: the equality above is no accident
 
 
-@pytest.mark.parametrize(("kind", "method"), [*product(SETTINGS, ("theta", "yarn")), ("smolvlm", "yarn"), ("qwen3_5", "theta")])
+@pytest.mark.parametrize(
+    ("kind", "method"), [*product(SETTINGS, ("theta", "yarn")), ("smolvlm", "yarn"), ("qwen3_5", "theta")]
+)
 def test_the_stretched_and_trained_text_part_goes_back_into_its_files(kind: str, method: str, tmp_path: Path) -> None:
     base = save_wrapper(tmp_path, kind, tie_word_embeddings=kind == "gemma3", shard_bytes=60_000)
     settings = ["rope.kind=theta", "rope.theta=5e7"] if method == "theta" else ["rope.kind=yarn"]

@@ -15,7 +15,7 @@ from ropewalk.core.run_folder import RunFolder
 from ropewalk.model.export import export
 from ropewalk.model.extend import extend
 from ropewalk.model.load import load_model
-from ropewalk.model.recurrent_layers import RecurrentLayer
+from ropewalk.model.recurrent_layer import RecurrentLayer
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.plan.forecast import plan_sharing
 from ropewalk.recipe.parallel import Parallel

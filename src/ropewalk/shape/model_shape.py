@@ -182,7 +182,10 @@ class ModelShape:
     @property
     def block_parameters(self) -> int:
         """Parameters of the largest layer, exactly; of any layer where all are alike."""
-        return max(map(self.layer_parameters, range(self.layers)))
+        recurrent = set(self.recurrent.layers if self.recurrent else ())
+        mixed = set(self.experts.layers if self.experts else ())
+        one_of_each = {(layer in recurrent, layer in mixed): layer for layer in range(self.layers)}
+        return max(map(self.layer_parameters, one_of_each.values()))
 
     @property
     def parameters(self) -> int:
@@ -191,7 +194,9 @@ class ModelShape:
         fires = sum(layer.bias == "fire" for layer in self.positions) * (2 + 2 * FIRE_UNITS + FIRE_UNITS * self.heads)
         mixtures = self.mixtures * self.experts.parameters(self.width) if self.experts else 0
         dense = (self.layers - self.mixtures) * self.mlp_parameters
-        mixers = sum(map(self.mixer_parameters, range(self.layers)))
+        mixers = self.attention_layers * self.attention_parameters
+        if self.recurrent is not None:
+            mixers += len(self.recurrent.layers) * self.mixer_parameters(self.recurrent.layers[0])
         return embeddings + mixers + dense + mixtures + self.norm_parameters + fires
 
     @property
