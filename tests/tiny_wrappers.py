@@ -152,6 +152,19 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
             **MARKS,
         },
     ),
+    "qwen3_5": (
+        "Qwen3_5",
+        {
+            "text_config": {
+                **TEXT,
+                **_rope(1e7, mrope_section=[1, 1, 0], mrope_interleaved=True, partial_rotary_factor=0.5),
+                **{"layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 1},
+                **{"linear_num_value_heads": 2, "linear_key_head_dim": 4, "linear_value_head_dim": 4},
+            },
+            "vision_config": {**QWEN_TOWER, "num_position_embeddings": 16},
+            **MARKS,
+        },
+    ),
     "smolvlm": (
         "SmolVLM",
         {

@@ -27,6 +27,7 @@ from ropewalk.shape.wrappers import WRAPPERS, Wrapper
 from tiny_wrappers import MORE, SETTINGS, VOCABULARY, is_text, load_whole, make_wrapper, read_tensors, save_wrapper
 
 TEXT_CLASSES = {
+    "qwen3_5": "Qwen3_5ForCausalLM",
     "gemma3": "Gemma3ForCausalLM",
     "gemma4": "Gemma4ForCausalLM",
     "mistral3": "MistralForCausalLM",
@@ -108,7 +109,8 @@ def test_positions_with_three_axes_are_plain_rope_on_text(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "method"), [*product(SETTINGS, ("theta", "yarn")), ("smolvlm", "yarn"), ("gemma4", "theta")]
+    ("kind", "method"),
+    [*product(SETTINGS, ("theta", "yarn")), ("smolvlm", "yarn"), ("gemma4", "theta"), ("qwen3_5", "theta")],
 )
 def test_the_stretched_and_trained_text_part_goes_back_into_its_files(kind: str, method: str, tmp_path: Path) -> None:
     base = save_wrapper(tmp_path, kind, tie_word_embeddings=kind == "gemma3", shard_bytes=60_000)

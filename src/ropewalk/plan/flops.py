@@ -32,7 +32,10 @@ BACKWARD_LINEAR, BACKWARD_ATTENTION = 2.0, 2.5
 
 @dataclass(frozen=True, slots=True)
 class TokenFlops:
-    """Floating-point operations of one forward pass per token: matrix products, and attention's two products."""
+    """Floating-point operations of one forward pass per token: matrix products, and attention's two products.
+
+    ``linear`` includes the recurrences of a hybrid, whose work does not grow with the length.
+    """
 
     linear: float
     attention: float
@@ -82,9 +85,10 @@ def token_flops(
     documents = np.asarray((context_tokens,) if document_tokens is None else document_tokens, dtype=np.int64)
     assert documents.sum() <= context_tokens
     inputs = shape.unequal.input_products(shape.width, shape.layers) if shape.unequal else 0
+    recurrent = len(shape.recurrent.layers) * shape.recurrent.token_flops if shape.recurrent else 0.0
     dense = shape.attention_products + shape.layers * mlp + router + inputs
     return TokenFlops(
-        linear=2.0 * (dense + shape.vocabulary * shape.width + trained.adapters),
+        linear=2.0 * (dense + shape.vocabulary * shape.width + trained.adapters) + recurrent,
         attention=2.0 * _count_pair_widths(shape, documents) / context_tokens,
         frozen=2.0 * trained.frozen_matrices,
     )
@@ -93,7 +97,7 @@ def token_flops(
 def _count_pair_widths(shape: ModelShape, documents: Int64[np.ndarray, "documents"]) -> float:
     """The sum, over layers and pairs of a query and a key, of the widths of all heads' keys and values."""
     if shape.unequal is None:
-        windows = Counter(layer.window_tokens for layer in shape.positions)
+        windows = Counter(layer.window_tokens for layer in shape.positions if layer.mixer is None)
         pairs = sum(layers * count_document_pairs(documents, window) for window, layers in windows.items())
         return (shape.query_width + shape.output_width) * pairs
     layers_of = Counter(

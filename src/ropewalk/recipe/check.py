@@ -23,7 +23,7 @@ from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stretch import keeps_positions, stretch_stage
 from ropewalk.shape.model_shape import ModelShape
-from ropewalk.shape.shared_heads import count_shared_heads
+from ropewalk.shape.shared_heads import count_shared_heads, limit_sharing
 
 # Critical share of domain text after 20B tokens, by model size in parameters, as predicted by the scaling law of Gu et
 # al., CMR (2407.17467).
@@ -154,6 +154,7 @@ def _check_heads(recipe: Recipe, shape: ModelShape | None) -> Iterator[Finding]:
         try:
             for layer in range(shape.layers):
                 count_shared_heads(shape.heads, shape.heads_of(layer)[0], recipe.parallel.ulysses_degree)
+            limit_sharing(recipe.parallel.ulysses_degree, recurrent=shape.recurrent is not None)
         except UserError as error:
             yield Finding("error", error.where, f"{error.why}: {error.fix}", "arithmetic")
 

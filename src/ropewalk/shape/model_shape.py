@@ -19,6 +19,7 @@ from ropewalk.rope.scaling import Rope, Unchanged
 from ropewalk.shape.experts import Experts
 from ropewalk.shape.family import Norm, QkNorm
 from ropewalk.shape.latent import Latent, require_score_factor, score_factor
+from ropewalk.shape.recurrent import RecurrentLayers
 from ropewalk.shape.unequal import Unequal
 
 
@@ -65,6 +66,10 @@ class ModelShape:
     latent: Latent | None = None
     unequal: Unequal | None = None
     """What differs between layers; heads and widths of the shape are then those of layers that attend to all tokens."""
+    recurrent: RecurrentLayers | None = None
+    """The layers that have a recurrence in place of attention."""
+    query_gate: bool = False
+    """Whether the matrix of queries also makes a gate, as wide, for attention's output."""
 
     @property
     def rotary_dim(self) -> int:
@@ -97,6 +102,11 @@ class ModelShape:
     @property
     def layers(self) -> int:
         return len(self.positions)
+
+    @property
+    def attention_layers(self) -> int:
+        """The layers that have attention, and no recurrence in place of it."""
+        return self.layers - (len(self.recurrent.layers) if self.recurrent else 0)
 
     @property
     def query_width(self) -> int:
@@ -146,7 +156,7 @@ class ModelShape:
     def attention_products(self) -> int:
         """Multiplications of a token by the matrices of attention in all layers."""
         if self.unequal is None:
-            return self.layers * sum(into * out for into, out in self.attention_matrices.values())
+            return self.attention_layers * sum(into * out for into, out in self.attention_matrices.values())
         layers = [self.attention_matrices_of(layer).values() for layer in range(self.layers)]
         return sum(into * out for matrices in layers for into, out in matrices)
 
@@ -156,7 +166,7 @@ class ModelShape:
         if self.latent is not None:
             return self.latent.matrices(self.width, self.heads)
         return {
-            "q_proj": (self.width, self.query_width),
+            "q_proj": (self.width, self.query_width * (1 + self.query_gate)),
             "k_proj": (self.width, self.kv_width),
             "v_proj": (self.width, self.kv_width),
             "o_proj": (self.query_width, self.width),
@@ -204,10 +214,17 @@ class ModelShape:
         mlp = self.mlp_parameters * (1 + (shares and self.unequal.wide_mlp))
         return sum(into * out for into, out in matrices.values()) + sum(biased) + inputs + norms + mlp
 
+    def mixer_parameters(self, layer: int) -> int:
+        """Parameters of one layer outside of its MLP, exactly: of its attention or its recurrence, and its norms."""
+        if self.recurrent is not None and layer in self.recurrent.layers:
+            return self.recurrent.parameters + self.block_norms * self.norm_parameters
+        return self.attention_parameters
+
     @property
     def attention_parameters(self) -> int:
-        """Parameters of one layer outside of its MLP, exactly."""
-        biased = self.latent.bias_width if self.latent else self.query_width + 2 * self.kv_width
+        """Parameters of one layer with attention outside of its MLP, exactly."""
+        gated = 1 + self.query_gate
+        biased = self.latent.bias_width if self.latent else gated * self.query_width + 2 * self.kv_width
         biases = self.qkv_bias * biased + self.output_bias * self.width
         norms = self.block_norms * self.norm_parameters + self.qk_norm_parameters
         matrices = sum(into * out for into, out in self.attention_matrices.values())
@@ -224,8 +241,8 @@ class ModelShape:
         if self.unequal is not None:
             return self._unequal_parameters(layer)
         if self.experts is not None and self.has_experts(layer):
-            return self.attention_parameters + self.experts.parameters(self.width)
-        return self.attention_parameters + self.mlp_parameters
+            return self.mixer_parameters(layer) + self.experts.parameters(self.width)
+        return self.mixer_parameters(layer) + self.mlp_parameters
 
     @property
     def block_parameters(self) -> int:
@@ -236,7 +253,9 @@ class ModelShape:
         """A layer of each size."""
         if self.unequal is not None:
             return set(range(self.layers))
-        return {0, self.layers - 1, *(self.experts.layers[:1] if self.experts else ())}
+        recurrent = set(self.recurrent.layers if self.recurrent else ())
+        mixed = set(self.experts.layers if self.experts else ())
+        return {*{(layer in recurrent, layer in mixed): layer for layer in range(self.layers)}.values()}
 
     @property
     def parameters(self) -> int:
@@ -248,7 +267,10 @@ class ModelShape:
         fires = sum(layer.bias == "fire" for layer in self.positions) * (2 + 2 * FIRE_UNITS + FIRE_UNITS * self.heads)
         mixtures = self.mixtures * self.experts.parameters(self.width) if self.experts else 0
         dense = (self.layers - self.mixtures) * self.mlp_parameters
-        return embeddings + self.layers * self.attention_parameters + dense + mixtures + self.norm_parameters + fires
+        mixers = self.attention_layers * self.attention_parameters
+        if self.recurrent is not None:
+            mixers += len(self.recurrent.layers) * self.mixer_parameters(self.recurrent.layers[0])
+        return embeddings + mixers + dense + mixtures + self.norm_parameters + fires
 
     @property
     def mean_mlp_width(self) -> float:

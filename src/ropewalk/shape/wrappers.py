@@ -92,6 +92,8 @@ WRAPPERS: Mapping[str, Wrapper] = {
         axes=True,
         turned_experts=True,
     ),
+    "Qwen3_5ForConditionalGeneration": Wrapper("qwen3_5_text", axes=True),
+    "Qwen3_5MoeForConditionalGeneration": Wrapper("qwen3_5_moe_text", axes=True),
     "AyaVisionForConditionalGeneration": Wrapper("cohere2"),
     "InternVLForConditionalGeneration": Wrapper("qwen2"),
     "LlavaForConditionalGeneration": Wrapper("llama"),
