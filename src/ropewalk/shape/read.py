@@ -88,7 +88,8 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     if family.needs_head_dim and config.get("head_dim") is None:
         raise _unusable("head_dim", f"missing, and {family.model_type} has no default", where)
     head_dim = _count(config, "head_dim", where, default=family.head_dim or width // heads, most=WIDEST_HEAD)
-    latent = read_latent(config, family, count=partial(_count, config, where=where), where=where)
+    count = partial(_count, config, where=where)
+    latent = read_latent(config, family, count=count, where=where)
     if latent is not None:
         head_dim = latent.head_dim
     vocabulary = _count(config, "vocab_size", where)
@@ -98,7 +99,6 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     check_values(config, head_dim=head_dim, rotary_dim=rotary_dim, vocabulary=vocabulary, where=where)
     positions = read_layers(config, family, layers=layers, context_tokens=context_tokens, where=where)
     check_factors(positions, head_dim=rotary_dim, where=where)
-    count = partial(_count, config, where=where)
     unequal = None
     if family.unequal:
         sizes = read_unequal(config, positions, kv_heads=kv_heads, head_dim=head_dim, count=count, where=where)
