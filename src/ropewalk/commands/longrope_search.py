@@ -47,7 +47,8 @@ def needs_search(stage: Stage) -> bool:
 def extend_with_search(recipe: Recipe, folder: RunFolder, stage: int, whole_bytes: int = WHOLE_BYTES) -> None:
     """Extend the stage's model with factors from a search, unless it is done. Every rank calls it.
 
-    A model of more than ``whole_bytes`` is sharded over the ranks. Raises UserError on every rank where no training document is as long as the target.
+    A model of more than ``whole_bytes`` is sharded over the ranks. Raises UserError on every rank where no training
+    document is as long as the target.
     """
     from ropewalk.parallel.collective import share_from_first
     from ropewalk.parallel.rank_zero import first_does
