@@ -10,12 +10,11 @@ which runs modules without gradients on inputs that have them, so no case has ti
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast, get_args
 
 import torch
 import torch.distributed as dist
@@ -34,22 +33,19 @@ from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.partition.choose import choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
+from ropewalk.partition.partition import Partition
 from ropewalk.partition.ulysses import AnyPartition, UlyssesPartition
+from ropewalk.plan.flops import Recompute
 from ropewalk.plan.forecast import forecast
 from ropewalk.plan.hardware import KNOWN
-from ropewalk.plan.plan import Plan, Split
+from ropewalk.plan.plan import Split
 from ropewalk.plan.savings import Savings
+from ropewalk.plan.traffic import Exchange, attention_traffic
 from ropewalk.shape.model_shape import ModelShape, plain_layers
 from ropewalk.train.prepare_model import prepare_model
 
 RESULTS = Path(__file__).parent / "results" / "2026-11-29-gpu-fake-step.json"
-LOCAL_TOKENS, CHUNK_TOKENS, RANK = 16_384, 1024, 3
-WAYS = {
-    "none": Savings(),
-    "save_attention": Savings("save_attention"),
-    "save_attention, tiles of 4096": Savings("save_attention", 4096),
-    "full, tiles of 4096": Savings("full", 4096),
-}
+LOCAL_TOKENS, RANK = 16_384, 3
 STATE_MESSAGES = ("_allgather_base_", "_reduce_scatter_base_")
 
 
@@ -57,9 +53,11 @@ class Case(NamedTuple):
     """A step of one sequence over all ``ranks``; ``median_tokens`` None is one document."""
 
     ranks: int
-    way: str
+    recompute: Recompute
     layers: int = 32
     median_tokens: int | None = None
+    chunk_tokens: int = 1024
+    """Of the loss."""
 
     @property
     def shape(self) -> ModelShape:
@@ -135,16 +133,16 @@ def fake_ranks(ranks: int) -> Iterator[None]:
 def make_fake_step(case: Case, mesh: Mesh, partition: AnyPartition) -> tuple[Callable[[], None], list[Any]]:
     """One forward and backward, and what the rank holds beside: its model and its two moments. In a FakeTensorMode.
 
-    Only two chunks of tokens have a label, because each chunk takes the same memory.
+    Only one chunk of tokens has labels, because each chunk takes the same memory.
     """
     with mesh.device:
         model = build_model(case.shape, NAME)
-    learner = ModelWithLoss(model, chunk_tokens=CHUNK_TOKENS).train()
-    prepare_model(learner, mesh, savings=WAYS[case.way], precision="bfloat16")
+    learner = ModelWithLoss(model, chunk_tokens=case.chunk_tokens).train()
+    prepare_model(learner, mesh, savings=Savings(case.recompute), precision="bfloat16")
     shards = [each.to_local() if isinstance(each, DTensor) else each for each in learner.parameters()]
     moments = [torch.zeros_like(shard) for shard in shards for _ in range(2)]
     ids = torch.zeros(partition.local_tokens, dtype=torch.int64, device=mesh.device)
-    weights, counted = torch.ones(len(ids), device=mesh.device), torch.arange(2 * CHUNK_TOKENS, device=mesh.device)
+    weights, counted = torch.ones(len(ids), device=mesh.device), torch.arange(case.chunk_tokens, device=mesh.device)
 
     def step() -> None:
         group = mesh.context_group
@@ -172,66 +170,80 @@ def track_step(case: Case) -> Found:
     return Found(float(peak_bytes), states, sum(sent.values()) - states)
 
 
-def plan_step(case: Case) -> Plan:
-    """The plan of the same step."""
-    chosen = case.divide()
-    whole = isinstance(chosen, UlyssesPartition)
-    tokens = chosen.token_partition if whole else chosen
+def plan_step(case: Case) -> Found:
+    """What the plan says of the same step of the same rank."""
+    tokens, degree = split_by_heads(case.divide())
     needed_share = float(tokens.traffic_tokens.sum()) / max((tokens.ranks - 1) * tokens.tokens, 1)
     split = Split(
         context_ranks=case.ranks,
-        ulysses_degree=chosen.ulysses_degree if whole else 1,
-        exchange=tokens.exchange,
+        ulysses_degree=degree,
+        exchange=cast(Exchange, tokens.exchange),
         needed_share=needed_share,
-        savings=(WAYS[case.way],),
-        loss_chunk_tokens=CHUNK_TOKENS,
+        savings=(Savings(case.recompute),),
+        loss_chunk_tokens=case.chunk_tokens,
     )
-    return forecast(
+    plan = forecast(
         case.shape, context_tokens=case.tokens, tokens=case.tokens, ranks=case.ranks, split=split,
         machine=KNOWN["h100-sxm"],
     )  # fmt: skip
+    return Found(plan.memory.peak_bytes, plan.state_bytes, _plan_of_rank(case, plan.context_bytes))
+
+
+def _plan_of_rank(case: Case, mean_bytes: float) -> float:
+    """The plan counts the mean of the ranks; of a rank the partition says how many keys it sends and receives."""
+    tokens, degree = split_by_heads(case.divide())
+    rank, traffic = RANK // degree, tokens.traffic_tokens
+    forwards = 2 if case.recompute == "full" else 1
+    swap = attention_traffic(case.shape, case.tokens // tokens.ranks, ranks=degree, exchange="heads")
+    swap_bytes = case.layers * swap.training_bytes(forwards=forwards)
+    # Keys leave in every pass, and the gradients of what was received leave once.
+    mine = (forwards + 1) * traffic[:, rank].sum() + traffic[rank].sum()
+    mean = (forwards + 2) * traffic.sum() / tokens.ranks
+    return swap_bytes + (mean_bytes - swap_bytes) * float(mine / max(mean, 1))
+
+
+def split_by_heads(partition: AnyPartition) -> tuple[Partition, int]:
+    """How tokens are cut, and the number of ranks that share heads."""
+    if isinstance(partition, UlyssesPartition):
+        return partition.token_partition, partition.ulysses_degree
+    return partition, 1
 
 
 def compare(case: Case) -> dict[str, Any]:
     """A row of the committed JSON."""
-    found, plan = track_step(case), plan_step(case)
-    partition = case.divide()
-    planned = Found(plan.memory.peak_bytes, plan.state_bytes, plan.context_bytes)
+    found, planned = track_step(case), plan_step(case)
+    errors = Found(*(mine / max(theirs, 1) - 1 for mine, theirs in zip(planned, found, strict=True)))
     return {
         **case._asdict(),
-        "degree": partition.ulysses_degree if isinstance(partition, UlyssesPartition) else 1,
+        "ulysses_degree": split_by_heads(case.divide())[1],
         "tracked": found._asdict(),
         "planned": planned._asdict(),
-        "error": {
-            key: round(mine / max(theirs, 1) - 1, 4)
-            for (key, mine), theirs in zip(planned._asdict().items(), found, strict=True)
-        },
+        "error": {name: round(error, 4) for name, error in errors._asdict().items()},
     }
 
 
-CASES = [Case(ranks, way) for ranks in (8, 64) for way in WAYS] + [Case(8, "save_attention", median_tokens=4096)]
+CASES = [Case(ranks, recompute) for ranks in (8, 64) for recompute in get_args(Recompute)]
+CASES += [Case(8, "save_attention", median_tokens=4096)]
 
 
 def main() -> None:
-    rows = [compare(case) for case in CASES]
+    rows = []
+    for case in CASES:
+        rows.append(compare(case))
+        print_table(rows[-1:])
     RESULTS.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    print_table(rows)
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    print("| ranks, sequence | recompute | peak, tracked and planned, GB | states sent, GB | attention sent, GB |")
-    print("|---|---|---|---|---|")
+    """Lines of the table of docs/gpu.md."""
     for row in rows:
-        cells = [
-            f"{row['tracked'][key] / 1e9:.2f}, {row['planned'][key] / 1e9:.2f} ({row['error'][key]:+.1%})"
-            for key in Found._fields
-        ]
-        documents = "one document" if row["median_tokens"] is None else f"pack around {row['median_tokens']}"
-        print(f"| {row['ranks']}, {documents} | {row['way']} | " + " | ".join(cells) + " |")
+        documents = "one document" if row["median_tokens"] is None else f"a pack around {row['median_tokens']}"
+        cells = [f"{row['ranks']}", documents, row["recompute"]]
+        for key, digits in zip(Found._fields, (2, 1, 1), strict=True):
+            mine, theirs = row["planned"][key] / 1e9, row["tracked"][key] / 1e9
+            cells.append(f"{theirs:.{digits}f}, {mine:.{digits}f} ({row['error'][key]:+.1%})")
+        print("| " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":
-    if "--table" in sys.argv:
-        print_table(json.loads(RESULTS.read_text(encoding="utf-8"))["rows"])
-    else:
-        main()
+    main()
