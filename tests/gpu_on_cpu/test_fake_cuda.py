@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from packs import pack
 from ropewalk.attention.choose_kernel import use_kernel
@@ -86,6 +86,7 @@ def ranks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         "current_device": 0,
         "set_device": None,
         "device_count": 8,
+        "is_available": False,
         "is_initialized": True,
         "init": None,
     }.items():
@@ -107,7 +108,7 @@ def make_learner(dtype: torch.dtype) -> ModelWithLoss:
         attn_implementation=NAME,
     )
     with CUDA:
-        return ModelWithLoss(LlamaForCausalLM(config).to(dtype), chunk_tokens=128).train()
+        return ModelWithLoss(AutoModelForCausalLM.from_config(config, dtype=dtype), chunk_tokens=128).train()
 
 
 def read(learner: Any, partition: Partition, group: Any) -> Tensor:
