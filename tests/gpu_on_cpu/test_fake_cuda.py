@@ -121,6 +121,7 @@ def read(learner: Any, partition: Partition, group: Any) -> Tensor:
     return found
 
 
+@torch.no_grad()
 def walk_backward(loss: Tensor) -> dict[Tensor, Tensor]:
     """The gradient of each parameter, by the graph's own nodes; a node has its turn when all that follow it had it."""
     assert loss.grad_fn is not None
@@ -140,18 +141,29 @@ def walk_backward(loss: Tensor) -> dict[Tensor, Tensor]:
         if hasattr(node, "variable"):
             gradients[node.variable] = taken[0]
             continue
-        slopes = node(*taken) if not hasattr(node, "saved_tensors") else node.apply(*taken)
-        slopes = slopes if isinstance(slopes, tuple) else (slopes,)
-        for (before, place), slope in zip(node.next_functions, slopes, strict=True):
-            if before is None:
-                continue
+        for (before, place), slope in _differentiate(node, taken):
             its = given.setdefault(before, [None] * len(before._input_metadata))
             if slope is not None:
+                wanted = before._input_metadata[place]
+                assert slope.device == wanted.device, (node, before)
+                slope = slope.sum_to_size(wanted.shape).to(wanted.dtype)  # as the engine does
                 its[place] = slope if its[place] is None else its[place] + slope
             waits[before] -= 1
             if not waits[before]:
                 ready.append(before)
     return gradients
+
+
+def _differentiate(node: Any, taken: list[Tensor | None]) -> list[tuple[Any, Tensor | None]]:
+    """The edges of ``node`` to what needs a gradient, each with its gradient."""
+    edges = [edge for edge in node.next_functions if edge[0] is not None]
+    if isinstance(node, torch.autograd.function.BackwardCFunction):  # it says one for each argument, tensor or not
+        slopes = [slope for slope, needed in zip(node.apply(*taken), node.needs_input_grad, strict=True) if needed]
+    else:
+        found = node(*taken)
+        found = found if isinstance(found, tuple) else (found,)
+        slopes = [slope for slope, edge in zip(found, node.next_functions, strict=True) if edge[0] is not None]
+    return list(zip(edges, slopes, strict=True))
 
 
 @pytest.mark.parametrize("documents", [1, 20])

@@ -66,7 +66,8 @@ def state_traffic(
     """Bytes per rank and micro-batch for sharded states: weights, and fp32 gradients.
 
     A block's weights are gathered for the forward and for the backward. The embedding, the last norm and the head stay
-    gathered between the two, and so does all of a model that is gathered as one unit. With ``replicas`` among the ranks, a shard's gradient also travels twice around the ranks that hold it.
+    gathered between the two, and so does all of a model that is gathered as one unit. With ``replicas`` among the
+    ranks, a shard's gradient also travels twice around the ranks that hold it.
     """
     trained, shards = count_trained(shape, lora), ranks // replicas
     weights = shape.parameters + trained.adapters
