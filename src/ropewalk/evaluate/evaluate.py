@@ -15,7 +15,7 @@ from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_tokenizer
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 from ropewalk.evaluate.gain_by_distance import GainByDistance, plan_gain_by_distance
-from ropewalk.evaluate.items import Sums, measure
+from ropewalk.evaluate.items import ROW_TOKENS, Sums, measure
 from ropewalk.evaluate.loss_by_position import PositionLoss, plan_position_loss
 from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
 from ropewalk.evaluate.ruler_suite import RulerPrompts, measure_ruler, plan_ruler, read_answers
@@ -74,14 +74,23 @@ def _plan_ruler(spec: EvaluateSpec, tokenizer: Tokenizer, *, base_tokens: int) -
 
 
 def measure_model(
-    folder: Path, planned: Sequence[Measurement], *, name: str, precision: Dtype, whole_bytes: int = WHOLE_BYTES
+    folder: Path,
+    planned: Sequence[Measurement],
+    *,
+    name: str,
+    precision: Dtype,
+    whole_bytes: int = WHOLE_BYTES,
+    row_tokens: int = ROW_TOKENS,
 ) -> list[Sums]:
     """The sums of each measurement on one model folder, over all ranks. Every rank calls it.
 
-    A model of more than ``whole_bytes`` is sharded over them.
+    A model of more than ``whole_bytes`` is sharded over them. Texts are packed into sequences of ``row_tokens``.
     """
     learner = open_model(ModelWithLoss, folder, dtype=precision, whole_bytes=whole_bytes)
-    return [measure(learner, each.items, each.groups, name=f"{name}: {each.name}") for each in planned]
+    return [
+        measure(learner, each.items, each.groups, name=f"{name}: {each.name}", row_tokens=row_tokens)
+        for each in planned
+    ]
 
 
 def plan_measurements(

@@ -7,6 +7,7 @@ values costs less than moving heads up to four ranks, and more from eight ranks 
 from dataclasses import dataclass
 from typing import Literal
 
+from ropewalk.plan.memory import gathers_whole
 from ropewalk.plan.trained import count_trained
 from ropewalk.recipe.lora import Lora
 from ropewalk.shape.model_shape import ModelShape
@@ -60,14 +61,18 @@ def state_traffic(
     ranks: int,
     replicas: int = 1,
     element_bytes: int = 2,
-    gathers: int = 2,
     lora: Lora | None = None,
 ) -> float:
-    """Bytes per rank and micro-batch for sharded states: weights gathered ``gathers`` times, and fp32 gradients.
+    """Bytes per rank and micro-batch for sharded states: weights, and fp32 gradients.
 
-    With ``replicas`` among the ranks, a shard's gradient also travels twice around the ranks that hold it.
+    A block's weights are gathered for the forward and for the backward. The embedding, the last norm and the head stay
+    gathered between the two, and so does all of a model that is gathered as one unit. With ``replicas`` among the
+    ranks, a shard's gradient also travels twice around the ranks that hold it.
     """
     trained, shards = count_trained(shape, lora), ranks // replicas
-    gathered = gathers * element_bytes * (shape.parameters + trained.adapters)
+    weights = shape.parameters + trained.adapters
+    root = shape.vocabulary * shape.width * (1 if shape.tied else 2) + shape.norm_parameters
+    again = 0 if gathers_whole(shape, trained) else weights - root
+    gathered = element_bytes * (weights + again)
     gradients = _GRADIENT_BYTES * trained.parameters
     return (shards - 1) / shards * (gathered + gradients) + 2 * (replicas - 1) / replicas * gradients / shards
