@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ropewalk.core.error import UserError
 from ropewalk.rope.layers import (
     FIRE_UNITS,
     LayerPosition,
@@ -19,7 +18,7 @@ from ropewalk.rope.scaling import Rope, Unchanged
 from ropewalk.shape.experts import Experts
 from ropewalk.shape.family import Norm, QkNorm
 from ropewalk.shape.latent import Latent, require_score_factor, score_factor
-from ropewalk.shape.unequal import Unequal
+from ropewalk.shape.unequal import Unequal, refuse_pattern
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +133,9 @@ class ModelShape:
         if self.unequal is None:
             return self.attention_matrices
         kv_heads, head_dim = self.heads_of(layer)
+        full, shares = self.positions[layer].window_tokens is None, self.shares_keys(layer)
         queries, keys = self.heads * head_dim, kv_heads * head_dim
-        found = {"q_proj": (self.width, queries), "k_proj": (self.width, keys), "v_proj": (self.width, keys)}
-        if self.unequal.keys_are_values and self.positions[layer].window_tokens is None:
-            del found["v_proj"]
-        if self.shares_keys(layer):
-            found = {"q_proj": found["q_proj"]}
-        return found | {"o_proj": (queries, self.width)}
+        return self.unequal.matrices(self.width, queries=queries, keys=keys, full=full, shares=shares)
 
     @property
     def attention_products(self) -> int:
@@ -194,15 +189,13 @@ class ModelShape:
     def _unequal_parameters(self, layer: int) -> int:
         """Parameters of one layer of a model whose layers differ, exactly."""
         assert self.unequal is not None
-        matrices, head_dim, shares = self.attention_matrices_of(layer), self.heads_of(layer)[1], self.shares_keys(layer)
-        biased = [
-            out for name, (_, out) in matrices.items() if (self.output_bias if name == "o_proj" else self.qkv_bias)
-        ]
-        inputs = 2 * self.width * self.unequal.input_width
-        norms = (self.block_norms + (inputs > 0)) * self.norm_parameters
-        norms += head_dim * (1 if shares else 2) * (self.qk_norm == "head")
+        matrices, shares = self.attention_matrices_of(layer), self.shares_keys(layer)
+        biased = {name: self.output_bias if name == "o_proj" else self.qkv_bias for name in matrices}
+        attention = sum(out * (into + biased[name]) for name, (into, out) in matrices.items())
+        norms = self.heads_of(layer)[1] * (1 if shares else 2) * (self.qk_norm == "head")
+        norms += (self.block_norms + (self.unequal.input_width > 0)) * self.norm_parameters
         mlp = self.mlp_parameters * (1 + (shares and self.unequal.wide_mlp))
-        return sum(into * out for into, out in matrices.values()) + sum(biased) + inputs + norms + mlp
+        return attention + norms + mlp + 2 * self.width * self.unequal.input_width
 
     @property
     def attention_parameters(self) -> int:
@@ -286,12 +279,7 @@ class ModelShape:
     def stretch(self, pattern: tuple[LayerRule, ...], *, rope: Rope, context_tokens: int) -> "ModelShape":
         """The model that ``rope/layers.stretch_layers`` makes of this one; raises UserError as that function does."""
         if pattern and self.unequal is not None:
-            raise UserError(
-                "this model cannot have a pattern of layers",
-                where="layers",
-                why="its layers with a window have other heads than those without",
-                fix="remove layers; then the method is for those without a window",
-            )
+            raise refuse_pattern()
         positions = stretch_layers(
             self.positions,
             pattern,
