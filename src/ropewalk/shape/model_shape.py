@@ -85,6 +85,10 @@ class ModelShape:
         """Whether a layer uses the keys and values of another one."""
         return self.unequal is not None and layer >= self.layers - self.unequal.sharing
 
+    def mlp_factor(self, layer: int) -> int:
+        """By how much the MLP of a layer is wider than ``mlp_width``."""
+        return 2 if self.unequal is not None and self.unequal.wide_mlp and self.shares_keys(layer) else 1
+
     def _mean(self, widths: Sequence[int]) -> int:
         return round(sum(widths) / self.layers)
 
@@ -194,8 +198,9 @@ class ModelShape:
         attention = sum(out * (into + biased[name]) for name, (into, out) in matrices.items())
         norms = self.heads_of(layer)[1] * (1 if shares else 2) * (self.qk_norm == "head")
         norms += (self.block_norms + (self.unequal.input_width > 0)) * self.norm_parameters
-        mlp = self.mlp_parameters * (1 + (shares and self.unequal.wide_mlp))
-        return attention + norms + mlp + 2 * self.width * self.unequal.input_width
+        return (
+            attention + norms + self.mlp_parameters * self.mlp_factor(layer) + 2 * self.width * self.unequal.input_width
+        )
 
     @property
     def attention_parameters(self) -> int:
@@ -223,13 +228,7 @@ class ModelShape:
     @property
     def block_parameters(self) -> int:
         """Parameters of the largest layer, exactly; of any layer where all are alike."""
-        return max(self.layer_parameters(layer) for layer in self._examples())
-
-    def _examples(self) -> set[int]:
-        """A layer of each size."""
-        if self.unequal is not None:
-            return set(range(self.layers))
-        return {0, self.layers - 1, *(self.experts.layers[:1] if self.experts else ())}
+        return max(map(self.layer_parameters, range(self.layers)))
 
     @property
     def parameters(self) -> int:
