@@ -75,15 +75,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     """The shape that a config.json describes; ``where`` is its name in errors. A multimodal one has its text part's."""
     config = read_text_config(config, where)
     architecture, family = find_family(config, where)
-    width, heads = _count(config, "hidden_size", where), _count(config, "num_attention_heads", where)
-    kv_heads = _find_kv_heads(family, config, where)
-    if heads % kv_heads or (width % heads and not config.get("head_dim")):
-        raise UserError(
-            "the numbers of heads do not match",
-            where=where,
-            why=f"{heads} heads over {kv_heads} key-value heads and a width of {width}",
-            fix="correct hidden_size, num_attention_heads or num_key_value_heads",
-        )
+    width, heads, kv_heads = _read_widths(config, family, where)
     context_tokens = _count(config, "max_position_embeddings", where)
     if family.needs_head_dim and config.get("head_dim") is None:
         raise _unusable("head_dim", f"missing, and {family.model_type} has no default", where)
@@ -138,6 +130,20 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         recurrent=read_recurrent(config, family, layers=layers, count=count, where=where),
         query_gate=family.query_gate,
     )
+
+
+def _read_widths(config: Mapping[str, Any], family: Family, where: str) -> tuple[int, int, int]:
+    """The model's width, its query heads and its key heads."""
+    width, heads = _count(config, "hidden_size", where), _count(config, "num_attention_heads", where)
+    kv_heads = _find_kv_heads(family, config, where)
+    if heads % kv_heads or (width % heads and not config.get("head_dim")):
+        raise UserError(
+            "the numbers of heads do not match",
+            where=where,
+            why=f"{heads} heads over {kv_heads} key-value heads and a width of {width}",
+            fix="correct hidden_size, num_attention_heads or num_key_value_heads",
+        )
+    return width, heads, kv_heads
 
 
 def _has_bias(config: Mapping[str, Any], bias: Bias) -> bool:
