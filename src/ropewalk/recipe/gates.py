@@ -56,6 +56,8 @@ class Gate(Spec):
     """Least share of right answers at the stage's length."""
     short_loss: float | None = None
     """Share that the loss at the base's own context may lie above the base's, in the worst source: 0.03 is 3 %."""
+    foreign_loss: float | None = None
+    """Share that the loss on ``evaluate.foreign`` may lie above the base's, in the worst text: 0.01 is 1 %."""
     otherwise: Literal["stop", "warn"] = "stop"
     """What happens if a condition is missed: the run ends with an error, or it warns and goes on."""
     answers: PositiveCount = 200
