@@ -192,6 +192,7 @@ def test_a_gpu_is_named_by_its_number(path: Path) -> None:
 RUN_FILES = {
     "recipe.yaml", "metrics.jsonl", "scores.json", "parity.json", "report.html", "sessions.json", "factors.json",
     "receipt.json", "saves.json", "rollbacks.json", "mix.json", "base-short-loss.json", "gate.json",
+    "retrieval-heads.json",
 }  # fmt: skip
 RUN_FOLDERS = {"stages", "extended", "checkpoints", "trained", "skipped", "initial", "trackers"}
 
