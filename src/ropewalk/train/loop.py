@@ -84,11 +84,9 @@ def run_loop(
                 with clock.at_leisure():
                     state, averages = _average_metrics(state, context, dataset, rates, monitor, loss_metrics)
                 metrics += averages
-            if monitor.validation is not None and (state.ended or state.step % monitor.validation.steps == 0):
-                with clock.at_leisure():
-                    metrics += monitor.validation.ask(state)
-                state, ends = _end_where_saturated(state, spec, monitor.validation)
-                metrics += ends
+            with clock.at_leisure():
+                state, measured = _validate(state, spec, monitor.validation)
+            metrics += measured
             monitor.metrics_log.append(metrics)
             trackers.log(metrics)
             show(metrics)
@@ -191,13 +189,17 @@ def _average_metrics(
     return dataclasses.replace(state, sums=(), ended=ended), metrics
 
 
-def _end_where_saturated(state: TrainState, spec: Stage, validation: HeldOut) -> tuple[TrainState, list[Metric]]:
-    """The state, with ``ended`` set where the validations show that ``stop``'s metric is saturated; and what to log."""
-    if spec.stop is None or spec.stop.saturated is None:
+def _validate(state: TrainState, spec: Stage, validation: HeldOut | None) -> tuple[TrainState, list[Metric]]:
+    """The measurements, if due; and the state, which ends where they show that ``stop``'s metric is saturated."""
+    if validation is None or not (state.ended or state.step % validation.steps == 0):
         return state, []
+    metrics = validation.ask(state)
+    if spec.stop is None or spec.stop.saturated is None:
+        return state, metrics
     # Before the last step of the interpolation, the positions are not those of the final model.
     solved = validation.is_saturated(state, spec.stop, from_step=spec.rope_interpolation_steps)
     if solved:
         state = dataclasses.replace(state, ended="solved")
-    ended = [Metric(state.stage, state.step, "stage/solved", float(solved), "1")] if state.ended else []
-    return state, ended
+    if state.ended:
+        metrics.append(Metric(state.stage, state.step, "stage/solved", float(solved), "1"))
+    return state, metrics
