@@ -4,19 +4,18 @@ import numpy as np
 import pytest
 
 from packs import pack
-from ropewalk.core.error import UserError
 from ropewalk.partition import partition_tokens
 from ropewalk.partition.choose import choose_partition, make_sharing
 from ropewalk.partition.cost import Heads, price_of
 from ropewalk.partition.layout import propose
 from ropewalk.partition.needed_keys import count_traffic_tokens
 from ropewalk.partition.partition import Partition
-from ropewalk.partition.recurrent_cost import RecurrentLayers, SummaryCounts, count_summaries
+from ropewalk.partition.recurrent_cost import RecurrentStates, SummaryCounts, count_summaries
 from ropewalk.partition.segments import find_documents, make_segments
 
 TOKENS, RANKS, MIB = 1 << 17, 8, 1 << 20
 ATTENTION = Heads(16, 4, 256)
-DELTA = RecurrentLayers("gated_delta", 32, 128, 128, per_attention_layer=3, channels=8192, taps=4)
+DELTA = RecurrentStates("gated_delta", 32, 128, 128, per_attention_layer=3, channels=8192, taps=4)
 """Qwen3.5 9B: three gated delta nets for each layer with attention."""
 WIDTH, MLP_WIDTH = 4096, 12288
 PRICE = price_of(ATTENTION, device="cuda", element_bytes=2, recurrent=DELTA)
@@ -69,7 +68,7 @@ def test_bytes_are_those_of_the_layers_shape() -> None:
     assert DELTA.summary_bytes() == 4 * MIB and DELTA.summary_bytes(begins=True) == 2 * MIB
     rows = DELTA.per_attention_layer * DELTA.summary_bytes() / (2 * ATTENTION.kv_heads * ATTENTION.head_dim * 2)
     assert rows == 3072, "a summary of three layers, in rows of keys and values in bfloat16"
-    mamba = RecurrentLayers("ssd", 64, 128, 64, per_attention_layer=9)
+    mamba = RecurrentStates("ssd", 64, 128, 64, per_attention_layer=9)
     assert mamba.summary_bytes() - mamba.summary_bytes(begins=True) == 64 * 4, "M is a number for each head"
     # Forward and backward: a summary and its gradient in float32, keys in bfloat16 and their gradients in float32.
     assert PRICE.recurrent is not None
@@ -212,9 +211,28 @@ def test_dear_summaries_make_contiguous_the_choice() -> None:
 
 
 def test_heads_are_not_cut_where_layers_recur() -> None:
-    one = pack([TOKENS], TOKENS)
-    asked = make_sharing(ATTENTION, device="cuda", element_bytes=2, recurrent=DELTA)
-    assert choose_partition(one, ranks=RANKS, sharing=asked).costs.keys() == {1}
-    asked = make_sharing(ATTENTION, device="cuda", element_bytes=2, recurrent=DELTA, ulysses_degree=2)
-    with pytest.raises(UserError, match="need a partition of tokens"):
-        choose_partition(one, ranks=RANKS, sharing=asked)
+    one, slow = pack([TOKENS], TOKENS), make_sharing(ATTENTION, device="cuda", element_bytes=2)
+    assert len(choose_partition(one, ranks=RANKS, sharing=slow).costs) > 1
+    sharing = make_sharing(ATTENTION, device="cuda", element_bytes=2, recurrent=DELTA)
+    assert choose_partition(one, ranks=RANKS, sharing=sharing).costs.keys() == {1}
+
+
+def test_a_convolution_alone_sends_rows_and_no_summaries() -> None:
+    short = RecurrentStates("convolution", 0, 0, 0, per_attention_layer=2, channels=2048, taps=3)
+    assert short.summary_bytes() == short.summary_operations() == 0
+    price = price_of(ATTENTION, device="cuda", element_bytes=2, recurrent=short).recurrent
+    segments = partition_tokens(draw_42(), ranks=RANKS, layout="balanced").segments
+    assert price is not None and price.inner_token_pairs == price.link_pairs == 0
+    rows = count_traffic_tokens(segments, RANKS, 3)
+    sent = (np.maximum(rows.sum(0), rows.sum(1)) + rows.sum() / RANKS) / 2
+    assert price.price(segments, RANKS) == pytest.approx(
+        2 * 2 * sent * 2048 * 2 * 1e-11 / pair_seconds() + 2 * messages()
+    )
+
+
+def pair_seconds() -> float:
+    return 14 * ATTENTION.heads * ATTENTION.head_dim / 450e12
+
+
+def messages() -> float:
+    return 30e-6 / pair_seconds()

@@ -14,8 +14,8 @@ from jaxtyping import Int32
 from ropewalk.core.error import UserError
 from ropewalk.partition.cost import Heads, Price, price_of, price_segments
 from ropewalk.partition.partition import Partition, partition_tokens
-from ropewalk.partition.recurrent_cost import RecurrentLayers, SummaryPrice, count_summaries
-from ropewalk.partition.ulysses import AnyPartition, UlyssesPartition, partition_tokens_and_heads, refuse_heads
+from ropewalk.partition.recurrent_cost import RecurrentStates, SummaryPrice, count_summaries
+from ropewalk.partition.ulysses import AnyPartition, UlyssesPartition, partition_tokens_and_heads
 from ropewalk.shape.shared_heads import count_shared_heads
 
 _CLEARLY = 0.98
@@ -81,7 +81,7 @@ def make_sharing(
     layout: str = "auto",
     exchange: str = "auto",
     ulysses_degree: int | None = None,
-    recurrent: RecurrentLayers | None = None,
+    recurrent: RecurrentStates | None = None,
 ) -> Sharing:
     """For a model's heads on a kind of device, ``cpu`` or ``cuda``, and its ``recurrent`` layers if it has some."""
     price = price_of(heads, device=device, element_bytes=element_bytes, recurrent=recurrent)
@@ -93,8 +93,7 @@ def choose_partition(
 ) -> PartitionChoice:
     """The cheapest partition that ``sharing`` allows; see ``partition_tokens``.
 
-    Raises UserError where ranks make no groups of the degree that was asked for, heads cannot be split over them, or
-    a model with recurrent layers is to share heads.
+    Raises UserError where ranks make no groups of the degree that was asked for, or heads cannot be split over them.
     """
     costs, found = {}, {}
     for ulysses_degree in _list_degrees(ranks, sharing):
@@ -117,8 +116,7 @@ def _list_degrees(ranks: int, sharing: Sharing) -> list[int]:
     heads, kv_heads, *_ = sharing.heads
     if sharing.ulysses_degree is not None:
         count_shared_heads(heads, kv_heads, sharing.ulysses_degree)
-        if sharing.price.recurrent is not None and sharing.ulysses_degree > 1:
-            raise refuse_heads(sharing.ulysses_degree)
+        assert sharing.ulysses_degree == 1 or sharing.price.recurrent is None, "the state of a head needs all tokens"
         return [sharing.ulysses_degree]
     if sharing.exchange != "auto" or sharing.price.recurrent is not None:
         return [1]  # an exchange of keys was asked for, or heads cannot be cut

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from ropewalk.partition.needed_keys import count_traffic_tokens
-from ropewalk.partition.recurrent_cost import RecurrentLayers, SummaryPrice
+from ropewalk.partition.recurrent_cost import RecurrentStates, SummaryPrice
 from ropewalk.partition.segments import Segments
 
 
@@ -79,7 +79,7 @@ _HIDDEN = 0.25
 """Of the price of traffic that is hidden behind work: it still takes memory bandwidth, and links that others share."""
 
 
-def price_of(heads: Heads, *, device: str, element_bytes: int, recurrent: RecurrentLayers | None = None) -> Price:
+def price_of(heads: Heads, *, device: str, element_bytes: int, recurrent: RecurrentStates | None = None) -> Price:
     """Prices for a model's attention on a kind of device, ``cpu`` or ``cuda``, and for its ``recurrent`` layers."""
     kind = _DEVICES.get(device, _DEVICES["cuda"])
     # Two products forward, five backward, each of 2 operations an element.

@@ -25,10 +25,12 @@ _LINK_KERNELS = 4
 """Kernels that are started to compose one more segment: a product and a sum, forward and backward."""
 
 
-class RecurrentLayers(NamedTuple):
-    """The recurrent layers of a model, all alike: ``per_attention_layer`` of them for each layer with attention.
+class RecurrentStates(NamedTuple):
+    """How large a state is in a model's recurrent layers, all alike; ``per_attention_layer`` of them go with one layer
+    with attention.
 
-    ``channels`` of the input pass a causal convolution of ``taps`` tokens; 0 without one.
+    ``channels`` of the input pass a causal convolution of ``taps`` tokens; 0 without one. A layer that is a convolution
+    alone has no ``heads``.
     """
 
     kind: str
@@ -41,11 +43,15 @@ class RecurrentLayers(NamedTuple):
 
     def summary_bytes(self, *, begins: bool = False) -> int:
         """Of one segment, in one layer and direction; ``begins``: it begins its document, and needs no M."""
+        if not self.heads:
+            return 0
         kind = find_recurrence(self.kind)
         return SUMMARY_BYTES * kind.summary_numbers(self.heads, self.key_dim, self.value_dim, begins=begins)
 
     def summary_operations(self) -> int:
         """Operations a token of an inner segment in one layer's forward, to find M and U."""
+        if not self.heads:
+            return 0
         return find_recurrence(self.kind).summary_operations(self.heads, self.key_dim, self.value_dim)
 
 
@@ -62,7 +68,7 @@ class SummaryCounts:
     inner_tokens: Int64[np.ndarray, "ranks"]
     links: Int64[np.ndarray, "ranks"]
 
-    def received_bytes(self, layers: RecurrentLayers) -> Int64[np.ndarray, "ranks"]:
+    def received_bytes(self, layers: RecurrentStates) -> Int64[np.ndarray, "ranks"]:
         """Bytes of summaries that each rank receives in one layer's forward; its backward sends as many back."""
         received: np.ndarray = _weigh(self.whole, self.states, layers).sum(1)
         return received
@@ -81,7 +87,7 @@ class SummaryPrice:
     ``row_bytes`` is the bytes of a token of the convolution's input.
     """
 
-    layers: RecurrentLayers
+    layers: RecurrentStates
     byte_pairs: float
     inner_token_pairs: float
     link_pairs: float
@@ -91,7 +97,7 @@ class SummaryPrice:
     @classmethod
     def of(
         cls,
-        layers: RecurrentLayers,
+        layers: RecurrentStates,
         *,
         operation_pairs: float,
         byte_pairs: float,
@@ -102,12 +108,14 @@ class SummaryPrice:
         """Of layers on a device where one operation, byte, kernel and message cost so many pairs."""
         count = layers.per_attention_layer
         composed = 2 * layers.heads * layers.key_dim**2 * layers.value_dim
-        messages = 2 if layers.taps > 1 else 1  # of summaries, and of the rows before a segment
+        messages = (layers.heads > 0) + (layers.taps > 1)  # of summaries, and of the rows before a segment
         return cls(
             layers,
             byte_pairs=2 * count * byte_pairs,
             inner_token_pairs=_PASSES * count * layers.summary_operations() * operation_pairs,
-            link_pairs=count * (_PASSES * composed * operation_pairs + _LINK_KERNELS * kernel_pairs),
+            link_pairs=count
+            * (_PASSES * composed * operation_pairs + _LINK_KERNELS * kernel_pairs)
+            * (layers.heads > 0),
             message_pairs=count * messages * message_pairs,
             row_bytes=layers.channels * element_bytes,
         )
@@ -149,7 +157,7 @@ def count_summaries(segments: Segments, ranks: int) -> SummaryCounts:
 
 
 def _weigh(
-    whole: Int64[np.ndarray, "ranks ranks"], states: Int64[np.ndarray, "ranks ranks"], layers: RecurrentLayers
+    whole: Int64[np.ndarray, "ranks ranks"], states: Int64[np.ndarray, "ranks ranks"], layers: RecurrentStates
 ) -> Int64[np.ndarray, "ranks ranks"]:
     weighed: np.ndarray = whole * layers.summary_bytes() + states * layers.summary_bytes(begins=True)
     return weighed

@@ -77,16 +77,6 @@ class UlyssesPartition:
 AnyPartition = Partition | UlyssesPartition
 
 
-def refuse_heads(ulysses_degree: int) -> UserError:
-    """The error where recurrent layers would share heads: the state of a head needs all tokens in order."""
-    return UserError(
-        "recurrent layers need a partition of tokens",
-        where="parallel.ulysses_degree",
-        why=f"heads are shared by {ulysses_degree} ranks",
-        fix="set ulysses_degree to 1",
-    )
-
-
 def partition_tokens_and_heads(
     document: Int32[np.ndarray, "sequences context"],
     *,

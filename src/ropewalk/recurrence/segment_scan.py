@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ropewalk.attention.differentiate_tiles import exact_dtype
+from ropewalk.core.error import UserError
 from ropewalk.partition.partition import Partition
-from ropewalk.partition.ulysses import AnyPartition, refuse_heads
+from ropewalk.partition.ulysses import AnyPartition
 from ropewalk.recurrence.chunk_table import ChunkTable, SegmentGroup, plan_chunks
 from ropewalk.recurrence.chunks import Chunks, State, make_chunks, run_group
 from ropewalk.recurrence.summaries import Join, Summary, SummaryExchange
@@ -68,7 +69,12 @@ def require_tokens(partition: AnyPartition) -> Partition:
     """Raises UserError where heads are cut: the state of a head needs all tokens in order."""
     if isinstance(partition, Partition):
         return partition
-    raise refuse_heads(partition.ulysses_degree)
+    raise UserError(
+        "recurrent layers need a partition of tokens",
+        where="parallel.ulysses_degree",
+        why=f"heads are shared by {partition.ulysses_degree} ranks",
+        fix="set ulysses_degree to 1",
+    )
 
 
 def _gather(
