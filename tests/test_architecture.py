@@ -3,10 +3,9 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 from array_shapes import BARE_ARRAYS, TOLD_SHAPES, UNTOLD_SHAPES, find_bare_array, find_untold_shape
 
@@ -24,13 +23,29 @@ FORBIDDEN_SUFFIXES = ("Manager", "Handler", "Processor", "Engine", "Base")
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 300, 60, 8
 
 FILES = sorted(SRC.rglob("*.py"))
-pytestmark = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
+
+
+def of_each_file(rule: Callable[[Path], None]) -> Callable[[], None]:
+    """One test of a rule for all files: a test for each of 450 files and ten rules took as long as a whole training."""
+
+    def check() -> None:
+        broken = {}
+        for path in FILES:
+            try:
+                rule(path)
+            except AssertionError as fault:
+                broken[str(path.relative_to(SRC))] = str(fault)
+        assert broken == {}
+
+    check.__doc__ = rule.__doc__
+    return check
 
 
 def room(path: Path) -> str:
     return path.relative_to(SRC).parts[0].removesuffix(".py")
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
@@ -58,6 +73,7 @@ def imported_at_start(tree: ast.Module) -> Iterator[str]:
         stack.extend(ast.iter_child_nodes(node))
 
 
+@of_each_file
 def test_imports_point_left(path: Path) -> None:
     here = room(path)
     if here not in ORDER:  # __init__ and cli stand above all rooms
@@ -84,6 +100,7 @@ def find_breach(here: str, names: Iterable[str]) -> str | None:
     return None
 
 
+@of_each_file
 def test_folders_of_the_corpus_import_from_the_left(path: Path) -> None:
     parts = path.relative_to(SRC).parts
     if parts[0] != "corpus" or parts[1] == "__init__.py":
@@ -96,11 +113,15 @@ def test_folders_of_the_corpus_import_from_the_left(path: Path) -> None:
     ):  # the specs stand beside the folders; text/ is below them
         names = [name for name in names if not name.startswith("ropewalk.corpus.text.")]
     assert find_breach(parts[1], names) is None
+
+
+def test_the_rule_of_corpus_folders_by_example() -> None:
     assert find_breach("read", ["ropewalk.corpus.tokens.store"]) and find_breach(
         "spec.py", ["ropewalk.corpus.mix.packing"]
     )
 
 
+@of_each_file
 def test_torch_and_transformers_stay_in_their_rooms(path: Path) -> None:
     here, tree = room(path), parse(path)
     if here in TORCH_FREE or here == "__init__":
@@ -111,10 +132,10 @@ def test_torch_and_transformers_stay_in_their_rooms(path: Path) -> None:
             assert name.split(".")[0] != "transformers", f"line {node.lineno}: only model/ imports transformers"
 
 
+@of_each_file
 def test_sizes(path: Path) -> None:
-    text = path.read_text()
-    assert len(text.splitlines()) <= MAX_FILE_LINES
-    for node in ast.walk(ast.parse(text)):
+    assert len(path.read_text().splitlines()) <= MAX_FILE_LINES
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None
             assert node.end_lineno - node.lineno < MAX_FUNCTION_LINES, node.name
@@ -124,6 +145,7 @@ def test_sizes(path: Path) -> None:
             assert len(positional) + len(node.args.kwonlyargs) <= MAX_PARAMETERS, node.name
 
 
+@of_each_file
 def test_names_and_words(path: Path) -> None:
     tree = parse(path)
     assert not FORBIDDEN_NAMES & {part.removesuffix(".py") for part in path.relative_to(SRC).parts}
@@ -143,6 +165,7 @@ def test_names_and_words(path: Path) -> None:
             assert reraises or not names & {"Exception", "BaseException"}, f"line {node.lineno}: a broad except"
 
 
+@of_each_file
 def test_environment_is_read_only_where_ranks_start(path: Path) -> None:
     if path.relative_to(SRC).as_posix() in {"parallel/launch.py", "parallel/torchrun.py"}:
         return
@@ -172,10 +195,14 @@ def find_loose_device(tree: ast.AST) -> str | None:
     return None
 
 
+@of_each_file
 def test_a_gpu_is_named_by_its_number(path: Path) -> None:
     tree = parse(path)
     if path != SRC / "parallel" / "device.py":
         assert find_loose_device(tree) is None
+
+
+def test_the_rule_of_devices_by_example() -> None:
     for loose in (
         "torch.cuda.current_device()",
         "model.to('cuda')",
@@ -207,15 +234,17 @@ def find_run_name(tree: ast.AST) -> str | None:
     return None
 
 
+@of_each_file
 def test_one_file_knows_the_names_in_a_run_folder(path: Path) -> None:
     if path != SRC / "core" / "run_folder.py":
         assert find_run_name(parse(path)) is None
+
+
+def test_the_rule_of_run_folders_by_example() -> None:
     assert find_run_name(ast.parse('run / "stages" / number')) and find_run_name(ast.parse('open("metrics.jsonl")'))
 
 
-def test_importing_the_torch_free_half_imports_no_torch(path: Path) -> None:
-    if path != SRC / "__init__.py":
-        return
+def test_importing_the_torch_free_half_imports_no_torch() -> None:
     modules = [
         ".".join(("ropewalk", *file.relative_to(SRC).with_suffix("").parts)).removesuffix(".__init__")
         for file in FILES
@@ -227,17 +256,25 @@ def test_importing_the_torch_free_half_imports_no_torch(path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@of_each_file
 def test_every_array_has_a_shape(path: Path) -> None:
     assert find_bare_array(parse(path)) is None
+
+
+def test_the_rule_of_array_shapes_by_example() -> None:
     for code in BARE_ARRAYS:
         assert find_bare_array(ast.parse(f"from jaxtyping import Float\n{code}")), code
     whole = "def pick(tensor: Float[Tensor, 'tokens'] | None) -> None:\n    last: Tensor = tensor"
     assert find_bare_array(ast.parse(f"from jaxtyping import Float\n{whole}")) is None
 
 
+@of_each_file
 def test_every_rearrangement_says_the_shapes(path: Path) -> None:
     if room(path) in {"attention", "recurrence", "model"}:
         assert find_untold_shape(path.read_text()) is None
+
+
+def test_the_rule_of_told_shapes_by_example() -> None:
     for code in UNTOLD_SHAPES:
         assert find_untold_shape(code), code
     for code in TOLD_SHAPES:

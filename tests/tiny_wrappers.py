@@ -120,6 +120,51 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
             **MARKS,
         },
     ),
+    "gemma4": (
+        "Gemma4",
+        {
+            "text_config": {
+                **TEXT,
+                **{"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2},
+                **{"sliding_window": 6, "global_head_dim": 12, "num_kv_shared_layers": 2, "use_double_wide_mlp": True},
+                **{"num_global_key_value_heads": 1, "attention_k_eq_v": True, "final_logit_softcapping": 2.0},
+                **{"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY, "pad_token_id": 0},
+            },
+            "vision_config": {
+                **TOWER,
+                **{"model_type": "gemma4_vision", "num_key_value_heads": 2, "head_dim": 16},
+                "position_embedding_size": 64,
+            },
+            "audio_config": None,
+            **{"image_token_id": 60, "video_token_id": 59, "audio_token_id": 58, "boi_token_id": 57},
+            **{"eoi_token_id": 56, "boa_token_id": 55, "eoa_token_id": 54, "eoa_token_index": 54},
+        },
+    ),
+    "qwen3_vl_moe": (
+        "Qwen3VLMoe",
+        {
+            "text_config": {
+                **TEXT,
+                **_rope(5e6, mrope_section=[2, 1, 1], mrope_interleaved=True),
+                **{"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "mlp_only_layers": [0]},
+            },
+            "vision_config": {**QWEN_TOWER, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
+            **MARKS,
+        },
+    ),
+    "qwen3_5": (
+        "Qwen3_5",
+        {
+            "text_config": {
+                **TEXT,
+                **_rope(1e7, mrope_section=[1, 1, 0], mrope_interleaved=True, partial_rotary_factor=0.5),
+                **{"layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 1},
+                **{"linear_num_value_heads": 2, "linear_key_head_dim": 4, "linear_value_head_dim": 4},
+            },
+            "vision_config": {**QWEN_TOWER, "num_position_embeddings": 16},
+            **MARKS,
+        },
+    ),
     "smolvlm": (
         "SmolVLM",
         {
@@ -171,4 +216,6 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 def is_text(name: str) -> bool:
     """Whether a tensor's name in a file is one of the text model."""
-    return not any(part in name for part in ("vision_tower", "visual", "projector", "vision_model", "connector"))
+    return not any(
+        part in name for part in ("vision_tower", "visual", "projector", "vision_model", "connector", "embed_vision")
+    )

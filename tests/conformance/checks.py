@@ -50,14 +50,14 @@ def check_defaults(architecture: str) -> None:
     model = make_model(architecture, bare=settings)
     assert shape.parameters == sum(each.numel() for each in model.parameters())
     assert (shape.logit_scale, shape.logit_cap) == pytest.approx(logit_rules(model))
-    check_positions(model, shape.positions, head_dim=shape.rotary_dim, context_tokens=shape.context_tokens)
+    check_positions(model, shape.positions, head_dim=shape.rotary_dims, context_tokens=shape.context_tokens)
     assert shape.tied == model.config.tie_word_embeddings
 
 
 def check_live_positions(architecture: str) -> None:
     shape = parse_shape(make_settings(architecture), "config.json")
     model = make_model(architecture)
-    check_positions(model, shape.positions, head_dim=shape.rotary_dim, context_tokens=shape.context_tokens)
+    check_positions(model, shape.positions, head_dim=shape.rotary_dims, context_tokens=shape.context_tokens)
 
 
 def check_rope_without_theta(architecture: str) -> None:
@@ -68,7 +68,7 @@ def check_rope_without_theta(architecture: str) -> None:
     if FAMILIES[architecture].ropes == "one" and not FAMILIES[architecture].kept_rope_keys:
         settings["rope_parameters"] = {"rope_type": "default"}
     shape, model = parse_shape(settings, "config.json"), make_model(architecture, bare=settings)
-    check_positions(model, shape.positions, head_dim=shape.rotary_dim, context_tokens=shape.context_tokens)
+    check_positions(model, shape.positions, head_dim=shape.rotary_dims, context_tokens=shape.context_tokens)
 
 
 def check_layer_kinds(architecture: str) -> None:
@@ -76,18 +76,22 @@ def check_layer_kinds(architecture: str) -> None:
     settings = {key: value for key, value in make_settings(architecture).items() if key != "layer_types"}
     if FAMILIES[architecture].layer_word:
         return
+    settings |= {"num_kv_shared_layers": 0}  # layers that share keys need both kinds before them
     shape, model = parse_shape(settings, "config.json"), make_model(architecture, bare=settings)
-    check_positions(model, shape.positions, head_dim=shape.rotary_dim, context_tokens=shape.context_tokens)
+    check_positions(model, shape.positions, head_dim=shape.rotary_dims, context_tokens=shape.context_tokens)
 
 
 def check_reach(architecture: str) -> None:
     """What a layer sees and whether it turns, by the derivative of its last output: the class itself is asked."""
     settings = make_settings(architecture) | {"num_hidden_layers": 1, "mlp_only_layers": [], "decoder_sparse_step": 1}
     settings |= {"moe_layer_start_index": 0, "first_k_dense_replace": 0, "max_window_layers": 0}
+    settings |= {"num_kv_shared_layers": 0}
     if (experts := FAMILIES[architecture].experts) and experts.dense == "types":
         settings["mlp_layer_types"] = ["sparse"]
     given = settings.get("layer_types")
     for kind in dict.fromkeys(given or [None]):
+        if FAMILIES[architecture].unequal and kind == WINDOWED:
+            continue  # the class gives its last layer no window
         if given:
             settings["layer_types"] = [kind]
         if FAMILIES[architecture].nope == "switch":
@@ -130,7 +134,7 @@ def check_directed(architecture: str) -> None:
     settings, other = with_theta(architecture, 1e4), with_theta(architecture, 5e4)
     wanted, own = parse_shape(other, "config.json"), parse_shape(settings, "config.json")
     model, like = make_model(architecture, bare=settings), make_model(architecture, bare=other)
-    direct_positions(model, wanted.positions, head_dim=wanted.rotary_dim, native=False, former=own.positions)
+    direct_positions(model, wanted.positions, head_dim=wanted.rotary_dims, native=False, former=own.positions)
     tokens = torch.arange(3, 17)[None]
     for each in (model, like):
         each.set_attn_implementation("eager")

@@ -76,6 +76,8 @@ def describe_blocks(family: Family, shape: ModelShape) -> Iterator[str]:
     yield "mixture of experts" if family.experts else "dense"
     if family.latent:
         yield "latent attention"
+    if shape.recurrent is not None:
+        yield f"{shape.recurrent.kind.replace('_', ' ')} layers"
     if family.mlp == "plain":
         yield "plain MLP"
     if family.windows != "none":

@@ -86,7 +86,10 @@ def read_live(model: PreTrainedModel) -> Iterator[Layer]:
     config = model.config
     kinds = getattr(config, "layer_types", None) or [""] * config.num_hidden_layers
     for kind, block in zip(kinds, backbone.layers, strict=True):
-        attention = block.self_attn if hasattr(block, "self_attn") else block.attention
+        attention = next((getattr(block, name) for name in ("self_attn", "attention") if hasattr(block, name)), None)
+        if attention is None:  # a recurrence
+            yield Layer(None, None, 1.0)
+            continue
         window = getattr(attention, "sliding_window", getattr(config, "sliding_window", None) if not kind else None)
         yield _read_layer(config.model_type, rotary, attention, kind, window)
 

@@ -31,7 +31,9 @@ from ropewalk.shape.guessed import GUESSED, describe_guess
 from ropewalk.shape.read import parse_shape, read_shape
 from tiny_tokenizer import write_tokenizer
 
-DENSE = [name for name, family in SUPPORTED.items() if family.experts is None and family.latent is None]
+DENSE = [
+    name for name, row in SUPPORTED.items() if row.experts is None and row.latent is None and row.recurrent is None
+]
 REFUSED = {
     "GraniteMoeHybridForCausalLM": "AttentionInterface in all layers",
     "Ministral3ForCausalLM": "other programs may use it",

@@ -12,6 +12,7 @@ from conformance.tiny_families import make_model
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.latent_attention import exchange_latents
 from ropewalk.model.model_with_loss import ModelWithLoss
+from ropewalk.model.recurrent_layers import mix_documents
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.partition import AnyPartition, local_shard, partition_tokens
 from ropewalk.shape.families import SUPPORTED
@@ -44,6 +45,7 @@ def read_ours(architecture: str, ranks: int = 1, rank: int = 0) -> tuple[float, 
     model = make_model(architecture, dtype=torch.float64)
     model.set_attn_implementation(NAME)
     exchange_latents(model, NAME)  # as load_model does
+    mix_documents(model)
     learner, partition = ModelWithLoss(model), cut(ranks)
     own = [
         torch.from_numpy(np.ascontiguousarray(local_shard(partition, rank, each.numpy()[None])))

@@ -17,33 +17,18 @@ from conformance.checks import (
     check_rope_without_theta,
     check_saved,
 )
+from conformance.row_rules import RULES
 from conformance.test_loss import check_loss
 from conformance.test_routers import check_router
 from conformance.tiny_families import make_model
 from ropewalk.model.architectures import attention_of, blocks_of, mlp_of
 from ropewalk.shape.families import SUPPORTED
-from ropewalk.shape.family import ExpertKeys, Family
+from ropewalk.shape.family import ExpertKeys, Family, LatentKeys
+from ropewalk.shape.wrappers import WRAPPERS
 
 ELSEWHERE = {
-    "kin": "tests/shape/test_layer_keys.py",
     "assumes_more": "tests/shape/test_layer_keys.py",
-    "projections": "tests/plan/test_trained.py",
-    "no_dropout": "test_positions.py: a class that runs dropout fails to load",
-    "file_names": "test_export.py",
-    "methods": "test_positions.py",
-    "kept_rope_keys": "test_positions.py",
-    "needs_kv_heads": "tests/shape/test_read.py",
-    "needs_head_dim": "tests/shape/test_read.py",
-    "fixed": "tests/conformance/test_refusals.py",
-    "required": "test_published.py",
-    "ntk_alpha": "test_golden.py",
-    "rotary_key": "test_golden.py",
     "model_type": "every row has its own",
-    "window_switch": "tests/shape/test_read_layers.py",
-    "window_every_key": "tests/shape/test_read_layers.py",
-    "window_theta_key": "tests/shape/test_read_layers.py",
-    "window_theta": "tests/shape/test_read_layers.py",
-    "qk_norm_key": "check_defaults where a class has it off by default",
 }
 """Fields that another test holds."""
 
@@ -67,6 +52,7 @@ def check_paths(architecture: str) -> None:
 
 
 CHECKS: tuple[Callable[[str], None], ...] = (
+    *RULES,
     check_parameters,
     check_paths,
     check_live_positions,
@@ -113,3 +99,30 @@ def test_a_mixture_without_one_field_is_found_out(
         check_saved(architecture, tmp_path)
         for check in (check_router, *CHECKS):
             check(architecture)
+
+
+def latent_mutations() -> Iterator[tuple[str, str]]:
+    for name, family in SUPPORTED.items():
+        for field in fields(LatentKeys):
+            if family.latent is not None and getattr(family.latent, field.name) != field.default:
+                yield name, field.name
+
+
+@pytest.mark.parametrize(("architecture", "field"), latent_mutations())
+def test_a_latent_attention_without_one_field_is_found_out(
+    architecture: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = SUPPORTED[architecture]
+    assert family.latent is not None
+    changed = replace(family, latent=replace(family.latent, **{field: False}))
+    monkeypatch.setitem(SUPPORTED, architecture, changed)  # type: ignore[misc]
+    with pytest.raises(Exception):  # noqa: B017
+        for check in CHECKS:
+            check(architecture)
+
+
+def test_the_suite_has_the_kinds_that_people_train() -> None:
+    assert len({family.model_type for family in SUPPORTED.values()}) >= 45
+    assert sum(family.experts is not None for family in SUPPORTED.values()) >= 8
+    assert sum(family.latent is not None for family in SUPPORTED.values()) >= 2
+    assert len(WRAPPERS) >= 3

@@ -15,6 +15,7 @@ from conformance.checks import (
     check_rope_without_theta,
     check_saved,
 )
+from conformance.row_rules import RULES
 from ropewalk.shape.families import SUPPORTED
 
 CHECKS = (
@@ -25,6 +26,7 @@ CHECKS = (
     check_layer_kinds,
     check_reach,
     check_directed,
+    *RULES,
 )
 
 

@@ -64,8 +64,8 @@ def test_extended_angles_are_those_of_the_method(architecture: str, method: str)
         return
     model = make_model(spelled.architecture, **{key: value for key, value in changed.items() if key != "model_type"})
     shape = parse_shape(changed, "extended")
-    direct_positions(model, shape.positions, head_dim=shape.rotary_dim, native=True)
-    check_positions(model, stretched.positions, head_dim=shape.rotary_dim, context_tokens=TARGET)
+    direct_positions(model, shape.positions, head_dim=shape.rotary_dims, native=True)
+    check_positions(model, stretched.positions, head_dim=shape.rotary_dims, context_tokens=TARGET)
     live = next(layer for layer, old in zip(read_native(model), base.positions, strict=True) if old == base.stretched)
     if base.stretched.rope.kind != "unchanged":
         return  # the formulas below are those of a plain base; check_positions compared with ours

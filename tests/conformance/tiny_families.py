@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from double_class import double_class
 from ropewalk.model.architectures import class_of
 from ropewalk.shape.families import SUPPORTED
 
@@ -45,6 +46,15 @@ _YARN = {
         **{"mscale": 0.707, "mscale_all_dim": 0.707},
     },
 }
+_DELTA = {
+    "layer_types": ["linear_attention", FULL] * 2,
+    "partial_rotary_factor": 0.5,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 12,
+    "linear_conv_kernel_dim": 3,
+}
 OWN: dict[str, dict[str, Any]] = {
     "LlamaForCausalLM": {"attention_bias": True, "mlp_bias": True},
     "MistralForCausalLM": {"sliding_window": WINDOW_TOKENS},
@@ -75,6 +85,20 @@ OWN: dict[str, dict[str, Any]] = {
     "OlmoForCausalLM": {"clip_qkv": 2.0},
     "Gemma2ForCausalLM": {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 3.0, "query_pre_attn_scalar": 5},
     "Gemma3ForCausalLM": {"final_logit_softcapping": 2.0, "query_pre_attn_scalar": 5},
+    "Gemma4ForCausalLM": {
+        "global_head_dim": 24,
+        "num_global_key_value_heads": 1,
+        "attention_k_eq_v": True,
+        "num_kv_shared_layers": 2,
+        "use_double_wide_mlp": True,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": VOCABULARY,
+        "final_logit_softcapping": 2.0,
+        "rope_parameters": {
+            FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 20_000.0},
+            WINDOWED: {"rope_type": "default", "rope_theta": 10_000.0},
+        },
+    },
     "GraniteForCausalLM": {**_GRANITE, "attention_bias": True, "mlp_bias": True},
     "GraniteMoeHybridForCausalLM": {
         **_GRANITE,
@@ -135,6 +159,21 @@ OWN: dict[str, dict[str, Any]] = {
         **{"mlp_bias": True, "scale_emb": 3.0, "scale_depth": 0.7, "dim_model_base": 16},
     },
     "YoutuForCausalLM": _LATENT,
+    "Qwen3NextForCausalLM": {
+        **_DELTA,
+        **_EXPERTS,
+        "num_experts": 4,
+        "shared_expert_intermediate_size": 40,
+        "mlp_only_layers": [1],
+    },
+    "Qwen3_5ForCausalLM": _DELTA,
+    "Qwen3_5MoeForCausalLM": {
+        **_DELTA,
+        **_EXPERTS,
+        "intermediate_size": None,
+        "num_experts": 4,
+        "shared_expert_intermediate_size": 40,
+    },
     "MiniMaxM2ForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2, "rotary_dim": 8},
 }
 
@@ -179,6 +218,8 @@ def make_model(
     ``bare`` replaces all settings.
     """
     kind = class_of(architecture)
+    if FAMILIES[architecture].recurrent is not None and dtype == torch.float64:
+        kind = double_class(kind)
     settings = (make_settings(architecture) if bare is None else bare) | changes
     config = kind.config_class(**{key: value for key, value in settings.items() if key != "model_type"})
     for key in FAMILIES[architecture].no_dropout:

@@ -115,7 +115,7 @@ KILLS = Experiment(
     control="a resume that forgets the generators, the moments or the cursor",
     trials=[f"data-{number}" for number in range(50)],
     controls=[f"data-{number}-{what}" for number, what in enumerate(_FORGOTTEN * 2)],
-    quick=["data-0", "data-1"],
+    quick=["data-4"],
     quick_controls=["data-0-generators"],
     attempt=attempt,
 )
@@ -125,7 +125,7 @@ CONTEXT_KILLS = Experiment(
     control="a resume that forgets the generators, the moments or the cursor",
     trials=[f"{mesh}-{number}" for mesh in ("context", "both") for number in range(10)],
     controls=[f"context-{number}-{what}" for number, what in enumerate(_FORGOTTEN * 2)],
-    quick=["context-0", "both-0"],
+    quick=["both-3"],  # both meshes in one
     quick_controls=["context-0-cursor"],
     attempt=attempt,
 )

@@ -7,12 +7,17 @@ import pytest
 
 from ropewalk.core.error import UserError
 from ropewalk.model.file_names import sort_names
+from ropewalk.model.read_rows import StoredTensor
 
 EMBEDDING = "model.embed_tokens.weight"
 
 
+def store(*names: str) -> dict[str, StoredTensor]:
+    return {name: StoredTensor(Path("file"), (1,), "F32", 0) for name in names}
+
+
 def sort(config: dict[str, Any], *names: str) -> tuple[list[str], list[str]]:
-    found = sort_names(config, names, Path("folder"))
+    found = sort_names(config, store(*names), Path("folder"))
     assert list(found.trained) == list(found.trained.values())
     return list(found.trained), list(found.carried)
 
@@ -49,7 +54,7 @@ def test_one_embedding_tells_the_prefix() -> None:
         ("model.", "lm_head.weight"),
     ):
         names = [f"{prefix}embed_tokens.weight", f"{prefix}layers.1.mlp.up_proj.weight", head, "vision_tower.a.weight"]
-        found = sort_names(config, names, Path("folder"))
+        found = sort_names(config, store(*names), Path("folder"))
         assert found.trained == {
             EMBEDDING: names[0],
             "model.layers.1.mlp.up_proj.weight": names[1],
@@ -58,4 +63,4 @@ def test_one_embedding_tells_the_prefix() -> None:
         assert found.carried == ("vision_tower.a.weight",)
         assert found.differ
     with pytest.raises(UserError, match="two text parts are in it"):
-        sort_names(config, [EMBEDDING, "model.language_model.embed_tokens.weight"], Path("folder"))
+        sort_names(config, store(EMBEDDING, "model.language_model.embed_tokens.weight"), Path("folder"))

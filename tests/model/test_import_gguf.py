@@ -14,8 +14,10 @@ from gguf_files import END, VOCABULARY, write_gguf
 from ropewalk.core.artifact import find_damage, read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
+from ropewalk.model.extend import extend
 from ropewalk.model.import_gguf import import_gguf
 from ropewalk.model.load import load_model
+from ropewalk.rope.scaling import Theta
 from ropewalk.shape.read import read_shape
 
 gguf = pytest.importorskip("gguf")
@@ -110,6 +112,9 @@ def test_quantised_weights_are_the_files_blocks(dtype: Any, make_tiny: Make, tmp
     found = load_model(tmp_path / "out").model.layers[0].mlp.down_proj.weight
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert not torch.equal(found, torch.from_numpy(weight))
+    extend(tmp_path / "out", tmp_path / "longer", rope=Theta(theta=1e6), context_tokens=512)
+    told = read_manifest(tmp_path / "longer")["facts"]
+    assert told["dequantised"] is True and told["quantisation"] == "Q4_1"
 
 
 KEYS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {

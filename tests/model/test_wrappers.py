@@ -27,11 +27,14 @@ from ropewalk.shape.wrappers import WRAPPERS, Wrapper
 from tiny_wrappers import MORE, SETTINGS, VOCABULARY, is_text, load_whole, make_wrapper, read_tensors, save_wrapper
 
 TEXT_CLASSES = {
+    "qwen3_5": "Qwen3_5ForCausalLM",
     "gemma3": "Gemma3ForCausalLM",
+    "gemma4": "Gemma4ForCausalLM",
     "mistral3": "MistralForCausalLM",
     "ministral3": "Ministral3ForCausalLM",
     "qwen2_5_vl": "Qwen2ForCausalLM",
     "qwen3_vl": "Qwen3ForCausalLM",
+    "qwen3_vl_moe": "Qwen3MoeForCausalLM",
     "internvl": "Qwen3ForCausalLM",
     "llava": "MistralForCausalLM",
     "qwen2_vl": "Qwen2ForCausalLM",
@@ -105,7 +108,10 @@ def test_positions_with_three_axes_are_plain_rope_on_text(kind: str) -> None:
     assert (other - wanted).abs().max() > 1e-3  # the axes are used: the equality above is no accident
 
 
-@pytest.mark.parametrize(("kind", "method"), [*product(SETTINGS, ("theta", "yarn")), ("smolvlm", "yarn")])
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [*product(SETTINGS, ("theta", "yarn")), ("smolvlm", "yarn"), ("gemma4", "theta"), ("qwen3_5", "theta")],
+)
 def test_the_stretched_and_trained_text_part_goes_back_into_its_files(kind: str, method: str, tmp_path: Path) -> None:
     base = save_wrapper(tmp_path, kind, tie_word_embeddings=kind == "gemma3", shard_bytes=60_000)
     settings = ["rope.kind=theta", "rope.theta=5e7"] if method == "theta" else ["rope.kind=yarn"]
@@ -122,7 +128,9 @@ def test_the_stretched_and_trained_text_part_goes_back_into_its_files(kind: str,
         torch.testing.assert_close(logits(model), logits(ours), rtol=0, atol=0)
     before, after = read_tensors(base), read_tensors(out)
     assert {name for name in before if torch.equal(before[name], after[name])} == {
-        name for name in before if not is_text(name)
+        name
+        for name in before
+        if not is_text(name) or name.endswith("layer_scalar")  # Gemma 4: it has no gradient
     }
     files = sorted(path.name for path in base.glob("*.safetensors"))
     assert len(files) > 1 and (out / INDEX).read_bytes() == (base / INDEX).read_bytes()
@@ -373,6 +381,36 @@ def check_runs(folder: Path) -> None:
     read_shape(folder)
 
 
+def check_turned(folder: Path) -> None:
+    """Qwen3-VL-MoE's published files have [experts, in, out]; those that transformers saves have [experts, out, in]."""
+    tensors = read_tensors(folder)
+    experts = {name: tensors[name].transpose(1, 2).contiguous() for name in tensors if ".mlp.experts." in name}
+    assert len(experts) == 2
+    save_file(tensors | experts, folder / SINGLE, {"format": "pt"})
+    check_experts(folder)
+
+
+def check_rules(folder: Path) -> None:
+    torch.testing.assert_close(logits(load_model(folder)), logits(load_whole(folder)), rtol=0, atol=1e-6)
+
+
+def check_always(folder: Path) -> None:
+    edit(folder, {}, {"norm_topk_prob": False})  # the class ignores the key and norms
+    check_experts(folder)
+
+
+def check_experts(folder: Path) -> None:
+    """Trained experts go back into the files as the base has them, and the multimodal class computes what ours does."""
+    ours = load_model(stretch(folder, folder.parent / "extended", "rope.kind=yarn"))
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter += 0.02
+    out = folder.parent / "out"
+    export(ours.state_dict(), folder.parent / "extended", out, dtype="float32")
+    assert read_header(out / SINGLE) == read_header(folder / SINGLE)
+    torch.testing.assert_close(logits(load_whole(out)), logits(ours), rtol=0, atol=1e-6)
+
+
 CHECKS = {
     "text_ties": (check_text_ties, True),
     "flat": (check_flat, False),
@@ -380,6 +418,9 @@ CHECKS = {
     "windows": (check_windows, False),
     "assumed": (check_assumed, False),
     "runs": (check_runs, False),
+    "turned_experts": (check_turned, False),
+    "always": (check_always, False),
+    "obeys_rules": (check_rules, False),
 }
 """For each field of a row: what needs it, and whether the folder's head is tied."""
 KINDS = {
@@ -401,7 +442,7 @@ def needed_fields() -> list[tuple[str, str]]:
 def test_each_field_of_a_row_is_needed(name: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check, tied = CHECKS[field]
     check(save_wrapper(tmp_path / "right", KINDS[name], tie_word_embeddings=tied))
-    default: Any = {} if field in ("runs", "assumed") else Wrapper.__dataclass_fields__[field].default
+    default: Any = {} if field in ("runs", "assumed", "always") else Wrapper.__dataclass_fields__[field].default
     monkeypatch.setitem(WRAPPERS, name, replace(WRAPPERS[name], **{field: default}))  # type: ignore[arg-type]
     folder = save_wrapper(tmp_path / "wrong", KINDS[name], tie_word_embeddings=tied)
     with pytest.raises((UserError, AssertionError, KeyError, pytest.fail.Exception)):

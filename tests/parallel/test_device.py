@@ -250,12 +250,22 @@ def test_each_command_with_a_recipe_starts_its_ranks_as_the_recipe_asks() -> Non
 
 
 _IMPORT_ALL = """
-import importlib, pkgutil, torch
+import importlib, pkgutil, sys
+from ropewalk.commands.on_ranks import on_ranks
+assert "torch" not in sys.modules, "a verb that starts no ranks imports no torch"
+import torch
 
 def poison(*_):
     raise AssertionError("asks CUDA")
 
 torch.cuda.is_available = torch.cuda.device_count = torch.cuda.current_device = torch.cuda.init = poison
+
+def work():
+    before = set(sys.modules)
+    import ropewalk.evaluate.evaluate, ropewalk.model.export, ropewalk.model.extend, ropewalk.train.stage
+    return sorted(set(sys.modules) - before)
+
+print(*on_ranks(work, 1), "is imported by each rank of each part")
 import ropewalk
 for module in pkgutil.walk_packages(ropewalk.__path__, "ropewalk."):
     if not module.name.endswith(("__main__", "plain_reload")):  # programs
@@ -263,7 +273,8 @@ for module in pkgutil.walk_packages(ropewalk.__path__, "ropewalk."):
 """
 
 
-def test_importing_all_of_it_leaves_forks_possible() -> None:
-    """A process that imports this package, and then forks ranks for GPUs, has not asked CUDA for anything."""
+def test_what_ranks_import_is_there_before_the_fork_and_asks_cuda_nothing() -> None:
+    """The process that forks the ranks of a verb imports for all of them; then the rest of this package is imported."""
     done = subprocess.run([sys.executable, "-c", _IMPORT_ALL], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert done.stdout == "is imported by each rank of each part\n"

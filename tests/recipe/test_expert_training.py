@@ -50,7 +50,9 @@ def shape_of(config: dict[str, Any]) -> ModelShape:
     return parse_shape(config, where="test")
 
 
-def find(config: dict[str, Any], stage: dict[str, Any], **parallel: Any) -> list[tuple[str, str]]:
+def find(
+    config: dict[str, Any], stage: dict[str, Any], *, level: str = "error", **parallel: Any
+) -> list[tuple[str, str]]:
     plain = {"context_length": "64Ki", "rope": {"kind": "yarn"}, "tokens": "1B", "step_tokens": "1Mi", "lr": 1e-5}
     sources = [{"name": "web", "path": "a", "role": "general", "language": "en"}]
     data = {
@@ -61,7 +63,7 @@ def find(config: dict[str, Any], stage: dict[str, Any], **parallel: Any) -> list
         "parallel": {"ranks": 8, "context_parallel": 8, **parallel},
     }
     found = check(parse_recipe(data, where="test"), shape_of(config))
-    return [(each.key, each.message) for each in found if each.level == "error"]
+    return [(each.key, each.message) for each in found if each.level == level]
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,27 @@ def test_what_it_has_is_none() -> None:
     assert find(QWEN3_30B, {"experts": everything}) == []
     assert find(GLM_AIR, {"experts": {"balance_loss": 0.001, "bias_update": 0.001}}) == []
     assert find(LLAMA2_7B, {}, mlp_tile_tokens=4096) == []
+
+
+def test_a_value_far_above_the_published_ones_is_told() -> None:
+    def warned(config: dict[str, Any], **stage: Any) -> set[str]:
+        return {key for key, _ in find(config, stage, level="warning") if "experts" in key or "lora" in key}
+
+    assert warned(QWEN3_30B, experts={"balance_loss": 5}) == {"stages.0.experts.balance_loss"}
+    assert warned(QWEN3_30B, experts={"z_loss": 1}) == {"stages.0.experts.z_loss"}
+    assert warned(GLM_AIR, experts={"bias_update": 0.1}) == {"stages.0.experts.bias_update"}
+    assert warned(GLM_AIR, experts={"balance_loss": 0.01, "bias_update": 0.001}) == set()
+
+
+def test_adapters_that_a_mixture_does_not_get_are_told() -> None:
+    for config, modules, told in (
+        (QWEN3_30B, ["attention", "mlp"], "the experts of 48 of 48 layers"),
+        (GLM_AIR, ["up_proj"], "the experts of 47 of 48 layers"),
+        (QWEN3_30B, ["attention"], ""),
+        (LLAMA2_7B, ["mlp"], ""),
+    ):
+        found = dict(find(config, {"lora": {"modules": modules}}, level="warning")).get("stages.0.lora.modules", "")
+        assert told in found and bool(told) == bool(found)
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,7 @@ def test_refusals_name_their_figures(name: str) -> None:
         ("DeepseekV32ForCausalLM", "sparse indexer (DSA)"),
         ("Llama4ForCausalLM", "in chunks"),
         ("Gemma3nForCausalLM", "share keys"),
-        ("Qwen3NextForCausalLM", "linear or recurrent"),
+        ("RecurrentGemmaForCausalLM", "linear or recurrent"),
         ("GPT2LMHeadModel", "learned"),
         ("OvisForConditionalGeneration", "inputs other than text"),
         ("PhiForCausalLM", "a bias of the head"),

@@ -61,6 +61,23 @@ def contents(run: Path) -> dict[str, Any]:
     return found
 
 
+SHORT = {"tokens": 5 * 4 * 64, "log_steps": 5, "checkpoint_steps": 5, "loss_weights": {"counted": 3.0}}
+
+
+@pytest.fixture(scope="module")
+def one_rank(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one rank that others are compared with."""
+    run = begin_run(prepared, tmp_path_factory.mktemp("one"))
+    assert train(make_recipe(**SHORT, parallel={"ranks": 1, "context_parallel": 1}), run, prepared[1]) == "limit"
+    return run
+
+
+def begin_run(prepared: Prepared, run: Path) -> Path:
+    (run / "stages" / "0").mkdir(parents=True)
+    (run / "stages" / "0" / "extended").symlink_to(prepared[0] / "stages" / "0" / "extended")
+    return run
+
+
 @pytest.mark.parametrize(
     "parallel",
     [
@@ -73,20 +90,18 @@ def contents(run: Path) -> dict[str, Any]:
     ],
     ids=["context", "heads", "heads x rows", "data", "recompute", "replicas"],
 )
-def test_two_ranks_equal_one(prepared: Prepared, new_run: NewRun, parallel: dict[str, Any]) -> None:
-    short = {"tokens": 5 * 4 * 64, "log_steps": 5, "checkpoint_steps": 5, "loss_weights": {"counted": 3.0}}
-    one, two = new_run("one"), new_run("two")
-    assert train(make_recipe(**short, parallel={"ranks": 1, "context_parallel": 1}), one, prepared[1]) == "limit"
-    assert train(make_recipe(**short, micro_batch_size=2, parallel=parallel), two, prepared[1]) == "limit"
+def test_two_ranks_equal_one(one_rank: Path, prepared: Prepared, new_run: NewRun, parallel: dict[str, Any]) -> None:
+    one, two = one_rank, new_run("two")
+    assert train(make_recipe(**SHORT, micro_batch_size=2, parallel=parallel), two, prepared[1]) == "limit"
     expected = {(row.step, row.name): row.value for row in rows_of(one) if row.name != "imbalance"}
     found = {(row.step, row.name): row.value for row in rows_of(two) if row.name != "imbalance"}
     assert found == pytest.approx(expected, rel=2e-4, abs=1e-6)
-    before = load_start(prepared)
+    before, alone = load_start(prepared), last_weights(one)
     for name, weight in last_weights(two).items():
-        moved = (last_weights(one)[name] - before[name]).norm()
+        moved = (alone[name] - before[name]).norm()
         assert moved > 0
         # Adam divides by the gradient's size, so what rounding leaves of a gradient near 0 moves a weight fully.
-        assert (weight - last_weights(one)[name]).norm() / moved < 5e-3, name
+        assert (weight - alone[name]).norm() / moved < 5e-3, name
 
 
 def load_start(prepared: Prepared) -> dict[str, torch.Tensor]:
@@ -96,9 +111,7 @@ def load_start(prepared: Prepared) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def straight(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of eight steps on two context ranks that nothing disturbs."""
-    run = tmp_path_factory.mktemp("straight")
-    (run / "stages" / "0").mkdir(parents=True)
-    (run / "stages" / "0" / "extended").symlink_to(prepared[0] / "stages" / "0" / "extended")
+    run = begin_run(prepared, tmp_path_factory.mktemp("straight"))
     assert train(make_recipe(), run, prepared[1]) == "limit"
     return run
 

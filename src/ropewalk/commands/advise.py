@@ -87,6 +87,8 @@ def describe_stretched_layers(shape: ModelShape) -> list[str]:
 
 def _name_layer(layer: LayerPosition) -> str:
     """The reason why a layer is not stretched; empty for full attention with RoPE."""
+    if layer.mixer is not None:
+        return f"with {layer.mixer} in place of attention"
     words = ["without RoPE"] if isinstance(layer.rope, Nope) else []
     words += [f"with a window of {format_length(layer.window_tokens)}"] if layer.window_tokens else []
     return " ".join(words)

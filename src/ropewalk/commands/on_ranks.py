@@ -1,7 +1,10 @@
 """Runs the work of a verb on ranks: forked ones here, or those that torchrun started.
 
-The process of a verb imports no torch, so it stays small and survives the death of a rank. What a rank does is a
-function of the verb's own file, which imports what needs torch inside. Only small facts are sent back to the parent.
+A verb's file imports no torch, so that ``--help`` and ``check`` answer at once. What a rank does is a function of the
+verb's own file, which imports what needs torch inside. These modules take four seconds to import, most of it torch and
+transformers. So the process that forks the ranks imports them once, before its first fork; each rank of each part finds
+them there. Importing asks CUDA nothing (tests/parallel/test_device.py), so a rank may still use a GPU. Only small
+facts are sent back to the parent.
 """
 
 from collections.abc import Callable
@@ -21,7 +24,16 @@ def on_ranks(
     """
     from ropewalk.parallel.launch import run_ranks
 
+    if not is_started():
+        import_for_ranks()
     return run_ranks(function, ranks, *args, setup=setup or RankSetup(), threads=threads)[0]
+
+
+def import_for_ranks() -> None:
+    """Import what ranks use, with torch and transformers, into this process."""
+    import ropewalk.evaluate.evaluate
+    import ropewalk.model.export
+    import ropewalk.train.stage  # noqa: F401 - for the ranks
 
 
 def alone(work: Callable[[], None]) -> None:

@@ -62,9 +62,9 @@ class RecordOptions(Spec):
 class FileOptions(RecordOptions):
     """Options of a source with a ``path``."""
 
-    join: Literal["file", "folder", "package", "repository"] = "file"
-    """What a document of a code tree or a text folder is. A repository is a folder right below the path; a package the
-    nearest folder with a pyproject.toml, package.json, Cargo.toml, go.mod or the like."""
+    join: Literal["line", "file", "folder", "package", "repository"] = "file"
+    """What a document of a code tree or a text folder is. ``line``: each line of a text file. A repository is a folder
+    right below the path; a package the nearest folder with a pyproject.toml, package.json, Cargo.toml or the like."""
     order: Literal["path", "dependency"] = "path"
     """How the files of a document follow: by path, or after those that they import."""
     path_headers: bool = True
@@ -120,7 +120,8 @@ class Source(Spec):
     """Names it in mixes, ledgers and folders."""
     path: str | None = None
     """A file, a folder or a glob: .jsonl, .ndjson, .jl, .json, .csv, .tsv, .txt, .md, .html (also with .zst, .gz, .bz2,
-    .xz), .parquet, .pdf; a dataset saved to disk; a code tree where the profile is ``code``."""
+    .xz), .parquet, .pdf, .tar, .zip, .warc, .wet; a dataset saved to disk; a code tree where the profile is ``code``.
+    It may be an address that fsspec knows (``s3://bucket/web``)."""
     hub: str | None = None
     """``owner/dataset`` on the Hugging Face hub; ``options``: config, split, revision."""
     embedded: str | None = None
@@ -202,6 +203,12 @@ class Source(Spec):
     def is_instruction(self) -> bool:
         """Whether its documents are prompts with answers that somebody else wrote: read, not made by ropewalk."""
         return self.role == "instruction" and self.embedded is None
+
+    @property
+    def reads_lines(self) -> bool:
+        """Whether each line of its text files is a document."""
+        options = self.record_options
+        return isinstance(options, FileOptions) and options.join == "line"
 
     @property
     def is_code(self) -> bool:

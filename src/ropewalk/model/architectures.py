@@ -68,8 +68,15 @@ def blocks_of(model: Any) -> nn.ModuleList:
 
 
 def attention_of(model: Any, block: nn.Module) -> nn.Module:
-    """The attention of one block of ``model``."""
-    return block.get_submodule(parts_of(model).attention)
+    """The attention of one block of ``model``, or the recurrent layer in its place."""
+    parts = parts_of(model)
+    return block.get_submodule(parts.recurrent if is_recurrent(model, block) else parts.attention)
+
+
+def is_recurrent(model: Any, block: nn.Module) -> bool:
+    """Whether one block of ``model`` has a recurrent layer in place of attention."""
+    path = parts_of(model).recurrent
+    return bool(path) and hasattr(block, path)
 
 
 def mlp_of(model: Any, block: nn.Module) -> nn.Module:

@@ -62,6 +62,11 @@ class PromisedMask:
         window: int | None = self._arguments.get("local_size")
         return window
 
+    def __getitem__(self, index: tuple[slice, ...]) -> "PromisedMask":
+        """Itself: Gemma 4's class cuts the mask for layers that share keys, and without a cache it keeps all of it."""
+        assert all(each in (slice(None), slice(0, None)) for each in index), "a promised mask cannot be cut"
+        return self
+
     def make(self, window_tokens: int | None = None) -> Bool[Tensor, "rows 1 tokens keys"] | None:
         """The mask, cut to the last ``window_tokens`` keys where a layer has a window that its class lacks."""
         if window_tokens not in self._made:

@@ -36,7 +36,7 @@ def write_into_copies(
 ) -> None:
     """Write the files of ``like`` into ``folder``, with ``weights`` as ``dtype`` in place of its trained tensors.
 
-    ``weights`` have all names of ``names.trained``, with the shapes of ``like``. Each is read once, and one is held at
+    ``weights`` have all names of ``names.trained``, with the shapes of the class. Each is read once, and one is held at
     a time. Raises UserError, which names the folder ``where``, for a value that is not finite in ``dtype``.
     """
     own_names = {stored: own for own, stored in names.trained.items()}
@@ -52,7 +52,10 @@ def write_into_copies(
                 file.write(make_header(entries, old.get("__metadata__")))
             for name, entry in sorted(entries.items(), key=lambda item: _begin(item[1])):
                 if name in own_names:
-                    tensor = weights[own_names[name]].to(kinds[name]).contiguous()
+                    tensor = weights[own_names[name]].to(kinds[name])
+                    if name in names.turned:
+                        tensor = tensor.transpose(1, 2)  # [experts, rows, width] -> [experts, width, rows]
+                    tensor = tensor.contiguous()
                     assert list(tensor.shape) == entry["shape"], name
                     refuse_bad(where, own_names[name], bad=write_tensor(tensor, file), values=tensor.numel())
                 else:

@@ -16,19 +16,20 @@ from ropewalk.rope.layers import LayerPosition
 
 
 def check_positions(
-    model: Any, positions: Sequence[LayerPosition], *, head_dim: int, context_tokens: int
+    model: Any, positions: Sequence[LayerPosition], *, head_dim: int | Sequence[int], context_tokens: int
 ) -> dict[str, float]:
     """Compare every live layer with its position, in a short document and in one of ``context_tokens``.
 
-    Returns the largest relative difference of a frequency or a factor. Raises UserError where one exceeds 2e-5, or
-    where a window differs.
+    ``head_dim`` counts the dimensions that RoPE turns; it is one number for each layer where layers differ. Returns the
+    largest relative difference of a frequency or a factor. Raises UserError where one exceeds 2e-5, or where a window
+    differs.
     """
-    worst = 0.0
+    worst, dims = 0.0, [head_dim] * len(positions) if isinstance(head_dim, int) else head_dim
     for tokens in (2, max(2, context_tokens)):
         lives = read_live(model, tokens=tokens)
         assert len(lives) == len(positions)
-        for index, (live, position) in enumerate(zip(lives, positions, strict=True)):
-            worst = max(worst, _compare(live, position, index=index, tokens=tokens, head_dim=head_dim))
+        for index, (live, position, dim) in enumerate(zip(lives, positions, dims, strict=True)):
+            worst = max(worst, _compare(live, position, index=index, tokens=tokens, head_dim=dim))
     return {"live_frequency_difference": worst}
 
 

@@ -60,12 +60,12 @@ def extend(base: Path, out: Path, *, rope: Rope, layers: tuple[LayerRule, ...] =
         link_weights(base, work)
         add_bias_weights(work, positions, heads=shape.heads, dtype=dtype)
         model, carried = _build(work, base)
-        facts |= carried | _tell_dropout(text, shape)
+        facts |= carried | _tell_dropout(text, shape) | _tell_origin(base)
         if guess := describe_guess(shape.architecture):
             facts |= {"guessed": guess}
         if require_row(shape.architecture).methods is not None:  # config.json may have another word for the method
             facts |= {"positions": inputs["positions"]}
-        facts |= check_positions(model, positions, head_dim=shape.rotary_dim, context_tokens=context_tokens)
+        facts |= check_positions(model, positions, head_dim=shape.rotary_dims, context_tokens=context_tokens)
         facts |= {"layers": shape.describe(positions)}  # from the request: read back, a new theta is plain RoPE
         facts |= _tell(shape, read_shape(work), spelled, context_tokens=context_tokens)
 
@@ -76,6 +76,12 @@ def _tell_dropout(config: Mapping[str, Any], shape: ModelShape) -> dict[str, str
     told = ", ".join(f"{key} {config[key]}" for key in keys)
     why = "is 0 from here on: context ranks cannot draw the same dropout"
     return {"dropout": f"the base's {told} {why}"} if keys else {}
+
+
+def _tell_origin(base: Path) -> dict[str, Any]:
+    """That the weights come from a quantised file, as ``ropewalk import`` wrote it into the manifest of ``base``."""
+    told = read_manifest(base)["facts"] if is_finished(base) else {}
+    return {key: told[key] for key in ("dequantised", "quantisation") if told.get("dequantised")}
 
 
 def read_former(folder: Path) -> tuple[LayerPosition, ...]:

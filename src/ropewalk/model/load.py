@@ -29,6 +29,7 @@ from ropewalk.model.expert_files import join_experts
 from ropewalk.model.folder import read_config
 from ropewalk.model.latent_attention import exchange_latents
 from ropewalk.model.load_shards import load_shards, read_buffers
+from ropewalk.model.recurrent_layers import mix_documents
 from ropewalk.model.rope_hooks import direct_positions
 from ropewalk.model.weights import Dtype, check_finite, check_weights, read_file_names, read_headers, refuse_bad
 from ropewalk.parallel.device import rank_device
@@ -110,9 +111,10 @@ def _give_positions(
     model: PreTrainedModel, folder: Path, shape: ModelShape, former: Sequence[LayerPosition] | None
 ) -> PreTrainedModel:
     exchange_latents(model, NAME)
+    mix_documents(model)
     native = OWN_TYPE not in read_config(folder)
-    direct_positions(model, shape.positions, head_dim=shape.rotary_dim, native=native, former=former)
-    check_positions(model, shape.positions, head_dim=shape.rotary_dim, context_tokens=shape.context_tokens)
+    direct_positions(model, shape.positions, head_dim=shape.rotary_dims, native=native, former=former)
+    check_positions(model, shape.positions, head_dim=shape.rotary_dims, context_tokens=shape.context_tokens)
     ready: PreTrainedModel = model.eval()
     return ready
 

@@ -26,6 +26,7 @@ from ropewalk.model.check_rope import check_positions
 from ropewalk.model.hf_batch import read_whole_batch
 from ropewalk.model.latent_attention import exchange_latents
 from ropewalk.model.pass_arguments import hand_on_arguments
+from ropewalk.model.recurrent_layers import mix_documents
 from ropewalk.model.rope_hooks import direct_positions, is_directed
 from ropewalk.model.supported import refuse_unsupported, try_unknown, watch_arguments
 from ropewalk.parallel.agree import require_same_batch
@@ -34,7 +35,7 @@ from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.shape.families import SUPPORTED
 from ropewalk.shape.read import parse_shape
-from ropewalk.shape.shared_heads import count_shared_heads
+from ropewalk.shape.shared_heads import count_shared_heads, limit_sharing
 
 AnyMesh = DeviceMesh | dist.ProcessGroup | None
 AXIS = "context"
@@ -166,6 +167,7 @@ def parallelize(
     _direct_by_length(model)
     hand_on_arguments(model)
     exchange_latents(model, NAME)
+    mix_documents(model)
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     try:
@@ -195,13 +197,19 @@ def _find_group(mesh: Any) -> dist.ProcessGroup | None:
 def _share(model: PreTrainedModel, *, layout: str, exchange: str, ulysses_degree: int | None) -> Sharing:
     """The ways to share batches, with costs for the model; raises UserError where its heads cannot be split so."""
     config, first = model.config.get_text_config(), next(model.parameters())
+    family, sent_width, each = family_of(model), None, config
     heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    family, sent_width = family_of(model), None
+    if family is not None and family.unequal:
+        layers = [config.per_layer_config[index] for index in range(config.num_hidden_layers)]
+        for each in layers:  # the last one attends to all tokens, which costs most
+            count_shared_heads(heads, each.num_key_value_heads, ulysses_degree or 1)
+    kv_heads = getattr(each, "num_key_value_heads", None) or heads
+    head_dim = getattr(each, "head_dim", None) or config.hidden_size // heads
     if family is not None and family.latent is not None:
         head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
         sent_width = config.kv_lora_rank + config.qk_rope_head_dim
+    recurrent = family is not None and family.recurrent is not None
+    ulysses_degree = limit_sharing(ulysses_degree, recurrent=recurrent)
     count_shared_heads(heads, kv_heads, ulysses_degree or 1)
     return make_sharing(
         Heads(heads, kv_heads, head_dim, sent_width),
@@ -241,5 +249,5 @@ def _direct_by_length(model: PreTrainedModel) -> None:
             fix="choose a class whose RoPE ropewalk can control (docs/models.md)",
         )
     shape = parse_shape(model.config.to_dict() | {"architectures": [name]}, "model.config")
-    direct_positions(model, shape.positions, head_dim=shape.rotary_dim, native=True)
-    check_positions(model, shape.positions, head_dim=shape.rotary_dim, context_tokens=shape.context_tokens)
+    direct_positions(model, shape.positions, head_dim=shape.rotary_dims, native=True)
+    check_positions(model, shape.positions, head_dim=shape.rotary_dims, context_tokens=shape.context_tokens)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from ropewalk.model.architectures import attention_of, blocks_of, family_of, rotary_of
+from ropewalk.model.architectures import attention_of, blocks_of, family_of, is_recurrent, rotary_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,8 @@ def read_native(model: Any) -> tuple[LiveLayer, ...]:
         prefix = f"{model.config.layer_types[index]}_" if own else ""
         inv_freq = getattr(rotary, f"{prefix}inv_freq").double().cpu().numpy()
         factor = float(getattr(rotary, f"{prefix}attention_scaling"))
-        if (skips_full and windows[index] is None) or not getattr(attention, "use_rope", True):
+        turns = getattr(attention, "use_rope", True) and not is_recurrent(model, block)
+        if (skips_full and windows[index] is None) or not turns:
             inv_freq, factor = np.zeros_like(inv_freq), 1.0
         found.append(LiveLayer(inv_freq, factor, windows[index]))
     return tuple(found)

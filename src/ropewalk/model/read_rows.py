@@ -9,7 +9,7 @@ of them (expert_files.py).
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,21 @@ PIECE_ELEMENTS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """The file of a tensor, with the shape and type from its header. Its first byte is at ``begin`` in the file."""
+    """The file of a tensor, with the shape and type from its header. Its first byte is at ``begin`` in the file.
+
+    A ``turned`` tensor [matrices, rows, width] lies as [matrices, width, rows] in the file.
+    """
 
     file: Path
     shape: tuple[int, ...]
     dtype: str
     begin: int
+    turned: bool = False
+
+    def turn(self) -> "StoredTensor":
+        """The same tensor [matrices, rows, width] as [matrices, width, rows]."""
+        matrices, rows, width = self.shape
+        return replace(self, shape=(matrices, width, rows), turned=not self.turned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +86,7 @@ def read_rows(stored: AnyStored, out: Float[Tensor, "..."], *, first_row: int = 
     """Fill ``out`` with the rows from ``first_row`` on, in the type of ``out``; return how many are not finite.
 
     ``out`` is contiguous, on any device, and has the shape of the stored tensor but for the number of rows. A row of a
-    ``JoinedTensor`` is one of its matrices.
+    ``JoinedTensor`` or of a turned tensor is one of its matrices.
     """
     assert out.is_contiguous() and out.shape[1:] == stored.shape[1:]
     if isinstance(stored, JoinedTensor):
@@ -87,6 +96,14 @@ def read_rows(stored: AnyStored, out: Float[Tensor, "..."], *, first_row: int = 
             for parts, matrix in zip(stored.parts[first_row : first_row + len(out)], out, strict=True)
             for part, place in zip(parts, matrix.split([each.shape[0] for each in parts]), strict=True)
         )
+    if stored.turned:
+        held = torch.empty(1, *reversed(stored.shape[1:]), dtype=STORED_TYPES[stored.dtype])
+        bad = 0
+        for number, matrix in enumerate(out, start=first_row):
+            read_rows(stored.turn(), held, first_row=number)
+            matrix.copy_(held[0].T)  # [width, rows] -> [rows, width]
+            bad += count_bad(matrix)
+        return bad
     flat, dtype, bad = out.view(-1), STORED_TYPES[stored.dtype], 0
     piece = torch.empty(min(PIECE_ELEMENTS, len(flat)), dtype=dtype)
     with stored.file.open("rb", buffering=0) as file:

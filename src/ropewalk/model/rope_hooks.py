@@ -167,31 +167,33 @@ def direct_positions(
     model: Any,
     positions: Sequence[LayerPosition],
     *,
-    head_dim: int,
+    head_dim: int | Sequence[int],
     native: bool,
     former: Sequence[LayerPosition] | None = None,
 ) -> None:
     """Make ``model``, as built from its config, run ``positions``, one per layer, wherever its class does not.
 
     ``native``: its config describes all of ``positions``, so only positions that depend on a document's length are
-    added. With ``former``, its positions before, its frequencies can be annealed.
+    added. With ``former``, its positions before, its frequencies can be annealed. ``head_dim`` counts the dimensions
+    that RoPE turns; one number for each layer where layers differ.
     """
     hand_on_arguments(model)  # the hooks below read the positions
-    angles = Angles(head_dim, layout_of(model))
+    dims = [head_dim] * len(positions) if isinstance(head_dim, int) else head_dim
+    angles_of = {dim: Angles(dim, layout_of(model)) for dim in dims}
     directions: list[Direction | None] = []
     olds = positions if former is None else former
-    for index, (live, position, old) in enumerate(zip(read_native(model), positions, olds, strict=True)):
+    for index, (live, position, old, dim) in enumerate(zip(read_native(model), positions, olds, dims, strict=True)):
         attention: Any = attention_of(model, blocks_of(model)[index])
         direction = Direction(
             old,
             position,
-            angles,
-            turns=position.rope.depends_on_length or not (native or turns_alike(live, position, head_dim)),
+            angles_of[dim],
+            turns=position.rope.depends_on_length or not (native or turns_alike(live, position, dim)),
             anneals=old != position,
             windows=not native and live.window_tokens != position.window_tokens,
         )
         if native and position.rope.depends_on_length:
-            angles.of_class[position] = class_frequencies(model, index)
+            angles_of[dim].of_class[position] = class_frequencies(model, index)
         assert not direction.windows or live.window_tokens is None, "a class's own window cannot be widened"
         if direction.anneals and isinstance(position.rope, Nope) and hasattr(attention, "use_rope"):
             attention.use_rope = True  # it turns during annealing, then by angle 0

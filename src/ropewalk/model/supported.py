@@ -165,14 +165,16 @@ def _find_reasons(model: PreTrainedModel) -> Iterator[str]:
     for key, why in _KEYS.items():
         if getattr(config, key, None):
             yield f"{why} ({key}: {getattr(config, key)})"
-    others = sorted(set(getattr(config, "layer_types", None) or ()) - set(_LAYERS))
+    family = family_of(model)
+    ours = {family.recurrent.word} if family is not None and family.recurrent is not None else set()
+    others = sorted(set(getattr(config, "layer_types", None) or ()) - set(_LAYERS) - ours)
     if others:
         yield f"some of its layers are of another kind ({', '.join(others)})"
-    elif model._is_stateful and family_of(model) is None:  # Granite 4's class can be a hybrid
+    elif model._is_stateful and family is None:  # Granite 4's class can be a hybrid
         yield "it has linear or recurrent attention"
     if any(getattr(module, "is_causal", True) is False for module in model.modules()):
         yield "its queries attend to later tokens (is_causal: False)"
-    if not model.is_backend_compatible() and family_of(model) is None:
+    if not model.is_backend_compatible() and family is None:
         yield "its attention does not go through transformers' AttentionInterface"
 
 

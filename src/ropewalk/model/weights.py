@@ -36,7 +36,10 @@ def read_headers(folder: Path) -> dict[str, StoredTensor]:
     """
     stored = read_stored(folder)
     names = sort_names(read_config(folder), stored, folder)
-    return {name: stored[name_in_file] for name, name_in_file in names.trained.items()}
+    return {
+        name: stored[in_file].turn() if in_file in names.turned else stored[in_file]
+        for name, in_file in names.trained.items()
+    }
 
 
 def read_file_names(folder: Path) -> FileNames:

@@ -32,7 +32,10 @@ BACKWARD_LINEAR, BACKWARD_ATTENTION = 2.0, 2.5
 
 @dataclass(frozen=True, slots=True)
 class TokenFlops:
-    """Floating-point operations of one forward pass per token: matrix products, and attention's two products."""
+    """Floating-point operations of one forward pass per token: matrix products, and attention's two products.
+
+    ``linear`` includes the recurrences of a hybrid, whose work does not grow with the length.
+    """
 
     linear: float
     attention: float
@@ -77,17 +80,32 @@ def token_flops(
     counted, tied or not. With ``lora``, the adapters are added, and the frozen weights have a cheaper backward.
     """
     trained = count_trained(shape, lora)
-    attention = sum(into * out for into, out in shape.attention_matrices.values())
     mlp = (3 if shape.mlp == "gated" else 2) * shape.width * shape.mean_mlp_width
     router = shape.mixtures * shape.width * (shape.experts.count if shape.experts else 0)
     documents = np.asarray((context_tokens,) if document_tokens is None else document_tokens, dtype=np.int64)
     assert documents.sum() <= context_tokens
-    windows = Counter(layer.window_tokens for layer in shape.positions)
-    pairs = sum(layers * count_document_pairs(documents, window) for window, layers in windows.items())
+    inputs = shape.unequal.input_products(shape.width, shape.layers) if shape.unequal else 0
+    recurrent = len(shape.recurrent.layers) * shape.recurrent.token_flops if shape.recurrent else 0.0
+    dense = shape.attention_products + shape.layers * mlp + router + inputs
     return TokenFlops(
-        linear=2.0 * (shape.layers * (attention + mlp) + router + shape.vocabulary * shape.width + trained.adapters),
-        attention=2.0 * (shape.query_width + shape.output_width) * pairs / context_tokens,
+        linear=2.0 * (dense + shape.vocabulary * shape.width + trained.adapters) + recurrent,
+        attention=2.0 * _count_pair_widths(shape, documents) / context_tokens,
         frozen=2.0 * trained.frozen_matrices,
+    )
+
+
+def _count_pair_widths(shape: ModelShape, documents: Int64[np.ndarray, "documents"]) -> float:
+    """The sum, over layers and pairs of a query and a key, of the widths of all heads' keys and values."""
+    if shape.unequal is None:
+        windows = Counter(layer.window_tokens for layer in shape.positions if layer.mixer is None)
+        pairs = sum(layers * count_document_pairs(documents, window) for window, layers in windows.items())
+        return (shape.query_width + shape.output_width) * pairs
+    layers_of = Counter(
+        (layer.window_tokens, dim) for layer, dim in zip(shape.positions, shape.rotary_dims, strict=True)
+    )
+    return sum(
+        layers * 2 * shape.heads * head_dim * count_document_pairs(documents, window)
+        for (window, head_dim), layers in layers_of.items()
     )
 
 

@@ -29,6 +29,7 @@ from ropewalk.recipe.spec import Parallel, Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stretch import stretch_stages
 from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.shared_heads import limit_sharing
 
 _PINNING = ("recompute", "mlp_tile_tokens", "offload", "states")
 _TOLD = 1.02
@@ -146,13 +147,14 @@ def forecast_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, ma
 
 def plan_sharing(parallel: Parallel, shape: ModelShape, *, device: str, element_bytes: int) -> Sharing:
     """The ways in which context ranks may share a batch, with costs for a model of ``shape`` on a kind of device."""
+    asked = None if parallel.ulysses_degree == "auto" else parallel.ulysses_degree
     return make_sharing(
         Heads(shape.heads, shape.kv_heads, shape.head_dim, shape.sent_width if shape.latent else None),
         device=device,
         element_bytes=element_bytes,
         layout=parallel.layout,
         exchange=parallel.exchange,
-        ulysses_degree=None if parallel.ulysses_degree == "auto" else parallel.ulysses_degree,
+        ulysses_degree=limit_sharing(asked, recurrent=shape.recurrent is not None),
     )
 
 
@@ -204,7 +206,8 @@ def _context_bytes(
         exchange="heads",
         element_bytes=split.element_bytes,
     )
-    for window, layers in Counter(layer.window_tokens for layer in shape.positions).items():
+    windows = Counter(layer.window_tokens for layer in shape.positions if layer.mixer is None)
+    for window, layers in windows.items():
         layer = attention_traffic(
             shape,
             tokens,

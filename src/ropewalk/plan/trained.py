@@ -39,7 +39,7 @@ def count_trained(shape: ModelShape, lora: Lora | None) -> Trained:
     if shape.experts is not None:  # of the experts those that a token uses
         router = shape.width * shape.experts.count
         matrices += shape.mixtures * (3 * shape.width * shape.experts.active_width() + router)
-    norms = shape.layers * (shape.block_norms * shape.norm_parameters + shape.qk_norm_parameters)
+    norms = shape.layers * shape.block_norms * shape.norm_parameters + shape.attention_layers * shape.qk_norm_parameters
     norms += shape.norm_parameters
     named = {{"head": "embeddings"}.get(each, each) if shape.tied else each for each in lora.also_train}
     head = ("embeddings" if shape.tied else "head") in named
@@ -92,7 +92,7 @@ def merge_projections(shape: ModelShape) -> Mapping[str, tuple[int, int, int]]:
     """
     own, found = dict(shape.projections), dict[str, tuple[int, int, int]]()
     for name, (into, out) in shape.matrices.items():
-        layers = shape.layers if name in shape.attention_matrices else shape.layers - shape.mixtures
+        layers = shape.attention_layers if name in shape.attention_matrices else shape.layers - shape.mixtures
         merged = own.get(name, name)
         found[merged] = (into, out + found.get(merged, (0, 0, 0))[1], layers)
     return found

@@ -16,14 +16,14 @@ from ropewalk.corpus.spec import Source
 from ropewalk.recipe.check_evaluate import check_lengths
 from ropewalk.recipe.check_layers import check_layers
 from ropewalk.recipe.check_units import check_units
-from ropewalk.recipe.expert_training import find_misfits
+from ropewalk.recipe.expert_training import find_misfits, find_unusual
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.parallel import require_even
 from ropewalk.recipe.spec import ModelSource, Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stretch import keeps_positions, stretch_stage
 from ropewalk.shape.model_shape import ModelShape
-from ropewalk.shape.shared_heads import count_shared_heads
+from ropewalk.shape.shared_heads import count_shared_heads, limit_sharing
 
 # Critical share of domain text after 20B tokens, by model size in parameters, as predicted by the scaling law of Gu et
 # al., CMR (2407.17467).
@@ -55,6 +55,8 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
         if before is not None:
             misfits = find_misfits(stage.experts, recipe.parallel.mlp_tile_tokens, before)
             findings += [Finding("error", _place(name, key), reason, "experts") for name, reason in misfits]
+            unusual = find_unusual(stage.experts, stage.lora, before)
+            findings += [Finding("warning", f"{key}.{name}", message, source) for name, message, source in unusual]
             findings += _check_domain_share(recipe, stage, key, before)
             if stage.reach_tokens < before.context_tokens and not keeps_positions(stage):
                 findings += _check_length(stage, key, before.context_tokens)
@@ -150,7 +152,9 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
 def _check_heads(recipe: Recipe, shape: ModelShape | None) -> Iterator[Finding]:
     if shape is not None and recipe.parallel.ulysses_degree != "auto":
         try:
-            count_shared_heads(shape.heads, shape.kv_heads, recipe.parallel.ulysses_degree)
+            for layer in range(shape.layers):
+                count_shared_heads(shape.heads, shape.heads_of(layer)[0], recipe.parallel.ulysses_degree)
+            limit_sharing(recipe.parallel.ulysses_degree, recurrent=shape.recurrent is not None)
         except UserError as error:
             yield Finding("error", error.where, f"{error.why}: {error.fix}", "arithmetic")
 

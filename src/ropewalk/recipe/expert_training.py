@@ -5,15 +5,23 @@ It is 1 where all experts of the layer are chosen alike. The z-loss is that of S
 DeepSeek V3 (2408.15664, 2412.19437). At long contexts a stage is short, so all three are off unless they are asked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from ropewalk.core.error import UserError
 from ropewalk.core.spec import Spec
+from ropewalk.recipe.lora import MLP, Lora
 from ropewalk.shape.families import require_row
 from ropewalk.shape.model_shape import ModelShape
+
+_LARGEST: Mapping[str, tuple[float, str]] = {
+    "balance_loss": (0.1, "0.001 to 0.01; gpt-oss's coefficient of 0.9 is 0.1 here"),
+    "z_loss": (0.1, "0.001 (ST-MoE, 2202.08906)"),
+    "bias_update": (0.05, "0.001 (DeepSeek V3, 2412.19437)"),
+}
+"""Above these, routers learn an even load rather than the text; with them, the values that were published."""
 
 
 class ExpertTraining(Spec):
@@ -72,3 +80,19 @@ def find_misfits(
         yield "experts.z_loss", "the routers of this class score experts by sigmoids, which have no denominator"
     if isinstance(tile_tokens, int):
         yield "parallel.mlp_tile_tokens", "tokens are sorted by expert, all of a micro-batch at once"
+
+
+def find_unusual(rules: ExpertTraining | None, lora: Lora | None, shape: ModelShape) -> Iterator[tuple[str, str, str]]:
+    """Yield the keys of a stage that a mixture obeys otherwise than it may seem: key, message and source."""
+    if shape.experts is None:
+        return
+    for key, (largest, published) in _LARGEST.items():
+        value = getattr(rules, key, 0.0)
+        if value > largest:
+            message = f"{value:g} is above {largest:g}: the routers would learn an even load rather than the text"
+            yield f"experts.{key}", message, f"published values are {published}"
+    if lora is not None and set(MLP) & set(lora.projections):
+        message = (
+            f"the experts of {shape.mixtures} of {shape.layers} layers get no adapters, and neither do the routers"
+        )
+        yield "lora.modules", message, "adapters go to matrices that are modules (docs/experts.md)"

@@ -50,6 +50,8 @@ class LayerPosition(Spec):
     log_n_tokens: PositiveCount | None = None
     """Queries at position p >= this are multiplied by ln(p + 1) / ln(this)."""
     bias: Literal["alibi", "fire"] | None = None
+    mixer: str | None = None
+    """The recurrence that runs in place of attention: such a layer has no positions, and nothing to stretch."""
 
     def inv_freq(self, head_dim: int) -> Float64[np.ndarray, "half"]:
         """Radians per token of each pair, as a model is built with them."""
@@ -72,7 +74,8 @@ def find_stretched(layers: Sequence[LayerPosition]) -> LayerPosition:
     """The first full-attention layer with RoPE, which a longer context affects most; else one with RoPE, else any."""
     turning = [layer for layer in layers if not isinstance(layer.rope, Nope)]
     full = [layer for layer in turning if layer.window_tokens is None]
-    return (full or turning or layers)[0]
+    attending = [layer for layer in layers if layer.mixer is None]
+    return (full or turning or attending or layers)[0]
 
 
 def choose_stretched(layers: Sequence[LayerPosition], base_tokens: int) -> list[bool]:
@@ -100,11 +103,12 @@ def stretch_layers(
 
     Without a ``pattern``, ``rope`` applies to the layers of ``choose_stretched``, which lose a window that is shorter
     than the new context, and no other layer changes. A pattern defines every layer and repeats from the first layer on.
-    Raises UserError where the number of layers is no multiple of the pattern, a window exceeds the target, or no layer
-    would change.
+    Raises UserError where the number of layers is no multiple of the pattern, a window exceeds the target, a pattern
+    meets recurrent layers, or no layer would change.
     """
     bases = [layer.as_base(head_dim=head_dim, context_tokens=base_tokens) for layer in base]
     if pattern:
+        _refuse_recurrent(base)
         _check_pattern(pattern, layers=len(base), context_tokens=context_tokens)
         rules = pattern * (len(base) // len(pattern))
         return tuple(
@@ -144,7 +148,8 @@ def describe_layers(
     words, first = [], 0
     for (old, new), run in groupby(zip(base, layers, strict=True)):
         last = first + len(list(run)) - 1
-        parts = [describe(old.as_base(head_dim=head_dim, context_tokens=base_tokens), new.rope)]
+        own = old.as_base(head_dim=head_dim, context_tokens=base_tokens)
+        parts = [describe(own, new.rope) if new.mixer is None else f"{new.mixer}, no positions"]
         if new.window_tokens is not None:
             parts.append(f"window {format_length(new.window_tokens)}")
         elif old.window_tokens is not None:
@@ -156,6 +161,18 @@ def describe_layers(
         words.append(f"{first}-{last}: {', '.join(parts)}" if last > first else f"{first}: {', '.join(parts)}")
         first = last + 1
     return words
+
+
+def _refuse_recurrent(base: Sequence[LayerPosition]) -> None:
+    kinds = {layer.mixer for layer in base} - {None}
+    if kinds:
+        raise UserError(
+            "a pattern of layers needs a base whose layers all have attention",
+            where="layers",
+            why=f"{sum(layer.mixer is not None for layer in base)} of {len(base)} layers are recurrent "
+            f"({', '.join(sorted(map(str, kinds)))}), and a rule of positions says nothing about them",
+            fix="leave layers out: the layers with attention are stretched, and no others",
+        )
 
 
 def _check_pattern(pattern: tuple[LayerRule, ...], *, layers: int, context_tokens: int) -> None:

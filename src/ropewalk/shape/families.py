@@ -9,13 +9,14 @@ from ropewalk.shape.dense_families import DENSE
 from ropewalk.shape.expert_families import MIXTURES
 from ropewalk.shape.family import Family
 from ropewalk.shape.guessed import GUESSED, guess_row, is_own_class
+from ropewalk.shape.hybrid_families import HYBRIDS
 from ropewalk.shape.latent_families import LATENT
 from ropewalk.shape.llama_families import LLAMA_KIN
 
 OWN_ARCHITECTURE, OWN_TYPE = "RopewalkForCausalLM", "ropewalk"
 """Names in folders whose layers no class of transformers can describe; ``OWN_TYPE`` is also the key with the layers."""
 
-SUPPORTED: Mapping[str, Family] = {**LLAMA_KIN, **DENSE, **MIXTURES, **LATENT}
+SUPPORTED: Mapping[str, Family] = {**LLAMA_KIN, **DENSE, **MIXTURES, **LATENT, **HYBRIDS}
 """Every architecture by the name of its class in transformers."""
 
 _RECURRENT, _RECURRENT_LAYERS = "linear or recurrent attention", ("mamba", "linear_attention", "conv", "recurrent")
@@ -144,7 +145,8 @@ def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -
     if named not in (None, _OTHER_INPUTS):
         return named
     text, kinds = config.get("text_config"), config.get("layer_types")
-    if isinstance(kinds, list) and any(kind in _RECURRENT_LAYERS for kind in kinds):
+    known = family.recurrent.word if family and family.recurrent else None
+    if isinstance(kinds, list) and any(kind in _RECURRENT_LAYERS and kind != known for kind in kinds):
         return _RECURRENT
     if config.get("index_topk"):
         return f"{_INDEXED}, which chooses {config['index_topk']} keys (index_topk)"
@@ -208,6 +210,7 @@ def _refuse_other_arithmetic(config: Mapping[str, Any], family: Family, where: s
             )
     for key, why in _NOT_OURS.items():
         obeys = family.score_cap if key == "attn_logit_softcapping" else key in (family.logit_cap or ())
+        obeys |= family.unequal and config.get(key) == "vision"  # Gemma 4: only the tokens of a picture
         if config.get(key) and not obeys:
             raise UserError(
                 f"{key} is not supported",

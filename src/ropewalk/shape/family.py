@@ -25,6 +25,8 @@ class Parts:
     norm: str = "norm"
     attention: str = "self_attn"
     mlp: str = "mlp"
+    recurrent: str = ""
+    """Of a recurrent layer in a block that has no attention."""
     embedding: str = "embed_tokens"
 
 
@@ -68,6 +70,22 @@ class LatentKeys:
 
     value_of_width: bool = False
     renames_head_dim: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RecurrentKeys:
+    """The recurrent layers that a class has in place of some of its attention layers.
+
+    ``kind`` is one of shape/recurrences.py, or ``convolution``. ``layout`` says how the class arranges the matrices of
+    such a layer and names their sizes (shape/recurrent.py). ``word`` names such a layer in ``layer_types``; where a
+    file lacks that key, every ``every``-th layer has attention, or the number in ``every_key``.
+    """
+
+    kind: str
+    layout: str
+    word: str = "linear_attention"
+    every: int = 4
+    every_key: str = ""
 
 
 BALANCED = ExpertKeys(
@@ -167,7 +185,12 @@ class Family:
     fixed: Mapping[str, object] = field(default_factory=dict)
     """Keys that must have one value, because the class computes something else with any other."""
     experts: ExpertKeys | None = None
+    unequal: bool = False
+    """Whether layers differ in size, as shape/unequal.py reads it."""
     latent: LatentKeys | None = None
     """Latent attention: queries, keys and values come from products of low rank (shape/latent.py)."""
+    recurrent: RecurrentKeys | None = None
+    query_gate: bool = False
+    """Whether the matrix of queries also makes a gate, as wide, for the output of attention."""
     parts: Parts = Parts()
     kin: tuple[str, ...] = ()

@@ -85,11 +85,12 @@ def spell_layers(
     shape = parse_shape(config, where)
     assert len(positions) == shape.layers
     names = [shape.architecture, *require_row(shape.architecture).kin]
-    if any(isinstance(layer.rope, Nope) for layer in positions):
+    attending = [layer for layer in positions if layer.mixer is None]
+    if any(isinstance(layer.rope, Nope) for layer in attending):
         names.sort(key=lambda name: require_row(name).nope == "never")  # more readers support it than a rope of zeros
     why = ""
     for name in names:
-        why = _find_obstacle(require_row(name), shape, positions) or _find_kept_obstacle(config, name, positions)
+        why = _find_obstacle(require_row(name), shape, attending) or _find_kept_obstacle(config, name, attending)
         if not why:
             return _spell_native(config, shape, name, positions, context_tokens=context_tokens)
     return _spell_own(config, shape, positions, context_tokens=context_tokens, why=why)
@@ -211,6 +212,9 @@ def _say_aloud(config: Mapping[str, Any], shape: ModelShape, family: Family) -> 
 
 
 def _spell_windows(family: Family, positions: Sequence[LayerPosition]) -> dict[str, Any]:
+    if family.recurrent is not None and family.windows == "none":
+        word = family.recurrent.word
+        return {"layer_types": [(family.layer_word or FULL) if each.mixer is None else word for each in positions]}
     if family.windows == "none":
         return {"layer_types": [family.layer_word] * len(positions)} if family.layer_word else {}
     windows = [layer.window_tokens for layer in positions if layer.window_tokens is not None]
@@ -233,6 +237,7 @@ def _spell_ropes(
     config: Mapping[str, Any], family: Family, shape: ModelShape, positions: Sequence[LayerPosition]
 ) -> tuple[dict[str, Any], bool]:
     """The keys of both formats, and whether the older ones describe the same."""
+    positions = [layer for layer in positions if layer.mixer is None]
     groups = _group(family, positions)
     first = positions[0].model_copy(update={"rope": Unchanged()})  # for a layer type without layers
     kept = find_kept(config, family)
@@ -263,7 +268,8 @@ def _spell_own(
 ) -> SpelledLayers:
     """The usual keys describe the same weights with plain RoPE everywhere; only our key holds the positions."""
     family = require_row(shape.architecture)
-    plain = plain_layers(shape.layers, shape.theta)
+    both = zip(shape.positions, plain_layers(shape.layers, shape.theta), strict=True)
+    plain = [own if own.mixer is not None else simple for own, simple in both]
     ropes, _ = _spell_ropes(config, family, shape, plain)
     layers = [layer.model_dump(mode="json", exclude_none=True) for layer in positions]
     keys = {

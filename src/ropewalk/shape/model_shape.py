@@ -1,9 +1,11 @@
 """The numbers of a model that all other parts compute with: widths, counts, positions. No weights, no torch."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from ropewalk.core.error import UserError
 from ropewalk.rope.layers import (
     FIRE_UNITS,
     LayerPosition,
@@ -17,6 +19,8 @@ from ropewalk.rope.scaling import Rope, Unchanged
 from ropewalk.shape.experts import Experts
 from ropewalk.shape.family import Norm, QkNorm
 from ropewalk.shape.latent import Latent, require_score_factor, score_factor
+from ropewalk.shape.recurrent import RecurrentLayers
+from ropewalk.shape.unequal import Unequal
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,35 @@ class ModelShape:
     logit_cap: float | None = None
     projections: tuple[tuple[str, str], ...] = ()
     latent: Latent | None = None
+    unequal: Unequal | None = None
+    """What differs between layers; heads and widths of the shape are then those of layers that attend to all tokens."""
+    recurrent: RecurrentLayers | None = None
+    """The layers that have a recurrence in place of attention."""
+    query_gate: bool = False
+    """Whether the matrix of queries also makes a gate, as wide, for attention's output."""
 
     @property
     def rotary_dim(self) -> int:
         """Dimensions of a head that RoPE turns."""
         return self.latent.rotary_dim if self.latent else int(self.head_dim * self.rotary_share)
+
+    @property
+    def rotary_dims(self) -> tuple[int, ...]:
+        """The same for each layer, first to last."""
+        return tuple(self.heads_of(layer)[1] if self.unequal else self.rotary_dim for layer in range(self.layers))
+
+    def heads_of(self, layer: int) -> tuple[int, int]:
+        """Key heads of a layer, and the width of a head."""
+        if self.unequal is not None and self.positions[layer].window_tokens is not None:
+            return self.unequal.window_kv_heads, self.unequal.window_head_dim
+        return self.kv_heads, self.head_dim
+
+    def shares_keys(self, layer: int) -> bool:
+        """Whether a layer uses the keys and values of another one."""
+        return self.unequal is not None and layer >= self.layers - self.unequal.sharing
+
+    def _mean(self, widths: Sequence[int]) -> int:
+        return round(sum(widths) / self.layers)
 
     @property
     def score_scale(self) -> float:
@@ -76,13 +104,22 @@ class ModelShape:
         return len(self.positions)
 
     @property
+    def attention_layers(self) -> int:
+        """The layers that have attention, and no recurrence in place of it."""
+        return self.layers - (len(self.recurrent.layers) if self.recurrent else 0)
+
+    @property
     def query_width(self) -> int:
-        """Width of all query heads together; not always equal to ``width``."""
+        """Width of all query heads together, in the mean over layers; not always equal to ``width``."""
+        if self.unequal is not None:
+            return self._mean([self.heads * self.heads_of(layer)[1] for layer in range(self.layers)])
         return self.heads * self.head_dim
 
     @property
     def kv_width(self) -> int:
-        """Width of all key heads together, and of all value heads where those are as wide."""
+        """Width of all key heads together, and of all value heads where those are as wide; the mean over layers."""
+        if self.unequal is not None:
+            return self._mean([math.prod(self.heads_of(layer)) for layer in range(self.layers)])
         return self.kv_heads * self.head_dim
 
     @property
@@ -92,13 +129,36 @@ class ModelShape:
 
     @property
     def output_width(self) -> int:
-        """Width of the output of all heads together."""
-        return self.heads * self.value_dim
+        """Width of the output of all heads together, in the mean over layers."""
+        return self.query_width if self.unequal else self.heads * self.value_dim
 
     @property
     def sent_width(self) -> int:
         """Numbers of one token and layer that other context ranks need for its keys and values."""
+        if self.unequal is not None:
+            return 2 * self.kv_width
         return self.latent.sent_width if self.latent else self.kv_heads * (self.head_dim + self.value_dim)
+
+    def attention_matrices_of(self, layer: int) -> dict[str, tuple[int, int]]:
+        """``attention_matrices`` of one layer, where they differ."""
+        if self.unequal is None:
+            return self.attention_matrices
+        kv_heads, head_dim = self.heads_of(layer)
+        queries, keys = self.heads * head_dim, kv_heads * head_dim
+        found = {"q_proj": (self.width, queries), "k_proj": (self.width, keys), "v_proj": (self.width, keys)}
+        if self.unequal.keys_are_values and self.positions[layer].window_tokens is None:
+            del found["v_proj"]
+        if self.shares_keys(layer):
+            found = {"q_proj": found["q_proj"]}
+        return found | {"o_proj": (queries, self.width)}
+
+    @property
+    def attention_products(self) -> int:
+        """Multiplications of a token by the matrices of attention in all layers."""
+        if self.unequal is None:
+            return self.attention_layers * sum(into * out for into, out in self.attention_matrices.values())
+        layers = [self.attention_matrices_of(layer).values() for layer in range(self.layers)]
+        return sum(into * out for matrices in layers for into, out in matrices)
 
     @property
     def attention_matrices(self) -> dict[str, tuple[int, int]]:
@@ -106,7 +166,7 @@ class ModelShape:
         if self.latent is not None:
             return self.latent.matrices(self.width, self.heads)
         return {
-            "q_proj": (self.width, self.query_width),
+            "q_proj": (self.width, self.query_width * (1 + self.query_gate)),
             "k_proj": (self.width, self.kv_width),
             "v_proj": (self.width, self.kv_width),
             "o_proj": (self.query_width, self.width),
@@ -141,10 +201,30 @@ class ModelShape:
         """The number of layers with a mixture of experts."""
         return len(self.experts.layers) if self.experts else 0
 
+    def _unequal_parameters(self, layer: int) -> int:
+        """Parameters of one layer of a model whose layers differ, exactly."""
+        assert self.unequal is not None
+        matrices, head_dim, shares = self.attention_matrices_of(layer), self.heads_of(layer)[1], self.shares_keys(layer)
+        biased = [
+            out for name, (_, out) in matrices.items() if (self.output_bias if name == "o_proj" else self.qkv_bias)
+        ]
+        inputs = 2 * self.width * self.unequal.input_width
+        norms = (self.block_norms + (inputs > 0)) * self.norm_parameters
+        norms += head_dim * (1 if shares else 2) * (self.qk_norm == "head")
+        mlp = self.mlp_parameters * (1 + (shares and self.unequal.wide_mlp))
+        return sum(into * out for into, out in matrices.values()) + sum(biased) + inputs + norms + mlp
+
+    def mixer_parameters(self, layer: int) -> int:
+        """Parameters of one layer outside of its MLP, exactly: of its attention or its recurrence, and its norms."""
+        if self.recurrent is not None and layer in self.recurrent.layers:
+            return self.recurrent.parameters + self.block_norms * self.norm_parameters
+        return self.attention_parameters
+
     @property
     def attention_parameters(self) -> int:
-        """Parameters of one layer outside of its MLP, exactly."""
-        biased = self.latent.bias_width if self.latent else self.query_width + 2 * self.kv_width
+        """Parameters of one layer with attention outside of its MLP, exactly."""
+        gated = 1 + self.query_gate
+        biased = self.latent.bias_width if self.latent else gated * self.query_width + 2 * self.kv_width
         biases = self.qkv_bias * biased + self.output_bias * self.width
         norms = self.block_norms * self.norm_parameters + self.qk_norm_parameters
         matrices = sum(into * out for into, out in self.attention_matrices.values())
@@ -158,30 +238,45 @@ class ModelShape:
 
     def layer_parameters(self, layer: int) -> int:
         """Parameters of one layer, exactly."""
+        if self.unequal is not None:
+            return self._unequal_parameters(layer)
         if self.experts is not None and self.has_experts(layer):
-            return self.attention_parameters + self.experts.parameters(self.width)
-        return self.attention_parameters + self.mlp_parameters
+            return self.mixer_parameters(layer) + self.experts.parameters(self.width)
+        return self.mixer_parameters(layer) + self.mlp_parameters
 
     @property
     def block_parameters(self) -> int:
         """Parameters of the largest layer, exactly; of any layer where all are alike."""
-        return max(self.layer_parameters(layer) for layer in {0, self.layers - 1, *self._first_mixture()})
+        return max(self.layer_parameters(layer) for layer in self._examples())
 
-    def _first_mixture(self) -> tuple[int, ...]:
-        return self.experts.layers[:1] if self.experts else ()
+    def _examples(self) -> set[int]:
+        """A layer of each size."""
+        if self.unequal is not None:
+            return set(range(self.layers))
+        recurrent = set(self.recurrent.layers if self.recurrent else ())
+        mixed = set(self.experts.layers if self.experts else ())
+        return {*{(layer in recurrent, layer in mixed): layer for layer in range(self.layers)}.values()}
 
     @property
     def parameters(self) -> int:
         """Parameters of the whole model, exactly; a tied head is counted once."""
         embeddings = self.vocabulary * self.width * (1 if self.tied else 2)
+        if self.unequal is not None:
+            layers = sum(map(self._unequal_parameters, range(self.layers)))
+            return embeddings + layers + self.norm_parameters + self.unequal.input_parameters(self.width, self.layers)
         fires = sum(layer.bias == "fire" for layer in self.positions) * (2 + 2 * FIRE_UNITS + FIRE_UNITS * self.heads)
         mixtures = self.mixtures * self.experts.parameters(self.width) if self.experts else 0
         dense = (self.layers - self.mixtures) * self.mlp_parameters
-        return embeddings + self.layers * self.attention_parameters + dense + mixtures + self.norm_parameters + fires
+        mixers = self.attention_layers * self.attention_parameters
+        if self.recurrent is not None:
+            mixers += len(self.recurrent.layers) * self.mixer_parameters(self.recurrent.layers[0])
+        return embeddings + mixers + dense + mixtures + self.norm_parameters + fires
 
     @property
     def mean_mlp_width(self) -> float:
         """The inner width of the MLP that a token passes, in the mean over layers: of a mixture the experts it uses."""
+        if self.unequal is not None and self.unequal.wide_mlp:
+            return self.mlp_width * (1 + self.unequal.sharing / self.layers)
         active = self.mixtures * self.experts.active_width() if self.experts else 0
         return (active + (self.layers - self.mixtures) * self.mlp_width) / self.layers
 
@@ -212,6 +307,13 @@ class ModelShape:
 
     def stretch(self, pattern: tuple[LayerRule, ...], *, rope: Rope, context_tokens: int) -> "ModelShape":
         """The model that ``rope/layers.stretch_layers`` makes of this one; raises UserError as that function does."""
+        if pattern and self.unequal is not None:
+            raise UserError(
+                "this model cannot have a pattern of layers",
+                where="layers",
+                why="its layers with a window have other heads than those without",
+                fix="remove layers; then the method is for those without a window",
+            )
         positions = stretch_layers(
             self.positions,
             pattern,

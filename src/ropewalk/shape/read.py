@@ -23,7 +23,9 @@ from ropewalk.shape.family import Bias, Family
 from ropewalk.shape.latent import read_latent
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read_layers import read_layers
+from ropewalk.shape.recurrent import read_recurrent
 from ropewalk.shape.rope_keys import find_reach, find_rotary_share
+from ropewalk.shape.unequal import read_unequal
 from ropewalk.shape.values import LARGEST_COUNT, MOST_LAYERS, WIDEST_HEAD, check_factors, check_values
 from ropewalk.shape.wrappers import read_text_config
 
@@ -96,6 +98,13 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     check_values(config, head_dim=head_dim, rotary_dim=rotary_dim, vocabulary=vocabulary, where=where)
     positions = read_layers(config, family, layers=layers, context_tokens=context_tokens, where=where)
     check_factors(positions, head_dim=rotary_dim, where=where)
+    count = partial(_count, config, where=where)
+    unequal = None
+    if family.unequal:
+        sizes = read_unequal(config, positions, kv_heads=kv_heads, head_dim=head_dim, count=count, where=where)
+        kv_heads, head_dim, unequal = sizes
+        if heads % kv_heads:
+            raise _unusable("num_global_key_value_heads", f"{kv_heads} for {heads} heads", where)
     norms = family.qk_norm if not family.qk_norm_key or config.get(family.qk_norm_key) else "none"
     return ModelShape(
         architecture=architecture,
@@ -125,6 +134,9 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         logit_cap=_find_logit_cap(config, family, where),
         projections=tuple((latent.projections if latent else family.projections).items()),
         latent=latent,
+        unequal=unequal,
+        recurrent=read_recurrent(config, family, layers=layers, count=count, where=where),
+        query_gate=family.query_gate,
     )
 
 

@@ -15,6 +15,7 @@ from ropewalk.rope.layers import LayerPosition
 from ropewalk.rope.scaling import Nope, Rope, Unchanged, read_method
 from ropewalk.shape.families import OWN_TYPE
 from ropewalk.shape.family import Family
+from ropewalk.shape.recurrent import hide_recurrent, list_recurrent
 from ropewalk.shape.rope_keys import FULL, WINDOWED, read_ropes
 
 _NEEDED = ("theta", "factor", "original_tokens", "short_factor", "long_factor", "wavelengths_tokens")
@@ -32,7 +33,10 @@ def read_layers(
     if OWN_TYPE in config:
         found = _read_own(config[OWN_TYPE], layers=layers, where=f"{where}: {OWN_TYPE}.layers")
     else:
-        found = _read_theirs(config, family, ropes, layers=layers, where=where)
+        others = hide_recurrent(config, family)
+        found = _read_theirs(others, family, ropes, layers=layers, where=where)
+        recurrent = list_recurrent(config, family, layers=layers, where=where)
+        found = tuple(_recur(family) if index in recurrent else layer for index, layer in enumerate(found))
     for rope in {layer.rope: None for layer in found}:
         needed = [name for name in _NEEDED if name in type(rope).model_fields and (rope.kind, name) not in _OPEN]
         if missing := [name for name in needed if getattr(rope, name) is None]:
@@ -66,6 +70,11 @@ def _read_theirs(
         methods[kind] if turns else methods[kind].model_copy(update={"rope": Nope()})
         for kind, turns in zip(kinds, turning, strict=True)
     )
+
+
+def _recur(family: Family) -> LayerPosition:
+    assert family.recurrent is not None
+    return LayerPosition(rope=Nope(), theta=family.theta, mixer=family.recurrent.kind)
 
 
 def _read_own(own: Mapping[str, Any], *, layers: int, where: str) -> tuple[LayerPosition, ...]:
@@ -153,7 +162,8 @@ def _assume_kinds(
         return [FULL] * layers
     if family.window_every:
         every = _read_period(config, family, layers=layers, where=where)
-        return list(islice(cycle(every), layers))
+        kinds = list(islice(cycle(every), layers))
+        return [*kinds[:-1], FULL] if family.unequal else kinds  # such a class lets the last layer see all tokens
     if window is None:
         return [FULL] * layers
     if family.window_rule == "later":

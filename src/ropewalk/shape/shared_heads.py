@@ -26,3 +26,20 @@ def count_shared_heads(heads: int, kv_heads: int, ulysses_degree: int) -> int:
 
 def _fits(heads: int, kv_heads: int, ulysses_degree: int) -> bool:
     return heads % math.lcm(kv_heads, ulysses_degree) == 0
+
+
+def limit_sharing(asked: int | None, *, recurrent: bool) -> int | None:
+    """The number of ranks that share heads: as ``asked``, None for any, and 1 for a model with recurrent layers.
+
+    Raises UserError where more are asked for than such a model can have.
+    """
+    if not recurrent:
+        return asked
+    if asked not in (None, 1):
+        raise UserError(
+            "recurrent layers need a partition of tokens",
+            where="parallel.ulysses_degree",
+            why=f"it is {asked}, and a recurrent layer's convolution and state belong to all of its channels",
+            fix="set ulysses_degree to 1, or to auto",
+        )
+    return 1

@@ -27,17 +27,23 @@ class Wrapper:
 
     ``runs`` are text parts with a model_type of their own and the class that computes the same; others are the class of
     that model_type. ``assumed`` are the defaults of the class's text config where the text class has others, or none.
+    ``always`` are values that the class computes with, whatever its file says, where the text class reads a key.
     ``axes``: positions have three axes (M-RoPE), which are equal for text. ``flat``: old files have the text's keys at
     the top. ``windows``: the text config has keys for windows. ``text_ties``: a text config that ties its head wins.
+    ``obeys_rules``: it scales and caps logits as its text class does. ``turned_experts``: published files have the
+    experts' matrices transposed.
     """
 
     text: str
     runs: Mapping[str, str] = field(default_factory=dict)
     assumed: Mapping[str, Any] = field(default_factory=dict)
+    always: Mapping[str, Any] = field(default_factory=dict)
     axes: bool = False
     flat: bool = False
     windows: bool = True
     text_ties: bool = False
+    obeys_rules: bool = False
+    turned_experts: bool = False
 
 
 _GEMMA3 = {
@@ -53,6 +59,7 @@ _QWEN2 = {"rope_theta": 1_000_000.0, "rms_norm_eps": 1e-5, "hidden_act": "silu"}
 
 WRAPPERS: Mapping[str, Wrapper] = {
     "Gemma3ForConditionalGeneration": Wrapper("gemma3_text", assumed=_GEMMA3),
+    "Gemma4ForConditionalGeneration": Wrapper("gemma4_text", obeys_rules=True),
     "Mistral3ForConditionalGeneration": Wrapper("mistral"),
     "Qwen2VLForConditionalGeneration": Wrapper(
         "qwen2_vl_text",
@@ -77,6 +84,16 @@ WRAPPERS: Mapping[str, Wrapper] = {
         axes=True,
         windows=False,
     ),
+    "Qwen3VLMoeForConditionalGeneration": Wrapper(
+        "qwen3_vl_moe_text",
+        runs={"qwen3_vl_moe_text": "Qwen3MoeForCausalLM"},
+        assumed={"rope_theta": 500_000.0},
+        always={"norm_topk_prob": True},
+        axes=True,
+        turned_experts=True,
+    ),
+    "Qwen3_5ForConditionalGeneration": Wrapper("qwen3_5_text", axes=True),
+    "Qwen3_5MoeForConditionalGeneration": Wrapper("qwen3_5_moe_text", axes=True),
     "AyaVisionForConditionalGeneration": Wrapper("cohere2"),
     "InternVLForConditionalGeneration": Wrapper("qwen2"),
     "LlavaForConditionalGeneration": Wrapper("llama"),
@@ -112,10 +129,11 @@ def read_text_config(config: Mapping[str, Any], where: str) -> Mapping[str, Any]
     for key, value in row.assumed.items():
         if text.get(key) is None and not (key == "rope_theta" and _has_theta(text)):
             text[key] = value
+    text |= row.always
     kind = _find_kind(raw, row)
     architecture = _find_class(kind, row)
     family = SUPPORTED.get(architecture)
-    if family is not None:
+    if family is not None and not row.obeys_rules:
         _refuse_logit_rules(text, family, architecture, name, where)
     return {**text, "architectures": [architecture], "model_type": family.model_type if family else kind}
 

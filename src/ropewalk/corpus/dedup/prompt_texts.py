@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ropewalk.core.error import UserError
-from ropewalk.corpus.read.bad_input import Place
-from ropewalk.corpus.read.source import WholeText, read_found
+from ropewalk.corpus.read.bad_input import Place, WholeText
+from ropewalk.corpus.read.source import read_found
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject
 

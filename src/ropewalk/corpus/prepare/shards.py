@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ropewalk.core.artifact import is_finished, new_folder, read_manifest, write_whole
-from ropewalk.core.digest import digest_file, digest_value
+from ropewalk.core.digest import digest_value
 from ropewalk.core.error import UserError
 from ropewalk.core.owned import Owned
 from ropewalk.core.record import Document, Shard
@@ -30,6 +30,7 @@ from ropewalk.corpus.prepare.repeated_sections import survey_documents
 from ropewalk.corpus.prepare.tokenized import Gathered, refuse_empty, settle_parts, write_documents
 from ropewalk.corpus.read.chat import MESSAGES, ChatTemplate, lay_out
 from ropewalk.corpus.read.files import File
+from ropewalk.corpus.read.remote import digest_content
 from ropewalk.corpus.read.source import read_items, read_source, source_files, source_megabytes
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject, item_bytes
@@ -89,7 +90,7 @@ class Job:
         """The shard folder of each stream, named by its inputs, so that shards of other files stay valid."""
         folders = []
         for stream in self.streams:
-            origin = None if stream is None else {stream.name: digest_file(stream.path)}
+            origin = None if stream is None else {stream.name: digest_content(stream)}
             made_of = self.inputs if origin is None else {**self.inputs, "origin": origin}
             folders.append(self.store / FOLDER / digest_value([made_of, self.shard_bytes]))
         return folders

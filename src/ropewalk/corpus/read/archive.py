@@ -20,6 +20,7 @@ from ropewalk.core.error import UserError
 PACKED = (".zst", ".zstd", ".gz", ".bz2", ".xz")
 _CHUNK_BYTES = 1 << 20
 _GUESSED_RATIO = 4
+_TAIL_BYTES = 512
 
 
 class Line(NamedTuple):
@@ -100,6 +101,26 @@ def read_chunks(path: Path) -> Iterator[bytes]:
         yield from packed if unpack is None else _read_frames(path, packed, unpack)
 
 
+class ChunkStream:
+    """Chunks as a file that can only be read forward: ``done_bytes`` were read, ``tail`` are the last 512 of them."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks, self._rest = chunks, b""
+        self.done_bytes, self.tail = 0, b""
+
+    def read(self, size: int = -1) -> bytes:
+        """The next ``size`` bytes, fewer only at the end; all that is left for a negative ``size``."""
+        parts, got = [self._rest], len(self._rest)
+        while (size < 0 or got < size) and (chunk := next(self._chunks, None)) is not None:
+            parts.append(chunk)
+            got += len(chunk)
+        whole = b"".join(parts)
+        content, self._rest = (whole, b"") if size < 0 else (whole[:size], whole[size:])
+        self.done_bytes += len(content)
+        self.tail = (self.tail + content[-_TAIL_BYTES:])[-_TAIL_BYTES:]
+        return content
+
+
 def content_bytes(path: Path) -> int:
     """The size of a file after decompression, in bytes: exact where the header states it, else guessed at 4 : 1."""
     size = path.stat().st_size
@@ -111,7 +132,12 @@ def content_bytes(path: Path) -> int:
         except zstandard.ZstdError:
             return size  # the reader reports the fault later
         return stated if stated > 0 else _GUESSED_RATIO * size
-    return _GUESSED_RATIO * size if path.suffix.lower() in PACKED else size
+    return guess_content_bytes(path, size)
+
+
+def guess_content_bytes(path: Path, size: int) -> int:
+    """The guessed size after decompression of a file of ``size`` bytes, by its suffix."""
+    return _GUESSED_RATIO * size if path.suffix.lower() in (*_UNPACK, ".zip") else size
 
 
 def _read_frames(path: Path, packed: Iterator[bytes], unpack: Callable[[], Any]) -> Iterator[bytes]:
@@ -163,7 +189,7 @@ _MAGIC: Mapping[str, bytes | tuple[bytes, ...]] = MappingProxyType(
     {
         ".zst": _ZSTD_MAGIC,
         ".zstd": _ZSTD_MAGIC,
-        ".gz": b"\x1f\x8b",
+        **dict.fromkeys((".gz", ".tgz"), b"\x1f\x8b"),
         ".bz2": b"BZh",
         ".xz": (b"\xfd7zXZ\0", b"\x5d\0\0"),
     }
@@ -178,7 +204,7 @@ _UNPACK: Mapping[str, Callable[[], Any]] = MappingProxyType(
     {
         ".zst": _unpack_zstd,
         ".zstd": _unpack_zstd,
-        ".gz": lambda: zlib.decompressobj(wbits=_GZIP),
+        **dict.fromkeys((".gz", ".tgz"), lambda: zlib.decompressobj(wbits=_GZIP)),
         ".bz2": bz2.BZ2Decompressor,
         ".xz": lzma.LZMADecompressor,
     }

@@ -29,7 +29,7 @@ class Place:
     @classmethod
     def of(cls, file: File) -> "Place":
         """The beginning of a file."""
-        return cls(str(file.path), file.name)
+        return cls(file.shown or str(file.path), file.name)
 
     @property
     def id(self) -> str:
@@ -47,6 +47,13 @@ class Place:
     def _tell(self, name: str) -> str:
         whole = ", ".join(filter(None, [name, self.part]))
         return f"{whole}, line {self.line}, byte {self.offset:,}"
+
+
+@dataclass(frozen=True, slots=True)
+class WholeText:
+    """The text of a file, or of several joined files, that is no record."""
+
+    text: str
 
 
 Found = tuple[Place, object] | Reject

@@ -55,7 +55,7 @@ def group_files(files: Sequence[File], options: FileOptions, root: Path) -> Iter
 
     def home(path: Path) -> Path:
         match options.join:
-            case "file":
+            case "line" | "file":
                 return path
             case "folder":
                 return path.parent

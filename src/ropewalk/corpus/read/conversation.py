@@ -8,6 +8,7 @@ fields that are accepted.
 from collections.abc import Callable, Mapping
 from typing import Any, TypedDict
 
+from ropewalk.corpus.read.nested_keys import lift_fields
 from ropewalk.corpus.read.turn import (
     ANSWERS,
     EMPTY,
@@ -72,14 +73,16 @@ def map_strings(value: Any, change: Callable[[str], str]) -> Any:
 def _read(record: Mapping[str, Any], options: RecordOptions) -> Conversation:
     ignored = options.ignore_fields
     if options.messages_key is not None:
-        known: list[str] = [options.messages_key]
-        if options.messages_key not in record:
+        record, (key,) = lift_fields(record, options.messages_key)
+        known: list[str] = [key]
+        if key not in record:
             found = ", ".join(record)
             raise UnreadError(f"{options.messages_key!r} must be a list of messages; found keys {found}")
-        messages = read_turns(record[options.messages_key], options.messages_key, ignored)
+        messages = read_turns(record[key], key, ignored)
     else:
-        known = [str(options.prompt_key), str(options.answer_key), "input", "history"]
-        messages = _read_pair(record, str(options.prompt_key), str(options.answer_key), ignored)
+        record, (prompt_key, answer_key) = lift_fields(record, str(options.prompt_key), str(options.answer_key))
+        known = [prompt_key, answer_key, "input", "history"]
+        messages = _read_pair(record, prompt_key, answer_key, ignored)
     refuse_unknown(record.items(), [*known, *_BESIDE], ignored, "the record")
     beside = {key: None if key in known else record.get(key) for key in _BESIDE}
     messages = _with_system(messages, beside)

@@ -12,9 +12,9 @@ from typing import Literal
 
 from ropewalk.corpus.read.archive import PACKED, TornArchiveError, read_chunks
 
-Kind = Literal["lines", "json", "csv", "tsv", "parquet", "text", "page", "pdf", "tokens", "saved"]
+Kind = Literal["lines", "json", "csv", "tsv", "parquet", "tar", "zip", "warc", "text", "page", "pdf", "tokens", "saved"]
 """How a file is read. ``tokens`` and ``saved`` come from the source and do not depend on the suffix."""
-RECORDS = frozenset[Kind](["lines", "json", "csv", "tsv", "parquet"])
+RECORDS = frozenset[Kind](["lines", "json", "csv", "tsv", "parquet", "tar", "zip", "warc"])
 _KINDS = MappingProxyType[str, Kind](
     {
         **dict.fromkeys((".jsonl", ".ndjson", ".jl"), "lines"),
@@ -22,12 +22,15 @@ _KINDS = MappingProxyType[str, Kind](
         ".csv": "csv",
         ".tsv": "tsv",
         ".parquet": "parquet",
+        **dict.fromkeys((".tar", ".tgz"), "tar"),
+        ".zip": "zip",
+        **dict.fromkeys((".warc", ".wet"), "warc"),
         **dict.fromkeys((".txt", ".text", ".md", ".markdown", ".rst"), "text"),
         **dict.fromkeys((".html", ".htm", ".xhtml"), "page"),
         ".pdf": "pdf",
     }
 )
-_NEVER_PACKED = frozenset[Kind](["parquet", "pdf"])
+_NEVER_PACKED = frozenset[Kind](["parquet", "zip", "pdf"])
 # fmt: off
 CODE = (
     ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".rs", ".go", ".java", ".kt", ".scala", ".js", ".jsx",
@@ -36,9 +39,9 @@ CODE = (
 )
 _UNREAD = MappingProxyType(
     {
-        **dict.fromkeys((".warc", ".wet", ".wat", ".arc"), "a web archive: extract its text into .jsonl or .txt"),
-        **dict.fromkeys((".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar"),
-                        "an archive of files: unpack it into a folder and give that folder"),
+        **dict.fromkeys((".wat", ".arc"), "a web archive without text: give the .warc or .wet files of the same crawl"),
+        **dict.fromkeys((".tbz2", ".txz", ".7z", ".rar"),
+                        "an archive of files: unpack it into a folder and give that folder, or pack it as .tar.zst"),
         **dict.fromkeys((".lz4", ".br", ".snappy", ".lzo", ".lzma", ".z"),
                         "compressed in a format that is not supported: unpack it, or compress it as .zst"),
         ".arrow": "an Arrow file: give the folder that `save_to_disk` wrote, or write it as .parquet",
@@ -60,6 +63,15 @@ class File:
     path: Path
     name: str
     kind: Kind
+    shown: str = ""
+    """What messages call the file, where this is not its path: its address, or its place in an archive."""
+    remote_bytes: int = -1
+    """The size of a file that lies on the network; -1 for one on this machine."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the file lies on the network, and must be copied before it is read."""
+        return self.remote_bytes >= 0
 
     @property
     def is_record(self) -> bool:
@@ -117,6 +129,6 @@ def why_unread(path: Path, *, code: bool) -> str:
         return "data or text in a code tree: only programs are read there"
     if suffix in CODE:
         return "a program: programs are read with profile: code"
-    if suffix.startswith((".parquet.", ".pdf.")):
+    if suffix.startswith((".parquet.", ".zip.", ".pdf.")):
         return "compressed: unpack it"
     return "an unknown kind of text: give it the suffix of its content, such as .txt, .jsonl or .csv"

@@ -17,11 +17,10 @@ from ropewalk.corpus.read.archive import PACKED
 from ropewalk.corpus.read.files import CODE, File, Kind, kind_of, sniff_kind, suffix_of, why_unread
 
 _DATASET_MARKS = ("dataset_dict.json", "state.json")
-_PASSED_OVER = ("node_modules", "__pycache__", "vendor")
-_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_WILD = re.compile(r"[*?[]")
+PASSED_OVER = ("node_modules", "__pycache__", "vendor")
+WILD = re.compile(r"[*?[]")
 _LINK, _AGAIN = "(link)", "a link to a file that is read at its own place"
-_HIDDEN = "its name, or the name of its folder, begins with a dot"
+HIDDEN = "its name, or the name of its folder, begins with a dot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class _Met:
 
 
 def find_files(path: str, *, code: bool, where: str) -> FoundFiles:
-    """The files of a path. Raises UserError where none is read, and where the path is not on this machine.
+    """The files of a path on this machine (remote.py has those on the network). Raises UserError where none is read.
 
     With ``code`` only one sort of file is read: programs. Without programs it is records, and without these it is
     texts.
@@ -70,7 +69,7 @@ def find_files(path: str, *, code: bool, where: str) -> FoundFiles:
     root, met = _meet(named)
     kinds = {m.path: kind_of(m.path, code=code) or _sniff(m.path) for m in met if m.sort is None}
     if code:
-        kinds = _narrow(kinds)
+        kinds = narrow(kinds)
     again = _find_repeated([file for file, kind in kinds.items() if kind is not None])
     files, unread = [], Counter[tuple[str, str]]()
     for m in met:
@@ -83,7 +82,7 @@ def find_files(path: str, *, code: bool, where: str) -> FoundFiles:
             files.append(File(m.path, m.path.relative_to(root).as_posix(), kind))
     told = tuple(Unread(sort, why, count) for (sort, why), count in sorted(unread.items()))
     if not files:
-        raise _without_files(named, told, where=f"{where}: {path}")
+        raise without_files(_nothing_at(named), told, where=f"{where}: {path}")
     return FoundFiles(root, tuple(sorted(files, key=lambda file: Path(file.name))), told)
 
 
@@ -95,7 +94,7 @@ def find_all(path: str, *, kind: Kind, where: str) -> FoundFiles:
     root, met = _meet(named)
     files = [File(m.path, m.path.relative_to(root).as_posix(), kind) for m in met if m.sort is None]
     if not files:
-        raise _without_files(named, (), where=f"{where}: {path}")
+        raise without_files(_nothing_at(named), (), where=f"{where}: {path}")
     return FoundFiles(root, tuple(sorted(files, key=lambda file: Path(file.name))))
 
 
@@ -105,15 +104,12 @@ def is_saved_dataset(path: str) -> bool:
 
 
 def _local(path: str, where: str) -> Path:
-    if _REMOTE.match(path):
-        hub = path.startswith("hf://") or "huggingface.co" in path
+    if "://" in path:
         raise UserError(
-            "a network address cannot be read",
+            "a network address cannot be read here",
             where=f"{where}: {path}",
-            why="a source's path is a file, a folder or a glob on this machine",
-            fix="name the dataset with `hub: owner/name`, or download it and give the folder"
-            if hub
-            else "copy it to a folder on this machine, and give that path",
+            why="token ids are mapped into memory from files on this machine",
+            fix="copy it to a folder on this machine, and give that path",
         )
     return Path(path)
 
@@ -125,19 +121,21 @@ def _refuse(path: Path, where: str, *, code: bool) -> UserError:
     )
 
 
-def _without_files(named: Path, unread: Sequence[Unread], *, where: str) -> UserError:
-    if unread:
-        why = f"none of its files can be read: {'; '.join(map(str, unread))}"
-    else:
-        why = "the folder is empty" if named.is_dir() else f"no such file or folder, seen from {Path.cwd()}"
+def without_files(nothing: str, unread: Sequence[Unread], *, where: str) -> UserError:
+    """The error for a path of which no file is read: because of ``unread``, or else because of ``nothing``."""
+    why = f"none of its files can be read: {'; '.join(map(str, unread))}" if unread else nothing
     return UserError("a source has no files", where=where, why=why, fix="correct the path, or the files in it")
+
+
+def _nothing_at(named: Path) -> str:
+    return "the folder is empty" if named.is_dir() else f"no such file or folder, seen from {Path.cwd()}"
 
 
 def _sniff(path: Path) -> Kind | None:
     return sniff_kind(path) if suffix_of(path) in ("", *PACKED) else None
 
 
-def _narrow(kinds: Mapping[Path, Kind | None]) -> dict[Path, Kind | None]:
+def narrow(kinds: Mapping[Path, Kind | None]) -> dict[Path, Kind | None]:
     """Keep only the programs of a tree of programs, and not the data and texts beside them."""
 
     def rank(path: Path, kind: Kind) -> int:
@@ -171,7 +169,7 @@ def _meet(named: Path) -> tuple[Path, list[_Met]]:
     """The root of a folder or a glob, and all paths in it: first its own files, then the targets of links."""
     if not named.is_dir():
         parts = named.parts
-        fixed = next((at for at, part in enumerate(parts) if _WILD.search(part)), len(parts) - 1)
+        fixed = next((at for at, part in enumerate(parts) if WILD.search(part)), len(parts) - 1)
         root = Path(*parts[:fixed])
         return root, [*dict.fromkeys(_match(root, parts[fixed:], set()))] if root.is_dir() else []
     # A link to a parent folder would cause an endless loop.
@@ -232,9 +230,9 @@ def _match(folder: Path, parts: Sequence[str], seen: set[tuple[int, int, int]]) 
 def _passes_over(entry: os.DirEntry[str], path: Path) -> list[_Met]:
     """The files of a hidden entry, or of a folder of packages or caches, with the reason. Empty for other entries."""
     hidden = entry.name.startswith(".")
-    if not hidden and not (entry.name in _PASSED_OVER and entry.is_dir()):
+    if not hidden and not (entry.name in PASSED_OVER and entry.is_dir()):
         return []
-    sort, why = ("(hidden)", _HIDDEN) if hidden else (f"(in {entry.name})", "a folder of packages or caches")
+    sort, why = ("(hidden)", HIDDEN) if hidden else (f"(in {entry.name})", "a folder of packages or caches")
     inside = [Path(home) / name for home, _, names in os.walk(path) for name in names] if entry.is_dir() else [path]
     return [_Met(each, sort, why) for each in inside]
 

@@ -37,19 +37,21 @@ def read_text(file: File, source: Source) -> str | Reject:
         text = decode_text(content, source, place, file_encoding(content[:4], source))
         del content
         if isinstance(text, str) and file.kind == "page":
-            text = _read_html(text, source, place)
+            page = text
+            text = extract_text(page, source) or reject(
+                source, place, "no text", "the page has no main text", size_bytes=len(page.encode()), text=page
+            )
     return text if isinstance(text, Reject) else check_text(text, source, place)
 
 
-def _read_html(page: str, source: Source, place: Place) -> str | Reject:
+def extract_text(page: str | bytes, source: Source) -> str | None:
+    """The main text of a page of HTML, if it has one. Bytes are decoded as the page says."""
     try:
         from trafilatura import extract
     except ImportError as fault:
         raise missing_library(source, "HTML pages", fault, library="trafilatura", extra="html") from None
     text = extract(page, include_comments=False, include_tables=True) if page.strip() else None
-    if not text:
-        return reject(source, place, "no text", "the page has no main text", size_bytes=len(page.encode()), text=page)
-    return str(text)
+    return str(text) if text else None
 
 
 def _read_pdf(path: Path, source: Source, place: Place) -> str | Reject:
@@ -60,10 +62,11 @@ def _read_pdf(path: Path, source: Source, place: Place) -> str | Reject:
         raise missing_library(source, "PDF files", fault, library="pypdf", extra="pdf") from None
     size = path.stat().st_size
     try:
-        reader = PdfReader(path)
-        if reader.is_encrypted and not reader.decrypt(""):
-            return reject(source, place, "encrypted PDF", "it needs a password", size_bytes=size)
-        pages = [page.extract_text() for page in reader.pages]
+        with path.open("rb") as stream:
+            reader = PdfReader(stream)
+            if reader.is_encrypted and not reader.decrypt(""):
+                return reject(source, place, "encrypted PDF", "it needs a password", size_bytes=size)
+            pages = [page.extract_text() for page in reader.pages]
     except (PyPdfError, *_BROKEN) as error:
         why = str(error) or type(error).__name__
         return reject(source, place, "broken PDF", why, size_bytes=size)

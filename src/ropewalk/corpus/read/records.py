@@ -1,4 +1,4 @@
-"""Reads records (each is one mapping) from JSON lines, JSON, tables, Parquet, and datasets on disk or on the hub.
+"""Reads records (each is one mapping) from JSON lines, JSON, tables, Parquet, archives, and datasets.
 
 All formats are streamed. A file of a million records is never in memory as a whole, and a record as large as a library
 is never in memory together with its neighbours.
@@ -18,10 +18,12 @@ from ropewalk.core.error import UserError
 from ropewalk.core.owned import Owned
 from ropewalk.corpus.read import json_file
 from ropewalk.corpus.read.archive import Line, TornArchiveError, read_chunks, read_lines
+from ropewalk.corpus.read.archive_members import read_members
 from ropewalk.corpus.read.bad_input import Found, Place, decode_text, file_encoding, missing_library, reject
 from ropewalk.corpus.read.csv_table import read_table
 from ropewalk.corpus.read.encodings import guess_encoding, is_wide, to_utf8
 from ropewalk.corpus.read.files import File
+from ropewalk.corpus.read.web_archive import read_web_archive
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject
 
@@ -32,6 +34,12 @@ def read_records(file: File, source: Source) -> Iterator[Found]:
     """Yield the records of one file, read by its kind. A torn archive is a fault after its last whole record."""
     if file.kind == "parquet":
         yield from _read_parquet(file, source)
+        return
+    if file.kind in ("tar", "zip"):
+        yield from read_members(file, source, read_records)
+        return
+    if file.kind == "warc":
+        yield from read_web_archive(file, source)
         return
     try:
         encoding = file_encoding(next(read_chunks(file.path), b"")[:4], source)
@@ -57,6 +65,8 @@ def _read_text_file(file: File, source: Source, encoding: str) -> Iterator[Found
     lines = read_lines(file.path, recode)
     if file.kind in ("csv", "tsv"):
         yield from read_table(lines, file, source, encoding)
+    elif file.kind == "text":
+        yield from _read_text_lines(lines, file, source, encoding)
     else:
         yield from _read_lines(lines, file, source, encoding)
 
@@ -68,6 +78,17 @@ def _read_lines(lines: Iterator[Line], file: File, source: Source, encoding: str
         del content  # a record can be a book: free its line while the caller uses the record
         if line is not None:
             yield _read_line(line.take(), source, replace(start, line=number, offset=offset), encoding)
+
+
+def _read_text_lines(lines: Iterator[Line], file: File, source: Source, encoding: str) -> Iterator[Found]:
+    """Each line that is not empty, as a text of its own."""
+    for number, offset, content in lines:
+        place = replace(Place.of(file), line=number, offset=offset)
+        text = decode_text(content.removesuffix(b"\r"), source, place, encoding)
+        if isinstance(text, Reject):
+            yield text
+        elif text.strip():
+            yield place, {source.text_key: text}
 
 
 def _read_line(content: bytes, source: Source, place: Place, encoding: str) -> Found:
@@ -193,7 +214,7 @@ def _read_parquet(file: File, source: Source) -> Iterator[Found]:
         raise missing_library(source, "Parquet files", fault, library="pyarrow", extra="parquet") from None
     number = 0
     try:
-        with parquet.ParquetFile(file.path) as table:
+        with file.path.open("rb") as stream, parquet.ParquetFile(stream) as table:
             for batch in table.iter_batches(batch_size=_PARQUET_ROWS):
                 rows = batch.to_pylist()[::-1]
                 while rows:

@@ -5,36 +5,29 @@ records.py, pages.py and code_tree.py read the formats; bad_input.py handles wro
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from ropewalk.core.digest import digest_file
 from ropewalk.core.error import UserError
 from ropewalk.core.owned import Owned
 from ropewalk.core.record import Document
 from ropewalk.corpus.embedded import embedded_documents
-from ropewalk.corpus.read.archive import content_bytes
-from ropewalk.corpus.read.bad_input import Found, Place, check_text, reject
+from ropewalk.corpus.read.bad_input import Found, Place, WholeText, check_text, reject
 from ropewalk.corpus.read.chat import MESSAGES, UNTRAINED
 from ropewalk.corpus.read.code_tree import group_files, join_files
 from ropewalk.corpus.read.conversation import Conversation, beyond_pair, find_conversation, join_contents, map_strings
 from ropewalk.corpus.read.files import File
 from ropewalk.corpus.read.find_files import FoundFiles as Files
 from ropewalk.corpus.read.find_files import find_all, find_files, is_saved_dataset
+from ropewalk.corpus.read.nested_keys import find_value
 from ropewalk.corpus.read.pages import read_text
 from ropewalk.corpus.read.records import read_hub, read_records, read_saved
+from ropewalk.corpus.read.remote import content_bytes_of, digest_content, find_remote_files, is_remote, local_copy
 from ropewalk.corpus.read.turn import NO_CONVERSATION, UnreadError
 from ropewalk.corpus.spec import FileOptions, Source
 from ropewalk.corpus.text.language import judge_language
 from ropewalk.corpus.text.reject import Reject as Reject
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
-
-
-@dataclass(frozen=True, slots=True)
-class WholeText:
-    """The text of a file, or of several joined files, that is no record."""
-
-    text: str
 
 
 def read_source(source: Source, *, seed: int) -> Iterator[Document | Reject]:
@@ -72,6 +65,8 @@ def source_files(source: Source) -> Files:
     """The files that a ``path`` source reads, and the files beside them that it does not read."""
     assert source.path is not None
     where = f"source {source.name}"
+    if is_remote(source.path) and source.tokens is None:
+        return find_remote_files(source.path, code=source.is_code, where=where)
     if source.tokens is None and is_saved_dataset(source.path):
         return find_all(source.path, kind="saved", where=where)
     return find_files(source.path, code=source.is_code, where=where)
@@ -80,13 +75,13 @@ def source_files(source: Source) -> Files:
 def digest_files(source: Source) -> dict[str, str]:
     """The digests of a ``path`` source's files, by their names inside the source. They do not depend on the folder in
     which the files lie."""
-    return {file.name: digest_file(file.path) for file in source_files(source).files}
+    return {file.name: digest_content(file) for file in source_files(source).files}
 
 
 def source_megabytes(source: Source, file: File | None = None) -> float | None:
     """The approximate size in MB of a source's text, or of one file of it, for a progress line; None if unknown."""
     read = () if source.path is None or file is not None else source_files(source).files
-    held = [content_bytes(each.path) for each in (read if file is None else [file])]
+    held = [content_bytes_of(each) for each in (read if file is None else [file])]
     sizes = [size for size in (source.size_bytes, sum(held) if held else None) if size is not None]
     return min(sizes) / 1e6 if sizes else None
 
@@ -121,12 +116,27 @@ def _read_files(source: Source, file: File | None) -> Iterator[Found]:
     files = found.files if file is None else (file,)
     options = source.record_options
     assert isinstance(options, FileOptions)
-    for each in files:
-        if each.is_record:
-            yield from read_records(each, source)
-    texts = [each for each in files if not each.is_record]
+    by_record = [each for each in files if each.is_record or (source.reads_lines and each.kind == "text")]
+    for each in by_record:
+        with local_copy(each) as here:
+            yield from read_records(here, source)
+    texts = [each for each in files if each not in by_record]
+    if source.reads_lines and texts:
+        raise UserError(
+            "a file has no lines of text",
+            where=f"source {source.name}: {texts[0].path}",
+            why=f"options.join is line, and the file is a {texts[0].kind}",
+            fix="give text files, or set options.join: file",
+        )
+    if options.join in ("package", "repository") and any(file.is_remote for file in texts):
+        raise UserError(
+            "files on the network cannot be joined by package or repository",
+            where=f"source {source.name}: {source.path}",
+            why=f"options.join is {options.join}, which looks at the folders around a file",
+            fix="copy the tree to a folder on this machine, or set options.join: folder",
+        )
     for id, members in group_files(texts, options, found.root):
-        parts = [(member, read_text(member.file, source)) for member in members]
+        parts = [(member, _read_text(member.file, source)) for member in members]
         yield from (part for _, part in parts if isinstance(part, Reject))
         whole = [(member, part) for member, part in parts if isinstance(part, str)]
         del parts
@@ -134,6 +144,11 @@ def _read_files(source: Source, file: File | None) -> Iterator[Found]:
             made = Owned(WholeText(join_files(whole, options)))
             del whole
             yield Place(str(found.root / id), id), made.take()
+
+
+def _read_text(file: File, source: Source) -> str | Reject:
+    with local_copy(file) as here:
+        return read_text(here, source)
 
 
 def _make_item(found: Found, source: Source) -> Document | Reject:
@@ -155,9 +170,9 @@ def _make_document(record: object, source: Source, place: Place) -> Document | R
     size = sum(len(value) for value in record.values() if isinstance(value, str))
     if source.record_options.is_chat or source.record_options.prompt_key:
         return _make_conversation(record, source, place, size)
-    value = record.get(source.text_key)
+    value = find_value(record, source.text_key)
     if not isinstance(value, str):
-        found = f"keys {', '.join(map(str, record))}" if source.text_key not in record else f"a {type(value).__name__}"
+        found = f"keys {', '.join(map(str, record))}" if value is None else f"a {type(value).__name__}"
         why = f"{source.text_key!r} must contain the text; found {found}"
         return reject(source, place, "no text", why, size_bytes=size, text=repr(record)[:1000])
     text = check_text(value, source, place)

@@ -1,0 +1,150 @@
+"""Reads the files in an archive of files (.tar, also compressed, and .zip) as if they lay in a folder.
+
+One member at a time is written to a temporary folder and read from there, so that the disk that is used does not grow
+with the archive. In a tar, the members of one WebDataset sample (equal names up to the first dot, one after the other)
+become one record: the fields of its .json, and the text of its .txt under the source's ``text_key``.
+"""
+
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from shutil import copyfileobj
+from typing import IO, Any
+
+from ropewalk.core.error import UserError
+from ropewalk.corpus.read.archive import ChunkStream, TornArchiveError, read_chunks
+from ropewalk.corpus.read.bad_input import Found, Place, WholeText, reject
+from ropewalk.corpus.read.files import File, Kind, kind_of, suffix_of, why_unread
+from ropewalk.corpus.read.pages import read_text
+from ropewalk.corpus.spec import FileOptions, Source
+from ropewalk.corpus.text.reject import Reject
+
+_ARCHIVES = frozenset[Kind](["tar", "zip", "warc"])
+_BROKEN_ZIP = (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError, OSError)
+"""What zipfile raises: RuntimeError for a password, NotImplementedError for a compression that Python has not."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A file in an archive. ``open`` gives its content, once."""
+
+    name: str
+    size_bytes: int
+    open: Callable[[], IO[bytes]]
+
+
+def read_members(
+    file: File, source: Source, read_records: Callable[[File, Source], Iterator[Found]]
+) -> Iterator[Found]:
+    """Yield the records and texts of all members, in the order of the archive. ``read_records`` reads one file of
+    records.
+
+    A member that is not read (an image, a hidden file, an archive in the archive) is a reject, whatever ``faults``
+    says, so that it is counted. Raises UserError where the source wants files joined.
+    """
+    options = source.record_options
+    if isinstance(options, FileOptions) and options.join not in ("file", "line"):
+        raise UserError(
+            "the files of an archive cannot be joined",
+            where=f"source {source.name}: {file.path}",
+            why=f"options.join is {options.join}, and an archive is read member by member",
+            fix="unpack it into a folder, or set options.join: file",
+        )
+    members = _tar_members(file) if file.kind == "tar" else _zip_members(file)
+    try:
+        for key, sample in groupby(members, key=lambda member: _sample_of(member.name)):
+            yield from _read_sample(key, sample, file, source, read_records)
+    except TornArchiveError as torn:
+        if source.faults == "error":
+            raise
+        yield reject(source, replace(Place.of(file), offset=torn.done_bytes), torn.reason, torn.why, size_bytes=0)
+    except (tarfile.TarError, *_BROKEN_ZIP) as error:
+        yield reject(source, Place.of(file), "broken archive", str(error) or type(error).__name__, size_bytes=0)
+
+
+def _read_sample(
+    key: str,
+    sample: Iterator[_Member],
+    file: File,
+    source: Source,
+    read_records: Callable[[File, Source], Iterator[Found]],
+) -> Iterator[Found]:
+    """The documents of members that follow each other and have one name up to the first dot."""
+    fields: tuple[Place, dict[str, object]] | None = None
+    text: tuple[Place, WholeText] | None = None
+    for member in sample:
+        for found in _read_member(member, file, source, read_records):
+            if isinstance(found, Reject):
+                yield found
+            elif fields is None and file.kind == "tar" and member.name == f"{key}.json" and isinstance(found[1], dict):
+                fields = found[0], found[1]
+            elif text is None and isinstance(found[1], WholeText):
+                text = found[0], found[1]
+            else:
+                yield found
+    if fields is not None and text is not None and source.text_key not in fields[1]:
+        yield text[0], {"id": f"{file.name}/{key}", **fields[1], source.text_key: text[1].text}
+    else:
+        yield from (found for found in (fields, text) if found is not None)
+
+
+def _read_member(
+    member: _Member, file: File, source: Source, read_records: Callable[[File, Source], Iterator[Found]]
+) -> Iterator[Found]:
+    name, path = f"{file.name}/{member.name}", PurePosixPath(member.name)
+    kind = kind_of(Path(path.name), code=source.is_code)
+    hidden = any(part.startswith(".") for part in path.parts if part not in (".", ".."))
+    if kind is None or kind in _ARCHIVES or hidden or "__MACOSX" in path.parts:
+        sort, why = suffix_of(Path(path.name)) or "no suffix", why_unread(Path(path.name), code=source.is_code)
+        if hidden or "__MACOSX" in path.parts:
+            sort, why = "hidden", "its name, or the name of its folder, begins with a dot or is __MACOSX"
+        elif kind in _ARCHIVES:
+            why = "an archive in an archive: unpack the outer one"
+        yield Reject(name, f"a member that is not read ({sort})", member.size_bytes, why, name)
+        return
+    with tempfile.TemporaryDirectory(prefix="ropewalk-member-") as folder:
+        copy = Path(folder) / path.name
+        with member.open() as content, copy.open("wb") as target:
+            copyfileobj(content, target, 1 << 20)
+        inner = File(copy, name, kind, shown=f"{file.path}/{member.name}")
+        if inner.is_record or (source.reads_lines and kind == "text"):
+            yield from read_records(inner, source)
+        else:
+            text = read_text(inner, source)
+            yield text if isinstance(text, Reject) else (Place.of(inner), WholeText(text))
+
+
+def _sample_of(name: str) -> str:
+    """A member's path up to the first dot of its file name, as WebDataset names a sample."""
+    path = PurePosixPath(name)
+    return str(path.with_name(path.name.split(".")[0] or path.name))
+
+
+def _tar_members(file: File) -> Iterator[_Member]:
+    """The files of a tar, read in one pass. Raises TornArchiveError where it ends early."""
+    stream: Any = ChunkStream(read_chunks(file.path))
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
+        for entry in archive:
+            if entry.isreg():
+                yield _Member(entry.name, entry.size, lambda entry=entry: _opened(archive.extractfile(entry)))  # type: ignore[misc]
+    while stream.read(1 << 20):
+        pass
+    if any(stream.tail):  # tarfile takes an end between two members for the end of the archive
+        raise TornArchiveError(file.path, done_bytes=stream.done_bytes, why="it does not end with a block of zeros")
+
+
+def _opened(content: Any) -> Any:
+    assert content is not None  # only of folders and links
+    return content
+
+
+def _zip_members(file: File) -> Iterator[_Member]:
+    with file.path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
+        for entry in archive.infolist():
+            if not entry.is_dir():
+                yield _Member(entry.filename, entry.file_size, lambda entry=entry: archive.open(entry))  # type: ignore[misc]

@@ -1,0 +1,53 @@
+"""The supported hybrids, one line of data each; what a field means stands in family.py.
+
+In most of their layers a recurrence runs in place of attention. How the matrices of such a layer are arranged stands in
+shape/recurrent.py for the sizes, and in model/recurrent_layers.py for the modules.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ropewalk.shape.family import ExpertKeys, Family, Parts, RecurrentKeys
+
+_BIAS = ("attention_bias", False)
+_DELTA = Parts(recurrent="linear_attn")
+
+_QWEN35 = Family(
+    "qwen3_5_text",
+    qkv_bias=_BIAS,
+    output_bias=_BIAS,
+    qk_norm="head",
+    needs_kv_heads=True,
+    head_dim=256,
+    partial=True,
+    rotary_share=0.25,
+    query_gate=True,
+    fixed={"attn_output_gate": True},
+    recurrent=RecurrentKeys("gated_delta", "qwen3_5", every_key="full_attention_interval"),
+    parts=_DELTA,
+)
+
+HYBRIDS: Mapping[str, Family] = {
+    "Qwen3NextForCausalLM": Family(
+        "qwen3_next",
+        qkv_bias=_BIAS,
+        output_bias=_BIAS,
+        qk_norm="head",
+        needs_kv_heads=True,
+        head_dim=256,
+        partial=True,
+        rotary_share=0.25,
+        query_gate=True,
+        fixed={"use_sliding_window": False},
+        experts=ExpertKeys(dense="step", shared_width="shared_expert_intermediate_size", shared_gate=True),
+        recurrent=RecurrentKeys("gated_delta", "qwen3_next", every_key="full_attention_interval"),
+        parts=_DELTA,
+    ),
+    "Qwen3_5ForCausalLM": _QWEN35,
+    "Qwen3_5MoeForCausalLM": replace(
+        _QWEN35,
+        model_type="qwen3_5_moe_text",
+        mlp_width_key="moe_intermediate_size",  # no layer has another MLP
+        experts=ExpertKeys(shared_width="shared_expert_intermediate_size", shared_gate=True),
+    ),
+}

@@ -1,0 +1,144 @@
+"""Recurrent layers in place of attention: which layers of a config.json are such, and the sizes of theirs.
+
+A hybrid has softmax attention in some layers and a recurrence, or a short causal convolution, in the others. Those have
+no positions, so a longer context changes nothing in them. All such layers of a model are alike.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ropewalk.core.error import UserError
+from ropewalk.shape.family import Family, RecurrentKeys
+from ropewalk.shape.recurrences import RECURRENCES
+from ropewalk.shape.rope_keys import FULL
+
+Count = Callable[[str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class RecurrentLayers:
+    """The sizes of a model's recurrent layers, and their indices.
+
+    ``matrices`` are names, input and output widths. ``channels`` pass a causal convolution of ``taps`` tokens. The
+    state of each of ``heads`` is [key_dim, value_dim]; ``convolution`` has none.
+    """
+
+    kind: str
+    layers: tuple[int, ...]
+    matrices: tuple[tuple[str, int, int], ...]
+    other_parameters: int
+    channels: int
+    taps: int
+    heads: int = 0
+    key_dim: int = 0
+    value_dim: int = 0
+
+    @property
+    def matrix_parameters(self) -> int:
+        """Parameters of the matrices of one layer."""
+        return sum(into * out for _, into, out in self.matrices)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of one layer without the norms of its block, exactly."""
+        return self.matrix_parameters + self.other_parameters
+
+    @property
+    def token_flops(self) -> float:
+        """Forward FLOPs of one token in one layer: matrices, the convolution, and the products of the recurrence.
+
+        The recurrence runs in chunks of c tokens. A head multiplies queries with the keys of the chunk (2 c K), the
+        result with their values (2 c V), queries with the state and keys with values (4 K V); the delta rule also keys
+        with keys (2 c K) and the keys of the chunk with the state (2 K V). Triangular systems are left out.
+        """
+        found = 2.0 * (self.matrix_parameters + self.channels * self.taps)
+        if not self.heads:
+            return found
+        kind = RECURRENCES[self.kind]
+        keys, both = 2 * kind.chunk_tokens * self.key_dim, 2 * self.key_dim * self.value_dim
+        head = keys + 2 * kind.chunk_tokens * self.value_dim + 2 * both
+        return found + self.heads * (head + (keys + both if kind.erases else 0))
+
+
+def list_recurrent(config: Mapping[str, Any], family: Family, *, layers: int, where: str) -> tuple[int, ...]:
+    """The recurrent layers of a model; none for a family without. ``read_layers`` refuses a list that is not usable.
+
+    Raises UserError for a period that is no number.
+    """
+    keys = family.recurrent
+    if keys is None:
+        return ()
+    kinds = config.get("layer_types")
+    if isinstance(kinds, list):
+        return tuple(layer for layer, kind in enumerate(kinds) if kind == keys.word)
+    every = keys.every if config.get(keys.every_key) is None else config[keys.every_key]
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise UserError(
+            f"{keys.every_key} is not usable",
+            where=f"{where}: {keys.every_key}",
+            why=f"it is {every!r:.60}, and must be a whole number from 1 on",
+            fix="correct it",
+        )
+    return tuple(layer for layer in range(layers) if (layer + 1) % every)
+
+
+def hide_recurrent(config: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
+    """``config`` as if its recurrent layers had attention, for readers of the other layers."""
+    keys, kinds = family.recurrent, config.get("layer_types")
+    if keys is None or not isinstance(kinds, list):
+        return config
+    return {**config, "layer_types": [FULL if kind == keys.word else kind for kind in kinds]}
+
+
+def read_recurrent(
+    config: Mapping[str, Any], family: Family, *, layers: int, count: Count, where: str
+) -> RecurrentLayers | None:
+    """The recurrent layers of a config.json; None for a model without. ``count`` reads a whole number by its key.
+
+    Raises UserError for numbers that do not fit each other.
+    """
+    keys, found = family.recurrent, list_recurrent(config, family, layers=layers, where=where)
+    if keys is None or not found:
+        return None
+    return _READERS[keys.layout](keys, found, count, where)
+
+
+def _read_gated_delta(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
+    width, taps = count("hidden_size"), count("linear_conv_kernel_dim")
+    key_heads, heads = count("linear_num_key_heads"), count("linear_num_value_heads")
+    key_dim, value_dim = count("linear_key_head_dim"), count("linear_value_head_dim")
+    _require_groups(heads, key_heads, where)
+    values = heads * value_dim
+    channels = 2 * key_heads * key_dim + values
+    widths = {
+        "qwen3_next": {"in_proj_qkvz": channels + values, "in_proj_ba": 2 * heads},
+        "qwen3_5": {"in_proj_qkv": channels, "in_proj_z": values, "in_proj_b": heads, "in_proj_a": heads},
+    }[keys.layout]
+    return RecurrentLayers(
+        keys.kind,
+        layers,
+        (*((name, width, out) for name, out in widths.items()), ("out_proj", values, width)),
+        other_parameters=channels * taps + 2 * heads + value_dim,
+        channels=channels,
+        taps=taps,
+        heads=heads,
+        key_dim=key_dim,
+        value_dim=value_dim,
+    )
+
+
+def _require_groups(heads: int, key_heads: int, where: str) -> None:
+    if heads % key_heads:
+        raise UserError(
+            "the heads of the recurrent layers do not fit each other",
+            where=where,
+            why=f"{heads} heads of values cannot share {key_heads} heads of keys evenly",
+            fix="correct config.json",
+        )
+
+
+_READERS: Mapping[str, Callable[[RecurrentKeys, tuple[int, ...], Count, str], RecurrentLayers]] = {
+    "qwen3_next": _read_gated_delta,
+    "qwen3_5": _read_gated_delta,
+}

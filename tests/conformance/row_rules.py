@@ -1,0 +1,130 @@
+"""Keys of a row that neither the tiny model's shape nor its loss needs: what it refuses, renames, switches or writes.
+
+``FAMILIES`` has the rows as they are. So a check still knows what must hold when the mutation test has changed a row.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from conformance.tiny_families import FAMILIES, WINDOW_TOKENS, make_model, make_settings
+from ropewalk.core.error import UserError
+from ropewalk.model.architectures import blocks_of
+from ropewalk.model.check_rope import check_positions
+from ropewalk.model.file_names import sort_names
+from ropewalk.model.read_rows import StoredTensor
+from ropewalk.plan.trained import merge_projections
+from ropewalk.rope.scaling import Nope
+from ropewalk.shape.layer_keys import spell_layers
+from ropewalk.shape.read import parse_shape
+
+_BLOCKS: dict[str, dict[str, Any]] = {
+    "linear": {"factor": 2.0},
+    "dynamic": {"factor": 2.0},
+    "yarn": {"factor": 2.0, "original_max_position_embeddings": 16},
+    "llama3": {
+        **{"factor": 2.0, "original_max_position_embeddings": 16},
+        **{"low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    },
+}
+
+
+def check_refusals(architecture: str) -> None:
+    """What the row fixes, requires or does not run is refused by the name of its key."""
+    settings = make_settings(architecture)
+    for key, wrong in list_wrong(architecture):
+        given = {name: value for name, value in (settings | wrong).items() if value is not ...}
+        try:
+            parse_shape(given, "config.json")
+        except UserError as refusal:
+            assert key in f"{refusal.what} {refusal.where}", key
+        else:
+            raise AssertionError(f"{key} is not refused")  # pytest.raises would end the mutation test
+
+
+def list_wrong(architecture: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """For each key of the row that refuses something: the key, and entries of a file that it refuses."""
+    family = FAMILIES[architecture]
+    for key, value in family.fixed.items():
+        yield key, {key: not value if isinstance(value, bool) else "other" if isinstance(value, str) else 2}
+    for key in family.required:
+        yield key, {key: ...}
+    for needed, key in ((family.needs_kv_heads, "num_key_value_heads"), (family.needs_head_dim, "head_dim")):
+        if needed:
+            yield key, {key: ...}
+    if family.latent and family.latent.renames_head_dim:
+        yield "head_dim", {"head_dim": 20}  # of a whole head, which other classes ignore
+    for kind in set(_BLOCKS) - set(family.methods or _BLOCKS):
+        block = {"rope_type": kind, "rope_theta": 1e4, **_BLOCKS[kind]}
+        yield "rope_type", {family.theta_key: ..., "rope_parameters": block}
+
+
+def check_projections(architecture: str) -> None:
+    """The names of a block's matrices are those of its modules."""
+    if not FAMILIES[architecture].projections:
+        return
+    shape = parse_shape(make_settings(architecture), "config.json")
+    modules = {path.rpartition(".")[2] for path, each in blocks_of(make_model(architecture)).named_modules()}
+    assert set(merge_projections(shape)) <= modules | (
+        {"gate_proj", "up_proj", "down_proj"} if shape.mixtures else set()
+    )
+
+
+def check_written(architecture: str) -> None:
+    """What a new folder gets: no dropout, layers of another class beside its own defaults, names of the files."""
+    family, settings = FAMILIES[architecture], make_settings(architecture)
+    settings |= dict.fromkeys(family.no_dropout, 0.1)
+    shape = parse_shape(settings, "config.json")
+    spelled = spell_layers(settings, shape.positions, context_tokens=shape.context_tokens)
+    assert not any(spelled.apply(settings)[key] for key in family.no_dropout)
+    if family.kin:
+        plain = make_plain(architecture)
+        layers, tokens = parse_shape(plain, "config.json").positions, shape.context_tokens
+        others = ({"window_tokens": WINDOW_TOKENS}, {"rope": Nope()})
+        patterns = [
+            [layer.model_copy(update=other if i % 2 else {}) for i, layer in enumerate(layers)] for other in others
+        ]
+        found = [spell_layers(plain, pattern, context_tokens=tokens) for pattern in patterns]
+        assert any(each.native and each.architecture in family.kin for each in found)
+    names = {name: StoredTensor(Path(), (1,), "F32", 0) for name in (*family.file_names, "model.norm.weight")}
+    renamed = sort_names({"architectures": [architecture]}, names, Path()).trained
+    assert set(family.file_names.values()) <= set(renamed)
+
+
+def make_plain(architecture: str) -> dict[str, Any]:
+    """The settings without windows."""
+    dropped = ("sliding_window", "layer_types", "use_sliding_window", "max_window_layers")
+    settings = {key: value for key, value in make_settings(architecture).items() if key not in dropped}
+    return settings | ({"sliding_window": None} if FAMILIES[architecture].windows == "all" else {})
+
+
+def check_switches(architecture: str) -> None:
+    """Each key that switches something, the other way round: parameters and positions are those of the class."""
+    for changes in list_switches(architecture):
+        settings = {key: value for key, value in (make_settings(architecture) | changes).items() if value is not ...}
+        shape, model = parse_shape(settings, "config.json"), make_model(architecture, bare=settings)
+        assert shape.parameters == sum(each.numel() for each in model.parameters())
+        check_positions(model, shape.positions, head_dim=shape.rotary_dims, context_tokens=shape.context_tokens)
+
+
+def list_switches(architecture: str) -> Iterator[dict[str, Any]]:
+    """Entries of a file, ``...`` for a key that is left out, by which the class differs from the tiny model."""
+    family, settings = FAMILIES[architecture], make_settings(architecture)
+    if family.qk_norm_key:
+        yield {family.qk_norm_key: not settings.get(family.qk_norm_key, False)}
+    if family.window_switch:
+        yield {"use_sliding_window": False, "layer_types": ...}
+    if family.window_every_key:
+        yield {family.window_every_key: 3, "layer_types": ..., "num_hidden_layers": 6}
+    if family.window_theta_key != "rope_theta":
+        yield {"rope_parameters": ..., family.window_theta_key: 777.0}
+    if family.rotary_key != "partial_rotary_factor":
+        yield {family.rotary_key: 12 if family.rotary_counts else 0.75}
+    if family.ntk_alpha:
+        block = {"rope_type": "dynamic", "alpha": 100.0, "factor": 1.0}
+        yield {"rope_parameters": ..., "rope_theta": 2e4, "rope_scaling": block}
+    if family.latent and family.latent.value_of_width:
+        yield {"v_head_dim": ...}
+
+
+RULES = (check_refusals, check_projections, check_written, check_switches)

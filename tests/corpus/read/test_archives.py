@@ -1,0 +1,253 @@
+"""Archives of files, web archives, texts by line and nested fields give the documents that plain files give."""
+
+import gzip
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from ropewalk.core.error import UserError
+from ropewalk.core.record import Document
+from ropewalk.corpus.read.source import Reject, digest_files, read_source, source_files
+from ropewalk.corpus.spec import Source
+
+PAGE = "<html><body><article><p>" + "A sentence of the main text, long enough. " * 8 + "</p></article></body></html>"
+LINES = "".join(json.dumps({"text": f"record {number}", "id": f"r{number}"}) + "\n" for number in range(3))
+TEXTS = {"a/one.txt": "The first text.\n", "a/two.md": "第二篇文章。\n", "b/page.html": PAGE, "b/three.jsonl": LINES}
+
+
+def read(path: Path | str, **given: object) -> list[Document | Reject]:
+    return [*read_source(Source.model_validate({"name": "s", "path": str(path), "role": "general", **given}), seed=0)]
+
+
+def texts(found: list[Document | Reject]) -> list[str]:
+    return [item.text for item in found if isinstance(item, Document)]
+
+
+def tar(files: dict[str, str | bytes]) -> bytes:
+    held = io.BytesIO()
+    with tarfile.open(fileobj=held, mode="w") as archive:
+        for name, content in files.items():
+            data = content.encode() if isinstance(content, str) else content
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return held.getvalue()
+
+
+def pack(name: str, files: dict[str, str | bytes]) -> bytes:
+    if name.endswith(".zip"):
+        held = io.BytesIO()
+        with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+            for member, content in files.items():
+                archive.writestr(member, content)
+        return held.getvalue()
+    whole = tar(files)
+    return gzip.compress(whole) if name.endswith("gz") else zstandard.compress(whole) if name.endswith("zst") else whole
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.tgz", "x.tar.zst", "x.zip"])
+def test_an_archive_reads_as_its_folder(tmp_path: Path, name: str) -> None:
+    for member, content in TEXTS.items():
+        (tmp_path / "plain" / member).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "plain" / member).write_text(content)
+    (tmp_path / name).write_bytes(pack(name, TEXTS))
+    plain, packed = read(tmp_path / "plain"), read(tmp_path / name)
+    assert sorted(texts(packed)) == sorted(texts(plain)) and len(packed) == 6
+    ids = {item.id for item in packed if isinstance(item, Document)}
+    assert ids == {f"{name}/a/one.txt", f"{name}/a/two.md", f"{name}/b/page.html", "r0", "r1", "r2"}
+
+
+def test_a_webdataset_sample_is_one_record(tmp_path: Path) -> None:
+    files = {}
+    for number in range(3):
+        files |= {
+            f"{number:03d}.json": json.dumps({"url": f"u{number}", "id": f"d{number}"}),
+            f"{number:03d}.txt": f"text {number}",
+        }
+        files[f"{number:03d}.jpg"] = "binary"
+    (tmp_path / "x.tar").write_bytes(tar(files))
+    found = read(tmp_path / "x.tar")
+    assert [(item.id, item.text) for item in found if isinstance(item, Document)] == [
+        (f"d{n}", f"text {n}") for n in range(3)
+    ]
+    unread = [item for item in found if isinstance(item, Reject)]
+    assert [item.reason for item in unread] == ["a member that is not read (.jpg)"] * 3  # counted, not silent
+
+
+def test_members_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    files = {"__MACOSX/._a.txt": "x", ".hidden/b.txt": "y", "c.zip": b"PK", "d.txt": "text"}
+    (tmp_path / "x.zip").write_bytes(pack("x.zip", files))
+    found = read(tmp_path / "x.zip")
+    assert texts(found) == ["text"]
+    reasons = [item.reason for item in found if isinstance(item, Reject)]
+    assert reasons == ["a member that is not read (hidden)"] * 2 + ["a member that is not read (.zip)"]
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.zip"])
+@pytest.mark.parametrize("kept", [0.3, 0.8])
+def test_a_torn_archive_is_an_error_or_a_counted_reject(tmp_path: Path, name: str, kept: float) -> None:
+    whole = pack(name, {f"{number}.txt": f"text {number} " * 300 for number in range(20)})
+    (tmp_path / name).write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(UserError) as told:
+        read(tmp_path / name)
+    assert name in str(told.value)
+    try:
+        found = read(tmp_path / name, faults="skip")
+    except UserError as error:  # nothing at all could be read
+        assert "has no document" in str(error)
+    else:
+        assert any(isinstance(item, Reject) and item.reason in ("torn archive", "broken archive") for item in found)
+
+
+def test_a_tar_that_ends_between_two_members_is_torn(tmp_path: Path) -> None:
+    whole = tar({"a.txt": "x" * 512, "b.txt": "y" * 512})
+    (tmp_path / "x.tar").write_bytes(whole[:1024])  # a header and its content, and no end
+    with pytest.raises(UserError, match="does not end with a block of zeros"):
+        read(tmp_path / "x.tar")
+
+
+def test_a_fault_in_a_member_names_archive_member_and_line(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(tar({"in/a.jsonl": '{"text": "fine"}\n{"text": \n'}))
+    with pytest.raises(UserError, match=r"x\.tar/in/a\.jsonl, line 2"):
+        read(tmp_path / "x.tar")
+    found = read(tmp_path / "x.tar", faults="skip")
+    assert texts(found) == ["fine"] and isinstance(found[1], Reject)
+
+
+def test_files_of_an_archive_are_not_joined(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(tar({"a.txt": "x"}))
+    with pytest.raises(UserError, match="cannot be joined"):
+        read(tmp_path / "x.tar", options={"join": "folder"})
+
+
+def warc(pages: list[tuple[str, str, bytes]]) -> bytes:
+    """A WARC file of ``(url, status and headers, body)``: one gzip frame for each record, as crawlers write them."""
+    packed = b""
+    for number, (url, head, body) in enumerate(pages):
+        content = head.encode() + b"\r\n\r\n" + body
+        lines = ["WARC/1.0", "WARC-Type: response", f"WARC-Target-URI: {url}", f"WARC-Record-ID: <urn:uuid:{number}>"]
+        lines += ["WARC-Date: 2026-01-01T00:00:00Z", "Content-Type: application/http; msgtype=response"]
+        lines += [f"Content-Length: {len(content)}", "", ""]
+        packed += gzip.compress("\r\n".join(lines).encode() + content + b"\r\n\r\n")
+    return packed
+
+
+def test_a_web_archive_gives_the_main_text_of_its_pages(tmp_path: Path) -> None:
+    pytest.importorskip("warcio")
+    html = "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8"
+    pages = [
+        ("http://x/1", html, PAGE.encode()),
+        ("http://x/2", "HTTP/1.1 404 Not Found\r\nContent-Type: text/html", b"no"),
+    ]
+    pages += [
+        ("http://x/3", "HTTP/1.1 200 OK\r\nContent-Type: image/png", b"\x89PNG"),
+        ("http://x/4", html, PAGE.encode()),
+    ]
+    (tmp_path / "x.warc.gz").write_bytes(warc(pages))
+    (tmp_path / "page.html").write_text(PAGE)
+    found = read(tmp_path / "x.warc.gz")
+    assert texts(found) == texts(read(tmp_path / "page.html")) * 2
+    assert [item.reason for item in found if isinstance(item, Reject)] == ["no page of text", "no page of text"]
+    (tmp_path / "torn.warc.gz").write_bytes(warc(pages)[:-40])
+    with pytest.raises(UserError, match="archive is incomplete"):
+        read(tmp_path / "torn.warc.gz")
+
+
+def test_extracted_text_of_a_crawl(tmp_path: Path) -> None:
+    pytest.importorskip("warcio")
+    body = "正文。".encode()
+    head = "WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: http://x\r\nContent-Type: text/plain\r\n"
+    head += f"Content-Length: {len(body)}"
+    (tmp_path / "x.warc.wet.gz").write_bytes(gzip.compress(head.encode() + b"\r\n\r\n" + body + b"\r\n\r\n"))
+    assert texts(read(tmp_path / "x.warc.wet.gz")) == ["正文。"]
+
+
+def test_each_line_is_a_text(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_bytes("one\r\n\ntwo\n三".encode())
+    found = read(tmp_path / "x.txt", options={"join": "line"})
+    assert [(item.id, item.text) for item in found if isinstance(item, Document)] == [
+        ("x.txt:1", "one"),
+        ("x.txt:3", "two"),
+        ("x.txt:4", "三"),
+    ]
+    (tmp_path / "x.html").write_text(PAGE)
+    with pytest.raises(UserError, match="has no lines of text"):
+        read(tmp_path, options={"join": "line"})
+
+
+def test_a_field_inside_of_fields(tmp_path: Path) -> None:
+    records = [{"meta": {"body": {"text": "deep"}}}, {"meta.body.text": "by its own name"}]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, records)))
+    assert texts(read(tmp_path / "x.jsonl", text_key="meta.body.text")) == ["deep", "by its own name"]
+    with pytest.raises(UserError, match="must contain the text; found keys meta"):
+        read(tmp_path / "x.jsonl", text_key="meta.other")
+
+
+def test_a_conversation_inside_of_a_field_loses_nothing(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    options = {"messages_key": "data.turns", "template": "chat"}
+    (tmp_path / "x.jsonl").write_text(json.dumps({"data": {"turns": turns}}))
+    assert texts(read(tmp_path / "x.jsonl", role="instruction", options=options)) == ["q\n\na"]
+    (tmp_path / "x.jsonl").write_text(json.dumps({"data": {"turns": turns, "mood": "bad"}}))
+    with pytest.raises(UserError, match="mood"):
+        read(tmp_path / "x.jsonl", role="instruction", options=options)
+    (tmp_path / "x.jsonl").write_text(json.dumps({"data": {"q": "why?", "a": "so."}}))
+    pair = {"prompt_key": "data.q", "answer_key": "data.a"}
+    assert texts(read(tmp_path / "x.jsonl", role="instruction", options=pair)) == ["why?\nso."]
+
+
+@pytest.fixture
+def bucket() -> Iterator[Callable[[str, str | bytes], str]]:
+    """Puts a file into a store that lies in memory, and returns its address."""
+    fsspec = pytest.importorskip("fsspec")
+    system = fsspec.filesystem("memory")
+
+    def put(name: str, content: str | bytes) -> str:
+        system.pipe_file(f"/bucket/{name}", content.encode() if isinstance(content, str) else content)
+        return f"memory://bucket/{name}"
+
+    yield put
+    system.rm("/bucket", recursive=True)
+
+
+def test_files_on_the_network_read_as_plain_files(tmp_path: Path, bucket: Callable[[str, str | bytes], str]) -> None:
+    files = {**TEXTS, "b/four.jsonl.gz": gzip.compress(LINES.encode()), "b/x.zip": pack("x.zip", TEXTS)}
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        bucket(name, content)
+    bucket(".cache/a.txt", "hidden"), bucket("b/x.png", "image")
+    plain, there = read(tmp_path), read("memory://bucket")
+    assert [(item.id, getattr(item, "text", "")) for item in there] == [
+        (item.id, getattr(item, "text", "")) for item in plain
+    ]
+    source = Source.model_validate({"name": "s", "path": "memory://bucket", "role": "general"})
+    assert digest_files(source) == digest_files(source.model_copy(update={"path": str(tmp_path)}))
+    assert [(unread.sort, unread.files) for unread in source_files(source).unread] == [("(hidden)", 1), (".png", 1)]
+    assert texts(read("memory://bucket/a/*.txt")) == [TEXTS["a/one.txt"]]
+    assert texts(read("memory://bucket/a/one.txt")) == [TEXTS["a/one.txt"]]
+
+
+def test_a_fault_on_the_network_names_the_address(bucket: Callable[[str, str | bytes], str]) -> None:
+    address = bucket("a.jsonl", '{"text": "fine"}\n{"text": \n')
+    with pytest.raises(UserError, match=r"memory://+bucket/a\.jsonl, line 2"):
+        read(address)
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("memory://bucket-that-is-not/x.jsonl", "has no files"),
+        ("nosuch://bucket/x.jsonl", "cannot be read"),
+        ("memory://", "has no files"),
+    ],
+)
+def test_an_address_that_cannot_be_read_is_an_error(path: str, why: str) -> None:
+    with pytest.raises(UserError, match=why):
+        read(path)
