@@ -5,20 +5,35 @@ A late query of a long document costs many pairs, an early or short one few. So 
 of the list of documents: tails of the longest, and the shortest whole. Their ratio is chosen so that the rank's work
 is the mean. The rest then has the same mean, so the next rank repeats it. Every rank ends up with about one long
 slice, and short documents stay whole: far fewer keys travel than with zigzag, at the same balance.
+
+For recurrent layers each cut costs a summary, and their kernels take chunks of 64 tokens. So there pieces are longer,
+cuts are as few as the work allows, and stand at whole chunks of their document where they can. Both ends of a share
+cannot always: a rank's tokens are a given number, and documents have any length.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from ropewalk.partition.segments import Ownership, PackedDocuments
 
-SMALLEST_TOKENS = 64
-"""No segment is smaller, unless its document is, or a rank would miss its work by more than 1 %."""
+
+class CutRule(NamedTuple):
+    """No segment has fewer than ``least_tokens``, unless its document has, or a rank would miss its work by more than
+    1 %. With a ``grain_tokens`` above 1, few cuts are preferred, and those at its multiples in a document."""
+
+    least_tokens: int
+    grain_tokens: int
+
+
+FOR_ATTENTION = CutRule(64, 1)
+FOR_RECURRENCES = CutRule(256, 64)
+"""To move a token's activations costs a 256th of a summary, so shorter pieces do not pay."""
 _GRID = 128
-_NEIGHBOURS = 4 * SMALLEST_TOKENS
+_NEIGHBOURS = 4  # times the least tokens
 _SLACK = 0.01
 
 
@@ -59,7 +74,7 @@ class _Rest:
         return pairs
 
 
-def own_balanced(documents: PackedDocuments, ranks: int) -> Ownership:
+def own_balanced(documents: PackedDocuments, ranks: int, rule: CutRule = FOR_ATTENTION) -> Ownership:
     """Equal tokens and nearly equal pairs for each rank, in few and long segments."""
     ranges = documents.ranges
     order = np.argsort(np.where(documents.real, ranges.length, 0), kind="stable")
@@ -67,7 +82,7 @@ def own_balanced(documents: PackedDocuments, ranks: int) -> Ownership:
     share = documents.tokens // ranks
     starts, owners = [], []
     for rank in range(ranks - 1):
-        dear = _choose(rest, share, rest.pairs_before[-1] / (ranks - rank))
+        dear = _choose(rest, share, rest.pairs_before[-1] / (ranks - rank), rule)
         taken, rest = _take(rest, share - dear, dear)
         starts.append(taken)
         owners.append(np.full(len(taken), rank))
@@ -78,10 +93,10 @@ def own_balanced(documents: PackedDocuments, ranks: int) -> Ownership:
     return Ownership(start[order], np.concatenate(owners)[order])
 
 
-def _choose(rest: _Rest, share: int, wanted: float) -> int:
+def _choose(rest: _Rest, share: int, wanted: float, rule: CutRule) -> int:
     """How many of ``share`` tokens to take from the dear end of the list, the others from the cheap end.
 
-    The number that comes nearest to ``wanted`` pairs; then, close by, the best one that leaves no short segments.
+    The number that comes nearest to ``wanted`` pairs; then, close by, the best one by the rule.
     """
     total, pairs = rest.tokens_before[-1], rest.pairs_before[-1]
 
@@ -96,21 +111,32 @@ def _choose(rest: _Rest, share: int, wanted: float) -> int:
         if high - low <= _GRID:
             break
         low, high = int(grid[max(best - 1, 0)]), int(grid[min(best + 1, len(grid) - 1)])
-    near = np.arange(max(0, grid[best] - _NEIGHBOURS), min(share, grid[best] + _NEIGHBOURS) + 1)
-    clean = _is_clean(rest, share - near) & _is_clean(rest, total - near)
+    reach = _NEIGHBOURS * rule.least_tokens
+    near = np.arange(max(0, grid[best] - reach), min(share, grid[best] + reach) + 1)
+    faults = _count_faults(rest, share - near, rule) + _count_faults(rest, total - near, rule)
     missed = miss(near)
-    neat = int(np.where(clean, missed, np.inf).argmin())
-    return int(near[neat] if clean[neat] and missed[neat] <= _SLACK * wanted else near[missed.argmin()])
+    allowed = (missed <= _SLACK * wanted) & (faults < _CRUMB)
+    if not allowed.any():
+        return int(near[missed.argmin()])
+    neat = allowed & (faults == faults[allowed].min())
+    return int(near[np.where(neat, missed, np.inf).argmin()])
 
 
-def _is_clean(rest: _Rest, edge: Int64[np.ndarray, "choices"]) -> Bool[np.ndarray, "choices"]:
-    """Whether a cut after ``edge`` tokens of the list leaves no short segment of a real document on either side."""
+_CRUMB, _CUT, _RAGGED = 100, 2, 1
+"""Faults of an edge: a short segment, which counts more than all others; a cut; one that is not at the grain."""
+
+
+def _count_faults(rest: _Rest, edge: Int64[np.ndarray, "choices"], rule: CutRule) -> Int64[np.ndarray, "choices"]:
+    """How bad a cut after ``edge`` tokens of the list is, by the rule; 0 between two documents and in padding."""
     entry = np.minimum(np.searchsorted(rest.tokens_before, edge, side="right") - 1, len(rest) - 1)
     before = edge - rest.tokens_before[entry]
     after = rest.tokens[entry] - before
-    whole = (before == 0) | (after == 0)
-    clean: np.ndarray = whole | ~rest.real[entry] | (np.minimum(before, after) >= SMALLEST_TOKENS)
-    return clean
+    cut = (before > 0) & (after > 0) & rest.real[entry]
+    faults = _CRUMB * (np.minimum(before, after) < rule.least_tokens)
+    if rule.grain_tokens > 1:
+        faults = faults + _CUT + _RAGGED * ((rest.first[entry] + before) % rule.grain_tokens > 0)
+    counted: np.ndarray = np.where(cut, faults, 0)
+    return counted
 
 
 def _take(rest: _Rest, cheap: int, dear: int) -> tuple[Int64[np.ndarray, "taken"], _Rest]:

@@ -2,7 +2,8 @@
 
 Cutting tokens sends only keys that are read across a cut: few for packs of short documents, all for one long
 document. Cutting heads sends queries and outputs too, but never more than a rank's own tokens, for any number of
-ranks, and it is always balanced. So the cheaper way changes with each batch.
+ranks, and it is always balanced. So the cheaper way changes with each batch. Recurrent layers need all heads of a
+token, so a model that has some cuts tokens; there the layout is compared with contiguous, which cuts least.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from jaxtyping import Int32
 
 from ropewalk.core.error import UserError
 from ropewalk.partition.cost import Heads, Price, price_of, price_segments
+from ropewalk.partition.partition import Partition, partition_tokens
+from ropewalk.partition.recurrent_cost import RecurrentStates, SummaryPrice, count_summaries
 from ropewalk.partition.ulysses import AnyPartition, UlyssesPartition, partition_tokens_and_heads
 from ropewalk.shape.shared_heads import count_shared_heads
 
@@ -39,15 +42,35 @@ class PartitionChoice:
     partition: AnyPartition
     costs: dict[int, float]
     """By the number of ranks that share heads; 1 is tokens alone."""
+    document: Int32[np.ndarray, "sequences context"]
+    sharing: Sharing
 
     def explain(self) -> str:
-        """The choice in a line, beside tokens alone and the best other way of sharing heads."""
+        """The choice in a line, beside tokens alone and the best other way of sharing heads.
+
+        Where there are recurrent layers: with what they exchange, beside the layout that cuts least.
+        """
         chosen = self.partition.ulysses_degree if isinstance(self.partition, UlyssesPartition) else 1
         others = sorted((each for each in self.costs if each != chosen), key=lambda each: (each > 1, self.costs[each]))
         told = [
             f"{_name(each)} would cost {self.costs[each] / self.costs[chosen]:.2f} times as much" for each in others
         ]
-        return "; ".join([self.partition.describe(), *told[: 1 + (chosen > 1)]])
+        return "; ".join([self.partition.describe(), *told[: 1 + (chosen > 1)], *self._explain_layout()])
+
+    def _explain_layout(self) -> list[str]:
+        recurrent, chosen = self.sharing.price.recurrent, self.partition
+        if recurrent is None or isinstance(chosen, UlyssesPartition) or chosen.ranks == 1:
+            return []
+        layout = "balanced" if chosen.layout == "contiguous" else "contiguous"
+        other = partition_tokens(
+            self.document, ranks=chosen.ranks, layout=layout, exchange=chosen.exchange, price=self.sharing.price
+        )
+        ratio = _price(other, self.sharing) / _price(chosen, self.sharing)
+        return [
+            f"recurrent layers: {_describe_summaries(chosen, recurrent)}",
+            f"{layout} would cost {ratio:.2f} times as much: work max/mean {other.balance:.2f}, "
+            + _describe_summaries(other, recurrent),
+        ]
 
 
 def make_sharing(
@@ -58,9 +81,11 @@ def make_sharing(
     layout: str = "auto",
     exchange: str = "auto",
     ulysses_degree: int | None = None,
+    recurrent: RecurrentStates | None = None,
 ) -> Sharing:
-    """For a model's heads on a kind of device, ``cpu`` or ``cuda``."""
-    return Sharing(heads, price_of(heads, device=device, element_bytes=element_bytes), layout, exchange, ulysses_degree)
+    """For a model's heads on a kind of device, ``cpu`` or ``cuda``, and its ``recurrent`` layers if it has some."""
+    price = price_of(heads, device=device, element_bytes=element_bytes, recurrent=recurrent)
+    return Sharing(heads, price, layout, exchange, ulysses_degree)
 
 
 def choose_partition(
@@ -84,16 +109,17 @@ def choose_partition(
         if ulysses_degree == 1 and costs[1] * _CLEARLY <= _least(partition):
             break
     best = min(costs, key=lambda ulysses_degree: costs[ulysses_degree] * (_CLEARLY if ulysses_degree == 1 else 1))
-    return PartitionChoice(found[best], costs)
+    return PartitionChoice(found[best], costs, document, sharing)
 
 
 def _list_degrees(ranks: int, sharing: Sharing) -> list[int]:
     heads, kv_heads, *_ = sharing.heads
     if sharing.ulysses_degree is not None:
         count_shared_heads(heads, kv_heads, sharing.ulysses_degree)
+        assert sharing.ulysses_degree == 1 or sharing.price.recurrent is None, "the state of a head needs all tokens"
         return [sharing.ulysses_degree]
-    if sharing.exchange != "auto":
-        return [1]  # an exchange of keys was asked for
+    if sharing.exchange != "auto" or sharing.price.recurrent is not None:
+        return [1]  # an exchange of keys was asked for, or heads cannot be cut
     return [
         ulysses_degree
         for ulysses_degree in range(1, ranks + 1)
@@ -128,6 +154,12 @@ def _price(partition: AnyPartition, sharing: Sharing) -> float:
 def _least(partition: AnyPartition) -> float:
     """No way of sharing costs less than its even part of the work."""
     return float(partition.pairs.mean())
+
+
+def _describe_summaries(partition: Partition, price: SummaryPrice) -> str:
+    counts = count_summaries(partition.segments, partition.ranks)
+    most = counts.received_bytes(price.layers).max() / (1 << 20)
+    return f"{counts.published} summaries travel, {most:.1f} MiB a layer at most to a rank"
 
 
 def _name(ulysses_degree: int) -> str:

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from ropewalk.partition.needed_keys import find_needed_keys
+from ropewalk.partition.needed_keys import count_traffic_tokens
+from ropewalk.partition.recurrent_cost import RecurrentStates, SummaryPrice
 from ropewalk.partition.segments import Segments
 
 
@@ -62,6 +63,8 @@ class Price:
     """What one token's keys and values cost in an all-to-all where latents travel otherwise; None: ``key_pairs``."""
     kv_heads: int = 1
     overlaps: bool = False
+    recurrent: SummaryPrice | None = None
+    """Of the recurrent layers that share the partition; None for a model without."""
 
     def all_to_all_pairs(self, kept_heads: int) -> float:
         """For one token whose heads go through the all-to-alls, ``kept_heads`` of them keys after copies are made."""
@@ -76,22 +79,33 @@ _HIDDEN = 0.25
 """Of the price of traffic that is hidden behind work: it still takes memory bandwidth, and links that others share."""
 
 
-def price_of(heads: Heads, *, device: str, element_bytes: int) -> Price:
-    """Prices for a model's attention on a kind of device, ``cpu`` or ``cuda``."""
+def price_of(heads: Heads, *, device: str, element_bytes: int, recurrent: RecurrentStates | None = None) -> Price:
+    """Prices for a model's attention on a kind of device, ``cpu`` or ``cuda``, and for its ``recurrent`` layers."""
     kind = _DEVICES.get(device, _DEVICES["cuda"])
     # Two products forward, five backward, each of 2 operations an element.
-    pair_seconds = 14 * heads.heads * heads.head_dim / kind.attention_flops
+    pair_operations = 14 * heads.heads * heads.head_dim
+    pair_seconds = pair_operations / kind.attention_flops
     byte_pairs = 1 / kind.link_bytes_per_second / pair_seconds
     moved_pairs = (element_bytes + _GRADIENT_BYTES) * byte_pairs
     all_pairs = 2 * heads.kv_heads * heads.head_dim * moved_pairs
+    tile_pairs, message_pairs = kind.tile_seconds / pair_seconds, kind.message_seconds / pair_seconds
+    summaries = recurrent and SummaryPrice.of(
+        recurrent,
+        operation_pairs=1 / pair_operations,
+        byte_pairs=byte_pairs,
+        kernel_pairs=tile_pairs,
+        message_pairs=message_pairs,
+        element_bytes=element_bytes,
+    )
     return Price(
         key_pairs=all_pairs if heads.sent_width is None else heads.sent_width * moved_pairs,
         kept_pairs=None if heads.sent_width is None else all_pairs,
-        tile_pairs=kind.tile_seconds / pair_seconds,
-        message_pairs=kind.message_seconds / pair_seconds,
+        tile_pairs=tile_pairs,
+        message_pairs=message_pairs,
         query_pairs=4 * heads.heads * heads.head_dim * element_bytes * byte_pairs,
         kv_heads=heads.kv_heads,
         overlaps=kind.overlaps,
+        recurrent=summaries,
     )
 
 
@@ -110,14 +124,6 @@ def pairs_before(tokens: Int64[np.ndarray, "segments"], window: int | None) -> I
     inside = tokens if window is None else np.minimum(tokens, window)
     pairs: np.ndarray = inside * (inside + 1) // 2 + (tokens - inside) * inside
     return pairs
-
-
-def count_traffic_tokens(segments: Segments, ranks: int, window: int | None = None) -> Int64[np.ndarray, "ranks ranks"]:
-    """Tokens whose keys rank [i] must receive from rank [j]: only those that its tiles read."""
-    needed_keys = find_needed_keys(segments, ranks, window)
-    traffic = np.zeros((ranks, ranks), dtype=np.int64)
-    np.add.at(traffic, (needed_keys.rank, segments.owner[needed_keys.segment]), needed_keys.ranges.length)
-    return traffic
 
 
 def count_own_pairs(segments: Segments, ranks: int) -> Int64[np.ndarray, "ranks"]:
@@ -140,9 +146,11 @@ def price_segments(
         np.bincount(segments.owner[segments.document >= 0], minlength=ranks),
     )
     work = pairs + price.tile_pairs * tiles
+    least = float(work.mean())
+    recurrent = np.zeros(ranks) if price.recurrent is None else price.recurrent.price(segments, ranks)
     traffic = count_traffic_tokens(segments, ranks, window)
     if not traffic.any():
-        return float(work.max()), float(work.mean())
+        return float((work + recurrent).max()), least
     if exchange == "ring":
         sent, messages = np.full(ranks, (ranks - 1) * (int(segments.ranges.stop[-1]) // ranks)), ranks - 1
     else:
@@ -153,7 +161,7 @@ def price_segments(
         # Round a ring all work goes on while blocks travel, but the last block's; else only that on own keys.
         hides = work * (1 - 1 / ranks) if exchange == "ring" else np.minimum(count_own_pairs(segments, ranks), work)
         waits = np.maximum(waits - hides, _HIDDEN * waits)
-    return float((work + waits).max() + price.message_pairs * messages), float(work.mean())
+    return float((work + waits + recurrent).max() + price.message_pairs * messages), least
 
 
 def choose_cheapest(

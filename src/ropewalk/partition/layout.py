@@ -1,14 +1,15 @@
 """Layouts give tokens to ranks: contiguous, zigzag per document, balanced, or local.
 
 Every layout gives each rank exactly tokens / ranks tokens, for any documents. ``auto`` tries all of them, and local
-with several lengths from which a document is spread; the caller takes the cheapest.
+with several lengths from which a document is spread; the caller takes the cheapest. Where recurrent layers share the
+partition, ``auto`` leaves out those that cut each document into 2 x ranks parts, short ones too.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from ropewalk.partition.balanced import own_balanced
+from ropewalk.partition.balanced import FOR_ATTENTION, FOR_RECURRENCES, own_balanced
 from ropewalk.partition.local import own_local
 from ropewalk.partition.segments import Ownership, PackedDocuments
 from ropewalk.partition.zigzag import own_zigzag
@@ -24,20 +25,29 @@ def own_contiguous(documents: PackedDocuments, ranks: int) -> Ownership:
     return Ownership(np.arange(ranks) * (documents.tokens // ranks), np.arange(ranks))
 
 
-def propose(documents: PackedDocuments, ranks: int, layout: str) -> Iterator[tuple[str, Ownership]]:
-    """The ownerships that a layout allows, each with the layout's name; where two cost the same, the first is meant."""
+def propose(
+    documents: PackedDocuments, ranks: int, layout: str, *, recurrent: bool = False
+) -> Iterator[tuple[str, Ownership]]:
+    """The ownerships that a layout allows, each with the layout's name; where two cost the same, the first is meant.
+
+    ``recurrent``: the model has recurrent layers, for which a document in fewer and longer pieces costs less.
+    """
     if ranks == 1:
         yield "contiguous" if layout == "auto" else layout, own_contiguous(documents, 1)
         return
+    rule = FOR_RECURRENCES if recurrent else FOR_ATTENTION
     searched = layout == "auto" and len(documents.real) <= _FEW_DOCUMENTS
     if layout in ("contiguous", "auto"):
         yield "contiguous", own_contiguous(documents, ranks)
     if layout in ("balanced", "auto"):
-        yield "balanced", own_balanced(documents, ranks)
+        yield "balanced", own_balanced(documents, ranks, rule)
     if layout == "local" or searched:
         longest = documents.ranges.length[documents.real].max(initial=0)
         shares = [documents.tokens // ranks * share for share in _SPREAD_SHARES]
+        if recurrent:
+            # Parts of 2 x ranks have the least length only from about a quarter of a share on.
+            shares = [max(share, 2 * ranks * rule.least_tokens) for share in shares[:3]]
         for share in [shares[0], *(share for share in shares[1:] if longest > share)]:
-            yield "local", own_local(documents, ranks, spread_above_tokens=int(share))
-    if layout == "zigzag" or searched:
+            yield "local", own_local(documents, ranks, spread_above_tokens=int(share), grain_tokens=rule.grain_tokens)
+    if layout == "zigzag" or (searched and not recurrent):
         yield "zigzag", own_zigzag(documents, ranks)

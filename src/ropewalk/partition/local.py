@@ -22,13 +22,19 @@ _Owned = list[tuple[int, int]]
 """Start and owner of ranges."""
 
 
-def own_local(documents: PackedDocuments, ranks: int, *, spread_above_tokens: int) -> Ownership:
-    """Spread documents longer than ``spread_above_tokens``, keep the others whole where they fit."""
+def own_local(documents: PackedDocuments, ranks: int, *, spread_above_tokens: int, grain_tokens: int = 1) -> Ownership:
+    """Spread documents longer than ``spread_above_tokens``, keep the others whole where they fit.
+
+    Long documents are cut at multiples of ``grain_tokens``, unless ranks then had more than their tokens.
+    """
     length = documents.ranges.length
     long = documents.real & (length > spread_above_tokens)
-    chunks, owner = cut_zigzag(documents.ranges.where(long), ranks)
-    used = np.bincount(owner, weights=chunks.length, minlength=ranks)
-    room = [documents.tokens // ranks - int(tokens) for tokens in used]
+    for grain in (grain_tokens, 1):
+        chunks, owner = cut_zigzag(documents.ranges.where(long), ranks, grain_tokens=grain)
+        used = np.bincount(owner, weights=chunks.length, minlength=ranks)
+        room = [documents.tokens // ranks - int(tokens) for tokens in used]
+        if min(room) >= 0:
+            break
     owned: _Owned = list(zip(chunks.start.tolist(), owner.tolist(), strict=True))
 
     short = np.flatnonzero(documents.real & ~long)

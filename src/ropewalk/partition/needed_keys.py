@@ -45,6 +45,14 @@ def find_needed_keys(segments: Segments, ranks: int, window: int | None = None) 
     return NeededKeys(rank, segment, TokenRanges(start, stop))
 
 
+def count_traffic_tokens(segments: Segments, ranks: int, window: int | None = None) -> Int64[np.ndarray, "ranks ranks"]:
+    """Tokens whose keys rank [i] must receive from rank [j]: only those that its tiles read."""
+    needed_keys = find_needed_keys(segments, ranks, window)
+    traffic = np.zeros((ranks, ranks), dtype=np.int64)
+    np.add.at(traffic, (needed_keys.rank, segments.owner[needed_keys.segment]), needed_keys.ranges.length)
+    return traffic
+
+
 def _next_owned(segments: Segments, rank: int) -> Int64[np.ndarray, "segments"]:
     """For every segment the first later segment of ``rank``; the number of segments where there is none."""
     mine = np.flatnonzero(segments.owner == rank)

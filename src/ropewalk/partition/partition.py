@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from ropewalk.core.error import UserError
-from ropewalk.partition.cost import PRICE, Price, choose_cheapest, count_pairs, count_traffic_tokens, price_segments
+from ropewalk.partition.cost import PRICE, Price, choose_cheapest, count_pairs, price_segments
 from ropewalk.partition.layout import LAYOUTS as LAYOUTS
 from ropewalk.partition.layout import propose
-from ropewalk.partition.needed_keys import NeededKeys, find_needed_keys
+from ropewalk.partition.needed_keys import NeededKeys, count_traffic_tokens, find_needed_keys
 from ropewalk.partition.segments import Segments, find_documents, make_segments
 from ropewalk.partition.tiles import (
     Queries,
@@ -171,7 +171,8 @@ def partition_tokens(
     """
     _check(document, ranks, layout=layout, exchange=exchange, window=window)
     documents = find_documents(document)
-    proposals = ((name, make_segments(documents, owned, ranks)) for name, owned in propose(documents, ranks, layout))
+    owned = propose(documents, ranks, layout, recurrent=price.recurrent is not None)
+    proposals = ((name, make_segments(documents, each, ranks)) for name, each in owned)
     name, segments = choose_cheapest(proposals, ranks, window=window, price=price)
     exchange = _choose_exchange(segments, ranks, window, price) if exchange == "auto" else exchange
     return Partition(ranks, documents.tokens, name, exchange, window, segments)

@@ -18,10 +18,15 @@ def own_zigzag(documents: PackedDocuments, ranks: int) -> Ownership:
     return Ownership(chunks.start, owner)
 
 
-def cut_zigzag(documents: TokenRanges, ranks: int) -> tuple[TokenRanges, Int64[np.ndarray, "chunks"]]:
-    """The non-empty chunks and their owners, in packed order; ranks' totals differ by at most one token."""
+def cut_zigzag(
+    documents: TokenRanges, ranks: int, *, grain_tokens: int = 1
+) -> tuple[TokenRanges, Int64[np.ndarray, "chunks"]]:
+    """The non-empty chunks and their owners, in packed order; ranks' totals differ by at most one token.
+
+    Cuts are at multiples of ``grain_tokens`` in a document; with more than 1 the totals differ by more.
+    """
     chunks = 2 * ranks
-    base, left = np.divmod(documents.length, chunks)
+    base, left = np.divmod(documents.length // grain_tokens, chunks)
     given = (np.cumsum(left) - left) % ranks
     # Of the tokens left over, rank r gets one for each full round and one if the last round reaches it.
     turn = (np.arange(ranks) - given[:, None]) % ranks
@@ -29,6 +34,8 @@ def cut_zigzag(documents: TokenRanges, ranks: int) -> tuple[TokenRanges, Int64[n
     size = np.repeat(base[:, None], chunks, axis=1)
     size[:, :ranks] += extra > 1
     size[:, ranks:] += extra[:, ::-1] > 0
+    size *= grain_tokens
+    size[:, -1] += documents.length % grain_tokens
     stop = documents.start[:, None] + np.cumsum(size, axis=1)
     rank = np.arange(ranks)
     owner = np.broadcast_to(np.concatenate([rank, rank[::-1]]), size.shape)

@@ -38,6 +38,12 @@ class Recurrence:
         state = heads * key_dim * value_dim
         return state if begins else state + self.transition_numbers(heads, key_dim)
 
+    def summary_operations(self, heads: int, key_dim: int, value_dim: int) -> int:
+        """Operations that a token of an inner segment costs more, forward, to find M and U: the steps of its chunk on
+        the state [U | M], where the ordinary pass has them on the state alone; where M is a number, on U."""
+        products, width = (2, value_dim + key_dim) if self.erases else (1, value_dim)
+        return 2 * products * heads * key_dim * width
+
 
 RECURRENCES = {
     each.name: each
