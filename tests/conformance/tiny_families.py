@@ -160,6 +160,7 @@ OWN: dict[str, dict[str, Any]] = {
         "num_experts": 4,
         "shared_expert_intermediate_size": 40,
     },
+    "Lfm2ForCausalLM": {"layer_types": ["conv", FULL] * 2, "conv_L_cache": 4, "block_multiple_of": 8},
     "MiniMaxM2ForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2, "rotary_dim": 8},
 }
 

@@ -27,6 +27,8 @@ _QWEN35 = Family(
     parts=_DELTA,
 )
 
+_W123 = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+
 HYBRIDS: Mapping[str, Family] = {
     "Qwen3NextForCausalLM": Family(
         "qwen3_next",
@@ -49,5 +51,17 @@ HYBRIDS: Mapping[str, Family] = {
         model_type="qwen3_5_moe_text",
         mlp_width_key="moe_intermediate_size",  # no layer has another MLP
         experts=ExpertKeys(shared_width="shared_expert_intermediate_size", shared_gate=True),
+    ),
+    "Lfm2ForCausalLM": Family(
+        "lfm2",
+        qk_norm="head",
+        needs_kv_heads=True,
+        tied=True,
+        theta=1_000_000.0,
+        adjusts_mlp=True,
+        fixed={"conv_bias": False, "tie_embedding": True},
+        projections={"o_proj": "out_proj", **_W123},
+        recurrent=RecurrentKeys("convolution", "lfm2", word="conv", every=1, attention_key="full_attn_idxs"),
+        parts=Parts(recurrent="conv", mlp="feed_forward", norm="embedding_norm"),
     ),
 }

@@ -72,6 +72,16 @@ def list_recurrent(config: Mapping[str, Any], family: Family, *, layers: int, wh
     kinds = config.get("layer_types")
     if isinstance(kinds, list):
         return tuple(layer for layer, kind in enumerate(kinds) if kind == keys.word)
+    if keys.attention_key and config.get(keys.attention_key) is not None:
+        attending = config[keys.attention_key]
+        if not isinstance(attending, list) or not all(type(each) is int and 0 <= each < layers for each in attending):
+            raise UserError(
+                f"{keys.attention_key} is not usable",
+                where=f"{where}: {keys.attention_key}",
+                why=f"it is {attending!r:.60}, and must be a list of layers from 0 to {layers - 1}",
+                fix="correct it",
+            )
+        return tuple(layer for layer in range(layers) if layer not in attending)
     every = keys.every if config.get(keys.every_key) is None else config[keys.every_key]
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise UserError(
@@ -128,6 +138,13 @@ def _read_gated_delta(keys: RecurrentKeys, layers: tuple[int, ...], count: Count
     )
 
 
+def _read_convolution(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
+    """LFM2: a convolution of the width between two gates."""
+    width, taps = count("hidden_size"), count("conv_L_cache")
+    matrices = (("in_proj", width, 3 * width), ("out_proj", width, width))
+    return RecurrentLayers(keys.kind, layers, matrices, other_parameters=width * taps, channels=width, taps=taps)
+
+
 def _require_groups(heads: int, key_heads: int, where: str) -> None:
     if heads % key_heads:
         raise UserError(
@@ -141,4 +158,5 @@ def _require_groups(heads: int, key_heads: int, where: str) -> None:
 _READERS: Mapping[str, Callable[[RecurrentKeys, tuple[int, ...], Count, str], RecurrentLayers]] = {
     "qwen3_next": _read_gated_delta,
     "qwen3_5": _read_gated_delta,
+    "lfm2": _read_convolution,
 }
