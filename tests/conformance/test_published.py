@@ -57,7 +57,6 @@ REFUSED = {
     "mistralai/Mistral-Small-4-119B-2603": _LATENT,
     "Qwen/Qwen3-VL-30B-A3B-Instruct": _INPUTS,
     "LiquidAI/LFM2-8B-A1B": _RECURRENT,
-    "ibm-ai-platform/Bamba-9B-v2": _RECURRENT,
     "baichuan-inc/Baichuan2-7B-Base": _REMOTE,
     "internlm/internlm2-7b": _REMOTE,
     "microsoft/bitnet-b1.58-2B-4T-bf16": "weights of three values",

@@ -79,7 +79,7 @@ class RecurrentKeys:
     ``kind`` is one of shape/recurrences.py, or ``convolution``. ``layout`` says how the class arranges the matrices of
     such a layer and names their sizes (shape/recurrent.py). ``word`` names such a layer in ``layer_types``; where a
     file lacks that key, ``attention_key`` lists the layers that have attention, or every ``every``-th layer has it, or
-    the number in ``every_key``.
+    the number in ``every_key``. ``word`` is empty for a class without ``layer_types``.
     """
 
     kind: str

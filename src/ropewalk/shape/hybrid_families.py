@@ -64,4 +64,16 @@ HYBRIDS: Mapping[str, Family] = {
         recurrent=RecurrentKeys("convolution", "lfm2", word="conv", every=1, attention_key="full_attn_idxs"),
         parts=Parts(recurrent="conv", mlp="feed_forward", norm="embedding_norm"),
     ),
+    "BambaForCausalLM": Family(
+        "bamba",
+        qkv_bias=_BIAS,
+        output_bias=_BIAS,
+        mlp_bias=("mlp_bias", False),
+        needs_kv_heads=True,
+        partial=True,
+        rotary_share=0.5,
+        fixed={"partial_rotary_factor": 0.5, "mamba_conv_bias": True, "mamba_proj_bias": False},
+        recurrent=RecurrentKeys("ssd", "mamba2", word="", attention_key="attn_layer_indices"),
+        parts=Parts(recurrent="mamba", mlp="feed_forward", norm="final_layernorm"),
+    ),
 }
