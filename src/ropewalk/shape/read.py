@@ -104,7 +104,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        mlp_width=_count(config, family.mlp_width_key, where),
+        mlp_width=_find_mlp_width(config, family, where),
         vocabulary=vocabulary,
         tied=bool(config.get("tie_word_embeddings", family.tied)),
         context_tokens=find_reach(config, find_stretched(positions), context_tokens),
@@ -148,6 +148,21 @@ def _read_widths(config: Mapping[str, Any], family: Family, where: str) -> tuple
 
 def _has_bias(config: Mapping[str, Any], bias: Bias) -> bool:
     return bias if isinstance(bias, bool) else bool(config.get(*bias))
+
+
+def _find_mlp_width(config: Mapping[str, Any], family: Family, where: str) -> int:
+    count = partial(_count, config, where=where)
+    if not family.adjusts_mlp:
+        return count(family.mlp_width_key)
+    given = count("block_ff_dim" if config.get("block_ff_dim") is not None else family.mlp_width_key)
+    if not config.get("block_auto_adjust_ff_dim", True):
+        return given
+    factor = config.get("block_ffn_dim_multiplier", 1.0)
+    wide = 2 * given // 3
+    if factor is None:
+        return wide
+    multiple = count("block_multiple_of", default=256)
+    return multiple * -(-int(_find_figure(config, "block_ffn_dim_multiplier", 1.0, where) * wide) // multiple)
 
 
 def _find_experts(config: Mapping[str, Any], family: Family, *, layers: int, width: int, where: str) -> Experts | None:
