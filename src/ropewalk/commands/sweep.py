@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections import defaultdict
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ropewalk.commands.plan_growth import plan_growth
 from ropewalk.commands.prepare import prepare_corpus
 from ropewalk.commands.run import read_versions
 from ropewalk.commands.run_inputs import base_model
+from ropewalk.commands.settle import settle_given
 from ropewalk.commands.train import train_stages
 from ropewalk.core.artifact import FolderInUseError, is_finished, read_manifest, write_whole
 from ropewalk.core.error import UserError
@@ -46,6 +47,7 @@ def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
             fix=f"ropewalk sweep {path} without torchrun, once on each machine: they share the cells",
         )
     sweep, cells = load_sweep(path, overrides)
+    cells = [replace(cell, recipe=settle_given(cell.recipe).recipe) for cell in cells]
     left = [cell for cell in cells if not _is_done(cell)]
     say(f"{len(cells)} cells, {len(cells) - len(left)} of them done")
     while left:

@@ -12,6 +12,7 @@ from ropewalk.recipe.lora import Lora
 from ropewalk.shape.model_shape import ModelShape
 
 Exchange = Literal["ring", "all_gather", "needed_kv", "heads"]
+_GATHERS = 2  # of weights: for the forward and for the backward pass
 _GRADIENT_BYTES = 4  # of what is summed on its way: weights' gradients, and keys' in a ring
 
 
@@ -60,14 +61,22 @@ def state_traffic(
     ranks: int,
     replicas: int = 1,
     element_bytes: int = 2,
-    gathers: int = 2,
     lora: Lora | None = None,
 ) -> float:
-    """Bytes per rank and micro-batch for sharded states: weights gathered ``gathers`` times, and fp32 gradients.
+    """Bytes per rank and micro-batch for sharded states, those between replicas included."""
+    shards = ranks // replicas
+    inside = shard_traffic(shape, shards=shards, element_bytes=element_bytes, lora=lora)
+    return inside + replica_traffic(shape, shards=shards, replicas=replicas, lora=lora)
 
-    With ``replicas`` among the ranks, a shard's gradient also travels twice around the ranks that hold it.
-    """
-    trained, shards = count_trained(shape, lora), ranks // replicas
-    gathered = gathers * element_bytes * (shape.parameters + trained.adapters)
-    gradients = _GRADIENT_BYTES * trained.parameters
-    return (shards - 1) / shards * (gathered + gradients) + 2 * (replicas - 1) / replicas * gradients / shards
+
+def shard_traffic(shape: ModelShape, *, shards: int, element_bytes: int = 2, lora: Lora | None = None) -> float:
+    """Bytes per rank and micro-batch within a group of ``shards`` ranks: weights gathered twice, float32 gradients."""
+    trained = count_trained(shape, lora)
+    gathered = _GATHERS * element_bytes * (shape.parameters + trained.adapters)
+    return (shards - 1) / shards * (gathered + _GRADIENT_BYTES * trained.parameters)
+
+
+def replica_traffic(shape: ModelShape, *, shards: int, replicas: int, lora: Lora | None = None) -> float:
+    """Bytes per rank and micro-batch between ``replicas`` ranks that hold a shard: its gradient, twice around."""
+    gradients = _GRADIENT_BYTES * count_trained(shape, lora).parameters
+    return 2 * (replicas - 1) / replicas * gradients / shards

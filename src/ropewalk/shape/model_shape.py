@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from ropewalk.rope.layers import (
@@ -19,7 +20,7 @@ from ropewalk.shape.family import Norm, QkNorm
 from ropewalk.shape.latent import Latent, require_score_factor, score_factor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: a search asks for the sums below a hundred thousand times, so they are kept
 class ModelShape:
     """A decoder of blocks with attention and an MLP. Made by shape/read.
 
@@ -141,7 +142,7 @@ class ModelShape:
         """The number of layers with a mixture of experts."""
         return len(self.experts.layers) if self.experts else 0
 
-    @property
+    @cached_property
     def attention_parameters(self) -> int:
         """Parameters of one layer outside of its MLP, exactly."""
         biased = self.latent.bias_width if self.latent else self.query_width + 2 * self.kv_width
@@ -150,7 +151,7 @@ class ModelShape:
         matrices = sum(into * out for into, out in self.attention_matrices.values())
         return matrices + biases + norms + self.other_parameters
 
-    @property
+    @cached_property
     def mlp_parameters(self) -> int:
         """Parameters of one dense MLP, exactly."""
         wide = 2 if self.mlp == "gated" else 1
@@ -162,7 +163,7 @@ class ModelShape:
             return self.attention_parameters + self.experts.parameters(self.width)
         return self.attention_parameters + self.mlp_parameters
 
-    @property
+    @cached_property
     def block_parameters(self) -> int:
         """Parameters of the largest layer, exactly; of any layer where all are alike."""
         return max(self.layer_parameters(layer) for layer in {0, self.layers - 1, *self._first_mixture()})
@@ -170,7 +171,7 @@ class ModelShape:
     def _first_mixture(self) -> tuple[int, ...]:
         return self.experts.layers[:1] if self.experts else ()
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Parameters of the whole model, exactly; a tied head is counted once."""
         embeddings = self.vocabulary * self.width * (1 if self.tied else 2)
@@ -179,7 +180,7 @@ class ModelShape:
         dense = (self.layers - self.mixtures) * self.mlp_parameters
         return embeddings + self.layers * self.attention_parameters + dense + mixtures + self.norm_parameters + fires
 
-    @property
+    @cached_property
     def mean_mlp_width(self) -> float:
         """The inner width of the MLP that a token passes, in the mean over layers: of a mixture the experts it uses."""
         active = self.mixtures * self.experts.active_width() if self.experts else 0
