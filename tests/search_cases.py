@@ -9,8 +9,8 @@ from typing import NamedTuple
 from planned_recipe import make_planned
 from ropewalk.plan.forecast import forecast
 from ropewalk.plan.hardware import KNOWN, Machine
-from ropewalk.plan.layout import Layout, StageSpace, list_layouts, open_stage_space
 from ropewalk.plan.plan import Plan, Split
+from ropewalk.plan.rank_layout import Layout, StageSpace, list_layouts, open_stage_space
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.sharing import Cut
 from ropewalk.shape.model_shape import ModelShape, plain_layers

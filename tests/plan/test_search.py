@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from ropewalk.plan.search import Candidate, find_fastest, find_front
+from ropewalk.plan.search import LayoutPlan, find_fastest, find_front
 from search_cases import SearchCase, draw_case, list_settings, make_case, plan_setting
 
 _TRIED = 500
 
 
-def search(case: SearchCase) -> Candidate:
+def search(case: SearchCase) -> LayoutPlan:
     found = find_fastest([case.space], case.layouts)
     assert found is not None
     return found

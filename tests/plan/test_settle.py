@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from planned_recipe import make_planned
 from ropewalk.cli.main import app
 from ropewalk.commands.check import check_recipe
-from ropewalk.commands.settle import decide_elsewhere, settle_given
+from ropewalk.commands.decide_open import decide_elsewhere, settle_given
 from ropewalk.core.error import UserError
 from ropewalk.plan.forecast import forecast_recipe
 from ropewalk.plan.settle import settle_recipe

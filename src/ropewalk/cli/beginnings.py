@@ -46,8 +46,8 @@ def launch_command(
     as_json: AsJson = False,
 ) -> None:
     """Print a script that trains a recipe on many machines and continues automatically after a preemption."""
+    from ropewalk.commands.decide_open import decide_elsewhere
     from ropewalk.commands.launch import write_script
-    from ropewalk.commands.settle import decide_elsewhere
 
     given = overrides or []
     settled, decided = decide_elsewhere(load_open(recipe, given))

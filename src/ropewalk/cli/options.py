@@ -30,7 +30,7 @@ def load_given(recipe: Path, overrides: Sequence[str] | None) -> Any:
     loaded = load_open(recipe, overrides)
     if not loaded.open_keys:
         return loaded
-    from ropewalk.commands.settle import settle_aloud
+    from ropewalk.commands.decide_open import settle_aloud
 
     return settle_aloud(loaded)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.commands.claim import read_base_shape
-from ropewalk.commands.settle import count_ranks_started, settle_given
+from ropewalk.commands.decide_open import count_ranks_started, settle_given
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder

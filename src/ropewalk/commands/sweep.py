@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ropewalk.commands.claim import claim
+from ropewalk.commands.decide_open import settle_given
 from ropewalk.commands.evaluate import measure_models
 from ropewalk.commands.extend import extend_first_stage
 from ropewalk.commands.plan_growth import plan_growth
 from ropewalk.commands.prepare import prepare_corpus
 from ropewalk.commands.run import read_versions
 from ropewalk.commands.run_inputs import base_model
-from ropewalk.commands.settle import settle_given
 from ropewalk.commands.train import train_stages
 from ropewalk.core.artifact import FolderInUseError, is_finished, read_manifest, write_whole
 from ropewalk.core.error import UserError

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 from ropewalk.core.quantity import format_amount, format_bytes, format_seconds
 from ropewalk.plan.plan import Plan
-from ropewalk.plan.search import Candidate
+from ropewalk.plan.search import LayoutPlan
 from ropewalk.plan.step_time import StepTime
 
 _PARTS = {
@@ -31,16 +31,16 @@ def explain_terms(plan: Plan) -> Iterator[str]:
             yield f"  {words:<20} {format_bytes(part)}"
 
 
-def tabulate_front(front: Sequence[Candidate], *, priced: bool) -> Iterator[str]:
+def tabulate_front(front: Sequence[LayoutPlan], *, priced: bool) -> Iterator[str]:
     """Lines of a table, one for each candidate, the fastest first."""
     yield f"{'time':>11} {'memory':>9} {'dollars':>8}  settings that no other beats in all three"
     for candidate in front:
         dollars = format_amount(candidate.dollars) if priced else ""
         time, memory = format_seconds(candidate.seconds), format_bytes(candidate.peak_bytes)
-        yield f"{time:>11} {memory:>9} {dollars:>8}  {describe_candidate(candidate)}"
+        yield f"{time:>11} {memory:>9} {dollars:>8}  {describe_layout_plan(candidate)}"
 
 
-def describe_candidate(candidate: Candidate) -> str:
+def describe_layout_plan(candidate: LayoutPlan) -> str:
     """The layout and each stage's settings in words."""
     layout = candidate.layout
     words = [f"ranks {layout.ranks}, context ranks {layout.context_ranks}, replicas {layout.replicas}"]

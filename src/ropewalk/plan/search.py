@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ropewalk.plan.fit import fits, list_memory, measure_lack, time_split
-from ropewalk.plan.layout import Layout, StageSpace
 from ropewalk.plan.memory import Memory
 from ropewalk.plan.plan import Split
+from ropewalk.plan.rank_layout import Layout, StageSpace
 from ropewalk.plan.savings import Savings
 
 _NEVER = float("inf")
@@ -28,7 +28,7 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class LayoutPlan:
     """A layout with an option for each stage. ``dollars`` are 0 where no price is known."""
 
     layout: Layout
@@ -37,14 +37,14 @@ class Candidate:
     peak_bytes: float
     dollars: float
 
-    def is_beaten_by(self, other: "Candidate") -> bool:
+    def is_beaten_by(self, other: "LayoutPlan") -> bool:
         """Whether ``other`` is as good in time, memory and money; a candidate beats itself."""
         return other.seconds <= self.seconds and other.peak_bytes <= self.peak_bytes and other.dollars <= self.dollars
 
 
-def find_fastest(stages: Sequence[StageSpace], layouts: Sequence[Layout]) -> Candidate | None:
+def find_fastest(stages: Sequence[StageSpace], layouts: Sequence[Layout]) -> LayoutPlan | None:
     """The fastest candidate that fits, or None."""
-    best: Candidate | None = None
+    best: LayoutPlan | None = None
     for bounds, layout in _sort_by_bound(stages, layouts):
         limit = _NEVER if best is None else best.seconds
         if sum(bounds) >= limit:
@@ -61,13 +61,13 @@ def find_fastest(stages: Sequence[StageSpace], layouts: Sequence[Layout]) -> Can
     return best
 
 
-def find_front(stages: Sequence[StageSpace], layouts: Sequence[Layout]) -> list[Candidate]:
+def find_front(stages: Sequence[StageSpace], layouts: Sequence[Layout]) -> list[LayoutPlan]:
     """All candidates that no other one beats in time, memory and money at once, the fastest first."""
-    front: list[Candidate] = []
+    front: list[LayoutPlan] = []
     for bounds, layout in _sort_by_bound(stages, layouts):
         least = max(_least_peak(space, layout) for space in stages)
         seconds = sum(bounds)
-        hope = Candidate(layout, (), seconds, least, _price(stages[0], layout, seconds))
+        hope = LayoutPlan(layout, (), seconds, least, _price(stages[0], layout, seconds))
         if any(hope.is_beaten_by(other) for other in front):
             continue
         choices = [list(_list_options(space, layout, _NEVER)) for space in stages]
@@ -150,10 +150,10 @@ def _list_leanest(space: StageSpace, layout: Layout) -> Iterator[Memory]:
         yield from (memory for _, memory in list_memory(space.load, ranks=layout.ranks, split=split))
 
 
-def _combine(stages: Sequence[StageSpace], layout: Layout, options: Sequence[Option]) -> Candidate:
+def _combine(stages: Sequence[StageSpace], layout: Layout, options: Sequence[Option]) -> LayoutPlan:
     seconds = sum(option.seconds for option in options)
     peak = max(option.memory.peak_bytes for option in options)
-    return Candidate(layout, tuple(options), seconds, peak, _price(stages[0], layout, seconds))
+    return LayoutPlan(layout, tuple(options), seconds, peak, _price(stages[0], layout, seconds))
 
 
 def _price(space: StageSpace, layout: Layout, seconds: float) -> float:

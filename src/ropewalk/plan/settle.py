@@ -12,9 +12,9 @@ from ropewalk.core.quantity import OPEN
 from ropewalk.plan.fit import steady_machine
 from ropewalk.plan.gpus import list_gpus
 from ropewalk.plan.hardware import Machine
-from ropewalk.plan.layout import Layout, StageSpace, list_layouts, open_stage_space
 from ropewalk.plan.planned_machine import choose_machine, count_devices
-from ropewalk.plan.search import Candidate, find_fastest, find_least_lack
+from ropewalk.plan.rank_layout import Layout, StageSpace, list_layouts, open_stage_space
+from ropewalk.plan.search import LayoutPlan, find_fastest, find_least_lack
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.recipe.spec import Init, Recipe
 from ropewalk.recipe.stretch import stretch_stages
@@ -157,7 +157,7 @@ def find_count(recipe: Recipe, key: str) -> int:
     return int(getattr(spec, name))
 
 
-def _compare(line: str, key: str, best: Candidate, space: RecipeSpace) -> str:
+def _compare(line: str, key: str, best: LayoutPlan, space: RecipeSpace) -> str:
     """``line`` with the times of the other values of ``key``, everything else as open as before."""
     names = {"parallel.ranks": "ranks", "parallel.context_parallel": "context_ranks", "parallel.replicas": "replicas"}
     if key not in names:
@@ -172,7 +172,7 @@ def _compare(line: str, key: str, best: Candidate, space: RecipeSpace) -> str:
     return "; ".join([line, *(words for _, _, words in sorted(nearest, key=lambda each: each[1]))])
 
 
-def _describe_other(value: int, other: Candidate | None, best: Candidate) -> str:
+def _describe_other(value: int, other: LayoutPlan | None, best: LayoutPlan) -> str:
     if other is None:
         return f"{value} does not fit"
     return f"{value} takes {other.seconds / best.seconds:.2f} times as long"

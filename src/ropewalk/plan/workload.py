@@ -68,7 +68,7 @@ def describe_workload(
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class RankWork:
     """What the busiest rank does of a step, and the bytes that it sends."""
 
     work: Work
@@ -76,7 +76,7 @@ class Share:
     state_bytes: float
 
 
-def share_work(load: Workload, *, ranks: int, split: Split, recompute: Recompute, machine: Machine) -> Share:
+def share_work(load: Workload, *, ranks: int, split: Split, recompute: Recompute, machine: Machine) -> RankWork:
     """What one of ``ranks`` ranks does of a step of ``load``, if it is split so."""
     own = load.count_busiest(ranks, split.context_ranks)
     micro_batches = math.ceil(own / split.micro_batch_size)
@@ -98,7 +98,7 @@ def share_work(load: Workload, *, ranks: int, split: Split, recompute: Recompute
         state_seconds=state_seconds(inside, shards, machine) + replica_seconds(between, ranks, shards, machine),
         element_bytes=split.element_bytes,
     )
-    return Share(work, context_bytes, inside + between)
+    return RankWork(work, context_bytes, inside + between)
 
 
 def _context_bytes(load: Workload, *, split: Split, recompute: Recompute) -> float:
