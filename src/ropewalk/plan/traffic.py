@@ -63,16 +63,27 @@ def state_traffic(
     element_bytes: int = 2,
     lora: Lora | None = None,
 ) -> float:
-    """Bytes per rank and micro-batch for sharded states: weights, and fp32 gradients.
+    """Bytes per rank and micro-batch for sharded states, those between replicas included."""
+    shards = ranks // replicas
+    inside = shard_traffic(shape, shards=shards, element_bytes=element_bytes, lora=lora)
+    return inside + replica_traffic(shape, shards=shards, replicas=replicas, lora=lora)
+
+
+def shard_traffic(shape: ModelShape, *, shards: int, element_bytes: int = 2, lora: Lora | None = None) -> float:
+    """Bytes per rank and micro-batch within a group of ``shards`` ranks: weights, and float32 gradients.
 
     A block's weights are gathered for the forward and for the backward. The embedding, the last norm and the head stay
-    gathered between the two, and so does all of a model that is gathered as one unit. With ``replicas`` among the
-    ranks, a shard's gradient also travels twice around the ranks that hold it.
+    gathered between the two, and so does all of a model that is gathered as one unit.
     """
-    trained, shards = count_trained(shape, lora), ranks // replicas
+    trained = count_trained(shape, lora)
     weights = shape.parameters + trained.adapters
     root = shape.vocabulary * shape.width * (1 if shape.tied else 2) + shape.norm_parameters
     again = 0 if gathers_whole(shape, trained) else weights - root
     gathered = element_bytes * (weights + again)
-    gradients = _GRADIENT_BYTES * trained.parameters
-    return (shards - 1) / shards * (gathered + gradients) + 2 * (replicas - 1) / replicas * gradients / shards
+    return (shards - 1) / shards * (gathered + _GRADIENT_BYTES * trained.parameters)
+
+
+def replica_traffic(shape: ModelShape, *, shards: int, replicas: int, lora: Lora | None = None) -> float:
+    """Bytes per rank and micro-batch between ``replicas`` ranks that hold a shard: its gradient, twice around."""
+    gradients = _GRADIENT_BYTES * count_trained(shape, lora).parameters
+    return 2 * (replicas - 1) / replicas * gradients / shards

@@ -38,8 +38,10 @@ _STEP_ROUNDING = 0.1
 def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
     """Check ``recipe`` against the rules and return all findings.
 
-    ``shape`` is the shape of the base model. The rules that need the built corpus are in check_corpus.py.
+    ``shape`` is the shape of the base model. No count of the recipe may be open. The rules that need the built corpus
+    are in check_corpus.py.
     """
+    assert not recipe.open_keys, "plan/settle.py decides them first"
     findings = [*_check_ranks(recipe), *_check_heads(recipe, shape), *_check_writing(recipe, shape)]
     findings += _check_embedded(recipe)
     before = shape

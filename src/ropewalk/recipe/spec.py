@@ -6,10 +6,11 @@ Every key has its unit in its name or in its docstring. An unknown key is refuse
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic_core import core_schema
 
 from ropewalk.core.digest import digest_recipe
-from ropewalk.core.quantity import Count, PositiveCount
+from ropewalk.core.quantity import OPEN, Count, PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.mix_rules import MixRules, check_mix, check_stratum_weights
 from ropewalk.corpus.spec import CorpusSpec
@@ -119,6 +120,20 @@ class ImportSpec(Spec):
     """Of the imported weights; float32 holds every dequantised value exactly."""
 
 
+def _open_all(value: object) -> object:
+    """``parallel: auto`` leaves every count open; the other keys are ``auto`` by themselves."""
+    return {"ranks": "auto", "context_parallel": "auto", "replicas": "auto"} if value == "auto" else value
+
+
+class _OrAuto:
+    """In the JSON Schema: the mapping, or ``auto`` as a whole."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [handler(schema), {"const": "auto", "type": "string"}]}
+
+
 class Recipe(Spec):
     """A run: which model, on which text, through which stages, on how many ranks, measured how."""
 
@@ -132,8 +147,8 @@ class Recipe(Spec):
     """The text: sources, mix, and what is kept."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     """Lengths to train at, one after another."""
-    parallel: Parallel = Parallel()
-    """How ranks share the work."""
+    parallel: Annotated[Parallel, BeforeValidator(_open_all), _OrAuto()] = Parallel()
+    """How ranks share the work; ``auto`` as a whole leaves ranks, context ranks and replicas to the plan."""
     hardware: str | Hardware | None = None
     """The devices of a node that plans are made for, such as ``h100-sxm x 8`` (docs/plan.md); null is the machine that
     makes the plan. Training uses what it finds. Not part of the recipe's digest."""
@@ -150,6 +165,16 @@ class Recipe(Spec):
     a gate that is undecided stops like one that is missed. Not part of the recipe's digest."""
     trial: bool = False
     """Say in the report that the run is a trial; ``run --fast`` sets it. Not part of the recipe's digest."""
+
+    @property
+    def open_keys(self) -> tuple[str, ...]:
+        """The counts that are ``auto``, as they are overridden; plan/settle.py decides them."""
+        stages = [
+            f"stages.{index}.micro_batch_size"
+            for index, stage in enumerate(self.stages)
+            if stage.micro_batch_size == OPEN
+        ]
+        return (*(f"parallel.{key}" for key in self.parallel.open_keys), *stages)
 
     @model_validator(mode="after")
     def _check_hardware(self) -> "Recipe":

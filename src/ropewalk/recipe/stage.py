@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ropewalk.core.quantity import Count, PositiveCount
+from ropewalk.core.quantity import Count, OpenCount, PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.expert_training import ExpertTraining
 from ropewalk.recipe.gates import JUDGED, Gate, Guard, Share, Stop
@@ -53,8 +53,8 @@ class Stage(Spec):
     """Tokens that the stage trains on."""
     step_tokens: PositiveCount
     """Tokens of one optimizer step over all ranks; rounded to whole sequences."""
-    micro_batch_size: PositiveCount = 1
-    """Sequences that one data rank takes through the model at once."""
+    micro_batch_size: OpenCount = 1
+    """Sequences that one data rank takes through the model at once; ``auto`` is the fastest by the plan."""
     lr: float = Field(gt=0)
     """Largest learning rate."""
     schedule: Schedule = Schedule()

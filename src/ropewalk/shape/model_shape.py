@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from ropewalk.rope.layers import (
@@ -22,7 +23,7 @@ from ropewalk.shape.recurrent import RecurrentLayers
 from ropewalk.shape.unequal import Unequal, refuse_pattern
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: a search asks for the sums below a hundred thousand times, so they are kept
 class ModelShape:
     """A decoder of blocks with attention and an MLP. Made by shape/read.
 
@@ -218,7 +219,7 @@ class ModelShape:
             return self.recurrent.parameters + self.block_norms * self.norm_parameters
         return self.attention_parameters
 
-    @property
+    @cached_property
     def attention_parameters(self) -> int:
         """Parameters of one layer with attention outside of its MLP, exactly."""
         gated = 1 + self.query_gate
@@ -228,7 +229,7 @@ class ModelShape:
         matrices = sum(into * out for into, out in self.attention_matrices.values())
         return matrices + biases + norms + self.other_parameters
 
-    @property
+    @cached_property
     def mlp_parameters(self) -> int:
         """Parameters of one dense MLP, exactly."""
         wide = 2 if self.mlp == "gated" else 1
@@ -242,12 +243,12 @@ class ModelShape:
             return self.mixer_parameters(layer) + self.experts.parameters(self.width)
         return self.mixer_parameters(layer) + self.mlp_parameters
 
-    @property
+    @cached_property
     def block_parameters(self) -> int:
         """Parameters of the largest layer, exactly; of any layer where all are alike."""
         return max(map(self.layer_parameters, range(self.layers)))
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Parameters of the whole model, exactly; a tied head is counted once."""
         embeddings = self.vocabulary * self.width * (1 if self.tied else 2)
@@ -262,7 +263,7 @@ class ModelShape:
             mixers += len(self.recurrent.layers) * self.mixer_parameters(self.recurrent.layers[0])
         return embeddings + mixers + dense + mixtures + self.norm_parameters + fires
 
-    @property
+    @cached_property
     def mean_mlp_width(self) -> float:
         """The inner width of the MLP that a token passes, in the mean over layers: of a mixture the experts it uses."""
         if self.unequal is not None and self.unequal.wide_mlp:
