@@ -28,6 +28,7 @@ from ropewalk.corpus.embedded.python_text import (
     write_code_questions,
 )
 from ropewalk.corpus.embedded.questions import StoryQuestions, write_story_questions
+from ropewalk.corpus.embedded.repeats import RepeatDocuments, write_repeats
 from ropewalk.corpus.embedded.statutes import StatuteDocuments, write_statutes
 from ropewalk.corpus.embedded.stories import ChineseStories, EnglishStories, write_stories
 
@@ -133,6 +134,14 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
             licence=_OWN,
             options=KeyValueDocuments,
             generate=write_key_value,
+        ),
+        "repeats": Embedded(
+            role="instruction",
+            language="zh+en",
+            description="passages or single words that return word by word, loss on what returns",
+            licence=_OWN,
+            options=RepeatDocuments,
+            generate=write_repeats,
         ),
     }
 )
