@@ -49,7 +49,7 @@ def test_published_steps_of_a_million_tokens(
 ) -> None:
     """trl's steps on eight H100. ``bound`` is the published time less one forward pass of attention at equal rates.
 
-    Asked were 10 % and bars of 320, 510 and 115 s; the fitted formula misses 10 % and two bars (docs/gpu.md).
+    Asked were 10 % and bars of 320, 510 and 115 s; the fitted formula misses 10 % and two bars (docs/forecast.md).
     """
     stock, ours = both(shapes[name], machine)
     assert stock.total == pytest.approx(published, rel=0.11)
