@@ -16,6 +16,7 @@ from conformance.checks import (
     check_reach,
     check_rope_without_theta,
     check_saved,
+    check_without_rope,
 )
 from conformance.test_loss import check_loss
 from conformance.test_routers import check_router
@@ -75,6 +76,7 @@ CHECKS: tuple[Callable[[str], None], ...] = (
     check_layer_kinds,
     check_reach,
     check_directed,
+    check_without_rope,
     check_loss,
 )
 

@@ -14,6 +14,7 @@ from conformance.checks import (
     check_reach,
     check_rope_without_theta,
     check_saved,
+    check_without_rope,
 )
 from ropewalk.shape.families import SUPPORTED
 
@@ -25,6 +26,7 @@ CHECKS = (
     check_layer_kinds,
     check_reach,
     check_directed,
+    check_without_rope,
 )
 
 
