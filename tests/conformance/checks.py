@@ -81,6 +81,17 @@ def check_layer_kinds(architecture: str) -> None:
     check_positions(model, shape.positions, head_dim=shape.rotary_dims, context_tokens=shape.context_tokens)
 
 
+def check_without_rope(architecture: str) -> None:
+    """A file whose ``position_embedding_type`` switches RoPE off: no layer of the class turns."""
+    settings = make_settings(architecture)
+    if "position_embedding_type" not in settings:
+        return
+    settings["position_embedding_type"] = "nope"
+    shape, model = parse_shape(settings, "config.json"), make_model(architecture, bare=settings)
+    assert {position.rope.kind for position in shape.positions} == {"nope"}
+    check_positions(model, shape.positions, head_dim=shape.rotary_dim, context_tokens=shape.context_tokens)
+
+
 def check_reach(architecture: str) -> None:
     """What a layer sees and whether it turns, by the derivative of its last output: the class itself is asked."""
     settings = make_settings(architecture) | {"num_hidden_layers": 1, "mlp_only_layers": [], "decoder_sparse_step": 1}

@@ -29,6 +29,7 @@ _NOPE = {
     "never": "-",
     "switch": "by a list",
     "full": "those without a window",
+    "embedding_type": "all, unless `position_embedding_type` is rope",
     "full_beside_windows": "those without a window, where others have one",
 }
 

@@ -82,12 +82,13 @@ def read_live(model: PreTrainedModel) -> Iterator[Layer]:
     backbone = next(
         module for name, module in model.named_children() if name != "lm_head" and hasattr(module, "layers")
     )
-    rotary = type(backbone.rotary_emb)(config=model.config)  # its buffers are real, those of the model have no memory
+    # its buffers are real, those of the model have no memory
+    rotary = None if backbone.rotary_emb is None else type(backbone.rotary_emb)(config=model.config)
     config = model.config
     kinds = getattr(config, "layer_types", None) or [""] * config.num_hidden_layers
     for kind, block in zip(kinds, backbone.layers, strict=True):
         attention = next((getattr(block, name) for name in ("self_attn", "attention") if hasattr(block, name)), None)
-        if attention is None:  # a recurrence
+        if attention is None or rotary is None:  # a recurrence, or no positions anywhere
             yield Layer(None, None, 1.0)
             continue
         window = getattr(attention, "sliding_window", getattr(config, "sliding_window", None) if not kind else None)

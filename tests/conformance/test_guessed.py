@@ -35,10 +35,9 @@ DENSE = [
     name for name, row in SUPPORTED.items() if row.experts is None and row.latent is None and row.recurrent is None
 ]
 REFUSED = {
-    "GraniteMoeHybridForCausalLM": "AttentionInterface in all layers",
     "Ministral3ForCausalLM": "other programs may use it",
 }
-"""Rows with a key that no class can be asked for: layers of several kinds, and a scale of queries by their place."""
+"""Rows with a key that no class can be asked for: a scale of queries by their place."""
 WIDER = {
     ("HeliumForCausalLM", "head_dim"): 128,
     ("Ernie4_5ForCausalLM", "qkv_bias"): ("use_bias", False),

@@ -16,6 +16,7 @@ from conformance.checks import (
     check_reach,
     check_rope_without_theta,
     check_saved,
+    check_without_rope,
 )
 from conformance.row_rules import RULES
 from conformance.test_loss import check_loss
@@ -61,6 +62,7 @@ CHECKS: tuple[Callable[[str], None], ...] = (
     check_layer_kinds,
     check_reach,
     check_directed,
+    check_without_rope,
     check_loss,
 )
 

@@ -14,6 +14,7 @@ from conformance.checks import (
     check_reach,
     check_rope_without_theta,
     check_saved,
+    check_without_rope,
 )
 from conformance.row_rules import RULES
 from ropewalk.shape.families import SUPPORTED
@@ -27,6 +28,7 @@ CHECKS = (
     check_reach,
     check_directed,
     *RULES,
+    check_without_rope,
 )
 
 

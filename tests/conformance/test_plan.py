@@ -16,7 +16,7 @@ from ropewalk.shape.read import parse_shape
 from ropewalk.shape.recurrent import RecurrentLayers
 
 TOKENS = 32
-ELEMENTWISE = {"BambaForCausalLM": "mamba2_chunk_scan"}
+ELEMENTWISE = dict.fromkeys(("BambaForCausalLM", "GraniteMoeHybridForCausalLM"), "mamba2_chunk_scan")
 """Recurrences that transformers computes without products of matrices, which is all that torch counts."""
 
 

@@ -24,6 +24,10 @@ _FIRST = {
     "topk_group": 1,
     "routed_scaling_factor": 1.5,
 }
+_MAMBA = {
+    **{"mamba_n_heads": 4, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_d_conv": 3, "mamba_expand": 2},
+    **{"mamba_d_head": 32, "mamba_chunk_size": 16, "time_step_limit": [0.1, 0.9]},
+}
 _GRANITE = {
     "embedding_multiplier": 3.0,
     "attention_multiplier": 0.3,
@@ -54,10 +58,6 @@ _DELTA = {
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 12,
     "linear_conv_kernel_dim": 3,
-}
-_MAMBA = {
-    **{"mamba_n_heads": 4, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_d_conv": 3, "mamba_expand": 2},
-    **{"mamba_d_head": 32, "mamba_chunk_size": 16, "time_step_limit": [0.1, 0.9]},
 }
 OWN: dict[str, dict[str, Any]] = {
     "LlamaForCausalLM": {"attention_bias": True, "mlp_bias": True},
@@ -110,7 +110,8 @@ OWN: dict[str, dict[str, Any]] = {
         "num_local_experts": 0,
         "shared_intermediate_size": 40,
         "position_embedding_type": "rope",
-        "layer_types": ["attention"] * 4,
+        "layer_types": ["mamba", "attention"] * 2,
+        **_MAMBA,
     },
     "CohereForCausalLM": {"logit_scale": 0.25, "use_qk_norm": True},
     "Cohere2ForCausalLM": {"logit_scale": 0.25},

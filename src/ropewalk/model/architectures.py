@@ -76,7 +76,7 @@ def attention_of(model: Any, block: nn.Module) -> nn.Module:
 def is_recurrent(model: Any, block: nn.Module) -> bool:
     """Whether one block of ``model`` has a recurrent layer in place of attention."""
     path = parts_of(model).recurrent
-    return bool(path) and hasattr(block, path)
+    return bool(path) and getattr(block, path, None) is not None
 
 
 def mlp_of(model: Any, block: nn.Module) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ropewalk.shape.family import Family, Parts
+from ropewalk.shape.family import Family, Parts, RecurrentKeys
 
 _ATTENTION_BIAS, _MLP_BIAS = ("attention_bias", False), ("mlp_bias", False)
 _USE_BIAS = ("use_bias", True)
@@ -135,10 +135,13 @@ DENSE: Mapping[str, Family] = {
         mlp_width_key="shared_intermediate_size",
         projections={"gate_proj": "input_linear", "up_proj": "input_linear", "down_proj": "output_linear"},
         layer_word="attention",
-        required={"position_embedding_type": "rope", "num_local_experts": 0},
+        required={"num_local_experts": 0},
+        nope="embedding_type",
+        fixed={"mamba_conv_bias": True, "mamba_proj_bias": False},
+        recurrent=RecurrentKeys("ssd", "mamba2", word="mamba"),
         logit_scale=("logits_scaling", 1.0),
         logit_divides=True,
-        parts=Parts(mlp="shared_mlp"),
+        parts=Parts(mlp="shared_mlp", recurrent="mamba"),
     ),
     "CohereForCausalLM": Family(
         "cohere",

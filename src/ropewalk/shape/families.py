@@ -145,8 +145,8 @@ def _find_missing(name: str, family: Family | None, config: Mapping[str, Any]) -
     if named not in (None, _OTHER_INPUTS):
         return named
     text, kinds = config.get("text_config"), config.get("layer_types")
-    known = family.recurrent.word if family and family.recurrent else None
-    if isinstance(kinds, list) and any(kind in _RECURRENT_LAYERS and kind != known for kind in kinds):
+    known = family.recurrent.words if family and family.recurrent else ()
+    if isinstance(kinds, list) and any(kind in _RECURRENT_LAYERS and kind not in known for kind in kinds):
         return _RECURRENT
     if config.get("index_topk"):
         return f"{_INDEXED}, which chooses {config['index_topk']} keys (index_topk)"

@@ -89,6 +89,11 @@ class RecurrentKeys:
     every_key: str = ""
     attention_key: str = ""
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words for such a layer in ``layer_types``: the class's own, and that of transformers for all kinds."""
+        return (self.word, "linear_attention") if self.word else ()
+
 
 BALANCED = ExpertKeys(
     ("n_routed_experts", "num_local_experts"),
@@ -112,7 +117,8 @@ class Family:
     which layers may have a window: none, all alike, or some of them by ``layer_types``; ``window_tokens`` is the
     default, and ``window_every`` the period of the layers without one where the file has no ``layer_types``, or
     ``window_every_key`` the key for it. ``nope``: layers that the class does not turn: those of ``no_rope_layers``, all
-    without a window, or these only where others have one. ``ropes``: whether rotating layers share one RoPE or have one
+    without a window, or these only where others have one, or all unless
+    ``position_embedding_type`` is rope. ``ropes``: whether rotating layers share one RoPE or have one
     per layer type. For the latter, ``window_theta`` is the default of the windowed layers, and ``window_theta_key`` is
     their older key. ``logit_scale``: a key whose value multiplies the logits, with its default; with ``logit_divides``
     it divides them. ``logit_cap``: a key whose value caps them, c tanh(x / c). ``projections``: the class's names of
@@ -166,7 +172,7 @@ class Family:
     """Whether the class caps attention scores (``attn_logit_softcapping``)."""
     assumes_more: bool = False
     """Whether the class has other defaults than Llama for keys that a file may lack (layer_keys.py)."""
-    nope: Literal["never", "switch", "full", "full_beside_windows"] = "never"
+    nope: Literal["never", "switch", "full", "full_beside_windows", "embedding_type"] = "never"
     ropes: Literal["one", "by_type"] = "one"
     theta: float = 10_000.0
     theta_key: str = "rope_theta"

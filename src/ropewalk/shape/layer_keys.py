@@ -110,15 +110,17 @@ def _find_obstacle(family: Family, shape: ModelShape, positions: Sequence[LayerP
         return f"{name} has no layers with windows beside layers without"
     if len({layer.rope.config_tokens(0) for layer in positions} - {0}) > 1:
         return "its layers have different original lengths, and config.json can have only one"
-    return _find_nope_obstacle(family, positions) or _find_rope_obstacle(family, shape, positions)
+    return _find_nope_obstacle(family, shape, positions) or _find_rope_obstacle(family, shape, positions)
 
 
-def _find_nope_obstacle(family: Family, positions: Sequence[LayerPosition]) -> str:
+def _find_nope_obstacle(family: Family, shape: ModelShape, positions: Sequence[LayerPosition]) -> str:
     """The reason why the class would turn other layers than those that ``positions`` turn."""
     turning = [not isinstance(layer.rope, Nope) for layer in positions]
     windowed = [layer.window_tokens is not None for layer in positions]
     if family.nope == "full" and turning != windowed:
         return f"{family.model_type} turns the layers with a window, and no others"
+    if family.nope == "embedding_type" and set(turning) != {not isinstance(shape.stretched.rope, Nope)}:
+        return f"{family.model_type} turns all its layers or none"
     if family.nope == "full_beside_windows" and any(windowed) and turning != windowed:
         return f"{family.model_type} turns only the layers with a window where there are some"
     return ""

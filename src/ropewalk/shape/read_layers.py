@@ -94,6 +94,8 @@ def _read_turning(
     """Which layers rotate, by a list (where 1 means that a layer does) or by ``kinds``, the layers with a window."""
     if family.nope == "never":
         return [True] * layers
+    if family.nope == "embedding_type":
+        return [_turns_by_type(config, where)] * layers
     if family.nope != "switch":
         assert kinds is not None
         windowed = [kind == WINDOWED for kind in kinds]
@@ -106,6 +108,14 @@ def _read_turning(
     if not isinstance(given, list) or len(given) < layers or not all(flag in (0, 1) for flag in given):
         raise _unclear(f"{where}: no_rope_layers", f"it is {given!r}", f"give {layers} entries of 0 or 1")
     return [bool(flag) for flag in given[:layers]]
+
+
+def _turns_by_type(config: Mapping[str, Any], where: str) -> bool:
+    kind = config.get("position_embedding_type")
+    if kind not in ("rope", "nope"):
+        found = "missing" if "position_embedding_type" not in config else repr(kind)
+        raise _unclear(f"{where}: position_embedding_type", f"it is {found}", "give rope, or nope for no positions")
+    return bool(kind == "rope")
 
 
 def _read_window(config: Mapping[str, Any], family: Family, where: str) -> int | None:

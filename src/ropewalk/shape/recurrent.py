@@ -75,7 +75,7 @@ def list_recurrent(config: Mapping[str, Any], family: Family, *, layers: int, wh
         return ()
     kinds = config.get("layer_types") if keys.word else None
     if isinstance(kinds, list):
-        return tuple(layer for layer, kind in enumerate(kinds) if kind == keys.word)
+        return tuple(layer for layer, kind in enumerate(kinds) if kind in keys.words)
     if keys.attention_key and config.get(keys.attention_key) is not None:
         attending = config[keys.attention_key]
         if not isinstance(attending, list) or not all(type(each) is int for each in attending):
@@ -102,7 +102,7 @@ def hide_recurrent(config: Mapping[str, Any], family: Family) -> Mapping[str, An
     keys, kinds = family.recurrent, config.get("layer_types")
     if keys is None or not isinstance(kinds, list):
         return config
-    return {**config, "layer_types": [FULL if kind == keys.word else kind for kind in kinds]}
+    return {**config, "layer_types": [FULL if kind in keys.words else kind for kind in kinds]}
 
 
 def read_recurrent(
