@@ -19,7 +19,7 @@ from ropewalk.core.progress import say
 from ropewalk.core.record import Score
 from ropewalk.core.seed import stream
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
-from ropewalk.evaluate.items import ROW_TOKENS, Item, pack_items
+from ropewalk.evaluate.items import Item, pack_items
 from ropewalk.evaluate.retrieval import Retrieval, encode_prompt
 from ropewalk.evaluate.score import Estimate, design_effect, mean_of, wilson_of_prompts
 from ropewalk.evaluate.student_t import Z
@@ -31,6 +31,8 @@ from ropewalk.probe.ruler_task import RulerSample, RulerTask
 from ropewalk.recipe.ruler import RulerSpec
 
 TASK = "ruler/"
+_WRITTEN_TOKENS = 16384
+"""Tokens of the prompts that are continued together: each step reads all weights once for all of them."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def write_answers(learner: GreedyWriter, planned: RulerPrompts, tokenizer: Token
     texts: list[str] = []
     # An item of each question, with the number of its sample as its only group.
     questions = [Item(tokens, np.full(len(tokens), number)) for number, tokens in enumerate(planned.questions)]
-    for row in pack_items(questions, row_tokens=ROW_TOKENS):
+    for row in pack_items(questions, row_tokens=_WRITTEN_TOKENS):
         samples = [planned.samples[int(item.group[0])] for item in row]
 
         def is_finished(number: int, tokens: list[int], samples: list[RulerSample] = samples) -> bool:

@@ -12,17 +12,44 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ropewalk.attention.merge import sink
 from ropewalk.parallel.collective import max_over_ranks, sum_over_ranks
 
 New = Int64[Tensor, "new"]
+Kept = Float[Tensor, "kv_heads kept _"]
+_LEAST_ROOM = 64
+"""Tokens of new room beside an eighth of what is kept."""
+
+
+class _Kept:
+    """The keys and values of one prompt in one layer, heads first, with room for more: [kv_heads, room, _] each."""
+
+    def __init__(self, key: Kept, value: Kept) -> None:
+        self.tokens = key.shape[1]
+        self._fields = [key, value]
+
+    def append(self, *new: Float[Tensor, "kv_heads _"]) -> None:
+        """Add one token's key and value. Room grows by an eighth and 64 tokens, so few appends copy."""
+        if self.tokens == self._fields[0].shape[1]:
+            # [kv_heads, room, _] -> [kv_heads, more than room, _]
+            self._fields = [pad(field, (0, 0, 0, self.tokens // 8 + _LEAST_ROOM)) for field in self._fields]
+        for field, one in zip(self._fields, new, strict=True):
+            field[:, self.tokens] = one
+        self.tokens += 1
+
+    def read(self) -> tuple[Kept, Kept]:
+        """The keys and values of all tokens."""
+        key, value = self._fields
+        return key[:, : self.tokens], value[:, : self.tokens]
 
 
 class KeyCache:
     """The cache of this rank for the prompts of one packed sequence; it is given to the model's forward.
 
-    ``documents`` and ``positions`` [local] are those of the tokens that this rank reads; -1 is padding.
+    ``documents`` and ``positions`` [local] are those of the tokens that this rank reads; -1 is padding. Keys of each
+    prompt lie together, so a new token reads those of its own prompt only.
     """
 
     def __init__(
@@ -32,21 +59,23 @@ class KeyCache:
         *,
         group: dist.ProcessGroup | None = None,
     ) -> None:
-        self._documents, self._positions = documents, positions
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        numbers = [number for number in documents.unique().tolist() if number >= 0]
+        self._places = {number: (documents == number).nonzero()[:, 0] for number in numbers}
+        self._positions = {number: positions[place] for number, place in self._places.items()}
+        self._kept: dict[tuple[int, int], _Kept] = {}
         self._group = group
         self._rank, self._ranks = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
-        self._asked: tuple[New, New] | None = None
+        self._asked: list[tuple[int, int]] = []
         self._steps = 0
 
     def begin_step(self, documents: New, positions: New) -> None:
         """The next forward computes one new token of each of ``documents``, at ``positions``."""
-        self._asked = documents, positions
+        self._asked = list(zip(documents.tolist(), positions.tolist(), strict=True))
         self._steps += 1
         if self._keeps_new:
-            # twice [local] + [new] -> [local + new]
-            self._documents = torch.cat((self._documents, documents))
-            self._positions = torch.cat((self._positions, positions))  # [local + new]
+            for (number, _), place in zip(self._asked, positions, strict=True):
+                before = self._positions.get(number, positions[:0])
+                self._positions[number] = torch.cat((before, place[None]))  # [kept] + [1] -> [kept + 1]
 
     @property
     def _keeps_new(self) -> bool:
@@ -59,7 +88,9 @@ class KeyCache:
         value: Float[Tensor, "local kv_heads value_dim"],
     ) -> None:
         """Keep the keys and values of a layer for the tokens that this rank has read."""
-        self._kept[layer] = key, value
+        for number, place in self._places.items():
+            own = (field[place].transpose(0, 1).contiguous() for field in (key, value))
+            self._kept[layer, number] = _Kept(*own)
 
     def attend(
         self,
@@ -72,29 +103,46 @@ class KeyCache:
         settings: dict[str, Any],
     ) -> Float[Tensor, "new heads value_dim"]:
         """The attention of the new tokens to all earlier tokens of their documents, over all ranks."""
-        assert self._asked is not None
-        keys, values = self._kept[layer]
-        if self._keeps_new:
-            keys, values = torch.cat((keys, key)), torch.cat((values, value))  # [local + new, kv_heads, _]
-            self._kept[layer] = keys, values
-        documents, positions = self._asked
-        seen = self._documents == documents[:, None]  # [new, local]
-        if window_tokens is not None:
-            seen &= self._positions > (positions - window_tokens)[:, None]
         new, heads, width = query.shape
-        grouped = query.float().view(new, keys.shape[1], -1, width)
-        scores = torch.einsum("nkgd,tkd->nkgt", grouped, keys.float()) * settings["scaling"]
-        if (cap := settings.get("softcap")) is not None:
-            scores = cap * torch.tanh(scores / cap)
-        scores = scores.masked_fill(~seen[:, None, None], -torch.inf)
-        most = max_over_ranks(scores.amax(-1).double(), group=self._group)  # [new, kv_heads, group]
-        weights = torch.exp(scores - most[..., None].float())
-        parts = torch.einsum("nkgt,tkd->nkgd", weights, values.float())
-        # [new, heads, group, width] + [new, heads, group, 1] -> [new, heads, group, width + 1]
-        own = torch.cat((parts, weights.sum(-1, keepdim=True)), dim=-1)
-        total = sum_over_ranks(own.double(), group=self._group)
+        grouped = query.float().view(new, key.shape[1], -1, width) * settings["scaling"]
+        # per row: the largest score, and the sums of weights x values and of weights below it
+        most = grouped.new_full((*grouped.shape[:3], 1), -torch.inf)
+        sums = grouped.new_zeros((*grouped.shape[:3], value.shape[-1] + 1))
+        for row, (number, position) in enumerate(self._asked):
+            if self._keeps_new:
+                if (layer, number) not in self._kept:
+                    empty = (field[row][:, None][:, :0] for field in (key, value))
+                    self._kept[layer, number] = _Kept(*empty)
+                self._kept[layer, number].append(key[row], value[row])
+            kept = self._kept.get((layer, number))
+            if kept is not None:
+                first = None if window_tokens is None else position - window_tokens + 1
+                most[row], sums[row] = self._attend_row(grouped[row], kept, number, first, settings.get("softcap"))
+        largest = max_over_ranks(most[..., 0].double(), group=self._group)  # [new, kv_heads, group]
+        scale = torch.exp(most[..., 0].double() - largest)
+        total = sum_over_ranks(sums.double() * scale[..., None], group=self._group)
         output = (total[..., :-1] / total[..., -1:]).reshape(new, heads, -1)
-        logsum = (most + total[..., -1].log()).reshape(new, heads)
+        logsum = (largest + total[..., -1].log()).reshape(new, heads)
         if (sinks := settings.get("s_aux")) is not None:
             output, _ = sink(output, logsum, sinks)
         return output.to(query.dtype)
+
+    def _attend_row(
+        self,
+        query: Float[Tensor, "kv_heads group head_dim"],
+        kept: _Kept,
+        number: int,
+        first: int | None,
+        cap: float | None,
+    ) -> tuple[Float[Tensor, "kv_heads group 1"], Float[Tensor, "kv_heads group _"]]:
+        """The part of one new token here: its largest score, and weighted values with the sum of the weights."""
+        key, value = (field.float() for field in kept.read())
+        scores = query @ key.transpose(1, 2)  # [kv_heads, group, kept]
+        if cap is not None:
+            scores = cap * torch.tanh(scores / cap)
+        if first is not None:
+            scores = scores.masked_fill(self._positions[number] < first, -torch.inf)
+        most = scores.amax(-1, keepdim=True)
+        weights = torch.exp(scores - most.clamp(min=torch.finfo(scores.dtype).min))  # a window may see nothing here
+        # [kv_heads, group, value_dim] + [kv_heads, group, 1] -> [kv_heads, group, value_dim + 1]
+        return most, torch.cat((weights @ value, weights.sum(-1, keepdim=True)), dim=-1)
