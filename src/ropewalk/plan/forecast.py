@@ -14,6 +14,7 @@ import numpy as np
 from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
 from ropewalk.partition.partition import partition_tokens
+from ropewalk.partition.recurrent_cost import RecurrentStates
 from ropewalk.partition.ulysses import UlyssesPartition
 from ropewalk.plan.fit import find_fit, fits, split_stage
 from ropewalk.plan.flops import Recompute, token_flops
@@ -22,7 +23,7 @@ from ropewalk.plan.links import context_seconds, state_seconds
 from ropewalk.plan.plan import Plan, Split
 from ropewalk.plan.planned_machine import assume_gpu, choose_machine
 from ropewalk.plan.step_time import Work, estimate_step_time
-from ropewalk.plan.traffic import Exchange, attention_traffic, state_traffic
+from ropewalk.plan.traffic import Exchange, attention_traffic, recurrent_traffic, state_traffic
 from ropewalk.plan.trained import count_trained
 from ropewalk.recipe.parallel import require_even
 from ropewalk.recipe.spec import Parallel, Recipe
@@ -155,6 +156,7 @@ def plan_sharing(parallel: Parallel, shape: ModelShape, *, device: str, element_
         layout=parallel.layout,
         exchange=parallel.exchange,
         ulysses_degree=limit_sharing(asked, recurrent=shape.recurrent is not None),
+        recurrent=RecurrentStates.of_shape(shape),
     )
 
 
@@ -170,6 +172,7 @@ def _share(split: Split, parallel: Parallel, shape: ModelShape, stage: Stage, ma
     token_partition, ulysses_degree = (
         (chosen.token_partition, chosen.ulysses_degree) if isinstance(chosen, UlyssesPartition) else (chosen, 1)
     )
+    states = RecurrentStates.of_shape(shape)
     needed_share = token_partition.traffic_tokens.sum() / max((token_partition.ranks - 1) * token_partition.tokens, 1)
     return replace(
         split,
@@ -177,6 +180,7 @@ def _share(split: Split, parallel: Parallel, shape: ModelShape, stage: Stage, ma
         exchange=cast(Exchange, token_partition.exchange),
         imbalance=token_partition.balance,
         needed_share=float(needed_share),
+        recurrent_traffic=states and recurrent_traffic(token_partition, states, element_bytes=split.element_bytes),
         why=choice.explain(),
     )
 
@@ -193,7 +197,7 @@ def _context_bytes(
     split: Split,
     recompute: Recompute,
 ) -> float:
-    """Bytes that one rank sends for attention in all layers of one micro-batch."""
+    """Bytes that one rank sends for attention and recurrent layers of one micro-batch."""
     documents, total = document_tokens or (context_tokens,), 0.0
     forwards = 2 if recompute == "full" else 1
     # Ulysses groups: each group holds one part of the sequence
@@ -219,6 +223,8 @@ def _context_bytes(
         # each rank of a group sends only its own heads
         rows = layer.training_bytes(forwards=forwards) / split.ulysses_degree
         total += layers * (rows + swap.training_bytes(forwards=forwards))
+    if shape.recurrent is not None and split.recurrent_traffic is not None:
+        total += len(shape.recurrent.layers) * split.recurrent_traffic.training_bytes(forwards=forwards)
     return total
 
 
