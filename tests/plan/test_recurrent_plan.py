@@ -75,7 +75,7 @@ def test_a_stage_takes_them_from_its_partition(hybrid: ModelShape, monkeypatch: 
     stage["rope"] = {"kind": "theta", "theta": 1e8}
     recipe = make_planned([stage], parallel={"ranks": 8, "context_parallel": 8, "recompute": "save_attention"})
     (plan,) = forecast_recipe(recipe, hybrid, machine=KNOWN["h200-sxm"])
-    assert "recurrent layers: 77 summaries travel, 52.0 MiB" in plan.cut and "contiguous would cost" in plan.cut
+    assert "recurrent layers: 77 summaries to read, at most 52 MiB" in plan.cut and "contiguous would cost" in plan.cut
     monkeypatch.setattr(forecast_module, "recurrent_traffic", lambda *args, **kwargs: Traffic(0.0, 0.0))
     (without,) = forecast_recipe(recipe, hybrid, machine=KNOWN["h200-sxm"])
     sent = (plan.context_bytes - without.context_bytes) / 24 / 2
