@@ -8,8 +8,8 @@ a hundred packs; counted, not timed. ``scaling``: a gated delta net with its MLP
 against an exchange of heads in the same layer, as Megatron's. ``ringmaster``: against axolotl-ringmaster
 (recurrence_sides.py tells which of its paths run over gloo and how to install it; absent without): a gated delta net on
 one document, Mamba-2 on one document and on packs. Each side has the same weights; outputs and all gradients are
-compared first. Prints JSON lines; ``processor_ratio`` is the
-ratio of processor time, for a machine that others use too; ``load`` is its load before and after.
+compared first. Prints JSON lines; ``processor_seconds``
+is processor time, for a machine that others use too; ``load`` is its load before and after.
 """
 
 import argparse
@@ -150,7 +150,7 @@ def measure_scaling(tokens: int, turns: int, folder: Path | None) -> None:
             f"one document, {tokens} tokens, gated delta net and MLP: 2 ranks over 1", "ourselves on 1 rank",
             ours=times["together"] * 1e3, theirs=times["alone"] * 1e3, unit="ms", must_reach=1.7,
             limit={"independent_jobs": limit}, of_limit=times["alone"] / times["together"] / limit, difference=same,
-            processor_ratio=used["alone"] / used["together"], layout=cut(document, DELTA, 2).layout, turns=turns,
+            processor_seconds=used, layout=cut(document, DELTA, 2).layout, turns=turns,
             load=raced.load,
         )  # fmt: skip
 
@@ -195,7 +195,7 @@ def compare(
     if dist.get_rank() == 0:
         tell(
             case, peer, ours=times["ours"] * 1e3, theirs=times["theirs"] * 1e3, unit="ms", must_reach=must,
-            processor_ratio=used["theirs"] / used["ours"], difference=same, sent_bytes=sent,
+            processor_seconds=used, difference=same, sent_bytes=sent,
             layout=cut(document, sizes, 2).layout, turns=turns, load=raced.load,
         )  # fmt: skip
 

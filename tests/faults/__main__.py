@@ -24,14 +24,14 @@ from faults.disks import DISKS
 from faults.experiment import Experiment, Result, run_trial
 from faults.ground import Ground, make_ground
 from faults.hangs import HANGS
-from faults.kills import CONTEXT_KILLS, KILLS
+from faults.kills import CONTEXT_KILLS, HYBRID_KILLS, KILLS
 from faults.poisons import POISONS
 from faults.reshards import RESHARDS
 from faults.rows import ROWS
 from faults.saves import SAVES
 from faults.stops import STOPS
 
-EXPERIMENTS = [KILLS, CONTEXT_KILLS, SAVES, CORRUPTIONS, RESHARDS, DISKS, STOPS, HANGS, POISONS, ROWS]
+EXPERIMENTS = [KILLS, CONTEXT_KILLS, HYBRID_KILLS, SAVES, CORRUPTIONS, RESHARDS, DISKS, STOPS, HANGS, POISONS, ROWS]
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.recipe.spec import Recipe
 from ropewalk.train import loop
 from ropewalk.train.stage import train_stage
-from tiny_run import make_recipe, write_corpus, write_model
+from tiny_hybrid import write_hybrid
+from tiny_run import CONTEXT_TOKENS, make_recipe, write_corpus, write_model
 
 CONTEXT, DATA, BOTH = (
     {"ranks": 2, "context_parallel": 2},
@@ -36,6 +37,14 @@ class Ground:
     """A folder with everything made once, and a place for the runs of trials."""
 
     folder: Path
+    model: str = "model"
+
+    def with_hybrid(self) -> "Ground":
+        """The same with a model that has recurrent layers, made when first asked for."""
+        if not (self.folder / "hybrid").exists():
+            write_hybrid(self.folder / "new", self.folder / "base", context_tokens=CONTEXT_TOKENS)
+            (self.folder / "new").rename(self.folder / "hybrid")
+        return replace(self, model="hybrid")
 
     @property
     def corpus(self) -> Path:
@@ -50,12 +59,12 @@ class Ground:
     def give_model(self, run: Path) -> Path:
         """``run`` with the extended model in place."""
         (run / "stages" / "0").mkdir(parents=True)
-        (run / "stages" / "0" / "extended").symlink_to(self.folder / "model" / "stages" / "0" / "extended")
+        (run / "stages" / "0" / "extended").symlink_to(self.folder / self.model / "stages" / "0" / "extended")
         return run
 
     def straight(self, **changes: Any) -> Path:
         """An undisturbed run of that recipe, made when first asked for."""
-        run = self.folder / "straight" / digest_value(make(**changes).to_json())
+        run = self.folder / "straight" / digest_value([self.model, make(**changes).to_json()])
         if not (run / "done").exists():
             shutil.rmtree(run, ignore_errors=True)
             train(self, self.give_model(run), make(**changes), noisy=make(**changes).parallel.ranks > 1)

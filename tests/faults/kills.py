@@ -41,12 +41,28 @@ def attempt(ground: Ground, trial: str, guarded: bool) -> str:
     return compare(run, straight)
 
 
+def attempt_hybrid(ground: Ground, trial: str, guarded: bool) -> str:
+    """Two kills of all ranks, each when one more checkpoint stands; recurrent layers are cut over two ranks."""
+    hybrid, recipe = ground.with_hybrid(), make(parallel=CONTEXT)
+    straight = hybrid.straight(parallel=CONTEXT)
+    run = hybrid.new_run(f"kill-{trial}")
+    if not guarded:
+        _forget(trial.rpartition("-")[2])
+    for _ in range(2):
+        _die(hybrid, run, recipe, "all", None)
+    if not find_checkpoints(run):
+        return "it was killed before anything was saved"
+    if train(hybrid, run, recipe) != "limit":
+        return "it did not come to its end"
+    return compare(run, straight)
+
+
 def _die(ground: Ground, run: Path, recipe: Recipe, victim: int | str, seconds: float | None) -> None:
-    """Train in a process of its own until the time is over, or, without one, until the first checkpoint stands.
+    """Train in a process of its own until the time is over, or, without one, until one more checkpoint stands.
 
     The clock starts when all ranks have begun to load; a run takes about a second from there.
     """
-    ranks = get_context("fork").Array("i", recipe.parallel.ranks)
+    ranks, stood = get_context("fork").Array("i", recipe.parallel.ranks), find_checkpoints(run)
 
     def work() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
@@ -63,7 +79,7 @@ def _die(ground: Ground, run: Path, recipe: Recipe, victim: int | str, seconds: 
     parent.start()
     _wait_until(lambda: all(ranks) or not parent.is_alive())
     if seconds is None:
-        _wait_until(lambda: bool(list(run.glob("stages/0/checkpoints/step-*"))) or not parent.is_alive())
+        _wait_until(lambda: not find_checkpoints(run) <= stood or not parent.is_alive())
     time.sleep(seconds or 0)
     victims = list(ranks) if victim == "all" else [parent.pid] if victim == "parent" else [ranks[int(victim)]]
     for pid in victims:
@@ -71,6 +87,11 @@ def _die(ground: Ground, run: Path, recipe: Recipe, victim: int | str, seconds: 
             os.kill(pid, signal.SIGKILL)
     parent.join(timeout=60)
     _wait_until(lambda: not any(map(_runs, ranks)))
+
+
+def find_checkpoints(run: Path) -> set[str]:
+    """The names of what the stage has saved."""
+    return {each.name for each in run.glob("stages/0/checkpoints/step-*")}
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:
@@ -128,4 +149,14 @@ CONTEXT_KILLS = Experiment(
     quick=["both-3"],  # both meshes in one
     quick_controls=["context-0-cursor"],
     attempt=attempt,
+)
+HYBRID_KILLS = Experiment(
+    name="kill -9, hybrid",
+    promise="the same with a hybrid cut over 2 ranks, killed twice, each time after one more checkpoint",
+    control="a resume that forgets the generators, the moments or the cursor",
+    trials=[f"hybrid-{number}" for number in range(5)],
+    controls=[f"hybrid-{number}-{what}" for number, what in enumerate(_FORGOTTEN)],
+    quick=[],
+    quick_controls=[],
+    attempt=attempt_hybrid,
 )

@@ -16,7 +16,7 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ropewalk.core.digest import digest_arrays
 from ropewalk.core.error import UserError
@@ -33,7 +33,9 @@ from ropewalk.parallel.agree import require_same_batch
 from ropewalk.partition import local_shard
 from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
+from ropewalk.partition.recurrent_cost import RecurrentStates
 from ropewalk.shape.families import SUPPORTED
+from ropewalk.shape.family import Family
 from ropewalk.shape.read import parse_shape
 from ropewalk.shape.shared_heads import count_shared_heads, limit_sharing
 
@@ -208,8 +210,8 @@ def _share(model: PreTrainedModel, *, layout: str, exchange: str, ulysses_degree
     if family is not None and family.latent is not None:
         head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
         sent_width = config.kv_lora_rank + config.qk_rope_head_dim
-    recurrent = family is not None and family.recurrent is not None
-    ulysses_degree = limit_sharing(ulysses_degree, recurrent=recurrent)
+    recurrent = _read_states(config, family)
+    ulysses_degree = limit_sharing(ulysses_degree, recurrent=recurrent is not None)
     count_shared_heads(heads, kv_heads, ulysses_degree or 1)
     return make_sharing(
         Heads(heads, kv_heads, head_dim, sent_width),
@@ -218,7 +220,15 @@ def _share(model: PreTrainedModel, *, layout: str, exchange: str, ulysses_degree
         layout=layout,
         exchange=exchange,
         ulysses_degree=ulysses_degree,
+        recurrent=recurrent,
     )
+
+
+def _read_states(config: PreTrainedConfig, family: Family | None) -> RecurrentStates | None:
+    if family is None or family.recurrent is None:
+        return None
+    name = next(each for each, row in SUPPORTED.items() if row is family)
+    return RecurrentStates.of_shape(parse_shape(config.to_dict() | {"architectures": [name]}, "model.config"))
 
 
 def _check_teams(ulysses_degree: int, *, ranks: int) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from ropewalk.core.error import UserError
+from ropewalk.core.quantity import format_bytes
 from ropewalk.partition.cost import Heads, Price, price_of, price_segments
 from ropewalk.partition.partition import Partition, partition_tokens
 from ropewalk.partition.recurrent_cost import RecurrentStates, SummaryPrice, count_summaries
@@ -158,8 +159,8 @@ def _least(partition: AnyPartition) -> float:
 
 def _describe_summaries(partition: Partition, price: SummaryPrice) -> str:
     counts = count_summaries(partition.segments, partition.ranks)
-    most = counts.received_bytes(price.layers).max() / (1 << 20)
-    return f"{counts.published} summaries travel, {most:.1f} MiB a layer at most to a rank"
+    most = int(counts.received_bytes(price.layers).max())
+    return f"{counts.published} summaries to read, at most {format_bytes(most)} a layer to a rank"
 
 
 def _name(ulysses_degree: int) -> str:

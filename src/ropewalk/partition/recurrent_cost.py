@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float64, Int64
 from ropewalk.partition.chains import find_chains
 from ropewalk.partition.needed_keys import count_traffic_tokens
 from ropewalk.partition.segments import Segments
+from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.recurrences import find_recurrence
 
 SUMMARY_BYTES = 4
@@ -40,6 +41,16 @@ class RecurrentStates(NamedTuple):
     per_attention_layer: float
     channels: int = 0
     taps: int = 1
+
+    @classmethod
+    def of_shape(cls, shape: ModelShape) -> "RecurrentStates | None":
+        """Those of a model; None for one without recurrent layers."""
+        layers = shape.recurrent
+        if layers is None:
+            return None
+        count = len(layers.layers) / max(shape.attention_layers, 1)
+        sizes = (layers.heads, layers.key_dim, layers.value_dim)
+        return cls(layers.kind, *sizes, per_attention_layer=count, channels=layers.channels, taps=layers.taps)
 
     def summary_bytes(self, *, begins: bool = False) -> int:
         """Of one segment, in one layer and direction; ``begins``: it begins its document, and needs no M."""
@@ -125,9 +136,7 @@ class SummaryPrice:
         counts = count_summaries(segments, ranks)
         if not counts.published:
             return np.zeros(ranks)
-        moved = _weigh(counts.whole, counts.states, self.layers)
-        if self.layers.taps > 1:
-            moved += self.row_bytes * count_traffic_tokens(segments, ranks, self.layers.taps)
+        moved = count_state_bytes(segments, ranks, self.layers, row_bytes=self.row_bytes)
         # As for keys: a rank waits for its own link, and where links are shared for everybody's: half of each.
         waits = (np.maximum(moved.sum(0), moved.sum(1)) + moved.sum() / ranks) / 2
         cost: np.ndarray = (
@@ -137,6 +146,17 @@ class SummaryPrice:
             + self.message_pairs
         )
         return cost
+
+
+def count_state_bytes(
+    segments: Segments, ranks: int, layers: RecurrentStates, *, row_bytes: int
+) -> Int64[np.ndarray, "ranks ranks"]:
+    """Bytes that rank [i] receives from rank [j] in one layer's forward: summaries, and rows before segments."""
+    counts = count_summaries(segments, ranks)
+    moved = _weigh(counts.whole, counts.states, layers)
+    if layers.taps > 1:
+        moved += row_bytes * count_traffic_tokens(segments, ranks, layers.taps)
+    return moved
 
 
 def count_summaries(segments: Segments, ranks: int) -> SummaryCounts:

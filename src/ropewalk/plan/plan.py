@@ -8,7 +8,7 @@ from ropewalk.plan.hardware import Machine
 from ropewalk.plan.memory import Memory
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.step_time import Software, StepTime, Work
-from ropewalk.plan.traffic import Exchange
+from ropewalk.plan.traffic import Exchange, Traffic
 from ropewalk.recipe.lora import Lora
 
 
@@ -17,7 +17,8 @@ class Split:
     """How ranks share the work, in which precision, and which part of the model is trained.
 
     ``imbalance`` is the busiest rank's attention work over the mean. ``needed_share`` is the share of the other ranks'
-    keys that a rank needs in a layer without a window. Both come from the partition of a batch.
+    keys that a rank needs in a layer without a window. ``recurrent_traffic`` is what a recurrent layer sends. All come
+    from the partition of a batch.
     """
 
     context_ranks: int = 1
@@ -31,6 +32,7 @@ class Split:
     loss_chunk_tokens: int = 1024
     imbalance: float = 1.0
     needed_share: float = 1.0
+    recurrent_traffic: Traffic | None = None
     lora: Lora | None = None
     replicas: int = 1
     software: Software | None = None
@@ -53,7 +55,7 @@ class Plan:
     memory: Memory
     fits: bool
     context_bytes: float
-    """Bytes that a rank sends per step for attention."""
+    """Bytes that a rank sends per step for attention and recurrent layers."""
     state_bytes: float
     """Bytes that a rank sends per step for sharded weights and gradients."""
     work: Work

@@ -1,7 +1,8 @@
 """How context ranks share sequences of one document each: the partition that a run would make of them, in figures.
 
 A partition is made of token ids, so its figures are kept: a search asks for the same cut many times. The tokens of one
-document over more than 16 ranks are not cut for real. They are balanced, and each rank needs nearly all keys.
+document over more than 16 ranks are not cut for real, where all layers have attention: they are balanced, and each
+rank needs nearly all keys.
 """
 
 import functools
@@ -13,9 +14,10 @@ import numpy as np
 from ropewalk.core.error import UserError
 from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
+from ropewalk.partition.recurrent_cost import RecurrentStates
 from ropewalk.partition.ulysses import UlyssesPartition
 from ropewalk.plan.plan import Split
-from ropewalk.plan.traffic import Exchange
+from ropewalk.plan.traffic import Exchange, Traffic, recurrent_traffic
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.shared_heads import count_shared_heads, limit_sharing
@@ -31,6 +33,7 @@ class Cut:
     exchange: Exchange = "needed_kv"
     imbalance: float = 1.0
     needed_share: float = 1.0
+    recurrent_traffic: Traffic | None = None
     why: str = ""
 
     def apply(self, split: Split) -> Split:
@@ -41,6 +44,7 @@ class Cut:
             exchange=self.exchange,
             imbalance=self.imbalance,
             needed_share=self.needed_share,
+            recurrent_traffic=self.recurrent_traffic,
             why=self.why,
         )
 
@@ -55,6 +59,7 @@ def plan_sharing(parallel: Parallel, shape: ModelShape, *, device: str, element_
         layout=parallel.layout,
         exchange=parallel.exchange,
         ulysses_degree=limit_sharing(asked, recurrent=shape.recurrent is not None),
+        recurrent=RecurrentStates.of_shape(shape),
     )
 
 
@@ -65,7 +70,8 @@ def cut_sequences(context_tokens: int, sequences: int, *, ranks: int, sharing: S
     Raises UserError where the ranks, or the heads, make no groups of the Ulysses degree that ``sharing`` asks for.
     """
     degree = sharing.ulysses_degree
-    if degree is not None and ranks // degree > _MOST_CUT:
+    summaries = sharing.price.recurrent
+    if degree is not None and summaries is None and ranks // degree > _MOST_CUT:
         count_shared_heads(sharing.heads.heads, sharing.heads.kv_heads, degree)
         exchange = "ring" if sharing.exchange == "auto" else sharing.exchange
         return Cut(degree, cast(Exchange, exchange), why=f"{exchange} over {ranks // degree} ranks")
@@ -76,7 +82,11 @@ def cut_sequences(context_tokens: int, sequences: int, *, ranks: int, sharing: S
         (chosen.token_partition, chosen.ulysses_degree) if isinstance(chosen, UlyssesPartition) else (chosen, 1)
     )
     needed_share = tokens.traffic_tokens.sum() / max((tokens.ranks - 1) * tokens.tokens, 1)
-    return Cut(degree, cast(Exchange, tokens.exchange), tokens.balance, float(needed_share), choice.explain())
+    sent = None
+    if summaries is not None:
+        element_bytes = summaries.row_bytes // summaries.layers.channels
+        sent = recurrent_traffic(tokens, summaries.layers, element_bytes=element_bytes)
+    return Cut(degree, cast(Exchange, tokens.exchange), tokens.balance, float(needed_share), sent, choice.explain())
 
 
 def list_degrees(ranks: int, sharing: Sharing) -> list[int]:

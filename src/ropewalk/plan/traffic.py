@@ -1,4 +1,4 @@
-"""The bytes that a rank sends: for attention over context ranks, and for sharded states.
+"""The bytes that a rank sends: for attention and recurrent layers over context ranks, and for sharded states.
 
 Attention is counted per layer and pass, for one packed sequence. With four query heads per key head, moving keys and
 values costs less than moving heads up to four ranks, and more from eight ranks on.
@@ -7,6 +7,8 @@ values costs less than moving heads up to four ranks, and more from eight ranks 
 from dataclasses import dataclass
 from typing import Literal
 
+from ropewalk.partition.partition import Partition
+from ropewalk.partition.recurrent_cost import RecurrentStates, count_state_bytes
 from ropewalk.plan.memory import gathers_whole
 from ropewalk.plan.trained import count_trained
 from ropewalk.recipe.lora import Lora
@@ -53,6 +55,17 @@ def attention_traffic(
     # In a ring, gradients take one hop more than keys: the hop back to their own rank.
     gradients = rows * _GRADIENT_BYTES if exchange == "ring" and ranks > 1 else rows * others * element_bytes
     return Traffic(others * rows * element_bytes, others * rows * element_bytes + gradients)
+
+
+def recurrent_traffic(partition: Partition, states: RecurrentStates, *, element_bytes: int = 2) -> Traffic:
+    """Traffic of one recurrent layer, of the busiest rank: summaries in fp32, and rows before segments.
+
+    It depends on the cuts of ``partition`` and not on its length. The backward sends gradients of as many bytes back.
+    """
+    row_bytes = states.channels * element_bytes
+    moved = count_state_bytes(partition.segments, partition.ranks, states, row_bytes=row_bytes)
+    busiest = float(moved.sum(0).max())
+    return Traffic(busiest, busiest)
 
 
 def state_traffic(

@@ -102,7 +102,7 @@ def share_work(load: Workload, *, ranks: int, split: Split, recompute: Recompute
 
 
 def _context_bytes(load: Workload, *, split: Split, recompute: Recompute) -> float:
-    """Bytes that one rank sends for attention in all layers of one micro-batch."""
+    """Bytes that one rank sends for attention and recurrent layers of one micro-batch."""
     shape, forwards, total = load.shape, 2 if recompute == "full" else 1, 0.0
     # Ulysses groups: each group holds one part of the sequence
     split = replace(split, context_ranks=split.context_ranks // split.ulysses_degree)
@@ -126,6 +126,8 @@ def _context_bytes(load: Workload, *, split: Split, recompute: Recompute) -> flo
         # each rank of a group sends only its own heads
         rows = layer.training_bytes(forwards=forwards) / split.ulysses_degree
         total += layers * (rows + swap.training_bytes(forwards=forwards))
+    if shape.recurrent is not None and split.recurrent_traffic is not None:
+        total += len(shape.recurrent.layers) * split.recurrent_traffic.training_bytes(forwards=forwards)
     return total
 
 

@@ -1,0 +1,82 @@
+"""A hybrid's plan: its recurrent layers choose the cut with its attention, and what they send is in the bytes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from packs import pack
+from planned_recipe import make_planned
+from ropewalk.partition import partition_tokens
+from ropewalk.partition.choose import choose_partition
+from ropewalk.partition.recurrent_cost import RecurrentStates
+from ropewalk.plan import forecast as forecast_module
+from ropewalk.plan.forecast import forecast, forecast_recipe, plan_sharing
+from ropewalk.plan.hardware import KNOWN
+from ropewalk.plan.plan import Split
+from ropewalk.plan.traffic import Traffic, attention_traffic, recurrent_traffic
+from ropewalk.recipe.parallel import Parallel
+from ropewalk.shape.model_shape import ModelShape
+from ropewalk.shape.read import parse_shape
+
+K, MIB = 1024, 1 << 20
+
+
+@pytest.fixture(scope="module")
+def hybrid() -> ModelShape:
+    """Qwen3.5 9B."""
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 256, "linear_num_key_heads": 16}
+    states = {"linear_num_value_heads": 32, "linear_key_head_dim": 128, "linear_value_head_dim": 128}
+    config = {
+        **{"architectures": ["Qwen3_5ForCausalLM"], "model_type": "qwen3_5_text", "hidden_size": 4096},
+        **{"num_hidden_layers": 32, "intermediate_size": 12288, "vocab_size": 248320, "linear_conv_kernel_dim": 4},
+        **{"max_position_embeddings": 32 * K, "rope_parameters": {"rope_type": "default", "rope_theta": 1e7}},
+        **{"full_attention_interval": 4, "tie_word_embeddings": False},
+    }
+    return parse_shape(config | heads | states, "config.json")
+
+
+def test_a_shape_tells_its_states(hybrid: ModelShape) -> None:
+    states = RecurrentStates.of_shape(hybrid)
+    assert states == RecurrentStates("gated_delta", 32, 128, 128, 3.0, channels=8192, taps=4)
+    sharing = plan_sharing(Parallel(), hybrid, device="cuda", element_bytes=2)
+    assert sharing.price.recurrent is not None and sharing.price.recurrent.layers == states
+    told = choose_partition(pack([16 * K], 16 * K), ranks=4, sharing=sharing).explain()
+    assert "recurrent layers: " in told
+
+
+def test_a_delta_layers_bytes_do_not_grow_and_are_few(hybrid: ModelShape) -> None:
+    """One document on 8 ranks; attention's keys grow with the length."""
+    states, found = RecurrentStates.of_shape(hybrid), []
+    assert states is not None
+    for tokens in (128 * K, 1024 * K):
+        partition = partition_tokens(np.zeros((1, tokens), np.int32), ranks=8, layout="zigzag")
+        traffic = recurrent_traffic(partition, states)
+        keys = attention_traffic(hybrid, tokens, ranks=8, exchange="ring").forward
+        assert traffic.forward <= keys / 5 and traffic.backward == traffic.forward
+        found.append(traffic)
+    assert found[0] == found[1]
+    assert found[0].forward <= 14 * 4 * MIB + 14 * 3 * 8192 * 2, "two inner segments, of seven readers each"
+    whole = partition_tokens(np.repeat(np.arange(8, dtype=np.int32), K)[None], ranks=8)
+    assert recurrent_traffic(whole, states) == Traffic(0, 0)
+
+
+def test_a_plan_counts_what_recurrent_layers_send(hybrid: ModelShape) -> None:
+    size = {"context_tokens": 128 * K, "tokens": 128 * K, "ranks": 8}
+    split = Split(context_ranks=8)
+    without = forecast(hybrid, split=split, **size)
+    more = forecast(hybrid, split=dataclasses.replace(split, recurrent_traffic=Traffic(3.0 * MIB, 5.0 * MIB)), **size)
+    forwards = 2 if more.savings.recompute == "full" else 1
+    assert more.context_bytes - without.context_bytes == 24 * (forwards * 3 + 5) * MIB
+
+
+def test_a_stage_takes_them_from_its_partition(hybrid: ModelShape, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = {"context_length": "128Ki", "step_tokens": "128Ki", "tokens": "1M", "lr": 1e-3}
+    stage["rope"] = {"kind": "theta", "theta": 1e8}
+    recipe = make_planned([stage], parallel={"ranks": 8, "context_parallel": 8, "recompute": "save_attention"})
+    (plan,) = forecast_recipe(recipe, hybrid, machine=KNOWN["h200-sxm"])
+    assert "recurrent layers: 77 summaries to read, at most 52 MiB" in plan.cut and "contiguous would cost" in plan.cut
+    monkeypatch.setattr(forecast_module, "recurrent_traffic", lambda *args, **kwargs: Traffic(0.0, 0.0))
+    (without,) = forecast_recipe(recipe, hybrid, machine=KNOWN["h200-sxm"])
+    sent = (plan.context_bytes - without.context_bytes) / 24 / 2
+    assert 52 * MIB < sent < 53 * MIB
