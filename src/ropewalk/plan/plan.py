@@ -48,6 +48,7 @@ class Plan:
     steps: int
     step_tokens: int
     ranks: int
+    context_ranks: int
     flops: TokenFlops
     savings: Savings
     memory: Memory
