@@ -52,7 +52,7 @@ def test_a_step_is_as_slow_as_its_slowest_rank() -> None:
     )
     assert alone == pytest.approx(1.0, rel=0.1) and many == pytest.approx(10 / 5.5, rel=0.01)
     evened = simulate_run(Steps(200, 1.0, data_ranks=512, sequences=16, work=work), calm, save_steps=50).seconds / 200
-    assert 1.2 < evened < 0.85 * many, "sixteen sequences a rank even it out"
+    assert evened < 1.05, "sixteen sequences a rank are dealt out evenly"
 
 
 def test_slow_ranks_slow_all() -> None:
