@@ -1,6 +1,6 @@
 """The plan's peak memory beside that of the allocator, for small configurations on one rank and on two.
 
-python benchmarks/plan_memory.py             # prints the table of docs/plan.md; a minute on two cores
+python benchmarks/plan_memory.py             # prints the table of docs/plan-published.md; a minute on two cores
 """
 
 from typing import Literal, NamedTuple

@@ -16,6 +16,11 @@ from ropewalk.plan.step_time import FITTED
 ROOT = Path(__file__).parents[2]
 
 
+def _read_pages() -> list[str]:
+    names = "plan-published.md", "plan-devices.md"
+    return [line for name in names for line in (ROOT / "docs" / name).read_text(encoding="utf-8").splitlines()]
+
+
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return load_program("plan_published", monkeypatch)
@@ -31,7 +36,7 @@ def test_published_throughputs_are_met_by_a_fit_that_did_not_see_their_source(pr
     assert median(errors) <= 0.15 and sum(error <= 0.25 for error in errors) >= 0.7 * 39
     for row, error in zip(rows, errors, strict=True):
         assert bool(row.reason) == (error > 0.25), (row.source, row.run, error)
-    page = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8").splitlines()
+    page = _read_pages()
     missing = [line for line in (*lines, *program.tabulate_devices()) if line not in page]
     assert missing == [], "run python benchmarks/plan_published.py"
     found = program.make_factors(fitted[program.WITH][""])
@@ -44,5 +49,5 @@ def test_longest_published_sequences_are_met_with_host_memory(program: ModuleTyp
     lines, ratios = program.tabulate_longest()
     assert len(ratios) == 9 and sum(abs(ratio - 1) <= 0.2 for ratio in ratios) >= 7
     assert {line.rstrip(" |").rpartition(" ")[2] for line in lines[2:]} == {"device", "host"}
-    page = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8").splitlines()
+    page = _read_pages()
     assert [line for line in lines if line not in page] == []

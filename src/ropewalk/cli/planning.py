@@ -18,12 +18,15 @@ def check_command(
     explain: Annotated[
         bool, typer.Option("--explain", help="Each term of the plan, and all settings that no other one beats.")
     ] = False,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Add failures, restarts and the documents of a prepared corpus.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe against published rules, and whether it fits, without running it; exit code 2 if not."""
     from ropewalk.commands.check import check_recipe
 
-    findings = check_recipe(load_open(recipe, overrides), why_not=why_not or (), explain=explain)
+    findings = check_recipe(load_open(recipe, overrides), why_not=why_not or (), explain=explain, simulate=simulate)
     print_result(findings, as_json)
     if findings["errors"]:
         raise typer.Exit(EXIT_CODE)

@@ -1,6 +1,6 @@
 """``ropewalk check``: the rules that a recipe breaks, the forecast cost of its stages, and why it is planned so."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,24 @@ from ropewalk.plan.named_hardware import check_hardware
 from ropewalk.plan.plan import Plan
 from ropewalk.plan.search import find_front
 from ropewalk.plan.settle import open_recipe_space
+from ropewalk.plan.simulate import simulate_plan, weigh_sequences
+from ropewalk.plan.totals import describe_next_length, total_up
 from ropewalk.plan.unfit import find_unfit
 from ropewalk.plan.why_not import explain_why_not
 from ropewalk.recipe.check import base_context, check
 from ropewalk.recipe.check_corpus import check_corpus
 from ropewalk.recipe.spec import Recipe
+from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.recipe.stretch import describe_stages
 from ropewalk.shape.guessed import describe_guess
 from ropewalk.shape.model_shape import ModelShape
 
+_READ_SEQUENCES = 2048
 
-def check_recipe(recipe: Recipe, *, why_not: Sequence[str] = (), explain: bool = False) -> dict[str, Any]:
+
+def check_recipe(
+    recipe: Recipe, *, why_not: Sequence[str] = (), explain: bool = False, simulate: bool = False
+) -> dict[str, Any]:
     """Every rule that the recipe breaks, and the forecast cost of its stages. Its open counts are decided first.
 
     ``why_not`` are overrides that the plan is compared with; ``explain`` adds the plan's terms, and all settings that
@@ -50,7 +57,12 @@ def check_recipe(recipe: Recipe, *, why_not: Sequence[str] = (), explain: bool =
     lines += [f"stage {index} positions: {words}" for index, layers in enumerate(positions) for words in layers]
     for index, plan in enumerate(plans):
         lines += [f"stage {index}", plan.describe(), *(explain_terms(plan) if explain else ())]
+    totals = total_up(recipe, shape, plans) if shape is not None and plans else None
+    if shape is not None and totals is not None:
+        lines += [*totals.describe(plans[-1].machine.name), describe_next_length(recipe, shape, plans)]
     lines += settled.lines
+    if simulate:
+        lines += [f"{'simulated':<11} stage {index}: {line}" for index, line in _simulate(recipe, shape, plans)]
     answers = _answer(given, shape, plans, why_not, explain=explain)
     lines += [*answers.values(), f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}"]
     return {
@@ -59,10 +71,35 @@ def check_recipe(recipe: Recipe, *, why_not: Sequence[str] = (), explain: bool =
         "positions": positions,
         **({"guessed": guessed} if guessed else {}),
         "plans": [asdict(plan) for plan in plans],
+        **({"totals": asdict(totals)} if totals else {}),
         **({"chosen": list(settled.lines)} if settled.lines else {}),
         **({"answers": answers} if answers else {}),
         "text": "\n".join(lines),
     }
+
+
+def _simulate(recipe: Recipe, shape: ModelShape | None, plans: Sequence[Plan]) -> Iterator[tuple[int, str]]:
+    """A line for each stage; its sequences are those of the corpus, if it is prepared."""
+    corpus = RunFolder(Path(recipe.run)).corpus
+    for index, (plan, stage) in enumerate(zip(_require_plans(shape, plans), recipe.stages, strict=False)):
+        work: tuple[float, ...] = (1.0,)
+        if is_finished(corpus):
+            dataset = open_stage(recipe, index, open_corpus(corpus))
+            held = [dataset.document_tokens(row) for row in range(min(dataset.rows, _READ_SEQUENCES))]
+            pair_flops = 2 * plan.flops.attention / (plan.context_tokens + 1)
+            work = weigh_sequences(held, linear_flops=plan.flops.linear, attention_flops_of_pair=pair_flops)
+        yield index, simulate_plan(plan, save_steps=stage.checkpoint_steps, work=work)[0]
+
+
+def _require_plans(shape: ModelShape | None, plans: Sequence[Plan]) -> Sequence[Plan]:
+    if shape is None or not plans:
+        raise UserError(
+            "there is no plan to explain",
+            where="model" if shape is None else "the recipe",
+            why="it starts from nothing" if shape is None else "its stages cannot be planned",
+            fix="leave out --why-not, --explain and --simulate, and correct what `ropewalk check` finds",
+        )
+    return plans
 
 
 def _answer(
@@ -71,13 +108,8 @@ def _answer(
     """What was asked beside the plan, by the question."""
     if not why_not and not explain:
         return {}
-    if shape is None or not plans:
-        raise UserError(
-            "there is no plan to explain",
-            where="model" if shape is None else "the recipe",
-            why="it starts from nothing" if shape is None else "its stages cannot be planned",
-            fix="leave out --why-not and --explain, and correct what `ropewalk check` finds",
-        )
+    _require_plans(shape, plans)
+    assert shape is not None
     started = count_ranks_started()
     answers = {each: explain_why_not(recipe, shape, each, plans, started=started) for each in why_not}
     if explain:

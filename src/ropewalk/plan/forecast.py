@@ -65,6 +65,7 @@ def plan_load(load: Workload, *, tokens: int, ranks: int, split: Split, machine:
         steps=steps,
         step_tokens=load.step_tokens,
         ranks=ranks,
+        context_ranks=split.context_ranks,
         flops=load.flops,
         savings=savings,
         memory=memory,

@@ -50,6 +50,7 @@ class Plan:
     steps: int
     step_tokens: int
     ranks: int
+    context_ranks: int
     flops: TokenFlops
     savings: Savings
     memory: Memory

@@ -1,0 +1,79 @@
+"""The simulation against closed forms: Daly's mean time, the best interval of saves, and a published run."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ropewalk.plan.simulate import Cluster, Steps, expect_seconds, simulate_run, weigh_sequences
+
+BUSY = Cluster(ranks=4096, failure_hours=8192, restart_seconds=300, save_seconds=60)
+"""A failure every two hours."""
+
+
+def simulate_mean(steps: Steps, cluster: Cluster, save_steps: int, *, runs: int) -> float:
+    found = [simulate_run(steps, cluster, save_steps=save_steps, seed=seed).seconds for seed in range(runs)]
+    return float(np.mean(found))
+
+
+def test_without_events_a_run_takes_its_steps_and_saves() -> None:
+    calm = Cluster(ranks=8, failure_hours=1e12, save_seconds=5)
+    found = simulate_run(Steps(100, 2.0), calm, save_steps=10)
+    assert (found.seconds, found.saving_seconds, found.failures, found.lost_seconds) == (250.0, 50.0, 0, 0.0)
+    assert found.effective_share == 0.8
+
+
+@pytest.mark.parametrize("save_steps", [4, 10, 40])
+def test_the_mean_time_is_dalys(save_steps: int) -> None:
+    steps = Steps(20_000, 100.0)
+    expected = expect_seconds(steps, BUSY, save_seconds_apart=save_steps * steps.seconds)
+    assert simulate_mean(steps, BUSY, save_steps, runs=4) == pytest.approx(expected, rel=0.02)
+
+
+def test_the_best_interval_is_young_and_dalys() -> None:
+    """No other interval is better by more than 2 % of the time, and one far from it is worse."""
+    steps = Steps(20_000, 50.0)
+    best = round(BUSY.best_save_seconds / steps.seconds)
+    assert BUSY.best_save_seconds == pytest.approx(math.sqrt(2 * 60 * 7200) - 60)
+    times = {
+        each: simulate_mean(steps, BUSY, each, runs=3) for each in (best // 4, best // 2, best, 2 * best, 5 * best)
+    }
+    assert times[best] <= 1.02 * min(times.values())
+    assert times[best // 4] > 1.05 * times[best] < times[5 * best]
+
+
+def test_a_step_is_as_slow_as_its_slowest_rank() -> None:
+    """Of 512 data ranks one nearly always has the longest of ten kinds of sequences."""
+    calm = Cluster(ranks=4096, failure_hours=1e12, save_seconds=0)
+    work = tuple(float(each) for each in range(1, 11))
+    alone, many = (
+        simulate_run(Steps(200, 1.0, data_ranks=ranks, work=work), calm, save_steps=50).seconds / 200
+        for ranks in (1, 512)
+    )
+    assert alone == pytest.approx(1.0, rel=0.1) and many == pytest.approx(10 / 5.5, rel=0.01)
+    evened = simulate_run(Steps(200, 1.0, data_ranks=512, sequences=16, work=work), calm, save_steps=50).seconds / 200
+    assert evened < 1.05, "sixteen sequences a rank are dealt out evenly"
+
+
+def test_slow_ranks_slow_all() -> None:
+    """With a slow rank half of the time, steps take 1.15 times as long."""
+    cluster = Cluster(ranks=1000, failure_hours=1e12, save_seconds=0, slow_hours=2885.4, slow_lasts_hours=2.0)
+    found = simulate_run(Steps(40_000, 20.0), cluster, save_steps=100)
+    share = 1 - math.exp(-1000 * 2.0 / 2885.4)  # at least one slow rank of those that come and go independently
+    assert found.seconds / found.ideal_seconds == pytest.approx(1 + 0.3 * share, rel=0.03)
+
+
+def test_llama_3s_run_has_its_interruptions_and_its_effective_time() -> None:
+    """54 days on 16,384 GPUs with 419 unexpected interruptions, more than 90 % of the time effective (2407.21783)."""
+    cluster = Cluster(ranks=16_384)
+    days = 54 * 86_400
+    steps = Steps(round(0.92 * days / 30), 30.0)
+    save_steps = round(cluster.best_save_seconds / 30)
+    runs = [simulate_run(steps, cluster, save_steps=save_steps, seed=seed) for seed in range(2)]
+    assert np.mean([run.failures * days / run.seconds for run in runs]) == pytest.approx(419, rel=0.1)
+    assert all(0.90 < run.effective_share < 0.93 for run in runs)
+
+
+def test_work_is_by_tokens_and_pairs() -> None:
+    whole, halves = weigh_sequences([[8], [4, 4]], linear_flops=1.0, attention_flops_of_pair=2.0)
+    assert whole / halves == pytest.approx((8 + 2 * 36) / (8 + 2 * 20)) and whole + halves == pytest.approx(2)
