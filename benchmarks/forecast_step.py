@@ -18,7 +18,8 @@ from ropewalk.plan.hardware import KNOWN, Machine, make_machine
 from ropewalk.plan.plan import Split
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.step_time import FITTED, Factors, Software, StepTime, Work, estimate_step_time
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.rope.layers import plain_layers
+from ropewalk.shape.model_shape import ModelShape
 
 LLAMA_8B = ModelShape("LlamaForCausalLM", 4096, 32, 8, 128, 14_336, 128_256, False, 131_072, plain_layers(32, 5e5))
 QWEN3_8B = ModelShape(

@@ -41,7 +41,8 @@ from ropewalk.plan.hardware import KNOWN
 from ropewalk.plan.plan import Split
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.traffic import Exchange, attention_traffic
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.rope.layers import plain_layers
+from ropewalk.shape.model_shape import ModelShape
 from ropewalk.train.prepare_model import prepare_model
 
 RESULTS = Path(__file__).parent / "results" / "2026-11-29-gpu-fake-step.json"

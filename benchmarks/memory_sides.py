@@ -25,7 +25,8 @@ from ropewalk.parallel.peak import measure_peak_bytes
 from ropewalk.partition import partition_tokens
 from ropewalk.plan.rank_setup import RankSetup
 from ropewalk.plan.savings import Savings
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.rope.layers import plain_layers
+from ropewalk.shape.model_shape import ModelShape
 from ropewalk.train.optimizer import make_optimizer, set_learning_rate
 from ropewalk.train.prepare_model import prepare_model
 

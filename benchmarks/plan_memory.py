@@ -19,7 +19,8 @@ from ropewalk.partition import partition_tokens
 from ropewalk.plan.flops import Recompute
 from ropewalk.plan.memory import estimate_memory
 from ropewalk.plan.savings import Savings
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.rope.layers import plain_layers
+from ropewalk.shape.model_shape import ModelShape
 from ropewalk.train.optimizer import make_optimizer
 from ropewalk.train.prepare_model import prepare_model
 

@@ -31,7 +31,8 @@ from ropewalk.plan.simulate import Cluster, Simulated, Steps, simulate_run, weig
 from ropewalk.plan.step_time import FITTED
 from ropewalk.recipe.spec import Recipe
 from ropewalk.report.figure import BASE, EXTENDED, FAINT, GRID, INK
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.rope.layers import plain_layers
+from ropewalk.shape.model_shape import ModelShape
 
 PAGE, FIGURE = Path("docs/plan-scale.md"), Path("docs/plan-scale.png")
 RESULTS = Path("benchmarks/results/2026-11-29-plan-scale.json")

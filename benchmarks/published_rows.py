@@ -10,7 +10,8 @@ from ropewalk.plan.devices import find_device
 from ropewalk.plan.hardware import Machine, make_machine
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.traffic import Exchange
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.rope.layers import plain_layers
+from ropewalk.shape.model_shape import ModelShape
 
 K = 1024
 

@@ -13,7 +13,8 @@ from ropewalk.plan.plan import Plan, Split
 from ropewalk.plan.rank_layout import Layout, StageSpace, list_layouts, open_stage_space
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.sharing import Cut
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.rope.layers import plain_layers
+from ropewalk.shape.model_shape import ModelShape
 
 SHAPES = {
     "0.6b": ModelShape("Qwen3ForCausalLM", 1024, 16, 8, 128, 3072, 151_936, True, 40_960, plain_layers(28, 1e6)),

@@ -25,9 +25,10 @@ from ropewalk.model.tiled_mlp import tile_mlps
 from ropewalk.parallel.recompute import set_recompute
 from ropewalk.partition import partition_tokens
 from ropewalk.recipe.parallel import Parallel
+from ropewalk.rope.layers import plain_layers
 from ropewalk.shape.experts import Experts
 from ropewalk.shape.families import SUPPORTED
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.shape.model_shape import ModelShape
 
 Make = Callable[..., PreTrainedModel]
 DENSE = ModelShape("LlamaForCausalLM", 32, 4, 2, 8, 48, 97, True, 32, plain_layers(2, 1e4))

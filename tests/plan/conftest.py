@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.rope.layers import plain_layers
+from ropewalk.shape.model_shape import ModelShape
 
 
 @pytest.fixture(scope="session")

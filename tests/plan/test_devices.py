@@ -9,7 +9,8 @@ from ropewalk.plan.devices import find_device, find_peak_flops, read_devices, re
 from ropewalk.plan.hardware import KNOWN, make_machine
 from ropewalk.plan.planned_machine import choose_machine, describe_hardware
 from ropewalk.recipe.hardware_keys import Hardware, read_hardware
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.rope.layers import plain_layers
+from ropewalk.shape.model_shape import ModelShape
 
 CARDS = {
     "NVIDIA H100 80GB HBM3": 80, "NVIDIA H100 NVL": 94, "NVIDIA H100 PCIe": 80, "NVIDIA H200": 141,

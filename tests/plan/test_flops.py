@@ -8,9 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ropewalk.plan.flops import TokenFlops, count_document_pairs, token_flops, utilisation
-from ropewalk.rope.layers import LayerRule
+from ropewalk.rope.layers import LayerRule, plain_layers
 from ropewalk.rope.scaling import Unchanged
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.shape.model_shape import ModelShape
 
 K = 1024
 

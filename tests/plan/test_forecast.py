@@ -17,9 +17,9 @@ from ropewalk.plan.plan import Split
 from ropewalk.plan.savings import Savings
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stretch import stretch_stages
-from ropewalk.rope.layers import LayerRule
+from ropewalk.rope.layers import LayerRule, plain_layers
 from ropewalk.rope.scaling import Unchanged
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.shape.model_shape import ModelShape
 
 K = 1024
 

@@ -22,7 +22,8 @@ from ropewalk.plan.memory import (
 )
 from ropewalk.plan.savings import Savings, list_savings
 from ropewalk.recipe.spec import Parallel
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.rope.layers import plain_layers
+from ropewalk.shape.model_shape import ModelShape
 
 _STATE_BYTES = MASTER_BYTES + MOMENT_BYTES
 

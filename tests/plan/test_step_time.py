@@ -25,7 +25,8 @@ from ropewalk.plan.step_time import (
     estimate_step_time,
     exposed_seconds,
 )
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.rope.layers import plain_layers
+from ropewalk.shape.model_shape import ModelShape
 
 FA3 = KNOWN["h100-sxm"]
 FA2 = make_machine(find_device("h100"), "flash2")

@@ -12,7 +12,8 @@ from ropewalk.plan.flops import token_flops
 from ropewalk.plan.traffic import state_traffic
 from ropewalk.plan.trained import count_trained
 from ropewalk.recipe.lora import Lora
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.rope.layers import plain_layers
+from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import parse_shape
 
 SIZES = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}

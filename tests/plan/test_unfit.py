@@ -12,7 +12,8 @@ from ropewalk.cli.main import app
 from ropewalk.plan.forecast import forecast_recipe
 from ropewalk.plan.unfit import find_unfit
 from ropewalk.recipe.spec import Recipe
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.rope.layers import plain_layers
+from ropewalk.shape.model_shape import ModelShape
 
 LLAMA_8B = ModelShape("LlamaForCausalLM", 4096, 32, 8, 128, 14_336, 128_256, False, 8192, plain_layers(32, 5e5))
 LLAMA_70B = ModelShape("LlamaForCausalLM", 8192, 64, 8, 128, 28_672, 128_256, False, 8192, plain_layers(80, 5e5))

@@ -19,8 +19,9 @@ from transformers import (
 )
 
 from ropewalk.core.error import UserError
+from ropewalk.rope.layers import plain_layers
 from ropewalk.rope.scaling import Unchanged
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import parse_shape, read_shape
 
 SMALL = {

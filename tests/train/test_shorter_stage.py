@@ -10,8 +10,9 @@ from ropewalk.plan.hardware import KNOWN
 from ropewalk.recipe.check import check
 from ropewalk.recipe.load import parse_stage
 from ropewalk.recipe.stretch import model_tokens
+from ropewalk.rope.layers import plain_layers
 from ropewalk.rope.scaling import Theta
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import read_shape
 from ropewalk.train.stage import train_stage
 from tiny_run import CONTEXT_TOKENS, make_recipe, write_corpus, write_model

@@ -20,8 +20,8 @@ from ropewalk.model.lazy_weights import LazyWeights
 from ropewalk.model.load import build_model
 from ropewalk.model.write_weights import write_weights
 from ropewalk.recipe.spec import Init
+from ropewalk.rope.layers import plain_layers
 from ropewalk.shape.layer_keys import spell_layers
-from ropewalk.shape.model_shape import plain_layers
 
 _MODEL_TYPES = {"LlamaForCausalLM": "llama"}
 _EMBEDDING, _LAST_NORM = "model.embed_tokens.weight", "model.norm.weight"

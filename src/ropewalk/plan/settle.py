@@ -18,7 +18,8 @@ from ropewalk.plan.search import LayoutPlan, find_fastest, find_least_lack
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.recipe.spec import Init, Recipe
 from ropewalk.recipe.stretch import stretch_stages
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.rope.layers import plain_layers
+from ropewalk.shape.model_shape import ModelShape
 
 _SMALL_VOCABULARY = 1 << 16
 _TOLD_VALUES = 4

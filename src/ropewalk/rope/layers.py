@@ -195,3 +195,8 @@ def _check_pattern(pattern: tuple[LayerRule, ...], *, layers: int, context_token
 
 def _divisors(layers: int) -> str:
     return ", ".join(str(lines) for lines in range(1, layers + 1) if layers % lines == 0)
+
+
+def plain_layers(layers: int, theta: float) -> tuple[LayerPosition, ...]:
+    """Every layer with plain RoPE over all earlier tokens."""
+    return (LayerPosition(rope=Unchanged(), theta=theta),) * layers

@@ -178,23 +178,6 @@ DENSE: Mapping[str, Family] = {
         projections=_QKV | _GATE_UP,
         no_dropout=("resid_pdrop", "embd_pdrop"),
     ),
-    "SeedOssForCausalLM": Family(
-        "seed_oss",
-        qkv_bias=("attention_bias", True),
-        output_bias=("attention_out_bias", False),
-        mlp_bias=_MLP_BIAS,
-        needs_kv_heads=True,
-        head_dim=128,
-        no_dropout=("attention_dropout", "residual_dropout"),
-    ),
-    "Ernie4_5ForCausalLM": Family(
-        "ernie4_5",
-        fixed={"use_bias": False},
-        needs_kv_heads=True,
-        head_dim=128,
-        tied=True,
-        theta=500_000.0,
-    ),
     "HunYuanDenseV1ForCausalLM": Family(
         "hunyuan_v1_dense",
         ntk_alpha=True,

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ropewalk.rope.layers import LayerPosition
+from ropewalk.rope.layers import LayerPosition, plain_layers
 from ropewalk.rope.scaling import Linear, Nope, Unchanged, legacy_hf
 from ropewalk.shape.families import OWN_ARCHITECTURE, OWN_TYPE, require_row
 from ropewalk.shape.family import Family
-from ropewalk.shape.model_shape import ModelShape, plain_layers
+from ropewalk.shape.model_shape import ModelShape
 from ropewalk.shape.read import parse_shape
 from ropewalk.shape.rope_keys import FULL, REACH_KEYS, WINDOWED
 from ropewalk.shape.spell_rope import can_spell, find_kept, spell_rope

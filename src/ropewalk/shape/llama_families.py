@@ -61,4 +61,21 @@ LLAMA_KIN: Mapping[str, Family] = {
         needs_kv_heads=True,
         theta=100_000.0,
     ),
+    "SeedOssForCausalLM": Family(
+        "seed_oss",
+        qkv_bias=("attention_bias", True),
+        output_bias=("attention_out_bias", False),
+        mlp_bias=_MLP_BIAS,
+        needs_kv_heads=True,
+        head_dim=128,
+        no_dropout=("attention_dropout", "residual_dropout"),
+    ),
+    "Ernie4_5ForCausalLM": Family(
+        "ernie4_5",
+        fixed={"use_bias": False},
+        needs_kv_heads=True,
+        head_dim=128,
+        tied=True,
+        theta=500_000.0,
+    ),
 }

@@ -112,19 +112,15 @@ class ModelShape:
         """The layers that have attention, and no recurrence in place of it."""
         return self.layers - (len(self.recurrent.layers) if self.recurrent else 0)
 
-    @property
+    @cached_property
     def query_width(self) -> int:
         """Width of all query heads together, in the mean over layers; not always equal to ``width``."""
-        if self.unequal is not None:
-            return self._mean([self.heads * self.heads_of(layer)[1] for layer in range(self.layers)])
-        return self.heads * self.head_dim
+        return self._mean([self.heads * self.heads_of(layer)[1] for layer in range(self.layers)])
 
-    @property
+    @cached_property
     def kv_width(self) -> int:
         """Width of all key heads together, and of all value heads where those are as wide; the mean over layers."""
-        if self.unequal is not None:
-            return self._mean([math.prod(self.heads_of(layer)) for layer in range(self.layers)])
-        return self.kv_heads * self.head_dim
+        return self._mean([math.prod(self.heads_of(layer)) for layer in range(self.layers)])
 
     @property
     def value_dim(self) -> int:
@@ -139,9 +135,7 @@ class ModelShape:
     @property
     def sent_width(self) -> int:
         """Numbers of one token and layer that other context ranks need for its keys and values."""
-        if self.unequal is not None:
-            return 2 * self.kv_width
-        return self.latent.sent_width if self.latent else self.kv_heads * (self.head_dim + self.value_dim)
+        return self.latent.sent_width if self.latent else 2 * self.kv_width
 
     def attention_matrices_of(self, layer: int) -> dict[str, tuple[int, int]]:
         """``attention_matrices`` of one layer, where they differ."""
@@ -209,9 +203,8 @@ class ModelShape:
         attention = sum(out * (into + biased[name]) for name, (into, out) in matrices.items())
         norms = self.heads_of(layer)[1] * (1 if shares else 2) * (self.qk_norm == "head")
         norms += (self.block_norms + (self.unequal.input_width > 0)) * self.norm_parameters
-        return (
-            attention + norms + self.mlp_parameters * self.mlp_factor(layer) + 2 * self.width * self.unequal.input_width
-        )
+        inputs = 2 * self.width * self.unequal.input_width
+        return attention + norms + inputs + self.mlp_parameters * self.mlp_factor(layer)
 
     def mixer_parameters(self, layer: int) -> int:
         """Parameters of one layer outside of its MLP, exactly: of its attention or its recurrence, and its norms."""
@@ -252,16 +245,9 @@ class ModelShape:
     def parameters(self) -> int:
         """Parameters of the whole model, exactly; a tied head is counted once."""
         embeddings = self.vocabulary * self.width * (1 if self.tied else 2)
-        if self.unequal is not None:
-            layers = sum(map(self._unequal_parameters, range(self.layers)))
-            return embeddings + layers + self.norm_parameters + self.unequal.input_parameters(self.width, self.layers)
         fires = sum(layer.bias == "fire" for layer in self.positions) * (2 + 2 * FIRE_UNITS + FIRE_UNITS * self.heads)
-        mixtures = self.mixtures * self.experts.parameters(self.width) if self.experts else 0
-        dense = (self.layers - self.mixtures) * self.mlp_parameters
-        mixers = self.attention_layers * self.attention_parameters
-        if self.recurrent is not None:
-            mixers += len(self.recurrent.layers) * self.mixer_parameters(self.recurrent.layers[0])
-        return embeddings + mixers + dense + mixtures + self.norm_parameters + fires
+        inputs = self.unequal.input_parameters(self.width, self.layers) if self.unequal else 0
+        return embeddings + inputs + sum(map(self.layer_parameters, range(self.layers))) + self.norm_parameters + fires
 
     @cached_property
     def mean_mlp_width(self) -> float:
@@ -312,8 +298,3 @@ class ModelShape:
             require_score_factor(self.positions, positions)
         tokens = min(layer.rope.config_tokens(context_tokens) for layer in positions)
         return replace(self, positions=positions, context_tokens=tokens)
-
-
-def plain_layers(layers: int, theta: float) -> tuple[LayerPosition, ...]:
-    """Every layer with plain RoPE over all earlier tokens."""
-    return (LayerPosition(rope=Unchanged(), theta=theta),) * layers
