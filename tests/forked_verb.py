@@ -1,18 +1,22 @@
-"""The command ``ropewalk`` in a process that is forked from the test, so nothing is imported again.
+"""The command ``ropewalk``, or a program, in a process that is forked from the test, so nothing is imported again.
 
-A fresh interpreter needs four seconds for torch and transformers. Here the parent has them, and the verb has its own
+A fresh interpreter needs four seconds for torch and transformers. Here the parent has them, and the process has its own
 session, signals, output and end, as if a shell had started it. What only a fresh interpreter shows (that a verb imports
-no torch, torchrun) is tested with one.
+no torch, torchrun, what a program lacks on its path) is tested with one.
 """
 
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+from jaxtyping import config
 
 from ropewalk.cli.main import main
 
@@ -37,18 +41,66 @@ class Verb:
 
 def start_verb(arguments: Sequence[str], log: Path, *, before: Callable[[], None] | None = None) -> Verb:
     """Start ``ropewalk`` with these arguments; ``before`` is called in its process first."""
+    log.unlink(missing_ok=True)
     process = multiprocessing.get_context("fork").Process(target=_be_verb, args=(list(arguments), log, before))
     process.start()
     return Verb(process, log)
 
 
 def _be_verb(arguments: list[str], log: Path, before: Callable[[], None] | None) -> None:
-    os.setsid()
-    for path, number in ((Path(os.devnull), 1), (log, 2)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    _stand_alone(Path(os.devnull), log)
     if before is not None:
         before()
     sys.argv = ["ropewalk", *arguments]
     main()
+
+
+def _stand_alone(out: Path, errors: Path) -> None:
+    os.setsid()
+    for path, number in ((out, 1), (errors, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+
+
+def run_program(program: Sequence[str], log: Path, folders: Sequence[Path], seconds: float) -> int | None:
+    """Run ``("-m", module, ...)`` or ``(path, ...)`` with ``folders`` first on its path; None if the time is over.
+
+    What it writes is appended to ``log``. It computes in a new thread, as forked ranks do (parallel/forked.py). Types
+    of arrays are not checked, as in an interpreter of its own.
+    """
+    process = multiprocessing.get_context("fork").Process(target=_be_program, args=(list(program), log, folders))
+    process.start()
+    process.join(seconds)
+    if process.is_alive():
+        os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join()
+        return None
+    return process.exitcode
+
+
+def _be_program(program: list[str], log: Path, folders: Sequence[Path]) -> None:
+    _stand_alone(log, log)
+    config.update("jaxtyping_disable", True)
+    sys.path[:0] = map(str, folders)
+    ends: list[int] = []
+
+    def work() -> None:
+        is_module = program[0] == "-m"
+        sys.argv = program[is_module:]
+        try:
+            if is_module:
+                runpy.run_module(program[1], run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(program[0], run_name="__main__")
+        except SystemExit as end:
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+            ends.append(end.code if isinstance(end.code, int) else int(end.code is not None))
+        else:
+            ends.append(0)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    sys.exit(ends[0] if ends else 1)

@@ -1,60 +1,14 @@
-"""A recipe small enough to go through every part in seconds."""
+"""The recipe that the tests of the verbs begin with."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.spec import Recipe
+from whole_recipe import write_recipe
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
-    """A model from nothing, then the same model's context doubled: two stages, two ranks, context degree 2."""
-    source = {"role": "general", "language": "en", "size_bytes": 60_000}
-    stage: dict[str, Any] = {"tokens": 4096, "step_tokens": 512, "lr": 1e-3, "checkpoint_steps": 3, "log_steps": 2}
-    gates: dict[str, Any] = {"window_loss": 9, "retrieval": 0.99, "short_loss": 9, "otherwise": "warn"}
-    gates |= {"answers": 20, "documents": 2, "short_tokens": 512}
-    data = {
-        "model": {
-            "init": {
-                "layers": 2,
-                "width": 32,
-                "heads": 2,
-                "kv_heads": 1,
-                "head_dim": 16,
-                "mlp_width": 64,
-                "context_length": 64,
-                "tokenizer": 320,
-            }
-        },
-        "run": str(tmp_path / "run"),
-        "seed": 1,
-        "corpus": {
-            "store": str(tmp_path / "store"),
-            "sources": [
-                {"name": "stories", "embedded": "stories_en", "options": {"characters": [3000, 4000]}, **source},
-                {"name": "pairs", "embedded": "key_value", "options": {"words": [40]}, **source, "role": "instruction"},
-            ],
-            "mix": {"general": 3, "instruction": 1},
-            "held_out": 0.2,
-        },
-        "stages": [
-            {"context_length": 64, "rope": {"kind": "unchanged"}, **stage},
-            {
-                "context_length": 128,
-                "rope": {"kind": "theta", "theta": 1e5},
-                "merge_with_base": 0.9,
-                "gate": gates,
-                **stage,
-            },
-        ],
-        "parallel": {"ranks": 2, "context_parallel": 2, "recompute": "none"},
-        "evaluate": {"lengths": [1, 2], "answers": 40, "documents": 4, "position_lengths": 2, "short_tokens": 2048},
-        "export": {"dtype": "float32"},
-    }
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(data))
-    return load_recipe(path)
+    """Two stages on two ranks, in the test's own folder; nothing is done yet."""
+    return write_recipe(tmp_path)

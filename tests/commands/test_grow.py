@@ -29,7 +29,7 @@ from ropewalk.train import loop
 from ropewalk.train.sessions import read_sessions
 
 Begin = Callable[..., Recipe]
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def stamp(folder: RunFolder, *names: str) -> dict[str, int]:
     return {name: (folder.root / name).stat().st_mtime_ns for name in names}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_finished_run_grows_in_every_way(begin: Begin, capsys: pytest.CaptureFixture[str]) -> None:
     """Other means change nothing. Other `evaluate`, other `export`, a stage appended: each makes anew what stands on
     it and nothing else."""

@@ -61,7 +61,7 @@ def play_slurm(folder: Path, script: str, environment: dict[str, str]) -> subpro
     )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_slurm_stops_queues_again_and_goes_on_to_the_end(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,7 +38,7 @@ def read_weights(folder: RunFolder) -> bytes:
     return (folder.export / "model.safetensors").read_bytes()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_all_parts_and_then_nothing_and_a_killed_run_ends_the_same(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,7 +132,7 @@ def test_training_on_the_ids_of_another_tokenizer_is_refused(recipe: Recipe, tmp
         report_corpus(recipe)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_torchrun_runs_a_whole_recipe_as_one_machine_does(recipe: Recipe, tmp_path: Path) -> None:
     """One rank prepares, all train and measure, one exports and reports; once more there is nothing to do."""
     recipe = change(recipe, stages=recipe.to_json()["stages"][:1], parallel={"ranks": 2, "recompute": "none"})

@@ -56,7 +56,7 @@ def sit(recipe: Path, moment: str, place: str, number: signal.Signals) -> Verb:
     return verb
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_every_session_keeps_its_work_and_the_last_one_ends(recipe: Recipe, tmp_path: Path) -> None:
     path, folder = tmp_path / "stopped.yaml", RunFolder(Path(recipe.run))
     path.write_text(yaml.safe_dump(recipe.to_json()))

@@ -49,7 +49,7 @@ def read_cells(results: Path) -> list[dict[str, Any]]:
     return [{**cell, "choices": tuple(cell["choices"])} for cell in json.loads(results.read_text())["cells"]]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_sweep_measures_every_cell_once_and_killed_or_shared_ends_the_same(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,10 +28,14 @@ from faults.kills import CONTEXT_KILLS, HYBRID_KILLS, KILLS
 from faults.poisons import POISONS
 from faults.reshards import RESHARDS
 from faults.rows import ROWS
+from faults.runs import RUNS
 from faults.saves import SAVES
 from faults.stops import STOPS
 
-EXPERIMENTS = [KILLS, CONTEXT_KILLS, HYBRID_KILLS, SAVES, CORRUPTIONS, RESHARDS, DISKS, STOPS, HANGS, POISONS, ROWS]
+EXPERIMENTS = [
+    *[KILLS, CONTEXT_KILLS, HYBRID_KILLS, SAVES, CORRUPTIONS, RESHARDS],
+    *[DISKS, STOPS, HANGS, POISONS, ROWS, RUNS],
+]
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from ropewalk.corpus.prompt_rules import PromptRules
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
 
-SHARD_BYTES = 30_000
+SHARD_BYTES = 15_000
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -46,14 +46,14 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("texts")
     for name in ("web", "notes"):
         (folder / name).mkdir()
-    write_records(folder / "web", "a.jsonl", [{"text": sentence(n, 100)} for n in range(300)])
+    write_records(folder / "web", "a.jsonl", [{"text": sentence(n, 100)} for n in range(150)])
     write_records(folder / "web", "b.jsonl", [])
-    write_records(folder / "web", "c.jsonl", [*({"text": han(n, 300)} for n in range(40)), {"text": "short"}])
-    write_records(folder / "web", "d.jsonl", [{"text": sentence(n, 100) + " again"} for n in range(0, 300, 9)])
+    write_records(folder / "web", "c.jsonl", [*({"text": han(n, 300)} for n in range(20)), {"text": "short"}])
+    write_records(folder / "web", "d.jsonl", [{"text": sentence(n, 100) + " again"} for n in range(0, 150, 9)])
     chapter, *own = (prose(n) for n in range(9))
     write_records(folder / "web", "e.jsonl", [{"text": a + chapter + b} for a, b in pairwise(own)])
-    write_records(folder, "pairs.jsonl", [{"q": sentence(n, 12), "a": sentence(1000 + n, 5)} for n in range(300)])
-    for n in range(30):
+    write_records(folder, "pairs.jsonl", [{"q": sentence(n, 12), "a": sentence(1000 + n, 5)} for n in range(150)])
+    for n in range(15):
         (folder / "notes" / f"{n}.txt").write_text(sentence(2000 + n, 300))
     return folder
 
