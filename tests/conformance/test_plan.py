@@ -1,4 +1,4 @@
-"""Part 9: the plan's FLOPs are those that torch counts, for the experts of a token and for all that is dense."""
+"""Part 9: the plan's FLOPs and saved bytes are those that torch counts, with the experts that a token uses."""
 
 import sys
 
@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from conformance.count_kept import choose_sizes, count_bytes
 from conformance.tiny_families import make_model, make_settings
 from ropewalk.partition import partition_tokens
 from ropewalk.plan.flops import token_flops
+from ropewalk.plan.memory import stored_block_bytes
 from ropewalk.recurrence import scan
 from ropewalk.shape.families import SUPPORTED
 from ropewalk.shape.read import parse_shape
@@ -61,3 +63,12 @@ def test_flops_are_those_that_torch_counts(architecture: str, monkeypatch: pytes
         2 * (shape.query_width + shape.output_width) * tokens * shape.attention_layers
     )  # the eager attention computes all pairs
     assert tokens * (flops.linear - skipped + square) == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("architecture", [name for name, row in SUPPORTED.items() if row.recurrent is None])
+def test_saved_bytes_are_those_that_torch_counts(architecture: str, dtype: torch.dtype) -> None:
+    sizes = choose_sizes(architecture)
+    shape = parse_shape(make_settings(architecture) | sizes, "config.json")
+    planned = shape.layers * stored_block_bytes(shape, 1, element_bytes=dtype.itemsize)
+    assert planned == pytest.approx(count_bytes(architecture, dtype, sizes), rel=0.02)

@@ -163,7 +163,7 @@ def _refuse_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str,
 def _find_reasons(model: PreTrainedModel) -> Iterator[str]:
     config = model.config.get_text_config()
     for key, why in _KEYS.items():
-        if getattr(config, key, None):
+        if getattr(config, key, None) not in (None, False, 0, "vision"):  # Gemma 4: only the tokens of a picture
             yield f"{why} ({key}: {getattr(config, key)})"
     family = family_of(model)
     ours: set[str] = set()

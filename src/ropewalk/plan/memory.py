@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.trained import Trained, count_kept, count_trained, kept_mlp_tensors
 from ropewalk.recipe.lora import Lora
+from ropewalk.shape.kept import Kept, Pair, find_kept
 from ropewalk.shape.model_shape import ModelShape
 
 MASTER_BYTES, MOMENT_BYTES, GRADIENT_BYTES = 4.0, 8.0, 4.0
@@ -161,7 +162,8 @@ def saved_block_bytes(
     if lora is not None:
         stored += float(local_tokens * count_kept(shape, lora, tiled=tiled) * element_bytes)
     if tiled:
-        stored -= float(kept_mlp_tensors(lora) * local_tokens * shape.mean_mlp_width * element_bytes)
+        inside = min(kept_mlp_tensors(lora), kept_of(shape).mlp[0])  # a mixture is never cut into tiles
+        stored -= float(inside * local_tokens * shape.mean_mlp_width * element_bytes)
     return stored
 
 
@@ -187,26 +189,57 @@ def kept_attention_bytes(shape: ModelShape, local_tokens: int, *, element_bytes:
 
 
 def stored_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2) -> float:
-    """Bytes that autograd keeps of one layer without recomputation.
+    """Bytes that autograd keeps of one layer without recomputation, in the mean over layers.
 
-    Counted are three tensors per norm (input, normalised, scaled), rotated queries and keys, values, output,
-    log-sum-exp, and four of the MLP's width. The count is from transformers' Llama and Qwen3, whose norms keep their
-    input in float32 in any dtype. The norms of Olmo and Gemma keep more of it, so their layers are up to 15 % larger in
-    bfloat16.
+    The tensors are those that torch keeps of the class (shape/kept.py), and the log-sum-exp of attention.
     """
-    turned = shape.query_width + shape.kv_width
-    normed = shape.block_norms * shape.width + (turned if shape.qk_norm != "none" else 0)
-    extra = 0
-    if shape.latent is not None:
-        # The third tensor of each norm, what is sent, and the output without the padding of narrow values; values that
-        # need no padding are a view of the tensor from which keys are copied.
-        extra = shape.latent.norm_parameters + shape.sent_width
-        padded = shape.value_dim < shape.head_dim
-        extra += shape.output_width if padded else shape.heads * shape.latent.plain_dim
-        normed += shape.latent.norm_parameters
-    # The third tensor of a query's or key's norm is the rotated one, which is counted there.
-    elements = 2 * normed + shape.block_norms * shape.width + 2 * turned + 4 * shape.mean_mlp_width + extra
-    return float(local_tokens * (elements * element_bytes + normed * (4 - element_bytes) + shape.heads * 4))
+    kept = kept_of(shape)
+
+    def weigh(pair: Pair, width: float) -> float:
+        return width * (pair[0] * element_bytes + pair[1] * 4)
+
+    numbers = weigh(kept.width, shape.width) + weigh(kept.angles, shape.rotary_dim) + 4 * shape.heads
+    if shape.latent is None:
+        own = 1 - shape.unequal.sharing / shape.layers if shape.unequal else 1
+        numbers += weigh(kept.query, shape.query_width) + weigh(kept.key, own * shape.kv_width)
+    else:
+        numbers += _kept_of_latents(shape, element_bytes)
+    dense = weigh(kept.mlp, (shape.layers - shape.mixtures) * shape.mlp_width)
+    if shape.experts is None:
+        dense = weigh(kept.mlp, shape.layers * shape.mean_mlp_width)
+    else:
+        experts = shape.experts
+        copies = kept.mixed[1] if element_bytes < 4 else 0
+        mixture = weigh((kept.mixed[0], copies), shape.width) + weigh(kept.routed, experts.per_token * shape.width)
+        mixture += weigh(kept.inner, experts.per_token * experts.width) + weigh(kept.shared, experts.shared_width)
+        mixture += _CHOICE_BYTES * experts.per_token + 4 * experts.count
+        dense += shape.mixtures * mixture
+    if shape.unequal is not None:
+        numbers += weigh(_KEPT_INPUTS, shape.unequal.input_width)
+    return float(local_tokens * (numbers + dense / shape.layers))
+
+
+_CHOICE_BYTES = 3 * 8 + 2 * 4
+"""Of each expert that a token uses: whole numbers that sort tokens by expert, and two weights in float32."""
+_KEPT_INPUTS: Pair = (4, 0)
+"""Tensors of the width of a layer's own input (Gemma 4)."""
+
+
+def kept_of(shape: ModelShape) -> Kept:
+    """What the class of ``shape`` keeps."""
+    return find_kept(shape.architecture, qk_norm=shape.qk_norm != "none", block_norms=shape.block_norms)
+
+
+def _kept_of_latents(shape: ModelShape, element_bytes: int) -> float:
+    """Bytes that latent attention keeps of one token and layer."""
+    latent = shape.latent
+    assert latent is not None
+    # The third tensor of each norm, what is sent, and the output without the padding of narrow values; values that
+    # need no padding are a view of the tensor from which keys are copied.
+    elements = 3 * latent.norm_parameters + shape.sent_width + 2 * (shape.query_width + shape.kv_width)
+    padded = shape.value_dim < shape.head_dim
+    elements += shape.output_width if padded else shape.heads * latent.plain_dim
+    return float(elements * element_bytes + latent.norm_parameters * (4 - element_bytes))
 
 
 def chunked_loss_bytes(
