@@ -17,7 +17,7 @@ import typer
 
 from ropewalk.cli.beginnings import app as beginnings_app
 from ropewalk.cli.corpus import app as corpus_app
-from ropewalk.cli.evaluate_models import evaluate_command
+from ropewalk.cli.evaluation import evaluate_command
 from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, Strict, end_strictly, load_given, print_result
 from ropewalk.cli.run_records import receipt_command, replay_command
 from ropewalk.cli.usage import Verbs

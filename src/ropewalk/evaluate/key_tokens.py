@@ -21,7 +21,8 @@ def find_key_tokens(
     whole: Float64[np.ndarray, "documents tokens"], window: Float64[np.ndarray, "documents tokens"]
 ) -> Bool[np.ndarray, "documents tokens"]:
     """The key tokens, from the losses with the whole context and with a window, in nats."""
-    return np.logical_and(window - whole > _GAIN, whole < _LOSS)
+    keys: Bool[np.ndarray, "documents tokens"] = np.logical_and(window - whole > _GAIN, whole < _LOSS)
+    return keys
 
 
 def score_long_perplexity(
