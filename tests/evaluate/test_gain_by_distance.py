@@ -42,8 +42,10 @@ def test_every_window_has_the_context_of_the_base(plan: GainByDistance) -> None:
     whole, *windows = plan.items[: len(plan.items) // len(plan.documents)]
     assert len(whole.tokens) == 256 and (np.flatnonzero(whole.group >= 0) >= 88).all()
     assert all(np.flatnonzero(window.group >= 0).min() >= BASE for window in windows)
-    for number, (first, end) in enumerate(pairwise(plan.borders)):
-        counts = [int(sum((item.group == group).sum() for item in plan.items)) for group in (number, 3 + number)]
+    tokens = 256 - 88  # a group each
+    for first, end in pairwise(plan.borders):
+        groups = [range(reading * tokens + first - 88, reading * tokens + end - 88) for reading in (0, 1)]
+        counts = [int(sum(np.isin(item.group, mine).sum() for item in plan.items)) for mine in groups]
         assert counts == [end - first] * 2
 
 
@@ -72,3 +74,31 @@ def test_a_real_model_with_a_window_in_its_only_layer_has_no_gain(
 def test_there_is_nothing_far_at_the_length_of_the_base(corpus: Corpus) -> None:
     assert plan_gain_by_distance(corpus, base_tokens=BASE, multiple=1, documents=12, seed=3) is None
     assert plan_gain_by_distance(corpus, base_tokens=BASE, multiple=1000, documents=12, seed=3) is None
+
+
+def test_key_tokens_are_those_that_far_context_explains() -> None:
+    plan = GainByDistance([("a", np.arange(96)), ("b", np.arange(96))], base_tokens=24, multiple=4)
+    random = np.random.default_rng(0)
+    tokens = 96 - plan.window_tokens
+    window = random.uniform(2.5, 6, size=(2, tokens))
+    base, trained = window.copy(), window.copy()
+    trained[:, 5::7] = 0.25  # 2.25 nats below the window at least
+    trained[:, 6::7] = 2.1  # not below 2
+    trained[:, 4::7] = window[:, 4::7] - 1.9
+
+    def sums(whole: np.ndarray) -> Sums:
+        nll = np.stack((whole, window), axis=1).reshape(-1)
+        return Sums(np.ones(len(nll)), nll, np.zeros(len(nll)))
+
+    found = {"base": sums(base), "trained": sums(trained)}
+    assert plan.groups == 2 * 2 * tokens
+    first, second = plan.score_key_tokens(found)
+    keys = len(range(5, tokens, 7))
+    assert (first.task, first.model, first.n, second.n) == ("long_ppl", "base", 2 * keys, 2 * keys)
+    assert second.value == pytest.approx(np.exp(0.25))
+    assert first.value == pytest.approx(np.exp(base[:, 5::7].mean()))
+    one = {score.task: score for score in plan.score(found["trained"], model="m")}
+    assert one["gain/context"].value == pytest.approx((trained - window).mean())
+    begin, end = plan.borders[1] - plan.borders[0], plan.borders[2] - plan.borders[0]
+    bucket = one[f"gain/position/{plan.borders[1]}-{plan.borders[2]}"]
+    assert bucket.value == pytest.approx((trained - window)[:, begin:end].mean())

@@ -17,15 +17,8 @@ import typer
 
 from ropewalk.cli.beginnings import app as beginnings_app
 from ropewalk.cli.corpus import app as corpus_app
-from ropewalk.cli.options import (
-    AsJson,
-    Overrides,
-    RecipeArgument,
-    Strict,
-    end_strictly,
-    load_given,
-    print_result,
-)
+from ropewalk.cli.evaluation import evaluate_command
+from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, Strict, end_strictly, load_given, print_result
 from ropewalk.cli.planning import check_command
 from ropewalk.cli.run_records import receipt_command, replay_command
 from ropewalk.cli.usage import Verbs
@@ -147,12 +140,7 @@ def train_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: 
     _do_part("train", recipe, overrides, as_json)
 
 
-@app.command("evaluate")
-def evaluate_command(
-    recipe: RecipeArgument, overrides: Overrides = None, strict: Strict = False, as_json: AsJson = False
-) -> None:
-    """Measure base and trained model on the same inputs: loss by position, retrieval, short context."""
-    end_strictly(_do_part("evaluate", recipe, overrides, as_json), strict)
+app.command("evaluate")(evaluate_command)
 
 
 @app.command("export")

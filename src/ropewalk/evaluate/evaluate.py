@@ -6,6 +6,7 @@ tokenizer; otherwise their inputs would differ.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
@@ -23,6 +24,7 @@ from ropewalk.evaluate.loss_by_source import LossBySource
 from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
 from ropewalk.evaluate.ruler_suite import RulerPrompts, measure_ruler, plan_ruler, read_answers
 from ropewalk.evaluate.short_context_loss import plan_short_loss
+from ropewalk.evaluate.stored_sums import find_or_measure
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.open_model import open_model
 from ropewalk.model.weights import Dtype
@@ -37,13 +39,19 @@ Measurement = PositionLoss | GainByDistance | Retrieval | LossBySource
 
 
 def evaluate_models(
-    models: Mapping[str, Path], spec: EvaluateSpec, *, corpus: Path | None, base_context_tokens: int
+    models: Mapping[str, Path],
+    spec: EvaluateSpec,
+    *,
+    corpus: Path | None,
+    base_context_tokens: int,
+    store: Path | None = None,
 ) -> list[Score] | None:
     """Measure each model folder, by name; the scores on the first rank, None on others. Every rank calls it.
 
     Lengths are multiples of ``base_context_tokens``. Changes are relative to the first of ``models``; those of the far
     loss are relative to each earlier model. Without a ``corpus`` there is no held-out text, so only retrieval is
-    measured. Raises UserError where tokenizers differ, and for a folder that does not match its manifest.
+    measured. With a ``store`` the sums of each model are kept there and found again (stored_sums.py). Raises UserError
+    where tokenizers differ, and for a folder that does not match its manifest.
     """
     tokenizer = _share_tokenizer(models)
     held = None if corpus is None else open_corpus(corpus)
@@ -57,11 +65,21 @@ def evaluate_models(
     found: dict[str, list[Sums]] = {}
     scores: list[Score] = []
     for name, folder in models.items():
-        found[name] = measure_model(folder, planned, name=name, precision=spec.precision)
+
+        def measure_it(name: str = name, folder: Path = folder) -> tuple[list[Sums], list[Score]]:
+            sums = measure_model(folder, planned, name=name, precision=spec.precision)
+            if spec.ruler is None:
+                return sums, []
+            return sums, measure_ruler(folder, ruler, tokenizer, spec.ruler, name=name, precision=spec.precision)
+
+        if store is None:
+            found[name], written = measure_it()
+        else:
+            items, asked = [each.items for each in planned], [spec.precision, _describe_ruler(spec)]
+            found[name], written = find_or_measure(store, folder, items, asked, name=name, measure=measure_it)
         for each, sums in zip(planned, found[name], strict=True):
             scores += each.score(sums, model=name)
-        if spec.ruler is not None:
-            scores += measure_ruler(folder, ruler, tokenizer, spec.ruler, name=name, precision=spec.precision)
+        scores += written
     scores += _score_changes(planned, found)
     if rank_and_ranks()[0]:
         return None
@@ -74,6 +92,10 @@ def _plan_ruler(spec: EvaluateSpec, tokenizer: Tokenizer, *, base_tokens: int) -
     if spec.ruler is None:
         return []
     return plan_ruler(spec.ruler, tokenizer, lengths=[each * base_tokens for each in spec.lengths], seed=spec.seed)
+
+
+def _describe_ruler(spec: EvaluateSpec) -> Any:
+    return None if spec.ruler is None else spec.ruler.model_dump(mode="json")
 
 
 def measure_model(
@@ -123,8 +145,11 @@ def plan_measurements(
 
 
 def _score_changes(planned: Sequence[Measurement], found: Mapping[str, list[Sums]]) -> Iterator[Score]:
-    """The changes in later models, in pairs over the same documents."""
+    """What needs several models: key tokens, and the changes in later models, in pairs over the same documents."""
     names = list(found)
+    for place, each in enumerate(planned):
+        if isinstance(each, GainByDistance):
+            yield from each.score_key_tokens({name: sums[place] for name, sums in found.items()})
     for number, name in enumerate(names):
         for place, each in enumerate(planned):
             if isinstance(each, LossBySource) and number:

@@ -5,7 +5,7 @@ document are often easier. A window here always has at least the base's context 
 sees no farther than the base's context reads both alike and has no gain.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,8 +16,12 @@ from ropewalk.core.record import Score
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.evaluate.held_out import draw_long_by_source
 from ropewalk.evaluate.items import Item, Sums
+from ropewalk.evaluate.key_tokens import find_key_tokens, score_long_perplexity
 from ropewalk.evaluate.length_gain import LongText, make_items
 from ropewalk.evaluate.score import difference
+
+_MOST_TOKENS = 1 << 22
+"""With more scored tokens the losses are summed in buckets, and LongPPL is left out: a loss of each takes 48 bytes."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,23 @@ class GainByDistance:
     @property
     def items(self) -> list[Item]:
         texts = [LongText(source, "", tokens) for source, tokens in self.documents]
-        return make_items(texts, truncated_tokens=self.window_tokens, borders=self.borders[:-1])
+        return make_items(texts, truncated_tokens=self.window_tokens, borders=self._firsts)
+
+    @property
+    def _firsts(self) -> Sequence[int]:
+        """The first position of each group: every token is one, unless they are too many."""
+        reached = self.multiple * self.base_tokens
+        if len(self.documents) * (reached - self.window_tokens) > _MOST_TOKENS:
+            return self.borders[:-1]
+        return range(self.window_tokens, reached)
 
     @property
     def groups(self) -> int:
-        return len(self.documents) * 2 * (len(self.borders) - 1)
+        return len(self.documents) * 2 * len(self._firsts)
 
     def score(self, sums: Sums, *, model: str) -> Iterator[Score]:
         """``gain/position/FIRST-END``, ``gain/source/NAME`` and ``gain/context``: nats, below 0 where context helps."""
-        nll, count = (values.reshape(len(self.documents), 2, -1) for values in (sums.nll, sums.count))
+        nll, count = (self._by_bucket(values) for values in (sums.nll, sums.count))
         for number, (first, end) in enumerate(pairwise(self.borders)):
             one = slice(number, number + 1)
             yield self._record(nll[..., one], count[..., one], model=model, task=f"gain/position/{first}-{end}")
@@ -63,6 +75,20 @@ class GainByDistance:
             mine = sources == source
             yield self._record(nll[mine], count[mine], model=model, task=f"gain/source/{source}")
         yield self._record(nll, count, model=model, task="gain/context")
+
+    def _by_bucket(self, values: Float64[np.ndarray, "groups"]) -> Float64[np.ndarray, "documents 2 buckets"]:
+        firsts = np.searchsorted(np.array(self._firsts), self.borders[:-1])
+        return np.add.reduceat(values.reshape(len(self.documents), 2, -1), firsts, axis=2)
+
+    def score_key_tokens(self, found: Mapping[str, Sums]) -> Iterator[Score]:
+        """LongPPL of each model by name, on the key tokens of the last one; nothing where groups are no tokens."""
+        if self._firsts == self.borders[:-1]:
+            return
+        losses = {name: sums.nll.reshape(len(self.documents), 2, -1) for name, sums in found.items()}
+        keys = find_key_tokens(*list(losses.values())[-1].transpose(1, 0, 2))
+        far_tokens = self.multiple * self.base_tokens
+        for name, loss in losses.items():
+            yield from score_long_perplexity(loss[:, 0], keys, model=name, context_tokens=far_tokens)
 
     def _record(
         self,

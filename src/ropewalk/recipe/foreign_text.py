@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,10 @@ from ropewalk.corpus.spec import Source
 FOREIGN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
+BuiltIn = Literal["classics_en", "classics_zh"]
+BUILT_IN: tuple[BuiltIn, ...] = get_args(BuiltIn)
+
+
 class ForeignText(Spec):
     """Text outside the mix: files, or a built-in source that no corpus may have; exactly one of the two."""
 
@@ -19,7 +23,7 @@ class ForeignText(Spec):
     """Names it in scores and in the report."""
     path: str | None = None
     """A file, a folder or a glob, read like a source of the corpus."""
-    embedded: Literal["classics_en", "classics_zh"] | None = None
+    embedded: BuiltIn | None = None
     """Laws, speeches, novels and poems in the public domain, of which no corpus is made."""
     text_key: str = "text"
     """The field of a record that holds the text."""

@@ -19,7 +19,7 @@ from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.recipe.explain import explain
 from ropewalk.recipe.named import find_named, list_recipes
 from ropewalk.recipe.plain_yaml import parse_yaml
-from ropewalk.recipe.spec import ExportSpec, ImportSpec, Recipe
+from ropewalk.recipe.spec import EvaluateSpec, ExportSpec, ImportSpec, Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.suffix import YAML
 
@@ -132,6 +132,11 @@ def parse_advice(overrides: Sequence[str]) -> AdviceSpec:
 def parse_export(overrides: Sequence[str]) -> ExportSpec:
     """Make the settings of an export without a recipe from overrides alone."""
     return _parse_alone(ExportSpec, overrides, {})
+
+
+def parse_evaluate(overrides: Sequence[str], data: dict[str, Any]) -> EvaluateSpec:
+    """Read the keys of ``evaluate`` alone, for a model without a recipe; ``data`` holds those of a suite."""
+    return _parse_alone(EvaluateSpec, overrides, data)
 
 
 def parse_import(overrides: Sequence[str]) -> ImportSpec:

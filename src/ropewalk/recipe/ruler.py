@@ -10,7 +10,7 @@ from ropewalk.probe.ruler_task import RULER_NAMES, RulerName, RulerTask
 
 
 class RulerSpec(Spec):
-    """RULER at ``evaluate.lengths``: a model writes its answers (docs/evaluate.md)."""
+    """RULER at ``evaluate.lengths``: a model writes its answers (docs/ruler.md)."""
 
     tasks: Annotated[tuple[RulerName, ...], Field(min_length=1)] = RULER_NAMES
     """Names of tasks; all 13 by default."""

@@ -1,0 +1,60 @@
+"""``ropewalk evaluate MODEL``: measures a model folder without a run, alone or against its base."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ropewalk.commands.on_ranks import on_ranks
+from ropewalk.core.quantity import format_length
+from ropewalk.core.record import Score
+from ropewalk.recipe.load import parse_evaluate
+from ropewalk.recipe.suite import find_suite
+from ropewalk.report.table import Table
+from ropewalk.shape.find import find_model
+from ropewalk.shape.read import read_shape
+
+if TYPE_CHECKING:
+    from ropewalk.recipe.spec import EvaluateSpec
+
+
+def evaluate_folder(
+    model: Path, overrides: Sequence[str], *, base: str | None, suite: str, store: Path
+) -> dict[str, Any]:
+    """The scores of a model, and of its base if there is one; ``overrides`` are keys of ``evaluate``.
+
+    Lengths are doublings of the base's context (of the model's own without one) up to the model's. Sums of both are
+    kept in ``store``. Raises UserError for a folder that is no model, and for another suite.
+    """
+    folders = {} if base is None else {"base": find_model(base)}
+    folders["model"] = find_model(model)
+    base_tokens = read_shape(next(iter(folders.values()))).context_tokens
+    reach_tokens = max(base_tokens, read_shape(folders["model"]).context_tokens)
+    keys = find_suite(suite, base_tokens=base_tokens, reach_tokens=reach_tokens)
+    spec = parse_evaluate(overrides, keys)
+    scores = on_ranks(measure_on_rank, 1, folders, spec, base_tokens, store) or []
+    return {"suite": suite, "scores": [asdict(score) for score in scores], "text": _tabulate(scores, list(folders))}
+
+
+def measure_on_rank(
+    folders: dict[str, Path], spec: "EvaluateSpec", base_tokens: int, store: Path
+) -> list[Score] | None:
+    """Measure the models; the scores on the first rank."""
+    from ropewalk.evaluate.evaluate import evaluate_models
+
+    return evaluate_models(folders, spec, corpus=None, base_context_tokens=base_tokens, store=store)
+
+
+def _tabulate(scores: Sequence[Score], models: Sequence[str]) -> str:
+    """One line per task and length, the models side by side, each with its 95 % interval."""
+    whole = [score for score in scores if score.depth is None]
+    found = {(score.model, score.task, score.context_tokens): score for score in whole}
+    rows = [
+        [task, format_length(tokens), *(_tell(found.get((model, task, tokens))) for model in models)]
+        for task, tokens in dict.fromkeys((score.task, score.context_tokens) for score in whole)
+    ]
+    return Table(["task", "context", *models], rows, "lr" + "r" * len(models)).to_text()
+
+
+def _tell(score: Score | None) -> str:
+    return "" if score is None else f"{score.value:.4g} [{score.low:.4g}, {score.high:.4g}]"

@@ -1,0 +1,62 @@
+"""``ropewalk evaluate MODEL``: any folder, alone or against a base that is read once."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import ropewalk.evaluate.evaluate
+from ropewalk.cli.main import app
+from ropewalk.commands.evaluate_models import evaluate_folder
+from ropewalk.core.error import UserError
+from ropewalk.evaluate.items import Sums
+from ropewalk.recipe.suite import find_suite
+from ropewalk.shape.find import TINY_BASE
+
+SMALL = ["lengths=[1]", "answers=4", "short_tokens=600", "abilities=2"]
+
+
+def test_the_base_is_read_once_whatever_it_is_compared_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    true_measure = ropewalk.evaluate.evaluate.measure_model
+
+    def count(folder: Path, planned: object, *, name: str, precision: object) -> list[Sums]:
+        read.append(name)
+        return true_measure(folder, planned, name=name, precision=precision)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("ropewalk.evaluate.evaluate.measure_model", count)
+    monkeypatch.setattr("ropewalk.commands.evaluate_models.on_ranks", lambda work, ranks, *args: work(*args))
+    asked = {"base": "tiny-base", "suite": "quick", "store": tmp_path / "store"}
+    first = evaluate_folder(TINY_BASE, SMALL, **asked)  # type: ignore[arg-type]
+    assert read == ["base"], "the model is the same folder"
+    again = evaluate_folder(TINY_BASE, SMALL, **asked)  # type: ignore[arg-type]
+    assert read == ["base"] and again == first
+    evaluate_folder(TINY_BASE, [*SMALL, "seed=5"], **asked)  # type: ignore[arg-type]
+    assert read == ["base", "base"], "other prompts are another measurement"
+    changes = [score for score in first["scores"] if score["task"].startswith("change/foreign/")]
+    assert len(changes) == 2 and all(score["value"] == 0 and score["model"] == "model" for score in changes)
+    assert "retrieval/key_value" in first["text"] and "change/foreign/classics_en" in first["text"]
+
+
+def test_a_suite_reaches_the_length_of_the_model() -> None:
+    assert find_suite("quick", base_tokens=512, reach_tokens=2048)["lengths"] == [1, 2, 4]
+    assert find_suite("ruler", base_tokens=512, reach_tokens=3000)["lengths"] == [1, 2, 4]
+    assert len(find_suite("full", base_tokens=512, reach_tokens=512)["probes"]) == 16
+    with pytest.raises(UserError, match="no suite 'all'"):
+        find_suite("all", base_tokens=512, reach_tokens=512)
+
+
+def test_the_verb_takes_a_folder_and_refuses_a_suite_for_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {}
+
+    def keep(model: Path, overrides: list[str], **options: object) -> dict[str, object]:
+        given.update(options, model=model, overrides=overrides)
+        return {"scores": [], "text": ""}
+
+    monkeypatch.setattr("ropewalk.commands.evaluate_models.evaluate_folder", keep)
+    done = CliRunner().invoke(app, ["evaluate", str(TINY_BASE), "answers=8", "--base", "tiny-base", "--json"])
+    assert done.exit_code == 0 and json.loads(done.stdout) == {"scores": []}
+    assert (given["base"], given["suite"], given["overrides"]) == ("tiny-base", "quick", ["answers=8"])
+    refused = CliRunner().invoke(app, ["evaluate", "recipe.yaml", "--suite", "full"])
+    assert isinstance(refused.exception, UserError) and "own base" in refused.exception.what
