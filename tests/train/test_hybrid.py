@@ -12,6 +12,8 @@ from ropewalk.core.artifact import read_manifest
 from ropewalk.core.error import UserError
 from ropewalk.core.record import read_metrics
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.model.adapter import attach_adapter
+from ropewalk.model.engines import find_commands
 from ropewalk.model.export import export
 from ropewalk.model.extend import extend
 from ropewalk.model.load import load_model
@@ -19,6 +21,7 @@ from ropewalk.model.recurrent_layer import RecurrentLayer
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.plan.forecast import plan_sharing
 from ropewalk.recipe.check import check
+from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.recipe.ruler import RulerSpec
 from ropewalk.recipe.spec import EvaluateSpec
@@ -79,6 +82,7 @@ def test_extend_train_on_two_ranks_and_export(base: Path, prepared: tuple[Path, 
     theirs, report = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True, dtype=torch.float32)
     assert type(theirs) is Qwen3_5ForCausalLM
     assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert next(each.note for each in find_commands(out) if each.engine == "vLLM") == ""
     ours = load_model(out)
     assert isinstance(ours.model.layers[0].linear_attn, RecurrentLayer)
     tokens = torch.arange(3, 60)[None]
@@ -96,9 +100,11 @@ def test_what_a_hybrid_cannot_do_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="partition of tokens") as refused:
         plan_sharing(Parallel(ulysses_degree=2), read_shape(base), device="cpu", element_bytes=4)
     assert "ulysses_degree" in refused.value.where
-    recipe = make_recipe(parallel={"ulysses_degree": 2}).model_copy(
+    recipe = make_recipe(parallel={"ulysses_degree": 2}, lora=Lora()).model_copy(
         update={"evaluate": EvaluateSpec(ruler=RulerSpec())}
     )
     found = {finding.key for finding in check(recipe, read_shape(base)) if finding.level == "error"}
-    assert {"parallel.ulysses_degree", "evaluate.ruler"} <= found
+    assert {"parallel.ulysses_degree", "evaluate.ruler", "stages.0.lora"} <= found
+    with pytest.raises(UserError, match="do not support recurrent layers"):
+        attach_adapter(load_model(base), Lora(), seed=0)
     assert parallelize(load_model(base)).sharing.ulysses_degree == 1

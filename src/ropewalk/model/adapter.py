@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ropewalk.core.error import UserError
-from ropewalk.model.architectures import blocks_of, family_of, is_embedding
+from ropewalk.model.architectures import blocks_of, family_of, is_embedding, is_recurrent
 from ropewalk.model.biases import NAME as SCORE_BIAS
 from ropewalk.model.lazy_weights import LazyWeights, read_weights
 from ropewalk.recipe.lora import Lora, require_peft
@@ -30,12 +30,13 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, *, seed: int) -> None:
 
     The first values depend on ``seed`` alone; the product of each adapter is 0 at the start. Biases of attention scores
     are always trained, because they are new in the stage that adds them. Routers and experts get no adapter. Raises
-    UserError where peft is not installed, and where no matrix has a chosen name.
+    UserError where peft is not installed, where no matrix has a chosen name, and for a model with recurrent layers.
     """
     require_peft()
     from peft import LoraConfig, inject_adapter_in_model
 
     family, blocks = family_of(model), blocks_of(model)
+    _refuse_recurrent(model, blocks)
     own = family.projections if family else {}
     if family and family.latent:
         own = name_latent(model.config.q_lora_rank)
@@ -51,6 +52,16 @@ def attach_adapter(model: PreTrainedModel, lora: Lora, *, seed: int) -> None:
             parameter.requires_grad_(True)
     if not model.get_input_embeddings().weight.requires_grad:
         model.enable_input_require_grads()
+
+
+def _refuse_recurrent(model: PreTrainedModel, blocks: nn.ModuleList) -> None:
+    if any(is_recurrent(model, block) for block in blocks):
+        raise UserError(
+            "adapters do not support recurrent layers yet",
+            where="stages: lora",
+            why=f"the recurrent layers of {type(model).__name__} have matrices with other names and counts",
+            fix="leave lora out",
+        )
 
 
 def _refuse_only_experts(blocks: nn.ModuleList, names: list[str]) -> None:

@@ -66,7 +66,7 @@ class _Facts:
         return [
             layer.rope.to_hf(layer.theta)
             for layer in self.shape.positions
-            if not (skips and isinstance(layer.rope, Nope))
+            if layer.mixer is None and not (skips and isinstance(layer.rope, Nope))
         ]
 
     @property
@@ -230,7 +230,7 @@ def _find_missing_in_llama_cpp(facts: _Facts) -> str:
         return _ODD_WINDOWS if facts.odd_windows else ""
     if facts.windows:
         return "it would apply full attention in every layer: its converter does not write these windows"
-    turns = [not isinstance(layer.rope, Nope) for layer in facts.shape.positions]
+    turns = [not isinstance(layer.rope, Nope) for layer in facts.shape.positions if layer.mixer is None]
     if facts.architecture == "SmolLM3ForCausalLM" and turns != [(layer + 1) % 4 != 0 for layer in range(len(turns))]:
         return "it applies RoPE in three of four layers and ignores the config"
     return ""

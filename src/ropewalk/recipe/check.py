@@ -52,6 +52,9 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
                 "adapters cannot train a model that starts from random weights, because the frozen weights stay random"
             )
             findings.append(Finding("error", f"{key}.lora", message, "Hu et al. 2021 (2106.09685)"))
+        if stage.lora is not None and shape is not None and shape.recurrent is not None:
+            message = "adapters do not support recurrent layers yet: their matrices have other names and counts"
+            findings.append(Finding("error", f"{key}.lora", message, "docs/recurrence.md"))
         if isinstance(recipe.model, str):
             stretches = before is None or not (keeps_positions(stage) and stage.reach_tokens <= before.context_tokens)
             findings += [*_check_budget(stage, key, shape, stretches=stretches), *_check_replay(recipe, stage, key)]
