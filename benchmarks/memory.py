@@ -33,6 +33,7 @@ from ropewalk.plan.hardware import find_machine
 from ropewalk.plan.memory import estimate_memory
 from ropewalk.plan.plan import Split
 from ropewalk.plan.savings import Savings, list_savings
+from ropewalk.plan.workload import describe_workload
 from ropewalk.recipe.spec import Parallel
 
 DOCUMENT_TOKENS, DECISIVE_TOKENS, LIMIT_BYTES = 4096, 16384, 16 * 2**30
@@ -118,7 +119,8 @@ def measure_gpu(models: list[str], lengths: list[int], steps: int) -> None:
         for tokens in lengths:
             case = Case(model, tokens, tokens, "cuda", steps)
             ways = tuple(list_savings(Parallel(), SHAPES[model], host_is_apart=True))
-            way, _ = find_fit(case.shape, tokens, ranks=1, split=Split(savings=ways), machine=machine)
+            load = describe_workload(case.shape, tokens, sequences=1)
+            way, _ = find_fit(load, ranks=1, split=Split(savings=ways), machine=machine)
             side = json.dumps({name: getattr(way, name) for name in Savings.__dataclass_fields__})
             found = [measure(case, each, 16) for each in (side, "trainer")]
             speeds = [each and tokens / each.seconds for each in found]

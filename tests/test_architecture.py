@@ -219,6 +219,7 @@ def test_the_rule_of_devices_by_example() -> None:
 RUN_FILES = {
     "recipe.yaml", "metrics.jsonl", "scores.json", "parity.json", "report.html", "sessions.json", "factors.json",
     "receipt.json", "saves.json", "rollbacks.json", "mix.json", "base-short-loss.json", "gate.json",
+    "retrieval-heads.json",
 }  # fmt: skip
 RUN_FOLDERS = {"stages", "extended", "checkpoints", "trained", "skipped", "initial", "trackers"}
 

@@ -1,6 +1,5 @@
 """The report of a GPU's first fifteen minutes runs as a whole on a CPU, and loses nothing where a part fails."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -10,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from programs import load_program
+
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
 def report(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module("gpu_report")
+    return load_program("gpu_report", monkeypatch)
 
 
 @pytest.mark.timeout(600)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from forked_verb import start_verb
 from ropewalk.commands.check import check_recipe
 from ropewalk.commands.corpus import report_corpus
 from ropewalk.commands.on_ranks import on_ranks
@@ -81,27 +82,26 @@ def test_all_parts_and_then_nothing_and_a_killed_run_ends_the_same(
         run_recipe(change(recipe, seed=2))
 
     again = change(recipe, run=str(tmp_path / "again"))
-    kill_repeatedly(again, tmp_path)
-    assert read_weights(RunFolder(Path(again.run))) == read_weights(folder)
+    kill_and_go_on(again, tmp_path)
+    one, two = RunFolder(Path(again.run)), folder
+    for stage in (0, 1):
+        names = (one.trained(stage) / "model.safetensors", two.trained(stage) / "model.safetensors")
+        assert names[0].read_bytes() == names[1].read_bytes()
 
 
-def kill_repeatedly(recipe: Recipe, tmp_path: Path) -> None:
-    """Run in a process that is killed at three moments, then left to finish."""
+def kill_and_go_on(recipe: Recipe, tmp_path: Path) -> None:
+    """Kill a run in the midst of its first stage, and let another process train on (more kills: tests/faults)."""
     path = tmp_path / "again.yaml"
     path.write_text(yaml.safe_dump(recipe.to_json()))
-    folder = RunFolder(Path(recipe.run))
-    moments = [folder.corpus, folder.checkpoints(0) / "step-00000003", folder.trained(0)]
-    for moment in moments:
-        process = subprocess.Popen([sys.executable, "-c", TORCH_FREE_CODE, str(path)], stderr=subprocess.DEVNULL)
-        while not moment.exists() and process.poll() is None:
-            time.sleep(0.05)
-        process.kill()
-        process.wait()
-        assert moment.exists(), "it ended before the moment came"
-    done = subprocess.run(
-        [sys.executable, "-c", TORCH_FREE_CODE, str(path)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    moment = RunFolder(Path(recipe.run)).checkpoints(0) / "step-00000003"
+    process = subprocess.Popen([sys.executable, "-c", TORCH_FREE_CODE, str(path)], stderr=subprocess.DEVNULL)
+    while not moment.exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert moment.exists() and not RunFolder(Path(recipe.run)).trained(0).exists(), "it ended before it was killed"
+    verb = start_verb(["train", str(path)], tmp_path / "train.txt")
+    assert verb.wait() == 0 and "continues from step-" in verb.said, verb.said
 
 
 def test_a_part_names_the_one_that_it_stands_on(recipe: Recipe) -> None:

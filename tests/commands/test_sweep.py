@@ -1,9 +1,6 @@
 """A whole sweep in miniature: every cell once, none twice, the same scores whoever was killed, and means over seeds."""
 
 import json
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from forked_verb import Verb, start_verb
 from ropewalk.commands.run import do_part
 from ropewalk.commands.sweep import require_one_tokenizer, run_sweep
 from ropewalk.core.artifact import new_folder
@@ -22,7 +20,6 @@ from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.sweep import load_sweep
 
-SWEEP = [sys.executable, "-m", "ropewalk", "sweep"]
 CELLS = ["seed-1/base/", "seed-1/linear/zero-shot/", "seed-1/theta/zero-shot/"]
 CELLS += ["seed-1/linear/trained/", "seed-1/theta/trained/"]
 CELLS += ["seed-2/base/", "seed-2/linear/trained/", "seed-2/theta/trained/"]
@@ -70,27 +67,25 @@ def test_a_sweep_measures_every_cell_once_and_killed_or_shared_ends_the_same(
 
     again = tmp_path / "again"
     kill_in_the_midst(study, again)
-    both = [start(study, again) for _ in range(2)]  # what is left, shared by two
-    assert [process.wait() for process in both] == [0, 0]
-    told = [process.stderr.read() for process in both if process.stderr]
-    assert any("continues from step-" in text for text in told), "the training that was killed began anew"
-    assert read_cells(again / "results.json") == read_cells(folder / "results.json")
+    both = [start(study, again, name) for name in ("left", "right")]  # what is left of a seed, shared by two
+    assert [verb.wait() for verb in both] == [0, 0]
+    assert any("continues from step-" in verb.said for verb in both), "the training that was killed began anew"
+    first_seed = [cell for cell in read_cells(folder / "results.json") if cell["seed"] == 1]
+    assert read_cells(again / "results.json") == first_seed and len(first_seed) == 5
 
 
-def start(study: Path, folder: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [*SWEEP, str(study), f"study={folder}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+def start(study: Path, folder: Path, name: str) -> Verb:
+    return start_verb(["sweep", str(study), f"study={folder}", "seeds=[1]"], folder.with_name(f"{name}.txt"))
 
 
 def kill_in_the_midst(study: Path, folder: Path) -> None:
-    """Kill while the last arm of the first seed is being trained."""
-    cell = RunFolder(folder / "cells" / CELLS[4])
-    process = start(study, folder)
-    while not (cell.checkpoints(0) / "step-00000001").exists() and process.poll() is None:
+    """Kill while the first arm is being trained."""
+    cell = RunFolder(folder / "cells" / CELLS[3])
+    verb = start(study, folder, "killed")
+    while not (cell.checkpoints(0) / "step-00000001").exists() and verb.process.is_alive():
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    verb.process.kill()
+    verb.wait()
     assert not cell.scores.exists(), "it was measured before it was killed"
 
 

@@ -96,7 +96,8 @@ def check_reach(architecture: str) -> None:
             settings["layer_types"] = [kind]
         if FAMILIES[architecture].nope == "switch":
             settings["no_rope_layers"] = [int(kind == FULL)]
-        (position,) = parse_shape(settings, "config.json").positions
+        shape = parse_shape(settings, "config.json")
+        (position,) = shape.positions
         model = make_model(architecture, bare=settings)
         model.set_attn_implementation("eager")
         tokens = torch.arange(3, 3 + CONTEXT_TOKENS // 2)[None]
@@ -105,7 +106,8 @@ def check_reach(architecture: str) -> None:
         logits = model(inputs_embeds=inputs, position_ids=places, use_cache=False).logits[0, -1]
         (slope,) = torch.autograd.grad(logits.square().sum(), inputs)
         seen = int((slope[0].abs().amax(dim=1) > 0).sum())
-        assert seen == min(position.window_tokens or tokens.shape[1], tokens.shape[1])
+        reach = shape.recurrent.taps if position.mixer == "convolution" and shape.recurrent else position.window_tokens
+        assert seen == min(reach or tokens.shape[1], tokens.shape[1])
         with torch.no_grad():
             # with a mask the gaps are no borders of documents
             whole = torch.ones_like(tokens)

@@ -55,7 +55,6 @@ REFUSED = {
     "mistralai/Devstral-Small-2-24B-Instruct-2512": _FP8,
     "mistralai/Mistral-Small-4-119B-2603": _LATENT,
     "LiquidAI/LFM2-8B-A1B": _RECURRENT,
-    "ibm-ai-platform/Bamba-9B-v2": _RECURRENT,
     "baichuan-inc/Baichuan2-7B-Base": _REMOTE,
     "internlm/internlm2-7b": _REMOTE,
     "microsoft/bitnet-b1.58-2B-4T-bf16": "weights of three values",

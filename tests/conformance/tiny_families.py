@@ -55,6 +55,10 @@ _DELTA = {
     "linear_value_head_dim": 12,
     "linear_conv_kernel_dim": 3,
 }
+_MAMBA = {
+    **{"mamba_n_heads": 4, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_d_conv": 3, "mamba_expand": 2},
+    **{"mamba_d_head": 32, "mamba_chunk_size": 16, "time_step_limit": [0.1, 0.9]},
+}
 OWN: dict[str, dict[str, Any]] = {
     "LlamaForCausalLM": {"attention_bias": True, "mlp_bias": True},
     "MistralForCausalLM": {"sliding_window": WINDOW_TOKENS},
@@ -174,6 +178,8 @@ OWN: dict[str, dict[str, Any]] = {
         "num_experts": 4,
         "shared_expert_intermediate_size": 40,
     },
+    "Lfm2ForCausalLM": {"layer_types": ["conv", FULL] * 2, "conv_L_cache": 4, "block_multiple_of": 8},
+    "BambaForCausalLM": {**_MAMBA, "attn_layer_indices": [1, 3]},
     "MiniMaxM2ForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2, "rotary_dim": 8},
 }
 

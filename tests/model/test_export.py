@@ -207,11 +207,14 @@ def test_a_long_text_alone_does_not_prove_a_method_that_looks_at_lengths(
     out = stretch(save_tiny(), tmp_path / "out", METHODS["longrope"])
     lengths: list[int] = []
 
-    def note(folder: Path, text: torch.Tensor, places: tuple[int, ...], *_: Any) -> dict[int, float]:
-        lengths.append(len(text))
-        return dict.fromkeys(places, 0.0)
+    def answer(_: Path, asked: list[dict[str, torch.Tensor]], device: torch.device) -> list[dict[str, torch.Tensor]]:
+        lengths.extend(len(each["tokens"]) for each in asked)
+        return [{"logits": torch.ones(len(each["places"]), 4)} for each in asked]
 
-    monkeypatch.setattr("ropewalk.model.export_parity._compare", note)
+    monkeypatch.setattr("ropewalk.model.export_parity._ask_fresh_process", answer)
+    monkeypatch.setattr(
+        "ropewalk.model.export_parity._compute_ours", lambda _, text, places, *__: torch.ones(len(places), 4)
+    )
     assert sorted(verify_export(out)) == [0, 31, 32, 127] and lengths == [128, 32]
 
 

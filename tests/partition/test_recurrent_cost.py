@@ -189,7 +189,9 @@ def test_the_choice_is_told_beside_contiguous() -> None:
     sharing = make_sharing(ATTENTION, device="cuda", element_bytes=2, recurrent=DELTA)
     choice = choose_partition(draw_42(), ranks=RANKS, sharing=sharing)
     told = choice.explain()
-    assert told.startswith("balanced over 8 ranks") and "recurrent layers: " in told and "at most 12 MiB a layer" in told
+    assert (
+        told.startswith("balanced over 8 ranks") and "recurrent layers: " in told and "at most 12 MiB a layer" in told
+    )
     ratio = float(told.split("contiguous would cost ")[1].split()[0])
     assert ratio > 1 and "work max/mean" in told.split("contiguous would cost ")[1]
     assert (

@@ -68,10 +68,13 @@ def test_twenty_billion_tokens_of_llama_2_7b() -> None:
 
 
 def test_recomputation_is_chosen_by_memory(shapes: Mapping[str, ModelShape]) -> None:
+    """Running only the MLPs again, in tiles, comes first; then all but attention."""
     found = [
-        forecast(shapes["llama-1b"], context_tokens=context, tokens=context).recompute for context in (8 * K, 128 * K)
+        forecast(shapes["llama-1b"], context_tokens=context * K, tokens=context * K).savings
+        for context in (8, 128, 256)
     ]
-    assert found == ["none", "save_attention"]
+    assert [way.recompute for way in found] == ["none", "none", "save_attention"]
+    assert [way.mlp_tile_tokens is not None for way in found[:2]] == [False, True]
 
 
 def test_attention_waits_on_the_host_only_where_the_host_has_room(shapes: Mapping[str, ModelShape]) -> None:
@@ -139,7 +142,7 @@ def test_documents_imbalance_and_slow_links_show(shapes: Mapping[str, ModelShape
     assert step_seconds(machine="a100-sxm-80") > 2 * plain
 
 
-def test_data_ranks_round_the_step_to_whole_rows(shapes: Mapping[str, ModelShape]) -> None:
+def test_a_step_has_the_sequences_that_training_gives_it(shapes: Mapping[str, ModelShape]) -> None:
     plan = forecast(
         shapes["llama-1b"],
         context_tokens=1000,
@@ -148,7 +151,10 @@ def test_data_ranks_round_the_step_to_whole_rows(shapes: Mapping[str, ModelShape
         ranks=4,
         split=Split(context_ranks=2, micro_batch_size=1),
     )
-    assert (plan.step_tokens, plan.steps) == (6_000, 16)
+    assert (plan.step_tokens, plan.steps, plan.work.micro_batches) == (8_000, 12, 4)
+    odd = forecast(shapes["llama-1b"], context_tokens=1000, tokens=100_000, step_tokens=5_000, ranks=4)
+    assert (odd.step_tokens, odd.work.micro_batches) == (5_000, 2), "the busiest of four ranks has two of five"
+    assert odd.work.tokens == 2_000
     assert forecast(shapes["llama-1b"], context_tokens=1000, tokens=100, step_tokens=10).step_tokens == 1000
 
 

@@ -1,6 +1,7 @@
 """Memory formulas against published peaks, and against what autograd really keeps."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -64,19 +65,19 @@ def test_worked_table(shapes: Mapping[str, ModelShape]) -> None:
     assert [each / 1e9 for each in chunks] == pytest.approx([2.63, 3.15], abs=0.01), "2 bytes a logit, and 4"
 
 
-def test_ways_to_recompute_are_ordered(shapes: Mapping[str, ModelShape]) -> None:
+def test_every_way_to_save_memory_is_listed_once(shapes: Mapping[str, ModelShape]) -> None:
     shape = shapes["qwen-0.6b"]
     ways = list_savings(Parallel(), shape, host_is_apart=True)
-    found = [estimate_memory(shape, 32768, ranks=4, savings=way) for way in ways]
-    peaks = [memory.peak_bytes for memory in found]
-    assert len(set(peaks)) == 7
-    by_memory = peaks[:3] + peaks[4:5] + peaks[3:4] + peaks[5:]  # attention on the host is faster than all again
-    assert by_memory == sorted(peaks, reverse=True)
-    assert found[3].host == pytest.approx((1 - 1 / shape.layers) * found[2].kept) and not any(
-        memory.host for memory in (*found[:3], found[4])
-    )
-    assert found[1].kept - found[4].kept == pytest.approx(kept_attention_bytes(shape, 32768))
-    assert found[-1].states == 0 and found[-1].gathered > 0
+    assert len(set(ways)) == len(ways) == 2 * (2 + 2 * 3 + 2 * 2), "states, and tiles with each recomputation"
+    found = {way: estimate_memory(shape, 32768, ranks=4, savings=way) for way in ways}
+    saved, full = Savings("save_attention"), Savings("full")
+    on_host = found[replace(saved, offload=True, attention_on_host=True)]
+    assert on_host.host == pytest.approx((1 - 1 / shape.layers) * found[saved].kept) and not found[saved].host
+    assert found[saved].kept - found[full].kept == pytest.approx(kept_attention_bytes(shape, 32768))
+    least = min(found.values(), key=lambda memory: memory.peak_bytes)
+    assert least.states == 0 and least.gathered > 0
+    rounded = list_savings(Parallel(), shape, host_is_apart=True, changes_rounding=True)
+    assert {way.eight_bit for way in set(rounded) - set(ways)} == {True}
 
 
 def test_the_recipe_decides_and_auto_fills_in(shapes: Mapping[str, ModelShape]) -> None:

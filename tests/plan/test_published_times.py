@@ -3,7 +3,6 @@
 The program fits in a second, but not under this suite's checks of types; so its factors are read from its results.
 """
 
-import importlib
 import json
 from pathlib import Path
 from statistics import median
@@ -11,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from programs import load_program
 from ropewalk.plan.step_time import FITTED
 
 ROOT = Path(__file__).parents[2]
@@ -18,8 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module("plan_published")
+    return load_program("plan_published", monkeypatch)
 
 
 def test_published_throughputs_are_met_by_a_fit_that_did_not_see_their_source(program: ModuleType) -> None:

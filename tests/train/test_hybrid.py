@@ -18,7 +18,10 @@ from ropewalk.model.load import load_model
 from ropewalk.model.recurrent_layer import RecurrentLayer
 from ropewalk.parallel.launch import run_ranks
 from ropewalk.plan.forecast import plan_sharing
+from ropewalk.recipe.check import check
 from ropewalk.recipe.parallel import Parallel
+from ropewalk.recipe.ruler import RulerSpec
+from ropewalk.recipe.spec import EvaluateSpec
 from ropewalk.rope.layers import LayerRule
 from ropewalk.rope.scaling import Theta
 from ropewalk.shape.read import read_shape
@@ -93,4 +96,9 @@ def test_what_a_hybrid_cannot_do_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="partition of tokens") as refused:
         plan_sharing(Parallel(ulysses_degree=2), read_shape(base), device="cpu", element_bytes=4)
     assert "ulysses_degree" in refused.value.where
+    recipe = make_recipe(parallel={"ulysses_degree": 2}).model_copy(
+        update={"evaluate": EvaluateSpec(ruler=RulerSpec())}
+    )
+    found = {finding.key for finding in check(recipe, read_shape(base)) if finding.level == "error"}
+    assert {"parallel.ulysses_degree", "evaluate.ruler"} <= found
     assert parallelize(load_model(base)).sharing.ulysses_degree == 1

@@ -1,7 +1,5 @@
 """The plan's memory against the most that a real step's tensors took, as the allocator reports it."""
 
-import importlib
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from programs import load_program
 from ropewalk.model.adapter import attach_adapter
 from ropewalk.model.attention_interface import NAME
 from ropewalk.model.model_with_loss import ModelWithLoss
@@ -99,8 +98,7 @@ def test_the_plan_knows_what_frozen_weights_and_bytes_save(precision: Literal["f
 @pytest.mark.parametrize("place", [7, 9, 10])
 def test_the_plan_is_within_a_tenth_of_the_peak_of_two_ranks(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """All weights as one unit in two types, and a unit per block; the program measures all of its cases."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    program = importlib.import_module("plan_memory")
+    program = load_program("plan_memory", monkeypatch)
     case = program.CASES[place]
     assert case.ranks == 2
 

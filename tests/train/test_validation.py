@@ -92,3 +92,24 @@ def test_the_validation_at_the_end_counts_only_at_the_distance_of_the_others() -
     assert "still learning, +0.4" in full and "over 5 checkpoints" in full
     assert "saturated, +0.0000 [+0.0000, +0.0000]" in retrieval
     assert not list(judge_validations(rows, stage=0, steps=40))
+
+
+def test_retrieval_heads_are_followed_and_a_saturated_metric_ends_the_stage(
+    prepared: Prepared, new_run: NewRun
+) -> None:
+    panel = {**PANEL, "steps": 1, "documents": 0, "short_tokens": 0, "answers": 20}
+    stop = {"metric": "held_out/retrieval_heads", "saturated": 0.9, "max_steps": 6}  # no share gains so much
+    short = {"context_length": 512, "step_tokens": 1024, "tokens": 8 * 1024, "validation": panel, "stop": stop}
+    found = []
+    for parallel in ({"ranks": 1, "context_parallel": 1}, {"ranks": 2, "context_parallel": 2}):
+        run = new_run(f"heads-{parallel['ranks']}")
+        rows = train(make_recipe(**short, parallel=parallel), run, prepared)
+        found.append({(row.step, row.name): row.value for row in rows if row.name.startswith("held_out/")})
+        assert max(row.step for row in rows) == 4, "four validations are the fewest that show a trend"
+        assert [(row.step, row.value) for row in rows if row.name == "stage/solved"] == [(4, 1.0)]
+        kept = json.loads((run / "stages" / "0" / "retrieval-heads.json").read_text())
+        assert len(kept["heads"]) == 1 and 0 < kept["base_share"] < 1
+    assert {name for _, name in found[0]} == {
+        f"held_out/{name}" for name in ("retrieval", "answer_loss", "retrieval_heads")
+    }
+    assert found[1] == pytest.approx(found[0], rel=2e-3, abs=1e-5)

@@ -14,7 +14,7 @@ from ropewalk.model.export import export
 from ropewalk.model.extend import extend
 from ropewalk.model.load import load_model
 from ropewalk.parallel.launch import run_ranks
-from ropewalk.rope.scaling import Yarn
+from ropewalk.rope.scaling import Theta, Yarn
 from ropewalk.train.stage import train_stage
 from tiny_run import make_recipe
 from tiny_wrappers import is_text, load_whole, read_tensors, save_wrapper
@@ -29,6 +29,7 @@ TWO_STEPS: dict[str, Any] = {"tokens": 2 * 4 * 64, "log_steps": 1, "checkpoint_s
         ("mistral3", {"parallel": {"context_parallel": 1}}),
         ("qwen2_5_vl", {"lora": {"rank": 4, "alpha": 8}}),
         ("qwen3_vl", {"parallel": {"ulysses_degree": 2}}),
+        ("gemma4", {"parallel": {"recompute": "full"}}),
     ],
 )
 def test_two_steps_on_two_ranks(
@@ -37,7 +38,8 @@ def test_two_steps_on_two_ranks(
     recipe = make_recipe(**TWO_STEPS, **changes)
     base, run = save_wrapper(tmp_path, kind, dtype="bfloat16"), RunFolder(tmp_path / "run")
     run.extended(0).parent.mkdir(parents=True)
-    extend(base, run.extended(0), rope=Yarn(), context_tokens=256)
+    method = Theta(theta=5e7) if kind == "gemma4" else Yarn()
+    extend(base, run.extended(0), rope=method, context_tokens=256)
 
     def on_rank() -> str:
         return train_stage(recipe, stage=0, run=run.root, corpus=prepared[1])

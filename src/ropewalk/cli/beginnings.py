@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, load_given, print_result
+from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, load_open, print_result
 
 app = typer.Typer()
 
@@ -46,10 +46,10 @@ def launch_command(
     as_json: AsJson = False,
 ) -> None:
     """Print a script that trains a recipe on many machines and continues automatically after a preemption."""
+    from ropewalk.commands.decide_open import decide_elsewhere
     from ropewalk.commands.launch import write_script
 
     given = overrides or []
-    script = write_script(
-        scheduler, load_given(recipe, given), argument=recipe, overrides=given, nodes=nodes, image=image
-    )
+    settled, decided = decide_elsewhere(load_open(recipe, given))
+    script = write_script(scheduler, settled, argument=recipe, overrides=[*given, *decided], nodes=nodes, image=image)
     print_result(script, as_json)

@@ -17,7 +17,16 @@ import typer
 
 from ropewalk.cli.beginnings import app as beginnings_app
 from ropewalk.cli.corpus import app as corpus_app
-from ropewalk.cli.options import AsJson, Overrides, RecipeArgument, Strict, end_strictly, load_given, print_result
+from ropewalk.cli.options import (
+    AsJson,
+    Overrides,
+    RecipeArgument,
+    Strict,
+    end_strictly,
+    load_given,
+    print_result,
+)
+from ropewalk.cli.planning import check_command
 from ropewalk.cli.run_records import receipt_command, replay_command
 from ropewalk.cli.usage import Verbs
 from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
@@ -220,15 +229,7 @@ def sweep_command(
     print_result(run_sweep(study, overrides or []), as_json)
 
 
-@app.command("check")
-def check_command(recipe: RecipeArgument, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Check a recipe against published rules, and whether it fits, without running it; exit code 2 if not."""
-    from ropewalk.commands.check import check_recipe
-
-    findings = check_recipe(load_given(recipe, overrides))
-    print_result(findings, as_json)
-    if findings["errors"]:
-        raise typer.Exit(EXIT_CODE)
+app.command("check")(check_command)
 
 
 @app.command("schema")

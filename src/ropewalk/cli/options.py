@@ -26,7 +26,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 
 
 def load_given(recipe: Path, overrides: Sequence[str] | None) -> Any:
-    """Read the recipe with its overrides and validate it."""
+    """Read the recipe with its overrides, validate it, and decide the counts that it leaves open."""
+    loaded = load_open(recipe, overrides)
+    if not loaded.open_keys:
+        return loaded
+    from ropewalk.commands.decide_open import settle_aloud
+
+    return settle_aloud(loaded)
+
+
+def load_open(recipe: Path, overrides: Sequence[str] | None) -> Any:
+    """Read the recipe with its overrides and validate it; what it leaves open stays open."""
     from ropewalk.recipe.load import load_recipe
 
     return load_recipe(recipe, overrides or ())

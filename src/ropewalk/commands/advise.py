@@ -111,7 +111,7 @@ def _read_question(target: Path, overrides: list[str]) -> tuple[str, AdviceSpec,
         )
     stage = recipe.stages[-1]
     rope = None if stage.rope.kind == "unchanged" else stage.rope
-    return recipe.model, AdviceSpec(context_length=stage.reach_tokens, rope=rope), recipe.parallel.ranks
+    return recipe.model, AdviceSpec(context_length=stage.reach_tokens, rope=rope), recipe.parallel.ranks or None
 
 
 def _check_out(out: Path | None) -> None:

@@ -1,26 +1,40 @@
-"""``ropewalk check``: the rules that a recipe breaks, and the forecast cost of its stages."""
+"""``ropewalk check``: the rules that a recipe breaks, the forecast cost of its stages, and why it is planned so."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ropewalk.commands.claim import read_base_shape
+from ropewalk.commands.decide_open import count_ranks_started, settle_given
 from ropewalk.core.artifact import is_finished
+from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
+from ropewalk.plan.explain_plan import explain_terms, tabulate_front
 from ropewalk.plan.forecast import forecast_recipe
 from ropewalk.plan.named_hardware import check_hardware
+from ropewalk.plan.plan import Plan
+from ropewalk.plan.search import find_front
+from ropewalk.plan.settle import open_recipe_space
 from ropewalk.plan.unfit import find_unfit
+from ropewalk.plan.why_not import explain_why_not
 from ropewalk.recipe.check import base_context, check
 from ropewalk.recipe.check_corpus import check_corpus
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stretch import describe_stages
 from ropewalk.shape.guessed import describe_guess
+from ropewalk.shape.model_shape import ModelShape
 
 
-def check_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Every rule that the recipe breaks, and the forecast cost of its stages."""
-    shape = read_base_shape(recipe)
+def check_recipe(recipe: Recipe, *, why_not: Sequence[str] = (), explain: bool = False) -> dict[str, Any]:
+    """Every rule that the recipe breaks, and the forecast cost of its stages. Its open counts are decided first.
+
+    ``why_not`` are overrides that the plan is compared with; ``explain`` adds the plan's terms, and all settings that
+    no other one beats. Raises UserError where one of the two is asked of a model without a plan.
+    """
+    settled, shape = settle_given(recipe), read_base_shape(recipe)
+    given, recipe = recipe, settled.recipe
     folder = RunFolder(Path(recipe.run))
     findings = check(recipe, shape)
     if is_finished(folder.corpus):
@@ -35,16 +49,43 @@ def check_recipe(recipe: Recipe) -> dict[str, Any]:
     lines += [guessed] if guessed else []
     lines += [f"stage {index} positions: {words}" for index, layers in enumerate(positions) for words in layers]
     for index, plan in enumerate(plans):
-        lines += [f"stage {index}", plan.describe()]
-    lines.append(f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}")
+        lines += [f"stage {index}", plan.describe(), *(explain_terms(plan) if explain else ())]
+    lines += settled.lines
+    answers = _answer(given, shape, plans, why_not, explain=explain)
+    lines += [*answers.values(), f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}"]
     return {
         "errors": errors,
         "findings": [asdict(finding) for finding in findings],
         "positions": positions,
         **({"guessed": guessed} if guessed else {}),
         "plans": [asdict(plan) for plan in plans],
+        **({"chosen": list(settled.lines)} if settled.lines else {}),
+        **({"answers": answers} if answers else {}),
         "text": "\n".join(lines),
     }
+
+
+def _answer(
+    recipe: Recipe, shape: ModelShape | None, plans: Sequence[Plan], why_not: Sequence[str], *, explain: bool
+) -> dict[str, str]:
+    """What was asked beside the plan, by the question."""
+    if not why_not and not explain:
+        return {}
+    if shape is None or not plans:
+        raise UserError(
+            "there is no plan to explain",
+            where="model" if shape is None else "the recipe",
+            why="it starts from nothing" if shape is None else "its stages cannot be planned",
+            fix="leave out --why-not and --explain, and correct what `ropewalk check` finds",
+        )
+    started = count_ranks_started()
+    answers = {each: explain_why_not(recipe, shape, each, plans, started=started) for each in why_not}
+    if explain:
+        space = open_recipe_space(recipe, shape, started=started, all_degrees=True, changes_rounding=True)
+        priced = plans[0].machine.dollars_per_hour is not None
+        front = find_front(space.stages, space.layouts)
+        answers["explain"] = "\n".join(tabulate_front(front, priced=priced))
+    return answers
 
 
 def _count(number: int, noun: str) -> str:

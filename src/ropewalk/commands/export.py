@@ -35,14 +35,13 @@ def export_run(recipe: Recipe, folder: RunFolder) -> None:
 def _verify(folder: RunFolder, device: str, ranks: int) -> None:
     if folder.parity.exists():
         return
-    from ropewalk.model.export_parity import verify_export, verify_generation
+    from ropewalk.model.export_parity import verify_both
     from ropewalk.parallel.device import name_device
 
     if not is_native(folder.export):
         say("no class of transformers has these positions: other programs refuse this folder, see its LOADING.md")
-    chosen = name_device(device)
-    verify_generation(folder.export, device=chosen, ranks=ranks)
-    write_whole(folder.parity, json.dumps(verify_export(folder.export, device=chosen, ranks=ranks)))
+    differences, _ = verify_both(folder.export, device=name_device(device), ranks=ranks)
+    write_whole(folder.parity, json.dumps(differences))
 
 
 def export_on_rank(trained: Path, base: Path, out: Path, dtype: Dtype) -> None:

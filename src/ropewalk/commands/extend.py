@@ -30,7 +30,7 @@ def extend_stage(recipe: Recipe, folder: RunFolder, stage: int) -> None:
         require(folder.corpus, verb="prepare")
     setup = rank_setup(recipe, base)
     if needs_search(spec):
-        on_ranks(extend_with_search, 1, recipe, folder, stage, setup=setup)
+        on_ranks(extend_with_search, recipe.parallel.ranks, recipe, folder, stage, setup=setup)
     else:
         on_ranks(extend_on_rank, 1, base, folder.extended(stage), spec, setup=setup)
     facts = read_manifest(folder.extended(stage))["facts"]

@@ -3,11 +3,16 @@
 A candidate's model is extended like any model, with linked weights. It reads a few long documents, and is removed
 before the next one. The documents are training documents and never held-out ones: the factors must not be chosen on the
 text that later measures the run. The result is a file beside the extended folder, so it survives a kill.
+
+All ranks read each candidate: documents are dealt to them, and a large model is sharded over them (open_model.py). A
+document is always read by itself, and its loss is added up apart from the others. So the scores, and the factors with
+them, are the same to the bit on any number of ranks.
 """
 
 import json
 import shutil
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +28,7 @@ from ropewalk.core.run_folder import RunFolder
 from ropewalk.core.seed import stream
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_model
+from ropewalk.plan.memory import WHOLE_BYTES
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.rope.longrope_search import Factors, FoundFactors, Search, search_factors
@@ -30,28 +36,53 @@ from ropewalk.rope.method import BaseRope
 from ropewalk.rope.scaling import LongRope
 from ropewalk.shape.read import read_shape
 
+Document = Int64[np.ndarray, "tokens"]
+
 
 def needs_search(stage: Stage) -> bool:
     """True if the stage's factors are still open."""
     return isinstance(stage.rope, LongRope) and stage.rope.long_factor is None
 
 
-def extend_with_search(recipe: Recipe, folder: RunFolder, stage: int) -> None:
-    """Extend the stage's model with factors from a search, unless it is done. Runs on a rank of its own.
+def extend_with_search(recipe: Recipe, folder: RunFolder, stage: int, whole_bytes: int = WHOLE_BYTES) -> None:
+    """Extend the stage's model with factors from a search, unless it is done. Every rank calls it.
 
-    Raises UserError where no training document is as long as the target.
+    A model of more than ``whole_bytes`` is sharded over the ranks. Raises UserError on every rank where no training
+    document is as long as the target.
     """
+    from ropewalk.parallel.collective import share_from_first
+    from ropewalk.parallel.rank_zero import first_does
+
     out, found = folder.extended(stage), folder.factors(stage)
-    if is_finished(out):
+    # The first rank looks, because torchrun's ranks may arrive here at different times.
+    is_done, is_found = share_from_first((is_finished(out), found.exists()))
+    if is_done:
         return
     base, spec = stage_input(folder, recipe, stage), recipe.stages[stage]
-    if not found.exists():
+    if not is_found:
         corpus = open_corpus(folder.corpus)
         require_model(corpus, base)
-        found.parent.mkdir(parents=True, exist_ok=True)
-        best = _search(base, spec, corpus, work=found.parent / "candidate", seed=recipe.seed)
-        write_whole(found, json.dumps(asdict(best), indent=2))
-    _extend(base, out, _fill(spec, read_written(found, lambda content: tuple(content["factors"]))))
+        documents = draw_documents(
+            corpus, tokens=spec.reach_tokens, documents=_budget(spec).documents, seed=recipe.seed
+        )
+        best = _search(base, spec, documents, work=found.parent / "candidate", whole_bytes=whole_bytes)
+        first_does(partial(_write_factors, found, best))
+    first_does(partial(_extend_by_file, base, out, spec, found))
+
+
+def _write_factors(found: Path, best: FoundFactors) -> None:
+    found.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(found, json.dumps(asdict(best), indent=2))
+
+
+def _extend_by_file(base: Path, out: Path, stage: Stage, found: Path) -> None:
+    _extend(base, out, _fill(stage, read_written(found, lambda content: tuple(content["factors"]))))
+
+
+def _replace_candidate(base: Path, work: Path, stage: Stage) -> None:
+    shutil.rmtree(work, ignore_errors=True)
+    work.parent.mkdir(parents=True, exist_ok=True)
+    _extend(base, work, stage)
 
 
 def _extend(base: Path, out: Path, stage: Stage) -> None:
@@ -60,32 +91,35 @@ def _extend(base: Path, out: Path, stage: Stage) -> None:
     extend(base, out, rope=stage.rope, layers=stage.layers, context_tokens=stage.reach_tokens)
 
 
-def _search(base: Path, stage: Stage, corpus: Corpus, *, work: Path, seed: int) -> FoundFactors:
+def _search(base: Path, stage: Stage, documents: list[Document], *, work: Path, whole_bytes: int) -> FoundFactors:
     from ropewalk.evaluate.evaluate import measure_model
     from ropewalk.evaluate.loss_by_position import PositionLoss
     from ropewalk.model.weights import stored_dtype
+    from ropewalk.parallel.collective import rank_and_ranks
+    from ropewalk.parallel.rank_zero import first_does
 
     tokens, search = stage.reach_tokens, _budget(stage)
-    documents = draw_documents(corpus, tokens=tokens, documents=search.documents, seed=seed)
     loss, asked = PositionLoss(documents, tokens, 1), 0
 
     def score(factors: Factors) -> float:
         nonlocal asked
         asked += 1
-        shutil.rmtree(work, ignore_errors=True)
-        _extend(base, work, _fill(stage, factors))
+        first_does(partial(_replace_candidate, base, work, _fill(stage, factors)))
         name = f"factors {asked} of {search.evaluations}"
-        (sums,) = measure_model(work, [loss], name=name, precision=stored_dtype(base))
+        (sums,) = measure_model(
+            work, [loss], name=name, precision=stored_dtype(base), whole_bytes=whole_bytes, row_tokens=tokens
+        )
         return float(sums.nll.sum() / sums.count.sum())
 
     found = search_factors(score, base=_count_from(base), context_tokens=tokens, search=search)
-    shutil.rmtree(work, ignore_errors=True)
+    first_does(partial(shutil.rmtree, work, ignore_errors=True))
     seeds = ", ".join(f"{name} {value:.4f}" for name, value in found.seed_scores.items())
-    say(f"factors: loss {found.score:.4f} after {found.evaluations} evaluations; {seeds}")
+    if rank_and_ranks()[0] == 0:
+        say(f"factors: loss {found.score:.4f} after {found.evaluations} evaluations; {seeds}")
     return found
 
 
-def draw_documents(corpus: Corpus, *, tokens: int, documents: int, seed: int) -> list[Int64[np.ndarray, "tokens"]]:
+def draw_documents(corpus: Corpus, *, tokens: int, documents: int, seed: int) -> list[Document]:
     """The first ``tokens`` tokens of up to ``documents`` training documents; sources take turns.
 
     Instructions are left out, because only few of their tokens are answers. Raises UserError where no document is long

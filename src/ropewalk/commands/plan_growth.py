@@ -129,7 +129,8 @@ def _list_stale(folder: RunFolder, changed: set[str], changes: Iterable[KeyChang
         if write_part(stage) in changed:
             found.append(folder.trained(stage))
         if extend_part(stage) in changed:
-            found += [folder.base_loss(stage), folder.extended(stage), folder.factors(stage)]
+            own = folder.stage(stage)
+            found += [own.base_loss, own.retrieval_heads, own.extended, own.factors]
     if CORPUS in changed:
         found += [folder.corpus_page, folder.corpus_survey, folder.corpus]
     if INITIAL in changed:
@@ -138,10 +139,12 @@ def _list_stale(folder: RunFolder, changed: set[str], changes: Iterable[KeyChang
 
 
 def _list_base_losses(folder: RunFolder, changes: Iterable[KeyChange]) -> list[Path]:
-    """The stored base losses of panels, if the recipe now asks their panels for something else."""
+    """The stored figures of the base, if the recipe now asks the validations for something else."""
     asked = re.compile(r"stages\.\d+\.validation(\..*)?|evaluate\..*")
     changed = any(asked.fullmatch(change.path) for change in changes)
-    return [path for path in folder.root.glob("stages/*/base-short-loss.json") if changed]
+    stages = [folder.stage(int(path.name)) for path in folder.stages.glob("*") if path.name.isdigit()]
+    paths = [path for stage in stages for path in (stage.base_loss, stage.retrieval_heads)]
+    return [path for path in paths if changed and path.exists()]
 
 
 def _tell(

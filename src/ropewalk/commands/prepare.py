@@ -8,6 +8,7 @@ from ropewalk.commands.run_inputs import base_model, rank_setup
 from ropewalk.core.artifact import is_finished
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.prepare.build import build, read_tokenizer_texts
+from ropewalk.corpus.prepare.foreign_documents import read_foreign, refuse_known_documents
 from ropewalk.corpus.prompt_rules import PROBES
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
@@ -38,6 +39,9 @@ def prepare_corpus(recipe: Recipe, folder: RunFolder) -> None:
         spoken, probes = load_tokenizer(base), ask_probes(recipe, base)
         build(recipe.corpus, tokenizer=spoken, seed=recipe.corpus_seed, folder=folder.corpus, probes=probes)
         corpus, base_tokens = open_corpus(folder.corpus), base_context(recipe, read_base_shape(recipe))
+        for text in recipe.evaluate.foreign:  # now, too: text that the mix has shows no forgetting
+            asked = {"context_tokens": base_tokens or 1, "tokens": recipe.evaluate.short_tokens}
+            refuse_known_documents(text.name, read_foreign(text.embedded or text.source, **asked), corpus)
         for finding in check_corpus(recipe, corpus, base_tokens):  # now, not after days of training
             say_finding(finding)
 

@@ -28,7 +28,7 @@ from ropewalk.partition.ulysses import UlyssesPartition
 from ropewalk.plan.compare_receipts import compare_receipts
 from ropewalk.plan.devices import recognise_device
 from ropewalk.plan.flops import token_flops
-from ropewalk.plan.forecast import forecast_stage, plan_sharing
+from ropewalk.plan.forecast import forecast_stage
 from ropewalk.plan.hardware import KNOWN, Machine, describe_cpu
 from ropewalk.plan.receipt import (
     Percentiles,
@@ -41,6 +41,7 @@ from ropewalk.plan.receipt import (
     spell_receipt,
 )
 from ropewalk.plan.savings import Savings
+from ropewalk.plan.sharing import plan_sharing
 from ropewalk.plan.traffic import attention_traffic, state_traffic
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.spec import Recipe

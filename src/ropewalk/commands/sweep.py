@@ -9,11 +9,12 @@ import os
 import platform
 import time
 from collections import defaultdict
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ropewalk.commands.claim import claim
+from ropewalk.commands.decide_open import settle_given
 from ropewalk.commands.evaluate import measure_models
 from ropewalk.commands.extend import extend_first_stage
 from ropewalk.commands.plan_growth import plan_growth
@@ -46,6 +47,7 @@ def run_sweep(path: Path, overrides: list[str]) -> dict[str, Any]:
             fix=f"ropewalk sweep {path} without torchrun, once on each machine: they share the cells",
         )
     sweep, cells = load_sweep(path, overrides)
+    cells = [replace(cell, recipe=settle_given(cell.recipe).recipe) for cell in cells]
     left = [cell for cell in cells if not _is_done(cell)]
     say(f"{len(cells)} cells, {len(cells) - len(left)} of them done")
     while left:

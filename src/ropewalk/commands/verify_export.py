@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 def verify_model(model: str) -> dict[str, Any]:
     """Reload a model folder in a fresh process and compare logits. Raises UserError where they differ."""
-    from ropewalk.model.export_parity import verify_export, verify_generation
+    from ropewalk.model.export_parity import verify_both
 
     folder = find_model(model)
-    return _describe(folder, verify_export(folder), verify_generation(folder))
+    return _describe(folder, *verify_both(folder))
 
 
 def verify_recipe(recipe: Recipe) -> dict[str, Any]:
     """Export the recipe's trained model if that is not done, and verify it; the export's own comparison is enough."""
-    from ropewalk.model.export_parity import verify_export, verify_generation
+    from ropewalk.model.export_parity import verify_both, verify_generation
     from ropewalk.parallel.device import name_device
 
     folder, device = RunFolder(Path(recipe.run)), name_device(recipe.parallel.device)
@@ -35,9 +35,10 @@ def verify_recipe(recipe: Recipe) -> dict[str, Any]:
     made = do_part("export", recipe)["made"]
     stored = read_written(folder.parity, lambda found: {int(place): value for place, value in found.items()})
     ranks = 1 if is_started() else recipe.parallel.ranks
-    found = verify_export(folder.export, device=device, ranks=ranks) if known else stored
+    if known:
+        return {"made": made, **_describe(folder.export, *verify_both(folder.export, device=device, ranks=ranks))}
     generated = verify_generation(folder.export, device=device, ranks=ranks)
-    return {"made": made, **_describe(folder.export, found, generated)}
+    return {"made": made, **_describe(folder.export, stored, generated)}
 
 
 def _describe(folder: Path, differences: Mapping[int, float], generated: "Generated | None") -> dict[str, Any]:

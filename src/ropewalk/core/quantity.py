@@ -6,7 +6,7 @@ The two never mix. Both kinds accept ``16K``, which always means 16,000; ``256Ki
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 COUNT = "count"
 """The title that marks a count in a JSON Schema."""
@@ -103,14 +103,32 @@ def _whole(number: float, text: str) -> int:
     return int(number)
 
 
-def _spell(least: int) -> WithJsonSchema:
+def _spell(least: int) -> dict[str, Any]:
     """The JSON Schema of a count: a whole number, also as ``2e5``, or a text with a unit."""
     number = {"type": "number", "minimum": least, "multipleOf": 1}
     text = {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*({'|'.join(_UNITS)})\s*$"}
-    return WithJsonSchema({"title": COUNT, "anyOf": [number, text]})
+    return {"title": COUNT, "anyOf": [number, text]}
+
+
+def _parse_open(value: object) -> int:
+    if value == "auto":
+        return OPEN
+    count = parse_count(value)
+    if count < 1:
+        raise ValueError("a count must be 1 or more; auto leaves it open")
+    return count
 
 
 NUMBER_TEXT: dict[str, Any] = {"type": "string", "pattern": r"^\s*[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"}
 """In a JSON Schema: a number as the text that YAML 1.1 makes of ``2e-5``."""
-Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0), _spell(0)]
-PositiveCount = Annotated[int, BeforeValidator(parse_count), Field(gt=0), _spell(1)]
+OPEN = 0
+"""A count that is left open, ``auto`` in a recipe: something decides it before anything counts with it."""
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0), WithJsonSchema(_spell(0))]
+PositiveCount = Annotated[int, BeforeValidator(parse_count), Field(gt=0), WithJsonSchema(_spell(1))]
+OpenCount = Annotated[
+    int,
+    BeforeValidator(_parse_open),
+    PlainSerializer(lambda count: count or "auto", when_used="json"),
+    WithJsonSchema({"anyOf": [_spell(1), {"const": "auto", "type": "string"}]}),
+]
+"""A positive count, or ``auto``."""

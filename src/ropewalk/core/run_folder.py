@@ -52,6 +52,11 @@ class StageFolder:
         return self.root / "base-short-loss.json"
 
     @property
+    def retrieval_heads(self) -> Path:
+        """The base's heads that retrieve (evaluate/needle_shares.py)."""
+        return self.root / "retrieval-heads.json"
+
+    @property
     def trained(self) -> Path:
         """The stage's last weights in float32, as a model folder."""
         return self.root / "trained"

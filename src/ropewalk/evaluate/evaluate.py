@@ -14,12 +14,15 @@ from ropewalk.corpus.mix.held_out_text import tell_long
 from ropewalk.corpus.tokens.corpus_folder import Corpus, open_corpus
 from ropewalk.corpus.tokens.same_tokenizer import require_tokenizer
 from ropewalk.corpus.tokens.tokenizer import Tokenizer, load_tokenizer
+from ropewalk.evaluate.ability_loss import plan_ability_loss
+from ropewalk.evaluate.foreign_loss import plan_foreign_loss
 from ropewalk.evaluate.gain_by_distance import GainByDistance, plan_gain_by_distance
-from ropewalk.evaluate.items import Sums, measure
+from ropewalk.evaluate.items import ROW_TOKENS, Sums, measure
 from ropewalk.evaluate.loss_by_position import PositionLoss, plan_position_loss
+from ropewalk.evaluate.loss_by_source import LossBySource
 from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
 from ropewalk.evaluate.ruler_suite import RulerPrompts, measure_ruler, plan_ruler, read_answers
-from ropewalk.evaluate.short_context_loss import ShortLoss, plan_short_loss
+from ropewalk.evaluate.short_context_loss import plan_short_loss
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.open_model import open_model
 from ropewalk.model.weights import Dtype
@@ -29,7 +32,7 @@ from ropewalk.plan.memory import WHOLE_BYTES
 from ropewalk.probe.key_value import KeyValue
 from ropewalk.recipe.spec import EvaluateSpec
 
-Measurement = PositionLoss | GainByDistance | Retrieval | ShortLoss
+Measurement = PositionLoss | GainByDistance | Retrieval | LossBySource
 """Each has items, their groups, and ``score``, which turns the groups' sums into scores."""
 
 
@@ -74,14 +77,23 @@ def _plan_ruler(spec: EvaluateSpec, tokenizer: Tokenizer, *, base_tokens: int) -
 
 
 def measure_model(
-    folder: Path, planned: Sequence[Measurement], *, name: str, precision: Dtype, whole_bytes: int = WHOLE_BYTES
+    folder: Path,
+    planned: Sequence[Measurement],
+    *,
+    name: str,
+    precision: Dtype,
+    whole_bytes: int = WHOLE_BYTES,
+    row_tokens: int = ROW_TOKENS,
 ) -> list[Sums]:
     """The sums of each measurement on one model folder, over all ranks. Every rank calls it.
 
-    A model of more than ``whole_bytes`` is sharded over them.
+    A model of more than ``whole_bytes`` is sharded over them. Texts are packed into sequences of ``row_tokens``.
     """
     learner = open_model(ModelWithLoss, folder, dtype=precision, whole_bytes=whole_bytes)
-    return [measure(learner, each.items, each.groups, name=f"{name}: {each.name}") for each in planned]
+    return [
+        measure(learner, each.items, each.groups, name=f"{name}: {each.name}", row_tokens=row_tokens)
+        for each in planned
+    ]
 
 
 def plan_measurements(
@@ -103,6 +115,10 @@ def plan_measurements(
             corpus, base_tokens=base_tokens, multiple=spec.position_lengths, documents=spec.documents, seed=spec.seed
         )
         planned = [positions, gain, *planned, short]
+    planned.append(
+        plan_foreign_loss(spec.foreign, tokenizer, corpus=corpus, context_tokens=base_tokens, tokens=spec.short_tokens)
+    )
+    planned.append(plan_ability_loss(tokenizer, context_tokens=base_tokens, prompts=spec.abilities, seed=spec.seed))
     return [each for each in planned if each is not None]
 
 
@@ -111,7 +127,7 @@ def _score_changes(planned: Sequence[Measurement], found: Mapping[str, list[Sums
     names = list(found)
     for number, name in enumerate(names):
         for place, each in enumerate(planned):
-            if isinstance(each, ShortLoss) and number:
+            if isinstance(each, LossBySource) and number:
                 yield from each.score_change(found[names[0]][place], found[name][place], model=name)
             elif isinstance(each, PositionLoss):
                 for than in names[:number]:

@@ -40,8 +40,12 @@ class Sums:
     correct: Float64[np.ndarray, "groups"]
 
 
-def measure(learner: ModelWithLoss, items: Sequence[Item], groups: int, *, name: str) -> Sums:
+def measure(
+    learner: ModelWithLoss, items: Sequence[Item], groups: int, *, name: str, row_tokens: int = ROW_TOKENS
+) -> Sums:
     """Read ``items`` with ``learner``, whole or sharded (open_model.py), and sum each of ``groups`` over all ranks.
+
+    Items are packed into sequences of up to ``row_tokens``.
 
     Every rank calls it with the same items and gets the same sums. Ranks of a sharded learner gather each weight
     together, so they read equally many sequences: a rank that has no more items reads padding.
@@ -49,7 +53,7 @@ def measure(learner: ModelWithLoss, items: Sequence[Item], groups: int, *, name:
     rank, ranks = rank_and_ranks()
     table = torch.zeros(3, groups, dtype=torch.float64)
     mine = [items[index] for index in deal([len(item.tokens) for item in items], ranks)[rank]]
-    total, rows = sum(len(item.tokens) for item in mine), list(pack_items(mine))
+    total, rows = sum(len(item.tokens) for item in mine), list(pack_items(mine, row_tokens=row_tokens))
     sharded = is_sharded(learner)
     if sharded:
         turns = int(max_over_ranks(torch.tensor(len(rows), dtype=torch.float64)))

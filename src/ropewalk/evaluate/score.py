@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from ropewalk.evaluate.student_t import Z, standard_errors
+from ropewalk.evaluate.student_t import LEVEL, Z, standard_errors
 
 Interval = tuple[float, float, float]
 """(value, low, high)."""
@@ -33,7 +33,11 @@ class Estimate:
     @property
     def interval(self) -> Interval:
         """The value with its 95 % interval, infinite where the error is infinite."""
-        half = standard_errors(self.freedom) * self.error
+        return self.interval_at(LEVEL)
+
+    def interval_at(self, level: float) -> Interval:
+        """The value with an interval that holds the truth at ``level``, such as 0.99."""
+        half = standard_errors(self.freedom, level) * self.error
         return self.value, self.value - half, self.value + half
 
 
@@ -130,6 +134,17 @@ def mean_of(parts: Sequence[Estimate]) -> Estimate:
         return Estimate(value, math.inf, 1, samples)
     shares = math.fsum(square**2 / part.freedom for square, part in zip(squares, parts, strict=True))
     return Estimate(value, math.sqrt(total) / len(parts), int(total**2 / shares) if shares else 1, samples)
+
+
+def largest_of(parts: Sequence[Estimate]) -> Interval:
+    """The largest of several truths, with its 95 % interval.
+
+    Each part has its own interval at 1 - 0.05 / parts (Bonferroni), so all hold together at 95 %, and the largest truth
+    lies between the largest low end and the largest high end.
+    """
+    intervals = [part.interval_at(1 - (1 - LEVEL) / len(parts)) for part in parts]
+    values, lows, highs = zip(*intervals, strict=True)
+    return max(values), max(lows), max(highs)
 
 
 def mean(values: Sequence[float]) -> Interval:

@@ -6,12 +6,14 @@ padding.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float64
 from torch import nn
 
 from ropewalk.evaluate.items import Item, Sums, lay_row, pack_items
+from ropewalk.evaluate.needle_shares import NeedleShares
 from ropewalk.parallel.collective import sum_over_ranks
 from ropewalk.parallel.fsdp import reshard_model
 from ropewalk.parallel.mesh import Mesh
@@ -20,11 +22,19 @@ from ropewalk.partition.choose import Sharing, choose_partition
 
 
 def measure_shared(
-    model: nn.Module, items: Sequence[Item], groups: int, *, mesh: Mesh, sharing: Sharing, row_tokens: int
+    model: nn.Module,
+    items: Sequence[Item],
+    groups: int,
+    *,
+    mesh: Mesh,
+    sharing: Sharing,
+    row_tokens: int,
+    shares: NeedleShares | None = None,
 ) -> Sums:
     """Read ``items`` in sequences of up to ``row_tokens`` and sum each group, as ``items.measure`` does.
 
-    ``model`` is a sharded learner; its state is restored. Every rank calls it with the same items.
+    ``model`` is a sharded learner; its state is restored. Every rank calls it with the same items. ``shares`` gets the
+    attention of each head to the items' needles.
     """
     table = torch.zeros(3, groups, dtype=torch.float64)
     rows = list(pack_items(items, row_tokens=row_tokens))
@@ -33,7 +43,11 @@ def measure_shared(
     with torch.no_grad():
         for first in range(0, len(rows), mesh.data_ranks):
             mine = rows[first + mesh.data_rank : first + mesh.data_rank + 1]
-            _add_row(table, model, mine[0] if mine else [], mesh=mesh, sharing=sharing)
+            row = mine[0] if mine else []
+            with nullcontext() if shares is None else shares.watch(row, mesh=mesh, sharing=sharing):
+                _add_row(table, model, row, mesh=mesh, sharing=sharing)
+    if shares is not None:
+        shares.sum_over_ranks()
     reshard_model(model)
     model.train(was_training)
     count, nll, correct = sum_over_ranks(table).numpy()

@@ -1,10 +1,10 @@
 """Gates on the model of a finished stage: whether the next stage may start from it.
 
 A stage may lose quality at short context, or may not retrieve at its own length. It passes this damage on, and every
-later stage costs more than the one before. Three figures decide, each by its 95 % interval: loss in the window of the
-model before the stage, retrieval at the new length, and loss at the base's own context. They are those of evaluate/, on
-other prompts than the final ones. A verdict is written once and read when a run continues, so a resumed run gets the
-same verdict.
+later stage costs more than the one before. Four figures decide, each by its 95 % interval: loss in the window of the
+model before the stage, retrieval at the new length, and loss at the base's own context, on the mix and on text outside
+of it. They are those of evaluate/, on other prompts than the final ones. A verdict is written once and read when a run
+continues, so a resumed run gets the same verdict.
 """
 
 import json
@@ -60,6 +60,9 @@ def measure_promotion(
             "documents": gate.documents,
             "short_tokens": gate.short_tokens,
             "probes": (),
+            "ruler": None,
+            "abilities": 0,
+            "foreign": () if gate.foreign_loss is None else spec.foreign,
             "seed": spec.seed + 1,
         }
     )
@@ -90,6 +93,12 @@ def judge_gates(gate: Gate, scores: Sequence[Score], *, before: str) -> Iterator
         worst = max(changes, key=lambda score: (score.low > limit, score.high > limit, score.value), default=None)
         name = "" if worst is None else f", worst in {worst.task.removeprefix('change/short/')}"
         yield _at_most("short_loss", worst, limit, f"increase of the base's loss at the base's own context{name}")
+    if gate.foreign_loss is not None:
+        changes = find(TRAINED, "change/foreign/")
+        largest = max(changes, key=lambda score: score.value, default=None)
+        name = "" if largest is None else f", worst in {largest.task.removeprefix('change/foreign/')}"
+        worst = next(iter(find(TRAINED, "change/foreign_worst")), None)  # its interval is that of all texts together
+        yield _at_most("foreign_loss", worst, gate.foreign_loss, f"increase of the base's loss outside the mix{name}")
 
 
 def spell_verdicts(verdicts: Sequence[GateVerdict]) -> str:

@@ -1,4 +1,5 @@
-"""The number of standard errors that hold a mean 95 % of the time, by degrees of freedom (Student 1908).
+"""The number of standard errors that hold a mean 95 % of the time, or as often as asked, by degrees of freedom (Student
+1908).
 
 For whole degrees of freedom the distribution is a finite sum of powers of a cosine (Abramowitz and Stegun 26.7.3 and
 26.7.4). So it needs neither a table nor a library.
@@ -6,11 +7,12 @@ For whole degrees of freedom the distribution is a finite sum of powers of a cos
 
 import math
 from functools import cache
+from statistics import NormalDist
 
 Z = 1.959963984540054
 """The same number for a normal distribution, which is the limit of Student's."""
 
-_LEVEL = 0.95
+LEVEL = 0.95
 _FROM_SERIES = 1000
 
 
@@ -29,14 +31,18 @@ def within(errors: float, freedom: int) -> float:
 
 
 @cache
-def standard_errors(freedom: int) -> float:
-    """Standard errors on either side of a mean that hold it 95 % of the time: 12.7 at 1 degree, 1.96 at many."""
+def standard_errors(freedom: int, level: float = LEVEL) -> float:
+    """Standard errors on either side of a mean that hold it at ``level``: 12.7 at 1 degree and 0.95, 1.96 at many."""
+    assert 0 < level < 1
+    z = Z if level == LEVEL else NormalDist().inv_cdf((1 + level) / 2)
     if freedom > _FROM_SERIES:  # the next term is below 1e-7 there
-        return Z + (Z**3 + Z) / (4 * freedom) + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * freedom**2)
-    low, high = Z, 13.0
-    while high - low > 1e-12:
+        return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    low, high = z, 2 * z
+    while within(high, freedom) < level:
+        high *= 2
+    while high - low > 1e-12 * high:
         middle = (low + high) / 2
-        if within(middle, freedom) < _LEVEL:
+        if within(middle, freedom) < level:
             low = middle
         else:
             high = middle

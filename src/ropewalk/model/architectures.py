@@ -85,8 +85,8 @@ def mlp_of(model: Any, block: nn.Module) -> nn.Module:
 
 
 def rotary_of(model: Any) -> Any:
-    """The module that computes cosines and sines for all blocks."""
-    return getattr(backbone_of(model), parts_of(model).rotary)
+    """The module that computes cosines and sines for all blocks; None where no layer turns."""
+    return getattr(backbone_of(model), parts_of(model).rotary, None)
 
 
 def head_of(model: Any) -> Float[Tensor, "vocabulary width"]:

@@ -8,10 +8,10 @@ class that we do not support raise a UserError with their name; they are never i
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -25,17 +25,18 @@ from ropewalk.attention import attend, attend_latents
 from ropewalk.attention.flex import attend_biased
 from ropewalk.attention.latents import Latents
 from ropewalk.core.error import UserError
+from ropewalk.core.hold_last import hold_last
 from ropewalk.model.biases import NAME as BIAS
 from ropewalk.model.compiled import stay_outside
 from ropewalk.model.key_cache import KeyCache
 from ropewalk.model.latent_attention import LatentAttention
+from ropewalk.model.needle_attention import WATCHED_NEEDLES
 from ropewalk.partition import AnyPartition, Partition
 
 if TYPE_CHECKING:
     from ropewalk.attention.bias import Alibi, Fire
 
 NAME = "ropewalk"
-T = TypeVar("T")
 
 Mask = Shaped[Tensor, "#rows #heads tokens keys"] | Shaped[Tensor, "0 0 0 0"]
 _Asked = Callable[[Any], bool]
@@ -147,6 +148,11 @@ def attend_layer(
     seen = partition.with_window(seen_tokens)
     own = query, key, value
     output = _attend_seen(own, latents=latents, bias=bias, seen=seen, group=context_group, settings=settings)
+    if latents is None:  # whose keys exist only in blocks
+        for watched in WATCHED_NEEDLES:
+            marked = query, key, watched.mark(key)
+            shares = _attend_seen(marked, latents=None, bias=bias, seen=seen, group=context_group, settings=settings)
+            watched.keep(getattr(module, "layer_idx", 0), shares)
     return output[None], None  # [tokens, heads, value_dim] -> [1, tokens, heads, value_dim]
 
 
@@ -229,16 +235,6 @@ def _attend_plainly(
     assert window_tokens is None or isinstance(mask, PromisedMask), "a made mask cannot be cut to a window"
     output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, made, **settings)
     return output, None
-
-
-@contextmanager
-def hold_last(items: list[T], item: T) -> Iterator[T]:
-    """``item`` is the last of ``items`` in this context."""
-    items.append(item)
-    try:
-        yield item
-    finally:
-        items.pop()
 
 
 def count_calls() -> AbstractContextManager[Counter[int]]:

@@ -37,6 +37,8 @@ from ropewalk.shape.read import read_shape
 
 PARITY = 1e-5
 _PROMPT_BEYOND, _WRITTEN = 5, 3
+_Request = dict[str, Shaped[Tensor, "..."]]
+"""What plain_reload.py is asked, or answers, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,18 @@ class Generated:
     prompt_tokens: int
     written_tokens: int
     difference: float
+
+
+def verify_both(
+    folder: Path, *, device: torch.device | None = None, ranks: int = 1
+) -> tuple[dict[int, float], Generated | None]:
+    """``verify_export`` and ``verify_generation`` with one fresh process, which loads the model once."""
+    device = device or rank_device()
+    require_intact(folder)
+    texts, prompt = _plan_texts(folder, None), _plan_generation(folder)
+    answers = _ask_fresh_process(folder, [*texts, *([] if prompt is None else [prompt])], device)
+    differences = _judge_texts(folder, texts, answers[: len(texts)], device, ranks)
+    return differences, None if prompt is None else _judge_generation(folder, prompt, answers[-1], device, ranks)
 
 
 def verify_export(
@@ -61,19 +75,8 @@ def verify_export(
     """
     device = device or rank_device()
     require_intact(folder)
-    shape = read_shape(folder)
-    before, after = _context_lengths(folder, shape)
-    chosen = places or tuple(sorted({0, before - 1, min(before, after - 1), after - 1}))
-    text = torch.from_numpy(stream("verify").integers(shape.vocabulary, size=max(chosen) + 1))
-    found = _compare(folder, text, chosen, device, ranks)
-    if any(layer.rope.depends_on_length for layer in shape.positions):
-        short = tuple(place for place in chosen if place < before)
-        for place, difference in _compare(folder, text[:before], short, device, ranks).items():
-            found[place] = max(found[place], difference)
-    worst = max(found, key=lambda place: found[place])
-    if not found[worst] <= PARITY:
-        raise _differs(folder, f"logits at position {worst} differ by {found[worst]:.2e} of their norm")
-    return found
+    texts = _plan_texts(folder, places)
+    return _judge_texts(folder, texts, _ask_fresh_process(folder, texts, device), device, ranks)
 
 
 def verify_generation(folder: Path, *, device: torch.device | None = None, ranks: int = 1) -> Generated | None:
@@ -83,22 +86,61 @@ def verify_generation(folder: Path, *, device: torch.device | None = None, ranks
     where generation_config.json ends texts before the context ends. ``device`` is as there.
     """
     device = device or rank_device()
+    prompt = _plan_generation(folder)
+    if prompt is None:
+        return None
+    return _judge_generation(folder, prompt, _ask_fresh_process(folder, [prompt], device)[0], device, ranks)
+
+
+def _plan_texts(folder: Path, places: tuple[int, ...] | None) -> list[_Request]:
+    """A random text with the places to compare; where its length decides its frequencies, also its beginning."""
+    shape = read_shape(folder)
+    before, after = _context_lengths(folder, shape)
+    chosen = places or tuple(sorted({0, before - 1, min(before, after - 1), after - 1}))
+    text = torch.from_numpy(stream("verify").integers(shape.vocabulary, size=max(chosen) + 1))
+    planned = [{"tokens": text, "places": torch.tensor(chosen)}]
+    if any(layer.rope.depends_on_length for layer in shape.positions):
+        short = [place for place in chosen if place < before]
+        planned.append({"tokens": text[:before], "places": torch.tensor(short)})
+    return planned
+
+
+def _judge_texts(
+    folder: Path, texts: list[_Request], answers: list[_Request], device: torch.device, ranks: int
+) -> dict[int, float]:
+    """The largest difference at each place; UserError where one is too large."""
+    found: dict[int, float] = {}
+    for asked, theirs in zip(texts, answers, strict=True):
+        places = asked["places"].tolist()
+        ours = _compute_ours(folder, asked["tokens"], places, device, ranks)
+        for place, difference in zip(places, _difference(ours, theirs["logits"]).tolist(), strict=True):
+            found[place] = max(found.get(place, 0.0), difference)
+    worst = max(found, key=lambda place: found[place])
+    if not found[worst] <= PARITY:
+        raise _differs(folder, f"logits at position {worst} differ by {found[worst]:.2e} of their norm")
+    return found
+
+
+def _plan_generation(folder: Path) -> _Request | None:
+    """A prompt that is longer than the base's context; None where the new context has no room for that."""
     shape = read_shape(folder)
     before, after = _context_lengths(folder, shape)
     _check_limit(folder / "generation_config.json", after)
     prompt_tokens = min(before + _PROMPT_BEYOND, after - _WRITTEN)
     if prompt_tokens < 1:
         return None
-    by_length = any(layer.rope.depends_on_length for layer in shape.positions)
     prompt = torch.from_numpy(stream("verify").integers(shape.vocabulary, size=prompt_tokens))
     # A cache keeps keys with the frequencies of a shorter text, so methods that depend on length run without one.
-    request = {"tokens": prompt, "generate": torch.tensor(_WRITTEN), "cached": torch.tensor(not by_length)}
-    with tempfile.TemporaryDirectory(prefix="ropewalk-verify-") as scratch:
-        theirs = _ask_fresh_process(folder, request, Path(scratch), device)
+    by_length = any(layer.rope.depends_on_length for layer in shape.positions)
+    return {"tokens": prompt, "generate": torch.tensor(_WRITTEN), "cached": torch.tensor(not by_length)}
+
+
+def _judge_generation(folder: Path, asked: _Request, theirs: _Request, device: torch.device, ranks: int) -> Generated:
+    prompt_tokens = len(asked["tokens"])
     # [prompt] and [written] -> [prompt + written]
-    text = torch.cat([prompt, theirs["written"]])
+    text = torch.cat([asked["tokens"], theirs["written"]])
     ends = [prompt_tokens + step for step in range(_WRITTEN)]
-    whole = [(ends[-1], ends)] if not by_length else [(end, [end]) for end in ends]
+    whole = [(ends[-1], ends)] if asked["cached"] else [(end, [end]) for end in ends]
     # texts x [places, ids] -> [written, ids]
     ours = torch.cat(
         [_compute_ours(folder, text[:end], [place - 1 for place in places], device, ranks) for end, places in whole]
@@ -137,16 +179,6 @@ def _context_lengths(folder: Path, shape: ModelShape) -> tuple[int, int]:
     return int(facts.get("base_context_tokens", after)), after
 
 
-def _compare(
-    folder: Path, text: Int64[Tensor, "tokens"], places: tuple[int, ...], device: torch.device, ranks: int
-) -> dict[int, float]:
-    request = {"tokens": text, "places": torch.tensor(places)}
-    with tempfile.TemporaryDirectory(prefix="ropewalk-verify-") as scratch:
-        theirs = _ask_fresh_process(folder, request, Path(scratch), device)["logits"]
-    differences = _difference(_compute_ours(folder, text, list(places), device, ranks), theirs)
-    return dict(zip(places, differences.tolist(), strict=True))
-
-
 def _difference(
     ours: Float32[Tensor, "places ids"], theirs: Float32[Tensor, "places ids"]
 ) -> Float64[Tensor, "places"]:
@@ -164,23 +196,23 @@ def _compute_ours(
     return ours[0]
 
 
-def _ask_fresh_process(
-    folder: Path, request: dict[str, Shaped[Tensor, "..."]], scratch: Path, device: torch.device
-) -> dict[str, Shaped[Tensor, "..."]]:
+def _ask_fresh_process(folder: Path, requests: list[_Request], device: torch.device) -> list[_Request]:
+    """The answers of one process, which ends before ours are computed: a device need not hold the model twice."""
     program, loader = Path(__file__).with_name("plain_reload.py"), [] if is_native(folder) else [LOADER]
-    save_file(request, scratch / "request")
-    files = program, folder, scratch / "request", scratch / "answer", device
-    command = [sys.executable, "-P", *map(str, files), *loader]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(
-            f"the export does not load in {LOADER if loader else 'plain transformers'}",
-            where=str(folder),
-            why=done.stderr.strip().splitlines()[-1],
-            fix="export again; if the error stays, report this with the folder's config.json",
-        )
-    answer: dict[str, Tensor] = load_file(scratch / "answer")
-    return answer
+    with tempfile.TemporaryDirectory(prefix="ropewalk-verify-") as scratch:
+        files = program, folder, scratch, device
+        for number, request in enumerate(requests):
+            save_file(request, Path(scratch) / f"request-{number}")
+        command = [sys.executable, "-P", *map(str, files), *loader]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(
+                f"the export does not load in {LOADER if loader else 'plain transformers'}",
+                where=str(folder),
+                why=done.stderr.strip().splitlines()[-1],
+                fix="export again; if the error stays, report this with the folder's config.json",
+            )
+        return [load_file(Path(scratch) / f"answer-{number}") for number in range(len(requests))]
 
 
 class _Logits(ModelWithLoss):

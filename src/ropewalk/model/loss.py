@@ -225,6 +225,6 @@ def _read_block(
         slope = powers.mul_(each * (1 + 2 * rules.z_loss * denominator) / total).scatter_add_(1, wanted, -each)
         if rise is not None:
             slope *= rise
-        if slope.data_ptr() != logits.data_ptr():
+        if slope is not logits:
             logits.copy_(slope)
     return nll, correct, weight * (nll + rules.z_loss * denominator.squeeze(1).square())

@@ -1,11 +1,12 @@
-"""A program, not a module: load a folder as any user would, and write the logits of one text at some places.
+"""A program, not a module: load a folder as any user would, and write the logits of texts at some places.
 
-``python -P plain_reload.py FOLDER REQUEST ANSWER DEVICE [LOADER]``. It must not import ropewalk: it stands for other
-people's code. Only where no class of transformers runs a folder, LOADER names the function (``module:name``) that does.
+``python -P plain_reload.py FOLDER SCRATCH DEVICE [LOADER]``. It must not import ropewalk: it stands for other people's
+code. Only where no class of transformers runs a folder, LOADER names the function (``module:name``) that does.
 
-REQUEST holds ``tokens`` and one of two keys. With ``places``, ANSWER gets their ``logits`` [places, vocabulary] in
-float32. With ``generate``, a count, ANSWER gets that number of ``written`` ids and the ``logits`` that they were chosen
-by. ``cached`` decides whether they are written with a cache of keys, as servers do.
+The model is loaded once, for all files ``request-N`` in the folder SCRATCH, which get ``answer-N`` beside them. A
+request holds ``tokens`` and one of two keys. With ``places``, the answer has their ``logits`` [places, vocabulary] in
+float32. With ``generate``, a count, it has that number of ``written`` ids and the ``logits`` that they were chosen by.
+``cached`` decides whether they are written with a cache of keys, as servers do.
 """
 
 import importlib
@@ -23,22 +24,28 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 
-def answer_request(folder: str, request: str, answer: str, device: str, loader: str = "") -> None:
-    """Process one request on ``device``, such as ``cpu`` or ``cuda:0``."""
+def answer_requests(folder: str, scratch: str, device: str, loader: str = "") -> None:
+    """Process all requests in ``scratch`` on ``device``, such as ``cpu`` or ``cuda:0``."""
     logging.disable_progress_bar()
-    asked = load_file(request, device=device)
     if loader:
         module, _, name = loader.partition(":")
         model = getattr(importlib.import_module(module), name)(Path(folder)).to(device)
     else:
         model = load_plain(folder).to(device)
-    with torch.no_grad():
-        if "generate" in asked:
-            found = generate_tokens(model, asked, generates=not loader)
-        else:
-            found = {"logits": model(asked["tokens"][None], use_cache=False, logits_to_keep=asked["places"]).logits[0]}
-    found = {name: tensor.float() if name == "logits" else tensor for name, tensor in found.items()}
-    save_file({name: tensor.cpu().contiguous() for name, tensor in found.items()}, answer)
+    for request in sorted(Path(scratch).glob("request-*")):
+        found = answer(model, load_file(request, device=device), generates=not loader)
+        found = {name: tensor.float() if name == "logits" else tensor for name, tensor in found.items()}
+        whole = {name: tensor.cpu().contiguous() for name, tensor in found.items()}
+        save_file(whole, request.with_name(request.name.replace("request", "answer")))
+
+
+@torch.no_grad()
+def answer(model: Any, asked: dict[str, Shaped[Tensor, "..."]], *, generates: bool) -> dict[str, Shaped[Tensor, "..."]]:
+    """What the model says to one request."""
+    if "generate" in asked:
+        return generate_tokens(model, asked, generates=generates)
+    # [1, places, vocabulary] -> [places, vocabulary]
+    return {"logits": model(asked["tokens"][None], use_cache=False, logits_to_keep=asked["places"]).logits[0]}
 
 
 def load_plain(folder: str) -> Any:
@@ -84,4 +91,4 @@ def generate_tokens(
 
 
 if __name__ == "__main__":
-    answer_request(*sys.argv[1:])
+    answer_requests(*sys.argv[1:])

@@ -37,6 +37,12 @@ def read_native(model: Any) -> tuple[LiveLayer, ...]:
     found = []
     for index, block in enumerate(blocks_of(model)):
         attention: Any = attention_of(model, block)
+        if rotary is None:
+            head_dim = getattr(model.config, "head_dim", None) or (
+                model.config.hidden_size // model.config.num_attention_heads
+            )
+            found.append(LiveLayer(np.zeros(head_dim // 2), 1.0, windows[index]))
+            continue
         own = not hasattr(rotary, "inv_freq")  # then one set per layer type
         prefix = f"{model.config.layer_types[index]}_" if own else ""
         inv_freq = getattr(rotary, f"{prefix}inv_freq").double().cpu().numpy()

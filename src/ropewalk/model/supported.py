@@ -166,7 +166,9 @@ def _find_reasons(model: PreTrainedModel) -> Iterator[str]:
         if getattr(config, key, None):
             yield f"{why} ({key}: {getattr(config, key)})"
     family = family_of(model)
-    ours = {family.recurrent.word} if family is not None and family.recurrent is not None else set()
+    ours: set[str] = set()
+    if family is not None and family.recurrent is not None:
+        ours = {family.recurrent.word, "linear_attention"}  # the second is transformers' own word for any kind
     others = sorted(set(getattr(config, "layer_types", None) or ()) - set(_LAYERS) - ours)
     if others:
         yield f"some of its layers are of another kind ({', '.join(others)})"

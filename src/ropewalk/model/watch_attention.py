@@ -14,7 +14,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from ropewalk.model.attention_interface import PromisedMask, attend_layer, hold_last, promise_mask
+from ropewalk.core.hold_last import hold_last
+from ropewalk.model.attention_interface import PromisedMask, attend_layer, promise_mask
 from ropewalk.partition import AnyPartition
 
 WATCHED = "ropewalk_watched"

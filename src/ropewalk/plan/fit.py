@@ -1,12 +1,15 @@
-"""Whether a stage fits: the first way to save memory for which the device and the host both have room."""
+"""Whether a stage fits, and how: the fastest way to save memory for which the device and the host both have room."""
 
 import math
+from dataclasses import replace
 
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.memory import Memory, estimate_memory
 from ropewalk.plan.plan import Split
 from ropewalk.plan.planned_machine import assume_gpu
-from ropewalk.plan.savings import Savings, list_savings
+from ropewalk.plan.savings import Savings, drop_idle_tiles, list_savings
+from ropewalk.plan.step_time import StepTime, estimate_step_time
+from ropewalk.plan.workload import Workload, describe_workload, share_work
 from ropewalk.recipe.parallel import LOSS_CHUNK_TOKENS, Parallel
 from ropewalk.recipe.stage import Stage
 from ropewalk.shape.model_shape import ModelShape
@@ -34,38 +37,88 @@ def split_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, machi
     )
 
 
-def find_fit(
-    shape: ModelShape, context_tokens: int, *, ranks: int, split: Split, machine: Machine
-) -> tuple[Savings, Memory]:
-    """The fastest way to save memory that fits, or the last way (it saves most) if none fits."""
-    for way in split.savings or list_savings(Parallel(), shape, host_is_apart=machine.name != "cpu"):
-        memory = estimate_memory(
-            shape,
-            math.ceil(context_tokens * split.micro_batch_size / split.context_ranks),
-            ranks=ranks // split.replicas,
-            savings=way,
-            element_bytes=split.element_bytes,
-            loss_chunk_tokens=split.loss_chunk_tokens,
-            lora=split.lora,
-        )
-        if fits(memory, machine):
-            break
-    return way, memory
+def find_fit(load: Workload, *, ranks: int, split: Split, machine: Machine) -> tuple[Savings, Memory]:
+    """The way to save memory with the shortest step of those that fit, or the one that lacks least if none fits."""
+    if not split.savings:
+        split = replace(split, savings=tuple(list_savings(Parallel(), load.shape, host_is_apart=machine.name != "cpu")))
+    found = list_memory(load, ranks=ranks, split=split)
+    fitting = [(way, memory) for way, memory in found if fits(memory, machine)]
+    if not fitting:
+        return min(found, key=lambda each: measure_lack(each[1], machine))
+    if len(fitting) == 1:
+        return fitting[0]
+    steady = steady_machine(machine)
+    return min(fitting, key=lambda each: time_split(load, each[0], ranks=ranks, split=split, machine=steady).total)
 
 
-def fit_stage(
-    parallel: Parallel, stage: Stage, extended: ModelShape, *, machine: Machine
-) -> tuple[Savings, Memory, bool]:
-    """The way to save memory of one stage, the memory with it, and whether that fits."""
+def list_memory(load: Workload, *, ranks: int, split: Split) -> list[tuple[Savings, Memory]]:
+    """The ways of ``split`` with the memory of one of ``ranks`` ranks; those that come to the same are left out."""
+    ways = drop_idle_tiles(split.savings, _count_local_tokens(load, split))
+    return [(way, estimate_split_memory(load, way, ranks=ranks, split=split)) for way in ways]
+
+
+def _count_local_tokens(load: Workload, split: Split) -> int:
+    return math.ceil(load.context_tokens * split.micro_batch_size / split.context_ranks)
+
+
+def estimate_split_memory(load: Workload, way: Savings, *, ranks: int, split: Split) -> Memory:
+    """The memory of one of ``ranks`` ranks with ``way``."""
+    return estimate_memory(
+        load.shape,
+        _count_local_tokens(load, split),
+        ranks=ranks // split.replicas,
+        savings=way,
+        element_bytes=split.element_bytes,
+        loss_chunk_tokens=split.loss_chunk_tokens,
+        lora=split.lora,
+    )
+
+
+def time_split(load: Workload, way: Savings, *, ranks: int, split: Split, machine: Machine) -> StepTime:
+    """The step of one of ``ranks`` ranks with ``way``."""
+    work = share_work(load, ranks=ranks, split=split, recompute=way.recompute, machine=machine).work
+    return estimate_step_time(load.shape, work, savings=way, machine=machine, software=split.software)
+
+
+def steady_machine(machine: Machine) -> Machine:
+    """``machine``, or usual rates in place of a CPU's measured ones: a run that resumes must choose as it did."""
+    if machine.name != "cpu":
+        return machine
+    return replace(
+        machine,
+        matmul_flops=_CPU_FLOPS,
+        attention_forward_flops=_CPU_FLOPS / 2,
+        attention_backward_flops=_CPU_FLOPS / 2,
+        memory_bytes_per_second=_CPU_BYTES,
+        link_bytes_per_second=_CPU_BYTES,
+    )
+
+
+_CPU_FLOPS, _CPU_BYTES = 5e10, 5e9
+"""Of a core, near enough to compare ways with each other."""
+
+
+def fits_somehow(parallel: Parallel, stage: Stage, extended: ModelShape, *, machine: Machine) -> bool:
+    """Whether a stage fits with any way to save memory that the recipe leaves open."""
     machine = assume_gpu(parallel, extended, machine)
     split = split_stage(parallel, stage, extended, machine=machine)
-    way, memory = find_fit(extended, stage.context_length, ranks=parallel.ranks, split=split, machine=machine)
-    return way, memory, fits(memory, machine)
+    load = describe_stage_workload(stage, extended)
+    return any(fits(memory, machine) for _, memory in list_memory(load, ranks=parallel.ranks, split=split))
+
+
+def describe_stage_workload(stage: Stage, extended: ModelShape) -> Workload:
+    """The workload of a stage's step, with one document in each sequence; ``extended`` is the shape of its model."""
+    return describe_workload(extended, stage.context_length, sequences=stage.step_rows, lora=stage.lora)
+
+
+def measure_lack(memory: Memory, machine: Machine) -> float:
+    """What is needed over what may be used, of the device or of the host, whichever is more."""
+    usable = USABLE_MEMORY * machine.memory_bytes
+    if machine.name == "cpu":
+        return (memory.peak_bytes + memory.host) / usable
+    return max(memory.peak_bytes / usable, memory.host / (USABLE_HOST_MEMORY * machine.host_bytes))
 
 
 def fits(memory: Memory, machine: Machine) -> bool:
     """Whether the device and the host both have room; for a CPU they are one memory."""
-    if machine.name == "cpu":
-        return memory.peak_bytes + memory.host <= USABLE_MEMORY * machine.memory_bytes
-    on_device = memory.peak_bytes <= USABLE_MEMORY * machine.memory_bytes
-    return on_device and memory.host <= USABLE_HOST_MEMORY * machine.host_bytes
+    return measure_lack(memory, machine) <= 1

@@ -18,6 +18,19 @@ def state_seconds(sent_bytes: float, ranks: int, machine: Machine) -> float:
     return max(inside, sent_bytes / (machine.node_ranks * machine.network_bytes_per_second))
 
 
+def replica_seconds(sent_bytes: float, ranks: int, shards: int, machine: Machine) -> float:
+    """Seconds to send ``sent_bytes`` of gradients to the ranks that hold the same of ``shards`` shards.
+
+    Each shard has a ring of its own; over a node's border go the rings of all shards that the node holds.
+    """
+    inside = sent_bytes / machine.link_bytes_per_second
+    if not _is_spread(ranks, machine):
+        return inside
+    assert machine.node_ranks is not None
+    rings = min(shards, machine.node_ranks)
+    return max(inside, rings * sent_bytes / (machine.node_ranks * machine.network_bytes_per_second))
+
+
 def context_seconds(sent_bytes: float, context_ranks: int, exchange: Exchange, machine: Machine) -> float:
     """Seconds to send ``sent_bytes`` for attention among ``context_ranks`` neighbouring ranks."""
     inside = sent_bytes / machine.link_bytes_per_second

@@ -56,6 +56,14 @@ def describe_hardware(hardware: Hardware, *, ranks: int) -> Machine:
     )
 
 
+def count_devices(recipe: Recipe) -> tuple[int, int]:
+    """The devices of all nodes that ``recipe`` names, and of one. Raises UserError for an unknown device."""
+    assert recipe.hardware is not None
+    machine = describe_hardware(read_hardware(recipe.hardware), ranks=1)
+    each = machine.node_ranks or 1
+    return each * (recipe.nodes or 1), each
+
+
 def assume_gpu(parallel: Parallel, shape: ModelShape, machine: Machine) -> Machine:
     """``machine``, or an assumed H200 where it is a CPU and the recipe is meant for a GPU."""
     wanted = parallel.device == "cuda" or (parallel.device == "auto" and shape.parameters >= _LARGE_PARAMETERS)
@@ -63,6 +71,11 @@ def assume_gpu(parallel: Parallel, shape: ModelShape, machine: Machine) -> Machi
         return machine
     assumed = describe_hardware(Hardware(device=_ASSUMED), ranks=parallel.ranks)
     return replace(assumed, name=f"{_ASSUMED} (assumed)")
+
+
+def device_kind(machine: Machine) -> str:
+    """``cpu`` or ``cuda``."""
+    return "cpu" if machine.name == "cpu" else "cuda"
 
 
 def _make_own(hardware: Hardware) -> Machine:

@@ -1,15 +1,16 @@
-"""The ways to fit a longer sequence into the same memory, fastest first; ``auto`` takes the first one that fits.
+"""The ways to fit a longer sequence into the same memory: what is recomputed, computed in tiles or kept on the host.
 
-They are ordered by cost per token: save nothing; recompute all but attention; the same with the MLP in tiles, which is
-free where blocks run twice anyway; the same with inputs and attention's results in host memory, whose copies compute
-hides; recompute attention too; the same with inputs in host memory; run the optimizer on the host. Copies save nothing
-where the device's memory *is* the host's.
+All ways that a recipe allows are listed, the simplest first; plan/fit.py takes the one with the shortest step of those
+that fit. Copies save nothing where the device's memory *is* the host's.
 """
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from ropewalk.plan.flops import Recompute
-from ropewalk.recipe.spec import Parallel
+from ropewalk.recipe.parallel import Offload, Parallel
 from ropewalk.shape.model_shape import ModelShape
 
 _SMALLEST_TILE_TOKENS = 1024
@@ -42,22 +43,51 @@ class Savings:
         return ", ".join(words)
 
 
-def list_savings(parallel: Parallel, shape: ModelShape, *, host_is_apart: bool) -> list[Savings]:
-    """All ways that ``parallel`` allows, the fastest first; only one if the recipe leaves nothing open.
+def list_savings(
+    parallel: Parallel, shape: ModelShape, *, host_is_apart: bool, changes_rounding: bool = False
+) -> list[Savings]:
+    """All ways that ``parallel`` allows, the simplest first; only one if the recipe leaves nothing open.
 
-    ``host_is_apart`` is true if the device has its own memory.
+    ``host_is_apart`` is true if the device has its own memory; without it nothing is moved to the host, unless the
+    recipe says so. Moments in 8 bits are listed only with ``changes_rounding``, or if the recipe says so.
     """
-    # A mixture of experts sorts all tokens by expert, so it has no tiles.
-    tile = max(_SMALLEST_TILE_TOKENS, shape.width) if shape.experts is None else None
-    full = Savings("full", tile)
-    saved = Savings("save_attention", tile)
-    ways = [Savings(), Savings("save_attention"), saved]
-    ways += [replace(saved, offload=True, attention_on_host=True)] if host_is_apart else []
-    ways += [full]
-    if host_is_apart:
-        ways += [replace(full, offload=True), replace(full, offload=True, states_on_host=True)]
-    chosen = dict.fromkeys(_insist(way, parallel) for way in ways)
-    return [way for way in chosen if _is_possible(way)]
+    tiles: list[int | None] = [None]
+    if shape.experts is None:  # a mixture of experts sorts all tokens by expert, so it has no tiles
+        widest = max(_SMALLEST_TILE_TOKENS, shape.width)
+        tiles += [widest, *([widest // 4] if widest // 4 >= _SMALLEST_TILE_TOKENS else [])]
+    recomputes = list(get_args(Recompute)) if parallel.recompute == "auto" else [parallel.recompute]
+    offloads: list[Offload] = ["none", "inputs", "attention"] if host_is_apart else ["none"]
+    if parallel.offload != "auto":
+        offloads = [parallel.offload]
+    states = ["device", "host"] if host_is_apart else ["device"]
+    if parallel.states != "auto":
+        states = [parallel.states]
+    elif changes_rounding:
+        states = [*states, "8bit"]
+    if parallel.mlp_tile_tokens != "auto":
+        tiles = [parallel.mlp_tile_tokens]
+    ways = [
+        Savings(
+            recompute,
+            tile,
+            offload=offload != "none",
+            attention_on_host=offload == "attention",
+            states_on_host=place == "host",
+            eight_bit=place == "8bit",
+        )
+        for place, recompute, offload, tile in itertools.product(states, recomputes, offloads, tiles)
+    ]
+    return [way for way in ways if _is_possible(way)]
+
+
+def drop_idle_tiles(ways: Sequence[Savings], local_tokens: int) -> list[Savings]:
+    """``ways`` without those whose tile holds all ``local_tokens`` of a rank, if the same is there without tiles."""
+    held = set(ways)
+    return [
+        way
+        for way in ways
+        if (way.mlp_tile_tokens or 0) < local_tokens or replace(way, mlp_tile_tokens=None) not in held
+    ]
 
 
 def _is_possible(way: Savings) -> bool:
@@ -65,17 +95,3 @@ def _is_possible(way: Savings) -> bool:
     if way.attention_on_host and way.recompute != "save_attention":
         return False
     return not (way.offload and way.recompute == "none")
-
-
-def _insist(way: Savings, parallel: Parallel) -> Savings:
-    """``way`` with every setting that the recipe fixes."""
-    if parallel.recompute != "auto":
-        way = replace(way, recompute=parallel.recompute)
-        way = replace(way, attention_on_host=way.offload and way.recompute == "save_attention")
-    if parallel.mlp_tile_tokens != "auto":
-        way = replace(way, mlp_tile_tokens=parallel.mlp_tile_tokens)
-    if parallel.offload != "auto":
-        way = replace(way, offload=parallel.offload != "none", attention_on_host=parallel.offload == "attention")
-    if parallel.states != "auto":
-        way = replace(way, states_on_host=parallel.states == "host", eight_bit=parallel.states == "8bit")
-    return way

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ropewalk.partition.partition import Partition
-from ropewalk.partition.recurrent_cost import RecurrentStates, count_state_bytes
+from ropewalk.partition.recurrent_cost import SummaryPrice, count_state_bytes
+from ropewalk.plan.memory import gathers_whole
 from ropewalk.plan.trained import count_trained
 from ropewalk.recipe.lora import Lora
 from ropewalk.shape.model_shape import ModelShape
@@ -56,13 +57,12 @@ def attention_traffic(
     return Traffic(others * rows * element_bytes, others * rows * element_bytes + gradients)
 
 
-def recurrent_traffic(partition: Partition, states: RecurrentStates, *, element_bytes: int = 2) -> Traffic:
+def recurrent_traffic(partition: Partition, price: SummaryPrice) -> Traffic:
     """Traffic of one recurrent layer, of the busiest rank: summaries in fp32, and rows before segments.
 
     It depends on the cuts of ``partition`` and not on its length. The backward sends gradients of as many bytes back.
     """
-    row_bytes = states.channels * element_bytes
-    moved = count_state_bytes(partition.segments, partition.ranks, states, row_bytes=row_bytes)
+    moved = count_state_bytes(partition.segments, partition.ranks, price.layers, row_bytes=price.row_bytes)
     busiest = float(moved.sum(0).max())
     return Traffic(busiest, busiest)
 
@@ -73,14 +73,29 @@ def state_traffic(
     ranks: int,
     replicas: int = 1,
     element_bytes: int = 2,
-    gathers: int = 2,
     lora: Lora | None = None,
 ) -> float:
-    """Bytes per rank and micro-batch for sharded states: weights gathered ``gathers`` times, and fp32 gradients.
+    """Bytes per rank and micro-batch for sharded states, those between replicas included."""
+    shards = ranks // replicas
+    inside = shard_traffic(shape, shards=shards, element_bytes=element_bytes, lora=lora)
+    return inside + replica_traffic(shape, shards=shards, replicas=replicas, lora=lora)
 
-    With ``replicas`` among the ranks, a shard's gradient also travels twice around the ranks that hold it.
+
+def shard_traffic(shape: ModelShape, *, shards: int, element_bytes: int = 2, lora: Lora | None = None) -> float:
+    """Bytes per rank and micro-batch within a group of ``shards`` ranks: weights, and float32 gradients.
+
+    A block's weights are gathered for the forward and for the backward. The embedding, the last norm and the head stay
+    gathered between the two, and so does all of a model that is gathered as one unit.
     """
-    trained, shards = count_trained(shape, lora), ranks // replicas
-    gathered = gathers * element_bytes * (shape.parameters + trained.adapters)
-    gradients = _GRADIENT_BYTES * trained.parameters
-    return (shards - 1) / shards * (gathered + gradients) + 2 * (replicas - 1) / replicas * gradients / shards
+    trained = count_trained(shape, lora)
+    weights = shape.parameters + trained.adapters
+    root = shape.vocabulary * shape.width * (1 if shape.tied else 2) + shape.norm_parameters
+    again = 0 if gathers_whole(shape, trained) else weights - root
+    gathered = element_bytes * (weights + again)
+    return (shards - 1) / shards * (gathered + _GRADIENT_BYTES * trained.parameters)
+
+
+def replica_traffic(shape: ModelShape, *, shards: int, replicas: int, lora: Lora | None = None) -> float:
+    """Bytes per rank and micro-batch between ``replicas`` ranks that hold a shard: its gradient, twice around."""
+    gradients = _GRADIENT_BYTES * count_trained(shape, lora).parameters
+    return 2 * (replicas - 1) / replicas * gradients / shards

@@ -4,6 +4,7 @@ A frozen weight has no gradient and no moments, costs half of a backward's arith
 The saving in activations is small: attention, activations and norms still keep tensors for their own gradients.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -35,21 +36,32 @@ def count_trained(shape: ModelShape, lora: Lora | None) -> Trained:
         return Trained(shape.parameters)
     sizes, names = merge_projections(shape), set(name_projections(shape, lora.projections))
     embedding = shape.vocabulary * shape.width
-    matrices = sum(count * into * out for into, out, count in sizes.values())
+    matrices = sum(count * into * out for each in sizes.values() for into, out, count in each)
+    if shape.unequal is not None:
+        matrices += shape.unequal.input_products(shape.width, shape.layers)
     if shape.experts is not None:  # of the experts those that a token uses
         router = shape.width * shape.experts.count
         matrices += shape.mixtures * (3 * shape.width * shape.experts.active_width() + router)
-    norms = shape.layers * shape.block_norms * shape.norm_parameters + shape.attention_layers * shape.qk_norm_parameters
-    norms += shape.norm_parameters
     named = {{"head": "embeddings"}.get(each, each) if shape.tied else each for each in lora.also_train}
     head = ("embeddings" if shape.tied else "head") in named
     fires = sum(layer.bias == "fire" for layer in shape.positions) * (2 + FIRE_UNITS * (2 + shape.heads))
     return Trained(
-        whole=embedding * len(named & {"embeddings", "head"}) + norms * ("norms" in named) + fires,
-        adapters=lora.rank * sum(count * (into + out) for into, out, count in (sizes[name] for name in names)),
+        whole=embedding * len(named & {"embeddings", "head"}) + _count_norms(shape) * ("norms" in named) + fires,
+        adapters=lora.rank * sum(count * (into + out) for name in names for into, out, count in sizes[name]),
         head=head,
         frozen_matrices=matrices + embedding * (not head),
     )
+
+
+def _count_norms(shape: ModelShape) -> int:
+    """The parameters of all norms."""
+    if shape.unequal is None:
+        blocks = shape.layers * shape.block_norms * shape.norm_parameters
+        return blocks + shape.attention_layers * shape.qk_norm_parameters + shape.norm_parameters
+    inputs = shape.unequal.input_width
+    layers = shape.layers * (shape.block_norms + (inputs > 0)) * shape.norm_parameters
+    heads = sum(dim * (1 if shape.shares_keys(layer) else 2) for layer, dim in enumerate(shape.rotary_dims))
+    return layers + heads * (shape.qk_norm == "head") + shape.norm_parameters + inputs
 
 
 def count_kept(shape: ModelShape, lora: Lora, *, tiled: bool) -> int:
@@ -85,17 +97,30 @@ def name_projections(shape: ModelShape, names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(own.get(name, name) for name in names if name in shape.matrices))
 
 
-def merge_projections(shape: ModelShape) -> Mapping[str, tuple[int, int, int]]:
-    """Input width, output width and number of each kind of matrix of the blocks, by the class's own names.
+def merge_projections(shape: ModelShape) -> Mapping[str, list[tuple[int, int, int]]]:
+    """Input width, output width and number of each size of the blocks' matrices, by the class's own names.
 
     Of a mixture of experts the matrices are not counted: adapters leave them out.
     """
+    if shape.unequal is not None:
+        return _count_unequal(shape)
     own, found = dict(shape.projections), dict[str, tuple[int, int, int]]()
     for name, (into, out) in shape.matrices.items():
         layers = shape.attention_layers if name in shape.attention_matrices else shape.layers - shape.mixtures
         merged = own.get(name, name)
         found[merged] = (into, out + found.get(merged, (0, 0, 0))[1], layers)
-    return found
+    return {name: [size] for name, size in found.items()}
+
+
+def _count_unequal(shape: ModelShape) -> Mapping[str, list[tuple[int, int, int]]]:
+    """The same where layers differ; their matrices have the names of Llama."""
+    found: dict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
+    for layer in range(shape.layers):
+        wide = shape.mlp_width * shape.mlp_factor(layer)
+        mlp = {"gate_proj": (shape.width, wide), "up_proj": (shape.width, wide), "down_proj": (wide, shape.width)}
+        for name, size in (shape.attention_matrices_of(layer) | mlp).items():
+            found[name][size] += 1
+    return {name: [(into, out, layers) for (into, out), layers in sizes.items()] for name, sizes in found.items()}
 
 
 def _qk_width(shape: ModelShape) -> int:

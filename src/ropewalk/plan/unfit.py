@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ropewalk.core.quantity import format_bytes, format_length
-from ropewalk.plan.fit import USABLE_HOST_MEMORY, USABLE_MEMORY, fit_stage
+from ropewalk.plan.fit import USABLE_HOST_MEMORY, USABLE_MEMORY, fits_somehow
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.plan import Plan
 from ropewalk.recipe.finding import Finding
@@ -128,4 +128,4 @@ def _fits_with(
     if machine.node_ranks is not None:  # ranks of a node share its host memory
         share = min(parallel.ranks, machine.node_ranks) / min(changed.ranks, machine.node_ranks)
         machine = replace(machine, host_bytes=machine.host_bytes * share)
-    return fit_stage(changed, stage, extended, machine=machine)[2]
+    return fits_somehow(changed, stage, extended, machine=machine)

@@ -38,9 +38,12 @@ _STEP_ROUNDING = 0.1
 def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
     """Check ``recipe`` against the rules and return all findings.
 
-    ``shape`` is the shape of the base model. The rules that need the built corpus are in check_corpus.py.
+    ``shape`` is the shape of the base model. No count of the recipe may be open. The rules that need the built corpus
+    are in check_corpus.py.
     """
-    findings = [*_check_ranks(recipe), *_check_heads(recipe, shape), *_check_embedded(recipe)]
+    assert not recipe.open_keys, "plan/settle.py decides them first"
+    findings = [*_check_ranks(recipe), *_check_heads(recipe, shape), *_check_writing(recipe, shape)]
+    findings += _check_embedded(recipe)
     before = shape
     for index, stage in enumerate(recipe.stages):
         key = f"stages.{index}"
@@ -157,6 +160,12 @@ def _check_heads(recipe: Recipe, shape: ModelShape | None) -> Iterator[Finding]:
             limit_sharing(recipe.parallel.ulysses_degree, recurrent=shape.recurrent is not None)
         except UserError as error:
             yield Finding("error", error.where, f"{error.why}: {error.fix}", "arithmetic")
+
+
+def _check_writing(recipe: Recipe, shape: ModelShape | None) -> Iterator[Finding]:
+    if shape is not None and shape.recurrent is not None and recipe.evaluate.ruler is not None:
+        message = "RULER lets the model write text, and the cache for it does not keep the states of recurrent layers"
+        yield Finding("error", "evaluate.ruler", message, "model/key_cache")
 
 
 def _check_embedded(recipe: Recipe) -> Iterator[Finding]:

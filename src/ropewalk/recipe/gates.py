@@ -3,31 +3,47 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
 from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.spec import Spec
 
 _METRIC = re.compile(r"retrieval|(loss|accuracy)/(source|role|language|position|length)/.+")
+JUDGED = {
+    "held_out/full": "documents",
+    "held_out/retrieval": "answers",
+    "held_out/answer_loss": "answers",
+    "held_out/retrieval_heads": "answers",
+}
+"""The metrics of validations that ``stop.saturated`` may name, with the count of ``validation`` that measures each."""
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Stop(Spec):
-    """End a stage as soon as a metric, averaged over the last ``log_steps`` steps, reaches a value."""
+    """End a stage as soon as a metric, averaged over the last ``log_steps`` steps, reaches a value; or as soon as a
+    metric of the validations is saturated."""
 
     metric: str
-    """``retrieval``, or ``loss/...`` or ``accuracy/...`` as averaged metrics are named, such as ``loss/source/law``."""
-    value: float
+    """``retrieval``, or ``loss/...`` or ``accuracy/...`` as averaged metrics are named, such as ``loss/source/law``;
+    with ``saturated`` ``held_out/full``, ``held_out/retrieval``, ``held_out/answer_loss`` or
+    ``held_out/retrieval_heads``."""
+    value: float | None = None
     """The stage ends where an accuracy is at least this, or a loss at most this."""
+    saturated: float | None = Field(default=None, gt=0)
+    """The stage ends where the last five validations (four at least) show, against their noise, that the metric gains
+    less than this over them."""
     max_steps: PositiveCount
     """Steps after which the stage ends all the same."""
 
-    @field_validator("metric")
-    @classmethod
-    def _check_metric(cls, given: str) -> str:
-        if not _METRIC.fullmatch(given):
-            raise ValueError(f"{given!r} is not an averaged metric; give retrieval, or loss/... or accuracy/...")
-        return given
+    @model_validator(mode="after")
+    def _check_metric(self) -> "Stop":
+        if (self.value is None) == (self.saturated is None):
+            raise ValueError("give exactly one of value, saturated")
+        if self.saturated is not None and self.metric not in JUDGED:
+            raise ValueError(f"{self.metric!r} cannot be judged as saturated; give one of {', '.join(JUDGED)}")
+        if self.value is not None and not _METRIC.fullmatch(self.metric):
+            raise ValueError(f"{self.metric!r} is not an averaged metric; give retrieval, or loss/... or accuracy/...")
+        return self
 
 
 class Guard(Spec):
@@ -56,6 +72,8 @@ class Gate(Spec):
     """Least share of right answers at the stage's length."""
     short_loss: float | None = None
     """Share that the loss at the base's own context may lie above the base's, in the worst source: 0.03 is 3 %."""
+    foreign_loss: float | None = None
+    """Share that the loss on ``evaluate.foreign`` may lie above the base's, in the worst text: 0.01 is 1 %."""
     otherwise: Literal["stop", "warn"] = "stop"
     """What happens if a condition is missed: the run ends with an error, or it warns and goes on."""
     answers: PositiveCount = 200

@@ -120,6 +120,8 @@ SIDES: Mapping[str, Side] = {
     "evaluate.position_lengths": "evaluate",
     "evaluate.documents": "evaluate",
     "evaluate.short_tokens": "evaluate",
+    "evaluate.foreign": "evaluate",
+    "evaluate.abilities": "evaluate",
     "evaluate.pairs": "evaluate",
     "evaluate.probes": "evaluate",
     "evaluate.ruler": "evaluate",

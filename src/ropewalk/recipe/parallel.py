@@ -5,8 +5,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ropewalk.core.error import UserError
-from ropewalk.core.quantity import Count, PositiveCount
+from ropewalk.core.quantity import OPEN, Count, OpenCount, PositiveCount
 from ropewalk.core.spec import Spec
+
+Offload = Literal["none", "inputs", "attention"]
 
 
 def require_even(ranks: int, *, context: int, replicas: int) -> None:
@@ -28,18 +30,18 @@ LOSS_CHUNK_TOKENS = {False: 1024, True: 4096}
 class Parallel(Spec):
     """How the ranks share the work. ``ranks`` counts processes; data degree = ranks / context_parallel."""
 
-    ranks: PositiveCount = 1
-    """Processes, one a device."""
+    ranks: OpenCount = 1
+    """Processes, one a device; ``auto`` is all devices of ``hardware``, or of this machine (docs/plan.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where ranks compute; ``auto`` is a GPU for each rank where there are any, and the CPU for a small model on a
     machine with fewer GPUs than ranks (docs/parallel.md)."""
     deterministic: bool = False
     """Whether a GPU repeats its results bit for bit, at the cost of speed (docs/parallel.md); a CPU always does."""
-    context_parallel: PositiveCount = 1
-    """Ranks that share one sequence (context parallelism)."""
-    replicas: PositiveCount = 1
+    context_parallel: OpenCount = 1
+    """Ranks that share one sequence (context parallelism); ``auto`` is the fastest by the plan (docs/plan.md)."""
+    replicas: OpenCount = 1
     """Copies of all weights and states, each sharded over ranks / replicas neighbours; gradients are summed over all.
-    """
+    ``auto`` is the fastest by the plan."""
     layout: Literal["auto", "contiguous", "zigzag", "balanced", "local"] = "auto"
     """How a sequence's tokens are placed on its ranks; ``auto`` is the cheapest for each batch (docs/partition.md)."""
     exchange: Literal["auto", "needed_kv", "ring", "all_gather"] = "auto"
@@ -70,6 +72,11 @@ class Parallel(Spec):
     """A step that lasts longer is a hang, and its rank is named; null: 20 x the slowest step, but 60 to 480."""
     restarts: Count = 3
     """How often lost ranks are started anew without a new checkpoint in between, where ropewalk started them."""
+
+    @property
+    def open_keys(self) -> tuple[str, ...]:
+        """The keys of counts that are ``auto``; plan/settle.py decides them before anything counts with them."""
+        return tuple(key for key in ("ranks", "context_parallel", "replicas") if getattr(self, key) == OPEN)
 
     @property
     def asked_loss_tokens(self) -> int | None:

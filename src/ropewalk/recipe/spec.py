@@ -6,14 +6,16 @@ Every key has its unit in its name or in its docstring. An unknown key is refuse
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic_core import core_schema
 
 from ropewalk.core.digest import digest_recipe
-from ropewalk.core.quantity import PositiveCount
+from ropewalk.core.quantity import OPEN, Count, PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.mix_rules import MixRules, check_mix, check_stratum_weights
 from ropewalk.corpus.spec import CorpusSpec
 from ropewalk.probe.kinds import Probe
+from ropewalk.recipe.foreign_text import ForeignText, find_shared_path
 from ropewalk.recipe.hardware_keys import Hardware, read_hardware
 from ropewalk.recipe.parallel import Parallel as Parallel
 from ropewalk.recipe.ruler import RulerSpec
@@ -81,7 +83,11 @@ class EvaluateSpec(Spec):
     documents: PositiveCount = 64
     """Held-out documents for loss by position, each at least that long."""
     short_tokens: PositiveCount = 65536
-    """Held-out tokens per source for the short-context loss."""
+    """Tokens per source for the short-context loss, and for each text of ``foreign``."""
+    foreign: tuple[ForeignText, ...] = ()
+    """Texts outside the mix, on which the loss must not rise (docs/evaluate.md)."""
+    abilities: Count = 0
+    """Prompts of each short ability probe: arithmetic, and facts to complete in English and Chinese; 0 reads none."""
     pairs: tuple[PositiveCount, PositiveCount] = (4, 8)
     """Fewest and most key-value pairs of a retrieval prompt."""
     probes: tuple[Probe, ...] = ()
@@ -92,6 +98,14 @@ class EvaluateSpec(Spec):
     """Draws prompts and held-out text."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of matrix products."""
+
+    @field_validator("foreign")
+    @classmethod
+    def _check_names(cls, given: tuple[ForeignText, ...]) -> tuple[ForeignText, ...]:
+        names = [text.name for text in given]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two texts are named {twice[0]}")
+        return given
 
 
 class ExportSpec(Spec):
@@ -104,6 +118,20 @@ class ImportSpec(Spec):
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the imported weights; float32 holds every dequantised value exactly."""
+
+
+def _open_all(value: object) -> object:
+    """``parallel: auto`` leaves every count open; the other keys are ``auto`` by themselves."""
+    return {"ranks": "auto", "context_parallel": "auto", "replicas": "auto"} if value == "auto" else value
+
+
+class _OrAuto:
+    """In the JSON Schema: the mapping, or ``auto`` as a whole."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [handler(schema), {"const": "auto", "type": "string"}]}
 
 
 class Recipe(Spec):
@@ -119,8 +147,8 @@ class Recipe(Spec):
     """The text: sources, mix, and what is kept."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     """Lengths to train at, one after another."""
-    parallel: Parallel = Parallel()
-    """How ranks share the work."""
+    parallel: Annotated[Parallel, BeforeValidator(_open_all), _OrAuto()] = Parallel()
+    """How ranks share the work; ``auto`` as a whole leaves ranks, context ranks and replicas to the plan."""
     hardware: str | Hardware | None = None
     """The devices of a node that plans are made for, such as ``h100-sxm x 8`` (docs/plan.md); null is the machine that
     makes the plan. Training uses what it finds. Not part of the recipe's digest."""
@@ -137,6 +165,16 @@ class Recipe(Spec):
     a gate that is undecided stops like one that is missed. Not part of the recipe's digest."""
     trial: bool = False
     """Say in the report that the run is a trial; ``run --fast`` sets it. Not part of the recipe's digest."""
+
+    @property
+    def open_keys(self) -> tuple[str, ...]:
+        """The counts that are ``auto``, as they are overridden; plan/settle.py decides them."""
+        stages = [
+            f"stages.{index}.micro_batch_size"
+            for index, stage in enumerate(self.stages)
+            if stage.micro_batch_size == OPEN
+        ]
+        return (*(f"parallel.{key}" for key in self.parallel.open_keys), *stages)
 
     @model_validator(mode="after")
     def _check_hardware(self) -> "Recipe":
@@ -156,6 +194,22 @@ class Recipe(Spec):
             unknown = sorted(stage.loss_weights.keys() - roles.keys())
             if unknown:
                 raise ValueError(f"stages.{index}.loss_weights.{unknown[0]} names no source: {', '.join(roles)}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_foreign(self) -> "Recipe":
+        for text in self.evaluate.foreign:
+            named = next((source for source in self.corpus.sources if source.name == text.name), None)
+            shared = named or find_shared_path(text, self.corpus.sources)
+            if shared is not None:
+                same = "has its name" if named else "has its files"
+                raise ValueError(
+                    f"evaluate.foreign: {text.name} is in the mix: the source {shared.name} {same}, so it does not "
+                    "show what training made the model forget"
+                )
+        for index, stage in enumerate(self.stages):
+            if stage.gate is not None and stage.gate.foreign_loss is not None and not self.evaluate.foreign:
+                raise ValueError(f"stages.{index}.gate.foreign_loss needs texts in evaluate.foreign")
         return self
 
     def mix(self, stage: Stage) -> dict[str, float]:

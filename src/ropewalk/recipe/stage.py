@@ -4,10 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ropewalk.core.quantity import Count, PositiveCount
+from ropewalk.core.quantity import Count, OpenCount, PositiveCount
 from ropewalk.core.spec import Spec
 from ropewalk.recipe.expert_training import ExpertTraining
-from ropewalk.recipe.gates import Gate, Guard, Share, Stop
+from ropewalk.recipe.gates import JUDGED, Gate, Guard, Share, Stop
 from ropewalk.recipe.long_ce import LongCE
 from ropewalk.recipe.lora import Lora
 from ropewalk.recipe.validation import Validation
@@ -53,8 +53,8 @@ class Stage(Spec):
     """Tokens that the stage trains on."""
     step_tokens: PositiveCount
     """Tokens of one optimizer step over all ranks; rounded to whole sequences."""
-    micro_batch_size: PositiveCount = 1
-    """Sequences that one data rank takes through the model at once."""
+    micro_batch_size: OpenCount = 1
+    """Sequences that one data rank takes through the model at once; ``auto`` is the fastest by the plan."""
     lr: float = Field(gt=0)
     """Largest learning rate."""
     schedule: Schedule = Schedule()
@@ -144,6 +144,14 @@ class Stage(Spec):
                 f"rope_interpolation_steps: the stage ends after {self.steps} steps, "
                 f"before its {self.rope_interpolation_steps} steps of interpolation"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_stop(self) -> "Stage":
+        if self.stop is not None and self.stop.saturated is not None:
+            key = JUDGED[self.stop.metric]
+            if self.validation is None or not getattr(self.validation, key):
+                raise ValueError(f"stop.saturated: {self.stop.metric} needs validation with {key} above 0")
         return self
 
     @model_validator(mode="after")

@@ -87,7 +87,8 @@ def draw_held_out(curves: Mapping[str, Curve], *, borders: Sequence[Border]) -> 
         "their context and with truncated context; full-truncated: their difference, negative where the full context "
         "helps; "
         "short and change/short: loss at the base's own context by source, and its share above the base's; retrieval: "
-        "right answers.",
+        "right answers; answer_loss: their loss, nats; retrieval_heads: share of attention that the base's retrieval "
+        "heads put on the facts.",
         what="Held-out metrics at the end",
     )
 

@@ -1,17 +1,16 @@
-"""Sections about the results of a run: training, loss by position, retrieval, short context, speed, parity."""
+"""Sections about the results of a run: training, loss by position, retrieval, speed, experts, parity."""
 
-import math
 from statistics import median
 
 from ropewalk.core.quantity import format_amount, format_length
-from ropewalk.report.charts import draw_changes, draw_positions, draw_retrieval
+from ropewalk.report.charts import draw_positions, draw_retrieval
 from ropewalk.report.contents import Contents
 from ropewalk.report.curves import Border, draw_buckets, draw_held_out, draw_sources, draw_speed, draw_training
 from ropewalk.report.measures import length_marks, position_losses, retrieval_maps
 from ropewalk.report.section import Section
+from ropewalk.report.source_losses import count_samples
 from ropewalk.report.table import Table, TableCell
-from ropewalk.report.target import RelativeChange
-from ropewalk.report.verdict import PARITY, RETRIEVAL, short_changes
+from ropewalk.report.verdict import PARITY, RETRIEVAL
 
 
 def make_training(contents: Contents) -> Section:
@@ -76,7 +75,7 @@ def make_retrieval(contents: Contents) -> Section:
             model,
             format_length(score.context_tokens),
             f"{score.n:,}",
-            _count(score.samples),
+            count_samples(score.samples),
             f"{score.value * 100:.1f} %",
             f"{score.low * 100:.1f} to {score.high * 100:.1f}",
         ]
@@ -90,26 +89,6 @@ def make_retrieval(contents: Contents) -> Section:
         "Answers of one prompt are not independent samples: the interval accounts for this by their design effect."
     )
     return Section("retrieval", "Retrieval", "", [Table(columns, rows, "llrrrrr", caption)] if rows else [], pictures)
-
-
-def make_short(contents: Contents) -> Section:
-    """Held-out loss at the base's own context, by source."""
-    title, models, changes = "Short context", contents.models, short_changes(contents)
-    found = {model: {score.task: score for score in contents.find_scores("short/", model=model)} for model in models}
-    tasks = list(dict.fromkeys(task for scores in found.values() for task in scores))
-    if not tasks:
-        return Section("short", title, note="Loss at the short context has not been measured yet.")
-    columns = ["source", "tokens", "documents", *models, *(["change", "95 % interval"] if changes else [])]
-    rows = []
-    for task in tasks:
-        name = task.removeprefix("short/")
-        one = next(scores[task] for scores in found.values() if task in scores)
-        losses = [f"{found[model][task].value:.4f}" if task in found[model] else "" for model in models]
-        amounts = [format_amount(one.n), _count(one.samples)]
-        rows.append([name, *amounts, *losses, *(_describe_change(changes.get(name)) if changes else [])])
-    table = Table(columns, rows, "l" + "r" * (len(columns) - 1), "Held-out loss at the base's context, nats per token.")
-    bars = {name: (change.value, *_interval(change)) for name, change in changes.items()}
-    return Section("short", title, "", [table], [draw_changes(bars, limit=0.02)] if bars else [])
 
 
 def make_speed(contents: Contents) -> Section:
@@ -161,25 +140,6 @@ def make_parity(contents: Contents) -> Section:
         f"these positions). At most {PARITY:g} is allowed."
     )
     return Section("parity", title, lead, [Table(["position", "difference", ""], rows, "rrl")])
-
-
-def _describe_change(change: RelativeChange | None) -> list[str]:
-    if change is None:
-        return ["", ""]
-    low, high = _interval(change)
-    return [f"{change.value * 100:+z.2f} %", f"{low * 100:+z.2f} to {high * 100:+z.2f}" if low < high else ""]
-
-
-def _count(samples: int | None) -> str:
-    """The number of documents or prompts; empty for scores of an older version."""
-    return "" if samples is None else f"{samples:,}"
-
-
-def _interval(change: RelativeChange) -> tuple[float, float]:
-    """The interval, or the value twice if there is no interval or it is infinite."""
-    if change.low is None or change.high is None or not math.isfinite(change.high - change.low):
-        return change.value, change.value
-    return change.low, change.high
 
 
 def _edges(bucket: str) -> tuple[int, ...]:

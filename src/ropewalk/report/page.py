@@ -21,11 +21,11 @@ from ropewalk.report.outcomes import (
     make_loss_by_position,
     make_parity,
     make_retrieval,
-    make_short,
     make_speed,
     make_training,
 )
 from ropewalk.report.receipt import make_receipt
+from ropewalk.report.source_losses import make_forgetting, make_short
 from ropewalk.report.table import Mark
 from ropewalk.report.target import Verdict, find_outcomes, format_bound, format_value, mark_of, verdict_table
 from ropewalk.report.verdict import judge_measures
@@ -39,6 +39,7 @@ _SECTIONS = (
     make_loss_by_position,
     make_retrieval,
     make_short,
+    make_forgetting,
     make_speed,
     make_receipt,
     make_experts,

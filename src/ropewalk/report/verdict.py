@@ -1,10 +1,10 @@
 """The targets of a run, and a verdict on each.
 
-Five measures show that a longer context works. Text must be easier with its whole context than with the base's.
+Six measures show that a longer context works. Text must be easier with its whole context than with the base's.
 Retrieval must hold at the old length, be gained at the new one, and is reported beyond it. The loss at far positions
-must be no worse than at near ones. Held-out text must be no harder than before. A target that lies inside a measure's
-95 % interval is undecided: more documents or answers would decide it. The packaged base has bounds of its own, because
-a base that already succeeds at 4x would make the run prove nothing.
+must be no worse than at near ones. Held-out text must be no harder than before, and neither must text outside the mix.
+A target that lies inside a measure's 95 % interval is undecided: more documents or answers would decide it. The
+packaged base has bounds of its own, because a base that already succeeds at 4x would make the run prove nothing.
 """
 
 import math
@@ -24,7 +24,8 @@ _TINY_BASE_GAP = (">=", 0.2)
 _GAP = ("<=", 0.05)
 _GAIN = ("<=", -0.001)
 """Below 0 by more than rounding: a model that cannot see farther reads both alike."""
-_SHORT = ("<=", 0.02)
+SHORT_LIMIT, FOREIGN_LIMIT = 0.02, 0.01
+"""Largest change of the loss: on held-out text of the mix, and on text outside of it."""
 
 _SEVERITY: dict[Outcome | None, int] = {"missed": 2, "undecided": 1, "met": 0, None: 0}
 
@@ -33,7 +34,8 @@ def judge_measures(contents: Contents) -> list[Verdict]:
     """The verdict on every measure that the run's scores allow, in the order of the summary."""
     if not contents.scores or contents.base_context_tokens is None:
         return []
-    return [*_judge_gain(contents), *_judge_retrieval(contents), *_judge_gap(contents), *_judge_short(contents)]
+    judges = _judge_gain, _judge_retrieval, _judge_gap, _judge_short, _judge_foreign
+    return [verdict for judge in judges for verdict in judge(contents)]
 
 
 def _judge_gain(contents: Contents) -> Iterator[Verdict]:
@@ -136,13 +138,20 @@ def _mean_over(buckets: Sequence[tuple[int, int, Score]], first: int, end: int) 
 
 def short_changes(contents: Contents) -> dict[str, RelativeChange]:
     """The change of held-out loss at the short context by source: measured in pairs, or else from the two losses."""
-    measured = contents.find_scores("change/short/", model="extended")
-    if measured:
-        return {score.task.removeprefix("change/short/"): _change_of(score) for score in measured}
+    if measured := read_changes(contents, "short"):
+        return measured
     before = {score.task: score.value for score in contents.find_scores("short/", model="base")}
     after = contents.find_scores("short/", model="extended")
     pairs = [(score.task.removeprefix("short/"), score.value, before.get(score.task)) for score in after]
     return {name: RelativeChange(value / base - 1) for name, value, base in pairs if base}
+
+
+def read_changes(contents: Contents, kind: str) -> dict[str, RelativeChange]:
+    """The changes of the trained model's loss that were measured in pairs, by source."""
+    prefix = f"change/{kind}/"
+    return {
+        score.task.removeprefix(prefix): _change_of(score) for score in contents.find_scores(prefix, model="extended")
+    }
 
 
 def _change_of(score: Score) -> RelativeChange:
@@ -154,8 +163,9 @@ def _judge_short(contents: Contents) -> Iterator[Verdict]:
     changes = short_changes(contents)
     if not changes:
         return
+    bound = ("<=", SHORT_LIMIT)
     each = [
-        _judge_change("short/worst", f"short-context loss, worst source ({name})", "extended", "change", change, _SHORT)
+        _judge_change("short/worst", f"short-context loss, worst source ({name})", "extended", "change", change, bound)
         for name, change in changes.items()
     ]
     yield max(each, key=lambda verdict: (_SEVERITY[verdict.outcome], verdict.value))
@@ -164,4 +174,19 @@ def _judge_short(contents: Contents) -> Iterator[Verdict]:
         _change_of(measured[0]) if measured else RelativeChange(sum(c.value for c in changes.values()) / len(changes))
     )
     name = f"short-context loss, mean of {len(changes)} source{'s' * (len(changes) > 1)}"
-    yield _judge_change("short/mean", name, "extended", "change", mean, _SHORT)
+    yield _judge_change("short/mean", name, "extended", "change", mean, bound)
+
+
+def _judge_foreign(contents: Contents) -> Iterator[Verdict]:
+    """Forgetting: the loss on text that the mix does not have. The interval is that of all its texts together."""
+    changes = read_changes(contents, "foreign")
+    worst = {model: contents.find_scores("change/foreign_worst", model=model) for model in contents.models}
+    trained = worst.get("extended")
+    if not trained:
+        return
+    source = next((name for name, change in changes.items() if change.value == trained[0].value), "")
+    for model, found in worst.items():
+        if found:
+            name = f"forgetting: loss on text outside the mix, worst text ({source})"
+            bound = ("<=", FOREIGN_LIMIT) if model == "extended" else None
+            yield _judge_change("foreign/worst", name, model, "change", _change_of(found[0]), bound)

@@ -78,7 +78,8 @@ class RecurrentKeys:
 
     ``kind`` is one of shape/recurrences.py, or ``convolution``. ``layout`` says how the class arranges the matrices of
     such a layer and names their sizes (shape/recurrent.py). ``word`` names such a layer in ``layer_types``; where a
-    file lacks that key, every ``every``-th layer has attention, or the number in ``every_key``.
+    file lacks that key, ``attention_key`` lists the layers that have attention, or every ``every``-th layer has it, or
+    the number in ``every_key``. ``word`` is empty for a class without ``layer_types``.
     """
 
     kind: str
@@ -86,6 +87,7 @@ class RecurrentKeys:
     word: str = "linear_attention"
     every: int = 4
     every_key: str = ""
+    attention_key: str = ""
 
 
 BALANCED = ExpertKeys(
@@ -180,6 +182,8 @@ class Family:
     required: Mapping[str, object] = field(default_factory=dict)
     """Keys that a file must give with this value, because the class assumes another one where they are missing."""
     mlp_width_key: str = "intermediate_size"
+    adjusts_mlp: bool = False
+    """Whether the MLP has two thirds of the width in the file, rounded up, unless the file switches that off."""
     layer_word: str = ""
     """The word for a layer in ``layer_types``, for a class that needs the key and has a word of its own."""
     fixed: Mapping[str, object] = field(default_factory=dict)

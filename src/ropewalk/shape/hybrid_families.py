@@ -27,6 +27,8 @@ _QWEN35 = Family(
     parts=_DELTA,
 )
 
+_W123 = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+
 HYBRIDS: Mapping[str, Family] = {
     "Qwen3NextForCausalLM": Family(
         "qwen3_next",
@@ -49,5 +51,29 @@ HYBRIDS: Mapping[str, Family] = {
         model_type="qwen3_5_moe_text",
         mlp_width_key="moe_intermediate_size",  # no layer has another MLP
         experts=ExpertKeys(shared_width="shared_expert_intermediate_size", shared_gate=True),
+    ),
+    "Lfm2ForCausalLM": Family(
+        "lfm2",
+        qk_norm="head",
+        needs_kv_heads=True,
+        tied=True,
+        theta=1_000_000.0,
+        adjusts_mlp=True,
+        fixed={"conv_bias": False, "tie_embedding": True},
+        projections={"o_proj": "out_proj", **_W123},
+        recurrent=RecurrentKeys("convolution", "lfm2", word="conv", every=1, attention_key="full_attn_idxs"),
+        parts=Parts(recurrent="conv", mlp="feed_forward", norm="embedding_norm"),
+    ),
+    "BambaForCausalLM": Family(
+        "bamba",
+        qkv_bias=_BIAS,
+        output_bias=_BIAS,
+        mlp_bias=("mlp_bias", False),
+        needs_kv_heads=True,
+        partial=True,
+        rotary_share=0.5,
+        fixed={"partial_rotary_factor": 0.5, "mamba_conv_bias": True, "mamba_proj_bias": False},
+        recurrent=RecurrentKeys("ssd", "mamba2", word="", attention_key="attn_layer_indices"),
+        parts=Parts(recurrent="mamba", mlp="feed_forward", norm="final_layernorm"),
     ),
 }

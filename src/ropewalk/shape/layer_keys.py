@@ -212,6 +212,8 @@ def _say_aloud(config: Mapping[str, Any], shape: ModelShape, family: Family) -> 
 
 
 def _spell_windows(family: Family, positions: Sequence[LayerPosition]) -> dict[str, Any]:
+    if family.recurrent is not None and not family.recurrent.word:
+        return {}
     if family.recurrent is not None and family.windows == "none":
         word = family.recurrent.word
         return {"layer_types": [(family.layer_word or FULL) if each.mixer is None else word for each in positions]}

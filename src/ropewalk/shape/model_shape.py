@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
-from ropewalk.core.error import UserError
 from ropewalk.rope.layers import (
     FIRE_UNITS,
     LayerPosition,
@@ -20,10 +20,10 @@ from ropewalk.shape.experts import Experts
 from ropewalk.shape.family import Norm, QkNorm
 from ropewalk.shape.latent import Latent, require_score_factor, score_factor
 from ropewalk.shape.recurrent import RecurrentLayers
-from ropewalk.shape.unequal import Unequal
+from ropewalk.shape.unequal import Unequal, refuse_pattern
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: a search asks for the sums below a hundred thousand times, so they are kept
 class ModelShape:
     """A decoder of blocks with attention and an MLP. Made by shape/read.
 
@@ -91,6 +91,10 @@ class ModelShape:
         """Whether a layer uses the keys and values of another one."""
         return self.unequal is not None and layer >= self.layers - self.unequal.sharing
 
+    def mlp_factor(self, layer: int) -> int:
+        """By how much the MLP of a layer is wider than ``mlp_width``."""
+        return 2 if self.unequal is not None and self.unequal.wide_mlp and self.shares_keys(layer) else 1
+
     def _mean(self, widths: Sequence[int]) -> int:
         return round(sum(widths) / self.layers)
 
@@ -144,13 +148,9 @@ class ModelShape:
         if self.unequal is None:
             return self.attention_matrices
         kv_heads, head_dim = self.heads_of(layer)
+        full, shares = self.positions[layer].window_tokens is None, self.shares_keys(layer)
         queries, keys = self.heads * head_dim, kv_heads * head_dim
-        found = {"q_proj": (self.width, queries), "k_proj": (self.width, keys), "v_proj": (self.width, keys)}
-        if self.unequal.keys_are_values and self.positions[layer].window_tokens is None:
-            del found["v_proj"]
-        if self.shares_keys(layer):
-            found = {"q_proj": found["q_proj"]}
-        return found | {"o_proj": (queries, self.width)}
+        return self.unequal.matrices(self.width, queries=queries, keys=keys, full=full, shares=shares)
 
     @property
     def attention_products(self) -> int:
@@ -204,15 +204,14 @@ class ModelShape:
     def _unequal_parameters(self, layer: int) -> int:
         """Parameters of one layer of a model whose layers differ, exactly."""
         assert self.unequal is not None
-        matrices, head_dim, shares = self.attention_matrices_of(layer), self.heads_of(layer)[1], self.shares_keys(layer)
-        biased = [
-            out for name, (_, out) in matrices.items() if (self.output_bias if name == "o_proj" else self.qkv_bias)
-        ]
-        inputs = 2 * self.width * self.unequal.input_width
-        norms = (self.block_norms + (inputs > 0)) * self.norm_parameters
-        norms += head_dim * (1 if shares else 2) * (self.qk_norm == "head")
-        mlp = self.mlp_parameters * (1 + (shares and self.unequal.wide_mlp))
-        return sum(into * out for into, out in matrices.values()) + sum(biased) + inputs + norms + mlp
+        matrices, shares = self.attention_matrices_of(layer), self.shares_keys(layer)
+        biased = {name: self.output_bias if name == "o_proj" else self.qkv_bias for name in matrices}
+        attention = sum(out * (into + biased[name]) for name, (into, out) in matrices.items())
+        norms = self.heads_of(layer)[1] * (1 if shares else 2) * (self.qk_norm == "head")
+        norms += (self.block_norms + (self.unequal.input_width > 0)) * self.norm_parameters
+        return (
+            attention + norms + self.mlp_parameters * self.mlp_factor(layer) + 2 * self.width * self.unequal.input_width
+        )
 
     def mixer_parameters(self, layer: int) -> int:
         """Parameters of one layer outside of its MLP, exactly: of its attention or its recurrence, and its norms."""
@@ -220,7 +219,7 @@ class ModelShape:
             return self.recurrent.parameters + self.block_norms * self.norm_parameters
         return self.attention_parameters
 
-    @property
+    @cached_property
     def attention_parameters(self) -> int:
         """Parameters of one layer with attention outside of its MLP, exactly."""
         gated = 1 + self.query_gate
@@ -230,7 +229,7 @@ class ModelShape:
         matrices = sum(into * out for into, out in self.attention_matrices.values())
         return matrices + biases + norms + self.other_parameters
 
-    @property
+    @cached_property
     def mlp_parameters(self) -> int:
         """Parameters of one dense MLP, exactly."""
         wide = 2 if self.mlp == "gated" else 1
@@ -244,20 +243,12 @@ class ModelShape:
             return self.mixer_parameters(layer) + self.experts.parameters(self.width)
         return self.mixer_parameters(layer) + self.mlp_parameters
 
-    @property
+    @cached_property
     def block_parameters(self) -> int:
         """Parameters of the largest layer, exactly; of any layer where all are alike."""
-        return max(self.layer_parameters(layer) for layer in self._examples())
+        return max(map(self.layer_parameters, range(self.layers)))
 
-    def _examples(self) -> set[int]:
-        """A layer of each size."""
-        if self.unequal is not None:
-            return set(range(self.layers))
-        recurrent = set(self.recurrent.layers if self.recurrent else ())
-        mixed = set(self.experts.layers if self.experts else ())
-        return {*{(layer in recurrent, layer in mixed): layer for layer in range(self.layers)}.values()}
-
-    @property
+    @cached_property
     def parameters(self) -> int:
         """Parameters of the whole model, exactly; a tied head is counted once."""
         embeddings = self.vocabulary * self.width * (1 if self.tied else 2)
@@ -272,7 +263,7 @@ class ModelShape:
             mixers += len(self.recurrent.layers) * self.mixer_parameters(self.recurrent.layers[0])
         return embeddings + mixers + dense + mixtures + self.norm_parameters + fires
 
-    @property
+    @cached_property
     def mean_mlp_width(self) -> float:
         """The inner width of the MLP that a token passes, in the mean over layers: of a mixture the experts it uses."""
         if self.unequal is not None and self.unequal.wide_mlp:
@@ -308,12 +299,7 @@ class ModelShape:
     def stretch(self, pattern: tuple[LayerRule, ...], *, rope: Rope, context_tokens: int) -> "ModelShape":
         """The model that ``rope/layers.stretch_layers`` makes of this one; raises UserError as that function does."""
         if pattern and self.unequal is not None:
-            raise UserError(
-                "this model cannot have a pattern of layers",
-                where="layers",
-                why="its layers with a window have other heads than those without",
-                fix="remove layers; then the method is for those without a window",
-            )
+            raise refuse_pattern()
         positions = stretch_layers(
             self.positions,
             pattern,

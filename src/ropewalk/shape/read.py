@@ -75,20 +75,13 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     """The shape that a config.json describes; ``where`` is its name in errors. A multimodal one has its text part's."""
     config = read_text_config(config, where)
     architecture, family = find_family(config, where)
-    width, heads = _count(config, "hidden_size", where), _count(config, "num_attention_heads", where)
-    kv_heads = _find_kv_heads(family, config, where)
-    if heads % kv_heads or (width % heads and not config.get("head_dim")):
-        raise UserError(
-            "the numbers of heads do not match",
-            where=where,
-            why=f"{heads} heads over {kv_heads} key-value heads and a width of {width}",
-            fix="correct hidden_size, num_attention_heads or num_key_value_heads",
-        )
+    width, heads, kv_heads = _read_widths(config, family, where)
     context_tokens = _count(config, "max_position_embeddings", where)
     if family.needs_head_dim and config.get("head_dim") is None:
         raise _unusable("head_dim", f"missing, and {family.model_type} has no default", where)
     head_dim = _count(config, "head_dim", where, default=family.head_dim or width // heads, most=WIDEST_HEAD)
-    latent = read_latent(config, family, count=partial(_count, config, where=where), where=where)
+    count = partial(_count, config, where=where)
+    latent = read_latent(config, family, count=count, where=where)
     if latent is not None:
         head_dim = latent.head_dim
     vocabulary = _count(config, "vocab_size", where)
@@ -98,7 +91,6 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     check_values(config, head_dim=head_dim, rotary_dim=rotary_dim, vocabulary=vocabulary, where=where)
     positions = read_layers(config, family, layers=layers, context_tokens=context_tokens, where=where)
     check_factors(positions, head_dim=rotary_dim, where=where)
-    count = partial(_count, config, where=where)
     unequal = None
     if family.unequal:
         sizes = read_unequal(config, positions, kv_heads=kv_heads, head_dim=head_dim, count=count, where=where)
@@ -112,7 +104,7 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        mlp_width=_count(config, family.mlp_width_key, where),
+        mlp_width=_find_mlp_width(config, family, where),
         vocabulary=vocabulary,
         tied=bool(config.get("tie_word_embeddings", family.tied)),
         context_tokens=find_reach(config, find_stretched(positions), context_tokens),
@@ -140,8 +132,37 @@ def parse_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     )
 
 
+def _read_widths(config: Mapping[str, Any], family: Family, where: str) -> tuple[int, int, int]:
+    """The model's width, its query heads and its key heads."""
+    width, heads = _count(config, "hidden_size", where), _count(config, "num_attention_heads", where)
+    kv_heads = _find_kv_heads(family, config, where)
+    if heads % kv_heads or (width % heads and not config.get("head_dim")):
+        raise UserError(
+            "the numbers of heads do not match",
+            where=where,
+            why=f"{heads} heads over {kv_heads} key-value heads and a width of {width}",
+            fix="correct hidden_size, num_attention_heads or num_key_value_heads",
+        )
+    return width, heads, kv_heads
+
+
 def _has_bias(config: Mapping[str, Any], bias: Bias) -> bool:
     return bias if isinstance(bias, bool) else bool(config.get(*bias))
+
+
+def _find_mlp_width(config: Mapping[str, Any], family: Family, where: str) -> int:
+    count = partial(_count, config, where=where)
+    if not family.adjusts_mlp:
+        return count(family.mlp_width_key)
+    given = count("block_ff_dim" if config.get("block_ff_dim") is not None else family.mlp_width_key)
+    if not config.get("block_auto_adjust_ff_dim", True):
+        return given
+    factor = config.get("block_ffn_dim_multiplier", 1.0)
+    wide = 2 * given // 3
+    if factor is None:
+        return wide
+    multiple = count("block_multiple_of", default=256)
+    return multiple * -(-int(_find_figure(config, "block_ffn_dim_multiplier", 1.0, where) * wide) // multiple)
 
 
 def _find_experts(config: Mapping[str, Any], family: Family, *, layers: int, width: int, where: str) -> Experts | None:

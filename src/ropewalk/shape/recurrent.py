@@ -46,19 +46,23 @@ class RecurrentLayers:
 
     @property
     def token_flops(self) -> float:
-        """Forward FLOPs of one token in one layer: matrices, the convolution, and the products of the recurrence.
+        """Forward FLOPs of one token in one layer: matrices, the convolution, and the recurrence."""
+        return 2.0 * (self.matrix_parameters + self.channels * self.taps) + self.scan_flops
 
-        The recurrence runs in chunks of c tokens. A head multiplies queries with the keys of the chunk (2 c K), the
+    @property
+    def scan_flops(self) -> float:
+        """Forward FLOPs of one token in the recurrence of one layer.
+
+        It runs in chunks of c tokens. A head multiplies queries with the keys of the chunk (2 c K), the
         result with their values (2 c V), queries with the state and keys with values (4 K V); the delta rule also keys
         with keys (2 c K) and the keys of the chunk with the state (2 K V). Triangular systems are left out.
         """
-        found = 2.0 * (self.matrix_parameters + self.channels * self.taps)
         if not self.heads:
-            return found
+            return 0.0
         kind = RECURRENCES[self.kind]
         keys, both = 2 * kind.chunk_tokens * self.key_dim, 2 * self.key_dim * self.value_dim
         head = keys + 2 * kind.chunk_tokens * self.value_dim + 2 * both
-        return found + self.heads * (head + (keys + both if kind.erases else 0))
+        return float(self.heads) * (head + (keys + both if kind.erases else 0))
 
 
 def list_recurrent(config: Mapping[str, Any], family: Family, *, layers: int, where: str) -> tuple[int, ...]:
@@ -69,9 +73,19 @@ def list_recurrent(config: Mapping[str, Any], family: Family, *, layers: int, wh
     keys = family.recurrent
     if keys is None:
         return ()
-    kinds = config.get("layer_types")
+    kinds = config.get("layer_types") if keys.word else None
     if isinstance(kinds, list):
         return tuple(layer for layer, kind in enumerate(kinds) if kind == keys.word)
+    if keys.attention_key and config.get(keys.attention_key) is not None:
+        attending = config[keys.attention_key]
+        if not isinstance(attending, list) or not all(type(each) is int for each in attending):
+            raise UserError(
+                f"{keys.attention_key} is not usable",
+                where=f"{where}: {keys.attention_key}",
+                why=f"it is {attending!r:.60}, and must be a list of numbers of layers",
+                fix="correct it",
+            )
+        return tuple(layer for layer in range(layers) if layer not in attending)
     every = keys.every if config.get(keys.every_key) is None else config[keys.every_key]
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise UserError(
@@ -128,6 +142,33 @@ def _read_gated_delta(keys: RecurrentKeys, layers: tuple[int, ...], count: Count
     )
 
 
+def _read_convolution(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
+    """LFM2: a convolution of the width between two gates."""
+    width, taps = count("hidden_size"), count("conv_L_cache")
+    matrices = (("in_proj", width, 3 * width), ("out_proj", width, width))
+    return RecurrentLayers(keys.kind, layers, matrices, other_parameters=width * taps, channels=width, taps=taps)
+
+
+def _read_mamba2(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
+    """Mamba-2 with the keys of Bamba: gate, inputs, B, C and steps are one matrix."""
+    width, taps, heads = count("hidden_size"), count("mamba_d_conv"), count("mamba_n_heads")
+    inner, states = count("mamba_expand") * width, count("mamba_n_groups") * count("mamba_d_state")
+    _require_groups(inner, heads, where)
+    _require_groups(heads, count("mamba_n_groups"), where)
+    channels = inner + 2 * states
+    return RecurrentLayers(
+        keys.kind,
+        layers,
+        (("in_proj", width, inner + channels + heads), ("out_proj", inner, width)),
+        other_parameters=channels * (taps + 1) + 3 * heads + inner,
+        channels=channels,
+        taps=taps,
+        heads=heads,
+        key_dim=count("mamba_d_state"),
+        value_dim=inner // heads,
+    )
+
+
 def _require_groups(heads: int, key_heads: int, where: str) -> None:
     if heads % key_heads:
         raise UserError(
@@ -141,4 +182,6 @@ def _require_groups(heads: int, key_heads: int, where: str) -> None:
 _READERS: Mapping[str, Callable[[RecurrentKeys, tuple[int, ...], Count, str], RecurrentLayers]] = {
     "qwen3_next": _read_gated_delta,
     "qwen3_5": _read_gated_delta,
+    "lfm2": _read_convolution,
+    "mamba2": _read_mamba2,
 }

@@ -31,6 +31,17 @@ class Unequal:
     input_width: int = 0
     input_rows: int = 0
 
+    def matrices(self, width: int, *, queries: int, keys: int, full: bool, shares: bool) -> dict[str, tuple[int, int]]:
+        """Input and output width of each matrix of a layer's attention, by the names of Llama.
+
+        ``queries`` and ``keys`` are the widths of all heads together. The layer is ``full`` if it has no window, and
+        ``shares`` says whether it uses the keys of another.
+        """
+        own = {} if shares else {"k_proj": (width, keys)}
+        if own and not (full and self.keys_are_values):
+            own |= {"v_proj": (width, keys)}
+        return {"q_proj": (width, queries), **own, "o_proj": (queries, width)}
+
     def input_parameters(self, width: int, layers: int) -> int:
         """Parameters of the second embedding, its projection and its norm, outside of the layers."""
         each = layers * self.input_width
@@ -106,6 +117,16 @@ def _read_full_heads(
             "per_layer_config", f"it is {given!r:.60}, and must give heads of all layers without window", where
         )
     return found
+
+
+def refuse_pattern() -> UserError:
+    """The refusal of a pattern of layers: another window would need other heads."""
+    return UserError(
+        "this model cannot have a pattern of layers",
+        where="layers",
+        why="its layers with a window have other heads than those without",
+        fix="remove layers; then the method is for those without a window",
+    )
 
 
 def _unclear(key: str, why: str, where: str) -> UserError:

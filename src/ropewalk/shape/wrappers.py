@@ -87,7 +87,11 @@ WRAPPERS: Mapping[str, Wrapper] = {
     "Qwen3VLMoeForConditionalGeneration": Wrapper(
         "qwen3_vl_moe_text",
         runs={"qwen3_vl_moe_text": "Qwen3MoeForCausalLM"},
-        assumed={"rope_theta": 500_000.0},
+        assumed={
+            "rope_theta": 500_000.0,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 1408,
+        },
         always={"norm_topk_prob": True},
         axes=True,
         turned_experts=True,

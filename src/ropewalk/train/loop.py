@@ -15,6 +15,7 @@ from ropewalk.model.rope_hooks import anneal_positions
 from ropewalk.parallel.device import use_device
 from ropewalk.parallel.hang import watch_for_hang
 from ropewalk.parallel.slow import watch_own_time
+from ropewalk.recipe.stage import Stage
 from ropewalk.train.batches import StepBatches, make_batches
 from ropewalk.train.expert_step import layer_metrics
 from ropewalk.train.learning_rate import RATES, Rates, annealing_share
@@ -83,9 +84,9 @@ def run_loop(
                 with clock.at_leisure():
                     state, averages = _average_metrics(state, context, dataset, rates, monitor, loss_metrics)
                 metrics += averages
-            if monitor.validation is not None and (state.ended or state.step % monitor.validation.steps == 0):
-                with clock.at_leisure():
-                    metrics += monitor.validation.ask(state)
+            with clock.at_leisure():
+                state, measured = _validate(state, spec, monitor.validation)
+            metrics += measured
             monitor.metrics_log.append(metrics)
             trackers.log(metrics)
             show(metrics)
@@ -173,7 +174,7 @@ def _average_metrics(
         metrics.append(Metric(state.stage, state.step, "rollbacks", state.rollbacks, "1"))
     ended = "limit" if state.step == rates.steps else ""
     stop = context.spec.stop
-    if stop is not None:
+    if stop is not None and stop.value is not None:
         value = {metric.name: metric.value for metric in metrics}.get(stop.metric)
         if monitor.retrieval is not None:
             value = monitor.retrieval(state)
@@ -186,3 +187,19 @@ def _average_metrics(
         if ended:
             metrics.append(Metric(state.stage, state.step, "stage/solved", float(solved), "1"))
     return dataclasses.replace(state, sums=(), ended=ended), metrics
+
+
+def _validate(state: TrainState, spec: Stage, validation: HeldOut | None) -> tuple[TrainState, list[Metric]]:
+    """The measurements, if due; and the state, which ends where they show that ``stop``'s metric is saturated."""
+    if validation is None or not (state.ended or state.step % validation.steps == 0):
+        return state, []
+    metrics = validation.ask(state)
+    if spec.stop is None or spec.stop.saturated is None:
+        return state, metrics
+    # Before the last step of the interpolation, the positions are not those of the final model.
+    solved = validation.is_saturated(state, spec.stop, from_step=spec.rope_interpolation_steps)
+    if solved:
+        state = dataclasses.replace(state, ended="solved")
+    if state.ended:
+        metrics.append(Metric(state.stage, state.step, "stage/solved", float(solved), "1"))
+    return state, metrics

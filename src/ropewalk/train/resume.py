@@ -17,7 +17,7 @@ from ropewalk.train.learning_rate import RATES, STOP, Rates, rates_of, refuse_ra
 
 def describe_stage_plan(spec: Stage) -> dict[str, Any]:
     """Return the plan of a stage that begins, as a checkpoint stores it: its learning rates and its ``stop``."""
-    stop = None if spec.stop is None else spec.stop.model_dump(mode="json")
+    stop = None if spec.stop is None else spec.stop.model_dump(mode="json", exclude_none=True)
     return {RATES: rates_of(spec).to_json(), STOP: stop}
 
 

@@ -141,7 +141,7 @@ def check_names(spec: Stage, dataset: Dataset, *, where: str) -> None:
     """Raise UserError where ``stop`` of the stage uses a metric that its training will not have."""
     groups = LossMetrics(dataset.sources, spec.reach_tokens).groups
     metrics = [RETRIEVAL] + [f"{kind}/{group}" for kind in ("loss", "accuracy") for group in groups]
-    if spec.stop is not None and spec.stop.metric not in metrics:
+    if spec.stop is not None and spec.stop.saturated is None and spec.stop.metric not in metrics:
         raise UserError(
             f"there is no metric {spec.stop.metric!r}",
             where=f"{where}.stop.metric",

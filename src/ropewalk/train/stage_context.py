@@ -8,7 +8,7 @@ from ropewalk.core.run_folder import RunFolder, StageFolder
 from ropewalk.parallel.fsdp import choose_precision
 from ropewalk.parallel.mesh import Mesh, make_mesh
 from ropewalk.partition.choose import Sharing
-from ropewalk.plan.forecast import plan_sharing
+from ropewalk.plan.sharing import plan_sharing
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.recipe.part_digests import pick_lesson
 from ropewalk.recipe.spec import Recipe

@@ -7,8 +7,8 @@ folder.
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from torch import nn
@@ -17,23 +17,25 @@ from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.artifact import write_whole
 from ropewalk.core.progress import say
 from ropewalk.core.read_json import read_written
-from ropewalk.core.record import Metric
+from ropewalk.core.record import Metric, read_metrics
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.evaluate.items import Sums
 from ropewalk.evaluate.learning_verdict import FEWEST_CHECKPOINTS, judge_learning
 from ropewalk.evaluate.long_context_gain import ContextGain, plan_context_gain
+from ropewalk.evaluate.needle_shares import NeedleShares, RetrievalHeads, choose_heads
 from ropewalk.evaluate.retrieval import Retrieval, plan_retrieval
 from ropewalk.evaluate.sharded_model import measure_shared
 from ropewalk.evaluate.short_context_loss import ShortLoss, plan_short_loss
 from ropewalk.model.load import build_model
 from ropewalk.model.model_with_loss import ModelWithLoss
 from ropewalk.model.rope_hooks import anneal_positions
-from ropewalk.parallel.collective import share_from_first
+from ropewalk.parallel.collective import rank_and_ranks, share_from_first
 from ropewalk.parallel.mesh import Mesh
 from ropewalk.parallel.verify_folder import require_intact
 from ropewalk.partition.choose import Sharing
 from ropewalk.probe.key_value import KeyValue
+from ropewalk.recipe.gates import Stop
 from ropewalk.recipe.spec import EvaluateSpec
 from ropewalk.recipe.validation import Validation
 from ropewalk.shape.read import read_shape
@@ -41,8 +43,17 @@ from ropewalk.train.prepare_model import choose_savings, prepare_model
 from ropewalk.train.stage_context import StageContext
 
 Planned = ContextGain | ShortLoss | Retrieval
-_LEARNED = {"full": ("nats, a fall is a gain", True), "retrieval": ("share of right answers", False)}
-_LAST_VALIDATIONS = 5
+HELD_OUT = "held_out/"
+LEARNED = {
+    "full": ("nats, a fall is a gain", True),
+    "retrieval": ("share of right answers", False),
+    "answer_loss": ("nats, a fall is a gain", True),
+    "retrieval_heads": ("share of attention on the facts", False),
+}
+"""The measures that are judged, with the unit, and whether less is better."""
+LAST_VALIDATIONS = 5
+_HEAD_ANSWERS = 64
+"""Answers of the base that its heads are found by."""
 _LEAST_GAIN = 0.01
 """The smallest gain over these validations that matters: of nats, or of the share of answers."""
 
@@ -55,43 +66,86 @@ class Reader:
     sharing: Sharing
     row_tokens: int
 
-    def read(self, model: nn.Module, planned: Planned) -> Sums:
-        """Return the sums of one measurement. Every rank must call it."""
-        settings = {"mesh": self.mesh, "sharing": self.sharing, "row_tokens": self.row_tokens}
-        return measure_shared(model, planned.items, planned.groups, **settings)  # type: ignore[arg-type]
+    def read(self, model: nn.Module, planned: Planned, shares: NeedleShares | None = None) -> Sums:
+        """Return the sums of one measurement. Every rank must call it. ``shares`` gets each head's attention."""
+        return measure_shared(
+            model,
+            planned.items,
+            planned.groups,
+            mesh=self.mesh,
+            sharing=self.sharing,
+            row_tokens=self.row_tokens,
+            shares=shares,
+        )
+
+
+@dataclass(frozen=True)
+class BaseFigures:
+    """Figures of the base model that a stage's validations refer to.
+
+    ``short`` is its loss on the short text in nats per token, by source; empty if there is none. ``heads`` are those of
+    its heads that retrieve.
+    """
+
+    short: dict[str, float] = field(default_factory=dict)
+    heads: RetrievalHeads | None = None
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """The measurements that a stage makes every ``steps`` steps.
 
-    ``base_loss`` is the base model's loss on the short text in nats per token, by source; empty if there is none.
+    ``past`` holds the values of each measure by step, those of earlier sessions included.
     """
 
     steps: int
     planned: tuple[Planned, ...]
     reader: Reader
-    base_loss: dict[str, float]
+    base: BaseFigures
+    past: dict[str, dict[int, float]] = field(default_factory=dict)
 
     def ask(self, state: TrainState) -> list[Metric]:
         """Return the metrics of the current weights, with the final positions of the stage. Every rank must call it."""
         anneal_positions(state.model, 1.0)
-        return [
-            Metric(state.stage, state.step, f"held_out/{name}", value, unit)
+        found = [
+            Metric(state.stage, state.step, f"{HELD_OUT}{name}", value, unit)
             for each in self.planned
-            for name, value, unit in self._tell(each, self.reader.read(state.model, each))
+            for name, value, unit in self._tell(each, state.model)
         ]
+        for metric in found:
+            self.past.setdefault(metric.name, {})[metric.step] = metric.value
+        return found
 
-    def _tell(self, planned: Planned, sums: Sums) -> Iterator[tuple[str, float, str]]:
+    def is_saturated(self, state: TrainState, stop: Stop, *, from_step: int) -> bool:
+        """Whether the last validations, from ``from_step`` to this step, show that ``stop.metric`` is saturated."""
+        assert stop.saturated is not None
+        past = self.past.get(stop.metric, {})
+        steps = [step for step in sorted(past) if step % self.steps == 0 and from_step <= step <= state.step]
+        values = [past[step] for step in steps[-LAST_VALIDATIONS:]]
+        if len(values) < FEWEST_CHECKPOINTS:
+            return False
+        lower_is_better = LEARNED[stop.metric.removeprefix(HELD_OUT)][1]
+        verdict = judge_learning(values, margin=stop.saturated, lower_is_better=lower_is_better)
+        if verdict.state == "saturated" and rank_and_ranks()[0] == 0:
+            say(f"stage {state.stage} ends at step {state.step}: {stop.metric} is {verdict.text}")
+        return verdict.state == "saturated"
+
+    def _tell(self, planned: Planned, model: nn.Module) -> Iterator[tuple[str, float, str]]:
+        heads = self.base.heads
+        shares = NeedleShares() if isinstance(planned, Retrieval) and heads is not None else None
+        sums = self.reader.read(model, planned, shares)
         if isinstance(planned, ContextGain):
             yield from planned.tell(sums)
         elif isinstance(planned, Retrieval):
             yield "retrieval", float((sums.correct == sums.count).mean()), "share"
+            yield "answer_loss", float(sums.nll.sum() / sums.count.sum()), "nats per token"
+            if shares is not None and heads is not None:
+                yield "retrieval_heads", heads.share(shares), "share"
         else:
             for name, loss in tell_short(planned, sums).items():
                 yield f"short/{name}", loss, "nats per token"
-                if name in self.base_loss:
-                    yield f"change/short/{name}", loss / self.base_loss[name] - 1, "share"
+                if name in self.base.short:
+                    yield f"change/short/{name}", loss / self.base.short[name] - 1, "share"
 
 
 def judge_validations(rows: Iterable[Metric], *, stage: int, steps: int) -> Iterator[str]:
@@ -100,8 +154,8 @@ def judge_validations(rows: Iterable[Metric], *, stage: int, steps: int) -> Iter
     The validation at the stage's end counts only if it has the distance of the others, ``steps``.
     """
     mine = [row for row in rows if row.stage == stage and row.step % steps == 0]
-    for name, (unit, lower_is_better) in _LEARNED.items():
-        values = [row.value for row in mine if row.name == f"held_out/{name}"][-_LAST_VALIDATIONS:]
+    for name, (unit, lower_is_better) in LEARNED.items():
+        values = [row.value for row in mine if row.name == f"{HELD_OUT}{name}"][-LAST_VALIDATIONS:]
         if len(values) >= FEWEST_CHECKPOINTS:
             verdict = judge_learning(values, margin=_LEAST_GAIN, lower_is_better=lower_is_better)
             yield f"stage {stage}: held-out {name} ({unit}): {verdict.text}"
@@ -125,10 +179,14 @@ def plan_validation(
     if spec.short_tokens:
         found.append(plan_short_loss(corpus, base_tokens=base_tokens, tokens=spec.short_tokens, seed=seed))
     if spec.answers:
-        probe, tokenizer = KeyValue(pairs=evaluate.pairs), load_tokenizer(extended)
-        asked = {"lengths": [reach_tokens], "answers": spec.answers, "depths": evaluate.depths}
-        found.append(plan_retrieval(probe, tokenizer, seed=seed, **asked))  # type: ignore[arg-type]
+        found.append(_plan_answers(evaluate, extended, tokens=reach_tokens, answers=spec.answers))
     return tuple(each for each in found if each is not None)
+
+
+def _plan_answers(evaluate: EvaluateSpec, extended: Path, *, tokens: int, answers: int) -> Retrieval | None:
+    probe, seed = KeyValue(pairs=evaluate.pairs), evaluate.seed + 1
+    tokenizer = load_tokenizer(extended)
+    return plan_retrieval(probe, tokenizer, lengths=[tokens], answers=answers, depths=evaluate.depths, seed=seed)
 
 
 def make_reader(context: StageContext) -> Reader:
@@ -161,22 +219,59 @@ def prepare_validation(
             f"stage {context.number}: no held-out document has {spec.reach_tokens} tokens, so the gain from full "
             "context is not measured"
         )
+    found = BaseFigures()
+    if base is not None and planned:
+        found = _read_base(context, base, evaluate, planned=planned, reader=reader)
+    past: dict[str, dict[int, float]] = {}
+    for row in share_from_first(_read_past(context)):
+        past.setdefault(row.name, {})[row.step] = row.value
+    return HeldOut(spec.validation.steps, planned, reader, found, past)
+
+
+def _read_past(context: StageContext) -> list[Metric]:
+    if not context.is_first_rank or not context.metrics.exists():
+        return []
+    return [
+        row for row in read_metrics(context.metrics) if row.stage == context.number and row.name.startswith(HELD_OUT)
+    ]
+
+
+def _read_base(
+    context: StageContext, base: Path, evaluate: EvaluateSpec, *, planned: Sequence[Planned], reader: Reader
+) -> BaseFigures:
+    """The base's figures, read once for a stage and stored in its folder."""
     short = next((each for each in planned if isinstance(each, ShortLoss)), None)
-    loss: dict[str, float] = {}
-    if short is not None and base is not None:
-        loss = _read_base(context, base, short=short, reader=reader)
-    return HeldOut(spec.validation.steps, planned, reader, loss)
-
-
-def _read_base(context: StageContext, base: Path, *, short: ShortLoss, reader: Reader) -> dict[str, float]:
-    path, parallel = context.folder.base_loss, context.parallel
-    known: dict[str, float] | None = share_from_first(read_written(path) if path.exists() else None)
+    prompts = next((each for each in planned if isinstance(each, Retrieval)), None)
+    if prompts is not None:  # heads are found where the base can retrieve: at its own length, if a prompt fits there
+        tokens, extended = read_shape(base).context_tokens, context.folder.extended
+        prompts = _plan_answers(evaluate, extended, tokens=tokens, answers=_HEAD_ANSWERS) or prompts
+    path, heads_path, parallel = context.folder.base_loss, context.folder.retrieval_heads, context.parallel
+    known = share_from_first(_read_stored(path, heads_path, short=short, prompts=prompts))
     if known is None:
         require_intact(base, together=True)
         learner = ModelWithLoss(build_model(base), chunk_tokens=parallel.asked_loss_tokens)
         savings = choose_savings(parallel, context.spec, context.shape)
         prepare_model(learner, context.mesh, savings=savings, precision=parallel.precision, weights=base)
-        known = tell_short(short, reader.read(learner, short))
+        loss = {} if short is None else tell_short(short, reader.read(learner, short))
+        heads = None
+        if prompts is not None:
+            reader.read(learner, prompts, shares := NeedleShares())
+            heads = choose_heads(shares)
+        known = BaseFigures(loss, heads)
         if context.is_first_rank:
-            write_whole(path, json.dumps(known, indent=1))
+            write_whole(path, json.dumps(loss, indent=1))
+            write_whole(heads_path, json.dumps(None if heads is None else asdict(heads)) + "\n")
     return known
+
+
+def _read_stored(
+    path: Path, heads_path: Path, *, short: ShortLoss | None, prompts: Retrieval | None
+) -> BaseFigures | None:
+    if not path.exists() or (prompts is not None and not heads_path.exists()):
+        return None
+    loss: dict[str, float] = read_written(path)
+    if short is not None and set(loss) != set(short.sources):
+        return None
+    kept = read_written(heads_path) if heads_path.exists() else None
+    heads = None if kept is None else RetrievalHeads(tuple((a, b) for a, b in kept["heads"]), kept["base_share"])
+    return BaseFigures(loss, heads)

@@ -16,6 +16,7 @@ from ropewalk.core.error import UserError
 from ropewalk.core.record import Document, Role
 from ropewalk.core.spec import Spec
 from ropewalk.corpus.embedded.encyclopedia import EncyclopediaDocuments, write_encyclopedia
+from ropewalk.corpus.embedded.foreign import FOREIGN
 from ropewalk.corpus.embedded.key_value import KeyValueDocuments, write_key_value
 from ropewalk.corpus.embedded.licences import LicenceDocuments, read_licences
 from ropewalk.corpus.embedded.python_text import (
@@ -27,6 +28,7 @@ from ropewalk.corpus.embedded.python_text import (
     write_code_questions,
 )
 from ropewalk.corpus.embedded.questions import StoryQuestions, write_story_questions
+from ropewalk.corpus.embedded.repeats import RepeatDocuments, write_repeats
 from ropewalk.corpus.embedded.statutes import StatuteDocuments, write_statutes
 from ropewalk.corpus.embedded.stories import ChineseStories, EnglishStories, write_stories
 
@@ -133,6 +135,14 @@ EMBEDDED: Mapping[str, Embedded] = MappingProxyType(
             options=KeyValueDocuments,
             generate=write_key_value,
         ),
+        "repeats": Embedded(
+            role="instruction",
+            language="zh+en",
+            description="passages or single words that return word by word, loss on what returns",
+            licence=_OWN,
+            options=RepeatDocuments,
+            generate=write_repeats,
+        ),
     }
 )
 
@@ -166,6 +176,13 @@ def read_options(name: str, *, size_bytes: int | None = None, options: Mapping[s
 
 
 def _find_source(name: str) -> Embedded:
+    if name in FOREIGN:
+        raise UserError(
+            f"{name} is never trained on",
+            where="sources: embedded",
+            why="it is kept out of every mix, so that it shows what a model forgets",
+            fix=f"name it in evaluate.foreign; sources for training are {', '.join(EMBEDDED)}",
+        )
     if name not in EMBEDDED:
         raise UserError(
             f"there is no embedded source {name!r}",

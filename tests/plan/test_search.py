@@ -1,0 +1,89 @@
+"""The search takes what trying everything would take, and what arithmetic says."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from ropewalk.plan.search import LayoutPlan, find_fastest, find_front
+from search_cases import SearchCase, draw_case, list_settings, make_case, plan_setting
+
+_TRIED = 500
+
+
+def search(case: SearchCase) -> LayoutPlan:
+    found = find_fastest([case.space], case.layouts)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_setting_is_faster_than_the_one_that_is_found(seed: int) -> None:
+    """benchmarks/plan_search.py does the same for 200 cases."""
+    draw = random.Random(seed)
+    case = draw_case(draw)
+    settings = list(list_settings(case))
+    plans = [plan_setting(case, each) for each in draw.sample(settings, min(_TRIED, len(settings)))]
+    fitting = [plan.seconds for plan in plans if plan.fits]
+    found = find_fastest([case.space], case.layouts)
+    assert found is not None or not fitting
+    if found is not None and fitting:
+        assert found.seconds <= min(fitting) * (1 + 1e-9)
+
+
+def test_the_fastest_is_one_of_the_settings_and_heads_the_front() -> None:
+    case = make_case("8b", "h100-sxm", "64Ki", 4)
+    best, front = search(case), find_front([case.space], case.layouts)
+    plans = [plan_setting(case, each) for each in list_settings(case)]
+    fitting = [plan for plan in plans if plan.fits]
+    assert best.seconds == pytest.approx(min(plan.seconds for plan in fitting)) == front[0].seconds
+    for candidate in front:
+        quicker = [plan for plan in fitting if plan.seconds < candidate.seconds * (1 - 1e-9)]
+        assert all(plan.memory.peak_bytes > candidate.peak_bytes for plan in quicker), "nothing beats it"
+    least = min(plan.memory.peak_bytes for plan in fitting)
+    assert front[-1].peak_bytes == pytest.approx(least), "its other end needs least"
+
+
+# Five cases by hand. The states of N parameters are 12 N bytes, and 4 N more for gradients; an H100 may use 73 GiB.
+HAND = [
+    # 70B: states of 106 GB and gradients of 35 GB a rank exceed an H200, so they go to the host. What is left holds the
+    # inputs of 80 blocks and attention's results (2 x 43 GB), which spares running attention again.
+    ("70b", "h200-sxm", "32Ki", 1, (None, "save_attention", False, True)),
+    # The same over 8 context ranks on an H100. Everything but the insides of the MLPs, 66 GiB, just fits beside the
+    # weights, but tiles of 2Ki add up 0.9 TB of MLP gradients a micro-batch, more than running all matrices again.
+    ("70b", "h100-sxm", "32Ki", 8, (None, "save_attention", False, True)),
+    # 8B on one card: 96 GB of states go to the host. 32Ki tokens keep 8.6 + 8.7 GB of inputs and attention on it.
+    ("8b", "h100-sxm", "32Ki", 1, (None, "save_attention", False, True)),
+    # 16Ki tokens a rank beside 12 GB of states: everything but the insides of the MLPs is 45 GB and fits.
+    ("8b", "h100-sxm", "128Ki", 8, (4096, "none", False, False)),
+    # 4Ki tokens a rank: everything is 27 GB.
+    ("8b", "h100-sxm", "32Ki", 8, (None, "none", False, False)),
+]
+
+
+@pytest.mark.parametrize(("name", "device", "length", "context", "expected"), HAND)
+def test_what_arithmetic_says(
+    name: str, device: str, length: str, context: int, expected: tuple[int | None, str, bool, bool]
+) -> None:
+    ranks = 8 if name == "70b" or context == 8 else 1
+    case = make_case(name, device, length, ranks, context_parallel=context, replicas=1, micro=1)
+    way = search(case).options[0].savings
+    assert (way.mlp_tile_tokens, way.recompute, way.offload, way.states_on_host) == expected
+
+
+def test_messages_and_memory_decide_the_context_ranks() -> None:
+    """Sequences that fit alone are not cut: nothing is sent then. Sequences that do not fit alone are."""
+    alone = search(make_case("0.6b", "h100-sxm", "8Ki", 8, replicas=1))
+    cut = search(make_case("8b", "h100-sxm", "512Ki", 8, replicas=1, states="device", offload="none"))
+    assert alone.layout.context_ranks == 1 and cut.layout.context_ranks == 8
+
+
+def test_replicas_keep_gathers_inside_a_node() -> None:
+    """Over a slow network weights are not gathered for each micro-batch: each node holds them, and sums gradients."""
+    case = make_case("8b", "h200-sxm", "8Ki", 32, context_parallel=1)
+    slow = replace(case.machine, network_bytes_per_second=1e9)
+    found = [
+        search(case._replace(space=replace(case.space, machine_of=lambda _, each=each: each)))
+        for each in (case.machine, slow)
+    ]
+    assert [each.layout.replicas for each in found] == [1, 4]
