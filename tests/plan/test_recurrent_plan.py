@@ -10,10 +10,11 @@ from planned_recipe import make_planned
 from ropewalk.partition import partition_tokens
 from ropewalk.partition.choose import choose_partition
 from ropewalk.partition.recurrent_cost import RecurrentStates
-from ropewalk.plan import forecast as forecast_module
-from ropewalk.plan.forecast import forecast, forecast_recipe, plan_sharing
+from ropewalk.plan import sharing as sharing_module
+from ropewalk.plan.forecast import forecast, forecast_recipe
 from ropewalk.plan.hardware import KNOWN
 from ropewalk.plan.plan import Split
+from ropewalk.plan.sharing import cut_sequences, plan_sharing
 from ropewalk.plan.traffic import Traffic, attention_traffic, recurrent_traffic
 from ropewalk.recipe.parallel import Parallel
 from ropewalk.shape.model_shape import ModelShape
@@ -47,18 +48,22 @@ def test_a_shape_tells_its_states(hybrid: ModelShape) -> None:
 
 def test_a_delta_layers_bytes_do_not_grow_and_are_few(hybrid: ModelShape) -> None:
     """One document on 8 ranks; attention's keys grow with the length."""
-    states, found = RecurrentStates.of_shape(hybrid), []
-    assert states is not None
+    sharing, found = plan_sharing(Parallel(), hybrid, device="cuda", element_bytes=2), []
+    price = sharing.price.recurrent
+    assert price is not None
     for tokens in (128 * K, 1024 * K):
         partition = partition_tokens(np.zeros((1, tokens), np.int32), ranks=8, layout="zigzag")
-        traffic = recurrent_traffic(partition, states)
+        traffic = recurrent_traffic(partition, price)
         keys = attention_traffic(hybrid, tokens, ranks=8, exchange="ring").forward
         assert traffic.forward <= keys / 5 and traffic.backward == traffic.forward
         found.append(traffic)
     assert found[0] == found[1]
     assert found[0].forward <= 14 * 4 * MIB + 14 * 3 * 8192 * 2, "two inner segments, of seven readers each"
     whole = partition_tokens(np.repeat(np.arange(8, dtype=np.int32), K)[None], ranks=8)
-    assert recurrent_traffic(whole, states) == Traffic(0, 0)
+    assert recurrent_traffic(whole, price) == Traffic(0, 0)
+    near, far = (cut_sequences(1024 * K, 1, ranks=ranks, sharing=sharing).recurrent_traffic for ranks in (16, 32))
+    assert near is not None and far is not None
+    assert far.forward / near.forward == pytest.approx(31 / 15, rel=0.05), "a rank's segments have twice the readers"
 
 
 def test_a_plan_counts_what_recurrent_layers_send(hybrid: ModelShape) -> None:
@@ -76,7 +81,9 @@ def test_a_stage_takes_them_from_its_partition(hybrid: ModelShape, monkeypatch: 
     recipe = make_planned([stage], parallel={"ranks": 8, "context_parallel": 8, "recompute": "save_attention"})
     (plan,) = forecast_recipe(recipe, hybrid, machine=KNOWN["h200-sxm"])
     assert "recurrent layers: 77 summaries to read, at most 52 MiB" in plan.cut and "contiguous would cost" in plan.cut
-    monkeypatch.setattr(forecast_module, "recurrent_traffic", lambda *args, **kwargs: Traffic(0.0, 0.0))
+    cut_sequences.cache_clear()
+    monkeypatch.setattr(sharing_module, "recurrent_traffic", lambda *args, **kwargs: Traffic(0.0, 0.0))
     (without,) = forecast_recipe(recipe, hybrid, machine=KNOWN["h200-sxm"])
     sent = (plan.context_bytes - without.context_bytes) / 24 / 2
+    cut_sequences.cache_clear()
     assert 52 * MIB < sent < 53 * MIB

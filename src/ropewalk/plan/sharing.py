@@ -1,8 +1,8 @@
 """How context ranks share sequences of one document each: the partition that a run would make of them, in figures.
 
 A partition is made of token ids, so its figures are kept: a search asks for the same cut many times. The tokens of one
-document over more than 16 ranks are not cut for real, where all layers have attention: they are balanced, and each
-rank needs nearly all keys.
+document over more than 16 ranks are not cut for real. They are balanced, and each rank needs nearly all keys. What
+recurrent layers send depends on the number of cuts alone, so there a short document stands for a long one.
 """
 
 import functools
@@ -14,6 +14,7 @@ import numpy as np
 from ropewalk.core.error import UserError
 from ropewalk.partition.choose import Sharing, choose_partition, make_sharing
 from ropewalk.partition.cost import Heads
+from ropewalk.partition.partition import Partition, partition_tokens
 from ropewalk.partition.recurrent_cost import RecurrentStates
 from ropewalk.partition.ulysses import UlyssesPartition
 from ropewalk.plan.plan import Split
@@ -70,11 +71,13 @@ def cut_sequences(context_tokens: int, sequences: int, *, ranks: int, sharing: S
     Raises UserError where the ranks, or the heads, make no groups of the Ulysses degree that ``sharing`` asks for.
     """
     degree = sharing.ulysses_degree
-    summaries = sharing.price.recurrent
-    if degree is not None and summaries is None and ranks // degree > _MOST_CUT:
+    if degree is not None and ranks // degree > _MOST_CUT:
         count_shared_heads(sharing.heads.heads, sharing.heads.kv_heads, degree)
         exchange = "ring" if sharing.exchange == "auto" else sharing.exchange
-        return Cut(degree, cast(Exchange, exchange), why=f"{exchange} over {ranks // degree} ranks")
+        short = np.zeros((1, 2 * ranks // degree), dtype=np.int32)
+        sent = _recurrent_traffic(partition_tokens(short, ranks=ranks // degree, layout="zigzag"), sharing)
+        why = f"{exchange} over {ranks // degree} ranks"
+        return Cut(degree, cast(Exchange, exchange), recurrent_traffic=sent, why=why)
     rows = np.repeat(np.arange(sequences, dtype=np.int32)[:, None], context_tokens, axis=1)
     choice = choose_partition(rows, ranks=ranks, sharing=sharing)
     chosen = choice.partition
@@ -82,11 +85,13 @@ def cut_sequences(context_tokens: int, sequences: int, *, ranks: int, sharing: S
         (chosen.token_partition, chosen.ulysses_degree) if isinstance(chosen, UlyssesPartition) else (chosen, 1)
     )
     needed_share = tokens.traffic_tokens.sum() / max((tokens.ranks - 1) * tokens.tokens, 1)
-    sent = None
-    if summaries is not None:
-        element_bytes = summaries.row_bytes // summaries.layers.channels
-        sent = recurrent_traffic(tokens, summaries.layers, element_bytes=element_bytes)
-    return Cut(degree, cast(Exchange, tokens.exchange), tokens.balance, float(needed_share), sent, choice.explain())
+    sent, exchange = _recurrent_traffic(tokens, sharing), cast(Exchange, tokens.exchange)
+    return Cut(degree, exchange, tokens.balance, float(needed_share), sent, choice.explain())
+
+
+def _recurrent_traffic(partition: Partition, sharing: Sharing) -> Traffic | None:
+    price = sharing.price.recurrent
+    return None if price is None else recurrent_traffic(partition, price)
 
 
 def list_degrees(ranks: int, sharing: Sharing) -> list[int]:

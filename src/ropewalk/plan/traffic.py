@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ropewalk.partition.partition import Partition
-from ropewalk.partition.recurrent_cost import RecurrentStates, count_state_bytes
+from ropewalk.partition.recurrent_cost import SummaryPrice, count_state_bytes
 from ropewalk.plan.memory import gathers_whole
 from ropewalk.plan.trained import count_trained
 from ropewalk.recipe.lora import Lora
@@ -57,13 +57,12 @@ def attention_traffic(
     return Traffic(others * rows * element_bytes, others * rows * element_bytes + gradients)
 
 
-def recurrent_traffic(partition: Partition, states: RecurrentStates, *, element_bytes: int = 2) -> Traffic:
+def recurrent_traffic(partition: Partition, price: SummaryPrice) -> Traffic:
     """Traffic of one recurrent layer, of the busiest rank: summaries in fp32, and rows before segments.
 
     It depends on the cuts of ``partition`` and not on its length. The backward sends gradients of as many bytes back.
     """
-    row_bytes = states.channels * element_bytes
-    moved = count_state_bytes(partition.segments, partition.ranks, states, row_bytes=row_bytes)
+    moved = count_state_bytes(partition.segments, partition.ranks, price.layers, row_bytes=price.row_bytes)
     busiest = float(moved.sum(0).max())
     return Traffic(busiest, busiest)
 
