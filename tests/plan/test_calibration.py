@@ -37,7 +37,7 @@ def test_a_recipe_names_the_file_and_a_changed_one_is_refused(tmp_path: Path) ->
     path = tmp_path / "machine.json"
     write_calibration(path, FOUND)
     assert read_calibration(path) == FOUND
-    recipe = make_planned(hardware=str(path), parallel={"ranks": 2, "device": "cpu"})
+    recipe = make_planned([{"context_length": "64Ki"}], hardware=str(path), parallel={"ranks": 2, "device": "cpu"})
     (plan,) = forecast_recipe(recipe, SHAPES["0.6b"])
     assert plan.machine.source == f"measured, digest {FOUND.digest[:12]}" and plan.machine.matmul_flops == 180e9
     require_hardware(recipe)

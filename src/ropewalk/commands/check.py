@@ -84,7 +84,7 @@ def _simulate(recipe: Recipe, shape: ModelShape | None, plans: Sequence[Plan]) -
     for index, (plan, stage) in enumerate(zip(_require_plans(shape, plans), recipe.stages, strict=False)):
         work: tuple[float, ...] = (1.0,)
         if is_finished(corpus):
-            dataset = open_stage(recipe, index, corpus)
+            dataset = open_stage(recipe, index, open_corpus(corpus))
             held = [dataset.document_tokens(row) for row in range(min(dataset.rows, _READ_SEQUENCES))]
             pair_flops = 2 * plan.flops.attention / (plan.context_tokens + 1)
             work = weigh_sequences(held, linear_flops=plan.flops.linear, attention_flops_of_pair=pair_flops)

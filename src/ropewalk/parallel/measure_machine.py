@@ -23,8 +23,8 @@ from ropewalk.parallel.mesh import make_mesh
 from ropewalk.plan.calibration import Calibration, Rate
 
 CALLS = 8
-_COPY_BYTES = {"cpu": 1 << 25, "cuda": 1 << 30}
-_TRIES = 5
+_COPY_BYTES = {"cpu": 1 << 24, "cuda": 1 << 30}
+_TRIES = 3
 _PRECISIONS = ("float32", "bfloat16")
 
 
