@@ -24,7 +24,7 @@ from ropewalk.plan.calibration import Calibration, Rate
 
 CALLS = 8
 _COPY_BYTES = {"cpu": 1 << 24, "cuda": 1 << 30}
-_TRIES = 3
+_TRIES, _COPIES = 5, 3
 _PRECISIONS = ("float32", "bfloat16")
 
 
@@ -36,9 +36,11 @@ def calibrate_rank(ranks: int, heads: int, kv_heads: int, head_dim: int) -> Cali
     shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
     probes: dict[str, Callable[[], float | None]] = {}
     for precision in _PRECISIONS:
-        probes[f"products {precision}"] = lambda each=precision: measure_products(each, device, clock=clock)  # type: ignore[misc]
+        probes[f"products {precision}"] = lambda each=precision: measure_products(
+            each, device, clock=clock, tries=_TRIES
+        )  # type: ignore[misc]
         probes[f"attention {precision}"] = lambda each=precision: measure_attention(  # type: ignore[misc]
-            each, device, clock=clock, **shape
+            each, device, clock=clock, tries=_TRIES, **shape
         )
     probes["copy"] = lambda: _measure_copy(device, device)
     if device.type == "cuda":
@@ -77,4 +79,4 @@ def _measure_copy(source: torch.device, target: torch.device) -> float:
         copied.copy_(held)
         copied[0].item()
 
-    return (2 if source == target else 1) * size / find_fastest(run, tries=_TRIES)
+    return (2 if source == target else 1) * size / find_fastest(run, tries=_COPIES)

@@ -58,15 +58,17 @@ def measure_rig(mesh: Mesh, precision: str, *, heads: int, kv_heads: int, head_d
     )
 
 
-def measure_products(precision: str, device: torch.device, *, clock: Clock = time.perf_counter) -> float:
-    """Return the FLOP/s of the fastest of a few products of square matrices. Every rank must call it."""
+def measure_products(
+    precision: str, device: torch.device, *, clock: Clock = time.perf_counter, tries: int = _PRODUCTS
+) -> float:
+    """Return the FLOP/s of the fastest of ``tries`` products of square matrices. Every rank must call it."""
     width = _WIDTHS[device.type]
     left = torch.ones(width, width, dtype=getattr(torch, precision), device=device)
 
     def run() -> None:
         (left @ left)[0, 0].item()
 
-    return 2 * width**3 / find_fastest(run, tries=_PRODUCTS, clock=clock)
+    return 2 * width**3 / find_fastest(run, tries=tries, clock=clock)
 
 
 def measure_attention(
@@ -77,6 +79,7 @@ def measure_attention(
     kv_heads: int,
     head_dim: int,
     clock: Clock = time.perf_counter,
+    tries: int = _TRIES,
 ) -> float:
     """Return the FLOP/s of attention on one document, forward and backward, causal pairs only.
 
@@ -94,7 +97,7 @@ def measure_attention(
         assert leaves[0].grad is not None
         leaves[0].grad[0, 0, 0].item()  # the host waits for a GPU here
 
-    return _PASSES * float(partition.pairs.sum()) * heads * head_dim / find_fastest(run, tries=_TRIES, clock=clock)
+    return _PASSES * float(partition.pairs.sum()) * heads * head_dim / find_fastest(run, tries=tries, clock=clock)
 
 
 def measure_link(mesh: Mesh) -> float | None:
