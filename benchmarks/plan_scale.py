@@ -109,7 +109,8 @@ def tabulate_runs(found: dict[tuple[int, int], tuple[float, Simulated]]) -> list
     for (tokens, ranks), (ideal, run) in found.items():
         shares = [f"{part / run.seconds:.1%}" for part in (run.slow_seconds, run.lost_seconds, run.saving_seconds)]
         lines.append(
-            f"| {format_amount(tokens)} | {MODELS[tokens][0]} | {ranks:,} | {ideal:,.1f} | {run.seconds / 86_400:,.1f} | {run.failures} | "
+            f"| {format_amount(tokens)} | {MODELS[tokens][0]} | {ranks:,} | {ideal:,.1f} | "
+            f"{run.seconds / 86_400:,.1f} | {run.failures} | "
             f"{run.effective_share:.1%} | {' | '.join(shares)} |"
         )
     return lines
@@ -151,11 +152,10 @@ def draw_growth(ax: pyplot.Axes) -> None:
     ax.set(xscale="log", yscale="log", xlabel="context ranks", ylabel="seconds", xlim=(2.5, 6000))
 
 
-def draw_effective(ax: pyplot.Axes, checks: dict[float, Simulated]) -> None:
-    minutes = list(checks)
-    ax.plot(
-        minutes, [run.effective_share for run in checks.values()], "o-", color=EXTENDED, linewidth=1.5, markersize=3.5
-    )
+def draw_effective(ax: pyplot.Axes, checks: dict[float, tuple[float, float]]) -> None:
+    """The effective share by the minutes of a restart."""
+    minutes, shares = list(checks), [share for _, share in checks.values()]
+    ax.plot(minutes, shares, "o-", color=EXTENDED, linewidth=1.5, markersize=3.5)
     ax.axhspan(0.9, 1.0, color=BASE, alpha=0.15, linewidth=0)
     ax.text(minutes[-1], 0.985, "published: more than 90 %", ha="right", va="top", fontsize=8.5, color=INK)
     ax.set_title("16,384 GPUs, 419 failures in 54 days", fontsize=9.5, color=INK, loc="left")

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from planned_recipe import make_planned
 from ropewalk.cli.main import app
+from ropewalk.commands import check as check_module
 from ropewalk.commands.check import check_recipe
 from ropewalk.commands.decide_open import decide_elsewhere, settle_given
 from ropewalk.core.error import UserError
@@ -136,6 +138,20 @@ def test_check_answers_and_explains(tmp_path: Path) -> None:
     assert "settings that no other beats in all three" in done.output and "moments in 8 bits" in done.output
     result = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
     assert set(result["answers"]) == {"parallel.context_parallel=2", "explain"} and len(result["chosen"]) == 3
+
+
+def test_check_simulates_the_documents_of_a_prepared_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two kinds of packs the heavy one decides the steps of four data ranks."""
+    recipe = make_open("32Ki", parallel={"ranks": 8, "context_parallel": 2}, run=str(tmp_path))
+    plans = forecast_recipe(recipe, LLAMA)
+    (alone,) = check_module.simulate_stages(recipe, LLAMA, plans)
+    lengths = ([32 << 10], [1 << 10] * 32)
+    held = SimpleNamespace(rows=2, document_tokens=lambda row: lengths[row])
+    monkeypatch.setattr(check_module, "is_finished", lambda _: True)
+    monkeypatch.setattr(check_module, "open_corpus", lambda _: None)
+    monkeypatch.setattr(check_module, "open_stage", lambda *_: held)
+    (packed,) = check_module.simulate_stages(recipe, LLAMA, plans)
+    assert alone[0] == 0 and " with " in alone[1] and "the best by Young and Daly" in alone[1] and packed != alone
 
 
 def test_a_model_that_starts_from_nothing_is_settled_by_its_init() -> None:

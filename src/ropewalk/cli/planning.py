@@ -1,5 +1,6 @@
 """The verb ``check``: the rules of a recipe and its plan, and questions about the plan."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,10 @@ def check_command(
     explain: Annotated[
         bool, typer.Option("--explain", help="Each term of the plan, and all settings that no other one beats.")
     ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="First measure this machine with the recipe's ranks; plan with FILE."),
+    ] = None,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Add failures, restarts and the documents of a prepared corpus.")
     ] = False,
@@ -26,7 +31,12 @@ def check_command(
     """Check a recipe against published rules, and whether it fits, without running it; exit code 2 if not."""
     from ropewalk.commands.check import check_recipe
 
-    findings = check_recipe(load_open(recipe, overrides), why_not=why_not or (), explain=explain, simulate=simulate)
+    given = load_open(recipe, overrides)
+    if calibrate is not None:
+        from ropewalk.commands.calibrate import calibrate_machine
+
+        given = calibrate_machine(given, calibrate)
+    findings = check_recipe(given, why_not=why_not or (), explain=explain, simulate=simulate)
     print_result(findings, as_json)
     if findings["errors"]:
         raise typer.Exit(EXIT_CODE)

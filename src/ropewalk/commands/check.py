@@ -62,7 +62,7 @@ def check_recipe(
         lines += [*totals.describe(plans[-1].machine.name), describe_next_length(recipe, shape, plans)]
     lines += settled.lines
     if simulate:
-        lines += [f"{'simulated':<11} stage {index}: {line}" for index, line in _simulate(recipe, shape, plans)]
+        lines += [f"{'simulated':<11} stage {index}: {line}" for index, line in simulate_stages(recipe, shape, plans)]
     answers = _answer(given, shape, plans, why_not, explain=explain)
     lines += [*answers.values(), f"{_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}"]
     return {
@@ -78,8 +78,11 @@ def check_recipe(
     }
 
 
-def _simulate(recipe: Recipe, shape: ModelShape | None, plans: Sequence[Plan]) -> Iterator[tuple[int, str]]:
-    """A line for each stage; its sequences are those of the corpus, if it is prepared."""
+def simulate_stages(recipe: Recipe, shape: ModelShape | None, plans: Sequence[Plan]) -> Iterator[tuple[int, str]]:
+    """The number of each stage, with a line; its sequences are those of the corpus, if it is prepared.
+
+    Raises UserError where there is no plan.
+    """
     corpus = RunFolder(Path(recipe.run)).corpus
     for index, (plan, stage) in enumerate(zip(_require_plans(shape, plans), recipe.stages, strict=False)):
         work: tuple[float, ...] = (1.0,)

@@ -23,6 +23,8 @@ from ropewalk.partition.partition import partition_tokens
 from ropewalk.plan.devices import find_peak_flops
 from ropewalk.plan.receipt import Rig
 
+Clock = Callable[[], float]
+
 _WIDTHS = {"cpu": 512, "cuda": 8192}
 _TOKENS = {"cpu": 512, "cuda": 8192}
 _PRODUCTS = 8
@@ -56,18 +58,29 @@ def measure_rig(mesh: Mesh, precision: str, *, heads: int, kv_heads: int, head_d
     )
 
 
-def measure_products(precision: str, device: torch.device) -> float:
-    """Return the FLOP/s of the fastest of a few products of square matrices. Every rank must call it."""
+def measure_products(
+    precision: str, device: torch.device, *, clock: Clock = time.perf_counter, tries: int = _PRODUCTS
+) -> float:
+    """Return the FLOP/s of the fastest of ``tries`` products of square matrices. Every rank must call it."""
     width = _WIDTHS[device.type]
     left = torch.ones(width, width, dtype=getattr(torch, precision), device=device)
 
     def run() -> None:
         (left @ left)[0, 0].item()
 
-    return 2 * width**3 / _find_fastest(run, tries=_PRODUCTS)
+    return 2 * width**3 / find_fastest(run, tries=tries, clock=clock)
 
 
-def measure_attention(precision: str, device: torch.device, *, heads: int, kv_heads: int, head_dim: int) -> float:
+def measure_attention(
+    precision: str,
+    device: torch.device,
+    *,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    clock: Clock = time.perf_counter,
+    tries: int = _TRIES,
+) -> float:
     """Return the FLOP/s of attention on one document, forward and backward, causal pairs only.
 
     Every rank must call it.
@@ -84,7 +97,7 @@ def measure_attention(precision: str, device: torch.device, *, heads: int, kv_he
         assert leaves[0].grad is not None
         leaves[0].grad[0, 0, 0].item()  # the host waits for a GPU here
 
-    return _PASSES * float(partition.pairs.sum()) * heads * head_dim / _find_fastest(run, tries=_TRIES)
+    return _PASSES * float(partition.pairs.sum()) * heads * head_dim / find_fastest(run, tries=tries, clock=clock)
 
 
 def measure_link(mesh: Mesh) -> float | None:
@@ -101,17 +114,17 @@ def measure_link(mesh: Mesh) -> float | None:
         dist.all_to_all_single(received, sent)
         received[0].item()
 
-    return sent.numel() * (mesh.ranks - 1) / mesh.ranks / _find_fastest(run, tries=_TRIES)
+    return sent.numel() * (mesh.ranks - 1) / mesh.ranks / find_fastest(run, tries=_TRIES)
 
 
-def _find_fastest(run: Callable[[], Any], *, tries: int) -> float:
-    """Seconds of the fastest of ``tries`` runs; all ranks begin together."""
+def find_fastest(run: Callable[[], Any], *, tries: int, clock: Clock = time.perf_counter) -> float:
+    """Seconds by ``clock`` of the fastest of ``tries`` runs; all ranks begin together."""
     wait_for_ranks()
     best = float("inf")
     for _ in range(tries):
-        begun = time.perf_counter()
+        begun = clock()
         run()
-        best = min(best, time.perf_counter() - begun)
+        best = min(best, clock() - begun)
     return best
 
 

@@ -5,7 +5,9 @@ Where the two differ the plan describes another run, so each difference is told.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
+from ropewalk.plan.calibration import is_calibration, read_calibration
 from ropewalk.plan.devices import find_device, recognise_device
 from ropewalk.plan.hardware import Machine
 from ropewalk.recipe.finding import Finding
@@ -45,7 +47,7 @@ def check_hardware(recipe: Recipe, machine: Machine) -> Iterator[Finding]:
 def require_hardware(recipe: Recipe) -> None:
     """Raise UserError where the recipe names a device that the table does not have; training does not read it."""
     if recipe.hardware is not None and (device := read_hardware(recipe.hardware).device) is not None:
-        find_device(device)
+        read_calibration(Path(device)) if is_calibration(device) else find_device(device)
 
 
 def compare_hardware(recipe: Recipe, driver_name: str) -> str | None:
@@ -53,6 +55,8 @@ def compare_hardware(recipe: Recipe, driver_name: str) -> str | None:
     if recipe.hardware is None:
         return None
     named, found = read_hardware(recipe.hardware), recognise_device(driver_name)
+    if named.device is not None and is_calibration(named.device):
+        return None  # it was measured, so it is not told by a name
     if named.device is not None and found is not None and found.name == find_device(named.device).name:
         return None
     name = named.device or "a device by its figures"

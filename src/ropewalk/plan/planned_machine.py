@@ -1,7 +1,9 @@
 """The machine that a recipe's plan is made for: what the recipe names, or what this machine has, or an assumed one."""
 
 from dataclasses import replace
+from pathlib import Path
 
+from ropewalk.plan.calibration import describe_calibrated, is_calibration, read_calibration
 from ropewalk.plan.devices import find_device
 from ropewalk.plan.gpus import list_gpus
 from ropewalk.plan.hardware import Machine, find_machine, make_machine
@@ -32,6 +34,8 @@ def choose_machine(recipe: Recipe, shape: ModelShape) -> Machine:
 
 def describe_hardware(hardware: Hardware, *, ranks: int) -> Machine:
     """The device of one of ``ranks`` ranks on nodes of ``hardware``. Raises UserError for an unknown device."""
+    if hardware.device is not None and is_calibration(hardware.device):
+        return describe_calibrated(read_calibration(Path(hardware.device)), ranks=ranks)
     base = make_machine(find_device(hardware.device)) if hardware.device is not None else _make_own(hardware)
     count = hardware.count or base.node_ranks or 1
     if hardware.memory or hardware.flops:

@@ -159,7 +159,7 @@ def simulate_plan(
     data_ranks = plan.ranks // plan.context_ranks
     sequences = max(1, round(plan.step_tokens / plan.context_tokens / data_ranks))
     steps = Steps(plan.steps, plan.step_seconds, data_ranks, sequences, tuple(work))
-    best = max(1, round(cluster.best_save_seconds / plan.step_seconds))
+    best = min(plan.steps, max(1, round(cluster.best_save_seconds / plan.step_seconds)))
     found, better = (simulate_run(steps, cluster, save_steps=each) for each in (save_steps, best))
     line = (
         f"{format_seconds(found.seconds)} with {found.failures} failures, {found.effective_share:.0%} of it effective, "

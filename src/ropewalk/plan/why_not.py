@@ -48,7 +48,8 @@ def _compare(plans: Sequence[Plan], others: Sequence[Plan], advice: str) -> str:
     """``advice`` is added where the other value is faster."""
     now, then = (sum(plan.seconds for plan in each) for each in (plans, others))
     peaks = [max(plan.memory.peak_bytes for plan in each) for each in (plans, others)]
-    memory = f"a rank needs {format_bytes(peaks[1])} instead of {format_bytes(peaks[0])}"
+    told = [format_bytes(peak) for peak in peaks]
+    memory = f"a rank needs {told[1]}" + (f" instead of {told[0]}" if told[0] != told[1] else " as well")
     if not all(plan.fits for plan in plans):
         return f"fits, as the recipe does not, and takes {format_seconds(then)}; {memory}"
     if abs(then / now - 1) < _SAME:

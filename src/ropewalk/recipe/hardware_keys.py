@@ -18,7 +18,7 @@ class Hardware(Spec):
     """The devices of one node. Figures replace those of ``device``; without it, ``memory`` and ``flops`` are needed."""
 
     device: str | None = None
-    """A name of docs/plan.md, such as ``h100-sxm``."""
+    """A name of docs/plan-devices.md, such as ``h100-sxm``, or a file of measured rates (docs/plan.md)."""
     count: PositiveCount | None = None
     """Devices of a node; the usual number if it is left out."""
     memory: PositiveCount | None = None

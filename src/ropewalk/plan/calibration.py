@@ -1,0 +1,121 @@
+"""Measured rates of a machine, kept in a file with a digest, which a recipe names as its hardware.
+
+Each rate is the median of several calls with their spread. Products and attention are by processor time on a CPU, so
+that other programs do not count; copies, links and the host are by the clock.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from ropewalk.core.artifact import write_whole
+from ropewalk.core.digest import digest_value
+from ropewalk.core.error import UserError
+from ropewalk.plan.hardware import Machine
+
+_SUFFIX = re.compile(r".+\.json", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """FLOP/s or bytes a second of one rank while all ranks do the same; ``spread`` is (most - least) / median."""
+
+    median: float
+    spread: float
+    calls: int
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Rate":
+        middle = median(values)
+        return cls(middle, (max(values) - min(values)) / middle, len(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What was measured on ``ranks`` ranks of a ``kind`` (``cpu`` or ``cuda``), by the name of each rate.
+
+    The names are ``products PRECISION``, ``attention PRECISION``, ``copy``, ``link`` with two ranks and more, and
+    ``host`` on a GPU.
+    """
+
+    device: str
+    kind: str
+    ranks: int
+    memory_bytes: float
+    host_bytes: float
+    rates: Mapping[str, Rate]
+
+    @property
+    def digest(self) -> str:
+        return digest_value(asdict(self))
+
+    def describe(self) -> str:
+        """A line on each rate, for people."""
+        lines = [f"{self.device}, {self.ranks} ranks, digest {self.digest[:12]}"]
+        for name, rate in self.rates.items():
+            unit = "GFLOP/s" if name.startswith(("products", "attention")) else "GB/s"
+            told = f"{rate.median / 1e9:>9.3g} {unit} a rank, spread {rate.spread:.0%} over {rate.calls} calls"
+            lines.append(f"  {name:<20} {told}")
+        return "\n".join(lines)
+
+
+def is_calibration(name: str) -> bool:
+    """Whether ``hardware: name`` is a file of measured rates, not a device of the table."""
+    return _SUFFIX.fullmatch(name) is not None
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Write the rates with their digest."""
+    write_whole(path, json.dumps({"digest": calibration.digest, **asdict(calibration)}, indent=1) + "\n")
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read the rates of a file. Raises UserError where it is not there, or is not what was measured."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        digest = data.pop("digest")
+        rates = {name: Rate(**rate) for name, rate in data.pop("rates").items()}
+        found = Calibration(rates=rates, **data)
+        intact = found.digest == digest
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _refuse(path, f"it cannot be read ({type(error).__name__})") from None
+    if not intact:
+        raise _refuse(path, "its digest is not that of its content")
+    return found
+
+
+def describe_calibrated(calibration: Calibration, *, ranks: int) -> Machine:
+    """The machine of one of ``ranks`` ranks.
+
+    Another number of ranks than was measured shares the same processors, or has a GPU of its own each.
+    """
+    rates = {name: rate.median for name, rate in calibration.rates.items()}
+    shared = calibration.ranks / ranks if calibration.kind == "cpu" else 1.0
+    narrow, wide = rates["products bfloat16"], rates["products float32"]
+    attention = shared * rates["attention bfloat16"]
+    copied = shared * rates["copy"]
+    return Machine(
+        name="cpu" if calibration.kind == "cpu" else calibration.device,
+        matmul_flops=shared * narrow,
+        attention_forward_flops=attention,
+        attention_backward_flops=attention,
+        memory_bytes=shared * calibration.memory_bytes,
+        link_bytes_per_second=shared * rates.get("link", rates["copy"] / 2),
+        source=f"measured, digest {calibration.digest[:12]}",
+        host_link_bytes_per_second=rates.get("host", copied / 2),
+        memory_bytes_per_second=copied,
+        host_bytes=calibration.host_bytes * calibration.ranks / ranks,
+        float32_share=wide / narrow,
+    )
+
+
+def _refuse(path: Path, why: str) -> UserError:
+    return UserError(
+        "the measured rates cannot be used",
+        where=str(path),
+        why=why,
+        fix=f"measure them: ropewalk check RECIPE --calibrate {path}",
+    )

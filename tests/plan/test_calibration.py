@@ -1,0 +1,69 @@
+"""Measured rates make a machine's plans; a file that was changed is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from planned_recipe import make_planned
+from ropewalk.commands.calibrate import calibrate_machine
+from ropewalk.core.error import UserError
+from ropewalk.parallel import measure_machine
+from ropewalk.plan.calibration import Calibration, Rate, describe_calibrated, read_calibration, write_calibration
+from ropewalk.plan.forecast import forecast_recipe
+from ropewalk.plan.named_hardware import compare_hardware, require_hardware
+from search_cases import SHAPES
+
+RATES = {
+    "products float32": Rate.of([80e9, 100e9, 90e9]), "products bfloat16": Rate(180e9, 0.0, 8),
+    "attention float32": Rate(50e9, 0.0, 8), "attention bfloat16": Rate(60e9, 0.0, 8), "copy": Rate(10e9, 0.0, 8),
+    "link": Rate(1e9, 0.0, 8),
+}  # fmt: skip
+FOUND = Calibration("a processor", "cpu", 2, 16e9, 16e9, RATES)
+INIT = {
+    "layers": 2, "width": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "mlp_width": 128, "context_length": 256,
+    "tokenizer": 512,
+}  # fmt: skip
+
+
+def test_rates_are_medians_with_their_spread() -> None:
+    assert RATES["products float32"].median == 90e9
+    assert RATES["products float32"].spread == pytest.approx(20 / 90)
+    machine = describe_calibrated(FOUND, ranks=4)
+    assert machine.matmul_flops == 90e9 and machine.float32_share == 0.5, "four ranks share what two have"
+    assert (machine.link_bytes_per_second, machine.memory_bytes) == (0.5e9, 8e9)
+
+
+def test_a_recipe_names_the_file_and_a_changed_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "machine.json"
+    write_calibration(path, FOUND)
+    assert read_calibration(path) == FOUND
+    recipe = make_planned([{"context_length": "64Ki"}], hardware=str(path), parallel={"ranks": 2, "device": "cpu"})
+    (plan,) = forecast_recipe(recipe, SHAPES["0.6b"])
+    assert plan.machine.source == f"measured, digest {FOUND.digest[:12]}" and plan.machine.matmul_flops == 180e9
+    require_hardware(recipe)
+    assert compare_hardware(recipe, "another") is None
+    data = json.loads(path.read_text()) | {"ranks": 1}
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match="its digest is not that of its content"):
+        forecast_recipe(recipe, SHAPES["0.6b"])
+    path.unlink()
+    with pytest.raises(UserError, match="--calibrate"):
+        require_hardware(recipe)
+
+
+def test_this_machine_is_measured_on_the_recipes_ranks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spreads depend on what else runs here, so only their presence is tested; docs/plan.md has measured ones."""
+    monkeypatch.setattr(measure_machine, "CALLS", 2)
+    path = tmp_path / "machine.json"
+    recipe = make_planned(model={"init": INIT}, parallel={"ranks": 2, "device": "cpu"})
+    named = calibrate_machine(recipe, path)
+    found = read_calibration(path)
+    assert named.hardware == str(path) and (found.kind, found.ranks) == ("cpu", 2)
+    kinds = ("products float32", "attention float32", "products bfloat16", "attention bfloat16", "copy", "link")
+    assert set(found.rates) == set(kinds) and all(rate.calls == 2 and rate.median > 0 for rate in found.rates.values())
+    assert "spread" in capsys.readouterr().err
+    with pytest.raises(UserError, match="json"):
+        calibrate_machine(recipe, tmp_path / "machine.txt")
