@@ -1,6 +1,6 @@
 """One training step of Llama-3-8B as a rank of 8 and of 64 runs it, on tensors without values: memory and messages.
 
-    python benchmarks/gpu_fake_step.py          # writes the committed JSON, prints the table of docs/gpu.md; 5 minutes
+    python benchmarks/gpu_fake_step.py          # writes the committed JSON, prints the table of docs/gpu.md; 3 minutes
 
 The step is the one of training: sharded by FSDP2, in bfloat16, with flash attention's operators, over a group whose
 messages arrive at once (torch's ``fake`` backend). torch's MemTracker follows every storage and gives the peak. A
@@ -239,7 +239,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     """Lines of the table of docs/gpu.md."""
     for row in rows:
         documents = "one document" if row["median_tokens"] is None else f"a pack around {row['median_tokens']}"
-        cells = [f"{row['ranks']}", documents, row["recompute"]]
+        cells = [str(row["ranks"]), documents, str(row["layers"]), row["recompute"]]
         for key, digits in zip(Found._fields, (2, 1, 1), strict=True):
             mine, theirs = row["planned"][key] / 1e9, row["tracked"][key] / 1e9
             cells.append(f"{theirs:.{digits}f}, {mine:.{digits}f} ({row['error'][key]:+.1%})")

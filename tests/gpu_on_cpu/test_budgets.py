@@ -43,6 +43,20 @@ class CountKernels(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class CountProducts(TorchDispatchMode):
+    """FLOPs of matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if (name := func._schema.name) in ("aten::mm", "aten::addmm", "aten::addmm_"):
+            left, right = args[:2] if name == "aten::mm" else args[1:3]
+            self.flops += 2 * left.numel() * right.shape[1]
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.fixture
 def fake_ranks() -> Any:
     """``join(ranks)``: this process is rank 3 or the last of that many, whose messages all arrive at once."""
@@ -114,3 +128,37 @@ def test_kernels_of_a_layer(name: str, fuses: bool, strict_gpu: EmulatedGPU, fak
     rest = [sum(count for key, count in way.items() if key not in PRODUCTS + ATTENTION) for way in layer]
     budget = budgets[fuses]
     assert rest[0] <= budget[0] and rest[1] <= budget[1], (rest, layer)
+
+
+@pytest.mark.parametrize(("recompute", "tile_tokens"), [("none", None), ("save_attention", None), ("full", 32)])
+def test_a_block_that_runs_again_leaves_out_its_last_product(recompute: Any, tile_tokens: int | None) -> None:
+    """torch stops the second run when all that is saved is there: before the MLP's last product. Tiles run it again.
+
+    The head is in no block, so its products run three times whatever is recomputed.
+    """
+    tokens, width, mlp_width, vocabulary = 128, 64, 224, 128
+
+    def count(layers: int) -> int:
+        config = LlamaConfig(
+            hidden_size=width,
+            intermediate_size=mlp_width,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=1,
+            vocab_size=vocabulary,
+            attn_implementation=NAME,
+        )
+        learner = ModelWithLoss(LlamaForCausalLM(config), chunk_tokens=64).train()
+        if tile_tokens is not None:
+            tile_mlps(learner.causal, tile_tokens)
+        set_recompute(learner.causal, recompute)
+        ids = torch.zeros(tokens, dtype=torch.int64)
+        with CountProducts() as products:
+            partition = partition_tokens(pack([tokens], tokens), ranks=1)
+            learner(ids, ids, ids, torch.ones(tokens), partition=partition)[0].backward()
+        return products.flops
+
+    last, block = width * mlp_width, 2 * width**2 + 2 * width * width // 4 + 3 * width * mlp_width
+    passes = {"none": 3 * block, "save_attention": 4 * block - last, "full": 4 * block}[recompute]
+    assert count(2) - count(1) == 2 * tokens * passes
+    assert 2 * count(1) - count(2) == 2 * tokens * 3 * width * vocabulary
