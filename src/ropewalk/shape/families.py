@@ -47,10 +47,8 @@ _MISSING = (
     (("lfm2moe",), f"{_RECURRENT} with its mixture of experts"),
     (("minimaxforcausal", "minimaxm1"), f"{_RECURRENT} of this kind (lightning) in a model"),
     (("bailing",), f"{_RECURRENT} of this kind (KDA) in a model, and {_LATENT}"),
-    (
-        ("jamba", "mamba", "falconmamba"),
-        f"{_RECURRENT} of this kind (Mamba-1 has no kernel here, Mamba-2 no attention)",
-    ),
+    (("jamba", "falconmamba", "mambaforcausal"), f"{_RECURRENT} of this kind: there is no kernel for Mamba-1 here"),
+    (("mamba",), f"{_RECURRENT} in all layers: a longer context changes no positions there"),
     (("xlstm",), f"{_RECURRENT} of this kind: the gates of an mLSTM are stabilised by a running maximum"),
     (("rwkv", "recurrent", "next", "lfm", "qwen35", "qwen3_5", "hybrid", "linear"), _RECURRENT),
     (
