@@ -1,4 +1,4 @@
-"""kill -9 of a whole run between its parts: the same command goes on, and its weights are those of a run nobody killed."""
+"""kill -9 of a whole run between its parts: the same command goes on, to the weights of a run that nobody killed."""
 
 import shutil
 import time
