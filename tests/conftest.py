@@ -1,15 +1,37 @@
 """For every test: the GPUs of this machine are hidden, unless the test is marked ``gpu``; and none is asked by CUDA.
 
-So a test computes the same on every machine, and the test process can fork ranks that use a GPU.
+So a test computes the same on every machine, and the test process can fork ranks that use a GPU. Shapes and types of
+all arguments are checked (type_checks.py), but not in ``LONG`` tests.
 """
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import config
 
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # libraries that ask torch.cuda.is_available ask the driver
+
+
+LONG = (
+    *("commands", "faults", "gpu_on_cpu/test_training.py", "gpu_on_cpu/test_waits.py", "gpu_on_cpu/test_budgets.py"),
+    *("corpus/test_malformed.py", "corpus/prepare/test_workers.py", "model/test_whole_models.py"),
+    *(f"train/test_{name}.py" for name in ("anneal", "compiled", "experts", "lost_checkpoints", "pose", "resume")),
+    *(f"train/test_{name}.py" for name in ("spike_guard", "trackers", "wrappers")),
+)
+"""Tests of whole runs, whose functions other tests call too: with checks they take twice as long."""
+
+
+@pytest.fixture(autouse=True)
+def _spare_type_checks(request: pytest.FixtureRequest) -> Iterator[None]:
+    long = request.path.relative_to(Path(__file__).parent).as_posix().startswith(LONG)
+    if long:
+        config.update("jaxtyping_disable", True)
+    yield
+    if long:
+        config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)
