@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.trained import Trained, count_kept, count_trained, kept_mlp_tensors
 from ropewalk.recipe.lora import Lora
-from ropewalk.shape.kept import Kept, Pair, find_kept
+from ropewalk.shape.kept import Kept, Pair, row_of_kept
 from ropewalk.shape.model_shape import ModelShape
 
 MASTER_BYTES, MOMENT_BYTES, GRADIENT_BYTES = 4.0, 8.0, 4.0
@@ -227,7 +227,7 @@ _KEPT_INPUTS: Pair = (4, 0)
 
 def kept_of(shape: ModelShape) -> Kept:
     """What the class of ``shape`` keeps."""
-    return find_kept(shape.architecture, qk_norm=shape.qk_norm != "none", block_norms=shape.block_norms)
+    return row_of_kept(shape.architecture, qk_norm=shape.qk_norm != "none", block_norms=shape.block_norms)
 
 
 def _kept_of_latents(shape: ModelShape, element_bytes: int) -> float:

@@ -81,7 +81,7 @@ KEPT: Mapping[str, Kept] = {
 """By the class in config.json; a class that is not here keeps what Llama does."""
 
 
-def find_kept(architecture: str, *, qk_norm: bool, block_norms: int) -> Kept:
+def row_of_kept(architecture: str, *, qk_norm: bool, block_norms: int) -> Kept:
     """The row of a class; for one that was read off its class, what Llama's norms keep."""
     if architecture in KEPT:
         return KEPT[architecture]
