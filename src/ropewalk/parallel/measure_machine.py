@@ -13,11 +13,11 @@ import torch
 from ropewalk.parallel.collective import rank_and_ranks
 from ropewalk.parallel.device import find_own_machine
 from ropewalk.parallel.measure_rates import (
-    find_fastest,
     measure_attention,
     measure_link,
     measure_products,
     name_hardware,
+    time_fastest,
 )
 from ropewalk.parallel.mesh import make_mesh
 from ropewalk.plan.calibration import Calibration, Rate
@@ -79,4 +79,4 @@ def _measure_copy(source: torch.device, target: torch.device) -> float:
         copied.copy_(held)
         copied[0].item()
 
-    return (2 if source == target else 1) * size / find_fastest(run, tries=_COPIES)
+    return (2 if source == target else 1) * size / time_fastest(run, tries=_COPIES)

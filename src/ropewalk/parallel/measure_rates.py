@@ -68,7 +68,7 @@ def measure_products(
     def run() -> None:
         (left @ left)[0, 0].item()
 
-    return 2 * width**3 / find_fastest(run, tries=tries, clock=clock)
+    return 2 * width**3 / time_fastest(run, tries=tries, clock=clock)
 
 
 def measure_attention(
@@ -97,7 +97,7 @@ def measure_attention(
         assert leaves[0].grad is not None
         leaves[0].grad[0, 0, 0].item()  # the host waits for a GPU here
 
-    return _PASSES * float(partition.pairs.sum()) * heads * head_dim / find_fastest(run, tries=tries, clock=clock)
+    return _PASSES * float(partition.pairs.sum()) * heads * head_dim / time_fastest(run, tries=tries, clock=clock)
 
 
 def measure_link(mesh: Mesh) -> float | None:
@@ -114,10 +114,10 @@ def measure_link(mesh: Mesh) -> float | None:
         dist.all_to_all_single(received, sent)
         received[0].item()
 
-    return sent.numel() * (mesh.ranks - 1) / mesh.ranks / find_fastest(run, tries=_TRIES)
+    return sent.numel() * (mesh.ranks - 1) / mesh.ranks / time_fastest(run, tries=_TRIES)
 
 
-def find_fastest(run: Callable[[], Any], *, tries: int, clock: Clock = time.perf_counter) -> float:
+def time_fastest(run: Callable[[], Any], *, tries: int, clock: Clock = time.perf_counter) -> float:
     """Seconds by ``clock`` of the fastest of ``tries`` runs; all ranks begin together."""
     wait_for_ranks()
     best = float("inf")
