@@ -54,8 +54,8 @@ def measure_scaling(tokens: int, turns: int, folder: Path | None) -> None:
         tell(
             f"one document, {tokens} tokens, gated delta net and MLP: 2 ranks over 1", "ourselves on 1 rank",
             ours=times["together"] * 1e3, theirs=times["alone"] * 1e3, unit="ms", must_reach=1.7,
-            limit={"independent_jobs": limit}, of_limit=times["alone"] / times["together"] / limit, difference=same.others, difference_of_decays=same.decays,
-            processor_seconds=used, layout=cut(document, DELTA, 2).layout, turns=turns,
+            limit={"independent_jobs": limit}, of_limit=times["alone"] / times["together"] / limit,
+            **same.tell(), processor_seconds=used, layout=cut(document, DELTA, 2).layout, turns=turns,
             load=raced.load,
         )  # fmt: skip
 
@@ -99,7 +99,8 @@ def compare(
     if dist.get_rank() == 0:
         tell(
             case, peer, ours=times["ours"] * 1e3, theirs=times["theirs"] * 1e3, unit="ms", must_reach=must,
-            processor_seconds=used, difference=same.others, difference_of_decays=same.decays, sent_bytes=same.sent,            layout=cut(document, sizes, 2).layout, turns=turns, load=raced.load,
+            processor_seconds=used, **same.tell(),
+            layout=cut(document, sizes, 2).layout, turns=turns, load=raced.load,
         )  # fmt: skip
 
 
@@ -113,6 +114,10 @@ class Same(NamedTuple):
     decays: float
     others: float
     sent: dict[str, int]
+
+    def tell(self) -> dict[str, Any]:
+        """Its figures by the names of a result's line."""
+        return {"difference": self.others, "difference_of_decays": self.decays, "sent_bytes": self.sent}
 
 
 def check_same(one: Side, other: Side, document: np.ndarray) -> Same:
