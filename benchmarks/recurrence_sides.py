@@ -55,10 +55,13 @@ class Sizes(NamedTuple):
 
 
 class Side(NamedTuple):
-    """One layer, forward and backward once: output, gradient of the input, gradients of the weights; its own rows."""
+    """One layer, forward and backward once: output, gradient of the input, gradients of the weights, by ``names``; its
+    own rows.
+    """
 
     run: Callable[[], list[Tensor]]
     own: Tensor
+    names: list[str]
 
 
 class Layer(nn.Module):
@@ -197,7 +200,7 @@ def _side(document: np.ndarray, sizes: Sizes, mix: Mix, own: Tensor) -> Side:
         grads = torch.autograd.grad(output, [leaf, *layer.parameters()], grad)
         return [output.detach(), *grads]
 
-    return Side(run, own)
+    return Side(run, own, ["output", "input", *(name for name, _ in layer.named_parameters())])
 
 
 def _own_range(document: np.ndarray) -> Tensor:

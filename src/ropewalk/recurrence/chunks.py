@@ -10,8 +10,9 @@ With h the state before a chunk, G the decays summed up to a token, and k, v, q 
 All are computed in float32 or better. The same steps with values 0 and h = I give a segment's transition M.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -26,7 +27,8 @@ ChunkValues = Float[Tensor, "chunks heads chunk value_dim"]
 ChunkDecay = Float[Tensor, "chunks heads chunk _"]
 State = Float[Tensor, "_ heads _ _"]
 """Of some segments, or of some chunks: [.., heads, key_dim, width]."""
-Step = Callable[[slice, State], State]
+Step = Callable[[State], State]
+"""The states after a chunk of each of some segments, given the states before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +42,28 @@ class Chunks:
     fading: ChunkKeys
     kept: Float[Tensor, "chunks heads _ 1"]
 
-    def step(self, chosen: slice, state: State) -> State:
-        """The states after one chunk of each segment."""
-        value = self.values[chosen]
-        wide = state.shape[-1] - value.shape[-1]  # a state [h | M] beside values [v | 0]
-        value = functional.pad(value, (0, wide)) if wide else value
-        added = value if self.erasing is None else value - self.erasing[chosen] @ state
-        after: Tensor = self.kept[chosen] * state + self.fading[chosen].transpose(-1, -2) @ added
-        return after
+    def steps(self, group: SegmentGroup) -> list[Step]:
+        """For each chunk of the group's segments, all of them at once: the states after it, given those before.
+
+        Each tensor is split once: to slice it at each step would make its gradient as large as all of it each time.
+        """
+        if not group.sizes:
+            return []
+        kept = self._split(self.kept, group)
+        if self.erasing is None:
+            added = self._split(self.fading.transpose(-1, -2) @ self.values, group)
+            return [partial(_add, *each) for each in zip(kept, added, strict=True)]
+        columns = (self._split(each, group) for each in (self.fading, self.values, self.erasing))
+        return [partial(_erase, *each) for each in zip(kept, *columns, strict=True)]
+
+    def decays(self, group: SegmentGroup) -> list[Step]:
+        """As ``steps``, of a number that the decays multiply."""
+        return [partial(torch.mul, each) for each in self._split(self.kept, group)] if group.sizes else []
+
+    def _split(self, rows: Float[Tensor, "chunks heads _ _"], group: SegmentGroup) -> tuple[Tensor, ...]:
+        # [chunks, heads, _, _] -> [chunks of a step, heads, _, _] of each step
+        parts: tuple[Tensor, ...] = rows[group.chunks].split(group.sizes)
+        return parts
 
     def output(self, chosen: slice, states: State) -> State:
         """Outputs of chunks, given the state before each."""
@@ -55,6 +71,24 @@ class Chunks:
         added = value if self.erasing is None else value - self.erasing[chosen] @ states
         outputs: Tensor = self.scores[chosen] @ added + self.reading[chosen] @ states
         return outputs
+
+
+def _add(kept: Float[Tensor, "_ heads _ 1"], added: State, state: State) -> State:
+    after: Tensor = kept * state + added
+    return after
+
+
+def _erase(
+    kept: Float[Tensor, "_ heads _ 1"],
+    fading: Float[Tensor, "_ heads chunk key_dim"],
+    values: Float[Tensor, "_ heads chunk value_dim"],
+    erasing: Float[Tensor, "_ heads chunk key_dim"],
+    state: State,
+) -> State:
+    wide = state.shape[-1] - values.shape[-1]  # a state [h | M] beside values [v | 0]
+    values = functional.pad(values, (0, wide)) if wide else values
+    after: Tensor = kept * state + fading.transpose(-1, -2) @ (values - erasing @ state)
+    return after
 
 
 def make_chunks(
@@ -94,15 +128,14 @@ def _weigh(
     return left @ right.transpose(-1, -2) * between
 
 
-def run_group(group: SegmentGroup, entry: State, step: Step) -> tuple[State, State]:
+def run_group(group: SegmentGroup, entry: State, steps: Sequence[Step]) -> tuple[State, State]:
     """Chunk after chunk, all segments of a group at once: the state before each chunk, and after each segment."""
-    state, before, after, chunk = entry, [entry[:0]], [], group.first_chunk
-    for size in group.sizes:
+    state, before, after = entry, [entry[:0]], []
+    for size, step in zip(group.sizes, steps, strict=True):
         after.append(state[size:])  # segments that have no chunk left, the longest first
         state = state[:size]
         before.append(state)
-        state = step(slice(chunk, chunk + size), state)
-        chunk += size
+        state = step(state)
     after.append(state)
     # [size, heads, key_dim, _] of each step -> [chunks, ...]; of each step's ended ones -> [segments, ...]
     return torch.cat(before), torch.cat(after[::-1])

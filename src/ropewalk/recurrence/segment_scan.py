@@ -112,7 +112,7 @@ def _run(
     group: dist.ProcessGroup | None,
 ) -> Float[Tensor, "slots heads value_dim"]:
     zeros = empty.expand(len(table.begins.segments), *empty.shape)
-    before, after = run_group(table.begins, zeros, chunks.step)
+    before, after = run_group(table.begins, zeros, chunks.steps(table.begins))
     if group is None:
         assert not table.own, "one rank owns whole documents"
         return _flatten(chunks.output(table.begins.chunks, before))
@@ -124,7 +124,7 @@ def _run(
     entries, arrived = exchange.finish(constant)
     for segments in (table.inner, table.ends):
         entry = torch.stack([entries[each] for each in segments.segments] or [empty])  # [segments, heads, key_dim, _]
-        before, _ = run_group(segments, entry[: len(segments.segments)], chunks.step)
+        before, _ = run_group(segments, entry[: len(segments.segments)], chunks.steps(segments))
         outputs.append(chunks.output(segments.chunks, before))
     # [chunks, heads, chunk, value_dim] of each group
     joined: Tensor = Join.apply(_flatten(torch.cat(outputs)), arrived)
@@ -140,12 +140,12 @@ def _sum_up(
     if kind.erases:
         unit = torch.eye(key_dim, dtype=empty.dtype, device=empty.device).expand(count, heads, -1, -1)
         # [segments, heads, key_dim, value_dim] and [..., key_dim] -> [segments, heads, key_dim, value_dim + key_dim]
-        _, after = run_group(group, torch.cat([entry, unit], dim=-1), chunks.step)
+        _, after = run_group(group, torch.cat([entry, unit], dim=-1), chunks.steps(group))
         states, transitions = after.split([value_dim, key_dim], dim=-1)  # [segments, heads, key_dim, _]
     else:
-        _, states = run_group(group, entry, chunks.step)
+        _, states = run_group(group, entry, chunks.steps(group))
         one = empty.new_ones(count, heads, 1, 1)
-        _, transitions = run_group(group, one, lambda chosen, state: state * chunks.kept[chosen])
+        _, transitions = run_group(group, one, chunks.decays(group))
     parts = zip(group.segments, states, transitions, strict=True)
     return {each: Summary(state, transition) for each, state, transition in parts}
 
