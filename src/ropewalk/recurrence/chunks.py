@@ -60,10 +60,11 @@ class Chunks:
         """As ``steps``, of a number that the decays multiply."""
         return [partial(torch.mul, each) for each in self._split(self.kept, group)] if group.sizes else []
 
-    def _split(self, rows: Float[Tensor, "chunks heads _ _"], group: SegmentGroup) -> tuple[Tensor, ...]:
+    def _split(
+        self, rows: Float[Tensor, "chunks heads _ _"], group: SegmentGroup
+    ) -> tuple[Float[Tensor, "_ heads _ _"], ...]:
         # [chunks, heads, _, _] -> [chunks of a step, heads, _, _] of each step
-        parts: tuple[Tensor, ...] = rows[group.chunks].split(group.sizes)
-        return parts
+        return tuple(rows[group.chunks].split(group.sizes))
 
     def output(self, chosen: slice, states: State) -> State:
         """Outputs of chunks, given the state before each."""
