@@ -17,7 +17,7 @@ os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # libraries that as
 
 LONG = (
     *("commands", "faults", "gpu_on_cpu/test_training.py", "gpu_on_cpu/test_waits.py", "gpu_on_cpu/test_budgets.py"),
-    *("corpus/test_malformed.py", "corpus/prepare/test_workers.py", "model/test_whole_models.py"),
+    *("corpus/test_malformed.py", "corpus/prepare/test_workers.py", "model/test_whole_models.py", "test_gpu_report.py"),
     *(f"train/test_{name}.py" for name in ("anneal", "compiled", "experts", "lost_checkpoints", "pose", "resume")),
     *(f"train/test_{name}.py" for name in ("spike_guard", "trackers", "wrappers")),
 )

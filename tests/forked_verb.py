@@ -83,6 +83,7 @@ def _be_program(program: list[str], log: Path, folders: Sequence[Path]) -> None:
     _stand_alone(log, log)
     config.update("jaxtyping_disable", True)
     sys.path[:0] = map(str, folders)
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # for what it starts
     ends: list[int] = []
 
     def work() -> None:

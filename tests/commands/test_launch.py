@@ -12,6 +12,7 @@ import yaml
 
 import ropewalk
 from ropewalk.commands.launch import write_script
+from ropewalk.commands.run import do_part
 from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
 from ropewalk.recipe.load import load_recipe, parse_recipe
@@ -68,6 +69,7 @@ def test_slurm_stops_queues_again_and_goes_on_to_the_end(
     monkeypatch.chdir(tmp_path)
     many, path = long(recipe, tmp_path / "many"), tmp_path / "many.yaml"
     path.write_text(yaml.safe_dump(many.to_json()))
+    do_part("prepare", many)  # the script finds it done; the next test stops it while it prepares
     written = write_script("slurm", load_recipe(path), argument=path, overrides=[], nodes=2, image="")
     assert written["ranks_per_node"] == 1
     number = str(os.getpid())
