@@ -25,7 +25,7 @@ SLOW = {
     "torch._inductor": "only a compiled model needs it",
     "torch.utils.tensorboard": "imports the optional tensorboard",
 }
-OPTIONAL = ("fast", "parquet", "chinese", "html", "pdf", "lora", "gguf", "liger", "hub", "cluster", "track")
+OPTIONAL = ("fast", "parquet", "chinese", "html", "pdf", "warc", "lora", "gguf", "liger", "hub", "cluster", "track")
 """Extras of pyproject.toml: their packages may be absent."""
 
 When = Literal["start", "call", "types"]

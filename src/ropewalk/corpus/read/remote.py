@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fsspec.core import url_to_fs
+
 from ropewalk.core.digest import digest_file, digest_value
 from ropewalk.core.error import UserError
 from ropewalk.corpus.read.archive import content_bytes, guess_content_bytes
@@ -113,8 +115,6 @@ def content_bytes_of(file: File) -> int:
 
 
 def _connect(address: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-
     system, name = url_to_fs(address)
     return system, str(name)
 
