@@ -36,7 +36,7 @@ def test_the_base_is_read_once_whatever_it_is_compared_with(tmp_path: Path, monk
     assert read == ["base", "base"], "other prompts are another measurement"
     changes = [score for score in first["scores"] if score["task"].startswith("change/foreign/")]
     assert len(changes) == 2 and all(score["value"] == 0 and score["model"] == "model" for score in changes)
-    assert "retrieval/key_value" in first["text"] and "change/foreign/classics_en" in first["text"]
+    assert "retrieval/key_value" in first["text"] and "change/foreign/essays_en" in first["text"]
 
 
 def test_a_suite_reaches_the_length_of_the_model() -> None:

@@ -111,7 +111,7 @@ def test_documents_of_the_mix_are_refused_and_others_read(corpus: Corpus, tokeni
     with pytest.raises(UserError, match="has a source prose"):
         plan_foreign_loss([foreign(tmp_path, "prose", strange)], tokenizer, **asked)  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="exactly one of path, embedded"):
-        ForeignText(name="both", path="x", embedded="classics_en")
+        ForeignText(name="both", path="x", embedded="essays_en")
 
 
 def test_a_single_book_is_cut_into_its_sample(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -128,14 +128,14 @@ def test_every_model_is_scored_and_changes_are_pairs(models: dict[str, Path], co
             "documents": 2,
             "short_tokens": 256,
             "pairs": [2, 2],
-            "foreign": [{"name": "classics_zh", "embedded": "classics_zh"}],
+            "foreign": [{"name": "essays_zh", "embedded": "essays_zh"}],
             "abilities": 8,
         }
     )
     scores = evaluate_models(models, spec, corpus=corpus.folder, base_context_tokens=256)
     assert scores is not None
     tasks = {name: {score.task for score in scores if score.model == name} for name in models}
-    one = {"foreign/classics_zh", "ability/arithmetic", "ability/cloze", "ability/cloze_zh"}
+    one = {"foreign/essays_zh", "ability/arithmetic", "ability/cloze", "ability/cloze_zh"}
     assert one <= tasks["base"] and one <= tasks["extended"]
     changes = {f"change/{task}" for task in one} | {"change/ability_mean"}
     assert changes <= tasks["extended"] and not changes & tasks["base"]

@@ -12,7 +12,7 @@ from ropewalk.corpus.spec import Source
 FOREIGN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
-BuiltIn = Literal["classics_en", "classics_zh"]
+BuiltIn = Literal["essays_en", "essays_zh"]
 BUILT_IN: tuple[BuiltIn, ...] = get_args(BuiltIn)
 
 
@@ -24,7 +24,7 @@ class ForeignText(Spec):
     path: str | None = None
     """A file, a folder or a glob, read like a source of the corpus."""
     embedded: BuiltIn | None = None
-    """Laws, speeches, novels and poems in the public domain, of which no corpus is made."""
+    """The project's own essays, letters and poems, of which no corpus is made."""
     text_key: str = "text"
     """The field of a record that holds the text."""
     language: str | None = None

@@ -1,4 +1,4 @@
-"""Built-in text that is never trained on: laws, speeches, novels and poems in the public domain, English and Chinese.
+"""Built-in text that is never trained on: the project's own essays, letters, poems and by-laws, English and Chinese.
 
 What a model forgets shows on text outside the mix. So these documents are no source of a corpus, and a recipe that
 names them as one is refused.
@@ -25,8 +25,8 @@ class ForeignSource:
 
 FOREIGN: Mapping[str, ForeignSource] = MappingProxyType(
     {
-        "classics_en": ForeignSource("en", "English laws, speeches, novels and poems of 1603 to 1891"),
-        "classics_zh": ForeignSource("zh", "Chinese classics, poems and prose up to 1921"),
+        "essays_en": ForeignSource("en", "English essays, letters, poems and by-laws of our own"),
+        "essays_zh": ForeignSource("zh", "Chinese essays, letters, poems and by-laws of our own"),
     }
 )
 
