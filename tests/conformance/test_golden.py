@@ -35,11 +35,20 @@ def test_published_angles(case: dict[str, Any]) -> None:
     ):
         settings.pop(key, None)
     settings |= case["config"]
-    settings["head_dim"] = case["head_dim"]
+    if "global_head_dim" not in case["config"]:
+        settings["head_dim"] = case["head_dim"]
     settings["num_key_value_heads"] = case["config"].get("num_key_value_heads", settings["num_attention_heads"])
     shape = parse_shape(settings, "config.json")
-    assert shape.rotary_dim == case["turned_dims"]
+    layer = shape.stretched
+    if shape.unequal is not None:  # the case is of the layers with heads of its width
+        number = next(at for at in range(shape.layers) if shape.heads_of(at)[1] == case["head_dim"])
+        layer = shape.positions[number]
+        turned = 2 * int(np.count_nonzero(layer.inv_freq_at(2, case["head_dim"])))
+        assert (shape.rotary_dims[number], turned) == (case["head_dim"], case["turned_dims"])
+    else:
+        assert shape.rotary_dim == case["turned_dims"]
     if shape.latent is not None:
         assert shape.score_scale == pytest.approx(case["score_scale"], rel=1e-12)
     tokens = 1 << 20 if "long" in case["name"] else 2
-    np.testing.assert_allclose(shape.stretched.inv_freq_at(tokens, shape.rotary_dim), case["inv_freq"], rtol=3e-7)
+    dim = shape.rotary_dim if shape.unequal is None else case["head_dim"]
+    np.testing.assert_allclose(layer.inv_freq_at(tokens, dim), case["inv_freq"], rtol=3e-7)

@@ -68,7 +68,7 @@ def find_parts(model: PreTrainedModel, watch: Watch) -> FoundParts:
             name, f"its blocks have {len(mlps)} parts with matrices besides attention ({', '.join(mlps)})"
         )
     assert embedding is not None and attention is not None
-    parts = Parts(model.base_model_prefix, layers[0], rotary[0], norms[-1], attention, mlps[0], embedding)
+    parts = Parts(model.base_model_prefix, layers[0], rotary[0], norms[-1], attention, mlps[0], embedding=embedding)
     return FoundParts(parts, backbone, block)
 
 
