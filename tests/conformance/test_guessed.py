@@ -38,7 +38,7 @@ REFUSED = {
     "Ministral3ForCausalLM": "other programs may use it",
     "Gemma4ForCausalLM": "with the sizes of a tiny model it still has",
 }
-"""Rows with a key that no class can be asked for (a scale of queries by place), or a second embedding of its own size."""
+"""Rows with a key that no class can be asked for (queries scaled by place), or a second embedding of its own size."""
 WIDER = {
     ("HeliumForCausalLM", "head_dim"): 128,
     ("Ernie4_5ForCausalLM", "qkv_bias"): ("use_bias", False),
