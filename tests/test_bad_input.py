@@ -168,7 +168,7 @@ KEYS = {
     "seed=[": "this is not YAML",
     "model={init: {layer: 2}}": "model.init.layer: there is no such key; did you mean layers?",
     "model=[1]": "model: Input should be a valid string",
-    "parallel.ranks=0": "parallel.ranks: Input should be greater than 0",
+    "parallel.ranks=0": "parallel.ranks: a count must be 1 or more; auto leaves it open",
     "parallel.context_parallel=3": "1 ranks cannot be divided into groups of 3 context ranks",
     "model=nowhere/at-all": "nowhere/at-all is not a model",
 }
