@@ -123,7 +123,9 @@ def estimate_step_time(
     copy_seconds = copied / machine.host_link_bytes_per_second + host_copies / 2
     once = products / (passes + 2) + forward / passes + factors.elementwise * element_forward
     attention = forward + backward
-    exposed = max(0.0, work.context_seconds - attention) + max(0.0, work.state_seconds - (compute - attention))
+    launches = _launch_seconds(shape, work, machine=machine, fused=software.fused)
+    busy = max(compute, launches)  # waiting for launches hides messages as computing does
+    exposed = max(0.0, work.context_seconds - attention) + max(0.0, work.state_seconds - (busy - attention))
     hidden = work.context_seconds + work.state_seconds - exposed
     return StepTime(
         products=products,
@@ -134,7 +136,7 @@ def estimate_step_time(
         optimizer=optimizer,
         messages=exposed + factors.hidden * hidden,
         copies=exposed_seconds(copy_seconds, forward=once, backward=compute - once, overlaps=software.overlaps),
-        fixed=_fixed_seconds(shape, work, compute, machine=machine, fused=software.fused),
+        fixed=_latency_seconds(shape, work, machine=machine) + busy - compute,
     )
 
 
@@ -206,12 +208,17 @@ def _optimizer_seconds(
     return own * on_node / factors.host_parameters, moved / machine.host_link_bytes_per_second
 
 
-def _fixed_seconds(shape: ModelShape, work: Work, compute: float, *, machine: Machine, fused: bool) -> float:
+def _launch_seconds(shape: ModelShape, work: Work, *, machine: Machine, fused: bool) -> float:
+    """Seconds that starting all kernels takes, of which a CPU has none."""
     if machine.generation is None and not machine.generic:
         return 0.0
-    latency = work.micro_batches * shape.layers * _COLLECTIVES * _LATENCY if work.ranks > 1 else 0.0
-    launches = work.micro_batches * shape.layers * _KERNELS[fused] * _LAUNCH
-    return latency + max(0.0, launches - compute)
+    return work.micro_batches * shape.layers * _KERNELS[fused] * _LAUNCH
+
+
+def _latency_seconds(shape: ModelShape, work: Work, *, machine: Machine) -> float:
+    if work.ranks == 1 or (machine.generation is None and not machine.generic):
+        return 0.0
+    return work.micro_batches * shape.layers * _COLLECTIVES * _LATENCY
 
 
 def _in_float32(machine: Machine) -> Machine:

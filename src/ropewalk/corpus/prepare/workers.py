@@ -130,7 +130,7 @@ def _run_on_processes(tasks: Sequence[str], count: int, advance: Advance) -> Non
     finally:
         for process in started:
             process.kill()
-            process.wait()
+            process.communicate()  # waits, and closes its pipes
 
 
 def _feed_process(process: "subprocess.Popen[str]", waiting: "queue.Queue[str]", advance: Advance) -> None:
