@@ -13,6 +13,7 @@ import zstandard
 
 from ropewalk.core.error import UserError
 from ropewalk.core.record import Document
+from ropewalk.corpus.dedup.prompt_texts import read_prompt_texts
 from ropewalk.corpus.read.source import Reject, digest_files, read_source, source_files
 from ropewalk.corpus.spec import Source
 
@@ -251,3 +252,24 @@ def test_a_fault_on_the_network_names_the_address(bucket: Callable[[str, str | b
 def test_an_address_that_cannot_be_read_is_an_error(path: str, why: str) -> None:
     with pytest.raises(UserError, match=why):
         read(path)
+
+
+def test_an_encoding_that_nobody_knows_is_taken_for_utf8(tmp_path: Path) -> None:
+    pytest.importorskip("warcio")
+    head = "HTTP/1.1 200 OK\r\nContent-Type: Text/Plain; charset="
+    pages = [
+        ("http://x/1", head + "no-such", "正文".encode()),
+        ("http://x/2", head + '"gb18030"', "正文".encode("gb18030")),
+    ]
+    (tmp_path / "x.warc.gz").write_bytes(warc(pages))
+    assert texts(read(tmp_path / "x.warc.gz")) == ["正文"] * 2
+
+
+def test_prompts_in_an_archive_are_read_and_none_is_missed(tmp_path: Path) -> None:
+    prompts = {"a.jsonl": json.dumps({"task": {"text": "a nested prompt"}}) + "\n"}
+    (tmp_path / "x.zip").write_bytes(pack("x.zip", prompts))
+    source = Source.model_validate({"name": "p", "path": str(tmp_path / "x.zip"), "role": "general"})
+    assert [text for _, text in read_prompt_texts(source, "task.text")] == ["a nested prompt"]
+    (tmp_path / "x.zip").write_bytes(pack("x.zip", {**prompts, "b.png": b"image"}))
+    with pytest.raises(UserError, match="a member that is not read"):
+        [*read_prompt_texts(source, "task.text")]

@@ -10,6 +10,7 @@ from typing import Any
 
 from ropewalk.core.error import UserError
 from ropewalk.corpus.read.bad_input import Place, WholeText
+from ropewalk.corpus.read.nested_keys import find_value
 from ropewalk.corpus.read.source import read_found
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.reject import Reject
@@ -25,10 +26,16 @@ _EMPTY_LINE = re.compile(r"\n[ \t]*\n")
 def read_prompt_texts(source: Source, text_key: str | None) -> Iterator[tuple[str, str]]:
     """Yield ``(name, text)`` of each prompt. The text is that of ``text_key`` or, if this is None, of every known key.
 
-    Raises UserError for a record without any of these keys.
+    Raises UserError for a record without any of these keys, and for a member of an archive that is not read.
     """
     for found in read_found(source):
-        assert not isinstance(found, Reject), "faults of prompts are errors"
+        if isinstance(found, Reject):  # only of archives: faults of prompts are errors
+            raise UserError(
+                "evaluation prompts cannot be read",
+                where=f"corpus.decontaminate: {found.place}",
+                why=f"{found.reason}: {found.why}",
+                fix="leave it out of the archive, so that no prompt is missed",
+            )
         place, held = found
         if isinstance(held, WholeText):
             yield from _part_text(held.text, place)
@@ -50,7 +57,7 @@ def _part_text(text: str, place: Place) -> Iterator[tuple[str, str]]:
 def _find_texts(record: object, place: Place, text_key: str | None) -> Iterator[tuple[str, str]]:
     keys = [text_key] if text_key is not None else TEXT_KEYS
     entry = record if isinstance(record, Mapping) else {}
-    texts = {key: _text_of(entry[key]) for key in keys if key in entry}
+    texts = {key: _text_of(find_value(entry, key)) for key in keys}
     known = {key: text for key, text in texts.items() if text is not None}
     if not known:
         held = f"keys {', '.join(map(str, entry))}" if entry else f"a {type(record).__name__}"

@@ -41,7 +41,7 @@ def find_remote_files(path: str, *, code: bool, where: str) -> FoundFiles:
     """
     with _reachable(path, where):
         system, named = _connect(path)
-        if WILD.search(named):
+        if WILD.search(named) and not path.startswith(("http://", "https://")):  # there, ``?`` begins a query
             sizes = {name: held["size"] for name, held in system.glob(named, detail=True).items() if _is_file(held)}
             named = named[: WILD.search(named).start()].rpartition("/")[0]  # type: ignore[union-attr]
         elif system.isfile(named):
@@ -61,7 +61,6 @@ def find_remote_files(path: str, *, code: bool, where: str) -> FoundFiles:
         if kind is None
     )
     unread = tuple(Unread(sort, why, count) for (sort, why), count in sorted(counts.items()))
-    scheme = path.partition("://")[0]
     files = [
         File(
             each, each.relative_to(root).as_posix(), kind, system.unstrip_protocol(str(each)), remote_bytes=paths[each]
@@ -70,7 +69,7 @@ def find_remote_files(path: str, *, code: bool, where: str) -> FoundFiles:
         if kind is not None
     ]
     if not files:
-        raise without_files(f"no such file or folder at {scheme}", unread, where=f"{where}: {path}")
+        raise without_files("no such file or folder at the address", unread, where=f"{where}: {path}")
     return FoundFiles(root, tuple(sorted(files, key=lambda file: Path(file.name))), unread)
 
 

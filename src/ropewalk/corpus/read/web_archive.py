@@ -3,6 +3,7 @@
 The main text of a page of HTML is read as that of a file is (pages.py). warcio parses the records.
 """
 
+import codecs
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -55,10 +56,9 @@ def _read_page(page: Any, source: Source, place: Place) -> Found:
     whole = int(said.get_header("Content-Length") or -1)
     if http is None and 0 <= len(content) < whole:
         return reject(source, place, "torn web archive", f"{len(content)} of {whole} bytes", size_bytes=len(content))
-    kind, _, more = (http.get_header("Content-Type", "") if http else said.get_header("Content-Type") or "").partition(
-        ";"
-    )
-    kind = kind.strip().lower()
+    told = http.get_header("Content-Type") if http else said.get_header("Content-Type")
+    kind, _, more = (told or "").lower().partition(";")
+    kind = kind.strip()
     why = f"status {http.get_statuscode()}" if http and http.get_statuscode() != "200" else ""
     if not why and kind not in (*_HTML, "text/plain"):
         why = kind or "no content type"
@@ -68,10 +68,18 @@ def _read_page(page: Any, source: Source, place: Place) -> Found:
     if kind in _HTML:
         text = extract_text(content, source)
     else:
-        text = decode_text(content, source, place, more.partition("charset=")[2].strip() or "utf-8")
+        text = decode_text(content, source, place, _find_encoding(more))
     if not text:
         return Reject(place.inside, "no text", len(content), f"no main text: {url}", place.inside)
     if isinstance(text, Reject):
         return text
     fields = {"id": said.get_header("WARC-Record-ID"), "url": url, "date": said.get_header("WARC-Date")}
     return place, {key: value for key, value in fields.items() if value} | {source.text_key: text}
+
+
+def _find_encoding(parameters: str) -> str:
+    """The encoding that a content type's ``parameters`` name; UTF-8 without one that Python knows."""
+    try:
+        return codecs.lookup(parameters.partition("charset=")[2].strip(" \"'")).name
+    except LookupError:
+        return "utf-8"
