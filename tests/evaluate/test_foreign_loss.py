@@ -68,6 +68,12 @@ def test_a_text_that_the_base_cannot_read_decides_nothing() -> None:
     scores = {s.task: s for s in PLAN.score_change(Sums(count, before, zeros), Sums(count, after, zeros), model="m")}
     assert scores["change/foreign/poems"].value == pytest.approx(0.2024)
     assert scores["change/foreign_worst"].value == pytest.approx(0.002) == scores["change/foreign_mean"].value
+    changes = list(PLAN.score_change(Sums(count, before, zeros), Sums(count, after, zeros), model=TRAINED))
+    (verdict,) = judge_gates(GATE, changes, before="base")
+    assert verdict.met is True and "worst in" in verdict.text and "poems" not in verdict.text
+    unread = Sums(count, np.full(PLAN.groups, 500.0), zeros)
+    (verdict,) = judge_gates(GATE, list(PLAN.score_change(unread, unread, model=TRAINED)), before="base")
+    assert verdict.met is None and "uniform guess" in verdict.text
 
 
 def test_the_largest_of_several_lies_in_its_interval_as_often_as_told() -> None:

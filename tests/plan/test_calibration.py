@@ -1,6 +1,7 @@
 """Measured rates make a machine's plans; a file that was changed is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from ropewalk.parallel import measure_machine
 from ropewalk.plan.calibration import Calibration, Rate, describe_calibrated, read_calibration, write_calibration
 from ropewalk.plan.forecast import forecast_recipe
 from ropewalk.plan.named_hardware import compare_hardware, require_hardware
+from ropewalk.plan.planned_machine import count_devices
+from ropewalk.plan.step_time import in_float32
+from ropewalk.recipe.hardware_keys import Hardware
 from search_cases import SHAPES
 
 RATES = {
@@ -31,6 +35,10 @@ def test_rates_are_medians_with_their_spread() -> None:
     assert RATES["products float32"].spread == pytest.approx(20 / 90)
     machine = describe_calibrated(FOUND, ranks=4)
     assert machine.matmul_flops == 90e9 and machine.float32_share == 0.5, "four ranks share what two have"
+    wide = in_float32(machine)
+    assert (wide.matmul_flops, wide.attention_forward_flops) == (45e9, 25e9), "each of its own measured share"
+    gpus = describe_calibrated(replace(FOUND, kind="cuda", ranks=8), ranks=16)
+    assert gpus.node_ranks == 8 and gpus.matmul_flops == 180e9, "sixteen ranks are on two such nodes"
     assert (machine.link_bytes_per_second, machine.memory_bytes) == (0.5e9, 8e9)
 
 
@@ -43,6 +51,10 @@ def test_a_recipe_names_the_file_and_a_changed_one_is_refused(tmp_path: Path) ->
     assert plan.machine.source == f"measured, digest {FOUND.digest[:12]}" and plan.machine.matmul_flops == 180e9
     require_hardware(recipe)
     assert compare_hardware(recipe, "another") is None
+    priced = recipe.model_copy(update={"hardware": Hardware(device=str(path), count=4, price=2.0)})
+    assert count_devices(priced) == (4, 4)
+    with pytest.raises(UserError, match="both measured rates and figures"):
+        count_devices(recipe.model_copy(update={"hardware": Hardware(device=str(path), memory=80 << 30)}))
     data = json.loads(path.read_text()) | {"ranks": 1}
     path.write_text(json.dumps(data))
     with pytest.raises(UserError, match="its digest is not that of its content"):

@@ -21,6 +21,7 @@ from ropewalk.plan.forecast import forecast_recipe
 from ropewalk.plan.settle import settle_recipe
 from ropewalk.plan.why_not import explain_why_not
 from ropewalk.recipe.check import check
+from ropewalk.recipe.load import apply_override
 from ropewalk.recipe.schema import make_schema
 from ropewalk.recipe.spec import Recipe
 from search_cases import SHAPES
@@ -72,8 +73,16 @@ def test_open_ranks_are_all_devices_or_those_that_torchrun_started() -> None:
     two_nodes = settle_recipe(make_open(nodes=2), LLAMA).recipe
     started = settle_recipe(make_open(), LLAMA, started=4).recipe
     assert (two_nodes.parallel.ranks, started.parallel.ranks) == (16, 4)
-    with pytest.raises(UserError, match="the number of ranks is open"):
+    with pytest.raises(UserError, match="counts are open"):
         decide_elsewhere(make_open(hardware=None))
+    with pytest.raises(UserError, match="counts are open"):
+        decide_elsewhere(make_open(hardware=None, parallel={"ranks": 8, "context_parallel": "auto"}))
+
+
+def test_a_key_may_be_overridden_where_all_counts_are_open() -> None:
+    data: dict[str, Any] = {"parallel": "auto"}
+    apply_override(data, "parallel.ranks=8")
+    assert data["parallel"] == {"ranks": 8, "context_parallel": "auto", "replicas": "auto"}
 
 
 def test_micro_batches_may_be_open() -> None:

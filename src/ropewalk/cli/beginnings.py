@@ -41,7 +41,7 @@ def launch_command(
     scheduler: Annotated[str, typer.Argument(metavar="slurm|k8s", help="The scheduler of your machines.")],
     recipe: RecipeArgument,
     overrides: Overrides = None,
-    nodes: Annotated[int, typer.Option(help="Machines that share parallel.ranks.")] = 1,
+    nodes: Annotated[int | None, typer.Option(help="Machines that share parallel.ranks; the recipe's, or 1.")] = None,
     image: Annotated[str, typer.Option(help="For k8s: a container image with ropewalk installed.")] = "ropewalk:latest",
     as_json: AsJson = False,
 ) -> None:
@@ -50,6 +50,10 @@ def launch_command(
     from ropewalk.commands.launch import write_script
 
     given = overrides or []
-    settled, decided = decide_elsewhere(load_open(recipe, given))
-    script = write_script(scheduler, settled, argument=recipe, overrides=[*given, *decided], nodes=nodes, image=image)
+    opened = load_open(recipe, given)
+    machines = (opened.nodes or 1) if nodes is None else nodes
+    settled, decided = decide_elsewhere(opened.model_copy(update={"nodes": machines}))
+    script = write_script(
+        scheduler, settled, argument=recipe, overrides=[*given, *decided], nodes=machines, image=image
+    )
     print_result(script, as_json)

@@ -21,26 +21,36 @@ def evaluate_command(
     ] = None,
     suite: Annotated[str | None, typer.Option(help="For a model: quick (the default), ruler or full.")] = None,
     store: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="For a model: where sums are kept, so that no model is read twice.")
-    ] = Path("evaluations"),
+        Path | None,
+        typer.Option(metavar="FOLDER", help="For a model: where sums are kept, by default evaluations."),
+    ] = None,
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure base and trained model on the same inputs: loss by position, retrieval, short context; or any model."""
     from ropewalk.recipe.named import find_named
 
-    of_recipe = target.suffix in YAML or (find_named(target) != target and base is None and suite is None)
-    if of_recipe and (base is not None or suite is not None):
+    of_model = any(given is not None for given in (base, suite, store))
+    of_recipe = target.suffix in YAML or (find_named(target) != target and not of_model)
+    if of_recipe and of_model:
         raise UserError(
             "a recipe has its own base and measurements",
             where="the command line",
-            why="--base and --suite are for a model folder",
+            why="--base, --suite and --store are for a model folder",
             fix=f"ropewalk evaluate {target}, or ropewalk evaluate MODEL --base MODEL --suite quick",
         )
     if not of_recipe:
+        if strict:
+            raise UserError(
+                "a model folder has no targets",
+                where="--strict",
+                why="targets are those of a recipe",
+                fix="leave out --strict",
+            )
         from ropewalk.commands.evaluate_models import evaluate_folder
 
-        print_result(evaluate_folder(target, overrides or [], base=base, suite=suite or "quick", store=store), as_json)
+        kept = store or Path("evaluations")
+        print_result(evaluate_folder(target, overrides or [], base=base, suite=suite or "quick", store=kept), as_json)
         return
     from ropewalk.commands.run import do_part
 

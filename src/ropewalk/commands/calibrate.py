@@ -17,12 +17,19 @@ def calibrate_machine(recipe: Recipe, out: Path) -> Recipe:
 
     Raises UserError where ``out`` is no .json, or where torchrun started this process.
     """
-    if not is_calibration(str(out)) or is_started():
+    if is_started():
         raise UserError(
-            "the rates cannot be written there" if not is_started() else "torchrun started this process",
+            "torchrun started this process",
+            where="--calibrate",
+            why="`check` starts its own ranks",
+            fix=f"ropewalk check RECIPE --calibrate {out}, without torchrun",
+        )
+    if not is_calibration(str(out)) or not out.parent.is_dir():
+        raise UserError(
+            "the rates cannot be written there",
             where=str(out),
-            why="a recipe knows a file of rates by its .json, and `check` starts its own ranks",
-            fix="ropewalk check RECIPE --calibrate machine.json, without torchrun",
+            why="a recipe knows a file of rates by its .json" if out.parent.is_dir() else f"{out.parent} is no folder",
+            fix="ropewalk check RECIPE --calibrate machine.json",
         )
     own = recipe.model_copy(update={"hardware": None, "nodes": None})
     ranks, shape = settle_given(own).recipe.parallel.ranks, read_any_shape(recipe)

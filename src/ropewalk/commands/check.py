@@ -116,7 +116,9 @@ def _answer(
     started = count_ranks_started()
     answers = {each: explain_why_not(recipe, shape, each, plans, started=started) for each in why_not}
     if explain:
-        space = open_recipe_space(recipe, shape, started=started, all_degrees=True, changes_rounding=True)
+        space = open_recipe_space(
+            recipe, shape, started=started, all_degrees=True, changes_rounding=True, measured=True
+        )
         priced = plans[0].machine.dollars_per_hour is not None
         front = find_front(space.stages, space.layouts)
         answers["explain"] = "\n".join(tabulate_front(front, priced=priced))

@@ -31,14 +31,14 @@ def settle_given(recipe: Recipe) -> Settled:
 def decide_elsewhere(recipe: Recipe) -> tuple[Recipe, list[str]]:
     """``recipe`` with its open counts decided for other machines, and the decisions as overrides for them.
 
-    Raises UserError where ranks are open and the recipe does not say what the other machines have.
+    Raises UserError where counts are open and the recipe does not say what the other machines have.
     """
-    if "parallel.ranks" in recipe.open_keys and recipe.hardware is None:
+    if recipe.open_keys and recipe.hardware is None:
         raise UserError(
-            "the number of ranks is open",
-            where="parallel.ranks",
-            why="it is auto, and this machine may have other devices than those that train",
-            fix="name them (hardware: h100-sxm x 8, nodes: 2), or give parallel.ranks",
+            "counts are open",
+            where=", ".join(recipe.open_keys),
+            why="they are auto, and this machine may have other devices than those that train",
+            fix="name the devices (hardware: h100-sxm x 8, nodes: 2), or give these counts",
         )
     settled = settle_aloud(recipe)
     return settled, [f"{key}={find_count(settled, key)}" for key in recipe.open_keys]

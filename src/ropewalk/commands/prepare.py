@@ -10,6 +10,7 @@ from ropewalk.core.run_folder import RunFolder
 from ropewalk.corpus.prepare.build import build, read_tokenizer_texts
 from ropewalk.corpus.prepare.foreign_documents import read_foreign, refuse_known_documents
 from ropewalk.corpus.prompt_rules import PROBES
+from ropewalk.corpus.read.source import source_files
 from ropewalk.corpus.tokens.corpus_folder import open_corpus
 from ropewalk.corpus.tokens.tokenizer import load_tokenizer
 from ropewalk.corpus.tokens.train_tokenizer import train_tokenizer
@@ -36,6 +37,9 @@ def prepare_corpus(recipe: Recipe, folder: RunFolder) -> None:
     if not is_finished(folder.corpus):
         base = base_model(folder, recipe)
         check_tokenizer(base, vocabulary=read_shape(base).vocabulary)
+        for text in recipe.evaluate.foreign:  # before hours of preparation
+            if text.embedded is None:
+                source_files(text.source)
         spoken, probes = load_tokenizer(base), ask_probes(recipe, base)
         build(recipe.corpus, tokenizer=spoken, seed=recipe.corpus_seed, folder=folder.corpus, probes=probes)
         corpus, base_tokens = open_corpus(folder.corpus), base_context(recipe, read_base_shape(recipe))

@@ -42,7 +42,7 @@ from ropewalk.plan.receipt import (
 )
 from ropewalk.plan.savings import Savings
 from ropewalk.plan.sharing import plan_sharing
-from ropewalk.plan.traffic import attention_traffic, state_traffic
+from ropewalk.plan.traffic import attention_traffic, recurrent_traffic, state_traffic
 from ropewalk.recipe.load import load_recipe
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
@@ -201,12 +201,13 @@ def count_lengths(held: Sequence[Sequence[int]]) -> dict[str, int]:
 def _count_attention_bytes(
     recipe: Recipe, shape: ModelShape, dataset: Dataset, stage: int, *, savings: Savings, rig: Rig, wide: int
 ) -> float:
-    """Bytes that the busiest rank sends for attention in a step, from partitions of the stage's first batches."""
+    """Bytes that the busiest rank sends for attention and recurrence in a step, by the stage's first batches."""
     spec, ranks = recipe.stages[stage], rig.context_ranks
     if ranks == 1:
         return 0.0
     sharing = plan_sharing(recipe.parallel, shape, device=rig.kind, element_bytes=wide)
     forwards, each = 2 if savings.recompute == "full" else 1, []
+    again, price = 1 if savings.recompute == "none" else 2, sharing.price.recurrent  # as in plan/workload.py
     size = min(spec.micro_batch_size, spec.step_rows)
     for row in range(0, min(_CUT_SEQUENCES, dataset.rows - size + 1), size):
         partition = choose_partition(dataset.batch(row, size).document, ranks=ranks, sharing=sharing).partition
@@ -219,10 +220,13 @@ def _count_attention_bytes(
                 exchange="heads",
                 element_bytes=wide,
             )
-            sent, partition = traffic.training_bytes(forwards=forwards), partition.token_partition
+            sent, partition = traffic.training_bytes(forwards=again), partition.token_partition
         tokens = float(partition.traffic_tokens.sum(axis=0).max()) if partition.ranks > 1 else 0.0
         degree = ranks // partition.ranks
-        each.append(shape.layers * (sent + tokens * shape.sent_width * wide * (forwards + 2) / degree))
+        total = shape.attention_layers * (sent + tokens * shape.sent_width * wide * (forwards + 2) / degree)
+        if shape.recurrent is not None and price is not None:
+            total += len(shape.recurrent.layers) * recurrent_traffic(partition, price).training_bytes(forwards=again)
+        each.append(total)
     return fmean(each) * _count_micro_batches(spec, rig)
 
 

@@ -75,7 +75,7 @@ def evaluate_models(
         if store is None:
             found[name], written = measure_it()
         else:
-            items, asked = [each.items for each in planned], [spec.precision, _describe_ruler(spec)]
+            items, asked = [each.items for each in (*planned, *ruler)], [spec.precision, _describe_ruler(spec)]
             found[name], written = find_or_measure(store, folder, items, asked, name=name, measure=measure_it)
         for each, sums in zip(planned, found[name], strict=True):
             scores += each.score(sums, model=name)

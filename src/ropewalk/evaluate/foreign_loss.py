@@ -41,7 +41,10 @@ class ForeignLoss(LossBySource):
 
     def sum_up(self, changes: dict[str, Estimate], before: Sums, after: Sums, *, model: str) -> Iterator[Score]:
         """The mean of the changes, and their largest, ``change/foreign_worst``, of the texts that the base can read."""
-        changes = {source: change for source, change in changes.items() if self._is_read(source, before)}
+        for source in [each for each in changes if not self._is_read(each, before)]:
+            changes = {name: change for name, change in changes.items() if name != source}
+            if not rank_and_ranks()[0]:
+                say(f"foreign text {source} decides nothing: the base is worse on it than a uniform guess")
         if not changes:
             return
         yield from super().sum_up(changes, before, after, model=model)

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from ropewalk.core.progress import say
 from ropewalk.core.record import Score
 from ropewalk.corpus.tokens.corpus_folder import Corpus
 from ropewalk.evaluate.held_out import draw_long_by_source
@@ -19,6 +20,7 @@ from ropewalk.evaluate.items import Item, Sums
 from ropewalk.evaluate.key_tokens import find_key_tokens, score_long_perplexity
 from ropewalk.evaluate.length_gain import LongText, make_items
 from ropewalk.evaluate.score import difference
+from ropewalk.parallel.collective import rank_and_ranks
 
 _MOST_TOKENS = 1 << 22
 """With more scored tokens the losses are summed in buckets, and LongPPL is left out: a loss of each takes 48 bytes."""
@@ -83,6 +85,8 @@ class GainByDistance:
     def score_key_tokens(self, found: Mapping[str, Sums]) -> Iterator[Score]:
         """LongPPL of each model by name, on the key tokens of the last one; nothing where groups are no tokens."""
         if self._firsts == self.borders[:-1]:
+            if not rank_and_ranks()[0]:
+                say("LongPPL is not measured: too many tokens would be scored one by one; ask for fewer documents")
             return
         losses = {name: sums.nll.reshape(len(self.documents), 2, -1) for name, sums in found.items()}
         keys = find_key_tokens(*list(losses.values())[-1].transpose(1, 0, 2))

@@ -94,11 +94,7 @@ def judge_gates(gate: Gate, scores: Sequence[Score], *, before: str) -> Iterator
         name = "" if worst is None else f", worst in {worst.task.removeprefix('change/short/')}"
         yield _at_most("short_loss", worst, limit, f"increase of the base's loss at the base's own context{name}")
     if gate.foreign_loss is not None:
-        changes = find(TRAINED, "change/foreign/")
-        largest = max(changes, key=lambda score: score.value, default=None)
-        name = "" if largest is None else f", worst in {largest.task.removeprefix('change/foreign/')}"
-        worst = next(iter(find(TRAINED, "change/foreign_worst")), None)  # its interval is that of all texts together
-        yield _at_most("foreign_loss", worst, gate.foreign_loss, f"increase of the base's loss outside the mix{name}")
+        yield _judge_foreign(gate.foreign_loss, find(TRAINED, "change/foreign/"), find(TRAINED, "change/foreign_worst"))
 
 
 def spell_verdicts(verdicts: Sequence[GateVerdict]) -> str:
@@ -127,6 +123,17 @@ def _at_most(gate: str, found: Score | None, limit: float, meaning: str) -> Gate
     met = found is not None and _decide(found.low <= limit, found.high <= limit)
     value = None if found is None else found.value
     return GateVerdict(gate, value, limit, met, _tell(gate, found, f"at most {limit:g}", meaning))
+
+
+def _judge_foreign(limit: float, changes: Sequence[Score], worst: Sequence[Score]) -> GateVerdict:
+    """``worst`` has the interval of all texts together. It is empty where the base can read none of them."""
+    if changes and not worst:
+        text = "foreign_loss: undecided, because the base is worse than a uniform guess on every text outside the mix"
+        return GateVerdict("foreign_loss", None, limit, None, text)
+    names = [score.task.removeprefix("change/foreign/") for score in changes if worst and score.value == worst[0].value]
+    name = f", worst in {names[0]}" if names else ""
+    found = worst[0] if worst else None
+    return _at_most("foreign_loss", found, limit, f"increase of the base's loss outside the mix{name}")
 
 
 def _decide(low_end: bool, high_end: bool) -> bool | None:

@@ -151,6 +151,8 @@ def _ask_vllm(facts: _Facts) -> Serving:
         why = "" if facts.odd_longrope else "it takes the long factors for short prompts too"
         return Serving("vLLM", command if why else "", why or "its LongRoPE computes the attention factor itself")
     missing = _find_missing_in_vllm(facts)
+    if missing and (facts.shape.recurrent is not None or facts.shape.unequal is not None):
+        return Serving("vLLM", "", f"{missing}, and the class of transformers was not tried in it with such layers")
     return Serving("vLLM", f"{command} --model-impl transformers" if missing else command, missing)
 
 
@@ -172,7 +174,9 @@ def _ask_sglang(facts: _Facts) -> Serving:
     if facts.architecture == OWN_ARCHITECTURE:
         return _refuse("SGLang", facts)
     note = ""
-    if facts.depends_on_length:
+    if facts.shape.recurrent is not None or facts.shape.unequal is not None:
+        note = f"it was not tried with {facts.architecture}"
+    elif facts.depends_on_length:
         note = "it computes one set of frequencies for all prompts of a batch or of the server"
     elif facts.sharpening != 1:
         note = "its YaRN does not read attention_factor"

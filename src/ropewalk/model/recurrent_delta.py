@@ -4,6 +4,7 @@ Queries, keys and values pass a short convolution together; each head's decay co
 differs between classes is how their matrices are arranged.
 """
 
+from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -52,9 +53,9 @@ class GatedDelta(RecurrentLayer):
         output = tokens.scan(query * self.head_k_dim**-0.5, key, value, decay, beta.to(exact), kind="gated_delta")
         return self.finish(output, gate)
 
+    @abstractmethod
     def project(self, hidden: Hidden) -> Projected:
         """The products of the layer's own matrices with its input."""
-        raise NotImplementedError
 
     def finish(
         self, output: Float[Tensor, "local heads value_dim"], gate: Float[Tensor, "local heads value_dim"]

@@ -5,6 +5,7 @@ scan, with the partition of the batch. Each document is itself alone, on any num
 layer runs the forward of its own class.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,7 @@ class PackedTokens:
         return scan(*vectors, kind=kind, partition=self.partition, group=self.group)
 
 
-class RecurrentLayer(nn.Module):
+class RecurrentLayer(nn.Module, ABC):
     """Base class that comes before a recurrent layer's own class."""
 
     layer_idx: int
@@ -73,6 +74,6 @@ class RecurrentLayer(nn.Module):
         assert len(hidden_states) == 1, "a rank's tokens of all rows are one row"
         return self.mix(hidden_states[0], PackedTokens(partition, context_group))[None]
 
+    @abstractmethod
     def mix(self, hidden: Hidden, tokens: PackedTokens) -> Hidden:
         """The layer's output for this rank's tokens of packed documents."""
-        raise NotImplementedError

@@ -80,8 +80,10 @@ def read_calibration(path: Path) -> Calibration:
         rates = {name: Rate(**rate) for name, rate in data.pop("rates").items()}
         found = Calibration(rates=rates, **data)
         intact = found.digest == digest
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _refuse(path, f"it cannot be read ({type(error).__name__})") from None
+    except OSError as error:
+        raise _refuse(path, error.strerror or "it cannot be read") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _refuse(path, "it is no file that `check --calibrate` wrote") from None
     if not intact:
         raise _refuse(path, "its digest is not that of its content")
     return found
@@ -92,6 +94,7 @@ def describe_calibrated(calibration: Calibration, *, ranks: int) -> Machine:
 
     Another number of ranks than was measured shares the same processors, or has a GPU of its own each.
     """
+    each = calibration.ranks if calibration.kind == "cuda" else None  # GPUs of the node that was measured
     rates = {name: rate.median for name, rate in calibration.rates.items()}
     shared = calibration.ranks / ranks if calibration.kind == "cpu" else 1.0
     narrow, wide = rates["products bfloat16"], rates["products float32"]
@@ -107,8 +110,10 @@ def describe_calibrated(calibration: Calibration, *, ranks: int) -> Machine:
         source=f"measured, digest {calibration.digest[:12]}",
         host_link_bytes_per_second=rates.get("host", copied / 2),
         memory_bytes_per_second=copied,
-        host_bytes=calibration.host_bytes * calibration.ranks / ranks,
+        host_bytes=calibration.host_bytes * calibration.ranks / (ranks if each is None else min(ranks, each)),
+        node_ranks=each,
         float32_share=wide / narrow,
+        float32_attention_share=rates["attention float32"] / rates["attention bfloat16"],
     )
 
 

@@ -96,6 +96,8 @@ def steady_machine(machine: Machine) -> Machine:
         attention_backward_flops=_CPU_FLOPS / 2,
         memory_bytes_per_second=_CPU_BYTES,
         link_bytes_per_second=_CPU_BYTES,
+        float32_share=1.0,
+        float32_attention_share=None,
     )
 
 

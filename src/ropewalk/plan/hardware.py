@@ -49,6 +49,8 @@ class Machine:
     """The rank's part of its machine's memory; infinite where the machine is not known."""
     float32_share: float = 1.0
     """Rate of products of float32 inputs as a share of that of the machine's usual precision."""
+    float32_attention_share: float | None = None
+    """The same for attention; None is that of products."""
     node_ranks: int | None = None
     """Devices of one node; None where all ranks are on one."""
     network_bytes_per_second: float = math.inf

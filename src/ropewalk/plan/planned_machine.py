@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from ropewalk.core.error import UserError
 from ropewalk.plan.calibration import describe_calibrated, is_calibration, read_calibration
 from ropewalk.plan.devices import find_device
 from ropewalk.plan.gpus import list_gpus
@@ -35,7 +36,7 @@ def choose_machine(recipe: Recipe, shape: ModelShape) -> Machine:
 def describe_hardware(hardware: Hardware, *, ranks: int) -> Machine:
     """The device of one of ``ranks`` ranks on nodes of ``hardware``. Raises UserError for an unknown device."""
     if hardware.device is not None and is_calibration(hardware.device):
-        return describe_calibrated(read_calibration(Path(hardware.device)), ranks=ranks)
+        return _describe_measured(hardware, Path(hardware.device), ranks=ranks)
     base = make_machine(find_device(hardware.device)) if hardware.device is not None else _make_own(hardware)
     count = hardware.count or base.node_ranks or 1
     if hardware.memory or hardware.flops:
@@ -58,6 +59,20 @@ def describe_hardware(hardware: Hardware, *, ranks: int) -> Machine:
         host_bytes=node_bytes / min(ranks, count),
         **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
     )
+
+
+def _describe_measured(hardware: Hardware, path: Path, *, ranks: int) -> Machine:
+    """The machine of measured rates, with the price and number of devices that the recipe gives."""
+    figures = hardware.model_dump(exclude={"device", "count", "price"}, exclude_none=True)
+    if figures:
+        raise UserError(
+            "hardware has both measured rates and figures of the recipe",
+            where=f"hardware: {', '.join(figures)}",
+            why=f"{path} holds what was measured",
+            fix="leave the figures out, or name a device of the table in place of the file",
+        )
+    own = describe_calibrated(read_calibration(path), ranks=ranks)
+    return replace(own, node_ranks=hardware.count or own.node_ranks, dollars_per_hour=hardware.price)
 
 
 def count_devices(recipe: Recipe) -> tuple[int, int]:

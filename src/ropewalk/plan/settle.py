@@ -70,8 +70,12 @@ def open_recipe_space(
     started: int | None = None,
     all_degrees: bool = False,
     changes_rounding: bool = False,
+    measured: bool = False,
 ) -> RecipeSpace:
-    """The space that the keys of ``recipe`` leave open; without stages where positions do not fit."""
+    """The space that the keys of ``recipe`` leave open; without stages where positions do not fit.
+
+    With ``measured`` a CPU has its own rates, as in plans that are printed, and not the usual ones of choices.
+    """
     counts = _list_rank_counts(recipe, started)
     most = max(counts) if recipe.parallel.ranks == OPEN else recipe.parallel.ranks
     machine = choose_machine(recipe.model_copy(update={"parallel": _with_ranks(recipe.parallel, most)}), shape)
@@ -80,7 +84,7 @@ def open_recipe_space(
             _with_ranks(recipe.parallel, most),
             stage,
             extended,
-            machine_of=_share_host(steady_machine(machine), most),
+            machine_of=_share_host(machine if measured else steady_machine(machine), most),
             all_degrees=all_degrees,
             changes_rounding=changes_rounding,
         )
@@ -164,13 +168,13 @@ def _compare(line: str, key: str, best: LayoutPlan, space: RecipeSpace) -> str:
     if key not in names:
         return line
     chosen = getattr(best.layout, names[key])
-    told = []
-    for value in sorted({getattr(layout, names[key]) for layout in space.layouts} - {chosen}):
+    values = {getattr(layout, names[key]) for layout in space.layouts} - {chosen}
+    told = [line]
+    for value in sorted(sorted(values, key=lambda value: (abs(value - chosen), value))[:_TOLD_VALUES]):
         layouts = [layout for layout in space.layouts if getattr(layout, names[key]) == value]
         other = find_fastest(space.stages, layouts)
-        told.append((abs(value - chosen), value, _describe_other(value, other, best)))
-    nearest = sorted(told)[:_TOLD_VALUES]
-    return "; ".join([line, *(words for _, _, words in sorted(nearest, key=lambda each: each[1]))])
+        told.append(_describe_other(value, other, best))
+    return "; ".join(told)
 
 
 def _describe_other(value: int, other: LayoutPlan | None, best: LayoutPlan) -> str:

@@ -103,8 +103,8 @@ def estimate_step_time(
     """The step of a rank that does ``work``; ``factors`` None are the fitted ones."""
     software = software or Software(fused=machine.generation is not None)
     factors = factors or (FITTED if machine.generation is not None or machine.generic else UNFITTED)
-    if work.element_bytes == 4 and machine.float32_share != 1:
-        machine = _in_float32(machine)
+    if work.element_bytes == 4:
+        machine = in_float32(machine)
     linear, forward, backward = _compute_seconds(shape, work, savings=savings, machine=machine)
     passes = 1 if savings.recompute == "none" else 2
     moved = elementwise_bytes(shape, fused=software.fused)
@@ -221,13 +221,15 @@ def _latency_seconds(shape: ModelShape, work: Work, *, machine: Machine) -> floa
     return work.micro_batches * shape.layers * _COLLECTIVES * _LATENCY
 
 
-def _in_float32(machine: Machine) -> Machine:
-    share = machine.float32_share
+def in_float32(machine: Machine) -> Machine:
+    """``machine`` with the rates of float32 inputs."""
+    share, own = machine.float32_share, machine.float32_attention_share
+    attention = share if own is None else own
     return replace(
         machine,
         matmul_flops=share * machine.matmul_flops,
-        attention_forward_flops=share * machine.attention_forward_flops,
-        attention_backward_flops=share * machine.attention_backward_flops,
+        attention_forward_flops=attention * machine.attention_forward_flops,
+        attention_backward_flops=attention * machine.attention_backward_flops,
     )
 
 

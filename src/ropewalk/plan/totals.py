@@ -68,7 +68,7 @@ def total_up(recipe: Recipe, shape: ModelShape, plans: Sequence[Plan]) -> Totals
 def estimate_evaluation(recipe: Recipe, shape: ModelShape, plan: Plan) -> float:
     """Seconds of the evaluation's forward passes on the ranks of ``plan``, the last stage's."""
     machine, slower = plan.machine, FITTED.products
-    products = slower.get(machine.generation, slower[None]) if machine.generation else 1.0
+    products = slower.get(machine.generation, slower[None]) if machine.generation or machine.generic else 1.0
     seconds = 0.0
     for length, tokens in _list_forwards(recipe.evaluate, shape.context_tokens, len(recipe.corpus.sources)):
         flops = token_flops(shape, length)

@@ -4,6 +4,7 @@ Attention is counted per layer and pass, for one packed sequence. With four quer
 values costs less than moving heads up to four ranks, and more from eight ranks on.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,7 +49,7 @@ def attention_traffic(
     """
     others = (ranks - 1) / ranks
     if exchange == "heads":
-        copied_heads, both_widths = max(shape.kv_heads, ranks), shape.head_dim + shape.value_dim
+        copied_heads, both_widths = math.lcm(shape.kv_heads, ranks), shape.head_dim + shape.value_dim
         moved = others / ranks * sequence_tokens * (shape.heads + copied_heads) * both_widths * element_bytes
         return Traffic(moved, moved)
     rows = sequence_tokens * shape.sent_width * (needed_share if exchange == "needed_kv" else 1.0)

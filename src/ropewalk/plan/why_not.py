@@ -6,8 +6,10 @@ Whatever the recipe leaves open beside that value is decided anew, so the other 
 from collections.abc import Sequence
 from dataclasses import fields
 
+from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_bytes, format_seconds
 from ropewalk.plan.forecast import forecast_recipe
+from ropewalk.plan.named_hardware import check_hardware
 from ropewalk.plan.plan import Plan
 from ropewalk.plan.settle import settle_recipe
 from ropewalk.plan.step_time import StepTime
@@ -27,13 +29,25 @@ def explain_why_not(
 ) -> str:
     """A line on ``recipe`` with ``override`` (``parallel.context_parallel=2``), beside its ``plans``.
 
-    Raises UserError where the override leads to no recipe.
+    Raises UserError where the override leads to no recipe, or to one of another model.
     """
     data = recipe.to_json()
     apply_override(data, override)
-    changed = settle_recipe(parse_recipe(data, where=f"--why-not {override}"), shape, started=started).recipe
+    asked = parse_recipe(data, where=f"--why-not {override}")
+    if asked.model != recipe.model:
+        raise UserError(
+            "another model has another plan",
+            where=f"--why-not {override}",
+            why="settings of one model are compared",
+            fix=f"ropewalk check RECIPE {override}",
+        )
+    changed = settle_recipe(asked, shape, started=started).recipe
+    if changed == recipe:
+        return f"{override} is what the recipe has"
     errors = [finding for finding in check(changed, shape) if finding.level == "error"]
     others = [] if errors else forecast_recipe(changed, shape)
+    if others:
+        errors = [each for each in check_hardware(changed, others[0].machine) if each.level == "error"]
     if errors or len(others) < len(plans):
         told = "; ".join(f"{finding.key}: {finding.message}" for finding in errors) or "its stages cannot be planned"
         return f"{override} is not possible: {told}"

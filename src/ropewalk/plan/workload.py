@@ -104,6 +104,7 @@ def share_work(load: Workload, *, ranks: int, split: Split, recompute: Recompute
 def _context_bytes(load: Workload, *, split: Split, recompute: Recompute) -> float:
     """Bytes that one rank sends for attention and recurrent layers of one micro-batch."""
     shape, forwards, total = load.shape, 2 if recompute == "full" else 1, 0.0
+    again = 1 if recompute == "none" else 2  # attention's own results may be kept: heads and summaries travel again
     # Ulysses groups: each group holds one part of the sequence
     split = replace(split, context_ranks=split.context_ranks // split.ulysses_degree)
     tokens = load.context_tokens * split.micro_batch_size
@@ -125,9 +126,9 @@ def _context_bytes(load: Workload, *, split: Split, recompute: Recompute) -> flo
         )
         # each rank of a group sends only its own heads
         rows = layer.training_bytes(forwards=forwards) / split.ulysses_degree
-        total += layers * (rows + swap.training_bytes(forwards=forwards))
+        total += layers * (rows + swap.training_bytes(forwards=again))
     if shape.recurrent is not None and split.recurrent_traffic is not None:
-        total += len(shape.recurrent.layers) * split.recurrent_traffic.training_bytes(forwards=forwards)
+        total += len(shape.recurrent.layers) * split.recurrent_traffic.training_bytes(forwards=again)
     return total
 
 

@@ -19,7 +19,7 @@ from ropewalk.recipe.advice import AdviceSpec
 from ropewalk.recipe.explain import explain
 from ropewalk.recipe.named import find_named, list_recipes
 from ropewalk.recipe.plain_yaml import parse_yaml
-from ropewalk.recipe.spec import EvaluateSpec, ExportSpec, ImportSpec, Recipe
+from ropewalk.recipe.spec import EvaluateSpec, ExportSpec, ImportSpec, Recipe, open_all
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.suffix import YAML
 
@@ -198,6 +198,8 @@ def _step_into(place: Any, key: str, override: str) -> Any:
     if isinstance(place, list):
         return place[_index(place, key, override)]
     inner = place.setdefault(key, {})
+    if key == "parallel":
+        inner = place[key] = open_all(inner)  # ``auto`` as a whole stays so for the keys that are not overridden
     if not isinstance(inner, dict | list):
         raise UserError(
             f"{override!r} does not lead to a key",

@@ -120,7 +120,7 @@ class ImportSpec(Spec):
     """Of the imported weights; float32 holds every dequantised value exactly."""
 
 
-def _open_all(value: object) -> object:
+def open_all(value: object) -> object:
     """``parallel: auto`` leaves every count open; the other keys are ``auto`` by themselves."""
     return {"ranks": "auto", "context_parallel": "auto", "replicas": "auto"} if value == "auto" else value
 
@@ -147,7 +147,7 @@ class Recipe(Spec):
     """The text: sources, mix, and what is kept."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     """Lengths to train at, one after another."""
-    parallel: Annotated[Parallel, BeforeValidator(_open_all), _OrAuto()] = Parallel()
+    parallel: Annotated[Parallel, BeforeValidator(open_all), _OrAuto()] = Parallel()
     """How ranks share the work; ``auto`` as a whole leaves ranks, context ranks and replicas to the plan."""
     hardware: str | Hardware | None = None
     """The devices of a node that plans are made for, such as ``h100-sxm x 8`` (docs/plan.md); null is the machine that

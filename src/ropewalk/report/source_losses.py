@@ -39,6 +39,8 @@ def make_forgetting(contents: Contents) -> Section | None:
         f"trained on; in the worst of them the loss may rise by {FOREIGN_LIMIT:.0%}. A text on which the base is worse "
         "than a uniform guess decides nothing. Nats per token at the base's context; change of extended against base."
     )
+    if read_changes(contents, "foreign") and not contents.find_scores("change/foreign_worst", model="extended"):
+        lead += " That holds for every text here, so there is no verdict on forgetting."
     return Section("forgetting", "Forgetting", lead, found)
 
 

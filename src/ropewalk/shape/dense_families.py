@@ -98,6 +98,7 @@ DENSE: Mapping[str, Family] = {
         ropes="by_type",
         theta=1_000_000.0,
         logit_cap=("final_logit_softcapping", None),
+        fixed={"enable_moe_block": False},
         unequal=True,
     ),
     "GlmForCausalLM": Family(

@@ -37,7 +37,7 @@ def find_model(name: str | Path, *, config_only: bool = False) -> Path:
     raise UserError(
         f"{name} is not a model",
         where="model",
-        why=f"{folder} has no config.json" if folder.exists() else "there is no such folder",
+        why=f"{folder} has no config.json" if folder.exists() else "there is no such folder, and no shipped shape",
         fix=_propose(str(name)),
     )
 
@@ -46,7 +46,8 @@ def _propose(name: str) -> str:
     if name.endswith(".gguf"):
         return f"make a model folder of it first: ropewalk import {name} OUT"
     near = [] if Path(name).exists() else find_near(name.partition("@")[0])
-    told = f"; shapes are shipped for {', '.join(near)}" if near else ""
+    told = f"; shapes are shipped for {', '.join(near)} ..." if near else ""
+    told += "" if Path(name).exists() else " (docs/bases.md lists all)"
     return f"give a model folder, tiny-base, or a hub name with its revision such as org/name@main{told}"
 
 

@@ -86,6 +86,13 @@ def list_recurrent(config: Mapping[str, Any], family: Family, *, layers: int, wh
                 fix="correct it",
             )
         return tuple(layer for layer in range(layers) if layer not in attending)
+    if keys.attention_key and not keys.word:
+        raise UserError(
+            "the kinds of the layers are ambiguous",
+            where=f"{where}: {keys.attention_key}",
+            why="it is missing, and the class then has no attention",
+            fix="download the file again",
+        )
     every = keys.every if config.get(keys.every_key) is None else config[keys.every_key]
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise UserError(
@@ -115,7 +122,16 @@ def read_recurrent(
     keys, found = family.recurrent, list_recurrent(config, family, layers=layers, where=where)
     if keys is None or not found:
         return None
-    return _READERS[keys.layout](keys, found, count, where)
+    made = _READERS[keys.layout](keys, found, count, where)
+    own = config.get("mamba_d_head", "auto")
+    if keys.layout == "mamba2" and own not in ("auto", None, made.value_dim):
+        raise UserError(
+            "the heads of the recurrent layers do not fit each other",
+            where=f"{where}: mamba_d_head",
+            why=f"it is {own!r:.60}, and mamba_expand x hidden_size / mamba_n_heads is {made.value_dim}",
+            fix="correct config.json",
+        )
+    return made
 
 
 def _read_gated_delta(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:

@@ -128,9 +128,7 @@ def _refuse_numbers(values: Mapping[str, Any], where: str) -> None:
 def _refuse(key: str, values: Mapping[str, Any], where: str, *, fix: str) -> UserError:
     kind = values["rope_type"]
     owners = [name for name, keys in KEYS.items() if key in keys]
-    whose = (
-        f"it belongs to {' and '.join(owners)}" if owners else "transformers ignores it, but other programs may use it"
-    )
+    whose = f"it belongs to {' and '.join(owners)}" if owners else "it is not read here, and other programs may use it"
     return UserError(
         f"{kind} rope has no key {key}",
         where=f"{where}.{key}",

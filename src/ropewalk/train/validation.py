@@ -15,6 +15,7 @@ from torch import nn
 
 from ropewalk.checkpoint.state import TrainState
 from ropewalk.core.artifact import write_whole
+from ropewalk.core.error import UserError
 from ropewalk.core.progress import say
 from ropewalk.core.read_json import read_written
 from ropewalk.core.record import Metric, read_metrics
@@ -222,10 +223,31 @@ def prepare_validation(
     found = BaseFigures()
     if base is not None and planned:
         found = _read_base(context, base, evaluate, planned=planned, reader=reader)
+    _tell_missing(context, planned, found)
     past: dict[str, dict[int, float]] = {}
     for row in share_from_first(_read_past(context)):
         past.setdefault(row.name, {})[row.step] = row.value
     return HeldOut(spec.validation.steps, planned, reader, found, past)
+
+
+def _tell_missing(context: StageContext, planned: Sequence[Planned], found: BaseFigures) -> None:
+    """Say that no heads are followed. Raises UserError for a stop whose metric will never come."""
+    answers = any(isinstance(each, Retrieval) for each in planned)
+    heads = answers and found.heads is not None
+    if context.is_first_rank and answers and not heads:
+        say(
+            f"stage {context.number}: retrieval heads are not followed: there is no base, no prompt has a needle, or "
+            "attention is latent in every layer"
+        )
+    stop, gain = context.spec.stop, any(isinstance(each, ContextGain) for each in planned)
+    there = {"held_out/full": gain, "held_out/retrieval_heads": heads}
+    if stop is not None and stop.saturated is not None and not there.get(stop.metric, True):
+        raise UserError(
+            f"{stop.metric} is not measured, so the stage would never end by it",
+            where=f"stages.{context.number}.stop.metric",
+            why="no held-out document is long enough" if stop.metric == "held_out/full" else "no heads are followed",
+            fix="name another metric of docs/train-monitoring.md, or give the stage what the metric needs",
+        )
 
 
 def _read_past(context: StageContext) -> list[Metric]:

@@ -273,3 +273,9 @@ def test_prompts_in_an_archive_are_read_and_none_is_missed(tmp_path: Path) -> No
     (tmp_path / "x.zip").write_bytes(pack("x.zip", {**prompts, "b.png": b"image"}))
     with pytest.raises(UserError, match="a member that is not read"):
         [*read_prompt_texts(source, "task.text")]
+
+
+def test_records_are_not_joined(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(LINES)
+    with pytest.raises(UserError, match="records are not joined"):
+        read(tmp_path, options={"join": "folder"})

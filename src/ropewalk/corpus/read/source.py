@@ -116,6 +116,14 @@ def _read_files(source: Source, file: File | None) -> Iterator[Found]:
     files = found.files if file is None else (file,)
     options = source.record_options
     assert isinstance(options, FileOptions)
+    records = [each for each in files if each.is_record and each.kind not in ("tar", "zip")]
+    if options.join != "file" and records:
+        raise UserError(
+            "records are not joined",
+            where=f"source {source.name}: {records[0].shown or records[0].path}",
+            why=f"options.join is {options.join}, and each record of this file is a document",
+            fix="leave out options.join, or give the files of records a source of their own",
+        )
     by_record = [each for each in files if each.is_record or (source.reads_lines and each.kind == "text")]
     for each in by_record:
         with local_copy(each) as here:
