@@ -12,6 +12,9 @@ import pytest
 import torch
 from jaxtyping import config
 
+import type_checks
+
+type_checks.install()  # before any test imports this project
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # libraries that ask torch.cuda.is_available ask the driver
 
 
