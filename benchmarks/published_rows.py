@@ -158,7 +158,10 @@ _HEADS = "{} ranks on {} nodes share 8 key heads"
 _HOST = "the host's rate comes from ALST (0.7B parameters a second) and EasyContext (3.5B); here it is 3.2B"
 REASONS = {
     (IBM, "Llama-2-7B, 128 A100, 4K"): "without its source no compiled row on A100 is in the fit",
-    (IBM, "Llama-2-7B, 96 H100, 4K"): "0.2 s of a step of 1.1 s are missing; a step of the same source's 34B (5.3 s) is "
+    (
+        IBM,
+        "Llama-2-7B, 96 H100, 4K",
+    ): "0.2 s of a step of 1.1 s are missing; a step of the same source's 34B (5.3 s) is "
     "met to 6 %, so they do not grow with the model. The source does not say what they are",
     (MPT, "MPT-7B, 8 H100, 64K, full"): _KERNEL,
     (MPT, "MPT-7B, 8 A100, 32K, full"): _KERNEL,

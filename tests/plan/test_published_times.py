@@ -36,7 +36,11 @@ def test_published_throughputs_are_met_by_a_fit_that_did_not_see_their_source(pr
     assert median(errors) <= 0.15 and sum(error <= 0.25 for error in errors) >= 0.7 * 39
     for row, error in zip(rows, errors, strict=True):
         assert bool(row.reason) == (error > 0.2), (row.source, row.run, error)
-    eights = [error for row, error in zip(rows, errors, strict=True) if row.shape.width == 4096 and row.shape.mlp_width == 14_336]
+    eights = [
+        error
+        for row, error in zip(rows, errors, strict=True)
+        if row.shape.width == 4096 and row.shape.mlp_width == 14_336
+    ]
     assert len(eights) == 10 and sum(error <= 0.2 for error in eights) == 9
     page = _read_pages()
     missing = [line for line in (*lines, *program.tabulate_devices()) if line not in page]
