@@ -23,6 +23,7 @@ from ropewalk.plan.unfit import find_unfit
 from ropewalk.plan.why_not import explain_why_not
 from ropewalk.recipe.check import base_context, check
 from ropewalk.recipe.check_corpus import check_corpus
+from ropewalk.recipe.missing_paths import find_missing_paths
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.recipe.stretch import describe_stages
@@ -44,7 +45,9 @@ def check_recipe(
     given, recipe = recipe, settled.recipe
     folder = RunFolder(Path(recipe.run))
     findings = check(recipe, shape)
-    if is_finished(folder.corpus):
+    prepared = is_finished(folder.corpus)
+    findings += find_missing_paths(recipe, prepared=prepared)
+    if prepared:
         findings += check_corpus(recipe, open_corpus(folder.corpus), base_context(recipe, shape))
     plans = [] if shape is None else forecast_recipe(recipe, shape)
     if shape is not None and plans:
