@@ -12,7 +12,12 @@ app = typer.Typer()
 
 @app.command("new")
 def new_command(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="quickstart, 16k, 32k, 128k, domain or lora-1gpu.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND", help="16k, 32k, 128k, domain, lora-1gpu; or a shipped recipe: qwen3-8b-128k, quickstart ..."
+        ),
+    ],
     model: Annotated[str | None, typer.Option(help="The base: a folder, or a name on the hub.")] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write; by default KIND.yaml.")] = None,
     as_json: AsJson = False,

@@ -22,7 +22,8 @@ def check_layers(stage: Stage, key: str, before: ModelShape, after: ModelShape, 
     trained.
     """
     yield from _check_skip(stage, key, after)
-    yield from _check_reach(stage, key, after)
+    if before.positions != after.positions or stage.reach_tokens > before.context_tokens:
+        yield from _check_reach(stage, key, after)
     yield from _check_change(stage, key, before, after)
     if trained:
         yield from _check_windows(stage, key, before, after)
