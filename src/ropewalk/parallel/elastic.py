@@ -7,6 +7,10 @@ mends, and 75 is a stop that saved, after which the same command continues.
 import sys
 from collections.abc import Sequence
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main as torchrun
+
 from ropewalk.core.error import EXIT_CODE, STOPPED_CODE
 
 
@@ -16,10 +20,6 @@ def run_elastic(arguments: Sequence[str]) -> int:
     2 where a rank of this machine found wrong input, 75 after a signal to torchrun or where all ranks of this machine
     that failed had saved after one, else 1; 0 where all ended well.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import main as torchrun
-
     try:
         torchrun(list(arguments))
     except SignalException:
