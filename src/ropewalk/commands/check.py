@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ropewalk.commands.check_inputs import look_at_inputs
 from ropewalk.commands.claim import read_base_shape
 from ropewalk.commands.decide_open import count_ranks_started, settle_given
 from ropewalk.core.artifact import is_finished
@@ -49,11 +50,13 @@ def check_recipe(
     findings += find_missing_paths(recipe, prepared=prepared)
     if prepared:
         findings += check_corpus(recipe, open_corpus(folder.corpus), base_context(recipe, shape))
+    inputs = look_at_inputs(recipe, shape)
+    findings += inputs.findings
     plans = [] if shape is None else forecast_recipe(recipe, shape)
     if shape is not None and plans:
         findings += [*check_hardware(recipe, plans[0].machine), *find_unfit(recipe, shape, plans)]
     errors = sum(finding.level == "error" for finding in findings)
-    lines = [f"{finding.level}: {finding.key}: {finding.message} ({finding.source})" for finding in findings]
+    lines = [*inputs.lines, *map(str, findings)]
     positions = [] if shape is None else list(describe_stages(recipe, shape))
     guessed = "" if shape is None else describe_guess(shape.architecture)
     lines += [guessed] if guessed else []
@@ -71,6 +74,7 @@ def check_recipe(
     return {
         "errors": errors,
         "findings": [asdict(finding) for finding in findings],
+        "inputs": list(inputs.lines),
         "positions": positions,
         **({"guessed": guessed} if guessed else {}),
         "plans": [asdict(plan) for plan in plans],
