@@ -77,6 +77,7 @@ def estimate_split_memory(load: Workload, way: Savings, *, ranks: int, split: Sp
         element_bytes=split.element_bytes,
         loss_chunk_tokens=split.loss_chunk_tokens,
         lora=split.lora,
+        context_ranks=split.context_ranks,
     )
 
 

@@ -43,7 +43,7 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
     """
     assert not recipe.open_keys, "plan/settle.py decides them first"
     findings = [*_check_ranks(recipe), *_check_heads(recipe, shape), *_check_writing(recipe, shape)]
-    findings += [*_check_embedded(recipe), *_check_recurrent_memory(shape)]
+    findings += _check_embedded(recipe)
     before = shape
     for index, stage in enumerate(recipe.stages):
         key = f"stages.{index}"
@@ -153,15 +153,6 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
         if recipe.parallel.deterministic and any(rule.bias == "fire" for rule in stage.layers):
             message = "the gradient of a learnt bias (fire) is summed in any order on a GPU, so it is not deterministic"
             yield Finding("error", f"stages.{index}.layers", message, "FlexAttention's backward adds atomically")
-
-
-def _check_recurrent_memory(shape: ModelShape | None) -> Iterator[Finding]:
-    if shape is not None and shape.recurrent is not None and shape.recurrent.heads:
-        message = (
-            "the plan counts the memory of a recurrent layer as if it had attention; without recompute it is 3 to 4 "
-            "times as much, so set parallel.recompute: full, or leave memory free"
-        )
-        yield Finding("warning", "parallel.recompute", message, "docs/recurrence.md")
 
 
 def _check_heads(recipe: Recipe, shape: ModelShape | None) -> Iterator[Finding]:
