@@ -24,6 +24,7 @@ from ropewalk.core.record import Document
 from ropewalk.corpus.clean.document import MASKED
 from ropewalk.corpus.prepare.filters import CONTAMINATED, PASSAGE, REPEATED, Judged, Screened
 from ropewalk.corpus.prepare.ledger import SourceLedger
+from ropewalk.corpus.read.join_parts import PART
 from ropewalk.corpus.read.source import without_document
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.text.language import settle_languages
@@ -139,7 +140,12 @@ class Notes:
         if cut_bytes:
             ledger.dropped[REPEATED].add(documents=0, bytes=cut_bytes)
         begin = kept.text[:_HEAD_CHARACTERS]
-        self.log.write(_line(kept.id, screened, language=kept.language, cut_bytes=cut_bytes, text=begin))
+        facts = {
+            "cut_bytes": cut_bytes,
+            "text": begin,
+            **{key: kept.metadata[key] for key in (PART,) if key in kept.metadata},
+        }
+        self.log.write(_line(kept.id, screened, language=kept.language, **facts))
         return True
 
 
