@@ -24,7 +24,7 @@ WITH, WITHOUT = "with software classes", "without"
 RESULTS = Path(__file__).parent / "results" / "2026-11-29-plan-published.json"
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, DEVICES_PAGE = DOCS / "plan-published.md", DOCS / "plan-devices.md"
-HEAD = """| source | run | published, tokens/s of a GPU | left out | error | fitted to all | why more than 25 % off |
+HEAD = """| source | run | published, tokens/s of a GPU | left out | error | fitted to all | why more than 20 % off |
 |---|---|---|---|---|---|---|"""
 DEVICE_HEAD = (
     "| device | memory, GiB | GB/s | bf16, TFLOP/s | link, GB/s | network, GB/s | devices and host memory of a node | "

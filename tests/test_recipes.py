@@ -32,7 +32,10 @@ TODAY = {
 width of all full layers' queries together, and that of the windowed layers times the window."""
 STUDIES = [path for path in FILES if path.stem.startswith("study-")]
 MILLION = {"qwen3-8b-1m", "qwen3-0.6b-1m"}  # test_recipes_1m.py
-RECIPES = [path for path in FILES if path not in STUDIES and path.stem not in MILLION]
+BASES = {
+    path.stem for path in FILES if f"{path.name} --offline` needs no hub" in path.read_text()
+}  # test_base_recipes.py
+RECIPES = [path for path in FILES if path not in STUDIES and path.stem not in MILLION | BASES]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -42,7 +45,8 @@ def test_a_shipped_recipe_breaks_no_rule(path: Path) -> None:
         recipe = load_recipe(path, [f"model={recipe.model.removesuffix('@main')}"])
     result = check_recipe(recipe)
     assert result["errors"] == 0, result["text"]
-    assert [finding for finding in result["findings"] if path.stem in TODAY] == []
+    broken = [finding for finding in result["findings"] if finding["source"] != "this machine"]  # its text is not here
+    assert path.stem not in TODAY or broken == []
     if isinstance(recipe.model, str):
         assert len(result["plans"]) == len(recipe.stages)
         assert all(plan["fits"] for plan in result["plans"])

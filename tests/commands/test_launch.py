@@ -1,4 +1,4 @@
-"""The printed scripts do what they say: the one for Slurm is run, with two torchrun nodes on loopback for srun."""
+"""The script for Slurm does what it says: it is run, with two torchrun nodes on loopback in the place of srun."""
 
 import os
 import signal
@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 import ropewalk
-from ropewalk.commands.launch import write_script
+from ropewalk.commands.launch import Asked, name_job, write_script
 from ropewalk.commands.run import do_part
 from ropewalk.core.error import UserError
 from ropewalk.core.run_folder import RunFolder
+from ropewalk.parallel.elastic import run_elastic
 from ropewalk.recipe.load import load_recipe, parse_recipe
 from ropewalk.recipe.spec import Recipe
 
@@ -32,6 +33,14 @@ for task in "${tasks[@]}"; do
 done
 exit "$worst"
 """
+SBATCH = """#!/bin/bash
+# As Slurm's: the script comes on standard input, the number of the job goes to standard output.
+mkdir -p jobs
+number=$(($(ls jobs | wc -l) / 2 + 1))
+cat > jobs/$number.sh
+echo "$@" > jobs/$number.options
+echo "$number;cluster"
+"""
 SCONTROL = """#!/bin/bash
 if [ "$1" = requeue ]; then echo "$2" > requeued; else echo 127.0.0.1; fi
 """
@@ -44,21 +53,50 @@ def long(recipe: Recipe, run: Path) -> Recipe:
     return parse_recipe({**data, "run": str(run), "stages": [stage]}, where="test")
 
 
-def play_slurm(folder: Path, script: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+def install(folder: Path) -> dict[str, str]:
+    """The tools of a site with Slurm, in ``folder``; the environment of its shells."""
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("sbatch", SBATCH)):
         (tools / name).write_text(text)
-        (tools / name).chmod(0o755)
-    # The verbs as this test's own interpreter has them.
-    for name, module in (("ropewalk", "ropewalk"), ("torchrun", "torch.distributed.run")):
-        (tools / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
-        (tools / name).chmod(0o755)
-    (folder / "job.sh").write_text(script)
-    paths = {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(Path(ropewalk.__file__).parents[1])}
-    paths["OMP_NUM_THREADS"] = "1"  # the two machines are one, and torchrun only thinks of its own ranks
+    # The verbs as this test's own interpreter has them; of all parts only the training, which is what is stopped.
+    (tools / "ropewalk").write_text(
+        f'#!/bin/sh\n[ "$1" != run ] || {{ shift; set -- train "$@"; }}\nexec {sys.executable} -m ropewalk "$@"\n'
+    )
+    (tools / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(ropewalk.__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",  # the two machines are one, and torchrun only thinks of its own ranks
+    }
+
+
+def submit(folder: Path, script: str) -> list[str]:
+    """Run the printed script; return the options of its jobs, which lie in ``jobs`` then."""
+    environment = install(folder)
+    (folder / "submit.sh").write_text(script)
+    done = subprocess.run(
+        ["bash", "submit.sh"], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [path.read_text() for path in sorted((folder / "jobs").glob("*.options"))]
+
+
+def play(folder: Path, job: int, verb: str | None = None, **environment: str) -> subprocess.Popen[str]:
+    """Start a submitted job on two machines, as Slurm would; ``verb`` is a script in the place of ropewalk."""
+    site = install(folder)
+    if verb is not None:
+        (folder / "tools" / "ropewalk").write_text(verb)
+    slurm = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_CPUS_PER_TASK": "1"}
     return subprocess.Popen(
-        ["bash", "job.sh"], cwd=folder, env={**os.environ, **paths, **environment}, stderr=subprocess.PIPE, text=True
+        ["bash", f"jobs/{job}.sh"],
+        cwd=folder,
+        env={**site, **slurm, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -70,35 +108,37 @@ def test_slurm_stops_queues_again_and_goes_on_to_the_end(
     many, path = long(recipe, tmp_path / "many"), tmp_path / "many.yaml"
     path.write_text(yaml.safe_dump(many.to_json()))
     do_part("prepare", many)  # the script finds it done; the next test stops it while it prepares
-    written = write_script("slurm", load_recipe(path), argument=path, overrides=[], nodes=2, image="")
+    written = write_script("slurm", load_recipe(path), argument=path, overrides=[], asked=Asked(nodes=2))
     assert written["ranks_per_node"] == 1
-    number = str(os.getpid())
-    job = play_slurm(tmp_path, written["script"], {"SLURM_JOB_ID": number, "SLURM_JOB_NODELIST": "n[1-2]"})
+    submit(tmp_path, written["script"])
+    job = play(tmp_path, 2)
     checkpoints, deadline = RunFolder(Path(many.run)).checkpoints(0), time.monotonic() + 120
     while not list(checkpoints.glob("step-*")) and job.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     job.send_signal(signal.SIGTERM)
     said = job.communicate(timeout=120)[1]
-    assert job.returncode == 0 and (tmp_path / "requeued").read_text().strip() == number, said
+    assert job.returncode == 0 and (tmp_path / "requeued").read_text().strip() == str(os.getpid()), said
     trained = RunFolder(Path(many.run)).trained(0)
     assert not trained.exists(), "it was stopped before its end"
-    again = {"SLURM_JOB_ID": number, "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_RESTART_COUNT": "1"}
-    job = play_slurm(tmp_path, written["script"], again)
+    job = play(tmp_path, 2, SLURM_RESTART_COUNT="1")
     said = job.communicate(timeout=200)[1]
     assert job.returncode == 0 and "continues from step-" in said, said
     assert (trained / "model.safetensors").is_file()
+
+
+def play_stub(folder: Path, script: str, verb: str) -> subprocess.Popen[str]:
+    """Start the preparation of ``script`` with ``verb``, lines of a shell, in the place of ropewalk."""
+    submit(folder, script)
+    return play(folder, 1, verb=f"#!/bin/sh\n{verb}", SLURM_JOB_ID="7")
 
 
 def test_slurm_queues_again_what_is_stopped_while_it_prepares(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "many.yaml"
-    path.write_text(yaml.safe_dump(long(recipe, tmp_path / "many").to_json()))
-    script = write_script("slurm", load_recipe(path), argument=path, overrides=[], nodes=2, image="")["script"]
-    job = play_slurm(tmp_path, "sleep 1\n" + script, {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"})
+    script = write_script("slurm", recipe, argument=Path("quickstart"), overrides=[], asked=Asked(nodes=2))["script"]
     verb = f'touch {tmp_path}/$1\ntrap "exit 75" TERM\nwhile :; do sleep 0.05; done\n'
-    (tmp_path / "tools" / "ropewalk").write_text(f"#!/bin/sh\n{verb}")
+    job = play_stub(tmp_path, script, verb)
     deadline = time.monotonic() + 60
     while not (tmp_path / "prepare").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -106,25 +146,62 @@ def test_slurm_queues_again_what_is_stopped_while_it_prepares(
     job.send_signal(signal.SIGTERM)
     said = job.communicate(timeout=60)[1]
     assert job.returncode == 0 and (tmp_path / "requeued").read_text() == "7\n", said
-    assert not (tmp_path / "train").exists(), "the ranks were started"
 
 
-def test_a_pytorchjob_is_yaml_with_a_shell_script_in_it(recipe: Recipe) -> None:
-    written = write_script("k8s", recipe, argument=Path("r.yaml"), overrides=["seed=2"], nodes=2, image="me/rope:1")
-    job = yaml.safe_load(written["script"])
-    replicas = job["spec"]["pytorchReplicaSpecs"]
-    assert {role: each["replicas"] for role, each in replicas.items()} == {"Master": 1, "Worker": 1}
-    (container,) = replicas["Worker"]["template"]["spec"]["containers"]
-    assert container["image"] == "me/rope:1" and container["resources"]["limits"] == {"nvidia.com/gpu": 1}
-    (script,) = container["args"]
-    assert subprocess.run(["sh", "-n", "-c", script], check=False).returncode == 0
-    assert "ropewalk train r.yaml seed=2" in script and "--nnodes=2 --nproc-per-node=1" in script
-    alone = yaml.safe_load(write_script("k8s", recipe, argument=Path("r"), overrides=[], nodes=1, image="i")["script"])
-    assert list(alone["spec"]["pytorchReplicaSpecs"]) == ["Master"]
+def test_slurm_never_repeats_wrong_input(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = write_script("slurm", recipe, argument=Path("quickstart"), overrides=[], asked=Asked(nodes=2))["script"]
+    job = play_stub(tmp_path, script, "exit 2\n")
+    assert job.communicate(timeout=60) and job.returncode == 2 and not (tmp_path / "requeued").exists()
+
+
+def test_slurm_prepares_on_cpus_before_it_trains(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    on_gpus = recipe.model_copy(update={"parallel": recipe.parallel.model_copy(update={"device": "cuda"})})
+    asked = Asked(nodes=2, cpus=16, prepare_jobs=3)
+    script = write_script("slurm", on_gpus, argument=Path("quickstart"), overrides=["seed=2"], asked=asked)["script"]
+    survey, tokenise, prepare, train = submit(tmp_path, script)
+    assert "--array=0-2" in survey and "--dependency" not in survey
+    assert "--array=0-2" in tokenise and "--dependency=afterok:1" in tokenise
+    assert "--dependency=afterok:2" in prepare and "--gpus" not in prepare and "--nodes=1" in prepare
+    assert "--dependency=afterok:3" in train and "--gpus-per-node=1 --exclusive --mem=0" in train
+    assert all(word in train for word in ("--cpus-per-task=16", "--nodes=2", "--requeue", "--signal=B:TERM@300"))
+    jobs = [(tmp_path / "jobs" / f"{number}.sh").read_text() for number in (1, 2, 3, 4)]
+    assert all(job.splitlines()[3].startswith("trap ") for job in jobs), "a signal is heard before anything is done"
+    assert '--share "$SLURM_ARRAY_TASK_ID/3"' in jobs[0] and "ropewalk run quickstart seed=2" in jobs[3]
+    shared = write_script(
+        "slurm", recipe, argument=Path("r"), overrides=[], asked=Asked(2, memory_gib=9, exclusive=False)
+    )
+    assert "--mem=9G" in shared["script"] and "--exclusive" not in shared["script"]
 
 
 def test_what_cannot_be_shared_out_is_refused(recipe: Recipe) -> None:
+    def write(kind: str, nodes: int, **changes: object) -> None:
+        changed = recipe.model_copy(update=changes)
+        write_script(kind, changed, argument=Path("r.yaml"), overrides=[], asked=Asked(nodes=nodes))
+
     with pytest.raises(UserError, match="2 ranks cannot be divided among 3 machines"):
-        write_script("slurm", recipe, argument=Path("r.yaml"), overrides=[], nodes=3, image="")
+        write("slurm", 3)
     with pytest.raises(UserError, match="unknown scheduler 'pbs'"):
-        write_script("pbs", recipe, argument=Path("r.yaml"), overrides=[], nodes=1, image="")
+        write("pbs", 1)
+    with pytest.raises(UserError, match="2 ranks do not fit on a machine of 1 devices") as raised:
+        write("k8s", 1, hardware="h100-sxm x 1")
+    assert "--nodes 2" in raised.value.fix
+    with pytest.raises(UserError, match="which devices"):
+        write("sky", 1, parallel=recipe.parallel.model_copy(update={"device": "cuda"}))
+    with pytest.raises(UserError, match="--memory 0"):
+        write_script("k8s", recipe, argument=Path("r"), overrides=[], asked=Asked(nodes=1, memory_gib=0))
+
+
+def test_a_run_of_any_name_gives_a_name_that_schedulers_take() -> None:
+    assert name_job("Über Llama_3.1") == "ropewalk-uber-llama-3-1"
+    assert name_job("超长") == "ropewalk" and len(name_job("x" * 90)) == 40
+
+
+@pytest.mark.parametrize(("code", "means"), [(2, 2), (75, 75), (9, 1)])
+def test_torchruns_end_says_what_its_ranks_said(code: int, means: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: signal.SIG_DFL)  # the agent's, which are not for this process
+    options = ["--standalone", "--nproc-per-node=1", "--no-python", "sh", "-c", f"exit {code}"]
+    assert run_elastic(options) == means

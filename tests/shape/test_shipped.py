@@ -52,7 +52,7 @@ def test_a_name_is_enough_where_only_a_shape_is_needed(capsys: pytest.CaptureFix
 
 def test_a_revision_still_asks_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[tuple[str, str]] = []
-    monkeypatch.setattr(find, "_fetch", lambda name, revision, patterns: asked.append((name, revision)) or tmp_path)
+    monkeypatch.setattr(find, "fetch_model", lambda name, revision, _, **__: asked.append((name, revision)) or tmp_path)
     assert find_model(f"{NAME}@main", config_only=True) == tmp_path
     assert find_model(f"{NAME}@abc123") == tmp_path
     assert asked == [(NAME, "main"), (NAME, "abc123")]

@@ -12,7 +12,12 @@ app = typer.Typer()
 
 @app.command("new")
 def new_command(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="quickstart, 16k, 32k, 128k, domain or lora-1gpu.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND", help="16k, 32k, 128k, domain, lora-1gpu; or a shipped recipe: qwen3-8b-128k, quickstart ..."
+        ),
+    ],
     model: Annotated[str | None, typer.Option(help="The base: a folder, or a name on the hub.")] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write; by default KIND.yaml.")] = None,
     as_json: AsJson = False,
@@ -38,22 +43,44 @@ def import_command(
 
 @app.command("launch")
 def launch_command(
-    scheduler: Annotated[str, typer.Argument(metavar="slurm|k8s", help="The scheduler of your machines.")],
+    scheduler: Annotated[
+        str, typer.Argument(metavar="slurm|k8s|kubeflow|sky|ray", help="What starts jobs on your machines.")
+    ],
     recipe: RecipeArgument,
     overrides: Overrides = None,
     nodes: Annotated[int | None, typer.Option(help="Machines that share parallel.ranks; the recipe's, or 1.")] = None,
-    image: Annotated[str, typer.Option(help="For k8s: a container image with ropewalk installed.")] = "ropewalk:latest",
+    cpus: Annotated[int | None, typer.Option(help="Processors of a machine; 8 for each GPU, or 1 a rank.")] = None,
+    memory: Annotated[
+        int | None, typer.Option(help="GiB of host memory of a machine; all of it (slurm), or 64 for each GPU.")
+    ] = None,
+    exclusive: Annotated[
+        bool, typer.Option("--exclusive/--shared", help="For slurm: whether the job has its machines alone.")
+    ] = True,
+    time: Annotated[str, typer.Option(help="For slurm: the time limit of each job.")] = "24:00:00",
+    prepare_jobs: Annotated[
+        int, typer.Option(help="For slurm: jobs that share the preparation of a large corpus, as an array.")
+    ] = 1,
+    image: Annotated[
+        str, typer.Option(help="For k8s, kubeflow, sky: a container image with ropewalk installed.")
+    ] = "ropewalk:latest",
     as_json: AsJson = False,
 ) -> None:
-    """Print a script that trains a recipe on many machines and continues automatically after a preemption."""
+    """Print what runs a recipe on many machines and continues automatically after a preemption."""
     from ropewalk.commands.decide_open import decide_elsewhere
-    from ropewalk.commands.launch import write_script
+    from ropewalk.commands.launch import Asked, write_script
 
     given = overrides or []
     opened = load_open(recipe, given)
     machines = (opened.nodes or 1) if nodes is None else nodes
     settled, decided = decide_elsewhere(opened.model_copy(update={"nodes": machines}))
-    script = write_script(
-        scheduler, settled, argument=recipe, overrides=[*given, *decided], nodes=machines, image=image
+    asked = Asked(
+        nodes=machines,
+        image=image,
+        cpus=cpus,
+        memory_gib=memory,
+        exclusive=exclusive,
+        time=time,
+        prepare_jobs=prepare_jobs,
     )
+    script = write_script(scheduler, settled, argument=recipe, overrides=[*given, *decided], asked=asked)
     print_result(script, as_json)

@@ -26,12 +26,18 @@ def check_command(
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Add failures, restarts and the documents of a prepared corpus.")
     ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Ask no hub: a base's shape comes from the cache or from ropewalk.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe against published rules, and whether it fits, without running it; exit code 2 if not."""
     from ropewalk.commands.check import check_recipe
+    from ropewalk.commands.check_inputs import take_offline
 
     given = load_open(recipe, overrides)
+    if offline:
+        given = take_offline(given)
     if calibrate is not None:
         from ropewalk.commands.calibrate import calibrate_machine
 

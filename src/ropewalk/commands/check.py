@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ropewalk.commands.check_inputs import look_at_inputs
 from ropewalk.commands.claim import read_base_shape
 from ropewalk.commands.decide_open import count_ranks_started, settle_given
 from ropewalk.core.artifact import is_finished
@@ -23,6 +24,7 @@ from ropewalk.plan.unfit import find_unfit
 from ropewalk.plan.why_not import explain_why_not
 from ropewalk.recipe.check import base_context, check
 from ropewalk.recipe.check_corpus import check_corpus
+from ropewalk.recipe.missing_paths import find_missing_paths
 from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.recipe.stretch import describe_stages
@@ -44,13 +46,17 @@ def check_recipe(
     given, recipe = recipe, settled.recipe
     folder = RunFolder(Path(recipe.run))
     findings = check(recipe, shape)
-    if is_finished(folder.corpus):
+    prepared = is_finished(folder.corpus)
+    findings += find_missing_paths(recipe, prepared=prepared)
+    if prepared:
         findings += check_corpus(recipe, open_corpus(folder.corpus), base_context(recipe, shape))
+    inputs = look_at_inputs(recipe, shape)
+    findings += inputs.findings
     plans = [] if shape is None else forecast_recipe(recipe, shape)
     if shape is not None and plans:
         findings += [*check_hardware(recipe, plans[0].machine), *find_unfit(recipe, shape, plans)]
     errors = sum(finding.level == "error" for finding in findings)
-    lines = [f"{finding.level}: {finding.key}: {finding.message} ({finding.source})" for finding in findings]
+    lines = [*inputs.lines, *map(str, findings)]
     positions = [] if shape is None else list(describe_stages(recipe, shape))
     guessed = "" if shape is None else describe_guess(shape.architecture)
     lines += [guessed] if guessed else []
@@ -68,6 +74,7 @@ def check_recipe(
     return {
         "errors": errors,
         "findings": [asdict(finding) for finding in findings],
+        "inputs": list(inputs.lines),
         "positions": positions,
         **({"guessed": guessed} if guessed else {}),
         "plans": [asdict(plan) for plan in plans],

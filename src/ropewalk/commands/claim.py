@@ -84,7 +84,7 @@ def _refuse_errors(recipe: Recipe) -> None:
 
 def say_finding(finding: Finding) -> None:
     """Print one broken rule as a line for people."""
-    say(f"{finding.level}: {finding.key}: {finding.message} ({finding.source})")
+    say(str(finding))
 
 
 def read_base_shape(recipe: Recipe) -> ModelShape | None:

@@ -1,133 +1,114 @@
-"""Prints a script that starts a recipe on many machines, for Slurm or as a PyTorchJob for Kubernetes.
+"""Prints what starts a recipe on many machines: for Slurm, Kubernetes, Kubeflow, SkyPilot or Ray.
 
-The script is never submitted here. Both kinds start torchrun on every machine and stop it gently. The scheduler's
-warning reaches the ranks as SIGTERM. They save and exit, and the job is queued again and continues from there. All
+Nothing is submitted here. Every kind prepares the corpus first, where it can on CPUs alone, and then starts torchrun
+on every machine (parallel/elastic.py), which does all parts: training, evaluation, export and report. The scheduler's
+warning reaches the ranks as SIGTERM. They save and exit, and the job starts again and continues from there. All
 machines must see the run folder.
 """
 
+import re
 import shlex
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from ropewalk.commands.launch_cloud import write_ray, write_sky
+from ropewalk.commands.launch_kubernetes import write_job, write_train_job
+from ropewalk.commands.launch_slurm import write_slurm
+from ropewalk.commands.launch_target import STOP_SECONDS, Target
 from ropewalk.core.error import UserError
+from ropewalk.plan.calibration import is_calibration
+from ropewalk.recipe.hardware_keys import read_hardware
 from ropewalk.recipe.named import find_named
+from ropewalk.recipe.parallel import require_even
 from ropewalk.recipe.spec import Recipe
 
-Scheduler = Literal["slurm", "k8s"]
-
-_STOP_SECONDS = 300
-"""Seconds from the scheduler's warning to its kill: one step and one save must fit."""
-
-_SLURM = """#!/bin/bash
-# {name} on {nodes} machines of {local} ranks. Add your site's lines (--partition, --account); then: sbatch THIS_FILE
-#SBATCH --job-name={name}
-#SBATCH --nodes={nodes}
-#SBATCH --ntasks-per-node=1
-#SBATCH --gpus-per-node={local}
-#SBATCH --time=24:00:00
-#SBATCH --requeue
-#SBATCH --open-mode=append
-#SBATCH --output=%x-%j.log
-# Before the time is over, and before a preemption, this shell (B:) receives SIGTERM.
-#SBATCH --signal=B:TERM@{stop}
-set -u
-cd {folder}
-head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-port=$((20000 + SLURM_JOB_ID % 20000))
-# The time that torchrun gives ranks for saving; the default is 30 s.
-export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={grace}
-
-asked=0
-task=
-pass_on() {{ asked=1; kill -TERM $task 2>/dev/null; }}
-trap pass_on TERM USR1
-# Run a command to its end: a signal ends the wait, not the command.
-follow() {{
-  "$@" &
-  task=$!
-  while :; do
-    wait "$task"; code=$?
-    kill -0 "$task" 2>/dev/null || break
-  done
-  if [ "$asked" = 1 ] && [ "$code" != 0 ]; then
-    echo "stopped on request (code $code); queued again to continue"
-    scontrol requeue "$SLURM_JOB_ID"
-    exit 0
-  fi
-  [ "$code" = 0 ] || exit "$code"
-}}
-
-follow srun --nodes=1 --ntasks=1 ropewalk prepare {arguments}
-[ "$asked" = 0 ] || {{ scontrol requeue "$SLURM_JOB_ID"; exit 0; }}
-follow srun --kill-on-bad-exit=1 torchrun --nnodes={nodes} --nproc-per-node={local} --max-restarts={restarts} \\
-  --rdzv-backend=c10d --rdzv-endpoint="$head_node:$port" --rdzv-id="$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}" \\
-  --no-python ropewalk train {arguments}
-"""
-
-_K8S = """# {name} on {nodes} pods of {local} ranks, for the Kubeflow training operator: kubectl create -f THIS_FILE
-# Set claimName to a volume that all pods can write (ReadWriteMany) and that holds the recipe under /work.
-apiVersion: kubeflow.org/v1
-kind: PyTorchJob
-metadata:
-  name: {name}
-spec:
-  runPolicy:
-    backoffLimit: 1000  # preemptions; torchrun itself ends a job that fails {restarts} times between two preemptions
-    cleanPodPolicy: Running
-  pytorchReplicaSpecs:
-"""
-
-_REPLICA = """    {role}:
-      replicas: {replicas}
-      restartPolicy: OnFailure
-      template:
-        spec:
-          terminationGracePeriodSeconds: {stop}
-          containers:
-            - name: pytorch
-              image: {image}
-              workingDir: /work
-              env:
-                - {{name: TORCH_ELASTIC_SHUTDOWN_TIMEOUT, value: "{grace}"}}
-              command: ["/bin/sh", "-c"]
-              args:
-                - |
-                  set -eu
-                  node="${{RANK:-0}}"  # the operator numbers pods, torchrun numbers ranks
-                  unset RANK WORLD_SIZE
-                  if [ "$node" = 0 ]; then ropewalk prepare {arguments}; fi
-                  exec torchrun --nnodes={nodes} --nproc-per-node={local} --node-rank="$node" \\
-                    --max-restarts={restarts} --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" \\
-                    --no-python ropewalk train {arguments}
-              resources:
-                limits: {{nvidia.com/gpu: {local}}}
-              volumeMounts:
-                - {{name: work, mountPath: /work}}
-                - {{name: shm, mountPath: /dev/shm}}
-          volumes:
-            - name: work
-              persistentVolumeClaim: {{claimName: ropewalk}}
-            - name: shm
-              emptyDir: {{medium: Memory}}
-"""
+KINDS: dict[str, Callable[[Target], str]] = {
+    "slurm": write_slurm,
+    "k8s": write_job,
+    "kubeflow": write_train_job,
+    "sky": write_sky,
+    "ray": write_ray,
+}
+_LONGEST_NAME = 40
+_GPU_CPUS, _GPU_GIB, _CPU_GIB = 8, 64, 4
+"""Processors and memory of a rank with a GPU, and memory of one without, where nobody gave them."""
 
 
-def write_script(
-    scheduler: str, recipe: Recipe, *, argument: Path, overrides: list[str], nodes: int, image: str
-) -> dict[str, Any]:
-    """The script that starts ``recipe`` (read from ``argument``, with these overrides) on ``nodes`` machines.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the user asked for besides the recipe; None is decided here."""
 
-    Raises UserError where the ranks cannot be divided evenly over the machines, or where the scheduler is not
-    supported.
+    nodes: int
+    image: str = "ropewalk:latest"
+    cpus: int | None = None
+    memory_gib: int | None = None
+    exclusive: bool = True
+    time: str = "24:00:00"
+    prepare_jobs: int = 1
+
+
+def write_script(kind: str, recipe: Recipe, *, argument: Path, overrides: list[str], asked: Asked) -> dict[str, Any]:
+    """The text that starts ``recipe`` (read from ``argument``, with these overrides) as a job of ``kind``.
+
+    Raises UserError where the ranks cannot be divided evenly over the machines or do not fit on them, and for an
+    unknown kind.
     """
-    ranks = recipe.parallel.ranks
-    if scheduler not in ("slurm", "k8s"):
+    if kind not in KINDS:
         raise UserError(
-            f"unknown scheduler {scheduler!r}",
+            f"unknown scheduler {kind!r}",
             where="the command line",
-            why="scripts are written for slurm and k8s",
+            why=f"there are {', '.join(KINDS)}",
             fix="ropewalk launch slurm RECIPE, or start torchrun on every machine yourself (docs/launch.md)",
         )
+    _require_place(recipe, asked)
+    local = recipe.parallel.ranks // asked.nodes
+    gpus = recipe.parallel.device != "cpu"
+    here = kind == "slurm" and find_named(argument) == argument
+    target = Target(
+        name=name_job(Path(recipe.run).name),
+        nodes=asked.nodes,
+        local=local,
+        gpus=gpus,
+        device=_name_device(recipe),
+        cpus=asked.cpus or (_GPU_CPUS if gpus else 1) * local,
+        memory_gib=asked.memory_gib or (_GPU_GIB if gpus else _CPU_GIB) * local,
+        whole_memory=asked.exclusive and asked.memory_gib is None,
+        exclusive=asked.exclusive,
+        time=asked.time,
+        prepare_jobs=asked.prepare_jobs,
+        restarts=recipe.parallel.restarts,
+        run=recipe.run,
+        image=asked.image,
+        arguments=shlex.join([str(argument.resolve() if here else argument), *overrides]),
+    )
+    text = KINDS[kind](target)
+    return {
+        "scheduler": kind,
+        "nodes": asked.nodes,
+        "ranks_per_node": local,
+        "stop_seconds": STOP_SECONDS,
+        "script": text,
+        "text": text.rstrip(),
+    }
+
+
+def name_job(run: str) -> str:
+    """A name that every scheduler accepts: lower case, digits and dashes, a letter first, at most 40 of them."""
+    plain = unicodedata.normalize("NFKD", run.lower()).encode("ascii", "ignore").decode()
+    return ("ropewalk-" + re.sub(r"[^a-z0-9]+", "-", plain))[:_LONGEST_NAME].strip("-")
+
+
+def _name_device(recipe: Recipe) -> str | None:
+    """The device of the table that the recipe names; a file of measured rates names none."""
+    device = None if recipe.hardware is None else read_hardware(recipe.hardware).device
+    return None if device is None or is_calibration(device) else device
+
+
+def _require_place(recipe: Recipe, asked: Asked) -> None:
+    ranks, nodes = recipe.parallel.ranks, asked.nodes
     if nodes < 1 or ranks % nodes:
         raise UserError(
             f"{ranks} ranks cannot be divided among {nodes} machines",
@@ -135,29 +116,21 @@ def write_script(
             why="every machine must run the same number of ranks",
             fix=f"a divisor of {ranks} as --nodes, or parallel.ranks={max(nodes, 1) * max(1, ranks // max(nodes, 1))}",
         )
-    name = "ropewalk-" + "".join(letter if letter.isalnum() else "-" for letter in Path(recipe.run).name.lower())
-    facts = {
-        "name": name.strip("-"),
-        "nodes": nodes,
-        "local": ranks // nodes,
-        "restarts": recipe.parallel.restarts,
-        "stop": _STOP_SECONDS,
-        "grace": _STOP_SECONDS - 30,
-        "image": image,
-    }
-    if scheduler == "slurm":
-        arguments = shlex.join([str(argument.resolve() if find_named(argument) == argument else argument), *overrides])
-        text = _SLURM.format(**facts, arguments=arguments, folder=shlex.quote(str(Path.cwd())))
-    else:
-        facts["arguments"] = shlex.join([str(argument), *overrides])
-        roles = [("Master", 1), ("Worker", nodes - 1)]
-        text = _K8S.format(**facts) + "".join(
-            _REPLICA.format(**facts, role=role, replicas=replicas) for role, replicas in roles if replicas
+    require_even(ranks, context=recipe.parallel.context_parallel, replicas=recipe.parallel.replicas)
+    devices = None if recipe.hardware is None else read_hardware(recipe.hardware).count
+    if devices is not None and ranks // nodes > devices:
+        raise UserError(
+            f"{ranks // nodes} ranks do not fit on a machine of {devices} devices",
+            where="hardware and --nodes",
+            why=f"{ranks} ranks on {nodes} machines, and the recipe names {recipe.hardware}",
+            fix=f"--nodes {-(-ranks // devices)}, or parallel.ranks={nodes * devices}",
         )
-    return {
-        "scheduler": scheduler,
-        "nodes": nodes,
-        "ranks_per_node": ranks // nodes,
-        "script": text,
-        "text": text.rstrip(),
-    }
+    for option, value in (
+        ("--cpus", asked.cpus),
+        ("--memory", asked.memory_gib),
+        ("--prepare-jobs", asked.prepare_jobs),
+    ):
+        if value is not None and value < 1:
+            raise UserError(
+                f"{option} {value} is not a count", where=option, why="it must be 1 or more", fix=f"leave {option} out"
+            )

@@ -1,6 +1,7 @@
 """``ropewalk new KIND --model MODEL``: a commented recipe to start from, with the positions that `advise` recommends.
 
-Only config.json is read, of a folder, of a shipped shape or from the hub. ``quickstart`` is the shipped file itself.
+Only config.json is read, of a folder, of a shipped shape or from the hub. The name of a shipped recipe, such as
+``quickstart`` or ``qwen3-8b-128k``, gives a copy of that file, to change.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from typing import Any
 from ropewalk.commands.run_inputs import require_new
 from ropewalk.core.error import UserError
 from ropewalk.core.quantity import format_length
-from ropewalk.recipe.named import find_named
+from ropewalk.recipe.load import load_recipe
+from ropewalk.recipe.named import find_shipped_recipe, list_recipes
 from ropewalk.rope.candidates import survey_candidates
 from ropewalk.shape.find import find_model
 from ropewalk.shape.read import read_shape
@@ -66,19 +68,22 @@ _KINDS = {
 def new_recipe(kind: str, *, model: str | None, out: Path | None) -> dict[str, Any]:
     """Write a recipe of ``kind`` for ``model`` to ``out``, by default KIND.yaml here; return its path and text.
 
-    Raises UserError for an unknown kind, a missing model, a base that reads the length already, and a file that exists.
+    ``kind`` may be the name of a shipped recipe instead, which has its own model. Raises UserError for an unknown kind,
+    a missing model, a base that reads the length already, and a file that exists.
     """
     path = out or Path(f"{kind}.yaml")
     require_new(path)
-    if kind == "quickstart":
-        if model not in (None, "tiny-base"):
+    if kind in list_recipes():
+        shipped = find_shipped_recipe(kind)
+        base = load_recipe(shipped).model if not kind.startswith("study-") else None
+        if model not in (None, base, str(base).partition("@")[0]):
             raise UserError(
-                f"quickstart is no recipe for {model}",
+                f"{kind} is no recipe for {model}",
                 where="the command line",
-                why="its lengths, positions and targets are those of tiny-base",
-                fix=f"another kind: {', '.join(_KINDS)}",
+                why=f"its lengths, positions and ranks are those of {base}",
+                fix=f"a kind for any base: {', '.join(_KINDS)}",
             )
-        text = find_named(Path("quickstart")).read_text(encoding="utf-8")
+        text = shipped.read_text(encoding="utf-8")
     else:
         text = _write(kind, model, path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +96,7 @@ def _write(kind: str, model: str | None, path: Path) -> str:
         raise UserError(
             f"unknown kind of recipe {kind!r}",
             where="the command line",
-            why=f"there are quickstart, {', '.join(_KINDS)}",
+            why=f"there are {', '.join(_KINDS)} for any base, and the shipped recipes {', '.join(_list_near(kind))}",
             fix="ropewalk new 32k --model Qwen/Qwen3-8B-Base",
         )
     if model is None:
@@ -132,6 +137,13 @@ def _write(kind: str, model: str | None, path: Path) -> str:
         lengths=sorted({1, times}),
         times=times,
     )
+
+
+def _list_near(kind: str) -> list[str]:
+    """The shipped recipes with the words of ``kind`` in their names; all of them where none has."""
+    words = [word for word in kind.lower().replace("/", "-").split("-") if word]
+    near = [name for name in list_recipes() if all(word in name for word in words)]
+    return near or list_recipes()
 
 
 def _spell(value: Any) -> str:

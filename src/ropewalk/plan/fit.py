@@ -6,7 +6,8 @@ from dataclasses import replace
 from ropewalk.plan.hardware import Machine
 from ropewalk.plan.memory import Memory, estimate_memory
 from ropewalk.plan.plan import Split
-from ropewalk.plan.planned_machine import assume_gpu
+from ropewalk.plan.planned_machine import assume_gpu, device_kind
+from ropewalk.plan.precision import choose_precision
 from ropewalk.plan.savings import Savings, drop_idle_tiles, list_savings
 from ropewalk.plan.step_time import StepTime, estimate_step_time
 from ropewalk.plan.workload import Workload, describe_workload, share_work
@@ -24,7 +25,7 @@ USABLE_HOST_MEMORY = 0.75
 def split_stage(parallel: Parallel, stage: Stage, extended: ModelShape, *, machine: Machine) -> Split:
     """How a stage is split by its recipe, with all ways to save memory that the recipe leaves open."""
     on_gpu = machine.name != "cpu"
-    narrow = parallel.precision == "bfloat16" or (parallel.precision == "auto" and on_gpu)
+    narrow = choose_precision(parallel.precision, device=device_kind(machine)) == "bfloat16"
     return Split(
         context_ranks=parallel.context_parallel,
         layout=parallel.layout,
@@ -76,6 +77,7 @@ def estimate_split_memory(load: Workload, way: Savings, *, ranks: int, split: Sp
         element_bytes=split.element_bytes,
         loss_chunk_tokens=split.loss_chunk_tokens,
         lora=split.lora,
+        context_ranks=split.context_ranks,
     )
 
 

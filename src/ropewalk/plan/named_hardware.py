@@ -22,12 +22,12 @@ def check_hardware(recipe: Recipe, machine: Machine) -> Iterator[Finding]:
     ranks, nodes, each = recipe.parallel.ranks, recipe.nodes, machine.node_ranks
     named = None if recipe.hardware is None else read_hardware(recipe.hardware)
     if named is not None and recipe.parallel.device == "cpu":
-        message = f"the plan is for {machine.name}, but parallel.device=cpu trains on the CPU; leave out one of the two"
-        yield Finding("warning", "hardware", message, _SOURCE)
+        message = f"the plan is for {machine.name}, but parallel.device=cpu trains on the CPU"
+        yield Finding("warning", "hardware", message, _SOURCE, "leave out one of the two")
     if each is None:
         if nodes is not None:
-            message = f"nodes={nodes} changes no plan: how many devices a node has is not known; set hardware too"
-            yield Finding("warning", "nodes", message, _SOURCE)
+            message = f"nodes={nodes} changes no plan: how many devices a node has is not known"
+            yield Finding("warning", "nodes", message, _SOURCE, "set hardware too, such as hardware='h100-sxm x 8'")
         return
     needed = -(-ranks // each)
     if nodes is not None and needed > nodes:
@@ -39,9 +39,10 @@ def check_hardware(recipe: Recipe, machine: Machine) -> Iterator[Finding]:
     elif (devices := (nodes or needed) * each) > ranks and (nodes or (named and named.count)):
         message = (
             f"{nodes or needed} x {each} x {machine.name} are {devices} devices, of which parallel.ranks={ranks} uses "
-            f"{ranks}; the plan is for {ranks}; set parallel.ranks={devices}, or name fewer devices"
+            f"{ranks}; the plan is for {ranks}"
         )
-        yield Finding("warning", "nodes" if nodes else "hardware", message, _SOURCE)
+        fix = f"set parallel.ranks={devices}, or name fewer devices"
+        yield Finding("warning", "nodes" if nodes else "hardware", message, _SOURCE, fix)
 
 
 def require_hardware(recipe: Recipe) -> None:

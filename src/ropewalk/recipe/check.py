@@ -43,7 +43,7 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
     """
     assert not recipe.open_keys, "plan/settle.py decides them first"
     findings = [*_check_ranks(recipe), *_check_heads(recipe, shape), *_check_writing(recipe, shape)]
-    findings += [*_check_embedded(recipe), *_check_recurrent_memory(shape)]
+    findings += _check_embedded(recipe)
     before = shape
     for index, stage in enumerate(recipe.stages):
         key = f"stages.{index}"
@@ -62,7 +62,7 @@ def check(recipe: Recipe, shape: ModelShape | None) -> list[Finding]:
             misfits = find_misfits(stage.experts, recipe.parallel.mlp_tile_tokens, before)
             findings += [Finding("error", _place(name, key), reason, "experts") for name, reason in misfits]
             unusual = find_unusual(stage.experts, stage.lora, before)
-            findings += [Finding("warning", f"{key}.{name}", message, source) for name, message, source in unusual]
+            findings += [Finding("warning", f"{key}.{name}", *told) for name, *told in unusual]
             findings += _check_domain_share(recipe, stage, key, before)
             if stage.reach_tokens < before.context_tokens and not keeps_positions(stage):
                 findings += _check_length(stage, key, before.context_tokens)
@@ -140,9 +140,9 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
             message = (
                 f"a step of whole sequences has {format_amount(whole)} tokens, not {format_amount(stage.step_tokens)}"
             )
-            yield Finding(
-                "warning", f"stages.{index}.step_tokens", message, "learning rates are chosen for the tokens of a step"
-            )
+            source = "learning rates are chosen for the tokens of a step"
+            fix = f"stages.{index}.step_tokens={whole}, or a length that divides it"
+            yield Finding("warning", f"stages.{index}.step_tokens", message, source, fix)
         if stage.context_length * stage.micro_batch_size % context:
             tokens = stage.context_length * stage.micro_batch_size
             message = f"{tokens} tokens cannot be divided equally among {context} context ranks"
@@ -153,15 +153,6 @@ def _check_ranks(recipe: Recipe) -> Iterator[Finding]:
         if recipe.parallel.deterministic and any(rule.bias == "fire" for rule in stage.layers):
             message = "the gradient of a learnt bias (fire) is summed in any order on a GPU, so it is not deterministic"
             yield Finding("error", f"stages.{index}.layers", message, "FlexAttention's backward adds atomically")
-
-
-def _check_recurrent_memory(shape: ModelShape | None) -> Iterator[Finding]:
-    if shape is not None and shape.recurrent is not None and shape.recurrent.heads:
-        message = (
-            "the plan counts the memory of a recurrent layer as if it had attention; without recompute it is 3 to 4 "
-            "times as much, so set parallel.recompute: full, or leave memory free"
-        )
-        yield Finding("warning", "parallel.recompute", message, "docs/recurrence.md")
 
 
 def _check_heads(recipe: Recipe, shape: ModelShape | None) -> Iterator[Finding]:
@@ -201,12 +192,9 @@ def _check_replay(recipe: Recipe, stage: Stage, key: str) -> Iterator[Finding]:
     )
     if share < floor:
         message = f"{share:.1%} of the tokens are replayed general text; domain text {kind} needs at least {floor:.0%}"
-        yield Finding(
-            "warning",
-            f"{key}.mix",
-            message,
-            "Ibrahim et al. 2024 (2403.08763): 5 % for a weak shift, 25 % for a strong shift",
-        )
+        source = "Ibrahim et al. 2024 (2403.08763): 5 % for a weak shift, 25 % for a strong shift"
+        fix = f"raise the weight of general in the mix until it has {floor:.0%}, in the languages of the domain text"
+        yield Finding("warning", f"{key}.mix", message, source, fix)
 
 
 def _check_length(stage: Stage, key: str, before_tokens: int) -> Iterator[Finding]:
@@ -226,7 +214,8 @@ def _check_budget(stage: Stage, key: str, shape: ModelShape | None, *, stretches
     steps = stage.tokens // stage.step_tokens
     if steps < 100 and stretches:
         message = f"{steps} steps; position interpolation needed 200 steps to converge"
-        yield Finding("warning", f"{key}.tokens", message, "Chen et al. 2023 (2306.15595), passkey by steps")
+        fix = f"{key}.tokens={format_amount(200 * stage.step_tokens)}, or smaller steps (step_tokens)"
+        yield Finding("warning", f"{key}.tokens", message, "Chen et al. 2023 (2306.15595), passkey by steps", fix)
     if shape is None or shape.parameters < _SMALLEST_STUDIED:
         return
     if stage.tokens < 1e9 and stretches:
@@ -234,13 +223,14 @@ def _check_budget(stage: Stage, key: str, shape: ModelShape | None, *, stretches
             f"{format_amount(stage.tokens)} tokens; retrieval over the whole context was 38 % after 100M tokens and "
             f"85 % after 1B"
         )
-        yield Finding("warning", f"{key}.tokens", message, "Fu et al. 2024 (2402.10171), table of data scale")
+        source = "Fu et al. 2024 (2402.10171), table of data scale"
+        yield Finding("warning", f"{key}.tokens", message, source, f"{key}.tokens=1B or more")
     limit = _LR_30B if shape.parameters >= 30e9 else _LR_7B
     if stage.lr > limit:
         message = (
             f"{stage.lr:g} is above {limit:g}, the largest rate that the papers of the methods used at this model size"
         )
-        yield Finding("warning", f"{key}.lr", message, "PI, YaRN, Code Llama, Llama 2 Long")
+        yield Finding("warning", f"{key}.lr", message, "PI, YaRN, Code Llama, Llama 2 Long", f"{key}.lr={limit:g}")
 
 
 def _check_domain_share(recipe: Recipe, stage: Stage, key: str, shape: ModelShape) -> Iterator[Finding]:
@@ -254,4 +244,5 @@ def _check_domain_share(recipe: Recipe, stage: Stage, key: str, shape: ModelShap
         message = (
             f"{share:.1%} domain text is more than the critical mixture ratio of {critical:.1%} for {size} parameters"
         )
-        yield Finding("warning", f"{key}.mix", message, "Gu et al. 2024 (2407.17467), CMR at 20B tokens")
+        fix = f"lower the weight of domain in the mix until it has {critical:.0%}, and give general the difference"
+        yield Finding("warning", f"{key}.mix", message, "Gu et al. 2024 (2407.17467), CMR at 20B tokens", fix)

@@ -28,7 +28,8 @@ def check_corpus(recipe: Recipe, corpus: Corpus, base_tokens: int | None) -> Ite
             f"the corpus of this run was built from {', '.join(corpus.sources)}: the sequences of this recipe "
             f"cannot be checked"
         )
-        yield Finding("warning", "corpus.sources", message, str(corpus.folder))
+        fix = "another run folder (run=...), or `ropewalk prepare RECIPE`, which makes the corpus again"
+        yield Finding("warning", "corpus.sources", message, str(corpus.folder), fix)
         return
     for index in range(len(recipe.stages)):
         try:
@@ -56,7 +57,9 @@ def check_repeats(recipe: Recipe, index: int, strata: Sequence[Stratum]) -> Iter
             yield Finding("error", f"stages.{index}.tokens", message, "corpus.max_repeats")
         elif repeats > _MANY_REPEATS:
             message = f"{stratum.name} would be read {repeats:.1f} times"
-            yield Finding("warning", f"stages.{index}.tokens", message, "Muennighoff et al. 2023 (2305.16264): to 4")
+            source = "Muennighoff et al. 2023 (2305.16264): to 4"
+            fix = "fewer tokens, more text of this source, or a smaller weight in the mix"
+            yield Finding("warning", f"stages.{index}.tokens", message, source, fix)
 
 
 def _check_rows(recipe: Recipe, index: int, corpus: Corpus) -> Iterator[Finding]:
@@ -69,7 +72,8 @@ def _check_rows(recipe: Recipe, index: int, corpus: Corpus) -> Iterator[Finding]
     numbers = {source.name: number for number, source in enumerate(recipe.corpus.sources)}
     for fault in find_row_faults(corpus, dataset):
         key = f"corpus.sources.{numbers[fault.source]}.{fault.key}"
-        yield Finding("warning", key, f"stage {index}: {fault.message}", "docs/corpus.md")
+        fix = f"{key}=split, or a longer stage"
+        yield Finding("warning", key, f"stage {index}: {fault.message}", "docs/corpus.md", fix)
 
 
 def _check_shares(dataset: Dataset, index: int) -> Iterator[Finding]:
@@ -107,4 +111,5 @@ def _check_held_out(recipe: Recipe, corpus: Corpus, base_tokens: int) -> Iterato
         found = count_long(corpus, context_tokens=context_tokens)
         if found < documents:
             message = tell_long(found, documents, context_tokens=context_tokens)
-            yield Finding("warning", key, message, "corpus.held_out")
+            fix = f"{key}={found}, and a new run folder for a larger corpus.held_out" if found else "add longer text"
+            yield Finding("warning", key, message, "corpus.held_out", fix)

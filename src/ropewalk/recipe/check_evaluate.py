@@ -6,6 +6,8 @@ from ropewalk.core.quantity import format_length
 from ropewalk.recipe.finding import Finding
 from ropewalk.recipe.spec import Recipe
 
+_SOURCE = "the target length must be measured"
+
 
 def check_lengths(recipe: Recipe, base_tokens: int) -> Iterator[Finding]:
     """Check ``evaluate.lengths`` and ``position_lengths`` against the longest stage.
@@ -18,13 +20,13 @@ def check_lengths(recipe: Recipe, base_tokens: int) -> Iterator[Finding]:
     reached = format_length(max(spec.lengths) * base_tokens)
     if wanted not in spec.lengths:
         message = f"up to {reached}, but not at {trained_told}: add {wanted} x the base's {format_length(base_tokens)}"
-        yield Finding(
-            "warning", "evaluate.lengths", f"retrieval is measured {message}", "the target length must be measured"
-        )
+        fix = f"evaluate.lengths=[{', '.join(map(str, sorted({*spec.lengths, wanted})))}]"
+        yield Finding("warning", "evaluate.lengths", f"retrieval is measured {message}", _SOURCE, fix)
     if spec.position_lengths < wanted:
         reached = format_length(spec.position_lengths * base_tokens)
         message = (
             f"loss by position is measured up to {reached}, which is less than {trained_told}: set it to "
             f"{wanted} x the base's context"
         )
-        yield Finding("warning", "evaluate.position_lengths", message, "the target length must be measured")
+        fix = f"evaluate.position_lengths={wanted}"
+        yield Finding("warning", "evaluate.position_lengths", message, _SOURCE, fix)

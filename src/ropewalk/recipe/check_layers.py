@@ -22,7 +22,8 @@ def check_layers(stage: Stage, key: str, before: ModelShape, after: ModelShape, 
     trained.
     """
     yield from _check_skip(stage, key, after)
-    yield from _check_reach(stage, key, after)
+    if before.positions != after.positions or stage.reach_tokens > before.context_tokens:
+        yield from _check_reach(stage, key, after)
     yield from _check_change(stage, key, before, after)
     if trained:
         yield from _check_windows(stage, key, before, after)
@@ -58,7 +59,9 @@ def _check_reach(stage: Stage, key: str, after: ModelShape) -> Iterator[Finding]
             f"similar tokens attract each other only up to distance {negative - 1:,}, not {farthest:,}: theta "
             f"is too small"
         )
-        yield Finding("warning", f"{key}.rope", message, "Men et al. 2024 (2405.14591): B(m) >= 0, a soft bound")
+        source = "Men et al. 2024 (2405.14591): B(m) >= 0, a soft bound"
+        fix = f"{key}.rope={{kind: theta, theta: auto}}, or what `ropewalk advise` recommends for this length"
+        yield Finding("warning", f"{key}.rope", message, source, fix)
 
 
 def _check_change(stage: Stage, key: str, before: ModelShape, after: ModelShape) -> Iterator[Finding]:
@@ -72,7 +75,8 @@ def _check_change(stage: Stage, key: str, before: ModelShape, after: ModelShape)
             f"the base already reads {format_length(before.context_tokens)} with its own {running.kind}, so "
             f"{stage.rope.kind} has no effect for {format_length(stage.reach_tokens)}"
         )
-        yield Finding("warning", f"{key}.rope", message, "rope")
+        fix = f"{key}.rope={{kind: unchanged}} if that length is enough, else another method (`ropewalk advise`)"
+        yield Finding("warning", f"{key}.rope", message, "rope", fix)
 
 
 def _check_windows(stage: Stage, key: str, before: ModelShape, after: ModelShape) -> Iterator[Finding]:
@@ -91,9 +95,9 @@ def _check_windows(stage: Stage, key: str, before: ModelShape, after: ModelShape
             f"{format_length(trained_tokens)}, but the recipe also changes their RoPE; rope: unchanged keeps it as "
             f"it is"
         )
-        yield Finding(
-            "warning", f"{key}.layers", message, "OLMo 3, Gemma 3 (2503.19786): only full layers are extended"
-        )
+        source = "OLMo 3, Gemma 3 (2503.19786): only full layers are extended"
+        fix = "give the lines of layers with a window rope: unchanged"
+        yield Finding("warning", f"{key}.layers", message, source, fix)
 
 
 def _check_lost(stage: Stage, key: str, before: ModelShape, after: ModelShape) -> Iterator[Finding]:
@@ -106,4 +110,6 @@ def _check_lost(stage: Stage, key: str, before: ModelShape, after: ModelShape) -
             f"{lost} of {after.layers} layers were trained with RoPE and lose it; the model needed up to "
             f"{format_amount(_RECALIBRATION_TOKENS)} tokens to recover, and the stage has {format_amount(stage.tokens)}"
         )
-        yield Finding("warning", f"{key}.layers", message, "DroPE 2025 (2512.12167): 0.5 to 2 % of pretraining")
+        source = "DroPE 2025 (2512.12167): 0.5 to 2 % of pretraining"
+        fix = f"{key}.tokens={format_amount(_RECALIBRATION_TOKENS)}, or keep RoPE in more layers"
+        yield Finding("warning", f"{key}.layers", message, source, fix)

@@ -17,4 +17,5 @@ def check_units(recipe: Recipe) -> Iterator[Finding]:
             if tokens % 1000 == 0 and tokens % 1024:
                 meant = tokens // 1000 * 1024
                 message = f"{tokens:,} tokens; did you mean {format_length(meant)} ({meant:,})?"
-                yield Finding("warning", f"stages.{index}.{key}", message, "K is 1,000 and Ki 1,024: docs/recipe.md")
+                place, source = f"stages.{index}.{key}", "K is 1,000 and Ki 1,024: docs/recipe.md"
+                yield Finding("warning", place, message, source, f"{place}={format_length(meant)}")

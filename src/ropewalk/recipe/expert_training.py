@@ -82,17 +82,20 @@ def find_misfits(
         yield "parallel.mlp_tile_tokens", "tokens are sorted by expert, all of a micro-batch at once"
 
 
-def find_unusual(rules: ExpertTraining | None, lora: Lora | None, shape: ModelShape) -> Iterator[tuple[str, str, str]]:
-    """Yield the keys of a stage that a mixture obeys otherwise than it may seem: key, message and source."""
+def find_unusual(
+    rules: ExpertTraining | None, lora: Lora | None, shape: ModelShape
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the keys of a stage that a mixture obeys otherwise than it may seem: key, message, source and fix."""
     if shape.experts is None:
         return
     for key, (largest, published) in _LARGEST.items():
         value = getattr(rules, key, 0.0)
         if value > largest:
             message = f"{value:g} is above {largest:g}: the routers would learn an even load rather than the text"
-            yield f"experts.{key}", message, f"published values are {published}"
+            yield f"experts.{key}", message, f"published values are {published}", f"at most {largest:g}"
     if lora is not None and set(MLP) & set(lora.projections):
         message = (
             f"the experts of {shape.mixtures} of {shape.layers} layers get no adapters, and neither do the routers"
         )
-        yield "lora.modules", message, "adapters go to matrices that are modules (docs/experts.md)"
+        source = "adapters go to matrices that are modules (docs/experts.md)"
+        yield "lora.modules", message, source, "lora.modules: [attention], or leave lora out and train all weights"

@@ -16,8 +16,13 @@ def list_recipes() -> list[str]:
     return sorted(path.stem for path in _SHIPPED.glob("*.yaml"))
 
 
+def find_shipped_recipe(name: str) -> Path:
+    """The file of a shipped recipe or study; it may not exist."""
+    return _SHIPPED / f"{name}.yaml"
+
+
 def find_named(path: Path) -> Path:
     """The shipped file of a bare name such as ``quickstart``; ``path`` itself for all else."""
-    shipped = _SHIPPED / f"{path}.yaml"
+    shipped = find_shipped_recipe(str(path))
     bare = path.name == str(path) and path.suffix not in YAML
     return shipped if bare and not path.exists() and shipped.is_file() else path

@@ -21,10 +21,11 @@ class RecurrentLayers:
     """The sizes of a model's recurrent layers, and their indices.
 
     ``matrices`` are names, input and output widths. ``channels`` pass a causal convolution of ``taps`` tokens. The
-    state of each of ``heads`` is [key_dim, value_dim]; ``convolution`` has none.
+    state of each of ``heads`` is [key_dim, value_dim]; ``convolution`` has none. ``layout`` is that of RecurrentKeys.
     """
 
     kind: str
+    layout: str
     layers: tuple[int, ...]
     matrices: tuple[tuple[str, int, int], ...]
     other_parameters: int
@@ -33,6 +34,11 @@ class RecurrentLayers:
     heads: int = 0
     key_dim: int = 0
     value_dim: int = 0
+
+    @property
+    def key_heads(self) -> int:
+        """Heads that the matrices make queries and keys for."""
+        return (self.channels - self.heads * self.value_dim) // (2 * self.key_dim)
 
     @property
     def matrix_parameters(self) -> int:
@@ -147,6 +153,7 @@ def _read_gated_delta(keys: RecurrentKeys, layers: tuple[int, ...], count: Count
     }[keys.layout]
     return RecurrentLayers(
         keys.kind,
+        keys.layout,
         layers,
         (*((name, width, out) for name, out in widths.items()), ("out_proj", values, width)),
         other_parameters=channels * taps + 2 * heads + value_dim,
@@ -162,7 +169,9 @@ def _read_convolution(keys: RecurrentKeys, layers: tuple[int, ...], count: Count
     """LFM2: a convolution of the width between two gates."""
     width, taps = count("hidden_size"), count("conv_L_cache")
     matrices = (("in_proj", width, 3 * width), ("out_proj", width, width))
-    return RecurrentLayers(keys.kind, layers, matrices, other_parameters=width * taps, channels=width, taps=taps)
+    return RecurrentLayers(
+        keys.kind, keys.layout, layers, matrices, other_parameters=width * taps, channels=width, taps=taps
+    )
 
 
 def _read_mamba2(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str) -> RecurrentLayers:
@@ -174,6 +183,7 @@ def _read_mamba2(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, whe
     channels = inner + 2 * states
     return RecurrentLayers(
         keys.kind,
+        keys.layout,
         layers,
         (("in_proj", width, inner + channels + heads), ("out_proj", inner, width)),
         other_parameters=channels * (taps + 1) + 3 * heads + inner,

@@ -77,7 +77,12 @@ def train_stage(recipe: Recipe, *, stage: int, run: Path, corpus: Path, base: Pa
         _announce(context, dataset)
         shape = context.shape
         rig = measure_rig(
-            context.mesh, context.precision, heads=shape.heads, kv_heads=shape.kv_heads, head_dim=shape.head_dim
+            context.mesh,
+            context.precision,
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            context_tokens=context.spec.context_length,
         )
         if context.is_first_rank and not state.ended:
             if (told := compare_hardware(recipe, rig.device)) is not None:

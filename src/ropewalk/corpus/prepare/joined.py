@@ -1,0 +1,107 @@
+"""Joins the documents of a source in a corpus folder: those that are trained on, and those that are held out."""
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import xxhash
+from jaxtyping import Bool, Int8
+
+from ropewalk.core.digest import digest_value
+from ropewalk.corpus.join.places import Places, read_places
+from ropewalk.corpus.join.write_pieces import chain_groups, write_pieces
+from ropewalk.corpus.prepare.splits import HELD_OUT, TRAIN
+from ropewalk.corpus.prepare.tokenized import Tokenized
+from ropewalk.corpus.spec import Source
+from ropewalk.corpus.tokens.joined_documents import JoinedDocuments, open_joined
+from ropewalk.corpus.tokens.store import open_shards, write_shards
+from ropewalk.corpus.tokens.tokenizer import Tokenizer
+
+
+class Joined(NamedTuple):
+    """A source's joined documents of one split, with their amounts."""
+
+    documents: JoinedDocuments
+    ledger: dict[str, int]
+
+    @property
+    def digest(self) -> str:
+        """A digest of the tokens, where each document and part begins, and what is trained on; not of the store."""
+        made = xxhash.xxh3_128()
+        for document in range(len(self.documents)):
+            ids, mask = self.documents.read(document)
+            for column in (ids.astype(np.uint32), mask, self.documents.part_starts(document)):
+                made.update(np.ascontiguousarray(column).data)
+        return f"{made.hexdigest()} {self.documents.attend}"
+
+
+def read_joins(source: Source, stored: Tokenized) -> Places | None:
+    """The places of a source's documents in joins; None where they are not joined."""
+    return None if source.join is None else read_places(stored.folder, stored.digests)
+
+
+def write_joins(
+    source: Source,
+    stored: Tokenized,
+    places: Places,
+    fate: Int8[np.ndarray, "documents"],
+    folder: Path,
+    tokenizer: Tokenizer,
+) -> dict[str, Any]:
+    """Join the documents of a source that are trained on, in ``folder``, and write the held-out ones, joined too.
+
+    Returns ``content`` (what the corpus's digest is made of), ``attend``, and more entries of ``ledger`` and ``facts``.
+    """
+    train = _join(source, stored, places, fate == TRAIN, folder, tokenizer)
+    with TemporaryDirectory() as scratch:
+        held = _join(source, stored, places, fate == HELD_OUT, Path(scratch), tokenizer)
+        copies = (held.documents.read(document) for document in range(len(held.documents)))
+        shutil.rmtree(folder / "held_out")
+        (folder / "held_out").mkdir()
+        write_shards(
+            ((tokens.astype(np.int64), mask) for tokens, mask in copies),
+            folder / "held_out",
+            vocabulary=tokenizer.vocabulary,
+        )
+    return {
+        "attend": train.documents.attend,
+        "content": [
+            train.digest,
+            digest_value([stored.languages[at] for at in stored.language[train.documents.chosen]]),
+        ],
+        "ledger": {"joins": {"train": train.ledger, "held_out": held.ledger, "in_circle": places.in_circle}},
+        "facts": {
+            "documents": train.ledger["documents"],
+            "tokens": train.ledger["tokens_out"],
+            "held_out_documents": held.ledger["documents"],
+            "held_out_tokens": held.ledger["tokens_out"],
+        },
+    }
+
+
+def _join(
+    source: Source,
+    stored: Tokenized,
+    places: Places,
+    chosen: Bool[np.ndarray, "documents"],
+    folder: Path,
+    tokenizer: Tokenizer,
+) -> Joined:
+    rules = source.join
+    assert rules is not None
+    shards = tuple(open_shards(stored.folder, vocabulary=tokenizer.vocabulary, manifest={}))
+    documents = places.order[chosen[places.order]]
+    ledger = write_pieces(
+        chain_groups(documents, places.group[documents], stored.tokens[documents], rules.most_tokens),
+        folder,
+        tokens=stored.tokens,
+        headers=places.headers,
+        separator=rules.separator,
+        keeps_ends=source.record_options.is_chat,
+        trains_added=not any(shard.mask.strides != (0,) for shard in shards),
+        tokenizer=tokenizer,
+    )
+    ledger.check()
+    return Joined(open_joined(folder, shards, vocabulary=tokenizer.vocabulary, attend=rules.attend), ledger.to_json())
