@@ -36,6 +36,15 @@ def test_the_same_tables_and_headings(page: Path) -> None:
     assert count(page) == count(find_english(page.name))
 
 
+def test_the_same_messages_are_explained() -> None:
+    def find(path: Path, label: str) -> list[str]:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if re.search(label, line)]
+        return sorted(each for line in lines for each in re.findall(r"`([^`\n]+)`", line))
+
+    english = find(DOCS / "how-to" / "troubleshoot.md", "Messages?: `|it is full|the disk that is full")
+    assert find(DOCS / "zh" / "troubleshoot.md", "报错：`|磁盘：`") == english
+
+
 def test_every_tutorial_and_how_to_is_translated_or_named() -> None:
     english = {page.name for folder in ("tutorial", "how-to") for page in (DOCS / folder).glob("*.md")}
     assert {page.name for page in PAGES} | NOT_TRANSLATED == english
