@@ -8,7 +8,6 @@ the same command continues from the newest checkpoint.
 
 import json
 import sys
-from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -23,6 +22,7 @@ from ropewalk.cli.planning import check_command
 from ropewalk.cli.run_records import receipt_command, replay_command
 from ropewalk.cli.usage import Verbs
 from ropewalk.core.error import EXIT_CODE, RankError, UserError, explain_disk_fault
+from ropewalk.core.versions import find_version
 from ropewalk.parallel.stop import heed_stop
 from ropewalk.recipe.suffix import YAML
 
@@ -39,7 +39,7 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> bool:
     if asked:
-        print(f"ropewalk {version('ropewalk')}")
+        print(f"ropewalk {find_version('ropewalk')}")
         raise typer.Exit
     return False
 
