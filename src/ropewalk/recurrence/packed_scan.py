@@ -136,6 +136,7 @@ def _sum_up(
         states, transitions = after.split([value_dim, key_dim], dim=-1)  # [segments, heads, key_dim, _]
     else:
         outputs, states = _run_from(kernel, vectors, empty)
+        # [tokens, heads] -> [tokens, heads] of each segment
         sums = [each.float().cumsum(0) for each in vectors.decay.split(pack.lengths)]
         decays = torch.cat([vectors.decay[:0].float(), *sums])  # [tokens, heads]
         query = vectors.query.repeat_interleave(heads // vectors.query.shape[1], dim=1)
@@ -153,6 +154,7 @@ def _read(
     pack: _Pack,
 ) -> Outputs:
     """o0 + R h, of each segment with the state before it."""
+    # [tokens, heads, key_dim] -> [tokens, heads, key_dim] of each segment
     rows = zip(reading.split(pack.lengths), entries, strict=True)
     # [tokens, heads, value_dim] of each segment -> [tokens, heads, value_dim]
     read = torch.cat([first[:0].float(), *(torch.einsum("thk,hkv->thv", part.float(), state) for part, state in rows)])
