@@ -162,6 +162,6 @@ def _read(
 
 
 def _place(outputs: list[Float[Tensor, "_ heads value_dim"]], packs: _Packs) -> Float[Tensor, "local heads value_dim"]:
-    # [tokens, heads, value_dim] of each group and a row of zeros for padding -> [local, heads, value_dim]
+    # [tokens, heads, value_dim] of each group and a row of zeros for padding -> [slots, heads, value_dim]
     joined = torch.cat([*outputs, outputs[0].new_zeros(1, *outputs[0].shape[1:])])
-    return joined.index_select(0, packs.places)
+    return joined.index_select(0, packs.places)  # [slots, heads, value_dim] -> [local, heads, value_dim]
