@@ -89,7 +89,7 @@ def _pack(table: ChunkTable, partition: Partition, device: torch.device) -> _Pac
     places = np.full(partition.local_tokens, -1)
     for group in (table.begins, table.inner, table.ends):
         lengths = [int(segments.ranges.length[each]) for each in group.segments]
-        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)  # a zero and [segments] -> [starts]
         local = [segments.local[each] + np.arange(length) for each, length in zip(group.segments, lengths, strict=True)]
         tokens = np.concatenate([np.empty(0, np.int64), *local])  # [tokens] of each segment -> [tokens]
         places[tokens] = count + np.arange(len(tokens))
