@@ -149,6 +149,8 @@ def describe_recurrent_kernels(layers: RecurrentLayers, dtype: torch.dtype, devi
         kernel = choose_scan_kernel(kind, dtype=dtype, key_dim=key_dim, device=device)
         why = "" if kernel else f" ({_why_not(SCAN_KERNELS[kind.name], key_dim, dtype)})"
         parts.append(f"recurrences run {kernel.package if kernel else 'torch code in chunks'}{why}")
+    if not layers.channels:
+        return parts[0]
     found = choose_convolution(dtype=dtype, channels=layers.channels, taps=layers.taps, device=device)
     return ", ".join([*parts, f"convolutions run {CONVOLUTION_PACKAGE if found else 'torch code'}"])
 
