@@ -88,7 +88,7 @@ def read_live(model: PreTrainedModel) -> Iterator[Layer]:
     kinds = getattr(config, "layer_types", None) or [""] * config.num_hidden_layers
     for kind, block in zip(kinds, backbone.layers, strict=True):
         attention = next((getattr(block, name) for name in ("self_attn", "attention") if hasattr(block, name)), None)
-        recurrent = attention is None or kind == "linear_attention"  # Minimax has both under one name
+        recurrent = attention is None or kind == "linear_attention"  # MiniMax has both under one name
         if recurrent or rotary is None:  # or no positions anywhere
             yield Layer(None, None, 1.0)
             continue
