@@ -21,6 +21,9 @@ TOKENS = 32
 ELEMENTWISE = dict.fromkeys(("BambaForCausalLM", "GraniteMoeHybridForCausalLM"), "mamba2_chunk_scan")
 """Recurrences that transformers computes without products of matrices, which is all that torch counts."""
 
+BLOCKS = {"MiniMaxForCausalLM": {"block_size": 64}}
+"""Blocks as long as the chunks of ours."""
+
 
 def test_flops_of_a_recurrence_are_those_of_its_products() -> None:
     heads, key_dim, value_dim, tokens = 2, 8, 12, 128
@@ -48,7 +51,7 @@ def test_flops_of_a_recurrence_are_those_of_its_products() -> None:
 def test_flops_are_those_that_torch_counts(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recurrent = SUPPORTED[architecture].recurrent is not None
     tokens = 2 * TOKENS if recurrent else TOKENS  # a whole chunk of a recurrence
-    model = make_model(architecture)
+    model = make_model(architecture, **BLOCKS.get(architecture, {}))
     shape, skipped = parse_shape(make_settings(architecture), "config.json"), 0.0
     if (name := ELEMENTWISE.get(architecture)) and shape.recurrent is not None:
         monkeypatch.setattr(sys.modules[type(model).__module__], name, lambda values, *args, **kwargs: values)

@@ -181,6 +181,13 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "Lfm2ForCausalLM": {"layer_types": ["conv", FULL] * 2, "conv_L_cache": 4, "block_multiple_of": 8},
     "BambaForCausalLM": {**_MAMBA, "attn_layer_indices": [1, 3]},
+    "MiniMaxForCausalLM": {
+        "layer_types": ["linear_attention", FULL] * 2,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "block_size": 8,
+        **{"linear_attn_alpha_factor": 1.5, "full_attn_beta_factor": 0.7, "mlp_alpha_factor": 1.2},
+    },
     "MiniMaxM2ForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2, "rotary_dim": 8},
 }
 

@@ -11,8 +11,8 @@ from ropewalk.partition import partition_tokens
 from ropewalk.partition.choose import choose_partition
 from ropewalk.partition.recurrent_cost import RecurrentStates
 from ropewalk.plan import sharing as sharing_module
-from ropewalk.plan.forecast import forecast, forecast_recipe
 from ropewalk.plan.flops import token_flops
+from ropewalk.plan.forecast import forecast, forecast_recipe
 from ropewalk.plan.hardware import KNOWN
 from ropewalk.plan.memory import estimate_memory
 from ropewalk.plan.plan import Split
@@ -96,9 +96,7 @@ def test_a_stage_takes_them_from_its_partition(hybrid: ModelShape, monkeypatch: 
 
 def test_a_recurrent_block_keeps_its_own_tensors(hybrid: ModelShape) -> None:
     """Where nothing runs again all blocks keep theirs; where blocks run again, the largest of them does."""
-    none, full = (
-        estimate_memory(hybrid, 16 * K, ranks=8, savings=Savings(way)) for way in ("none", "full")
-    )
+    none, full = (estimate_memory(hybrid, 16 * K, ranks=8, savings=Savings(way)) for way in ("none", "full"))
     attending = dataclasses.replace(hybrid, recurrent=None)
     ratio = stored_block_bytes(hybrid, 1) / stored_block_bytes(attending, 1)
     assert 1.4 < ratio < 2.2, "three of four layers keep their recurrence in float32"

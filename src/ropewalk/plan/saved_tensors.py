@@ -9,9 +9,7 @@ from ropewalk.shape.kept_recurrent import KEPT_RECURRENT, kept_summary_bytes
 from ropewalk.shape.model_shape import ModelShape
 
 
-def stored_block_bytes(
-    shape: ModelShape, local_tokens: int, *, element_bytes: int = 2, summed: bool = False
-) -> float:
+def stored_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2, summed: bool = False) -> float:
     """Bytes that autograd keeps of one layer without recomputation, in the mean over layers.
 
     ``summed``: context ranks share documents, and all segments of recurrent layers are summed up for others. In packs
@@ -27,9 +25,7 @@ def stored_block_bytes(
     return float(local_tokens * (_shared_bytes(shape, element_bytes) + mixing))
 
 
-def largest_block_bytes(
-    shape: ModelShape, local_tokens: int, *, element_bytes: int = 2, summed: bool = False
-) -> float:
+def largest_block_bytes(shape: ModelShape, local_tokens: int, *, element_bytes: int = 2, summed: bool = False) -> float:
     """As ``stored_block_bytes``, of the kind of layer that keeps most, attention or recurrence."""
     mixing = _attention_bytes(shape, element_bytes) if shape.attention_layers else 0.0
     if shape.recurrent is not None:

@@ -170,12 +170,12 @@ def _weigh(
     """
     tokens = total.shape[2]
     later = torch.ones(tokens, tokens, dtype=torch.bool, device=total.device).triu(1)  # would overflow
-    lefts = (query, key) if erases else (query,)
+    lefts = [query, key] if erases else [query]
     if kind.decay_per_key:
         # [chunks, heads, later, earlier, key_dim]
         between = (total.unsqueeze(3) - total.unsqueeze(2)).masked_fill(later[..., None], -torch.inf).exp()
         repeat = total.shape[1] // key.shape[1]
-        lefts = tuple(each.repeat_interleave(repeat, dim=1) for each in lefts)
+        lefts = [each.repeat_interleave(repeat, dim=1) for each in lefts]
         right = key.repeat_interleave(repeat, dim=1)
         found = [(left.unsqueeze(3) * between * right.unsqueeze(2)).sum(-1) for left in lefts]
     else:
@@ -184,7 +184,9 @@ def _weigh(
     return found[0], found[1] if erases else None
 
 
-def _spread(rows: Float[Tensor, "chunks key_heads chunk _"], factor: ChunkDecay) -> Float[Tensor, "chunks heads chunk _"]:
+def _spread(
+    rows: Float[Tensor, "chunks key_heads chunk _"], factor: ChunkDecay
+) -> Float[Tensor, "chunks heads chunk _"]:
     """``rows`` of each key head times the ``factor`` of each of its heads."""
     spread: Tensor = rows.unsqueeze(2) * factor.unflatten(1, (rows.shape[1], -1))
     return spread.flatten(1, 2)
@@ -198,7 +200,8 @@ def _multiply_groups(
     # [_, heads, rows, width] -> [_, key_heads, rows, heads of a key head * width]
     wide = right.unflatten(1, (groups, -1)).transpose(2, 3).flatten(3)
     product = (left @ wide).unflatten(3, (-1, width))
-    return product.transpose(2, 3).flatten(1, 2)
+    apart: Tensor = product.transpose(2, 3).flatten(1, 2)
+    return apart
 
 
 def run_group(group: SegmentGroup, entry: State, steps: Sequence[Step]) -> tuple[State, State, Added]:

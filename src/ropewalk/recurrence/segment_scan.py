@@ -16,6 +16,8 @@ from ropewalk.partition.partition import Partition
 from ropewalk.partition.ulysses import AnyPartition
 from ropewalk.recurrence.chunk_table import ChunkTable, SegmentGroup, plan_chunks
 from ropewalk.recurrence.chunks import Added, Chunks, State, make_chunks, run_group
+from ropewalk.recurrence.installed_kernels import choose_scan_kernel, narrowest
+from ropewalk.recurrence.packed_scan import scan_packed
 from ropewalk.recurrence.summaries import Join, Summary, SummaryExchange
 from ropewalk.shape.recurrences import Recurrence, find_recurrence
 
@@ -54,8 +56,15 @@ def scan(
     assert len(query) == tokens.local_tokens, "a rank brings the tokens that it owns"
     assert (beta is not None) == found.erases, "a beta for each token goes with the delta rule"
     assert decay.ndim == {"length": 1}.get(found.transition, 2 + found.decay_per_key), "a decay of the kind's shape"
-    table = plan_chunks(tokens, 0 if group is None else dist.get_rank(group), found.chunk_tokens, query.device)
     constant = decay.to(exact_dtype(value.dtype)) if decay.ndim == 1 else None
+    low = narrowest(query, key, value)
+    kernel = choose_scan_kernel(found, dtype=low, key_dim=query.shape[2], device=query.device)
+    if kernel is not None:
+        decays = decay if constant is None else constant.expand(len(value), -1)
+        vectors = (query.to(low), key.to(low), value.to(low), decays, *([] if beta is None else [beta]))
+        outputs = scan_packed(kernel, vectors, constant, kind=found, partition=tokens, group=group)
+        return outputs.to(value.dtype)
+    table = plan_chunks(tokens, 0 if group is None else dist.get_rank(group), found.chunk_tokens, query.device)
     chunks = _gather(query, key, value, decay, beta, table, found)
     empty = chunks.values.new_zeros(value.shape[1], key.shape[2], value.shape[2])
     exchange = group if tokens.exchanges else None

@@ -45,7 +45,7 @@ _MISSING = (
     (("zamba",), f"{_RECURRENT} beside a block of attention that several layers share"),
     (("olmohybrid",), f"{_RECURRENT} whose convolutions are in three parts in its files"),
     (("lfm2moe",), f"{_RECURRENT} with its mixture of experts"),
-    (("minimaxforcausal", "minimaxm1"), f"{_RECURRENT} of this kind (lightning) in a model"),
+    (("minimaxm1",), f"{_RECURRENT} of this kind (lightning) in a model"),
     (("bailing",), f"{_RECURRENT} of this kind (KDA) in a model, and {_LATENT}"),
     (("jamba", "falconmamba", "mambaforcausal"), f"{_RECURRENT} of this kind: there is no kernel for Mamba-1 here"),
     (("mamba",), f"{_RECURRENT} in all layers: a longer context changes no positions there"),

@@ -27,6 +27,8 @@ class Parts:
     mlp: str = "mlp"
     recurrent: str = ""
     """Of a recurrent layer in a block that has no attention."""
+    recurrent_mark: str = ""
+    """A module that a recurrent layer has and attention lacks, where both have one path."""
     embedding: str = "embed_tokens"
 
 
@@ -79,7 +81,8 @@ class RecurrentKeys:
     ``kind`` is one of shape/recurrences.py, or ``convolution``. ``layout`` says how the class arranges the matrices of
     such a layer and names their sizes (shape/recurrent.py). ``word`` names such a layer in ``layer_types``; where a
     file lacks that key, ``attention_key`` lists the layers that have attention, or every ``every``-th layer has it, or
-    the number in ``every_key``. ``word`` is empty for a class without ``layer_types``.
+    the number in ``every_key``: the last of a period, or with ``attends_first`` the first. ``word`` is empty for a
+    class without ``layer_types``.
     """
 
     kind: str
@@ -88,6 +91,7 @@ class RecurrentKeys:
     every: int = 4
     every_key: str = ""
     attention_key: str = ""
+    attends_first: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -76,4 +76,14 @@ HYBRIDS: Mapping[str, Family] = {
         recurrent=RecurrentKeys("ssd", "mamba2", word="", attention_key="attn_layer_indices"),
         parts=Parts(recurrent="mamba", mlp="feed_forward", norm="final_layernorm"),
     ),
+    "MiniMaxForCausalLM": Family(
+        "minimax",
+        needs_kv_heads=True,
+        theta=1_000_000.0,
+        no_dropout=("router_jitter_noise",),
+        fixed={"sliding_window": None},
+        experts=ExpertKeys(("num_local_experts", "num_experts"), width="intermediate_size"),
+        recurrent=RecurrentKeys("simple_decay", "lightning", every=2, attends_first=True),
+        parts=Parts(recurrent="self_attn", recurrent_mark="qkv_proj"),
+    ),
 }

@@ -17,10 +17,10 @@ class Kept:
     """Tensors that one layer keeps of each token, by their width.
 
     The widths are those of the model, of a dense MLP, of all query heads, of all key heads, and of the dimensions of a
-    head that RoPE turns, where a layer keeps its own cosines. In a mixture: ``mixed`` have the width of the model, ``routed``
-    have it for each expert that a token
-    uses, ``inner`` the width of such an expert's MLP, and ``shared`` that of the MLP that every token uses besides.
-    Latent attention is counted in plan/memory.py.
+    head that RoPE turns, where a layer keeps its own cosines. In a mixture: ``mixed`` have the width of the model,
+    ``routed`` have it for each expert that a token uses, ``inner`` the width of such an expert's MLP, and ``shared``
+    that of the MLP that every token uses besides.
+    Latent attention is counted in plan/saved_tensors.py.
     """
 
     width: Counts = (4, 2)
@@ -98,5 +98,6 @@ def row_of_kept(architecture: str, *, qk_norm: bool, block_norms: int) -> Kept:
 
 def weigh_kept(counts: Counts, width: float, element_bytes: int) -> float:
     """Bytes of tensors of one width, in a model whose products have numbers of ``element_bytes``."""
-    low, wide, copies = (*counts, 0.0)[:3]
+    low, wide = counts[:2]
+    copies = counts[2] if len(counts) > 2 else 0.0
     return width * (low * element_bytes + (wide + (copies if element_bytes < 4 else 0)) * 4)

@@ -72,6 +72,7 @@ KEPT_RECURRENT: Mapping[str, KeptRecurrent] = {
         key_scores=(0, 1),
         states=(0, 2),
     ),
+    "lightning": KeptRecurrent(channels=(0, 0), values=(7, 7), steps=(0, 2), head_scores=(0, 2), states=(0, 1)),
 }
 """By the layout of ``RecurrentKeys``."""
 

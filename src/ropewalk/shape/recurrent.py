@@ -20,8 +20,9 @@ Count = Callable[[str], int]
 class RecurrentLayers:
     """The sizes of a model's recurrent layers, and their indices.
 
-    ``matrices`` are names, input and output widths. ``channels`` pass a causal convolution of ``taps`` tokens. The
-    state of each of ``heads`` is [key_dim, value_dim]; ``convolution`` has none. ``layout`` is that of RecurrentKeys.
+    ``matrices`` are names, input and output widths. ``channels`` pass a causal convolution of ``taps`` tokens, 0
+    without one. The state of each of ``heads`` is [key_dim, value_dim]; ``convolution`` has none. ``layout`` is that of
+    RecurrentKeys.
     """
 
     kind: str
@@ -38,6 +39,8 @@ class RecurrentLayers:
     @property
     def key_heads(self) -> int:
         """Heads that the matrices make queries and keys for."""
+        if not self.channels:
+            return self.heads
         return (self.channels - self.heads * self.value_dim) // (2 * self.key_dim)
 
     @property
@@ -107,7 +110,7 @@ def list_recurrent(config: Mapping[str, Any], family: Family, *, layers: int, wh
             why=f"it is {every!r:.60}, and must be a whole number from 1 on",
             fix="correct it",
         )
-    return tuple(layer for layer in range(layers) if (layer + 1) % every)
+    return tuple(layer for layer in range(layers) if (layer + (not keys.attends_first)) % every)
 
 
 def hide_recurrent(config: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
@@ -128,6 +131,8 @@ def read_recurrent(
     keys, found = family.recurrent, list_recurrent(config, family, layers=layers, where=where)
     if keys is None or not found:
         return None
+    if keys.layout == "lightning":
+        return _read_lightning(config, keys, found, count, where)
     made = _READERS[keys.layout](keys, found, count, where)
     own = config.get("mamba_d_head", "auto")
     if keys.layout == "mamba2" and own not in ("auto", None, made.value_dim):
@@ -192,6 +197,29 @@ def _read_mamba2(keys: RecurrentKeys, layers: tuple[int, ...], count: Count, whe
         heads=heads,
         key_dim=count("mamba_d_state"),
         value_dim=inner // heads,
+    )
+
+
+def _read_lightning(
+    config: Mapping[str, Any], keys: RecurrentKeys, layers: tuple[int, ...], count: Count, where: str
+) -> RecurrentLayers:
+    """MiniMax: heads as in attention, with keys of their own, a norm of all heads and a gate; no convolution."""
+    width, heads = count("hidden_size"), count("num_attention_heads")
+    if config.get("head_dim") is None:
+        _require_groups(width, heads, where)
+    head_dim = width // heads if config.get("head_dim") is None else count("head_dim")
+    inner = heads * head_dim
+    return RecurrentLayers(
+        keys.kind,
+        keys.layout,
+        layers,
+        (("qkv_proj", width, 3 * inner), ("output_gate", width, inner), ("out_proj", inner, width)),
+        other_parameters=inner,
+        channels=0,
+        taps=1,
+        heads=heads,
+        key_dim=head_dim,
+        value_dim=head_dim,
     )
 
 

@@ -34,6 +34,7 @@ from ropewalk.recipe.spec import Recipe
 from ropewalk.recipe.stage import Stage
 from ropewalk.recipe.stage_rows import open_stage
 from ropewalk.recipe.trackers import require_trackers
+from ropewalk.recurrence import describe_recurrent_kernels
 from ropewalk.train.loop import Monitor, run_loop
 from ropewalk.train.loss_metrics import LossMetrics, kinds_of
 from ropewalk.train.lost_checkpoints import refuse_lost_steps
@@ -207,6 +208,10 @@ def _announce(context: StageContext, dataset: Dataset) -> None:
         say(f"stage {stage}: attention runs {newer}")
     if (told := describe_fusion(choose_fusion(context.parallel, context.shape, mesh.device), mesh.device)) is not None:
         say(f"stage {stage}: {told}")
+    if context.shape.recurrent is not None:
+        dtype = getattr(torch, context.precision)
+        if (told := describe_recurrent_kernels(context.shape.recurrent, dtype, mesh.device)) is not None:
+            say(f"stage {stage}: {told}")
     if context.spec.lora is not None and context.shape.experts is not None:
         say(f"stage {stage}: experts and routers get no adapters and stay frozen (docs/experts.md)")
     if mesh.context_ranks > 1:
