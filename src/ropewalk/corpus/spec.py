@@ -98,7 +98,7 @@ class Source(Spec):
             raise ValueError(f"source {self.name} needs exactly one of path, hub, embedded; given: {given or 'none'}")
         if self.tokens is not None and self.path is None:
             raise ValueError(f"source {self.name} has tokens: {self.tokens}, but no path")
-        if self.join is not None and (self.embedded is not None or self.tokens is not None):
+        if self.notes_parts and (self.embedded is not None or self.tokens is not None):
             raise ValueError(f"source {self.name}: text that ropewalk makes, and token ids, have no fields to join by")
         if self.embedded is None:
             _ = self.record_options
@@ -139,6 +139,11 @@ class Source(Spec):
             kind = language_kind(known or "none")
             name = "code" if kind == "code" else "prose_zh" if kind in ("zh", "han") else "prose_en"
         return PROFILES[name] if self.embedded is None else PROFILES[name].only_judging
+
+    @property
+    def notes_parts(self) -> bool:
+        """Whether each document's place in a join is read with it: a key, an order, a header."""
+        return self.join is not None and self.join.related is None
 
     @property
     def is_instruction(self) -> bool:

@@ -10,13 +10,14 @@ import xxhash
 from jaxtyping import Bool, Int8
 
 from ropewalk.core.digest import digest_value
-from ropewalk.corpus.join.places import Places, read_places
+from ropewalk.corpus.join.places import Places, read_places, unplaced
+from ropewalk.corpus.join.related import chain_related
 from ropewalk.corpus.join.write_pieces import chain_groups, write_pieces
 from ropewalk.corpus.prepare.splits import HELD_OUT, TRAIN
 from ropewalk.corpus.prepare.tokenized import Tokenized
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.tokens.joined_documents import JoinedDocuments, open_joined
-from ropewalk.corpus.tokens.store import open_shards, write_shards
+from ropewalk.corpus.tokens.store import StoredDocuments, open_shards, write_shards
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
 
@@ -39,7 +40,9 @@ class Joined(NamedTuple):
 
 def read_joins(source: Source, stored: Tokenized) -> Places | None:
     """The places of a source's documents in joins; None where they are not joined."""
-    return None if source.join is None else read_places(stored.folder, stored.digests)
+    if source.join is None:
+        return None
+    return read_places(stored.folder, stored.digests) if source.notes_parts else unplaced(stored.digests)
 
 
 def write_joins(
@@ -93,8 +96,14 @@ def _join(
     assert rules is not None
     shards = tuple(open_shards(stored.folder, vocabulary=tokenizer.vocabulary, manifest={}))
     documents = places.order[chosen[places.order]]
+    tokens = stored.tokens[documents]
+    if rules.related is None:
+        parts = chain_groups(documents, places.group[documents], tokens, rules.most_tokens)
+    else:
+        signatures = np.asarray(stored.signatures[documents])
+        parts = chain_related(StoredDocuments(shards, documents), tokens, signatures, rules.related)
     ledger = write_pieces(
-        chain_groups(documents, places.group[documents], stored.tokens[documents], rules.most_tokens),
+        parts,
         folder,
         tokens=stored.tokens,
         headers=places.headers,
