@@ -136,7 +136,7 @@ class _Terms:
 
     def weigh(self, terms: Int64[np.ndarray, "terms"]) -> Int64[np.ndarray, "terms"]:
         """The inverse document frequency of terms, as whole numbers."""
-        return np.rint(_UNIT * np.log(self._documents / self._counts[terms])).astype(np.int64)
+        return np.asarray(np.rint(_UNIT * np.log(self._documents / self._counts[terms])), dtype=np.int64)
 
 
 def _name_terms(ids: Integer[np.ndarray, "tokens"], bits: int) -> Int64[np.ndarray, "terms"]:
