@@ -109,6 +109,7 @@ def test_folders_of_the_corpus_import_from_the_left(path: Path) -> None:
     if parts[1] in (
         "spec.py",
         "mix_rules.py",
+        "fill_rules.py",
         "join_rules.py",
         "read_options.py",
         "prompt_rules.py",

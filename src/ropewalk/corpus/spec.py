@@ -12,6 +12,7 @@ from pydantic_core import InitErrorDetails
 from ropewalk.core.quantity import Count, PositiveCount
 from ropewalk.core.record import ROLES, Role
 from ropewalk.core.spec import Spec
+from ropewalk.corpus.fill_rules import FillRules
 from ropewalk.corpus.join_rules import JoinRules
 from ropewalk.corpus.mix_rules import MixRules, check_mix
 from ropewalk.corpus.prompt_rules import GivenRules, PromptRules
@@ -88,6 +89,8 @@ class Source(Spec):
     no row may end in the middle of an answer of; the corpus's for all else."""
     join: JoinRules | None = None
     """Documents that are read as one: ``{by: book, order: chapter}``; docs/corpus-joins.md."""
+    fill_in_middle: FillRules | None = None
+    """Programs whose middle stands at the end, for bases that have tokens for it: ``{rate: 0.5}``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """How files, records or a generator are read; docs/corpus.md and docs/embedded.md have them."""
 
@@ -98,6 +101,8 @@ class Source(Spec):
             raise ValueError(f"source {self.name} needs exactly one of path, hub, embedded; given: {given or 'none'}")
         if self.tokens is not None and self.path is None:
             raise ValueError(f"source {self.name} has tokens: {self.tokens}, but no path")
+        if self.fill_in_middle is not None and self.role == "instruction":
+            raise ValueError(f"source {self.name}: instructions keep their order; fill_in_middle is for programs")
         if self.notes_parts and (self.embedded is not None or self.tokens is not None):
             raise ValueError(f"source {self.name}: text that ropewalk makes, and token ids, have no fields to join by")
         if self.embedded is None:
@@ -144,6 +149,11 @@ class Source(Spec):
     def notes_parts(self) -> bool:
         """Whether each document's place in a join is read with it: a key, an order, a header."""
         return self.join is not None and self.join.related is None
+
+    @property
+    def is_composed(self) -> bool:
+        """Whether its documents are tables of pieces, not the stored ones as they are."""
+        return self.join is not None or self.fill_in_middle is not None
 
     @property
     def is_instruction(self) -> bool:
@@ -216,8 +226,9 @@ class CorpusSpec(MixRules):
         )
         for source in content["sources"]:
             del source["path"], source["scores"]
-            if source["join"] is None:  # as corpora say that were built before there were joins
-                del source["join"]
+            for key in ("join", "fill_in_middle"):
+                if source[key] is None:  # as corpora say that were built before there were such keys
+                    del source[key]
         del content["decontaminate"]["files"]
         return content
 

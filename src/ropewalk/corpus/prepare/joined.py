@@ -10,14 +10,15 @@ import xxhash
 from jaxtyping import Bool, Int8
 
 from ropewalk.core.digest import digest_value
+from ropewalk.corpus.join.fill_in_middle import fill_in_middle, find_sentinels
 from ropewalk.corpus.join.places import Places, read_places, unplaced
 from ropewalk.corpus.join.related import chain_related
-from ropewalk.corpus.join.write_pieces import chain_groups, write_pieces
+from ropewalk.corpus.join.write_pieces import chain_groups, make_pieces
 from ropewalk.corpus.prepare.splits import HELD_OUT, TRAIN
 from ropewalk.corpus.prepare.tokenized import Tokenized
 from ropewalk.corpus.spec import Source
 from ropewalk.corpus.tokens.joined_documents import JoinedDocuments, open_joined
-from ropewalk.corpus.tokens.store import StoredDocuments, open_shards, write_shards
+from ropewalk.corpus.tokens.store import StoredDocuments, all_documents, open_shards, write_shards
 from ropewalk.corpus.tokens.tokenizer import Tokenizer
 
 
@@ -40,9 +41,15 @@ class Joined(NamedTuple):
 
 def read_joins(source: Source, stored: Tokenized) -> Places | None:
     """The places of a source's documents in joins; None where they are not joined."""
-    if source.join is None:
+    if not source.is_composed:
         return None
     return read_places(stored.folder, stored.digests) if source.notes_parts else unplaced(stored.digests)
+
+
+def check_tokens(source: Source, tokenizer: Tokenizer) -> None:
+    """Raise UserError where the base lacks tokens that a source's rules need."""
+    if source.fill_in_middle is not None:
+        find_sentinels(source.fill_in_middle, tokenizer, where=f"source {source.name}")
 
 
 def write_joins(
@@ -52,14 +59,17 @@ def write_joins(
     fate: Int8[np.ndarray, "documents"],
     folder: Path,
     tokenizer: Tokenizer,
+    seed: int,
 ) -> dict[str, Any]:
     """Join the documents of a source that are trained on, in ``folder``, and write the held-out ones, joined too.
 
+    Middles are moved in text that is trained on only.
+
     Returns ``content`` (what the corpus's digest is made of), ``attend``, and more entries of ``ledger`` and ``facts``.
     """
-    train = _join(source, stored, places, fate == TRAIN, folder, tokenizer)
+    train = _compose(source, stored, places, fate == TRAIN, folder, tokenizer, seed)
     with TemporaryDirectory() as scratch:
-        held = _join(source, stored, places, fate == HELD_OUT, Path(scratch), tokenizer)
+        held = _compose(source, stored, places, fate == HELD_OUT, Path(scratch), tokenizer, None)
         copies = (held.documents.read(document) for document in range(len(held.documents)))
         shutil.rmtree(folder / "held_out")
         (folder / "held_out").mkdir()
@@ -84,33 +94,38 @@ def write_joins(
     }
 
 
-def _join(
+def _compose(
     source: Source,
     stored: Tokenized,
     places: Places,
     chosen: Bool[np.ndarray, "documents"],
     folder: Path,
     tokenizer: Tokenizer,
+    seed: int | None,
 ) -> Joined:
-    rules = source.join
-    assert rules is not None
+    """``seed`` draws the middles that are moved; None: none is."""
+    rules, fill = source.join, source.fill_in_middle
     shards = tuple(open_shards(stored.folder, vocabulary=tokenizer.vocabulary, manifest={}))
     documents = places.order[chosen[places.order]]
     tokens = stored.tokens[documents]
-    if rules.related is None:
-        parts = chain_groups(documents, places.group[documents], tokens, rules.most_tokens)
+    if rules is None or rules.related is None:
+        parts = chain_groups(documents, places.group[documents], tokens, None if rules is None else rules.most_tokens)
     else:
         signatures = np.asarray(stored.signatures[documents])
         parts = chain_related(StoredDocuments(shards, documents), tokens, signatures, rules.related)
-    ledger = write_pieces(
+    made = make_pieces(
         parts,
-        folder,
         tokens=stored.tokens,
         headers=places.headers,
-        separator=rules.separator,
-        keeps_ends=source.record_options.is_chat,
+        separator="" if rules is None else rules.separator,
+        keeps_ends=source.embedded is None and source.record_options.is_chat,
         trains_added=not any(shard.mask.strides != (0,) for shard in shards),
         tokenizer=tokenizer,
     )
-    ledger.check()
-    return Joined(open_joined(folder, shards, vocabulary=tokenizer.vocabulary, attend=rules.attend), ledger.to_json())
+    if fill is not None and seed is not None:
+        sentinels = find_sentinels(fill, tokenizer, where=f"source {source.name}")
+        every = all_documents(shards)
+        made = fill_in_middle(made, every, stored.digests, fill, sentinels=sentinels, tokenizer=tokenizer, seed=seed)
+    ledger = made.save(folder, vocabulary=tokenizer.vocabulary)
+    attend = "document" if rules is None else rules.attend
+    return Joined(open_joined(folder, shards, vocabulary=tokenizer.vocabulary, attend=attend), ledger.to_json())
